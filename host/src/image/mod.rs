@@ -1,0 +1,1 @@
+//! Images: references, layouts, layers, EROFS. Knows no pod and no VM.

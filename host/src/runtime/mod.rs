@@ -1,0 +1,3 @@
+//! Runtime classes: what differs between them is how a sandbox is prepared and started, and nothing else.
+
+pub mod oci;

@@ -1,0 +1,22 @@
+//! Time budgets that both ends must agree on. Each host wait is longer than what the guest may take, checked when compiling.
+
+/// What the guest may take after the grace period to kill, reap, hand over the last log bytes and sync, in milliseconds.
+pub const GUEST_TEARDOWN_MS: u64 = 4_000;
+/// Part of the teardown that the guest may spend waiting for the host to take the last log bytes, in milliseconds.
+pub const GUEST_LOG_DRAIN_MS: u64 = 2_000;
+/// How long after the grace period the host waits for the VM to end by itself before it kills it, in milliseconds.
+pub const HOST_SHUTDOWN_WAIT_MS: u64 = 8_000;
+/// From the start of the VMM to the agent's first answer, in milliseconds.
+pub const HOST_BOOT_WAIT_MS: u64 = 60_000;
+/// From the agent's first answer to all containers running, in milliseconds.
+pub const HOST_READY_WAIT_MS: u64 = 60_000;
+/// First wait before a crashed container is started again after its first restart, in milliseconds (as the kubelet does).
+pub const RESTART_BACKOFF_FIRST_MS: u64 = 10_000;
+/// Longest wait before a crashed container is started again, in milliseconds (as the kubelet does).
+pub const RESTART_BACKOFF_MAX_MS: u64 = 300_000;
+/// A container that ran this long starts again from no wait, in milliseconds (as the kubelet does).
+pub const RESTART_BACKOFF_RESET_MS: u64 = 600_000;
+
+const _: () = assert!(HOST_SHUTDOWN_WAIT_MS > GUEST_TEARDOWN_MS);
+const _: () = assert!(GUEST_TEARDOWN_MS > GUEST_LOG_DRAIN_MS);
+const _: () = assert!(RESTART_BACKOFF_MAX_MS > RESTART_BACKOFF_FIRST_MS);

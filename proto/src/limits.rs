@@ -1,0 +1,57 @@
+//! Hard limits, enforced before anything is allocated. One place for both ends.
+
+/// Pods of one state root.
+pub const MAX_PODS: usize = 1024;
+/// Containers of one pod.
+pub const MAX_CONTAINERS_PER_POD: usize = 16;
+/// Volumes of one pod.
+pub const MAX_VOLUMES_PER_POD: usize = 64;
+/// Bytes of a manifest.
+pub const MAX_MANIFEST_SIZE: usize = 1 << 20;
+/// Environment variables of one container.
+pub const MAX_ENV_VARS_PER_CONTAINER: usize = 256;
+/// Longest `terminationGracePeriodSeconds`, in seconds.
+pub const MAX_GRACE_PERIOD_SECS: u64 = 300;
+/// `terminationGracePeriodSeconds` when the manifest does not say, in seconds.
+pub const DEFAULT_GRACE_PERIOD_SECS: u64 = 30;
+/// Labels of one pod.
+pub const MAX_LABELS_PER_POD: usize = 64;
+/// Annotations of one pod.
+pub const MAX_ANNOTATIONS_PER_POD: usize = 64;
+/// Bytes of a pod's name (RFC 1123 subdomain).
+pub const MAX_NAME_LEN: usize = 253;
+/// Bytes of a container's or namespace's name (RFC 1123 label).
+pub const MAX_LABEL_LEN: usize = 63;
+/// Bytes of an image reference.
+pub const MAX_IMAGE_REF_LEN: usize = 512;
+/// Bytes of one layer, as stored and as unpacked.
+pub const MAX_LAYER_SIZE: u64 = 512 << 20;
+/// Bytes of one image's root file system.
+pub const MAX_ROOTFS_SIZE: u64 = 4 << 30;
+/// Layers of one image.
+pub const MAX_LAYERS: usize = 128;
+/// Entries of one layer.
+pub const MAX_FILES_PER_LAYER: usize = 100_000;
+/// Memory of one VM, in MiB.
+pub const MAX_VM_MEMORY_MIB: u64 = 4096;
+/// Virtual processors of one VM.
+pub const MAX_VCPUS: u32 = 8;
+/// Longest run of an `exec` without a terminal unless asked otherwise, in seconds.
+pub const EXEC_TIMEOUT_SECS: u64 = 300;
+
+/// Connections the agent serves at once.
+pub const MAX_AGENT_CONNECTIONS: usize = 16;
+/// Bytes of one line on the wire, newline included.
+pub const MAX_LINE_LEN: usize = 64 << 10;
+/// Bytes of payload behind one frame header.
+pub const MAX_FRAME_LEN: usize = 64 << 10;
+/// Arguments of one exec.
+pub const MAX_EXEC_ARGS: usize = 256;
+/// Bytes of one argument of an exec.
+pub const MAX_EXEC_ARG_LEN: usize = 4096;
+/// A request must be answered within this many seconds.
+pub const REQUEST_TIMEOUT_SECS: u64 = 30;
+/// Bytes of `/pod/spec.json` and of one `config.json`.
+pub const MAX_PLAN_SIZE: usize = 1 << 20;
+/// Bytes of any message text that one end shows of the other.
+pub const MAX_MESSAGE_LEN: usize = 4096;

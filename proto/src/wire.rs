@@ -1,0 +1,432 @@
+//! Messages of the wire: newline-delimited JSON on vsock port 1024.
+//!
+//! A connection carries requests, each one line `{"action":…}`, each answered by one line `{"status":"ok",…}` or
+//! `{"status":"error","code":…,"message":…}`. After an `ok` to `exec`, `attach` or `logs` the connection is *upgraded*: both sides
+//! send frames (one [`FrameHeader`] line, then `len` raw bytes) until the end. After an `ok` to `events` the guest
+//! sends [`Event`] lines until the connection ends.
+
+use crate::id::{ContainerName, PodId};
+use crate::limits::{MAX_EXEC_ARG_LEN, MAX_EXEC_ARGS, MAX_MESSAGE_LEN};
+use serde::{Deserialize, Serialize};
+
+/// What the host asks of the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case", rename_all_fields = "snake_case")]
+pub enum Request {
+    /// First request of a connection that wants to know whom it talks to. Answered by [`Hello`].
+    Hello {
+        /// The host's [`crate::GENERATION`].
+        generation: u32,
+    },
+    /// Is anybody there? Answered by [`Done`].
+    Ping,
+    /// State of every container. Answered by [`Status`].
+    Status,
+    /// Sends a signal to process 1 of one container, or of all. Answered by [`Done`].
+    Signal {
+        /// Which container; all running ones when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        container: Option<ContainerName>,
+        /// Linux signal number, 1 to 64.
+        signal: i32,
+    },
+    /// Runs a further process in a running container; upgrades the connection.
+    /// Host to guest: `stdin`, `end` (of stdin), `resize`, `signal`. Guest to host: `stdout`, `stderr`, and last `exit`.
+    /// Closing the connection kills the process.
+    Exec(ExecRequest),
+    /// Output of all containers from the oldest byte that no earlier reader took; upgrades the connection.
+    /// Guest to host only: `stdout` and `stderr` with `container`; `end` once the guest has no more to say. Nothing is lost: a
+    /// container whose output nobody takes stops in its write. One reader at a time; a second one is refused with `busy`.
+    Logs,
+    /// Live output of one container from now on, and its input; upgrades the connection.
+    /// Host to guest: `stdin`, `end`, `resize`. Guest to host: `stdout`, `stderr`, and last `exit`.
+    /// A reader too slow for its output loses some; the `stdout` or `stderr` frame after the gap says `dropped`.
+    Attach {
+        /// Which container.
+        container: ContainerName,
+        /// Whether the caller will send input. Refused with `conflict` when the container has no open stdin.
+        stdin: bool,
+    },
+    /// Resource use. Answered by [`Stats`].
+    Stats,
+    /// Events from sequence number `since` on, then live. Answered by [`Done`], then [`Event`] lines.
+    Events {
+        /// First sequence number wanted; 0 for all that are still kept.
+        since: u64,
+    },
+    /// Stops the containers in reverse order within the grace period, hands over the last output, ends the VM. Answered by [`Done`] at once.
+    Shutdown {
+        /// From the first TERM to KILL, in milliseconds.
+        grace_ms: u64,
+    },
+}
+
+/// The further process of [`Request::Exec`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecRequest {
+    /// Which container.
+    pub container: ContainerName,
+    /// Program and arguments, 1 to 256 of at most 4096 bytes.
+    pub args: Vec<String>,
+    /// Variables beside the container's own, `NAME=value`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<String>,
+    /// Working directory; the container's own when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// Terminal of this size; three pipes when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<WindowSize>,
+    /// Whether the caller will send input; end of file at once otherwise.
+    #[serde(default)]
+    pub stdin: bool,
+    /// Killed after this many milliseconds (the `exit` then says `timed_out`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+}
+
+impl ExecRequest {
+    /// Checks the caps of the wire; the message names what is too large.
+    pub fn check(&self) -> Result<(), String> {
+        if self.args.is_empty() {
+            return Err("exec needs a program".to_owned());
+        }
+        if self.args.len() > MAX_EXEC_ARGS {
+            return Err(format!("exec has {} arguments, at most {MAX_EXEC_ARGS} are possible", self.args.len()));
+        }
+        if let Some(index) = self.args.iter().position(|arg| arg.len() > MAX_EXEC_ARG_LEN || arg.contains('\0')) {
+            return Err(format!("argument {index} of exec is longer than {MAX_EXEC_ARG_LEN} bytes or contains NUL"));
+        }
+        Ok(())
+    }
+}
+
+/// Size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters a line.
+    pub cols: u16,
+}
+
+/// Answer to any request: the wanted `T`, or why not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub enum Reply<T> {
+    /// Done; `T`'s fields stand beside `status`.
+    Ok(T),
+    /// Not done.
+    Error(Refusal),
+}
+
+/// Why a request was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// For programs.
+    pub code: RefusalCode,
+    /// For people; at most 4096 bytes count.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal whose message is cut to what the wire allows.
+    pub fn new(code: RefusalCode, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        if message.len() > MAX_MESSAGE_LEN {
+            let cut = (0..=MAX_MESSAGE_LEN).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
+            message.truncate(cut);
+        }
+        Self { code, message }
+    }
+}
+
+/// Kinds of [`Refusal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalCode {
+    /// Not a request of this generation, or over a limit.
+    Invalid,
+    /// No such container, program or process.
+    NotFound,
+    /// Not in this state (the container is not running, has no stdin…).
+    Conflict,
+    /// Too many of these at once.
+    Busy,
+    /// The guest failed.
+    Internal,
+    /// A code this side does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Answer that has nothing to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Done {}
+
+/// Answer to [`Request::Hello`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The guest's [`crate::GENERATION`].
+    pub generation: u32,
+    /// Version of vminit.
+    pub version: String,
+    /// The pod it runs; absent while it has not read its plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodId>,
+    /// The actions it serves.
+    pub capabilities: Vec<String>,
+}
+
+/// Answer to [`Request::Exec`], before the frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecStarted {
+    /// Process id in the guest's first PID namespace.
+    pub pid: i32,
+}
+
+/// Answer to [`Request::Attach`], before the frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// Whether the container has a terminal.
+    pub terminal: bool,
+}
+
+/// Answer to [`Request::Status`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Every container of the plan, in its order.
+    pub containers: Vec<ContainerStatus>,
+    /// Sequence number of the newest event.
+    pub last_event: u64,
+}
+
+/// State of one container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerStatus {
+    /// Its name.
+    pub name: ContainerName,
+    /// How often it was started again.
+    pub restart_count: u32,
+    /// Where it is now.
+    #[serde(flatten)]
+    pub state: ContainerState,
+    /// How its run before this one ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_exit: Option<ExitStatus>,
+}
+
+/// Where a container is (core/v1 `ContainerState`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum ContainerState {
+    /// Not running, will be.
+    Waiting {
+        /// `ContainerCreating` or `CrashLoopBackOff`.
+        reason: String,
+    },
+    /// Running.
+    Running {
+        /// Process id in the guest's first PID namespace.
+        pid: i32,
+    },
+    /// Over.
+    Terminated {
+        /// How.
+        exit: ExitStatus,
+    },
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ExitStatus {
+    /// Exit code; 128 + signal when a signal ended it.
+    pub code: i32,
+    /// The signal that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// The kernel killed a process of its cgroup for want of memory.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub oom_killed: bool,
+    /// It was killed because its time was over.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub timed_out: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+impl ExitStatus {
+    /// The status of a process that ended by itself.
+    pub fn exited(code: i32) -> Self {
+        Self { code, ..Self::default() }
+    }
+
+    /// The status of a process that a signal ended.
+    pub fn signaled(signal: i32) -> Self {
+        Self { code: 128 + signal, signal: Some(signal), ..Self::default() }
+    }
+}
+
+/// Answer to [`Request::Stats`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Every container that has a cgroup now.
+    pub containers: Vec<ContainerStats>,
+    /// The VM as a whole.
+    pub guest: GuestStats,
+}
+
+/// Resource use of one container (its cgroup).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerStats {
+    /// Its name.
+    pub name: ContainerName,
+    /// Processor time since its start, in microseconds.
+    pub cpu_usec: u64,
+    /// Memory now, in bytes.
+    pub memory_bytes: u64,
+    /// Highest memory, in bytes.
+    pub memory_peak_bytes: u64,
+    /// Its limit, in bytes; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit_bytes: Option<u64>,
+    /// Processes and threads.
+    pub pids: u64,
+}
+
+/// Resource use of the VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GuestStats {
+    /// Since boot, in milliseconds.
+    pub uptime_ms: u64,
+    /// Memory the kernel manages, in bytes.
+    pub memory_total_bytes: u64,
+    /// Memory that could be had, in bytes.
+    pub memory_available_bytes: u64,
+    /// Proportional set size of vminit and its helpers, in bytes.
+    pub init_pss_bytes: u64,
+}
+
+/// Something that happened in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// 1, 2, 3… without gaps, unless the guest had to forget old ones.
+    pub seq: u64,
+    /// What.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// Kinds of [`Event`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum EventKind {
+    /// A container exists and waits for its start. No container starts before all are created.
+    ContainerCreated {
+        /// Which.
+        container: ContainerName,
+    },
+    /// Its process runs.
+    ContainerStarted {
+        /// Which.
+        container: ContainerName,
+        /// Process id in the guest's first PID namespace.
+        pid: i32,
+        /// How often it was started again before.
+        restart_count: u32,
+    },
+    /// Its process has ended and was reaped.
+    ContainerExited {
+        /// Which.
+        container: ContainerName,
+        /// How.
+        exit: ExitStatus,
+        /// It will be started again after this many milliseconds; absent when it will not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        restart_in_ms: Option<u64>,
+    },
+    /// A container could not be created or started. During the first start the pod has failed; nothing of it runs.
+    ContainerFailed {
+        /// Which.
+        container: ContainerName,
+        /// Why.
+        message: String,
+        /// It will be tried again after this many milliseconds (a restart); absent when it will not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        restart_in_ms: Option<u64>,
+    },
+    /// All containers were started.
+    PodStarted,
+    /// The pod as a whole could not be started: its plan or a file system is unusable.
+    PodFailed {
+        /// Why.
+        message: String,
+    },
+    /// vminit stops the pod.
+    ShuttingDown,
+}
+
+/// Line before each piece of a byte stream; `len` raw bytes follow it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameHeader {
+    /// What follows.
+    #[serde(flatten)]
+    pub stream: Stream,
+    /// Bytes that follow, at most 65536; 0 except for `stdin`, `stdout` and `stderr`.
+    pub len: usize,
+    /// Whose, where the connection carries several containers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<ContainerName>,
+}
+
+/// Kinds of frames.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "stream", rename_all = "snake_case")]
+pub enum Stream {
+    /// Input.
+    Stdin,
+    /// Output; on a terminal, all output.
+    Stdout {
+        /// Bytes lost before this frame because the reader was too slow (attach only).
+        #[serde(default, skip_serializing_if = "is_zero")]
+        dropped: u64,
+    },
+    /// Error output.
+    Stderr {
+        /// Bytes lost before this frame because the reader was too slow (attach only).
+        #[serde(default, skip_serializing_if = "is_zero")]
+        dropped: u64,
+    },
+    /// The sender's stream has ended: no more input (host), no more logs (guest).
+    End,
+    /// The terminal has a new size.
+    Resize(WindowSize),
+    /// A signal for the process of this exec.
+    Signal {
+        /// Linux signal number, 1 to 64.
+        signal: i32,
+    },
+    /// The process has ended; the last frame.
+    Exit(ExitStatus),
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+impl FrameHeader {
+    /// A frame without bytes.
+    pub fn control(stream: Stream) -> Self {
+        Self { stream, len: 0, container: None }
+    }
+
+    /// A frame with bytes.
+    pub fn data(stream: Stream, len: usize) -> Self {
+        Self { stream, len, container: None }
+    }
+}
