@@ -1,1 +1,5 @@
 //! Images: references, layouts, layers, EROFS. Knows no pod and no VM.
+
+pub mod digest;
+pub mod erofs;
+pub mod tree;
