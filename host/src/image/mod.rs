@@ -2,4 +2,7 @@
 
 pub mod digest;
 pub mod erofs;
+pub mod reference;
+pub mod source;
+pub mod tar;
 pub mod tree;
