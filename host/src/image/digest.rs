@@ -117,16 +117,16 @@ impl fmt::Debug for Digest {
 
 /// A running sha256.
 #[derive(Debug, Clone, Default)]
-pub struct Hasher(sha2::Sha256);
+pub(super) struct Hasher(sha2::Sha256);
 
 impl Hasher {
     /// Takes more bytes.
-    pub fn update(&mut self, bytes: &[u8]) {
+    pub(super) fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
     /// The digest of everything taken.
-    pub fn finish(self) -> Digest {
+    pub(super) fn finish(self) -> Digest {
         Digest(self.0.finalize().into())
     }
 }

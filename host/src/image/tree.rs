@@ -10,6 +10,8 @@ mod path;
 
 pub use attributes::{Attributes, Device, Kept, Timestamp, Xattr};
 pub use error::TreeError;
+pub(super) use error::text;
+pub(super) use path::check_target;
 pub use path::{EntryPath, MAX_NAME_LEN, MAX_PATH_LEN, MAX_TARGET_LEN};
 
 use super::erofs::FileData;
@@ -450,7 +452,7 @@ impl Fault {
     fn on(self, path: &EntryPath<'_>) -> TreeError {
         match self {
             Self::NotADirectory(name) => {
-                TreeError::NotADirectory { path: path.text(), name: error::text(&name) }
+                TreeError::NotADirectory { path: path.text(), name: text(&name) }
             }
             Self::Loop => TreeError::SymlinkLoop { path: path.text() },
             Self::Tree(error) => error,
