@@ -42,7 +42,7 @@ pub enum BakeError {
         diff_id: Digest,
         /// Why.
         #[source]
-        source: PartError,
+        source: Box<PartError>,
     },
     /// The image as a whole.
     #[error("the root file system cannot be written")]

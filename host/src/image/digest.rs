@@ -4,7 +4,6 @@
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 use std::fmt;
-use std::fmt::Write as _;
 use std::str::FromStr;
 
 /// A sha256 digest, written `sha256:<64 hexadecimal digits>` as in OCI's image-spec, descriptor.md.
@@ -37,11 +36,9 @@ impl Digest {
 
     /// The 64 hexadecimal digits without the algorithm: file names in blob directories.
     pub fn hex(&self) -> String {
-        self.0.iter().fold(String::with_capacity(64), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        let digits = b"0123456789abcdef";
+        let digit = |value: u8| char::from(digits[usize::from(value)]);
+        self.0.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect()
     }
 
     /// The raw 32 bytes.

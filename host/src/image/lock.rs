@@ -87,7 +87,8 @@ impl BakeLock {
     pub(super) fn attempt(path: PathBuf) -> Result<Option<Self>, FileError> {
         let file = open(&path)?;
         let locked = file.try_lock().is_ok() && is_at(&file, &path);
-        Ok(locked.then_some(Self { path, _file: file }))
+        // Not `then_some`: a value that is not handed out would remove the holder's file when it is dropped.
+        Ok(locked.then(|| Self { path, _file: file }))
     }
 }
 

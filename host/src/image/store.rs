@@ -46,7 +46,7 @@ pub enum ImageError {
     #[error("the name {name} pins a digest, but {source_name} holds {}", digests(found))]
     Pinned {
         /// The name.
-        name: Reference,
+        name: Box<Reference>,
         /// The source.
         source_name: String,
         /// Digests of the source.
@@ -56,7 +56,7 @@ pub enum ImageError {
     #[error("there is no image {}", name.familiar())]
     NotFound {
         /// The name.
-        name: Reference,
+        name: Box<Reference>,
         /// Names that look like it.
         near: Vec<String>,
     },
@@ -70,7 +70,7 @@ pub enum ImageError {
     #[error("the image {} is used by a pod", name.familiar())]
     InUse {
         /// The name.
-        name: Reference,
+        name: Box<Reference>,
     },
     /// A file of the store is damaged.
     #[error("the image store is damaged: {}: {problem}", path.display())]
@@ -231,7 +231,11 @@ impl ImageStore {
             source: Box::new(error),
         })?;
         if name.digest().is_some_and(|pinned| !opened.digests.contains(&pinned)) {
-            return Err(ImageError::Pinned { name: name.clone(), source_name, found: opened.digests });
+            return Err(ImageError::Pinned {
+                name: Box::new(name.clone()),
+                source_name,
+                found: opened.digests,
+            });
         }
         let bytes = opened.layers.iter().map(|layer| layer.length).sum();
         progress(ImportProgress::Opened { layers: opened.layers.len(), bytes });
@@ -259,7 +263,7 @@ impl ImageStore {
         let _lock = self.lock(Hold::Alone)?;
         let mut index = self.read_index()?;
         let Some(id) = index.names.remove(name) else {
-            return Err(ImageError::NotFound { name: name.clone(), near: index.near(name) });
+            return Err(ImageError::NotFound { name: Box::new(name.clone()), near: index.near(name) });
         };
         if index.names.values().any(|other| *other == id) {
             self.write_index(&index)?;
@@ -267,7 +271,7 @@ impl ImageStore {
         }
         match self.drop_image(&mut index, &id)? {
             Some(freed_bytes) => Ok(Removed::Image { id, freed_bytes }),
-            None => Err(ImageError::InUse { name: name.clone() }),
+            None => Err(ImageError::InUse { name: Box::new(name.clone()) }),
         }
     }
 
@@ -277,7 +281,7 @@ impl ImageStore {
         let index = self.read_index()?;
         match index.find(name) {
             Some(id) => self.image(&index, id),
-            None => Err(ImageError::NotFound { name: name.clone(), near: index.near(name) }),
+            None => Err(ImageError::NotFound { name: Box::new(name.clone()), near: index.near(name) }),
         }
     }
 

@@ -451,9 +451,7 @@ enum Fault {
 impl Fault {
     fn on(self, path: &EntryPath<'_>) -> TreeError {
         match self {
-            Self::NotADirectory(name) => {
-                TreeError::NotADirectory { path: path.text(), name: text(&name) }
-            }
+            Self::NotADirectory(name) => TreeError::NotADirectory { path: path.text(), name: text(&name) },
             Self::Loop => TreeError::SymlinkLoop { path: path.text() },
             Self::Tree(error) => error,
         }
