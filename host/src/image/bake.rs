@@ -94,8 +94,9 @@ pub(super) fn bake(
     let mut tree = Tree::new();
     let mut data = DataArea::new(&mut *out, MAX_ROOTFS_SIZE, tails, punch);
     for (number, blob) in (1..).zip(layers) {
-        one_layer(blob, &mut tree, &mut data, &mut |done| progress(number, done))
-            .map_err(|source| BakeError::Layer { number, of: layers.len(), diff_id: blob.diff_id, source })?;
+        one_layer(blob, &mut tree, &mut data, &mut |done| progress(number, done)).map_err(|source| {
+            BakeError::Layer { number, of: layers.len(), diff_id: blob.diff_id, source: Box::new(source) }
+        })?;
     }
     add_mount_points(&mut tree, &mut data)?;
     let size = erofs::finish(&mut data, &tree, format::uuid(key))?;
