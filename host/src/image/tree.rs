@@ -335,11 +335,9 @@ impl Tree {
     /// The directories from the root to where `components` lead; None when something is missing.
     fn walk(&self, components: &[&[u8]]) -> Result<Option<Vec<InodeId>>, Fault> {
         let mut walk = Walk::new(components);
-        loop {
-            match walk.step(self)? {
-                Step::Arrived => return Ok(Some(walk.stack)),
-                Step::Missing(_) => return Ok(None),
-            }
+        match walk.step(self)? {
+            Step::Arrived => Ok(Some(walk.stack)),
+            Step::Missing(_) => Ok(None),
         }
     }
 

@@ -171,8 +171,8 @@ mod tests {
         #[test]
         fn no_block_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), BLOCK)) {
             let block = Block::new(bytes.try_into().unwrap());
-            let _ = (block.check_sum(), block.name(), block.link(), block.mode(), block.uid(), block.gid());
-            let _ = (block.size(), block.mtime(), block.device(), block.sparse_map(), block.sparse_size());
+            drop((block.check_sum(), block.name(), block.link(), block.mode(), block.uid(), block.gid()));
+            drop((block.size(), block.mtime(), block.device(), block.sparse_map(), block.sparse_size()));
         }
 
         #[test]

@@ -169,7 +169,7 @@ fn sparse_files_as_gnu_tar_writes_them() {
         let mut content = vec![0; 3_000_000];
         let mut at = 0;
         for segment in map {
-            let (offset, length) = (segment.offset as usize, segment.length as usize);
+            let [offset, length] = [segment.offset, segment.length].map(|n| usize::try_from(n).unwrap());
             content[offset..offset + length].copy_from_slice(&stored[at..at + length]);
             at += length;
         }
