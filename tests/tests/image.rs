@@ -1,6 +1,8 @@
 //! The image store against real tools: layouts made by umoci and skopeo, compared file by file with `umoci unpack`;
 //! hostile images; many processes; kills and full disks. Needs root (mounts, devices), umoci, skopeo, erofs-utils.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "image/hostile.rs"]
 mod hostile;
 #[path = "image/make.rs"]
