@@ -227,6 +227,17 @@ fn bombs() {
     );
 }
 
+/// Holes cost nothing, also where a file was before.
+#[test]
+fn a_hole_of_gigabytes_is_quick_however_often_it_comes() {
+    let pax = vec![("GNU.sparse.size", b"4000000000".as_slice()), ("GNU.sparse.map", b"0,1")];
+    let tar = (0..300)
+        .fold(Tar::default(), |tar, _| tar.item(&Item { data: b"x", pax: pax.clone(), ..Item::default() }));
+    let (store, started) = (Store::new(), std::time::Instant::now());
+    store.import(&Layout::of(Packing::Gzip, &[tar.end()]).source(), "x").unwrap();
+    assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
+}
+
 #[test]
 fn too_many_entries_and_layers() {
     let mut many = Tar::default();

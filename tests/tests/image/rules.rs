@@ -182,6 +182,36 @@ fn attributes_that_would_command_the_overlay_are_left_out() {
     assert_eq!(xattrs, BTreeMap::from([("trusted.mine", b"y".as_slice()), ("user.A", &[1, 2])]));
 }
 
+/// Inodes that are longer than a block with their attributes, of every type.
+#[test]
+fn attributes_larger_than_a_block() {
+    let big = vec![b'v'; 60_000];
+    let pax: Vec<(&str, &[u8])> =
+        vec![("SCHILY.xattr.trusted.big", &big), ("SCHILY.xattr.trusted.small", b"s")];
+    let item = |name: &'static [u8], kind: u8| Item {
+        name,
+        kind,
+        link: b"somewhere",
+        pax: pax.clone(),
+        ..Item::default()
+    };
+    let tar = Tar::default()
+        .item(&item(b"./", b'5'))
+        .item(&Item { data: b"tail", ..item(b"file", b'0') })
+        .item(&item(b"dir", b'5'))
+        .item(&item(b"link", b'2'))
+        .item(&item(b"pipe", b'6'))
+        .end();
+    let root = mounted(&[tar]);
+    let seen = look(root.path());
+    for path in ["", "file", "dir", "link", "pipe"] {
+        let xattrs = &seen[Path::new(path)].xattrs;
+        assert_eq!((xattrs.len(), xattrs[std::ffi::OsStr::new("trusted.big")].len()), (2, 60_000), "{path}");
+    }
+    assert_eq!(seen[Path::new("file")].content, b"tail");
+    assert_eq!(seen[Path::new("link")].content, b"somewhere");
+}
+
 /// Replaced files leave their room to others, and nothing of them can be found in the image.
 #[test]
 fn nothing_of_a_replaced_file_is_left_in_the_image() {

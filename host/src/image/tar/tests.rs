@@ -120,6 +120,21 @@ fn the_size_of_pax_counts_for_the_position_of_the_next_entry() {
 }
 
 #[test]
+fn extended_headers_are_capped_for_an_entry_and_not_each() {
+    let long = |typeflag| [block("long", typeflag, 600_000, ""), padded(&vec![b'n'; 600_000])].concat();
+    let archive = [long(b'L'), long(b'K'), block("f", b'0', 0, "")].concat();
+    assert!(matches!(TarReader::new(archive.as_slice()).next(), Err(TarError::ExtendedTooLarge)));
+    let archive = [long(b'L'), block("f", b'0', 0, ""), long(b'K'), block("f", b'0', 0, "")].concat();
+    let mut reader = TarReader::new(archive.as_slice());
+    assert!(reader.next().is_ok() && reader.next().is_ok());
+    let many: String = (100..357).map(|n| format!("27 SCHILY.xattr.user.{n}=v\n")).collect();
+    let archive =
+        [block("pax", b'x', many.len() as u64, ""), padded(many.as_bytes()), block("f", b'0', 0, "")]
+            .concat();
+    assert!(matches!(TarReader::new(archive.as_slice()).next(), Err(TarError::TooManyXattrs)));
+}
+
+#[test]
 fn damage_is_an_error_of_its_kind() {
     let next = |archive: &[u8]| TarReader::new(archive).next().unwrap_err();
     let good = block("a", b'0', 3, "");
