@@ -2,7 +2,9 @@
 //!
 //! Modules may use only those below them: `cli`, `monitor`, `pod`, `manifest`, `runtime`, `vmm`, `agent`, `image`, `store`.
 
+pub mod agent;
 pub mod image;
 pub mod manifest;
 pub mod runtime;
 pub mod store;
+pub mod vmm;
