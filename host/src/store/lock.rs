@@ -64,6 +64,18 @@ pub fn acquire(path: &Path) -> Result<Option<Lock>, FileError> {
     }
 }
 
+/// Takes the lock at `path`, waiting for whoever has it. For moments, not for lives.
+pub fn wait(path: &Path) -> Result<Lock, FileError> {
+    let file = open(path)?;
+    loop {
+        match fcntl(&file, FcntlArg::F_OFD_SETLKW(&whole_file())) {
+            Ok(_) => return Ok(Lock { _file: file }),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(FileError::at("lock", path)(errno.into())),
+        }
+    }
+}
+
 /// Whether somebody holds the lock at `path`. Does not take it, so that to ask never disturbs.
 pub fn state(path: &Path) -> Result<LockState, FileError> {
     let file = match File::open(path) {

@@ -1,5 +1,6 @@
 //! Virtual machine monitors behind one trait. Knows memory, processors, a kernel, a disk and a console; knows no pod and no image.
 
+pub mod console;
 pub mod disk;
 #[cfg(feature = "testing")]
 pub mod fake;
