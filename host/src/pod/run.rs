@@ -4,7 +4,7 @@
 use super::failure::{Blame, Failure, RunStage};
 use crate::image::reference::Reference;
 use crate::image::store::{Image, ImageStore};
-use crate::manifest::{PodPlan, PullPolicy, RuntimeClass};
+use crate::manifest::{PodPlan, RuntimeClass};
 use crate::runtime::microvm::MicroVm;
 use crate::runtime::{PodRuntime, PodToPrepare, RuntimeError, Sandbox};
 use crate::store::atomic::{self, FileError};
@@ -198,9 +198,6 @@ fn resolve_images(plan: &PodPlan, layout: &Layout) -> Result<Vec<Image>, Failure
                 );
                 context(failed(&error)).hint(hint)
             })?;
-            if container.pull_policy == PullPolicy::Always {
-                // There is no registry to ask yet; an image that is here is the newest that can be had.
-            }
             Ok(image)
         })
         .collect()

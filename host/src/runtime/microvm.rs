@@ -284,7 +284,7 @@ fn resolve(plan: &PodPlan, container: &ContainerSpec, image: &crate::image::stor
         working_dir: config.working_dir.clone(),
         user: config.user.clone(),
     };
-    resolve_process(plan, container, &defaults)
+    resolve_process(container, &defaults, &plan.hostname)
         .map_err(|source| RuntimeError::Resolve { container: container.name.clone(), source })
 }
 
