@@ -38,3 +38,5 @@ enum Verb {
         names: Vec<String>,
     },
 }
+
+pub(super) fn main(_args: Args, _pods: &PodRuntimeInterface) -> Outcome { let _=(Kind::User, Format::Json, print_as, ui::line); let _: Option<(CliError, Reference, Source, ImageStore)> = None; Ok(ExitCode::SUCCESS) }

@@ -178,7 +178,7 @@ impl LogReader {
             if self.current.is_none() && !self.open_next()? {
                 return Ok(None);
             }
-            let Some((reader, _)) = &mut self.current else { return Ok(None) };
+            let Some((reader, inode)) = &mut self.current else { return Ok(None) };
             reader.read_until(b'\n', &mut self.partial).map_err(FileError::at("read", &self.path))?;
             if self.partial.last() == Some(&b'\n') {
                 self.partial.pop();
@@ -190,7 +190,7 @@ impl LogReader {
                 continue;
             }
             // The end for now. Another file under the name means that this one is complete.
-            if !self.was_replaced() {
+            if !fs::metadata(&self.path).is_ok_and(|there| there.ino() != *inode) {
                 return Ok(None);
             }
             reader.read_until(b'\n', &mut self.partial).map_err(FileError::at("read", &self.path))?;
@@ -211,11 +211,6 @@ impl LogReader {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(FileError::at("open", &path)(error)),
         }
-    }
-
-    fn was_replaced(&self) -> bool {
-        let Some((_, inode)) = &self.current else { return false };
-        fs::metadata(&self.path).is_ok_and(|there| there.ino() != *inode)
     }
 
     /// Skips to the last `lines` full lines of what is there now.

@@ -2,8 +2,9 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use tempfile::SpooledTempFile;
 
 /// A file operation that failed, and where.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +26,11 @@ impl FileError {
     }
 }
 
+/// How files are called that are not complete yet. [`sweep`] removes those whose writer is gone.
+const PREFIX: &str = ".tmp-";
+
 /// A new file that does not exist under its name until [`Staged::commit`]. Dropped without it, nothing is left.
+/// While it is written it is locked, so that [`sweep`] leaves it alone.
 #[derive(Debug)]
 pub struct Staged {
     file: tempfile::NamedTempFile,
@@ -36,11 +41,18 @@ impl Staged {
     /// Starts a new file beside `path`, on the same file system. Its mode (0600 masked) is set at commit.
     pub fn new(path: &Path) -> Result<Self, FileError> {
         let parent = path.parent().unwrap_or(Path::new("."));
-        let file = tempfile::Builder::new()
-            .prefix(".tmp-")
-            .tempfile_in(parent)
-            .map_err(FileError::at("create a temporary file in", parent))?;
-        Ok(Self { file, path: path.to_owned() })
+        loop {
+            let file = tempfile::Builder::new()
+                .prefix(PREFIX)
+                .tempfile_in(parent)
+                .map_err(FileError::at("create a temporary file in", parent))?;
+            // Between its creation and the lock a sweep may have taken the file for a leftover: then once more.
+            let locked = file.as_file().try_lock().is_ok();
+            let links = file.as_file().metadata().map_err(FileError::at("inspect", file.path()))?.nlink();
+            if locked && links > 0 {
+                return Ok(Self { file, path: path.to_owned() });
+            }
+        }
     }
 
     /// The open file, for reading and writing.
@@ -62,6 +74,39 @@ impl Staged {
         file.sync_all().map_err(FileError::at("sync", &path))?;
         self.file.persist(&path).map_err(|error| FileError::at("rename", &path)(error.error))?;
         sync_parent(&path)
+    }
+}
+
+/// Scratch space without a name in a directory: gone with the process. In memory up to `in_memory` bytes.
+pub fn scratch(dir: &Path, in_memory: usize) -> SpooledTempFile {
+    tempfile::spooled_tempfile_in(in_memory, dir)
+}
+
+/// Removes the incomplete files of processes that are gone from a directory. Safe beside living writers: their files are
+/// locked. Returns how many were removed.
+pub fn sweep(dir: &Path) -> Result<usize, FileError> {
+    let mut removed = 0;
+    for entry in fs::read_dir(dir).map_err(FileError::at("list", dir))? {
+        let entry = entry.map_err(FileError::at("list", dir))?;
+        if !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+            continue;
+        }
+        let path = entry.path();
+        // Gone or busy in the meantime: not ours to remove.
+        let Ok(file) = File::open(&path) else { continue };
+        if file.try_lock().is_ok() {
+            remove(&path)?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// Removes a file; it may be gone already.
+pub fn remove(path: &Path) -> Result<(), FileError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::at("remove", path)(error)),
+        _ => Ok(()),
     }
 }
 
@@ -110,6 +155,20 @@ mod tests {
         staged.file().write_all(b"half").unwrap();
         drop(staged);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_sweep_takes_what_is_left_over_and_nothing_that_is_being_written() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(".tmp-dead"), "half").unwrap();
+        fs::write(dir.path().join("whole"), "whole").unwrap();
+        let mut living = Staged::new(&dir.path().join("living")).unwrap();
+        assert_eq!(sweep(dir.path()).unwrap(), 1);
+        living.file().write_all(b"done").unwrap();
+        living.commit(0o600).unwrap();
+        assert_eq!(sweep(dir.path()).unwrap(), 0);
+        assert_eq!(fs::read(dir.path().join("living")).unwrap(), b"done");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -1,0 +1,332 @@
+//! Reads tar streams: ustar, PAX and GNU headers, long names, extended attributes and sparse files.
+//!
+//! Owns the format and its caps: no header makes it hold more than [`MAX_EXTENDED`] bytes, and every number is checked.
+//! What it accepts follows Go's archive/tar, which umoci, containerd, Docker and podman use. Must not know layers.
+
+mod header;
+mod pax;
+mod sparse;
+
+use super::tree::Timestamp;
+use header::Block;
+use std::io::{self, BufRead, Read};
+
+/// Bytes of one extended header (PAX records or a GNU long name).
+pub const MAX_EXTENDED: u64 = 1 << 20;
+const BLOCK: usize = 512;
+
+/// What is wrong with a tar stream.
+#[derive(Debug, thiserror::Error)]
+pub enum TarError {
+    /// The stream could not be read.
+    #[error("cannot read the archive")]
+    Io(#[source] io::Error),
+    /// It ends within an entry.
+    #[error("the archive is truncated")]
+    Truncated,
+    /// A header's sum is wrong: no tar, or damaged.
+    #[error("a header of the archive has a wrong checksum (not a tar archive, or damaged)")]
+    Checksum,
+    /// A field of a header cannot be read.
+    #[error("a header of the archive has a wrong {field}")]
+    Field {
+        /// Which.
+        field: &'static str,
+    },
+    /// An extended header is too large.
+    #[error("an extended header of the archive is larger than {MAX_EXTENDED} bytes")]
+    ExtendedTooLarge,
+    /// A PAX record that does not follow its form.
+    #[error("an extended header of the archive has a malformed record")]
+    PaxRecord,
+    /// An extended header without the entry it belongs to.
+    #[error("the archive ends with an extended header")]
+    Dangling,
+    /// A sparse file's map contradicts itself.
+    #[error("the map of a sparse file is wrong")]
+    SparseMap,
+    /// A type of entry that no file system image holds.
+    #[error("the archive has an entry of the unknown type {typeflag:?}")]
+    Type {
+        /// The type flag.
+        typeflag: char,
+    },
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// Regular file; its data follows. None: all of it; Some: only these parts, the rest is holes.
+    File(Option<Vec<Segment>>),
+    /// Directory.
+    Directory,
+    /// Symbolic link to [`Entry::link`].
+    Symlink,
+    /// Another name of [`Entry::link`].
+    Hardlink,
+    /// Character device.
+    CharDevice,
+    /// Block device.
+    BlockDevice,
+    /// Named pipe.
+    Fifo,
+}
+
+/// A part of a sparse file that has data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// From the start of the file, in bytes.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// The header of one entry, extended headers applied. Nothing is checked but its form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Name as written.
+    pub path: Vec<u8>,
+    /// Link target as written.
+    pub link: Vec<u8>,
+    /// Type.
+    pub kind: Kind,
+    /// Permission bits with setuid, setgid, sticky.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Last change.
+    pub mtime: Timestamp,
+    /// Bytes of the file, holes included.
+    pub size: u64,
+    /// Major and minor device number.
+    pub device: (u32, u32),
+    /// Extended attributes by full name.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// A tar stream.
+#[derive(Debug)]
+pub struct TarReader<R> {
+    input: R,
+    /// Stored data of the current entry that was not read, and the padding behind it.
+    left: u64,
+    padding: u64,
+    /// Bytes of the stream read so far.
+    position: u64,
+}
+
+/// Input that can leave bytes out faster than by reading them.
+pub trait Skip: BufRead {
+    /// Leaves out `length` bytes; an early end is an error of kind `UnexpectedEof`.
+    fn skip(&mut self, mut length: u64) -> io::Result<()> {
+        while length > 0 {
+            let have = self.fill_buf()?.len();
+            if have == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let now = usize::try_from(length).unwrap_or(usize::MAX).min(have);
+            self.consume(now);
+            length -= now as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Skip for &[u8] {}
+
+impl<R: Skip> TarReader<R> {
+    /// Starts at the input's current position.
+    pub fn new(input: R) -> Self {
+        Self { input, left: 0, padding: 0, position: 0 }
+    }
+
+    /// Where in the stream the data of the entry that [`TarReader::next`] gave begins (before any was read).
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Stored bytes of the current entry that were not read yet.
+    pub fn data_left(&self) -> u64 {
+        self.left
+    }
+
+    /// The input behind the archive's end.
+    pub fn into_inner(self) -> R {
+        self.input
+    }
+
+    /// The next entry; what was not read of the one before is left out. None at the end.
+    #[allow(clippy::should_implement_trait, reason = "an iterator could not lend the data that follows")]
+    pub fn next(&mut self) -> Result<Option<Entry>, TarError> {
+        let mut extended = pax::Extended::default();
+        let mut dangling = false;
+        loop {
+            let Some(block) = self.header()? else {
+                return if dangling { Err(TarError::Dangling) } else { Ok(None) };
+            };
+            let size = block.size()?;
+            match block.typeflag() {
+                b'x' => {
+                    extended.read(&self.extended(size)?)?;
+                    dangling = true;
+                }
+                // Global records (a comment, as a rule) are not applied: Docker and containerd do not either.
+                b'g' => drop(self.extended(size)?),
+                b'L' => {
+                    extended.long_name = Some(header::until_nul(&self.extended(size)?).to_vec());
+                    dangling = true;
+                }
+                b'K' => {
+                    extended.long_link = Some(header::until_nul(&self.extended(size)?).to_vec());
+                    dangling = true;
+                }
+                _ => return self.entry(&block, size, extended).map(Some),
+            }
+        }
+    }
+
+    fn entry(&mut self, block: &Block, size: u64, extended: pax::Extended) -> Result<Entry, TarError> {
+        let path = extended.path(block);
+        let stored = extended.size.unwrap_or(size);
+        let kind = match block.typeflag() {
+            // Before POSIX, directories were files whose name ends in a slash.
+            b'0' | 0 if path.ends_with(b"/") => Kind::Directory,
+            b'0' | b'7' | 0 | b'S' => Kind::File(None),
+            b'1' => Kind::Hardlink,
+            b'2' => Kind::Symlink,
+            b'3' => Kind::CharDevice,
+            b'4' => Kind::BlockDevice,
+            b'5' => Kind::Directory,
+            b'6' => Kind::Fifo,
+            other => return Err(TarError::Type { typeflag: other.into() }),
+        };
+        // Only files have data; other types may carry a size that means nothing.
+        self.left = if matches!(kind, Kind::File(_)) { stored } else { 0 };
+        self.padding = self.left.next_multiple_of(BLOCK as u64) - self.left;
+        let (kind, size) = match kind {
+            Kind::File(_) => {
+                let (map, size) = self.sparse(block, &extended)?;
+                (Kind::File(map), size)
+            }
+            kind => (kind, 0),
+        };
+        let device = match kind {
+            Kind::CharDevice | Kind::BlockDevice => block.device()?,
+            _ => (0, 0),
+        };
+        Ok(Entry {
+            path,
+            link: extended.link(block),
+            kind,
+            mode: block.mode()?,
+            uid: extended.uid.map_or_else(|| block.uid(), Ok)?,
+            gid: extended.gid.map_or_else(|| block.gid(), Ok)?,
+            mtime: extended.mtime.map_or_else(|| block.mtime(), Ok)?,
+            size,
+            device,
+            xattrs: extended.xattrs,
+        })
+    }
+
+    /// The map of a sparse file and the size of every file.
+    fn sparse(&mut self, block: &Block, extended: &pax::Extended) -> Result<(Option<Vec<Segment>>, u64), TarError> {
+        let (map, size) = if block.typeflag() == b'S' {
+            let mut map = block.sparse_map()?;
+            let mut more = block.sparse_extended();
+            while more {
+                more = sparse::read_gnu(&self.block()?.ok_or(TarError::Truncated)?, &mut map)?;
+            }
+            (map, block.sparse_size()?)
+        } else if let Some(size) = extended.sparse_size {
+            let map = match &extended.sparse_map {
+                Some(map) => map.clone(),
+                None => sparse::read_pax_1(self)?,
+            };
+            (map, size)
+        } else {
+            return Ok((None, self.left));
+        };
+        sparse::check(&map, size, self.left)?;
+        Ok((Some(map), size))
+    }
+
+    /// The next header block; None at the end of the archive.
+    fn header(&mut self) -> Result<Option<Block>, TarError> {
+        let rest = self.left + self.padding;
+        self.input.skip(rest).map_err(truncated)?;
+        self.position += rest;
+        (self.left, self.padding) = (0, 0);
+        let Some(block) = self.block()? else { return Ok(None) };
+        if block.is_zero() {
+            // Two blocks of zeros are the end; one is taken for it when nothing follows.
+            return match self.block()? {
+                Some(second) if !second.is_zero() => Err(TarError::Checksum),
+                _ => Ok(None),
+            };
+        }
+        block.check_sum()?;
+        Ok(Some(block))
+    }
+
+    /// The next 512 bytes; None when the stream ends right here.
+    fn block(&mut self) -> Result<Option<Block>, TarError> {
+        let mut bytes = [0; BLOCK];
+        if self.input.fill_buf().map_err(TarError::Io)?.is_empty() {
+            return Ok(None);
+        }
+        self.input.read_exact(&mut bytes).map_err(truncated)?;
+        self.position += BLOCK as u64;
+        Ok(Some(Block::new(bytes)))
+    }
+
+    fn extended(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
+        if size > MAX_EXTENDED {
+            return Err(TarError::ExtendedTooLarge);
+        }
+        let mut bytes = Vec::new();
+        let read = (&mut self.input).take(size).read_to_end(&mut bytes).map_err(truncated)?;
+        if (read as u64) < size {
+            return Err(TarError::Truncated);
+        }
+        let padding = size.next_multiple_of(BLOCK as u64) - size;
+        self.input.skip(padding).map_err(truncated)?;
+        self.position += size + padding;
+        Ok(bytes)
+    }
+
+    /// A block out of the current entry's data.
+    fn data_block(&mut self) -> Result<[u8; BLOCK], TarError> {
+        self.left = self.left.checked_sub(BLOCK as u64).ok_or(TarError::SparseMap)?;
+        Ok(*self.block()?.ok_or(TarError::Truncated)?.bytes())
+    }
+
+    /// The next part of the current entry's stored data, without copying; empty at its end. [`TarReader::consume`] it.
+    pub fn data(&mut self) -> Result<&[u8], TarError> {
+        if self.left == 0 {
+            return Ok(&[]);
+        }
+        let left = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let have = self.input.fill_buf().map_err(TarError::Io)?;
+        if have.is_empty() {
+            return Err(TarError::Truncated);
+        }
+        Ok(&have[..have.len().min(left)])
+    }
+
+    /// Takes bytes that [`TarReader::data`] gave.
+    pub fn consume(&mut self, length: usize) {
+        let length = length.min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        self.input.consume(length);
+        self.left -= length as u64;
+        self.position += length as u64;
+    }
+}
+
+fn truncated(error: io::Error) -> TarError {
+    if error.kind() == io::ErrorKind::UnexpectedEof { TarError::Truncated } else { TarError::Io(error) }
+}
+
+#[cfg(test)]
+mod tests;
