@@ -288,13 +288,17 @@ impl Resolve<'_> {
 
     fn refuse_root(&self, user: &str) -> Result<(), ResolveError> {
         let name = user.split(':').next().unwrap_or_default();
+        let unknown = || ResolveError::UnknownUser {
+            container: self.container(),
+            image: self.image(),
+            user: name.to_owned(),
+        };
+        // A sign is no digit: `+5` is a name, which the guest might find to be anybody.
+        let digits = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
         match name.parse::<u32>() {
+            Ok(_) if !digits => Err(unknown()),
             Ok(id) if id != 0 => Ok(()),
-            Err(_) if !(name.is_empty() || name == "root") => Err(ResolveError::UnknownUser {
-                container: self.container(),
-                image: self.image(),
-                user: name.to_owned(),
-            }),
+            Err(_) if !(name.is_empty() || name == "root") => Err(unknown()),
             _ => Err(ResolveError::Root { container: self.container(), image: self.image() }),
         }
     }
@@ -368,20 +372,20 @@ mod tests {
 
     #[test]
     fn command_and_args_follow_the_table_of_kubernetes() {
-        let table: [(&[&str], &[&str], &[&str], &[&str], &[&str]); 10] = [
-            // entrypoint, cmd, command, args -> what runs
-            (&["ep"], &["c"], &[], &[], &["ep", "c"]),
-            (&["ep"], &["c"], &["x"], &[], &["x"]),
-            (&["ep"], &["c"], &[], &["a", "b"], &["ep", "a", "b"]),
-            (&["ep"], &["c"], &["x", "y"], &["a"], &["x", "y", "a"]),
-            (&[], &["c"], &[], &[], &["c"]),
-            (&[], &["c"], &[], &["a"], &["a"]),
-            (&["ep"], &[], &[], &[], &["ep"]),
-            (&[], &[], &["x"], &["a"], &["x", "a"]),
-            (&[], &[], &[], &["a"], &["a"]),
-            (&[""], &["c"], &[], &[], &["c"]),
+        // entrypoint, cmd, command, args -> what runs
+        let table: [[&[&str]; 5]; 10] = [
+            [&["ep"], &["c"], &[], &[], &["ep", "c"]],
+            [&["ep"], &["c"], &["x"], &[], &["x"]],
+            [&["ep"], &["c"], &[], &["a", "b"], &["ep", "a", "b"]],
+            [&["ep"], &["c"], &["x", "y"], &["a"], &["x", "y", "a"]],
+            [&[], &["c"], &[], &[], &["c"]],
+            [&[], &["c"], &[], &["a"], &["a"]],
+            [&["ep"], &[], &[], &[], &["ep"]],
+            [&[], &[], &["x"], &["a"], &["x", "a"]],
+            [&[], &[], &[], &["a"], &["a"]],
+            [&[""], &["c"], &[], &[], &["c"]],
         ];
-        for (entrypoint, cmd, command, args, runs) in table {
+        for [entrypoint, cmd, command, args, runs] in table {
             let image =
                 ImageDefaults { entrypoint: texts(entrypoint), cmd: texts(cmd), ..ImageDefaults::default() };
             let spec = ContainerSpec { command: texts(command), args: texts(args), ..spec() };
@@ -488,9 +492,9 @@ mod tests {
             assert!(matches!(check(None, root), Err(ResolveError::Root { .. })), "{root}");
         }
         assert!(matches!(check(Some(0), "5"), Err(ResolveError::Root { .. })));
-        assert!(matches!(check(None, "www"), Err(ResolveError::UnknownUser { .. })));
-        // No number that fits is a name, which the guest might find to be anybody.
-        assert!(matches!(check(None, "4294967296"), Err(ResolveError::UnknownUser { .. })));
+        for unknown in ["www", "4294967296", "+5", "-1"] {
+            assert!(matches!(check(None, unknown), Err(ResolveError::UnknownUser { .. })), "{unknown}");
+        }
         assert_eq!(check(None, "7:0").unwrap(), "7:0");
         assert_eq!(check(Some(7), "").unwrap(), "7");
     }

@@ -319,7 +319,7 @@ fn devices() -> Vec<LinuxDeviceCgroup> {
     };
     let character = Some(LinuxDeviceType::C);
     let mut rules = vec![
-        rule(false, None, None, None, "rwm"),
+        rule(false, Some(LinuxDeviceType::A), None, None, "rwm"),
         rule(true, character, None, None, "m"),
         rule(true, Some(LinuxDeviceType::B), None, None, "m"),
     ];
@@ -372,10 +372,10 @@ mod tests {
             "    resources: {limits: {cpu: 500m, memory: 64Mi}}\n    securityContext: {runAsUser: 1000}\n    env: [{name: A, value: b}]\n",
         );
         let mut json: serde_json::Value = serde_json::from_slice(&to_json(&spec).unwrap()).unwrap();
-        // The first rule is the list of seccomp.txt, which has its own tests.
-        let first = &mut json["linux"]["seccomp"]["syscalls"][0]["names"];
-        assert!(first.as_array().unwrap().len() > 300);
-        *first = serde_json::json!(["…"]);
+        // The first two rules are the lists of seccomp.txt, which have their own tests.
+        for rule in 0..2 {
+            json["linux"]["seccomp"]["syscalls"][rule]["names"] = serde_json::json!(["…"]);
+        }
         insta::assert_snapshot!(serde_json::to_string_pretty(&json).unwrap());
     }
 
