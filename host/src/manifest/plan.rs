@@ -75,6 +75,36 @@ pub struct PodPlan {
     pub manifest: serde_json::Value,
 }
 
+/// How firmly the containers of a pod hold their memory when there is too little (core/v1 `PodStatus.qosClass`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum QosClass {
+    /// Every container has limits of CPU and memory and asks for no less.
+    Guaranteed,
+    /// Something is asked for or limited.
+    Burstable,
+    /// Nothing is.
+    BestEffort,
+}
+
+impl PodPlan {
+    /// The pod's class by the rules of Kubernetes.
+    pub fn qos_class(&self) -> QosClass {
+        let amounts = |resources: &Resources| {
+            let cpu = (resources.cpu_limit_millis, resources.cpu_request_millis);
+            let memory = (resources.memory_limit_bytes, resources.memory_request_bytes);
+            [cpu, memory]
+        };
+        let mut all = self.containers.iter().flat_map(|container| amounts(&container.resources));
+        if all.clone().all(|(limit, request)| limit.is_none() && request.unwrap_or(0) == 0) {
+            QosClass::BestEffort
+        } else if all.all(|(limit, request)| limit.is_some() && limit == request) {
+            QosClass::Guaranteed
+        } else {
+            QosClass::Burstable
+        }
+    }
+}
+
 /// When an image is fetched (core/v1 `Container.imagePullPolicy`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PullPolicy {

@@ -288,13 +288,17 @@ impl Resolve<'_> {
 
     fn refuse_root(&self, user: &str) -> Result<(), ResolveError> {
         let name = user.split(':').next().unwrap_or_default();
+        let unknown = || ResolveError::UnknownUser {
+            container: self.container(),
+            image: self.image(),
+            user: name.to_owned(),
+        };
+        // A sign is no digit: `+5` is a name, which the guest might find to be anybody.
+        let digits = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
         match name.parse::<u32>() {
+            Ok(_) if !digits => Err(unknown()),
             Ok(id) if id != 0 => Ok(()),
-            Err(_) if !(name.is_empty() || name == "root") => Err(ResolveError::UnknownUser {
-                container: self.container(),
-                image: self.image(),
-                user: name.to_owned(),
-            }),
+            Err(_) if !(name.is_empty() || name == "root") => Err(unknown()),
             _ => Err(ResolveError::Root { container: self.container(), image: self.image() }),
         }
     }
@@ -324,6 +328,218 @@ impl Env {
             None => {
                 self.index.insert(name.to_owned(), self.list.len());
                 self.list.push(text);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::expand::MAX_EXPANDED_LEN;
+    use super::super::plan::{EnvVar, PullPolicy, Resources};
+    use super::*;
+    use magikvm_proto::plan::Stdin;
+    use proptest::prelude::*;
+
+    fn spec() -> ContainerSpec {
+        ContainerSpec {
+            name: "main".parse().unwrap(),
+            image: "img".to_owned(),
+            pull_policy: PullPolicy::Never,
+            command: Vec::new(),
+            args: Vec::new(),
+            env: Vec::new(),
+            working_dir: None,
+            resources: Resources::default(),
+            ports: Vec::new(),
+            security: Security::default(),
+            stdio: Stdio::Pipes,
+            stdin: Stdin::Closed,
+        }
+    }
+
+    fn texts(list: &[&str]) -> Vec<String> {
+        list.iter().map(|&text| text.to_owned()).collect()
+    }
+
+    fn vars(list: &[(&str, &str)]) -> Vec<EnvVar> {
+        list.iter().map(|&(name, value)| EnvVar { name: name.to_owned(), value: value.to_owned() }).collect()
+    }
+
+    fn image() -> ImageDefaults {
+        ImageDefaults { entrypoint: texts(&["ep"]), cmd: texts(&["c1", "c2"]), ..ImageDefaults::default() }
+    }
+
+    #[test]
+    fn command_and_args_follow_the_table_of_kubernetes() {
+        // entrypoint, cmd, command, args -> what runs
+        let table: [[&[&str]; 5]; 10] = [
+            [&["ep"], &["c"], &[], &[], &["ep", "c"]],
+            [&["ep"], &["c"], &["x"], &[], &["x"]],
+            [&["ep"], &["c"], &[], &["a", "b"], &["ep", "a", "b"]],
+            [&["ep"], &["c"], &["x", "y"], &["a"], &["x", "y", "a"]],
+            [&[], &["c"], &[], &[], &["c"]],
+            [&[], &["c"], &[], &["a"], &["a"]],
+            [&["ep"], &[], &[], &[], &["ep"]],
+            [&[], &[], &["x"], &["a"], &["x", "a"]],
+            [&[], &[], &[], &["a"], &["a"]],
+            [&[""], &["c"], &[], &[], &["c"]],
+        ];
+        for [entrypoint, cmd, command, args, runs] in table {
+            let image =
+                ImageDefaults { entrypoint: texts(entrypoint), cmd: texts(cmd), ..ImageDefaults::default() };
+            let spec = ContainerSpec { command: texts(command), args: texts(args), ..spec() };
+            assert_eq!(
+                resolve_process(&spec, &image, "h").unwrap().args,
+                runs,
+                "{entrypoint:?} {cmd:?} {command:?} {args:?}"
+            );
+        }
+        let nothing = resolve_process(&spec(), &ImageDefaults::default(), "h");
+        assert!(matches!(nothing, Err(ResolveError::NoCommand { .. })), "{nothing:?}");
+        let empty =
+            resolve_process(&ContainerSpec { args: texts(&[""]), ..spec() }, &ImageDefaults::default(), "h");
+        assert!(matches!(empty, Err(ResolveError::EmptyProgram { .. })), "{empty:?}");
+    }
+
+    #[test]
+    fn references_see_the_variables_of_the_manifest_only() {
+        let spec = ContainerSpec {
+            env: vars(&[
+                ("A", "1"),
+                ("B", "$(A)$(C)"),
+                ("C", "3"),
+                ("A", "$(A)$(A)"),
+                ("D", "$(A) $$(A) $(PATH) $(HOSTNAME)"),
+            ]),
+            command: texts(&["$(A)", "$(B)", "$(FROM_IMAGE)", "$$(A)"]),
+            ..spec()
+        };
+        let image = ImageDefaults { env: texts(&["FROM_IMAGE=x", "B=image"]), ..image() };
+        let process = resolve_process(&spec, &image, "web").unwrap();
+        assert_eq!(process.args, ["11", "1$(C)", "$(FROM_IMAGE)", "$(A)"]);
+        assert_eq!(
+            process.env,
+            [
+                &format!("PATH={DEFAULT_PATH}"),
+                "HOSTNAME=web",
+                "FROM_IMAGE=x",
+                "B=1$(C)",
+                "A=11",
+                "C=3",
+                "D=11 $(A) $(PATH) $(HOSTNAME)"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_environment_has_its_defaults_and_image_and_manifest_override_them() {
+        let tty = ContainerSpec { stdio: Stdio::Terminal, ..spec() };
+        let env = |spec: &ContainerSpec, env: &[&str]| {
+            resolve_process(spec, &ImageDefaults { env: texts(env), ..image() }, "web").unwrap().env
+        };
+        assert_eq!(env(&tty, &["PATH=/x", "HOSTNAME=y"]), ["PATH=/x", "HOSTNAME=y", "TERM=xterm"]);
+        assert_eq!(env(&spec(), &["", "novalue", "=x", "N=a\0b", "E="])[2..], ["E="]);
+        let own = ContainerSpec { env: vars(&[("TERM", "vt100"), ("PATH", "/mine")]), ..tty };
+        assert_eq!(env(&own, &["PATH=/x"]), ["PATH=/mine", "HOSTNAME=web", "TERM=vt100"]);
+    }
+
+    #[test]
+    fn the_working_directory_is_absolute() {
+        let cwd = |own: Option<&str>, image_dir: &str| {
+            let spec = ContainerSpec { working_dir: own.map(str::to_owned), ..spec() };
+            resolve_process(&spec, &ImageDefaults { working_dir: image_dir.to_owned(), ..image() }, "h")
+                .map(|p| p.cwd)
+        };
+        assert_eq!(cwd(None, "").unwrap(), "/");
+        assert_eq!(cwd(None, "/srv").unwrap(), "/srv");
+        assert_eq!(cwd(None, "srv").unwrap(), "/srv");
+        assert_eq!(cwd(Some("/own"), "/srv").unwrap(), "/own");
+        assert!(matches!(cwd(None, "/a\0"), Err(ResolveError::Nul { .. })));
+    }
+
+    #[test]
+    fn the_user_is_the_images_unless_the_manifest_says() {
+        let user = |user, group, image_user: &str| {
+            let security = Security { run_as_user: user, run_as_group: group, ..Security::default() };
+            let image = ImageDefaults { user: image_user.to_owned(), ..image() };
+            resolve_process(&ContainerSpec { security, ..spec() }, &image, "h").map(|process| process.user)
+        };
+        let table = [
+            (None, None, "", ""),
+            (None, None, "www:web", "www:web"),
+            (Some(5), None, "www:web", "5"),
+            (Some(5), Some(6), "www", "5:6"),
+            (None, Some(6), "www:web", "www:6"),
+            (None, Some(6), "", "0:6"),
+        ];
+        for (uid, gid, image_user, resolved) in table {
+            assert_eq!(user(uid, gid, image_user).unwrap(), resolved);
+        }
+        for bad in ["a b", "a\nb", "\u{1b}", &"x".repeat(300)] {
+            assert!(matches!(user(None, None, bad), Err(ResolveError::InvalidUser { .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn run_as_non_root_refuses_root_and_whoever_may_be_root() {
+        let check = |uid: Option<u32>, image_user: &str| {
+            let security = Security { run_as_user: uid, root_user: RootUser::Refused, ..Security::default() };
+            let image = ImageDefaults { user: image_user.to_owned(), ..image() };
+            resolve_process(&ContainerSpec { security, ..spec() }, &image, "h").map(|process| process.user)
+        };
+        for root in ["", "0", "0:5", "root", "root:x", "00", ":5"] {
+            assert!(matches!(check(None, root), Err(ResolveError::Root { .. })), "{root}");
+        }
+        assert!(matches!(check(Some(0), "5"), Err(ResolveError::Root { .. })));
+        for unknown in ["www", "4294967296", "+5", "-1"] {
+            assert!(matches!(check(None, unknown), Err(ResolveError::UnknownUser { .. })), "{unknown}");
+        }
+        assert_eq!(check(None, "7:0").unwrap(), "7:0");
+        assert_eq!(check(Some(7), "").unwrap(), "7");
+    }
+
+    #[test]
+    fn what_no_process_can_be_given_is_refused_before_it_grows() {
+        let mut env = vec![("V0".to_owned(), "x".repeat(1000))];
+        for n in 1..64 {
+            env.push((format!("V{n}"), format!("$(V{0})$(V{0})", n - 1)));
+        }
+        let env: Vec<EnvVar> = env.into_iter().map(|(name, value)| EnvVar { name, value }).collect();
+        let doubled = resolve_process(&ContainerSpec { env, ..spec() }, &image(), "h");
+        assert!(matches!(doubled, Err(ResolveError::TooLong { .. })), "{doubled:?}");
+
+        let big = "x".repeat(100_000);
+        let many = ContainerSpec { env: vars(&[("A", &big)]), args: texts(&["$(A)"; 10]), ..spec() };
+        assert!(matches!(resolve_process(&many, &image(), "h"), Err(ResolveError::TooMuch { .. })));
+
+        let huge = ImageDefaults { cmd: vec!["x".repeat(MAX_EXPANDED_LEN + 1)], ..image() };
+        assert!(matches!(resolve_process(&spec(), &huge, "h"), Err(ResolveError::TooLong { .. })));
+        let lots = ImageDefaults { env: (0..100_000).map(|n| format!("V{n}=xxxxxx")).collect(), ..image() };
+        assert!(matches!(resolve_process(&spec(), &lots, "h"), Err(ResolveError::TooMuch { .. })));
+        let nul = ImageDefaults { cmd: texts(&["a\0b"]), ..image() };
+        assert!(matches!(resolve_process(&spec(), &nul, "h"), Err(ResolveError::Nul { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_images_make_a_valid_process_or_an_error(
+            entrypoint in proptest::collection::vec(".{0,10}", 0..3),
+            cmd in proptest::collection::vec(".{0,10}", 0..3),
+            env in proptest::collection::vec("[A-C\0=ä$()]{0,8}", 0..6),
+            working_dir in "[/a.\0]{0,6}",
+            user in "[0-9a:\n ]{0,6}",
+        ) {
+            let image = ImageDefaults { entrypoint, cmd, env, working_dir, user };
+            if let Ok(process) = resolve_process(&spec(), &image, "h") {
+                prop_assert!(!process.args.is_empty() && !process.args[0].is_empty());
+                prop_assert!(process.cwd.starts_with('/'));
+                let texts = process.args.iter().chain(&process.env).chain([&process.cwd, &process.user]);
+                for text in texts {
+                    prop_assert!(!text.contains('\0'));
+                }
+                let names: std::collections::HashSet<_> = process.env.iter().map(|var| var.split('=').next()).collect();
+                prop_assert_eq!(names.len(), process.env.len());
             }
         }
     }
