@@ -311,7 +311,7 @@ impl Check<'_> {
             (Shape::TextMap, Value::Map(entries)) => Some(self.text_map(entries, place)),
             (shape, Value::Scalar { text, style }) => self.scalar(shape, text, *style, place),
             (shape, _) => {
-                self.report.add(place, format!("must be a {}", shape.describe()), "");
+                self.report.add(place, format!("must be {}", wanted(shape)), "");
                 None
             }
         }
@@ -386,11 +386,19 @@ impl Check<'_> {
             (shape, _) => {
                 let unquoted = matches!(scalar::kind(text), Kind::Int(_) | Kind::Bool(_));
                 let hint = if unquoted && style == Style::Quoted { "write it without quotes" } else { "" };
-                (format!("must be a {}, not {}", shape.describe(), quote(text)), hint.to_owned())
+                (format!("must be {}, not {}", wanted(shape), quote(text)), hint.to_owned())
             }
         };
         self.report.add(place, message, hint);
         None
+    }
+}
+
+/// The shape as the end of "must be".
+fn wanted(shape: Shape) -> String {
+    match shape {
+        Shape::Bool => shape.describe().to_owned(),
+        _ => format!("a {}", shape.describe()),
     }
 }
 

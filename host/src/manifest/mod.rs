@@ -4,7 +4,7 @@
 //! the size of the VM, and what a container finally runs ([`resolve_process`]).
 //! Must not know: images on disk, runtimes, hypervisors, the state directory.
 //!
-//! The way of a manifest: bytes -> [`node`] (a tree with positions) -> `k8s` (checked against the field table) ->
+//! The way of a manifest: bytes -> `node` (a tree with positions) -> `k8s` (checked against the field table) ->
 //! `build` -> [`plan::PodPlan`]. Every stage reports all the problems it finds.
 
 mod build;

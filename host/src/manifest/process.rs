@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 /// `PATH` when neither image nor manifest has one.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Bytes of all arguments and variables of one process together; what fits into a `config.json` even when escaped.
+/// Bytes of all arguments and variables of one process together, written as JSON: it must fit into a `config.json`.
 pub const MAX_PROCESS_BYTES: usize = 512 << 10;
 /// Longest user of an image, in bytes.
 const MAX_USER_LEN: usize = 256;
@@ -309,8 +309,18 @@ impl Resolve<'_> {
         if let Some((what, _)) = texts().find(|(_, text)| text.len() > super::expand::MAX_EXPANDED_LEN) {
             return Err(self.too_long(what.to_owned())(TooLong));
         }
-        self.check_total(texts().map(|(_, text)| text.len() + 1).sum())
+        self.check_total(texts().map(|(_, text)| json_len(text)).sum())
     }
+}
+
+/// Bytes of a text as a JSON string, with quotes and a comma; never too few.
+fn json_len(text: &str) -> usize {
+    let byte = |byte: u8| match byte {
+        b'"' | b'\\' => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    text.bytes().map(byte).sum::<usize>() + 3
 }
 
 /// Variables in the order of their first mention, each with its last value.
@@ -517,6 +527,8 @@ mod tests {
         assert!(matches!(resolve_process(&spec(), &huge, "h"), Err(ResolveError::TooLong { .. })));
         let lots = ImageDefaults { env: (0..100_000).map(|n| format!("V{n}=xxxxxx")).collect(), ..image() };
         assert!(matches!(resolve_process(&spec(), &lots, "h"), Err(ResolveError::TooMuch { .. })));
+        let escaped = ImageDefaults { cmd: vec!["\u{1}".repeat(100_000)], ..image() };
+        assert!(matches!(resolve_process(&spec(), &escaped, "h"), Err(ResolveError::TooMuch { .. })));
         let nul = ImageDefaults { cmd: texts(&["a\0b"]), ..image() };
         assert!(matches!(resolve_process(&spec(), &nul, "h"), Err(ResolveError::Nul { .. })));
     }
@@ -534,6 +546,9 @@ mod tests {
             if let Ok(process) = resolve_process(&spec(), &image, "h") {
                 prop_assert!(!process.args.is_empty() && !process.args[0].is_empty());
                 prop_assert!(process.cwd.starts_with('/'));
+                for text in &process.args {
+                    prop_assert!(serde_json::to_string(text).unwrap().len() < json_len(text));
+                }
                 let texts = process.args.iter().chain(&process.env).chain([&process.cwd, &process.user]);
                 for text in texts {
                     prop_assert!(!text.contains('\0'));

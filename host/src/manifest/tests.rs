@@ -328,7 +328,11 @@ fn what_yaml_readers_disagree_about_must_be_quoted() {
     }
     assert_problem(&container("    args: [null]\n"), "args[0]: must be a string");
     assert_problem(&container("    tty: yes\n"), "tty: must be true or false, not \"yes\" (write true)");
-    assert_problem(&container("    tty: 'true'\n"), "write it without quotes");
+    assert_problem(
+        &container("    tty: 'true'\n"),
+        "must be true or false, not \"true\" (write it without quotes)",
+    );
+    assert_problem(&container("    tty: [true]\n"), "tty: must be true or false");
     assert_problem(&container("    ports: [{containerPort: '80'}]\n"), "write it without quotes");
     assert_problem(&container("    ports: [{containerPort: 0120}]\n"), "must be a whole number");
     assert_problem(&container("    ports: [{containerPort: 1e3}]\n"), "must be a whole number");
