@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 /// Whose fault; decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     /// 1.
     User,
     /// 3.
@@ -23,7 +23,7 @@ pub enum Kind {
 
 /// A failed verb.
 #[derive(Debug)]
-pub struct CliError {
+pub(super) struct CliError {
     kind: Kind,
     message: String,
     causes: Vec<String>,
@@ -33,12 +33,12 @@ pub struct CliError {
 
 impl CliError {
     /// From a message.
-    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+    pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), causes: Vec::new(), hint: None, console: Vec::new() }
     }
 
     /// From an error and its causes.
-    pub fn of(kind: Kind, error: &(dyn Error + 'static)) -> Self {
+    pub(super) fn of(kind: Kind, error: &(dyn Error + 'static)) -> Self {
         let mut causes: Vec<String> = Vec::new();
         let mut next = error.source();
         while let Some(cause) = next {
@@ -54,13 +54,13 @@ impl CliError {
 
     /// With what to do about it.
     #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
     /// A failed run; `internal` is the code for what is not the user's fault.
-    pub fn of_failure(failure: Failure, internal: Kind) -> Self {
+    pub(super) fn of_failure(failure: Failure, internal: Kind) -> Self {
         let kind = match failure.blame {
             Blame::User => Kind::User,
             Blame::Environment => Kind::Environment,
@@ -72,7 +72,7 @@ impl CliError {
     }
 
     /// Prints it and gives the exit code.
-    pub fn report(&self) -> ExitCode {
+    pub(super) fn report(&self) -> ExitCode {
         let mut text = format!("Error: {}\n", harmless(&self.message));
         for cause in &self.causes {
             text.push_str(&format!("Caused by: {}\n", harmless(cause)));

@@ -16,29 +16,29 @@ fn settle(result: io::Result<()>) {
 }
 
 /// Prints a line of output.
-pub fn line(text: &str) {
+pub(super) fn line(text: &str) {
     bytes(format!("{text}\n").as_bytes());
 }
 
 /// Writes raw output.
-pub fn bytes(bytes: &[u8]) {
+pub(super) fn bytes(bytes: &[u8]) {
     let mut out = io::stdout().lock();
     settle(out.write_all(bytes).and_then(|()| out.flush()));
 }
 
 /// Writes raw error output (a container's).
-pub fn error_bytes(bytes: &[u8]) {
+pub(super) fn error_bytes(bytes: &[u8]) {
     let mut out = io::stderr().lock();
     settle(out.write_all(bytes).and_then(|()| out.flush()));
 }
 
 /// Tells a person what is going on.
-pub fn note(text: &str) {
+pub(super) fn note(text: &str) {
     error_bytes(format!("{text}\n").as_bytes());
 }
 
 /// The beginning of a container's line: its name padded to `width`, in its colour on a terminal.
-pub fn prefix(name: &str, index: usize, width: usize, to: Stream) -> String {
+pub(super) fn prefix(name: &str, index: usize, width: usize, to: Stream) -> String {
     let terminal = match to {
         Stream::Out => io::stdout().is_terminal(),
         Stream::Error => io::stderr().is_terminal(),
@@ -52,7 +52,7 @@ pub fn prefix(name: &str, index: usize, width: usize, to: Stream) -> String {
 
 /// Which output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
+pub(super) enum Stream {
     /// Standard output.
     Out,
     /// Standard error.
@@ -60,7 +60,7 @@ pub enum Stream {
 }
 
 /// Prints rows in columns, the first row being the head.
-pub fn table(rows: &[Vec<String>]) {
+pub(super) fn table(rows: &[Vec<String>]) {
     let columns = rows.first().map_or(0, Vec::len);
     let widths: Vec<usize> = (0..columns)
         .map(|column| rows.iter().map(|row| row.get(column).map_or(0, |cell| cell.chars().count())).max().unwrap_or(0))
@@ -75,7 +75,7 @@ pub fn table(rows: &[Vec<String>]) {
 }
 
 /// A length of time, short: `5s`, `3m`, `2h`, `4d`.
-pub fn age(ms: u64) -> String {
+pub(super) fn age(ms: u64) -> String {
     match ms / 1000 {
         secs @ 0..120 => format!("{secs}s"),
         secs @ 120..7200 => format!("{}m", secs / 60),
@@ -86,7 +86,7 @@ pub fn age(ms: u64) -> String {
 
 /// A number of bytes, short: `12.3MiB`.
 #[allow(clippy::cast_precision_loss, reason = "it is rounded to one decimal anyway")]
-pub fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     let mut value = bytes as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if value < 1024.0 {

@@ -51,7 +51,6 @@ pub(super) struct Reactor<'a> {
     deadline: Option<Instant>,
     waiting: Vec<Sender<()>>,
     sandbox: Option<SandboxView>,
-    grace_ms: u64,
     /// The state as it was written last, so that a flood of empty events writes nothing.
     written: Option<PodState>,
 }
@@ -85,7 +84,7 @@ impl<'a> Reactor<'a> {
         })
         .map_err(|error| nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
         let machine = Machine::new(&names);
-        Ok(Self { link, machine, inbox, outbox, deadline: None, waiting: Vec::new(), sandbox: None, grace_ms, written: None })
+        Ok(Self { link, machine, inbox, outbox, deadline: None, waiting: Vec::new(), sandbox: None, written: None })
     }
 
     /// Runs the loop until the pod has ended, and takes away all but its record. Returns the pod's exit code.

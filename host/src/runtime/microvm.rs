@@ -247,7 +247,7 @@ fn bake(pod: &PodToPrepare<'_>, partitions: &[u32], path: &Path) -> Result<u64, 
     for ((container, image), partition) in plan.containers.iter().zip(pod.images).zip(partitions) {
         let process = resolve(plan, container, image)?;
         let config = oci::container_config(plan, container, &process);
-        files.push(json(&container_config(&container.name), &config)?);
+        files.push(capped(&container_config(&container.name), oci::to_json(&config))?);
         containers.push(ContainerPlan {
             name: container.name.clone(),
             image_partition: *partition,
@@ -293,7 +293,11 @@ fn relative(path: &str) -> String {
 }
 
 fn json<T: serde::Serialize>(path: &str, value: &T) -> Result<(String, Vec<u8>), RuntimeError> {
-    let bytes = serde_json::to_vec(value).map_err(|source| RuntimeError::Json { what: path.to_owned(), source })?;
+    capped(path, serde_json::to_vec(value))
+}
+
+fn capped(path: &str, bytes: serde_json::Result<Vec<u8>>) -> Result<(String, Vec<u8>), RuntimeError> {
+    let bytes = bytes.map_err(|source| RuntimeError::Json { what: path.to_owned(), source })?;
     if bytes.len() > MAX_PLAN_SIZE {
         return Err(RuntimeError::TooLarge { what: path.to_owned(), size: bytes.len() });
     }
