@@ -97,7 +97,8 @@ mod tests {
 
     #[test]
     fn both_forms_with_and_without_a_choice() {
-        let oci = |dir: &str, tag: Option<&str>| Source::OciLayout { dir: dir.into(), tag: tag.map(str::to_owned) };
+        let oci =
+            |dir: &str, tag: Option<&str>| Source::OciLayout { dir: dir.into(), tag: tag.map(str::to_owned) };
         assert_eq!("oci:/tmp/x".parse(), Ok(oci("/tmp/x", None)));
         assert_eq!("oci:x:latest".parse(), Ok(oci("x", Some("latest"))));
         assert_eq!("oci:x:docker.io/a/b:1".parse(), Ok(oci("x", Some("docker.io/a/b:1"))));

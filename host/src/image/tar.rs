@@ -231,7 +231,11 @@ impl<R: Skip> TarReader<R> {
     }
 
     /// The map of a sparse file and the size of every file.
-    fn sparse(&mut self, block: &Block, extended: &pax::Extended) -> Result<(Option<Vec<Segment>>, u64), TarError> {
+    fn sparse(
+        &mut self,
+        block: &Block,
+        extended: &pax::Extended,
+    ) -> Result<(Option<Vec<Segment>>, u64), TarError> {
         let (map, size) = if block.typeflag() == b'S' {
             let mut map = block.sparse_map()?;
             let mut more = block.sparse_extended();

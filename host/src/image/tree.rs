@@ -10,6 +10,8 @@ mod path;
 
 pub use attributes::{Attributes, Device, Kept, Timestamp, Xattr};
 pub use error::TreeError;
+pub(super) use error::text;
+pub(super) use path::check_target;
 pub use path::{EntryPath, MAX_NAME_LEN, MAX_PATH_LEN, MAX_TARGET_LEN};
 
 use super::erofs::FileData;
@@ -333,11 +335,9 @@ impl Tree {
     /// The directories from the root to where `components` lead; None when something is missing.
     fn walk(&self, components: &[&[u8]]) -> Result<Option<Vec<InodeId>>, Fault> {
         let mut walk = Walk::new(components);
-        loop {
-            match walk.step(self)? {
-                Step::Arrived => return Ok(Some(walk.stack)),
-                Step::Missing(_) => return Ok(None),
-            }
+        match walk.step(self)? {
+            Step::Arrived => Ok(Some(walk.stack)),
+            Step::Missing(_) => Ok(None),
         }
     }
 
@@ -449,9 +449,7 @@ enum Fault {
 impl Fault {
     fn on(self, path: &EntryPath<'_>) -> TreeError {
         match self {
-            Self::NotADirectory(name) => {
-                TreeError::NotADirectory { path: path.text(), name: error::text(&name) }
-            }
+            Self::NotADirectory(name) => TreeError::NotADirectory { path: path.text(), name: text(&name) },
             Self::Loop => TreeError::SymlinkLoop { path: path.text() },
             Self::Tree(error) => error,
         }

@@ -149,6 +149,7 @@ impl<W: Write + Seek> DataArea<W> {
     }
 
     /// Ends the file: exactly the announced bytes must have come.
+    #[allow(clippy::needless_pass_by_value, reason = "an ended file cannot be written any more")]
     pub fn end(&mut self, slot: FileSlot) -> Result<FileData, ErofsError> {
         if slot.written != slot.data.size {
             return Err(ErofsError::Length { announced: slot.data.size, written: slot.written });

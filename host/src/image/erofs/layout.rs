@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{Seek, Write};
 
 /// The root is the first inode of the metadata area, behind one empty slot pair: inode number 0 would look deleted.
-const FIRST_INODE: u64 = 64;
+const FIRST_INODE: u64 = ROOT_NID as u64 * SLOT;
+const ROOT_NID: u16 = 2;
 /// Blocks with room that are kept open for small inodes.
 const OPEN_BLOCKS: usize = 16;
 
@@ -45,7 +46,7 @@ pub fn finish<W: Write + Seek>(
     let sb = Super {
         blocks: u32::try_from(size / BLOCK).map_err(|_| data.too_large())?,
         meta_block: plan.meta_block,
-        root_nid: (FIRST_INODE / SLOT) as u16,
+        root_nid: ROOT_NID,
         inodes: plan.placed.len() as u64,
         uuid,
     };

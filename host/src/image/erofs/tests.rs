@@ -13,7 +13,7 @@ fn small(files: &[(&str, &[u8])]) -> Result<Vec<u8>, ErofsError> {
 
 #[test]
 fn the_same_files_in_any_order_give_the_same_bytes_and_others_do_not() {
-    let (a, b): ((&str, &[u8]), (&str, &[u8])) = (("pod/spec.json", b"{}"), ("pod/etc/hosts", b"127.0.0.1"));
+    let [a, b] = [("pod/spec.json", b"{}".as_slice()), ("pod/etc/hosts", b"127.0.0.1")];
     assert_eq!(small(&[a, b]).unwrap(), small(&[b, a]).unwrap());
     assert_ne!(
         small(&[a]).unwrap()[..4096],

@@ -117,7 +117,11 @@ impl Block {
         self.unsigned(483..495, "size").and_then(check_size)
     }
 
-    fn unsigned<T: TryFrom<i64>>(&self, range: std::ops::Range<usize>, field: &'static str) -> Result<T, TarError> {
+    fn unsigned<T: TryFrom<i64>>(
+        &self,
+        range: std::ops::Range<usize>,
+        field: &'static str,
+    ) -> Result<T, TarError> {
         number(&self.0[range]).and_then(|number| T::try_from(number).ok()).ok_or(TarError::Field { field })
     }
 }
@@ -140,7 +144,8 @@ pub(super) fn number(field: &[u8]) -> Option<i64> {
         return text.iter().try_fold(0i64, |sum, byte| sum.checked_mul(8)?.checked_add(digit(*byte)?));
     }
     // The first byte's highest bit is the mark, the next one the sign.
-    let start = if first & 0x40 == 0 { i64::from(first & 0x3f) } else { i64::from((first | 0x80).cast_signed()) };
+    let start =
+        if first & 0x40 == 0 { i64::from(first & 0x3f) } else { i64::from((first | 0x80).cast_signed()) };
     field[1..].iter().try_fold(start, |sum, byte| sum.checked_mul(256)?.checked_add(i64::from(*byte)))
 }
 
@@ -166,8 +171,8 @@ mod tests {
         #[test]
         fn no_block_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), BLOCK)) {
             let block = Block::new(bytes.try_into().unwrap());
-            let _ = (block.check_sum(), block.name(), block.link(), block.mode(), block.uid(), block.gid());
-            let _ = (block.size(), block.mtime(), block.device(), block.sparse_map(), block.sparse_size());
+            drop((block.check_sum(), block.name(), block.link(), block.mode(), block.uid(), block.gid()));
+            drop((block.size(), block.mtime(), block.device(), block.sparse_map(), block.sparse_size()));
         }
 
         #[test]

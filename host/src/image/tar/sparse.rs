@@ -111,7 +111,12 @@ mod tests {
 
     #[test]
     fn maps_that_contradict_themselves_are_refused() {
-        let map = |pairs: &[(u64, u64)]| pairs.iter().map(|(offset, length)| Segment { offset: *offset, length: *length }).collect::<Vec<_>>();
+        let map = |pairs: &[(u64, u64)]| {
+            pairs
+                .iter()
+                .map(|(offset, length)| Segment { offset: *offset, length: *length })
+                .collect::<Vec<_>>()
+        };
         assert!(check(&map(&[(0, 10), (20, 5), (30, 0)]), 30, 15).is_ok());
         assert!(check(&map(&[(0, 10), (5, 10)]), 30, 20).is_err(), "overlap");
         assert!(check(&map(&[(0, 31)]), 30, 31).is_err(), "beyond the end");

@@ -44,8 +44,14 @@ fn data(reader: &mut TarReader<&[u8]>) -> Vec<u8> {
 
 #[test]
 fn entries_and_their_data_in_order() {
-    let archive =
-        [block("a", b'0', 3, ""), padded(b"abc"), block("d/", b'5', 99, ""), block("l", b'2', 0, "a"), vec![0; 1024]].concat();
+    let archive = [
+        block("a", b'0', 3, ""),
+        padded(b"abc"),
+        block("d/", b'5', 99, ""),
+        block("l", b'2', 0, "a"),
+        vec![0; 1024],
+    ]
+    .concat();
     let mut reader = TarReader::new(archive.as_slice());
     let a = reader.next().unwrap().unwrap();
     assert_eq!((a.path.as_slice(), a.mode, a.uid, a.gid, a.size), (b"a".as_slice(), 0o4755, 1000, 1001, 3));
@@ -70,10 +76,17 @@ fn data_that_is_not_read_is_left_out() {
 #[test]
 fn long_names_of_both_dialects() {
     let long = "x/".repeat(200) + "end";
-    let gnu = [block("././@LongLink", b'L', long.len() as u64 + 1, ""), padded(&[long.as_bytes(), b"\0"].concat()), block("short", b'0', 0, "")].concat();
+    let gnu = [
+        block("././@LongLink", b'L', long.len() as u64 + 1, ""),
+        padded(&[long.as_bytes(), b"\0"].concat()),
+        block("short", b'0', 0, ""),
+    ]
+    .concat();
     assert_eq!(TarReader::new(gnu.as_slice()).next().unwrap().unwrap().path, long.as_bytes());
     let record = format!("{} path={long}\n", long.len() + 10);
-    let pax = [block("pax", b'x', record.len() as u64, ""), padded(record.as_bytes()), block("short", b'0', 0, "")].concat();
+    let pax =
+        [block("pax", b'x', record.len() as u64, ""), padded(record.as_bytes()), block("short", b'0', 0, "")]
+            .concat();
     assert_eq!(TarReader::new(pax.as_slice()).next().unwrap().unwrap().path, long.as_bytes());
     let mut prefixed = block("name", b'0', 0, "");
     prefixed[345..351].copy_from_slice(b"prefix");
@@ -84,8 +97,14 @@ fn long_names_of_both_dialects() {
 #[test]
 fn the_size_of_pax_counts_for_the_position_of_the_next_entry() {
     let record = b"12 size=600\n";
-    let archive =
-        [block("pax", b'x', 12, ""), padded(record), block("a", b'0', 0, ""), vec![1; 1024], block("b", b'0', 0, "")].concat();
+    let archive = [
+        block("pax", b'x', 12, ""),
+        padded(record),
+        block("a", b'0', 0, ""),
+        vec![1; 1024],
+        block("b", b'0', 0, ""),
+    ]
+    .concat();
     let mut reader = TarReader::new(archive.as_slice());
     assert_eq!(reader.next().unwrap().unwrap().size, 600);
     assert_eq!(reader.next().unwrap().unwrap().path, b"b");
@@ -100,7 +119,10 @@ fn damage_is_an_error_of_its_kind() {
     assert!(matches!(next(&wrong), TarError::Checksum));
     assert!(matches!(next(&good[..100]), TarError::Truncated));
     assert!(matches!(next(b"hello"), TarError::Truncated));
-    assert!(matches!(next(&[&[0; 512], good.as_slice()].concat()), TarError::Checksum), "one zero block, then more");
+    assert!(
+        matches!(next(&[&[0; 512], good.as_slice()].concat()), TarError::Checksum),
+        "one zero block, then more"
+    );
     assert!(matches!(next(&block("a", b'Z', 0, "")), TarError::Type { typeflag: 'Z' }));
     assert!(matches!(next(&block("a", b'x', 2 << 20, "")), TarError::ExtendedTooLarge));
     assert!(matches!(next(&[block("a", b'x', 6, ""), padded(b"6 a=b\n")].concat()), TarError::Dangling));
@@ -123,10 +145,20 @@ fn sparse_files_as_gnu_tar_writes_them() {
     }
     file.set_len(3_000_000).unwrap();
     let expected = std::fs::read(dir.path().join("s")).unwrap();
-    let formats: [&[&str]; 4] =
-        [&["--format=gnu"], &["--format=pax", "--sparse-version=0.0"], &["--format=pax", "--sparse-version=0.1"], &["--format=pax", "--sparse-version=1.0"]];
+    let formats: [&[&str]; 4] = [
+        &["--format=gnu"],
+        &["--format=pax", "--sparse-version=0.0"],
+        &["--format=pax", "--sparse-version=0.1"],
+        &["--format=pax", "--sparse-version=1.0"],
+    ];
     for format in formats {
-        let output = Command::new("tar").args(["-S", "-c", "-C"]).arg(dir.path()).args(format).arg("s").output().unwrap();
+        let output = Command::new("tar")
+            .args(["-S", "-c", "-C"])
+            .arg(dir.path())
+            .args(format)
+            .arg("s")
+            .output()
+            .unwrap();
         assert!(output.status.success());
         assert!(output.stdout.len() < 600_000, "not written sparse");
         let mut reader = TarReader::new(output.stdout.as_slice());
@@ -137,7 +169,7 @@ fn sparse_files_as_gnu_tar_writes_them() {
         let mut content = vec![0; 3_000_000];
         let mut at = 0;
         for segment in map {
-            let (offset, length) = (segment.offset as usize, segment.length as usize);
+            let [offset, length] = [segment.offset, segment.length].map(|n| usize::try_from(n).unwrap());
             content[offset..offset + length].copy_from_slice(&stored[at..at + length]);
             at += length;
         }

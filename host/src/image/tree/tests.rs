@@ -212,7 +212,7 @@ mod properties {
             let mut tree = Tree::new();
             for op in ops {
                 let at = |tree: &mut Tree, p: &str| tree.locate(&path(p));
-                let _ = match op {
+                drop(match op {
                     Op::Fifo(p) => at(&mut tree, &p).and_then(|place| tree.insert(&place, Attributes::plain(0), Content::Fifo)),
                     Op::Dir(p) => at(&mut tree, &p).and_then(|place| tree.put_directory(&place, Attributes::plain(0))),
                     Op::Link(p, t) => at(&mut tree, &p)
@@ -221,7 +221,7 @@ mod properties {
                     Op::White(p, n) => tree.whiteout(&path(&p), n.as_bytes()),
                     Op::Opaque(p) => tree.opaque(&path(&p)),
                     Op::Layer => { tree.begin_layer(); Ok(()) }
-                };
+                });
                 let mut names = vec![0u32; tree.id_bound()];
                 let (mut count, mut metadata, mut stack) = (0, 0, vec![Tree::ROOT]);
                 while let Some(id) = stack.pop() {

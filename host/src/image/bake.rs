@@ -1,0 +1,216 @@
+//! Layers into one EROFS file, in one pass.
+//!
+//! Beside the layers' own files an image gets the places where a runtime mounts things, when they are missing: `/proc`,
+//! `/dev`, `/sys`, `/etc` (0755), `/tmp` (1777), and empty `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf` (0644). A
+//! read-only root could not get them later. What an image has is never changed.
+
+use super::blob::{BlobError, LayerBlob, LayerStream};
+use super::digest::{Digest, Hasher};
+use super::erofs::{self, DataArea, ErofsError, format, zero_by_writing};
+use super::layer::{self, LayerError};
+use super::tar::{Skip, TarReader};
+use super::tree::{Attributes, Content, Directory, EntryPath, Tree, TreeError};
+use magikvm_proto::limits::MAX_ROOTFS_SIZE;
+use nix::fcntl::{FallocateFlags, fallocate};
+use std::fs::File;
+use std::io::{self, BufRead, Read};
+use std::os::unix::fs::FileExt;
+use tempfile::SpooledTempFile;
+
+/// Changes whenever the same layers give other bytes than before: old files are then not used for new imports.
+const RECIPE: &str = "magikvm-rootfs-1";
+/// Bytes of file tails that are held in memory before they go to a scratch file.
+pub(super) const TAILS_IN_MEMORY: usize = 16 << 20;
+/// Stored bytes between two reports of progress.
+const REPORT_EVERY: u64 = 1 << 20;
+
+const DIRECTORIES: [(&str, u16); 5] =
+    [("proc", 0o755), ("dev", 0o755), ("sys", 0o755), ("etc", 0o755), ("tmp", 0o1777)];
+const FILES: [&str; 3] = ["etc/hosts", "etc/hostname", "etc/resolv.conf"];
+
+/// Why layers could not be baked.
+#[derive(Debug, thiserror::Error)]
+pub enum BakeError {
+    /// One of the layers.
+    #[error("layer {number} of {of} ({diff_id}) cannot be used")]
+    Layer {
+        /// Counted from 1, bottom first.
+        number: usize,
+        /// How many there are.
+        of: usize,
+        /// Its unpacked digest.
+        diff_id: Digest,
+        /// Why.
+        #[source]
+        source: Box<PartError>,
+    },
+    /// The image as a whole.
+    #[error("the root file system cannot be written")]
+    Erofs(#[from] ErofsError),
+    /// What is baked cannot be read again for its digest.
+    #[error("the root file system cannot be read back")]
+    ReadBack(#[source] io::Error),
+}
+
+/// What is wrong with a layer.
+#[derive(Debug, thiserror::Error)]
+pub enum PartError {
+    /// Its blob.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// Its content.
+    #[error(transparent)]
+    Content(#[from] LayerError),
+}
+
+/// A baked root file system.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Baked {
+    /// Bytes of the file.
+    pub(super) size: u64,
+    /// Digest of the file.
+    pub(super) sha256: Digest,
+}
+
+/// Names the root file system that these layers give, without baking it.
+pub(super) fn key(diff_ids: &[Digest]) -> Digest {
+    let mut hasher = Hasher::default();
+    hasher.update(RECIPE.as_bytes());
+    for diff_id in diff_ids {
+        hasher.update(b"\n");
+        hasher.update(diff_id.to_string().as_bytes());
+    }
+    hasher.finish()
+}
+
+/// Merges the layers into `out`. `progress` gets (layer counted from 1, its stored bytes read so far).
+pub(super) fn bake(
+    layers: &[LayerBlob],
+    key: &Digest,
+    out: &mut File,
+    tails: SpooledTempFile,
+    progress: &mut dyn FnMut(usize, u64),
+) -> Result<Baked, BakeError> {
+    let mut tree = Tree::new();
+    let mut data = DataArea::new(&mut *out, MAX_ROOTFS_SIZE, tails, punch);
+    for (number, blob) in (1..).zip(layers) {
+        one_layer(blob, &mut tree, &mut data, &mut |done| progress(number, done)).map_err(|source| {
+            BakeError::Layer { number, of: layers.len(), diff_id: blob.diff_id, source: Box::new(source) }
+        })?;
+    }
+    add_mount_points(&mut tree, &mut data)?;
+    let size = erofs::finish(&mut data, &tree, format::uuid(key))?;
+    drop(data);
+    let written = |action| move |source| BakeError::Erofs(ErofsError::Io { action, source });
+    out.set_len(size).map_err(written("set the size of the file system image"))?;
+    Ok(Baked { size, sha256: digest_of(out).map_err(BakeError::ReadBack)? })
+}
+
+fn one_layer(
+    blob: &LayerBlob,
+    tree: &mut Tree,
+    data: &mut DataArea<&mut File>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(), PartError> {
+    std::thread::scope(|scope| {
+        let stream = Reported { inner: LayerStream::start(scope, blob.clone()), reported: 0, progress };
+        let mut tar = TarReader::new(stream);
+        let applied = layer::apply(&mut tar, tree, data);
+        let mut stream = tar.into_inner().inner;
+        match applied {
+            Ok(()) => Ok(stream.finish()?),
+            // The blob's own error says more than the read that failed because of it.
+            Err(error) => Err(stream.take_error().map_or(PartError::Content(error), PartError::Blob)),
+        }
+    })
+}
+
+/// Tells about progress while a layer is read.
+struct Reported<'a> {
+    inner: LayerStream,
+    reported: u64,
+    progress: &'a mut dyn FnMut(u64),
+}
+
+impl Read for Reported<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.inner.read(buffer)
+    }
+}
+
+impl BufRead for Reported<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let done = self.inner.done();
+        if done >= self.reported + REPORT_EVERY {
+            self.reported = done;
+            (self.progress)(done);
+        }
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.inner.consume(amount);
+    }
+}
+
+impl Skip for Reported<'_> {}
+
+fn add_mount_points(tree: &mut Tree, data: &mut DataArea<&mut File>) -> Result<(), ErofsError> {
+    for (path, mode) in DIRECTORIES {
+        add(tree, path, mode, |_| Ok(Content::Directory(Directory::default())))?;
+    }
+    for path in FILES {
+        add(tree, path, 0o644, |attributes| {
+            let slot = data.begin(0, format::inode_len(&attributes.xattrs))?;
+            data.end(slot).map(Content::File)
+        })?;
+    }
+    Ok(())
+}
+
+/// Adds something where nothing is. A place that cannot be reached (`/etc` is a file, or a link in a circle) is left.
+fn add(
+    tree: &mut Tree,
+    path: &str,
+    mode: u16,
+    content: impl FnOnce(&Attributes) -> Result<Content, ErofsError>,
+) -> Result<(), ErofsError> {
+    let place = match tree.locate(&EntryPath::parse(path.as_bytes())?) {
+        Ok(place) => place,
+        Err(TreeError::NotADirectory { .. } | TreeError::SymlinkLoop { .. }) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    if tree.get(&place).is_none() {
+        let attributes = Attributes::plain(mode);
+        let content = content(&attributes)?;
+        tree.insert(&place, attributes, content)?;
+    }
+    Ok(())
+}
+
+/// Zeros in a file: a hole where the file system can make one.
+fn punch(file: &mut &mut File, offset: u64, length: u64) -> io::Result<()> {
+    if let (Ok(start), Ok(len)) = (offset.try_into(), length.try_into()) {
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        if fallocate(&**file, flags, start, len).is_ok() {
+            return Ok(());
+        }
+    }
+    zero_by_writing(file, offset, length)
+}
+
+/// The digest of a whole file, wherever its position is.
+pub(super) fn digest_of(file: &File) -> io::Result<Digest> {
+    let mut hasher = Hasher::default();
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    loop {
+        match file.read_at(&mut buffer, at)? {
+            0 => return Ok(hasher.finish()),
+            got => {
+                hasher.update(&buffer[..got]);
+                at += got as u64;
+            }
+        }
+    }
+}

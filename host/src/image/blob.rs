@@ -1,0 +1,294 @@
+//! Layer blobs as verified, unpacked streams: decompression and hashing of what is stored run in a thread of their own,
+//! with a few buffers between it and the reader, so memory use does not grow with the layer.
+
+use super::digest::{Digest, Hasher};
+use super::document::Compression;
+use super::tar::Skip;
+use magikvm_proto::limits::MAX_LAYER_SIZE;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread::Scope;
+
+/// Bytes of one buffer between the threads, and how many may wait.
+const CHUNK: usize = 256 << 10;
+const CHUNKS: usize = 8;
+/// Window of zstd frames, as a power of two: 64 MiB. Larger ones would take more memory than they are worth.
+const ZSTD_WINDOW_LOG: u32 = 26;
+
+/// What is wrong with a blob.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// It cannot be read.
+    #[error("cannot read the blob")]
+    Read(#[source] io::Error),
+    /// It cannot be decompressed.
+    #[error("the blob is no {format} data, or damaged")]
+    Decompress {
+        /// As declared or found.
+        format: &'static str,
+        /// The decoder's words.
+        #[source]
+        source: io::Error,
+    },
+    /// What is stored is not what was announced.
+    #[error("the blob has the digest {found}, not {expected}")]
+    Digest {
+        /// As announced.
+        expected: Digest,
+        /// As computed.
+        found: Digest,
+    },
+    /// What is unpacked is not what the configuration says.
+    #[error("the unpacked layer has the digest {found}, the image's configuration says {expected}")]
+    DiffId {
+        /// As in the configuration.
+        expected: Digest,
+        /// As computed.
+        found: Digest,
+    },
+    /// Unpacked it would be too large.
+    #[error("the layer is larger than {MAX_LAYER_SIZE} bytes when unpacked")]
+    TooLarge,
+    /// The thread that unpacks ended without a word.
+    #[error("the layer's decompression stopped")]
+    Stopped,
+}
+
+/// A stored layer: a whole file, or a part of an archive.
+#[derive(Debug, Clone)]
+pub(super) struct LayerBlob {
+    pub(super) file: Arc<File>,
+    pub(super) offset: u64,
+    pub(super) length: u64,
+    /// Of what is stored; archives of `docker save` have none.
+    pub(super) digest: Option<Digest>,
+    pub(super) compression: Compression,
+    /// Of what is unpacked.
+    pub(super) diff_id: Digest,
+}
+
+/// What a blob's first bytes say about its compression.
+pub(super) fn sniff(start: &[u8]) -> Compression {
+    if start.starts_with(&[0x1f, 0x8b]) {
+        Compression::Gzip
+    } else if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        Compression::Zstd
+    } else {
+        Compression::None
+    }
+}
+
+/// The stored bytes, counted and hashed.
+struct Stored {
+    blob: LayerBlob,
+    at: u64,
+    hasher: Option<Hasher>,
+    done: Arc<AtomicU64>,
+}
+
+impl Read for Stored {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.blob.length - self.at).unwrap_or(usize::MAX);
+        let want = left.min(buffer.len());
+        let got = self.blob.file.read_at(&mut buffer[..want], self.blob.offset + self.at)?;
+        if got == 0 && want > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&buffer[..got]);
+        }
+        self.at += got as u64;
+        self.done.store(self.at, Ordering::Relaxed);
+        Ok(got)
+    }
+}
+
+enum Decoder {
+    None(Stored),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<BufReader<Stored>>>),
+    Zstd(zstd::stream::read::Decoder<'static, BufReader<Stored>>),
+}
+
+impl Decoder {
+    fn new(stored: Stored) -> Result<Self, BlobError> {
+        let buffered = |stored| BufReader::with_capacity(CHUNK, stored);
+        Ok(match stored.blob.compression {
+            Compression::None => Self::None(stored),
+            Compression::Gzip => Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(buffered(stored)))),
+            Compression::Zstd => {
+                let broken = |source| BlobError::Decompress { format: "zstd", source };
+                let mut decoder =
+                    zstd::stream::read::Decoder::with_buffer(buffered(stored)).map_err(broken)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(broken)?;
+                Self::Zstd(decoder)
+            }
+        })
+    }
+
+    /// Fills the buffer as far as there is data.
+    fn fill(&mut self, buffer: &mut Vec<u8>) -> Result<(), BlobError> {
+        buffer.clear();
+        let (reader, format): (&mut dyn Read, _) = match self {
+            Self::None(stored) => (stored, None),
+            Self::Gzip(decoder) => (decoder, Some("gzip")),
+            Self::Zstd(decoder) => (decoder, Some("zstd")),
+        };
+        reader.take(CHUNK as u64).read_to_end(buffer).map_err(|source| match format {
+            Some(format) => BlobError::Decompress { format, source },
+            None => BlobError::Read(source),
+        })?;
+        Ok(())
+    }
+
+    fn into_stored(self) -> Stored {
+        match self {
+            Self::None(stored) => stored,
+            Self::Gzip(decoder) => decoder.into_inner().into_inner(),
+            Self::Zstd(decoder) => decoder.finish().into_inner(),
+        }
+    }
+}
+
+/// The thread: unpacks the blob and checks what was stored. Ends early when nobody reads any more.
+fn unpack(
+    blob: LayerBlob,
+    done: Arc<AtomicU64>,
+    full: &SyncSender<Result<Vec<u8>, BlobError>>,
+    empty: &Receiver<Vec<u8>>,
+) {
+    let result = (|| {
+        let expected = blob.digest;
+        let mut decoder =
+            Decoder::new(Stored { blob, at: 0, hasher: expected.map(|_| Hasher::default()), done })?;
+        let mut total = 0;
+        loop {
+            let mut buffer = empty.try_recv().unwrap_or_else(|_| Vec::with_capacity(CHUNK));
+            decoder.fill(&mut buffer)?;
+            if buffer.is_empty() {
+                break;
+            }
+            total += buffer.len() as u64;
+            if total > MAX_LAYER_SIZE {
+                return Err(BlobError::TooLarge);
+            }
+            if full.send(Ok(buffer)).is_err() {
+                return Ok(());
+            }
+        }
+        let mut stored = decoder.into_stored();
+        // A decoder stops at the end of its data; the digest is that of the whole blob.
+        io::copy(&mut stored, &mut io::sink()).map_err(BlobError::Read)?;
+        match (expected, stored.hasher.map(Hasher::finish)) {
+            (Some(expected), Some(found)) if expected != found => Err(BlobError::Digest { expected, found }),
+            _ => Ok(()),
+        }
+    })();
+    // An empty buffer is the end, after everything was checked. Nobody listening is fine.
+    drop(full.send(result.map(|()| Vec::new())));
+}
+
+/// A layer's unpacked bytes.
+pub(super) struct LayerStream {
+    full: Receiver<Result<Vec<u8>, BlobError>>,
+    empty: Sender<Vec<u8>>,
+    chunk: Vec<u8>,
+    at: usize,
+    ended: bool,
+    hasher: Hasher,
+    diff_id: Digest,
+    done: Arc<AtomicU64>,
+    error: Option<BlobError>,
+}
+
+impl LayerStream {
+    /// Starts unpacking in a thread of the scope. Dropping the stream ends the thread.
+    pub(super) fn start<'scope>(scope: &'scope Scope<'scope, '_>, blob: LayerBlob) -> Self {
+        let (full_in, full) = sync_channel(CHUNKS);
+        let (empty, empty_out) = channel();
+        let done = Arc::new(AtomicU64::new(0));
+        let diff_id = blob.diff_id;
+        let counter = Arc::clone(&done);
+        scope.spawn(move || unpack(blob, counter, &full_in, &empty_out));
+        Self {
+            full,
+            empty,
+            chunk: Vec::new(),
+            at: 0,
+            ended: false,
+            hasher: Hasher::default(),
+            diff_id,
+            done,
+            error: None,
+        }
+    }
+
+    /// Stored bytes read so far.
+    pub(super) fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// The error that a read only hinted at.
+    pub(super) fn take_error(&mut self) -> Option<BlobError> {
+        self.error.take()
+    }
+
+    /// Reads what is left behind the archive and checks both digests.
+    pub(super) fn finish(mut self) -> Result<(), BlobError> {
+        loop {
+            match self.fill_buf() {
+                Ok([]) => break,
+                Ok(chunk) => {
+                    let length = chunk.len();
+                    self.consume(length);
+                }
+                Err(error) => return Err(self.error.take().unwrap_or(BlobError::Read(error))),
+            }
+        }
+        let found = self.hasher.finish();
+        if found == self.diff_id { Ok(()) } else { Err(BlobError::DiffId { expected: self.diff_id, found }) }
+    }
+}
+
+impl Read for LayerStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.fill_buf()?.read(buffer)?;
+        self.consume(got);
+        Ok(got)
+    }
+}
+
+impl BufRead for LayerStream {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at == self.chunk.len() && !self.ended {
+            let used = std::mem::take(&mut self.chunk);
+            self.at = 0;
+            if used.capacity() > 0 {
+                // The thread may have ended; then nobody needs the buffer.
+                drop(self.empty.send(used));
+            }
+            match self.full.recv().unwrap_or(Err(BlobError::Stopped)) {
+                Ok(chunk) => {
+                    self.ended = chunk.is_empty();
+                    self.hasher.update(&chunk);
+                    self.chunk = chunk;
+                }
+                Err(error) => {
+                    self.ended = true;
+                    self.error = Some(error);
+                    return Err(io::Error::other("the layer could not be unpacked"));
+                }
+            }
+        }
+        Ok(&self.chunk[self.at..])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.at = (self.at + amount).min(self.chunk.len());
+    }
+}
+
+impl Skip for LayerStream {}

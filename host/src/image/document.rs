@@ -1,0 +1,215 @@
+//! The JSON documents of images: index, manifest, configuration (OCI image-spec and Docker's schema 2).
+//! Reads what strangers wrote: sizes are capped by who fetches them, unknown fields are left out, null is absent.
+
+use super::digest::Digest;
+use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Bytes of a manifest or an index inside an image.
+pub(super) const MAX_MANIFEST: u64 = 1 << 20;
+/// Bytes of an image's configuration.
+pub(super) const MAX_CONFIG: u64 = 4 << 20;
+/// Bytes of the `index.json` of a layout and of the `manifest.json` of an archive, which may list many images.
+pub(super) const MAX_TOP: u64 = 4 << 20;
+
+/// Names a blob.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Descriptor {
+    #[serde(default)]
+    pub(super) media_type: String,
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    pub(super) platform: Option<Platform>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub(super) annotations: BTreeMap<String, String>,
+}
+
+/// What an image runs on.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct Platform {
+    #[serde(default)]
+    pub(super) os: String,
+    #[serde(default)]
+    pub(super) architecture: String,
+    #[serde(default)]
+    pub(super) variant: Option<String>,
+}
+
+/// An index or a manifest: only one of the two lists may be there, or readers could be told different things.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Document {
+    pub(super) schema_version: Option<u32>,
+    pub(super) media_type: Option<String>,
+    pub(super) manifests: Option<Vec<Descriptor>>,
+    pub(super) config: Option<Descriptor>,
+    pub(super) layers: Option<Vec<Descriptor>>,
+}
+
+/// How a layer is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compression {
+    /// Not at all.
+    None,
+    /// gzip, one member or many.
+    Gzip,
+    /// zstd, one frame or many.
+    Zstd,
+}
+
+/// What a descriptor leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Index,
+    Manifest,
+    Config,
+    Layer(Compression),
+}
+
+/// The role of a media type; None: none that an image has.
+pub(super) fn role(media_type: &str) -> Option<Role> {
+    Some(match media_type {
+        "application/vnd.oci.image.index.v1+json"
+        | "application/vnd.docker.distribution.manifest.list.v2+json" => Role::Index,
+        "application/vnd.oci.image.manifest.v1+json"
+        | "application/vnd.docker.distribution.manifest.v2+json" => Role::Manifest,
+        "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json" => {
+            Role::Config
+        }
+        "application/vnd.oci.image.layer.v1.tar"
+        | "application/vnd.oci.image.layer.nondistributable.v1.tar"
+        | "application/vnd.docker.image.rootfs.diff.tar" => Role::Layer(Compression::None),
+        "application/vnd.oci.image.layer.v1.tar+gzip"
+        | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+        | "application/vnd.docker.image.rootfs.diff.tar.gzip"
+        | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => Role::Layer(Compression::Gzip),
+        "application/vnd.oci.image.layer.v1.tar+zstd"
+        | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
+        | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Role::Layer(Compression::Zstd),
+        _ => return None,
+    })
+}
+
+/// An image's configuration as stored.
+#[derive(Debug, Deserialize)]
+pub(super) struct Config {
+    #[serde(default)]
+    pub(super) architecture: String,
+    #[serde(default)]
+    pub(super) os: String,
+    pub(super) created: Option<String>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub(super) config: ImageDefaults,
+    pub(super) rootfs: Rootfs,
+}
+
+/// The layers of an image, by the digests of their unpacked archives.
+#[derive(Debug, Deserialize)]
+pub(super) struct Rootfs {
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub(super) diff_ids: Vec<Digest>,
+}
+
+/// What an image says about how it is run. Nothing is checked: it is a stranger's text.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct ImageDefaults {
+    /// Program and first arguments.
+    #[serde(rename = "Entrypoint", deserialize_with = "null_is_default")]
+    pub entrypoint: Vec<String>,
+    /// Arguments, or program and arguments when there is no entry point.
+    #[serde(rename = "Cmd", deserialize_with = "null_is_default")]
+    pub cmd: Vec<String>,
+    /// `NAME=value`.
+    #[serde(rename = "Env", deserialize_with = "null_is_default")]
+    pub env: Vec<String>,
+    /// Empty: `/`.
+    #[serde(rename = "WorkingDir", deserialize_with = "null_is_default")]
+    pub working_dir: String,
+    /// `user`, `uid`, `user:group`, `uid:gid`; empty: root.
+    #[serde(rename = "User", deserialize_with = "null_is_default")]
+    pub user: String,
+    /// `SIGTERM`, `15`…
+    #[serde(rename = "StopSignal")]
+    pub stop_signal: Option<String>,
+    /// `80/tcp`, `53/udp`, `80`.
+    #[serde(rename = "ExposedPorts", deserialize_with = "keys")]
+    pub exposed_ports: BTreeSet<String>,
+    /// Labels.
+    #[serde(rename = "Labels", deserialize_with = "null_is_default")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// One image of a `docker save` archive's `manifest.json`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct ArchiveImage {
+    pub(super) config: String,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub(super) repo_tags: Vec<String>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub(super) layers: Vec<String>,
+}
+
+fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// The keys of an object of empty objects.
+fn keys<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<String>, D::Error> {
+    let map: Option<BTreeMap<String, serde::de::IgnoredAny>> = Option::deserialize(deserializer)?;
+    Ok(map.unwrap_or_default().into_keys().collect())
+}
+
+/// This machine's architecture in the words of images.
+pub(super) fn host_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+impl Platform {
+    /// Runs in a Linux guest on this machine.
+    pub(super) fn fits(&self) -> bool {
+        self.os == "linux"
+            && self.architecture == host_architecture()
+            && self.variant.as_deref().is_none_or(|variant| matches!(variant, "" | "v8"))
+    }
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        self.variant.as_ref().map_or(Ok(()), |variant| write!(f, "/{variant}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nulls_of_docker_are_absent() {
+        let json = r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":null},
+            "config":{"Env":null,"Cmd":["sh"],"Entrypoint":null,"User":"","ExposedPorts":{"80/tcp":{}},"Labels":null,"Volumes":null}}"#;
+        let config: Config = serde_json::from_str(json).unwrap();
+        assert_eq!(config.config.cmd, ["sh"]);
+        assert!(config.config.exposed_ports.contains("80/tcp"));
+        assert!(config.config.entrypoint.is_empty() && config.rootfs.diff_ids.is_empty());
+        let bare: Config = serde_json::from_str(r#"{"rootfs":{},"config":null}"#).unwrap();
+        assert_eq!(bare.config, ImageDefaults::default());
+    }
+
+    #[test]
+    fn media_types_have_roles() {
+        assert_eq!(role("application/vnd.oci.image.layer.v1.tar+zstd"), Some(Role::Layer(Compression::Zstd)));
+        assert_eq!(role("application/vnd.docker.distribution.manifest.list.v2+json"), Some(Role::Index));
+        assert_eq!(role("application/vnd.oci.image.layer.v1.tar+gzip+encrypted"), None);
+        assert_eq!(role("application/vnd.docker.distribution.manifest.v1+json"), None);
+    }
+}

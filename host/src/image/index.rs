@@ -1,0 +1,236 @@
+//! `index.json`: which images the store has and how they are called. One file, replaced as a whole.
+
+use super::digest::Digest;
+use super::reference::Reference;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Version of the file's form. A newer one is refused, not guessed at.
+pub(super) const SCHEMA: u32 = 1;
+
+/// The file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Index {
+    pub(super) schema: u32,
+    pub(super) images: BTreeMap<Digest, ImageEntry>,
+    pub(super) names: BTreeMap<Reference, Digest>,
+}
+
+/// One image, by the digest of its configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ImageEntry {
+    /// Manifests and indexes that led to it.
+    pub(super) digests: BTreeSet<Digest>,
+    /// As in the configuration.
+    pub(super) created: Option<String>,
+    /// As in the configuration.
+    pub(super) architecture: String,
+    /// Seconds since 1970.
+    pub(super) imported_unix_secs: u64,
+    pub(super) layers: usize,
+    pub(super) rootfs: RootfsEntry,
+}
+
+/// The root file system of an image; images with the same layers share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RootfsEntry {
+    /// Its file's name.
+    pub(super) key: Digest,
+    pub(super) size_bytes: u64,
+    /// Of the file, recorded when it was baked.
+    pub(super) sha256: Digest,
+}
+
+/// An image of the store and its names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageRecord {
+    /// Digest of the configuration: the same image has the same id everywhere.
+    pub id: Digest,
+    /// Sorted. None when its last name was given to another image while a pod used it.
+    pub names: Vec<Reference>,
+    /// Digests of the manifests and indexes it was imported through, sorted; none from `docker save` archives.
+    pub digests: Vec<Digest>,
+    /// When it was made, as its configuration says (RFC 3339). A stranger's text.
+    pub created: Option<String>,
+    /// `amd64`, `arm64`; as its configuration says.
+    pub architecture: String,
+    /// When it was last imported, in seconds since 1970.
+    pub imported_unix_secs: u64,
+    /// Number of layers.
+    pub layers: usize,
+    /// Bytes of the root file system's EROFS file.
+    pub size_bytes: u64,
+    /// sha256 of the root file system's EROFS file, recorded when it was baked.
+    pub rootfs_sha256: Digest,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self { schema: SCHEMA, images: BTreeMap::new(), names: BTreeMap::new() }
+    }
+}
+
+impl Index {
+    /// The record of an image.
+    pub(super) fn record(&self, id: &Digest) -> Option<ImageRecord> {
+        let names =
+            self.names.iter().filter(|(_, named)| *named == id).map(|(name, _)| name.clone()).collect();
+        self.images.get(id).map(|entry| entry.record(*id, names))
+    }
+
+    /// All records, sorted by first name, then id.
+    pub(super) fn records(&self) -> Vec<ImageRecord> {
+        let mut names: BTreeMap<Digest, Vec<Reference>> = BTreeMap::new();
+        for (name, id) in &self.names {
+            names.entry(*id).or_default().push(name.clone());
+        }
+        let mut records: Vec<_> = self
+            .images
+            .iter()
+            .map(|(id, entry)| entry.record(*id, names.remove(id).unwrap_or_default()))
+            .collect();
+        // Images without a name come last.
+        records
+            .sort_by(|a, b| (a.names.is_empty(), &a.names, a.id).cmp(&(b.names.is_empty(), &b.names, b.id)));
+        records
+    }
+
+    /// The image that a reference means. With a digest, the digest decides and the tag does not.
+    pub(super) fn find(&self, reference: &Reference) -> Option<Digest> {
+        if let Some(id) = self.names.get(reference) {
+            return Some(*id);
+        }
+        let digest = reference.digest()?;
+        let same_repository =
+            |name: &Reference| (name.domain(), name.path()) == (reference.domain(), reference.path());
+        self.names
+            .iter()
+            .filter(|(name, _)| same_repository(name))
+            .find(|(_, id)| self.images.get(*id).is_some_and(|image| image.digests.contains(&digest)))
+            .map(|(_, id)| *id)
+    }
+
+    /// Other images with the same root file system.
+    pub(super) fn shares_rootfs(&self, key: &Digest, except: &Digest) -> bool {
+        self.images.iter().any(|(id, image)| id != except && image.rootfs.key == *key)
+    }
+
+    /// The baked root file system with this name.
+    pub(super) fn rootfs(&self, key: &Digest) -> Option<RootfsEntry> {
+        self.images.values().map(|image| image.rootfs).find(|rootfs| rootfs.key == *key)
+    }
+
+    /// Ids of images without a name.
+    pub(super) fn nameless(&self) -> Vec<Digest> {
+        let named: BTreeSet<_> = self.names.values().collect();
+        self.images.keys().filter(|id| !named.contains(id)).copied().collect()
+    }
+
+    /// Up to five names that look like this one, the nearest first: for error messages.
+    pub(super) fn near(&self, reference: &Reference) -> Vec<String> {
+        let wanted = reference.familiar();
+        let mut near: Vec<(usize, String)> = self
+            .names
+            .keys()
+            .map(|name| {
+                let familiar = name.familiar();
+                let same_repository = name.repository() == reference.repository();
+                (if same_repository { 0 } else { distance(&wanted, &familiar) }, familiar)
+            })
+            .filter(|(distance, _)| *distance <= 2.max(wanted.len() / 4))
+            .collect();
+        near.sort();
+        near.into_iter().take(5).map(|(_, name)| name).collect()
+    }
+}
+
+impl ImageEntry {
+    fn record(&self, id: Digest, names: Vec<Reference>) -> ImageRecord {
+        ImageRecord {
+            id,
+            names,
+            digests: self.digests.iter().copied().collect(),
+            created: self.created.clone(),
+            architecture: self.architecture.clone(),
+            imported_unix_secs: self.imported_unix_secs,
+            layers: self.layers,
+            size_bytes: self.rootfs.size_bytes,
+            rootfs_sha256: self.rootfs.sha256,
+        }
+    }
+}
+
+/// Edits that turn one text into the other (Levenshtein). Both are at most as long as a reference.
+fn distance(a: &str, b: &str) -> usize {
+    let b = b.as_bytes();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(digest: &str) -> ImageEntry {
+        let rootfs = RootfsEntry { key: Digest::of(b"key"), size_bytes: 4096, sha256: Digest::of(b"file") };
+        ImageEntry {
+            digests: [Digest::of(digest.as_bytes())].into(),
+            created: None,
+            architecture: "amd64".into(),
+            imported_unix_secs: 0,
+            layers: 1,
+            rootfs,
+        }
+    }
+
+    fn index() -> Index {
+        let mut index = Index::default();
+        let [a, b] = [Digest::of(b"a"), Digest::of(b"b")];
+        index.images.extend([(a, entry("ma")), (b, entry("mb"))]);
+        for (name, id) in [("busybox", a), ("busybox:1.36", a), ("ghcr.io/x/app:v1", b)] {
+            index.names.insert(name.parse().unwrap(), id);
+        }
+        index
+    }
+
+    #[test]
+    fn a_digest_finds_the_image_whatever_the_tag_says() {
+        let (index, digest) = (index(), Digest::of(b"ma"));
+        let find = |text: String| index.find(&text.parse().unwrap());
+        assert_eq!(find("busybox:1.36".into()), Some(Digest::of(b"a")));
+        assert_eq!(find(format!("busybox@{digest}")), Some(Digest::of(b"a")));
+        assert_eq!(find(format!("busybox:other@{digest}")), Some(Digest::of(b"a")));
+        assert_eq!(find(format!("alpine@{digest}")), None, "another repository");
+        assert_eq!(find("busybox:2".into()), None);
+    }
+
+    #[test]
+    fn names_that_look_alike_are_offered() {
+        let near = |text: &str| index().near(&text.parse().unwrap());
+        assert_eq!(near("busybox:2"), ["busybox:1.36", "busybox:latest"]);
+        assert_eq!(near("busibox"), ["busybox:latest"]);
+        assert!(near("postgres:16").is_empty());
+        assert_eq!((distance("kitten", "sitting"), distance("", "abc"), distance("a", "a")), (3, 3, 0));
+    }
+
+    #[test]
+    fn records_are_sorted_and_read_back() {
+        let index = index();
+        let records = index.records();
+        assert_eq!(records.iter().map(|record| record.names.len()).collect::<Vec<_>>(), [2, 1]);
+        let json = serde_json::to_string(&index).unwrap();
+        let read: Index = serde_json::from_str(&json).unwrap();
+        assert_eq!(read.records(), records);
+        assert!(index.shares_rootfs(&Digest::of(b"key"), &Digest::of(b"a")) && index.nameless().is_empty());
+    }
+}

@@ -1,0 +1,164 @@
+//! Locks of the store. Three kinds: the index lock (short, around every look at or change of `index.json`), one bake
+//! lock for each root file system that is being made (long), and on each root file system in use a shared lock of its
+//! first byte, held by whoever has resolved it.
+//!
+//! All are released by the kernel when their holder dies. Order: bake lock, then index lock; whoever holds the index
+//! lock only tries for others.
+
+use crate::store::atomic::{self, FileError};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Who else may hold a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// Other readers.
+    Shared,
+    /// Nobody.
+    Alone,
+}
+
+fn open(path: &Path) -> Result<File, FileError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(FileError::at("open", path))
+}
+
+/// Waits for a lock file that stays for ever.
+pub(super) fn wait(path: &Path, hold: Hold) -> Result<File, FileError> {
+    let file = open(path)?;
+    match hold {
+        Hold::Shared => file.lock_shared(),
+        Hold::Alone => file.lock(),
+    }
+    .map_err(FileError::at("lock", path))?;
+    Ok(file)
+}
+
+/// Takes a lock file that stays for ever, alone, when nobody has it.
+pub(super) fn attempt(path: &Path) -> Result<Option<File>, FileError> {
+    let file = open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(FileError::at("lock", path)(error)),
+    }
+}
+
+/// The right to make one thing. Its file is removed when it is released.
+#[derive(Debug)]
+pub(super) struct BakeLock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl BakeLock {
+    /// Takes the lock, or tells (once, through `busy`) that another process has it and waits.
+    pub(super) fn wait(path: PathBuf, busy: &mut dyn FnMut()) -> Result<Self, FileError> {
+        let mut told = false;
+        loop {
+            let file = open(&path)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    if !std::mem::replace(&mut told, true) {
+                        busy();
+                    }
+                    file.lock().map_err(FileError::at("lock", &path))?;
+                }
+                Err(TryLockError::Error(error)) => return Err(FileError::at("lock", &path)(error)),
+            }
+            if is_at(&file, &path) {
+                return Ok(Self { path, _file: file });
+            }
+            // The holder before removed the file while this one waited: once more, with the new file.
+        }
+    }
+
+    /// Takes the lock when nobody has it.
+    pub(super) fn attempt(path: PathBuf) -> Result<Option<Self>, FileError> {
+        let file = open(&path)?;
+        let locked = file.try_lock().is_ok() && is_at(&file, &path);
+        // Not `then_some`: a value that is not handed out would remove the holder's file when it is dropped.
+        Ok(locked.then(|| Self { path, _file: file }))
+    }
+}
+
+impl Drop for BakeLock {
+    fn drop(&mut self) {
+        // While it is still locked: a waiter sees that its file is gone. A file that stays is swept later.
+        drop(atomic::remove(&self.path));
+    }
+}
+
+/// The open file is the one that the path leads to.
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(open), Ok(found)) => (open.dev(), open.ino()) == (found.dev(), found.ino()),
+        _ => false,
+    }
+}
+
+/// Locks the first byte of an open file (QEMU locks bytes from 100 on). False: someone else's lock is in the way.
+pub(super) fn lock_in_use(file: &File, path: &Path, hold: Hold) -> Result<bool, FileError> {
+    let kind = match hold {
+        Hold::Shared => libc::F_RDLCK,
+        Hold::Alone => libc::F_WRLCK,
+    };
+    let short = |number: i32| i16::try_from(number).unwrap_or(0);
+    let range =
+        libc::flock { l_type: short(kind), l_whence: short(libc::SEEK_SET), l_start: 0, l_len: 1, l_pid: 0 };
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&range)) {
+        Ok(_) => Ok(true),
+        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(false),
+        Err(errno) => Err(FileError::at("lock", path)(errno.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_has_the_bake_lock_and_its_file_goes_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.lock");
+        let lock = BakeLock::attempt(path.clone()).unwrap().unwrap();
+        assert!(BakeLock::attempt(path.clone()).unwrap().is_none());
+        let (told, heard) = std::sync::mpsc::channel();
+        let waiting = path.clone();
+        let other =
+            std::thread::spawn(move || BakeLock::wait(waiting, &mut || told.send(()).unwrap()).unwrap());
+        heard.recv().unwrap();
+        drop(lock);
+        let lock = other.join().unwrap();
+        assert!(BakeLock::attempt(path.clone()).unwrap().is_none());
+        drop(lock);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_in_use_by_two_is_free_when_both_are_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rootfs");
+        std::fs::write(&path, "x").unwrap();
+        let [a, b] = [File::open(&path).unwrap(), File::open(&path).unwrap()];
+        assert!(
+            lock_in_use(&a, &path, Hold::Shared).unwrap() && lock_in_use(&b, &path, Hold::Shared).unwrap()
+        );
+        let alone = open(&path).unwrap();
+        assert!(!lock_in_use(&alone, &path, Hold::Alone).unwrap());
+        drop(a);
+        assert!(!lock_in_use(&alone, &path, Hold::Alone).unwrap());
+        drop(b);
+        assert!(lock_in_use(&alone, &path, Hold::Alone).unwrap());
+    }
+}
