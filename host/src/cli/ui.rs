@@ -97,6 +97,41 @@ pub(super) fn size(bytes: u64) -> String {
     format!("{value:.1}TiB")
 }
 
+/// A line about long work, rewritten in place on a terminal; elsewhere a line for each step, without its byte counts.
+#[derive(Debug)]
+pub(super) struct Progress {
+    terminal: bool,
+    shown: String,
+    last: Option<std::time::Instant>,
+}
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        Self { terminal: io::stderr().is_terminal(), shown: String::new(), last: None }
+    }
+
+    /// Shows a state; `text` is `what: details`.
+    pub(super) fn show(&mut self, text: &str) {
+        let what = text.split_once(':').map_or(text, |(what, _)| what);
+        let new = self.shown != what;
+        let due = self.last.is_none_or(|last| last.elapsed() > std::time::Duration::from_millis(100));
+        if self.terminal && (new || due) {
+            error_bytes(format!("\r\x1b[K{text}").as_bytes());
+            self.last = Some(std::time::Instant::now());
+        } else if new && !self.terminal {
+            note(what);
+        }
+        what.clone_into(&mut self.shown);
+    }
+
+    /// Clears the line.
+    pub(super) fn end(&mut self) {
+        if self.terminal && !self.shown.is_empty() {
+            error_bytes(b"\r\x1b[K");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,8 +2,7 @@
 //! code: what a step makes, it has planned the undoing of.
 
 use super::failure::{Blame, Failure, RunStage};
-use crate::image::reference::Reference;
-use crate::image::store::{Image, ImageStore};
+use crate::image::{Image, ImageError, ImageStore, Reference};
 use crate::manifest::{PodPlan, RuntimeClass};
 use crate::runtime::microvm::MicroVm;
 use crate::runtime::{PodRuntime, PodToPrepare, RuntimeError, Sandbox};
@@ -192,11 +191,11 @@ fn resolve_images(plan: &PodPlan, layout: &Layout) -> Result<Vec<Image>, Failure
             let reference: Reference =
                 container.image.parse().map_err(|error| context(failed(&error)))?;
             let image = store.resolve(&reference).map_err(|error| {
-                let hint = format!(
-                    "bring it in: magikvm image import oci:DIR or docker-archive:FILE --name {}",
-                    container.image
-                );
-                context(failed(&error)).hint(hint)
+                let failure = context(failed(&error));
+                match ImageError::hint(&error) {
+                    Some(hint) => failure.hint(hint),
+                    None => failure,
+                }
             })?;
             Ok(image)
         })

@@ -275,7 +275,7 @@ fn bake(pod: &PodToPrepare<'_>, partitions: &[u32], path: &Path) -> Result<u64, 
     Ok(size)
 }
 
-fn resolve(plan: &PodPlan, container: &ContainerSpec, image: &crate::image::store::Image) -> Result<ResolvedProcess, RuntimeError> {
+fn resolve(plan: &PodPlan, container: &ContainerSpec, image: &crate::image::Image) -> Result<ResolvedProcess, RuntimeError> {
     let config = &image.config;
     let defaults = ImageDefaults {
         entrypoint: config.entrypoint.clone(),

@@ -5,7 +5,7 @@ pub mod oci;
 pub mod seccomp;
 
 use crate::agent::Connector;
-use crate::image::store::Image;
+use crate::image::Image;
 use crate::manifest::{PodPlan, ResolveError, RuntimeClass};
 use crate::vmm::console::ConsoleTail;
 use crate::store::atomic::FileError;
