@@ -258,10 +258,14 @@ impl<R: Skip> TarReader<R> {
 
     /// The next header block; None at the end of the archive.
     fn header(&mut self) -> Result<Option<Block>, TarError> {
-        let rest = self.left + self.padding;
-        self.input.skip(rest).map_err(truncated)?;
-        self.position += rest;
-        (self.left, self.padding) = (0, 0);
+        let (left, padding) = (std::mem::take(&mut self.left), std::mem::take(&mut self.padding));
+        self.input.skip(left).map_err(truncated)?;
+        match self.input.skip(padding) {
+            // Layers of `umoci insert` end right behind their last byte.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            done => done.map_err(truncated)?,
+        }
+        self.position += left + padding;
         let Some(block) = self.block()? else { return Ok(None) };
         if block.is_zero() {
             // Two blocks of zeros are the end; one is taken for it when nothing follows.

@@ -275,10 +275,7 @@ impl Tree {
     /// Hides `name` of lower layers in the directory `parents` (`.wh.name` of OCI's image-spec, layer.md). What this
     /// layer put there stays, wherever the whiteout is in the layer.
     pub fn whiteout(&mut self, parents: &EntryPath<'_>, name: &[u8]) -> Result<(), TreeError> {
-        let Some(stack) = self.walk(parents.components()).map_err(|error| error.on(parents))? else {
-            return Ok(());
-        };
-        let directory = stack.last().copied().unwrap_or(Self::ROOT);
+        let Some(directory) = self.existing(parents)? else { return Ok(()) };
         if let Some(entry) = self.child(directory, name)
             && !self.hide_lower(entry)
         {
@@ -289,10 +286,20 @@ impl Tree {
 
     /// Hides everything of lower layers in a directory (`.wh..wh..opq`).
     pub fn opaque(&mut self, directory: &EntryPath<'_>) -> Result<(), TreeError> {
-        if let Some(stack) = self.walk(directory.components()).map_err(|error| error.on(directory))? {
-            self.prune(stack.last().copied().unwrap_or(Self::ROOT));
+        if let Some(directory) = self.existing(directory)? {
+            self.prune(directory);
         }
         Ok(())
+    }
+
+    /// The directory that a path leads to. None when there is none: a layer may replace a directory by a file and hide
+    /// what was in the directory as well.
+    fn existing(&self, path: &EntryPath<'_>) -> Result<Option<InodeId>, TreeError> {
+        match self.walk(path.components()) {
+            Ok(stack) => Ok(stack.and_then(|stack| stack.last().copied())),
+            Err(Fault::NotADirectory(_)) => Ok(None),
+            Err(fault) => Err(fault.on(path)),
+        }
     }
 
     /// Removes what lower layers put in an entry. True: something of this layer is left, so the entry stays.

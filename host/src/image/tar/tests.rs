@@ -74,6 +74,15 @@ fn data_that_is_not_read_is_left_out() {
 }
 
 #[test]
+fn an_archive_may_end_right_behind_its_last_byte() {
+    let archive = [block("a", b'0', 3, ""), b"abc".to_vec()].concat();
+    let mut reader = TarReader::new(archive.as_slice());
+    reader.next().unwrap();
+    assert_eq!(data(&mut reader), b"abc");
+    assert_eq!(reader.next().unwrap(), None);
+}
+
+#[test]
 fn long_names_of_both_dialects() {
     let long = "x/".repeat(200) + "end";
     let gnu = [
