@@ -23,7 +23,7 @@ BUILD_PACKAGES=(gcc libc6-dev make flex bison bc tar xz-utils binutils libelf-de
 # Running pods, and making the demo's container image.
 RUN_PACKAGES=(qemu-system-x86 busybox-static)
 # What the tests compare us with, and what they read our files with.
-TEST_PACKAGES=(cpio erofs-utils shellcheck skopeo umoci)
+TEST_PACKAGES=(attr cpio erofs-utils fdisk libcap2-bin shellcheck skopeo umoci)
 
 mkdir -p "$CACHE/tools/bin"
 cd "$REPO"
