@@ -28,6 +28,8 @@ step "Building the programs" build_programs --features magikvm/testing
 ensure_vhost_vsock
 step "Making the guest image" ensure_guest_image "$DIST/guest"
 
+# What a user may have set for his own pods is not for the tests.
+unset MAGIKVM_ROOT MAGIKVM_GUEST MAGIKVM_ACCEL
 export MAGIKVM_BIN="$DIST/magikvm"
 export MAGIKVM_TEST_GUEST="$DIST/guest"
 step "Testing" cargo test --locked --workspace --features magikvm/testing -- "$@"
