@@ -1,8 +1,16 @@
 //! The magikvm host: runs a Kubernetes Pod on this machine inside one hardware microVM, with no daemon.
 //!
-//! Modules may use only those below them: `cli`, `monitor`, `pod`, `manifest`, `runtime`, `vmm`, `agent`, `image`, `store`.
+//! [`pod::interface::PodRuntimeInterface`] is the library's surface: run_pod, stop_pod, delete_pod. Modules may use only those below them:
+//! `cli`, `monitor`, `pod`, `runtime`, `manifest`, `vmm`, `agent`, `image`, `store`.
 
+pub mod agent;
+pub mod cli;
 pub mod image;
 pub mod manifest;
+pub mod monitor;
+pub mod pod;
 pub mod runtime;
 pub mod store;
+pub mod vmm;
+
+pub use pod::interface::PodRuntimeInterface;

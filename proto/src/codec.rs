@@ -62,7 +62,10 @@ fn encode_line<T: Serialize>(message: &T) -> Result<Vec<u8>, CodecError> {
 }
 
 /// Reads one frame, its bytes into `payload`; `None` at a clean end of the stream. Never allocates more than the caps.
-pub fn read_frame(reader: &mut impl BufRead, payload: &mut Vec<u8>) -> Result<Option<FrameHeader>, CodecError> {
+pub fn read_frame(
+    reader: &mut impl BufRead,
+    payload: &mut Vec<u8>,
+) -> Result<Option<FrameHeader>, CodecError> {
     payload.clear();
     let Some(header) = read_message::<FrameHeader>(reader)? else { return Ok(None) };
     if header.len > MAX_FRAME_LEN {
@@ -117,7 +120,10 @@ mod tests {
     fn a_frame_that_lies_about_its_length_allocates_nothing() {
         let frame = format!("{{\"stream\":\"stdout\",\"len\":{}}}\n", usize::MAX);
         let mut payload = Vec::new();
-        assert!(matches!(read_frame(&mut frame.as_bytes(), &mut payload), Err(CodecError::FrameTooLong(usize::MAX))));
+        assert!(matches!(
+            read_frame(&mut frame.as_bytes(), &mut payload),
+            Err(CodecError::FrameTooLong(usize::MAX))
+        ));
         assert_eq!(payload.capacity(), 0);
     }
 

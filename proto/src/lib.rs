@@ -1,11 +1,13 @@
 //! The contract between the magikvm host and its guest init (`vminit`), and nothing else.
 //!
 //! Owns: names and their rules ([`id`]), hard limits ([`limits`]), the plan baked into the pod's own file system
-//! ([`plan`]), guest paths ([`path`]), time budgets of both ends ([`budget`]) and the wire ([`wire`], [`codec`]).
+//! ([`plan`]), guest paths ([`path`]), time budgets of both ends ([`budget`]), a guest image's manifest ([`guest_image`]) and the
+//! wire ([`wire`], [`codec`]).
 //! Must not know: async runtimes, the file system, Kubernetes YAML, hypervisors.
 
 pub mod budget;
 pub mod codec;
+pub mod guest_image;
 pub mod id;
 pub mod limits;
 pub mod path;

@@ -92,10 +92,17 @@ impl ExecRequest {
             return Err("exec needs a program".to_owned());
         }
         if self.args.len() > MAX_EXEC_ARGS {
-            return Err(format!("exec has {} arguments, at most {MAX_EXEC_ARGS} are possible", self.args.len()));
+            return Err(format!(
+                "exec has {} arguments, at most {MAX_EXEC_ARGS} are possible",
+                self.args.len()
+            ));
         }
-        if let Some(index) = self.args.iter().position(|arg| arg.len() > MAX_EXEC_ARG_LEN || arg.contains('\0')) {
-            return Err(format!("argument {index} of exec is longer than {MAX_EXEC_ARG_LEN} bytes or contains NUL"));
+        if let Some(index) =
+            self.args.iter().position(|arg| arg.len() > MAX_EXEC_ARG_LEN || arg.contains('\0'))
+        {
+            return Err(format!(
+                "argument {index} of exec is longer than {MAX_EXEC_ARG_LEN} bytes or contains NUL"
+            ));
         }
         Ok(())
     }

@@ -80,7 +80,9 @@ fn the_wire_is_as_it_was() {
                 ContainerStatus {
                     name: web(),
                     restart_count: 0,
-                    state: ContainerState::Terminated { exit: ExitStatus { oom_killed: true, ..ExitStatus::signaled(9) } },
+                    state: ContainerState::Terminated {
+                        exit: ExitStatus { oom_killed: true, ..ExitStatus::signaled(9) },
+                    },
                     last_exit: None,
                 },
                 ContainerStatus {
@@ -104,13 +106,22 @@ fn the_wire_is_as_it_was() {
                 memory_limit_bytes: Some(4),
                 pids: 5,
             }],
-            guest: GuestStats { uptime_ms: 1, memory_total_bytes: 2, memory_available_bytes: 3, init_pss_bytes: 4 },
+            guest: GuestStats {
+                uptime_ms: 1,
+                memory_total_bytes: 2,
+                memory_available_bytes: 3,
+                init_pss_bytes: 4,
+            },
         }),
     );
     for kind in [
         EventKind::ContainerCreated { container: web() },
         EventKind::ContainerStarted { container: web(), pid: 42, restart_count: 0 },
-        EventKind::ContainerExited { container: web(), exit: ExitStatus::exited(3), restart_in_ms: Some(10_000) },
+        EventKind::ContainerExited {
+            container: web(),
+            exit: ExitStatus::exited(3),
+            restart_in_ms: Some(10_000),
+        },
         EventKind::ContainerExited { container: web(), exit: ExitStatus::exited(0), restart_in_ms: None },
         EventKind::ContainerFailed { container: web(), message: "no such file".into(), restart_in_ms: None },
         EventKind::PodStarted,
@@ -128,7 +139,10 @@ fn the_wire_is_as_it_was() {
         line(&mut l, &FrameHeader::control(stream));
     }
     line(&mut l, &FrameHeader::data(Stream::Stdin, 5));
-    line(&mut l, &FrameHeader { container: Some(web()), ..FrameHeader::data(Stream::Stdout { dropped: 0 }, 65536) });
+    line(
+        &mut l,
+        &FrameHeader { container: Some(web()), ..FrameHeader::data(Stream::Stdout { dropped: 0 }, 65536) },
+    );
     line(&mut l, &FrameHeader::data(Stream::Stderr { dropped: 12 }, 1));
     let plan = GuestPlan {
         generation: 1,

@@ -162,6 +162,21 @@ pub enum ImportProgress {
     Finishing,
 }
 
+impl std::fmt::Display for ImportProgress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Opened { layers, bytes } => write!(f, "Importing {layers} layers: {bytes} bytes"),
+            Self::Waiting => f.write_str("Waiting for another import of the same layers"),
+            Self::Reused => f.write_str("The layers are here already"),
+            Self::Layer { number, of, done_bytes, total_bytes } => {
+                let percent = done_bytes.saturating_mul(100).checked_div(*total_bytes).unwrap_or(100);
+                write!(f, "Layer {number} of {of}: {percent} %")
+            }
+            Self::Finishing => f.write_str("Writing to disk"),
+        }
+    }
+}
+
 /// What [`ImageStore::remove`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removed {

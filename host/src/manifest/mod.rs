@@ -1,1 +1,76 @@
-//! Kubernetes manifests: as written (`k8s`) and as meant (`plan`). Pure: no file system, no process.
+//! Kubernetes manifests: as written (`k8s`) and as meant (`plan`). Pure: no file system, no process, no clock.
+//!
+//! Owns: reading YAML and JSON, the table of every Pod field and what happens to it ([`fields`]), validation, defaults,
+//! the size of the VM, and what a container finally runs ([`resolve_process`]).
+//! Must not know: images on disk, runtimes, hypervisors, the state directory.
+//!
+//! The way of a manifest: bytes -> `node` (a tree with positions) -> `k8s` (checked against the field table) ->
+//! `build` -> [`plan::PodPlan`]. Every stage reports all the problems it finds.
+
+mod build;
+pub mod expand;
+pub mod fields;
+mod json;
+mod k8s;
+mod names;
+mod node;
+pub mod plan;
+mod problem;
+mod process;
+pub mod quantity;
+mod scalar;
+pub mod size;
+mod yaml;
+
+pub use plan::{ContainerSpec, PodPlan, RuntimeClass};
+pub use problem::{Mark, Problem, Problems};
+pub use process::{
+    DEFAULT_PATH, ImageDefaults, MAX_PROCESS_BYTES, ResolveError, ResolvedProcess, resolve_process,
+};
+
+use magikvm_proto::limits::MAX_MANIFEST_SIZE;
+use problem::Report;
+
+/// Reads a manifest that holds exactly one v1 Pod, as YAML or JSON.
+///
+/// `origin` is the file's name as the user wrote it (`-` for standard input); it begins every line of an error.
+pub fn parse(bytes: &[u8], origin: &str) -> Result<PodPlan, Problems> {
+    let mut report = Report::default();
+    let plan = read(bytes, &mut report);
+    match plan {
+        Some(plan) if report.is_empty() => Ok(plan),
+        _ => Err(report.into_problems(origin)),
+    }
+}
+
+fn read(bytes: &[u8], report: &mut Report) -> Option<PodPlan> {
+    if bytes.len() > MAX_MANIFEST_SIZE {
+        report.whole(
+            format!("is {} bytes long, at most {MAX_MANIFEST_SIZE} are allowed", bytes.len()),
+            "keep large data out of the manifest",
+        );
+        return None;
+    }
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => {
+            report.whole(
+                format!("is not UTF-8 text (byte {} is not)", error.valid_up_to()),
+                "save the manifest in UTF-8",
+            );
+            return None;
+        }
+    };
+    let root = match node::parse(text) {
+        Ok(root) => root,
+        Err(error) => {
+            report.syntax(error);
+            return None;
+        }
+    };
+    let pod = k8s::read(&root, report)?;
+    build::build(&pod, report)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,129 @@
 //! Runtime classes: what differs between them is how a sandbox is prepared and started, and nothing else.
 
+pub mod microvm;
 pub mod oci;
+pub mod seccomp;
+
+use crate::agent::Connector;
+use crate::image::Image;
+use crate::manifest::{PodPlan, ResolveError, RuntimeClass};
+use crate::vmm::console::ConsoleTail;
+use crate::store::atomic::FileError;
+use crate::store::layout::PodDir;
+use crate::store::undo::{Undo, UndoError};
+use crate::vmm::process::ProcessRef;
+use crate::vmm::{Unavailable, VmConfig, VmmError};
+use magikvm_proto::id::ContainerName;
+use std::fmt::Debug;
+use std::path::PathBuf;
+
+/// A pod that is ready to be started: all its files are made.
+#[derive(Debug)]
+pub enum Prepared {
+    /// A machine whose files are in a directory.
+    MicroVm {
+        /// The machine.
+        config: VmConfig,
+        /// Where its files are.
+        dir: PathBuf,
+    },
+}
+
+/// How a sandbox ended, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxEnd(pub String);
+
+/// The walls around a running pod.
+pub trait Sandbox: Debug + Send {
+    /// How to reach its agent.
+    fn agent(&self) -> &Connector;
+    /// Its processes.
+    fn processes(&self) -> Vec<ProcessRef>;
+    /// Its console, filled while it runs.
+    fn console(&self) -> ConsoleTail;
+    /// Waits for its end; then no process of it is left.
+    fn wait(&mut self) -> SandboxEnd;
+}
+
+/// A runtime class.
+pub trait PodRuntime: Debug + Send + Sync {
+    /// Which one.
+    fn class(&self) -> RuntimeClass;
+    /// Whether it can run pods here; asked before anything is made.
+    fn probe(&self) -> Result<(), Unavailable>;
+    /// Makes all files of a pod. Plans the undoing of each before it is made.
+    fn prepare(&self, pod: &PodToPrepare<'_>, undo: &mut Undo) -> Result<Prepared, RuntimeError>;
+    /// Starts the sandbox. Call it on a thread that lives as long as the pod shall.
+    fn start(&self, prepared: Prepared, undo: &mut Undo) -> Result<Box<dyn Sandbox>, RuntimeError>;
+}
+
+/// What [`PodRuntime::prepare`] works from.
+#[derive(Debug, Clone, Copy)]
+pub struct PodToPrepare<'a> {
+    /// What is to run.
+    pub plan: &'a PodPlan,
+    /// The pod's UID.
+    pub uid: &'a str,
+    /// One image per container, in their order.
+    pub images: &'a [Image],
+    /// Where to make the files.
+    pub dir: &'a PodDir,
+}
+
+/// Why a pod could not be prepared or started.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// A container that can't run as its manifest and image say.
+    #[error("container {container} cannot run")]
+    Resolve {
+        /// Which.
+        container: ContainerName,
+        /// Why.
+        #[source]
+        source: ResolveError,
+    },
+    /// A plan that the guest would refuse.
+    #[error("the pod makes no valid plan")]
+    Plan(#[from] magikvm_proto::plan::PlanError),
+    /// A plan or configuration over the wire's cap.
+    #[error("{what} has {size} bytes, at most {} are possible", magikvm_proto::limits::MAX_PLAN_SIZE)]
+    TooLarge {
+        /// Which.
+        what: String,
+        /// Its size in bytes.
+        size: usize,
+    },
+    /// Serializing failed.
+    #[error("cannot write {what} as JSON")]
+    Json {
+        /// What.
+        what: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The guest image is missing or unusable.
+    #[error("the guest image in {} cannot be used", dir.display())]
+    Guest {
+        /// Where.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: microvm::GuestError,
+    },
+    /// The pod's own file system.
+    #[error("cannot make the pod's file system")]
+    Erofs(#[from] crate::image::erofs::ErofsError),
+    /// The stitched disk.
+    #[error("cannot make the pod's disk")]
+    Disk(#[from] crate::vmm::disk::DiskError),
+    /// The VMM.
+    #[error("cannot start the VM")]
+    Vmm(#[from] VmmError),
+    /// A file operation.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The undo journal.
+    #[error("cannot write the undo journal")]
+    Undo(#[from] UndoError),
+}

@@ -69,7 +69,8 @@ impl Staged {
     pub fn commit(self, mode: u32) -> Result<(), FileError> {
         let path = self.path;
         let file = self.file.as_file();
-        file.set_permissions(Permissions::from_mode(mode)).map_err(FileError::at("set the mode of", &path))?;
+        file.set_permissions(Permissions::from_mode(mode))
+            .map_err(FileError::at("set the mode of", &path))?;
         file.sync_all().map_err(FileError::at("sync", &path))?;
         self.file.persist(&path).map_err(|error| FileError::at("rename", &path)(error.error))?;
         sync_parent(&path)
@@ -125,7 +126,11 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
 /// Makes a directory and its parents, the new ones with this mode. An existing one is left as it is.
 pub fn create_dir_all(path: &Path, mode: u32) -> Result<(), FileError> {
     use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(FileError::at("create directory", path))
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(FileError::at("create directory", path))
 }
 
 #[cfg(test)]

@@ -1,0 +1,214 @@
+# shellcheck shell=bash
+# What the scripts of ci/ share. Sourced, not run. Every function can be called again: it does only what is missing.
+#
+# Settings, all optional:
+#   MAGIKVM_CACHE            where compiled kernels, tools and the build directory are kept [~/.cache/magikvm]
+#   CARGO_TARGET_DIR         cargo's build directory [one in the cache, so that a fresh clone starts warm]
+#   MAGIKVM_SHARED_TARGET=0  cargo's build directory is ./target instead
+
+# shellcheck disable=SC2034 # What is unused here is used by those who source this.
+
+set -euo pipefail
+export LC_ALL=C
+
+REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+CACHE="${MAGIKVM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/magikvm}"
+ARCH="$(uname -m)"
+GUEST_TARGET="$ARCH-unknown-linux-gnu"
+VHOST_DEVICE_VSOCK_VERSION=0.3.0
+CARGO_DENY_VERSION=0.20.2
+
+# Compiling the guest's kernel and our programs.
+BUILD_PACKAGES=(gcc libc6-dev make flex bison bc tar xz-utils binutils libelf-dev linux-source-6.12 libseccomp-dev)
+# Running pods, and making the demo's container image.
+RUN_PACKAGES=(qemu-system-x86 busybox-static)
+# What the tests compare us with, and what they read our files with.
+TEST_PACKAGES=(attr cpio erofs-utils fdisk libcap2-bin shellcheck skopeo umoci)
+
+mkdir -p "$CACHE/tools/bin"
+cd "$REPO"
+PATH="$CACHE/tools/bin:$PATH"
+if [ -f "$HOME/.cargo/env" ]; then
+    # shellcheck source=/dev/null
+    . "$HOME/.cargo/env"
+fi
+export PATH
+
+say() {
+    if [ -t 1 ]; then printf '\033[1m==> %s\033[0m\n' "$*"; else printf '==> %s\n' "$*"; fi
+}
+
+die() {
+    printf 'Error: %s\n' "$*" >&2
+    exit 1
+}
+
+# step NAME COMMAND…: says what is done, does it, and says how long it took.
+step() {
+    local name="$1" began=$SECONDS
+    shift
+    say "$name"
+    "$@"
+    say "$name: done in $((SECONDS - began)) s"
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        die "this needs root, and there is no sudo; run as root: $*"
+    fi
+}
+
+# need_packages NAME…: installs those Debian packages that are missing.
+need_packages() {
+    local missing=() package
+    for package in "$@"; do
+        # shellcheck disable=SC2016 # The field is dpkg-query's, not the shell's.
+        if [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" != installed ]; then
+            missing+=("$package")
+        fi
+    done
+    if [ ${#missing[@]} = 0 ]; then
+        return
+    fi
+    command -v apt-get >/dev/null || die "this is no Debian system; install what these packages hold: ${missing[*]}"
+    say "Installing ${missing[*]}"
+    if [ -z "${APT_UPDATED:-}" ]; then
+        as_root apt-get update -q
+        APT_UPDATED=1
+    fi
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+}
+
+# need_rust: the toolchain of rust-toolchain.toml, with its components.
+need_rust() {
+    command -v rustup >/dev/null || die "rustup is missing; install it from https://rustup.rs"
+    local channel
+    channel="$(sed -n 's/^channel = "\(.*\)"$/\1/p' rust-toolchain.toml)"
+    if ! rustup run "$channel" rustfmt --version >/dev/null 2>&1 ||
+        ! rustup run "$channel" cargo-clippy --version >/dev/null 2>&1; then
+        say "Installing Rust $channel"
+        rustup toolchain install "$channel" --profile minimal --component rustfmt --component clippy
+    fi
+    choose_target_dir "$channel"
+}
+
+# A fresh clone starts warm: the build directory lies in the cache, one for each set of dependencies and compiler.
+choose_target_dir() {
+    if [ -n "${CARGO_TARGET_DIR:-}" ]; then
+        export CARGO_TARGET_DIR
+    elif [ "${MAGIKVM_SHARED_TARGET:-1}" = 0 ]; then
+        export CARGO_TARGET_DIR="$REPO/target"
+    else
+        local key
+        key="$({ echo "$1"; cat Cargo.lock; } | sha256sum | cut -c1-16)"
+        export CARGO_TARGET_DIR="$CACHE/target-$key"
+        mkdir -p "$CARGO_TARGET_DIR"
+        touch "$CARGO_TARGET_DIR"
+        # Those of dependencies that nobody has used for two weeks.
+        find "$CACHE" -maxdepth 1 -name 'target-*' -mtime +14 -exec rm -rf {} +
+    fi
+    DIST="$CARGO_TARGET_DIR/dist"
+    mkdir -p "$DIST"
+    say "Building in $CARGO_TARGET_DIR"
+}
+
+# build_programs [CARGO OPTION…]: magikvm, magikvm-image and a static vminit, side by side in $DIST.
+build_programs() {
+    cargo build --locked --release -p magikvm -p magikvm-image "$@"
+    RUSTFLAGS="-C target-feature=+crt-static" \
+        LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH="/usr/lib/$ARCH-linux-gnu" \
+        cargo build --locked --release -p vminit --target "$GUEST_TARGET"
+    install -m 755 "$CARGO_TARGET_DIR/release/magikvm" "$CARGO_TARGET_DIR/release/magikvm-image" "$DIST/"
+    # The initramfs is memory of every pod's VM: no symbols in it.
+    strip --strip-all -o "$DIST/vminit.new" "$CARGO_TARGET_DIR/$GUEST_TARGET/release/vminit"
+    mv "$DIST/vminit.new" "$DIST/vminit"
+}
+
+# ensure_tool PROGRAM CRATE VERSION [CARGO OPTION…]: a program from crates.io, compiled once and kept in the cache.
+ensure_tool() {
+    local program="$1" crate="$2" version="$3"
+    shift 3
+    if "$CACHE/tools/bin/$program" --version 2>/dev/null | grep -qF "$version"; then
+        return
+    fi
+    say "Compiling $crate $version into $CACHE/tools"
+    CARGO_TARGET_DIR="$CACHE/tools/build" cargo install --quiet --locked --root "$CACHE/tools" --force \
+        --version "$version" "$@" "$crate"
+    rm -rf "$CACHE/tools/build"
+}
+
+# ensure_vhost_vsock: QEMU's vsock where the kernel has none. The package of the system is taken if there is one.
+ensure_vhost_vsock() {
+    if [ -z "${MAGIKVM_VHOST_DEVICE_VSOCK:-}" ] && ! command -v vhost-device-vsock >/dev/null; then
+        ensure_tool vhost-device-vsock vhost-device-vsock "$VHOST_DEVICE_VSOCK_VERSION"
+    fi
+}
+
+# ensure_guest_image [DIR]: a guest image in DIR, or where magikvm looks for one. Its kernel is compiled only once.
+ensure_guest_image() {
+    local out="${1:-${MAGIKVM_GUEST:-}}"
+    "$DIST/magikvm-image" build --cache "$CACHE" ${out:+--out "$out"}
+}
+
+# make_demo_layout DIR: an OCI image layout with busybox and nothing else. The same busybox gives the same bytes.
+make_demo_layout() {
+    local layout="$1" work busybox applet
+    busybox="$(command -v busybox)" || die "busybox is missing (Debian package busybox-static)"
+    work="$(mktemp -d)"
+    mkdir -p "$work"/rootfs/{bin,etc,root,tmp} "$work/layout/blobs/sha256"
+    chmod 755 "$work"/rootfs "$work"/rootfs/{bin,etc}
+    chmod 700 "$work/rootfs/root"
+    chmod 1777 "$work/rootfs/tmp"
+    install -m 755 "$busybox" "$work/rootfs/bin/busybox"
+    for applet in $("$busybox" --list); do
+        [ "$applet" = busybox ] || ln -s busybox "$work/rootfs/bin/$applet"
+    done
+    echo 'root:x:0:0:root:/root:/bin/sh' >"$work/rootfs/etc/passwd"
+    echo 'root:x:0:' >"$work/rootfs/etc/group"
+    tar -C "$work/rootfs" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --format=gnu -cf "$work/layer" .
+
+    local layer config manifest goarch=amd64
+    [ "$ARCH" = aarch64 ] && goarch=arm64
+    layer="$(sha256sum <"$work/layer" | cut -d' ' -f1)"
+    printf '{"architecture":"%s","os":"linux","config":{"Env":["PATH=/bin"],"Cmd":["sh"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
+        "$goarch" "$layer" >"$work/config"
+    config="$(sha256sum <"$work/config" | cut -d' ' -f1)"
+    printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:%s","size":%s},"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"sha256:%s","size":%s}]}' \
+        "$config" "$(stat -c %s "$work/config")" "$layer" "$(stat -c %s "$work/layer")" >"$work/manifest"
+    manifest="$(sha256sum <"$work/manifest" | cut -d' ' -f1)"
+    printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:%s","size":%s,"annotations":{"org.opencontainers.image.ref.name":"1"},"platform":{"architecture":"%s","os":"linux"}}]}' \
+        "$manifest" "$(stat -c %s "$work/manifest")" "$goarch" >"$work/layout/index.json"
+    printf '{"imageLayoutVersion":"1.0.0"}' >"$work/layout/oci-layout"
+    mv "$work/layer" "$work/layout/blobs/sha256/$layer"
+    mv "$work/config" "$work/layout/blobs/sha256/$config"
+    mv "$work/manifest" "$work/layout/blobs/sha256/$manifest"
+    rm -rf "$layout"
+    mkdir -p "$(dirname "$layout")"
+    mv "$work/layout" "$layout"
+    rm -rf "$work"
+}
+
+# ensure_demo_image: the container image that the examples use.
+ensure_demo_image() {
+    make_demo_layout "$DIST/demo-image"
+    "$DIST/magikvm" image import "oci:$DIST/demo-image:1" --name demo/busybox:1
+}
+
+# choose_accel: sets ACCEL to the options of `magikvm run` for this machine, and says why.
+choose_accel() {
+    ACCEL=()
+    local report
+    if [ -n "${MAGIKVM_ACCEL:-}" ]; then
+        say "Acceleration: $MAGIKVM_ACCEL, as MAGIKVM_ACCEL says"
+    elif report="$("$DIST/magikvm" doctor 2>&1)"; then
+        say "Acceleration: this machine's hardware virtualization"
+    else
+        printf '%s\n' "$report"
+        say "Acceleration: none usable here, so the pod runs under software emulation (--accel tcg; no security boundary)"
+        ACCEL=(--accel tcg)
+    fi
+}

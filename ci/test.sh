@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Every test, on a fresh Debian 12 machine with rustup: installs what is missing, builds everything, checks, tests.
+#   ci/test.sh            all of it
+#   ci/test.sh FILTER     the same set-up, then only the tests whose name contains FILTER
+
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+check_scripts() {
+    shellcheck --external-sources ci/*.sh .ci/run
+}
+
+# Licences, sources and bans. Advisories need a database from the net that changes from day to day: they are not a test.
+check_dependencies() {
+    ensure_tool cargo-deny cargo-deny "$CARGO_DENY_VERSION" --debug
+    cargo deny --locked check --allow license-not-encountered bans licenses sources
+}
+
+need_packages "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
+need_rust
+if [ $# = 0 ]; then
+    step "Checking the scripts" check_scripts
+    step "Checking the formatting" cargo fmt --all --check
+    step "Checking with clippy" cargo clippy --locked --workspace --all-targets --features magikvm/testing -- -D warnings
+    step "Checking the dependencies" check_dependencies
+fi
+step "Building the programs" build_programs --features magikvm/testing
+ensure_vhost_vsock
+step "Making the guest image" ensure_guest_image "$DIST/guest"
+
+# What a user may have set for his own pods is not for the tests.
+unset MAGIKVM_ROOT MAGIKVM_GUEST MAGIKVM_ACCEL
+export MAGIKVM_BIN="$DIST/magikvm"
+export MAGIKVM_TEST_GUEST="$DIST/guest"
+step "Testing" cargo test --locked --workspace --features magikvm/testing -- "$@"
+say "All is well, after $SECONDS s"

@@ -1,0 +1,206 @@
+//! Client of the wire. The guest is hostile: every call has a deadline, every length is capped (by the codec), and nothing it says can make
+//! this side panic, wait for ever or grow.
+
+mod stream;
+
+pub use stream::{AgentReader, AgentWriter};
+
+use magikvm_proto::codec::{self, CodecError};
+use magikvm_proto::limits::REQUEST_TIMEOUT_SECS;
+use magikvm_proto::wire::{Hello, Refusal, Reply, Request};
+use serde::de::DeserializeOwned;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use stream::Timed;
+
+/// Longest answer to the request for a port (`OK 1234567890\n`).
+const MAX_HANDSHAKE: usize = 64;
+
+/// How a connection to the agent's socket becomes one to the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Handshake {
+    /// It is one.
+    Direct,
+    /// `CONNECT <port>\n`, answered by `OK <number>\n` (the convention of Firecracker and vhost-device-vsock).
+    Port(u32),
+}
+
+/// Where an agent can be reached.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Connector {
+    /// A Unix socket of any path length.
+    pub socket: PathBuf,
+    /// What to say first.
+    pub handshake: Handshake,
+}
+
+/// Why the agent did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Nobody listens, yet or any more.
+    #[error("the pod's agent cannot be reached")]
+    Unreachable(#[source] io::Error),
+    /// It did not answer in time.
+    #[error("the pod's agent did not answer within {} s", .0.as_secs())]
+    Timeout(Duration),
+    /// It said no.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// It sent something that is no answer.
+    #[error("the pod's agent sent something that is not an answer")]
+    Nonsense(#[source] CodecError),
+    /// It ended the connection instead of answering.
+    #[error("the pod's agent closed the connection")]
+    Closed,
+    /// Another generation of the wire.
+    #[error("the guest speaks generation {found} of the wire, this magikvm {expected}")]
+    Generation {
+        /// The guest's.
+        found: u32,
+        /// Ours.
+        expected: u32,
+    },
+}
+
+/// Connects to a Unix socket whatever the length of its path: through its directory's descriptor.
+pub fn connect_unix(socket: &Path) -> io::Result<UnixStream> {
+    let (Some(parent), Some(name)) = (socket.parent(), socket.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let dir = File::open(parent)?;
+    UnixStream::connect(Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())).join(name))
+}
+
+/// One connection, for requests one after the other.
+#[derive(Debug)]
+pub struct AgentConnection {
+    reader: BufReader<Timed>,
+    writer: UnixStream,
+}
+
+impl Connector {
+    /// Connects, waiting at most `wait` for the agent's side to accept.
+    pub fn connect(&self, wait: Duration) -> Result<AgentConnection, AgentError> {
+        let deadline = Instant::now() + wait;
+        let stream = connect_unix(&self.socket).map_err(AgentError::Unreachable)?;
+        let timed = Timed::new(stream.try_clone().map_err(AgentError::Unreachable)?);
+        let mut connection = AgentConnection { reader: BufReader::new(timed), writer: stream };
+        if let Handshake::Port(port) = self.handshake {
+            connection.set_deadline(Some(deadline));
+            let agreed = connection
+                .writer
+                .write_all(format!("CONNECT {port}\n").as_bytes())
+                .and_then(|()| connection.read_handshake());
+            agreed.map_err(AgentError::Unreachable)?;
+            connection.set_deadline(None);
+        }
+        Ok(connection)
+    }
+
+    /// Connects, trying again until the agent answers `hello`, `still_wanted` says no, or the deadline passes: a guest that has not booted
+    /// yet refuses.
+    pub fn connect_when_up(
+        &self,
+        deadline: Instant,
+        still_wanted: &dyn Fn() -> bool,
+    ) -> Result<(AgentConnection, Hello), AgentError> {
+        let started = Instant::now();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let attempt = self.connect(left).and_then(|mut connection| {
+                let hello = connection.hello(deadline)?;
+                Ok((connection, hello))
+            });
+            match attempt {
+                Err(AgentError::Unreachable(_) | AgentError::Closed) if !left.is_zero() && still_wanted() => {}
+                Err(AgentError::Unreachable(_) | AgentError::Closed) if left.is_zero() => {
+                    return Err(AgentError::Timeout(started.elapsed()));
+                }
+                result => return result,
+            }
+            // The far end appears when the guest is up, which nothing on this side announces.
+            std::thread::sleep(Duration::from_millis(5).min(left));
+        }
+    }
+}
+
+impl AgentConnection {
+    fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.reader.get_mut().set_deadline(deadline);
+    }
+
+    /// Reads the one line byte by byte, so that nothing behind it is taken.
+    fn read_handshake(&mut self) -> io::Result<()> {
+        let mut line = Vec::new();
+        while line.len() < MAX_HANDSHAKE {
+            let mut byte = [0u8];
+            self.reader.read_exact(&mut byte)?;
+            if byte == *b"\n" {
+                let agreed = line.starts_with(b"OK ");
+                return if agreed { Ok(()) } else { Err(io::ErrorKind::ConnectionRefused.into()) };
+            }
+            line.push(byte[0]);
+        }
+        Err(io::ErrorKind::InvalidData.into())
+    }
+
+    /// Asks, and waits at most `wait` for the whole answer.
+    pub fn request_within<T: DeserializeOwned>(&mut self, request: &Request, wait: Duration) -> Result<T, AgentError> {
+        self.ask(request, wait, Instant::now() + wait)
+    }
+
+    /// Asks, and waits at most the wire's own 30 s for the whole answer.
+    pub fn request<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, AgentError> {
+        self.request_within(request, Duration::from_secs(REQUEST_TIMEOUT_SECS))
+    }
+
+    fn ask<T: DeserializeOwned>(&mut self, request: &Request, wait: Duration, deadline: Instant) -> Result<T, AgentError> {
+        self.set_deadline(Some(deadline));
+        self.writer.set_write_timeout(Some(wait.max(Duration::from_millis(1)))).map_err(AgentError::Unreachable)?;
+        let sent = codec::write_message(&mut self.writer, request);
+        let answer = sent.and_then(|()| codec::read_message::<Reply<T>>(&mut self.reader));
+        self.set_deadline(None);
+        match answer {
+            Ok(Some(Reply::Ok(answer))) => Ok(answer),
+            Ok(Some(Reply::Error(refusal))) => Err(AgentError::Refused(Refusal::new(refusal.code, refusal.message))),
+            Ok(None) | Err(CodecError::Truncated) => Err(AgentError::Closed),
+            Err(CodecError::Io(error)) if is_timeout(&error) => Err(AgentError::Timeout(wait)),
+            Err(CodecError::Io(error)) if is_closed(&error) => Err(AgentError::Closed),
+            Err(CodecError::Io(error)) => Err(AgentError::Unreachable(error)),
+            Err(error) => Err(AgentError::Nonsense(error)),
+        }
+    }
+
+    fn hello(&mut self, deadline: Instant) -> Result<Hello, AgentError> {
+        let expected = magikvm_proto::GENERATION;
+        let wait = deadline.saturating_duration_since(Instant::now());
+        let hello: Hello = self.ask(&Request::Hello { generation: expected }, wait, deadline)?;
+        if hello.generation == expected {
+            Ok(hello)
+        } else {
+            Err(AgentError::Generation { found: hello.generation, expected })
+        }
+    }
+
+    /// After an `ok` that upgrades the connection: its two directions, for two threads.
+    pub fn into_stream(self) -> Result<(AgentReader, AgentWriter), AgentError> {
+        self.writer.set_write_timeout(None).map_err(AgentError::Unreachable)?;
+        Ok((AgentReader::new(self.reader), AgentWriter::new(self.writer)))
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+//! The two directions of an upgraded connection.
+
+use magikvm_proto::codec::{self, CodecError};
+use magikvm_proto::limits::REQUEST_TIMEOUT_SECS;
+use magikvm_proto::wire::{Event, FrameHeader};
+use std::io::{self, BufRead, BufReader, Read};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// A stream whose reads end at a deadline, however many there are: a peer that sends a byte now and then gains nothing.
+#[derive(Debug)]
+pub(super) struct Timed {
+    stream: UnixStream,
+    deadline: Option<Instant>,
+    armed: bool,
+}
+
+impl Timed {
+    pub(super) fn new(stream: UnixStream) -> Self {
+        Self { stream, deadline: None, armed: false }
+    }
+
+    pub(super) fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(deadline) = self.deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+            self.armed = true;
+        } else if self.armed {
+            self.stream.set_read_timeout(None)?;
+            self.armed = false;
+        }
+        self.stream.read(buffer)
+    }
+}
+
+/// Receiving half. The next message may take as long as it likes to begin, but once begun it must be complete within 30 s.
+#[derive(Debug)]
+pub struct AgentReader {
+    inner: BufReader<Timed>,
+}
+
+impl AgentReader {
+    pub(super) fn new(inner: BufReader<Timed>) -> Self {
+        Self { inner }
+    }
+
+    fn await_begin(&mut self) -> Result<(), CodecError> {
+        self.inner.get_mut().set_deadline(None);
+        loop {
+            match self.inner.fill_buf() {
+                Ok(_) => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.inner.get_mut().set_deadline(Some(Instant::now() + Duration::from_secs(REQUEST_TIMEOUT_SECS)));
+        Ok(())
+    }
+
+    /// The next frame, its bytes in `payload`; `None` at the end.
+    pub fn frame(&mut self, payload: &mut Vec<u8>) -> Result<Option<FrameHeader>, CodecError> {
+        self.await_begin()?;
+        codec::read_frame(&mut self.inner, payload)
+    }
+
+    /// The next event; `None` at the end.
+    pub fn event(&mut self) -> Result<Option<Event>, CodecError> {
+        self.await_begin()?;
+        codec::read_message(&mut self.inner)
+    }
+}
+
+/// Sending half. Dropped, the connection's sending direction ends.
+#[derive(Debug)]
+pub struct AgentWriter {
+    inner: UnixStream,
+}
+
+impl AgentWriter {
+    pub(super) fn new(inner: UnixStream) -> Self {
+        Self { inner }
+    }
+
+    /// Sends one frame.
+    pub fn frame(&mut self, header: &FrameHeader, payload: &[u8]) -> Result<(), CodecError> {
+        codec::write_frame(&mut self.inner, header, payload)
+    }
+
+    /// Ends both directions; a reader blocked on this connection sees its end.
+    pub fn close(&self) {
+        if self.inner.shutdown(Shutdown::Both).is_err() {
+            // It was closed from the other side.
+        }
+    }
+}

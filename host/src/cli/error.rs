@@ -1,0 +1,129 @@
+//! How a failed verb looks and what it exits with: what failed, the chain of causes, a hint with a command to type.
+
+use super::ui;
+use crate::agent::AgentError;
+use crate::pod::failure::{Blame, Failure};
+use crate::pod::interface::PodError;
+use magikvm_proto::limits::MAX_MESSAGE_LEN;
+use std::error::Error;
+use std::process::ExitCode;
+
+/// Whose fault; decides the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// 1.
+    User,
+    /// 3.
+    Environment,
+    /// 70.
+    Internal,
+    /// As it is.
+    Code(u8),
+}
+
+/// A failed verb.
+#[derive(Debug)]
+pub(super) struct CliError {
+    kind: Kind,
+    message: String,
+    causes: Vec<String>,
+    hint: Option<String>,
+    console: Vec<String>,
+}
+
+impl CliError {
+    /// From a message.
+    pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), causes: Vec::new(), hint: None, console: Vec::new() }
+    }
+
+    /// From an error and its causes.
+    pub(super) fn of(kind: Kind, error: &(dyn Error + 'static)) -> Self {
+        let mut causes: Vec<String> = Vec::new();
+        let mut next = error.source();
+        while let Some(cause) = next {
+            let text = cause.to_string();
+            // Transparent wrappers repeat their cause.
+            if causes.last() != Some(&text) && error.to_string() != text {
+                causes.push(text);
+            }
+            next = cause.source();
+        }
+        Self { causes, ..Self::new(kind, error.to_string()) }
+    }
+
+    /// With what to do about it.
+    #[must_use]
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// A failed run; `internal` is the code for what is not the user's fault.
+    pub(super) fn of_failure(failure: Failure, internal: Kind) -> Self {
+        let kind = match failure.blame {
+            Blame::User => Kind::User,
+            Blame::Environment => Kind::Environment,
+            Blame::Workload if internal == Kind::Internal => Kind::User,
+            Blame::Internal | Blame::Workload => internal,
+        };
+        let message = format!("{} (stage: {})", failure.message, failure.stage);
+        Self { kind, message, causes: failure.causes, hint: failure.hint, console: failure.console }
+    }
+
+    /// Prints it and gives the exit code.
+    pub(super) fn report(&self) -> ExitCode {
+        let mut text = format!("Error: {}\n", harmless(&self.message));
+        for cause in &self.causes {
+            text.push_str(&format!("Caused by: {}\n", harmless(cause)));
+        }
+        if !self.console.is_empty() {
+            text.push_str("The VM's console, last lines:\n");
+            for line in &self.console {
+                text.push_str(&format!("  {}\n", harmless(line)));
+            }
+        }
+        if let Some(hint) = &self.hint {
+            text.push_str(&format!("Hint: {}\n", harmless(hint)));
+        }
+        ui::error_bytes(text.as_bytes());
+        ExitCode::from(match self.kind {
+            Kind::User => 1,
+            Kind::Environment => 3,
+            Kind::Internal => 70,
+            Kind::Code(code) => code,
+        })
+    }
+}
+
+/// A message may quote a hostile guest or manifest; it must not drive the terminal, nor fill it.
+fn harmless(text: &str) -> String {
+    let cut: String = text.chars().take(MAX_MESSAGE_LEN).collect();
+    cut.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+impl From<PodError> for CliError {
+    fn from(error: PodError) -> Self {
+        let (kind, hint) = match &error {
+            PodError::NotFound(_) => (Kind::User, Some("magikvm ps lists the pods there are".to_owned())),
+            PodError::ChooseContainer { .. } => (Kind::User, Some("choose one with -c NAME".to_owned())),
+            PodError::Running(id) => {
+                (Kind::User, Some(format!("stop it first: magikvm stop {id}; or magikvm rm -f {id}")))
+            }
+            PodError::Lost(id) => (Kind::User, Some(format!("remove what is left of it: magikvm rm {id}"))),
+            PodError::NotRunning(_) | PodError::NoContainer { .. } => (Kind::User, None),
+            PodError::Agent(AgentError::Refused(_)) => (Kind::User, None),
+            PodError::Record(_) | PodError::File(_) => (Kind::Environment, None),
+            PodError::Stuck(_) | PodError::Control { .. } | PodError::Agent(_) | PodError::Undo { .. } => {
+                (Kind::Internal, None)
+            }
+        };
+        Self { hint, ..Self::of(kind, &error) }
+    }
+}
+
+impl From<AgentError> for CliError {
+    fn from(error: AgentError) -> Self {
+        PodError::Agent(error).into()
+    }
+}

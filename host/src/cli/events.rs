@@ -1,0 +1,89 @@
+//! `magikvm events`.
+
+use super::error::{CliError, Kind};
+use super::logs::Changes;
+use super::{Outcome, pod_id, ui};
+use crate::pod::interface::PodRuntimeInterface;
+use crate::pod::logs::printable;
+use crate::store::atomic::FileError;
+use crate::store::lock::{self, LockState};
+use magikvm_proto::id::PodId;
+use magikvm_proto::wire::{Event, EventKind};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::process::ExitCode;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// NAME or NAMESPACE/NAME
+    #[arg(value_parser = pod_id)]
+    pod: PodId,
+    /// Go on until the pod has ended
+    #[arg(short, long)]
+    follow: bool,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(serde::Deserialize)]
+struct TimedEvent {
+    time: String,
+    #[serde(flatten)]
+    event: Event,
+}
+
+pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
+    let found = pods.find(&args.pod)?;
+    let path = found.dir.events();
+    let failed = |error| CliError::of(Kind::Environment, &FileError::at("read", &path)(error));
+    let changes = Changes::of(&found.dir);
+    let mut reader = match File::open(&path) {
+        Ok(file) => BufReader::new(file),
+        // A pod whose VM never came so far.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(ExitCode::SUCCESS),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut line = Vec::new();
+    loop {
+        let last_look = !args.follow || lock::state(&found.dir.lock()).is_ok_and(|state| state == LockState::Free);
+        while reader.read_until(b'\n', &mut line).map_err(failed)? > 0 && line.last() == Some(&b'\n') {
+            if args.json {
+                ui::bytes(&line);
+            } else if let Ok(timed) = serde_json::from_slice::<TimedEvent>(&line) {
+                ui::line(&format!("{}  {}", timed.time, describe(&timed.event.kind)));
+            }
+            line.clear();
+        }
+        if last_look {
+            return Ok(ExitCode::SUCCESS);
+        }
+        changes.wait();
+    }
+}
+
+fn describe(kind: &EventKind) -> String {
+    let again = |wait: &Option<u64>| wait.map_or(String::new(), |ms| format!(", starts again in {} s", ms / 1000));
+    match kind {
+        EventKind::ContainerCreated { container } => format!("{container}: created"),
+        EventKind::ContainerStarted { container, restart_count: 0, .. } => format!("{container}: started"),
+        EventKind::ContainerStarted { container, restart_count, .. } => {
+            format!("{container}: started again ({restart_count})")
+        }
+        EventKind::ContainerExited { container, exit, restart_in_ms } => {
+            let how = match exit.signal {
+                _ if exit.oom_killed => "killed: out of memory".to_owned(),
+                Some(signal) => format!("killed by signal {signal}"),
+                None => format!("exited with {}", exit.code),
+            };
+            format!("{container}: {how}{}", again(restart_in_ms))
+        }
+        EventKind::ContainerFailed { container, message, restart_in_ms } => {
+            format!("{container}: could not be started: {}{}", printable(message), again(restart_in_ms))
+        }
+        EventKind::PodStarted => "all containers were started".to_owned(),
+        EventKind::PodFailed { message } => format!("the pod could not be started: {}", printable(message)),
+        EventKind::ShuttingDown => "stopping".to_owned(),
+    }
+}

@@ -1,0 +1,255 @@
+//! `magikvm exec` and `magikvm attach`: a process's streams on this terminal.
+
+use super::error::{CliError, Kind};
+use super::terminal::{self, Raw};
+use super::{Outcome, pod_id, ui};
+use crate::agent::{AgentConnection, AgentError, AgentReader, AgentWriter};
+use crate::pod::interface::PodRuntimeInterface;
+use magikvm_proto::id::PodId;
+use magikvm_proto::limits::{EXEC_TIMEOUT_SECS, MAX_FRAME_LEN};
+use magikvm_proto::wire::{
+    Attached, ExecRequest, ExecStarted, ExitStatus, FrameHeader, RefusalCode, Request, Stream,
+};
+use nix::sys::signal::{SigSet, Signal};
+use std::io::{IsTerminal, Read};
+use std::process::ExitCode;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Our own failure, told from the program's codes; a program that is not there exits as in a shell.
+const OURS: Kind = Kind::Code(125);
+const NO_PROGRAM: Kind = Kind::Code(127);
+/// Ctrl-P Ctrl-Q leaves an attached terminal.
+const DETACH: [u8; 2] = [0x10, 0x11];
+
+/// Arguments of exec.
+#[derive(Debug, clap::Args)]
+pub(super) struct ExecArgs {
+    /// NAME or NAMESPACE/NAME
+    #[arg(value_parser = pod_id)]
+    pod: PodId,
+    /// Which container; needed if there are several
+    #[arg(short, long, value_name = "NAME")]
+    container: Option<String>,
+    /// Pass standard input on
+    #[arg(short = 'i', long)]
+    stdin: bool,
+    /// Give the program a terminal
+    #[arg(short = 't', long)]
+    tty: bool,
+    /// Set a variable for the program
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<String>,
+    /// Directory to start in, instead of the container's own
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// Seconds after which the program is killed; 0 for never [default: 300 without -t and -i]
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+    /// Program and arguments, after --
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// Arguments of attach.
+#[derive(Debug, clap::Args)]
+pub(super) struct AttachArgs {
+    /// NAME or NAMESPACE/NAME
+    #[arg(value_parser = pod_id)]
+    pod: PodId,
+    /// Which container; needed if there are several
+    #[arg(short, long, value_name = "NAME")]
+    container: Option<String>,
+    /// Do not pass standard input on
+    #[arg(long)]
+    no_stdin: bool,
+}
+
+fn variable(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((name, _)) if !name.is_empty() => Ok(text.to_owned()),
+        _ => Err(format!("{text:?} is not NAME=VALUE")),
+    }
+}
+
+pub(super) fn exec(args: ExecArgs, pods: &PodRuntimeInterface) -> Outcome {
+    let found = pods.find(&args.pod)?;
+    let container = pods.container(&found, &args.pod, args.container.as_deref())?;
+    let interactive = args.tty || args.stdin;
+    let timeout = args.timeout.unwrap_or(if interactive { 0 } else { EXEC_TIMEOUT_SECS });
+    let request = ExecRequest {
+        container,
+        args: args.command,
+        env: args.env,
+        cwd: args.workdir,
+        terminal: args.tty.then(terminal::size),
+        stdin: args.stdin,
+        timeout_ms: (timeout > 0).then(|| timeout.saturating_mul(1000)),
+    };
+    request.check().map_err(|message| CliError::new(Kind::User, message))?;
+    let program = request.args.first().cloned().unwrap_or_default();
+    let mut agent = pods.agent(&found, &args.pod)?;
+    let ExecStarted { .. } = agent.request(&Request::Exec(request)).map_err(|error| refused(error, &program))?;
+    let exit = session(agent, args.stdin, args.tty, Detach::Never)?;
+    let Some(exit) = exit else { return Ok(ExitCode::SUCCESS) };
+    if exit.timed_out {
+        return Err(CliError::new(Kind::Code(124), format!("{program} was killed after {timeout} s"))
+            .hint("give it longer with --timeout SECONDS (0: no limit)"));
+    }
+    Ok(code(exit))
+}
+
+fn refused(error: AgentError, program: &str) -> CliError {
+    match &error {
+        AgentError::Refused(refusal) if refusal.code == RefusalCode::NotFound => {
+            CliError::of(NO_PROGRAM, &error).hint(format!("is {program} in the container's image and its PATH?"))
+        }
+        AgentError::Refused(_) => CliError::of(Kind::User, &error),
+        _ => CliError::of(OURS, &error),
+    }
+}
+
+fn code(exit: ExitStatus) -> ExitCode {
+    ExitCode::from(u8::try_from(exit.code).unwrap_or(u8::MAX))
+}
+
+pub(super) fn attach(args: &AttachArgs, pods: &PodRuntimeInterface) -> Outcome {
+    let found = pods.find(&args.pod)?;
+    let container = pods.container(&found, &args.pod, args.container.as_deref())?;
+    let record = found.record.as_ref().ok().and_then(|record| record.containers.iter().find(|c| c.name == container));
+    let stdin = !args.no_stdin && record.is_some_and(|record| record.stdin);
+    if !stdin && !args.no_stdin {
+        ui::note(&format!("Container {container} has no stdin (spec.containers[].stdin); showing its output only."));
+    }
+    let mut agent = pods.agent(&found, &args.pod)?;
+    let attached: Attached = agent.request(&Request::Attach { container, stdin })?;
+    let detach = if attached.terminal && stdin && std::io::stdin().is_terminal() {
+        ui::note("Attached; Ctrl-P Ctrl-Q leaves.");
+        Detach::OnKeys
+    } else {
+        Detach::Never
+    };
+    match session(agent, stdin, attached.terminal, detach)? {
+        Some(exit) => Ok(code(exit)),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Detach {
+    Never,
+    OnKeys,
+}
+
+/// What comes to the session from its threads.
+enum Happening {
+    Frame(Stream, Vec<u8>),
+    Detached,
+    Lost(CliError),
+}
+
+/// Shows a process's streams until it ends; `None` when the user left it.
+fn session(agent: AgentConnection, stdin: bool, tty: bool, detach: Detach) -> Result<Option<ExitStatus>, CliError> {
+    let (reader, writer) = agent.into_stream()?;
+    let writer = Arc::new(Mutex::new(writer));
+    let raw = if tty && stdin { Raw::enter() } else { None };
+    let (events, inbox) = channel();
+    if tty {
+        watch_size(Arc::clone(&writer));
+    }
+    if stdin {
+        let (writer, events) = (Arc::clone(&writer), events.clone());
+        std::thread::spawn(move || pump_stdin(&writer, detach, &events));
+    }
+    std::thread::spawn(move || pump_output(reader, &events));
+    let result = loop {
+        match inbox.recv() {
+            Ok(Happening::Frame(Stream::Stdout { dropped }, bytes)) => {
+                gap(dropped);
+                ui::bytes(&bytes);
+            }
+            Ok(Happening::Frame(Stream::Stderr { dropped }, bytes)) => {
+                gap(dropped);
+                ui::error_bytes(&bytes);
+            }
+            Ok(Happening::Frame(Stream::Exit(exit), _)) => break Ok(Some(exit)),
+            Ok(Happening::Frame(..)) => {}
+            Ok(Happening::Detached) => break Ok(None),
+            Ok(Happening::Lost(error)) => break Err(error),
+            Err(_) => break Err(CliError::new(OURS, "the connection to the container ended")),
+        }
+    };
+    drop(raw);
+    result
+}
+
+fn gap(dropped: u64) {
+    if dropped > 0 {
+        ui::note(&format!("[{dropped} bytes of output were lost here: the container printed faster than they could be shown]"));
+    }
+}
+
+fn pump_output(mut reader: AgentReader, events: &Sender<Happening>) {
+    let mut payload = Vec::new();
+    loop {
+        let happening = match reader.frame(&mut payload) {
+            Ok(Some(header)) => Happening::Frame(header.stream, std::mem::take(&mut payload)),
+            Ok(None) => Happening::Lost(CliError::new(OURS, "the pod ended before the program's exit code was known")),
+            Err(error) => Happening::Lost(CliError::of(OURS, &error)),
+        };
+        let last = matches!(happening, Happening::Lost(_) | Happening::Frame(Stream::Exit(_), _));
+        if events.send(happening).is_err() || last {
+            return;
+        }
+    }
+}
+
+fn send(writer: &Mutex<AgentWriter>, header: &FrameHeader, bytes: &[u8]) -> bool {
+    writer.lock().unwrap_or_else(PoisonError::into_inner).frame(header, bytes).is_ok()
+}
+
+fn pump_stdin(writer: &Mutex<AgentWriter>, detach: Detach, events: &Sender<Happening>) {
+    let mut buffer = vec![0u8; MAX_FRAME_LEN];
+    let mut stdin = std::io::stdin().lock();
+    let mut held = false;
+    loop {
+        match stdin.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => {
+                let bytes = &buffer[..read];
+                if detach == Detach::OnKeys {
+                    let pair = bytes.windows(2).any(|pair| pair == DETACH);
+                    if pair || (held && bytes.first() == Some(&DETACH[1])) {
+                        if events.send(Happening::Detached).is_err() {
+                            // The session is over already.
+                        }
+                        return;
+                    }
+                    held = bytes.last() == Some(&DETACH[0]);
+                }
+                if !send(writer, &FrameHeader::data(Stream::Stdin, read), bytes) {
+                    return;
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    send(writer, &FrameHeader::control(Stream::End), b"");
+}
+
+/// Passes changes of the terminal's size on. Called before the other threads start, so that all of them have the signal blocked.
+fn watch_size(writer: Arc<Mutex<AgentWriter>>) {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGWINCH);
+    if set.thread_block().is_err() {
+        return;
+    }
+    std::thread::spawn(move || {
+        loop {
+            if !send(&writer, &FrameHeader::control(Stream::Resize(terminal::size())), b"") || set.wait().is_err() {
+                return;
+            }
+        }
+    });
+}

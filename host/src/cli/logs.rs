@@ -1,0 +1,226 @@
+//! `magikvm logs`, and what a foreground run shows.
+
+use super::error::{CliError, Kind};
+use super::ui::Stream;
+use super::{Outcome, pod_id, ui};
+use crate::pod::interface::PodRuntimeInterface;
+use crate::pod::logs::{Entry, LogReader, LogStream};
+use crate::store::layout::PodDir;
+use crate::store::lock::{self, LockState};
+use magikvm_proto::id::PodId;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+/// How long to wait for a change of a file before the pod's life is looked at again, in milliseconds.
+const LOOK_MS: u16 = 200;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// NAME or NAMESPACE/NAME
+    #[arg(value_parser = pod_id)]
+    pod: PodId,
+    /// Only this container; all are shown otherwise
+    #[arg(short, long, value_name = "NAME")]
+    container: Option<String>,
+    /// Go on until the pod has ended
+    #[arg(short, long)]
+    follow: bool,
+    /// Only the last N lines of each container
+    #[arg(long, value_name = "N")]
+    tail: Option<usize>,
+    /// Only what is newer: a time (2026-01-02T03:04:05Z) or a duration (90s, 5m, 2h)
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<String>,
+    /// Begin each line with its time
+    #[arg(long)]
+    timestamps: bool,
+    /// Begin each line with its container's name (default with several containers)
+    #[arg(long)]
+    prefix: bool,
+}
+
+/// How lines look.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Show {
+    /// With the container's name.
+    pub(super) prefix: bool,
+    /// With the time.
+    pub(super) timestamps: bool,
+}
+
+/// What to do at the end of the logs.
+pub(super) enum Follow<'a> {
+    /// Leave.
+    No,
+    /// Wait for more until this says that there will be none.
+    Until(&'a dyn Fn() -> bool),
+}
+
+/// A time as the log has it, so that texts compare as times do.
+fn since(text: &str) -> Result<String, String> {
+    let time = match text.parse::<jiff::Timestamp>() {
+        Ok(time) => time,
+        Err(_) => {
+            let span: jiff::SignedDuration = text
+                .parse()
+                .map_err(|_| format!("{text:?} is neither a time (2026-01-02T03:04:05Z) nor a duration (90s, 5m, 2h)"))?;
+            jiff::Timestamp::now().checked_sub(span).map_err(|error| error.to_string())?
+        }
+    };
+    Ok(crate::pod::logs::format_time(time))
+}
+
+pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
+    let found = pods.find(&args.pod)?;
+    let containers = pods.containers(&found, args.container.as_deref(), &args.pod)?;
+    let show_as = Show { prefix: args.prefix || containers.len() > 1, timestamps: args.timestamps };
+    let mut readers = pods.logs(&found, containers);
+    if let Some(lines) = args.tail {
+        for reader in &mut readers {
+            reader.tail(lines).map_err(|error| CliError::of(Kind::Environment, &error))?;
+        }
+    }
+    let over = || lock::state(&found.dir.lock()).is_ok_and(|state| state == LockState::Free);
+    let follow = if args.follow { Follow::Until(&over) } else { Follow::No };
+    show(&mut readers, &found.dir, show_as, args.since.as_deref(), follow)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the entries of all readers in order of time.
+pub(super) fn show(
+    readers: &mut [LogReader],
+    dir: &PodDir,
+    how: Show,
+    since: Option<&str>,
+    follow: Follow<'_>,
+) -> Result<(), CliError> {
+    let failed = |error: crate::store::atomic::FileError| CliError::of(Kind::Environment, &error);
+    let changes = Changes::of(dir);
+    let mut printer = Printer::new(readers, how);
+    let mut heads: Vec<Option<Entry>> = readers.iter().map(|_| None).collect();
+    loop {
+        // Asked before the last look at the files, so that what was written before the end is seen.
+        let last_look = match &follow {
+            Follow::No => true,
+            Follow::Until(over) => over(),
+        };
+        loop {
+            for (head, reader) in heads.iter_mut().zip(readers.iter_mut()) {
+                if head.is_none() {
+                    *head = reader.next_entry().map_err(failed)?;
+                }
+            }
+            let first = heads.iter().enumerate().filter_map(|(index, head)| head.as_ref().map(|entry| (&entry.time, index)));
+            let Some((_, index)) = first.min() else { break };
+            if let Some(entry) = heads[index].take()
+                && since.is_none_or(|since| entry.time.as_str() >= since)
+            {
+                printer.print(index, &entry);
+            }
+        }
+        printer.flush();
+        if last_look {
+            return Ok(());
+        }
+        changes.wait();
+    }
+}
+
+/// Puts prefixes where lines begin: an entry may be a piece of a line.
+struct Printer {
+    how: Show,
+    prefixes: Vec<[String; 2]>,
+    /// Whether the next entry of this container and stream begins a line.
+    at_start: Vec<[bool; 2]>,
+    pending: Vec<u8>,
+    pending_to: Stream,
+}
+
+impl Printer {
+    fn new(readers: &[LogReader], how: Show) -> Self {
+        let width = readers.iter().map(|reader| reader.container.as_str().len()).max().unwrap_or(0);
+        let prefix = |index: usize, reader: &LogReader, to| {
+            if how.prefix { ui::prefix(reader.container.as_str(), index, width, to) } else { String::new() }
+        };
+        let prefixes = readers
+            .iter()
+            .enumerate()
+            .map(|(index, reader)| [prefix(index, reader, Stream::Out), prefix(index, reader, Stream::Error)])
+            .collect();
+        Self { how, prefixes, at_start: vec![[true; 2]; readers.len()], pending: Vec::new(), pending_to: Stream::Out }
+    }
+
+    fn print(&mut self, index: usize, entry: &Entry) {
+        let (to, side) = match entry.stream {
+            LogStream::Stdout => (Stream::Out, 0),
+            LogStream::Stderr => (Stream::Error, 1),
+        };
+        if to != self.pending_to || self.pending.len() > 64 << 10 {
+            self.flush();
+            self.pending_to = to;
+        }
+        if self.at_start[index][side] {
+            self.pending.extend_from_slice(self.prefixes[index][side].as_bytes());
+            if self.how.timestamps {
+                self.pending.extend_from_slice(entry.time.as_bytes());
+                self.pending.push(b' ');
+            }
+        }
+        self.pending.extend_from_slice(&entry.content);
+        self.at_start[index][side] = entry.content.last() == Some(&b'\n');
+    }
+
+    fn flush(&mut self) {
+        match self.pending_to {
+            _ if self.pending.is_empty() => {}
+            Stream::Out => ui::bytes(&self.pending),
+            Stream::Error => ui::error_bytes(&self.pending),
+        }
+        self.pending.clear();
+    }
+}
+
+/// Changes of the log directory. Where they can't be watched (no inotify left), looking now and then has to do.
+pub(super) struct Changes(Option<Inotify>);
+
+impl Changes {
+    pub(super) fn of(dir: &PodDir) -> Self {
+        let watch = || -> nix::Result<Inotify> {
+            let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+            let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+            inotify.add_watch(&dir.log(), flags)?;
+            inotify.add_watch(dir.path(), flags)?;
+            Ok(inotify)
+        };
+        Self(watch().ok())
+    }
+
+    pub(super) fn wait(&self) {
+        let Some(inotify) = &self.0 else {
+            std::thread::sleep(std::time::Duration::from_millis(LOOK_MS.into()));
+            return;
+        };
+        let mut fds = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut fds, PollTimeout::from(LOOK_MS)).is_ok() {
+            while inotify.read_events().is_ok_and(|events| !events.is_empty()) {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_may_be_given_in_two_ways() {
+        assert_eq!(since("2026-01-02T03:04:05Z").unwrap(), "2026-01-02T03:04:05.000000000Z");
+        let recent = since("90s").unwrap();
+        assert!(recent < crate::pod::logs::format_time(jiff::Timestamp::now()));
+        for bad in ["yesterday", "", "5 parsecs"] {
+            assert!(since(bad).is_err(), "{bad}");
+        }
+    }
+}

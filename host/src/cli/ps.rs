@@ -1,0 +1,67 @@
+//! `magikvm ps`.
+
+use super::{Format, Outcome, print_as, ui};
+use crate::pod::interface::PodRuntimeInterface;
+use crate::pod::status::{self, Phase};
+use crate::store::record::{ContainerPhase, Found, now_ms};
+use serde_json::json;
+use std::process::ExitCode;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Print a PodList in this form
+    #[arg(short, long)]
+    output: Option<Format>,
+    /// Print names only
+    #[arg(short, long, conflicts_with = "output")]
+    quiet: bool,
+}
+
+pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
+    let found = pods.list()?;
+    if let Some(format) = args.output {
+        let items: Vec<_> = found.iter().filter_map(status::kubernetes).collect();
+        print_as(&json!({ "apiVersion": "v1", "kind": "PodList", "items": items }), format)?;
+    } else if args.quiet {
+        found.iter().for_each(|pod| ui::line(&name(pod)));
+    } else {
+        let head = ["NAME", "STATUS", "READY", "RESTARTS", "AGE", "VM"].map(str::to_owned).to_vec();
+        let mut rows = vec![head];
+        rows.extend(found.iter().map(row));
+        ui::table(&rows);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `namespace/name`, or the directory's name where the record can't say.
+fn name(pod: &Found) -> String {
+    match &pod.record {
+        Ok(record) => record.id.to_string(),
+        Err(_) => pod.dir.path().file_name().unwrap_or_default().to_string_lossy().replacen('_', "/", 1),
+    }
+}
+
+fn row(pod: &Found) -> Vec<String> {
+    let phase = status::phase(pod);
+    let views = pod.state.as_ref().map(|state| state.containers.as_slice()).unwrap_or_default();
+    let live = phase != Phase::Lost;
+    let running = views.iter().filter(|view| live && matches!(view.phase, ContainerPhase::Running { .. })).count();
+    let restarts: u64 = views.iter().map(|view| u64::from(view.restart_count)).sum();
+    let (age, vm) = match &pod.record {
+        Ok(record) => (
+            ui::age(now_ms().saturating_sub(record.created_ms)),
+            format!("{} {}cpu {}MiB", record.vmm, record.vcpus, record.memory_mib),
+        ),
+        Err(_) => ("?".to_owned(), "?".to_owned()),
+    };
+    let containers = pod.record.as_ref().map_or(views.len(), |record| record.containers.len());
+    vec![
+        name(pod),
+        phase.as_str().to_owned(),
+        format!("{running}/{containers}"),
+        restarts.to_string(),
+        age,
+        vm,
+    ]
+}

@@ -1,0 +1,187 @@
+//! `magikvm run`.
+
+use super::error::{CliError, Kind};
+use super::logs::{Follow, Show};
+use super::{Outcome, ui};
+use crate::manifest;
+use crate::pod::interface::PodRuntimeInterface;
+use crate::pod::launch::{Canceller, FromMonitor, Launched};
+use crate::pod::run::{AtEnd, RunRequest};
+use crate::vmm::{Accel, VmmKind};
+use magikvm_proto::id::PodId;
+use magikvm_proto::limits::MAX_MANIFEST_SIZE;
+use nix::sys::signal::{SigSet, Signal};
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Our own failure in a foreground run, told from the pod's codes.
+const OURS: Kind = Kind::Code(125);
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Manifest of a Pod, YAML or JSON; `-` for standard input
+    #[arg(value_name = "FILE")]
+    manifest: PathBuf,
+    /// Return once the pod runs
+    #[arg(short, long)]
+    detach: bool,
+    /// Remove the pod at its end
+    #[arg(long)]
+    rm: bool,
+    /// Directory of the guest image (see magikvm-image)
+    #[arg(long, value_name = "DIR", env = "MAGIKVM_GUEST")]
+    guest: Option<PathBuf>,
+    /// Program that runs the VM
+    #[arg(long, value_enum, default_value_t)]
+    vmm: VmmKind,
+    /// What executes the VM's instructions; tcg is software emulation: slow, and not a security boundary
+    #[arg(long, value_enum, default_value_t, env = "MAGIKVM_ACCEL")]
+    accel: Accel,
+    /// Do not begin each line with its container's name
+    #[arg(long)]
+    no_prefix: bool,
+}
+
+pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface) -> Outcome {
+    let ours = if args.detach { Kind::Internal } else { OURS };
+    let (bytes, origin) = read_manifest(&args.manifest)?;
+    let plan = manifest::parse(&bytes, &origin).map_err(|problems| {
+        CliError::new(Kind::User, problems.to_string().trim_end().to_owned())
+    })?;
+    let id = plan.id.clone();
+    let guest = args.guest.unwrap_or_else(|| pods.layout().guest_image());
+    let request = RunRequest {
+        plan,
+        root: root.map(absolute),
+        guest: absolute(guest),
+        vmm: args.vmm,
+        accel: args.accel,
+        at_end: if args.rm { AtEnd::Remove } else { AtEnd::Keep },
+    };
+    if args.accel == Accel::Tcg && std::env::var_os("MAGIKVM_QUIET").is_none() {
+        ui::note("Warning: software emulation (tcg) is slow and is not a security boundary.");
+    }
+    let signals = Signals::block();
+    let mut launched = pods.run_pod(&request).map_err(|failure| CliError::of_failure(failure, ours))?;
+    let ready = Arc::new(AtomicBool::new(false));
+    let canceller = launched.canceller().map_err(|error| CliError::of(Kind::Environment, &error))?;
+    signals.watch(canceller, Arc::clone(&ready), pods.clone(), id.clone());
+    launched.await_ready().map_err(|failure| CliError::of_failure(failure, ours))?;
+    ready.store(true, Ordering::Release);
+    if args.detach {
+        ui::line(&id.to_string());
+        return Ok(ExitCode::SUCCESS);
+    }
+    foreground(launched, pods, &id, args.no_prefix)
+}
+
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+/// The manifest's bytes and its name for messages. One byte over the limit is read, no more, so that the parser can say so.
+fn read_manifest(path: &PathBuf) -> Result<(Vec<u8>, String), CliError> {
+    let limit = u64::try_from(MAX_MANIFEST_SIZE).unwrap_or(u64::MAX) + 1;
+    let mut bytes = Vec::new();
+    let (result, origin) = if path.as_os_str() == "-" {
+        (std::io::stdin().take(limit).read_to_end(&mut bytes), "standard input".to_owned())
+    } else {
+        let read = File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes));
+        (read, path.display().to_string())
+    };
+    match result {
+        Ok(_) => Ok((bytes, origin)),
+        Err(error) => {
+            let failed = CliError::of(Kind::User, &Unreadable { origin, source: error });
+            Err(failed.hint("give the path of a Pod manifest, or - for standard input"))
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the manifest {origin}")]
+struct Unreadable {
+    origin: String,
+    source: std::io::Error,
+}
+
+/// Shows the logs until the pod has ended.
+fn foreground(mut launched: Launched, pods: &PodRuntimeInterface, id: &PodId, no_prefix: bool) -> Outcome {
+    let found = pods.find(id)?;
+    let containers = pods.containers(&found, None, id)?;
+    let over = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&over);
+    let waiter = std::thread::spawn(move || {
+        let last = launched.next();
+        ended.store(true, Ordering::Release);
+        // `launched` goes back to the caller: the monitor waits for its end before it removes the pod (--rm).
+        (last, launched)
+    });
+    let show = Show { prefix: !no_prefix, timestamps: false };
+    let mut readers = pods.logs(&found, containers);
+    super::logs::show(&mut readers, &found.dir, show, None, Follow::Until(&|| over.load(Ordering::Acquire)))?;
+    let (last, launched) = waiter.join().map_err(|_| CliError::new(OURS, "lost the connection to the pod's monitor"))?;
+    drop(launched);
+    match last {
+        Some(FromMonitor::Ended { code }) => {
+            if let Some(why) = pods.find(id).ok().and_then(|found| found.state).and_then(|state| state.broken) {
+                return Err(CliError::new(OURS, format!("pod {id} did not end as it should: {why}")));
+            }
+            Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
+        }
+        Some(FromMonitor::Failed(failure)) => Err(CliError::of_failure(*failure, OURS)),
+        Some(FromMonitor::Ready) | None => Err(CliError::new(OURS, format!("the monitor of pod {id} was killed; the pod is lost"))
+            .hint(format!("remove what is left of it: magikvm rm {id}"))),
+    }
+}
+
+/// Signals that would end this program, blocked in all its threads.
+struct Signals(SigSet);
+
+impl Signals {
+    fn block() -> Self {
+        let mut set = SigSet::empty();
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+            set.add(signal);
+        }
+        if set.thread_block().is_err() {
+            // They then end the program as usual; the pod's monitor does not depend on it.
+        }
+        Self(set)
+    }
+
+    /// First signal: gives the start up, or stops the pod with its grace period. Second: kills it. Third: leaves it.
+    fn watch(self, canceller: Canceller, ready: Arc<AtomicBool>, pods: PodRuntimeInterface, id: PodId) {
+        std::thread::spawn(move || {
+            for count in 1.. {
+                if self.0.wait().is_err() {
+                    return;
+                }
+                let grace = match count {
+                    1 if !ready.load(Ordering::Acquire) => {
+                        canceller.cancel();
+                        continue;
+                    }
+                    1 => {
+                        ui::note(&format!("\nStopping pod {id}; once more to kill it."));
+                        None
+                    }
+                    2 => Some(Duration::ZERO),
+                    _ => std::process::exit(130),
+                };
+                let (pods, id) = (pods.clone(), id.clone());
+                std::thread::spawn(move || {
+                    if let Err(error) = pods.stop_pod(&id, grace) {
+                        CliError::from(error).report();
+                    }
+                });
+            }
+        });
+    }
+}

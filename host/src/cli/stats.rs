@@ -1,0 +1,50 @@
+//! `magikvm stats`.
+
+use super::error::{CliError, Kind};
+use super::{Format, Outcome, pod_id, print_as, ui};
+use crate::pod::interface::PodRuntimeInterface;
+use magikvm_proto::id::PodId;
+use magikvm_proto::wire::{Request, Stats};
+use std::process::ExitCode;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// NAME or NAMESPACE/NAME
+    #[arg(value_parser = pod_id)]
+    pod: PodId,
+    /// Print in this form
+    #[arg(short, long)]
+    output: Option<Format>,
+}
+
+pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
+    let found = pods.find(&args.pod)?;
+    let stats: Stats = pods.agent(&found, &args.pod)?.request(&Request::Stats)?;
+    if let Some(format) = args.output {
+        let value = serde_json::to_value(&stats).map_err(|error| CliError::of(Kind::Internal, &error))?;
+        print_as(&value, format)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut rows = vec![["CONTAINER", "CPU TIME", "MEMORY", "PEAK", "LIMIT", "PIDS"].map(str::to_owned).to_vec()];
+    rows.extend(stats.containers.iter().map(|container| {
+        vec![
+            container.name.to_string(),
+            format!("{}.{:03}s", container.cpu_usec / 1_000_000, container.cpu_usec / 1000 % 1000),
+            ui::size(container.memory_bytes),
+            ui::size(container.memory_peak_bytes),
+            container.memory_limit_bytes.map_or("-".to_owned(), ui::size),
+            container.pids.to_string(),
+        ]
+    }));
+    ui::table(&rows);
+    let guest = stats.guest;
+    ui::line(&format!(
+        "VM: {} of {} available, init {}, up {}",
+        ui::size(guest.memory_available_bytes),
+        ui::size(guest.memory_total_bytes),
+        ui::size(guest.init_pss_bytes),
+        ui::age(guest.uptime_ms),
+    ));
+    Ok(ExitCode::SUCCESS)
+}

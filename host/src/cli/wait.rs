@@ -1,0 +1,41 @@
+//! `magikvm wait`.
+
+use super::error::CliError;
+use super::{Outcome, for_each, pod_id, ui};
+use crate::pod::interface::{PodError, PodRuntimeInterface};
+use crate::pod::status;
+use crate::store::record::Stage;
+use magikvm_proto::id::PodId;
+use std::time::Duration;
+
+/// How often a pod is looked at. Its monitor may be killed, which nothing announces.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// NAME or NAMESPACE/NAME
+    #[arg(value_parser = pod_id, required = true)]
+    pods: Vec<PodId>,
+}
+
+pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
+    Ok(for_each(&args.pods, |pod| {
+        ui::line(&wait(pods, pod)?.to_string());
+        Ok(())
+    }))
+}
+
+/// Waits for the end of a pod and returns its exit code.
+fn wait(pods: &PodRuntimeInterface, id: &PodId) -> Result<i32, CliError> {
+    loop {
+        let found = pods.find(id)?;
+        if found.is_lost() {
+            return Err(PodError::Lost(id.clone()).into());
+        }
+        if let Some(state) = found.state.filter(|state| state.stage == Stage::Ended) {
+            return Ok(status::exit_code(&state));
+        }
+        std::thread::sleep(LOOK);
+    }
+}

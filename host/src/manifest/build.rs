@@ -1,0 +1,528 @@
+//! From the Pod as written to the Pod as meant: validation beyond single values, defaults, the size of the VM.
+
+use super::fields::{ANNOTATION_MEMORY, ANNOTATION_PREFIX, ANNOTATION_VCPUS, ANNOTATIONS};
+use super::k8s::{self, Written};
+use super::names;
+use super::plan::{
+    CapabilityList, ContainerPort, ContainerSpec, EnvVar, PodPlan, PrivilegeEscalation, Protocol, PullPolicy,
+    Resources, RootFilesystem, RootUser, RuntimeClass, Security,
+};
+use super::problem::{Report, path_key, quote};
+use super::quantity::{Quantity, QuantityError};
+use super::size::{self, CONTAINER_OVERHEAD_MIB, MiB, VM_OVERHEAD_MIB, Vcpus, VmSize};
+use magikvm_proto::id::{ContainerName, Namespace, PodId, PodName};
+use magikvm_proto::limits::{
+    DEFAULT_GRACE_PERIOD_SECS, MAX_ANNOTATIONS_PER_POD, MAX_CONTAINERS_PER_POD, MAX_ENV_VARS_PER_CONTAINER,
+    MAX_GRACE_PERIOD_SECS, MAX_LABELS_PER_POD, MAX_VCPUS, MAX_VM_MEMORY_MIB,
+};
+use magikvm_proto::plan::{ProcessNamespace, RestartPolicy, Stdin, Stdio};
+use oci_spec::runtime::Capability;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::str::FromStr;
+
+/// Bytes of all annotations of a pod together, as in Kubernetes.
+const MAX_ANNOTATION_BYTES: usize = 256 << 10;
+/// Least memory limit. Less is a missing suffix (`512` for `512Mi`), not a wish.
+const MIN_MEMORY_LIMIT: u64 = 1 << 20;
+/// Largest user or group id (core/v1).
+const MAX_ID: i64 = i32::MAX as i64;
+/// Longest host name made of a pod's name (the kubelet's rule).
+const MAX_HOSTNAME_LEN: usize = 63;
+
+/// Makes the plan. `None` only after something was reported; something may be reported beside `Some`.
+pub(super) fn build(written: &Written, report: &mut Report) -> Option<PodPlan> {
+    let (metadata, spec) = (&written.pod.metadata, &written.pod.spec);
+    let mut build = Build { written, report };
+    let id = build.id(metadata);
+    build.labels(&metadata.labels);
+    build.annotations(&metadata.annotations);
+    let runtime_class = build.runtime_class(spec);
+    let restart_policy = build.one_of(
+        "spec.restartPolicy",
+        spec.restart_policy.as_deref(),
+        RestartPolicy::Always,
+        &[
+            ("Always", RestartPolicy::Always),
+            ("OnFailure", RestartPolicy::OnFailure),
+            ("Never", RestartPolicy::Never),
+        ],
+    );
+    let grace_seconds = build.grace(spec);
+    let containers: Vec<Option<ContainerSpec>> = spec
+        .containers
+        .iter()
+        .enumerate()
+        .map(|(index, container)| build.container(index, container))
+        .collect();
+    build.container_names(&spec.containers);
+    let containers: Option<Vec<ContainerSpec>> = containers.into_iter().collect();
+    let id = id?;
+    let hostname = build.hostname(spec, &id.name)?;
+    let containers = containers?;
+    let vm = build.vm_size(&metadata.annotations, &containers)?;
+    Some(PodPlan {
+        id,
+        labels: metadata.labels.clone(),
+        annotations: metadata.annotations.clone(),
+        hostname,
+        runtime_class,
+        restart_policy,
+        process_namespace: match spec.share_process_namespace {
+            true => ProcessNamespace::Pod,
+            false => ProcessNamespace::PerContainer,
+        },
+        grace_seconds,
+        vm,
+        containers,
+        manifest: written.json.clone(),
+    })
+}
+
+struct Build<'a> {
+    written: &'a Written,
+    report: &'a mut Report,
+}
+
+impl Build<'_> {
+    fn problem(&mut self, path: &str, message: impl Into<String>, hint: impl Into<String>) {
+        self.report.add(&self.written.place(path), message, hint);
+    }
+
+    fn check(&mut self, path: &str, result: Result<(), String>) {
+        if let Err(message) = result {
+            self.problem(path, message, "");
+        }
+    }
+
+    /// A field that must be there. One that is there but was refused already is not missing.
+    fn required<'v>(&mut self, path: &str, value: Option<&'v str>) -> Option<&'v str> {
+        if value.is_none() && !self.written.has(path) {
+            self.problem(path, "is missing", "");
+        }
+        value
+    }
+
+    fn parsed<T: FromStr<Err: ToString>>(&mut self, path: &str, text: &str) -> Option<T> {
+        match text.parse() {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.problem(path, format!("{} {}", quote(text), error.to_string()), "");
+                None
+            }
+        }
+    }
+
+    fn one_of<T: Copy>(&mut self, path: &str, text: Option<&str>, default: T, table: &[(&str, T)]) -> T {
+        let Some(text) = text else { return default };
+        if let Some(&(_, value)) = table.iter().find(|(name, _)| *name == text) {
+            return value;
+        }
+        let known: Vec<&str> = table.iter().map(|(name, _)| *name).collect();
+        self.problem(path, format!("{} is not one of {}", quote(text), known.join(", ")), "");
+        default
+    }
+
+    fn id(&mut self, metadata: &k8s::Metadata) -> Option<PodId> {
+        let name = self.required("metadata.name", metadata.name.as_deref());
+        let name = name.and_then(|name| self.parsed::<PodName>("metadata.name", name));
+        let namespace = match metadata.namespace.as_deref() {
+            None | Some("") => Some(Namespace::default()),
+            Some(namespace) => self.parsed("metadata.namespace", namespace),
+        };
+        Some(PodId { namespace: namespace?, name: name? })
+    }
+
+    fn count(&mut self, path: &str, found: usize, max: usize) {
+        if found > max {
+            self.problem(path, format!("has {found} entries, at most {max} are allowed"), "");
+        }
+    }
+
+    fn labels(&mut self, labels: &BTreeMap<String, String>) {
+        self.count("metadata.labels", labels.len(), MAX_LABELS_PER_POD);
+        for (key, value) in labels {
+            let path = format!("metadata.labels.{}", path_key(key));
+            self.check(
+                &path,
+                names::qualified_name(key).map_err(|error| format!("is no label key: {error}")),
+            );
+            self.check(&path, names::label_value(value));
+        }
+    }
+
+    fn annotations(&mut self, annotations: &BTreeMap<String, String>) {
+        self.count("metadata.annotations", annotations.len(), MAX_ANNOTATIONS_PER_POD);
+        let bytes: usize = annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
+        if bytes > MAX_ANNOTATION_BYTES {
+            let message = format!("are {bytes} bytes together, at most {MAX_ANNOTATION_BYTES} are allowed");
+            self.problem("metadata.annotations", message, "");
+        }
+        for key in annotations.keys() {
+            let path = format!("metadata.annotations.{}", path_key(key));
+            // As in Kubernetes, which forgives capitals here.
+            let lower = key.to_ascii_lowercase();
+            self.check(
+                &path,
+                names::qualified_name(&lower).map_err(|error| format!("is no annotation key: {error}")),
+            );
+            let known = ANNOTATIONS.iter().any(|(name, _)| name == key);
+            if lower.starts_with(ANNOTATION_PREFIX) && !known {
+                let names: Vec<&str> = ANNOTATIONS.iter().map(|(name, _)| *name).collect();
+                self.problem(
+                    &path,
+                    "is not an annotation of magikvm",
+                    format!("known are {}", names.join(", ")),
+                );
+            }
+        }
+    }
+
+    fn runtime_class(&mut self, spec: &k8s::Spec) -> RuntimeClass {
+        let table = RuntimeClass::ALL.map(|class| (class.as_str(), class));
+        let name = spec.runtime_class_name.as_deref();
+        self.one_of("spec.runtimeClassName", name, RuntimeClass::default(), &table)
+    }
+
+    fn grace(&mut self, spec: &k8s::Spec) -> u64 {
+        let Some(seconds) = spec.termination_grace_period_seconds else { return DEFAULT_GRACE_PERIOD_SECS };
+        match u64::try_from(seconds).ok().filter(|&seconds| seconds <= MAX_GRACE_PERIOD_SECS) {
+            Some(seconds) => seconds,
+            None => {
+                let message = format!("must be 0 to {MAX_GRACE_PERIOD_SECS}, not {seconds}");
+                self.problem("spec.terminationGracePeriodSeconds", message, "");
+                DEFAULT_GRACE_PERIOD_SECS
+            }
+        }
+    }
+
+    fn hostname(&mut self, spec: &k8s::Spec, name: &PodName) -> Option<String> {
+        let Some(hostname) = spec.hostname.as_deref().filter(|hostname| !hostname.is_empty()) else {
+            let cut = name.as_str().get(..MAX_HOSTNAME_LEN).unwrap_or(name.as_str());
+            return Some(cut.trim_end_matches(['-', '.']).to_owned());
+        };
+        match names::hostname(hostname) {
+            Ok(()) => Some(hostname.to_owned()),
+            Err(message) => {
+                self.problem("spec.hostname", format!("{} {message}", quote(hostname)), "");
+                None
+            }
+        }
+    }
+
+    fn container_names(&mut self, containers: &[k8s::Container]) {
+        if containers.is_empty() && !self.written.has("spec.containers") {
+            self.problem("spec.containers", "is missing", "a Pod has 1 to 16 containers");
+        } else if containers.is_empty() || containers.len() > MAX_CONTAINERS_PER_POD {
+            let message =
+                format!("has {} entries, 1 to {MAX_CONTAINERS_PER_POD} are allowed", containers.len());
+            self.problem("spec.containers", message, "");
+        }
+        let mut seen = HashMap::new();
+        for (index, container) in containers.iter().enumerate() {
+            let Some(name) = container.name.as_deref() else { continue };
+            if let Some(first) = seen.insert(name, index) {
+                let message = format!("{} is also the name of spec.containers[{first}]", quote(name));
+                self.problem(
+                    &format!("spec.containers[{index}].name"),
+                    message,
+                    "names are unique within a pod",
+                );
+            }
+        }
+    }
+
+    fn container(&mut self, index: usize, written: &k8s::Container) -> Option<ContainerSpec> {
+        let at = format!("spec.containers[{index}]");
+        let path = |field: &str| format!("{at}.{field}");
+        let name = self.required(&path("name"), written.name.as_deref());
+        let name = name.and_then(|name| self.parsed::<ContainerName>(&path("name"), name));
+        let image = self.required(&path("image"), written.image.as_deref());
+        if let Some(image) = image {
+            self.check(&path("image"), names::image(image));
+        }
+        let pull_policy = self.pull_policy(&path("imagePullPolicy"), written, image.unwrap_or_default());
+        self.arguments(&path("command"), &written.command);
+        self.arguments(&path("args"), &written.args);
+        if written.command.first().is_some_and(String::is_empty) {
+            self.problem(&path("command[0]"), "must not be empty", "it is the program to run");
+        }
+        let working_dir = written.working_dir.as_deref().filter(|dir| !dir.is_empty());
+        if let Some(dir) = working_dir {
+            self.check(&path("workingDir"), names::absolute_path(dir));
+        }
+        let env = self.env(&path("env"), &written.env);
+        let resources = self.resources(&path("resources"), &written.resources);
+        let ports = self.ports(&path("ports"), &written.ports);
+        let security = self.security(&path("securityContext"), &written.security_context);
+        Some(ContainerSpec {
+            name: name?,
+            image: image?.to_owned(),
+            pull_policy,
+            command: written.command.clone(),
+            args: written.args.clone(),
+            env,
+            working_dir: working_dir.map(str::to_owned),
+            resources,
+            ports,
+            security,
+            stdio: if written.tty { Stdio::Terminal } else { Stdio::Pipes },
+            stdin: match (written.stdin, written.stdin_once) {
+                (false, _) => Stdin::Closed,
+                (true, false) => Stdin::Open,
+                (true, true) => Stdin::Once,
+            },
+        })
+    }
+
+    fn pull_policy(&mut self, path: &str, written: &k8s::Container, image: &str) -> PullPolicy {
+        let default = if names::is_latest(image) { PullPolicy::Always } else { PullPolicy::IfNotPresent };
+        let table = [
+            ("Always", PullPolicy::Always),
+            ("IfNotPresent", PullPolicy::IfNotPresent),
+            ("Never", PullPolicy::Never),
+        ];
+        self.one_of(path, written.image_pull_policy.as_deref(), default, &table)
+    }
+
+    fn arguments(&mut self, path: &str, arguments: &[String]) {
+        for (index, argument) in arguments.iter().enumerate() {
+            self.check(&format!("{path}[{index}]"), names::no_nul(argument));
+        }
+    }
+
+    fn env(&mut self, path: &str, written: &[k8s::Env]) -> Vec<EnvVar> {
+        self.count(path, written.len(), MAX_ENV_VARS_PER_CONTAINER);
+        let mut env = Vec::with_capacity(written.len().min(MAX_ENV_VARS_PER_CONTAINER));
+        for (index, variable) in written.iter().enumerate() {
+            let at = format!("{path}[{index}]");
+            let Some(name) = self.required(&format!("{at}.name"), variable.name.as_deref()) else { continue };
+            self.check(&format!("{at}.name"), names::env_name(name));
+            self.check(&format!("{at}.value"), names::no_nul(&variable.value));
+            env.push(EnvVar { name: name.to_owned(), value: variable.value.clone() });
+        }
+        env
+    }
+
+    fn ports(&mut self, path: &str, written: &[k8s::Port]) -> Vec<ContainerPort> {
+        let mut ports = Vec::new();
+        let mut seen = HashSet::new();
+        for (index, port) in written.iter().enumerate() {
+            let at = format!("{path}[{index}]");
+            let (number_path, name_path) = (format!("{at}.containerPort"), format!("{at}.name"));
+            let protocol = self.one_of(
+                &format!("{at}.protocol"),
+                port.protocol.as_deref(),
+                Protocol::Tcp,
+                &[("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)],
+            );
+            if let Some(name) = port.name.as_deref() {
+                self.check(
+                    &name_path,
+                    names::port_name(name).map_err(|error| format!("{} {error}", quote(name))),
+                );
+                if !seen.insert(name) {
+                    self.problem(
+                        &name_path,
+                        format!("{} names another port of this container too", quote(name)),
+                        "",
+                    );
+                }
+            }
+            let Some(number) = port.container_port else {
+                self.required(&number_path, None);
+                continue;
+            };
+            match u16::try_from(number).ok().filter(|&number| number != 0) {
+                Some(container_port) => {
+                    ports.push(ContainerPort { name: port.name.clone(), container_port, protocol })
+                }
+                None => self.problem(&number_path, format!("must be 1 to 65535, not {number}"), ""),
+            }
+        }
+        ports
+    }
+
+    fn resources(&mut self, path: &str, written: &k8s::Requirements) -> Resources {
+        let cpu = self.amounts(path, "cpu", &written.limits.cpu, &written.requests.cpu, Quantity::millis);
+        let memory =
+            self.amounts(path, "memory", &written.limits.memory, &written.requests.memory, Quantity::units);
+        if let Some(bytes) = memory.0.filter(|&bytes| bytes < MIN_MEMORY_LIMIT) {
+            let text = written.limits.memory.as_deref().unwrap_or_default();
+            let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+            self.problem(
+                &format!("{path}.limits.memory"),
+                format!("{} is {bytes} bytes, less than any program needs (1Mi)", quote(text)),
+                format!("did you mean {digits}Mi?"),
+            );
+        }
+        Resources {
+            cpu_limit_millis: cpu.0,
+            cpu_request_millis: cpu.1,
+            memory_limit_bytes: memory.0,
+            memory_request_bytes: memory.1,
+        }
+    }
+
+    /// Limit and request of one resource. A request defaults to the limit and can't be above it; a limit of zero is none.
+    fn amounts(
+        &mut self,
+        path: &str,
+        resource: &str,
+        limit: &Option<String>,
+        request: &Option<String>,
+        unit: fn(Quantity) -> Result<u64, QuantityError>,
+    ) -> (Option<u64>, Option<u64>) {
+        let mut read = |list: &str, text: &Option<String>| {
+            let text = text.as_deref()?;
+            match Quantity::parse(text).and_then(unit) {
+                Ok(amount) => Some(amount),
+                Err(error) => {
+                    self.problem(
+                        &format!("{path}.{list}.{resource}"),
+                        format!("{} {error}", quote(text)),
+                        "",
+                    );
+                    None
+                }
+            }
+        };
+        let (limit_amount, request_amount) = (read("limits", limit), read("requests", request));
+        if let (Some(limit_amount), Some(request_amount)) = (limit_amount, request_amount)
+            && request_amount > limit_amount
+        {
+            let written = |text: &Option<String>| quote(text.as_deref().unwrap_or_default());
+            let message = format!("{} is more than the limit {}", written(request), written(limit));
+            self.problem(&format!("{path}.requests.{resource}"), message, "");
+        }
+        (
+            limit_amount.filter(|&amount| amount > 0),
+            request_amount.or(limit_amount.filter(|&amount| amount > 0)),
+        )
+    }
+
+    fn security(&mut self, path: &str, written: &k8s::ContainerSecurity) -> Security {
+        let pod = &self.written.pod.spec.security_context;
+        let (pod_user, pod_group) = (pod.run_as_user, pod.run_as_group);
+        let non_root = written.run_as_non_root.or(pod.run_as_non_root).unwrap_or(false);
+        let field = |own: bool, name: &str| match own {
+            true => format!("{path}.{name}"),
+            false => format!("spec.securityContext.{name}"),
+        };
+        let user_path = field(written.run_as_user.is_some(), "runAsUser");
+        let run_as_user = self.id_number(&user_path, written.run_as_user.or(pod_user));
+        let group_path = field(written.run_as_group.is_some(), "runAsGroup");
+        let run_as_group = self.id_number(&group_path, written.run_as_group.or(pod_group));
+        if non_root && run_as_user == Some(0) {
+            self.problem(&user_path, "is 0, which runAsNonRoot forbids", "");
+        }
+        let add_capabilities =
+            self.capabilities(&format!("{path}.capabilities.add"), &written.capabilities.add);
+        let drop_capabilities =
+            self.capabilities(&format!("{path}.capabilities.drop"), &written.capabilities.drop);
+        let sys_admin = match &add_capabilities {
+            CapabilityList::All => true,
+            CapabilityList::Only(list) => list.contains(&Capability::SysAdmin),
+        };
+        if written.allow_privilege_escalation == Some(false) && sys_admin {
+            let message = "can't be false for a container that gets CAP_SYS_ADMIN";
+            self.problem(&format!("{path}.allowPrivilegeEscalation"), message, "");
+        }
+        Security {
+            run_as_user,
+            run_as_group,
+            root_user: if non_root { RootUser::Refused } else { RootUser::Allowed },
+            root_filesystem: match written.read_only_root_filesystem {
+                true => RootFilesystem::ReadOnly,
+                false => RootFilesystem::Writable,
+            },
+            privilege_escalation: match written.allow_privilege_escalation {
+                Some(false) => PrivilegeEscalation::Denied,
+                _ => PrivilegeEscalation::Allowed,
+            },
+            add_capabilities,
+            drop_capabilities,
+        }
+    }
+
+    fn id_number(&mut self, path: &str, id: Option<i64>) -> Option<u32> {
+        let id = id?;
+        match u32::try_from(id) {
+            Ok(number) if id <= MAX_ID => Some(number),
+            _ => {
+                self.problem(path, format!("must be 0 to {MAX_ID}, not {id}"), "");
+                None
+            }
+        }
+    }
+
+    fn capabilities(&mut self, path: &str, names: &[String]) -> CapabilityList {
+        let mut list = Vec::new();
+        let mut all = false;
+        for (index, name) in names.iter().enumerate() {
+            if name.eq_ignore_ascii_case("ALL") {
+                all = true;
+            } else if let Some(capability) = names::capability(name) {
+                list.push(capability);
+            } else {
+                let hint = "names are those of capabilities(7), with or without CAP_";
+                self.problem(
+                    &format!("{path}[{index}]"),
+                    format!("{} is not a capability", quote(name)),
+                    hint,
+                );
+            }
+        }
+        list.sort_by_key(Capability::to_string);
+        list.dedup();
+        if all { CapabilityList::All } else { CapabilityList::Only(list) }
+    }
+
+    fn vm_size(
+        &mut self,
+        annotations: &BTreeMap<String, String>,
+        containers: &[ContainerSpec],
+    ) -> Option<VmSize> {
+        let need = size::need(containers.iter().map(|container| &container.resources));
+        let memory = match annotations.get(ANNOTATION_MEMORY) {
+            Some(text) => self.annotated::<u64, MiB>(ANNOTATION_MEMORY, text),
+            None => MiB::try_from(need.memory_mib).ok().or_else(|| {
+                let count = containers.len();
+                let message = format!(
+                    "need a VM of {} MiB ({} MiB for the containers + {VM_OVERHEAD_MIB} + {count} x {CONTAINER_OVERHEAD_MIB} MiB overhead), \
+                     at most {MAX_VM_MEMORY_MIB} MiB are possible",
+                    need.memory_mib, need.containers_mib
+                );
+                self.problem("spec.containers", message, format!("lower resources.limits.memory or set the annotation {ANNOTATION_MEMORY}"));
+                None
+            }),
+        };
+        let vcpus = match annotations.get(ANNOTATION_VCPUS) {
+            Some(text) => self.annotated::<u32, Vcpus>(ANNOTATION_VCPUS, text),
+            None => {
+                u32::try_from(need.vcpus).ok().and_then(|count| Vcpus::try_from(count).ok()).or_else(|| {
+                    let message = format!(
+                        "need {} processors ({}m together), at most {MAX_VCPUS} are possible",
+                        need.vcpus, need.cpu_millis
+                    );
+                    self.problem(
+                        "spec.containers",
+                        message,
+                        format!("lower resources.limits.cpu or set the annotation {ANNOTATION_VCPUS}"),
+                    );
+                    None
+                })
+            }
+        };
+        Some(VmSize { memory: memory?, vcpus: vcpus? })
+    }
+
+    fn annotated<N: FromStr, T: TryFrom<N, Error: ToString>>(&mut self, key: &str, text: &str) -> Option<T> {
+        let path = format!("metadata.annotations.{key}");
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let Some(number) = text.parse::<N>().ok().filter(|_| digits) else {
+            self.problem(&path, format!("must be a whole number in quotes, not {}", quote(text)), "");
+            return None;
+        };
+        T::try_from(number).map_err(|error| self.problem(&path, error.to_string(), "")).ok()
+    }
+}

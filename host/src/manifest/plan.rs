@@ -1,0 +1,265 @@
+//! The Pod as meant: every default applied, everything checked. What the monitor keeps in `pod.json`.
+
+use magikvm_proto::id::{ContainerName, PodId};
+use magikvm_proto::plan::{ProcessNamespace, RestartPolicy, Stdin, Stdio};
+use oci_spec::runtime::Capability;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+pub use super::size::{MiB, Vcpus, VmSize};
+
+/// Which walls a pod gets (`spec.runtimeClassName`). Closed: an unknown class is an error, never swapped for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RuntimeClass {
+    /// One hardware VM for the pod, containers inside it.
+    #[default]
+    PodMicrovmContainers,
+    /// Namespaces, cgroups and seccomp of this machine.
+    PodContainers,
+    /// WebAssembly stores.
+    PodWasm,
+}
+
+impl RuntimeClass {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::PodMicrovmContainers, Self::PodContainers, Self::PodWasm];
+
+    /// The name in a manifest.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PodMicrovmContainers => "pod-microvm-containers",
+            Self::PodContainers => "pod-containers",
+            Self::PodWasm => "pod-wasm",
+        }
+    }
+
+    /// The class of this name, if there is one.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|class| class.as_str() == name)
+    }
+}
+
+impl fmt::Display for RuntimeClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The whole pod.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PodPlan {
+    /// Namespace and name.
+    pub id: PodId,
+    /// `metadata.labels`, valid.
+    pub labels: BTreeMap<String, String>,
+    /// `metadata.annotations`, valid.
+    pub annotations: BTreeMap<String, String>,
+    /// The pod's host name: `spec.hostname`, else the pod's name cut to 63 characters as the kubelet does.
+    pub hostname: String,
+    /// Which walls.
+    pub runtime_class: RuntimeClass,
+    /// What happens to a container that has ended.
+    pub restart_policy: RestartPolicy,
+    /// Whose processes a container sees.
+    pub process_namespace: ProcessNamespace,
+    /// `spec.terminationGracePeriodSeconds`, in seconds.
+    pub grace_seconds: u64,
+    /// Size of the VM (classes without a VM don't use it).
+    pub vm: VmSize,
+    /// 1 to 16 containers, in the order they are written.
+    pub containers: Vec<ContainerSpec>,
+    /// The Pod as written, as JSON, without the fields that are safe to ignore and without nulls.
+    pub manifest: serde_json::Value,
+}
+
+/// How firmly the containers of a pod hold their memory when there is too little (core/v1 `PodStatus.qosClass`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum QosClass {
+    /// Every container has limits of CPU and memory and asks for no less.
+    Guaranteed,
+    /// Something is asked for or limited.
+    Burstable,
+    /// Nothing is.
+    BestEffort,
+}
+
+impl PodPlan {
+    /// The pod's class by the rules of Kubernetes.
+    pub fn qos_class(&self) -> QosClass {
+        let amounts = |resources: &Resources| {
+            let cpu = (resources.cpu_limit_millis, resources.cpu_request_millis);
+            let memory = (resources.memory_limit_bytes, resources.memory_request_bytes);
+            [cpu, memory]
+        };
+        let mut all = self.containers.iter().flat_map(|container| amounts(&container.resources));
+        if all.clone().all(|(limit, request)| limit.is_none() && request.unwrap_or(0) == 0) {
+            QosClass::BestEffort
+        } else if all.all(|(limit, request)| limit.is_some() && limit == request) {
+            QosClass::Guaranteed
+        } else {
+            QosClass::Burstable
+        }
+    }
+}
+
+/// When an image is fetched (core/v1 `Container.imagePullPolicy`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PullPolicy {
+    /// Ask the registry every time. The default for `:latest` and for no tag.
+    Always,
+    /// Only when it is not here. The default for every other tag and for digests.
+    IfNotPresent,
+    /// It must be here.
+    Never,
+}
+
+/// One environment variable, `value` as written (references not yet expanded).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnvVar {
+    /// Not empty, printable ASCII, no `=`.
+    pub name: String,
+    /// No NUL.
+    pub value: String,
+}
+
+/// What a container may use and asks for. A limit of zero is no limit, as in Kubernetes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resources {
+    /// Thousandths of a processor.
+    pub cpu_limit_millis: Option<u64>,
+    /// Thousandths of a processor; the limit when only that is written.
+    pub cpu_request_millis: Option<u64>,
+    /// Bytes.
+    pub memory_limit_bytes: Option<u64>,
+    /// Bytes; the limit when only that is written.
+    pub memory_request_bytes: Option<u64>,
+}
+
+/// Transport protocol of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    /// The default.
+    #[default]
+    Tcp,
+    /// Datagrams.
+    Udp,
+    /// Stream Control Transmission Protocol.
+    Sctp,
+}
+
+/// A port that a container says it listens on. Information only: it opens nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContainerPort {
+    /// An IANA service name, unique within the container.
+    pub name: Option<String>,
+    /// 1 to 65535.
+    pub container_port: u16,
+    /// Transport.
+    pub protocol: Protocol,
+}
+
+/// Whether a container may run as user 0 (`runAsNonRoot`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RootUser {
+    /// Any user.
+    #[default]
+    Allowed,
+    /// It must not be started as user 0, nor as a user that can't be told from user 0.
+    Refused,
+}
+
+/// Whether a container may write to its root file system (`readOnlyRootFilesystem`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RootFilesystem {
+    /// Through a writable layer.
+    #[default]
+    Writable,
+    /// Not at all.
+    ReadOnly,
+}
+
+/// Whether a process may gain privileges its parent does not have (`allowPrivilegeEscalation`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PrivilegeEscalation {
+    /// Set-user-id programs work.
+    #[default]
+    Allowed,
+    /// `no_new_privs` is set.
+    Denied,
+}
+
+/// Capabilities named by one list of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CapabilityList {
+    /// `ALL` is among them.
+    All,
+    /// These, without duplicates, sorted by name.
+    Only(Vec<Capability>),
+}
+
+impl Default for CapabilityList {
+    fn default() -> Self {
+        Self::Only(Vec::new())
+    }
+}
+
+/// Who a container is and what it may do.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Security {
+    /// Instead of the image's user.
+    pub run_as_user: Option<u32>,
+    /// Instead of the image's or user's group.
+    pub run_as_group: Option<u32>,
+    /// May it be user 0?
+    pub root_user: RootUser,
+    /// May it write to `/`?
+    pub root_filesystem: RootFilesystem,
+    /// May it gain privileges?
+    pub privilege_escalation: PrivilegeEscalation,
+    /// Capabilities beyond the default ones.
+    pub add_capabilities: CapabilityList,
+    /// Capabilities taken away; applied after `add_capabilities`.
+    pub drop_capabilities: CapabilityList,
+}
+
+/// One container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContainerSpec {
+    /// Unique within the pod.
+    pub name: ContainerName,
+    /// Image reference as written: not empty, at most 512 bytes, no white space.
+    pub image: String,
+    /// When it is fetched.
+    pub pull_policy: PullPolicy,
+    /// Replaces the image's entrypoint; empty when not written. Not yet expanded.
+    pub command: Vec<String>,
+    /// Replaces the image's arguments; empty when not written. Not yet expanded.
+    pub args: Vec<String>,
+    /// In the order written; of two with one name the later wins.
+    pub env: Vec<EnvVar>,
+    /// An absolute path.
+    pub working_dir: Option<String>,
+    /// Limits and requests.
+    pub resources: Resources,
+    /// Ports it says it listens on.
+    pub ports: Vec<ContainerPort>,
+    /// Who it is and what it may do.
+    pub security: Security,
+    /// Standard output and error.
+    pub stdio: Stdio,
+    /// Standard input.
+    pub stdin: Stdin,
+}

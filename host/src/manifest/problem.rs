@@ -1,0 +1,178 @@
+//! What is wrong with a manifest, where, and what to do about it. Collects everything, shows everything.
+
+use super::node::SyntaxError;
+use std::fmt;
+
+/// Problems kept. A manifest with more of them is broken in one way many times.
+const MAX_PROBLEMS: usize = 100;
+/// Longest piece of the manifest that a message repeats, in characters.
+const MAX_QUOTE: usize = 60;
+
+/// A position in the manifest. Both numbers start at 1; columns count characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mark {
+    /// Line.
+    pub line: usize,
+    /// Column in characters.
+    pub column: usize,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Which field, like `spec.containers[0].image`. Empty: the manifest as a whole.
+    pub path: String,
+    /// Where. `None`: nowhere in particular.
+    pub at: Option<Mark>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it. May be empty.
+    pub hint: String,
+}
+
+/// Everything that is wrong with one manifest, in the order it is written. `Display` shows all of it, one problem a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems {
+    /// The manifest's name as the user wrote it.
+    pub origin: String,
+    /// At least one.
+    pub list: Vec<Problem>,
+    /// How many more there were than are kept.
+    pub dropped: usize,
+}
+
+impl std::error::Error for Problems {}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.list.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            f.write_str(&self.origin)?;
+            if let Some(Mark { line, column }) = problem.at {
+                write!(f, ":{line}:{column}")?;
+            }
+            if problem.path.is_empty() {
+                write!(f, ": {}", problem.message)?;
+            } else {
+                write!(f, ": {}: {}", problem.path, problem.message)?;
+            }
+            if !problem.hint.is_empty() {
+                write!(f, " ({})", problem.hint)?;
+            }
+        }
+        match self.dropped {
+            0 => Ok(()),
+            more => write!(f, "\n{}: and {more} more problems", self.origin),
+        }
+    }
+}
+
+/// A field and where it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) path: String,
+    pub(super) mark: Mark,
+}
+
+/// Collects problems.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    list: Vec<Problem>,
+    dropped: usize,
+}
+
+impl Report {
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub(super) fn add(&mut self, place: &Place, message: impl Into<String>, hint: impl Into<String>) {
+        self.push(Problem {
+            path: place.path.clone(),
+            at: Some(place.mark),
+            message: message.into(),
+            hint: hint.into(),
+        });
+    }
+
+    pub(super) fn whole(&mut self, message: impl Into<String>, hint: impl Into<String>) {
+        self.push(Problem { path: String::new(), at: None, message: message.into(), hint: hint.into() });
+    }
+
+    pub(super) fn syntax(&mut self, error: SyntaxError) {
+        let SyntaxError { at, message, hint } = error;
+        self.push(Problem { path: String::new(), at, message, hint: hint.to_owned() });
+    }
+
+    fn push(&mut self, problem: Problem) {
+        if self.list.len() < MAX_PROBLEMS {
+            self.list.push(problem);
+        } else {
+            self.dropped += 1;
+        }
+    }
+
+    pub(super) fn into_problems(self, origin: &str) -> Problems {
+        let mut list = self.list;
+        list.sort_by_key(|problem| problem.at);
+        Problems { origin: origin.to_owned(), list, dropped: self.dropped }
+    }
+}
+
+/// A piece of the manifest inside a message: quoted, control characters escaped, never long.
+pub(super) fn quote(text: &str) -> String {
+    let mut short: String = text.chars().take(MAX_QUOTE).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    format!("{short:?}")
+}
+
+/// A key as part of a path: as it is when it is harmless, else quoted.
+pub(super) fn path_key(key: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '/' | '.');
+    if !key.is_empty() && key.len() <= MAX_QUOTE && key.chars().all(plain) {
+        key.to_owned()
+    } else {
+        quote(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problems_are_shown_with_their_place_in_the_order_they_are_written() {
+        let mut report = Report::default();
+        let place = |path: &str, line| Place { path: path.to_owned(), mark: Mark { line, column: 3 } };
+        report.add(&place("spec.b", 9), "is wrong", "");
+        report.add(&place("spec.a", 4), "is missing", "write it");
+        report.whole("is odd", "");
+        assert_eq!(
+            report.into_problems("pod.yaml").to_string(),
+            "pod.yaml: is odd\npod.yaml:4:3: spec.a: is missing (write it)\npod.yaml:9:3: spec.b: is wrong"
+        );
+    }
+
+    #[test]
+    fn more_problems_than_a_person_reads_are_counted() {
+        let mut report = Report::default();
+        for _ in 0..103 {
+            report.whole("x", "");
+        }
+        let problems = report.into_problems("-");
+        assert_eq!(problems.list.len(), 100);
+        assert!(problems.to_string().ends_with("-: and 3 more problems"));
+    }
+
+    #[test]
+    fn what_a_message_repeats_is_short_and_cannot_talk_to_the_terminal() {
+        assert_eq!(quote("a\u{1b}[2J"), "\"a\\u{1b}[2J\"");
+        assert!(quote(&"x".repeat(1000)).chars().count() <= MAX_QUOTE + 3);
+        assert_eq!(path_key("app.kubernetes.io/name"), "app.kubernetes.io/name");
+        assert_eq!(path_key("a b"), "\"a b\"");
+    }
+}

@@ -1,0 +1,548 @@
+//! The whole way from bytes to plan.
+
+use super::fields::{self, FIELDS, Shape, Status};
+use super::plan::*;
+use super::*;
+use magikvm_proto::plan::{ProcessNamespace, RestartPolicy, Stdin, Stdio};
+use proptest::prelude::*;
+
+const SMALL: &str = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\nspec:\n  containers:\n  - name: main\n    image: busybox\n";
+
+/// Every supported field, none with its default.
+const FULL: &str = r#"apiVersion: v1
+kind: Pod
+metadata:
+  name: full
+  namespace: prod
+  labels: {app.kubernetes.io/name: "x"}
+  annotations: {example.com/note: "hello", magikvm.dev/vcpus: "3"}
+  creationTimestamp: null
+  uid: 12345678-0000
+spec:
+  restartPolicy: OnFailure
+  terminationGracePeriodSeconds: 5
+  hostname: box
+  runtimeClassName: pod-containers
+  shareProcessNamespace: true
+  hostNetwork: false
+  securityContext:
+    runAsUser: 1000
+    runAsGroup: 1001
+    runAsNonRoot: true
+    seccompProfile: {type: RuntimeDefault}
+  containers:
+  - name: one
+    image: registry.example:5000/a/b:1.2
+    imagePullPolicy: Never
+    command: ["/bin/sh", "-c"]
+    args: ["echo $(GREETING)"]
+    workingDir: /srv
+    env:
+    - {name: GREETING, value: "hi"}
+    ports:
+    - {name: http, containerPort: 8080, protocol: UDP}
+    resources:
+      limits: {cpu: 1500m, memory: 64Mi}
+      requests: {cpu: "1", memory: 32Mi}
+    tty: true
+    stdin: true
+    stdinOnce: true
+    securityContext:
+      runAsUser: 7
+      runAsGroup: 8
+      runAsNonRoot: true
+      readOnlyRootFilesystem: true
+      allowPrivilegeEscalation: false
+      privileged: false
+      procMount: Default
+      seccompProfile: {type: RuntimeDefault}
+      capabilities: {add: [NET_ADMIN, CAP_SYS_TIME, net_admin], drop: [ALL]}
+  - name: two
+    image: busybox
+"#;
+
+fn pod(spec: &str) -> String {
+    format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: web}}\nspec:\n{spec}")
+}
+
+fn container(fields: &str) -> String {
+    pod(&format!("  containers:\n  - name: main\n    image: busybox\n{fields}"))
+}
+
+fn plan(text: &str) -> PodPlan {
+    parse(text.as_bytes(), "pod.yaml").unwrap_or_else(|problems| panic!("{problems}\n{text}"))
+}
+
+fn problems(text: &str) -> String {
+    match parse(text.as_bytes(), "pod.yaml") {
+        Err(problems) => problems.to_string(),
+        Ok(plan) => panic!("accepted: {plan:?}\n{text}"),
+    }
+}
+
+fn assert_problem(text: &str, expected: &str) {
+    let found = problems(text);
+    assert!(found.contains(expected), "expected: {expected}\nfound: {found}\n{text}");
+}
+
+#[test]
+fn a_small_pod_gets_every_default() {
+    let plan = plan(SMALL);
+    assert_eq!(plan.id.to_string(), "default/web");
+    assert_eq!(plan.hostname, "web");
+    assert_eq!(plan.runtime_class, RuntimeClass::PodMicrovmContainers);
+    assert_eq!(plan.restart_policy, RestartPolicy::Always);
+    assert_eq!(plan.process_namespace, ProcessNamespace::PerContainer);
+    assert_eq!(plan.grace_seconds, 30);
+    assert_eq!((plan.vm.memory.get(), plan.vm.vcpus.get()), (232, 2));
+    let [container] = &plan.containers[..] else { panic!() };
+    assert_eq!((container.name.as_str(), container.image.as_str()), ("main", "busybox"));
+    assert_eq!(container.pull_policy, PullPolicy::Always);
+    assert_eq!((container.stdio, container.stdin), (Stdio::Pipes, Stdin::Closed));
+    assert_eq!(container.security, Security::default());
+    assert_eq!(container.resources, Resources::default());
+    assert_eq!(plan.manifest["spec"]["containers"][0]["image"], "busybox");
+}
+
+#[test]
+fn every_supported_field_arrives_in_the_plan() {
+    let plan = plan(FULL);
+    assert_eq!(plan.id.to_string(), "prod/full");
+    assert_eq!(plan.labels["app.kubernetes.io/name"], "x");
+    assert_eq!(plan.annotations["example.com/note"], "hello");
+    assert_eq!(plan.hostname, "box");
+    assert_eq!(plan.runtime_class, RuntimeClass::PodContainers);
+    assert_eq!(plan.restart_policy, RestartPolicy::OnFailure);
+    assert_eq!(plan.process_namespace, ProcessNamespace::Pod);
+    assert_eq!(plan.grace_seconds, 5);
+    assert_eq!((plan.vm.memory.get(), plan.vm.vcpus.get()), (64 + 128 + 96 + 16, 3));
+    let one = &plan.containers[0];
+    assert_eq!(one.pull_policy, PullPolicy::Never);
+    assert_eq!(one.command, ["/bin/sh", "-c"]);
+    assert_eq!(one.args, ["echo $(GREETING)"]);
+    assert_eq!(one.working_dir.as_deref(), Some("/srv"));
+    assert_eq!(one.env, [EnvVar { name: "GREETING".to_owned(), value: "hi".to_owned() }]);
+    assert_eq!(
+        one.ports,
+        [ContainerPort { name: Some("http".to_owned()), container_port: 8080, protocol: Protocol::Udp }]
+    );
+    assert_eq!(
+        one.resources,
+        Resources {
+            cpu_limit_millis: Some(1500),
+            cpu_request_millis: Some(1000),
+            memory_limit_bytes: Some(64 << 20),
+            memory_request_bytes: Some(32 << 20),
+        }
+    );
+    assert_eq!((one.stdio, one.stdin), (Stdio::Terminal, Stdin::Once));
+    let security = &one.security;
+    assert_eq!((security.run_as_user, security.run_as_group), (Some(7), Some(8)));
+    assert_eq!(security.root_user, RootUser::Refused);
+    assert_eq!(security.root_filesystem, RootFilesystem::ReadOnly);
+    assert_eq!(security.privilege_escalation, PrivilegeEscalation::Denied);
+    assert_eq!(
+        security.add_capabilities,
+        CapabilityList::Only(vec![
+            oci_spec::runtime::Capability::NetAdmin,
+            oci_spec::runtime::Capability::SysTime
+        ])
+    );
+    assert_eq!(security.drop_capabilities, CapabilityList::All);
+    let two = &plan.containers[1].security;
+    assert_eq!(
+        (two.run_as_user, two.run_as_group, two.root_user),
+        (Some(1000), Some(1001), RootUser::Refused)
+    );
+    // Ignored fields are not kept, nulls neither.
+    assert_eq!(plan.manifest["metadata"].as_object().unwrap().len(), 4);
+    let json = serde_json::to_string(&plan).unwrap();
+    assert_eq!(serde_json::from_str::<PodPlan>(&json).unwrap(), plan);
+}
+
+/// Paths of the table that a JSON value uses.
+fn used(json: &serde_json::Value, path: &str, found: &mut std::collections::BTreeSet<String>) {
+    found.insert(path.to_owned());
+    match json {
+        serde_json::Value::Object(object) => {
+            for (key, value) in object {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                used(value, &path, found);
+            }
+        }
+        serde_json::Value::Array(items) => {
+            items.iter().for_each(|item| used(item, &format!("{path}[]"), found))
+        }
+        _ => {}
+    }
+}
+
+/// Removes what is at a path of the table.
+fn remove(json: &mut serde_json::Value, path: &str) {
+    let (first, rest) = path.split_once('.').map_or((path, None), |(first, rest)| (first, Some(rest)));
+    let (key, list) = first.strip_suffix("[]").map_or((first, false), |key| (key, true));
+    match (rest, json.get_mut(key)) {
+        (Some(rest), Some(serde_json::Value::Array(items))) if list => {
+            items.iter_mut().for_each(|item| remove(item, rest));
+        }
+        (Some(rest), Some(inner)) => remove(inner, rest),
+        (None, Some(_)) => drop(json.as_object_mut().unwrap().remove(key)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_table_and_the_code_agree_on_what_is_supported() {
+    let full = plan(FULL);
+    let mut paths = std::collections::BTreeSet::new();
+    used(&full.manifest, "", &mut paths);
+    for field in FIELDS.iter().filter(|field| field.status == Status::Supported) {
+        assert!(paths.contains(field.path), "FULL does not use {}", field.path);
+        let mut without = full.manifest.clone();
+        remove(&mut without, field.path);
+        assert_ne!(without, full.manifest, "{}", field.path);
+        // Something must depend on a field that is said to do something.
+        if let Ok(mut plan) = parse(without.to_string().as_bytes(), "x") {
+            plan.manifest = full.manifest.clone();
+            let means_nothing = field.path.ends_with("seccompProfile");
+            let same_by_pod = field.path == "spec.securityContext.runAsNonRoot"
+                || field.path.ends_with("securityContext.runAsNonRoot");
+            assert!(plan != full || means_nothing || same_by_pod, "{} changes nothing", field.path);
+        }
+    }
+}
+
+#[test]
+fn every_refused_field_is_refused_with_its_place_and_reason() {
+    for field in FIELDS {
+        let mut json = plan(SMALL).manifest;
+        let mut at = &mut json;
+        for part in field.path.split('.') {
+            let (key, list) = part.strip_suffix("[]").map_or((part, false), |key| (key, true));
+            let object = at.as_object_mut().unwrap();
+            at = object.entry(key).or_insert(if list {
+                serde_json::json!([{}])
+            } else {
+                serde_json::json!({})
+            });
+            if list {
+                at = &mut at[0];
+            }
+        }
+        match field.status {
+            Status::Refused { why } => {
+                *at = serde_json::json!("x");
+                let path = field.path.replace("[]", "[0]");
+                assert_problem(&json.to_string(), &format!("{path}: is not supported: {why}"));
+                *at_path(&mut json, field.path) = serde_json::Value::Null;
+                let found =
+                    parse(json.to_string().as_bytes(), "x").err().map(|problems| problems.to_string());
+                assert!(
+                    !found.unwrap_or_default().contains("not supported"),
+                    "null is absent: {}",
+                    field.path
+                );
+            }
+            Status::Only { values, .. } => {
+                let wrong = if field.shape == Shape::Bool {
+                    serde_json::json!(true)
+                } else {
+                    serde_json::json!("Other")
+                };
+                *at = wrong;
+                assert_problem(&json.to_string(), &format!("write {}", values[0]));
+            }
+            Status::Ignored { .. } => {
+                *at = serde_json::json!({"anything": [1, 2]});
+                drop(plan(&json.to_string()));
+            }
+            Status::Supported => {}
+        }
+    }
+}
+
+fn at_path<'a>(json: &'a mut serde_json::Value, path: &str) -> &'a mut serde_json::Value {
+    path.split('.').fold(json, |at, part| match part.strip_suffix("[]") {
+        Some(key) => &mut at[key][0],
+        None => &mut at[part],
+    })
+}
+
+#[test]
+fn every_problem_is_reported_with_its_place() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: Web\nspec:\n  contaniers: []\n  volumes: []\n  containers:\n  - name: a\n    imagee: x\n    ports:\n    - containerPort: 99999\n    env:\n    - name: A\n      value: 8080\n  - name: a\n    image: b\n    command: x\n";
+    assert_eq!(
+        problems(text),
+        "pod.yaml:4:9: metadata.name: \"Web\" contains 'W'; only lowercase letters, digits, '-' and '.' are allowed (RFC 1123)\n\
+         pod.yaml:6:3: spec.contaniers: is not a field of a v1 Pod (did you mean `containers`?)\n\
+         pod.yaml:7:3: spec.volumes: is not supported: volumes are not supported yet\n\
+         pod.yaml:9:5: spec.containers[0].image: is missing\n\
+         pod.yaml:10:5: spec.containers[0].imagee: is not a field of a v1 Pod (did you mean `image`?)\n\
+         pod.yaml:12:22: spec.containers[0].ports[0].containerPort: must be 1 to 65535, not 99999\n\
+         pod.yaml:15:14: spec.containers[0].env[0].value: must be a string (write it in quotes: \"8080\")\n\
+         pod.yaml:16:11: spec.containers[1].name: \"a\" is also the name of spec.containers[0] (names are unique within a pod)\n\
+         pod.yaml:18:14: spec.containers[1].command: must be a list of strings, not \"x\""
+    );
+}
+
+#[test]
+fn a_manifest_that_is_no_pod_says_what_it_is() {
+    assert_problem("", "holds no Pod");
+    assert_problem("[]", "must be a mapping");
+    assert_problem("hello", "must be a mapping");
+    assert_problem("a: b", "kind: is missing (write `kind: Pod`)");
+    assert_problem(
+        "apiVersion: apps/v1\nkind: Deployment\nspec: {x: y}",
+        "must be Pod, not \"Deployment\" (make a Pod of its `spec.template`)",
+    );
+    assert_problem("apiVersion: v2\nkind: Pod", "apiVersion: must be v1, not \"v2\"");
+    assert_problem("apiVersion: v1\nkind: [Pod]", "kind: must be Pod");
+    assert_problem(&format!("{SMALL}---\n{SMALL}"), "pod.yaml:10:1: a second document begins here");
+    drop(plan(&format!("---\n{SMALL}---\n")));
+    assert!(parse(b"a: \xff", "x").unwrap_err().to_string().contains("not UTF-8"));
+    assert!(parse(&vec![b' '; (1 << 20) + 1], "x").unwrap_err().to_string().contains("at most 1048576"));
+}
+
+#[test]
+fn json_is_as_good_as_yaml() {
+    let from_yaml = plan(FULL);
+    let json = serde_json::to_string_pretty(&from_yaml.manifest).unwrap().replace("  ", "\t");
+    assert_eq!(plan(&json), from_yaml);
+    assert_problem(
+        "{\"apiVersion\": \"v1\",\n\"kind\": \"Pod\",\n \"spec\": {\"x\": 1}}",
+        "pod.yaml:3:11: spec.x: is not a field",
+    );
+    assert_problem("{\"kind\": \"Pod\", \"kind\": \"Pod\"}", "written twice");
+}
+
+#[test]
+fn what_yaml_readers_disagree_about_must_be_quoted() {
+    for text in ["8080", "true", "yes", "on", "1.5", "0755", "1_000", "0x10", "y"] {
+        let manifest = container(&format!("    env: [{{name: A, value: {text}}}]\n"));
+        assert_problem(
+            &manifest,
+            &format!("env[0].value: must be a string (write it in quotes: \"{text}\")"),
+        );
+        let quoted = container(&format!("    env: [{{name: A, value: '{text}'}}]\n"));
+        assert_eq!(plan(&quoted).containers[0].env[0].value, text);
+    }
+    assert_problem(&container("    args: [null]\n"), "args[0]: must be a string");
+    assert_problem(&container("    tty: yes\n"), "tty: must be true or false, not \"yes\" (write true)");
+    assert_problem(
+        &container("    tty: 'true'\n"),
+        "must be true or false, not \"true\" (write it without quotes)",
+    );
+    assert_problem(&container("    tty: [true]\n"), "tty: must be true or false");
+    assert_problem(&container("    ports: [{containerPort: '80'}]\n"), "write it without quotes");
+    assert_problem(&container("    ports: [{containerPort: 0120}]\n"), "must be a whole number");
+    assert_problem(&container("    ports: [{containerPort: 1e3}]\n"), "must be a whole number");
+    assert_problem(&container("    securityContext: {runAsUser: 0644}\n"), "must be a whole number");
+    assert_problem(&container("    resources: {limits: {cpu: 010}}\n"), "octal");
+    assert_problem(&container("    env: [{name: A, value: [x]}]\n"), "must be a string");
+    // Null is absent.
+    assert_eq!(
+        plan(&container("    env: [{name: A, value: ~}]\n    args:\n    tty: null\n")).containers[0].env[0]
+            .value,
+        ""
+    );
+}
+
+#[test]
+fn resources_follow_the_rules_of_quantities() {
+    let resources =
+        |text: &str| plan(&container(&format!("    resources: {text}\n"))).containers[0].resources;
+    let found = resources("{limits: {cpu: 0.5, memory: 1e9}}");
+    assert_eq!((found.cpu_limit_millis, found.cpu_request_millis), (Some(500), Some(500)));
+    assert_eq!(
+        (found.memory_limit_bytes, found.memory_request_bytes),
+        (Some(1_000_000_000), Some(1_000_000_000))
+    );
+    let found = resources("{limits: {cpu: '0'}, requests: {memory: 64Mi}}");
+    assert_eq!((found.cpu_limit_millis, found.cpu_request_millis), (None, None));
+    assert_eq!((found.memory_limit_bytes, found.memory_request_bytes), (None, Some(64 << 20)));
+    assert_problem(
+        &container("    resources: {limits: {memory: 512}}\n"),
+        "less than any program needs (1Mi) (did you mean 512Mi?)",
+    );
+    assert_problem(&container("    resources: {limits: {memory: 400m}}\n"), "did you mean 400Mi?");
+    assert_problem(
+        &container("    resources: {limits: {memory: 1gb}}\n"),
+        "\"1gb\" is not a quantity (for example 500m, 2, 128Mi or 1.5Gi)",
+    );
+    assert_problem(&container("    resources: {limits: {cpu: -1}}\n"), "must not be negative");
+    assert_problem(
+        &container("    resources: {limits: {cpu: 1}, requests: {cpu: 2}}\n"),
+        "requests.cpu: \"2\" is more than the limit \"1\"",
+    );
+    assert_problem(
+        &container("    resources: {limits: {nvidia.com/gpu: 1}}\n"),
+        "limits.nvidia.com/gpu: is not a field",
+    );
+    assert_problem(
+        &container("    resources: {limits: {hugepages-2Mi: 2Mi}}\n"),
+        "only cpu and memory are supported yet",
+    );
+}
+
+#[test]
+fn the_vm_is_sized_by_the_limits_or_by_annotations() {
+    assert_problem(
+        &container("    resources: {limits: {memory: 4Gi}}\n"),
+        "spec.containers: need a VM of 4200 MiB (4096 MiB for the containers + 96 + 1 x 8 MiB overhead), at most 4096 MiB are possible",
+    );
+    assert_problem(
+        &container("    resources: {limits: {cpu: 8500m}}\n"),
+        "need 9 processors (8500m together), at most 8",
+    );
+    let annotated = |text: &str| SMALL.replace("  name: web", &format!("  name: web\n  annotations: {text}"));
+    let found = plan(&annotated("{magikvm.dev/memory-mib: '512', magikvm.dev/vcpus: '1'}"));
+    assert_eq!((found.vm.memory.get(), found.vm.vcpus.get()), (512, 1));
+    for (text, expected) in [
+        ("{magikvm.dev/memory-mib: '1'}", "a VM has 96 to 4096 MiB of memory, not 1"),
+        ("{magikvm.dev/memory-mib: '+512'}", "must be a whole number in quotes"),
+        ("{magikvm.dev/memory-mib: 512}", "must be a string (write it in quotes: \"512\")"),
+        ("{magikvm.dev/vcpus: '9'}", "a VM has 1 to 8 processors, not 9"),
+        ("{magikvm.dev/vcpus: '99999999999'}", "must be a whole number in quotes"),
+        (
+            "{magikvm.dev/memory: '1'}",
+            "is not an annotation of magikvm (known are magikvm.dev/memory-mib, magikvm.dev/vcpus)",
+        ),
+    ] {
+        assert_problem(&annotated(text), expected);
+    }
+}
+
+#[test]
+fn limits_are_enforced() {
+    let labels: String = (0..65).map(|n| format!("l{n}: a, ")).collect();
+    let meta = |text: &str| SMALL.replace("  name: web", &format!("  name: web\n  {text}"));
+    assert_problem(&meta(&format!("labels: {{{labels}}}")), "metadata.labels: has 65 entries, at most 64");
+    assert_problem(&meta(&format!("annotations: {{{labels}}}")), "metadata.annotations: has 65 entries");
+    assert_problem(
+        &meta(&format!("annotations: {{a: '{}'}}", "x".repeat(256 << 10))),
+        "at most 262144 are allowed",
+    );
+    assert_problem(&meta("labels: {a: '-'}"), "metadata.labels.a: must start and end");
+    assert_problem(&meta("labels: {'a b': c}"), "metadata.labels.\"a b\": is no label key");
+    let env: String = (0..257).map(|n| format!("{{name: V{n}}}, ")).collect();
+    assert_problem(&container(&format!("    env: [{env}]\n")), "env: has 257 entries, at most 256");
+    let containers: String = (0..17).map(|n| format!("  - {{name: c{n}, image: x}}\n")).collect();
+    assert_problem(
+        &pod(&format!("  containers:\n{containers}")),
+        "spec.containers: has 17 entries, 1 to 16 are allowed",
+    );
+    assert_problem(&pod("  containers: []"), "has 0 entries");
+    assert_problem(&pod("  restartPolicy: Never"), "spec.containers: is missing");
+    assert_problem(&pod("  terminationGracePeriodSeconds: 301"), "must be 0 to 300, not 301");
+    assert_problem(&pod("  terminationGracePeriodSeconds: -1"), "must be 0 to 300, not -1");
+    assert_problem(&SMALL.replace("busybox", &"x".repeat(513)), "at most 512 are allowed");
+    assert_problem(&SMALL.replace("web", &"x".repeat(254)), "at most 253 are allowed");
+}
+
+#[test]
+fn names_and_words_are_checked() {
+    assert_problem(
+        &pod("  runtimeClassName: kata"),
+        "\"kata\" is not one of pod-microvm-containers, pod-containers, pod-wasm",
+    );
+    assert_problem(&pod("  restartPolicy: always"), "\"always\" is not one of Always, OnFailure, Never");
+    assert_problem(&pod("  hostname: a.b"), "spec.hostname: \"a.b\" contains '.'");
+    assert_problem(
+        &container("    imagePullPolicy: Sometimes\n"),
+        "is not one of Always, IfNotPresent, Never",
+    );
+    assert_problem(&container("    workingDir: srv\n"), "must be an absolute path");
+    assert_problem(&container("    command: ['']\n"), "command[0]: must not be empty");
+    assert_problem(&container("    args: [\"a\\0\"]\n"), "args[0]: contains a NUL byte");
+    assert_problem(&container("    env: [{name: A=B}]\n"), "env[0].name: contains '='");
+    assert_problem(&container("    env: [{value: x}]\n"), "env[0].name: is missing");
+    assert_problem(&container("    ports: [{}]\n"), "ports[0].containerPort: is missing");
+    assert_problem(
+        &container("    ports: [{containerPort: 1, protocol: tcp}]\n"),
+        "\"tcp\" is not one of TCP, UDP, SCTP",
+    );
+    assert_problem(
+        &container("    ports: [{containerPort: 1, name: a}, {containerPort: 2, name: a}]\n"),
+        "names another port",
+    );
+    assert_problem(&container("    securityContext: {runAsUser: -1}\n"), "must be 0 to 2147483647, not -1");
+    assert_problem(
+        &container("    securityContext: {runAsUser: 0, runAsNonRoot: true}\n"),
+        "which runAsNonRoot forbids",
+    );
+    assert_problem(
+        &container("    securityContext: {capabilities: {add: [NET_ADMIM]}}\n"),
+        "\"NET_ADMIM\" is not a capability",
+    );
+    assert_problem(
+        &container("    securityContext: {privileged: true}\n"),
+        "securityContext.privileged: \"true\" is not supported",
+    );
+    assert_problem(
+        &container(
+            "    securityContext: {allowPrivilegeEscalation: false, capabilities: {add: [SYS_ADMIN]}}\n",
+        ),
+        "can't be false for a container that gets CAP_SYS_ADMIN",
+    );
+}
+
+#[test]
+fn a_long_pod_name_is_cut_to_a_host_name() {
+    let name = format!("{}.{}", "a".repeat(62), "b".repeat(30));
+    assert_eq!(plan(&SMALL.replace("web", &name)).hostname, "a".repeat(62));
+}
+
+#[test]
+fn images_decide_when_they_are_pulled() {
+    assert_eq!(plan(&SMALL.replace("busybox", "a:1")).containers[0].pull_policy, PullPolicy::IfNotPresent);
+    assert_eq!(plan(&SMALL.replace("busybox", "a:latest")).containers[0].pull_policy, PullPolicy::Always);
+}
+
+#[test]
+fn what_a_manifest_says_cannot_talk_to_the_terminal() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: \"\\e[2J\", labels: {\"\\e]0;x\": \"\\a\"}}\n\"\\e[1m\": x\nspec: {}";
+    let found = problems(text);
+    assert!(!found.chars().any(|c| c.is_control() && c != '\n'), "{found:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        drop(parse(&bytes, "x"));
+    }
+
+    #[test]
+    fn arbitrary_yaml_never_panics(text in "[-a:{}\\[\\]&*!|>'\"%#?,~ \n\t<0.=@`]{0,60}") {
+        drop(parse(text.as_bytes(), "x"));
+    }
+
+    #[test]
+    fn a_manifest_with_a_random_change_never_panics(
+        at in 0..FULL.len(),
+        length in 0usize..20,
+        new in "[-a0:{}\\[\\]&*!|>'\"%#?,~ \n\t<$]{0,6}",
+    ) {
+        let end = (at + length).min(FULL.len());
+        let text = format!("{}{new}{}", &FULL[..at], &FULL[end..]);
+        if let Ok(plan) = parse(text.as_bytes(), "x") {
+            let json = serde_json::to_string(&plan).unwrap();
+            prop_assert_eq!(serde_json::from_str::<PodPlan>(&json).unwrap(), plan);
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_no_field_is_never_accepted(key in "[a-zA-Z]{1,12}", which in 0usize..4) {
+        let parents = ["", "spec", "spec.containers[]", "spec.containers[].securityContext"];
+        let path = if which == 0 { key.clone() } else { format!("{}.{key}", parents[which]) };
+        prop_assume!(fields::find(&path).is_none());
+        let text = [
+            format!("{SMALL}{key}: x\n"),
+            format!("{SMALL}  {key}: x\n"),
+            format!("{SMALL}    {key}: x\n"),
+            format!("{SMALL}    securityContext: {{{key}: x}}\n"),
+        ];
+        prop_assert!(parse(text[which].as_bytes(), "x").is_err(), "{}", text[which]);
+    }
+}

@@ -1,0 +1,60 @@
+//! The per-pod process: holds the pod's lock for life, is the only writer of its state, and sees to its end. Started by the CLI, it outlives it.
+
+mod control;
+mod link;
+mod reactor;
+mod watchers;
+
+use crate::pod::failure::{Blame, Failure, RunStage};
+use crate::pod::launch::FromMonitor;
+use crate::pod::run::{self, AtEnd, RunRequest};
+use crate::store::layout::{Layout, Surroundings};
+use link::Link;
+use reactor::Reactor;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+/// Longest request on standard input: a manifest's plan, with its escapes, is far below.
+const MAX_REQUEST: u64 = 16 << 20;
+
+/// What a monitor's process does: reads a [`RunRequest`] from standard input, answers on the socket that is its standard output, runs the
+/// pod to its end. Returns the exit code of the process, which nobody has to look at.
+pub fn main() -> i32 {
+    let Ok(socket) = std::io::stdout().as_fd().try_clone_to_owned().map(UnixStream::from) else { return 70 };
+    let link = Link::new(socket);
+    match serve(&link) {
+        Ok(()) => 0,
+        Err(failure) => {
+            link.send(&FromMonitor::Failed(Box::new(failure)));
+            1
+        }
+    }
+}
+
+fn serve(link: &Link) -> Result<(), Failure> {
+    let internal = |error: &(dyn std::error::Error + 'static)| Failure::new(RunStage::Plan, Blame::Internal, error);
+    let mut request = Vec::new();
+    std::io::stdin().take(MAX_REQUEST).read_to_end(&mut request).map_err(|error| internal(&error))?;
+    let request: RunRequest = serde_json::from_slice(&request).map_err(|error| internal(&error))?;
+    detach().map_err(|errno| internal(&errno))?;
+    let layout = Layout::new(&Surroundings::of_process(request.root.clone())).map_err(|error| internal(&error))?;
+    let mut reactor = Reactor::new(link, &request.plan).map_err(|errno| internal(&errno))?;
+    let mut pod = run::run_pod(&request, &layout, &mut reactor)?;
+    drop(request.plan);
+    let code = reactor.run_to_end(&mut pod);
+    link.send(&FromMonitor::Ended { code });
+    if request.at_end == AtEnd::Remove {
+        // Whoever shows the logs may still read them.
+        link.wait_for_close();
+        pod.undo.delete().map_err(|error| Failure::new(RunStage::Reserve, Blame::Environment, &error))?;
+    }
+    Ok(())
+}
+
+/// A session of its own, so that no terminal's signals come here; orphans of the VMM's come here instead of to init.
+fn detach() -> nix::Result<()> {
+    nix::unistd::setsid()?;
+    nix::sys::prctl::set_child_subreaper(true)?;
+    nix::unistd::chdir("/")
+}

@@ -1,0 +1,232 @@
+//! The event loop: feeds the pod's state machine and carries its effects out. One thread, which is also the one whose death would end
+//! the VMM.
+
+use super::control;
+use super::link::Link;
+use super::watchers;
+use crate::agent::Connector;
+use crate::manifest::PodPlan;
+use crate::pod::control::ControlRequest;
+use crate::pod::failure::{Blame, Failure, RunStage};
+use crate::pod::launch::FromMonitor;
+use crate::pod::run::{AwaitReady, Pod};
+use crate::pod::status;
+use crate::pod::step::{Effect, Input, Machine};
+use crate::runtime::Sandbox;
+use crate::store::layout::PodDir;
+use crate::store::record::{self, PodState, Stage};
+use crate::store::undo;
+use crate::vmm::console::ConsoleTail;
+use crate::vmm::process::ProcessRef;
+use magikvm_proto::budget;
+use magikvm_proto::id::ContainerName;
+use nix::sys::signal::{SigSet, Signal};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// Lines of the console that a failure carries.
+const CONSOLE_LINES: usize = 12;
+
+/// What comes to the loop.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// For the state machine.
+    Input(Input),
+    /// A user's wish; answered through `done` when the pod has ended.
+    Control {
+        /// Which.
+        request: ControlRequest,
+        /// Where to answer.
+        done: Sender<()>,
+    },
+}
+
+/// The loop and what it owns.
+#[derive(Debug)]
+pub(super) struct Reactor<'a> {
+    link: &'a Link,
+    machine: Machine,
+    inbox: Receiver<Message>,
+    outbox: Sender<Message>,
+    deadline: Option<Instant>,
+    waiting: Vec<Sender<()>>,
+    sandbox: Option<SandboxView>,
+    /// The state as it was written last, so that a flood of empty events writes nothing.
+    written: Option<PodState>,
+}
+
+#[derive(Debug)]
+struct SandboxView {
+    agent: Connector,
+    processes: Vec<ProcessRef>,
+    console: ConsoleTail,
+}
+
+/// Why the loop was left.
+enum Outcome {
+    Ready,
+    Failed(Box<Failure>),
+    Ended,
+}
+
+impl<'a> Reactor<'a> {
+    /// Listens for signals and for the starter's change of mind from now on.
+    pub(super) fn new(link: &'a Link, plan: &PodPlan) -> nix::Result<Self> {
+        let (outbox, inbox) = channel();
+        let names: Vec<ContainerName> = plan.containers.iter().map(|container| container.name.clone()).collect();
+        let grace_ms = plan.grace_seconds * 1000;
+        watch_signals(outbox.clone(), grace_ms)?;
+        let cancel = outbox.clone();
+        link.watch(move || {
+            if cancel.send(Message::Input(Input::Cancel)).is_err() {
+                // The loop is over.
+            }
+        })
+        .map_err(|error| nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
+        let machine = Machine::new(&names);
+        Ok(Self { link, machine, inbox, outbox, deadline: None, waiting: Vec::new(), sandbox: None, written: None })
+    }
+
+    /// Runs the loop until the pod has ended, and takes away all but its record. Returns the pod's exit code.
+    pub(super) fn run_to_end(&mut self, pod: &mut Pod) -> i32 {
+        while !matches!(self.turn(&pod.dir), Outcome::Ended | Outcome::Failed(_)) {}
+        if let Err(error) = pod.undo.end_run() {
+            self.machine.state.broken.get_or_insert_with(|| format!("not all of the pod could be taken away: {error}"));
+        }
+        self.machine.state.processes.clear();
+        self.machine.state.agent = None;
+        self.save(&pod.dir);
+        for done in self.waiting.drain(..) {
+            if done.send(()).is_err() {
+                // Whoever waited has gone.
+            }
+        }
+        status::exit_code(&self.machine.state)
+    }
+
+    /// Takes messages until the machine wants the loop to be left.
+    fn turn(&mut self, dir: &PodDir) -> Outcome {
+        loop {
+            let input = match self.next() {
+                Message::Input(input) => input,
+                Message::Control { request: ControlRequest::Stop { grace_ms }, done } => {
+                    self.waiting.push(done);
+                    Input::Stop { grace_ms }
+                }
+            };
+            let effects = self.machine.step(input, record::now_ms());
+            let outcome = self.carry_out(effects);
+            if !matches!(outcome, Some(Outcome::Failed(_) | Outcome::Ended)) {
+                self.save(dir);
+            }
+            if let Some(outcome) = outcome {
+                return outcome;
+            }
+        }
+    }
+
+    fn next(&mut self) -> Message {
+        let received = match self.deadline {
+            Some(deadline) => self.inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+            None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        // The loop holds a sender itself, so the channel can't be disconnected.
+        received.unwrap_or_else(|_| {
+            self.deadline = None;
+            Message::Input(Input::Deadline)
+        })
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) -> Option<Outcome> {
+        let mut outcome = None;
+        for effect in effects {
+            match effect {
+                Effect::Ready => outcome = Some(Outcome::Ready),
+                Effect::Fail(failure) => outcome = Some(Outcome::Failed(failure)),
+                Effect::End => outcome = Some(Outcome::Ended),
+                Effect::Arm { after_ms } => self.deadline = Some(Instant::now() + Duration::from_millis(after_ms)),
+                Effect::Disarm => self.deadline = None,
+                Effect::Shutdown { grace_ms } => {
+                    if let Some(sandbox) = &self.sandbox {
+                        watchers::shut_down(sandbox.agent.clone(), grace_ms, self.outbox.clone());
+                    }
+                }
+                Effect::KillVm => {
+                    if let Some(sandbox) = &self.sandbox {
+                        sandbox.processes.iter().for_each(ProcessRef::kill);
+                    }
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Writes the state if it has changed. A disk that is full now may not be later, so failure to write is no reason to end the pod.
+    fn save(&mut self, dir: &PodDir) {
+        if self.written.as_ref() == Some(&self.machine.state) {
+            return;
+        }
+        if record::write_json(&dir.state_json(), &self.machine.state).is_ok() {
+            self.written = Some(self.machine.state.clone());
+        }
+    }
+}
+
+impl AwaitReady for Reactor<'_> {
+    fn await_ready(&mut self, pod: &Pod, sandbox: Box<dyn Sandbox>) -> Result<(), Failure> {
+        let failed = |error: &(dyn std::error::Error + 'static)| Failure::new(RunStage::Prepare, Blame::Environment, error);
+        let view = SandboxView { agent: sandbox.agent().clone(), processes: sandbox.processes(), console: sandbox.console() };
+        let state = &mut self.machine.state;
+        state.agent = Some(view.agent.clone());
+        state.processes = view.processes.clone();
+        state.processes.extend(myself());
+        let names = state.containers.iter().map(|container| container.name.clone()).collect();
+        self.deadline = Some(Instant::now() + Duration::from_millis(budget::HOST_BOOT_WAIT_MS));
+        self.sandbox = Some(view);
+        watchers::start(sandbox, &pod.dir, names, self.outbox.clone()).map_err(|error| failed(&error))?;
+        control::listen(&pod.dir, self.outbox.clone()).map_err(|error| failed(&error))?;
+        self.save(&pod.dir);
+        let console = self.sandbox.as_ref().map(|sandbox| sandbox.console.clone()).unwrap_or_default();
+        match self.turn(&pod.dir) {
+            Outcome::Ready => {
+                self.link.send(&FromMonitor::Ready);
+                Ok(())
+            }
+            Outcome::Failed(mut failure) => {
+                if matches!(failure.stage, RunStage::Boot | RunStage::Agent) {
+                    failure.console = console.lines(CONSOLE_LINES);
+                }
+                Err(*failure)
+            }
+            Outcome::Ended => {
+                debug_assert_eq!(self.machine.state.stage, Stage::Ended);
+                Err(Failure::message(RunStage::Boot, Blame::Internal, "the VM ended before the pod ran"))
+            }
+        }
+    }
+}
+
+fn myself() -> Option<ProcessRef> {
+    let pid = nix::unistd::getpid().as_raw();
+    let start_time = undo::start_time(pid)?;
+    Some(ProcessRef { name: "monitor".to_owned(), pid, start_time })
+}
+
+/// TERM and INT to the monitor stop the pod with its own grace period. Must be called before any other thread is started, so that all
+/// threads have the signals blocked.
+fn watch_signals(outbox: Sender<Message>, grace_ms: u64) -> nix::Result<()> {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        set.add(signal);
+    }
+    set.thread_block()?;
+    std::thread::spawn(move || {
+        while let Ok(signal) = set.wait() {
+            let wanted = signal != Signal::SIGHUP;
+            if wanted && outbox.send(Message::Input(Input::Stop { grace_ms })).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,204 @@
+//! The threads around the event loop. Each turns one thing that blocks (the agent's streams, the end of the VM) into messages.
+
+use super::reactor::Message;
+use crate::agent::{AgentConnection, AgentError, Connector};
+use crate::pod::logs::{LogStream, LogWriter};
+use crate::pod::step::Input;
+use crate::runtime::Sandbox;
+use crate::store::atomic::FileError;
+use crate::store::layout::PodDir;
+use magikvm_proto::budget;
+use magikvm_proto::codec::CodecError;
+use magikvm_proto::id::ContainerName;
+use magikvm_proto::wire::{Done, Event, Request, Stream};
+use std::collections::HashMap;
+use std::error::Error;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Stack of a watcher. None of them recurses or holds a large buffer there.
+const STACK: usize = 256 << 10;
+/// Bytes of events that are kept; a guest that floods them fills no disk.
+const MAX_EVENTS: u64 = 4 << 20;
+
+/// Starts all of them. When the VM has ended and the streams are drained, `VmGone` is the last message.
+pub(super) fn start(
+    mut sandbox: Box<dyn Sandbox>,
+    dir: &PodDir,
+    containers: Vec<ContainerName>,
+    outbox: Sender<Message>,
+) -> Result<(), FileError> {
+    let mut logs = HashMap::new();
+    for name in containers {
+        logs.insert(name.clone(), LogWriter::open(&dir.container_log(&name))?);
+    }
+    let events = EventLog::open(dir)?;
+    let alive = Arc::new(AtomicBool::new(true));
+    let (agent, to_loop, seen) = (sandbox.agent().clone(), outbox.clone(), Arc::clone(&alive));
+    let follower = spawn("agent", move || follow_agent(&agent, logs, events, &to_loop, &seen));
+    spawn("vm", move || {
+        let end = sandbox.wait();
+        alive.store(false, Ordering::Release);
+        if let Some(Err(_)) = follower.map(JoinHandle::join) {
+            // It panicked; what it had to say is lost, the pod's end is not.
+        }
+        send(&outbox, Input::VmGone { how: end.0 });
+    });
+    Ok(())
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(body).ok()
+}
+
+fn send(outbox: &Sender<Message>, input: Input) {
+    if outbox.send(Message::Input(input)).is_err() {
+        // The loop is over, and with it the pod.
+    }
+}
+
+fn lost(error: &dyn Error) -> Input {
+    let mut why = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        why = format!("{why}: {cause}");
+        next = cause.source();
+    }
+    Input::AgentLost { why }
+}
+
+/// Waits for the agent, then reads events here and logs on a second thread, both to their end.
+fn follow_agent(
+    connector: &Connector,
+    logs: HashMap<ContainerName, LogWriter>,
+    events: EventLog,
+    outbox: &Sender<Message>,
+    alive: &AtomicBool,
+) {
+    let deadline = Instant::now() + Duration::from_millis(budget::HOST_BOOT_WAIT_MS);
+    let (connection, _hello) = match connector.connect_when_up(deadline, &|| alive.load(Ordering::Acquire)) {
+        Ok(up) => up,
+        // The VM's own end or the loop's deadline says more than the want of an answer.
+        Err(AgentError::Unreachable(_) | AgentError::Closed | AgentError::Timeout(_)) => return,
+        Err(error) => return send(outbox, lost(&error)),
+    };
+    send(outbox, Input::AgentUp);
+    let (for_logs, log_outbox) = (connector.clone(), outbox.clone());
+    let log_thread = spawn("logs", move || {
+        if let Err(error) = follow_logs(&for_logs, logs) {
+            send(&log_outbox, lost(&*error));
+        }
+    });
+    if let Err(error) = follow_events(connection, events, outbox) {
+        send(outbox, lost(&*error));
+    }
+    if let Some(Err(_)) = log_thread.map(JoinHandle::join) {
+        // It panicked; the container's output from then on is lost.
+    }
+}
+
+fn follow_events(
+    mut connection: AgentConnection,
+    mut log: EventLog,
+    outbox: &Sender<Message>,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let Done {} = connection.request(&Request::Events { since: 0 })?;
+    let (mut reader, _writer) = connection.into_stream()?;
+    while let Some(event) = reader.event()? {
+        log.write(&event);
+        send(outbox, Input::Guest(event));
+    }
+    Err(Box::new(AgentError::Closed))
+}
+
+/// Copies the pod's output to its logs until the guest says that it has ended. A log that can't be written (a full disk) is given up, not the
+/// pod: a container that blocks for ever in a write would be worse.
+fn follow_logs(
+    connector: &Connector,
+    mut logs: HashMap<ContainerName, LogWriter>,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let mut connection = connector.connect(Duration::from_secs(10))?;
+    let Done {} = connection.request(&Request::Logs)?;
+    let (mut reader, writer) = connection.into_stream()?;
+    let mut payload = Vec::new();
+    loop {
+        let Some(header) = reader.frame(&mut payload)? else { return Err(Box::new(AgentError::Closed)) };
+        let stream = match header.stream {
+            Stream::Stdout { .. } => LogStream::Stdout,
+            Stream::Stderr { .. } => LogStream::Stderr,
+            Stream::End => {
+                writer.close();
+                return Ok(());
+            }
+            _ => return Err(Box::new(CodecError::Truncated)),
+        };
+        let log = header.container.and_then(|name| logs.get_mut(&name));
+        let Some(log) = log else { return Err(Box::new(UnknownContainer)) };
+        if log.write(stream, &payload).is_err() {
+            // Nothing to be done here; the next write may succeed.
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("it sent output of a container that the pod does not have")]
+struct UnknownContainer;
+
+/// Asks the agent to end the pod. If it can't be asked, the loop need not wait for the deadline.
+pub(super) fn shut_down(connector: Connector, grace_ms: u64, outbox: Sender<Message>) {
+    spawn("shutdown", move || {
+        let asked = connector.connect(Duration::from_secs(5)).and_then(|mut connection| {
+            connection.request_within::<Done>(&Request::Shutdown { grace_ms }, Duration::from_secs(5))
+        });
+        match asked {
+            // A VM that ends at once may take its answer with it.
+            Ok(_) | Err(AgentError::Closed) => {}
+            Err(_) => send(&outbox, Input::Deadline),
+        }
+    });
+}
+
+/// `events.jsonl`: the guest's events with the host's time.
+#[derive(Debug)]
+struct EventLog {
+    file: std::fs::File,
+    written: u64,
+}
+
+#[derive(serde::Serialize)]
+struct TimedEvent<'a> {
+    time: String,
+    #[serde(flatten)]
+    event: &'a Event,
+}
+
+impl EventLog {
+    fn open(dir: &PodDir) -> Result<Self, FileError> {
+        let path = dir.events();
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(FileError::at("open", &path))?;
+        Ok(Self { file, written: 0 })
+    }
+
+    fn write(&mut self, event: &Event) {
+        if self.written > MAX_EVENTS {
+            return;
+        }
+        let timed = TimedEvent { time: crate::pod::logs::format_time(jiff::Timestamp::now()), event };
+        let Ok(mut line) = serde_json::to_vec(&timed) else { return };
+        line.push(b'\n');
+        if self.file.write_all(&line).is_ok() {
+            self.written += u64::try_from(line.len()).unwrap_or(0);
+        }
+    }
+}

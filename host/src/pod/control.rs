@@ -1,0 +1,56 @@
+//! What a pod's monitor may be asked over its socket, and how to ask.
+
+use crate::agent::connect_unix;
+use crate::store::layout::PodDir;
+use magikvm_proto::codec::{CodecError, read_message, write_message};
+use magikvm_proto::wire::{Done, Refusal, Reply};
+use serde::{Deserialize, Serialize};
+use std::io::{self, BufReader};
+use std::time::Duration;
+
+/// What may be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case")]
+pub enum ControlRequest {
+    /// End the pod; answered when it has ended.
+    Stop {
+        /// From TERM to KILL, in milliseconds.
+        grace_ms: u64,
+    },
+}
+
+/// Why a wish was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Nobody behind the socket: the monitor is gone or does not listen yet.
+    #[error("the pod's monitor cannot be reached")]
+    Unreachable(#[source] io::Error),
+    /// It went away before it answered.
+    #[error("the pod's monitor ended before it answered")]
+    Gone,
+    /// It did not answer in time.
+    #[error("the pod's monitor did not answer within {} s", .0.as_secs())]
+    Timeout(Duration),
+    /// It said something else.
+    #[error("the pod's monitor gave no valid answer")]
+    Nonsense(#[source] CodecError),
+    /// It said no.
+    #[error(transparent)]
+    Refused(Refusal),
+}
+
+/// Asks a pod's monitor, and waits at most `wait` for its answer.
+pub fn ask(dir: &PodDir, request: ControlRequest, wait: Duration) -> Result<(), ControlError> {
+    let stream = connect_unix(&dir.control_sock()).map_err(ControlError::Unreachable)?;
+    stream.set_read_timeout(Some(wait)).map_err(ControlError::Unreachable)?;
+    write_message(&mut &stream, &request).map_err(ControlError::Nonsense)?;
+    match read_message::<Reply<Done>>(&mut BufReader::new(stream)) {
+        Ok(Some(Reply::Ok(Done {}))) => Ok(()),
+        Ok(Some(Reply::Error(refusal))) => Err(ControlError::Refused(refusal)),
+        Err(CodecError::Io(error)) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            Err(ControlError::Timeout(wait))
+        }
+        Ok(None) | Err(CodecError::Io(_) | CodecError::Truncated) => Err(ControlError::Gone),
+        Err(error) => Err(ControlError::Nonsense(error)),
+    }
+}

@@ -1,0 +1,106 @@
+//! A run that failed, in a form that survives the way from the monitor to the person who asked.
+
+use serde::{Deserialize, Serialize};
+use std::error::Error;
+use std::fmt;
+
+/// Where in the flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunStage {
+    /// The plan can't be carried out here.
+    Plan,
+    /// The name, the directory or the lock.
+    Reserve,
+    /// Finding the images.
+    Image,
+    /// Making the pod's file system and disk.
+    Prepare,
+    /// From the start of the VMM to the agent's first answer.
+    Boot,
+    /// The agent broke the contract or fell silent.
+    Agent,
+    /// A container could not be created or started.
+    Container,
+    /// The user changed his mind.
+    Cancelled,
+}
+
+impl fmt::Display for RunStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plan => "plan",
+            Self::Reserve => "reserve",
+            Self::Image => "image",
+            Self::Prepare => "prepare",
+            Self::Boot => "boot",
+            Self::Agent => "agent",
+            Self::Container => "container",
+            Self::Cancelled => "cancelled",
+        })
+    }
+}
+
+/// Whose fault it is; decides the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Blame {
+    /// The manifest, a name, an image: exit code 1.
+    User,
+    /// This machine: exit code 3.
+    Environment,
+    /// magikvm or its guest: exit code 70.
+    Internal,
+    /// The pod itself: its program is not there, its guest misbehaves. Exit code 1.
+    Workload,
+}
+
+/// Why a run failed. By the time anybody sees it, nothing of the pod is left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Where.
+    pub stage: RunStage,
+    /// Whose fault.
+    pub blame: Blame,
+    /// The operating system's number, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errno: Option<i32>,
+    /// What failed.
+    pub message: String,
+    /// Its causes, outermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<String>,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// The last lines of the VM's console, where they may tell more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub console: Vec<String>,
+}
+
+impl Failure {
+    /// From an error, its chain of causes and the number in it.
+    pub fn new(stage: RunStage, blame: Blame, error: &(dyn Error + 'static)) -> Self {
+        let mut causes = Vec::new();
+        let mut errno = None;
+        let mut next = Some(error);
+        while let Some(error) = next {
+            errno = errno.or_else(|| error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error));
+            next = error.source();
+            causes.extend(next.map(ToString::to_string));
+        }
+        Self { stage, blame, errno, message: error.to_string(), causes, hint: None, console: Vec::new() }
+    }
+
+    /// From a message.
+    pub fn message(stage: RunStage, blame: Blame, message: impl Into<String>) -> Self {
+        Self { stage, blame, errno: None, message: message.into(), causes: Vec::new(), hint: None, console: Vec::new() }
+    }
+
+    /// With what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}

@@ -1,0 +1,105 @@
+//! Starting a pod's monitor, and what the two sides say to each other (JSON lines over a socket pair).
+
+use super::failure::{Blame, Failure, RunStage};
+use super::run::RunRequest;
+use magikvm_proto::codec::write_message;
+use serde::{Deserialize, Serialize};
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+
+/// The hidden verb that makes a process a monitor.
+pub const MONITOR_VERB: &str = "__monitor";
+
+/// From the monitor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromMonitor {
+    /// The pod runs.
+    Ready,
+    /// It does not, and nothing of it is left.
+    Failed(Box<Failure>),
+    /// It has ended; its exit code is the first non-zero one of its containers.
+    Ended {
+        /// The code.
+        code: i32,
+    },
+}
+
+/// To the monitor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToMonitor {
+    /// Give up if the pod does not run yet.
+    Cancel,
+}
+
+/// A monitor that was started.
+#[derive(Debug)]
+pub struct Launched {
+    reader: BufReader<UnixStream>,
+    /// Kept so that the process is our child as long as we care.
+    _monitor: Child,
+}
+
+/// For changing one's mind from another thread.
+#[derive(Debug)]
+pub struct Canceller(UnixStream);
+
+impl Canceller {
+    /// Asks the monitor to give up if the pod does not run yet.
+    pub fn cancel(&self) {
+        if write_message(&mut &self.0, &ToMonitor::Cancel).is_err() {
+            // It has ended; there is nothing to give up.
+        }
+    }
+}
+
+/// Starts a monitor (this program again) for a pod. It outlives this process.
+pub fn launch(request: &RunRequest) -> Result<Launched, Failure> {
+    let failed = |error: &(dyn std::error::Error + 'static)| Failure::new(RunStage::Reserve, Blame::Environment, error);
+    let program = std::env::current_exe().map_err(|error| failed(&error))?;
+    let (ours, theirs) = UnixStream::pair().map_err(|error| failed(&error))?;
+    let mut monitor = Command::new(program)
+        .arg(MONITOR_VERB)
+        .stdin(Stdio::piped())
+        .stdout(OwnedFd::from(theirs))
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|error| failed(&error))?;
+    let request = serde_json::to_vec(request).map_err(|error| failed(&error))?;
+    if let Some(mut stdin) = monitor.stdin.take() {
+        stdin.write_all(&request).map_err(|error| failed(&error))?;
+    }
+    Ok(Launched { reader: BufReader::new(ours), _monitor: monitor })
+}
+
+impl Launched {
+    /// For changing one's mind.
+    pub fn canceller(&self) -> std::io::Result<Canceller> {
+        self.reader.get_ref().try_clone().map(Canceller)
+    }
+
+    /// What the monitor says next; `None` when it has ended without another word. Its lines carry whole failures, so they are as long as
+    /// it makes them: it is this program.
+    pub fn next(&mut self) -> Option<FromMonitor> {
+        let mut line = Vec::new();
+        self.reader.read_until(b'\n', &mut line).ok()?;
+        serde_json::from_slice(&line).ok()
+    }
+
+    /// Waits until the pod runs, or has failed.
+    pub fn await_ready(&mut self) -> Result<(), Failure> {
+        match self.next() {
+            Some(FromMonitor::Ready) => Ok(()),
+            Some(FromMonitor::Failed(failure)) => Err(*failure),
+            Some(FromMonitor::Ended { .. }) | None => Err(Failure::message(
+                RunStage::Reserve,
+                Blame::Internal,
+                "the pod's monitor ended before the pod ran",
+            )
+            .hint("see what is left: magikvm ps; take it away: magikvm rm -f NAME")),
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The life of a pod: one flow, one table of legality, one state machine, the same for every runtime class.
+
+pub mod control;
+pub mod failure;
+pub mod interface;
+pub mod launch;
+pub mod logs;
+pub mod run;
+pub mod status;
+pub mod step;

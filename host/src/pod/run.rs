@@ -1,0 +1,273 @@
+//! THE flow: plan -> reserve -> resolve images -> prepare -> start -> await ready -> commit. The same for every class. No step holds clean-up
+//! code: what a step makes, it has planned the undoing of.
+
+use super::failure::{Blame, Failure, RunStage};
+use crate::image::{Image, ImageError, ImageStore, Reference};
+use crate::manifest::{PodPlan, RuntimeClass};
+use crate::runtime::microvm::MicroVm;
+use crate::runtime::{PodRuntime, PodToPrepare, RuntimeError, Sandbox};
+use crate::store::atomic::{self, FileError};
+use crate::store::layout::{Layout, PodDir};
+use crate::store::lock::{self, Lock, LockState};
+use crate::store::record::{self, ContainerRecord, Found, PodRecord, SCHEMA};
+use crate::store::undo::{self, Scope, Step, Undo};
+use crate::vmm::{Accel, VmmKind};
+use magikvm_proto::limits::MAX_PODS;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+
+/// Everything that decides how a pod runs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunRequest {
+    /// What.
+    pub plan: PodPlan,
+    /// `--root`, if given.
+    pub root: Option<PathBuf>,
+    /// Directory of the guest image.
+    pub guest: PathBuf,
+    /// Which driver.
+    pub vmm: VmmKind,
+    /// Which accelerator.
+    pub accel: Accel,
+    /// Whether to remove the pod at its end.
+    pub at_end: AtEnd,
+}
+
+/// What becomes of a pod that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AtEnd {
+    /// Its record and logs stay until `rm`.
+    Keep,
+    /// It is removed.
+    Remove,
+}
+
+/// A pod that exists: its directory is made and its lock held.
+#[derive(Debug)]
+pub struct Pod {
+    /// Where it is.
+    pub dir: PodDir,
+    /// How to take it away.
+    pub undo: Undo,
+    /// Held for life; freed after all else.
+    pub lock: Lock,
+    /// Its images, which cannot be removed as long as these live.
+    pub images: Vec<Image>,
+}
+
+/// Waits until a started pod runs, or has failed. The monitor's event loop does.
+pub trait AwaitReady {
+    /// Returns when all containers run (or have completed), or with why they do not.
+    fn await_ready(&mut self, pod: &Pod, sandbox: Box<dyn Sandbox>) -> Result<(), Failure>;
+}
+
+/// Carries the flow out. On failure nothing of the pod is left.
+pub fn run_pod(request: &RunRequest, layout: &Layout, ready: &mut dyn AwaitReady) -> Result<Pod, Failure> {
+    let runtime = plan(request)?;
+    let mut pod = reserve(request, layout)?;
+    match bring_up(request, layout, runtime.as_ref(), &mut pod, ready) {
+        Ok(()) => Ok(pod),
+        Err(failure) => Err(roll_back(pod, failure)),
+    }
+}
+
+fn bring_up(
+    request: &RunRequest,
+    layout: &Layout,
+    runtime: &dyn PodRuntime,
+    pod: &mut Pod,
+    ready: &mut dyn AwaitReady,
+) -> Result<(), Failure> {
+    let uid = uuid::Uuid::new_v4().to_string();
+    pod.images = resolve_images(&request.plan, layout)?;
+    write_record(request, pod, &uid)?;
+    fault("record")?;
+    let to_prepare = PodToPrepare { plan: &request.plan, uid: &uid, images: &pod.images, dir: &pod.dir };
+    let prepared = runtime.prepare(&to_prepare, &mut pod.undo).map_err(|error| of_runtime(RunStage::Prepare, &error))?;
+    fault("prepare")?;
+    let sandbox = runtime.start(prepared, &mut pod.undo).map_err(|error| of_runtime(RunStage::Boot, &error))?;
+    fault("start")?;
+    ready.await_ready(pod, sandbox)?;
+    fault("ready")
+}
+
+/// The runtime class, if it can run pods here.
+pub fn plan(request: &RunRequest) -> Result<Box<dyn PodRuntime>, Failure> {
+    let class = request.plan.runtime_class;
+    if class != RuntimeClass::PodMicrovmContainers {
+        let message = format!("spec.runtimeClassName: {} is not in this version of magikvm", class.as_str());
+        let hint = format!("use {} or leave the field out", RuntimeClass::PodMicrovmContainers.as_str());
+        return Err(Failure::message(RunStage::Plan, Blame::User, message).hint(hint));
+    }
+    let runtime = MicroVm::new(request.vmm, request.accel, request.guest.clone());
+    runtime.probe().map_err(|unavailable| {
+        let failure = Failure::message(RunStage::Plan, Blame::Environment, format!("this machine cannot run the pod: {}", unavailable.reason));
+        let way_out = match request.accel {
+            Accel::Kvm => "; or run without hardware isolation: --accel tcg (slow, and not a security boundary)",
+            Accel::Tcg => "",
+        };
+        failure.hint(format!("{}{way_out}", unavailable.remedy))
+    })?;
+    Ok(Box::new(runtime))
+}
+
+/// Makes the pod's directory and takes its lock, or says who has the name.
+fn reserve(request: &RunRequest, layout: &Layout) -> Result<Pod, Failure> {
+    let failed = |error: &(dyn std::error::Error + 'static)| Failure::new(RunStage::Reserve, Blame::Environment, error);
+    let pods = layout.pods();
+    atomic::create_dir_all(&pods, 0o700).map_err(|error| failed(&error))?;
+    // One reservation at a time, so that a directory without a record can only be what a crash left.
+    let _turn = lock::wait(&pods.join(".reserve")).map_err(|error| failed(&error))?;
+    undo::sweep_trash(&pods).map_err(|error| failed(&error))?;
+    let dir = layout.pod(&request.plan.id);
+    clear_leftover(request, &dir)?;
+    let count = record::list(layout).map_err(|error| failed(&error))?.len();
+    if count >= MAX_PODS {
+        let message = format!("there are {count} pods already, at most {MAX_PODS} are possible");
+        return Err(Failure::message(RunStage::Reserve, Blame::User, message).hint("remove some: magikvm ps, magikvm rm NAME"));
+    }
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(dir.path())
+        .map_err(FileError::at("create directory", dir.path()))
+        .map_err(|error| failed(&error))?;
+    let reserved = (|| {
+        let lock = lock::acquire(&dir.lock())?;
+        let mut undo = Undo::open(&dir)?;
+        undo.plan(Scope::Record, Step::RemoveDir { path: dir.path().to_owned() })?;
+        atomic::create_dir_all(&dir.log(), 0o700)?;
+        Ok::<_, undo::UndoError>((lock, undo))
+    })();
+    match reserved {
+        Ok((Some(lock), undo)) => Ok(Pod { dir, undo, lock, images: Vec::new() }),
+        Ok((None, _)) => Err(exists(request, "is being started by somebody else")),
+        Err(error) => {
+            // The journal itself could not be written (a full disk): the directory is new and ours.
+            let mut failure = failed(&error);
+            if let Err(error) = (Step::RemoveDir { path: dir.path().to_owned() }).carry_out() {
+                failure.causes.push(format!("and it could not be removed again: {error}"));
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// Takes away what a crash between two steps of `reserve` and `write_record` has left under this name; refuses if a pod has it.
+fn clear_leftover(request: &RunRequest, dir: &PodDir) -> Result<(), Failure> {
+    let failed = |error: &(dyn std::error::Error + 'static)| Failure::new(RunStage::Reserve, Blame::Environment, error);
+    let Some(found) = Found::read(dir.clone()).map_err(|error| failed(&error))? else { return Ok(()) };
+    let is_pod = found.record.is_ok() || found.state.is_some() || found.lock == LockState::Held;
+    if is_pod {
+        let what = match (found.lock, found.is_lost()) {
+            (LockState::Held, _) => "is running",
+            (LockState::Free, true) => "is there (Lost)",
+            (LockState::Free, false) => "is there (ended)",
+        };
+        return Err(exists(request, what));
+    }
+    let undo = Undo::open(dir).map_err(|error| failed(&error))?;
+    undo.delete().map_err(|error| failed(&error))?;
+    (Step::RemoveDir { path: dir.path().to_owned() }).carry_out().map_err(|error| failed(&error))
+}
+
+fn exists(request: &RunRequest, what: &str) -> Failure {
+    let id = &request.plan.id;
+    Failure::message(RunStage::Reserve, Blame::User, format!("a pod named {id} {what}"))
+        .hint(format!("remove it first: magikvm rm -f {id}; or change metadata.name"))
+}
+
+fn resolve_images(plan: &PodPlan, layout: &Layout) -> Result<Vec<Image>, Failure> {
+    let failed = |error: &(dyn std::error::Error + 'static)| Failure::new(RunStage::Image, Blame::User, error);
+    let store = ImageStore::open(&layout.images()).map_err(|error| failed(&error))?;
+    plan.containers
+        .iter()
+        .map(|container| {
+            let context = |failure: Failure| Failure {
+                message: format!("container {}: {}", container.name, failure.message),
+                ..failure
+            };
+            let reference: Reference =
+                container.image.parse().map_err(|error| context(failed(&error)))?;
+            let image = store.resolve(&reference).map_err(|error| {
+                let failure = context(failed(&error));
+                match ImageError::hint(&error) {
+                    Some(hint) => failure.hint(hint),
+                    None => failure,
+                }
+            })?;
+            Ok(image)
+        })
+        .collect()
+}
+
+fn write_record(request: &RunRequest, pod: &Pod, uid: &str) -> Result<(), Failure> {
+    let plan = &request.plan;
+    let containers = plan.containers.iter().zip(&pod.images).map(|(container, image)| ContainerRecord {
+        name: container.name.clone(),
+        image: container.image.clone(),
+        image_id: image.id.to_string(),
+        terminal: container.stdio == magikvm_proto::plan::Stdio::Terminal,
+        stdin: container.stdin != magikvm_proto::plan::Stdin::Closed,
+    });
+    let record = PodRecord {
+        schema: SCHEMA,
+        id: plan.id.clone(),
+        uid: uid.to_owned(),
+        runtime_class: plan.runtime_class.as_str().to_owned(),
+        created_ms: record::now_ms(),
+        manifest: plan.manifest.clone(),
+        containers: containers.collect(),
+        memory_mib: plan.vm.memory.get(),
+        vcpus: plan.vm.vcpus.get(),
+        grace_secs: plan.grace_seconds,
+        vmm: format!("{:?}/{:?}", request.vmm, request.accel).to_lowercase(),
+    };
+    record::write_json(&pod.dir.pod_json(), &record)
+        .map_err(|error| Failure::new(RunStage::Reserve, Blame::Environment, &error))
+}
+
+fn of_runtime(stage: RunStage, error: &RuntimeError) -> Failure {
+    let blame = match error {
+        RuntimeError::Resolve { .. } | RuntimeError::Plan(_) | RuntimeError::TooLarge { .. } => Blame::User,
+        RuntimeError::Json { .. } => Blame::Internal,
+        _ => Blame::Environment,
+    };
+    Failure::new(stage, blame, error)
+}
+
+fn roll_back(pod: Pod, mut failure: Failure) -> Failure {
+    let Pod { undo, lock, dir, .. } = pod;
+    if let Err(error) = undo.delete() {
+        failure.causes.push(format!("and not all of it could be taken away: {error}"));
+        failure.hint = Some(format!("try again: magikvm rm -f (its directory is {})", dir.path().display()));
+    }
+    drop(lock);
+    failure
+}
+
+/// Places where the tests of magikvm make a run fail (`MAGIKVM_FAULT=NAME`) or die (`MAGIKVM_FAULT=NAME=kill`).
+pub const FAULT_POINTS: [&str; 4] = ["record", "prepare", "start", "ready"];
+
+#[cfg(feature = "testing")]
+fn fault(point: &str) -> Result<(), Failure> {
+    debug_assert!(FAULT_POINTS.contains(&point));
+    match std::env::var("MAGIKVM_FAULT") {
+        Ok(wanted) if wanted == point => {
+            Err(Failure::message(RunStage::Prepare, Blame::Internal, format!("fault injected at {point}")))
+        }
+        Ok(wanted) if wanted.strip_suffix("=kill") == Some(point) => {
+            // What a crash is: no destructor, no last word.
+            nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).ok();
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(not(feature = "testing"))]
+#[allow(clippy::unnecessary_wraps, reason = "the form that the testing build needs")]
+fn fault(_point: &str) -> Result<(), Failure> {
+    Ok(())
+}

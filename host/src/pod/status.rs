@@ -1,0 +1,169 @@
+//! A pod as Kubernetes shows it: the manifest with a core/v1 `status`.
+
+use crate::store::lock::LockState;
+use crate::store::record::{ContainerPhase, ContainerView, Found, PodRecord, PodState, Stage, Terminated};
+use serde_json::{Value, json};
+
+/// A pod's phase, with what Kubernetes has no word for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Not all containers run yet.
+    Pending,
+    /// They run.
+    Running,
+    /// Ended, all with 0.
+    Succeeded,
+    /// Ended, not all with 0, or broken.
+    Failed,
+    /// Its monitor ended without having seen the pod's end (core/v1: phase Unknown, reason Lost).
+    Lost,
+}
+
+impl Phase {
+    /// For people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Running => "Running",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+            Self::Lost => "Lost",
+        }
+    }
+}
+
+/// The phase of a pod found on disk.
+pub fn phase(found: &Found) -> Phase {
+    match &found.state {
+        _ if found.is_lost() => Phase::Lost,
+        Some(state) => phase_of(state),
+        None => Phase::Pending,
+    }
+}
+
+fn phase_of(state: &PodState) -> Phase {
+    match state.stage {
+        Stage::Starting => Phase::Pending,
+        Stage::Running | Stage::Stopping => Phase::Running,
+        Stage::Ended if state.broken.is_none() && exit_code(state) == 0 => Phase::Succeeded,
+        Stage::Ended => Phase::Failed,
+    }
+}
+
+/// The pod's exit code: the first non-zero one of its containers, in their order; 125 when only magikvm itself failed.
+pub fn exit_code(state: &PodState) -> i32 {
+    let codes = state.containers.iter().filter_map(|view| match &view.phase {
+        ContainerPhase::Terminated(run) => Some(run.exit.code),
+        _ => None,
+    });
+    let code = codes.into_iter().find(|&code| code != 0).unwrap_or(0);
+    if code == 0 && state.broken.is_some() { 125 } else { code }
+}
+
+/// The core/v1 Pod with its status. `None` when the record can't be read.
+pub fn kubernetes(found: &Found) -> Option<Value> {
+    let record = found.record.as_ref().ok()?;
+    let mut pod = record.manifest.clone();
+    let metadata = json!({
+        "name": record.id.name,
+        "namespace": record.id.namespace,
+        "uid": record.uid,
+        "creationTimestamp": time(record.created_ms),
+    });
+    if let (Some(target), Value::Object(fields)) = (pod.get_mut("metadata").and_then(Value::as_object_mut), metadata) {
+        target.extend(fields);
+    }
+    if let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.insert("runtimeClassName".to_owned(), Value::String(record.runtime_class.clone()));
+    }
+    let status = status(found, record);
+    pod.as_object_mut()?.insert("status".to_owned(), status);
+    Some(pod)
+}
+
+fn status(found: &Found, record: &PodRecord) -> Value {
+    let phase = phase(found);
+    let lost = phase == Phase::Lost;
+    let mut status = json!({ "phase": if lost { "Unknown" } else { phase.as_str() } });
+    let state = found.state.as_ref();
+    let fields = &mut status;
+    if lost {
+        fields["reason"] = json!("Lost");
+        fields["message"] = json!("the pod's monitor ended without having seen the pod's end; magikvm rm removes what is left");
+    } else if let Some(broken) = state.and_then(|state| state.broken.as_ref()) {
+        fields["reason"] = json!("Broken");
+        fields["message"] = json!(broken);
+    }
+    if let Some(started) = state.and_then(|state| state.started_ms) {
+        fields["startTime"] = json!(time(started));
+    }
+    let running = phase == Phase::Running && found.lock == LockState::Held;
+    let views = state.map(|state| state.containers.as_slice()).unwrap_or_default();
+    let all_ready = running && views.iter().all(|view| matches!(view.phase, ContainerPhase::Running { .. }));
+    let condition = |kind: &str, holds: bool| json!({ "type": kind, "status": if holds { "True" } else { "False" } });
+    let started = state.is_some_and(|state| state.started_ms.is_some());
+    fields["conditions"] = json!([
+        condition("PodScheduled", true),
+        condition("Initialized", started),
+        condition("ContainersReady", all_ready),
+        condition("Ready", all_ready),
+    ]);
+    fields["containerStatuses"] = views
+        .iter()
+        .zip(&record.containers)
+        .map(|(view, container)| container_status(view, &container.image, &container.image_id, lost))
+        .collect();
+    status
+}
+
+fn container_status(view: &ContainerView, image: &str, image_id: &str, lost: bool) -> Value {
+    let running = matches!(view.phase, ContainerPhase::Running { .. }) && !lost;
+    let state = match &view.phase {
+        ContainerPhase::Waiting { reason, message } => {
+            let mut waiting = json!({ "reason": reason });
+            if let Some(message) = message {
+                waiting["message"] = json!(message);
+            }
+            json!({ "waiting": waiting })
+        }
+        ContainerPhase::Running { started_ms } => json!({ "running": { "startedAt": time(*started_ms) } }),
+        ContainerPhase::Terminated(run) => json!({ "terminated": terminated(run) }),
+    };
+    json!({
+        "name": view.name,
+        "image": image,
+        "imageID": image_id,
+        "ready": running,
+        "started": running,
+        "restartCount": view.restart_count,
+        "state": state,
+        "lastState": view.last.as_ref().map_or(json!({}), |run| json!({ "terminated": terminated(run) })),
+    })
+}
+
+fn terminated(run: &Terminated) -> Value {
+    let mut value = json!({
+        "exitCode": run.exit.code,
+        "reason": run.reason,
+        "finishedAt": time(run.finished_ms),
+    });
+    if let Some(signal) = run.exit.signal {
+        value["signal"] = json!(signal);
+    }
+    if let Some(message) = &run.message {
+        value["message"] = json!(message);
+    }
+    if let Some(started) = run.started_ms {
+        value["startedAt"] = json!(time(started));
+    }
+    value
+}
+
+/// RFC 3339 in whole seconds, as `metav1.Time`.
+fn time(ms: u64) -> String {
+    i64::try_from(ms)
+        .ok()
+        .and_then(|ms| jiff::Timestamp::from_second(ms / 1000).ok())
+        .unwrap_or_default()
+        .to_string()
+}

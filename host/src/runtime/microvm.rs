@@ -1,0 +1,305 @@
+//! `pod-microvm-containers`: one VM for the pod. The host bakes what the guest needs to know into a small file system, stitches it and the
+//! images into one disk, and starts a VMM. The containers are the guest's business.
+
+use super::{PodRuntime, PodToPrepare, Prepared, RuntimeError, Sandbox, SandboxEnd, oci};
+use crate::agent::Connector;
+use crate::image::erofs;
+use crate::manifest::{ContainerSpec, ImageDefaults, PodPlan, ResolvedProcess, RuntimeClass, resolve_process};
+use crate::store::atomic::{self, FileError};
+use crate::store::undo::{Scope, Step, Undo};
+use crate::vmm::console::{self, ConsoleTail};
+use crate::vmm::disk::{self, Part};
+use crate::vmm::process::{self, Process, ProcessRef};
+use crate::vmm::{Accel, Unavailable, VmConfig, Vmm, VmmKind, driver};
+use magikvm_proto::guest_image::{self, GuestManifest, GuestManifestError};
+use magikvm_proto::limits::MAX_PLAN_SIZE;
+use magikvm_proto::path::{FIRST_IMAGE_PARTITION, POD_ETC, SPEC_JSON, container_config};
+use magikvm_proto::plan::{ContainerPlan, GuestPlan};
+use nix::sys::wait::WaitStatus;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+/// Why a guest image can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    /// No manifest there.
+    #[error("it has no {}", guest_image::MANIFEST)]
+    Missing(#[source] std::io::Error),
+    /// A manifest that says something impossible.
+    #[error("its {} is not valid", guest_image::MANIFEST)]
+    Manifest(#[source] GuestManifestError),
+    /// For another version of magikvm.
+    #[error("it speaks generation {found} of the wire, this magikvm {expected}")]
+    Generation {
+        /// The image's.
+        found: u32,
+        /// Ours.
+        expected: u32,
+    },
+    /// For another processor.
+    #[error("it is for {found}, this machine is {}", std::env::consts::ARCH)]
+    Arch {
+        /// The image's.
+        found: &'static str,
+    },
+    /// A part that is not there or not whole.
+    #[error("its part {part} is missing or damaged ({found} bytes, {expected} expected)")]
+    Part {
+        /// Which.
+        part: String,
+        /// Bytes found.
+        found: u64,
+        /// Bytes in the manifest.
+        expected: u64,
+    },
+}
+
+/// The class.
+#[derive(Debug)]
+pub struct MicroVm {
+    vmm: Box<dyn Vmm>,
+    kind: VmmKind,
+    accel: Accel,
+    guest: PathBuf,
+}
+
+impl MicroVm {
+    /// With a driver, an accelerator, and the directory of a guest image.
+    pub fn new(kind: VmmKind, accel: Accel, guest: PathBuf) -> Self {
+        Self { vmm: driver(kind), kind, accel, guest }
+    }
+
+    fn guest_error(&self, source: GuestError) -> RuntimeError {
+        RuntimeError::Guest { dir: self.guest.clone(), source }
+    }
+
+    /// Paths of kernel and initramfs, after a look at what the manifest promises of them. Their digests are `magikvm-image inspect`'s
+    /// business: to read 30 MiB at each start would cost more than the rest of it.
+    fn guest_parts(&self) -> Result<(PathBuf, PathBuf), RuntimeError> {
+        check_guest(&self.guest).map_err(|source| self.guest_error(source))?;
+        Ok((self.guest.join(guest_image::KERNEL), self.guest.join(guest_image::INITRAMFS)))
+    }
+
+    fn needs_guest(&self) -> bool {
+        match self.kind {
+            VmmKind::Qemu => true,
+            #[cfg(feature = "testing")]
+            VmmKind::Fake => false,
+        }
+    }
+}
+
+/// Looks whether a guest image can be used here.
+pub fn check_guest(dir: &Path) -> Result<GuestManifest, GuestError> {
+    let max = u64::try_from(guest_image::MAX_GUEST_MANIFEST_SIZE).unwrap_or(u64::MAX);
+    let mut bytes = Vec::new();
+    File::open(dir.join(guest_image::MANIFEST))
+        .and_then(|file| file.take(max + 1).read_to_end(&mut bytes))
+        .map_err(GuestError::Missing)?;
+    let manifest = GuestManifest::parse(&bytes).map_err(GuestError::Manifest)?;
+    let expected = magikvm_proto::GENERATION;
+    if manifest.generation != expected {
+        return Err(GuestError::Generation { found: manifest.generation, expected });
+    }
+    if manifest.arch.as_str() != std::env::consts::ARCH {
+        return Err(GuestError::Arch { found: manifest.arch.as_str() });
+    }
+    for (name, part) in &manifest.parts {
+        let found = fs::metadata(dir.join(name)).map_or(0, |there| there.len());
+        if found != part.size {
+            return Err(GuestError::Part { part: name.clone(), found, expected: part.size });
+        }
+    }
+    Ok(manifest)
+}
+
+impl PodRuntime for MicroVm {
+    fn class(&self) -> RuntimeClass {
+        RuntimeClass::PodMicrovmContainers
+    }
+
+    fn probe(&self) -> Result<(), Unavailable> {
+        self.vmm.probe(self.accel)?;
+        if self.needs_guest() {
+            check_guest(&self.guest).map_err(|error| Unavailable {
+                reason: format!("the guest image in {} cannot be used: {}", self.guest.display(), chain(&error)),
+                remedy: "make one: magikvm-image build (or name one with --guest DIR or MAGIKVM_GUEST)".to_owned(),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn prepare(&self, pod: &PodToPrepare<'_>, undo: &mut Undo) -> Result<Prepared, RuntimeError> {
+        let (kernel, initramfs) = if self.needs_guest() { self.guest_parts()? } else { Default::default() };
+        let dir = pod.dir.vm();
+        undo.plan(Scope::Run, Step::RemoveDir { path: dir.clone() })?;
+        atomic::create_dir_all(&dir, 0o700)?;
+
+        let (partitions, mut images) = partitions(pod);
+        let baked = dir.join("pod.erofs");
+        let size = bake(pod, &partitions, &baked)?;
+        let mut parts = vec![Part { path: baked, size }];
+        parts.append(&mut images);
+        disk::stitch(&dir, &parts)?;
+
+        let config = VmConfig {
+            name: format!("magikvm-{}.{}", pod.plan.id.namespace, pod.plan.id.name),
+            id: pod.uid.to_owned(),
+            memory_mib: pod.plan.vm.memory.get(),
+            vcpus: pod.plan.vm.vcpus.get(),
+            kernel,
+            initramfs,
+            disk: disk::DESCRIPTOR.to_owned(),
+            accel: self.accel,
+        };
+        Ok(Prepared::MicroVm { config, dir })
+    }
+
+    fn start(&self, prepared: Prepared, undo: &mut Undo) -> Result<Box<dyn Sandbox>, RuntimeError> {
+        let Prepared::MicroVm { config, dir } = prepared;
+        let child = self.vmm.spawn(&config, &dir)?;
+        // Between their start and this line the kernel's parent-death signal stands in for the journal.
+        for process in &child.processes {
+            undo.plan(Scope::Run, process.reference.undo_step())?;
+        }
+        let tail = ConsoleTail::default();
+        let (console, diagnostics) = (child.console, child.diagnostics);
+        let log = dir.with_file_name("log").join("console");
+        let (one, two) = (tail.clone(), tail.clone());
+        std::thread::spawn(move || {
+            if let Err(error) = console::record(console, &log, &one) {
+                one.push(format!("magikvm: {error}: {}\n", error.source).as_bytes());
+            }
+        });
+        std::thread::spawn(move || copy_diagnostics(diagnostics, &two));
+        Ok(Box::new(MicroVmSandbox { processes: child.processes, connector: child.connector, tail }))
+    }
+}
+
+/// What the VMM has to say goes with the guest's console: on failure both are shown.
+fn copy_diagnostics(mut from: impl Read, tail: &ConsoleTail) {
+    let mut buffer = [0u8; 1024];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        tail.push(&buffer[..read]);
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+#[derive(Debug)]
+struct MicroVmSandbox {
+    processes: Vec<Process>,
+    connector: Connector,
+    tail: ConsoleTail,
+}
+
+impl Sandbox for MicroVmSandbox {
+    fn agent(&self) -> &Connector {
+        &self.connector
+    }
+
+    fn processes(&self) -> Vec<ProcessRef> {
+        self.processes.iter().map(|process| process.reference.clone()).collect()
+    }
+
+    fn console(&self) -> ConsoleTail {
+        self.tail.clone()
+    }
+
+    fn wait(&mut self) -> SandboxEnd {
+        let (name, status) = process::wait_first(&mut self.processes);
+        SandboxEnd(match status {
+            WaitStatus::Exited(_, code) => format!("{name} exited with {code}"),
+            WaitStatus::Signaled(_, signal, _) => format!("{name} was killed by {signal}"),
+            _ => format!("{name} is gone"),
+        })
+    }
+}
+
+/// The partition of each container's image, and the distinct images in partition order.
+fn partitions(pod: &PodToPrepare<'_>) -> (Vec<u32>, Vec<Part>) {
+    let mut parts: Vec<Part> = Vec::new();
+    let numbers = pod.images.iter().map(|image| {
+        let path = &image.rootfs.path;
+        let index = parts.iter().position(|part| part.path == *path).unwrap_or_else(|| {
+            parts.push(Part { path: path.clone(), size: image.rootfs.size_bytes });
+            parts.len() - 1
+        });
+        FIRST_IMAGE_PARTITION + u32::try_from(index).unwrap_or(u32::MAX - FIRST_IMAGE_PARTITION)
+    });
+    (numbers.collect(), parts)
+}
+
+/// Writes the pod's own file system; returns its size in bytes.
+fn bake(pod: &PodToPrepare<'_>, partitions: &[u32], path: &Path) -> Result<u64, RuntimeError> {
+    let plan = pod.plan;
+    let mut files: Vec<(String, Vec<u8>)> = Vec::new();
+    let mut containers = Vec::with_capacity(plan.containers.len());
+    for ((container, image), partition) in plan.containers.iter().zip(pod.images).zip(partitions) {
+        let process = resolve(plan, container, image)?;
+        let config = oci::container_config(plan, container, &process);
+        files.push(capped(&container_config(&container.name), oci::to_json(&config))?);
+        containers.push(ContainerPlan {
+            name: container.name.clone(),
+            image_partition: *partition,
+            user: process.user,
+            stdio: container.stdio,
+            stdin: container.stdin,
+        });
+    }
+    let guest = GuestPlan {
+        generation: magikvm_proto::GENERATION,
+        pod: plan.id.clone(),
+        uid: pod.uid.to_owned(),
+        hostname: plan.hostname.clone(),
+        restart_policy: plan.restart_policy,
+        process_namespace: plan.process_namespace,
+        grace_ms: plan.grace_seconds * 1000,
+        containers,
+    };
+    guest.check()?;
+    files.push(json(SPEC_JSON, &guest)?);
+    files.extend(oci::pod_etc(plan).into_iter().map(|(name, bytes)| (relative(&format!("{POD_ETC}/{name}")), bytes)));
+    let mut out = File::create_new(path).map_err(FileError::at("create", path))?;
+    erofs::write_small(files, &mut out)?;
+    let size = out.seek(SeekFrom::End(0)).map_err(FileError::at("measure", path))?;
+    Ok(size)
+}
+
+fn resolve(plan: &PodPlan, container: &ContainerSpec, image: &crate::image::Image) -> Result<ResolvedProcess, RuntimeError> {
+    let config = &image.config;
+    let defaults = ImageDefaults {
+        entrypoint: config.entrypoint.clone(),
+        cmd: config.cmd.clone(),
+        env: config.env.clone(),
+        working_dir: config.working_dir.clone(),
+        user: config.user.clone(),
+    };
+    resolve_process(container, &defaults, &plan.hostname)
+        .map_err(|source| RuntimeError::Resolve { container: container.name.clone(), source })
+}
+
+fn relative(path: &str) -> String {
+    path.trim_start_matches('/').to_owned()
+}
+
+fn json<T: serde::Serialize>(path: &str, value: &T) -> Result<(String, Vec<u8>), RuntimeError> {
+    capped(path, serde_json::to_vec(value))
+}
+
+fn capped(path: &str, bytes: serde_json::Result<Vec<u8>>) -> Result<(String, Vec<u8>), RuntimeError> {
+    let bytes = bytes.map_err(|source| RuntimeError::Json { what: path.to_owned(), source })?;
+    if bytes.len() > MAX_PLAN_SIZE {
+        return Err(RuntimeError::TooLarge { what: path.to_owned(), size: bytes.len() });
+    }
+    Ok((relative(path), bytes))
+}

@@ -1,0 +1,228 @@
+//! Every path in the product, and nothing that uses one.
+
+use magikvm_proto::id::PodId;
+use sha2::{Digest, Sha256};
+use std::ffi::OsString;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+/// Longest pod directory name that is written out in full; a longer one ends in a digest of the whole.
+const MAX_DIR_NAME: usize = 200;
+
+/// Names that begin so are pods on their way out: renamed first, removed then.
+pub const TRASH_PREFIX: &str = ".trash-";
+
+/// Why no place for the state could be found.
+#[derive(Debug, thiserror::Error)]
+pub enum LayoutError {
+    /// An ordinary user without the variables that name his directories.
+    #[error("cannot tell where to keep pods: neither {0} nor HOME is set")]
+    NoHome(&'static str),
+}
+
+/// What the layout depends on, so that it can be computed without asking the process's environment twice.
+#[derive(Debug, Default)]
+pub struct Surroundings {
+    /// `--root DIR`.
+    pub root: Option<PathBuf>,
+    /// Effective user id.
+    pub uid: u32,
+    /// `XDG_RUNTIME_DIR`.
+    pub xdg_runtime_dir: Option<OsString>,
+    /// `XDG_DATA_HOME`.
+    pub xdg_data_home: Option<OsString>,
+    /// `HOME`.
+    pub home: Option<OsString>,
+}
+
+impl Surroundings {
+    /// Those of this process.
+    pub fn of_process(root: Option<PathBuf>) -> Self {
+        let var = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        Self {
+            root,
+            uid: nix::unistd::geteuid().as_raw(),
+            xdg_runtime_dir: var("XDG_RUNTIME_DIR"),
+            xdg_data_home: var("XDG_DATA_HOME"),
+            home: var("HOME"),
+        }
+    }
+}
+
+/// The two roots: `run` for what a reboot may take, `data` for what it must not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    run: PathBuf,
+    data: PathBuf,
+}
+
+impl Layout {
+    /// `--root DIR` (`DIR/run`, `DIR/data`); for root `/run/magikvm` and `/var/lib/magikvm`; for others
+    /// `$XDG_RUNTIME_DIR/magikvm` and `$XDG_DATA_HOME/magikvm` (with the usual fallbacks below `$HOME`).
+    pub fn new(around: &Surroundings) -> Result<Self, LayoutError> {
+        if let Some(root) = &around.root {
+            let root = std::path::absolute(root).unwrap_or_else(|_| root.clone());
+            return Ok(Self { run: root.join("run"), data: root.join("data") });
+        }
+        if around.uid == 0 {
+            return Ok(Self { run: "/run/magikvm".into(), data: "/var/lib/magikvm".into() });
+        }
+        let below_home = |rest: &str| around.home.as_ref().map(|home| Path::new(home).join(rest));
+        let data = match &around.xdg_data_home {
+            Some(dir) => PathBuf::from(dir),
+            None => below_home(".local/share").ok_or(LayoutError::NoHome("XDG_DATA_HOME"))?,
+        };
+        let run = match &around.xdg_runtime_dir {
+            Some(dir) => PathBuf::from(dir),
+            None => below_home(".local/state").ok_or(LayoutError::NoHome("XDG_RUNTIME_DIR"))?,
+        };
+        Ok(Self { run: run.join("magikvm"), data: data.join("magikvm") })
+    }
+
+    /// Directory of all pods.
+    pub fn pods(&self) -> PathBuf {
+        self.run.join("pods")
+    }
+
+    /// One pod's directory.
+    pub fn pod(&self, id: &PodId) -> PodDir {
+        PodDir { path: self.pods().join(dir_name(id)) }
+    }
+
+    /// The image store.
+    pub fn images(&self) -> PathBuf {
+        self.data.join("images")
+    }
+
+    /// The guest image that is used when none is named.
+    pub fn guest_image(&self) -> PathBuf {
+        self.data.join("guest")
+    }
+}
+
+/// `<namespace>_<name>`; `_` can stand in neither, so two pods never share one. Long names end in a digest, since together they may be
+/// longer than a file name can be.
+fn dir_name(id: &PodId) -> String {
+    let full = format!("{}_{}", id.namespace, id.name);
+    if full.len() <= MAX_DIR_NAME {
+        return full;
+    }
+    let mut short = full[..MAX_DIR_NAME - 33].to_owned();
+    short.push('~');
+    for byte in &Sha256::digest(full.as_bytes())[..16] {
+        // Writing to a String can't fail.
+        write!(short, "{byte:02x}").unwrap_or_default();
+    }
+    short
+}
+
+/// One pod's directory (0700) and what is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodDir {
+    path: PathBuf,
+}
+
+impl PodDir {
+    /// For a directory found by listing [`Layout::pods`].
+    pub fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Held (locked) as long as the pod's monitor lives.
+    pub fn lock(&self) -> PathBuf {
+        self.path.join("lock")
+    }
+
+    /// What the pod is; written once.
+    pub fn pod_json(&self) -> PathBuf {
+        self.path.join("pod.json")
+    }
+
+    /// How the pod is; the monitor is the only writer.
+    pub fn state_json(&self) -> PathBuf {
+        self.path.join("state.json")
+    }
+
+    /// How to take the pod away.
+    pub fn undo(&self) -> PathBuf {
+        self.path.join("undo.jsonl")
+    }
+
+    /// Where the monitor listens.
+    pub fn control_sock(&self) -> PathBuf {
+        self.path.join(CONTROL_SOCK)
+    }
+
+    /// What happened, one JSON event a line.
+    pub fn events(&self) -> PathBuf {
+        self.path.join("events.jsonl")
+    }
+
+    /// Container logs and the VM's console.
+    pub fn log(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    /// A container's log in the CRI log format.
+    pub fn container_log(&self, container: &magikvm_proto::id::ContainerName) -> PathBuf {
+        self.log().join(format!("{container}.log"))
+    }
+
+    /// The VM's serial console.
+    pub fn console_log(&self) -> PathBuf {
+        self.log().join("console")
+    }
+
+    /// Disk, sockets and links of the VM.
+    pub fn vm(&self) -> PathBuf {
+        self.path.join("vm")
+    }
+}
+
+/// File name of the monitor's socket in the pod's directory.
+pub const CONTROL_SOCK: &str = "control.sock";
+/// File name of the agent's socket in the pod's `vm` directory.
+pub const AGENT_SOCK: &str = "agent.sock";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn around(uid: u32) -> Surroundings {
+        Surroundings { uid, home: Some("/home/u".into()), ..Surroundings::default() }
+    }
+
+    #[test]
+    fn the_roots_follow_the_user_the_environment_and_the_flag() {
+        assert_eq!(Layout::new(&around(0)).unwrap().pods(), Path::new("/run/magikvm/pods"));
+        assert_eq!(Layout::new(&around(0)).unwrap().images(), Path::new("/var/lib/magikvm/images"));
+        let user = Layout::new(&around(1000)).unwrap();
+        assert_eq!(user.images(), Path::new("/home/u/.local/share/magikvm/images"));
+        let mut xdg = around(1000);
+        xdg.xdg_runtime_dir = Some("/run/user/1000".into());
+        assert_eq!(Layout::new(&xdg).unwrap().pods(), Path::new("/run/user/1000/magikvm/pods"));
+        xdg.root = Some("/srv/m".into());
+        assert_eq!(Layout::new(&xdg).unwrap().pods(), Path::new("/srv/m/run/pods"));
+        assert!(Layout::new(&Surroundings { uid: 1, ..Surroundings::default() }).is_err());
+    }
+
+    #[test]
+    fn two_pods_never_share_a_directory_and_every_name_fits() {
+        let long = "a".repeat(253);
+        let other = format!("{}b", "a".repeat(252));
+        let layout = Layout::new(&around(0)).unwrap();
+        let one = layout.pod(&format!("{}/{long}", "n".repeat(63)).parse().unwrap());
+        let two = layout.pod(&format!("{}/{other}", "n".repeat(63)).parse().unwrap());
+        assert_ne!(one, two);
+        for dir in [&one, &two] {
+            assert!(dir.path().file_name().unwrap().len() <= MAX_DIR_NAME);
+        }
+        let a = layout.pod(&"a/b".parse().unwrap());
+        assert_eq!(a.path(), Path::new("/run/magikvm/pods/a_b"));
+    }
+}

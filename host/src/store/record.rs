@@ -1,0 +1,241 @@
+//! The two files that say what a pod is (`pod.json`, written once) and how it is (`state.json`, written by its monitor only).
+
+use super::atomic::{self, FileError};
+use super::layout::{Layout, PodDir, TRASH_PREFIX};
+use super::lock::{self, LockState};
+use magikvm_proto::id::{ContainerName, PodId};
+use magikvm_proto::wire::ExitStatus;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Schema of both files. A file of another schema is shown as such and can be removed, nothing else.
+pub const SCHEMA: u32 = 1;
+
+/// What a pod is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PodRecord {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Its name.
+    pub id: PodId,
+    /// UUID, as in `metadata.uid`.
+    pub uid: String,
+    /// `runtimeClassName` in effect.
+    pub runtime_class: String,
+    /// Milliseconds since 1970.
+    pub created_ms: u64,
+    /// The Pod as written, as JSON.
+    pub manifest: serde_json::Value,
+    /// Containers in order, with the image each runs.
+    pub containers: Vec<ContainerRecord>,
+    /// Memory of the VM, in MiB.
+    pub memory_mib: u64,
+    /// Virtual processors of the VM.
+    pub vcpus: u32,
+    /// Grace period unless a verb says otherwise, in seconds.
+    pub grace_secs: u64,
+    /// Driver and accelerator, for people.
+    pub vmm: String,
+}
+
+/// One container of a [`PodRecord`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    /// Its name.
+    pub name: ContainerName,
+    /// The reference as written.
+    pub image: String,
+    /// Digest of what it meant.
+    pub image_id: String,
+    /// Whether it has a terminal.
+    pub terminal: bool,
+    /// Whether its stdin is open.
+    pub stdin: bool,
+}
+
+/// How far a pod is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Not all containers run yet.
+    Starting,
+    /// All ran at least once.
+    Running,
+    /// Asked to end, or all containers have.
+    Stopping,
+    /// Nothing of it runs.
+    Ended,
+}
+
+/// How a pod is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodState {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// How far.
+    pub stage: Stage,
+    /// When all containers ran, milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_ms: Option<u64>,
+    /// When nothing ran any more, milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_ms: Option<u64>,
+    /// Why it ended otherwise than by its containers' or the user's will.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broken: Option<String>,
+    /// Containers in order.
+    pub containers: Vec<ContainerView>,
+    /// The monitor and the VM's processes.
+    pub processes: Vec<crate::vmm::process::ProcessRef>,
+    /// How to reach the agent, while there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<crate::agent::Connector>,
+}
+
+/// How one container is, with the host's own times.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerView {
+    /// Its name.
+    pub name: ContainerName,
+    /// How often it was started again.
+    pub restart_count: u32,
+    /// Where it is.
+    #[serde(flatten)]
+    pub phase: ContainerPhase,
+    /// Its run before this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Terminated>,
+}
+
+/// Where a container is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum ContainerPhase {
+    /// Not running, will be.
+    Waiting {
+        /// `ContainerCreating` or `CrashLoopBackOff`.
+        reason: String,
+        /// Details.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+    },
+    /// Running since (milliseconds since 1970).
+    Running {
+        /// Start.
+        started_ms: u64,
+    },
+    /// Over.
+    Terminated(Terminated),
+}
+
+/// A run that is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terminated {
+    /// How it ended.
+    pub exit: ExitStatus,
+    /// `Completed`, `Error`, `OOMKilled`, `StartError` or `ContainerStatusUnknown`, as the kubelet says.
+    pub reason: String,
+    /// Details.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Milliseconds since 1970; absent when it never ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_ms: Option<u64>,
+    /// Milliseconds since 1970.
+    pub finished_ms: u64,
+}
+
+/// Why a record can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// A file operation.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Not what we write.
+    #[error("{} is damaged", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What the parser said.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// A pod found on disk.
+#[derive(Debug)]
+pub struct Found {
+    /// Its directory.
+    pub dir: PodDir,
+    /// What it is; an error when its start was cut short or the file is damaged.
+    pub record: Result<PodRecord, RecordError>,
+    /// How it is; `None` before its monitor wrote it for the first time.
+    pub state: Option<PodState>,
+    /// Whether its monitor lives.
+    pub lock: LockState,
+}
+
+impl Found {
+    /// Reads what is in a pod's directory; `None` when there is no such directory.
+    pub fn read(dir: PodDir) -> Result<Option<Self>, RecordError> {
+        if !dir.path().is_dir() {
+            return Ok(None);
+        }
+        // The lock is asked before the state is read: a monitor writes its last state before it frees the lock.
+        let lock = lock::state(&dir.lock())?;
+        let record = read_json(&dir.pod_json());
+        let state = match read_json(&dir.state_json()) {
+            Ok(state) => Some(state),
+            Err(RecordError::File(error)) if error.source.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Some(Self { dir, record, state, lock }))
+    }
+
+    /// Whether its monitor ended without having seen the pod's end.
+    pub fn is_lost(&self) -> bool {
+        self.lock == LockState::Free && self.state.as_ref().is_none_or(|state| state.stage != Stage::Ended)
+    }
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, RecordError> {
+    let bytes = fs::read(path).map_err(FileError::at("read", path))?;
+    serde_json::from_slice(&bytes).map_err(|source| RecordError::Damaged { path: path.to_owned(), source })
+}
+
+/// Writes `pod.json` or `state.json`.
+pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), RecordError> {
+    let bytes =
+        serde_json::to_vec(value).map_err(|source| RecordError::Damaged { path: path.to_owned(), source })?;
+    atomic::write(path, &bytes, 0o600)?;
+    Ok(())
+}
+
+/// All pods, by directory name. One that vanishes meanwhile is left out.
+pub fn list(layout: &Layout) -> Result<Vec<Found>, RecordError> {
+    let pods = layout.pods();
+    let entries = match fs::read_dir(&pods) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(FileError::at("list", &pods)(error).into()),
+    };
+    let mut paths: Vec<PathBuf> = entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
+    paths.sort();
+    let named = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with(TRASH_PREFIX)) && path.is_dir()
+    };
+    paths.retain(named);
+    let mut found = Vec::with_capacity(paths.len());
+    for path in paths {
+        found.extend(Found::read(PodDir::at(path))?);
+    }
+    Ok(found)
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

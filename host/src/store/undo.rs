@@ -1,0 +1,353 @@
+//! Rollback is data. Each step is written to `undo.jsonl` and synced *before* its effect; each is idempotent. The same list serves a run
+//! that failed, the end of a pod, `rm`, and recovery after a crash: delete is rollback.
+
+use super::atomic::FileError;
+use super::layout::{PodDir, TRASH_PREFIX};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long a killed process may take to go.
+const KILL_WAIT: Duration = Duration::from_secs(10);
+
+/// How to take one thing away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "undo", rename_all = "snake_case")]
+pub enum Step {
+    /// Removes a directory with all that is in it; not following links.
+    RemoveDir {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Kills a process, if it is still the one that was started.
+    KillProcess {
+        /// Process id.
+        pid: i32,
+        /// Field 22 of `/proc/PID/stat`: tells a process from a later one with its number.
+        start_time: u64,
+        /// For people.
+        name: String,
+    },
+}
+
+/// How long the thing is to stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Until the pod has ended.
+    Run,
+    /// Until the pod is removed (its record and logs).
+    Record,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Done { done: u64 },
+    Planned { n: u64, scope: Scope, step: Step },
+}
+
+/// Why something could not be taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum UndoError {
+    /// The journal could not be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A line of the journal that nobody of us wrote.
+    #[error("{}:{line}: not a step of an undo journal", path.display())]
+    Journal {
+        /// Which file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+        /// What the parser said.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A process that would not die.
+    #[error("process {pid} ({name}) is still there {} s after SIGKILL", KILL_WAIT.as_secs())]
+    StillAlive {
+        /// Process id.
+        pid: i32,
+        /// Its name in the journal.
+        name: String,
+    },
+    /// A process that could not be signalled.
+    #[error("cannot kill process {pid} ({name})")]
+    Kill {
+        /// Process id.
+        pid: i32,
+        /// Its name in the journal.
+        name: String,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+}
+
+/// A pod's undo journal, open for adding. Its first entry is always the pod's own directory.
+#[derive(Debug)]
+pub struct Undo {
+    path: PathBuf,
+    file: File,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    n: u64,
+    scope: Scope,
+    step: Step,
+    done: bool,
+}
+
+impl Undo {
+    /// Opens the journal of a pod, reading what it holds; a new one when there is none. A last line that a crash cut off is dropped: its
+    /// effect had not begun.
+    pub fn open(dir: &PodDir) -> Result<Self, UndoError> {
+        let path = dir.undo();
+        let mut entries: Vec<Entry> = Vec::new();
+        let existing = match File::open(&path) {
+            Ok(file) => Some(file),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(FileError::at("open", &path)(error).into()),
+        };
+        let mut whole = 0;
+        if let Some(file) = existing {
+            let mut reader = BufReader::new(file);
+            let mut text = Vec::new();
+            for number in 1.. {
+                text.clear();
+                let read = reader.read_until(b'\n', &mut text).map_err(FileError::at("read", &path))?;
+                if text.last() != Some(&b'\n') {
+                    break;
+                }
+                whole += u64::try_from(read).unwrap_or(u64::MAX);
+                let line = serde_json::from_slice(&text)
+                    .map_err(|source| UndoError::Journal { path: path.clone(), line: number, source })?;
+                match line {
+                    Line::Planned { n, scope, step } => entries.push(Entry { n, scope, step, done: false }),
+                    Line::Done { done } => entries.iter_mut().filter(|e| e.n == done).for_each(|e| e.done = true),
+                }
+            }
+        }
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(FileError::at("open", &path))?;
+        file.set_len(whole).map_err(FileError::at("truncate", &path))?;
+        Ok(Self { path, file, entries })
+    }
+
+    /// Writes down how to undo what the caller is about to do. The effect may begin once this has returned.
+    pub fn plan(&mut self, scope: Scope, step: Step) -> Result<(), UndoError> {
+        let n = self.entries.last().map_or(1, |last| last.n + 1);
+        let line = Line::Planned { n, scope, step };
+        self.append(&line)?;
+        if let Line::Planned { n, scope, step } = line {
+            self.entries.push(Entry { n, scope, step, done: false });
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, line: &Line) -> Result<(), UndoError> {
+        let mut text =
+            serde_json::to_vec(line).map_err(|source| UndoError::Journal { path: self.path.clone(), line: 0, source })?;
+        text.push(b'\n');
+        self.file.write_all(&text).map_err(FileError::at("write", &self.path))?;
+        self.file.sync_data().map_err(FileError::at("sync", &self.path))?;
+        Ok(())
+    }
+
+    /// Takes away all that was to stay only while the pod ran, newest first. Goes on after a failure; returns the first one.
+    pub fn end_run(&mut self) -> Result<(), UndoError> {
+        self.roll_back(Some(Scope::Run))
+    }
+
+    /// Takes away everything, the pod's directory with this journal last.
+    pub fn delete(mut self) -> Result<(), UndoError> {
+        self.roll_back(None)
+    }
+
+    fn roll_back(&mut self, scope: Option<Scope>) -> Result<(), UndoError> {
+        let mut first_failure = None;
+        for index in (0..self.entries.len()).rev() {
+            let entry = &self.entries[index];
+            if entry.done || scope.is_some_and(|scope| scope != entry.scope) {
+                continue;
+            }
+            // The record goes only when nothing it is needed for is left.
+            if entry.scope == Scope::Record && first_failure.is_some() {
+                break;
+            }
+            let (n, holds_journal) = (entry.n, matches!(&entry.step, Step::RemoveDir { path } if self.path.starts_with(path)));
+            match entry.step.carry_out() {
+                Ok(()) if holds_journal => {}
+                Ok(()) => {
+                    self.entries[index].done = true;
+                    self.append(&Line::Done { done: n })?;
+                }
+                Err(error) => first_failure = first_failure.or(Some(error)),
+            }
+        }
+        first_failure.map_or(Ok(()), Err)
+    }
+}
+
+impl Step {
+    /// Does it. Succeeds when there is nothing (any more) to take away.
+    pub fn carry_out(&self) -> Result<(), UndoError> {
+        match self {
+            Self::RemoveDir { path } => remove_dir(path).map_err(UndoError::File),
+            Self::KillProcess { pid, start_time, name } => kill_process(*pid, *start_time, name),
+        }
+    }
+}
+
+/// Removes a directory in two moves, so that nobody ever sees half of it under its name.
+fn remove_dir(path: &Path) -> Result<(), FileError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let trash = path.with_file_name(format!("{TRASH_PREFIX}{name}-{}", std::process::id()));
+    match fs::rename(path, &trash) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(FileError::at("remove", path)(error)),
+    }
+    fs::remove_dir_all(&trash).map_err(FileError::at("remove", &trash))
+}
+
+/// Removes what earlier removals that were cut short have left in the directory of all pods.
+pub fn sweep_trash(pods: &Path) -> Result<(), FileError> {
+    let entries = match fs::read_dir(pods) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(FileError::at("list", pods)(error)),
+    };
+    for entry in entries.filter_map(Result::ok) {
+        if entry.file_name().to_string_lossy().starts_with(TRASH_PREFIX) {
+            match fs::remove_dir_all(entry.path()) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(FileError::at("remove", &entry.path())(error));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Start time of a process in clock ticks since boot (field 22 of `/proc/PID/stat`); `None` when there is none or only a zombie.
+pub fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses, and may itself hold blanks and parentheses.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?;
+    if state == "Z" || state == "X" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+fn kill_process(pid: i32, started: u64, name: &str) -> Result<(), UndoError> {
+    let deadline = Instant::now() + KILL_WAIT;
+    while start_time(pid) == Some(started) {
+        match kill(Pid::from_raw(pid), Signal::SIGKILL) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(source) => return Err(UndoError::Kill { pid, name: name.to_owned(), source }),
+        }
+        if Instant::now() > deadline {
+            return Err(UndoError::StillAlive { pid, name: name.to_owned() });
+        }
+        // Another process's end can be waited for only by asking again (it need not be our child).
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pod_dir(base: &Path) -> PodDir {
+        let dir = PodDir::at(base.join("default_web"));
+        fs::create_dir(dir.path()).unwrap();
+        dir
+    }
+
+    #[test]
+    fn the_end_of_a_run_keeps_the_record_and_delete_takes_it_all() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = pod_dir(base.path());
+        let mut undo = Undo::open(&dir).unwrap();
+        undo.plan(Scope::Record, Step::RemoveDir { path: dir.path().to_owned() }).unwrap();
+        undo.plan(Scope::Run, Step::RemoveDir { path: dir.vm() }).unwrap();
+        fs::create_dir(dir.vm()).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let started = start_time(pid).unwrap();
+        undo.plan(Scope::Run, Step::KillProcess { pid, start_time: started, name: "sleep".into() }).unwrap();
+        undo.end_run().unwrap();
+        assert!(!child.wait().unwrap().success());
+        assert!(!dir.vm().exists() && dir.undo().exists());
+        // A later process finds the same journal, and doing it again is no error.
+        let mut again = Undo::open(&dir).unwrap();
+        again.end_run().unwrap();
+        again.delete().unwrap();
+        assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_process_that_only_has_the_number_is_left_alone() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let started = start_time(pid).unwrap();
+        Step::KillProcess { pid, start_time: started + 1, name: "me".into() }.carry_out().unwrap();
+    }
+
+    #[test]
+    fn a_line_that_a_crash_cut_off_is_forgotten_and_garbage_is_an_error() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = pod_dir(base.path());
+        fs::write(dir.undo(), b"{\"n\":1,\"scope\":\"run\",\"step\":{\"undo\":\"remove_dir\",\"path\":\"/nonexistent/x\"}}\n{\"n\":2,\"sc").unwrap();
+        let mut undo = Undo::open(&dir).unwrap();
+        assert_eq!(undo.entries.len(), 1);
+        undo.end_run().unwrap();
+        assert_eq!(Undo::open(&dir).unwrap().entries.len(), 1);
+        fs::write(dir.undo(), b"what\n").unwrap();
+        assert!(matches!(Undo::open(&dir), Err(UndoError::Journal { line: 1, .. })));
+    }
+
+    proptest! {
+        /// However far a run got and wherever each rollback was cut off, delete leaves nothing.
+        #[test]
+        fn delete_leaves_nothing_wherever_the_run_stopped(count in 0usize..8, made in 0usize..8, cut in 0usize..300) {
+            let base = tempfile::tempdir().unwrap();
+            let dir = pod_dir(base.path());
+            let mut undo = Undo::open(&dir).unwrap();
+            undo.plan(Scope::Record, Step::RemoveDir { path: dir.path().to_owned() }).unwrap();
+            for index in 0..count {
+                let path = base.path().join(format!("made-{index}"));
+                undo.plan(Scope::Run, Step::RemoveDir { path: path.clone() }).unwrap();
+                if index < made {
+                    fs::create_dir(&path).unwrap();
+                    fs::write(path.join("f"), b"x").unwrap();
+                }
+            }
+            undo.end_run().unwrap();
+            // The crash: some bytes of the "done" lines never reached the disk.
+            let text = fs::read(dir.undo()).unwrap();
+            let planned: usize = text.split_inclusive(|&b| b == b'\n').take(count + 1).map(<[u8]>::len).sum();
+            fs::write(dir.undo(), &text[..text.len().saturating_sub(cut).max(planned)]).unwrap();
+            Undo::open(&dir).unwrap().delete().unwrap();
+            prop_assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
+        }
+    }
+}

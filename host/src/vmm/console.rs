@@ -1,0 +1,88 @@
+//! The VM's console on its way to disk and to whoever wants its last lines.
+
+use crate::store::atomic::FileError;
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Bytes that are kept at hand.
+const TAIL: usize = 8 << 10;
+/// The console's file is put aside at this size; one older file is kept. A guest that floods its console fills no disk.
+const MAX_FILE: u64 = 256 << 10;
+
+/// The last bytes of a console.
+#[derive(Debug, Clone, Default)]
+pub struct ConsoleTail {
+    bytes: Arc<Mutex<VecDeque<u8>>>,
+}
+
+impl ConsoleTail {
+    /// Adds bytes, forgetting the oldest.
+    pub fn push(&self, bytes: &[u8]) {
+        let mut tail = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        tail.extend(&bytes[bytes.len().saturating_sub(TAIL)..]);
+        let excess = tail.len().saturating_sub(TAIL);
+        tail.drain(..excess);
+    }
+
+    /// The last lines, at most `count`, safe to print.
+    pub fn lines(&self, count: usize) -> Vec<String> {
+        let tail = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes: Vec<u8> = tail.iter().copied().collect();
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<String> = text
+            .lines()
+            .map(|line| line.trim_end().chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect())
+            .filter(|line: &String| !line.is_empty())
+            .collect();
+        lines[lines.len().saturating_sub(count)..].to_vec()
+    }
+}
+
+/// Copies a console to a bounded file and its tail until it ends.
+pub fn record(mut console: impl Read, path: &Path, tail: &ConsoleTail) -> Result<(), FileError> {
+    let open = || -> Result<File, FileError> {
+        OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(FileError::at("open", path))
+    };
+    let mut file = open()?;
+    let mut size = 0u64;
+    let mut buffer = [0u8; 4096];
+    loop {
+        let read = match console.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(FileError::at("read the console for", path)(error)),
+        };
+        tail.push(&buffer[..read]);
+        file.write_all(&buffer[..read]).map_err(FileError::at("write", path))?;
+        size += u64::try_from(read).unwrap_or(0);
+        if size > MAX_FILE {
+            let older = PathBuf::from(format!("{}.1", path.display()));
+            fs::rename(path, &older).map_err(FileError::at("rename", path))?;
+            file = open()?;
+            size = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_leaves_bounded_files_and_its_last_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console");
+        let tail = ConsoleTail::default();
+        let mut flood = b"x\x1b[31m\n".repeat(200_000);
+        flood.extend(b"Kernel panic\n");
+        record(flood.as_slice(), &path, &tail).unwrap();
+        let kept: u64 = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
+        assert!(kept <= 2 * (MAX_FILE + 4096), "{kept}");
+        assert_eq!(tail.lines(2), ["x\u{fffd}[31m", "Kernel panic"]);
+    }
+}

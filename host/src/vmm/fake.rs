@@ -1,0 +1,349 @@
+//! A machine that is none: a process that speaks the guest's side of the wire and runs nothing. For tests of the host: of its verbs, and of
+//! what it makes of a guest that lies, floods, hangs or sends garbage. Compiled only with the feature `testing`.
+
+use super::{Accel, Capabilities, Unavailable, VmChild, VmConfig, Vmm, VmmError, process};
+use crate::agent::{Connector, Handshake};
+use crate::store::layout::AGENT_SOCK;
+use magikvm_proto::codec::{read_frame, read_message, write_frame, write_message};
+use magikvm_proto::id::ContainerName;
+use magikvm_proto::plan::GuestPlan;
+use magikvm_proto::wire::*;
+use std::io::{BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+/// The hidden verb that makes a process a guest.
+pub const GUEST_VERB: &str = "__fake-guest";
+
+/// The driver.
+#[derive(Debug)]
+pub struct Fake;
+
+impl Vmm for Fake {
+    fn probe(&self, _accel: Accel) -> Result<Capabilities, Unavailable> {
+        Ok(Capabilities { version: "fake".to_owned() })
+    }
+
+    fn spawn(&self, _config: &VmConfig, dir: &Path) -> Result<VmChild, VmmError> {
+        let program = std::env::current_exe()
+            .map_err(|source| VmmError::Start { program: GUEST_VERB.into(), source })?;
+        let mut command = Command::new(program);
+        command.arg(GUEST_VERB).current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut guest = process::spawn("fake", &mut command)?;
+        let (Some(console), Some(diagnostics)) = (guest.child.stdout.take(), guest.child.stderr.take()) else {
+            return Err(VmmError::Helper { program: "fake".to_owned(), detail: "it has no pipes".to_owned() });
+        };
+        let connector = Connector { socket: dir.join(AGENT_SOCK), handshake: Handshake::Direct };
+        Ok(VmChild { processes: vec![guest], connector, console, diagnostics })
+    }
+}
+
+/// How the guest behaves (`MAGIKVM_FAKE`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// As a guest should; containers run until they are stopped.
+    Run,
+    /// As a guest should; containers exit at once with this code.
+    Exit(i32),
+    /// Panics on the console and ends.
+    Panic,
+    /// Accepts, and never says a word.
+    Silent,
+    /// Answers hello with bytes that are no JSON.
+    Garbage,
+    /// Answers hello with a line that never ends.
+    EndlessLine,
+    /// Speaks generation 99.
+    Generation,
+    /// Reports a container that the pod does not have.
+    UnknownContainer,
+    /// Says that a container could not be started.
+    ContainerFails,
+    /// Answers hello and then ends.
+    Vanish,
+    /// Never starts its containers' last one.
+    NeverReady,
+    /// Prints on its console without end, and otherwise behaves.
+    FloodConsole,
+    /// Sends events without end.
+    FloodEvents,
+    /// Sends a log frame that claims to be huge.
+    HugeFrame,
+    /// Does not end when told to.
+    Immortal,
+}
+
+fn manner() -> Manner {
+    let text = std::env::var("MAGIKVM_FAKE").unwrap_or_default();
+    match text.as_str() {
+        "panic" => Manner::Panic,
+        "silent" => Manner::Silent,
+        "garbage" => Manner::Garbage,
+        "endless-line" => Manner::EndlessLine,
+        "generation" => Manner::Generation,
+        "unknown-container" => Manner::UnknownContainer,
+        "container-fails" => Manner::ContainerFails,
+        "vanish" => Manner::Vanish,
+        "never-ready" => Manner::NeverReady,
+        "flood-console" => Manner::FloodConsole,
+        "flood-events" => Manner::FloodEvents,
+        "huge-frame" => Manner::HugeFrame,
+        "immortal" => Manner::Immortal,
+        other => other.strip_prefix("exit=").and_then(|code| code.parse().ok()).map_or(Manner::Run, Manner::Exit),
+    }
+}
+
+/// What all connections share.
+#[derive(Debug)]
+struct Guest {
+    manner: Manner,
+    containers: Vec<ContainerName>,
+    events: Mutex<Vec<Event>>,
+    changed: Condvar,
+}
+
+/// The guest's process. Its directory is the working directory.
+pub fn guest_main() -> ExitCode {
+    let manner = manner();
+    if manner == Manner::Panic {
+        console("Kernel panic - not syncing: no init \x1b[2J found\n");
+        return ExitCode::FAILURE;
+    }
+    let Some(containers) = plan("pod.erofs") else { return ExitCode::FAILURE };
+    let guest = Arc::new(Guest { manner, containers, events: Mutex::new(Vec::new()), changed: Condvar::new() });
+    let Ok(listener) = UnixListener::bind(AGENT_SOCK) else { return ExitCode::FAILURE };
+    guest.boot();
+    for stream in listener.incoming().filter_map(Result::ok) {
+        let guest = Arc::clone(&guest);
+        std::thread::spawn(move || guest.serve(&stream));
+    }
+    ExitCode::SUCCESS
+}
+
+fn console(text: &str) {
+    let mut out = std::io::stdout().lock();
+    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+        std::process::exit(1);
+    }
+}
+
+/// The containers of the baked plan. The file system is not compressed, so the plan stands in it as it was written.
+fn plan(path: &str) -> Option<Vec<ContainerName>> {
+    let bytes = std::fs::read(path).ok()?;
+    let begin = b"{\"generation\":";
+    let at = bytes.windows(begin.len()).position(|window| window == begin)?;
+    let plan = serde_json::Deserializer::from_slice(&bytes[at..]).into_iter::<GuestPlan>().next()?.ok()?;
+    Some(plan.containers.into_iter().map(|container| container.name).collect())
+}
+
+impl Guest {
+    fn emit(&self, kind: EventKind) {
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let seq = u64::try_from(events.len()).unwrap_or(0) + 1;
+        events.push(Event { seq, kind });
+        self.changed.notify_all();
+    }
+
+    fn boot(&self) {
+        if self.manner == Manner::FloodConsole {
+            std::thread::spawn(|| {
+                loop {
+                    console("all work and no play makes a dull guest \x07\n");
+                }
+            });
+        }
+        for (index, container) in self.containers.iter().enumerate() {
+            let container = container.clone();
+            let last = index + 1 == self.containers.len();
+            match self.manner {
+                Manner::ContainerFails if last => {
+                    let message = "no such \x1b[31mprogram".to_owned();
+                    return self.emit(EventKind::ContainerFailed { container, message, restart_in_ms: None });
+                }
+                Manner::NeverReady if last => return,
+                _ => self.emit(EventKind::ContainerStarted { container, pid: 2, restart_count: 0 }),
+            }
+        }
+        if self.manner == Manner::UnknownContainer {
+            let container: ContainerName = "nobody".parse().unwrap_or_else(|_| self.containers[0].clone());
+            self.emit(EventKind::ContainerStarted { container, pid: 2, restart_count: 0 });
+        }
+        self.emit(EventKind::PodStarted);
+        if let Manner::Exit(code) = self.manner {
+            for container in self.containers.clone() {
+                self.emit(EventKind::ContainerExited { container, exit: ExitStatus::exited(code), restart_in_ms: None });
+            }
+        }
+    }
+
+    fn serve(&self, stream: &UnixStream) {
+        let mut reader = BufReader::new(stream);
+        while let Ok(Some(request)) = read_message::<Request>(&mut reader) {
+            if self.answer(request, stream, &mut reader).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn answer(
+        &self,
+        request: Request,
+        mut out: &UnixStream,
+        reader: &mut BufReader<&UnixStream>,
+    ) -> Result<(), magikvm_proto::codec::CodecError> {
+        match request {
+            Request::Hello { .. } => self.hello(out),
+            Request::Ping => write_message(&mut out, &Reply::Ok(Done {})),
+            Request::Signal { signal, .. } => {
+                for container in self.containers.clone() {
+                    self.emit(EventKind::ContainerExited { container, exit: ExitStatus::signaled(signal), restart_in_ms: None });
+                }
+                write_message(&mut out, &Reply::Ok(Done {}))
+            }
+            Request::Status => {
+                let containers = self.containers.iter().map(|name| ContainerStatus {
+                    name: name.clone(),
+                    restart_count: 0,
+                    state: ContainerState::Running { pid: 2 },
+                    last_exit: None,
+                });
+                write_message(&mut out, &Reply::Ok(Status { containers: containers.collect(), last_event: 0 }))
+            }
+            Request::Stats => {
+                let containers = self.containers.iter().map(|name| ContainerStats {
+                    name: name.clone(),
+                    cpu_usec: 1_234_567,
+                    memory_bytes: 5 << 20,
+                    memory_peak_bytes: 6 << 20,
+                    memory_limit_bytes: Some(64 << 20),
+                    pids: 3,
+                });
+                let guest = GuestStats {
+                    uptime_ms: 5000,
+                    memory_total_bytes: 128 << 20,
+                    memory_available_bytes: 100 << 20,
+                    init_pss_bytes: 4 << 20,
+                };
+                write_message(&mut out, &Reply::Ok(Stats { containers: containers.collect(), guest }))
+            }
+            Request::Exec(exec) => self.exec(&exec, out, reader),
+            Request::Attach { .. } => {
+                write_message(&mut out, &Reply::Ok(Attached { terminal: false }))?;
+                output(out, b"attached\n", None)?;
+                exit(out, ExitStatus::exited(0))
+            }
+            Request::Logs => self.logs(out),
+            Request::Events { .. } => self.events(out),
+            Request::Shutdown { .. } => self.shutdown(out),
+        }
+    }
+
+    fn hello(&self, mut out: &UnixStream) -> Result<(), magikvm_proto::codec::CodecError> {
+        match self.manner {
+            Manner::Silent => std::thread::sleep(Duration::from_secs(3600)),
+            Manner::Garbage => out.write_all(b"\x00\xff nonsense }\n")?,
+            Manner::EndlessLine => loop {
+                out.write_all(&[b'x'; 4096])?;
+            },
+            _ => {}
+        }
+        let generation = if self.manner == Manner::Generation { 99 } else { magikvm_proto::GENERATION };
+        let hello = Hello { generation, version: "fake".to_owned(), pod: None, capabilities: Vec::new() };
+        write_message(&mut out, &Reply::Ok(hello))?;
+        if self.manner == Manner::Vanish {
+            std::process::exit(7);
+        }
+        Ok(())
+    }
+
+    /// `cat` of what is sent to it, then the arguments, exit code 0; `exit N` exits with N, `missing` is not there.
+    fn exec(
+        &self,
+        exec: &ExecRequest,
+        mut out: &UnixStream,
+        reader: &mut BufReader<&UnixStream>,
+    ) -> Result<(), magikvm_proto::codec::CodecError> {
+        if exec.args[0] == "missing" {
+            let refusal = Refusal::new(RefusalCode::NotFound, "there is no program \"missing\"");
+            return write_message(&mut out, &Reply::<Done>::Error(refusal));
+        }
+        write_message(&mut out, &Reply::Ok(ExecStarted { pid: 3 }))?;
+        let mut payload = Vec::new();
+        while exec.stdin {
+            match read_frame(reader, &mut payload)? {
+                Some(FrameHeader { stream: Stream::Stdin, .. }) => output(out, &payload, None)?,
+                Some(FrameHeader { stream: Stream::End, .. }) | None => break,
+                Some(_) => {}
+            }
+        }
+        output(out, format!("{}\n", exec.args.join(" ")).as_bytes(), None)?;
+        let code = match exec.args.as_slice() {
+            [name, code] if name == "exit" => code.parse().unwrap_or(1),
+            _ => 0,
+        };
+        exit(out, ExitStatus::exited(code))
+    }
+
+    fn logs(&self, mut out: &UnixStream) -> Result<(), magikvm_proto::codec::CodecError> {
+        write_message(&mut out, &Reply::Ok(Done {}))?;
+        if self.manner == Manner::HugeFrame {
+            out.write_all(b"{\"stream\":\"stdout\",\"len\":99999999999,\"container\":\"web\"}\n")?;
+        }
+        for container in &self.containers {
+            output(out, format!("hello from {container}\n").as_bytes(), Some(container))?;
+        }
+        Ok(())
+    }
+
+    fn events(&self, mut out: &UnixStream) -> Result<(), magikvm_proto::codec::CodecError> {
+        write_message(&mut out, &Reply::Ok(Done {}))?;
+        while self.manner == Manner::FloodEvents {
+            write_message(&mut out, &Event { seq: 1, kind: EventKind::ShuttingDown })?;
+        }
+        let mut sent = 0;
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            for event in &events[sent..] {
+                write_message(&mut out, event)?;
+            }
+            sent = events.len();
+            events = self.changed.wait(events).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn shutdown(&self, mut out: &UnixStream) -> Result<(), magikvm_proto::codec::CodecError> {
+        write_message(&mut out, &Reply::Ok(Done {}))?;
+        if self.manner == Manner::Immortal {
+            return Ok(());
+        }
+        if !matches!(self.manner, Manner::Exit(_)) {
+            for container in self.containers.iter().rev() {
+                let kind = EventKind::ContainerExited {
+                    container: container.clone(),
+                    exit: ExitStatus::signaled(15),
+                    restart_in_ms: None,
+                };
+                self.emit(kind);
+            }
+        }
+        // A socket keeps what was written to it for its reader; the events' thread only has to have written it.
+        std::thread::sleep(Duration::from_millis(50));
+        std::process::exit(0)
+    }
+}
+
+fn output(
+    mut out: &UnixStream,
+    bytes: &[u8],
+    container: Option<&ContainerName>,
+) -> Result<(), magikvm_proto::codec::CodecError> {
+    let header = FrameHeader { container: container.cloned(), ..FrameHeader::data(Stream::Stdout { dropped: 0 }, bytes.len()) };
+    write_frame(&mut out, &header, bytes)
+}
+
+fn exit(mut out: &UnixStream, status: ExitStatus) -> Result<(), magikvm_proto::codec::CodecError> {
+    write_frame(&mut out, &FrameHeader::control(Stream::Exit(status)), b"")
+}

@@ -1,0 +1,110 @@
+//! Child processes that cannot outlive their parent.
+#![allow(unsafe_code, reason = "pre_exec is the only place where a child can ask for its parent's death signal")]
+
+use super::VmmError;
+use crate::store::undo;
+use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Pid, getppid};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+
+/// A process of ours, by number and start time. The number alone may one day be somebody else's.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ProcessRef {
+    /// For people.
+    pub name: String,
+    /// Process id.
+    pub pid: i32,
+    /// Clock ticks since boot.
+    pub start_time: u64,
+}
+
+impl ProcessRef {
+    /// How to take it away.
+    pub fn undo_step(&self) -> undo::Step {
+        undo::Step::KillProcess { pid: self.pid, start_time: self.start_time, name: self.name.clone() }
+    }
+
+    /// Whether it is there (and not a zombie).
+    pub fn is_alive(&self) -> bool {
+        undo::start_time(self.pid) == Some(self.start_time)
+    }
+
+    /// Sends SIGKILL if it is there.
+    pub fn kill(&self) {
+        if self.is_alive() && kill(Pid::from_raw(self.pid), Signal::SIGKILL).is_err() {
+            // It ended in between; there is nothing left to kill.
+        }
+    }
+}
+
+/// A child of this process. Killed and reaped when dropped before it was reaped.
+#[derive(Debug)]
+pub struct Process {
+    /// Which one.
+    pub reference: ProcessRef,
+    /// Its pipes.
+    pub child: Child,
+    reaped: bool,
+}
+
+/// Starts a child that the kernel kills when the calling *thread* ends; call it on a thread that lives as long as the child shall.
+pub fn spawn(name: &str, command: &mut Command) -> Result<Process, VmmError> {
+    let parent = Pid::this();
+    // SAFETY: between fork and exec only prctl and getppid are called, both async-signal-safe; nothing is allocated.
+    unsafe {
+        command.pre_exec(move || {
+            prctl::set_pdeathsig(Signal::SIGKILL)?;
+            // The parent may have died before the request was in place.
+            if getppid() == parent { Ok(()) } else { Err(nix::errno::Errno::ESRCH.into()) }
+        });
+    }
+    let child = command
+        .spawn()
+        .map_err(|source| VmmError::Start { program: PathBuf::from(command.get_program()), source })?;
+    let pid = i32::try_from(child.id()).unwrap_or(i32::MAX);
+    // A child that is a zombie already gets 0, which no live process has.
+    let start_time = undo::start_time(pid).unwrap_or(0);
+    Ok(Process { reference: ProcessRef { name: name.to_owned(), pid, start_time }, child, reaped: false })
+}
+
+impl Process {
+    /// Notes that somebody's `waitpid` has taken it.
+    pub fn set_reaped(&mut self) {
+        self.reaped = true;
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.reaped {
+            let pid = Pid::from_raw(self.reference.pid);
+            if kill(pid, Signal::SIGKILL).is_ok() {
+                while waitpid(pid, None) == Err(nix::errno::Errno::EINTR) {}
+            }
+        }
+    }
+}
+
+/// Waits for the first of these processes to end, then kills and reaps the others. Says which one it was and how it ended.
+pub fn wait_first(processes: &mut Vec<Process>) -> (String, WaitStatus) {
+    let (name, status) = loop {
+        match waitpid(None, None) {
+            Ok(status) => {
+                let ended = processes.iter_mut().find(|p| Some(p.reference.pid) == status.pid().map(Pid::as_raw));
+                // Others are orphans that this process adopted as their subreaper.
+                if let (Some(process), WaitStatus::Exited(..) | WaitStatus::Signaled(..)) = (ended, status) {
+                    process.set_reaped();
+                    break (process.reference.name.clone(), status);
+                }
+            }
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(_) => break ("vmm".to_owned(), WaitStatus::StillAlive),
+        }
+    };
+    processes.clear();
+    (name, status)
+}

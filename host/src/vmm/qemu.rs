@@ -1,0 +1,182 @@
+//! QEMU's `microvm` machine. The agent's vsock is served by `vhost-device-vsock`, a process of its own beside QEMU, so that no kernel module
+//! and no privilege is needed on the host.
+
+use super::process::{self, Process};
+use super::{Accel, Capabilities, Unavailable, VmChild, VmConfig, Vmm, VmmError, find_program};
+use crate::agent::{Connector, Handshake};
+use crate::store::layout::AGENT_SOCK;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Any number above 2; machines do not see each other.
+const GUEST_CID: u32 = 3;
+/// How long vhost-device-vsock may take until it listens.
+const HELPER_WAIT: Duration = Duration::from_secs(10);
+/// Kernel parameters, each with its reason: messages go to the serial port; only errors, since each character costs an exit; a restart by
+/// triple fault is what both drivers end on; a panic restarts at once; the processor's random numbers may be trusted, the host makes them; there is no PCI bus to look for.
+const CMDLINE: &str = "console=ttyS0 quiet reboot=t panic=-1 random.trust_cpu=on pci=off rdinit=/init";
+
+/// The driver.
+#[derive(Debug)]
+pub struct Qemu {
+    qemu: Option<PathBuf>,
+    vhost: Option<PathBuf>,
+}
+
+impl Qemu {
+    /// Finds the programs: `MAGIKVM_QEMU` and `MAGIKVM_VHOST_DEVICE_VSOCK`, else `PATH` (and cargo's own directory).
+    pub fn from_environment() -> Self {
+        let named = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
+        let cargo_bin = || {
+            let home = std::env::var_os("HOME")?;
+            let path = Path::new(&home).join(".cargo/bin/vhost-device-vsock");
+            path.is_file().then_some(path)
+        };
+        Self {
+            qemu: named("MAGIKVM_QEMU").or_else(|| find_program(&format!("qemu-system-{}", std::env::consts::ARCH))),
+            vhost: named("MAGIKVM_VHOST_DEVICE_VSOCK")
+                .or_else(|| find_program("vhost-device-vsock"))
+                .or_else(cargo_bin),
+        }
+    }
+
+    fn programs(&self) -> Result<(&Path, &Path), Unavailable> {
+        let arch = std::env::consts::ARCH;
+        let qemu = self.qemu.as_deref().ok_or_else(|| Unavailable {
+            reason: format!("qemu-system-{arch} is not in PATH"),
+            remedy: "install it: apt-get install qemu-system-x86".to_owned(),
+        })?;
+        let vhost = self.vhost.as_deref().ok_or_else(|| Unavailable {
+            reason: "vhost-device-vsock is not in PATH".to_owned(),
+            remedy: "install it: cargo install vhost-device-vsock --version 0.3.0 --locked".to_owned(),
+        })?;
+        Ok((qemu, vhost))
+    }
+}
+
+impl Vmm for Qemu {
+    fn probe(&self, accel: Accel) -> Result<Capabilities, Unavailable> {
+        let (qemu, _) = self.programs()?;
+        if accel == Accel::Kvm {
+            super::kvm::probe()?;
+        }
+        let said = Command::new(qemu).arg("--version").stdin(Stdio::null()).output().map_err(|error| Unavailable {
+            reason: format!("{} cannot be executed: {error}", qemu.display()),
+            remedy: "install it again: apt-get install --reinstall qemu-system-x86".to_owned(),
+        })?;
+        let version = String::from_utf8_lossy(&said.stdout).lines().next().unwrap_or_default().to_owned();
+        Ok(Capabilities { version })
+    }
+
+    fn spawn(&self, config: &VmConfig, dir: &Path) -> Result<VmChild, VmmError> {
+        let (qemu, vhost) = self.programs().map_err(|unavailable| VmmError::Helper {
+            program: "qemu".to_owned(),
+            detail: unavailable.reason,
+        })?;
+        // The socket between QEMU and vhost-device-vsock. Its name tells it from other machines' in /proc/net/unix.
+        let vhost_sock = format!("vhost-{}.sock", config.id);
+        let mut helper = process::spawn("vhost-device-vsock", &mut vhost_command(vhost, &vhost_sock, dir))?;
+        let host_tsc_khz = if config.accel == Accel::Tcg { super::tsc::khz() } else { None };
+        await_listening(&mut helper, &vhost_sock)?;
+        let cmdline = command_line(config.accel, host_tsc_khz);
+        let mut machine = process::spawn("qemu", &mut qemu_command(qemu, config, &vhost_sock, &cmdline, dir))?;
+        let (Some(console), Some(diagnostics)) = (machine.child.stdout.take(), machine.child.stderr.take()) else {
+            return Err(VmmError::Helper { program: "qemu".to_owned(), detail: "it has no pipes".to_owned() });
+        };
+        let connector =
+            Connector { socket: dir.join(AGENT_SOCK), handshake: Handshake::Port(magikvm_proto::path::AGENT_PORT) };
+        Ok(VmChild { processes: vec![machine, helper], connector, console, diagnostics })
+    }
+}
+
+/// Runs in the machine's directory with relative names, since a socket's path may have at most 107 bytes.
+fn vhost_command(program: &Path, socket: &str, dir: &Path) -> Command {
+    let mut command = Command::new(program);
+    command
+        .current_dir(dir)
+        .env_clear()
+        .args(["--vm", &format!("guest-cid={GUEST_CID},socket={socket},uds-path={AGENT_SOCK}")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Waits until the helper listens (a socket file exists before that, and QEMU tries only once).
+fn await_listening(helper: &mut Process, socket: &str) -> Result<(), VmmError> {
+    let deadline = Instant::now() + HELPER_WAIT;
+    let failed = |detail: String| VmmError::Helper { program: "vhost-device-vsock".to_owned(), detail };
+    loop {
+        if listens(socket) {
+            return Ok(());
+        }
+        if let Ok(Some(status)) = helper.child.try_wait() {
+            helper.set_reaped();
+            let mut said = String::new();
+            if let Some(stderr) = helper.child.stderr.take()
+                && let Err(error) = stderr.take(4096).read_to_string(&mut said)
+            {
+                said = error.to_string();
+            }
+            return Err(failed(format!("it ended with {status}: {}", said.trim())));
+        }
+        if Instant::now() > deadline {
+            return Err(failed(format!("it did not listen within {} s", HELPER_WAIT.as_secs())));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether a process accepts connections on the socket that was bound by this (unique) name. `/proc/net/unix` says so (flag
+/// `__SO_ACCEPTCON`) without making a connection, of which vhost-user has just one to give.
+fn listens(socket: &str) -> bool {
+    let Ok(table) = std::fs::read_to_string("/proc/net/unix") else { return false };
+    table.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        fields.nth(3) == Some("00010000") && fields.nth(3) == Some(socket)
+    })
+}
+
+/// The kernel's parameters. Under software emulation the guest's time stamp counter is the host's. The guest would calibrate it against an
+/// emulated timer, which fails when the host is busy, and then no timer of the guest ever ticks; so it is told.
+fn command_line(accel: Accel, tsc_khz: Option<u64>) -> String {
+    match (accel, tsc_khz) {
+        (Accel::Tcg, Some(khz)) => format!("{CMDLINE} tsc_early_khz={khz} tsc=reliable"),
+        _ => CMDLINE.to_owned(),
+    }
+}
+
+fn qemu_command(program: &Path, config: &VmConfig, vhost_sock: &str, cmdline: &str, dir: &Path) -> Command {
+    let accel = match config.accel {
+        Accel::Kvm => "kvm",
+        Accel::Tcg => "tcg",
+    };
+    let cpu = match config.accel {
+        Accel::Kvm => "host",
+        Accel::Tcg => "max",
+    };
+    let mut command = Command::new(program);
+    command.current_dir(dir).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+        .args(["-name", &config.name])
+        .args(["-M", "microvm,pit=on,pic=on,rtc=on,memory-backend=mem", "-accel", accel, "-cpu", cpu])
+        .args(["-object", &format!("memory-backend-memfd,id=mem,share=on,size={}M", config.memory_mib)])
+        .args(["-m", &format!("{}M", config.memory_mib), "-smp", &config.vcpus.to_string()])
+        .arg("-kernel")
+        .arg(&config.kernel)
+        .arg("-initrd")
+        .arg(&config.initramfs)
+        .args(["-append", cmdline])
+        .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
+        .args(["-drive", &format!("if=none,id=disk,file={},format=vmdk,readonly=on", config.disk)])
+        .args(["-device", "virtio-blk-device,drive=disk"])
+        .args(["-chardev", &format!("socket,id=vsock,path={vhost_sock}")])
+        .args(["-device", "vhost-user-vsock-device,chardev=vsock"])
+        .args(["-device", "virtio-rng-device"])
+        // QEMU's own filter: no new programs, no privileges, no resource limits from inside.
+        .args(["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
+    command
+}

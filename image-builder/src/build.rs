@@ -1,0 +1,263 @@
+//! The whole flow from an order to a guest image at its place.
+
+use crate::child::{self, ChildError, Interrupted, Log};
+use crate::compile::{CompileError, Recipe, Source};
+use crate::cpio::{Archive, CpioError};
+use crate::elf::{self, DebugInfo, ElfError};
+use crate::files::{self, FileError};
+use crate::image::{GuestImage, ImageError};
+use crate::kernel::{Kernel, KernelError};
+use crate::progress::{Step, Steps};
+use crate::stage::{Stage, StageError};
+use crate::tools::{self, Tool};
+use magikvm_proto::GENERATION;
+use magikvm_proto::guest_image::{Arch, GuestManifest, INITRAMFS, Init, InitStamp, KERNEL, MANIFEST, SCHEMA};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Steps of [`build`].
+pub const STEPS: usize = 10;
+/// Bytes of an init program.
+const MAX_INIT: u64 = 64 << 20;
+
+/// Why there is no guest image.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The user asked to stop.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// Only x86_64 is done.
+    #[error("guest images for {0} are not in this version, only those for x86_64")]
+    ArchNotYet(Arch),
+    /// The system lacks tools.
+    #[error("this needs what is not installed:{}", list(.0))]
+    MissingTools(Vec<Tool>),
+    /// The init program is not where it is looked for.
+    #[error("there is no init program {}", .0.display())]
+    NoInit(PathBuf),
+    /// The init program is not one.
+    #[error("the init program {} {source}", path.display())]
+    Init {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ElfError,
+    },
+    /// The init program and this builder do not belong together.
+    #[error("the init program {} speaks wire generation {found}, this magikvm-image makes images of generation {GENERATION}", path.display())]
+    InitGeneration {
+        /// The file.
+        path: PathBuf,
+        /// What it speaks.
+        found: u32,
+    },
+    /// The kernel can't be compiled.
+    #[error(transparent)]
+    Compile(CompileError),
+    /// The kernel can't serve.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The kernel can't be stripped.
+    #[error(transparent)]
+    Strip(ChildError),
+    /// The initramfs can't be written.
+    #[error(transparent)]
+    Cpio(#[from] CpioError),
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The image can't be put at its place.
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    /// The image was not what had been written.
+    #[error("the new image did not pass its own check")]
+    Check(#[source] ImageError),
+}
+
+fn list(tools: &[Tool]) -> String {
+    tools.iter().map(|tool| format!("\n  {tool}")).collect()
+}
+
+impl From<CompileError> for BuildError {
+    fn from(error: CompileError) -> Self {
+        match error {
+            CompileError::Interrupted(error) => Self::Interrupted(error),
+            error => Self::Compile(error),
+        }
+    }
+}
+
+impl From<ChildError> for BuildError {
+    fn from(error: ChildError) -> Self {
+        match error {
+            ChildError::Interrupted(error) => Self::Interrupted(error),
+            error => Self::Strip(error),
+        }
+    }
+}
+
+/// Where the kernel comes from.
+#[derive(Debug, Clone)]
+pub enum KernelOrder {
+    /// A file that the user gives.
+    Ready(PathBuf),
+    /// Source.
+    Compile(Recipe),
+}
+
+/// A guest image to make.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// For this architecture.
+    pub arch: Arch,
+    /// At this place.
+    pub out: PathBuf,
+    /// With this program as `/init`.
+    pub init: PathBuf,
+    /// With this kernel.
+    pub kernel: KernelOrder,
+    /// Directories of programs.
+    pub path: OsString,
+}
+
+/// Makes a guest image: each line is a step that the user sees.
+pub fn build(order: &Order, steps: &mut Steps) -> Result<GuestImage, BuildError> {
+    steps.run("Checking the tools", |step| check_tools(order, step))?;
+    let init =
+        steps.run("Checking the init program", |step| InitProgram::read(&order.init, order.arch, step))?;
+    let stage =
+        steps.run("Making a place for the image", |_| Ok::<_, BuildError>(Stage::new(&order.out)?))?;
+    let mut source = steps.run("Looking for the kernel", |step| find_kernel(order, step))?;
+    steps.run("Unpacking the kernel source", |step| source.unpack(step))?;
+    steps.run("Configuring the kernel", |step| source.configure(step))?;
+    let file = steps.run("Compiling the kernel", |step| source.compile(step))?;
+    let kernel = steps.run("Checking the kernel", |step| take_kernel(&file, order, &stage, step))?;
+    let initramfs = steps.run("Packing the initramfs", |_| Ok::<_, BuildError>(init.initramfs()?))?;
+    steps.run("Putting the image at its place", |_| finish(order.arch, &kernel, &init, &initramfs, stage))
+}
+
+fn check_tools(order: &Order, step: &mut Step<'_>) -> Result<(), BuildError> {
+    if order.arch != Arch::X86_64 {
+        return Err(BuildError::ArchNotYet(order.arch));
+    }
+    let missing = match &order.kernel {
+        KernelOrder::Ready(_) => {
+            step.note("none needed");
+            Vec::new()
+        }
+        KernelOrder::Compile(recipe) => recipe.missing_tools(),
+    };
+    if missing.is_empty() { Ok(()) } else { Err(BuildError::MissingTools(missing)) }
+}
+
+fn find_kernel(order: &Order, step: &mut Step<'_>) -> Result<Source, BuildError> {
+    match &order.kernel {
+        KernelOrder::Ready(path) => {
+            step.note(format!("given as {}", path.display()));
+            Ok(Source::Ready(path.clone()))
+        }
+        KernelOrder::Compile(recipe) => Ok(recipe.find(step)?),
+    }
+}
+
+/// A program that can be the guest's `/init`.
+#[derive(Debug)]
+struct InitProgram {
+    bytes: Vec<u8>,
+    version: Option<String>,
+}
+
+impl InitProgram {
+    fn read(path: &Path, arch: Arch, step: &mut Step<'_>) -> Result<Self, BuildError> {
+        let bytes = files::read(path, MAX_INIT).map_err(|error| {
+            if error.is_not_found() { BuildError::NoInit(path.to_owned()) } else { error.into() }
+        })?;
+        elf::check_static_program(&bytes, arch)
+            .map_err(|source| BuildError::Init { path: path.to_owned(), source })?;
+        let stamp = InitStamp::find(&bytes);
+        match &stamp {
+            Some(stamp) if stamp.generation != GENERATION => {
+                return Err(BuildError::InitGeneration { path: path.to_owned(), found: stamp.generation });
+            }
+            Some(stamp) => step.note(format!("version {}, {} KiB", stamp.version, bytes.len() >> 10)),
+            None => step.note("not a stamped vminit: its wire generation is taken on trust"),
+        }
+        Ok(Self { bytes, version: stamp.map(|stamp| stamp.version) })
+    }
+
+    /// The initramfs holds the init program, and the console that the kernel opens for it before it has mounted anything.
+    fn initramfs(&self) -> Result<Vec<u8>, CpioError> {
+        Archive::new()
+            .directory("dev", 0o755)
+            .char_device("dev/console", 0o600, 5, 1)
+            .file("init", 0o755, self.bytes.clone())
+            .to_bytes()
+    }
+
+    fn described(&self) -> Init {
+        Init { version: self.version.clone(), sha256: files::sha256(&self.bytes) }
+    }
+}
+
+/// Checks the kernel, strips it if it needs that, and puts it on the stage.
+fn take_kernel(file: &Path, order: &Order, stage: &Stage, step: &mut Step<'_>) -> Result<Kernel, BuildError> {
+    let mut kernel = Kernel::read(file, order.arch)?;
+    let target = stage.dir().join(KERNEL);
+    if kernel.debug_info == DebugInfo::Present {
+        let missing = tools::missing([&tools::STRIP], &order.path);
+        if !missing.is_empty() {
+            return Err(BuildError::MissingTools(missing));
+        }
+        strip(file, &target, order, stage, step)?;
+        kernel = Kernel::read(&target, order.arch)?;
+    }
+    files::write(&target, &kernel.bytes, 0o644)?;
+    step.note(format!("Linux {} with {} features", kernel.version, kernel.features.len()));
+    Ok(kernel)
+}
+
+fn strip(
+    from: &Path,
+    to: &Path,
+    order: &Order,
+    stage: &Stage,
+    step: &mut Step<'_>,
+) -> Result<(), BuildError> {
+    let mut command =
+        Command::new(tools::find_program("strip", &order.path).unwrap_or_else(|| "strip".into()));
+    command.arg("--strip-debug").arg("-o").arg(to).arg(from).env("LC_ALL", "C").stdin(Stdio::null());
+    let path = stage.dir().join(".strip.log");
+    child::run(command, &mut Log::create(&path)?, &step.stop(), &mut |_| {
+        step.beat(|| "stripping".to_owned())
+    })?;
+    Ok(std::fs::remove_file(&path).map_err(FileError::at("remove", &path))?)
+}
+
+fn finish(
+    arch: Arch,
+    kernel: &Kernel,
+    init: &InitProgram,
+    initramfs: &[u8],
+    stage: Stage,
+) -> Result<GuestImage, BuildError> {
+    files::write(&stage.dir().join(INITRAMFS), initramfs, 0o644)?;
+    let manifest = GuestManifest {
+        schema: SCHEMA,
+        arch,
+        generation: GENERATION,
+        kernel_version: kernel.version.clone(),
+        features: kernel.features.clone(),
+        init: init.described(),
+        parts: [
+            (KERNEL.to_owned(), files::part_of(&kernel.bytes)),
+            (INITRAMFS.to_owned(), files::part_of(initramfs)),
+        ]
+        .into(),
+    };
+    files::write(&stage.dir().join(MANIFEST), &manifest.to_json(), 0o644)?;
+    // Read back: what is put at its place is what was written.
+    let image = GuestImage::open(stage.dir()).map_err(BuildError::Check)?;
+    image.verify().map_err(BuildError::Check)?;
+    Ok(GuestImage { dir: stage.commit()?, manifest: image.manifest })
+}

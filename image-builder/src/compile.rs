@@ -1,0 +1,280 @@
+//! Compiles the guest's kernel from a source archive: unpack, configure, make. The result goes to the cache.
+//!
+//! The same archive, options and compiler give the same bytes: the environment is emptied, time, user and host are fixed,
+//! and the kernel is compiled inside its own tree, where every path that gets into it is relative.
+
+use crate::cache::{CacheError, Entry, Key};
+use crate::child::{self, ChildError, Interrupted, Log};
+use crate::files::{self, FileError};
+use crate::options::{self, Lost, Options};
+use crate::progress::Step;
+use crate::tools::{self, Tool};
+use magikvm_proto::guest_image::Arch;
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// To be raised when anything below changes what comes out.
+const RECIPE_VERSION: &str = "1";
+/// Lines that make prints for our options, nearly. Only the shown percentage depends on it.
+const EXPECTED_LINES: usize = 2240;
+const MAX_CONFIG: u64 = 4 << 20;
+
+/// Why there is no kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The cache can't be used.
+    #[error(transparent)]
+    Cache(CacheError),
+    /// A program that we ran failed.
+    #[error(transparent)]
+    Child(ChildError),
+    /// The user asked to stop.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// There is no recipe for this architecture.
+    #[error("there are no kernel options for {0} in this version")]
+    NoOptions(Arch),
+    /// A tool does not tell its version.
+    #[error("`{0} --version` does not work")]
+    NoVersion(&'static str),
+    /// The archive is of something else.
+    #[error("{} is not a Linux source archive: it has no top-level Makefile and Kconfig", .0.display())]
+    NotLinux(PathBuf),
+    /// This kernel does not know our options, or has others that exclude them.
+    #[error("the kernel source {} does not take these options as they are needed:{}", source_file.display(), list(lost))]
+    LostOptions {
+        /// The archive.
+        source_file: PathBuf,
+        /// What was lost.
+        lost: Vec<Lost>,
+    },
+}
+
+fn list(lost: &[Lost]) -> String {
+    lost.iter().map(|lost| format!("\n  {lost}")).collect()
+}
+
+impl From<ChildError> for CompileError {
+    fn from(error: ChildError) -> Self {
+        match error {
+            ChildError::Interrupted(error) => Self::Interrupted(error),
+            error => Self::Child(error),
+        }
+    }
+}
+
+impl From<CacheError> for CompileError {
+    fn from(error: CacheError) -> Self {
+        match error {
+            CacheError::Interrupted(error) => Self::Interrupted(error),
+            error => Self::Cache(error),
+        }
+    }
+}
+
+/// Whether a kernel that was compiled before will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reuse {
+    /// If it was made from the same things.
+    Allowed,
+    /// No: compile it again.
+    Forbidden,
+}
+
+/// What to compile, and how.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    /// For this architecture.
+    pub arch: Arch,
+    /// From this archive.
+    pub source: PathBuf,
+    /// With so many compilers at once.
+    pub jobs: usize,
+    /// Kept here.
+    pub cache: PathBuf,
+    /// Whether an earlier one will do.
+    pub reuse: Reuse,
+    /// Directories of programs.
+    pub path: OsString,
+}
+
+/// A kernel that is there, or one still to be compiled.
+#[derive(Debug)]
+pub enum Source {
+    /// In this file.
+    Ready(PathBuf),
+    /// Here.
+    Workshop(Workshop),
+}
+
+/// A place where a kernel is compiled. Dropped, it leaves only the log and what was stored.
+#[derive(Debug)]
+pub struct Workshop {
+    recipe: Recipe,
+    fragment: &'static str,
+    entry: Entry,
+    tree: PathBuf,
+    log: Log,
+}
+
+impl Recipe {
+    /// What this recipe needs and the system lacks.
+    pub fn missing_tools(&self) -> Vec<Tool> {
+        let archive = Tool { probe: tools::Probe::File(self.source.clone()), package: "linux-source-6.12" };
+        tools::missing(tools::KERNEL_TOOLS.iter().chain([&archive]), &self.path)
+    }
+
+    fn key(&self, fragment: &str) -> Result<Key, CompileError> {
+        let version = |tool| tools::version_of(tool, &self.path).ok_or(CompileError::NoVersion(tool));
+        Ok(Key::of(&[
+            ("recipe", RECIPE_VERSION),
+            ("arch", self.arch.as_str()),
+            ("source", files::sha256_file(&self.source)?.as_str()),
+            ("options", fragment),
+            ("compiler", &version(tools::COMPILER)?),
+            ("linker", &version(tools::LINKER)?),
+        ]))
+    }
+
+    /// Finds the kernel in the cache, or gets hold of the place to compile it.
+    pub fn find(&self, step: &mut Step<'_>) -> Result<Source, CompileError> {
+        let fragment = options::fragment(self.arch).ok_or(CompileError::NoOptions(self.arch))?;
+        let key = self.key(fragment)?;
+        let stop = step.stop();
+        let entry = Entry::lock(&self.cache, &key, &stop, &mut || {
+            step.beat(|| "another magikvm-image compiles this kernel; waiting for it".to_owned());
+        })?;
+        if self.reuse == Reuse::Allowed
+            && let Some(kernel) = entry.kernel()
+        {
+            step.note(format!("{} in the cache", kernel.display()));
+            return Ok(Source::Ready(kernel));
+        }
+        let (tree, log) = (entry.path("tree"), Log::create(&entry.path("build.log"))?);
+        step.note("none in the cache");
+        Ok(Source::Workshop(Workshop { recipe: self.clone(), fragment, entry, tree, log }))
+    }
+}
+
+impl Source {
+    /// Unpacks the archive, unless the kernel is there.
+    pub fn unpack(&mut self, step: &mut Step<'_>) -> Result<(), CompileError> {
+        match self {
+            Self::Ready(_) => not_needed(step),
+            Self::Workshop(workshop) => workshop.unpack(step),
+        }
+    }
+
+    /// Makes the configuration, unless the kernel is there.
+    pub fn configure(&mut self, step: &mut Step<'_>) -> Result<(), CompileError> {
+        match self {
+            Self::Ready(_) => not_needed(step),
+            Self::Workshop(workshop) => workshop.configure(step),
+        }
+    }
+
+    /// Compiles, unless the kernel is there, and says where it is.
+    pub fn compile(self, step: &mut Step<'_>) -> Result<PathBuf, CompileError> {
+        match self {
+            Self::Ready(kernel) => not_needed(step).map(|()| kernel),
+            Self::Workshop(mut workshop) => workshop.compile(step),
+        }
+    }
+}
+
+fn not_needed(step: &mut Step<'_>) -> Result<(), CompileError> {
+    step.note("not needed");
+    Ok(())
+}
+
+impl Workshop {
+    fn unpack(&mut self, step: &mut Step<'_>) -> Result<(), CompileError> {
+        // A builder that was killed may have left its tree.
+        remove_tree(&self.tree)?;
+        fs::create_dir(&self.tree).map_err(FileError::at("create directory", &self.tree))?;
+        let mut tar = self.command("tar")?;
+        tar.arg("-xf").arg(&self.recipe.source).args(["--strip-components=1", "--no-same-owner"]);
+        let stop = step.stop();
+        child::run(tar, &mut self.log, &stop, &mut |_| step.beat(|| "unpacking".to_owned()))?;
+        let linux = ["Makefile", "Kconfig"].iter().all(|name| self.tree.join(name).is_file());
+        if linux { Ok(()) } else { Err(CompileError::NotLinux(self.recipe.source.clone())) }
+    }
+
+    fn configure(&mut self, step: &mut Step<'_>) -> Result<(), CompileError> {
+        self.make("tinyconfig", step)?;
+        let path = self.tree.join(".config");
+        OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(self.fragment.as_bytes()))
+            .map_err(FileError::at("append to", &path))?;
+        self.make("olddefconfig", step)?;
+        let config = files::read(&path, MAX_CONFIG)?;
+        let lost = options::lost(self.fragment, &Options::parse(&String::from_utf8_lossy(&config)));
+        if lost.is_empty() {
+            return Ok(());
+        }
+        Err(CompileError::LostOptions { source_file: self.recipe.source.clone(), lost })
+    }
+
+    fn compile(&mut self, step: &mut Step<'_>) -> Result<PathBuf, CompileError> {
+        step.note(format!("log in {}", self.entry.path("build.log").display()));
+        self.make("vmlinux", step)?;
+        Ok(self.entry.store(&self.tree.join("vmlinux"), &self.tree.join(".config"))?)
+    }
+
+    fn make(&mut self, goal: &str, step: &mut Step<'_>) -> Result<(), CompileError> {
+        let mut make = self.command("make")?;
+        make.arg(format!("-j{}", self.recipe.jobs)).arg(format!("ARCH={}", self.recipe.arch)).arg(goal);
+        let stop = step.stop();
+        let mut lines = 0_usize;
+        child::run(make, &mut self.log, &stop, &mut |line| {
+            lines += usize::from(line.is_some());
+            step.beat(|| format!("{} %", (lines * 100 / EXPECTED_LINES).min(99)));
+        })?;
+        Ok(())
+    }
+
+    /// A command inside the tree that sees nothing of the user's environment.
+    fn command(&self, program: &str) -> Result<Command, CompileError> {
+        let program =
+            tools::find_program(program, &self.recipe.path).unwrap_or_else(|| PathBuf::from(program));
+        let mut command = Command::new(program);
+        command
+            .stdin(self.entry.stdin()?)
+            .current_dir(&self.tree)
+            .env_clear()
+            .env("PATH", &self.recipe.path)
+            .envs([
+                ("LC_ALL", "C"),
+                ("TZ", "UTC"),
+                ("SOURCE_DATE_EPOCH", "0"),
+                ("KBUILD_BUILD_TIMESTAMP", "Thu Jan 1 00:00:00 UTC 1970"),
+                ("KBUILD_BUILD_VERSION", "1"),
+                ("KBUILD_BUILD_USER", "magikvm"),
+                ("KBUILD_BUILD_HOST", "magikvm"),
+                ("LOCALVERSION", ""),
+            ]);
+        Ok(command)
+    }
+}
+
+impl Drop for Workshop {
+    fn drop(&mut self) {
+        // Nobody is there to hear an error; the next builder tries again.
+        let _removed = remove_tree(&self.tree).is_ok();
+    }
+}
+
+fn remove_tree(tree: &Path) -> Result<(), FileError> {
+    match fs::remove_dir_all(tree) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result.map_err(FileError::at("remove", tree)),
+    }
+}

@@ -1,0 +1,49 @@
+//! For tests: small files that have the shape of a kernel and of an init program.
+#![allow(dead_code, reason = "the unit tests and the integration tests each use their part")]
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use std::io::Write;
+
+/// An x86-64 ELF executable with these program header types, and `content` behind them.
+pub(crate) fn elf(segments: &[u32], content: &[u8]) -> Vec<u8> {
+    let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+    file.resize(16, 0);
+    file.extend(2_u16.to_le_bytes());
+    file.extend(62_u16.to_le_bytes());
+    file.extend(1_u32.to_le_bytes());
+    file.extend(0_u64.to_le_bytes());
+    file.extend(64_u64.to_le_bytes());
+    file.extend(0_u64.to_le_bytes());
+    file.extend(0_u32.to_le_bytes());
+    for half in [64, 56, u16::try_from(segments.len()).unwrap(), 64, 0, 0] {
+        file.extend(u16::to_le_bytes(half));
+    }
+    for segment in segments {
+        let start = file.len();
+        file.extend(segment.to_le_bytes());
+        file.resize(start + 56, 0);
+    }
+    file.extend(content);
+    file
+}
+
+/// A file that passes for an uncompressed kernel of this release with this embedded configuration.
+pub(crate) fn kernel(release: &str, config: &str) -> Vec<u8> {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+    packed.write_all(config.as_bytes()).unwrap();
+    let mut content = format!("\0Linux version {release} (who@where) (gcc) #1 SMP\n\0").into_bytes();
+    content.extend(b"IKCFG_ST not the real one ");
+    content.extend(b"IKCFG_ST");
+    content.extend(packed.finish().unwrap());
+    content.extend(b"IKCFG_ED");
+    elf(&[1], &content)
+}
+
+/// A file that passes for a static init program, with a stamp.
+pub(crate) fn init(version: &str) -> Vec<u8> {
+    let mut content = b"some code".to_vec();
+    content.extend(magikvm_proto::guest_image::init_stamp(version));
+    elf(&[1], &content)
+}

@@ -1,0 +1,141 @@
+//! A finished guest image: reads its manifest and checks that its files are those the manifest lists.
+
+use crate::elf::{self, ElfError};
+use crate::files::{self, FileError};
+use magikvm_proto::guest_image::{
+    GuestManifest, GuestManifestError, INITRAMFS, KERNEL, MANIFEST, MAX_GUEST_MANIFEST_SIZE, Part,
+};
+use std::path::{Path, PathBuf};
+
+/// Why a directory is not a guest image to use.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The manifest can't be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// There is no manifest.
+    #[error("{} is not a guest image: it has no {MANIFEST}", .0.display())]
+    NotAnImage(PathBuf),
+    /// The manifest is not usable.
+    #[error("{} {source}", path.display())]
+    Manifest {
+        /// The manifest.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: GuestManifestError,
+    },
+    /// The files are not those that the manifest lists.
+    #[error("the guest image {} is damaged:{}", dir.display(), list(problems))]
+    Damaged {
+        /// The image.
+        dir: PathBuf,
+        /// Everything that is wrong.
+        problems: Vec<Problem>,
+    },
+}
+
+fn list(problems: &[Problem]) -> String {
+    problems.iter().map(|problem| format!("\n  {problem}")).collect()
+}
+
+/// One thing that is wrong with a part.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// It can't be read.
+    #[error("{name} can't be read: {source}{}", cause(source))]
+    Unreadable {
+        /// The part.
+        name: String,
+        /// Why.
+        source: FileError,
+    },
+    /// It has another length.
+    #[error("{name} has {found} bytes, the manifest says {stated}")]
+    Size {
+        /// The part.
+        name: String,
+        /// Bytes found.
+        found: u64,
+        /// Bytes that the manifest states.
+        stated: u64,
+    },
+    /// It has another content.
+    #[error("{name} has another content than the manifest says (its SHA-256 is {found})")]
+    Content {
+        /// The part.
+        name: String,
+        /// Digest found.
+        found: String,
+    },
+    /// The kernel is not one.
+    #[error("{KERNEL} {0}")]
+    Kernel(ElfError),
+    /// The initramfs is not one.
+    #[error("{INITRAMFS} is not a newc cpio archive")]
+    Initramfs,
+}
+
+fn cause(error: &FileError) -> String {
+    std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default()
+}
+
+/// A guest image whose manifest was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestImage {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Its manifest.
+    pub manifest: GuestManifest,
+}
+
+impl GuestImage {
+    /// Reads the manifest, and nothing else: see [`GuestImage::verify`].
+    pub fn open(dir: &Path) -> Result<Self, ImageError> {
+        let path = dir.join(MANIFEST);
+        let bytes = files::read(&path, MAX_GUEST_MANIFEST_SIZE as u64).map_err(|error| {
+            if error.is_not_found() { ImageError::NotAnImage(dir.to_owned()) } else { error.into() }
+        })?;
+        let manifest =
+            GuestManifest::parse(&bytes).map_err(|source| ImageError::Manifest { path, source })?;
+        Ok(Self { dir: dir.to_owned(), manifest })
+    }
+
+    /// Reads every part and compares it with the manifest.
+    pub fn verify(&self) -> Result<(), ImageError> {
+        let problems: Vec<Problem> =
+            self.manifest.parts.iter().flat_map(|(name, part)| self.check(name, part)).collect();
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(ImageError::Damaged { dir: self.dir.clone(), problems })
+        }
+    }
+
+    fn check(&self, name: &str, part: &Part) -> Option<Problem> {
+        let path = self.dir.join(name);
+        let length = match path.metadata() {
+            Ok(metadata) => metadata.len(),
+            Err(error) => {
+                let source = FileError::at("read", &path)(error);
+                return Some(Problem::Unreadable { name: name.to_owned(), source });
+            }
+        };
+        if length != part.size {
+            return Some(Problem::Size { name: name.to_owned(), found: length, stated: part.size });
+        }
+        // The size was checked against the manifest, whose sizes are capped.
+        let bytes = match files::read(&path, part.size) {
+            Ok(bytes) => bytes,
+            Err(source) => return Some(Problem::Unreadable { name: name.to_owned(), source }),
+        };
+        let found = files::sha256(&bytes);
+        if found != part.sha256 {
+            return Some(Problem::Content { name: name.to_owned(), found: found.into() });
+        }
+        match name {
+            KERNEL => elf::check_kernel(&bytes, self.manifest.arch).err().map(Problem::Kernel),
+            INITRAMFS if !bytes.starts_with(b"070701") => Some(Problem::Initramfs),
+            _ => None,
+        }
+    }
+}
