@@ -19,7 +19,7 @@ pub(crate) fn say(text: &str) {
     let Some(mut console) = CONSOLE.get_or_init(open).as_ref() else { return };
     let cut = (0..=text.len().min(MAX_LINE)).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
     let clean: String = text[..cut].chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    console.write_all(format!("vminit: {clean}\r\n").as_bytes()).ok();
+    console.write_all(format!("vminit: {clean}\n").as_bytes()).ok();
 }
 
 /// An error with all its causes on one line.

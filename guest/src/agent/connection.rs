@@ -17,6 +17,10 @@ const READ: usize = 4096;
 /// A line that began must end, and a reply must be taken, within this time.
 const PATIENCE: Duration = Duration::from_secs(REQUEST_TIMEOUT_SECS);
 
+/// Written at once at most, in bytes. A write becomes a packet, and above about 32 KiB the kernel spreads a packet over several buffers, which
+/// not every vsock device on the host can read (`vhost-device-vsock` 0.3 drops it, and the stream loses its middle).
+const MAX_WRITE: usize = 16 << 10;
+
 /// A connection with what was read from it and not used yet.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -93,7 +97,7 @@ impl Connection {
 
     /// Writes as much as the socket takes without waiting.
     pub(crate) fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match write(&self.socket, bytes) {
+        match write(&self.socket, &bytes[..bytes.len().min(MAX_WRITE)]) {
             Ok(len) => Ok(len),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(0),
             Err(error) => Err(error.into()),
