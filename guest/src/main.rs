@@ -26,7 +26,15 @@ mod user;
 
 use std::process::ExitCode;
 
+/// What wire generation and version this is, for `magikvm-image` to find in the program file.
+static STAMP: [u8; magikvm_proto::guest_image::INIT_STAMP_LEN] =
+    magikvm_proto::guest_image::init_stamp(env!("CARGO_PKG_VERSION"));
+
+/// [`magikvm_proto::path::AGENT_LISTENING`] without the prefix that every console line has.
+const LISTENING: &str = "listening";
+
 fn main() -> ExitCode {
+    std::hint::black_box(&STAMP);
     if std::process::id() != 1 {
         eprintln!("vminit is process 1 of a magikvm microVM; it is not meant to be started by hand");
         return ExitCode::from(2);
@@ -58,5 +66,6 @@ fn run() -> Result<(), InitError> {
     let spawner = spawner::start()?;
     // From here on the host's connection is accepted by the kernel, even while vminit is still busy.
     let listener = sys::vsock_listen(magikvm_proto::path::AGENT_PORT).map_err(InitError::Agent)?;
+    console::say(LISTENING);
     supervisor::run(spawner, listener).map_err(InitError::Thread)
 }

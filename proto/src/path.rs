@@ -23,6 +23,9 @@ pub const FIRST_IMAGE_PARTITION: u32 = 2;
 
 /// Port the agent listens on (AF_VSOCK).
 pub const AGENT_PORT: u32 = 1024;
+/// What vminit prints on the console once the agent listens. A hint to the host when to connect, never a proof of anything: connections
+/// that come while the guest's vsock driver is being set up can wedge a vsock device.
+pub const AGENT_LISTENING: &str = "vminit: listening";
 /// The host's context id: the only peer the agent talks to.
 pub const HOST_CID: u32 = 2;
 

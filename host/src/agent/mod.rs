@@ -20,6 +20,12 @@ use stream::Timed;
 /// Longest answer to the request for a port (`OK 1234567890\n`).
 const MAX_HANDSHAKE: usize = 64;
 
+/// How long the first attempt to reach a booting guest may take. A request that comes while the guest's driver is being set up can be lost
+/// without a word, so that waiting longer for its answer would be waiting for ever.
+const FIRST_PATIENCE: Duration = Duration::from_millis(150);
+/// How long a later attempt may take; each is given twice the time of the one before, since the guest may only be slow.
+const MAX_PATIENCE: Duration = Duration::from_secs(10);
+
 /// How a connection to the agent's socket becomes one to the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -110,21 +116,32 @@ impl Connector {
         still_wanted: &dyn Fn() -> bool,
     ) -> Result<(AgentConnection, Hello), AgentError> {
         let started = Instant::now();
+        let mut patience = FIRST_PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let attempt = self.connect(left).and_then(|mut connection| {
-                let hello = connection.hello(deadline)?;
+            let until = Instant::now() + patience.min(left);
+            let attempt = self.connect(patience.min(left)).and_then(|mut connection| {
+                let hello = connection.hello(until)?;
                 Ok((connection, hello))
             });
-            match attempt {
-                Err(AgentError::Unreachable(_) | AgentError::Closed) if !left.is_zero() && still_wanted() => {}
-                Err(AgentError::Unreachable(_) | AgentError::Closed) if left.is_zero() => {
-                    return Err(AgentError::Timeout(started.elapsed()));
-                }
+            let quick = match attempt {
+                Err(AgentError::Unreachable(ref error)) => !is_timeout(error),
+                Err(AgentError::Closed) => true,
+                Err(AgentError::Timeout(_)) => false,
                 result => return result,
+            };
+            if left.is_zero() {
+                return Err(AgentError::Timeout(started.elapsed()));
             }
-            // The far end appears when the guest is up, which nothing on this side announces.
-            std::thread::sleep(Duration::from_millis(5).min(left));
+            if !still_wanted() {
+                return Err(AgentError::Closed);
+            }
+            if quick {
+                // The far end appears when the guest is up, which nothing on this side announces.
+                std::thread::sleep(Duration::from_millis(5).min(left));
+            } else {
+                patience = (patience * 2).min(MAX_PATIENCE);
+            }
         }
     }
 }
@@ -150,7 +167,11 @@ impl AgentConnection {
     }
 
     /// Asks, and waits at most `wait` for the whole answer.
-    pub fn request_within<T: DeserializeOwned>(&mut self, request: &Request, wait: Duration) -> Result<T, AgentError> {
+    pub fn request_within<T: DeserializeOwned>(
+        &mut self,
+        request: &Request,
+        wait: Duration,
+    ) -> Result<T, AgentError> {
         self.ask(request, wait, Instant::now() + wait)
     }
 
@@ -159,15 +180,24 @@ impl AgentConnection {
         self.request_within(request, Duration::from_secs(REQUEST_TIMEOUT_SECS))
     }
 
-    fn ask<T: DeserializeOwned>(&mut self, request: &Request, wait: Duration, deadline: Instant) -> Result<T, AgentError> {
+    fn ask<T: DeserializeOwned>(
+        &mut self,
+        request: &Request,
+        wait: Duration,
+        deadline: Instant,
+    ) -> Result<T, AgentError> {
         self.set_deadline(Some(deadline));
-        self.writer.set_write_timeout(Some(wait.max(Duration::from_millis(1)))).map_err(AgentError::Unreachable)?;
+        self.writer
+            .set_write_timeout(Some(wait.max(Duration::from_millis(1))))
+            .map_err(AgentError::Unreachable)?;
         let sent = codec::write_message(&mut self.writer, request);
         let answer = sent.and_then(|()| codec::read_message::<Reply<T>>(&mut self.reader));
         self.set_deadline(None);
         match answer {
             Ok(Some(Reply::Ok(answer))) => Ok(answer),
-            Ok(Some(Reply::Error(refusal))) => Err(AgentError::Refused(Refusal::new(refusal.code, refusal.message))),
+            Ok(Some(Reply::Error(refusal))) => {
+                Err(AgentError::Refused(Refusal::new(refusal.code, refusal.message)))
+            }
             Ok(None) | Err(CodecError::Truncated) => Err(AgentError::Closed),
             Err(CodecError::Io(error)) if is_timeout(&error) => Err(AgentError::Timeout(wait)),
             Err(CodecError::Io(error)) if is_closed(&error) => Err(AgentError::Closed),
@@ -199,7 +229,10 @@ fn is_timeout(error: &io::Error) -> bool {
 }
 
 fn is_closed(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof)
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof
+    )
 }
 
 #[cfg(test)]

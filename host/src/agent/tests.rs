@@ -42,8 +42,10 @@ fn silence_ends_at_the_deadline() {
 #[test]
 fn a_byte_now_and_then_does_not_move_the_deadline() {
     let begun = Instant::now();
-    let result = ping(|mut stream| while stream.write_all(b" ").is_ok() {
-        thread::sleep(Duration::from_millis(20));
+    let result = ping(|mut stream| {
+        while stream.write_all(b" ").is_ok() {
+            thread::sleep(Duration::from_millis(20));
+        }
     });
     assert!(matches!(result, Err(AgentError::Timeout(_))), "{result:?}");
     assert!(begun.elapsed() < Duration::from_secs(5));

@@ -38,14 +38,21 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
         print_as(&value, format)?;
     } else {
         for check in &checks {
-            ui::line(&format!("[{}] {}: {}", if check.ok { " ok " } else { "FAIL" }, check.name, check.found));
+            ui::line(&format!(
+                "[{}] {}: {}",
+                if check.ok { " ok " } else { "FAIL" },
+                check.name,
+                check.found
+            ));
             if !check.remedy.is_empty() {
                 ui::line(&format!("       remedy: {}", check.remedy));
             }
         }
         ui::line(match (hardware, emulation) {
             (true, _) => "Pods can run here, each in a hardware VM.",
-            (false, true) => "Pods cannot run in hardware VMs here. With --accel tcg they run in software emulation: slow, and not a security boundary.",
+            (false, true) => {
+                "Pods cannot run in hardware VMs here. With --accel tcg they run in software emulation: slow, and not a security boundary."
+            }
             (false, false) => "Pods cannot run here.",
         });
     }
@@ -56,7 +63,8 @@ fn virtualization() -> Check {
     let name = "hardware virtualization";
     match kvm::probe() {
         Ok(verdict) => {
-            let found = format!("/dev/kvm runs guest code at full speed ({} ns a turn)", verdict.per_turn.as_nanos());
+            let found =
+                format!("/dev/kvm runs guest code at full speed ({} ns a turn)", verdict.per_turn.as_nanos());
             Check { name, ok: true, found, remedy: String::new() }
         }
         Err(unavailable) => Check { name, ok: false, found: unavailable.reason, remedy: unavailable.remedy },
@@ -96,7 +104,12 @@ fn state(pods: &PodRuntimeInterface) -> Check {
         existing.is_none_or(|dir| nix::unistd::access(dir, nix::unistd::AccessFlags::W_OK).is_err())
     });
     match unwritable {
-        None => Check { name, ok: true, found: format!("{} and {}", dirs[0].display(), dirs[1].display()), remedy: String::new() },
+        None => Check {
+            name,
+            ok: true,
+            found: format!("{} and {}", dirs[0].display(), dirs[1].display()),
+            remedy: String::new(),
+        },
         Some(dir) => Check {
             name,
             ok: false,

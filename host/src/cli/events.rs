@@ -47,7 +47,8 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     };
     let mut line = Vec::new();
     loop {
-        let last_look = !args.follow || lock::state(&found.dir.lock()).is_ok_and(|state| state == LockState::Free);
+        let last_look =
+            !args.follow || lock::state(&found.dir.lock()).is_ok_and(|state| state == LockState::Free);
         while reader.read_until(b'\n', &mut line).map_err(failed)? > 0 && line.last() == Some(&b'\n') {
             if args.json {
                 ui::bytes(&line);
@@ -64,7 +65,8 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
 }
 
 fn describe(kind: &EventKind) -> String {
-    let again = |wait: &Option<u64>| wait.map_or(String::new(), |ms| format!(", starts again in {} s", ms / 1000));
+    let again =
+        |wait: &Option<u64>| wait.map_or(String::new(), |ms| format!(", starts again in {} s", ms / 1000));
     match kind {
         EventKind::ContainerCreated { container } => format!("{container}: created"),
         EventKind::ContainerStarted { container, restart_count: 0, .. } => format!("{container}: started"),

@@ -89,7 +89,8 @@ pub(super) fn exec(args: ExecArgs, pods: &PodRuntimeInterface) -> Outcome {
     request.check().map_err(|message| CliError::new(Kind::User, message))?;
     let program = request.args.first().cloned().unwrap_or_default();
     let mut agent = pods.agent(&found, &args.pod)?;
-    let ExecStarted { .. } = agent.request(&Request::Exec(request)).map_err(|error| refused(error, &program))?;
+    let ExecStarted { .. } =
+        agent.request(&Request::Exec(request)).map_err(|error| refused(error, &program))?;
     let exit = session(agent, args.stdin, args.tty, Detach::Never)?;
     let Some(exit) = exit else { return Ok(ExitCode::SUCCESS) };
     if exit.timed_out {
@@ -102,7 +103,8 @@ pub(super) fn exec(args: ExecArgs, pods: &PodRuntimeInterface) -> Outcome {
 fn refused(error: AgentError, program: &str) -> CliError {
     match &error {
         AgentError::Refused(refusal) if refusal.code == RefusalCode::NotFound => {
-            CliError::of(NO_PROGRAM, &error).hint(format!("is {program} in the container's image and its PATH?"))
+            CliError::of(NO_PROGRAM, &error)
+                .hint(format!("is {program} in the container's image and its PATH?"))
         }
         AgentError::Refused(_) => CliError::of(Kind::User, &error),
         _ => CliError::of(OURS, &error),
@@ -116,10 +118,13 @@ fn code(exit: ExitStatus) -> ExitCode {
 pub(super) fn attach(args: &AttachArgs, pods: &PodRuntimeInterface) -> Outcome {
     let found = pods.find(&args.pod)?;
     let container = pods.container(&found, &args.pod, args.container.as_deref())?;
-    let record = found.record.as_ref().ok().and_then(|record| record.containers.iter().find(|c| c.name == container));
+    let record =
+        found.record.as_ref().ok().and_then(|record| record.containers.iter().find(|c| c.name == container));
     let stdin = !args.no_stdin && record.is_some_and(|record| record.stdin);
     if !stdin && !args.no_stdin {
-        ui::note(&format!("Container {container} has no stdin (spec.containers[].stdin); showing its output only."));
+        ui::note(&format!(
+            "Container {container} has no stdin (spec.containers[].stdin); showing its output only."
+        ));
     }
     let mut agent = pods.agent(&found, &args.pod)?;
     let attached: Attached = agent.request(&Request::Attach { container, stdin })?;
@@ -149,7 +154,12 @@ enum Happening {
 }
 
 /// Shows a process's streams until it ends; `None` when the user left it.
-fn session(agent: AgentConnection, stdin: bool, tty: bool, detach: Detach) -> Result<Option<ExitStatus>, CliError> {
+fn session(
+    agent: AgentConnection,
+    stdin: bool,
+    tty: bool,
+    detach: Detach,
+) -> Result<Option<ExitStatus>, CliError> {
     let (reader, writer) = agent.into_stream()?;
     let writer = Arc::new(Mutex::new(writer));
     let raw = if tty && stdin { Raw::enter() } else { None };
@@ -185,7 +195,9 @@ fn session(agent: AgentConnection, stdin: bool, tty: bool, detach: Detach) -> Re
 
 fn gap(dropped: u64) {
     if dropped > 0 {
-        ui::note(&format!("[{dropped} bytes of output were lost here: the container printed faster than they could be shown]"));
+        ui::note(&format!(
+            "[{dropped} bytes of output were lost here: the container printed faster than they could be shown]"
+        ));
     }
 }
 
@@ -194,7 +206,9 @@ fn pump_output(mut reader: AgentReader, events: &Sender<Happening>) {
     loop {
         let happening = match reader.frame(&mut payload) {
             Ok(Some(header)) => Happening::Frame(header.stream, std::mem::take(&mut payload)),
-            Ok(None) => Happening::Lost(CliError::new(OURS, "the pod ended before the program's exit code was known")),
+            Ok(None) => {
+                Happening::Lost(CliError::new(OURS, "the pod ended before the program's exit code was known"))
+            }
             Err(error) => Happening::Lost(CliError::of(OURS, &error)),
         };
         let last = matches!(happening, Happening::Lost(_) | Happening::Frame(Stream::Exit(_), _));
@@ -247,7 +261,9 @@ fn watch_size(writer: Arc<Mutex<AgentWriter>>) {
     }
     std::thread::spawn(move || {
         loop {
-            if !send(&writer, &FrameHeader::control(Stream::Resize(terminal::size())), b"") || set.wait().is_err() {
+            if !send(&writer, &FrameHeader::control(Stream::Resize(terminal::size())), b"")
+                || set.wait().is_err()
+            {
                 return;
             }
         }

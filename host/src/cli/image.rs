@@ -40,9 +40,10 @@ enum Verb {
 impl From<ImageError> for CliError {
     fn from(error: ImageError) -> Self {
         let kind = match error {
-            ImageError::File(_) | ImageError::Damaged { .. } | ImageError::Index { .. } | ImageError::Newer { .. } => {
-                Kind::Environment
-            }
+            ImageError::File(_)
+            | ImageError::Damaged { .. }
+            | ImageError::Index { .. }
+            | ImageError::Newer { .. } => Kind::Environment,
             _ => Kind::User,
         };
         let plain = Self::of(kind, &error);

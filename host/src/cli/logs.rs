@@ -8,8 +8,8 @@ use crate::pod::logs::{Entry, LogReader, LogStream};
 use crate::store::layout::PodDir;
 use crate::store::lock::{self, LockState};
 use magikvm_proto::id::PodId;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
@@ -64,9 +64,9 @@ fn since(text: &str) -> Result<String, String> {
     let time = match text.parse::<jiff::Timestamp>() {
         Ok(time) => time,
         Err(_) => {
-            let span: jiff::SignedDuration = text
-                .parse()
-                .map_err(|_| format!("{text:?} is neither a time (2026-01-02T03:04:05Z) nor a duration (90s, 5m, 2h)"))?;
+            let span: jiff::SignedDuration = text.parse().map_err(|_| {
+                format!("{text:?} is neither a time (2026-01-02T03:04:05Z) nor a duration (90s, 5m, 2h)")
+            })?;
             jiff::Timestamp::now().checked_sub(span).map_err(|error| error.to_string())?
         }
     };
@@ -113,7 +113,10 @@ pub(super) fn show(
                     *head = reader.next_entry().map_err(failed)?;
                 }
             }
-            let first = heads.iter().enumerate().filter_map(|(index, head)| head.as_ref().map(|entry| (&entry.time, index)));
+            let first = heads
+                .iter()
+                .enumerate()
+                .filter_map(|(index, head)| head.as_ref().map(|entry| (&entry.time, index)));
             let Some((_, index)) = first.min() else { break };
             if let Some(entry) = heads[index].take()
                 && since.is_none_or(|since| entry.time.as_str() >= since)
@@ -150,7 +153,13 @@ impl Printer {
             .enumerate()
             .map(|(index, reader)| [prefix(index, reader, Stream::Out), prefix(index, reader, Stream::Error)])
             .collect();
-        Self { how, prefixes, at_start: vec![[true; 2]; readers.len()], pending: Vec::new(), pending_to: Stream::Out }
+        Self {
+            how,
+            prefixes,
+            at_start: vec![[true; 2]; readers.len()],
+            pending: Vec::new(),
+            pending_to: Stream::Out,
+        }
     }
 
     fn print(&mut self, index: usize, entry: &Entry) {

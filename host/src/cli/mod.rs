@@ -28,7 +28,12 @@ use std::process::ExitCode;
 
 /// Runs Kubernetes Pods on this machine, each in a hardware microVM of its own, with no daemon.
 #[derive(Debug, Parser)]
-#[command(name = "magikvm", version, max_term_width = 100, after_help = "Exit codes: 1 user error, 2 usage, 3 this machine cannot do it, 70 internal error;\nrun without -d: the pod's own code, 125 when magikvm failed.")]
+#[command(
+    name = "magikvm",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 1 user error, 2 usage, 3 this machine cannot do it, 70 internal error;\nrun without -d: the pod's own code, 125 when magikvm failed."
+)]
 struct Args {
     /// Keep pods in DIR/run and images in DIR/data instead of the usual directories
     #[arg(long, global = true, value_name = "DIR", env = "MAGIKVM_ROOT")]
@@ -140,11 +145,13 @@ fn pod_id(text: &str) -> Result<PodId, String> {
 fn print_as(value: &serde_json::Value, format: Format) -> Result<(), CliError> {
     match format {
         Format::Json => {
-            let text = serde_json::to_string_pretty(value).map_err(|error| CliError::of(Kind::Internal, &error))?;
+            let text =
+                serde_json::to_string_pretty(value).map_err(|error| CliError::of(Kind::Internal, &error))?;
             ui::line(&text);
         }
         Format::Yaml => {
-            let text = serde_saphyr::to_string(value).map_err(|error| CliError::of(Kind::Internal, &error))?;
+            let text =
+                serde_saphyr::to_string(value).map_err(|error| CliError::of(Kind::Internal, &error))?;
             ui::bytes(text.as_bytes());
         }
     }

@@ -26,7 +26,8 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
         print_as(&value, format)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut rows = vec![["CONTAINER", "CPU TIME", "MEMORY", "PEAK", "LIMIT", "PIDS"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["CONTAINER", "CPU TIME", "MEMORY", "PEAK", "LIMIT", "PIDS"].map(str::to_owned).to_vec()];
     rows.extend(stats.containers.iter().map(|container| {
         vec![
             container.name.to_string(),

@@ -63,11 +63,14 @@ pub(super) enum Stream {
 pub(super) fn table(rows: &[Vec<String>]) {
     let columns = rows.first().map_or(0, Vec::len);
     let widths: Vec<usize> = (0..columns)
-        .map(|column| rows.iter().map(|row| row.get(column).map_or(0, |cell| cell.chars().count())).max().unwrap_or(0))
+        .map(|column| {
+            rows.iter().map(|row| row.get(column).map_or(0, |cell| cell.chars().count())).max().unwrap_or(0)
+        })
         .collect();
     let mut text = String::new();
     for row in rows {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
         text.push_str(cells.join("   ").trim_end());
         text.push('\n');
     }
@@ -138,7 +141,10 @@ mod tests {
 
     #[test]
     fn ages_and_sizes_are_short() {
-        assert_eq!([age(0), age(119_999), age(7_199_000), age(100_000_000), age(999_999_999)], ["0s", "119s", "119m", "27h", "11d"]);
+        assert_eq!(
+            [age(0), age(119_999), age(7_199_000), age(100_000_000), age(999_999_999)],
+            ["0s", "119s", "119m", "27h", "11d"]
+        );
         assert_eq!([size(5), size(2048), size(3 << 30)], ["5B", "2.0KiB", "3.0GiB"]);
     }
 }

@@ -73,7 +73,8 @@ impl<'a> Reactor<'a> {
     /// Listens for signals and for the starter's change of mind from now on.
     pub(super) fn new(link: &'a Link, plan: &PodPlan) -> nix::Result<Self> {
         let (outbox, inbox) = channel();
-        let names: Vec<ContainerName> = plan.containers.iter().map(|container| container.name.clone()).collect();
+        let names: Vec<ContainerName> =
+            plan.containers.iter().map(|container| container.name.clone()).collect();
         let grace_ms = plan.grace_seconds * 1000;
         watch_signals(outbox.clone(), grace_ms)?;
         let cancel = outbox.clone();
@@ -84,14 +85,26 @@ impl<'a> Reactor<'a> {
         })
         .map_err(|error| nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
         let machine = Machine::new(&names);
-        Ok(Self { link, machine, inbox, outbox, deadline: None, waiting: Vec::new(), sandbox: None, written: None })
+        Ok(Self {
+            link,
+            machine,
+            inbox,
+            outbox,
+            deadline: None,
+            waiting: Vec::new(),
+            sandbox: None,
+            written: None,
+        })
     }
 
     /// Runs the loop until the pod has ended, and takes away all but its record. Returns the pod's exit code.
     pub(super) fn run_to_end(&mut self, pod: &mut Pod) -> i32 {
         while !matches!(self.turn(&pod.dir), Outcome::Ended | Outcome::Failed(_)) {}
         if let Err(error) = pod.undo.end_run() {
-            self.machine.state.broken.get_or_insert_with(|| format!("not all of the pod could be taken away: {error}"));
+            self.machine
+                .state
+                .broken
+                .get_or_insert_with(|| format!("not all of the pod could be taken away: {error}"));
         }
         self.machine.state.processes.clear();
         self.machine.state.agent = None;
@@ -144,7 +157,9 @@ impl<'a> Reactor<'a> {
                 Effect::Ready => outcome = Some(Outcome::Ready),
                 Effect::Fail(failure) => outcome = Some(Outcome::Failed(failure)),
                 Effect::End => outcome = Some(Outcome::Ended),
-                Effect::Arm { after_ms } => self.deadline = Some(Instant::now() + Duration::from_millis(after_ms)),
+                Effect::Arm { after_ms } => {
+                    self.deadline = Some(Instant::now() + Duration::from_millis(after_ms))
+                }
                 Effect::Disarm => self.deadline = None,
                 Effect::Shutdown { grace_ms } => {
                     if let Some(sandbox) = &self.sandbox {
@@ -174,8 +189,14 @@ impl<'a> Reactor<'a> {
 
 impl AwaitReady for Reactor<'_> {
     fn await_ready(&mut self, pod: &Pod, sandbox: Box<dyn Sandbox>) -> Result<(), Failure> {
-        let failed = |error: &(dyn std::error::Error + 'static)| Failure::new(RunStage::Prepare, Blame::Environment, error);
-        let view = SandboxView { agent: sandbox.agent().clone(), processes: sandbox.processes(), console: sandbox.console() };
+        let failed = |error: &(dyn std::error::Error + 'static)| {
+            Failure::new(RunStage::Prepare, Blame::Environment, error)
+        };
+        let view = SandboxView {
+            agent: sandbox.agent().clone(),
+            processes: sandbox.processes(),
+            console: sandbox.console(),
+        };
         let state = &mut self.machine.state;
         state.agent = Some(view.agent.clone());
         state.processes = view.processes.clone();

@@ -1,7 +1,7 @@
 //! The threads around the event loop. Each turns one thing that blocks (the agent's streams, the end of the VM) into messages.
 
 use super::reactor::Message;
-use crate::agent::{AgentConnection, AgentError, Connector};
+use crate::agent::{AgentConnection, AgentError, Connector, Handshake};
 use crate::pod::logs::{LogStream, LogWriter};
 use crate::pod::step::Input;
 use crate::runtime::Sandbox;
@@ -10,6 +10,7 @@ use crate::store::layout::PodDir;
 use magikvm_proto::budget;
 use magikvm_proto::codec::CodecError;
 use magikvm_proto::id::ContainerName;
+use magikvm_proto::path::AGENT_LISTENING;
 use magikvm_proto::wire::{Done, Event, Request, Stream};
 use std::collections::HashMap;
 use std::error::Error;
@@ -22,6 +23,8 @@ use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+/// How long the guest may take to say that its agent listens before it is tried without.
+const LISTENING_WAIT: Duration = Duration::from_secs(20);
 /// Stack of a watcher. None of them recurses or holds a large buffer there.
 const STACK: usize = 256 << 10;
 /// Bytes of events that are kept; a guest that floods them fills no disk.
@@ -40,8 +43,15 @@ pub(super) fn start(
     }
     let events = EventLog::open(dir)?;
     let alive = Arc::new(AtomicBool::new(true));
-    let (agent, to_loop, seen) = (sandbox.agent().clone(), outbox.clone(), Arc::clone(&alive));
-    let follower = spawn("agent", move || follow_agent(&agent, logs, events, &to_loop, &seen));
+    let (agent, console) = (sandbox.agent().clone(), sandbox.console());
+    let (to_loop, seen) = (outbox.clone(), Arc::clone(&alive));
+    let follower = spawn("agent", move || {
+        if agent.handshake != Handshake::Direct {
+            // Early connections can wedge the vsock device. A guest that says nothing is tried all the same.
+            console.wait_for(AGENT_LISTENING, Instant::now() + LISTENING_WAIT);
+        }
+        follow_agent(&agent, logs, events, &to_loop, &seen);
+    });
     spawn("vm", move || {
         let end = sandbox.wait();
         alive.store(false, Ordering::Release);

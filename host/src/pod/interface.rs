@@ -155,7 +155,9 @@ impl PodRuntimeInterface {
         let found = match Found::read(dir.clone()) {
             Ok(found) => found.ok_or_else(|| PodError::NotFound(id.clone()))?,
             // A damaged state file must not keep the pod from going.
-            Err(RecordError::Damaged { .. }) if lock::state(&dir.lock())? == LockState::Free => return self.take_away(id),
+            Err(RecordError::Damaged { .. }) if lock::state(&dir.lock())? == LockState::Free => {
+                return self.take_away(id);
+            }
             Err(error) => return Err(error.into()),
         };
         if found.lock == LockState::Held {
@@ -215,7 +217,12 @@ impl PodRuntimeInterface {
     }
 
     /// The container a verb means: the named one, or the only one.
-    pub fn container(&self, found: &Found, id: &PodId, name: Option<&str>) -> Result<ContainerName, PodError> {
+    pub fn container(
+        &self,
+        found: &Found,
+        id: &PodId,
+        name: Option<&str>,
+    ) -> Result<ContainerName, PodError> {
         let names = self.containers(found, name, id)?;
         match <[ContainerName; 1]>::try_from(names) {
             Ok([only]) => Ok(only),
@@ -227,7 +234,12 @@ impl PodRuntimeInterface {
     }
 
     /// The containers a verb means: the named one, or all.
-    pub fn containers(&self, found: &Found, name: Option<&str>, id: &PodId) -> Result<Vec<ContainerName>, PodError> {
+    pub fn containers(
+        &self,
+        found: &Found,
+        name: Option<&str>,
+        id: &PodId,
+    ) -> Result<Vec<ContainerName>, PodError> {
         let Ok(record) = &found.record else { return Err(PodError::Lost(id.clone())) };
         let all = || record.containers.iter().map(|container| container.name.clone());
         let Some(name) = name else { return Ok(all().collect()) };
@@ -244,8 +256,10 @@ impl PodRuntimeInterface {
         if found.is_lost() {
             return Err(PodError::Lost(id.clone()));
         }
-        let state = found.state.as_ref().filter(|state| state.stage != Stage::Ended && found.lock == LockState::Held);
-        let agent = state.and_then(|state| state.agent.as_ref()).ok_or_else(|| PodError::NotRunning(id.clone()))?;
+        let state =
+            found.state.as_ref().filter(|state| state.stage != Stage::Ended && found.lock == LockState::Held);
+        let agent =
+            state.and_then(|state| state.agent.as_ref()).ok_or_else(|| PodError::NotRunning(id.clone()))?;
         Ok(agent.connect(CONNECT_WAIT)?)
     }
 

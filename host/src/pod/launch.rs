@@ -58,7 +58,9 @@ impl Canceller {
 
 /// Starts a monitor (this program again) for a pod. It outlives this process.
 pub fn launch(request: &RunRequest) -> Result<Launched, Failure> {
-    let failed = |error: &(dyn std::error::Error + 'static)| Failure::new(RunStage::Reserve, Blame::Environment, error);
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        Failure::new(RunStage::Reserve, Blame::Environment, error)
+    };
     let program = std::env::current_exe().map_err(|error| failed(&error))?;
     let (ours, theirs) = UnixStream::pair().map_err(|error| failed(&error))?;
     let mut monitor = Command::new(program)

@@ -142,7 +142,11 @@ impl Machine {
                 effects
             }
             EventKind::PodFailed { message } if self.state.stage == Stage::Starting => {
-                self.fail(Failure::message(RunStage::Boot, Blame::Internal, format!("the guest cannot start the pod: {message}")))
+                self.fail(Failure::message(
+                    RunStage::Boot,
+                    Blame::Internal,
+                    format!("the guest cannot start the pod: {message}"),
+                ))
             }
             EventKind::PodStarted | EventKind::PodFailed { .. } | EventKind::ShuttingDown => Vec::new(),
         }
@@ -155,7 +159,9 @@ impl Machine {
                 change(view);
                 Vec::new()
             }
-            None => self.agent_lost(&format!("it reports a container {container} that the pod does not have")),
+            None => {
+                self.agent_lost(&format!("it reports a container {container} that the pod does not have"))
+            }
         }
     }
 
@@ -184,7 +190,8 @@ impl Machine {
 
     /// A running pod whose containers have all ended for good is ended.
     fn end_if_over(&mut self) -> Vec<Effect> {
-        let over = self.state.containers.iter().all(|view| matches!(view.phase, ContainerPhase::Terminated(_)));
+        let over =
+            self.state.containers.iter().all(|view| matches!(view.phase, ContainerPhase::Terminated(_)));
         if !over || self.state.stage != Stage::Running {
             return Vec::new();
         }
@@ -193,7 +200,10 @@ impl Machine {
 
     fn shut_down(&mut self, grace_ms: u64) -> Vec<Effect> {
         self.state.stage = Stage::Stopping;
-        vec![Effect::Shutdown { grace_ms }, Effect::Arm { after_ms: grace_ms + budget::HOST_SHUTDOWN_WAIT_MS }]
+        vec![
+            Effect::Shutdown { grace_ms },
+            Effect::Arm { after_ms: grace_ms + budget::HOST_SHUTDOWN_WAIT_MS },
+        ]
     }
 
     fn stop(&mut self, grace_ms: u64) -> Vec<Effect> {
@@ -208,7 +218,11 @@ impl Machine {
         if self.state.stage != Stage::Starting {
             return Vec::new();
         }
-        self.fail(Failure::message(RunStage::Cancelled, Blame::User, "the run was cancelled before the pod was up"))
+        self.fail(Failure::message(
+            RunStage::Cancelled,
+            Blame::User,
+            "the run was cancelled before the pod was up",
+        ))
     }
 
     fn fail(&mut self, failure: Failure) -> Vec<Effect> {
@@ -239,12 +253,20 @@ impl Machine {
             } else {
                 (RunStage::Boot, "before its agent answered")
             };
-            return self.fail(Failure::message(stage, Blame::Internal, format!("the VM ended {when}: {how}")));
+            return self.fail(Failure::message(
+                stage,
+                Blame::Internal,
+                format!("the VM ended {when}: {how}"),
+            ));
         }
         if self.state.stage == Stage::Running {
             self.state.broken = Some(format!("the VM ended while the pod ran: {how}"));
         }
-        let why = self.state.broken.clone().unwrap_or_else(|| "the VM ended before this container's end was seen".to_owned());
+        let why = self
+            .state
+            .broken
+            .clone()
+            .unwrap_or_else(|| "the VM ended before this container's end was seen".to_owned());
         for view in &mut self.state.containers {
             if !matches!(view.phase, ContainerPhase::Terminated(_)) {
                 let mut run = terminated(view, ExitStatus::signaled(9), Some(why.clone()), now_ms);
@@ -263,15 +285,23 @@ impl Machine {
             (Stage::Starting, false) => self.fail(Failure::message(
                 RunStage::Boot,
                 Blame::Internal,
-                format!("the VM's agent did not answer within {} s of its start", secs(budget::HOST_BOOT_WAIT_MS)),
+                format!(
+                    "the VM's agent did not answer within {} s of its start",
+                    secs(budget::HOST_BOOT_WAIT_MS)
+                ),
             )),
             (Stage::Starting, true) => self.fail(Failure::message(
                 RunStage::Agent,
                 Blame::Workload,
-                format!("not all containers ran within {} s of the agent's first answer", secs(budget::HOST_READY_WAIT_MS)),
+                format!(
+                    "not all containers ran within {} s of the agent's first answer",
+                    secs(budget::HOST_READY_WAIT_MS)
+                ),
             )),
             (Stage::Stopping, _) => {
-                self.state.broken.get_or_insert_with(|| "the guest did not end in time and was killed".to_owned());
+                self.state
+                    .broken
+                    .get_or_insert_with(|| "the guest did not end in time and was killed".to_owned());
                 vec![Effect::KillVm]
             }
             (Stage::Running | Stage::Ended, _) => Vec::new(),
@@ -298,7 +328,8 @@ fn after_run(view: &mut ContainerView, run: Terminated, restart_in_ms: Option<u6
     view.phase = match restart_in_ms {
         None => ContainerPhase::Terminated(run),
         Some(wait) => {
-            let message = format!("starts again in {:.1} s", std::time::Duration::from_millis(wait).as_secs_f64());
+            let message =
+                format!("starts again in {:.1} s", std::time::Duration::from_millis(wait).as_secs_f64());
             view.last = Some(run);
             ContainerPhase::Waiting { reason: "CrashLoopBackOff".to_owned(), message: Some(message) }
         }
@@ -343,7 +374,10 @@ mod tests {
         assert_eq!(pod.state.stage, Stage::Ended);
         assert_eq!(pod.state.broken, None);
         let ContainerPhase::Terminated(run) = &pod.state.containers[1].phase else { panic!() };
-        assert_eq!((run.exit.code, run.reason.as_str(), run.started_ms, run.finished_ms), (3, "Error", Some(3), 6));
+        assert_eq!(
+            (run.exit.code, run.reason.as_str(), run.started_ms, run.finished_ms),
+            (3, "Error", Some(3), 6)
+        );
     }
 
     #[test]
@@ -364,7 +398,9 @@ mod tests {
         let oom = ExitStatus { oom_killed: true, ..ExitStatus::signaled(9) };
         assert!(pod.step(exited(0, oom, Some(10_000)), 4).is_empty());
         let view = &pod.state.containers[0];
-        assert!(matches!(&view.phase, ContainerPhase::Waiting { reason, .. } if reason == "CrashLoopBackOff"));
+        assert!(
+            matches!(&view.phase, ContainerPhase::Waiting { reason, .. } if reason == "CrashLoopBackOff")
+        );
         assert_eq!(view.last.as_ref().unwrap().reason, "OOMKilled");
         let again = EventKind::ContainerStarted { container: names(1)[0].clone(), pid: 8, restart_count: 1 };
         pod.step(guest(again), 5);
@@ -390,7 +426,11 @@ mod tests {
         assert_eq!(fails(true, Input::Deadline), RunStage::Agent);
         assert_eq!(fails(true, Input::AgentLost { why: "x".into() }), RunStage::Agent);
         assert_eq!(fails(true, guest(EventKind::PodFailed { message: "x".into() })), RunStage::Boot);
-        let missing = EventKind::ContainerFailed { container: names(1)[0].clone(), message: "x".into(), restart_in_ms: None };
+        let missing = EventKind::ContainerFailed {
+            container: names(1)[0].clone(),
+            message: "x".into(),
+            restart_in_ms: None,
+        };
         assert_eq!(fails(true, guest(missing)), RunStage::Container);
         assert_eq!(fails(true, started(5)), RunStage::Agent);
         assert_eq!(fails(false, Input::Cancel), RunStage::Cancelled);
@@ -409,7 +449,8 @@ mod tests {
     }
 
     fn any_input() -> impl Strategy<Value = Input> {
-        let exit = prop_oneof![(0..256i32).prop_map(ExitStatus::exited), (1..64i32).prop_map(ExitStatus::signaled)];
+        let exit =
+            prop_oneof![(0..256i32).prop_map(ExitStatus::exited), (1..64i32).prop_map(ExitStatus::signaled)];
         let name = (0..4usize).prop_map(|n| names(n + 1)[n].clone());
         prop_oneof![
             Just(Input::AgentUp),
@@ -424,9 +465,13 @@ mod tests {
             (name.clone(), any::<i32>(), any::<u32>()).prop_map(|(container, pid, restart_count)| guest(
                 EventKind::ContainerStarted { container, pid, restart_count }
             )),
-            (name.clone(), exit, proptest::option::of(any::<u64>())).prop_map(|(container, exit, restart_in_ms)| guest(
-                EventKind::ContainerExited { container, exit, restart_in_ms }
-            )),
+            (name.clone(), exit, proptest::option::of(any::<u64>())).prop_map(
+                |(container, exit, restart_in_ms)| guest(EventKind::ContainerExited {
+                    container,
+                    exit,
+                    restart_in_ms
+                })
+            ),
             (name, proptest::option::of(any::<u64>())).prop_map(|(container, restart_in_ms)| guest(
                 EventKind::ContainerFailed { container, message: "x".into(), restart_in_ms }
             )),

@@ -4,7 +4,9 @@
 use super::{PodRuntime, PodToPrepare, Prepared, RuntimeError, Sandbox, SandboxEnd, oci};
 use crate::agent::Connector;
 use crate::image::erofs;
-use crate::manifest::{ContainerSpec, ImageDefaults, PodPlan, ResolvedProcess, RuntimeClass, resolve_process};
+use crate::manifest::{
+    ContainerSpec, ImageDefaults, PodPlan, ResolvedProcess, RuntimeClass, resolve_process,
+};
 use crate::store::atomic::{self, FileError};
 use crate::store::undo::{Scope, Step, Undo};
 use crate::vmm::console::{self, ConsoleTail};
@@ -123,8 +125,13 @@ impl PodRuntime for MicroVm {
         self.vmm.probe(self.accel)?;
         if self.needs_guest() {
             check_guest(&self.guest).map_err(|error| Unavailable {
-                reason: format!("the guest image in {} cannot be used: {}", self.guest.display(), chain(&error)),
-                remedy: "make one: magikvm-image build (or name one with --guest DIR or MAGIKVM_GUEST)".to_owned(),
+                reason: format!(
+                    "the guest image in {} cannot be used: {}",
+                    self.guest.display(),
+                    chain(&error)
+                ),
+                remedy: "make one: magikvm-image build (or name one with --guest DIR or MAGIKVM_GUEST)"
+                    .to_owned(),
             })?;
         }
         Ok(())
@@ -268,14 +275,20 @@ fn bake(pod: &PodToPrepare<'_>, partitions: &[u32], path: &Path) -> Result<u64, 
     };
     guest.check()?;
     files.push(json(SPEC_JSON, &guest)?);
-    files.extend(oci::pod_etc(plan).into_iter().map(|(name, bytes)| (relative(&format!("{POD_ETC}/{name}")), bytes)));
+    files.extend(
+        oci::pod_etc(plan).into_iter().map(|(name, bytes)| (relative(&format!("{POD_ETC}/{name}")), bytes)),
+    );
     let mut out = File::create_new(path).map_err(FileError::at("create", path))?;
     erofs::write_small(files, &mut out)?;
     let size = out.seek(SeekFrom::End(0)).map_err(FileError::at("measure", path))?;
     Ok(size)
 }
 
-fn resolve(plan: &PodPlan, container: &ContainerSpec, image: &crate::image::Image) -> Result<ResolvedProcess, RuntimeError> {
+fn resolve(
+    plan: &PodPlan,
+    container: &ContainerSpec,
+    image: &crate::image::Image,
+) -> Result<ResolvedProcess, RuntimeError> {
     let config = &image.config;
     let defaults = ImageDefaults {
         entrypoint: config.entrypoint.clone(),

@@ -224,7 +224,8 @@ pub fn list(layout: &Layout) -> Result<Vec<Found>, RecordError> {
     let mut paths: Vec<PathBuf> = entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
     paths.sort();
     let named = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with(TRASH_PREFIX)) && path.is_dir()
+        path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with(TRASH_PREFIX))
+            && path.is_dir()
     };
     paths.retain(named);
     let mut found = Vec::with_capacity(paths.len());

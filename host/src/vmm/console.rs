@@ -6,7 +6,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// Bytes that are kept at hand.
 const TAIL: usize = 8 << 10;
@@ -16,26 +17,62 @@ const MAX_FILE: u64 = 256 << 10;
 /// The last bytes of a console.
 #[derive(Debug, Clone, Default)]
 pub struct ConsoleTail {
-    bytes: Arc<Mutex<VecDeque<u8>>>,
+    shared: Arc<(Mutex<Tail>, Condvar)>,
+}
+
+#[derive(Debug, Default)]
+struct Tail {
+    bytes: VecDeque<u8>,
+    ended: bool,
 }
 
 impl ConsoleTail {
+    fn tail(&self) -> MutexGuard<'_, Tail> {
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Adds bytes, forgetting the oldest.
     pub fn push(&self, bytes: &[u8]) {
-        let mut tail = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        tail.extend(&bytes[bytes.len().saturating_sub(TAIL)..]);
-        let excess = tail.len().saturating_sub(TAIL);
-        tail.drain(..excess);
+        let mut tail = self.tail();
+        tail.bytes.extend(&bytes[bytes.len().saturating_sub(TAIL)..]);
+        let excess = tail.bytes.len().saturating_sub(TAIL);
+        tail.bytes.drain(..excess);
+        self.shared.1.notify_all();
+    }
+
+    /// Nothing more will come from the guest.
+    fn end(&self) {
+        self.tail().ended = true;
+        self.shared.1.notify_all();
+    }
+
+    /// Waits until this text has come, the console has ended, or this time has. Whether the text has come.
+    pub fn wait_for(&self, text: &str, until: Instant) -> bool {
+        let mut tail = self.tail();
+        loop {
+            if tail.bytes.make_contiguous().windows(text.len()).any(|window| window == text.as_bytes()) {
+                return true;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || tail.ended {
+                return false;
+            }
+            (tail, _) = self.shared.1.wait_timeout(tail, left).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// The last lines, at most `count`, safe to print.
     pub fn lines(&self, count: usize) -> Vec<String> {
-        let tail = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes: Vec<u8> = tail.iter().copied().collect();
+        let bytes: Vec<u8> = self.tail().bytes.iter().copied().collect();
         let text = String::from_utf8_lossy(&bytes);
         let lines: Vec<String> = text
             .lines()
-            .map(|line| line.trim_end().chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect())
+            .map(|line| {
+                line.trim_end()
+                    .chars()
+                    .map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c })
+                    .collect()
+            })
             .filter(|line: &String| !line.is_empty())
             .collect();
         lines[lines.len().saturating_sub(count)..].to_vec()
@@ -43,9 +80,20 @@ impl ConsoleTail {
 }
 
 /// Copies a console to a bounded file and its tail until it ends.
-pub fn record(mut console: impl Read, path: &Path, tail: &ConsoleTail) -> Result<(), FileError> {
+pub fn record(console: impl Read, path: &Path, tail: &ConsoleTail) -> Result<(), FileError> {
+    let result = copy(console, path, tail);
+    tail.end();
+    result
+}
+
+fn copy(mut console: impl Read, path: &Path, tail: &ConsoleTail) -> Result<(), FileError> {
     let open = || -> Result<File, FileError> {
-        OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(FileError::at("open", path))
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(FileError::at("open", path))
     };
     let mut file = open()?;
     let mut size = 0u64;

@@ -175,7 +175,11 @@ mod tests {
         disk.extend(fs::read(dir.path().join("tail")).unwrap());
         let whole = dir.path().join("whole");
         fs::write(&whole, &disk).unwrap();
-        let said = std::process::Command::new("sfdisk").arg("--verify").arg(&whole).output().expect("sfdisk (util-linux, fdisk)");
+        let said = std::process::Command::new("sfdisk")
+            .arg("--verify")
+            .arg(&whole)
+            .output()
+            .expect("sfdisk (util-linux, fdisk)");
         assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
         let dump = std::process::Command::new("sfdisk").arg("--json").arg(&whole).output().unwrap();
         let dump: serde_json::Value = serde_json::from_slice(&dump.stdout).unwrap();

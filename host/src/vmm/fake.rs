@@ -31,10 +31,19 @@ impl Vmm for Fake {
         let program = std::env::current_exe()
             .map_err(|source| VmmError::Start { program: GUEST_VERB.into(), source })?;
         let mut command = Command::new(program);
-        command.arg(GUEST_VERB).current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .arg(GUEST_VERB)
+            .current_dir(dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut guest = process::spawn("fake", &mut command)?;
-        let (Some(console), Some(diagnostics)) = (guest.child.stdout.take(), guest.child.stderr.take()) else {
-            return Err(VmmError::Helper { program: "fake".to_owned(), detail: "it has no pipes".to_owned() });
+        let (Some(console), Some(diagnostics)) = (guest.child.stdout.take(), guest.child.stderr.take())
+        else {
+            return Err(VmmError::Helper {
+                program: "fake".to_owned(),
+                detail: "it has no pipes".to_owned(),
+            });
         };
         let connector = Connector { socket: dir.join(AGENT_SOCK), handshake: Handshake::Direct };
         Ok(VmChild { processes: vec![guest], connector, console, diagnostics })
@@ -92,7 +101,9 @@ fn manner() -> Manner {
         "flood-events" => Manner::FloodEvents,
         "huge-frame" => Manner::HugeFrame,
         "immortal" => Manner::Immortal,
-        other => other.strip_prefix("exit=").and_then(|code| code.parse().ok()).map_or(Manner::Run, Manner::Exit),
+        other => {
+            other.strip_prefix("exit=").and_then(|code| code.parse().ok()).map_or(Manner::Run, Manner::Exit)
+        }
     }
 }
 
@@ -113,7 +124,8 @@ pub fn guest_main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let Some(containers) = plan("pod.erofs") else { return ExitCode::FAILURE };
-    let guest = Arc::new(Guest { manner, containers, events: Mutex::new(Vec::new()), changed: Condvar::new() });
+    let guest =
+        Arc::new(Guest { manner, containers, events: Mutex::new(Vec::new()), changed: Condvar::new() });
     let Ok(listener) = UnixListener::bind(AGENT_SOCK) else { return ExitCode::FAILURE };
     guest.boot();
     for stream in listener.incoming().filter_map(Result::ok) {
@@ -174,7 +186,11 @@ impl Guest {
         self.emit(EventKind::PodStarted);
         if let Manner::Exit(code) = self.manner {
             for container in self.containers.clone() {
-                self.emit(EventKind::ContainerExited { container, exit: ExitStatus::exited(code), restart_in_ms: None });
+                self.emit(EventKind::ContainerExited {
+                    container,
+                    exit: ExitStatus::exited(code),
+                    restart_in_ms: None,
+                });
             }
         }
     }
@@ -199,7 +215,11 @@ impl Guest {
             Request::Ping => write_message(&mut out, &Reply::Ok(Done {})),
             Request::Signal { signal, .. } => {
                 for container in self.containers.clone() {
-                    self.emit(EventKind::ContainerExited { container, exit: ExitStatus::signaled(signal), restart_in_ms: None });
+                    self.emit(EventKind::ContainerExited {
+                        container,
+                        exit: ExitStatus::signaled(signal),
+                        restart_in_ms: None,
+                    });
                 }
                 write_message(&mut out, &Reply::Ok(Done {}))
             }
@@ -210,7 +230,10 @@ impl Guest {
                     state: ContainerState::Running { pid: 2 },
                     last_exit: None,
                 });
-                write_message(&mut out, &Reply::Ok(Status { containers: containers.collect(), last_event: 0 }))
+                write_message(
+                    &mut out,
+                    &Reply::Ok(Status { containers: containers.collect(), last_event: 0 }),
+                )
             }
             Request::Stats => {
                 let containers = self.containers.iter().map(|name| ContainerStats {
@@ -340,7 +363,10 @@ fn output(
     bytes: &[u8],
     container: Option<&ContainerName>,
 ) -> Result<(), magikvm_proto::codec::CodecError> {
-    let header = FrameHeader { container: container.cloned(), ..FrameHeader::data(Stream::Stdout { dropped: 0 }, bytes.len()) };
+    let header = FrameHeader {
+        container: container.cloned(),
+        ..FrameHeader::data(Stream::Stdout { dropped: 0 }, bytes.len())
+    };
     write_frame(&mut out, &header, bytes)
 }
 

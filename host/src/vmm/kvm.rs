@@ -95,7 +95,17 @@ fn load(memory: &GuestMemoryMmap) -> Result<(), vm_memory::GuestMemoryError> {
 /// 64-bit mode, ring 0, interrupts off.
 fn enter_long_mode(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     let mut sregs = vcpu.get_sregs()?;
-    let flat = kvm_segment { base: 0, limit: 0xffff_ffff, selector: 0x10, type_: 3, present: 1, s: 1, g: 1, db: 1, ..Default::default() };
+    let flat = kvm_segment {
+        base: 0,
+        limit: 0xffff_ffff,
+        selector: 0x10,
+        type_: 3,
+        present: 1,
+        s: 1,
+        g: 1,
+        db: 1,
+        ..Default::default()
+    };
     sregs.cs = kvm_segment { selector: 0x8, type_: 11, db: 0, l: 1, ..flat };
     (sregs.ds, sregs.es, sregs.ss) = (flat, flat, flat);
     sregs.cr3 = 0x1000;

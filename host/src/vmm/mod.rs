@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, ChildStdout};
 
 /// Which program runs the machine (`--vmm`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum VmmKind {
     /// QEMU's `microvm` machine.
@@ -29,7 +31,9 @@ pub enum VmmKind {
 }
 
 /// What executes the guest's instructions (`--accel`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Accel {
     /// The processor, through /dev/kvm.

@@ -1,5 +1,8 @@
 //! Child processes that cannot outlive their parent.
-#![allow(unsafe_code, reason = "pre_exec is the only place where a child can ask for its parent's death signal")]
+#![allow(
+    unsafe_code,
+    reason = "pre_exec is the only place where a child can ask for its parent's death signal"
+)]
 
 use super::VmmError;
 use crate::store::undo;
@@ -94,7 +97,8 @@ pub fn wait_first(processes: &mut Vec<Process>) -> (String, WaitStatus) {
     let (name, status) = loop {
         match waitpid(None, None) {
             Ok(status) => {
-                let ended = processes.iter_mut().find(|p| Some(p.reference.pid) == status.pid().map(Pid::as_raw));
+                let ended =
+                    processes.iter_mut().find(|p| Some(p.reference.pid) == status.pid().map(Pid::as_raw));
                 // Others are orphans that this process adopted as their subreaper.
                 if let (Some(process), WaitStatus::Exited(..) | WaitStatus::Signaled(..)) = (ended, status) {
                     process.set_reaped();

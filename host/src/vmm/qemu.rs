@@ -35,7 +35,8 @@ impl Qemu {
             path.is_file().then_some(path)
         };
         Self {
-            qemu: named("MAGIKVM_QEMU").or_else(|| find_program(&format!("qemu-system-{}", std::env::consts::ARCH))),
+            qemu: named("MAGIKVM_QEMU")
+                .or_else(|| find_program(&format!("qemu-system-{}", std::env::consts::ARCH))),
             vhost: named("MAGIKVM_VHOST_DEVICE_VSOCK")
                 .or_else(|| find_program("vhost-device-vsock"))
                 .or_else(cargo_bin),
@@ -62,9 +63,11 @@ impl Vmm for Qemu {
         if accel == Accel::Kvm {
             super::kvm::probe()?;
         }
-        let said = Command::new(qemu).arg("--version").stdin(Stdio::null()).output().map_err(|error| Unavailable {
-            reason: format!("{} cannot be executed: {error}", qemu.display()),
-            remedy: "install it again: apt-get install --reinstall qemu-system-x86".to_owned(),
+        let said = Command::new(qemu).arg("--version").stdin(Stdio::null()).output().map_err(|error| {
+            Unavailable {
+                reason: format!("{} cannot be executed: {error}", qemu.display()),
+                remedy: "install it again: apt-get install --reinstall qemu-system-x86".to_owned(),
+            }
         })?;
         let version = String::from_utf8_lossy(&said.stdout).lines().next().unwrap_or_default().to_owned();
         Ok(Capabilities { version })
@@ -81,12 +84,19 @@ impl Vmm for Qemu {
         let host_tsc_khz = if config.accel == Accel::Tcg { super::tsc::khz() } else { None };
         await_listening(&mut helper, &vhost_sock)?;
         let cmdline = command_line(config.accel, host_tsc_khz);
-        let mut machine = process::spawn("qemu", &mut qemu_command(qemu, config, &vhost_sock, &cmdline, dir))?;
-        let (Some(console), Some(diagnostics)) = (machine.child.stdout.take(), machine.child.stderr.take()) else {
-            return Err(VmmError::Helper { program: "qemu".to_owned(), detail: "it has no pipes".to_owned() });
+        let mut machine =
+            process::spawn("qemu", &mut qemu_command(qemu, config, &vhost_sock, &cmdline, dir))?;
+        let (Some(console), Some(diagnostics)) = (machine.child.stdout.take(), machine.child.stderr.take())
+        else {
+            return Err(VmmError::Helper {
+                program: "qemu".to_owned(),
+                detail: "it has no pipes".to_owned(),
+            });
         };
-        let connector =
-            Connector { socket: dir.join(AGENT_SOCK), handshake: Handshake::Port(magikvm_proto::path::AGENT_PORT) };
+        let connector = Connector {
+            socket: dir.join(AGENT_SOCK),
+            handshake: Handshake::Port(magikvm_proto::path::AGENT_PORT),
+        };
         Ok(VmChild { processes: vec![machine, helper], connector, console, diagnostics })
     }
 }
