@@ -90,7 +90,7 @@ pub(super) fn exec(args: ExecArgs, pods: &PodRuntimeInterface) -> Outcome {
     let program = request.args.first().cloned().unwrap_or_default();
     let mut agent = pods.agent(&found, &args.pod)?;
     let ExecStarted { .. } =
-        agent.request(&Request::Exec(request)).map_err(|error| refused(error, &program))?;
+        agent.request(&Request::Exec(request)).map_err(|error| refused(&error, &program))?;
     let exit = session(agent, args.stdin, args.tty, Detach::Never)?;
     let Some(exit) = exit else { return Ok(ExitCode::SUCCESS) };
     if exit.timed_out {
@@ -100,14 +100,14 @@ pub(super) fn exec(args: ExecArgs, pods: &PodRuntimeInterface) -> Outcome {
     Ok(code(exit))
 }
 
-fn refused(error: AgentError, program: &str) -> CliError {
-    match &error {
+fn refused(error: &AgentError, program: &str) -> CliError {
+    match error {
         AgentError::Refused(refusal) if refusal.code == RefusalCode::NotFound => {
-            CliError::of(NO_PROGRAM, &error)
+            CliError::of(NO_PROGRAM, error)
                 .hint(format!("is {program} in the container's image and its PATH?"))
         }
-        AgentError::Refused(_) => CliError::of(Kind::User, &error),
-        _ => CliError::of(OURS, &error),
+        AgentError::Refused(_) => CliError::of(Kind::User, error),
+        _ => CliError::of(OURS, error),
     }
 }
 

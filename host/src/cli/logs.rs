@@ -52,6 +52,7 @@ pub(super) struct Show {
 }
 
 /// What to do at the end of the logs.
+#[derive(Clone, Copy)]
 pub(super) enum Follow<'a> {
     /// Leave.
     No,

@@ -117,7 +117,7 @@ fn foreground(mut launched: Launched, pods: &PodRuntimeInterface, id: &PodId, no
     let over = Arc::new(AtomicBool::new(false));
     let ended = Arc::clone(&over);
     let waiter = std::thread::spawn(move || {
-        let last = launched.next();
+        let last = launched.next_message();
         ended.store(true, Ordering::Release);
         // `launched` goes back to the caller: the monitor waits for its end before it removes the pod (--rm).
         (last, launched)

@@ -85,7 +85,7 @@ impl Launched {
 
     /// What the monitor says next; `None` when it has ended without another word. Its lines carry whole failures, so they are as long as
     /// it makes them: it is this program.
-    pub fn next(&mut self) -> Option<FromMonitor> {
+    pub fn next_message(&mut self) -> Option<FromMonitor> {
         let mut line = Vec::new();
         self.reader.read_until(b'\n', &mut line).ok()?;
         serde_json::from_slice(&line).ok()
@@ -93,7 +93,7 @@ impl Launched {
 
     /// Waits until the pod runs, or has failed.
     pub fn await_ready(&mut self) -> Result<(), Failure> {
-        match self.next() {
+        match self.next_message() {
             Some(FromMonitor::Ready) => Ok(()),
             Some(FromMonitor::Failed(failure)) => Err(*failure),
             Some(FromMonitor::Ended { .. }) | None => Err(Failure::message(

@@ -21,10 +21,16 @@ pub struct Lock {
     _file: File,
 }
 
+#[allow(clippy::cast_possible_truncation, reason = "the constants are small; the field is a short")]
+const WRITE: nix::libc::c_short = nix::libc::F_WRLCK as nix::libc::c_short;
+#[allow(clippy::cast_possible_truncation, reason = "the constants are small; the field is a short")]
+const FREE: nix::libc::c_short = nix::libc::F_UNLCK as nix::libc::c_short;
+
 fn whole_file() -> nix::libc::flock {
     nix::libc::flock {
-        l_type: nix::libc::F_WRLCK as nix::libc::c_short,
-        l_whence: nix::libc::SEEK_SET as nix::libc::c_short,
+        l_type: WRITE,
+        // SEEK_SET
+        l_whence: 0,
         l_start: 0,
         l_len: 0,
         l_pid: 0,
@@ -88,7 +94,7 @@ pub fn state(path: &Path) -> Result<LockState, FileError> {
     let mut asked = whole_file();
     fcntl(&file, FcntlArg::F_OFD_GETLK(&mut asked))
         .map_err(|errno| FileError::at("query the lock", path)(errno.into()))?;
-    let free = asked.l_type == nix::libc::F_UNLCK as nix::libc::c_short;
+    let free = asked.l_type == FREE;
     Ok(if free { LockState::Free } else { LockState::Held })
 }
 

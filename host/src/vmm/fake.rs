@@ -295,10 +295,11 @@ impl Guest {
         }
         write_message(&mut out, &Reply::Ok(ExecStarted { pid: 3 }))?;
         let mut payload = Vec::new();
-        while exec.stdin {
+        let mut open = exec.stdin;
+        while open {
             match read_frame(reader, &mut payload)? {
                 Some(FrameHeader { stream: Stream::Stdin, .. }) => output(out, &payload, None)?,
-                Some(FrameHeader { stream: Stream::End, .. }) | None => break,
+                Some(FrameHeader { stream: Stream::End, .. }) | None => open = false,
                 Some(_) => {}
             }
         }
@@ -323,8 +324,10 @@ impl Guest {
 
     fn events(&self, mut out: &UnixStream) -> Result<(), magikvm_proto::codec::CodecError> {
         write_message(&mut out, &Reply::Ok(Done {}))?;
-        while self.manner == Manner::FloodEvents {
-            write_message(&mut out, &Event { seq: 1, kind: EventKind::ShuttingDown })?;
+        if self.manner == Manner::FloodEvents {
+            loop {
+                write_message(&mut out, &Event { seq: 1, kind: EventKind::ShuttingDown })?;
+            }
         }
         let mut sent = 0;
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
