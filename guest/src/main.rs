@@ -62,10 +62,12 @@ enum InitError {
 }
 
 fn run() -> Result<(), InitError> {
-    boot::mount_all()?;
-    let spawner = spawner::start()?;
+    boot::mount_all()?;crate::console::mark("mounted");
+    let spawner = spawner::start()?;crate::console::mark("spawner");
     // From here on the host's connection is accepted by the kernel, even while vminit is still busy.
     let listener = sys::vsock_listen(magikvm_proto::path::AGENT_PORT).map_err(InitError::Agent)?;
+    // A host that connects earlier is refused by the kernel at best; one vsock device program even stops for good when it is used
+    // before its queues are set up. Whoever reads the console knows from this line that it may connect.
     console::say(LISTENING);
     supervisor::run(spawner, listener).map_err(InitError::Thread)
 }
