@@ -51,9 +51,8 @@ pub(super) struct Args {
 pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface) -> Outcome {
     let ours = if args.detach { Kind::Internal } else { OURS };
     let (bytes, origin) = read_manifest(&args.manifest)?;
-    let plan = manifest::parse(&bytes, &origin).map_err(|problems| {
-        CliError::new(Kind::User, problems.to_string().trim_end().to_owned())
-    })?;
+    let plan = manifest::parse(&bytes, &origin)
+        .map_err(|problems| CliError::new(Kind::User, problems.to_string().trim_end().to_owned()))?;
     let id = plan.id.clone();
     let guest = args.guest.unwrap_or_else(|| pods.layout().guest_image());
     let request = RunRequest {
@@ -126,18 +125,22 @@ fn foreground(mut launched: Launched, pods: &PodRuntimeInterface, id: &PodId, no
     let show = Show { prefix: !no_prefix, timestamps: false };
     let mut readers = pods.logs(&found, containers);
     super::logs::show(&mut readers, &found.dir, show, None, Follow::Until(&|| over.load(Ordering::Acquire)))?;
-    let (last, launched) = waiter.join().map_err(|_| CliError::new(OURS, "lost the connection to the pod's monitor"))?;
-    drop(launched);
+    let (last, launched) =
+        waiter.join().map_err(|_| CliError::new(OURS, "lost the connection to the pod's monitor"))?;
     match last {
         Some(FromMonitor::Ended { code }) => {
-            if let Some(why) = pods.find(id).ok().and_then(|found| found.state).and_then(|state| state.broken) {
+            let broken = pods.find(id).ok().and_then(|found| found.state).and_then(|state| state.broken);
+            launched.finish().map_err(|failure| CliError::of_failure(failure, OURS))?;
+            if let Some(why) = broken {
                 return Err(CliError::new(OURS, format!("pod {id} did not end as it should: {why}")));
             }
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
         }
         Some(FromMonitor::Failed(failure)) => Err(CliError::of_failure(*failure, OURS)),
-        Some(FromMonitor::Ready) | None => Err(CliError::new(OURS, format!("the monitor of pod {id} was killed; the pod is lost"))
-            .hint(format!("remove what is left of it: magikvm rm {id}"))),
+        Some(FromMonitor::Ready) | None => {
+            Err(CliError::new(OURS, format!("the monitor of pod {id} was killed; the pod is lost"))
+                .hint(format!("remove what is left of it: magikvm rm {id}")))
+        }
     }
 }
 

@@ -80,14 +80,17 @@ fn bring_up(
     pod: &mut Pod,
     ready: &mut dyn AwaitReady,
 ) -> Result<(), Failure> {
+    fault("reserve")?;
     let uid = uuid::Uuid::new_v4().to_string();
     pod.images = resolve_images(&request.plan, layout)?;
     write_record(request, pod, &uid)?;
     fault("record")?;
     let to_prepare = PodToPrepare { plan: &request.plan, uid: &uid, images: &pod.images, dir: &pod.dir };
-    let prepared = runtime.prepare(&to_prepare, &mut pod.undo).map_err(|error| of_runtime(RunStage::Prepare, &error))?;
+    let prepared =
+        runtime.prepare(&to_prepare, &mut pod.undo).map_err(|error| of_runtime(RunStage::Prepare, &error))?;
     fault("prepare")?;
-    let sandbox = runtime.start(prepared, &mut pod.undo).map_err(|error| of_runtime(RunStage::Boot, &error))?;
+    let sandbox =
+        runtime.start(prepared, &mut pod.undo).map_err(|error| of_runtime(RunStage::Boot, &error))?;
     fault("start")?;
     ready.await_ready(pod, sandbox)?;
     fault("ready")
@@ -103,9 +106,15 @@ pub fn plan(request: &RunRequest) -> Result<Box<dyn PodRuntime>, Failure> {
     }
     let runtime = MicroVm::new(request.vmm, request.accel, request.guest.clone());
     runtime.probe().map_err(|unavailable| {
-        let failure = Failure::message(RunStage::Plan, Blame::Environment, format!("this machine cannot run the pod: {}", unavailable.reason));
+        let failure = Failure::message(
+            RunStage::Plan,
+            Blame::Environment,
+            format!("this machine cannot run the pod: {}", unavailable.reason),
+        );
         let way_out = match request.accel {
-            Accel::Kvm => "; or run without hardware isolation: --accel tcg (slow, and not a security boundary)",
+            Accel::Kvm => {
+                "; or run without hardware isolation: --accel tcg (slow, and not a security boundary)"
+            }
             Accel::Tcg => "",
         };
         failure.hint(format!("{}{way_out}", unavailable.remedy))
@@ -115,7 +124,9 @@ pub fn plan(request: &RunRequest) -> Result<Box<dyn PodRuntime>, Failure> {
 
 /// Makes the pod's directory and takes its lock, or says who has the name.
 fn reserve(request: &RunRequest, layout: &Layout) -> Result<Pod, Failure> {
-    let failed = |error: &(dyn std::error::Error + 'static)| Failure::new(RunStage::Reserve, Blame::Environment, error);
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        Failure::new(RunStage::Reserve, Blame::Environment, error)
+    };
     let pods = layout.pods();
     atomic::create_dir_all(&pods, 0o700).map_err(|error| failed(&error))?;
     // One reservation at a time, so that a directory without a record can only be what a crash left.
@@ -126,7 +137,8 @@ fn reserve(request: &RunRequest, layout: &Layout) -> Result<Pod, Failure> {
     let count = record::list(layout).map_err(|error| failed(&error))?.len();
     if count >= MAX_PODS {
         let message = format!("there are {count} pods already, at most {MAX_PODS} are possible");
-        return Err(Failure::message(RunStage::Reserve, Blame::User, message).hint("remove some: magikvm ps, magikvm rm NAME"));
+        return Err(Failure::message(RunStage::Reserve, Blame::User, message)
+            .hint("remove some: magikvm ps, magikvm rm NAME"));
     }
     fs::DirBuilder::new()
         .mode(0o700)
@@ -156,7 +168,9 @@ fn reserve(request: &RunRequest, layout: &Layout) -> Result<Pod, Failure> {
 
 /// Takes away what a crash between two steps of `reserve` and `write_record` has left under this name; refuses if a pod has it.
 fn clear_leftover(request: &RunRequest, dir: &PodDir) -> Result<(), Failure> {
-    let failed = |error: &(dyn std::error::Error + 'static)| Failure::new(RunStage::Reserve, Blame::Environment, error);
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        Failure::new(RunStage::Reserve, Blame::Environment, error)
+    };
     let Some(found) = Found::read(dir.clone()).map_err(|error| failed(&error))? else { return Ok(()) };
     let is_pod = found.record.is_ok() || found.state.is_some() || found.lock == LockState::Held;
     if is_pod {
@@ -179,7 +193,8 @@ fn exists(request: &RunRequest, what: &str) -> Failure {
 }
 
 fn resolve_images(plan: &PodPlan, layout: &Layout) -> Result<Vec<Image>, Failure> {
-    let failed = |error: &(dyn std::error::Error + 'static)| Failure::new(RunStage::Image, Blame::User, error);
+    let failed =
+        |error: &(dyn std::error::Error + 'static)| Failure::new(RunStage::Image, Blame::User, error);
     let store = ImageStore::open(&layout.images()).map_err(|error| failed(&error))?;
     plan.containers
         .iter()
@@ -188,8 +203,7 @@ fn resolve_images(plan: &PodPlan, layout: &Layout) -> Result<Vec<Image>, Failure
                 message: format!("container {}: {}", container.name, failure.message),
                 ..failure
             };
-            let reference: Reference =
-                container.image.parse().map_err(|error| context(failed(&error)))?;
+            let reference: Reference = container.image.parse().map_err(|error| context(failed(&error)))?;
             let image = store.resolve(&reference).map_err(|error| {
                 let failure = context(failed(&error));
                 match ImageError::hint(&error) {
@@ -248,7 +262,7 @@ fn roll_back(pod: Pod, mut failure: Failure) -> Failure {
 }
 
 /// Places where the tests of magikvm make a run fail (`MAGIKVM_FAULT=NAME`) or die (`MAGIKVM_FAULT=NAME=kill`).
-pub const FAULT_POINTS: [&str; 4] = ["record", "prepare", "start", "ready"];
+pub const FAULT_POINTS: [&str; 5] = ["reserve", "record", "prepare", "start", "ready"];
 
 #[cfg(feature = "testing")]
 fn fault(point: &str) -> Result<(), Failure> {
