@@ -33,12 +33,14 @@ pub fn main() -> i32 {
 }
 
 fn serve(link: &Link) -> Result<(), Failure> {
-    let internal = |error: &(dyn std::error::Error + 'static)| Failure::new(RunStage::Plan, Blame::Internal, error);
+    let internal =
+        |error: &(dyn std::error::Error + 'static)| Failure::new(RunStage::Plan, Blame::Internal, error);
     let mut request = Vec::new();
     std::io::stdin().take(MAX_REQUEST).read_to_end(&mut request).map_err(|error| internal(&error))?;
     let request: RunRequest = serde_json::from_slice(&request).map_err(|error| internal(&error))?;
     detach().map_err(|errno| internal(&errno))?;
-    let layout = Layout::new(&Surroundings::of_process(request.root.clone())).map_err(|error| internal(&error))?;
+    let layout =
+        Layout::new(&Surroundings::of_process(request.root.clone())).map_err(|error| internal(&error))?;
     let mut reactor = Reactor::new(link, &request.plan).map_err(|errno| internal(&errno))?;
     let mut pod = run::run_pod(&request, &layout, &mut reactor)?;
     drop(request.plan);
