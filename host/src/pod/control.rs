@@ -47,7 +47,9 @@ pub fn ask(dir: &PodDir, request: ControlRequest, wait: Duration) -> Result<(), 
     match read_message::<Reply<Done>>(&mut BufReader::new(stream)) {
         Ok(Some(Reply::Ok(Done {}))) => Ok(()),
         Ok(Some(Reply::Error(refusal))) => Err(ControlError::Refused(refusal)),
-        Err(CodecError::Io(error)) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+        Err(CodecError::Io(error))
+            if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
+        {
             Err(ControlError::Timeout(wait))
         }
         Ok(None) | Err(CodecError::Io(_) | CodecError::Truncated) => Err(ControlError::Gone),

@@ -85,7 +85,8 @@ impl Failure {
         let mut errno = None;
         let mut next = Some(error);
         while let Some(error) = next {
-            errno = errno.or_else(|| error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error));
+            errno = errno
+                .or_else(|| error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error));
             next = error.source();
             causes.extend(next.map(ToString::to_string));
         }
@@ -94,7 +95,15 @@ impl Failure {
 
     /// From a message.
     pub fn message(stage: RunStage, blame: Blame, message: impl Into<String>) -> Self {
-        Self { stage, blame, errno: None, message: message.into(), causes: Vec::new(), hint: None, console: Vec::new() }
+        Self {
+            stage,
+            blame,
+            errno: None,
+            message: message.into(),
+            causes: Vec::new(),
+            hint: None,
+            console: Vec::new(),
+        }
     }
 
     /// With what to do about it.

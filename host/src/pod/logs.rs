@@ -168,7 +168,8 @@ pub struct LogReader {
 impl LogReader {
     /// Starts at the oldest entry.
     pub fn new(container: ContainerName, path: PathBuf) -> Self {
-        let backlog = (1..=KEPT_FILES).map(|number| older(&path, number)).filter(|older| older.exists()).collect();
+        let backlog =
+            (1..=KEPT_FILES).map(|number| older(&path, number)).filter(|older| older.exists()).collect();
         Self { container, path, current: None, backlog, partial: Vec::new() }
     }
 

@@ -70,7 +70,9 @@ pub fn kubernetes(found: &Found) -> Option<Value> {
         "uid": record.uid,
         "creationTimestamp": time(record.created_ms),
     });
-    if let (Some(target), Value::Object(fields)) = (pod.get_mut("metadata").and_then(Value::as_object_mut), metadata) {
+    if let (Some(target), Value::Object(fields)) =
+        (pod.get_mut("metadata").and_then(Value::as_object_mut), metadata)
+    {
         target.extend(fields);
     }
     if let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) {
@@ -89,7 +91,9 @@ fn status(found: &Found, record: &PodRecord) -> Value {
     let fields = &mut status;
     if lost {
         fields["reason"] = json!("Lost");
-        fields["message"] = json!("the pod's monitor ended without having seen the pod's end; magikvm rm removes what is left");
+        fields["message"] = json!(
+            "the pod's monitor ended without having seen the pod's end; magikvm rm removes what is left"
+        );
     } else if let Some(broken) = state.and_then(|state| state.broken.as_ref()) {
         fields["reason"] = json!("Broken");
         fields["message"] = json!(broken);
@@ -100,7 +104,8 @@ fn status(found: &Found, record: &PodRecord) -> Value {
     let running = phase == Phase::Running && found.lock == LockState::Held;
     let views = state.map(|state| state.containers.as_slice()).unwrap_or_default();
     let all_ready = running && views.iter().all(|view| matches!(view.phase, ContainerPhase::Running { .. }));
-    let condition = |kind: &str, holds: bool| json!({ "type": kind, "status": if holds { "True" } else { "False" } });
+    let condition =
+        |kind: &str, holds: bool| json!({ "type": kind, "status": if holds { "True" } else { "False" } });
     let started = state.is_some_and(|state| state.started_ms.is_some());
     fields["conditions"] = json!([
         condition("PodScheduled", true),

@@ -4,6 +4,7 @@ use super::failure::{Blame, Failure, RunStage};
 use crate::store::record::{ContainerPhase, ContainerView, PodState, SCHEMA, Stage, Terminated};
 use magikvm_proto::budget;
 use magikvm_proto::id::ContainerName;
+use magikvm_proto::limits::MAX_MESSAGE_LEN;
 use magikvm_proto::wire::{Event, EventKind, ExitStatus};
 
 /// What happens to a pod.
@@ -65,6 +66,8 @@ pub struct Machine {
     /// What is shown.
     pub state: PodState,
     agent_up: bool,
+    /// When the grace period ends, once the guest was asked to end; milliseconds since 1970.
+    kill_ms: Option<u64>,
 }
 
 impl Machine {
@@ -86,7 +89,7 @@ impl Machine {
             processes: Vec::new(),
             agent: None,
         };
-        Self { state, agent_up: false }
+        Self { state, agent_up: false, kill_ms: None }
     }
 
     /// Takes one input at a time (milliseconds since 1970) and says what to do.
@@ -99,7 +102,7 @@ impl Machine {
             Input::Guest(event) => self.guest(event.kind, now_ms),
             Input::AgentLost { why } => self.agent_lost(&why),
             Input::VmGone { how } => self.vm_gone(&how, now_ms),
-            Input::Stop { grace_ms } => self.stop(grace_ms),
+            Input::Stop { grace_ms } => self.stop(grace_ms, now_ms),
             Input::Cancel => self.cancel(),
             Input::Deadline => self.deadline(),
         }
@@ -128,21 +131,22 @@ impl Machine {
                     let run = terminated(view, exit, None, now_ms);
                     after_run(view, run, restart_in_ms);
                 });
-                effects.extend(self.end_if_over());
+                effects.extend(self.end_if_over(now_ms));
                 effects
             }
             EventKind::ContainerFailed { container, message, restart_in_ms } => {
-                self.container_failed(&container, &message, restart_in_ms, now_ms)
+                self.container_failed(&container, cut(&message), restart_in_ms, now_ms)
             }
             EventKind::PodStarted if self.state.stage == Stage::Starting => {
                 self.state.stage = Stage::Running;
                 self.state.started_ms = Some(now_ms);
                 let mut effects = vec![Effect::Disarm, Effect::Ready];
-                effects.extend(self.end_if_over());
+                effects.extend(self.end_if_over(now_ms));
                 effects
             }
             EventKind::PodFailed { message } if self.state.stage == Stage::Starting => {
-                self.fail(Failure::message(RunStage::Boot, Blame::Internal, format!("the guest cannot start the pod: {message}")))
+                let message = format!("the guest cannot start the pod: {}", cut(&message));
+                self.fail(Failure::message(RunStage::Boot, Blame::Internal, message))
             }
             EventKind::PodStarted | EventKind::PodFailed { .. } | EventKind::ShuttingDown => Vec::new(),
         }
@@ -155,7 +159,9 @@ impl Machine {
                 change(view);
                 Vec::new()
             }
-            None => self.agent_lost(&format!("it reports a container {container} that the pod does not have")),
+            None => {
+                self.agent_lost(&format!("it reports a container {container} that the pod does not have"))
+            }
         }
     }
 
@@ -178,28 +184,38 @@ impl Machine {
             let run = terminated(view, ExitStatus::exited(128), Some(message.to_owned()), now_ms);
             after_run(view, run, restart_in_ms);
         });
-        effects.extend(self.end_if_over());
+        effects.extend(self.end_if_over(now_ms));
         effects
     }
 
     /// A running pod whose containers have all ended for good is ended.
-    fn end_if_over(&mut self) -> Vec<Effect> {
-        let over = self.state.containers.iter().all(|view| matches!(view.phase, ContainerPhase::Terminated(_)));
+    fn end_if_over(&mut self, now_ms: u64) -> Vec<Effect> {
+        let over =
+            self.state.containers.iter().all(|view| matches!(view.phase, ContainerPhase::Terminated(_)));
         if !over || self.state.stage != Stage::Running {
             return Vec::new();
         }
-        self.shut_down(0)
+        self.shut_down(0, now_ms)
     }
 
-    fn shut_down(&mut self, grace_ms: u64) -> Vec<Effect> {
+    /// A later wish may shorten the grace period, never lengthen it: wishes can overtake each other on their way here.
+    fn shut_down(&mut self, grace_ms: u64, now_ms: u64) -> Vec<Effect> {
         self.state.stage = Stage::Stopping;
-        vec![Effect::Shutdown { grace_ms }, Effect::Arm { after_ms: grace_ms + budget::HOST_SHUTDOWN_WAIT_MS }]
+        let kill_ms = now_ms.saturating_add(grace_ms);
+        if self.kill_ms.is_some_and(|earlier| earlier <= kill_ms) {
+            return Vec::new();
+        }
+        self.kill_ms = Some(kill_ms);
+        vec![
+            Effect::Shutdown { grace_ms },
+            Effect::Arm { after_ms: grace_ms + budget::HOST_SHUTDOWN_WAIT_MS },
+        ]
     }
 
-    fn stop(&mut self, grace_ms: u64) -> Vec<Effect> {
+    fn stop(&mut self, grace_ms: u64, now_ms: u64) -> Vec<Effect> {
         match self.state.stage {
             Stage::Starting => self.cancel(),
-            Stage::Running | Stage::Stopping => self.shut_down(grace_ms),
+            Stage::Running | Stage::Stopping => self.shut_down(grace_ms, now_ms),
             Stage::Ended => Vec::new(),
         }
     }
@@ -208,7 +224,11 @@ impl Machine {
         if self.state.stage != Stage::Starting {
             return Vec::new();
         }
-        self.fail(Failure::message(RunStage::Cancelled, Blame::User, "the run was cancelled before the pod was up"))
+        self.fail(Failure::message(
+            RunStage::Cancelled,
+            Blame::User,
+            "the run was cancelled before the pod was up",
+        ))
     }
 
     fn fail(&mut self, failure: Failure) -> Vec<Effect> {
@@ -217,6 +237,7 @@ impl Machine {
     }
 
     fn agent_lost(&mut self, why: &str) -> Vec<Effect> {
+        let why = cut(why);
         match self.state.stage {
             Stage::Starting => {
                 let message = format!("the pod's agent broke off: {why}");
@@ -239,12 +260,20 @@ impl Machine {
             } else {
                 (RunStage::Boot, "before its agent answered")
             };
-            return self.fail(Failure::message(stage, Blame::Internal, format!("the VM ended {when}: {how}")));
+            return self.fail(Failure::message(
+                stage,
+                Blame::Internal,
+                format!("the VM ended {when}: {how}"),
+            ));
         }
         if self.state.stage == Stage::Running {
             self.state.broken = Some(format!("the VM ended while the pod ran: {how}"));
         }
-        let why = self.state.broken.clone().unwrap_or_else(|| "the VM ended before this container's end was seen".to_owned());
+        let why = self
+            .state
+            .broken
+            .clone()
+            .unwrap_or_else(|| "the VM ended before this container's end was seen".to_owned());
         for view in &mut self.state.containers {
             if !matches!(view.phase, ContainerPhase::Terminated(_)) {
                 let mut run = terminated(view, ExitStatus::signaled(9), Some(why.clone()), now_ms);
@@ -263,20 +292,33 @@ impl Machine {
             (Stage::Starting, false) => self.fail(Failure::message(
                 RunStage::Boot,
                 Blame::Internal,
-                format!("the VM's agent did not answer within {} s of its start", secs(budget::HOST_BOOT_WAIT_MS)),
+                format!(
+                    "the VM's agent did not answer within {} s of its start",
+                    secs(budget::HOST_BOOT_WAIT_MS)
+                ),
             )),
             (Stage::Starting, true) => self.fail(Failure::message(
                 RunStage::Agent,
                 Blame::Workload,
-                format!("not all containers ran within {} s of the agent's first answer", secs(budget::HOST_READY_WAIT_MS)),
+                format!(
+                    "not all containers ran within {} s of the agent's first answer",
+                    secs(budget::HOST_READY_WAIT_MS)
+                ),
             )),
             (Stage::Stopping, _) => {
-                self.state.broken.get_or_insert_with(|| "the guest did not end in time and was killed".to_owned());
+                self.state
+                    .broken
+                    .get_or_insert_with(|| "the guest did not end in time and was killed".to_owned());
                 vec![Effect::KillVm]
             }
             (Stage::Running | Stage::Ended, _) => Vec::new(),
         }
     }
+}
+
+/// What a guest said or made us say, short enough to be kept and passed on.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_MESSAGE_LEN)]
 }
 
 /// The run of a container that has just ended.
@@ -298,7 +340,8 @@ fn after_run(view: &mut ContainerView, run: Terminated, restart_in_ms: Option<u6
     view.phase = match restart_in_ms {
         None => ContainerPhase::Terminated(run),
         Some(wait) => {
-            let message = format!("starts again in {:.1} s", std::time::Duration::from_millis(wait).as_secs_f64());
+            let message =
+                format!("starts again in {:.1} s", std::time::Duration::from_millis(wait).as_secs_f64());
             view.last = Some(run);
             ContainerPhase::Waiting { reason: "CrashLoopBackOff".to_owned(), message: Some(message) }
         }
@@ -343,7 +386,10 @@ mod tests {
         assert_eq!(pod.state.stage, Stage::Ended);
         assert_eq!(pod.state.broken, None);
         let ContainerPhase::Terminated(run) = &pod.state.containers[1].phase else { panic!() };
-        assert_eq!((run.exit.code, run.reason.as_str(), run.started_ms, run.finished_ms), (3, "Error", Some(3), 6));
+        assert_eq!(
+            (run.exit.code, run.reason.as_str(), run.started_ms, run.finished_ms),
+            (3, "Error", Some(3), 6)
+        );
     }
 
     #[test]
@@ -364,7 +410,9 @@ mod tests {
         let oom = ExitStatus { oom_killed: true, ..ExitStatus::signaled(9) };
         assert!(pod.step(exited(0, oom, Some(10_000)), 4).is_empty());
         let view = &pod.state.containers[0];
-        assert!(matches!(&view.phase, ContainerPhase::Waiting { reason, .. } if reason == "CrashLoopBackOff"));
+        assert!(
+            matches!(&view.phase, ContainerPhase::Waiting { reason, .. } if reason == "CrashLoopBackOff")
+        );
         assert_eq!(view.last.as_ref().unwrap().reason, "OOMKilled");
         let again = EventKind::ContainerStarted { container: names(1)[0].clone(), pid: 8, restart_count: 1 };
         pod.step(guest(again), 5);
@@ -390,11 +438,27 @@ mod tests {
         assert_eq!(fails(true, Input::Deadline), RunStage::Agent);
         assert_eq!(fails(true, Input::AgentLost { why: "x".into() }), RunStage::Agent);
         assert_eq!(fails(true, guest(EventKind::PodFailed { message: "x".into() })), RunStage::Boot);
-        let missing = EventKind::ContainerFailed { container: names(1)[0].clone(), message: "x".into(), restart_in_ms: None };
+        let missing = EventKind::ContainerFailed {
+            container: names(1)[0].clone(),
+            message: "x".into(),
+            restart_in_ms: None,
+        };
         assert_eq!(fails(true, guest(missing)), RunStage::Container);
         assert_eq!(fails(true, started(5)), RunStage::Agent);
         assert_eq!(fails(false, Input::Cancel), RunStage::Cancelled);
         assert_eq!(fails(true, Input::Stop { grace_ms: 1 }), RunStage::Cancelled);
+    }
+
+    #[test]
+    fn a_grace_period_can_be_shortened_only() {
+        let mut pod = Machine::new(&names(1));
+        pod.step(started(0), 1);
+        pod.step(guest(EventKind::PodStarted), 2);
+        assert_eq!(pod.step(Input::Stop { grace_ms: 5000 }, 10)[0], Effect::Shutdown { grace_ms: 5000 });
+        assert!(pod.step(Input::Stop { grace_ms: 5000 }, 20).is_empty());
+        assert_eq!(pod.step(Input::Stop { grace_ms: 0 }, 30)[0], Effect::Shutdown { grace_ms: 0 });
+        assert!(pod.step(Input::Stop { grace_ms: 300_000 }, 31).is_empty());
+        assert_eq!(pod.step(Input::Deadline, 40), [Effect::KillVm]);
     }
 
     #[test]
@@ -409,7 +473,8 @@ mod tests {
     }
 
     fn any_input() -> impl Strategy<Value = Input> {
-        let exit = prop_oneof![(0..256i32).prop_map(ExitStatus::exited), (1..64i32).prop_map(ExitStatus::signaled)];
+        let exit =
+            prop_oneof![(0..256i32).prop_map(ExitStatus::exited), (1..64i32).prop_map(ExitStatus::signaled)];
         let name = (0..4usize).prop_map(|n| names(n + 1)[n].clone());
         prop_oneof![
             Just(Input::AgentUp),
@@ -424,9 +489,13 @@ mod tests {
             (name.clone(), any::<i32>(), any::<u32>()).prop_map(|(container, pid, restart_count)| guest(
                 EventKind::ContainerStarted { container, pid, restart_count }
             )),
-            (name.clone(), exit, proptest::option::of(any::<u64>())).prop_map(|(container, exit, restart_in_ms)| guest(
-                EventKind::ContainerExited { container, exit, restart_in_ms }
-            )),
+            (name.clone(), exit, proptest::option::of(any::<u64>())).prop_map(
+                |(container, exit, restart_in_ms)| guest(EventKind::ContainerExited {
+                    container,
+                    exit,
+                    restart_in_ms
+                })
+            ),
             (name, proptest::option::of(any::<u64>())).prop_map(|(container, restart_in_ms)| guest(
                 EventKind::ContainerFailed { container, message: "x".into(), restart_in_ms }
             )),

@@ -54,7 +54,9 @@ pub fn acquire(path: &Path) -> Result<Option<Lock>, FileError> {
         // The file may have been removed between open and lock; then the lock guards nothing, and the new file counts.
         let mine = file.metadata().map_err(FileError::at("look at", path))?;
         match std::fs::metadata(path) {
-            Ok(there) if there.ino() == mine.ino() && there.dev() == mine.dev() => return Ok(Some(Lock { _file: file })),
+            Ok(there) if there.ino() == mine.ino() && there.dev() == mine.dev() => {
+                return Ok(Some(Lock { _file: file }));
+            }
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(FileError::at("lock", path)(error));
@@ -84,7 +86,8 @@ pub fn state(path: &Path) -> Result<LockState, FileError> {
         Err(error) => return Err(FileError::at("open the lock", path)(error)),
     };
     let mut asked = whole_file();
-    fcntl(&file, FcntlArg::F_OFD_GETLK(&mut asked)).map_err(|errno| FileError::at("query the lock", path)(errno.into()))?;
+    fcntl(&file, FcntlArg::F_OFD_GETLK(&mut asked))
+        .map_err(|errno| FileError::at("query the lock", path)(errno.into()))?;
     let free = asked.l_type == nix::libc::F_UNLCK as nix::libc::c_short;
     Ok(if free { LockState::Free } else { LockState::Held })
 }

@@ -129,11 +129,16 @@ impl Undo {
                     break;
                 }
                 whole += u64::try_from(read).unwrap_or(u64::MAX);
-                let line = serde_json::from_slice(&text)
-                    .map_err(|source| UndoError::Journal { path: path.clone(), line: number, source })?;
+                let line = serde_json::from_slice(&text).map_err(|source| UndoError::Journal {
+                    path: path.clone(),
+                    line: number,
+                    source,
+                })?;
                 match line {
                     Line::Planned { n, scope, step } => entries.push(Entry { n, scope, step, done: false }),
-                    Line::Done { done } => entries.iter_mut().filter(|e| e.n == done).for_each(|e| e.done = true),
+                    Line::Done { done } => {
+                        entries.iter_mut().filter(|e| e.n == done).for_each(|e| e.done = true)
+                    }
                 }
             }
         }
@@ -159,8 +164,11 @@ impl Undo {
     }
 
     fn append(&mut self, line: &Line) -> Result<(), UndoError> {
-        let mut text =
-            serde_json::to_vec(line).map_err(|source| UndoError::Journal { path: self.path.clone(), line: 0, source })?;
+        let mut text = serde_json::to_vec(line).map_err(|source| UndoError::Journal {
+            path: self.path.clone(),
+            line: 0,
+            source,
+        })?;
         text.push(b'\n');
         self.file.write_all(&text).map_err(FileError::at("write", &self.path))?;
         self.file.sync_data().map_err(FileError::at("sync", &self.path))?;
@@ -188,7 +196,8 @@ impl Undo {
             if entry.scope == Scope::Record && first_failure.is_some() {
                 break;
             }
-            let (n, holds_journal) = (entry.n, matches!(&entry.step, Step::RemoveDir { path } if self.path.starts_with(path)));
+            let (n, holds_journal) =
+                (entry.n, matches!(&entry.step, Step::RemoveDir { path } if self.path.starts_with(path)));
             match entry.step.carry_out() {
                 Ok(()) if holds_journal => {}
                 Ok(()) => {
