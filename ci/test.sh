@@ -21,14 +21,14 @@ need_rust
 if [ $# = 0 ]; then
     step "Checking the scripts" check_scripts
     step "Checking the formatting" cargo fmt --all --check
-    step "Checking with clippy" cargo clippy --locked --workspace --all-targets --features magikvm/fake-vmm -- -D warnings
+    step "Checking with clippy" cargo clippy --locked --workspace --all-targets --features magikvm/testing -- -D warnings
     step "Checking the dependencies" check_dependencies
 fi
-step "Building the programs" build_programs --features magikvm/fake-vmm
+step "Building the programs" build_programs --features magikvm/testing
 ensure_vhost_vsock
 step "Making the guest image" ensure_guest_image "$DIST/guest"
 
 export MAGIKVM_BIN="$DIST/magikvm"
 export MAGIKVM_TEST_GUEST="$DIST/guest"
-step "Testing" cargo test --locked --workspace --features magikvm/fake-vmm -- "$@"
+step "Testing" cargo test --locked --workspace --features magikvm/testing -- "$@"
 say "All is well, after $SECONDS s"
