@@ -23,7 +23,7 @@ BUILD_PACKAGES=(gcc libc6-dev make flex bison bc tar xz-utils binutils libelf-de
 # Running pods, and making the demo's container image.
 RUN_PACKAGES=(qemu-system-x86 busybox-static)
 # What the tests compare us with, and what they read our files with.
-TEST_PACKAGES=(cpio erofs-utils shellcheck skopeo umoci)
+TEST_PACKAGES=(attr cpio erofs-utils fdisk libcap2-bin shellcheck skopeo umoci)
 
 mkdir -p "$CACHE/tools/bin"
 cd "$REPO"
@@ -122,8 +122,10 @@ build_programs() {
     RUSTFLAGS="-C target-feature=+crt-static" \
         LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH="/usr/lib/$ARCH-linux-gnu" \
         cargo build --locked --release -p vminit --target "$GUEST_TARGET"
-    install -m 755 "$CARGO_TARGET_DIR/release/magikvm" "$CARGO_TARGET_DIR/release/magikvm-image" \
-        "$CARGO_TARGET_DIR/$GUEST_TARGET/release/vminit" "$DIST/"
+    install -m 755 "$CARGO_TARGET_DIR/release/magikvm" "$CARGO_TARGET_DIR/release/magikvm-image" "$DIST/"
+    # The initramfs is memory of every pod's VM: no symbols in it.
+    strip --strip-all -o "$DIST/vminit.new" "$CARGO_TARGET_DIR/$GUEST_TARGET/release/vminit"
+    mv "$DIST/vminit.new" "$DIST/vminit"
 }
 
 # ensure_tool PROGRAM CRATE VERSION [CARGO OPTION…]: a program from crates.io, compiled once and kept in the cache.

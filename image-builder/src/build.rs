@@ -14,7 +14,7 @@ use magikvm_proto::GENERATION;
 use magikvm_proto::guest_image::{Arch, GuestManifest, INITRAMFS, Init, InitStamp, KERNEL, MANIFEST, SCHEMA};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Steps of [`build`].
 pub const STEPS: usize = 10;
@@ -28,7 +28,7 @@ pub enum BuildError {
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
     /// Only x86_64 is done.
-    #[error("guest images for {0} can't be made in this version, only for x86_64")]
+    #[error("guest images for {0} are not in this version, only those for x86_64")]
     ArchNotYet(Arch),
     /// The system lacks tools.
     #[error("this needs what is not installed:{}", list(.0))]
@@ -226,7 +226,7 @@ fn strip(
 ) -> Result<(), BuildError> {
     let mut command =
         Command::new(tools::find_program("strip", &order.path).unwrap_or_else(|| "strip".into()));
-    command.arg("--strip-debug").arg("-o").arg(to).arg(from).env("LC_ALL", "C");
+    command.arg("--strip-debug").arg("-o").arg(to).arg(from).env("LC_ALL", "C").stdin(Stdio::null());
     let path = stage.dir().join(".strip.log");
     child::run(command, &mut Log::create(&path)?, &step.stop(), &mut |_| {
         step.beat(|| "stripping".to_owned())

@@ -8,6 +8,7 @@ use crate::files::{self, FileError};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 /// Why the cache can't be used.
@@ -42,7 +43,7 @@ impl Key {
 #[derive(Debug)]
 pub struct Entry {
     dir: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl Entry {
@@ -52,11 +53,12 @@ impl Entry {
         let dir = kernels.join(&key.0);
         fs::create_dir_all(&dir).map_err(FileError::at("create directory", &dir))?;
         let path = kernels.join(format!("{}.lock", key.0));
-        let lock = File::create(&path).map_err(FileError::at("create", &path))?;
+        let lock = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let lock = lock.map_err(FileError::at("create", &path))?;
         loop {
             stop.check()?;
             match lock.try_lock() {
-                Ok(()) => return Ok(Self { dir, _lock: lock }),
+                Ok(()) => return Ok(Self { dir, lock }),
                 // Looked at now and then rather than waited for, so that Ctrl-C is heard.
                 Err(TryLockError::WouldBlock) => {
                     wait();
@@ -65,6 +67,12 @@ impl Entry {
                 Err(TryLockError::Error(error)) => return Err(FileError::at("lock", &path)(error).into()),
             }
         }
+    }
+
+    /// Standard input for a program that works on this entry: empty, and a hold on the lock. A program that outlives a killed
+    /// builder for a moment so keeps the next builder out until it is gone.
+    pub fn stdin(&self) -> Result<Stdio, CacheError> {
+        Ok(self.lock.try_clone().map_err(FileError::at("share the lock of", &self.dir))?.into())
     }
 
     /// A path inside the entry.
@@ -128,6 +136,26 @@ mod tests {
         Entry::lock(dir.path(), &key, &Stop::default(), &mut || {
             waited += 1;
             first = None;
+        })
+        .unwrap();
+        assert_eq!(waited, 1);
+    }
+
+    #[test]
+    fn a_program_of_a_builder_that_is_gone_still_holds_the_entry() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = entry(dir.path(), &Key::of(&[]));
+        let with_the_lock = |program: &str, arguments: &[&str]| {
+            std::process::Command::new(program).args(arguments).stdin(first.stdin().unwrap()).spawn().unwrap()
+        };
+        assert!(with_the_lock("cat", &[]).wait().unwrap().success(), "its standard input is empty");
+        let mut sleeper = with_the_lock("sleep", &["1000"]);
+        drop(first);
+        let mut waited = 0;
+        Entry::lock(dir.path(), &Key::of(&[]), &Stop::default(), &mut || {
+            waited += 1;
+            sleeper.kill().unwrap();
+            sleeper.wait().unwrap();
         })
         .unwrap();
         assert_eq!(waited, 1);

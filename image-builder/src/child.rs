@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, PipeReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -101,7 +101,7 @@ impl Log {
     }
 }
 
-/// Runs the command to its end. `listen` gets every line of its output, and `None` whenever it was quiet for a while.
+/// Runs the command to its end, its standard input as the caller has set it. `listen` gets every line of its output, and `None` whenever it was quiet for a while.
 ///
 /// The output comes through a pipe that this process reads: if this process is killed, the child ends at its next line.
 pub fn run(
@@ -119,11 +119,7 @@ pub fn run(
     log.line(format!("$ {text}\n").as_bytes())?;
     let spawn_error = |source| ChildError::Spawn { program: text.clone(), source };
     let (reader, writer) = io::pipe().map_err(spawn_error)?;
-    command
-        .stdin(Stdio::null())
-        .stdout(writer.try_clone().map_err(spawn_error)?)
-        .stderr(writer)
-        .process_group(0);
+    command.stdout(writer.try_clone().map_err(spawn_error)?).stderr(writer).process_group(0);
     let mut child = command.spawn().map_err(spawn_error)?;
     // The command holds the pipe's other end: with it open the reader would never see the end.
     drop(command);

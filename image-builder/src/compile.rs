@@ -198,7 +198,7 @@ impl Workshop {
         // A builder that was killed may have left its tree.
         remove_tree(&self.tree)?;
         fs::create_dir(&self.tree).map_err(FileError::at("create directory", &self.tree))?;
-        let mut tar = self.command("tar");
+        let mut tar = self.command("tar")?;
         tar.arg("-xf").arg(&self.recipe.source).args(["--strip-components=1", "--no-same-owner"]);
         let stop = step.stop();
         child::run(tar, &mut self.log, &stop, &mut |_| step.beat(|| "unpacking".to_owned()))?;
@@ -230,7 +230,7 @@ impl Workshop {
     }
 
     fn make(&mut self, goal: &str, step: &mut Step<'_>) -> Result<(), CompileError> {
-        let mut make = self.command("make");
+        let mut make = self.command("make")?;
         make.arg(format!("-j{}", self.recipe.jobs)).arg(format!("ARCH={}", self.recipe.arch)).arg(goal);
         let stop = step.stop();
         let mut lines = 0_usize;
@@ -242,21 +242,26 @@ impl Workshop {
     }
 
     /// A command inside the tree that sees nothing of the user's environment.
-    fn command(&self, program: &str) -> Command {
+    fn command(&self, program: &str) -> Result<Command, CompileError> {
         let program =
             tools::find_program(program, &self.recipe.path).unwrap_or_else(|| PathBuf::from(program));
         let mut command = Command::new(program);
-        command.current_dir(&self.tree).env_clear().env("PATH", &self.recipe.path).envs([
-            ("LC_ALL", "C"),
-            ("TZ", "UTC"),
-            ("SOURCE_DATE_EPOCH", "0"),
-            ("KBUILD_BUILD_TIMESTAMP", "Thu Jan 1 00:00:00 UTC 1970"),
-            ("KBUILD_BUILD_VERSION", "1"),
-            ("KBUILD_BUILD_USER", "magikvm"),
-            ("KBUILD_BUILD_HOST", "magikvm"),
-            ("LOCALVERSION", ""),
-        ]);
         command
+            .stdin(self.entry.stdin()?)
+            .current_dir(&self.tree)
+            .env_clear()
+            .env("PATH", &self.recipe.path)
+            .envs([
+                ("LC_ALL", "C"),
+                ("TZ", "UTC"),
+                ("SOURCE_DATE_EPOCH", "0"),
+                ("KBUILD_BUILD_TIMESTAMP", "Thu Jan 1 00:00:00 UTC 1970"),
+                ("KBUILD_BUILD_VERSION", "1"),
+                ("KBUILD_BUILD_USER", "magikvm"),
+                ("KBUILD_BUILD_HOST", "magikvm"),
+                ("LOCALVERSION", ""),
+            ]);
+        Ok(command)
     }
 }
 

@@ -1,5 +1,6 @@
 //! For tests: small files that have the shape of a kernel and of an init program.
 #![allow(dead_code, reason = "the unit tests and the integration tests each use their part")]
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
 use flate2::Compression;
 use flate2::write::GzEncoder;

@@ -112,8 +112,13 @@ fn one_layer(
     data: &mut DataArea<&mut File>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), PartError> {
+    progress(0);
     std::thread::scope(|scope| {
-        let stream = Reported { inner: LayerStream::start(scope, blob.clone()), reported: 0, progress };
+        let stream = Reported {
+            inner: LayerStream::start(scope, blob.clone())?,
+            reported: 0,
+            progress: &mut *progress,
+        };
         let mut tar = TarReader::new(stream);
         let applied = layer::apply(&mut tar, tree, data);
         let mut stream = tar.into_inner().inner;
@@ -122,7 +127,9 @@ fn one_layer(
             // The blob's own error says more than the read that failed because of it.
             Err(error) => Err(stream.take_error().map_or(PartError::Content(error), PartError::Blob)),
         }
-    })
+    })?;
+    progress(blob.length);
+    Ok(())
 }
 
 /// Tells about progress while a layer is read.

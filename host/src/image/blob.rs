@@ -53,6 +53,9 @@ pub enum BlobError {
     /// Unpacked it would be too large.
     #[error("the layer is larger than {MAX_LAYER_SIZE} bytes when unpacked")]
     TooLarge,
+    /// No thread for it.
+    #[error("cannot start a thread that unpacks the layer")]
+    Thread(#[source] io::Error),
     /// The thread that unpacks ended without a word.
     #[error("the layer's decompression stopped")]
     Stopped,
@@ -206,24 +209,21 @@ pub(super) struct LayerStream {
 
 impl LayerStream {
     /// Starts unpacking in a thread of the scope. Dropping the stream ends the thread.
-    pub(super) fn start<'scope>(scope: &'scope Scope<'scope, '_>, blob: LayerBlob) -> Self {
+    pub(super) fn start<'scope>(
+        scope: &'scope Scope<'scope, '_>,
+        blob: LayerBlob,
+    ) -> Result<Self, BlobError> {
         let (full_in, full) = sync_channel(CHUNKS);
         let (empty, empty_out) = channel();
         let done = Arc::new(AtomicU64::new(0));
         let diff_id = blob.diff_id;
         let counter = Arc::clone(&done);
-        scope.spawn(move || unpack(blob, counter, &full_in, &empty_out));
-        Self {
-            full,
-            empty,
-            chunk: Vec::new(),
-            at: 0,
-            ended: false,
-            hasher: Hasher::default(),
-            diff_id,
-            done,
-            error: None,
-        }
+        std::thread::Builder::new()
+            .name("unpack".to_owned())
+            .spawn_scoped(scope, move || unpack(blob, counter, &full_in, &empty_out))
+            .map_err(BlobError::Thread)?;
+        let (chunk, hasher) = (Vec::new(), Hasher::default());
+        Ok(Self { full, empty, chunk, at: 0, ended: false, hasher, diff_id, done, error: None })
     }
 
     /// Stored bytes read so far.

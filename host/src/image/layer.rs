@@ -177,3 +177,89 @@ fn attributes(entry: &Entry) -> Result<Attributes, TreeError> {
     }
     Ok(attributes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::digest::Digest;
+    use proptest::prelude::*;
+    use std::io::Cursor;
+
+    fn entry(kind: u8, name: &str, link: &str, data: &[u8]) -> Vec<u8> {
+        let mut block = vec![0; 512];
+        block[..name.len()].copy_from_slice(name.as_bytes());
+        block[100..107].copy_from_slice(b"0000755");
+        block[124..135].copy_from_slice(format!("{:011o}", data.len()).as_bytes());
+        block[148..156].fill(b' ');
+        block[156] = kind;
+        block[157..157 + link.len()].copy_from_slice(link.as_bytes());
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        if kind == b'0' {
+            block.extend(data);
+        }
+        block.resize(block.len().next_multiple_of(512), 0);
+        block
+    }
+
+    /// The image of some layers, or the first error.
+    fn image(layers: &[Vec<u8>]) -> Result<Vec<u8>, String> {
+        let (mut tree, mut out) = (Tree::new(), Cursor::new(Vec::new()));
+        let mut data = DataArea::in_memory(&mut out, 1 << 20);
+        for layer in layers {
+            apply(&mut TarReader::new(layer.as_slice()), &mut tree, &mut data)
+                .map_err(|error| error.to_string())?;
+        }
+        let size = super::super::erofs::finish(&mut data, &tree, format::uuid(&Digest::of(b"")));
+        let size = size.map_err(|error| error.to_string())?;
+        drop(data);
+        let mut bytes = out.into_inner();
+        assert!(size % 4096 == 0 && bytes.len() as u64 >= size);
+        bytes.truncate(usize::try_from(size).unwrap());
+        Ok(bytes)
+    }
+
+    #[test]
+    fn the_limit_of_the_image_holds_for_names_too() {
+        let many: Vec<u8> = (0..20_000).flat_map(|n| entry(b'6', &format!("pipe-{n}"), "", b"")).collect();
+        assert!(image(&[many]).unwrap_err().contains("larger than 1048576 bytes"));
+    }
+
+    fn names() -> impl Strategy<Value = String> {
+        let part =
+            prop_oneof![Just("a"), Just("b"), Just(".wh.a"), Just(".wh..wh..opq"), Just("."), Just(".wh.b")];
+        proptest::collection::vec(part, 1..4).prop_map(|parts| parts.join("/"))
+    }
+
+    fn layers() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        let kind = prop_oneof![Just(b'0'), Just(b'0'), Just(b'1'), Just(b'2'), Just(b'5'), Just(b'6')];
+        let one = (
+            kind,
+            names(),
+            names(),
+            proptest::collection::vec(any::<u8>(), 0..3).prop_map(|seed| seed.repeat(3000)),
+        )
+            .prop_map(|(kind, name, link, data)| entry(kind, &name, &link, &data));
+        proptest::collection::vec(
+            proptest::collection::vec(one, 0..12).prop_map(|entries| entries.concat()),
+            1..4,
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn layers_are_an_image_or_an_error_and_always_the_same(layers in layers()) {
+            prop_assert_eq!(image(&layers), image(&layers));
+        }
+
+        #[test]
+        fn damage_anywhere_is_no_panic(layers in layers(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let mut layers = layers;
+            if let Some(last) = layers.last_mut().filter(|last| !last.is_empty()) {
+                let at = at.index(last.len());
+                last[at] = byte;
+            }
+            drop(image(&layers));
+        }
+    }
+}

@@ -124,8 +124,9 @@ impl ImageError {
             Self::UnknownId { .. } => Some("magikvm image ls".to_owned()),
             Self::InUse { .. } => Some("magikvm ps, then magikvm rm POD, then once more".to_owned()),
             Self::Pinned { name, .. } => Some(format!("use --name {}", name.without_digest().familiar())),
-            Self::Damaged { .. } | Self::Index { .. } => {
-                Some("remove the image and import it again".to_owned())
+            Self::Damaged { .. } => Some("import the image again".to_owned()),
+            Self::Index { path, .. } => {
+                Some(format!("move {} away and import the images again", path.display()))
             }
             _ => None,
         }

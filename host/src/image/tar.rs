@@ -11,8 +11,10 @@ use super::tree::Timestamp;
 use header::Block;
 use std::io::{self, BufRead, Read};
 
-/// Bytes of one extended header (PAX records or a GNU long name).
+/// Bytes of all extended headers of one entry (PAX records and GNU long names).
 pub const MAX_EXTENDED: u64 = 1 << 20;
+/// Extended attributes of one entry.
+pub const MAX_XATTRS: usize = 256;
 const BLOCK: usize = 512;
 
 /// What is wrong with a tar stream.
@@ -33,9 +35,12 @@ pub enum TarError {
         /// Which.
         field: &'static str,
     },
-    /// An extended header is too large.
-    #[error("an extended header of the archive is larger than {MAX_EXTENDED} bytes")]
+    /// Extended headers are too large.
+    #[error("the extended headers of an entry are larger than {MAX_EXTENDED} bytes")]
     ExtendedTooLarge,
+    /// Too many extended attributes.
+    #[error("an entry has more than {MAX_XATTRS} extended attributes")]
+    TooManyXattrs,
     /// A PAX record that does not follow its form.
     #[error("an extended header of the archive has a malformed record")]
     PaxRecord,
@@ -162,6 +167,7 @@ impl<R: Skip> TarReader<R> {
     pub fn next(&mut self) -> Result<Option<Entry>, TarError> {
         let mut extended = pax::Extended::default();
         let mut dangling = false;
+        let mut extended_left = MAX_EXTENDED;
         loop {
             let Some(block) = self.header()? else {
                 return if dangling { Err(TarError::Dangling) } else { Ok(None) };
@@ -169,17 +175,19 @@ impl<R: Skip> TarReader<R> {
             let size = block.size()?;
             match block.typeflag() {
                 b'x' => {
-                    extended.read(&self.extended(size)?)?;
+                    extended.read(&self.extended(size, &mut extended_left)?)?;
                     dangling = true;
                 }
                 // Global records (a comment, as a rule) are not applied: Docker and containerd do not either.
-                b'g' => drop(self.extended(size)?),
+                b'g' => drop(self.extended(size, &mut extended_left)?),
                 b'L' => {
-                    extended.long_name = Some(header::until_nul(&self.extended(size)?).to_vec());
+                    extended.long_name =
+                        Some(header::until_nul(&self.extended(size, &mut extended_left)?).to_vec());
                     dangling = true;
                 }
                 b'K' => {
-                    extended.long_link = Some(header::until_nul(&self.extended(size)?).to_vec());
+                    extended.long_link =
+                        Some(header::until_nul(&self.extended(size, &mut extended_left)?).to_vec());
                     dangling = true;
                 }
                 _ => return self.entry(&block, size, extended).map(Some),
@@ -258,10 +266,14 @@ impl<R: Skip> TarReader<R> {
 
     /// The next header block; None at the end of the archive.
     fn header(&mut self) -> Result<Option<Block>, TarError> {
-        let rest = self.left + self.padding;
-        self.input.skip(rest).map_err(truncated)?;
-        self.position += rest;
-        (self.left, self.padding) = (0, 0);
+        let (left, padding) = (std::mem::take(&mut self.left), std::mem::take(&mut self.padding));
+        self.input.skip(left).map_err(truncated)?;
+        match self.input.skip(padding) {
+            // Layers of `umoci insert` end right behind their last byte.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            done => done.map_err(truncated)?,
+        }
+        self.position += left + padding;
         let Some(block) = self.block()? else { return Ok(None) };
         if block.is_zero() {
             // Two blocks of zeros are the end; one is taken for it when nothing follows.
@@ -285,10 +297,8 @@ impl<R: Skip> TarReader<R> {
         Ok(Some(Block::new(bytes)))
     }
 
-    fn extended(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
-        if size > MAX_EXTENDED {
-            return Err(TarError::ExtendedTooLarge);
-        }
+    fn extended(&mut self, size: u64, allowed: &mut u64) -> Result<Vec<u8>, TarError> {
+        *allowed = allowed.checked_sub(size).ok_or(TarError::ExtendedTooLarge)?;
         let mut bytes = Vec::new();
         let read = (&mut self.input).take(size).read_to_end(&mut bytes).map_err(truncated)?;
         if (read as u64) < size {

@@ -16,6 +16,7 @@ pub use path::{EntryPath, MAX_NAME_LEN, MAX_PATH_LEN, MAX_TARGET_LEN};
 
 use super::erofs::FileData;
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};
 
 /// Names in one tree.
@@ -28,6 +29,8 @@ pub const MAX_DEPTH: usize = 1024;
 pub const MAX_SYMLINKS: usize = 40;
 /// Components looked at for one path, those of symlink targets included.
 const MAX_STEPS: usize = 8192;
+/// The same for all paths of a layer: 100 000 entries of 300 components.
+const MAX_LAYER_STEPS: usize = 30_000_000;
 
 /// Names an inode of one tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -101,6 +104,8 @@ pub struct Tree {
     freed: Vec<FileData>,
     /// Directories that hold nothing of lower layers any more: whiteouts need not look there again.
     pruned: HashSet<InodeId>,
+    /// Steps made on walks in this layer.
+    steps: Cell<usize>,
 }
 
 impl Default for Tree {
@@ -128,6 +133,7 @@ impl Tree {
             metadata: 0,
             freed: Vec::new(),
             pruned: HashSet::new(),
+            steps: Cell::new(0),
         }
     }
 
@@ -135,6 +141,7 @@ impl Tree {
     pub fn begin_layer(&mut self) {
         self.layer = self.layer.saturating_add(1);
         self.pruned.clear();
+        self.steps.set(0);
     }
 
     /// Names in the tree.
@@ -275,10 +282,7 @@ impl Tree {
     /// Hides `name` of lower layers in the directory `parents` (`.wh.name` of OCI's image-spec, layer.md). What this
     /// layer put there stays, wherever the whiteout is in the layer.
     pub fn whiteout(&mut self, parents: &EntryPath<'_>, name: &[u8]) -> Result<(), TreeError> {
-        let Some(stack) = self.walk(parents.components()).map_err(|error| error.on(parents))? else {
-            return Ok(());
-        };
-        let directory = stack.last().copied().unwrap_or(Self::ROOT);
+        let Some(directory) = self.existing(parents)? else { return Ok(()) };
         if let Some(entry) = self.child(directory, name)
             && !self.hide_lower(entry)
         {
@@ -289,10 +293,20 @@ impl Tree {
 
     /// Hides everything of lower layers in a directory (`.wh..wh..opq`).
     pub fn opaque(&mut self, directory: &EntryPath<'_>) -> Result<(), TreeError> {
-        if let Some(stack) = self.walk(directory.components()).map_err(|error| error.on(directory))? {
-            self.prune(stack.last().copied().unwrap_or(Self::ROOT));
+        if let Some(directory) = self.existing(directory)? {
+            self.prune(directory);
         }
         Ok(())
+    }
+
+    /// The directory that a path leads to. None when there is none: a layer may replace a directory by a file and hide
+    /// what was in the directory as well.
+    fn existing(&self, path: &EntryPath<'_>) -> Result<Option<InodeId>, TreeError> {
+        match self.walk(path.components()) {
+            Ok(stack) => Ok(stack.and_then(|stack| stack.last().copied())),
+            Err(Fault::NotADirectory(_)) => Ok(None),
+            Err(fault) => Err(fault.on(path)),
+        }
     }
 
     /// Removes what lower layers put in an entry. True: something of this layer is left, so the entry stays.
@@ -335,6 +349,7 @@ impl Tree {
     /// The directories from the root to where `components` lead; None when something is missing.
     fn walk(&self, components: &[&[u8]]) -> Result<Option<Vec<InodeId>>, Fault> {
         let mut walk = Walk::new(components);
+        walk.spend(self, components.len())?;
         match walk.step(self)? {
             Step::Arrived => Ok(Some(walk.stack)),
             Step::Missing(_) => Ok(None),
@@ -343,6 +358,7 @@ impl Tree {
 
     fn walk_making(&mut self, components: &[&[u8]]) -> Result<Vec<InodeId>, Fault> {
         let mut walk = Walk::new(components);
+        walk.spend(self, components.len())?;
         loop {
             match walk.step(self)? {
                 Step::Arrived => return Ok(walk.stack),
@@ -480,10 +496,6 @@ impl<'a> Walk<'a> {
     /// Goes on until the end or the first missing name.
     fn step(&mut self, tree: &Tree) -> Result<Step<'a>, Fault> {
         while let Some(name) = self.pending.pop() {
-            self.steps += 1;
-            if self.steps > MAX_STEPS {
-                return Err(Fault::Loop);
-            }
             match &*name {
                 b"" | b"." => continue,
                 b".." => {
@@ -498,14 +510,14 @@ impl<'a> Walk<'a> {
             let Some(entry) = tree.child(here, &name) else { return Ok(Step::Missing(name)) };
             match &tree.inode(entry.inode).content {
                 Content::Directory(_) => self.stack.push(entry.inode),
-                Content::Symlink(target) => self.follow(target)?,
+                Content::Symlink(target) => self.follow(tree, target)?,
                 _ => return Err(Fault::NotADirectory(name.as_ref().into())),
             }
         }
         Ok(Step::Arrived)
     }
 
-    fn follow(&mut self, target: &[u8]) -> Result<(), Fault> {
+    fn follow(&mut self, tree: &Tree, target: &[u8]) -> Result<(), Fault> {
         self.links += 1;
         if self.links > MAX_SYMLINKS {
             return Err(Fault::Loop);
@@ -513,8 +525,20 @@ impl<'a> Walk<'a> {
         if target.starts_with(b"/") {
             self.stack.truncate(1);
         }
-        self.pending.extend(target.split(|byte| *byte == b'/').rev().map(|part| Cow::Owned(part.to_vec())));
+        let parts = || target.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
+        self.spend(tree, parts().count())?;
+        self.pending.extend(parts().rev().map(|part| Cow::Owned(part.to_vec())));
         Ok(())
+    }
+
+    /// Before steps are made, and memory is taken for them.
+    fn spend(&mut self, tree: &Tree, steps: usize) -> Result<(), Fault> {
+        self.steps += steps;
+        tree.steps.set(tree.steps.get() + steps);
+        if self.steps > MAX_STEPS {
+            return Err(Fault::Loop);
+        }
+        if tree.steps.get() > MAX_LAYER_STEPS { Err(Fault::Tree(TreeError::TooManySteps)) } else { Ok(()) }
     }
 }
 

@@ -7,25 +7,25 @@ use std::os::unix::net::UnixStream;
 
 /// The monitor's end. That the other side is gone is no error: it may be killed at any time.
 #[derive(Debug)]
-pub struct Link {
+pub(super) struct Link {
     socket: UnixStream,
 }
 
 impl Link {
     /// Over this socket.
-    pub fn new(socket: UnixStream) -> Self {
+    pub(super) fn new(socket: UnixStream) -> Self {
         Self { socket }
     }
 
     /// Says something, if anybody listens.
-    pub fn send(&self, message: &FromMonitor) {
+    pub(super) fn send(&self, message: &FromMonitor) {
         if write_message(&mut &self.socket, message).is_err() {
             // Nobody listens any more.
         }
     }
 
     /// Calls `on_cancel` if the other side asks for it. Ends when the other side is gone.
-    pub fn watch(&self, on_cancel: impl Fn() + Send + 'static) -> std::io::Result<()> {
+    pub(super) fn watch(&self, on_cancel: impl Fn() + Send + 'static) -> std::io::Result<()> {
         let mut reader = BufReader::new(self.socket.try_clone()?);
         std::thread::spawn(move || {
             while let Ok(Some(ToMonitor::Cancel)) = read_message::<ToMonitor>(&mut reader) {
@@ -36,7 +36,7 @@ impl Link {
     }
 
     /// Waits until the other side has closed its end (or died).
-    pub fn wait_for_close(&self) {
+    pub(super) fn wait_for_close(&self) {
         let mut rest = [0u8; 64];
         while matches!((&self.socket).read(&mut rest), Ok(1..)) {}
     }

@@ -524,7 +524,8 @@ mod tests {
                 prop_assert!(!matches!(effects.last(), Some(Effect::Fail(_))) || ready == 0);
                 // Whoever is stopping has a deadline or a killed VM: nobody waits for ever.
                 if pod.state.stage == Stage::Stopping && !ended_before && !effects.is_empty() {
-                    prop_assert!(effects.iter().any(|e| matches!(e, Effect::Arm { .. } | Effect::KillVm)));
+                    let bounded = effects.iter().any(|e| matches!(e, Effect::Arm { .. } | Effect::KillVm));
+                    prop_assert!(bounded);
                 }
             }
             prop_assert!(ready <= 1 && ends <= 1);

@@ -7,6 +7,7 @@ pub mod fake;
 pub mod kvm;
 pub mod process;
 pub mod qemu;
+mod tsc;
 
 use crate::agent::Connector;
 use crate::store::atomic::FileError;

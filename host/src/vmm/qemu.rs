@@ -15,8 +15,8 @@ const GUEST_CID: u32 = 3;
 /// How long vhost-device-vsock may take until it listens.
 const HELPER_WAIT: Duration = Duration::from_secs(10);
 /// Kernel parameters, each with its reason: messages go to the serial port; only errors, since each character costs an exit; a restart by
-/// triple fault is what both drivers end on; a panic restarts at once; the processor's random numbers may be trusted, the host makes them.
-const CMDLINE: &str = "console=ttyS0 quiet reboot=t panic=-1 random.trust_cpu=on rdinit=/init";
+/// triple fault is what both drivers end on; a panic restarts at once; the processor's random numbers may be trusted, the host makes them; there is no PCI bus to look for.
+const CMDLINE: &str = "console=ttyS0 quiet reboot=t panic=-1 random.trust_cpu=on pci=off rdinit=/init";
 
 /// The driver.
 #[derive(Debug)]
@@ -78,8 +78,10 @@ impl Vmm for Qemu {
         // The socket between QEMU and vhost-device-vsock. Its name tells it from other machines' in /proc/net/unix.
         let vhost_sock = format!("vhost-{}.sock", config.id);
         let mut helper = process::spawn("vhost-device-vsock", &mut vhost_command(vhost, &vhost_sock, dir))?;
+        let host_tsc_khz = if config.accel == Accel::Tcg { super::tsc::khz() } else { None };
         await_listening(&mut helper, &vhost_sock)?;
-        let mut machine = process::spawn("qemu", &mut qemu_command(qemu, config, &vhost_sock, dir))?;
+        let cmdline = command_line(config.accel, host_tsc_khz);
+        let mut machine = process::spawn("qemu", &mut qemu_command(qemu, config, &vhost_sock, &cmdline, dir))?;
         let (Some(console), Some(diagnostics)) = (machine.child.stdout.take(), machine.child.stderr.take()) else {
             return Err(VmmError::Helper { program: "qemu".to_owned(), detail: "it has no pipes".to_owned() });
         };
@@ -137,7 +139,16 @@ fn listens(socket: &str) -> bool {
     })
 }
 
-fn qemu_command(program: &Path, config: &VmConfig, vhost_sock: &str, dir: &Path) -> Command {
+/// The kernel's parameters. Under software emulation the guest's time stamp counter is the host's. The guest would calibrate it against an
+/// emulated timer, which fails when the host is busy, and then no timer of the guest ever ticks; so it is told.
+fn command_line(accel: Accel, tsc_khz: Option<u64>) -> String {
+    match (accel, tsc_khz) {
+        (Accel::Tcg, Some(khz)) => format!("{CMDLINE} tsc_early_khz={khz} tsc=reliable"),
+        _ => CMDLINE.to_owned(),
+    }
+}
+
+fn qemu_command(program: &Path, config: &VmConfig, vhost_sock: &str, cmdline: &str, dir: &Path) -> Command {
     let accel = match config.accel {
         Accel::Kvm => "kvm",
         Accel::Tcg => "tcg",
@@ -158,7 +169,7 @@ fn qemu_command(program: &Path, config: &VmConfig, vhost_sock: &str, dir: &Path)
         .arg(&config.kernel)
         .arg("-initrd")
         .arg(&config.initramfs)
-        .args(["-append", CMDLINE])
+        .args(["-append", cmdline])
         .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
         .args(["-drive", &format!("if=none,id=disk,file={},format=vmdk,readonly=on", config.disk)])
         .args(["-device", "virtio-blk-device,drive=disk"])

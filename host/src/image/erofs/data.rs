@@ -130,15 +130,21 @@ impl<W: Write + Seek> DataArea<W> {
         Ok(())
     }
 
-    /// The next `length` bytes of the file are zeros (a hole of a sparse file).
+    /// The next `length` bytes of the file are zeros (a hole of a sparse file). Costs no writing where the output can
+    /// have holes: a few bytes of archive may stand for a hole of gigabytes.
     pub fn skip(&mut self, slot: &mut FileSlot, length: u64) -> Result<(), ErofsError> {
-        let mut left = length;
-        if slot.past == Past::Fresh {
-            let in_blocks = u64::from(slot.data.blocks()) * BLOCK;
-            let skipped = in_blocks.min(slot.data.size).saturating_sub(slot.written).min(left);
-            slot.written += skipped;
-            left -= skipped;
+        let in_blocks = (u64::from(slot.data.blocks()) * BLOCK).min(slot.data.size);
+        let skipped = in_blocks.saturating_sub(slot.written).min(length);
+        if skipped > 0 && slot.past == Past::Reused {
+            self.flush()?;
+            let offset = u64::from(slot.data.block) * BLOCK + slot.written;
+            (self.zero)(&mut self.out, offset, skipped)
+                .map_err(ErofsError::io("clear blocks of the file system image"))?;
+            self.at = u64::MAX;
         }
+        slot.written += skipped;
+        // What is left is in the tail.
+        let mut left = length - skipped;
         let zeros = [0; BLOCK_LEN];
         while left > 0 {
             let chunk = left.min(BLOCK);

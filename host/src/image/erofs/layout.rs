@@ -8,8 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{Seek, Write};
 
 /// The root is the first inode of the metadata area, behind one empty slot pair: inode number 0 would look deleted.
-const FIRST_INODE: u64 = ROOT_NID as u64 * SLOT;
-const ROOT_NID: u16 = 2;
+const FIRST_INODE: u64 = 64;
 /// Blocks with room that are kept open for small inodes.
 const OPEN_BLOCKS: usize = 16;
 
@@ -46,7 +45,7 @@ pub fn finish<W: Write + Seek>(
     let sb = Super {
         blocks: u32::try_from(size / BLOCK).map_err(|_| data.too_large())?,
         meta_block: plan.meta_block,
-        root_nid: ROOT_NID,
+        root_nid: plan.root_nid().ok_or_else(|| data.too_large())?,
         inodes: plan.placed.len() as u64,
         uuid,
     };
@@ -92,6 +91,11 @@ impl Plan {
         }
         placed.sort_unstable_by_key(|one| one.offset);
         Some(Self { placed, nids, meta_block: placer.next_block, meta_len: placer.meta_len })
+    }
+
+    /// The first inode placed: at the start of the first block, or of the second when its attributes are long.
+    fn root_nid(&self) -> Option<u16> {
+        self.nids.get(Tree::ROOT.index()).and_then(|nid| u16::try_from(*nid).ok())
     }
 
     /// Directory blocks and symlink targets that are not behind their inode.

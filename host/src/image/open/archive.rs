@@ -16,6 +16,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Bytes of a member's name that are worth keeping; those that are looked for have about 80.
+const MAX_MEMBER_NAME: usize = 512;
 /// Symbolic links from one member to the next: `docker save` makes one for a layer that two images share.
 const MAX_LINKS: usize = 4;
 
@@ -125,6 +127,9 @@ impl Archive {
 
 /// A path as it is kept: normal components joined by slashes.
 fn key(path: &[u8]) -> Option<Vec<u8>> {
+    if path.len() > MAX_MEMBER_NAME {
+        return None;
+    }
     EntryPath::parse(path).ok().map(|path| path.components().join(&b'/'))
 }
 
@@ -132,7 +137,7 @@ fn key(path: &[u8]) -> Option<Vec<u8>> {
 fn target(link: &[u8], to: &[u8]) -> Option<Vec<u8>> {
     let mut components: Vec<&[u8]> = link.split(|byte| *byte == b'/').collect();
     components.pop();
-    if to.starts_with(b"/") {
+    if to.starts_with(b"/") || to.len() > MAX_MEMBER_NAME {
         return None;
     }
     for component in to.split(|byte| *byte == b'/') {

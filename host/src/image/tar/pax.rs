@@ -2,7 +2,7 @@
 
 use super::super::tree::Timestamp;
 use super::header::{Block, check_size};
-use super::{Segment, TarError, sparse};
+use super::{MAX_XATTRS, Segment, TarError, sparse};
 
 /// Everything that extended headers say about the entry behind them.
 #[derive(Debug, Default)]
@@ -71,10 +71,10 @@ impl Extended {
             b"GNU.sparse.numblocks" if !self.has_sparse_1 => _ = self.sparse_map.get_or_insert_default(),
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    self.set_xattr(name.to_vec(), value.to_vec());
+                    self.set_xattr(name.to_vec(), value.to_vec())?;
                 } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
                     let value = base64(value).ok_or(TarError::PaxRecord)?;
-                    self.set_xattr(percent(name), value);
+                    self.set_xattr(percent(name), value)?;
                 }
             }
         }
@@ -82,11 +82,15 @@ impl Extended {
     }
 
     /// libarchive writes both kinds of records for one attribute: the last one counts.
-    fn set_xattr(&mut self, name: Vec<u8>, value: Vec<u8>) {
-        match self.xattrs.iter_mut().find(|(known, _)| *known == name) {
-            Some(found) => found.1 = value,
-            None => self.xattrs.push((name, value)),
+    fn set_xattr(&mut self, name: Vec<u8>, value: Vec<u8>) -> Result<(), TarError> {
+        if let Some(found) = self.xattrs.iter_mut().find(|(known, _)| *known == name) {
+            found.1 = value;
+        } else if self.xattrs.len() < MAX_XATTRS {
+            self.xattrs.push((name, value));
+        } else {
+            return Err(TarError::TooManyXattrs);
         }
+        Ok(())
     }
 }
 

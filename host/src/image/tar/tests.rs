@@ -74,6 +74,15 @@ fn data_that_is_not_read_is_left_out() {
 }
 
 #[test]
+fn an_archive_may_end_right_behind_its_last_byte() {
+    let archive = [block("a", b'0', 3, ""), b"abc".to_vec()].concat();
+    let mut reader = TarReader::new(archive.as_slice());
+    reader.next().unwrap();
+    assert_eq!(data(&mut reader), b"abc");
+    assert_eq!(reader.next().unwrap(), None);
+}
+
+#[test]
 fn long_names_of_both_dialects() {
     let long = "x/".repeat(200) + "end";
     let gnu = [
@@ -108,6 +117,21 @@ fn the_size_of_pax_counts_for_the_position_of_the_next_entry() {
     let mut reader = TarReader::new(archive.as_slice());
     assert_eq!(reader.next().unwrap().unwrap().size, 600);
     assert_eq!(reader.next().unwrap().unwrap().path, b"b");
+}
+
+#[test]
+fn extended_headers_are_capped_for_an_entry_and_not_each() {
+    let long = |typeflag| [block("long", typeflag, 600_000, ""), padded(&vec![b'n'; 600_000])].concat();
+    let archive = [long(b'L'), long(b'K'), block("f", b'0', 0, "")].concat();
+    assert!(matches!(TarReader::new(archive.as_slice()).next(), Err(TarError::ExtendedTooLarge)));
+    let archive = [long(b'L'), block("f", b'0', 0, ""), long(b'K'), block("f", b'0', 0, "")].concat();
+    let mut reader = TarReader::new(archive.as_slice());
+    assert!(reader.next().is_ok() && reader.next().is_ok());
+    let many: String = (100..357).map(|n| format!("27 SCHILY.xattr.user.{n}=v\n")).collect();
+    let archive =
+        [block("pax", b'x', many.len() as u64, ""), padded(many.as_bytes()), block("f", b'0', 0, "")]
+            .concat();
+    assert!(matches!(TarReader::new(archive.as_slice()).next(), Err(TarError::TooManyXattrs)));
 }
 
 #[test]

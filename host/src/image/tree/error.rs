@@ -93,6 +93,9 @@ pub enum TreeError {
     /// Too many bytes of names.
     #[error("names, link targets and extended attributes of the image take more than {MAX_METADATA} bytes")]
     TooMuchMetadata,
+    /// Paths through too many links.
+    #[error("the paths of the layer lead through too many directories and symbolic links")]
+    TooManySteps,
     /// Nested too deeply.
     #[error("directories are nested more than {MAX_DEPTH} deep")]
     TooDeep,

@@ -104,9 +104,23 @@ fn circles_and_files_as_parents_are_errors() {
     fifo(&mut tree, "f");
     assert!(matches!(tree.locate(&path("x/a")), Err(TreeError::SymlinkLoop { .. })));
     assert!(matches!(tree.locate(&path("f/a")), Err(TreeError::NotADirectory { .. })));
-    link(&mut tree, "long", &"./".repeat(2000));
+    dir(&mut tree, "d", 0o755);
+    link(&mut tree, "long", &"d/../".repeat(800));
     link(&mut tree, "more", &"long/".repeat(30));
     assert!(matches!(tree.locate(&path("more/a")), Err(TreeError::SymlinkLoop { .. })), "a budget of steps");
+}
+
+#[test]
+fn a_layer_has_a_budget_of_steps() {
+    let mut tree = Tree::new();
+    dir(&mut tree, "d", 0o755);
+    link(&mut tree, "long", &"d/../".repeat(800));
+    link(&mut tree, "more", &"long/".repeat(4));
+    assert!((0..3000).all(|_| tree.locate(&path("more/a")).is_ok()));
+    let refused = (0..3000).find_map(|_| tree.locate(&path("more/a")).err());
+    assert_eq!(refused, Some(TreeError::TooManySteps));
+    tree.begin_layer();
+    assert!(tree.locate(&path("more/a")).is_ok());
 }
 
 #[test]

@@ -1,0 +1,138 @@
+//! From the kernel's initramfs to a root that containers can be made in. Owns: vminit's own mounts, as data. Must not know: pods.
+
+use crate::console;
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use std::fs;
+use std::io;
+
+/// Why the VM can't be made ready.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BootError {
+    /// A file system could not be mounted.
+    #[error("cannot mount {fstype} at {target}")]
+    Mount {
+        /// File system type.
+        fstype: &'static str,
+        /// Where.
+        target: &'static str,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// A directory or file could not be made or written.
+    #[error("cannot write {path}")]
+    Write {
+        /// Which.
+        path: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The new root could not be entered.
+    #[error("cannot enter the new root ({step})")]
+    Enter {
+        /// At which step.
+        step: &'static str,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+}
+
+struct MountRow {
+    source: &'static str,
+    target: &'static str,
+    fstype: &'static str,
+    flags: MsFlags,
+    data: &'static str,
+}
+
+const SAFE: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+
+/// Mounted below the new root before it is entered, in this order.
+const MOUNTS: &[MountRow] = &[
+    // Processes: libcontainer and the statistics read it, containers get their own.
+    MountRow { source: "proc", target: "/proc", fstype: "proc", flags: SAFE, data: "" },
+    // Devices as the kernel sees them; the cgroup tree is mounted inside.
+    MountRow { source: "sysfs", target: "/sys", fstype: "sysfs", flags: SAFE, data: "" },
+    // The stitched disk's partitions and the console appear here by themselves.
+    MountRow {
+        source: "devtmpfs",
+        target: "/dev",
+        fstype: "devtmpfs",
+        flags: MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC),
+        data: "mode=0755",
+    },
+    // Limits and accounting of containers.
+    MountRow { source: "cgroup2", target: "/sys/fs/cgroup", fstype: "cgroup2", flags: SAFE, data: "" },
+    // State: bundles' state, the pod's writable files.
+    MountRow {
+        source: "tmpfs",
+        target: "/run",
+        fstype: "tmpfs",
+        flags: MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV),
+        data: "mode=0755",
+    },
+];
+
+/// Directories of the new root that something is mounted at or made in later.
+const DIRECTORIES: &[&str] = &["/images", "/bundles", "/composite", "/empty"];
+
+/// Where the new root is put together.
+const NEW_ROOT: &str = "/newroot";
+
+fn mount_row(root: &str, row: &MountRow) -> Result<(), BootError> {
+    let target = format!("{root}{}", row.target);
+    fs::create_dir_all(&target).map_err(|source| BootError::Write { path: row.target, source })?;
+    let data = Some(row.data).filter(|data| !data.is_empty());
+    mount(Some(row.source), target.as_str(), Some(row.fstype), row.flags, data)
+        .map_err(|source| BootError::Mount { fstype: row.fstype, target: row.target, source })
+}
+
+/// Moves from the initramfs to a tmpfs with every mount that vminit needs. pivot_root(2), which every container is made with,
+/// refuses to work while the root is the initramfs.
+pub(crate) fn mount_all() -> Result<(), BootError> {
+    let root = MountRow {
+        source: "root",
+        target: NEW_ROOT,
+        fstype: "tmpfs",
+        flags: MsFlags::MS_NOSUID,
+        data: "mode=0755,size=16m",
+    };
+    mount_row("", &root)?;
+    for row in MOUNTS {
+        mount_row(NEW_ROOT, row)?;
+    }
+    for directory in DIRECTORIES {
+        fs::create_dir(format!("{NEW_ROOT}{directory}"))
+            .map_err(|source| BootError::Write { path: directory, source })?;
+    }
+    let enter = |step| move |source| BootError::Enter { step, source };
+    std::env::set_current_dir(NEW_ROOT).map_err(|source| BootError::Write { path: NEW_ROOT, source })?;
+    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>).map_err(enter("move"))?;
+    nix::unistd::chroot(".").map_err(enter("chroot"))?;
+    nix::unistd::chdir("/").map_err(enter("chdir"))?;
+    set_limits();
+    protect_from_oom()?;
+    crate::cgroup::enable_controllers()
+        .map_err(|source| BootError::Write { path: "/sys/fs/cgroup/cgroup.subtree_control", source })
+}
+
+/// What programs in containers may expect to be allowed; the kernel starts PID 1 with 4096 files at most.
+fn set_limits() {
+    let limits =
+        [(Resource::RLIMIT_NOFILE, 1024, 524_288), (Resource::RLIMIT_NPROC, RLIM_INFINITY, RLIM_INFINITY)];
+    for (resource, soft, hard) in limits {
+        if let Err(errno) = setrlimit(resource, soft, hard) {
+            console::say(&format!("cannot set {resource:?}: {errno}"));
+        }
+    }
+}
+
+/// The kernel never picks PID 1 itself, but its helpers are forks that inherit this.
+fn protect_from_oom() -> Result<(), BootError> {
+    let path = "/proc/self/oom_score_adj";
+    fs::write(path, "-1000").map_err(|source| BootError::Write { path, source })
+}

@@ -1,0 +1,38 @@
+//! Short lines on `/dev/console`: what the host shows when the VM fails. Must not know anything else of vminit.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::OnceLock;
+
+static CONSOLE: OnceLock<Option<File>> = OnceLock::new();
+
+/// Longest line written, in bytes.
+const MAX_LINE: usize = 1024;
+
+fn open() -> Option<File> {
+    OpenOptions::new().write(true).custom_flags(libc::O_NOCTTY).open("/dev/console").ok()
+}
+
+/// Writes `vminit: ` and one line. A console that can't be written is no reason to stop.
+pub(crate) fn say(text: &str) {
+    let Some(mut console) = CONSOLE.get_or_init(open).as_ref() else { return };
+    let cut = (0..=text.len().min(MAX_LINE)).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    let clean: String = text[..cut].chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    console.write_all(format!("vminit: {clean}\n").as_bytes()).ok();
+}
+
+/// An error with all its causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}

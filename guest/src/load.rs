@@ -1,0 +1,136 @@
+//! From the stitched disk to a pod that can be made: the pod's own file system, its plan, the images, and what the containers share.
+
+use crate::rootfs::read_capped;
+use crate::sys;
+use magikvm_proto::limits::MAX_PLAN_SIZE;
+use magikvm_proto::path;
+use magikvm_proto::plan::{GuestPlan, PlanError};
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long a partition may take to appear. Drivers are built into the kernel, so it is nearly always there.
+const DISK_WAIT: Duration = Duration::from_secs(10);
+/// Between two looks for it.
+const DISK_POLL: Duration = Duration::from_millis(2);
+/// Bytes of one file of the pod's `/etc`.
+const MAX_ETC_FILE: u64 = 64 << 10;
+/// The files of the pod's `/etc`.
+const ETC_FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
+
+/// Why the pod can't be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    /// A partition did not appear.
+    #[error("the disk has no partition {0}")]
+    Disk(PathBuf),
+    /// A file system could not be mounted.
+    #[error("cannot mount {source_path} at {}", target.display())]
+    Mount {
+        /// What.
+        source_path: String,
+        /// Where.
+        target: PathBuf,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// A file could not be read or written.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The plan is not one.
+    #[error("{} is not a plan", path::SPEC_JSON)]
+    Json(#[source] serde_json::Error),
+    /// The plan can't be carried out.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The host name was refused.
+    #[error("cannot set the host name {0:?}")]
+    Hostname(String, #[source] Errno),
+    /// No loopback.
+    #[error("cannot bring up the loopback interface")]
+    Loopback(#[source] io::Error),
+}
+
+fn file_error(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> LoadError {
+    let path = path.as_ref().to_owned();
+    move |source| LoadError::File { path, source }
+}
+
+/// Mounts everything and reads the plan.
+pub(crate) fn load() -> Result<GuestPlan, LoadError> {
+    mount_partition(path::POD_PARTITION, Path::new(path::COMPOSITE_MOUNT))?;
+    for link in ["pod", "containers"] {
+        let at = format!("/{link}");
+        symlink(format!("{}/{link}", path::COMPOSITE_MOUNT), &at).map_err(file_error(at))?;
+    }
+    let plan = read_plan()?;
+    let partitions: BTreeSet<u32> =
+        plan.containers.iter().map(|container| container.image_partition).collect();
+    for partition in partitions {
+        let target = Path::new(path::GUEST_IMAGES).join(partition.to_string());
+        fs::create_dir_all(&target).map_err(file_error(&target))?;
+        mount_partition(partition, &target)?;
+    }
+    nix::unistd::sethostname(&plan.hostname)
+        .map_err(|errno| LoadError::Hostname(plan.hostname.clone(), errno))?;
+    sys::loopback_up().map_err(LoadError::Loopback)?;
+    share()?;
+    Ok(plan)
+}
+
+fn read_plan() -> Result<GuestPlan, LoadError> {
+    let cap = u64::try_from(MAX_PLAN_SIZE).unwrap_or(u64::MAX);
+    let bytes = File::open(path::SPEC_JSON)
+        .and_then(|file| read_capped(file, cap))
+        .map_err(file_error(path::SPEC_JSON))?;
+    let plan: GuestPlan = serde_json::from_slice(&bytes).map_err(LoadError::Json)?;
+    plan.check()?;
+    Ok(plan)
+}
+
+fn mount_partition(partition: u32, target: &Path) -> Result<(), LoadError> {
+    let device = format!("{}{partition}", path::DISK);
+    let deadline = Instant::now() + DISK_WAIT;
+    while !Path::new(&device).exists() {
+        if Instant::now() >= deadline {
+            return Err(LoadError::Disk(device.into()));
+        }
+        std::thread::sleep(DISK_POLL);
+    }
+    // Not nosuid: an image's set-user-id programs work as in any container. Not nodev: devices are the cgroup's business.
+    mount(Some(device.as_str()), target, Some("erofs"), MsFlags::MS_RDONLY, None::<&str>)
+        .map_err(|source| LoadError::Mount { source_path: device, target: target.to_owned(), source })
+}
+
+/// What all containers of the pod see: writable copies of the pod's `/etc` files, and `/dev/shm`.
+fn share() -> Result<(), LoadError> {
+    fs::create_dir_all(path::GUEST_POD_ETC).map_err(file_error(path::GUEST_POD_ETC))?;
+    for name in ETC_FILES {
+        let from = Path::new(path::POD_ETC).join(name);
+        let bytes = match File::open(&from).and_then(|file| read_capped(file, MAX_ETC_FILE)) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(file_error(from)(error)),
+        };
+        let to = Path::new(path::GUEST_POD_ETC).join(name);
+        fs::write(&to, bytes).map_err(file_error(&to))?;
+    }
+    let shm = Path::new(path::GUEST_POD_SHM);
+    fs::create_dir_all(shm).map_err(file_error(shm))?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    // The size that other runtimes give.
+    mount(Some("shm"), shm, Some("tmpfs"), flags, Some("mode=1777,size=64m"))
+        .map_err(|source| LoadError::Mount { source_path: "shm".to_owned(), target: shm.to_owned(), source })
+}

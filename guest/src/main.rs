@@ -1,0 +1,62 @@
+//! `vminit`: PID 1 of a magikvm microVM. It carries out the plan that the host baked into the pod's own file system: mounts,
+//! containers (libcontainer), an agent on vsock, restarts, an orderly end.
+//!
+//! Order matters here. Everything up to [`spawner::start`] runs before the first thread, because the spawner is a fork
+//! of this process that forks further, and a fork of a process with threads can't run ordinary code.
+
+mod agent;
+mod boot;
+mod bundle;
+mod cgroup;
+mod console;
+mod devices;
+mod events;
+mod load;
+mod output;
+mod pod;
+mod power;
+mod reaper;
+mod rootfs;
+mod spawner;
+mod stats;
+mod supervisor;
+mod sync;
+mod sys;
+mod user;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if std::process::id() != 1 {
+        eprintln!("vminit is process 1 of a magikvm microVM; it is not meant to be started by hand");
+        return ExitCode::from(2);
+    }
+    power::set_panic_hook();
+    sys::one_malloc_arena();
+    sys::clear_environment();
+    if let Err(error) = run() {
+        console::say(&format!("cannot start: {}", console::chain(&error)));
+    }
+    power::end_vm();
+}
+
+/// What keeps vminit from serving at all. A pod that can't run is no such thing: the agent reports it.
+#[derive(Debug, thiserror::Error)]
+enum InitError {
+    #[error(transparent)]
+    Boot(#[from] boot::BootError),
+    #[error(transparent)]
+    Spawner(#[from] spawner::SpawnerError),
+    #[error("no agent socket")]
+    Agent(#[source] std::io::Error),
+    #[error("no thread")]
+    Thread(#[source] std::io::Error),
+}
+
+fn run() -> Result<(), InitError> {
+    boot::mount_all()?;
+    let spawner = spawner::start()?;
+    // From here on the host's connection is accepted by the kernel, even while vminit is still busy.
+    let listener = sys::vsock_listen(magikvm_proto::path::AGENT_PORT).map_err(InitError::Agent)?;
+    supervisor::run(spawner, listener).map_err(InitError::Thread)
+}

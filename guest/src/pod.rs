@@ -1,0 +1,146 @@
+//! The pod as vminit's threads share it: the plan, every container's live process, its output and state. Owns: no decision (the supervisor makes
+//! them), no connection.
+
+use crate::events::EventLog;
+use crate::output::attach::Hub;
+use crate::output::buffer::LogBuffer;
+use crate::reaper::Reaper;
+use crate::spawner::client::Spawner;
+use crate::supervisor::Message;
+use crate::sync::lock;
+use crate::sys;
+use magikvm_proto::id::ContainerName;
+use magikvm_proto::plan::{ContainerPlan, GuestPlan};
+use magikvm_proto::wire::{ContainerStatus, Refusal, RefusalCode};
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
+
+/// Everything threads share.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    /// What the host wants; absent when it could not be read.
+    pub(crate) plan: Option<GuestPlan>,
+    /// Its containers, in the plan's order.
+    pub(crate) members: Vec<Member>,
+    /// What happened.
+    pub(crate) events: EventLog,
+    /// What was printed.
+    pub(crate) logs: Arc<LogBuffer>,
+    /// Who is told of ends.
+    pub(crate) reaper: Arc<Reaper>,
+    /// Who makes processes.
+    pub(crate) spawner: Spawner,
+    /// Processes beside PID 1 that are vminit's own.
+    pub(crate) helpers: Vec<i32>,
+    status: Mutex<Vec<ContainerStatus>>,
+    supervisor: Mutex<Sender<Message>>,
+}
+
+/// One container.
+#[derive(Debug)]
+pub(crate) struct Member {
+    /// Its plan.
+    pub(crate) plan: ContainerPlan,
+    /// Who is attached to it.
+    pub(crate) hub: Arc<Hub>,
+    live: Mutex<Option<Arc<Live>>>,
+}
+
+/// A container's process 1 from its creation to its end.
+#[derive(Debug)]
+pub(crate) struct Live {
+    /// Of which run.
+    pub(crate) run: u32,
+    /// Its handle.
+    pub(crate) pidfd: OwnedFd,
+    /// The master of its terminal.
+    pub(crate) terminal: Option<Arc<OwnedFd>>,
+    /// Where its input goes, non-blocking; nothing once closed or if it never had any.
+    pub(crate) stdin: Mutex<Option<Arc<OwnedFd>>>,
+}
+
+impl Member {
+    /// A container that does not run.
+    pub(crate) fn new(plan: ContainerPlan) -> Self {
+        Self { plan, hub: Arc::default(), live: Mutex::default() }
+    }
+
+    /// Its process.
+    pub(crate) fn live(&self) -> Option<Arc<Live>> {
+        lock(&self.live).clone()
+    }
+
+    /// Its process from now on.
+    pub(crate) fn set_live(&self, live: Live) {
+        *lock(&self.live) = Some(Arc::new(live));
+    }
+
+    /// This run's process has ended.
+    pub(crate) fn ended(&self, run: u32) {
+        let mut live = lock(&self.live);
+        if live.as_ref().is_some_and(|live| live.run == run) {
+            *live = None;
+        }
+    }
+
+    /// Sends a signal to its process 1; whether there was one.
+    pub(crate) fn signal(&self, signal: i32) -> bool {
+        self.live().is_some_and(|live| sys::pidfd_signal(&live.pidfd, signal).is_ok())
+    }
+}
+
+impl Pod {
+    /// A pod that nothing of runs yet.
+    pub(crate) fn new(
+        plan: Option<GuestPlan>,
+        logs: Arc<LogBuffer>,
+        reaper: Arc<Reaper>,
+        spawner: Spawner,
+        supervisor: Sender<Message>,
+    ) -> Self {
+        let members = plan.iter().flat_map(|plan| plan.containers.iter().cloned()).map(Member::new).collect();
+        let helpers = vec![spawner.pid()];
+        Self {
+            plan,
+            members,
+            events: EventLog::default(),
+            logs,
+            reaper,
+            spawner,
+            helpers,
+            status: Mutex::default(),
+            supervisor: Mutex::new(supervisor),
+        }
+    }
+
+    /// A container by name.
+    pub(crate) fn member(&self, name: &ContainerName) -> Result<&Member, Refusal> {
+        let missing =
+            || Refusal::new(RefusalCode::NotFound, format!("the pod has no container {:?}", name.as_str()));
+        self.members.iter().find(|member| &member.plan.name == name).ok_or_else(missing)
+    }
+
+    /// A container's process; refused when there is none.
+    pub(crate) fn running(&self, name: &ContainerName) -> Result<(&Member, Arc<Live>), Refusal> {
+        let member = self.member(name)?;
+        let stopped =
+            || Refusal::new(RefusalCode::Conflict, format!("container {:?} is not running", name.as_str()));
+        Ok((member, member.live().ok_or_else(stopped)?))
+    }
+
+    /// What the supervisor said last.
+    pub(crate) fn status(&self) -> Vec<ContainerStatus> {
+        lock(&self.status).clone()
+    }
+
+    /// What the supervisor says.
+    pub(crate) fn set_status(&self, status: Vec<ContainerStatus>) {
+        *lock(&self.status) = status;
+    }
+
+    /// Tells the supervisor something. It lives as long as the VM.
+    pub(crate) fn tell(&self, message: Message) {
+        lock(&self.supervisor).send(message).ok();
+    }
+}

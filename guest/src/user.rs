@@ -1,0 +1,165 @@
+//! Who a container runs as: an image's `User` against its own `/etc/passwd` and `/etc/group`. Pure; the files come as bytes.
+
+/// Bytes of `/etc/passwd` or `/etc/group` that are looked at.
+pub(crate) const MAX_USER_FILE: u64 = 1 << 20;
+/// Most supplementary groups (Linux NGROUPS_MAX).
+const MAX_GROUPS: usize = 65_536;
+
+/// A resolved user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct User {
+    /// User id.
+    pub(crate) uid: u32,
+    /// First group id.
+    pub(crate) gid: u32,
+    /// Supplementary groups.
+    pub(crate) groups: Vec<u32>,
+    /// Home directory; `/` when the image does not say.
+    pub(crate) home: String,
+}
+
+/// Why an image's `User` means nobody.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum UserError {
+    /// A name that `/etc/passwd` does not have.
+    #[error("user {0:?} is not in the image's /etc/passwd")]
+    UnknownUser(String),
+    /// A name that `/etc/group` does not have.
+    #[error("group {0:?} is not in the image's /etc/group")]
+    UnknownGroup(String),
+    /// A number that is no id.
+    #[error("{0} is not a user or group id (0 to 4294967294)")]
+    Number(String),
+}
+
+/// Whether `user` needs no look at the files to be valid; the home directory may still be in them.
+fn number(text: &str) -> Result<Option<u32>, UserError> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Ok(None);
+    }
+    match text.parse::<u32>() {
+        Ok(id) if id != u32::MAX => Ok(Some(id)),
+        _ => Err(UserError::Number(text.to_owned())),
+    }
+}
+
+struct Passwd<'a> {
+    name: &'a str,
+    uid: u32,
+    gid: u32,
+    home: &'a str,
+}
+
+fn lines(file: &[u8]) -> impl Iterator<Item = &str> {
+    file.split(|&b| b == b'\n').filter_map(|line| std::str::from_utf8(line).ok())
+}
+
+fn passwd(file: &[u8]) -> impl Iterator<Item = Passwd<'_>> {
+    lines(file).filter_map(|line| {
+        let mut fields = line.trim_end_matches('\r').split(':');
+        let name = fields.next().filter(|name| !name.is_empty() && !name.starts_with('#'))?;
+        let uid = fields.nth(1)?.parse().ok()?;
+        let gid = fields.next()?.parse().ok()?;
+        let home = fields.nth(1).unwrap_or_default();
+        Some(Passwd { name, uid, gid, home })
+    })
+}
+
+struct Group<'a> {
+    name: &'a str,
+    gid: u32,
+    members: &'a str,
+}
+
+fn groups(file: &[u8]) -> impl Iterator<Item = Group<'_>> {
+    lines(file).filter_map(|line| {
+        let mut fields = line.trim_end_matches('\r').split(':');
+        let name = fields.next().filter(|name| !name.is_empty() && !name.starts_with('#'))?;
+        let gid = fields.nth(1)?.parse().ok()?;
+        Some(Group { name, gid, members: fields.next().unwrap_or_default() })
+    })
+}
+
+/// Resolves `user`, `uid`, `user:group`, `uid:gid` and mixtures, as other runtimes do: a name wins over a number of the same text, a
+/// number needs no file, and the groups that list the user count only where no group is asked for.
+pub(crate) fn resolve(user: &str, passwd_file: &[u8], group_file: &[u8]) -> Result<User, UserError> {
+    let (user_text, group_text) = user.split_once(':').unwrap_or((user, ""));
+    let user_text = if user_text.is_empty() { "0" } else { user_text };
+    let as_number = number(user_text)?;
+    let by_name = passwd(passwd_file).find(|entry| entry.name == user_text);
+    let entry = by_name.or_else(|| passwd(passwd_file).find(|entry| Some(entry.uid) == as_number));
+    let (uid, mut gid, name, home) = match (entry, as_number) {
+        (Some(entry), _) => (entry.uid, entry.gid, Some(entry.name), entry.home),
+        (None, Some(uid)) => (uid, 0, None, ""),
+        (None, None) => return Err(UserError::UnknownUser(user_text.to_owned())),
+    };
+    let mut supplementary = Vec::new();
+    if group_text.is_empty() {
+        let listed = |group: &Group<'_>| {
+            name.is_some_and(|name| group.members.split(',').any(|member| member.trim() == name))
+        };
+        supplementary.extend(groups(group_file).filter(listed).map(|group| group.gid).take(MAX_GROUPS));
+        supplementary.sort_unstable();
+        supplementary.dedup();
+    } else {
+        gid = match (groups(group_file).find(|group| group.name == group_text), number(group_text)?) {
+            (Some(group), _) => group.gid,
+            (None, Some(gid)) => gid,
+            (None, None) => return Err(UserError::UnknownGroup(group_text.to_owned())),
+        };
+    }
+    let home = if home.starts_with('/') { home } else { "/" };
+    Ok(User { uid, gid, groups: supplementary, home: home.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PASSWD: &[u8] =
+        b"# comment\nroot:x:0:0:root:/root:/bin/sh\n\nbroken\nweb:x:1000:1001:W:/srv/web:/bin/sh\n1000:x:7:8::/seven:\nnohome:x:5:5\n";
+    const GROUP: &[u8] = b"root:x:0:\nstaff:x:50:web,root\nextra:x:60:web\n70:x:71:\n";
+
+    fn user(uid: u32, gid: u32, groups: &[u32], home: &str) -> User {
+        User { uid, gid, groups: groups.to_vec(), home: home.to_owned() }
+    }
+
+    #[test]
+    fn names_numbers_and_mixtures() {
+        let cases = [
+            ("", user(0, 0, &[50], "/root")),
+            ("root", user(0, 0, &[50], "/root")),
+            ("web", user(1000, 1001, &[50, 60], "/srv/web")),
+            ("web:staff", user(1000, 50, &[], "/srv/web")),
+            ("web:99", user(1000, 99, &[], "/srv/web")),
+            ("2000", user(2000, 0, &[], "/")),
+            ("2000:3000", user(2000, 3000, &[], "/")),
+            (":staff", user(0, 50, &[], "/root")),
+            ("1000", user(7, 8, &[], "/seven")),
+            ("0:70", user(0, 71, &[], "/root")),
+            ("nohome", user(5, 5, &[], "/")),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(resolve(text, PASSWD, GROUP), Ok(expected), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_need_no_file_and_unknown_names_are_named() {
+        assert_eq!(resolve("1000:1000", b"", b""), Ok(user(1000, 1000, &[], "/")));
+        assert_eq!(resolve("", b"", b""), Ok(user(0, 0, &[], "/")));
+        assert_eq!(resolve("nobody", b"", b""), Err(UserError::UnknownUser("nobody".to_owned())));
+        assert_eq!(resolve("0:wheel", b"", b""), Err(UserError::UnknownGroup("wheel".to_owned())));
+        assert_eq!(resolve("4294967295", b"", b""), Err(UserError::Number("4294967295".to_owned())));
+        assert_eq!(resolve("0:99999999999", b"", b""), Err(UserError::Number("99999999999".to_owned())));
+        assert_eq!(resolve("-1", b"", b""), Err(UserError::UnknownUser("-1".to_owned())));
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_files_never_panic(user in ".{0,20}", passwd in any::<Vec<u8>>(), group in any::<Vec<u8>>()) {
+            resolve(&user, &passwd, &group).ok();
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The image store against real tools: layouts made by umoci and skopeo, compared file by file with `umoci unpack`;
+//! hostile images; many processes; kills and full disks. Needs root (mounts, devices), umoci, skopeo, erofs-utils.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "image/hostile.rs"]
+mod hostile;
+#[path = "image/make.rs"]
+mod make;
+#[path = "image/real.rs"]
+mod real;
+#[path = "image/rules.rs"]
+mod rules;
+#[path = "image/sharing.rs"]
+mod sharing;
+#[path = "image/tools.rs"]
+mod tools;
+
+use magikvm::image::{Image, ImageError, ImageRecord, ImageStore, Source};
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What the store adds to an image that lacks it.
+const ADDED: [&str; 8] = ["proc", "dev", "sys", "etc", "tmp", "etc/hosts", "etc/hostname", "etc/resolv.conf"];
+
+/// A store in a directory that goes away.
+struct Store {
+    dir: tempfile::TempDir,
+    store: ImageStore,
+}
+
+impl Store {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ImageStore::open(&dir.path().join("images")).unwrap();
+        Self { dir, store }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.dir.path().join("images")
+    }
+
+    fn import(&self, source: &Source, name: &str) -> Result<ImageRecord, ImageError> {
+        self.store.import(source, &name.parse().unwrap(), &mut |_| {})
+    }
+
+    fn resolve(&self, name: &str) -> Image {
+        self.store.resolve(&name.parse().unwrap()).unwrap()
+    }
+
+    /// Imports and mounts.
+    fn mounted(&self, source: &Source, name: &str) -> tools::Mounted {
+        self.import(source, name).unwrap_or_else(|error| panic!("{}", chain(&error)));
+        tools::Mounted::erofs(&self.resolve(name).rootfs.path)
+    }
+}
+
+/// Every file below a directory, relative.
+fn files(root: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    let mut todo = vec![root.to_owned()];
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                todo.push(path);
+            } else {
+                files.push(path.strip_prefix(root).unwrap().display().to_string());
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// An error with all its causes.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text += &format!(": {cause}");
+        next = cause.source();
+    }
+    text
+}

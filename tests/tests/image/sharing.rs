@@ -1,0 +1,317 @@
+//! One store and many users: names, removal, processes at the same time, kills, full disks, other users.
+
+use crate::make::{Layout, Packing, Tar};
+use crate::tools::{Mounted, run};
+use crate::{Store, chain, files};
+use magikvm::image::{ImageError, ImageStore, ImportProgress, Removed};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const IMPORTER: &str = env!("CARGO_BIN_EXE_import-image");
+
+fn small(content: &str) -> Layout {
+    Layout::of(Packing::Gzip, &[Tar::default().file("file", content).end()])
+}
+
+/// Some megabytes that do not compress.
+fn large(layers: usize) -> Layout {
+    let mut state = 1u64;
+    let mut noise = || {
+        let mut bytes = Vec::with_capacity(3 << 20);
+        while bytes.len() < 3 << 20 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            bytes.extend(state.to_be_bytes());
+        }
+        bytes
+    };
+    let layers: Vec<Vec<u8>> = (0..layers)
+        .map(|n| {
+            let (name, data) = (format!("noise-{n}"), noise());
+            let item = crate::make::Item { name: name.as_bytes(), data: &data, ..Default::default() };
+            Tar::default().item(&item).end()
+        })
+        .collect();
+    Layout::of(Packing::Plain, &layers)
+}
+
+#[test]
+fn names_come_and_go_and_the_image_goes_with_its_last_one() {
+    let (store, layout) = (Store::new(), small("a"));
+    for name in ["one", "one:2", "ghcr.io/x/two"] {
+        store.import(&layout.source(), name).unwrap();
+    }
+    let remove = |name: &str| store.store.remove(&name.parse().unwrap());
+    let list = store.store.list().unwrap();
+    assert_eq!(list.len(), 1);
+    let names: Vec<_> = list[0].names.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["docker.io/library/one:2", "docker.io/library/one:latest", "ghcr.io/x/two:latest"]);
+    assert_eq!(remove("one").unwrap(), Removed::Name);
+    assert_eq!(remove("one:2").unwrap(), Removed::Name);
+
+    let missing = remove("one").unwrap_err();
+    assert_eq!(missing.to_string(), "there is no image one:latest");
+    assert!(
+        missing.hint().unwrap().contains("magikvm image import oci:DIR[:TAG] --name one:latest"),
+        "{missing:?}"
+    );
+    let near = store.store.resolve(&"ghcr.io/x/tow".parse().unwrap()).unwrap_err();
+    assert!(near.hint().unwrap().contains("did you mean ghcr.io/x/two:latest?"), "{near:?}");
+
+    let image = store.resolve("ghcr.io/x/two");
+    let error = remove("ghcr.io/x/two").unwrap_err();
+    assert!(matches!(error, ImageError::InUse { .. }) && error.hint().is_some(), "{error}");
+    assert_eq!(store.resolve("ghcr.io/x/two").id, image.id, "a refused removal changes nothing");
+    let size = image.rootfs.size_bytes;
+    drop(image);
+    assert!(
+        matches!(remove("ghcr.io/x/two").unwrap(), Removed::Image { freed_bytes, .. } if freed_bytes == size)
+    );
+    assert_eq!(files(&store.root()), ["index.json", "lock"]);
+    assert!(store.store.list().unwrap().is_empty());
+}
+
+#[test]
+fn a_name_moves_to_another_image_and_the_old_one_stays_while_it_is_used() {
+    let (store, a, b) = (Store::new(), small("a"), small("b"));
+    let old = store.import(&a.source(), "name").unwrap();
+    let used = store.resolve("name");
+    let new = store.import(&b.source(), "name").unwrap();
+    assert_ne!(old.id, new.id);
+    assert_eq!(store.resolve("name").id, new.id);
+    let nameless = store.store.list().unwrap().pop().unwrap();
+    assert_eq!((nameless.id, nameless.names.len()), (old.id, 0));
+    assert!(used.rootfs.path.exists());
+    assert_eq!(store.store.resolve_id(&old.id).unwrap().id, old.id);
+    drop(used);
+    store.import(&b.source(), "other").unwrap();
+    assert_eq!(store.store.list().unwrap().len(), 1, "the nameless one went with the next import");
+    assert_eq!(files(&store.root()).len(), 4);
+}
+
+#[test]
+fn images_with_the_same_layers_share_one_file() {
+    let (store, a) = (Store::new(), small("a"));
+    let mut b = small("a");
+    b.config["config"]["User"] = "1000".into();
+    b.save();
+    let mut reused = false;
+    store.import(&a.source(), "a").unwrap();
+    store
+        .store
+        .import(&b.source(), &"b".parse().unwrap(), &mut |p| reused |= p == ImportProgress::Reused)
+        .unwrap();
+    assert!(reused);
+    let (a, b) = (store.resolve("a"), store.resolve("b"));
+    assert_ne!(a.id, b.id);
+    assert_eq!((a.rootfs.key, &a.rootfs.path), (b.rootfs.key, &b.rootfs.path));
+    assert_eq!(b.config.user, "1000");
+    assert!(matches!(
+        store.store.remove(&"a".parse().unwrap()).unwrap(),
+        Removed::Image { freed_bytes: 0, .. }
+    ));
+    assert!(b.rootfs.path.exists());
+}
+
+#[test]
+fn many_at_once_bake_once() {
+    let (store, layout) = (Store::new(), large(2));
+    let baked = AtomicUsize::new(0);
+    let results = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let (root, layout, baked, results) = (store.root(), &layout, &baked, &results);
+            scope.spawn(move || {
+                let own = ImageStore::open(&root).unwrap();
+                let name = format!("name-{}", n % 4).parse().unwrap();
+                let record = own.import(&layout.source(), &name, &mut |p| {
+                    baked.fetch_add(usize::from(p == ImportProgress::Finishing), Ordering::SeqCst);
+                });
+                results.lock().unwrap().push(record.unwrap().rootfs_sha256);
+            });
+        }
+    });
+    let results = results.into_inner().unwrap();
+    assert_eq!(results.len(), 8);
+    assert!(results.iter().all(|one| *one == results[0]));
+    assert_eq!(baked.load(Ordering::SeqCst), 1);
+    assert_eq!(store.store.list().unwrap()[0].names.len(), 4);
+    assert_eq!(files(&store.root()).len(), 4, "{:?}", files(&store.root()));
+}
+
+/// Imports, removals, look-ups and openings of the same names from many processes' worth of threads.
+#[test]
+fn the_store_survives_everybody_doing_everything() {
+    let store = Store::new();
+    let layouts = [small("a"), small("b"), small("c")];
+    std::thread::scope(|scope| {
+        for n in 0..6 {
+            let (root, layouts) = (store.root(), &layouts);
+            scope.spawn(move || {
+                for round in 0..15 {
+                    let own = ImageStore::open(&root).unwrap();
+                    let name = format!("n{}", (n + round) % 2).parse().unwrap();
+                    own.import(&layouts[(n * round) % 3].source(), &name, &mut |_| {}).unwrap();
+                    match own.resolve(&name) {
+                        Ok(image) => assert!(
+                            magikvm::image::Digest::of(&fs::read(&image.rootfs.path).unwrap())
+                                == image.record.rootfs_sha256
+                        ),
+                        Err(ImageError::NotFound { .. }) => {}
+                        Err(error) => panic!("{}", chain(&error)),
+                    }
+                    match own.remove(&name) {
+                        Ok(_) | Err(ImageError::NotFound { .. } | ImageError::InUse { .. }) => {}
+                        Err(error) => panic!("{}", chain(&error)),
+                    }
+                }
+            });
+        }
+    });
+    let own = ImageStore::open(&store.root()).unwrap();
+    for record in own.list().unwrap() {
+        for name in record.names {
+            own.remove(&name).unwrap();
+        }
+    }
+    own.import(&layouts[0].source(), &"x".parse().unwrap(), &mut |_| {}).unwrap();
+    own.remove(&"x".parse().unwrap()).unwrap();
+    assert_eq!(files(&store.root()), ["index.json", "lock"]);
+}
+
+#[test]
+fn a_killed_import_leaves_nothing_that_is_not_swept() {
+    let layout = large(3);
+    let reference = Store::new();
+    let expected = reference.import(&layout.source(), "x").unwrap().rootfs_sha256;
+    for (killed, step) in (1..40).enumerate() {
+        let store = Store::new();
+        store.import(&small("kept").source(), "kept").unwrap();
+        let before = files(&store.root());
+        let status = Command::new(IMPORTER)
+            .args([
+                store.root().as_os_str(),
+                layout.source().to_string().as_ref(),
+                "x".as_ref(),
+                step.to_string().as_ref(),
+            ])
+            .status()
+            .unwrap();
+        if status.success() {
+            assert!(killed >= 5, "{killed}");
+            return;
+        }
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{status}");
+        let again = ImageStore::open(&store.root()).unwrap();
+        assert_eq!(files(&store.root()), before, "step {step}");
+        assert_eq!(again.list().unwrap().len(), 1);
+        assert_eq!(store.import(&layout.source(), "x").unwrap().rootfs_sha256, expected, "step {step}");
+    }
+    panic!("the import never came to its end");
+}
+
+#[test]
+fn an_opened_store_does_not_sweep_what_is_being_made() {
+    let (store, layout) = (Store::new(), large(3));
+    let mut opened = 0;
+    store
+        .store
+        .import(&layout.source(), &"x".parse().unwrap(), &mut |_| {
+            ImageStore::open(&store.root()).unwrap();
+            opened += 1;
+        })
+        .unwrap();
+    assert!(opened > 3);
+    drop(Mounted::erofs(&store.resolve("x").rootfs.path));
+}
+
+/// What a kill between two renames leaves: a root file system, a configuration or a lock that the index does not know.
+#[test]
+fn orphans_are_swept_and_damage_is_told() {
+    let store = Store::new();
+    let record = store.import(&small("a").source(), "a").unwrap();
+    let before = files(&store.root());
+    let name = "0".repeat(64);
+    for orphan in [
+        format!("rootfs/{name}.erofs"),
+        format!("configs/{name}.json"),
+        format!("locks/{name}.lock"),
+        "rootfs/.tmp-abc".into(),
+    ] {
+        fs::write(store.root().join(orphan), "x").unwrap();
+    }
+    ImageStore::open(&store.root()).unwrap();
+    assert_eq!(files(&store.root()), before);
+
+    let config = store.root().join(format!("configs/{}.json", record.id.hex()));
+    fs::write(config, "{}").unwrap();
+    let error = store.store.resolve(&"a".parse().unwrap()).unwrap_err();
+    assert!(error.to_string().contains("is damaged"), "{error}");
+    store.import(&small("a").source(), "a").unwrap();
+    let rootfs = store.resolve("a").rootfs.path;
+    fs::OpenOptions::new().append(true).open(&rootfs).unwrap().set_len(4096).unwrap();
+    assert!(store.store.resolve(&"a".parse().unwrap()).unwrap_err().to_string().contains("another size"));
+    store.import(&small("a").source(), "a").unwrap();
+    drop(Mounted::erofs(&store.resolve("a").rootfs.path));
+    fs::write(store.root().join("index.json"), r#"{"schema":2}"#).unwrap();
+    assert!(store.store.list().unwrap_err().to_string().contains("newer magikvm"));
+    fs::write(store.root().join("index.json"), "{").unwrap();
+    assert!(store.store.list().unwrap_err().to_string().contains("cannot be read"));
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_leaves_nothing() {
+    let disk = Mounted::tmpfs("5m");
+    let store = ImageStore::open(&disk.path().join("images")).unwrap();
+    store.import(&small("a").source(), &"small".parse().unwrap(), &mut |_| {}).unwrap();
+    let before = files(disk.path());
+    let error = chain(&store.import(&large(3).source(), &"large".parse().unwrap(), &mut |_| {}).unwrap_err());
+    assert!(error.contains("No space left"), "{error}");
+    assert_eq!(files(disk.path()), before);
+    assert_eq!(store.list().unwrap().len(), 1);
+}
+
+/// Owners, devices and capabilities of an image need no rights of the one who imports it.
+#[test]
+fn another_user_bakes_the_same_bytes() {
+    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let item =
+        |name: &'static [u8]| crate::make::Item { name, owner: (0, 5), mode: 0o4755, ..Default::default() };
+    let tar = Tar::default()
+        .item(&crate::make::Item { kind: b'3', device: (1, 3), ..item(b"null") })
+        .item(&crate::make::Item {
+            pax: vec![("SCHILY.xattr.security.capability", &capability)],
+            ..item(b"capable")
+        })
+        .end();
+    let layout = Layout::of(Packing::Zstd, &[tar]);
+    let expected = Store::new().import(&layout.source(), "x").unwrap().rootfs_sha256.to_string();
+
+    // Everything where the other user can reach it.
+    let dir = tempfile::tempdir().unwrap();
+    for path in [dir.path(), layout.dir.path()] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let importer = dir.path().join("importer");
+    fs::copy(IMPORTER, &importer).unwrap();
+    let home = dir.path().join("home");
+    fs::create_dir(&home).unwrap();
+    std::os::unix::fs::chown(&home, Some(65_534), Some(65_534)).unwrap();
+    let output = Command::new(&importer)
+        .args([home.join("images").as_os_str(), layout.source().to_string().as_ref(), "x".as_ref()])
+        .uid(65_534)
+        .gid(65_534)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), expected);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(&home.join("images")), 0o700);
+    let rootfs = fs::read_dir(home.join("images/rootfs")).unwrap().next().unwrap().unwrap().path();
+    assert_eq!(mode(&rootfs), 0o600);
+    run("fsck.erofs", &[&rootfs]);
+}

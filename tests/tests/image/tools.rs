@@ -1,0 +1,154 @@
+//! Programs that the tests need, mounts that go away, and what is in a directory tree.
+
+use rustix::fs::{lgetxattr, llistxattr};
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Runs a program; a failure shows everything it said. A missing program is named with its package.
+pub(crate) fn run(program: &str, args: &[&dyn AsRef<OsStr>]) -> String {
+    let mut command = Command::new(program);
+    command.args(args.iter().map(|arg| (*arg).as_ref()));
+    let output = command.output().unwrap_or_else(|error| {
+        let package = match program {
+            "umoci" | "skopeo" => program,
+            "fsck.erofs" | "dump.erofs" => "erofs-utils",
+            "mount" | "umount" => "mount",
+            _ => "?",
+        };
+        panic!("cannot run {program} ({error}); it is in the package {package}: apt-get install {package}")
+    });
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?} failed: {text}");
+    text
+}
+
+/// A mounted file system, unmounted when this is dropped.
+pub(crate) struct Mounted(tempfile::TempDir);
+
+impl Mounted {
+    /// Mounts an EROFS file read-only, after `fsck.erofs` has found nothing wrong with it.
+    pub(crate) fn erofs(file: &Path) -> Self {
+        let fsck = run("fsck.erofs", &[&file]);
+        assert!(!fsck.to_lowercase().contains("error"), "{fsck}");
+        run("dump.erofs", &[&"-s", &file]);
+        let dir = tempfile::tempdir().unwrap();
+        run("mount", &[&"-t", &"erofs", &"-o", &"ro", &file, &dir.path()]);
+        Self(dir)
+    }
+
+    /// A small file system in memory.
+    pub(crate) fn tmpfs(size: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        run("mount", &[&"-t", &"tmpfs", &"-o", &format!("size={size}"), &"tmpfs", &dir.path()]);
+        Self(dir)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg(self.0.path()).status());
+    }
+}
+
+/// Everything that can be seen of one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) mode: u32,
+    pub(crate) owner: (u32, u32),
+    pub(crate) mtime: (i64, i64),
+    pub(crate) device: u64,
+    pub(crate) size: u64,
+    pub(crate) content: Vec<u8>,
+    pub(crate) xattrs: BTreeMap<OsString, Vec<u8>>,
+    pub(crate) nlink: u64,
+    /// The first path with the same inode.
+    pub(crate) first: PathBuf,
+}
+
+/// A tree, by relative path; the root is "".
+pub(crate) fn look(root: &Path) -> BTreeMap<PathBuf, Seen> {
+    let mut seen = BTreeMap::new();
+    let mut inodes = BTreeMap::new();
+    let mut todo = vec![PathBuf::new()];
+    while let Some(relative) = todo.pop() {
+        let path = if relative.as_os_str().is_empty() { root.to_owned() } else { root.join(&relative) };
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        let kind = metadata.file_type();
+        let mut content = Vec::new();
+        if kind.is_dir() {
+            todo.extend(fs::read_dir(&path).unwrap().map(|entry| relative.join(entry.unwrap().file_name())));
+        } else if kind.is_file() {
+            content = fs::read(&path).unwrap();
+        } else if kind.is_symlink() {
+            content = fs::read_link(&path).unwrap().as_os_str().as_bytes().to_vec();
+        }
+        let is_device = kind.is_char_device() || kind.is_block_device();
+        let first = inodes.entry(metadata.ino()).or_insert_with(|| relative.clone());
+        if *first > relative {
+            first.clone_from(&relative);
+        }
+        let size = if kind.is_dir() { 0 } else { metadata.size() };
+        let one = Seen {
+            mode: metadata.mode(),
+            owner: (metadata.uid(), metadata.gid()),
+            mtime: (metadata.mtime(), metadata.mtime_nsec()),
+            device: if is_device { metadata.rdev() } else { 0 },
+            size,
+            content,
+            xattrs: xattrs(&path),
+            nlink: if kind.is_dir() { 0 } else { metadata.nlink() },
+            first: PathBuf::new(),
+        };
+        seen.insert(relative, (metadata.ino(), one));
+    }
+    seen.into_iter().map(|(path, (ino, one))| (path, Seen { first: inodes[&ino].clone(), ..one })).collect()
+}
+
+fn xattrs(path: &Path) -> BTreeMap<OsString, Vec<u8>> {
+    let mut names = vec![0u8; 65_536];
+    let length = llistxattr(path, &mut names[..]).unwrap();
+    names.truncate(length);
+    let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    names
+        .map(|name| {
+            let name = OsStr::from_bytes(name);
+            let mut value = vec![0u8; 65_536];
+            let length = lgetxattr(path, name, &mut value[..]).unwrap();
+            value.truncate(length);
+            (name.to_owned(), value)
+        })
+        .collect()
+}
+
+/// Compares two trees file by file. `added`: paths that only the second may have.
+pub(crate) fn assert_same(expected: &Path, found: &Path, added: &[&str]) {
+    let (expected, mut found) = (look(expected), look(found));
+    for path in added {
+        if !expected.contains_key(Path::new(path)) {
+            assert!(found.remove(Path::new(path)).is_some(), "{path} was to be added");
+        }
+    }
+    let names = |tree: &BTreeMap<PathBuf, Seen>| tree.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&expected), names(&found));
+    for (path, one) in &expected {
+        let other = &found[path];
+        if one != other {
+            let short = |seen: &Seen| {
+                let mut seen = seen.clone();
+                seen.content.truncate(100);
+                format!("{seen:?}")
+            };
+            panic!("{} differs:\n  {}\n  {}", path.display(), short(one), short(other));
+        }
+    }
+}
