@@ -31,7 +31,9 @@ struct Bench {
 }
 
 fn var(name: &str) -> Result<PathBuf> {
-    std::env::var_os(name).map(PathBuf::from).ok_or_else(|| format!("{name} is not set; run ci/bench.sh").into())
+    std::env::var_os(name)
+        .map(PathBuf::from)
+        .ok_or_else(|| format!("{name} is not set; run ci/bench.sh").into())
 }
 
 fn main() -> Result<()> {
@@ -57,7 +59,12 @@ fn show(what: &str, times: &mut [Duration]) -> f64 {
     times.sort();
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let median = ms(times[times.len() / 2]);
-    println!("{what}: median {median:.2} ms (min {:.2}, max {:.2}, n {})", ms(times[0]), ms(times[times.len() - 1]), times.len());
+    println!(
+        "{what}: median {median:.2} ms (min {:.2}, max {:.2}, n {})",
+        ms(times[0]),
+        ms(times[times.len() - 1]),
+        times.len()
+    );
     median
 }
 
@@ -79,7 +86,10 @@ fn first_byte(bench: &Bench) -> Result<()> {
     show("magikvm run to first output byte", &mut ours);
     show("floor to first output byte", &mut floor);
     ratios.sort_by(f64::total_cmp);
-    println!("first output byte over the floor: median of pairs {:.2}x (aim 1.25x)", ratios[ratios.len() / 2]);
+    println!(
+        "first output byte over the floor: median of pairs {:.2}x (aim 1.25x)",
+        ratios[ratios.len() / 2]
+    );
     Ok(())
 }
 
@@ -95,7 +105,11 @@ fn until_mark(command: &mut Command) -> Result<Duration> {
         if read == 0 {
             let mut said = String::new();
             child.stderr.take().ok_or("no pipe")?.read_to_string(&mut said)?;
-            return Err(format!("{command:?} ended without {MARK}: {} {said}", String::from_utf8_lossy(&seen)).into());
+            return Err(format!(
+                "{command:?} ended without {MARK}: {} {said}",
+                String::from_utf8_lossy(&seen)
+            )
+            .into());
         }
         seen.extend_from_slice(&buffer[..read]);
         if seen.windows(MARK.len()).any(|window| window == MARK.as_bytes()) {
@@ -139,7 +153,10 @@ fn measure_idle(bench: &Bench) -> Result<()> {
     let monitor = state.processes.iter().find(|process| process.name == "monitor").ok_or("no monitor")?;
     println!("monitor's proportional set size: {:.1} MiB (aim 4 MiB)", mib(pss(monitor.pid)?));
     let stats: Stats = connection.request(&Request::Stats)?;
-    println!("guest memory used by vminit, idle pod: {:.1} MiB (aim 10 MiB)", mib(stats.guest.init_pss_bytes));
+    println!(
+        "guest memory used by vminit, idle pod: {:.1} MiB (aim 10 MiB)",
+        mib(stats.guest.init_pss_bytes)
+    );
     Ok(())
 }
 
@@ -158,7 +175,12 @@ fn pss(pid: i32) -> Result<u64> {
 impl Bench {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.magikvm);
-        command.arg("--root").arg(&self.root).args(args).env("MAGIKVM_ACCEL", &self.accel).env("MAGIKVM_GUEST", &self.guest);
+        command
+            .arg("--root")
+            .arg(&self.root)
+            .args(args)
+            .env("MAGIKVM_ACCEL", &self.accel)
+            .env("MAGIKVM_GUEST", &self.guest);
         command
     }
 
@@ -207,7 +229,8 @@ impl Bench {
         fs::write(&path, init)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
         let script = "cd \"$1\" && { [ -e dev/console ] || mknod dev/console c 5 1; } && find . | cpio -o -H newc --quiet > \"$2\"";
-        let made = Command::new("sh").args(["-c", script, "sh"]).arg(&tree).arg(dir.join("initramfs")).status()?;
+        let made =
+            Command::new("sh").args(["-c", script, "sh"]).arg(&tree).arg(dir.join("initramfs")).status()?;
         if !made.success() {
             return Err("cpio (needs root for /dev/console)".into());
         }
@@ -228,10 +251,26 @@ impl Bench {
         command
             .current_dir(dir)
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-            .args(["-M", "microvm,pit=on,pic=on,rtc=on", "-accel", &self.accel, "-cpu", cpu, "-m", "232M", "-smp", "2"])
+            .args([
+                "-M",
+                "microvm,pit=on,pic=on,rtc=on",
+                "-accel",
+                &self.accel,
+                "-cpu",
+                cpu,
+                "-m",
+                "232M",
+                "-smp",
+                "2",
+            ])
             .arg("-kernel")
             .arg(self.guest.join("vmlinux"))
-            .args(["-initrd", "initramfs", "-append", "console=ttyS0 quiet reboot=t panic=-1 random.trust_cpu=on"])
+            .args([
+                "-initrd",
+                "initramfs",
+                "-append",
+                "console=ttyS0 quiet reboot=t panic=-1 random.trust_cpu=on",
+            ])
             .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
             .args(["-drive", "if=none,id=disk,file=disk.vmdk,format=vmdk,readonly=on"])
             .args(["-device", "virtio-blk-device,drive=disk"]);

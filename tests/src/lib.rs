@@ -1,1 +1,20 @@
-//! Placeholder.
+//! The harness of the end-to-end tests: a state root of its own for each test, real processes with bounds on their time, container images
+//! made on the spot, and the leak oracle. Knows the product only by its command line and its files.
+#![allow(clippy::unwrap_used, reason = "a harness: a panic is a failed test, and says where")]
+
+pub mod command;
+pub mod host;
+pub mod layout;
+pub mod leaks;
+pub mod manifest;
+pub mod processes;
+pub mod programs;
+pub mod snapshots;
+pub mod terminal;
+pub mod virtual_machine;
+pub mod wait;
+
+pub use command::{Cmd, Output, Running};
+pub use host::Host;
+pub use manifest::Pod;
+pub use wait::wait_for;

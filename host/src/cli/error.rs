@@ -2,7 +2,7 @@
 
 use super::ui;
 use crate::agent::AgentError;
-use crate::pod::failure::{Blame, Failure};
+use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::interface::PodError;
 use magikvm_proto::limits::MAX_MESSAGE_LEN;
 use std::error::Error;
@@ -26,6 +26,7 @@ pub(super) enum Kind {
 pub(super) struct CliError {
     kind: Kind,
     message: String,
+    stage: Option<RunStage>,
     causes: Vec<String>,
     hint: Option<String>,
     console: Vec<String>,
@@ -34,7 +35,14 @@ pub(super) struct CliError {
 impl CliError {
     /// From a message.
     pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), causes: Vec::new(), hint: None, console: Vec::new() }
+        Self {
+            kind,
+            message: message.into(),
+            stage: None,
+            causes: Vec::new(),
+            hint: None,
+            console: Vec::new(),
+        }
     }
 
     /// From an error and its causes.
@@ -67,13 +75,14 @@ impl CliError {
             Blame::Workload if internal == Kind::Internal => Kind::User,
             Blame::Internal | Blame::Workload => internal,
         };
-        let message = format!("{} (stage: {})", failure.message, failure.stage);
-        Self { kind, message, causes: failure.causes, hint: failure.hint, console: failure.console }
+        let Failure { message, stage, causes, hint, console, .. } = failure;
+        Self { kind, message, stage: Some(stage), causes, hint, console }
     }
 
     /// Prints it and gives the exit code.
     pub(super) fn report(&self) -> ExitCode {
-        let mut text = format!("Error: {}\n", harmless(&self.message));
+        let stage = self.stage.map_or(String::new(), |stage| format!(" (stage: {stage})"));
+        let mut text = format!("Error: {}{stage}\n", harmless(&self.message));
         for cause in &self.causes {
             text.push_str(&format!("Caused by: {}\n", harmless(cause)));
         }

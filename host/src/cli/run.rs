@@ -127,11 +127,11 @@ fn foreground(mut launched: Launched, pods: &PodRuntimeInterface, id: &PodId, no
     super::logs::show(&mut readers, &found.dir, show, None, Follow::Until(&|| over.load(Ordering::Acquire)))?;
     let (last, launched) =
         waiter.join().map_err(|_| CliError::new(OURS, "lost the connection to the pod's monitor"))?;
-    drop(launched);
     match last {
         Some(FromMonitor::Ended { code }) => {
-            if let Some(why) = pods.find(id).ok().and_then(|found| found.state).and_then(|state| state.broken)
-            {
+            let broken = pods.find(id).ok().and_then(|found| found.state).and_then(|state| state.broken);
+            launched.finish().map_err(|failure| CliError::of_failure(failure, OURS))?;
+            if let Some(why) = broken {
                 return Err(CliError::new(OURS, format!("pod {id} did not end as it should: {why}")));
             }
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))

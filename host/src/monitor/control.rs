@@ -9,14 +9,14 @@ use magikvm_proto::wire::{Done, Refusal, RefusalCode, Reply};
 use std::io::BufReader;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{SyncSender, channel};
 use std::time::Duration;
 
 /// How long a client may take to say what it wants.
 const REQUEST_WAIT: Duration = Duration::from_secs(5);
 
 /// Listens in the pod's directory; each wish goes to the reactor.
-pub(super) fn listen(dir: &PodDir, to_reactor: Sender<Message>) -> Result<(), FileError> {
+pub(super) fn listen(dir: &PodDir, to_reactor: SyncSender<Message>) -> Result<(), FileError> {
     let path = dir.control_sock();
     let listener = bind(dir.path()).map_err(FileError::at("listen on", &path))?;
     std::thread::spawn(move || {
@@ -40,7 +40,7 @@ fn bind(dir: &Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn serve(mut stream: &UnixStream, to_reactor: &Sender<Message>) {
+fn serve(mut stream: &UnixStream, to_reactor: &SyncSender<Message>) {
     if stream.set_read_timeout(Some(REQUEST_WAIT)).is_err() {
         return;
     }

@@ -3,7 +3,6 @@
 use crate::pod::launch::{FromMonitor, ToMonitor};
 use magikvm_proto::codec::{read_message, write_message};
 use std::io::{BufReader, Read};
-use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
 /// The monitor's end. That the other side is gone is no error: it may be killed at any time.
@@ -38,8 +37,7 @@ impl Link {
 
     /// Waits until the other side has closed its end (or died).
     pub(super) fn wait_for_close(&self) {
-        let ended = self.socket.shutdown(Shutdown::Write).is_err();
         let mut rest = [0u8; 64];
-        while !ended && matches!((&self.socket).read(&mut rest), Ok(1..)) {}
+        while matches!((&self.socket).read(&mut rest), Ok(1..)) {}
     }
 }

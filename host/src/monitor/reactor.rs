@@ -21,11 +21,17 @@ use crate::vmm::process::ProcessRef;
 use magikvm_proto::budget;
 use magikvm_proto::id::ContainerName;
 use nix::sys::signal::{SigSet, Signal};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 /// Lines of the console that a failure carries.
 const CONSOLE_LINES: usize = 12;
+
+/// Messages that wait for the loop; whoever has one more waits too. A guest that sends events faster than they are written down fills no memory.
+const MAX_WAITING: usize = 32;
+
+/// While messages come without a pause, the state is written so often.
+const SAVE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What comes to the loop.
 #[derive(Debug)]
@@ -47,12 +53,13 @@ pub(super) struct Reactor<'a> {
     link: &'a Link,
     machine: Machine,
     inbox: Receiver<Message>,
-    outbox: Sender<Message>,
+    outbox: SyncSender<Message>,
     deadline: Option<Instant>,
     waiting: Vec<Sender<()>>,
     sandbox: Option<SandboxView>,
     /// The state as it was written last, so that a flood of empty events writes nothing.
     written: Option<PodState>,
+    saved: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -72,7 +79,7 @@ enum Outcome {
 impl<'a> Reactor<'a> {
     /// Listens for signals and for the starter's change of mind from now on.
     pub(super) fn new(link: &'a Link, plan: &PodPlan) -> nix::Result<Self> {
-        let (outbox, inbox) = channel();
+        let (outbox, inbox) = sync_channel(MAX_WAITING);
         let names: Vec<ContainerName> =
             plan.containers.iter().map(|container| container.name.clone()).collect();
         let grace_ms = plan.grace_seconds * 1000;
@@ -94,11 +101,13 @@ impl<'a> Reactor<'a> {
             waiting: Vec::new(),
             sandbox: None,
             written: None,
+            saved: None,
         })
     }
 
-    /// Runs the loop until the pod has ended, and takes away all but its record. Returns the pod's exit code.
+    /// Says that the pod runs, runs the loop until it has ended, and takes away all but its record. Returns the pod's exit code.
     pub(super) fn run_to_end(&mut self, pod: &mut Pod) -> i32 {
+        self.link.send(&FromMonitor::Ready);
         while !matches!(self.turn(&pod.dir), Outcome::Ended | Outcome::Failed(_)) {}
         if let Err(error) = pod.undo.end_run() {
             self.machine
@@ -120,7 +129,7 @@ impl<'a> Reactor<'a> {
     /// Takes messages until the machine wants the loop to be left.
     fn turn(&mut self, dir: &PodDir) -> Outcome {
         loop {
-            let input = match self.next() {
+            let input = match self.next(dir) {
                 Message::Input(input) => input,
                 Message::Control { request: ControlRequest::Stop { grace_ms }, done } => {
                     self.waiting.push(done);
@@ -128,17 +137,26 @@ impl<'a> Reactor<'a> {
                 }
             };
             let effects = self.machine.step(input, record::now_ms());
-            let outcome = self.carry_out(effects);
-            if !matches!(outcome, Some(Outcome::Failed(_) | Outcome::Ended)) {
-                self.save(dir);
-            }
-            if let Some(outcome) = outcome {
-                return outcome;
+            match self.carry_out(effects) {
+                None => {}
+                Some(Outcome::Ready) => {
+                    self.save(dir);
+                    return Outcome::Ready;
+                }
+                Some(outcome) => return outcome,
             }
         }
     }
 
-    fn next(&mut self) -> Message {
+    /// The next message. The state is written when there is none at hand, and else now and then: a guest that floods events keeps no disk busy.
+    fn next(&mut self, dir: &PodDir) -> Message {
+        let at_hand = self.inbox.try_recv();
+        if at_hand.is_err() || self.saved.is_none_or(|saved| saved.elapsed() > SAVE_INTERVAL) {
+            self.save(dir);
+        }
+        if let Ok(message) = at_hand {
+            return message;
+        }
         let received = match self.deadline {
             Some(deadline) => self.inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())),
             None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -181,6 +199,7 @@ impl<'a> Reactor<'a> {
         if self.written.as_ref() == Some(&self.machine.state) {
             return;
         }
+        self.saved = Some(Instant::now());
         if record::write_json(&dir.state_json(), &self.machine.state).is_ok() {
             self.written = Some(self.machine.state.clone());
         }
@@ -209,10 +228,7 @@ impl AwaitReady for Reactor<'_> {
         self.save(&pod.dir);
         let console = self.sandbox.as_ref().map(|sandbox| sandbox.console.clone()).unwrap_or_default();
         match self.turn(&pod.dir) {
-            Outcome::Ready => {
-                self.link.send(&FromMonitor::Ready);
-                Ok(())
-            }
+            Outcome::Ready => Ok(()),
             Outcome::Failed(mut failure) => {
                 if matches!(failure.stage, RunStage::Boot | RunStage::Agent) {
                     failure.console = console.lines(CONSOLE_LINES);
@@ -235,7 +251,7 @@ fn myself() -> Option<ProcessRef> {
 
 /// TERM and INT to the monitor stop the pod with its own grace period. Must be called before any other thread is started, so that all
 /// threads have the signals blocked.
-fn watch_signals(outbox: Sender<Message>, grace_ms: u64) -> nix::Result<()> {
+fn watch_signals(outbox: SyncSender<Message>, grace_ms: u64) -> nix::Result<()> {
     let mut set = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         set.add(signal);

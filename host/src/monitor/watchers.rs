@@ -17,9 +17,8 @@ use std::error::Error;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -27,6 +26,8 @@ use std::time::{Duration, Instant};
 const LISTENING_WAIT: Duration = Duration::from_secs(20);
 /// Stack of a watcher. None of them recurses or holds a large buffer there.
 const STACK: usize = 256 << 10;
+/// How long after the end of a stream the end of its VM may take to be seen.
+const VM_END_WAIT: Duration = Duration::from_secs(1);
 /// Bytes of events that are kept; a guest that floods them fills no disk.
 const MAX_EVENTS: u64 = 4 << 20;
 
@@ -35,16 +36,16 @@ pub(super) fn start(
     mut sandbox: Box<dyn Sandbox>,
     dir: &PodDir,
     containers: Vec<ContainerName>,
-    outbox: Sender<Message>,
+    outbox: SyncSender<Message>,
 ) -> Result<(), FileError> {
     let mut logs = HashMap::new();
     for name in containers {
         logs.insert(name.clone(), LogWriter::open(&dir.container_log(&name))?);
     }
     let events = EventLog::open(dir)?;
-    let alive = Arc::new(AtomicBool::new(true));
+    let life = Arc::new(Life::default());
     let (agent, console) = (sandbox.agent().clone(), sandbox.console());
-    let (to_loop, seen) = (outbox.clone(), Arc::clone(&alive));
+    let (to_loop, seen) = (outbox.clone(), Arc::clone(&life));
     let follower = spawn("agent", move || {
         if agent.handshake != Handshake::Direct {
             // Early connections can wedge the vsock device. A guest that says nothing is tried all the same.
@@ -54,7 +55,7 @@ pub(super) fn start(
     });
     spawn("vm", move || {
         let end = sandbox.wait();
-        alive.store(false, Ordering::Release);
+        life.end();
         if let Some(Err(_)) = follower.map(JoinHandle::join) {
             // It panicked; what it had to say is lost, the pod's end is not.
         }
@@ -67,9 +68,41 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Option<JoinHandle<
     std::thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(body).ok()
 }
 
-fn send(outbox: &Sender<Message>, input: Input) {
+fn send(outbox: &SyncSender<Message>, input: Input) {
     if outbox.send(Message::Input(input)).is_err() {
         // The loop is over, and with it the pod.
+    }
+}
+
+/// Whether the VM has ended.
+#[derive(Debug, Default)]
+struct Life {
+    over: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Life {
+    fn end(&self) {
+        *self.over.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+
+    fn is_over(&self) -> bool {
+        self.ends_within(Duration::ZERO)
+    }
+
+    fn ends_within(&self, wait: Duration) -> bool {
+        let over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.changed.wait_timeout_while(over, wait, |over| !*over).unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+/// Reports that a stream of the agent broke off, unless that is because the VM has ended: how it ended says more.
+fn report_lost(outbox: &SyncSender<Message>, life: &Life, error: &(dyn Error + 'static)) {
+    let hung_up = matches!(error.downcast_ref(), Some(AgentError::Closed | AgentError::Unreachable(_)))
+        || matches!(error.downcast_ref(), Some(CodecError::Io(_) | CodecError::Truncated));
+    if !(hung_up && life.ends_within(VM_END_WAIT)) {
+        send(outbox, lost(error));
     }
 }
 
@@ -88,25 +121,25 @@ fn follow_agent(
     connector: &Connector,
     logs: HashMap<ContainerName, LogWriter>,
     events: EventLog,
-    outbox: &Sender<Message>,
-    alive: &AtomicBool,
+    outbox: &SyncSender<Message>,
+    life: &Arc<Life>,
 ) {
     let deadline = Instant::now() + Duration::from_millis(budget::HOST_BOOT_WAIT_MS);
-    let (connection, _hello) = match connector.connect_when_up(deadline, &|| alive.load(Ordering::Acquire)) {
+    let (connection, _hello) = match connector.connect_when_up(deadline, &|| !life.is_over()) {
         Ok(up) => up,
         // The VM's own end or the loop's deadline says more than the want of an answer.
         Err(AgentError::Unreachable(_) | AgentError::Closed | AgentError::Timeout(_)) => return,
         Err(error) => return send(outbox, lost(&error)),
     };
     send(outbox, Input::AgentUp);
-    let (for_logs, log_outbox) = (connector.clone(), outbox.clone());
+    let (for_logs, log_outbox, log_life) = (connector.clone(), outbox.clone(), Arc::clone(life));
     let log_thread = spawn("logs", move || {
         if let Err(error) = follow_logs(&for_logs, logs) {
-            send(&log_outbox, lost(&*error));
+            report_lost(&log_outbox, &log_life, &*error);
         }
     });
     if let Err(error) = follow_events(connection, events, outbox) {
-        send(outbox, lost(&*error));
+        report_lost(outbox, life, &*error);
     }
     if let Some(Err(_)) = log_thread.map(JoinHandle::join) {
         // It panicked; the container's output from then on is lost.
@@ -116,7 +149,7 @@ fn follow_agent(
 fn follow_events(
     mut connection: AgentConnection,
     mut log: EventLog,
-    outbox: &Sender<Message>,
+    outbox: &SyncSender<Message>,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let Done {} = connection.request(&Request::Events { since: 0 })?;
     let (mut reader, _writer) = connection.into_stream()?;
@@ -161,7 +194,7 @@ fn follow_logs(
 struct UnknownContainer;
 
 /// Asks the agent to end the pod. If it can't be asked, the loop need not wait for the deadline.
-pub(super) fn shut_down(connector: Connector, grace_ms: u64, outbox: Sender<Message>) {
+pub(super) fn shut_down(connector: Connector, grace_ms: u64, outbox: SyncSender<Message>) {
     spawn("shutdown", move || {
         let asked = connector.connect(Duration::from_secs(5)).and_then(|mut connection| {
             connection.request_within::<Done>(&Request::Shutdown { grace_ms }, Duration::from_secs(5))

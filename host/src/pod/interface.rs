@@ -138,7 +138,19 @@ impl PodRuntimeInterface {
 
     fn ask_stop(&self, found: &Found, grace_ms: u64) -> Result<(), ControlError> {
         let wait = Duration::from_millis(grace_ms.saturating_add(HOST_SHUTDOWN_WAIT_MS)) + MONITOR_SLACK;
-        control::ask(&found.dir, ControlRequest::Stop { grace_ms }, wait)
+        let deadline = Instant::now() + MONITOR_SLACK;
+        loop {
+            match control::ask(&found.dir, ControlRequest::Stop { grace_ms }, wait) {
+                // A monitor that lives begins to listen when it has started the VM.
+                Err(ControlError::Unreachable(_))
+                    if Instant::now() < deadline
+                        && lock::state(&found.dir.lock()).is_ok_and(|state| state == LockState::Held) =>
+                {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                answer => return answer,
+            }
+        }
     }
 
     fn ended(&self, id: &PodId) -> bool {
@@ -152,14 +164,7 @@ impl PodRuntimeInterface {
     /// it got.
     pub fn delete_pod(&self, id: &PodId, force: Force) -> Result<(), PodError> {
         let dir = self.layout.pod(id);
-        let found = match Found::read(dir.clone()) {
-            Ok(found) => found.ok_or_else(|| PodError::NotFound(id.clone()))?,
-            // A damaged state file must not keep the pod from going.
-            Err(RecordError::Damaged { .. }) if lock::state(&dir.lock())? == LockState::Free => {
-                return self.take_away(id);
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let found = Found::read(dir)?.ok_or_else(|| PodError::NotFound(id.clone()))?;
         if found.lock == LockState::Held {
             let ended = found.state.as_ref().is_some_and(|state| state.stage == Stage::Ended);
             match (force, ended) {

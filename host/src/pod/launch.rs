@@ -5,6 +5,7 @@ use super::run::RunRequest;
 use magikvm_proto::codec::write_message;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Write};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
@@ -39,8 +40,7 @@ pub enum ToMonitor {
 #[derive(Debug)]
 pub struct Launched {
     reader: BufReader<UnixStream>,
-    /// Kept so that the process is our child as long as we care.
-    _monitor: Child,
+    monitor: Child,
 }
 
 /// For changing one's mind from another thread.
@@ -74,7 +74,7 @@ pub fn launch(request: &RunRequest) -> Result<Launched, Failure> {
     if let Some(mut stdin) = monitor.stdin.take() {
         stdin.write_all(&request).map_err(|error| failed(&error))?;
     }
-    Ok(Launched { reader: BufReader::new(ours), _monitor: monitor })
+    Ok(Launched { reader: BufReader::new(ours), monitor })
 }
 
 impl Launched {
@@ -89,6 +89,21 @@ impl Launched {
         let mut line = Vec::new();
         self.reader.read_until(b'\n', &mut line).ok()?;
         serde_json::from_slice(&line).ok()
+    }
+
+    /// After the pod's end: lets go of it, and waits until its monitor has removed it, if it is to, and has ended.
+    pub fn finish(mut self) -> Result<(), Failure> {
+        if self.reader.get_ref().shutdown(Shutdown::Write).is_err() {
+            // The monitor has ended already.
+        }
+        let last = self.next_message();
+        if self.monitor.wait().is_err() {
+            // Somebody else has reaped it; it has ended.
+        }
+        match last {
+            Some(FromMonitor::Failed(failure)) => Err(*failure),
+            _ => Ok(()),
+        }
     }
 
     /// Waits until the pod runs, or has failed.

@@ -80,6 +80,7 @@ fn bring_up(
     pod: &mut Pod,
     ready: &mut dyn AwaitReady,
 ) -> Result<(), Failure> {
+    fault("reserve")?;
     let uid = uuid::Uuid::new_v4().to_string();
     pod.images = resolve_images(&request.plan, layout)?;
     write_record(request, pod, &uid)?;
@@ -261,7 +262,7 @@ fn roll_back(pod: Pod, mut failure: Failure) -> Failure {
 }
 
 /// Places where the tests of magikvm make a run fail (`MAGIKVM_FAULT=NAME`) or die (`MAGIKVM_FAULT=NAME=kill`).
-pub const FAULT_POINTS: [&str; 4] = ["record", "prepare", "start", "ready"];
+pub const FAULT_POINTS: [&str; 5] = ["reserve", "record", "prepare", "start", "ready"];
 
 #[cfg(feature = "testing")]
 fn fault(point: &str) -> Result<(), Failure> {

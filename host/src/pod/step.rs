@@ -4,6 +4,7 @@ use super::failure::{Blame, Failure, RunStage};
 use crate::store::record::{ContainerPhase, ContainerView, PodState, SCHEMA, Stage, Terminated};
 use magikvm_proto::budget;
 use magikvm_proto::id::ContainerName;
+use magikvm_proto::limits::MAX_MESSAGE_LEN;
 use magikvm_proto::wire::{Event, EventKind, ExitStatus};
 
 /// What happens to a pod.
@@ -65,6 +66,8 @@ pub struct Machine {
     /// What is shown.
     pub state: PodState,
     agent_up: bool,
+    /// When the grace period ends, once the guest was asked to end; milliseconds since 1970.
+    kill_ms: Option<u64>,
 }
 
 impl Machine {
@@ -86,7 +89,7 @@ impl Machine {
             processes: Vec::new(),
             agent: None,
         };
-        Self { state, agent_up: false }
+        Self { state, agent_up: false, kill_ms: None }
     }
 
     /// Takes one input at a time (milliseconds since 1970) and says what to do.
@@ -99,7 +102,7 @@ impl Machine {
             Input::Guest(event) => self.guest(event.kind, now_ms),
             Input::AgentLost { why } => self.agent_lost(&why),
             Input::VmGone { how } => self.vm_gone(&how, now_ms),
-            Input::Stop { grace_ms } => self.stop(grace_ms),
+            Input::Stop { grace_ms } => self.stop(grace_ms, now_ms),
             Input::Cancel => self.cancel(),
             Input::Deadline => self.deadline(),
         }
@@ -128,25 +131,22 @@ impl Machine {
                     let run = terminated(view, exit, None, now_ms);
                     after_run(view, run, restart_in_ms);
                 });
-                effects.extend(self.end_if_over());
+                effects.extend(self.end_if_over(now_ms));
                 effects
             }
             EventKind::ContainerFailed { container, message, restart_in_ms } => {
-                self.container_failed(&container, &message, restart_in_ms, now_ms)
+                self.container_failed(&container, cut(&message), restart_in_ms, now_ms)
             }
             EventKind::PodStarted if self.state.stage == Stage::Starting => {
                 self.state.stage = Stage::Running;
                 self.state.started_ms = Some(now_ms);
                 let mut effects = vec![Effect::Disarm, Effect::Ready];
-                effects.extend(self.end_if_over());
+                effects.extend(self.end_if_over(now_ms));
                 effects
             }
             EventKind::PodFailed { message } if self.state.stage == Stage::Starting => {
-                self.fail(Failure::message(
-                    RunStage::Boot,
-                    Blame::Internal,
-                    format!("the guest cannot start the pod: {message}"),
-                ))
+                let message = format!("the guest cannot start the pod: {}", cut(&message));
+                self.fail(Failure::message(RunStage::Boot, Blame::Internal, message))
             }
             EventKind::PodStarted | EventKind::PodFailed { .. } | EventKind::ShuttingDown => Vec::new(),
         }
@@ -184,32 +184,38 @@ impl Machine {
             let run = terminated(view, ExitStatus::exited(128), Some(message.to_owned()), now_ms);
             after_run(view, run, restart_in_ms);
         });
-        effects.extend(self.end_if_over());
+        effects.extend(self.end_if_over(now_ms));
         effects
     }
 
     /// A running pod whose containers have all ended for good is ended.
-    fn end_if_over(&mut self) -> Vec<Effect> {
+    fn end_if_over(&mut self, now_ms: u64) -> Vec<Effect> {
         let over =
             self.state.containers.iter().all(|view| matches!(view.phase, ContainerPhase::Terminated(_)));
         if !over || self.state.stage != Stage::Running {
             return Vec::new();
         }
-        self.shut_down(0)
+        self.shut_down(0, now_ms)
     }
 
-    fn shut_down(&mut self, grace_ms: u64) -> Vec<Effect> {
+    /// A later wish may shorten the grace period, never lengthen it: wishes can overtake each other on their way here.
+    fn shut_down(&mut self, grace_ms: u64, now_ms: u64) -> Vec<Effect> {
         self.state.stage = Stage::Stopping;
+        let kill_ms = now_ms.saturating_add(grace_ms);
+        if self.kill_ms.is_some_and(|earlier| earlier <= kill_ms) {
+            return Vec::new();
+        }
+        self.kill_ms = Some(kill_ms);
         vec![
             Effect::Shutdown { grace_ms },
             Effect::Arm { after_ms: grace_ms + budget::HOST_SHUTDOWN_WAIT_MS },
         ]
     }
 
-    fn stop(&mut self, grace_ms: u64) -> Vec<Effect> {
+    fn stop(&mut self, grace_ms: u64, now_ms: u64) -> Vec<Effect> {
         match self.state.stage {
             Stage::Starting => self.cancel(),
-            Stage::Running | Stage::Stopping => self.shut_down(grace_ms),
+            Stage::Running | Stage::Stopping => self.shut_down(grace_ms, now_ms),
             Stage::Ended => Vec::new(),
         }
     }
@@ -231,6 +237,7 @@ impl Machine {
     }
 
     fn agent_lost(&mut self, why: &str) -> Vec<Effect> {
+        let why = cut(why);
         match self.state.stage {
             Stage::Starting => {
                 let message = format!("the pod's agent broke off: {why}");
@@ -307,6 +314,11 @@ impl Machine {
             (Stage::Running | Stage::Ended, _) => Vec::new(),
         }
     }
+}
+
+/// What a guest said or made us say, short enough to be kept and passed on.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_MESSAGE_LEN)]
 }
 
 /// The run of a container that has just ended.
@@ -435,6 +447,18 @@ mod tests {
         assert_eq!(fails(true, started(5)), RunStage::Agent);
         assert_eq!(fails(false, Input::Cancel), RunStage::Cancelled);
         assert_eq!(fails(true, Input::Stop { grace_ms: 1 }), RunStage::Cancelled);
+    }
+
+    #[test]
+    fn a_grace_period_can_be_shortened_only() {
+        let mut pod = Machine::new(&names(1));
+        pod.step(started(0), 1);
+        pod.step(guest(EventKind::PodStarted), 2);
+        assert_eq!(pod.step(Input::Stop { grace_ms: 5000 }, 10)[0], Effect::Shutdown { grace_ms: 5000 });
+        assert!(pod.step(Input::Stop { grace_ms: 5000 }, 20).is_empty());
+        assert_eq!(pod.step(Input::Stop { grace_ms: 0 }, 30)[0], Effect::Shutdown { grace_ms: 0 });
+        assert!(pod.step(Input::Stop { grace_ms: 300_000 }, 31).is_empty());
+        assert_eq!(pod.step(Input::Deadline, 40), [Effect::KillVm]);
     }
 
     #[test]

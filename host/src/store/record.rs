@@ -171,7 +171,7 @@ pub struct Found {
     pub dir: PodDir,
     /// What it is; an error when its start was cut short or the file is damaged.
     pub record: Result<PodRecord, RecordError>,
-    /// How it is; `None` before its monitor wrote it for the first time.
+    /// How it is; `None` before its monitor wrote it for the first time, and when the file is damaged.
     pub state: Option<PodState>,
     /// Whether its monitor lives.
     pub lock: LockState,
@@ -189,6 +189,8 @@ impl Found {
         let state = match read_json(&dir.state_json()) {
             Ok(state) => Some(state),
             Err(RecordError::File(error)) if error.source.kind() == std::io::ErrorKind::NotFound => None,
+            // Nothing can be said of the pod but that it is there; that must not hide the others, nor keep it from being removed.
+            Err(RecordError::Damaged { .. }) => None,
             Err(error) => return Err(error),
         };
         Ok(Some(Self { dir, record, state, lock }))

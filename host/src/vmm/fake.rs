@@ -71,6 +71,8 @@ enum Manner {
     UnknownContainer,
     /// Says that a container could not be started.
     ContainerFails,
+    /// The same at great length.
+    ContainerFailsAtLength,
     /// Answers hello and then ends.
     Vanish,
     /// Never starts its containers' last one.
@@ -79,6 +81,8 @@ enum Manner {
     FloodConsole,
     /// Sends events without end.
     FloodEvents,
+    /// Starts, and then reports restarts without end.
+    FloodRestarts,
     /// Sends a log frame that claims to be huge.
     HugeFrame,
     /// Does not end when told to.
@@ -95,10 +99,12 @@ fn manner() -> Manner {
         "generation" => Manner::Generation,
         "unknown-container" => Manner::UnknownContainer,
         "container-fails" => Manner::ContainerFails,
+        "container-fails-at-length" => Manner::ContainerFailsAtLength,
         "vanish" => Manner::Vanish,
         "never-ready" => Manner::NeverReady,
         "flood-console" => Manner::FloodConsole,
         "flood-events" => Manner::FloodEvents,
+        "flood-restarts" => Manner::FloodRestarts,
         "huge-frame" => Manner::HugeFrame,
         "immortal" => Manner::Immortal,
         other => {
@@ -159,6 +165,21 @@ impl Guest {
         self.changed.notify_all();
     }
 
+    /// Ends the containers that have not ended yet.
+    fn end_all(&self, signal: i32) {
+        for container in self.containers.iter().rev() {
+            let ended = |event: &Event| matches!(&event.kind, EventKind::ContainerExited { container: who, .. } if who == container);
+            if !self.events.lock().unwrap_or_else(PoisonError::into_inner).iter().any(ended) {
+                let exit = ExitStatus::signaled(signal);
+                self.emit(EventKind::ContainerExited {
+                    container: container.clone(),
+                    exit,
+                    restart_in_ms: None,
+                });
+            }
+        }
+    }
+
     fn boot(&self) {
         if self.manner == Manner::FloodConsole {
             std::thread::spawn(|| {
@@ -171,8 +192,9 @@ impl Guest {
             let container = container.clone();
             let last = index + 1 == self.containers.len();
             match self.manner {
-                Manner::ContainerFails if last => {
-                    let message = "no such \x1b[31mprogram".to_owned();
+                Manner::ContainerFails | Manner::ContainerFailsAtLength if last => {
+                    let times = if self.manner == Manner::ContainerFails { 1 } else { 8000 };
+                    let message = format!("no such {}[31mprogram", "\x1b".repeat(times));
                     return self.emit(EventKind::ContainerFailed { container, message, restart_in_ms: None });
                 }
                 Manner::NeverReady if last => return,
@@ -214,13 +236,7 @@ impl Guest {
             Request::Hello { .. } => self.hello(out),
             Request::Ping => write_message(&mut out, &Reply::Ok(Done {})),
             Request::Signal { signal, .. } => {
-                for container in self.containers.clone() {
-                    self.emit(EventKind::ContainerExited {
-                        container,
-                        exit: ExitStatus::signaled(signal),
-                        restart_in_ms: None,
-                    });
-                }
+                self.end_all(signal);
                 write_message(&mut out, &Reply::Ok(Done {}))
             }
             Request::Status => {
@@ -336,6 +352,14 @@ impl Guest {
                 write_message(&mut out, event)?;
             }
             sent = events.len();
+            if self.manner == Manner::FloodRestarts {
+                let container = self.containers[0].clone();
+                for restart_count in 1.. {
+                    let kind =
+                        EventKind::ContainerStarted { container: container.clone(), pid: 2, restart_count };
+                    write_message(&mut out, &Event { seq: 1, kind })?;
+                }
+            }
             events = self.changed.wait(events).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -345,16 +369,7 @@ impl Guest {
         if self.manner == Manner::Immortal {
             return Ok(());
         }
-        if !matches!(self.manner, Manner::Exit(_)) {
-            for container in self.containers.iter().rev() {
-                let kind = EventKind::ContainerExited {
-                    container: container.clone(),
-                    exit: ExitStatus::signaled(15),
-                    restart_in_ms: None,
-                };
-                self.emit(kind);
-            }
-        }
+        self.end_all(15);
         // A socket keeps what was written to it for its reader; the events' thread only has to have written it.
         std::thread::sleep(Duration::from_millis(50));
         std::process::exit(0)

@@ -1,0 +1,94 @@
+//! Container images made on the spot, as OCI image layouts.
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::path::Path;
+
+const BLOCK: usize = 512;
+
+/// A tar archive in the making (POSIX ustar; names of at most 100 bytes).
+#[derive(Debug, Default)]
+pub struct Tar(Vec<u8>);
+
+impl Tar {
+    /// Adds a directory.
+    #[must_use]
+    pub fn dir(mut self, name: &str, mode: u32) -> Self {
+        self.entry(name, mode, b'5', "", b"");
+        self
+    }
+
+    /// Adds a file.
+    #[must_use]
+    pub fn file(mut self, name: &str, mode: u32, bytes: &[u8]) -> Self {
+        self.entry(name, mode, b'0', "", bytes);
+        self
+    }
+
+    /// Adds a symbolic link.
+    #[must_use]
+    pub fn link(mut self, name: &str, target: &str) -> Self {
+        self.entry(name, 0o777, b'2', target, b"");
+        self
+    }
+
+    fn entry(&mut self, name: &str, mode: u32, kind: u8, target: &str, bytes: &[u8]) {
+        let mut header = [0u8; BLOCK];
+        let mut put = |at: usize, text: &[u8]| header[at..at + text.len()].copy_from_slice(text);
+        assert!(name.len() <= 100 && target.len() <= 100);
+        put(0, name.as_bytes());
+        put(100, format!("{mode:07o}\0{:07o}\0{:07o}\0", 0, 0).as_bytes());
+        put(124, format!("{:011o}\0{:011o}\0        ", bytes.len(), 0).as_bytes());
+        put(156, &[kind]);
+        put(157, target.as_bytes());
+        put(257, b"ustar\x0000");
+        let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        self.0.extend_from_slice(&header);
+        self.0.extend_from_slice(bytes);
+        self.0.resize(self.0.len().next_multiple_of(BLOCK), 0);
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.0.resize(self.0.len() + 2 * BLOCK, 0);
+        self.0
+    }
+}
+
+fn put_blob(dir: &Path, bytes: &[u8]) -> (String, usize) {
+    let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    fs::write(dir.join("blobs/sha256").join(&digest), bytes).unwrap();
+    (format!("sha256:{digest}"), bytes.len())
+}
+
+/// Writes an image of one layer, tagged `1`, as an OCI image layout. `config` is the `config` of the OCI image configuration.
+pub fn write_layout(dir: &Path, layer: Tar, config: &Value) {
+    fs::create_dir_all(dir.join("blobs/sha256")).unwrap();
+    let (layer, layer_size) = put_blob(dir, &layer.finish());
+    let goarch = if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" };
+    let config = json!({
+        "architecture": goarch, "os": "linux", "config": config,
+        "rootfs": { "type": "layers", "diff_ids": [layer] },
+    });
+    let (config, config_size) = put_blob(dir, config.to_string().as_bytes());
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": config_size },
+        "layers": [{ "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer, "size": layer_size }],
+    });
+    let (manifest, manifest_size) = put_blob(dir, manifest.to_string().as_bytes());
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [{
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": manifest, "size": manifest_size,
+            "annotations": { "org.opencontainers.image.ref.name": "1" },
+            "platform": { "architecture": goarch, "os": "linux" },
+        }],
+    });
+    fs::write(dir.join("index.json"), index.to_string()).unwrap();
+    fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+}

@@ -1,0 +1,76 @@
+//! Manifests for tests.
+
+use serde_json::{Value, json};
+
+/// A Pod to be written as a file; JSON, which is YAML too.
+#[derive(Debug, Clone)]
+pub struct Pod(Value);
+
+impl Pod {
+    /// A pod without containers yet, which are not started again.
+    pub fn new(name: &str) -> Self {
+        Self(json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": { "name": name },
+            "spec": { "restartPolicy": "Never", "terminationGracePeriodSeconds": 5, "containers": [] },
+        }))
+    }
+
+    /// A pod with one container `web`, for tests to which its containers do not matter.
+    pub fn simple(name: &str) -> Self {
+        Self::new(name).container("web", &["sleep", "1000"])
+    }
+
+    /// One more container of the image that every test host has.
+    #[must_use]
+    pub fn container(self, name: &str, command: &[&str]) -> Self {
+        self.container_of(name, crate::host::IMAGE, command)
+    }
+
+    /// One more container of another image.
+    #[must_use]
+    pub fn container_of(mut self, name: &str, image: &str, command: &[&str]) -> Self {
+        let container = json!({ "name": name, "image": image, "command": command });
+        self.0["spec"]["containers"].as_array_mut().unwrap().push(container);
+        self
+    }
+
+    /// One more container of the usual image that runs a shell script.
+    #[must_use]
+    pub fn script(self, name: &str, script: &str) -> Self {
+        self.container(name, &["sh", "-c", script])
+    }
+
+    /// Sets a field of the container added last, its path separated by slashes.
+    #[must_use]
+    pub fn with(mut self, path: &str, value: impl Into<Value>) -> Self {
+        let container = self.0["spec"]["containers"].as_array_mut().unwrap().last_mut().expect("a container");
+        set(container, path, value.into());
+        self
+    }
+
+    /// Sets a field of the pod, its path separated by slashes.
+    #[must_use]
+    pub fn set(mut self, path: &str, value: impl Into<Value>) -> Self {
+        set(&mut self.0, path, value.into());
+        self
+    }
+
+    /// The name of the pod.
+    pub fn name(&self) -> &str {
+        self.0["metadata"]["name"].as_str().unwrap()
+    }
+
+    /// The manifest.
+    pub fn text(&self) -> String {
+        serde_json::to_string_pretty(&self.0).unwrap()
+    }
+}
+
+fn set(mut at: &mut Value, path: &str, value: Value) {
+    for key in path.split('/') {
+        at = &mut at[key];
+    }
+    *at = value;
+}

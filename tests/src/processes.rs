@@ -1,0 +1,90 @@
+//! What `/proc` knows about processes.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+/// One process.
+#[derive(Debug, Clone)]
+pub struct Process {
+    /// Its number.
+    pub pid: i32,
+    /// Its parent's.
+    pub parent: i32,
+    /// Its command line, for people.
+    pub command: String,
+}
+
+fn stat(pid: i32) -> Option<(char, i32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+/// Whether a process is there and not a zombie.
+pub fn is_alive(pid: i32) -> bool {
+    stat(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
+}
+
+fn link_names(path: &str, needle: &str) -> bool {
+    fs::read_link(path).is_ok_and(|target| target.to_string_lossy().contains(needle))
+}
+
+fn file_names(path: &str, needle: &str) -> bool {
+    fs::read(path).is_ok_and(|bytes| bytes.windows(needle.len()).any(|window| window == needle.as_bytes()))
+}
+
+/// Whether a process has to do with a directory: by its command line, environment, working directory, program or an open file.
+fn refers_to(pid: i32, dir: &str) -> bool {
+    let below = |name: &str| format!("/proc/{pid}/{name}");
+    file_names(&below("cmdline"), dir)
+        || file_names(&below("environ"), dir)
+        || link_names(&below("cwd"), dir)
+        || fs::read_dir(below("fd")).is_ok_and(|fds| {
+            fds.filter_map(Result::ok).any(|fd| link_names(&fd.path().to_string_lossy(), dir))
+        })
+}
+
+/// All live processes that have to do with a directory, and all that descend from one of them. This test program itself never counts.
+pub fn of_directory(dir: &Path) -> Vec<Process> {
+    let needle = dir.to_string_lossy();
+    let me = i32::try_from(std::process::id()).unwrap();
+    let mut all: HashMap<i32, Process> = HashMap::new();
+    for entry in fs::read_dir("/proc").expect("/proc").filter_map(Result::ok) {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let Some((state, parent)) = stat(pid) else { continue };
+        if pid == me || matches!(state, 'Z' | 'X') {
+            continue;
+        }
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).replace('\0', " ").trim_end().to_owned();
+        all.insert(pid, Process { pid, parent, command });
+    }
+    let mut chosen: Vec<i32> = all.keys().copied().filter(|&pid| refers_to(pid, &needle)).collect();
+    loop {
+        let more: Vec<i32> = all
+            .values()
+            .filter(|process| chosen.contains(&process.parent) && !chosen.contains(&process.pid))
+            .map(|process| process.pid)
+            .collect();
+        if more.is_empty() {
+            break;
+        }
+        chosen.extend(more);
+    }
+    chosen.sort_unstable();
+    chosen.into_iter().map(|pid| all[&pid].clone()).collect()
+}
+
+/// A memory figure of a process from `/proc/PID/status`, in KiB (`VmHWM` is the most it ever had resident).
+#[track_caller]
+pub fn memory_kib(pid: i32, field: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+        .expect("a field of status");
+    line.trim().trim_end_matches(" kB").parse().expect("a number of KiB")
+}

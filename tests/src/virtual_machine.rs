@@ -1,0 +1,114 @@
+//! What the tests with real VMs need beside a [`Host`]: a guest image, the VMM's programs, a container image with busybox, and their turn.
+
+use crate::host::{Host, IMAGE};
+use crate::layout::Tar;
+use crate::manifest::Pod;
+use crate::{Cmd, wait_for};
+use serde_json::json;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+const ADVICE: &str = "run the tests with ci/test.sh, which makes one and sets MAGIKVM_TEST_GUEST";
+/// VMs at one time. Each is emulated on one processor at least, and machines that test often have two.
+const SLOTS: usize = 2;
+/// How long the tests before this one may take.
+const TURN: Duration = Duration::from_secs(900);
+
+/// A host whose pods run in real VMs, by software emulation, so that the tests run anywhere. At most two of them exist at one time on a
+/// machine, whoever made them.
+#[derive(Debug)]
+pub struct VmHost {
+    host: Host,
+    _slot: File,
+}
+
+impl std::ops::Deref for VmHost {
+    type Target = Host;
+
+    fn deref(&self) -> &Host {
+        &self.host
+    }
+}
+
+fn guest_image() -> String {
+    let named = std::env::var("MAGIKVM_TEST_GUEST").or_else(|_| std::env::var("MAGIKVM_GUEST"));
+    named.unwrap_or_else(|_| panic!("there is no guest image: {ADVICE}"))
+}
+
+fn in_path(program: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file());
+    found.unwrap_or_else(|| {
+        panic!("{program} is not in PATH: run the tests with ci/test.sh, which installs it")
+    })
+}
+
+/// The layer of an image with busybox under all its names.
+pub fn busybox() -> Tar {
+    let program = in_path("busybox");
+    let listed = Command::new(&program).arg("--list").output().expect("run busybox");
+    let mut layer = Tar::default();
+    for (dir, mode) in [("bin/", 0o755), ("etc/", 0o755), ("root/", 0o700), ("tmp/", 0o1777)] {
+        layer = layer.dir(dir, mode);
+    }
+    layer = layer.file("bin/busybox", 0o755, &std::fs::read(&program).unwrap());
+    layer = layer.file(
+        "etc/passwd",
+        0o644,
+        b"root:x:0:0:root:/root:/bin/sh\nguest:x:405:100:guest:/tmp:/bin/sh\n",
+    );
+    layer = layer.file("etc/group", 0o644, b"root:x:0:\nusers:x:100:\n");
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    listed
+        .lines()
+        .filter(|name| *name != "busybox")
+        .fold(layer, |layer, name| layer.link(&format!("bin/{name}"), "busybox"))
+}
+
+fn slot() -> File {
+    let dir = std::env::temp_dir();
+    let files: Vec<File> = (0..SLOTS)
+        .map(|number| File::create(dir.join(format!("magikvm-vm-slot-{number}"))).expect("a lock file"))
+        .collect();
+    let taken =
+        wait_for("a turn to run a VM", TURN, || files.iter().position(|file| file.try_lock().is_ok()));
+    files.into_iter().nth(taken).unwrap()
+}
+
+impl VmHost {
+    /// Waits for its turn.
+    pub fn new() -> Self {
+        let slot = slot();
+        let mut host = Host::bare();
+        host.set_env("MAGIKVM_GUEST", guest_image());
+        host.set_env("MAGIKVM_ACCEL", "tcg");
+        host.set_env("MAGIKVM_VHOST_DEVICE_VSOCK", in_path("vhost-device-vsock").to_string_lossy());
+        host.import(IMAGE, busybox(), &json!({ "Env": ["PATH=/bin", "FROM=image"], "Cmd": ["sh"] }));
+        Self { host, _slot: slot }
+    }
+
+    /// `magikvm run` of a pod, in the foreground.
+    pub fn run(&self, pod: &Pod) -> Cmd {
+        self.cmd(["run"]).arg(self.manifest(pod))
+    }
+
+    /// Starts a pod in the background.
+    #[track_caller]
+    pub fn start(&self, pod: &Pod) {
+        self.run(pod).arg("-d").ok();
+    }
+
+    /// Runs a shell script in a container of a running pod and returns what it printed.
+    #[track_caller]
+    pub fn sh(&self, pod: &str, container: &str, script: &str) -> String {
+        self.cmd(["exec", pod, "-c", container, "--", "sh", "-c", script]).ok().stdout
+    }
+}
+
+impl Default for VmHost {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,234 @@
+//! What people see: golden texts of every verb, with the fake guest.
+
+use magikvm_tests::snapshots::assert_golden;
+use magikvm_tests::wait::until;
+use magikvm_tests::{Host, Pod};
+
+fn two(name: &str) -> Pod {
+    Pod::new(name)
+        .set("metadata/labels", serde_json::json!({ "app": "shop" }))
+        .container("web", &["app", "--listen"])
+        .with("resources/limits/memory", "64Mi")
+        .container("side", &["app"])
+}
+
+/// A host with a pod of two containers that runs and whose logs have come.
+fn running() -> Host {
+    let host = Host::fake();
+    host.start_fake(&two("shop"), "run");
+    until("the logs are there", || host.cmd(["logs", "shop"]).ok().stdout.lines().count() == 2);
+    host
+}
+
+#[test]
+fn the_life_of_a_pod() {
+    let host = running();
+    let shown = |args: &[&str]| host.cmd(args).run().transcript();
+    assert_golden("ps", &shown(&["ps"]));
+    assert_golden("ps-quiet", &shown(&["ps", "-q"]));
+    assert_golden("ps-json", &shown(&["ps", "-o", "json"]));
+    assert_golden("inspect-running", &shown(&["inspect", "shop"]));
+    assert_golden("stats", &shown(&["stats", "shop"]));
+    assert_golden("stats-yaml", &shown(&["stats", "shop", "-o", "yaml"]));
+    assert_golden("events", &shown(&["events", "default/shop"]));
+    assert_golden("events-json", &shown(&["events", "--json", "shop"]));
+    assert_golden("rm-running", &shown(&["rm", "shop"]));
+    assert_golden("stop", &shown(&["stop", "shop"]));
+    assert_golden("ps-ended", &shown(&["ps"]));
+    assert_golden("inspect-ended", &shown(&["inspect", "shop"]));
+    assert_golden("stop-ended", &shown(&["stop", "shop"]));
+    assert_golden("wait-ended", &shown(&["wait", "shop"]));
+    assert_golden("exec-ended", &shown(&["exec", "shop", "-c", "web", "--", "true"]));
+    assert_golden("rm-ended", &shown(&["rm", "shop"]));
+    assert_golden("ps-empty", &shown(&["ps"]));
+}
+
+#[test]
+fn logs_in_every_form() {
+    let host = running();
+    let shown = |args: &[&str]| host.cmd(["logs", "shop"]).args(args).run().transcript();
+    assert_golden("logs", &sorted(&shown(&[])));
+    assert_golden("logs-one", &shown(&["-c", "web"]));
+    assert_golden("logs-one-prefix", &shown(&["-c", "web", "--prefix"]));
+    assert_golden("logs-timestamps", &shown(&["-c", "web", "--timestamps"]));
+    assert_golden("logs-tail-0", &shown(&["--tail", "0"]));
+    assert_golden("logs-tail-1", &sorted(&shown(&["--tail", "1"])));
+    assert_golden("logs-since-long-ago", &sorted(&shown(&["--since", "1h"])));
+    assert_golden("logs-since-the-future", &shown(&["--since", "2999-01-01T00:00:00Z"]));
+    assert_golden("logs-since-nonsense", &shown(&["--since", "yesterday"]));
+    assert_golden("logs-wrong-container", &shown(&["-c", "nobody"]));
+}
+
+/// Lines of two containers come in the order of their times, which differs from run to run.
+fn sorted(text: &str) -> String {
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines[1..].sort_unstable();
+    lines.join("\n")
+}
+
+#[test]
+fn exec_and_attach() {
+    let host = running();
+    let exec = |args: &[&str]| host.cmd(["exec", "-c", "web", "shop"]).args(args);
+    assert_golden("exec", &exec(&["--", "a", "b"]).run().transcript());
+    assert_golden("exec-input", &exec(&["-i", "--", "cat"]).input("one\ntwo\n").run().transcript());
+    assert_golden("exec-code", &exec(&["--", "exit", "42"]).run().transcript());
+    assert_golden("exec-missing", &exec(&["--", "missing"]).run().transcript());
+    assert_golden("exec-no-command", &exec(&[]).run().transcript());
+    assert_golden("exec-bad-variable", &exec(&["-e", "novalue", "--", "x"]).run().transcript());
+    assert_golden("exec-which", &host.cmd(["exec", "shop", "--", "x"]).run().transcript());
+    assert_golden("exec-nowhere", &host.cmd(["exec", "shop", "-c", "db", "--", "x"]).run().transcript());
+    assert_golden("attach", &host.cmd(["attach", "shop", "-c", "web"]).run().transcript());
+    let large = "x".repeat(1 << 20);
+    let echoed = exec(&["-i", "--", "cat"]).input(large.clone()).ok().stdout;
+    assert_eq!(echoed, format!("{large}cat\n"));
+    exec(&["--", &"x".repeat(5000)]).fails(1).complains("argument 0 of exec is longer than 4096 bytes");
+}
+
+#[test]
+fn pods_that_are_not_there_and_names_that_are_none() {
+    let host = Host::fake();
+    for verb in ["inspect", "logs", "stop", "rm", "wait", "stats", "events", "kill", "attach"] {
+        host.cmd([verb, "nobody"]).fails(1).complains("there is no pod default/nobody");
+    }
+    assert_golden("unknown-pod", &host.cmd(["stop", "other/nobody"]).run().transcript());
+    assert_golden("several-unknown-pods", &host.cmd(["rm", "a", "b"]).run().transcript());
+    for name in ["Shop", "a_b", "-a", "a/b/c", "..", "", &"x".repeat(254), "a/", "/a", "a b"] {
+        host.cmd(["inspect", "--", name]).fails(2).complains("a pod's name");
+    }
+    assert_golden("bad-name", &host.cmd(["inspect", "Shop"]).run().transcript());
+    assert_golden("bad-signal", &host.cmd(["kill", "-s", "NOPE", "shop"]).run().transcript());
+    assert_golden("bad-grace", &host.cmd(["stop", "--grace", "301", "shop"]).run().transcript());
+}
+
+#[test]
+fn help_of_every_verb() {
+    let host = Host::bare();
+    let verbs = [
+        "run",
+        "ps",
+        "inspect",
+        "logs",
+        "exec",
+        "attach",
+        "stop",
+        "kill",
+        "rm",
+        "wait",
+        "stats",
+        "events",
+        "image",
+        "doctor",
+        "completions",
+    ];
+    assert_golden("help", &host.cmd(["--help"]).ok().stdout);
+    for verb in verbs {
+        assert_golden(&format!("help-{verb}"), &host.cmd([verb, "--help"]).ok().stdout);
+    }
+    for verb in ["import", "ls", "rm"] {
+        assert_golden(&format!("help-image-{verb}"), &host.cmd(["image", verb, "--help"]).ok().stdout);
+    }
+    let help = host.cmd(["--help"]).ok().stdout;
+    let listed =
+        help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let known: Vec<&str> = listed
+        .filter_map(|line| line.split_ascii_whitespace().next())
+        .filter(|verb| *verb != "help")
+        .collect();
+    assert_eq!(known, verbs, "a verb without a golden help");
+}
+
+#[test]
+fn completions_for_shells() {
+    let host = Host::bare();
+    let script = host.cmd(["completions", "bash"]).ok().stdout;
+    host.other("bash").args(["-n", "/dev/stdin"]).input(script.clone()).ok();
+    let asked = format!(
+        "{script}\nCOMP_WORDS=(magikvm ru); COMP_CWORD=1; _magikvm magikvm ru magikvm; echo \"${{COMPREPLY[@]}}\""
+    );
+    assert_eq!(host.other("bash").args(["-c", &asked]).ok().stdout, "run\n");
+    for shell in ["zsh", "fish", "elvish", "powershell"] {
+        assert!(host.cmd(["completions", shell]).ok().stdout.contains("magikvm"));
+    }
+    host.cmd(["completions", "tcsh"]).fails(2);
+}
+
+#[test]
+fn manifests_that_are_refused() {
+    let host = Host::fake();
+    let run = |text: &str| host.cmd(["run", "--vmm", "fake", "-"]).input(text).run().transcript();
+    assert_golden("manifest-empty", &run(""));
+    assert_golden("manifest-no-yaml", &run("a: [b"));
+    assert_golden(
+        "manifest-many-problems",
+        &run(
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: Shop}\nspec:\n  hostNetwork: true\n  volumes: []\n  containers:\n  - name: a\n    image: test/app:1\n    privileged: true\n  - name: a\n    image: ''\n",
+        ),
+    );
+    assert_golden("manifest-large", &run(&format!("# {}\n", "x".repeat(1 << 20))));
+    assert_golden("manifest-missing", &host.cmd(["run", "--vmm", "fake", "nothing.yaml"]).run().transcript());
+    let crowd = (0..17).fold(Pod::new("crowd"), |pod, n| pod.container(&format!("c{n}"), &["app"]));
+    assert_golden("manifest-17-containers", &run(&crowd.text()));
+    assert_golden(
+        "manifest-huge-vm",
+        &run(&Pod::simple("big").with("resources/limits/memory", "8Gi").text()),
+    );
+    let missing = Pod::new("lost").container_of("web", "example.org/missing:7", &["app"]);
+    assert_golden("image-missing", &host.run_fake(&missing, "run").run().transcript());
+    let wasm = Pod::simple("w").set("spec/runtimeClassName", "pod-wasm");
+    assert_golden("class-not-yet", &host.run_fake(&wasm, "run").run().transcript());
+    let unknown = Pod::simple("w").set("spec/runtimeClassName", "kata");
+    assert_golden("class-unknown", &host.run_fake(&unknown, "run").run().transcript());
+    assert_eq!(host.cmd(["ps", "-q"]).ok().stdout, "");
+}
+
+#[test]
+fn images_in_every_form() {
+    let host = Host::fake();
+    assert_golden("image-ls", &host.cmd(["image", "ls"]).run().transcript());
+    host.start_fake(&Pod::simple("user"), "run");
+    assert_golden("image-rm-used", &host.cmd(["image", "rm", "test/app:1"]).run().transcript());
+    host.cmd(["rm", "-f", "user"]).ok();
+    assert_golden("image-rm-unknown", &host.cmd(["image", "rm", "test/app:2"]).run().transcript());
+    assert_golden("image-bad-name", &host.cmd(["image", "rm", "Test/App"]).run().transcript());
+    assert_golden(
+        "image-bad-source",
+        &host.cmd(["image", "import", "ftp:x", "--name", "a"]).run().transcript(),
+    );
+    assert_golden(
+        "image-no-layout",
+        &host.cmd(["image", "import", "oci:/nowhere:1", "--name", "a"]).run().transcript(),
+    );
+}
+
+#[test]
+fn doctor_says_what_is_missing() {
+    let host = Host::bare();
+    let found = host.cmd(["doctor"]).env("PATH", "/nowhere").env("MAGIKVM_QEMU", "/nowhere/qemu").run();
+    assert_eq!(found.code, 3, "{}", found.transcript());
+    for text in [
+        "[FAIL] VMM (qemu): ",
+        "[FAIL] guest image: ",
+        "remedy: ",
+        "[ ok ] state directories",
+        "Pods cannot run here.",
+    ] {
+        assert!(found.stdout.contains(text), "{text}: {}", found.stdout);
+    }
+    let found = host.cmd(["doctor", "-o", "json"]).env("PATH", "/nowhere").run();
+    let report: serde_json::Value = serde_json::from_str(&found.stdout).unwrap();
+    assert_eq!((report["hardware"].as_bool(), report["emulation"].as_bool()), (Some(false), Some(false)));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let host = running();
+    let pipe = format!("set -o pipefail; {} logs shop | head -n 0", magikvm_tests::host::program().display());
+    let output = host.other("bash").args(["-c", &pipe]).ok();
+    assert_eq!(output.transcript(), "");
+    let pipe = format!(
+        "set -o pipefail; {} help run | head -n 1; echo $?",
+        magikvm_tests::host::program().display()
+    );
+    host.other("bash").args(["-c", &pipe]).ok();
+}

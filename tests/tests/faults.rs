@@ -1,0 +1,162 @@
+//! The leak oracle with a failure injected at every step of the flow: a run that fails leaves nothing, and what a crash leaves, `rm` takes.
+
+use magikvm_tests::{Host, Pod};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use std::path::{Path, PathBuf};
+
+/// The points of `FAULT_POINTS` in host/src/pod/run.rs.
+fn points() -> Vec<String> {
+    let source = include_str!("../../host/src/pod/run.rs");
+    let list = source
+        .split_once("FAULT_POINTS: [")
+        .and_then(|(_, rest)| rest.split_once("= ["))
+        .and_then(|(_, rest)| rest.split_once(']'));
+    let points: Vec<String> = list
+        .expect("the list of points")
+        .0
+        .split(',')
+        .map(|name| name.trim().trim_matches('"').to_owned())
+        .collect();
+    assert!(points.len() >= 5, "{points:?}");
+    points
+}
+
+#[test]
+fn a_failure_at_any_step_leaves_nothing() {
+    let host = Host::fake();
+    let before = host.holdings();
+    for point in points() {
+        let run = || host.run_fake(&Pod::simple("doomed"), "run").env("MAGIKVM_FAULT", &point);
+        run().arg("-d").fails(70).complains(&format!("fault injected at {point}"));
+        host.assert_as_before(&before);
+        run().fails(125).complains(&format!("fault injected at {point}"));
+        host.assert_as_before(&before);
+    }
+    host.start_fake(&Pod::simple("doomed"), "run");
+    host.cmd(["rm", "-f", "doomed"]).ok();
+    host.assert_as_before(&before);
+}
+
+#[test]
+fn a_crash_at_any_step_leaves_what_rm_takes() {
+    let host = Host::fake();
+    let before = host.holdings();
+    for point in points() {
+        let crash = || {
+            let run =
+                host.run_fake(&Pod::simple("doomed"), "run").env("MAGIKVM_FAULT", format!("{point}=kill"));
+            run.arg("-d")
+                .fails(70)
+                .complains("monitor ended before the pod ran")
+                .complains("Hint: see what is left: magikvm ps");
+        };
+        crash();
+        assert_ne!(host.holdings(), before, "{point}: something is left");
+        assert_eq!(host.phase("doomed"), "Lost", "{point}");
+        host.cmd(["rm", "doomed"]).ok();
+        host.assert_as_before(&before);
+        // Removal does not depend on who does it, nor on how often.
+        crash();
+        host.cmd(["rm", "-f", "doomed"]).ok();
+        host.cmd(["rm", "doomed"]).fails(1);
+        host.assert_as_before(&before);
+        crash();
+        let again = host.run_fake(&Pod::simple("doomed"), "run").arg("-d").run();
+        if point == "reserve" {
+            assert_eq!(again.code, 0, "what no record names is in nobody's way: {}", again.transcript());
+        } else {
+            again.expect_code(1).complains("is there (Lost)");
+        }
+        host.cmd(["rm", "-f", "doomed"]).ok();
+        host.assert_as_before(&before);
+    }
+}
+
+/// A file system of its own below a state root.
+struct Mount(PathBuf);
+
+impl Mount {
+    fn tmpfs(at: &Path, options: &str) -> Self {
+        std::fs::create_dir_all(at).unwrap();
+        mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some(options))
+            .expect("mount a tmpfs (the tests need root)");
+        Self(at.to_owned())
+    }
+
+    fn make_read_only(&self) {
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount(None::<&str>, &self.0, None::<&str>, flags, None::<&str>).expect("remount");
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        umount2(&self.0, MntFlags::MNT_DETACH).expect("unmount");
+    }
+}
+
+#[test]
+fn a_read_only_disk_is_said_to_be_one() {
+    let host = Host::fake();
+    let disk = Mount::tmpfs(&host.root().join("run"), "size=1m");
+    disk.make_read_only();
+    let before = host.holdings();
+    let output = host.run_fake(&Pod::simple("pod"), "run").arg("-d").fails(3);
+    let output = output.complains("(stage: reserve)").complains("Caused by: Read-only file system");
+    assert!(output.stderr.contains("run/pods"), "the file is named: {}", output.stderr);
+    host.assert_as_before(&before);
+    assert_eq!(host.cmd(["ps", "-q"]).ok().stdout, "");
+}
+
+/// However full the disk is, a run either succeeds or leaves nothing and says what was full.
+#[test]
+fn a_full_disk_is_said_to_be_one() {
+    use std::io::Write;
+    let host = Host::fake();
+    let mut full = 0;
+    let _disk = Mount::tmpfs(&host.root().join("run"), "size=4m");
+    // Pages that are left on the disk: from none to enough.
+    let filler = host.root().join("run/filler");
+    for free_pages in
+        [0, 1, 2, 3, 4, 5, 6, 8, 10, 16, 100, 256, 258, 260, 262, 264, 266, 268, 270, 280, 300, 500]
+    {
+        let mut file = std::fs::File::create(&filler).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+        let whole = file.metadata().unwrap().len() / 4096;
+        file.set_len(whole.saturating_sub(free_pages) * 4096).unwrap();
+        drop(file);
+        let before = host.holdings();
+        let output = host.run_fake(&Pod::simple("pod"), "run").arg("-d").run();
+        if output.code == 0 {
+            host.cmd(["rm", "-f", "pod"]).ok();
+        } else {
+            full += 1;
+            assert_eq!(output.code, 3, "{free_pages} pages: {}", output.transcript());
+            assert!(
+                output.stderr.contains("No space left on device"),
+                "{free_pages} pages: {}",
+                output.transcript()
+            );
+        }
+        host.assert_as_before(&before);
+        std::fs::remove_file(&filler).unwrap();
+    }
+    assert!(full > 0, "the disk was never full");
+    host.start_fake(&Pod::simple("pod"), "run");
+}
+
+/// A disk that fills up while a pod runs costs log lines, not the pod, and not its end.
+#[test]
+fn a_disk_that_fills_up_later_does_not_keep_a_pod_from_ending() {
+    use std::io::Write;
+    let host = Host::fake();
+    let _disk = Mount::tmpfs(&host.root().join("run"), "size=4m");
+    host.start_fake(&Pod::simple("pod"), "run");
+    let mut file = std::fs::File::create(host.root().join("run/filler")).unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+    while file.write_all(&[0]).is_ok() {}
+    host.cmd(["stop", "pod"]).ok();
+    std::fs::remove_file(host.root().join("run/filler")).unwrap();
+    host.cmd(["rm", "-f", "pod"]).ok();
+    assert_eq!(host.cmd(["ps", "-q"]).ok().stdout, "");
+}

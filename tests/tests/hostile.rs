@@ -1,0 +1,212 @@
+//! Guests that lie, flood, hang or send garbage: each harms only its own pod, within bounds of time and space, and leaves nothing.
+
+use magikvm_tests::leaks::Holdings;
+use magikvm_tests::processes::memory_kib;
+use magikvm_tests::wait::until;
+use magikvm_tests::{Host, Output, Pod};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// What a monitor may ever have resident, in KiB, whatever its guest does. A debug build's own pages are most of it.
+const MONITOR_KIB: u64 = 64 << 10;
+/// What a pod's files may come to, in bytes: the console's two halves, the events, and little else.
+const POD_BYTES: u64 = 8 << 20;
+
+/// A run that is to fail, with the stage it names and a part of its message.
+struct Case {
+    manner: &'static str,
+    stage: &'static str,
+    message: &'static str,
+}
+
+const QUICK: [Case; 8] = [
+    Case {
+        manner: "panic",
+        stage: "boot",
+        message: "the VM ended before its agent answered: fake exited with 1",
+    },
+    Case { manner: "garbage", stage: "agent", message: "sent something that is not an answer" },
+    Case { manner: "endless-line", stage: "agent", message: "a line is longer than 65536 bytes" },
+    Case { manner: "generation", stage: "agent", message: "the guest speaks generation 99 of the wire" },
+    Case {
+        manner: "unknown-container",
+        stage: "agent",
+        message: "it reports a container nobody that the pod does not have",
+    },
+    Case {
+        manner: "container-fails",
+        stage: "container",
+        message: "container side could not be started: no such",
+    },
+    Case {
+        manner: "container-fails-at-length",
+        stage: "container",
+        message: "container side could not be started: no such",
+    },
+    Case {
+        manner: "vanish",
+        stage: "agent",
+        message: "the VM ended before all containers ran: fake exited with 7",
+    },
+];
+
+fn two(name: &str) -> Pod {
+    Pod::simple(name).container("side", &["app"])
+}
+
+/// Runs a pod whose start fails, checks what is said, and that nothing is left.
+fn check_failure(host: &Host, before: &Holdings, case: &Case) -> Output {
+    let output =
+        host.run_fake(&two(case.manner), case.manner).arg("-d").limit(Duration::from_secs(100)).run();
+    let text = output.transcript();
+    assert!(matches!(output.code, 1 | 70), "{}: {text}", case.manner);
+    assert!(output.stderr.contains(&format!("(stage: {})", case.stage)), "{}: {text}", case.manner);
+    assert!(output.stderr.contains(case.message), "{}: {text}", case.manner);
+    let driving = output.stderr.chars().find(|c| c.is_control() && *c != '\n' && *c != '\t');
+    assert_eq!(driving, None, "{}: the terminal is not the guest's: {text:?}", case.manner);
+    assert!(output.stderr.len() < 32 << 10, "{}: {} bytes", case.manner, output.stderr.len());
+    assert_eq!(output.stdout, "");
+    assert_eq!(host.cmd(["ps", "-q"]).ok().stdout, "");
+    host.assert_as_before(before);
+    output
+}
+
+#[test]
+fn a_start_that_cannot_succeed_fails_at_once_with_its_stage() {
+    let host = Host::fake();
+    let before = host.holdings();
+    for case in &QUICK {
+        let output = check_failure(&host, &before, case);
+        assert!(output.took < Duration::from_secs(20), "{}: {:?}", case.manner, output.took);
+    }
+    let panicked = host.run_fake(&two("panic"), "panic").run().expect_code(125);
+    magikvm_tests::snapshots::assert_golden("failed-boot", &panicked.transcript());
+    let failed = host.run_fake(&two("fails"), "container-fails").arg("-d").run();
+    magikvm_tests::snapshots::assert_golden("failed-container", &failed.transcript());
+}
+
+/// All the starts that end by the clock, at once, so that they cost one minute and not three.
+#[test]
+fn a_start_that_never_ends_is_given_up() {
+    let cases = [
+        Case { manner: "silent", stage: "boot", message: "the VM's agent did not answer within 60 s" },
+        Case { manner: "never-ready", stage: "agent", message: "not all containers ran within 60 s" },
+        Case { manner: "flood-events", stage: "agent", message: "not all containers ran within 60 s" },
+    ];
+    std::thread::scope(|scope| {
+        for case in &cases {
+            scope.spawn(move || {
+                let host = Host::fake();
+                let before = host.holdings();
+                let output = check_failure(&host, &before, case);
+                assert!(output.took < Duration::from_secs(90), "{}: {:?}", case.manner, output.took);
+            });
+        }
+    });
+}
+
+fn bytes_below(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
+    entries
+        .map(|entry| {
+            entry
+                .metadata()
+                .map_or(0, |found| if found.is_dir() { bytes_below(&entry.path()) } else { found.len() })
+        })
+        .sum()
+}
+
+/// A flood that has filled what it may fill, beside which another pod lives as if nothing were.
+fn flood(manner: &str, filled: impl Fn(&Path) -> bool) {
+    let host = Host::fake();
+    let before = host.holdings();
+    host.start_fake(&Pod::simple("good"), "run");
+    host.start_fake(&Pod::simple("flood"), manner);
+    let monitor = host.process("flood", "monitor");
+    until("the flood has filled what it may", || filled(&host.pod_dir("flood")));
+    for _ in 0..5 {
+        let begun = Instant::now();
+        host.cmd(["stats", "good"]).ok();
+        host.cmd(["exec", "good", "--", "x"]).ok().prints("x");
+        assert!(begun.elapsed() < Duration::from_secs(5), "the other pod answers in {:?}", begun.elapsed());
+        assert_eq!(host.phase("flood"), "Running");
+    }
+    let (memory, files) = (memory_kib(monitor, "VmHWM"), bytes_below(&host.pod_dir("flood")));
+    assert!(memory < MONITOR_KIB, "{manner}: the monitor took {memory} KiB");
+    assert!(files < POD_BYTES, "{manner}: {files} bytes on disk");
+    assert_eq!(host.cmd(["stop", "--grace", "1", "flood"]).run().code, 0);
+    host.cmd(["rm", "flood"]).ok();
+    host.cmd(["rm", "-f", "good"]).ok();
+    host.assert_as_before(&before);
+}
+
+#[test]
+fn a_flooded_console_harms_nobody() {
+    flood("flood-console", |dir| dir.join("log/console.1").exists());
+}
+
+#[test]
+fn flooded_events_harm_nobody() {
+    let full = |dir: &Path| dir.join("events.jsonl").metadata().is_ok_and(|file| file.len() > 4 << 20);
+    flood("flood-restarts", full);
+}
+
+#[test]
+fn a_frame_that_claims_to_be_huge_breaks_its_pod() {
+    let host = Host::fake();
+    let before = host.holdings();
+    host.run_fake(&Pod::simple("huge"), "huge-frame").arg("-d").run();
+    host.wait_for_phase("huge", "Failed");
+    let pod = host.inspect("huge").unwrap();
+    let why = pod["status"]["message"].as_str().unwrap();
+    assert!(why.contains("a frame of 99999999999 bytes"), "{why}");
+    host.cmd(["rm", "huge"]).ok();
+    host.assert_as_before(&before);
+}
+
+#[test]
+fn a_guest_that_does_not_end_is_ended() {
+    let host = Host::fake();
+    let before = host.holdings();
+    host.start_fake(&Pod::simple("immortal"), "immortal");
+    let begun = Instant::now();
+    host.cmd(["stop", "--grace", "1", "immortal"]).ok();
+    let took = begun.elapsed();
+    assert!((Duration::from_secs(8)..Duration::from_secs(15)).contains(&took), "{took:?}");
+    let pod = host.inspect("immortal").unwrap();
+    assert_eq!(pod["status"]["message"], "the guest did not end in time and was killed");
+    assert_eq!(host.phase("immortal"), "Failed");
+    host.cmd(["rm", "immortal"]).ok();
+    host.assert_as_before(&before);
+}
+
+#[test]
+fn the_second_interrupt_shortens_the_grace() {
+    let host = Host::fake();
+    let before = host.holdings();
+    let pod = Pod::simple("stubborn").set("spec/terminationGracePeriodSeconds", 300);
+    let mut running = host.run_fake(&pod, "immortal").spawn();
+    running.wait_for_stdout("hello from web");
+    running.signal(Signal::SIGINT);
+    running.wait_for_stderr("Stopping pod");
+    running.signal(Signal::SIGINT);
+    running.wait().expect_code(125).complains("was killed");
+    host.cmd(["rm", "stubborn"]).ok();
+    host.assert_as_before(&before);
+}
+
+#[test]
+fn a_hanging_guest_hangs_no_command() {
+    let host = Host::fake();
+    host.start_fake(&Pod::simple("frozen"), "run");
+    let guest = Pid::from_raw(host.process("frozen", "fake"));
+    kill(guest, Signal::SIGSTOP).unwrap();
+    let begun = Instant::now();
+    host.cmd(["stats", "frozen"]).fails(70).complains("did not answer within 30 s");
+    assert!(begun.elapsed() < Duration::from_secs(39));
+    host.cmd(["ps"]).ok();
+    host.cmd(["logs", "frozen"]).ok();
+    host.cmd(["rm", "-f", "frozen"]).limit(Duration::from_secs(60)).ok();
+}
