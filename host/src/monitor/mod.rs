@@ -58,5 +58,7 @@ fn serve(link: &Link) -> Result<(), Failure> {
 fn detach() -> nix::Result<()> {
     nix::unistd::setsid()?;
     nix::sys::prctl::set_child_subreaper(true)?;
+    // Whatever it or its children make (sockets among it) is for this user only.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     nix::unistd::chdir("/")
 }
