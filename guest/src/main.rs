@@ -58,5 +58,8 @@ fn run() -> Result<(), InitError> {
     let spawner = spawner::start()?;
     // From here on the host's connection is accepted by the kernel, even while vminit is still busy.
     let listener = sys::vsock_listen(magikvm_proto::path::AGENT_PORT).map_err(InitError::Agent)?;
+    // A host that connects earlier is refused by the kernel at best; one vsock device program even stops for good when it is used before its
+    // queues are set up. Whoever reads the console knows from this line that it may connect.
+    console::say("ready");
     supervisor::run(spawner, listener).map_err(InitError::Thread)
 }
