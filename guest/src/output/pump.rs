@@ -119,7 +119,6 @@ fn read_once(run: &Run, index: usize, buffer: &mut [u8], logs: &LogBuffer, hub: 
         Ok(0) => false,
         Ok(len) => {
             logs.push(run.container, *channel, &buffer[..len]);
-            crate::console::mark("output");
             hub.publish(*channel, &buffer[..len]);
             true
         }

@@ -77,12 +77,10 @@ pub(crate) fn run(spawner: Spawner, listener: OwnedFd) -> io::Result<()> {
     reaper.watch(spawner.pid(), move |_| drop(died.send(Message::SpawnerDied)));
     reaper.start()?;
 
-    crate::console::mark("run");
     let (plan, failure) = match load::load() {
         Ok(plan) => (Some(plan), None),
         Err(error) => (None, Some(console::chain(&error))),
     };
-    crate::console::mark("loaded");
     let (plan, pod_namespace, failure) = share_namespace(&spawner, plan, failure);
     let logs = Arc::new(LogBuffer::new()?);
     let mut pod = Pod::new(plan, Arc::clone(&logs), reaper, spawner, tell.clone());
@@ -106,9 +104,7 @@ pub(crate) fn run(spawner: Spawner, listener: OwnedFd) -> io::Result<()> {
         pending,
         pod_namespace,
     };
-    crate::console::mark("boot");
     supervisor.boot(failure);
-    crate::console::mark("booted");
     agent::start(pod, listener)?;
     supervisor.work()
 }
@@ -189,7 +185,6 @@ impl Supervisor {
         match effect {
             Effect::Create { index, run } => self.create(index, run),
             Effect::Start { index } => {
-                crate::console::mark("go");
                 if let Some(go) = self.pending.get_mut(index).and_then(Option::take) {
                     go.send(create::Go).ok();
                 }
