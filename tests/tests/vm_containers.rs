@@ -1,4 +1,5 @@
 //! Real VMs: what a container finds around itself.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::layout::Tar;
 use magikvm_tests::programs::compile;

@@ -1,4 +1,5 @@
 //! Real VMs: logs, exec and attach.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::terminal::Terminal;
 use magikvm_tests::virtual_machine::VmHost;
