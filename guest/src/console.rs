@@ -36,11 +36,3 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
-pub(crate) fn mark(label: &str) {
-    let mut ts = nix::libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    #[allow(unsafe_code)]
-    unsafe { nix::libc::clock_gettime(nix::libc::CLOCK_BOOTTIME, &mut ts); }
-    let s = format!("T {}.{:06} {} {label}", ts.tv_sec, ts.tv_nsec / 1000, std::process::id());
-    use std::io::Write as _;
-    if let Ok(mut f) = OpenOptions::new().write(true).open("/dev/kmsg") { f.write_all(s.as_bytes()).ok(); }
-}

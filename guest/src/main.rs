@@ -62,8 +62,8 @@ enum InitError {
 }
 
 fn run() -> Result<(), InitError> {
-    boot::mount_all()?;crate::console::mark("mounted");
-    let spawner = spawner::start()?;crate::console::mark("spawner");
+    boot::mount_all()?;
+    let spawner = spawner::start()?;
     // From here on the host's connection is accepted by the kernel, even while vminit is still busy.
     let listener = sys::vsock_listen(magikvm_proto::path::AGENT_PORT).map_err(InitError::Agent)?;
     // A host that connects earlier is refused by the kernel at best; one vsock device program even stops for good when it is used

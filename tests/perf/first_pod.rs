@@ -4,7 +4,9 @@
 use magikvm::image::{ImageStore, Reference};
 use magikvm::store::layout::{Layout, Surroundings};
 use magikvm::store::record::Found;
+use magikvm::vmm::Accel;
 use magikvm::vmm::disk::{self, Part};
+use magikvm::vmm::qemu::kernel_parameters;
 use magikvm_proto::wire::{Done, Request, Stats};
 use std::error::Error;
 use std::fs;
@@ -28,6 +30,7 @@ struct Bench {
     guest: PathBuf,
     work: PathBuf,
     accel: String,
+    kernel_parameters: String,
 }
 
 fn var(name: &str) -> Result<PathBuf> {
@@ -38,12 +41,14 @@ fn var(name: &str) -> Result<PathBuf> {
 
 fn main() -> Result<()> {
     let work = tempfile::tempdir()?;
+    let accel = std::env::var("MAGIKVM_ACCEL").unwrap_or_else(|_| "kvm".to_owned());
     let bench = Bench {
         magikvm: var("MAGIKVM_BIN")?,
         root: work.path().join("root"),
         guest: var("MAGIKVM_TEST_GUEST")?,
         work: work.path().to_owned(),
-        accel: std::env::var("MAGIKVM_ACCEL").unwrap_or_else(|_| "kvm".to_owned()),
+        kernel_parameters: kernel_parameters(if accel == "tcg" { Accel::Tcg } else { Accel::Kvm }),
+        accel,
     };
     let layout = var("MAGIKVM_DEMO_IMAGE")?;
     bench.run(&["image", "import", &format!("oci:{}:1", layout.display()), "--name", "demo/busybox:1"])?;
@@ -265,12 +270,7 @@ impl Bench {
             ])
             .arg("-kernel")
             .arg(self.guest.join("vmlinux"))
-            .args([
-                "-initrd",
-                "initramfs",
-                "-append",
-                "console=ttyS0 quiet reboot=t panic=-1 random.trust_cpu=on",
-            ])
+            .args(["-initrd", "initramfs", "-append", &self.kernel_parameters])
             .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
             .args(["-drive", "if=none,id=disk,file=disk.vmdk,format=vmdk,readonly=on"])
             .args(["-device", "virtio-blk-device,drive=disk"]);

@@ -11,7 +11,8 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 fn statuses(host: &VmHost, pod: &str) -> Vec<Value> {
-    host.inspect(pod).unwrap()["status"]["containerStatuses"].as_array().unwrap().clone()
+    let pod = host.inspect(pod).expect("the pod is there");
+    pod["status"]["containerStatuses"].as_array().expect("it has containers").clone()
 }
 
 #[test]

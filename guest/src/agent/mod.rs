@@ -50,7 +50,7 @@ pub(crate) fn start(pod: Arc<Pod>, listener: OwnedFd) -> io::Result<()> {
             match sys::vsock_accept(&listener) {
                 // A container can reach this port through the loopback transport, as another context id.
                 Ok((_, peer)) if peer != HOST_CID => {}
-                Ok((socket, _)) =>  admit(&pod, &seats, Connection::new(socket)),
+                Ok((socket, _)) => admit(&pod, &seats, Connection::new(socket)),
                 Err(error) => {
                     console::say(&format!("agent: {error}"));
                     std::thread::sleep(ACCEPT_PAUSE);

@@ -118,7 +118,7 @@ fn read_once(run: &Run, index: usize, buffer: &mut [u8], logs: &LogBuffer, hub: 
     match nix::unistd::read(fd, &mut buffer[..room]) {
         Ok(0) => false,
         Ok(len) => {
-            logs.push(run.container, *channel, &buffer[..len]);crate::console::mark("output");
+            logs.push(run.container, *channel, &buffer[..len]);
             hub.publish(*channel, &buffer[..len]);
             true
         }

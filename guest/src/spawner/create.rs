@@ -30,14 +30,14 @@ pub(super) fn create(
     pod_namespace: Option<i32>,
     stdio: Vec<OwnedFd>,
 ) -> Result<(), Failure> {
-crate::console::mark("worker");    let spec = bundle::prepare(plan, pod_namespace).map_err(|error| bundle_failure(&error))?;
-crate::console::mark("bundle");    let cgroup = Cgroup::container(&plan.name);
+    let spec = bundle::prepare(plan, pod_namespace).map_err(|error| bundle_failure(&error))?;
+    let cgroup = Cgroup::container(&plan.name);
     cgroup.make_for_container(Instant::now() + LEFTOVERS)?;
     let rules =
         spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()).and_then(|r| r.devices().clone());
     devices::restrict(&cgroup, &rules.unwrap_or_default())?;
 
-crate::console::mark("cgroup+devices");    let report = program::Report::new()?;
+    let report = program::Report::new()?;
     let id = format!("{}-{run}", plan.name);
     let state = Path::new(STATE).join(&id);
     let console = if plan.stdio == Stdio::Terminal { Some(Console::new(&id)?) } else { None };
@@ -55,7 +55,7 @@ crate::console::mark("cgroup+devices");    let report = program::Report::new()?;
         }
     }
     let built = builder.as_init(bundle::directory(&plan.name)).with_systemd(false).with_detach(true).build();
-crate::console::mark("built");    let container = match built {
+    let container = match built {
         Ok(container) => container,
         // What the executor found says more than libcontainer's account of it.
         Err(error) => return Err(report.outcome().err().unwrap_or_else(|| Failure::other(&error))),
@@ -73,7 +73,7 @@ crate::console::mark("built");    let container = match built {
     NotifySocket::new(state.join(NOTIFY_FILE))
         .notify_container_start()
         .map_err(|error| Failure::other(&error))?;
-    crate::console::mark("notified");let outcome = report.outcome();crate::console::mark("exec'd");
+    let outcome = report.outcome();
     fs::remove_dir_all(&state).ok();
     outcome
 }

@@ -75,13 +75,13 @@ impl Creation {
 
     /// Creates the container, waits for the order and starts it; tells the supervisor at each point.
     pub(super) fn carry_out(self, order: &Receiver<Go>) {
-crate::console::mark("create thread");        let result = self.create().and_then(|pending| {
+        let result = self.create().and_then(|pending| {
             self.news(News::Created { pid: pending.pid });
             // Dropped unsent: cancelled. The worker then kills what it made.
             order.recv().map_err(|_| Failure { kind: FailureKind::Gone, message: "cancelled".to_owned() })?;
             pending.start()
         });
-crate::console::mark("started");        self.news(match result {
+        self.news(match result {
             Ok(_) => News::Started,
             Err(failure) => News::Failed { message: failure.message },
         });

@@ -193,17 +193,23 @@ impl World {
         match *effect {
             Effect::Create { index, run } => {
                 let failed = News::Failed { message: String::new() };
-                let made = if choice % 11 == 0 { failed } else { News::Created { pid: 1 } };
+                let made = if choice.is_multiple_of(11) { failed } else { News::Created { pid: 1 } };
                 self.pending.push(news(index, run, made));
             }
             Effect::Start { index } => {
                 let run = run(self, index);
                 self.alive[index] = Some(run);
                 let failed = News::Failed { message: String::new() };
-                self.pending.push(news(index, run, if choice % 13 == 0 { failed } else { News::Started }));
+                self.pending.push(news(
+                    index,
+                    run,
+                    if choice.is_multiple_of(13) { failed } else { News::Started },
+                ));
             }
             Effect::Kill { index } => self.end(index, ExitStatus::signaled(9)),
-            Effect::Terminate { index } if choice % 3 > 0 => self.end(index, ExitStatus::exited(0)),
+            Effect::Terminate { index } if !choice.is_multiple_of(3) => {
+                self.end(index, ExitStatus::exited(0))
+            }
             _ => {}
         }
     }

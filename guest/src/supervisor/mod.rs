@@ -77,11 +77,11 @@ pub(crate) fn run(spawner: Spawner, listener: OwnedFd) -> io::Result<()> {
     reaper.watch(spawner.pid(), move |_| drop(died.send(Message::SpawnerDied)));
     reaper.start()?;
 
-crate::console::mark("run");    let (plan, failure) = match load::load() {
+    let (plan, failure) = match load::load() {
         Ok(plan) => (Some(plan), None),
         Err(error) => (None, Some(console::chain(&error))),
     };
-crate::console::mark("loaded");    let (plan, pod_namespace, failure) = share_namespace(&spawner, plan, failure);
+    let (plan, pod_namespace, failure) = share_namespace(&spawner, plan, failure);
     let logs = Arc::new(LogBuffer::new()?);
     let mut pod = Pod::new(plan, Arc::clone(&logs), reaper, spawner, tell.clone());
     pod.helpers.extend(pod_namespace);
@@ -104,7 +104,7 @@ crate::console::mark("loaded");    let (plan, pod_namespace, failure) = share_na
         pending,
         pod_namespace,
     };
-crate::console::mark("boot");    supervisor.boot(failure);crate::console::mark("booted");
+    supervisor.boot(failure);
     agent::start(pod, listener)?;
     supervisor.work()
 }
@@ -184,7 +184,7 @@ impl Supervisor {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Create { index, run } => self.create(index, run),
-            Effect::Start { index } => {crate::console::mark("go");
+            Effect::Start { index } => {
                 if let Some(go) = self.pending.get_mut(index).and_then(Option::take) {
                     go.send(create::Go).ok();
                 }

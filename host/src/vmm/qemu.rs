@@ -81,9 +81,8 @@ impl Vmm for Qemu {
         // The socket between QEMU and vhost-device-vsock. Its name tells it from other machines' in /proc/net/unix.
         let vhost_sock = format!("vhost-{}.sock", config.id);
         let mut helper = process::spawn("vhost-device-vsock", &mut vhost_command(vhost, &vhost_sock, dir))?;
-        let host_tsc_khz = if config.accel == Accel::Tcg { super::tsc::khz() } else { None };
         await_listening(&mut helper, &vhost_sock)?;
-        let cmdline = command_line(config.accel, host_tsc_khz);
+        let cmdline = kernel_parameters(config.accel);
         let mut machine =
             process::spawn("qemu", &mut qemu_command(qemu, config, &vhost_sock, &cmdline, dir))?;
         let (Some(console), Some(diagnostics)) = (machine.child.stdout.take(), machine.child.stderr.take())
@@ -151,10 +150,11 @@ fn listens(socket: &str) -> bool {
 
 /// The kernel's parameters. Under software emulation the guest's time stamp counter is the host's. The guest would calibrate it against an
 /// emulated timer, which fails when the host is busy, and then no timer of the guest ever ticks; so it is told.
-fn command_line(accel: Accel, tsc_khz: Option<u64>) -> String {
-    match (accel, tsc_khz) {
-        (Accel::Tcg, Some(khz)) => format!("{CMDLINE} tsc_early_khz={khz} tsc=reliable"),
-        _ => CMDLINE.to_owned(),
+pub fn kernel_parameters(accel: Accel) -> String {
+    let tsc_khz = if accel == Accel::Tcg { super::tsc::khz() } else { None };
+    match tsc_khz {
+        Some(khz) => format!("{CMDLINE} tsc_early_khz={khz} tsc=reliable"),
+        None => CMDLINE.to_owned(),
     }
 }
 
