@@ -68,10 +68,11 @@ pub(super) fn exec(
             }
             send(channel, &Answer::Created { pid: child }, &to_send)?;
             drop(streams);
-            drop(wait);
             // Without the order the pipe closes unwritten, and the new process gives up.
             await_start(channel)?;
             nix::unistd::write(&go, b"1")?;
+            // Kept until now: the new process may have failed and ended already, and nobody must be killed for writing to it.
+            drop(wait);
             report.outcome()
         }
     }
