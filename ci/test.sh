@@ -32,5 +32,5 @@ step "Making the guest image" ensure_guest_image "$DIST/guest"
 unset MAGIKVM_ROOT MAGIKVM_GUEST MAGIKVM_ACCEL
 export MAGIKVM_BIN="$DIST/magikvm"
 export MAGIKVM_TEST_GUEST="$DIST/guest"
-step "Testing" cargo test --locked --workspace --features magikvm/testing -- "$@"
+step "Testing" cargo test --locked --workspace --no-fail-fast --features magikvm/testing -- "$@"
 say "All is well, after $SECONDS s"

@@ -1,4 +1,5 @@
 //! What people see: golden texts of every verb, with the fake guest.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::snapshots::assert_golden;
 use magikvm_tests::wait::until;

@@ -1,4 +1,5 @@
 //! The leak oracle with a failure injected at every step of the flow: a run that fails leaves nothing, and what a crash leaves, `rm` takes.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::{Host, Pod};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};

@@ -1,4 +1,5 @@
 //! Guests that lie, flood, hang or send garbage: each harms only its own pod, within bounds of time and space, and leaves nothing.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::leaks::Holdings;
 use magikvm_tests::processes::memory_kib;

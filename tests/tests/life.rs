@@ -1,4 +1,5 @@
 //! Lives of pods, with the fake guest: codes, names, concurrency, signals, and the deaths of the processes involved.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::processes::is_alive;
 use magikvm_tests::wait::until;

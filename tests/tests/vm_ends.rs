@@ -1,4 +1,5 @@
 //! Real VMs: how containers and pods end, and what is left then.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::Pod;
 use magikvm_tests::processes::is_alive;

@@ -1,4 +1,5 @@
 //! Real VMs: logs, exec and attach.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::terminal::Terminal;
 use magikvm_tests::virtual_machine::VmHost;
@@ -46,8 +47,13 @@ fn exec_with_input_codes_and_surroundings() {
         |options: &[&str], command: &[&str]| host.cmd(["exec", "box"]).args(options).arg("--").args(command);
 
     let large: Vec<u8> = (0..3_000_000u32).map(|n| b'a' + u8::try_from(n % 26).unwrap()).collect();
-    let back = exec(&["-i"], &["cat"]).input(large.clone()).ok().stdout;
+    let there =
+        exec(&["-i"], &["sh", "-c", "cat > /tmp/large; wc -c < /tmp/large"]).input(large.clone()).ok().stdout;
+    assert_eq!(there, "3000000\n");
+    let back = exec(&[], &["cat", "/tmp/large"]).ok().stdout;
     assert!(back.as_bytes() == large, "{} bytes", back.len());
+    let echoed = exec(&["-i"], &["cat"]).input(&large[..200_000]).ok().stdout;
+    assert!(echoed.as_bytes() == &large[..200_000], "{} bytes", echoed.len());
     assert_eq!(exec(&[], &["wc", "-c"]).input("not passed on").ok().stdout, "0\n");
     let split = exec(&[], &["sh", "-c", "echo out; echo err >&2; exit 42"]).fails(42);
     assert_eq!((split.stdout.as_str(), split.stderr.as_str()), ("out\n", "err\n"));
@@ -55,7 +61,7 @@ fn exec_with_input_codes_and_surroundings() {
     exec(&[], &["/bin/nothing"])
         .fails(127)
         .complains("Hint: is /bin/nothing in the container's image and its PATH?");
-    exec(&[], &["/etc/passwd"]).fails(126);
+    exec(&[], &["/etc/passwd"]).fails(127).complains("may not be executed");
     exec(&["--timeout", "1"], &["sleep", "1000"]).fails(124).complains("was killed after 1 s");
     assert_eq!(
         exec(&["-e", "B=exec", "-w", "/bin"], &["sh", "-c", "echo $A $B $PWD"]).ok().stdout,
@@ -94,11 +100,14 @@ fn exec_on_a_terminal_that_changes_its_size() {
     terminal.keys("until [ \"$(stty size)\" = '50 132' ]; do sleep 0.1; done; echo now $((49+1)) lines\n");
     terminal.wait_for("now 50 lines");
     // Keys that would be signals here are keys here and signals there.
-    terminal.keys("sleep 1000; echo interrupted with $?\n");
-    terminal.wait_for("sleep 1000");
+    terminal.keys("sh -c 'echo begun $((6*7)); exec sleep 1000'\n");
+    terminal.wait_for("begun 42");
     terminal.keys("\x03");
-    terminal.keys("echo still $((40+2))\n");
-    terminal.wait_for("still 42");
+    terminal.wait_for("^C");
+    terminal.keys("echo interrupted with $?\n");
+    terminal.wait_for("interrupted with 130");
+    terminal.keys("echo still $((40+3))\n");
+    terminal.wait_for("still 43");
     terminal.keys("exit 5\n");
     assert_eq!(terminal.wait(), 5);
     assert!(

@@ -198,11 +198,12 @@ fn take_identity(spec: &Spec, process: &Process) -> Result<(), Failure> {
         process.user().additional_gids().iter().flatten().map(|&gid| Gid::from_raw(gid)).collect();
     setgroups(&groups)?;
     sys::set_ids(process.user().uid(), process.user().gid())?;
+    // Another user's number has cost the effective capabilities; the kernel wants them for a filter.
+    let calls = create_syscall();
+    reset_effective(calls.as_ref()).map_err(|error| Failure::other(&error))?;
     if !no_new_privileges {
         filter(seccomp)?;
     }
-    let calls = create_syscall();
-    reset_effective(calls.as_ref()).map_err(|error| Failure::other(&error))?;
     if let Some(capabilities) = process.capabilities() {
         drop_privileges(capabilities, calls.as_ref()).map_err(|error| Failure::other(&error))?;
     }

@@ -24,8 +24,8 @@ use nix::sys::signal::{SigSet, Signal};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-/// Lines of the console that a failure carries.
-const CONSOLE_LINES: usize = 12;
+/// Lines of the console that a failure carries: enough for a panic of the kernel with its stack.
+const CONSOLE_LINES: usize = 32;
 
 /// Messages that wait for the loop; whoever has one more waits too. A guest that sends events faster than they are written down fills no memory.
 const MAX_WAITING: usize = 32;

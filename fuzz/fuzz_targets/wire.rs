@@ -1,0 +1,35 @@
+//! Both ends of the wire: whatever the other side sends is a message or an error, within the caps.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use magikvm_proto::codec::{read_frame, read_message};
+use magikvm_proto::limits::MAX_FRAME_LEN;
+use magikvm_proto::wire::{Event, Hello, Reply, Request, Stats, Status};
+
+fuzz_target!(|bytes: &[u8]| {
+    let mut payload = Vec::new();
+    let mut reader = bytes;
+    while let Ok(Some(header)) = read_frame(&mut reader, &mut payload) {
+        assert_eq!(header.len, payload.len());
+        assert!(payload.len() <= MAX_FRAME_LEN);
+    }
+    let mut reader = bytes;
+    while let Ok(Some(request)) = read_message::<Request>(&mut reader) {
+        let again = serde_json_roundtrip(&request);
+        assert_eq!(again, request);
+    }
+    let mut reader = bytes;
+    while let Ok(Some(_)) = read_message::<Event>(&mut reader) {}
+    let mut reader = bytes;
+    while let Ok(Some(_)) = read_message::<Reply<Hello>>(&mut reader) {}
+    let mut reader = bytes;
+    while let Ok(Some(_)) = read_message::<Reply<Status>>(&mut reader) {}
+    let mut reader = bytes;
+    while let Ok(Some(_)) = read_message::<Reply<Stats>>(&mut reader) {}
+});
+
+fn serde_json_roundtrip(request: &Request) -> Request {
+    let mut line = Vec::new();
+    magikvm_proto::codec::write_message(&mut line, request).expect("what was read can be written");
+    read_message(&mut line.as_slice()).expect("and read again").expect("it is there")
+}
