@@ -119,12 +119,12 @@ choose_target_dir() {
 # build_programs [CARGO OPTION…]: magikvm, magikvm-image and a static vminit, side by side in $DIST.
 build_programs() {
     cargo build --locked --release -p magikvm -p magikvm-image "$@"
-    RUSTFLAGS="-C target-feature=+crt-static" \
+    RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
         LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH="/usr/lib/$ARCH-linux-gnu" \
-        cargo build --locked --release -p vminit --target "$GUEST_TARGET"
+        cargo build --locked --profile guest -p vminit --target "$GUEST_TARGET"
     install -m 755 "$CARGO_TARGET_DIR/release/magikvm" "$CARGO_TARGET_DIR/release/magikvm-image" "$DIST/"
     # The initramfs is memory of every pod's VM: no symbols in it.
-    strip --strip-all -o "$DIST/vminit.new" "$CARGO_TARGET_DIR/$GUEST_TARGET/release/vminit"
+    strip --strip-all -o "$DIST/vminit.new" "$CARGO_TARGET_DIR/$GUEST_TARGET/guest/vminit"
     mv "$DIST/vminit.new" "$DIST/vminit"
 }
 

@@ -1,4 +1,5 @@
-//! From the kernel's initramfs to a root that containers can be made in. Owns: vminit's own mounts, as data. Must not know: pods.
+//! From the kernel's initramfs to a root that containers can be made in. Owns: vminit's own mounts, as data. Must
+//! not know: pods.
 
 use crate::console;
 use nix::errno::Errno;
@@ -91,8 +92,8 @@ fn mount_row(root: &str, row: &MountRow) -> Result<(), BootError> {
         .map_err(|source| BootError::Mount { fstype: row.fstype, target: row.target, source })
 }
 
-/// Moves from the initramfs to a tmpfs with every mount that vminit needs. pivot_root(2), which every container is made with,
-/// refuses to work while the root is the initramfs.
+/// Moves from the initramfs to a tmpfs with every mount that vminit needs. pivot_root(2), which every container is
+/// made with, refuses to work while the root is the initramfs.
 pub(crate) fn mount_all() -> Result<(), BootError> {
     let root = MountRow {
         source: "root",

@@ -1,5 +1,6 @@
-//! One container's OCI bundle: its overlay, and the host's `config.json` completed by what only the guest knows (the user's numbers, the
-//! cgroup, the shared PID namespace). Runs in forked copies of the spawner. Must not know: the supervisor, the wire.
+//! One container's OCI bundle: its overlay, and the host's `config.json` completed by what only the guest knows
+//! (the user's numbers, the cgroup, the shared PID namespace). Runs in forked copies of the spawner. Must not know:
+//! the supervisor, the wire.
 
 use crate::rootfs;
 use crate::user::{self, UserError};
@@ -83,7 +84,8 @@ pub(crate) fn prepare(plan: &ContainerPlan, pod_namespace: Option<i32>) -> Resul
     Ok(spec)
 }
 
-/// The writable layer is a tmpfs of its own: unmounting it frees everything at once, however deep a container nested its directories.
+/// The writable layer is a tmpfs of its own: unmounting it frees everything at once, however deep a container
+/// nested its directories.
 fn mount_rootfs(bundle: &Path, partition: u32) -> Result<OwnedFd, BundleError> {
     let (layer, rootfs) = (bundle.join("layer"), bundle.join("rootfs"));
     for old in [&rootfs, &layer] {
@@ -116,7 +118,8 @@ fn patch(
     pod_namespace: Option<i32>,
 ) -> Result<(), BundleError> {
     spec.root_mut().as_mut().ok_or(BundleError::Missing("root"))?.set_path(bundle.join("rootfs"));
-    // The pod's host name is the VM's: vminit has set it, and libcontainer refuses one without a UTS namespace of its own.
+    // The pod's host name is the VM's: vminit has set it, and libcontainer refuses one without a UTS namespace of
+    // its own.
     spec.set_hostname(None).set_domainname(None);
     let process = spec.process_mut().as_mut().ok_or(BundleError::Missing("process"))?;
     patch_process(process, plan, root)?;
@@ -168,7 +171,8 @@ fn patch_process(process: &mut Process, plan: &ContainerPlan, root: &OwnedFd) ->
     if process.oom_score_adj().is_none() {
         process.set_oom_score_adj(Some(0));
     }
-    // libcontainer takes a stated `false` for "after the capabilities are gone", where the kernel no longer allows a seccomp filter.
+    // libcontainer takes a stated `false` for "after the capabilities are gone", where the kernel no longer allows
+    // a seccomp filter.
     if process.no_new_privileges() == Some(false) {
         process.set_no_new_privileges(None);
     }

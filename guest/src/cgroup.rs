@@ -1,5 +1,5 @@
-//! The cgroup v2 tree: `/pod/<container>` and, inside, one group per exec. Owns: every write to it that libcontainer does not make.
-//! Must not know: plans, processes.
+//! The cgroup v2 tree: `/pod/<container>` and, inside, one group per exec. Owns: every write to it that
+//! libcontainer does not make. Must not know: plans, processes.
 
 use crate::sync;
 use magikvm_proto::id::ContainerName;
@@ -39,7 +39,8 @@ impl Cgroup {
         Self(Path::new(POD).join(name.as_str()))
     }
 
-    /// The group of one exec in it. No controller is enabled below a container's group, so its limits and accounts cover this one too.
+    /// The group of one exec in it. No controller is enabled below a container's group, so its limits and accounts
+    /// cover this one too.
     pub(crate) fn exec(name: &ContainerName, id: u64) -> Self {
         Self(Path::new(POD).join(name.as_str()).join(format!("exec-{id}")))
     }
@@ -49,8 +50,8 @@ impl Cgroup {
         &self.0
     }
 
-    /// Makes it anew, for a container: whatever is left of an earlier run goes. When memory runs out all of the container dies, not a random
-    /// part of it (as the kubelet sets up containers on cgroup v2).
+    /// Makes it anew, for a container: whatever is left of an earlier run goes. When memory runs out all of the
+    /// container dies, not a random part of it (as the kubelet sets up containers on cgroup v2).
     pub(crate) fn make_for_container(&self, deadline: Instant) -> io::Result<()> {
         if self.0.exists() {
             self.kill();
@@ -77,7 +78,8 @@ impl Cgroup {
     pub(crate) fn wait_empty(&self, deadline: Instant) -> bool {
         let path = self.0.join("cgroup.events");
         loop {
-            // The kernel flags the file with POLLPRI when it changes after a read, so it is opened before it is read.
+            // The kernel flags the file with POLLPRI when it changes after a read, so it is opened before it is
+            // read.
             let Ok(file) = File::open(&path) else { return true };
             let Ok(text) = read(&file) else { return true };
             if flat_value(&text, "populated") != Some(1) {

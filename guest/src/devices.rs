@@ -1,5 +1,5 @@
-//! Which devices a container may open or make: a small BPF program on its cgroup (cgroup v2 has no other means). Without it a container that may
-//! `mknod` could read the whole disk, other containers' images included.
+//! Which devices a container may open or make: a small BPF program on its cgroup (cgroup v2 has no other means).
+//! Without it a container that may `mknod` could read the whole disk, other containers' images included.
 #![allow(unsafe_code, reason = "bpf(2) takes structures by address")]
 
 use crate::cgroup::Cgroup;
@@ -34,7 +34,8 @@ const fn allow(kind: u32, access: u32, major: Option<u32>, minor: Option<u32>) -
     Rule { verdict: 1, kind: Some(kind), access, major, minor }
 }
 
-/// What every container gets (as runc's defaults): making any node, and the harmless character devices. Not the VM's console.
+/// What every container gets (as runc's defaults): making any node, and the harmless character devices. The VM's
+/// console never: the host reads it.
 const DEFAULTS: &[Rule] = &[
     allow(CHARACTER, MKNOD, None, None),
     allow(BLOCK, MKNOD, None, None),
@@ -46,6 +47,7 @@ const DEFAULTS: &[Rule] = &[
     allow(CHARACTER, ALL, Some(5), Some(0)), // tty
     allow(CHARACTER, ALL, Some(5), Some(2)), // ptmx
     allow(CHARACTER, ALL, Some(136), None),  // pts
+    Rule { verdict: 0, kind: Some(CHARACTER), access: READ | WRITE, major: Some(5), minor: Some(1) }, // console
 ];
 
 fn wanted(number: Option<i64>) -> Option<u32> {
@@ -89,7 +91,8 @@ const JUMP_IF_EQUAL: u8 = 0x16;
 const JUMP_IF_NOT: u8 = 0x56;
 const EXIT: u8 = 0x95;
 
-/// Instructions that leave through `verdict` when the rule matches and fall through otherwise. r2: kind, r3: access, r4: major, r5: minor.
+/// Instructions that leave through `verdict` when the rule matches and fall through otherwise. r2: kind, r3:
+/// access, r4: major, r5: minor.
 fn compile_rule(rule: &Rule) -> Vec<u64> {
     let mut tests: Vec<(u8, u8, u32)> = Vec::new(); // (jump past the rule, register, operand)
     let mut before = Vec::new();
@@ -113,7 +116,8 @@ fn compile_rule(rule: &Rule) -> Vec<u64> {
     program
 }
 
-/// The whole program. A later rule overrides an earlier one, so they are tried from the last; nothing matching means no.
+/// The whole program. A later rule overrides an earlier one, so they are tried from the last; nothing matching
+/// means no.
 fn compile(rules: &[Rule]) -> Vec<u64> {
     let mut program = vec![
         instruction(LOAD_WORD, 0x12, 0, 0),
@@ -173,7 +177,8 @@ fn load(program: &[u64]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Puts the rules of a container's configuration, and the defaults, on its cgroup. To be done before anything of the container runs.
+/// Puts the rules of a container's configuration, and the defaults, on its cgroup. To be done before anything of
+/// the container runs.
 pub(crate) fn restrict(cgroup: &Cgroup, configured: &[LinuxDeviceCgroup]) -> io::Result<()> {
     if configured.len() > MAX_RULES {
         return Err(io::Error::new(
@@ -245,7 +250,9 @@ mod tests {
         assert_eq!(run(&program, BLOCK, MKNOD, 254, 0), 1);
         assert_eq!(run(&program, BLOCK, READ, 254, 0), 0);
         assert_eq!(run(&program, CHARACTER, READ, 1, 1), 0);
-        assert_eq!(run(&program, CHARACTER, WRITE, 5, 1), 0);
+        let console = Rule { verdict: 1, kind: None, access: ALL, major: Some(5), minor: Some(1) };
+        let asked: Vec<Rule> = [console].into_iter().chain(DEFAULTS.iter().copied()).collect();
+        assert_eq!(run(&compile(&asked), CHARACTER, WRITE, 5, 1), 0);
     }
 
     fn any_rule() -> impl Strategy<Value = Rule> {

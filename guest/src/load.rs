@@ -1,4 +1,5 @@
-//! From the stitched disk to a pod that can be made: the pod's own file system, its plan, the images, and what the containers share.
+//! From the stitched disk to a pod that can be made: the pod's own file system, its plan, the images, and what the
+//! containers share.
 
 use crate::rootfs::read_capped;
 use crate::sys;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long a partition may take to appear. Drivers are built into the kernel, so it is nearly always there.
-const DISK_WAIT: Duration = Duration::from_secs(10);
+const DISK_WAIT: Duration = Duration::from_secs(5);
 /// Between two looks for it.
 const DISK_POLL: Duration = Duration::from_millis(2);
 /// Bytes of one file of the pod's `/etc`.
@@ -109,7 +110,8 @@ fn mount_partition(partition: u32, target: &Path) -> Result<(), LoadError> {
         }
         std::thread::sleep(DISK_POLL);
     }
-    // Not nosuid: an image's set-user-id programs work as in any container. Not nodev: devices are the cgroup's business.
+    // Not nosuid: an image's set-user-id programs work as in any container. Not nodev: devices are the cgroup's
+    // business.
     mount(Some(device.as_str()), target, Some("erofs"), MsFlags::MS_RDONLY, None::<&str>)
         .map_err(|source| LoadError::Mount { source_path: device, target: target.to_owned(), source })
 }

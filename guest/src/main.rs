@@ -1,8 +1,8 @@
-//! `vminit`: PID 1 of a magikvm microVM. It carries out the plan that the host baked into the pod's own file system: mounts,
-//! containers (libcontainer), an agent on vsock, restarts, an orderly end.
+//! `vminit`: PID 1 of a magikvm microVM. It carries out the plan that the host baked into the pod's own file
+//! system: mounts, containers (libcontainer), an agent on vsock, restarts, an orderly end.
 //!
-//! Order matters here. Everything up to [`spawner::start`] runs before the first thread, because the spawner is a fork
-//! of this process that forks further, and a fork of a process with threads can't run ordinary code.
+//! Order matters here. Everything up to [`spawner::start`] runs before the first thread, because the spawner is a
+//! fork of this process that forks further, and a fork of a process with threads can't run ordinary code.
 
 mod agent;
 mod boot;
@@ -66,8 +66,9 @@ fn run() -> Result<(), InitError> {
     let spawner = spawner::start()?;
     // From here on the host's connection is accepted by the kernel, even while vminit is still busy.
     let listener = sys::vsock_listen(magikvm_proto::path::AGENT_PORT).map_err(InitError::Agent)?;
-    // A host that connects earlier is refused by the kernel at best; one vsock device program even stops for good when it is used
-    // before its queues are set up. Whoever reads the console knows from this line that it may connect.
+    // A host that connects earlier is refused by the kernel at best; one vsock device program even stops for good
+    // when it is used before its queues are set up. Whoever reads the console knows from this line that it may
+    // connect.
     console::say(LISTENING);
     supervisor::run(spawner, listener).map_err(InitError::Thread)
 }

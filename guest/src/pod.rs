@@ -1,5 +1,5 @@
-//! The pod as vminit's threads share it: the plan, every container's live process, its output and state. Owns: no decision (the supervisor makes
-//! them), no connection.
+//! The pod as vminit's threads share it: the plan, every container's live process, its output and state. Owns: no
+//! decision (the supervisor makes them), no connection.
 
 use crate::events::EventLog;
 use crate::output::attach::Hub;

@@ -1,4 +1,5 @@
-//! The only wait for children in this program: every process that ends under PID 1 is reaped here, known or not. Owns: who wants to hear of which.
+//! The only wait for children in this program: every process that ends under PID 1 is reaped here, known or not.
+//! Owns: who wants to hear of which.
 
 use crate::console;
 use crate::sync::{self, lock};
@@ -30,7 +31,8 @@ fn exit_status(raw: i32) -> ExitStatus {
 }
 
 impl Reaper {
-    /// Calls back when the process ends. To be called before the process can become a child of PID 1 (see [`crate::spawner`]).
+    /// Calls back when the process ends. To be called before the process can become a child of PID 1 (see
+    /// [`crate::spawner`]).
     pub(crate) fn watch(&self, pid: i32, callback: impl FnOnce(ExitStatus) + Send + 'static) {
         lock(&self.0).insert(pid, Box::new(callback));
     }

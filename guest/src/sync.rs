@@ -1,4 +1,5 @@
-//! Small tools for threads: locks that survive a panic elsewhere, bells that wake a poll, threads with small stacks.
+//! Small tools for threads: locks that survive a panic elsewhere, bells that wake a poll, threads with small
+//! stacks.
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};

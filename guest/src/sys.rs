@@ -1,4 +1,5 @@
-//! The few kernel calls that nix does not wrap, each behind a safe function. Owns: unsafe code. Must not know: pods, plans, the wire.
+//! The few kernel calls that nix does not wrap, each behind a safe function. Owns: unsafe code. Must not know:
+//! pods, plans, the wire.
 #![allow(
     unsafe_code,
     reason = "raw system calls and file descriptors received from the kernel; every block says why it is sound"
@@ -32,8 +33,8 @@ pub(crate) enum Fork {
 
 /// Forks. Only for processes that have a single thread: the copy may then do anything.
 pub(crate) fn fork_single_threaded() -> Result<Fork, Errno> {
-    // SAFETY: the callers (main before its first thread, and the spawner, which never starts one) are single-threaded, so no lock
-    // can be held by a thread that the copy does not have.
+    // SAFETY: the callers (main before its first thread, and the spawner, which never starts one) are
+    // single-threaded, so no lock can be held by a thread that the copy does not have.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok(Fork::Parent { child: child.as_raw() }),
         ForkResult::Child => Ok(Fork::Child),
@@ -57,7 +58,8 @@ pub(crate) fn one_malloc_arena() {
     }
 }
 
-/// Takes every variable out of this process's environment (the kernel passes unknown words of its command line here).
+/// Takes every variable out of this process's environment (the kernel passes unknown words of its command line
+/// here).
 pub(crate) fn clear_environment() {
     // SAFETY: called in main before any thread.
     unsafe {
@@ -104,7 +106,8 @@ pub(crate) fn connect_stdio(fd: &impl AsFd, target: RawFd) -> Result<(), Errno> 
 
 /// Becomes `uid` and `gid` with all capabilities kept until the caller drops them.
 pub(crate) fn set_ids(uid: u32, gid: u32) -> Result<(), Errno> {
-    // SAFETY: plain system calls on integers. Raw, because the process has one thread and libc's wrappers would signal others.
+    // SAFETY: plain system calls on integers. Raw, because the process has one thread and libc's wrappers would
+    // signal others.
     unsafe {
         Errno::result(libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0))?;
         Errno::result(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
@@ -175,7 +178,8 @@ pub(crate) fn set_controlling_terminal(terminal: &impl AsFd) -> Result<(), Errno
 pub(crate) fn terminal_peer(master: &impl AsFd) -> io::Result<OwnedFd> {
     let unlocked: libc::c_int = 0;
     let raw = master.as_fd().as_raw_fd();
-    // SAFETY: TIOCSPTLCK reads one int that lives through the call; TIOCGPTPEER takes open flags and returns a descriptor.
+    // SAFETY: TIOCSPTLCK reads one int that lives through the call; TIOCGPTPEER takes open flags and returns a
+    // descriptor.
     unsafe {
         Errno::result(libc::ioctl(raw, libc::TIOCSPTLCK, &raw const unlocked))?;
         owned(libc::c_long::from(libc::ioctl(

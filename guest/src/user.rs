@@ -1,4 +1,5 @@
-//! Who a container runs as: an image's `User` against its own `/etc/passwd` and `/etc/group`. Pure; the files come as bytes.
+//! Who a container runs as: an image's `User` against its own `/etc/passwd` and `/etc/group`. Pure; the files come
+//! as bytes.
 
 /// Bytes of `/etc/passwd` or `/etc/group` that are looked at.
 pub(crate) const MAX_USER_FILE: u64 = 1 << 20;
@@ -80,8 +81,8 @@ fn groups(file: &[u8]) -> impl Iterator<Item = Group<'_>> {
     })
 }
 
-/// Resolves `user`, `uid`, `user:group`, `uid:gid` and mixtures, as other runtimes do: a name wins over a number of the same text, a
-/// number needs no file, and the groups that list the user count only where no group is asked for.
+/// Resolves `user`, `uid`, `user:group`, `uid:gid` and mixtures, as other runtimes do: a name wins over a number of
+/// the same text, a number needs no file, and the groups that list the user count only where no group is asked for.
 pub(crate) fn resolve(user: &str, passwd_file: &[u8], group_file: &[u8]) -> Result<User, UserError> {
     let (user_text, group_text) = user.split_once(':').unwrap_or((user, ""));
     let user_text = if user_text.is_empty() { "0" } else { user_text };

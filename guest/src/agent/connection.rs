@@ -17,8 +17,9 @@ const READ: usize = 4096;
 /// A line that began must end, and a reply must be taken, within this time.
 const PATIENCE: Duration = Duration::from_secs(REQUEST_TIMEOUT_SECS);
 
-/// Written at once at most, in bytes. A write becomes a packet, and above about 32 KiB the kernel spreads a packet over several buffers, which
-/// not every vsock device on the host can read (`vhost-device-vsock` 0.3 drops it, and the stream loses its middle).
+/// Written at once at most, in bytes. A write becomes a packet, and above about 32 KiB the kernel spreads a packet
+/// over several buffers, which not every vsock device on the host can read (`vhost-device-vsock` 0.3 drops it, and
+/// the stream loses its middle).
 const MAX_WRITE: usize = 16 << 10;
 
 /// A connection with what was read from it and not used yet.
@@ -26,6 +27,7 @@ const MAX_WRITE: usize = 16 << 10;
 pub(crate) struct Connection {
     socket: OwnedFd,
     input: Vec<u8>,
+    patience: Duration,
 }
 
 /// What came of a read that does not wait.
@@ -46,7 +48,7 @@ fn late() -> CodecError {
 impl Connection {
     /// Takes over a connected, non-blocking socket.
     pub(crate) fn new(socket: OwnedFd) -> Self {
-        Self { socket, input: Vec::new() }
+        Self { socket, input: Vec::new(), patience: PATIENCE }
     }
 
     /// Bytes read and not used yet.
@@ -54,7 +56,8 @@ impl Connection {
         &mut self.input
     }
 
-    /// The next line without its newline; `None` at a clean end. Waits for its first byte for ever, for its last one not.
+    /// The next line without its newline; `None` at a clean end. Waits for its first byte for ever, for its last
+    /// one not.
     pub(crate) fn read_line(&mut self) -> Result<Option<Vec<u8>>, CodecError> {
         let mut began = (!self.input.is_empty()).then(Instant::now);
         loop {
@@ -66,7 +69,7 @@ impl Connection {
             if self.input.len() >= MAX_LINE_LEN {
                 return Err(CodecError::LineTooLong);
             }
-            let deadline = began.map(|at| at + PATIENCE);
+            let deadline = began.map(|at| at + self.patience);
             if deadline.is_some_and(|at| at <= Instant::now()) {
                 return Err(late());
             }
@@ -104,7 +107,8 @@ impl Connection {
         }
     }
 
-    /// Writes everything. `None` waits as long as the host is there: for output that the host may take its time for.
+    /// Writes everything. `None` waits as long as the host is there: for output that the host may take its time
+    /// for.
     fn write_all(&mut self, mut bytes: &[u8], patience: Option<Duration>) -> Result<(), CodecError> {
         let deadline = patience.map(|patience| Instant::now() + patience);
         while !bytes.is_empty() {
@@ -128,7 +132,7 @@ impl Connection {
     pub(crate) fn send(&mut self, message: &impl Serialize) -> Result<(), CodecError> {
         let mut line = Vec::new();
         write_message(&mut line, message)?;
-        self.write_all(&line, Some(PATIENCE))
+        self.write_all(&line, Some(self.patience))
     }
 
     /// Sends one message if that needs no waiting.
@@ -208,6 +212,32 @@ mod tests {
         assert!(guest.input.len() < MAX_LINE_LEN + READ);
         drop(guest);
         flood.join().unwrap();
+    }
+
+    #[test]
+    fn a_line_that_does_not_end_in_time_is_given_up_but_silence_is_not() {
+        let (mut host, mut guest) = pair();
+        guest.patience = Duration::from_millis(20);
+        let late = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            host.write_all(b"one\nhalf").unwrap();
+            host
+        });
+        assert_eq!(guest.read_line().unwrap().unwrap(), b"one");
+        let host = late.join().unwrap();
+        let timed_out =
+            |error: &CodecError| matches!(error, CodecError::Io(e) if e.kind() == io::ErrorKind::TimedOut);
+        assert!(guest.read_line().is_err_and(|error| timed_out(&error)));
+        drop(host);
+    }
+
+    #[test]
+    fn a_host_that_does_not_read_is_given_up() {
+        let (host, mut guest) = pair();
+        guest.patience = Duration::from_millis(20);
+        let long = "x".repeat(60_000);
+        assert!((0..100).any(|_| guest.send(&long).is_err()));
+        drop(host);
     }
 
     #[test]

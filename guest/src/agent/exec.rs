@@ -1,5 +1,5 @@
-//! `exec`: one further process and its streams. Nothing here ever waits for one side only, so neither a host that does not read nor a process that
-//! does not can hold up the timeout or the kill.
+//! `exec`: one further process and its streams. Nothing here ever waits for one side only, so neither a host that
+//! does not read nor a process that does not can hold up the timeout or the kill.
 
 use super::connection::{Connection, Filled};
 use super::follow::output_header;
@@ -68,11 +68,11 @@ pub(super) fn serve(pod: &Pod, mut connection: Connection, request: &ExecRequest
     if lock(&end.status).is_none() {
         cgroup.kill();
     }
-    // What the process left running in the background stays, as with any exec; its cgroup goes with the container.
-    if cgroup.number("pids.current").is_none() {
-        cgroup.wait_empty(Instant::now() + CLEAN_UP);
+    // What the process left running in the background stays, as with any exec; its cgroup then goes with the
+    // container.
+    if cgroup.wait_empty(Instant::now() + CLEAN_UP) {
+        cgroup.remove();
     }
-    cgroup.remove();
 }
 
 fn start(pod: &Pod, request: &ExecRequest) -> Result<Process, Refusal> {

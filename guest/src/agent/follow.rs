@@ -22,7 +22,8 @@ fn refuse(mut connection: Connection, code: RefusalCode, message: impl Into<Stri
     connection.try_send(&Reply::<Done>::Error(Refusal::new(code, message)));
 }
 
-/// Waits for a ring. Whatever the host sends here is against the protocol, so that ends the stream like a closed connection.
+/// Waits for a ring. Whatever the host sends here is against the protocol, so that ends the stream like a closed
+/// connection.
 fn wait_for(connection: &Connection, bell: BorrowedFd<'_>) -> io::Result<bool> {
     let [host, _]: [Ready; 2] = sync::wait(
         [(connection.as_fd(), PollFlags::POLLIN | sync::HANG_UP), (bell, PollFlags::POLLIN)],

@@ -1,4 +1,5 @@
-//! Frames on a connection that must never wait: parsed from whatever has arrived, sent as far as the socket takes them.
+//! Frames on a connection that must never wait: parsed from whatever has arrived, sent as far as the socket takes
+//! them.
 
 use super::connection::Connection;
 use magikvm_proto::codec::{CodecError, read_frame, write_frame};

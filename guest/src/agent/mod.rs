@@ -1,4 +1,5 @@
-//! The host's way into the pod: requests on vsock. Owns: who may connect and how many. Must not know: how containers are made.
+//! The host's way into the pod: requests on vsock. Owns: who may connect and how many. Must not know: how
+//! containers are made.
 
 mod attach;
 mod connection;

@@ -1,4 +1,5 @@
-//! Copies of a container's live output for attached callers. A slow caller loses some and is told how much; it never slows the container.
+//! Copies of a container's live output for attached callers. A slow caller loses some and is told how much; it
+//! never slows the container.
 
 use super::Channel;
 use crate::sync::{Bell, lock};

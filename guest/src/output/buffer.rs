@@ -1,7 +1,7 @@
 //! The pod's output between the containers and the one `logs` reader: bounded, lossless, in order.
 //!
-//! When it is full, the pump stops reading and the containers stop in their writes. A chunk that a reader took and could not deliver comes back to
-//! the front for the next reader.
+//! When it is full, the pump stops reading and the containers stop in their writes. A chunk that a reader took and
+//! could not deliver comes back to the front for the next reader.
 
 use super::{Channel, Chunk, MAX_CHUNK};
 use crate::sync::{Bell, lock};
@@ -55,7 +55,8 @@ impl LogBuffer {
         Ok(Self { inner: Mutex::default(), reader: Bell::new()?, room: Bell::new()?, done: Condvar::new() })
     }
 
-    /// How much may be pushed now, at most one chunk; `None` when it is full (then [`Self::room_bell`] rings once there is room).
+    /// How much may be pushed now, at most one chunk; `None` when it is full (then [`Self::room_bell`] rings once
+    /// there is room).
     pub(crate) fn room(&self) -> Option<usize> {
         let mut inner = lock(&self.inner);
         let room = CAPACITY.saturating_sub(inner.held).min(MAX_CHUNK);
@@ -105,7 +106,8 @@ impl LogBuffer {
         self.reader.ring();
     }
 
-    /// Waits until the reader has everything and has said so, there is nothing and nobody to wait for, or the deadline passes.
+    /// Waits until the reader has everything and has said so, there is nothing and nobody to wait for, or the
+    /// deadline passes.
     pub(crate) fn wait_finished(&self, deadline: Instant) {
         let mut inner = lock(&self.inner);
         while !(inner.finished || (!inner.reading && inner.held == 0)) {

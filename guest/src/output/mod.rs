@@ -1,5 +1,6 @@
-//! What containers print. [`pump`] reads every pipe and terminal; [`buffer`] holds it for the one `logs` reader, losing nothing; [`attach`] hands
-//! copies to attached callers, losing what they are too slow for. Must not know: connections, the supervisor's states.
+//! What containers print. [`pump`] reads every pipe and terminal; [`buffer`] holds it for the one `logs` reader,
+//! losing nothing; [`attach`] hands copies to attached callers, losing what they are too slow for. Must not know:
+//! connections, the supervisor's states.
 
 pub(crate) mod attach;
 pub(crate) mod buffer;

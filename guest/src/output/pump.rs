@@ -1,6 +1,7 @@
 //! The one thread that reads what containers print.
 //!
-//! A container's runs are read strictly one after the other: what a new run prints waits until the old run's pipes are empty.
+//! A container's runs are read strictly one after the other: what a new run prints waits until the old run's pipes
+//! are empty.
 
 use super::attach::Hub;
 use super::buffer::LogBuffer;
@@ -33,7 +34,8 @@ pub(crate) struct Run {
 }
 
 impl Pump {
-    /// Starts the thread. `drained(container, run)` is called once all outputs of a run have ended and are in the buffer.
+    /// Starts the thread. `drained(container, run)` is called once all outputs of a run have ended and are in the
+    /// buffer.
     pub(crate) fn start(
         logs: Arc<LogBuffer>,
         hubs: Vec<Arc<Hub>>,

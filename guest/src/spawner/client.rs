@@ -18,7 +18,8 @@ pub(crate) struct Spawner {
     next_exec: AtomicU64,
 }
 
-/// A process that exists and waits for its start. Dropped without [`Pending::start`], its worker makes an end of it.
+/// A process that exists and waits for its start. Dropped without [`Pending::start`], its worker makes an end of
+/// it.
 #[derive(Debug)]
 pub(crate) struct Pending {
     channel: OwnedFd,

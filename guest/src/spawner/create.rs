@@ -82,7 +82,8 @@ fn bundle_failure(error: &BundleError) -> Failure {
     Failure::other(error)
 }
 
-/// The socket through which the container's first process hands over the master of the terminal it opened in its own devpts.
+/// The socket through which the container's first process hands over the master of the terminal it opened in its
+/// own devpts.
 struct Console {
     listener: UnixListener,
     path: PathBuf,
@@ -106,8 +107,8 @@ impl Console {
     }
 }
 
-/// What libcontainer runs as the container's first process, in place of its own executor: that one looks only at the permission of "others",
-/// demands a `PATH` and can't say why an exec failed.
+/// What libcontainer runs as the container's first process, in place of its own executor: that one looks only at
+/// the permission of "others", demands a `PATH` and can't say why an exec failed.
 #[derive(Clone)]
 struct Program {
     report: RawFd,
@@ -131,8 +132,8 @@ impl Program {
     reason = "the executor interface can carry only a copyable descriptor number over libcontainer's fork"
 )]
 fn take(fd: RawFd) -> OwnedFd {
-    // SAFETY: in the container's first process the pipe end of this number was inherited by fork and is used by nobody else; it is
-    // taken once, right before the process ends.
+    // SAFETY: in the container's first process the pipe end of this number was inherited by fork and is used by
+    // nobody else; it is taken once, right before the process ends.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 

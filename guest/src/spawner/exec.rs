@@ -1,5 +1,5 @@
-//! A worker that starts a further process in a running container, with everything the container's own process is bound by: namespaces, cgroup,
-//! limits, user, capabilities, seccomp.
+//! A worker that starts a further process in a running container, with everything the container's own process is
+//! bound by: namespaces, cgroup, limits, user, capabilities, seccomp.
 
 use super::{Answer, DEFAULT_SIZE, Failure, FailureKind, await_start, program, send};
 use crate::cgroup::Cgroup;
@@ -41,6 +41,8 @@ pub(super) fn exec(
     cgroup.make_and_enter().map_err(|error| gone_or(&error))?;
     fs::write("/proc/self/oom_score_adj", process.oom_score_adj().unwrap_or(0).to_string())?;
     set_limits(process)?;
+    // The new process is visible in the container while it still runs this program: nothing there may look into it.
+    nix::sys::prctl::set_dumpable(false)?;
     let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWCGROUP;
     setns(&init, namespaces).map_err(|errno| gone_or(&errno.into()))?;
 
@@ -92,7 +94,8 @@ const PTMX: (u64, u64) = (5, 2);
 /// DEVPTS_SUPER_MAGIC of linux/magic.h.
 const DEVPTS: libc::c_long = 0x1cd1;
 
-/// Opens a terminal of the container's own devpts. Whatever the container put at that path instead is not taken for one.
+/// Opens a terminal of the container's own devpts. Whatever the container put at that path instead is not taken for
+/// one.
 fn open_terminal(size: magikvm_proto::wire::WindowSize) -> Result<Streams, Failure> {
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let master = open("/dev/pts/ptmx", flags, Mode::empty())?;
@@ -147,6 +150,10 @@ fn become_program(
         chdir(cwd).map_err(|errno| {
             Failure::new(FailureKind::Other, format!("cannot enter {}: {errno}", cwd.display()))
         })?;
+        // A link of /proc can lead to a directory that is not the container's; the kernel then knows no path to it.
+        std::env::current_dir().map_err(|_| {
+            Failure::new(FailureKind::Other, format!("{} is not in the container", cwd.display()))
+        })?;
         if let Some(mask) = process.user().umask() {
             umask(Mode::from_bits_truncate(mask));
         }
@@ -180,8 +187,8 @@ fn connect(streams: &Streams) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Groups, user, capabilities and seccomp, in libcontainer's order: without `noNewPrivileges` the kernel takes a filter only from a process that
-/// still has its capabilities.
+/// Groups, user, capabilities and seccomp, in libcontainer's order: without `noNewPrivileges` the kernel takes a
+/// filter only from a process that still has its capabilities.
 fn take_identity(spec: &Spec, process: &Process) -> Result<(), Failure> {
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let no_new_privileges = process.no_new_privileges() == Some(true);

@@ -1,16 +1,18 @@
 //! Makes processes. Owns: every fork of vminit.
 //!
-//! libcontainer forks with a raw clone3 and then runs ordinary code in the copy, which is sound only in a process that has one thread.
-//! PID 1 has many. So one copy of it, the *spawner*, is forked before the first thread and never starts one. It knows a single trick: it
-//! receives a socket, forks, and lets the copy (a *worker*) talk through that socket. A worker takes one [`Job`], does it, and exits; all
-//! descriptors of a container pass from PID 1 straight to its worker, so nothing of one container is ever open in another's.
+//! libcontainer forks with a raw clone3 and then runs ordinary code in the copy, which is sound only in a process
+//! that has one thread. PID 1 has many. So one copy of it, the *spawner*, is forked before the first thread and
+//! never starts one. It knows a single trick: it receives a socket, forks, and lets the copy (a *worker*) talk
+//! through that socket. A worker takes one [`Job`], does it, and exits; all descriptors of a container pass from
+//! PID 1 straight to its worker, so nothing of one container is ever open in another's.
 //!
-//! **No exit is lost.** A container's process 1 is its worker's child until the worker exits, and only then PID 1's. The worker exits after PID 1
-//! has taken the process id and said [`Order::Start`]; so PID 1 knows every process before it can reap it.
+//! **No exit is lost.** A container's process 1 is its worker's child until the worker exits, and only then PID
+//! 1's. The worker exits after PID 1 has taken the process id and said [`Order::Start`]; so PID 1 knows every
+//! process before it can reap it.
 //!
-//! **Further processes** (`exec`) do not use libcontainer's tenant builder: it drops the container's seccomp filter (libcontainer 0.7 rebuilds `linux`
-//! without it), so an exec could open the vsock that containers must not open. [`exec`] joins the namespaces itself and uses libcontainer's own
-//! capability and seccomp code.
+//! **Further processes** (`exec`) do not use libcontainer's tenant builder: it drops the container's seccomp filter
+//! (libcontainer 0.7 rebuilds `linux` without it), so an exec could open the vsock that containers must not open.
+//! [`exec`] joins the namespaces itself and uses libcontainer's own capability and seccomp code.
 
 pub(crate) mod client;
 mod create;
@@ -49,7 +51,8 @@ enum Job {
         /// Process that holds the pod's shared PID namespace.
         pod_namespace: Option<i32>,
     },
-    /// Starts a further process in a container. Descriptors: the container's pidfd, then stdin, stdout, stderr without a terminal.
+    /// Starts a further process in a container. Descriptors: the container's pidfd, then stdin, stdout, stderr
+    /// without a terminal.
     Exec {
         /// What.
         request: ExecRequest,
@@ -63,7 +66,8 @@ enum Job {
 /// What a worker says.
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
-    /// The process exists and waits for its start. Descriptors: its pidfd, then the terminal's master if it has one.
+    /// The process exists and waits for its start. Descriptors: its pidfd, then the terminal's master if it has
+    /// one.
     Created {
         /// Process id in the first PID namespace.
         pid: i32,

@@ -1,5 +1,6 @@
-//! The process that holds the PID namespace which the containers of a pod share (`shareProcessNamespace`). It is process 1 there and reaps by
-//! ignoring SIGCHLD. Containers see it, so it keeps nothing that is worth having: no capability, no root, no descriptor.
+//! The process that holds the PID namespace which the containers of a pod share (`shareProcessNamespace`). It is
+//! process 1 there and reaps by ignoring SIGCHLD. Containers see it, so it keeps nothing that is worth having: no
+//! capability, no root, no descriptor.
 
 use super::{Answer, Failure, await_start, send};
 use crate::sys;

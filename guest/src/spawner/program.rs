@@ -1,5 +1,5 @@
-//! Finding and executing a program inside a container, with an answer either way: the kernel closes the report pipe on success, and a failure
-//! is written to it.
+//! Finding and executing a program inside a container, with an answer either way: the kernel closes the report pipe
+//! on success, and a failure is written to it.
 
 use super::{Failure, FailureKind};
 use nix::errno::Errno;

@@ -1,5 +1,5 @@
-//! One container from its pipes to its running program, on a thread of its own: workers answer when they are done, and several containers are made
-//! at once.
+//! One container from its pipes to its running program, on a thread of its own: workers answer when they are done,
+//! and several containers are made at once.
 
 use super::Message;
 use super::machine::{Input, News};

@@ -1,5 +1,6 @@
-//! What to do next with the pod's containers. Pure: (state, input, time) gives (state, effects). Owns: the all-or-nothing start, restarts with the
-//! kubelet's backoff, the order and the time shares of a stop. Must not know: processes, threads, clocks.
+//! What to do next with the pod's containers. Pure: (state, input, time) gives (state, effects). Owns: the
+//! all-or-nothing start, restarts with the kubelet's backoff, the order and the time shares of a stop. Must not
+//! know: processes, threads, clocks.
 
 use super::stop::Stop;
 use magikvm_proto::budget::{RESTART_BACKOFF_FIRST_MS, RESTART_BACKOFF_MAX_MS, RESTART_BACKOFF_RESET_MS};
@@ -7,7 +8,8 @@ use magikvm_proto::id::ContainerName;
 use magikvm_proto::plan::RestartPolicy;
 use magikvm_proto::wire::{ContainerState, ContainerStatus, EventKind, ExitStatus};
 
-/// How long an ended container's output may take to be read to its end, in milliseconds. After that its end is told anyway.
+/// How long an ended container's output may take to be read to its end, in milliseconds. After that its end is told
+/// anyway.
 const DRAIN_MS: u64 = 3_000;
 /// Exit code of a container that could not be started (the kubelet's `StartError`).
 const START_ERROR: i32 = 128;
@@ -141,8 +143,8 @@ impl Cell {
         matches!(self.phase, Phase::Idle | Phase::Over(_))
     }
 
-    /// How long to wait before the next start, in milliseconds, as the kubelet does: not at all after a first crash, then longer and longer,
-    /// from the beginning again after a long run.
+    /// How long to wait before the next start, in milliseconds, as the kubelet does: not at all after a first
+    /// crash, then longer and longer, from the beginning again after a long run.
     fn backoff(&mut self, ran_ms: u64) -> u64 {
         if ran_ms >= RESTART_BACKOFF_RESET_MS {
             self.step = 0;
@@ -457,10 +459,17 @@ impl Machine {
     fn advance_stop(&mut self, now: u64, effects: &mut Vec<Effect>) {
         let PodPhase::Stopping(stop) = &mut self.pod else { return };
         let alive: Vec<usize> = (0..self.cells.len()).filter(|&index| !self.cells[index].is_over()).collect();
-        if stop.advance(&alive, now, effects) {
-            self.pod = PodPhase::Finished;
-            effects.push(Effect::Finish);
+        if !stop.advance(&alive, now, effects) {
+            return;
         }
+        // Output that nobody takes must not hide how its container ended.
+        for index in alive {
+            if let Phase::Draining { exit, ran_ms, .. } = self.cells[index].phase {
+                self.exited(index, exit, ran_ms, now, effects);
+            }
+        }
+        self.pod = PodPhase::Finished;
+        effects.push(Effect::Finish);
     }
 }
 

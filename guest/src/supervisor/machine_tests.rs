@@ -159,6 +159,16 @@ fn a_stop_goes_from_the_last_to_the_first_and_shares_the_time() {
 }
 
 #[test]
+fn an_end_is_told_even_when_nobody_takes_the_last_output() {
+    let mut machine = running(RestartPolicy::Always, 1);
+    machine.step(Input::Stop { grace_ms: 0 }, 0);
+    assert_eq!(machine.step(news(0, 0, News::Ended(ExitStatus::signaled(9))), 1), []);
+    let effects = machine.step(Input::Tick, machine.deadline().unwrap());
+    assert!(matches!(kinds(&effects)[..], [EventKind::ContainerExited { restart_in_ms: None, .. }]));
+    assert_eq!(effects.last(), Some(&Effect::Finish));
+}
+
+#[test]
 fn a_second_stop_changes_nothing() {
     let mut machine = running(RestartPolicy::Always, 1);
     machine.step(Input::Stop { grace_ms: 3000 }, 0);

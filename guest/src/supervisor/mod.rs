@@ -1,5 +1,5 @@
-//! Carries out what [`machine`] decides. Owns: the main thread after the boot. It alone turns decisions into processes; everything that may
-//! block for long happens on a thread of its own.
+//! Carries out what [`machine`] decides. Owns: the main thread after the boot. It alone turns decisions into
+//! processes; everything that may block for long happens on a thread of its own.
 
 pub(crate) mod create;
 pub(crate) mod machine;
@@ -39,8 +39,8 @@ pub(crate) enum Message {
         /// How.
         exit: ExitStatus,
     },
-    /// The process that makes processes is gone.
-    SpawnerDied,
+    /// A process that nothing works without is gone.
+    HelperDied(&'static str),
     /// Somebody sent PID 1 a signal that means "end".
     Signalled,
 }
@@ -74,7 +74,7 @@ pub(crate) fn run(spawner: Spawner, listener: OwnedFd) -> io::Result<()> {
 
     let reaper = Arc::new(Reaper::default());
     let died = tell.clone();
-    reaper.watch(spawner.pid(), move |_| drop(died.send(Message::SpawnerDied)));
+    reaper.watch(spawner.pid(), move |_| drop(died.send(Message::HelperDied("the spawner has died"))));
     reaper.start()?;
 
     let (plan, failure) = match load::load() {
@@ -82,6 +82,12 @@ pub(crate) fn run(spawner: Spawner, listener: OwnedFd) -> io::Result<()> {
         Err(error) => (None, Some(console::chain(&error))),
     };
     let (plan, pod_namespace, failure) = share_namespace(&spawner, plan, failure);
+    if let Some(pid) = pod_namespace {
+        let died = tell.clone();
+        reaper.watch(pid, move |_| {
+            drop(died.send(Message::HelperDied("the pod's process namespace has died")))
+        });
+    }
     let logs = Arc::new(LogBuffer::new()?);
     let mut pod = Pod::new(plan, Arc::clone(&logs), reaper, spawner, tell.clone());
     pod.helpers.extend(pod_namespace);
@@ -152,7 +158,7 @@ impl Supervisor {
                 Ok(Message::Input(input)) => self.step(input),
                 Ok(Message::Reaped { index, run, exit }) => self.reaped(index, run, exit),
                 Ok(Message::Signalled) => self.stop("signal"),
-                Ok(Message::SpawnerDied) => self.stop("the spawner has died"),
+                Ok(Message::HelperDied(why)) => self.stop(why),
                 Err(RecvTimeoutError::Timeout) => self.step(Input::Tick),
                 // This thread holds a sender itself, so this does not happen.
                 Err(RecvTimeoutError::Disconnected) => self.finish(),

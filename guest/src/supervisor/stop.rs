@@ -1,5 +1,5 @@
-//! The order and the times of a stop: TERM to the last container first, each with its share of what is left of the grace period; KILL for all that
-//! remain at its end. Pure.
+//! The order and the times of a stop: TERM to the last container first, each with its share of what is left of the
+//! grace period; KILL for all that remain at its end. Pure.
 
 use super::machine::Effect;
 use magikvm_proto::budget::{GUEST_LOG_DRAIN_MS, GUEST_TEARDOWN_MS};

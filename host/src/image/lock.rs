@@ -6,10 +6,11 @@
 //! lock only tries for others.
 
 use crate::store::atomic::{self, FileError};
+use crate::store::lock::open;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{File, TryLockError};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Who else may hold a lock.
@@ -19,17 +20,6 @@ pub(super) enum Hold {
     Shared,
     /// Nobody.
     Alone,
-}
-
-fn open(path: &Path) -> Result<File, FileError> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(FileError::at("open", path))
 }
 
 /// Waits for a lock file that stays for ever.

@@ -5,7 +5,7 @@ use crate::agent::{AgentConnection, AgentError, Connector, Handshake};
 use crate::pod::logs::{LogStream, LogWriter};
 use crate::pod::step::Input;
 use crate::runtime::Sandbox;
-use crate::store::atomic::FileError;
+use crate::store::atomic::{FileError, open_append};
 use crate::store::layout::PodDir;
 use magikvm_proto::budget;
 use magikvm_proto::codec::CodecError;
@@ -14,9 +14,7 @@ use magikvm_proto::path::AGENT_LISTENING;
 use magikvm_proto::wire::{Done, Event, Request, Stream};
 use std::collections::HashMap;
 use std::error::Error;
-use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -224,13 +222,7 @@ struct TimedEvent<'a> {
 impl EventLog {
     fn open(dir: &PodDir) -> Result<Self, FileError> {
         let path = dir.events();
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(FileError::at("open", &path))?;
-        Ok(Self { file, written: 0 })
+        Ok(Self { file: open_append(&path)?, written: 0 })
     }
 
     fn write(&mut self, event: &Event) {

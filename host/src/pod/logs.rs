@@ -3,11 +3,11 @@
 //! A piece of output that does not end in a newline is written at once as partial (`P`), so that nothing waits and the bytes can be given
 //! back exactly.
 
-use crate::store::atomic::FileError;
+use crate::store::atomic::{FileError, open_append};
 use magikvm_proto::id::ContainerName;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// A log file is put aside when it has grown to this many bytes.
@@ -147,10 +147,6 @@ impl LogWriter {
         self.size = 0;
         Ok(())
     }
-}
-
-fn open_append(path: &Path) -> Result<File, FileError> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(FileError::at("open", path))
 }
 
 /// Reads one container's log from its oldest kept entry on, across files that are put aside meanwhile.

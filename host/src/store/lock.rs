@@ -37,7 +37,8 @@ fn whole_file() -> nix::libc::flock {
     }
 }
 
-fn open(path: &Path) -> Result<File, FileError> {
+/// Opens a lock's file (0600), making it.
+pub fn open(path: &Path) -> Result<File, FileError> {
     OpenOptions::new()
         .read(true)
         .write(true)

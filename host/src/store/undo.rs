@@ -1,15 +1,14 @@
 //! Rollback is data. Each step is written to `undo.jsonl` and synced *before* its effect; each is idempotent. The same list serves a run
 //! that failed, the end of a pod, `rm`, and recovery after a crash: delete is rollback.
 
-use super::atomic::FileError;
+use super::atomic::{FileError, open_append};
 use super::layout::{PodDir, TRASH_PREFIX};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -142,12 +141,7 @@ impl Undo {
                 }
             }
         }
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(FileError::at("open", &path))?;
+        let file = open_append(&path)?;
         file.set_len(whole).map_err(FileError::at("truncate", &path))?;
         Ok(Self { path, file, entries })
     }

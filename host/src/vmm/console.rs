@@ -1,10 +1,9 @@
 //! The VM's console on its way to disk and to whoever wants its last lines.
 
-use crate::store::atomic::FileError;
+use crate::store::atomic::{FileError, open_append};
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -87,15 +86,7 @@ pub fn record(console: impl Read, path: &Path, tail: &ConsoleTail) -> Result<(),
 }
 
 fn copy(mut console: impl Read, path: &Path, tail: &ConsoleTail) -> Result<(), FileError> {
-    let open = || -> Result<File, FileError> {
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(FileError::at("open", path))
-    };
-    let mut file = open()?;
+    let mut file = open_append(path)?;
     let mut size = 0u64;
     let mut buffer = [0u8; 4096];
     loop {
@@ -111,7 +102,7 @@ fn copy(mut console: impl Read, path: &Path, tail: &ConsoleTail) -> Result<(), F
         if size > MAX_FILE {
             let older = PathBuf::from(format!("{}.1", path.display()));
             fs::rename(path, &older).map_err(FileError::at("rename", path))?;
-            file = open()?;
+            file = open_append(path)?;
             size = 0;
         }
     }
