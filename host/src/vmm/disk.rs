@@ -4,6 +4,7 @@
 use crate::store::atomic::FileError;
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -81,10 +82,21 @@ pub fn stitch(dir: &Path, parts: &[Part]) -> Result<(), DiskError> {
     extent(TAIL_SECTORS, "tail");
     let (head, tail) = tables(&ranges, next + TAIL_SECTORS);
     for (name, bytes) in [("head", &head), ("tail", &tail), (DESCRIPTOR, &descriptor.into_bytes())] {
-        let path = dir.join(name);
-        fs::write(&path, bytes).map_err(FileError::at("write", &path))?;
+        write_sparse(&dir.join(name), bytes)?;
     }
     Ok(())
+}
+
+/// Writes a file without the zeros at its end, which cost nothing as a hole: the head of a disk is nearly all zeros, and in memory.
+fn write_sparse(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    let write = || {
+        let mut file = fs::File::create(path)?;
+        file.write_all(&bytes[..used])?;
+        file.set_len(length)
+    };
+    write().map_err(FileError::at("write", path))
 }
 
 /// Head and tail of a GPT disk of `total` sectors with these partitions (first and last sector each).
