@@ -6,6 +6,7 @@
 
 mod bake;
 mod blob;
+mod cancel;
 mod digest;
 mod document;
 pub mod erofs;
@@ -21,6 +22,7 @@ pub mod tree;
 
 pub use bake::{BakeError, PartError};
 pub use blob::BlobError;
+pub use cancel::{Cancel, Stopped};
 pub use digest::{Digest, DigestError};
 pub use document::ImageDefaults;
 pub use index::ImageRecord;
