@@ -6,6 +6,7 @@ mod events;
 mod exec;
 mod image;
 mod inspect;
+mod interrupt;
 mod kill;
 mod logs;
 mod ps;

@@ -10,7 +10,7 @@ use crate::pod::run::{AtEnd, RunRequest};
 use crate::vmm::{Accel, VmmKind};
 use magikvm_proto::id::PodId;
 use magikvm_proto::limits::MAX_MANIFEST_SIZE;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::SigSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
@@ -149,10 +149,7 @@ struct Signals(SigSet);
 
 impl Signals {
     fn block() -> Self {
-        let mut set = SigSet::empty();
-        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-            set.add(signal);
-        }
+        let set = super::interrupt::ending();
         if set.thread_block().is_err() {
             // They then end the program as usual; the pod's monitor does not depend on it.
         }

@@ -26,6 +26,13 @@ pub(super) struct Descriptor {
     pub(super) annotations: BTreeMap<String, String>,
 }
 
+impl Descriptor {
+    /// Of a document at hand.
+    pub(super) fn of(media_type: String, digest: Digest, size: u64) -> Self {
+        Self { media_type, digest, size, platform: None, artifact_type: None, annotations: BTreeMap::new() }
+    }
+}
+
 /// An index or a manifest: only one of the two lists may be there, or readers could be told different things.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]

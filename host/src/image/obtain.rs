@@ -28,12 +28,14 @@ pub struct BringOptions {
     pub platform: Platform,
     /// A request to give up, and a deadline.
     pub cancel: Cancel,
+    /// How the root file system is kept; None: as it is, and not compressed when it is new.
+    pub compression: Option<RootfsCompression>,
 }
 
 impl Default for BringOptions {
     /// For this machine, without a deadline.
     fn default() -> Self {
-        Self { platform: Platform::host(), cancel: Cancel::new() }
+        Self { platform: Platform::host(), cancel: Cancel::new(), compression: None }
     }
 }
 

@@ -1,10 +1,11 @@
 //! What bringing an image is doing, for whoever shows it. Reports come from several threads.
 
 use super::digest::Digest;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// One layer, as announced.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerInfo {
     /// Of what is stored; archives of `docker save` have none.
     pub digest: Option<Digest>,
@@ -13,7 +14,8 @@ pub struct LayerInfo {
 }
 
 /// A step of bringing an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Progress {
     /// Asking for the image.
     Resolving,
@@ -48,7 +50,8 @@ pub enum Progress {
 }
 
 /// How far a layer is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LayerState {
     /// It is in the store already.
     Here,
@@ -61,8 +64,6 @@ pub enum LayerState {
     },
     /// The connection broke; it goes on where it stopped.
     Retrying {
-        /// Attempts so far.
-        attempt: u32,
         /// Why.
         reason: String,
     },
@@ -100,7 +101,7 @@ impl fmt::Display for LayerState {
             Self::Here => f.write_str("here already"),
             Self::Waiting => f.write_str("another process is bringing it"),
             Self::Fetching { done_bytes } => write!(f, "{done_bytes} bytes"),
-            Self::Retrying { attempt, reason } => write!(f, "{reason}; going on (attempt {attempt})"),
+            Self::Retrying { reason } => write!(f, "{reason}; trying again"),
             Self::Saving => f.write_str("saving"),
             Self::Done => f.write_str("done"),
         }
