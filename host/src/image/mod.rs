@@ -20,11 +20,12 @@ mod store;
 pub mod tar;
 pub mod tree;
 
-pub use bake::{BakeError, PartError};
+pub use bake::{BakeError, PartError, bake_in_memory};
 pub use blob::BlobError;
 pub use cancel::{Cancel, Stopped};
 pub use digest::{Digest, DigestError};
 pub use document::ImageDefaults;
+pub use erofs::{RootfsCompression, UnknownCompression};
 pub use index::ImageRecord;
 pub use layer::LayerError;
 pub use open::OpenError;

@@ -7,6 +7,7 @@
 use super::bake::{self, BakeError};
 use super::digest::Digest;
 use super::document::{Config, ImageDefaults, MAX_CONFIG};
+use super::erofs::RootfsCompression;
 use super::index::{ImageEntry, ImageRecord, Index, RootfsEntry, SCHEMA};
 use super::lock::{self, BakeLock, Hold};
 use super::open::{self, OpenError, Opened};
@@ -255,7 +256,7 @@ impl ImageStore {
         }
         let bytes = opened.layers.iter().map(|layer| layer.length).sum();
         progress(ImportProgress::Opened { layers: opened.layers.len(), bytes });
-        let key = bake::key(&opened.config.rootfs.diff_ids);
+        let key = bake::key(&opened.config.rootfs.diff_ids, RootfsCompression::None);
         // Held until the index knows the file: nobody else bakes it, and no sweep takes it for a leftover.
         let _bake = BakeLock::wait(self.bake_lock(&key), &mut || progress(ImportProgress::Waiting))?;
         let rootfs = match self.baked(&key)? {
@@ -362,9 +363,12 @@ impl ImageStore {
             let total_bytes = opened.layers[number - 1].length;
             progress(ImportProgress::Layer { number, of, done_bytes, total_bytes });
         };
-        let baked = bake::bake(&opened.layers, &key, staged.file(), tails, &mut report).map_err(|error| {
-            ImageError::Bake { source_name: source_name.to_owned(), source: Box::new(error) }
-        })?;
+        let baked =
+            bake::bake(&opened.layers, &key, RootfsCompression::None, staged.file(), tails, &mut report)
+                .map_err(|error| ImageError::Bake {
+                    source_name: source_name.to_owned(),
+                    source: Box::new(error),
+                })?;
         progress(ImportProgress::Finishing);
         staged.commit(0o600)?;
         Ok(RootfsEntry { key, size_bytes: baked.size, sha256: baked.sha256 })
