@@ -31,13 +31,14 @@ pub mod tree;
 mod upkeep;
 
 pub use arrival::Missing;
-pub use bake::{BakeError, PartError};
+pub use bake::{BakeError, PartError, bake_in_memory};
 pub use blob::BlobError;
 pub use cancel::{Cancel, Stopped};
 pub use digest::{Digest, DigestError};
 pub use document::ImageDefaults;
 pub use error::ImageError;
 pub use export::{ExportError, Target, TargetError};
+pub use erofs::{RootfsCompression, UnknownCompression};
 pub use index::{ImageRecord, Part};
 pub use layer::LayerError;
 pub use obtain::BringOptions;

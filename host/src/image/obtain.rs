@@ -8,6 +8,7 @@ use super::blobs::HeldBlob;
 use super::cancel::Cancel;
 use super::digest::{Digest, shorten};
 use super::document::{CONFIG_TYPE, MANIFEST_TYPE, Platform};
+use super::erofs::RootfsCompression;
 use super::error::ImageError;
 use super::index::{ImageEntry, ImageRecord, Named, Part, RootfsEntry};
 use super::lock::{BakeLock, Hold};
@@ -84,13 +85,14 @@ impl ImageStore {
         progress(Progress::Opened(
             layers.map(|layer| LayerInfo { digest: layer.digest, size_bytes: layer.size }).collect(),
         ));
-        let key = bake::key(&opened.config.rootfs.diff_ids);
+        let compression = self.compression(opened, options)?;
+        let key = bake::key(&opened.config.rootfs.diff_ids, compression);
         // Held until the index knows the file: nobody else bakes it, and no sweep takes it for a leftover.
         let lock =
             BakeLock::wait(self.bake_lock(&key), &mut || progress(Progress::Waiting), &options.cancel)?;
         let _bake = lock.map_err(|stopped| bringing.stopped(stopped))?;
         let brought =
-            self.layers(bringing, key).and_then(|(rootfs, blobs)| self.record(bringing, rootfs, &blobs));
+            self.layers(bringing, key, compression).and_then(|(rootfs, blobs)| self.record(bringing, rootfs, &blobs));
         if let Err(error) = &brought
             && !error.may_pass()
         {
@@ -100,11 +102,23 @@ impl ImageStore {
         brought
     }
 
+    /// The form that is wanted, else the one that the image has already.
+    fn compression(
+        &self,
+        opened: &Opened,
+        options: &BringOptions,
+    ) -> Result<RootfsCompression, ImageError> {
+        let _lock = self.lock(Hold::Shared)?;
+        let known = self.read_index()?.images.get(&opened.id).map(|image| image.rootfs.compression);
+        Ok(options.compression.or(known).unwrap_or_default())
+    }
+
     /// Brings the layers, and bakes them meanwhile unless that was done before.
     fn layers(
         &self,
         bringing: &Bringing<'_>,
         key: Digest,
+        compression: RootfsCompression,
     ) -> Result<(RootfsEntry, Vec<HeldBlob>), ImageError> {
         let Bringing { opened, progress, .. } = bringing;
         let cancel = bringing.options.cancel.part();
@@ -127,7 +141,7 @@ impl ImageStore {
                     progress(Progress::Reused);
                     Ok((rootfs, None))
                 }
-                None => self.bake(bringing, key, &arrivals),
+                None => self.bake(bringing, key, compression, &arrivals),
             };
             if baked.is_err() {
                 cancel.cancel();
@@ -157,6 +171,7 @@ impl ImageStore {
         &self,
         bringing: &Bringing<'_>,
         key: Digest,
+        compression: RootfsCompression,
         arrivals: &[Arc<Arrival>],
     ) -> Result<(RootfsEntry, Option<Staged>), ImageError> {
         let layers: Vec<LayerBlob> = bringing
@@ -178,10 +193,13 @@ impl ImageStore {
             let total_bytes = layers[number - 1].length;
             (bringing.progress)(Progress::Baking { number, of, done_bytes, total_bytes });
         };
-        let baked = bake::bake(&layers, &key, staged.file(), tails, &mut report).map_err(|error| {
-            ImageError::Bake { source_name: bringing.source_name.clone(), source: Box::new(error) }
-        })?;
-        Ok((RootfsEntry { key, size_bytes: baked.size, sha256: baked.sha256 }, Some(staged)))
+        let baked = bake::bake(&layers, &key, compression, staged.file(), tails, &mut report).map_err(
+            |error| ImageError::Bake {
+                source_name: bringing.source_name.clone(),
+                source: Box::new(error),
+            },
+        )?;
+        Ok((RootfsEntry { key, size_bytes: baked.size, sha256: baked.sha256, compression }, Some(staged)))
     }
 
     /// Gives the image its name in the index. An image that loses its last name by that goes, or stays nameless while used.
