@@ -15,7 +15,6 @@ use magikvm_proto::limits::MAX_ROOTFS_SIZE;
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::fs::File;
 use std::io::{self, BufRead, Cursor, Read, Seek, Write};
-use std::os::unix::fs::FileExt;
 use tempfile::SpooledTempFile;
 
 /// Changes whenever the same layers give other bytes than before: old files are then not used for new imports.

@@ -141,7 +141,7 @@ fn usable(index: &Index, name: &Reference, keys: Option<&Keys>, options: &BringO
     let named = index.find(name)?;
     let image = index.images.get(&named.id)?;
     let fits = image.architecture.is_empty() || image.architecture == options.platform.architecture();
-    let signed = keys.is_none_or(|keys| named.key.is_some_and(|key| keys.contains(&key)));
+    let signed = keys.is_none_or(|keys| named.key.is_some_and(|key| keys.ids().any(|id| id.digest() == key)));
     let form = options.compression.is_none_or(|wanted| image.rootfs.compression == wanted);
     (fits && signed && form).then_some(named)
 }

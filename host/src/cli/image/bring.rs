@@ -83,7 +83,7 @@ impl From<When> for PullWhen {
 impl BringArgs {
     fn options(&self, cancel: Cancel) -> BringOptions {
         let platform = self.platform.clone().unwrap_or_else(Platform::host);
-        BringOptions { platform, cancel, compression: self.compression }
+        BringOptions { platform, cancel, compression: self.compress }
     }
 
     fn progress(&self) -> ui::LayerProgress {

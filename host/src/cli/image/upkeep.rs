@@ -1,6 +1,6 @@
 //! Removing images, checking them, and what they take.
 
-use super::super::error::{CliError, Kind};
+use super::super::error::CliError;
 use super::super::interrupt::Interrupt;
 use super::super::{Format, Outcome, print_as, ui};
 use crate::image::{
