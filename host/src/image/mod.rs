@@ -14,7 +14,13 @@ mod index;
 mod layer;
 mod lock;
 mod open;
+mod policy;
 mod reference;
+#[cfg_attr(
+    not(test),
+    allow(dead_code, unused_imports, reason = "the pull, which looks for signatures, is to come")
+)]
+mod signature;
 mod source;
 mod store;
 pub mod tar;
@@ -28,6 +34,10 @@ pub use document::ImageDefaults;
 pub use index::ImageRecord;
 pub use layer::LayerError;
 pub use open::OpenError;
+pub use policy::{Because, Policy, PolicyError, Requirement};
 pub use reference::{Reference, ReferenceError};
+pub use signature::{
+    Candidate, Candidates, KeyError, KeyId, Keys, Refusal, SignatureError, SignatureForm, Verified,
+};
 pub use source::{Source, SourceError};
 pub use store::{Image, ImageError, ImageStore, ImportProgress, Removed, RootfsFile};
