@@ -111,6 +111,11 @@ pub(super) fn harmless(text: &str) -> String {
     cut.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
+/// `1 layer`, `2 layers`.
+pub(super) fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
 /// A line about long work, rewritten in place on a terminal; elsewhere a line for each step, without its byte counts.
 #[derive(Debug)]
 pub(super) struct WorkProgress {
@@ -206,6 +211,38 @@ impl LayerProgress {
     }
 }
 
+/// How the images of a pod come, one after the other.
+#[derive(Debug)]
+pub(super) struct PullProgress {
+    now: Option<(String, LayerProgress)>,
+}
+
+impl PullProgress {
+    /// None yet.
+    pub(super) fn new() -> Self {
+        Self { now: None }
+    }
+
+    /// Shows a step of an image.
+    pub(super) fn show(&mut self, image: &str, step: &Progress) {
+        if self.now.as_ref().is_none_or(|(now, _)| now != image) {
+            self.end();
+            note(&format!("Pulling {image}"));
+            self.now = Some((image.to_owned(), LayerProgress::new()));
+        }
+        if let Some((_, progress)) = &self.now {
+            progress.show(step);
+        }
+    }
+
+    /// Clears the bars.
+    pub(super) fn end(&self) {
+        if let Some((_, progress)) = &self.now {
+            progress.end();
+        }
+    }
+}
+
 impl Seen {
     fn layer(&self, number: usize) -> String {
         let of = self.layers.len();
@@ -221,7 +258,7 @@ impl Seen {
             Progress::Layer { number, state } => format!("{}: {state}", self.layer(*number)),
             Progress::Opened(layers) => {
                 let bytes = layers.iter().map(|layer| layer.size_bytes).sum();
-                format!("{} layers, {}", layers.len(), size(bytes))
+                format!("{}, {}", count(layers.len(), "layer"), size(bytes))
             }
             Progress::Baking { number, of, .. } => format!("Unpacking layer {number} of {of}"),
             other => other.to_string(),
