@@ -21,6 +21,9 @@ pub(super) struct Descriptor {
     pub(super) digest: Digest,
     pub(super) size: u64,
     pub(super) platform: Option<Platform>,
+    /// What an artifact is that is no image; in lists of referrers.
+    #[serde(default)]
+    pub(super) artifact_type: Option<String>,
     #[serde(default, deserialize_with = "null_is_default")]
     pub(super) annotations: BTreeMap<String, String>,
 }

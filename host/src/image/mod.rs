@@ -15,6 +15,8 @@ mod layer;
 mod lock;
 mod open;
 mod reference;
+#[allow(dead_code, reason = "the pull that calls it is not here yet")]
+mod registry;
 mod source;
 mod store;
 pub mod tar;
@@ -29,5 +31,9 @@ pub use index::ImageRecord;
 pub use layer::LayerError;
 pub use open::OpenError;
 pub use reference::{Reference, ReferenceError};
+pub use registry::{
+    Cause, ConnectProblem, CredentialError, Credentials, HelperError, LoginFile, Presented, RegistryConfig,
+    RegistryConfigError, RegistryError,
+};
 pub use source::{Source, SourceError};
 pub use store::{Image, ImageError, ImageStore, ImportProgress, Removed, RootfsFile};
