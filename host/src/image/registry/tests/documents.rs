@@ -183,6 +183,18 @@ fn https_to_a_server_without_it_is_said_with_a_hint() {
 }
 
 #[test]
+fn a_head_without_an_end_is_given_up() {
+    let server = Server::start(|_, stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\n")?;
+        loop {
+            stream.write_all(format!("X-{}: y\r\n", "x".repeat(1000)).as_bytes())?;
+        }
+    });
+    let error = manifest(&server).unwrap_err();
+    assert!(matches!(error, RegistryError::Broken { .. }), "{error}");
+}
+
+#[test]
 fn small_blobs_are_verified() {
     let server = Server::start(|_, stream| reply(stream, 200, &[], b"config"));
     let repository = plain(&server);
