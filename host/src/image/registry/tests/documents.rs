@@ -158,7 +158,8 @@ fn transient_failures_get_five_attempts_and_others_one() {
 
 #[test]
 fn nobody_there_is_said_with_a_hint() {
-    let reference = format!("{}/a:b", nobody()).parse().unwrap();
+    let (_socket, nobody) = nobody();
+    let reference = format!("{nobody}/a:b").parse().unwrap();
     let config = RegistryConfig::default().with_plain_http();
     let (none, cancel) = (Credentials::none(), Cancel::new());
     let repository = Repository::open_with(&config, &none, &reference, &cancel, super::quick()).unwrap();
