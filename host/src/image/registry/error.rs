@@ -397,6 +397,11 @@ impl RegistryError {
         }
     }
 
+    /// Whether there is no such host, or nothing that listens there.
+    pub(super) fn is_nobody(&self) -> bool {
+        matches!(self, Self::Connect { problem: ConnectProblem::Name | ConnectProblem::Refused, .. })
+    }
+
     /// Whether this endpoint will fail the next question as well.
     pub(super) fn condemns_endpoint(&self) -> bool {
         use RegistryError as E;
