@@ -20,7 +20,7 @@ mod sharing;
 #[path = "image/tools.rs"]
 mod tools;
 
-use magikvm::image::{Image, ImageError, ImageRecord, ImageStore, Source};
+use magikvm::image::{BringOptions, Image, ImageError, ImageRecord, ImageStore, Source};
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ impl Store {
     }
 
     fn import(&self, source: &Source, name: &str) -> Result<ImageRecord, ImageError> {
-        self.store.import(source, &name.parse().unwrap(), &mut |_| {})
+        self.store.import(source, &name.parse().unwrap(), &BringOptions::default(), &|_| {})
     }
 
     fn resolve(&self, name: &str) -> Image {

@@ -26,6 +26,7 @@ pub use output::zero_by_writing;
 use super::digest::{Digest, Hasher};
 use super::tree::{Attributes, Content, EntryPath, Tree, TreeError};
 use std::collections::BTreeMap;
+use serde::{Deserialize, Serialize};
 use std::io::{self, Seek, Write};
 
 /// Why an EROFS image could not be written.
@@ -66,7 +67,8 @@ pub enum ErofsError {
 }
 
 /// How the files of an image are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RootfsCompression {
     /// Not at all: a VM maps them fastest, and any kernel with EROFS reads them.
     #[default]
