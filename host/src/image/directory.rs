@@ -3,7 +3,11 @@
 //! Owns how an image's inodes are made on a file system: order, owners, what a user without privileges cannot have. Every
 //! operation takes one name in a directory that is open and follows no link, so nothing can be made outside, and paths may
 //! be longer than the kernel takes. Few files are open at a time, however deep the tree is. Must not know where images are
-//! kept; nothing is made durable, and what was made before an error is the caller's to remove.
+//! kept; nothing is made durable, and what was made before an error is the caller's to remove, with [`clear_unpacked`].
+
+mod clear;
+
+pub use clear::clear_unpacked;
 
 use super::erofs::read::{Inode, Kind, NamedXattr, ReadAt, ReadError, Reader, Visitor, walk};
 use super::tree::{Device, text};

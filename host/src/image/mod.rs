@@ -40,7 +40,7 @@ pub use bake::{BakeError, PartError, bake_in_memory};
 pub use blob::BlobError;
 pub use cancel::{Cancel, Stopped};
 pub use digest::{Digest, DigestError};
-pub use directory::{DirectoryError, Owners, UnpackedSummary, unpack};
+pub use directory::{DirectoryError, Owners, UnpackedSummary, clear_unpacked, unpack};
 pub use document::ImageDefaults;
 pub use error::ImageError;
 pub use export::{ExportError, Target, TargetError};

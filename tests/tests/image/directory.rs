@@ -3,7 +3,9 @@
 use crate::make::{Item, Tar};
 use crate::tools::{Mounted, Seen, assert_same, look, run};
 use crate::{chain, real};
-use magikvm::image::{DirectoryError, Owners, RootfsCompression, UnpackedSummary, bake_in_memory, unpack};
+use magikvm::image::{
+    DirectoryError, Owners, RootfsCompression, UnpackedSummary, bake_in_memory, clear_unpacked, unpack,
+};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
@@ -132,7 +134,10 @@ fn a_user_without_privileges_gets_all_that_he_can_have() {
         // Three directories and five of the store's; file, setuid, pipe, dangling, attributes, three files of the store's.
         assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "16 1 2");
 
-        let dir = tempfile::tempdir().unwrap();
+        let output = as_nobody(&image, dir.path(), "clear");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+
         let output = as_nobody(&image, dir.path(), "image");
         assert!(!output.status.success());
         assert!(String::from_utf8_lossy(&output.stderr).contains("set the owner of"));
@@ -172,7 +177,8 @@ fn paths_longer_than_the_kernel_takes_and_few_open_files() {
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), format!("{inodes} 0 0"));
     let found = run("find", &[&dir.path(), &"-name", &"end2", &"-execdir", &"cat", &"{}", &";"]);
     assert_eq!(found, "deeper");
-    run("rm", &[&"-r", &dir.path()]);
+    clear_unpacked(dir.path()).unwrap();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[test]
