@@ -114,7 +114,6 @@ pub(super) struct Config {
     pub(super) architecture: String,
     #[serde(default)]
     pub(super) os: String,
-    pub(super) variant: Option<String>,
     pub(super) created: Option<String>,
     #[serde(default, deserialize_with = "null_is_default")]
     pub(super) config: ImageDefaults,

@@ -7,7 +7,7 @@ use super::blob::LayerBlob;
 use super::blobs::HeldBlob;
 use super::cancel::Cancel;
 use super::digest::{Digest, shorten};
-use super::document::{CONFIG_TYPE, MANIFEST_TYPE, Platform};
+use super::document::{MANIFEST_TYPE, Platform};
 use super::erofs::RootfsCompression;
 use super::error::ImageError;
 use super::index::{ImageEntry, ImageRecord, Named, Part, RootfsEntry};
@@ -276,7 +276,7 @@ fn made_manifest(opened: &Opened, blobs: &[Part]) -> Vec<u8> {
     };
     let layers: Vec<_> =
         blobs.iter().map(|blob| descriptor(&blob.media_type, &blob.digest, blob.size_bytes)).collect();
-    let config = descriptor(CONFIG_TYPE, &opened.id, opened.config_bytes.len() as u64);
+    let config = descriptor(&opened.config_type, &opened.id, opened.config_bytes.len() as u64);
     let manifest = serde_json::json!({
         "schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": config, "layers": layers,
     });

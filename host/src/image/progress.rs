@@ -19,6 +19,13 @@ pub struct LayerInfo {
 pub enum Progress {
     /// Asking for the image.
     Resolving,
+    /// It has this digest.
+    Found {
+        /// Of the manifest or index.
+        digest: Digest,
+        /// Who said so: the registry, or one of its mirrors.
+        endpoint: String,
+    },
     /// Its signature was checked: the key's id.
     Verified(Digest),
     /// The image is known: its layers, bottom first.
@@ -78,6 +85,7 @@ impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Resolving => f.write_str("Asking for the image"),
+            Self::Found { digest, endpoint } => write!(f, "{endpoint} has it as {digest}"),
             Self::Verified(key) => write!(f, "Signed with the key {key}"),
             Self::Opened(layers) => {
                 let bytes: u64 = layers.iter().map(|layer| layer.size_bytes).sum();
@@ -101,7 +109,7 @@ impl fmt::Display for LayerState {
             Self::Here => f.write_str("here already"),
             Self::Waiting => f.write_str("another process is bringing it"),
             Self::Fetching { done_bytes } => write!(f, "{done_bytes} bytes"),
-            Self::Retrying { reason } => write!(f, "{reason}; trying again"),
+            Self::Retrying { reason } => f.write_str(reason),
             Self::Saving => f.write_str("saving"),
             Self::Done => f.write_str("done"),
         }

@@ -87,6 +87,7 @@ impl ImageStore {
             None => Which::Tag(name.tag().unwrap_or("latest")),
         };
         let top = repository.manifest(which).map_err(failed)?;
+        progress(Progress::Found { digest: top.digest, endpoint: top.endpoint.clone() });
         if let Some(record) = self.unchanged(name, &top.digest, keys, options)? {
             return Ok(record);
         }
@@ -187,7 +188,9 @@ impl Fetch for Remote {
         let digest = layer.digest.unwrap_or(layer.diff_id);
         let event = |event: DownloadEvent<'_>| {
             let reason = match event {
-                DownloadEvent::Retrying { problem, .. } => problem.to_string(),
+                DownloadEvent::Retrying { problem, have, wait } => {
+                    format!("{problem}; {have} bytes are here, trying again in {} ms", wait.as_millis())
+                }
                 DownloadEvent::NextEndpoint { problem, endpoint } => format!("{problem}; asking {endpoint}"),
             };
             report(LayerState::Retrying { reason });

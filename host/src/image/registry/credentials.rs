@@ -175,6 +175,7 @@ impl fmt::Debug for Secret {
 }
 
 impl Secret {
+    #[cfg(test)]
     pub(super) fn new(text: String) -> Self {
         Self(text)
     }
