@@ -33,6 +33,7 @@ mod store;
 pub mod tar;
 mod transfer;
 pub mod tree;
+mod unpacked;
 mod upkeep;
 
 pub use arrival::Missing;
@@ -64,4 +65,5 @@ pub use signature::{
 pub use source::{Source, SourceError};
 pub use store::{Image, ImageParts, ImageStore, Removed, RootfsFile};
 pub use transfer::TransferError;
+pub use unpacked::RootfsDirectory;
 pub use upkeep::{Damage, PruneOptions, PruneScope, Pruned, PrunedImage, Really, Usage, UsageRow};
