@@ -46,7 +46,7 @@ pub enum ImageError {
     #[error(transparent)]
     Signature(Box<SignatureError<RegistryError>>),
     /// It is not here, and was not to be pulled.
-    #[error("the image {} is not here, and the pull policy is never to ask its registry", name.familiar())]
+    #[error("the image {} is not here, and its pull policy is Never", name.familiar())]
     NotHere {
         /// The name.
         name: Box<Reference>,
@@ -216,6 +216,9 @@ impl ImageError {
             }
             Self::UnknownId { .. } | Self::AmbiguousId { .. } => Some("magikvm image ls".to_owned()),
             Self::Export { source, .. } => source.hint(),
+            Self::NotAName { .. } => Some(
+                "a name looks like registry.example/team/app:1.0; ids are listed by magikvm image ls".to_owned(),
+            ),
             Self::InUse { .. } => Some("magikvm ps, then magikvm rm POD, then once more".to_owned()),
             Self::Registry { source, .. } => source.hint(),
             Self::Registries(error) => error.hint(),
