@@ -108,7 +108,7 @@ pub(super) fn size(bytes: u64) -> String {
 /// A message may quote a hostile guest or manifest; it must not drive the terminal, nor fill it.
 pub(super) fn harmless(text: &str) -> String {
     let cut: String = text.chars().take(MAX_MESSAGE_LEN).collect();
-    cut.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+    crate::store::text::harmless(&cut, &['\n', '\t'])
 }
 
 /// `1 layer`, `2 layers`.

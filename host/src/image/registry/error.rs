@@ -4,6 +4,7 @@ use super::config::RegistryConfigError;
 use super::credentials::CredentialError;
 use crate::image::cancel::Stopped;
 use crate::image::digest::Digest;
+use crate::store::text::harmless;
 use reqwest::Url;
 use std::error::Error;
 use std::fmt;
@@ -524,11 +525,9 @@ pub(super) fn neutral(text: &str) -> String {
             out.push('…');
             break;
         }
-        let acts = character.is_control()
-            || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-        out.push(if acts { ' ' } else { character });
+        out.push(character);
     }
-    out
+    harmless(&out, &[])
 }
 
 /// An address for an error: queries carry signatures and tokens, so they are left out.
