@@ -527,7 +527,8 @@ pub(super) fn neutral(text: &str) -> String {
         }
         out.push(character);
     }
-    harmless(&out, &[])
+    // Line ends of a text that was meant for reading, most often.
+    harmless(&out, &[]).replace('\u{fffd}', " ")
 }
 
 /// An address for an error: queries carry signatures and tokens, so they are left out.
