@@ -13,10 +13,9 @@ mod real;
 mod rules;
 #[path = "image/sharing.rs"]
 mod sharing;
-#[path = "image/tools.rs"]
-mod tools;
 
 use magikvm::image::{Image, ImageError, ImageRecord, ImageStore, Source};
+use magikvm_tests::tools;
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
