@@ -135,6 +135,11 @@ impl Proxy {
         self.address.to_string()
     }
 
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     /// The whole name of an image of the registry behind it.
     pub fn name(&self, name: &str) -> String {
         format!("{}/{name}", self.host())

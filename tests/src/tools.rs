@@ -126,6 +126,25 @@ pub fn look(root: &Path) -> BTreeMap<PathBuf, Seen> {
     seen.into_iter().map(|(path, (ino, one))| (path, Seen { first: inodes[&ino].clone(), ..one })).collect()
 }
 
+/// Every file below a directory, relative, sorted. Empty directories are not in it.
+pub fn files(root: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    let mut todo = vec![root.to_owned()];
+    while let Some(dir) = todo.pop() {
+        // What other processes do meanwhile may take a directory or a file away.
+        for entry in fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok) {
+            let path = entry.path();
+            if path.is_dir() && !path.is_symlink() {
+                todo.push(path);
+            } else {
+                files.push(path.strip_prefix(root).unwrap().display().to_string());
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
 fn xattrs(path: &Path) -> BTreeMap<OsString, Vec<u8>> {
     let mut names = vec![0u8; 65_536];
     let length = llistxattr(path, &mut names[..]).unwrap();
