@@ -14,7 +14,7 @@ mod rules;
 #[path = "image/sharing.rs"]
 mod sharing;
 
-use magikvm::image::{Image, ImageError, ImageRecord, ImageStore, Source};
+use magikvm::image::{BringOptions, Image, ImageError, ImageRecord, ImageStore, Source};
 use magikvm_tests::tools::{self, files};
 use std::error::Error;
 use std::path::PathBuf;
@@ -40,7 +40,7 @@ impl Store {
     }
 
     fn import(&self, source: &Source, name: &str) -> Result<ImageRecord, ImageError> {
-        self.store.import(source, &name.parse().unwrap(), &mut |_| {})
+        self.store.import(source, &name.parse().unwrap(), &BringOptions::default(), &|_| {})
     }
 
     fn resolve(&self, name: &str) -> Image {

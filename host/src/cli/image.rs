@@ -88,9 +88,9 @@ pub(super) fn main(args: Args, pods: &PodRuntimeInterface) -> Outcome {
 fn import(store: &ImageStore, source: &str, name: &str) -> Outcome {
     let source: Source = source.parse().map_err(|error| CliError::of(Kind::User, &BadSource(error)))?;
     let name = reference(name)?;
-    let mut progress = ui::Progress::new();
-    let record = store.import(&source, &name, &mut |now| progress.show(&now.to_string()));
-    progress.end();
+    let progress = std::sync::Mutex::new(ui::Progress::new());
+    let record = store.import(&source, &name, &crate::image::BringOptions::default(), &|now| progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner).show(&now.to_string()));
+    progress.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).end();
     let record = record?;
     ui::line(&format!("{} {}", name.familiar(), record.id));
     Ok(ExitCode::SUCCESS)
@@ -127,11 +127,10 @@ fn short(id: &str) -> String {
 }
 
 fn remove(store: &ImageStore, name: &str) -> Result<(), CliError> {
-    let name = reference(name)?;
-    match store.remove(&name)? {
-        Removed::Name => ui::line(&format!("untagged {}", name.familiar())),
+    match store.remove(name)? {
+        Removed::Name => ui::line(&format!("untagged {name}")),
         Removed::Image { id, freed_bytes } => {
-            ui::line(&format!("removed {} ({id}, {} freed)", name.familiar(), ui::size(freed_bytes)));
+            ui::line(&format!("removed {name} ({id}, {} freed)", ui::size(freed_bytes)));
         }
     }
     Ok(())

@@ -1,14 +1,14 @@
-//! Layer blobs as verified, unpacked streams: decompression and hashing of what is stored run in a thread of their own,
-//! with a few buffers between it and the reader, so memory use does not grow with the layer.
+//! Layer blobs as verified, unpacked streams: decompression runs in a thread of its own, with a few buffers between it and the
+//! reader, so memory use does not grow with the layer. What is stored is checked by who brings it (`transfer`).
 
+use super::arrival::{Arrival, Missing};
 use super::digest::{Digest, Hasher};
 use super::document::Compression;
 use super::tar::Skip;
 use magikvm_proto::limits::MAX_LAYER_SIZE;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::Scope;
@@ -17,7 +17,7 @@ use std::thread::Scope;
 const CHUNK: usize = 256 << 10;
 const CHUNKS: usize = 8;
 /// Window of zstd frames, as a power of two: 64 MiB. Larger ones would take more memory than they are worth.
-const ZSTD_WINDOW_LOG: u32 = 26;
+pub(super) const ZSTD_WINDOW_LOG: u32 = 26;
 
 /// What is wrong with a blob.
 #[derive(Debug, thiserror::Error)]
@@ -34,14 +34,9 @@ pub enum BlobError {
         #[source]
         source: io::Error,
     },
-    /// What is stored is not what was announced.
-    #[error("the blob has the digest {found}, not {expected}")]
-    Digest {
-        /// As announced.
-        expected: Digest,
-        /// As computed.
-        found: Digest,
-    },
+    /// It did not arrive in the store.
+    #[error("the blob is not there")]
+    Missing(#[from] Missing),
     /// What is unpacked is not what the configuration says.
     #[error("the unpacked layer has the digest {found}, the image's configuration says {expected}")]
     DiffId {
@@ -61,14 +56,12 @@ pub enum BlobError {
     Stopped,
 }
 
-/// A stored layer: a whole file, or a part of an archive.
+/// A layer that is in the store, or on its way there.
 #[derive(Debug, Clone)]
 pub(super) struct LayerBlob {
-    pub(super) file: Arc<File>,
-    pub(super) offset: u64,
+    pub(super) arrival: Arc<Arrival>,
+    /// Stored bytes.
     pub(super) length: u64,
-    /// Of what is stored; archives of `docker save` have none.
-    pub(super) digest: Option<Digest>,
     pub(super) compression: Compression,
     /// Of what is unpacked.
     pub(super) diff_id: Digest,
@@ -85,24 +78,29 @@ pub(super) fn sniff(start: &[u8]) -> Compression {
     }
 }
 
-/// The stored bytes, counted and hashed.
+/// The stored bytes, as far as they are there, counted.
 struct Stored {
     blob: LayerBlob,
     at: u64,
-    hasher: Option<Hasher>,
     done: Arc<AtomicU64>,
+    missing: Arc<OnceLock<Missing>>,
 }
 
 impl Read for Stored {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.blob.length - self.at).unwrap_or(usize::MAX);
-        let want = left.min(buffer.len());
-        let got = self.blob.file.read_at(&mut buffer[..want], self.blob.offset + self.at)?;
-        if got == 0 && want > 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        if buffer.is_empty() || self.at == self.blob.length {
+            return Ok(0);
         }
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(&buffer[..got]);
+        let (file, there) = self.blob.arrival.wait(self.at).map_err(|missing| {
+            // What stands between this and the reader passes on I/O errors only.
+            self.missing.get_or_init(|| missing);
+            io::Error::other(missing)
+        })?;
+        let left = usize::try_from(there.min(self.blob.length) - self.at).unwrap_or(usize::MAX);
+        let want = left.min(buffer.len());
+        let got = file.read_at(&mut buffer[..want], self.at)?;
+        if got == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.at += got as u64;
         self.done.store(self.at, Ordering::Relaxed);
@@ -146,14 +144,6 @@ impl Decoder {
         })?;
         Ok(())
     }
-
-    fn into_stored(self) -> Stored {
-        match self {
-            Self::None(stored) => stored,
-            Self::Gzip(decoder) => decoder.into_inner().into_inner(),
-            Self::Zstd(decoder) => decoder.finish().into_inner(),
-        }
-    }
 }
 
 /// The thread: unpacks the blob and checks what was stored. Ends early when nobody reads any more.
@@ -163,10 +153,10 @@ fn unpack(
     full: &SyncSender<Result<Vec<u8>, BlobError>>,
     empty: &Receiver<Vec<u8>>,
 ) {
+    let arrival = Arc::clone(&blob.arrival);
+    let missing = Arc::new(OnceLock::new());
     let result = (|| {
-        let expected = blob.digest;
-        let mut decoder =
-            Decoder::new(Stored { blob, at: 0, hasher: expected.map(|_| Hasher::default()), done })?;
+        let mut decoder = Decoder::new(Stored { blob, at: 0, done, missing: Arc::clone(&missing) })?;
         let mut total = 0;
         loop {
             let mut buffer = empty.try_recv().unwrap_or_else(|_| Vec::with_capacity(CHUNK));
@@ -182,14 +172,10 @@ fn unpack(
                 return Ok(());
             }
         }
-        let mut stored = decoder.into_stored();
-        // A decoder stops at the end of its data; the digest is that of the whole blob.
-        io::copy(&mut stored, &mut io::sink()).map_err(BlobError::Read)?;
-        match (expected, stored.hasher.map(Hasher::finish)) {
-            (Some(expected), Some(found)) if expected != found => Err(BlobError::Digest { expected, found }),
-            _ => Ok(()),
-        }
+        // A decoder stops at the end of its data; what was checked is the whole blob.
+        Ok(arrival.wait_complete()?)
     })();
+    let result = result.map_err(|error| missing.get().map_or(error, |missing| BlobError::Missing(*missing)));
     // An empty buffer is the end, after everything was checked. Nobody listening is fine.
     drop(full.send(result.map(|()| Vec::new())));
 }

@@ -37,6 +37,12 @@ impl Cancel {
         Self { token: self.token.clone(), deadline }
     }
 
+    /// A part of the work that can be given up alone, and is given up with the whole.
+    #[must_use]
+    pub(super) fn part(&self) -> Self {
+        Self { token: self.token.child_token(), deadline: self.deadline }
+    }
+
     /// Asks to give up.
     pub fn cancel(&self) {
         self.token.cancel();

@@ -2,6 +2,7 @@
 //! Reads what strangers wrote: sizes are capped by who fetches them, unknown fields are left out, null is absent.
 
 use super::digest::Digest;
+pub(super) use super::platform::Platform;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,17 +26,6 @@ pub(super) struct Descriptor {
     pub(super) annotations: BTreeMap<String, String>,
 }
 
-/// What an image runs on.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct Platform {
-    #[serde(default)]
-    pub(super) os: String,
-    #[serde(default)]
-    pub(super) architecture: String,
-    #[serde(default)]
-    pub(super) variant: Option<String>,
-}
-
 /// An index or a manifest: only one of the two lists may be there, or readers could be told different things.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -56,6 +46,22 @@ pub(super) enum Compression {
     Gzip,
     /// zstd, one frame or many.
     Zstd,
+}
+
+/// Media type of a configuration (OCI image-spec, media-types.md).
+pub(super) const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
+/// Media type of a manifest.
+pub(super) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+
+impl Compression {
+    /// OCI's media type of such a layer.
+    pub(super) fn layer_type(self) -> &'static str {
+        match self {
+            Self::None => "application/vnd.oci.image.layer.v1.tar",
+            Self::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+            Self::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+        }
+    }
 }
 
 /// What a descriptor leads to.
@@ -98,6 +104,7 @@ pub(super) struct Config {
     pub(super) architecture: String,
     #[serde(default)]
     pub(super) os: String,
+    pub(super) variant: Option<String>,
     pub(super) created: Option<String>,
     #[serde(default, deserialize_with = "null_is_default")]
     pub(super) config: ImageDefaults,
@@ -162,31 +169,6 @@ fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
 fn keys<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<String>, D::Error> {
     let map: Option<BTreeMap<String, serde::de::IgnoredAny>> = Option::deserialize(deserializer)?;
     Ok(map.unwrap_or_default().into_keys().collect())
-}
-
-/// This machine's architecture in the words of images.
-pub(super) fn host_architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
-impl Platform {
-    /// Runs in a Linux guest on this machine.
-    pub(super) fn fits(&self) -> bool {
-        self.os == "linux"
-            && self.architecture == host_architecture()
-            && self.variant.as_deref().is_none_or(|variant| matches!(variant, "" | "v8"))
-    }
-}
-
-impl std::fmt::Display for Platform {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        self.variant.as_ref().map_or(Ok(()), |variant| write!(f, "/{variant}"))
-    }
 }
 
 #[cfg(test)]

@@ -6,14 +6,60 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Version of the file's form. A newer one is refused, not guessed at.
-pub(super) const SCHEMA: u32 = 1;
+pub(super) const SCHEMA: u32 = 2;
 
 /// The file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Index {
     pub(super) schema: u32,
     pub(super) images: BTreeMap<Digest, ImageEntry>,
-    pub(super) names: BTreeMap<Reference, Digest>,
+    pub(super) names: BTreeMap<Reference, Named>,
+}
+
+/// What a name stands for. Form 1 of the index had the id alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written")]
+pub(super) struct Named {
+    /// The image.
+    pub(super) id: Digest,
+    /// The key whose signature was checked when the name was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) key: Option<Digest>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Id(Digest),
+    Named {
+        id: Digest,
+        #[serde(default)]
+        key: Option<Digest>,
+    },
+}
+
+impl From<Written> for Named {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::Id(id) => Self { id, key: None },
+            Written::Named { id, key } => Self { id, key },
+        }
+    }
+}
+
+/// A blob that an image is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Part {
+    /// Of what is stored.
+    pub digest: Digest,
+    /// Bytes stored.
+    pub size_bytes: u64,
+    /// As in the manifest.
+    pub media_type: String,
+    /// Layers: of what is unpacked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diff_id: Option<Digest>,
 }
 
 /// One image, by the digest of its configuration.
@@ -28,7 +74,20 @@ pub(super) struct ImageEntry {
     /// Seconds since 1970.
     pub(super) imported_unix_secs: u64,
     pub(super) layers: usize,
+    /// The manifest; none for images of form 1 of the index.
+    #[serde(default)]
+    pub(super) manifest: Option<Part>,
+    /// The layers' blobs, bottom first; none for images of form 1 of the index.
+    #[serde(default)]
+    pub(super) blobs: Vec<Part>,
     pub(super) rootfs: RootfsEntry,
+}
+
+impl ImageEntry {
+    /// The blobs that this image needs.
+    pub(super) fn blobs(&self) -> impl Iterator<Item = &Part> {
+        self.manifest.iter().chain(&self.blobs)
+    }
 }
 
 /// The root file system of an image; images with the same layers share it.
@@ -75,15 +134,15 @@ impl Index {
     /// The record of an image.
     pub(super) fn record(&self, id: &Digest) -> Option<ImageRecord> {
         let names =
-            self.names.iter().filter(|(_, named)| *named == id).map(|(name, _)| name.clone()).collect();
+            self.names.iter().filter(|(_, named)| named.id == *id).map(|(name, _)| name.clone()).collect();
         self.images.get(id).map(|entry| entry.record(*id, names))
     }
 
     /// All records, sorted by first name, then id.
     pub(super) fn records(&self) -> Vec<ImageRecord> {
         let mut names: BTreeMap<Digest, Vec<Reference>> = BTreeMap::new();
-        for (name, id) in &self.names {
-            names.entry(*id).or_default().push(name.clone());
+        for (name, named) in &self.names {
+            names.entry(named.id).or_default().push(name.clone());
         }
         let mut records: Vec<_> = self
             .images
@@ -96,10 +155,10 @@ impl Index {
         records
     }
 
-    /// The image that a reference means. With a digest, the digest decides and the tag does not.
-    pub(super) fn find(&self, reference: &Reference) -> Option<Digest> {
-        if let Some(id) = self.names.get(reference) {
-            return Some(*id);
+    /// The image that a reference means: its own name, or, when it is pinned, any of the repository's images with that digest.
+    pub(super) fn find(&self, reference: &Reference) -> Option<Named> {
+        if let Some(named) = self.names.get(reference) {
+            return Some(*named);
         }
         let digest = reference.digest()?;
         let same_repository =
@@ -107,8 +166,10 @@ impl Index {
         self.names
             .iter()
             .filter(|(name, _)| same_repository(name))
-            .find(|(_, id)| self.images.get(*id).is_some_and(|image| image.digests.contains(&digest)))
-            .map(|(_, id)| *id)
+            .find(|(_, named)| {
+                self.images.get(&named.id).is_some_and(|image| image.digests.contains(&digest))
+            })
+            .map(|(_, named)| *named)
     }
 
     /// Other images with the same root file system.
@@ -123,8 +184,13 @@ impl Index {
 
     /// Ids of images without a name.
     pub(super) fn nameless(&self) -> Vec<Digest> {
-        let named: BTreeSet<_> = self.names.values().collect();
+        let named: BTreeSet<_> = self.names.values().map(|named| named.id).collect();
         self.images.keys().filter(|id| !named.contains(id)).copied().collect()
+    }
+
+    /// Digests of all blobs that images need.
+    pub(super) fn blobs(&self) -> BTreeSet<Digest> {
+        self.images.values().flat_map(ImageEntry::blobs).map(|part| part.digest).collect()
     }
 
     /// Up to five names that look like this one, the nearest first: for error messages.
@@ -189,6 +255,8 @@ mod tests {
             architecture: "amd64".into(),
             imported_unix_secs: 0,
             layers: 1,
+            manifest: None,
+            blobs: Vec::new(),
             rootfs,
         }
     }
@@ -198,7 +266,7 @@ mod tests {
         let [a, b] = [Digest::of(b"a"), Digest::of(b"b")];
         index.images.extend([(a, entry("ma")), (b, entry("mb"))]);
         for (name, id) in [("busybox", a), ("busybox:1.36", a), ("ghcr.io/x/app:v1", b)] {
-            index.names.insert(name.parse().unwrap(), id);
+            index.names.insert(name.parse().unwrap(), Named { id, key: None });
         }
         index
     }
@@ -206,7 +274,7 @@ mod tests {
     #[test]
     fn a_digest_finds_the_image_whatever_the_tag_says() {
         let (index, digest) = (index(), Digest::of(b"ma"));
-        let find = |text: String| index.find(&text.parse().unwrap());
+        let find = |text: String| index.find(&text.parse().unwrap()).map(|named| named.id);
         assert_eq!(find("busybox:1.36".into()), Some(Digest::of(b"a")));
         assert_eq!(find(format!("busybox@{digest}")), Some(Digest::of(b"a")));
         assert_eq!(find(format!("busybox:other@{digest}")), Some(Digest::of(b"a")));
@@ -231,6 +299,8 @@ mod tests {
         let json = serde_json::to_string(&index).unwrap();
         let read: Index = serde_json::from_str(&json).unwrap();
         assert_eq!(read.records(), records);
+        let form_1: Named = serde_json::from_value(Digest::of(b"a").to_string().into()).unwrap();
+        assert_eq!(form_1, Named { id: Digest::of(b"a"), key: None });
         assert!(index.shares_rootfs(&Digest::of(b"key"), &Digest::of(b"a")) && index.nameless().is_empty());
     }
 }

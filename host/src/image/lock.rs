@@ -1,10 +1,11 @@
 //! Locks of the store. Three kinds: the index lock (short, around every look at or change of `index.json`), one bake
-//! lock for each root file system that is being made (long), and on each root file system in use a shared lock of its
+//! lock for each root file system or blob that is being made (long), and on each of these in use a shared lock of its
 //! first byte, held by whoever has resolved it.
 //!
 //! All are released by the kernel when their holder dies. Order: bake lock, then index lock; whoever holds the index
 //! lock only tries for others.
 
+use super::cancel::{Cancel, Stopped};
 use crate::store::atomic::{self, FileError};
 use crate::store::lock::open;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -12,6 +13,7 @@ use nix::libc;
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Who else may hold a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +45,9 @@ pub(super) fn attempt(path: &Path) -> Result<Option<File>, FileError> {
     }
 }
 
+/// How long one waits before one tries for a lock again.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
 /// The right to make one thing. Its file is removed when it is released.
 #[derive(Debug)]
 pub(super) struct BakeLock {
@@ -51,25 +56,31 @@ pub(super) struct BakeLock {
 }
 
 impl BakeLock {
-    /// Takes the lock, or tells (once, through `busy`) that another process has it and waits.
-    pub(super) fn wait(path: PathBuf, busy: &mut dyn FnMut()) -> Result<Self, FileError> {
+    /// Takes the lock, or tells (once, through `busy`) that another process has it and waits, unless it is time to give up.
+    pub(super) fn wait(
+        path: PathBuf,
+        busy: &mut dyn FnMut(),
+        cancel: &Cancel,
+    ) -> Result<Result<Self, Stopped>, FileError> {
         let mut told = false;
         loop {
+            if let Err(stopped) = cancel.check() {
+                return Ok(Err(stopped));
+            }
             let file = open(&path)?;
             match file.try_lock() {
+                // The holder before may have removed the file meanwhile: then once more, with the new one.
+                Ok(()) if is_at(&file, &path) => return Ok(Ok(Self { path, _file: file })),
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
                     if !std::mem::replace(&mut told, true) {
                         busy();
                     }
-                    file.lock().map_err(FileError::at("lock", &path))?;
+                    // A wait in the kernel could not be given up.
+                    std::thread::sleep(LOOK_EVERY);
                 }
                 Err(TryLockError::Error(error)) => return Err(FileError::at("lock", &path)(error)),
             }
-            if is_at(&file, &path) {
-                return Ok(Self { path, _file: file });
-            }
-            // The holder before removed the file while this one waited: once more, with the new file.
         }
     }
 
@@ -126,11 +137,14 @@ mod tests {
         let (told, heard) = std::sync::mpsc::channel();
         let waiting = path.clone();
         let other =
-            std::thread::spawn(move || BakeLock::wait(waiting, &mut || told.send(()).unwrap()).unwrap());
+            std::thread::spawn(move || BakeLock::wait(waiting, &mut || told.send(()).unwrap(), &Cancel::new()));
         heard.recv().unwrap();
         drop(lock);
-        let lock = other.join().unwrap();
+        let lock = other.join().unwrap().unwrap().unwrap();
         assert!(BakeLock::attempt(path.clone()).unwrap().is_none());
+        let given_up = Cancel::new();
+        given_up.cancel();
+        assert_eq!(BakeLock::wait(path.clone(), &mut || {}, &given_up).unwrap().err(), Some(Stopped::Cancelled));
         drop(lock);
         assert!(!path.exists());
     }

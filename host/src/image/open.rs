@@ -3,15 +3,20 @@
 
 mod archive;
 mod layout;
+mod walk;
 
-use super::blob::LayerBlob;
+pub(super) use walk::{Documents, walk};
+
 use super::digest::{Digest, shorten};
-use super::document::{Config, host_architecture};
+use super::document::{Compression, Config, Platform};
 use super::source::Source;
 use super::tar::TarError;
 use magikvm_proto::limits::{MAX_LAYER_SIZE, MAX_LAYERS};
+use archive::Archive;
+use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Why an image outside the store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -90,11 +95,11 @@ pub enum OpenError {
         /// The limit.
         limit: usize,
     },
-    /// A directory that is no layout.
-    #[error("{} is not an OCI image layout (it has no valid \"oci-layout\" file)", dir.display())]
+    /// A directory or archive that is no layout.
+    #[error("{} is not an OCI image layout (it has no valid \"oci-layout\" file)", path.display())]
     NotALayout {
-        /// The directory.
-        dir: PathBuf,
+        /// Which.
+        path: PathBuf,
     },
     /// A name that is not there.
     #[error("there is no image {wanted:?} in it; there is {}", list(available))]
@@ -110,11 +115,13 @@ pub enum OpenError {
         /// What there is.
         available: Vec<String>,
     },
-    /// Nothing for this machine.
-    #[error("the image is for {}, not for linux/{}", list(available), host_architecture())]
+    /// Nothing for the platform.
+    #[error("the image is for {}, not for {wanted}", list(available))]
     Platform {
         /// What there is.
         available: Vec<String>,
+        /// What was asked for.
+        wanted: String,
     },
     /// Too many layers.
     #[error("the image has {layers} layers; the limit is {MAX_LAYERS}")]
@@ -131,7 +138,7 @@ pub enum OpenError {
         diff_ids: usize,
     },
     /// The archive's own tar.
-    #[error("{} is not a readable docker archive", path.display())]
+    #[error("{} is not a readable archive", path.display())]
     Archive {
         /// The file.
         path: PathBuf,
@@ -139,11 +146,24 @@ pub enum OpenError {
         #[source]
         source: TarError,
     },
-    /// A compressed archive, in which nothing can be found without unpacking it.
-    #[error("{} is compressed as a whole; decompress it first (for example: gunzip FILE, zstd -d FILE)", path.display())]
+    /// A compressed archive in a form that is not read.
+    #[error("{} is compressed as a whole with {format}; decompress it first: {command}", path.display())]
     Compressed {
         /// The file.
         path: PathBuf,
+        /// The form.
+        format: &'static str,
+        /// What decompresses it.
+        command: &'static str,
+    },
+    /// A compressed archive that could not be unpacked.
+    #[error("{} cannot be decompressed", path.display())]
+    Decompress {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// A file that the archive's manifest names and the archive lacks.
     #[error("the archive has no file {name:?}")]
@@ -164,47 +184,63 @@ fn list(names: &[String]) -> String {
     }
 }
 
-/// An image outside the store.
+/// An image outside the store, as its documents describe it.
 #[derive(Debug)]
 pub(super) struct Opened {
     /// The configuration's digest: the image's id.
     pub(super) id: Digest,
     /// The configuration, as stored.
     pub(super) config_bytes: Vec<u8>,
+    /// Its media type.
+    pub(super) config_type: String,
     /// The configuration, read.
     pub(super) config: Config,
     /// Digests of the manifest and of the indexes that led to it, outermost first.
     pub(super) digests: Vec<Digest>,
+    /// Media type and bytes of the manifest; docker archives have none.
+    pub(super) manifest: Option<(String, Vec<u8>)>,
     /// Bottom layer first.
-    pub(super) layers: Vec<LayerBlob>,
+    pub(super) layers: Vec<Layer>,
 }
 
-/// Opens an image.
-pub(super) fn open(source: &Source) -> Result<Opened, OpenError> {
+/// One layer, as the manifest describes it.
+#[derive(Debug, Clone)]
+pub(super) struct Layer {
+    /// Of what is stored; archives of `docker save` have none.
+    pub(super) digest: Option<Digest>,
+    /// Bytes stored.
+    pub(super) size: u64,
+    pub(super) compression: Compression,
+    pub(super) media_type: String,
+    /// Of what is unpacked.
+    pub(super) diff_id: Digest,
+}
+
+/// Where a layer's stored bytes begin: a whole file, or a part of an archive.
+#[derive(Debug, Clone)]
+pub(super) struct Part {
+    pub(super) file: Arc<File>,
+    pub(super) offset: u64,
+}
+
+/// An image in files of this machine, with the places of its layers.
+#[derive(Debug)]
+pub(super) struct Local {
+    pub(super) opened: Opened,
+    pub(super) parts: Vec<Part>,
+}
+
+/// Opens an image. Archives that are compressed as a whole are unpacked into `scratch` first.
+pub(super) fn open(source: &Source, platform: &Platform, scratch: &Path) -> Result<Local, OpenError> {
     match source {
-        Source::OciLayout { dir, tag } => layout::open(dir, tag.as_deref()),
-        Source::DockerArchive { file, image } => archive::open(file, image.as_deref()),
+        Source::OciLayout { dir, tag } => layout::open(dir, tag.as_deref(), platform),
+        Source::OciArchive { file, tag } => {
+            layout::open_archive(Archive::open(file, scratch)?, tag.as_deref(), platform)
+        }
+        Source::DockerArchive { file, image } => {
+            archive::open(&Archive::open(file, scratch)?, image.as_deref(), platform)
+        }
     }
-}
-
-/// Reads the configuration and checks that it is for this machine and has as many layers as the manifest.
-fn read_config(bytes: &[u8], layers: usize) -> Result<Config, OpenError> {
-    let what = || "the image's configuration".to_owned();
-    let config: Config =
-        serde_json::from_slice(bytes).map_err(|source| OpenError::Json { what: what(), source })?;
-    let wrong_os = !matches!(config.os.as_str(), "" | "linux");
-    if wrong_os || !(config.architecture.is_empty() || config.architecture == host_architecture()) {
-        let platform = format!("{}/{}", config.os, config.architecture);
-        return Err(OpenError::Platform { available: vec![platform] });
-    }
-    if layers > MAX_LAYERS {
-        return Err(OpenError::TooManyLayers { layers });
-    }
-    let diff_ids = config.rootfs.diff_ids.len();
-    if layers != diff_ids {
-        return Err(OpenError::LayerCount { layers, diff_ids });
-    }
-    Ok(config)
 }
 
 fn check_layer_size(name: &dyn std::fmt::Display, size: u64) -> Result<(), OpenError> {

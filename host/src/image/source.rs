@@ -1,4 +1,4 @@
-//! Where an image is imported from: `oci:DIR[:TAG]` or `docker-archive:FILE[:REF]`.
+//! Where an image is imported from: `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]` or `docker-archive:FILE[:REF]`.
 
 use super::digest::shorten;
 use std::fmt;
@@ -15,6 +15,13 @@ pub enum Source {
         /// The image's `org.opencontainers.image.ref.name`; may be left out when there is one image.
         tag: Option<String>,
     },
+    /// A tar file of such a directory.
+    OciArchive {
+        /// The file, perhaps compressed.
+        file: PathBuf,
+        /// As in a directory.
+        tag: Option<String>,
+    },
     /// A file written by `docker save` or `skopeo copy … docker-archive:`.
     DockerArchive {
         /// The file.
@@ -28,7 +35,7 @@ pub enum Source {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
     /// No known transport.
-    #[error("{text:?} is not an image source; the forms are oci:DIR[:TAG] and docker-archive:FILE[:REF]")]
+    #[error("{text:?} is not an image source; the forms are oci:DIR[:TAG], oci-archive:FILE[:TAG] and docker-archive:FILE[:REF]")]
     Transport {
         /// What was read.
         text: String,
@@ -60,6 +67,7 @@ impl FromStr for Source {
         let (transport, rest) = text.split_once(':').unwrap_or((text, ""));
         let (form, what) = match transport {
             "oci" => ("oci:DIR[:TAG]", "directory"),
+            "oci-archive" => ("oci-archive:FILE[:TAG]", "file"),
             "docker-archive" => ("docker-archive:FILE[:REF]", "file"),
             _ => return Err(SourceError::Transport { text: shorten(text) }),
         };
@@ -74,6 +82,7 @@ impl FromStr for Source {
         let (path, choice) = (PathBuf::from(path), choice.map(str::to_owned));
         Ok(match transport {
             "oci" => Self::OciLayout { dir: path, tag: choice },
+            "oci-archive" => Self::OciArchive { file: path, tag: choice },
             _ => Self::DockerArchive { file: path, image: choice },
         })
     }
@@ -83,6 +92,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (transport, path, choice) = match self {
             Self::OciLayout { dir, tag } => ("oci", dir, tag),
+            Self::OciArchive { file, tag } => ("oci-archive", file, tag),
             Self::DockerArchive { file, image } => ("docker-archive", file, image),
         };
         write!(f, "{transport}:{}", path.display())?;
@@ -96,7 +106,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn both_forms_with_and_without_a_choice() {
+    fn all_forms_with_and_without_a_choice() {
         let oci =
             |dir: &str, tag: Option<&str>| Source::OciLayout { dir: dir.into(), tag: tag.map(str::to_owned) };
         assert_eq!("oci:/tmp/x".parse(), Ok(oci("/tmp/x", None)));
@@ -104,11 +114,13 @@ mod tests {
         assert_eq!("oci:x:docker.io/a/b:1".parse(), Ok(oci("x", Some("docker.io/a/b:1"))));
         let archive = Source::DockerArchive { file: "a.tar".into(), image: Some("busybox:1".into()) };
         assert_eq!("docker-archive:a.tar:busybox:1".parse(), Ok(archive));
+        let archive = Source::OciArchive { file: "a.tar".into(), tag: Some("1".into()) };
+        assert_eq!("oci-archive:a.tar:1".parse(), Ok(archive));
     }
 
     #[test]
     fn errors_say_what_forms_exist() {
-        for text in ["", "busybox", "docker://busybox", "oci-archive:x"] {
+        for text in ["", "busybox", "docker://busybox", "dir:x"] {
             let error = text.parse::<Source>().unwrap_err().to_string();
             assert!(error.contains("oci:DIR[:TAG]") && error.contains("docker-archive:FILE"), "{error}");
         }
@@ -119,7 +131,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_reads_back(text in "(oci|docker-archive):[a-z/.]{1,10}(:[a-z:/@0-9]{1,10})?") {
+        fn what_is_shown_reads_back(text in "(oci|oci-archive|docker-archive):[a-z/.]{1,10}(:[a-z:/@0-9]{1,10})?") {
             let source: Source = text.parse().unwrap();
             prop_assert_eq!(source.to_string(), text);
         }

@@ -67,13 +67,17 @@ impl Staged {
 
     /// Gives the file its mode, syncs it, renames it over its name and syncs the directory.
     pub fn commit(self, mode: u32) -> Result<(), FileError> {
-        let path = self.path;
+        let path = self.path.clone();
+        self.commit_as(&path, mode)
+    }
+
+    /// The same under another name in the same directory: for files whose content gives them their name.
+    pub fn commit_as(self, path: &Path, mode: u32) -> Result<(), FileError> {
         let file = self.file.as_file();
-        file.set_permissions(Permissions::from_mode(mode))
-            .map_err(FileError::at("set the mode of", &path))?;
-        file.sync_all().map_err(FileError::at("sync", &path))?;
-        self.file.persist(&path).map_err(|error| FileError::at("rename", &path)(error.error))?;
-        sync_parent(&path)
+        file.set_permissions(Permissions::from_mode(mode)).map_err(FileError::at("set the mode of", path))?;
+        file.sync_all().map_err(FileError::at("sync", path))?;
+        self.file.persist(path).map_err(|error| FileError::at("rename", path)(error.error))?;
+        sync_parent(path)
     }
 }
 

@@ -1,24 +1,24 @@
 //! For the tests of the image store: imports one image in a process of its own, which can be run as another user or killed.
 //! Usage: import-image STORE SOURCE NAME [N]: with N it kills itself when the Nth step of progress is reported.
 
-use magikvm::image::ImageStore;
+use magikvm::image::{BringOptions, ImageStore};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::error::Error;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().collect();
     let [_, store, source, name, rest @ ..] = args.as_slice() else {
         return Err("usage: import-image STORE SOURCE NAME [N]".into());
     };
-    let mut left: Option<u32> = rest.first().map(|steps| steps.parse()).transpose()?;
-    let record = ImageStore::open(Path::new(store))?.import(&source.parse()?, &name.parse()?, &mut |_| {
-        if let Some(steps) = &mut left {
-            *steps = steps.saturating_sub(1);
-            if *steps == 0 {
-                kill(Pid::this(), Signal::SIGKILL).unwrap_or_default();
-            }
+    let last: Option<u32> = rest.first().map(|steps| steps.parse()).transpose()?;
+    let steps = AtomicU32::new(0);
+    let store = ImageStore::open(Path::new(store))?;
+    let record = store.import(&source.parse()?, &name.parse()?, &BringOptions::default(), &|_| {
+        if Some(steps.fetch_add(1, Ordering::SeqCst) + 1) == last {
+            kill(Pid::this(), Signal::SIGKILL).unwrap_or_default();
         }
     })?;
     println!("{}", record.rootfs_sha256);

@@ -330,8 +330,15 @@ fn docker_archives_old_and_new() {
             store.mounted(&Source::DockerArchive { file: file.path().to_owned(), image: None }, "x");
         assert_eq!(paths(mounted.path()), ["one", "two"]);
     }
-    let compressed = tempfile::NamedTempFile::new().unwrap();
-    fs::write(compressed.path(), crate::make::gzip(b"anything")).unwrap();
-    let source = Source::DockerArchive { file: compressed.path().to_owned(), image: None };
-    assert!(crate::chain(&store.import(&source, "y").unwrap_err()).contains("decompress it first"));
+    for file in [&old, &new] {
+        let compressed = tempfile::NamedTempFile::new().unwrap();
+        fs::write(compressed.path(), crate::make::gzip(&fs::read(file.path()).unwrap())).unwrap();
+        let source = Source::DockerArchive { file: compressed.path().to_owned(), image: None };
+        assert_eq!(store.import(&source, "x").unwrap().id, digest(config.as_bytes()));
+    }
+    let other = tempfile::NamedTempFile::new().unwrap();
+    fs::write(other.path(), b"BZh91AY&SY").unwrap();
+    let source = Source::DockerArchive { file: other.path().to_owned(), image: None };
+    let error = crate::chain(&store.import(&source, "y").unwrap_err());
+    assert!(error.contains("bzip2; decompress it first: bunzip2 FILE"), "{error}");
 }

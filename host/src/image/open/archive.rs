@@ -1,17 +1,19 @@
-//! Files of `docker save`, old and new, and of `skopeo copy … docker-archive:`. The file is looked through once for its
-//! members; layers are read where they are.
+//! Images in a tar file: of `docker save`, old and new, and of `skopeo copy … docker-archive:` or `oci-archive:`. The file is looked
+//! through once for its members; layers are read where they are.
 
-use super::super::blob::{LayerBlob, sniff};
+use super::super::blob::{ZSTD_WINDOW_LOG, sniff};
 use super::super::digest::Digest;
-use super::super::document::{ArchiveImage, Compression, MAX_CONFIG, MAX_TOP};
+use super::super::document::{ArchiveImage, CONFIG_TYPE, Compression, MAX_CONFIG, MAX_TOP, Platform};
 use super::super::reference::Reference;
 use super::super::tar::{Kind, Skip, TarReader};
 use super::super::tree::EntryPath;
-use super::{OpenError, Opened, check_layer_size, read_config, shorten};
-use magikvm_proto::limits::{MAX_FILES_PER_LAYER, MAX_LAYERS};
+use super::layout::Files;
+use super::walk::read_config;
+use super::{Layer, Local, OpenError, Opened, Part, check_layer_size, shorten};
+use magikvm_proto::limits::{MAX_FILES_PER_LAYER, MAX_LAYERS, MAX_ROOTFS_SIZE};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,32 +22,37 @@ use std::sync::Arc;
 const MAX_MEMBER_NAME: usize = 512;
 /// Symbolic links from one member to the next: `docker save` makes one for a layer that two images share.
 const MAX_LINKS: usize = 4;
+/// Bytes of a whole archive, unpacked: two root file systems of the largest size.
+const MAX_ARCHIVE: u64 = 2 * MAX_ROOTFS_SIZE;
+const COPY_LEN: usize = 256 << 10;
 
-/// Opens one image of an archive.
-pub(super) fn open(path: &Path, wanted: Option<&str>) -> Result<Opened, OpenError> {
-    let archive = Archive::open(path)?;
-    let manifest = archive.bytes("manifest.json", MAX_TOP)?;
+/// Opens one image of an archive of `docker save`.
+pub(super) fn open(archive: &Archive, wanted: Option<&str>, platform: &Platform) -> Result<Local, OpenError> {
+    let manifest = archive.bytes(&["manifest.json"], MAX_TOP, "the archive's manifest.json")?;
     let images: Vec<ArchiveImage> = serde_json::from_slice(&manifest)
         .map_err(|source| OpenError::Json { what: "the archive's manifest.json".to_owned(), source })?;
     let image = choose(images, wanted)?;
     if image.layers.len() > MAX_LAYERS {
         return Err(OpenError::TooManyLayers { layers: image.layers.len() });
     }
-    let config_bytes = archive.bytes(&image.config, MAX_CONFIG)?;
+    let config_bytes = archive.bytes(&[&image.config], MAX_CONFIG, "the archive's configuration")?;
     let id = Digest::of(&config_bytes);
     if let Some(expected) = digest_in_name(&image.config)
         && expected != id
     {
         return Err(OpenError::Digest { expected, found: id });
     }
-    let config = read_config(&config_bytes, image.layers.len())?;
-    let layers = image
+    let config = read_config(&config_bytes, image.layers.len(), platform)?;
+    let both: Vec<(Layer, Part)> = image
         .layers
         .iter()
         .zip(&config.rootfs.diff_ids)
         .map(|(name, diff_id)| archive.layer(name, *diff_id))
         .collect::<Result<_, _>>()?;
-    Ok(Opened { id, config_bytes, config, digests: Vec::new(), layers })
+    let (layers, parts) = both.into_iter().unzip();
+    let config_type = CONFIG_TYPE.to_owned();
+    let opened = Opened { id, config_bytes, config_type, config, digests: Vec::new(), manifest: None, layers };
+    Ok(Local { opened, parts })
 }
 
 #[derive(Debug)]
@@ -54,36 +61,47 @@ enum Member {
     Link(Vec<u8>),
 }
 
-struct Archive {
+/// A tar file whose members can be read where they are.
+#[derive(Debug)]
+pub(super) struct Archive {
     path: PathBuf,
     file: Arc<File>,
     members: HashMap<Vec<u8>, Member>,
 }
 
 impl Archive {
-    fn open(path: &Path) -> Result<Self, OpenError> {
+    /// Looks through a tar file, unpacked first when it is compressed as a whole.
+    pub(super) fn open(path: &Path, scratch: &Path) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Read { path: path.to_owned(), source };
         let file =
             OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).map_err(failed)?;
-        let metadata = file.metadata().map_err(failed)?;
-        if !metadata.is_file() {
+        if !file.metadata().map_err(failed)?.is_file() {
             return Err(OpenError::NotAFile { path: path.to_owned() });
         }
         let mut start = [0; 6];
         let got = file.read_at(&mut start, 0).map_err(failed)?;
-        let compressed =
-            sniff(&start[..got]) != Compression::None || start.starts_with(b"BZh") || start == *b"\xfd7zXZ\0";
-        if compressed {
-            return Err(OpenError::Compressed { path: path.to_owned() });
+        let other = match &start {
+            start if start.starts_with(b"BZh") => Some(("bzip2", "bunzip2 FILE")),
+            b"\xfd7zXZ\0" => Some(("xz", "unxz FILE")),
+            _ => None,
+        };
+        if let Some((format, command)) = other {
+            return Err(OpenError::Compressed { path: path.to_owned(), format, command });
         }
+        let file = match sniff(&start[..got]) {
+            Compression::None => file,
+            compression => unpacked(file, compression, scratch)
+                .map_err(|source| OpenError::Decompress { path: path.to_owned(), source })?,
+        };
+        let length = file.metadata().map_err(failed)?.len();
         let scan = file.try_clone().map_err(failed)?;
-        let members = members(scan, metadata.len())
-            .map_err(|source| OpenError::Archive { path: path.to_owned(), source })?;
+        let members =
+            members(scan, length).map_err(|source| OpenError::Archive { path: path.to_owned(), source })?;
         Ok(Self { path: path.to_owned(), file: Arc::new(file), members })
     }
 
     /// Where a member's bytes are, links followed inside the archive.
-    fn find(&self, name: &str) -> Result<(u64, u64), OpenError> {
+    fn locate(&self, name: &str) -> Result<(u64, u64), OpenError> {
         let missing = || OpenError::Missing { name: shorten(name) };
         let mut key = key(name.as_bytes()).ok_or_else(missing)?;
         for _ in 0..=MAX_LINKS {
@@ -95,34 +113,53 @@ impl Archive {
         Err(missing())
     }
 
-    fn bytes(&self, name: &str, limit: u64) -> Result<Vec<u8>, OpenError> {
-        let (offset, size) = self.find(name)?;
-        if size > limit {
-            return Err(OpenError::TooLarge {
-                what: format!("the archive's {}", shorten(name)),
-                size,
-                limit,
-            });
-        }
-        let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
-        self.file
-            .read_exact_at(&mut bytes, offset)
-            .map_err(|source| OpenError::Read { path: self.path.clone(), source })?;
-        Ok(bytes)
-    }
-
-    fn layer(&self, name: &str, diff_id: Digest) -> Result<LayerBlob, OpenError> {
-        let (offset, length) = self.find(name)?;
-        check_layer_size(&shorten(name), length)?;
+    fn layer(&self, name: &str, diff_id: Digest) -> Result<(Layer, Part), OpenError> {
+        let (offset, size) = self.locate(name)?;
+        check_layer_size(&shorten(name), size)?;
         let mut start = [0; 4];
         // A layer shorter than this has no compression that would be seen.
         let compression = match self.file.read_exact_at(&mut start, offset) {
-            Ok(()) if length >= 4 => sniff(&start),
+            Ok(()) if size >= 4 => sniff(&start),
             _ => Compression::None,
         };
         let digest = digest_in_name(name).filter(|_| name.starts_with("blobs/"));
-        Ok(LayerBlob { file: Arc::clone(&self.file), offset, length, digest, compression, diff_id })
+        let media_type = compression.layer_type().to_owned();
+        Ok((
+            Layer { digest, size, compression, media_type, diff_id },
+            Part { file: Arc::clone(&self.file), offset },
+        ))
     }
+}
+
+impl Files for Archive {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn find(&self, components: &[&str]) -> Result<(Part, u64), OpenError> {
+        let (offset, size) = self.locate(&components.join("/"))?;
+        Ok((Part { file: Arc::clone(&self.file), offset }, size))
+    }
+}
+
+/// An archive's content in a scratch file without a name.
+fn unpacked(file: File, compression: Compression, scratch: &Path) -> io::Result<File> {
+    let mut out = tempfile::tempfile_in(scratch)?;
+    let file = BufReader::with_capacity(COPY_LEN, file);
+    let mut decoder: Box<dyn Read> = match compression {
+        Compression::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(file)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+            Box::new(decoder)
+        }
+        _ => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
+    };
+    let copied = io::copy(&mut (&mut decoder).take(MAX_ARCHIVE + 1), &mut out)?;
+    if copied > MAX_ARCHIVE {
+        return Err(io::Error::other(format!("unpacked it has more than {MAX_ARCHIVE} bytes")));
+    }
+    out.rewind()?;
+    Ok(out)
 }
 
 /// A path as it is kept: normal components joined by slashes.

@@ -1,24 +1,23 @@
 //! OCI image layouts (image-spec, image-layout.md). Blobs are opened beneath the layout's directory without following
 //! symbolic links, so that no layout can point at other files of the machine.
 
-use super::super::blob::LayerBlob;
 use super::super::digest::Digest;
-use super::super::document::{Descriptor, Document, MAX_CONFIG, MAX_MANIFEST, MAX_TOP, Role, role};
-use super::{OpenError, Opened, check_layer_size, read_config};
-use magikvm_proto::limits::MAX_LAYERS;
+use super::super::document::{Descriptor, Document, MAX_TOP, Platform};
+use super::archive::Archive;
+use super::walk::{Documents, for_platform, walk};
+use super::{Local, OpenError, Part};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
-const MAX_NESTING: usize = 4;
 const MAX_MARKER: u64 = 4096;
 
 #[derive(serde::Deserialize)]
@@ -28,30 +27,91 @@ struct Marker {
 }
 
 /// Opens one image of a layout.
-pub(super) fn open(dir: &Path, tag: Option<&str>) -> Result<Opened, OpenError> {
-    let layout = Layout::open(dir)?;
-    let index: Document = layout.document(&["index.json"], MAX_TOP)?;
-    let top = choose(index.manifests.unwrap_or_default(), tag)?;
-    let mut digests = Vec::new();
-    let manifest = layout.manifest(top, &mut digests)?;
-    let what = || "the image's manifest".to_owned();
-    let missing = |problem| OpenError::Document { what: what(), problem };
-    let config = manifest.config.ok_or_else(|| missing("it has no configuration"))?;
-    let layers = manifest.layers.unwrap_or_default();
-    if layers.len() > MAX_LAYERS {
-        return Err(OpenError::TooManyLayers { layers: layers.len() });
+pub(super) fn open(dir: &Path, tag: Option<&str>, platform: &Platform) -> Result<Local, OpenError> {
+    choose_and_walk(&Layout::open(dir)?, tag, platform)
+}
+
+/// Opens one image of a layout in a tar file.
+pub(super) fn open_archive(file: Archive, tag: Option<&str>, platform: &Platform) -> Result<Local, OpenError> {
+    choose_and_walk(&file, tag, platform)
+}
+
+/// The files of a layout: a directory's, or those in an archive.
+pub(super) trait Files {
+    /// A regular file by its path's components: where it is and how long.
+    fn find(&self, components: &[&str]) -> Result<(Part, u64), OpenError>;
+
+    /// Where the layout is.
+    fn path(&self) -> &Path;
+
+    fn bytes(&self, components: &[&str], limit: u64, what: &str) -> Result<Vec<u8>, OpenError> {
+        let (part, size) = self.find(components)?;
+        if size > limit {
+            return Err(OpenError::TooLarge { what: what.to_owned(), size, limit });
+        }
+        let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+        part.file.read_exact_at(&mut bytes, part.offset).map_err(|source| OpenError::Read {
+            path: self.path().join(components.join("/")),
+            source,
+        })?;
+        Ok(bytes)
     }
-    if role(&config.media_type) != Some(Role::Config) {
-        return Err(wrong_type("the image's configuration", &config));
+
+    fn json<T: DeserializeOwned>(&self, components: &[&str], limit: u64) -> Result<T, OpenError>
+    where
+        Self: Sized,
+    {
+        let what = components.join("/");
+        let bytes = self.bytes(components, limit, &what)?;
+        serde_json::from_slice(&bytes).map_err(|source| OpenError::Json { what, source })
     }
-    let config_bytes = layout.blob_bytes(&config, MAX_CONFIG, "the image's configuration")?;
-    let read = read_config(&config_bytes, layers.len())?;
-    let layers = layers
+}
+
+fn blob_path(digest: &Digest) -> [String; 3] {
+    ["blobs".to_owned(), "sha256".to_owned(), digest.hex()]
+}
+
+impl<F: Files> Documents for F {
+    fn document(&self, descriptor: &Descriptor, limit: u64, what: &str) -> Result<Vec<u8>, OpenError> {
+        if descriptor.size > limit {
+            return Err(OpenError::TooLarge { what: what.to_owned(), size: descriptor.size, limit });
+        }
+        let path = blob_path(&descriptor.digest);
+        let bytes = self.bytes(&path.each_ref().map(String::as_str), limit, what)?;
+        let (digest, found) = (descriptor.digest, bytes.len() as u64);
+        if found != descriptor.size {
+            return Err(OpenError::Size { digest, expected: descriptor.size, found });
+        }
+        match Digest::of(&bytes) {
+            found if found == digest => Ok(bytes),
+            found => Err(OpenError::Digest { expected: digest, found }),
+        }
+    }
+}
+
+fn choose_and_walk(files: &impl Files, tag: Option<&str>, platform: &Platform) -> Result<Local, OpenError> {
+    let not_a_layout = || OpenError::NotALayout { path: files.path().to_owned() };
+    let marker: Marker = files.json(&["oci-layout"], MAX_MARKER).map_err(|_| not_a_layout())?;
+    if marker.version != "1.0.0" {
+        return Err(not_a_layout());
+    }
+    let index: Document = files.json(&["index.json"], MAX_TOP)?;
+    let top = choose(index.manifests.unwrap_or_default(), tag, platform)?;
+    let opened = walk(files, top, platform)?;
+    let parts = opened
+        .layers
         .iter()
-        .zip(&read.rootfs.diff_ids)
-        .map(|(layer, diff_id)| layout.layer(layer, *diff_id))
+        .map(|layer| {
+            let Some(digest) = layer.digest else { return Err(not_a_layout()) };
+            let path = blob_path(&digest);
+            let (part, found) = files.find(&path.each_ref().map(String::as_str))?;
+            if found != layer.size {
+                return Err(OpenError::Size { digest, expected: layer.size, found });
+            }
+            Ok(part)
+        })
         .collect::<Result<_, _>>()?;
-    Ok(Opened { id: config.digest, config_bytes, config: read, digests, layers })
+    Ok(Local { opened, parts })
 }
 
 struct Layout {
@@ -62,14 +122,17 @@ struct Layout {
 impl Layout {
     fn open(dir: &Path) -> Result<Self, OpenError> {
         let fd = File::open(dir).map_err(|source| OpenError::Read { path: dir.to_owned(), source })?;
-        let layout = Self { dir: dir.to_owned(), fd: fd.into() };
-        let not_a_layout = || OpenError::NotALayout { dir: dir.to_owned() };
-        let marker: Marker = layout.document(&["oci-layout"], MAX_MARKER).map_err(|_| not_a_layout())?;
-        if marker.version == "1.0.0" { Ok(layout) } else { Err(not_a_layout()) }
+        Ok(Self { dir: dir.to_owned(), fd: fd.into() })
+    }
+}
+
+impl Files for Layout {
+    fn path(&self) -> &Path {
+        &self.dir
     }
 
-    /// Opens a regular file in the layout, no component a symbolic link. Returns it with its length.
-    fn file(&self, components: &[&str]) -> Result<(File, u64), OpenError> {
+    /// No component may be a symbolic link.
+    fn find(&self, components: &[&str]) -> Result<(Part, u64), OpenError> {
         let path = components.iter().fold(self.dir.clone(), |path, component| path.join(component));
         let failed = |source: std::io::Error| OpenError::Read { path: path.clone(), source };
         let mut at: Option<OwnedFd> = None;
@@ -86,103 +149,11 @@ impl Layout {
         let Some(fd) = at else { return Err(OpenError::NotAFile { path }) };
         let file = File::from(fd);
         let metadata = file.metadata().map_err(failed)?;
-        if metadata.is_file() { Ok((file, metadata.len())) } else { Err(OpenError::NotAFile { path }) }
-    }
-
-    fn bytes(&self, components: &[&str], limit: u64, what: &str) -> Result<Vec<u8>, OpenError> {
-        let (file, size) = self.file(components)?;
-        if size > limit {
-            return Err(OpenError::TooLarge { what: what.to_owned(), size, limit });
+        if !metadata.is_file() {
+            return Err(OpenError::NotAFile { path });
         }
-        let mut bytes = Vec::new();
-        // The file may grow while it is read.
-        file.take(limit)
-            .read_to_end(&mut bytes)
-            .map_err(|source| OpenError::Read { path: self.dir.join(components.join("/")), source })?;
-        Ok(bytes)
+        Ok((Part { file: Arc::new(file), offset: 0 }, metadata.len()))
     }
-
-    fn document<T: DeserializeOwned>(&self, components: &[&str], limit: u64) -> Result<T, OpenError> {
-        let what = components.join("/");
-        let bytes = self.bytes(components, limit, &what)?;
-        serde_json::from_slice(&bytes).map_err(|source| OpenError::Json { what, source })
-    }
-
-    /// A small blob, with its size and digest checked.
-    fn blob_bytes(&self, descriptor: &Descriptor, limit: u64, what: &str) -> Result<Vec<u8>, OpenError> {
-        if descriptor.size > limit {
-            return Err(OpenError::TooLarge { what: what.to_owned(), size: descriptor.size, limit });
-        }
-        let bytes = self.bytes(&["blobs", "sha256", &descriptor.digest.hex()], limit, what)?;
-        let (digest, found) = (descriptor.digest, bytes.len() as u64);
-        if found != descriptor.size {
-            return Err(OpenError::Size { digest, expected: descriptor.size, found });
-        }
-        match Digest::of(&bytes) {
-            found if found == digest => Ok(bytes),
-            found => Err(OpenError::Digest { expected: digest, found }),
-        }
-    }
-
-    fn layer(&self, descriptor: &Descriptor, diff_id: Digest) -> Result<LayerBlob, OpenError> {
-        let digest = descriptor.digest;
-        let Some(Role::Layer(compression)) = role(&descriptor.media_type) else {
-            return Err(wrong_type(&format!("the layer {digest}"), descriptor));
-        };
-        check_layer_size(&digest, descriptor.size)?;
-        let (file, found) = self.file(&["blobs", "sha256", &digest.hex()])?;
-        if found != descriptor.size {
-            return Err(OpenError::Size { digest, expected: descriptor.size, found });
-        }
-        Ok(LayerBlob {
-            file: Arc::new(file),
-            offset: 0,
-            length: found,
-            digest: Some(digest),
-            compression,
-            diff_id,
-        })
-    }
-
-    /// Follows indexes down to the manifest for this machine.
-    fn manifest(&self, mut descriptor: Descriptor, digests: &mut Vec<Digest>) -> Result<Document, OpenError> {
-        for _ in 0..MAX_NESTING {
-            digests.push(descriptor.digest);
-            let what = format!("the manifest {}", descriptor.digest);
-            let role = role(&descriptor.media_type);
-            if !matches!(role, Some(Role::Index | Role::Manifest)) {
-                return Err(wrong_type(&what, &descriptor));
-            }
-            let bytes = self.blob_bytes(&descriptor, MAX_MANIFEST, &what)?;
-            let document: Document = serde_json::from_slice(&bytes)
-                .map_err(|source| OpenError::Json { what: what.clone(), source })?;
-            check(&document, &descriptor, role == Some(Role::Index))
-                .map_err(|problem| OpenError::Document { what, problem })?;
-            if role == Some(Role::Manifest) {
-                return Ok(document);
-            }
-            descriptor = for_this_machine(document.manifests.unwrap_or_default())?;
-        }
-        Err(OpenError::Nesting { limit: MAX_NESTING })
-    }
-}
-
-/// A document must be of the type its descriptor says, or two readers could see two images in it.
-fn check(document: &Document, descriptor: &Descriptor, is_index: bool) -> Result<(), &'static str> {
-    if document.schema_version != Some(2) {
-        return Err("its schemaVersion is not 2");
-    }
-    if document.media_type.as_ref().is_some_and(|media_type| *media_type != descriptor.media_type) {
-        return Err("its mediaType is not the one of its descriptor");
-    }
-    match (is_index, document.manifests.is_some(), document.config.is_some() || document.layers.is_some()) {
-        (true, true, false) | (false, false, true) => Ok(()),
-        _ => Err("it is not what its descriptor says: index or manifest"),
-    }
-}
-
-fn wrong_type(what: &str, descriptor: &Descriptor) -> OpenError {
-    OpenError::MediaType { what: what.to_owned(), media_type: super::shorten(&descriptor.media_type) }
 }
 
 fn name(descriptor: &Descriptor) -> Option<&str> {
@@ -190,7 +161,11 @@ fn name(descriptor: &Descriptor) -> Option<&str> {
 }
 
 /// The image that is meant: by its name, or the only one there is.
-fn choose(manifests: Vec<Descriptor>, tag: Option<&str>) -> Result<Descriptor, OpenError> {
+fn choose(
+    manifests: Vec<Descriptor>,
+    tag: Option<&str>,
+    platform: &Platform,
+) -> Result<Descriptor, OpenError> {
     let available: BTreeSet<String> = manifests.iter().filter_map(name).map(str::to_owned).collect();
     let available: Vec<String> = available.into_iter().collect();
     let named = |descriptor: &Descriptor, wanted: &str| {
@@ -208,31 +183,8 @@ fn choose(manifests: Vec<Descriptor>, tag: Option<&str>) -> Result<Descriptor, O
         1 => Ok(found.remove(0)),
         // Several under one name (or none): one for each platform, or a choice that nobody made.
         _ if available.len() <= 1 && found.iter().all(|descriptor| descriptor.platform.is_some()) => {
-            for_this_machine(found)
+            for_platform(found, platform)
         }
         _ => Err(OpenError::Ambiguous { available }),
-    }
-}
-
-/// The first entry for this machine's platform; one without a platform fits when there is nothing else.
-fn for_this_machine(mut manifests: Vec<Descriptor>) -> Result<Descriptor, OpenError> {
-    if let [only] = manifests.as_slice()
-        && only.platform.is_none()
-    {
-        return Ok(manifests.remove(0));
-    }
-    let fits = |descriptor: &Descriptor| {
-        descriptor.platform.as_ref().is_some_and(super::super::document::Platform::fits)
-    };
-    let found = manifests.iter().position(fits);
-    match found {
-        Some(found) => Ok(manifests.swap_remove(found)),
-        None => {
-            let available = manifests
-                .iter()
-                .filter_map(|descriptor| Some(descriptor.platform.as_ref()?.to_string()))
-                .collect();
-            Err(OpenError::Platform { available })
-        }
     }
 }

@@ -1,0 +1,169 @@
+//! Why the store could not do something, and what can be done about it.
+
+use super::bake::BakeError;
+use super::cancel::Stopped;
+use super::digest::Digest;
+use super::index::SCHEMA;
+use super::open::OpenError;
+use super::reference::{Reference, ReferenceError};
+use super::transfer::TransferError;
+use crate::store::atomic::FileError;
+use std::path::PathBuf;
+
+/// Why the store could not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The source is no usable image.
+    #[error("cannot import {source_name}")]
+    Open {
+        /// The source.
+        source_name: String,
+        /// Why.
+        #[source]
+        source: Box<OpenError>,
+    },
+    /// A layer could not be brought into the store.
+    #[error("cannot get {layer} of {source_name}")]
+    Transfer {
+        /// Which layer.
+        layer: String,
+        /// The source.
+        source_name: String,
+        /// Why.
+        #[source]
+        source: Box<TransferError>,
+    },
+    /// Given up before it was done; nothing of it is left.
+    #[error("{source_name} was not brought into the store")]
+    Stopped {
+        /// The source.
+        source_name: String,
+        /// Why.
+        #[source]
+        source: Stopped,
+    },
+    /// The layers are no usable root file system.
+    #[error("cannot unpack {source_name}")]
+    Bake {
+        /// The source.
+        source_name: String,
+        /// Why.
+        #[source]
+        source: Box<BakeError>,
+    },
+    /// The name pins a digest that the source does not have.
+    #[error("the name {name} pins a digest, but {source_name} holds {}", digests(found))]
+    Pinned {
+        /// The name.
+        name: Box<Reference>,
+        /// The source.
+        source_name: String,
+        /// Digests of the source.
+        found: Vec<Digest>,
+    },
+    /// There is no such image.
+    #[error("there is no image {}", name.familiar())]
+    NotFound {
+        /// The name.
+        name: Box<Reference>,
+        /// Names that look like it.
+        near: Vec<String>,
+    },
+    /// There is no image with this id.
+    #[error("there is no image with the id {id}")]
+    UnknownId {
+        /// The id, or how it begins.
+        id: String,
+    },
+    /// More than one image has an id that begins so.
+    #[error("the id {prefix} is that of several images: {}", found.join(", "))]
+    AmbiguousId {
+        /// As given.
+        prefix: String,
+        /// The ids.
+        found: Vec<String>,
+    },
+    /// Neither a name nor an id.
+    #[error("{text:?} is not an image's name or id")]
+    NotAName {
+        /// As given.
+        text: String,
+        /// What is wrong with it as a name.
+        #[source]
+        source: ReferenceError,
+    },
+    /// A pod uses it.
+    #[error("the image {name} is used by a pod")]
+    InUse {
+        /// Name or id.
+        name: String,
+    },
+    /// A file of the store is damaged.
+    #[error("the image store is damaged: {}: {problem}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// The index cannot be read.
+    #[error("the image store is damaged: {} cannot be read", path.display())]
+    Index {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The index is of a newer version.
+    #[error("{} was written by a newer magikvm (form {found}; this one knows {SCHEMA})", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its form.
+        found: u32,
+    },
+    /// A file operation.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+fn digests(found: &[Digest]) -> String {
+    match found {
+        [] => "an image without a manifest digest (a docker archive)".to_owned(),
+        found => found.iter().map(Digest::to_string).collect::<Vec<_>>().join(" and "),
+    }
+}
+
+impl ImageError {
+    /// The next attempt may succeed, and is helped by what has come already.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Stopped { .. } => true,
+            Self::Transfer { source, .. } => matches!(**source, TransferError::Stopped(_)),
+            _ => false,
+        }
+    }
+
+    /// What the user can do about it, when there is something.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotFound { name, near } => {
+                let pull = format!("magikvm image pull {}", name.familiar());
+                Some(if near.is_empty() {
+                    format!("{pull}; or from a file: magikvm image import SOURCE --name {}", name.familiar())
+                } else {
+                    format!("did you mean {}? Otherwise: {pull}", near.join(" or "))
+                })
+            }
+            Self::UnknownId { .. } | Self::AmbiguousId { .. } => Some("magikvm image ls".to_owned()),
+            Self::InUse { .. } => Some("magikvm ps, then magikvm rm POD, then once more".to_owned()),
+            Self::Pinned { name, .. } => Some(format!("use --name {}", name.without_digest().familiar())),
+            Self::Damaged { .. } => Some("magikvm image verify --all tells which images are damaged; remove and pull those again".to_owned()),
+            Self::Index { path, .. } => {
+                Some(format!("move {} away and import the images again", path.display()))
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! From a descriptor down to one image's configuration and layers: indexes, manifest, configuration (OCI image-spec). The same for
+//! layouts, archives and registries, which differ only in how a [`Documents`] gets its bytes.
+
+use super::super::document::{Config, Descriptor, Document, MAX_CONFIG, MAX_MANIFEST, Platform, Role, role};
+use super::{Layer, OpenError, Opened, check_layer_size, shorten};
+use magikvm_proto::limits::MAX_LAYERS;
+
+/// Indexes in indexes.
+const MAX_NESTING: usize = 4;
+
+/// Where the documents of an image come from.
+pub(in super::super) trait Documents {
+    /// A small blob: at most `limit` bytes, its size and digest checked. `what` names it in errors.
+    fn document(&self, descriptor: &Descriptor, limit: u64, what: &str) -> Result<Vec<u8>, OpenError>;
+}
+
+/// Follows a descriptor down to the image for a platform.
+pub(in super::super) fn walk(
+    documents: &dyn Documents,
+    top: Descriptor,
+    platform: &Platform,
+) -> Result<Opened, OpenError> {
+    let mut digests = Vec::new();
+    let (bytes, descriptor) = manifest(documents, top, platform, &mut digests)?;
+    let what = format!("the manifest {}", descriptor.digest);
+    let document: Document =
+        serde_json::from_slice(&bytes).map_err(|source| OpenError::Json { what: what.clone(), source })?;
+    let config = document
+        .config
+        .ok_or(OpenError::Document { what, problem: "it has no configuration, so it is no container image" })?;
+    let layers = document.layers.unwrap_or_default();
+    if layers.len() > MAX_LAYERS {
+        return Err(OpenError::TooManyLayers { layers: layers.len() });
+    }
+    if role(&config.media_type) != Some(Role::Config) {
+        return Err(wrong_type("the image's configuration", &config));
+    }
+    let config_bytes = documents.document(&config, MAX_CONFIG, "the image's configuration")?;
+    let read = read_config(&config_bytes, layers.len(), platform)?;
+    let layers = layers
+        .into_iter()
+        .zip(&read.rootfs.diff_ids)
+        .map(|(descriptor, diff_id)| {
+            let digest = descriptor.digest;
+            let Some(Role::Layer(compression)) = role(&descriptor.media_type) else {
+                return Err(wrong_type(&format!("the layer {digest}"), &descriptor));
+            };
+            check_layer_size(&digest, descriptor.size)?;
+            let Descriptor { size, media_type, .. } = descriptor;
+            Ok(Layer { digest: Some(digest), size, compression, media_type, diff_id: *diff_id })
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Opened {
+        id: config.digest,
+        config_bytes,
+        config_type: config.media_type,
+        config: read,
+        digests,
+        manifest: Some((descriptor.media_type, bytes)),
+        layers,
+    })
+}
+
+/// Follows indexes down to the manifest for a platform.
+fn manifest(
+    documents: &dyn Documents,
+    mut descriptor: Descriptor,
+    platform: &Platform,
+    digests: &mut Vec<super::Digest>,
+) -> Result<(Vec<u8>, Descriptor), OpenError> {
+    for _ in 0..MAX_NESTING {
+        digests.push(descriptor.digest);
+        let what = format!("the manifest {}", descriptor.digest);
+        let role = role(&descriptor.media_type);
+        if !matches!(role, Some(Role::Index | Role::Manifest)) {
+            return Err(wrong_type(&what, &descriptor));
+        }
+        let bytes = documents.document(&descriptor, MAX_MANIFEST, &what)?;
+        let document: Document = serde_json::from_slice(&bytes)
+            .map_err(|source| OpenError::Json { what: what.clone(), source })?;
+        check(&document, &descriptor, role == Some(Role::Index))
+            .map_err(|problem| OpenError::Document { what, problem })?;
+        if role == Some(Role::Manifest) {
+            return Ok((bytes, descriptor));
+        }
+        descriptor = for_platform(document.manifests.unwrap_or_default(), platform)?;
+    }
+    Err(OpenError::Nesting { limit: MAX_NESTING })
+}
+
+/// A document must be of the type its descriptor says, or two readers could see two images in it.
+fn check(document: &Document, descriptor: &Descriptor, is_index: bool) -> Result<(), &'static str> {
+    if document.schema_version != Some(2) {
+        return Err("its schemaVersion is not 2");
+    }
+    if document.media_type.as_ref().is_some_and(|media_type| *media_type != descriptor.media_type) {
+        return Err("its mediaType is not the one of its descriptor");
+    }
+    match (is_index, document.manifests.is_some(), document.config.is_some() || document.layers.is_some()) {
+        (true, true, false) | (false, false, true) => Ok(()),
+        _ => Err("it is not what its descriptor says: index or manifest"),
+    }
+}
+
+fn wrong_type(what: &str, descriptor: &Descriptor) -> OpenError {
+    OpenError::MediaType { what: what.to_owned(), media_type: shorten(&descriptor.media_type) }
+}
+
+/// The entry that fits the platform best, the first of equals; one without a platform fits when there is nothing else.
+pub(super) fn for_platform(
+    mut manifests: Vec<Descriptor>,
+    platform: &Platform,
+) -> Result<Descriptor, OpenError> {
+    if let [only] = manifests.as_slice()
+        && only.platform.is_none()
+    {
+        return Ok(manifests.remove(0));
+    }
+    let fit = |descriptor: &Descriptor| descriptor.platform.as_ref().and_then(|found| platform.fit(found));
+    let best = (0..manifests.len()).filter_map(|at| Some((fit(&manifests[at])?, at))).min();
+    match best {
+        Some((_, at)) => Ok(manifests.swap_remove(at)),
+        None => {
+            let available = manifests
+                .iter()
+                .filter_map(|descriptor| Some(descriptor.platform.as_ref()?.to_string()))
+                .collect();
+            Err(OpenError::Platform { available, wanted: platform.to_string() })
+        }
+    }
+}
+
+/// Reads the configuration and checks that it is for the platform and has as many layers as the manifest.
+pub(super) fn read_config(bytes: &[u8], layers: usize, platform: &Platform) -> Result<Config, OpenError> {
+    let what = || "the image's configuration".to_owned();
+    let config: Config =
+        serde_json::from_slice(bytes).map_err(|source| OpenError::Json { what: what(), source })?;
+    let wrong_os = !(config.os.is_empty() || config.os == platform.os());
+    let wrong_architecture =
+        !(config.architecture.is_empty() || config.architecture == platform.architecture());
+    if wrong_os || wrong_architecture {
+        let found = format!("{}/{}", shorten(&config.os), shorten(&config.architecture));
+        return Err(OpenError::Platform { available: vec![found], wanted: platform.to_string() });
+    }
+    let diff_ids = config.rootfs.diff_ids.len();
+    if layers != diff_ids {
+        return Err(OpenError::LayerCount { layers, diff_ids });
+    }
+    Ok(config)
+}

@@ -1,0 +1,145 @@
+//! What an image runs on: operating system, architecture, variant (OCI image-spec, image-index.md).
+
+use super::digest::shorten;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// Longest part of a platform, in bytes; the longest that exist have ten.
+const MAX_PART_LEN: usize = 32;
+
+/// `linux/amd64`, `linux/arm/v7`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Platform {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    variant: Option<String>,
+}
+
+/// Text that is no platform.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a platform; the form is OS/ARCHITECTURE[/VARIANT], for example linux/amd64 or linux/arm64/v8")]
+pub struct PlatformError {
+    text: String,
+}
+
+impl Platform {
+    /// A Linux guest on this machine.
+    pub fn host() -> Self {
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        Self { os: "linux".to_owned(), architecture: architecture.to_owned(), variant: None }
+    }
+
+    /// As in the image's configuration, which may leave things out.
+    pub(super) fn of(os: &str, architecture: &str, variant: Option<&str>) -> Self {
+        let short = |text: &str| text.chars().take(MAX_PART_LEN).collect();
+        Self { os: short(os), architecture: short(architecture), variant: variant.map(short) }
+    }
+
+    /// `linux`.
+    pub fn os(&self) -> &str {
+        &self.os
+    }
+
+    /// `amd64`, `arm64`: Go's names.
+    pub fn architecture(&self) -> &str {
+        &self.architecture
+    }
+
+    /// `v7`, `v8`, `v2`.
+    pub fn variant(&self) -> Option<&str> {
+        self.variant.as_deref().filter(|variant| !variant.is_empty())
+    }
+
+    /// How well an image for `found` does when this one is wanted: 0 is best; None: not at all. Without a wanted variant the
+    /// architecture's basic one is best, which runs everywhere.
+    pub(super) fn fit(&self, found: &Self) -> Option<u8> {
+        if (self.os(), self.architecture()) != (found.os(), found.architecture()) {
+            return None;
+        }
+        let basic = match self.architecture() {
+            "arm64" => "v8",
+            "arm" => "v7",
+            _ => "v1",
+        };
+        match (self.variant(), found.variant()) {
+            (wanted, found) if wanted == found => Some(0),
+            (None, Some(found)) | (Some(found), None) if found == basic => Some(1),
+            _ => None,
+        }
+    }
+
+    /// Runs in a Linux guest on this machine; what an image leaves out fits.
+    pub fn runs_here(&self) -> bool {
+        let host = Self::host();
+        (self.os.is_empty() || self.os == host.os)
+            && (self.architecture.is_empty() || self.architecture == host.architecture)
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", shorten(&self.os), shorten(&self.architecture))?;
+        self.variant().map_or(Ok(()), |variant| write!(f, "/{}", shorten(variant)))
+    }
+}
+
+impl FromStr for Platform {
+    type Err = PlatformError;
+
+    fn from_str(text: &str) -> Result<Self, PlatformError> {
+        let wrong = || PlatformError { text: shorten(text) };
+        let valid = |part: &str| {
+            (1..=MAX_PART_LEN).contains(&part.len())
+                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+        };
+        let parts: Vec<&str> = text.split('/').collect();
+        if !parts.iter().all(|part| valid(part)) {
+            return Err(wrong());
+        }
+        match parts.as_slice() {
+            [os, architecture] => Ok(Self::of(os, architecture, None)),
+            [os, architecture, variant] => Ok(Self::of(os, architecture, Some(variant))),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn platform(text: &str) -> Platform {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_basic_variant_is_taken_when_none_is_asked_for() {
+        let arm = platform("linux/arm64");
+        assert_eq!(arm.fit(&platform("linux/arm64")), Some(0));
+        assert_eq!(arm.fit(&platform("linux/arm64/v8")), Some(1));
+        assert_eq!(arm.fit(&platform("linux/arm64/v9")), None);
+        assert_eq!(platform("linux/arm64/v8").fit(&arm), Some(1));
+        assert_eq!(platform("linux/arm/v6").fit(&platform("linux/arm/v6")), Some(0));
+        assert_eq!(arm.fit(&platform("linux/amd64")), None);
+        assert_eq!(platform("linux/amd64").fit(&platform("windows/amd64")), None);
+    }
+
+    #[test]
+    fn what_is_no_platform_is_refused_with_the_form() {
+        for text in ["", "amd64", "linux/", "linux//v8", "linux/a/b/c", "linux/arm 64", "linux/\u{1b}[0m"] {
+            let error = text.parse::<Platform>().unwrap_err().to_string();
+            assert!(error.contains("OS/ARCHITECTURE"), "{error}");
+        }
+        assert_eq!(platform("linux/arm/v7").to_string(), "linux/arm/v7");
+        assert!(Platform::host().runs_here() && Platform::of("", "", None).runs_here());
+        assert!(!platform("linux/s390x").runs_here());
+    }
+}
