@@ -80,14 +80,14 @@ fn images_of_buildah_arrive_in_each_compression() {
         registry.push(&images.layout(), compression, &format!("app:{compression}"));
         let host = Host::bare();
         pulled(&host, &registry.name(&format!("app:{compression}")));
-        let unpacked = tempfile::tempdir().unwrap().path().join("layout");
         // umoci knows no zstd: what skopeo makes of it is the same image.
-        let (from, to) = (images.source(compression), format!("oci:{}:gzip", unpacked.display()));
-        let compress = ["--dest-compress", "--dest-compress-format", "gzip"];
-        let [one, two, three] = compress;
-        run("skopeo", &[&"--insecure-policy", &"copy", &one, &two, &three, &from, &to]);
-        let bundle = tempfile::tempdir().unwrap();
-        let expected = unpack(&unpacked, "gzip", &bundle.path().join("bundle"));
+        let dir = tempfile::tempdir().unwrap();
+        let (from, layout) = (images.source(compression), dir.path().join("layout"));
+        let to = format!("oci:{}:gzip", layout.display());
+        let as_gzip = ["--dest-compress", "--dest-compress-format", "gzip"];
+        let copy = host.other("skopeo").args(["--insecure-policy", "copy"]).args(as_gzip);
+        copy.args([from, to]).ok();
+        let expected = unpack(&layout, "gzip", &dir.path().join("bundle"));
         assert_same(&expected, mounted(&host).path(), &ADDED);
     }
     let manifest = magikvm_tests::images::manifest(&images.layout(), "zstd");
