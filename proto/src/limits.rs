@@ -32,6 +32,8 @@ pub const MAX_ROOTFS_SIZE: u64 = 4 << 30;
 pub const MAX_LAYERS: usize = 128;
 /// Entries of one layer.
 pub const MAX_FILES_PER_LAYER: usize = 100_000;
+/// Bringing one image from its registry takes at most so many seconds unless asked otherwise.
+pub const IMAGE_PULL_TIMEOUT_SECS: u64 = 300;
 /// Memory of one VM, in MiB.
 pub const MAX_VM_MEMORY_MIB: u64 = 4096;
 /// Virtual processors of one VM.

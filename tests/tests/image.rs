@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "image/compressed.rs"]
+mod compressed;
 #[path = "image/hostile.rs"]
 mod hostile;
 #[path = "image/make.rs"]

@@ -1,10 +1,9 @@
 //! How a failed verb looks and what it exits with: what failed, the chain of causes, a hint with a command to type.
 
-use super::ui;
+use super::ui::{self, harmless};
 use crate::agent::AgentError;
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::interface::PodError;
-use magikvm_proto::limits::MAX_MESSAGE_LEN;
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -103,12 +102,6 @@ impl CliError {
             Kind::Code(code) => code,
         })
     }
-}
-
-/// A message may quote a hostile guest or manifest; it must not drive the terminal, nor fill it.
-fn harmless(text: &str) -> String {
-    let cut: String = text.chars().take(MAX_MESSAGE_LEN).collect();
-    cut.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
 impl From<PodError> for CliError {

@@ -6,6 +6,7 @@ mod events;
 mod exec;
 mod image;
 mod inspect;
+mod interrupt;
 mod kill;
 mod logs;
 mod ps;
@@ -19,6 +20,7 @@ mod wait;
 
 use crate::pod::interface::PodRuntimeInterface;
 use crate::pod::launch::MONITOR_VERB;
+use crate::pod::pull::PULLER_VERB;
 use crate::store::layout::{Layout, Surroundings};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use error::{CliError, Kind};
@@ -96,6 +98,10 @@ pub fn main() -> ExitCode {
     let first = std::env::args_os().nth(1);
     if first.as_deref() == Some(MONITOR_VERB.as_ref()) {
         let code = crate::monitor::main();
+        return ExitCode::from(u8::try_from(code).unwrap_or(70));
+    }
+    if first.as_deref() == Some(PULLER_VERB.as_ref()) {
+        let code = crate::pod::pull::main();
         return ExitCode::from(u8::try_from(code).unwrap_or(70));
     }
     #[cfg(feature = "testing")]

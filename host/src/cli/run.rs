@@ -9,8 +9,8 @@ use crate::pod::launch::{Canceller, FromMonitor, Launched};
 use crate::pod::run::{AtEnd, RunRequest};
 use crate::vmm::{Accel, VmmKind};
 use magikvm_proto::id::PodId;
-use magikvm_proto::limits::MAX_MANIFEST_SIZE;
-use nix::sys::signal::{SigSet, Signal};
+use magikvm_proto::limits::{IMAGE_PULL_TIMEOUT_SECS, MAX_MANIFEST_SIZE};
+use nix::sys::signal::SigSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
@@ -43,6 +43,9 @@ pub(super) struct Args {
     /// What executes the VM's instructions; tcg is software emulation: slow, and not a security boundary
     #[arg(long, value_enum, default_value_t, env = "MAGIKVM_ACCEL")]
     accel: Accel,
+    /// Give up an image that takes longer than so many seconds to come
+    #[arg(long, value_name = "SECONDS", default_value_t = IMAGE_PULL_TIMEOUT_SECS, value_parser = clap::value_parser!(u64).range(1..))]
+    pull_timeout: u64,
     /// Do not begin each line with its container's name
     #[arg(long)]
     no_prefix: bool,
@@ -61,6 +64,7 @@ pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface
         guest: absolute(guest),
         vmm: args.vmm,
         accel: args.accel,
+        pull_timeout_secs: args.pull_timeout,
         at_end: if args.rm { AtEnd::Remove } else { AtEnd::Keep },
     };
     if args.accel == Accel::Tcg && std::env::var_os("MAGIKVM_QUIET").is_none() {
@@ -71,7 +75,10 @@ pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface
     let ready = Arc::new(AtomicBool::new(false));
     let canceller = launched.canceller().map_err(|error| CliError::of(Kind::Environment, &error))?;
     signals.watch(canceller, Arc::clone(&ready), pods.clone(), id.clone());
-    launched.await_ready().map_err(|failure| CliError::of_failure(failure, ours))?;
+    let mut progress = ui::PullProgress::new();
+    let came = launched.await_ready(&mut |image, now| progress.show(&image.familiar(), now));
+    progress.end();
+    came.map_err(|failure| CliError::of_failure(failure, ours))?;
     ready.store(true, Ordering::Release);
     if args.detach {
         ui::line(&id.to_string());
@@ -137,7 +144,7 @@ fn foreground(mut launched: Launched, pods: &PodRuntimeInterface, id: &PodId, no
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
         }
         Some(FromMonitor::Failed(failure)) => Err(CliError::of_failure(*failure, OURS)),
-        Some(FromMonitor::Ready) | None => {
+        Some(FromMonitor::Ready | FromMonitor::Pulling { .. }) | None => {
             Err(CliError::new(OURS, format!("the monitor of pod {id} was killed; the pod is lost"))
                 .hint(format!("remove what is left of it: magikvm rm {id}")))
         }
@@ -149,10 +156,7 @@ struct Signals(SigSet);
 
 impl Signals {
     fn block() -> Self {
-        let mut set = SigSet::empty();
-        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-            set.add(signal);
-        }
+        let set = super::interrupt::ending();
         if set.thread_block().is_err() {
             // They then end the program as usual; the pod's monitor does not depend on it.
         }

@@ -1,7 +1,12 @@
 //! The only place that prints. Standard output is for what was asked for, standard error for everything else; a reader that goes away ends the
 //! program quietly.
 
+use crate::image::{LayerInfo, LayerState, Progress};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use magikvm_proto::limits::MAX_MESSAGE_LEN;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
 
 /// Colours of container prefixes on a terminal.
 const COLORS: [&str; 6] = ["\x1b[36m", "\x1b[33m", "\x1b[32m", "\x1b[35m", "\x1b[34m", "\x1b[31m"];
@@ -100,15 +105,26 @@ pub(super) fn size(bytes: u64) -> String {
     format!("{value:.1}TiB")
 }
 
+/// A message may quote a hostile guest or manifest; it must not drive the terminal, nor fill it.
+pub(super) fn harmless(text: &str) -> String {
+    let cut: String = text.chars().take(MAX_MESSAGE_LEN).collect();
+    cut.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+/// `1 layer`, `2 layers`.
+pub(super) fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
 /// A line about long work, rewritten in place on a terminal; elsewhere a line for each step, without its byte counts.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct WorkProgress {
     terminal: bool,
     shown: String,
     last: Option<std::time::Instant>,
 }
 
-impl Progress {
+impl WorkProgress {
     pub(super) fn new() -> Self {
         Self { terminal: io::stderr().is_terminal(), shown: String::new(), last: None }
     }
@@ -133,6 +149,178 @@ impl Progress {
             error_bytes(b"\r\x1b[K");
         }
     }
+}
+
+/// How an image comes: a bar for each layer on its way on a terminal, a line for each step elsewhere. Reports come from many
+/// threads.
+#[derive(Debug)]
+pub(super) struct LayerProgress {
+    how: How,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug)]
+enum How {
+    Silent,
+    Lines,
+    Bars(MultiProgress),
+}
+
+/// What is known of the image, and what is shown of it.
+#[derive(Debug, Default)]
+struct Seen {
+    layers: Vec<LayerInfo>,
+    bars: HashMap<usize, ProgressBar>,
+    baking: Option<ProgressBar>,
+    said: HashSet<String>,
+}
+
+impl LayerProgress {
+    /// Bars or lines on standard error.
+    pub(super) fn new() -> Self {
+        let bars = io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        let how = if bars { How::Bars(MultiProgress::new()) } else { How::Lines };
+        Self { how, seen: Mutex::default() }
+    }
+
+    /// Nothing.
+    pub(super) fn silent() -> Self {
+        Self { how: How::Silent, seen: Mutex::default() }
+    }
+
+    /// Shows a step.
+    pub(super) fn show(&self, now: &Progress) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Progress::Opened(layers) = now {
+            seen.layers.clone_from(layers);
+        }
+        match &self.how {
+            How::Silent => {}
+            How::Lines => seen.line(now),
+            How::Bars(bars) => seen.bar(bars, now),
+        }
+    }
+
+    /// Clears the bars.
+    pub(super) fn end(&self) {
+        if let How::Bars(bars) = &self.how
+            && bars.clear().is_err()
+        {
+            // The terminal is gone.
+        }
+    }
+}
+
+/// How the images of a pod come, one after the other.
+#[derive(Debug)]
+pub(super) struct PullProgress {
+    now: Option<(String, LayerProgress)>,
+}
+
+impl PullProgress {
+    /// None yet.
+    pub(super) fn new() -> Self {
+        Self { now: None }
+    }
+
+    /// Shows a step of an image.
+    pub(super) fn show(&mut self, image: &str, step: &Progress) {
+        if self.now.as_ref().is_none_or(|(now, _)| now != image) {
+            self.end();
+            note(&format!("Pulling {image}"));
+            self.now = Some((image.to_owned(), LayerProgress::new()));
+        }
+        if let Some((_, progress)) = &self.now {
+            progress.show(step);
+        }
+    }
+
+    /// Clears the bars.
+    pub(super) fn end(&self) {
+        if let Some((_, progress)) = &self.now {
+            progress.end();
+        }
+    }
+}
+
+impl Seen {
+    fn layer(&self, number: usize) -> String {
+        let of = self.layers.len();
+        let Some(layer) = self.layers.get(number) else { return format!("Layer {}", number + 1) };
+        let name = layer.digest.map_or_else(String::new, |digest| format!(" {}", &digest.hex()[..12]));
+        format!("Layer {}/{of}{name} ({})", number + 1, size(layer.size_bytes))
+    }
+
+    /// A line for each step that says something new; nothing that counts.
+    fn line(&mut self, now: &Progress) {
+        let text = match now {
+            Progress::Layer { state: LayerState::Fetching { .. } | LayerState::Saving, .. } => return,
+            Progress::Layer { number, state } => format!("{}: {state}", self.layer(*number)),
+            Progress::Opened(layers) => {
+                let bytes = layers.iter().map(|layer| layer.size_bytes).sum();
+                format!("{}, {}", count(layers.len(), "layer"), size(bytes))
+            }
+            Progress::Baking { number, of, .. } => format!("Unpacking layer {number} of {of}"),
+            other => other.to_string(),
+        };
+        if self.said.insert(text.clone()) {
+            note(&harmless(&text));
+        }
+    }
+
+    fn bar(&mut self, bars: &MultiProgress, now: &Progress) {
+        match now {
+            Progress::Layer { number, state: LayerState::Fetching { done_bytes } } => {
+                let (text, bytes) = (self.layer(*number), self.layers.get(*number).map_or(0, |l| l.size_bytes));
+                let bar = self.bars.entry(*number).or_insert_with(|| {
+                    let bar = bars.add(ProgressBar::new(bytes).with_style(style(LAYER_BAR)));
+                    bar.set_prefix(text);
+                    bar
+                });
+                bar.set_position(*done_bytes);
+            }
+            Progress::Layer { number, state: LayerState::Here | LayerState::Done } => {
+                if let Some(bar) = self.bars.remove(number) {
+                    bar.finish_and_clear();
+                    bars.remove(&bar);
+                }
+            }
+            Progress::Layer { number, state } => {
+                let text = format!("{}: {state}", self.layer(*number));
+                match self.bars.get(number) {
+                    Some(bar) => bar.set_message(harmless(&state.to_string())),
+                    None if self.said.insert(text.clone()) => self.say(bars, &text),
+                    None => {}
+                }
+            }
+            Progress::Baking { number, of, done_bytes, total_bytes } => {
+                let bar = self.baking.get_or_insert_with(|| {
+                    bars.insert(0, ProgressBar::new(*total_bytes).with_style(style(LAYER_BAR)))
+                });
+                bar.set_prefix(format!("Unpacking layer {number} of {of}"));
+                bar.set_length(*total_bytes);
+                bar.set_position(*done_bytes);
+            }
+            other => self.say(bars, &other.to_string()),
+        }
+    }
+
+    /// A line above the bars, which is gone with them.
+    fn say(&mut self, bars: &MultiProgress, text: &str) {
+        let bar = self.baking.get_or_insert_with(|| {
+            bars.insert(0, ProgressBar::new(0).with_style(style(LAYER_BAR)))
+        });
+        bar.set_prefix(harmless(text));
+    }
+}
+
+const LAYER_BAR: &str = "{prefix:44!} [{bar:25}] {bytes:>9}/{total_bytes:9} {msg}";
+
+fn style(template: &str) -> ProgressStyle {
+    // The template is ours; a wrong one would be seen at once.
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ")
 }
 
 #[cfg(test)]

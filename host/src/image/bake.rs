@@ -5,16 +5,16 @@
 //! read-only root could not get them later. What an image has is never changed.
 
 use super::blob::{BlobError, LayerBlob, LayerStream};
+use super::blobs::digest_of;
 use super::digest::{Digest, Hasher};
-use super::erofs::{self, DataArea, ErofsError, format, zero_by_writing};
+use super::erofs::{self, DataArea, ErofsError, RootfsCompression, format, zero_by_writing};
 use super::layer::{self, LayerError};
 use super::tar::{Skip, TarReader};
 use super::tree::{Attributes, Content, Directory, EntryPath, Tree, TreeError};
 use magikvm_proto::limits::MAX_ROOTFS_SIZE;
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::fs::File;
-use std::io::{self, BufRead, Read};
-use std::os::unix::fs::FileExt;
+use std::io::{self, BufRead, Cursor, Read, Seek, Write};
 use tempfile::SpooledTempFile;
 
 /// Changes whenever the same layers give other bytes than before: old files are then not used for new imports.
@@ -73,9 +73,12 @@ pub(super) struct Baked {
 }
 
 /// Names the root file system that these layers give, without baking it.
-pub(super) fn key(diff_ids: &[Digest]) -> Digest {
+pub(super) fn key(diff_ids: &[Digest], compression: RootfsCompression) -> Digest {
     let mut hasher = Hasher::default();
     hasher.update(RECIPE.as_bytes());
+    if compression != RootfsCompression::None {
+        hasher.update(format!("\n{compression}").as_bytes());
+    }
     for diff_id in diff_ids {
         hasher.update(b"\n");
         hasher.update(diff_id.to_string().as_bytes());
@@ -87,23 +90,60 @@ pub(super) fn key(diff_ids: &[Digest]) -> Digest {
 pub(super) fn bake(
     layers: &[LayerBlob],
     key: &Digest,
+    compression: RootfsCompression,
     out: &mut File,
     tails: SpooledTempFile,
     progress: &mut dyn FnMut(usize, u64),
 ) -> Result<Baked, BakeError> {
     let mut tree = Tree::new();
-    let mut data = DataArea::new(&mut *out, MAX_ROOTFS_SIZE, tails, punch);
+    let mut data = DataArea::new(&mut *out, MAX_ROOTFS_SIZE, compression, tails, punch);
     for (number, blob) in (1..).zip(layers) {
         one_layer(blob, &mut tree, &mut data, &mut |done| progress(number, done)).map_err(|source| {
             BakeError::Layer { number, of: layers.len(), diff_id: blob.diff_id, source: Box::new(source) }
         })?;
     }
-    add_mount_points(&mut tree, &mut data)?;
-    let size = erofs::finish(&mut data, &tree, format::uuid(key))?;
+    let size = complete(&mut tree, &mut data, key)?;
     drop(data);
     let written = |action| move |source| BakeError::Erofs(ErofsError::Io { action, source });
     out.set_len(size).map_err(written("set the size of the file system image"))?;
-    Ok(Baked { size, sha256: digest_of(out).map_err(BakeError::ReadBack)? })
+    let sha256 = digest_of(out, &mut || true).map_err(BakeError::ReadBack)?;
+    // None is for those who give up, which nobody does here.
+    let sha256 = sha256.ok_or_else(|| BakeError::ReadBack(io::ErrorKind::Interrupted.into()))?;
+    Ok(Baked { size, sha256 })
+}
+
+/// Merges layers that are in memory (unpacked tar streams, bottom first) into an image that is: what an import does, without
+/// a store. The image and the files in it have at most `limit` bytes.
+pub fn bake_in_memory(
+    layers: &[&[u8]],
+    compression: RootfsCompression,
+    limit: u64,
+) -> Result<Vec<u8>, BakeError> {
+    let mut out = Cursor::new(Vec::new());
+    let diff_ids: Vec<_> = layers.iter().map(|layer| Digest::of(layer)).collect();
+    let (mut tree, mut data) = (Tree::new(), DataArea::in_memory(&mut out, limit, compression));
+    for (number, (layer, diff_id)) in (1..).zip(layers.iter().zip(&diff_ids)) {
+        layer::apply(&mut TarReader::new(*layer), &mut tree, &mut data).map_err(|error| {
+            let source = Box::new(PartError::Content(error));
+            BakeError::Layer { number, of: layers.len(), diff_id: *diff_id, source }
+        })?;
+    }
+    let size = complete(&mut tree, &mut data, &key(&diff_ids, compression))?;
+    drop(data);
+    let mut image = out.into_inner();
+    // Behind the end is what was written for files that were replaced.
+    image.truncate(usize::try_from(size).unwrap_or(usize::MAX));
+    Ok(image)
+}
+
+/// Adds what is missing and writes everything but the data, which is written. Returns the size of the image.
+fn complete<W: Write + Seek>(
+    tree: &mut Tree,
+    data: &mut DataArea<W>,
+    key: &Digest,
+) -> Result<u64, ErofsError> {
+    add_mount_points(tree, data)?;
+    erofs::finish(data, tree, format::uuid(key))
 }
 
 fn one_layer(
@@ -162,7 +202,7 @@ impl BufRead for Reported<'_> {
 
 impl Skip for Reported<'_> {}
 
-fn add_mount_points(tree: &mut Tree, data: &mut DataArea<&mut File>) -> Result<(), ErofsError> {
+fn add_mount_points<W: Write + Seek>(tree: &mut Tree, data: &mut DataArea<W>) -> Result<(), ErofsError> {
     for (path, mode) in DIRECTORIES {
         add(tree, path, mode, |_| Ok(Content::Directory(Directory::default())))?;
     }
@@ -206,18 +246,15 @@ fn punch(file: &mut &mut File, offset: u64, length: u64) -> io::Result<()> {
     zero_by_writing(file, offset, length)
 }
 
-/// The digest of a whole file, wherever its position is.
-pub(super) fn digest_of(file: &File) -> io::Result<Digest> {
-    let mut hasher = Hasher::default();
-    let mut buffer = vec![0; 1 << 20];
-    let mut at = 0;
-    loop {
-        match file.read_at(&mut buffer, at)? {
-            0 => return Ok(hasher.finish()),
-            got => {
-                hasher.update(&buffer[..got]);
-                at += got as u64;
-            }
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_root_file_system_is_its_recipe_and_its_layers() {
+        let layers = [Digest::of(b"a"), Digest::of(b"b")];
+        let named = |start: &str| Digest::of(format!("{start}\n{}\n{}", layers[0], layers[1]).as_bytes());
+        assert_eq!(key(&layers, RootfsCompression::None), named("magikvm-rootfs-1"));
+        assert_eq!(key(&layers, RootfsCompression::Lz4), named("magikvm-rootfs-1\nlz4"));
     }
 }

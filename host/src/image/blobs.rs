@@ -24,7 +24,6 @@ pub(super) struct HeldBlob {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SeenBlob {
     pub(super) digest: Digest,
-    pub(super) size: u64,
     written: Option<SystemTime>,
 }
 
@@ -135,7 +134,7 @@ impl Blobs {
             // One that goes away meanwhile is not there.
             if let (Some(Ok(digest)), Ok(metadata)) = (digest, entry.metadata()) {
                 let written = metadata.modified().ok();
-                found.push(SeenBlob { digest, size: metadata.len(), written });
+                found.push(SeenBlob { digest, written });
             }
         }
         found.sort_by_key(|blob| blob.digest);
@@ -206,7 +205,7 @@ mod tests {
         assert!(blobs.hold(&digest).unwrap().is_none());
         let held = blobs.put(&digest, b"layer").unwrap();
         let seen = blobs.list().unwrap();
-        assert_eq!((held.size, seen.len(), seen[0].digest, seen[0].size), (5, 1, digest, 5));
+        assert_eq!((held.size, seen.len(), seen[0].digest), (5, 1, digest));
         assert_eq!(blobs.remove_unheld(&digest).unwrap(), None);
         drop(held);
         fs::write(blobs.path(&digest), "lay3r").unwrap();

@@ -22,8 +22,18 @@ pub(super) struct Descriptor {
     pub(super) digest: Digest,
     pub(super) size: u64,
     pub(super) platform: Option<Platform>,
+    /// What an artifact is that is no image; in lists of referrers.
+    #[serde(default)]
+    pub(super) artifact_type: Option<String>,
     #[serde(default, deserialize_with = "null_is_default")]
     pub(super) annotations: BTreeMap<String, String>,
+}
+
+impl Descriptor {
+    /// Of a document at hand.
+    pub(super) fn of(media_type: String, digest: Digest, size: u64) -> Self {
+        Self { media_type, digest, size, platform: None, artifact_type: None, annotations: BTreeMap::new() }
+    }
 }
 
 /// An index or a manifest: only one of the two lists may be there, or readers could be told different things.
@@ -104,7 +114,6 @@ pub(super) struct Config {
     pub(super) architecture: String,
     #[serde(default)]
     pub(super) os: String,
-    pub(super) variant: Option<String>,
     pub(super) created: Option<String>,
     #[serde(default, deserialize_with = "null_is_default")]
     pub(super) config: ImageDefaults,

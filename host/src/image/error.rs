@@ -3,9 +3,13 @@
 use super::bake::BakeError;
 use super::cancel::Stopped;
 use super::digest::Digest;
+use super::export::ExportError;
 use super::index::SCHEMA;
 use super::open::OpenError;
+use super::policy::PolicyError;
 use super::reference::{Reference, ReferenceError};
+use super::registry::{RegistryConfigError, RegistryError};
+use super::signature::SignatureError;
 use super::transfer::TransferError;
 use crate::store::atomic::FileError;
 use std::path::PathBuf;
@@ -21,6 +25,30 @@ pub enum ImageError {
         /// Why.
         #[source]
         source: Box<OpenError>,
+    },
+    /// The registry did not give it.
+    #[error("cannot pull {}", name.familiar())]
+    Registry {
+        /// The name.
+        name: Box<Reference>,
+        /// Why.
+        #[source]
+        source: Box<RegistryError>,
+    },
+    /// How registries are reached.
+    #[error(transparent)]
+    Registries(#[from] RegistryConfigError),
+    /// The policy forbids it, or is not valid.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// It has no signature that counts.
+    #[error(transparent)]
+    Signature(Box<SignatureError<RegistryError>>),
+    /// It is not here, and was not to be pulled.
+    #[error("the image {} is not here, and the pull policy is never to ask its registry", name.familiar())]
+    NotHere {
+        /// The name.
+        name: Box<Reference>,
     },
     /// A layer could not be brought into the store.
     #[error("cannot get {layer} of {source_name}")]
@@ -92,6 +120,15 @@ pub enum ImageError {
         #[source]
         source: ReferenceError,
     },
+    /// It could not be written out.
+    #[error("cannot export to {target}")]
+    Export {
+        /// Where to.
+        target: String,
+        /// Why.
+        #[source]
+        source: Box<ExportError>,
+    },
     /// A pod uses it.
     #[error("the image {name} is used by a pod")]
     InUse {
@@ -140,7 +177,18 @@ impl ImageError {
     pub(super) fn may_pass(&self) -> bool {
         match self {
             Self::Stopped { .. } => true,
-            Self::Transfer { source, .. } => matches!(**source, TransferError::Stopped(_)),
+            Self::Transfer { source, .. } => {
+                matches!(**source, TransferError::Stopped(_) | TransferError::Registry(_))
+            }
+            _ => false,
+        }
+    }
+
+    /// The user asked to give it up.
+    pub fn is_cancelled(&self) -> bool {
+        match self {
+            Self::Stopped { source, .. } => *source == Stopped::Cancelled,
+            Self::Registry { source, .. } => matches!(**source, RegistryError::Stopped(Stopped::Cancelled)),
             _ => false,
         }
     }
@@ -157,7 +205,20 @@ impl ImageError {
                 })
             }
             Self::UnknownId { .. } | Self::AmbiguousId { .. } => Some("magikvm image ls".to_owned()),
+            Self::Export { source, .. } => source.hint(),
             Self::InUse { .. } => Some("magikvm ps, then magikvm rm POD, then once more".to_owned()),
+            Self::Registry { source, .. } => source.hint(),
+            Self::Registries(error) => error.hint(),
+            Self::Policy(error) => error.hint(),
+            Self::Signature(error) => error.hint(),
+            Self::Stopped { source: Stopped::TimedOut { .. }, .. } => {
+                Some("what has come so far stays for a day: once more, or with a longer --timeout".to_owned())
+            }
+            Self::Transfer { source, .. } => match &**source {
+                TransferError::Registry(error) => error.hint(),
+                _ => None,
+            },
+            Self::NotHere { name } => Some(format!("magikvm image pull {}", name.familiar())),
             Self::Pinned { name, .. } => Some(format!("use --name {}", name.without_digest().familiar())),
             Self::Damaged { .. } => Some("magikvm image verify --all tells which images are damaged; remove and pull those again".to_owned()),
             Self::Index { path, .. } => {

@@ -1,6 +1,7 @@
 //! `index.json`: which images the store has and how they are called. One file, replaced as a whole.
 
 use super::digest::Digest;
+use super::erofs::RootfsCompression;
 use super::reference::Reference;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -98,6 +99,8 @@ pub(super) struct RootfsEntry {
     pub(super) size_bytes: u64,
     /// Of the file, recorded when it was baked.
     pub(super) sha256: Digest,
+    #[serde(default)]
+    pub(super) compression: RootfsCompression,
 }
 
 /// An image of the store and its names.
@@ -248,7 +251,7 @@ mod tests {
     use super::*;
 
     fn entry(digest: &str) -> ImageEntry {
-        let rootfs = RootfsEntry { key: Digest::of(b"key"), size_bytes: 4096, sha256: Digest::of(b"file") };
+        let rootfs = RootfsEntry { key: Digest::of(b"key"), size_bytes: 4096, sha256: Digest::of(b"file"), compression: RootfsCompression::None };
         ImageEntry {
             digests: [Digest::of(digest.as_bytes())].into(),
             created: None,

@@ -134,10 +134,15 @@ fn file<R: Skip, W: Write + Seek>(
     // What was there goes first: its blocks can hold the new file.
     tree.evict(place);
     release(tree, data);
-    let mut slot = data.begin(entry.size, format::inode_len(&attributes.xattrs)).map_err(at_write)?;
     let whole = [Segment { offset: 0, length: entry.size }];
+    let map = map.unwrap_or(&whole);
+    let stored: u64 = map.iter().map(|segment| segment.length).sum();
+    let inode_len = format::inode_len(&attributes.xattrs);
+    // A map's segments are in the file and do not overlap.
+    let holes = entry.size.saturating_sub(stored);
+    let mut slot = data.begin_sparse(entry.size, holes, inode_len).map_err(at_write)?;
     let mut at = 0;
-    for segment in map.unwrap_or(&whole) {
+    for segment in map {
         data.skip(&mut slot, segment.offset - at).map_err(at_write)?;
         copy(tar, data, &mut slot, segment.length, entry)?;
         at = segment.offset + segment.length;
@@ -182,6 +187,7 @@ fn attributes(entry: &Entry) -> Result<Attributes, TreeError> {
 mod tests {
     use super::*;
     use crate::image::digest::Digest;
+    use crate::image::erofs::RootfsCompression;
     use proptest::prelude::*;
     use std::io::Cursor;
 
@@ -205,7 +211,7 @@ mod tests {
     /// The image of some layers, or the first error.
     fn image(layers: &[Vec<u8>]) -> Result<Vec<u8>, String> {
         let (mut tree, mut out) = (Tree::new(), Cursor::new(Vec::new()));
-        let mut data = DataArea::in_memory(&mut out, 1 << 20);
+        let mut data = DataArea::in_memory(&mut out, 1 << 20, RootfsCompression::None);
         for layer in layers {
             apply(&mut TarReader::new(layer.as_slice()), &mut tree, &mut data)
                 .map_err(|error| error.to_string())?;

@@ -10,8 +10,10 @@ mod blob;
 mod blobs;
 mod cancel;
 mod digest;
+mod directory;
 mod document;
 mod error;
+mod export;
 pub mod erofs;
 mod index;
 mod layer;
@@ -19,28 +21,46 @@ mod lock;
 mod obtain;
 mod open;
 mod platform;
+mod policy;
 mod progress;
+mod pull;
 mod reference;
+mod registry;
+mod signature;
 mod source;
 mod store;
 pub mod tar;
 mod transfer;
 pub mod tree;
+mod upkeep;
 
 pub use arrival::Missing;
-pub use bake::{BakeError, PartError};
+pub use bake::{BakeError, PartError, bake_in_memory};
 pub use blob::BlobError;
 pub use cancel::{Cancel, Stopped};
 pub use digest::{Digest, DigestError};
+pub use directory::{DirectoryError, Owners};
 pub use document::ImageDefaults;
 pub use error::ImageError;
+pub use export::{ExportError, Target, TargetError};
+pub use erofs::{RootfsCompression, UnknownCompression};
 pub use index::{ImageRecord, Part};
 pub use layer::LayerError;
 pub use obtain::BringOptions;
 pub use open::OpenError;
 pub use platform::{Platform, PlatformError};
+pub use policy::{Because, Policy, PolicyError, Requirement};
 pub use progress::{LayerInfo, LayerState, Progress};
+pub use pull::{PullSources, PullWhen};
 pub use reference::{Reference, ReferenceError};
+pub use registry::{
+    Cause, ConnectProblem, CredentialError, Credentials, HelperError, LoginFile, Presented, RegistryConfig,
+    RegistryConfigError, RegistryError,
+};
+pub use signature::{
+    Candidate, Candidates, KeyError, KeyId, Keys, Refusal, SignatureError, SignatureForm, Verified,
+};
 pub use source::{Source, SourceError};
-pub use store::{Image, ImageStore, Removed, RootfsFile};
+pub use store::{Image, ImageParts, ImageStore, Removed, RootfsFile};
 pub use transfer::TransferError;
+pub use upkeep::{Damage, PruneOptions, PruneScope, Pruned, PrunedImage, Really, Usage, UsageRow};

@@ -7,7 +7,8 @@ use super::blob::LayerBlob;
 use super::blobs::HeldBlob;
 use super::cancel::Cancel;
 use super::digest::{Digest, shorten};
-use super::document::{CONFIG_TYPE, MANIFEST_TYPE, Platform};
+use super::document::{MANIFEST_TYPE, Platform};
+use super::erofs::RootfsCompression;
 use super::error::ImageError;
 use super::index::{ImageEntry, ImageRecord, Named, Part, RootfsEntry};
 use super::lock::{BakeLock, Hold};
@@ -28,12 +29,14 @@ pub struct BringOptions {
     pub platform: Platform,
     /// A request to give up, and a deadline.
     pub cancel: Cancel,
+    /// How the root file system is kept; None: as it is, and not compressed when it is new.
+    pub compression: Option<RootfsCompression>,
 }
 
 impl Default for BringOptions {
     /// For this machine, without a deadline.
     fn default() -> Self {
-        Self { platform: Platform::host(), cancel: Cancel::new() }
+        Self { platform: Platform::host(), cancel: Cancel::new(), compression: None }
     }
 }
 
@@ -82,13 +85,14 @@ impl ImageStore {
         progress(Progress::Opened(
             layers.map(|layer| LayerInfo { digest: layer.digest, size_bytes: layer.size }).collect(),
         ));
-        let key = bake::key(&opened.config.rootfs.diff_ids);
+        let compression = self.compression(opened, options)?;
+        let key = bake::key(&opened.config.rootfs.diff_ids, compression);
         // Held until the index knows the file: nobody else bakes it, and no sweep takes it for a leftover.
         let lock =
             BakeLock::wait(self.bake_lock(&key), &mut || progress(Progress::Waiting), &options.cancel)?;
         let _bake = lock.map_err(|stopped| bringing.stopped(stopped))?;
         let brought =
-            self.layers(bringing, key).and_then(|(rootfs, blobs)| self.record(bringing, rootfs, &blobs));
+            self.layers(bringing, key, compression).and_then(|(rootfs, blobs)| self.record(bringing, rootfs, &blobs));
         if let Err(error) = &brought
             && !error.may_pass()
         {
@@ -98,11 +102,23 @@ impl ImageStore {
         brought
     }
 
+    /// The form that is wanted, else the one that the image has already.
+    fn compression(
+        &self,
+        opened: &Opened,
+        options: &BringOptions,
+    ) -> Result<RootfsCompression, ImageError> {
+        let _lock = self.lock(Hold::Shared)?;
+        let known = self.read_index()?.images.get(&opened.id).map(|image| image.rootfs.compression);
+        Ok(options.compression.or(known).unwrap_or_default())
+    }
+
     /// Brings the layers, and bakes them meanwhile unless that was done before.
     fn layers(
         &self,
         bringing: &Bringing<'_>,
         key: Digest,
+        compression: RootfsCompression,
     ) -> Result<(RootfsEntry, Vec<HeldBlob>), ImageError> {
         let Bringing { opened, progress, .. } = bringing;
         let cancel = bringing.options.cancel.part();
@@ -125,7 +141,7 @@ impl ImageStore {
                     progress(Progress::Reused);
                     Ok((rootfs, None))
                 }
-                None => self.bake(bringing, key, &arrivals),
+                None => self.bake(bringing, key, compression, &arrivals),
             };
             if baked.is_err() {
                 cancel.cancel();
@@ -155,6 +171,7 @@ impl ImageStore {
         &self,
         bringing: &Bringing<'_>,
         key: Digest,
+        compression: RootfsCompression,
         arrivals: &[Arc<Arrival>],
     ) -> Result<(RootfsEntry, Option<Staged>), ImageError> {
         let layers: Vec<LayerBlob> = bringing
@@ -176,10 +193,13 @@ impl ImageStore {
             let total_bytes = layers[number - 1].length;
             (bringing.progress)(Progress::Baking { number, of, done_bytes, total_bytes });
         };
-        let baked = bake::bake(&layers, &key, staged.file(), tails, &mut report).map_err(|error| {
-            ImageError::Bake { source_name: bringing.source_name.clone(), source: Box::new(error) }
-        })?;
-        Ok((RootfsEntry { key, size_bytes: baked.size, sha256: baked.sha256 }, Some(staged)))
+        let baked = bake::bake(&layers, &key, compression, staged.file(), tails, &mut report).map_err(
+            |error| ImageError::Bake {
+                source_name: bringing.source_name.clone(),
+                source: Box::new(error),
+            },
+        )?;
+        Ok((RootfsEntry { key, size_bytes: baked.size, sha256: baked.sha256, compression }, Some(staged)))
     }
 
     /// Gives the image its name in the index. An image that loses its last name by that goes, or stays nameless while used.
@@ -256,7 +276,7 @@ fn made_manifest(opened: &Opened, blobs: &[Part]) -> Vec<u8> {
     };
     let layers: Vec<_> =
         blobs.iter().map(|blob| descriptor(&blob.media_type, &blob.digest, blob.size_bytes)).collect();
-    let config = descriptor(CONFIG_TYPE, &opened.id, opened.config_bytes.len() as u64);
+    let config = descriptor(&opened.config_type, &opened.id, opened.config_bytes.len() as u64);
     let manifest = serde_json::json!({
         "schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": config, "layers": layers,
     });

@@ -9,6 +9,7 @@ pub(super) use walk::{Documents, walk};
 
 use super::digest::{Digest, shorten};
 use super::document::{Compression, Config, Platform};
+use super::registry::RegistryError;
 use super::source::Source;
 use super::tar::TarError;
 use magikvm_proto::limits::{MAX_LAYER_SIZE, MAX_LAYERS};
@@ -30,6 +31,9 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
+    /// A registry did not give it.
+    #[error(transparent)]
+    Registry(Box<RegistryError>),
     /// A blob that is a directory, device or the like.
     #[error("{} is not a regular file", path.display())]
     NotAFile {

@@ -1,10 +1,11 @@
 //! What bringing an image is doing, for whoever shows it. Reports come from several threads.
 
 use super::digest::Digest;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// One layer, as announced.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerInfo {
     /// Of what is stored; archives of `docker save` have none.
     pub digest: Option<Digest>,
@@ -13,10 +14,18 @@ pub struct LayerInfo {
 }
 
 /// A step of bringing an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Progress {
     /// Asking for the image.
     Resolving,
+    /// It has this digest.
+    Found {
+        /// Of the manifest or index.
+        digest: Digest,
+        /// Who said so: the registry, or one of its mirrors.
+        endpoint: String,
+    },
     /// Its signature was checked: the key's id.
     Verified(Digest),
     /// The image is known: its layers, bottom first.
@@ -48,7 +57,8 @@ pub enum Progress {
 }
 
 /// How far a layer is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LayerState {
     /// It is in the store already.
     Here,
@@ -61,8 +71,6 @@ pub enum LayerState {
     },
     /// The connection broke; it goes on where it stopped.
     Retrying {
-        /// Attempts so far.
-        attempt: u32,
         /// Why.
         reason: String,
     },
@@ -77,6 +85,7 @@ impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Resolving => f.write_str("Asking for the image"),
+            Self::Found { digest, endpoint } => write!(f, "{endpoint} has it as {digest}"),
             Self::Verified(key) => write!(f, "Signed with the key {key}"),
             Self::Opened(layers) => {
                 let bytes: u64 = layers.iter().map(|layer| layer.size_bytes).sum();
@@ -100,7 +109,7 @@ impl fmt::Display for LayerState {
             Self::Here => f.write_str("here already"),
             Self::Waiting => f.write_str("another process is bringing it"),
             Self::Fetching { done_bytes } => write!(f, "{done_bytes} bytes"),
-            Self::Retrying { attempt, reason } => write!(f, "{reason}; going on (attempt {attempt})"),
+            Self::Retrying { reason } => f.write_str(reason),
             Self::Saving => f.write_str("saving"),
             Self::Done => f.write_str("done"),
         }

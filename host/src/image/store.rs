@@ -10,15 +10,17 @@ use super::blobs::{self, Blobs};
 use super::digest::{Digest, shorten};
 use super::document::{Config, ImageDefaults, MAX_CONFIG};
 use super::error::ImageError;
-use super::index::{ImageRecord, Index, Named, RootfsEntry, SCHEMA};
+use super::erofs::RootfsCompression;
+use super::index::{ImageRecord, Index, Named, Part, RootfsEntry, SCHEMA};
 use super::lock::{self, BakeLock, Hold};
 use super::reference::Reference;
 use crate::store::atomic::{self, FileError};
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Bytes of `index.json`: far more than thousands of images need.
 const MAX_INDEX: u64 = 64 << 20;
@@ -67,6 +69,28 @@ pub struct RootfsFile {
     pub key: Digest,
     /// Open, with a shared lock on its first byte.
     _lock: File,
+}
+
+/// What an image is made of, as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageParts {
+    /// The manifest; none for images of an older version.
+    pub manifest: Option<Part>,
+    /// The layers, bottom first; none for images of an older version.
+    pub layers: Vec<Part>,
+    /// How its root file system is kept.
+    pub compression: RootfsCompression,
+    /// Keys whose signatures were checked when it was pulled.
+    pub signed_by: Vec<Digest>,
+}
+
+impl Image {
+    /// Notes that the image is used: `prune` takes the longest unused first.
+    pub fn mark_used(&self) -> Result<(), ImageError> {
+        let path = &self.rootfs.path;
+        self.rootfs._lock.set_modified(SystemTime::now()).map_err(FileError::at("touch", path))?;
+        Ok(())
+    }
 }
 
 /// The images of one state root.
@@ -148,6 +172,28 @@ impl ImageStore {
         self.image(&index, id)
     }
 
+    /// The id of the image that a name, an id or the beginning of an id means. The image need not be whole.
+    pub fn id_of(&self, image: &str) -> Result<Digest, ImageError> {
+        let _lock = self.lock(Hold::Shared)?;
+        Ok(self.find(&self.read_index()?, image)?.0)
+    }
+
+    /// What an image is made of.
+    pub fn parts_of(&self, image: &Image) -> Result<ImageParts, ImageError> {
+        let _lock = self.lock(Hold::Shared)?;
+        let mut index = self.read_index()?;
+        let signed_by = index.names.values().filter(|named| named.id == image.id).filter_map(|named| named.key);
+        let signed_by: BTreeSet<Digest> = signed_by.collect();
+        let entry = index.images.remove(&image.id);
+        let entry = entry.ok_or_else(|| ImageError::UnknownId { id: image.id.to_string() })?;
+        Ok(ImageParts {
+            manifest: entry.manifest,
+            layers: entry.blobs,
+            compression: entry.rootfs.compression,
+            signed_by: signed_by.into_iter().collect(),
+        })
+    }
+
     /// An image by name, id or the beginning of an id; with the name in the index, if it was one.
     pub(super) fn find(
         &self,
@@ -213,6 +259,13 @@ impl ImageStore {
         let config: Config =
             serde_json::from_slice(&bytes).map_err(|source| ImageError::Index { path, source })?;
         Ok(config.config)
+    }
+
+    /// The root file system of an image, if it is there.
+    pub(super) fn baked_for(&self, index: &Index, id: &Digest) -> Option<RootfsEntry> {
+        let rootfs = index.images.get(id)?.rootfs;
+        let there = fs::metadata(self.rootfs_path(&rootfs.key)).map(|metadata| metadata.len()).ok();
+        (there == Some(rootfs.size_bytes)).then_some(rootfs)
     }
 
     /// A root file system that the index knows and that is there.
@@ -364,7 +417,7 @@ pub(super) fn is_in_use(path: &Path) -> Result<bool, ImageError> {
 }
 
 /// A whole file of the store; None when it is not there.
-fn read_capped(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, ImageError> {
+pub(super) fn read_capped(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, ImageError> {
     let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         file => file.map_err(FileError::at("open", path))?,

@@ -8,6 +8,7 @@ use super::digest::{Digest, Hasher};
 use super::lock::BakeLock;
 use super::open::{Layer, Part};
 use super::progress::{LayerState, Progress};
+use super::registry::RegistryError;
 use crate::store::atomic::{FileError, Staged};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -47,6 +48,9 @@ pub enum TransferError {
         /// As counted.
         found: u64,
     },
+    /// The registry did not give it.
+    #[error(transparent)]
+    Registry(Box<RegistryError>),
     /// Given up.
     #[error(transparent)]
     Stopped(#[from] Stopped),

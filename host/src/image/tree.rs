@@ -8,6 +8,7 @@ mod attributes;
 mod error;
 mod path;
 
+pub(super) use attributes::xattr_prefix;
 pub use attributes::{Attributes, Device, Kept, Timestamp, Xattr};
 pub use error::TreeError;
 pub(super) use error::text;

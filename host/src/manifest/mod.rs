@@ -22,7 +22,7 @@ mod scalar;
 pub mod size;
 mod yaml;
 
-pub use plan::{ContainerSpec, PodPlan, RuntimeClass};
+pub use plan::{ContainerSpec, PodPlan, PullPolicy, RuntimeClass};
 pub use problem::{Mark, Problem, Problems};
 pub use process::{
     DEFAULT_PATH, ImageDefaults, MAX_PROCESS_BYTES, ResolveError, ResolvedProcess, resolve_process,

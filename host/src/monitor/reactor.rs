@@ -9,7 +9,8 @@ use crate::manifest::PodPlan;
 use crate::pod::control::ControlRequest;
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::launch::FromMonitor;
-use crate::pod::run::{AwaitReady, Pod};
+use crate::pod::pull::{FromPuller, PULLER_VERB, PullRequest};
+use crate::pod::run::{Attendant, Pod};
 use crate::pod::status;
 use crate::pod::step::{Effect, Input, Machine};
 use crate::runtime::Sandbox;
@@ -17,10 +18,13 @@ use crate::store::layout::PodDir;
 use crate::store::record::{self, PodState, Stage};
 use crate::store::undo;
 use crate::vmm::console::ConsoleTail;
-use crate::vmm::process::ProcessRef;
+use crate::vmm::process::{self, ProcessRef};
 use magikvm_proto::budget;
 use magikvm_proto::id::ContainerName;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::Pid;
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -38,6 +42,8 @@ const SAVE_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) enum Message {
     /// For the state machine.
     Input(Input),
+    /// From the process that pulls images; None is its end.
+    Puller(Option<FromPuller>),
     /// A user's wish; answered through `done` when the pod has ended.
     Control {
         /// Which.
@@ -131,6 +137,8 @@ impl<'a> Reactor<'a> {
         loop {
             let input = match self.next(dir) {
                 Message::Input(input) => input,
+                // Its last words, when all was said.
+                Message::Puller(_) => continue,
                 Message::Control { request: ControlRequest::Stop { grace_ms }, done } => {
                     self.waiting.push(done);
                     Input::Stop { grace_ms }
@@ -206,7 +214,52 @@ impl<'a> Reactor<'a> {
     }
 }
 
-impl AwaitReady for Reactor<'_> {
+impl Attendant for Reactor<'_> {
+    fn pull(&mut self, request: &PullRequest) -> Result<(), Failure> {
+        let failed = |error: &(dyn std::error::Error + 'static)| {
+            Failure::new(RunStage::Image, Blame::Environment, error)
+        };
+        let program = std::env::current_exe().map_err(|error| failed(&error))?;
+        let mut command = Command::new(program);
+        command.arg(PULLER_VERB).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut puller = process::spawn("puller", &mut command).map_err(|error| failed(&error))?;
+        if let Some(mut stdin) = puller.child.stdin.take() {
+            let request = serde_json::to_vec(request).map_err(|error| failed(&error))?;
+            stdin.write_all(&request).map_err(|error| failed(&error))?;
+        }
+        if let Some(stdout) = puller.child.stdout.take() {
+            watchers::puller(stdout, self.outbox.clone());
+        }
+        let mut given_up = false;
+        loop {
+            // The loop holds a sender itself, so the channel can't be disconnected.
+            let Ok(message) = self.inbox.recv() else { continue };
+            match message {
+                Message::Puller(Some(FromPuller::Progress { image, progress })) => {
+                    self.link.send(&FromMonitor::Pulling { image, progress });
+                }
+                Message::Puller(Some(FromPuller::Done)) if !given_up => return Ok(()),
+                Message::Puller(_) if given_up => {
+                    return Err(Failure::message(RunStage::Cancelled, Blame::User, "the start was cancelled"));
+                }
+                Message::Puller(Some(FromPuller::Failed(failure))) => return Err(*failure),
+                Message::Puller(_) => {
+                    let message = "the process that pulls the pod's images was killed";
+                    return Err(Failure::message(RunStage::Image, Blame::Environment, message)
+                        .hint("look whether the machine is out of memory: dmesg"));
+                }
+                Message::Input(_) | Message::Control { .. } => {
+                    // It removes what is half-done, and then says so; asked twice, it is killed.
+                    let signal = if given_up { Signal::SIGKILL } else { Signal::SIGTERM };
+                    given_up = true;
+                    if kill(Pid::from_raw(puller.reference.pid), signal).is_err() {
+                        // It has ended; its last word is on its way.
+                    }
+                }
+            }
+        }
+    }
+
     fn await_ready(&mut self, pod: &Pod, sandbox: Box<dyn Sandbox>) -> Result<(), Failure> {
         let failed = |error: &(dyn std::error::Error + 'static)| {
             Failure::new(RunStage::Prepare, Blame::Environment, error)

@@ -14,7 +14,8 @@ use magikvm_proto::path::AGENT_LISTENING;
 use magikvm_proto::wire::{Done, Event, Request, Stream};
 use std::collections::HashMap;
 use std::error::Error;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::process::ChildStdout;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -236,4 +237,23 @@ impl EventLog {
             self.written += u64::try_from(line.len()).unwrap_or(0);
         }
     }
+}
+
+/// Passes on what a puller says, and its end.
+pub(super) fn puller(stdout: ChildStdout, outbox: SyncSender<Message>) {
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(stdout);
+        let mut line = Vec::new();
+        // It is this program; its lines are as long as it makes them.
+        while matches!(reader.read_until(b'\n', &mut line), Ok(1..)) {
+            let message = serde_json::from_slice(&line).ok();
+            if message.is_none() || outbox.send(Message::Puller(message)).is_err() {
+                break;
+            }
+            line.clear();
+        }
+        if outbox.send(Message::Puller(None)).is_err() {
+            // The loop is over.
+        }
+    });
 }

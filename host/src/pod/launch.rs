@@ -2,6 +2,7 @@
 
 use super::failure::{Blame, Failure, RunStage};
 use super::run::RunRequest;
+use crate::image::{Progress, Reference};
 use magikvm_proto::codec::write_message;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Write};
@@ -17,6 +18,13 @@ pub const MONITOR_VERB: &str = "__monitor";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromMonitor {
+    /// An image is on its way.
+    Pulling {
+        /// Which.
+        image: Reference,
+        /// How far it is.
+        progress: Progress,
+    },
     /// The pod runs.
     Ready,
     /// It does not, and nothing of it is left.
@@ -63,7 +71,14 @@ pub fn launch(request: &RunRequest) -> Result<Launched, Failure> {
     };
     let program = std::env::current_exe().map_err(|error| failed(&error))?;
     let (ours, theirs) = UnixStream::pair().map_err(|error| failed(&error))?;
-    let mut monitor = Command::new(program)
+    let mut command = Command::new(program);
+    // The monitor works in the root directory; where logins are kept may have been said relative to this one.
+    for variable in ["REGISTRY_AUTH_FILE", "DOCKER_CONFIG"] {
+        if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
+            command.env(variable, std::path::absolute(&path).unwrap_or(path.into()));
+        }
+    }
+    let mut monitor = command
         .arg(MONITOR_VERB)
         .stdin(Stdio::piped())
         .stdout(OwnedFd::from(theirs))
@@ -106,17 +121,23 @@ impl Launched {
         }
     }
 
-    /// Waits until the pod runs, or has failed.
-    pub fn await_ready(&mut self) -> Result<(), Failure> {
-        match self.next_message() {
-            Some(FromMonitor::Ready) => Ok(()),
-            Some(FromMonitor::Failed(failure)) => Err(*failure),
-            Some(FromMonitor::Ended { .. }) | None => Err(Failure::message(
-                RunStage::Reserve,
-                Blame::Internal,
-                "the pod's monitor ended before the pod ran",
-            )
-            .hint("see what is left: magikvm ps; take it away: magikvm rm -f NAME")),
+    /// Waits until the pod runs, or has failed. `pulling` hears of images that come meanwhile.
+    pub fn await_ready(&mut self, pulling: &mut dyn FnMut(&Reference, &Progress)) -> Result<(), Failure> {
+        loop {
+            return match self.next_message() {
+                Some(FromMonitor::Pulling { image, progress }) => {
+                    pulling(&image, &progress);
+                    continue;
+                }
+                Some(FromMonitor::Ready) => Ok(()),
+                Some(FromMonitor::Failed(failure)) => Err(*failure),
+                Some(FromMonitor::Ended { .. }) | None => Err(Failure::message(
+                    RunStage::Reserve,
+                    Blame::Internal,
+                    "the pod's monitor ended before the pod ran",
+                )
+                .hint("see what is left: magikvm ps; take it away: magikvm rm -f NAME")),
+            };
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod failure;
 pub mod interface;
 pub mod launch;
 pub mod logs;
+pub mod pull;
 pub mod run;
 pub mod status;
 pub mod step;

@@ -2,8 +2,9 @@
 //! code: what a step makes, it has planned the undoing of.
 
 use super::failure::{Blame, Failure, RunStage};
-use crate::image::{Image, ImageError, ImageStore, Reference};
-use crate::manifest::{PodPlan, RuntimeClass};
+use super::pull::{PullRequest, of_image};
+use crate::image::{Image, ImageError, ImageStore, Platform, Policy, PullWhen, Reference};
+use crate::manifest::{ContainerSpec, PodPlan, PullPolicy, RuntimeClass};
 use crate::runtime::microvm::MicroVm;
 use crate::runtime::{PodRuntime, PodToPrepare, RuntimeError, Sandbox};
 use crate::store::atomic::{self, FileError};
@@ -31,6 +32,8 @@ pub struct RunRequest {
     pub vmm: VmmKind,
     /// Which accelerator.
     pub accel: Accel,
+    /// Seconds that each image may take to come.
+    pub pull_timeout_secs: u64,
     /// Whether to remove the pod at its end.
     pub at_end: AtEnd,
 }
@@ -57,17 +60,20 @@ pub struct Pod {
     pub images: Vec<Image>,
 }
 
-/// Waits until a started pod runs, or has failed. The monitor's event loop does.
-pub trait AwaitReady {
+/// What of the flow takes long, and listens to the user meanwhile. The monitor's event loop does it.
+pub trait Attendant {
+    /// Brings images into the store.
+    fn pull(&mut self, request: &PullRequest) -> Result<(), Failure>;
+
     /// Returns when all containers run (or have completed), or with why they do not.
     fn await_ready(&mut self, pod: &Pod, sandbox: Box<dyn Sandbox>) -> Result<(), Failure>;
 }
 
 /// Carries the flow out. On failure nothing of the pod is left.
-pub fn run_pod(request: &RunRequest, layout: &Layout, ready: &mut dyn AwaitReady) -> Result<Pod, Failure> {
+pub fn run_pod(request: &RunRequest, layout: &Layout, attendant: &mut dyn Attendant) -> Result<Pod, Failure> {
     let runtime = plan(request)?;
     let mut pod = reserve(request, layout)?;
-    match bring_up(request, layout, runtime.as_ref(), &mut pod, ready) {
+    match bring_up(request, layout, runtime.as_ref(), &mut pod, attendant) {
         Ok(()) => Ok(pod),
         Err(failure) => Err(roll_back(pod, failure)),
     }
@@ -78,11 +84,11 @@ fn bring_up(
     layout: &Layout,
     runtime: &dyn PodRuntime,
     pod: &mut Pod,
-    ready: &mut dyn AwaitReady,
+    attendant: &mut dyn Attendant,
 ) -> Result<(), Failure> {
     fault("reserve")?;
     let uid = uuid::Uuid::new_v4().to_string();
-    pod.images = resolve_images(&request.plan, layout)?;
+    pod.images = resolve_images(request, layout, attendant)?;
     write_record(request, pod, &uid)?;
     fault("record")?;
     let to_prepare = PodToPrepare { plan: &request.plan, uid: &uid, images: &pod.images, dir: &pod.dir };
@@ -92,7 +98,7 @@ fn bring_up(
     let sandbox =
         runtime.start(prepared, &mut pod.undo).map_err(|error| of_runtime(RunStage::Boot, &error))?;
     fault("start")?;
-    ready.await_ready(pod, sandbox)?;
+    attendant.await_ready(pod, sandbox)?;
     fault("ready")
 }
 
@@ -192,28 +198,65 @@ fn exists(request: &RunRequest, what: &str) -> Failure {
         .hint(format!("remove it first: magikvm rm -f {id}; or change metadata.name"))
 }
 
-fn resolve_images(plan: &PodPlan, layout: &Layout) -> Result<Vec<Image>, Failure> {
-    let failed =
-        |error: &(dyn std::error::Error + 'static)| Failure::new(RunStage::Image, Blame::User, error);
-    let store = ImageStore::open(&layout.images()).map_err(|error| failed(&error))?;
-    plan.containers
-        .iter()
-        .map(|container| {
-            let context = |failure: Failure| Failure {
-                message: format!("container {}: {}", container.name, failure.message),
-                ..failure
-            };
-            let reference: Reference = container.image.parse().map_err(|error| context(failed(&error)))?;
-            let image = store.resolve(&reference).map_err(|error| {
-                let failure = context(failed(&error));
-                match ImageError::hint(&error) {
-                    Some(hint) => failure.hint(hint),
-                    None => failure,
-                }
-            })?;
-            Ok(image)
-        })
-        .collect()
+/// The pod's images, pulled where the manifest says so, in the order of its containers.
+fn resolve_images(
+    request: &RunRequest,
+    layout: &Layout,
+    attendant: &mut dyn Attendant,
+) -> Result<Vec<Image>, Failure> {
+    let store = ImageStore::open(&layout.images()).map_err(|error| of_image(&error))?;
+    let policy = Policy::load(&layout.policy()).map_err(|error| of_image(&error.into()))?;
+    let mut wanted = Vec::new();
+    let mut images: Vec<(Reference, PullWhen)> = Vec::new();
+    for container in &request.plan.containers {
+        let context = |failure| of_container(container, failure);
+        let name: Reference = container
+            .image
+            .parse()
+            .map_err(|error| context(Failure::new(RunStage::Image, Blame::User, &error)))?;
+        let here = store.present(&name, &policy).map_err(|error| context(of_image(&error)))?;
+        let when = match (container.pull_policy, &here) {
+            (PullPolicy::Never, None) => {
+                return Err(context(of_image(&ImageError::NotHere { name: Box::new(name) })));
+            }
+            (PullPolicy::Always, None) => Some(PullWhen::Always),
+            // What is pinned cannot have changed.
+            (PullPolicy::Always, Some(_)) => name.digest().is_none().then_some(PullWhen::Always),
+            (PullPolicy::IfNotPresent, None) => Some(PullWhen::Missing),
+            (PullPolicy::IfNotPresent | PullPolicy::Never, Some(_)) => None,
+        };
+        if let Some(when) = when
+            && !images.iter().any(|(other, _)| *other == name)
+        {
+            images.push((name.clone(), when));
+        }
+        wanted.push((container, name));
+    }
+    if !images.is_empty() {
+        let root = request.root.clone();
+        attendant.pull(&PullRequest { root, images, timeout_secs: request.pull_timeout_secs })?;
+    }
+    let resolve = |(container, name): (&ContainerSpec, Reference)| {
+        let failed = |error: ImageError| of_container(container, of_image(&error));
+        let image = store.resolve(&name).map_err(failed)?;
+        image.mark_used().map_err(failed)?;
+        match image.record.architecture.as_str() {
+            "" => Ok(image),
+            here if here == Platform::host().architecture() => Ok(image),
+            other => {
+                let message = format!("the image {name} is for {other}, this machine is not");
+                let failure = Failure::message(RunStage::Image, Blame::User, message);
+                let host = Platform::host();
+                Err(of_container(container, failure)
+                    .hint(format!("magikvm image pull --platform {host} {}", name.familiar())))
+            }
+        }
+    };
+    wanted.into_iter().map(resolve).collect()
+}
+
+fn of_container(container: &ContainerSpec, failure: Failure) -> Failure {
+    Failure { message: format!("container {}: {}", container.name, failure.message), ..failure }
 }
 
 fn write_record(request: &RunRequest, pod: &Pod, uid: &str) -> Result<(), Failure> {

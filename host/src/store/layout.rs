@@ -31,6 +31,8 @@ pub struct Surroundings {
     pub xdg_runtime_dir: Option<OsString>,
     /// `XDG_DATA_HOME`.
     pub xdg_data_home: Option<OsString>,
+    /// `XDG_CONFIG_HOME`.
+    pub xdg_config_home: Option<OsString>,
     /// `HOME`.
     pub home: Option<OsString>,
 }
@@ -44,28 +46,37 @@ impl Surroundings {
             uid: nix::unistd::geteuid().as_raw(),
             xdg_runtime_dir: var("XDG_RUNTIME_DIR"),
             xdg_data_home: var("XDG_DATA_HOME"),
+            xdg_config_home: var("XDG_CONFIG_HOME"),
             home: var("HOME"),
         }
     }
 }
 
-/// The two roots: `run` for what a reboot may take, `data` for what it must not.
+/// Where the configuration of the whole machine is.
+const SYSTEM_CONFIG: &str = "/etc/magikvm";
+
+/// The two roots: `run` for what a reboot may take, `data` for what it must not. And where configuration is looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     run: PathBuf,
     data: PathBuf,
+    /// The first that has a file counts.
+    config: Vec<PathBuf>,
 }
 
 impl Layout {
-    /// `--root DIR` (`DIR/run`, `DIR/data`); for root `/run/magikvm` and `/var/lib/magikvm`; for others
-    /// `$XDG_RUNTIME_DIR/magikvm` and `$XDG_DATA_HOME/magikvm` (with the usual fallbacks below `$HOME`).
+    /// `--root DIR` (`DIR/run`, `DIR/data`, `DIR/etc`); for root `/run/magikvm`, `/var/lib/magikvm` and `/etc/magikvm`; for
+    /// others `$XDG_RUNTIME_DIR/magikvm`, `$XDG_DATA_HOME/magikvm` and `$XDG_CONFIG_HOME/magikvm` (with the usual fallbacks
+    /// below `$HOME`), and `/etc/magikvm` for configuration files that are not there.
     pub fn new(around: &Surroundings) -> Result<Self, LayoutError> {
         if let Some(root) = &around.root {
             let root = std::path::absolute(root).unwrap_or_else(|_| root.clone());
-            return Ok(Self { run: root.join("run"), data: root.join("data") });
+            let config = vec![root.join("etc")];
+            return Ok(Self { run: root.join("run"), data: root.join("data"), config });
         }
         if around.uid == 0 {
-            return Ok(Self { run: "/run/magikvm".into(), data: "/var/lib/magikvm".into() });
+            let config = vec![SYSTEM_CONFIG.into()];
+            return Ok(Self { run: "/run/magikvm".into(), data: "/var/lib/magikvm".into(), config });
         }
         let below_home = |rest: &str| around.home.as_ref().map(|home| Path::new(home).join(rest));
         let data = match &around.xdg_data_home {
@@ -76,7 +87,12 @@ impl Layout {
             Some(dir) => PathBuf::from(dir),
             None => below_home(".local/state").ok_or(LayoutError::NoHome("XDG_RUNTIME_DIR"))?,
         };
-        Ok(Self { run: run.join("magikvm"), data: data.join("magikvm") })
+        let own = match &around.xdg_config_home {
+            Some(dir) => Some(PathBuf::from(dir)),
+            None => below_home(".config"),
+        };
+        let config = own.map(|dir| dir.join("magikvm")).into_iter().chain([SYSTEM_CONFIG.into()]).collect();
+        Ok(Self { run: run.join("magikvm"), data: data.join("magikvm"), config })
     }
 
     /// Directory of all pods.
@@ -92,6 +108,24 @@ impl Layout {
     /// The image store.
     pub fn images(&self) -> PathBuf {
         self.data.join("images")
+    }
+
+    /// How registries are reached.
+    pub fn registries(&self) -> PathBuf {
+        self.config_file("registries.toml")
+    }
+
+    /// Which images may be used.
+    pub fn policy(&self) -> PathBuf {
+        self.config_file("policy.toml")
+    }
+
+    /// The first one that is there; else where it would be looked for first.
+    fn config_file(&self, name: &str) -> PathBuf {
+        let mut candidates = self.config.iter().map(|dir| dir.join(name));
+        // One that cannot even be looked at is not left out: reading it will say why.
+        let there = candidates.clone().find(|path| path.symlink_metadata().is_ok());
+        there.or_else(|| candidates.next()).unwrap_or_default()
     }
 
     /// The guest image that is used when none is named.

@@ -1,6 +1,7 @@
 //! Which blocks of the data area are used: blocks of files that a later layer replaced are given out again.
 //! Knows numbers only.
 
+use super::compress::{Piece, raw_blocks};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Whether handed-out blocks may hold old bytes.
@@ -50,12 +51,40 @@ impl Extents {
             }
             return Some((start, Past::Reused));
         }
+        self.take_at_end(length)
+    }
+
+    fn take_at_end(&mut self, length: u32) -> Option<(u32, Past)> {
         let start = self.end;
         let end = start.checked_add(length).filter(|end| *end <= self.limit)?;
         let past = if start >= self.highest { Past::Fresh } else { Past::Reused };
         self.end = end;
         self.highest = self.highest.max(end);
         Some((start, past))
+    }
+
+    /// Blocks for so many bytes, right behind the pieces that the file has already if these are free.
+    pub(super) fn take_behind(&mut self, pieces: &[Piece], length: usize) -> Option<(u32, Past)> {
+        let blocks = u32::from(raw_blocks(length));
+        match pieces.last() {
+            Some(last) => self.take_at(last.end(), blocks),
+            None => self.take(blocks),
+        }
+    }
+
+    /// The blocks at `wanted` if they are free, else any.
+    fn take_at(&mut self, wanted: u32, length: u32) -> Option<(u32, Past)> {
+        match self.by_start.get(&wanted) {
+            Some(&found) if found >= length && length > 0 => {
+                self.forget(wanted, found);
+                if found > length {
+                    self.note(wanted + length, found - length);
+                }
+                Some((wanted, Past::Reused))
+            }
+            None if wanted == self.end => self.take_at_end(length),
+            _ => self.take(length),
+        }
     }
 
     /// Gives blocks back.
@@ -115,17 +144,35 @@ mod tests {
         assert_eq!(extents.take(7), Some((3, Past::Reused)));
     }
 
+    #[test]
+    fn what_is_asked_for_is_given_if_it_is_free() {
+        let mut extents = Extents::new(20);
+        for block in 1..10 {
+            assert_eq!(extents.take(1), Some((block, Past::Fresh)));
+        }
+        extents.give(2, 1);
+        extents.give(5, 3);
+        assert_eq!(extents.take_at(5, 1), Some((5, Past::Reused)), "not the smaller gap");
+        assert_eq!(extents.take_at(6, 3), Some((10, Past::Fresh)), "the gap is too small");
+        assert_eq!(extents.take_at(13, 2), Some((13, Past::Fresh)), "not the gap that would do");
+        assert_eq!(extents.take_at(9, 1), Some((2, Past::Reused)), "it is in use");
+        assert_eq!(extents.take_at(15, 6), None);
+    }
+
     proptest! {
         #[test]
-        fn no_block_is_given_out_twice(steps in proptest::collection::vec((any::<bool>(), 1u32..20), 1..200)) {
+        fn no_block_is_given_out_twice(steps in proptest::collection::vec((any::<bool>(), 1u32..20, any::<bool>()), 1..200)) {
             let mut extents = Extents::new(600);
             let mut held: Vec<(u32, u32)> = Vec::new();
             let mut written = std::collections::HashSet::new();
-            for (give, n) in steps {
+            for (give, n, near) in steps {
                 if give && !held.is_empty() {
                     let (start, length) = held.swap_remove(n as usize % held.len());
                     extents.give(start, length);
-                } else if let Some((start, past)) = extents.take(n) {
+                } else if let Some((start, past)) = match held.last().filter(|_| near) {
+                    Some((start, length)) => extents.take_at(start + length, n),
+                    None => extents.take(n),
+                } {
                     for block in start..start + n {
                         prop_assert!(held.iter().all(|(s, l)| block < *s || block >= s + l));
                         prop_assert!(past == Past::Reused || !written.contains(&block));

@@ -3,6 +3,8 @@
 
 use super::super::digest::Digest;
 use super::super::tree::{Attributes, Device, Xattr};
+use super::RootfsCompression;
+use super::compress::{CHUNK_BLOCKS, CHUNK_LEN, Piece, PieceForm};
 
 /// Bytes of a block.
 pub const BLOCK: u64 = 4096;
@@ -17,10 +19,28 @@ pub const SLOT: u64 = 32;
 /// Bytes of a directory entry without its name.
 pub const DIRENT_LEN: usize = 12;
 
-const MAGIC: u32 = 0xE0F5_E1E2;
-const COMPAT_SB_CHKSUM: u32 = 1;
+pub(super) const MAGIC: u32 = 0xE0F5_E1E2;
+pub(super) const COMPAT_SB_CHKSUM: u32 = 1;
 const COMPAT_MTIME: u32 = 2;
-const XATTR_HEADER_LEN: usize = 12;
+/// ZERO_PADDING (lz4 data ends where its last block ends), and COMPR_CFGS with BIG_PCLUSTER, which share a bit.
+pub(super) const INCOMPAT_LZ4: u32 = 1 | 2;
+/// The set of algorithms that is lz4 alone.
+pub(super) const ALGORITHM_LZ4: u16 = 1;
+pub(super) const XATTR_HEADER_LEN: usize = 12;
+const SUPER_LEN: usize = 128;
+
+/// `h_advise`: compressed pieces may have more than one block (BIG_PCLUSTER_1).
+pub(super) const ADVISE_BIG: u16 = 2;
+/// Bytes between an inode with its attributes (rounded up to 8) and the index of its compressed data.
+pub(super) const MAP_HEADER_LEN: u64 = 16;
+/// Bytes of the index for each block of data.
+pub(super) const INDEX_LEN: u64 = 8;
+/// Types of index entries: a block as it is, the first of a compressed piece, the others of a compressed piece.
+pub(super) const INDEX_PLAIN: u16 = 0;
+pub(super) const INDEX_HEAD: u16 = 1;
+pub(super) const INDEX_REST: u16 = 2;
+/// Set in the second entry of a compressed piece: the number of its blocks follows, not the distance to the first.
+pub(super) const INDEX_BLOCKS: u16 = 1 << 11;
 
 /// How an inode's data is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +49,20 @@ pub enum Layout {
     Plain,
     /// Whole blocks first, the rest right behind the inode.
     Inline,
+    /// Pieces, compressed or not, found through an index behind the inode.
+    Packed,
+}
+
+impl Layout {
+    /// The version (extended) and layout bits of an inode.
+    pub(super) fn bits(self) -> u16 {
+        let layout = match self {
+            Self::Plain => 0,
+            Self::Packed => 1,
+            Self::Inline => 2,
+        };
+        layout << 1 | 1
+    }
 }
 
 /// The types of files, with their numbers in directory entries.
@@ -75,6 +109,8 @@ pub struct Super {
     pub inodes: u64,
     /// Identifies the image.
     pub uuid: [u8; 16],
+    /// What files need to be read.
+    pub compression: RootfsCompression,
 }
 
 /// Block 0 with the superblock in it and its checksum.
@@ -93,15 +129,29 @@ pub fn super_block(sb: &Super) -> [u8; BLOCK_LEN] {
         put(36, &sb.blocks.to_le_bytes());
         put(40, &sb.meta_block.to_le_bytes());
         put(48, &sb.uuid);
+        if sb.compression == RootfsCompression::Lz4 {
+            put(80, &INCOMPAT_LZ4.to_le_bytes());
+            put(84, &ALGORITHM_LZ4.to_le_bytes());
+            // The configuration of lz4 behind the superblock: its length, the longest distance of a match (0: any),
+            // and the most blocks of a piece.
+            put(SUPER_LEN, &14u16.to_le_bytes());
+            put(SUPER_LEN + 4, &CHUNK_BLOCKS.to_le_bytes());
+        }
     }
-    let checksum = crc32c(&block[SUPER_OFFSET..]);
+    let checksum = checksum(&block);
     block[SUPER_OFFSET + 4..SUPER_OFFSET + 8].copy_from_slice(&checksum.to_le_bytes());
     block
 }
 
-/// CRC-32C as the kernel's `crc32c(~0, …)`: without the final inversion.
-fn crc32c(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(!0, |crc, byte| {
+/// The checksum of block 0, whatever its checksum field holds.
+pub(super) fn checksum(block: &[u8; BLOCK_LEN]) -> u32 {
+    let (before, behind) = block[SUPER_OFFSET..].split_at(4);
+    [before, &[0; 4], &behind[4..]].iter().fold(!0, |crc, part| crc32c(crc, part))
+}
+
+/// CRC-32C as the kernel's `crc32c(crc, …)`: without the final inversion.
+fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(crc, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82F6_3B78 & (crc & 1).wrapping_neg()))
     })
 }
@@ -124,7 +174,7 @@ pub struct Inode {
     pub layout: Layout,
     /// Bytes of data.
     pub size: u64,
-    /// First data block, or the encoded device number.
+    /// First data block, the number of blocks of packed data, or the encoded device number.
     pub block_or_device: u32,
     /// A number for 32-bit `stat`.
     pub ino: u32,
@@ -134,15 +184,11 @@ pub struct Inode {
 
 /// Appends an extended inode and its inline extended attributes.
 pub fn put_inode(out: &mut Vec<u8>, inode: &Inode, attributes: &Attributes) {
-    let layout: u16 = match inode.layout {
-        Layout::Plain => 0,
-        Layout::Inline => 2,
-    };
     let xattr_len = xattrs_len(&attributes.xattrs);
     // The counter is one for the header and one for each four bytes behind it; Attributes keeps it in range.
     let counter = xattr_len.checked_sub(XATTR_HEADER_LEN).map_or(0, |rest| rest / 4 + 1);
     let counter = u16::try_from(counter).unwrap_or(u16::MAX);
-    out.extend((layout << 1 | 1).to_le_bytes());
+    out.extend(inode.layout.bits().to_le_bytes());
     out.extend(counter.to_le_bytes());
     out.extend((inode.file_type.mode_bits() | attributes.mode & 0o7777).to_le_bytes());
     out.extend([0; 2]);
@@ -189,6 +235,54 @@ fn put_xattrs(out: &mut Vec<u8>, xattrs: &[Xattr]) {
         let len = xattr_len(xattr);
         out.extend(std::iter::repeat_n(0, len.next_multiple_of(4) - len));
     }
+}
+
+/// Bytes behind an inode of `head` bytes that packed data of `size` bytes takes: its index and what is before it.
+pub(super) fn index_len(head: u64, size: u64) -> u64 {
+    head.next_multiple_of(8) - head + MAP_HEADER_LEN + INDEX_LEN * size.div_ceil(BLOCK)
+}
+
+/// Appends the index of packed data behind its inode, whose end is at a multiple of 4.
+pub(super) fn put_index(out: &mut Vec<u8>, head: u64, size: u64, pieces: &[Piece]) {
+    out.extend(std::iter::repeat_n(0, usize::from(!head.is_multiple_of(8)) * 4));
+    // Nothing of fragments and inline data; lz4 for both kinds of heads; entries stand for blocks of 4096 bytes.
+    out.extend([0; 4]);
+    out.extend(ADVISE_BIG.to_le_bytes());
+    out.extend([0; 10]);
+    let mut left = size;
+    for piece in pieces {
+        let length = left.min(CHUNK_LEN as u64);
+        left -= length;
+        match piece.form {
+            PieceForm::Raw => {
+                for block in 0..u32::from(piece.blocks) {
+                    put_entry(out, INDEX_PLAIN, 0, (piece.block + block).to_le_bytes());
+                }
+            }
+            PieceForm::Lz4 => put_packed_piece(out, piece, length),
+        }
+    }
+}
+
+fn put_packed_piece(out: &mut Vec<u8>, piece: &Piece, length: u64) {
+    // A piece has CHUNK_BLOCKS blocks at most.
+    let whole = u16::try_from(length / BLOCK).unwrap_or(u16::MAX);
+    put_entry(out, INDEX_HEAD, 0, piece.block.to_le_bytes());
+    for number in 1..whole {
+        let back = if number == 1 { INDEX_BLOCKS | u16::from(piece.blocks) } else { number };
+        let [[a, b], [c, d]] = [back.to_le_bytes(), (whole - number).to_le_bytes()];
+        put_entry(out, INDEX_REST, 0, [a, b, c, d]);
+    }
+    // The file ends within a block: an empty piece begins there.
+    if let Some(rest) = u16::try_from(length % BLOCK).ok().filter(|rest| *rest > 0) {
+        put_entry(out, INDEX_PLAIN, rest, [0; 4]);
+    }
+}
+
+fn put_entry(out: &mut Vec<u8>, kind: u16, offset: u16, what: [u8; 4]) {
+    out.extend(kind.to_le_bytes());
+    out.extend(offset.to_le_bytes());
+    out.extend(what);
 }
 
 /// A device number as the kernel's `new_encode_dev` writes it.
@@ -244,7 +338,7 @@ mod tests {
     #[test]
     fn crc32c_is_the_castagnoli_one() {
         // The check value of CRC-32C ("123456789") is 0xE3069283 after the final inversion.
-        assert_eq!(!crc32c(b"123456789"), 0xE306_9283);
+        assert_eq!(!crc32c(!0, b"123456789"), 0xE306_9283);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! From a finished tree to inodes and directories: gives every inode its place, then writes everything once, in order.
 
 use super::super::tree::{Content, Inode, InodeId, Tree};
-use super::data::DataArea;
+use super::data::{Blocks, DataArea};
 use super::format::{self, BLOCK, BLOCK_LEN, DIRENT_LEN, Dirent, FileType, Layout, SLOT, Super};
-use super::{ErofsError, FileData};
+use super::{ErofsError, RootfsCompression};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Seek, Write};
 
@@ -48,6 +48,7 @@ pub fn finish<W: Write + Seek>(
         root_nid: plan.root_nid().ok_or_else(|| data.too_large())?,
         inodes: plan.placed.len() as u64,
         uuid,
+        compression: plan.compression(),
     };
     data.put(0, &format::super_block(&sb))?;
     data.complete()?;
@@ -98,6 +99,15 @@ impl Plan {
         self.nids.get(Tree::ROOT.index()).and_then(|nid| u16::try_from(*nid).ok())
     }
 
+    /// A kernel that cannot decompress need not.
+    fn compression(&self) -> RootfsCompression {
+        if self.placed.iter().any(|one| one.layout == Layout::Packed) {
+            RootfsCompression::Lz4
+        } else {
+            RootfsCompression::None
+        }
+    }
+
     /// Directory blocks and symlink targets that are not behind their inode.
     fn write_outside<W: Write + Seek>(&self, tree: &Tree, data: &mut DataArea<W>) -> Result<(), ErofsError> {
         let mut outside: Vec<_> = self.placed.iter().filter(|one| one.block != 0).collect();
@@ -107,7 +117,7 @@ impl Plan {
             let mut bytes = self.payload(tree, one, inode);
             let keep = match one.layout {
                 Layout::Plain => bytes.len().next_multiple_of(BLOCK_LEN),
-                Layout::Inline => bytes.len() / BLOCK_LEN * BLOCK_LEN,
+                Layout::Inline | Layout::Packed => bytes.len() / BLOCK_LEN * BLOCK_LEN,
             };
             bytes.resize(keep, 0);
             data.put(u64::from(one.block) * BLOCK, &bytes)?;
@@ -124,14 +134,19 @@ impl Plan {
             bytes.resize(usize::try_from(one.offset - at).unwrap_or(0), 0);
             let inode = tree.inode(one.inode);
             self.put_inode(tree, one, number, data, &mut bytes)?;
-            if one.layout == Layout::Inline {
-                match &inode.content {
-                    Content::File(file) => data.read_tail(file, &mut bytes)?,
-                    _ => {
-                        let payload = self.payload(tree, one, inode);
-                        bytes.extend(&payload[payload.len() / BLOCK_LEN * BLOCK_LEN..]);
+            match &inode.content {
+                Content::File(file) => match &file.place {
+                    Blocks::Row { .. } => data.read_tail(file, &mut bytes)?,
+                    Blocks::Pieces(pieces) => {
+                        let head = format::inode_len(&inode.attributes.xattrs) as u64;
+                        format::put_index(&mut bytes, head, file.size, pieces);
                     }
+                },
+                _ if one.layout == Layout::Inline => {
+                    let payload = self.payload(tree, one, inode);
+                    bytes.extend(&payload[payload.len() / BLOCK_LEN * BLOCK_LEN..]);
                 }
+                _ => {}
             }
             data.put(start + at, &bytes)?;
             at += bytes.len() as u64;
@@ -152,7 +167,13 @@ impl Plan {
         let inode = tree.inode(one.inode);
         let (size, block_or_device) = match &inode.content {
             Content::Directory(_) => (directory_len(tree, one.inode), one.block),
-            Content::File(file) => (file.size, file.block),
+            Content::File(file) => {
+                let blocks = match &file.place {
+                    Blocks::Row { block, .. } => *block,
+                    Blocks::Pieces(pieces) => pieces.iter().map(|piece| u32::from(piece.blocks)).sum(),
+                };
+                (file.size, blocks)
+            }
             Content::Symlink(target) => (target.len() as u64, one.block),
             Content::CharDevice(device) | Content::BlockDevice(device) => (0, format::encode_device(*device)),
             Content::Fifo => (0, 0),
@@ -270,7 +291,11 @@ impl Placer {
                 self.payload(head, directory_len(tree, inode))?
             }
             Content::Symlink(target) => self.payload(head, target.len() as u64)?,
-            Content::File(FileData { size, tail: Some(_), .. }) => (Layout::Inline, 0, size % BLOCK),
+            Content::File(file) => match &file.place {
+                Blocks::Row { tail: Some(_), .. } => (Layout::Inline, 0, file.size % BLOCK),
+                Blocks::Row { tail: None, .. } => (Layout::Plain, 0, 0),
+                Blocks::Pieces(_) => (Layout::Packed, 0, format::index_len(head, file.size)),
+            },
             _ => (Layout::Plain, 0, 0),
         };
         let offset = self.room(head + tail);
@@ -302,7 +327,7 @@ impl Placer {
             self.meta_len = self.meta_len.max(offset + need);
             return offset;
         }
-        // Attributes larger than a block start at one and run on.
+        // Attributes and indexes larger than a block start at one and run on.
         let offset = self.meta_len.next_multiple_of(BLOCK);
         self.meta_len = offset + need;
         let rest = self.meta_len.next_multiple_of(BLOCK) - self.meta_len;

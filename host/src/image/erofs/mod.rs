@@ -1,23 +1,32 @@
 //! EROFS: writes read-only file system images that Linux 5.15 and newer mount.
 //!
-//! Owns the bytes of the format (`format`), where file data goes while it streams in (`data`, `extents`) and how a
-//! finished [`Tree`] becomes inodes and directories (`layout`). Must not know tar, OCI or where images are kept.
+//! Owns the bytes of the format (`format`), where file data goes while it streams in (`data`, `compress`, `extents`,
+//! `output`), how a finished [`Tree`] becomes inodes and directories (`layout`), and how all of it is read again by those
+//! who trust no image ([`read`]). Must not know tar, OCI or where images are kept.
 //!
 //! An image is, in blocks of 4096 bytes: the superblock, the data of files in the order they came, blocks of big
 //! directories, and all inodes with their extended attributes, small directories, symlink targets and file tails inline.
 //! The same tree and the same order of files give the same bytes: no clock and no random number goes in.
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod compare;
+mod compress;
 mod data;
 mod extents;
 pub mod format;
 mod layout;
+mod output;
+pub mod read;
+mod sum;
 
-pub use data::{DataArea, FileData, FileSlot, zero_by_writing};
+pub use data::{DataArea, FileData, FileSlot};
 pub use layout::finish;
+pub use output::zero_by_writing;
 
 use super::digest::{Digest, Hasher};
 use super::tree::{Attributes, Content, EntryPath, Tree, TreeError};
 use std::collections::BTreeMap;
+use serde::{Deserialize, Serialize};
 use std::io::{self, Seek, Write};
 
 /// Why an EROFS image could not be written.
@@ -57,6 +66,45 @@ pub enum ErofsError {
     },
 }
 
+/// How the files of an image are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RootfsCompression {
+    /// Not at all: a VM maps them fastest, and any kernel with EROFS reads them.
+    #[default]
+    None,
+    /// With lz4, in chunks of 64 KiB, where that saves blocks. Linux 5.15 with `CONFIG_EROFS_FS_ZIP` reads them.
+    Lz4,
+}
+
+/// A name that is no [`RootfsCompression`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{found:?} is no compression of root file systems (there are \"none\" and \"lz4\")")]
+pub struct UnknownCompression {
+    /// The name.
+    pub found: String,
+}
+
+impl std::fmt::Display for RootfsCompression {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Lz4 => "lz4",
+        })
+    }
+}
+
+impl std::str::FromStr for RootfsCompression {
+    type Err = UnknownCompression;
+
+    fn from_str(name: &str) -> Result<Self, UnknownCompression> {
+        [Self::None, Self::Lz4]
+            .into_iter()
+            .find(|compression| compression.to_string() == name)
+            .ok_or_else(|| UnknownCompression { found: super::digest::shorten(name) })
+    }
+}
+
 impl ErofsError {
     fn io(action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { action, source }
@@ -76,7 +124,7 @@ pub fn write_small(
     let files: BTreeMap<String, Vec<u8>> = files.into_iter().collect();
     let mut tree = Tree::new();
     let mut content = Hasher::default();
-    let mut data = DataArea::in_memory(out, MAX_SMALL);
+    let mut data = DataArea::in_memory(out, MAX_SMALL, RootfsCompression::None);
     for (path, bytes) in &files {
         for part in [path.as_bytes(), bytes] {
             content.update(&(part.len() as u64).to_le_bytes());

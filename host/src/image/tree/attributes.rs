@@ -58,6 +58,11 @@ const PREFIXES: [(&[u8], u8); 5] = [
     (b"security.", 6),
 ];
 
+/// The name prefix with this number.
+pub(in super::super) fn xattr_prefix(number: u8) -> Option<&'static [u8]> {
+    PREFIXES.iter().find_map(|(prefix, found)| (*found == number).then_some(*prefix))
+}
+
 /// Attributes that are orders to overlayfs (redirect, opaque, metacopy): an image must not give them to the overlay
 /// that is mounted on top of it.
 const OVERLAY: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];

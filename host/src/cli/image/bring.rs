@@ -1,0 +1,175 @@
+//! Images into the store and out of it.
+
+use super::super::error::{CliError, Kind};
+use super::super::interrupt::Interrupt;
+use super::super::{Outcome, ui};
+use super::reference;
+use crate::image::{
+    BringOptions, Cancel, ImageError, ImageStore, Platform, Policy, PullSources, PullWhen, Reference,
+    RootfsCompression, Source, Target,
+};
+use crate::store::layout::Layout;
+use clap::ValueEnum;
+use magikvm_proto::limits::IMAGE_PULL_TIMEOUT_SECS;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Arguments of `pull`.
+#[derive(Debug, clap::Args)]
+pub(super) struct PullArgs {
+    /// Names: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]
+    #[arg(required = true, value_name = "REF")]
+    images: Vec<String>,
+    /// When to ask the registry
+    #[arg(long, value_enum, default_value_t)]
+    policy: When,
+    /// Talk to the registry without TLS
+    #[arg(long)]
+    plain_http: bool,
+    /// Give up after so many seconds for each image
+    #[arg(long, value_name = "SECONDS", default_value_t = IMAGE_PULL_TIMEOUT_SECS, value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: u64,
+    #[command(flatten)]
+    bring: BringArgs,
+}
+
+/// Arguments of `import`.
+#[derive(Debug, clap::Args)]
+pub(super) struct ImportArgs {
+    /// oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:REF]
+    source: String,
+    /// Name under which pods refer to it
+    #[arg(long, value_name = "REF")]
+    name: String,
+    #[command(flatten)]
+    bring: BringArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct BringArgs {
+    /// Take the image for this platform, not for this machine's: OS/ARCHITECTURE[/VARIANT]
+    #[arg(long, value_parser = |text: &str| text.parse::<Platform>())]
+    platform: Option<Platform>,
+    /// Compress the root file system: smaller on disk, slower to make; a pod reads it the same way
+    #[arg(long, value_name = "none|lz4", value_parser = |text: &str| text.parse::<RootfsCompression>())]
+    compress: Option<RootfsCompression>,
+    /// Print no progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// [`PullWhen`] as a flag.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum When {
+    /// Every time; what is here already is not fetched again
+    #[default]
+    Always,
+    /// Only when the image is not here
+    Missing,
+    /// Not at all: fail when the image is not here
+    Never,
+}
+
+impl From<When> for PullWhen {
+    fn from(when: When) -> Self {
+        match when {
+            When::Always => Self::Always,
+            When::Missing => Self::Missing,
+            When::Never => Self::Never,
+        }
+    }
+}
+
+impl BringArgs {
+    fn options(&self, cancel: Cancel) -> BringOptions {
+        let platform = self.platform.clone().unwrap_or_else(Platform::host);
+        BringOptions { platform, cancel, compression: self.compress }
+    }
+
+    fn progress(&self) -> ui::LayerProgress {
+        if self.quiet { ui::LayerProgress::silent() } else { ui::LayerProgress::new() }
+    }
+}
+
+pub(super) fn pull(store: &ImageStore, args: &PullArgs, layout: &Layout) -> Outcome {
+    let cancel = Cancel::new();
+    let _interrupt = Interrupt::cancels(&cancel);
+    let mut sources = PullSources::load(&layout.registries(), &layout.policy())?;
+    if args.plain_http {
+        sources.registries = sources.registries.with_plain_http();
+    }
+    let mut worst = ExitCode::SUCCESS;
+    for image in &args.images {
+        let pulled = reference(image).and_then(|name| {
+            let options = args.bring.options(cancel.with_timeout(Duration::from_secs(args.timeout)));
+            let progress = args.bring.progress();
+            let record = store.pull(&name, &sources, args.policy.into(), &options, &|now| progress.show(&now));
+            progress.end();
+            Ok((name, record?))
+        });
+        match pulled {
+            Ok((name, record)) => ui::line(&format!("{} {}", name.familiar(), record.id)),
+            Err(error) => worst = error.report(),
+        }
+        if cancel.check().is_err() {
+            break;
+        }
+    }
+    Ok(worst)
+}
+
+pub(super) fn import(store: &ImageStore, args: &ImportArgs, layout: &Layout) -> Outcome {
+    let source: Source = args.source.parse().map_err(|error| CliError::of(Kind::User, &BadSource(error)))?;
+    let name = reference(&args.name)?;
+    let policy = Policy::load(&layout.policy()).map_err(ImageError::from)?;
+    unsigned(&policy, &name)?;
+    let cancel = Cancel::new();
+    let _interrupt = Interrupt::cancels(&cancel);
+    let progress = args.bring.progress();
+    let record = store.import(&source, &name, &args.bring.options(cancel), &|now| progress.show(&now));
+    progress.end();
+    ui::line(&format!("{} {}", name.familiar(), record?.id));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Names that the policy wants a signature for are given by `pull` alone.
+fn unsigned(policy: &Policy, name: &Reference) -> Result<(), CliError> {
+    match policy.requirement(name).keys(name).map_err(ImageError::from)? {
+        None => Ok(()),
+        Some(_) => {
+            let message = format!(
+                "the policy wants a signature for {}, which an image that is not pulled cannot have",
+                name.familiar()
+            );
+            Err(CliError::new(Kind::User, message)
+                .hint(format!("magikvm image pull {}; or choose another name", name.familiar())))
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct BadSource(crate::image::SourceError);
+
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct BadTarget(crate::image::TargetError);
+
+pub(super) fn export(store: &ImageStore, image: &str, target: &str) -> Outcome {
+    let target: Target = target.parse().map_err(|error| CliError::of(Kind::User, &BadTarget(error)))?;
+    let found = store.resolve_text(image)?;
+    let name = image.parse::<Reference>().ok().filter(|name| found.record.names.contains(name));
+    let cancel = Cancel::new();
+    let _interrupt = Interrupt::cancels(&cancel);
+    store.export(&found, name.as_ref(), &target, &cancel)?;
+    ui::line(&format!("{} {target}", found.id));
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn tag(store: &ImageStore, image: &str, name: &str, layout: &Layout) -> Outcome {
+    let name = reference(name)?;
+    unsigned(&Policy::load(&layout.policy()).map_err(ImageError::from)?, &name)?;
+    let record = store.tag(image, &name)?;
+    ui::line(&format!("{} {}", name.familiar(), record.id));
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,104 @@
+//! `magikvm image`: one file per group of verbs.
+
+mod bring;
+mod show;
+mod upkeep;
+
+use super::Outcome;
+use super::error::{CliError, Kind};
+use crate::image::{ImageError, ImageStore, Reference};
+use crate::pod::interface::PodRuntimeInterface;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// Fetch images from their registries
+    Pull(bring::PullArgs),
+    /// List images
+    Ls(show::LsArgs),
+    /// Show all that is known of images
+    Inspect(show::InspectArgs),
+    /// Give an image one more name
+    Tag {
+        /// Name or id
+        image: String,
+        /// The new name
+        #[arg(value_name = "REF")]
+        name: String,
+    },
+    /// Remove names of images, and each image with its last name
+    Rm {
+        /// Names or ids
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
+    },
+    /// Remove images that no pod uses
+    Prune(upkeep::PruneArgs),
+    /// Bring an image in from a directory or archive
+    Import(bring::ImportArgs),
+    /// Write an image to a directory or archive
+    Export {
+        /// Name or id
+        image: String,
+        /// oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE, erofs:FILE or dir:DIR
+        target: String,
+    },
+    /// Check images against the digests recorded when they came
+    Verify(upkeep::VerifyArgs),
+    /// Show what images take on disk
+    Df(upkeep::DfArgs),
+}
+
+impl From<ImageError> for CliError {
+    fn from(error: ImageError) -> Self {
+        let kind = match &error {
+            ImageError::File(_)
+            | ImageError::Damaged { .. }
+            | ImageError::Index { .. }
+            | ImageError::Newer { .. } => Kind::Environment,
+            error if error.is_cancelled() => Kind::Code(130),
+            _ => Kind::User,
+        };
+        let plain = Self::of(kind, &error);
+        match error.hint() {
+            Some(hint) => plain.hint(hint),
+            None => plain,
+        }
+    }
+}
+
+fn reference(text: &str) -> Result<Reference, CliError> {
+    text.parse().map_err(|error| {
+        let failed = CliError::of(Kind::User, &BadReference { text: text.to_owned(), source: error });
+        failed.hint("a name looks like registry.example/team/app:1.0")
+    })
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{text:?} is not an image's name")]
+struct BadReference {
+    text: String,
+    source: crate::image::ReferenceError,
+}
+
+pub(super) fn main(args: Args, pods: &PodRuntimeInterface) -> Outcome {
+    let store = ImageStore::open(&pods.layout().images())?;
+    match args.verb {
+        Verb::Pull(args) => bring::pull(&store, &args, pods.layout()),
+        Verb::Import(args) => bring::import(&store, &args, pods.layout()),
+        Verb::Export { image, target } => bring::export(&store, &image, &target),
+        Verb::Tag { image, name } => bring::tag(&store, &image, &name, pods.layout()),
+        Verb::Ls(args) => show::list(&store, &args),
+        Verb::Inspect(args) => show::inspect(&store, &args),
+        Verb::Rm { images } => upkeep::remove(&store, &images),
+        Verb::Prune(args) => upkeep::prune(&store, &args),
+        Verb::Verify(args) => upkeep::verify(&store, &args),
+        Verb::Df(args) => upkeep::usage(&store, &args),
+    }
+}

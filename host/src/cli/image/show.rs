@@ -1,0 +1,98 @@
+//! What images there are.
+
+use super::super::error::{CliError, Kind};
+use super::super::{Format, Outcome, print_as, ui};
+use crate::image::{Image, ImageStore, Reference};
+use serde_json::json;
+use std::process::ExitCode;
+
+/// Arguments of `ls`.
+#[derive(Debug, clap::Args)]
+pub(super) struct LsArgs {
+    /// Print in this form
+    #[arg(short, long)]
+    output: Option<Format>,
+    /// Only ids
+    #[arg(short, long, conflicts_with = "output")]
+    quiet: bool,
+}
+
+/// Arguments of `inspect`.
+#[derive(Debug, clap::Args)]
+pub(super) struct InspectArgs {
+    /// Names or ids
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+    /// Form of the output
+    #[arg(short, long, default_value = "json")]
+    output: Format,
+}
+
+pub(super) fn list(store: &ImageStore, args: &LsArgs) -> Outcome {
+    let records = store.list()?;
+    if let Some(format) = args.output {
+        let value = serde_json::to_value(&records).map_err(|error| CliError::of(Kind::Internal, &error))?;
+        print_as(&value, format)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.quiet {
+        let ids: Vec<String> = records.iter().map(|record| format!("{}\n", record.id)).collect();
+        ui::bytes(ids.concat().as_bytes());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut rows = vec![["NAME", "IMAGE ID", "PLATFORM", "CAME", "ROOTFS SIZE"].map(str::to_owned).to_vec()];
+    let now = crate::store::record::now_ms();
+    for record in &records {
+        let mut names: Vec<String> = record.names.iter().map(Reference::familiar).collect();
+        if names.is_empty() {
+            names.push("<none>".to_owned());
+        }
+        let came = ui::age(now.saturating_sub(record.imported_unix_secs.saturating_mul(1000)));
+        for name in names {
+            rows.push(vec![
+                name,
+                short(&record.id.hex()),
+                ui::harmless(&format!("linux/{}", record.architecture)),
+                format!("{came} ago"),
+                ui::size(record.size_bytes),
+            ]);
+        }
+    }
+    ui::table(&rows);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The first twelve digits, which tell images of one machine apart.
+pub(super) fn short(hex: &str) -> String {
+    hex.chars().take(12).collect()
+}
+
+pub(super) fn inspect(store: &ImageStore, args: &InspectArgs) -> Outcome {
+    let mut values = Vec::new();
+    let mut worst = ExitCode::SUCCESS;
+    for image in &args.images {
+        match store.resolve_text(image).and_then(|image| Ok((store.parts_of(&image)?, image))) {
+            Ok((parts, image)) => values.push(value(&image, &parts)?),
+            Err(error) => worst = CliError::from(error).report(),
+        }
+    }
+    print_as(&values.into(), args.output)?;
+    Ok(worst)
+}
+
+fn value(image: &Image, parts: &crate::image::ImageParts) -> Result<serde_json::Value, CliError> {
+    let mut value =
+        serde_json::to_value(&image.record).map_err(|error| CliError::of(Kind::Internal, &error))?;
+    value["rootfs"] = json!({
+        "path": image.rootfs.path,
+        "sizeBytes": image.rootfs.size_bytes,
+        "key": image.rootfs.key,
+        "sha256": image.record.rootfs_sha256,
+        "compression": parts.compression,
+    });
+    value["manifest"] = json!(parts.manifest);
+    value["layers"] = json!(parts.layers);
+    value["signedBy"] = json!(parts.signed_by);
+    value["config"] = json!(image.config);
+    Ok(value)
+}

@@ -1,0 +1,386 @@
+//! `policy.toml`: which images may be used at all. Decides by an image's name alone, before anything of it is fetched or baked;
+//! knows no registry, and of signatures only the keys.
+
+mod prefix;
+
+use super::digest::shorten;
+use super::reference::Reference;
+use super::signature::{KeyError, Keys};
+use prefix::Prefix;
+use serde::Deserialize;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use toml::Spanned;
+
+/// Bytes of the file.
+const MAX_FILE: u64 = 1 << 20;
+/// Keys of one rule.
+const MAX_KEYS: usize = 64;
+
+/// A policy that cannot be used, or that does not allow an image.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// The file cannot be read.
+    #[error("cannot read the image policy {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is too large.
+    #[error("the image policy {} is larger than {MAX_FILE} bytes", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is not TOML, or has what a policy has not.
+    #[error("the image policy {}, line {line}: {problem}", path.display())]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong, and what could be there instead.
+        problem: String,
+    },
+    /// A rule is wrong.
+    #[error("the image policy {}, line {line}: the rule for {prefix:?}: {problem}", path.display())]
+    Rule {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// Of the rule, shortened.
+        prefix: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// A rule's name can be read in two ways.
+    #[error(
+        "the image policy {}, line {line}: the rule for {prefix:?}: write \"docker.io/library/{name}\" for the official image or \"docker.io/{name}/\" for all images of {name}", path.display()
+    )]
+    Ambiguous {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// Of the rule.
+        prefix: String,
+        /// The part after `docker.io/`.
+        name: String,
+    },
+    /// Two rules for the same images.
+    #[error("the image policy {}, line {line}: there is a rule for {prefix:?} already, in line {first_line}", path.display())]
+    Duplicate {
+        /// The file.
+        path: PathBuf,
+        /// The second one's, counted from 1.
+        line: usize,
+        /// The first one's.
+        first_line: usize,
+        /// Of both rules.
+        prefix: String,
+    },
+    /// A key of a rule cannot be used.
+    #[error("the image policy {}, line {line}: a key of the rule for {prefix:?} cannot be used", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// Of the rule.
+        prefix: String,
+        /// Which key and why.
+        #[source]
+        source: KeyError,
+    },
+    /// The image may not be used.
+    #[error("the image policy {} rejects {reference}: {because}", path.display())]
+    Rejected {
+        /// The file.
+        path: PathBuf,
+        /// The image.
+        reference: Box<Reference>,
+        /// What decides.
+        because: Because,
+    },
+    /// The image may be used only with a proof that is not known here.
+    #[error("the image policy {} wants {what} for {reference}, which this magikvm does not support yet: {because}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The image.
+        reference: Box<Reference>,
+        /// What it wants.
+        what: &'static str,
+        /// What decides.
+        because: Because,
+    },
+}
+
+impl PolicyError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Rejected { path, reference, .. } => Some(format!(
+                "if it may be used, add to {}: [[rule]] prefix = \"{}\", require = \"accept\" or \"cosign-key\"",
+                path.display(),
+                reference.repository()
+            )),
+            Self::Unsupported { .. } => Some(
+                "sign the image with a key, and write require = \"cosign-key\" and keys = [\"….pub\"]"
+                    .to_owned(),
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// Which part of a policy decides about an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Because {
+    /// A rule.
+    Rule {
+        /// Its prefix.
+        prefix: String,
+        /// Its line, counted from 1.
+        line: usize,
+    },
+    /// No rule fits.
+    Default,
+}
+
+impl std::fmt::Display for Because {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Rule { prefix, line } => write!(f, "the rule for {prefix:?} in line {line}"),
+            Self::Default => f.write_str("no rule fits, and the default is \"reject\""),
+        }
+    }
+}
+
+/// What the policy wants of an image.
+#[derive(Debug)]
+pub enum Requirement<'a> {
+    /// Nothing.
+    Accept,
+    /// It may not be used.
+    Reject {
+        /// The policy.
+        path: &'a Path,
+        /// What decides.
+        because: Because,
+    },
+    /// A signature by one of these keys.
+    CosignKey(&'a Keys),
+    /// A proof that cannot be checked yet: it may not be used.
+    Unsupported {
+        /// The policy.
+        path: &'a Path,
+        /// Which proof.
+        what: &'static str,
+        /// What decides.
+        because: Because,
+    },
+}
+
+impl<'a> Requirement<'a> {
+    /// The keys of which one must have signed the image; None: any image may be used. An error: this one may not, whatever is
+    /// beside it.
+    pub fn keys(self, reference: &Reference) -> Result<Option<&'a Keys>, PolicyError> {
+        let reference = || Box::new(reference.clone());
+        match self {
+            Self::Accept => Ok(None),
+            Self::CosignKey(keys) => Ok(Some(keys)),
+            Self::Reject { path, because } => {
+                Err(PolicyError::Rejected { path: path.to_owned(), reference: reference(), because })
+            }
+            Self::Unsupported { path, what, because } => {
+                Err(PolicyError::Unsupported { path: path.to_owned(), reference: reference(), what, because })
+            }
+        }
+    }
+}
+
+/// Which images may be used.
+#[derive(Debug)]
+pub struct Policy {
+    path: PathBuf,
+    default: Fallback,
+    rules: Vec<Rule>,
+}
+
+#[derive(Debug)]
+struct Rule {
+    prefix: Prefix,
+    line: usize,
+    demand: Demand,
+}
+
+#[derive(Debug)]
+enum Demand {
+    Accept,
+    Reject,
+    CosignKey(Keys),
+    CosignKeyless,
+}
+
+/// The file as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    #[serde(default)]
+    default: Fallback,
+    #[serde(default, rename = "rule")]
+    rules: Vec<WrittenRule>,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Fallback {
+    #[default]
+    Accept,
+    Reject,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenRule {
+    prefix: Spanned<String>,
+    require: Require,
+    #[serde(default)]
+    keys: Option<Vec<PathBuf>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Require {
+    Accept,
+    Reject,
+    CosignKey,
+    CosignKeyless,
+}
+
+impl Policy {
+    /// Every image may be used.
+    pub fn accept_all() -> Self {
+        Self { path: PathBuf::new(), default: Fallback::Accept, rules: Vec::new() }
+    }
+
+    /// Reads a policy and its keys. A file that is not there accepts every image; any other doubt is an error.
+    pub fn load(path: &Path) -> Result<Self, PolicyError> {
+        let failed = |source| PolicyError::Read { path: path.to_owned(), source };
+        let file = match File::open(path) {
+            Ok(file) => file,
+            // A link to nowhere was meant to be a policy.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => {
+                return Ok(Self::accept_all());
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let mut bytes = Vec::new();
+        file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
+        if bytes.len() as u64 > MAX_FILE {
+            return Err(PolicyError::TooLarge { path: path.to_owned() });
+        }
+        Self::parse(path, &bytes)
+    }
+
+    fn parse(path: &Path, bytes: &[u8]) -> Result<Self, PolicyError> {
+        let form = |at: usize, problem: &str| PolicyError::Form {
+            path: path.to_owned(),
+            line: line_of(bytes, at),
+            problem: problem.trim_end().replace('\n', "; "),
+        };
+        let text =
+            std::str::from_utf8(bytes).map_err(|error| form(error.valid_up_to(), "it is not UTF-8"))?;
+        let written: Written = toml::from_str(text)
+            .map_err(|error| form(error.span().map_or(0, |span| span.start), error.message()))?;
+        let mut rules: Vec<Rule> = Vec::new();
+        for written in written.rules {
+            let line = line_of(bytes, written.prefix.span().start);
+            let rule = read_rule(path, line, written)?;
+            if let Some(first) = rules.iter().find(|first| first.prefix == rule.prefix) {
+                return Err(PolicyError::Duplicate {
+                    path: path.to_owned(),
+                    line,
+                    first_line: first.line,
+                    prefix: rule.prefix.to_string(),
+                });
+            }
+            rules.push(rule);
+        }
+        Ok(Self { path: path.to_owned(), default: written.default, rules })
+    }
+
+    /// What is wanted of an image with this name: the rule with the longest prefix decides.
+    pub fn requirement(&self, reference: &Reference) -> Requirement<'_> {
+        let path = self.path.as_path();
+        let fitting = self.rules.iter().filter_map(|rule| Some((rule.prefix.covers(reference)?, rule)));
+        let Some((_, rule)) = fitting.max_by_key(|(components, _)| *components) else {
+            return match self.default {
+                Fallback::Accept => Requirement::Accept,
+                Fallback::Reject => Requirement::Reject { path, because: Because::Default },
+            };
+        };
+        let because = || Because::Rule { prefix: rule.prefix.to_string(), line: rule.line };
+        match &rule.demand {
+            Demand::Accept => Requirement::Accept,
+            Demand::Reject => Requirement::Reject { path, because: because() },
+            Demand::CosignKey(keys) => Requirement::CosignKey(keys),
+            Demand::CosignKeyless => {
+                Requirement::Unsupported { path, what: "a keyless cosign signature", because: because() }
+            }
+        }
+    }
+}
+
+fn read_rule(path: &Path, line: usize, written: WrittenRule) -> Result<Rule, PolicyError> {
+    let text = written.prefix.into_inner();
+    let wrong = |problem| PolicyError::Rule { path: path.to_owned(), line, prefix: shorten(&text), problem };
+    let prefix = text.parse::<Prefix>().map_err(|error| match error {
+        prefix::Wrong::Form(problem) => wrong(problem),
+        prefix::Wrong::Ambiguous(name) => PolicyError::Ambiguous {
+            path: path.to_owned(),
+            line,
+            prefix: shorten(&text),
+            name: shorten(&name),
+        },
+    })?;
+    if written.keys.is_some() && written.require != Require::CosignKey {
+        return Err(wrong("only a rule with require = \"cosign-key\" has keys"));
+    }
+    let demand = match written.require {
+        Require::Accept => Demand::Accept,
+        Require::Reject => Demand::Reject,
+        Require::CosignKeyless => Demand::CosignKeyless,
+        Require::CosignKey => {
+            let files = written.keys.unwrap_or_default();
+            if files.len() > MAX_KEYS {
+                return Err(wrong("it has more than 64 keys"));
+            }
+            let dir = path.parent().unwrap_or(Path::new("."));
+            let files: Vec<PathBuf> = files.iter().map(|file| dir.join(file)).collect();
+            let prefix = || shorten(&text);
+            let keys = Keys::load(&files).map_err(|source| PolicyError::Key {
+                path: path.to_owned(),
+                line,
+                prefix: prefix(),
+                source,
+            })?;
+            Demand::CosignKey(keys.ok_or_else(|| wrong("require = \"cosign-key\" wants keys = [\"….pub\"]"))?)
+        }
+    };
+    Ok(Rule { prefix, line, demand })
+}
+
+/// The line of a byte, counted from 1.
+fn line_of(bytes: &[u8], at: usize) -> usize {
+    1 + bytes.iter().take(at).filter(|byte| **byte == b'\n').count()
+}
+
+#[cfg(test)]
+mod tests;

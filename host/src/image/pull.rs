@@ -1,0 +1,234 @@
+//! Pulling: an image from its registry into the store, when the store does not have it or has to ask whether it still is what its
+//! name stands for. What the policy wants is checked before a layer is fetched.
+
+use super::digest::Digest;
+use super::document::{Descriptor, Role, role};
+use super::error::ImageError;
+use super::index::{ImageRecord, Index, Named};
+use super::lock::Hold;
+use super::obtain::{BringOptions, Bringing};
+use super::open::{self, Documents, Layer, OpenError};
+use super::policy::Policy;
+use super::progress::{LayerState, Progress};
+use super::reference::Reference;
+use super::registry::{Credentials, DownloadEvent, RegistryConfig, RegistryError, Repository, Which};
+use super::signature::{self, Keys, Referrer, SignatureSource};
+use super::store::ImageStore;
+use super::transfer::{Fetch, Sink, TransferError};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// When to ask the registry (core/v1 `Container.imagePullPolicy`). A pinned digest that is here is never asked for again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PullWhen {
+    /// Every time; layers that are here are not fetched again.
+    #[default]
+    Always,
+    /// Only when the image is not here.
+    Missing,
+    /// Not at all.
+    Never,
+}
+
+/// Where images come from, as whom, and which may be used.
+#[derive(Debug)]
+pub struct PullSources {
+    /// `registries.toml`.
+    pub registries: RegistryConfig,
+    /// Logins.
+    pub credentials: Credentials,
+    /// `policy.toml`.
+    pub policy: Policy,
+}
+
+impl PullSources {
+    /// As the files in this directory say, with the logins of this user.
+    pub fn load(registries: &Path, policy: &Path) -> Result<Self, ImageError> {
+        Ok(Self {
+            registries: RegistryConfig::load(registries)?,
+            credentials: Credentials::of_environment(),
+            policy: Policy::load(policy)?,
+        })
+    }
+}
+
+impl ImageStore {
+    /// Brings the image that a name stands for into the store, if `when` says so.
+    pub fn pull(
+        &self,
+        name: &Reference,
+        sources: &PullSources,
+        when: PullWhen,
+        options: &BringOptions,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<ImageRecord, ImageError> {
+        let keys = sources.policy.requirement(name).keys(name)?;
+        if when != PullWhen::Always || name.digest().is_some() {
+            let here = {
+                let _lock = self.lock(Hold::Shared)?;
+                let index = self.read_index()?;
+                usable(&index, name, keys, options).and_then(|named| index.record(&named.id))
+            };
+            match (here, when) {
+                (Some(record), _) => return Ok(record),
+                (None, PullWhen::Never) => return Err(ImageError::NotHere { name: Box::new(name.clone()) }),
+                (None, _) => {}
+            }
+        }
+        self.tidy()?;
+        progress(Progress::Resolving);
+        let failed =
+            |source| ImageError::Registry { name: Box::new(name.clone()), source: Box::new(source) };
+        let repository =
+            Repository::open(&sources.registries, &sources.credentials, name, &options.cancel).map_err(failed)?;
+        let which = match name.digest() {
+            Some(digest) => Which::Digest(digest),
+            None => Which::Tag(name.tag().unwrap_or("latest")),
+        };
+        let top = repository.manifest(which).map_err(failed)?;
+        progress(Progress::Found { digest: top.digest, endpoint: top.endpoint.clone() });
+        if let Some(record) = self.unchanged(name, &top.digest, keys, options)? {
+            return Ok(record);
+        }
+        let descriptor = Descriptor::of(top.media_type, top.digest, top.bytes.len() as u64);
+        let remote = Remote { repository, top: (top.digest, top.bytes) };
+        let opened = open::walk(&remote, descriptor, &options.platform).map_err(|error| match error {
+            OpenError::Registry(source) => failed(*source),
+            error => ImageError::Open { source_name: name.familiar(), source: Box::new(error) },
+        })?;
+        let key = match keys {
+            Some(keys) => {
+                let verified = signature::verify(keys, name, &opened.digests, &remote.repository)
+                    .map_err(|source| ImageError::Signature(Box::new(source)))?;
+                progress(Progress::Verified(verified.key.digest()));
+                Some(verified.key.digest())
+            }
+            None => None,
+        };
+        let source_name = name.familiar();
+        self.bring(&Bringing { opened, fetch: &remote, source_name, name, key, options, progress })
+    }
+
+    /// The image of a name when it is here and the policy lets it be used; what the policy forbids is an error.
+    pub fn present(&self, name: &Reference, policy: &Policy) -> Result<Option<ImageRecord>, ImageError> {
+        let keys = policy.requirement(name).keys(name)?;
+        let _lock = self.lock(Hold::Shared)?;
+        let index = self.read_index()?;
+        Ok(usable(&index, name, keys, &BringOptions::default()).and_then(|named| index.record(&named.id)))
+    }
+
+    /// The image that the name has had, when the registry's answer is that it is still that one.
+    fn unchanged(
+        &self,
+        name: &Reference,
+        top: &Digest,
+        keys: Option<&Keys>,
+        options: &BringOptions,
+    ) -> Result<Option<ImageRecord>, ImageError> {
+        let _lock = self.lock(Hold::Shared)?;
+        let index = self.read_index()?;
+        let Some(named) = usable(&index, name, keys, options) else { return Ok(None) };
+        let same = index.images.get(&named.id).is_some_and(|image| image.digests.contains(top));
+        if !same || self.baked_for(&index, &named.id).is_none() {
+            return Ok(None);
+        }
+        Ok(index.record(&named.id))
+    }
+}
+
+/// The image of a name: for the platform, in the form that is wanted, and signed by one of the keys if there must be one.
+fn usable(index: &Index, name: &Reference, keys: Option<&Keys>, options: &BringOptions) -> Option<Named> {
+    let named = index.find(name)?;
+    let image = index.images.get(&named.id)?;
+    let fits = image.architecture.is_empty() || image.architecture == options.platform.architecture();
+    let signed = keys.is_none_or(|keys| named.key.is_some_and(|key| keys.ids().any(|id| id.digest() == key)));
+    let form = options.compression.is_none_or(|wanted| image.rootfs.compression == wanted);
+    (fits && signed && form).then_some(named)
+}
+
+/// An image in a registry, its first document at hand.
+struct Remote {
+    repository: Repository,
+    top: (Digest, Vec<u8>),
+}
+
+impl Documents for Remote {
+    fn document(&self, descriptor: &Descriptor, limit: u64, what: &str) -> Result<Vec<u8>, OpenError> {
+        let Descriptor { digest, size, media_type, .. } = descriptor;
+        if *size > limit {
+            return Err(OpenError::TooLarge { what: what.to_owned(), size: *size, limit });
+        }
+        if *digest == self.top.0 {
+            return Ok(self.top.1.clone());
+        }
+        let bytes = match role(media_type) {
+            Some(Role::Index | Role::Manifest) => {
+                self.repository.manifest(Which::Digest(*digest)).map(|manifest| manifest.bytes)
+            }
+            _ => self.repository.blob(digest, *size, limit),
+        };
+        let bytes = bytes.map_err(|error| OpenError::Registry(Box::new(error)))?;
+        match bytes.len() as u64 {
+            found if found == *size => Ok(bytes),
+            found => Err(OpenError::Size { digest: *digest, expected: *size, found }),
+        }
+    }
+}
+
+impl Fetch for Remote {
+    fn fetch(
+        &self,
+        _number: usize,
+        layer: &Layer,
+        sink: &mut Sink<'_>,
+        report: &(dyn Fn(LayerState) + Sync),
+    ) -> Result<(), TransferError> {
+        // Every layer of a registry's manifest has a digest.
+        let digest = layer.digest.unwrap_or(layer.diff_id);
+        let event = |event: DownloadEvent<'_>| {
+            let reason = match event {
+                DownloadEvent::Retrying { problem, have, wait } => {
+                    format!("{problem}; {have} bytes are here, trying again in {} ms", wait.as_millis())
+                }
+                DownloadEvent::NextEndpoint { problem, endpoint } => format!("{problem}; asking {endpoint}"),
+            };
+            report(LayerState::Retrying { reason });
+        };
+        self.repository
+            .download(&digest, layer.size, sink, &event)
+            .map_err(|error| TransferError::Registry(Box::new(error)))
+    }
+}
+
+impl SignatureSource for Repository {
+    type Error = RegistryError;
+
+    fn tagged_manifest(&self, tag: &str) -> Result<Option<Vec<u8>>, RegistryError> {
+        match self.manifest(Which::Tag(tag)) {
+            Ok(manifest) => Ok(Some(manifest.bytes)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn referrers(&self, digest: &Digest) -> Result<Vec<Referrer>, RegistryError> {
+        let listed = Repository::referrers(self, digest, None)?;
+        Ok(listed
+            .into_iter()
+            .map(|Descriptor { digest, artifact_type, annotations, .. }| Referrer {
+                digest,
+                artifact_type,
+                annotations,
+            })
+            .collect())
+    }
+
+    fn manifest(&self, digest: &Digest) -> Result<Vec<u8>, RegistryError> {
+        Repository::manifest(self, Which::Digest(*digest)).map(|manifest| manifest.bytes)
+    }
+
+    fn blob(&self, digest: &Digest, size: u64, limit: u64) -> Result<Vec<u8>, RegistryError> {
+        Repository::blob(self, digest, size, limit)
+    }
+}

@@ -1,0 +1,356 @@
+//! Who asks: answers a registry's challenge (Basic, or Bearer with a token server), and keeps the result for the next
+//! request.
+//!
+//! A login goes to the registry it is for and to the token server that this registry names, and only over https unless the
+//! registry itself is configured as plain HTTP; even then to no other host. Tokens are asked for with `pull` of this one
+//! repository, whatever the challenge would like.
+
+use super::credentials::{Credentials, Found, Login, Secret};
+use super::error::{Presented, RegistryError, shown};
+use super::retry;
+use super::transport::Transport;
+use http_auth::ChallengeParser;
+use reqwest::Url;
+use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use serde::Deserialize;
+use std::time::{Duration, Instant};
+use tokio::sync::Mutex;
+
+/// Bytes of a challenge that are read.
+const MAX_CHALLENGE: usize = 8 << 10;
+/// Bytes of a token server's answer.
+const MAX_TOKEN: u64 = 64 << 10;
+/// A token without a time, or with less, is good for this long: the specification of docker's tokens.
+const LEAST_LIFE: Duration = Duration::from_secs(60);
+const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// A token is renewed a little before its end.
+const MARGIN: Duration = Duration::from_secs(5);
+
+/// What a registry asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Challenge {
+    Basic,
+    Bearer { realm: String, service: Option<String> },
+}
+
+/// What goes into `Authorization`.
+#[derive(Debug, Clone)]
+pub(super) struct Grant {
+    pub(super) header: HeaderValue,
+    expires: Option<Instant>,
+    generation: u64,
+}
+
+/// The authorization of one endpoint.
+#[derive(Debug)]
+pub(super) struct Authorizer {
+    credentials: Credentials,
+    /// The scheme, host and port that the login is for.
+    home: Url,
+    /// The registry as files of logins name it.
+    domain: String,
+    repository: String,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Looked up once.
+    found: Option<Found>,
+    challenge: Option<Challenge>,
+    grant: Option<Grant>,
+    generation: u64,
+}
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    token: Option<Secret>,
+    access_token: Option<Secret>,
+    expires_in: Option<serde_json::Value>,
+}
+
+impl Authorizer {
+    pub(super) fn new(credentials: Credentials, home: Url, domain: &str, repository: &str) -> Self {
+        let (domain, repository) = (domain.to_owned(), repository.to_owned());
+        Self { credentials, home, domain, repository, state: Mutex::default() }
+    }
+
+    /// What the last challenge was answered with; renewed when its time is over. None: there was no challenge yet.
+    pub(super) async fn current(&self, transport: &Transport) -> Result<Option<Grant>, RegistryError> {
+        let mut state = self.state.lock().await;
+        let over = |grant: &Grant| grant.expires.is_some_and(|end| end <= Instant::now());
+        match (state.grant.as_ref().is_some_and(over), state.challenge.clone()) {
+            (true, Some(challenge)) => self.answer(&mut state, challenge, transport).await.map(Some),
+            _ => Ok(state.grant.clone()),
+        }
+    }
+
+    /// Answers the challenge of a request that was refused with `refused`. Of many requests that were refused at once, the
+    /// first one asks and the others take what it got.
+    pub(super) async fn renew(
+        &self,
+        refused: Option<&Grant>,
+        url: &Url,
+        headers: &HeaderMap,
+        transport: &Transport,
+    ) -> Result<Grant, RegistryError> {
+        let mut state = self.state.lock().await;
+        if let Some(grant) = &state.grant
+            && refused.is_none_or(|refused| refused.generation != grant.generation)
+        {
+            return Ok(grant.clone());
+        }
+        let challenge = challenge(headers).ok_or_else(|| RegistryError::Challenge { url: shown(url) })?;
+        self.answer(&mut state, challenge, transport).await
+    }
+
+    /// The login that the registry saw.
+    pub(super) async fn presented(&self) -> Presented {
+        match &self.state.lock().await.found {
+            Some(found) if found.login.is_some() => Presented::From(found.place.clone()),
+            Some(found) => Presented::Nothing { looked: found.looked.clone() },
+            None => Presented::Nothing { looked: Vec::new() },
+        }
+    }
+
+    async fn answer(
+        &self,
+        state: &mut State,
+        challenge: Challenge,
+        transport: &Transport,
+    ) -> Result<Grant, RegistryError> {
+        state.grant = None;
+        state.generation += 1;
+        let generation = state.generation;
+        if state.found.is_none() {
+            let looked_up = self.credentials.lookup(&self.domain, &self.repository).await;
+            state.found = Some(looked_up.map_err(|source| RegistryError::Credentials {
+                registry: self.domain.clone(),
+                source: Box::new(source),
+            })?);
+        }
+        let login = state.found.as_ref().and_then(|found| found.login.as_ref());
+        let (header, life) = match &challenge {
+            Challenge::Basic => (self.basic(login, state.found.as_ref())?, None),
+            Challenge::Bearer { realm, service } => {
+                let realm = self.realm(realm, login)?;
+                let answer = self.token(&realm, service.as_deref(), login, state.found.as_ref(), transport);
+                let (header, life) = answer.await?;
+                (header, Some(life))
+            }
+        };
+        let expires = life.and_then(|life| Instant::now().checked_add(life));
+        let grant = Grant { header, expires, generation };
+        state.challenge = Some(challenge);
+        state.grant = Some(grant.clone());
+        Ok(grant)
+    }
+
+    fn denied(&self, url: &Url, status: u16, message: String, found: Option<&Found>) -> RegistryError {
+        let login = match found {
+            Some(found) if found.login.is_some() => Presented::From(found.place.clone()),
+            found => {
+                Presented::Nothing { looked: found.map(|found| found.looked.clone()).unwrap_or_default() }
+            }
+        };
+        RegistryError::Denied { url: shown(url), status, message, registry: self.domain.clone(), login }
+    }
+
+    fn basic(&self, login: Option<&Login>, found: Option<&Found>) -> Result<HeaderValue, RegistryError> {
+        let denied = |message: &str| self.denied(&self.home, 401, message.to_owned(), found);
+        let login = login.ok_or_else(|| denied("it asks for a user name and a password"))?;
+        let basic = login.basic().ok_or_else(|| {
+            denied("it asks for a user name and a password, but the login is an identity token")
+        })?;
+        secret_header(&format!("Basic {}", basic.reveal()))
+            .ok_or_else(|| denied("the login does not fit into a header"))
+    }
+
+    /// The token server's address, when the login may go there.
+    fn realm(&self, realm: &str, login: Option<&Login>) -> Result<Url, RegistryError> {
+        let parsed = Url::parse(realm).ok();
+        let shown = parsed.as_ref().map_or_else(|| super::error::neutral(realm), shown);
+        let refused = |problem| RegistryError::Realm { registry: self.domain.clone(), realm: shown, problem };
+        let Some(mut url) = parsed else { return Err(refused("which is no address")) };
+        if url.set_username("").is_err() || url.set_password(None).is_err() {
+            return Err(refused("which is no address of a host"));
+        }
+        url.set_fragment(None);
+        let same_host = url.host_str() == self.home.host_str();
+        match (url.scheme(), self.home.scheme()) {
+            ("https", _) => Ok(url),
+            ("http", "http") if login.is_none() || same_host => Ok(url),
+            ("http", "http") => Err(refused("where the login would go to another host without encryption")),
+            ("http", _) => Err(refused("where everything would go without encryption")),
+            _ => Err(refused("which is neither https nor http")),
+        }
+    }
+
+    async fn token(
+        &self,
+        realm: &Url,
+        service: Option<&str>,
+        login: Option<&Login>,
+        found: Option<&Found>,
+        transport: &Transport,
+    ) -> Result<(HeaderValue, Duration), RegistryError> {
+        let scope = format!("repository:{}:pull", self.repository);
+        let mut fields = vec![("scope", scope.as_str())];
+        fields.extend(service.map(|service| ("service", service)));
+        let response = match login {
+            Some(Login::IdentityToken(token)) => {
+                fields.extend([("grant_type", "refresh_token"), ("client_id", "magikvm")]);
+                fields.push(("refresh_token", token.reveal()));
+                transport.post(realm, form(&fields)).await?
+            }
+            login => {
+                let basic = login.and_then(Login::basic);
+                let header = basic.and_then(|basic| secret_header(&format!("Basic {}", basic.reveal())));
+                let mut url = realm.clone();
+                if let Some(Login::Password { user, .. }) = login {
+                    fields.push(("account", user));
+                }
+                url.query_pairs_mut().extend_pairs(fields);
+                transport.get(&url, &HeaderMap::new(), header.as_ref()).await?.response
+            }
+        };
+        let status = response.status();
+        match status.as_u16() {
+            200 => read_token(&transport.document(response, MAX_TOKEN).await?)
+                .map_err(|problem| RegistryError::Token { url: shown(realm), problem }),
+            401 | 403 => {
+                let message = transport.message(response).await;
+                Err(self.denied(realm, status.as_u16(), message, found))
+            }
+            status => {
+                let retry_after = retry::retry_after(response.headers());
+                let message = transport.message(response).await;
+                Err(RegistryError::Status { url: shown(realm), status, message, retry_after })
+            }
+        }
+    }
+}
+
+/// What a form looks like on the wire.
+fn form(fields: &[(&str, &str)]) -> String {
+    let Ok(mut url) = Url::parse("https://form/") else { return String::new() };
+    url.query_pairs_mut().extend_pairs(fields);
+    url.query().unwrap_or_default().to_owned()
+}
+
+fn secret_header(text: &str) -> Option<HeaderValue> {
+    let mut header = HeaderValue::try_from(text).ok()?;
+    header.set_sensitive(true);
+    Some(header)
+}
+
+fn read_token(bytes: &[u8]) -> Result<(HeaderValue, Duration), &'static str> {
+    let answer: TokenAnswer = serde_json::from_slice(bytes).map_err(|_| "it is not JSON with a token")?;
+    let some = |secret: Option<Secret>| secret.filter(|secret| !secret.reveal().is_empty());
+    let token =
+        some(answer.token).or(some(answer.access_token)).ok_or("it has neither token nor access_token")?;
+    let header =
+        secret_header(&format!("Bearer {}", token.reveal())).ok_or("the token does not fit into a header")?;
+    let life = answer.expires_in.and_then(|life| life.as_u64()).map_or(LEAST_LIFE, Duration::from_secs);
+    Ok((header, life.clamp(LEAST_LIFE, LONGEST_LIFE) - MARGIN))
+}
+
+/// The challenge to answer: a token server before a password on every request.
+fn challenge(headers: &HeaderMap) -> Option<Challenge> {
+    let mut basic = None;
+    for value in headers.get_all(WWW_AUTHENTICATE) {
+        let Ok(text) = value.to_str() else { continue };
+        if text.len() > MAX_CHALLENGE {
+            continue;
+        }
+        for one in ChallengeParser::new(text).map_while(Result::ok) {
+            let get = |name: &str| {
+                let mut params = one.params.iter();
+                params.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_unescaped())
+            };
+            match (one.scheme.to_ascii_lowercase().as_str(), get("realm")) {
+                ("bearer", Some(realm)) => return Some(Challenge::Bearer { realm, service: get("service") }),
+                ("basic", _) => basic = Some(Challenge::Basic),
+                _ => {}
+            }
+        }
+    }
+    basic
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn of(values: &[&str]) -> Option<Challenge> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(WWW_AUTHENTICATE, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        challenge(&headers)
+    }
+
+    #[test]
+    fn challenges_in_all_their_forms() {
+        let bearer = Challenge::Bearer {
+            realm: "https://auth.example/token".to_owned(),
+            service: Some("registry \"x\"".to_owned()),
+        };
+        let text = r#"bearer Realm="https://auth.example/token",service="registry \"x\"",scope="repository:a:pull,push""#;
+        assert_eq!(of(&[text]), Some(bearer.clone()));
+        assert_eq!(of(&["Basic realm=\"x\"", text]), Some(bearer.clone()));
+        assert_eq!(of(&[&format!("Basic realm=\"x\", {text}")]), Some(bearer));
+        assert_eq!(of(&["Basic realm=\"x\""]), Some(Challenge::Basic));
+        assert_eq!(of(&["Negotiate"]), None);
+        assert_eq!(of(&["Bearer service=\"x\""]), None);
+        assert_eq!(of(&[]), None);
+        let long = format!("Basic realm=\"{}\"", "x".repeat(9000));
+        assert_eq!(of(&[&long]), None);
+    }
+
+    #[test]
+    fn tokens_have_two_names_and_a_least_life() {
+        let (header, life) = read_token(br#"{"token":"","access_token":"abc","expires_in":3}"#).unwrap();
+        assert_eq!((header.to_str().unwrap(), life), ("Bearer abc", LEAST_LIFE - MARGIN));
+        assert!(header.is_sensitive());
+        let (_, life) = read_token(br#"{"token":"x","expires_in":300}"#).unwrap();
+        assert_eq!(life, Duration::from_secs(295));
+        for odd in ["{}", "[]", "<html>", r#"{"token":5}"#, r#"{"token":"a\nb"}"#] {
+            assert!(read_token(odd.as_bytes()).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_login_goes_to_no_realm_in_the_open() {
+        let login = Login::Password { user: "me".to_owned(), password: Secret::new("x".to_owned()) };
+        let allowed = |home: &str, realm: &str, login: Option<&Login>| {
+            let home = Url::parse(home).unwrap();
+            Authorizer::new(Credentials::none(), home, "r.example", "a").realm(realm, login).is_ok()
+        };
+        let (https, http) = ("https://r.example/", "http://r.example:5000/");
+        assert!(allowed(https, "https://auth.example/token", Some(&login)));
+        assert!(!allowed(https, "http://r.example/token", Some(&login)));
+        assert!(!allowed(https, "http://r.example/token", None));
+        assert!(allowed(http, "http://r.example:5001/token", Some(&login)));
+        assert!(!allowed(http, "http://auth.example/token", Some(&login)));
+        assert!(allowed(http, "http://auth.example/token", None));
+        assert!(!allowed(http, "ftp://r.example/", None) && !allowed(http, "token", None));
+    }
+
+    #[test]
+    fn forms_are_escaped() {
+        assert_eq!(form(&[("a", "b c&d=é"), ("e", "")]), "a=b+c%26d%3D%C3%A9&e=");
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            if let Ok(value) = HeaderValue::from_bytes(&bytes) {
+                let mut headers = HeaderMap::new();
+                headers.insert(WWW_AUTHENTICATE, value);
+                drop(challenge(&headers));
+            }
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! A registry: the pull side of OCI's distribution-spec 1.1, bounded in everything it reads and in how long it waits.
+//!
+//! [`Repository`] is one repository at its mirrors and its registry; its calls wait. Beneath it: `endpoint` is one of these
+//! places and knows what answers must look like, `download` carries a blob over broken connections, `auth` and
+//! `credentials` say who asks, `transport` speaks HTTP, `referrers` lists what belongs to a manifest. What manifests mean,
+//! where bytes are kept and whether a blob has the right digest after a download is for others to know.
+
+mod auth;
+mod config;
+mod credentials;
+mod download;
+mod endpoint;
+mod error;
+mod helper;
+mod referrers;
+mod retry;
+mod transport;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::{RegistryConfig, RegistryConfigError};
+pub use credentials::{CredentialError, Credentials, LoginFile};
+pub use error::{Cause, ConnectProblem, Presented, RegistryError};
+pub use helper::HelperError;
+
+use super::cancel::Cancel;
+use super::digest::Digest;
+use super::document::Descriptor;
+use super::reference::Reference;
+use auth::Authorizer;
+use config::Scheme;
+use download::Transfer;
+use endpoint::Endpoint;
+use reqwest::Url;
+use retry::Timing;
+use std::io;
+use std::time::Duration;
+use transport::{Driver, Transport};
+
+/// The registry behind the name that stands for none.
+const DOCKER: (&str, &str) = ("docker.io", "registry-1.docker.io");
+
+/// One repository of images, wherever it can be had: at mirrors in their order, then at the registry itself.
+///
+/// Calls wait, may come from several threads at once, and end with [`RegistryError::Stopped`] as soon as the pull is to be
+/// given up. Not to be called from asynchronous code.
+#[derive(Debug)]
+pub(super) struct Repository {
+    endpoints: Vec<Endpoint>,
+    timing: Timing,
+    cancel: Cancel,
+    driver: Driver,
+}
+
+/// Names a manifest in its repository.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Which<'a> {
+    /// Whatever the tag means now.
+    Tag(&'a str),
+    /// This one.
+    Digest(Digest),
+}
+
+/// A manifest or an index, as sent. Nothing in it was looked at but its type.
+#[derive(Debug)]
+pub(super) struct FetchedManifest {
+    /// The document.
+    pub(super) bytes: Vec<u8>,
+    /// One of the four types of manifests and indexes.
+    pub(super) media_type: String,
+    /// Of the bytes.
+    pub(super) digest: Digest,
+    /// Who sent it, for people.
+    pub(super) endpoint: String,
+}
+
+/// What happens on the way to a blob, for whoever shows progress.
+#[derive(Debug)]
+pub(super) enum DownloadEvent<'a> {
+    /// There will be another attempt at the same place.
+    Retrying {
+        /// Why.
+        problem: &'a RegistryError,
+        /// Bytes that are here.
+        have: u64,
+        /// How long until then.
+        wait: Duration,
+    },
+    /// A mirror is given up, and the next place is asked.
+    NextEndpoint {
+        /// Why.
+        problem: &'a RegistryError,
+        /// The next one.
+        endpoint: &'a str,
+    },
+}
+
+impl Repository {
+    /// The repository of a reference. Nothing is asked yet.
+    pub(super) fn open(
+        config: &RegistryConfig,
+        credentials: &Credentials,
+        reference: &Reference,
+        cancel: &Cancel,
+    ) -> Result<Self, RegistryError> {
+        Self::open_with(config, credentials, reference, cancel, Timing::default())
+    }
+
+    fn open_with(
+        config: &RegistryConfig,
+        credentials: &Credentials,
+        reference: &Reference,
+        cancel: &Cancel,
+        timing: Timing,
+    ) -> Result<Self, RegistryError> {
+        let registry = reference.domain();
+        let mut endpoints = Vec::new();
+        let mut add = |root: &Url, name: &str, path: &str| {
+            let certificates = config.certificates(name).map_err(Box::new)?;
+            let mut base = root.clone();
+            base.set_path(&format!("/v2/{path}"));
+            let transport = Transport::new(name, certificates, timing);
+            let authorizer = Authorizer::new(credentials.clone(), root.clone(), name, path);
+            endpoints.push(Endpoint::new(base, transport, authorizer, timing));
+            Ok::<(), RegistryError>(())
+        };
+        for mirror in config.mirrors(registry) {
+            let path = match mirror.prefix.as_str() {
+                "" => reference.path().to_owned(),
+                prefix => format!("{prefix}/{}", reference.path()),
+            };
+            add(&mirror.root, &mirror.host, &path)?;
+        }
+        add(&home(registry, config.scheme(registry))?, registry, reference.path())?;
+        let driver = Driver::start().map_err(|source| RegistryError::Thread { source })?;
+        Ok(Self { endpoints, timing, cancel: cancel.clone(), driver })
+    }
+
+    /// A manifest or an index. One that is named by its digest has this digest.
+    pub(super) fn manifest(&self, which: Which<'_>) -> Result<FetchedManifest, RegistryError> {
+        self.everywhere(&endpoint::silent, async |endpoint, attempts| {
+            endpoint.manifest(which, attempts).await
+        })
+    }
+
+    /// A small blob, at most `limit` bytes, with the digest it should have.
+    pub(super) fn blob(&self, digest: &Digest, size: u64, limit: u64) -> Result<Vec<u8>, RegistryError> {
+        self.everywhere(&endpoint::silent, async |endpoint, attempts| {
+            let url = || error::shown(&endpoint.url("blobs", &digest.to_string()));
+            if size > limit {
+                return Err(RegistryError::TooLarge { url: url(), limit });
+            }
+            let mut bytes = Vec::new();
+            let mut sink = |chunk: &[u8]| {
+                bytes.extend_from_slice(chunk);
+                Ok(())
+            };
+            let transfer = Transfer::nothing_yet();
+            transfer.from(endpoint, attempts, digest, size, &mut sink, &endpoint::silent).await?;
+            match Digest::of(&bytes) {
+                found if found == *digest => Ok(bytes),
+                found => Err(RegistryError::WrongDigest { url: url(), wanted: *digest, found }),
+            }
+        })
+    }
+
+    /// Hands the bytes of a blob to `sink`, in order and each once, `size` of them or an error. Their digest is the
+    /// caller's to check. `sink` and `event` are called on this thread.
+    pub(super) fn download(
+        &self,
+        digest: &Digest,
+        size: u64,
+        sink: &mut (dyn FnMut(&[u8]) -> io::Result<()> + Send),
+        event: &(dyn Fn(DownloadEvent<'_>) + Sync),
+    ) -> Result<(), RegistryError> {
+        let transfer = Transfer::nothing_yet();
+        self.everywhere(event, async |endpoint, attempts| {
+            transfer.from(endpoint, attempts, digest, size, sink, event).await
+        })
+    }
+
+    /// What refers to a manifest; nothing, when nothing does.
+    pub(super) fn referrers(
+        &self,
+        digest: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
+        let listed = self.everywhere(&endpoint::silent, async |endpoint, attempts| {
+            let found = referrers::list(endpoint, digest, artifact_type, attempts).await?;
+            // A mirror may have the images alone.
+            match found.is_empty() {
+                true => {
+                    let url = error::shown(&endpoint.url("referrers", &digest.to_string()));
+                    Err(RegistryError::NotFound { url, message: "no referrers".to_owned() })
+                }
+                false => Ok(found),
+            }
+        });
+        match listed {
+            Err(error) if error.is_not_found() => Ok(Vec::new()),
+            listed => listed,
+        }
+    }
+
+    /// Asks one place after the other. The registry's own answer counts when all fail.
+    fn everywhere<T>(
+        &self,
+        event: &(dyn Fn(DownloadEvent<'_>) + Sync),
+        mut ask: impl AsyncFnMut(&Endpoint, u32) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        let Some((registry, mirrors)) = self.endpoints.split_last() else {
+            return Err(RegistryError::Address { registry: String::new() });
+        };
+        self.driver.run(&self.cancel, async {
+            let mut failed = Vec::new();
+            for (at, mirror) in mirrors.iter().enumerate() {
+                if mirror.is_condemned() {
+                    continue;
+                }
+                let problem = match ask(mirror, self.timing.mirror_attempts).await {
+                    Err(problem) if !problem.is_final() => problem,
+                    done => return done,
+                };
+                if problem.condemns_endpoint() {
+                    mirror.condemn();
+                }
+                let next = self.endpoints.get(at + 1).unwrap_or(registry).name();
+                event(DownloadEvent::NextEndpoint { problem: &problem, endpoint: &next });
+                failed.push(format!("{}: {problem}", mirror.name()));
+            }
+            match ask(registry, self.timing.attempts).await {
+                Err(source) if !failed.is_empty() && !source.is_final() => {
+                    Err(RegistryError::Everywhere { mirrors: failed, source: Box::new(source) })
+                }
+                done => done,
+            }
+        })
+    }
+}
+
+/// The address of the registry that a reference names.
+fn home(registry: &str, scheme: Scheme) -> Result<Url, RegistryError> {
+    let host = if registry == DOCKER.0 { DOCKER.1 } else { registry };
+    let scheme = match scheme {
+        Scheme::Https => "https",
+        Scheme::PlainHttp => "http",
+    };
+    let wrong = |_| RegistryError::Address { registry: registry.to_owned() };
+    Url::parse(&format!("{scheme}://{host}/")).map_err(wrong)
+}

@@ -1,0 +1,257 @@
+//! Looks for signatures in a registry until one counts. What is found there is a stranger's: everything has a limit.
+
+use super::super::document::{Descriptor, Document, MAX_MANIFEST};
+use super::bundle::{self, Content};
+use super::{
+    Candidate, Candidates, Claim, Digest, Keys, Reference, Referrer, Refusal, SignatureError, SignatureForm,
+    SignatureSource, Signed, Verified, shorten, simple,
+};
+use std::collections::BTreeSet;
+
+/// Signatures that are looked at; and as many referrers that turn out to be something else.
+pub(super) const MAX_CANDIDATES: usize = 32;
+/// Requests that may fail before the rest is given up.
+const MAX_FAILURES: usize = 3;
+
+const SIGNATURE_ARTIFACT: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
+const PREDICATE_ANNOTATION: &str = "dev.sigstore.bundle.predicateType";
+/// What a list says of an artifact that has no type of its own. cosign 3 writes it for its bundles when it has to keep the list
+/// itself, because the registry keeps none.
+const NO_TYPE: [&str; 3] =
+    ["", "application/vnd.oci.empty.v1+json", "application/vnd.oci.image.config.v1+json"];
+
+/// Looks for a signature of an image by one of the keys.
+///
+/// `digests` are the digest that the reference stands for (often an index) and that of the manifest chosen from it. A signature
+/// over either is good: an index names its manifests by digest and a manifest its layers, so whoever signed the index signed this
+/// manifest too; and whoever signed the manifest signed all that is going to run, whatever led to it.
+pub(in super::super) fn verify<S: SignatureSource>(
+    keys: &Keys,
+    reference: &Reference,
+    digests: &[Digest],
+    source: &S,
+) -> Result<Verified, SignatureError<S::Error>> {
+    let claim = Claim { keys, reference, digests };
+    let mut search = Search {
+        claim,
+        source,
+        refused: Candidates::default(),
+        referrers: BTreeSet::new(),
+        failures: Vec::new(),
+    };
+    let found = search.tags().or_else(|| search.referrers());
+    found.ok_or_else(|| search.nothing())
+}
+
+struct Search<'a, S: SignatureSource> {
+    claim: Claim<'a>,
+    source: &'a S,
+    refused: Candidates,
+    /// Those whose manifests were asked for.
+    referrers: BTreeSet<Digest>,
+    failures: Vec<(String, S::Error)>,
+}
+
+/// Where a manifest with signatures was found.
+#[derive(Clone, Copy)]
+enum Found<'a> {
+    Tag(&'a str),
+    Referrer(&'a Digest),
+}
+
+impl Found<'_> {
+    fn layer(&self, number: usize) -> String {
+        match self {
+            Self::Tag(tag) => format!("{tag}, layer {number}"),
+            Self::Referrer(digest) => format!("{digest}, layer {number}"),
+        }
+    }
+}
+
+impl<S: SignatureSource> Search<'_, S> {
+    fn tags(&mut self) -> Option<Verified> {
+        self.claim.digests.iter().find_map(|digest| {
+            let tag = format!("sha256-{}.sig", digest.hex());
+            let manifest =
+                self.ask(&format!("the signatures (tag {tag})"), |source| source.tagged_manifest(&tag))??;
+            self.manifest(Found::Tag(&tag), &manifest)
+        })
+    }
+
+    fn referrers(&mut self) -> Option<Verified> {
+        self.claim.digests.iter().find_map(|digest| {
+            let mut listed = self.ask("the list of the signatures", |source| source.referrers(digest))?;
+            // First those that say what they are.
+            listed.retain(may_be_signature);
+            listed.sort_by_key(is_untyped);
+            listed.iter().find_map(|referrer| self.referrer(referrer))
+        })
+    }
+
+    fn referrer(&mut self, referrer: &Referrer) -> Option<Verified> {
+        let digest = &referrer.digest;
+        if self.referrers.contains(digest) {
+            return None;
+        }
+        if self.referrers.len() >= MAX_CANDIDATES {
+            self.refused.unseen += 1;
+            return None;
+        }
+        self.referrers.insert(*digest);
+        let manifest = self.ask(&format!("the signature {digest}"), |source| source.manifest(digest))?;
+        self.manifest(Found::Referrer(digest), &manifest)
+    }
+
+    /// Looks at a manifest whose layers are signatures.
+    fn manifest(&mut self, found: Found<'_>, bytes: &[u8]) -> Option<Verified> {
+        let layers = match layers(bytes) {
+            Ok(layers) => layers,
+            Err(refusal) => {
+                let place = match found {
+                    Found::Tag(tag) => tag.to_owned(),
+                    Found::Referrer(digest) => digest.to_string(),
+                };
+                self.refuse(place, refusal);
+                return None;
+            }
+        };
+        let numbered = layers.iter().enumerate();
+        numbered.into_iter().find_map(|(at, layer)| self.layer(found, at + 1, layer))
+    }
+
+    fn layer(&mut self, found: Found<'_>, number: usize, layer: &Descriptor) -> Option<Verified> {
+        let form = match (found, layer.media_type.as_str()) {
+            (Found::Tag(_), simple::MEDIA_TYPE) => SignatureForm::Tag,
+            (Found::Referrer(_), simple::MEDIA_TYPE) => SignatureForm::Referrer,
+            (Found::Referrer(_), bundle::MEDIA_TYPE) => SignatureForm::Bundle,
+            // It never said that it is a signature.
+            (Found::Referrer(_), _) => return None,
+            (Found::Tag(_), other) => {
+                self.refuse(found.layer(number), Refusal::MediaType { found: shorten(other) });
+                return None;
+            }
+        };
+        if self.refused.seen.len() >= MAX_CANDIDATES {
+            self.refused.unseen += 1;
+            return None;
+        }
+        let judged = match form {
+            SignatureForm::Bundle => self.bundle(layer),
+            SignatureForm::Tag | SignatureForm::Referrer => self.simple(layer),
+        };
+        match judged? {
+            Ok(Signed { digest, key }) => Some(Verified { digest, key, form }),
+            Err(refusal) => {
+                self.refuse(found.layer(number), refusal);
+                None
+            }
+        }
+    }
+
+    fn simple(&mut self, layer: &Descriptor) -> Option<Result<Signed, Refusal>> {
+        let signature = match simple::signature(&layer.annotations) {
+            Ok(signature) => signature,
+            Err(refusal) => return Some(Err(refusal)),
+        };
+        let payload = self.blob(layer, simple::MAX_PAYLOAD)?;
+        Some(payload.and_then(|payload| simple::check(&self.claim, &payload, &signature)))
+    }
+
+    fn bundle(&mut self, layer: &Descriptor) -> Option<Result<Signed, Refusal>> {
+        let bytes = self.blob(layer, bundle::MAX_BUNDLE)?;
+        match bytes.and_then(|bytes| bundle::open(&bytes)) {
+            Ok(Content::Statement { envelope, statement, signatures }) => {
+                Some(bundle::check_statement(&self.claim, &envelope, &statement, &signatures))
+            }
+            Ok(Content::Message { digest, signature }) => self.message(digest, &signature),
+            Err(refusal) => Some(Err(refusal)),
+        }
+    }
+
+    fn message(&mut self, digest: Digest, signature: &[u8]) -> Option<Result<Signed, Refusal>> {
+        if !self.claim.digests.contains(&digest) {
+            let problem = "the bundle is about another file than the image's manifest";
+            return Some(Err(Refusal::Malformed { problem }));
+        }
+        let manifest = self.ask(&format!("the manifest {digest}"), |source| source.manifest(&digest))?;
+        Some(bundle::check_message(&self.claim, digest, &manifest, signature))
+    }
+
+    /// A blob that is small enough.
+    fn blob(&mut self, layer: &Descriptor, limit: u64) -> Option<Result<Vec<u8>, Refusal>> {
+        let too_large = |size| Some(Err(Refusal::TooLarge { size, limit }));
+        if layer.size > limit {
+            return too_large(layer.size);
+        }
+        let ask = |source: &S| source.blob(&layer.digest, layer.size, limit);
+        let bytes = self.ask(&format!("the signature {}", layer.digest), ask)?;
+        if bytes.len() as u64 > limit { too_large(bytes.len() as u64) } else { Some(Ok(bytes)) }
+    }
+
+    /// Asks the registry. A request that fails does not hide the other signatures, but several do.
+    fn ask<T>(&mut self, what: &str, request: impl FnOnce(&S) -> Result<T, S::Error>) -> Option<T> {
+        if self.failures.len() >= MAX_FAILURES {
+            return None;
+        }
+        match request(self.source) {
+            Ok(answer) => Some(answer),
+            Err(error) => {
+                self.failures.push((what.to_owned(), error));
+                None
+            }
+        }
+    }
+
+    fn refuse(&mut self, place: String, refusal: Refusal) {
+        if self.refused.seen.len() < MAX_CANDIDATES {
+            self.refused.seen.push(Candidate { place, refusal });
+        } else {
+            self.refused.unseen += 1;
+        }
+    }
+
+    /// The error when nothing was found.
+    fn nothing(self) -> SignatureError<S::Error> {
+        let reference = Box::new(self.claim.reference.clone());
+        let refused = self.refused;
+        // What the registry did not give may have been the signature: nothing else is certain then.
+        if let Some((what, source)) = self.failures.into_iter().next() {
+            return SignatureError::Registry { reference, what, source };
+        }
+        let any = |is: fn(&Refusal) -> bool| refused.seen.iter().any(|candidate| is(&candidate.refusal));
+        if any(Refusal::is_signed) {
+            SignatureError::OtherImage { reference, refused }
+        } else if any(|refusal| matches!(refusal, Refusal::OtherKey)) {
+            SignatureError::OtherKey { reference, refused }
+        } else if refused.seen.is_empty() && refused.unseen == 0 {
+            SignatureError::Unsigned { reference, digest: self.claim.digests.first().copied() }
+        } else {
+            SignatureError::Unreadable { reference, refused }
+        }
+    }
+}
+
+/// Could this be a signature? Lists of contents and the like also refer to images. A wrong no only means that it does not count.
+fn may_be_signature(referrer: &Referrer) -> bool {
+    let type_fits = match referrer.artifact_type.as_deref() {
+        Some(SIGNATURE_ARTIFACT | simple::MEDIA_TYPE | bundle::MEDIA_TYPE) => true,
+        _ => is_untyped(referrer),
+    };
+    let predicate = referrer.annotations.get(PREDICATE_ANNOTATION);
+    type_fits && predicate.is_none_or(|predicate| predicate == bundle::PREDICATE)
+}
+
+fn is_untyped(referrer: &Referrer) -> bool {
+    referrer.artifact_type.as_deref().is_none_or(|artifact_type| NO_TYPE.contains(&artifact_type))
+}
+
+/// The layers of a manifest with signatures.
+fn layers(bytes: &[u8]) -> Result<Vec<Descriptor>, Refusal> {
+    let size = bytes.len() as u64;
+    if size > MAX_MANIFEST {
+        return Err(Refusal::TooLarge { size, limit: MAX_MANIFEST });
+    }
+    let document: Document = serde_json::from_slice(bytes)
+        .map_err(|error| Refusal::Json { what: "its manifest", problem: shorten(&error.to_string()) })?;
+    document.layers.ok_or(Refusal::Malformed { problem: "it has no layers" })
+}

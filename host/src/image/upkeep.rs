@@ -1,0 +1,304 @@
+//! Looking after the images that are there: how much they take, which can go, whether they are what they were.
+
+use super::blobs::digest_of;
+use super::cancel::Cancel;
+use super::digest::Digest;
+use super::error::ImageError;
+use super::index::Index;
+use super::lock::Hold;
+use super::reference::Reference;
+use super::store::{ImageStore, is_in_use};
+use crate::store::atomic::FileError;
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// Which images [`ImageStore::prune`] may take. None that a pod uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PruneScope {
+    /// Those without a name.
+    #[default]
+    Nameless,
+    /// All.
+    All,
+}
+
+/// What [`ImageStore::prune`] is to do.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PruneOptions {
+    /// Which images it may take.
+    pub scope: PruneScope,
+    /// Only those that were not used for so long.
+    pub unused_for: Option<Duration>,
+    /// The longest unused first, and no more than needed for the store to take at most so many bytes.
+    pub keep_storage_bytes: Option<u64>,
+    /// Whether to remove anything.
+    pub really: Really,
+}
+
+/// Whether to do a thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Really {
+    /// Do it.
+    #[default]
+    Do,
+    /// Only say what would be done.
+    Say,
+}
+
+/// An image that [`ImageStore::prune`] took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PrunedImage {
+    /// Its id.
+    pub id: Digest,
+    /// The names it had.
+    pub names: Vec<Reference>,
+}
+
+/// What [`ImageStore::prune`] did, or would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pruned {
+    /// The images, in the order they went.
+    pub images: Vec<PrunedImage>,
+    /// Bytes freed on disk.
+    pub freed_bytes: u64,
+}
+
+/// One kind of files of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UsageRow {
+    /// How many.
+    pub count: usize,
+    /// How many of them pods use right now.
+    pub in_use: usize,
+    /// Bytes on disk.
+    pub size_bytes: u64,
+    /// Bytes that `prune --all` would free.
+    pub reclaimable_bytes: u64,
+}
+
+/// What the store takes on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Usage {
+    /// Root file systems, as pods use them.
+    pub rootfs: UsageRow,
+    /// Layers and manifests, as they came.
+    pub blobs: UsageRow,
+}
+
+impl Usage {
+    /// Bytes of all.
+    pub fn size_bytes(&self) -> u64 {
+        self.rootfs.size_bytes + self.blobs.size_bytes
+    }
+}
+
+/// A file of an image that is not what it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Damage {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl ImageStore {
+    /// Removes images that nobody needs, and what failed pulls have left.
+    pub fn prune(&self, options: &PruneOptions) -> Result<Pruned, ImageError> {
+        let mut pruned = Pruned { images: Vec::new(), freed_bytes: 0 };
+        if options.really == Really::Do {
+            pruned.freed_bytes += self.sweep()?;
+        }
+        let lock = self.lock(Hold::Alone)?;
+        let mut index = self.read_index()?;
+        let mut size = disk_usage(&self.dir("rootfs"))? + disk_usage(&self.dir("blobs"))?;
+        for (id, last_use) in self.candidates(&index, options.scope)? {
+            let young = options.unused_for.is_some_and(|unused_for| {
+                SystemTime::now().duration_since(last_use).unwrap_or_default() < unused_for
+            });
+            let enough = options.keep_storage_bytes.is_some_and(|keep| size <= keep);
+            if young || enough {
+                break;
+            }
+            let Some(record) = index.record(&id) else { continue };
+            let freed = match options.really {
+                Really::Do => match self.drop_image(&mut index, &id)? {
+                    Some(freed) => freed,
+                    // Somebody took it up a moment ago.
+                    None => continue,
+                },
+                Really::Say => self.forget(&mut index, &id),
+            };
+            size = size.saturating_sub(freed);
+            pruned.freed_bytes += freed;
+            pruned.images.push(PrunedImage { id, names: record.names });
+        }
+        if options.really == Really::Say {
+            let needed = self.read_index()?.blobs();
+            pruned.freed_bytes += self.unneeded_blobs(&needed)?;
+        }
+        drop(lock);
+        Ok(pruned)
+    }
+
+    /// Images that may go, the longest unused first.
+    fn candidates(&self, index: &Index, scope: PruneScope) -> Result<Vec<(Digest, SystemTime)>, ImageError> {
+        let ids: Vec<Digest> = match scope {
+            PruneScope::Nameless => index.nameless(),
+            PruneScope::All => index.images.keys().copied().collect(),
+        };
+        let mut found = Vec::new();
+        for id in ids {
+            let Some(entry) = index.images.get(&id) else { continue };
+            let path = self.rootfs_path(&entry.rootfs.key);
+            if !is_in_use(&path)? {
+                let imported = SystemTime::UNIX_EPOCH + Duration::from_secs(entry.imported_unix_secs);
+                found.push((id, last_use(&path).unwrap_or(imported)));
+            }
+        }
+        found.sort_by_key(|(_, last_use)| *last_use);
+        Ok(found)
+    }
+
+    /// Takes an image out of an index that is never written. Returns the bytes that only it needed.
+    fn forget(&self, index: &mut Index, id: &Digest) -> u64 {
+        let Some(entry) = index.images.remove(id) else { return 0 };
+        index.names.retain(|_, named| named.id != *id);
+        let needed = index.blobs();
+        let mut files: Vec<PathBuf> = entry
+            .blobs()
+            .filter(|part| !needed.contains(&part.digest))
+            .map(|part| self.blobs().path(&part.digest))
+            .collect();
+        if !index.shares_rootfs(&entry.rootfs.key, id) {
+            files.push(self.rootfs_path(&entry.rootfs.key));
+        }
+        files.iter().map(|path| on_disk(path)).sum()
+    }
+
+    fn unneeded_blobs(&self, needed: &BTreeSet<Digest>) -> Result<u64, ImageError> {
+        let blobs = self.blobs();
+        let unneeded = blobs.list()?.into_iter().filter(|blob| !needed.contains(&blob.digest));
+        Ok(unneeded.map(|blob| on_disk(&blobs.path(&blob.digest))).sum())
+    }
+
+    /// What the store takes on disk.
+    pub fn usage(&self) -> Result<Usage, ImageError> {
+        let _lock = self.lock(Hold::Shared)?;
+        let index = self.read_index()?;
+        let mut usage = Usage::default();
+        let (mut keys, mut used_blobs) = (BTreeSet::new(), BTreeSet::new());
+        for entry in index.images.values() {
+            let path = self.rootfs_path(&entry.rootfs.key);
+            let used = is_in_use(&path)?;
+            if used {
+                used_blobs.extend(entry.blobs().map(|part| part.digest));
+            }
+            if keys.insert(entry.rootfs.key) {
+                usage.rootfs.add(on_disk(&path), used);
+            }
+        }
+        for blob in self.blobs().list()? {
+            usage.blobs.add(on_disk(&self.blobs().path(&blob.digest)), used_blobs.contains(&blob.digest));
+        }
+        Ok(usage)
+    }
+
+    /// Checks everything of an image against the digests recorded when it was brought in, and the root file system's
+    /// structure. Returns what is wrong.
+    pub fn verify(
+        &self,
+        id: &Digest,
+        cancel: &Cancel,
+        progress: &mut dyn FnMut(&Path),
+    ) -> Result<Vec<Damage>, ImageError> {
+        let (entry, config) = {
+            let _lock = self.lock(Hold::Shared)?;
+            let mut index = self.read_index()?;
+            let entry = index.images.remove(id);
+            (entry.ok_or_else(|| ImageError::UnknownId { id: id.to_string() })?, self.config_path(id))
+        };
+        let mut files = vec![(config, *id, None)];
+        files.extend(
+            entry.blobs().map(|part| (self.blobs().path(&part.digest), part.digest, Some(part.size_bytes))),
+        );
+        let rootfs = self.rootfs_path(&entry.rootfs.key);
+        files.push((rootfs.clone(), entry.rootfs.sha256, Some(entry.rootfs.size_bytes)));
+        let mut damages = Vec::new();
+        for (path, digest, size) in files {
+            progress(&path);
+            if let Some(problem) = check(&path, &digest, size, cancel)? {
+                damages.push(Damage { path, problem });
+            }
+        }
+        if entry.manifest.is_none() {
+            let problem =
+                "it was imported by an older magikvm, which kept no layers: import it again".to_owned();
+            damages.push(Damage { path: self.blobs().dir().to_owned(), problem });
+        }
+        cancel
+            .check()
+            .map_err(|source| ImageError::Stopped { source_name: id.to_string(), source })?;
+        Ok(damages)
+    }
+}
+
+impl UsageRow {
+    fn add(&mut self, bytes: u64, used: bool) {
+        self.count += 1;
+        self.in_use += usize::from(used);
+        self.size_bytes += bytes;
+        self.reclaimable_bytes += if used { 0 } else { bytes };
+    }
+}
+
+fn check(
+    path: &Path,
+    digest: &Digest,
+    size: Option<u64>,
+    cancel: &Cancel,
+) -> Result<Option<String>, ImageError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Some("it is missing".to_owned()));
+        }
+        Err(error) => return Err(FileError::at("open", path)(error).into()),
+    };
+    let found = file.metadata().map_err(FileError::at("inspect", path))?.len();
+    if let Some(size) = size.filter(|size| *size != found) {
+        return Ok(Some(format!("it has {found} bytes, not {size}")));
+    }
+    Ok(match digest_of(&file, &mut || cancel.check().is_ok()) {
+        Ok(Some(found)) if found != *digest => Some(format!("it has the digest {found}, not {digest}")),
+        // Given up; whoever asked looks for that.
+        Ok(_) => None,
+        Err(error) => Some(format!("it cannot be read: {error}")),
+    })
+}
+
+/// When a root file system was last taken up by a pod, or made.
+fn last_use(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+}
+
+fn on_disk(path: &Path) -> u64 {
+    // One that goes away meanwhile takes nothing.
+    fs::metadata(path).map_or(0, |metadata| metadata.blocks() * 512)
+}
+
+fn disk_usage(dir: &Path) -> Result<u64, ImageError> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(dir).map_err(FileError::at("list", dir))? {
+        bytes += on_disk(&entry.map_err(FileError::at("list", dir))?.path());
+    }
+    Ok(bytes)
+}

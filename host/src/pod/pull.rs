@@ -1,0 +1,124 @@
+//! Pulling a pod's images, in a process of its own: what talks to strangers and unpacks their archives is not the process that keeps the
+//! pod, and its memory goes back when the images are there. The monitor starts it, says what to pull, and hears of it line by line.
+
+use super::failure::{Blame, Failure, RunStage};
+use crate::image::{
+    BringOptions, Cancel, ImageError, ImageStore, Progress, PullSources, PullWhen, Reference,
+};
+use crate::store::layout::{Layout, Surroundings};
+use magikvm_proto::codec::write_message;
+use nix::sys::signal::{SigSet, Signal};
+use serde::{Deserialize, Serialize};
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// The hidden verb that makes a process a puller.
+pub const PULLER_VERB: &str = "__pull";
+
+/// Longest request on standard input: a few references.
+const MAX_REQUEST: u64 = 1 << 20;
+
+/// What a puller is to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullRequest {
+    /// `--root`, if given.
+    pub root: Option<PathBuf>,
+    /// The images, one after the other.
+    pub images: Vec<(Reference, PullWhen)>,
+    /// Seconds for each image.
+    pub timeout_secs: u64,
+}
+
+/// From the puller, one line each; the last one is `Done` or `Failed`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromPuller {
+    /// A step.
+    Progress {
+        /// Of which image.
+        image: Reference,
+        /// Which.
+        progress: Progress,
+    },
+    /// All images are here.
+    Done,
+    /// One is not.
+    Failed(Box<Failure>),
+}
+
+/// What a puller's process does: reads a [`PullRequest`] from standard input, answers on standard output. TERM makes it give up
+/// without leaving anything half-done.
+pub fn main() -> i32 {
+    let cancel = Cancel::new();
+    watch_signals(&cancel);
+    let out = Mutex::new(std::io::stdout());
+    let say = |message: &FromPuller| {
+        let mut out = out.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if write_message(&mut *out, message).is_err() {
+            // The monitor has gone, and takes this process with it.
+        }
+    };
+    match pull(&cancel, &say) {
+        Ok(()) => {
+            say(&FromPuller::Done);
+            0
+        }
+        Err(failure) => {
+            say(&FromPuller::Failed(Box::new(failure)));
+            1
+        }
+    }
+}
+
+fn watch_signals(cancel: &Cancel) {
+    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+    if signals.thread_block().is_err() {
+        // They end the process as usual; what it leaves is swept by the next one.
+        return;
+    }
+    let cancel = cancel.clone();
+    std::thread::spawn(move || {
+        if signals.wait().is_ok() {
+            cancel.cancel();
+        }
+    });
+}
+
+fn pull(cancel: &Cancel, say: &(dyn Fn(&FromPuller) + Sync)) -> Result<(), Failure> {
+    let internal =
+        |error: &(dyn std::error::Error + 'static)| Failure::new(RunStage::Image, Blame::Internal, error);
+    let mut request = Vec::new();
+    std::io::stdin().take(MAX_REQUEST).read_to_end(&mut request).map_err(|error| internal(&error))?;
+    let request: PullRequest = serde_json::from_slice(&request).map_err(|error| internal(&error))?;
+    let layout = Layout::new(&Surroundings::of_process(request.root)).map_err(|error| internal(&error))?;
+    let store = ImageStore::open(&layout.images()).map_err(|error| of_image(&error))?;
+    let sources =
+        PullSources::load(&layout.registries(), &layout.policy()).map_err(|error| of_image(&error))?;
+    for (image, when) in &request.images {
+        let options = BringOptions {
+            cancel: cancel.with_timeout(Duration::from_secs(request.timeout_secs)),
+            ..BringOptions::default()
+        };
+        let progress = |progress| say(&FromPuller::Progress { image: image.clone(), progress });
+        store.pull(image, &sources, *when, &options, &progress).map_err(|error| of_image(&error))?;
+    }
+    Ok(())
+}
+
+/// An image that cannot be had, as a failed run.
+pub fn of_image(error: &ImageError) -> Failure {
+    let blame = match error {
+        ImageError::File(_)
+        | ImageError::Damaged { .. }
+        | ImageError::Index { .. }
+        | ImageError::Newer { .. } => Blame::Environment,
+        _ => Blame::User,
+    };
+    let failure = Failure::new(RunStage::Image, blame, error);
+    match error.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
