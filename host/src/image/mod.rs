@@ -2,7 +2,8 @@
 //!
 //! The way of an image: a [`Source`] is opened (`open`: layouts and archives, `document`: their JSON), its layers are
 //! unpacked and verified while they stream (`blob`, `tar`), merged into one tree (`layer`, `tree`), and written as one EROFS
-//! file in the same pass (`bake`, [`erofs`]). The [`ImageStore`] keeps that file, and names for it.
+//! file in the same pass (`bake`, [`erofs`]). The [`ImageStore`] keeps that file, and names for it. For hosts that cannot mount
+//! it, `directory` writes the file as a directory tree.
 
 mod arrival;
 mod bake;
@@ -39,7 +40,7 @@ pub use bake::{BakeError, PartError, bake_in_memory};
 pub use blob::BlobError;
 pub use cancel::{Cancel, Stopped};
 pub use digest::{Digest, DigestError};
-pub use directory::{DirectoryError, Owners};
+pub use directory::{DirectoryError, Owners, UnpackedSummary, clear_unpacked, unpack};
 pub use document::ImageDefaults;
 pub use error::ImageError;
 pub use export::{ExportError, Target, TargetError};
