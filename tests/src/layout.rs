@@ -50,7 +50,8 @@ impl Tar {
         self.0.resize(self.0.len().next_multiple_of(BLOCK), 0);
     }
 
-    fn finish(mut self) -> Vec<u8> {
+    /// The archive.
+    pub fn finish(mut self) -> Vec<u8> {
         self.0.resize(self.0.len() + 2 * BLOCK, 0);
         self.0
     }

@@ -55,10 +55,7 @@ fn names_come_and_go_and_the_image_goes_with_its_last_one() {
 
     let missing = remove("one").unwrap_err();
     assert_eq!(missing.to_string(), "there is no image one:latest");
-    assert!(
-        missing.hint().unwrap().contains("magikvm image import SOURCE --name one:latest"),
-        "{missing:?}"
-    );
+    assert!(missing.hint().unwrap().contains("magikvm image import SOURCE --name one:latest"), "{missing:?}");
     let near = store.store.resolve(&"ghcr.io/x/tow".parse().unwrap()).unwrap_err();
     assert!(near.hint().unwrap().contains("did you mean ghcr.io/x/two:latest?"), "{near:?}");
 
@@ -157,7 +154,8 @@ fn the_store_survives_everybody_doing_everything() {
                 for round in 0..15 {
                     let own = ImageStore::open(&root).unwrap();
                     let name = format!("n{}", (n + round) % 2).parse().unwrap();
-                    own.import(&layouts[(n * round) % 3].source(), &name, &BringOptions::default(), &|_| {}).unwrap();
+                    own.import(&layouts[(n * round) % 3].source(), &name, &BringOptions::default(), &|_| {})
+                        .unwrap();
                     match own.resolve(&name) {
                         Ok(image) => assert!(
                             magikvm::image::Digest::of(&fs::read(&image.rootfs.path).unwrap())
@@ -275,7 +273,11 @@ fn a_full_disk_is_an_error_and_leaves_nothing() {
     let store = ImageStore::open(&disk.path().join("images")).unwrap();
     store.import(&small("a").source(), &"small".parse().unwrap(), &BringOptions::default(), &|_| {}).unwrap();
     let before = files(disk.path());
-    let error = chain(&store.import(&large(3).source(), &"large".parse().unwrap(), &BringOptions::default(), &|_| {}).unwrap_err());
+    let error = chain(
+        &store
+            .import(&large(3).source(), &"large".parse().unwrap(), &BringOptions::default(), &|_| {})
+            .unwrap_err(),
+    );
     assert!(error.contains("No space left"), "{error}");
     assert_eq!(files(disk.path()), before);
     assert_eq!(store.list().unwrap().len(), 1);
