@@ -5,6 +5,8 @@
 
 #[path = "image/compressed.rs"]
 mod compressed;
+#[path = "image/directory.rs"]
+mod directory;
 #[path = "image/hostile.rs"]
 mod hostile;
 #[path = "image/make.rs"]

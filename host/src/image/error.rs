@@ -3,6 +3,7 @@
 use super::bake::BakeError;
 use super::cancel::Stopped;
 use super::digest::Digest;
+use super::directory::DirectoryError;
 use super::export::ExportError;
 use super::index::SCHEMA;
 use super::open::OpenError;
@@ -128,6 +129,15 @@ pub enum ImageError {
         /// Why.
         #[source]
         source: Box<ExportError>,
+    },
+    /// The root file system could not be written as a directory.
+    #[error("cannot unpack the root file system into {}", path.display())]
+    Directory {
+        /// Where to.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: DirectoryError,
     },
     /// A pod uses it.
     #[error("the image {name} is used by a pod")]

@@ -269,7 +269,12 @@ fn unpack_rootfs(image: &Image, dir: &Path) -> Result<(), ExportError> {
     let from = File::open(&image.rootfs.path).map_err(FileError::at("open", &image.rootfs.path))?;
     let owners = if nix::unistd::geteuid().is_root() { Owners::AsInImage } else { Owners::Mine };
     new_dir(dir, |content| {
-        super::directory::unpack(&from, content, owners).map(drop).map_err(ExportError::Directory)
+        let unpacked = super::directory::unpack(&from, content, owners);
+        if unpacked.is_err() {
+            // Directories without write permission hold on to what is in them.
+            super::directory::clear_unpacked(content).map_err(FileError::at("remove", content))?;
+        }
+        unpacked.map(drop).map_err(ExportError::Directory)
     })
 }
 

@@ -2,7 +2,8 @@
 //!
 //! The way of an image: a [`Source`] is opened (`open`: layouts and archives, `document`: their JSON), its layers are
 //! unpacked and verified while they stream (`blob`, `tar`), merged into one tree (`layer`, `tree`), and written as one EROFS
-//! file in the same pass (`bake`, [`erofs`]). The [`ImageStore`] keeps that file, and names for it.
+//! file in the same pass (`bake`, [`erofs`]). The [`ImageStore`] keeps that file, and names for it. For hosts that cannot mount
+//! it, `directory` writes the file as a directory tree.
 
 mod arrival;
 mod bake;
@@ -32,6 +33,7 @@ mod store;
 pub mod tar;
 mod transfer;
 pub mod tree;
+mod unpacked;
 mod upkeep;
 
 pub use arrival::Missing;
@@ -39,7 +41,7 @@ pub use bake::{BakeError, PartError, bake_in_memory};
 pub use blob::BlobError;
 pub use cancel::{Cancel, Stopped};
 pub use digest::{Digest, DigestError};
-pub use directory::{DirectoryError, Owners};
+pub use directory::{DirectoryError, Owners, UnpackedSummary, clear_unpacked, unpack};
 pub use document::ImageDefaults;
 pub use error::ImageError;
 pub use export::{ExportError, Target, TargetError};
@@ -63,4 +65,5 @@ pub use signature::{
 pub use source::{Source, SourceError};
 pub use store::{Image, ImageParts, ImageStore, Removed, RootfsFile};
 pub use transfer::TransferError;
+pub use unpacked::RootfsDirectory;
 pub use upkeep::{Damage, PruneOptions, PruneScope, Pruned, PrunedImage, Really, Usage, UsageRow};

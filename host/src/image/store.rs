@@ -1,7 +1,7 @@
 //! The store: images by name, each baked once into a read-only EROFS file that all pods share.
 //!
 //! On disk: `index.json` (see `index`), `configs/<id>.json` (configurations as they came, checked when read), `blobs/<hex>`
-//! (layers and manifests as they came, see `blobs`), `rootfs/<key>.erofs`, `locks/`. A file is either complete under its
+//! (layers and manifests as they came, see `blobs`), `rootfs/<key>.erofs`, `dirs/` (see `unpacked`), `locks/`. A file is either complete under its
 //! name or not there: what a killed process leaves is swept by the next one that changes the store. Must not know pods; a
 //! root file system is in use while its [`RootfsFile`] lives. Bringing images in is in `obtain`, looking after those that
 //! are there in `upkeep`, writing them out in `export`.
@@ -25,7 +25,7 @@ use std::time::{Duration, SystemTime};
 /// Bytes of `index.json`: far more than thousands of images need.
 const MAX_INDEX: u64 = 64 << 20;
 /// Directories of the store.
-const DIRS: [&str; 4] = ["rootfs", "configs", "blobs", "locks"];
+const DIRS: [&str; 5] = ["rootfs", "configs", "blobs", "dirs", "locks"];
 /// Digits of an id that are taken for one.
 const MIN_ID_PREFIX: usize = 4;
 /// How long whole layers of a failed pull stay.
@@ -293,7 +293,7 @@ impl ImageStore {
         // Someone who brings the same layers right now needs the file: it stays for them.
         let doomed =
             if index.shares_rootfs(&key, id) { None } else { BakeLock::attempt(self.bake_lock(&key))? };
-        if doomed.is_some() && is_in_use(&path)? {
+        if doomed.is_some() && (is_in_use(&path)? || self.directory_in_use(&key)?) {
             return Ok(None);
         }
         let blobs: Vec<Digest> = entry.blobs().map(|part| part.digest).collect();
@@ -305,6 +305,7 @@ impl ImageStore {
         if doomed.is_some() {
             freed += fs::metadata(&path).map(|metadata| metadata.blocks() * 512).unwrap_or(0);
             atomic::remove(&path)?;
+            self.remove_directories(&key)?;
         }
         let needed = index.blobs();
         for blob in blobs.iter().filter(|blob| !needed.contains(blob)) {
@@ -327,10 +328,11 @@ impl ImageStore {
 
     fn sweep_unused(&self, keep: Duration) -> Result<u64, ImageError> {
         let Some(_lock) = lock::attempt(&self.root.join("lock"))? else { return Ok(0) };
-        for dir in [self.root.clone()].into_iter().chain(DIRS.map(|name| self.dir(name))) {
+        for dir in [self.root.clone(), self.dir("rootfs"), self.dir("configs"), self.dir("blobs")] {
             atomic::sweep(&dir)?;
         }
         let index = self.read_index()?;
+        self.sweep_directories(&index)?;
         let mut freed = 0;
         for (digest, path) in digests_in(&self.dir("configs"), ".json")? {
             if !index.images.contains_key(&digest) {

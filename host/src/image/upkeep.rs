@@ -3,6 +3,7 @@
 use super::blobs::digest_of;
 use super::cancel::Cancel;
 use super::digest::Digest;
+use super::erofs;
 use super::error::ImageError;
 use super::index::Index;
 use super::lock::Hold;
@@ -237,6 +238,14 @@ impl ImageStore {
             progress(&path);
             if let Some(problem) = check(&path, &digest, size, cancel)? {
                 damages.push(Damage { path, problem });
+            }
+        }
+        // What was baked wrongly has the digest that was recorded, and is wrong all the same.
+        if damages.iter().all(|damage| damage.path != rootfs) {
+            progress(&rootfs);
+            let file = File::open(&rootfs).map_err(FileError::at("open", &rootfs))?;
+            if let Err(error) = erofs::read::check(&file) {
+                damages.push(Damage { path: rootfs, problem: format!("its structure is damaged: {error}") });
             }
         }
         if entry.manifest.is_none() {

@@ -22,9 +22,9 @@ fn write(path: &Path, bytes: &[u8]) {
 }
 
 /// Version 2 of a file capability: effective, permitted cap_net_bind_service.
-const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+pub(crate) const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-fn first_layer(root: &Path) {
+pub(crate) fn first_layer(root: &Path) {
     write(
         &root.join("bin/busybox"),
         &fs::read("/bin/busybox").expect("/bin/busybox: apt-get install busybox-static"),

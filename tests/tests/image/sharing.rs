@@ -3,7 +3,7 @@
 use crate::make::{Layout, Packing, Tar};
 use crate::tools::{Mounted, run};
 use crate::{Store, chain, files};
-use magikvm::image::{BringOptions, ImageError, ImageStore, Progress, Removed};
+use magikvm::image::{BringOptions, Cancel, ImageError, ImageStore, Owners, Progress, Removed};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -322,4 +322,37 @@ fn another_user_bakes_the_same_bytes() {
     let rootfs = fs::read_dir(home.join("images/rootfs")).unwrap().next().unwrap().unwrap().path();
     assert_eq!(mode(&rootfs), 0o600);
     run("fsck.erofs", &[&rootfs]);
+}
+
+#[test]
+fn a_directory_is_made_once_stays_while_it_is_used_and_goes_with_its_image() {
+    let (store, layout) = (Store::new(), large(2));
+    store.import(&layout.source(), "x").unwrap();
+    let image = store.resolve("x");
+    let cancel = Cancel::new();
+    let directory = || store.store.directory(&image, Owners::AsInImage, &cancel, &|_| {}).unwrap();
+    let made = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(directory)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!(made.iter().filter(|one| one.summary.is_some()).count(), 1);
+    let path = made[0].path.clone();
+    assert!(made.iter().all(|one| one.path == path));
+    let mounted = Mounted::erofs(&image.rootfs.path);
+    assert_eq!(crate::tools::look(&path).len(), crate::tools::look(mounted.path()).len());
+    drop((mounted, image));
+
+    let orphan = store.root().join("dirs").join(format!("{}-mine", "0".repeat(64)));
+    let staged = store.root().join("dirs/.tmp-dead");
+    for dir in [&orphan, &staged] {
+        fs::create_dir_all(dir.join("rootfs/a")).unwrap();
+    }
+    store.store.sweep().unwrap();
+    assert!(path.exists() && !orphan.exists() && !staged.exists());
+
+    assert!(matches!(store.store.remove("x"), Err(ImageError::InUse { .. })));
+    drop(made);
+    store.store.remove("x").unwrap();
+    assert_eq!(files(&store.root()), ["index.json", "lock"]);
+    assert!(!path.exists());
 }

@@ -163,6 +163,7 @@ pub struct Reader<S> {
     meta_start: u64,
     root: u32,
     inodes: u64,
+    uuid: [u8; 16],
 }
 
 impl<S: ReadAt> Reader<S> {
@@ -205,6 +206,7 @@ impl<S: ReadAt> Reader<S> {
             meta_start: u64::from(meta_block) * BLOCK,
             root: u16_at(sb, 14).into(),
             inodes: u64_at(sb, 16),
+            uuid: array_at(sb, 48),
         })
     }
 
@@ -216,6 +218,11 @@ impl<S: ReadAt> Reader<S> {
     /// Inodes, as the superblock says.
     pub fn inodes(&self) -> u64 {
         self.inodes
+    }
+
+    /// What identifies the image. The writer makes it from a digest of what the image is made of.
+    pub fn uuid(&self) -> &[u8; 16] {
+        &self.uuid
     }
 
     fn size(&self) -> u64 {

@@ -280,6 +280,9 @@ fn challenge(headers: &HeaderMap) -> Option<Challenge> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::retry::Timing;
+    use super::super::tests::block_on;
+    use super::super::tests::server::{Server, reply};
     use super::*;
     use proptest::prelude::*;
 
@@ -336,6 +339,27 @@ mod tests {
         assert!(!allowed(http, "http://auth.example/token", Some(&login)));
         assert!(allowed(http, "http://auth.example/token", None));
         assert!(!allowed(http, "ftp://r.example/", None) && !allowed(http, "token", None));
+    }
+
+    #[test]
+    fn a_token_whose_time_is_over_is_renewed_without_being_refused() {
+        let server = Server::start(|_, stream| reply(stream, 200, &[], br#"{"token":"t"}"#));
+        let home = Url::parse(&format!("http://{}/", server.host())).unwrap();
+        let authorizer = Authorizer::new(Credentials::none(), home.clone(), "r.example", "a");
+        let transport = Transport::new("r.example", Vec::new(), Timing::default());
+        let mut headers = HeaderMap::new();
+        headers.insert(WWW_AUTHENTICATE, format!("Bearer realm=\"{home}\"").parse().unwrap());
+        block_on(async {
+            assert!(authorizer.current(&transport).await.unwrap().is_none());
+            let first = authorizer.renew(None, &home, &headers, &transport).await.unwrap();
+            let same = authorizer.current(&transport).await.unwrap().unwrap();
+            assert_eq!((same.generation, server.count()), (first.generation, 1));
+            let over = Grant { expires: Some(Instant::now()), ..first };
+            authorizer.state.lock().await.grant = Some(over);
+            let second = authorizer.current(&transport).await.unwrap().unwrap();
+            assert!(second.generation > same.generation && second.expires.unwrap() > Instant::now());
+            assert_eq!(server.count(), 2);
+        });
     }
 
     #[test]

@@ -275,6 +275,8 @@ pub enum ConnectProblem {
     TimedOut,
     /// The certificate is of an authority that is not trusted here.
     UnknownAuthority,
+    /// The server shows a certificate of an authority as its own.
+    AuthorityAsServer,
     /// Another fault of the certificate, or of TLS.
     Certificate,
     /// TLS was spoken to something that speaks another protocol.
@@ -331,23 +333,32 @@ fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stati
     }
 }
 
+/// Sorts a failure of TLS by what can be done about it.
+fn tls_problem(error: &rustls::Error) -> ConnectProblem {
+    use rustls::{CertificateError as Certificate, Error as Tls, InvalidMessage};
+    match error {
+        // An authority of the same name is known, but it is not the one that signed.
+        Tls::InvalidCertificate(
+            Certificate::UnknownIssuer
+            | Certificate::BadSignature
+            | Certificate::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
+        ) => ConnectProblem::UnknownAuthority,
+        Tls::InvalidCertificate(Certificate::Other(other))
+            if other.to_string().contains("CaUsedAsEndEntity") =>
+        {
+            ConnectProblem::AuthorityAsServer
+        }
+        Tls::InvalidMessage(InvalidMessage::InvalidContentType) => ConnectProblem::NotTls,
+        _ => ConnectProblem::Certificate,
+    }
+}
+
 /// Sorts a failure to connect by what can be done about it.
 pub(super) fn connect_problem(error: &reqwest::Error) -> ConnectProblem {
-    use rustls::{CertificateError, Error as Tls, InvalidMessage};
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        if let Some(tls) = error.downcast_ref::<Tls>() {
-            return match tls {
-                Tls::InvalidCertificate(CertificateError::UnknownIssuer) => ConnectProblem::UnknownAuthority,
-                // A certificate that signed itself is its own authority: the same way out.
-                Tls::InvalidCertificate(CertificateError::Other(other))
-                    if other.to_string().contains("CaUsedAsEndEntity") =>
-                {
-                    ConnectProblem::UnknownAuthority
-                }
-                Tls::InvalidMessage(InvalidMessage::InvalidContentType) => ConnectProblem::NotTls,
-                _ => ConnectProblem::Certificate,
-            };
+        if let Some(tls) = error.downcast_ref() {
+            return tls_problem(tls);
         }
         if let Some(io) = error.downcast_ref::<io::Error>() {
             match io.kind() {
@@ -375,12 +386,20 @@ impl RegistryError {
         match self {
             Self::Connect { problem, .. } => !matches!(
                 problem,
-                ConnectProblem::UnknownAuthority | ConnectProblem::Certificate | ConnectProblem::NotTls
+                ConnectProblem::UnknownAuthority
+                    | ConnectProblem::AuthorityAsServer
+                    | ConnectProblem::Certificate
+                    | ConnectProblem::NotTls
             ),
             Self::Stalled { .. } | Self::Broken { .. } | Self::Short { .. } => true,
             Self::Status { status, .. } => matches!(status, 408 | 429 | 500..=599),
             _ => false,
         }
+    }
+
+    /// Whether there is no such host, or nothing that listens there.
+    pub(super) fn is_nobody(&self) -> bool {
+        matches!(self, Self::Connect { problem: ConnectProblem::Name | ConnectProblem::Refused, .. })
     }
 
     /// Whether this endpoint will fail the next question as well.
@@ -474,13 +493,16 @@ fn connect_hint(problem: ConnectProblem, server: &str, registry: &str) -> Option
     Some(match problem {
         ConnectProblem::Name => format!("check the name {server}, and the network: `getent hosts NAME`"),
         ConnectProblem::Refused => {
-            format!("nothing listens there: check the port of {server}, and that it runs")
+            format!("nothing listens there: check the port of {server} (or of the proxy), and that it runs")
         }
         ConnectProblem::TimedOut => {
             "check the network, a firewall, and HTTPS_PROXY when there is a proxy".to_owned()
         }
         ConnectProblem::UnknownAuthority => format!(
             "when it has a certificate authority of its own: `ca-file = \"ca.pem\"` under [registry.\"{registry}\"] in registries.toml"
+        ),
+        ConnectProblem::AuthorityAsServer => format!(
+            "{server} shows an authority's certificate as its own: give it one with basicConstraints=CA:FALSE, and name its authority (or itself) as ca-file under [registry.\"{registry}\"] in registries.toml"
         ),
         ConnectProblem::NotTls if is_own => {
             format!("it does not speak https; when that is meant so: {plain}")
@@ -548,6 +570,19 @@ mod tests {
         );
         assert_eq!(connect_hint(ConnectProblem::NotTls, "cdn", "r:5000"), None);
         assert!(connect_hint(ConnectProblem::UnknownAuthority, "cdn", "r:5000").unwrap().contains("ca-file"));
+    }
+
+    #[test]
+    fn faults_of_certificates_are_told_apart() {
+        use rustls::{CertificateError, Error as Tls, InvalidMessage, OtherError};
+        use std::sync::Arc;
+        let of = |error| tls_problem(&Tls::InvalidCertificate(error));
+        let authority = OtherError(Arc::new(webpki::Error::CaUsedAsEndEntity));
+        assert_eq!(of(CertificateError::UnknownIssuer), ConnectProblem::UnknownAuthority);
+        assert_eq!(of(CertificateError::Other(authority)), ConnectProblem::AuthorityAsServer);
+        assert_eq!(of(CertificateError::Expired), ConnectProblem::Certificate);
+        let plain = Tls::InvalidMessage(InvalidMessage::InvalidContentType);
+        assert_eq!(tls_problem(&plain), ConnectProblem::NotTls);
     }
 
     proptest! {

@@ -158,7 +158,8 @@ fn transient_failures_get_five_attempts_and_others_one() {
 
 #[test]
 fn nobody_there_is_said_with_a_hint() {
-    let reference = format!("{}/a:b", nobody()).parse().unwrap();
+    let (_socket, nobody) = nobody();
+    let reference = format!("{nobody}/a:b").parse().unwrap();
     let config = RegistryConfig::default().with_plain_http();
     let (none, cancel) = (Credentials::none(), Cancel::new());
     let repository = Repository::open_with(&config, &none, &reference, &cancel, super::quick()).unwrap();
@@ -180,6 +181,18 @@ fn https_to_a_server_without_it_is_said_with_a_hint() {
         let hint = error.hint().unwrap();
         assert!(hint.contains("plain-http = true") && hint.contains("--plain-http"), "{hint}");
     }
+}
+
+#[test]
+fn a_head_without_an_end_is_given_up() {
+    let server = Server::start(|_, stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\n")?;
+        loop {
+            stream.write_all(format!("X-{}: y\r\n", "x".repeat(1000)).as_bytes())?;
+        }
+    });
+    let error = manifest(&server).unwrap_err();
+    assert!(matches!(error, RegistryError::Broken { .. }), "{error}");
 }
 
 #[test]

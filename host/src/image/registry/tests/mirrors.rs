@@ -52,7 +52,8 @@ fn places_are_asked_in_order() {
 fn a_mirror_that_is_down_is_asked_no_more() {
     let registry = good();
     let down = Server::start(|_, stream| reply(stream, 503, &[], b""));
-    let mirrors = [format!("http://{}", nobody()), url(&down, "")];
+    let (_socket, nobody) = nobody();
+    let mirrors = [format!("http://{nobody}"), url(&down, "")];
     let repository = with_mirrors(&registry, &mirrors, &Credentials::none());
     for _ in 0..3 {
         assert!(repository.manifest(Which::Tag("latest")).is_ok());

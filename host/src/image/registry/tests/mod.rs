@@ -4,7 +4,7 @@ mod blobs;
 mod documents;
 mod login;
 mod mirrors;
-mod server;
+pub(super) mod server;
 
 use super::retry::Timing;
 use super::{Credentials, DownloadEvent, RegistryConfig, RegistryError, Repository};

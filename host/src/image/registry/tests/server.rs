@@ -6,10 +6,11 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use tokio::net::TcpSocket;
 
 /// A request that came.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Seen {
+pub(in crate::image::registry) struct Seen {
     pub(super) method: String,
     /// Path and query.
     pub(super) target: String,
@@ -51,7 +52,7 @@ impl Seen {
 }
 
 /// Ends with the value.
-pub(super) struct Server {
+pub(in crate::image::registry) struct Server {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     stop: Arc<AtomicBool>,
@@ -59,7 +60,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn start(
+    pub(in crate::image::registry) fn start(
         handler: impl Fn(&Seen, &mut TcpStream) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -93,7 +94,7 @@ impl Server {
     }
 
     /// Host and port.
-    pub(super) fn host(&self) -> String {
+    pub(in crate::image::registry) fn host(&self) -> String {
         self.address.to_string()
     }
 
@@ -105,7 +106,7 @@ impl Server {
         self.seen.lock().unwrap().clone()
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(in crate::image::registry) fn count(&self) -> usize {
         self.seen.lock().unwrap().len()
     }
 }
@@ -121,10 +122,12 @@ impl Drop for Server {
     }
 }
 
-/// An address where nobody listens.
-pub(super) fn nobody() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
+/// An address where nobody listens, and the socket that keeps it so.
+pub(super) fn nobody() -> (TcpSocket, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address.to_string())
 }
 
 /// The head of an answer; every connection is for one request.
@@ -137,7 +140,7 @@ pub(super) fn head(stream: &mut TcpStream, status: u16, headers: &[(&str, &str)]
 }
 
 /// A whole, honest answer.
-pub(super) fn reply(
+pub(in crate::image::registry) fn reply(
     stream: &mut TcpStream,
     status: u16,
     headers: &[(&str, &str)],
