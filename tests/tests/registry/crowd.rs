@@ -79,6 +79,8 @@ fn a_waiting_process_takes_over_from_a_killed_one() {
         first.wait().expect_code(137);
         second.wait().expect_code(0);
         assert_eq!(times.load(Ordering::SeqCst), 2);
+        // What the first has left goes with the next change of the store.
+        host.cmd(["image", "prune"]).ok();
         drop(mounted(&host));
     }
 }
