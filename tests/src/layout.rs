@@ -8,7 +8,7 @@ use std::path::Path;
 const BLOCK: usize = 512;
 
 /// A tar archive in the making (POSIX ustar; names of at most 100 bytes).
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Tar(Vec<u8>);
 
 impl Tar {

@@ -129,13 +129,12 @@ impl WorkProgress {
         Self { terminal: io::stderr().is_terminal(), shown: String::new(), last: None }
     }
 
-    /// Shows a state; `text` is `what: details`.
-    pub(super) fn show(&mut self, text: &str) {
-        let what = text.split_once(':').map_or(text, |(what, _)| what);
+    /// Shows a state: what is done, and details that change while it is.
+    pub(super) fn show(&mut self, what: &str, details: &str) {
         let new = self.shown != what;
         let due = self.last.is_none_or(|last| last.elapsed() > std::time::Duration::from_millis(100));
         if self.terminal && (new || due) {
-            error_bytes(format!("\r\x1b[K{text}").as_bytes());
+            error_bytes(format!("\r\x1b[K{what}: {details}").as_bytes());
             self.last = Some(std::time::Instant::now());
         } else if new && !self.terminal {
             note(what);

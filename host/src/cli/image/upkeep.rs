@@ -145,7 +145,7 @@ pub(super) fn verify(store: &ImageStore, args: &VerifyArgs) -> Outcome {
     for (name, id) in images {
         let mut progress = ui::WorkProgress::new();
         let damages = store.verify(&id, &cancel, &mut |path| {
-            progress.show(&format!("Checking: {name} {}", path.display()));
+            progress.show(&format!("Checking {name}"), &path.display().to_string());
         });
         progress.end();
         let damages = damages?;
