@@ -3,7 +3,7 @@
 use std::error::Error;
 
 /// Whether a character moves, hides or reorders what a terminal shows.
-fn acts(c: char) -> bool {
+pub fn acts(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }

@@ -4,7 +4,7 @@ use super::config::RegistryConfigError;
 use super::credentials::CredentialError;
 use crate::image::cancel::Stopped;
 use crate::image::digest::Digest;
-use crate::store::text::harmless;
+use crate::store::text::acts;
 use reqwest::Url;
 use std::error::Error;
 use std::fmt;
@@ -525,10 +525,10 @@ pub(super) fn neutral(text: &str) -> String {
             out.push('…');
             break;
         }
-        out.push(character);
+        // Most often the end of a line, which is meant for reading.
+        out.push(if acts(character) { ' ' } else { character });
     }
-    // Line ends of a text that was meant for reading, most often.
-    harmless(&out, &[]).replace('\u{fffd}', " ")
+    out
 }
 
 /// An address for an error: queries carry signatures and tokens, so they are left out.
