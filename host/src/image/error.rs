@@ -13,6 +13,8 @@ use super::registry::{RegistryConfigError, RegistryError};
 use super::signature::SignatureError;
 use super::transfer::TransferError;
 use crate::store::atomic::FileError;
+use crate::store::text::causes;
+use std::io::{self, ErrorKind};
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
@@ -188,31 +190,26 @@ impl ImageError {
     pub(super) fn may_pass(&self) -> bool {
         match self {
             Self::Stopped { .. } => true,
-            Self::Transfer { source, .. } => {
-                matches!(**source, TransferError::Stopped(_) | TransferError::Registry(_))
-            }
+            Self::Transfer { source, .. } => match &**source {
+                TransferError::Stopped(_) => true,
+                TransferError::Registry(error) => error.may_pass(),
+                _ => false,
+            },
             _ => false,
         }
     }
 
     /// Neither the image nor the user is to blame, but this machine: its store, or a disk that is full.
     pub fn is_of_machine(&self) -> bool {
-        if matches!(self, Self::File(_) | Self::Damaged { .. } | Self::Index { .. } | Self::Newer { .. })
+        matches!(self, Self::File(_) | Self::Damaged { .. } | Self::Index { .. } | Self::Newer { .. })
             || matches!(self, Self::Export { source, .. } if matches!(**source, ExportError::Damaged { .. }))
-        {
-            return true;
-        }
-        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
-        while let Some(error) = next {
-            let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-            if let Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem) =
-                kind
-            {
-                return true;
-            }
-            next = error.source();
-        }
-        false
+            || self.disk_problem().is_some()
+    }
+
+    /// That the disk takes no more, wherever that was noticed.
+    fn disk_problem(&self) -> Option<ErrorKind> {
+        let disk = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::ReadOnlyFilesystem];
+        causes(self).find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind).filter(|kind| disk.contains(kind))
     }
 
     /// The user asked to give it up.
@@ -231,6 +228,15 @@ impl ImageError {
 
     /// What the user can do about it, when there is something.
     pub fn hint(&self) -> Option<String> {
+        match self.disk_problem() {
+            Some(ErrorKind::ReadOnlyFilesystem) => {
+                return Some("the file system is mounted read-only; --root DIR uses another one".to_owned());
+            }
+            Some(_) => {
+                return Some("make room: magikvm image prune --all; df -h tells what is full".to_owned());
+            }
+            None => {}
+        }
         match self {
             Self::NotFound { name, near } => {
                 let pull = format!("magikvm image pull {}", name.familiar());

@@ -239,7 +239,7 @@ pub(super) fn open(source: &Source, platform: &Platform, scratch: &Path) -> Resu
     match source {
         Source::OciLayout { dir, tag } => layout::open(dir, tag.as_deref(), platform),
         Source::OciArchive { file, tag } => {
-            layout::open_archive(Archive::open(file, scratch)?, tag.as_deref(), platform)
+            layout::open_archive(&Archive::open(file, scratch)?, tag.as_deref(), platform)
         }
         Source::DockerArchive { file, image } => {
             archive::open(&Archive::open(file, scratch)?, image.as_deref(), platform)

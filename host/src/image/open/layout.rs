@@ -32,8 +32,8 @@ pub(super) fn open(dir: &Path, tag: Option<&str>, platform: &Platform) -> Result
 }
 
 /// Opens one image of a layout in a tar file.
-pub(super) fn open_archive(file: Archive, tag: Option<&str>, platform: &Platform) -> Result<Local, OpenError> {
-    choose_and_walk(&file, tag, platform)
+pub(super) fn open_archive(file: &Archive, tag: Option<&str>, platform: &Platform) -> Result<Local, OpenError> {
+    choose_and_walk(file, tag, platform)
 }
 
 /// The files of a layout: a directory's, or those in an archive.

@@ -403,6 +403,15 @@ impl RegistryError {
         matches!(self, Self::Connect { problem: ConnectProblem::Name | ConnectProblem::Refused, .. })
     }
 
+    /// Whether the next pull may have better luck: what came so far is worth keeping.
+    pub(in crate::image) fn may_pass(&self) -> bool {
+        match self {
+            Self::Stopped(_) => true,
+            Self::Everywhere { source, .. } => source.may_pass(),
+            error => error.is_transient(),
+        }
+    }
+
     /// Whether this endpoint will fail the next question as well.
     pub(super) fn condemns_endpoint(&self) -> bool {
         use RegistryError as E;
