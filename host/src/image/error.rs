@@ -13,6 +13,7 @@ use super::registry::{RegistryConfigError, RegistryError};
 use super::signature::SignatureError;
 use super::transfer::TransferError;
 use crate::store::atomic::FileError;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
 /// Why the store could not do something.
@@ -194,11 +195,36 @@ impl ImageError {
         }
     }
 
+    /// Neither the image nor the user is to blame, but this machine: its store, or a disk that is full.
+    pub fn is_of_machine(&self) -> bool {
+        if matches!(self, Self::File(_) | Self::Damaged { .. } | Self::Index { .. } | Self::Newer { .. })
+            || matches!(self, Self::Export { source, .. } if matches!(**source, ExportError::Damaged { .. }))
+        {
+            return true;
+        }
+        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = next {
+            let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+            if let Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem) =
+                kind
+            {
+                return true;
+            }
+            next = error.source();
+        }
+        false
+    }
+
     /// The user asked to give it up.
     pub fn is_cancelled(&self) -> bool {
         match self {
             Self::Stopped { source, .. } => *source == Stopped::Cancelled,
             Self::Registry { source, .. } => matches!(**source, RegistryError::Stopped(Stopped::Cancelled)),
+            Self::Signature(error) => matches!(
+                &**error,
+                SignatureError::Registry { source: RegistryError::Stopped(Stopped::Cancelled), .. }
+            ),
+            Self::Export { source, .. } => matches!(**source, ExportError::Stopped(Stopped::Cancelled)),
             _ => false,
         }
     }
@@ -230,7 +256,10 @@ impl ImageError {
             },
             Self::NotHere { name } => Some(format!("magikvm image pull {}", name.familiar())),
             Self::Pinned { name, .. } => Some(format!("use --name {}", name.without_digest().familiar())),
-            Self::Damaged { .. } => Some("magikvm image verify --all tells which images are damaged; remove and pull those again".to_owned()),
+            Self::Damaged { .. } => Some(
+                "magikvm image verify --all tells which images are damaged; remove and pull those again"
+                    .to_owned(),
+            ),
             Self::Index { path, .. } => {
                 Some(format!("move {} away and import the images again", path.display()))
             }
