@@ -117,6 +117,28 @@ fn a_root_file_system_that_another_image_needs_stays() {
     assert_eq!(files(&store(&host)), ["index.json", "lock"]);
 }
 
+/// … and a pod that uses one of them keeps that one alone.
+#[test]
+fn of_two_images_with_one_root_file_system_the_used_one_stays() {
+    let host = Host::fake();
+    let layer = || Tar::default().dir("bin/", 0o755).file("bin/app", 0o755, b"#!/bin/true\n");
+    for name in ["a", "b"] {
+        host.import(name, layer(), &json!({ "Labels": { "name": name } }));
+    }
+    let pod = Pod::new("user").container_of("web", "a", &["app"]).with("imagePullPolicy", "Never");
+    host.start_fake(&pod, "run");
+    // Bringing it again changes nothing.
+    host.import("a", layer(), &json!({ "Labels": { "name": "a" } }));
+    image(&host, &["rm", "a"]).fails(1).complains("is used by a pod");
+    let said = prune(&host, &["--all"]);
+    assert!(said.contains("removed b:latest") && !said.contains("a:latest"), "{said}");
+    assert_eq!(names(&host), ["a:latest"]);
+    image(&host, &["verify", "--all"]).ok();
+    host.cmd(["rm", "-f", "user"]).ok();
+    image(&host, &["rm", "a"]).ok();
+    assert_eq!(files(&store(&host)), ["index.json", "lock"]);
+}
+
 #[test]
 fn no_more_goes_than_the_storage_wants() {
     let host = Host::bare();
