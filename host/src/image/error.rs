@@ -15,7 +15,6 @@ use super::transfer::TransferError;
 use crate::store::atomic::FileError;
 use crate::store::text::causes;
 use std::io::{self, ErrorKind};
-use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
 /// Why the store could not do something.
@@ -209,7 +208,8 @@ impl ImageError {
     /// That the disk takes no more, wherever that was noticed.
     fn disk_problem(&self) -> Option<ErrorKind> {
         let disk = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::ReadOnlyFilesystem];
-        causes(self).find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind).filter(|kind| disk.contains(kind))
+        let kind = causes(self).find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+        kind.filter(|kind| disk.contains(kind))
     }
 
     /// The user asked to give it up.

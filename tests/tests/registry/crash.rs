@@ -212,9 +212,9 @@ fn a_full_disk_keeps_what_it_has() {
     let host = Host::bare();
     let at = |args: &[&str]| host.cmd(["--root"]).arg(disk.path()).args(args);
     at(&["image", "pull", "--plain-http", &registry.name("app:alone")]).ok();
-    let (before, list) = (files(disk.path()), at(&["image", "ls"]).ok().stdout);
+    let (before, list) = (files(disk.path()), at(&["image", "ls", "-q"]).ok().stdout);
     refused(at(&["image", "pull", "--plain-http", &registry.name("app:c")]), &["No space left"]);
-    assert_eq!((files(disk.path()), at(&["image", "ls"]).ok().stdout), (before, list));
+    assert_eq!((files(disk.path()), at(&["image", "ls", "-q"]).ok().stdout), (before, list));
     at(&["image", "verify", "--all"]).ok();
 }
 
