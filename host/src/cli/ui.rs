@@ -270,7 +270,8 @@ impl Seen {
     fn bar(&mut self, bars: &MultiProgress, now: &Progress) {
         match now {
             Progress::Layer { number, state: LayerState::Fetching { done_bytes } } => {
-                let (text, bytes) = (self.layer(*number), self.layers.get(*number).map_or(0, |l| l.size_bytes));
+                let (text, bytes) =
+                    (self.layer(*number), self.layers.get(*number).map_or(0, |l| l.size_bytes));
                 let bar = self.bars.entry(*number).or_insert_with(|| {
                     let bar = bars.add(ProgressBar::new(bytes).with_style(style(LAYER_BAR)));
                     bar.set_prefix(text);
@@ -306,9 +307,9 @@ impl Seen {
 
     /// A line above the bars, which is gone with them.
     fn say(&mut self, bars: &MultiProgress, text: &str) {
-        let bar = self.baking.get_or_insert_with(|| {
-            bars.insert(0, ProgressBar::new(0).with_style(style(LAYER_BAR)))
-        });
+        let bar = self
+            .baking
+            .get_or_insert_with(|| bars.insert(0, ProgressBar::new(0).with_style(style(LAYER_BAR))));
         bar.set_prefix(harmless(text));
     }
 }

@@ -249,7 +249,8 @@ impl ImageError {
             Self::UnknownId { .. } | Self::AmbiguousId { .. } => Some("magikvm image ls".to_owned()),
             Self::Export { source, .. } => source.hint(),
             Self::NotAName { .. } => Some(
-                "a name looks like registry.example/team/app:1.0; ids are listed by magikvm image ls".to_owned(),
+                "a name looks like registry.example/team/app:1.0; ids are listed by magikvm image ls"
+                    .to_owned(),
             ),
             Self::InUse { .. } => Some("magikvm ps, then magikvm rm POD, then once more".to_owned()),
             Self::Registry { source, .. } => source.hint(),
