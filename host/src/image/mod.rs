@@ -16,6 +16,8 @@ mod document;
 mod error;
 mod export;
 pub mod erofs;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod index;
 mod layer;
 mod lock;
