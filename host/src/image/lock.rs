@@ -148,15 +148,19 @@ mod tests {
         assert!(BakeLock::attempt(path.clone()).unwrap().is_none());
         let (told, heard) = std::sync::mpsc::channel();
         let waiting = path.clone();
-        let other =
-            std::thread::spawn(move || BakeLock::wait(waiting, &mut || told.send(()).unwrap(), &Cancel::new()));
+        let other = std::thread::spawn(move || {
+            BakeLock::wait(waiting, &mut || told.send(()).unwrap(), &Cancel::new())
+        });
         heard.recv().unwrap();
         drop(lock);
         let lock = other.join().unwrap().unwrap().unwrap();
         assert!(BakeLock::attempt(path.clone()).unwrap().is_none());
         let given_up = Cancel::new();
         given_up.cancel();
-        assert_eq!(BakeLock::wait(path.clone(), &mut || {}, &given_up).unwrap().err(), Some(Stopped::Cancelled));
+        assert_eq!(
+            BakeLock::wait(path.clone(), &mut || {}, &given_up).unwrap().err(),
+            Some(Stopped::Cancelled)
+        );
         drop(lock);
         assert!(!path.exists());
     }

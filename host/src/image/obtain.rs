@@ -97,8 +97,8 @@ impl ImageStore {
         if let Err(error) = &brought
             && !error.may_pass()
         {
-            // What came is of no use to a next attempt.
-            self.sweep()?;
+            // What came is of no use to a next attempt. If it cannot be removed now, it will be then; this error says more.
+            drop(self.sweep());
         }
         brought
     }

@@ -116,7 +116,8 @@ impl ImageStore {
         for entry in fs::read_dir(&dir).map_err(FileError::at("list", &dir))? {
             let entry = entry.map_err(FileError::at("list", &dir))?;
             let name = entry.file_name();
-            let key = name.to_str().and_then(|name| name.split_once('-')).map(|(key, _)| Digest::from_hex(key));
+            let key =
+                name.to_str().and_then(|name| name.split_once('-')).map(|(key, _)| Digest::from_hex(key));
             let known = matches!(key, Some(Ok(key)) if index.rootfs(&key).is_some());
             if !known {
                 remove_unused(&entry.path())?;
@@ -170,13 +171,13 @@ fn remove_unused(path: &Path) -> Result<(), ImageError> {
         return Ok(());
     }
     // From now on it is not there for anybody who looks.
-    let is_staged = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(STAGED.as_bytes()));
+    let is_staged =
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(STAGED.as_bytes()));
     let doomed = match is_staged {
         true => path.to_owned(),
-        false => path.with_file_name(format!(
-            "{STAGED}{}",
-            path.file_name().unwrap_or_default().to_string_lossy()
-        )),
+        false => {
+            path.with_file_name(format!("{STAGED}{}", path.file_name().unwrap_or_default().to_string_lossy()))
+        }
     };
     if !is_staged {
         fs::rename(path, &doomed).map_err(FileError::at("rename", path))?;

@@ -240,7 +240,11 @@ impl Attendant for Reactor<'_> {
                 }
                 Message::Puller(Some(FromPuller::Done)) if !given_up => return Ok(()),
                 Message::Puller(_) if given_up => {
-                    return Err(Failure::message(RunStage::Cancelled, Blame::User, "the start was cancelled"));
+                    return Err(Failure::message(
+                        RunStage::Cancelled,
+                        Blame::User,
+                        "the start was cancelled",
+                    ));
                 }
                 Message::Puller(Some(FromPuller::Failed(failure))) => return Err(*failure),
                 Message::Puller(_) => {

@@ -3,10 +3,10 @@
 use crate::{
     MIB, layers, left, left_but_layers, mounted, pull, pulled, refused, registry_with, rootfs, some_images,
 };
-use magikvm_tests::Host;
-use magikvm_tests::proxy::{Action, Proxy};
+use magikvm_tests::proxy::{Action, Proxy, Request};
 use magikvm_tests::tools::{Mounted, files, run};
 use magikvm_tests::wait::until;
+use magikvm_tests::{Host, Running};
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,28 +22,62 @@ fn an_interruption_ends_it_at_once_and_leaves_nothing() {
     let images = some_images(3 * MIB);
     let registry = registry_with(&images, &["c"]);
     let last = layers(&images, "c").pop().unwrap();
+    // Waiting for the manifest, for the configuration, in the middle of a layer.
+    let stalls = [("/manifests/c".to_owned(), 0), ("/blobs/".to_owned(), 0), (last, 1_000_000)];
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        let stalled = last.clone();
-        let proxy = Proxy::start(registry.port(), move |request| match request.path.ends_with(&stalled) {
-            true => Action::StallAfter(1_000_000),
-            false => Action::Forward,
-        });
-        let host = Host::bare();
-        let running = pull(&host, &proxy.name("app:c")).spawn();
-        until("a part of the last layer", || {
-            let asked = proxy.requests().iter().any(|request| request.path.ends_with(&last));
-            asked && files(&host.root()).len() > 2
-        });
-        let begun = Instant::now();
-        running.signal(signal);
-        let output = running.wait();
-        let codes = [130, 128 + signal as i32];
-        assert!(codes.contains(&output.code), "{}", output.transcript());
-        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
-        assert_eq!(output.stdout, "");
-        assert_eq!(left_but_layers(&host.root()), [""; 0]);
-        pulled(&host, &registry.name("app:c"));
+        for (path, bytes) in stalls.clone() {
+            let stalled = path.clone();
+            let proxy = Proxy::start(registry.port(), move |request| match request.path.contains(&stalled) {
+                true if bytes == 0 => Action::Stall,
+                true => Action::StallAfter(bytes),
+                false => Action::Forward,
+            });
+            let host = Host::bare();
+            let running = pull(&host, &proxy.name("app:c")).spawn();
+            until("the request, and a part of the layer", || {
+                let asked = proxy.requests().iter().any(|request| request.path.contains(&path));
+                asked && (bytes == 0 || files(&host.root()).len() > 2)
+            });
+            assert_ends_at(signal, running);
+            assert_eq!(left_but_layers(&host.root()), [""; 0]);
+            pulled(&host, &registry.name("app:c"));
+        }
     }
+}
+
+#[track_caller]
+fn assert_ends_at(signal: Signal, running: Running) {
+    let begun = Instant::now();
+    running.signal(signal);
+    let output = running.wait();
+    assert!([130, 128 + signal as i32].contains(&output.code), "{}", output.transcript());
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!(output.stdout, "");
+}
+
+/// Waiting for another process is work that can be interrupted too.
+#[test]
+fn an_interruption_ends_the_wait_for_another_process() {
+    let images = some_images(MIB);
+    let registry = registry_with(&images, &["a", "b"]);
+    let shared = layers(&images, "base").pop().unwrap();
+    let proxy = Proxy::start(registry.port(), move |request| match request.path.ends_with(&shared) {
+        true => Action::StallAfter(100_000),
+        false => Action::Forward,
+    });
+    let host = Host::bare();
+    let first = pull(&host, &proxy.name("app:a")).spawn();
+    until("the first has begun", || {
+        proxy.requests().iter().any(Request::is_blob) && files(&host.root()).len() > 2
+    });
+    // One that wants the same image, and one that wants the same layer.
+    for name in ["app:a", "app:b"] {
+        let mut second = pull(&host, &proxy.name(name)).spawn();
+        second.wait_for_stderr("another process");
+        assert_ends_at(Signal::SIGINT, second);
+    }
+    assert_ends_at(Signal::SIGINT, first);
+    assert_eq!(left_but_layers(&host.root()), [""; 0]);
 }
 
 /// Killed while the first, second, … request is unanswered or half answered.
@@ -178,9 +212,9 @@ fn a_full_disk_keeps_what_it_has() {
     let host = Host::bare();
     let at = |args: &[&str]| host.cmd(["--root"]).arg(disk.path()).args(args);
     at(&["image", "pull", "--plain-http", &registry.name("app:alone")]).ok();
-    let (before, list) = (files(disk.path()), at(&["image", "ls"]).ok().stdout);
+    let (before, list) = (files(disk.path()), at(&["image", "ls", "-q"]).ok().stdout);
     refused(at(&["image", "pull", "--plain-http", &registry.name("app:c")]), &["No space left"]);
-    assert_eq!((files(disk.path()), at(&["image", "ls"]).ok().stdout), (before, list));
+    assert_eq!((files(disk.path()), at(&["image", "ls", "-q"]).ok().stdout), (before, list));
     at(&["image", "verify", "--all"]).ok();
 }
 
