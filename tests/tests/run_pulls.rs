@@ -97,7 +97,7 @@ fn a_policy_says_when_the_registry_is_asked() {
         let pod = pod("p", &name).with("imagePullPolicy", policy);
         host.run_fake(&pod, "exit=0").arg("--rm")
     };
-    with("Never").fails(125).complains(&format!("container web: the image {name} is not here"));
+    with("Never").fails(1).complains(&format!("container web: the image {name} is not here"));
     assert_eq!(registry.requests(), []);
 
     let said = with("IfNotPresent").ok();
@@ -125,7 +125,7 @@ fn a_policy_says_when_the_registry_is_asked() {
     for policy in ["IfNotPresent", "Never"] {
         with(policy).ok();
     }
-    let said = with("Always").fails(125).complains(&format!("cannot pull {name}"));
+    let said = with("Always").fails(1).complains(&format!("cannot pull {name}"));
     said.complains("cannot connect").complains("Hint: ");
     let detached = host.run_fake(&pod("p", &name).with("imagePullPolicy", "Always"), "run").arg("-d");
     detached.fails(1).complains("(stage: image)");
@@ -217,7 +217,7 @@ fn an_image_that_is_not_there_leaves_nothing() {
         let pod = pod("p", &image);
         let said = host.run_fake(&pod, "run").arg("-d").fails(1).complains(text).complains(&image);
         assert_eq!(said.stdout, "");
-        host.run_fake(&pod, "run").fails(125).complains("(stage: image)").complains("Hint: ");
+        host.run_fake(&pod, "run").fails(1).complains("(stage: image)").complains("Hint: ");
         host.assert_as_before(&before);
     }
     // One that is there beside one that is not.
