@@ -1,20 +1,37 @@
 #!/usr/bin/env bash
-# Prints the figures that SPECIFICATION.md promises, each beside its aim or peer, measured in one run. Takes some minutes; the machine
-# should have nothing else to do.
+# Prints the figures that SPECIFICATION.md promises, each beside its aim or peer, measured in one run: ci/bench.sh [first-pod|images|all].
+# Takes some minutes; the machine should have nothing else to do.
 
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
+first_pod() {
+    ensure_vhost_vsock
+    step "Making the guest image" ensure_guest_image "$DIST/guest"
+    make_demo_layout "$DIST/demo-image"
+    choose_accel
+    [ ${#ACCEL[@]} = 0 ] || export MAGIKVM_ACCEL=tcg
+    export MAGIKVM_TEST_GUEST="$DIST/guest"
+    export MAGIKVM_DEMO_IMAGE="$DIST/demo-image"
+    cargo bench --locked -p magikvm-tests --bench first_pod
+}
+
+images() {
+    ensure_debian_userland
+    export MAGIKVM_TEST_USERLAND="$USERLAND"
+    cargo bench --locked -p magikvm-tests --bench images
+}
+
+case "${1:-all}" in
+    first-pod) benches=(first_pod) ;;
+    images) benches=(images) ;;
+    all) benches=(first_pod images) ;;
+    *) die "there are no figures named $1; there are first-pod, images and all" ;;
+esac
 need_packages "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
 need_rust
 step "Building the programs" build_programs
-ensure_vhost_vsock
-step "Making the guest image" ensure_guest_image "$DIST/guest"
-make_demo_layout "$DIST/demo-image"
-choose_accel
-[ ${#ACCEL[@]} = 0 ] || export MAGIKVM_ACCEL=tcg
-
 export MAGIKVM_BIN="$DIST/magikvm"
-export MAGIKVM_TEST_GUEST="$DIST/guest"
-export MAGIKVM_DEMO_IMAGE="$DIST/demo-image"
-cargo bench --locked -p magikvm-tests --bench first_pod
+for bench in "${benches[@]}"; do
+    "$bench"
+done

@@ -22,8 +22,14 @@ CARGO_DENY_VERSION=0.20.2
 BUILD_PACKAGES=(gcc libc6-dev make flex bison bc tar xz-utils binutils libelf-dev linux-source-6.12 libseccomp-dev)
 # Running pods, and making the demo's container image.
 RUN_PACKAGES=(qemu-system-x86 busybox-static)
-# What the tests compare us with, and what they read our files with.
-TEST_PACKAGES=(attr cpio erofs-utils fdisk libcap2-bin shellcheck skopeo umoci)
+# What the tests compare us with, what they read our files with, and the registry that they pull from. Where Debian starts that as a
+# service, it takes port 5000 and is not used.
+TEST_PACKAGES=(attr buildah ca-certificates cpio curl docker-registry erofs-utils fdisk libcap2-bin mmdebstrap openssl podman python3
+    shellcheck skopeo umoci)
+# The Debian release of the large images that tests and figures use, and what they hold beside the smallest system.
+USERLAND_SUITE=bookworm
+USERLAND_PACKAGES=python3,perl,git,iputils-ping,ca-certificates,curl
+USERLAND_OTHER_PACKAGES=less,file,nano
 
 mkdir -p "$CACHE/tools/bin"
 cd "$REPO"
@@ -196,6 +202,53 @@ make_demo_layout() {
 ensure_demo_image() {
     make_demo_layout "$DIST/demo-image"
     "$DIST/magikvm" image import "oci:$DIST/demo-image:1" --name demo/busybox:1
+}
+
+# debian_tree TAR [PACKAGES]: the smallest Debian system, and these packages, as an archive.
+debian_tree() {
+    # The host's own name and name servers do not belong into it.
+    # shellcheck disable=SC2016 # $1 is for the shell that runs the hook.
+    as_root env SOURCE_DATE_EPOCH=1700000000 mmdebstrap --quiet --variant=minbase --format=tar ${2:+--include="$2"} \
+        --customize-hook='echo debian >"$1/etc/hostname"' --customize-hook=': >"$1/etc/resolv.conf"' \
+        --aptopt='Acquire::Retries "3"' "$USERLAND_SUITE" - >"$1"
+}
+
+# make_debian_userland DIR: an OCI image layout of two images with a first layer in common.
+#   userland: the smallest system; python, perl, git and others; a small layer that takes the documentation away
+#   other: the smallest system; a few small packages
+make_debian_userland() {
+    local work layout created=2023-11-14T22:13:20Z name
+    work="$(mktemp -d -p "$CACHE")"
+    layout="$work/layout"
+    debian_tree "$work/base.tar"
+    debian_tree "$work/userland.tar" "$USERLAND_PACKAGES"
+    debian_tree "$work/other.tar" "$USERLAND_OTHER_PACKAGES"
+    umoci init --layout "$layout"
+    umoci new --image "$layout:base"
+    umoci config --image "$layout:base" --no-history --created "$created" --config.cmd /bin/bash
+    umoci raw add-layer --image "$layout:base" --history.created "$created" "$work/base.tar"
+    for name in userland other; do
+        ci/added-layer.py "$work/base.tar" "$work/$name.tar" "$work/layer.tar"
+        umoci raw add-layer --image "$layout:base" --tag "$name" --history.created "$created" "$work/layer.tar"
+    done
+    umoci insert --image "$layout:userland" --history.created "$created" --whiteout /usr/share/doc
+    umoci rm --image "$layout:base"
+    umoci gc --layout "$layout"
+    rm -rf "$1"
+    mv "$layout" "$1"
+    rm -rf "$work"
+}
+
+# ensure_debian_userland: the images of make_debian_userland, made once and kept in the cache; their layout is in USERLAND.
+ensure_debian_userland() {
+    local key
+    key="$({
+        declare -f debian_tree make_debian_userland
+        cat ci/added-layer.py
+        echo "$ARCH $USERLAND_SUITE $USERLAND_PACKAGES $USERLAND_OTHER_PACKAGES"
+    } | sha256sum | cut -c1-16)"
+    USERLAND="$CACHE/userland-$key"
+    [ -f "$USERLAND/index.json" ] || step "Making images of a Debian system" make_debian_userland "$USERLAND"
 }
 
 # choose_accel: sets ACCEL to the options of `magikvm run` for this machine, and says why.

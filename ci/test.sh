@@ -27,10 +27,12 @@ fi
 step "Building the programs" build_programs --features magikvm/testing
 ensure_vhost_vsock
 step "Making the guest image" ensure_guest_image "$DIST/guest"
+ensure_debian_userland
 
 # What a user may have set for his own pods is not for the tests.
 unset MAGIKVM_ROOT MAGIKVM_GUEST MAGIKVM_ACCEL
 export MAGIKVM_BIN="$DIST/magikvm"
 export MAGIKVM_TEST_GUEST="$DIST/guest"
+export MAGIKVM_TEST_USERLAND="$USERLAND"
 step "Testing" cargo test --locked --workspace --no-fail-fast --features magikvm/testing -- "$@"
 say "All is well, after $SECONDS s"

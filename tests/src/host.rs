@@ -123,6 +123,13 @@ impl Host {
         assert_eq!((output.stdout, output.stderr), (format!("default/{}\n", pod.name()), String::new()));
     }
 
+    /// The same for a pod whose images are pulled, which is told on standard error.
+    #[track_caller]
+    pub fn start_fake_quietly(&self, pod: &Pod) {
+        let output = self.run_fake(pod, "run").arg("-d").ok();
+        assert_eq!(output.stdout, format!("default/{}\n", pod.name()));
+    }
+
     /// Imports an image of one layer.
     #[track_caller]
     pub fn import(&self, name: &str, layer: Tar, config: &Value) -> Output {

@@ -8,7 +8,7 @@ use std::path::Path;
 const BLOCK: usize = 512;
 
 /// A tar archive in the making (POSIX ustar; names of at most 100 bytes).
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Tar(Vec<u8>);
 
 impl Tar {
@@ -50,28 +50,45 @@ impl Tar {
         self.0.resize(self.0.len().next_multiple_of(BLOCK), 0);
     }
 
-    fn finish(mut self) -> Vec<u8> {
+    /// The archive.
+    pub fn finish(mut self) -> Vec<u8> {
         self.0.resize(self.0.len() + 2 * BLOCK, 0);
         self.0
     }
 }
 
+/// Name of this machine's architecture in image configurations.
+fn goarch() -> &'static str {
+    if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" }
+}
+
+/// The OCI image configuration of an image of one layer; its digest is the image's id. `config` is its field `config`.
+pub fn image_config(layer: &[u8], config: &Value) -> Vec<u8> {
+    let document = json!({
+        "architecture": goarch(), "os": "linux", "config": config,
+        "rootfs": { "type": "layers", "diff_ids": [digest(layer)] },
+    });
+    document.to_string().into_bytes()
+}
+
+/// `sha256:` and the hexadecimal digest of these bytes.
+pub fn digest(bytes: &[u8]) -> String {
+    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
 fn put_blob(dir: &Path, bytes: &[u8]) -> (String, usize) {
-    let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    fs::write(dir.join("blobs/sha256").join(&digest), bytes).unwrap();
-    (format!("sha256:{digest}"), bytes.len())
+    let digest = digest(bytes);
+    fs::write(dir.join("blobs").join(digest.replace(':', "/")), bytes).unwrap();
+    (digest, bytes.len())
 }
 
 /// Writes an image of one layer, tagged `1`, as an OCI image layout. `config` is the `config` of the OCI image configuration.
 pub fn write_layout(dir: &Path, layer: Tar, config: &Value) {
     fs::create_dir_all(dir.join("blobs/sha256")).unwrap();
-    let (layer, layer_size) = put_blob(dir, &layer.finish());
-    let goarch = if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" };
-    let config = json!({
-        "architecture": goarch, "os": "linux", "config": config,
-        "rootfs": { "type": "layers", "diff_ids": [layer] },
-    });
-    let (config, config_size) = put_blob(dir, config.to_string().as_bytes());
+    let layer = layer.finish();
+    let (config, config_size) = put_blob(dir, &image_config(&layer, config));
+    let (layer, layer_size) = put_blob(dir, &layer);
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
@@ -86,7 +103,7 @@ pub fn write_layout(dir: &Path, layer: Tar, config: &Value) {
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "digest": manifest, "size": manifest_size,
             "annotations": { "org.opencontainers.image.ref.name": "1" },
-            "platform": { "architecture": goarch, "os": "linux" },
+            "platform": { "architecture": goarch(), "os": "linux" },
         }],
     });
     fs::write(dir.join("index.json"), index.to_string()).unwrap();

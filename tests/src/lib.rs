@@ -1,16 +1,20 @@
 //! The harness of the end-to-end tests: a state root of its own for each test, real processes with bounds on their time, container images
-//! made on the spot, and the leak oracle. Knows the product only by its command line and its files.
+//! made on the spot, a real registry, and the leak oracle. Knows the product only by its command line and its files.
 #![allow(clippy::unwrap_used, reason = "a harness: a panic is a failed test, and says where")]
 
 pub mod command;
 pub mod host;
+pub mod images;
 pub mod layout;
 pub mod leaks;
 pub mod manifest;
 pub mod processes;
 pub mod programs;
+pub mod proxy;
+pub mod registry;
 pub mod snapshots;
 pub mod terminal;
+pub mod tools;
 pub mod virtual_machine;
 pub mod wait;
 

@@ -3,7 +3,7 @@
 use insta::Settings;
 
 /// What is replaced: pattern and replacement, in this order.
-const FILTERS: [(&str, &str); 11] = [
+const FILTERS: [(&str, &str); 12] = [
     (r"/[^ \n\x22']*magikvm-test-\w+/root", "[ROOT]"),
     (r"/[^ \n\x22']*magikvm-test-\w+/files", "[FILES]"),
     (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "[UID]"),
@@ -15,6 +15,8 @@ const FILTERS: [(&str, &str); 11] = [
     (r#""start_time":\d+"#, r#""start_time":[TICKS]"#),
     // In the table of `ps`.
     (r"(Running|Pending|Succeeded|Failed|Lost)( +\d+/\d+ +\d+ +)\d+s +", "$1$2[AGE]   "),
+    // In the table of `image ls`.
+    (r"\d+s ago", "[AGE] ago"),
     (r"magikvm \d+\.\d+\.\d+\S*", "magikvm [VERSION]"),
 ];
 

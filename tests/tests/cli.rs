@@ -174,7 +174,9 @@ fn manifests_that_are_refused() {
         "manifest-huge-vm",
         &run(&Pod::simple("big").with("resources/limits/memory", "8Gi").text()),
     );
-    let missing = Pod::new("lost").container_of("web", "example.org/missing:7", &["app"]);
+    let missing = Pod::new("lost")
+        .container_of("web", "registry.example/missing:7", &["app"])
+        .with("imagePullPolicy", "Never");
     assert_golden("image-missing", &host.run_fake(&missing, "run").run().transcript());
     let wasm = Pod::simple("w").set("spec/runtimeClassName", "pod-wasm");
     assert_golden("class-not-yet", &host.run_fake(&wasm, "run").run().transcript());

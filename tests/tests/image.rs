@@ -17,13 +17,11 @@ mod real;
 mod rules;
 #[path = "image/sharing.rs"]
 mod sharing;
-#[path = "image/tools.rs"]
-mod tools;
 
 use magikvm::image::{BringOptions, Image, ImageError, ImageRecord, ImageStore, Source};
+use magikvm_tests::tools::{self, files};
 use std::error::Error;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What the store adds to an image that lacks it.
 const ADDED: [&str; 8] = ["proc", "dev", "sys", "etc", "tmp", "etc/hosts", "etc/hostname", "etc/resolv.conf"];
@@ -58,24 +56,6 @@ impl Store {
         self.import(source, name).unwrap_or_else(|error| panic!("{}", chain(&error)));
         tools::Mounted::erofs(&self.resolve(name).rootfs.path)
     }
-}
-
-/// Every file below a directory, relative.
-fn files(root: &Path) -> Vec<String> {
-    let mut files = Vec::new();
-    let mut todo = vec![root.to_owned()];
-    while let Some(dir) = todo.pop() {
-        for entry in fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                todo.push(path);
-            } else {
-                files.push(path.strip_prefix(root).unwrap().display().to_string());
-            }
-        }
-    }
-    files.sort();
-    files
 }
 
 /// An error with all its causes.

@@ -46,16 +46,10 @@ impl CliError {
 
     /// From an error and its causes.
     pub(super) fn of(kind: Kind, error: &(dyn Error + 'static)) -> Self {
-        let mut causes: Vec<String> = Vec::new();
-        let mut next = error.source();
-        while let Some(cause) = next {
-            let text = cause.to_string();
-            // Transparent wrappers repeat their cause.
-            if causes.last() != Some(&text) && error.to_string() != text {
-                causes.push(text);
-            }
-            next = cause.source();
-        }
+        let mut causes: Vec<String> = crate::store::text::causes(error).map(ToString::to_string).collect();
+        // Wrappers that only pass on repeat their cause.
+        causes.dedup();
+        causes.retain(|cause| *cause != error.to_string());
         Self { causes, ..Self::new(kind, error.to_string()) }
     }
 

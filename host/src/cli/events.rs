@@ -4,9 +4,9 @@ use super::error::{CliError, Kind};
 use super::logs::Changes;
 use super::{Outcome, pod_id, ui};
 use crate::pod::interface::PodRuntimeInterface;
-use crate::pod::logs::printable;
 use crate::store::atomic::FileError;
 use crate::store::lock::{self, LockState};
+use crate::store::text::harmless;
 use magikvm_proto::id::PodId;
 use magikvm_proto::wire::{Event, EventKind};
 use std::fs::File;
@@ -82,10 +82,16 @@ fn describe(kind: &EventKind) -> String {
             format!("{container}: {how}{}", again(restart_in_ms))
         }
         EventKind::ContainerFailed { container, message, restart_in_ms } => {
-            format!("{container}: could not be started: {}{}", printable(message), again(restart_in_ms))
+            format!(
+                "{container}: could not be started: {}{}",
+                harmless(message, &['\t']),
+                again(restart_in_ms)
+            )
         }
         EventKind::PodStarted => "all containers were started".to_owned(),
-        EventKind::PodFailed { message } => format!("the pod could not be started: {}", printable(message)),
+        EventKind::PodFailed { message } => {
+            format!("the pod could not be started: {}", harmless(message, &['\t']))
+        }
         EventKind::ShuttingDown => "stopping".to_owned(),
     }
 }

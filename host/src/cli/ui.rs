@@ -108,7 +108,7 @@ pub(super) fn size(bytes: u64) -> String {
 /// A message may quote a hostile guest or manifest; it must not drive the terminal, nor fill it.
 pub(super) fn harmless(text: &str) -> String {
     let cut: String = text.chars().take(MAX_MESSAGE_LEN).collect();
-    cut.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+    crate::store::text::harmless(&cut, &['\n', '\t'])
 }
 
 /// `1 layer`, `2 layers`.
@@ -129,13 +129,12 @@ impl WorkProgress {
         Self { terminal: io::stderr().is_terminal(), shown: String::new(), last: None }
     }
 
-    /// Shows a state; `text` is `what: details`.
-    pub(super) fn show(&mut self, text: &str) {
-        let what = text.split_once(':').map_or(text, |(what, _)| what);
+    /// Shows a state: what is done, and details that change while it is.
+    pub(super) fn show(&mut self, what: &str, details: &str) {
         let new = self.shown != what;
         let due = self.last.is_none_or(|last| last.elapsed() > std::time::Duration::from_millis(100));
         if self.terminal && (new || due) {
-            error_bytes(format!("\r\x1b[K{text}").as_bytes());
+            error_bytes(format!("\r\x1b[K{what}: {details}").as_bytes());
             self.last = Some(std::time::Instant::now());
         } else if new && !self.terminal {
             note(what);
@@ -271,7 +270,8 @@ impl Seen {
     fn bar(&mut self, bars: &MultiProgress, now: &Progress) {
         match now {
             Progress::Layer { number, state: LayerState::Fetching { done_bytes } } => {
-                let (text, bytes) = (self.layer(*number), self.layers.get(*number).map_or(0, |l| l.size_bytes));
+                let (text, bytes) =
+                    (self.layer(*number), self.layers.get(*number).map_or(0, |l| l.size_bytes));
                 let bar = self.bars.entry(*number).or_insert_with(|| {
                     let bar = bars.add(ProgressBar::new(bytes).with_style(style(LAYER_BAR)));
                     bar.set_prefix(text);
@@ -307,9 +307,9 @@ impl Seen {
 
     /// A line above the bars, which is gone with them.
     fn say(&mut self, bars: &MultiProgress, text: &str) {
-        let bar = self.baking.get_or_insert_with(|| {
-            bars.insert(0, ProgressBar::new(0).with_style(style(LAYER_BAR)))
-        });
+        let bar = self
+            .baking
+            .get_or_insert_with(|| bars.insert(0, ProgressBar::new(0).with_style(style(LAYER_BAR))));
         bar.set_prefix(harmless(text));
     }
 }

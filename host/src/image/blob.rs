@@ -8,9 +8,9 @@ use super::tar::Skip;
 use magikvm_proto::limits::MAX_LAYER_SIZE;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::Scope;
 
 /// Bytes of one buffer between the threads, and how many may wait.

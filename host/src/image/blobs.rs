@@ -104,6 +104,8 @@ impl Blobs {
         let size = file.metadata().map_err(FileError::at("inspect", &path))?.len();
         // Before it has its name: a sweep must never find it unheld.
         lock::lock_in_use(&file, staged.temporary_path(), Hold::Shared)?;
+        file.sync_all().map_err(FileError::at("sync", &path))?;
+        let _turn = lock::wait_dir(&self.dir, Hold::Shared)?;
         staged.commit_as(&path, 0o600)?;
         Ok(HeldBlob { digest: *digest, size, file: Arc::new(file) })
     }
@@ -117,6 +119,8 @@ impl Blobs {
 
     /// Removes a blob that nobody holds. Returns the bytes freed; None when it is held.
     pub(super) fn remove_unheld(&self, digest: &Digest) -> Result<Option<u64>, FileError> {
+        // Between the look at a file and its removal no other one may get its name.
+        let _turn = lock::wait_dir(&self.dir, Hold::Alone)?;
         remove_unheld(&self.path(digest))
     }
 
@@ -214,5 +218,31 @@ mod tests {
         drop(blobs.put(&digest, b"layer").unwrap());
         assert!(blobs.hold_verified(&digest, &mut || true).unwrap().is_some());
         assert!(blobs.remove_unheld(&digest).unwrap().is_some());
+    }
+
+    /// Who removes a file must not take the one that came in its place a moment ago.
+    #[test]
+    fn a_blob_that_is_put_while_its_forerunner_is_removed_stays() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let dir = tempfile::tempdir().unwrap();
+        let (blobs, digest) = (blobs(dir.path()), Digest::of(b"manifest"));
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        blobs.remove_unheld(&digest).unwrap();
+                    }
+                });
+            }
+            let mut lost = 0;
+            for _ in 0..400 {
+                let held = blobs.put(&digest, b"manifest").unwrap();
+                lost += u32::from(!blobs.path(&digest).exists());
+                drop(held);
+            }
+            over.store(true, Ordering::Relaxed);
+            assert_eq!(lost, 0);
+        });
     }
 }

@@ -3,6 +3,7 @@
 use super::bake::BakeError;
 use super::cancel::Stopped;
 use super::digest::Digest;
+use super::directory::DirectoryError;
 use super::export::ExportError;
 use super::index::SCHEMA;
 use super::open::OpenError;
@@ -12,6 +13,8 @@ use super::registry::{RegistryConfigError, RegistryError};
 use super::signature::SignatureError;
 use super::transfer::TransferError;
 use crate::store::atomic::FileError;
+use crate::store::text::causes;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
 /// Why the store could not do something.
@@ -45,7 +48,7 @@ pub enum ImageError {
     #[error(transparent)]
     Signature(Box<SignatureError<RegistryError>>),
     /// It is not here, and was not to be pulled.
-    #[error("the image {} is not here, and the pull policy is never to ask its registry", name.familiar())]
+    #[error("the image {} is not here, and its pull policy is Never", name.familiar())]
     NotHere {
         /// The name.
         name: Box<Reference>,
@@ -129,6 +132,15 @@ pub enum ImageError {
         #[source]
         source: Box<ExportError>,
     },
+    /// The root file system could not be written as a directory.
+    #[error("cannot unpack the root file system into {}", path.display())]
+    Directory {
+        /// Where to.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: DirectoryError,
+    },
     /// A pod uses it.
     #[error("the image {name} is used by a pod")]
     InUse {
@@ -177,11 +189,27 @@ impl ImageError {
     pub(super) fn may_pass(&self) -> bool {
         match self {
             Self::Stopped { .. } => true,
-            Self::Transfer { source, .. } => {
-                matches!(**source, TransferError::Stopped(_) | TransferError::Registry(_))
-            }
+            Self::Transfer { source, .. } => match &**source {
+                TransferError::Stopped(_) => true,
+                TransferError::Registry(error) => error.may_pass(),
+                _ => false,
+            },
             _ => false,
         }
+    }
+
+    /// Neither the image nor the user is to blame, but this machine: its store, or a disk that is full.
+    pub fn is_of_machine(&self) -> bool {
+        matches!(self, Self::File(_) | Self::Damaged { .. } | Self::Index { .. } | Self::Newer { .. })
+            || matches!(self, Self::Export { source, .. } if matches!(**source, ExportError::Damaged { .. }))
+            || self.disk_problem().is_some()
+    }
+
+    /// That the disk takes no more, wherever that was noticed.
+    fn disk_problem(&self) -> Option<ErrorKind> {
+        let disk = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::ReadOnlyFilesystem];
+        let kind = causes(self).find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+        kind.filter(|kind| disk.contains(kind))
     }
 
     /// The user asked to give it up.
@@ -189,12 +217,26 @@ impl ImageError {
         match self {
             Self::Stopped { source, .. } => *source == Stopped::Cancelled,
             Self::Registry { source, .. } => matches!(**source, RegistryError::Stopped(Stopped::Cancelled)),
+            Self::Signature(error) => matches!(
+                &**error,
+                SignatureError::Registry { source: RegistryError::Stopped(Stopped::Cancelled), .. }
+            ),
+            Self::Export { source, .. } => matches!(**source, ExportError::Stopped(Stopped::Cancelled)),
             _ => false,
         }
     }
 
     /// What the user can do about it, when there is something.
     pub fn hint(&self) -> Option<String> {
+        match self.disk_problem() {
+            Some(ErrorKind::ReadOnlyFilesystem) => {
+                return Some("the file system is mounted read-only; --root DIR uses another one".to_owned());
+            }
+            Some(_) => {
+                return Some("make room: magikvm image prune --all; df -h tells what is full".to_owned());
+            }
+            None => {}
+        }
         match self {
             Self::NotFound { name, near } => {
                 let pull = format!("magikvm image pull {}", name.familiar());
@@ -206,6 +248,10 @@ impl ImageError {
             }
             Self::UnknownId { .. } | Self::AmbiguousId { .. } => Some("magikvm image ls".to_owned()),
             Self::Export { source, .. } => source.hint(),
+            Self::NotAName { .. } => Some(
+                "a name looks like registry.example/team/app:1.0; ids are listed by magikvm image ls"
+                    .to_owned(),
+            ),
             Self::InUse { .. } => Some("magikvm ps, then magikvm rm POD, then once more".to_owned()),
             Self::Registry { source, .. } => source.hint(),
             Self::Registries(error) => error.hint(),
@@ -220,7 +266,10 @@ impl ImageError {
             },
             Self::NotHere { name } => Some(format!("magikvm image pull {}", name.familiar())),
             Self::Pinned { name, .. } => Some(format!("use --name {}", name.without_digest().familiar())),
-            Self::Damaged { .. } => Some("magikvm image verify --all tells which images are damaged; remove and pull those again".to_owned()),
+            Self::Damaged { .. } => Some(
+                "magikvm image verify --all tells which images are damaged; remove and pull those again"
+                    .to_owned(),
+            ),
             Self::Index { path, .. } => {
                 Some(format!("move {} away and import the images again", path.display()))
             }

@@ -3,9 +3,9 @@
 
 use super::arrival::Arrival;
 use super::blob::{LayerBlob, LayerStream};
-use super::blobs::HeldBlob;
+use super::blobs::{Blobs, HeldBlob};
 use super::cancel::{Cancel, Stopped};
-use super::digest::{Digest, shorten};
+use super::digest::{Digest, Hasher, shorten};
 use super::document::{MAX_CONFIG, Role, role};
 use super::error::ImageError;
 use super::index::{ImageEntry, Part};
@@ -73,7 +73,9 @@ impl FromStr for Target {
         let wrong = || TargetError { text: shorten(text) };
         let (transport, rest) = text.split_once(':').ok_or_else(wrong)?;
         let (path, tag) = match transport {
-            "oci" | "oci-archive" => rest.split_once(':').map_or((rest, None), |(path, tag)| (path, Some(tag))),
+            "oci" | "oci-archive" => {
+                rest.split_once(':').map_or((rest, None), |(path, tag)| (path, Some(tag)))
+            }
             _ => (rest, None),
         };
         if path.is_empty() || tag == Some("") {
@@ -120,6 +122,16 @@ pub enum ExportError {
         /// What is missing.
         what: String,
     },
+    /// A file of the store is not what it was.
+    #[error("the image store is damaged: {} has the digest {found}, not {expected}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// As recorded.
+        expected: Digest,
+        /// As computed.
+        found: Digest,
+    },
     /// A layer cannot be unpacked.
     #[error("the layer {digest} cannot be read")]
     Layer {
@@ -144,8 +156,12 @@ impl ExportError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Exists { path } => Some(format!("remove it, or name another place: rm -r {}", path.display())),
-            Self::NoLayers { .. } => Some("remove the image and pull or import it again".to_owned()),
+            Self::Exists { path } => {
+                Some(format!("remove it, or name another place: rm -r {}", path.display()))
+            }
+            Self::NoLayers { .. } | Self::Damaged { .. } | Self::Layer { .. } => {
+                Some("remove the image and pull or import it again".to_owned())
+            }
             _ => None,
         }
     }
@@ -154,6 +170,7 @@ impl ExportError {
 /// An image's blobs and configuration, held.
 struct Parts {
     name: Option<Reference>,
+    blobs: Blobs,
     config: Vec<u8>,
     id: Digest,
     architecture: String,
@@ -170,7 +187,11 @@ impl ImageStore {
         target: &Target,
         cancel: &Cancel,
     ) -> Result<(), ImageError> {
-        let failed = |source| ImageError::Export { target: target.to_string(), source: Box::new(source) };
+        let failed = |source| {
+            // What somebody asked for is told, not what came of it.
+            let source = cancel.check().map_or_else(ExportError::Stopped, |()| source);
+            ImageError::Export { target: target.to_string(), source: Box::new(source) }
+        };
         match target {
             Target::Erofs { file } => copy_rootfs(image, file, cancel).map_err(failed),
             Target::Directory { dir } => unpack_rootfs(image, dir).map_err(failed),
@@ -198,7 +219,8 @@ impl ImageStore {
         let _lock = self.lock(Hold::Shared)?;
         let index = self.read_index()?;
         let unknown = || ImageError::UnknownId { id: image.id.to_string() };
-        let ImageEntry { manifest, blobs, architecture, .. } = index.images.get(&image.id).ok_or_else(unknown)?;
+        let ImageEntry { manifest, blobs, architecture, .. } =
+            index.images.get(&image.id).ok_or_else(unknown)?;
         let hold = |part: &Part| match self.blobs().hold(&part.digest)? {
             Some(held) if held.size == part.size_bytes => Ok((part.clone(), held)),
             _ => Err(missing(&part.digest.to_string())),
@@ -206,6 +228,7 @@ impl ImageStore {
         let manifest = manifest.as_ref().ok_or_else(|| missing("it was imported by an older magikvm"))?;
         Ok(Parts {
             name: name.or(image.record.names.first()).cloned(),
+            blobs: self.blobs(),
             config: read_capped(&self.config_path(&image.id), MAX_CONFIG)?.unwrap_or_default(),
             id: image.id,
             architecture: architecture.clone(),
@@ -241,27 +264,61 @@ fn new_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<(), ExportError>) -> 
     Ok(atomic::sync_parent(path)?)
 }
 
-/// Copies all of a file, wherever its position is.
-fn copy(from: &File, to: &mut impl Write, cancel: &Cancel, path: &Path) -> Result<(), ExportError> {
-    use std::os::unix::fs::FileExt;
+/// Reads a file of the store from its start, wherever its position is, and fails when it is time to give up.
+struct Reading<'a> {
+    file: &'a File,
+    at: u64,
+    hasher: Hasher,
+    cancel: &'a Cancel,
+}
+
+impl<'a> Reading<'a> {
+    fn new(file: &'a File, cancel: &'a Cancel) -> Self {
+        Self { file, at: 0, hasher: Hasher::default(), cancel }
+    }
+
+    /// After its end: what was read is what was recorded.
+    fn check(self, path: &Path, expected: Digest) -> Result<(), ExportError> {
+        match self.hasher.finish() {
+            found if found == expected => Ok(()),
+            found => Err(ExportError::Damaged { path: path.to_owned(), expected, found }),
+        }
+    }
+}
+
+impl Read for Reading<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        use std::os::unix::fs::FileExt;
+        self.cancel.check().map_err(io::Error::other)?;
+        let got = self.file.read_at(buffer, self.at)?;
+        self.hasher.update(&buffer[..got]);
+        self.at += got as u64;
+        Ok(got)
+    }
+}
+
+/// Copies a file of the store, with its path there and its digest.
+fn copy(
+    (file, path, digest): (&File, &Path, Digest),
+    to: &mut impl Write,
+    to_path: &Path,
+    cancel: &Cancel,
+) -> Result<(), ExportError> {
+    let mut reading = Reading::new(file, cancel);
     let mut buffer = vec![0; 1 << 20];
-    let mut at = 0;
     loop {
-        cancel.check()?;
-        match from.read_at(&mut buffer, at).map_err(FileError::at("read", path))? {
-            0 => return Ok(()),
-            got => {
-                to.write_all(&buffer[..got]).map_err(FileError::at("write", path))?;
-                at += got as u64;
-            }
+        match reading.read(&mut buffer).map_err(FileError::at("read", path))? {
+            0 => return reading.check(path, digest),
+            got => to.write_all(&buffer[..got]).map_err(FileError::at("write", to_path))?,
         }
     }
 }
 
 fn copy_rootfs(image: &Image, file: &Path, cancel: &Cancel) -> Result<(), ExportError> {
-    let from = File::open(&image.rootfs.path).map_err(FileError::at("open", &image.rootfs.path))?;
+    let path = &image.rootfs.path;
+    let from = File::open(path).map_err(FileError::at("open", path))?;
     let mut staged = new_file(file)?;
-    copy(&from, staged.file(), cancel, file)?;
+    copy((&from, path, image.record.rootfs_sha256), staged.file(), file, cancel)?;
     Ok(staged.commit(0o644)?)
 }
 
@@ -269,7 +326,12 @@ fn unpack_rootfs(image: &Image, dir: &Path) -> Result<(), ExportError> {
     let from = File::open(&image.rootfs.path).map_err(FileError::at("open", &image.rootfs.path))?;
     let owners = if nix::unistd::geteuid().is_root() { Owners::AsInImage } else { Owners::Mine };
     new_dir(dir, |content| {
-        super::directory::unpack(&from, content, owners).map(drop).map_err(ExportError::Directory)
+        let unpacked = super::directory::unpack(&from, content, owners);
+        if unpacked.is_err() {
+            // Directories without write permission hold on to what is in them.
+            super::directory::clear_unpacked(content).map_err(FileError::at("remove", content))?;
+        }
+        unpacked.map(drop).map_err(ExportError::Directory)
     })
 }
 
@@ -299,7 +361,8 @@ fn layout(parts: &Parts, dir: &Path, tag: Option<&str>, cancel: &Cancel) -> Resu
         for (part, held) in parts.layers.iter().chain([&parts.manifest]) {
             let path = blobs.join(part.digest.hex());
             let mut staged = Staged::new(&path)?;
-            copy(&held.file, staged.file(), cancel, &path)?;
+            let from = (&*held.file, &*parts.blobs.path(&part.digest), part.digest);
+            copy(from, staged.file(), &path, cancel)?;
             staged.commit(0o644)?;
         }
         atomic::write(&blobs.join(parts.id.hex()), &parts.config, 0o644)?;
@@ -341,23 +404,6 @@ fn archive(
     Ok(staged.commit(0o644)?)
 }
 
-/// Reads a held blob from its start, and fails when it is time to give up.
-struct Reading<'a> {
-    file: &'a File,
-    at: u64,
-    cancel: &'a Cancel,
-}
-
-impl Read for Reading<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        use std::os::unix::fs::FileExt;
-        self.cancel.check().map_err(io::Error::other)?;
-        let got = self.file.read_at(buffer, self.at)?;
-        self.at += got as u64;
-        Ok(got)
-    }
-}
-
 fn oci_archive(
     parts: &Parts,
     tag: Option<&str>,
@@ -372,7 +418,9 @@ fn oci_archive(
     for (part, held) in parts.layers.iter().chain([&parts.manifest]) {
         // An image may have a layer twice, an archive not.
         if seen.insert(part.digest) {
-            tar.add(&name(&part.digest), part.size_bytes, Reading { file: &held.file, at: 0, cancel })?;
+            let mut reading = Reading::new(&held.file, cancel);
+            tar.add(&name(&part.digest), part.size_bytes, &mut reading)?;
+            reading.check(&parts.blobs.path(&part.digest), part.digest)?;
         }
         cancel.check()?;
     }

@@ -251,7 +251,12 @@ mod tests {
     use super::*;
 
     fn entry(digest: &str) -> ImageEntry {
-        let rootfs = RootfsEntry { key: Digest::of(b"key"), size_bytes: 4096, sha256: Digest::of(b"file"), compression: RootfsCompression::None };
+        let rootfs = RootfsEntry {
+            key: Digest::of(b"key"),
+            size_bytes: 4096,
+            sha256: Digest::of(b"file"),
+            compression: RootfsCompression::None,
+        };
         ImageEntry {
             digests: [Digest::of(digest.as_bytes())].into(),
             created: None,

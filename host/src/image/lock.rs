@@ -3,7 +3,8 @@
 //! first byte, held by whoever has resolved it.
 //!
 //! All are released by the kernel when their holder dies. Order: bake lock, then index lock; whoever holds the index
-//! lock only tries for others.
+//! lock only tries for others. Last of all comes the lock of the blobs' directory, held while one of them gets or loses
+//! its name.
 
 use super::cancel::{Cancel, Stopped};
 use crate::store::atomic::{self, FileError};
@@ -33,6 +34,17 @@ pub(super) fn wait(path: &Path, hold: Hold) -> Result<File, FileError> {
     }
     .map_err(FileError::at("lock", path))?;
     Ok(file)
+}
+
+/// Waits for the lock of a directory, which is held for moments only.
+pub(super) fn wait_dir(path: &Path, hold: Hold) -> Result<File, FileError> {
+    let dir = File::open(path).map_err(FileError::at("open", path))?;
+    match hold {
+        Hold::Shared => dir.lock_shared(),
+        Hold::Alone => dir.lock(),
+    }
+    .map_err(FileError::at("lock", path))?;
+    Ok(dir)
 }
 
 /// Takes a lock file that stays for ever, alone, when nobody has it.
@@ -136,15 +148,19 @@ mod tests {
         assert!(BakeLock::attempt(path.clone()).unwrap().is_none());
         let (told, heard) = std::sync::mpsc::channel();
         let waiting = path.clone();
-        let other =
-            std::thread::spawn(move || BakeLock::wait(waiting, &mut || told.send(()).unwrap(), &Cancel::new()));
+        let other = std::thread::spawn(move || {
+            BakeLock::wait(waiting, &mut || told.send(()).unwrap(), &Cancel::new())
+        });
         heard.recv().unwrap();
         drop(lock);
         let lock = other.join().unwrap().unwrap().unwrap();
         assert!(BakeLock::attempt(path.clone()).unwrap().is_none());
         let given_up = Cancel::new();
         given_up.cancel();
-        assert_eq!(BakeLock::wait(path.clone(), &mut || {}, &given_up).unwrap().err(), Some(Stopped::Cancelled));
+        assert_eq!(
+            BakeLock::wait(path.clone(), &mut || {}, &given_up).unwrap().err(),
+            Some(Stopped::Cancelled)
+        );
         drop(lock);
         assert!(!path.exists());
     }

@@ -13,9 +13,9 @@ mod cancel;
 mod digest;
 mod directory;
 mod document;
+pub mod erofs;
 mod error;
 mod export;
-pub mod erofs;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod index;
@@ -35,6 +35,7 @@ mod store;
 pub mod tar;
 mod transfer;
 pub mod tree;
+mod unpacked;
 mod upkeep;
 
 pub use arrival::Missing;
@@ -44,9 +45,9 @@ pub use cancel::{Cancel, Stopped};
 pub use digest::{Digest, DigestError};
 pub use directory::{DirectoryError, Owners, UnpackedSummary, clear_unpacked, unpack};
 pub use document::ImageDefaults;
+pub use erofs::{RootfsCompression, UnknownCompression};
 pub use error::ImageError;
 pub use export::{ExportError, Target, TargetError};
-pub use erofs::{RootfsCompression, UnknownCompression};
 pub use index::{ImageRecord, Part};
 pub use layer::LayerError;
 pub use obtain::BringOptions;
@@ -66,4 +67,5 @@ pub use signature::{
 pub use source::{Source, SourceError};
 pub use store::{Image, ImageParts, ImageStore, Removed, RootfsFile};
 pub use transfer::TransferError;
+pub use unpacked::RootfsDirectory;
 pub use upkeep::{Damage, PruneOptions, PruneScope, Pruned, PrunedImage, Really, Usage, UsageRow};

@@ -7,7 +7,7 @@ use super::blob::LayerBlob;
 use super::blobs::HeldBlob;
 use super::cancel::Cancel;
 use super::digest::{Digest, shorten};
-use super::document::{MANIFEST_TYPE, Platform};
+use super::document::{MANIFEST_TYPE, MAX_CONFIG, Platform};
 use super::erofs::RootfsCompression;
 use super::error::ImageError;
 use super::index::{ImageEntry, ImageRecord, Named, Part, RootfsEntry};
@@ -16,7 +16,7 @@ use super::open::{self, Opened};
 use super::progress::{LayerInfo, Progress};
 use super::reference::Reference;
 use super::source::Source;
-use super::store::ImageStore;
+use super::store::{ImageStore, read_capped};
 use super::transfer::{Failed, Fetch, Transfer, TransferError};
 use crate::store::atomic::{self, Staged};
 use std::sync::Arc;
@@ -91,23 +91,20 @@ impl ImageStore {
         let lock =
             BakeLock::wait(self.bake_lock(&key), &mut || progress(Progress::Waiting), &options.cancel)?;
         let _bake = lock.map_err(|stopped| bringing.stopped(stopped))?;
-        let brought =
-            self.layers(bringing, key, compression).and_then(|(rootfs, blobs)| self.record(bringing, rootfs, &blobs));
+        let brought = self
+            .layers(bringing, key, compression)
+            .and_then(|(rootfs, blobs)| self.record(bringing, rootfs, &blobs));
         if let Err(error) = &brought
             && !error.may_pass()
         {
-            // What came is of no use to a next attempt.
-            self.sweep()?;
+            // What came is of no use to a next attempt. If it cannot be removed now, it will be then; this error says more.
+            drop(self.sweep());
         }
         brought
     }
 
     /// The form that is wanted, else the one that the image has already.
-    fn compression(
-        &self,
-        opened: &Opened,
-        options: &BringOptions,
-    ) -> Result<RootfsCompression, ImageError> {
+    fn compression(&self, opened: &Opened, options: &BringOptions) -> Result<RootfsCompression, ImageError> {
         let _lock = self.lock(Hold::Shared)?;
         let known = self.read_index()?.images.get(&opened.id).map(|image| image.rootfs.compression);
         Ok(options.compression.or(known).unwrap_or_default())
@@ -122,8 +119,7 @@ impl ImageStore {
     ) -> Result<(RootfsEntry, Vec<HeldBlob>), ImageError> {
         let Bringing { opened, progress, .. } = bringing;
         let cancel = bringing.options.cancel.part();
-        let arrivals: Vec<_> =
-            opened.layers.iter().map(|_| Arc::new(Arrival::new(cancel.clone()))).collect();
+        let arrivals: Vec<_> = opened.layers.iter().map(|_| Arc::new(Arrival::new(cancel.clone()))).collect();
         let blobs = self.blobs();
         let transfer = Transfer {
             blobs: &blobs,
@@ -193,12 +189,10 @@ impl ImageStore {
             let total_bytes = layers[number - 1].length;
             (bringing.progress)(Progress::Baking { number, of, done_bytes, total_bytes });
         };
-        let baked = bake::bake(&layers, &key, compression, staged.file(), tails, &mut report).map_err(
-            |error| ImageError::Bake {
-                source_name: bringing.source_name.clone(),
-                source: Box::new(error),
-            },
-        )?;
+        let baked =
+            bake::bake(&layers, &key, compression, staged.file(), tails, &mut report).map_err(|error| {
+                ImageError::Bake { source_name: bringing.source_name.clone(), source: Box::new(error) }
+            })?;
         Ok((RootfsEntry { key, size_bytes: baked.size, sha256: baked.sha256, compression }, Some(staged)))
     }
 
@@ -233,7 +227,11 @@ impl ImageStore {
         let _lock = self.lock(Hold::Alone)?;
         let mut index = self.read_index()?;
         let id = opened.id;
-        atomic::write(&self.config_path(&id), &opened.config_bytes, 0o600)?;
+        // Who uses the image holds the file that is there.
+        let config = self.config_path(&id);
+        if read_capped(&config, MAX_CONFIG)?.as_ref() != Some(&opened.config_bytes) {
+            atomic::write(&config, &opened.config_bytes, 0o600)?;
+        }
         let known = index.images.get(&id).map(|image| image.digests.clone()).unwrap_or_default();
         let entry = ImageEntry {
             digests: known.into_iter().chain(opened.digests.iter().copied()).collect(),
@@ -271,9 +269,7 @@ impl Bringing<'_> {
 
 /// The manifest of an image that came without one (OCI image-spec, manifest.md).
 fn made_manifest(opened: &Opened, blobs: &[Part]) -> Vec<u8> {
-    let descriptor = |media_type: &str, digest: &Digest, size: u64| {
-        serde_json::json!({ "mediaType": media_type, "digest": digest, "size": size })
-    };
+    let descriptor = |media_type: &str, digest: &Digest, size: u64| serde_json::json!({ "mediaType": media_type, "digest": digest, "size": size });
     let layers: Vec<_> =
         blobs.iter().map(|blob| descriptor(&blob.media_type, &blob.digest, blob.size_bytes)).collect();
     let config = descriptor(&opened.config_type, &opened.id, opened.config_bytes.len() as u64);

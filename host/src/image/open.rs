@@ -12,8 +12,8 @@ use super::document::{Compression, Config, Platform};
 use super::registry::RegistryError;
 use super::source::Source;
 use super::tar::TarError;
-use magikvm_proto::limits::{MAX_LAYER_SIZE, MAX_LAYERS};
 use archive::Archive;
+use magikvm_proto::limits::{MAX_LAYER_SIZE, MAX_LAYERS};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -239,7 +239,7 @@ pub(super) fn open(source: &Source, platform: &Platform, scratch: &Path) -> Resu
     match source {
         Source::OciLayout { dir, tag } => layout::open(dir, tag.as_deref(), platform),
         Source::OciArchive { file, tag } => {
-            layout::open_archive(Archive::open(file, scratch)?, tag.as_deref(), platform)
+            layout::open_archive(&Archive::open(file, scratch)?, tag.as_deref(), platform)
         }
         Source::DockerArchive { file, image } => {
             archive::open(&Archive::open(file, scratch)?, image.as_deref(), platform)

@@ -21,7 +21,9 @@ pub struct Platform {
 
 /// Text that is no platform.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a platform; the form is OS/ARCHITECTURE[/VARIANT], for example linux/amd64 or linux/arm64/v8")]
+#[error(
+    "{text:?} is not a platform; the form is OS/ARCHITECTURE[/VARIANT], for example linux/amd64 or linux/arm64/v8"
+)]
 pub struct PlatformError {
     text: String,
 }

@@ -78,10 +78,9 @@ impl ImageStore {
         }
         self.tidy()?;
         progress(Progress::Resolving);
-        let failed =
-            |source| ImageError::Registry { name: Box::new(name.clone()), source: Box::new(source) };
-        let repository =
-            Repository::open(&sources.registries, &sources.credentials, name, &options.cancel).map_err(failed)?;
+        let failed = |source| ImageError::Registry { name: Box::new(name.clone()), source: Box::new(source) };
+        let repository = Repository::open(&sources.registries, &sources.credentials, name, &options.cancel)
+            .map_err(failed)?;
         let which = match name.digest() {
             Some(digest) => Which::Digest(digest),
             None => Which::Tag(name.tag().unwrap_or("latest")),

@@ -35,7 +35,9 @@ pub enum Source {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
     /// No known transport.
-    #[error("{text:?} is not an image source; the forms are oci:DIR[:TAG], oci-archive:FILE[:TAG] and docker-archive:FILE[:REF]")]
+    #[error(
+        "{text:?} is not an image source; the forms are oci:DIR[:TAG], oci-archive:FILE[:TAG] and docker-archive:FILE[:REF]"
+    )]
     Transport {
         /// What was read.
         text: String,

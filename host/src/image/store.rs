@@ -1,7 +1,7 @@
 //! The store: images by name, each baked once into a read-only EROFS file that all pods share.
 //!
 //! On disk: `index.json` (see `index`), `configs/<id>.json` (configurations as they came, checked when read), `blobs/<hex>`
-//! (layers and manifests as they came, see `blobs`), `rootfs/<key>.erofs`, `locks/`. A file is either complete under its
+//! (layers and manifests as they came, see `blobs`), `rootfs/<key>.erofs`, `dirs/` (see `unpacked`), `locks/`. A file is either complete under its
 //! name or not there: what a killed process leaves is swept by the next one that changes the store. Must not know pods; a
 //! root file system is in use while its [`RootfsFile`] lives. Bringing images in is in `obtain`, looking after those that
 //! are there in `upkeep`, writing them out in `export`.
@@ -9,8 +9,8 @@
 use super::blobs::{self, Blobs};
 use super::digest::{Digest, shorten};
 use super::document::{Config, ImageDefaults, MAX_CONFIG};
-use super::error::ImageError;
 use super::erofs::RootfsCompression;
+use super::error::ImageError;
 use super::index::{ImageRecord, Index, Named, Part, RootfsEntry, SCHEMA};
 use super::lock::{self, BakeLock, Hold};
 use super::reference::Reference;
@@ -25,7 +25,7 @@ use std::time::{Duration, SystemTime};
 /// Bytes of `index.json`: far more than thousands of images need.
 const MAX_INDEX: u64 = 64 << 20;
 /// Directories of the store.
-const DIRS: [&str; 4] = ["rootfs", "configs", "blobs", "locks"];
+const DIRS: [&str; 5] = ["rootfs", "configs", "blobs", "dirs", "locks"];
 /// Digits of an id that are taken for one.
 const MIN_ID_PREFIX: usize = 4;
 /// How long whole layers of a failed pull stay.
@@ -56,6 +56,8 @@ pub struct Image {
     pub config: ImageDefaults,
     /// Its root file system.
     pub rootfs: RootfsFile,
+    /// The configuration's file, open, with a shared lock on its first byte: images with the same layers are told apart by it.
+    _lock: File,
 }
 
 /// A root file system's EROFS file; it is not removed while this lives.
@@ -182,7 +184,8 @@ impl ImageStore {
     pub fn parts_of(&self, image: &Image) -> Result<ImageParts, ImageError> {
         let _lock = self.lock(Hold::Shared)?;
         let mut index = self.read_index()?;
-        let signed_by = index.names.values().filter(|named| named.id == image.id).filter_map(|named| named.key);
+        let signed_by =
+            index.names.values().filter(|named| named.id == image.id).filter_map(|named| named.key);
         let signed_by: BTreeSet<Digest> = signed_by.collect();
         let entry = index.images.remove(&image.id);
         let entry = entry.ok_or_else(|| ImageError::UnknownId { id: image.id.to_string() })?;
@@ -195,11 +198,7 @@ impl ImageStore {
     }
 
     /// An image by name, id or the beginning of an id; with the name in the index, if it was one.
-    pub(super) fn find(
-        &self,
-        index: &Index,
-        image: &str,
-    ) -> Result<(Digest, Option<Reference>), ImageError> {
+    pub(super) fn find(&self, index: &Index, image: &str) -> Result<(Digest, Option<Reference>), ImageError> {
         let name = image.parse::<Reference>();
         if let Ok(name) = &name
             && let Some(named) = index.find(name)
@@ -219,6 +218,10 @@ impl ImageStore {
                 prefix: prefix.to_owned(),
                 found: found.iter().map(Digest::to_string).collect(),
             }),
+            // `sha256:…` could be read as a name with a tag.
+            ([], Ok(_)) if is_id && prefix.len() < image.len() => {
+                Err(ImageError::UnknownId { id: prefix.to_owned() })
+            }
             ([], Ok(name)) => {
                 let near = index.near(&name);
                 Err(ImageError::NotFound { name: Box::new(name), near })
@@ -243,22 +246,28 @@ impl ImageStore {
             return Err(ImageError::Damaged { path, problem: "it has another size than when it was baked" });
         }
         let rootfs = RootfsFile { path, size_bytes, key: entry.rootfs.key, _lock: file };
-        Ok(Image { id, record, config: self.config(&id)?, rootfs })
+        let (config, config_file) = self.config(&id)?;
+        Ok(Image { id, record, config, rootfs, _lock: config_file })
     }
 
-    /// The configuration of an image, checked against its digest.
-    fn config(&self, id: &Digest) -> Result<ImageDefaults, ImageError> {
+    /// The configuration of an image, checked against its digest, and its file, held.
+    fn config(&self, id: &Digest) -> Result<(ImageDefaults, File), ImageError> {
         let path = self.config_path(id);
-        let bytes = read_capped(&path, MAX_CONFIG)?.unwrap_or_default();
+        let damaged = |problem| ImageError::Damaged { path: path.clone(), problem };
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(damaged("it is missing")),
+            file => file.map_err(FileError::at("open", &path))?,
+        };
+        if !lock::lock_in_use(&file, &path, Hold::Shared)? {
+            return Err(damaged("it is locked by another program"));
+        }
+        let bytes = read_file(&file, &path, MAX_CONFIG)?;
         if Digest::of(&bytes) != *id {
-            return Err(ImageError::Damaged {
-                path,
-                problem: "it is not the configuration it is named after",
-            });
+            return Err(damaged("it is not the configuration it is named after"));
         }
         let config: Config =
             serde_json::from_slice(&bytes).map_err(|source| ImageError::Index { path, source })?;
-        Ok(config.config)
+        Ok((config.config, file))
     }
 
     /// The root file system of an image, if it is there.
@@ -290,12 +299,12 @@ impl ImageStore {
         let Some(entry) = index.images.get(id) else { return Ok(Some(0)) };
         let key = entry.rootfs.key;
         let path = self.rootfs_path(&key);
+        if self.image_in_use(index, id, &key)? {
+            return Ok(None);
+        }
         // Someone who brings the same layers right now needs the file: it stays for them.
         let doomed =
             if index.shares_rootfs(&key, id) { None } else { BakeLock::attempt(self.bake_lock(&key))? };
-        if doomed.is_some() && is_in_use(&path)? {
-            return Ok(None);
-        }
         let blobs: Vec<Digest> = entry.blobs().map(|part| part.digest).collect();
         index.images.remove(id);
         index.names.retain(|_, named| named.id != *id);
@@ -305,6 +314,7 @@ impl ImageStore {
         if doomed.is_some() {
             freed += fs::metadata(&path).map(|metadata| metadata.blocks() * 512).unwrap_or(0);
             atomic::remove(&path)?;
+            self.remove_directories(&key)?;
         }
         let needed = index.blobs();
         for blob in blobs.iter().filter(|blob| !needed.contains(blob)) {
@@ -312,6 +322,16 @@ impl ImageStore {
             freed += self.blobs().remove_unheld(blob)?.unwrap_or(0);
         }
         Ok(Some(freed))
+    }
+
+    /// Somebody has resolved the image and still holds it; the index lock is held.
+    pub(super) fn image_in_use(&self, index: &Index, id: &Digest, key: &Digest) -> Result<bool, ImageError> {
+        if is_in_use(&self.config_path(id))? {
+            return Ok(true);
+        }
+        // Those who hold it without its configuration.
+        let alone = !index.shares_rootfs(key, id);
+        Ok(alone && (is_in_use(&self.rootfs_path(key))? || self.directory_in_use(key)?))
     }
 
     /// Removes what killed processes and failed pulls left, when nobody changes the store right now: incomplete files, and root
@@ -326,23 +346,27 @@ impl ImageStore {
     }
 
     fn sweep_unused(&self, keep: Duration) -> Result<u64, ImageError> {
-        let Some(_lock) = lock::attempt(&self.root.join("lock"))? else { return Ok(0) };
-        for dir in [self.root.clone()].into_iter().chain(DIRS.map(|name| self.dir(name))) {
+        match lock::attempt(&self.root.join("lock"))? {
+            Some(_lock) => self.sweep_locked(keep),
+            None => Ok(0),
+        }
+    }
+
+    /// The same, the index lock being held.
+    pub(super) fn sweep_locked(&self, keep: Duration) -> Result<u64, ImageError> {
+        for dir in [self.root.clone(), self.dir("rootfs"), self.dir("configs"), self.dir("blobs")] {
             atomic::sweep(&dir)?;
         }
         let index = self.read_index()?;
+        self.sweep_directories(&index)?;
         let mut freed = 0;
         for (digest, path) in digests_in(&self.dir("configs"), ".json")? {
             if !index.images.contains_key(&digest) {
                 atomic::remove(&path)?;
             }
         }
-        for (key, path) in digests_in(&self.dir("rootfs"), ".erofs")? {
-            if index.rootfs(&key).is_none()
-                && let Some(_bake) = BakeLock::attempt(self.bake_lock(&key))?
-            {
-                freed += blobs::remove_unheld(&path)?.unwrap_or(0);
-            }
+        for (_bake, path) in self.unknown_rootfs(&index)? {
+            freed += blobs::remove_unheld(&path)?.unwrap_or(0);
         }
         let needed = index.blobs();
         for blob in self.blobs().list()? {
@@ -353,6 +377,24 @@ impl ImageStore {
         }
         self.blobs().sweep_locks()?;
         Ok(freed)
+    }
+
+    /// Every root file system there is.
+    pub(super) fn rootfs_files(&self) -> Result<Vec<(Digest, PathBuf)>, FileError> {
+        digests_in(&self.dir("rootfs"), ".erofs")
+    }
+
+    /// Root file systems that the index does not know and that nobody is making, kept from that meanwhile.
+    pub(super) fn unknown_rootfs(&self, index: &Index) -> Result<Vec<(BakeLock, PathBuf)>, ImageError> {
+        let mut unknown = Vec::new();
+        for (key, path) in self.rootfs_files()? {
+            if index.rootfs(&key).is_none()
+                && let Some(bake) = BakeLock::attempt(self.bake_lock(&key))?
+            {
+                unknown.push((bake, path));
+            }
+        }
+        Ok(unknown)
     }
 
     pub(super) fn read_index(&self) -> Result<Index, ImageError> {
@@ -422,12 +464,16 @@ pub(super) fn read_capped(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Im
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         file => file.map_err(FileError::at("open", path))?,
     };
+    read_file(&file, path, limit).map(Some)
+}
+
+fn read_file(file: &File, path: &Path, limit: u64) -> Result<Vec<u8>, ImageError> {
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes).map_err(FileError::at("read", path))?;
     if bytes.len() as u64 > limit {
         return Err(ImageError::Damaged { path: path.to_owned(), problem: "it is too large" });
     }
-    Ok(Some(bytes))
+    Ok(bytes)
 }
 
 /// Files of a directory that are named after a digest.

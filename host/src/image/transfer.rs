@@ -126,7 +126,9 @@ impl Transfer<'_> {
                             break;
                         }
                         match self.bring(number) {
-                            Ok(blob) => held.lock().unwrap_or_else(PoisonError::into_inner).push((number, blob)),
+                            Ok(blob) => {
+                                held.lock().unwrap_or_else(PoisonError::into_inner).push((number, blob))
+                            }
                             Err(error) => {
                                 let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
                                 // The first failure makes the others give up; theirs says nothing.

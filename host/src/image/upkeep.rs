@@ -3,6 +3,7 @@
 use super::blobs::digest_of;
 use super::cancel::Cancel;
 use super::digest::Digest;
+use super::erofs;
 use super::error::ImageError;
 use super::index::Index;
 use super::lock::Hold;
@@ -114,12 +115,15 @@ impl ImageStore {
     /// Removes images that nobody needs, and what failed pulls have left.
     pub fn prune(&self, options: &PruneOptions) -> Result<Pruned, ImageError> {
         let mut pruned = Pruned { images: Vec::new(), freed_bytes: 0 };
-        if options.really == Really::Do {
-            pruned.freed_bytes += self.sweep()?;
-        }
-        let lock = self.lock(Hold::Alone)?;
+        let _lock = self.lock(Hold::Alone)?;
         let mut index = self.read_index()?;
         let mut size = disk_usage(&self.dir("rootfs"))? + disk_usage(&self.dir("blobs"))?;
+        let leftovers = match options.really {
+            Really::Do => self.sweep_locked(Duration::ZERO)?,
+            Really::Say => self.leftovers(&index)?,
+        };
+        size = size.saturating_sub(leftovers);
+        pruned.freed_bytes += leftovers;
         for (id, last_use) in self.candidates(&index, options.scope)? {
             let young = options.unused_for.is_some_and(|unused_for| {
                 SystemTime::now().duration_since(last_use).unwrap_or_default() < unused_for
@@ -141,11 +145,6 @@ impl ImageStore {
             pruned.freed_bytes += freed;
             pruned.images.push(PrunedImage { id, names: record.names });
         }
-        if options.really == Really::Say {
-            let needed = self.read_index()?.blobs();
-            pruned.freed_bytes += self.unneeded_blobs(&needed)?;
-        }
-        drop(lock);
         Ok(pruned)
     }
 
@@ -159,7 +158,7 @@ impl ImageStore {
         for id in ids {
             let Some(entry) = index.images.get(&id) else { continue };
             let path = self.rootfs_path(&entry.rootfs.key);
-            if !is_in_use(&path)? {
+            if !self.image_in_use(index, &id, &entry.rootfs.key)? {
                 let imported = SystemTime::UNIX_EPOCH + Duration::from_secs(entry.imported_unix_secs);
                 found.push((id, last_use(&path).unwrap_or(imported)));
             }
@@ -184,10 +183,18 @@ impl ImageStore {
         files.iter().map(|path| on_disk(path)).sum()
     }
 
-    fn unneeded_blobs(&self, needed: &BTreeSet<Digest>) -> Result<u64, ImageError> {
-        let blobs = self.blobs();
-        let unneeded = blobs.list()?.into_iter().filter(|blob| !needed.contains(&blob.digest));
-        Ok(unneeded.map(|blob| on_disk(&blobs.path(&blob.digest))).sum())
+    /// Bytes of what a sweep would remove. The index lock is held.
+    fn leftovers(&self, index: &Index) -> Result<u64, ImageError> {
+        let mut bytes = 0;
+        let needed = index.blobs();
+        for blob in self.blobs().list()?.into_iter().filter(|blob| !needed.contains(&blob.digest)) {
+            let path = self.blobs().path(&blob.digest);
+            bytes += if is_in_use(&path)? { 0 } else { on_disk(&path) };
+        }
+        for (_, path) in self.unknown_rootfs(index)? {
+            bytes += if is_in_use(&path)? { 0 } else { on_disk(&path) };
+        }
+        Ok(bytes)
     }
 
     /// What the store takes on disk.
@@ -195,16 +202,14 @@ impl ImageStore {
         let _lock = self.lock(Hold::Shared)?;
         let index = self.read_index()?;
         let mut usage = Usage::default();
-        let (mut keys, mut used_blobs) = (BTreeSet::new(), BTreeSet::new());
-        for entry in index.images.values() {
-            let path = self.rootfs_path(&entry.rootfs.key);
-            let used = is_in_use(&path)?;
-            if used {
+        let mut used_blobs = BTreeSet::new();
+        for (id, entry) in &index.images {
+            if self.image_in_use(&index, id, &entry.rootfs.key)? {
                 used_blobs.extend(entry.blobs().map(|part| part.digest));
             }
-            if keys.insert(entry.rootfs.key) {
-                usage.rootfs.add(on_disk(&path), used);
-            }
+        }
+        for (_, path) in self.rootfs_files()? {
+            usage.rootfs.add(on_disk(&path), is_in_use(&path)?);
         }
         for blob in self.blobs().list()? {
             usage.blobs.add(on_disk(&self.blobs().path(&blob.digest)), used_blobs.contains(&blob.digest));
@@ -239,14 +244,20 @@ impl ImageStore {
                 damages.push(Damage { path, problem });
             }
         }
+        // What was baked wrongly has the digest that was recorded, and is wrong all the same.
+        if damages.iter().all(|damage| damage.path != rootfs) {
+            progress(&rootfs);
+            let file = File::open(&rootfs).map_err(FileError::at("open", &rootfs))?;
+            if let Err(error) = erofs::read::check(&file) {
+                damages.push(Damage { path: rootfs, problem: format!("its structure is damaged: {error}") });
+            }
+        }
         if entry.manifest.is_none() {
             let problem =
                 "it was imported by an older magikvm, which kept no layers: import it again".to_owned();
             damages.push(Damage { path: self.blobs().dir().to_owned(), problem });
         }
-        cancel
-            .check()
-            .map_err(|source| ImageError::Stopped { source_name: id.to_string(), source })?;
+        cancel.check().map_err(|source| ImageError::Stopped { source_name: id.to_string(), source })?;
         Ok(damages)
     }
 }

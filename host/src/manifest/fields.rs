@@ -322,7 +322,7 @@ pub const FIELDS: &[Field] = &[
     only("spec.hostIPC", Shape::Bool, &["false"], SHARED_VM),
     no("spec.hostUsers", "user namespaces are not supported yet"),
     no("spec.os", WINDOWS),
-    no("spec.imagePullSecrets", "registries are not supported yet"),
+    no("spec.imagePullSecrets", "log in with `podman login` or `docker login`: their logins are used"),
     no("spec.serviceAccountName", CLUSTER_API),
     no("spec.serviceAccount", CLUSTER_API),
     only("spec.automountServiceAccountToken", Shape::Bool, &["false"], CLUSTER_API),

@@ -63,6 +63,7 @@ pub(super) struct Reactor<'a> {
     deadline: Option<Instant>,
     waiting: Vec<Sender<()>>,
     sandbox: Option<SandboxView>,
+    is_listening: bool,
     /// The state as it was written last, so that a flood of empty events writes nothing.
     written: Option<PodState>,
     saved: Option<Instant>,
@@ -106,6 +107,7 @@ impl<'a> Reactor<'a> {
             deadline: None,
             waiting: Vec::new(),
             sandbox: None,
+            is_listening: false,
             written: None,
             saved: None,
         })
@@ -130,6 +132,16 @@ impl<'a> Reactor<'a> {
             }
         }
         status::exit_code(&self.machine.state)
+    }
+
+    /// Takes users' wishes from now on; again changes nothing.
+    fn listen(&mut self, dir: &PodDir) -> Result<(), Failure> {
+        if !self.is_listening {
+            control::listen(dir, self.outbox.clone())
+                .map_err(|error| Failure::new(RunStage::Prepare, Blame::Environment, &error))?;
+            self.is_listening = true;
+        }
+        Ok(())
     }
 
     /// Takes messages until the machine wants the loop to be left.
@@ -215,7 +227,8 @@ impl<'a> Reactor<'a> {
 }
 
 impl Attendant for Reactor<'_> {
-    fn pull(&mut self, request: &PullRequest) -> Result<(), Failure> {
+    fn pull(&mut self, dir: &PodDir, request: &PullRequest) -> Result<(), Failure> {
+        self.listen(dir)?;
         let failed = |error: &(dyn std::error::Error + 'static)| {
             Failure::new(RunStage::Image, Blame::Environment, error)
         };
@@ -240,7 +253,11 @@ impl Attendant for Reactor<'_> {
                 }
                 Message::Puller(Some(FromPuller::Done)) if !given_up => return Ok(()),
                 Message::Puller(_) if given_up => {
-                    return Err(Failure::message(RunStage::Cancelled, Blame::User, "the start was cancelled"));
+                    return Err(Failure::message(
+                        RunStage::Cancelled,
+                        Blame::User,
+                        "the start was cancelled",
+                    ));
                 }
                 Message::Puller(Some(FromPuller::Failed(failure))) => return Err(*failure),
                 Message::Puller(_) => {
@@ -248,7 +265,10 @@ impl Attendant for Reactor<'_> {
                     return Err(Failure::message(RunStage::Image, Blame::Environment, message)
                         .hint("look whether the machine is out of memory: dmesg"));
                 }
-                Message::Input(_) | Message::Control { .. } => {
+                wish @ (Message::Input(_) | Message::Control { .. }) => {
+                    if let Message::Control { done, .. } = wish {
+                        self.waiting.push(done);
+                    }
                     // It removes what is half-done, and then says so; asked twice, it is killed.
                     let signal = if given_up { Signal::SIGKILL } else { Signal::SIGTERM };
                     given_up = true;
@@ -277,7 +297,7 @@ impl Attendant for Reactor<'_> {
         self.deadline = Some(Instant::now() + Duration::from_millis(budget::HOST_BOOT_WAIT_MS));
         self.sandbox = Some(view);
         watchers::start(sandbox, &pod.dir, names, self.outbox.clone()).map_err(|error| failed(&error))?;
-        control::listen(&pod.dir, self.outbox.clone()).map_err(|error| failed(&error))?;
+        self.listen(&pod.dir)?;
         self.save(&pod.dir);
         let console = self.sandbox.as_ref().map(|sandbox| sandbox.console.clone()).unwrap_or_default();
         match self.turn(&pod.dir) {

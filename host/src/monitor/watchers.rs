@@ -7,6 +7,7 @@ use crate::pod::step::Input;
 use crate::runtime::Sandbox;
 use crate::store::atomic::{FileError, open_append};
 use crate::store::layout::PodDir;
+use crate::store::text::chain;
 use magikvm_proto::budget;
 use magikvm_proto::codec::CodecError;
 use magikvm_proto::id::ContainerName;
@@ -105,14 +106,8 @@ fn report_lost(outbox: &SyncSender<Message>, life: &Life, error: &(dyn Error + '
     }
 }
 
-fn lost(error: &dyn Error) -> Input {
-    let mut why = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        why = format!("{why}: {cause}");
-        next = cause.source();
-    }
-    Input::AgentLost { why }
+fn lost(error: &(dyn Error + 'static)) -> Input {
+    Input::AgentLost { why: chain(error) }
 }
 
 /// Waits for the agent, then reads events here and logs on a second thread, both to their end.

@@ -1,5 +1,6 @@
 //! A run that failed, in a form that survives the way from the monitor to the person who asked.
 
+use crate::store::text::causes;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::fmt;
@@ -81,15 +82,11 @@ pub struct Failure {
 impl Failure {
     /// From an error, its chain of causes and the number in it.
     pub fn new(stage: RunStage, blame: Blame, error: &(dyn Error + 'static)) -> Self {
-        let mut causes = Vec::new();
-        let mut errno = None;
-        let mut next = Some(error);
-        while let Some(error) = next {
-            errno = errno
-                .or_else(|| error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error));
-            next = error.source();
-            causes.extend(next.map(ToString::to_string));
-        }
+        let number = |error: &(dyn Error + 'static)| {
+            error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error)
+        };
+        let errno = number(error).or_else(|| causes(error).find_map(number));
+        let causes = causes(error).map(ToString::to_string).collect();
         Self { stage, blame, errno, message: error.to_string(), causes, hint: None, console: Vec::new() }
     }
 

@@ -109,13 +109,7 @@ fn pull(cancel: &Cancel, say: &(dyn Fn(&FromPuller) + Sync)) -> Result<(), Failu
 
 /// An image that cannot be had, as a failed run.
 pub fn of_image(error: &ImageError) -> Failure {
-    let blame = match error {
-        ImageError::File(_)
-        | ImageError::Damaged { .. }
-        | ImageError::Index { .. }
-        | ImageError::Newer { .. } => Blame::Environment,
-        _ => Blame::User,
-    };
+    let blame = if error.is_of_machine() { Blame::Environment } else { Blame::User };
     let failure = Failure::new(RunStage::Image, blame, error);
     match error.hint() {
         Some(hint) => failure.hint(hint),

@@ -62,8 +62,8 @@ pub struct Pod {
 
 /// What of the flow takes long, and listens to the user meanwhile. The monitor's event loop does it.
 pub trait Attendant {
-    /// Brings images into the store.
-    fn pull(&mut self, request: &PullRequest) -> Result<(), Failure>;
+    /// Brings the images of the pod in this directory into the store.
+    fn pull(&mut self, dir: &PodDir, request: &PullRequest) -> Result<(), Failure>;
 
     /// Returns when all containers run (or have completed), or with why they do not.
     fn await_ready(&mut self, pod: &Pod, sandbox: Box<dyn Sandbox>) -> Result<(), Failure>;
@@ -88,7 +88,7 @@ fn bring_up(
 ) -> Result<(), Failure> {
     fault("reserve")?;
     let uid = uuid::Uuid::new_v4().to_string();
-    pod.images = resolve_images(request, layout, attendant)?;
+    pod.images = resolve_images(request, layout, &pod.dir, attendant)?;
     write_record(request, pod, &uid)?;
     fault("record")?;
     let to_prepare = PodToPrepare { plan: &request.plan, uid: &uid, images: &pod.images, dir: &pod.dir };
@@ -202,6 +202,7 @@ fn exists(request: &RunRequest, what: &str) -> Failure {
 fn resolve_images(
     request: &RunRequest,
     layout: &Layout,
+    dir: &PodDir,
     attendant: &mut dyn Attendant,
 ) -> Result<Vec<Image>, Failure> {
     let store = ImageStore::open(&layout.images()).map_err(|error| of_image(&error))?;
@@ -234,7 +235,7 @@ fn resolve_images(
     }
     if !images.is_empty() {
         let root = request.root.clone();
-        attendant.pull(&PullRequest { root, images, timeout_secs: request.pull_timeout_secs })?;
+        attendant.pull(dir, &PullRequest { root, images, timeout_secs: request.pull_timeout_secs })?;
     }
     let resolve = |(container, name): (&ContainerSpec, Reference)| {
         let failed = |error: ImageError| of_container(container, of_image(&error));

@@ -8,6 +8,7 @@ use crate::manifest::{
     ContainerSpec, ImageDefaults, PodPlan, ResolvedProcess, RuntimeClass, resolve_process,
 };
 use crate::store::atomic::{self, FileError};
+use crate::store::text::chain;
 use crate::store::undo::{Scope, Step, Undo};
 use crate::vmm::console::{self, ConsoleTail};
 use crate::vmm::disk::{self, Part};
@@ -190,16 +191,6 @@ fn copy_diagnostics(mut from: impl Read, tail: &ConsoleTail) {
     while let Ok(read @ 1..) = from.read(&mut buffer) {
         tail.push(&buffer[..read]);
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 #[derive(Debug)]

@@ -40,7 +40,7 @@ pub struct Staged {
 impl Staged {
     /// Starts a new file beside `path`, on the same file system. Its mode (0600 masked) is set at commit.
     pub fn new(path: &Path) -> Result<Self, FileError> {
-        let parent = path.parent().unwrap_or(Path::new("."));
+        let parent = parent(path);
         loop {
             let file = tempfile::Builder::new()
                 .prefix(PREFIX)
@@ -114,9 +114,14 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
     }
 }
 
+/// The directory of a path. That of a bare file name is the current one.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Makes a rename, creation or removal in the directory of `path` survive a crash.
 pub fn sync_parent(path: &Path) -> Result<(), FileError> {
-    let parent = path.parent().unwrap_or(Path::new("."));
+    let parent = parent(path);
     File::open(parent).and_then(|dir| dir.sync_all()).map_err(FileError::at("sync", parent))
 }
 
@@ -184,6 +189,12 @@ mod tests {
         assert_eq!(sweep(dir.path()).unwrap(), 0);
         assert_eq!(fs::read(dir.path().join("living")).unwrap(), b"done");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_bare_name_is_in_the_current_directory() {
+        let parents = ["file", "dir/file", "/file"].map(|path| parent(Path::new(path)).display().to_string());
+        assert_eq!(parents, [".", "dir", "/"]);
     }
 
     #[test]

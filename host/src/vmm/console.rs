@@ -1,6 +1,7 @@
 //! The VM's console on its way to disk and to whoever wants its last lines.
 
 use crate::store::atomic::{FileError, open_append};
+use crate::store::text::harmless;
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read, Write};
@@ -66,12 +67,7 @@ impl ConsoleTail {
         let text = String::from_utf8_lossy(&bytes);
         let lines: Vec<String> = text
             .lines()
-            .map(|line| {
-                line.trim_end()
-                    .chars()
-                    .map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c })
-                    .collect()
-            })
+            .map(|line| harmless(line.trim_end(), &['\t']))
             .filter(|line: &String| !line.is_empty())
             .collect();
         lines[lines.len().saturating_sub(count)..].to_vec()

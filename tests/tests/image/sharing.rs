@@ -3,7 +3,7 @@
 use crate::make::{Layout, Packing, Tar};
 use crate::tools::{Mounted, run};
 use crate::{Store, chain, files};
-use magikvm::image::{BringOptions, ImageError, ImageStore, Progress, Removed};
+use magikvm::image::{BringOptions, Cancel, ImageError, ImageStore, Owners, Progress, Removed};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -55,10 +55,7 @@ fn names_come_and_go_and_the_image_goes_with_its_last_one() {
 
     let missing = remove("one").unwrap_err();
     assert_eq!(missing.to_string(), "there is no image one:latest");
-    assert!(
-        missing.hint().unwrap().contains("magikvm image import SOURCE --name one:latest"),
-        "{missing:?}"
-    );
+    assert!(missing.hint().unwrap().contains("magikvm image import SOURCE --name one:latest"), "{missing:?}");
     let near = store.store.resolve(&"ghcr.io/x/tow".parse().unwrap()).unwrap_err();
     assert!(near.hint().unwrap().contains("did you mean ghcr.io/x/two:latest?"), "{near:?}");
 
@@ -157,7 +154,8 @@ fn the_store_survives_everybody_doing_everything() {
                 for round in 0..15 {
                     let own = ImageStore::open(&root).unwrap();
                     let name = format!("n{}", (n + round) % 2).parse().unwrap();
-                    own.import(&layouts[(n * round) % 3].source(), &name, &BringOptions::default(), &|_| {}).unwrap();
+                    own.import(&layouts[(n * round) % 3].source(), &name, &BringOptions::default(), &|_| {})
+                        .unwrap();
                     match own.resolve(&name) {
                         Ok(image) => assert!(
                             magikvm::image::Digest::of(&fs::read(&image.rootfs.path).unwrap())
@@ -275,7 +273,11 @@ fn a_full_disk_is_an_error_and_leaves_nothing() {
     let store = ImageStore::open(&disk.path().join("images")).unwrap();
     store.import(&small("a").source(), &"small".parse().unwrap(), &BringOptions::default(), &|_| {}).unwrap();
     let before = files(disk.path());
-    let error = chain(&store.import(&large(3).source(), &"large".parse().unwrap(), &BringOptions::default(), &|_| {}).unwrap_err());
+    let error = chain(
+        &store
+            .import(&large(3).source(), &"large".parse().unwrap(), &BringOptions::default(), &|_| {})
+            .unwrap_err(),
+    );
     assert!(error.contains("No space left"), "{error}");
     assert_eq!(files(disk.path()), before);
     assert_eq!(store.list().unwrap().len(), 1);
@@ -320,4 +322,37 @@ fn another_user_bakes_the_same_bytes() {
     let rootfs = fs::read_dir(home.join("images/rootfs")).unwrap().next().unwrap().unwrap().path();
     assert_eq!(mode(&rootfs), 0o600);
     run("fsck.erofs", &[&rootfs]);
+}
+
+#[test]
+fn a_directory_is_made_once_stays_while_it_is_used_and_goes_with_its_image() {
+    let (store, layout) = (Store::new(), large(2));
+    store.import(&layout.source(), "x").unwrap();
+    let image = store.resolve("x");
+    let cancel = Cancel::new();
+    let directory = || store.store.directory(&image, Owners::AsInImage, &cancel, &|_| {}).unwrap();
+    let made = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(directory)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!(made.iter().filter(|one| one.summary.is_some()).count(), 1);
+    let path = made[0].path.clone();
+    assert!(made.iter().all(|one| one.path == path));
+    let mounted = Mounted::erofs(&image.rootfs.path);
+    assert_eq!(crate::tools::look(&path).len(), crate::tools::look(mounted.path()).len());
+    drop((mounted, image));
+
+    let orphan = store.root().join("dirs").join(format!("{}-mine", "0".repeat(64)));
+    let staged = store.root().join("dirs/.tmp-dead");
+    for dir in [&orphan, &staged] {
+        fs::create_dir_all(dir.join("rootfs/a")).unwrap();
+    }
+    store.store.sweep().unwrap();
+    assert!(path.exists() && !orphan.exists() && !staged.exists());
+
+    assert!(matches!(store.store.remove("x"), Err(ImageError::InUse { .. })));
+    drop(made);
+    store.store.remove("x").unwrap();
+    assert_eq!(files(&store.root()), ["index.json", "lock"]);
+    assert!(!path.exists());
 }

@@ -103,7 +103,8 @@ pub(super) fn pull(store: &ImageStore, args: &PullArgs, layout: &Layout) -> Outc
         let pulled = reference(image).and_then(|name| {
             let options = args.bring.options(cancel.with_timeout(Duration::from_secs(args.timeout)));
             let progress = args.bring.progress();
-            let record = store.pull(&name, &sources, args.policy.into(), &options, &|now| progress.show(&now));
+            let record =
+                store.pull(&name, &sources, args.policy.into(), &options, &|now| progress.show(&now));
             progress.end();
             Ok((name, record?))
         });

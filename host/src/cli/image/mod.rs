@@ -58,11 +58,8 @@ enum Verb {
 impl From<ImageError> for CliError {
     fn from(error: ImageError) -> Self {
         let kind = match &error {
-            ImageError::File(_)
-            | ImageError::Damaged { .. }
-            | ImageError::Index { .. }
-            | ImageError::Newer { .. } => Kind::Environment,
             error if error.is_cancelled() => Kind::Code(130),
+            error if error.is_of_machine() => Kind::Environment,
             _ => Kind::User,
         };
         let plain = Self::of(kind, &error);

@@ -112,8 +112,7 @@ pub(super) fn prune(store: &ImageStore, args: &PruneArgs) -> Outcome {
         print_as(&json!(pruned), format)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let (removed, freed) =
-        if args.dry_run { ("would remove", "would free") } else { ("removed", "freed") };
+    let (removed, freed) = if args.dry_run { ("would remove", "would free") } else { ("removed", "freed") };
     for image in &pruned.images {
         let names: Vec<String> = image.names.iter().map(Reference::familiar).collect();
         let names = if names.is_empty() { "<none>".to_owned() } else { names.join(" ") };
@@ -145,7 +144,7 @@ pub(super) fn verify(store: &ImageStore, args: &VerifyArgs) -> Outcome {
     for (name, id) in images {
         let mut progress = ui::WorkProgress::new();
         let damages = store.verify(&id, &cancel, &mut |path| {
-            progress.show(&format!("Checking: {name} {}", path.display()));
+            progress.show(&format!("Checking {name}"), &path.display().to_string());
         });
         progress.end();
         let damages = damages?;

@@ -25,8 +25,8 @@ pub use output::zero_by_writing;
 
 use super::digest::{Digest, Hasher};
 use super::tree::{Attributes, Content, EntryPath, Tree, TreeError};
-use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::{self, Seek, Write};
 
 /// Why an EROFS image could not be written.

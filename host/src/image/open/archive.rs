@@ -51,7 +51,8 @@ pub(super) fn open(archive: &Archive, wanted: Option<&str>, platform: &Platform)
         .collect::<Result<_, _>>()?;
     let (layers, parts) = both.into_iter().unzip();
     let config_type = CONFIG_TYPE.to_owned();
-    let opened = Opened { id, config_bytes, config_type, config, digests: Vec::new(), manifest: None, layers };
+    let opened =
+        Opened { id, config_bytes, config_type, config, digests: Vec::new(), manifest: None, layers };
     Ok(Local { opened, parts })
 }
 

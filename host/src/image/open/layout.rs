@@ -32,8 +32,12 @@ pub(super) fn open(dir: &Path, tag: Option<&str>, platform: &Platform) -> Result
 }
 
 /// Opens one image of a layout in a tar file.
-pub(super) fn open_archive(file: Archive, tag: Option<&str>, platform: &Platform) -> Result<Local, OpenError> {
-    choose_and_walk(&file, tag, platform)
+pub(super) fn open_archive(
+    file: &Archive,
+    tag: Option<&str>,
+    platform: &Platform,
+) -> Result<Local, OpenError> {
+    choose_and_walk(file, tag, platform)
 }
 
 /// The files of a layout: a directory's, or those in an archive.
@@ -50,10 +54,9 @@ pub(super) trait Files {
             return Err(OpenError::TooLarge { what: what.to_owned(), size, limit });
         }
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
-        part.file.read_exact_at(&mut bytes, part.offset).map_err(|source| OpenError::Read {
-            path: self.path().join(components.join("/")),
-            source,
-        })?;
+        part.file
+            .read_exact_at(&mut bytes, part.offset)
+            .map_err(|source| OpenError::Read { path: self.path().join(components.join("/")), source })?;
         Ok(bytes)
     }
 

@@ -25,9 +25,10 @@ pub(in super::super) fn walk(
     let what = format!("the manifest {}", descriptor.digest);
     let document: Document =
         serde_json::from_slice(&bytes).map_err(|source| OpenError::Json { what: what.clone(), source })?;
-    let config = document
-        .config
-        .ok_or(OpenError::Document { what, problem: "it has no configuration, so it is no container image" })?;
+    let config = document.config.ok_or(OpenError::Document {
+        what,
+        problem: "it has no configuration, so it is no container image",
+    })?;
     let layers = document.layers.unwrap_or_default();
     if layers.len() > MAX_LAYERS {
         return Err(OpenError::TooManyLayers { layers: layers.len() });

@@ -40,7 +40,9 @@ impl Transfer {
                 done => return done,
             };
             failures = if self.have.get() > before { 1 } else { failures + 1 };
-            if failures >= attempts {
+            // Nobody there from the beginning is most often a mistyped name: whoever typed it is waiting.
+            let at_first = self.have.get() == 0 && problem.is_nobody();
+            if failures >= if at_first { attempts.min(2) } else { attempts } {
                 return Err(problem);
             }
             let wait = timing.wait(failures, problem.retry_after());

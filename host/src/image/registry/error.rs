@@ -4,6 +4,7 @@ use super::config::RegistryConfigError;
 use super::credentials::CredentialError;
 use crate::image::cancel::Stopped;
 use crate::image::digest::Digest;
+use crate::store::text::acts;
 use reqwest::Url;
 use std::error::Error;
 use std::fmt;
@@ -397,6 +398,20 @@ impl RegistryError {
         }
     }
 
+    /// Whether there is no such host, or nothing that listens there.
+    pub(super) fn is_nobody(&self) -> bool {
+        matches!(self, Self::Connect { problem: ConnectProblem::Name | ConnectProblem::Refused, .. })
+    }
+
+    /// Whether the next pull may have better luck: what came so far is worth keeping.
+    pub(in crate::image) fn may_pass(&self) -> bool {
+        match self {
+            Self::Stopped(_) => true,
+            Self::Everywhere { source, .. } => source.may_pass(),
+            error => error.is_transient(),
+        }
+    }
+
     /// Whether this endpoint will fail the next question as well.
     pub(super) fn condemns_endpoint(&self) -> bool {
         use RegistryError as E;
@@ -519,9 +534,8 @@ pub(super) fn neutral(text: &str) -> String {
             out.push('…');
             break;
         }
-        let acts = character.is_control()
-            || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-        out.push(if acts { ' ' } else { character });
+        // Most often the end of a line, which is meant for reading.
+        out.push(if acts(character) { ' ' } else { character });
     }
     out
 }

@@ -10,15 +10,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Runs a program; a failure shows everything it said. A missing program is named with its package.
-pub(crate) fn run(program: &str, args: &[&dyn AsRef<OsStr>]) -> String {
+#[track_caller]
+pub fn run(program: &str, args: &[&dyn AsRef<OsStr>]) -> String {
     let mut command = Command::new(program);
     command.args(args.iter().map(|arg| (*arg).as_ref()));
     let output = command.output().unwrap_or_else(|error| {
         let package = match program {
-            "umoci" | "skopeo" => program,
             "fsck.erofs" | "dump.erofs" => "erofs-utils",
+            "setcap" => "libcap2-bin",
+            "setfattr" => "attr",
             "mount" | "umount" => "mount",
-            _ => "?",
+            program => program,
         };
         panic!("cannot run {program} ({error}); it is in the package {package}: apt-get install {package}")
     });
@@ -29,11 +31,12 @@ pub(crate) fn run(program: &str, args: &[&dyn AsRef<OsStr>]) -> String {
 }
 
 /// A mounted file system, unmounted when this is dropped.
-pub(crate) struct Mounted(tempfile::TempDir);
+#[derive(Debug)]
+pub struct Mounted(tempfile::TempDir);
 
 impl Mounted {
     /// Mounts an EROFS file read-only, after `fsck.erofs` has found nothing wrong with it.
-    pub(crate) fn erofs(file: &Path) -> Self {
+    pub fn erofs(file: &Path) -> Self {
         let fsck = run("fsck.erofs", &[&file]);
         assert!(!fsck.to_lowercase().contains("error"), "{fsck}");
         run("dump.erofs", &[&"-s", &file]);
@@ -43,13 +46,14 @@ impl Mounted {
     }
 
     /// A small file system in memory.
-    pub(crate) fn tmpfs(size: &str) -> Self {
+    pub fn tmpfs(size: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         run("mount", &[&"-t", &"tmpfs", &"-o", &format!("size={size}"), &"tmpfs", &dir.path()]);
         Self(dir)
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
         self.0.path()
     }
 }
@@ -62,21 +66,29 @@ impl Drop for Mounted {
 
 /// Everything that can be seen of one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Seen {
-    pub(crate) mode: u32,
-    pub(crate) owner: (u32, u32),
-    pub(crate) mtime: (i64, i64),
-    pub(crate) device: u64,
-    pub(crate) size: u64,
-    pub(crate) content: Vec<u8>,
-    pub(crate) xattrs: BTreeMap<OsString, Vec<u8>>,
-    pub(crate) nlink: u64,
+pub struct Seen {
+    /// Kind and permissions.
+    pub mode: u32,
+    /// User and group.
+    pub owner: (u32, u32),
+    /// Seconds and nanoseconds.
+    pub mtime: (i64, i64),
+    /// Of a device only.
+    pub device: u64,
+    /// Bytes; 0 for a directory.
+    pub size: u64,
+    /// Of a file, or the target of a symbolic link.
+    pub content: Vec<u8>,
+    /// Extended attributes.
+    pub xattrs: BTreeMap<OsString, Vec<u8>>,
+    /// Names of this inode; 0 for a directory.
+    pub nlink: u64,
     /// The first path with the same inode.
-    pub(crate) first: PathBuf,
+    pub first: PathBuf,
 }
 
 /// A tree, by relative path; the root is "".
-pub(crate) fn look(root: &Path) -> BTreeMap<PathBuf, Seen> {
+pub fn look(root: &Path) -> BTreeMap<PathBuf, Seen> {
     let mut seen = BTreeMap::new();
     let mut inodes = BTreeMap::new();
     let mut todo = vec![PathBuf::new()];
@@ -114,6 +126,25 @@ pub(crate) fn look(root: &Path) -> BTreeMap<PathBuf, Seen> {
     seen.into_iter().map(|(path, (ino, one))| (path, Seen { first: inodes[&ino].clone(), ..one })).collect()
 }
 
+/// Every file below a directory, relative, sorted. Empty directories are not in it.
+pub fn files(root: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    let mut todo = vec![root.to_owned()];
+    while let Some(dir) = todo.pop() {
+        // What other processes do meanwhile may take a directory or a file away.
+        for entry in fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok) {
+            let path = entry.path();
+            if path.is_dir() && !path.is_symlink() {
+                todo.push(path);
+            } else {
+                files.push(path.strip_prefix(root).unwrap().display().to_string());
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
 fn xattrs(path: &Path) -> BTreeMap<OsString, Vec<u8>> {
     let mut names = vec![0u8; 65_536];
     let length = llistxattr(path, &mut names[..]).unwrap();
@@ -131,7 +162,8 @@ fn xattrs(path: &Path) -> BTreeMap<OsString, Vec<u8>> {
 }
 
 /// Compares two trees file by file. `added`: paths that only the second may have.
-pub(crate) fn assert_same(expected: &Path, found: &Path, added: &[&str]) {
+#[track_caller]
+pub fn assert_same(expected: &Path, found: &Path, added: &[&str]) {
     let (expected, mut found) = (look(expected), look(found));
     for path in added {
         if !expected.contains_key(Path::new(path)) {

@@ -1,0 +1,45 @@
+//! Words for people: a stranger's text as it may be shown, and what an error comes from. Knows nothing of who says it or prints it.
+
+use std::error::Error;
+
+/// Whether a character moves, hides or reorders what a terminal shows.
+pub fn acts(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// A stranger's text without what would drive a terminal; characters in `keep` stay.
+pub fn harmless(text: &str, keep: &[char]) -> String {
+    text.chars().map(|c| if acts(c) && !keep.contains(&c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// What an error comes from, the nearest cause first.
+pub fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(error.source(), |cause: &&(dyn Error + 'static)| (*cause).source())
+}
+
+/// An error and what it comes from, in one line.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    causes(error).fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_drives_a_terminal_goes_and_the_rest_stays() {
+        assert_eq!(harmless("a\x1b[2J\tb\u{202e}ü\n", &['\t']), "a\u{fffd}[2J\tb\u{fffd}ü\u{fffd}");
+        assert_eq!(harmless("a\nb\t", &['\n', '\t']), "a\nb\t");
+    }
+
+    #[test]
+    fn a_chain_names_every_cause() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("outer")]
+        struct Outer(#[source] std::io::Error);
+        let error = Outer(std::io::Error::other("inner"));
+        assert_eq!(chain(&error), "outer: inner");
+        assert_eq!(causes(&error).count(), 1);
+    }
+}

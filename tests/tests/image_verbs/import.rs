@@ -1,0 +1,125 @@
+//! Archives of other programs, plain and compressed.
+
+use crate::{image, import_from, inspect, names, some_images, store};
+use magikvm_tests::Host;
+use magikvm_tests::tools::files;
+use serde_json::Value;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+fn archive(host: &Host, form: &str, from: &[(&str, &str)]) -> PathBuf {
+    let file = host.file(form);
+    for (source, name) in from {
+        let to = format!("{form}:{}{name}", file.display());
+        host.other("skopeo").args(["--insecure-policy", "copy", "-q", source, &to]).ok();
+    }
+    file
+}
+
+/// A file compressed as a whole, beside it.
+fn gzipped(file: &Path) -> PathBuf {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(&fs::read(file).unwrap()).unwrap();
+    let to = file.with_extension("gz");
+    fs::write(&to, encoder.finish().unwrap()).unwrap();
+    to
+}
+
+fn zstd_compressed(file: &Path) -> PathBuf {
+    let to = file.with_extension("zst");
+    fs::write(&to, zstd::encode_all(&*fs::read(file).unwrap(), 1).unwrap()).unwrap();
+    to
+}
+
+fn said_id(value: &Value) -> &str {
+    value["id"].as_str().unwrap()
+}
+
+#[test]
+fn archives_give_the_image_of_the_layout() {
+    let images = some_images(10_000);
+    let host = Host::bare();
+    import_from(&host, &images.source("a"), "a");
+    let ours = inspect(&host, "a");
+    for form in ["oci-archive", "docker-archive"] {
+        let file = archive(&host, form, &[(&images.source("a"), ":team/app:1")]);
+        let gzip = gzipped(&file);
+        let zstd = zstd_compressed(&file);
+        for file in [&file, &gzip, &zstd] {
+            for choice in ["", ":team/app:1"] {
+                let there = Host::bare();
+                import_from(&there, &format!("{form}:{}{choice}", file.display()), "x");
+                let one = inspect(&there, "x");
+                assert_eq!(one["rootfsSha256"], ours["rootfsSha256"], "{}", file.display());
+                if form == "oci-archive" {
+                    assert_eq!((said_id(&one), &one["manifest"]), (said_id(&ours), &ours["manifest"]));
+                    assert_eq!(one["digests"], ours["digests"]);
+                }
+                image(&there, &["verify", "x"]).ok();
+                image(&there, &["rm", "x"]).ok();
+                assert_eq!(files(&store(&there)), ["index.json", "lock"], "nothing unpacked is left");
+            }
+        }
+    }
+}
+
+#[test]
+fn of_several_images_one_is_chosen() {
+    let images = some_images(1000);
+    let host = Host::bare();
+    let layout = images.layout();
+    let file = host.file("both.tar");
+    host.other("tar").arg("-cf").arg(&file).arg("-C").arg(&layout).arg(".").ok();
+    let from = |choice: &str| format!("oci-archive:{}{choice}", file.display());
+    let said = image(&host, &["import", &from(""), "--name", "x"]).fails(1);
+    said.complains("choose one by adding \":NAME\" to the source: a, b, base, empty");
+    import_from(&host, &from(":b"), "from-archive");
+    import_from(&host, &images.source("b"), "from-layout");
+    assert_eq!(inspect(&host, "from-archive")["id"], inspect(&host, "from-layout")["id"]);
+    let said = image(&host, &["import", &from(":nothing"), "--name", "x"]).fails(1);
+    said.complains("there is no image \"nothing\" in it; there is a, b, base, empty");
+    assert_eq!(names(&host), ["from-archive:latest", "from-layout:latest"]);
+}
+
+#[test]
+fn what_is_no_archive_is_said_so_and_leaves_nothing() {
+    let images = some_images(10_000);
+    let host = Host::bare();
+    // The order of what skopeo writes varies, and with it what half of it is.
+    let file = host.file("archive");
+    host.other("tar").args(["--sort=name", "-cf"]).arg(&file).arg("-C").arg(images.layout()).arg(".").ok();
+    let tar = fs::read(&file).unwrap();
+    let gzip = fs::read(gzipped(&file)).unwrap();
+    let zstd = fs::read(zstd_compressed(&file)).unwrap();
+    let half = |bytes: &[u8]| bytes[..bytes.len() / 2].to_vec();
+    let mut turned = gzip.clone();
+    let middle = turned.len() / 2;
+    turned[middle] ^= 0x10;
+    let cases: [(&str, Vec<u8>, &str); 9] = [
+        ("half a tar", half(&tar), "is not a readable archive"),
+        ("half a gzip", half(&gzip), "cannot be decompressed"),
+        ("half a zstd", half(&zstd), "cannot be decompressed"),
+        ("a flipped gzip", turned, "cannot be decompressed"),
+        ("bzip2", b"BZh91AY&SY".to_vec(), "decompress it first: bunzip2 FILE"),
+        ("xz", b"\xfd7zXZ\0\0\0".to_vec(), "decompress it first: unxz FILE"),
+        ("text", b"not an archive".repeat(100), "is not a readable archive"),
+        ("nothing", Vec::new(), "not an OCI image layout"),
+        ("an empty tar", vec![0; 10_240], "not an OCI image layout"),
+    ];
+    for (what, bytes, problem) in cases {
+        let place = host.file("broken");
+        fs::write(&place, bytes).unwrap();
+        let from = format!("oci-archive:{}", place.display());
+        let said = image(&host, &["import", &from, "--name", "x"]).run();
+        assert_eq!((said.code, said.stdout.as_str()), (1, ""), "{what}: {}", said.transcript());
+        said.complains(problem).complains(place.to_str().unwrap());
+        let left = files(&store(&host));
+        assert!(left.iter().all(|name| ["lock", "index.json"].contains(&name.as_str())), "{what}: {left:?}");
+    }
+    for (place, problem) in [(host.file("missing"), "No such file"), (host.file(""), "is not a regular file")]
+    {
+        let from = format!("docker-archive:{}", place.display());
+        image(&host, &["import", &from, "--name", "x"]).fails(1).complains(problem);
+    }
+}

@@ -1,0 +1,128 @@
+//! Every damage to a file of the store is found and told with the file's name.
+
+use crate::{blob, image, import, inspect, rootfs, some_images, store};
+use magikvm_tests::Host;
+use magikvm_tests::tools::files;
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Clone, Copy)]
+enum Blow {
+    FirstBit,
+    LastBit,
+    Shorter,
+    Longer,
+    Empty,
+    Gone,
+}
+
+impl Blow {
+    const ALL: [Self; 6] =
+        [Self::FirstBit, Self::LastBit, Self::Shorter, Self::Longer, Self::Empty, Self::Gone];
+
+    fn strike(self, path: &Path) {
+        let mut bytes = fs::read(path).unwrap();
+        match self {
+            Self::FirstBit => bytes[0] ^= 1,
+            Self::LastBit => *bytes.last_mut().unwrap() ^= 0x80,
+            Self::Shorter => drop(bytes.pop()),
+            Self::Longer => bytes.push(0),
+            Self::Empty => bytes.clear(),
+            Self::Gone => return fs::remove_file(path).unwrap(),
+        }
+        fs::write(path, bytes).unwrap();
+    }
+}
+
+/// Every file of an image: configuration, manifest, layers, root file system.
+fn parts(host: &Host, name: &str) -> Vec<PathBuf> {
+    let one = inspect(host, name);
+    let id = one["id"].as_str().unwrap().trim_start_matches("sha256:").to_owned();
+    let mut parts = vec![store(host).join("configs").join(id + ".json"), rootfs(host, name)];
+    let blobs = one["layers"].as_array().unwrap().iter().chain([&one["manifest"]]);
+    parts.extend(blobs.map(|part| blob(host, part["digest"].as_str().unwrap())));
+    parts
+}
+
+#[test]
+fn damage_is_found_in_every_part_and_can_be_mended() {
+    let images = some_images(10_000);
+    let host = Host::bare();
+    let bring = || crate::import_from(&host, &images.source("a"), "a");
+    let id = bring();
+    let good = import(&host, "good", "unharmed");
+    let whole = files(&store(&host));
+    assert_eq!(parts(&host, "a").len(), 5);
+    for part in 0..5 {
+        for blow in Blow::ALL {
+            let path = parts(&host, "a")[part].clone();
+            blow.strike(&path);
+            let what = format!("{blow:?} of {}", path.display());
+            let said = image(&host, &["verify", "a"]).fails(1).complains("Hint: remove a damaged image");
+            assert_eq!(said.stdout.lines().count(), 1, "{what}: {}", said.stdout);
+            assert!(
+                said.stdout.starts_with(&format!("a: {}: it ", path.display())),
+                "{what}: {}",
+                said.stdout
+            );
+
+            let said = image(&host, &["verify", "--all", "-o", "json"]).fails(1);
+            let found: Value = serde_json::from_str(&said.stdout).unwrap();
+            let of = |name: &str| found.as_array().unwrap().iter().find(|one| one["name"] == name).unwrap();
+            assert_eq!(of("a:latest")["damages"][0]["path"].as_str(), path.to_str(), "{what}");
+            assert_eq!(of("a:latest")["id"], id.as_str());
+            assert_eq!(of("good:latest")["damages"].as_array().unwrap().len(), 0, "{what}");
+            image(&host, &["verify", "good"]).ok().prints(&format!("good: as it came ({good})\n"));
+
+            // As the hint says.
+            image(&host, &["rm", "a"]).ok();
+            assert_eq!(bring(), id);
+            image(&host, &["verify", "--all"]).ok();
+            assert_eq!(files(&store(&host)), whole, "{what}");
+        }
+    }
+}
+
+/// What only bringing the image again mends, without removing it first.
+#[test]
+fn bringing_an_image_again_replaces_damaged_layers() {
+    let images = some_images(10_000);
+    let host = Host::bare();
+    let bring = || crate::import_from(&host, &images.source("a"), "a");
+    bring();
+    let layers = &parts(&host, "a")[2..];
+    for path in layers {
+        Blow::LastBit.strike(path);
+        bring();
+        image(&host, &["verify", "a"]).ok();
+    }
+}
+
+#[test]
+fn what_is_not_there_is_said_beside_the_others() {
+    let host = Host::bare();
+    import(&host, "a", "a");
+    let said = image(&host, &["verify", "missing", "a"]).fails(1).complains("there is no image missing");
+    assert!(said.stdout.starts_with("a: as it came ("), "{}", said.stdout);
+    let said = image(&host, &["verify", "missing", "a", "-o", "json"]).fails(1);
+    assert_eq!(serde_json::from_str::<Value>(&said.stdout).unwrap().as_array().unwrap().len(), 1);
+    let empty = Host::bare();
+    assert_eq!(image(&empty, &["verify", "--all"]).ok().stdout, "");
+}
+
+/// A damaged image is not run.
+#[test]
+fn a_shortened_root_file_system_and_a_changed_configuration_are_not_used() {
+    let host = Host::fake();
+    for part in [0, 1] {
+        let path = parts(&host, "test/app:1")[part].clone();
+        let good = fs::read(&path).unwrap();
+        Blow::Shorter.strike(&path);
+        let pod = magikvm_tests::Pod::simple("victim");
+        let said = host.run_fake(&pod, "run").arg("-d").fails(3);
+        said.complains("damaged").complains(path.to_str().unwrap()).complains("magikvm image verify");
+        fs::write(&path, good).unwrap();
+    }
+    assert_eq!(host.cmd(["ps", "-q"]).ok().stdout, "");
+}
