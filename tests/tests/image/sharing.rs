@@ -110,6 +110,8 @@ fn images_with_the_same_layers_share_one_file() {
     assert_eq!((a.rootfs.key, &a.rootfs.path), (b.rootfs.key, &b.rootfs.path));
     assert_eq!(b.config.user, "1000");
     let rootfs = fs::metadata(&b.rootfs.path).unwrap().len();
+    assert!(matches!(store.store.remove("a").unwrap_err(), ImageError::InUse { .. }));
+    drop(a);
     assert!(
         matches!(store.store.remove("a").unwrap(), Removed::Image { freed_bytes, .. } if freed_bytes < rootfs)
     );
