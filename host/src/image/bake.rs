@@ -119,6 +119,15 @@ pub fn bake_in_memory(
     compression: RootfsCompression,
     limit: u64,
 ) -> Result<Vec<u8>, BakeError> {
+    bake_with_tree(layers, compression, limit).map(|(_, image)| image)
+}
+
+/// The same, with the tree that is in the image.
+pub(super) fn bake_with_tree(
+    layers: &[&[u8]],
+    compression: RootfsCompression,
+    limit: u64,
+) -> Result<(Tree, Vec<u8>), BakeError> {
     let mut out = Cursor::new(Vec::new());
     let diff_ids: Vec<_> = layers.iter().map(|layer| Digest::of(layer)).collect();
     let (mut tree, mut data) = (Tree::new(), DataArea::in_memory(&mut out, limit, compression));
@@ -133,7 +142,7 @@ pub fn bake_in_memory(
     let mut image = out.into_inner();
     // Behind the end is what was written for files that were replaced.
     image.truncate(usize::try_from(size).unwrap_or(usize::MAX));
-    Ok(image)
+    Ok((tree, image))
 }
 
 /// Adds what is missing and writes everything but the data, which is written. Returns the size of the image.

@@ -16,6 +16,8 @@ mod document;
 pub mod erofs;
 mod error;
 mod export;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod index;
 mod layer;
 mod lock;

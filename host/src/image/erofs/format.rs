@@ -138,9 +138,14 @@ pub fn super_block(sb: &Super) -> [u8; BLOCK_LEN] {
             put(SUPER_LEN + 4, &CHUNK_BLOCKS.to_le_bytes());
         }
     }
-    let checksum = checksum(&block);
-    block[SUPER_OFFSET + 4..SUPER_OFFSET + 8].copy_from_slice(&checksum.to_le_bytes());
+    put_checksum(&mut block);
     block
+}
+
+/// Gives block 0 the checksum that it should have.
+pub(in super::super) fn put_checksum(block: &mut [u8; BLOCK_LEN]) {
+    let checksum = checksum(block);
+    block[SUPER_OFFSET + 4..SUPER_OFFSET + 8].copy_from_slice(&checksum.to_le_bytes());
 }
 
 /// The checksum of block 0, whatever its checksum field holds.

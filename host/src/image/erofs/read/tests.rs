@@ -96,8 +96,7 @@ proptest! {
         let at = if at < 2048 { at } else { bytes.len() - (at - 2047) };
         bytes[at] = byte;
         if sealed {
-            let sum = format::checksum(bytes.first_chunk().unwrap());
-            bytes[SUPER_OFFSET + 4..SUPER_OFFSET + 8].copy_from_slice(&sum.to_le_bytes());
+            format::put_checksum(bytes.first_chunk_mut().unwrap());
         }
         drop(check(bytes.as_slice()));
     }

@@ -1,0 +1,6 @@
+//! A file system image from anybody: whole or refused.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| magikvm::image::fuzz::erofs(bytes));

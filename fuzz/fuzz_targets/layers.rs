@@ -1,0 +1,6 @@
+//! Layers from anybody: an image that holds what they say, or an error.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| magikvm::image::fuzz::layers(bytes));
