@@ -44,7 +44,7 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value_t, env = "MAGIKVM_ACCEL")]
     accel: Accel,
     /// Give up an image that takes longer than so many seconds to come
-    #[arg(long, value_name = "SECONDS", default_value_t = IMAGE_PULL_TIMEOUT_SECS, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = IMAGE_PULL_TIMEOUT_SECS, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pull_timeout: u64,
     /// Do not begin each line with its container's name
     #[arg(long)]

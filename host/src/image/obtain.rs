@@ -259,10 +259,13 @@ impl ImageStore {
             blobs,
             rootfs,
         };
-        index.images.insert(id, entry);
+        let replaced = index.images.insert(id, entry).map(|image| image.rootfs.key);
         index.names.insert(bringing.name.clone(), Named { id, key: bringing.key });
         self.write_index(&index)?;
         self.drop_nameless(&mut index)?;
+        if let Some(former) = replaced.filter(|former| *former != rootfs.key) {
+            self.drop_rootfs(&index, &former)?;
+        }
         index.record(&id).ok_or_else(|| ImageError::UnknownId { id: id.to_string() })
     }
 }

@@ -361,6 +361,18 @@ impl ImageStore {
         Ok(alone && (is_in_use(&self.rootfs_path(key))? || self.directory_in_use(key)?))
     }
 
+    /// Removes a root file system that no image of the index has any more, unless it is in use: then a later sweep does. The
+    /// index lock is held.
+    pub(super) fn drop_rootfs(&self, index: &Index, key: &Digest) -> Result<u64, ImageError> {
+        if index.rootfs(key).is_some() {
+            return Ok(0);
+        }
+        let Some(_bake) = BakeLock::attempt(self.bake_lock(key))? else { return Ok(0) };
+        let freed = blobs::remove_unheld(&self.rootfs_path(key))?.unwrap_or(0);
+        self.remove_directories(key)?;
+        Ok(freed)
+    }
+
     /// Removes what killed processes and failed pulls left, when nobody changes the store right now: incomplete files, and root
     /// file systems, blobs and configurations that the index does not know; lock files. Returns the bytes freed.
     pub fn sweep(&self) -> Result<u64, ImageError> {

@@ -3,7 +3,9 @@
 use crate::make::{Layout, Packing, Tar};
 use crate::tools::{Mounted, run};
 use crate::{Store, chain, files};
-use magikvm::image::{BringOptions, Cancel, ImageError, ImageStore, Owners, Progress, Removed};
+use magikvm::image::{
+    BringOptions, Cancel, ImageError, ImageStore, Owners, Progress, Removed, RootfsCompression,
+};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -409,4 +411,24 @@ fn a_full_disk_does_not_keep_an_image_from_being_removed() {
     fs::remove_file(filler).unwrap();
     assert_eq!(files(disk.path()), ["images/index.json", "images/lock"]);
     assert!(store.list().unwrap().is_empty());
+}
+
+#[test]
+fn another_form_of_an_image_takes_the_place_of_the_former_one_when_nobody_uses_it() {
+    let (store, layout) = (Store::new(), large(1));
+    let import = |compression| {
+        let options = BringOptions { compression: Some(compression), ..BringOptions::default() };
+        store.store.import(&layout.source(), &"x".parse().unwrap(), &options, &|_| {}).unwrap()
+    };
+    let rootfs = || fs::read_dir(store.root().join("rootfs")).unwrap().count();
+    import(RootfsCompression::None);
+    import(RootfsCompression::Lz4);
+    assert_eq!(rootfs(), 1);
+    let used = store.resolve("x");
+    import(RootfsCompression::None);
+    assert_eq!(rootfs(), 2);
+    assert!(used.rootfs.path.exists());
+    drop(used);
+    store.store.sweep().unwrap();
+    assert_eq!(rootfs(), 1);
 }

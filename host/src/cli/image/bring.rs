@@ -27,7 +27,7 @@ pub(super) struct PullArgs {
     #[arg(long)]
     plain_http: bool,
     /// Give up after so many seconds for each image
-    #[arg(long, value_name = "SECONDS", default_value_t = IMAGE_PULL_TIMEOUT_SECS, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = IMAGE_PULL_TIMEOUT_SECS, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
     #[command(flatten)]
     bring: BringArgs,
