@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs fuzz targets, each for a while, and fails when one of them finds something: ci/fuzz.sh [SECONDS [TARGET…]], by default a
-# minute of every target. What they find goes into the cache and is printed; the repository stays as it is. Needs a nightly
-# compiler (rustup toolchain install nightly).
+# minute of every target. What they find goes into the cache and is printed; the repository stays as it is. Installs a nightly
+# compiler when there is none.
 
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -36,8 +36,9 @@ if [ ${#targets[@]} = 0 ]; then
     done
 fi
 need_packages g++
-nightly="$(rustup run nightly rustc --version 2>/dev/null)" ||
-    die "no nightly compiler; install one: rustup toolchain install nightly"
+rustup run nightly rustc --version >/dev/null 2>&1 ||
+    step "Installing a nightly compiler" rustup toolchain install nightly --profile minimal
+nightly="$(rustup run nightly rustc --version)"
 ensure_tool cargo-fuzz cargo-fuzz 0.13.1
 
 # One for each set of dependencies and compiler, as in choose_target_dir.

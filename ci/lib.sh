@@ -5,6 +5,7 @@
 #   MAGIKVM_CACHE            where compiled kernels, tools and the build directory are kept [~/.cache/magikvm]
 #   CARGO_TARGET_DIR         cargo's build directory [one in the cache, so that a fresh clone starts warm]
 #   MAGIKVM_SHARED_TARGET=0  cargo's build directory is ./target instead
+#   MAGIKVM_FUZZ_SECONDS     how long ci/test.sh runs each fuzz target [15]
 
 # shellcheck disable=SC2034 # What is unused here is used by those who source this.
 

@@ -24,6 +24,9 @@ if [ $# = 0 ]; then
     step "Checking with clippy" cargo clippy --locked --workspace --all-targets --features magikvm/testing -- -D warnings
     step "Checking the dependencies" check_dependencies
 fi
+if [ $# = 0 ]; then
+    step "Fuzzing what reads strangers' bytes" ci/fuzz.sh "${MAGIKVM_FUZZ_SECONDS:-15}"
+fi
 step "Building the programs" build_programs --features magikvm/testing
 ensure_vhost_vsock
 step "Making the guest image" ensure_guest_image "$DIST/guest"

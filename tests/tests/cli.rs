@@ -224,14 +224,24 @@ fn doctor_says_what_is_missing() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn a_reader_that_goes_away_ends_it_quietly_and_output_that_cannot_be_written_is_told() {
     let host = running();
-    let pipe = format!("set -o pipefail; {} logs shop | head -n 0", magikvm_tests::host::program().display());
-    let output = host.other("bash").args(["-c", &pipe]).ok();
-    assert_eq!(output.transcript(), "");
-    let pipe = format!(
-        "set -o pipefail; {} help run | head -n 1; echo $?",
-        magikvm_tests::host::program().display()
+    let program = magikvm_tests::host::program().display();
+    let bash = |script: String| host.other("bash").args(["-c", &script]).run();
+    let gone = bash(format!("{program} logs shop | head -n 0; echo ${{PIPESTATUS[0]}}"));
+    // It may have written everything before the reader goes.
+    assert!(
+        ["0\n", "141\n"].contains(&gone.stdout.as_str()) && gone.stderr.is_empty(),
+        "{}",
+        gone.transcript()
     );
-    host.other("bash").args(["-c", &pipe]).ok();
+    let full = bash(format!("{program} ps -o json >/dev/full"));
+    assert!(
+        full.code == 3 && full.stderr.contains("cannot write to standard output"),
+        "{}",
+        full.transcript()
+    );
+    // Nobody who hears of it is no reason to stop, nor to say that it went well.
+    let deaf = bash(format!("{program} image rm nope 2>/dev/full"));
+    assert_eq!(deaf.code, 1);
 }

@@ -11,12 +11,20 @@ use std::sync::{Mutex, PoisonError};
 /// Colours of container prefixes on a terminal.
 const COLORS: [&str; 6] = ["\x1b[36m", "\x1b[33m", "\x1b[32m", "\x1b[35m", "\x1b[34m", "\x1b[31m"];
 
-/// Ends the program if whoever read the output has gone; that is no failure of ours.
+/// Exit code of a program that SIGPIPE has ended, as shells show it.
+const READER_GONE: i32 = 141;
+/// Exit code of what this machine cannot do.
+const ENVIRONMENT: i32 = 3;
+
+/// Ends the program if its output goes nowhere: quietly if whoever read it has gone, as other programs do; else with a word.
 fn settle(result: io::Result<()>) {
     match result {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        // There is nowhere left to say so.
-        _ => {}
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(READER_GONE),
+        Err(error) => {
+            note(&format!("Error: cannot write to standard output\nCaused by: {error}"));
+            std::process::exit(ENVIRONMENT);
+        }
+        Ok(()) => {}
     }
 }
 
@@ -34,7 +42,9 @@ pub(super) fn bytes(bytes: &[u8]) {
 /// Writes raw error output (a container's).
 pub(super) fn error_bytes(bytes: &[u8]) {
     let mut out = io::stderr().lock();
-    settle(out.write_all(bytes).and_then(|()| out.flush()));
+    if out.write_all(bytes).and_then(|()| out.flush()).is_err() {
+        // There is nowhere left to say so, and what is being done goes on without a word.
+    }
 }
 
 /// Tells a person what is going on.

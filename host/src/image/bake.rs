@@ -155,6 +155,17 @@ fn complete<W: Write + Seek>(
     erofs::finish(data, tree, format::uuid(key))
 }
 
+/// Unpacks a layer and checks what it unpacks to; nothing is kept.
+pub(super) fn check_layer(number: usize, of: usize, blob: LayerBlob) -> Result<(), BakeError> {
+    let diff_id = blob.diff_id;
+    std::thread::scope(|scope| LayerStream::start(scope, blob)?.finish()).map_err(|error| BakeError::Layer {
+        number,
+        of,
+        diff_id,
+        source: Box::new(PartError::Blob(error)),
+    })
+}
+
 fn one_layer(
     blob: &LayerBlob,
     tree: &mut Tree,

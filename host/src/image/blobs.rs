@@ -2,6 +2,7 @@
 //! whole and verified under its name or not there. One that is held (its first byte locked) is not removed.
 
 use super::digest::{Digest, Hasher};
+use super::index::Part;
 use super::lock::{self, BakeLock, Hold};
 use crate::store::atomic::{self, FileError, Staged};
 use std::fs::{self, File, OpenOptions};
@@ -60,6 +61,11 @@ impl Blobs {
     /// The lock for bringing a blob.
     pub(super) fn lock_path(&self, digest: &Digest) -> PathBuf {
         self.locks.join(format!("blob-{}.lock", digest.hex()))
+    }
+
+    /// Whether a blob is there, with the size that it should have.
+    pub(super) fn has(&self, part: &Part) -> bool {
+        fs::metadata(self.path(&part.digest)).is_ok_and(|metadata| metadata.len() == part.size_bytes)
     }
 
     /// Holds a blob, if it is there; what is in it is not looked at.

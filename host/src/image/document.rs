@@ -114,10 +114,18 @@ pub(super) struct Config {
     pub(super) architecture: String,
     #[serde(default)]
     pub(super) os: String,
+    pub(super) variant: Option<String>,
     pub(super) created: Option<String>,
     #[serde(default, deserialize_with = "null_is_default")]
     pub(super) config: ImageDefaults,
     pub(super) rootfs: Rootfs,
+}
+
+impl Config {
+    /// What the image runs on; empty where that is not said.
+    pub(super) fn platform(&self) -> Platform {
+        Platform::of(&self.os, &self.architecture, self.variant.as_deref())
+    }
 }
 
 /// The layers of an image, by the digests of their unpacked archives.

@@ -205,6 +205,11 @@ impl ImageError {
             || self.disk_problem().is_some()
     }
 
+    /// The disk has no room.
+    pub(super) fn is_full_disk(&self) -> bool {
+        matches!(self.disk_problem(), Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+    }
+
     /// That the disk takes no more, wherever that was noticed.
     fn disk_problem(&self) -> Option<ErrorKind> {
         let disk = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::ReadOnlyFilesystem];

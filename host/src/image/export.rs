@@ -10,6 +10,7 @@ use super::document::{MAX_CONFIG, Role, role};
 use super::error::ImageError;
 use super::index::{ImageEntry, Part};
 use super::lock::Hold;
+use super::platform::Platform;
 use super::reference::Reference;
 use super::store::{Image, ImageStore, read_capped};
 use super::{BlobError, DirectoryError, Owners};
@@ -173,7 +174,7 @@ struct Parts {
     blobs: Blobs,
     config: Vec<u8>,
     id: Digest,
-    architecture: String,
+    platform: Platform,
     manifest: (Part, HeldBlob),
     layers: Vec<(Part, HeldBlob)>,
 }
@@ -219,21 +220,21 @@ impl ImageStore {
         let _lock = self.lock(Hold::Shared)?;
         let index = self.read_index()?;
         let unknown = || ImageError::UnknownId { id: image.id.to_string() };
-        let ImageEntry { manifest, blobs, architecture, .. } =
-            index.images.get(&image.id).ok_or_else(unknown)?;
+        let entry: &ImageEntry = index.images.get(&image.id).ok_or_else(unknown)?;
         let hold = |part: &Part| match self.blobs().hold(&part.digest)? {
             Some(held) if held.size == part.size_bytes => Ok((part.clone(), held)),
             _ => Err(missing(&part.digest.to_string())),
         };
-        let manifest = manifest.as_ref().ok_or_else(|| missing("it was imported by an older magikvm"))?;
+        let manifest =
+            entry.manifest.as_ref().ok_or_else(|| missing("it was imported by an older magikvm"))?;
         Ok(Parts {
             name: name.or(image.record.names.first()).cloned(),
             blobs: self.blobs(),
             config: read_capped(&self.config_path(&image.id), MAX_CONFIG)?.unwrap_or_default(),
             id: image.id,
-            architecture: architecture.clone(),
+            platform: entry.platform(),
             manifest: hold(manifest)?,
-            layers: blobs.iter().map(hold).collect::<Result<_, _>>()?,
+            layers: entry.blobs.iter().map(hold).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -341,8 +342,10 @@ fn layout_index(parts: &Parts, tag: Option<&str>) -> Vec<u8> {
     let manifest = &parts.manifest.0;
     let mut descriptor = json!({
         "mediaType": manifest.media_type, "digest": manifest.digest, "size": manifest.size_bytes,
-        "platform": { "os": "linux", "architecture": parts.architecture },
     });
+    if !parts.platform.architecture().is_empty() {
+        descriptor["platform"] = json!(parts.platform);
+    }
     if let Some(tag) = tag.or(own) {
         descriptor["annotations"] = json!({ "org.opencontainers.image.ref.name": tag });
     }

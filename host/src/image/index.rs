@@ -2,6 +2,7 @@
 
 use super::digest::Digest;
 use super::erofs::RootfsCompression;
+use super::platform::Platform;
 use super::reference::Reference;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,8 +71,12 @@ pub(super) struct ImageEntry {
     pub(super) digests: BTreeSet<Digest>,
     /// As in the configuration.
     pub(super) created: Option<String>,
-    /// As in the configuration.
+    /// What it runs on. Form 1 of the index had the architecture alone.
+    #[serde(default)]
+    pub(super) os: String,
     pub(super) architecture: String,
+    #[serde(default)]
+    pub(super) variant: Option<String>,
     /// Seconds since 1970.
     pub(super) imported_unix_secs: u64,
     pub(super) layers: usize,
@@ -85,6 +90,11 @@ pub(super) struct ImageEntry {
 }
 
 impl ImageEntry {
+    /// What it runs on; empty where that is not said.
+    pub(super) fn platform(&self) -> Platform {
+        Platform::of(&self.os, &self.architecture, self.variant.as_deref())
+    }
+
     /// The blobs that this image needs.
     pub(super) fn blobs(&self) -> impl Iterator<Item = &Part> {
         self.manifest.iter().chain(&self.blobs)
@@ -115,8 +125,12 @@ pub struct ImageRecord {
     pub digests: Vec<Digest>,
     /// When it was made, as its configuration says (RFC 3339). A stranger's text.
     pub created: Option<String>,
-    /// `amd64`, `arm64`; as its configuration says.
+    /// `linux`; empty when that is not said.
+    pub os: String,
+    /// `amd64`, `arm64`; as the index that led to it or its configuration says.
     pub architecture: String,
+    /// `v8`; when that is said.
+    pub variant: Option<String>,
     /// When it was last imported, in seconds since 1970.
     pub imported_unix_secs: u64,
     /// Number of layers.
@@ -125,6 +139,13 @@ pub struct ImageRecord {
     pub size_bytes: u64,
     /// sha256 of the root file system's EROFS file, recorded when it was baked.
     pub rootfs_sha256: Digest,
+}
+
+impl ImageRecord {
+    /// What it runs on; empty where that is not said.
+    pub fn platform(&self) -> Platform {
+        Platform::of(&self.os, &self.architecture, self.variant.as_deref())
+    }
 }
 
 impl Default for Index {
@@ -160,19 +181,32 @@ impl Index {
 
     /// The image that a reference means: its own name, or, when it is pinned, any of the repository's images with that digest.
     pub(super) fn find(&self, reference: &Reference) -> Option<Named> {
-        if let Some(named) = self.names.get(reference) {
+        self.find_fitting(reference, |_, _| true)
+    }
+
+    /// The same, but only of images that fit.
+    pub(super) fn find_fitting(
+        &self,
+        reference: &Reference,
+        fits: impl Fn(&Named, &ImageEntry) -> bool,
+    ) -> Option<Named> {
+        let is_it = |named: &&Named| {
+            self.images.get(&named.id).is_some_and(|image| {
+                reference.digest().is_none_or(|digest| image.digests.contains(&digest)) && fits(named, image)
+            })
+        };
+        if let Some(named) = self.names.get(reference).filter(is_it) {
             return Some(*named);
         }
-        let digest = reference.digest()?;
+        reference.digest()?;
         let same_repository =
             |name: &Reference| (name.domain(), name.path()) == (reference.domain(), reference.path());
         self.names
             .iter()
             .filter(|(name, _)| same_repository(name))
-            .find(|(_, named)| {
-                self.images.get(&named.id).is_some_and(|image| image.digests.contains(&digest))
-            })
-            .map(|(_, named)| *named)
+            .map(|(_, named)| named)
+            .find(is_it)
+            .copied()
     }
 
     /// Other images with the same root file system.
@@ -189,6 +223,12 @@ impl Index {
     pub(super) fn nameless(&self) -> Vec<Digest> {
         let named: BTreeSet<_> = self.names.values().map(|named| named.id).collect();
         self.images.keys().filter(|id| !named.contains(id)).copied().collect()
+    }
+
+    /// Layers that images were made of: as stored and as unpacked.
+    pub(super) fn layers(&self) -> impl Iterator<Item = (Digest, Digest)> {
+        let blobs = self.images.values().flat_map(|image| &image.blobs);
+        blobs.filter_map(|part| Some((part.digest, part.diff_id?)))
     }
 
     /// Digests of all blobs that images need.
@@ -221,7 +261,9 @@ impl ImageEntry {
             names,
             digests: self.digests.iter().copied().collect(),
             created: self.created.clone(),
+            os: self.os.clone(),
             architecture: self.architecture.clone(),
+            variant: self.variant.clone(),
             imported_unix_secs: self.imported_unix_secs,
             layers: self.layers,
             size_bytes: self.rootfs.size_bytes,
@@ -260,7 +302,9 @@ mod tests {
         ImageEntry {
             digests: [Digest::of(digest.as_bytes())].into(),
             created: None,
+            os: "linux".into(),
             architecture: "amd64".into(),
+            variant: None,
             imported_unix_secs: 0,
             layers: 1,
             manifest: None,

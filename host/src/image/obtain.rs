@@ -2,7 +2,7 @@
 //! index learns of the image when all of it is there.
 
 use super::arrival::Arrival;
-use super::bake;
+use super::bake::{self, BakeError};
 use super::blob::LayerBlob;
 use super::blobs::HeldBlob;
 use super::cancel::Cancel;
@@ -19,6 +19,7 @@ use super::source::Source;
 use super::store::{ImageStore, read_capped};
 use super::transfer::{Failed, Fetch, Transfer, TransferError};
 use crate::store::atomic::{self, Staged};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -87,13 +88,7 @@ impl ImageStore {
         ));
         let compression = self.compression(opened, options)?;
         let key = bake::key(&opened.config.rootfs.diff_ids, compression);
-        // Held until the index knows the file: nobody else bakes it, and no sweep takes it for a leftover.
-        let lock =
-            BakeLock::wait(self.bake_lock(&key), &mut || progress(Progress::Waiting), &options.cancel)?;
-        let _bake = lock.map_err(|stopped| bringing.stopped(stopped))?;
-        let brought = self
-            .layers(bringing, key, compression)
-            .and_then(|(rootfs, blobs)| self.record(bringing, rootfs, &blobs));
+        let brought = self.bring_locked(bringing, key, compression);
         if let Err(error) = &brought
             && !error.may_pass()
         {
@@ -101,6 +96,21 @@ impl ImageStore {
             drop(self.sweep());
         }
         brought
+    }
+
+    fn bring_locked(
+        &self,
+        bringing: &Bringing<'_>,
+        key: Digest,
+        compression: RootfsCompression,
+    ) -> Result<ImageRecord, ImageError> {
+        let Bringing { progress, options, .. } = bringing;
+        // Held until the index knows the file: nobody else bakes it, and no sweep takes it for a leftover.
+        let lock =
+            BakeLock::wait(self.bake_lock(&key), &mut || progress(Progress::Waiting), &options.cancel)?;
+        let _bake = lock.map_err(|stopped| bringing.stopped(stopped))?;
+        let (rootfs, blobs) = self.layers(bringing, key, compression)?;
+        self.record(bringing, rootfs, &blobs)
     }
 
     /// The form that is wanted, else the one that the image has already.
@@ -135,7 +145,8 @@ impl ImageStore {
             let baked = match known {
                 Some(rootfs) => {
                     progress(Progress::Reused);
-                    Ok((rootfs, None))
+                    // It was made of layers that unpack to what is announced; that these do is not known yet.
+                    self.check_layers(bringing, &arrivals).map(|()| (rootfs, None))
                 }
                 None => self.bake(bringing, key, compression, &arrivals),
             };
@@ -163,6 +174,22 @@ impl ImageStore {
         }
     }
 
+    /// Unpacks the layers that no image of the store was made of, and checks what they unpack to.
+    fn check_layers(&self, bringing: &Bringing<'_>, arrivals: &[Arc<Arrival>]) -> Result<(), ImageError> {
+        let known: BTreeSet<(Digest, Digest)> = {
+            let _lock = self.lock(Hold::Shared)?;
+            self.read_index()?.layers().collect()
+        };
+        let of = arrivals.len();
+        for (number, (layer, blob)) in (1..).zip(bringing.opened.layers.iter().zip(bringing.blobs(arrivals)))
+        {
+            if layer.digest.is_none_or(|digest| !known.contains(&(digest, layer.diff_id))) {
+                bake::check_layer(number, of, blob).map_err(|error| bringing.not_baked(error))?;
+            }
+        }
+        Ok(())
+    }
+
     fn bake(
         &self,
         bringing: &Bringing<'_>,
@@ -170,18 +197,7 @@ impl ImageStore {
         compression: RootfsCompression,
         arrivals: &[Arc<Arrival>],
     ) -> Result<(RootfsEntry, Option<Staged>), ImageError> {
-        let layers: Vec<LayerBlob> = bringing
-            .opened
-            .layers
-            .iter()
-            .zip(arrivals)
-            .map(|(layer, arrival)| LayerBlob {
-                arrival: Arc::clone(arrival),
-                length: layer.size,
-                compression: layer.compression,
-                diff_id: layer.diff_id,
-            })
-            .collect();
+        let layers = bringing.blobs(arrivals);
         let mut staged = Staged::new(&self.rootfs_path(&key))?;
         let tails = atomic::scratch(&self.dir("rootfs"), bake::TAILS_IN_MEMORY);
         let of = layers.len();
@@ -189,10 +205,8 @@ impl ImageStore {
             let total_bytes = layers[number - 1].length;
             (bringing.progress)(Progress::Baking { number, of, done_bytes, total_bytes });
         };
-        let baked =
-            bake::bake(&layers, &key, compression, staged.file(), tails, &mut report).map_err(|error| {
-                ImageError::Bake { source_name: bringing.source_name.clone(), source: Box::new(error) }
-            })?;
+        let baked = bake::bake(&layers, &key, compression, staged.file(), tails, &mut report)
+            .map_err(|error| bringing.not_baked(error))?;
         Ok((RootfsEntry { key, size_bytes: baked.size, sha256: baked.sha256, compression }, Some(staged)))
     }
 
@@ -236,7 +250,9 @@ impl ImageStore {
         let entry = ImageEntry {
             digests: known.into_iter().chain(opened.digests.iter().copied()).collect(),
             created: opened.config.created.as_deref().map(shorten),
-            architecture: shorten(&opened.config.architecture),
+            os: opened.platform.os().to_owned(),
+            architecture: opened.platform.architecture().to_owned(),
+            variant: opened.platform.variant().map(str::to_owned),
             imported_unix_secs: unix_now(),
             layers: opened.layers.len(),
             manifest: Some(manifest),
@@ -252,6 +268,22 @@ impl ImageStore {
 }
 
 impl Bringing<'_> {
+    /// The layers, here or on their way.
+    fn blobs(&self, arrivals: &[Arc<Arrival>]) -> Vec<LayerBlob> {
+        let both = self.opened.layers.iter().zip(arrivals);
+        both.map(|(layer, arrival)| LayerBlob {
+            arrival: Arc::clone(arrival),
+            length: layer.size,
+            compression: layer.compression,
+            diff_id: layer.diff_id,
+        })
+        .collect()
+    }
+
+    fn not_baked(&self, error: BakeError) -> ImageError {
+        ImageError::Bake { source_name: self.source_name.clone(), source: Box::new(error) }
+    }
+
     fn stopped(&self, source: super::cancel::Stopped) -> ImageError {
         ImageError::Stopped { source_name: self.source_name.clone(), source }
     }

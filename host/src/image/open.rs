@@ -201,6 +201,8 @@ pub(super) struct Opened {
     pub(super) config: Config,
     /// Digests of the manifest and of the indexes that led to it, outermost first.
     pub(super) digests: Vec<Digest>,
+    /// What it runs on, as the index that led to it or its configuration says; empty where neither does.
+    pub(super) platform: Platform,
     /// Media type and bytes of the manifest; docker archives have none.
     pub(super) manifest: Option<(String, Vec<u8>)>,
     /// Bottom layer first.

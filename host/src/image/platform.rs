@@ -78,11 +78,20 @@ impl Platform {
         }
     }
 
-    /// Runs in a Linux guest on this machine; what an image leaves out fits.
+    /// Whether an image for `found` does when this one is wanted. What the image leaves out fits.
+    pub fn takes(&self, found: &Self) -> bool {
+        let or = |found: &str, wanted: &str| if found.is_empty() { wanted } else { found }.to_owned();
+        let whole = Self {
+            os: or(&found.os, &self.os),
+            architecture: or(&found.architecture, &self.architecture),
+            variant: found.variant.clone(),
+        };
+        self.fit(&whole).is_some()
+    }
+
+    /// Runs in a Linux guest on this machine.
     pub fn runs_here(&self) -> bool {
-        let host = Self::host();
-        (self.os.is_empty() || self.os == host.os)
-            && (self.architecture.is_empty() || self.architecture == host.architecture)
+        Self::host().takes(self)
     }
 }
 
@@ -143,5 +152,8 @@ mod tests {
         assert_eq!(platform("linux/arm/v7").to_string(), "linux/arm/v7");
         assert!(Platform::host().runs_here() && Platform::of("", "", None).runs_here());
         assert!(!platform("linux/s390x").runs_here());
+        let plain = platform("linux/amd64");
+        assert!(plain.takes(&Platform::of("", "amd64", None)) && plain.takes(&platform("linux/amd64/v1")));
+        assert!(!plain.takes(&platform("linux/amd64/v3")) && !plain.takes(&platform("windows/amd64")));
     }
 }

@@ -68,7 +68,7 @@ impl ImageStore {
             let here = {
                 let _lock = self.lock(Hold::Shared)?;
                 let index = self.read_index()?;
-                usable(&index, name, keys, options).and_then(|named| index.record(&named.id))
+                self.usable(&index, name, keys, options, Parts::All).and_then(|named| index.record(&named.id))
             };
             match (here, when) {
                 (Some(record), _) => return Ok(record),
@@ -114,7 +114,8 @@ impl ImageStore {
         let keys = policy.requirement(name).keys(name)?;
         let _lock = self.lock(Hold::Shared)?;
         let index = self.read_index()?;
-        Ok(usable(&index, name, keys, &BringOptions::default()).and_then(|named| index.record(&named.id)))
+        let usable = self.usable(&index, name, keys, &BringOptions::default(), Parts::Rootfs);
+        Ok(usable.and_then(|named| index.record(&named.id)))
     }
 
     /// The image that the name has had, when the registry's answer is that it is still that one.
@@ -127,23 +128,43 @@ impl ImageStore {
     ) -> Result<Option<ImageRecord>, ImageError> {
         let _lock = self.lock(Hold::Shared)?;
         let index = self.read_index()?;
-        let Some(named) = usable(&index, name, keys, options) else { return Ok(None) };
-        let same = index.images.get(&named.id).is_some_and(|image| image.digests.contains(top));
-        if !same || self.baked_for(&index, &named.id).is_none() {
-            return Ok(None);
-        }
-        Ok(index.record(&named.id))
+        let usable = self.usable(&index, name, keys, options, Parts::All);
+        let same =
+            |named: &Named| index.images.get(&named.id).is_some_and(|image| image.digests.contains(top));
+        Ok(usable.filter(same).and_then(|named| index.record(&named.id)))
+    }
+
+    /// The image of a name: for the platform, in the form that is wanted, signed by one of the keys if there must be one, and
+    /// with these parts in the store.
+    fn usable(
+        &self,
+        index: &Index,
+        name: &Reference,
+        keys: Option<&Keys>,
+        options: &BringOptions,
+        parts: Parts,
+    ) -> Option<Named> {
+        index.find_fitting(name, |named, image| {
+            let signed =
+                keys.is_none_or(|keys| named.key.is_some_and(|key| keys.ids().any(|id| id.digest() == key)));
+            let form = options.compression.is_none_or(|wanted| image.rootfs.compression == wanted);
+            let blobs = || image.manifest.is_some() && image.blobs().all(|part| self.blobs().has(part));
+            options.platform.takes(&image.platform())
+                && signed
+                && form
+                && self.baked_for(index, &named.id).is_some()
+                && (parts == Parts::Rootfs || blobs())
+        })
     }
 }
 
-/// The image of a name: for the platform, in the form that is wanted, and signed by one of the keys if there must be one.
-fn usable(index: &Index, name: &Reference, keys: Option<&Keys>, options: &BringOptions) -> Option<Named> {
-    let named = index.find(name)?;
-    let image = index.images.get(&named.id)?;
-    let fits = image.architecture.is_empty() || image.architecture == options.platform.architecture();
-    let signed = keys.is_none_or(|keys| named.key.is_some_and(|key| keys.ids().any(|id| id.digest() == key)));
-    let form = options.compression.is_none_or(|wanted| image.rootfs.compression == wanted);
-    (fits && signed && form).then_some(named)
+/// What must be there of an image that is said to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Parts {
+    /// What a pod needs.
+    Rootfs,
+    /// All that came.
+    All,
 }
 
 /// An image in a registry, its first document at hand.

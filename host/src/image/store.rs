@@ -16,7 +16,7 @@ use super::lock::{self, BakeLock, Hold};
 use super::reference::Reference;
 use crate::store::atomic::{self, FileError};
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -122,6 +122,16 @@ impl ImageStore {
         let _lock = self.lock(Hold::Alone)?;
         let mut index = self.read_index()?;
         let (id, _) = self.find(&index, image)?;
+        let digests = index.images.get(&id).map(|image| &image.digests);
+        if let Some(pinned) = name.digest()
+            && digests.is_none_or(|digests| !digests.contains(&pinned))
+        {
+            return Err(ImageError::Pinned {
+                name: Box::new(name.clone()),
+                source_name: image.to_owned(),
+                found: digests.into_iter().flatten().copied().collect(),
+            });
+        }
         // Whose signature was checked is said of the name it was pulled by, not of this one.
         index.names.insert(name.clone(), Named { id, key: None });
         self.write_index(&index)?;
@@ -236,7 +246,12 @@ impl ImageStore {
             return Err(ImageError::UnknownId { id: id.to_string() });
         };
         let path = self.rootfs_path(&entry.rootfs.key);
-        let file = File::open(&path).map_err(FileError::at("open", &path))?;
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(ImageError::Damaged { path, problem: "it is missing" });
+            }
+            file => file.map_err(FileError::at("open", &path))?,
+        };
         // Nobody holds it alone but under the index lock, which is held here.
         if !lock::lock_in_use(&file, &path, Hold::Shared)? {
             return Err(ImageError::Damaged { path, problem: "it is locked by another program" });
@@ -308,20 +323,32 @@ impl ImageStore {
         let blobs: Vec<Digest> = entry.blobs().map(|part| part.digest).collect();
         index.images.remove(id);
         index.names.retain(|_, named| named.id != *id);
-        self.write_index(index)?;
-        atomic::remove(&self.config_path(id))?;
-        let mut freed = 0;
-        if doomed.is_some() {
-            freed += fs::metadata(&path).map(|metadata| metadata.blocks() * 512).unwrap_or(0);
-            atomic::remove(&path)?;
-            self.remove_directories(&key)?;
+        let remove_files = || -> Result<u64, ImageError> {
+            atomic::remove(&self.config_path(id))?;
+            let mut freed = 0;
+            if doomed.is_some() {
+                freed += fs::metadata(&path).map(|metadata| metadata.blocks() * 512).unwrap_or(0);
+                atomic::remove(&path)?;
+                self.remove_directories(&key)?;
+            }
+            let needed = index.blobs();
+            for blob in blobs.iter().filter(|blob| !needed.contains(blob)) {
+                // One that is held belongs to an image on its way in.
+                freed += self.blobs().remove_unheld(blob)?.unwrap_or(0);
+            }
+            Ok(freed)
+        };
+        match self.write_index(index) {
+            Ok(()) => Ok(Some(remove_files()?)),
+            // A full disk has no room even for the shorter index. The image was to go anyway: one whose files are gone is told
+            // as damaged should this end in between, and can be removed or pulled again.
+            Err(error) if error.is_full_disk() => {
+                let freed = remove_files()?;
+                self.write_index(index)?;
+                Ok(Some(freed))
+            }
+            Err(error) => Err(error),
         }
-        let needed = index.blobs();
-        for blob in blobs.iter().filter(|blob| !needed.contains(blob)) {
-            // One that is held belongs to an image on its way in.
-            freed += self.blobs().remove_unheld(blob)?.unwrap_or(0);
-        }
-        Ok(Some(freed))
     }
 
     /// Somebody has resolved the image and still holds it; the index lock is held.
@@ -448,11 +475,10 @@ impl ImageStore {
     }
 }
 
-/// Somebody holds the first byte of a root file system.
+/// Somebody holds the first byte of a file of the store.
 pub(super) fn is_in_use(path: &Path) -> Result<bool, ImageError> {
-    match OpenOptions::new().read(true).write(true).open(path) {
-        // Closing it gives the lock back; the index lock keeps others from taking one in between.
-        Ok(file) => Ok(!lock::lock_in_use(&file, path, Hold::Alone)?),
+    match File::open(path) {
+        Ok(file) => Ok(lock::is_held(&file, path)?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(FileError::at("open", path)(error).into()),
     }

@@ -241,17 +241,14 @@ fn resolve_images(
         let failed = |error: ImageError| of_container(container, of_image(&error));
         let image = store.resolve(&name).map_err(failed)?;
         image.mark_used().map_err(failed)?;
-        match image.record.architecture.as_str() {
-            "" => Ok(image),
-            here if here == Platform::host().architecture() => Ok(image),
-            other => {
-                let message = format!("the image {name} is for {other}, this machine is not");
-                let failure = Failure::message(RunStage::Image, Blame::User, message);
-                let host = Platform::host();
-                Err(of_container(container, failure)
-                    .hint(format!("magikvm image pull --platform {host} {}", name.familiar())))
-            }
+        let platform = image.record.platform();
+        if platform.runs_here() {
+            return Ok(image);
         }
+        let message = format!("the image {name} is for {platform}, this machine is {}", Platform::host());
+        let failure = Failure::message(RunStage::Image, Blame::User, message);
+        let hint = format!("magikvm image pull --platform {} {}", Platform::host(), name.familiar());
+        Err(of_container(container, failure).hint(hint))
     };
     wanted.into_iter().map(resolve).collect()
 }

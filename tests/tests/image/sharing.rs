@@ -110,7 +110,7 @@ fn images_with_the_same_layers_share_one_file() {
     assert_eq!((a.rootfs.key, &a.rootfs.path), (b.rootfs.key, &b.rootfs.path));
     assert_eq!(b.config.user, "1000");
     let rootfs = fs::metadata(&b.rootfs.path).unwrap().len();
-    assert!(matches!(store.store.remove("a").unwrap_err(), ImageError::InUse { .. }));
+    assert!(matches!(store.store.remove("a"), Err(ImageError::InUse { .. })));
     drop(a);
     assert!(
         matches!(store.store.remove("a").unwrap(), Removed::Image { freed_bytes, .. } if freed_bytes < rootfs)
@@ -357,4 +357,56 @@ fn a_directory_is_made_once_stays_while_it_is_used_and_goes_with_its_image() {
     store.store.remove("x").unwrap();
     assert_eq!(files(&store.root()), ["index.json", "lock"]);
     assert!(!path.exists());
+}
+
+/// An image whose configuration is that of another one, but whose layer is not what the configuration says.
+#[test]
+fn layers_are_checked_also_when_their_root_file_system_is_here() {
+    let store = Store::new();
+    let tar = Tar::default().file("f", "content").end();
+    let with = |stored: &[u8]| {
+        let mut layout = Layout::new();
+        layout.add_stored(
+            "application/vnd.oci.image.layer.v1.tar+gzip",
+            stored,
+            &magikvm::image::Digest::of(&tar),
+        );
+        layout.save();
+        layout
+    };
+    let record = store.import(&with(&crate::make::gzip(&tar)).source(), "good").unwrap();
+    let before = files(&store.root());
+    let evil = with(&crate::make::gzip(b"junk"));
+    let error = chain(&store.import(&evil.source(), "evil").unwrap_err());
+    assert!(error.contains("has the digest"), "{error}");
+    assert_eq!(files(&store.root()), before);
+    // The same layer, compressed in another way, is good.
+    let other = with(&[crate::make::gzip(&tar[..512]), crate::make::gzip(&tar[512..])].concat());
+    let again = store.import(&other.source(), "other").unwrap();
+    assert_eq!((again.id, again.names.len()), (record.id, 2));
+    assert!(store.store.verify(&record.id, &Cancel::new(), &mut |_| {}).unwrap().is_empty());
+}
+
+#[test]
+fn a_pinned_name_is_given_only_to_the_image_that_it_pins() {
+    let store = Store::new();
+    let record = store.import(&small("a").source(), "a").unwrap();
+    let pin = |digest: &str| format!("other@{digest}").parse().unwrap();
+    let wrong = format!("sha256:{}", "1".repeat(64));
+    assert!(matches!(store.store.tag("a", &pin(&wrong)), Err(ImageError::Pinned { .. })));
+    store.store.tag("a", &pin(&record.digests[0].to_string())).unwrap();
+}
+
+#[test]
+fn a_full_disk_does_not_keep_an_image_from_being_removed() {
+    let disk = Mounted::tmpfs("16m");
+    let store = ImageStore::open(&disk.path().join("images")).unwrap();
+    store.import(&large(2).source(), &"x".parse().unwrap(), &BringOptions::default(), &|_| {}).unwrap();
+    let filler = disk.path().join("filler");
+    let mut file = fs::File::create(&filler).unwrap();
+    while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
+    assert!(matches!(store.remove("x").unwrap(), Removed::Image { .. }));
+    fs::remove_file(filler).unwrap();
+    assert_eq!(files(disk.path()), ["images/index.json", "images/lock"]);
+    assert!(store.list().unwrap().is_empty());
 }

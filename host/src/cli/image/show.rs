@@ -52,7 +52,7 @@ pub(super) fn list(store: &ImageStore, args: &LsArgs) -> Outcome {
             rows.push(vec![
                 name,
                 short(&record.id.hex()),
-                ui::harmless(&format!("linux/{}", record.architecture)),
+                ui::harmless(&record.platform().to_string()),
                 format!("{came} ago"),
                 ui::size(record.size_bytes),
             ]);

@@ -51,8 +51,17 @@ pub(super) fn open(archive: &Archive, wanted: Option<&str>, platform: &Platform)
         .collect::<Result<_, _>>()?;
     let (layers, parts) = both.into_iter().unzip();
     let config_type = CONFIG_TYPE.to_owned();
-    let opened =
-        Opened { id, config_bytes, config_type, config, digests: Vec::new(), manifest: None, layers };
+    let platform = config.platform();
+    let opened = Opened {
+        id,
+        platform,
+        config_bytes,
+        config_type,
+        config,
+        digests: Vec::new(),
+        manifest: None,
+        layers,
+    };
     Ok(Local { opened, parts })
 }
 

@@ -51,8 +51,10 @@ pub(in super::super) fn walk(
             Ok(Layer { digest: Some(digest), size, compression, media_type, diff_id: *diff_id })
         })
         .collect::<Result<_, _>>()?;
+    let platform = descriptor.platform.unwrap_or_else(|| read.platform());
     Ok(Opened {
         id: config.digest,
+        platform,
         config_bytes,
         config_type: config.media_type,
         config: read,
@@ -136,12 +138,9 @@ pub(super) fn read_config(bytes: &[u8], layers: usize, platform: &Platform) -> R
     let what = || "the image's configuration".to_owned();
     let config: Config =
         serde_json::from_slice(bytes).map_err(|source| OpenError::Json { what: what(), source })?;
-    let wrong_os = !(config.os.is_empty() || config.os == platform.os());
-    let wrong_architecture =
-        !(config.architecture.is_empty() || config.architecture == platform.architecture());
-    if wrong_os || wrong_architecture {
-        let found = format!("{}/{}", shorten(&config.os), shorten(&config.architecture));
-        return Err(OpenError::Platform { available: vec![found], wanted: platform.to_string() });
+    let found = config.platform();
+    if !platform.takes(&found) {
+        return Err(OpenError::Platform { available: vec![found.to_string()], wanted: platform.to_string() });
     }
     let diff_ids = config.rootfs.diff_ids.len();
     if layers != diff_ids {
