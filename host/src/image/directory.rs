@@ -9,6 +9,7 @@ mod clear;
 
 pub use clear::clear_unpacked;
 
+use super::cancel::{Cancel, Stopped};
 use super::erofs::read::{Inode, Kind, NamedXattr, ReadAt, ReadError, Reader, Visitor, walk};
 use super::tree::{Device, text};
 use rustix::fs::{
@@ -88,6 +89,9 @@ pub enum DirectoryError {
         /// The path in the image.
         path: String,
     },
+    /// Given up.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
     /// Somebody moved a directory while it was being filled.
     #[error("the directory {path:?} was moved while it was being unpacked")]
     Moved {
@@ -97,7 +101,12 @@ pub enum DirectoryError {
 }
 
 /// Writes the tree of an image into an empty directory.
-pub fn unpack(image: &File, dir: &Path, owners: Owners) -> Result<UnpackedSummary, DirectoryError> {
+pub fn unpack(
+    image: &File,
+    dir: &Path,
+    owners: Owners,
+    cancel: &Cancel,
+) -> Result<UnpackedSummary, DirectoryError> {
     let path = || dir.display().to_string();
     let at_open = |source: Errno| DirectoryError::Open { path: path(), source: source.into() };
     let image = Reader::open(image)?;
@@ -108,7 +117,8 @@ pub fn unpack(image: &File, dir: &Path, owners: Owners) -> Result<UnpackedSummar
         }
     }
     let here = openat(&root, ".", DIRECTORY, Mode::empty()).map_err(at_open)?;
-    let maker = Maker { owners, names: Vec::new(), summary: UnpackedSummary::default() };
+    let maker =
+        Maker { owners, names: Vec::new(), summary: UnpackedSummary::default(), cancel: cancel.clone() };
     let mut unpacker = Unpacker { maker, root, here, above: Vec::new(), links: None };
     walk(&image, &mut unpacker)?;
     Ok(unpacker.maker.summary)
@@ -125,6 +135,7 @@ struct Maker {
     /// Names from below the root to the directory that is being filled, for messages.
     names: Vec<Box<[u8]>>,
     summary: UnpackedSummary,
+    cancel: Cancel,
 }
 
 impl Maker {
@@ -271,6 +282,7 @@ impl Maker {
         if inode.size > 0 {
             file.set_len(inode.size).map_err(self.error("set the size of", shown))?;
             image.data(inode, &mut |offset, bytes| {
+                self.cancel.check()?;
                 write_sparse(&file, offset, bytes).map_err(self.error("write the file", shown))
             })?;
         }
@@ -322,6 +334,7 @@ impl<S: ReadAt> Visitor<S> for Unpacker {
     type Error = DirectoryError;
 
     fn enter(&mut self, _: &Reader<S>, name: &[u8], directory: &Inode) -> Result<(), DirectoryError> {
+        self.maker.cancel.check()?;
         self.maker.summary.inodes += 1;
         // Found out before anything is made in it.
         self.maker.owner(directory, name)?;
@@ -361,6 +374,7 @@ impl<S: ReadAt> Visitor<S> for Unpacker {
             self.maker.summary.skipped_devices += 1;
             return Ok(());
         }
+        self.maker.cancel.check()?;
         self.maker.summary.inodes += 1;
         if inode.nlink == 1 {
             return self.maker.make(image, self.here.as_fd(), (name, name), inode);
@@ -426,14 +440,18 @@ mod tests {
     fn only_an_empty_directory_is_taken() {
         let (image, dir) = (tempfile::tempfile().unwrap(), tempfile::tempdir().unwrap());
         (&image).write_all(&bake_in_memory(&[], RootfsCompression::None, 1 << 20).unwrap()).unwrap();
-        let missing = dir.path().join("missing");
-        assert!(matches!(unpack(&image, &missing, Owners::Mine), Err(DirectoryError::Open { .. })));
+        let mine = |dir: &Path| unpack(&image, dir, Owners::Mine, &Cancel::new());
+        assert!(matches!(mine(&dir.path().join("missing")), Err(DirectoryError::Open { .. })));
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(".", &link).unwrap();
-        assert!(matches!(unpack(&image, &link, Owners::Mine), Err(DirectoryError::Open { .. })));
-        assert!(matches!(unpack(&image, dir.path(), Owners::Mine), Err(DirectoryError::NotEmpty { .. })));
+        assert!(matches!(mine(&link), Err(DirectoryError::Open { .. })));
+        assert!(matches!(mine(dir.path()), Err(DirectoryError::NotEmpty { .. })));
         std::fs::remove_file(link).unwrap();
-        assert_eq!(unpack(&image, dir.path(), Owners::Mine).unwrap().inodes, 9);
+        let given_up = Cancel::new();
+        given_up.cancel();
+        let stopped = unpack(&image, dir.path(), Owners::Mine, &given_up);
+        assert!(matches!(stopped, Err(DirectoryError::Stopped(Stopped::Cancelled))));
+        assert_eq!(mine(dir.path()).unwrap().inodes, 9);
         assert!(dir.path().join("etc/hosts").is_file());
     }
 

@@ -195,7 +195,7 @@ impl ImageStore {
         };
         match target {
             Target::Erofs { file } => copy_rootfs(image, file, cancel).map_err(failed),
-            Target::Directory { dir } => unpack_rootfs(image, dir).map_err(failed),
+            Target::Directory { dir } => unpack_rootfs(image, dir, cancel).map_err(failed),
             Target::OciLayout { dir, tag } => {
                 let parts = self.parts(image, name)?;
                 layout(&parts, dir, tag.as_deref(), cancel).map_err(failed)
@@ -323,11 +323,11 @@ fn copy_rootfs(image: &Image, file: &Path, cancel: &Cancel) -> Result<(), Export
     Ok(staged.commit(0o644)?)
 }
 
-fn unpack_rootfs(image: &Image, dir: &Path) -> Result<(), ExportError> {
+fn unpack_rootfs(image: &Image, dir: &Path, cancel: &Cancel) -> Result<(), ExportError> {
     let from = File::open(&image.rootfs.path).map_err(FileError::at("open", &image.rootfs.path))?;
     let owners = if nix::unistd::geteuid().is_root() { Owners::AsInImage } else { Owners::Mine };
     new_dir(dir, |content| {
-        let unpacked = super::directory::unpack(&from, content, owners);
+        let unpacked = super::directory::unpack(&from, content, owners, cancel);
         if unpacked.is_err() {
             // Directories without write permission hold on to what is in them.
             super::directory::clear_unpacked(content).map_err(FileError::at("remove", content))?;

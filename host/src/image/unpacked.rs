@@ -67,7 +67,7 @@ impl ImageStore {
         lock.lock_shared().map_err(FileError::at("lock", staged.path()))?;
         let content = staged.path().join(ROOTFS);
         fs::create_dir(&content).map_err(FileError::at("create directory", &content))?;
-        let made = unpack_into(&image.rootfs.path, &content, owners).and_then(|summary| {
+        let made = unpack_into(image, &content, owners, cancel).and_then(|summary| {
             // What is not on disk must not have a name there.
             rustix::fs::syncfs(&lock).map_err(|errno| FileError::at("sync", &content)(errno.into()))?;
             fs::rename(staged.path(), &path).map_err(FileError::at("rename", &path))?;
@@ -127,10 +127,18 @@ impl ImageStore {
     }
 }
 
-fn unpack_into(image: &Path, content: &Path, owners: Owners) -> Result<UnpackedSummary, ImageError> {
-    let file = File::open(image).map_err(FileError::at("open", image))?;
-    unpack(&file, content, owners)
-        .map_err(|source: DirectoryError| ImageError::Directory { path: content.to_owned(), source })
+fn unpack_into(
+    image: &Image,
+    content: &Path,
+    owners: Owners,
+    cancel: &Cancel,
+) -> Result<UnpackedSummary, ImageError> {
+    let path = &image.rootfs.path;
+    let file = File::open(path).map_err(FileError::at("open", path))?;
+    unpack(&file, content, owners, cancel).map_err(|error| match error {
+        DirectoryError::Stopped(source) => ImageError::Stopped { source_name: image.id.to_string(), source },
+        source => ImageError::Directory { path: content.to_owned(), source },
+    })
 }
 
 /// Holds a directory that is there.

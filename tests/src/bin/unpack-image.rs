@@ -1,7 +1,7 @@
 //! For the tests of the directory form: unpacks the image on standard input in a process of its own, which can be run as
 //! another user; `clear` removes what was unpacked. Usage: unpack-image DIR mine|image|clear
 
-use magikvm::image::{Owners, clear_unpacked, unpack};
+use magikvm::image::{Cancel, Owners, clear_unpacked, unpack};
 use std::error::Error;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         _ => return Err("usage: unpack-image DIR mine|image|clear".into()),
     };
     let image = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
-    let summary = unpack(&image, Path::new(dir), owners)?;
+    let summary = unpack(&image, Path::new(dir), owners, &Cancel::new())?;
     println!("{} {} {}", summary.inodes, summary.skipped_devices, summary.skipped_xattrs);
     Ok(())
 }

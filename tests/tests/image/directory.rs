@@ -4,7 +4,8 @@ use crate::make::{Item, Tar};
 use crate::tools::{Mounted, Seen, assert_same, look, run};
 use crate::{chain, real};
 use magikvm::image::{
-    DirectoryError, Owners, RootfsCompression, UnpackedSummary, bake_in_memory, clear_unpacked, unpack,
+    Cancel, DirectoryError, Owners, RootfsCompression, UnpackedSummary, bake_in_memory, clear_unpacked,
+    unpack,
 };
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -25,8 +26,8 @@ fn image(layer: &[u8], compression: RootfsCompression) -> tempfile::NamedTempFil
 
 fn unpacked(image: &tempfile::NamedTempFile, owners: Owners) -> (tempfile::TempDir, UnpackedSummary) {
     let dir = tempfile::tempdir().unwrap();
-    let summary =
-        unpack(image.as_file(), dir.path(), owners).unwrap_or_else(|error| panic!("{}", chain(&error)));
+    let summary = unpack(image.as_file(), dir.path(), owners, &Cancel::new())
+        .unwrap_or_else(|error| panic!("{}", chain(&error)));
     (dir, summary)
 }
 
@@ -189,7 +190,8 @@ fn errors_name_the_file_and_leave_nothing_open() {
     let tar = Tar::default().item(&Item { name: b"d/large", data: &noise, ..Item::default() }).end();
     for compression in COMPRESSIONS {
         fs::create_dir(&room).unwrap();
-        let error = unpack(image(&tar, compression).as_file(), &room, Owners::AsInImage).unwrap_err();
+        let error =
+            unpack(image(&tar, compression).as_file(), &room, Owners::AsInImage, &Cancel::new()).unwrap_err();
         assert!(
             chain(&error).contains("cannot write the file \"d/large\": No space left"),
             "{}",
@@ -204,7 +206,7 @@ fn errors_name_the_file_and_leave_nothing_open() {
         Tar::default().item(&Item { name: b"f", pax: vec![("uid", b"4294967295")], ..Item::default() }).end();
     let nobody = image(&tar, RootfsCompression::None);
     let dir = tempfile::tempdir().unwrap();
-    let error = unpack(nobody.as_file(), dir.path(), Owners::AsInImage).unwrap_err();
+    let error = unpack(nobody.as_file(), dir.path(), Owners::AsInImage, &Cancel::new()).unwrap_err();
     assert!(matches!(error, DirectoryError::Owner { .. }), "{error}");
     assert!(unpacked(&nobody, Owners::Mine).1.inodes > 0);
 
@@ -212,7 +214,7 @@ fn errors_name_the_file_and_leave_nothing_open() {
     let length = damaged.as_file().metadata().unwrap().len();
     damaged.as_file().write_all_at(&[0xff; 2000], length - 4096).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let error = unpack(damaged.as_file(), dir.path(), Owners::AsInImage).unwrap_err();
+    let error = unpack(damaged.as_file(), dir.path(), Owners::AsInImage, &Cancel::new()).unwrap_err();
     assert!(matches!(error, DirectoryError::Read(_)), "{error}");
 }
 
