@@ -66,7 +66,7 @@ impl ImageStore {
         let keys = sources.policy.requirement(name).keys(name)?;
         if when != PullWhen::Always || name.digest().is_some() {
             let here = {
-                let _lock = self.lock(Hold::Shared)?;
+                let _lock = self.lock_for(Hold::Shared, &options.cancel, &name.familiar())?;
                 let index = self.read_index()?;
                 usable(&index, name, keys, options).and_then(|named| index.record(&named.id))
             };
@@ -125,7 +125,7 @@ impl ImageStore {
         keys: Option<&Keys>,
         options: &BringOptions,
     ) -> Result<Option<ImageRecord>, ImageError> {
-        let _lock = self.lock(Hold::Shared)?;
+        let _lock = self.lock_for(Hold::Shared, &options.cancel, &name.familiar())?;
         let index = self.read_index()?;
         let Some(named) = usable(&index, name, keys, options) else { return Ok(None) };
         let same = index.images.get(&named.id).is_some_and(|image| image.digests.contains(top));
