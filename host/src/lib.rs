@@ -1,7 +1,7 @@
 //! The magikvm host: runs a Kubernetes Pod on this machine inside one hardware microVM, with no daemon.
 //!
 //! [`pod::interface::PodRuntimeInterface`] is the library's surface: run_pod, stop_pod, delete_pod. Modules may use only those below them:
-//! `cli`, `monitor`, `pod`, `runtime`, `manifest`, `vmm`, `agent`, `image`, `store`.
+//! `cli`, `monitor`, `pod`, `runtime`, `manifest`, `vmm`, `agent`, `image`, `store`, `signals`.
 
 pub mod agent;
 pub mod cli;
@@ -10,6 +10,7 @@ pub mod manifest;
 pub mod monitor;
 pub mod pod;
 pub mod runtime;
+pub mod signals;
 pub mod store;
 pub mod vmm;
 

@@ -1,12 +1,7 @@
 //! Ctrl-C (and TERM, HUP) during work that can be given up: the first one asks for that, the second ends the program at once.
 
 use crate::image::Cancel;
-use nix::sys::signal::{SigSet, Signal};
-
-/// Signals that would end this program.
-pub(super) fn ending() -> SigSet {
-    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect()
-}
+use crate::signals;
 
 /// Signals are turned into a request to give up, from now on to the end of the program.
 #[derive(Debug)]
@@ -15,7 +10,7 @@ pub(super) struct Interrupt;
 impl Interrupt {
     /// Call it before any thread is started: threads inherit what they do not listen to.
     pub(super) fn cancels(cancel: &Cancel) -> Self {
-        let signals = ending();
+        let signals = signals::ending();
         if signals.thread_block().is_err() {
             // They then end the program as usual; what it leaves is swept by the next one.
             return Self;

@@ -156,7 +156,7 @@ struct Signals(SigSet);
 
 impl Signals {
     fn block() -> Self {
-        let set = super::interrupt::ending();
+        let set = crate::signals::ending();
         if set.thread_block().is_err() {
             // They then end the program as usual; the pod's monitor does not depend on it.
         }

@@ -6,6 +6,7 @@
 
 use super::blob::{BlobError, LayerBlob, LayerStream};
 use super::blobs::digest_of;
+use super::cancel::Cancel;
 use super::digest::{Digest, Hasher};
 use super::erofs::{self, DataArea, ErofsError, RootfsCompression, format, zero_by_writing};
 use super::layer::{self, LayerError};
@@ -50,6 +51,9 @@ pub enum BakeError {
     /// What is baked cannot be read again for its digest.
     #[error("the root file system cannot be read back")]
     ReadBack(#[source] io::Error),
+    /// Given up; whoever asked for that knows why.
+    #[error("the root file system was given up before it was done")]
+    GivenUp,
 }
 
 /// What is wrong with a layer.
@@ -93,6 +97,7 @@ pub(super) fn bake(
     compression: RootfsCompression,
     out: &mut File,
     tails: SpooledTempFile,
+    cancel: &Cancel,
     progress: &mut dyn FnMut(usize, u64),
 ) -> Result<Baked, BakeError> {
     let mut tree = Tree::new();
@@ -106,9 +111,8 @@ pub(super) fn bake(
     drop(data);
     let written = |action| move |source| BakeError::Erofs(ErofsError::Io { action, source });
     out.set_len(size).map_err(written("set the size of the file system image"))?;
-    let sha256 = digest_of(out, &mut || true).map_err(BakeError::ReadBack)?;
-    // None is for those who give up, which nobody does here.
-    let sha256 = sha256.ok_or_else(|| BakeError::ReadBack(io::ErrorKind::Interrupted.into()))?;
+    let sha256 = digest_of(out, &mut || cancel.check().is_ok()).map_err(BakeError::ReadBack)?;
+    let sha256 = sha256.ok_or(BakeError::GivenUp)?;
     Ok(Baked { size, sha256 })
 }
 

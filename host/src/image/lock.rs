@@ -12,8 +12,10 @@ use crate::store::lock::open;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use std::fs::{File, TryLockError};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 /// Who else may hold a lock.
@@ -34,6 +36,52 @@ pub(super) fn wait(path: &Path, hold: Hold) -> Result<File, FileError> {
     }
     .map_err(FileError::at("lock", path))?;
     Ok(file)
+}
+
+/// The same for one who may be asked to give up.
+pub(super) fn wait_unless_stopped(
+    path: &Path,
+    hold: Hold,
+    cancel: &Cancel,
+) -> Result<Result<File, Stopped>, FileError> {
+    if let Err(stopped) = cancel.check() {
+        return Ok(Err(stopped));
+    }
+    let file = open(path)?;
+    let at_once = match hold {
+        Hold::Shared => file.try_lock_shared(),
+        Hold::Alone => file.try_lock(),
+    };
+    match at_once {
+        Ok(()) => return Ok(Ok(file)),
+        Err(TryLockError::WouldBlock) => {}
+        Err(TryLockError::Error(error)) => return Err(FileError::at("lock", path)(error)),
+    }
+    // In the kernel, which wakes it at once; who gives up leaves a thread there until its turn has come.
+    let (tell, told) = sync_channel(1);
+    let waiting = std::thread::Builder::new().spawn(move || {
+        let locked = match hold {
+            Hold::Shared => file.lock_shared(),
+            Hold::Alone => file.lock(),
+        };
+        if tell.send(locked.map(|()| file)).is_err() {
+            // Given up; the lock goes with the file.
+        }
+    });
+    drop(waiting.map_err(FileError::at("start a thread that locks", path))?);
+    loop {
+        match told.recv_timeout(LOOK_EVERY) {
+            Ok(locked) => return locked.map(Ok).map_err(FileError::at("lock", path)),
+            Err(RecvTimeoutError::Timeout) => {
+                if let Err(stopped) = cancel.check() {
+                    return Ok(Err(stopped));
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(FileError::at("lock", path)(io::ErrorKind::Other.into()));
+            }
+        }
+    }
 }
 
 /// Waits for the lock of a directory, which is held for moments only.
@@ -178,6 +226,22 @@ mod tests {
         );
         drop(lock);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn who_waits_for_a_lock_can_give_up_and_then_does_not_get_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let take = |hold, cancel: &Cancel| wait_unless_stopped(&path, hold, cancel).unwrap();
+        let readers = [(); 2].map(|()| take(Hold::Shared, &Cancel::new()).unwrap());
+        for timeout in [Duration::ZERO, LOOK_EVERY * 2] {
+            let timed = Cancel::new().with_timeout(timeout);
+            assert_eq!(take(Hold::Alone, &timed).err(), Some(Stopped::TimedOut { seconds: 0 }));
+        }
+        drop(readers);
+        // The one who gave up has its turn, and passes it on.
+        drop(take(Hold::Alone, &Cancel::new()).unwrap());
+        drop(take(Hold::Shared, &Cancel::new()).unwrap());
     }
 
     #[test]

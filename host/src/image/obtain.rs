@@ -12,7 +12,7 @@ use super::erofs::RootfsCompression;
 use super::error::ImageError;
 use super::index::{ImageEntry, ImageRecord, Named, Part, RootfsEntry};
 use super::lock::{BakeLock, Hold};
-use super::open::{self, Opened};
+use super::open::{self, OpenError, Opened};
 use super::progress::{LayerInfo, Progress};
 use super::reference::Reference;
 use super::source::Source;
@@ -65,8 +65,10 @@ impl ImageStore {
     ) -> Result<ImageRecord, ImageError> {
         self.tidy()?;
         let source_name = source.to_string();
-        let local = open::open(source, &options.platform, &self.dir("blobs")).map_err(|error| {
-            ImageError::Open { source_name: source_name.clone(), source: Box::new(error) }
+        let local = open::open(source, &options.platform, &self.dir("blobs"), &options.cancel);
+        let local = local.map_err(|error| match error {
+            OpenError::Stopped(source) => ImageError::Stopped { source_name: source_name.clone(), source },
+            error => ImageError::Open { source_name: source_name.clone(), source: Box::new(error) },
         })?;
         if name.digest().is_some_and(|pinned| !local.opened.digests.contains(&pinned)) {
             return Err(ImageError::Pinned {
@@ -81,12 +83,12 @@ impl ImageStore {
 
     /// Brings an image in whose documents are there and checked.
     pub(super) fn bring(&self, bringing: &Bringing<'_>) -> Result<ImageRecord, ImageError> {
-        let Bringing { opened, progress, options, .. } = bringing;
+        let Bringing { opened, progress, .. } = bringing;
         let layers = opened.layers.iter();
         progress(Progress::Opened(
             layers.map(|layer| LayerInfo { digest: layer.digest, size_bytes: layer.size }).collect(),
         ));
-        let compression = self.compression(opened, options)?;
+        let compression = self.compression(bringing)?;
         let key = bake::key(&opened.config.rootfs.diff_ids, compression);
         let brought = self.bring_locked(bringing, key, compression);
         if let Err(error) = &brought
@@ -114,8 +116,9 @@ impl ImageStore {
     }
 
     /// The form that is wanted, else the one that the image has already.
-    fn compression(&self, opened: &Opened, options: &BringOptions) -> Result<RootfsCompression, ImageError> {
-        let _lock = self.lock(Hold::Shared)?;
+    fn compression(&self, bringing: &Bringing<'_>) -> Result<RootfsCompression, ImageError> {
+        let Bringing { opened, options, source_name, .. } = bringing;
+        let _lock = self.lock_for(Hold::Shared, &options.cancel, source_name)?;
         let known = self.read_index()?.images.get(&opened.id).map(|image| image.rootfs.compression);
         Ok(options.compression.or(known).unwrap_or_default())
     }
@@ -205,7 +208,8 @@ impl ImageStore {
             let total_bytes = layers[number - 1].length;
             (bringing.progress)(Progress::Baking { number, of, done_bytes, total_bytes });
         };
-        let baked = bake::bake(&layers, &key, compression, staged.file(), tails, &mut report)
+        let cancel = &bringing.options.cancel;
+        let baked = bake::bake(&layers, &key, compression, staged.file(), tails, cancel, &mut report)
             .map_err(|error| bringing.not_baked(error))?;
         Ok((RootfsEntry { key, size_bytes: baked.size, sha256: baked.sha256, compression }, Some(staged)))
     }
@@ -238,7 +242,7 @@ impl ImageStore {
         let _held_manifest = self.blobs().put(&digest, &manifest)?;
         let manifest = Part { digest, size_bytes, media_type, diff_id: None };
 
-        let _lock = self.lock(Hold::Alone)?;
+        let _lock = self.lock_for(Hold::Alone, &bringing.options.cancel, &bringing.source_name)?;
         let mut index = self.read_index()?;
         let id = opened.id;
         // Who uses the image holds the file that is there.

@@ -7,6 +7,7 @@ mod walk;
 
 pub(super) use walk::{Documents, walk};
 
+use super::cancel::{Cancel, Stopped};
 use super::digest::{Digest, shorten};
 use super::document::{Compression, Config, Platform};
 use super::registry::RegistryError;
@@ -175,6 +176,9 @@ pub enum OpenError {
         /// Its name.
         name: String,
     },
+    /// Given up.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
 }
 
 fn list(names: &[String]) -> String {
@@ -237,14 +241,19 @@ pub(super) struct Local {
 }
 
 /// Opens an image. Archives that are compressed as a whole are unpacked into `scratch` first.
-pub(super) fn open(source: &Source, platform: &Platform, scratch: &Path) -> Result<Local, OpenError> {
+pub(super) fn open(
+    source: &Source,
+    platform: &Platform,
+    scratch: &Path,
+    cancel: &Cancel,
+) -> Result<Local, OpenError> {
     match source {
         Source::OciLayout { dir, tag } => layout::open(dir, tag.as_deref(), platform),
         Source::OciArchive { file, tag } => {
-            layout::open_archive(&Archive::open(file, scratch)?, tag.as_deref(), platform)
+            layout::open_archive(&Archive::open(file, scratch, cancel)?, tag.as_deref(), platform)
         }
         Source::DockerArchive { file, image } => {
-            archive::open(&Archive::open(file, scratch)?, image.as_deref(), platform)
+            archive::open(&Archive::open(file, scratch, cancel)?, image.as_deref(), platform)
         }
     }
 }

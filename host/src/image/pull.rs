@@ -66,7 +66,7 @@ impl ImageStore {
         let keys = sources.policy.requirement(name).keys(name)?;
         if when != PullWhen::Always || name.digest().is_some() {
             let here = {
-                let _lock = self.lock(Hold::Shared)?;
+                let _lock = self.lock_for(Hold::Shared, &options.cancel, &name.familiar())?;
                 let index = self.read_index()?;
                 self.usable(&index, name, keys, options, Parts::All).and_then(|named| index.record(&named.id))
             };
@@ -126,7 +126,7 @@ impl ImageStore {
         keys: Option<&Keys>,
         options: &BringOptions,
     ) -> Result<Option<ImageRecord>, ImageError> {
-        let _lock = self.lock(Hold::Shared)?;
+        let _lock = self.lock_for(Hold::Shared, &options.cancel, &name.familiar())?;
         let index = self.read_index()?;
         let usable = self.usable(&index, name, keys, options, Parts::All);
         let same =

@@ -5,6 +5,7 @@ use super::digest::{Digest, DigestError, shorten};
 use magikvm_proto::limits::MAX_IMAGE_REF_LEN;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 const DEFAULT_DOMAIN: &str = "docker.io";
@@ -203,7 +204,7 @@ fn is_domain(domain: &str) -> bool {
     }
     if let Some(address) = domain.strip_prefix('[') {
         let Some((address, port)) = address.split_once(']') else { return false };
-        return address.parse::<std::net::Ipv6Addr>().is_ok()
+        return address.parse::<Ipv6Addr>().is_ok()
             && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port));
     }
     let (host, port) = domain.split_once(':').map_or((domain, None), |(host, port)| (host, Some(port)));
@@ -213,7 +214,12 @@ fn is_domain(domain: &str) -> bool {
             && !label.ends_with('-')
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
-    host.split('.').all(label) && port.is_none_or(is_port)
+    // What ends in a number is an address for whoever connects (WHATWG URL, 3.5): only one spelling of it is taken, so that
+    // `127.1` and `0x7f000001` are not other registries than `127.0.0.1`.
+    let last = host.rsplit('.').next().unwrap_or(host);
+    let is_number = last.bytes().all(|byte| byte.is_ascii_digit())
+        || last.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("0x"));
+    host.split('.').all(label) && port.is_none_or(is_port) && (!is_number || host.parse::<Ipv4Addr>().is_ok())
 }
 
 fn is_port(port: &str) -> bool {
@@ -327,6 +333,23 @@ mod tests {
         for text in ["-a.b/c", "a.b:x/c", "a.b:99999/c", "[::1/c", "a..b/c", "[x]:1/c", "[::1]5/c", "../etc"]
         {
             assert!(matches!(error(text), E::Domain { .. }), "{text}");
+        }
+        for host in [
+            "127.1",
+            "0x7f000001",
+            "0X7f.1",
+            "127.0.0.0x1",
+            "2130706433",
+            "127.0.0.01",
+            "a.1",
+            "a.0xg",
+            "1.2.3.4.5",
+            "256.1.1.1",
+        ] {
+            assert!(matches!(error(&format!("{host}:5000/a")), E::Domain { .. }), "{host}");
+        }
+        for host in ["127.0.0.1", "1.example", "0x7f.example", "a.b1", "a.x0"] {
+            assert_eq!(canonical(&format!("{host}:5000/a")), format!("{host}:5000/a:latest"));
         }
         assert!(matches!(error("a@sha512:00"), E::Digest { .. }));
     }

@@ -7,6 +7,7 @@
 //! are there in `upkeep`, writing them out in `export`.
 
 use super::blobs::{self, Blobs};
+use super::cancel::Cancel;
 use super::digest::{Digest, shorten};
 use super::document::{Config, ImageDefaults, MAX_CONFIG};
 use super::erofs::RootfsCompression;
@@ -460,6 +461,17 @@ impl ImageStore {
 
     pub(super) fn lock(&self, hold: Hold) -> Result<File, ImageError> {
         Ok(lock::wait(&self.root.join("lock"), hold)?)
+    }
+
+    /// The same for one who may be asked to give up what `source_name` names.
+    pub(super) fn lock_for(
+        &self,
+        hold: Hold,
+        cancel: &Cancel,
+        source_name: &str,
+    ) -> Result<File, ImageError> {
+        lock::wait_unless_stopped(&self.root.join("lock"), hold, cancel)?
+            .map_err(|source| ImageError::Stopped { source_name: source_name.to_owned(), source })
     }
 
     pub(super) fn dir(&self, name: &str) -> PathBuf {

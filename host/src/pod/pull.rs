@@ -5,9 +5,10 @@ use super::failure::{Blame, Failure, RunStage};
 use crate::image::{
     BringOptions, Cancel, ImageError, ImageStore, Progress, PullSources, PullWhen, Reference,
 };
+use crate::signals;
 use crate::store::layout::{Layout, Surroundings};
 use magikvm_proto::codec::write_message;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::path::PathBuf;
@@ -73,7 +74,9 @@ pub fn main() -> i32 {
 }
 
 fn watch_signals(cancel: &Cancel) {
-    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+    let mut signals = signals::ending();
+    // The monitor's word, whatever was ignored where the run was started.
+    signals.add(Signal::SIGTERM);
     if signals.thread_block().is_err() {
         // They end the process as usual; what it leaves is swept by the next one.
         return;

@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 /// No request is stalled.
@@ -53,6 +54,34 @@ fn assert_ends_at(signal: Signal, running: Running) {
     assert!([130, 128 + signal as i32].contains(&output.code), "{}", output.transcript());
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     assert_eq!(output.stdout, "");
+}
+
+/// `nohup` and `trap '' INT` mean what they say.
+#[test]
+fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
+    let images = some_images(MIB);
+    let registry = registry_with(&images, &["a"]);
+    for signal in [Signal::SIGHUP, Signal::SIGINT] {
+        let (go_on, wait) = mpsc::channel::<()>();
+        let wait = Mutex::new(wait);
+        let proxy = Proxy::start(registry.port(), move |request| {
+            if request.path.contains("/manifests/") {
+                // Over for all when the sender is gone.
+                wait.lock().unwrap().recv().unwrap_err();
+            }
+            Action::Forward
+        });
+        let host = Host::bare();
+        let script = format!("trap '' {}; exec \"$@\"", signal as i32);
+        let pull = pull(&host, &proxy.name("app:a")).into_command();
+        let shell =
+            host.other("/bin/sh").args(["-c", &script, "sh"]).arg(pull.get_program()).args(pull.get_args());
+        let running = shell.spawn();
+        until("the first request", || !proxy.requests().is_empty());
+        running.signal(signal);
+        drop(go_on);
+        running.wait().expect_code(0);
+    }
 }
 
 /// Waiting for another process is work that can be interrupted too.

@@ -2,6 +2,7 @@
 //! through once for its members; layers are read where they are.
 
 use super::super::blob::{ZSTD_WINDOW_LOG, sniff};
+use super::super::cancel::Cancel;
 use super::super::digest::Digest;
 use super::super::document::{ArchiveImage, CONFIG_TYPE, Compression, MAX_CONFIG, MAX_TOP, Platform};
 use super::super::reference::Reference;
@@ -81,7 +82,7 @@ pub(super) struct Archive {
 
 impl Archive {
     /// Looks through a tar file, unpacked first when it is compressed as a whole.
-    pub(super) fn open(path: &Path, scratch: &Path) -> Result<Self, OpenError> {
+    pub(super) fn open(path: &Path, scratch: &Path, cancel: &Cancel) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Read { path: path.to_owned(), source };
         let file =
             OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).map_err(failed)?;
@@ -100,13 +101,18 @@ impl Archive {
         }
         let file = match sniff(&start[..got]) {
             Compression::None => file,
-            compression => unpacked(file, compression, scratch)
-                .map_err(|source| OpenError::Decompress { path: path.to_owned(), source })?,
+            compression => {
+                let unpacked = unpacked(file, compression, scratch, cancel);
+                // Who asked to give up is told that, not what it led to.
+                cancel.check()?;
+                unpacked.map_err(|source| OpenError::Decompress { path: path.to_owned(), source })?
+            }
         };
         let length = file.metadata().map_err(failed)?.len();
         let scan = file.try_clone().map_err(failed)?;
-        let members =
-            members(scan, length).map_err(|source| OpenError::Archive { path: path.to_owned(), source })?;
+        let members = members(scan, length, cancel)
+            .map_err(|source| OpenError::Archive { path: path.to_owned(), source })?;
+        cancel.check()?;
         Ok(Self { path: path.to_owned(), file: Arc::new(file), members })
     }
 
@@ -153,10 +159,10 @@ impl Files for Archive {
 }
 
 /// An archive's content in a scratch file without a name.
-fn unpacked(file: File, compression: Compression, scratch: &Path) -> io::Result<File> {
+fn unpacked(file: File, compression: Compression, scratch: &Path, cancel: &Cancel) -> io::Result<File> {
     let mut out = tempfile::tempfile_in(scratch)?;
     let file = BufReader::with_capacity(COPY_LEN, file);
-    let mut decoder: Box<dyn Read> = match compression {
+    let decoder: Box<dyn Read> = match compression {
         Compression::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(file)?;
             decoder.window_log_max(ZSTD_WINDOW_LOG)?;
@@ -164,12 +170,25 @@ fn unpacked(file: File, compression: Compression, scratch: &Path) -> io::Result<
         }
         _ => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
     };
-    let copied = io::copy(&mut (&mut decoder).take(MAX_ARCHIVE + 1), &mut out)?;
+    let copied = io::copy(&mut Stoppable { inner: decoder, cancel }.take(MAX_ARCHIVE + 1), &mut out)?;
     if copied > MAX_ARCHIVE {
         return Err(io::Error::other(format!("unpacked it has more than {MAX_ARCHIVE} bytes")));
     }
     out.rewind()?;
     Ok(out)
+}
+
+/// Fails when it is time to give up.
+struct Stoppable<'a> {
+    inner: Box<dyn Read>,
+    cancel: &'a Cancel,
+}
+
+impl Read for Stoppable<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.cancel.check().map_err(io::Error::other)?;
+        self.inner.read(buffer)
+    }
 }
 
 /// A path as it is kept: normal components joined by slashes.
@@ -203,12 +222,16 @@ fn digest_in_name(name: &str) -> Option<Digest> {
     Digest::from_hex(base.strip_suffix(".json").unwrap_or(base)).ok()
 }
 
-fn members(file: File, length: u64) -> Result<HashMap<Vec<u8>, Member>, super::TarError> {
+/// All members; not all of them when it is time to give up, which the caller looks for.
+fn members(file: File, length: u64, cancel: &Cancel) -> Result<HashMap<Vec<u8>, Member>, super::TarError> {
     let mut tar = TarReader::new(Seekable { inner: BufReader::with_capacity(64 << 10, file), at: 0, length });
     let mut members = HashMap::new();
     let mut count = 0;
     while let Some(entry) = tar.next()? {
         count += 1;
+        if cancel.check().is_err() {
+            break;
+        }
         if count > MAX_FILES_PER_LAYER {
             return Err(super::TarError::Field { field: "number of members: there are too many" });
         }
@@ -311,6 +334,24 @@ mod tests {
         assert_eq!(to("layer.tar", "./x").as_deref(), Some("x"));
         assert_eq!(to("a/layer.tar", "../../x"), None);
         assert_eq!(to("a/layer.tar", "/etc/passwd"), None);
+    }
+
+    #[test]
+    fn it_can_be_given_up_while_it_is_unpacked_and_while_it_is_scanned() {
+        let dir = tempfile::tempdir().unwrap();
+        let (plain, compressed) = (dir.path().join("a.tar"), dir.path().join("a.tar.gz"));
+        std::fs::write(&plain, [0; 1024]).unwrap();
+        let out = File::create(&compressed).unwrap();
+        let mut gzip = flate2::write::GzEncoder::new(out, flate2::Compression::fast());
+        io::Write::write_all(&mut gzip, &[0; 1024]).unwrap();
+        gzip.finish().unwrap();
+        let given_up = Cancel::new();
+        given_up.cancel();
+        for path in [plain, compressed] {
+            assert!(Archive::open(&path, dir.path(), &Cancel::new()).unwrap().members.is_empty());
+            let error = Archive::open(&path, dir.path(), &given_up).unwrap_err();
+            assert!(matches!(error, OpenError::Stopped(super::super::Stopped::Cancelled)), "{error}");
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The names that a rule is about: a registry, or a repository and everything below it.
 //!
 //! Whoever writes a pod chooses the spelling of an image's name and must not get around a rule by it. So hosts are compared as DNS
-//! and HTTPS take them: without regard to case, `:443` is the same as no port, an IPv6 address is a number.
+//! and HTTPS take them: without regard to case, `:443` is the same as no port, an IPv6 address is a number (of an
+//! IPv4 address references take one spelling only), and one that stands for an IPv4 address is that.
 //! What only the network knows (another name for the same host, its address) is another registry.
 
 use super::super::reference::Reference;
@@ -37,7 +38,10 @@ impl Registry {
         };
         let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let host = match address.and_then(|address| address.parse::<Ipv6Addr>().ok()) {
-            Some(address) => format!("[{address}]"),
+            Some(address) => match address.to_ipv4_mapped() {
+                Some(mapped) => mapped.to_string(),
+                None => format!("[{address}]"),
+            },
             None => host.to_ascii_lowercase(),
         };
         // It has several names for one registry.
@@ -147,6 +151,10 @@ mod tests {
         assert_eq!(covers("[::1]:5000", "[0:0:0:0:0:0:0:1]:5000/a"), Some(0));
         assert_eq!(covers("[::1]", "[::1]:443/a"), Some(0));
         assert_eq!(covers("[::1]", "[::1]:5000/a"), None);
+        for image in ["[::ffff:127.0.0.1]:5000/a", "[0:0:0:0:0:FFFF:7F00:1]:5000/a"] {
+            assert_eq!(covers("127.0.0.1:5000", image), Some(0), "{image}");
+            assert_eq!(covers("[::ffff:7f00:1]:5000", image), Some(0), "{image}");
+        }
     }
 
     #[test]
@@ -189,6 +197,8 @@ mod tests {
             "*.example",
             "registry.example:x",
             "registry.example:99999",
+            "127.1:5000",
+            "0x7f.1",
             "https://registry.example",
             "registry.example/a@b",
             "[::1",

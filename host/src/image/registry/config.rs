@@ -367,6 +367,8 @@ mod tests {
             ),
             ("\n[registries]\n", 2, "unknown field `registries`, expected `registry`"),
             ("[registry.\"a.b/c\"]\n", 1, "HOST:PORT"),
+            ("[registry.\"127.1:5000\"]\n", 1, "HOST:PORT"),
+            ("[registry.\"0x7f000001\"]\n", 1, "HOST:PORT"),
             ("[registry.\"a.b\"]\nmirrors = [\n  \"https://ok.example\",\n  \"ftp://x\"]\n", 4, "ftp://x"),
             ("[registry.\"a.b\"]\nmirrors = [\"https://u:p@x.example\"]\n", 2, "form"),
             ("[registry.\"a.b\"]\nmirrors = [\"https://x.example/a%2fb\"]\n", 2, "prefix"),
