@@ -8,8 +8,7 @@ use super::erofs::{self, RootfsCompression, compare};
 use super::open::{Documents, OpenError, walk};
 use super::platform::Platform;
 use std::cell::RefCell;
-use std::iter::Peekable;
-use std::slice::Split;
+use std::vec::IntoIter;
 
 /// Largest image that is baked, in bytes.
 const LIMIT: u64 = 8 << 20;
@@ -83,8 +82,8 @@ pub fn documents(bytes: &[u8]) {
     ] {
         let descriptor = serde_json::json!({ "mediaType": media_type, "digest": Digest::of(b""), "size": 0 });
         let top: Descriptor = serde_json::from_value(descriptor).expect("a descriptor");
-        let is_nul: fn(&u8) -> bool = |byte| *byte == 0;
-        let parts = Parts(RefCell::new(bytes.split(is_nul).peekable()));
+        let parts: Vec<&[u8]> = bytes.split(|byte| *byte == 0).collect();
+        let parts = Parts(RefCell::new(parts.into_iter()));
         match walk(&parts, top, &Platform::host()) {
             Ok(opened) => assert_eq!(opened.layers.len(), opened.config.rootfs.diff_ids.len()),
             Err(error) => assert!(!error.to_string().is_empty()),
@@ -94,7 +93,7 @@ pub fn documents(bytes: &[u8]) {
 }
 
 /// Documents that come in the order in which they are asked for.
-struct Parts<'a>(RefCell<Peekable<Split<'a, u8, fn(&u8) -> bool>>>);
+struct Parts<'a>(RefCell<IntoIter<&'a [u8]>>);
 
 impl Documents for Parts<'_> {
     fn document(&self, _: &Descriptor, limit: u64, what: &str) -> Result<Vec<u8>, OpenError> {

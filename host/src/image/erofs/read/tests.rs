@@ -178,3 +178,23 @@ fn index(bytes: &[u8], at: usize) -> usize {
     };
     (64 + xattrs).next_multiple_of(8) + 16 + at
 }
+
+#[test]
+fn a_directory_that_is_below_itself_or_in_two_places_is_refused() {
+    let files = [(b"d/a".to_vec(), vec![(1, 10)]), (b"e/b".to_vec(), vec![(1, 10)])];
+    let (_, bytes) = write(&files, RootfsCompression::None);
+    let image = Reader::open(bytes.as_slice()).unwrap();
+    let root = image.inode(image.root()).unwrap();
+    let names = image.names(&root, 0).unwrap().unwrap();
+    let nid = |wanted: &[u8]| names.iter().find(|name| &*name.name == wanted).unwrap().nid;
+    let entries = usize::try_from(root.end()).unwrap();
+    for leads_to in [nid(b"."), nid(b"e")] {
+        let mut bytes = bytes.clone();
+        let in_order = names.iter().position(|name| &*name.name == b"d").unwrap();
+        let at = entries + in_order * format::DIRENT_LEN;
+        assert_eq!(u32_at(&bytes, at), nid(b"d"));
+        bytes[at..at + 4].copy_from_slice(&leads_to.to_le_bytes());
+        let error = check(bytes.as_slice()).unwrap_err().to_string();
+        assert!(error.contains("in two places") || error.contains("wrong \".\" or \"..\""), "{error}");
+    }
+}
