@@ -187,6 +187,31 @@ fn containers_share_what_is_pulled() {
     host.cmd(["image", "verify", "--all"]).ok();
 }
 
+/// An image of which something is missing is pulled again, and of its layers only what is missing.
+#[test]
+fn a_root_file_system_that_is_gone_is_made_again() {
+    let images = some_images();
+    let registry = registry_with(&images);
+    let host = host_of(&[registry.host()]);
+    let pod = pod("p", &registry.name("app:1"));
+    let run = || host.run_fake(&pod, "exit=0").arg("--rm");
+    run().ok();
+    let whole = stored(&host);
+    for cut in [None, Some(4096)] {
+        let rootfs = host.root().join("data/images/rootfs");
+        let file = rootfs.join(files(&rootfs).pop().unwrap());
+        match cut {
+            None => fs::remove_file(&file).unwrap(),
+            Some(length) => fs::File::options().write(true).open(&file).unwrap().set_len(length).unwrap(),
+        }
+        registry.forget();
+        run().ok();
+        assert!(!registry.fetched_blobs().contains(&layer(&images, "one")));
+        assert_eq!(stored(&host), whole);
+        host.cmd(["image", "verify", "--all"]).ok();
+    }
+}
+
 #[test]
 fn what_is_pulled_is_told_line_by_line() {
     let images = some_images();

@@ -1,8 +1,8 @@
 //! Every damage to a file of the store is found and told with the file's name.
 
 use crate::{blob, image, import, inspect, rootfs, some_images, store};
-use magikvm_tests::Host;
 use magikvm_tests::tools::files;
+use magikvm_tests::{Host, Pod};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -115,14 +115,19 @@ fn what_is_not_there_is_said_beside_the_others() {
 #[test]
 fn a_shortened_root_file_system_and_a_changed_configuration_are_not_used() {
     let host = Host::fake();
+    let pod = Pod::simple("victim").with("imagePullPolicy", "Never");
     for part in [0, 1] {
         let path = parts(&host, "test/app:1")[part].clone();
         let good = fs::read(&path).unwrap();
         Blow::Shorter.strike(&path);
-        let pod = magikvm_tests::Pod::simple("victim");
-        let said = host.run_fake(&pod, "run").arg("-d").fails(3);
-        said.complains("damaged").complains(path.to_str().unwrap()).complains("magikvm image verify");
+        let said = host.run_fake(&pod, "run").arg("-d");
+        match part {
+            0 => drop(said.fails(3).complains("damaged").complains(path.to_str().unwrap())),
+            // As if it were not there: it can be pulled again.
+            _ => drop(said.fails(1).complains("the image test/app:1 is not here")),
+        }
         fs::write(&path, good).unwrap();
     }
     assert_eq!(host.cmd(["ps", "-q"]).ok().stdout, "");
+    host.start_fake(&pod, "run");
 }
