@@ -3,7 +3,7 @@
 
 use super::digest::Digest;
 use super::document::{Descriptor, Role, role};
-use super::error::ImageError;
+use super::error::{ImageError, NotUsable};
 use super::index::{ImageRecord, Index, Named};
 use super::lock::Hold;
 use super::obtain::{BringOptions, Bringing};
@@ -68,12 +68,14 @@ impl ImageStore {
             let here = {
                 let _lock = self.lock_for(Hold::Shared, &options.cancel, &name.familiar())?;
                 let index = self.read_index()?;
-                usable(&index, name, keys, options).and_then(|named| index.record(&named.id))
+                let here = usable(&index, name, keys, options).and_then(|named| index.record(&named.id));
+                if here.is_none() && when == PullWhen::Never {
+                    return Err(unusable(&index, name, keys, options));
+                }
+                here
             };
-            match (here, when) {
-                (Some(record), _) => return Ok(record),
-                (None, PullWhen::Never) => return Err(ImageError::NotHere { name: Box::new(name.clone()) }),
-                (None, _) => {}
+            if let Some(record) = here {
+                return Ok(record);
             }
         }
         self.tidy()?;
@@ -117,6 +119,13 @@ impl ImageStore {
         Ok(usable(&index, name, keys, &BringOptions::default()).and_then(|named| index.record(&named.id)))
     }
 
+    /// Why [`present`](Self::present) has nothing.
+    pub fn absent(&self, name: &Reference, policy: &Policy) -> Result<ImageError, ImageError> {
+        let keys = policy.requirement(name).keys(name)?;
+        let _lock = self.lock(Hold::Shared)?;
+        Ok(unusable(&self.read_index()?, name, keys, &BringOptions::default()))
+    }
+
     /// The image that the name has had, when the registry's answer is that it is still that one.
     fn unchanged(
         &self,
@@ -144,6 +153,24 @@ fn usable(index: &Index, name: &Reference, keys: Option<&Keys>, options: &BringO
     let signed = keys.is_none_or(|keys| named.key.is_some_and(|key| keys.ids().any(|id| id.digest() == key)));
     let form = options.compression.is_none_or(|wanted| image.rootfs.compression == wanted);
     (fits && signed && form).then_some(named)
+}
+
+/// Why there is no usable image of a name.
+fn unusable(index: &Index, name: &Reference, keys: Option<&Keys>, options: &BringOptions) -> ImageError {
+    let found = index.find(name).and_then(|named| Some((named, index.images.get(&named.id)?)));
+    let name = Box::new(name.clone());
+    let Some((named, image)) = found else { return ImageError::NotHere { name } };
+    let signed = keys.is_none_or(|keys| named.key.is_some_and(|key| keys.ids().any(|id| id.digest() == key)));
+    let rootfs = image.rootfs.compression;
+    let because = match options.compression {
+        _ if !signed => NotUsable::Unsigned,
+        Some(wanted) if wanted != rootfs => NotUsable::Form { found: rootfs, wanted },
+        _ => {
+            let found = format!("linux/{}", image.architecture);
+            NotUsable::Platform { found, wanted: options.platform.to_string() }
+        }
+    };
+    ImageError::NotUsable { name, because }
 }
 
 /// An image in a registry, its first document at hand.
