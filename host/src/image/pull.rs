@@ -185,10 +185,8 @@ impl Documents for Remote {
         if *size > limit {
             return Err(OpenError::TooLarge { what: what.to_owned(), size: *size, limit });
         }
-        if *digest == self.top.0 {
-            return Ok(self.top.1.clone());
-        }
         let bytes = match role(media_type) {
+            _ if *digest == self.top.0 => Ok(self.top.1.clone()),
             Some(Role::Index | Role::Manifest) => {
                 self.repository.manifest(Which::Digest(*digest)).map(|manifest| manifest.bytes)
             }
