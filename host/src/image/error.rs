@@ -4,6 +4,7 @@ use super::bake::BakeError;
 use super::cancel::Stopped;
 use super::digest::Digest;
 use super::directory::DirectoryError;
+use super::erofs::RootfsCompression;
 use super::export::ExportError;
 use super::index::SCHEMA;
 use super::open::OpenError;
@@ -21,7 +22,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// The source is no usable image.
-    #[error("cannot import {source_name}")]
+    #[error("cannot use the image {source_name}")]
     Open {
         /// The source.
         source_name: String,
@@ -52,6 +53,14 @@ pub enum ImageError {
     NotHere {
         /// The name.
         name: Box<Reference>,
+    },
+    /// It is here, but not as it is wanted, and was not to be pulled.
+    #[error("the image {} is here, but {because}, and its pull policy is Never", name.familiar())]
+    NotUsable {
+        /// The name.
+        name: Box<Reference>,
+        /// What is in the way.
+        because: NotUsable,
     },
     /// A layer could not be brought into the store.
     #[error("cannot get {layer} of {source_name}")]
@@ -177,6 +186,33 @@ pub enum ImageError {
     File(#[from] FileError),
 }
 
+/// Why an image that is here is not the one that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotUsable {
+    /// It came under this name without a signature that the policy takes.
+    #[error("no signature by a key of the policy was seen when it came")]
+    Unsigned,
+    /// It is for another machine.
+    #[error("it is for {found}, not for {wanted}")]
+    Platform {
+        /// What it is for.
+        found: String,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// Files of it are missing.
+    #[error("files of it are missing (magikvm image verify tells which)")]
+    Incomplete,
+    /// Its root file system is kept in another way.
+    #[error("its root file system is kept with the compression {found}, not {wanted}")]
+    Form {
+        /// As it is.
+        found: RootfsCompression,
+        /// As asked for.
+        wanted: RootfsCompression,
+    },
+}
+
 fn digests(found: &[Digest]) -> String {
     match found {
         [] => "an image without a manifest digest (a docker archive)".to_owned(),
@@ -270,6 +306,14 @@ impl ImageError {
                 _ => None,
             },
             Self::NotHere { name } => Some(format!("magikvm image pull {}", name.familiar())),
+            Self::NotUsable { name, because } => {
+                let how = match because {
+                    NotUsable::Unsigned | NotUsable::Incomplete => String::new(),
+                    NotUsable::Platform { wanted, .. } => format!("--platform {wanted} "),
+                    NotUsable::Form { wanted, .. } => format!("--compress {wanted} "),
+                };
+                Some(format!("magikvm image pull {how}{}", name.familiar()))
+            }
             Self::Pinned { name, .. } => Some(format!("use --name {}", name.without_digest().familiar())),
             Self::Damaged { .. } => Some(
                 "magikvm image verify --all tells which images are damaged; remove and pull those again"

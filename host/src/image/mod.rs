@@ -46,7 +46,7 @@ pub use digest::{Digest, DigestError};
 pub use directory::{DirectoryError, Owners, UnpackedSummary, clear_unpacked, unpack};
 pub use document::ImageDefaults;
 pub use erofs::{RootfsCompression, UnknownCompression};
-pub use error::ImageError;
+pub use error::{ImageError, NotUsable};
 pub use export::{ExportError, Target, TargetError};
 pub use index::{ImageRecord, Part};
 pub use layer::LayerError;

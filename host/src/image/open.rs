@@ -128,6 +128,12 @@ pub enum OpenError {
         /// What was asked for.
         wanted: String,
     },
+    /// An index of several images that does not say what they are for.
+    #[error("the image's index names no platforms, so there is none for {wanted} in it")]
+    NoPlatforms {
+        /// What was asked for.
+        wanted: String,
+    },
     /// Too many layers.
     #[error("the image has {layers} layers; the limit is {MAX_LAYERS}")]
     TooManyLayers {

@@ -3,7 +3,7 @@
 
 use super::digest::Digest;
 use super::document::{Descriptor, Role, role};
-use super::error::ImageError;
+use super::error::{ImageError, NotUsable};
 use super::index::{ImageRecord, Index, Named};
 use super::lock::Hold;
 use super::obtain::{BringOptions, Bringing};
@@ -68,12 +68,15 @@ impl ImageStore {
             let here = {
                 let _lock = self.lock_for(Hold::Shared, &options.cancel, &name.familiar())?;
                 let index = self.read_index()?;
-                self.usable(&index, name, keys, options, Parts::All).and_then(|named| index.record(&named.id))
+                let usable = self.usable(&index, name, keys, options, Parts::All);
+                let here = usable.and_then(|named| index.record(&named.id));
+                if here.is_none() && when == PullWhen::Never {
+                    return Err(unusable(&index, name, keys, options));
+                }
+                here
             };
-            match (here, when) {
-                (Some(record), _) => return Ok(record),
-                (None, PullWhen::Never) => return Err(ImageError::NotHere { name: Box::new(name.clone()) }),
-                (None, _) => {}
+            if let Some(record) = here {
+                return Ok(record);
             }
         }
         self.tidy()?;
@@ -116,6 +119,13 @@ impl ImageStore {
         let index = self.read_index()?;
         let usable = self.usable(&index, name, keys, &BringOptions::default(), Parts::Rootfs);
         Ok(usable.and_then(|named| index.record(&named.id)))
+    }
+
+    /// Why [`present`](Self::present) has nothing.
+    pub fn absent(&self, name: &Reference, policy: &Policy) -> Result<ImageError, ImageError> {
+        let keys = policy.requirement(name).keys(name)?;
+        let _lock = self.lock(Hold::Shared)?;
+        Ok(unusable(&self.read_index()?, name, keys, &BringOptions::default()))
     }
 
     /// The image that the name has had, when the registry's answer is that it is still that one.
@@ -167,6 +177,25 @@ enum Parts {
     All,
 }
 
+/// Why there is no usable image of a name.
+fn unusable(index: &Index, name: &Reference, keys: Option<&Keys>, options: &BringOptions) -> ImageError {
+    let found = index.find(name).and_then(|named| Some((named, index.images.get(&named.id)?)));
+    let name = Box::new(name.clone());
+    let Some((named, image)) = found else { return ImageError::NotHere { name } };
+    let signed = keys.is_none_or(|keys| named.key.is_some_and(|key| keys.ids().any(|id| id.digest() == key)));
+    let rootfs = image.rootfs.compression;
+    let because = match options.compression {
+        _ if !signed => NotUsable::Unsigned,
+        Some(wanted) if wanted != rootfs => NotUsable::Form { found: rootfs, wanted },
+        _ if options.platform.takes(&image.platform()) => NotUsable::Incomplete,
+        _ => {
+            let (found, wanted) = (image.platform().to_string(), options.platform.to_string());
+            NotUsable::Platform { found, wanted }
+        }
+    };
+    ImageError::NotUsable { name, because }
+}
+
 /// An image in a registry, its first document at hand.
 struct Remote {
     repository: Repository,
@@ -179,10 +208,8 @@ impl Documents for Remote {
         if *size > limit {
             return Err(OpenError::TooLarge { what: what.to_owned(), size: *size, limit });
         }
-        if *digest == self.top.0 {
-            return Ok(self.top.1.clone());
-        }
         let bytes = match role(media_type) {
+            _ if *digest == self.top.0 => Ok(self.top.1.clone()),
             Some(Role::Index | Role::Manifest) => {
                 self.repository.manifest(Which::Digest(*digest)).map(|manifest| manifest.bytes)
             }

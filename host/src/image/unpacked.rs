@@ -7,13 +7,14 @@ use super::cancel::Cancel;
 use super::directory::{DirectoryError, Owners, UnpackedSummary, clear_unpacked, unpack};
 use super::error::ImageError;
 use super::index::Index;
-use super::lock::BakeLock;
+use super::lock::{self, BakeLock};
 use super::store::{Image, ImageStore};
 use super::{Digest, Progress};
 use crate::store::atomic::FileError;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use tempfile::TempDir;
 
 const STAGED: &str = ".tmp-";
 const ROOTFS: &str = "rootfs";
@@ -58,13 +59,7 @@ impl ImageStore {
         if let Some(there) = hold(&path)? {
             return Ok(there);
         }
-        let staged = tempfile::Builder::new()
-            .prefix(STAGED)
-            .tempdir_in(self.dir("dirs"))
-            .map_err(FileError::at("create a directory in", &self.dir("dirs")))?;
-        let lock = File::open(staged.path()).map_err(FileError::at("open", staged.path()))?;
-        // Shared is enough: a sweep wants it alone.
-        lock.lock_shared().map_err(FileError::at("lock", staged.path()))?;
+        let (staged, lock) = staged_in(&self.dir("dirs"))?;
         let content = staged.path().join(ROOTFS);
         fs::create_dir(&content).map_err(FileError::at("create directory", &content))?;
         let made = unpack_into(image, &content, owners, cancel).and_then(|summary| {
@@ -127,6 +122,25 @@ impl ImageStore {
     }
 }
 
+/// A new directory that no sweep takes.
+fn staged_in(dir: &Path) -> Result<(TempDir, File), FileError> {
+    loop {
+        let staged = new_in(dir)?;
+        // Between its creation and the lock a sweep may have taken it for a leftover: then once more.
+        let Some(lock) = open(staged.path())? else { continue };
+        // Shared is enough: a sweep wants it alone.
+        lock.lock_shared().map_err(FileError::at("lock", staged.path()))?;
+        if lock::is_at(&lock, staged.path()) {
+            return Ok((staged, lock));
+        }
+    }
+}
+
+fn new_in(dir: &Path) -> Result<TempDir, FileError> {
+    let made = tempfile::Builder::new().prefix(STAGED).tempdir_in(dir);
+    made.map_err(FileError::at("create a directory in", dir))
+}
+
 fn unpack_into(
     image: &Image,
     content: &Path,
@@ -145,8 +159,8 @@ fn unpack_into(
 fn hold(path: &Path) -> Result<Option<RootfsDirectory>, ImageError> {
     let Some(lock) = open(path)? else { return Ok(None) };
     match lock.try_lock_shared() {
-        // Who removes it has renamed it first.
-        Ok(()) if path.exists() => {
+        // Who removes it has renamed it first; another one may have come in its place.
+        Ok(()) if lock::is_at(&lock, path) => {
             Ok(Some(RootfsDirectory { path: path.join(ROOTFS), summary: None, _lock: lock }))
         }
         Ok(()) | Err(TryLockError::WouldBlock) => Ok(None),
@@ -178,18 +192,17 @@ fn remove_unused(path: &Path) -> Result<(), ImageError> {
     if lock.try_lock().is_err() {
         return Ok(());
     }
-    // From now on it is not there for anybody who looks.
     let is_staged =
         path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(STAGED.as_bytes()));
-    let doomed = match is_staged {
-        true => path.to_owned(),
-        false => {
-            path.with_file_name(format!("{STAGED}{}", path.file_name().unwrap_or_default().to_string_lossy()))
-        }
+    let doomed = if is_staged {
+        path.to_owned()
+    } else {
+        // In the place of a new one, so that it is not there any more for anybody who looks, under a name that nothing has:
+        // not what somebody who was killed did not remove to its end.
+        let new = new_in(path.parent().unwrap_or(path))?;
+        fs::rename(path, new.path()).map_err(FileError::at("rename", path))?;
+        new.keep()
     };
-    if !is_staged {
-        fs::rename(path, &doomed).map_err(FileError::at("rename", path))?;
-    }
     clear(&doomed.join(ROOTFS))?;
     fs::remove_dir_all(&doomed).map_err(FileError::at("remove", &doomed))?;
     Ok(())

@@ -5,7 +5,7 @@ use super::cancel::Cancel;
 use super::digest::Digest;
 use super::erofs;
 use super::error::ImageError;
-use super::index::Index;
+use super::index::{Index, Part};
 use super::lock::Hold;
 use super::reference::Reference;
 use super::store::{ImageStore, is_in_use};
@@ -225,31 +225,36 @@ impl ImageStore {
         cancel: &Cancel,
         progress: &mut dyn FnMut(&Path),
     ) -> Result<Vec<Damage>, ImageError> {
-        let (entry, config) = {
-            let _lock = self.lock(Hold::Shared)?;
+        let (entry, config, blobs, rootfs) = {
+            // What is removed from now on is open, and so not missing.
+            let _lock = self.lock_for(Hold::Shared, cancel, &id.to_string())?;
             let mut index = self.read_index()?;
             let entry = index.images.remove(id);
-            (entry.ok_or_else(|| ImageError::UnknownId { id: id.to_string() })?, self.config_path(id))
+            let entry = entry.ok_or_else(|| ImageError::UnknownId { id: id.to_string() })?;
+            let blob = |part: &Part| Found::open(self.blobs().path(&part.digest));
+            let blobs = entry.blobs().map(blob).collect::<Result<Vec<_>, _>>()?;
+            let rootfs = Found::open(self.rootfs_path(&entry.rootfs.key))?;
+            (entry, Found::open(self.config_path(id))?, blobs, rootfs)
         };
-        let mut files = vec![(config, *id, None)];
-        files.extend(
-            entry.blobs().map(|part| (self.blobs().path(&part.digest), part.digest, Some(part.size_bytes))),
-        );
-        let rootfs = self.rootfs_path(&entry.rootfs.key);
-        files.push((rootfs.clone(), entry.rootfs.sha256, Some(entry.rootfs.size_bytes)));
+        let mut files = vec![(&config, *id, None)];
+        let parts = entry.blobs().map(|part| (part.digest, Some(part.size_bytes)));
+        files.extend(blobs.iter().zip(parts).map(|(found, (digest, size))| (found, digest, size)));
+        files.push((&rootfs, entry.rootfs.sha256, Some(entry.rootfs.size_bytes)));
         let mut damages = Vec::new();
-        for (path, digest, size) in files {
-            progress(&path);
-            if let Some(problem) = check(&path, &digest, size, cancel)? {
-                damages.push(Damage { path, problem });
+        for (found, digest, size) in files {
+            progress(&found.path);
+            if let Some(problem) = found.problem(&digest, size, cancel)? {
+                damages.push(Damage { path: found.path.clone(), problem });
             }
         }
         // What was baked wrongly has the digest that was recorded, and is wrong all the same.
-        if damages.iter().all(|damage| damage.path != rootfs) {
-            progress(&rootfs);
-            let file = File::open(&rootfs).map_err(FileError::at("open", &rootfs))?;
-            if let Err(error) = erofs::read::check(&file) {
-                damages.push(Damage { path: rootfs, problem: format!("its structure is damaged: {error}") });
+        if let Some(file) = &rootfs.file
+            && damages.iter().all(|damage| damage.path != rootfs.path)
+        {
+            progress(&rootfs.path);
+            if let Err(error) = erofs::read::check(file) {
+                let problem = format!("its structure is damaged: {error}");
+                damages.push(Damage { path: rootfs.path.clone(), problem });
             }
         }
         if entry.manifest.is_none() {
@@ -271,29 +276,40 @@ impl UsageRow {
     }
 }
 
-fn check(
-    path: &Path,
-    digest: &Digest,
-    size: Option<u64>,
-    cancel: &Cancel,
-) -> Result<Option<String>, ImageError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(Some("it is missing".to_owned()));
+/// A file of an image, if it is there.
+struct Found {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl Found {
+    fn open(path: PathBuf) -> Result<Self, FileError> {
+        match File::open(&path) {
+            Ok(file) => Ok(Self { path, file: Some(file) }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self { path, file: None }),
+            Err(error) => Err(FileError::at("open", &path)(error)),
         }
-        Err(error) => return Err(FileError::at("open", path)(error).into()),
-    };
-    let found = file.metadata().map_err(FileError::at("inspect", path))?.len();
-    if let Some(size) = size.filter(|size| *size != found) {
-        return Ok(Some(format!("it has {found} bytes, not {size}")));
     }
-    Ok(match digest_of(&file, &mut || cancel.check().is_ok()) {
-        Ok(Some(found)) if found != *digest => Some(format!("it has the digest {found}, not {digest}")),
-        // Given up; whoever asked looks for that.
-        Ok(_) => None,
-        Err(error) => Some(format!("it cannot be read: {error}")),
-    })
+
+    /// What is wrong with it.
+    fn problem(
+        &self,
+        digest: &Digest,
+        size: Option<u64>,
+        cancel: &Cancel,
+    ) -> Result<Option<String>, FileError> {
+        let Some(file) = &self.file else { return Ok(Some("it is missing".to_owned())) };
+        let found = file.metadata().map_err(FileError::at("inspect", &self.path))?.len();
+        if let Some(size) = size.filter(|size| *size != found) {
+            return Ok(Some(format!("it has {found} bytes, not {size}")));
+        }
+        Ok(match digest_of(file, &mut || cancel.check().is_ok()) {
+            Ok(Some(found)) if found != *digest => Some(format!("it has the digest {found}, not {digest}")),
+            // Given up; whoever asked looks for that.
+            Ok(_) => None,
+            Err(error) => Some(format!("it cannot be read: {error}")),
+        })
+    }
 }
 
 /// When a root file system was last taken up by a pod, or made.

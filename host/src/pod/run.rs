@@ -218,7 +218,8 @@ fn resolve_images(
         let here = store.present(&name, &policy).map_err(|error| context(of_image(&error)))?;
         let when = match (container.pull_policy, &here) {
             (PullPolicy::Never, None) => {
-                return Err(context(of_image(&ImageError::NotHere { name: Box::new(name) })));
+                let why = store.absent(&name, &policy).unwrap_or_else(|error| error);
+                return Err(context(of_image(&why)));
             }
             (PullPolicy::Always, None) => Some(PullWhen::Always),
             // What is pinned cannot have changed.

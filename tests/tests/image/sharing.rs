@@ -356,9 +356,57 @@ fn a_directory_is_made_once_stays_while_it_is_used_and_goes_with_its_image() {
 
     assert!(matches!(store.store.remove("x"), Err(ImageError::InUse { .. })));
     drop(made);
+    // What somebody else is removing since before is not in the way.
+    let name = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
+    let doomed = store.root().join("dirs").join(format!(".tmp-{name}"));
+    fs::create_dir_all(doomed.join("rootfs/a")).unwrap();
+    let removing = fs::File::open(&doomed).unwrap();
+    removing.lock().unwrap();
     store.store.remove("x").unwrap();
-    assert_eq!(files(&store.root()), ["index.json", "lock"]);
     assert!(!path.exists());
+    drop(removing);
+    store.store.sweep().unwrap();
+    assert_eq!(files(&store.root()), ["index.json", "lock"]);
+}
+
+/// A sweep that comes between two steps of who makes a directory takes nothing from him.
+#[test]
+fn directories_are_made_beside_sweeps() {
+    let (store, layout) = (Store::new(), small("a"));
+    store.import(&layout.source(), "x").unwrap();
+    let image = store.resolve("x");
+    let over = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while over.load(Ordering::Relaxed) == 0 {
+                    store.store.sweep().unwrap();
+                }
+            });
+        }
+        for _ in 0..100 {
+            let made = store.store.directory(&image, Owners::AsInImage, &Cancel::new(), &|_| {}).unwrap();
+            let path = made.path.clone();
+            drop(made);
+            fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        }
+        over.store(1, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn what_is_removed_while_it_is_verified_is_not_damaged() {
+    let (store, layout) = (Store::new(), small("a"));
+    let id = store.import(&layout.source(), "x").unwrap().id;
+    let mut seen = 0;
+    let damages = store.store.verify(&id, &Cancel::new(), &mut |_| {
+        seen += 1;
+        if seen == 1 {
+            assert!(matches!(store.store.remove("x"), Ok(Removed::Image { .. })));
+        }
+    });
+    assert_eq!((damages.unwrap(), seen), (Vec::new(), 5));
+    assert_eq!(files(&store.root()), ["index.json", "lock"]);
 }
 
 /// An image whose configuration is that of another one, but whose layer is not what the configuration says.

@@ -111,6 +111,21 @@ fn what_is_not_there_is_said_beside_the_others() {
     assert_eq!(image(&empty, &["verify", "--all"]).ok().stdout, "");
 }
 
+#[test]
+fn an_image_that_cannot_be_looked_at_does_not_keep_others_from_it() {
+    let host = Host::bare();
+    let id = import(&host, "bad", "bad");
+    import(&host, "good", "good");
+    let config = parts(&host, "bad")[0].clone();
+    fs::remove_file(&config).unwrap();
+    // A loop is what root cannot open either.
+    std::os::unix::fs::symlink(&config, &config).unwrap();
+    for args in [&["verify", "--all"][..], &["verify", "bad", "good"], &["verify", "good", &id]] {
+        let said = image(&host, args).fails(3).complains(config.to_str().unwrap());
+        assert!(said.stdout.starts_with("good") && said.stdout.lines().count() == 1, "{}", said.stdout);
+    }
+}
+
 /// A damaged image is not run.
 #[test]
 fn a_shortened_root_file_system_and_a_changed_configuration_are_not_used() {

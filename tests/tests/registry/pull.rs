@@ -190,6 +190,11 @@ fn policies_say_when_the_registry_is_asked() {
     for policy in ["missing", "never"] {
         assert_eq!(id(&with(policy).ok()), old);
     }
+    for (option, value) in [("--platform", "linux/riscv64"), ("--compress", "lz4")] {
+        let hint = format!("Hint: magikvm image pull {option} {value} {name}");
+        refused(with("never").args([option, value]), &["is here, but ", value, &hint]);
+    }
+    assert_eq!(registry.requests(), []);
     assert_eq!(registry.requests(), []);
 
     // Nothing new: the manifest is looked at, and no layer is fetched.

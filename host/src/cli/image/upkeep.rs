@@ -4,7 +4,7 @@ use super::super::error::CliError;
 use super::super::interrupt::Interrupt;
 use super::super::{Format, Outcome, print_as, ui};
 use crate::image::{
-    Cancel, Digest, ImageStore, PruneOptions, PruneScope, Really, Reference, Removed, UsageRow,
+    Cancel, Digest, ImageError, ImageStore, PruneOptions, PruneScope, Really, Reference, Removed, UsageRow,
 };
 use serde_json::json;
 use std::process::ExitCode;
@@ -123,7 +123,7 @@ pub(super) fn prune(store: &ImageStore, args: &PruneArgs) -> Outcome {
 }
 
 pub(super) fn verify(store: &ImageStore, args: &VerifyArgs) -> Outcome {
-    let mut worst = ExitCode::SUCCESS;
+    let (mut worst, mut failed) = (ExitCode::SUCCESS, None);
     let mut images: Vec<(String, Digest)> = Vec::new();
     if args.all {
         images.extend(store.list()?.into_iter().map(|record| {
@@ -134,7 +134,7 @@ pub(super) fn verify(store: &ImageStore, args: &VerifyArgs) -> Outcome {
         for image in &args.images {
             match store.id_of(image) {
                 Ok(id) => images.push((image.clone(), id)),
-                Err(error) => worst = CliError::from(error).report(),
+                Err(error) => failed = Some(CliError::from(error).report()),
             }
         }
     }
@@ -147,7 +147,16 @@ pub(super) fn verify(store: &ImageStore, args: &VerifyArgs) -> Outcome {
             progress.show(&format!("Checking {name}"), &path.display().to_string());
         });
         progress.end();
-        let damages = damages?;
+        let damages = match damages {
+            Ok(damages) => damages,
+            // Removed since it was listed.
+            Err(ImageError::UnknownId { .. }) if args.all => continue,
+            Err(error) if error.is_cancelled() => return Err(error.into()),
+            Err(error) => {
+                failed = Some(CliError::from(error).report());
+                continue;
+            }
+        };
         if !damages.is_empty() {
             worst = ExitCode::from(1);
         }
@@ -166,7 +175,8 @@ pub(super) fn verify(store: &ImageStore, args: &VerifyArgs) -> Outcome {
     } else if worst != ExitCode::SUCCESS {
         ui::note("Hint: remove a damaged image and pull or import it again: magikvm image rm IMAGE");
     }
-    Ok(worst)
+    // What could not be looked at is worse than what is known to be damaged.
+    Ok(failed.unwrap_or(worst))
 }
 
 pub(super) fn usage(store: &ImageStore, args: &DfArgs) -> Outcome {

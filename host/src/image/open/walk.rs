@@ -109,7 +109,7 @@ fn wrong_type(what: &str, descriptor: &Descriptor) -> OpenError {
     OpenError::MediaType { what: what.to_owned(), media_type: shorten(&descriptor.media_type) }
 }
 
-/// The entry that fits the platform best, the first of equals; one without a platform fits when there is nothing else.
+/// The entry that fits the platform best, the first of equals; one without a platform fits only when it is the only entry.
 pub(super) fn for_platform(
     mut manifests: Vec<Descriptor>,
     platform: &Platform,
@@ -124,11 +124,15 @@ pub(super) fn for_platform(
     match best {
         Some((_, at)) => Ok(manifests.swap_remove(at)),
         None => {
-            let available = manifests
+            let available: Vec<String> = manifests
                 .iter()
                 .filter_map(|descriptor| Some(descriptor.platform.as_ref()?.to_string()))
                 .collect();
-            Err(OpenError::Platform { available, wanted: platform.to_string() })
+            let wanted = platform.to_string();
+            Err(match available.as_slice() {
+                [] => OpenError::NoPlatforms { wanted },
+                _ => OpenError::Platform { available, wanted },
+            })
         }
     }
 }
@@ -147,4 +151,33 @@ pub(super) fn read_config(bytes: &[u8], layers: usize, platform: &Platform) -> R
         return Err(OpenError::LayerCount { layers, diff_ids });
     }
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(platforms: &[serde_json::Value]) -> Vec<Descriptor> {
+        let digest = super::super::Digest::of(b"");
+        let entry = |platform: &serde_json::Value| {
+            let media_type = "application/vnd.oci.image.manifest.v1+json";
+            let entry = serde_json::json!({ "mediaType": media_type, "digest": digest, "size": 1, "platform": platform });
+            serde_json::from_value(entry).unwrap()
+        };
+        platforms.iter().map(entry).collect()
+    }
+
+    #[test]
+    fn an_entry_without_a_platform_is_taken_only_when_it_is_alone() {
+        use serde_json::{Value, json};
+        let wanted: Platform = "linux/arm64".parse().unwrap();
+        let error = |platforms: &[Value]| for_platform(entries(platforms), &wanted).unwrap_err().to_string();
+        assert!(for_platform(entries(&[Value::Null]), &wanted).is_ok());
+        for platforms in [&[][..], &[Value::Null, Value::Null]] {
+            let error = error(platforms);
+            assert!(error.contains("names no platforms") && error.contains("linux/arm64"), "{error}");
+        }
+        let other = json!({ "os": "linux", "architecture": "s390x" });
+        assert_eq!(error(&[other, Value::Null]), "the image is for linux/s390x, not for linux/arm64");
+    }
 }
