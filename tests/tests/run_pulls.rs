@@ -385,6 +385,19 @@ fn without_its_puller_a_run_fails_and_leaves_nothing() {
     }
 }
 
+/// An end that nobody has forced is a fault of ours, and its last words are passed on.
+#[test]
+fn what_a_puller_says_before_it_ends_is_told() {
+    let registry = registry_with(&some_images());
+    let host = host_of(&[registry.host()]);
+    let before = host.holdings();
+    let run = host.run_fake(&pod("p", &registry.name("app:1")), "exit=0").env("MAGIKVM_FAULT", "puller");
+    let said =
+        run.arg("-d").fails(70).complains("pulls the pod's images ended without a word (exit code 101)");
+    said.complains("fault injected in the puller");
+    host.assert_as_before(&before);
+}
+
 #[test]
 fn without_its_command_line_a_pull_goes_on() {
     let registry = registry_with(&some_images());

@@ -18,18 +18,24 @@ use crate::store::layout::PodDir;
 use crate::store::record::{self, PodState, Stage};
 use crate::store::undo;
 use crate::vmm::console::ConsoleTail;
-use crate::vmm::process::{self, ProcessRef};
+use crate::vmm::process::{self, Process, ProcessRef};
 use magikvm_proto::budget;
 use magikvm_proto::id::ContainerName;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 /// Lines of the console that a failure carries: enough for a panic of the kernel with its stack.
 const CONSOLE_LINES: usize = 32;
+
+/// Last lines of a puller's standard error that a failure carries: what a panic says, without its stack.
+const COMPLAINT_LINES: usize = 4;
+/// How long a puller that says nothing more may take to end.
+const PULLER_END_WAIT: Duration = Duration::from_secs(1);
 
 /// Messages that wait for the loop; whoever has one more waits too. A guest that sends events faster than they are written down fills no memory.
 const MAX_WAITING: usize = 32;
@@ -234,15 +240,20 @@ impl Attendant for Reactor<'_> {
         };
         let program = std::env::current_exe().map_err(|error| failed(&error))?;
         let mut command = Command::new(program);
-        command.arg(PULLER_VERB).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.arg(PULLER_VERB).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut puller = process::spawn("puller", &mut command).map_err(|error| failed(&error))?;
         if let Some(mut stdin) = puller.child.stdin.take() {
             let request = serde_json::to_vec(request).map_err(|error| failed(&error))?;
-            stdin.write_all(&request).map_err(|error| failed(&error))?;
+            match stdin.write_all(&request) {
+                // It has ended already; how, is heard below.
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+                written => written.map_err(|error| failed(&error))?,
+            }
         }
         if let Some(stdout) = puller.child.stdout.take() {
             watchers::puller(stdout, self.outbox.clone());
         }
+        let complaints = puller.child.stderr.take().map(watchers::tail).unwrap_or_default();
         let mut given_up = false;
         loop {
             // The loop holds a sender itself, so the channel can't be disconnected.
@@ -260,11 +271,7 @@ impl Attendant for Reactor<'_> {
                     ));
                 }
                 Message::Puller(Some(FromPuller::Failed(failure))) => return Err(*failure),
-                Message::Puller(_) => {
-                    let message = "the process that pulls the pod's images was killed";
-                    return Err(Failure::message(RunStage::Image, Blame::Environment, message)
-                        .hint("look whether the machine is out of memory: dmesg"));
-                }
+                Message::Puller(_) => return Err(without_a_word(&mut puller, &complaints)),
                 wish @ (Message::Input(_) | Message::Control { .. }) => {
                     if let Message::Control { done, .. } = wish {
                         self.waiting.push(done);
@@ -320,6 +327,32 @@ fn myself() -> Option<ProcessRef> {
     let pid = nix::unistd::getpid().as_raw();
     let start_time = undo::start_time(pid)?;
     Some(ProcessRef { name: "monitor".to_owned(), pid, start_time })
+}
+
+/// A puller that has ended, or is about to, and has not said why.
+fn without_a_word(puller: &mut Process, complaints: &ConsoleTail) -> Failure {
+    let status = puller.wait_or_kill(PULLER_END_WAIT);
+    let signal = status.and_then(|status| status.signal());
+    let mut failure = match signal {
+        Some(signal) => {
+            let name = Signal::try_from(signal).map_or_else(|_| signal.to_string(), |name| name.to_string());
+            let message = format!("the process that pulls the pod's images was killed ({name})");
+            let failure = Failure::message(RunStage::Image, Blame::Environment, message);
+            match signal {
+                nix::libc::SIGKILL => failure.hint("look whether the machine is out of memory: dmesg"),
+                _ => failure,
+            }
+        }
+        None => {
+            let code = status.and_then(|status| status.code());
+            let code = code.map_or_else(String::new, |code| format!(" (exit code {code})"));
+            let message = format!("the process that pulls the pod's images ended without a word{code}");
+            Failure::message(RunStage::Image, Blame::Internal, message)
+        }
+    };
+    complaints.wait_end(Instant::now() + PULLER_END_WAIT);
+    failure.causes = complaints.lines(COMPLAINT_LINES);
+    failure
 }
 
 /// TERM and INT to the monitor stop the pod with its own grace period. Must be called before any other thread is started, so that all

@@ -8,6 +8,7 @@ use crate::runtime::Sandbox;
 use crate::store::atomic::{FileError, open_append};
 use crate::store::layout::PodDir;
 use crate::store::text::chain;
+use crate::vmm::console::ConsoleTail;
 use magikvm_proto::budget;
 use magikvm_proto::codec::CodecError;
 use magikvm_proto::id::ContainerName;
@@ -16,7 +17,7 @@ use magikvm_proto::wire::{Done, Event, Request, Stream};
 use std::collections::HashMap;
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
-use std::process::ChildStdout;
+use std::process::{ChildStderr, ChildStdout};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -232,6 +233,16 @@ impl EventLog {
             self.written += u64::try_from(line.len()).unwrap_or(0);
         }
     }
+}
+
+/// Keeps the last lines of a puller's standard error.
+pub(super) fn tail(stderr: ChildStderr) -> ConsoleTail {
+    let tail = ConsoleTail::default();
+    let kept = tail.clone();
+    if spawn("puller's stderr", move || kept.keep(stderr)).is_none() {
+        // Without a thread nothing is kept; the puller's writes fail.
+    }
+    tail
 }
 
 /// Passes on what a puller says, and its end.

@@ -90,6 +90,8 @@ fn watch_signals(cancel: &Cancel) {
 }
 
 fn pull(cancel: &Cancel, say: &(dyn Fn(&FromPuller) + Sync)) -> Result<(), Failure> {
+    #[cfg(feature = "testing")]
+    assert_ne!(std::env::var("MAGIKVM_FAULT").as_deref(), Ok("puller"), "fault injected in the puller");
     let internal =
         |error: &(dyn std::error::Error + 'static)| Failure::new(RunStage::Image, Blame::Internal, error);
     let mut request = Vec::new();

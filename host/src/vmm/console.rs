@@ -46,6 +46,31 @@ impl ConsoleTail {
         self.shared.1.notify_all();
     }
 
+    /// Keeps the last bytes of a stream until it ends.
+    pub fn keep(&self, mut stream: impl Read) {
+        let mut buffer = [0u8; 4096];
+        loop {
+            match stream.read(&mut buffer) {
+                Ok(read @ 1..) => self.push(&buffer[..read]),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => break,
+            }
+        }
+        self.end();
+    }
+
+    /// Waits until the stream has ended, or this time has come.
+    pub fn wait_end(&self, until: Instant) {
+        let mut tail = self.tail();
+        while !tail.ended {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            (tail, _) = self.shared.1.wait_timeout(tail, left).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Waits until this text has come, the console has ended, or this time has. Whether the text has come.
     pub fn wait_for(&self, text: &str, until: Instant) -> bool {
         let mut tail = self.tail();
@@ -107,6 +132,18 @@ fn copy(mut console: impl Read, path: &Path, tail: &ConsoleTail) -> Result<(), F
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stream_without_a_file_leaves_its_last_lines() {
+        let tail = ConsoleTail::default();
+        tail.wait_end(Instant::now());
+        let until = Instant::now() + std::time::Duration::from_secs(3600);
+        std::thread::scope(|scope| {
+            scope.spawn(|| tail.keep(&b"first\nlast\n"[..]));
+            tail.wait_end(until);
+        });
+        assert_eq!(tail.lines(1), ["last"]);
+    }
 
     #[test]
     fn a_flood_leaves_bounded_files_and_its_last_lines() {

@@ -12,7 +12,11 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, getppid};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+/// How often one looks whether a process has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// A process of ours, by number and start time. The number alone may one day be somebody else's.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -75,6 +79,24 @@ pub fn spawn(name: &str, command: &mut Command) -> Result<Process, VmmError> {
 }
 
 impl Process {
+    /// How it ended; when it has not after this time, it is killed. None: somebody else has taken it.
+    pub fn wait_or_kill(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let end = Instant::now() + limit;
+        let status = loop {
+            match self.child.try_wait() {
+                Ok(None) if Instant::now() < end => std::thread::sleep(LOOK_EVERY),
+                Ok(None) => {
+                    self.reference.kill();
+                    break self.child.wait().ok();
+                }
+                Ok(status) => break status,
+                Err(_) => return None,
+            }
+        };
+        self.reaped = status.is_some();
+        status
+    }
+
     /// Notes that somebody's `waitpid` has taken it.
     pub fn set_reaped(&mut self) {
         self.reaped = true;
