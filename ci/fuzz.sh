@@ -35,11 +35,17 @@ if [ ${#targets[@]} = 0 ]; then
         targets+=("$(basename "$file" .rs)")
     done
 fi
+for target in "${targets[@]}"; do
+    [ -e "fuzz/fuzz_targets/$target.rs" ] || die "there is no fuzz target $target"
+done
 need_packages g++
 rustup run nightly rustc --version >/dev/null 2>&1 ||
     step "Installing a nightly compiler" rustup toolchain install nightly --profile minimal
 nightly="$(rustup run nightly rustc --version)"
 ensure_tool cargo-fuzz cargo-fuzz 0.13.1
+
+cargo +nightly fetch --quiet --locked --manifest-path fuzz/Cargo.toml ||
+    die "fuzz/Cargo.lock is out of date: cargo metadata --manifest-path fuzz/Cargo.toml >/dev/null brings it up to date; commit it"
 
 # One for each set of dependencies and compiler, as in choose_target_dir.
 build_dir="$CACHE/fuzz-$({ echo "$nightly"; cat fuzz/Cargo.lock; } | sha256sum | cut -c1-16)"
@@ -53,6 +59,5 @@ BUILT="$build_dir/$GUEST_TARGET/release"
 WORK="$(mktemp -d)"
 trap 'rm -rf "$WORK"' EXIT
 for target in "${targets[@]}"; do
-    [ -e "fuzz/fuzz_targets/$target.rs" ] || die "there is no fuzz target $target"
     step "Fuzzing $target for $seconds s" fuzz_one "$target" "$seconds"
 done
