@@ -189,7 +189,8 @@ fn lock_alone(dir: &File, key: &Digest) -> Result<bool, ImageError> {
 /// Removes a directory unless somebody uses it.
 fn remove_unused(path: &Path) -> Result<(), ImageError> {
     let Some(lock) = open(path)? else { return Ok(()) };
-    if lock.try_lock().is_err() {
+    // It may have got its name, and been given back, since it was opened.
+    if lock.try_lock().is_err() || !lock::is_at(&lock, path) {
         return Ok(());
     }
     let is_staged =
