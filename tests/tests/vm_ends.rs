@@ -114,7 +114,8 @@ fn a_program_that_is_not_there_fails_the_whole_run() {
     assert_eq!(host.cmd(["ps", "-q"]).ok().stdout, "");
     host.assert_as_before(&before);
     let absent = Pod::simple("absent").container_of("side", "not/there:1", &["x"]);
-    host.run(&absent).fails(1).complains("container side: there is no image not/there:1 (stage: image)");
+    let absent = absent.with("imagePullPolicy", "Never");
+    host.run(&absent).fails(1).complains("container side: the image not/there:1 is not here");
     host.assert_as_before(&before);
 }
 
