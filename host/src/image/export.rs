@@ -157,9 +157,7 @@ impl ExportError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Exists { path } => {
-                Some(format!("remove it, or name another place: rm -r {}", path.display()))
-            }
+            Self::Exists { path } => Some(format!("name another place, for example {}.new", path.display())),
             Self::NoLayers { .. } | Self::Damaged { .. } | Self::Layer { .. } => {
                 Some("remove the image and pull or import it again".to_owned())
             }
