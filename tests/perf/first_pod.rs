@@ -8,6 +8,7 @@ use magikvm::vmm::Accel;
 use magikvm::vmm::disk::{self, Part};
 use magikvm::vmm::qemu::kernel_parameters;
 use magikvm_proto::wire::{Done, Request, Stats};
+use magikvm_tests::figures::show;
 use std::error::Error;
 use std::fs;
 use std::io::Read;
@@ -57,20 +58,6 @@ fn main() -> Result<()> {
     first_byte(&bench)?;
     idle_pod(&bench)?;
     Ok(())
-}
-
-/// Median and spread, in milliseconds.
-fn show(what: &str, times: &mut [Duration]) -> f64 {
-    times.sort();
-    let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    let median = ms(times[times.len() / 2]);
-    println!(
-        "{what}: median {median:.2} ms (min {:.2}, max {:.2}, n {})",
-        ms(times[0]),
-        ms(times[times.len() - 1]),
-        times.len()
-    );
-    median
 }
 
 fn first_byte(bench: &Bench) -> Result<()> {

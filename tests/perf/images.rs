@@ -2,6 +2,7 @@
 //! `skopeo copy` and `umoci unpack`, and by `podman pull`; what a second image that shares its base moves; the list of a thousand images.
 //! `ci/bench.sh images` calls it. Never a test: machines are noisy.
 
+use magikvm_tests::figures::show;
 use magikvm_tests::images::{manifest, userland};
 use magikvm_tests::layout::{Tar, write_layout};
 use magikvm_tests::registry::Registry;
@@ -112,20 +113,6 @@ fn show_image(layout: &Path) -> Result<()> {
     let total: u64 = layers.iter().map(|(_, size)| size).sum();
     println!("image: a Debian system, {} gzip layers, {:.1} MiB", layers.len(), mib(total));
     Ok(())
-}
-
-/// Median and spread, in milliseconds.
-fn show(what: &str, times: &mut [Duration]) -> f64 {
-    times.sort();
-    let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    let median = ms(times[times.len() / 2]);
-    println!(
-        "{what}: median {median:.1} ms (min {:.1}, max {:.1}, n {})",
-        ms(times[0]),
-        ms(times[times.len() - 1]),
-        times.len()
-    );
-    median
 }
 
 fn pulls(bench: &Bench) -> Result<()> {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a harness: a panic is a failed test, and says where")]
 
 pub mod command;
+pub mod figures;
 pub mod host;
 pub mod images;
 pub mod layout;

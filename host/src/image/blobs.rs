@@ -71,10 +71,7 @@ impl Blobs {
     /// Holds a blob, if it is there; what is in it is not looked at.
     pub(super) fn hold(&self, digest: &Digest) -> Result<Option<HeldBlob>, FileError> {
         let path = self.path(digest);
-        let file = match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file.map_err(FileError::at("open", &path))?,
-        };
+        let Some(file) = atomic::open_if_there(&path)? else { return Ok(None) };
         // Who removes it holds the lock alone for that moment; then it is as good as gone.
         if !lock::lock_in_use(&file, &path, Hold::Shared)? {
             return Ok(None);

@@ -155,12 +155,10 @@ impl ImageStore {
         parts: Parts,
     ) -> Option<Named> {
         index.find_fitting(name, |named, image| {
-            let signed =
-                keys.is_none_or(|keys| named.key.is_some_and(|key| keys.ids().any(|id| id.digest() == key)));
             let form = options.compression.is_none_or(|wanted| image.rootfs.compression == wanted);
             let blobs = || image.manifest.is_some() && image.blobs().all(|part| self.blobs().has(part));
             options.platform.takes(&image.platform())
-                && signed
+                && is_signed(named, keys)
                 && form
                 && self.baked_for(index, &named.id).is_some()
                 && (parts == Parts::Rootfs || blobs())
@@ -177,15 +175,19 @@ enum Parts {
     All,
 }
 
+/// The signature of one of the keys, if there must be one, was seen when the name was given.
+fn is_signed(named: &Named, keys: Option<&Keys>) -> bool {
+    keys.is_none_or(|keys| named.key.is_some_and(|key| keys.ids().any(|id| id.digest() == key)))
+}
+
 /// Why there is no usable image of a name.
 fn unusable(index: &Index, name: &Reference, keys: Option<&Keys>, options: &BringOptions) -> ImageError {
     let found = index.find(name).and_then(|named| Some((named, index.images.get(&named.id)?)));
     let name = Box::new(name.clone());
     let Some((named, image)) = found else { return ImageError::NotHere { name } };
-    let signed = keys.is_none_or(|keys| named.key.is_some_and(|key| keys.ids().any(|id| id.digest() == key)));
     let rootfs = image.rootfs.compression;
     let because = match options.compression {
-        _ if !signed => NotUsable::Unsigned,
+        _ if !is_signed(&named, keys) => NotUsable::Unsigned,
         Some(wanted) if wanted != rootfs => NotUsable::Form { found: rootfs, wanted },
         _ if options.platform.takes(&image.platform()) => NotUsable::Incomplete,
         _ => {

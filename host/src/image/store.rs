@@ -18,7 +18,7 @@ use super::reference::Reference;
 use crate::store::atomic::{self, FileError};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -247,11 +247,8 @@ impl ImageStore {
             return Err(ImageError::UnknownId { id: id.to_string() });
         };
         let path = self.rootfs_path(&entry.rootfs.key);
-        let file = match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(ImageError::Damaged { path, problem: "it is missing" });
-            }
-            file => file.map_err(FileError::at("open", &path))?,
+        let Some(file) = atomic::open_if_there(&path)? else {
+            return Err(ImageError::Damaged { path, problem: "it is missing" });
         };
         // Nobody holds it alone but under the index lock, which is held here.
         if !lock::lock_in_use(&file, &path, Hold::Shared)? {
@@ -270,10 +267,7 @@ impl ImageStore {
     fn config(&self, id: &Digest) -> Result<(ImageDefaults, File), ImageError> {
         let path = self.config_path(id);
         let damaged = |problem| ImageError::Damaged { path: path.clone(), problem };
-        let file = match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(damaged("it is missing")),
-            file => file.map_err(FileError::at("open", &path))?,
-        };
+        let file = atomic::open_if_there(&path)?.ok_or_else(|| damaged("it is missing"))?;
         if !lock::lock_in_use(&file, &path, Hold::Shared)? {
             return Err(damaged("it is locked by another program"));
         }
@@ -501,20 +495,15 @@ impl ImageStore {
 
 /// Somebody holds the first byte of a file of the store.
 pub(super) fn is_in_use(path: &Path) -> Result<bool, ImageError> {
-    match File::open(path) {
-        Ok(file) => Ok(lock::is_held(&file, path)?),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(FileError::at("open", path)(error).into()),
+    match atomic::open_if_there(path)? {
+        Some(file) => Ok(lock::is_held(&file, path)?),
+        None => Ok(false),
     }
 }
 
 /// A whole file of the store; None when it is not there.
 pub(super) fn read_capped(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, ImageError> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        file => file.map_err(FileError::at("open", path))?,
-    };
-    read_file(&file, path, limit).map(Some)
+    atomic::open_if_there(path)?.map(|file| read_file(&file, path, limit)).transpose()
 }
 
 fn read_file(file: &File, path: &Path, limit: u64) -> Result<Vec<u8>, ImageError> {

@@ -10,7 +10,7 @@ use super::index::Index;
 use super::lock::{self, BakeLock};
 use super::store::{Image, ImageStore};
 use super::{Digest, Progress};
-use crate::store::atomic::FileError;
+use crate::store::atomic::{FileError, open_if_there};
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -88,7 +88,7 @@ impl ImageStore {
     /// Somebody uses a directory of this root file system.
     pub(super) fn directory_in_use(&self, key: &Digest) -> Result<bool, ImageError> {
         for owners in [Owners::AsInImage, Owners::Mine] {
-            if let Some(dir) = open(&self.directory_path(key, owners))?
+            if let Some(dir) = open_if_there(&self.directory_path(key, owners))?
                 && !lock_alone(&dir, key)?
             {
                 return Ok(true);
@@ -127,7 +127,7 @@ fn staged_in(dir: &Path) -> Result<(TempDir, File), FileError> {
     loop {
         let staged = new_in(dir)?;
         // Between its creation and the lock a sweep may have taken it for a leftover: then once more.
-        let Some(lock) = open(staged.path())? else { continue };
+        let Some(lock) = open_if_there(staged.path())? else { continue };
         // Shared is enough: a sweep wants it alone.
         lock.lock_shared().map_err(FileError::at("lock", staged.path()))?;
         if lock::is_at(&lock, staged.path()) {
@@ -157,7 +157,7 @@ fn unpack_into(
 
 /// Holds a directory that is there.
 fn hold(path: &Path) -> Result<Option<RootfsDirectory>, ImageError> {
-    let Some(lock) = open(path)? else { return Ok(None) };
+    let Some(lock) = open_if_there(path)? else { return Ok(None) };
     match lock.try_lock_shared() {
         // Who removes it has renamed it first; another one may have come in its place.
         Ok(()) if lock::is_at(&lock, path) => {
@@ -165,14 +165,6 @@ fn hold(path: &Path) -> Result<Option<RootfsDirectory>, ImageError> {
         }
         Ok(()) | Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(FileError::at("lock", path)(error).into()),
-    }
-}
-
-fn open(path: &Path) -> Result<Option<File>, FileError> {
-    match File::open(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(FileError::at("open", path)(error)),
     }
 }
 
@@ -188,7 +180,7 @@ fn lock_alone(dir: &File, key: &Digest) -> Result<bool, ImageError> {
 
 /// Removes a directory unless somebody uses it.
 fn remove_unused(path: &Path) -> Result<(), ImageError> {
-    let Some(lock) = open(path)? else { return Ok(()) };
+    let Some(lock) = open_if_there(path)? else { return Ok(()) };
     // It may have got its name, and been given back, since it was opened.
     if lock.try_lock().is_err() || !lock::is_at(&lock, path) {
         return Ok(());

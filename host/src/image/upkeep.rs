@@ -9,7 +9,7 @@ use super::index::{Index, Part};
 use super::lock::Hold;
 use super::reference::Reference;
 use super::store::{ImageStore, is_in_use};
-use crate::store::atomic::FileError;
+use crate::store::atomic::{FileError, open_if_there};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -284,11 +284,8 @@ struct Found {
 
 impl Found {
     fn open(path: PathBuf) -> Result<Self, FileError> {
-        match File::open(&path) {
-            Ok(file) => Ok(Self { path, file: Some(file) }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self { path, file: None }),
-            Err(error) => Err(FileError::at("open", &path)(error)),
-        }
+        let file = open_if_there(&path)?;
+        Ok(Self { path, file })
     }
 
     /// What is wrong with it.

@@ -106,6 +106,15 @@ pub fn sweep(dir: &Path) -> Result<usize, FileError> {
     Ok(removed)
 }
 
+/// Opens a file or directory for reading; None when it is not there.
+pub fn open_if_there(path: &Path) -> Result<Option<File>, FileError> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(FileError::at("open", path)(error)),
+    }
+}
+
 /// Removes a file; it may be gone already.
 pub fn remove(path: &Path) -> Result<(), FileError> {
     match fs::remove_file(path) {
