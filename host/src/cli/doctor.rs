@@ -3,7 +3,7 @@
 use super::{Format, Outcome, print_as, ui};
 use crate::pod::interface::PodRuntimeInterface;
 use crate::runtime::microvm::check_guest;
-use crate::vmm::{Accel, VmmKind, driver, kvm};
+use crate::vmm::{Accel, KernelChoice, Places, VmmKind, driver, probe};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,7 +30,8 @@ struct Check {
 
 pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     let guest = args.guest.clone().unwrap_or_else(|| pods.layout().guest_image());
-    let checks = [virtualization(), qemu(), guest_image(&guest), state(pods)];
+    let places = pods.places();
+    let checks = [virtualization(&places), qemu(&places), guest_image(&guest), state(pods)];
     let hardware = checks.iter().all(|check| check.ok);
     let emulation = checks[1..].iter().all(|check| check.ok);
     if let Some(format) = args.output {
@@ -59,9 +60,9 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     Ok(if hardware { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
 
-fn virtualization() -> Check {
+fn virtualization(places: &Places) -> Check {
     let name = "hardware virtualization";
-    match kvm::probe() {
+    match probe::hardware_afresh(&places.verdicts) {
         Ok(verdict) => {
             let found =
                 format!("/dev/kvm runs guest code at full speed ({} ns a turn)", verdict.per_turn.as_nanos());
@@ -71,9 +72,9 @@ fn virtualization() -> Check {
     }
 }
 
-fn qemu() -> Check {
+fn qemu(places: &Places) -> Check {
     let name = "VMM (qemu)";
-    match driver(VmmKind::Qemu).probe(Accel::Tcg) {
+    match driver(VmmKind::Qemu, KernelChoice::GuestImage, places).probe(Accel::Tcg) {
         Ok(capabilities) => Check { name, ok: true, found: capabilities.version, remedy: String::new() },
         Err(unavailable) => Check { name, ok: false, found: unavailable.reason, remedy: unavailable.remedy },
     }

@@ -4,6 +4,7 @@ use super::ui::{self, harmless};
 use crate::agent::AgentError;
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::interface::PodError;
+use crate::vmm::end::MachineFailure;
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ pub(super) struct CliError {
     kind: Kind,
     message: String,
     stage: Option<RunStage>,
+    reason: Option<MachineFailure>,
     causes: Vec<String>,
     hint: Option<String>,
     console: Vec<String>,
@@ -38,6 +40,7 @@ impl CliError {
             kind,
             message: message.into(),
             stage: None,
+            reason: None,
             causes: Vec::new(),
             hint: None,
             console: Vec::new(),
@@ -68,14 +71,17 @@ impl CliError {
             Blame::Workload if internal == Kind::Internal => Kind::User,
             Blame::Internal | Blame::Workload => internal,
         };
-        let Failure { message, stage, causes, hint, console, .. } = failure;
-        Self { kind, message, stage: Some(stage), causes, hint, console }
+        let Failure { message, stage, reason, causes, hint, console, .. } = failure;
+        Self { kind, message, stage: Some(stage), reason, causes, hint, console }
     }
 
     /// Prints it and gives the exit code.
     pub(super) fn report(&self) -> ExitCode {
         let stage = self.stage.map_or(String::new(), |stage| format!(" (stage: {stage})"));
         let mut text = format!("Error: {}{stage}\n", harmless(&self.message));
+        if let Some(reason) = self.reason {
+            text.push_str(&format!("Reason: {reason}\n"));
+        }
         for cause in &self.causes {
             text.push_str(&format!("Caused by: {}\n", harmless(cause)));
         }

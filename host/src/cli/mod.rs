@@ -104,6 +104,10 @@ pub fn main() -> ExitCode {
         let code = crate::pod::pull::main();
         return ExitCode::from(u8::try_from(code).unwrap_or(70));
     }
+    if first.as_deref() == Some(crate::vmm::krun::VMM_VERB.as_ref()) {
+        let code = crate::vmm::krun::main();
+        return ExitCode::from(u8::try_from(code).unwrap_or(70));
+    }
     #[cfg(feature = "testing")]
     if first.as_deref() == Some(crate::vmm::fake::GUEST_VERB.as_ref()) {
         return crate::vmm::fake::guest_main();

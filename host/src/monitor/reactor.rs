@@ -15,9 +15,10 @@ use crate::pod::status;
 use crate::pod::step::{Effect, Input, Machine};
 use crate::runtime::Sandbox;
 use crate::store::layout::PodDir;
-use crate::store::record::{self, PodState, Stage};
+use crate::store::record::{self, Broken, PodState, Stage};
 use crate::store::undo;
 use crate::vmm::console::ConsoleTail;
+use crate::vmm::end::MachineFailure;
 use crate::vmm::process::{self, Process, ProcessRef};
 use magikvm_proto::budget;
 use magikvm_proto::id::ContainerName;
@@ -127,7 +128,10 @@ impl<'a> Reactor<'a> {
             self.machine
                 .state
                 .broken
-                .get_or_insert_with(|| format!("not all of the pod could be taken away: {error}"));
+                .get_or_insert_with(|| Broken {
+                    reason: MachineFailure::Leftover,
+                    message: format!("not all of the pod could be taken away: {error}"),
+                });
         }
         self.machine.state.processes.clear();
         self.machine.state.agent = None;

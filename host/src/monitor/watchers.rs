@@ -1,7 +1,7 @@
 //! The threads around the event loop. Each turns one thing that blocks (the agent's streams, the end of the VM) into messages.
 
 use super::reactor::Message;
-use crate::agent::{AgentConnection, AgentError, Connector, Handshake};
+use crate::agent::{AgentConnection, AgentError, Connector};
 use crate::pod::logs::{LogStream, LogWriter};
 use crate::pod::step::Input;
 use crate::runtime::Sandbox;
@@ -48,10 +48,8 @@ pub(super) fn start(
     let (agent, console) = (sandbox.agent().clone(), sandbox.console());
     let (to_loop, seen) = (outbox.clone(), Arc::clone(&life));
     let follower = spawn("agent", move || {
-        if agent.handshake != Handshake::Direct {
-            // Early connections can wedge the vsock device. A guest that says nothing is tried all the same.
-            console.wait_for(AGENT_LISTENING, Instant::now() + LISTENING_WAIT);
-        }
+        // Early connections can wedge a vsock device. A guest that says nothing is tried all the same.
+        console.wait_for(AGENT_LISTENING, Instant::now() + LISTENING_WAIT);
         follow_agent(&agent, logs, events, &to_loop, &seen);
     });
     spawn("vm", move || {
@@ -60,7 +58,7 @@ pub(super) fn start(
         if let Some(Err(_)) = follower.map(JoinHandle::join) {
             // It panicked; what it had to say is lost, the pod's end is not.
         }
-        send(&outbox, Input::VmGone { how: end.0 });
+        send(&outbox, Input::VmGone { end });
     });
     Ok(())
 }

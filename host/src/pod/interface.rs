@@ -4,13 +4,14 @@ use super::control::{self, ControlError, ControlRequest};
 use super::failure::Failure;
 use super::launch::{self, Launched};
 use super::logs::LogReader;
-use super::run::RunRequest;
+use super::run::{self, RunRequest};
 use crate::agent::{AgentConnection, AgentError};
 use crate::store::atomic::FileError;
 use crate::store::layout::Layout;
 use crate::store::lock::{self, Lock, LockState};
 use crate::store::record::{self, Found, RecordError, Stage};
 use crate::store::undo::{Step, Undo, UndoError};
+use crate::vmm::Places;
 use magikvm_proto::budget::HOST_SHUTDOWN_WAIT_MS;
 use magikvm_proto::id::{ContainerName, PodId};
 use std::time::{Duration, Instant};
@@ -109,6 +110,11 @@ impl PodRuntimeInterface {
     /// Where everything is.
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// Where drivers keep what outlives a machine.
+    pub fn places(&self) -> Places {
+        run::places(&self.layout)
     }
 
     /// Starts a pod's monitor; [`Launched::await_ready`] says what came of it. All containers run, or nothing is left.

@@ -95,8 +95,8 @@ fn status(found: &Found, record: &PodRecord) -> Value {
             "the pod's monitor ended without having seen the pod's end; magikvm rm removes what is left"
         );
     } else if let Some(broken) = state.and_then(|state| state.broken.as_ref()) {
-        fields["reason"] = json!("Broken");
-        fields["message"] = json!(broken);
+        fields["reason"] = json!(broken.reason);
+        fields["message"] = json!(broken.message);
     }
     if let Some(started) = state.and_then(|state| state.started_ms) {
         fields["startTime"] = json!(time(started));

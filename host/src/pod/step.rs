@@ -1,7 +1,8 @@
 //! The pod's state machine: `(state, input) -> (state, effects)`, pure. The monitor feeds it and carries the effects out.
 
 use super::failure::{Blame, Failure, RunStage};
-use crate::store::record::{ContainerPhase, ContainerView, PodState, SCHEMA, Stage, Terminated};
+use crate::store::record::{Broken, ContainerPhase, ContainerView, PodState, SCHEMA, Stage, Terminated};
+use crate::vmm::end::{MachineEnd, MachineFailure};
 use magikvm_proto::budget;
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::limits::MAX_MESSAGE_LEN;
@@ -21,8 +22,8 @@ pub enum Input {
     },
     /// The VM is gone, and all it had to say was read.
     VmGone {
-        /// How it ended, for people.
-        how: String,
+        /// How it ended.
+        end: MachineEnd,
     },
     /// A user wants it to end.
     Stop {
@@ -101,7 +102,7 @@ impl Machine {
             Input::AgentUp => self.agent_up(),
             Input::Guest(event) => self.guest(event.kind, now_ms),
             Input::AgentLost { why } => self.agent_lost(&why),
-            Input::VmGone { how } => self.vm_gone(&how, now_ms),
+            Input::VmGone { end } => self.vm_gone(&end, now_ms),
             Input::Stop { grace_ms } => self.stop(grace_ms, now_ms),
             Input::Cancel => self.cancel(),
             Input::Deadline => self.deadline(),
@@ -241,11 +242,13 @@ impl Machine {
         match self.state.stage {
             Stage::Starting => {
                 let message = format!("the pod's agent broke off: {why}");
-                self.fail(Failure::message(RunStage::Agent, Blame::Workload, message))
+                let failure = Failure::message(RunStage::Agent, Blame::Workload, message);
+                self.fail(failure.because(MachineFailure::AgentBroke))
             }
             Stage::Running => {
                 self.state.stage = Stage::Stopping;
-                self.state.broken = Some(format!("the pod's agent broke off: {why}"));
+                let message = format!("the pod's agent broke off: {why}");
+                self.state.broken = Some(Broken { reason: MachineFailure::AgentBroke, message });
                 vec![Effect::KillVm]
             }
             // While it stops, silence is no news: the deadline is armed, and the VM's end is waited for.
@@ -253,26 +256,25 @@ impl Machine {
         }
     }
 
-    fn vm_gone(&mut self, how: &str, now_ms: u64) -> Vec<Effect> {
+    fn vm_gone(&mut self, end: &MachineEnd, now_ms: u64) -> Vec<Effect> {
         if self.state.stage == Stage::Starting {
             let (stage, when) = if self.agent_up {
                 (RunStage::Agent, "before all containers ran")
             } else {
                 (RunStage::Boot, "before its agent answered")
             };
-            return self.fail(Failure::message(
-                stage,
-                Blame::Internal,
-                format!("the VM ended {when}: {how}"),
-            ));
+            let message = format!("the VM ended {when}: {}", end.how);
+            return self.fail(Failure::message(stage, Blame::Internal, message).because(end.failure));
         }
         if self.state.stage == Stage::Running {
-            self.state.broken = Some(format!("the VM ended while the pod ran: {how}"));
+            let message = format!("the VM ended while the pod ran: {}", end.how);
+            self.state.broken = Some(Broken { reason: end.failure, message });
         }
         let why = self
             .state
             .broken
-            .clone()
+            .as_ref()
+            .map(|broken| broken.message.clone())
             .unwrap_or_else(|| "the VM ended before this container's end was seen".to_owned());
         for view in &mut self.state.containers {
             if !matches!(view.phase, ContainerPhase::Terminated(_)) {
@@ -289,26 +291,23 @@ impl Machine {
     fn deadline(&mut self) -> Vec<Effect> {
         let secs = |ms: u64| ms / 1000;
         match (self.state.stage, self.agent_up) {
-            (Stage::Starting, false) => self.fail(Failure::message(
-                RunStage::Boot,
-                Blame::Internal,
-                format!(
-                    "the VM's agent did not answer within {} s of its start",
-                    secs(budget::HOST_BOOT_WAIT_MS)
-                ),
-            )),
-            (Stage::Starting, true) => self.fail(Failure::message(
-                RunStage::Agent,
-                Blame::Workload,
-                format!(
-                    "not all containers ran within {} s of the agent's first answer",
-                    secs(budget::HOST_READY_WAIT_MS)
-                ),
-            )),
+            (Stage::Starting, false) => {
+                let limit = secs(budget::HOST_BOOT_WAIT_MS);
+                let message = format!("the VM's agent did not answer within {limit} s of its start");
+                let failure = Failure::message(RunStage::Boot, Blame::Internal, message);
+                self.fail(failure.because(MachineFailure::AgentSilent))
+            }
+            (Stage::Starting, true) => {
+                let limit = secs(budget::HOST_READY_WAIT_MS);
+                let message = format!("not all containers ran within {limit} s of the agent's first answer");
+                let failure = Failure::message(RunStage::Agent, Blame::Workload, message);
+                self.fail(failure.because(MachineFailure::AgentSilent))
+            }
             (Stage::Stopping, _) => {
-                self.state
-                    .broken
-                    .get_or_insert_with(|| "the guest did not end in time and was killed".to_owned());
+                self.state.broken.get_or_insert_with(|| Broken {
+                    reason: MachineFailure::GuestStuck,
+                    message: "the guest did not end in time and was killed".to_owned(),
+                });
                 vec![Effect::KillVm]
             }
             (Stage::Running | Stage::Ended, _) => Vec::new(),
@@ -361,6 +360,10 @@ mod tests {
         Input::Guest(Event { seq: 1, kind })
     }
 
+    fn gone(how: &str) -> Input {
+        Input::VmGone { end: MachineEnd { failure: MachineFailure::GuestEnded, how: how.to_owned() } }
+    }
+
     fn started(n: usize) -> Input {
         guest(EventKind::ContainerStarted { container: names(n + 1)[n].clone(), pid: 7, restart_count: 0 })
     }
@@ -382,7 +385,7 @@ mod tests {
             effects,
             [Effect::Shutdown { grace_ms: 0 }, Effect::Arm { after_ms: budget::HOST_SHUTDOWN_WAIT_MS }]
         );
-        assert_eq!(pod.step(Input::VmGone { how: "exit 0".into() }, 7), [Effect::End]);
+        assert_eq!(pod.step(gone("exit 0"), 7), [Effect::End]);
         assert_eq!(pod.state.stage, Stage::Ended);
         assert_eq!(pod.state.broken, None);
         let ContainerPhase::Terminated(run) = &pod.state.containers[1].phase else { panic!() };
@@ -432,8 +435,8 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        assert_eq!(fails(false, Input::VmGone { how: "exit 1".into() }), RunStage::Boot);
-        assert_eq!(fails(true, Input::VmGone { how: "exit 1".into() }), RunStage::Agent);
+        assert_eq!(fails(false, gone("exit 1")), RunStage::Boot);
+        assert_eq!(fails(true, gone("exit 1")), RunStage::Agent);
         assert_eq!(fails(false, Input::Deadline), RunStage::Boot);
         assert_eq!(fails(true, Input::Deadline), RunStage::Agent);
         assert_eq!(fails(true, Input::AgentLost { why: "x".into() }), RunStage::Agent);
@@ -466,8 +469,8 @@ mod tests {
         let mut pod = Machine::new(&names(1));
         pod.step(started(0), 1);
         pod.step(guest(EventKind::PodStarted), 2);
-        assert_eq!(pod.step(Input::VmGone { how: "signal 9".into() }, 3), [Effect::End]);
-        assert!(pod.state.broken.as_deref().unwrap().contains("signal 9"));
+        assert_eq!(pod.step(gone("signal 9"), 3), [Effect::End]);
+        assert!(pod.state.broken.as_ref().unwrap().message.contains("signal 9"));
         let ContainerPhase::Terminated(run) = &pod.state.containers[0].phase else { panic!() };
         assert_eq!((run.reason.as_str(), run.exit.code), ("ContainerStatusUnknown", 137));
     }
@@ -482,7 +485,7 @@ mod tests {
             Just(Input::Deadline),
             (0..400_000u64).prop_map(|grace_ms| Input::Stop { grace_ms }),
             Just(Input::AgentLost { why: "x".into() }),
-            Just(Input::VmGone { how: "x".into() }),
+            Just(gone("x")),
             Just(guest(EventKind::PodStarted)),
             Just(guest(EventKind::ShuttingDown)),
             Just(guest(EventKind::PodFailed { message: "x".into() })),
@@ -530,7 +533,7 @@ mod tests {
             }
             prop_assert!(ready <= 1 && ends <= 1);
             let mut last = pod.clone();
-            last.step(Input::VmGone { how: "end".into() }, 99);
+            last.step(gone("end"), 99);
             prop_assert_eq!(last.state.stage, Stage::Ended);
             for view in &last.state.containers {
                 prop_assert!(pod.state.started_ms.is_none() || matches!(view.phase, ContainerPhase::Terminated(_)));

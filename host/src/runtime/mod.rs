@@ -11,6 +11,7 @@ use crate::store::atomic::FileError;
 use crate::store::layout::PodDir;
 use crate::store::undo::{Undo, UndoError};
 use crate::vmm::console::ConsoleTail;
+use crate::vmm::end::MachineEnd;
 use crate::vmm::process::ProcessRef;
 use crate::vmm::{Unavailable, VmConfig, VmmError};
 use magikvm_proto::id::ContainerName;
@@ -29,10 +30,6 @@ pub enum Prepared {
     },
 }
 
-/// How a sandbox ended, for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SandboxEnd(pub String);
-
 /// The walls around a running pod.
 pub trait Sandbox: Debug + Send {
     /// How to reach its agent.
@@ -42,7 +39,7 @@ pub trait Sandbox: Debug + Send {
     /// Its console, filled while it runs.
     fn console(&self) -> ConsoleTail;
     /// Waits for its end; then no process of it is left.
-    fn wait(&mut self) -> SandboxEnd;
+    fn wait(&mut self) -> MachineEnd;
 }
 
 /// A runtime class.

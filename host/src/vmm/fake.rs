@@ -6,6 +6,7 @@ use crate::agent::{Connector, Handshake};
 use crate::store::layout::AGENT_SOCK;
 use magikvm_proto::codec::{read_frame, read_message, write_frame, write_message};
 use magikvm_proto::id::ContainerName;
+use magikvm_proto::path::AGENT_LISTENING;
 use magikvm_proto::plan::GuestPlan;
 use magikvm_proto::wire::*;
 use std::io::{BufReader, Write};
@@ -46,7 +47,7 @@ impl Vmm for Fake {
             });
         };
         let connector = Connector { socket: dir.join(AGENT_SOCK), handshake: Handshake::Direct };
-        Ok(VmChild { processes: vec![guest], connector, console, diagnostics })
+        Ok(VmChild { processes: vec![guest], connector, console, diagnostics, reports: None })
     }
 }
 
@@ -133,6 +134,7 @@ pub fn guest_main() -> ExitCode {
     let guest =
         Arc::new(Guest { manner, containers, events: Mutex::new(Vec::new()), changed: Condvar::new() });
     let Ok(listener) = UnixListener::bind(AGENT_SOCK) else { return ExitCode::FAILURE };
+    console(&format!("{AGENT_LISTENING}\n"));
     guest.boot();
     for stream in listener.incoming().filter_map(Result::ok) {
         let guest = Arc::clone(&guest);

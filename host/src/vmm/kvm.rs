@@ -25,9 +25,13 @@ pub struct Verdict {
     pub per_turn: Duration,
 }
 
-/// Runs the loop. The error says what is wrong and what to do about it.
-pub fn probe() -> Result<Verdict, Unavailable> {
-    let kvm = Kvm::new().map_err(|error| match error.errno() {
+/// /dev/kvm, opened.
+#[derive(Debug)]
+pub struct Device(Kvm);
+
+/// Opens /dev/kvm. The error says what is wrong and what to do about it.
+pub fn open() -> Result<Device, Unavailable> {
+    Kvm::new().map(Device).map_err(|error| match error.errno() {
         nix::libc::ENOENT | nix::libc::ENODEV | nix::libc::ENXIO => Unavailable {
             reason: "there is no /dev/kvm on this machine".to_owned(),
             remedy: "enable virtualization in the firmware (or nested virtualization on the host of this VM) and load kvm_intel or kvm_amd".to_owned(),
@@ -36,13 +40,20 @@ pub fn probe() -> Result<Verdict, Unavailable> {
             reason: "this user may not open /dev/kvm".to_owned(),
             remedy: "add the user to the group kvm: sudo usermod -aG kvm $USER, then log in again".to_owned(),
         },
-        _ => Unavailable { reason: format!("/dev/kvm cannot be opened: {error}"), remedy: String::new() },
-    })?;
+        _ => Unavailable {
+            reason: format!("/dev/kvm cannot be opened: {error}"),
+            remedy: "see the kernel's messages about kvm: dmesg | grep -i kvm".to_owned(),
+        },
+    })
+}
+
+/// Runs the loop and returns the time that it took, best run.
+pub fn measure(device: Device) -> Result<Duration, Unavailable> {
     let failed = |step: &str, error: &dyn std::fmt::Display| Unavailable {
         reason: format!("/dev/kvm is there but cannot run a guest: {step}: {error}"),
         remedy: "see the kernel's messages about kvm: dmesg | grep -i kvm".to_owned(),
     };
-    let vm = kvm.create_vm().map_err(|error| failed("creating a VM", &error))?;
+    let vm = device.0.create_vm().map_err(|error| failed("creating a VM", &error))?;
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MEMORY)])
         .map_err(|error| failed("mapping guest memory", &error))?;
     load(&memory).map_err(|error| failed("writing guest memory", &error))?;
@@ -65,7 +76,11 @@ pub fn probe() -> Result<Verdict, Unavailable> {
     for _ in 0..RUNS {
         best = best.min(one_run(&mut vcpu).map_err(|what| failed("running its first instructions", &what))?);
     }
-    let per_turn = best / TURNS;
+    Ok(best)
+}
+
+/// What the best time of the loop means.
+pub fn judge(best: Duration) -> Result<Verdict, Unavailable> {
     if best.as_nanos() / u128::from(TURNS) > MAX_NS_PER_TURN {
         return Err(Unavailable {
             reason: format!(
@@ -75,7 +90,7 @@ pub fn probe() -> Result<Verdict, Unavailable> {
             remedy: "run on a machine whose host passes hardware virtualization through".to_owned(),
         });
     }
-    Ok(Verdict { per_turn })
+    Ok(Verdict { per_turn: best / TURNS })
 }
 
 /// Page tables that map the first 2 MiB onto themselves, and the loop.
@@ -129,5 +144,18 @@ fn one_run(vcpu: &mut VcpuFd) -> Result<Duration, String> {
             Err(error) if error.errno() == nix::libc::EINTR => {}
             Err(error) => return Err(error.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_emulator_is_told_from_a_processor() {
+        assert_eq!(judge(Duration::from_micros(20)).unwrap().per_turn, Duration::from_nanos(1));
+        assert!(judge(Duration::from_micros(1150)).is_ok());
+        let slow = judge(Duration::from_millis(25)).unwrap_err();
+        assert!(slow.reason.contains("25.0 ms"), "{slow}");
     }
 }

@@ -5,11 +5,13 @@
 )]
 
 use super::VmmError;
+use super::report::REPORT_FD;
 use crate::store::undo;
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, getppid};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
@@ -60,11 +62,28 @@ pub struct Process {
 
 /// Starts a child that the kernel kills when the calling *thread* ends; call it on a thread that lives as long as the child shall.
 pub fn spawn(name: &str, command: &mut Command) -> Result<Process, VmmError> {
+    spawn_with(name, command, None)
+}
+
+/// The same; the child has this descriptor as number 3 ([`REPORT_FD`]).
+pub(super) fn spawn_with(
+    name: &str,
+    command: &mut Command,
+    reports: Option<&OwnedFd>,
+) -> Result<Process, VmmError> {
     let parent = Pid::this();
-    // SAFETY: between fork and exec only prctl and getppid are called, both async-signal-safe; nothing is allocated.
+    let reports = reports.map(AsRawFd::as_raw_fd);
+    // SAFETY: between fork and exec only prctl, getppid, dup2 and fcntl are called, all async-signal-safe; nothing is allocated. `reports` is
+    // open in this process until the child has been started.
     unsafe {
         command.pre_exec(move || {
             prctl::set_pdeathsig(Signal::SIGKILL)?;
+            match reports {
+                // Duplicates stay open over exec; one that has the number already has to be told so.
+                Some(REPORT_FD) => errno(nix::libc::fcntl(REPORT_FD, nix::libc::F_SETFD, 0))?,
+                Some(fd) => errno(nix::libc::dup2(fd, REPORT_FD))?,
+                None => {}
+            }
             // The parent may have died before the request was in place.
             if getppid() == parent { Ok(()) } else { Err(nix::errno::Errno::ESRCH.into()) }
         });
@@ -76,6 +95,10 @@ pub fn spawn(name: &str, command: &mut Command) -> Result<Process, VmmError> {
     // A child that is a zombie already gets 0, which no live process has.
     let start_time = undo::start_time(pid).unwrap_or(0);
     Ok(Process { reference: ProcessRef { name: name.to_owned(), pid, start_time }, child, reaped: false })
+}
+
+fn errno(answer: i32) -> std::io::Result<()> {
+    if answer < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }
 
 impl Process {

@@ -2,7 +2,7 @@
 //! and no privilege is needed on the host.
 
 use super::process::{self, Process};
-use super::{Accel, Capabilities, Unavailable, VmChild, VmConfig, Vmm, VmmError, find_program};
+use super::{Accel, Capabilities, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError, find_program};
 use crate::agent::{Connector, Handshake};
 use crate::store::layout::AGENT_SOCK;
 use std::io::Read;
@@ -21,13 +21,15 @@ const CMDLINE: &str = "console=ttyS0 quiet reboot=t panic=-1 random.trust_cpu=on
 /// The driver.
 #[derive(Debug)]
 pub struct Qemu {
+    kernel: KernelChoice,
+    verdicts: PathBuf,
     qemu: Option<PathBuf>,
     vhost: Option<PathBuf>,
 }
 
 impl Qemu {
     /// Finds the programs: `MAGIKVM_QEMU` and `MAGIKVM_VHOST_DEVICE_VSOCK`, else `PATH` (and cargo's own directory).
-    pub fn from_environment() -> Self {
+    pub fn from_environment(kernel: KernelChoice, verdicts: PathBuf) -> Self {
         let named = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
         let cargo_bin = || {
             let home = std::env::var_os("HOME")?;
@@ -35,6 +37,8 @@ impl Qemu {
             path.is_file().then_some(path)
         };
         Self {
+            kernel,
+            verdicts,
             qemu: named("MAGIKVM_QEMU")
                 .or_else(|| find_program(&format!("qemu-system-{}", std::env::consts::ARCH))),
             vhost: named("MAGIKVM_VHOST_DEVICE_VSOCK")
@@ -61,7 +65,13 @@ impl Vmm for Qemu {
     fn probe(&self, accel: Accel) -> Result<Capabilities, Unavailable> {
         let (qemu, _) = self.programs()?;
         if accel == Accel::Kvm {
-            super::kvm::probe()?;
+            super::probe::hardware(&self.verdicts)?;
+        }
+        if self.kernel == KernelChoice::Libkrunfw {
+            return Err(Unavailable {
+                reason: "the kernel of libkrunfw runs under libkrun only".to_owned(),
+                remedy: "leave out --kernel libkrunfw, or run with --vmm krun".to_owned(),
+            });
         }
         let said = Command::new(qemu).arg("--version").stdin(Stdio::null()).output().map_err(|error| {
             Unavailable {
@@ -96,7 +106,7 @@ impl Vmm for Qemu {
             socket: dir.join(AGENT_SOCK),
             handshake: Handshake::Port(magikvm_proto::path::AGENT_PORT),
         };
-        Ok(VmChild { processes: vec![machine, helper], connector, console, diagnostics })
+        Ok(VmChild { processes: vec![machine, helper], connector, console, diagnostics, reports: None })
     }
 }
 
