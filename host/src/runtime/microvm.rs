@@ -12,7 +12,7 @@ use crate::store::text::chain;
 use crate::store::undo::{Scope, Step, Undo};
 use crate::vmm::console::{self, ConsoleTail};
 use crate::vmm::disk::{self, Part};
-use crate::vmm::process::{self, Process, ProcessRef};
+use crate::vmm::process::{self, Motion, Process, ProcessRef};
 use crate::vmm::{Accel, Unavailable, VmConfig, Vmm, VmmKind, driver};
 use magikvm_proto::guest_image::{self, GuestManifest, GuestManifestError};
 use magikvm_proto::limits::MAX_PLAN_SIZE;
@@ -213,8 +213,8 @@ impl Sandbox for MicroVmSandbox {
         self.tail.clone()
     }
 
-    fn wait(&mut self) -> SandboxEnd {
-        let (name, status) = process::wait_first(&mut self.processes);
+    fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> SandboxEnd {
+        let (name, status) = process::wait_first(&mut self.processes, on_motion);
         SandboxEnd(match status {
             WaitStatus::Exited(_, code) => format!("{name} exited with {code}"),
             WaitStatus::Signaled(_, signal, _) => format!("{name} was killed by {signal}"),
