@@ -11,7 +11,8 @@ use std::str::FromStr;
 
 /// Name of the manifest in a guest image's directory.
 pub const MANIFEST: &str = "manifest.json";
-/// The part with the kernel: an uncompressed ELF file.
+/// The part with the kernel, not compressed, in the form that virtual machine monitors load on its architecture: an ELF file on x86_64, on
+/// aarch64 the raw `Image`. One name for both, so that only what loads it has to know.
 pub const KERNEL: &str = "vmlinux";
 /// The part with the initial root file system: a newc cpio archive.
 pub const INITRAMFS: &str = "initramfs";
