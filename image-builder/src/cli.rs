@@ -154,8 +154,8 @@ fn order(args: &BuildArgs) -> Result<Order, CliError> {
         None => std::env::current_exe().map_err(CliError::WhereAmI)?.with_file_name("vminit"),
     };
     // An init program that can't be read is told of in its own step.
-    let arch =
-        args.arch.map(Arch::from).or_else(|| elf::arch_of_file(&init)).unwrap_or(elf::ARCH_OF_THIS_MACHINE);
+    let arch = args.arch.map(Arch::from).or_else(|| elf::arch_of_file(&init));
+    let arch = arch.or_else(Arch::native).unwrap_or(Arch::X86_64);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let kernel = match &args.kernel {
         Some(file) => KernelOrder::Ready(file.clone()),

@@ -71,16 +71,12 @@ pub fn machine(arch: Arch) -> u16 {
     }
 }
 
-/// That of the machine this program runs on, of those that guests can have.
-pub const ARCH_OF_THIS_MACHINE: Arch =
-    if cfg!(target_arch = "aarch64") { Arch::Aarch64 } else { Arch::X86_64 };
-
 /// The architecture that an ELF file states; `None` for other files and other architectures.
 pub fn arch_of_file(path: &Path) -> Option<Arch> {
     let mut header = [0; 20];
     File::open(path).and_then(|mut file| file.read_exact(&mut header)).ok()?;
     let found = Elf { bytes: &header }.u16_at(18).ok()?;
-    let known = [Arch::X86_64, Arch::Aarch64].into_iter().find(|&arch| machine(arch) == found);
+    let known = Arch::ALL.into_iter().find(|&arch| machine(arch) == found);
     header.starts_with(MAGIC).then_some(known).flatten()
 }
 
@@ -214,8 +210,8 @@ mod tests {
     #[test]
     fn this_very_test_program_is_dynamically_linked_and_told_so() {
         let me = std::fs::read("/proc/self/exe").unwrap();
-        assert_eq!(check_static_program(&me, ARCH_OF_THIS_MACHINE), Err(ElfError::Dynamic));
-        assert_eq!(arch_of_file(Path::new("/proc/self/exe")), Some(ARCH_OF_THIS_MACHINE));
+        assert_eq!(check_static_program(&me, Arch::native().unwrap()), Err(ElfError::Dynamic));
+        assert_eq!(arch_of_file(Path::new("/proc/self/exe")), Arch::native());
     }
 
     #[test]

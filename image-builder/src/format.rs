@@ -148,7 +148,7 @@ mod tests {
         for len in [HEADER_LEN, usize::try_from(stated / 2).unwrap() - 1] {
             assert_eq!(check(&image[..len]), Err(FormatError::Truncated { len: len as u64, stated }));
         }
-        let mut long = image.clone();
+        let mut long = image;
         long.resize(usize::try_from(stated).unwrap() + 1, 0);
         assert_eq!(check(&long), Err(FormatError::Truncated { len: stated + 1, stated }));
     }

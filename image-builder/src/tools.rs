@@ -94,7 +94,7 @@ impl Toolchain {
     /// The one on this machine for `arch`: the machine's own, or Debian's cross compiler.
     pub fn of(arch: Arch) -> Self {
         match arch {
-            arch if arch.as_str() == std::env::consts::ARCH => NATIVE,
+            arch if Some(arch) == Arch::native() => NATIVE,
             Arch::X86_64 => CROSS_X86_64,
             Arch::Aarch64 => CROSS_AARCH64,
         }
@@ -221,10 +221,10 @@ mod tests {
 
     #[test]
     fn another_architecture_needs_its_cross_compiler_beside_that_of_the_machine() {
-        for arch in [Arch::X86_64, Arch::Aarch64] {
+        for arch in Arch::ALL {
             let packages = packages(&kernel_tools(arch));
             let prefix = Toolchain::of(arch).prefix;
-            let native = arch.as_str() == std::env::consts::ARCH;
+            let native = Some(arch) == Arch::native();
             assert_eq!(prefix.is_empty(), native);
             let cross = format!(" gcc-{} ", arch.as_str().replace('_', "-") + "-linux-gnu");
             assert_eq!(packages.contains(&cross), !native, "{packages}");

@@ -35,6 +35,14 @@ pub enum Arch {
 }
 
 impl Arch {
+    /// All that there are.
+    pub const ALL: [Self; 2] = [Self::X86_64, Self::Aarch64];
+
+    /// The one that this program was compiled for; `None` on machines that no guest can be made for.
+    pub fn native() -> Option<Self> {
+        Self::ALL.into_iter().find(|arch| arch.as_str() == std::env::consts::ARCH)
+    }
+
     /// The name as Rust's `std::env::consts::ARCH` and `uname -m` write it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -4,6 +4,7 @@ use super::{Format, Outcome, print_as, ui};
 use crate::pod::interface::PodRuntimeInterface;
 use crate::runtime::microvm::check_guest;
 use crate::vmm::{Accel, VmmKind, driver, kvm};
+use magikvm_proto::guest_image::Arch;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,8 +31,10 @@ struct Check {
 
 pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     let guest = args.guest.clone().unwrap_or_else(|| pods.layout().guest_image());
-    let checks = [virtualization(), qemu(), guest_image(&guest), state(pods)];
-    let hardware = checks.iter().all(|check| check.ok);
+    // Without a guest image: the machine that a guest of this machine's own architecture needs.
+    let arch = check_guest(&guest).ok().map(|image| image.arch).or_else(Arch::native);
+    let checks = [virtualization(), qemu(arch.unwrap_or(Arch::X86_64)), guest_image(&guest), state(pods)];
+    let hardware = checks.iter().all(|check| check.ok) && arch == Arch::native();
     let emulation = checks[1..].iter().all(|check| check.ok);
     if let Some(format) = args.output {
         let value = serde_json::json!({ "checks": checks, "hardware": hardware, "emulation": emulation });
@@ -71,9 +74,9 @@ fn virtualization() -> Check {
     }
 }
 
-fn qemu() -> Check {
+fn qemu(guest: Arch) -> Check {
     let name = "VMM (qemu)";
-    match driver(VmmKind::Qemu).probe(Accel::Tcg) {
+    match driver(VmmKind::Qemu, guest).probe(Accel::Tcg) {
         Ok(capabilities) => Check { name, ok: true, found: capabilities.version, remedy: String::new() },
         Err(unavailable) => Check { name, ok: false, found: unavailable.reason, remedy: unavailable.remedy },
     }
@@ -83,7 +86,13 @@ fn guest_image(dir: &std::path::Path) -> Check {
     let name = "guest image";
     match check_guest(dir) {
         Ok(manifest) => {
-            let found = format!("{} (kernel {})", dir.display(), manifest.kernel_version);
+            let foreign = if Some(manifest.arch) == Arch::native() {
+                ""
+            } else {
+                ": not this machine's processor, for --accel tcg only"
+            };
+            let kernel = manifest.kernel_version;
+            let found = format!("{} (kernel {kernel}, {}{foreign})", dir.display(), manifest.arch);
             Check { name, ok: true, found, remedy: String::new() }
         }
         Err(error) => Check {

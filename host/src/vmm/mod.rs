@@ -11,6 +11,7 @@ mod tsc;
 
 use crate::agent::Connector;
 use crate::store::atomic::FileError;
+use magikvm_proto::guest_image::Arch;
 use process::Process;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ use std::process::{ChildStderr, ChildStdout};
 )]
 #[serde(rename_all = "lowercase")]
 pub enum VmmKind {
-    /// QEMU's `microvm` machine.
+    /// QEMU: its machine `microvm` on x86_64, `virt` on aarch64.
     #[default]
     Qemu,
     /// No machine at all: a process that speaks the wire. Only in builds made for magikvm's own tests.
@@ -54,7 +55,7 @@ pub struct VmConfig {
     pub memory_mib: u64,
     /// Virtual processors.
     pub vcpus: u32,
-    /// Uncompressed ELF.
+    /// Not compressed: an ELF file on x86_64, a raw `Image` on aarch64.
     pub kernel: PathBuf,
     /// The guest's init.
     pub initramfs: PathBuf,
@@ -127,10 +128,10 @@ pub trait Vmm: Debug + Send + Sync {
     fn spawn(&self, config: &VmConfig, dir: &Path) -> Result<VmChild, VmmError>;
 }
 
-/// The driver of a kind.
-pub fn driver(kind: VmmKind) -> Box<dyn Vmm> {
+/// The driver of a kind, for guests of an architecture.
+pub fn driver(kind: VmmKind, guest: Arch) -> Box<dyn Vmm> {
     match kind {
-        VmmKind::Qemu => Box::new(qemu::Qemu::from_environment()),
+        VmmKind::Qemu => Box::new(qemu::Qemu::from_environment(guest)),
         #[cfg(feature = "testing")]
         VmmKind::Fake => Box::new(fake::Fake),
     }
