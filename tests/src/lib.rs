@@ -6,6 +6,7 @@ pub mod command;
 pub mod figures;
 pub mod host;
 pub mod images;
+pub mod lab;
 pub mod layout;
 pub mod leaks;
 pub mod manifest;
