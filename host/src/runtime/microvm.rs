@@ -13,7 +13,7 @@ use crate::store::undo::{Scope, Step, Undo};
 use crate::vmm::console::{self, ConsoleTail};
 use crate::vmm::disk::{self, Part};
 use crate::vmm::end::{self, MachineEnd, Seen};
-use crate::vmm::process::{self, Process, ProcessRef};
+use crate::vmm::process::{self, Motion, Process, ProcessRef};
 use crate::vmm::report::Reports;
 use crate::vmm::{Accel, KernelChoice, Places, Unavailable, VmConfig, Vmm, VmmKind, driver};
 use magikvm_proto::guest_image::{self, GuestManifest, GuestManifestError};
@@ -230,8 +230,8 @@ impl Sandbox for MicroVmSandbox {
         self.tail.clone()
     }
 
-    fn wait(&mut self) -> MachineEnd {
-        let (process, status) = process::wait_first(&mut self.processes);
+    fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> MachineEnd {
+        let (process, status) = process::wait_first(&mut self.processes, on_motion);
         let reports = self.reports.take().map(Reports::read).unwrap_or_default();
         // What the guest printed last may still be on its way here.
         self.tail.wait_end(Instant::now() + CONSOLE_END_WAIT);

@@ -12,7 +12,7 @@ use crate::store::layout::PodDir;
 use crate::store::undo::{Undo, UndoError};
 use crate::vmm::console::ConsoleTail;
 use crate::vmm::end::MachineEnd;
-use crate::vmm::process::ProcessRef;
+use crate::vmm::process::{Motion, ProcessRef};
 use crate::vmm::{Unavailable, VmConfig, VmmError};
 use magikvm_proto::id::ContainerName;
 use std::fmt::Debug;
@@ -38,8 +38,8 @@ pub trait Sandbox: Debug + Send {
     fn processes(&self) -> Vec<ProcessRef>;
     /// Its console, filled while it runs.
     fn console(&self) -> ConsoleTail;
-    /// Waits for its end; then no process of it is left.
-    fn wait(&mut self) -> MachineEnd;
+    /// Waits for its end; then no process of it is left. Meanwhile tells `on_motion` when its processes are stopped or go on.
+    fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> MachineEnd;
 }
 
 /// A runtime class.

@@ -71,6 +71,12 @@ pub fn measure(device: Device) -> Result<Duration, Unavailable> {
     // SAFETY: the region lies within `memory`, which is declared before `vm`'s last use and lives until the end of this function.
     unsafe { vm.set_user_memory_region(region) }.map_err(|error| failed("giving it memory", &error))?;
     let mut vcpu = vm.create_vcpu(0).map_err(|error| failed("creating a processor", &error))?;
+    // A processor that was not told what it is has no long mode: newer kernels refuse it.
+    let cpuid = device
+        .0
+        .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
+        .map_err(|error| failed("asking what the processor has", &error))?;
+    vcpu.set_cpuid2(&cpuid).map_err(|error| failed("telling the processor what it is", &error))?;
     enter_long_mode(&vcpu).map_err(|error| failed("setting registers", &error))?;
     let mut best = Duration::MAX;
     for _ in 0..RUNS {

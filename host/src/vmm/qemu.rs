@@ -196,6 +196,8 @@ fn qemu_command(program: &Path, config: &VmConfig, vhost_sock: &str, cmdline: &s
         .args(["-chardev", &format!("socket,id=vsock,path={vhost_sock}")])
         .args(["-device", "vhost-user-vsock-device,chardev=vsock"])
         .args(["-device", "virtio-rng-device"])
+        // Memory that the guest frees goes back to the host.
+        .args(["-device", "virtio-balloon-device,free-page-reporting=on"])
         // QEMU's own filter: no new programs, no privileges, no resource limits from inside.
         .args(["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
     command
