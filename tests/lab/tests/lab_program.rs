@@ -18,11 +18,11 @@ fn until(what: &str, mut ask: impl FnMut() -> bool) {
     }
 }
 
-/// Processes that work in a directory or below, as the lab's own do.
-fn working_in(dir: &Path) -> Vec<PathBuf> {
+/// Processes whose standard error is a file below a directory, as that of the lab's own is.
+fn logging_to(dir: &Path) -> Vec<PathBuf> {
     let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok).map(|entry| entry.path());
-    let works = |process: &PathBuf| fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(dir));
-    processes.filter(works).collect()
+    let logs = |process: &PathBuf| fs::read_link(process.join("fd/2")).is_ok_and(|log| log.starts_with(dir));
+    processes.filter(logs).collect()
 }
 
 #[test]
@@ -70,10 +70,10 @@ fn nothing_is_left_of_a_run_that_is_killed() {
             entries.filter(|path| path.is_dir()).collect::<Vec<_>>()
         };
         until("the command runs", || runs().iter().any(|run| run.join("shared/out/begun").exists()));
-        assert_eq!(working_in(dir.path()).len(), 2, "QEMU and virtiofsd");
+        assert_eq!(logging_to(dir.path()).len(), 2, "QEMU and virtiofsd");
         kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
         child.wait().unwrap();
-        until("its processes are gone", || working_in(dir.path()).is_empty());
+        until("its processes are gone", || logging_to(dir.path()).is_empty());
         until("its files are gone", || runs().is_empty());
     }
 }
