@@ -327,7 +327,8 @@ impl Guest {
             _ => {}
         }
         let generation = if self.manner == Manner::Generation { 99 } else { magikvm_proto::GENERATION };
-        let hello = Hello { generation, version: "fake".to_owned(), pod: None, capabilities: Vec::new() };
+        let capabilities = if self.manner == Manner::NoClock { vec![] } else { vec!["clock".to_owned()] };
+        let hello = Hello { generation, version: "fake".to_owned(), pod: None, capabilities };
         write_message(&mut out, &Reply::Ok(hello))?;
         if self.manner == Manner::Vanish {
             std::process::exit(7);
