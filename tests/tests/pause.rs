@@ -313,6 +313,23 @@ fn a_start_that_somebody_has_stopped_fails_in_its_time() {
     host.assert_as_before(&before);
 }
 
+/// A message must be complete within 30 s of its beginning, unless the VM stands meanwhile.
+#[test]
+fn a_pause_in_the_middle_of_a_message_breaks_nothing() {
+    let host = Host::fake();
+    host.start_fake(&Pod::simple("still"), "slow-frame");
+    host.cmd(["pause", "still"]).ok();
+    assert_eq!(host.cmd(["logs", "still"]).ok().stdout, "", "it is in the middle");
+    // Not to wait for something: that nothing happens for so long is the test.
+    std::thread::sleep(Duration::from_secs(33));
+    assert_eq!(host.phase("still"), "Paused");
+    host.cmd(["resume", "still"]).ok();
+    until("the rest has come", || {
+        host.cmd(["logs", "still"]).ok().stdout == "one half, other\nhello from web\n"
+    });
+    assert_eq!(host.phase("still"), "Running");
+}
+
 #[test]
 fn a_clock_that_is_off_is_set_and_that_is_written_down() {
     let host = Host::fake();

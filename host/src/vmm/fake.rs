@@ -97,6 +97,8 @@ enum Manner {
     GarbageClock,
     /// Does not know what the time is for.
     NoClock,
+    /// Rests for some seconds in the middle of a log frame.
+    SlowFrame,
 }
 
 fn manner() -> Manner {
@@ -122,6 +124,7 @@ fn manner() -> Manner {
         "lying-clock" => Manner::LyingClock,
         "garbage-clock" => Manner::GarbageClock,
         "no-clock" => Manner::NoClock,
+        "slow-frame" => Manner::SlowFrame,
         other => {
             other.strip_prefix("exit=").and_then(|code| code.parse().ok()).map_or(Manner::Run, Manner::Exit)
         }
@@ -369,6 +372,11 @@ impl Guest {
         write_message(&mut out, &Reply::Ok(Done {}))?;
         if self.manner == Manner::HugeFrame {
             out.write_all(b"{\"stream\":\"stdout\",\"len\":99999999999,\"container\":\"web\"}\n")?;
+        }
+        if self.manner == Manner::SlowFrame {
+            out.write_all(b"{\"stream\":\"stdout\",\"len\":16,\"container\":\"web\"}\none half")?;
+            std::thread::sleep(Duration::from_secs(10));
+            out.write_all(b", other\n")?;
         }
         for container in &self.containers {
             output(out, format!("hello from {container}\n").as_bytes(), Some(container))?;
