@@ -1,27 +1,21 @@
 //! What the tests with real VMs need beside a [`Host`]: a guest image, the VMM's programs, a container image with busybox, and their turn.
 
+use crate::Cmd;
 use crate::host::{Host, IMAGE};
 use crate::layout::{Tar, goarch};
 use crate::manifest::Pod;
-use crate::{Cmd, wait_for};
 use serde_json::json;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 const ADVICE: &str = "run the tests with ci/test.sh, which makes one and sets MAGIKVM_TEST_GUEST";
-/// VMs at one time. Each is emulated on one processor at least, and machines that test often have two.
-const SLOTS: usize = 2;
-/// How long the tests before this one may take.
-const TURN: Duration = Duration::from_secs(900);
 
 /// A host whose pods run in real VMs, by software emulation, so that the tests run anywhere. At most two of them exist at one time on a
 /// machine, whoever made them.
 #[derive(Debug)]
 pub struct VmHost {
     host: Host,
-    _slot: File,
+    _turn: magikvm_lab::Turn,
 }
 
 impl std::ops::Deref for VmHost {
@@ -78,16 +72,6 @@ fn busybox_layer(program: &Path) -> Tar {
         .fold(layer, |layer, name| layer.link(&format!("bin/{name}"), "busybox"))
 }
 
-fn slot() -> File {
-    let dir = std::env::temp_dir();
-    let files: Vec<File> = (0..SLOTS)
-        .map(|number| File::create(dir.join(format!("magikvm-vm-slot-{number}"))).expect("a lock file"))
-        .collect();
-    let taken =
-        wait_for("a turn to run a VM", TURN, || files.iter().position(|file| file.try_lock().is_ok()));
-    files.into_iter().nth(taken).unwrap()
-}
-
 impl VmHost {
     /// Waits for its turn.
     pub fn new() -> Self {
@@ -101,14 +85,14 @@ impl VmHost {
     }
 
     fn with(guest: &str, architecture: &str, layer: Tar) -> Self {
-        let slot = slot();
+        let turn = magikvm_lab::turn().unwrap_or_else(|error| panic!("{error}"));
         let mut host = Host::bare();
         host.set_env("MAGIKVM_GUEST", guest);
         host.set_env("MAGIKVM_ACCEL", "tcg");
         host.set_env("MAGIKVM_VHOST_DEVICE_VSOCK", in_path("vhost-device-vsock").to_string_lossy());
         let config = json!({ "Env": ["PATH=/bin", "FROM=image"], "Cmd": ["sh"] });
         host.import_for(architecture, IMAGE, layer, &config);
-        Self { host, _slot: slot }
+        Self { host, _turn: turn }
     }
 
     /// `magikvm run` of a pod, in the foreground.

@@ -3,7 +3,7 @@
 use super::{Format, Outcome, print_as, ui};
 use crate::pod::interface::PodRuntimeInterface;
 use crate::runtime::microvm::check_guest;
-use crate::vmm::{Accel, VmmKind, driver, kvm};
+use crate::vmm::{Accel, DriverOptions, KernelChoice, Places, VmmKind, driver, probe};
 use magikvm_proto::guest_image::Arch;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -31,9 +31,15 @@ struct Check {
 
 pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     let guest = args.guest.clone().unwrap_or_else(|| pods.layout().guest_image());
+    let places = pods.places();
     // Without a guest image: the machine that a guest of this machine's own architecture needs.
     let arch = check_guest(&guest).ok().map(|image| image.arch).or_else(Arch::native);
-    let checks = [virtualization(), qemu(arch.unwrap_or(Arch::X86_64)), guest_image(&guest), state(pods)];
+    let checks = [
+        virtualization(&places),
+        qemu(arch.unwrap_or(Arch::X86_64), &places),
+        guest_image(&guest),
+        state(pods),
+    ];
     let hardware = checks.iter().all(|check| check.ok) && arch == Arch::native();
     let emulation = checks[1..].iter().all(|check| check.ok);
     if let Some(format) = args.output {
@@ -62,9 +68,9 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     Ok(if hardware { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
 
-fn virtualization() -> Check {
+fn virtualization(places: &Places) -> Check {
     let name = "hardware virtualization";
-    match kvm::probe() {
+    match probe::hardware_afresh(&places.verdicts) {
         Ok(verdict) => {
             let found =
                 format!("/dev/kvm runs guest code at full speed ({} ns a turn)", verdict.per_turn.as_nanos());
@@ -74,9 +80,10 @@ fn virtualization() -> Check {
     }
 }
 
-fn qemu(guest: Arch) -> Check {
+fn qemu(guest: Arch, places: &Places) -> Check {
     let name = "VMM (qemu)";
-    match driver(VmmKind::Qemu, guest).probe(Accel::Tcg) {
+    let options = DriverOptions { guest, kernel: KernelChoice::GuestImage, places: places.clone() };
+    match driver(VmmKind::Qemu, options).probe(Accel::Tcg) {
         Ok(capabilities) => Check { name, ok: true, found: capabilities.version, remedy: String::new() },
         Err(unavailable) => Check { name, ok: false, found: unavailable.reason, remedy: unavailable.remedy },
     }

@@ -2,8 +2,10 @@
 
 use super::ui::{self, harmless};
 use crate::agent::AgentError;
+use crate::pod::control::ControlError;
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::interface::PodError;
+use crate::vmm::end::MachineFailure;
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -26,6 +28,7 @@ pub(super) struct CliError {
     kind: Kind,
     message: String,
     stage: Option<RunStage>,
+    reason: Option<MachineFailure>,
     causes: Vec<String>,
     hint: Option<String>,
     console: Vec<String>,
@@ -38,6 +41,7 @@ impl CliError {
             kind,
             message: message.into(),
             stage: None,
+            reason: None,
             causes: Vec::new(),
             hint: None,
             console: Vec::new(),
@@ -68,14 +72,17 @@ impl CliError {
             Blame::Workload if internal == Kind::Internal => Kind::User,
             Blame::Internal | Blame::Workload => internal,
         };
-        let Failure { message, stage, causes, hint, console, .. } = failure;
-        Self { kind, message, stage: Some(stage), causes, hint, console }
+        let Failure { message, stage, reason, causes, hint, console, .. } = failure;
+        Self { kind, message, stage: Some(stage), reason, causes, hint, console }
     }
 
     /// Prints it and gives the exit code.
     pub(super) fn report(&self) -> ExitCode {
         let stage = self.stage.map_or(String::new(), |stage| format!(" (stage: {stage})"));
         let mut text = format!("Error: {}{stage}\n", harmless(&self.message));
+        if let Some(reason) = self.reason {
+            text.push_str(&format!("Reason: {reason}\n"));
+        }
         for cause in &self.causes {
             text.push_str(&format!("Caused by: {}\n", harmless(cause)));
         }
@@ -107,6 +114,11 @@ impl From<PodError> for CliError {
                 (Kind::User, Some(format!("stop it first: magikvm stop {id}; or magikvm rm -f {id}")))
             }
             PodError::Lost(id) => (Kind::User, Some(format!("remove what is left of it: magikvm rm {id}"))),
+            PodError::Paused(id) => (Kind::User, Some(format!("let it go on: magikvm resume {id}"))),
+            PodError::Starting(_) => {
+                (Kind::User, Some("try again when all its containers run: magikvm ps".to_owned()))
+            }
+            PodError::Control { source: ControlError::Refused(_), .. } => (Kind::User, None),
             PodError::NotRunning(_) | PodError::NoContainer { .. } => (Kind::User, None),
             PodError::Agent(AgentError::Refused(_)) => (Kind::User, None),
             PodError::Record(_) | PodError::File(_) => (Kind::Environment, None),

@@ -9,6 +9,7 @@ mod inspect;
 mod interrupt;
 mod kill;
 mod logs;
+mod pause;
 mod ps;
 mod rm;
 mod run;
@@ -60,6 +61,10 @@ enum Verb {
     Attach(exec::AttachArgs),
     /// Stop pods: TERM, grace period, KILL
     Stop(stop::Args),
+    /// Halt the VMs of running pods, as they are, until they are resumed
+    Pause(pause::Args),
+    /// Let the VMs of paused pods go on
+    Resume(pause::Args),
     /// Send a signal to a pod's containers
     Kill(kill::Args),
     /// Remove pods with their logs
@@ -104,6 +109,10 @@ pub fn main() -> ExitCode {
         let code = crate::pod::pull::main();
         return ExitCode::from(u8::try_from(code).unwrap_or(70));
     }
+    if first.as_deref() == Some(crate::vmm::krun::VMM_VERB.as_ref()) {
+        let code = crate::vmm::krun::main();
+        return ExitCode::from(u8::try_from(code).unwrap_or(70));
+    }
     #[cfg(feature = "testing")]
     if first.as_deref() == Some(crate::vmm::fake::GUEST_VERB.as_ref()) {
         return crate::vmm::fake::guest_main();
@@ -131,6 +140,8 @@ fn dispatch(args: Args) -> Outcome {
         Verb::Exec(args) => exec::exec(args, &pods),
         Verb::Attach(args) => exec::attach(&args, &pods),
         Verb::Stop(args) => stop::main(&args, &pods),
+        Verb::Pause(args) => pause::pause(&args, &pods),
+        Verb::Resume(args) => pause::resume(&args, &pods),
         Verb::Kill(args) => kill::main(&args, &pods),
         Verb::Rm(args) => rm::main(&args, &pods),
         Verb::Wait(args) => wait::main(&args, &pods),

@@ -7,7 +7,7 @@ use crate::manifest;
 use crate::pod::interface::PodRuntimeInterface;
 use crate::pod::launch::{Canceller, FromMonitor, Launched};
 use crate::pod::run::{AtEnd, RunRequest};
-use crate::vmm::{Accel, VmmKind};
+use crate::vmm::{Accel, KernelChoice, VmmKind};
 use magikvm_proto::id::PodId;
 use magikvm_proto::limits::{IMAGE_PULL_TIMEOUT_SECS, MAX_MANIFEST_SIZE};
 use nix::sys::signal::SigSet;
@@ -37,9 +37,12 @@ pub(super) struct Args {
     /// Directory of the guest image (see magikvm-image)
     #[arg(long, value_name = "DIR", env = "MAGIKVM_GUEST")]
     guest: Option<PathBuf>,
-    /// Program that runs the VM
+    /// What runs the VM [default: krun; with --accel tcg, qemu]
+    #[arg(long, value_enum, env = "MAGIKVM_VMM")]
+    vmm: Option<VmmKind>,
+    /// Which kernel the VM boots: the guest image's, or that of the system's libkrunfw
     #[arg(long, value_enum, default_value_t)]
-    vmm: VmmKind,
+    kernel: KernelChoice,
     /// What executes the VM's instructions; tcg is software emulation: slow, and not a security boundary
     #[arg(long, value_enum, default_value_t, env = "MAGIKVM_ACCEL")]
     accel: Accel,
@@ -53,6 +56,9 @@ pub(super) struct Args {
 
 pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface) -> Outcome {
     let ours = if args.detach { Kind::Internal } else { OURS };
+    let vmm = VmmKind::choose(args.vmm, args.accel).map_err(|error| {
+        CliError::of(Kind::Code(2), &error).hint("leave out one of --vmm krun and --accel tcg")
+    })?;
     let (bytes, origin) = read_manifest(&args.manifest)?;
     let plan = manifest::parse(&bytes, &origin)
         .map_err(|problems| CliError::new(Kind::User, problems.to_string().trim_end().to_owned()))?;
@@ -62,7 +68,8 @@ pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface
         plan,
         root: root.map(absolute),
         guest: absolute(guest),
-        vmm: args.vmm,
+        vmm,
+        kernel: args.kernel,
         accel: args.accel,
         pull_timeout_secs: args.pull_timeout,
         at_end: if args.rm { AtEnd::Remove } else { AtEnd::Keep },
@@ -139,7 +146,10 @@ fn foreground(mut launched: Launched, pods: &PodRuntimeInterface, id: &PodId, no
             let broken = pods.find(id).ok().and_then(|found| found.state).and_then(|state| state.broken);
             launched.finish().map_err(|failure| CliError::of_failure(failure, OURS))?;
             if let Some(why) = broken {
-                return Err(CliError::new(OURS, format!("pod {id} did not end as it should: {why}")));
+                return Err(CliError::new(
+                    OURS,
+                    format!("pod {id} did not end as it should: {}", why.message),
+                ));
             }
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
         }

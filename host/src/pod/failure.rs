@@ -1,6 +1,7 @@
 //! A run that failed, in a form that survives the way from the monitor to the person who asked.
 
 use crate::store::text::causes;
+use crate::vmm::end::MachineFailure;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::fmt;
@@ -63,6 +64,9 @@ pub struct Failure {
     pub stage: RunStage,
     /// Whose fault.
     pub blame: Blame,
+    /// What became of the machine, where it is about that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<MachineFailure>,
     /// The operating system's number, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errno: Option<i32>,
@@ -87,7 +91,7 @@ impl Failure {
         };
         let errno = number(error).or_else(|| causes(error).find_map(number));
         let causes = causes(error).map(ToString::to_string).collect();
-        Self { stage, blame, errno, message: error.to_string(), causes, hint: None, console: Vec::new() }
+        Self { errno, causes, ..Self::message(stage, blame, error.to_string()) }
     }
 
     /// From a message.
@@ -95,12 +99,20 @@ impl Failure {
         Self {
             stage,
             blame,
+            reason: None,
             errno: None,
             message: message.into(),
             causes: Vec::new(),
             hint: None,
             console: Vec::new(),
         }
+    }
+
+    /// With what became of the machine.
+    #[must_use]
+    pub fn because(mut self, reason: MachineFailure) -> Self {
+        self.reason = Some(reason);
+        self
     }
 
     /// With what to do about it.

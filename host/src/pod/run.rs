@@ -12,7 +12,7 @@ use crate::store::layout::{Layout, PodDir};
 use crate::store::lock::{self, Lock, LockState};
 use crate::store::record::{self, ContainerRecord, Found, PodRecord, SCHEMA};
 use crate::store::undo::{self, Scope, Step, Undo};
-use crate::vmm::{Accel, VmmKind};
+use crate::vmm::{Accel, KernelChoice, Places, VmmKind};
 use magikvm_proto::limits::MAX_PODS;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -30,6 +30,9 @@ pub struct RunRequest {
     pub guest: PathBuf,
     /// Which driver.
     pub vmm: VmmKind,
+    /// Which kernel.
+    #[serde(default)]
+    pub kernel: KernelChoice,
     /// Which accelerator.
     pub accel: Accel,
     /// Seconds that each image may take to come.
@@ -71,7 +74,7 @@ pub trait Attendant {
 
 /// Carries the flow out. On failure nothing of the pod is left.
 pub fn run_pod(request: &RunRequest, layout: &Layout, attendant: &mut dyn Attendant) -> Result<Pod, Failure> {
-    let runtime = plan(request)?;
+    let runtime = plan(request, layout)?;
     let mut pod = reserve(request, layout)?;
     match bring_up(request, layout, runtime.as_ref(), &mut pod, attendant) {
         Ok(()) => Ok(pod),
@@ -103,14 +106,15 @@ fn bring_up(
 }
 
 /// The runtime class, if it can run pods here.
-pub fn plan(request: &RunRequest) -> Result<Box<dyn PodRuntime>, Failure> {
+pub fn plan(request: &RunRequest, layout: &Layout) -> Result<Box<dyn PodRuntime>, Failure> {
     let class = request.plan.runtime_class;
     if class != RuntimeClass::PodMicrovmContainers {
         let message = format!("spec.runtimeClassName: {} is not in this version of magikvm", class.as_str());
         let hint = format!("use {} or leave the field out", RuntimeClass::PodMicrovmContainers.as_str());
         return Err(Failure::message(RunStage::Plan, Blame::User, message).hint(hint));
     }
-    let runtime = MicroVm::new(request.vmm, request.accel, request.guest.clone());
+    let runtime =
+        MicroVm::new(request.vmm, request.kernel, request.accel, request.guest.clone(), places(layout));
     runtime.probe().map_err(|unavailable| {
         let failure = Failure::message(
             RunStage::Plan,
@@ -126,6 +130,11 @@ pub fn plan(request: &RunRequest) -> Result<Box<dyn PodRuntime>, Failure> {
         failure.hint(format!("{}{way_out}", unavailable.remedy))
     })?;
     Ok(Box::new(runtime))
+}
+
+/// Where drivers keep what outlives a machine.
+pub(super) fn places(layout: &Layout) -> Places {
+    Places { verdicts: layout.verdicts(), kernels: layout.kernels() }
 }
 
 /// Makes the pod's directory and takes its lock, or says who has the name.

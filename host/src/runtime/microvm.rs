@@ -1,7 +1,7 @@
 //! `pod-microvm-containers`: one VM for the pod. The host bakes what the guest needs to know into a small file system, stitches it and the
 //! images into one disk, and starts a VMM. The containers are the guest's business.
 
-use super::{PodRuntime, PodToPrepare, Prepared, RuntimeError, Sandbox, SandboxEnd, oci};
+use super::{PodRuntime, PodToPrepare, Prepared, RuntimeError, Sandbox, oci};
 use crate::agent::Connector;
 use crate::image::{Platform, erofs};
 use crate::manifest::{
@@ -12,16 +12,23 @@ use crate::store::text::chain;
 use crate::store::undo::{Scope, Step, Undo};
 use crate::vmm::console::{self, ConsoleTail};
 use crate::vmm::disk::{self, Part};
-use crate::vmm::process::{self, Process, ProcessRef};
-use crate::vmm::{Accel, Unavailable, VmConfig, Vmm, VmmKind, driver};
+use crate::vmm::end::{self, MachineEnd, Seen};
+use crate::vmm::process::{self, Motion, Process, ProcessRef};
+use crate::vmm::report::Reports;
+use crate::vmm::{Accel, DriverOptions, KernelChoice, Places, Unavailable, VmConfig, Vmm, VmmKind, driver};
 use magikvm_proto::guest_image::{self, Arch, GuestManifest, GuestManifestError};
 use magikvm_proto::limits::MAX_PLAN_SIZE;
 use magikvm_proto::path::{FIRST_IMAGE_PARTITION, POD_ETC, SPEC_JSON, container_config};
 use magikvm_proto::plan::{ContainerPlan, GuestPlan};
-use nix::sys::wait::WaitStatus;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long after the end of a VMM the rest of its console may take to be read.
+const CONSOLE_END_WAIT: Duration = Duration::from_millis(500);
+/// Last lines of the console in which a panic's words are looked for.
+const CONSOLE_LINES: usize = 200;
 
 /// Why a guest image can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -71,12 +78,12 @@ pub struct MicroVm {
 }
 
 impl MicroVm {
-    /// With a driver, an accelerator, and the directory of a guest image, whose architecture is the machine's. One that can't be read is told
-    /// of by `probe`.
-    pub fn new(kind: VmmKind, accel: Accel, guest: PathBuf) -> Self {
+    /// With a driver, its kernel, an accelerator, and the directory of a guest image, whose architecture is the machine's. One that can't be
+    /// read is told of by `probe`.
+    pub fn new(kind: VmmKind, kernel: KernelChoice, accel: Accel, guest: PathBuf, places: Places) -> Self {
         let stated = needs_guest(kind).then(|| check_guest(&guest).ok()).flatten().map(|image| image.arch);
         let arch = stated.or_else(Arch::native).unwrap_or(Arch::X86_64);
-        Self { vmm: driver(kind, arch), kind, accel, guest, arch }
+        Self { vmm: driver(kind, DriverOptions { guest: arch, kernel, places }), kind, accel, guest, arch }
     }
 
     fn guest_error(&self, source: GuestError) -> RuntimeError {
@@ -111,7 +118,7 @@ impl MicroVm {
 
 fn needs_guest(kind: VmmKind) -> bool {
     match kind {
-        VmmKind::Qemu => true,
+        VmmKind::Krun | VmmKind::Qemu => true,
         #[cfg(feature = "testing")]
         VmmKind::Fake => false,
     }
@@ -193,6 +200,7 @@ impl PodRuntime for MicroVm {
 
     fn start(&self, prepared: Prepared, undo: &mut Undo) -> Result<Box<dyn Sandbox>, RuntimeError> {
         let Prepared::MicroVm { config, dir } = prepared;
+        let out_of_memory_kills = end::out_of_memory_kills();
         let child = self.vmm.spawn(&config, &dir)?;
         // Between their start and this line the kernel's parent-death signal stands in for the journal.
         for process in &child.processes {
@@ -208,7 +216,13 @@ impl PodRuntime for MicroVm {
             }
         });
         std::thread::spawn(move || copy_diagnostics(diagnostics, &two));
-        Ok(Box::new(MicroVmSandbox { processes: child.processes, connector: child.connector, tail }))
+        Ok(Box::new(MicroVmSandbox {
+            processes: child.processes,
+            connector: child.connector,
+            tail,
+            reports: child.reports,
+            out_of_memory_kills,
+        }))
     }
 }
 
@@ -225,6 +239,9 @@ struct MicroVmSandbox {
     processes: Vec<Process>,
     connector: Connector,
     tail: ConsoleTail,
+    reports: Option<Reports>,
+    /// How many there were when it was started.
+    out_of_memory_kills: u64,
 }
 
 impl Sandbox for MicroVmSandbox {
@@ -240,12 +257,17 @@ impl Sandbox for MicroVmSandbox {
         self.tail.clone()
     }
 
-    fn wait(&mut self) -> SandboxEnd {
-        let (name, status) = process::wait_first(&mut self.processes);
-        SandboxEnd(match status {
-            WaitStatus::Exited(_, code) => format!("{name} exited with {code}"),
-            WaitStatus::Signaled(_, signal, _) => format!("{name} was killed by {signal}"),
-            _ => format!("{name} is gone"),
+    fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> MachineEnd {
+        let (process, status) = process::wait_first(&mut self.processes, on_motion);
+        let reports = self.reports.take().map(Reports::read).unwrap_or_default();
+        // What the guest printed last may still be on its way here.
+        self.tail.wait_end(Instant::now() + CONSOLE_END_WAIT);
+        MachineEnd::of(Seen {
+            process: &process,
+            status,
+            reports: &reports,
+            console: &self.tail.lines(CONSOLE_LINES),
+            host_was_out_of_memory: end::out_of_memory_kills() > self.out_of_memory_kills,
         })
     }
 }

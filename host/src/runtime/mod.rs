@@ -11,7 +11,8 @@ use crate::store::atomic::FileError;
 use crate::store::layout::PodDir;
 use crate::store::undo::{Undo, UndoError};
 use crate::vmm::console::ConsoleTail;
-use crate::vmm::process::ProcessRef;
+use crate::vmm::end::MachineEnd;
+use crate::vmm::process::{Motion, ProcessRef};
 use crate::vmm::{Unavailable, VmConfig, VmmError};
 use magikvm_proto::id::ContainerName;
 use std::fmt::Debug;
@@ -29,10 +30,6 @@ pub enum Prepared {
     },
 }
 
-/// How a sandbox ended, for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SandboxEnd(pub String);
-
 /// The walls around a running pod.
 pub trait Sandbox: Debug + Send {
     /// How to reach its agent.
@@ -41,8 +38,8 @@ pub trait Sandbox: Debug + Send {
     fn processes(&self) -> Vec<ProcessRef>;
     /// Its console, filled while it runs.
     fn console(&self) -> ConsoleTail;
-    /// Waits for its end; then no process of it is left.
-    fn wait(&mut self) -> SandboxEnd;
+    /// Waits for its end; then no process of it is left. Meanwhile tells `on_motion` when its processes are stopped or go on.
+    fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> MachineEnd;
 }
 
 /// A runtime class.

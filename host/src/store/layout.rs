@@ -128,6 +128,16 @@ impl Layout {
         there.or_else(|| candidates.next()).unwrap_or_default()
     }
 
+    /// What was found out about this machine since its boot.
+    pub fn verdicts(&self) -> PathBuf {
+        self.run.clone()
+    }
+
+    /// Kernels that were unpacked for guests.
+    pub fn kernels(&self) -> PathBuf {
+        self.data.join("kernels")
+    }
+
     /// The guest image that is used when none is named.
     pub fn guest_image(&self) -> PathBuf {
         self.data.join("guest")

@@ -79,12 +79,15 @@ pub struct PodState {
     /// When all containers ran, milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_ms: Option<u64>,
+    /// Since when processes of the VM are stopped, milliseconds since 1970; absent while all of them run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_ms: Option<u64>,
     /// When nothing ran any more, milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_ms: Option<u64>,
     /// Why it ended otherwise than by its containers' or the user's will.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub broken: Option<String>,
+    pub broken: Option<Broken>,
     /// Containers in order.
     pub containers: Vec<ContainerView>,
     /// The monitor and the VM's processes.
@@ -92,6 +95,15 @@ pub struct PodState {
     /// How to reach the agent, while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<crate::agent::Connector>,
+}
+
+/// Why a pod ended otherwise than it should have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Broken {
+    /// For programs.
+    pub reason: crate::vmm::end::MachineFailure,
+    /// For people.
+    pub message: String,
 }
 
 /// How one container is, with the host's own times.

@@ -33,9 +33,13 @@ pub struct Verdict {
     pub per_turn: Duration,
 }
 
-/// Runs the loop. The error says what is wrong and what to do about it.
-pub fn probe() -> Result<Verdict, Unavailable> {
-    let kvm = Kvm::new().map_err(|error| match error.errno() {
+/// /dev/kvm, opened.
+#[derive(Debug)]
+pub struct Device(Kvm);
+
+/// Opens /dev/kvm. The error says what is wrong and what to do about it.
+pub fn open() -> Result<Device, Unavailable> {
+    Kvm::new().map(Device).map_err(|error| match error.errno() {
         nix::libc::ENOENT | nix::libc::ENODEV | nix::libc::ENXIO => Unavailable {
             reason: "there is no /dev/kvm on this machine".to_owned(),
             remedy: machine::REMEDY.to_owned(),
@@ -44,13 +48,20 @@ pub fn probe() -> Result<Verdict, Unavailable> {
             reason: "this user may not open /dev/kvm".to_owned(),
             remedy: "add the user to the group kvm: sudo usermod -aG kvm $USER, then log in again".to_owned(),
         },
-        _ => Unavailable { reason: format!("/dev/kvm cannot be opened: {error}"), remedy: String::new() },
-    })?;
+        _ => Unavailable {
+            reason: format!("/dev/kvm cannot be opened: {error}"),
+            remedy: "see the kernel's messages about kvm: dmesg | grep -i kvm".to_owned(),
+        },
+    })
+}
+
+/// Runs the loop and returns the time that it took, best run.
+pub fn measure(device: Device) -> Result<Duration, Unavailable> {
     let failed = |step: &str, error: &dyn std::fmt::Display| Unavailable {
         reason: format!("/dev/kvm is there but cannot run a guest: {step}: {error}"),
         remedy: "see the kernel's messages about kvm: dmesg | grep -i kvm".to_owned(),
     };
-    let vm = kvm.create_vm().map_err(|error| failed("creating a VM", &error))?;
+    let vm = device.0.create_vm().map_err(|error| failed("creating a VM", &error))?;
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MEMORY)])
         .map_err(|error| failed("mapping guest memory", &error))?;
     machine::load(&memory).map_err(|error| failed("writing guest memory", &error))?;
@@ -68,12 +79,16 @@ pub fn probe() -> Result<Verdict, Unavailable> {
     // SAFETY: the region lies within `memory`, which is declared before `vm`'s last use and lives until the end of this function.
     unsafe { vm.set_user_memory_region(region) }.map_err(|error| failed("giving it memory", &error))?;
     let mut vcpu = vm.create_vcpu(0).map_err(|error| failed("creating a processor", &error))?;
-    machine::start(&vm, &vcpu).map_err(|error| failed("setting registers", &error))?;
+    machine::start(&device.0, &vm, &vcpu).map_err(|error| failed("setting registers", &error))?;
     let mut best = Duration::MAX;
     for _ in 0..RUNS {
         best = best.min(one_run(&mut vcpu).map_err(|what| failed("running its first instructions", &what))?);
     }
-    let per_turn = best / u32::from(TURNS);
+    Ok(best)
+}
+
+/// What the best time of the loop means.
+pub fn judge(best: Duration) -> Result<Verdict, Unavailable> {
     if best.as_nanos() / u128::from(TURNS) > MAX_NS_PER_TURN {
         return Err(Unavailable {
             reason: format!(
@@ -83,7 +98,7 @@ pub fn probe() -> Result<Verdict, Unavailable> {
             remedy: "run on a machine whose host passes hardware virtualization through".to_owned(),
         });
     }
-    Ok(Verdict { per_turn })
+    Ok(Verdict { per_turn: best / u32::from(TURNS) })
 }
 
 fn one_run(vcpu: &mut VcpuFd) -> Result<Duration, String> {
@@ -96,5 +111,18 @@ fn one_run(vcpu: &mut VcpuFd) -> Result<Duration, String> {
             Err(error) if error.errno() == nix::libc::EINTR => {}
             Err(error) => return Err(error.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_emulator_is_told_from_a_processor() {
+        assert_eq!(judge(Duration::from_micros(20)).unwrap().per_turn, Duration::from_nanos(1));
+        assert!(judge(Duration::from_micros(1150)).is_ok());
+        let slow = judge(Duration::from_millis(25)).unwrap_err();
+        assert!(slow.reason.contains("25.0 ms"), "{slow}");
     }
 }

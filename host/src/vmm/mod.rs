@@ -2,33 +2,77 @@
 
 pub mod console;
 pub mod disk;
+pub mod end;
 #[cfg(feature = "testing")]
 pub mod fake;
+pub mod krun;
 pub mod kvm;
+pub mod probe;
 pub mod process;
 pub mod qemu;
+pub mod report;
 mod tsc;
 
 use crate::agent::Connector;
 use crate::store::atomic::FileError;
 use magikvm_proto::guest_image::Arch;
 use process::Process;
+use report::Reports;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, ChildStdout};
 
 /// Which program runs the machine (`--vmm`).
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, clap::ValueEnum,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum VmmKind {
+    /// libkrun, within this program.
+    Krun,
     /// QEMU: its machine `microvm` on x86_64, `virt` on aarch64.
-    #[default]
     Qemu,
     /// No machine at all: a process that speaks the wire. Only in builds made for magikvm's own tests.
     #[cfg(feature = "testing")]
     Fake,
+}
+
+/// libkrun can't do what was asked of it on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("--vmm krun runs on hardware virtualization only, it has no --accel tcg")]
+pub struct KrunEmulatesNothing;
+
+impl VmmKind {
+    /// The one to take when the user has asked for this one, or for none: libkrun, and QEMU for what libkrun is not for.
+    pub fn choose(asked: Option<Self>, accel: Accel) -> Result<Self, KrunEmulatesNothing> {
+        match (asked, accel) {
+            (Some(Self::Krun), Accel::Tcg) => Err(KrunEmulatesNothing),
+            (Some(kind), _) => Ok(kind),
+            (None, Accel::Tcg) => Ok(Self::Qemu),
+            (None, Accel::Kvm) => Ok(if krun::IS_COMPILED_IN { Self::Krun } else { Self::Qemu }),
+        }
+    }
+}
+
+/// Which kernel a guest boots (`--kernel`).
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum KernelChoice {
+    /// The guest image's.
+    #[default]
+    #[value(name = "guest")]
+    GuestImage,
+    /// That of the system's libkrunfw.
+    Libkrunfw,
+}
+
+/// Where drivers keep what outlives a machine.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// What was found out about this host since its boot.
+    pub verdicts: PathBuf,
+    /// Kernels that were unpacked.
+    pub kernels: PathBuf,
 }
 
 /// What executes the guest's instructions (`--accel`).
@@ -76,6 +120,8 @@ pub struct VmChild {
     pub console: ChildStdout,
     /// What the VMM itself has to say.
     pub diagnostics: ChildStderr,
+    /// What its process says of its end, if it is one of ours.
+    pub reports: Option<Reports>,
 }
 
 /// Why a driver can't run machines here, and what to do about it.
@@ -108,6 +154,9 @@ pub enum VmmError {
         /// What was seen of it.
         detail: String,
     },
+    /// The kernel of libkrunfw.
+    #[error("there is no kernel from libkrunfw")]
+    Firmware(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A file of the machine.
     #[error(transparent)]
     File(#[from] FileError),
@@ -128,10 +177,22 @@ pub trait Vmm: Debug + Send + Sync {
     fn spawn(&self, config: &VmConfig, dir: &Path) -> Result<VmChild, VmmError>;
 }
 
-/// The driver of a kind, for guests of an architecture.
-pub fn driver(kind: VmmKind, guest: Arch) -> Box<dyn Vmm> {
+/// What a driver has to know before it knows a machine.
+#[derive(Debug, Clone)]
+pub struct DriverOptions {
+    /// The architecture of its guests.
+    pub guest: Arch,
+    /// Which kernel they boot.
+    pub kernel: KernelChoice,
+    /// Where it keeps what outlives a machine.
+    pub places: Places,
+}
+
+/// The driver of a kind.
+pub fn driver(kind: VmmKind, options: DriverOptions) -> Box<dyn Vmm> {
     match kind {
-        VmmKind::Qemu => Box::new(qemu::Qemu::from_environment(guest)),
+        VmmKind::Krun => Box::new(krun::Krun::new(options)),
+        VmmKind::Qemu => Box::new(qemu::Qemu::from_environment(options)),
         #[cfg(feature = "testing")]
         VmmKind::Fake => Box::new(fake::Fake),
     }

@@ -2,7 +2,7 @@
 //! and no privilege is needed on the host.
 
 use super::process::{self, Process};
-use super::{Accel, Capabilities, Unavailable, VmChild, VmConfig, Vmm, VmmError, find_program};
+use super::{Accel, Capabilities, DriverOptions, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError, find_program};
 use crate::agent::{Connector, Handshake};
 use crate::store::layout::AGENT_SOCK;
 use magikvm_proto::guest_image::Arch;
@@ -58,14 +58,14 @@ fn machine(guest: Arch) -> &'static Machine {
 /// The driver.
 #[derive(Debug)]
 pub struct Qemu {
-    guest: Arch,
+    options: DriverOptions,
     qemu: Option<PathBuf>,
     vhost: Option<PathBuf>,
 }
 
 impl Qemu {
     /// Finds the programs: `MAGIKVM_QEMU` and `MAGIKVM_VHOST_DEVICE_VSOCK`, else `PATH` (and cargo's own directory).
-    pub fn from_environment(guest: Arch) -> Self {
+    pub fn from_environment(options: DriverOptions) -> Self {
         let named = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
         let cargo_bin = || {
             let home = std::env::var_os("HOME")?;
@@ -73,18 +73,18 @@ impl Qemu {
             path.is_file().then_some(path)
         };
         Self {
-            guest,
-            qemu: named("MAGIKVM_QEMU").or_else(|| find_program(&format!("qemu-system-{guest}"))),
+            qemu: named("MAGIKVM_QEMU").or_else(|| find_program(&format!("qemu-system-{}", options.guest))),
             vhost: named("MAGIKVM_VHOST_DEVICE_VSOCK")
                 .or_else(|| find_program("vhost-device-vsock"))
                 .or_else(cargo_bin),
+            options,
         }
     }
 
     fn programs(&self) -> Result<(&Path, &Path), Unavailable> {
         let qemu = self.qemu.as_deref().ok_or_else(|| Unavailable {
-            reason: format!("qemu-system-{} is not in PATH", self.guest),
-            remedy: format!("install it: apt-get install {}", machine(self.guest).package),
+            reason: format!("qemu-system-{} is not in PATH", self.options.guest),
+            remedy: format!("install it: apt-get install {}", machine(self.options.guest).package),
         })?;
         let vhost = self.vhost.as_deref().ok_or_else(|| Unavailable {
             reason: "vhost-device-vsock is not in PATH".to_owned(),
@@ -98,14 +98,20 @@ impl Vmm for Qemu {
     fn probe(&self, accel: Accel) -> Result<Capabilities, Unavailable> {
         let (qemu, _) = self.programs()?;
         if accel == Accel::Kvm {
-            super::kvm::probe()?;
+            super::probe::hardware(&self.options.places.verdicts)?;
+        }
+        if self.options.kernel == KernelChoice::Libkrunfw {
+            return Err(Unavailable {
+                reason: "the kernel of libkrunfw runs under libkrun only".to_owned(),
+                remedy: "leave out --kernel libkrunfw, or run with --vmm krun".to_owned(),
+            });
         }
         let said = Command::new(qemu).arg("--version").stdin(Stdio::null()).output().map_err(|error| {
             Unavailable {
                 reason: format!("{} cannot be executed: {error}", qemu.display()),
                 remedy: format!(
                     "install it again: apt-get install --reinstall {}",
-                    machine(self.guest).package
+                    machine(self.options.guest).package
                 ),
             }
         })?;
@@ -123,7 +129,7 @@ impl Vmm for Qemu {
         let mut helper = process::spawn("vhost-device-vsock", &mut vhost_command(vhost, &vhost_sock, dir))?;
         await_listening(&mut helper, &vhost_sock)?;
         let mut machine =
-            process::spawn("qemu", &mut qemu_command(qemu, self.guest, config, &vhost_sock, dir))?;
+            process::spawn("qemu", &mut qemu_command(qemu, self.options.guest, config, &vhost_sock, dir))?;
         let (Some(console), Some(diagnostics)) = (machine.child.stdout.take(), machine.child.stderr.take())
         else {
             return Err(VmmError::Helper {
@@ -135,7 +141,7 @@ impl Vmm for Qemu {
             socket: dir.join(AGENT_SOCK),
             handshake: Handshake::Port(magikvm_proto::path::AGENT_PORT),
         };
-        Ok(VmChild { processes: vec![machine, helper], connector, console, diagnostics })
+        Ok(VmChild { processes: vec![machine, helper], connector, console, diagnostics, reports: None })
     }
 }
 
@@ -228,6 +234,8 @@ fn qemu_command(program: &Path, guest: Arch, config: &VmConfig, vhost_sock: &str
         .args(["-chardev", &format!("socket,id=vsock,path={vhost_sock}")])
         .args(["-device", "vhost-user-vsock-device,chardev=vsock"])
         .args(["-device", "virtio-rng-device"])
+        // Memory that the guest frees goes back to the host.
+        .args(["-device", "virtio-balloon-device,free-page-reporting=on"])
         // QEMU's own filter: no new programs, no privileges, no resource limits from inside.
         .args(["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
     command

@@ -3,7 +3,7 @@
 
 use super::{CODE, TURNS};
 use kvm_bindings::kvm_vcpu_init;
-use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// Where there is no /dev/kvm.
@@ -34,7 +34,7 @@ pub(super) fn load(memory: &GuestMemoryMmap) -> Result<(), vm_memory::GuestMemor
 }
 
 /// The processor that the host has, right after its reset, at our code.
-pub(super) fn start(vm: &VmFd, vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+pub(super) fn start(_kvm: &Kvm, vm: &VmFd, vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     let mut init = kvm_vcpu_init::default();
     vm.get_preferred_target(&mut init)?;
     vcpu.vcpu_init(&init)?;

@@ -1,8 +1,8 @@
 //! The probe's machine on x86_64: a loop in ring 0 that ends with a write to a port.
 
 use super::{CODE, TURNS};
-use kvm_bindings::kvm_segment;
-use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_segment};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// Where there is no /dev/kvm.
@@ -24,7 +24,9 @@ pub(super) fn load(memory: &GuestMemoryMmap) -> Result<(), vm_memory::GuestMemor
 }
 
 /// 64-bit mode, ring 0, interrupts off.
-pub(super) fn start(_vm: &VmFd, vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+pub(super) fn start(kvm: &Kvm, _vm: &VmFd, vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+    // A processor that was not told what it is has no long mode: newer kernels refuse it.
+    vcpu.set_cpuid2(&kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?)?;
     let mut sregs = vcpu.get_sregs()?;
     let flat = kvm_segment {
         base: 0,

@@ -1,0 +1,110 @@
+//! The kernel of the system's libkrunfw, which is a shared library that holds a kernel laid out as it will lie in the guest's memory. It is
+//! written down once as an ELF file of one segment, so that it boots with our initramfs like any other kernel.
+#![allow(unsafe_code, reason = "a library is loaded, and hands out a pointer")]
+
+use crate::store::atomic::{self, FileError};
+use crate::vmm::Unavailable;
+use sha2::{Digest, Sha256};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+/// As libkrun itself names it.
+const LIBRARY: &str = if cfg!(target_os = "macos") { "libkrunfw.5.dylib" } else { "libkrunfw.so.5" };
+/// Bytes that a kernel may have. The library is trusted as any that is installed; this finds broken ones.
+const MAX_KERNEL: usize = 256 << 20;
+const ELF_HEADER: usize = 64;
+const PROGRAM_HEADER: usize = 56;
+/// The segment's place in the file: a page of its own.
+const PAGE: usize = 4096;
+
+/// Why there is no kernel to be had from libkrunfw.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FirmwareError {
+    /// No such library, or it can't be loaded.
+    #[error("{LIBRARY} cannot be loaded")]
+    Load(#[source] libloading::Error),
+    /// A library of that name without a kernel.
+    #[error("{LIBRARY} holds no kernel that this magikvm knows how to start: {0}")]
+    NoKernel(&'static str),
+    /// It could not be written down.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Whether the library is there.
+pub(super) fn probe() -> Result<(), Unavailable> {
+    load().map(drop).map_err(|error| Unavailable {
+        reason: format!("{LIBRARY} cannot be loaded: {error}"),
+        remedy: "install libkrunfw, or leave out --kernel libkrunfw".to_owned(),
+    })
+}
+
+fn load() -> Result<libloading::Library, libloading::Error> {
+    // SAFETY: the library's initializers are those of an installed system library; it has none.
+    unsafe { libloading::Library::new(LIBRARY) }
+}
+
+/// The path of its kernel as an ELF file, written into `dir` unless it is there.
+pub(super) fn kernel(dir: &Path) -> Result<PathBuf, FirmwareError> {
+    let library = load().map_err(FirmwareError::Load)?;
+    let (mut address, mut entry, mut size) = (0u64, 0u64, 0usize);
+    // SAFETY: libkrunfw's header declares the function so. It hands out a pointer to `size` bytes of the library's data, which are there as
+    // long as the library is loaded: until the end of this function.
+    let image = unsafe {
+        type GetKernel = unsafe extern "C" fn(*mut u64, *mut u64, *mut usize) -> *const u8;
+        let get: libloading::Symbol<'_, GetKernel> =
+            library.get(b"krunfw_get_kernel").map_err(FirmwareError::Load)?;
+        let start = get(&raw mut address, &raw mut entry, &raw mut size);
+        if start.is_null() || size == 0 || size > MAX_KERNEL {
+            return Err(FirmwareError::NoKernel("its size makes no sense"));
+        }
+        std::slice::from_raw_parts(start, size)
+    };
+    let header = elf_header(address, entry, image.len())
+        .ok_or(FirmwareError::NoKernel("its addresses make no sense"))?;
+    let mut digest = Sha256::new();
+    digest.update(header);
+    digest.update(image);
+    let mut name = String::from("libkrunfw-");
+    for byte in &digest.finalize()[..8] {
+        // Writing to a String can't fail.
+        write!(name, "{byte:02x}").unwrap_or_default();
+    }
+    let path = dir.join(name);
+    if !path.is_file() {
+        atomic::create_dir_all(dir, 0o700)?;
+        atomic::write(&path, &[&header[..], image].concat(), 0o600)?;
+    }
+    Ok(path)
+}
+
+/// The first page of an ELF file with one segment, which is to lie at `address` and is entered at `entry`.
+fn elf_header(address: u64, entry: u64, size: usize) -> Option<[u8; PAGE]> {
+    let size = u64::try_from(size).ok()?;
+    if !(address..address.checked_add(size)?).contains(&entry) {
+        return None;
+    }
+    let mut header = [0u8; PAGE];
+    let machine: u16 = if cfg!(target_arch = "x86_64") { 62 } else { 183 };
+    header[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
+    // ELF-64 header: executable, machine, version, entry, program headers.
+    put(16, &2u16.to_le_bytes());
+    put(18, &machine.to_le_bytes());
+    put(20, &1u32.to_le_bytes());
+    put(24, &entry.to_le_bytes());
+    put(32, &64u64.to_le_bytes());
+    put(52, &64u16.to_le_bytes());
+    put(54, &56u16.to_le_bytes());
+    put(56, &1u16.to_le_bytes());
+    // Its program header: load, read-write-execute, offset, addresses, sizes, alignment.
+    put(ELF_HEADER, &1u32.to_le_bytes());
+    put(ELF_HEADER + 4, &7u32.to_le_bytes());
+    put(ELF_HEADER + 8, &4096u64.to_le_bytes());
+    put(ELF_HEADER + 16, &address.to_le_bytes());
+    put(ELF_HEADER + 24, &address.to_le_bytes());
+    put(ELF_HEADER + 32, &size.to_le_bytes());
+    put(ELF_HEADER + 40, &size.to_le_bytes());
+    put(ELF_HEADER + PROGRAM_HEADER - 8, &4096u64.to_le_bytes());
+    Some(header)
+}

@@ -1,0 +1,124 @@
+//! The process of one machine: reads its settings, makes the machine, and becomes it.
+
+use super::Settings;
+use crate::vmm::report::Report;
+use std::io::Read;
+
+/// The hidden verb that makes a process a machine.
+pub const VMM_VERB: &str = "__vmm";
+/// Longest settings; they are paths and numbers.
+const MAX_SETTINGS: u64 = 256 << 10;
+
+/// What a machine's process does. Returns only when there is no machine, with the exit code of the process.
+pub fn main() -> i32 {
+    let not_made = |step: &str, errno: i32, detail: String| {
+        super::tell(&Report::NotMade { step: step.to_owned(), errno, detail });
+        1
+    };
+    let mut bytes = Vec::new();
+    if let Err(error) = std::io::stdin().take(MAX_SETTINGS).read_to_end(&mut bytes) {
+        return not_made("settings", error.raw_os_error().unwrap_or(0), error.to_string());
+    }
+    match serde_json::from_slice::<Settings>(&bytes) {
+        Ok(settings) => become_machine(&settings),
+        Err(error) => not_made("settings", nix::libc::EINVAL, error.to_string()),
+    }
+}
+
+#[cfg(not(has_krun))]
+fn become_machine(_settings: &Settings) -> i32 {
+    let detail = "this magikvm was compiled without libkrun".to_owned();
+    super::tell(&Report::NotMade { step: "libkrun".to_owned(), errno: nix::libc::ENOSYS, detail });
+    1
+}
+
+#[cfg(has_krun)]
+fn become_machine(settings: &Settings) -> i32 {
+    complaints::listen();
+    let error = match made(settings) {
+        Ok(context) => context.start_enter(),
+        Err(error) => error,
+    };
+    let detail = complaints::last();
+    super::tell(&Report::NotMade { step: error.call.to_owned(), errno: error.errno, detail });
+    1
+}
+
+#[cfg(has_krun)]
+fn made(settings: &Settings) -> Result<super::api::Context, super::api::ApiError> {
+    use super::{Console, api};
+    use std::os::fd::AsRawFd;
+    let context = api::Context::new(settings.vcpus, settings.memory_mib)?;
+    context.set_kernel(&settings.kernel, &settings.initramfs, &settings.cmdline)?;
+    context.add_disk(c"disk", &settings.disk)?;
+    context.add_vsock(settings.agent_port, AGENT_SOCKET)?;
+    let (input, output) = (std::io::stdin().as_raw_fd(), std::io::stdout().as_raw_fd());
+    match settings.console {
+        Console::Serial => context.add_serial_console(output)?,
+        Console::Virtio => context.add_virtio_console(input, output)?,
+    }
+    Ok(context)
+}
+
+/// In the working directory: a socket's address holds 107 bytes only.
+#[cfg(has_krun)]
+const AGENT_SOCKET: &std::ffi::CStr = match std::ffi::CStr::from_bytes_with_nul(b"agent.sock\0") {
+    Ok(name) => name,
+    Err(_) => panic!("it ends in NUL"),
+};
+
+/// What libkrun has to say. It is a library that logs and then returns one number for everything.
+#[cfg(has_krun)]
+mod complaints {
+    use crate::vmm::report::Report;
+    use log::{Level, LevelFilter, Log, Metadata, Record};
+    use std::io::Write;
+    use std::sync::{Mutex, PoisonError};
+
+    /// How libkrun says that the guest's processor gave up. Any other end of the guest goes through the keyboard controller.
+    const TRIPLE_FAULT: &str = "Received KVM_EXIT_SHUTDOWN signal";
+
+    static LAST: Mutex<String> = Mutex::new(String::new());
+
+    struct Listener;
+
+    /// From now on errors are reported, warnings and errors go to standard error.
+    pub(super) fn listen() {
+        static LISTENER: Listener = Listener;
+        if log::set_logger(&LISTENER).is_ok() {
+            log::set_max_level(LevelFilter::Info);
+        }
+    }
+
+    /// The last error; empty when there was none.
+    pub(super) fn last() -> String {
+        LAST.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    impl Log for Listener {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            metadata.level() <= Level::Warn || metadata.target().ends_with("vstate")
+        }
+
+        fn log(&self, record: &Record<'_>) {
+            if !self.enabled(record.metadata()) {
+                return;
+            }
+            let message = record.args().to_string();
+            match record.level() {
+                Level::Error => {
+                    message.clone_into(&mut LAST.lock().unwrap_or_else(PoisonError::into_inner));
+                    super::super::tell(&Report::Complaint { message: message.clone() });
+                }
+                Level::Warn => {}
+                _ if message == TRIPLE_FAULT => return super::super::tell(&Report::TripleFault),
+                _ => return,
+            }
+            if writeln!(std::io::stderr(), "libkrun: {message}").is_err() {
+                // Nobody listens.
+            }
+        }
+
+        fn flush(&self) {}
+    }
+}

@@ -1,0 +1,161 @@
+//! libkrun, compiled into this program. `krun_start_enter` takes over its process and leaves it by `_exit`, so each machine is a process of its
+//! own: this program again, with a hidden verb. Its configuration comes over an inherited descriptor, its guest's console goes to its standard
+//! output, and what went wrong with it to a descriptor for reports.
+//!
+//! Owns: how that process is started and what it is told. Must not know: pods and images.
+
+mod api;
+#[cfg(has_krun)]
+mod firmware;
+mod machine;
+
+pub use machine::{VMM_VERB, main};
+
+use super::process;
+use super::report::{self, Report};
+use super::{Accel, Capabilities, DriverOptions, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError};
+use crate::agent::{Connector, Handshake};
+use crate::store::layout::AGENT_SOCK;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Whether this program can run machines by libkrun.
+pub const IS_COMPILED_IN: bool = cfg!(has_krun);
+
+/// Kernel parameters, each with its reason: messages go to the console; only errors, since each character costs an exit; an orderly restart
+/// goes through the keyboard controller, so that a triple fault is always a crash; a panic restarts at once; the processor's random numbers
+/// may be trusted, the host makes them; there is no PCI bus to look for; page faults are not told to the guest (libkrun's own default).
+const CMDLINE: &str = "quiet reboot=k panic=-1 random.trust_cpu=on pci=off no-kvmapf rdinit=/init";
+/// On ARM a restart is a call of the firmware, and there is neither a keyboard controller nor PCI configuration by ports.
+const CMDLINE_ARM: &str = "quiet panic=-1 random.trust_cpu=on rdinit=/init";
+
+/// What the process of a machine is told.
+#[derive(Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+struct Settings {
+    memory_mib: u32,
+    vcpus: u8,
+    kernel: PathBuf,
+    initramfs: PathBuf,
+    cmdline: String,
+    console: Console,
+    /// Name of the disk's descriptor in the working directory.
+    disk: String,
+    agent_port: u32,
+}
+
+/// What the guest's kernel has for a console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Console {
+    /// A serial port: it shows the kernel's first words, and its last ones.
+    Serial,
+    /// A virtio console, for kernels without drivers of serial ports.
+    Virtio,
+}
+
+/// The driver.
+#[derive(Debug)]
+pub struct Krun {
+    options: DriverOptions,
+}
+
+impl Krun {
+    /// With the guest image's kernel or the system's libkrunfw.
+    pub fn new(options: DriverOptions) -> Self {
+        Self { options }
+    }
+
+    #[cfg(has_krun)]
+    fn firmware(&self) -> Result<PathBuf, VmmError> {
+        firmware::kernel(&self.options.places.kernels).map_err(|error| VmmError::Firmware(Box::new(error)))
+    }
+
+    #[cfg(not(has_krun))]
+    fn firmware(&self) -> Result<PathBuf, VmmError> {
+        Ok(self.options.places.kernels.clone())
+    }
+
+    fn settings(&self, config: &VmConfig) -> Result<Settings, VmmError> {
+        let (kernel, console) = match self.options.kernel {
+            KernelChoice::GuestImage => (config.kernel.clone(), Console::Serial),
+            KernelChoice::Libkrunfw => (self.firmware()?, Console::Virtio),
+        };
+        let (device, rest) = match (console, std::env::consts::ARCH) {
+            (Console::Virtio, _) => ("hvc0", CMDLINE),
+            (Console::Serial, "aarch64") => ("ttyS0", CMDLINE_ARM),
+            (Console::Serial, _) => ("ttyS0", CMDLINE),
+        };
+        let too_large = || VmmError::Helper {
+            program: "libkrun".to_owned(),
+            detail: format!("{} MiB and {} processors are more than it has", config.memory_mib, config.vcpus),
+        };
+        Ok(Settings {
+            memory_mib: u32::try_from(config.memory_mib).map_err(|_| too_large())?,
+            vcpus: u8::try_from(config.vcpus).map_err(|_| too_large())?,
+            kernel,
+            initramfs: config.initramfs.clone(),
+            cmdline: format!("console={device} {rest}"),
+            console,
+            disk: config.disk.clone(),
+            agent_port: magikvm_proto::path::AGENT_PORT,
+        })
+    }
+}
+
+impl Vmm for Krun {
+    fn probe(&self, accel: Accel) -> Result<Capabilities, Unavailable> {
+        let version = api::version()?;
+        if accel == Accel::Tcg {
+            return Err(Unavailable {
+                reason: "libkrun has no software emulation".to_owned(),
+                remedy: "leave out --accel tcg, or let QEMU emulate: --vmm qemu --accel tcg".to_owned(),
+            });
+        }
+        super::probe::hardware(&self.options.places.verdicts)?;
+        #[cfg(has_krun)]
+        if self.options.kernel == KernelChoice::Libkrunfw {
+            firmware::probe()?;
+        }
+        Ok(Capabilities { version })
+    }
+
+    fn spawn(&self, config: &VmConfig, dir: &Path) -> Result<VmChild, VmmError> {
+        let settings = serde_json::to_vec(&self.settings(config)?)
+            .map_err(|error| VmmError::Helper { program: "libkrun".to_owned(), detail: error.to_string() })?;
+        let program =
+            std::env::current_exe().map_err(|source| VmmError::Start { program: VMM_VERB.into(), source })?;
+        let start = |source| VmmError::Start { program: program.clone(), source };
+        let (reports, theirs) = report::channel().map_err(start)?;
+        let mut command = Command::new(&program);
+        command
+            .arg(VMM_VERB)
+            .current_dir(dir)
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut machine = process::spawn_with("krun", &mut command, Some(&theirs))?;
+        drop(theirs);
+        let (Some(mut stdin), Some(console), Some(diagnostics)) =
+            (machine.child.stdin.take(), machine.child.stdout.take(), machine.child.stderr.take())
+        else {
+            return Err(VmmError::Helper {
+                program: "libkrun".to_owned(),
+                detail: "it has no pipes".to_owned(),
+            });
+        };
+        match stdin.write_all(&settings) {
+            // It has ended already; how, is seen by whoever waits for it.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+            written => written.map_err(start)?,
+        }
+        let connector = Connector { socket: dir.join(AGENT_SOCK), handshake: Handshake::Direct };
+        Ok(VmChild { processes: vec![machine], connector, console, diagnostics, reports: Some(reports) })
+    }
+}
+
+/// Says something to whoever started this machine.
+fn tell(report: &Report) {
+    report::send(report);
+}

@@ -1,0 +1,85 @@
+//! What is known of this machine's hardware virtualization, kept until the next boot: to measure it takes longer than to read it.
+//!
+//! Owns: the file of the verdict. Must not know: how it is measured.
+
+use super::{Unavailable, kvm};
+use crate::store::atomic;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+/// The verdict's file.
+const FILE: &str = "virtualization.json";
+/// Bytes of it that are read.
+const MAX_FILE: u64 = 4 << 10;
+
+/// What was measured, and in which life of the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Seen {
+    boot: String,
+    /// Best time of the loop, in nanoseconds.
+    best_ns: u64,
+}
+
+/// Whether hardware virtualization works: what was seen since boot, else a measurement, which is then kept in `dir`.
+pub fn hardware(dir: &Path) -> Result<kvm::Verdict, Unavailable> {
+    // Who may open it can change at any time.
+    let device = kvm::open()?;
+    match (seen(dir), boot()) {
+        (Some(seen), Some(boot)) if seen.boot == boot => kvm::judge(Duration::from_nanos(seen.best_ns)),
+        _ => measure(device, dir),
+    }
+}
+
+/// The same, measured anew.
+pub fn hardware_afresh(dir: &Path) -> Result<kvm::Verdict, Unavailable> {
+    measure(kvm::open()?, dir)
+}
+
+fn measure(device: kvm::Device, dir: &Path) -> Result<kvm::Verdict, Unavailable> {
+    let best = kvm::measure(device)?;
+    if let Some(boot) = boot() {
+        keep(dir, &Seen { boot, best_ns: u64::try_from(best.as_nanos()).unwrap_or(u64::MAX) });
+    }
+    kvm::judge(best)
+}
+
+/// The kernel's own number of this boot; none where there is no such thing, and then nothing is kept.
+fn boot() -> Option<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim().to_owned())
+}
+
+fn seen(dir: &Path) -> Option<Seen> {
+    let mut bytes = Vec::new();
+    fs::File::open(dir.join(FILE)).ok()?.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+fn keep(dir: &Path, seen: &Seen) {
+    let Ok(bytes) = serde_json::to_vec(seen) else { return };
+    let kept =
+        atomic::create_dir_all(dir, 0o700).and_then(|()| atomic::write(&dir.join(FILE), &bytes, 0o600));
+    if kept.is_err() {
+        // It will be measured again.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_seen_counts_in_the_same_boot_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let below = dir.path().join("made/on/demand");
+        assert_eq!(seen(&below), None);
+        let now = Seen { boot: boot().unwrap(), best_ns: 20_000 };
+        keep(&below, &now);
+        assert_eq!(seen(&below), Some(now));
+        fs::write(below.join(FILE), b"{ nonsense").unwrap();
+        assert_eq!(seen(&below), None);
+    }
+}
