@@ -172,7 +172,7 @@ impl Host {
         });
     }
 
-    /// The number of a pod's process, from the pod's state: `monitor`, `fake`, `qemu` or `vhost-device-vsock`.
+    /// The number of a pod's process, from the pod's state: `monitor`, `fake`, or one of its VMM's.
     #[track_caller]
     pub fn process(&self, pod: &str, name: &str) -> i32 {
         let path = self.pod_dir(pod).join("state.json");
