@@ -27,6 +27,9 @@ RUN_PACKAGES=(qemu-system-x86 busybox-static)
 # service, it takes port 5000 and is not used.
 TEST_PACKAGES=(attr buildah ca-certificates cpio curl docker-registry erofs-utils fdisk libcap2-bin mmdebstrap openssl podman python3
     shellcheck skopeo umoci)
+# The outer VM of the lab. Its kernel is Debian's newest for Debian 12, and is not installed.
+LAB_PACKAGES=(busybox-static cpio kmod qemu-system-common qemu-system-x86 xz-utils zstd)
+LAB_KERNEL=linux-image-6.12-cloud-amd64
 # The Debian release of the large images that tests and figures use, and what they hold beside the smallest system.
 USERLAND_SUITE=bookworm
 USERLAND_PACKAGES=python3,perl,git,iputils-ping,ca-certificates,curl
@@ -250,6 +253,70 @@ ensure_debian_userland() {
     } | sha256sum | cut -c1-16)"
     USERLAND="$CACHE/userland-$key"
     [ -f "$USERLAND/index.json" ] || step "Making images of a Debian system" make_debian_userland "$USERLAND"
+}
+
+# make_lab PACKAGE DIR: the outer VM of tests/lab from a Debian kernel package, which is not installed: the kernel as an uncompressed ELF,
+# its modules, and an initramfs that mounts this machine's files and goes on with what tests/lab puts there.
+make_lab() {
+    local package="$1" work image release offset length tree module
+    work="$(mktemp -d -p "$CACHE")"
+    # apt's own user may not write here, and says so.
+    (cd "$work" && apt-get download -q -o APT::Sandbox::User=root "$package")
+    dpkg-deb -x "$work/$package"_*.deb "$work/package"
+    image="$(echo "$work"/package/boot/vmlinuz-*)"
+    release="${image##*/vmlinuz-}"
+    mkdir -p "$work/lab/modules/lib/modules" "$work/initramfs/bin"
+
+    # Decompressing it here saves every boot the time. See "The real-mode kernel header" in Linux's Documentation/arch/x86/boot.rst: the
+    # payload's offset counts from the end of the set-up sectors, and its last four bytes are its size.
+    offset=$((($(od -An -tu1 -j 497 -N 1 "$image") + 1) * 512 + $(od -An -tu4 -j 584 -N 4 "$image")))
+    length=$(($(od -An -tu4 -j 588 -N 4 "$image") - 4))
+    tail -c +$((offset + 1)) "$image" >"$work/payload"
+    truncate -s "$length" "$work/payload"
+    zstd -dcq "$work/payload" >"$work/lab/vmlinux" || die "the kernel in $package is not compressed with zstd"
+
+    tree="$work/lab/modules/lib/modules/$release"
+    mv "$work/package/lib/modules/$release" "$tree"
+    find "$tree" -name '*.ko.xz' -exec xz -d {} +
+    depmod -b "$work/lab/modules" "$release"
+    for module in fs/overlayfs/overlay virt/lib/irqbypass arch/x86/kvm/kvm arch/x86/kvm/kvm-amd; do
+        cp "$tree/kernel/$module.ko" "$work/initramfs/"
+    done
+    install -m 755 "$(command -v busybox)" "$work/initramfs/bin/busybox"
+    cat >"$work/initramfs/init" <<'INIT'
+#!/bin/busybox sh
+set -e
+/bin/busybox mkdir -p /proc /sys /lower
+/bin/busybox mount -t proc -o nosuid,nodev,noexec proc /proc
+/bin/busybox insmod /overlay.ko
+/bin/busybox mount -t virtiofs lab /lower
+exec /bin/busybox sh /lower/run/init.sh
+INIT
+    chmod 755 "$work/initramfs/init"
+    (cd "$work/initramfs" && find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --quiet) >"$work/lab/initramfs"
+    rm -rf "$2"
+    mv "$work/lab" "$2"
+    rm -rf "$work"
+}
+
+# ensure_lab: sets MAGIKVM_LAB_DIR to the outer VM of the tests that run in the lab, made once for each version of Debian's kernel.
+ensure_lab() {
+    [ "$ARCH" = x86_64 ] || die "the lab emulates an x86-64 machine for programs of this one, which is $ARCH"
+    need_packages "${LAB_PACKAGES[@]}"
+    local package key
+    apt-cache show "$LAB_KERNEL" >/dev/null 2>&1 || as_root apt-get update -q
+    package="$(apt-cache depends --important "$LAB_KERNEL" | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)"
+    [ -n "$package" ] || die "Debian's package $LAB_KERNEL is not to be had here; it is in the security suite of Debian 12"
+    key="$({
+        declare -f make_lab
+        apt-cache policy "$package" | grep Candidate
+        echo "$package"
+        sha256sum "$(command -v busybox)"
+    } | sha256sum | cut -c1-16)"
+    export MAGIKVM_LAB_DIR="$CACHE/lab-$key"
+    [ -f "$MAGIKVM_LAB_DIR/initramfs" ] || step "Making the lab from $package" make_lab "$package" "$MAGIKVM_LAB_DIR"
+    touch "$MAGIKVM_LAB_DIR"
+    find "$CACHE" -maxdepth 1 -name 'lab-????????????????' -mtime +14 -exec rm -rf {} +
 }
 
 # choose_accel: sets ACCEL to the options of `magikvm run` for this machine, and says why.

@@ -7,7 +7,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 check_scripts() {
-    shellcheck --external-sources ci/*.sh .ci/run
+    shellcheck --external-sources ci/*.sh .ci/run tests/lab/src/guest/*.sh
 }
 
 # Licences, sources and bans. Advisories need a database from the net that changes from day to day: they are not a test.
@@ -31,6 +31,7 @@ step "Building the programs" build_programs --features magikvm/testing
 ensure_vhost_vsock
 step "Making the guest image" ensure_guest_image "$DIST/guest"
 ensure_debian_userland
+ensure_lab
 
 # What a user may have set for his own pods is not for the tests.
 unset MAGIKVM_ROOT MAGIKVM_GUEST MAGIKVM_ACCEL

@@ -34,6 +34,14 @@ fn the_life_of_a_pod() {
     assert_golden("events", &shown(&["events", "default/shop"]));
     assert_golden("events-json", &shown(&["events", "--json", "shop"]));
     assert_golden("rm-running", &shown(&["rm", "shop"]));
+    host.cmd(["pause", "shop"]).ok();
+    assert_golden("ps-paused", &shown(&["ps"]));
+    assert_golden("inspect-paused", &shown(&["inspect", "shop"]));
+    assert_golden("exec-paused", &shown(&["exec", "shop", "-c", "web", "--", "true"]));
+    host.cmd(["resume", "shop"]).ok();
+    until("the guest was told the time", || shown(&["events", "shop"]).contains("clock: "));
+    assert_golden("events-resumed", &shown(&["events", "shop"]));
+    assert_golden("events-resumed-json", &shown(&["events", "--json", "shop"]));
     assert_golden("stop", &shown(&["stop", "shop"]));
     assert_golden("ps-ended", &shown(&["ps"]));
     assert_golden("inspect-ended", &shown(&["inspect", "shop"]));
@@ -89,7 +97,9 @@ fn exec_and_attach() {
 #[test]
 fn pods_that_are_not_there_and_names_that_are_none() {
     let host = Host::fake();
-    for verb in ["inspect", "logs", "stop", "rm", "wait", "stats", "events", "kill", "attach"] {
+    for verb in
+        ["inspect", "logs", "stop", "pause", "resume", "rm", "wait", "stats", "events", "kill", "attach"]
+    {
         host.cmd([verb, "nobody"]).fails(1).complains("there is no pod default/nobody");
     }
     assert_golden("unknown-pod", &host.cmd(["stop", "other/nobody"]).run().transcript());
@@ -113,6 +123,8 @@ fn help_of_every_verb() {
         "exec",
         "attach",
         "stop",
+        "pause",
+        "resume",
         "kill",
         "rm",
         "wait",

@@ -2,6 +2,7 @@
 
 use super::check::Check;
 use super::host::{Host, Package};
+use super::report::GuestFor;
 use crate::runtime::microvm::GuestError;
 use crate::store::text::chain;
 use crate::vmm::Unavailable;
@@ -54,19 +55,22 @@ pub(super) fn vsock(host: &Host, program: Result<PathBuf, Unavailable>) -> Check
 }
 
 /// The kernel and init of the machines.
-pub(super) fn guest_image(dir: &Path, image: &Result<GuestManifest, GuestError>) -> Check {
+pub(super) fn guest_image(
+    dir: &Path,
+    image: &Result<GuestManifest, GuestError>,
+    guest_for: GuestFor,
+) -> Check {
     let name = "guest image";
     match image {
-        Ok(image) => Check::ok(
-            name,
-            format!(
-                "{} (kernel {} for {}, generation {})",
-                dir.display(),
-                image.kernel_version,
-                image.arch,
-                image.generation
-            ),
-        ),
+        Ok(image) => {
+            let GuestManifest { kernel_version, arch, generation, .. } = image;
+            let note = match guest_for {
+                GuestFor::ThisProcessor => "",
+                GuestFor::AnotherProcessor => ": not this machine's processor, for --accel tcg only",
+            };
+            let dir = dir.display();
+            Check::ok(name, format!("{dir} (kernel {kernel_version}, generation {generation}, {arch}{note})"))
+        }
         Err(error) => Check::missing(
             name,
             "every pod: the VM boots from it",
@@ -139,7 +143,11 @@ mod tests {
     #[test]
     fn no_pod_runs_without_a_guest_image() {
         let dir = tempfile::tempdir().unwrap();
-        let check = guest_image(dir.path(), &crate::runtime::microvm::check_guest(dir.path()));
+        let check = guest_image(
+            dir.path(),
+            &crate::runtime::microvm::check_guest(dir.path()),
+            GuestFor::ThisProcessor,
+        );
         assert_eq!(check.state, State::Fail);
         assert!(check.found.contains("it has no manifest.json: No such file"), "{check:?}");
         assert!(check.remedy.unwrap().contains("magikvm-image build"));

@@ -15,8 +15,9 @@ use super::{CliError, Format, Outcome, print_as, ui};
 use crate::pod::interface::PodRuntimeInterface;
 use crate::runtime::microvm::check_guest;
 use crate::vmm::qemu::Qemu;
-use crate::vmm::{KernelChoice, krun, probe};
+use crate::vmm::{DriverOptions, KernelChoice, krun, probe};
 use host::Host;
+use magikvm_proto::guest_image::Arch;
 use report::{GuestFor, Machines, Report};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,13 +54,17 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
 
 fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> Report {
     let layout = pods.layout();
-    let verdicts = pods.places().verdicts;
-    let qemu = Qemu::from_environment(KernelChoice::GuestImage, verdicts.clone());
-    let image = check_guest(guest);
-    let guest_for = match &image {
-        Ok(image) if image.arch.as_str() != host.arch => GuestFor::AnotherProcessor,
-        Ok(_) | Err(_) => GuestFor::ThisProcessor,
+    let (image, places) = (check_guest(guest), pods.places());
+    let verdicts = places.verdicts.clone();
+    let stated = image.as_ref().ok().map(|image| image.arch);
+    let guest_for = match stated {
+        Some(arch) if arch.as_str() != host.arch => GuestFor::AnotherProcessor,
+        Some(_) | None => GuestFor::ThisProcessor,
     };
+    // Without a guest image: the machine that a guest of this machine's own architecture needs.
+    let arch = stated.or_else(Arch::native).unwrap_or(Arch::X86_64);
+    let qemu =
+        Qemu::from_environment(DriverOptions { guest: arch, kernel: KernelChoice::GuestImage, places });
     let machines = Machines {
         hardware: virtualization::check(host, &host.kvm(), || probe::hardware_afresh(&verdicts)),
         krun: drivers::libkrun(krun::version()),
@@ -68,7 +73,7 @@ fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> 
         guest_for,
     };
     let mut others = vec![
-        drivers::guest_image(guest, &image),
+        drivers::guest_image(guest, &image, guest_for),
         storage::directories(&layout.pods(), &layout.images(), &host.user),
         storage::policy(&layout.policy()),
         drivers::libkrunfw(host, krun::probe_libkrunfw()),

@@ -13,7 +13,7 @@ pub use machine::{VMM_VERB, main};
 
 use super::process;
 use super::report::{self, Report};
-use super::{Accel, Capabilities, KernelChoice, Places, Unavailable, VmChild, VmConfig, Vmm, VmmError};
+use super::{Accel, Capabilities, DriverOptions, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError};
 use crate::agent::{Connector, Handshake};
 use crate::store::layout::AGENT_SOCK;
 use std::io::Write;
@@ -57,28 +57,27 @@ enum Console {
 /// The driver.
 #[derive(Debug)]
 pub struct Krun {
-    kernel: KernelChoice,
-    places: Places,
+    options: DriverOptions,
 }
 
 impl Krun {
     /// With the guest image's kernel or the system's libkrunfw.
-    pub fn new(kernel: KernelChoice, places: Places) -> Self {
-        Self { kernel, places }
+    pub fn new(options: DriverOptions) -> Self {
+        Self { options }
     }
 
     #[cfg(has_krun)]
     fn firmware(&self) -> Result<PathBuf, VmmError> {
-        firmware::kernel(&self.places.kernels).map_err(|error| VmmError::Firmware(Box::new(error)))
+        firmware::kernel(&self.options.places.kernels).map_err(|error| VmmError::Firmware(Box::new(error)))
     }
 
     #[cfg(not(has_krun))]
     fn firmware(&self) -> Result<PathBuf, VmmError> {
-        Ok(self.places.kernels.clone())
+        Ok(self.options.places.kernels.clone())
     }
 
     fn settings(&self, config: &VmConfig) -> Result<Settings, VmmError> {
-        let (kernel, console) = match self.kernel {
+        let (kernel, console) = match self.options.kernel {
             KernelChoice::GuestImage => (config.kernel.clone(), Console::Serial),
             KernelChoice::Libkrunfw => (self.firmware()?, Console::Virtio),
         };
@@ -113,9 +112,9 @@ impl Vmm for Krun {
                 remedy: "leave out --accel tcg, or let QEMU emulate: --vmm qemu --accel tcg".to_owned(),
             });
         }
-        super::probe::hardware(&self.places.verdicts)?;
+        super::probe::hardware(&self.options.places.verdicts)?;
         #[cfg(has_krun)]
-        if self.kernel == KernelChoice::Libkrunfw {
+        if self.options.kernel == KernelChoice::Libkrunfw {
             firmware::probe()?;
         }
         Ok(Capabilities { version })

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# The tests that need real KVM, unified cgroup v2, Landlock or a throw-away host, each in a VM that emulates such a machine (tests/lab).
+#   ci/lab.sh [FILTER]                  prepares all they need, and runs those whose name contains FILTER
+#   ci/lab.sh [OPTION…] --run COMMAND…  runs a command in a fresh lab, and passes on what it prints and its exit code
+# Options for --run:
+#   --keep DIR       copies what the command leaves in the directory $MAGIKVM_LAB_OUT to DIR
+#   --memory MIB     memory of the lab
+#   --limit SECONDS  it is killed after that time
+# MAGIKVM_LAB=never runs the tests on this machine itself, where that has what they need.
+
+# Where the caller is, for the paths in his command; the library of the scripts goes elsewhere.
+caller="$PWD"
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+usage() {
+    sed -n '3,8s/^# *//p' "$REPO/ci/lab.sh" >&2
+    exit 2
+}
+
+options=()
+filter=()
+run=""
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --keep | --memory | --limit)
+            [ $# -gt 1 ] || usage
+            options+=("$1" "$2")
+            shift 2
+            ;;
+        --run)
+            run=1
+            shift
+            break
+            ;;
+        -*) usage ;;
+        *)
+            filter=("$1")
+            shift
+            [ $# = 0 ] || usage
+            ;;
+    esac
+done
+
+if [ -n "$run" ]; then
+    [ $# -gt 0 ] || usage
+    # What is prepared is told on standard error: standard output is the command's.
+    {
+        need_rust
+        ensure_lab
+        cargo build --locked --quiet -p magikvm-lab
+    } >&2
+    cd "$caller"
+    exec "$CARGO_TARGET_DIR/debug/magikvm-lab" "${options[@]}" -- "$@"
+fi
+[ ${#options[@]} = 0 ] || usage
+
+need_packages "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
+need_rust
+step "Building the programs" build_programs --features magikvm/testing
+ensure_vhost_vsock
+step "Making the guest image" ensure_guest_image "$DIST/guest"
+ensure_lab
+unset MAGIKVM_ROOT MAGIKVM_GUEST MAGIKVM_ACCEL
+export MAGIKVM_BIN="$DIST/magikvm"
+export MAGIKVM_TEST_GUEST="$DIST/guest"
+# Test programs that use the lab have names that begin with lab.
+step "Testing in the lab" cargo test --locked -p magikvm-lab -p magikvm-tests --test 'lab*' --no-fail-fast --features magikvm/testing -- "${filter[@]}"

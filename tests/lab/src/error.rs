@@ -1,0 +1,160 @@
+//! Why there is no result from the lab.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const PREPARE: &str = "ci/lab.sh and ci/test.sh prepare a lab and set MAGIKVM_LAB_DIR";
+
+/// What the lab had said when something went wrong.
+#[derive(Debug, Default)]
+pub struct Words {
+    pub(crate) console: String,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl fmt::Display for Words {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, text) in [
+            ("the lab's console", &self.console),
+            ("standard output", &self.stdout),
+            ("standard error", &self.stderr),
+        ] {
+            let text = text.trim_end();
+            if text.is_empty() {
+                write!(f, "\n--- {name}: empty")?;
+            } else {
+                write!(f, "\n--- {name}:\n{text}")?;
+            }
+        }
+        write!(f, "\n---")
+    }
+}
+
+/// No result from the lab, or not the one that a test needs.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// `MAGIKVM_LAB_DIR` is not set.
+    #[error("there is no lab: {PREPARE}")]
+    NotPrepared,
+    /// A part of the prepared lab is not there.
+    #[error("the lab has no {}: {PREPARE}", .0.display())]
+    Incomplete(PathBuf),
+    /// The lab is not for labs.
+    #[error("this runs in the lab already, and there is no lab in the lab")]
+    Nested,
+    /// A program that the lab needs is not installed.
+    #[error("{program} is not there: install the Debian package {package}, or name it in {variable}")]
+    NoProgram {
+        /// Its name.
+        program: &'static str,
+        /// Where Debian has it.
+        package: &'static str,
+        /// The variable that may name it.
+        variable: &'static str,
+    },
+    /// A word of the command that the lab can't be given.
+    #[error("the lab can't be given {what}: {why}")]
+    BadCommand {
+        /// The word.
+        what: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The operating system refused something.
+    #[error("{what}")]
+    System {
+        /// What was attempted.
+        what: String,
+        /// Its answer.
+        #[source]
+        source: io::Error,
+    },
+    /// All turns were taken for too long.
+    #[error("waited {} s for a turn to run a VM: {} others may exist at one time", .waited.as_secs(), .turns)]
+    NoTurn {
+        /// How long.
+        waited: Duration,
+        /// How many turns there are.
+        turns: usize,
+    },
+    /// The command took too long, or the lab itself hung.
+    #[error("the lab was ended after {} s without a result{words}", .limit.as_secs())]
+    Hung {
+        /// The command's limit.
+        limit: Duration,
+        /// What had been said by then.
+        words: Box<Words>,
+    },
+    /// The lab ended before the command did: its kernel panicked, or QEMU failed.
+    #[error("the lab died after {:.1} s (QEMU: {status}){words}", .after.as_secs_f64())]
+    Died {
+        /// How QEMU ended.
+        status: String,
+        /// When.
+        after: Duration,
+        /// What had been said by then.
+        words: Box<Words>,
+    },
+    /// The process that shares this machine's files ended before the lab did.
+    #[error("virtiofsd ended too early, after {:.1} s ({status}): {log}{words}", .after.as_secs_f64())]
+    ShareLost {
+        /// How it ended.
+        status: String,
+        /// When.
+        after: Duration,
+        /// What it logged.
+        log: String,
+        /// What the lab had said by then.
+        words: Box<Words>,
+    },
+    /// The command wrote more than is read.
+    #[error("the command in the lab wrote {bytes} bytes to {stream}; {limit} are read")]
+    TooMuch {
+        /// Where to.
+        stream: &'static str,
+        /// How much.
+        bytes: u64,
+        /// What is allowed.
+        limit: u64,
+    },
+    /// The test failed inside.
+    #[error("the test `{name}` failed in the lab with exit code {code}{words}")]
+    TestFailed {
+        /// Its name.
+        name: String,
+        /// Of the test binary.
+        code: i32,
+        /// What it said.
+        words: Box<Words>,
+    },
+    /// Not exactly one test ran inside.
+    #[error("the lab ran no test, or more than one, of the name `{name}`{words}")]
+    NotOneTest {
+        /// The name asked for.
+        name: String,
+        /// What the test binary said.
+        words: Box<Words>,
+    },
+}
+
+impl LabError {
+    /// For `map_err`: what was attempted.
+    pub(crate) fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        |source| Self::System { what, source }
+    }
+}
+
+/// An error with all its causes, for a test's panic or a line on standard error.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

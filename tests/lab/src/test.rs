@@ -1,0 +1,117 @@
+//! Tests in the lab: the same test binary is run there, for one test, and its result is that test's result here.
+
+use crate::error::{Words, with_causes};
+use crate::{Lab, LabCommand, LabError, LabOutput, MEMORY_MIB};
+use std::time::Duration;
+
+/// What a test in the lab may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Memory of the lab.
+    pub memory_mib: u32,
+    /// How long all of it may take, boot included.
+    pub limit: Duration,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { memory_mib: MEMORY_MIB, limit: Duration::from_secs(180) }
+    }
+}
+
+/// Whether this process runs in the lab.
+pub fn is_inside() -> bool {
+    std::env::var_os("MAGIKVM_INSIDE_LAB").is_some_and(|value| value == "1")
+}
+
+/// Whether a test for the lab is to run its body in this very process: it is in the lab, or `MAGIKVM_LAB=never` says so.
+///
+/// # Panics
+/// When `MAGIKVM_LAB` has a value that means nothing.
+pub fn runs_here() -> bool {
+    let wish = std::env::var("MAGIKVM_LAB").unwrap_or_default();
+    assert!(
+        ["", "always", "never"].contains(&wish.as_str()),
+        "MAGIKVM_LAB is {wish:?}; it may be always or never"
+    );
+    is_inside() || wish == "never"
+}
+
+/// Runs the body of a `#[test]` in the lab: `inside!(|| …)`, or `inside!(Room { … }, || …)`. The rest of the test runs in both places, so
+/// the body should be all of it. A failure there is a failure here, and shows what was printed.
+#[macro_export]
+macro_rules! inside {
+    ($body:expr) => {
+        $crate::inside!($crate::Room::default(), $body)
+    };
+    ($room:expr, $body:expr) => {{
+        fn here() {}
+        $crate::run_inside(&$crate::name_of(&here), &$room, $body)
+    }};
+}
+
+/// The name that the test harness has for the test which contains a function.
+pub fn name_of<T>(_: &T) -> String {
+    let path = std::any::type_name::<T>();
+    let test = path.strip_suffix("::here").unwrap_or(path);
+    let test = test.trim_end_matches("::{{closure}}");
+    test.split_once("::").map_or(test, |(_, name)| name).to_owned()
+}
+
+/// What [`inside!`] stands for.
+///
+/// # Panics
+/// When the test fails in the lab, or there is no lab.
+#[track_caller]
+pub fn run_inside(name: &str, room: &Room, body: impl FnOnce()) {
+    if runs_here() {
+        return body();
+    }
+    if let Err(error) = rerun_in(room, name) {
+        panic!("{}", with_causes(&error));
+    }
+}
+
+/// Runs one test of this test binary in the lab, by its full name. For harnesses other than the standard one, which must know the options
+/// `--exact`, `--nocapture` and `--test-threads` and print the same summary. Ask [`runs_here`] first.
+pub fn rerun(name: &str) -> Result<(), LabError> {
+    rerun_in(&Room::default(), name)
+}
+
+/// The same with other limits.
+pub fn rerun_in(room: &Room, name: &str) -> Result<(), LabError> {
+    let this = std::env::current_exe().map_err(LabError::system("finding this program"))?;
+    let command = LabCommand::new(this)
+        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .memory_mib(room.memory_mib)
+        .limit(room.limit);
+    judge(name, &Lab::from_environment()?.run(&command)?)
+}
+
+/// Whether exactly one test ran and passed.
+fn judge(name: &str, output: &LabOutput) -> Result<(), LabError> {
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    let one = stdout.lines().any(|line| line.contains("test result: ok. 1 passed; 0 failed; 0 ignored"));
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    let words = Box::new(Words { console: output.console.clone(), stdout, stderr });
+    let name = name.to_owned();
+    match output.code {
+        0 if one => Ok(()),
+        0 => Err(LabError::NotOneTest { name, words }),
+        code => Err(LabError::TestFailed { name, code, words }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_test_knows_its_name() {
+        fn here() {}
+        assert_eq!(super::name_of(&here), "test::tests::a_test_knows_its_name");
+        let in_closure = || {
+            fn here() {}
+            super::name_of(&here)
+        };
+        assert_eq!(in_closure(), "test::tests::a_test_knows_its_name");
+    }
+}

@@ -1,0 +1,36 @@
+//! Turns: so many VMs may be emulated at one time on a machine, whoever made them. Each takes a processor at least, and machines that test
+//! often have two; with more, all of them miss their deadlines.
+
+use crate::LabError;
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+const TURNS: usize = 2;
+/// How long the tests before this one may take.
+const WAIT: Duration = Duration::from_secs(1800);
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// The right to run a VM, until it is dropped or the process ends.
+#[derive(Debug)]
+pub struct Turn {
+    _lock: File,
+}
+
+/// Waits for a turn. Who has one must not ask for another.
+pub fn turn() -> Result<Turn, LabError> {
+    // The lab has a /tmp of its own, and so turns of its own.
+    let dir = std::env::temp_dir();
+    let mut files = Vec::new();
+    for number in 0..TURNS {
+        let path = dir.join(format!("magikvm-vm-slot-{number}"));
+        files.push(File::create(&path).map_err(LabError::system(format!("creating {}", path.display())))?);
+    }
+    let began = Instant::now();
+    while began.elapsed() < WAIT {
+        if let Some(taken) = files.iter().position(|file| file.try_lock().is_ok()) {
+            return Ok(Turn { _lock: files.swap_remove(taken) });
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Err(LabError::NoTurn { waited: WAIT, turns: TURNS })
+}
