@@ -163,6 +163,19 @@ impl Vmm for Krun {
     }
 }
 
+/// Which libkrun this is.
+pub fn version() -> Result<String, Unavailable> {
+    api::version()
+}
+
+/// Whether `--kernel libkrunfw` has a kernel.
+pub fn probe_libkrunfw() -> Result<(), Unavailable> {
+    version()?;
+    #[cfg(has_krun)]
+    firmware::probe()?;
+    Ok(())
+}
+
 /// Says something to whoever started this machine.
 fn tell(report: &Report) {
     report::send(report);
