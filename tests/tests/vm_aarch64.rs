@@ -1,12 +1,16 @@
 //! Pods in machines of aarch64, whatever this machine is: software emulation runs them, slowly.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use magikvm_tests::images::Images;
+use magikvm_tests::registry::Registry;
 use magikvm_tests::virtual_machine::{VmHost, busybox};
 use magikvm_tests::{Pod, wait_for};
 use serde_json::json;
+use std::ffi::OsStr;
+use std::fs;
 use std::time::Duration;
 
-/// A program built for x86_64 and a pod's machine of aarch64 both take longer than what other tests wait for.
+/// On a busy machine a foreign processor takes its time.
 const LONG: Duration = Duration::from_secs(90);
 
 #[test]
@@ -46,6 +50,27 @@ fn a_foreground_run_on_aarch64_prints_logs_and_passes_the_exit_code_on() {
     let output = host.run(&pod).arg("--rm").limit(LONG).fails(5);
     assert_eq!(output.stdout, "one | aarch64\n");
     host.assert_as_before(&before);
+}
+
+#[test]
+fn the_pods_architecture_is_pulled_of_an_image_for_several() {
+    let arm = std::env::var_os("MAGIKVM_TEST_BUSYBOX_AARCH64").expect("ci/test.sh sets it");
+    let images = Images::new();
+    images.empty("empty");
+    for (tag, program) in [("amd64", OsStr::new("/bin/true")), ("arm64", &arm)] {
+        images.umoci("empty", tag, &[&|root| assert!(fs::copy(program, root.join("busybox")).unwrap() > 0)]);
+        images.set_architecture(tag, tag);
+    }
+    images.index("both", &["amd64", "arm64"]);
+    let registry = Registry::plain();
+    registry.push(&images.layout(), "both", "app:1");
+    let host = VmHost::aarch64();
+    let etc = host.root().join("etc");
+    fs::create_dir_all(&etc).unwrap();
+    let address = registry.host();
+    fs::write(etc.join("registries.toml"), format!("[registry.\"{address}\"]\nplain-http = true\n")).unwrap();
+    let pod = Pod::new("pulled").container_of("web", &registry.name("app:1"), &["/busybox", "uname", "-m"]);
+    assert_eq!(host.run(&pod).arg("--rm").limit(LONG).ok().stdout, "web | aarch64\n");
 }
 
 #[test]

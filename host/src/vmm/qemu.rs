@@ -1,5 +1,5 @@
-//! QEMU: the machine `microvm` for guests of x86_64, `virt` for those of aarch64, whatever this machine is. The agent's vsock is served by `vhost-device-vsock`, a process of its own beside QEMU, so that no kernel module
-//! and no privilege is needed on the host.
+//! QEMU: the machine `microvm` for guests of x86_64, `virt` for those of aarch64, whatever this machine is. The agent's vsock is served by
+//! `vhost-device-vsock`, a process of its own beside QEMU, so that no kernel module and no privilege is needed on the host.
 
 use super::process::{self, Process};
 use super::{
