@@ -3,7 +3,7 @@
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// A copy of the guest image under test.
 #[derive(Debug)]
@@ -35,7 +35,8 @@ impl BadGuest {
     pub fn replace(&self, name: &str, bytes: &[u8]) {
         fs::write(self.dir.join(name), bytes).expect("a part");
         let path = self.dir.join("manifest.json");
-        let mut manifest: Value = serde_json::from_slice(&fs::read(&path).expect("a manifest")).expect("JSON");
+        let mut manifest: Value =
+            serde_json::from_slice(&fs::read(&path).expect("a manifest")).expect("JSON");
         manifest["parts"][name]["size"] = bytes.len().into();
         fs::write(&path, manifest.to_string()).expect("a manifest");
     }
@@ -53,13 +54,11 @@ pub fn initramfs(dir: &Path, busybox: &Path, script: &str) -> Vec<u8> {
     fs::copy(busybox, dir.join("bin/busybox")).expect("busybox");
     fs::write(dir.join("init"), format!("#!/bin/busybox sh\n{script}")).expect("a script");
     fs::set_permissions(dir.join("init"), fs::Permissions::from_mode(0o755)).expect("its mode");
-    let find = Command::new("find").arg(".").current_dir(dir).stdout(Stdio::piped()).spawn().expect("find");
-    let packed = Command::new("cpio")
-        .args(["-o", "-H", "newc", "--quiet"])
+    let packed = Command::new("sh")
+        .args(["-c", "find . | cpio -o -H newc --quiet"])
         .current_dir(dir)
-        .stdin(find.stdout.expect("a pipe"))
         .output()
-        .expect("cpio");
+        .expect("a shell, find and cpio");
     assert!(packed.status.success(), "{}", String::from_utf8_lossy(&packed.stderr));
     packed.stdout
 }
@@ -82,7 +81,8 @@ pub fn kernel_of_one_fault() -> Vec<u8> {
         let at = 64 + number * 56;
         put(at, &kind.to_le_bytes());
         put(at + 4, &7u32.to_le_bytes());
-        for (field, value) in [(8, offset), (16, address), (24, address), (32, size), (40, size), (48, align)] {
+        for (field, value) in [(8, offset), (16, address), (24, address), (32, size), (40, size), (48, align)]
+        {
             put(at + field, &value.to_le_bytes());
         }
     }

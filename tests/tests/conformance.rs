@@ -23,6 +23,8 @@ mod itself;
 mod machine;
 #[path = "conformance/manifest.rs"]
 mod manifest;
+#[path = "conformance/pauses.rs"]
+mod pauses;
 #[path = "conformance/processes.rs"]
 mod processes;
 #[path = "conformance/row.rs"]
@@ -50,7 +52,7 @@ use std::sync::Arc;
 use unit::Unit;
 
 /// The list, in the order of the table.
-static GROUPS: [&Group; 12] = [
+static GROUPS: [&Group; 13] = [
     &manifest::GROUP,
     &together::GROUP,
     &walls::GROUP,
@@ -62,6 +64,7 @@ static GROUPS: [&Group; 12] = [
     &ends::GROUP,
     &stops::GROUP,
     &machine::GROUP,
+    &pauses::GROUP,
     &failures::GROUP,
 ];
 

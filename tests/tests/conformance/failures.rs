@@ -2,12 +2,12 @@
 
 use crate::row::{Difference, Group, Pods, Row};
 use crate::subject::Subject;
+use magikvm_tests::Pod;
 use magikvm_tests::command::Output;
 use magikvm_tests::guest::{BadGuest, initramfs, kernel_of_one_fault};
 use magikvm_tests::memory::MemoryLimit;
 use magikvm_tests::virtual_machine::{Driver, guest_image, in_path};
 use magikvm_tests::wait::until;
-use magikvm_tests::Pod;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -128,9 +128,22 @@ fn vmm_out_of_memory(subject: &Subject) {
     let pid = subject.process("hungry", subject.machine_process());
     let _limit = MemoryLimit::on(pid, &format!("magikvm-test-{pid}"), 8 << 20);
     // More than the host lets it have, and less than its guest believes to have.
-    let eats = subject.cmd(["exec", "hungry", "--", "sh", "-c", "head -c 150000000 /dev/zero | tail -c 140000000 | wc -c"]);
+    let eats = subject.cmd([
+        "exec",
+        "hungry",
+        "--",
+        "sh",
+        "-c",
+        "head -c 150000000 /dev/zero | tail -c 140000000 | wc -c",
+    ]);
     let eats = eats.spawn();
-    failed_while_it_ran(subject, "hungry", "VmmOutOfMemory", "the host was out of memory", subject.seconds(20));
+    failed_while_it_ran(
+        subject,
+        "hungry",
+        "VmmOutOfMemory",
+        "the host was out of memory",
+        subject.seconds(20),
+    );
     drop(eats);
 }
 
@@ -139,12 +152,17 @@ fn panic_at_boot(subject: &Subject) {
     let length = guest.part("initramfs").len();
     guest.damage("initramfs", &vec![0x55; length]);
     let output = fails_for(does_not_boot(subject, &guest), "GuestPanicked");
-    output.complains("the guest's kernel panicked: ").complains("The VM's console, last lines:").complains("Kernel panic");
+    output
+        .complains("the guest's kernel panicked: ")
+        .complains("The VM's console, last lines:")
+        .complains("Kernel panic");
 }
 
 fn panic_later(subject: &Subject) {
     // The kernel shall panic rather than kill a container that has used up its memory.
-    let hungry = Pod::new("panics").script("web", "sleep 1; exec tail /dev/zero").with("resources/limits/memory", "24Mi");
+    let hungry = Pod::new("panics")
+        .script("web", "sleep 1; exec tail /dev/zero")
+        .with("resources/limits/memory", "24Mi");
     subject.run(&hungry).arg("-d").env("MAGIKVM_KERNEL_PARAMETERS", "sysctl.vm.panic_on_oom=2").ok();
     let words = "the guest's kernel panicked: Out of memory: compulsory panic_on_oom is enabled";
     failed_while_it_ran(subject, "panics", "GuestPanicked", words, subject.seconds(30));
@@ -180,7 +198,9 @@ fn kernel_missing_or_cut_short(subject: &Subject) {
             None => fs::remove_file(guest.dir().join("vmlinux")).unwrap(),
         }
         let output = does_not_boot(subject, &guest).expect_code(3);
-        output.complains("its part vmlinux is missing or damaged").complains("Hint: make one: magikvm-image build");
+        output
+            .complains("its part vmlinux is missing or damaged")
+            .complains("Hint: make one: magikvm-image build");
     }
 }
 
@@ -192,7 +212,11 @@ fn no_kernel(subject: &Subject) {
         guest.replace("vmlinux", &bytes);
         let output = does_not_boot(subject, &guest).expect_code(70).complains("(stage: boot)");
         let reasons = ["NotMade", "VmmFailed"];
-        assert!(reasons.iter().any(|reason| output.stderr.contains(&format!("Reason: {reason}\n"))), "{}", output.stderr);
+        assert!(
+            reasons.iter().any(|reason| output.stderr.contains(&format!("Reason: {reason}\n"))),
+            "{}",
+            output.stderr
+        );
     }
 }
 
