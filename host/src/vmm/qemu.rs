@@ -224,7 +224,7 @@ fn listens(socket: &str) -> bool {
 /// against an emulated timer, which fails when the host is busy, and then no timer of the guest ever ticks; so it is told. The counter of
 /// aarch64 says its frequency itself.
 pub fn kernel_parameters(guest: Arch, accel: Accel) -> String {
-    let cmdline = format!("{} {CMDLINE}", machine(guest).cmdline);
+    let cmdline = format!("{} {CMDLINE}{}", machine(guest).cmdline, super::more_parameters());
     match (guest, accel) {
         (Arch::X86_64, Accel::Tcg) => match super::tsc::khz() {
             Some(khz) => format!("{cmdline} tsc_early_khz={khz} tsc=reliable"),

@@ -105,7 +105,7 @@ impl Krun {
             vcpus: u8::try_from(config.vcpus).map_err(|_| too_large())?,
             kernel,
             initramfs: config.initramfs.clone(),
-            cmdline: format!("console={device} {rest}"),
+            cmdline: format!("console={device} {rest}{}", super::more_parameters()),
             console,
             disk: config.disk.clone(),
             agent_port: magikvm_proto::path::AGENT_PORT,
