@@ -46,7 +46,7 @@ pub fn follow_parent() {
                 end();
             }
         }
-        // It has ended already; or it could outlive this process's knowledge of it, which must not be.
+        // It has ended already, or cannot be watched, and then this process might outlive it.
         Err(_) => end(),
     }
     // It may have ended before it was watched, and its number have gone to another process.
