@@ -6,7 +6,9 @@ pub mod end;
 #[cfg(feature = "testing")]
 pub mod fake;
 pub mod krun;
+#[cfg(target_os = "linux")]
 pub mod kvm;
+#[cfg_attr(target_os = "macos", path = "hvf.rs")]
 pub mod probe;
 pub mod process;
 pub mod qemu;
@@ -81,8 +83,9 @@ pub struct Places {
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Accel {
-    /// The processor, through /dev/kvm.
+    /// The processor: through /dev/kvm, or on macOS (`hvf`) the Hypervisor framework.
     #[default]
+    #[cfg_attr(target_os = "macos", value(name = "hvf", alias = "kvm"))]
     Kvm,
     /// QEMU's software emulation. Works anywhere, is slow, and is not a security boundary.
     Tcg,

@@ -89,6 +89,12 @@ impl Qemu {
     }
 
     fn program(&self) -> Result<&Path, Unavailable> {
+        if !cfg!(target_os = "linux") {
+            return Err(Unavailable {
+                reason: "the QEMU driver is for Linux: it shares the guest's memory by memfd, and looks for sockets in /proc".to_owned(),
+                remedy: "leave out --vmm qemu and --accel tcg".to_owned(),
+            });
+        }
         self.qemu.as_deref().ok_or_else(|| Unavailable {
             reason: format!("qemu-system-{} is not in PATH", self.options.guest),
             remedy: format!("install it: apt-get install {}", machine(self.options.guest).package),

@@ -17,6 +17,8 @@ use super::{
     Accel, Capabilities, DriverOptions, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError,
 };
 use crate::agent::{Connector, Handshake};
+use crate::os;
+use crate::store::atomic::FileError;
 use crate::store::layout::AGENT_SOCK;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -129,6 +131,8 @@ impl Vmm for Krun {
     }
 
     fn spawn(&self, config: &VmConfig, dir: &Path) -> Result<VmChild, VmmError> {
+        let socket = dir.join(AGENT_SOCK);
+        os::check_unix(&socket).map_err(FileError::at("reach the agent by", &socket))?;
         let settings = serde_json::to_vec(&self.settings(config)?)
             .map_err(|error| VmmError::Helper { program: "libkrun".to_owned(), detail: error.to_string() })?;
         let program =
@@ -158,7 +162,7 @@ impl Vmm for Krun {
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
             written => written.map_err(start)?,
         }
-        let connector = Connector { socket: dir.join(AGENT_SOCK), handshake: Handshake::Direct };
+        let connector = Connector { socket, handshake: Handshake::Direct };
         Ok(VmChild { processes: vec![machine], connector, console, diagnostics, reports: Some(reports) })
     }
 }
