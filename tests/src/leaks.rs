@@ -2,6 +2,7 @@
 //! there before has leaked.
 
 use crate::processes;
+use crate::wait::patience;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -61,7 +62,7 @@ impl Holdings {
 /// Fails the test, naming what leaked, unless `root` comes to hold what it held before.
 #[track_caller]
 pub fn assert_as_before(root: &Path, temporary: &Path, before: &Holdings) {
-    let deadline = Instant::now() + SETTLE;
+    let deadline = Instant::now() + SETTLE * patience();
     loop {
         let now = Holdings::of(root, temporary);
         if now == *before {

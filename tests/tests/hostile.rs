@@ -136,7 +136,8 @@ fn flood(manner: &str, filled: impl Fn(&Path) -> bool) {
     let (memory, files) = (memory_kib(monitor, "VmHWM"), bytes_below(&host.pod_dir("flood")));
     assert!(memory < MONITOR_KIB, "{manner}: the monitor took {memory} KiB");
     assert!(files < POD_BYTES, "{manner}: {files} bytes on disk");
-    assert_eq!(host.cmd(["stop", "--grace", "1", "flood"]).run().code, 0);
+    let stop = host.cmd(["stop", "--grace", "1", "flood"]).ok();
+    assert!(stop.took < Duration::from_secs(15), "a flood puts no deadline off: {:?}", stop.took);
     host.cmd(["rm", "flood"]).ok();
     host.cmd(["rm", "-f", "good"]).ok();
     host.assert_as_before(&before);

@@ -3,7 +3,8 @@
 use super::{Format, Outcome, print_as, ui};
 use crate::pod::interface::PodRuntimeInterface;
 use crate::runtime::microvm::check_guest;
-use crate::vmm::{Accel, KernelChoice, Places, VmmKind, driver, probe};
+use crate::vmm::{Accel, DriverOptions, KernelChoice, Places, VmmKind, driver, probe};
+use magikvm_proto::guest_image::Arch;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,8 +32,15 @@ struct Check {
 pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     let guest = args.guest.clone().unwrap_or_else(|| pods.layout().guest_image());
     let places = pods.places();
-    let checks = [virtualization(&places), qemu(&places), guest_image(&guest), state(pods)];
-    let hardware = checks.iter().all(|check| check.ok);
+    // Without a guest image: the machine that a guest of this machine's own architecture needs.
+    let arch = check_guest(&guest).ok().map(|image| image.arch).or_else(Arch::native);
+    let checks = [
+        virtualization(&places),
+        qemu(arch.unwrap_or(Arch::X86_64), &places),
+        guest_image(&guest),
+        state(pods),
+    ];
+    let hardware = checks.iter().all(|check| check.ok) && arch == Arch::native();
     let emulation = checks[1..].iter().all(|check| check.ok);
     if let Some(format) = args.output {
         let value = serde_json::json!({ "checks": checks, "hardware": hardware, "emulation": emulation });
@@ -72,9 +80,10 @@ fn virtualization(places: &Places) -> Check {
     }
 }
 
-fn qemu(places: &Places) -> Check {
+fn qemu(guest: Arch, places: &Places) -> Check {
     let name = "VMM (qemu)";
-    match driver(VmmKind::Qemu, KernelChoice::GuestImage, places).probe(Accel::Tcg) {
+    let options = DriverOptions { guest, kernel: KernelChoice::GuestImage, places: places.clone() };
+    match driver(VmmKind::Qemu, options).probe(Accel::Tcg) {
         Ok(capabilities) => Check { name, ok: true, found: capabilities.version, remedy: String::new() },
         Err(unavailable) => Check { name, ok: false, found: unavailable.reason, remedy: unavailable.remedy },
     }
@@ -84,7 +93,13 @@ fn guest_image(dir: &std::path::Path) -> Check {
     let name = "guest image";
     match check_guest(dir) {
         Ok(manifest) => {
-            let found = format!("{} (kernel {})", dir.display(), manifest.kernel_version);
+            let foreign = if Some(manifest.arch) == Arch::native() {
+                ""
+            } else {
+                ": not this machine's processor, for --accel tcg only"
+            };
+            let kernel = manifest.kernel_version;
+            let found = format!("{} (kernel {kernel}, {}{foreign})", dir.display(), manifest.arch);
             Check { name, ok: true, found, remedy: String::new() }
         }
         Err(error) => Check {

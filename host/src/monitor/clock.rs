@@ -1,13 +1,14 @@
-//! Tells the guest what time it is. Knows when the host's own clock jumps; that the guest was paused it is told.
+//! Tells the guest what time it is: when its agent answers first, and whenever it is asked to. Knows when the host's own clock jumps; that
+//! the guest was paused it is told.
 
 use super::reactor::Message;
 use super::watchers::{Life, send, spawn};
-use crate::agent::{AgentError, Connector};
+use crate::agent::{AgentConnection, AgentError, Connector};
 use crate::pod::events::{ClockReason, EventLog, Happening, HostEvent};
 use crate::pod::step::Input;
 use crate::store::text::chain;
 use magikvm_proto::budget::CLOCK_TOLERANCE_MS;
-use magikvm_proto::wire::{ClockSet, RefusalCode, Request};
+use magikvm_proto::wire::{ClockSet, Hello, RefusalCode, Request};
 use nix::errno::Errno;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
@@ -42,23 +43,42 @@ pub(super) fn start(agent: Connector, events: EventLog, life: Arc<Life>) -> Sync
     ask
 }
 
-/// Tells it, and says what is worth writing down.
+/// Tells it over a connection of its own, and says what is worth writing down.
 fn tell(agent: &Connector, life: &Life, after: ClockReason) -> Option<HostEvent> {
-    let mut outcome = ask(agent);
+    let attempt = || agent.connect(WAIT).and_then(|mut connection| tell_over(&mut connection));
+    let mut outcome = attempt();
     for _ in 1..ATTEMPTS {
         if matches!(outcome, Ok(_) | Err(AgentError::Refused(_))) || life.stands() {
             break;
         }
-        outcome = ask(agent);
+        outcome = attempt();
     }
     match outcome {
-        Ok(ClockSet { offset_ms }) => {
-            let is_news = after != ClockReason::Start || offset_ms.unsigned_abs() > CLOCK_TOLERANCE_MS;
-            is_news.then_some(HostEvent::Clock { after, offset_ms })
-        }
         // It is told when it goes on, or never again.
         Err(_) if life.stands() || life.ends_within(END_WAIT) => None,
-        Err(error) => Some(HostEvent::ClockFailed { after, message: describe(&error) }),
+        outcome => Some(event(after, outcome)),
+    }
+}
+
+/// Tells a guest that has just answered for the first time, before anybody hears that its pod runs: what it knows of the time may be as
+/// coarse as a second. False: this connection is of no use any more.
+pub(super) fn tell_at_start(connection: &mut AgentConnection, hello: &Hello, events: &EventLog) -> bool {
+    if !hello.capabilities.iter().any(|action| action == "clock") {
+        return true;
+    }
+    let outcome = tell_over(connection);
+    let is_usable = outcome.is_ok();
+    let was_right = outcome.as_ref().is_ok_and(|set| set.offset_ms.unsigned_abs() <= CLOCK_TOLERANCE_MS);
+    if !was_right {
+        events.write(Happening::Host(event(ClockReason::Start, outcome)));
+    }
+    is_usable
+}
+
+fn event(after: ClockReason, outcome: Result<ClockSet, AgentError>) -> HostEvent {
+    match outcome {
+        Ok(ClockSet { offset_ms }) => HostEvent::Clock { after, offset_ms },
+        Err(error) => HostEvent::ClockFailed { after, message: describe(&error) },
     }
 }
 
@@ -73,8 +93,7 @@ fn describe(error: &AgentError) -> String {
     message
 }
 
-fn ask(agent: &Connector) -> Result<ClockSet, AgentError> {
-    let mut connection = agent.connect(WAIT)?;
+fn tell_over(connection: &mut AgentConnection) -> Result<ClockSet, AgentError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let realtime_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
     connection.request_within(&Request::Clock { realtime_ns }, WAIT)

@@ -249,6 +249,11 @@ impl<'a> Reactor<'a> {
 
     /// The next message. The state is written when there is none at hand, and else now and then: a guest that floods events keeps no disk busy.
     fn next(&mut self, dir: &PodDir) -> Message {
+        // Before all else: a guest that floods events keeps nobody from ending it.
+        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            self.deadline = None;
+            return Message::Input(Input::Deadline);
+        }
         let at_hand = self.inbox.try_recv();
         if at_hand.is_err() || self.saved.is_none_or(|saved| saved.elapsed() > SAVE_INTERVAL) {
             self.save(dir);

@@ -1,5 +1,6 @@
 //! The threads around the event loop. Each turns one thing that blocks (the agent's streams, the end of the VM) into messages.
 
+use super::clock;
 use super::reactor::Message;
 use crate::agent::{AgentConnection, AgentError, Connector, Patience};
 use crate::pod::events::{EventLog, Happening};
@@ -28,6 +29,8 @@ use std::time::{Duration, Instant};
 
 /// How long the guest may take to say that its agent listens before it is tried without.
 const LISTENING_WAIT: Duration = Duration::from_secs(20);
+/// How long a connection to an agent that has answered before may take.
+const CONNECT_WAIT: Duration = Duration::from_secs(10);
 /// Stack of a watcher. None of them recurses or holds a large buffer there.
 const STACK: usize = 256 << 10;
 /// How long after the end of a stream the end of its VM may take to be seen.
@@ -146,7 +149,7 @@ fn follow_agent(
     life: &Arc<Life>,
 ) {
     let deadline = Instant::now() + Duration::from_millis(budget::HOST_BOOT_WAIT_MS);
-    let (mut connection, _hello) = match connector.connect_when_up(deadline, &|| !life.is_over()) {
+    let (mut connection, hello) = match connector.connect_when_up(deadline, &|| !life.is_over()) {
         Ok(up) => up,
         // The VM's own end or the loop's deadline says more than the want of an answer.
         Err(AgentError::Unreachable(_) | AgentError::Closed | AgentError::Timeout(_)) => return,
@@ -154,6 +157,12 @@ fn follow_agent(
     };
     send(outbox, Input::AgentUp);
     connection.set_patience(life.patience());
+    if !clock::tell_at_start(&mut connection, &hello, events) {
+        connection = match connector.connect_patiently(CONNECT_WAIT, life.patience()) {
+            Ok(connection) => connection,
+            Err(error) => return report_lost(outbox, life, &error),
+        };
+    }
     let (for_logs, log_outbox, log_life) = (connector.clone(), outbox.clone(), Arc::clone(life));
     let log_thread = spawn("logs", move || {
         if let Err(error) = follow_logs(&for_logs, logs, log_life.patience()) {
@@ -189,7 +198,7 @@ fn follow_logs(
     mut logs: HashMap<ContainerName, LogWriter>,
     patience: Patience,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
-    let mut connection = connector.connect_patiently(Duration::from_secs(10), patience)?;
+    let mut connection = connector.connect_patiently(CONNECT_WAIT, patience)?;
     let Done {} = connection.request(&Request::Logs)?;
     let (mut reader, writer) = connection.into_stream()?;
     let mut payload = Vec::new();

@@ -64,7 +64,7 @@ pub enum HostEvent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClockReason {
-    /// It has started. What it knows of the time may be as coarse as a second.
+    /// It starts. What it knows of the time may be as coarse as a second.
     Start,
     /// It was paused.
     Pause,
@@ -92,16 +92,19 @@ impl EventLog {
 
     /// Adds an event. One that is too many, or that a full disk has no room for, is lost.
     pub fn write(&self, what: Happening) {
-        let timed = TimedEvent { time: format_time(jiff::Timestamp::now()), what };
-        let Ok(mut line) = serde_json::to_vec(&timed) else { return };
-        line.push(b'\n');
         let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Writer { file, by_guest, by_host } = &mut *writer;
-        let (written, max) = match timed.what {
+        let (written, max) = match what {
             Happening::Guest(_) => (by_guest, MAX_GUEST),
             Happening::Host(_) => (by_host, MAX_HOST),
         };
-        if *written <= max && file.write_all(&line).is_ok() {
+        if *written > max {
+            return;
+        }
+        let timed = TimedEvent { time: format_time(jiff::Timestamp::now()), what };
+        let Ok(mut line) = serde_json::to_vec(&timed) else { return };
+        line.push(b'\n');
+        if file.write_all(&line).is_ok() {
             *written += u64::try_from(line.len()).unwrap_or(0);
         }
     }

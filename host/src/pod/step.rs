@@ -187,7 +187,7 @@ impl Machine {
         effects
     }
 
-    /// A guest that is starting is told when it has started, one that stands still when it goes on.
+    /// A guest that is starting is told when its agent answers first, one that stands still when it goes on.
     fn tell_time(&self, reason: ClockReason) -> Vec<Effect> {
         let runs = matches!(self.state.stage, Stage::Running | Stage::Stopping);
         if runs && self.motion == Motion::Running { vec![Effect::TellTime(reason)] } else { Vec::new() }
@@ -226,8 +226,7 @@ impl Machine {
                 self.state.stage = Stage::Running;
                 self.state.started_ms = Some(now_ms);
                 let mut effects = vec![Effect::Disarm, Effect::Ready];
-                let end = self.end_if_over(now_ms);
-                effects.extend(if end.is_empty() { self.tell_time(ClockReason::Start) } else { end });
+                effects.extend(self.end_if_over(now_ms));
                 effects
             }
             EventKind::PodFailed { message } if self.state.stage == Stage::Starting => {
@@ -474,8 +473,7 @@ mod tests {
         assert_eq!(pod.step(Input::AgentUp, 1), [Effect::Arm { after_ms: budget::HOST_READY_WAIT_MS }]);
         assert!(pod.step(started(0), 2).is_empty());
         assert!(pod.step(started(1), 3).is_empty());
-        let effects = [Effect::Disarm, Effect::Ready, Effect::TellTime(ClockReason::Start)];
-        assert_eq!(pod.step(guest(EventKind::PodStarted), 4), effects);
+        assert_eq!(pod.step(guest(EventKind::PodStarted), 4), [Effect::Disarm, Effect::Ready]);
         assert!(pod.step(exited(0, ExitStatus::exited(0), None), 5).is_empty());
         let effects = pod.step(exited(1, ExitStatus::exited(3), None), 6);
         assert_eq!(

@@ -5,7 +5,7 @@ pub mod oci;
 pub mod seccomp;
 
 use crate::agent::Connector;
-use crate::image::Image;
+use crate::image::{Image, Platform};
 use crate::manifest::{PodPlan, ResolveError, RuntimeClass};
 use crate::store::atomic::FileError;
 use crate::store::layout::PodDir;
@@ -46,6 +46,8 @@ pub trait Sandbox: Debug + Send {
 pub trait PodRuntime: Debug + Send + Sync {
     /// Which one.
     fn class(&self) -> RuntimeClass;
+    /// What the images of its containers must be for.
+    fn platform(&self) -> Platform;
     /// Whether it can run pods here; asked before anything is made.
     fn probe(&self) -> Result<(), Unavailable>;
     /// Makes all files of a pod. Plans the undoing of each before it is made.

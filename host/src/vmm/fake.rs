@@ -98,6 +98,8 @@ enum Manner {
     GarbageClock,
     /// Does not know what the time is for.
     NoClock,
+    /// Rests for some seconds in the middle of a log frame.
+    SlowFrame,
 }
 
 fn manner() -> Manner {
@@ -123,6 +125,7 @@ fn manner() -> Manner {
         "lying-clock" => Manner::LyingClock,
         "garbage-clock" => Manner::GarbageClock,
         "no-clock" => Manner::NoClock,
+        "slow-frame" => Manner::SlowFrame,
         other => {
             other.strip_prefix("exit=").and_then(|code| code.parse().ok()).map_or(Manner::Run, Manner::Exit)
         }
@@ -329,7 +332,8 @@ impl Guest {
             _ => {}
         }
         let generation = if self.manner == Manner::Generation { 99 } else { magikvm_proto::GENERATION };
-        let hello = Hello { generation, version: "fake".to_owned(), pod: None, capabilities: Vec::new() };
+        let capabilities = if self.manner == Manner::NoClock { vec![] } else { vec!["clock".to_owned()] };
+        let hello = Hello { generation, version: "fake".to_owned(), pod: None, capabilities };
         write_message(&mut out, &Reply::Ok(hello))?;
         if self.manner == Manner::Vanish {
             std::process::exit(7);
@@ -370,6 +374,11 @@ impl Guest {
         write_message(&mut out, &Reply::Ok(Done {}))?;
         if self.manner == Manner::HugeFrame {
             out.write_all(b"{\"stream\":\"stdout\",\"len\":99999999999,\"container\":\"web\"}\n")?;
+        }
+        if self.manner == Manner::SlowFrame {
+            out.write_all(b"{\"stream\":\"stdout\",\"len\":16,\"container\":\"web\"}\none half")?;
+            std::thread::sleep(Duration::from_secs(10));
+            out.write_all(b", other\n")?;
         }
         for container in &self.containers {
             output(out, format!("hello from {container}\n").as_bytes(), Some(container))?;

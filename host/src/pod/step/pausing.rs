@@ -120,7 +120,7 @@ fn a_boot_that_somebody_stopped_fails_in_its_time_and_says_so() {
 #[test]
 fn the_time_is_told_when_there_is_somebody_to_tell() {
     let mut pod = Machine::new(&names(1));
-    assert!(pod.step(Input::HostClockJumped, 1).is_empty(), "it is told when it has started");
+    assert!(pod.step(Input::HostClockJumped, 1).is_empty(), "it is told when its agent answers first");
     let mut pod = running();
     assert_eq!(pod.step(Input::HostClockJumped, 10), [Effect::TellTime(ClockReason::HostClock)]);
     pod.step(ALL, 11);
