@@ -13,7 +13,7 @@ command=$!
     "$b" sleep "$("$b" cat /run/lab/patience)"
     {
         echo "Still running:"
-        "$b" ps -o pid,ppid,stat,time,args | "$b" grep -v ' \['
+        "$b" ps -o pid,ppid,stat,args | "$b" grep -v ' \['
     } >/dev/console
     echo 7 >/proc/sys/kernel/printk
     echo w >/proc/sysrq-trigger
