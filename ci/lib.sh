@@ -388,7 +388,7 @@ choose_accel() {
     local report
     if [ -n "${MAGIKVM_ACCEL:-}" ]; then
         say "Acceleration: $MAGIKVM_ACCEL, as MAGIKVM_ACCEL says"
-    elif report="$("$DIST/magikvm" doctor 2>&1)"; then
+    elif report="$("$DIST/magikvm" doctor --hardware 2>&1)"; then
         say "Acceleration: this machine's hardware virtualization"
     else
         printf '%s\n' "$report"

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// How long the last process of something that was answered already may take to go.
 const SETTLE: Duration = Duration::from_secs(5);
 /// Stays by design: where pods are kept, and the lock that orders their reservations.
-const FURNITURE: [&str; 3] = ["pods", "pods/.reserve", "."];
+const FURNITURE: [&str; 4] = ["pods", "pods/.reserve", ".", "virtualization.json"];
 
 /// What the machine holds of one state root. Each thing is a line of text that names it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -32,7 +32,7 @@ fn printed(command: &LabCommand) -> String {
 #[test]
 fn kvm_is_real() {
     inside!(|| {
-        let verdict = kvm::open().and_then(kvm::measure).and_then(kvm::judge);
+        let verdict = kvm::open().and_then(|device| kvm::measure(&device)).and_then(kvm::judge);
         let verdict = verdict.unwrap_or_else(|error| panic!("{error}"));
         println!("a turn took {:?}", verdict.per_turn);
     });

@@ -68,8 +68,11 @@ fn a_guest_that_does_not_boot_says_why() {
 #[test]
 fn a_class_is_never_swapped_for_a_weaker_one() {
     let host = VmHost::new();
-    let found: Value = serde_json::from_str(&host.cmd(["doctor", "-o", "json"]).run().stdout).unwrap();
+    let found: Value =
+        serde_json::from_str(&host.cmd(["doctor", "-o", "json"]).run().expect_code(0).stdout).unwrap();
     assert_eq!(found["emulation"], true, "{found}");
+    let strict = host.cmd(["doctor", "--hardware"]).run();
+    assert_eq!(strict.code == 0, found["hardware"] == true, "{}", strict.transcript());
     let run = host.run(&Pod::new("strict").script("web", "echo ran")).args(["--accel", "kvm", "--rm"]).run();
     if found["hardware"] == true {
         run.expect_code(0).prints("ran");

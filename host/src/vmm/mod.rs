@@ -177,6 +177,17 @@ pub trait Vmm: Debug + Send + Sync {
     fn spawn(&self, config: &VmConfig, dir: &Path) -> Result<VmChild, VmmError>;
 }
 
+/// Further kernel parameters, for magikvm's own tests (`MAGIKVM_KERNEL_PARAMETERS`, in builds with the feature `testing` only).
+#[cfg(feature = "testing")]
+fn more_parameters() -> String {
+    std::env::var("MAGIKVM_KERNEL_PARAMETERS").map_or_else(|_| String::new(), |more| format!(" {more}"))
+}
+
+#[cfg(not(feature = "testing"))]
+fn more_parameters() -> String {
+    String::new()
+}
+
 /// What a driver has to know before it knows a machine.
 #[derive(Debug, Clone)]
 pub struct DriverOptions {

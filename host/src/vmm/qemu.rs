@@ -85,30 +85,33 @@ impl Qemu {
     }
 
     fn programs(&self) -> Result<(&Path, &Path), Unavailable> {
-        let qemu = self.qemu.as_deref().ok_or_else(|| Unavailable {
+        Ok((self.program()?, self.vsock()?))
+    }
+
+    fn program(&self) -> Result<&Path, Unavailable> {
+        self.qemu.as_deref().ok_or_else(|| Unavailable {
             reason: format!("qemu-system-{} is not in PATH", self.options.guest),
             remedy: format!("install it: apt-get install {}", machine(self.options.guest).package),
-        })?;
-        let vhost = self.vhost.as_deref().ok_or_else(|| Unavailable {
-            reason: "vhost-device-vsock is not in PATH".to_owned(),
-            remedy: "install it: cargo install vhost-device-vsock --version 0.3.0 --locked".to_owned(),
-        })?;
-        Ok((qemu, vhost))
+        })
     }
-}
 
-impl Vmm for Qemu {
-    fn probe(&self, accel: Accel) -> Result<Capabilities, Unavailable> {
-        let (qemu, _) = self.programs()?;
-        if accel == Accel::Kvm {
-            super::probe::hardware(&self.options.places.verdicts)?;
+    /// The program that serves the guest's vsock.
+    pub fn vsock(&self) -> Result<&Path, Unavailable> {
+        let remedy = "install it: cargo install vhost-device-vsock --version 0.3.0 --locked";
+        let not = |reason: String| Unavailable { reason, remedy: remedy.to_owned() };
+        let program =
+            self.vhost.as_deref().ok_or_else(|| not("vhost-device-vsock is not in PATH".to_owned()))?;
+        // A bare name is looked for in PATH when it is started.
+        let is_path = program.components().count() > 1;
+        match nix::unistd::access(program, nix::unistd::AccessFlags::X_OK) {
+            Err(errno) if is_path => Err(not(format!("{} cannot be executed: {errno}", program.display()))),
+            Err(_) | Ok(()) => Ok(program),
         }
-        if self.options.kernel == KernelChoice::Libkrunfw {
-            return Err(Unavailable {
-                reason: "the kernel of libkrunfw runs under libkrun only".to_owned(),
-                remedy: "leave out --kernel libkrunfw, or run with --vmm krun".to_owned(),
-            });
-        }
+    }
+
+    /// What QEMU says of itself.
+    pub fn version(&self) -> Result<String, Unavailable> {
+        let qemu = self.program()?;
         let said = Command::new(qemu).arg("--version").stdin(Stdio::null()).output().map_err(|error| {
             Unavailable {
                 reason: format!("{} cannot be executed: {error}", qemu.display()),
@@ -118,8 +121,23 @@ impl Vmm for Qemu {
                 ),
             }
         })?;
-        let version = String::from_utf8_lossy(&said.stdout).lines().next().unwrap_or_default().to_owned();
-        Ok(Capabilities { version })
+        Ok(String::from_utf8_lossy(&said.stdout).lines().next().unwrap_or_default().to_owned())
+    }
+}
+
+impl Vmm for Qemu {
+    fn probe(&self, accel: Accel) -> Result<Capabilities, Unavailable> {
+        self.programs()?;
+        if accel == Accel::Kvm {
+            super::probe::hardware(&self.options.places.verdicts)?;
+        }
+        if self.options.kernel == KernelChoice::Libkrunfw {
+            return Err(Unavailable {
+                reason: "the kernel of libkrunfw runs under libkrun only".to_owned(),
+                remedy: "leave out --kernel libkrunfw, or run with --vmm krun".to_owned(),
+            });
+        }
+        Ok(Capabilities { version: self.version()? })
     }
 
     fn spawn(&self, config: &VmConfig, dir: &Path) -> Result<VmChild, VmmError> {
@@ -200,7 +218,7 @@ fn listens(socket: &str) -> bool {
 /// against an emulated timer, which fails when the host is busy, and then no timer of the guest ever ticks; so it is told. The counter of
 /// aarch64 says its frequency itself.
 pub fn kernel_parameters(guest: Arch, accel: Accel) -> String {
-    let cmdline = format!("{} {CMDLINE}", machine(guest).cmdline);
+    let cmdline = format!("{} {CMDLINE}{}", machine(guest).cmdline, super::more_parameters());
     match (guest, accel) {
         (Arch::X86_64, Accel::Tcg) => match super::tsc::khz() {
             Some(khz) => format!("{cmdline} tsc_early_khz={khz} tsc=reliable"),

@@ -103,7 +103,7 @@ impl Krun {
             vcpus: u8::try_from(config.vcpus).map_err(|_| too_large())?,
             kernel,
             initramfs: config.initramfs.clone(),
-            cmdline: format!("console={device} {rest}"),
+            cmdline: format!("console={device} {rest}{}", super::more_parameters()),
             console,
             disk: config.disk.clone(),
             agent_port: magikvm_proto::path::AGENT_PORT,
@@ -161,6 +161,19 @@ impl Vmm for Krun {
         let connector = Connector { socket: dir.join(AGENT_SOCK), handshake: Handshake::Direct };
         Ok(VmChild { processes: vec![machine], connector, console, diagnostics, reports: Some(reports) })
     }
+}
+
+/// Which libkrun this is.
+pub fn version() -> Result<String, Unavailable> {
+    api::version()
+}
+
+/// Whether `--kernel libkrunfw` has a kernel.
+pub fn probe_libkrunfw() -> Result<(), Unavailable> {
+    version()?;
+    #[cfg(has_krun)]
+    firmware::probe()?;
+    Ok(())
 }
 
 /// Says something to whoever started this machine.
