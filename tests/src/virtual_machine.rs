@@ -150,7 +150,7 @@ impl VmHost {
 
     /// `magikvm run` of a pod, in the foreground.
     pub fn run(&self, pod: &Pod) -> Cmd {
-        self.cmd(["run", "--vmm", self.driver.name()]).arg(self.manifest(pod))
+        self.cmd(["run"]).arg(self.manifest(pod))
     }
 
     /// Starts a pod in the background.

@@ -105,8 +105,9 @@ fn rows(args: &Arguments) -> Vec<Trial> {
 fn main() -> ExitCode {
     let args = Arguments::from_args();
     caught::install();
-    let mut trials = itself::trials();
-    trials.extend(unit::asked_by_another(&args));
-    trials.extend(rows(&args));
+    let trials = match unit::asked_by_another(&args) {
+        Some(trial) => vec![trial],
+        None => itself::trials().into_iter().chain(rows(&args)).collect(),
+    };
     libtest_mimic::run(&args, trials).exit_code()
 }

@@ -5,7 +5,8 @@ b=/run/busybox
 : >/run/lab/ready
 (
     echo 0 >/sys/fs/cgroup/lab/cgroup.procs
-    exec "$b" setsid "$b" sh /run/lab/command.sh
+    # A shell has its background jobs ignore these two, and they would go on doing so.
+    exec "$b" setsid /usr/bin/env --default-signal=INT,QUIT "$b" sh /run/lab/command.sh
 ) </dev/null >/run/lab/stdout 2>/run/lab/stderr &
 command=$!
 # If it hangs, the console says what there was, before the lab is killed.
