@@ -57,6 +57,16 @@ impl Pod {
         self
     }
 
+    /// Sets an annotation, unless it is there.
+    #[must_use]
+    pub fn annotated(mut self, name: &str, value: &str) -> Self {
+        let annotation = &mut self.0["metadata"]["annotations"][name];
+        if annotation.is_null() {
+            *annotation = value.into();
+        }
+        self
+    }
+
     /// The name of the pod.
     pub fn name(&self) -> &str {
         self.0["metadata"]["name"].as_str().unwrap()

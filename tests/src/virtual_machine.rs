@@ -11,6 +11,9 @@ use std::process::Command;
 
 const ADVICE: &str = "run the tests with ci/test.sh, which makes one and sets MAGIKVM_TEST_GUEST";
 
+/// How many processors a pod's VM has.
+pub const VCPUS: &str = "magikvm.dev/vcpus";
+
 /// What runs the pods' VMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Driver {
@@ -148,9 +151,12 @@ impl VmHost {
         self.driver
     }
 
-    /// `magikvm run` of a pod, in the foreground.
+    /// `magikvm run` of a pod, in the foreground. In the lab, which has one processor, its VM has one too unless the pod says otherwise: processors
+    /// that wait for each other while only one of them runs take very long.
     pub fn run(&self, pod: &Pod) -> Cmd {
-        self.cmd(["run"]).arg(self.manifest(pod))
+        let pod = pod.clone();
+        let pod = if magikvm_lab::is_inside() { pod.annotated(VCPUS, "1") } else { pod };
+        self.cmd(["run"]).arg(self.manifest(&pod))
     }
 
     /// Starts a pod in the background.

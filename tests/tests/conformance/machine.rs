@@ -4,8 +4,9 @@ use crate::row::{Difference, Ended, Group, Pods, Row};
 use crate::stops::STUBBORN;
 use crate::subject::Subject;
 use magikvm_tests::Pod;
+use magikvm_tests::memory::pss_kib;
 use magikvm_tests::processes::is_alive;
-use magikvm_tests::virtual_machine::Driver;
+use magikvm_tests::virtual_machine::{Driver, VCPUS};
 use magikvm_tests::wait::until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -33,6 +34,19 @@ pub(crate) static GROUP: Group = Group {
             without_its_vm,
         )
         .of("`status.message`, `rm`"),
+        Row::run(
+            "two_processors",
+            "A VM has as many processors as its pod's annotation says.",
+            || Pod::new("two").script("web", "nproc").annotated(VCPUS, "2"),
+            Ended { options: &["--no-prefix"], code: 0, stdout: "2\n", stderr: "", phase: "Succeeded" },
+        )
+        .of("`magikvm.dev/vcpus`"),
+        Row::code(
+            "freed_memory_goes_back",
+            "Memory that a container has freed is the host's again.",
+            freed_memory_goes_back,
+        )
+        .of("virtio-balloon, free page reporting"),
         Row::run(
             "software_emulation",
             "A pod runs by software emulation, when that is asked for.",
@@ -78,6 +92,26 @@ fn without_its_monitor(subject: &Subject) {
     subject.cmd(["logs", "victim"]).ok().prints("up");
     subject.cmd(["rm", "victim"]).ok();
     subject.assert_as_new();
+}
+
+fn freed_memory_goes_back(subject: &Subject) {
+    const TAKEN_KIB: u64 = 100 << 10;
+    let pod = Pod::simple("frees").annotated("magikvm.dev/memory-mib", "384");
+    subject.start(&pod);
+    let pid = subject.process("frees", subject.machine_process());
+    let before = pss_kib(pid);
+    // In memory of the guest, as all of a container's writable layer.
+    subject.sh(
+        "frees",
+        "web",
+        &format!("dd if=/dev/urandom of=/tmp/taken bs=1024 count={TAKEN_KIB} 2>/dev/null"),
+    );
+    let full = pss_kib(pid);
+    assert!(full > before + TAKEN_KIB * 9 / 10, "{before} KiB, then {full} KiB");
+    subject.sh("frees", "web", "rm /tmp/taken");
+    until(&format!("most of it is back (it was {before} KiB, then {full} KiB)"), || {
+        pss_kib(pid) < full - TAKEN_KIB * 3 / 4
+    });
 }
 
 fn without_its_vm(subject: &Subject) {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// How long the lab's boot and the start of a shared pod may take, and each row.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
-const ROW_LIMIT: Duration = Duration::from_secs(120);
+const ROW_LIMIT: Duration = Duration::from_secs(60);
 
 /// Begins the line that says what came of a row, for the one who started this program in the lab.
 const MARK: &str = "@row ";
