@@ -126,7 +126,7 @@ fn vmm_killed(subject: &Subject) {
 fn vmm_out_of_memory(subject: &Subject) {
     subject.start(&Pod::simple("hungry"));
     let pid = subject.process("hungry", subject.machine_process());
-    let _limit = MemoryLimit::on(pid, &format!("magikvm-test-{pid}"), 8 << 20);
+    let limit = MemoryLimit::on(pid, &format!("magikvm-test-{pid}"), 8 << 20);
     // More than the host lets it have, and less than its guest believes to have.
     let eats = subject.cmd([
         "exec",
@@ -137,14 +137,11 @@ fn vmm_out_of_memory(subject: &Subject) {
         "head -c 150000000 /dev/zero | tail -c 140000000 | wc -c",
     ]);
     let eats = eats.spawn();
-    failed_while_it_ran(
-        subject,
-        "hungry",
-        "VmmOutOfMemory",
-        "the host was out of memory",
-        subject.seconds(20),
-    );
-    drop(eats);
+    subject.wait_for_phase("hungry", "Failed");
+    drop(limit);
+    eats.wait();
+    let words = "the host was out of memory";
+    failed_while_it_ran(subject, "hungry", "VmmOutOfMemory", words, subject.seconds(1));
 }
 
 fn panic_at_boot(subject: &Subject) {
@@ -230,7 +227,7 @@ fn disk_cut_short(subject: &Subject) {
     let path = rootfs(subject);
     let whole = fs::read(&path).unwrap();
     let run = || {
-        let output = subject.run(&Pod::simple("bad")).arg("-d").run();
+        let output = subject.run(&Pod::simple("bad").with("imagePullPolicy", "Never")).arg("-d").run();
         assert_eq!(subject.cmd(["ps", "-q"]).ok().stdout, "");
         subject.assert_as_new();
         output
