@@ -4,6 +4,7 @@
 
 pub mod command;
 pub mod figures;
+pub mod floor;
 pub mod host;
 pub mod images;
 pub mod layout;
