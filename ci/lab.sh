@@ -65,4 +65,4 @@ unset MAGIKVM_ROOT MAGIKVM_GUEST MAGIKVM_ACCEL
 export MAGIKVM_BIN="$DIST/magikvm"
 export MAGIKVM_TEST_GUEST="$DIST/guest"
 # Test programs that use the lab have names that begin with lab.
-step "Testing in the lab" cargo test --locked -p magikvm-tests --test 'lab*' --no-fail-fast --features magikvm/testing -- "${filter[@]}"
+step "Testing in the lab" cargo test --locked -p magikvm-lab -p magikvm-tests --test 'lab*' --no-fail-fast --features magikvm/testing -- "${filter[@]}"

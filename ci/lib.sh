@@ -23,6 +23,11 @@ CARGO_DENY_VERSION=0.20.2
 BUILD_PACKAGES=(gcc libc6-dev make flex bison bc tar xz-utils binutils libelf-dev linux-source-6.12 libseccomp-dev)
 # Running pods, and making the demo's container image.
 RUN_PACKAGES=(qemu-system-x86 busybox-static)
+# Compiling for aarch64 and running its guests, on a machine of another kind; and what is taken out of Debian's packages for arm64: the library
+# of which the guest's filter of system calls is made, and a program for the tests' images.
+AARCH64=aarch64-unknown-linux-gnu
+AARCH64_PACKAGES=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-system-arm)
+ARM64_PACKAGES=(libseccomp-dev busybox-static)
 # What the tests compare us with, what they read our files with, and the registry that they pull from. Where Debian starts that as a
 # service, it takes port 5000 and is not used.
 TEST_PACKAGES=(attr buildah ca-certificates cpio curl docker-registry erofs-utils fdisk libcap2-bin mmdebstrap openssl podman python3
@@ -129,13 +134,71 @@ choose_target_dir() {
 # build_programs [CARGO OPTION…]: magikvm, magikvm-image and a static vminit, side by side in $DIST.
 build_programs() {
     cargo build --locked --release -p magikvm -p magikvm-image "$@"
-    RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
-        LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH="/usr/lib/$ARCH-linux-gnu" \
-        cargo build --locked --profile guest -p vminit --target "$GUEST_TARGET"
     install -m 755 "$CARGO_TARGET_DIR/release/magikvm" "$CARGO_TARGET_DIR/release/magikvm-image" "$DIST/"
+    build_vminit "$GUEST_TARGET" "/usr/lib/$ARCH-linux-gnu" strip "$DIST/vminit"
+}
+
+# build_vminit TARGET LIBRARIES STRIP FILE: a static vminit for a target, with the libseccomp of that directory.
+build_vminit() {
+    local target="$1" libraries="$2" strip="$3" file="$4"
+    RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
+        LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH="$libraries" \
+        cargo build --locked --profile guest -p vminit --target "$target"
     # The initramfs is memory of every pod's VM: no symbols in it.
-    strip --strip-all -o "$DIST/vminit.new" "$CARGO_TARGET_DIR/$GUEST_TARGET/guest/vminit"
-    mv "$DIST/vminit.new" "$DIST/vminit"
+    "$strip" --strip-all -o "$file.new" "$CARGO_TARGET_DIR/$target/guest/vminit"
+    mv "$file.new" "$file"
+}
+
+# need_aarch64: what compiles for aarch64. Call it after need_rust.
+need_aarch64() {
+    if [ "$ARCH" = aarch64 ]; then
+        return
+    fi
+    need_packages "${AARCH64_PACKAGES[@]}"
+    if ! rustup target list --installed | grep -qxF "$AARCH64"; then
+        rustup target add "$AARCH64"
+    fi
+    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+    export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc AR_aarch64_unknown_linux_gnu=aarch64-linux-gnu-ar
+}
+
+# ensure_arm64_packages: what ARM64_PACKAGES hold, unpacked once into the cache; the directory is in ARM64_ROOT. apt is asked with lists of its
+# own, so that the machine's own architectures and packages stay as they are; signatures are checked as always.
+ensure_arm64_packages() {
+    local key work options
+    key="$({ declare -f ensure_arm64_packages; echo "${ARM64_PACKAGES[*]}"; cat /etc/os-release; } | sha256sum | cut -c1-16)"
+    ARM64_ROOT="$CACHE/arm64-$key"
+    if [ -d "$ARM64_ROOT" ]; then
+        return
+    fi
+    command -v apt-get >/dev/null || die "this is no Debian system; packages for arm64 come from apt"
+    work="$(mktemp -d -p "$CACHE")"
+    mkdir -p "$work"/{lists,archives}/partial "$work"/{debs,root}
+    options=(-q -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o Dir::State="$work" -o Dir::State::Lists="$work/lists"
+        -o Dir::State::status=/dev/null -o Dir::Cache="$work" -o APT::Sandbox::User= -o Acquire::Languages=none
+        -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false -o Acquire::Retries=3)
+    apt-get "${options[@]}" update
+    (cd "$work/debs" && apt-get "${options[@]}" download "${ARM64_PACKAGES[@]}")
+    local package
+    for package in "$work"/debs/*.deb; do
+        dpkg-deb --extract "$package" "$work/root"
+    done
+    mv "$work/root" "$ARM64_ROOT"
+    rm -rf "$work"
+}
+
+# ensure_aarch64_guest: a guest image for aarch64 in $DIST/guest-aarch64, and a busybox for its containers, whose path is in ARM64_BUSYBOX. On a
+# machine of aarch64 these are the ordinary ones. Call it after build_programs and need_aarch64.
+ensure_aarch64_guest() {
+    if [ "$ARCH" = aarch64 ]; then
+        ensure_guest_image "$DIST/guest-aarch64"
+        ARM64_BUSYBOX="$(command -v busybox)"
+        return
+    fi
+    ensure_arm64_packages
+    ARM64_BUSYBOX="$ARM64_ROOT/bin/busybox"
+    build_vminit "$AARCH64" "$ARM64_ROOT/usr/lib/aarch64-linux-gnu" aarch64-linux-gnu-strip "$DIST/vminit-aarch64"
+    "$DIST/magikvm-image" build --cache "$CACHE" --init "$DIST/vminit-aarch64" --out "$DIST/guest-aarch64"
 }
 
 # ensure_tool PROGRAM CRATE VERSION [CARGO OPTION…]: a program from crates.io, compiled once and kept in the cache.
@@ -325,7 +388,7 @@ choose_accel() {
     local report
     if [ -n "${MAGIKVM_ACCEL:-}" ]; then
         say "Acceleration: $MAGIKVM_ACCEL, as MAGIKVM_ACCEL says"
-    elif report="$("$DIST/magikvm" doctor 2>&1)"; then
+    elif report="$("$DIST/magikvm" doctor --hardware 2>&1)"; then
         say "Acceleration: this machine's hardware virtualization"
     else
         printf '%s\n' "$report"

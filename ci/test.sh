@@ -18,10 +18,12 @@ check_dependencies() {
 
 need_packages "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
 need_rust
+need_aarch64
 if [ $# = 0 ]; then
     step "Checking the scripts" check_scripts
     step "Checking the formatting" cargo fmt --all --check
     step "Checking with clippy" cargo clippy --locked --workspace --all-targets --features magikvm/testing -- -D warnings
+    step "Checking for aarch64" cargo clippy --locked --workspace --all-targets --features magikvm/testing --target "$AARCH64" -- -D warnings
     step "Checking the dependencies" check_dependencies
 fi
 if [ $# = 0 ]; then
@@ -30,6 +32,7 @@ fi
 step "Building the programs" build_programs --features magikvm/testing
 ensure_vhost_vsock
 step "Making the guest image" ensure_guest_image "$DIST/guest"
+step "Making the guest image for aarch64" ensure_aarch64_guest
 ensure_debian_userland
 ensure_lab
 
@@ -37,6 +40,8 @@ ensure_lab
 unset MAGIKVM_ROOT MAGIKVM_GUEST MAGIKVM_ACCEL
 export MAGIKVM_BIN="$DIST/magikvm"
 export MAGIKVM_TEST_GUEST="$DIST/guest"
+export MAGIKVM_TEST_GUEST_AARCH64="$DIST/guest-aarch64"
+export MAGIKVM_TEST_BUSYBOX_AARCH64="$ARM64_BUSYBOX"
 export MAGIKVM_TEST_USERLAND="$USERLAND"
 step "Testing" cargo test --locked --workspace --no-fail-fast --features magikvm/testing -- "$@"
 say "All is well, after $SECONDS s"

@@ -158,8 +158,13 @@ fn documents() -> Vec<(&'static str, String)> {
 /// Lines of JSON and frames.
 fn wires() -> Result<Vec<(&'static str, Vec<u8>)>, Box<dyn Error>> {
     let mut requests = Vec::new();
-    let requested: [Request; 4] =
-        [Request::Hello { generation: 1 }, Request::Ping, Request::Status, Request::Events { since: 7 }];
+    let requested: [Request; 5] = [
+        Request::Hello { generation: 1 },
+        Request::Ping,
+        Request::Status,
+        Request::Events { since: 7 },
+        Request::Clock { realtime_ns: 1_767_225_600_123_456_789 },
+    ];
     for request in &requested {
         write_message(&mut requests, request)?;
     }

@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use magikvm_proto::codec::{read_frame, read_message};
 use magikvm_proto::limits::MAX_FRAME_LEN;
-use magikvm_proto::wire::{Event, Hello, Reply, Request, Stats, Status};
+use magikvm_proto::wire::{ClockSet, Event, Hello, Reply, Request, Stats, Status};
 
 fuzz_target!(|bytes: &[u8]| {
     let mut payload = Vec::new();
@@ -26,6 +26,8 @@ fuzz_target!(|bytes: &[u8]| {
     while let Ok(Some(_)) = read_message::<Reply<Status>>(&mut reader) {}
     let mut reader = bytes;
     while let Ok(Some(_)) = read_message::<Reply<Stats>>(&mut reader) {}
+    let mut reader = bytes;
+    while let Ok(Some(_)) = read_message::<Reply<ClockSet>>(&mut reader) {}
 });
 
 fn serde_json_roundtrip(request: &Request) -> Request {

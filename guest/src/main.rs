@@ -8,6 +8,7 @@ mod agent;
 mod boot;
 mod bundle;
 mod cgroup;
+mod clock;
 mod console;
 mod devices;
 mod events;

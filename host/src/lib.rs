@@ -1,6 +1,6 @@
 //! The magikvm host: runs a Kubernetes Pod on this machine inside one hardware microVM, with no daemon.
 //!
-//! [`pod::interface::PodRuntimeInterface`] is the library's surface: run_pod, stop_pod, delete_pod. Modules may use only those below them:
+//! [`pod::interface::PodRuntimeInterface`] is the library's surface: run_pod, stop_pod, pause_pod, resume_pod, delete_pod. Modules may use only those below them:
 //! `cli`, `monitor`, `pod`, `runtime`, `manifest`, `vmm`, `agent`, `image`, `store`, `signals`.
 
 pub mod agent;

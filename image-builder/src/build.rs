@@ -9,7 +9,7 @@ use crate::image::{GuestImage, ImageError};
 use crate::kernel::{Kernel, KernelError};
 use crate::progress::{Step, Steps};
 use crate::stage::{Stage, StageError};
-use crate::tools::{self, Tool};
+use crate::tools::{self, Tool, Toolchain};
 use magikvm_proto::GENERATION;
 use magikvm_proto::guest_image::{Arch, GuestManifest, INITRAMFS, Init, InitStamp, KERNEL, MANIFEST, SCHEMA};
 use std::ffi::OsString;
@@ -27,9 +27,6 @@ pub enum BuildError {
     /// The user asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
-    /// Only x86_64 is done.
-    #[error("guest images for {0} are not in this version, only those for x86_64")]
-    ArchNotYet(Arch),
     /// The system lacks tools.
     #[error("this needs what is not installed:{}", list(.0))]
     MissingTools(Vec<Tool>),
@@ -138,9 +135,6 @@ pub fn build(order: &Order, steps: &mut Steps) -> Result<GuestImage, BuildError>
 }
 
 fn check_tools(order: &Order, step: &mut Step<'_>) -> Result<(), BuildError> {
-    if order.arch != Arch::X86_64 {
-        return Err(BuildError::ArchNotYet(order.arch));
-    }
     let missing = match &order.kernel {
         KernelOrder::Ready(_) => {
             step.note("none needed");
@@ -205,7 +199,7 @@ fn take_kernel(file: &Path, order: &Order, stage: &Stage, step: &mut Step<'_>) -
     let mut kernel = Kernel::read(file, order.arch)?;
     let target = stage.dir().join(KERNEL);
     if kernel.debug_info == DebugInfo::Present {
-        let missing = tools::missing([&tools::STRIP], &order.path);
+        let missing = tools::missing([&Toolchain::of(order.arch).strip_tool()], &order.path);
         if !missing.is_empty() {
             return Err(BuildError::MissingTools(missing));
         }
@@ -224,8 +218,8 @@ fn strip(
     stage: &Stage,
     step: &mut Step<'_>,
 ) -> Result<(), BuildError> {
-    let mut command =
-        Command::new(tools::find_program("strip", &order.path).unwrap_or_else(|| "strip".into()));
+    let strip = Toolchain::of(order.arch).strip;
+    let mut command = Command::new(tools::find_program(strip, &order.path).unwrap_or_else(|| strip.into()));
     command.arg("--strip-debug").arg("-o").arg(to).arg(from).env("LC_ALL", "C").stdin(Stdio::null());
     let path = stage.dir().join(".strip.log");
     child::run(command, &mut Log::create(&path)?, &step.stop(), &mut |_| {

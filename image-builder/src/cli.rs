@@ -3,6 +3,7 @@
 use crate::build::{self, BuildError, KernelOrder, Order};
 use crate::child::Stop;
 use crate::compile::{CompileError, Recipe, Reuse};
+use crate::elf;
 use crate::files::FileError;
 use crate::image::{GuestImage, ImageError};
 use crate::kernel::KernelError;
@@ -37,9 +38,9 @@ enum Verb {
 
 #[derive(Debug, Args)]
 struct BuildArgs {
-    /// Architecture of the guest.
-    #[arg(long, value_enum, default_value = "x86_64")]
-    arch: ArchArg,
+    /// Architecture of the guest; another than this machine's needs a cross compiler. [default: the init program's]
+    #[arg(long, value_enum)]
+    arch: Option<ArchArg>,
     /// Directory to make. An image that is there is replaced when the new one is complete. [default: the data directory,
     /// where magikvm looks for it]
     #[arg(long, value_name = "DIR")]
@@ -47,7 +48,7 @@ struct BuildArgs {
     /// Init program: a static vminit. [default: vminit beside this program]
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
-    /// Take this kernel, an uncompressed vmlinux with its configuration inside (CONFIG_IKCONFIG), and compile none.
+    /// Take this kernel, an uncompressed vmlinux (x86_64) or Image (aarch64) with its configuration inside (CONFIG_IKCONFIG), and compile none.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["kernel_source", "rebuild_kernel"])]
     kernel: Option<PathBuf>,
     /// Archive with the kernel's source.
@@ -148,7 +149,13 @@ fn run(cli: &Cli) -> Result<(), CliError> {
 
 fn order(args: &BuildArgs) -> Result<Order, CliError> {
     let here = Surroundings::of_this_process();
-    let arch = args.arch.into();
+    let init = match &args.init {
+        Some(init) => init.clone(),
+        None => std::env::current_exe().map_err(CliError::WhereAmI)?.with_file_name("vminit"),
+    };
+    // An init program that can't be read is told of in its own step.
+    let arch = args.arch.map(Arch::from).or_else(|| elf::arch_of_file(&init));
+    let arch = arch.or_else(Arch::native).unwrap_or(Arch::X86_64);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let kernel = match &args.kernel {
         Some(file) => KernelOrder::Ready(file.clone()),
@@ -163,10 +170,6 @@ fn order(args: &BuildArgs) -> Result<Order, CliError> {
             reuse: if args.rebuild_kernel { Reuse::Forbidden } else { Reuse::Allowed },
             path: path.clone(),
         }),
-    };
-    let init = match &args.init {
-        Some(init) => init.clone(),
-        None => std::env::current_exe().map_err(CliError::WhereAmI)?.with_file_name("vminit"),
     };
     Ok(Order { arch, out: args.out.clone().map_or_else(|| here.guest_image(), Ok)?, init, kernel, path })
 }
@@ -246,12 +249,12 @@ fn hint(error: &CliError) -> Option<String> {
             BuildError::NoInit(_) | BuildError::Init { .. } | BuildError::InitGeneration { .. },
         ) => {
             "build it with `RUSTFLAGS=\"-C target-feature=+crt-static\" cargo build --release -p vminit \
-             --target x86_64-unknown-linux-gnu` (ci/test.sh does all of it), and pass it with --init"
+             --target x86_64-unknown-linux-gnu` or aarch64-unknown-linux-gnu (ci/test.sh does all of it), and pass it with --init"
         }
         CliError::Build(BuildError::Kernel(KernelError::Config { .. })) => {
             "compile the kernel with CONFIG_IKCONFIG=y, or leave out --kernel and let magikvm-image compile one"
         }
-        CliError::Build(BuildError::Kernel(KernelError::Lacks { .. } | KernelError::Elf { .. })) => {
+        CliError::Build(BuildError::Kernel(KernelError::Lacks { .. } | KernelError::Format { .. })) => {
             "leave out --kernel and let magikvm-image compile one"
         }
         CliError::Build(BuildError::Compile(CompileError::LostOptions { .. })) => {

@@ -8,7 +8,7 @@ use crate::child::{self, ChildError, Interrupted, Log};
 use crate::files::{self, FileError};
 use crate::options::{self, Lost, Options};
 use crate::progress::Step;
-use crate::tools::{self, Tool};
+use crate::tools::{self, Tool, Toolchain};
 use magikvm_proto::guest_image::Arch;
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -18,8 +18,6 @@ use std::process::Command;
 
 /// To be raised when anything below changes what comes out.
 const RECIPE_VERSION: &str = "1";
-/// Lines that make prints for our options, nearly. Only the shown percentage depends on it.
-const EXPECTED_LINES: usize = 2240;
 const MAX_CONFIG: u64 = 4 << 20;
 
 /// Why there is no kernel.
@@ -37,9 +35,6 @@ pub enum CompileError {
     /// The user asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
-    /// There is no recipe for this architecture.
-    #[error("there are no kernel options for {0} in this version")]
-    NoOptions(Arch),
     /// A tool does not tell its version.
     #[error("`{0} --version` does not work")]
     NoVersion(&'static str),
@@ -127,24 +122,25 @@ impl Recipe {
     /// What this recipe needs and the system lacks.
     pub fn missing_tools(&self) -> Vec<Tool> {
         let archive = Tool { probe: tools::Probe::File(self.source.clone()), package: "linux-source-6.12" };
-        tools::missing(tools::KERNEL_TOOLS.iter().chain([&archive]), &self.path)
+        tools::missing(tools::kernel_tools(self.arch).iter().chain([&archive]), &self.path)
     }
 
     fn key(&self, fragment: &str) -> Result<Key, CompileError> {
+        let toolchain = Toolchain::of(self.arch);
         let version = |tool| tools::version_of(tool, &self.path).ok_or(CompileError::NoVersion(tool));
         Ok(Key::of(&[
             ("recipe", RECIPE_VERSION),
             ("arch", self.arch.as_str()),
             ("source", files::sha256_file(&self.source)?.as_str()),
             ("options", fragment),
-            ("compiler", &version(tools::COMPILER)?),
-            ("linker", &version(tools::LINKER)?),
+            ("compiler", &version(toolchain.compiler)?),
+            ("linker", &version(toolchain.linker)?),
         ]))
     }
 
     /// Finds the kernel in the cache, or gets hold of the place to compile it.
     pub fn find(&self, step: &mut Step<'_>) -> Result<Source, CompileError> {
-        let fragment = options::fragment(self.arch).ok_or(CompileError::NoOptions(self.arch))?;
+        let fragment = options::fragment(self.arch);
         let key = self.key(fragment)?;
         let stop = step.stop();
         let entry = Entry::lock(&self.cache, &key, &stop, &mut || {
@@ -188,6 +184,24 @@ impl Source {
     }
 }
 
+/// What make is asked for on an architecture.
+struct Product {
+    /// The architecture's name in the kernel's source.
+    arch: &'static str,
+    goal: &'static str,
+    /// Where in the tree the kernel is then.
+    path: &'static str,
+    /// Lines that make prints for our options, nearly. Only the shown percentage depends on it.
+    lines: usize,
+}
+
+fn product(arch: Arch) -> Product {
+    match arch {
+        Arch::X86_64 => Product { arch: "x86_64", goal: "vmlinux", path: "vmlinux", lines: 2240 },
+        Arch::Aarch64 => Product { arch: "arm64", goal: "Image", path: "arch/arm64/boot/Image", lines: 1740 },
+    }
+}
+
 fn not_needed(step: &mut Step<'_>) -> Result<(), CompileError> {
     step.note("not needed");
     Ok(())
@@ -225,18 +239,25 @@ impl Workshop {
 
     fn compile(&mut self, step: &mut Step<'_>) -> Result<PathBuf, CompileError> {
         step.note(format!("log in {}", self.entry.path("build.log").display()));
-        self.make("vmlinux", step)?;
-        Ok(self.entry.store(&self.tree.join("vmlinux"), &self.tree.join(".config"))?)
+        let Product { goal, path, .. } = product(self.recipe.arch);
+        self.make(goal, step)?;
+        Ok(self.entry.store(&self.tree.join(path), &self.tree.join(".config"))?)
     }
 
     fn make(&mut self, goal: &str, step: &mut Step<'_>) -> Result<(), CompileError> {
         let mut make = self.command("make")?;
-        make.arg(format!("-j{}", self.recipe.jobs)).arg(format!("ARCH={}", self.recipe.arch)).arg(goal);
+        let Product { arch, lines: expected, .. } = product(self.recipe.arch);
+        make.arg(format!("-j{}", self.recipe.jobs)).arg(format!("ARCH={arch}"));
+        let prefix = Toolchain::of(self.recipe.arch).prefix;
+        if !prefix.is_empty() {
+            make.arg(format!("CROSS_COMPILE={prefix}"));
+        }
+        make.arg(goal);
         let stop = step.stop();
         let mut lines = 0_usize;
         child::run(make, &mut self.log, &stop, &mut |line| {
             lines += usize::from(line.is_some());
-            step.beat(|| format!("{} %", (lines * 100 / EXPECTED_LINES).min(99)));
+            step.beat(|| format!("{} %", (lines * 100 / expected).min(99)));
         })?;
         Ok(())
     }

@@ -29,8 +29,29 @@ pub(crate) fn elf(segments: &[u32], content: &[u8]) -> Vec<u8> {
     file
 }
 
+/// A raw kernel for aarch64: its header, `content`, and some memory that is not in the file.
+pub(crate) fn arm64_image(content: &[u8]) -> Vec<u8> {
+    let mut file = vec![0; 56];
+    file.extend(b"ARM\x64\0\0\0\0");
+    file.extend(content);
+    let stated = file.len() as u64 + 24;
+    file[16..24].copy_from_slice(&stated.to_le_bytes());
+    // Pages of 4 KiB, anywhere in memory.
+    file[24] = 0b1010;
+    file
+}
+
 /// A file that passes for an uncompressed kernel of this release with this embedded configuration.
 pub(crate) fn kernel(release: &str, config: &str) -> Vec<u8> {
+    elf(&[1], &kernel_content(release, config))
+}
+
+/// The same for aarch64.
+pub(crate) fn arm64_kernel(release: &str, config: &str) -> Vec<u8> {
+    arm64_image(&kernel_content(release, config))
+}
+
+fn kernel_content(release: &str, config: &str) -> Vec<u8> {
     let mut packed = GzEncoder::new(Vec::new(), Compression::default());
     packed.write_all(config.as_bytes()).unwrap();
     let mut content = format!("\0Linux version {release} (who@where) (gcc) #1 SMP\n\0").into_bytes();
@@ -38,7 +59,13 @@ pub(crate) fn kernel(release: &str, config: &str) -> Vec<u8> {
     content.extend(b"IKCFG_ST");
     content.extend(packed.finish().unwrap());
     content.extend(b"IKCFG_ED");
-    elf(&[1], &content)
+    content
+}
+
+/// An init program like this one, for aarch64.
+pub(crate) fn for_aarch64(mut elf: Vec<u8>) -> Vec<u8> {
+    elf[18] = 183;
+    elf
 }
 
 /// A file that passes for a static init program, with a stamp.

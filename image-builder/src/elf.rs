@@ -1,6 +1,9 @@
 //! The few facts about an ELF64 file that decide whether it can be a guest's kernel or init. Reads hostile bytes.
 
 use magikvm_proto::guest_image::Arch;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 
 /// Why a file can't be used as the program it was given for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +56,7 @@ pub enum DebugInfo {
     Present,
 }
 
+pub(crate) const MAGIC: &[u8] = b"\x7fELF";
 const HEADER_LEN: usize = 64;
 const ET_EXEC: u16 = 2;
 const ET_DYN: u16 = 3;
@@ -67,7 +71,16 @@ pub fn machine(arch: Arch) -> u16 {
     }
 }
 
-/// Checks that the bytes are an uncompressed kernel for this architecture.
+/// The architecture that an ELF file states; `None` for other files and other architectures.
+pub fn arch_of_file(path: &Path) -> Option<Arch> {
+    let mut header = [0; 20];
+    File::open(path).and_then(|mut file| file.read_exact(&mut header)).ok()?;
+    let found = Elf { bytes: &header }.u16_at(18).ok()?;
+    let known = Arch::ALL.into_iter().find(|&arch| machine(arch) == found);
+    header.starts_with(MAGIC).then_some(known).flatten()
+}
+
+/// Checks that the bytes are an uncompressed ELF kernel for this architecture.
 pub fn check_kernel(bytes: &[u8], arch: Arch) -> Result<DebugInfo, ElfError> {
     let file = Elf::parse(bytes, arch)?;
     if !file.segment_types()?.contains(&PT_LOAD) {
@@ -95,7 +108,7 @@ struct Elf<'a> {
 
 impl<'a> Elf<'a> {
     fn parse(bytes: &'a [u8], arch: Arch) -> Result<Self, ElfError> {
-        if !bytes.starts_with(b"\x7fELF") {
+        if !bytes.starts_with(MAGIC) {
             return Err(what_else(bytes));
         }
         if bytes.len() < HEADER_LEN {
@@ -166,7 +179,7 @@ impl<'a> Elf<'a> {
     }
 }
 
-fn what_else(bytes: &[u8]) -> ElfError {
+pub(crate) fn what_else(bytes: &[u8]) -> ElfError {
     // "HdrS" of the Linux x86 boot protocol, documented at this offset of every bzImage.
     if bytes.get(0x202..0x206) == Some(b"HdrS") {
         return ElfError::BzImage;
@@ -197,8 +210,33 @@ mod tests {
     #[test]
     fn this_very_test_program_is_dynamically_linked_and_told_so() {
         let me = std::fs::read("/proc/self/exe").unwrap();
-        let arch = if cfg!(target_arch = "x86_64") { Arch::X86_64 } else { Arch::Aarch64 };
-        assert_eq!(check_static_program(&me, arch), Err(ElfError::Dynamic));
+        assert_eq!(check_static_program(&me, Arch::native().unwrap()), Err(ElfError::Dynamic));
+        assert_eq!(arch_of_file(Path::new("/proc/self/exe")), Arch::native());
+    }
+
+    #[test]
+    fn the_architecture_of_a_file_is_that_of_its_header() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let program = craft::elf(&[PT_LOAD], b"");
+        let mut foreign = program.clone();
+        foreign[18] = 183;
+        let mut unknown = program.clone();
+        unknown[18] = 2;
+        let mut not_elf = program.clone();
+        not_elf[0] = b'x';
+        let cases: [(&[u8], Option<Arch>); 5] = [
+            (&program, Some(Arch::X86_64)),
+            (&foreign, Some(Arch::Aarch64)),
+            (&unknown, None),
+            (&not_elf, None),
+            (&program[..19], None),
+        ];
+        for (bytes, arch) in cases {
+            crate::files::write(&path, bytes, 0o644).unwrap();
+            assert_eq!(arch_of_file(&path), arch);
+        }
+        assert_eq!(arch_of_file(&dir.path().join("none")), None);
     }
 
     #[test]

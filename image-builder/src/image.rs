@@ -1,7 +1,7 @@
 //! A finished guest image: reads its manifest and checks that its files are those the manifest lists.
 
-use crate::elf::{self, ElfError};
 use crate::files::{self, FileError};
+use crate::format::{self, FormatError};
 use magikvm_proto::guest_image::{
     GuestManifest, GuestManifestError, INITRAMFS, KERNEL, MANIFEST, MAX_GUEST_MANIFEST_SIZE, Part,
 };
@@ -69,7 +69,7 @@ pub enum Problem {
     },
     /// The kernel is not one.
     #[error("{KERNEL} {0}")]
-    Kernel(ElfError),
+    Kernel(FormatError),
     /// The initramfs is not one.
     #[error("{INITRAMFS} is not a newc cpio archive")]
     Initramfs,
@@ -133,7 +133,7 @@ impl GuestImage {
             return Some(Problem::Content { name: name.to_owned(), found: found.into() });
         }
         match name {
-            KERNEL => elf::check_kernel(&bytes, self.manifest.arch).err().map(Problem::Kernel),
+            KERNEL => format::check_kernel(&bytes, self.manifest.arch).err().map(Problem::Kernel),
             INITRAMFS if !bytes.starts_with(b"070701") => Some(Problem::Initramfs),
             _ => None,
         }

@@ -1,7 +1,8 @@
 //! What a file must be to serve as a guest's kernel, whether we compiled it or the user gave it.
 
-use crate::elf::{self, DebugInfo, ElfError};
+use crate::elf::DebugInfo;
 use crate::files::{self, FileError};
+use crate::format::{self, FormatError};
 use crate::ikconfig::{self, IkconfigError};
 use crate::options::{self, Missing, Options};
 use magikvm_proto::guest_image::Arch;
@@ -19,11 +20,11 @@ pub enum KernelError {
     File(#[from] FileError),
     /// It is not an uncompressed kernel for the architecture.
     #[error("{} {source}", path.display())]
-    Elf {
+    Format {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: ElfError,
+        source: FormatError,
     },
     /// Its configuration can't be read, so nobody can tell what it can do.
     #[error("cannot check the options of {}", path.display())]
@@ -71,8 +72,8 @@ impl Kernel {
     /// Reads and checks a kernel.
     pub fn read(path: &Path, arch: Arch) -> Result<Self, KernelError> {
         let bytes = files::read(path, MAX_KERNEL_FILE)?;
-        let debug_info = elf::check_kernel(&bytes, arch)
-            .map_err(|source| KernelError::Elf { path: path.to_owned(), source })?;
+        let debug_info = format::check_kernel(&bytes, arch)
+            .map_err(|source| KernelError::Format { path: path.to_owned(), source })?;
         let config = ikconfig::extract(&bytes)
             .map_err(|source| KernelError::Config { path: path.to_owned(), source })?;
         let features = options::features_of(&Options::parse(&config), arch)

@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Our options on top of `make tinyconfig`, one commented file for each architecture.
-pub fn fragment(arch: Arch) -> Option<&'static str> {
+pub fn fragment(arch: Arch) -> &'static str {
     match arch {
-        Arch::X86_64 => Some(include_str!("../kernel/x86_64.config")),
-        Arch::Aarch64 => None,
+        Arch::X86_64 => include_str!("../kernel/x86_64.config"),
+        Arch::Aarch64 => include_str!("../kernel/aarch64.config"),
     }
 }
 
@@ -108,18 +108,12 @@ const fn optional(name: &'static str, options: &'static [&'static str], why: &'s
     Feature { name, need: Need::Optional, options, why }
 }
 
-/// The features that are looked for in every kernel. A test holds this table to the fragment.
-pub const FEATURES_X86_64: &[Feature] = &[
-    required("pvh", &["64BIT", "PVH"], "QEMU enters an ELF kernel by it"),
+/// The features that are looked for in every kernel. A test holds the tables to the fragments.
+const FEATURES: &[Feature] = &[
     required(
         "initramfs",
         &["BLK_DEV_INITRD", "BINFMT_ELF"],
         "the guest's root is the initramfs, its /init an ELF program",
-    ),
-    required(
-        "console",
-        &["PRINTK", "TTY", "SERIAL_8250", "SERIAL_8250_CONSOLE"],
-        "a guest that fails is explained by its serial console",
     ),
     required(
         "programs",
@@ -164,11 +158,6 @@ pub const FEATURES_X86_64: &[Feature] = &[
     ),
     required("seccomp", &["SECCOMP", "SECCOMP_FILTER"], "containers run under a system call filter"),
     required("virtio-mmio", &["VIRTIO_MMIO"], "the devices of both drivers"),
-    required(
-        "virtio-mmio-cmdline",
-        &["VIRTIO_MMIO_CMDLINE_DEVICES"],
-        "libkrun on x86 announces its devices on the kernel's command line",
-    ),
     required("virtio-blk", &["BLOCK", "BLK_DEV", "VIRTIO_BLK"], "the disk with the pod and its images"),
     required("gpt", &["EFI_PARTITION"], "that disk has a GUID partition table"),
     required("erofs", &["EROFS_FS", "EROFS_FS_XATTR"], "the pod's own file system and those of its images"),
@@ -176,9 +165,6 @@ pub const FEATURES_X86_64: &[Feature] = &[
     required("vsock", &["NET", "VSOCKETS", "VIRTIO_VSOCKETS"], "the host talks with vminit over it"),
     required("inet", &["INET", "UNIX"], "the containers of a pod talk over localhost"),
     optional("smp", &["SMP"], "more than one processor"),
-    optional("kvm-guest", &["PARAVIRT", "KVM_GUEST"], "a clock that costs no exits under KVM"),
-    optional("clock", &["RTC_CLASS", "RTC_DRV_CMOS", "RTC_HCTOSYS"], "the right time from the start"),
-    optional("virtio-pci", &["PCI", "VIRTIO_PCI"], "machines with a PCI bus"),
     optional("virtio-net", &["NETDEVICES", "VIRTIO_NET"], "pods with a network"),
     optional("virtio-fs", &["FUSE_FS", "VIRTIO_FS"], "hostPath volumes"),
     optional("virtio-console", &["VIRTIO_CONSOLE"], "consoles without a serial port"),
@@ -199,12 +185,52 @@ pub const FEATURES_X86_64: &[Feature] = &[
     optional("initramfs-zstd", &["RD_ZSTD"], "an initramfs compressed with zstd"),
 ];
 
+/// Those of the x86_64 machine.
+const FEATURES_X86_64: &[Feature] = &[
+    required("pvh", &["64BIT", "PVH"], "QEMU enters an ELF kernel by it"),
+    required(
+        "console",
+        &["PRINTK", "TTY", "SERIAL_8250", "SERIAL_8250_CONSOLE"],
+        "a guest that fails is explained by its serial console",
+    ),
+    required(
+        "virtio-mmio-cmdline",
+        &["VIRTIO_MMIO_CMDLINE_DEVICES"],
+        "libkrun on x86 announces its devices on the kernel's command line",
+    ),
+    optional("kvm-guest", &["PARAVIRT", "KVM_GUEST"], "a clock that costs no exits under KVM"),
+    optional("clock", &["RTC_CLASS", "RTC_DRV_CMOS", "RTC_HCTOSYS"], "the right time from the start"),
+    optional("virtio-pci", &["PCI", "VIRTIO_PCI"], "machines with a PCI bus"),
+];
+
+/// Those of the aarch64 machine.
+const FEATURES_AARCH64: &[Feature] = &[
+    required("device-tree", &["64BIT", "OF"], "both drivers describe the machine by one"),
+    required("psci", &["ARM_PSCI_FW"], "the guest ends its VM by it"),
+    required("gic", &["ARM_GIC", "ARM_GIC_V3"], "the interrupts of both drivers"),
+    required("timer", &["ARM_ARCH_TIMER"], "the only timer of these machines"),
+    required(
+        "4k-pages",
+        &["ARM64_4K_PAGES"],
+        "programs of many images are linked for pages of this size only",
+    ),
+    required(
+        "console",
+        &["PRINTK", "TTY", "SERIAL_AMBA_PL011", "SERIAL_AMBA_PL011_CONSOLE"],
+        "a guest that fails is explained by its serial console",
+    ),
+    optional("kvm-guest", &["PARAVIRT"], "knowledge of time that the host took"),
+    optional("clock", &["RTC_CLASS", "RTC_DRV_PL031", "RTC_HCTOSYS"], "the right time from the start"),
+    optional("sve", &["ARM64_SVE"], "programs that use scalable vectors"),
+];
+
 /// The features looked for on an architecture.
-pub fn features(arch: Arch) -> &'static [Feature] {
-    match arch {
+pub fn features(arch: Arch) -> impl Iterator<Item = &'static Feature> + Clone {
+    let machine = match arch {
         Arch::X86_64 => FEATURES_X86_64,
-        Arch::Aarch64 => &[],
-    }
+        Arch::Aarch64 => FEATURES_AARCH64,
+    };
+    machine.iter().chain(FEATURES)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -236,7 +262,7 @@ impl fmt::Display for Missing {
 pub fn features_of(config: &Options, arch: Arch) -> Result<BTreeSet<String>, Vec<Missing>> {
     let features = features(arch);
     let missing: Vec<Missing> = features
-        .iter()
+        .clone()
         .filter(|feature| feature.need == Need::Required)
         .flat_map(|feature| feature.options.iter().map(move |&option| (option, feature.why)))
         .filter_map(|(option, why)| match config.state(option) {
@@ -249,7 +275,7 @@ pub fn features_of(config: &Options, arch: Arch) -> Result<BTreeSet<String>, Vec
     }
     let has =
         |feature: &&Feature| feature.options.iter().all(|option| config.state(option) == State::BuiltIn);
-    Ok(features.iter().filter(has).map(|feature| feature.name.to_owned()).collect())
+    Ok(features.filter(has).map(|feature| feature.name.to_owned()).collect())
 }
 
 #[cfg(test)]
@@ -259,30 +285,66 @@ mod tests {
     const FRAGMENT: &str = include_str!("../kernel/x86_64.config");
 
     #[test]
-    fn the_fragment_says_every_option_once_and_nothing_unreadable() {
-        let mut names = BTreeSet::new();
-        for line in FRAGMENT.lines().filter(|line| !line.is_empty()) {
-            match option_of(line) {
-                Some((name, _)) => assert!(names.insert(name), "{name} is there twice"),
-                None => {
-                    assert!(line.starts_with("# ") && !line.starts_with("# CONFIG_"), "what is {line:?}?")
+    fn the_fragments_say_every_option_once_and_nothing_unreadable() {
+        for fragment in Arch::ALL.map(fragment) {
+            let mut names = BTreeSet::new();
+            for line in fragment.lines().filter(|line| !line.is_empty()) {
+                match option_of(line) {
+                    Some((name, _)) => assert!(names.insert(name), "{name} is there twice"),
+                    None => {
+                        assert!(line.starts_with("# ") && !line.starts_with("# CONFIG_"), "what is {line:?}?")
+                    }
                 }
             }
         }
     }
 
     #[test]
-    fn every_option_of_the_feature_table_is_set_by_the_fragment() {
-        let fragment = Options::parse(FRAGMENT);
-        let names: BTreeSet<_> = FEATURES_X86_64.iter().map(|feature| feature.name).collect();
-        assert_eq!(names.len(), FEATURES_X86_64.len(), "a feature's name is there twice");
-        for feature in FEATURES_X86_64 {
-            for option in feature.options {
-                assert_eq!(fragment.get(option), Some("y"), "{option} of {}", feature.name);
+    fn every_option_of_the_feature_tables_is_set_by_the_fragments() {
+        for arch in Arch::ALL {
+            let fragment = Options::parse(fragment(arch));
+            let names: BTreeSet<_> = features(arch).map(|feature| feature.name).collect();
+            assert_eq!(names.len(), features(arch).count(), "a feature's name is there twice");
+            for feature in features(arch) {
+                for option in feature.options {
+                    assert_eq!(fragment.get(option), Some("y"), "{option} of {}, {arch}", feature.name);
+                }
             }
+            let all = features_of(&fragment, arch).unwrap();
+            assert_eq!(all.len(), names.len());
         }
-        let all = features_of(&fragment, Arch::X86_64).unwrap();
-        assert_eq!(all.len(), FEATURES_X86_64.len());
+    }
+
+    /// An option added to one fragment alone is most often a forgotten one.
+    #[test]
+    fn the_fragments_differ_only_in_what_is_about_the_machine() {
+        const X86_64: &[&str] = &[
+            "HYPERVISOR_GUEST",
+            "KVM_GUEST",
+            "PVH",
+            "ACPI",
+            "PCI",
+            "PCI_MSI",
+            "RTC_DRV_CMOS",
+            "X86_X2APIC",
+            "SERIAL_8250",
+            "SERIAL_8250_CONSOLE",
+            "EARLY_PRINTK",
+            "VIRTIO_MMIO_CMDLINE_DEVICES",
+            "VIRTIO_PCI",
+        ];
+        let [x86, arm] = Arch::ALL.map(|arch| Options::parse(fragment(arch)));
+        let lacks: Vec<&String> = x86.0.keys().filter(|&name| !arm.0.contains_key(name)).collect();
+        let mut expected = X86_64.to_vec();
+        expected.sort_unstable();
+        assert_eq!(lacks, expected);
+        let other = arm.0.keys().filter(|&name| !x86.0.contains_key(name));
+        let strange: Vec<&String> = other
+            .filter(|name| {
+                !name.contains("ARM") && !name.contains("ERRATUM") && !name.contains("PL0") && *name != "OF"
+            })
+            .collect();
+        assert!(strange.is_empty(), "{strange:?}");
     }
 
     #[test]
@@ -303,6 +365,10 @@ mod tests {
 
     #[test]
     fn a_kernel_without_required_options_is_told_all_of_them_and_why() {
+        let arm = Options::parse(fragment(Arch::Aarch64));
+        let missing: Vec<&str> =
+            features_of(&arm, Arch::X86_64).unwrap_err().iter().map(|missing| missing.option).collect();
+        assert!(missing.contains(&"PVH") && missing.contains(&"SERIAL_8250"), "{missing:?}");
         let poor = FRAGMENT
             .replace("CONFIG_VSOCKETS=y", "# CONFIG_VSOCKETS is not set")
             .replace("CONFIG_EROFS_FS=y", "CONFIG_EROFS_FS=m")

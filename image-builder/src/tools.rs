@@ -1,5 +1,6 @@
 //! What compiling a kernel needs from the system, each with the Debian package that has it. All that is missing is told at once.
 
+use magikvm_proto::guest_image::Arch;
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::Write;
@@ -46,16 +47,85 @@ const fn header(name: &'static str, package: &'static str) -> Tool {
     Tool { probe: Probe::Header(name), package }
 }
 
-/// The C compiler; also what the headers are looked for with.
-pub const COMPILER: &str = "gcc";
-/// The linker; its version is part of what a kernel is made from.
-pub const LINKER: &str = "ld";
+/// The C compiler of this machine: for the programs that the kernel's build runs, and what the headers are looked for with.
+const HOST_COMPILER: &str = "gcc";
+
+/// What makes and changes code for one architecture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Toolchain {
+    /// What the names of its programs begin with; nothing for that of the machine itself.
+    pub prefix: &'static str,
+    /// The C compiler; its version is part of what a kernel is made from.
+    pub compiler: &'static str,
+    /// The linker; the same.
+    pub linker: &'static str,
+    /// Takes debug information out.
+    pub strip: &'static str,
+    compiler_package: &'static str,
+    binutils_package: &'static str,
+}
+
+const NATIVE: Toolchain = Toolchain {
+    prefix: "",
+    compiler: HOST_COMPILER,
+    linker: "ld",
+    strip: "strip",
+    compiler_package: "gcc",
+    binutils_package: "binutils",
+};
+const CROSS_X86_64: Toolchain = Toolchain {
+    prefix: "x86_64-linux-gnu-",
+    compiler: "x86_64-linux-gnu-gcc",
+    linker: "x86_64-linux-gnu-ld",
+    strip: "x86_64-linux-gnu-strip",
+    compiler_package: "gcc-x86-64-linux-gnu",
+    binutils_package: "binutils-x86-64-linux-gnu",
+};
+const CROSS_AARCH64: Toolchain = Toolchain {
+    prefix: "aarch64-linux-gnu-",
+    compiler: "aarch64-linux-gnu-gcc",
+    linker: "aarch64-linux-gnu-ld",
+    strip: "aarch64-linux-gnu-strip",
+    compiler_package: "gcc-aarch64-linux-gnu",
+    binutils_package: "binutils-aarch64-linux-gnu",
+};
+
+impl Toolchain {
+    /// The one on this machine for `arch`: the machine's own, or Debian's cross compiler.
+    pub fn of(arch: Arch) -> Self {
+        match arch {
+            arch if Some(arch) == Arch::native() => NATIVE,
+            Arch::X86_64 => CROSS_X86_64,
+            Arch::Aarch64 => CROSS_AARCH64,
+        }
+    }
+
+    /// What takes debug information out of a kernel that was given with some.
+    pub fn strip_tool(self) -> Tool {
+        program(self.strip, self.binutils_package)
+    }
+}
 
 /// What unpacking and compiling our kernel runs. No OpenSSL, no perl: there are no modules to sign and no generated code.
-pub const KERNEL_TOOLS: &[Tool] = &[
+pub fn kernel_tools(arch: Arch) -> Vec<Tool> {
+    let (host, target) = (NATIVE, Toolchain::of(arch));
+    let mut tools = BUILD_TOOLS.to_vec();
+    let mut compilers =
+        vec![program(host.compiler, host.compiler_package), program(host.linker, host.binutils_package)];
+    if target != host {
+        compilers.push(program(target.compiler, target.compiler_package));
+        compilers.push(program(target.linker, target.binutils_package));
+    }
+    tools.splice(1..1, compilers);
+    if arch == Arch::X86_64 {
+        // tools/objtool, which the x86 kernel can't be built without.
+        tools.push(header("libelf.h", "libelf-dev"));
+    }
+    tools
+}
+
+const BUILD_TOOLS: &[Tool] = &[
     program("make", "make"),
-    program(COMPILER, "gcc"),
-    program(LINKER, "binutils"),
     program("flex", "flex"),
     program("bison", "bison"),
     // kernel/time/timeconst.bc.
@@ -63,12 +133,7 @@ pub const KERNEL_TOOLS: &[Tool] = &[
     program("tar", "tar"),
     program("xz", "xz-utils"),
     header("stdio.h", "libc6-dev"),
-    // tools/objtool, which the x86 kernel can't be built without.
-    header("libelf.h", "libelf-dev"),
 ];
-
-/// Takes debug information out of a kernel that was given with some.
-pub const STRIP: Tool = program("strip", "binutils");
 
 /// Those of `tools` that this system lacks, in the same order.
 pub fn missing<'a>(tools: impl IntoIterator<Item = &'a Tool>, path: &OsStr) -> Vec<Tool> {
@@ -98,7 +163,7 @@ fn is_there(probe: &Probe, path: &OsStr) -> bool {
     match probe {
         Probe::Program(name) => find_program(name, path).is_some(),
         Probe::File(file) => file.is_file(),
-        Probe::Header(name) => match find_program(COMPILER, path) {
+        Probe::Header(name) => match find_program(HOST_COMPILER, path) {
             Some(compiler) => compiler_finds(&compiler, name, path),
             // Without a compiler nobody can tell; the usual place is a good guess.
             None => Path::new("/usr/include").join(name).is_file(),
@@ -152,6 +217,20 @@ mod tests {
             ]
         );
         assert_eq!(packages(&missing), "some-package some-dev");
+    }
+
+    #[test]
+    fn another_architecture_needs_its_cross_compiler_beside_that_of_the_machine() {
+        for arch in Arch::ALL {
+            let packages = packages(&kernel_tools(arch));
+            let prefix = Toolchain::of(arch).prefix;
+            let native = Some(arch) == Arch::native();
+            assert_eq!(prefix.is_empty(), native);
+            let cross = format!(" gcc-{} ", arch.as_str().replace('_', "-") + "-linux-gnu");
+            assert_eq!(packages.contains(&cross), !native, "{packages}");
+            assert!(packages.starts_with("make gcc binutils "), "{packages}");
+            assert_eq!(packages.contains("libelf-dev"), arch == Arch::X86_64, "{packages}");
+        }
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 mod common;
 
-use common::{FRAGMENT, World, elf, fail, kernel, read, stdout, succeed};
+use common::{
+    FRAGMENT, FRAGMENT_AARCH64, World, arm64_kernel, elf, fail, init, kernel, read, stdout, succeed,
+};
+use magikvm_proto::guest_image::Arch;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -208,13 +211,47 @@ fn without_out_the_image_goes_to_the_data_directory_of_a_user() {
 }
 
 #[test]
-fn aarch64_and_wrong_usage_are_told_apart_from_other_errors() {
+fn an_image_for_aarch64_is_made_when_the_init_is_for_it_and_holds_a_raw_kernel() {
+    let world = World::new();
+    fs::write(world.path("vminit"), init(Arch::Aarch64)).unwrap();
+    fail(&world.build_ready(&["--out", "guest"]), 1, &["vmlinux is an ELF file", "arch/arm64/boot/Image"]);
+    let kernel = arm64_kernel(FRAGMENT_AARCH64);
+    fs::write(world.path("vmlinux"), &kernel).unwrap();
+    succeed(&world.build_ready(&["--out", "guest"]));
+    assert_eq!(world.names("guest"), PARTS);
+    assert_eq!(read(&world.path("guest/vmlinux")), kernel);
+    let inspected = world.program().args(["inspect", "guest"]).output().unwrap();
+    succeed(&inspected);
+    for word in ["Linux 6.12.999", "aarch64", "1.2.3 (sha256 ", "psci", "vsock"] {
+        assert!(stdout(&inspected).contains(word), "{}", stdout(&inspected));
+    }
+    let poor = FRAGMENT_AARCH64.replace("CONFIG_ARM_PSCI_FW=y\n", "");
+    fs::write(world.path("vmlinux"), arm64_kernel(&poor)).unwrap();
+    fail(&world.build_ready(&["--out", "guest"]), 1, &["lacks options", "CONFIG_ARM_PSCI_FW=y: "]);
+    fs::write(world.path("vmlinux"), &kernel[..100]).unwrap();
+    fail(&world.build_ready(&["--out", "guest"]), 1, &["truncated", "Hint:"]);
+}
+
+#[test]
+fn an_architecture_that_is_named_must_be_that_of_init_and_kernel() {
     let world = World::new();
     fail(
         &world.build_ready(&["--arch", "aarch64", "--out", "guest"]),
         1,
-        &["aarch64", "not in this version"],
+        &["the init program vminit is for another processor", "not for aarch64"],
     );
+    fs::write(world.path("vmlinux"), arm64_kernel(FRAGMENT_AARCH64)).unwrap();
+    fail(
+        &world.build_ready(&["--out", "guest"]),
+        1,
+        &["vmlinux is for another processor (ELF machine 183), not for x86_64"],
+    );
+    assert!(!world.path("guest").exists());
+}
+
+#[test]
+fn wrong_usage_is_told_apart_from_other_errors() {
+    let world = World::new();
     fail(&world.build_ready(&["--arch", "m68k"]), 2, &["m68k"]);
     fail(&world.build_ready(&["--kernel-source", "x"]), 2, &["cannot be used with"]);
     fail(&world.program().output().unwrap(), 2, &["Usage"]);

@@ -4,7 +4,8 @@
 
 mod common;
 
-use common::{Fifo, World, fail, kernel, read, stderr, succeed};
+use common::{FRAGMENT_AARCH64, Fifo, World, arm64_kernel, fail, init, kernel, read, stderr, succeed};
+use magikvm_proto::guest_image::Arch;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -33,6 +34,50 @@ fn a_kernel_is_compiled_once_and_then_comes_from_the_cache() {
     assert_eq!(world.names(&entry), ["build.log", "config", "vmlinux", "vmlinux.sha256"]);
     assert!(world.text(&format!("{entry}/build.log")).contains("making vmlinux"));
     assert!(world.text(&format!("{entry}/config")).starts_with("CONFIG_TINY=y\n"));
+}
+
+#[test]
+fn a_kernel_for_another_architecture_is_compiled_with_its_cross_compiler_and_has_a_key_of_its_own() {
+    let world = World::new();
+    succeed(&world.compile("guest").output().unwrap());
+    fs::remove_file(world.path("calls")).unwrap();
+    fs::write(world.path("vminit"), init(Arch::Aarch64)).unwrap();
+    fs::write(world.path("vmlinux"), arm64_kernel(FRAGMENT_AARCH64)).unwrap();
+    succeed(&world.compile("other").args(["--jobs", "7"]).output().unwrap());
+    let cross = if cfg!(target_arch = "aarch64") { "" } else { " CROSS_COMPILE=aarch64-linux-gnu-" };
+    let call = |goal: &str| format!("-j7 ARCH=arm64{cross} {goal}\n");
+    assert_eq!(world.text("calls"), ["tinyconfig", "olddefconfig", "Image"].map(call).concat());
+    let kernels = world.names("cache/kernel").into_iter().filter(|name| !name.ends_with(".lock")).count();
+    assert_eq!(kernels, 2);
+    succeed(&world.compile("third").output().unwrap());
+    assert_eq!(world.compilations(), 1, "the second one is from the cache");
+    // What it is compiled with is part of the key.
+    world.tool("aarch64-linux-gnu-gcc", "echo gcc of the test 2.0");
+    world.tool("gcc", "echo gcc of the test 2.0");
+    succeed(&world.compile("fourth").output().unwrap());
+    assert_eq!(world.compilations(), 2);
+}
+
+#[test]
+fn a_missing_cross_compiler_is_named_with_its_package() {
+    let world = World::new();
+    let (arch, prefix, package) = if cfg!(target_arch = "aarch64") {
+        (Arch::X86_64, "x86_64-linux-gnu-", "x86-64-linux-gnu")
+    } else {
+        (Arch::Aarch64, "aarch64-linux-gnu-", "aarch64-linux-gnu")
+    };
+    fs::write(world.path("vminit"), init(arch)).unwrap();
+    for tool in ["gcc", "ld"] {
+        fs::remove_file(world.path(&format!("tools/{prefix}{tool}"))).unwrap();
+    }
+    // Without the directories of the system, which may have one.
+    let shell =
+        "for tool in cat make tar; do [ -e tools/$tool ] || ln -s \"$(command -v $tool)\" tools/$tool; done";
+    assert!(Command::new("sh").args(["-c", shell]).current_dir(world.dir.path()).status().unwrap().success());
+    let output = world.compile("guest").env("PATH", world.path("tools")).output().unwrap();
+    let compiler = format!("the program {prefix}gcc (Debian package gcc-{package})");
+    let hint = format!("Hint: sudo apt-get install gcc-{package} binutils-{package}\n");
+    fail(&output, 3, &[&compiler, &hint]);
 }
 
 #[test]

@@ -16,6 +16,9 @@ pub const RESTART_BACKOFF_FIRST_MS: u64 = 10_000;
 pub const RESTART_BACKOFF_MAX_MS: u64 = 300_000;
 /// A container that ran this long starts again from no wait, in milliseconds (as the kubelet does).
 pub const RESTART_BACKOFF_RESET_MS: u64 = 600_000;
+/// A guest's clock that is off by at most this, in milliseconds, is left alone: a message's way to the guest can take that long, and a clock
+/// that is set back for nothing does more harm.
+pub const CLOCK_TOLERANCE_MS: u64 = 50;
 
 const _: () = assert!(HOST_SHUTDOWN_WAIT_MS > GUEST_TEARDOWN_MS);
 const _: () = assert!(GUEST_TEARDOWN_MS > GUEST_LOG_DRAIN_MS);

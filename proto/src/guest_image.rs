@@ -11,7 +11,8 @@ use std::str::FromStr;
 
 /// Name of the manifest in a guest image's directory.
 pub const MANIFEST: &str = "manifest.json";
-/// The part with the kernel: an uncompressed ELF file.
+/// The part with the kernel, not compressed, in the form that virtual machine monitors load on its architecture: an ELF file on x86_64, on
+/// aarch64 the raw `Image`. One name for both, so that only what loads it has to know.
 pub const KERNEL: &str = "vmlinux";
 /// The part with the initial root file system: a newc cpio archive.
 pub const INITRAMFS: &str = "initramfs";
@@ -34,6 +35,14 @@ pub enum Arch {
 }
 
 impl Arch {
+    /// All that there are.
+    pub const ALL: [Self; 2] = [Self::X86_64, Self::Aarch64];
+
+    /// The one that this program was compiled for; `None` on machines that no guest can be made for.
+    pub fn native() -> Option<Self> {
+        Self::ALL.into_iter().find(|arch| arch.as_str() == std::env::consts::ARCH)
+    }
+
     /// The name as Rust's `std::env::consts::ARCH` and `uname -m` write it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -54,6 +54,12 @@ pub enum Request {
         /// First sequence number wanted; 0 for all that are still kept.
         since: u64,
     },
+    /// What time it is. A guest whose clock is off by more than [`crate::budget::CLOCK_TOLERANCE_MS`] sets it. Sent after whatever may have
+    /// held the guest's clock up or moved the host's. Answered by [`ClockSet`].
+    Clock {
+        /// The host's time when it sent this, in nanoseconds since 1970.
+        realtime_ns: u64,
+    },
     /// Stops the containers in reverse order within the grace period, hands over the last output, ends the VM. Answered by [`Done`] at once.
     Shutdown {
         /// From the first TERM to KILL, in milliseconds.
@@ -184,6 +190,13 @@ pub struct Hello {
     pub pod: Option<PodId>,
     /// The actions it serves.
     pub capabilities: Vec<String>,
+}
+
+/// Answer to [`Request::Clock`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockSet {
+    /// How far the guest's clock was ahead of the host's (negative: behind it), in milliseconds.
+    pub offset_ms: i64,
 }
 
 /// Answer to [`Request::Exec`], before the frames.

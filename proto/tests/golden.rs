@@ -56,6 +56,7 @@ fn the_wire_is_as_it_was() {
     line(&mut l, &Request::Attach { container: web(), stdin: true });
     line(&mut l, &Request::Stats);
     line(&mut l, &Request::Events { since: 7 });
+    line(&mut l, &Request::Clock { realtime_ns: 1_767_225_600_123_456_789 });
     line(&mut l, &Request::Shutdown { grace_ms: 30_000 });
     line(&mut l, &Reply::Ok(Done {}));
     line(&mut l, &Reply::<Done>::Error(Refusal::new(RefusalCode::NotFound, "no container \"db\"")));
@@ -65,6 +66,7 @@ fn the_wire_is_as_it_was() {
         &mut l,
         &Reply::Ok(Hello { generation: 1, version: "0.1.0".into(), pod: Some(pod.clone()), capabilities }),
     );
+    line(&mut l, &Reply::Ok(ClockSet { offset_ms: -30_012 }));
     line(&mut l, &Reply::Ok(ExecStarted { pid: 42 }));
     line(&mut l, &Reply::Ok(Attached { terminal: true }));
     line(

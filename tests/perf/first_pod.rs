@@ -5,6 +5,7 @@ use magikvm::store::layout::{Layout, Surroundings};
 use magikvm::store::record::Found;
 use magikvm::vmm::Accel;
 use magikvm::vmm::qemu::kernel_parameters;
+use magikvm_proto::guest_image::Arch;
 use magikvm_proto::wire::{Done, Request, Stats};
 use magikvm_tests::figures::{median, mib, pss, show, time_until};
 use magikvm_tests::floor;
@@ -46,7 +47,10 @@ fn main() -> Result<()> {
         root: work.path().join("root"),
         guest: var("MAGIKVM_TEST_GUEST")?,
         work: work.path().to_owned(),
-        kernel_parameters: kernel_parameters(if accel == "tcg" { Accel::Tcg } else { Accel::Kvm }),
+        kernel_parameters: kernel_parameters(
+            Arch::X86_64,
+            if accel == "tcg" { Accel::Tcg } else { Accel::Kvm },
+        ),
         accel,
     };
     let layout = var("MAGIKVM_DEMO_IMAGE")?;

@@ -1,5 +1,6 @@
 //! Running the program: what it printed, what it exited with, and an end to it when it takes too long.
 
+use crate::wait::patience;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::ffi::OsStr;
@@ -9,7 +10,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a command may take unless a test says otherwise.
+/// How long a command may take unless a test says otherwise; times [`patience`](crate::wait::patience), as every limit.
 pub const LIMIT: Duration = Duration::from_secs(40);
 
 /// A command to be run.
@@ -198,7 +199,8 @@ impl Running {
     /// Waits for its end; kills it and fails the test when it takes too long.
     #[track_caller]
     pub fn wait(mut self) -> Output {
-        let deadline = self.started + self.limit;
+        let limit = self.limit * patience();
+        let deadline = self.started + limit;
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("wait for a child") {
                 break status;
@@ -209,7 +211,7 @@ impl Running {
                 let (stdout, stderr) = (all(&self.stdout), all(&self.stderr));
                 panic!(
                     "still running after {} s: {}\nstdout:\n{stdout}\nstderr:\n{stderr}",
-                    self.limit.as_secs(),
+                    limit.as_secs(),
                     self.what
                 );
             }

@@ -1,7 +1,7 @@
 //! A host of its own for each test: a state root, an environment that nothing of the caller's leaks into, and the program under test.
 
 use crate::command::{Cmd, Output};
-use crate::layout::{Tar, write_layout};
+use crate::layout::{Tar, goarch, write_layout_for};
 use crate::leaks::{self, Holdings};
 use crate::manifest::Pod;
 use crate::{processes, wait};
@@ -133,12 +133,18 @@ impl Host {
     /// Imports an image of one layer.
     #[track_caller]
     pub fn import(&self, name: &str, layer: Tar, config: &Value) -> Output {
+        self.import_for(goarch(), name, layer, config)
+    }
+
+    /// Imports an image of one layer for an architecture, by its name in image configurations.
+    #[track_caller]
+    pub fn import_for(&self, architecture: &str, name: &str, layer: Tar, config: &Value) -> Output {
         let layout = self.file("layout");
-        write_layout(&layout, layer, config);
+        write_layout_for(architecture, &layout, layer, config);
         let output = self
             .cmd(["image", "import"])
             .arg(format!("oci:{}:1", layout.display()))
-            .args(["--name", name])
+            .args(["--name", name, "--platform", &format!("linux/{architecture}")])
             .ok();
         fs::remove_dir_all(&layout).unwrap();
         output
@@ -166,7 +172,7 @@ impl Host {
         });
     }
 
-    /// The number of a pod's process, from the pod's state: `monitor`, `fake`, `qemu` or `vhost-device-vsock`.
+    /// The number of a pod's process, from the pod's state: `monitor`, `fake`, or one of its VMM's.
     #[track_caller]
     pub fn process(&self, pod: &str, name: &str) -> i32 {
         let path = self.pod_dir(pod).join("state.json");

@@ -58,14 +58,18 @@ impl Tar {
 }
 
 /// Name of this machine's architecture in image configurations.
-fn goarch() -> &'static str {
+pub fn goarch() -> &'static str {
     if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" }
 }
 
 /// The OCI image configuration of an image of one layer; its digest is the image's id. `config` is its field `config`.
 pub fn image_config(layer: &[u8], config: &Value) -> Vec<u8> {
+    image_config_for(goarch(), layer, config)
+}
+
+fn image_config_for(architecture: &str, layer: &[u8], config: &Value) -> Vec<u8> {
     let document = json!({
-        "architecture": goarch(), "os": "linux", "config": config,
+        "architecture": architecture, "os": "linux", "config": config,
         "rootfs": { "type": "layers", "diff_ids": [digest(layer)] },
     });
     document.to_string().into_bytes()
@@ -85,9 +89,14 @@ fn put_blob(dir: &Path, bytes: &[u8]) -> (String, usize) {
 
 /// Writes an image of one layer, tagged `1`, as an OCI image layout. `config` is the `config` of the OCI image configuration.
 pub fn write_layout(dir: &Path, layer: Tar, config: &Value) {
+    write_layout_for(goarch(), dir, layer, config);
+}
+
+/// The same for an architecture, by its name in image configurations.
+pub fn write_layout_for(architecture: &str, dir: &Path, layer: Tar, config: &Value) {
     fs::create_dir_all(dir.join("blobs/sha256")).unwrap();
     let layer = layer.finish();
-    let (config, config_size) = put_blob(dir, &image_config(&layer, config));
+    let (config, config_size) = put_blob(dir, &image_config_for(architecture, &layer, config));
     let (layer, layer_size) = put_blob(dir, &layer);
     let manifest = json!({
         "schemaVersion": 2,
@@ -103,7 +112,7 @@ pub fn write_layout(dir: &Path, layer: Tar, config: &Value) {
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "digest": manifest, "size": manifest_size,
             "annotations": { "org.opencontainers.image.ref.name": "1" },
-            "platform": { "architecture": goarch(), "os": "linux" },
+            "platform": { "architecture": architecture, "os": "linux" },
         }],
     });
     fs::write(dir.join("index.json"), index.to_string()).unwrap();

@@ -2,6 +2,7 @@
 //! there before has leaked.
 
 use crate::processes;
+use crate::wait::patience;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 /// How long the last process of something that was answered already may take to go.
 const SETTLE: Duration = Duration::from_secs(5);
 /// Stays by design: where pods are kept, and the lock that orders their reservations.
-const FURNITURE: [&str; 3] = ["pods", "pods/.reserve", "."];
+const FURNITURE: [&str; 4] = ["pods", "pods/.reserve", ".", "virtualization.json"];
 
 /// What the machine holds of one state root. Each thing is a line of text that names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +62,7 @@ impl Holdings {
 /// Fails the test, naming what leaked, unless `root` comes to hold what it held before.
 #[track_caller]
 pub fn assert_as_before(root: &Path, temporary: &Path, before: &Holdings) {
-    let deadline = Instant::now() + SETTLE;
+    let deadline = Instant::now() + SETTLE * patience();
     loop {
         let now = Holdings::of(root, temporary);
         if now == *before {

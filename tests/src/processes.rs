@@ -26,6 +26,11 @@ pub fn is_alive(pid: i32) -> bool {
     stat(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
 }
 
+/// Whether a process is stopped (SIGSTOP).
+pub fn is_stopped(pid: i32) -> bool {
+    stat(pid).is_some_and(|(state, _)| state == 'T')
+}
+
 fn link_names(path: &str, needle: &str) -> bool {
     fs::read_link(path).is_ok_and(|target| target.to_string_lossy().contains(needle))
 }

@@ -1,16 +1,4 @@
-//! Small static programs for containers, compiled from C when the tests run.
+//! Small static programs for containers, compiled from C by the build script.
 
-use std::fs;
-use std::process::Command;
-
-/// Compiles a C program and returns it.
-#[track_caller]
-pub fn compile(source: &str) -> Vec<u8> {
-    let dir = tempfile::tempdir().unwrap();
-    let (code, program) = (dir.path().join("program.c"), dir.path().join("program"));
-    fs::write(&code, source).unwrap();
-    let done = Command::new("gcc").args(["-static", "-O1", "-s", "-o"]).arg(&program).arg(&code).output();
-    let done = done.expect("run gcc (Debian packages gcc and libc6-dev)");
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    fs::read(&program).unwrap()
-}
+/// Tries system calls and says of each whether it works (`programs/probe.c`).
+pub const PROBE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/probe"));

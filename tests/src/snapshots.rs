@@ -14,7 +14,7 @@ const FILTERS: [(&str, &str); 12] = [
     (r#""pid":\d+"#, r#""pid":[PID]"#),
     (r#""start_time":\d+"#, r#""start_time":[TICKS]"#),
     // In the table of `ps`.
-    (r"(Running|Pending|Succeeded|Failed|Lost)( +\d+/\d+ +\d+ +)\d+s +", "$1$2[AGE]   "),
+    (r"(Running|Pending|Paused|Succeeded|Failed|Lost)( +\d+/\d+ +\d+ +)\d+s +", "$1$2[AGE]   "),
     // In the table of `image ls`.
     (r"\d+s ago", "[AGE] ago"),
     (r"magikvm \d+\.\d+\.\d+\S*", "magikvm [VERSION]"),

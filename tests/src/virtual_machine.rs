@@ -1,20 +1,58 @@
-//! What the tests with real VMs need beside a [`Host`]: a guest image, the VMM's programs, a container image with busybox, and their turn.
+//! What the tests with real VMs need beside a [`Host`]: a guest image, the VMM's programs, a container image with busybox, and their
+//! turn.
 
 use crate::Cmd;
 use crate::host::{Host, IMAGE};
-use crate::layout::Tar;
+use crate::layout::{Tar, goarch};
 use crate::manifest::Pod;
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const ADVICE: &str = "run the tests with ci/test.sh, which makes one and sets MAGIKVM_TEST_GUEST";
 
-/// A host whose pods run in real VMs, by software emulation, so that the tests run anywhere. At most two of them exist at one time on a
-/// machine, whoever made them.
+/// What runs the pods' VMs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// QEMU, by software emulation, so that its tests run anywhere.
+    Qemu,
+    /// libkrun, which needs KVM: its tests run in the lab.
+    Krun,
+}
+
+impl Driver {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Qemu, Self::Krun];
+
+    /// As `--vmm` names it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu",
+            Self::Krun => "krun",
+        }
+    }
+
+    const fn accel(self) -> &'static str {
+        match self {
+            Self::Qemu => "tcg",
+            Self::Krun => "kvm",
+        }
+    }
+
+    /// Names of the processes that a VM is made of, as the state of a pod lists them. The first one is the machine.
+    pub const fn processes(self) -> &'static [&'static str] {
+        match self {
+            Self::Qemu => &["qemu", "vhost-device-vsock"],
+            Self::Krun => &["krun"],
+        }
+    }
+}
+
+/// A host whose pods run in real VMs. At most two of them exist at one time on a machine, whoever made them.
 #[derive(Debug)]
 pub struct VmHost {
     host: Host,
+    driver: Driver,
     _turn: magikvm_lab::Turn,
 }
 
@@ -31,6 +69,13 @@ fn guest_image() -> String {
     named.unwrap_or_else(|_| panic!("there is no guest image: {ADVICE}"))
 }
 
+/// What `ci/test.sh` has made for guests of aarch64.
+fn for_aarch64(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| {
+        panic!("{variable} is not set: run the tests with ci/test.sh, which makes what it names")
+    })
+}
+
 fn in_path(program: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file());
@@ -39,15 +84,19 @@ fn in_path(program: &str) -> PathBuf {
     })
 }
 
-/// The layer of an image with busybox under all its names.
+/// The layer of an image with this machine's busybox under all its names.
 pub fn busybox() -> Tar {
-    let program = in_path("busybox");
-    let listed = Command::new(&program).arg("--list").output().expect("run busybox");
+    busybox_layer(&in_path("busybox"))
+}
+
+/// The names are those of this machine's busybox, which need not be able to run the program.
+fn busybox_layer(program: &Path) -> Tar {
+    let listed = Command::new(in_path("busybox")).arg("--list").output().expect("run busybox");
     let mut layer = Tar::default();
     for (dir, mode) in [("bin/", 0o755), ("etc/", 0o755), ("root/", 0o700), ("tmp/", 0o1777)] {
         layer = layer.dir(dir, mode);
     }
-    layer = layer.file("bin/busybox", 0o755, &std::fs::read(&program).unwrap());
+    layer = layer.file("bin/busybox", 0o755, &std::fs::read(program).unwrap());
     layer = layer.file(
         "etc/passwd",
         0o644,
@@ -62,20 +111,44 @@ pub fn busybox() -> Tar {
 }
 
 impl VmHost {
-    /// Waits for its turn.
+    /// With QEMU. Waits for its turn.
     pub fn new() -> Self {
+        Self::with(Driver::Qemu)
+    }
+
+    /// With this driver. Waits for its turn.
+    pub fn with(driver: Driver) -> Self {
+        Self::of(driver, &guest_image(), goarch(), busybox())
+    }
+
+    /// A host whose pods run in machines of another kind: those of aarch64. Waits for its turn.
+    pub fn aarch64() -> Self {
+        let busybox = busybox_layer(Path::new(&for_aarch64("MAGIKVM_TEST_BUSYBOX_AARCH64")));
+        Self::of(Driver::Qemu, &for_aarch64("MAGIKVM_TEST_GUEST_AARCH64"), "arm64", busybox)
+    }
+
+    fn of(driver: Driver, guest: &str, architecture: &str, layer: Tar) -> Self {
         let turn = magikvm_lab::turn().unwrap_or_else(|error| panic!("{error}"));
         let mut host = Host::bare();
-        host.set_env("MAGIKVM_GUEST", guest_image());
-        host.set_env("MAGIKVM_ACCEL", "tcg");
-        host.set_env("MAGIKVM_VHOST_DEVICE_VSOCK", in_path("vhost-device-vsock").to_string_lossy());
-        host.import(IMAGE, busybox(), &json!({ "Env": ["PATH=/bin", "FROM=image"], "Cmd": ["sh"] }));
-        Self { host, _turn: turn }
+        host.set_env("MAGIKVM_GUEST", guest);
+        host.set_env("MAGIKVM_VMM", driver.name());
+        host.set_env("MAGIKVM_ACCEL", driver.accel());
+        if driver == Driver::Qemu {
+            host.set_env("MAGIKVM_VHOST_DEVICE_VSOCK", in_path("vhost-device-vsock").to_string_lossy());
+        }
+        let config = json!({ "Env": ["PATH=/bin", "FROM=image"], "Cmd": ["sh"] });
+        host.import_for(architecture, IMAGE, layer, &config);
+        Self { host, driver, _turn: turn }
+    }
+
+    /// What runs its pods.
+    pub fn driver(&self) -> Driver {
+        self.driver
     }
 
     /// `magikvm run` of a pod, in the foreground.
     pub fn run(&self, pod: &Pod) -> Cmd {
-        self.cmd(["run"]).arg(self.manifest(pod))
+        self.cmd(["run", "--vmm", self.driver.name()]).arg(self.manifest(pod))
     }
 
     /// Starts a pod in the background.

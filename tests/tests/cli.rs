@@ -34,6 +34,14 @@ fn the_life_of_a_pod() {
     assert_golden("events", &shown(&["events", "default/shop"]));
     assert_golden("events-json", &shown(&["events", "--json", "shop"]));
     assert_golden("rm-running", &shown(&["rm", "shop"]));
+    host.cmd(["pause", "shop"]).ok();
+    assert_golden("ps-paused", &shown(&["ps"]));
+    assert_golden("inspect-paused", &shown(&["inspect", "shop"]));
+    assert_golden("exec-paused", &shown(&["exec", "shop", "-c", "web", "--", "true"]));
+    host.cmd(["resume", "shop"]).ok();
+    until("the guest was told the time", || shown(&["events", "shop"]).contains("clock: "));
+    assert_golden("events-resumed", &shown(&["events", "shop"]));
+    assert_golden("events-resumed-json", &shown(&["events", "--json", "shop"]));
     assert_golden("stop", &shown(&["stop", "shop"]));
     assert_golden("ps-ended", &shown(&["ps"]));
     assert_golden("inspect-ended", &shown(&["inspect", "shop"]));
@@ -89,7 +97,9 @@ fn exec_and_attach() {
 #[test]
 fn pods_that_are_not_there_and_names_that_are_none() {
     let host = Host::fake();
-    for verb in ["inspect", "logs", "stop", "rm", "wait", "stats", "events", "kill", "attach"] {
+    for verb in
+        ["inspect", "logs", "stop", "pause", "resume", "rm", "wait", "stats", "events", "kill", "attach"]
+    {
         host.cmd([verb, "nobody"]).fails(1).complains("there is no pod default/nobody");
     }
     assert_golden("unknown-pod", &host.cmd(["stop", "other/nobody"]).run().transcript());
@@ -113,6 +123,8 @@ fn help_of_every_verb() {
         "exec",
         "attach",
         "stop",
+        "pause",
+        "resume",
         "kill",
         "rm",
         "wait",
@@ -210,17 +222,71 @@ fn doctor_says_what_is_missing() {
     let found = host.cmd(["doctor"]).env("PATH", "/nowhere").env("MAGIKVM_QEMU", "/nowhere/qemu").run();
     assert_eq!(found.code, 3, "{}", found.transcript());
     for text in [
-        "[FAIL] VMM (qemu): ",
+        "] QEMU: /nowhere/qemu cannot be executed: ",
+        "] QEMU's vsock: vhost-device-vsock is not in PATH\n",
         "[FAIL] guest image: ",
-        "remedy: ",
-        "[ ok ] state directories",
-        "Pods cannot run here.",
+        "\n       needed for: ",
+        "\n       remedy: ",
+        "[ ok ] state directories: ",
+        "[ ok ] image policy: ",
+        "[warn] passt: ",
+        "\nPods cannot run here. ",
     ] {
         assert!(found.stdout.contains(text), "{text}: {}", found.stdout);
     }
+    assert_eq!(found.stderr, "");
+}
+
+#[test]
+fn what_doctor_finds_can_be_read_by_programs() {
+    let host = Host::bare();
     let found = host.cmd(["doctor", "-o", "json"]).env("PATH", "/nowhere").run();
+    assert_eq!(found.code, 3, "{}", found.transcript());
     let report: serde_json::Value = serde_json::from_str(&found.stdout).unwrap();
     assert_eq!((report["hardware"].as_bool(), report["emulation"].as_bool()), (Some(false), Some(false)));
+    assert_eq!(report["drivers"], serde_json::json!({ "krun": false, "qemu": false }));
+    let checks = report["checks"].as_array().unwrap();
+    let names: Vec<&str> = checks.iter().map(|check| check["name"].as_str().unwrap()).collect();
+    assert_eq!(
+        names,
+        [
+            "hardware virtualization",
+            "libkrun",
+            "QEMU",
+            "QEMU's vsock",
+            "guest image",
+            "state directories",
+            "image policy",
+            "libkrunfw",
+            "passt",
+            "user namespaces",
+            "subordinate ids",
+            "cgroups"
+        ]
+    );
+    for check in checks {
+        let text = |key: &str| check[key].as_str().is_some_and(|text| !text.is_empty());
+        let ok = check["state"] == "ok";
+        assert!(text("found") && text("remedy") != ok && text("needed_for") != ok, "{check}");
+        assert!(ok || check["state"] == "warn" || check["state"] == "fail", "{check}");
+    }
+    let state = |name: &str| checks.iter().find(|check| check["name"] == name).unwrap()["state"].clone();
+    assert_eq!(state("guest image"), "fail");
+    assert_ne!(state("QEMU"), "ok");
+    let yaml = host.cmd(["doctor", "-o", "yaml"]).env("PATH", "/nowhere").run();
+    assert!(yaml.code == 3 && yaml.stdout.contains("\nemulation: false\n"), "{}", yaml.transcript());
+}
+
+#[test]
+fn doctor_refuses_what_would_stop_every_pod() {
+    let host = Host::bare();
+    std::fs::create_dir_all(host.root().join("etc")).unwrap();
+    std::fs::write(host.root().join("etc/policy.toml"), "default = perhaps\n").unwrap();
+    std::fs::write(host.root().join("run"), "in the way").unwrap();
+    let found = host.cmd(["doctor"]).run();
+    assert_eq!(found.code, 3, "{}", found.transcript());
+    assert!(found.stdout.contains("[FAIL] image policy: "), "{}", found.stdout);
+    assert!(found.stdout.contains("/root/run is not a directory\n"), "{}", found.stdout);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::connection::Connection;
 use super::{attach, exec, follow};
+use crate::clock;
 use crate::pod::Pod;
 use crate::stats;
 use crate::supervisor::Message;
@@ -13,8 +14,8 @@ use magikvm_proto::wire::{Done, Hello, Refusal, RefusalCode, Reply, Request, Sta
 use serde::Serialize;
 
 /// What `hello` says this agent serves.
-const CAPABILITIES: [&str; 10] =
-    ["hello", "ping", "status", "signal", "exec", "logs", "attach", "stats", "events", "shutdown"];
+const CAPABILITIES: [&str; 11] =
+    ["hello", "ping", "status", "signal", "exec", "logs", "attach", "stats", "events", "clock", "shutdown"];
 
 /// Serves a connection to its end.
 pub(super) fn serve(pod: &Pod, mut connection: Connection) {
@@ -77,6 +78,7 @@ fn answer(pod: &Pod, connection: &mut Connection, request: Request) -> Result<()
                 pod.members.iter().filter_map(|member| stats::container(&member.plan.name)).collect();
             reply(connection, Ok(Stats { containers, guest: stats::guest(&pod.helpers) }))
         }
+        Request::Clock { realtime_ns } => reply(connection, clock::follow(realtime_ns)),
         Request::Shutdown { grace_ms } => {
             let sent = reply(connection, Ok(Done {}));
             let grace_ms = grace_ms.min(MAX_GRACE_PERIOD_SECS * 1000);

@@ -3,7 +3,7 @@
 
 mod stream;
 
-pub use stream::{AgentReader, AgentWriter};
+pub use stream::{AgentReader, AgentWriter, Patience};
 
 use magikvm_proto::codec::{self, CodecError};
 use magikvm_proto::limits::REQUEST_TIMEOUT_SECS;
@@ -92,10 +92,30 @@ pub struct AgentConnection {
 impl Connector {
     /// Connects, waiting at most `wait` for the agent's side to accept.
     pub fn connect(&self, wait: Duration) -> Result<AgentConnection, AgentError> {
+        self.connect_with(wait, None)
+    }
+
+    /// The same, to a VM that may be paused at any time, and may then take longer to do anything.
+    pub fn connect_patiently(
+        &self,
+        wait: Duration,
+        patience: Patience,
+    ) -> Result<AgentConnection, AgentError> {
+        self.connect_with(wait, Some(patience))
+    }
+
+    fn connect_with(
+        &self,
+        wait: Duration,
+        patience: Option<Patience>,
+    ) -> Result<AgentConnection, AgentError> {
         let deadline = Instant::now() + wait;
         let stream = connect_unix(&self.socket).map_err(AgentError::Unreachable)?;
         let timed = Timed::new(stream.try_clone().map_err(AgentError::Unreachable)?);
         let mut connection = AgentConnection { reader: BufReader::new(timed), writer: stream };
+        if let Some(patience) = patience {
+            connection.set_patience(patience);
+        }
         if let Handshake::Port(port) = self.handshake {
             connection.set_deadline(Some(deadline));
             let agreed = connection
@@ -149,6 +169,11 @@ impl Connector {
 impl AgentConnection {
     fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.reader.get_mut().set_deadline(deadline);
+    }
+
+    /// From now on, whoever has this connection waits for a VM that may be paused at any time.
+    pub fn set_patience(&mut self, patience: Patience) {
+        self.reader.get_mut().set_patience(patience);
     }
 
     /// Reads the one line byte by byte, so that nothing behind it is taken.

@@ -120,3 +120,36 @@ fn another_generation_is_refused() {
     assert!(matches!(result, Err(AgentError::Generation { found: 7, .. })));
     served.join().unwrap();
 }
+
+/// Runs `peer`, which is given what to call when it may go on late, and returns what a ping within 300 ms comes to.
+fn patient_ping(peer: impl FnOnce(UnixStream) + Send + 'static, excuses: usize) -> Result<Done, AgentError> {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let served = thread::spawn(move || peer(theirs));
+    let timed = Timed::new(ours.try_clone().unwrap());
+    let mut connection = AgentConnection { reader: BufReader::new(timed), writer: ours };
+    let mut left = excuses;
+    connection.set_patience(Patience::new(move || {
+        let excused = left > 0;
+        left = left.saturating_sub(1);
+        excused
+    }));
+    let result = connection.request_within(&Request::Ping, Duration::from_millis(300));
+    drop(connection);
+    served.join().unwrap();
+    result
+}
+
+#[test]
+fn a_paused_peer_gets_its_time_once_more_and_no_longer() {
+    let late = |mut stream: UnixStream| {
+        stream.write_all(b"{\"sta").unwrap();
+        thread::sleep(Duration::from_millis(700));
+        // It may be given up by now.
+        stream.write_all(b"tus\":\"ok\"}\n").ok();
+        drain(stream);
+    };
+    assert_eq!(patient_ping(late, 5).unwrap(), Done {});
+    let begun = Instant::now();
+    assert!(matches!(patient_ping(drain, 2), Err(AgentError::Timeout(_))));
+    assert!((Duration::from_millis(900)..Duration::from_secs(10)).contains(&begun.elapsed()));
+}

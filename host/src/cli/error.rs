@@ -2,6 +2,7 @@
 
 use super::ui::{self, harmless};
 use crate::agent::AgentError;
+use crate::pod::control::ControlError;
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::interface::PodError;
 use crate::vmm::end::MachineFailure;
@@ -113,6 +114,11 @@ impl From<PodError> for CliError {
                 (Kind::User, Some(format!("stop it first: magikvm stop {id}; or magikvm rm -f {id}")))
             }
             PodError::Lost(id) => (Kind::User, Some(format!("remove what is left of it: magikvm rm {id}"))),
+            PodError::Paused(id) => (Kind::User, Some(format!("let it go on: magikvm resume {id}"))),
+            PodError::Starting(_) => {
+                (Kind::User, Some("try again when all its containers run: magikvm ps".to_owned()))
+            }
+            PodError::Control { source: ControlError::Refused(_), .. } => (Kind::User, None),
             PodError::NotRunning(_) | PodError::NoContainer { .. } => (Kind::User, None),
             PodError::Agent(AgentError::Refused(_)) => (Kind::User, None),
             PodError::Record(_) | PodError::File(_) => (Kind::Environment, None),

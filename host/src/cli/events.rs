@@ -3,12 +3,14 @@
 use super::error::{CliError, Kind};
 use super::logs::Changes;
 use super::{Outcome, pod_id, ui};
+use crate::pod::events::{Happening, HostEvent, TimedEvent};
 use crate::pod::interface::PodRuntimeInterface;
 use crate::store::atomic::FileError;
 use crate::store::lock::{self, LockState};
 use crate::store::text::harmless;
+use magikvm_proto::budget::CLOCK_TOLERANCE_MS;
 use magikvm_proto::id::PodId;
-use magikvm_proto::wire::{Event, EventKind};
+use magikvm_proto::wire::EventKind;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::process::ExitCode;
@@ -25,13 +27,6 @@ pub(super) struct Args {
     /// One JSON object a line
     #[arg(long)]
     json: bool,
-}
-
-#[derive(serde::Deserialize)]
-struct TimedEvent {
-    time: String,
-    #[serde(flatten)]
-    event: Event,
 }
 
 pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
@@ -53,7 +48,11 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
             if args.json {
                 ui::bytes(&line);
             } else if let Ok(timed) = serde_json::from_slice::<TimedEvent>(&line) {
-                ui::line(&format!("{}  {}", timed.time, describe(&timed.event.kind)));
+                let what = match &timed.what {
+                    Happening::Guest(event) => describe(&event.kind),
+                    Happening::Host(event) => describe_host(event),
+                };
+                ui::line(&format!("{}  {what}", timed.time));
             }
             line.clear();
         }
@@ -93,5 +92,48 @@ fn describe(kind: &EventKind) -> String {
             format!("the pod could not be started: {}", harmless(message, &['\t']))
         }
         EventKind::ShuttingDown => "stopping".to_owned(),
+    }
+}
+
+fn describe_host(event: &HostEvent) -> String {
+    match event {
+        HostEvent::Paused => "paused".to_owned(),
+        HostEvent::Resumed => "resumed".to_owned(),
+        HostEvent::Clock { offset_ms, .. } => describe_clock(*offset_ms),
+        HostEvent::ClockFailed { message, .. } => {
+            format!("clock: the guest was not told the time: {}", harmless(message, &['\t']))
+        }
+    }
+}
+
+fn describe_clock(offset_ms: i64) -> String {
+    let off = offset_ms.unsigned_abs();
+    let far = if off < 1000 { format!("{off} ms") } else { format!("{}.{} s", off / 1000, off % 1000 / 100) };
+    let side = if offset_ms < 0 { "behind" } else { "ahead" };
+    match off {
+        0 => "clock: the guest's was right".to_owned(),
+        1..=CLOCK_TOLERANCE_MS => format!("clock: the guest's was right ({far} {side})"),
+        _ => format!("clock: the guest was {far} {side}; set"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_offset_has_words() {
+        let said = [0, -50, 51, -999, 30_012, i64::MIN].map(describe_clock);
+        assert_eq!(
+            said,
+            [
+                "clock: the guest's was right",
+                "clock: the guest's was right (50 ms behind)",
+                "clock: the guest was 51 ms ahead; set",
+                "clock: the guest was 999 ms behind; set",
+                "clock: the guest was 30.0 s ahead; set",
+                "clock: the guest was 9223372036854775.8 s behind; set",
+            ]
+        );
     }
 }

@@ -9,6 +9,7 @@ mod inspect;
 mod interrupt;
 mod kill;
 mod logs;
+mod pause;
 mod ps;
 mod rm;
 mod run;
@@ -60,6 +61,10 @@ enum Verb {
     Attach(exec::AttachArgs),
     /// Stop pods: TERM, grace period, KILL
     Stop(stop::Args),
+    /// Halt the VMs of running pods, as they are, until they are resumed
+    Pause(pause::Args),
+    /// Let the VMs of paused pods go on
+    Resume(pause::Args),
     /// Send a signal to a pod's containers
     Kill(kill::Args),
     /// Remove pods with their logs
@@ -135,6 +140,8 @@ fn dispatch(args: Args) -> Outcome {
         Verb::Exec(args) => exec::exec(args, &pods),
         Verb::Attach(args) => exec::attach(&args, &pods),
         Verb::Stop(args) => stop::main(&args, &pods),
+        Verb::Pause(args) => pause::pause(&args, &pods),
+        Verb::Resume(args) => pause::resume(&args, &pods),
         Verb::Kill(args) => kill::main(&args, &pods),
         Verb::Rm(args) => rm::main(&args, &pods),
         Verb::Wait(args) => wait::main(&args, &pods),

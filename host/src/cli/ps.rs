@@ -45,7 +45,7 @@ fn name(pod: &Found) -> String {
 fn row(pod: &Found) -> Vec<String> {
     let phase = status::phase(pod);
     let views = pod.state.as_ref().map(|state| state.containers.as_slice()).unwrap_or_default();
-    let live = phase != Phase::Lost;
+    let live = !matches!(phase, Phase::Lost | Phase::Paused);
     let running =
         views.iter().filter(|view| live && matches!(view.phase, ContainerPhase::Running { .. })).count();
     let restarts: u64 = views.iter().map(|view| u64::from(view.restart_count)).sum();

@@ -1,6 +1,7 @@
 //! What an image runs on: operating system, architecture, variant (OCI image-spec, image-index.md).
 
 use super::digest::shorten;
+use magikvm_proto::guest_image::Arch;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -31,12 +32,16 @@ pub struct PlatformError {
 impl Platform {
     /// A Linux guest on this machine.
     pub fn host() -> Self {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
+        Arch::native().map_or_else(|| Self::of("linux", std::env::consts::ARCH, None), Self::guest)
+    }
+
+    /// A Linux guest of this architecture.
+    pub fn guest(arch: Arch) -> Self {
+        let architecture = match arch {
+            Arch::X86_64 => "amd64",
+            Arch::Aarch64 => "arm64",
         };
-        Self { os: "linux".to_owned(), architecture: architecture.to_owned(), variant: None }
+        Self::of("linux", architecture, None)
     }
 
     /// As in the image's configuration, which may leave things out.
@@ -87,11 +92,6 @@ impl Platform {
             variant: found.variant.clone(),
         };
         self.fit(&whole).is_some()
-    }
-
-    /// Runs in a Linux guest on this machine.
-    pub fn runs_here(&self) -> bool {
-        Self::host().takes(self)
     }
 }
 
@@ -150,8 +150,15 @@ mod tests {
             assert!(error.contains("OS/ARCHITECTURE"), "{error}");
         }
         assert_eq!(platform("linux/arm/v7").to_string(), "linux/arm/v7");
-        assert!(Platform::host().runs_here() && Platform::of("", "", None).runs_here());
-        assert!(!platform("linux/s390x").runs_here());
+        let host = Platform::host();
+        assert!(host.takes(&host) && host.takes(&Platform::of("", "", None)));
+        assert!(!host.takes(&platform("linux/s390x")));
+        let [intel, arm] = [Arch::X86_64, Arch::Aarch64].map(Platform::guest);
+        assert_eq!(
+            (intel.to_string(), arm.to_string()),
+            ("linux/amd64".to_owned(), "linux/arm64".to_owned())
+        );
+        assert!(arm.takes(&platform("linux/arm64/v8")) && !arm.takes(&intel) && !intel.takes(&arm));
         let plain = platform("linux/amd64");
         assert!(plain.takes(&Platform::of("", "amd64", None)) && plain.takes(&platform("linux/amd64/v1")));
         assert!(!plain.takes(&platform("linux/amd64/v3")) && !plain.takes(&platform("windows/amd64")));

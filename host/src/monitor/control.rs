@@ -47,10 +47,14 @@ fn serve(mut stream: &UnixStream, to_reactor: &SyncSender<Message>) {
     let reply = match read_message::<ControlRequest>(&mut BufReader::new(stream)) {
         Ok(Some(request)) => {
             let (done, wait) = channel();
-            match to_reactor.send(Message::Control { request, done }) {
+            if to_reactor.send(Message::Control { request, done }).is_err() {
+                return;
+            }
+            match wait.recv() {
+                Ok(Ok(())) => Reply::Ok(Done {}),
+                Ok(Err(refusal)) => Reply::Error(refusal),
                 // The reactor drops `done` unused only when the process ends.
-                Ok(()) if wait.recv().is_ok() => Reply::Ok(Done {}),
-                _ => return,
+                Err(_) => return,
             }
         }
         Ok(None) => return,

@@ -1,5 +1,6 @@
 //! The per-pod process: holds the pod's lock for life, is the only writer of its state, and sees to its end. Started by the CLI, it outlives it.
 
+mod clock;
 mod control;
 mod link;
 mod reactor;

@@ -1,18 +1,20 @@
 //! The event loop: feeds the pod's state machine and carries its effects out. One thread, which is also the one whose death would end
 //! the VMM.
 
+use super::clock;
 use super::control;
 use super::link::Link;
 use super::watchers;
 use crate::agent::Connector;
 use crate::manifest::PodPlan;
 use crate::pod::control::ControlRequest;
+use crate::pod::events::{ClockReason, EventLog, Happening};
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::launch::FromMonitor;
 use crate::pod::pull::{FromPuller, PULLER_VERB, PullRequest};
 use crate::pod::run::{Attendant, Pod};
 use crate::pod::status;
-use crate::pod::step::{Effect, Input, Machine};
+use crate::pod::step::{Effect, Input, Machine, Wish};
 use crate::runtime::Sandbox;
 use crate::store::layout::PodDir;
 use crate::store::record::{self, Broken, PodState, Stage};
@@ -22,6 +24,7 @@ use crate::vmm::end::MachineFailure;
 use crate::vmm::process::{self, Process, ProcessRef};
 use magikvm_proto::budget;
 use magikvm_proto::id::ContainerName;
+use magikvm_proto::wire::{Refusal, RefusalCode};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use std::io::Write;
@@ -51,13 +54,32 @@ pub(super) enum Message {
     Input(Input),
     /// From the process that pulls images; None is its end.
     Puller(Option<FromPuller>),
-    /// A user's wish; answered through `done` when the pod has ended.
+    /// A user's wish; answered through `done` when it has come true or never will.
     Control {
         /// Which.
         request: ControlRequest,
         /// Where to answer.
-        done: Sender<()>,
+        done: Sender<Answer>,
     },
+}
+
+/// What a user's wish came to.
+pub(super) type Answer = Result<(), Refusal>;
+
+/// Somebody who waits for an answer.
+#[derive(Debug)]
+struct Waiter {
+    /// For what; `None` for the pod's end.
+    wish: Option<Wish>,
+    done: Sender<Answer>,
+}
+
+impl Waiter {
+    fn answer(self, answer: Answer) {
+        if self.done.send(answer).is_err() {
+            // Whoever waited has gone.
+        }
+    }
 }
 
 /// The loop and what it owns.
@@ -68,7 +90,7 @@ pub(super) struct Reactor<'a> {
     inbox: Receiver<Message>,
     outbox: SyncSender<Message>,
     deadline: Option<Instant>,
-    waiting: Vec<Sender<()>>,
+    waiting: Vec<Waiter>,
     sandbox: Option<SandboxView>,
     is_listening: bool,
     /// The state as it was written last, so that a flood of empty events writes nothing.
@@ -79,8 +101,30 @@ pub(super) struct Reactor<'a> {
 #[derive(Debug)]
 struct SandboxView {
     agent: Connector,
+    /// Those of the machine; the guest's own first.
     processes: Vec<ProcessRef>,
-    console: ConsoleTail,
+    events: EventLog,
+    clock: SyncSender<ClockReason>,
+}
+
+impl SandboxView {
+    fn carry_out(&self, effect: Effect) {
+        match effect {
+            Effect::KillVm => self.processes.iter().for_each(ProcessRef::kill),
+            // The guest's processors stand before what serves them does.
+            Effect::StopVm => self.processes.iter().for_each(ProcessRef::stop),
+            Effect::ContinueVm => self.processes.iter().rev().for_each(ProcessRef::go_on),
+            Effect::TellTime(reason) => self.tell_time(reason),
+            Effect::Note(event) => self.events.write(Happening::Host(event)),
+            _ => {}
+        }
+    }
+
+    fn tell_time(&self, reason: ClockReason) {
+        if self.clock.try_send(reason).is_err() {
+            // It is about to be told anyhow.
+        }
+    }
 }
 
 /// Why the loop was left.
@@ -136,10 +180,9 @@ impl<'a> Reactor<'a> {
         self.machine.state.processes.clear();
         self.machine.state.agent = None;
         self.save(&pod.dir);
-        for done in self.waiting.drain(..) {
-            if done.send(()).is_err() {
-                // Whoever waited has gone.
-            }
+        for waiter in std::mem::take(&mut self.waiting) {
+            let answer = waiter.wish.and_then(|wish| self.machine.outcome(wish)).unwrap_or(Ok(()));
+            waiter.answer(answer);
         }
         status::exit_code(&self.machine.state)
     }
@@ -161,13 +204,12 @@ impl<'a> Reactor<'a> {
                 Message::Input(input) => input,
                 // Its last words, when all was said.
                 Message::Puller(_) => continue,
-                Message::Control { request: ControlRequest::Stop { grace_ms }, done } => {
-                    self.waiting.push(done);
-                    Input::Stop { grace_ms }
-                }
+                Message::Control { request, done } => self.on_request(request, done),
             };
             let effects = self.machine.step(input, record::now_ms());
-            match self.carry_out(effects) {
+            let outcome = self.carry_out(effects);
+            self.answer_wishes(dir);
+            match outcome {
                 None => {}
                 Some(Outcome::Ready) => {
                     self.save(dir);
@@ -178,8 +220,40 @@ impl<'a> Reactor<'a> {
         }
     }
 
+    fn on_request(&mut self, request: ControlRequest, done: Sender<Answer>) -> Input {
+        let (wish, input) = match request {
+            ControlRequest::Stop { grace_ms } => (None, Input::Stop { grace_ms }),
+            ControlRequest::Pause => (Some(Wish::Pause), Input::Wish(Wish::Pause)),
+            ControlRequest::Resume => (Some(Wish::Resume), Input::Wish(Wish::Resume)),
+        };
+        self.waiting.push(Waiter { wish, done });
+        input
+    }
+
+    /// Answers the wishes that have come true, or never will, once that can be read in the pod's state.
+    fn answer_wishes(&mut self, dir: &PodDir) {
+        let mut is_saved = false;
+        for waiter in std::mem::take(&mut self.waiting) {
+            match waiter.wish.and_then(|wish| self.machine.outcome(wish)) {
+                None => self.waiting.push(waiter),
+                Some(answer) => {
+                    if !is_saved {
+                        self.save(dir);
+                        is_saved = true;
+                    }
+                    waiter.answer(answer);
+                }
+            }
+        }
+    }
+
     /// The next message. The state is written when there is none at hand, and else now and then: a guest that floods events keeps no disk busy.
     fn next(&mut self, dir: &PodDir) -> Message {
+        // Before all else: a guest that floods events keeps nobody from ending it.
+        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            self.deadline = None;
+            return Message::Input(Input::Deadline);
+        }
         let at_hand = self.inbox.try_recv();
         if at_hand.is_err() || self.saved.is_none_or(|saved| saved.elapsed() > SAVE_INTERVAL) {
             self.save(dir);
@@ -214,9 +288,13 @@ impl<'a> Reactor<'a> {
                         watchers::shut_down(sandbox.agent.clone(), grace_ms, self.outbox.clone());
                     }
                 }
-                Effect::KillVm => {
+                Effect::KillVm
+                | Effect::StopVm
+                | Effect::ContinueVm
+                | Effect::TellTime(_)
+                | Effect::Note(_) => {
                     if let Some(sandbox) = &self.sandbox {
-                        sandbox.processes.iter().for_each(ProcessRef::kill);
+                        sandbox.carry_out(effect);
                     }
                 }
             }
@@ -277,8 +355,16 @@ impl Attendant for Reactor<'_> {
                 Message::Puller(Some(FromPuller::Failed(failure))) => return Err(*failure),
                 Message::Puller(_) => return Err(without_a_word(&mut puller, &complaints)),
                 wish @ (Message::Input(_) | Message::Control { .. }) => {
-                    if let Message::Control { done, .. } = wish {
-                        self.waiting.push(done);
+                    if let Message::Control { request, done } = wish {
+                        match request {
+                            ControlRequest::Stop { .. } => self.waiting.push(Waiter { wish: None, done }),
+                            ControlRequest::Pause | ControlRequest::Resume => {
+                                let why = "its images are being pulled";
+                                let refusal = Refusal::new(RefusalCode::Conflict, why);
+                                Waiter { wish: None, done }.answer(Err(refusal));
+                                continue;
+                            }
+                        }
                     }
                     // It removes what is half-done, and then says so; asked twice, it is killed.
                     let signal = if given_up { Signal::SIGKILL } else { Signal::SIGTERM };
@@ -295,22 +381,23 @@ impl Attendant for Reactor<'_> {
         let failed = |error: &(dyn std::error::Error + 'static)| {
             Failure::new(RunStage::Prepare, Blame::Environment, error)
         };
-        let view = SandboxView {
-            agent: sandbox.agent().clone(),
-            processes: sandbox.processes(),
-            console: sandbox.console(),
-        };
+        let (agent, processes, console) = (sandbox.agent().clone(), sandbox.processes(), sandbox.console());
         let state = &mut self.machine.state;
-        state.agent = Some(view.agent.clone());
-        state.processes = view.processes.clone();
+        state.agent = Some(agent.clone());
+        state.processes = processes.clone();
         state.processes.extend(myself());
         let names = state.containers.iter().map(|container| container.name.clone()).collect();
         self.deadline = Some(Instant::now() + Duration::from_millis(budget::HOST_BOOT_WAIT_MS));
-        self.sandbox = Some(view);
-        watchers::start(sandbox, &pod.dir, names, self.outbox.clone()).map_err(|error| failed(&error))?;
+        let events = EventLog::open(&pod.dir).map_err(|error| failed(&error))?;
+        let life = watchers::start(sandbox, &pod.dir, names, events.clone(), self.outbox.clone())
+            .map_err(|error| failed(&error))?;
+        let clock = clock::start(agent.clone(), events.clone(), life);
+        if clock::watch_host(self.outbox.clone()).is_err() {
+            // A kernel that cannot say that its clock jumps: the guest's then follows only after a pause.
+        }
+        self.sandbox = Some(SandboxView { agent, processes, events, clock });
         self.listen(&pod.dir)?;
         self.save(&pod.dir);
-        let console = self.sandbox.as_ref().map(|sandbox| sandbox.console.clone()).unwrap_or_default();
         match self.turn(&pod.dir) {
             Outcome::Ready => Ok(()),
             Outcome::Failed(mut failure) => {

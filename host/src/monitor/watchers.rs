@@ -1,23 +1,27 @@
 //! The threads around the event loop. Each turns one thing that blocks (the agent's streams, the end of the VM) into messages.
 
+use super::clock;
 use super::reactor::Message;
-use crate::agent::{AgentConnection, AgentError, Connector};
+use crate::agent::{AgentConnection, AgentError, Connector, Patience};
+use crate::pod::events::{EventLog, Happening};
 use crate::pod::logs::{LogStream, LogWriter};
 use crate::pod::step::Input;
 use crate::runtime::Sandbox;
-use crate::store::atomic::{FileError, open_append};
+use crate::store::atomic::FileError;
 use crate::store::layout::PodDir;
 use crate::store::text::chain;
 use crate::vmm::console::ConsoleTail;
+use crate::vmm::process::Motion;
 use magikvm_proto::budget;
 use magikvm_proto::codec::CodecError;
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::path::AGENT_LISTENING;
-use magikvm_proto::wire::{Done, Event, Request, Stream};
+use magikvm_proto::wire::{Done, Request, Stream};
 use std::collections::HashMap;
 use std::error::Error;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::process::{ChildStderr, ChildStdout};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -25,62 +29,89 @@ use std::time::{Duration, Instant};
 
 /// How long the guest may take to say that its agent listens before it is tried without.
 const LISTENING_WAIT: Duration = Duration::from_secs(20);
+/// How long a connection to an agent that has answered before may take.
+const CONNECT_WAIT: Duration = Duration::from_secs(10);
 /// Stack of a watcher. None of them recurses or holds a large buffer there.
 const STACK: usize = 256 << 10;
 /// How long after the end of a stream the end of its VM may take to be seen.
 const VM_END_WAIT: Duration = Duration::from_secs(1);
-/// Bytes of events that are kept; a guest that floods them fills no disk.
-const MAX_EVENTS: u64 = 4 << 20;
 
 /// Starts all of them. When the VM has ended and the streams are drained, `VmGone` is the last message.
 pub(super) fn start(
     mut sandbox: Box<dyn Sandbox>,
     dir: &PodDir,
     containers: Vec<ContainerName>,
+    events: EventLog,
     outbox: SyncSender<Message>,
-) -> Result<(), FileError> {
+) -> Result<Arc<Life>, FileError> {
     let mut logs = HashMap::new();
     for name in containers {
         logs.insert(name.clone(), LogWriter::open(&dir.container_log(&name))?);
     }
-    let events = EventLog::open(dir)?;
     let life = Arc::new(Life::default());
+    let shared = Arc::clone(&life);
     let (agent, console) = (sandbox.agent().clone(), sandbox.console());
     let (to_loop, seen) = (outbox.clone(), Arc::clone(&life));
     let follower = spawn("agent", move || {
         // Early connections can wedge a vsock device. A guest that says nothing is tried all the same.
         console.wait_for(AGENT_LISTENING, Instant::now() + LISTENING_WAIT);
-        follow_agent(&agent, logs, events, &to_loop, &seen);
+        follow_agent(&agent, logs, &events, &to_loop, &seen);
     });
     spawn("vm", move || {
-        let end = sandbox.wait();
+        let end = sandbox.wait(&mut |motion| {
+            life.set_motion(motion);
+            send(&outbox, Input::Motion(motion));
+        });
         life.end();
         if let Some(Err(_)) = follower.map(JoinHandle::join) {
             // It panicked; what it had to say is lost, the pod's end is not.
         }
         send(&outbox, Input::VmGone { end });
     });
-    Ok(())
+    Ok(shared)
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
+pub(super) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
     std::thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(body).ok()
 }
 
-fn send(outbox: &SyncSender<Message>, input: Input) {
+pub(super) fn send(outbox: &SyncSender<Message>, input: Input) {
     if outbox.send(Message::Input(input)).is_err() {
         // The loop is over, and with it the pod.
     }
 }
 
-/// Whether the VM has ended.
+/// Whether the VM stands still or has ended.
 #[derive(Debug, Default)]
-struct Life {
+pub(super) struct Life {
     over: Mutex<bool>,
     changed: Condvar,
+    /// How often it was stopped or went on: odd while it stands.
+    turns: AtomicU64,
 }
 
 impl Life {
+    /// Only the thread that waits for the VM calls it.
+    fn set_motion(&self, motion: Motion) {
+        if self.stands() != (motion != Motion::Running) {
+            self.turns.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    pub(super) fn stands(&self) -> bool {
+        self.turns.load(Ordering::Acquire) % 2 == 1
+    }
+
+    /// For a stream of the VM's: it may be late while it stands, and for as long again when it has stood.
+    fn patience(self: &Arc<Self>) -> Patience {
+        let life = Arc::clone(self);
+        let mut seen = life.turns.load(Ordering::Acquire);
+        Patience::new(move || {
+            let turns = life.turns.load(Ordering::Acquire);
+            std::mem::replace(&mut seen, turns) != turns || turns % 2 == 1
+        })
+    }
+
     fn end(&self) {
         *self.over.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.changed.notify_all();
@@ -90,7 +121,7 @@ impl Life {
         self.ends_within(Duration::ZERO)
     }
 
-    fn ends_within(&self, wait: Duration) -> bool {
+    pub(super) fn ends_within(&self, wait: Duration) -> bool {
         let over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
         *self.changed.wait_timeout_while(over, wait, |over| !*over).unwrap_or_else(PoisonError::into_inner).0
     }
@@ -113,21 +144,28 @@ fn lost(error: &(dyn Error + 'static)) -> Input {
 fn follow_agent(
     connector: &Connector,
     logs: HashMap<ContainerName, LogWriter>,
-    events: EventLog,
+    events: &EventLog,
     outbox: &SyncSender<Message>,
     life: &Arc<Life>,
 ) {
     let deadline = Instant::now() + Duration::from_millis(budget::HOST_BOOT_WAIT_MS);
-    let (connection, _hello) = match connector.connect_when_up(deadline, &|| !life.is_over()) {
+    let (mut connection, hello) = match connector.connect_when_up(deadline, &|| !life.is_over()) {
         Ok(up) => up,
         // The VM's own end or the loop's deadline says more than the want of an answer.
         Err(AgentError::Unreachable(_) | AgentError::Closed | AgentError::Timeout(_)) => return,
         Err(error) => return send(outbox, lost(&error)),
     };
     send(outbox, Input::AgentUp);
+    connection.set_patience(life.patience());
+    if !clock::tell_at_start(&mut connection, &hello, events) {
+        connection = match connector.connect_patiently(CONNECT_WAIT, life.patience()) {
+            Ok(connection) => connection,
+            Err(error) => return report_lost(outbox, life, &error),
+        };
+    }
     let (for_logs, log_outbox, log_life) = (connector.clone(), outbox.clone(), Arc::clone(life));
     let log_thread = spawn("logs", move || {
-        if let Err(error) = follow_logs(&for_logs, logs) {
+        if let Err(error) = follow_logs(&for_logs, logs, log_life.patience()) {
             report_lost(&log_outbox, &log_life, &*error);
         }
     });
@@ -141,13 +179,13 @@ fn follow_agent(
 
 fn follow_events(
     mut connection: AgentConnection,
-    mut log: EventLog,
+    log: &EventLog,
     outbox: &SyncSender<Message>,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let Done {} = connection.request(&Request::Events { since: 0 })?;
     let (mut reader, _writer) = connection.into_stream()?;
     while let Some(event) = reader.event()? {
-        log.write(&event);
+        log.write(Happening::Guest(event.clone()));
         send(outbox, Input::Guest(event));
     }
     Err(Box::new(AgentError::Closed))
@@ -158,8 +196,9 @@ fn follow_events(
 fn follow_logs(
     connector: &Connector,
     mut logs: HashMap<ContainerName, LogWriter>,
+    patience: Patience,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
-    let mut connection = connector.connect(Duration::from_secs(10))?;
+    let mut connection = connector.connect_patiently(CONNECT_WAIT, patience)?;
     let Done {} = connection.request(&Request::Logs)?;
     let (mut reader, writer) = connection.into_stream()?;
     let mut payload = Vec::new();
@@ -198,39 +237,6 @@ pub(super) fn shut_down(connector: Connector, grace_ms: u64, outbox: SyncSender<
             Err(_) => send(&outbox, Input::Deadline),
         }
     });
-}
-
-/// `events.jsonl`: the guest's events with the host's time.
-#[derive(Debug)]
-struct EventLog {
-    file: std::fs::File,
-    written: u64,
-}
-
-#[derive(serde::Serialize)]
-struct TimedEvent<'a> {
-    time: String,
-    #[serde(flatten)]
-    event: &'a Event,
-}
-
-impl EventLog {
-    fn open(dir: &PodDir) -> Result<Self, FileError> {
-        let path = dir.events();
-        Ok(Self { file: open_append(&path)?, written: 0 })
-    }
-
-    fn write(&mut self, event: &Event) {
-        if self.written > MAX_EVENTS {
-            return;
-        }
-        let timed = TimedEvent { time: crate::pod::logs::format_time(jiff::Timestamp::now()), event };
-        let Ok(mut line) = serde_json::to_vec(&timed) else { return };
-        line.push(b'\n');
-        if self.file.write_all(&line).is_ok() {
-            self.written += u64::try_from(line.len()).unwrap_or(0);
-        }
-    }
 }
 
 /// Keeps the last lines of a puller's standard error.

@@ -17,6 +17,10 @@ pub enum ControlRequest {
         /// From TERM to KILL, in milliseconds.
         grace_ms: u64,
     },
+    /// Stop the VM's processes; answered when none of them runs.
+    Pause,
+    /// Let them go on; answered when all of them run.
+    Resume,
 }
 
 /// Why a wish was not carried out.

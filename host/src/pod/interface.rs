@@ -1,11 +1,11 @@
-//! The Pod Runtime Interface: `run_pod`, `stop_pod`, `delete_pod`, and what one may ask of a pod in between. The CLI is one client of it.
+//! The Pod Runtime Interface: `run_pod`, `stop_pod`, `pause_pod`, `resume_pod`, `delete_pod`, and what one may ask of a pod in between. The CLI is one client of it.
 
 use super::control::{self, ControlError, ControlRequest};
 use super::failure::Failure;
 use super::launch::{self, Launched};
 use super::logs::LogReader;
 use super::run::{self, RunRequest};
-use crate::agent::{AgentConnection, AgentError};
+use crate::agent::{AgentConnection, AgentError, Patience};
 use crate::store::atomic::FileError;
 use crate::store::layout::Layout;
 use crate::store::lock::{self, Lock, LockState};
@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 /// How much longer than the pod may take a monitor is waited for.
 const MONITOR_SLACK: Duration = Duration::from_secs(10);
+/// How long the processes of a VM may take to be stopped or to go on.
+const MOTION_WAIT: Duration = Duration::from_secs(10);
 /// How long a connection to the agent may take.
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
 
@@ -48,6 +50,12 @@ pub enum PodError {
     /// The verb needs a running pod.
     #[error("pod {0} is not running")]
     NotRunning(PodId),
+    /// The verb needs a pod whose containers run already.
+    #[error("pod {0} is being started")]
+    Starting(PodId),
+    /// The verb needs a guest that can answer.
+    #[error("pod {0} is paused")]
+    Paused(PodId),
     /// The verb needs a pod that does not run.
     #[error("pod {0} is running")]
     Running(PodId),
@@ -58,10 +66,12 @@ pub enum PodError {
     #[error("the monitor of pod {0} does not let go of it")]
     Stuck(PodId),
     /// The monitor.
-    #[error("pod {pod} could not be stopped")]
+    #[error("pod {pod} could not be {verb}")]
     Control {
         /// Which pod.
         pod: PodId,
+        /// What was wanted (`stopped`).
+        verb: &'static str,
         /// Why.
         #[source]
         source: ControlError,
@@ -137,9 +147,43 @@ impl PodRuntimeInterface {
         match self.ask_stop(&found, grace_ms) {
             // It ended between our look and our question.
             Err(_) if self.ended(id) => Ok(()),
-            Err(source) => Err(PodError::Control { pod: id.clone(), source }),
+            Err(source) => Err(PodError::Control { pod: id.clone(), verb: "stopped", source }),
             Ok(()) => Ok(()),
         }
+    }
+
+    /// Stops the processes of a pod's VM; returns when none of them runs. Again changes nothing.
+    pub fn pause_pod(&self, id: &PodId) -> Result<(), PodError> {
+        self.set_in_motion(id, ControlRequest::Pause, "paused")
+    }
+
+    /// Lets the processes of a pod's VM go on, whoever stopped them; returns when all of them run. The guest's clock is then set right.
+    pub fn resume_pod(&self, id: &PodId) -> Result<(), PodError> {
+        self.set_in_motion(id, ControlRequest::Resume, "resumed")
+    }
+
+    fn set_in_motion(&self, id: &PodId, request: ControlRequest, verb: &'static str) -> Result<(), PodError> {
+        let found = self.find(id)?;
+        if found.is_lost() {
+            return Err(PodError::Lost(id.clone()));
+        }
+        match found.state.as_ref().map(|state| state.stage) {
+            Some(Stage::Ended) => return Err(PodError::NotRunning(id.clone())),
+            None | Some(Stage::Starting) => return Err(PodError::Starting(id.clone())),
+            Some(Stage::Running | Stage::Stopping) => {}
+        }
+        match control::ask(&found.dir, request, MOTION_WAIT) {
+            Err(_) if self.ended(id) => Err(PodError::NotRunning(id.clone())),
+            Err(source) => Err(PodError::Control { pod: id.clone(), verb, source }),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Whether processes of a pod's VM are stopped now.
+    pub fn is_paused(&self, id: &PodId) -> bool {
+        self.find(id).is_ok_and(|found| {
+            found.lock == LockState::Held && found.state.is_some_and(|state| state.paused_ms.is_some())
+        })
     }
 
     fn ask_stop(&self, found: &Found, grace_ms: u64) -> Result<(), ControlError> {
@@ -262,13 +306,22 @@ impl PodRuntimeInterface {
         Ok(chosen)
     }
 
-    /// A connection to the agent of a running pod.
+    /// For a connection that is to outlast pauses of its pod.
+    pub fn patience(&self, id: &PodId) -> Patience {
+        let (pods, id) = (self.clone(), id.clone());
+        Patience::new(move || pods.is_paused(&id))
+    }
+
+    /// A connection to the agent of a running pod that is not paused.
     pub fn agent(&self, found: &Found, id: &PodId) -> Result<AgentConnection, PodError> {
         if found.is_lost() {
             return Err(PodError::Lost(id.clone()));
         }
         let state =
             found.state.as_ref().filter(|state| state.stage != Stage::Ended && found.lock == LockState::Held);
+        if state.is_some_and(|state| state.paused_ms.is_some()) {
+            return Err(PodError::Paused(id.clone()));
+        }
         let agent =
             state.and_then(|state| state.agent.as_ref()).ok_or_else(|| PodError::NotRunning(id.clone()))?;
         Ok(agent.connect(CONNECT_WAIT)?)

@@ -3,7 +3,7 @@
 
 use super::failure::{Blame, Failure, RunStage};
 use crate::image::{
-    BringOptions, Cancel, ImageError, ImageStore, Progress, PullSources, PullWhen, Reference,
+    BringOptions, Cancel, ImageError, ImageStore, Platform, Progress, PullSources, PullWhen, Reference,
 };
 use crate::signals;
 use crate::store::layout::{Layout, Surroundings};
@@ -28,6 +28,8 @@ pub struct PullRequest {
     pub root: Option<PathBuf>,
     /// The images, one after the other.
     pub images: Vec<(Reference, PullWhen)>,
+    /// What they are to run on.
+    pub platform: Platform,
     /// Seconds for each image.
     pub timeout_secs: u64,
 }
@@ -103,6 +105,7 @@ fn pull(cancel: &Cancel, say: &(dyn Fn(&FromPuller) + Sync)) -> Result<(), Failu
         PullSources::load(&layout.registries(), &layout.policy()).map_err(|error| of_image(&error))?;
     for (image, when) in &request.images {
         let options = BringOptions {
+            platform: request.platform.clone(),
             cancel: cancel.with_timeout(Duration::from_secs(request.timeout_secs)),
             ..BringOptions::default()
         };

@@ -91,7 +91,7 @@ fn bring_up(
 ) -> Result<(), Failure> {
     fault("reserve")?;
     let uid = uuid::Uuid::new_v4().to_string();
-    pod.images = resolve_images(request, layout, &pod.dir, attendant)?;
+    pod.images = resolve_images(request, layout, &pod.dir, &runtime.platform(), attendant)?;
     write_record(request, pod, &uid)?;
     fault("record")?;
     let to_prepare = PodToPrepare { plan: &request.plan, uid: &uid, images: &pod.images, dir: &pod.dir };
@@ -114,7 +114,7 @@ pub fn plan(request: &RunRequest, layout: &Layout) -> Result<Box<dyn PodRuntime>
         return Err(Failure::message(RunStage::Plan, Blame::User, message).hint(hint));
     }
     let runtime =
-        MicroVm::new(request.vmm, request.kernel, request.accel, request.guest.clone(), &places(layout));
+        MicroVm::new(request.vmm, request.kernel, request.accel, request.guest.clone(), places(layout));
     runtime.probe().map_err(|unavailable| {
         let failure = Failure::message(
             RunStage::Plan,
@@ -212,6 +212,7 @@ fn resolve_images(
     request: &RunRequest,
     layout: &Layout,
     dir: &PodDir,
+    wanted_platform: &Platform,
     attendant: &mut dyn Attendant,
 ) -> Result<Vec<Image>, Failure> {
     let store = ImageStore::open(&layout.images()).map_err(|error| of_image(&error))?;
@@ -244,20 +245,21 @@ fn resolve_images(
         wanted.push((container, name));
     }
     if !images.is_empty() {
-        let root = request.root.clone();
-        attendant.pull(dir, &PullRequest { root, images, timeout_secs: request.pull_timeout_secs })?;
+        let (root, platform) = (request.root.clone(), wanted_platform.clone());
+        let timeout_secs = request.pull_timeout_secs;
+        attendant.pull(dir, &PullRequest { root, images, platform, timeout_secs })?;
     }
     let resolve = |(container, name): (&ContainerSpec, Reference)| {
         let failed = |error: ImageError| of_container(container, of_image(&error));
         let image = store.resolve(&name).map_err(failed)?;
         image.mark_used().map_err(failed)?;
         let platform = image.record.platform();
-        if platform.runs_here() {
+        if wanted_platform.takes(&platform) {
             return Ok(image);
         }
-        let message = format!("the image {name} is for {platform}, this machine is {}", Platform::host());
+        let message = format!("the image {name} is for {platform}, the pod's machine is {wanted_platform}");
         let failure = Failure::message(RunStage::Image, Blame::User, message);
-        let hint = format!("magikvm image pull --platform {} {}", Platform::host(), name.familiar());
+        let hint = format!("magikvm image pull --platform {wanted_platform} {}", name.familiar());
         Err(of_container(container, failure).hint(hint))
     };
     wanted.into_iter().map(resolve).collect()

@@ -11,6 +11,8 @@ pub enum Phase {
     Pending,
     /// They run.
     Running,
+    /// They would run, but processes of the VM are stopped (core/v1: phase Running, reason Paused, not ready).
+    Paused,
     /// Ended, all with 0.
     Succeeded,
     /// Ended, not all with 0, or broken.
@@ -25,6 +27,7 @@ impl Phase {
         match self {
             Self::Pending => "Pending",
             Self::Running => "Running",
+            Self::Paused => "Paused",
             Self::Succeeded => "Succeeded",
             Self::Failed => "Failed",
             Self::Lost => "Lost",
@@ -44,6 +47,7 @@ pub fn phase(found: &Found) -> Phase {
 fn phase_of(state: &PodState) -> Phase {
     match state.stage {
         Stage::Starting => Phase::Pending,
+        Stage::Running if state.paused_ms.is_some() => Phase::Paused,
         Stage::Running | Stage::Stopping => Phase::Running,
         Stage::Ended if state.broken.is_none() && exit_code(state) == 0 => Phase::Succeeded,
         Stage::Ended => Phase::Failed,
@@ -86,7 +90,11 @@ pub fn kubernetes(found: &Found) -> Option<Value> {
 fn status(found: &Found, record: &PodRecord) -> Value {
     let phase = phase(found);
     let lost = phase == Phase::Lost;
-    let mut status = json!({ "phase": if lost { "Unknown" } else { phase.as_str() } });
+    let mut status = json!({ "phase": match phase {
+        Phase::Lost => "Unknown",
+        Phase::Paused => Phase::Running.as_str(),
+        phase => phase.as_str(),
+    } });
     let state = found.state.as_ref();
     let fields = &mut status;
     if lost {
@@ -94,6 +102,11 @@ fn status(found: &Found, record: &PodRecord) -> Value {
         fields["message"] = json!(
             "the pod's monitor ended without having seen the pod's end; magikvm rm removes what is left"
         );
+    } else if phase == Phase::Paused {
+        fields["reason"] = json!("Paused");
+        let since = time(state.and_then(|state| state.paused_ms).unwrap_or_default());
+        fields["message"] =
+            json!(format!("paused since {since}; magikvm resume {} lets it go on", record.id));
     } else if let Some(broken) = state.and_then(|state| state.broken.as_ref()) {
         fields["reason"] = json!(broken.reason);
         fields["message"] = json!(broken.message);
@@ -104,8 +117,13 @@ fn status(found: &Found, record: &PodRecord) -> Value {
     let running = phase == Phase::Running && found.lock == LockState::Held;
     let views = state.map(|state| state.containers.as_slice()).unwrap_or_default();
     let all_ready = running && views.iter().all(|view| matches!(view.phase, ContainerPhase::Running { .. }));
-    let condition =
-        |kind: &str, holds: bool| json!({ "type": kind, "status": if holds { "True" } else { "False" } });
+    let condition = |kind: &str, holds: bool| {
+        let mut condition = json!({ "type": kind, "status": if holds { "True" } else { "False" } });
+        if phase == Phase::Paused && !holds {
+            condition["reason"] = json!("Paused");
+        }
+        condition
+    };
     let started = state.is_some_and(|state| state.started_ms.is_some());
     fields["conditions"] = json!([
         condition("PodScheduled", true),
@@ -116,13 +134,13 @@ fn status(found: &Found, record: &PodRecord) -> Value {
     fields["containerStatuses"] = views
         .iter()
         .zip(&record.containers)
-        .map(|(view, container)| container_status(view, &container.image, &container.image_id, lost))
+        .map(|(view, container)| container_status(view, &container.image, &container.image_id, phase))
         .collect();
     status
 }
 
-fn container_status(view: &ContainerView, image: &str, image_id: &str, lost: bool) -> Value {
-    let running = matches!(view.phase, ContainerPhase::Running { .. }) && !lost;
+fn container_status(view: &ContainerView, image: &str, image_id: &str, phase: Phase) -> Value {
+    let running = matches!(view.phase, ContainerPhase::Running { .. }) && phase != Phase::Lost;
     let state = match &view.phase {
         ContainerPhase::Waiting { reason, message } => {
             let mut waiting = json!({ "reason": reason });
@@ -138,7 +156,7 @@ fn container_status(view: &ContainerView, image: &str, image_id: &str, lost: boo
         "name": view.name,
         "image": image,
         "imageID": image_id,
-        "ready": running,
+        "ready": running && phase != Phase::Paused,
         "started": running,
         "restartCount": view.restart_count,
         "state": state,

@@ -1,12 +1,14 @@
 //! The pod's state machine: `(state, input) -> (state, effects)`, pure. The monitor feeds it and carries the effects out.
 
+use super::events::{ClockReason, HostEvent};
 use super::failure::{Blame, Failure, RunStage};
 use crate::store::record::{Broken, ContainerPhase, ContainerView, PodState, SCHEMA, Stage, Terminated};
 use crate::vmm::end::{MachineEnd, MachineFailure};
+use crate::vmm::process::Motion;
 use magikvm_proto::budget;
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::limits::MAX_MESSAGE_LEN;
-use magikvm_proto::wire::{Event, EventKind, ExitStatus};
+use magikvm_proto::wire::{Event, EventKind, ExitStatus, Refusal, RefusalCode};
 
 /// What happens to a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +36,21 @@ pub enum Input {
     Cancel,
     /// The armed deadline has passed.
     Deadline,
+    /// A user wants it to pause or to go on.
+    Wish(Wish),
+    /// Processes of the VM were stopped or go on, by whosever will.
+    Motion(Motion),
+    /// The host's clock was set, or the host was suspended.
+    HostClockJumped,
+}
+
+/// What a user may want of a running pod's VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// That it stands still.
+    Pause,
+    /// That it goes on.
+    Resume,
 }
 
 /// What is to be done about it, in order.
@@ -50,6 +67,14 @@ pub enum Effect {
     },
     /// End the VM's processes.
     KillVm,
+    /// Stop the VM's processes.
+    StopVm,
+    /// Let the VM's processes go on.
+    ContinueVm,
+    /// Tell the guest what time it is.
+    TellTime(ClockReason),
+    /// Write this down among the pod's events.
+    Note(HostEvent),
     /// Deliver `Deadline` after so many milliseconds, in place of any earlier one.
     Arm {
         /// Milliseconds.
@@ -69,6 +94,10 @@ pub struct Machine {
     agent_up: bool,
     /// When the grace period ends, once the guest was asked to end; milliseconds since 1970.
     kill_ms: Option<u64>,
+    /// What the VM's processes do.
+    motion: Motion,
+    /// What a user wanted of them last.
+    wish: Option<Wish>,
 }
 
 impl Machine {
@@ -84,13 +113,14 @@ impl Machine {
             schema: SCHEMA,
             stage: Stage::Starting,
             started_ms: None,
+            paused_ms: None,
             ended_ms: None,
             broken: None,
             containers: containers.iter().map(view).collect(),
             processes: Vec::new(),
             agent: None,
         };
-        Self { state, agent_up: false, kill_ms: None }
+        Self { state, agent_up: false, kill_ms: None, motion: Motion::Running, wish: None }
     }
 
     /// Takes one input at a time (milliseconds since 1970) and says what to do.
@@ -106,7 +136,61 @@ impl Machine {
             Input::Stop { grace_ms } => self.stop(grace_ms, now_ms),
             Input::Cancel => self.cancel(),
             Input::Deadline => self.deadline(),
+            Input::Wish(wish) => self.wish(wish),
+            Input::Motion(motion) => self.motion(motion, now_ms),
+            Input::HostClockJumped => self.tell_time(ClockReason::HostClock),
         }
+    }
+
+    /// What a wish has come to; `None` while that is open.
+    pub fn outcome(&self, wish: Wish) -> Option<Result<(), Refusal>> {
+        let wanted = match wish {
+            Wish::Pause => Motion::Stopped,
+            Wish::Resume => Motion::Running,
+        };
+        let refused = |why: &str| Some(Err(Refusal::new(RefusalCode::Conflict, why)));
+        match self.state.stage {
+            Stage::Starting => refused("it is being started"),
+            Stage::Stopping if wish == Wish::Pause => refused("it is being stopped"),
+            Stage::Ended => refused("it has ended"),
+            _ if self.wish != Some(wish) => refused("another wish has come after this one"),
+            _ => (self.motion == wanted).then_some(Ok(())),
+        }
+    }
+
+    fn wish(&mut self, wish: Wish) -> Vec<Effect> {
+        let (wanted, effect) = match (wish, self.state.stage) {
+            (Wish::Pause, Stage::Running) => (Motion::Stopped, Effect::StopVm),
+            (Wish::Resume, Stage::Running | Stage::Stopping) => (Motion::Running, Effect::ContinueVm),
+            _ => return Vec::new(),
+        };
+        let earlier = self.wish.replace(wish);
+        // Signals of an earlier wish may be on their way still, so that what was seen last is not to be trusted.
+        let may_change = earlier.is_some_and(|earlier| earlier != wish);
+        if self.motion != wanted || may_change { vec![effect] } else { Vec::new() }
+    }
+
+    fn motion(&mut self, motion: Motion, now_ms: u64) -> Vec<Effect> {
+        self.motion = motion;
+        if motion != Motion::Running {
+            if self.state.paused_ms.is_some() {
+                return Vec::new();
+            }
+            self.state.paused_ms = Some(now_ms);
+            return vec![Effect::Note(HostEvent::Paused)];
+        }
+        let mut effects = Vec::new();
+        if self.state.paused_ms.take().is_some() {
+            effects.push(Effect::Note(HostEvent::Resumed));
+        }
+        effects.extend(self.tell_time(ClockReason::Pause));
+        effects
+    }
+
+    /// A guest that is starting is told when its agent answers first, one that stands still when it goes on.
+    fn tell_time(&self, reason: ClockReason) -> Vec<Effect> {
+        let runs = matches!(self.state.stage, Stage::Running | Stage::Stopping);
+        if runs && self.motion == Motion::Running { vec![Effect::TellTime(reason)] } else { Vec::new() }
     }
 
     fn agent_up(&mut self) -> Vec<Effect> {
@@ -207,10 +291,12 @@ impl Machine {
             return Vec::new();
         }
         self.kill_ms = Some(kill_ms);
-        vec![
-            Effect::Shutdown { grace_ms },
-            Effect::Arm { after_ms: grace_ms + budget::HOST_SHUTDOWN_WAIT_MS },
-        ]
+        // A pod that stands still could not be asked.
+        let stands = self.motion != Motion::Running || self.wish == Some(Wish::Pause);
+        let mut effects = if stands { vec![Effect::ContinueVm] } else { Vec::new() };
+        effects.push(Effect::Shutdown { grace_ms });
+        effects.push(Effect::Arm { after_ms: grace_ms + budget::HOST_SHUTDOWN_WAIT_MS });
+        effects
     }
 
     fn stop(&mut self, grace_ms: u64, now_ms: u64) -> Vec<Effect> {
@@ -284,22 +370,28 @@ impl Machine {
             }
         }
         self.state.stage = Stage::Ended;
+        self.state.paused_ms = None;
         self.state.ended_ms = Some(now_ms);
         vec![Effect::End]
     }
 
     fn deadline(&mut self) -> Vec<Effect> {
         let secs = |ms: u64| ms / 1000;
+        let stands = match self.motion {
+            Motion::Running => "",
+            Motion::PartlyStopped | Motion::Stopped => "; somebody has stopped its processes (SIGSTOP)",
+        };
         match (self.state.stage, self.agent_up) {
             (Stage::Starting, false) => {
                 let limit = secs(budget::HOST_BOOT_WAIT_MS);
-                let message = format!("the VM's agent did not answer within {limit} s of its start");
+                let message = format!("the VM's agent did not answer within {limit} s of its start{stands}");
                 let failure = Failure::message(RunStage::Boot, Blame::Internal, message);
                 self.fail(failure.because(MachineFailure::AgentSilent))
             }
             (Stage::Starting, true) => {
                 let limit = secs(budget::HOST_READY_WAIT_MS);
-                let message = format!("not all containers ran within {limit} s of the agent's first answer");
+                let message =
+                    format!("not all containers ran within {limit} s of the agent's first answer{stands}");
                 let failure = Failure::message(RunStage::Agent, Blame::Workload, message);
                 self.fail(failure.because(MachineFailure::AgentSilent))
             }
@@ -348,23 +440,26 @@ fn after_run(view: &mut ContainerView, run: Terminated, restart_in_ms: Option<u6
 }
 
 #[cfg(test)]
+mod pausing;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn names(count: usize) -> Vec<ContainerName> {
+    pub(super) fn names(count: usize) -> Vec<ContainerName> {
         (0..count).map(|n| format!("c{n}").parse().unwrap()).collect()
     }
 
-    fn guest(kind: EventKind) -> Input {
+    pub(super) fn guest(kind: EventKind) -> Input {
         Input::Guest(Event { seq: 1, kind })
     }
 
-    fn gone(how: &str) -> Input {
+    pub(super) fn gone(how: &str) -> Input {
         Input::VmGone { end: MachineEnd { failure: MachineFailure::GuestEnded, how: how.to_owned() } }
     }
 
-    fn started(n: usize) -> Input {
+    pub(super) fn started(n: usize) -> Input {
         guest(EventKind::ContainerStarted { container: names(n + 1)[n].clone(), pid: 7, restart_count: 0 })
     }
 
@@ -475,12 +570,17 @@ mod tests {
         assert_eq!((run.reason.as_str(), run.exit.code), ("ContainerStatusUnknown", 137));
     }
 
-    fn any_input() -> impl Strategy<Value = Input> {
+    pub(super) fn any_input() -> impl Strategy<Value = Input> {
         let exit =
             prop_oneof![(0..256i32).prop_map(ExitStatus::exited), (1..64i32).prop_map(ExitStatus::signaled)];
         let name = (0..4usize).prop_map(|n| names(n + 1)[n].clone());
         prop_oneof![
             Just(Input::AgentUp),
+            Just(Input::Wish(Wish::Pause)),
+            Just(Input::Wish(Wish::Resume)),
+            prop_oneof![Just(Motion::Running), Just(Motion::PartlyStopped), Just(Motion::Stopped)]
+                .prop_map(Input::Motion),
+            Just(Input::HostClockJumped),
             Just(Input::Cancel),
             Just(Input::Deadline),
             (0..400_000u64).prop_map(|grace_ms| Input::Stop { grace_ms }),
@@ -511,7 +611,7 @@ mod tests {
         #[test]
         fn any_history_is_survived(inputs in proptest::collection::vec(any_input(), 0..60)) {
             let mut pod = Machine::new(&names(3));
-            let (mut ready, mut ends) = (0, 0);
+            let (mut ready, mut ends, mut bounded) = (0, 0, false);
             for (now, input) in inputs.into_iter().enumerate() {
                 let ended_before = pod.state.stage == Stage::Ended;
                 let effects = pod.step(input, u64::try_from(now).unwrap());
@@ -520,16 +620,15 @@ mod tests {
                     match effect {
                         Effect::Ready => ready += 1,
                         Effect::End | Effect::Fail(_) => ends += 1,
+                        Effect::Arm { .. } | Effect::KillVm => bounded = true,
+                        Effect::Disarm => bounded = false,
                         _ => {}
                     }
                 }
                 prop_assert_eq!(ends > 0, pod.state.stage == Stage::Ended);
                 prop_assert!(!matches!(effects.last(), Some(Effect::Fail(_))) || ready == 0);
                 // Whoever is stopping has a deadline or a killed VM: nobody waits for ever.
-                if pod.state.stage == Stage::Stopping && !ended_before && !effects.is_empty() {
-                    let bounded = effects.iter().any(|e| matches!(e, Effect::Arm { .. } | Effect::KillVm));
-                    prop_assert!(bounded);
-                }
+                prop_assert!(bounded || pod.state.stage != Stage::Stopping);
             }
             prop_assert!(ready <= 1 && ends <= 1);
             let mut last = pod.clone();

@@ -3,7 +3,7 @@
 
 use super::{PodRuntime, PodToPrepare, Prepared, RuntimeError, Sandbox, oci};
 use crate::agent::Connector;
-use crate::image::erofs;
+use crate::image::{Platform, erofs};
 use crate::manifest::{
     ContainerSpec, ImageDefaults, PodPlan, ResolvedProcess, RuntimeClass, resolve_process,
 };
@@ -13,10 +13,10 @@ use crate::store::undo::{Scope, Step, Undo};
 use crate::vmm::console::{self, ConsoleTail};
 use crate::vmm::disk::{self, Part};
 use crate::vmm::end::{self, MachineEnd, Seen};
-use crate::vmm::process::{self, Process, ProcessRef};
+use crate::vmm::process::{self, Motion, Process, ProcessRef};
 use crate::vmm::report::Reports;
-use crate::vmm::{Accel, KernelChoice, Places, Unavailable, VmConfig, Vmm, VmmKind, driver};
-use magikvm_proto::guest_image::{self, GuestManifest, GuestManifestError};
+use crate::vmm::{Accel, DriverOptions, KernelChoice, Places, Unavailable, VmConfig, Vmm, VmmKind, driver};
+use magikvm_proto::guest_image::{self, Arch, GuestManifest, GuestManifestError};
 use magikvm_proto::limits::MAX_PLAN_SIZE;
 use magikvm_proto::path::{FIRST_IMAGE_PARTITION, POD_ETC, SPEC_JSON, container_config};
 use magikvm_proto::plan::{ContainerPlan, GuestPlan};
@@ -47,11 +47,13 @@ pub enum GuestError {
         /// Ours.
         expected: u32,
     },
-    /// For another processor.
-    #[error("it is for {found}, this machine is {}", std::env::consts::ARCH)]
-    Arch {
-        /// The image's.
-        found: &'static str,
+    /// Replaced by one for another processor since the pod was planned.
+    #[error("it was for {expected} a moment ago and is for {found} now")]
+    Changed {
+        /// As it was.
+        expected: Arch,
+        /// As it is.
+        found: Arch,
     },
     /// A part that is not there or not whole.
     #[error("its part {part} is missing or damaged ({found} bytes, {expected} expected)")]
@@ -72,12 +74,16 @@ pub struct MicroVm {
     kind: VmmKind,
     accel: Accel,
     guest: PathBuf,
+    arch: Arch,
 }
 
 impl MicroVm {
-    /// With a driver, its kernel, an accelerator, and the directory of a guest image.
-    pub fn new(kind: VmmKind, kernel: KernelChoice, accel: Accel, guest: PathBuf, places: &Places) -> Self {
-        Self { vmm: driver(kind, kernel, places), kind, accel, guest }
+    /// With a driver, its kernel, an accelerator, and the directory of a guest image, whose architecture is the machine's. One that can't be
+    /// read is told of by `probe`.
+    pub fn new(kind: VmmKind, kernel: KernelChoice, accel: Accel, guest: PathBuf, places: Places) -> Self {
+        let stated = needs_guest(kind).then(|| check_guest(&guest).ok()).flatten().map(|image| image.arch);
+        let arch = stated.or_else(Arch::native).unwrap_or(Arch::X86_64);
+        Self { vmm: driver(kind, DriverOptions { guest: arch, kernel, places }), kind, accel, guest, arch }
     }
 
     fn guest_error(&self, source: GuestError) -> RuntimeError {
@@ -87,20 +93,38 @@ impl MicroVm {
     /// Paths of kernel and initramfs, after a look at what the manifest promises of them. Their digests are `magikvm-image inspect`'s
     /// business: to read 30 MiB at each start would cost more than the rest of it.
     fn guest_parts(&self) -> Result<(PathBuf, PathBuf), RuntimeError> {
-        check_guest(&self.guest).map_err(|source| self.guest_error(source))?;
+        let found = check_guest(&self.guest).map_err(|source| self.guest_error(source))?.arch;
+        if found != self.arch {
+            return Err(self.guest_error(GuestError::Changed { expected: self.arch, found }));
+        }
         Ok((self.guest.join(guest_image::KERNEL), self.guest.join(guest_image::INITRAMFS)))
     }
 
-    fn needs_guest(&self) -> bool {
-        match self.kind {
-            VmmKind::Krun | VmmKind::Qemu => true,
-            #[cfg(feature = "testing")]
-            VmmKind::Fake => false,
+    /// The processor can execute only its own guests.
+    fn check_processor(&self) -> Result<(), Unavailable> {
+        if self.accel == Accel::Tcg || Some(self.arch) == Arch::native() {
+            return Ok(());
         }
+        let (guest, here) = (self.arch, std::env::consts::ARCH);
+        Err(Unavailable {
+            reason: format!(
+                "the guest image in {} is for {guest}, this machine's processor is {here}; --accel tcg emulates it",
+                self.guest.display()
+            ),
+            remedy: format!("name a guest image for {here} with --guest DIR or MAGIKVM_GUEST"),
+        })
     }
 }
 
-/// Looks whether a guest image can be used here.
+fn needs_guest(kind: VmmKind) -> bool {
+    match kind {
+        VmmKind::Krun | VmmKind::Qemu => true,
+        #[cfg(feature = "testing")]
+        VmmKind::Fake => false,
+    }
+}
+
+/// Looks whether a guest image can be used.
 pub fn check_guest(dir: &Path) -> Result<GuestManifest, GuestError> {
     let max = u64::try_from(guest_image::MAX_GUEST_MANIFEST_SIZE).unwrap_or(u64::MAX);
     let mut bytes = Vec::new();
@@ -111,9 +135,6 @@ pub fn check_guest(dir: &Path) -> Result<GuestManifest, GuestError> {
     let expected = magikvm_proto::GENERATION;
     if manifest.generation != expected {
         return Err(GuestError::Generation { found: manifest.generation, expected });
-    }
-    if manifest.arch.as_str() != std::env::consts::ARCH {
-        return Err(GuestError::Arch { found: manifest.arch.as_str() });
     }
     for (name, part) in &manifest.parts {
         let found = fs::metadata(dir.join(name)).map_or(0, |there| there.len());
@@ -129,9 +150,14 @@ impl PodRuntime for MicroVm {
         RuntimeClass::PodMicrovmContainers
     }
 
+    fn platform(&self) -> Platform {
+        Platform::guest(self.arch)
+    }
+
     fn probe(&self) -> Result<(), Unavailable> {
+        self.check_processor()?;
         self.vmm.probe(self.accel)?;
-        if self.needs_guest() {
+        if needs_guest(self.kind) {
             check_guest(&self.guest).map_err(|error| Unavailable {
                 reason: format!(
                     "the guest image in {} cannot be used: {}",
@@ -146,7 +172,8 @@ impl PodRuntime for MicroVm {
     }
 
     fn prepare(&self, pod: &PodToPrepare<'_>, undo: &mut Undo) -> Result<Prepared, RuntimeError> {
-        let (kernel, initramfs) = if self.needs_guest() { self.guest_parts()? } else { Default::default() };
+        let (kernel, initramfs) =
+            if needs_guest(self.kind) { self.guest_parts()? } else { Default::default() };
         let dir = pod.dir.vm();
         undo.plan(Scope::Run, Step::RemoveDir { path: dir.clone() })?;
         atomic::create_dir_all(&dir, 0o700)?;
@@ -230,8 +257,8 @@ impl Sandbox for MicroVmSandbox {
         self.tail.clone()
     }
 
-    fn wait(&mut self) -> MachineEnd {
-        let (process, status) = process::wait_first(&mut self.processes);
+    fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> MachineEnd {
+        let (process, status) = process::wait_first(&mut self.processes, on_motion);
         let reports = self.reports.take().map(Reports::read).unwrap_or_default();
         // What the guest printed last may still be on its way here.
         self.tail.wait_end(Instant::now() + CONSOLE_END_WAIT);

@@ -5,14 +5,14 @@ pub mod oci;
 pub mod seccomp;
 
 use crate::agent::Connector;
-use crate::image::Image;
+use crate::image::{Image, Platform};
 use crate::manifest::{PodPlan, ResolveError, RuntimeClass};
 use crate::store::atomic::FileError;
 use crate::store::layout::PodDir;
 use crate::store::undo::{Undo, UndoError};
 use crate::vmm::console::ConsoleTail;
 use crate::vmm::end::MachineEnd;
-use crate::vmm::process::ProcessRef;
+use crate::vmm::process::{Motion, ProcessRef};
 use crate::vmm::{Unavailable, VmConfig, VmmError};
 use magikvm_proto::id::ContainerName;
 use std::fmt::Debug;
@@ -38,14 +38,16 @@ pub trait Sandbox: Debug + Send {
     fn processes(&self) -> Vec<ProcessRef>;
     /// Its console, filled while it runs.
     fn console(&self) -> ConsoleTail;
-    /// Waits for its end; then no process of it is left.
-    fn wait(&mut self) -> MachineEnd;
+    /// Waits for its end; then no process of it is left. Meanwhile tells `on_motion` when its processes are stopped or go on.
+    fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> MachineEnd;
 }
 
 /// A runtime class.
 pub trait PodRuntime: Debug + Send + Sync {
     /// Which one.
     fn class(&self) -> RuntimeClass;
+    /// What the images of its containers must be for.
+    fn platform(&self) -> Platform;
     /// Whether it can run pods here; asked before anything is made.
     fn probe(&self) -> Result<(), Unavailable>;
     /// Makes all files of a pod. Plans the undoing of each before it is made.

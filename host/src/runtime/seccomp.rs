@@ -50,7 +50,7 @@ pub fn profile(capabilities: &HashSet<Capability>) -> LinuxSeccomp {
     profile
         .set_default_action(LinuxSeccompAction::ScmpActErrno)
         .set_default_errno_ret(Some(ENOSYS))
-        // No architectures: the native one only. Calls of any other kill.
+        // No architectures: the guest's native one only, whatever the host's is. Calls of any other kill.
         .set_architectures(None)
         .set_syscalls(Some(syscalls));
     profile

@@ -79,6 +79,9 @@ pub struct PodState {
     /// When all containers ran, milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_ms: Option<u64>,
+    /// Since when processes of the VM are stopped, milliseconds since 1970; absent while all of them run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_ms: Option<u64>,
     /// When nothing ran any more, milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_ms: Option<u64>,

@@ -88,6 +88,18 @@ enum Manner {
     HugeFrame,
     /// Does not end when told to.
     Immortal,
+    /// Starts and shows its logs, and answers nothing else.
+    Deaf,
+    /// Has a clock that is 30 s late until it is set.
+    LateClock,
+    /// Says of its clock what cannot be.
+    LyingClock,
+    /// Answers the time with bytes that are no JSON.
+    GarbageClock,
+    /// Does not know what the time is for.
+    NoClock,
+    /// Rests for some seconds in the middle of a log frame.
+    SlowFrame,
 }
 
 fn manner() -> Manner {
@@ -108,6 +120,12 @@ fn manner() -> Manner {
         "flood-restarts" => Manner::FloodRestarts,
         "huge-frame" => Manner::HugeFrame,
         "immortal" => Manner::Immortal,
+        "deaf" => Manner::Deaf,
+        "late-clock" => Manner::LateClock,
+        "lying-clock" => Manner::LyingClock,
+        "garbage-clock" => Manner::GarbageClock,
+        "no-clock" => Manner::NoClock,
+        "slow-frame" => Manner::SlowFrame,
         other => {
             other.strip_prefix("exit=").and_then(|code| code.parse().ok()).map_or(Manner::Run, Manner::Exit)
         }
@@ -121,6 +139,8 @@ struct Guest {
     containers: Vec<ContainerName>,
     events: Mutex<Vec<Event>>,
     changed: Condvar,
+    /// By how much its clock is ahead, in milliseconds.
+    clock_ms: Mutex<i64>,
 }
 
 /// The guest's process. Its directory is the working directory.
@@ -131,8 +151,9 @@ pub fn guest_main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let Some(containers) = plan("pod.erofs") else { return ExitCode::FAILURE };
-    let guest =
-        Arc::new(Guest { manner, containers, events: Mutex::new(Vec::new()), changed: Condvar::new() });
+    let clock_ms = Mutex::new(if manner == Manner::LateClock { -30_012 } else { 0 });
+    let events = Mutex::new(Vec::new());
+    let guest = Arc::new(Guest { manner, containers, events, changed: Condvar::new(), clock_ms });
     let Ok(listener) = UnixListener::bind(AGENT_SOCK) else { return ExitCode::FAILURE };
     console(&format!("{AGENT_LISTENING}\n"));
     guest.boot();
@@ -234,6 +255,10 @@ impl Guest {
         mut out: &UnixStream,
         reader: &mut BufReader<&UnixStream>,
     ) -> Result<(), magikvm_proto::codec::CodecError> {
+        let is_heard = matches!(request, Request::Hello { .. } | Request::Events { .. } | Request::Logs);
+        if self.manner == Manner::Deaf && !is_heard {
+            std::thread::sleep(Duration::from_secs(3600));
+        }
         match request {
             Request::Hello { .. } => self.hello(out),
             Request::Ping => write_message(&mut out, &Reply::Ok(Done {})),
@@ -278,7 +303,22 @@ impl Guest {
             }
             Request::Logs => self.logs(out),
             Request::Events { .. } => self.events(out),
+            Request::Clock { .. } => self.clock(out),
             Request::Shutdown { .. } => self.shutdown(out),
+        }
+    }
+
+    /// The process has no clock of its own, so it pretends.
+    fn clock(&self, mut out: &UnixStream) -> Result<(), magikvm_proto::codec::CodecError> {
+        let offset_ms = std::mem::take(&mut *self.clock_ms.lock().unwrap_or_else(PoisonError::into_inner));
+        match self.manner {
+            Manner::LyingClock => write_message(&mut out, &Reply::Ok(ClockSet { offset_ms: i64::MIN })),
+            Manner::GarbageClock => Ok(out.write_all(b"{\"status\":\"ok\",\"offset_ms\":1e99}\n")?),
+            Manner::NoClock => {
+                let message = "not a request: unknown variant `clock`\x1b[2J";
+                write_message(&mut out, &Reply::<Done>::Error(Refusal::new(RefusalCode::Invalid, message)))
+            }
+            _ => write_message(&mut out, &Reply::Ok(ClockSet { offset_ms })),
         }
     }
 
@@ -292,7 +332,8 @@ impl Guest {
             _ => {}
         }
         let generation = if self.manner == Manner::Generation { 99 } else { magikvm_proto::GENERATION };
-        let hello = Hello { generation, version: "fake".to_owned(), pod: None, capabilities: Vec::new() };
+        let capabilities = if self.manner == Manner::NoClock { vec![] } else { vec!["clock".to_owned()] };
+        let hello = Hello { generation, version: "fake".to_owned(), pod: None, capabilities };
         write_message(&mut out, &Reply::Ok(hello))?;
         if self.manner == Manner::Vanish {
             std::process::exit(7);
@@ -333,6 +374,11 @@ impl Guest {
         write_message(&mut out, &Reply::Ok(Done {}))?;
         if self.manner == Manner::HugeFrame {
             out.write_all(b"{\"stream\":\"stdout\",\"len\":99999999999,\"container\":\"web\"}\n")?;
+        }
+        if self.manner == Manner::SlowFrame {
+            out.write_all(b"{\"stream\":\"stdout\",\"len\":16,\"container\":\"web\"}\none half")?;
+            std::thread::sleep(Duration::from_secs(10));
+            out.write_all(b", other\n")?;
         }
         for container in &self.containers {
             output(out, format!("hello from {container}\n").as_bytes(), Some(container))?;

@@ -1,22 +1,30 @@
 //! Whether hardware virtualization works here. That /dev/kvm exists proves nothing: a nested host may emulate the guest's ring 0 one
-//! instruction at a time. So a very small machine runs a counted loop in ring 0, and the time it takes decides.
+//! instruction at a time. So a very small machine runs a counted loop where a kernel would run, and the time it takes decides.
 #![allow(unsafe_code, reason = "giving memory to a VM is an unsafe call of kvm-ioctls")]
 
+#[cfg(target_arch = "aarch64")]
+#[path = "kvm/aarch64.rs"]
+mod machine;
+#[cfg(target_arch = "x86_64")]
+#[path = "kvm/x86_64.rs"]
+mod machine;
+
 use super::Unavailable;
-use kvm_bindings::{kvm_segment, kvm_userspace_memory_region};
+use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use std::time::{Duration, Instant};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 /// Turns of the timed loop, two instructions each.
-const TURNS: u32 = 20_000;
+const TURNS: u16 = 20_000;
 /// Hardware needs about a nanosecond a turn, an emulator a thousand.
 const MAX_NS_PER_TURN: u128 = 60;
 /// The best of so many runs counts, since the machine may be busy.
 const RUNS: usize = 3;
-const MEMORY: usize = 0x8000;
+/// Bytes of the machine's memory: whole pages of any host.
+const MEMORY: usize = 0x1_0000;
+/// Where in it the loop is.
 const CODE: u64 = 0x4000;
-const PORT: u16 = 0x10;
 
 /// What the probe saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +42,7 @@ pub fn open() -> Result<Device, Unavailable> {
     Kvm::new().map(Device).map_err(|error| match error.errno() {
         nix::libc::ENOENT | nix::libc::ENODEV | nix::libc::ENXIO => Unavailable {
             reason: "there is no /dev/kvm on this machine".to_owned(),
-            remedy: "enable virtualization in the firmware (or nested virtualization on the host of this VM) and load kvm_intel or kvm_amd".to_owned(),
+            remedy: machine::REMEDY.to_owned(),
         },
         nix::libc::EACCES | nix::libc::EPERM => Unavailable {
             reason: "this user may not open /dev/kvm".to_owned(),
@@ -56,7 +64,7 @@ pub fn measure(device: Device) -> Result<Duration, Unavailable> {
     let vm = device.0.create_vm().map_err(|error| failed("creating a VM", &error))?;
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MEMORY)])
         .map_err(|error| failed("mapping guest memory", &error))?;
-    load(&memory).map_err(|error| failed("writing guest memory", &error))?;
+    machine::load(&memory).map_err(|error| failed("writing guest memory", &error))?;
     let address = memory
         .get_host_address(GuestAddress(0))
         .map_err(|error| failed("finding guest memory", &error))?
@@ -71,13 +79,7 @@ pub fn measure(device: Device) -> Result<Duration, Unavailable> {
     // SAFETY: the region lies within `memory`, which is declared before `vm`'s last use and lives until the end of this function.
     unsafe { vm.set_user_memory_region(region) }.map_err(|error| failed("giving it memory", &error))?;
     let mut vcpu = vm.create_vcpu(0).map_err(|error| failed("creating a processor", &error))?;
-    // A processor that was not told what it is has no long mode: newer kernels refuse it.
-    let cpuid = device
-        .0
-        .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
-        .map_err(|error| failed("asking what the processor has", &error))?;
-    vcpu.set_cpuid2(&cpuid).map_err(|error| failed("telling the processor what it is", &error))?;
-    enter_long_mode(&vcpu).map_err(|error| failed("setting registers", &error))?;
+    machine::start(&device.0, &vm, &vcpu).map_err(|error| failed("setting registers", &error))?;
     let mut best = Duration::MAX;
     for _ in 0..RUNS {
         best = best.min(one_run(&mut vcpu).map_err(|what| failed("running its first instructions", &what))?);
@@ -96,55 +98,14 @@ pub fn judge(best: Duration) -> Result<Verdict, Unavailable> {
             remedy: "run on a machine whose host passes hardware virtualization through".to_owned(),
         });
     }
-    Ok(Verdict { per_turn: best / TURNS })
-}
-
-/// Page tables that map the first 2 MiB onto themselves, and the loop.
-fn load(memory: &GuestMemoryMmap) -> Result<(), vm_memory::GuestMemoryError> {
-    const PRESENT_WRITABLE: u64 = 0b11;
-    const LARGE: u64 = 0b1000_0000;
-    memory.write_obj(0x2000 | PRESENT_WRITABLE, GuestAddress(0x1000))?;
-    memory.write_obj(0x3000 | PRESENT_WRITABLE, GuestAddress(0x2000))?;
-    memory.write_obj(PRESENT_WRITABLE | LARGE, GuestAddress(0x3000))?;
-    let [a, b, c, d] = TURNS.to_le_bytes();
-    let [port, _] = PORT.to_le_bytes();
-    // mov ecx, TURNS; 1: dec ecx; jnz 1b; out PORT, al; jmp to the start
-    let code = [0xB9, a, b, c, d, 0xFF, 0xC9, 0x75, 0xFC, 0xE6, port, 0xEB, 0xF3];
-    memory.write_slice(&code, GuestAddress(CODE))
-}
-
-/// 64-bit mode, ring 0, interrupts off.
-fn enter_long_mode(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
-    let mut sregs = vcpu.get_sregs()?;
-    let flat = kvm_segment {
-        base: 0,
-        limit: 0xffff_ffff,
-        selector: 0x10,
-        type_: 3,
-        present: 1,
-        s: 1,
-        g: 1,
-        db: 1,
-        ..Default::default()
-    };
-    sregs.cs = kvm_segment { selector: 0x8, type_: 11, db: 0, l: 1, ..flat };
-    (sregs.ds, sregs.es, sregs.ss) = (flat, flat, flat);
-    sregs.cr3 = 0x1000;
-    sregs.cr4 |= 1 << 5;
-    sregs.cr0 |= 0x8000_0001;
-    sregs.efer |= 0x500;
-    vcpu.set_sregs(&sregs)?;
-    let mut regs = vcpu.get_regs()?;
-    regs.rip = CODE;
-    regs.rflags = 2;
-    vcpu.set_regs(&regs)
+    Ok(Verdict { per_turn: best / u32::from(TURNS) })
 }
 
 fn one_run(vcpu: &mut VcpuFd) -> Result<Duration, String> {
     let begun = Instant::now();
     loop {
         match vcpu.run() {
-            Ok(VcpuExit::IoOut(PORT, _)) => return Ok(begun.elapsed()),
+            Ok(exit) if machine::is_end(&exit) => return Ok(begun.elapsed()),
             Ok(VcpuExit::Intr) => {}
             Ok(other) => return Err(format!("the guest stopped with {other:?}")),
             Err(error) if error.errno() == nix::libc::EINTR => {}

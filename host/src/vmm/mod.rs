@@ -15,6 +15,7 @@ mod tsc;
 
 use crate::agent::Connector;
 use crate::store::atomic::FileError;
+use magikvm_proto::guest_image::Arch;
 use process::Process;
 use report::Reports;
 use std::fmt::Debug;
@@ -27,7 +28,7 @@ use std::process::{ChildStderr, ChildStdout};
 pub enum VmmKind {
     /// libkrun, within this program.
     Krun,
-    /// QEMU's `microvm` machine.
+    /// QEMU: its machine `microvm` on x86_64, `virt` on aarch64.
     Qemu,
     /// No machine at all: a process that speaks the wire. Only in builds made for magikvm's own tests.
     #[cfg(feature = "testing")]
@@ -98,7 +99,7 @@ pub struct VmConfig {
     pub memory_mib: u64,
     /// Virtual processors.
     pub vcpus: u32,
-    /// Uncompressed ELF.
+    /// Not compressed: an ELF file on x86_64, a raw `Image` on aarch64.
     pub kernel: PathBuf,
     /// The guest's init.
     pub initramfs: PathBuf,
@@ -176,11 +177,22 @@ pub trait Vmm: Debug + Send + Sync {
     fn spawn(&self, config: &VmConfig, dir: &Path) -> Result<VmChild, VmmError>;
 }
 
+/// What a driver has to know before it knows a machine.
+#[derive(Debug, Clone)]
+pub struct DriverOptions {
+    /// The architecture of its guests.
+    pub guest: Arch,
+    /// Which kernel they boot.
+    pub kernel: KernelChoice,
+    /// Where it keeps what outlives a machine.
+    pub places: Places,
+}
+
 /// The driver of a kind.
-pub fn driver(kind: VmmKind, kernel: KernelChoice, places: &Places) -> Box<dyn Vmm> {
+pub fn driver(kind: VmmKind, options: DriverOptions) -> Box<dyn Vmm> {
     match kind {
-        VmmKind::Krun => Box::new(krun::Krun::new(kernel, places.clone())),
-        VmmKind::Qemu => Box::new(qemu::Qemu::from_environment(kernel, places.verdicts.clone())),
+        VmmKind::Krun => Box::new(krun::Krun::new(options)),
+        VmmKind::Qemu => Box::new(qemu::Qemu::from_environment(options)),
         #[cfg(feature = "testing")]
         VmmKind::Fake => Box::new(fake::Fake),
     }

@@ -9,7 +9,7 @@ use super::report::REPORT_FD;
 use crate::store::undo;
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getppid};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -44,8 +44,22 @@ impl ProcessRef {
 
     /// Sends SIGKILL if it is there.
     pub fn kill(&self) {
-        if self.is_alive() && kill(Pid::from_raw(self.pid), Signal::SIGKILL).is_err() {
-            // It ended in between; there is nothing left to kill.
+        self.signal(Signal::SIGKILL);
+    }
+
+    /// Sends SIGSTOP if it is there.
+    pub fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Sends SIGCONT if it is there.
+    pub fn go_on(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if self.is_alive() && kill(Pid::from_raw(self.pid), signal).is_err() {
+            // It ended in between; there is nothing left to be signalled.
         }
     }
 }
@@ -137,18 +151,44 @@ impl Drop for Process {
     }
 }
 
-/// Waits for the first of these processes to end, then kills and reaps the others. Says which one it was and how it ended.
-pub fn wait_first(processes: &mut Vec<Process>) -> (String, WaitStatus) {
+/// Whether the processes of a machine run or are stopped (SIGSTOP), whoever stopped them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Motion {
+    /// All run.
+    Running,
+    /// Some are stopped.
+    PartlyStopped,
+    /// All are stopped.
+    Stopped,
+}
+
+/// Waits for the first of these processes to end, then kills and reaps the others. Says which one it was and how it ended; meanwhile tells
+/// `on_motion` of each process that is stopped or goes on.
+pub fn wait_first(processes: &mut Vec<Process>, on_motion: &mut dyn FnMut(Motion)) -> (String, WaitStatus) {
+    let mut stopped: Vec<i32> = Vec::new();
     let (name, status) = loop {
-        match waitpid(None, None) {
+        match waitpid(None, Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WCONTINUED)) {
             Ok(status) => {
-                let ended =
+                let found =
                     processes.iter_mut().find(|p| Some(p.reference.pid) == status.pid().map(Pid::as_raw));
                 // Others are orphans that this process adopted as their subreaper.
-                if let (Some(process), WaitStatus::Exited(..) | WaitStatus::Signaled(..)) = (ended, status) {
-                    process.set_reaped();
-                    break (process.reference.name.clone(), status);
+                let Some(process) = found else { continue };
+                let pid = process.reference.pid;
+                match status {
+                    WaitStatus::Exited(..) | WaitStatus::Signaled(..) => {
+                        process.set_reaped();
+                        break (process.reference.name.clone(), status);
+                    }
+                    WaitStatus::Stopped(..) if !stopped.contains(&pid) => stopped.push(pid),
+                    // Of a stop and a continuation in quick succession only the latter is seen; it is told all the same.
+                    WaitStatus::Continued(_) => stopped.retain(|&other| other != pid),
+                    _ => continue,
                 }
+                on_motion(match stopped.len() {
+                    0 => Motion::Running,
+                    all if all == processes.len() => Motion::Stopped,
+                    _ => Motion::PartlyStopped,
+                });
             }
             Err(nix::errno::Errno::EINTR) => {}
             Err(_) => break ("vmm".to_owned(), WaitStatus::StillAlive),
@@ -156,4 +196,50 @@ pub fn wait_first(processes: &mut Vec<Process>) -> (String, WaitStatus) {
     };
     processes.clear();
     (name, status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{RecvTimeoutError, channel};
+
+    fn sleeper() -> Process {
+        spawn("sleep", Command::new("sleep").arg("1000")).unwrap()
+    }
+
+    /// The only test of this program that waits for any child, so it must not run beside others that do: it runs in a process of its own.
+    #[test]
+    fn stops_and_continuations_are_told_until_the_end() {
+        const ALONE: &str = "MAGIKVM_TEST_ALONE";
+        let name = "vmm::process::tests::stops_and_continuations_are_told_until_the_end";
+        if std::env::var_os(ALONE).is_none() {
+            let me = std::env::current_exe().unwrap();
+            let alone = Command::new(me).args(["--exact", name]).env(ALONE, "1").output().unwrap();
+            let said = String::from_utf8_lossy(&alone.stdout).into_owned();
+            assert!(alone.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        }
+        let mut processes = vec![sleeper(), sleeper()];
+        let [one, two] = [0, 1].map(|n| processes[n].reference.clone());
+        let (told, motions) = channel();
+        let waiter =
+            std::thread::spawn(move || wait_first(&mut processes, &mut |motion| told.send(motion).unwrap()));
+        let next = || motions.recv_timeout(Duration::from_secs(20)).unwrap();
+        one.stop();
+        assert_eq!(next(), Motion::PartlyStopped);
+        two.stop();
+        assert_eq!(next(), Motion::Stopped);
+        two.go_on();
+        assert_eq!(next(), Motion::PartlyStopped);
+        one.go_on();
+        assert_eq!(next(), Motion::Running);
+        one.stop();
+        assert_eq!(next(), Motion::PartlyStopped);
+        // A stopped process can be killed, and the other one goes with it.
+        one.kill();
+        let (_, status) = waiter.join().unwrap();
+        assert!(matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _)), "{status:?}");
+        assert!(!one.is_alive() && !two.is_alive());
+        assert_eq!(motions.recv_timeout(Duration::ZERO), Err(RecvTimeoutError::Disconnected));
+    }
 }

@@ -1,10 +1,14 @@
-//! QEMU's `microvm` machine. The agent's vsock is served by `vhost-device-vsock`, a process of its own beside QEMU, so that no kernel module
-//! and no privilege is needed on the host.
+//! QEMU: the machine `microvm` for guests of x86_64, `virt` for those of aarch64, whatever this machine is. The agent's vsock is served by
+//! `vhost-device-vsock`, a process of its own beside QEMU, so that no kernel module and no privilege is needed on the host.
 
 use super::process::{self, Process};
-use super::{Accel, Capabilities, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError, find_program};
+use super::{
+    Accel, Capabilities, DriverOptions, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError,
+    find_program,
+};
 use crate::agent::{Connector, Handshake};
 use crate::store::layout::AGENT_SOCK;
+use magikvm_proto::guest_image::Arch;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,22 +18,57 @@ use std::time::{Duration, Instant};
 const GUEST_CID: u32 = 3;
 /// How long vhost-device-vsock may take until it listens.
 const HELPER_WAIT: Duration = Duration::from_secs(10);
-/// Kernel parameters, each with its reason: messages go to the serial port; only errors, since each character costs an exit; a restart by
-/// triple fault is what both drivers end on; a panic restarts at once; the processor's random numbers may be trusted, the host makes them; there is no PCI bus to look for.
-const CMDLINE: &str = "console=ttyS0 quiet reboot=t panic=-1 random.trust_cpu=on pci=off rdinit=/init";
+/// Kernel parameters of every guest, each with its reason: only errors, since each character costs an exit; a panic restarts at once; the
+/// processor's random numbers may be trusted, the host makes them.
+const CMDLINE: &str = "quiet panic=-1 random.trust_cpu=on rdinit=/init";
+
+/// What of QEMU depends on the guest's architecture.
+struct Machine {
+    /// Where its messages go, and how it ends; no bus to look for that is not there.
+    cmdline: &'static str,
+    /// With KVM and with TCG.
+    types: [&'static str; 2],
+    /// Beside the common ones.
+    arguments: &'static [&'static str],
+    /// The Debian package with the program.
+    package: &'static str,
+}
+
+/// A restart by triple fault is what both drivers end on. With `pit=off` the guest hangs in the calibration of its clock.
+const MICROVM: Machine = Machine {
+    cmdline: "console=ttyS0 reboot=t pci=off",
+    types: ["microvm,pit=on,pic=on,rtc=on"; 2],
+    arguments: &[],
+    package: "qemu-system-x86",
+};
+
+/// Without the translator of message-signaled interrupts, which only PCI devices send. As `virt` makes them, virtio-mmio devices are those
+/// before virtio 1.0, and vsock is not.
+const VIRT: Machine = Machine {
+    cmdline: "console=ttyAMA0",
+    types: ["virt,gic-version=host,its=off", "virt,gic-version=3,its=off"],
+    arguments: &["-global", "virtio-mmio.force-legacy=false"],
+    package: "qemu-system-arm",
+};
+
+fn machine(guest: Arch) -> &'static Machine {
+    match guest {
+        Arch::X86_64 => &MICROVM,
+        Arch::Aarch64 => &VIRT,
+    }
+}
 
 /// The driver.
 #[derive(Debug)]
 pub struct Qemu {
-    kernel: KernelChoice,
-    verdicts: PathBuf,
+    options: DriverOptions,
     qemu: Option<PathBuf>,
     vhost: Option<PathBuf>,
 }
 
 impl Qemu {
     /// Finds the programs: `MAGIKVM_QEMU` and `MAGIKVM_VHOST_DEVICE_VSOCK`, else `PATH` (and cargo's own directory).
-    pub fn from_environment(kernel: KernelChoice, verdicts: PathBuf) -> Self {
+    pub fn from_environment(options: DriverOptions) -> Self {
         let named = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
         let cargo_bin = || {
             let home = std::env::var_os("HOME")?;
@@ -37,50 +76,68 @@ impl Qemu {
             path.is_file().then_some(path)
         };
         Self {
-            kernel,
-            verdicts,
-            qemu: named("MAGIKVM_QEMU")
-                .or_else(|| find_program(&format!("qemu-system-{}", std::env::consts::ARCH))),
+            qemu: named("MAGIKVM_QEMU").or_else(|| find_program(&format!("qemu-system-{}", options.guest))),
             vhost: named("MAGIKVM_VHOST_DEVICE_VSOCK")
                 .or_else(|| find_program("vhost-device-vsock"))
                 .or_else(cargo_bin),
+            options,
         }
     }
 
     fn programs(&self) -> Result<(&Path, &Path), Unavailable> {
-        let arch = std::env::consts::ARCH;
-        let qemu = self.qemu.as_deref().ok_or_else(|| Unavailable {
-            reason: format!("qemu-system-{arch} is not in PATH"),
-            remedy: "install it: apt-get install qemu-system-x86".to_owned(),
+        Ok((self.program()?, self.vsock()?))
+    }
+
+    fn program(&self) -> Result<&Path, Unavailable> {
+        self.qemu.as_deref().ok_or_else(|| Unavailable {
+            reason: format!("qemu-system-{} is not in PATH", self.options.guest),
+            remedy: format!("install it: apt-get install {}", machine(self.options.guest).package),
+        })
+    }
+
+    /// The program that serves the guest's vsock.
+    pub fn vsock(&self) -> Result<&Path, Unavailable> {
+        let remedy = "install it: cargo install vhost-device-vsock --version 0.3.0 --locked";
+        let not = |reason: String| Unavailable { reason, remedy: remedy.to_owned() };
+        let program =
+            self.vhost.as_deref().ok_or_else(|| not("vhost-device-vsock is not in PATH".to_owned()))?;
+        // A bare name is looked for in PATH when it is started.
+        let is_path = program.components().count() > 1;
+        match nix::unistd::access(program, nix::unistd::AccessFlags::X_OK) {
+            Err(errno) if is_path => Err(not(format!("{} cannot be executed: {errno}", program.display()))),
+            Err(_) | Ok(()) => Ok(program),
+        }
+    }
+
+    /// What QEMU says of itself.
+    pub fn version(&self) -> Result<String, Unavailable> {
+        let qemu = self.program()?;
+        let said = Command::new(qemu).arg("--version").stdin(Stdio::null()).output().map_err(|error| {
+            Unavailable {
+                reason: format!("{} cannot be executed: {error}", qemu.display()),
+                remedy: format!(
+                    "install it again: apt-get install --reinstall {}",
+                    machine(self.options.guest).package
+                ),
+            }
         })?;
-        let vhost = self.vhost.as_deref().ok_or_else(|| Unavailable {
-            reason: "vhost-device-vsock is not in PATH".to_owned(),
-            remedy: "install it: cargo install vhost-device-vsock --version 0.3.0 --locked".to_owned(),
-        })?;
-        Ok((qemu, vhost))
+        Ok(String::from_utf8_lossy(&said.stdout).lines().next().unwrap_or_default().to_owned())
     }
 }
 
 impl Vmm for Qemu {
     fn probe(&self, accel: Accel) -> Result<Capabilities, Unavailable> {
-        let (qemu, _) = self.programs()?;
+        self.programs()?;
         if accel == Accel::Kvm {
-            super::probe::hardware(&self.verdicts)?;
+            super::probe::hardware(&self.options.places.verdicts)?;
         }
-        if self.kernel == KernelChoice::Libkrunfw {
+        if self.options.kernel == KernelChoice::Libkrunfw {
             return Err(Unavailable {
                 reason: "the kernel of libkrunfw runs under libkrun only".to_owned(),
                 remedy: "leave out --kernel libkrunfw, or run with --vmm krun".to_owned(),
             });
         }
-        let said = Command::new(qemu).arg("--version").stdin(Stdio::null()).output().map_err(|error| {
-            Unavailable {
-                reason: format!("{} cannot be executed: {error}", qemu.display()),
-                remedy: "install it again: apt-get install --reinstall qemu-system-x86".to_owned(),
-            }
-        })?;
-        let version = String::from_utf8_lossy(&said.stdout).lines().next().unwrap_or_default().to_owned();
-        Ok(Capabilities { version })
+        Ok(Capabilities { version: self.version()? })
     }
 
     fn spawn(&self, config: &VmConfig, dir: &Path) -> Result<VmChild, VmmError> {
@@ -92,9 +149,8 @@ impl Vmm for Qemu {
         let vhost_sock = format!("vhost-{}.sock", config.id);
         let mut helper = process::spawn("vhost-device-vsock", &mut vhost_command(vhost, &vhost_sock, dir))?;
         await_listening(&mut helper, &vhost_sock)?;
-        let cmdline = kernel_parameters(config.accel);
         let mut machine =
-            process::spawn("qemu", &mut qemu_command(qemu, config, &vhost_sock, &cmdline, dir))?;
+            process::spawn("qemu", &mut qemu_command(qemu, self.options.guest, config, &vhost_sock, dir))?;
         let (Some(console), Some(diagnostics)) = (machine.child.stdout.take(), machine.child.stderr.take())
         else {
             return Err(VmmError::Helper {
@@ -158,38 +214,41 @@ fn listens(socket: &str) -> bool {
     })
 }
 
-/// The kernel's parameters. Under software emulation the guest's time stamp counter is the host's. The guest would calibrate it against an
-/// emulated timer, which fails when the host is busy, and then no timer of the guest ever ticks; so it is told.
-pub fn kernel_parameters(accel: Accel) -> String {
-    let tsc_khz = if accel == Accel::Tcg { super::tsc::khz() } else { None };
-    match tsc_khz {
-        Some(khz) => format!("{CMDLINE} tsc_early_khz={khz} tsc=reliable"),
-        None => CMDLINE.to_owned(),
+/// The kernel's parameters. Under software emulation the time stamp counter of an x86_64 guest is the host's. The guest would calibrate it
+/// against an emulated timer, which fails when the host is busy, and then no timer of the guest ever ticks; so it is told. The counter of
+/// aarch64 says its frequency itself.
+pub fn kernel_parameters(guest: Arch, accel: Accel) -> String {
+    let cmdline = format!("{} {CMDLINE}", machine(guest).cmdline);
+    match (guest, accel) {
+        (Arch::X86_64, Accel::Tcg) => match super::tsc::khz() {
+            Some(khz) => format!("{cmdline} tsc_early_khz={khz} tsc=reliable"),
+            None => cmdline,
+        },
+        _ => cmdline,
     }
 }
 
-fn qemu_command(program: &Path, config: &VmConfig, vhost_sock: &str, cmdline: &str, dir: &Path) -> Command {
-    let accel = match config.accel {
-        Accel::Kvm => "kvm",
-        Accel::Tcg => "tcg",
+fn qemu_command(program: &Path, guest: Arch, config: &VmConfig, vhost_sock: &str, dir: &Path) -> Command {
+    let Machine { types: [on_kvm, on_tcg], arguments, .. } = machine(guest);
+    let (accel, cpu, machine) = match config.accel {
+        Accel::Kvm => ("kvm", "host", on_kvm),
+        Accel::Tcg => ("tcg", "max", on_tcg),
     };
-    let cpu = match config.accel {
-        Accel::Kvm => "host",
-        Accel::Tcg => "max",
-    };
+    let cmdline = kernel_parameters(guest, config.accel);
     let mut command = Command::new(program);
     command.current_dir(dir).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .args(["-name", &config.name])
-        .args(["-M", "microvm,pit=on,pic=on,rtc=on,memory-backend=mem", "-accel", accel, "-cpu", cpu])
+        .args(["-M", &format!("{machine},memory-backend=mem"), "-accel", accel, "-cpu", cpu])
+        .args(*arguments)
         .args(["-object", &format!("memory-backend-memfd,id=mem,share=on,size={}M", config.memory_mib)])
         .args(["-m", &format!("{}M", config.memory_mib), "-smp", &config.vcpus.to_string()])
         .arg("-kernel")
         .arg(&config.kernel)
         .arg("-initrd")
         .arg(&config.initramfs)
-        .args(["-append", cmdline])
+        .args(["-append", &cmdline])
         .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
         .args(["-drive", &format!("if=none,id=disk,file={},format=vmdk,readonly=on", config.disk)])
         .args(["-device", "virtio-blk-device,drive=disk"])

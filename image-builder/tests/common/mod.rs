@@ -5,6 +5,7 @@
 #[path = "../../src/craft.rs"]
 mod craft;
 
+use magikvm_proto::guest_image::Arch;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -12,10 +13,24 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 pub(crate) const FRAGMENT: &str = include_str!("../../kernel/x86_64.config");
+pub(crate) const FRAGMENT_AARCH64: &str = include_str!("../../kernel/aarch64.config");
 pub(crate) const RELEASE: &str = "6.12.999";
 
 pub(crate) fn kernel(config: &str) -> Vec<u8> {
     craft::kernel(RELEASE, config)
+}
+
+pub(crate) fn arm64_kernel(config: &str) -> Vec<u8> {
+    craft::arm64_kernel(RELEASE, config)
+}
+
+/// A good init program.
+pub(crate) fn init(arch: Arch) -> Vec<u8> {
+    let init = craft::init("1.2.3");
+    match arch {
+        Arch::X86_64 => init,
+        Arch::Aarch64 => craft::for_aarch64(init),
+    }
 }
 
 pub(crate) fn elf(segments: &[u32]) -> Vec<u8> {
@@ -31,7 +46,7 @@ impl World {
     pub(crate) fn new() -> Self {
         let world = Self { dir: tempfile::tempdir().unwrap() };
         fs::write(world.path("vmlinux"), kernel(FRAGMENT)).unwrap();
-        fs::write(world.path("vminit"), craft::init("1.2.3")).unwrap();
+        fs::write(world.path("vminit"), init(Arch::X86_64)).unwrap();
         world.make_source();
         world.make_tools();
         world
@@ -95,7 +110,7 @@ impl World {
         fs::read_to_string(self.path("calls"))
             .unwrap_or_default()
             .lines()
-            .filter(|line| line.ends_with(" vmlinux"))
+            .filter(|line| line.ends_with(" vmlinux") || line.ends_with(" Image"))
             .count()
     }
 
@@ -114,8 +129,10 @@ impl World {
         for tool in ["flex", "bison", "bc", "xz"] {
             self.tool(tool, "exit 0");
         }
-        self.tool("gcc", "echo gcc of the test 1.0");
-        self.tool("ld", "echo ld of the test 1.0");
+        for prefix in ["", "x86_64-linux-gnu-", "aarch64-linux-gnu-"] {
+            self.tool(&format!("{prefix}gcc"), "echo gcc of the test 1.0");
+            self.tool(&format!("{prefix}ld"), "echo ld of the test 1.0");
+        }
         let dir = self.dir.path().display();
         // `slow` makes it stop in the middle and wait for a word; `poor` makes it forget an option; `broken` makes it fail.
         let make = format!(
@@ -133,6 +150,9 @@ impl World {
                 [ ! -e $world/broken ] || {{ echo "kernel/fork.c:1: error: no forks today"; exit 2; }}
                 [ ! -e $world/slow ] || {{ echo >$world/started; read word <$world/go; }}
                 cp $world/vmlinux vmlinux ;;
+            Image)
+                mkdir -p arch/arm64/boot
+                cp $world/vmlinux arch/arm64/boot/Image ;;
             esac
             "#
         );

@@ -13,7 +13,9 @@ pub use machine::{VMM_VERB, main};
 
 use super::process;
 use super::report::{self, Report};
-use super::{Accel, Capabilities, KernelChoice, Places, Unavailable, VmChild, VmConfig, Vmm, VmmError};
+use super::{
+    Accel, Capabilities, DriverOptions, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError,
+};
 use crate::agent::{Connector, Handshake};
 use crate::store::layout::AGENT_SOCK;
 use std::io::Write;
@@ -54,39 +56,44 @@ enum Console {
     Virtio,
 }
 
+impl Console {
+    /// What guest images' kernels have. On ARM libkrun's device tree calls its serial port `arm,pl011` and not `arm,primecell`, and for that
+    /// Linux has no driver.
+    const OF_GUEST_IMAGES: Self = if cfg!(target_arch = "aarch64") { Self::Virtio } else { Self::Serial };
+}
+
 /// The driver.
 #[derive(Debug)]
 pub struct Krun {
-    kernel: KernelChoice,
-    places: Places,
+    options: DriverOptions,
 }
 
 impl Krun {
     /// With the guest image's kernel or the system's libkrunfw.
-    pub fn new(kernel: KernelChoice, places: Places) -> Self {
-        Self { kernel, places }
+    pub fn new(options: DriverOptions) -> Self {
+        Self { options }
     }
 
     #[cfg(has_krun)]
     fn firmware(&self) -> Result<PathBuf, VmmError> {
-        firmware::kernel(&self.places.kernels).map_err(|error| VmmError::Firmware(Box::new(error)))
+        firmware::kernel(&self.options.places.kernels).map_err(|error| VmmError::Firmware(Box::new(error)))
     }
 
     #[cfg(not(has_krun))]
     fn firmware(&self) -> Result<PathBuf, VmmError> {
-        Ok(self.places.kernels.clone())
+        Ok(self.options.places.kernels.clone())
     }
 
     fn settings(&self, config: &VmConfig) -> Result<Settings, VmmError> {
-        let (kernel, console) = match self.kernel {
-            KernelChoice::GuestImage => (config.kernel.clone(), Console::Serial),
+        let (kernel, console) = match self.options.kernel {
+            KernelChoice::GuestImage => (config.kernel.clone(), Console::OF_GUEST_IMAGES),
             KernelChoice::Libkrunfw => (self.firmware()?, Console::Virtio),
         };
-        let (device, rest) = match (console, std::env::consts::ARCH) {
-            (Console::Virtio, _) => ("hvc0", CMDLINE),
-            (Console::Serial, "aarch64") => ("ttyS0", CMDLINE_ARM),
-            (Console::Serial, _) => ("ttyS0", CMDLINE),
+        let device = match console {
+            Console::Serial => "ttyS0",
+            Console::Virtio => "hvc0",
         };
+        let rest = if cfg!(target_arch = "aarch64") { CMDLINE_ARM } else { CMDLINE };
         let too_large = || VmmError::Helper {
             program: "libkrun".to_owned(),
             detail: format!("{} MiB and {} processors are more than it has", config.memory_mib, config.vcpus),
@@ -113,9 +120,9 @@ impl Vmm for Krun {
                 remedy: "leave out --accel tcg, or let QEMU emulate: --vmm qemu --accel tcg".to_owned(),
             });
         }
-        super::probe::hardware(&self.places.verdicts)?;
+        super::probe::hardware(&self.options.places.verdicts)?;
         #[cfg(has_krun)]
-        if self.kernel == KernelChoice::Libkrunfw {
+        if self.options.kernel == KernelChoice::Libkrunfw {
             firmware::probe()?;
         }
         Ok(Capabilities { version })
@@ -154,6 +161,19 @@ impl Vmm for Krun {
         let connector = Connector { socket: dir.join(AGENT_SOCK), handshake: Handshake::Direct };
         Ok(VmChild { processes: vec![machine], connector, console, diagnostics, reports: Some(reports) })
     }
+}
+
+/// Which libkrun this is.
+pub fn version() -> Result<String, Unavailable> {
+    api::version()
+}
+
+/// Whether `--kernel libkrunfw` has a kernel.
+pub fn probe_libkrunfw() -> Result<(), Unavailable> {
+    version()?;
+    #[cfg(has_krun)]
+    firmware::probe()?;
+    Ok(())
 }
 
 /// Says something to whoever started this machine.

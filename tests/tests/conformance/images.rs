@@ -1,15 +1,28 @@
-//! Real VMs: the guest's kernel reads what was baked, byte for byte, compressed or not.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! The guest's kernel reads what was baked, byte for byte, compressed or not.
 
+use crate::row::{Group, Pods, Row};
+use crate::subject::Subject;
 use magikvm_tests::Pod;
 use magikvm_tests::layout::write_layout;
-use magikvm_tests::virtual_machine::{VmHost, busybox};
-use serde_json::json;
+use magikvm_tests::virtual_machine::busybox;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 /// Lengths around the sizes of blocks, chunks and inline tails.
 const LENGTHS: [usize; 14] =
     [0, 1, 1000, 4000, 4095, 4096, 4097, 8191, 65_535, 65_536, 65_537, 200_000, 1 << 20, (3 << 20) + 17];
+
+pub(crate) static GROUP: Group = Group {
+    name: "images",
+    title: "Images",
+    pods: Pods::Own,
+    rows: &[Row::code(
+        "every_byte_with_and_without_compression",
+        "Every byte of an image is read as it was written, whether the image is compressed or not.",
+        every_byte_with_and_without_compression,
+    )
+    .of("`image import --compress`")],
+};
 
 /// Bytes that lz4 makes smaller, that it does not, and both by turns.
 fn content(kind: usize, length: usize) -> Vec<u8> {
@@ -30,9 +43,7 @@ fn content(kind: usize, length: usize) -> Vec<u8> {
         .collect()
 }
 
-#[test]
-fn a_guest_reads_every_byte_of_images_with_and_without_compression() {
-    let host = VmHost::new();
+fn every_byte_with_and_without_compression(subject: &Subject) {
     let (mut layer, mut expected) = (busybox().dir("data/", 0o755), Vec::new());
     for kind in 0..3 {
         for length in LENGTHS {
@@ -45,25 +56,24 @@ fn a_guest_reads_every_byte_of_images_with_and_without_compression() {
     expected.sort();
     let mut pod = Pod::new("reader");
     for (name, compression) in [("plain", "none"), ("small", "lz4")] {
-        let (image, layout) = (format!("test/{name}:1"), host.file(name));
+        let (image, layout) = (format!("test/{name}:1"), subject.file(name));
         // Images of their own: one image is kept in one form.
         write_layout(&layout, layer.clone(), &json!({ "Env": ["PATH=/bin"], "Labels": { "name": name } }));
         let source = format!("oci:{}:1", layout.display());
-        host.cmd(["image", "import", &source, "--name", &image, "--compress", compression]).ok();
+        subject.cmd(["image", "import", &source, "--name", &image, "--compress", compression]).ok();
         pod = pod.container_of(name, &image, &["sh", "-c", "sha256sum /data/*"]);
     }
     let size = |image: &str| {
-        let text = host.cmd(["image", "inspect", image]).ok().stdout;
-        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let text = subject.cmd(["image", "inspect", image]).ok().stdout;
+        let value: Value = serde_json::from_str(&text).unwrap();
         (value[0]["rootfs"]["compression"].clone(), value[0]["rootfs"]["sizeBytes"].as_u64().unwrap())
     };
     let (plain, small) = (size("test/plain:1"), size("test/small:1"));
     assert_eq!((plain.0, small.0), (json!("none"), json!("lz4")));
     assert!(small.1 < plain.1 * 3 / 4, "{} of {} bytes", small.1, plain.1);
-    host.run(&pod).ok();
+    subject.run(&pod).ok();
     for container in ["plain", "small"] {
-        let mut found: Vec<String> =
-            host.cmd(["logs", "reader", "-c", container]).ok().stdout.lines().map(str::to_owned).collect();
+        let mut found: Vec<String> = subject.logs("reader", container).lines().map(str::to_owned).collect();
         found.sort();
         assert_eq!(found, expected, "{container}");
     }

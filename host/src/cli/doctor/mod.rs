@@ -1,0 +1,86 @@
+//! `magikvm doctor`: each thing that pods need of this machine, whether it is there, and what to do if not.
+//!
+//! The checks are pure: they are told what drivers say, and look at files through [`host::Host`].
+
+mod check;
+mod drivers;
+mod host;
+mod report;
+mod storage;
+mod system;
+mod virtualization;
+
+use super::error::Kind;
+use super::{CliError, Format, Outcome, print_as, ui};
+use crate::pod::interface::PodRuntimeInterface;
+use crate::runtime::microvm::check_guest;
+use crate::vmm::qemu::Qemu;
+use crate::vmm::{DriverOptions, KernelChoice, krun, probe};
+use host::Host;
+use magikvm_proto::guest_image::Arch;
+use report::{GuestFor, Machines, Report};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Print in this form
+    #[arg(short, long)]
+    output: Option<Format>,
+    /// Directory of the guest image
+    #[arg(long, value_name = "DIR", env = "MAGIKVM_GUEST")]
+    guest: Option<PathBuf>,
+    /// Exit with 3 also where pods can run by software emulation only
+    #[arg(long)]
+    hardware: bool,
+}
+
+pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
+    let guest = args.guest.clone().unwrap_or_else(|| pods.layout().guest_image());
+    let report = examine(&guest, pods, &Host::of_process());
+    if let Some(format) = args.output {
+        let value = serde_json::to_value(&report).map_err(|error| CliError::of(Kind::Internal, &error))?;
+        print_as(&value, format)?;
+    } else {
+        for check in &report.checks {
+            ui::line(&check.lines());
+        }
+        ui::line(report.summary());
+    }
+    let enough = report.hardware || (report.emulation && !args.hardware);
+    Ok(if enough { ExitCode::SUCCESS } else { ExitCode::from(3) })
+}
+
+fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> Report {
+    let layout = pods.layout();
+    let (image, places) = (check_guest(guest), pods.places());
+    let verdicts = places.verdicts.clone();
+    let stated = image.as_ref().ok().map(|image| image.arch);
+    let guest_for = match stated {
+        Some(arch) if arch.as_str() != host.arch => GuestFor::AnotherProcessor,
+        Some(_) | None => GuestFor::ThisProcessor,
+    };
+    // Without a guest image: the machine that a guest of this machine's own architecture needs.
+    let arch = stated.or_else(Arch::native).unwrap_or(Arch::X86_64);
+    let qemu =
+        Qemu::from_environment(DriverOptions { guest: arch, kernel: KernelChoice::GuestImage, places });
+    let machines = Machines {
+        hardware: virtualization::check(host, &host.kvm(), || probe::hardware_afresh(&verdicts)),
+        krun: drivers::libkrun(krun::version()),
+        qemu: drivers::qemu(qemu.version()),
+        vsock: drivers::vsock(host, qemu.vsock().map(ToOwned::to_owned)),
+        guest_for,
+    };
+    let mut others = vec![
+        drivers::guest_image(guest, &image, guest_for),
+        storage::directories(&layout.pods(), &layout.images(), &host.user),
+        storage::policy(&layout.policy()),
+        drivers::libkrunfw(host, krun::probe_libkrunfw()),
+        drivers::passt(host),
+    ];
+    if cfg!(target_os = "linux") {
+        others.extend([system::user_namespaces(host), system::subordinate_ids(host), system::cgroups(host)]);
+    }
+    Report::new(machines, others)
+}

@@ -1,0 +1,155 @@
+//! Tells the guest what time it is: when its agent answers first, and whenever it is asked to. Knows when the host's own clock jumps; that
+//! the guest was paused it is told.
+
+use super::reactor::Message;
+use super::watchers::{Life, send, spawn};
+use crate::agent::{AgentConnection, AgentError, Connector};
+use crate::pod::events::{ClockReason, EventLog, Happening, HostEvent};
+use crate::pod::step::Input;
+use crate::store::text::chain;
+use magikvm_proto::budget::CLOCK_TOLERANCE_MS;
+use magikvm_proto::wire::{ClockSet, Hello, RefusalCode, Request};
+use nix::errno::Errno;
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How long a connection may take, and then the answer. A guest that was paused has other things to catch up with.
+const WAIT: Duration = Duration::from_secs(5);
+/// How often it is tried.
+const ATTEMPTS: usize = 2;
+/// How long after a failure the VM's end may take to be seen, which explains it.
+const END_WAIT: Duration = Duration::from_secs(1);
+/// Longest message of the guest's that is kept, in bytes.
+const MAX_MESSAGE: usize = 512;
+/// Seconds since 1970 that no clock of the kernel's comes to (the year 9999).
+const NEVER: Duration = Duration::from_secs(253_402_300_799);
+
+/// Whoever has the other end may have the guest told the time. One telling at a time; of those asked for meanwhile, one more.
+pub(super) fn start(agent: Connector, events: EventLog, life: Arc<Life>) -> SyncSender<ClockReason> {
+    let (ask, asked) = sync_channel(1);
+    let teller = spawn("clock", move || {
+        while let Ok(reason) = asked.recv() {
+            if let Some(event) = tell(&agent, &life, reason) {
+                events.write(Happening::Host(event));
+            }
+        }
+    });
+    if teller.is_none() {
+        // Without a thread the guest's clock is not followed up; the pod is none the worse.
+    }
+    ask
+}
+
+/// Tells it over a connection of its own, and says what is worth writing down.
+fn tell(agent: &Connector, life: &Life, after: ClockReason) -> Option<HostEvent> {
+    let attempt = || agent.connect(WAIT).and_then(|mut connection| tell_over(&mut connection));
+    let mut outcome = attempt();
+    for _ in 1..ATTEMPTS {
+        if matches!(outcome, Ok(_) | Err(AgentError::Refused(_))) || life.stands() {
+            break;
+        }
+        outcome = attempt();
+    }
+    match outcome {
+        // It is told when it goes on, or never again.
+        Err(_) if life.stands() || life.ends_within(END_WAIT) => None,
+        outcome => Some(event(after, outcome)),
+    }
+}
+
+/// Tells a guest that has just answered for the first time, before anybody hears that its pod runs: what it knows of the time may be as
+/// coarse as a second. False: this connection is of no use any more.
+pub(super) fn tell_at_start(connection: &mut AgentConnection, hello: &Hello, events: &EventLog) -> bool {
+    if !hello.capabilities.iter().any(|action| action == "clock") {
+        return true;
+    }
+    let outcome = tell_over(connection);
+    let is_usable = outcome.is_ok();
+    let was_right = outcome.as_ref().is_ok_and(|set| set.offset_ms.unsigned_abs() <= CLOCK_TOLERANCE_MS);
+    if !was_right {
+        events.write(Happening::Host(event(ClockReason::Start, outcome)));
+    }
+    is_usable
+}
+
+fn event(after: ClockReason, outcome: Result<ClockSet, AgentError>) -> HostEvent {
+    match outcome {
+        Ok(ClockSet { offset_ms }) => HostEvent::Clock { after, offset_ms },
+        Err(error) => HostEvent::ClockFailed { after, message: describe(&error) },
+    }
+}
+
+fn describe(error: &AgentError) -> String {
+    let mut message = match error {
+        AgentError::Refused(refusal) if refusal.code == RefusalCode::Invalid => {
+            format!("the guest image is too old to be told the time ({refusal})")
+        }
+        error => chain(error),
+    };
+    message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+    message
+}
+
+fn tell_over(connection: &mut AgentConnection) -> Result<ClockSet, AgentError> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let realtime_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+    connection.request_within(&Request::Clock { realtime_ns }, WAIT)
+}
+
+/// Tells the loop whenever the host's clock was set or the host was suspended. The kernel says so; nothing is polled.
+pub(super) fn watch_host(outbox: SyncSender<Message>) -> nix::Result<()> {
+    let timer = TimerFd::new(ClockId::CLOCK_REALTIME, TimerFlags::TFD_CLOEXEC)?;
+    arm(&timer)?;
+    let watcher = spawn("host clock", move || {
+        while await_jump(&timer).is_ok() {
+            send(&outbox, Input::HostClockJumped);
+        }
+    });
+    if watcher.is_none() {
+        // As above.
+    }
+    Ok(())
+}
+
+fn arm(timer: &TimerFd) -> nix::Result<()> {
+    let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
+    timer.set(Expiration::OneShot(TimeSpec::from_duration(NEVER)), flags)
+}
+
+/// Returns when the clock has jumped; the timer is armed for the next time.
+fn await_jump(timer: &TimerFd) -> nix::Result<()> {
+    let mut count = [0u8; 8];
+    loop {
+        match nix::unistd::read(timer, &mut count) {
+            Err(Errno::ECANCELED) => return arm(timer),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use magikvm_proto::wire::Refusal;
+
+    #[test]
+    fn the_timer_never_goes_off_by_itself() {
+        let timer = TimerFd::new(ClockId::CLOCK_REALTIME, TimerFlags::TFD_NONBLOCK).unwrap();
+        arm(&timer).unwrap();
+        assert_eq!(await_jump(&timer), Err(Errno::EAGAIN));
+        assert!(matches!(timer.get(), Ok(Some(Expiration::OneShot(left))) if left.tv_sec() > 1 << 31));
+    }
+
+    #[test]
+    fn what_a_guest_says_instead_is_kept_short() {
+        let refused = |code, message: String| AgentError::Refused(Refusal::new(code, message));
+        let old = describe(&refused(RefusalCode::Invalid, "unknown variant `clock`".to_owned()));
+        assert_eq!(old, "the guest image is too old to be told the time (unknown variant `clock`)");
+        let long = describe(&refused(RefusalCode::Internal, "\u{e9}".repeat(4000)));
+        assert!(long.len() <= MAX_MESSAGE && long.len() > MAX_MESSAGE - 4);
+    }
+}

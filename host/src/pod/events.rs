@@ -1,0 +1,147 @@
+//! `events.jsonl`: what has happened to a pod, in the guest's words and in the monitor's own, each with the host's time. Knows how it is written
+//! and read, not what it is good for.
+
+use super::logs::format_time;
+use crate::store::atomic::{FileError, open_append};
+use crate::store::layout::PodDir;
+use magikvm_proto::wire::Event;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Bytes that the guest's events may fill; a guest that floods them fills no disk.
+const MAX_GUEST: u64 = 4 << 20;
+/// Bytes that the monitor's own events may fill beside them, however often somebody stops and continues the VM.
+const MAX_HOST: u64 = 256 << 10;
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimedEvent {
+    /// By the host's clock.
+    pub time: String,
+    /// What happened.
+    #[serde(flatten)]
+    pub what: Happening,
+}
+
+/// What happened, and who says so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Happening {
+    /// The guest.
+    Guest(Event),
+    /// The monitor.
+    Host(HostEvent),
+}
+
+/// What the monitor itself has seen or done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "host", rename_all = "snake_case")]
+pub enum HostEvent {
+    /// A process of the VM was stopped.
+    Paused,
+    /// All of them run again.
+    Resumed,
+    /// The guest was told the time.
+    Clock {
+        /// Why.
+        after: ClockReason,
+        /// By how much it says that its own clock was ahead, in milliseconds. It set its clock if that was more than
+        /// [`magikvm_proto::budget::CLOCK_TOLERANCE_MS`] either way.
+        offset_ms: i64,
+    },
+    /// The guest could not be told the time.
+    ClockFailed {
+        /// Why it was to be told.
+        after: ClockReason,
+        /// Why it was not.
+        message: String,
+    },
+}
+
+/// Why a guest is told the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClockReason {
+    /// It starts. What it knows of the time may be as coarse as a second.
+    Start,
+    /// It was paused.
+    Pause,
+    /// The host's own clock was set, or the host was suspended.
+    HostClock,
+}
+
+/// The file, for several writers.
+#[derive(Debug, Clone)]
+pub struct EventLog(Arc<Mutex<Writer>>);
+
+#[derive(Debug)]
+struct Writer {
+    file: File,
+    by_guest: u64,
+    by_host: u64,
+}
+
+impl EventLog {
+    /// A pod's.
+    pub fn open(dir: &PodDir) -> Result<Self, FileError> {
+        let file = open_append(&dir.events())?;
+        Ok(Self(Arc::new(Mutex::new(Writer { file, by_guest: 0, by_host: 0 }))))
+    }
+
+    /// Adds an event. One that is too many, or that a full disk has no room for, is lost.
+    pub fn write(&self, what: Happening) {
+        let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Writer { file, by_guest, by_host } = &mut *writer;
+        let (written, max) = match what {
+            Happening::Guest(_) => (by_guest, MAX_GUEST),
+            Happening::Host(_) => (by_host, MAX_HOST),
+        };
+        if *written > max {
+            return;
+        }
+        let timed = TimedEvent { time: format_time(jiff::Timestamp::now()), what };
+        let Ok(mut line) = serde_json::to_vec(&timed) else { return };
+        line.push(b'\n');
+        if file.write_all(&line).is_ok() {
+            *written += u64::try_from(line.len()).unwrap_or(0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use magikvm_proto::wire::EventKind;
+
+    #[test]
+    fn who_says_it_can_be_read_back_and_a_flood_keeps_no_host_event_out() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = PodDir::at(base.path().to_owned());
+        let log = EventLog::open(&dir).unwrap();
+        let guest =
+            Happening::Guest(Event { seq: 1, kind: EventKind::PodFailed { message: "x".repeat(4000) } });
+        for _ in 0..2000 {
+            log.write(guest.clone());
+        }
+        let ours = [
+            HostEvent::Paused,
+            HostEvent::Resumed,
+            HostEvent::Clock { after: ClockReason::Pause, offset_ms: i64::MIN },
+            HostEvent::ClockFailed { after: ClockReason::HostClock, message: "silence".to_owned() },
+        ];
+        for event in &ours {
+            log.write(Happening::Host(event.clone()));
+        }
+        let text = std::fs::read_to_string(dir.events()).unwrap();
+        assert!(text.len() < 5 << 20, "{}", text.len());
+        let mut events = text.lines().map(|line| serde_json::from_str::<TimedEvent>(line).unwrap().what);
+        assert_eq!(events.next(), Some(guest));
+        let last: Vec<Happening> = events.skip_while(|event| matches!(event, Happening::Guest(_))).collect();
+        assert_eq!(last, ours.map(Happening::Host));
+        assert!(
+            text.ends_with("\"host\":\"clock_failed\",\"after\":\"host_clock\",\"message\":\"silence\"}\n")
+        );
+    }
+}

@@ -1,0 +1,106 @@
+//! The conformance list: small pods and what must be seen of them, for everything that can run a pod. A test is one row on one driver:
+//! `qemu::exec::output_of_megabytes`. Rows of libkrun run in the lab.
+//!
+//! A row that sees something else on one driver declares that, with its reason, and fails when the difference disappears. The list is
+//! `docs/conformance.md` too.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "conformance/attach.rs"]
+mod attach;
+#[path = "conformance/caught.rs"]
+mod caught;
+#[path = "conformance/ends.rs"]
+mod ends;
+#[path = "conformance/exec.rs"]
+mod exec;
+#[path = "conformance/images.rs"]
+mod images;
+#[path = "conformance/itself.rs"]
+mod itself;
+#[path = "conformance/machine.rs"]
+mod machine;
+#[path = "conformance/manifest.rs"]
+mod manifest;
+#[path = "conformance/processes.rs"]
+mod processes;
+#[path = "conformance/row.rs"]
+mod row;
+#[path = "conformance/stops.rs"]
+mod stops;
+#[path = "conformance/streams.rs"]
+mod streams;
+#[path = "conformance/subject.rs"]
+mod subject;
+#[path = "conformance/table.rs"]
+mod table;
+#[path = "conformance/together.rs"]
+mod together;
+#[path = "conformance/unit.rs"]
+mod unit;
+#[path = "conformance/walls.rs"]
+mod walls;
+
+use libtest_mimic::{Arguments, Trial};
+use magikvm_tests::virtual_machine::Driver;
+use row::{Group, Row};
+use std::process::ExitCode;
+use std::sync::Arc;
+use unit::Unit;
+
+/// The list, in the order of the table.
+static GROUPS: [&Group; 11] = [
+    &manifest::GROUP,
+    &together::GROUP,
+    &walls::GROUP,
+    &processes::GROUP,
+    &images::GROUP,
+    &streams::GROUP,
+    &exec::GROUP,
+    &attach::GROUP,
+    &ends::GROUP,
+    &stops::GROUP,
+    &machine::GROUP,
+];
+
+/// The rows of a group on a driver, put together so that those asked for are run together as far as they may be.
+fn units(driver: Driver, group: &'static Group, args: &Arguments) -> Vec<Unit> {
+    let asked = |row: &&Row| {
+        let trial = Trial::test(unit::name(driver, group, &[row]), || Ok(()));
+        !args.is_filtered_out(&trial)
+    };
+    let (asked, others): (Vec<&Row>, Vec<&Row>) = group.rows.iter().partition(asked);
+    let mut units: Vec<Unit> = asked
+        .chunks(group.rows_together(driver))
+        .map(|rows| Unit::new(driver, group, rows.to_vec()))
+        .collect();
+    // The harness wants to know them, and will not run them.
+    units.extend(others.into_iter().map(|row| Unit::new(driver, group, vec![row])));
+    units
+}
+
+/// One test for each row and driver. The first rows of all units come first: who runs one runs the unit, and the others have their outcome
+/// from it, so that two threads have two units at work.
+fn rows(args: &Arguments) -> Vec<Trial> {
+    let (mut first, mut rest) = (Vec::new(), Vec::new());
+    for driver in Driver::ALL {
+        for unit in GROUPS.into_iter().flat_map(|group| units(driver, group, args)) {
+            let unit = Arc::new(unit);
+            for (number, name) in unit.names().into_iter().enumerate() {
+                let unit = Arc::clone(&unit);
+                let trial = Trial::test(name, move || Ok(unit.outcome(number)?));
+                if number == 0 { first.push(trial) } else { rest.push(trial) }
+            }
+        }
+    }
+    first.extend(rest);
+    first
+}
+
+fn main() -> ExitCode {
+    let args = Arguments::from_args();
+    caught::install();
+    let mut trials = itself::trials();
+    trials.extend(unit::asked_by_another(&args));
+    trials.extend(rows(&args));
+    libtest_mimic::run(&args, trials).exit_code()
+}

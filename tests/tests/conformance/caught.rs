@@ -1,0 +1,34 @@
+//! Panics as messages that say where.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+
+thread_local! {
+    /// What this thread's last panic said, while panics are caught in it.
+    static SAID: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Keeps what caught panics say from standard error. Once, before any of them.
+pub(crate) fn install() {
+    let usual = take_hook();
+    set_hook(Box::new(move |panic| {
+        let caught = SAID.with_borrow_mut(|said| match said {
+            Some(said) => {
+                *said = panic.to_string();
+                true
+            }
+            None => false,
+        });
+        if !caught {
+            usual(panic);
+        }
+    }));
+}
+
+/// Does something; its panic is the error.
+pub(crate) fn caught<T>(what: impl FnOnce() -> T) -> Result<T, String> {
+    let outer = SAID.replace(Some(String::new()));
+    let outcome = catch_unwind(AssertUnwindSafe(what));
+    let said = SAID.replace(outer).unwrap_or_default();
+    outcome.map_err(|_| said)
+}

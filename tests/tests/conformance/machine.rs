@@ -1,0 +1,92 @@
+//! The VM and the processes around it.
+
+use crate::row::{Difference, Ended, Group, Pods, Row};
+use crate::stops::STUBBORN;
+use crate::subject::Subject;
+use magikvm_tests::Pod;
+use magikvm_tests::processes::is_alive;
+use magikvm_tests::virtual_machine::Driver;
+use magikvm_tests::wait::until;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+pub(crate) static GROUP: Group = Group {
+    name: "machine",
+    title: "The VM, and the processes around it",
+    pods: Pods::Own,
+    rows: &[
+        Row::code(
+            "without_its_command_line",
+            "When its foreground run is killed, a pod goes on.",
+            without_its_command_line,
+        )
+        .of("`run`"),
+        Row::code(
+            "without_its_monitor",
+            "When its monitor is killed, a pod is Lost and its VM ends; its logs can be read, and it can be removed.",
+            without_its_monitor,
+        )
+        .of("`ps`, `rm`"),
+        Row::code(
+            "without_its_vm",
+            "When its VM is killed, a pod has failed and says so, and it can be removed.",
+            without_its_vm,
+        )
+        .of("`status.message`, `rm`"),
+        Row::run(
+            "software_emulation",
+            "A pod runs by software emulation, when that is asked for.",
+            || Pod::new("slow").script("web", "echo ran"),
+            Ended {
+                options: &["--accel", "tcg", "--no-prefix"],
+                code: 0,
+                stdout: "ran\n",
+                stderr: "",
+                phase: "Succeeded",
+            },
+        )
+        .of("`run --accel tcg`")
+        .differs(&[Difference {
+            driver: Driver::Krun,
+            why: "libkrun runs on hardware virtualization only; without it, `run` refuses",
+            says: "runs on hardware virtualization only",
+        }]),
+    ],
+};
+
+fn kill9(pid: i32) {
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("the process is there");
+}
+
+fn without_its_command_line(subject: &Subject) {
+    let mut running = subject.run(&Pod::new("victim").script("web", STUBBORN)).spawn();
+    running.wait_for_stdout("web | up");
+    running.signal(Signal::SIGKILL);
+    running.wait();
+    assert_eq!(subject.phase("victim"), "Running");
+    assert_eq!(subject.sh("victim", "web", "echo alive"), "alive\n");
+}
+
+fn without_its_monitor(subject: &Subject) {
+    subject.start(&Pod::new("victim").script("web", STUBBORN));
+    until("it is up", || subject.logs("victim", "web") == "up\n");
+    let machine: Vec<i32> =
+        subject.driver().processes().iter().map(|name| subject.process("victim", name)).collect();
+    kill9(subject.process("victim", "monitor"));
+    subject.wait_for_phase("victim", "Lost");
+    until("the machine has gone with the monitor", || !machine.iter().any(|&pid| is_alive(pid)));
+    subject.cmd(["logs", "victim"]).ok().prints("up");
+    subject.cmd(["rm", "victim"]).ok();
+    subject.assert_as_new();
+}
+
+fn without_its_vm(subject: &Subject) {
+    subject.start(&Pod::simple("victim"));
+    let machine = subject.machine_process();
+    kill9(subject.process("victim", machine));
+    subject.wait_for_phase("victim", "Failed");
+    let why = subject.inspect("victim").unwrap()["status"]["message"].clone();
+    assert!(why.as_str().unwrap().contains(&format!("{machine} was killed by SIGKILL")), "{why}");
+    subject.cmd(["rm", "victim"]).ok();
+    subject.assert_as_new();
+}

@@ -1,0 +1,147 @@
+//! A container is what its manifest says, and may do no more.
+
+use crate::row::{Group, Pods, Row};
+use crate::subject::Subject;
+use magikvm_tests::Pod;
+use magikvm_tests::wait::until;
+use serde_json::json;
+
+const POD: &str = "spec";
+const CAPABILITIES: &str = "grep -E 'Cap(Eff|Bnd)|NoNewPrivs' /proc/1/status | tr -s '\\t\\n' '  '";
+const READ_ONLY: &str = "touch /x 2>/dev/null || echo refused; touch /dev/shm/x && echo shared; mount -o remount,rw / 2>/dev/null || echo no";
+
+pub(crate) static GROUP: Group = Group {
+    name: "manifest",
+    title: "A container is what its manifest says",
+    pods: Pods::Shared { name: POD, start },
+    rows: &[
+        Row::shell(
+            "a_container_that_says_nothing",
+            "Without further wishes it is root in /, may write there, and has the image's variables.",
+            &[(
+                "plain",
+                "id -u; id -g; echo $FROM; pwd; touch /x && echo written",
+                "0\n0\nimage\n/\nwritten\n",
+            )],
+        )
+        .of("`image`, `command`"),
+        Row::shell(
+            "a_user_and_a_group_by_number",
+            "It runs as the user and the group that are wanted, and may do what they may.",
+            &[("user", "id -u; id -g; touch /x 2>/dev/null || echo refused", "1234\n2345\nrefused\n")],
+        )
+        .of("`securityContext.runAsUser`, `runAsGroup`"),
+        Row::shell(
+            "a_root_that_is_read_only",
+            "A read-only root cannot be written nor remounted; /dev/shm can be written.",
+            &[("readonly", READ_ONLY, "refused\nshared\nno\n")],
+        )
+        .of("`securityContext.readOnlyRootFilesystem`"),
+        Row::shell(
+            "capabilities_as_usual",
+            "Without further wishes its capabilities are those of other runtimes.",
+            &[(
+                "plain",
+                CAPABILITIES,
+                "CapEff: 00000000a80425fb CapBnd: 00000000a80425fb NoNewPrivs: 0 ",
+            )],
+        )
+        .of("`securityContext.capabilities`"),
+        Row::shell(
+            "capabilities_all_dropped",
+            "All capabilities can be dropped, and the way to new privileges closed.",
+            &[("bare", CAPABILITIES, "CapEff: 0000000000000000 CapBnd: 0000000000000000 NoNewPrivs: 1 ")],
+        )
+        .of("`securityContext.capabilities.drop`, `allowPrivilegeEscalation`"),
+        Row::shell(
+            "capabilities_one_added",
+            "A capability that is added to none is the only one.",
+            &[("one", CAPABILITIES, "CapEff: 0000000000001000 CapBnd: 0000000000001000 NoNewPrivs: 0 ")],
+        )
+        .of("`securityContext.capabilities.add`"),
+        Row::code(
+            "variables_and_working_directory",
+            "Variables are expanded in variables and arguments, and a working directory that is not there is made.",
+            variables_and_working_directory,
+        )
+        .of("`env`, `command`, `workingDir`"),
+        Row::shell(
+            "limits_are_those_of_its_control_group",
+            "Its limits of memory and processor time are those of its control group.",
+            &[(
+                "limits",
+                "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max",
+                "50331648\n50000 100000\n",
+            )],
+        )
+        .of("`resources.limits`"),
+        Row::code(
+            "devices_and_files_of_the_vm_are_hidden",
+            "It sees neither the VM's devices nor the pod's files.",
+            devices_and_files_of_the_vm_are_hidden,
+        ),
+        Row::code(
+            "what_no_container_may_do",
+            "It cannot mount, rename the host, read the kernel's log or memory, set its parameters, restart it, open a disk, nor loosen its limits.",
+            what_no_container_may_do,
+        ),
+    ],
+};
+
+fn start(subject: &Subject) {
+    let idle = ["sleep", "1000"];
+    let pod = Pod::new(POD)
+        .container("plain", &idle)
+        .container("user", &idle)
+        .with("securityContext", json!({ "runAsUser": 1234, "runAsGroup": 2345 }))
+        .container("readonly", &idle)
+        .with("securityContext", json!({ "readOnlyRootFilesystem": true }))
+        .container("bare", &idle)
+        .with("securityContext", json!({ "capabilities": { "drop": ["ALL"] }, "allowPrivilegeEscalation": false }))
+        .container("one", &idle)
+        .with("securityContext", json!({ "capabilities": { "drop": ["ALL"], "add": ["NET_ADMIN"] } }))
+        .container("env", &["sh", "-c", "echo $A $B $(C) $FROM \"$0\" \"$PWD\"; exec sleep 1000", "$(A)-$$(A)-$(NONE)"])
+        .with("env", json!([{ "name": "A", "value": "1" }, { "name": "B", "value": "<$(A)>" }, { "name": "FROM", "value": "pod" }]))
+        .with("workingDir", "/made/for/me")
+        .container("limits", &idle)
+        .with("resources/limits", json!({ "memory": "48Mi", "cpu": "500m" }));
+    subject.start(&pod);
+}
+
+fn variables_and_working_directory(subject: &Subject) {
+    until("it has printed", || !subject.logs(POD, "env").is_empty());
+    assert_eq!(subject.logs(POD, "env"), "1 <1> pod 1-$(A)-$(NONE) /made/for/me\n");
+}
+
+fn devices_and_files_of_the_vm_are_hidden(subject: &Subject) {
+    for container in ["plain", "one"] {
+        let hidden =
+            subject.sh(POD, container, "ls /dev /pod /containers /proc/1/root/pod 2>/dev/null; true");
+        for name in ["vda", "vda1", "vsock", "kmsg", "mem", "spec.json", "ttyS0", "fuse"] {
+            assert!(!hidden.lines().any(|line| line == name), "{container} sees {name}: {hidden}");
+        }
+    }
+}
+
+/// A device may be made, but not opened.
+fn what_no_container_may_do(subject: &Subject) {
+    let tried = [
+        "mount -t tmpfs x /tmp",
+        "umount /etc/hosts",
+        "hostname x",
+        "dmesg",
+        "sysctl -w kernel.panic=1",
+        "nsenter -t 1 -n -u -i -m true",
+        "chroot /proc/1/root reboot -f",
+        "head -c 1 /tmp/disk",
+        "head -c 1 /proc/kcore",
+        "sh -c 'echo c > /proc/sysrq-trigger'",
+        "sh -c 'echo 1 > /sys/fs/cgroup/pids.max'",
+    ];
+    let script: String =
+        tried.iter().map(|command| format!("{command} >/dev/null 2>&1 && echo \"{command}\"; ")).collect();
+    for container in ["plain", "one"] {
+        let worked = subject.sh(POD, container, &format!("mknod /tmp/disk b 254 0; {script} true"));
+        assert_eq!(worked, "", "{container}");
+    }
+}

@@ -1,0 +1,160 @@
+//! What a row of the list is.
+
+use crate::subject::Subject;
+use magikvm_tests::Pod;
+use magikvm_tests::virtual_machine::Driver;
+
+/// How many rows with pods of their own share one boot of the lab. A further VM in the same boot is slower than the first one, and a boot
+/// costs some seconds.
+const ROWS_PER_BOOT: usize = 2;
+
+/// Rows about one thing.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// In the names of tests.
+    pub(crate) name: &'static str,
+    /// For people.
+    pub(crate) title: &'static str,
+    /// Whose pods its rows look at.
+    pub(crate) pods: Pods,
+    pub(crate) rows: &'static [Row],
+}
+
+/// Whose pods the rows of a group look at.
+#[derive(Debug)]
+pub(crate) enum Pods {
+    /// Each row starts its own ones, and may do with them what it likes.
+    Own,
+    /// One pod that all rows look at, one after the other, in any order, and that stays as it is.
+    Shared {
+        name: &'static str,
+        /// Starts it.
+        start: fn(&Subject),
+    },
+}
+
+impl Group {
+    /// How many rows may be run together.
+    pub(crate) fn rows_together(&self, driver: Driver) -> usize {
+        match (&self.pods, driver) {
+            (Pods::Shared { .. }, _) => usize::MAX,
+            (Pods::Own, Driver::Krun) => ROWS_PER_BOOT,
+            (Pods::Own, Driver::Qemu) => 1,
+        }
+    }
+}
+
+/// Something that is seen of a pod, whatever runs it.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    /// What is seen, in a plain sentence.
+    pub(crate) what: &'static str,
+    /// Where it is promised: fields of a Pod, or verbs. May be empty.
+    pub(crate) of: &'static str,
+    /// Where it is not so.
+    pub(crate) differs: &'static [Difference],
+    pub(crate) check: Check,
+}
+
+/// A driver on which a row's check fails, and must.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Difference {
+    pub(crate) driver: Driver,
+    /// For people.
+    pub(crate) why: &'static str,
+    /// A part of what the failed check says.
+    pub(crate) says: &'static str,
+}
+
+/// How it is looked at.
+#[derive(Debug)]
+pub(crate) enum Check {
+    /// Scripts in containers of the group's pod: container, script, and all that it prints.
+    Shell(&'static [(&'static str, &'static str, &'static str)]),
+    /// A pod that is run in the foreground, to its end.
+    Run(fn() -> Pod, Ended),
+    /// Anything else; fails by panicking.
+    Code(fn(&Subject)),
+}
+
+/// What is seen of a pod that was run to its end.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// Further arguments of `run`.
+    pub(crate) options: &'static [&'static str],
+    pub(crate) code: i32,
+    pub(crate) stdout: &'static str,
+    pub(crate) stderr: &'static str,
+    pub(crate) phase: &'static str,
+}
+
+impl Row {
+    pub(crate) const fn shell(
+        name: &'static str,
+        what: &'static str,
+        seen: &'static [(&'static str, &'static str, &'static str)],
+    ) -> Self {
+        Self { name, what, of: "", differs: &[], check: Check::Shell(seen) }
+    }
+
+    pub(crate) const fn run(name: &'static str, what: &'static str, pod: fn() -> Pod, seen: Ended) -> Self {
+        Self { name, what, of: "", differs: &[], check: Check::Run(pod, seen) }
+    }
+
+    pub(crate) const fn code(name: &'static str, what: &'static str, check: fn(&Subject)) -> Self {
+        Self { name, what, of: "", differs: &[], check: Check::Code(check) }
+    }
+
+    /// Where it is promised.
+    pub(crate) const fn of(self, of: &'static str) -> Self {
+        Self { of, ..self }
+    }
+
+    /// Where it is not so.
+    pub(crate) const fn differs(self, differs: &'static [Difference]) -> Self {
+        Self { differs, ..self }
+    }
+
+    /// The difference declared for a driver.
+    pub(crate) fn difference(&self, driver: Driver) -> Option<&'static Difference> {
+        self.differs.iter().find(|difference| difference.driver == driver)
+    }
+
+    /// Looks; panics when something else is seen.
+    pub(crate) fn look(&self, subject: &Subject) {
+        match &self.check {
+            Check::Shell(seen) => {
+                let pod = subject.pod();
+                for (container, script, prints) in *seen {
+                    assert_eq!(subject.sh(pod, container, script), *prints, "in {container}: {script}");
+                }
+            }
+            Check::Run(pod, seen) => {
+                let pod = pod();
+                let output = subject.run(&pod).args(seen.options).run().expect_code(seen.code);
+                assert_eq!((output.stdout.as_str(), output.stderr.as_str()), (seen.stdout, seen.stderr));
+                assert_eq!(subject.phase(pod.name()), seen.phase);
+            }
+            Check::Code(check) => check(subject),
+        }
+    }
+}
+
+/// What came of a row: nothing, or what its failed check said.
+pub(crate) type Outcome = Result<(), String>;
+
+/// The outcome of a row for which a difference may be declared.
+pub(crate) fn judge(seen: Outcome, declared: Option<&Difference>) -> Outcome {
+    let Some(Difference { driver, why, says }) = declared else {
+        return seen;
+    };
+    match seen {
+        Err(said) if said.contains(says) => Ok(()),
+        Err(said) => Err(format!("it fails, but not by {says:?} as declared:\n{said}")),
+        Ok(()) => Err(format!(
+            "the declared difference of {} has disappeared; remove it from the list: {why}",
+            driver.name()
+        )),
+    }
+}

@@ -1,0 +1,125 @@
+//! How pods are ended by others.
+
+use crate::row::{Group, Pods, Row};
+use crate::subject::Subject;
+use magikvm_tests::Pod;
+use magikvm_tests::wait::until;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use std::time::Instant;
+
+/// Says that it is up, and ends with 5 when asked to.
+const POLITE: &str = "trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.05; done";
+/// Says that it is up, and does not hear.
+pub(crate) const STUBBORN: &str = "trap '' TERM; echo up; while :; do sleep 0.05; done";
+
+pub(crate) static GROUP: Group = Group {
+    name: "stops",
+    title: "Stops",
+    pods: Pods::Own,
+    rows: &[
+        Row::code(
+            "asked_in_reverse_order",
+            "Containers are asked to end in reverse order, each after the one before has ended; their last words are kept.",
+            asked_in_reverse_order,
+        )
+        .of("`stop`"),
+        Row::code(
+            "killed_after_their_grace",
+            "A container that does not hear is killed when its grace is over; one that does ends as it wants.",
+            killed_after_their_grace,
+        )
+        .of("`stop --grace`"),
+        Row::code(
+            "a_second_wish_with_less_patience",
+            "A second stop with less grace than the first one counts.",
+            a_second_wish_with_less_patience,
+        )
+        .of("`stop --grace`"),
+        Row::code(
+            "an_interrupted_foreground_run",
+            "An interrupted foreground run stops its containers, shows their last words and has the pod's code.",
+            an_interrupted_foreground_run,
+        )
+        .of("`run --rm`"),
+        Row::code(
+            "an_interrupted_boot",
+            "A foreground run that is interrupted in the middle of the boot leaves nothing.",
+            an_interrupted_boot,
+        )
+        .of("`run`"),
+    ],
+};
+
+fn wait_for_all_up(subject: &Subject, pod: &str, count: usize) {
+    until("all containers are up", || {
+        subject.cmd(["logs", pod]).ok().stdout.matches("up\n").count() == count
+    });
+}
+
+fn asked_in_reverse_order(subject: &Subject) {
+    let polite = Pod::new("polite").script("first", POLITE).script("second", POLITE).script("third", POLITE);
+    subject.start(&polite);
+    wait_for_all_up(subject, "polite", 3);
+    let begun = Instant::now();
+    let grace = subject.seconds(20).as_secs().to_string();
+    subject.cmd(["stop", "--grace", &grace, "polite"]).limit(subject.seconds(40)).ok();
+    assert!(begun.elapsed() < subject.seconds(15), "{:?}", begun.elapsed());
+    let logs = subject.cmd(["logs", "polite"]).ok().stdout;
+    assert_eq!(logs.matches("bye\n").count(), 3, "the last words are kept: {logs}");
+    let events = subject.cmd(["events", "polite"]).ok().stdout;
+    let ends: Vec<&str> =
+        events.lines().filter_map(|line| line.split_once("  ")?.1.strip_suffix(": exited with 5")).collect();
+    assert_eq!(ends, ["third", "second", "first"], "{events}");
+    assert_eq!(subject.cmd(["wait", "polite"]).ok().stdout, "5\n");
+    subject.cmd(["rm", "polite"]).ok();
+    subject.assert_as_new();
+}
+
+fn killed_after_their_grace(subject: &Subject) {
+    subject.start(&Pod::new("stubborn").script("first", STUBBORN).script("second", POLITE));
+    wait_for_all_up(subject, "stubborn", 2);
+    let grace = subject.seconds(2);
+    let begun = Instant::now();
+    subject.cmd(["stop", "--grace", &grace.as_secs().to_string(), "stubborn"]).ok();
+    assert!((grace..subject.seconds(10)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    let ends: Vec<Value> = subject
+        .statuses("stubborn")
+        .iter()
+        .map(|status| status["state"]["terminated"]["exitCode"].clone())
+        .collect();
+    assert_eq!(ends, [137, 5]);
+    assert!(subject.inspect("stubborn").unwrap()["status"]["message"].is_null(), "nothing was broken");
+    subject.cmd(["rm", "stubborn"]).ok();
+    subject.assert_as_new();
+}
+
+fn a_second_wish_with_less_patience(subject: &Subject) {
+    subject.start(&Pod::new("hasty").script("first", STUBBORN));
+    wait_for_all_up(subject, "hasty", 1);
+    let begun = Instant::now();
+    let patient = subject.cmd(["stop", "--grace", "200", "hasty"]).spawn();
+    until("the pod is being stopped", || subject.cmd(["events", "hasty"]).ok().stdout.contains("stopping"));
+    subject.cmd(["stop", "--grace", "0", "hasty"]).ok();
+    patient.wait().expect_code(0);
+    assert!(begun.elapsed() < subject.seconds(15), "{:?}", begun.elapsed());
+    assert_eq!(subject.logs("hasty", "first"), "up\n", "it is there after the pod's end");
+    subject.cmd(["rm", "hasty"]).ok();
+    subject.assert_as_new();
+}
+
+fn an_interrupted_foreground_run(subject: &Subject) {
+    let mut running = subject.run(&Pod::new("fore").script("web", POLITE)).arg("--rm").spawn();
+    running.wait_for_stdout("web | up");
+    running.signal(Signal::SIGINT);
+    running.wait().expect_code(5).prints("web | bye");
+    subject.assert_as_new();
+}
+
+fn an_interrupted_boot(subject: &Subject) {
+    let running = subject.run(&Pod::simple("fore")).spawn();
+    subject.process("fore", subject.machine_process());
+    running.signal(Signal::SIGINT);
+    running.wait().expect_code(1).complains("cancelled");
+    subject.assert_as_new();
+}

@@ -1,0 +1,76 @@
+//! A host whose pods are looked at.
+
+use magikvm_tests::leaks::Holdings;
+use magikvm_tests::virtual_machine::{Driver, VmHost};
+use magikvm_tests::wait::patience;
+use serde_json::Value;
+use std::time::Duration;
+
+/// A host with one driver, and what the machine held of it when it was new.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    host: VmHost,
+    new: Holdings,
+    pod: Option<&'static str>,
+}
+
+impl std::ops::Deref for Subject {
+    type Target = VmHost;
+
+    fn deref(&self) -> &VmHost {
+        &self.host
+    }
+}
+
+impl Subject {
+    /// Waits for its turn.
+    pub(crate) fn new(driver: Driver, pod: Option<&'static str>) -> Self {
+        let host = VmHost::with(driver);
+        let new = host.holdings();
+        Self { host, new, pod }
+    }
+
+    /// The pod that the rows of its group share.
+    #[track_caller]
+    pub(crate) fn pod(&self) -> &'static str {
+        self.pod.expect("a group whose rows share a pod")
+    }
+
+    /// The process that is the VM, as the state of a pod names it.
+    pub(crate) fn machine_process(&self) -> &'static str {
+        self.driver().processes()[0]
+    }
+
+    /// As many seconds as that, or more on a machine that is slow by design.
+    pub(crate) fn seconds(&self, seconds: u64) -> Duration {
+        Duration::from_secs(seconds) * patience()
+    }
+
+    /// The statuses of a pod's containers.
+    #[track_caller]
+    pub(crate) fn statuses(&self, pod: &str) -> Vec<Value> {
+        let pod = self.inspect(pod).expect("the pod is there");
+        pod["status"]["containerStatuses"].as_array().expect("it has containers").clone()
+    }
+
+    /// The logs of a container.
+    #[track_caller]
+    pub(crate) fn logs(&self, pod: &str, container: &str) -> String {
+        self.cmd(["logs", pod, "-c", container]).ok().stdout
+    }
+
+    /// Fails the test unless the machine holds of this host what it held when it was new.
+    #[track_caller]
+    pub(crate) fn assert_as_new(&self) {
+        self.assert_as_before(&self.new);
+    }
+
+    /// Removes all pods; fails the test unless nothing of them is left.
+    #[track_caller]
+    pub(crate) fn clear(&self) {
+        for pod in self.cmd(["ps", "-q"]).ok().stdout.lines() {
+            self.cmd(["rm", "-f", pod]).ok();
+        }
+        self.assert_as_new();
+    }
+}

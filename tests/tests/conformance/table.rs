@@ -1,0 +1,53 @@
+//! The list as a page of the documentation.
+
+use crate::GROUPS;
+use crate::row::Row;
+use magikvm_tests::virtual_machine::Driver;
+use std::fmt::Write;
+use std::path::Path;
+
+const HEAD: &str = "\
+# Conformance
+
+Generated from the rows in `tests/tests/conformance/`. Each row is a test for each driver, a small pod and what must be seen of it; where a
+driver differs, that is declared with its reason, and the test fails when the difference disappears. The rows of krun run on hardware
+virtualization, in the lab; those of qemu by software emulation.
+
+A test's name is that of its driver, section and row: `cargo test -p magikvm-tests --test conformance qemu::exec::exit_codes`, with the
+settings that `ci/test.sh` makes.
+";
+
+fn cell(row: &Row, driver: Driver) -> String {
+    row.difference(driver)
+        .map_or_else(|| "yes".to_owned(), |difference| format!("differs: {}", difference.why))
+}
+
+/// The page.
+fn markdown() -> String {
+    let mut page = HEAD.to_owned();
+    for group in GROUPS {
+        let drivers = Driver::ALL.map(Driver::name).join(" | ");
+        let rule = "|---".repeat(3 + Driver::ALL.len());
+        let (title, name) = (group.title, group.name);
+        write!(page, "\n## {title} (`{name}`)\n\n| row | what is seen | of | {drivers} |\n{rule}|\n")
+            .unwrap();
+        for row in group.rows {
+            let cells = Driver::ALL.map(|driver| cell(row, driver)).join(" | ");
+            writeln!(page, "| `{}` | {} | {} | {cells} |", row.name, row.what, row.of).unwrap();
+        }
+    }
+    page
+}
+
+/// Fails unless the page in the tree is this one.
+pub(crate) fn is_up_to_date() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/conformance.md");
+    if std::env::var_os("MAGIKVM_BLESS").is_some() {
+        std::fs::write(&path, markdown()).unwrap();
+    }
+    let page = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        page == markdown(),
+        "docs/conformance.md is not current: MAGIKVM_BLESS=1 cargo test -p magikvm-tests --test conformance docs"
+    );
+}

@@ -1,0 +1,157 @@
+//! How rows are run: those of a unit one after the other on one host, here or all of them in one boot of the lab.
+
+use crate::GROUPS;
+use crate::caught::caught;
+use crate::row::{Group, Outcome, Pods, Row, judge};
+use crate::subject::Subject;
+use libtest_mimic::{Arguments, Trial};
+use magikvm_lab::Room;
+use magikvm_tests::virtual_machine::Driver;
+use serde_json::{Value, json};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// How long the lab's boot and the start of a shared pod may take, and each row.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+const ROW_LIMIT: Duration = Duration::from_secs(120);
+
+/// Begins the line that says what came of a row, for the one who started this program in the lab.
+const MARK: &str = "@row ";
+
+/// The name of a test of one row; of the test of several rows that only the lab has.
+pub(crate) fn name(driver: Driver, group: &Group, rows: &[&Row]) -> String {
+    let rows: Vec<&str> = rows.iter().map(|row| row.name).collect();
+    format!("{}::{}::{}", driver.name(), group.name, rows.join(","))
+}
+
+/// Rows of one group that are run together.
+#[derive(Debug)]
+pub(crate) struct Unit {
+    driver: Driver,
+    group: &'static Group,
+    rows: Vec<&'static Row>,
+    outcomes: OnceLock<Vec<Outcome>>,
+}
+
+impl Unit {
+    pub(crate) fn new(driver: Driver, group: &'static Group, rows: Vec<&'static Row>) -> Self {
+        Self { driver, group, rows, outcomes: OnceLock::new() }
+    }
+
+    /// The names of the tests of its rows.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.rows.iter().map(|row| name(self.driver, self.group, &[row])).collect()
+    }
+
+    /// What came of a row. The first one to ask runs them all.
+    pub(crate) fn outcome(&self, number: usize) -> Outcome {
+        let run = || match self.driver {
+            Driver::Krun if !magikvm_lab::runs_here() => self.in_the_lab(),
+            Driver::Krun | Driver::Qemu => self.here(),
+        };
+        self.outcomes.get_or_init(run)[number].clone()
+    }
+
+    fn in_the_lab(&self) -> Vec<Outcome> {
+        let names: Vec<&str> = self.rows.iter().map(|row| row.name).collect();
+        let rows = u32::try_from(names.len()).unwrap_or(u32::MAX);
+        let room = Room { limit: BOOT_LIMIT + ROW_LIMIT * rows, ..Room::default() };
+        let rerun = magikvm_lab::rerun_in(&room, &name(self.driver, self.group, &self.rows));
+        outcomes_of(&names, rerun.map_err(|error| error.to_string()))
+    }
+
+    fn here(&self) -> Vec<Outcome> {
+        match &self.group.pods {
+            Pods::Own => self.with_pods_of_their_own(),
+            Pods::Shared { name, start } => self.with_the_pod(name, *start),
+        }
+    }
+
+    fn with_pods_of_their_own(&self) -> Vec<Outcome> {
+        let mut kept = None;
+        let mut run = |row: &Row| {
+            let subject = match kept.take() {
+                Some(subject) => subject,
+                None => caught(|| Subject::new(self.driver, None))?,
+            };
+            judge(caught(|| row.look(&subject)), row.difference(self.driver))?;
+            caught(|| subject.clear())?;
+            kept = Some(subject);
+            Ok(())
+        };
+        self.rows.iter().map(|row| run(row)).collect()
+    }
+
+    fn with_the_pod(&self, pod: &'static str, start: fn(&Subject)) -> Vec<Outcome> {
+        let started = caught(|| {
+            let subject = Subject::new(self.driver, Some(pod));
+            start(&subject);
+            subject
+        });
+        let subject = match started {
+            Ok(subject) => subject,
+            Err(said) => return vec![Err(format!("its pod {pod} was not started: {said}")); self.rows.len()],
+        };
+        let look = |row: &&Row| judge(caught(|| row.look(&subject)), row.difference(self.driver));
+        let mut outcomes: Vec<Outcome> = self.rows.iter().map(look).collect();
+        if let (Some(last), Err(said)) = (outcomes.last_mut(), caught(|| subject.clear())) {
+            let so_far = last.as_ref().err().map(|said| format!("{said}\n")).unwrap_or_default();
+            *last = Err(format!("{so_far}after the last row, pod {pod} was removed: {said}"));
+        }
+        outcomes
+    }
+}
+
+/// What came of each of several rows that another process ran, from what it printed.
+pub(crate) fn outcomes_of(rows: &[&str], rerun: Result<(), String>) -> Vec<Outcome> {
+    let Err(said) = rerun else {
+        return vec![Ok(()); rows.len()];
+    };
+    if rows.len() == 1 {
+        return vec![Err(said)];
+    }
+    let lines: Vec<Value> = said
+        .lines()
+        .filter_map(|line| serde_json::from_str(line.trim_end().strip_prefix(MARK)?).ok())
+        .collect();
+    let outcome = |row: &&str| match lines.iter().find(|line| line["row"] == **row) {
+        Some(line) if line["said"].is_null() => Ok(()),
+        Some(line) => Err(line["said"].as_str().unwrap_or("a line that cannot be read").to_owned()),
+        None => Err(format!("nothing was heard of it\n{said}")),
+    };
+    let mut outcomes: Vec<Outcome> = rows.iter().map(outcome).collect();
+    // It did not go well, and no row says so.
+    if let (true, Some(last)) = (outcomes.iter().all(Result::is_ok), outcomes.last_mut()) {
+        *last = Err(said);
+    }
+    outcomes
+}
+
+/// The line about a row.
+pub(crate) fn line_about(row: &str, outcome: &Outcome) -> String {
+    format!("{MARK}{}", json!({ "row": row, "said": outcome.as_ref().err() }))
+}
+
+/// The rows of a unit by its name.
+fn find(name: &str) -> Option<Unit> {
+    let parts: Vec<&str> = name.split("::").collect();
+    let [driver, group, rows] = parts[..] else { return None };
+    let driver = Driver::ALL.into_iter().find(|known| known.name() == driver)?;
+    let group = GROUPS.into_iter().find(|known| known.name == group)?;
+    let row = |name: &str| group.rows.iter().find(|known| known.name == name);
+    Some(Unit::new(driver, group, rows.split(',').map(row).collect::<Option<_>>()?))
+}
+
+/// The test of several rows that is asked for in the lab.
+pub(crate) fn asked_by_another(args: &Arguments) -> Option<Trial> {
+    let name = args.filter.clone().filter(|name| args.exact && name.contains(','))?;
+    let unit = find(&name)?;
+    Some(Trial::test(name, move || {
+        let outcomes = unit.here();
+        for (row, outcome) in unit.rows.iter().zip(&outcomes) {
+            println!("{}", line_about(row.name, outcome));
+        }
+        let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+        if failed == 0 { Ok(()) } else { Err(format!("{failed} rows failed").into()) }
+    }))
+}

@@ -1,0 +1,92 @@
+//! What a program in a container may ask of the kernel, even with every capability.
+
+use crate::row::{Group, Pods, Row};
+use crate::subject::Subject;
+use magikvm_tests::Pod;
+use magikvm_tests::layout::Tar;
+use magikvm_tests::programs::PROBE;
+use serde_json::json;
+
+const POD: &str = "probe";
+/// One as it comes, one with all capabilities.
+const CONTAINERS: [&str; 2] = ["plain", "mighty"];
+
+pub(crate) static GROUP: Group = Group {
+    name: "walls",
+    title: "Containers cannot reach the agent nor the kernel",
+    pods: Pods::Shared { name: POD, start },
+    rows: &[
+        Row::code(
+            "an_image_with_one_program",
+            "An image that holds one program, and neither /etc nor /proc nor /dev, runs.",
+            an_image_with_one_program,
+        )
+        .of("`image`"),
+        Row::code("usual_sockets", "It may open sockets of the network and UNIX sockets.", usual_sockets),
+        Row::code(
+            "no_sockets_of_the_vm",
+            "It may not open vsock sockets, by which the agent is reached, in whatever way it tries.",
+            no_sockets_of_the_vm,
+        ),
+        Row::code(
+            "no_rare_calls",
+            "It may neither set up an io_uring nor load another kernel.",
+            no_rare_calls,
+        ),
+        Row::code(
+            "calls_nobody_knows",
+            "A system call that nobody knows answers ENOSYS, so that programs fall back to older ones.",
+            calls_nobody_knows,
+        ),
+    ],
+};
+
+fn start(subject: &Subject) {
+    // No PATH, no /etc, no /proc, no /dev.
+    subject.import("probe:1", Tar::default().file("probe", 0o755, PROBE), &json!({ "Cmd": ["/probe"] }));
+    let [plain, mighty] = CONTAINERS;
+    let pod = Pod::new(POD)
+        .container_of(plain, "probe:1", &["/probe"])
+        .with("securityContext", json!({}))
+        .container_of(mighty, "probe:1", &["/probe"])
+        .with("securityContext", json!({ "capabilities": { "add": ["ALL"] } }));
+    subject.run(&pod).ok();
+}
+
+/// What the probe said of ten calls, in each container.
+fn said(subject: &Subject) -> [Vec<String>; 2] {
+    CONTAINERS.map(|container| subject.logs(POD, container).lines().map(str::to_owned).collect())
+}
+
+fn an_image_with_one_program(subject: &Subject) {
+    assert_eq!(said(subject).map(|lines| lines.len()), [10, 10]);
+    assert_eq!(subject.phase(POD), "Succeeded");
+}
+
+fn usual_sockets(subject: &Subject) {
+    for lines in said(subject) {
+        assert_eq!(lines[..2], ["inet: works", "unix: works"]);
+    }
+}
+
+fn no_sockets_of_the_vm(subject: &Subject) {
+    for lines in said(subject) {
+        for line in &lines[2..6] {
+            assert!(line.starts_with("vsock") && !line.ends_with("works"), "{lines:?}");
+        }
+    }
+}
+
+fn no_rare_calls(subject: &Subject) {
+    for lines in said(subject) {
+        for (line, call) in [(6, "io_uring"), (8, "kexec_load")] {
+            assert!(lines[line].starts_with(call) && !lines[line].ends_with("works"), "{lines:?}");
+        }
+    }
+}
+
+fn calls_nobody_knows(subject: &Subject) {
+    for lines in said(subject) {
+        assert_eq!(lines[9], "no such call: ENOSYS");
+    }
+}
