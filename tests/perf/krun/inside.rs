@@ -4,7 +4,8 @@ use super::{Result, var};
 use magikvm::store::layout::{Layout, Surroundings};
 use magikvm::store::record::Found;
 use magikvm::vmm::process::ProcessRef;
-use magikvm::vmm::{self, Accel, KernelChoice, Places, VmConfig, VmmKind};
+use magikvm::vmm::{self, Accel, DriverOptions, KernelChoice, Places, VmConfig, VmmKind};
+use magikvm_proto::guest_image::Arch;
 use magikvm_tests::figures::{pss, time_until};
 use magikvm_tests::floor;
 use serde_json::json;
@@ -12,12 +13,14 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 /// First arguments of this program in the lab.
 pub(super) const FIRST_BYTE: &str = "first-byte";
 pub(super) const IDLE: &str = "idle";
+/// Whose first byte it is.
+pub(super) const OURS: &str = "ours";
+pub(super) const FLOOR: &str = "floor";
 
 /// What container and floor print, and what the clock stops at.
 const MARK: &str = "first-byte-here";
@@ -31,33 +34,6 @@ const SETTLING: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Changes that are no change.
 const NOTHING_BYTES: u64 = 256 << 10;
-
-/// Which of the two runs first in a boot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
-    OursFirst,
-    FloorFirst,
-}
-
-impl Order {
-    pub(super) fn word(self) -> &'static str {
-        match self {
-            Self::OursFirst => "ours-first",
-            Self::FloorFirst => "floor-first",
-        }
-    }
-}
-
-impl FromStr for Order {
-    type Err = String;
-
-    fn from_str(word: &str) -> std::result::Result<Self, String> {
-        [Self::OursFirst, Self::FloorFirst]
-            .into_iter()
-            .find(|order| order.word() == word)
-            .ok_or_else(|| format!("{word:?} is no order"))
-    }
-}
 
 struct Room {
     magikvm: PathBuf,
@@ -118,33 +94,25 @@ impl Room {
     }
 }
 
-/// Times of one pod and one floor.
-pub(super) fn first_byte(order: Order) -> Result<()> {
+/// The time of one pod or one floor. What comes before is the same for both.
+pub(super) fn first_byte(whose: &str) -> Result<()> {
     let room = Room::new()?;
     let floor = floor::make(room.work.path(), &room.layout()?, IMAGE, MARK)?;
     let manifest = room.manifest("first", &format!("echo {MARK}"))?;
-    // What is kept until the next boot: the verdict on /dev/kvm. A pod that starts later is what is measured. That its VMM is not among the
-    // reasons why it could not run is for `run` to say.
+    // The verdict on /dev/kvm is kept until the next boot, so the first pod of a boot alone waits for it. Whether a pod can run is for `run` to
+    // say.
     drop(room.command(&["doctor"]).output()?);
     // From the other machine's disk into this one's memory.
     for file in [&room.magikvm, &room.guest.join("vmlinux"), &room.guest.join("initramfs")] {
         fs::read(file)?;
     }
-    let ours = || ours(&room, &manifest);
-    let bare = || bare(&room, &floor);
-    let (ours, bare) = match order {
-        Order::OursFirst => (ours()?, bare()?),
-        Order::FloorFirst => {
-            let bare = bare()?;
-            (ours()?, bare)
-        }
+    let took = match whose {
+        OURS => ours(&room, &manifest)?,
+        FLOOR => bare(&room, &floor)?,
+        other => return Err(format!("whose is {other:?}?").into()),
     };
-    println!("{}", json!({ "ours_us": micros(ours)?, "floor_us": micros(bare)? }));
+    println!("{}", json!({ "us": u64::try_from(took.as_micros())? }));
     Ok(())
-}
-
-fn micros(time: Duration) -> Result<u64> {
-    Ok(time.as_micros().try_into()?)
 }
 
 fn ours(room: &Room, manifest: &str) -> Result<Duration> {
@@ -167,7 +135,8 @@ fn ours(room: &Room, manifest: &str) -> Result<Duration> {
 fn bare(room: &Room, dir: &Path) -> Result<Duration> {
     let layout = room.layout()?;
     let places = Places { verdicts: layout.verdicts(), kernels: layout.kernels() };
-    let driver = vmm::driver(VmmKind::Krun, KernelChoice::GuestImage, &places);
+    let options = DriverOptions { guest: Arch::X86_64, kernel: KernelChoice::GuestImage, places };
+    let driver = vmm::driver(VmmKind::Krun, options);
     let config = VmConfig {
         name: "floor".to_owned(),
         id: "floor".to_owned(),

@@ -9,6 +9,7 @@
 use super::{Result, var};
 use magikvm::vmm::Accel;
 use magikvm::vmm::qemu::kernel_parameters;
+use magikvm_proto::guest_image::Arch;
 use magikvm_tests::figures::row;
 use magikvm_tests::floor::archive;
 use std::ffi::OsStr;
@@ -137,7 +138,7 @@ impl Counter {
 
     fn once(&self, kernel: &Path, initramfs: &Path, init: &str) -> Result<u64> {
         // The driver's, without the host's clock; the later word on init counts.
-        let cmdline = format!("{} rdinit={init}", kernel_parameters(Accel::Kvm));
+        let cmdline = format!("{} rdinit={init}", kernel_parameters(Arch::X86_64, Accel::Kvm));
         let mut plugin = self.plugin.clone().into_os_string();
         plugin.push(format!(",mark={MARK}"));
         let output = Command::new("timeout")

@@ -14,8 +14,11 @@ use std::time::Duration;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Fresh boots of the lab for the first byte. Who goes first alternates: emulated, a boot's second VM can be slower.
-const BOOTS: usize = 5;
+/// Pairs of a pod and a floor, each in a fresh boot of the lab and the first VM there: emulated, a boot's second VM takes twice the time and more.
+/// Which of the two comes first alternates, so that a machine that slows down favours neither.
+const PAIRS: usize = 5;
+/// Boots that may fail. Under emulation a guest's timer sometimes never ticks.
+const LOST_BOOTS: usize = 2;
 /// Idle pods in one boot of the lab, of which the first is not counted: it pays for what all share.
 const PODS: u64 = 5;
 /// Memory of the lab for that many, which none of them uses up.
@@ -29,7 +32,7 @@ fn main() -> Result<()> {
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         // The driver starts this program again for a machine.
         [krun::VMM_VERB, ..] => std::process::exit(krun::main()),
-        [inside::FIRST_BYTE, order] => inside::first_byte(order.parse()?),
+        [inside::FIRST_BYTE, whose] => inside::first_byte(whose),
         [inside::IDLE, pods] => inside::idle(pods.parse()?),
         _ => all(),
     }
@@ -67,25 +70,45 @@ fn number(found: &Value, name: &str) -> Result<u64> {
     found[name].as_u64().ok_or_else(|| format!("the lab did not say {name}: {found}").into())
 }
 
+/// The time of one of the two, in a fresh boot.
+fn time_of(whose: &str, lost: &mut usize) -> Result<Duration> {
+    loop {
+        match in_lab([inside::FIRST_BYTE, whose], magikvm_lab::MEMORY_MIB) {
+            Ok(found) => return number(&found, "us").map(Duration::from_micros),
+            Err(error) if *lost < LOST_BOOTS => {
+                *lost += 1;
+                println!("NOISY: one boot of the lab did not count: {error}");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 fn first_byte() -> Result<()> {
     let (mut ours, mut floor, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    for boot in 0..BOOTS {
-        let order = if boot % 2 == 0 { inside::Order::OursFirst } else { inside::Order::FloorFirst };
-        let found = in_lab([inside::FIRST_BYTE, order.word()], magikvm_lab::MEMORY_MIB)?;
-        let time = |name| number(&found, name).map(Duration::from_micros);
-        let (mine, bare) = (time("ours_us")?, time("floor_us")?);
-        ratios.push(mine.as_secs_f64() / bare.as_secs_f64());
-        ours.push(mine);
-        floor.push(bare);
+    let mut lost = 0;
+    for pair in 0..PAIRS {
+        let mut order = [(inside::OURS, &mut ours), (inside::FLOOR, &mut floor)];
+        if pair % 2 == 1 {
+            order.reverse();
+        }
+        for (whose, times) in order {
+            times.push(time_of(whose, &mut lost)?);
+        }
+        ratios.push(ours[pair].as_secs_f64() / floor[pair].as_secs_f64());
     }
-    println!("libkrun in the lab, {BOOTS} fresh boots:");
-    let ratio_list: Vec<String> = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
+    println!("libkrun in the lab, {PAIRS} pairs, each VM in a fresh boot:");
+    let list: Vec<String> = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
     show("magikvm run to first output byte", &mut ours);
     show("floor to first output byte", &mut floor);
     warn_if_spread("magikvm run", &ours);
     warn_if_spread("the floor", &floor);
-    println!("ratios, ours first in the odd ones: {}", ratio_list.join(" "));
-    row("first output byte over the floor", format!("median of pairs {:.2}x", median(&mut ratios)), "1.25x");
+    let middle = median(&mut ratios);
+    row(
+        "first output byte over the floor",
+        format!("median of pairs {middle:.2}x (all: {})", list.join(" ")),
+        "1.25x",
+    );
     Ok(())
 }
 
