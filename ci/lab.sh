@@ -6,6 +6,7 @@
 #   --keep DIR       copies what the command leaves in the directory $MAGIKVM_LAB_OUT to DIR
 #   --memory MIB     memory of the lab
 #   --limit SECONDS  it is killed after that time
+#   --needs PATH     a path in /tmp that must be there, beside those in the command
 # MAGIKVM_LAB=never runs the tests on this machine itself, where that has what they need.
 
 # Where the caller is, for the paths in his command; the library of the scripts goes elsewhere.
@@ -14,7 +15,7 @@ caller="$PWD"
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
-    sed -n '3,8s/^# *//p' "$REPO/ci/lab.sh" >&2
+    sed -n '3,9s/^# *//p' "$REPO/ci/lab.sh" >&2
     exit 2
 }
 
@@ -23,7 +24,7 @@ filter=()
 run=""
 while [ $# -gt 0 ]; do
     case "$1" in
-        --keep | --memory | --limit)
+        --keep | --memory | --limit | --needs)
             [ $# -gt 1 ] || usage
             options+=("$1" "$2")
             shift 2
@@ -64,5 +65,6 @@ ensure_lab
 unset MAGIKVM_ROOT MAGIKVM_GUEST MAGIKVM_ACCEL
 export MAGIKVM_BIN="$DIST/magikvm"
 export MAGIKVM_TEST_GUEST="$DIST/guest"
-# Test programs that use the lab have names that begin with lab.
-step "Testing in the lab" cargo test --locked -p magikvm-lab -p magikvm-tests --test 'lab*' --no-fail-fast --features magikvm/testing -- "${filter[@]}"
+# Test programs that use the lab have names that begin with lab; of the conformance list it is every row but those of QEMU.
+step "Testing in the lab" cargo test --locked -p magikvm-lab -p magikvm-tests --test 'lab*' --test conformance --no-fail-fast \
+    --features magikvm/testing -- "${filter[@]}" --skip qemu::

@@ -28,10 +28,16 @@ RUN_PACKAGES=(qemu-system-x86 busybox-static)
 AARCH64=aarch64-unknown-linux-gnu
 AARCH64_PACKAGES=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-system-arm)
 ARM64_PACKAGES=(libseccomp-dev busybox-static)
+# Checking for macOS: a C compiler with macOS's headers for what crates bring of C, as PyPI has it. Nothing is linked.
+MACOS=aarch64-apple-darwin
+ZIG_VERSION=0.17.1
+# Of its wheels for x86_64 and aarch64.
+ZIG_DIGESTS=(ea6cc5d87b033cf0aedfbc8f9549a908cae6c50ac31f1698188fa48a74524b54
+    b7c5f02fccd40f89b999ee16a1f5ddced56e6182370f8affe494bcf8a28cf07e)
 # What the tests compare us with, what they read our files with, and the registry that they pull from. Where Debian starts that as a
 # service, it takes port 5000 and is not used.
 TEST_PACKAGES=(attr buildah ca-certificates cpio curl docker-registry erofs-utils fdisk libcap2-bin mmdebstrap openssl podman python3
-    shellcheck skopeo umoci)
+    python3-pip shellcheck skopeo umoci)
 # The outer VM of the lab. Its kernel is Debian's newest for Debian 12, and is not installed.
 LAB_PACKAGES=(busybox-static cpio kmod qemu-system-common qemu-system-x86 xz-utils zstd)
 LAB_KERNEL=linux-image-6.12-cloud-amd64
@@ -160,6 +166,46 @@ need_aarch64() {
     fi
     export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
     export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc AR_aarch64_unknown_linux_gnu=aarch64-linux-gnu-ar
+}
+
+# ensure_macos_check: what `cargo clippy --target $MACOS` needs. Call it after need_rust.
+ensure_macos_check() {
+    local key zig work
+    if ! rustup target list --installed | grep -qxF "$MACOS"; then
+        rustup target add "$MACOS"
+    fi
+    key="$({ declare -f ensure_macos_check; echo "$ARCH $ZIG_VERSION ${ZIG_DIGESTS[*]}"; } | sha256sum | cut -c1-16)"
+    zig="$CACHE/macos-$key"
+    if [ ! -d "$zig" ]; then
+        work="$(mktemp -d -p "$CACHE")"
+        echo "ziglang==$ZIG_VERSION ${ZIG_DIGESTS[*]/#/--hash=sha256:}" >"$work/requirements"
+        python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --no-deps --only-binary :all: \
+            --require-hashes --requirement "$work/requirements" --target "$work/packages"
+        # The compiler knows one name of the target, cc-rs tells it others, which are the same.
+        cat >"$work/cc" <<'CC'
+#!/usr/bin/env bash
+unset SDKROOT
+arguments=()
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --target=* | -mmacosx-version-min=*) ;;
+        -target | -arch | -isysroot) shift ;;
+        *) arguments+=("$1") ;;
+    esac
+    shift
+done
+exec "$(dirname "$0")/packages/ziglang/zig" cc -target aarch64-macos "${arguments[@]}"
+CC
+        cat >"$work/ar" <<'AR'
+#!/bin/sh
+exec "$(dirname "$0")/packages/ziglang/zig" ar "$@"
+AR
+        chmod 755 "$work" "$work/cc" "$work/ar"
+        mv "$work" "$zig"
+    fi
+    # The names that cc-rs looks for. There is no SDK; without a name for one it would run Apple's xcrun.
+    export CC_aarch64_apple_darwin="$zig/cc" AR_aarch64_apple_darwin="$zig/ar" SDKROOT="$zig/packages/ziglang/lib/libc/darwin"
+    export ZIG_GLOBAL_CACHE_DIR="$CACHE/zig" ZIG_LOCAL_CACHE_DIR="$CACHE/zig"
 }
 
 # ensure_arm64_packages: what ARM64_PACKAGES hold, unpacked once into the cache; the directory is in ARM64_ROOT. apt is asked with lists of its

@@ -1,4 +1,4 @@
-//! Compiles the small C programs that tests run in containers: statically, and here, because the lab has no compiler.
+//! Compiles the small C programs that tests run in containers: statically, and here, because the lab is slow at it.
 #![allow(clippy::unwrap_used, reason = "a build script fails by panicking")]
 
 use std::env;

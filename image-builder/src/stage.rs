@@ -3,7 +3,6 @@
 use crate::files::{self, FileError};
 use magikvm_proto::guest_image::MANIFEST;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -128,7 +127,7 @@ fn check_replaceable(target: &Path) -> Result<(), StageError> {
 }
 
 fn exchange(new: &Path, old: &Path) -> Result<(), StageError> {
-    match renameat2(AT_FDCWD, new, AT_FDCWD, old, RenameFlags::RENAME_EXCHANGE) {
+    match swap(new, old) {
         Ok(()) => Ok(()),
         // A file system that can't exchange: two renames, with a moment between them.
         Err(Errno::EINVAL | Errno::ENOSYS) => {
@@ -140,6 +139,18 @@ fn exchange(new: &Path, old: &Path) -> Result<(), StageError> {
         }
         Err(errno) => Err(FileError::at("replace", old)(errno.into()).into()),
     }
+}
+
+#[cfg(target_os = "linux")]
+fn swap(one: &Path, two: &Path) -> nix::Result<()> {
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+    renameat2(AT_FDCWD, one, AT_FDCWD, two, RenameFlags::RENAME_EXCHANGE)
+}
+
+/// Done only where Linux does it.
+#[cfg(not(target_os = "linux"))]
+fn swap(_one: &Path, _two: &Path) -> nix::Result<()> {
+    Err(Errno::ENOSYS)
 }
 
 fn is_still(dir: &Path, open: &File) -> bool {

@@ -5,11 +5,13 @@
 pub mod command;
 pub mod figures;
 pub mod floor;
+pub mod guest;
 pub mod host;
 pub mod images;
 pub mod layout;
 pub mod leaks;
 pub mod manifest;
+pub mod memory;
 pub mod processes;
 pub mod programs;
 pub mod proxy;

@@ -25,12 +25,12 @@ impl Terminal {
         let pair = openpty(Some(&size), None).expect("a pseudoterminal");
         let (keyboard, line) = (File::from(pair.master), File::from(pair.slave));
         let wanted = cmd.into_command();
-        // `setsid -c` does between fork and exec what needs unsafe code here. Busybox's, since the lab has no other.
-        let mut command = Command::new("busybox");
-        command.args(["setsid", "-c"]).arg(wanted.get_program()).args(wanted.get_args()).env_clear();
+        // `setsid --ctty` does between fork and exec what needs unsafe code here.
+        let mut command = Command::new("setsid");
+        command.args(["--ctty", "--wait"]).arg(wanted.get_program()).args(wanted.get_args()).env_clear();
         command.envs(wanted.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("TERM", "xterm");
         let end = || Stdio::from(line.try_clone().expect("one more descriptor"));
-        let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("start busybox");
+        let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("start setsid");
         let screen = Arc::new(Mutex::new(Vec::new()));
         let (mut from, to) = (keyboard.try_clone().expect("one more descriptor"), Arc::clone(&screen));
         std::thread::spawn(move || {
@@ -64,15 +64,14 @@ impl Terminal {
     pub fn resize(&self, rows: u16, cols: u16) {
         let line = self.line.try_clone().expect("one more descriptor");
         let arguments = ["rows".to_owned(), rows.to_string(), "cols".to_owned(), cols.to_string()];
-        let done =
-            Command::new("busybox").arg("stty").args(arguments).stdin(line).status().expect("run stty");
+        let done = Command::new("stty").args(arguments).stdin(line).status().expect("run stty");
         assert!(done.success());
     }
 
     /// What `stty -a` says of the terminal now.
     pub fn settings(&self) -> String {
         let line = self.line.try_clone().expect("one more descriptor");
-        let said = Command::new("busybox").args(["stty", "-a"]).stdin(line).output().expect("run stty");
+        let said = Command::new("stty").arg("-a").stdin(line).output().expect("run stty");
         String::from_utf8_lossy(&said.stdout).into_owned()
     }
 

@@ -64,7 +64,8 @@ impl std::ops::Deref for VmHost {
     }
 }
 
-fn guest_image() -> String {
+/// Where the guest image under test is.
+pub fn guest_image() -> String {
     let named = std::env::var("MAGIKVM_TEST_GUEST").or_else(|_| std::env::var("MAGIKVM_GUEST"));
     named.unwrap_or_else(|_| panic!("there is no guest image: {ADVICE}"))
 }
@@ -76,7 +77,8 @@ fn for_aarch64(variable: &str) -> String {
     })
 }
 
-fn in_path(program: &str) -> PathBuf {
+/// A program in `PATH`.
+pub fn in_path(program: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file());
     found.unwrap_or_else(|| {
@@ -148,7 +150,7 @@ impl VmHost {
 
     /// `magikvm run` of a pod, in the foreground.
     pub fn run(&self, pod: &Pod) -> Cmd {
-        self.cmd(["run", "--vmm", self.driver.name()]).arg(self.manifest(pod))
+        self.cmd(["run"]).arg(self.manifest(pod))
     }
 
     /// Starts a pod in the background.

@@ -13,6 +13,8 @@ mod caught;
 mod ends;
 #[path = "conformance/exec.rs"]
 mod exec;
+#[path = "conformance/failures.rs"]
+mod failures;
 #[path = "conformance/images.rs"]
 mod images;
 #[path = "conformance/itself.rs"]
@@ -21,6 +23,8 @@ mod itself;
 mod machine;
 #[path = "conformance/manifest.rs"]
 mod manifest;
+#[path = "conformance/pauses.rs"]
+mod pauses;
 #[path = "conformance/processes.rs"]
 mod processes;
 #[path = "conformance/row.rs"]
@@ -48,7 +52,7 @@ use std::sync::Arc;
 use unit::Unit;
 
 /// The list, in the order of the table.
-static GROUPS: [&Group; 11] = [
+static GROUPS: [&Group; 13] = [
     &manifest::GROUP,
     &together::GROUP,
     &walls::GROUP,
@@ -60,6 +64,8 @@ static GROUPS: [&Group; 11] = [
     &ends::GROUP,
     &stops::GROUP,
     &machine::GROUP,
+    &pauses::GROUP,
+    &failures::GROUP,
 ];
 
 /// The rows of a group on a driver, put together so that those asked for are run together as far as they may be.
@@ -99,8 +105,9 @@ fn rows(args: &Arguments) -> Vec<Trial> {
 fn main() -> ExitCode {
     let args = Arguments::from_args();
     caught::install();
-    let mut trials = itself::trials();
-    trials.extend(unit::asked_by_another(&args));
-    trials.extend(rows(&args));
+    let trials = match unit::asked_by_another(&args) {
+        Some(trial) => vec![trial],
+        None => itself::trials().into_iter().chain(rows(&args)).collect(),
+    };
     libtest_mimic::run(&args, trials).exit_code()
 }

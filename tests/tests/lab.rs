@@ -32,7 +32,7 @@ fn printed(command: &LabCommand) -> String {
 #[test]
 fn kvm_is_real() {
     inside!(|| {
-        let verdict = kvm::open().and_then(kvm::measure).and_then(kvm::judge);
+        let verdict = kvm::open().and_then(|device| kvm::measure(&device)).and_then(kvm::judge);
         let verdict = verdict.unwrap_or_else(|error| panic!("{error}"));
         println!("a turn took {:?}", verdict.per_turn);
     });
@@ -161,11 +161,11 @@ fn what_the_command_does_not_name_in_tmp_is_not_there() {
 #[test]
 fn a_hang_is_killed_and_what_was_said_is_shown() {
     let began = Instant::now();
-    let script = "echo so far; echo and this >&2; echo 'on the console' >/dev/console; sleep 1000";
-    let error = run(&sh(script).limit(Duration::from_secs(15))).unwrap_err();
+    let script = "echo so far; echo and this >&2; echo 'on the console' >/dev/console; exec sleep 1234";
+    let error = run(&sh(script).limit(Duration::from_secs(40))).unwrap_err();
     let text = error.to_string();
     assert!(matches!(error, LabError::Hung { .. }), "{text}");
-    for part in ["so far", "and this", "on the console"] {
+    for part in ["so far", "and this", "on the console", "sleep 1234", "Show Blocked State"] {
         assert!(text.contains(part), "{part} is not in: {text}");
     }
     println!("after {:?}: {text}", began.elapsed());

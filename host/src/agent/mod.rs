@@ -5,15 +5,14 @@ mod stream;
 
 pub use stream::{AgentReader, AgentWriter, Patience};
 
+pub use crate::os::connect_unix;
 use magikvm_proto::codec::{self, CodecError};
 use magikvm_proto::limits::REQUEST_TIMEOUT_SECS;
 use magikvm_proto::wire::{Hello, Refusal, Reply, Request};
 use serde::de::DeserializeOwned;
-use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use stream::Timed;
 
@@ -71,15 +70,6 @@ pub enum AgentError {
         /// Ours.
         expected: u32,
     },
-}
-
-/// Connects to a Unix socket whatever the length of its path: through its directory's descriptor.
-pub fn connect_unix(socket: &Path) -> io::Result<UnixStream> {
-    let (Some(parent), Some(name)) = (socket.parent(), socket.file_name()) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    let dir = File::open(parent)?;
-    UnixStream::connect(Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())).join(name))
 }
 
 /// One connection, for requests one after the other.

@@ -3,14 +3,12 @@
 use super::error::{CliError, Kind};
 use super::ui::Stream;
 use super::{Outcome, pod_id, ui};
+use crate::os::DirChanges;
 use crate::pod::interface::PodRuntimeInterface;
 use crate::pod::logs::{Entry, LogReader, LogStream};
 use crate::store::layout::PodDir;
 use crate::store::lock::{self, LockState};
 use magikvm_proto::id::PodId;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 /// How long to wait for a change of a file before the pod's life is looked at again, in milliseconds.
@@ -193,29 +191,18 @@ impl Printer {
     }
 }
 
-/// Changes of the log directory. Where they can't be watched (no inotify left), looking now and then has to do.
-pub(super) struct Changes(Option<Inotify>);
+/// Changes of the log directory. Where they can't be watched (no inotify left, or another system), looking now and then has to do.
+pub(super) struct Changes(Option<DirChanges>);
 
 impl Changes {
     pub(super) fn of(dir: &PodDir) -> Self {
-        let watch = || -> nix::Result<Inotify> {
-            let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-            let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
-            inotify.add_watch(&dir.log(), flags)?;
-            inotify.add_watch(dir.path(), flags)?;
-            Ok(inotify)
-        };
-        Self(watch().ok())
+        Self(DirChanges::of(&[&dir.log(), dir.path()]).ok())
     }
 
     pub(super) fn wait(&self) {
-        let Some(inotify) = &self.0 else {
-            std::thread::sleep(std::time::Duration::from_millis(LOOK_MS.into()));
-            return;
-        };
-        let mut fds = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut fds, PollTimeout::from(LOOK_MS)).is_ok() {
-            while inotify.read_events().is_ok_and(|events| !events.is_empty()) {}
+        match &self.0 {
+            Some(changes) => changes.wait(LOOK_MS),
+            None => std::thread::sleep(std::time::Duration::from_millis(LOOK_MS.into())),
         }
     }
 }

@@ -19,6 +19,7 @@ mod terminal;
 mod ui;
 mod wait;
 
+use crate::os;
 use crate::pod::interface::PodRuntimeInterface;
 use crate::pod::launch::MONITOR_VERB;
 use crate::pod::pull::PULLER_VERB;
@@ -106,15 +107,18 @@ pub fn main() -> ExitCode {
         return ExitCode::from(u8::try_from(code).unwrap_or(70));
     }
     if first.as_deref() == Some(PULLER_VERB.as_ref()) {
+        os::follow_parent();
         let code = crate::pod::pull::main();
         return ExitCode::from(u8::try_from(code).unwrap_or(70));
     }
     if first.as_deref() == Some(crate::vmm::krun::VMM_VERB.as_ref()) {
+        os::follow_parent();
         let code = crate::vmm::krun::main();
         return ExitCode::from(u8::try_from(code).unwrap_or(70));
     }
     #[cfg(feature = "testing")]
     if first.as_deref() == Some(crate::vmm::fake::GUEST_VERB.as_ref()) {
+        os::follow_parent();
         return crate::vmm::fake::guest_main();
     }
     let args = Args::parse();

@@ -13,7 +13,6 @@ use super::layer::{self, LayerError};
 use super::tar::{Skip, TarReader};
 use super::tree::{Attributes, Content, Directory, EntryPath, Tree, TreeError};
 use magikvm_proto::limits::MAX_ROOTFS_SIZE;
-use nix::fcntl::{FallocateFlags, fallocate};
 use std::fs::File;
 use std::io::{self, BufRead, Cursor, Read, Seek, Write};
 use tempfile::SpooledTempFile;
@@ -261,13 +260,7 @@ fn add(
 
 /// Zeros in a file: a hole where the file system can make one.
 fn punch(file: &mut &mut File, offset: u64, length: u64) -> io::Result<()> {
-    if let (Ok(start), Ok(len)) = (offset.try_into(), length.try_into()) {
-        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        if fallocate(&**file, flags, start, len).is_ok() {
-            return Ok(());
-        }
-    }
-    zero_by_writing(file, offset, length)
+    crate::os::punch_hole(file, offset, length).or_else(|_| zero_by_writing(file, offset, length))
 }
 
 #[cfg(test)]

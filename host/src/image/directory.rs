@@ -12,15 +12,16 @@ pub use clear::clear_unpacked;
 use super::cancel::{Cancel, Stopped};
 use super::erofs::read::{Inode, Kind, NamedXattr, ReadAt, ReadError, Reader, Visitor, walk};
 use super::tree::{Device, text};
+use crate::os::{Unopened, make_special};
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmod, chownat,
-    fchmod, fchown, fsetxattr, fstat, futimens, linkat, makedev, mkdirat, mknodat, openat, setxattr,
-    symlinkat, unlinkat, utimensat,
+    AtFlags, CWD, Dev, Dir, FileType, Gid, Mode, OFlags, RawMode, Timespec, Timestamps, Uid, XattrFlags,
+    chownat, fchmod, fchown, fsetxattr, fstat, futimens, linkat, makedev, mkdirat, openat, symlinkat,
+    unlinkat, utimensat,
 };
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -163,7 +164,7 @@ impl Maker {
             Owners::AsInImage => 0o7777,
             Owners::Mine => 0o1777,
         };
-        Mode::from_raw_mode(u32::from(inode.mode & kept))
+        Mode::from_raw_mode(RawMode::from(inode.mode & kept))
     }
 
     /// None: the caller.
@@ -232,13 +233,10 @@ impl Maker {
         }
         let xattrs = image.xattrs(inode)?;
         if !xattrs.is_empty() || inode.kind != Kind::Symlink {
-            // It stands for what was opened, and is not followed further.
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let opened = openat(dir, name, flags, Mode::empty()).map_err(self.error("open", shown))?;
-            let path = format!("/proc/self/fd/{}", opened.as_raw_fd());
-            self.set_xattrs(&xattrs, shown, |key, value| setxattr(&path, key, value, XattrFlags::empty()))?;
+            let found = Unopened::find(dir, name, OFlags::empty()).map_err(self.error("open", shown))?;
+            self.set_xattrs(&xattrs, shown, |key, value| found.set_xattr(key, value))?;
             if inode.kind != Kind::Symlink {
-                chmod(&path, self.mode(inode)).map_err(self.error("set the mode of", shown))?;
+                found.set_mode(self.mode(inode)).map_err(self.error("set the mode of", shown))?;
             }
         }
         utimensat(dir, name, &times(inode), AtFlags::SYMLINK_NOFOLLOW)
@@ -255,7 +253,7 @@ impl Maker {
     ) -> Result<(), DirectoryError> {
         let special = |kind, device: Option<Device>| {
             let device = device.map_or(0, |device| makedev(device.major(), device.minor()));
-            mknodat(dir, name, kind, PRIVATE_FILE, device)
+            make_special(dir, name, kind, PRIVATE_FILE, device)
         };
         let made = match inode.kind {
             Kind::Regular => return self.make_file(image, dir, (name, shown), inode),
@@ -297,7 +295,7 @@ struct Unpacker {
     /// The directory that is being filled.
     here: OwnedFd,
     /// Device and inode numbers of those above it: they are closed, and found again through `..`.
-    above: Vec<(u64, u64)>,
+    above: Vec<Identity>,
     links: Option<Links>,
 }
 
@@ -407,7 +405,10 @@ fn times(inode: &Inode) -> Timestamps {
     Timestamps { last_access: time, last_modification: time }
 }
 
-fn identity(directory: &OwnedFd) -> Result<(u64, u64), Errno> {
+/// Device and inode number.
+type Identity = (Dev, u64);
+
+fn identity(directory: &OwnedFd) -> Result<Identity, Errno> {
     fstat(directory).map(|stat| (stat.st_dev, stat.st_ino))
 }
 

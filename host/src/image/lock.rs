@@ -7,9 +7,9 @@
 //! its name.
 
 use super::cancel::{Cancel, Stopped};
+use crate::os;
 use crate::store::atomic::{self, FileError};
 use crate::store::lock::open;
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use std::fs::{File, TryLockError};
 use std::io;
@@ -170,8 +170,8 @@ pub(super) fn is_at(file: &File, path: &Path) -> bool {
 
 /// Locks the first byte of an open file (QEMU locks bytes from 100 on). False: someone else's lock is in the way.
 pub(super) fn lock_in_use(file: &File, path: &Path, hold: Hold) -> Result<bool, FileError> {
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&first_byte(hold))) {
-        Ok(_) => Ok(true),
+    match os::set_lock(file, &first_byte(hold)) {
+        Ok(()) => Ok(true),
         Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(false),
         Err(errno) => Err(FileError::at("lock", path)(errno.into())),
     }
@@ -180,18 +180,17 @@ pub(super) fn lock_in_use(file: &File, path: &Path, hold: Hold) -> Result<bool, 
 /// Whether somebody holds the first byte. Disturbs nobody; the answer is good as long as nobody may take it up.
 pub(super) fn is_held(file: &File, path: &Path) -> Result<bool, FileError> {
     let mut range = first_byte(Hold::Alone);
-    fcntl(file, FcntlArg::F_OFD_GETLK(&mut range))
-        .map_err(|errno| FileError::at("inspect", path)(errno.into()))?;
-    Ok(i32::from(range.l_type) != libc::F_UNLCK)
+    os::get_lock(file, &mut range).map_err(|errno| FileError::at("inspect", path)(errno.into()))?;
+    Ok(range.l_type != os::NO_LOCK)
 }
 
 fn first_byte(hold: Hold) -> libc::flock {
     let kind = match hold {
-        Hold::Shared => libc::F_RDLCK,
-        Hold::Alone => libc::F_WRLCK,
+        Hold::Shared => os::READ_LOCK,
+        Hold::Alone => os::WRITE_LOCK,
     };
     let short = |number: i32| i16::try_from(number).unwrap_or(0);
-    libc::flock { l_type: short(kind), l_whence: short(libc::SEEK_SET), l_start: 0, l_len: 1, l_pid: 0 }
+    libc::flock { l_type: kind, l_whence: short(libc::SEEK_SET), l_start: 0, l_len: 1, l_pid: 0 }
 }
 
 #[cfg(test)]

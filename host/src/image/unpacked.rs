@@ -10,6 +10,7 @@ use super::index::Index;
 use super::lock::{self, BakeLock};
 use super::store::{Image, ImageStore};
 use super::{Digest, Progress};
+use crate::os;
 use crate::store::atomic::{FileError, open_if_there};
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -64,7 +65,7 @@ impl ImageStore {
         fs::create_dir(&content).map_err(FileError::at("create directory", &content))?;
         let made = unpack_into(image, &content, owners, cancel).and_then(|summary| {
             // What is not on disk must not have a name there.
-            rustix::fs::syncfs(&lock).map_err(|errno| FileError::at("sync", &content)(errno.into()))?;
+            os::sync_file_system(&lock).map_err(FileError::at("sync", &content))?;
             fs::rename(staged.path(), &path).map_err(FileError::at("rename", &path))?;
             Ok(summary)
         });

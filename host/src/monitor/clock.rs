@@ -4,14 +4,12 @@
 use super::reactor::Message;
 use super::watchers::{Life, send, spawn};
 use crate::agent::{AgentConnection, AgentError, Connector};
+use crate::os::ClockJumps;
 use crate::pod::events::{ClockReason, EventLog, Happening, HostEvent};
 use crate::pod::step::Input;
 use crate::store::text::chain;
 use magikvm_proto::budget::CLOCK_TOLERANCE_MS;
 use magikvm_proto::wire::{ClockSet, Hello, RefusalCode, Request};
-use nix::errno::Errno;
-use nix::sys::time::TimeSpec;
-use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -24,8 +22,6 @@ const ATTEMPTS: usize = 2;
 const END_WAIT: Duration = Duration::from_secs(1);
 /// Longest message of the guest's that is kept, in bytes.
 const MAX_MESSAGE: usize = 512;
-/// Seconds since 1970 that no clock of the kernel's comes to (the year 9999).
-const NEVER: Duration = Duration::from_secs(253_402_300_799);
 
 /// Whoever has the other end may have the guest told the time. One telling at a time; of those asked for meanwhile, one more.
 pub(super) fn start(agent: Connector, events: EventLog, life: Arc<Life>) -> SyncSender<ClockReason> {
@@ -99,12 +95,11 @@ fn tell_over(connection: &mut AgentConnection) -> Result<ClockSet, AgentError> {
     connection.request_within(&Request::Clock { realtime_ns }, WAIT)
 }
 
-/// Tells the loop whenever the host's clock was set or the host was suspended. The kernel says so; nothing is polled.
+/// Tells the loop whenever the host's clock was set or the host was suspended.
 pub(super) fn watch_host(outbox: SyncSender<Message>) -> nix::Result<()> {
-    let timer = TimerFd::new(ClockId::CLOCK_REALTIME, TimerFlags::TFD_CLOEXEC)?;
-    arm(&timer)?;
+    let mut jumps = ClockJumps::watch()?;
     let watcher = spawn("host clock", move || {
-        while await_jump(&timer).is_ok() {
+        while jumps.wait().is_ok() {
             send(&outbox, Input::HostClockJumped);
         }
     });
@@ -114,35 +109,10 @@ pub(super) fn watch_host(outbox: SyncSender<Message>) -> nix::Result<()> {
     Ok(())
 }
 
-fn arm(timer: &TimerFd) -> nix::Result<()> {
-    let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
-    timer.set(Expiration::OneShot(TimeSpec::from_duration(NEVER)), flags)
-}
-
-/// Returns when the clock has jumped; the timer is armed for the next time.
-fn await_jump(timer: &TimerFd) -> nix::Result<()> {
-    let mut count = [0u8; 8];
-    loop {
-        match nix::unistd::read(timer, &mut count) {
-            Err(Errno::ECANCELED) => return arm(timer),
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use magikvm_proto::wire::Refusal;
-
-    #[test]
-    fn the_timer_never_goes_off_by_itself() {
-        let timer = TimerFd::new(ClockId::CLOCK_REALTIME, TimerFlags::TFD_NONBLOCK).unwrap();
-        arm(&timer).unwrap();
-        assert_eq!(await_jump(&timer), Err(Errno::EAGAIN));
-        assert!(matches!(timer.get(), Ok(Some(Expiration::OneShot(left))) if left.tv_sec() > 1 << 31));
-    }
 
     #[test]
     fn what_a_guest_says_instead_is_kept_short() {

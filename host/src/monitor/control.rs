@@ -1,14 +1,14 @@
 //! The monitor's socket: a user's wishes that only it can carry out.
 
 use super::reactor::Message;
+use crate::os;
 use crate::pod::control::ControlRequest;
 use crate::store::atomic::FileError;
-use crate::store::layout::{CONTROL_SOCK, PodDir};
+use crate::store::layout::PodDir;
 use magikvm_proto::codec::{read_message, write_message};
 use magikvm_proto::wire::{Done, Refusal, RefusalCode, Reply};
 use std::io::BufReader;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{SyncSender, channel};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ const REQUEST_WAIT: Duration = Duration::from_secs(5);
 /// Listens in the pod's directory; each wish goes to the reactor.
 pub(super) fn listen(dir: &PodDir, to_reactor: SyncSender<Message>) -> Result<(), FileError> {
     let path = dir.control_sock();
-    let listener = bind(dir.path()).map_err(FileError::at("listen on", &path))?;
+    let listener = os::bind_unix(&path).map_err(FileError::at("listen on", &path))?;
     std::thread::spawn(move || {
         for stream in listener.incoming().filter_map(Result::ok) {
             let to_reactor = to_reactor.clone();
@@ -26,18 +26,6 @@ pub(super) fn listen(dir: &PodDir, to_reactor: SyncSender<Message>) -> Result<()
         }
     });
     Ok(())
-}
-
-/// Binds through the directory's descriptor: a socket's address holds 107 bytes only. The directory is 0700, so nobody else gets there
-/// between bind and chmod.
-fn bind(dir: &Path) -> std::io::Result<UnixListener> {
-    use std::os::fd::AsRawFd;
-    use std::os::unix::fs::PermissionsExt;
-    let here = std::fs::File::open(dir)?;
-    let address = format!("/proc/self/fd/{}/{CONTROL_SOCK}", here.as_raw_fd());
-    let listener = UnixListener::bind(&address)?;
-    std::fs::set_permissions(&address, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 fn serve(mut stream: &UnixStream, to_reactor: &SyncSender<Message>) {

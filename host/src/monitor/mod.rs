@@ -58,7 +58,7 @@ fn serve(link: &Link) -> Result<(), Failure> {
 /// A session of its own, so that no terminal's signals come here; orphans of the VMM's come here instead of to init.
 fn detach() -> nix::Result<()> {
     nix::unistd::setsid()?;
-    nix::sys::prctl::set_child_subreaper(true)?;
+    crate::os::adopt_orphans()?;
     // Whatever it or its children make (sockets among it) is for this user only.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     nix::unistd::chdir("/")

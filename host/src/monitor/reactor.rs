@@ -169,13 +169,10 @@ impl<'a> Reactor<'a> {
         self.link.send(&FromMonitor::Ready);
         while !matches!(self.turn(&pod.dir), Outcome::Ended | Outcome::Failed(_)) {}
         if let Err(error) = pod.undo.end_run() {
-            self.machine
-                .state
-                .broken
-                .get_or_insert_with(|| Broken {
-                    reason: MachineFailure::Leftover,
-                    message: format!("not all of the pod could be taken away: {error}"),
-                });
+            self.machine.state.broken.get_or_insert_with(|| Broken {
+                reason: MachineFailure::Leftover,
+                message: format!("not all of the pod could be taken away: {error}"),
+            });
         }
         self.machine.state.processes.clear();
         self.machine.state.agent = None;

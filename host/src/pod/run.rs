@@ -122,10 +122,10 @@ pub fn plan(request: &RunRequest, layout: &Layout) -> Result<Box<dyn PodRuntime>
             format!("this machine cannot run the pod: {}", unavailable.reason),
         );
         let way_out = match request.accel {
-            Accel::Kvm => {
+            Accel::Kvm if cfg!(target_os = "linux") => {
                 "; or run without hardware isolation: --accel tcg (slow, and not a security boundary)"
             }
-            Accel::Tcg => "",
+            Accel::Kvm | Accel::Tcg => "",
         };
         failure.hint(format!("{}{way_out}", unavailable.remedy))
     })?;

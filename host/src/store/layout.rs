@@ -1,5 +1,6 @@
 //! Every path in the product, and nothing that uses one.
 
+use crate::os;
 use magikvm_proto::id::PodId;
 use sha2::{Digest, Sha256};
 use std::ffi::OsString;
@@ -65,7 +66,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// `--root DIR` (`DIR/run`, `DIR/data`, `DIR/etc`); for root `/run/magikvm`, `/var/lib/magikvm` and `/etc/magikvm`; for
+    /// `--root DIR` (`DIR/run`, `DIR/data`, `DIR/etc`); for root `/run/magikvm` (on macOS `/var/run/magikvm`), `/var/lib/magikvm` and `/etc/magikvm`; for
     /// others `$XDG_RUNTIME_DIR/magikvm`, `$XDG_DATA_HOME/magikvm` and `$XDG_CONFIG_HOME/magikvm` (with the usual fallbacks
     /// below `$HOME`), and `/etc/magikvm` for configuration files that are not there.
     pub fn new(around: &Surroundings) -> Result<Self, LayoutError> {
@@ -76,7 +77,7 @@ impl Layout {
         }
         if around.uid == 0 {
             let config = vec![SYSTEM_CONFIG.into()];
-            return Ok(Self { run: "/run/magikvm".into(), data: "/var/lib/magikvm".into(), config });
+            return Ok(Self { run: os::SYSTEM_RUN.into(), data: "/var/lib/magikvm".into(), config });
         }
         let below_home = |rest: &str| around.home.as_ref().map(|home| Path::new(home).join(rest));
         let data = match &around.xdg_data_home {

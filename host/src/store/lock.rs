@@ -1,7 +1,7 @@
 //! Locks that say who is alive. A lock belongs to an open file (OFD), so the kernel frees it when its process dies, however it dies.
 
 use super::atomic::FileError;
-use nix::fcntl::{FcntlArg, fcntl};
+use crate::os;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -21,14 +21,9 @@ pub struct Lock {
     _file: File,
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "the constants are small; the field is a short")]
-const WRITE: nix::libc::c_short = nix::libc::F_WRLCK as nix::libc::c_short;
-#[allow(clippy::cast_possible_truncation, reason = "the constants are small; the field is a short")]
-const FREE: nix::libc::c_short = nix::libc::F_UNLCK as nix::libc::c_short;
-
 fn whole_file() -> nix::libc::flock {
     nix::libc::flock {
-        l_type: WRITE,
+        l_type: os::WRITE_LOCK,
         // SEEK_SET
         l_whence: 0,
         l_start: 0,
@@ -53,8 +48,8 @@ pub fn open(path: &Path) -> Result<File, FileError> {
 pub fn acquire(path: &Path) -> Result<Option<Lock>, FileError> {
     loop {
         let file = open(path)?;
-        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
-            Ok(_) => {}
+        match os::set_lock(&file, &whole_file()) {
+            Ok(()) => {}
             Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => return Ok(None),
             Err(errno) => return Err(FileError::at("lock", path)(errno.into())),
         }
@@ -77,8 +72,8 @@ pub fn acquire(path: &Path) -> Result<Option<Lock>, FileError> {
 pub fn wait(path: &Path) -> Result<Lock, FileError> {
     let file = open(path)?;
     loop {
-        match fcntl(&file, FcntlArg::F_OFD_SETLKW(&whole_file())) {
-            Ok(_) => return Ok(Lock { _file: file }),
+        match os::set_lock_waiting(&file, &whole_file()) {
+            Ok(()) => return Ok(Lock { _file: file }),
             Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(FileError::at("lock", path)(errno.into())),
         }
@@ -93,9 +88,8 @@ pub fn state(path: &Path) -> Result<LockState, FileError> {
         Err(error) => return Err(FileError::at("open the lock", path)(error)),
     };
     let mut asked = whole_file();
-    fcntl(&file, FcntlArg::F_OFD_GETLK(&mut asked))
-        .map_err(|errno| FileError::at("query the lock", path)(errno.into()))?;
-    let free = asked.l_type == FREE;
+    os::get_lock(&file, &mut asked).map_err(|errno| FileError::at("query the lock", path)(errno.into()))?;
+    let free = asked.l_type == os::NO_LOCK;
     Ok(if free { LockState::Free } else { LockState::Held })
 }
 

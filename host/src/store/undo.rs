@@ -3,6 +3,7 @@
 
 use super::atomic::{FileError, open_append};
 use super::layout::{PodDir, TRASH_PREFIX};
+pub use crate::os::start_time;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -28,7 +29,7 @@ pub enum Step {
     KillProcess {
         /// Process id.
         pid: i32,
-        /// Field 22 of `/proc/PID/stat`: tells a process from a later one with its number.
+        /// As [`start_time`] says it: tells a process from a later one with its number.
         start_time: u64,
         /// For people.
         name: String,
@@ -245,18 +246,6 @@ pub fn sweep_trash(pods: &Path) -> Result<(), FileError> {
         }
     }
     Ok(())
-}
-
-/// Start time of a process in clock ticks since boot (field 22 of `/proc/PID/stat`); `None` when there is none or only a zombie.
-pub fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name in parentheses, and may itself hold blanks and parentheses.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?;
-    if state == "Z" || state == "X" {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
 }
 
 fn kill_process(pid: i32, started: u64, name: &str) -> Result<(), UndoError> {

@@ -56,7 +56,7 @@ pub fn open() -> Result<Device, Unavailable> {
 }
 
 /// Runs the loop and returns the time that it took, best run.
-pub fn measure(device: Device) -> Result<Duration, Unavailable> {
+pub fn measure(device: &Device) -> Result<Duration, Unavailable> {
     let failed = |step: &str, error: &dyn std::fmt::Display| Unavailable {
         reason: format!("/dev/kvm is there but cannot run a guest: {step}: {error}"),
         remedy: "see the kernel's messages about kvm: dmesg | grep -i kvm".to_owned(),

@@ -6,7 +6,9 @@ pub mod end;
 #[cfg(feature = "testing")]
 pub mod fake;
 pub mod krun;
+#[cfg(target_os = "linux")]
 pub mod kvm;
+#[cfg_attr(target_os = "macos", path = "hvf.rs")]
 pub mod probe;
 pub mod process;
 pub mod qemu;
@@ -81,8 +83,9 @@ pub struct Places {
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Accel {
-    /// The processor, through /dev/kvm.
+    /// The processor: through /dev/kvm, or on macOS (`hvf`) the Hypervisor framework.
     #[default]
+    #[cfg_attr(target_os = "macos", value(name = "hvf", alias = "kvm"))]
     Kvm,
     /// QEMU's software emulation. Works anywhere, is slow, and is not a security boundary.
     Tcg,
@@ -175,6 +178,17 @@ pub trait Vmm: Debug + Send + Sync {
     fn probe(&self, accel: Accel) -> Result<Capabilities, Unavailable>;
     /// Starts a machine whose files are in `dir`.
     fn spawn(&self, config: &VmConfig, dir: &Path) -> Result<VmChild, VmmError>;
+}
+
+/// Further kernel parameters, for magikvm's own tests (`MAGIKVM_KERNEL_PARAMETERS`, in builds with the feature `testing` only).
+#[cfg(feature = "testing")]
+fn more_parameters() -> String {
+    std::env::var("MAGIKVM_KERNEL_PARAMETERS").map_or_else(|_| String::new(), |more| format!(" {more}"))
+}
+
+#[cfg(not(feature = "testing"))]
+fn more_parameters() -> String {
+    String::new()
 }
 
 /// What a driver has to know before it knows a machine.

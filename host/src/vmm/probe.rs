@@ -29,16 +29,16 @@ pub fn hardware(dir: &Path) -> Result<kvm::Verdict, Unavailable> {
     let device = kvm::open()?;
     match (seen(dir), boot()) {
         (Some(seen), Some(boot)) if seen.boot == boot => kvm::judge(Duration::from_nanos(seen.best_ns)),
-        _ => measure(device, dir),
+        _ => measure(&device, dir),
     }
 }
 
 /// The same, measured anew.
 pub fn hardware_afresh(dir: &Path) -> Result<kvm::Verdict, Unavailable> {
-    measure(kvm::open()?, dir)
+    measure(&kvm::open()?, dir)
 }
 
-fn measure(device: kvm::Device, dir: &Path) -> Result<kvm::Verdict, Unavailable> {
+fn measure(device: &kvm::Device, dir: &Path) -> Result<kvm::Verdict, Unavailable> {
     let best = kvm::measure(device)?;
     if let Some(boot) = boot() {
         keep(dir, &Seen { boot, best_ns: u64::try_from(best.as_nanos()).unwrap_or(u64::MAX) });

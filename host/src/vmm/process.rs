@@ -6,8 +6,8 @@
 
 use super::VmmError;
 use super::report::REPORT_FD;
+use crate::os;
 use crate::store::undo;
-use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getppid};
@@ -27,7 +27,7 @@ pub struct ProcessRef {
     pub name: String,
     /// Process id.
     pub pid: i32,
-    /// Clock ticks since boot.
+    /// As the system says it ([`os::start_time`]).
     pub start_time: u64,
 }
 
@@ -74,7 +74,8 @@ pub struct Process {
     reaped: bool,
 }
 
-/// Starts a child that the kernel kills when the calling *thread* ends; call it on a thread that lives as long as the child shall.
+/// Starts a child that the kernel kills when the calling *thread* ends; call it on a thread that lives as long as the child shall. A child
+/// that is this program has [`os::follow_parent`] to call, for systems whose kernel does not.
 pub fn spawn(name: &str, command: &mut Command) -> Result<Process, VmmError> {
     spawn_with(name, command, None)
 }
@@ -91,7 +92,7 @@ pub(super) fn spawn_with(
     // open in this process until the child has been started.
     unsafe {
         command.pre_exec(move || {
-            prctl::set_pdeathsig(Signal::SIGKILL)?;
+            os::die_with_parent()?;
             match reports {
                 // Duplicates stay open over exec; one that has the number already has to be told so.
                 Some(REPORT_FD) => errno(nix::libc::fcntl(REPORT_FD, nix::libc::F_SETFD, 0))?,

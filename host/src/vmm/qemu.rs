@@ -90,6 +90,12 @@ impl Qemu {
     }
 
     fn program(&self) -> Result<&Path, Unavailable> {
+        if !cfg!(target_os = "linux") {
+            return Err(Unavailable {
+                reason: "the QEMU driver is for Linux: it shares the guest's memory by memfd, and looks for sockets in /proc".to_owned(),
+                remedy: "leave out --vmm qemu and --accel tcg".to_owned(),
+            });
+        }
         self.qemu.as_deref().ok_or_else(|| Unavailable {
             reason: format!("qemu-system-{} is not in PATH", self.options.guest),
             remedy: format!("install it: apt-get install {}", machine(self.options.guest).package),
@@ -219,7 +225,7 @@ fn listens(socket: &str) -> bool {
 /// against an emulated timer, which fails when the host is busy, and then no timer of the guest ever ticks; so it is told. The counter of
 /// aarch64 says its frequency itself.
 pub fn kernel_parameters(guest: Arch, accel: Accel) -> String {
-    let cmdline = format!("{} {CMDLINE}", machine(guest).cmdline);
+    let cmdline = format!("{} {CMDLINE}{}", machine(guest).cmdline, super::more_parameters());
     match (guest, accel) {
         (Arch::X86_64, Accel::Tcg) => match super::tsc::khz() {
             Some(khz) => format!("{cmdline} tsc_early_khz={khz} tsc=reliable"),

@@ -3,7 +3,6 @@
 #![allow(unsafe_code, reason = "taking a descriptor by its number is an unsafe call")]
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::unistd::pipe2;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -41,7 +40,8 @@ pub enum Report {
 
 /// The reading end, and the end for the machine's process.
 pub(super) fn channel() -> std::io::Result<(Reports, OwnedFd)> {
-    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
+    let (ours, theirs) = std::io::pipe()?;
+    let (ours, theirs) = (OwnedFd::from(ours), OwnedFd::from(theirs));
     for end in [&ours, &theirs] {
         // The writer must not wait for a reader, nor the reader for a writer that somebody inherited.
         fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;

@@ -45,6 +45,11 @@ pub enum LabError {
     /// The lab is not for labs.
     #[error("this runs in the lab already, and there is no lab in the lab")]
     Nested,
+    /// QEMU's virtiofsd opens files for the lab's overlay in a way that is allowed to their owner and to root.
+    #[error(
+        "the lab shows this machine's files as they are, which takes root: run this as root, or on a machine with real KVM with MAGIKVM_LAB=never"
+    )]
+    NotRoot,
     /// A program that the lab needs is not installed.
     #[error("{program} is not there: install the Debian package {package}, or name it in {variable}")]
     NoProgram {

@@ -23,6 +23,9 @@ struct Args {
     /// What the command leaves in the directory $MAGIKVM_LAB_OUT is copied to this one
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
+    /// A path below /tmp that must be there; those in the command and in the variables of the tests are
+    #[arg(long, value_name = "PATH")]
+    needs: Vec<PathBuf>,
     /// Say how long it took
     #[arg(long)]
     timings: bool,
@@ -54,6 +57,7 @@ fn run(args: &Args) -> Result<u8, Box<dyn Error>> {
         .args(rest.iter().cloned())
         .memory_mib(args.memory)
         .limit(Duration::from_secs(args.limit));
+    let command = args.needs.iter().fold(command, LabCommand::needs);
     let output = execute(&command)?;
     io::stdout().write_all(&output.stdout)?;
     io::stdout().flush()?;

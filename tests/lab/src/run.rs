@@ -65,6 +65,9 @@ impl Lab {
         if is_inside() {
             return Err(LabError::Nested);
         }
+        if !nix::unistd::geteuid().is_root() {
+            return Err(LabError::NotRoot);
+        }
         let dir = PathBuf::from(std::env::var_os("MAGIKVM_LAB_DIR").ok_or(LabError::NotPrepared)?);
         for part in ["vmlinux", "initramfs", "modules"] {
             if !dir.join(part).exists() {
@@ -210,12 +213,15 @@ impl RunDir {
         let names: Vec<u8> = names.iter().flat_map(|name| [name.as_bytes(), b"\n"].concat()).collect();
         let profiles = self.shared("out").join("profiles");
         fs::create_dir_all(&profiles).map_err(LabError::system("making a run's directories"))?;
+        // At half of its time the lab says what is still running.
+        let patience = format!("{}\n", command.limit.as_secs() / 2);
         for (name, bytes) in [
             ("lab-dir", lab.as_os_str().as_bytes()),
             ("init.sh", INIT.as_bytes()),
             ("serve.sh", SERVE.as_bytes()),
             ("command.sh", &command.script()?),
             ("temporary-names", &names),
+            ("patience", patience.as_bytes()),
         ] {
             let path = self.shared(name);
             fs::write(&path, bytes).map_err(LabError::system(format!("writing {}", path.display())))?;

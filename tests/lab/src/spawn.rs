@@ -7,7 +7,7 @@
 use crate::LabError;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::{Pid, getppid};
 use nix::{errno::Errno, libc};
@@ -93,9 +93,15 @@ pub(crate) fn virtiofsd(program: &Path, dir: &Path, writable: &Path) -> Result<O
         what: format!("the directory {}", writable.display()),
         why: "it holds a zero byte",
     })?;
+    let limit =
+        |resource| getrlimit(resource).map_err(|errno| LabError::system("asking for limits")(errno.into()));
+    let file_bytes = limit(Resource::RLIMIT_FSIZE)?.1.min(MAX_FILE_BYTES);
+    // It has one open for each file that the lab has ever looked at.
+    let open_files = limit(Resource::RLIMIT_NOFILE)?.1;
     start(command, dir, "virtiofsd.log", move || {
         freeze(&writable)?;
-        setrlimit(Resource::RLIMIT_FSIZE, MAX_FILE_BYTES, MAX_FILE_BYTES)?;
+        setrlimit(Resource::RLIMIT_FSIZE, file_bytes, file_bytes)?;
+        setrlimit(Resource::RLIMIT_NOFILE, open_files, open_files)?;
         // SAFETY: no handler is installed; the signal is ignored, so that a write beyond the limit fails instead of killing.
         unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
         pass(socket.as_raw_fd())

@@ -23,7 +23,9 @@ pub fn turn() -> Result<Turn, LabError> {
     let mut files = Vec::new();
     for number in 0..TURNS {
         let path = dir.join(format!("magikvm-vm-slot-{number}"));
-        files.push(File::create(&path).map_err(LabError::system(format!("creating {}", path.display())))?);
+        // Another user's file can be locked, but not created.
+        let file = File::open(&path).or_else(|_| File::create(&path));
+        files.push(file.map_err(LabError::system(format!("creating {}", path.display())))?);
     }
     let began = Instant::now();
     while began.elapsed() < WAIT {

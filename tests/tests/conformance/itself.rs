@@ -75,20 +75,16 @@ fn a_failed_check_says_where() {
 }
 
 fn what_came_of_rows_elsewhere_is_read() {
-    let names = ["one", "two", "three"];
-    assert_eq!(outcomes_of(&names, Ok(())), vec![Ok(()); 3]);
     let failed = Err("left: 1\nright: \"2\"".to_owned());
-    let console = format!(
-        "[ 3.1] kvm: a word of the kernel\r\n{}\r\nnoise\r\n{}\r\nthe end",
-        line_about("one", &Ok(())),
-        line_about("two", &failed)
-    );
-    let outcomes = outcomes_of(&names, Err(console));
+    let (one, two) = (line_about("one", &Ok(())), line_about("two", &failed));
+    let outcomes = outcomes_of(&["one", "two", "three"], 101, &format!("{one}\nnoise\n{two}\n"), "the end");
     assert_eq!(outcomes[..2], [Ok(()), failed]);
     let silent = outcomes[2].clone().unwrap_err();
     assert!(silent.contains("nothing was heard of it") && silent.contains("the end"), "{silent}");
-    // Both rows went well, and yet the whole did not.
-    let well = format!("{}\n{}\nkilled", line_about("one", &Ok(())), line_about("two", &Ok(())));
-    assert_eq!(outcomes_of(&names[..2], Err(well.clone())), [Ok(()), Err(well)]);
-    assert_eq!(outcomes_of(&names[..1], Err("all of it".to_owned())), [Err("all of it".to_owned())]);
+    assert_eq!(outcomes_of(&["one"], 0, &one, ""), [Ok(())]);
+    // A test that ends well has something to say about each row, and one whose rows went well ends well.
+    let silent = outcomes_of(&["one", "three"], 0, &one, "");
+    assert!(silent[0].is_ok() && silent[1].is_err(), "{silent:?}");
+    let killed = outcomes_of(&["one"], 137, &one, "")[0].clone().unwrap_err();
+    assert!(killed.contains("ended with code 137"), "{killed}");
 }

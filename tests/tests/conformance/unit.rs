@@ -5,9 +5,10 @@ use crate::caught::caught;
 use crate::row::{Group, Outcome, Pods, Row, judge};
 use crate::subject::Subject;
 use libtest_mimic::{Arguments, Trial};
-use magikvm_lab::Room;
+use magikvm_lab::{Lab, LabCommand, LabError};
 use magikvm_tests::virtual_machine::Driver;
 use serde_json::{Value, json};
+use std::error::Error;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -55,9 +56,18 @@ impl Unit {
     fn in_the_lab(&self) -> Vec<Outcome> {
         let names: Vec<&str> = self.rows.iter().map(|row| row.name).collect();
         let rows = u32::try_from(names.len()).unwrap_or(u32::MAX);
-        let room = Room { limit: BOOT_LIMIT + ROW_LIMIT * rows, ..Room::default() };
-        let rerun = magikvm_lab::rerun_in(&room, &name(self.driver, self.group, &self.rows));
-        outcomes_of(&names, rerun.map_err(|error| error.to_string()))
+        let this = std::env::current_exe().expect("the path of this program");
+        let command = LabCommand::new(this)
+            .args([&name(self.driver, self.group, &self.rows), "--exact", "--nocapture", "--test-threads=1"])
+            .limit(BOOT_LIMIT + ROW_LIMIT * rows);
+        match Lab::from_environment().and_then(|lab| lab.run(&command)) {
+            Ok(output) => {
+                let [stdout, stderr] =
+                    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+                outcomes_of(&names, output.code, &stdout, &format!("{stderr}\n{}", output.console))
+            }
+            Err(error) => vec![Err(with_causes(&error)); names.len()],
+        }
     }
 
     fn here(&self) -> Vec<Outcome> {
@@ -102,27 +112,30 @@ impl Unit {
     }
 }
 
-/// What came of each of several rows that another process ran, from what it printed.
-pub(crate) fn outcomes_of(rows: &[&str], rerun: Result<(), String>) -> Vec<Outcome> {
-    let Err(said) = rerun else {
-        return vec![Ok(()); rows.len()];
-    };
-    if rows.len() == 1 {
-        return vec![Err(said)];
+fn with_causes(error: &LabError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
     }
-    let lines: Vec<Value> = said
-        .lines()
-        .filter_map(|line| serde_json::from_str(line.trim_end().strip_prefix(MARK)?).ok())
-        .collect();
+    text
+}
+
+/// What came of each of several rows that another process ran, from its exit code and what it printed. `other` are further words, which are
+/// shown when that is not clear.
+pub(crate) fn outcomes_of(rows: &[&str], code: i32, stdout: &str, other: &str) -> Vec<Outcome> {
+    let lines: Vec<Value> =
+        stdout.lines().filter_map(|line| serde_json::from_str(line.strip_prefix(MARK)?).ok()).collect();
+    let unclear = |what: String| Err(format!("{what}\n{stdout}\n{other}"));
     let outcome = |row: &&str| match lines.iter().find(|line| line["row"] == **row) {
         Some(line) if line["said"].is_null() => Ok(()),
         Some(line) => Err(line["said"].as_str().unwrap_or("a line that cannot be read").to_owned()),
-        None => Err(format!("nothing was heard of it\n{said}")),
+        None => unclear(format!("nothing was heard of it; the tests in the lab ended with code {code}")),
     };
     let mut outcomes: Vec<Outcome> = rows.iter().map(outcome).collect();
-    // It did not go well, and no row says so.
-    if let (true, Some(last)) = (outcomes.iter().all(Result::is_ok), outcomes.last_mut()) {
-        *last = Err(said);
+    if let (true, Some(last)) = (code != 0 && outcomes.iter().all(Result::is_ok), outcomes.last_mut()) {
+        *last = unclear(format!("no row failed, and yet the tests in the lab ended with code {code}"));
     }
     outcomes
 }
@@ -142,12 +155,14 @@ fn find(name: &str) -> Option<Unit> {
     Some(Unit::new(driver, group, rows.split(',').map(row).collect::<Option<_>>()?))
 }
 
-/// The test of several rows that is asked for in the lab.
+/// In the lab: the test of all rows of a unit, which was asked for by the unit's name, and which says what came of each.
 pub(crate) fn asked_by_another(args: &Arguments) -> Option<Trial> {
-    let name = args.filter.clone().filter(|name| args.exact && name.contains(','))?;
+    let name = args.filter.clone().filter(|_| args.exact && magikvm_lab::is_inside())?;
     let unit = find(&name)?;
     Some(Trial::test(name, move || {
         let outcomes = unit.here();
+        // The harness has begun a line.
+        println!();
         for (row, outcome) in unit.rows.iter().zip(&outcomes) {
             println!("{}", line_about(row.name, outcome));
         }

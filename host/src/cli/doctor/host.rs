@@ -1,4 +1,5 @@
 //! This machine as the checks see it: files below one directory (`/`, or a test's own), programs, and whose process this is. Decides nothing.
+#![cfg_attr(target_os = "macos", allow(dead_code, reason = "what is looked at on Linux only"))]
 
 use nix::errno::Errno;
 use std::fs::{self, File};

@@ -8,6 +8,7 @@ mod host;
 mod report;
 mod storage;
 mod system;
+#[cfg_attr(target_os = "macos", path = "hypervisor.rs")]
 mod virtualization;
 
 use super::error::Kind;
@@ -15,7 +16,7 @@ use super::{CliError, Format, Outcome, print_as, ui};
 use crate::pod::interface::PodRuntimeInterface;
 use crate::runtime::microvm::check_guest;
 use crate::vmm::qemu::Qemu;
-use crate::vmm::{DriverOptions, KernelChoice, krun, probe};
+use crate::vmm::{DriverOptions, KernelChoice, krun};
 use host::Host;
 use magikvm_proto::guest_image::Arch;
 use report::{GuestFor, Machines, Report};
@@ -55,7 +56,6 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
 fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> Report {
     let layout = pods.layout();
     let (image, places) = (check_guest(guest), pods.places());
-    let verdicts = places.verdicts.clone();
     let stated = image.as_ref().ok().map(|image| image.arch);
     let guest_for = match stated {
         Some(arch) if arch.as_str() != host.arch => GuestFor::AnotherProcessor,
@@ -63,10 +63,11 @@ fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> 
     };
     // Without a guest image: the machine that a guest of this machine's own architecture needs.
     let arch = stated.or_else(Arch::native).unwrap_or(Arch::X86_64);
+    let hardware = virtualization::of_machine(host, &places.verdicts);
     let qemu =
         Qemu::from_environment(DriverOptions { guest: arch, kernel: KernelChoice::GuestImage, places });
     let machines = Machines {
-        hardware: virtualization::check(host, &host.kvm(), || probe::hardware_afresh(&verdicts)),
+        hardware,
         krun: drivers::libkrun(krun::version()),
         qemu: drivers::qemu(qemu.version()),
         vsock: drivers::vsock(host, qemu.vsock().map(ToOwned::to_owned)),

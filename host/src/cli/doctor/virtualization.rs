@@ -2,8 +2,9 @@
 
 use super::check::Check;
 use super::host::{Forbidden, Host, KvmDevice, User};
-use crate::vmm::Unavailable;
 use crate::vmm::kvm::Verdict;
+use crate::vmm::{Unavailable, probe};
+use std::path::Path;
 
 const NAME: &str = "hardware virtualization";
 const NEEDED_FOR: &str = "running pods in hardware VMs, the wall between them and this machine";
@@ -93,12 +94,13 @@ impl Processor {
     }
 }
 
+/// This machine's.
+pub(super) fn of_machine(host: &Host, verdicts: &Path) -> Check {
+    check(host, &host.kvm(), || probe::hardware_afresh(verdicts))
+}
+
 /// The check. `probe` runs guest instructions; it is asked only if /dev/kvm can be opened.
-pub(super) fn check(
-    host: &Host,
-    device: &KvmDevice,
-    probe: impl FnOnce() -> Result<Verdict, Unavailable>,
-) -> Check {
+fn check(host: &Host, device: &KvmDevice, probe: impl FnOnce() -> Result<Verdict, Unavailable>) -> Check {
     let missing = |(found, remedy): (String, String)| Check::missing(NAME, NEEDED_FOR, found, remedy);
     match device {
         KvmDevice::Missing => missing(why_missing(host)),

@@ -1,17 +1,18 @@
 //! Removing what was unpacked: trees as deep as images allow, and directories that their owner may not write to.
 
-use super::{DIRECTORY, identity};
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, chmod, openat, unlinkat};
+use super::{DIRECTORY, Identity, identity};
+use crate::os::Unopened;
+use rustix::fs::{AtFlags, CWD, Dir, Mode, openat, unlinkat};
 use rustix::io::Errno;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// A directory whose content is being removed, and what is above it.
 struct Level {
     /// Device and inode number of the one above.
-    above: (u64, u64),
+    above: Option<Identity>,
     name: Vec<u8>,
     /// Directories in it that are still there.
     left: Vec<Vec<u8>>,
@@ -22,10 +23,10 @@ struct Level {
 pub fn clear_unpacked(dir: &Path) -> io::Result<()> {
     let mut here = open_writable(CWD, dir.as_os_str().as_bytes())?;
     let left = remove_files(&here)?;
-    let mut levels = vec![Level { above: (0, 0), name: Vec::new(), left }];
+    let mut levels = vec![Level { above: None, name: Vec::new(), left }];
     while let Some(level) = levels.last_mut() {
         if let Some(name) = level.left.pop() {
-            let above = identity(&here)?;
+            let above = Some(identity(&here)?);
             here = open_writable(here.as_fd(), &name)?;
             levels.push(Level { above, name, left: remove_files(&here)? });
             continue;
@@ -35,7 +36,7 @@ pub fn clear_unpacked(dir: &Path) -> io::Result<()> {
             _ => break,
         };
         here = openat(&here, "..", DIRECTORY, Mode::empty())?;
-        if identity(&here)? != above {
+        if Some(identity(&here)?) != above {
             return Err(io::Error::other("a directory was moved while it was being removed"));
         }
         unlinkat(&here, name, AtFlags::REMOVEDIR)?;
@@ -66,7 +67,6 @@ fn remove_files(dir: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
 
 /// A directory in which the caller may do everything, if it is his.
 fn open_writable(above: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
-    let found = openat(above, name, OFlags::PATH | DIRECTORY, Mode::empty())?;
-    chmod(format!("/proc/self/fd/{}", found.as_raw_fd()), Mode::RWXU)?;
+    Unopened::find(above, name, DIRECTORY)?.set_mode(Mode::RWXU)?;
     openat(above, name, DIRECTORY, Mode::empty())
 }

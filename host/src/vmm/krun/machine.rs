@@ -62,10 +62,7 @@ fn made(settings: &Settings) -> Result<super::api::Context, super::api::ApiError
 
 /// In the working directory: a socket's address holds 107 bytes only.
 #[cfg(has_krun)]
-const AGENT_SOCKET: &std::ffi::CStr = match std::ffi::CStr::from_bytes_with_nul(b"agent.sock\0") {
-    Ok(name) => name,
-    Err(_) => panic!("it ends in NUL"),
-};
+const AGENT_SOCKET: &std::ffi::CStr = c"agent.sock";
 
 /// What libkrun has to say. It is a library that logs and then returns one number for everything.
 #[cfg(has_krun)]

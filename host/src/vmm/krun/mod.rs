@@ -17,6 +17,8 @@ use super::{
     Accel, Capabilities, DriverOptions, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError,
 };
 use crate::agent::{Connector, Handshake};
+use crate::os;
+use crate::store::atomic::FileError;
 use crate::store::layout::AGENT_SOCK;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -106,7 +108,7 @@ impl Krun {
             vcpus: u8::try_from(config.vcpus).map_err(|_| too_large())?,
             kernel,
             initramfs: config.initramfs.clone(),
-            cmdline: format!("console={device} {rest}"),
+            cmdline: format!("console={device} {rest}{}", super::more_parameters()),
             console,
             disk: config.disk.clone(),
             agent_port: magikvm_proto::path::AGENT_PORT,
@@ -132,6 +134,8 @@ impl Vmm for Krun {
     }
 
     fn spawn(&self, config: &VmConfig, dir: &Path) -> Result<VmChild, VmmError> {
+        let socket = dir.join(AGENT_SOCK);
+        os::check_unix(&socket).map_err(FileError::at("reach the agent by", &socket))?;
         let settings = serde_json::to_vec(&self.settings(config)?)
             .map_err(|error| VmmError::Helper { program: "libkrun".to_owned(), detail: error.to_string() })?;
         let program =
@@ -161,7 +165,7 @@ impl Vmm for Krun {
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
             written => written.map_err(start)?,
         }
-        let connector = Connector { socket: dir.join(AGENT_SOCK), handshake: Handshake::Direct };
+        let connector = Connector { socket, handshake: Handshake::Direct };
         Ok(VmChild { processes: vec![machine], connector, console, diagnostics, reports: Some(reports) })
     }
 }

@@ -5,9 +5,21 @@ b=/run/busybox
 : >/run/lab/ready
 (
     echo 0 >/sys/fs/cgroup/lab/cgroup.procs
-    exec "$b" setsid "$b" sh /run/lab/command.sh
+    # A shell has its background jobs ignore these two, and they would go on doing so.
+    exec "$b" setsid /usr/bin/env --default-signal=INT,QUIT "$b" sh /run/lab/command.sh
 ) </dev/null >/run/lab/stdout 2>/run/lab/stderr &
-wait $!
+command=$!
+# If it hangs, the console says what there was, before the lab is killed.
+(
+    "$b" sleep "$("$b" cat /run/lab/patience)"
+    {
+        echo "Still running:"
+        "$b" ps -o pid,ppid,stat,args | "$b" grep -v ' \['
+    } >/dev/console
+    echo 7 >/proc/sys/kernel/printk
+    echo w >/proc/sysrq-trigger
+) &
+wait $command
 echo $? >/run/lab/code.new
 "$b" mv /run/lab/code.new /run/lab/code
 exec "$b" reboot -f

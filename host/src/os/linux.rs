@@ -1,0 +1,258 @@
+//! Linux.
+
+use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use rustix::fs::{Dev, FileType, Mode, OFlags, XattrFlags, chmod, mknodat, openat, setxattr};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// State of the machine as a whole.
+pub const SYSTEM_RUN: &str = "/run/magikvm";
+
+// Processes.
+
+/// In a child between fork and exec: it is killed when the thread that started it ends. Async-signal-safe.
+pub fn die_with_parent() -> nix::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL)
+}
+
+/// In a child that was started so, once it runs this program: nothing is left to do, the kernel sees to it.
+pub fn follow_parent() {}
+
+/// Orphans among this process's descendants become its children.
+pub fn adopt_orphans() -> nix::Result<()> {
+    prctl::set_child_subreaper(true)
+}
+
+/// Start time of a process in clock ticks since boot (field 22 of `/proc/PID/stat`); `None` when there is none or only a zombie.
+pub fn start_time(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses, and may itself hold blanks and parentheses.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?;
+    if state == "Z" || state == "X" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+/// Whether this process ignores a signal. Said to be not ignored when it is not known.
+pub fn is_ignored(signal: Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignored(&status) >> (signal as i32 - 1) & 1 == 1
+}
+
+/// The set of ignored signals (proc_pid_status(5): bit 0 is signal 1).
+fn ignored(status: &str) -> u64 {
+    let field = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    field.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+// Locks of open files.
+
+#[allow(clippy::cast_possible_truncation, reason = "the constants are small; the field is a short")]
+mod lock_types {
+    use super::libc;
+    /// For `l_type`: shared.
+    pub const READ_LOCK: libc::c_short = libc::F_RDLCK as libc::c_short;
+    /// For `l_type`: alone.
+    pub const WRITE_LOCK: libc::c_short = libc::F_WRLCK as libc::c_short;
+    /// For `l_type`: nobody's.
+    pub const NO_LOCK: libc::c_short = libc::F_UNLCK as libc::c_short;
+}
+pub use lock_types::*;
+
+/// Takes a lock of an open file, or fails with EAGAIN or EACCES.
+pub fn set_lock(file: &File, range: &libc::flock) -> nix::Result<()> {
+    fcntl(file, FcntlArg::F_OFD_SETLK(range)).map(drop)
+}
+
+/// Takes a lock of an open file when nobody else has it any more.
+pub fn set_lock_waiting(file: &File, range: &libc::flock) -> nix::Result<()> {
+    fcntl(file, FcntlArg::F_OFD_SETLKW(range)).map(drop)
+}
+
+/// Finds a lock in the way of this one: `l_type` says whether there is any.
+pub fn get_lock(file: &File, range: &mut libc::flock) -> nix::Result<()> {
+    fcntl(file, FcntlArg::F_OFD_GETLK(range)).map(drop)
+}
+
+// Unix sockets whose path may be longer than an address.
+
+/// Connects to a Unix socket whatever the length of its path: through its directory's descriptor.
+pub fn connect_unix(socket: &Path) -> io::Result<UnixStream> {
+    let (_dir, address) = address(socket)?;
+    UnixStream::connect(address)
+}
+
+/// Makes a Unix socket that only this user may connect to, in a directory that nobody else gets into.
+pub fn bind_unix(socket: &Path) -> io::Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    let (_dir, address) = address(socket)?;
+    let listener = UnixListener::bind(&address)?;
+    std::fs::set_permissions(&address, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Whether [`connect_unix`] takes a path of this length.
+pub fn check_unix(_socket: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// A socket's address holds 107 bytes only. This one is good as long as the directory is open.
+fn address(socket: &Path) -> io::Result<(File, PathBuf)> {
+    let (Some(parent), Some(name)) = (socket.parent(), socket.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let dir = File::open(parent)?;
+    let address = Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())).join(name);
+    Ok((dir, address))
+}
+
+// Files.
+
+/// Makes a hole in a file.
+pub fn punch_hole(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    let signed =
+        |number: u64| i64::try_from(number).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    Ok(fallocate(file, flags, signed(offset)?, signed(length)?)?)
+}
+
+/// Makes durable what is in the file system of this file.
+pub fn sync_file_system(file: &File) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(file)?)
+}
+
+/// Makes a pipe, a socket or a device.
+pub fn make_special(
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    kind: FileType,
+    mode: Mode,
+    device: Dev,
+) -> Result<(), Errno> {
+    mknodat(dir, name, kind, mode, device)
+}
+
+/// Something that is looked at without opening it or following it, if it is a link.
+#[derive(Debug)]
+pub struct Unopened(OwnedFd);
+
+impl Unopened {
+    /// Finds it. `kind`: further flags for what it must be.
+    pub fn find(dir: BorrowedFd<'_>, name: &[u8], kind: OFlags) -> Result<Self, Errno> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC | kind;
+        openat(dir, name, flags, Mode::empty()).map(Self)
+    }
+
+    /// It stands for what was found, and is not followed further.
+    fn path(&self) -> String {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd())
+    }
+
+    /// Sets an extended attribute.
+    pub fn set_xattr(&self, key: &[u8], value: &[u8]) -> Result<(), Errno> {
+        setxattr(self.path(), key, value, XattrFlags::empty())
+    }
+
+    /// Sets the permissions of what is no link.
+    pub fn set_mode(&self, mode: Mode) -> Result<(), Errno> {
+        chmod(self.path(), mode)
+    }
+}
+
+/// Changes of directories: files made, moved there or written to.
+#[derive(Debug)]
+pub struct DirChanges(Inotify);
+
+impl DirChanges {
+    /// Watches these from now on.
+    pub fn of(dirs: &[&Path]) -> nix::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+        for dir in dirs {
+            inotify.add_watch(*dir, flags)?;
+        }
+        Ok(Self(inotify))
+    }
+
+    /// Waits for a change, or for so long.
+    pub fn wait(&self, limit_ms: u16) {
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut fds, PollTimeout::from(limit_ms)).is_ok() {
+            while self.0.read_events().is_ok_and(|events| !events.is_empty()) {}
+        }
+    }
+}
+
+// The clock.
+
+/// Seconds since 1970 that no clock of the kernel's comes to (the year 9999).
+const NEVER: Duration = Duration::from_secs(253_402_300_799);
+
+/// Notices that the machine's clock was set, or that the machine was suspended. The kernel says so; nothing is polled.
+#[derive(Debug)]
+pub struct ClockJumps(TimerFd);
+
+impl ClockJumps {
+    /// From now on.
+    pub fn watch() -> nix::Result<Self> {
+        Self::with(TimerFlags::TFD_CLOEXEC)
+    }
+
+    fn with(flags: TimerFlags) -> nix::Result<Self> {
+        let jumps = Self(TimerFd::new(ClockId::CLOCK_REALTIME, flags)?);
+        jumps.arm()?;
+        Ok(jumps)
+    }
+
+    fn arm(&self) -> nix::Result<()> {
+        let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
+        self.0.set(Expiration::OneShot(TimeSpec::from_duration(NEVER)), flags)
+    }
+
+    /// Returns at the next jump.
+    pub fn wait(&mut self) -> nix::Result<()> {
+        use nix::errno::Errno;
+        let mut count = [0u8; 8];
+        loop {
+            match nix::unistd::read(&self.0, &mut count) {
+                Err(Errno::ECANCELED) => return self.arm(),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_words_are_understood() {
+        assert_eq!(ignored("Name:\tx\nSigBlk:\t0000000000004000\nSigIgn:\t0000000000001001\n"), 0x1001);
+        assert_eq!((ignored(""), ignored("SigIgn:\tx")), (0, 0));
+        // Rust's own start makes SIGPIPE one of them.
+        assert!(is_ignored(Signal::SIGPIPE));
+    }
+
+    #[test]
+    fn the_timer_never_goes_off_by_itself() {
+        let mut jumps = ClockJumps::with(TimerFlags::TFD_NONBLOCK).unwrap();
+        assert_eq!(jumps.wait(), Err(nix::errno::Errno::EAGAIN));
+        assert!(matches!(jumps.0.get(), Ok(Some(Expiration::OneShot(left))) if left.tv_sec() > 1 << 31));
+    }
+}

@@ -1,0 +1,195 @@
+//! Pods that are paused, and the time that their guests know after it.
+
+use crate::row::{Group, Pods, Row};
+use crate::subject::Subject;
+use magikvm_tests::Pod;
+use magikvm_tests::processes::{is_alive, is_stopped};
+use magikvm_tests::wait::until;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+pub(crate) static GROUP: Group = Group {
+    name: "pauses",
+    title: "Pauses, and the guest's clock",
+    pods: Pods::Own,
+    rows: &[
+        Row::code(
+            "after_a_standstill",
+            "A machine whose processes somebody has stopped for half a minute is shown as Paused; it goes on without a line lost, and knows the time.",
+            after_a_standstill_the_guest_goes_on_and_knows_the_time,
+        )
+        .of("`ps`, `events`"),
+        Row::code(
+            "pause_and_resume",
+            "A paused pod stands still, hears nothing, can be stopped in order, and ends with its monitor.",
+            pause_and_resume,
+        )
+        .of("`pause`, `resume`"),
+        Row::code(
+            "a_clock_may_jump",
+            "A container that may set the clock sets its own pod's only, and no deadline depends on it; a pause sets it right.",
+            a_guests_clock_may_jump,
+        )
+        .of("`securityContext.capabilities`, `stop`"),
+    ],
+};
+
+/// Longer than any deadline of a stream.
+const LONG: Duration = Duration::from_secs(33);
+/// The first day of 2040.
+const FAR: i64 = 2_208_988_800;
+/// Prints numbers, one after the other.
+const COUNTER: &str = "i=0; while :; do i=$((i+1)); echo $i; done";
+
+fn now() -> i64 {
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap()
+}
+
+/// The guest's time, beside ours.
+fn off_by(subject: &Subject, pod: &str, container: &str) -> i64 {
+    let before = now();
+    let guest: i64 = subject.sh(pod, container, "date +%s").trim().parse().unwrap();
+    // Whatever the exec itself takes is no difference.
+    if guest < before { guest - before } else { (guest - now()).max(0) }
+}
+
+fn clocks(subject: &Subject, pod: &str) -> Vec<String> {
+    let shown = subject.cmd(["events", pod]).ok().stdout;
+    shown.lines().filter_map(|line| Some(line.split_once("  clock: ")?.1.to_owned())).collect()
+}
+
+fn machine(subject: &Subject, pod: &str) -> Vec<i32> {
+    subject.driver().processes().iter().map(|name| subject.process(pod, name)).collect()
+}
+
+fn signal(pid: i32, signal: Signal) {
+    kill(Pid::from_raw(pid), signal).expect("the process is there");
+}
+
+fn lines(subject: &Subject, pod: &str) -> Vec<u64> {
+    let printed = subject.cmd(["logs", pod, "-c", "counter"]).ok().stdout;
+    // The last line may be half of one.
+    printed.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')?.parse().ok()).collect()
+}
+
+/// A stranger's signals, as those of a debugger or of a machine that is put to sleep.
+fn after_a_standstill_the_guest_goes_on_and_knows_the_time(subject: &Subject) {
+    subject.start(&Pod::simple("still").script("counter", COUNTER));
+    assert!(off_by(subject, "still", "web").abs() <= 1);
+    let at_start = clocks(subject, "still").len();
+    let machine = machine(subject, "still");
+    machine.iter().for_each(|&pid| signal(pid, Signal::SIGSTOP));
+    subject.wait_for_phase("still", "Paused");
+    let begun = Instant::now();
+    subject
+        .cmd(["exec", "still", "-c", "web", "--", "true"])
+        .fails(1)
+        .complains("pod default/still is paused");
+    let printed = lines(subject, "still").len();
+    // Not to wait for something: that nothing happens for so long is the test.
+    std::thread::sleep(LONG.saturating_sub(begun.elapsed()));
+    assert_eq!(subject.phase("still"), "Paused");
+    assert_eq!(lines(subject, "still").len(), printed);
+    machine.iter().rev().for_each(|&pid| signal(pid, Signal::SIGCONT));
+    subject.wait_for_phase("still", "Running");
+    until("it was told the time", || clocks(subject, "still").len() > at_start);
+    let off = off_by(subject, "still", "web");
+    assert!(off.abs() <= 1, "the guest's clock is {off} s ahead: {:?}", clocks(subject, "still"));
+    until("it goes on", || lines(subject, "still").len() > printed + 100);
+    let all = lines(subject, "still");
+    assert!(all.windows(2).all(|pair| pair[1] == pair[0] + 1), "no line is lost");
+    subject.cmd(["stop", "--grace", "1", "still"]).ok();
+    subject.cmd(["rm", "still"]).ok();
+    subject.assert_as_new();
+}
+
+fn pause_and_resume(subject: &Subject) {
+    subject.start(&Pod::simple("still").script("counter", COUNTER));
+    let mut session = subject
+        .cmd(["exec", "still", "-c", "web", "--", "sh", "-c"])
+        .arg("echo before; while ! [ -e /tmp/go ]; do sleep 0.05; done; echo after; exit 7")
+        .spawn();
+    session.wait_for_stdout("before");
+    let machine = machine(subject, "still");
+    for _ in 0..3 {
+        subject.cmd(["pause", "still"]).ok();
+        assert!(machine.iter().copied().all(is_stopped), "when `pause` returns, all of the machine stands");
+        assert_eq!(subject.phase("still"), "Paused");
+        subject
+            .cmd(["stats", "still"])
+            .fails(1)
+            .complains("Hint: let it go on: magikvm resume default/still");
+        subject.cmd(["resume", "still"]).ok();
+        assert!(!machine.iter().copied().any(is_stopped));
+        subject.cmd(["stats", "still"]).ok();
+    }
+    subject.sh("still", "web", "touch /tmp/go");
+    assert_eq!(session.wait().expect_code(7).stdout, "before\nafter\n");
+
+    subject.cmd(["pause", "still"]).ok();
+    subject.cmd(["stop", "--grace", "1", "still"]).ok();
+    let pod = subject.inspect("still").unwrap();
+    assert!(pod["status"]["reason"].is_null(), "a paused pod ends in order: {}", pod["status"]);
+    let all = lines(subject, "still");
+    assert!(all.windows(2).all(|pair| pair[1] == pair[0] + 1) && all.first() == Some(&1), "no line is lost");
+    subject.cmd(["rm", "still"]).ok();
+    subject.assert_as_new();
+
+    subject.start(&Pod::simple("still"));
+    let machine = self::machine(subject, "still");
+    subject.cmd(["pause", "still"]).ok();
+    signal(subject.process("still", "monitor"), Signal::SIGKILL);
+    subject.wait_for_phase("still", "Lost");
+    until("the machine has gone with the monitor", || !machine.iter().copied().any(is_alive));
+    subject.cmd(["rm", "still"]).ok();
+    subject.assert_as_new();
+}
+
+/// A container that may set the clock sets its own pod's only, and no deadline depends on it. A pause sets it right.
+fn a_guests_clock_may_jump(subject: &Subject) {
+    let sets = |pod: Pod| pod.with("securityContext/capabilities/add", serde_json::json!(["SYS_TIME"]));
+    let jumps = "trap '' TERM; echo up; while :; do date -s @0; date -s @4000000000; done";
+    subject.start(&sets(Pod::simple("jumpy").script("setter", "exec sleep 1000")));
+    subject
+        .cmd(["exec", "jumpy", "-c", "web", "--", "date", "-s", "@0"])
+        .ok()
+        .complains("Operation not permitted");
+    subject.sh("jumpy", "setter", &format!("date -s @{FAR}"));
+    let years = off_by(subject, "jumpy", "web");
+    assert!((now() + years - FAR).abs() < 60, "the other container sees it too: {years} s");
+    // What the host writes down is by its own clock.
+    subject.cmd(["kill", "-s", "KILL", "jumpy", "-c", "setter"]).ok();
+    until("its end was seen", || {
+        subject.cmd(["events", "jumpy"]).ok().stdout.contains("setter: killed by signal 9")
+    });
+    let shown = subject.cmd(["events", "jumpy"]).ok().stdout;
+    assert!(!shown.contains("2040-"), "{shown}");
+    let ended = &subject.inspect("jumpy").unwrap()["status"]["containerStatuses"][1]["state"]["terminated"];
+    assert!(!ended["finishedAt"].as_str().unwrap().starts_with("2040"), "{ended}");
+    let begun = Instant::now();
+    subject.cmd(["exec", "jumpy", "-c", "web", "--timeout", "1", "--", "sleep", "100"]).fails(124);
+    assert!(begun.elapsed() < subject.seconds(10), "{:?}", begun.elapsed());
+
+    subject.cmd(["pause", "jumpy"]).ok();
+    subject.cmd(["resume", "jumpy"]).ok();
+    until("the guest says that it was ahead", || {
+        clocks(subject, "jumpy").last().is_some_and(|last| last.ends_with(" s ahead; set") && last.len() > 25)
+    });
+    let off = off_by(subject, "jumpy", "web");
+    assert!(off.abs() <= 1, "the guest's clock is {off} s ahead: {:?}", clocks(subject, "jumpy"));
+    subject.cmd(["rm", "-f", "jumpy"]).ok();
+    subject.assert_as_new();
+
+    subject.start(&sets(Pod::new("jumpy").script("setter", jumps)));
+    until("it jumps", || subject.cmd(["logs", "jumpy"]).ok().stdout.contains("UTC 2096"));
+    let begun = Instant::now();
+    subject.cmd(["stop", "--grace", "3", "jumpy"]).ok();
+    let took = begun.elapsed();
+    assert!((subject.seconds(3)..subject.seconds(15)).contains(&took), "{took:?}");
+    let status = subject.inspect("jumpy").unwrap()["status"].clone();
+    assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["signal"], 9, "{status}");
+    assert!(status["reason"].is_null(), "the guest ended by itself: {status}");
+    subject.cmd(["rm", "jumpy"]).ok();
+    subject.assert_as_new();
+}
