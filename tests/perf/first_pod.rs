@@ -1,19 +1,17 @@
 //! Figures of the first pod, printed beside a floor measured in the same run: the same QEMU, kernel and stitched disk with a busybox init that
 //! mounts the image, puts an overlay on it and execs. `ci/bench.sh` calls it. Never a test: machines are noisy.
 
-use magikvm::image::{ImageStore, Reference};
 use magikvm::store::layout::{Layout, Surroundings};
 use magikvm::store::record::Found;
 use magikvm::vmm::Accel;
-use magikvm::vmm::disk::{self, Part};
 use magikvm::vmm::qemu::kernel_parameters;
 use magikvm_proto::guest_image::Arch;
 use magikvm_proto::wire::{Done, Request, Stats};
-use magikvm_tests::figures::show;
+use magikvm_tests::figures::{median, mib, pss, show, time_until};
+use magikvm_tests::floor;
 use std::error::Error;
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -57,7 +55,8 @@ fn main() -> Result<()> {
     };
     let layout = var("MAGIKVM_DEMO_IMAGE")?;
     bench.run(&["image", "import", &format!("oci:{}:1", layout.display()), "--name", "demo/busybox:1"])?;
-    bench.make_floor()?;
+    let layout = Layout::new(&Surroundings::of_process(Some(bench.root.clone())))?;
+    floor::make(work.path(), &layout, "demo/busybox:1", MARK)?;
     println!("accelerator: {}", bench.accel);
     first_byte(&bench)?;
     idle_pod(&bench)?;
@@ -81,11 +80,7 @@ fn first_byte(bench: &Bench) -> Result<()> {
     }
     show("magikvm run to first output byte", &mut ours);
     show("floor to first output byte", &mut floor);
-    ratios.sort_by(f64::total_cmp);
-    println!(
-        "first output byte over the floor: median of pairs {:.2}x (aim 1.25x)",
-        ratios[ratios.len() / 2]
-    );
+    println!("first output byte over the floor: median of pairs {:.2}x (aim 1.25x)", median(&mut ratios));
     Ok(())
 }
 
@@ -95,22 +90,11 @@ fn until_mark(command: &mut Command) -> Result<Duration> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let mut out = child.stdout.take().ok_or("no pipe")?;
     let mut seen = Vec::new();
-    let mut buffer = [0u8; 4096];
-    let took = loop {
-        let read = out.read(&mut buffer)?;
-        if read == 0 {
-            let mut said = String::new();
-            child.stderr.take().ok_or("no pipe")?.read_to_string(&mut said)?;
-            return Err(format!(
-                "{command:?} ended without {MARK}: {} {said}",
-                String::from_utf8_lossy(&seen)
-            )
-            .into());
-        }
-        seen.extend_from_slice(&buffer[..read]);
-        if seen.windows(MARK.len()).any(|window| window == MARK.as_bytes()) {
-            break begun.elapsed();
-        }
+    let Some(took) = time_until(MARK, &mut out, begun, &mut seen)? else {
+        let mut said = String::new();
+        child.stderr.take().ok_or("no pipe")?.read_to_string(&mut said)?;
+        let printed = String::from_utf8_lossy(&seen);
+        return Err(format!("{command:?} ended without {MARK}: {printed} {said}").into());
     };
     std::io::copy(&mut out, &mut std::io::sink())?;
     child.wait()?;
@@ -156,18 +140,6 @@ fn measure_idle(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-#[allow(clippy::cast_precision_loss, reason = "it is rounded to one decimal anyway")]
-fn mib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
-}
-
-fn pss(pid: i32) -> Result<u64> {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let line = rollup.lines().find(|line| line.starts_with("Pss:")).ok_or("no Pss")?;
-    let kib: u64 = line.split_ascii_whitespace().nth(1).ok_or("no number")?.parse()?;
-    Ok(kib * 1024)
-}
-
 impl Bench {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.magikvm);
@@ -175,6 +147,7 @@ impl Bench {
             .arg("--root")
             .arg(&self.root)
             .args(args)
+            .env("MAGIKVM_VMM", "qemu")
             .env("MAGIKVM_ACCEL", &self.accel)
             .env("MAGIKVM_GUEST", &self.guest);
         command
@@ -198,46 +171,6 @@ impl Bench {
         });
         fs::write(&path, pod.to_string())?;
         Ok(path)
-    }
-
-    /// Initramfs and stitched disk of the floor, in `work/floor`.
-    fn make_floor(&self) -> Result<()> {
-        let dir = self.work.join("floor");
-        let tree = self.work.join("floor-tree");
-        for sub in ["bin", "dev", "proc", "ro", "rw", "root"] {
-            fs::create_dir_all(tree.join(sub))?;
-        }
-        fs::create_dir_all(&dir)?;
-        fs::copy("/bin/busybox", tree.join("bin/busybox"))?;
-        let init = format!(
-            "#!/bin/busybox sh\n\
-             b=/bin/busybox\n\
-             $b mount -t devtmpfs dev /dev\n\
-             $b mount -t proc proc /proc\n\
-             $b mount -t erofs -o ro /dev/vda2 /ro\n\
-             $b mount -t tmpfs rw /rw\n\
-             $b mkdir /rw/u /rw/w\n\
-             $b mount -t overlay -o lowerdir=/ro,upperdir=/rw/u,workdir=/rw/w o /root\n\
-             $b chroot /root /bin/sh -c 'echo {MARK}'\n\
-             $b reboot -f\n"
-        );
-        let path = tree.join("init");
-        fs::write(&path, init)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-        let script = "cd \"$1\" && { [ -e dev/console ] || mknod dev/console c 5 1; } && find . | cpio -o -H newc --quiet > \"$2\"";
-        let made =
-            Command::new("sh").args(["-c", script, "sh"]).arg(&tree).arg(dir.join("initramfs")).status()?;
-        if !made.success() {
-            return Err("cpio (needs root for /dev/console)".into());
-        }
-        let layout = Layout::new(&Surroundings::of_process(Some(self.root.clone())))?;
-        let image = ImageStore::open(&layout.images())?.resolve(&"demo/busybox:1".parse::<Reference>()?)?;
-        let rootfs = Part { path: image.rootfs.path.clone(), size: image.rootfs.size_bytes };
-        // The pod's own part is as good as empty; the floor does not read it.
-        let pod = dir.join("pod.erofs");
-        fs::write(&pod, vec![0u8; 8192])?;
-        disk::stitch(&dir, &[Part { path: pod, size: 8192 }, rootfs])?;
-        Ok(())
     }
 
     fn floor_command(&self) -> Command {

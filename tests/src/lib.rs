@@ -4,6 +4,7 @@
 
 pub mod command;
 pub mod figures;
+pub mod floor;
 pub mod guest;
 pub mod host;
 pub mod images;

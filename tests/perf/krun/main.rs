@@ -1,0 +1,143 @@
+//! Figures of pods under libkrun, each beside its aim. All but the count of instructions are measured in the lab (`magikvm-lab`), which has real
+//! KVM; this program runs itself there. `ci/bench.sh krun` calls it. Never a test: machines are noisy.
+
+mod inside;
+mod instructions;
+
+use magikvm::vmm::krun;
+use magikvm_lab::{Lab, LabCommand};
+use magikvm_tests::figures::{median, mib, row, show, warn_if_busy, warn_if_spread};
+use serde_json::Value;
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::Duration;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Pairs of a pod and a floor, each in a fresh boot of the lab and the first VM there: emulated, a boot's second VM takes twice the time and more.
+/// Which of the two comes first alternates, so that a machine that slows down favours neither.
+const PAIRS: usize = 5;
+/// Boots that may fail. Under emulation a guest's timer sometimes never ticks.
+const LOST_BOOTS: usize = 2;
+/// Idle pods in one boot of the lab, of which the first is not counted: it pays for what all share.
+const PODS: u64 = 5;
+/// Memory of the lab for that many, which none of them uses up.
+const PODS_LAB_MIB: u32 = 4096;
+const LIMIT: Duration = Duration::from_secs(900);
+/// What idle pods are to fit into.
+const ROOM_BYTES: u64 = 8 << 30;
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        // The driver starts this program again for a machine.
+        [krun::VMM_VERB, ..] => std::process::exit(krun::main()),
+        [inside::FIRST_BYTE, whose] => inside::first_byte(whose),
+        [inside::IDLE, pods] => inside::idle(pods.parse()?),
+        _ => all(),
+    }
+}
+
+fn var(name: &str) -> Result<PathBuf> {
+    std::env::var_os(name)
+        .map(PathBuf::from)
+        .ok_or_else(|| format!("{name} is not set; run ci/bench.sh krun").into())
+}
+
+fn all() -> Result<()> {
+    warn_if_busy()?;
+    instructions::compare()?;
+    first_byte()?;
+    idle()
+}
+
+/// Runs this program in a fresh lab; it prints what it found as one JSON value.
+fn in_lab(args: [&str; 2], memory_mib: u32) -> Result<Value> {
+    let command = LabCommand::new(std::env::current_exe()?)
+        .args(args)
+        .env("MAGIKVM_DEMO_IMAGE", var("MAGIKVM_DEMO_IMAGE")?)
+        .memory_mib(memory_mib)
+        .limit(LIMIT);
+    let output = Lab::from_environment()?.run(&command)?;
+    if output.code != 0 {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{args:?} failed in the lab: {said}\n{}", output.console).into());
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn number(found: &Value, name: &str) -> Result<u64> {
+    found[name].as_u64().ok_or_else(|| format!("the lab did not say {name}: {found}").into())
+}
+
+/// The time of one of the two, in a fresh boot.
+fn time_of(whose: &str, lost: &mut usize) -> Result<Duration> {
+    loop {
+        match in_lab([inside::FIRST_BYTE, whose], magikvm_lab::MEMORY_MIB) {
+            Ok(found) => return number(&found, "us").map(Duration::from_micros),
+            Err(error) if *lost < LOST_BOOTS => {
+                *lost += 1;
+                println!("NOISY: one boot of the lab did not count: {error}");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn first_byte() -> Result<()> {
+    let (mut ours, mut floor, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let mut lost = 0;
+    for pair in 0..PAIRS {
+        let mut order = [(inside::OURS, &mut ours), (inside::FLOOR, &mut floor)];
+        if pair % 2 == 1 {
+            order.reverse();
+        }
+        for (whose, times) in order {
+            times.push(time_of(whose, &mut lost)?);
+        }
+        ratios.push(ours[pair].as_secs_f64() / floor[pair].as_secs_f64());
+    }
+    println!("libkrun in the lab, {PAIRS} pairs, each VM in a fresh boot:");
+    let list: Vec<String> = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
+    show("magikvm run to first output byte", &mut ours);
+    show("floor to first output byte", &mut floor);
+    warn_if_spread("magikvm run", &ours);
+    warn_if_spread("the floor", &floor);
+    let middle = median(&mut ratios);
+    row(
+        "first output byte over the floor",
+        format!("median of pairs {middle:.2}x (all: {})", list.join(" ")),
+        "1.25x",
+    );
+    Ok(())
+}
+
+fn idle() -> Result<()> {
+    let found = in_lab([inside::IDLE, &PODS.to_string()], PODS_LAB_MIB)?;
+    let machine = number(&found, "machine_bytes")?;
+    println!("{PODS} idle pods in one lab, each a VM of {:.0} MiB:", mib(machine));
+    row(
+        "VMM's memory without the guest's, PSS",
+        format!("{:.1} MiB", mib(number(&found, "vmm_bytes")?)),
+        "8 MiB",
+    );
+    println!("the same with one pod alone: {:.1} MiB", mib(number(&found, "vmm_alone_bytes")?));
+    println!("guest's memory that lies in the host's: {:.1} MiB", mib(number(&found, "guest_bytes")?));
+    println!("monitor's PSS: {:.1} MiB", mib(number(&found, "monitor_bytes")?));
+    for (what, name) in [
+        ("MemAvailable goes down by", "marginal_available_bytes"),
+        ("PSS of monitor and VMM with guest goes up by", "marginal_pss_bytes"),
+    ] {
+        let marginal = number(&found, name)?;
+        if marginal == 0 {
+            return Err(format!("{name} is nothing, which cannot be: {found}").into());
+        }
+        let fit = format!(
+            "{} (extrapolated from {PODS} pods: {what} {:.1} MiB a pod)",
+            ROOM_BYTES / marginal,
+            mib(marginal)
+        );
+        row("idle pods in 8 GiB", fit, 250);
+    }
+    Ok(())
+}
