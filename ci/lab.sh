@@ -62,7 +62,7 @@ step "Building the programs" build_programs --features magikvm/testing
 ensure_vhost_vsock
 step "Making the guest image" ensure_guest_image "$DIST/guest"
 ensure_lab
-unset MAGIKVM_ROOT MAGIKVM_GUEST MAGIKVM_ACCEL
+unset MAGIKVM_ROOT MAGIKVM_GUEST MAGIKVM_ACCEL MAGIKVM_VMM
 export MAGIKVM_BIN="$DIST/magikvm"
 export MAGIKVM_TEST_GUEST="$DIST/guest"
 # Test programs that use the lab have names that begin with lab; of the conformance list it is every row but those of QEMU.

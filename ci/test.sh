@@ -44,7 +44,7 @@ ensure_debian_userland
 ensure_lab
 
 # What a user may have set for his own pods is not for the tests.
-unset MAGIKVM_ROOT MAGIKVM_GUEST MAGIKVM_ACCEL
+unset MAGIKVM_ROOT MAGIKVM_GUEST MAGIKVM_ACCEL MAGIKVM_VMM
 export MAGIKVM_BIN="$DIST/magikvm"
 export MAGIKVM_TEST_GUEST="$DIST/guest"
 export MAGIKVM_TEST_GUEST_AARCH64="$DIST/guest-aarch64"

@@ -25,7 +25,7 @@ const QUICK: [Case; 8] = [
     Case {
         manner: "panic",
         stage: "boot",
-        message: "the VM ended before its agent answered: fake exited with 1",
+        message: "the VM ended before its agent answered: the guest's kernel panicked: no init",
     },
     Case { manner: "garbage", stage: "agent", message: "sent something that is not an answer" },
     Case { manner: "endless-line", stage: "agent", message: "a line is longer than 65536 bytes" },

@@ -1,9 +1,10 @@
 //! The kernel of the system's libkrunfw, which is a shared library that holds a kernel laid out as it will lie in the guest's memory. It is
-//! written down once as an ELF file of one segment, so that it boots with our initramfs like any other kernel.
+//! written down once as a file that boots with our initramfs like any other kernel: on x86-64 as an ELF file of one segment, on ARM as it is.
 #![allow(unsafe_code, reason = "a library is loaded, and hands out a pointer")]
 
 use crate::store::atomic::{self, FileError};
 use crate::vmm::Unavailable;
+use magikvm_proto::guest_image::Arch;
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ const LIBRARY: &str = if cfg!(target_os = "macos") { "libkrunfw.5.dylib" } else 
 const MAX_KERNEL: usize = 256 << 20;
 const ELF_HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
+const MACHINE_X86_64: u16 = 62;
 /// The segment's place in the file: a page of its own.
 const PAGE: usize = 4096;
 
@@ -60,10 +62,14 @@ pub(super) fn kernel(dir: &Path) -> Result<PathBuf, FirmwareError> {
         }
         std::slice::from_raw_parts(start, size)
     };
-    let header = elf_header(address, entry, image.len())
-        .ok_or(FirmwareError::NoKernel("its addresses make no sense"))?;
+    let header = match Arch::native() {
+        // A raw `Image` says itself how it is loaded.
+        Some(Arch::Aarch64) => Vec::new(),
+        _ => elf_header(address, entry, image.len())
+            .ok_or(FirmwareError::NoKernel("its addresses make no sense"))?,
+    };
     let mut digest = Sha256::new();
-    digest.update(header);
+    digest.update(&header);
     digest.update(image);
     let mut name = String::from("libkrunfw-");
     for byte in &digest.finalize()[..8] {
@@ -73,24 +79,23 @@ pub(super) fn kernel(dir: &Path) -> Result<PathBuf, FirmwareError> {
     let path = dir.join(name);
     if !path.is_file() {
         atomic::create_dir_all(dir, 0o700)?;
-        atomic::write(&path, &[&header[..], image].concat(), 0o600)?;
+        atomic::write(&path, &[&header, image].concat(), 0o600)?;
     }
     Ok(path)
 }
 
 /// The first page of an ELF file with one segment, which is to lie at `address` and is entered at `entry`.
-fn elf_header(address: u64, entry: u64, size: usize) -> Option<[u8; PAGE]> {
+fn elf_header(address: u64, entry: u64, size: usize) -> Option<Vec<u8>> {
     let size = u64::try_from(size).ok()?;
     if !(address..address.checked_add(size)?).contains(&entry) {
         return None;
     }
-    let mut header = [0u8; PAGE];
-    let machine: u16 = if cfg!(target_arch = "x86_64") { 62 } else { 183 };
+    let mut header = vec![0u8; PAGE];
     header[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
     let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
     // ELF-64 header: executable, machine, version, entry, program headers.
     put(16, &2u16.to_le_bytes());
-    put(18, &machine.to_le_bytes());
+    put(18, &MACHINE_X86_64.to_le_bytes());
     put(20, &1u32.to_le_bytes());
     put(24, &entry.to_le_bytes());
     put(32, &64u64.to_le_bytes());
@@ -107,4 +112,40 @@ fn elf_header(address: u64, entry: u64, size: usize) -> Option<[u8; PAGE]> {
     put(ELF_HEADER + 40, &size.to_le_bytes());
     put(ELF_HEADER + PROGRAM_HEADER - 8, &4096u64.to_le_bytes());
     Some(header)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_reads_the_header_as_it_was_meant() {
+        let mut file = elf_header(0x100_0000, 0x100_01d0, 8192).unwrap();
+        file.extend([0x90; 8192]);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kernel");
+        std::fs::write(&path, &file).unwrap();
+        let said = std::process::Command::new("readelf")
+            .args(["-hlW"])
+            .arg(&path)
+            .output()
+            .expect("readelf (binutils)");
+        let said = String::from_utf8(said.stdout).unwrap();
+        assert!(said.contains("X86-64") && said.contains("0x10001d0"), "{said}");
+        let segment = said.lines().find(|line| line.trim_start().starts_with("LOAD")).expect("a segment");
+        let fields: Vec<&str> = segment.split_ascii_whitespace().collect();
+        assert_eq!(
+            fields[..6],
+            ["LOAD", "0x001000", "0x0000000001000000", "0x0000000001000000", "0x002000", "0x002000"]
+        );
+    }
+
+    #[test]
+    fn an_entry_outside_of_the_kernel_is_refused() {
+        for (address, entry, size) in
+            [(0x1000, 0xfff, 4096), (0x1000, 0x2000, 4096), (u64::MAX, u64::MAX, 4096)]
+        {
+            assert_eq!(elf_header(address, entry, size), None);
+        }
+    }
 }
