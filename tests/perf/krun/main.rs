@@ -17,8 +17,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 /// Pairs of a pod and a floor, each in a fresh boot of the lab and the first VM there: emulated, a boot's second VM takes twice the time and more.
 /// Which of the two comes first alternates, so that a machine that slows down favours neither.
 const PAIRS: usize = 5;
-/// Boots that may fail. Under emulation a guest's timer sometimes never ticks.
-const LOST_BOOTS: usize = 2;
+/// Boots that may fail. Under this emulation a guest's timer sometimes stops, in one boot of twenty.
+const MAY_BE_LOST: u32 = 5;
 /// Idle pods in one boot of the lab, of which the first is not counted: it pays for what all share.
 const PODS: u64 = 5;
 /// Memory of the lab for that many, which none of them uses up.
@@ -47,53 +47,60 @@ fn var(name: &str) -> Result<PathBuf> {
 fn all() -> Result<()> {
     warn_if_busy()?;
     instructions::compare()?;
-    first_byte()?;
-    idle()
+    let mut labs = Labs { lab: Lab::from_environment()?, lost: 0 };
+    first_byte(&mut labs)?;
+    idle(&mut labs)
 }
 
-/// Runs this program in a fresh lab; it prints what it found as one JSON value.
-fn in_lab(args: [&str; 2], memory_mib: u32) -> Result<Value> {
-    let command = LabCommand::new(std::env::current_exe()?)
-        .args(args)
-        .env("MAGIKVM_DEMO_IMAGE", var("MAGIKVM_DEMO_IMAGE")?)
-        .memory_mib(memory_mib)
-        .limit(LIMIT);
-    let output = Lab::from_environment()?.run(&command)?;
-    if output.code != 0 {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("{args:?} failed in the lab: {said}\n{}", output.console).into());
+/// Fresh labs.
+struct Labs {
+    lab: Lab,
+    lost: u32,
+}
+
+impl Labs {
+    /// Runs this program in a fresh one; it prints what it found as one JSON value. One that fails is replaced, which is said.
+    fn run(&mut self, args: [&str; 2], memory_mib: u32) -> Result<Value> {
+        loop {
+            match self.run_once(args, memory_mib) {
+                Err(error) if self.lost < MAY_BE_LOST => {
+                    self.lost += 1;
+                    println!("NOISY: a boot of the lab did not count: {error}");
+                }
+                found => return found,
+            }
+        }
     }
-    Ok(serde_json::from_slice(&output.stdout)?)
+
+    fn run_once(&self, args: [&str; 2], memory_mib: u32) -> Result<Value> {
+        let command = LabCommand::new(std::env::current_exe()?)
+            .args(args)
+            .env("MAGIKVM_DEMO_IMAGE", var("MAGIKVM_DEMO_IMAGE")?)
+            .memory_mib(memory_mib)
+            .limit(LIMIT);
+        let output = self.lab.run(&command)?;
+        if output.code != 0 {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("{args:?} failed in the lab: {said}\n{}", output.console).into());
+        }
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
 }
 
 fn number(found: &Value, name: &str) -> Result<u64> {
     found[name].as_u64().ok_or_else(|| format!("the lab did not say {name}: {found}").into())
 }
 
-/// The time of one of the two, in a fresh boot.
-fn time_of(whose: &str, lost: &mut usize) -> Result<Duration> {
-    loop {
-        match in_lab([inside::FIRST_BYTE, whose], magikvm_lab::MEMORY_MIB) {
-            Ok(found) => return number(&found, "us").map(Duration::from_micros),
-            Err(error) if *lost < LOST_BOOTS => {
-                *lost += 1;
-                println!("NOISY: one boot of the lab did not count: {error}");
-            }
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-fn first_byte() -> Result<()> {
+fn first_byte(labs: &mut Labs) -> Result<()> {
     let (mut ours, mut floor, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    let mut lost = 0;
     for pair in 0..PAIRS {
         let mut order = [(inside::OURS, &mut ours), (inside::FLOOR, &mut floor)];
         if pair % 2 == 1 {
             order.reverse();
         }
         for (whose, times) in order {
-            times.push(time_of(whose, &mut lost)?);
+            let found = labs.run([inside::FIRST_BYTE, whose], magikvm_lab::MEMORY_MIB)?;
+            times.push(Duration::from_micros(number(&found, "us")?));
         }
         ratios.push(ours[pair].as_secs_f64() / floor[pair].as_secs_f64());
     }
@@ -112,18 +119,15 @@ fn first_byte() -> Result<()> {
     Ok(())
 }
 
-fn idle() -> Result<()> {
-    let found = in_lab([inside::IDLE, &PODS.to_string()], PODS_LAB_MIB)?;
+fn idle(labs: &mut Labs) -> Result<()> {
+    let found = labs.run([inside::IDLE, &PODS.to_string()], PODS_LAB_MIB)?;
     let machine = number(&found, "machine_bytes")?;
-    println!("{PODS} idle pods in one lab, each a VM of {:.0} MiB:", mib(machine));
-    row(
-        "VMM's memory without the guest's, PSS",
-        format!("{:.1} MiB", mib(number(&found, "vmm_bytes")?)),
-        "8 MiB",
-    );
-    println!("the same with one pod alone: {:.1} MiB", mib(number(&found, "vmm_alone_bytes")?));
-    println!("guest's memory that lies in the host's: {:.1} MiB", mib(number(&found, "guest_bytes")?));
-    println!("monitor's PSS: {:.1} MiB", mib(number(&found, "monitor_bytes")?));
+    println!("idle pods in one lab, {PODS} of them, each a VM of {:.0} MiB:", mib(machine));
+    let part = |name| number(&found, name).map(|bytes| format!("{:.1} MiB", mib(bytes)));
+    row("PSS of the VMM without its guest's memory, one pod alone", part("vmm_alone_bytes")?, "8 MiB");
+    println!("the same, mean of {PODS} pods that share the program: {}", part("vmm_bytes")?);
+    println!("the same of the monitor: {}", part("monitor_bytes")?);
+    println!("guest's memory that lies in the host's: {}", part("guest_bytes")?);
     for (what, name) in [
         ("MemAvailable goes down by", "marginal_available_bytes"),
         ("PSS of monitor and VMM with guest goes up by", "marginal_pss_bytes"),
