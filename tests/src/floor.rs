@@ -50,10 +50,11 @@ pub fn make(work: &Path, layout: &Layout, image: &str, mark: &str) -> Result<Pat
     Ok(dir)
 }
 
-/// Packs a directory as an initramfs, after a shell command in it.
+/// Packs a directory as an initramfs, after a shell command in it. The same files give the same bytes.
 pub fn archive(tree: &Path, prepare: &str, to: &Path) -> Result<(), Box<dyn Error>> {
-    let script =
-        format!("cd \"$1\" && {prepare} && find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --quiet > \"$2\"");
+    let script = format!(
+        "cd \"$1\" && {prepare} && find . -exec touch -h -d @0 {{}} + && find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --reproducible --quiet > \"$2\""
+    );
     let made = Command::new("sh").args(["-c", &script, "sh"]).arg(tree).arg(to).status()?;
     if made.success() { Ok(()) } else { Err("cpio (needs root for /dev/console)".into()) }
 }
