@@ -19,9 +19,10 @@ use stream::Timed;
 /// Longest answer to the request for a port (`OK 1234567890\n`).
 const MAX_HANDSHAKE: usize = 64;
 
-/// How long the first attempt to reach a booting guest may take. A request that comes while the guest's driver is being set up can be lost
-/// without a word, so that waiting longer for its answer would be waiting for ever.
-const FIRST_PATIENCE: Duration = Duration::from_millis(150);
+/// How long the first attempt to reach a booting guest may take. It is made when the guest has said that it listens, and a guest that makes many
+/// containers on one slow processor may take its time to answer. An attempt that is given up too early is worse than a long one: a connection
+/// that is closed while the guest is about to answer has been seen to leave a vsock device without a word for the next one.
+const FIRST_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a later attempt may take; each is given twice the time of the one before, since the guest may only be slow.
 const MAX_PATIENCE: Duration = Duration::from_secs(10);
 
