@@ -151,12 +151,9 @@ impl VmHost {
         self.driver
     }
 
-    /// `magikvm run` of a pod, in the foreground. In the lab, which has one processor, its VM has one too unless the pod says otherwise: processors
-    /// that wait for each other while only one of them runs take very long.
+    /// `magikvm run` of a pod, in the foreground.
     pub fn run(&self, pod: &Pod) -> Cmd {
-        let pod = pod.clone();
-        let pod = if magikvm_lab::is_inside() { pod.annotated(VCPUS, "1") } else { pod };
-        self.cmd(["run"]).arg(self.manifest(&pod))
+        self.cmd(["run"]).arg(self.manifest(pod))
     }
 
     /// Starts a pod in the background.

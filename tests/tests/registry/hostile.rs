@@ -160,7 +160,8 @@ fn other_bytes_than_announced() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&path, bytes).unwrap();
-    spoilt(&registry, &["digest"], |_| Action::Forward);
+    // By its digest, or by what its compression says first: either way the layer is named.
+    spoilt(&registry, &[&second], |_| Action::Forward);
     fs::remove_file(&path).unwrap();
     spoilt(&registry, &[&second], |_| Action::Forward);
 }

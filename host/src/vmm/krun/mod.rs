@@ -29,10 +29,10 @@ pub const IS_COMPILED_IN: bool = cfg!(has_krun);
 
 /// Kernel parameters, each with its reason: messages go to the console; only errors, since each character costs an exit; an orderly restart
 /// goes through the keyboard controller, so that a triple fault is always a crash; a panic restarts at once; the processor's random numbers
-/// may be trusted, the host makes them; there is no PCI bus to look for, nor ACPI tables; page faults are not told to the guest (libkrun's own
-/// default). The next four are half of the exits of a boot: of the old kind of terminals there would be 512, which nothing uses; behind the
+/// may be trusted, the host makes them; there is no PCI bus to look for; page faults are not told to the guest (libkrun's own
+/// default). The next four save many exits of a boot: of the old kind of terminals there would be 512, which nothing uses; behind the
 /// keyboard controller is neither keyboard nor mouse, and finding that out takes time; there is one serial port.
-const CMDLINE: &str = "quiet reboot=k panic=-1 random.trust_cpu=on pci=off acpi=off no-kvmapf pty.legacy_count=0 i8042.noaux \
+const CMDLINE: &str = "quiet reboot=k panic=-1 random.trust_cpu=on pci=off no-kvmapf pty.legacy_count=0 i8042.noaux \
                        i8042.nokbd 8250.nr_uarts=1 rdinit=/init";
 /// On ARM a restart is a call of the firmware, and there is neither a keyboard controller nor PCI configuration by ports.
 const CMDLINE_ARM: &str = "quiet panic=-1 random.trust_cpu=on pty.legacy_count=0 rdinit=/init";
