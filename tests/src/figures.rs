@@ -99,11 +99,3 @@ pub fn time_until(
 pub fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
-
-/// Proportional set size of a process, in bytes.
-pub fn pss(pid: i32) -> Result<u64, Box<dyn Error>> {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let line = rollup.lines().find(|line| line.starts_with("Pss:")).ok_or("no Pss")?;
-    let kib: u64 = line.split_ascii_whitespace().nth(1).ok_or("no number")?.parse()?;
-    Ok(kib * 1024)
-}

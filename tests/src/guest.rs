@@ -3,7 +3,6 @@
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// A copy of the guest image under test.
 #[derive(Debug)]
@@ -54,13 +53,11 @@ pub fn initramfs(dir: &Path, busybox: &Path, script: &str) -> Vec<u8> {
     fs::copy(busybox, dir.join("bin/busybox")).expect("busybox");
     fs::write(dir.join("init"), format!("#!/bin/busybox sh\n{script}")).expect("a script");
     fs::set_permissions(dir.join("init"), fs::Permissions::from_mode(0o755)).expect("its mode");
-    let packed = Command::new("sh")
-        .args(["-c", "find . | cpio -o -H newc --quiet"])
-        .current_dir(dir)
-        .output()
-        .expect("a shell, find and cpio");
-    assert!(packed.status.success(), "{}", String::from_utf8_lossy(&packed.stderr));
-    packed.stdout
+    let packed = dir.with_extension("cpio");
+    crate::floor::archive(dir, "true", &packed).expect("a shell, find and cpio");
+    let bytes = fs::read(&packed).expect("the archive");
+    fs::remove_file(&packed).expect("the archive");
+    bytes
 }
 
 /// A kernel whose first instruction is none, entered by PVH and by the 64-bit Linux boot protocol: there is no handler for that exception, nor

@@ -1,13 +1,19 @@
 //! How much memory processes have, and cgroups that allow them no more.
 
+use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Proportional set size of a process, in KiB.
-pub fn pss_kib(pid: i32) -> u64 {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("the process is there");
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).expect("a line with Pss");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
+/// Bytes of a line of `/proc` like `Pss:  12 kB`.
+pub fn kib_line(line: &str) -> Result<u64, Box<dyn Error>> {
+    let number = line.split_ascii_whitespace().nth(1).ok_or_else(|| format!("no number in {line:?}"))?;
+    Ok(number.parse::<u64>()? * 1024)
+}
+
+/// Proportional set size of a process, in bytes.
+pub fn pss(pid: i32) -> Result<u64, Box<dyn Error>> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    kib_line(rollup.lines().find(|line| line.starts_with("Pss:")).ok_or("no Pss")?)
 }
 
 /// A cgroup of its own with a limit, of either version. Removed when dropped, which needs its processes to have gone.

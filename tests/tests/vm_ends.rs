@@ -2,11 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::Pod;
-use magikvm_tests::virtual_machine::VmHost;
+use magikvm_tests::guest::BadGuest;
+use magikvm_tests::virtual_machine::{VmHost, guest_image};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 #[test]
@@ -27,21 +28,18 @@ fn a_pod_whose_vsock_was_killed_has_failed_and_can_be_removed() {
 fn a_guest_that_does_not_boot_says_why() {
     let host = VmHost::new();
     let before = host.holdings();
-    let good = std::path::PathBuf::from(
-        std::env::var("MAGIKVM_TEST_GUEST").or_else(|_| std::env::var("MAGIKVM_GUEST")).unwrap(),
-    );
-    let bad = host.file("guest");
-    fs::create_dir(&bad).unwrap();
-    let parts = ["manifest.json", "vmlinux", "initramfs"];
-    for part in parts {
-        fs::copy(good.join(part), bad.join(part)).unwrap();
-    }
+    let bad = BadGuest::copy(Path::new(&guest_image()), &host.file("guest"));
     let run = || {
-        host.run(&Pod::simple("bad")).arg("-d").arg("--guest").arg(&bad).limit(Duration::from_secs(90)).run()
+        host.run(&Pod::simple("bad"))
+            .arg("-d")
+            .arg("--guest")
+            .arg(bad.dir())
+            .limit(Duration::from_secs(90))
+            .run()
     };
-    let whole = fs::read(bad.join("vmlinux")).unwrap();
+    let whole = bad.part("vmlinux");
 
-    fs::write(bad.join("vmlinux"), &whole[..whole.len() / 2]).unwrap();
+    bad.damage("vmlinux", &whole[..whole.len() / 2]);
     let output = run()
         .expect_code(3)
         .complains("its part vmlinux is missing or damaged")
@@ -50,15 +48,14 @@ fn a_guest_that_does_not_boot_says_why() {
     host.assert_as_before(&before);
 
     // The right size, and no kernel: the VMM says so.
-    fs::write(bad.join("vmlinux"), vec![0; whole.len()]).unwrap();
+    bad.damage("vmlinux", &vec![0; whole.len()]);
     let output = run().expect_code(70).complains("(stage: boot)").complains("The VM's console, last lines:");
     assert!(output.stderr.contains("kernel"), "{}", output.stderr);
     host.assert_as_before(&before);
 
     // A kernel without an init: its own last words are shown.
-    fs::write(bad.join("vmlinux"), &whole).unwrap();
-    let initramfs = fs::metadata(bad.join("initramfs")).unwrap().len();
-    fs::write(bad.join("initramfs"), vec![0x55; usize::try_from(initramfs).unwrap()]).unwrap();
+    bad.damage("vmlinux", &whole);
+    bad.damage("initramfs", &vec![0x55; bad.part("initramfs").len()]);
     let output = run().expect_code(70).complains("(stage: boot)").complains("Kernel panic");
     assert!(output.took < Duration::from_secs(60), "{:?}", output.took);
     host.assert_as_before(&before);

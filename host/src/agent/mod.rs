@@ -5,7 +5,7 @@ mod stream;
 
 pub use stream::{AgentReader, AgentWriter, Patience};
 
-pub use crate::os::connect_unix;
+use crate::os;
 use magikvm_proto::codec::{self, CodecError};
 use magikvm_proto::limits::REQUEST_TIMEOUT_SECS;
 use magikvm_proto::wire::{Hello, Refusal, Reply, Request};
@@ -19,9 +19,8 @@ use stream::Timed;
 /// Longest answer to the request for a port (`OK 1234567890\n`).
 const MAX_HANDSHAKE: usize = 64;
 
-/// How long the first attempt to reach a booting guest may take. It is made when the guest has said that it listens, and a guest that makes many
-/// containers on one slow processor may take its time to answer. An attempt that is given up too early is worse than a long one: a connection
-/// that is closed while the guest is about to answer has been seen to leave a vsock device without a word for the next one.
+/// How long the first attempt to reach a booting guest may take. It is made when the guest has said that it listens; one that makes many
+/// containers on a slow processor may take its time to answer, and to give up and connect again would only give it more to do.
 const FIRST_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a later attempt may take; each is given twice the time of the one before, since the guest may only be slow.
 const MAX_PATIENCE: Duration = Duration::from_secs(10);
@@ -101,7 +100,7 @@ impl Connector {
         patience: Option<Patience>,
     ) -> Result<AgentConnection, AgentError> {
         let deadline = Instant::now() + wait;
-        let stream = connect_unix(&self.socket).map_err(AgentError::Unreachable)?;
+        let stream = os::connect_unix(&self.socket).map_err(AgentError::Unreachable)?;
         let timed = Timed::new(stream.try_clone().map_err(AgentError::Unreachable)?);
         let mut connection = AgentConnection { reader: BufReader::new(timed), writer: stream };
         if let Some(patience) = patience {

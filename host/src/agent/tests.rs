@@ -86,7 +86,7 @@ fn a_port_is_asked_for_and_what_follows_the_answer_is_not_lost() {
     // Longer than a socket's address may be.
     let deep = dir.path().join("d".repeat(120));
     std::fs::create_dir(&deep).unwrap();
-    let listener = crate::os::bind_unix(&deep.join("agent.sock")).unwrap();
+    let listener = os::bind_unix(&deep.join("agent.sock")).unwrap();
     let served = thread::spawn(move || {
         let mut stream = listener.accept().unwrap().0;
         let mut asked = [0u8; 13];

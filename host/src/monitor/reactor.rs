@@ -7,6 +7,7 @@ use super::link::Link;
 use super::watchers;
 use crate::agent::Connector;
 use crate::manifest::PodPlan;
+use crate::os;
 use crate::pod::control::ControlRequest;
 use crate::pod::events::{ClockReason, EventLog, Happening};
 use crate::pod::failure::{Blame, Failure, RunStage};
@@ -18,7 +19,6 @@ use crate::pod::step::{Effect, Input, Machine, Wish};
 use crate::runtime::Sandbox;
 use crate::store::layout::PodDir;
 use crate::store::record::{self, Broken, PodState, Stage};
-use crate::store::undo;
 use crate::vmm::console::ConsoleTail;
 use crate::vmm::end::MachineFailure;
 use crate::vmm::process::{self, Process, ProcessRef};
@@ -413,7 +413,7 @@ impl Attendant for Reactor<'_> {
 
 fn myself() -> Option<ProcessRef> {
     let pid = nix::unistd::getpid().as_raw();
-    let start_time = undo::start_time(pid)?;
+    let start_time = os::start_time(pid)?;
     Some(ProcessRef { name: "monitor".to_owned(), pid, start_time })
 }
 

@@ -1,6 +1,6 @@
 //! What a pod's monitor may be asked over its socket, and how to ask.
 
-use crate::agent::connect_unix;
+use crate::os::connect_unix;
 use crate::store::layout::PodDir;
 use magikvm_proto::codec::{CodecError, read_message, write_message};
 use magikvm_proto::wire::{Done, Refusal, Reply};

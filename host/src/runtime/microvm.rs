@@ -71,9 +71,10 @@ pub enum GuestError {
 #[derive(Debug)]
 pub struct MicroVm {
     vmm: Box<dyn Vmm>,
-    kind: VmmKind,
     accel: Accel,
     guest: PathBuf,
+    /// What was seen of the guest image; None for machines that boot none.
+    image: Option<Result<GuestManifest, GuestError>>,
     arch: Arch,
 }
 
@@ -81,9 +82,10 @@ impl MicroVm {
     /// With a driver, its kernel, an accelerator, and the directory of a guest image, whose architecture is the machine's. One that can't be
     /// read is told of by `probe`.
     pub fn new(kind: VmmKind, kernel: KernelChoice, accel: Accel, guest: PathBuf, places: Places) -> Self {
-        let stated = needs_guest(kind).then(|| check_guest(&guest).ok()).flatten().map(|image| image.arch);
+        let image = needs_guest(kind).then(|| check_guest(&guest));
+        let stated = image.as_ref().and_then(|image| Some(image.as_ref().ok()?.arch));
         let arch = stated.or_else(Arch::native).unwrap_or(Arch::X86_64);
-        Self { vmm: driver(kind, DriverOptions { guest: arch, kernel, places }), kind, accel, guest, arch }
+        Self { vmm: driver(kind, DriverOptions { guest: arch, kernel, places }), accel, guest, image, arch }
     }
 
     fn guest_error(&self, source: GuestError) -> RuntimeError {
@@ -157,23 +159,22 @@ impl PodRuntime for MicroVm {
     fn probe(&self) -> Result<(), Unavailable> {
         self.check_processor()?;
         self.vmm.probe(self.accel)?;
-        if needs_guest(self.kind) {
-            check_guest(&self.guest).map_err(|error| Unavailable {
+        if let Some(Err(error)) = &self.image {
+            return Err(Unavailable {
                 reason: format!(
                     "the guest image in {} cannot be used: {}",
                     self.guest.display(),
-                    chain(&error)
+                    chain(error)
                 ),
                 remedy: "make one: magikvm-image build (or name one with --guest DIR or MAGIKVM_GUEST)"
                     .to_owned(),
-            })?;
+            });
         }
         Ok(())
     }
 
     fn prepare(&self, pod: &PodToPrepare<'_>, undo: &mut Undo) -> Result<Prepared, RuntimeError> {
-        let (kernel, initramfs) =
-            if needs_guest(self.kind) { self.guest_parts()? } else { Default::default() };
+        let (kernel, initramfs) = if self.image.is_some() { self.guest_parts()? } else { Default::default() };
         let dir = pod.dir.vm();
         undo.plan(Scope::Run, Step::RemoveDir { path: dir.clone() })?;
         atomic::create_dir_all(&dir, 0o700)?;
@@ -215,7 +216,8 @@ impl PodRuntime for MicroVm {
                 one.push(format!("magikvm: {error}: {}\n", error.source).as_bytes());
             }
         });
-        std::thread::spawn(move || copy_diagnostics(diagnostics, &two));
+        // What the VMM has to say goes with the guest's console: on failure both are shown.
+        std::thread::spawn(move || two.keep_too(diagnostics));
         Ok(Box::new(MicroVmSandbox {
             processes: child.processes,
             connector: child.connector,
@@ -223,14 +225,6 @@ impl PodRuntime for MicroVm {
             reports: child.reports,
             out_of_memory_kills,
         }))
-    }
-}
-
-/// What the VMM has to say goes with the guest's console: on failure both are shown.
-fn copy_diagnostics(mut from: impl Read, tail: &ConsoleTail) {
-    let mut buffer = [0u8; 1024];
-    while let Ok(read @ 1..) = from.read(&mut buffer) {
-        tail.push(&buffer[..read]);
     }
 }
 

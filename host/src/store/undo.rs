@@ -3,7 +3,7 @@
 
 use super::atomic::{FileError, open_append};
 use super::layout::{PodDir, TRASH_PREFIX};
-pub use crate::os::start_time;
+use crate::os::start_time;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -46,17 +46,22 @@ impl ConsoleTail {
         self.shared.1.notify_all();
     }
 
-    /// Keeps the last bytes of a stream until it ends.
-    pub fn keep(&self, mut stream: impl Read) {
+    /// Keeps the last bytes of a stream until it ends; then nothing more will come.
+    pub fn keep(&self, stream: impl Read) {
+        self.keep_too(stream);
+        self.end();
+    }
+
+    /// Keeps the last bytes of a stream that comes beside the console.
+    pub fn keep_too(&self, mut stream: impl Read) {
         let mut buffer = [0u8; 4096];
         loop {
             match stream.read(&mut buffer) {
                 Ok(read @ 1..) => self.push(&buffer[..read]),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Ok(_) | Err(_) => break,
+                Ok(_) | Err(_) => return,
             }
         }
-        self.end();
     }
 
     /// Waits until the stream has ended, or this time has come.

@@ -39,13 +39,7 @@ impl Vmm for Fake {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut guest = process::spawn("fake", &mut command)?;
-        let (Some(console), Some(diagnostics)) = (guest.child.stdout.take(), guest.child.stderr.take())
-        else {
-            return Err(VmmError::Helper {
-                program: "fake".to_owned(),
-                detail: "it has no pipes".to_owned(),
-            });
-        };
+        let (console, diagnostics) = guest.take_output()?;
         let connector = Connector { socket: dir.join(AGENT_SOCK), handshake: Handshake::Direct };
         Ok(VmChild { processes: vec![guest], connector, console, diagnostics, reports: None })
     }

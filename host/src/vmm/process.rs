@@ -14,7 +14,7 @@ use nix::unistd::{Pid, getppid};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// How often one looks whether a process has ended.
@@ -39,7 +39,7 @@ impl ProcessRef {
 
     /// Whether it is there (and not a zombie).
     pub fn is_alive(&self) -> bool {
-        undo::start_time(self.pid) == Some(self.start_time)
+        os::start_time(self.pid) == Some(self.start_time)
     }
 
     /// Sends SIGKILL if it is there.
@@ -108,7 +108,7 @@ pub(super) fn spawn_with(
         .map_err(|source| VmmError::Start { program: PathBuf::from(command.get_program()), source })?;
     let pid = i32::try_from(child.id()).unwrap_or(i32::MAX);
     // A child that is a zombie already gets 0, which no live process has.
-    let start_time = undo::start_time(pid).unwrap_or(0);
+    let start_time = os::start_time(pid).unwrap_or(0);
     Ok(Process { reference: ProcessRef { name: name.to_owned(), pid, start_time }, child, reaped: false })
 }
 
@@ -133,6 +133,15 @@ impl Process {
         };
         self.reaped = status.is_some();
         status
+    }
+
+    /// Its standard output and standard error, which must have been asked for as pipes, and can be had once.
+    pub(super) fn take_output(&mut self) -> Result<(ChildStdout, ChildStderr), VmmError> {
+        let no_pipes = || VmmError::Helper {
+            program: self.reference.name.clone(),
+            detail: "it has no pipes".to_owned(),
+        };
+        self.child.stdout.take().zip(self.child.stderr.take()).ok_or_else(no_pipes)
     }
 
     /// Notes that somebody's `waitpid` has taken it.

@@ -158,13 +158,7 @@ impl Vmm for Qemu {
         await_listening(&mut helper, &vhost_sock)?;
         let mut machine =
             process::spawn("qemu", &mut qemu_command(qemu, self.options.guest, config, &vhost_sock, dir))?;
-        let (Some(console), Some(diagnostics)) = (machine.child.stdout.take(), machine.child.stderr.take())
-        else {
-            return Err(VmmError::Helper {
-                program: "qemu".to_owned(),
-                detail: "it has no pipes".to_owned(),
-            });
-        };
+        let (console, diagnostics) = machine.take_output()?;
         let connector = Connector {
             socket: dir.join(AGENT_SOCK),
             handshake: Handshake::Port(magikvm_proto::path::AGENT_PORT),

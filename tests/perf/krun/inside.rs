@@ -6,8 +6,9 @@ use magikvm::store::record::Found;
 use magikvm::vmm::process::ProcessRef;
 use magikvm::vmm::{self, Accel, DriverOptions, KernelChoice, Places, VmConfig, VmmKind};
 use magikvm_proto::guest_image::Arch;
-use magikvm_tests::figures::{pss, time_until};
+use magikvm_tests::figures::time_until;
 use magikvm_tests::floor;
+use magikvm_tests::memory::{kib_line, pss};
 use serde_json::json;
 use std::fs;
 use std::io::Read;
@@ -257,13 +258,7 @@ fn sample(room: &Room, pods: u64) -> Result<Sample> {
 fn available() -> Result<u64> {
     let text = fs::read_to_string("/proc/meminfo")?;
     let line = text.lines().find(|line| line.starts_with("MemAvailable:")).ok_or("no MemAvailable")?;
-    kib(line)
-}
-
-/// Bytes of a line like `Pss:  12 kB`.
-fn kib(line: &str) -> Result<u64> {
-    let number = line.split_ascii_whitespace().nth(1).ok_or_else(|| format!("no number in {line:?}"))?;
-    Ok(number.parse::<u64>()? * 1024)
+    kib_line(line)
 }
 
 /// PSS of a VMM's process: of what is its own, and of the guest's memory. The latter is one mapping, without a file and writable, of exactly the
@@ -282,9 +277,9 @@ fn split(pid: i32) -> Result<(u64, u64)> {
                 size == MACHINE_MIB << 20 && access.starts_with("rw") && *inode == "0" && path.is_empty();
         } else if line.starts_with("Pss:") {
             if is_guest {
-                guest.push(kib(line)?);
+                guest.push(kib_line(line)?);
             } else {
-                own += kib(line)?;
+                own += kib_line(line)?;
             }
         }
     }

@@ -4,7 +4,7 @@ use crate::row::{Difference, Ended, Group, Pods, Row};
 use crate::stops::STUBBORN;
 use crate::subject::Subject;
 use magikvm_tests::Pod;
-use magikvm_tests::memory::pss_kib;
+use magikvm_tests::memory::pss;
 use magikvm_tests::processes::is_alive;
 use magikvm_tests::virtual_machine::{Driver, VCPUS};
 use magikvm_tests::wait::until;
@@ -95,22 +95,23 @@ fn without_its_monitor(subject: &Subject) {
 }
 
 fn freed_memory_goes_back(subject: &Subject) {
-    const TAKEN_KIB: u64 = 100 << 10;
+    const TAKEN: u64 = 100 << 20;
     let pod = Pod::simple("frees").annotated("magikvm.dev/memory-mib", "384");
     subject.start(&pod);
     let pid = subject.process("frees", subject.machine_process());
-    let before = pss_kib(pid);
+    let taken = || pss(pid).expect("the process is there");
+    let before = taken();
     // In memory of the guest, as all of a container's writable layer.
     subject.sh(
         "frees",
         "web",
-        &format!("dd if=/dev/urandom of=/tmp/taken bs=1024 count={TAKEN_KIB} 2>/dev/null"),
+        &format!("dd if=/dev/urandom of=/tmp/taken bs=1024 count={} 2>/dev/null", TAKEN >> 10),
     );
-    let full = pss_kib(pid);
-    assert!(full > before + TAKEN_KIB * 9 / 10, "{before} KiB, then {full} KiB");
+    let full = taken();
+    assert!(full > before + TAKEN * 9 / 10, "{before} bytes, then {full} bytes");
     subject.sh("frees", "web", "rm /tmp/taken");
-    until(&format!("most of it is back (it was {before} KiB, then {full} KiB)"), || {
-        pss_kib(pid) < full - TAKEN_KIB * 3 / 4
+    until(&format!("most of it is back (it was {before} bytes, then {full} bytes)"), || {
+        taken() < full - TAKEN * 3 / 4
     });
 }
 

@@ -112,7 +112,9 @@ mod bound {
 
         /// A vsock device without any of libkrun's own networking ("TSI": the guest's sockets made on the host), and one port of the guest
         /// that connections to a Unix socket lead to.
-        pub(in crate::vmm::krun) fn add_vsock(&self, port: u32, socket: &CStr) -> Result<(), ApiError> {
+        pub(in crate::vmm::krun) fn add_vsock(&self, port: u32, socket: &str) -> Result<(), ApiError> {
+            let call = "krun_add_vsock_port2";
+            let socket = c_string(call, socket.as_bytes())?;
             #[allow(unused_unsafe, reason = "safe in the crate, not in the bindings of the system's library")]
             // SAFETY: they take numbers.
             let (no_default, added) =
@@ -121,7 +123,7 @@ mod bound {
             check("krun_add_vsock", added)?;
             // SAFETY: the string ends in NUL and outlives the call.
             let answer = unsafe { ffi::krun_add_vsock_port2(self.0, port, socket.as_ptr(), true) };
-            check("krun_add_vsock_port2", answer).map(drop)
+            check(call, answer).map(drop)
         }
 
         /// A serial port that prints on a descriptor, which then is libkrun's.

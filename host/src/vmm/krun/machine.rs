@@ -1,7 +1,7 @@
 //! The process of one machine: reads its settings, makes the machine, and becomes it.
 
 use super::Settings;
-use crate::vmm::report::Report;
+use crate::vmm::report::{self, Report};
 use std::io::Read;
 
 /// The hidden verb that makes a process a machine.
@@ -12,7 +12,7 @@ const MAX_SETTINGS: u64 = 256 << 10;
 /// What a machine's process does. Returns only when there is no machine, with the exit code of the process.
 pub fn main() -> i32 {
     let not_made = |step: &str, errno: i32, detail: String| {
-        super::tell(&Report::NotMade { step: step.to_owned(), errno, detail });
+        report::send(&Report::NotMade { step: step.to_owned(), errno, detail });
         1
     };
     let mut bytes = Vec::new();
@@ -28,7 +28,7 @@ pub fn main() -> i32 {
 #[cfg(not(has_krun))]
 fn become_machine(_settings: &Settings) -> i32 {
     let detail = "this magikvm was compiled without libkrun".to_owned();
-    super::tell(&Report::NotMade { step: "libkrun".to_owned(), errno: nix::libc::ENOSYS, detail });
+    report::send(&Report::NotMade { step: "libkrun".to_owned(), errno: nix::libc::ENOSYS, detail });
     1
 }
 
@@ -40,18 +40,20 @@ fn become_machine(settings: &Settings) -> i32 {
         Err(error) => error,
     };
     let detail = complaints::last();
-    super::tell(&Report::NotMade { step: error.call.to_owned(), errno: error.errno, detail });
+    report::send(&Report::NotMade { step: error.call.to_owned(), errno: error.errno, detail });
     1
 }
 
 #[cfg(has_krun)]
 fn made(settings: &Settings) -> Result<super::api::Context, super::api::ApiError> {
     use super::{Console, api};
+    use crate::store::layout::AGENT_SOCK;
     use std::os::fd::AsRawFd;
     let context = api::Context::new(settings.vcpus, settings.memory_mib)?;
     context.set_kernel(&settings.kernel, &settings.initramfs, &settings.cmdline)?;
     context.add_disk(c"disk", &settings.disk)?;
-    context.add_vsock(settings.agent_port, AGENT_SOCKET)?;
+    // In the working directory: a socket's address holds 107 bytes only.
+    context.add_vsock(settings.agent_port, AGENT_SOCK)?;
     let (input, output) = (std::io::stdin().as_raw_fd(), std::io::stdout().as_raw_fd());
     match settings.console {
         Console::Serial => context.add_serial_console(output)?,
@@ -60,14 +62,10 @@ fn made(settings: &Settings) -> Result<super::api::Context, super::api::ApiError
     Ok(context)
 }
 
-/// In the working directory: a socket's address holds 107 bytes only.
-#[cfg(has_krun)]
-const AGENT_SOCKET: &std::ffi::CStr = c"agent.sock";
-
 /// What libkrun has to say. It is a library that logs and then returns one number for everything.
 #[cfg(has_krun)]
 mod complaints {
-    use crate::vmm::report::Report;
+    use crate::vmm::report::{self, Report};
     use log::{Level, LevelFilter, Log, Metadata, Record};
     use std::io::Write;
     use std::sync::{Mutex, PoisonError};
@@ -105,10 +103,10 @@ mod complaints {
             match record.level() {
                 Level::Error => {
                     message.clone_into(&mut LAST.lock().unwrap_or_else(PoisonError::into_inner));
-                    super::super::tell(&Report::Complaint { message: message.clone() });
+                    report::send(&Report::Complaint { message: message.clone() });
                 }
                 Level::Warn => {}
-                _ if message == TRIPLE_FAULT => return super::super::tell(&Report::TripleFault),
+                _ if message == TRIPLE_FAULT => return report::send(&Report::TripleFault),
                 _ => return,
             }
             if writeln!(std::io::stderr(), "libkrun: {message}").is_err() {

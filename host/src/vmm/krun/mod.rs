@@ -12,7 +12,7 @@ mod machine;
 pub use machine::{VMM_VERB, main};
 
 use super::process;
-use super::report::{self, Report};
+use super::report;
 use super::{
     Accel, Capabilities, DriverOptions, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError,
 };
@@ -152,15 +152,9 @@ impl Vmm for Krun {
             .stderr(Stdio::piped());
         let mut machine = process::spawn_with("krun", &mut command, Some(&theirs))?;
         drop(theirs);
-        let (Some(mut stdin), Some(console), Some(diagnostics)) =
-            (machine.child.stdin.take(), machine.child.stdout.take(), machine.child.stderr.take())
-        else {
-            return Err(VmmError::Helper {
-                program: "libkrun".to_owned(),
-                detail: "it has no pipes".to_owned(),
-            });
-        };
-        match stdin.write_all(&settings) {
+        let (console, diagnostics) = machine.take_output()?;
+        let written = machine.child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(&settings));
+        match written {
             // It has ended already; how, is seen by whoever waits for it.
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
             written => written.map_err(start)?,
@@ -181,9 +175,4 @@ pub fn probe_libkrunfw() -> Result<(), Unavailable> {
     #[cfg(has_krun)]
     firmware::probe()?;
     Ok(())
-}
-
-/// Says something to whoever started this machine.
-fn tell(report: &Report) {
-    report::send(report);
 }
