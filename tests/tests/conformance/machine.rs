@@ -108,7 +108,9 @@ fn freed_memory_goes_back(subject: &Subject) {
         &format!("dd if=/dev/urandom of=/tmp/taken bs=1024 count={} 2>/dev/null", TAKEN >> 10),
     );
     let full = taken();
-    assert!(full > before + TAKEN * 9 / 10, "{before} bytes, then {full} bytes");
+    // Not all of it is new: what the guest had freed while it started, and had not given back yet,
+    // is taken again.
+    assert!(full > before + TAKEN / 2, "{before} bytes, then {full} bytes");
     subject.sh("frees", "web", "rm /tmp/taken");
     until(&format!("most of it is back (it was {before} bytes, then {full} bytes)"), || {
         taken() < full - TAKEN * 3 / 4
