@@ -20,9 +20,9 @@ VHOST_DEVICE_VSOCK_VERSION=0.3.0
 CARGO_DENY_VERSION=0.20.2
 
 # Compiling the guest's kernel and our programs.
-BUILD_PACKAGES=(gcc libc6-dev make flex bison bc tar xz-utils binutils libelf-dev linux-source-6.12 libseccomp-dev)
+BUILD_PACKAGES=(gcc libc6-dev make flex bison bc tar xz-utils binutils libcap-ng-dev libelf-dev linux-source-6.12 libseccomp-dev)
 # Running pods, and making the demo's container image.
-RUN_PACKAGES=(qemu-system-x86 busybox-static)
+RUN_PACKAGES=(qemu-system-x86 busybox-static e2fsprogs passt)
 # Compiling for aarch64 and running its guests, on a machine of another kind; and what is taken out of Debian's packages for arm64: the library
 # of which the guest's filter of system calls is made, and a program for the tests' images.
 AARCH64=aarch64-unknown-linux-gnu
