@@ -3,21 +3,14 @@
 
 use magikvm::store::layout::{Layout, Surroundings};
 use magikvm::store::record::Found;
-use magikvm::vmm::Accel;
-use magikvm::vmm::qemu::kernel_parameters;
-use magikvm_proto::guest_image::Arch;
 use magikvm_proto::wire::{Done, Request, Stats};
+use magikvm_tests::bench::{Bench, IMAGE, Result};
 use magikvm_tests::figures::{median, mib, show, time_until};
 use magikvm_tests::floor;
 use magikvm_tests::memory::pss;
-use std::error::Error;
-use std::fs;
 use std::io::Read;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// What container and floor print, and what the clock stops at.
 const MARK: &str = "first-byte";
@@ -25,54 +18,25 @@ const PAIRS: usize = 9;
 const PINGS: usize = 400;
 const EXECS: usize = 15;
 
-struct Bench {
-    magikvm: PathBuf,
-    root: PathBuf,
-    guest: PathBuf,
-    work: PathBuf,
-    accel: String,
-    kernel_parameters: String,
-}
-
-fn var(name: &str) -> Result<PathBuf> {
-    std::env::var_os(name)
-        .map(PathBuf::from)
-        .ok_or_else(|| format!("{name} is not set; run ci/bench.sh").into())
-}
-
 fn main() -> Result<()> {
     let work = tempfile::tempdir()?;
-    let accel = std::env::var("MAGIKVM_ACCEL").unwrap_or_else(|_| "kvm".to_owned());
-    let bench = Bench {
-        magikvm: var("MAGIKVM_BIN")?,
-        root: work.path().join("root"),
-        guest: var("MAGIKVM_TEST_GUEST")?,
-        work: work.path().to_owned(),
-        kernel_parameters: kernel_parameters(
-            Arch::X86_64,
-            if accel == "tcg" { Accel::Tcg } else { Accel::Kvm },
-        ),
-        accel,
-    };
-    let layout = var("MAGIKVM_DEMO_IMAGE")?;
-    bench.run(&["image", "import", &format!("oci:{}:1", layout.display()), "--name", "demo/busybox:1"])?;
+    let bench = Bench::new(work.path())?;
     let layout = Layout::new(&Surroundings::of_process(Some(bench.root.clone())))?;
-    floor::make(work.path(), &layout, "demo/busybox:1", MARK)?;
-    println!("accelerator: {}", bench.accel);
+    floor::make(work.path(), &layout, IMAGE, MARK)?;
     first_byte(&bench)?;
     idle_pod(&bench)?;
     Ok(())
 }
 
 fn first_byte(bench: &Bench) -> Result<()> {
-    let manifest = bench.manifest("first", &format!("echo {MARK}"))?;
+    let manifest = bench.manifest("first", &format!("echo {MARK}"), |_| {})?;
     let (mut ours, mut floor, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     // The first pair warms the page cache and is not counted.
     for pair in 0..=PAIRS {
         let mut run = bench.command(&["run", "--rm", "--no-prefix"]);
         run.arg(&manifest);
         let mine = until_mark(&mut run)?;
-        let bare = until_mark(&mut bench.floor_command())?;
+        let bare = until_mark(&mut floor_command(bench))?;
         if pair > 0 {
             ratios.push(mine.as_secs_f64() / bare.as_secs_f64());
             ours.push(mine);
@@ -103,7 +67,7 @@ fn until_mark(command: &mut Command) -> Result<Duration> {
 }
 
 fn idle_pod(bench: &Bench) -> Result<()> {
-    let manifest = bench.manifest("idle", "exec sleep 1000000")?;
+    let manifest = bench.manifest("idle", "exec sleep 1000000", |_| {})?;
     bench.run(&["run", "-d", &manifest.display().to_string()])?;
     let measured = measure_idle(bench);
     bench.run(&["rm", "-f", "idle"])?;
@@ -141,64 +105,10 @@ fn measure_idle(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-impl Bench {
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.magikvm);
-        command
-            .arg("--root")
-            .arg(&self.root)
-            .args(args)
-            .env("MAGIKVM_VMM", "qemu")
-            .env("MAGIKVM_ACCEL", &self.accel)
-            .env("MAGIKVM_GUEST", &self.guest);
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Result<()> {
-        let output = self.command(args).stdin(Stdio::null()).output()?;
-        if output.status.success() {
-            return Ok(());
-        }
-        Err(format!("magikvm {args:?}: {}", String::from_utf8_lossy(&output.stderr)).into())
-    }
-
-    fn manifest(&self, name: &str, script: &str) -> Result<PathBuf> {
-        let path = self.work.join(format!("{name}.yaml"));
-        let pod = serde_json::json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name },
-            "spec": { "restartPolicy": "Never", "containers": [
-                { "name": "c", "image": "demo/busybox:1", "command": ["/bin/sh", "-c", script] }
-            ] }
-        });
-        fs::write(&path, pod.to_string())?;
-        Ok(path)
-    }
-
-    fn floor_command(&self) -> Command {
-        let dir: &Path = &self.work.join("floor");
-        let mut command = Command::new("qemu-system-x86_64");
-        let cpu = if self.accel == "tcg" { "max" } else { "host" };
-        command
-            .current_dir(dir)
-            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-            .args([
-                "-M",
-                "microvm,pit=on,pic=on,rtc=on",
-                "-accel",
-                &self.accel,
-                "-cpu",
-                cpu,
-                "-m",
-                "232M",
-                "-smp",
-                "2",
-            ])
-            .arg("-kernel")
-            .arg(self.guest.join("vmlinux"))
-            .args(["-initrd", "initramfs", "-append", &self.kernel_parameters])
-            .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
-            .args(["-drive", "if=none,id=disk,file=disk.vmdk,format=vmdk,readonly=on"])
-            .args(["-device", "virtio-blk-device,drive=disk"]);
-        command
-    }
+fn floor_command(bench: &Bench) -> Command {
+    let mut command = bench.bare_qemu(&bench.work.join("floor"), 232);
+    command
+        .args(["-drive", "if=none,id=disk,file=disk.vmdk,format=vmdk,readonly=on"])
+        .args(["-device", "virtio-blk-device,drive=disk"]);
+    command
 }

@@ -2,6 +2,7 @@
 //! made on the spot, a real registry, and the leak oracle. Knows the product only by its command line and its files.
 #![allow(clippy::unwrap_used, reason = "a harness: a panic is a failed test, and says where")]
 
+pub mod bench;
 pub mod command;
 pub mod figures;
 pub mod floor;

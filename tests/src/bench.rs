@@ -1,0 +1,104 @@
+//! What benchmarks of whole pods share: how magikvm is called, and a QEMU set up by hand to compare it with.
+
+use magikvm::vmm::Accel;
+use magikvm::vmm::qemu::kernel_parameters;
+use magikvm_proto::guest_image::Arch;
+use serde_json::Value;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Whatever goes wrong ends the benchmark.
+pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// The image that containers are made of.
+pub const IMAGE: &str = "demo/busybox:1";
+
+/// A magikvm of its own state, by the environment that `ci/bench.sh` sets.
+#[derive(Debug)]
+pub struct Bench {
+    magikvm: PathBuf,
+    /// Its state.
+    pub root: PathBuf,
+    guest: PathBuf,
+    /// For files of the benchmark.
+    pub work: PathBuf,
+    /// `--accel`.
+    pub accel: String,
+}
+
+fn var(name: &str) -> Result<PathBuf> {
+    std::env::var_os(name)
+        .map(PathBuf::from)
+        .ok_or_else(|| format!("{name} is not set; run ci/bench.sh").into())
+}
+
+impl Bench {
+    /// In a directory; it has [`IMAGE`].
+    pub fn new(work: &Path) -> Result<Self> {
+        let bench = Self {
+            magikvm: var("MAGIKVM_BIN")?,
+            root: work.join("root"),
+            guest: var("MAGIKVM_TEST_GUEST")?,
+            work: work.to_owned(),
+            accel: std::env::var("MAGIKVM_ACCEL").unwrap_or_else(|_| "kvm".to_owned()),
+        };
+        let layout = var("MAGIKVM_DEMO_IMAGE")?;
+        bench.run(&["image", "import", &format!("oci:{}:1", layout.display()), "--name", IMAGE])?;
+        println!("accelerator: {}", bench.accel);
+        Ok(bench)
+    }
+
+    /// magikvm with these arguments, running pods with QEMU.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.magikvm);
+        command
+            .arg("--root")
+            .arg(&self.root)
+            .args(args)
+            .env("MAGIKVM_VMM", "qemu")
+            .env("MAGIKVM_ACCEL", &self.accel)
+            .env("MAGIKVM_GUEST", &self.guest);
+        command
+    }
+
+    /// Runs it to its end; what it said is the error if it fails.
+    pub fn run(&self, args: &[&str]) -> Result<()> {
+        let output = self.command(args).stdin(Stdio::null()).output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(format!("magikvm {args:?}: {}", String::from_utf8_lossy(&output.stderr)).into())
+    }
+
+    /// Writes the manifest of a pod with one container `c` that runs a script. `change` may add to it.
+    pub fn manifest(&self, name: &str, script: &str, change: impl FnOnce(&mut Value)) -> Result<PathBuf> {
+        let path = self.work.join(format!("{name}.yaml"));
+        let mut pod = serde_json::json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name },
+            "spec": { "restartPolicy": "Never", "containers": [
+                { "name": "c", "image": IMAGE, "command": ["/bin/sh", "-c", script] }
+            ] }
+        });
+        change(&mut pod);
+        fs::write(&path, pod.to_string())?;
+        Ok(path)
+    }
+
+    /// A QEMU like magikvm's with the same kernel, without disk and agent: `initramfs` is looked for in `dir`, the console is its output.
+    pub fn bare_qemu(&self, dir: &Path, memory_mib: u64) -> Command {
+        let mut command = Command::new("qemu-system-x86_64");
+        let (cpu, accel) = if self.accel == "tcg" { ("max", Accel::Tcg) } else { ("host", Accel::Kvm) };
+        command
+            .current_dir(dir)
+            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+            .args(["-M", "microvm,pit=on,pic=on,rtc=on", "-accel", &self.accel, "-cpu", cpu])
+            .args(["-m", &format!("{memory_mib}M"), "-smp", "2"])
+            .arg("-kernel")
+            .arg(self.guest.join("vmlinux"))
+            .args(["-initrd", "initramfs", "-append", &kernel_parameters(Arch::X86_64, accel)])
+            .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
+        command
+    }
+}
