@@ -152,11 +152,8 @@ impl Lab {
         let below = |name: &str| self.dir.join(name).display().to_string();
         // What the kernel needn't look for is quicker booted. One processor: with two, QEMU's emulation of SVM has hung.
         let machine = "q35,accel=tcg,memory-backend=memory,hpet=off,smbus=off,sata=off,smm=off,usb=off";
-        // A clock that ticks regularly: QEMU's emulation of SVM changes a processor's pending interrupts at each exit of a guest without the lock
-        // under which devices set them, so that now and then one is lost. The next tick delivers it; a clock that is set for one moment only
-        // would stand still from then on.
         let kernel = format!(
-            "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic nokaslr mitigations=off no_timer_check tsc=reliable highres=off nohz=off \
+            "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic nokaslr mitigations=off no_timer_check tsc=reliable \
              random.trust_cpu=on cryptomgr.notests initcall_blacklist={SKIPPED}"
         );
         let memory = format!("memory-backend-memfd,id=memory,size={memory_mib}M,share=on");
