@@ -2,6 +2,13 @@
 # The lab's PID 1, once the root is there: runs the command in a cgroup and a session of its own, says how it ended, and ends the lab.
 b=/run/busybox
 "$b" mkdir /sys/fs/cgroup/lab
+# The kernel measures its time stamp counter a second time when it has been up for about two seconds. A VM that was made before counts at the
+# frequency of the first measurement, and where the two differ by much its timers fire at the wrong time or never.
+tries=0
+until [ "$("$b" cat /sys/devices/system/clocksource/clocksource0/current_clocksource)" = tsc ] || [ $tries = 500 ]; do
+    tries=$((tries + 1))
+    "$b" usleep 10000
+done
 : >/run/lab/ready
 (
     echo 0 >/sys/fs/cgroup/lab/cgroup.procs
