@@ -10,8 +10,8 @@ use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
-    SockaddrIn, SockaddrIn6, UnixAddr, VsockAddr, accept4, bind, connect, getpeername, listen, recvmsg, sendmsg,
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrIn,
+    SockaddrIn6, UnixAddr, VsockAddr, accept4, bind, connect, getpeername, listen, recvmsg, sendmsg,
     setsockopt, socket, socketpair, sockopt,
 };
 use nix::unistd::ForkResult;

@@ -6,8 +6,8 @@ mod stream;
 pub use stream::{AgentReader, AgentWriter, Patience};
 
 use crate::os;
-use magikvm_proto::codec::{self, CodecError};
 use crate::store::layout::FORWARD_SOCK;
+use magikvm_proto::codec::{self, CodecError};
 use magikvm_proto::limits::REQUEST_TIMEOUT_SECS;
 use magikvm_proto::path::FORWARD_PORT;
 use magikvm_proto::wire::{Hello, Refusal, Reply, Request};
@@ -86,10 +86,9 @@ impl Connector {
     #[must_use]
     pub fn forwards(&self) -> Self {
         match self.handshake {
-            Handshake::Direct => Self {
-                socket: self.socket.with_file_name(FORWARD_SOCK),
-                handshake: Handshake::Direct,
-            },
+            Handshake::Direct => {
+                Self { socket: self.socket.with_file_name(FORWARD_SOCK), handshake: Handshake::Direct }
+            }
             Handshake::Port(_) => {
                 Self { socket: self.socket.clone(), handshake: Handshake::Port(FORWARD_PORT) }
             }

@@ -48,9 +48,8 @@ impl FromStr for Ports {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |text: &str| {
-            text.parse::<u16>().map_err(|_| format!("{text:?} is not a port (1 to 65535)"))
-        };
+        let number =
+            |text: &str| text.parse::<u16>().map_err(|_| format!("{text:?} is not a port (1 to 65535)"));
         let (local, remote) = match text.split_once(':') {
             None => (number(text)?, number(text)?),
             Some(("", remote)) => (0, number(remote)?),
@@ -89,10 +88,9 @@ impl Address {
     /// Each with whether it must be had.
     fn list(self) -> Vec<(IpAddr, Need)> {
         match self {
-            Self::Localhost => vec![
-                (Ipv4Addr::LOCALHOST.into(), Need::Must),
-                (Ipv6Addr::LOCALHOST.into(), Need::IfThere),
-            ],
+            Self::Localhost => {
+                vec![(Ipv4Addr::LOCALHOST.into(), Need::Must), (Ipv6Addr::LOCALHOST.into(), Need::IfThere)]
+            }
             Self::Ip(ip) => vec![(ip, Need::Must)],
         }
     }
@@ -200,8 +198,12 @@ fn is_not_there(error: &BindError) -> bool {
 fn refused(error: &BindError) -> CliError {
     let failed = CliError::of(Kind::Environment, error);
     match error.source.kind() {
-        ErrorKind::AddrInUse => failed.hint("take another port, or any that is free: an empty LOCAL, as in :80"),
-        ErrorKind::PermissionDenied => failed.hint("ports below 1024 are for root: take a higher one, as in 8080:80"),
+        ErrorKind::AddrInUse => {
+            failed.hint("take another port, or any that is free: an empty LOCAL, as in :80")
+        }
+        ErrorKind::PermissionDenied => {
+            failed.hint("ports below 1024 are for root: take a higher one, as in 8080:80")
+        }
         _ => failed,
     }
 }

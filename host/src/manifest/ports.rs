@@ -47,9 +47,7 @@ pub enum PublishError {
 impl PublishedPort {
     /// Whether both cannot be had: the same port at the same address, or one of them at all addresses.
     fn clashes(&self, other: &Self) -> bool {
-        let all = |one: &IpAddr, other: &IpAddr| {
-            one.is_unspecified() && (one.is_ipv6() || other.is_ipv4())
-        };
+        let all = |one: &IpAddr, other: &IpAddr| one.is_unspecified() && (one.is_ipv6() || other.is_ipv4());
         self.host_port != 0
             && self.host_port == other.host_port
             && self.protocol == other.protocol
@@ -221,9 +219,15 @@ mod tests {
 
     #[test]
     fn host_ports_of_a_manifest_are_published() {
-        let text = pod("[{containerPort: 80, hostPort: 8080}, {containerPort: 53, hostPort: 53, hostIP: '::1', protocol: UDP}, {containerPort: 1, hostPort: 0}]");
+        let text = pod(
+            "[{containerPort: 80, hostPort: 8080}, {containerPort: 53, hostPort: 53, hostIP: '::1', protocol: UDP}, {containerPort: 1, hostPort: 0}]",
+        );
         let mut plan = manifest::parse(text.as_bytes(), "-").unwrap();
-        let seen: Vec<_> = plan.published.iter().map(|port| (port.host_ip.to_string(), port.host_port, port.container_port)).collect();
+        let seen: Vec<_> = plan
+            .published
+            .iter()
+            .map(|port| (port.host_ip.to_string(), port.host_port, port.container_port))
+            .collect();
         assert_eq!(seen, [("0.0.0.0".to_owned(), 8080, 80), ("::1".to_owned(), 53, 53)]);
         assert_eq!(plan.published[0].origin, "spec.containers[0].ports[0].hostPort");
         assert_eq!(plan.published[1].protocol, Protocol::Udp);
@@ -244,8 +248,14 @@ mod tests {
             assert!(found.contains(text), "{ports}: {found}");
         };
         says("[{containerPort: 80, hostPort: 65536}]", "ports[0].hostPort: must be 1 to 65535, not 65536");
-        says("[{containerPort: 80, hostPort: 1, hostIP: nowhere}]", "ports[0].hostIP: \"nowhere\" is not an IP address");
-        says("[{containerPort: 80, hostPort: 1, protocol: SCTP}]", "ports[0].hostPort: can be had for TCP and UDP only");
+        says(
+            "[{containerPort: 80, hostPort: 1, hostIP: nowhere}]",
+            "ports[0].hostIP: \"nowhere\" is not an IP address",
+        );
+        says(
+            "[{containerPort: 80, hostPort: 1, protocol: SCTP}]",
+            "ports[0].hostPort: can be had for TCP and UDP only",
+        );
         says(
             "[{containerPort: 80, hostPort: 1}, {containerPort: 81, hostPort: 1}]",
             "ports[1].hostPort: is the same port of this machine as spec.containers[0].ports[0].hostPort",

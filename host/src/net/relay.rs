@@ -3,6 +3,8 @@
 
 mod dial;
 mod error;
+#[cfg(any(test, feature = "testing"))]
+pub mod peer;
 
 pub use error::ForwardError;
 
@@ -279,12 +281,8 @@ impl Worker {
             match accepted {
                 Ok(stream) => {
                     let stage = Stage::Waits(Client(stream));
-                    let index = self.add(Connection {
-                        stage,
-                        door,
-                        deadline: None,
-                        watched: [Interest::NONE; 2],
-                    });
+                    let index =
+                        self.add(Connection { stage, door, deadline: None, watched: [Interest::NONE; 2] });
                     self.waiting.push_back(index);
                     (self.tell)(News::Accepted { address: self.doors[door].address });
                 }

@@ -78,7 +78,9 @@ fn failure(port: &PublishedPort, error: &BindError, layout: &Layout) -> Failure 
 fn holder(address: SocketAddr, layout: &Layout) -> Option<String> {
     let has = |port: &BoundPort| {
         port.host_port == address.port()
-            && (port.host_ip == address.ip() || port.host_ip.is_unspecified() || address.ip().is_unspecified())
+            && (port.host_ip == address.ip()
+                || port.host_ip.is_unspecified()
+                || address.ip().is_unspecified())
     };
     let pods = record::list(layout).ok()?;
     pods.into_iter().filter(|pod| pod.lock == LockState::Held).find_map(|pod| {

@@ -45,8 +45,7 @@ impl Dial {
     pub(super) fn start(guest: &Connector, port: u16) -> Result<(Self, Instant), ForwardError> {
         let failed = ForwardError::Unreachable;
         let mut request = Vec::new();
-        write_message(&mut request, &ForwardRequest::Forward { port })
-            .map_err(|_| ForwardError::Nonsense)?;
+        write_message(&mut request, &ForwardRequest::Forward { port }).map_err(|_| ForwardError::Nonsense)?;
         let stream = os::connect_unix_at_once(&guest.socket).map_err(failed)?;
         let mut dial = Self { stream, request, expects: Expects::Answer, line: Vec::new() };
         match guest.handshake {
