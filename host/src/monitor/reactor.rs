@@ -172,7 +172,9 @@ impl<'a> Reactor<'a> {
     pub(super) fn run_to_end(&mut self, pod: &mut Pod) -> i32 {
         self.link.send(&FromMonitor::Ready);
         while !matches!(self.turn(&pod.dir), Outcome::Ended | Outcome::Failed(_)) {}
-        self.relay = None;
+        if let Some(relay) = self.relay.take() {
+            relay.drain();
+        }
         if let Err(error) = pod.undo.end_run() {
             self.machine.state.broken.get_or_insert_with(|| Broken {
                 reason: MachineFailure::Leftover,

@@ -30,6 +30,8 @@ const MAX_DIALS: usize = 32;
 const RETRY: Duration = Duration::from_millis(2);
 /// How long the guest may take to close a connection that both sides have ended.
 const LINGER: Duration = Duration::from_secs(10);
+/// How long what a pod that has ended has still said may take to be handed on.
+const DRAIN: Duration = Duration::from_millis(500);
 /// After a failed accept, so that a lasting failure (too many open files) does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Read at once, in bytes.
@@ -76,6 +78,19 @@ impl Relay {
         let thread = std::thread::Builder::new().name("ports".to_owned()).spawn(move || worker.run())?;
         Ok(Self { waker, thread: Some(thread) })
     }
+
+    /// After the end of the guest: accepts no more, and hands on what is still on its way, if it is taken at once.
+    pub fn drain(mut self) {
+        if (&self.waker).write_all(b"d").is_ok() {
+            self.join();
+        }
+    }
+
+    fn join(&mut self) {
+        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
+            // It panicked, and its sockets are closed.
+        }
+    }
 }
 
 impl Drop for Relay {
@@ -83,9 +98,7 @@ impl Drop for Relay {
         if self.waker.shutdown(Shutdown::Both).is_err() {
             // Its thread has ended.
         }
-        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
-            // It panicked, and its sockets are closed.
-        }
+        self.join();
     }
 }
 
@@ -155,8 +168,9 @@ struct Worker {
     listens: bool,
     guest: Connector,
     tell: Box<dyn FnMut(News) + Send>,
-    /// Its end is what ends the thread.
-    _wakes: UnixStream,
+    /// Its end ends the thread; a byte asks it to end when it has handed on what there is.
+    wakes: UnixStream,
+    draining: Option<Instant>,
     connections: Vec<Option<Connection>>,
     free: Vec<usize>,
     /// Those that wait, first come first.
@@ -182,7 +196,8 @@ impl Worker {
             listens: false,
             guest,
             tell,
-            _wakes: wakes,
+            wakes,
+            draining: None,
             connections: Vec::new(),
             free: Vec::new(),
             waiting: VecDeque::new(),
@@ -210,16 +225,32 @@ impl Worker {
         Ok(())
     }
 
+    /// Carries until it is told to end, and resets whom it still had.
     fn run(&mut self) {
+        if self.carry().is_err() {
+            // The kernel has no memory for it.
+        }
+        for connection in self.connections.drain(..).flatten() {
+            match connection.stage {
+                Stage::Waits(client) | Stage::Dials(_, Some(client)) | Stage::Open { client, .. } => {
+                    client.reset();
+                }
+                Stage::Dials(_, None) | Stage::Lingers(_) => {}
+            }
+        }
+    }
+
+    fn carry(&mut self) -> io::Result<()> {
         let mut found = Vec::new();
         loop {
             let limit = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
-            if self.poller.wait(limit, &mut found).is_err() {
-                return;
-            }
+            self.poller.wait(limit, &mut found)?;
             for &(key, ready) in &found {
                 match key {
-                    WAKER => return,
+                    WAKER => match self.wakes.read(&mut [0]) {
+                        Ok(1..) => self.draining = Some(Instant::now() + DRAIN),
+                        Ok(0) | Err(_) => return Ok(()),
+                    },
                     DOORS..CONNECTIONS => self.accept(usize::try_from(key - DOORS).unwrap_or(0)),
                     _ => self.on_event(key, ready),
                 }
@@ -227,15 +258,20 @@ impl Worker {
             self.on_time();
             self.dial();
             let has_room = self.connections.len() - self.free.len() < MAX_FORWARDS;
-            if self.listen(has_room && self.accept_again.is_none()).is_err() {
-                return;
+            self.listen(has_room && self.accept_again.is_none() && self.draining.is_none())?;
+            if self.draining.is_some_and(|until| until <= Instant::now() || !self.has_open()) {
+                return Ok(());
             }
         }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
         let of_connections = self.connections.iter().flatten().filter_map(|connection| connection.deadline);
-        of_connections.chain(self.retry).chain(self.accept_again).min()
+        of_connections.chain(self.draining).chain(self.retry).chain(self.accept_again).min()
+    }
+
+    fn has_open(&self) -> bool {
+        self.connections.iter().flatten().any(|connection| matches!(connection.stage, Stage::Open { .. }))
     }
 
     fn on_time(&mut self) {
