@@ -24,8 +24,9 @@ use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Connections that are being agreed upon with the guest at one time; others wait. The sockets of VMMs hold few that nobody has accepted.
-const MAX_DIALS: usize = 32;
+/// Connections to one port of the pod that are being agreed upon at one time; others wait. A server has room for few that it has not
+/// accepted yet, and lets the others try again after a second; one that accepts nothing keeps only its own port waiting.
+const MAX_DIALS: usize = 8;
 /// After this time a VMM that had no room for one more connection is asked again.
 const RETRY: Duration = Duration::from_millis(2);
 /// How long the guest may take to close a connection that both sides have ended.
@@ -173,9 +174,9 @@ struct Worker {
     draining: Option<Instant>,
     connections: Vec<Option<Connection>>,
     free: Vec<usize>,
-    /// Those that wait, first come first.
-    waiting: VecDeque<usize>,
-    dials: usize,
+    /// For each door: those that wait, first come first, and how many are being agreed upon.
+    waiting: Vec<VecDeque<usize>>,
+    dials: Vec<usize>,
     retry: Option<Instant>,
     accept_again: Option<Instant>,
     scratch: Vec<u8>,
@@ -192,6 +193,8 @@ impl Worker {
         poller.set(wakes.as_fd(), WAKER, Interest::NONE, Interest::READ)?;
         let mut worker = Self {
             poller,
+            waiting: doors.iter().map(|_| VecDeque::new()).collect(),
+            dials: vec![0; doors.len()],
             doors,
             listens: false,
             guest,
@@ -200,8 +203,6 @@ impl Worker {
             draining: None,
             connections: Vec::new(),
             free: Vec::new(),
-            waiting: VecDeque::new(),
-            dials: 0,
             retry: None,
             accept_again: None,
             scratch: vec![0; SCRATCH],
@@ -256,7 +257,9 @@ impl Worker {
                 }
             }
             self.on_time();
-            self.dial();
+            for door in 0..self.doors.len() {
+                self.dial(door);
+            }
             let has_room = self.connections.len() - self.free.len() < MAX_FORWARDS;
             self.listen(has_room && self.accept_again.is_none() && self.draining.is_none())?;
             if self.draining.is_some_and(|until| until <= Instant::now() || !self.has_open()) {
@@ -319,7 +322,7 @@ impl Worker {
                     let stage = Stage::Waits(Client(stream));
                     let index =
                         self.add(Connection { stage, door, deadline: None, watched: [Interest::NONE; 2] });
-                    self.waiting.push_back(index);
+                    self.waiting[door].push_back(index);
                     (self.tell)(News::Accepted { address: self.doors[door].address });
                 }
                 Err(error) => match error.kind() {
@@ -348,18 +351,17 @@ impl Worker {
     }
 
     /// Asks the guest for those that wait, as many as may be asked for at one time.
-    fn dial(&mut self) {
-        while self.dials < MAX_DIALS && self.retry.is_none() {
-            let Some(index) = self.waiting.pop_front() else { return };
+    fn dial(&mut self, door: usize) {
+        while self.dials[door] < MAX_DIALS && self.retry.is_none() {
+            let Some(index) = self.waiting[door].pop_front() else { return };
             let Some(mut connection) = self.connections[index].take() else { continue };
             let Stage::Waits(client) = connection.stage else {
                 self.connections[index] = Some(connection);
                 continue;
             };
-            let door = connection.door;
             match Dial::start(&self.guest, self.doors[door].port) {
                 Ok((dial, deadline)) => {
-                    self.dials += 1;
+                    self.dials[door] += 1;
                     connection.stage = Stage::Dials(dial, Some(client));
                     connection.deadline = Some(deadline);
                     self.connections[index] = Some(connection);
@@ -368,7 +370,7 @@ impl Worker {
                 Err(ForwardError::Unreachable(error)) if error.kind() == ErrorKind::WouldBlock => {
                     connection.stage = Stage::Waits(client);
                     self.connections[index] = Some(connection);
-                    self.waiting.push_front(index);
+                    self.waiting[door].push_front(index);
                     self.retry = Some(Instant::now() + RETRY);
                 }
                 Err(error) => {
@@ -428,7 +430,7 @@ impl Worker {
     fn open(&mut self, index: usize, client: Client, link: Box<Link>) {
         let Some(connection) = self.connections.get_mut(index).and_then(Option::take) else { return };
         let Stage::Dials(dial, _) = connection.stage else { return };
-        self.dials -= 1;
+        self.dials[connection.door] -= 1;
         let stage = Stage::Open { client, guest: dial.into_stream(), link };
         self.connections[index] = Some(Connection { stage, deadline: None, ..connection });
         // The client has mostly said something by now; what the guest has said with its answer is to go on too.
@@ -500,7 +502,7 @@ impl Worker {
         self.watch(index, [Interest::NONE; 2]);
         if let Some(connection) = self.connections.get_mut(index).and_then(Option::take) {
             if matches!(connection.stage, Stage::Dials(..)) {
-                self.dials -= 1;
+                self.dials[connection.door] -= 1;
             }
             self.free.push(index);
         }

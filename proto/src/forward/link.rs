@@ -107,9 +107,12 @@ pub struct Link {
     credit: u32,
     full_credit: u32,
     peer_ended: bool,
+    peer_gone: bool,
     /// The local side was told of that.
     output_ended: bool,
     local_ended: bool,
+    /// How much is to be sent until the peer knows of that.
+    end_left: usize,
     discards: bool,
     reset: Option<Side>,
     side: Side,
@@ -144,8 +147,10 @@ impl Link {
             credit: full_credit,
             full_credit,
             peer_ended: false,
+            peer_gone: false,
             output_ended: false,
             local_ended: false,
+            end_left: 0,
             discards: false,
             reset: None,
             side,
@@ -235,7 +240,8 @@ impl Link {
                 self.frames.pop_front();
             }
         }
-        if self.owed >= self.full_window / 4 && self.reset.is_none() {
+        let is_of_use = self.reset.is_none() && !self.peer_ended && !self.peer_gone;
+        if self.owed >= self.full_window / 4 && is_of_use {
             self.outbox.push(&header(WINDOW, self.owed));
             self.window += self.owed;
             self.owed = 0;
@@ -272,6 +278,7 @@ impl Link {
         if !self.local_ended && self.reset.is_none() {
             self.local_ended = true;
             self.outbox.push(&header(END, 0));
+            self.end_left = self.outbox.as_slice().len();
         }
     }
 
@@ -292,6 +299,22 @@ impl Link {
     /// So many bytes of [`Self::outbox`] were sent.
     pub fn sent(&mut self, bytes: usize) {
         self.outbox.take(bytes);
+        self.end_left = self.end_left.saturating_sub(bytes);
+    }
+
+    /// The peer has closed its end, and takes nothing more.
+    pub fn lose_peer(&mut self) {
+        self.peer_gone = true;
+        self.outbox = Buffer::default();
+    }
+
+    /// Whether the peer has gone, and if so, whether it had said and heard all.
+    pub fn is_peer_gone(&self) -> Option<bool> {
+        self.peer_gone.then_some(self.peer_ended && self.is_end_sent())
+    }
+
+    fn is_end_sent(&self) -> bool {
+        self.local_ended && self.end_left == 0
     }
 
     /// Whether the peer sends no more and all of it was handed on.
@@ -306,9 +329,9 @@ impl Link {
         now
     }
 
-    /// Whether both directions have ended and nothing waits.
+    /// Whether both directions have ended and all was handed on and sent.
     pub fn is_finished(&self) -> bool {
-        self.is_delivered() && self.local_ended && self.outbox.is_empty()
+        self.is_delivered() && self.is_end_sent()
     }
 
     /// Who reset the connection.

@@ -6,14 +6,15 @@ use crate::agent::{Connector, Handshake};
 use crate::os;
 use magikvm_proto::codec::write_message;
 use magikvm_proto::forward::{ForwardRequest, Link, MAX_ANSWER_LEN, Side};
+use magikvm_proto::limits::FORWARD_TIMEOUT_SECS;
 use magikvm_proto::wire::{Done, Reply};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// How long the guest may take to answer. It gives the pod's port ten seconds.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long the guest may take to answer.
+const PATIENCE: Duration = Duration::from_secs(FORWARD_TIMEOUT_SECS + 5);
 /// Longest answer to the request for a port (`OK 1234567890\n`).
 const MAX_HANDSHAKE: usize = 64;
 
