@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prints the figures that SPECIFICATION.md promises, each beside its aim or peer, measured in one run: ci/bench.sh [first-pod|images|krun|all].
+# Prints the figures that SPECIFICATION.md promises, each beside its aim or peer, measured in one run: ci/bench.sh [first-pod|images|io|krun|all].
 # Takes some minutes; the machine should have nothing else to do.
 
 # shellcheck source-path=SCRIPTDIR source=lib.sh
@@ -31,16 +31,28 @@ images() {
     cargo bench --locked -p magikvm-tests --bench images
 }
 
+io() {
+    ensure_vhost_vsock
+    step "Making the guest image" ensure_guest_image "$DIST/guest"
+    make_demo_layout "$DIST/demo-image"
+    choose_accel
+    [ ${#ACCEL[@]} = 0 ] || export MAGIKVM_ACCEL=tcg
+    export MAGIKVM_TEST_GUEST="$DIST/guest"
+    export MAGIKVM_DEMO_IMAGE="$DIST/demo-image"
+    cargo bench --locked -p magikvm-tests --bench io_ports
+}
+
 case "${1:-all}" in
     first-pod) benches=(first_pod) ;;
     images) benches=(images) ;;
+    io) benches=(io) ;;
     krun) benches=(krun) ;;
     all)
-        benches=(first_pod images)
+        benches=(first_pod images io)
         # The lab emulates an x86-64 machine.
         [ "$ARCH" != x86_64 ] || benches+=(krun)
         ;;
-    *) die "there are no figures named $1; there are first-pod, images, krun and all" ;;
+    *) die "there are no figures named $1; there are first-pod, images, io, krun and all" ;;
 esac
 need_packages "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
 need_rust
