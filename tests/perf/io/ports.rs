@@ -254,7 +254,7 @@ fn initramfs(work: &Path, to: &Path) -> Result<()> {
          mount -t devtmpfs dev /dev\nmount -t proc proc /proc\nmkdir /www\nmount -t tmpfs www /www\n\
          ip link set lo up\n{}\n\
          socat VSOCK-LISTEN:{FORWARD_PORT},reuseaddr,fork,backlog=128 TCP:127.0.0.1:80,nodelay &\n\
-         while ! grep -q vsock /proc/net/protocols 2>/dev/null; do sleep 0.1; done\nsleep 1\necho {MARK}\nwait\nreboot -f\n",
+         sleep 2\necho {MARK}\nwait\nreboot -f\n",
         server("busybox ")
     );
     fs::write(tree.join("init"), init)?;
