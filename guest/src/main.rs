@@ -68,8 +68,7 @@ fn run() -> Result<(), InitError> {
     let spawner = spawner::start()?;
     // From here on the host's connection is accepted by the kernel, even while vminit is still busy.
     let listener = sys::vsock_listen(magikvm_proto::path::AGENT_PORT).map_err(InitError::Agent)?;
-    let forwards =
-        sys::vsock_listen_for_many(magikvm_proto::path::FORWARD_PORT).map_err(InitError::Agent)?;
+    let forwards = sys::vsock_listen_for_many(magikvm_proto::path::FORWARD_PORT).map_err(InitError::Agent)?;
     // A host that connects earlier is refused by the kernel at best; one vsock device program even stops for good
     // when it is used before its queues are set up. Whoever reads the console knows from this line that it may
     // connect.

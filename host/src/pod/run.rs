@@ -172,7 +172,9 @@ fn reserve(request: &RunRequest, layout: &Layout) -> Result<Pod, Failure> {
         Ok::<_, undo::UndoError>((lock, undo))
     })();
     match reserved {
-        Ok((Some(lock), undo)) => Ok(Pod { dir, undo, lock, ports: Published::default(), images: Vec::new() }),
+        Ok((Some(lock), undo)) => {
+            Ok(Pod { dir, undo, lock, ports: Published::default(), images: Vec::new() })
+        }
         Ok((None, _)) => Err(exists(request, "is being started by somebody else")),
         Err(error) => {
             // The journal itself could not be written (a full disk): the directory is new and ours.
