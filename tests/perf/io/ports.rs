@@ -2,7 +2,8 @@
 //! are answered in a second. `ci/bench.sh io` calls it. Never a test: machines are noisy.
 //!
 //! The peer is a VM of the same driver and kernel, whose init starts the same web server and `socat VSOCK-LISTEN:…,fork TCP:…`, and on this side
-//! the least that can be between a TCP connection and the VMM's socket: two threads that copy.
+//! the least that can be between a TCP connection and the VMM's socket: two threads that copy. Its socat does not wait half a second after the end of one
+//! direction, as it would by itself: vsock devices do not tell it of the other.
 
 use magikvm::agent::{Connector, Handshake};
 use magikvm::store::layout::{Layout, Surroundings};
@@ -253,7 +254,7 @@ fn initramfs(work: &Path, to: &Path) -> Result<()> {
          /bin/busybox --install -s /bin\nexport PATH=/bin\n\
          mount -t devtmpfs dev /dev\nmount -t proc proc /proc\nmkdir /www\nmount -t tmpfs www /www\n\
          ip link set lo up\n{}\n\
-         socat VSOCK-LISTEN:{FORWARD_PORT},reuseaddr,fork,backlog=128 TCP:127.0.0.1:80,nodelay &\n\
+         socat -t 0 VSOCK-LISTEN:{FORWARD_PORT},reuseaddr,fork,backlog=128 TCP:127.0.0.1:80,nodelay &\n\
          sleep 2\necho {MARK}\nwait\nreboot -f\n",
         server("busybox ")
     );
