@@ -22,7 +22,8 @@ first_pod() {
 }
 
 io() {
-    whole_pods io
+    whole_pods io_files
+    whole_pods io_ports
 }
 
 krun() {

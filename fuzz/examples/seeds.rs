@@ -176,6 +176,17 @@ fn wires() -> Result<Vec<(&'static str, Vec<u8>)>, Box<dyn Error>> {
     ])
 }
 
+/// A line and frames of a forwarded connection.
+fn forwards() -> Vec<(&'static str, Vec<u8>)> {
+    let with = |line: &str, frames: &[&[u8]]| [line.as_bytes(), b"\n", &frames.concat()].concat();
+    let hello: &[u8] = b"\0\0\0\x05hello";
+    vec![
+        ("host", with(r#"{"action":"forward","port":80}"#, &[hello, &[2, 0, 0x80, 0], &[1, 0, 0, 0]])),
+        ("guest", with(r#"{"status":"ok"}"#, &[hello, hello, &[3, 0, 0, 0]])),
+        ("refused", with(r#"{"status":"error","code":"busy","message":"no"}"#, &[])),
+    ]
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let out = std::env::args().nth(1).ok_or("usage: seeds DIR")?;
     let put = |target: &str, name: &str, bytes: &[u8]| -> Result<(), Box<dyn Error>> {
@@ -206,6 +217,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     for (name, lines) in wires()? {
         put("wire", name, &lines)?;
+    }
+    for (name, bytes) in forwards() {
+        put("forward", name, &bytes)?;
     }
     for name in ["hello.yaml", "shop.yaml"] {
         put("manifest", name, &fs::read(Path::new("examples").join(name))?)?;

@@ -12,6 +12,7 @@ mod clock;
 mod console;
 mod devices;
 mod events;
+mod forward;
 mod load;
 mod output;
 mod pod;
@@ -67,9 +68,10 @@ fn run() -> Result<(), InitError> {
     let spawner = spawner::start()?;
     // From here on the host's connection is accepted by the kernel, even while vminit is still busy.
     let listener = sys::vsock_listen(magikvm_proto::path::AGENT_PORT).map_err(InitError::Agent)?;
+    let forwards = sys::vsock_listen_for_many(magikvm_proto::path::FORWARD_PORT).map_err(InitError::Agent)?;
     // A host that connects earlier is refused by the kernel at best; one vsock device program even stops for good
     // when it is used before its queues are set up. Whoever reads the console knows from this line that it may
     // connect.
     console::say(LISTENING);
-    supervisor::run(spawner, listener).map_err(InitError::Thread)
+    supervisor::run(spawner, listener, forwards).map_err(InitError::Thread)
 }

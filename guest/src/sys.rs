@@ -10,8 +10,9 @@ use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
-    VsockAddr, accept4, bind, getpeername, listen, recvmsg, sendmsg, socket, socketpair,
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrIn,
+    SockaddrIn6, UnixAddr, VsockAddr, accept4, bind, connect, getpeername, listen, recvmsg, sendmsg,
+    setsockopt, socket, socketpair, sockopt,
 };
 use nix::unistd::ForkResult;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -213,6 +214,36 @@ pub(crate) fn vsock_listen(port: u32) -> io::Result<OwnedFd> {
     bind(listener.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, port))?;
     listen(&listener, Backlog::new(64)?)?;
     Ok(listener)
+}
+
+/// A listening AF_VSOCK socket for many connections at once, which are never waited for.
+pub(crate) fn vsock_listen_for_many(port: u32) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let listener = socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;
+    bind(listener.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, port))?;
+    listen(&listener, Backlog::new(1024)?)?;
+    Ok(listener)
+}
+
+/// Begins to connect to an address; the socket can be written to when that has come to an end.
+pub(crate) fn tcp_connect(address: std::net::SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let stream = socket(family, SockType::Stream, flags, None)?;
+    let begun = match address {
+        std::net::SocketAddr::V4(address) => connect(stream.as_raw_fd(), &SockaddrIn::from(address)),
+        std::net::SocketAddr::V6(address) => connect(stream.as_raw_fd(), &SockaddrIn6::from(address)),
+    };
+    match begun {
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(stream),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// When it is closed, the other end is to see a reset and not an end.
+pub(crate) fn reset_on_close(stream: &impl AsFd) {
+    let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+    setsockopt(stream, sockopt::Linger, &at_once).ok();
 }
 
 /// The next connection and the context id of its other end.

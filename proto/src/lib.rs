@@ -2,11 +2,12 @@
 //!
 //! Owns: names and their rules ([`id`]), hard limits ([`limits`]), the plan baked into the pod's own file system
 //! ([`plan`]), guest paths ([`path`]), time budgets of both ends ([`budget`]), a guest image's manifest ([`guest_image`]) and the
-//! wire ([`wire`], [`codec`]).
+//! wire ([`wire`], [`codec`], [`forward`]).
 //! Must not know: async runtimes, the file system, Kubernetes YAML, hypervisors.
 
 pub mod budget;
 pub mod codec;
+pub mod forward;
 pub mod guest_image;
 pub mod id;
 pub mod limits;

@@ -43,6 +43,11 @@ pub const EXEC_TIMEOUT_SECS: u64 = 300;
 
 /// Connections the agent serves at once.
 pub const MAX_AGENT_CONNECTIONS: usize = 16;
+/// Forwarded connections the guest serves at once.
+pub const MAX_FORWARDS: usize = 1024;
+/// A forwarded connection must be agreed upon within this many seconds: its request sent, the pod's port connected to. A server that is slow to
+/// accept lets TCP try again after one, three, seven and fifteen seconds.
+pub const FORWARD_TIMEOUT_SECS: u64 = 20;
 /// Bytes of one line on the wire, newline included.
 pub const MAX_LINE_LEN: usize = 64 << 10;
 /// Bytes of payload behind one frame header.

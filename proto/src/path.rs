@@ -23,6 +23,8 @@ pub const FIRST_IMAGE_PARTITION: u32 = 2;
 
 /// Port the agent listens on (AF_VSOCK).
 pub const AGENT_PORT: u32 = 1024;
+/// Port that forwarded connections go to (AF_VSOCK); see [`crate::forward`].
+pub const FORWARD_PORT: u32 = 1025;
 /// What vminit prints on the console once the agent listens. A hint to the host when to connect, never a proof of anything: connections
 /// that come while the guest's vsock driver is being set up can wedge a vsock device.
 pub const AGENT_LISTENING: &str = "vminit: listening";

@@ -1,6 +1,7 @@
 //! Golden file of the wire: one line per message form. A change here is a change of the contract; raise `GENERATION` with it.
 //! `MAGIKVM_BLESS=1 cargo test -p magikvm-proto --test golden` writes the file anew.
 
+use magikvm_proto::forward::ForwardRequest;
 use magikvm_proto::id::{ContainerName, PodId};
 use magikvm_proto::plan::{ContainerPlan, GuestPlan, ProcessNamespace, RestartPolicy, Stdin, Stdio};
 use magikvm_proto::wire::*;
@@ -58,6 +59,7 @@ fn the_wire_is_as_it_was() {
     line(&mut l, &Request::Events { since: 7 });
     line(&mut l, &Request::Clock { realtime_ns: 1_767_225_600_123_456_789 });
     line(&mut l, &Request::Shutdown { grace_ms: 30_000 });
+    line(&mut l, &ForwardRequest::Forward { port: 8080 });
     line(&mut l, &Reply::Ok(Done {}));
     line(&mut l, &Reply::<Done>::Error(Refusal::new(RefusalCode::NotFound, "no container \"db\"")));
     let pod: PodId = "prod/shop".parse().expect("a pod id");

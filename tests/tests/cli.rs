@@ -122,6 +122,7 @@ fn help_of_every_verb() {
         "logs",
         "exec",
         "attach",
+        "port-forward",
         "stop",
         "pause",
         "resume",

@@ -25,6 +25,8 @@ mod machine;
 mod manifest;
 #[path = "conformance/pauses.rs"]
 mod pauses;
+#[path = "conformance/ports.rs"]
+mod ports;
 #[path = "conformance/processes.rs"]
 mod processes;
 #[path = "conformance/row.rs"]
@@ -52,7 +54,7 @@ use std::sync::Arc;
 use unit::Unit;
 
 /// The list, in the order of the table.
-static GROUPS: [&Group; 13] = [
+static GROUPS: [&Group; 15] = [
     &manifest::GROUP,
     &together::GROUP,
     &walls::GROUP,
@@ -65,6 +67,8 @@ static GROUPS: [&Group; 13] = [
     &stops::GROUP,
     &machine::GROUP,
     &pauses::GROUP,
+    &ports::GROUP,
+    &ports::OWN,
     &failures::GROUP,
 ];
 

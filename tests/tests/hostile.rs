@@ -173,6 +173,54 @@ fn a_frame_that_claims_to_be_huge_breaks_its_pod() {
     host.assert_as_before(&before);
 }
 
+/// A connection to a port of the pod: all that comes, or how it breaks.
+fn ask(address: &str) -> std::io::Result<Vec<u8>> {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    stream.write_all(b"anybody there?")?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).map(|_| bytes)
+}
+
+/// A guest that misuses the port for forwarded connections: each is reset, its pod and its port live on.
+#[test]
+fn forwarded_connections_that_are_none_are_reset() {
+    let host = Host::fake();
+    let before = host.holdings();
+    for (manner, says) in [
+        ("forward-garbage", "the pod sent something that is not an answer"),
+        ("forward-silent", "the pod did not answer in time"),
+        ("forward-flood", "the pod broke the rules of forwarded connections"),
+    ] {
+        let run = host.run_fake(&Pod::simple(manner), manner).args(["-d", "--publish", "127.0.0.1::80"]).ok();
+        let published = run.stderr.strip_prefix("Published ").and_then(|text| text.split_once("->"));
+        let address = published.unwrap_or_else(|| panic!("{}", run.stderr)).0.to_owned();
+        let mut forward = host.cmd(["port-forward", manner, ":80"]).spawn();
+        forward.wait_for_stdout("-> 80\n");
+        let shown = forward.stdout();
+        let local = shown.lines().find_map(|line| line.strip_prefix("Forwarding from ")).unwrap();
+        let local = local.split_once(' ').unwrap().0;
+        std::thread::scope(|scope| {
+            for address in [&address, local] {
+                scope.spawn(move || {
+                    let broken = ask(address).map(|bytes| bytes.len());
+                    assert!(broken.is_err(), "{manner}: {broken:?}");
+                });
+            }
+        });
+        forward.wait_for_stderr(says);
+        forward.signal(Signal::SIGINT);
+        let forwarded = forward.wait().expect_code(0);
+        assert!(!forwarded.stderr.contains('\x1b'), "{:?}", forwarded.stderr);
+        assert_eq!(host.phase(manner), "Running");
+        let memory = memory_kib(host.process(manner, "monitor"), "VmHWM");
+        assert!(memory < MONITOR_KIB, "{manner}: the monitor took {memory} KiB");
+        host.cmd(["rm", "-f", manner]).ok();
+    }
+    host.assert_as_before(&before);
+}
+
 #[test]
 fn a_guest_that_does_not_end_is_ended() {
     let host = Host::fake();

@@ -13,7 +13,7 @@ use crate::output::pump::Pump;
 use crate::pod::Pod;
 use crate::reaper::Reaper;
 use crate::spawner::client::Spawner;
-use crate::{console, load, power, sync};
+use crate::{console, forward, load, power, sync};
 use machine::{Effect, Input, Machine, News};
 use magikvm_proto::budget::GUEST_LOG_DRAIN_MS;
 use magikvm_proto::plan::{ContainerPlan, GuestPlan, ProcessNamespace, RestartPolicy};
@@ -63,7 +63,7 @@ struct Supervisor {
 }
 
 /// Runs the pod to its end and ends the VM. Returns only when not even a thread can be started.
-pub(crate) fn run(spawner: Spawner, listener: OwnedFd) -> io::Result<()> {
+pub(crate) fn run(spawner: Spawner, listener: OwnedFd, forwards: OwnedFd) -> io::Result<()> {
     let (tell, inbox) = channel();
     // Blocked before the first thread, so that only the one that waits for them gets them.
     let mut ends = SigSet::empty();
@@ -112,6 +112,7 @@ pub(crate) fn run(spawner: Spawner, listener: OwnedFd) -> io::Result<()> {
     };
     supervisor.boot(failure);
     agent::start(pod, listener)?;
+    forward::start(forwards)?;
     supervisor.work()
 }
 

@@ -6,8 +6,10 @@ mod stream;
 pub use stream::{AgentReader, AgentWriter, Patience};
 
 use crate::os;
+use crate::store::layout::FORWARD_SOCK;
 use magikvm_proto::codec::{self, CodecError};
 use magikvm_proto::limits::REQUEST_TIMEOUT_SECS;
+use magikvm_proto::path::FORWARD_PORT;
 use magikvm_proto::wire::{Hello, Refusal, Reply, Request};
 use serde::de::DeserializeOwned;
 use std::io::{self, BufReader, Read, Write};
@@ -80,6 +82,19 @@ pub struct AgentConnection {
 }
 
 impl Connector {
+    /// How the guest's port for forwarded connections is reached, beside the agent's.
+    #[must_use]
+    pub fn forwards(&self) -> Self {
+        match self.handshake {
+            Handshake::Direct => {
+                Self { socket: self.socket.with_file_name(FORWARD_SOCK), handshake: Handshake::Direct }
+            }
+            Handshake::Port(_) => {
+                Self { socket: self.socket.clone(), handshake: Handshake::Port(FORWARD_PORT) }
+            }
+        }
+    }
+
     /// Connects, waiting at most `wait` for the agent's side to accept.
     pub fn connect(&self, wait: Duration) -> Result<AgentConnection, AgentError> {
         self.connect_with(wait, None)

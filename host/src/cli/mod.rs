@@ -10,6 +10,7 @@ mod interrupt;
 mod kill;
 mod logs;
 mod pause;
+mod port_forward;
 mod ps;
 mod rm;
 mod run;
@@ -60,6 +61,8 @@ enum Verb {
     Exec(exec::ExecArgs),
     /// Connect to a running container's output and input
     Attach(exec::AttachArgs),
+    /// Let ports of this machine lead to a running pod
+    PortForward(port_forward::Args),
     /// Stop pods: TERM, grace period, KILL
     Stop(stop::Args),
     /// Halt the VMs of running pods, as they are, until they are resumed
@@ -143,6 +146,7 @@ fn dispatch(args: Args) -> Outcome {
         Verb::Logs(args) => logs::main(&args, &pods),
         Verb::Exec(args) => exec::exec(args, &pods),
         Verb::Attach(args) => exec::attach(&args, &pods),
+        Verb::PortForward(args) => port_forward::main(&args, &pods),
         Verb::Stop(args) => stop::main(&args, &pods),
         Verb::Pause(args) => pause::pause(&args, &pods),
         Verb::Resume(args) => pause::resume(&args, &pods),

@@ -4,6 +4,7 @@ use super::error::{CliError, Kind};
 use super::logs::{Follow, Show};
 use super::{Outcome, ui};
 use crate::manifest;
+use crate::manifest::ports::PublishedPort;
 use crate::pod::interface::PodRuntimeInterface;
 use crate::pod::launch::{Canceller, FromMonitor, Launched};
 use crate::pod::run::{AtEnd, RunRequest};
@@ -34,6 +35,9 @@ pub(super) struct Args {
     /// Remove the pod at its end
     #[arg(long)]
     rm: bool,
+    /// Let a port of this machine lead to one of the pod; with an empty HOST or 0, any that is free
+    #[arg(short, long, value_name = "[IP:]HOST:CONTAINER[/PROTOCOL]")]
+    publish: Vec<PublishedPort>,
     /// Directory of the guest image (see magikvm-image)
     #[arg(long, value_name = "DIR", env = "MAGIKVM_GUEST")]
     guest: Option<PathBuf>,
@@ -60,8 +64,12 @@ pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface
         CliError::of(Kind::Code(2), &error).hint("leave out one of --vmm krun and --accel tcg")
     })?;
     let (bytes, origin) = read_manifest(&args.manifest)?;
-    let plan = manifest::parse(&bytes, &origin)
+    let mut plan = manifest::parse(&bytes, &origin)
         .map_err(|problems| CliError::new(Kind::User, problems.to_string().trim_end().to_owned()))?;
+    plan.publish(args.publish).map_err(|error| {
+        CliError::of(Kind::User, &error).hint("leave one of them out, or name another port of this machine")
+    })?;
+    let finds_ports = plan.published.iter().any(|port| port.host_port == 0);
     let id = plan.id.clone();
     let guest = args.guest.unwrap_or_else(|| pods.layout().guest_image());
     let request = RunRequest {
@@ -87,11 +95,22 @@ pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface
     progress.end();
     came.map_err(|failure| CliError::of_failure(failure, ours))?;
     ready.store(true, Ordering::Release);
+    if finds_ports {
+        show_ports(pods, &id);
+    }
     if args.detach {
         ui::line(&id.to_string());
         return Ok(ExitCode::SUCCESS);
     }
     foreground(launched, pods, &id, args.no_prefix)
+}
+
+/// Which ports were free.
+fn show_ports(pods: &PodRuntimeInterface, id: &PodId) {
+    let state = pods.find(id).ok().and_then(|found| found.state);
+    for port in state.map(|state| state.ports).unwrap_or_default() {
+        ui::note(&format!("Published {port}"));
+    }
 }
 
 fn absolute(path: PathBuf) -> PathBuf {

@@ -60,6 +60,7 @@ pub(super) fn build(written: &Written, report: &mut Report) -> Option<PodPlan> {
     let hostname = build.hostname(spec, &id.name)?;
     let containers = containers?;
     let vm = build.vm_size(&metadata.annotations, &containers)?;
+    let published = super::ports::published(written, report);
     Some(PodPlan {
         id,
         labels: metadata.labels.clone(),
@@ -74,6 +75,7 @@ pub(super) fn build(written: &Written, report: &mut Report) -> Option<PodPlan> {
         grace_seconds,
         vm,
         containers,
+        published,
         manifest: written.json.clone(),
     })
 }

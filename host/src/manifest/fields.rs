@@ -185,12 +185,24 @@ pub const FIELDS: &[Field] = &[
     no("spec.containers[].resources.requests.hugepages-2Mi", "only cpu and memory are supported yet"),
     no("spec.containers[].resources.requests.hugepages-1Gi", "only cpu and memory are supported yet"),
     no("spec.containers[].resources.claims", CLUSTER),
-    yes("spec.containers[].ports", Shape::Objects, "What it says it listens on; opens nothing."),
+    yes(
+        "spec.containers[].ports",
+        Shape::Objects,
+        "What it says it listens on; opens nothing but a `hostPort`.",
+    ),
     yes("spec.containers[].ports[].name", Shape::Text, "An IANA service name: at most 15 of `a-z0-9-`."),
     yes("spec.containers[].ports[].containerPort", Shape::Int, "Required. 1 to 65535."),
     yes("spec.containers[].ports[].protocol", Shape::Text, "`TCP` (default), `UDP` or `SCTP`."),
-    no("spec.containers[].ports[].hostPort", "ports of this machine are not supported yet"),
-    no("spec.containers[].ports[].hostIP", "ports of this machine are not supported yet"),
+    yes(
+        "spec.containers[].ports[].hostPort",
+        Shape::Int,
+        "Port of this machine that leads to it. 1 to 65535; 0 is none. TCP, or UDP where the pod's network carries it.",
+    ),
+    yes(
+        "spec.containers[].ports[].hostIP",
+        Shape::Text,
+        "Address of this machine for it. Default `0.0.0.0`.",
+    ),
     yes("spec.containers[].tty", Shape::Bool, "Gives it a terminal. Default false."),
     yes(
         "spec.containers[].stdin",
@@ -349,6 +361,8 @@ pub const ANNOTATION_PREFIX: &str = "magikvm.dev/";
 pub const ANNOTATION_MEMORY: &str = "magikvm.dev/memory-mib";
 /// Sets the number of processors of the VM.
 pub const ANNOTATION_VCPUS: &str = "magikvm.dev/vcpus";
+/// Shows which ports of this machine a pod has.
+pub const ANNOTATION_PORTS: &str = "magikvm.dev/ports";
 /// Every annotation that magikvm reads, and what it does.
 pub const ANNOTATIONS: &[(&str, &str)] = &[
     (
@@ -358,6 +372,10 @@ pub const ANNOTATIONS: &[(&str, &str)] = &[
     (
         ANNOTATION_VCPUS,
         "Processors of the VM, 1 to 8, instead of the sum of the containers' limits rounded up.",
+    ),
+    (
+        ANNOTATION_PORTS,
+        "`inspect` shows here which ports of this machine the pod has. Does nothing in a manifest.",
     ),
 ];
 

@@ -147,6 +147,9 @@ pub(super) struct Amounts {
 pub(super) struct Port {
     pub(super) name: Option<String>,
     pub(super) container_port: Option<i64>,
+    pub(super) host_port: Option<i64>,
+    #[serde(rename = "hostIP")]
+    pub(super) host_ip: Option<String>,
     pub(super) protocol: Option<String>,
 }
 

@@ -15,6 +15,7 @@ mod k8s;
 mod names;
 mod node;
 pub mod plan;
+pub mod ports;
 mod problem;
 mod process;
 pub mod quantity;

@@ -71,6 +71,8 @@ pub struct PodPlan {
     pub vm: VmSize,
     /// 1 to 16 containers, in the order they are written.
     pub containers: Vec<ContainerSpec>,
+    /// Ports of this machine that lead to it.
+    pub published: Vec<super::ports::PublishedPort>,
     /// The Pod as written, as JSON, without the fields that are safe to ignore and without nulls.
     pub manifest: serde_json::Value,
 }
@@ -153,7 +155,7 @@ pub enum Protocol {
     Sctp,
 }
 
-/// A port that a container says it listens on. Information only: it opens nothing.
+/// A port that a container says it listens on. Information only: it opens nothing; see [`PodPlan::published`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContainerPort {

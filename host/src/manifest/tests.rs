@@ -40,7 +40,7 @@ spec:
     env:
     - {name: GREETING, value: "hi"}
     ports:
-    - {name: http, containerPort: 8080, protocol: UDP}
+    - {name: http, containerPort: 8080, protocol: UDP, hostPort: 18080, hostIP: 127.0.0.1}
     resources:
       limits: {cpu: 1500m, memory: 64Mi}
       requests: {cpu: "1", memory: 32Mi}
@@ -126,6 +126,9 @@ fn every_supported_field_arrives_in_the_plan() {
         one.ports,
         [ContainerPort { name: Some("http".to_owned()), container_port: 8080, protocol: Protocol::Udp }]
     );
+    let published = &plan.published[0];
+    assert_eq!((published.host_ip.to_string().as_str(), published.host_port), ("127.0.0.1", 18080));
+    assert_eq!((published.container_port, published.protocol), (8080, Protocol::Udp));
     assert_eq!(
         one.resources,
         Resources {
@@ -405,7 +408,7 @@ fn the_vm_is_sized_by_the_limits_or_by_annotations() {
         ("{magikvm.dev/vcpus: '99999999999'}", "must be a whole number in quotes"),
         (
             "{magikvm.dev/memory: '1'}",
-            "is not an annotation of magikvm (known are magikvm.dev/memory-mib, magikvm.dev/vcpus)",
+            "is not an annotation of magikvm (known are magikvm.dev/memory-mib, magikvm.dev/vcpus, magikvm.dev/ports)",
         ),
     ] {
         assert_problem(&annotated(text), expected);

@@ -39,6 +39,7 @@ fn serve(link: &Link) -> Result<(), Failure> {
     let mut request = Vec::new();
     std::io::stdin().take(MAX_REQUEST).read_to_end(&mut request).map_err(|error| internal(&error))?;
     let request: RunRequest = serde_json::from_slice(&request).map_err(|error| internal(&error))?;
+    crate::net::ports::allow_files();
     detach().map_err(|errno| internal(&errno))?;
     let layout =
         Layout::new(&Surroundings::of_process(request.root.clone())).map_err(|error| internal(&error))?;

@@ -7,6 +7,7 @@ use super::link::Link;
 use super::watchers;
 use crate::agent::Connector;
 use crate::manifest::PodPlan;
+use crate::net::relay::Relay;
 use crate::os;
 use crate::pod::control::ControlRequest;
 use crate::pod::events::{ClockReason, EventLog, Happening};
@@ -92,6 +93,8 @@ pub(super) struct Reactor<'a> {
     deadline: Option<Instant>,
     waiting: Vec<Waiter>,
     sandbox: Option<SandboxView>,
+    /// Carries connections to the pod's ports.
+    relay: Option<Relay>,
     is_listening: bool,
     /// The state as it was written last, so that a flood of empty events writes nothing.
     written: Option<PodState>,
@@ -158,6 +161,7 @@ impl<'a> Reactor<'a> {
             deadline: None,
             waiting: Vec::new(),
             sandbox: None,
+            relay: None,
             is_listening: false,
             written: None,
             saved: None,
@@ -168,6 +172,9 @@ impl<'a> Reactor<'a> {
     pub(super) fn run_to_end(&mut self, pod: &mut Pod) -> i32 {
         self.link.send(&FromMonitor::Ready);
         while !matches!(self.turn(&pod.dir), Outcome::Ended | Outcome::Failed(_)) {}
+        if let Some(relay) = self.relay.take() {
+            relay.drain();
+        }
         if let Err(error) = pod.undo.end_run() {
             self.machine.state.broken.get_or_insert_with(|| Broken {
                 reason: MachineFailure::Leftover,
@@ -176,6 +183,7 @@ impl<'a> Reactor<'a> {
         }
         self.machine.state.processes.clear();
         self.machine.state.agent = None;
+        self.machine.state.ports.clear();
         self.save(&pod.dir);
         for waiter in std::mem::take(&mut self.waiting) {
             let answer = waiter.wish.and_then(|wish| self.machine.outcome(wish)).unwrap_or(Ok(()));
@@ -215,6 +223,17 @@ impl<'a> Reactor<'a> {
                 Some(outcome) => return outcome,
             }
         }
+    }
+
+    /// Accepts those who have connected to the pod's ports, and all to come.
+    fn open_ports(&mut self, pod: &mut Pod) -> Result<(), Failure> {
+        let doors = std::mem::take(&mut pod.ports.doors);
+        let (false, Some(sandbox)) = (doors.is_empty(), &self.sandbox) else { return Ok(()) };
+        // A connection that cannot be carried is reset, which says enough to whoever made it.
+        let relay = Relay::start(doors, sandbox.agent.forwards(), |_| {})
+            .map_err(|error| Failure::new(RunStage::Prepare, Blame::Environment, &error))?;
+        self.relay = Some(relay);
+        Ok(())
     }
 
     fn on_request(&mut self, request: ControlRequest, done: Sender<Answer>) -> Input {
@@ -374,13 +393,14 @@ impl Attendant for Reactor<'_> {
         }
     }
 
-    fn await_ready(&mut self, pod: &Pod, sandbox: Box<dyn Sandbox>) -> Result<(), Failure> {
+    fn await_ready(&mut self, pod: &mut Pod, sandbox: Box<dyn Sandbox>) -> Result<(), Failure> {
         let failed = |error: &(dyn std::error::Error + 'static)| {
             Failure::new(RunStage::Prepare, Blame::Environment, error)
         };
         let (agent, processes, console) = (sandbox.agent().clone(), sandbox.processes(), sandbox.console());
         let state = &mut self.machine.state;
         state.agent = Some(agent.clone());
+        state.ports.clone_from(&pod.ports.bound);
         state.processes = processes.clone();
         state.processes.extend(myself());
         let names = state.containers.iter().map(|container| container.name.clone()).collect();
@@ -396,7 +416,7 @@ impl Attendant for Reactor<'_> {
         self.listen(&pod.dir)?;
         self.save(&pod.dir);
         match self.turn(&pod.dir) {
-            Outcome::Ready => Ok(()),
+            Outcome::Ready => self.open_ports(pod),
             Outcome::Failed(mut failure) => {
                 if matches!(failure.stage, RunStage::Boot | RunStage::Agent) {
                     failure.console = console.lines(CONSOLE_LINES);

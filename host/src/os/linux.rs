@@ -96,6 +96,16 @@ pub fn connect_unix(socket: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(address)
 }
 
+/// The same without waiting, now and later: `WouldBlock` when there is no room for one more that is not accepted yet.
+pub fn connect_unix_at_once(path: &Path) -> io::Result<UnixStream> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+    let (_dir, address) = address(path)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let stream = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(stream.as_raw_fd(), &UnixAddr::new(&address)?)?;
+    Ok(UnixStream::from(stream))
+}
+
 /// Makes a Unix socket that only this user may connect to, in a directory that nobody else gets into.
 pub fn bind_unix(socket: &Path) -> io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;

@@ -152,6 +152,16 @@ pub fn connect_unix(socket: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(socket)
 }
 
+/// The same, and from then on without waiting. To connect does not wait here: a socket without room for one more refuses.
+pub fn connect_unix_at_once(socket: &Path) -> io::Result<UnixStream> {
+    let stream = connect_unix(socket).map_err(|error| match error.kind() {
+        io::ErrorKind::ConnectionRefused => io::ErrorKind::WouldBlock.into(),
+        _ => error,
+    })?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
 /// Makes a Unix socket that only this user may connect to, in a directory that nobody else gets into.
 pub fn bind_unix(socket: &Path) -> io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;

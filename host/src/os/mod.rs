@@ -8,7 +8,12 @@ mod linux;
 #[cfg(target_os = "macos")]
 mod macos;
 
+#[cfg_attr(target_os = "linux", path = "poller_linux.rs")]
+#[cfg_attr(target_os = "macos", path = "poller_macos.rs")]
+mod poller;
+
 #[cfg(target_os = "linux")]
 pub use linux::*;
 #[cfg(target_os = "macos")]
 pub use macos::*;
+pub use poller::{Interest, Poller};

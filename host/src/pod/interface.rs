@@ -5,7 +5,7 @@ use super::failure::Failure;
 use super::launch::{self, Launched};
 use super::logs::LogReader;
 use super::run::{self, RunRequest};
-use crate::agent::{AgentConnection, AgentError, Patience};
+use crate::agent::{AgentConnection, AgentError, Connector, Patience};
 use crate::store::atomic::FileError;
 use crate::store::layout::Layout;
 use crate::store::lock::{self, Lock, LockState};
@@ -314,6 +314,10 @@ impl PodRuntimeInterface {
 
     /// A connection to the agent of a running pod that is not paused.
     pub fn agent(&self, found: &Found, id: &PodId) -> Result<AgentConnection, PodError> {
+        Ok(self.connector(found, id)?.connect(CONNECT_WAIT)?)
+    }
+
+    fn connector<'f>(&self, found: &'f Found, id: &PodId) -> Result<&'f Connector, PodError> {
         if found.is_lost() {
             return Err(PodError::Lost(id.clone()));
         }
@@ -322,9 +326,12 @@ impl PodRuntimeInterface {
         if state.is_some_and(|state| state.paused_ms.is_some()) {
             return Err(PodError::Paused(id.clone()));
         }
-        let agent =
-            state.and_then(|state| state.agent.as_ref()).ok_or_else(|| PodError::NotRunning(id.clone()))?;
-        Ok(agent.connect(CONNECT_WAIT)?)
+        state.and_then(|state| state.agent.as_ref()).ok_or_else(|| PodError::NotRunning(id.clone()))
+    }
+
+    /// How connections to the ports of a running pod that is not paused are made; [`crate::net::relay::Relay`] makes them.
+    pub fn forward(&self, found: &Found, id: &PodId) -> Result<Connector, PodError> {
+        Ok(self.connector(found, id)?.forwards())
     }
 
     /// Readers of the logs of these containers.

@@ -6,6 +6,7 @@ pub mod failure;
 pub mod interface;
 pub mod launch;
 pub mod logs;
+pub mod ports;
 pub mod pull;
 pub mod run;
 pub mod status;

@@ -2,6 +2,7 @@
 //! code: what a step makes, it has planned the undoing of.
 
 use super::failure::{Blame, Failure, RunStage};
+use super::ports::{self, Published};
 use super::pull::{PullRequest, of_image};
 use crate::image::{Image, ImageError, ImageStore, Platform, Policy, PullWhen, Reference};
 use crate::manifest::{ContainerSpec, PodPlan, PullPolicy, RuntimeClass};
@@ -59,6 +60,8 @@ pub struct Pod {
     pub undo: Undo,
     /// Held for life; freed after all else.
     pub lock: Lock,
+    /// Its ports of this machine. Nobody is accepted before it runs; those of TCP are then the attendant's.
+    pub ports: Published,
     /// Its images, which cannot be removed as long as these live.
     pub images: Vec<Image>,
 }
@@ -69,7 +72,7 @@ pub trait Attendant {
     fn pull(&mut self, dir: &PodDir, request: &PullRequest) -> Result<(), Failure>;
 
     /// Returns when all containers run (or have completed), or with why they do not.
-    fn await_ready(&mut self, pod: &Pod, sandbox: Box<dyn Sandbox>) -> Result<(), Failure>;
+    fn await_ready(&mut self, pod: &mut Pod, sandbox: Box<dyn Sandbox>) -> Result<(), Failure>;
 }
 
 /// Carries the flow out. On failure nothing of the pod is left.
@@ -90,6 +93,7 @@ fn bring_up(
     attendant: &mut dyn Attendant,
 ) -> Result<(), Failure> {
     fault("reserve")?;
+    pod.ports = ports::bind(&request.plan, layout)?;
     let uid = uuid::Uuid::new_v4().to_string();
     pod.images = resolve_images(request, layout, &pod.dir, &runtime.platform(), attendant)?;
     write_record(request, pod, &uid)?;
@@ -168,7 +172,9 @@ fn reserve(request: &RunRequest, layout: &Layout) -> Result<Pod, Failure> {
         Ok::<_, undo::UndoError>((lock, undo))
     })();
     match reserved {
-        Ok((Some(lock), undo)) => Ok(Pod { dir, undo, lock, images: Vec::new() }),
+        Ok((Some(lock), undo)) => {
+            Ok(Pod { dir, undo, lock, ports: Published::default(), images: Vec::new() })
+        }
         Ok((None, _)) => Err(exists(request, "is being started by somebody else")),
         Err(error) => {
             // The journal itself could not be written (a full disk): the directory is new and ours.

@@ -1,5 +1,6 @@
 //! A pod as Kubernetes shows it: the manifest with a core/v1 `status`.
 
+use crate::manifest::fields::ANNOTATION_PORTS;
 use crate::store::lock::LockState;
 use crate::store::record::{ContainerPhase, ContainerView, Found, PodRecord, PodState, Stage, Terminated};
 use serde_json::{Value, json};
@@ -79,12 +80,31 @@ pub fn kubernetes(found: &Found) -> Option<Value> {
     {
         target.extend(fields);
     }
+    show_ports(&mut pod, found);
     if let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) {
         spec.insert("runtimeClassName".to_owned(), Value::String(record.runtime_class.clone()));
     }
     let status = status(found, record);
     pod.as_object_mut()?.insert("status".to_owned(), status);
     Some(pod)
+}
+
+/// The ports of this machine that it really has: those of `--publish` stand in no manifest, and others may have been any that was free.
+fn show_ports(pod: &mut Value, found: &Found) {
+    let ports = found.state.as_ref().map(|state| state.ports.as_slice()).unwrap_or_default();
+    let annotations = &mut pod["metadata"]["annotations"];
+    if let Some(annotations) = annotations.as_object_mut() {
+        // Of the pod whose description this manifest was made of.
+        annotations.remove(ANNOTATION_PORTS);
+    }
+    if !ports.is_empty() {
+        let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+        annotations[ANNOTATION_PORTS] = json!(ports.join(","));
+    } else if annotations.is_null()
+        && let Some(metadata) = pod["metadata"].as_object_mut()
+    {
+        metadata.remove("annotations");
+    }
 }
 
 fn status(found: &Found, record: &PodRecord) -> Value {

@@ -118,6 +118,7 @@ impl Machine {
             broken: None,
             containers: containers.iter().map(view).collect(),
             processes: Vec::new(),
+            ports: Vec::new(),
             agent: None,
         };
         Self { state, agent_up: false, kill_ms: None, motion: Motion::Running, wish: None }

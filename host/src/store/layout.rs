@@ -233,6 +233,8 @@ impl PodDir {
 pub const CONTROL_SOCK: &str = "control.sock";
 /// File name of the agent's socket in the pod's `vm` directory.
 pub const AGENT_SOCK: &str = "agent.sock";
+/// File name of the socket for forwarded connections beside it, where the VMM has one for each port of the guest.
+pub const FORWARD_SOCK: &str = "forward.sock";
 
 #[cfg(test)]
 mod tests {

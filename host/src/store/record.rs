@@ -92,9 +92,46 @@ pub struct PodState {
     pub containers: Vec<ContainerView>,
     /// The monitor and the VM's processes.
     pub processes: Vec<crate::vmm::process::ProcessRef>,
+    /// Ports of this machine that lead to it, while it runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<BoundPort>,
     /// How to reach the agent, while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<crate::agent::Connector>,
+}
+
+/// A port of this machine that leads to one of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BoundPort {
+    /// Which address of this machine.
+    pub host_ip: std::net::IpAddr,
+    /// Which port of this machine; not 0.
+    pub host_port: u16,
+    /// Which port of the pod.
+    pub container_port: u16,
+    /// By which protocol.
+    pub protocol: Transport,
+}
+
+/// What a port speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// Streams.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+impl std::fmt::Display for BoundPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let address = std::net::SocketAddr::new(self.host_ip, self.host_port);
+        let protocol = match self.protocol {
+            Transport::Tcp => "tcp",
+            Transport::Udp => "udp",
+        };
+        write!(f, "{address}->{}/{protocol}", self.container_port)
+    }
 }
 
 /// Why a pod ended otherwise than it should have.

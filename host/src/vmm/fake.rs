@@ -1,6 +1,8 @@
 //! A machine that is none: a process that speaks the guest's side of the wire and runs nothing. For tests of the host: of its verbs, and of
 //! what it makes of a guest that lies, floods, hangs or sends garbage. Compiled only with the feature `testing`.
 
+mod forward;
+
 use super::{Accel, Capabilities, Unavailable, VmChild, VmConfig, Vmm, VmmError, process};
 use crate::agent::{Connector, Handshake};
 use crate::store::layout::AGENT_SOCK;
@@ -94,6 +96,12 @@ enum Manner {
     NoClock,
     /// Rests for some seconds in the middle of a log frame.
     SlowFrame,
+    /// Answers forwarded connections with bytes that are no JSON.
+    ForwardGarbage,
+    /// Accepts forwarded connections, and never says a word.
+    ForwardSilent,
+    /// Sends more on forwarded connections than it may.
+    ForwardFlood,
 }
 
 fn manner() -> Manner {
@@ -120,6 +128,9 @@ fn manner() -> Manner {
         "garbage-clock" => Manner::GarbageClock,
         "no-clock" => Manner::NoClock,
         "slow-frame" => Manner::SlowFrame,
+        "forward-garbage" => Manner::ForwardGarbage,
+        "forward-silent" => Manner::ForwardSilent,
+        "forward-flood" => Manner::ForwardFlood,
         other => {
             other.strip_prefix("exit=").and_then(|code| code.parse().ok()).map_or(Manner::Run, Manner::Exit)
         }
@@ -149,6 +160,9 @@ pub fn guest_main() -> ExitCode {
     let events = Mutex::new(Vec::new());
     let guest = Arc::new(Guest { manner, containers, events, changed: Condvar::new(), clock_ms });
     let Ok(listener) = UnixListener::bind(AGENT_SOCK) else { return ExitCode::FAILURE };
+    if forward::listen(manner).is_err() {
+        return ExitCode::FAILURE;
+    }
     console(&format!("{AGENT_LISTENING}\n"));
     guest.boot();
     for stream in listener.incoming().filter_map(Result::ok) {

@@ -110,20 +110,23 @@ mod bound {
             check(call, answer).map(drop)
         }
 
-        /// A vsock device without any of libkrun's own networking ("TSI": the guest's sockets made on the host), and one port of the guest
-        /// that connections to a Unix socket lead to.
-        pub(in crate::vmm::krun) fn add_vsock(&self, port: u32, socket: &str) -> Result<(), ApiError> {
+        /// A vsock device without any of libkrun's own networking ("TSI": the guest's sockets made on the host), and ports of the guest
+        /// that connections to Unix sockets lead to.
+        pub(in crate::vmm::krun) fn add_vsock(&self, ports: &[(u32, &str)]) -> Result<(), ApiError> {
             let call = "krun_add_vsock_port2";
-            let socket = c_string(call, socket.as_bytes())?;
             #[allow(unused_unsafe, reason = "safe in the crate, not in the bindings of the system's library")]
             // SAFETY: they take numbers.
             let (no_default, added) =
                 unsafe { (ffi::krun_disable_implicit_vsock(self.0), ffi::krun_add_vsock(self.0, 0)) };
             check("krun_disable_implicit_vsock", no_default)?;
             check("krun_add_vsock", added)?;
-            // SAFETY: the string ends in NUL and outlives the call.
-            let answer = unsafe { ffi::krun_add_vsock_port2(self.0, port, socket.as_ptr(), true) };
-            check(call, answer).map(drop)
+            for (port, socket) in ports {
+                let socket = c_string(call, socket.as_bytes())?;
+                // SAFETY: the string ends in NUL and outlives the call.
+                let answer = unsafe { ffi::krun_add_vsock_port2(self.0, *port, socket.as_ptr(), true) };
+                check(call, answer)?;
+            }
+            Ok(())
         }
 
         /// A serial port that prints on a descriptor, which then is libkrun's.

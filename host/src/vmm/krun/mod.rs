@@ -49,6 +49,7 @@ struct Settings {
     /// Name of the disk's descriptor in the working directory.
     disk: String,
     agent_port: u32,
+    forward_port: u32,
 }
 
 /// What the guest's kernel has for a console.
@@ -112,6 +113,7 @@ impl Krun {
             console,
             disk: config.disk.clone(),
             agent_port: magikvm_proto::path::AGENT_PORT,
+            forward_port: magikvm_proto::path::FORWARD_PORT,
         })
     }
 }

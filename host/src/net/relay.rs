@@ -1,0 +1,513 @@
+//! Accepts connections to ports of this machine and carries them to the guest, each as a connection of its own to the guest's port for that
+//! (`magikvm_proto::forward`). One thread waits for all of them; none waits for another, and while none says anything it sleeps.
+
+mod dial;
+mod error;
+#[cfg(any(test, feature = "testing"))]
+pub mod peer;
+
+pub use error::ForwardError;
+
+use super::ports::Door;
+use crate::agent::Connector;
+use crate::os::{Interest, Poller};
+use dial::{Dial, Progress};
+use magikvm_proto::forward::{Link, Local, Ready, Verdict, pump};
+use magikvm_proto::limits::MAX_FORWARDS;
+use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Connections to one port of the pod that are being agreed upon at one time; others wait. A server has room for few that it has not
+/// accepted yet, and lets the others try again after a second; one that accepts nothing keeps only its own port waiting.
+const MAX_DIALS: usize = 8;
+/// After this time a VMM that had no room for one more connection is asked again.
+const RETRY: Duration = Duration::from_millis(2);
+/// How long the guest may take to close a connection that both sides have ended.
+const LINGER: Duration = Duration::from_secs(10);
+/// How long what a pod that has ended has still said may take to be handed on.
+const DRAIN: Duration = Duration::from_millis(500);
+/// After a failed accept, so that a lasting failure (too many open files) does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Read at once, in bytes.
+const SCRATCH: usize = 64 << 10;
+
+const WAKER: u64 = 0;
+const DOORS: u64 = 1;
+/// From here on: two for each connection, that of the guest first.
+const CONNECTIONS: u64 = 1 << 32;
+
+/// What a user may want to know.
+#[derive(Debug)]
+pub enum News {
+    /// Somebody has connected.
+    Accepted {
+        /// To which address of this machine.
+        address: SocketAddr,
+    },
+    /// A connection was reset because it could not be carried, or not any more.
+    Failed {
+        /// The pod's port.
+        port: u16,
+        /// Why.
+        error: ForwardError,
+    },
+}
+
+/// A relay at work. Dropped, its ports are closed and its connections reset.
+#[derive(Debug)]
+pub struct Relay {
+    waker: UnixStream,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Relay {
+    /// Accepts from now on. `tell` must not take long.
+    pub fn start(
+        doors: Vec<Door>,
+        guest: Connector,
+        tell: impl FnMut(News) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (waker, wakes) = UnixStream::pair()?;
+        let mut worker = Worker::new(doors, guest, Box::new(tell), wakes)?;
+        let thread = std::thread::Builder::new().name("ports".to_owned()).spawn(move || worker.run())?;
+        Ok(Self { waker, thread: Some(thread) })
+    }
+
+    /// After the end of the guest: accepts no more, and hands on what is still on its way, if it is taken at once.
+    pub fn drain(mut self) {
+        if (&self.waker).write_all(b"d").is_ok() {
+            self.join();
+        }
+    }
+
+    fn join(&mut self) {
+        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
+            // It panicked, and its sockets are closed.
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if self.waker.shutdown(Shutdown::Both).is_err() {
+            // Its thread has ended.
+        }
+        self.join();
+    }
+}
+
+/// Somebody's connection to a port of this machine.
+#[derive(Debug)]
+struct Client(TcpStream);
+
+impl Client {
+    /// It is to see a reset and not an end, which would look like all there was.
+    fn reset(self) {
+        let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+        if setsockopt(&self.0, sockopt::Linger, &at_once).is_err() {
+            // It has gone already.
+        }
+    }
+}
+
+impl Read for Client {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Client {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Local for Client {
+    fn end_output(&mut self) -> io::Result<()> {
+        self.0.shutdown(Shutdown::Write)
+    }
+}
+
+/// How far a connection is.
+#[derive(Debug)]
+enum Stage {
+    /// Until the guest has room for it.
+    Waits(Client),
+    /// The guest is asked. Who has no client any more is asked to the end all the same.
+    Dials(Dial, Option<Client>),
+    /// Bytes go both ways.
+    Open { client: Client, guest: UnixStream, link: Box<Link> },
+    /// All is said; the guest closes it.
+    Lingers(UnixStream),
+}
+
+#[derive(Debug)]
+struct Connection {
+    stage: Stage,
+    door: usize,
+    /// When it is looked at even if nothing happens.
+    deadline: Option<Instant>,
+    /// What is waited for at the guest's end and at the client's.
+    watched: [Interest; 2],
+}
+
+/// Where the pod's ports lead from.
+struct Worker {
+    poller: Poller,
+    doors: Vec<Door>,
+    listens: bool,
+    guest: Connector,
+    tell: Box<dyn FnMut(News) + Send>,
+    /// Its end ends the thread; a byte asks it to end when it has handed on what there is.
+    wakes: UnixStream,
+    draining: Option<Instant>,
+    connections: Vec<Option<Connection>>,
+    free: Vec<usize>,
+    /// For each door: those that wait, first come first, and how many are being agreed upon.
+    waiting: Vec<VecDeque<usize>>,
+    dials: Vec<usize>,
+    retry: Option<Instant>,
+    accept_again: Option<Instant>,
+    scratch: Vec<u8>,
+}
+
+impl Worker {
+    fn new(
+        doors: Vec<Door>,
+        guest: Connector,
+        tell: Box<dyn FnMut(News) + Send>,
+        wakes: UnixStream,
+    ) -> io::Result<Self> {
+        let mut poller = Poller::new()?;
+        poller.set(wakes.as_fd(), WAKER, Interest::NONE, Interest::READ)?;
+        let mut worker = Self {
+            poller,
+            waiting: doors.iter().map(|_| VecDeque::new()).collect(),
+            dials: vec![0; doors.len()],
+            doors,
+            listens: false,
+            guest,
+            tell,
+            wakes,
+            draining: None,
+            connections: Vec::new(),
+            free: Vec::new(),
+            retry: None,
+            accept_again: None,
+            scratch: vec![0; SCRATCH],
+        };
+        worker.listen(true)?;
+        Ok(worker)
+    }
+
+    /// Who connects while nothing is accepted waits in the kernel.
+    fn listen(&mut self, listens: bool) -> io::Result<()> {
+        if self.listens != listens {
+            let (old, new) = match listens {
+                true => (Interest::NONE, Interest::READ),
+                false => (Interest::READ, Interest::NONE),
+            };
+            for (key, door) in (DOORS..).zip(&self.doors) {
+                self.poller.set(door.listener.as_fd(), key, old, new)?;
+            }
+            self.listens = listens;
+        }
+        Ok(())
+    }
+
+    /// Carries until it is told to end, and resets whom it still had.
+    fn run(&mut self) {
+        if self.carry().is_err() {
+            // The kernel has no memory for it.
+        }
+        for connection in self.connections.drain(..).flatten() {
+            match connection.stage {
+                Stage::Waits(client) | Stage::Dials(_, Some(client)) | Stage::Open { client, .. } => {
+                    client.reset();
+                }
+                Stage::Dials(_, None) | Stage::Lingers(_) => {}
+            }
+        }
+    }
+
+    fn carry(&mut self) -> io::Result<()> {
+        let mut found = Vec::new();
+        loop {
+            let limit = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
+            self.poller.wait(limit, &mut found)?;
+            for &(key, ready) in &found {
+                match key {
+                    WAKER => match self.wakes.read(&mut [0]) {
+                        Ok(1..) => self.draining = Some(Instant::now() + DRAIN),
+                        Ok(0) | Err(_) => return Ok(()),
+                    },
+                    DOORS..CONNECTIONS => self.accept(usize::try_from(key - DOORS).unwrap_or(0)),
+                    _ => self.on_event(key, ready),
+                }
+            }
+            self.on_time();
+            for door in 0..self.doors.len() {
+                self.dial(door);
+            }
+            let has_room = self.connections.len() - self.free.len() < MAX_FORWARDS;
+            self.listen(has_room && self.accept_again.is_none() && self.draining.is_none())?;
+            if self.draining.is_some_and(|until| until <= Instant::now() || !self.has_open()) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let of_connections = self.connections.iter().flatten().filter_map(|connection| connection.deadline);
+        of_connections.chain(self.draining).chain(self.retry).chain(self.accept_again).min()
+    }
+
+    fn has_open(&self) -> bool {
+        self.connections.iter().flatten().any(|connection| matches!(connection.stage, Stage::Open { .. }))
+    }
+
+    fn on_time(&mut self) {
+        let now = Instant::now();
+        self.accept_again = self.accept_again.filter(|at| *at > now);
+        self.retry = self.retry.filter(|at| *at > now);
+        for index in 0..self.connections.len() {
+            let is_late = |connection: &Connection| connection.deadline.is_some_and(|at| at <= now);
+            if self.connections[index].as_ref().is_some_and(is_late) {
+                self.on_late(index);
+            }
+        }
+    }
+
+    fn on_late(&mut self, index: usize) {
+        let Some(connection) = &mut self.connections[index] else { return };
+        connection.deadline = None;
+        let Stage::Dials(dial, client) = &mut connection.stage else { return self.end(index) };
+        let client = client.take();
+        let may_be_closed = dial.may_be_closed();
+        let door = connection.door;
+        if let Some(client) = client {
+            self.failed(door, client, ForwardError::Timeout);
+        }
+        if may_be_closed {
+            self.end(index);
+        }
+    }
+
+    fn failed(&mut self, door: usize, client: Client, error: ForwardError) {
+        client.reset();
+        (self.tell)(News::Failed { port: self.doors[door].port, error });
+    }
+
+    fn accept(&mut self, door: usize) {
+        while self.connections.len() - self.free.len() < MAX_FORWARDS {
+            let accepted = self.doors[door].listener.accept().and_then(|(stream, _)| {
+                stream.set_nonblocking(true)?;
+                // What is small is not held back: who sent it waited for it.
+                stream.set_nodelay(true)?;
+                Ok(stream)
+            });
+            match accepted {
+                Ok(stream) => {
+                    let stage = Stage::Waits(Client(stream));
+                    let index =
+                        self.add(Connection { stage, door, deadline: None, watched: [Interest::NONE; 2] });
+                    self.waiting[door].push_back(index);
+                    (self.tell)(News::Accepted { address: self.doors[door].address });
+                }
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => return,
+                    // Whoever it was has gone.
+                    ErrorKind::ConnectionAborted
+                    | ErrorKind::ConnectionReset
+                    | ErrorKind::InvalidInput
+                    | ErrorKind::Interrupted => {}
+                    _ => {
+                        self.accept_again = Some(Instant::now() + ACCEPT_PAUSE);
+                        return;
+                    }
+                },
+            }
+        }
+    }
+
+    fn add(&mut self, connection: Connection) -> usize {
+        if let Some(index) = self.free.pop() {
+            self.connections[index] = Some(connection);
+            return index;
+        }
+        self.connections.push(Some(connection));
+        self.connections.len() - 1
+    }
+
+    /// Asks the guest for those that wait, as many as may be asked for at one time.
+    fn dial(&mut self, door: usize) {
+        while self.dials[door] < MAX_DIALS && self.retry.is_none() {
+            let Some(index) = self.waiting[door].pop_front() else { return };
+            let Some(mut connection) = self.connections[index].take() else { continue };
+            let Stage::Waits(client) = connection.stage else {
+                self.connections[index] = Some(connection);
+                continue;
+            };
+            match Dial::start(&self.guest, self.doors[door].port) {
+                Ok((dial, deadline)) => {
+                    self.dials[door] += 1;
+                    connection.stage = Stage::Dials(dial, Some(client));
+                    connection.deadline = Some(deadline);
+                    self.connections[index] = Some(connection);
+                    self.watch(index, [Interest::READ, Interest::NONE]);
+                }
+                Err(ForwardError::Unreachable(error)) if error.kind() == ErrorKind::WouldBlock => {
+                    connection.stage = Stage::Waits(client);
+                    self.connections[index] = Some(connection);
+                    self.waiting[door].push_front(index);
+                    self.retry = Some(Instant::now() + RETRY);
+                }
+                Err(error) => {
+                    self.free.push(index);
+                    self.failed(door, client, error);
+                }
+            }
+        }
+    }
+
+    fn on_event(&mut self, key: u64, ready: Interest) {
+        let of_client = key & 1 == 1;
+        let index = usize::try_from((key - CONNECTIONS) >> 1).unwrap_or(usize::MAX);
+        // It may have ended by an earlier event of the same turn.
+        let Some(Some(connection)) = self.connections.get_mut(index) else { return };
+        match &mut connection.stage {
+            Stage::Waits(_) => {}
+            Stage::Dials(..) => self.on_answer(index),
+            Stage::Open { .. } => {
+                let ready = match of_client {
+                    true => Ready { local: (ready.read, ready.write), ..Ready::default() },
+                    false => Ready { peer: (ready.read, ready.write), ..Ready::default() },
+                };
+                self.move_bytes(index, ready);
+            }
+            Stage::Lingers(guest) => {
+                // What still comes is only leave to send more.
+                match guest.read(&mut self.scratch) {
+                    Ok(1..) => {}
+                    Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+                    Ok(0) | Err(_) => self.end(index),
+                }
+            }
+        }
+    }
+
+    fn on_answer(&mut self, index: usize) {
+        let Some(Some(connection)) = self.connections.get_mut(index) else { return };
+        let Stage::Dials(dial, client) = &mut connection.stage else { return };
+        let door = connection.door;
+        match dial.go_on() {
+            Progress::Waits => {}
+            Progress::Failed(error) => {
+                let client = client.take();
+                self.end(index);
+                if let Some(client) = client {
+                    self.failed(door, client, error);
+                }
+            }
+            Progress::Agreed(link) => match client.take() {
+                None => self.end(index),
+                Some(client) => self.open(index, client, link),
+            },
+        }
+    }
+
+    fn open(&mut self, index: usize, client: Client, link: Box<Link>) {
+        let Some(connection) = self.connections.get_mut(index).and_then(Option::take) else { return };
+        let Stage::Dials(dial, _) = connection.stage else { return };
+        self.dials[connection.door] -= 1;
+        let stage = Stage::Open { client, guest: dial.into_stream(), link };
+        self.connections[index] = Some(Connection { stage, deadline: None, ..connection });
+        // The client has mostly said something by now; what the guest has said with its answer is to go on too.
+        self.move_bytes(index, Ready { local: (true, true), ..Ready::default() });
+    }
+
+    fn move_bytes(&mut self, index: usize, ready: Ready) {
+        let Some(Some(connection)) = self.connections.get_mut(index) else { return };
+        let Stage::Open { client, guest, link } = &mut connection.stage else { return };
+        let verdict = pump(link, guest, client, ready, &mut self.scratch);
+        let interest = |(read, write)| Interest { read, write };
+        match verdict {
+            Verdict::Waits(wanted) => self.watch(index, [interest(wanted.peer), interest(wanted.local)]),
+            Verdict::Finished => self.linger(index, None),
+            Verdict::Reset(_) => self.linger(index, Some(None)),
+            Verdict::Cut => self.linger(index, Some(Some(ForwardError::Cut))),
+            Verdict::Violated(violation) => {
+                self.linger(index, Some(Some(ForwardError::Violation(violation))));
+                self.end(index);
+            }
+        }
+    }
+
+    /// Lets the client go, by a reset if there is a reason for one, and waits until the guest closes its end.
+    fn linger(&mut self, index: usize, reset: Option<Option<ForwardError>>) {
+        self.watch(index, [Interest::READ, Interest::NONE]);
+        let Some(mut connection) = self.connections.get_mut(index).and_then(Option::take) else { return };
+        let door = connection.door;
+        if let Stage::Open { client, guest, .. } = connection.stage {
+            connection.stage = Stage::Lingers(guest);
+            connection.deadline = Some(Instant::now() + LINGER);
+            self.connections[index] = Some(connection);
+            match reset {
+                None => drop(client),
+                Some(None) => client.reset(),
+                Some(Some(error)) => self.failed(door, client, error),
+            }
+        } else {
+            self.connections[index] = Some(connection);
+        }
+    }
+
+    /// Waits for other things at the two ends of a connection from now on.
+    fn watch(&mut self, index: usize, wanted: [Interest; 2]) {
+        let Some(Some(connection)) = self.connections.get_mut(index) else { return };
+        let (guest, client) = match &connection.stage {
+            Stage::Waits(_) => return,
+            Stage::Dials(dial, _) => (dial.as_fd(), None),
+            Stage::Open { client, guest, .. } => (guest.as_fd(), Some(client.0.as_fd())),
+            Stage::Lingers(guest) => (guest.as_fd(), None),
+        };
+        let key = CONNECTIONS + (u64::try_from(index).unwrap_or(0) << 1);
+        let [guest_watched, client_watched] = &mut connection.watched;
+        let mut set = self.poller.set(guest, key, *guest_watched, wanted[0]);
+        *guest_watched = wanted[0];
+        if let Some(client) = client {
+            set = set.and(self.poller.set(client, key | 1, *client_watched, wanted[1]));
+            *client_watched = wanted[1];
+        }
+        if set.is_err() {
+            // The kernel has no memory for it: what cannot be watched cannot go on.
+            self.connections[index] = None;
+            self.free.push(index);
+        }
+    }
+
+    /// Closes what a connection still has.
+    fn end(&mut self, index: usize) {
+        self.watch(index, [Interest::NONE; 2]);
+        if let Some(connection) = self.connections.get_mut(index).and_then(Option::take) {
+            if matches!(connection.stage, Stage::Dials(..)) {
+                self.dials[connection.door] -= 1;
+            }
+            self.free.push(index);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! Agreeing upon one connection with the guest, never waiting: to the VMM's socket, through its handshake if it has one, one line there and one
+//! line back.
+
+use super::error::ForwardError;
+use crate::agent::{Connector, Handshake};
+use crate::os;
+use magikvm_proto::codec::write_message;
+use magikvm_proto::forward::{ForwardRequest, Link, MAX_ANSWER_LEN, Side};
+use magikvm_proto::limits::FORWARD_TIMEOUT_SECS;
+use magikvm_proto::wire::{Done, Reply};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// How long the guest may take to answer.
+const PATIENCE: Duration = Duration::from_secs(FORWARD_TIMEOUT_SECS + 5);
+/// Longest answer to the request for a port (`OK 1234567890\n`).
+const MAX_HANDSHAKE: usize = 64;
+
+/// A connection that is being agreed upon.
+#[derive(Debug)]
+pub(super) struct Dial {
+    stream: UnixStream,
+    request: Vec<u8>,
+    expects: Expects,
+    line: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expects {
+    Handshake,
+    Answer,
+}
+
+/// How far it came.
+#[derive(Debug)]
+pub(super) enum Progress {
+    Waits,
+    Agreed(Box<Link>),
+    Failed(ForwardError),
+}
+
+impl Dial {
+    /// Connects and asks. [`ForwardError::Unreachable`] with `WouldBlock`: not now.
+    pub(super) fn start(guest: &Connector, port: u16) -> Result<(Self, Instant), ForwardError> {
+        let failed = ForwardError::Unreachable;
+        let mut request = Vec::new();
+        write_message(&mut request, &ForwardRequest::Forward { port }).map_err(|_| ForwardError::Nonsense)?;
+        let stream = os::connect_unix_at_once(&guest.socket).map_err(failed)?;
+        let mut dial = Self { stream, request, expects: Expects::Answer, line: Vec::new() };
+        match guest.handshake {
+            Handshake::Direct => dial.ask().map_err(failed)?,
+            Handshake::Port(port) => {
+                dial.expects = Expects::Handshake;
+                dial.write(format!("CONNECT {port}\n").as_bytes()).map_err(failed)?;
+            }
+        }
+        Ok((dial, Instant::now() + PATIENCE))
+    }
+
+    /// A new socket has room for a line.
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        (&self.stream).write_all(bytes)
+    }
+
+    fn ask(&mut self) -> io::Result<()> {
+        let request = std::mem::take(&mut self.request);
+        self.expects = Expects::Answer;
+        self.write(&request)
+    }
+
+    /// Whether it can be given up. `vhost-device-vsock` 0.3 ends, or spins, when a connection is closed that it has not said OK to.
+    pub(super) fn may_be_closed(&self) -> bool {
+        self.expects == Expects::Answer
+    }
+
+    /// Reads what has come.
+    pub(super) fn go_on(&mut self) -> Progress {
+        let mut buffer = [0; 4096];
+        let count = match (&self.stream).read(&mut buffer) {
+            Ok(0) => return Progress::Failed(ForwardError::Closed),
+            Ok(count) => count,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                return Progress::Waits;
+            }
+            Err(error) => return Progress::Failed(ForwardError::Unreachable(error)),
+        };
+        self.line.extend_from_slice(&buffer[..count]);
+        let Some(end) = self.line.iter().position(|&byte| byte == b'\n') else {
+            let max = if self.expects == Expects::Handshake { MAX_HANDSHAKE } else { MAX_ANSWER_LEN };
+            let too_long = self.line.len() >= max;
+            return if too_long { Progress::Failed(ForwardError::Nonsense) } else { Progress::Waits };
+        };
+        let rest = self.line.split_off(end + 1);
+        let line = std::mem::take(&mut self.line);
+        match self.expects {
+            // Nothing follows before the guest was asked.
+            Expects::Handshake if line.starts_with(b"OK ") && rest.is_empty() => match self.ask() {
+                Ok(()) => Progress::Waits,
+                Err(error) => Progress::Failed(ForwardError::Unreachable(error)),
+            },
+            Expects::Handshake => Progress::Failed(ForwardError::Nonsense),
+            Expects::Answer => answered(&line, &rest),
+        }
+    }
+
+    /// The agreed connection.
+    pub(super) fn into_stream(self) -> UnixStream {
+        self.stream
+    }
+}
+
+fn answered(line: &[u8], rest: &[u8]) -> Progress {
+    match serde_json::from_slice::<Reply<Done>>(line) {
+        Ok(Reply::Ok(Done {})) => {
+            let mut link = Box::new(Link::new(Side::Host));
+            match link.receive(rest) {
+                Ok(()) => Progress::Agreed(link),
+                Err(violation) => Progress::Failed(ForwardError::Violation(violation)),
+            }
+        }
+        Ok(Reply::Error(refusal)) => Progress::Failed(ForwardError::Refused(
+            magikvm_proto::wire::Refusal::new(refusal.code, refusal.message),
+        )),
+        Err(_) => Progress::Failed(ForwardError::Nonsense),
+    }
+}
+
+impl AsFd for Dial {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}

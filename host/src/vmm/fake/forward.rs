@@ -1,0 +1,46 @@
+//! The port for forwarded connections of a machine that is none. "The pod's ports" are those of this machine.
+
+use super::Manner;
+use crate::net::relay::peer;
+use crate::store::layout::FORWARD_SOCK;
+use magikvm_proto::codec::{read_message, write_message};
+use magikvm_proto::forward::ForwardRequest;
+use magikvm_proto::wire::{Done, Reply};
+use std::io::{self, BufReader, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
+
+/// Serves it from now on.
+pub(super) fn listen(manner: Manner) -> io::Result<()> {
+    let listener = UnixListener::bind(FORWARD_SOCK)?;
+    std::thread::spawn(move || {
+        for stream in listener.incoming().filter_map(Result::ok) {
+            std::thread::spawn(move || {
+                if serve(stream, manner).is_err() {
+                    // The host has gone, or has had enough.
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+fn serve(mut stream: UnixStream, manner: Manner) -> io::Result<()> {
+    match manner {
+        Manner::ForwardGarbage => stream.write_all(b"\x00\xff nonsense }\n\x1b[2J"),
+        Manner::ForwardSilent => {
+            std::thread::sleep(Duration::from_secs(3600));
+            Ok(())
+        }
+        Manner::ForwardFlood => {
+            read_message::<ForwardRequest>(&mut BufReader::new(&stream)).map_err(io::Error::other)?;
+            write_message(&mut stream, &Reply::Ok(Done {})).map_err(io::Error::other)?;
+            // More than anybody has allowed.
+            loop {
+                stream.write_all(&[0, 0, 0, 1, b'x'])?;
+            }
+        }
+        _ => peer::serve(stream, |port| TcpStream::connect((Ipv4Addr::LOCALHOST, port))),
+    }
+}
