@@ -123,12 +123,14 @@ pub enum HostNetwork {
     None,
 }
 
-/// Who a process is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Who a process is. See `jail::identity` for the choice between the first two.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Identity {
-    /// Started by root: an ordinary user that nobody else is. Else: the user who starts it. Without any capability either way.
+    /// An ordinary user that nobody else is, without any capability. Only root can start such a process.
     Nobody(PodUser),
+    /// The user who starts it, in a user namespace, without any capability. Says why it can't be a user of its own, unless it never could.
+    Caller(Option<String>),
     /// For serving shared directories: root of a user namespace of its own with all ids that whoever starts it has (an ordinary user: his
     /// own as root, then his subordinate ones), and of root's capabilities only those about files, in that namespace only.
     FileServer,
