@@ -14,7 +14,7 @@ pub mod process;
 pub mod qemu;
 pub mod report;
 mod tsc;
-mod walls;
+pub mod walls;
 
 use crate::agent::Connector;
 use crate::jail::{Cgroup, JailError, Requirement};
