@@ -399,11 +399,9 @@ impl Builder<'_> {
             Inside::Verb(_) => None,
         };
         for descriptor in &spec.descriptors {
-            // SAFETY: it takes numbers; nobody has those below 64 but the four first ones.
-            step(
-                "hand a descriptor over",
-                Errno::result(unsafe { libc::dup2(descriptor.here, descriptor.there) }),
-            )?;
+            // SAFETY: it takes numbers; nobody in this process owns those below 64 but the first four.
+            let given = Errno::result(unsafe { libc::dup2(descriptor.here, descriptor.there) });
+            step("hand a descriptor over", given)?;
         }
         close_others(
             &spec.descriptors.iter().map(|one| one.there).collect::<Vec<_>>(),

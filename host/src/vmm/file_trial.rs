@@ -85,7 +85,7 @@ pub fn serve() -> ExitCode {
             }
         }),
     );
-    tell("hide it", fs::set_permissions(made, fs::Permissions::from_mode(0)));
+    tell("hide it", fs::set_permissions(made, fs::Permissions::from_mode(0o0)));
     tell("read what is hidden", fs::read(made).map(drop));
     tell("make a pipe", nix::unistd::mkfifo("pipe", nix::sys::stat::Mode::S_IRWXU).map_err(Into::into));
     tell("list /proc/self/fd", fs::read_dir("/proc/self/fd").map(drop));
