@@ -19,6 +19,8 @@ mod failures;
 mod images;
 #[path = "conformance/itself.rs"]
 mod itself;
+#[path = "conformance/jail.rs"]
+mod jail;
 #[path = "conformance/machine.rs"]
 mod machine;
 #[path = "conformance/manifest.rs"]
@@ -54,7 +56,7 @@ use std::sync::Arc;
 use unit::Unit;
 
 /// The list, in the order of the table.
-static GROUPS: [&Group; 15] = [
+static GROUPS: [&Group; 16] = [
     &manifest::GROUP,
     &together::GROUP,
     &walls::GROUP,
@@ -70,6 +72,7 @@ static GROUPS: [&Group; 15] = [
     &ports::GROUP,
     &ports::OWN,
     &failures::GROUP,
+    &jail::GROUP,
 ];
 
 /// The rows of a group on a driver, put together so that those asked for are run together as far as they may be.

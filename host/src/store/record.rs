@@ -7,6 +7,7 @@ use magikvm_proto::id::{ContainerName, PodId};
 use magikvm_proto::wire::ExitStatus;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -95,6 +96,9 @@ pub struct PodState {
     /// Ports of this machine that lead to it, while it runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<BoundPort>,
+    /// What `inspect` adds to the pod's annotations.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
     /// How to reach the agent, while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<crate::agent::Connector>,
