@@ -297,7 +297,7 @@ fn a_manifest_that_is_no_pod_says_what_it_is() {
     );
     assert_problem("apiVersion: v2\nkind: Pod", "apiVersion: must be v1, not \"v2\"");
     assert_problem("apiVersion: v1\nkind: [Pod]", "kind: must be Pod");
-    assert_problem(&format!("{SMALL}---\n{SMALL}"), "pod.yaml:10:1: a second document begins here");
+    assert_problem(&format!("{SMALL}---\n{SMALL}"), "pod.yaml:10:1: a second Pod begins here");
     drop(plan(&format!("---\n{SMALL}---\n")));
     assert!(parse(b"a: \xff", "x").unwrap_err().to_string().contains("not UTF-8"));
     assert!(parse(&vec![b' '; (1 << 20) + 1], "x").unwrap_err().to_string().contains("at most 1048576"));

@@ -116,6 +116,15 @@ fn errno(answer: i32) -> std::io::Result<()> {
     if answer < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Writes to the standard input of a child, a pipe, and closes it. A child that has ended already is for whoever waits for it.
+pub(super) fn tell(process: &mut Process, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    match process.child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(bytes)) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
 impl Process {
     /// How it ended; when it has not after this time, it is killed. None: somebody else has taken it.
     pub fn wait_or_kill(&mut self, limit: Duration) -> Option<ExitStatus> {

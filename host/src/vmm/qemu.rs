@@ -7,7 +7,9 @@ use super::{
     find_program,
 };
 use crate::agent::{Connector, Handshake};
+use crate::store::atomic::FileError;
 use crate::store::layout::AGENT_SOCK;
+use crate::volume::tree::Shared;
 use magikvm_proto::guest_image::Arch;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -156,6 +158,7 @@ impl Vmm for Qemu {
         let vhost_sock = format!("vhost-{}.sock", config.id);
         let mut helper = process::spawn("vhost-device-vsock", &mut vhost_command(vhost, &vhost_sock, dir))?;
         await_listening(&mut helper, &vhost_sock)?;
+        let server = config.shared.as_ref().map(|shared| share(shared, dir)).transpose()?;
         let mut machine =
             process::spawn("qemu", &mut qemu_command(qemu, self.options.guest, config, &vhost_sock, dir))?;
         let (console, diagnostics) = machine.take_output()?;
@@ -163,8 +166,36 @@ impl Vmm for Qemu {
             socket: dir.join(AGENT_SOCK),
             handshake: Handshake::Port(magikvm_proto::path::AGENT_PORT),
         };
-        Ok(VmChild { processes: vec![machine, helper], connector, console, diagnostics, reports: None })
+        let processes = [machine, helper].into_iter().chain(server).collect();
+        Ok(VmChild { processes, connector, console, diagnostics, reports: None })
     }
+}
+
+/// Name of the socket between QEMU and the server of what is shared.
+#[cfg(target_os = "linux")]
+const SHARE_SOCK: &str = "share.sock";
+
+/// Starts the server of what is shared. Its socket listens before it does, so QEMU need not wait for it.
+#[cfg(target_os = "linux")]
+fn share(shared: &Shared, dir: &Path) -> Result<Process, VmmError> {
+    use crate::volume::serve;
+    let socket = dir.join(SHARE_SOCK);
+    let listener = crate::os::bind_unix(&socket).map_err(FileError::at("bind", &socket))?;
+    let tree = dir.join(serve::TREE);
+    crate::store::atomic::create_dir_all(&tree, 0o700)?;
+    let start = |source| VmmError::Start { program: serve::SERVER_VERB.into(), source };
+    let mut command = Command::new(std::env::current_exe().map_err(start)?);
+    command.arg(serve::SERVER_VERB).current_dir(dir).env_clear();
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let settings = serve::prepare(&mut command, shared, &listener).map_err(|error| start(error.into()))?;
+    let mut server = process::spawn("virtiofs", &mut command)?;
+    process::tell(&mut server, &settings).map_err(start)?;
+    Ok(server)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn share(_shared: &Shared, _dir: &Path) -> Result<Process, VmmError> {
+    Err(VmmError::Helper { program: "virtiofs".to_owned(), detail: "it is for Linux".to_owned() })
 }
 
 /// Runs in the machine's directory with relative names, since a socket's path may have at most 107 bytes.
@@ -253,6 +284,7 @@ fn qemu_command(program: &Path, guest: Arch, config: &VmConfig, vhost_sock: &str
         .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
         .args(["-drive", &format!("if=none,id=disk,file={},format=vmdk,readonly=on", config.disk)])
         .args(["-device", "virtio-blk-device,drive=disk"])
+        .args(volumes(config))
         .args(["-chardev", &format!("socket,id=vsock,path={vhost_sock}")])
         .args(["-device", "vhost-user-vsock-device,chardev=vsock"])
         .args(["-device", "virtio-rng-device"])
@@ -261,4 +293,21 @@ fn qemu_command(program: &Path, guest: Arch, config: &VmConfig, vhost_sock: &str
         // QEMU's own filter: no new programs, no privileges, no resource limits from inside.
         .args(["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
     command
+}
+
+/// The scratch disk, whose flushes and discards reach the file, and what is shared.
+fn volumes(config: &VmConfig) -> Vec<String> {
+    let mut arguments = Vec::new();
+    if let Some(name) = &config.scratch {
+        let drive = format!("if=none,id=scratch,file={name},format=raw,cache=writeback,discard=unmap");
+        arguments.extend(["-drive".to_owned(), drive]);
+        arguments.extend(["-device", "virtio-blk-device,drive=scratch"].map(str::to_owned));
+    }
+    #[cfg(target_os = "linux")]
+    if config.shared.is_some() {
+        let device = format!("vhost-user-fs-device,chardev=share,tag={}", magikvm_proto::path::SHARED_TAG);
+        arguments.extend(["-chardev".to_owned(), format!("socket,id=share,path={SHARE_SOCK}")]);
+        arguments.extend(["-device".to_owned(), device]);
+    }
+    arguments
 }

@@ -18,9 +18,9 @@ use super::{
 };
 use crate::agent::{Connector, Handshake};
 use crate::os;
-use crate::store::atomic::FileError;
+use crate::store::atomic::{self, FileError};
 use crate::store::layout::AGENT_SOCK;
-use std::io::Write;
+use crate::volume::tree::Entry;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -49,6 +49,10 @@ struct Settings {
     /// Name of the disk's descriptor in the working directory.
     disk: String,
     agent_port: u32,
+    /// Name of the scratch disk in the working directory.
+    scratch: Option<String>,
+    /// What is shared.
+    shared: Vec<Entry>,
 }
 
 /// What the guest's kernel has for a console.
@@ -112,6 +116,8 @@ impl Krun {
             console,
             disk: config.disk.clone(),
             agent_port: magikvm_proto::path::AGENT_PORT,
+            scratch: config.scratch.clone(),
+            shared: config.shared.as_ref().map(|shared| shared.entries()).unwrap_or_default(),
         })
     }
 }
@@ -150,15 +156,14 @@ impl Vmm for Krun {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        if let Some(shared) = &config.shared {
+            shared.give(&mut command);
+            atomic::create_dir_all(&dir.join(machine::TREE), 0o700)?;
+        }
         let mut machine = process::spawn_with("krun", &mut command, Some(&theirs))?;
         drop(theirs);
         let (console, diagnostics) = machine.take_output()?;
-        let written = machine.child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(&settings));
-        match written {
-            // It has ended already; how, is seen by whoever waits for it.
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
-            written => written.map_err(start)?,
-        }
+        process::tell(&mut machine, &settings).map_err(start)?;
         let connector = Connector { socket, handshake: Handshake::Direct };
         Ok(VmChild { processes: vec![machine], connector, console, diagnostics, reports: Some(reports) })
     }
