@@ -445,7 +445,7 @@ pub const FIELDS: &[Field] = &[
     yes(
         "spec.volumes[].emptyDir.sizeLimit",
         Shape::Quantity,
-        "Bytes it can hold, at least 64Ki, at most 1Ti. Default: half of the VM's memory, or a disk that all share.",
+        "Bytes it can hold, at least 1Mi, at most 1Ti. Default: half of the VM's memory, or a disk that all share.",
     ),
     yes(
         "spec.volumes[].configMap",

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 /// Permissions of the files of a ConfigMap or Secret that say nothing.
 const DEFAULT_MODE: u16 = 0o644;
 /// Least size of an emptyDir, in bytes. Less is a missing suffix, not a wish.
-const MIN_SIZE_LIMIT: u64 = 64 << 10;
+const MIN_SIZE_LIMIT: u64 = 1 << 20;
 /// Largest size of an emptyDir, in bytes.
 const MAX_SIZE_LIMIT: u64 = 1 << 40;
 
@@ -196,7 +196,7 @@ impl<'a> Build<'a> {
             }
         };
         if bytes != 0 && !(MIN_SIZE_LIMIT..=MAX_SIZE_LIMIT).contains(&bytes) {
-            self.problem(path, format!("{} is {bytes} bytes, 64Ki to 1Ti are possible", quote(text)), "");
+            self.problem(path, format!("{} is {bytes} bytes, 1Mi to 1Ti are possible", quote(text)), "");
         }
         Some(bytes).filter(|&bytes| bytes != 0)
     }

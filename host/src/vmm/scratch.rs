@@ -185,7 +185,7 @@ mod tests {
     fn file_systems_have_room_for_their_limits_and_are_whole() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("disk");
-        let limits = [64 << 10, 1 << 20, 100 << 20, 3 << 30];
+        let limits = [1 << 20, 5 << 20, 100 << 20, 3 << 30];
         let rooms: Vec<Room> = limits.map(Room::Limited).into_iter().chain([Room::Shared]).collect();
         make(&path, &rooms).unwrap();
         let said = Command::new("sfdisk").arg("--json").arg(&path).output().expect("sfdisk (fdisk)");
