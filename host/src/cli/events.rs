@@ -100,6 +100,11 @@ fn describe_host(event: &HostEvent) -> String {
         HostEvent::Paused => "paused".to_owned(),
         HostEvent::Resumed => "resumed".to_owned(),
         HostEvent::Clock { offset_ms, .. } => describe_clock(*offset_ms),
+        HostEvent::Jail { process, missing } => {
+            let walls: Vec<String> =
+                missing.iter().map(|one| format!("{} ({})", one.layer, harmless(&one.why, &['\t']))).collect();
+            format!("jail: {process} runs without {}", walls.join(", "))
+        }
         HostEvent::ClockFailed { message, .. } => {
             format!("clock: the guest was not told the time: {}", harmless(message, &['\t']))
         }

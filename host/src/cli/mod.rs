@@ -19,6 +19,7 @@ mod terminal;
 mod ui;
 mod wait;
 
+use crate::jail::JAIL_VERB;
 use crate::os;
 use crate::pod::interface::PodRuntimeInterface;
 use crate::pod::launch::MONITOR_VERB;
@@ -101,7 +102,14 @@ type Outcome = Result<ExitCode, CliError>;
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    let first = std::env::args_os().nth(1);
+    let mut first = std::env::args_os().nth(1);
+    if first.as_deref() == Some(JAIL_VERB.as_ref()) {
+        os::follow_parent();
+        match crate::jail::enter() {
+            Ok(verb) => first = Some(verb.into()),
+            Err(code) => return ExitCode::from(u8::try_from(code).unwrap_or(70)),
+        }
+    }
     if first.as_deref() == Some(MONITOR_VERB.as_ref()) {
         let code = crate::monitor::main();
         return ExitCode::from(u8::try_from(code).unwrap_or(70));

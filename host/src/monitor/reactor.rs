@@ -9,7 +9,7 @@ use crate::agent::Connector;
 use crate::manifest::PodPlan;
 use crate::os;
 use crate::pod::control::ControlRequest;
-use crate::pod::events::{ClockReason, EventLog, Happening};
+use crate::pod::events::{ClockReason, EventLog, Happening, HostEvent};
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::launch::FromMonitor;
 use crate::pod::pull::{FromPuller, PULLER_VERB, PullRequest};
@@ -379,7 +379,9 @@ impl Attendant for Reactor<'_> {
             Failure::new(RunStage::Prepare, Blame::Environment, error)
         };
         let (agent, processes, console) = (sandbox.agent().clone(), sandbox.processes(), sandbox.console());
+        let walls = sandbox.layers();
         let state = &mut self.machine.state;
+        state.annotations.extend(status::jail_annotation(&walls));
         state.agent = Some(agent.clone());
         state.processes = processes.clone();
         state.processes.extend(myself());
@@ -388,6 +390,12 @@ impl Attendant for Reactor<'_> {
         let events = EventLog::open(&pod.dir).map_err(|error| failed(&error))?;
         let life = watchers::start(sandbox, &pod.dir, names, events.clone(), self.outbox.clone())
             .map_err(|error| failed(&error))?;
+        for (process, layers) in &walls {
+            if !layers.missing.is_empty() {
+                let (process, missing) = (process.clone(), layers.missing.clone());
+                events.write(Happening::Host(HostEvent::Jail { process, missing }));
+            }
+        }
         let clock = clock::start(agent.clone(), events.clone(), life);
         if clock::watch_host(self.outbox.clone()).is_err() {
             // A kernel that cannot say that its clock jumps: the guest's then follows only after a pause.

@@ -2,6 +2,7 @@
 //! and read, not what it is good for.
 
 use super::logs::format_time;
+use crate::jail::Missing;
 use crate::store::atomic::{FileError, open_append};
 use crate::store::layout::PodDir;
 use magikvm_proto::wire::Event;
@@ -50,6 +51,13 @@ pub enum HostEvent {
         /// By how much it says that its own clock was ahead, in milliseconds. It set its clock if that was more than
         /// [`magikvm_proto::budget::CLOCK_TOLERANCE_MS`] either way.
         offset_ms: i64,
+    },
+    /// The machine does not give all walls for a process of the VM.
+    Jail {
+        /// Which process.
+        process: String,
+        /// What it is without.
+        missing: Vec<Missing>,
     },
     /// The guest could not be told the time.
     ClockFailed {

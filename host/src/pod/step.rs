@@ -117,6 +117,7 @@ impl Machine {
             ended_ms: None,
             broken: None,
             containers: containers.iter().map(view).collect(),
+            annotations: Default::default(),
             processes: Vec::new(),
             agent: None,
         };

@@ -14,9 +14,12 @@ pub mod process;
 pub mod qemu;
 pub mod report;
 pub mod scratch;
+mod share;
 mod tsc;
+mod walls;
 
 use crate::agent::Connector;
+use crate::jail::{Cgroup, JailError, Requirement};
 use crate::store::atomic::FileError;
 use crate::volume::tree::Shared;
 use magikvm_proto::guest_image::Arch;
@@ -118,6 +121,17 @@ pub struct VmConfig {
     /// What this machine shares with it.
     #[serde(skip)]
     pub shared: Option<Arc<Shared>>,
+    /// The walls around its processes.
+    pub walls: Walls,
+}
+
+/// What all processes of a machine have of their jails.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct Walls {
+    /// What a layer that can't be had means.
+    pub requirement: Requirement,
+    /// The machine's control group, or why there is none.
+    pub cgroup: Result<Cgroup, String>,
 }
 
 /// A started machine. Dropped, its processes are killed and reaped.
@@ -156,6 +170,15 @@ pub enum VmmError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// A process that could not be put into its jail.
+    #[error("cannot start {process} in a jail")]
+    Jail {
+        /// Which process.
+        process: String,
+        /// Why.
+        #[source]
+        source: JailError,
     },
     /// A helper that ended or stayed silent instead of serving.
     #[error("{program} did not begin to serve: {detail}")]

@@ -1,7 +1,6 @@
 //! Finding what is on this machine. Others may change it meanwhile: nothing is looked at by its path twice.
 
 use super::VolumeError;
-use super::tree::Kind;
 use crate::volume::HostPathKind;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2};
 use rustix::io::Errno;
@@ -20,7 +19,6 @@ const POINT: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 pub struct Found {
     path: PathBuf,
     pub(super) fd: OwnedFd,
-    pub(super) kind: Kind,
 }
 
 impl Found {
@@ -40,7 +38,7 @@ impl Found {
         };
         let found = file_type(&fd).map_err(failed)?;
         let (fine, word) = match wanted {
-            HostPathKind::Any => (kind(found).is_some(), "a directory or a regular file"),
+            HostPathKind::Any => (is_shared(found), "a directory or a regular file"),
             HostPathKind::Directory | HostPathKind::DirectoryOrCreate => {
                 (found == FileType::Directory, "a directory")
             }
@@ -48,10 +46,10 @@ impl Found {
                 (found == FileType::RegularFile, "a regular file")
             }
         };
-        match kind(found).filter(|_| fine) {
-            Some(kind) => Ok(Self { path: path.to_owned(), fd, kind }),
-            None => Err(VolumeError::Kind { path: path.to_owned(), found: describe(found), wanted: word }),
+        if !fine {
+            return Err(VolumeError::Kind { path: path.to_owned(), found: describe(found), wanted: word });
         }
+        Ok(Self { path: path.to_owned(), fd })
     }
 
     /// Opens what is at a path within it, which no link leads out of. A missing one becomes a directory.
@@ -64,13 +62,11 @@ impl Found {
         let fd = open_or_make(&self.fd, Path::new(sub_path)).map_err(|errno| failed(errno.into()))?;
         let found = file_type(&fd).map_err(failed)?;
         let path = self.path.join(sub_path);
-        match kind(found) {
-            Some(kind) => Ok(Self { path, fd, kind }),
-            None => {
-                let wanted = "a directory or a regular file";
-                Err(VolumeError::Kind { path, found: describe(found), wanted })
-            }
+        if !is_shared(found) {
+            let wanted = "a directory or a regular file";
+            return Err(VolumeError::Kind { path, found: describe(found), wanted });
         }
+        Ok(Self { path, fd })
     }
 }
 
@@ -82,12 +78,8 @@ fn file_type(fd: &OwnedFd) -> io::Result<FileType> {
     Ok(FileType::from_raw_mode(fstat(fd)?.st_mode))
 }
 
-fn kind(found: FileType) -> Option<Kind> {
-    match found {
-        FileType::Directory => Some(Kind::Directory),
-        FileType::RegularFile => Some(Kind::File),
-        _ => None,
-    }
+fn is_shared(found: FileType) -> bool {
+    matches!(found, FileType::Directory | FileType::RegularFile)
 }
 
 fn describe(found: FileType) -> &'static str {

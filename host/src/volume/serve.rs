@@ -1,15 +1,13 @@
 //! The server of the tree, for VMMs that have none of their own: a process of this program with a hidden verb, in which the crate `virtiofsd`
 //! speaks vhost-user with the VMM.
 
-use super::tree::{self, Entry, Shared};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 use vhost_user_backend::VhostUserDaemon;
@@ -19,8 +17,8 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 /// The hidden verb that makes a process a server.
 pub const SERVER_VERB: &str = "__virtiofs";
-/// Name of the tree's directory within the machine's.
-pub const TREE: &str = "shared";
+/// Number of the descriptor with which it listens.
+pub const LISTENER_FD: RawFd = 4;
 /// Longest settings.
 const MAX_SETTINGS: u64 = 64 << 10;
 /// How long the guest may believe what it was told of names and attributes. What changes on this machine is seen so late at most.
@@ -30,21 +28,9 @@ const OWN_FILES: u64 = 128;
 
 /// What the process is told, on standard input.
 #[derive(Debug, Serialize, Deserialize)]
-struct Settings {
-    listener: RawFd,
-    entries: Vec<Entry>,
-}
-
-/// Prepares the command of a server: returns what is to be written to its standard input. What is shared and the listener must stay until
-/// it is started.
-pub fn prepare(
-    command: &mut Command,
-    shared: &Shared,
-    listener: &UnixListener,
-) -> serde_json::Result<Vec<u8>> {
-    shared.give(command);
-    tree::give(command, vec![listener.as_raw_fd()]);
-    serde_json::to_vec(&Settings { listener: listener.as_raw_fd(), entries: shared.entries() })
+pub struct Settings {
+    /// Where the tree is.
+    pub tree: PathBuf,
 }
 
 /// Why there is no server.
@@ -54,8 +40,8 @@ enum ServeError {
     Settings(#[source] io::Error),
     #[error("settings of another kind")]
     Json(#[from] serde_json::Error),
-    #[error("cannot make the tree")]
-    Tree(#[source] io::Error),
+    #[error("the tree's place {0:?} is no text")]
+    Tree(PathBuf),
     #[error("cannot open {0}")]
     Open(&'static str, #[source] io::Error),
     #[error("cannot serve the tree")]
@@ -91,15 +77,13 @@ fn serve() -> Result<(), ServeError> {
     let mut bytes = Vec::new();
     io::stdin().take(MAX_SETTINGS).read_to_end(&mut bytes).map_err(ServeError::Settings)?;
     let settings: Settings = serde_json::from_slice(&bytes)?;
-    let open_files = raise_open_files();
+    let open_files = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
     let proc_fds = File::open("/proc/self/fd").map_err(|error| ServeError::Open("/proc/self/fd", error))?;
-    let root = PathBuf::from(TREE);
-    tree::compose(&settings.entries, &root).map_err(ServeError::Tree)?;
     let config = Config {
         entry_timeout: CACHED_FOR,
         attr_timeout: CACHED_FOR,
         cache_policy: CachePolicy::Auto,
-        root_dir: absolute(&root)?,
+        root_dir: text(&settings.tree)?,
         xattr: true,
         proc_sfd_rawfd: Some(proc_fds),
         announce_submounts: true,
@@ -113,32 +97,20 @@ fn serve() -> Result<(), ServeError> {
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     let mut daemon = VhostUserDaemon::new("virtiofs".to_owned(), Arc::new(backend), memory)
         .map_err(|error| ServeError::Backend(error.to_string()))?;
-    let mut listener = listener(settings.listener);
+    let mut listener = listener();
     daemon.start(&mut listener).map_err(|error| ServeError::Backend(error.to_string()))?;
     // How it ends says nothing: the VMM goes away, one way or the other.
     daemon.wait().ok();
     Ok(())
 }
 
-fn absolute(path: &Path) -> Result<String, ServeError> {
-    let path = std::path::absolute(path).map_err(|error| ServeError::Open(TREE, error))?;
-    path.into_os_string()
-        .into_string()
-        .map_err(|_| ServeError::Open(TREE, io::ErrorKind::InvalidFilename.into()))
+fn text(path: &Path) -> Result<String, ServeError> {
+    path.to_str().map(str::to_owned).ok_or_else(|| ServeError::Tree(path.to_owned()))
 }
 
-#[allow(unsafe_code, reason = "the descriptor is told as a number")]
-fn listener(fd: RawFd) -> vhost::vhost_user::Listener {
+#[allow(unsafe_code, reason = "the descriptor has a number that was agreed on")]
+fn listener() -> vhost::vhost_user::Listener {
     // SAFETY: whoever started this process left it open for this purpose, and it is taken once.
-    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+    let owned = unsafe { OwnedFd::from_raw_fd(LISTENER_FD) };
     UnixListener::from(owned).into()
-}
-
-/// A file that the guest knows is an open file here. Returns how many there may be.
-pub fn raise_open_files() -> u64 {
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 0 };
-    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
-        Ok(()) => hard,
-        Err(_) => soft,
-    }
 }

@@ -135,9 +135,9 @@ mod bound {
         }
 
         /// A directory that the guest mounts by this name.
-        pub(in crate::vmm::krun) fn add_shared(&self, tag: &str, directory: &str) -> Result<(), ApiError> {
+        pub(in crate::vmm::krun) fn add_shared(&self, tag: &str, directory: &Path) -> Result<(), ApiError> {
             let call = "krun_add_virtiofs4";
-            let (tag, directory) = (c_string(call, tag.as_bytes())?, c_string(call, directory.as_bytes())?);
+            let (tag, directory) = (c_string(call, tag.as_bytes())?, c_path(call, directory)?);
             // SAFETY: the strings end in NUL and outlive the call.
             let answer = unsafe {
                 ffi::krun_add_virtiofs4(

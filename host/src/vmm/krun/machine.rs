@@ -8,8 +8,6 @@ use std::io::Read;
 pub const VMM_VERB: &str = "__vmm";
 /// Longest settings; they are paths and numbers.
 const MAX_SETTINGS: u64 = 256 << 10;
-/// Name of the directory that what is shared is seen at, in the working directory.
-pub(super) const TREE: &str = "shared";
 
 /// What a machine's process does. Returns only when there is no machine, with the exit code of the process.
 pub fn main() -> i32 {
@@ -57,9 +55,8 @@ fn made(settings: &Settings) -> Result<super::api::Context, super::api::ApiError
     if let Some(scratch) = &settings.scratch {
         context.add_scratch(c"scratch", scratch)?;
     }
-    if !settings.shared.is_empty() {
-        share(&settings.shared)?;
-        context.add_shared(magikvm_proto::path::SHARED_TAG, TREE)?;
+    if let Some(shared) = &settings.shared {
+        context.add_shared(magikvm_proto::path::SHARED_TAG, shared)?;
     }
     // In the working directory: a socket's address holds 107 bytes only.
     context.add_vsock(settings.agent_port, AGENT_SOCK)?;
@@ -69,21 +66,6 @@ fn made(settings: &Settings) -> Result<super::api::Context, super::api::ApiError
         Console::Virtio => context.add_virtio_console(input, output)?,
     }
     Ok(context)
-}
-
-/// Makes the tree that is shared. This process has one thread so far.
-#[cfg(all(has_krun, target_os = "linux"))]
-fn share(entries: &[crate::volume::tree::Entry]) -> Result<(), super::api::ApiError> {
-    crate::volume::serve::raise_open_files();
-    crate::volume::tree::compose(entries, std::path::Path::new(TREE)).map_err(|error| super::api::ApiError {
-        call: "the tree of shared directories",
-        errno: error.raw_os_error().unwrap_or(nix::libc::EIO),
-    })
-}
-
-#[cfg(all(has_krun, not(target_os = "linux")))]
-fn share(_entries: &[crate::volume::tree::Entry]) -> Result<(), super::api::ApiError> {
-    Err(super::api::ApiError { call: "the tree of shared directories", errno: nix::libc::ENOTSUP })
 }
 
 /// What libkrun has to say. It is a library that logs and then returns one number for everything.

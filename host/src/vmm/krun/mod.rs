@@ -13,16 +13,18 @@ pub use machine::{VMM_VERB, main};
 
 use super::process;
 use super::report;
+use super::share;
+use super::walls::Site;
 use super::{
     Accel, Capabilities, DriverOptions, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError,
 };
 use crate::agent::{Connector, Handshake};
+use crate::jail::{self, Access, Inside, SyscallFilter};
 use crate::os;
-use crate::store::atomic::{self, FileError};
+use crate::store::atomic::FileError;
 use crate::store::layout::AGENT_SOCK;
-use crate::volume::tree::Entry;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 /// Whether this program can run machines by libkrun.
 pub const IS_COMPILED_IN: bool = cfg!(has_krun);
@@ -51,8 +53,8 @@ struct Settings {
     agent_port: u32,
     /// Name of the scratch disk in the working directory.
     scratch: Option<String>,
-    /// What is shared.
-    shared: Vec<Entry>,
+    /// Where what is shared is.
+    shared: Option<PathBuf>,
 }
 
 /// What the guest's kernel has for a console.
@@ -117,7 +119,7 @@ impl Krun {
             disk: config.disk.clone(),
             agent_port: magikvm_proto::path::AGENT_PORT,
             scratch: config.scratch.clone(),
-            shared: config.shared.as_ref().map(|shared| shared.entries()).unwrap_or_default(),
+            shared: None,
         })
     }
 }
@@ -142,25 +144,22 @@ impl Vmm for Krun {
     fn spawn(&self, config: &VmConfig, dir: &Path) -> Result<VmChild, VmmError> {
         let socket = dir.join(AGENT_SOCK);
         os::check_unix(&socket).map_err(FileError::at("reach the agent by", &socket))?;
-        let settings = serde_json::to_vec(&self.settings(config)?)
-            .map_err(|error| VmmError::Helper { program: "libkrun".to_owned(), detail: error.to_string() })?;
-        let program =
-            std::env::current_exe().map_err(|source| VmmError::Start { program: VMM_VERB.into(), source })?;
-        let start = |source| VmmError::Start { program: program.clone(), source };
-        let (reports, theirs) = report::channel().map_err(start)?;
-        let mut command = Command::new(&program);
-        command
-            .arg(VMM_VERB)
-            .current_dir(dir)
-            .env_clear()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        let mut settings = self.settings(config)?;
+        let site = Site::new(config, &settings.kernel, dir)?;
+        let mut spec = site.jail(Inside::Verb(VMM_VERB.to_owned()), SyscallFilter::Krun, Access::ReadWrite);
+        spec.mounts.extend(site.files());
+        spec.devices = vec!["/dev/kvm".into()];
         if let Some(shared) = &config.shared {
-            shared.give(&mut command);
-            atomic::create_dir_all(&dir.join(machine::TREE), 0o700)?;
+            spec.filter = SyscallFilter::KrunSharing;
+            settings.shared = Some(share::add(&mut spec, shared, config));
         }
-        let mut machine = process::spawn_with("krun", &mut command, Some(&theirs))?;
+        let settings = serde_json::to_vec(&settings)
+            .map_err(|error| VmmError::Helper { program: "libkrun".to_owned(), detail: error.to_string() })?;
+        let start = |source| VmmError::Start { program: VMM_VERB.into(), source };
+        let (reports, theirs) = report::channel().map_err(start)?;
+        let mut command = jail::command().map_err(start)?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut machine = process::spawn_jailed("krun", &mut command, &spec, Some(&theirs))?;
         drop(theirs);
         let (console, diagnostics) = machine.take_output()?;
         process::tell(&mut machine, &settings).map_err(start)?;

@@ -1,0 +1,96 @@
+//! The jails of a machine's processes: which files each of them has, and that all of them are the same user.
+
+use super::{VmConfig, VmmError, Walls};
+use crate::jail::{
+    self, Access, HostNetwork, Identity, Inside, JailMount, JailSpec, Limits, MountSource, Procfs, Submounts,
+    SyscallFilter,
+};
+use crate::store::atomic::FileError;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Threads, more than any VMM has of them.
+const MAX_PIDS: u64 = 512;
+/// A connection of the agent takes one, or two.
+const MAX_OPEN_FILES: u64 = 4096;
+
+/// A machine that is about to be started.
+#[derive(Debug)]
+pub(super) struct Site<'a> {
+    dir: &'a Path,
+    /// What is read beside the machine's directory.
+    reads: Vec<PathBuf>,
+    /// The machine's scratch disk.
+    scratch: Option<PathBuf>,
+    identity: Identity,
+    walls: &'a Walls,
+}
+
+impl<'a> Site<'a> {
+    /// With these files: a kernel, what goes with it, and the images that the machine's disk is made of. The machine's directory comes to belong
+    /// to the machine's user.
+    pub(super) fn new(config: &'a VmConfig, kernel: &Path, dir: &'a Path) -> Result<Self, VmmError> {
+        let mut reads = vec![kernel.to_owned(), config.initramfs.clone()];
+        reads.extend(linked(dir).map_err(FileError::at("list", dir))?);
+        let scratch = config.scratch.as_ref().map(|name| dir.join(name));
+        let read_link = |link: PathBuf| fs::read_link(&link).map_err(FileError::at("read", &link));
+        let scratch = scratch.map(read_link).transpose()?;
+        reads.retain(|path| Some(path) != scratch.as_ref());
+        let identity = jail::identity(&config.id, &reads);
+        for dir in [Some(dir), scratch.as_deref().and_then(Path::parent)].into_iter().flatten() {
+            jail::give(dir, &identity).map_err(FileError::at("give away", dir))?;
+        }
+        Ok(Self { dir, reads, scratch, identity, walls: &config.walls })
+    }
+
+    /// The jail of a process that has the machine's directory and nothing else. Whoever wants more of it adds that.
+    pub(super) fn jail(&self, inside: Inside, filter: SyscallFilter, access: Access) -> JailSpec {
+        JailSpec {
+            inside,
+            mounts: vec![mount(self.dir, access)],
+            devices: Vec::new(),
+            procfs: Procfs::Absent,
+            working_dir: self.dir.to_owned(),
+            network: HostNetwork::None,
+            identity: self.identity.clone(),
+            filter,
+            limits: Limits { pids: MAX_PIDS, open_files: MAX_OPEN_FILES },
+            cgroup: self.walls.cgroup.clone(),
+            descriptors: Vec::new(),
+            requirement: self.walls.requirement,
+        }
+    }
+
+    /// What the machine itself reads, and its scratch disk.
+    pub(super) fn files(&self) -> impl Iterator<Item = JailMount> {
+        let scratch = self.scratch.iter().map(|path| mount(path, Access::ReadWrite));
+        self.reads.iter().map(|path| mount(path, Access::ReadOnly)).chain(scratch)
+    }
+}
+
+/// At the path it has outside.
+pub(super) fn mount(path: &Path, access: Access) -> JailMount {
+    JailMount {
+        source: MountSource::Path(path.to_owned()),
+        target: path.to_owned(),
+        access,
+        submounts: Submounts::Without,
+    }
+}
+
+/// What the links in a machine's directory lead to, outside of it.
+fn linked(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_symlink() {
+            let to = fs::read_link(entry.path())?;
+            if !to.starts_with(dir) {
+                found.push(to);
+            }
+        }
+    }
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
