@@ -41,6 +41,10 @@ mod table;
 mod together;
 #[path = "conformance/unit.rs"]
 mod unit;
+#[path = "conformance/volumes.rs"]
+mod volumes;
+#[path = "conformance/volumes_own.rs"]
+mod volumes_own;
 #[path = "conformance/walls.rs"]
 mod walls;
 
@@ -52,7 +56,7 @@ use std::sync::Arc;
 use unit::Unit;
 
 /// The list, in the order of the table.
-static GROUPS: [&Group; 13] = [
+static GROUPS: [&Group; 15] = [
     &manifest::GROUP,
     &together::GROUP,
     &walls::GROUP,
@@ -66,6 +70,8 @@ static GROUPS: [&Group; 13] = [
     &machine::GROUP,
     &pauses::GROUP,
     &failures::GROUP,
+    &volumes::GROUP,
+    &volumes_own::GROUP,
 ];
 
 /// The rows of a group on a driver, put together so that those asked for are run together as far as they may be.
