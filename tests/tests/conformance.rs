@@ -19,6 +19,8 @@ mod failures;
 mod images;
 #[path = "conformance/itself.rs"]
 mod itself;
+#[path = "conformance/jail.rs"]
+mod jail;
 #[path = "conformance/machine.rs"]
 mod machine;
 #[path = "conformance/manifest.rs"]
@@ -56,7 +58,7 @@ use std::sync::Arc;
 use unit::Unit;
 
 /// The list, in the order of the table.
-static GROUPS: [&Group; 15] = [
+static GROUPS: [&Group; 16] = [
     &manifest::GROUP,
     &together::GROUP,
     &walls::GROUP,
@@ -70,6 +72,7 @@ static GROUPS: [&Group; 15] = [
     &machine::GROUP,
     &pauses::GROUP,
     &failures::GROUP,
+    &jail::GROUP,
     &volumes::GROUP,
     &volumes_own::GROUP,
 ];

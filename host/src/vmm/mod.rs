@@ -16,7 +16,7 @@ pub mod report;
 pub mod scratch;
 mod share;
 mod tsc;
-mod walls;
+pub mod walls;
 
 use crate::agent::Connector;
 use crate::jail::{Cgroup, JailError, Requirement};

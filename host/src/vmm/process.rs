@@ -176,6 +176,8 @@ pub fn spawn_jailed(
     reports: Option<&OwnedFd>,
 ) -> Result<Process, VmmError> {
     let failed = |source| VmmError::Jail { process: name.to_owned(), source };
+    #[cfg(feature = "testing")]
+    let spec = &with_inmate(name, spec);
     let handover = Handover::new(spec).map_err(failed)?;
     handover.attach(command);
     let mut process = spawn_with(name, command, reports)?;
@@ -192,6 +194,20 @@ pub fn spawn_jailed(
     process.layers = Some(jailed.layers);
     process.watch = jailed.watch;
     Ok(process)
+}
+
+/// In builds for tests: `MAGIKVM_INMATE=NAME|PROGRAM|ARGUMENT…` puts another program into the jail of the process of this name.
+#[cfg(feature = "testing")]
+fn with_inmate(name: &str, spec: &JailSpec) -> JailSpec {
+    let wanted = std::env::var("MAGIKVM_INMATE").unwrap_or_default();
+    let mut words = wanted.split('|').map(str::to_owned);
+    let mut spec = spec.clone();
+    if words.next().as_deref() == Some(name)
+        && let Some(path) = words.next()
+    {
+        spec.inside = crate::jail::Inside::Program { path: PathBuf::from(path), arguments: words.collect() };
+    }
+    spec
 }
 
 fn errno(answer: i32) -> std::io::Result<()> {

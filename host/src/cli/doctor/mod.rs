@@ -8,6 +8,7 @@ mod host;
 mod report;
 mod storage;
 mod system;
+mod walls;
 #[cfg_attr(target_os = "macos", path = "hypervisor.rs")]
 mod virtualization;
 
@@ -15,6 +16,7 @@ use super::error::Kind;
 use super::{CliError, Format, Outcome, print_as, ui};
 use crate::pod::interface::PodRuntimeInterface;
 use crate::runtime::microvm::check_guest;
+use crate::store::text::chain;
 use crate::vmm::qemu::Qemu;
 use crate::vmm::{DriverOptions, KernelChoice, krun};
 use host::Host;
@@ -82,6 +84,7 @@ fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> 
     ];
     if cfg!(target_os = "linux") {
         others.extend([system::user_namespaces(host), system::subordinate_ids(host), system::cgroups(host)]);
+        others.extend(walls::checks(crate::vmm::walls::trial().map_err(|error| chain(&error))));
     }
     Report::new(machines, others)
 }
