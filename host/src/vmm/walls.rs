@@ -116,7 +116,7 @@ pub fn trial() -> Result<Layers, VmmError> {
         .clone()
         .and_then(|cgroup| jail::make_cgroup(&cgroup, TRIAL_MEMORY_BYTES, MAX_PIDS).map(|()| cgroup));
     let walls = Walls { requirement: Requirement::Warn, cgroup: made };
-    let site = Site { dir: dir.path(), reads: Vec::new(), identity, walls: &walls };
+    let site = Site { dir: dir.path(), reads: Vec::new(), scratch: None, identity, walls: &walls };
     let spec = site.jail(Inside::Verb(TRIAL_VERB.to_owned()), SyscallFilter::Krun, Access::ReadWrite);
     let tried = jail::command().map_err(begin).and_then(|mut command| {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
