@@ -4,6 +4,7 @@
 
 use crate::rootfs;
 use crate::user::{self, UserError};
+use crate::volumes::{self, VolumeError};
 use libcontainer::oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Process, Spec};
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::limits::MAX_PLAN_SIZE;
@@ -52,6 +53,9 @@ pub(crate) enum BundleError {
     /// The user means nobody.
     #[error(transparent)]
     User(#[from] UserError),
+    /// A volume can't be seen.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
 }
 
 /// Where a container's bundle is.
@@ -77,6 +81,7 @@ pub(crate) fn prepare(plan: &ContainerPlan, pod_namespace: Option<i32>) -> Resul
     let root = mount_rootfs(&bundle, plan.image_partition)?;
     let mut spec = load(Path::new(&path::container_config(&plan.name)))?;
     patch(&mut spec, plan, &bundle, &root, pod_namespace)?;
+    volumes::attach(plan, &mut spec)?;
     let config = bundle.join("config.json");
     let bytes =
         serde_json::to_vec(&spec).map_err(|source| BundleError::Config { path: config.clone(), source })?;
@@ -195,6 +200,7 @@ mod tests {
             user: user.to_owned(),
             stdio: Stdio::Terminal,
             stdin: Stdin::Closed,
+            mounts: Vec::new(),
         }
     }
 

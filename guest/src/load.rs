@@ -64,7 +64,7 @@ pub(crate) enum LoadError {
     Loopback(#[source] io::Error),
 }
 
-fn file_error(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> LoadError {
+pub(crate) fn file_error(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> LoadError {
     let path = path.as_ref().to_owned();
     move |source| LoadError::File { path, source }
 }
@@ -88,6 +88,7 @@ pub(crate) fn load() -> Result<GuestPlan, LoadError> {
         .map_err(|errno| LoadError::Hostname(plan.hostname.clone(), errno))?;
     sys::loopback_up().map_err(LoadError::Loopback)?;
     share()?;
+    crate::volumes::mount_all(&plan)?;
     Ok(plan)
 }
 
@@ -102,18 +103,31 @@ fn read_plan() -> Result<GuestPlan, LoadError> {
 }
 
 fn mount_partition(partition: u32, target: &Path) -> Result<(), LoadError> {
-    let device = format!("{}{partition}", path::DISK);
+    // Not nosuid: an image's set-user-id programs work as in any container. Not nodev: devices are the cgroup's
+    // business.
+    mount_device(&format!("{}{partition}", path::DISK), target, "erofs", MsFlags::MS_RDONLY, None)
+}
+
+/// Mounts a partition as soon as it is there.
+pub(crate) fn mount_device(
+    device: &str,
+    target: &Path,
+    fstype: &str,
+    flags: MsFlags,
+    data: Option<&str>,
+) -> Result<(), LoadError> {
     let deadline = Instant::now() + DISK_WAIT;
-    while !Path::new(&device).exists() {
+    while !Path::new(device).exists() {
         if Instant::now() >= deadline {
             return Err(LoadError::Disk(device.into()));
         }
         std::thread::sleep(DISK_POLL);
     }
-    // Not nosuid: an image's set-user-id programs work as in any container. Not nodev: devices are the cgroup's
-    // business.
-    mount(Some(device.as_str()), target, Some("erofs"), MsFlags::MS_RDONLY, None::<&str>)
-        .map_err(|source| LoadError::Mount { source_path: device, target: target.to_owned(), source })
+    mount(Some(device), target, Some(fstype), flags, data).map_err(|source| LoadError::Mount {
+        source_path: device.to_owned(),
+        target: target.to_owned(),
+        source,
+    })
 }
 
 /// What all containers of the pod see: writable copies of the pod's `/etc` files, and `/dev/shm`.

@@ -25,6 +25,7 @@ mod supervisor;
 mod sync;
 mod sys;
 mod user;
+mod volumes;
 
 use std::process::ExitCode;
 

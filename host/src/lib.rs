@@ -1,7 +1,7 @@
 //! The magikvm host: runs a Kubernetes Pod on this machine inside one hardware microVM, with no daemon.
 //!
 //! [`pod::interface::PodRuntimeInterface`] is the library's surface: run_pod, stop_pod, pause_pod, resume_pod, delete_pod. Modules may use only those below them:
-//! `cli`, `monitor`, `pod`, `runtime`, `manifest`, `vmm`, `net`, `jail`, `agent`, `image`, `store`, `signals`, `os`.
+//! `cli`, `monitor`, `pod`, `runtime`, `manifest`, `vmm`, `net`, `volume`, `jail`, `agent`, `image`, `store`, `signals`, `os`.
 
 pub mod agent;
 pub mod cli;
@@ -16,5 +16,6 @@ pub mod runtime;
 pub mod signals;
 pub mod store;
 pub mod vmm;
+pub mod volume;
 
 pub use pod::interface::PodRuntimeInterface;

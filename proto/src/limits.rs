@@ -6,6 +6,14 @@ pub const MAX_PODS: usize = 1024;
 pub const MAX_CONTAINERS_PER_POD: usize = 16;
 /// Volumes of one pod.
 pub const MAX_VOLUMES_PER_POD: usize = 64;
+/// Volume mounts of one container.
+pub const MAX_MOUNTS_PER_CONTAINER: usize = 64;
+/// Bytes of the paths of all volume mounts of one container: they travel in one message within the guest.
+pub const MAX_MOUNT_PATHS_LEN: usize = 16 << 10;
+/// Bytes of a path that a volume is mounted at, or of a path within a volume.
+pub const MAX_VOLUME_PATH_LEN: usize = 1024;
+/// Bytes of all data of one ConfigMap or Secret.
+pub const MAX_OBJECT_BYTES: usize = 1 << 20;
 /// Bytes of a manifest.
 pub const MAX_MANIFEST_SIZE: usize = 1 << 20;
 /// Environment variables of one container.

@@ -16,6 +16,14 @@ pub const GUEST_IMAGES: &str = "/images";
 pub const GUEST_BUNDLES: &str = "/bundles";
 /// The stitched disk; partition N is this name followed by N.
 pub const DISK: &str = "/dev/vda";
+/// The scratch disk of a pod that has one, the only disk that can be written to.
+pub const SCRATCH_DISK: &str = "/dev/vdb";
+/// Under this name the host shares a directory (virtio-fs) with a pod that has something of the host.
+pub const SHARED_TAG: &str = "magikvm";
+/// Where vminit mounts volumes: `memory/N`, `disk/PARTITION`, and what the host shares.
+pub const GUEST_VOLUMES: &str = "/run/volumes";
+/// Where vminit keeps what containers see of volumes: `<container>/<number of the mount>`.
+pub const GUEST_MOUNTS: &str = "/run/mounts";
 /// Partition that holds the pod's own file system.
 pub const POD_PARTITION: u32 = 1;
 /// First partition that holds an image.
@@ -34,4 +42,9 @@ pub const HOST_CID: u32 = 2;
 /// The OCI runtime configuration of one container, inside the pod's own file system.
 pub fn container_config(name: &crate::id::ContainerName) -> String {
     format!("/containers/{name}/config.json")
+}
+
+/// The files of volume N, inside the pod's own file system and (through the link) in the guest.
+pub fn volume_files(volume: usize) -> String {
+    format!("/pod/volumes/{volume}")
 }

@@ -1,7 +1,8 @@
 //! The plan that the host bakes into `/pod/spec.json` and the guest carries out. All names are resolved, all defaults applied.
 
 use crate::id::{ContainerName, PodId};
-use crate::limits::MAX_CONTAINERS_PER_POD;
+use crate::limits::{MAX_CONTAINERS_PER_POD, MAX_VOLUMES_PER_POD};
+use crate::volume::{MountPlan, VolumeError, VolumePlan};
 use serde::{Deserialize, Serialize};
 
 /// What happens to a container that has ended (core/v1 `PodSpec.restartPolicy`).
@@ -77,6 +78,8 @@ pub struct ContainerPlan {
     pub stdio: Stdio,
     /// Standard input.
     pub stdin: Stdin,
+    /// What it sees of the pod's volumes, in the order they are mounted.
+    pub mounts: Vec<MountPlan>,
 }
 
 /// The whole pod, as the guest needs it.
@@ -99,6 +102,8 @@ pub struct GuestPlan {
     pub grace_ms: u64,
     /// 1 to 16 containers, in the order they start; they stop in reverse.
     pub containers: Vec<ContainerPlan>,
+    /// At most 64 volumes.
+    pub volumes: Vec<VolumePlan>,
 }
 
 /// Why a plan is not to be carried out.
@@ -126,6 +131,12 @@ pub enum PlanError {
         /// The number found.
         partition: u32,
     },
+    /// Too many volumes.
+    #[error("the plan has {0} volumes, at most {MAX_VOLUMES_PER_POD} are possible")]
+    VolumeCount(usize),
+    /// A volume or a mount that can't be made.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
 }
 
 impl GuestPlan {
@@ -148,6 +159,10 @@ impl GuestPlan {
                 });
             }
         }
-        Ok(())
+        if self.volumes.len() > MAX_VOLUMES_PER_POD {
+            return Err(PlanError::VolumeCount(self.volumes.len()));
+        }
+        let mounts = self.containers.iter().map(|container| (&container.name, &container.mounts[..]));
+        Ok(crate::volume::check(&self.volumes, mounts)?)
     }
 }

@@ -4,6 +4,7 @@
 use magikvm_proto::forward::ForwardRequest;
 use magikvm_proto::id::{ContainerName, PodId};
 use magikvm_proto::plan::{ContainerPlan, GuestPlan, ProcessNamespace, RestartPolicy, Stdin, Stdio};
+use magikvm_proto::volume::{Access, MountPlan, Part, VolumePlan, VolumeSource};
 use magikvm_proto::wire::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -162,7 +163,14 @@ fn the_wire_is_as_it_was() {
             user: "1000:1000".into(),
             stdio: Stdio::Pipes,
             stdin: Stdin::Closed,
+            mounts: vec![MountPlan {
+                volume: 0,
+                part: Part::Path("logs".into()),
+                destination: "/var/log".into(),
+                access: Access::ReadWrite,
+            }],
         }],
+        volumes: vec![VolumePlan { source: VolumeSource::Disk { partition: 1 }, group: Some(2000) }],
     };
     assert_eq!(plan.check(), Ok(()));
     line(&mut l, &plan);

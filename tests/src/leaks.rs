@@ -45,6 +45,8 @@ impl Holdings {
         cgroups(Path::new("/sys/fs/cgroup"), &cgroup_suffix(root), &mut held);
         let run = root.join("run");
         files(&run, &run, &mut held);
+        let scratch = root.join("data/scratch");
+        files(&scratch, &scratch, &mut held);
         files(temporary, temporary, &mut held);
         Self(held)
     }

@@ -2,19 +2,20 @@
 
 use serde_json::{Value, json};
 
-/// A Pod to be written as a file; JSON, which is YAML too.
+/// A Pod to be written as a file, and what comes with it; JSON, which is YAML too.
 #[derive(Debug, Clone)]
-pub struct Pod(Value);
+pub struct Pod(Value, Vec<Value>);
 
 impl Pod {
     /// A pod without containers yet, which are not started again.
     pub fn new(name: &str) -> Self {
-        Self(json!({
+        let pod = json!({
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": { "name": name },
             "spec": { "restartPolicy": "Never", "terminationGracePeriodSeconds": 5, "containers": [] },
-        }))
+        });
+        Self(pod, Vec::new())
     }
 
     /// A pod with one container `web`, for tests to which its containers do not matter.
@@ -67,6 +68,41 @@ impl Pod {
         self
     }
 
+    /// One more volume.
+    #[must_use]
+    pub fn volume(mut self, name: &str, source: Value) -> Self {
+        let volumes = &mut self.0["spec"]["volumes"];
+        if volumes.is_null() {
+            *volumes = json!([]);
+        }
+        let mut volume = source;
+        volume["name"] = name.into();
+        volumes.as_array_mut().unwrap().push(volume);
+        self
+    }
+
+    /// One more volume that the container added last sees, as a manifest says it after the name.
+    #[must_use]
+    pub fn mount(mut self, volume: &str, path: &str, further: Value) -> Self {
+        let container = self.0["spec"]["containers"].as_array_mut().unwrap().last_mut().expect("a container");
+        let mounts = &mut container["volumeMounts"];
+        if mounts.is_null() {
+            *mounts = json!([]);
+        }
+        let mut mount = further;
+        mount["name"] = volume.into();
+        mount["mountPath"] = path.into();
+        mounts.as_array_mut().unwrap().push(mount);
+        self
+    }
+
+    /// One more document in the same file.
+    #[must_use]
+    pub fn beside(mut self, document: Value) -> Self {
+        self.1.push(document);
+        self
+    }
+
     /// The name of the pod.
     pub fn name(&self) -> &str {
         self.0["metadata"]["name"].as_str().unwrap()
@@ -74,7 +110,10 @@ impl Pod {
 
     /// The manifest.
     pub fn text(&self) -> String {
-        serde_json::to_string_pretty(&self.0).unwrap()
+        let documents = std::iter::once(&self.0).chain(&self.1);
+        let texts: Vec<String> =
+            documents.map(|document| serde_json::to_string_pretty(document).unwrap()).collect();
+        texts.join("\n---\n")
     }
 }
 

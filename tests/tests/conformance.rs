@@ -45,6 +45,10 @@ mod table;
 mod together;
 #[path = "conformance/unit.rs"]
 mod unit;
+#[path = "conformance/volumes.rs"]
+mod volumes;
+#[path = "conformance/volumes_own.rs"]
+mod volumes_own;
 #[path = "conformance/walls.rs"]
 mod walls;
 
@@ -73,6 +77,8 @@ static GROUPS: [&Group; 16] = [
     &ports::OWN,
     &failures::GROUP,
     &jail::GROUP,
+    &volumes::GROUP,
+    &volumes_own::GROUP,
 ];
 
 /// The rows of a group on a driver, put together so that those asked for are run together as far as they may be.

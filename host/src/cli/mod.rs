@@ -127,6 +127,12 @@ pub fn main() -> ExitCode {
         let code = crate::vmm::krun::main();
         return ExitCode::from(u8::try_from(code).unwrap_or(70));
     }
+    #[cfg(target_os = "linux")]
+    if first.as_deref() == Some(crate::volume::serve::SERVER_VERB.as_ref()) {
+        os::follow_parent();
+        let code = crate::volume::serve::main();
+        return ExitCode::from(u8::try_from(code).unwrap_or(70));
+    }
     if first.as_deref() == Some(crate::vmm::walls::TRIAL_VERB.as_ref()) {
         return ExitCode::SUCCESS;
     }

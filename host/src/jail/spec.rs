@@ -163,6 +163,8 @@ impl PodUser {
 pub enum SyscallFilter {
     /// libkrun's machine, in this program.
     Krun,
+    /// The same, serving shared directories.
+    KrunSharing,
     /// QEMU.
     Qemu,
     /// vhost-device-vsock.

@@ -3,17 +3,19 @@
 use super::fields::{ANNOTATION_MEMORY, ANNOTATION_PREFIX, ANNOTATION_VCPUS, ANNOTATIONS};
 use super::k8s::{self, Written};
 use super::names;
+use super::objects::Objects;
 use super::plan::{
-    CapabilityList, ContainerPort, ContainerSpec, EnvVar, PodPlan, PrivilegeEscalation, Protocol, PullPolicy,
+    CapabilityList, ContainerPort, ContainerSpec, PodPlan, PrivilegeEscalation, Protocol, PullPolicy,
     Resources, RootFilesystem, RootUser, RuntimeClass, Security,
 };
 use super::problem::{Report, path_key, quote};
 use super::quantity::{Quantity, QuantityError};
 use super::size::{self, CONTAINER_OVERHEAD_MIB, MiB, VM_OVERHEAD_MIB, Vcpus, VmSize};
+use super::volumes;
 use magikvm_proto::id::{ContainerName, Namespace, PodId, PodName};
 use magikvm_proto::limits::{
-    DEFAULT_GRACE_PERIOD_SECS, MAX_ANNOTATIONS_PER_POD, MAX_CONTAINERS_PER_POD, MAX_ENV_VARS_PER_CONTAINER,
-    MAX_GRACE_PERIOD_SECS, MAX_LABELS_PER_POD, MAX_VCPUS, MAX_VM_MEMORY_MIB,
+    DEFAULT_GRACE_PERIOD_SECS, MAX_ANNOTATIONS_PER_POD, MAX_CONTAINERS_PER_POD, MAX_GRACE_PERIOD_SECS,
+    MAX_LABELS_PER_POD, MAX_VCPUS, MAX_VM_MEMORY_MIB,
 };
 use magikvm_proto::plan::{ProcessNamespace, RestartPolicy, Stdin, Stdio};
 use oci_spec::runtime::Capability;
@@ -26,13 +28,15 @@ const MAX_ANNOTATION_BYTES: usize = 256 << 10;
 const MIN_MEMORY_LIMIT: u64 = 1 << 20;
 /// Largest user or group id (core/v1).
 const MAX_ID: i64 = i32::MAX as i64;
+/// Most further groups of a container.
+const MAX_GROUPS: usize = 64;
 /// Longest host name made of a pod's name (the kubelet's rule).
 const MAX_HOSTNAME_LEN: usize = 63;
 
 /// Makes the plan. `None` only after something was reported; something may be reported beside `Some`.
-pub(super) fn build(written: &Written, report: &mut Report) -> Option<PodPlan> {
+pub(super) fn build(written: &Written, objects: &Objects, report: &mut Report) -> Option<PodPlan> {
     let (metadata, spec) = (&written.pod.metadata, &written.pod.spec);
-    let mut build = Build { written, report };
+    let mut build = Build { written, objects, report };
     let id = build.id(metadata);
     build.labels(&metadata.labels);
     build.annotations(&metadata.annotations);
@@ -48,15 +52,18 @@ pub(super) fn build(written: &Written, report: &mut Report) -> Option<PodPlan> {
         ],
     );
     let grace_seconds = build.grace(spec);
+    let (volumes, known) = build.volumes();
+    let (volume_group, further_groups) = build.groups(spec);
     let containers: Vec<Option<ContainerSpec>> = spec
         .containers
         .iter()
         .enumerate()
-        .map(|(index, container)| build.container(index, container))
+        .map(|(index, container)| build.container(index, container, &known))
         .collect();
     build.container_names(&spec.containers);
     let containers: Option<Vec<ContainerSpec>> = containers.into_iter().collect();
     let id = id?;
+    objects.check_namespace(&id.namespace, build.report);
     let hostname = build.hostname(spec, &id.name)?;
     let containers = containers?;
     let vm = build.vm_size(&metadata.annotations, &containers)?;
@@ -76,35 +83,39 @@ pub(super) fn build(written: &Written, report: &mut Report) -> Option<PodPlan> {
         vm,
         containers,
         published,
+        volumes,
+        volume_group,
+        further_groups,
         manifest: written.json.clone(),
     })
 }
 
-struct Build<'a> {
-    written: &'a Written,
-    report: &'a mut Report,
+pub(super) struct Build<'a> {
+    pub(super) written: &'a Written,
+    pub(super) objects: &'a Objects,
+    pub(super) report: &'a mut Report,
 }
 
 impl Build<'_> {
-    fn problem(&mut self, path: &str, message: impl Into<String>, hint: impl Into<String>) {
+    pub(super) fn problem(&mut self, path: &str, message: impl Into<String>, hint: impl Into<String>) {
         self.report.add(&self.written.place(path), message, hint);
     }
 
-    fn check(&mut self, path: &str, result: Result<(), String>) {
+    pub(super) fn check(&mut self, path: &str, result: Result<(), String>) {
         if let Err(message) = result {
             self.problem(path, message, "");
         }
     }
 
     /// A field that must be there. One that is there but was refused already is not missing.
-    fn required<'v>(&mut self, path: &str, value: Option<&'v str>) -> Option<&'v str> {
+    pub(super) fn required<'v>(&mut self, path: &str, value: Option<&'v str>) -> Option<&'v str> {
         if value.is_none() && !self.written.has(path) {
             self.problem(path, "is missing", "");
         }
         value
     }
 
-    fn parsed<T: FromStr<Err: ToString>>(&mut self, path: &str, text: &str) -> Option<T> {
+    pub(super) fn parsed<T: FromStr<Err: ToString>>(&mut self, path: &str, text: &str) -> Option<T> {
         match text.parse() {
             Ok(value) => Some(value),
             Err(error) => {
@@ -114,7 +125,13 @@ impl Build<'_> {
         }
     }
 
-    fn one_of<T: Copy>(&mut self, path: &str, text: Option<&str>, default: T, table: &[(&str, T)]) -> T {
+    pub(super) fn one_of<T: Copy>(
+        &mut self,
+        path: &str,
+        text: Option<&str>,
+        default: T,
+        table: &[(&str, T)],
+    ) -> T {
         let Some(text) = text else { return default };
         if let Some(&(_, value)) = table.iter().find(|(name, _)| *name == text) {
             return value;
@@ -134,7 +151,7 @@ impl Build<'_> {
         Some(PodId { namespace: namespace?, name: name? })
     }
 
-    fn count(&mut self, path: &str, found: usize, max: usize) {
+    pub(super) fn count(&mut self, path: &str, found: usize, max: usize) {
         if found > max {
             self.problem(path, format!("has {found} entries, at most {max} are allowed"), "");
         }
@@ -233,7 +250,12 @@ impl Build<'_> {
         }
     }
 
-    fn container(&mut self, index: usize, written: &k8s::Container) -> Option<ContainerSpec> {
+    fn container(
+        &mut self,
+        index: usize,
+        written: &k8s::Container,
+        volumes: &volumes::Known,
+    ) -> Option<ContainerSpec> {
         let at = format!("spec.containers[{index}]");
         let path = |field: &str| format!("{at}.{field}");
         let name = self.required(&path("name"), written.name.as_deref());
@@ -252,7 +274,8 @@ impl Build<'_> {
         if let Some(dir) = working_dir {
             self.check(&path("workingDir"), names::absolute_path(dir));
         }
-        let env = self.env(&path("env"), &written.env);
+        let env = self.env(&at, written);
+        let mounts = self.mounts(&at, &written.volume_mounts, volumes, &env);
         let resources = self.resources(&path("resources"), &written.resources);
         let ports = self.ports(&path("ports"), &written.ports);
         let security = self.security(&path("securityContext"), &written.security_context);
@@ -273,6 +296,7 @@ impl Build<'_> {
                 (true, false) => Stdin::Open,
                 (true, true) => Stdin::Once,
             },
+            mounts,
         })
     }
 
@@ -290,19 +314,6 @@ impl Build<'_> {
         for (index, argument) in arguments.iter().enumerate() {
             self.check(&format!("{path}[{index}]"), names::no_nul(argument));
         }
-    }
-
-    fn env(&mut self, path: &str, written: &[k8s::Env]) -> Vec<EnvVar> {
-        self.count(path, written.len(), MAX_ENV_VARS_PER_CONTAINER);
-        let mut env = Vec::with_capacity(written.len().min(MAX_ENV_VARS_PER_CONTAINER));
-        for (index, variable) in written.iter().enumerate() {
-            let at = format!("{path}[{index}]");
-            let Some(name) = self.required(&format!("{at}.name"), variable.name.as_deref()) else { continue };
-            self.check(&format!("{at}.name"), names::env_name(name));
-            self.check(&format!("{at}.value"), names::no_nul(&variable.value));
-            env.push(EnvVar { name: name.to_owned(), value: variable.value.clone() });
-        }
-        env
     }
 
     fn ports(&mut self, path: &str, written: &[k8s::Port]) -> Vec<ContainerPort> {
@@ -444,6 +455,21 @@ impl Build<'_> {
             add_capabilities,
             drop_capabilities,
         }
+    }
+
+    /// The group of the volumes, and the further groups of all containers, that one among them.
+    fn groups(&mut self, spec: &k8s::Spec) -> (Option<u32>, Vec<u32>) {
+        let written = &spec.security_context;
+        let volumes = self.id_number("spec.securityContext.fsGroup", written.fs_group);
+        let path = "spec.securityContext.supplementalGroups";
+        self.count(path, written.supplemental_groups.len(), MAX_GROUPS);
+        let further = written.supplemental_groups.iter().take(MAX_GROUPS).enumerate();
+        let further =
+            further.filter_map(|(index, group)| self.id_number(&format!("{path}[{index}]"), Some(*group)));
+        let mut groups: Vec<u32> = further.chain(volumes).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        (volumes, groups)
     }
 
     fn id_number(&mut self, path: &str, id: Option<i64>) -> Option<u32> {

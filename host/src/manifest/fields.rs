@@ -14,6 +14,10 @@ pub enum Shape {
     Quantity,
     /// A list of strings.
     Texts,
+    /// A list of whole numbers.
+    Ints,
+    /// A file's permissions: octal with a leading zero, or a whole number.
+    Mode,
     /// A mapping of strings to strings.
     TextMap,
     /// A mapping whose fields are in the table, under this path and a dot.
@@ -33,6 +37,8 @@ impl Shape {
             Self::Int => "whole number",
             Self::Quantity => "quantity",
             Self::Texts => "list of strings",
+            Self::Ints => "list of whole numbers",
+            Self::Mode => "file mode",
             Self::TextMap => "mapping of strings",
             Self::Object => "mapping",
             Self::Objects => "list of mappings",
@@ -94,7 +100,9 @@ const fn skip(path: &'static str, why: &'static str) -> Field {
     Field { path, shape: Shape::Any, status: Status::Ignored { why }, about: "" }
 }
 
-const VOLUMES: &str = "volumes are not supported yet";
+const VOLUME: &str = "hostPath, emptyDir, configMap and secret are supported";
+const RAW_DEVICES: &str = "block devices are not given to pods";
+const REFERENCE: &str = "configMapKeyRef, secretKeyRef and fieldRef are supported";
 const INIT: &str = "init and ephemeral containers are not supported yet";
 const PROBES: &str = "probes are not supported yet";
 const NETWORK: &str = "network settings are not supported yet";
@@ -157,8 +165,64 @@ pub const FIELDS: &[Field] = &[
         Shape::Text,
         "`$(VAR)` of variables above it is expanded. Default empty.",
     ),
-    no("spec.containers[].env[].valueFrom", "only `value` is supported yet"),
-    no("spec.containers[].envFrom", "only `env` is supported yet"),
+    yes("spec.containers[].env[].valueFrom", Shape::Object, "Instead of `value`; nothing in it is expanded."),
+    yes(
+        "spec.containers[].env[].valueFrom.configMapKeyRef",
+        Shape::Object,
+        "A value of a ConfigMap in the same file.",
+    ),
+    yes("spec.containers[].env[].valueFrom.configMapKeyRef.name", Shape::Text, "Required. Which ConfigMap."),
+    yes("spec.containers[].env[].valueFrom.configMapKeyRef.key", Shape::Text, "Required. Which of its keys."),
+    yes(
+        "spec.containers[].env[].valueFrom.configMapKeyRef.optional",
+        Shape::Bool,
+        "True: without it there is no such variable. Default false.",
+    ),
+    yes(
+        "spec.containers[].env[].valueFrom.secretKeyRef",
+        Shape::Object,
+        "A value of a Secret in the same file.",
+    ),
+    yes("spec.containers[].env[].valueFrom.secretKeyRef.name", Shape::Text, "Required. Which Secret."),
+    yes("spec.containers[].env[].valueFrom.secretKeyRef.key", Shape::Text, "Required. Which of its keys."),
+    yes(
+        "spec.containers[].env[].valueFrom.secretKeyRef.optional",
+        Shape::Bool,
+        "True: without it there is no such variable. Default false.",
+    ),
+    yes("spec.containers[].env[].valueFrom.fieldRef", Shape::Object, "A field of this Pod."),
+    only("spec.containers[].env[].valueFrom.fieldRef.apiVersion", Shape::Text, &["v1"], "Pods are of v1"),
+    yes(
+        "spec.containers[].env[].valueFrom.fieldRef.fieldPath",
+        Shape::Text,
+        "Required. `metadata.name`, `metadata.namespace`, `metadata.labels['KEY']` or `metadata.annotations['KEY']`.",
+    ),
+    no("spec.containers[].env[].valueFrom.resourceFieldRef", REFERENCE),
+    no("spec.containers[].env[].valueFrom.fileKeyRef", REFERENCE),
+    yes(
+        "spec.containers[].envFrom",
+        Shape::Objects,
+        "Variables of whole objects. Later ones win, and `env` wins over all of them.",
+    ),
+    yes("spec.containers[].envFrom[].prefix", Shape::Text, "Before each name. Default empty."),
+    yes(
+        "spec.containers[].envFrom[].configMapRef",
+        Shape::Object,
+        "Each key of a ConfigMap in the same file.",
+    ),
+    yes("spec.containers[].envFrom[].configMapRef.name", Shape::Text, "Required. Which ConfigMap."),
+    yes(
+        "spec.containers[].envFrom[].configMapRef.optional",
+        Shape::Bool,
+        "True: it may be missing. Default false.",
+    ),
+    yes("spec.containers[].envFrom[].secretRef", Shape::Object, "Each key of a Secret in the same file."),
+    yes("spec.containers[].envFrom[].secretRef.name", Shape::Text, "Required. Which Secret."),
+    yes(
+        "spec.containers[].envFrom[].secretRef.optional",
+        Shape::Bool,
+        "True: it may be missing. Default false.",
+    ),
     yes("spec.containers[].resources", Shape::Object, "What it may use; the VM is sized by it."),
     yes("spec.containers[].resources.limits", Shape::Object, "Enforced by cgroups."),
     yes(
@@ -277,8 +341,41 @@ pub const FIELDS: &[Field] = &[
     no("spec.containers[].securityContext.appArmorProfile", MAC),
     no("spec.containers[].securityContext.seLinuxOptions", MAC),
     no("spec.containers[].securityContext.windowsOptions", WINDOWS),
-    no("spec.containers[].volumeMounts", VOLUMES),
-    no("spec.containers[].volumeDevices", VOLUMES),
+    yes("spec.containers[].volumeMounts", Shape::Objects, "What it sees of the pod's volumes. At most 64."),
+    yes("spec.containers[].volumeMounts[].name", Shape::Text, "Required. Which volume."),
+    yes(
+        "spec.containers[].volumeMounts[].mountPath",
+        Shape::Text,
+        "Required. Where: an absolute path without `..` and `:`, once in a container, not beneath `/proc` or `/sys`.",
+    ),
+    yes(
+        "spec.containers[].volumeMounts[].subPath",
+        Shape::Text,
+        "A relative path within the volume, without `..`. A missing one becomes a directory. Default: the whole volume.",
+    ),
+    yes(
+        "spec.containers[].volumeMounts[].subPathExpr",
+        Shape::Text,
+        "Like `subPath`; `$(VAR)` of the container's `env` is expanded.",
+    ),
+    yes(
+        "spec.containers[].volumeMounts[].readOnly",
+        Shape::Bool,
+        "Default false. ConfigMaps and Secrets always are.",
+    ),
+    only(
+        "spec.containers[].volumeMounts[].recursiveReadOnly",
+        Shape::Text,
+        &["Disabled", "IfPossible", "Enabled"],
+        "what is mounted beneath a read-only volume is always read-only too",
+    ),
+    only(
+        "spec.containers[].volumeMounts[].mountPropagation",
+        Shape::Text,
+        &["None"],
+        "mounts don't pass between this machine and a VM",
+    ),
+    no("spec.containers[].volumeDevices", RAW_DEVICES),
     no("spec.containers[].livenessProbe", PROBES),
     no("spec.containers[].readinessProbe", PROBES),
     no("spec.containers[].startupProbe", PROBES),
@@ -309,10 +406,28 @@ pub const FIELDS: &[Field] = &[
         "every container gets the default profile",
     ),
     no("spec.securityContext.seccompProfile.localhostProfile", "every container gets the default profile"),
-    no("spec.securityContext.fsGroup", VOLUMES),
-    no("spec.securityContext.fsGroupChangePolicy", VOLUMES),
-    no("spec.securityContext.supplementalGroups", "supplemental groups are not supported yet"),
-    no("spec.securityContext.supplementalGroupsPolicy", "supplemental groups are not supported yet"),
+    yes(
+        "spec.securityContext.fsGroup",
+        Shape::Int,
+        "A group of every container's, to which all volumes but those of hostPath belong. 0 to 2147483647.",
+    ),
+    only(
+        "spec.securityContext.fsGroupChangePolicy",
+        Shape::Text,
+        &["Always", "OnRootMismatch"],
+        "no volume holds anything yet when its group is set",
+    ),
+    yes(
+        "spec.securityContext.supplementalGroups",
+        Shape::Ints,
+        "Further groups of every container's, beside those that the image gives its user. 0 to 2147483647 each.",
+    ),
+    only(
+        "spec.securityContext.supplementalGroupsPolicy",
+        Shape::Text,
+        &["Merge"],
+        "the image's groups count too",
+    ),
     no("spec.securityContext.sysctls", "kernel parameters are not supported yet"),
     no("spec.securityContext.appArmorProfile", MAC),
     no("spec.securityContext.seLinuxOptions", MAC),
@@ -320,7 +435,100 @@ pub const FIELDS: &[Field] = &[
     no("spec.securityContext.windowsOptions", WINDOWS),
     no("spec.initContainers", INIT),
     no("spec.ephemeralContainers", INIT),
-    no("spec.volumes", VOLUMES),
+    yes("spec.volumes", Shape::Objects, "At most 64."),
+    yes("spec.volumes[].name", Shape::Text, "Required. An RFC 1123 label, unique within the pod."),
+    yes("spec.volumes[].hostPath", Shape::Object, "Something of this machine."),
+    yes(
+        "spec.volumes[].hostPath.path",
+        Shape::Text,
+        "Required. An absolute path without `..`. Links are followed.",
+    ),
+    yes(
+        "spec.volumes[].hostPath.type",
+        Shape::Text,
+        "`Directory`, `DirectoryOrCreate`, `File` or `FileOrCreate`. Default: a directory or a file that is there.",
+    ),
+    yes("spec.volumes[].emptyDir", Shape::Object, "An empty directory that lives as long as the pod."),
+    yes(
+        "spec.volumes[].emptyDir.medium",
+        Shape::Text,
+        "`Memory`: in the VM's memory. Default: on this machine's disk.",
+    ),
+    yes(
+        "spec.volumes[].emptyDir.sizeLimit",
+        Shape::Quantity,
+        "Bytes it can hold, at least 1Mi, at most 1Ti. Default: half of the VM's memory, or a disk that all share.",
+    ),
+    yes(
+        "spec.volumes[].configMap",
+        Shape::Object,
+        "The data of a ConfigMap in the same file, each key a file.",
+    ),
+    yes("spec.volumes[].configMap.name", Shape::Text, "Required. Which ConfigMap."),
+    yes(
+        "spec.volumes[].configMap.items",
+        Shape::Objects,
+        "Only these keys, and under other names. Default: all keys.",
+    ),
+    yes("spec.volumes[].configMap.items[].key", Shape::Text, "Required. Which key."),
+    yes("spec.volumes[].configMap.items[].path", Shape::Text, "Required. A relative path without `..`."),
+    yes("spec.volumes[].configMap.items[].mode", Shape::Mode, "Default: `defaultMode`."),
+    yes(
+        "spec.volumes[].configMap.defaultMode",
+        Shape::Mode,
+        "Permissions of its files, 0000 to 0777. Default 0644.",
+    ),
+    yes(
+        "spec.volumes[].configMap.optional",
+        Shape::Bool,
+        "True: object and keys may be missing. Default false.",
+    ),
+    yes("spec.volumes[].secret", Shape::Object, "The data of a Secret in the same file, each key a file."),
+    yes("spec.volumes[].secret.secretName", Shape::Text, "Required. Which Secret."),
+    yes(
+        "spec.volumes[].secret.items",
+        Shape::Objects,
+        "Only these keys, and under other names. Default: all keys.",
+    ),
+    yes("spec.volumes[].secret.items[].key", Shape::Text, "Required. Which key."),
+    yes("spec.volumes[].secret.items[].path", Shape::Text, "Required. A relative path without `..`."),
+    yes("spec.volumes[].secret.items[].mode", Shape::Mode, "Default: `defaultMode`."),
+    yes(
+        "spec.volumes[].secret.defaultMode",
+        Shape::Mode,
+        "Permissions of its files, 0000 to 0777. Default 0644.",
+    ),
+    yes(
+        "spec.volumes[].secret.optional",
+        Shape::Bool,
+        "True: object and keys may be missing. Default false.",
+    ),
+    no("spec.volumes[].awsElasticBlockStore", VOLUME),
+    no("spec.volumes[].azureDisk", VOLUME),
+    no("spec.volumes[].azureFile", VOLUME),
+    no("spec.volumes[].cephfs", VOLUME),
+    no("spec.volumes[].cinder", VOLUME),
+    no("spec.volumes[].csi", VOLUME),
+    no("spec.volumes[].downwardAPI", VOLUME),
+    no("spec.volumes[].ephemeral", VOLUME),
+    no("spec.volumes[].fc", VOLUME),
+    no("spec.volumes[].flexVolume", VOLUME),
+    no("spec.volumes[].flocker", VOLUME),
+    no("spec.volumes[].gcePersistentDisk", VOLUME),
+    no("spec.volumes[].gitRepo", VOLUME),
+    no("spec.volumes[].glusterfs", VOLUME),
+    no("spec.volumes[].image", VOLUME),
+    no("spec.volumes[].iscsi", VOLUME),
+    no("spec.volumes[].nfs", VOLUME),
+    no("spec.volumes[].persistentVolumeClaim", VOLUME),
+    no("spec.volumes[].photonPersistentDisk", VOLUME),
+    no("spec.volumes[].portworxVolume", VOLUME),
+    no("spec.volumes[].projected", VOLUME),
+    no("spec.volumes[].quobyte", VOLUME),
+    no("spec.volumes[].rbd", VOLUME),
+    no("spec.volumes[].scaleIO", VOLUME),
+    no("spec.volumes[].storageos", VOLUME),
+    no("spec.volumes[].vsphereVolume", VOLUME),
     no("spec.resources", "only containers' resources are supported yet"),
     no("spec.activeDeadlineSeconds", "deadlines are not supported yet"),
     no("spec.dnsConfig", NETWORK),
@@ -354,6 +562,11 @@ pub const FIELDS: &[Field] = &[
     no("spec.topologySpreadConstraints", CLUSTER),
     no("spec.workloadRef", CLUSTER),
 ];
+
+/// What is known of the other documents of a file.
+const OBJECTS: &str = "\n## ConfigMaps and Secrets\n\nFurther documents of the same file (separated by `---`), in any order: v1, with `metadata.name`. A ConfigMap \
+     has `data` (strings) and `binaryData` (base64), a Secret `data` (base64), `stringData` (strings, which win) and `type`; both may have `immutable`. \
+     The data of one is at most 1 MiB together. In `metadata` only `name` and `namespace` count, and the namespace must be the Pod's.\n";
 
 /// Prefix of the annotations that magikvm reads. An unknown one with this prefix is refused.
 pub const ANNOTATION_PREFIX: &str = "magikvm.dev/";
@@ -456,6 +669,7 @@ pub fn markdown() -> String {
             page += &format!("| `{}` | {why} |\n", field.path);
         }
     }
+    page += OBJECTS;
     page += "\n## Annotations\n\nUnknown annotations that begin with `magikvm.dev/` are refused, all others are kept.\n\n| Annotation | What it does |\n|---|---|\n";
     for (name, about) in ANNOTATIONS {
         page += &format!("| `{name}` | {about} |\n");

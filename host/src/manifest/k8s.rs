@@ -71,6 +71,7 @@ pub(super) struct Spec {
     pub(super) runtime_class_name: Option<String>,
     pub(super) share_process_namespace: bool,
     pub(super) security_context: PodSecurity,
+    pub(super) volumes: Vec<Volume>,
     /// Only `false` gets here, as with the four after it.
     #[serde(rename = "hostNetwork")]
     _host_network: bool,
@@ -90,6 +91,13 @@ pub(super) struct PodSecurity {
     pub(super) run_as_user: Option<i64>,
     pub(super) run_as_group: Option<i64>,
     pub(super) run_as_non_root: Option<bool>,
+    pub(super) fs_group: Option<i64>,
+    pub(super) supplemental_groups: Vec<i64>,
+    /// Changes nothing, whatever of what gets here; as the next one.
+    #[serde(rename = "fsGroupChangePolicy")]
+    _fs_group_change_policy: String,
+    #[serde(rename = "supplementalGroupsPolicy")]
+    _supplemental_groups_policy: String,
     #[serde(rename = "seccompProfile")]
     _seccomp_profile: SeccompProfile,
 }
@@ -112,6 +120,8 @@ pub(super) struct Container {
     pub(super) args: Vec<String>,
     pub(super) working_dir: Option<String>,
     pub(super) env: Vec<Env>,
+    pub(super) env_from: Vec<EnvFrom>,
+    pub(super) volume_mounts: Vec<VolumeMount>,
     pub(super) resources: Requirements,
     pub(super) ports: Vec<Port>,
     pub(super) tty: bool,
@@ -121,10 +131,109 @@ pub(super) struct Container {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(super) struct Env {
     pub(super) name: Option<String>,
-    pub(super) value: String,
+    pub(super) value: Option<String>,
+    pub(super) value_from: Option<ValueFrom>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub(super) struct ValueFrom {
+    pub(super) config_map_key_ref: Option<KeyRef>,
+    pub(super) secret_key_ref: Option<KeyRef>,
+    pub(super) field_ref: Option<FieldRef>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct KeyRef {
+    pub(super) name: Option<String>,
+    pub(super) key: Option<String>,
+    pub(super) optional: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub(super) struct FieldRef {
+    pub(super) field_path: Option<String>,
+    /// Only `v1` gets here.
+    #[serde(rename = "apiVersion")]
+    _api_version: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub(super) struct EnvFrom {
+    pub(super) prefix: String,
+    pub(super) config_map_ref: Option<ObjectRef>,
+    pub(super) secret_ref: Option<ObjectRef>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ObjectRef {
+    pub(super) name: Option<String>,
+    pub(super) optional: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub(super) struct VolumeMount {
+    pub(super) name: Option<String>,
+    pub(super) mount_path: Option<String>,
+    pub(super) sub_path: Option<String>,
+    pub(super) sub_path_expr: Option<String>,
+    pub(super) read_only: bool,
+    /// Changes nothing, whatever of what gets here; as the next one.
+    #[serde(rename = "recursiveReadOnly")]
+    _recursive_read_only: String,
+    #[serde(rename = "mountPropagation")]
+    _mount_propagation: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub(super) struct Volume {
+    pub(super) name: Option<String>,
+    pub(super) host_path: Option<HostPath>,
+    pub(super) empty_dir: Option<EmptyDir>,
+    pub(super) config_map: Option<ObjectVolume>,
+    pub(super) secret: Option<ObjectVolume>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct HostPath {
+    pub(super) path: Option<String>,
+    #[serde(rename = "type")]
+    pub(super) kind: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub(super) struct EmptyDir {
+    pub(super) medium: Option<String>,
+    pub(super) size_limit: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub(super) struct ObjectVolume {
+    #[serde(alias = "secretName")]
+    pub(super) name: Option<String>,
+    pub(super) items: Vec<Item>,
+    pub(super) default_mode: Option<i64>,
+    pub(super) optional: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Item {
+    pub(super) key: Option<String>,
+    pub(super) path: Option<String>,
+    pub(super) mode: Option<i64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -208,6 +317,15 @@ pub(super) fn read(root: &Node, report: &mut Report) -> Option<Written> {
     }
 }
 
+/// What a document says that it is.
+pub(super) fn kind(root: &Node) -> Option<&str> {
+    let Value::Map(entries) = &root.value else { return None };
+    match &entries.iter().find(|entry| entry.key == "kind")?.node.value {
+        Value::Scalar { text, .. } => Some(text),
+        Value::List(_) | Value::Map(_) => None,
+    }
+}
+
 /// Whether a field at the top has the only value it can have. An absent one is reported, but does not make it something else.
 fn expect(
     entries: &[Entry],
@@ -247,7 +365,7 @@ fn kind_hint(kind: &str) -> &'static str {
         }
         "CronJob" => "make a Pod of its `spec.jobTemplate.spec.template`",
         "List" | "PodList" => "run its items one by one",
-        _ => "only Pods run here",
+        _ => "only Pods run here, with ConfigMaps and Secrets beside them",
     }
 }
 
@@ -310,7 +428,8 @@ impl Check<'_> {
             (Shape::Any, _) => None,
             (Shape::Object, Value::Map(entries)) => Some(self.object(entries, field.path, &place.path)),
             (Shape::Objects, Value::List(items)) => Some(self.objects(items, field, place)),
-            (Shape::Texts, Value::List(items)) => Some(self.texts(items, place)),
+            (Shape::Texts, Value::List(items)) => Some(self.scalars(Shape::Text, items, place)),
+            (Shape::Ints, Value::List(items)) => Some(self.scalars(Shape::Int, items, place)),
             (Shape::TextMap, Value::Map(entries)) => Some(self.text_map(entries, place)),
             (shape, Value::Scalar { text, style }) => self.scalar(shape, text, *style, place),
             (shape, _) => {
@@ -337,13 +456,13 @@ impl Check<'_> {
         Json::Array(objects.collect())
     }
 
-    fn texts(&mut self, items: &[Node], place: &Place) -> Json {
-        let texts = items.iter().enumerate().filter_map(|(index, item)| {
+    fn scalars(&mut self, shape: Shape, items: &[Node], place: &Place) -> Json {
+        let scalars = items.iter().enumerate().filter_map(|(index, item)| {
             let place = Place { path: format!("{}[{index}]", place.path), mark: item.mark };
             self.marks.insert(place.path.clone(), place.mark);
-            self.text(item, &place)
+            self.simple(shape, item, &place)
         });
-        Json::Array(texts.collect())
+        Json::Array(scalars.collect())
     }
 
     fn text_map(&mut self, entries: &[Entry], place: &Place) -> Json {
@@ -351,16 +470,16 @@ impl Check<'_> {
             let path = format!("{}.{}", place.path, path_key(&entry.key));
             let place = Place { path, mark: entry.node.mark };
             self.marks.insert(place.path.clone(), place.mark);
-            Some((entry.key.clone(), self.text(&entry.node, &place)?))
+            Some((entry.key.clone(), self.simple(Shape::Text, &entry.node, &place)?))
         });
         Json::Object(map.collect())
     }
 
-    fn text(&mut self, node: &Node, place: &Place) -> Option<Json> {
+    fn simple(&mut self, shape: Shape, node: &Node, place: &Place) -> Option<Json> {
         match &node.value {
-            Value::Scalar { text, style } => self.scalar(Shape::Text, text, *style, place),
+            Value::Scalar { text, style } => self.scalar(shape, text, *style, place),
             Value::List(_) | Value::Map(_) => {
-                self.report.add(place, "must be a string", "");
+                self.report.add(place, format!("must be {}", wanted(shape)), "");
                 None
             }
         }
@@ -378,6 +497,8 @@ impl Check<'_> {
                 (format!("must be true or false, not {}", quote(text)), format!("write {value}"))
             }
             (Shape::Int, Kind::Int(value)) => return Some(Json::from(value)),
+            (Shape::Mode, Kind::Int(value)) => return Some(Json::from(value)),
+            (Shape::Mode, Kind::Number) if octal(text).is_some() => return octal(text).map(Json::from),
             (Shape::Int, Kind::Number) => (
                 format!("must be a whole number, not {}", quote(text)),
                 "write it in decimal digits only".to_owned(),
@@ -395,6 +516,13 @@ impl Check<'_> {
         self.report.add(place, message, hint);
         None
     }
+}
+
+/// The number of `0644` and `0o644`, to Kubernetes' own reader of YAML.
+fn octal(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix("0o").or_else(|| text.strip_prefix('0'))?;
+    let is_octal = !digits.is_empty() && digits.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+    i64::from_str_radix(digits, 8).ok().filter(|_| is_octal)
 }
 
 /// The shape as the end of "must be".

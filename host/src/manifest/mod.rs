@@ -5,15 +5,17 @@
 //! Must not know: images on disk, runtimes, hypervisors, the state directory.
 //!
 //! The way of a manifest: bytes -> `node` (a tree with positions) -> `k8s` (checked against the field table) ->
-//! `build` -> [`plan::PodPlan`]. Every stage reports all the problems it finds.
+//! `build` -> [`plan::PodPlan`]. ConfigMaps and Secrets in the same file (`objects`) go into what the Pod takes of them. Every stage reports all the problems it finds.
 
 mod build;
+mod environment;
 pub mod expand;
 pub mod fields;
 mod json;
 mod k8s;
 mod names;
 mod node;
+mod objects;
 pub mod plan;
 pub mod ports;
 mod problem;
@@ -21,8 +23,10 @@ mod process;
 pub mod quantity;
 mod scalar;
 pub mod size;
+mod volumes;
 mod yaml;
 
+pub use objects::{Content, NotBase64};
 pub use plan::{ContainerSpec, PodPlan, PullPolicy, RuntimeClass};
 pub use problem::{Mark, Problem, Problems};
 pub use process::{
@@ -32,7 +36,7 @@ pub use process::{
 use magikvm_proto::limits::MAX_MANIFEST_SIZE;
 use problem::Report;
 
-/// Reads a manifest that holds exactly one v1 Pod, as YAML or JSON.
+/// Reads a manifest that holds exactly one v1 Pod and maybe ConfigMaps and Secrets, as YAML or JSON.
 ///
 /// `origin` is the file's name as the user wrote it (`-` for standard input); it begins every line of an error.
 pub fn parse(bytes: &[u8], origin: &str) -> Result<PodPlan, Problems> {
@@ -62,15 +66,16 @@ fn read(bytes: &[u8], report: &mut Report) -> Option<PodPlan> {
             return None;
         }
     };
-    let root = match node::parse(text) {
-        Ok(root) => root,
+    let documents = match node::parse(text) {
+        Ok(documents) => documents,
         Err(error) => {
             report.syntax(error);
             return None;
         }
     };
-    let pod = k8s::read(&root, report)?;
-    build::build(&pod, report)
+    let (objects, root) = objects::sort(&documents, report);
+    let pod = k8s::read(root?, report)?;
+    build::build(&pod, &objects, report)
 }
 
 #[cfg(test)]

@@ -98,13 +98,13 @@ pub(super) fn duplicate(key: &str, first: Mark, again: Mark) -> SyntaxError {
     )
 }
 
-/// Reads exactly one document. What is valid JSON is read as JSON, everything else as YAML.
-pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
+/// Reads all documents that are not empty. What is valid JSON is one document and read as JSON, everything else as YAML.
+pub(super) fn parse(text: &str) -> Result<Vec<Node>, SyntaxError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     // YAML is not quite a superset of JSON: tabs and surrogate pairs differ.
     let looks_like_json = text.trim_start().starts_with('{');
     if looks_like_json && serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() {
-        json::parse(text)
+        json::parse(text).map(|node| vec![node])
     } else {
         yaml::parse(text)
     }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 pub use super::size::{MiB, Vcpus, VmSize};
+pub use super::volumes::{HostPathKind, MountSpec, VolumeFile, VolumeSource, VolumeSpec};
 
 /// Which walls a pod gets (`spec.runtimeClassName`). Closed: an unknown class is an error, never swapped for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -73,6 +74,12 @@ pub struct PodPlan {
     pub containers: Vec<ContainerSpec>,
     /// Ports of this machine that lead to it.
     pub published: Vec<super::ports::PublishedPort>,
+    /// At most 64.
+    pub volumes: Vec<VolumeSpec>,
+    /// The group that volumes belong to (`fsGroup`).
+    pub volume_group: Option<u32>,
+    /// Groups of every container beside those of its user; that of the volumes is among them.
+    pub further_groups: Vec<u32>,
     /// The Pod as written, as JSON, without the fields that are safe to ignore and without nulls.
     pub manifest: serde_json::Value,
 }
@@ -264,4 +271,6 @@ pub struct ContainerSpec {
     pub stdio: Stdio,
     /// Standard input.
     pub stdin: Stdin,
+    /// What it sees of the volumes.
+    pub mounts: Vec<MountSpec>,
 }

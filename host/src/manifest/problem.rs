@@ -88,6 +88,13 @@ impl Report {
         self.list.is_empty()
     }
 
+    /// Whether something was reported of what is within this field.
+    pub(super) fn is_about(&self, path: &str) -> bool {
+        let within =
+            |problem: &Problem| problem.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'));
+        self.list.iter().any(within)
+    }
+
     pub(super) fn add(&mut self, place: &Place, message: impl Into<String>, hint: impl Into<String>) {
         self.push(Problem {
             path: place.path.clone(),

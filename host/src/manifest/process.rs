@@ -365,6 +365,7 @@ mod tests {
             security: Security::default(),
             stdio: Stdio::Pipes,
             stdin: Stdin::Closed,
+            mounts: Vec::new(),
         }
     }
 

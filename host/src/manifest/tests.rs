@@ -4,6 +4,7 @@ use super::fields::{self, FIELDS, Shape, Status};
 use super::plan::*;
 use super::*;
 use magikvm_proto::plan::{ProcessNamespace, RestartPolicy, Stdin, Stdio};
+use magikvm_proto::volume::Access;
 use proptest::prelude::*;
 
 const SMALL: &str = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\nspec:\n  containers:\n  - name: main\n    image: busybox\n";
@@ -29,7 +30,16 @@ spec:
     runAsUser: 1000
     runAsGroup: 1001
     runAsNonRoot: true
+    fsGroup: 2000
+    supplementalGroups: [3000, 2000]
     seccompProfile: {type: RuntimeDefault}
+  volumes:
+  - {name: host, hostPath: {path: /srv/data, type: DirectoryOrCreate}}
+  - {name: cache, emptyDir: {medium: Memory, sizeLimit: 8Mi}}
+  - {name: conf, configMap: {name: app, defaultMode: 0440, items: [{key: a.txt, path: x/y, mode: 256}, {key: b, path: b}]}}
+  - {name: keys, secret: {secretName: keys, defaultMode: 0o400, items: [{key: k, path: k1}, {key: k, path: k2, mode: 0444}]}}
+  - {name: no-conf, configMap: {name: gone, optional: true}}
+  - {name: no-keys, secret: {secretName: gone, optional: true}}
   containers:
   - name: one
     image: registry.example:5000/a/b:1.2
@@ -39,6 +49,20 @@ spec:
     workingDir: /srv
     env:
     - {name: GREETING, value: "hi"}
+    - {name: A, valueFrom: {configMapKeyRef: {name: app, key: b}}}
+    - {name: K, valueFrom: {secretKeyRef: {name: keys, key: k}}}
+    - {name: NS, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
+    - {name: NO_A, valueFrom: {configMapKeyRef: {name: gone, key: b, optional: true}}}
+    - {name: NO_K, valueFrom: {secretKeyRef: {name: keys, key: gone, optional: true}}}
+    envFrom:
+    - {prefix: P_, configMapRef: {name: app}}
+    - {secretRef: {name: keys}}
+    - {configMapRef: {name: gone, optional: true}}
+    - {secretRef: {name: gone, optional: true}}
+    volumeMounts:
+    - {name: host, mountPath: /data, subPath: a/./b, readOnly: true}
+    - {name: cache, mountPath: /cache, subPathExpr: "$(GREETING)/x"}
+    - {name: conf, mountPath: /conf}
     ports:
     - {name: http, containerPort: 8080, protocol: UDP, hostPort: 18080, hostIP: 127.0.0.1}
     resources:
@@ -60,6 +84,30 @@ spec:
   - name: two
     image: busybox
 "#;
+
+/// What [`FULL`] takes from the same file.
+const OBJECTS: &str = r#"
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: keys, namespace: prod, labels: {a: b}}
+type: Opaque
+data: {k: "b3ZlcndyaXR0ZW4=", other: "b3RoZXI="}
+stringData: {k: "top $(secret)"}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: app}
+immutable: true
+data: {a.txt: "hello\n"}
+binaryData: {b: "QkJCQg=="}
+"#;
+
+fn full(pod: &str) -> String {
+    format!("{pod}{OBJECTS}")
+}
+
+mod volumes;
 
 fn pod(spec: &str) -> String {
     format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: web}}\nspec:\n{spec}")
@@ -106,7 +154,7 @@ fn a_small_pod_gets_every_default() {
 
 #[test]
 fn every_supported_field_arrives_in_the_plan() {
-    let plan = plan(FULL);
+    let plan = plan(&full(FULL));
     assert_eq!(plan.id.to_string(), "prod/full");
     assert_eq!(plan.labels["app.kubernetes.io/name"], "x");
     assert_eq!(plan.annotations["example.com/note"], "hello");
@@ -121,7 +169,45 @@ fn every_supported_field_arrives_in_the_plan() {
     assert_eq!(one.command, ["/bin/sh", "-c"]);
     assert_eq!(one.args, ["echo $(GREETING)"]);
     assert_eq!(one.working_dir.as_deref(), Some("/srv"));
-    assert_eq!(one.env, [EnvVar { name: "GREETING".to_owned(), value: "hi".to_owned() }]);
+    let env: Vec<(&str, &str)> =
+        one.env.iter().map(|variable| (variable.name.as_str(), variable.value.as_str())).collect();
+    let of_objects = [("P_a.txt", "hello\n"), ("P_b", "BBBB"), ("k", "top $$(secret)"), ("other", "other")];
+    let own = [("GREETING", "hi"), ("A", "BBBB"), ("K", "top $$(secret)"), ("NS", "prod")];
+    assert_eq!(env, [&of_objects[..], &own[..]].concat());
+    let mount = |volume, path: &str, sub_path: Option<&str>, access| MountSpec {
+        volume,
+        path: path.to_owned(),
+        sub_path: sub_path.map(str::to_owned),
+        access,
+    };
+    assert_eq!(
+        one.mounts,
+        [
+            mount(0, "/data", Some("a/b"), Access::ReadOnly),
+            mount(1, "/cache", Some("hi/x"), Access::ReadWrite),
+            mount(2, "/conf", None, Access::ReadOnly),
+        ]
+    );
+    assert_eq!((plan.volume_group, &plan.further_groups[..]), (Some(2000), &[2000, 3000][..]));
+    let file = |path: &str, mode, content: &str| VolumeFile {
+        path: path.to_owned(),
+        mode,
+        content: content.as_bytes().to_vec().into(),
+    };
+    let sources: Vec<&VolumeSource> = plan.volumes.iter().map(|volume| &volume.source).collect();
+    let host = VolumeSource::HostPath { path: "/srv/data".into(), kind: HostPathKind::DirectoryOrCreate };
+    let conf = vec![file("b", 0o440, "BBBB"), file("x/y", 0o400, "hello\n")];
+    let keys = vec![file("k1", 0o400, "top $(secret)"), file("k2", 0o444, "top $(secret)")];
+    let expected = [
+        host,
+        VolumeSource::Memory { size_bytes: Some(8 << 20) },
+        VolumeSource::Files(conf),
+        VolumeSource::Files(keys),
+        VolumeSource::Files(Vec::new()),
+        VolumeSource::Files(Vec::new()),
+    ];
+    assert_eq!(sources, expected.iter().collect::<Vec<_>>());
+    assert_eq!(format!("{:?}", plan.volumes[3].source).matches("content: 13 bytes").count(), 2);
     assert_eq!(
         one.ports,
         [ContainerPort { name: Some("http".to_owned()), container_port: 8080, protocol: Protocol::Udp }]
@@ -196,21 +282,22 @@ fn remove(json: &mut serde_json::Value, path: &str) {
 
 #[test]
 fn the_table_and_the_code_agree_on_what_is_supported() {
-    let full = plan(FULL);
+    let all = plan(&full(FULL));
     let mut paths = std::collections::BTreeSet::new();
-    used(&full.manifest, "", &mut paths);
+    used(&all.manifest, "", &mut paths);
     for field in FIELDS.iter().filter(|field| field.status == Status::Supported) {
         assert!(paths.contains(field.path), "FULL does not use {}", field.path);
-        let mut without = full.manifest.clone();
+        let mut without = all.manifest.clone();
         remove(&mut without, field.path);
-        assert_ne!(without, full.manifest, "{}", field.path);
+        assert_ne!(without, all.manifest, "{}", field.path);
         // Something must depend on a field that is said to do something.
-        if let Ok(mut plan) = parse(without.to_string().as_bytes(), "x") {
-            plan.manifest = full.manifest.clone();
+        let without = full(&without.to_string());
+        if let Ok(mut plan) = parse(without.as_bytes(), "x") {
+            plan.manifest = all.manifest.clone();
             let means_nothing = field.path.ends_with("seccompProfile");
             let same_by_pod = field.path == "spec.securityContext.runAsNonRoot"
                 || field.path.ends_with("securityContext.runAsNonRoot");
-            assert!(plan != full || means_nothing || same_by_pod, "{} changes nothing", field.path);
+            assert!(plan != all || means_nothing || same_by_pod, "{} changes nothing", field.path);
         }
     }
 }
@@ -273,12 +360,12 @@ fn at_path<'a>(json: &'a mut serde_json::Value, path: &str) -> &'a mut serde_jso
 
 #[test]
 fn every_problem_is_reported_with_its_place() {
-    let text = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: Web\nspec:\n  contaniers: []\n  volumes: []\n  containers:\n  - name: a\n    imagee: x\n    ports:\n    - containerPort: 99999\n    env:\n    - name: A\n      value: 8080\n  - name: a\n    image: b\n    command: x\n";
+    let text = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: Web\nspec:\n  contaniers: []\n  initContainers: []\n  containers:\n  - name: a\n    imagee: x\n    ports:\n    - containerPort: 99999\n    env:\n    - name: A\n      value: 8080\n  - name: a\n    image: b\n    command: x\n";
     assert_eq!(
         problems(text),
         "pod.yaml:4:9: metadata.name: \"Web\" contains 'W'; only lowercase letters, digits, '-' and '.' are allowed (RFC 1123)\n\
          pod.yaml:6:3: spec.contaniers: is not a field of a v1 Pod (did you mean `containers`?)\n\
-         pod.yaml:7:3: spec.volumes: is not supported: volumes are not supported yet\n\
+         pod.yaml:7:3: spec.initContainers: is not supported: init and ephemeral containers are not supported yet\n\
          pod.yaml:9:5: spec.containers[0].image: is missing\n\
          pod.yaml:10:5: spec.containers[0].imagee: is not a field of a v1 Pod (did you mean `image`?)\n\
          pod.yaml:12:22: spec.containers[0].ports[0].containerPort: must be 1 to 65535, not 99999\n\
@@ -300,7 +387,7 @@ fn a_manifest_that_is_no_pod_says_what_it_is() {
     );
     assert_problem("apiVersion: v2\nkind: Pod", "apiVersion: must be v1, not \"v2\"");
     assert_problem("apiVersion: v1\nkind: [Pod]", "kind: must be Pod");
-    assert_problem(&format!("{SMALL}---\n{SMALL}"), "pod.yaml:10:1: a second document begins here");
+    assert_problem(&format!("{SMALL}---\n{SMALL}"), "pod.yaml:10:1: a second Pod begins here");
     drop(plan(&format!("---\n{SMALL}---\n")));
     assert!(parse(b"a: \xff", "x").unwrap_err().to_string().contains("not UTF-8"));
     assert!(parse(&vec![b' '; (1 << 20) + 1], "x").unwrap_err().to_string().contains("at most 1048576"));
@@ -308,7 +395,7 @@ fn a_manifest_that_is_no_pod_says_what_it_is() {
 
 #[test]
 fn json_is_as_good_as_yaml() {
-    let from_yaml = plan(FULL);
+    let from_yaml = plan(&container("    env: [{name: A, value: b}]\n    resources: {limits: {cpu: 2}}\n"));
     let json = serde_json::to_string_pretty(&from_yaml.manifest).unwrap().replace("  ", "\t");
     assert_eq!(plan(&json), from_yaml);
     assert_problem(

@@ -1,4 +1,4 @@
-//! YAML 1.2 events into a tree. Anchors and aliases work, within limits; tags, merge keys and second documents are refused.
+//! YAML 1.2 events into trees. Anchors and aliases work, within limits; tags and merge keys are refused.
 
 use super::node::{Cost, Entry, MAX_DEPTH, Node, Style, SyntaxError, Value, duplicate, too_deep};
 use super::problem::{Mark, quote};
@@ -6,10 +6,10 @@ use super::scalar::{self, Kind};
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
 use std::collections::HashMap;
 
-/// Reads a stream with exactly one document that is not empty.
-pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
+/// Reads all documents of a stream that are not empty.
+pub(super) fn parse(text: &str) -> Result<Vec<Node>, SyntaxError> {
     let mut parser = Parser::new_from_str(text);
-    let mut found: Option<Node> = None;
+    let mut found = Vec::new();
     let mut builder = Builder::default();
     while let Some(event) = parser.next_event() {
         let (event, span) = event.map_err(|error| {
@@ -20,29 +20,12 @@ pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
             Event::DocumentStart(_) => {
                 builder = Builder { cost: builder.cost, kept: builder.kept, ..Builder::default() };
             }
-            Event::DocumentEnd => {
-                let Some(root) = builder.root.take() else { continue };
-                if scalar::is_null(&root) {
-                    continue;
-                }
-                if found.is_some() {
-                    return Err(SyntaxError::new(
-                        root.mark,
-                        "a second document begins here",
-                        "one manifest holds exactly one Pod: put the others into files of their own",
-                    ));
-                }
-                found = Some(root);
-            }
+            Event::DocumentEnd => found.extend(builder.root.take().filter(|root| !scalar::is_null(root))),
             Event::Nothing | Event::StreamStart | Event::StreamEnd => {}
             node => builder.event(node, at)?,
         }
     }
-    found.ok_or(SyntaxError {
-        at: None,
-        message: "holds no Pod: it is empty".to_owned(),
-        hint: "a Pod begins with `apiVersion: v1` and `kind: Pod`",
-    })
+    Ok(found)
 }
 
 fn mark(marker: Marker) -> Mark {
@@ -214,6 +197,12 @@ fn refuse_tag(tagged: bool, at: Mark) -> Result<(), SyntaxError> {
 mod tests {
     use super::*;
 
+    fn one(text: &str) -> Node {
+        let mut documents = parse(text).unwrap();
+        assert_eq!(documents.len(), 1, "{text}");
+        documents.remove(0)
+    }
+
     fn error(text: &str) -> String {
         let error = parse(text).unwrap_err();
         format!("{}:{}", error.at.map_or(0, |at| at.line), error.message)
@@ -226,7 +215,7 @@ mod tests {
 
     #[test]
     fn values_have_positions_and_styles() {
-        let node = parse("a:\n  - x\n  - 'y'\n  - |\n    z\n").unwrap();
+        let node = one("a:\n  - x\n  - 'y'\n  - |\n    z\n");
         let Value::List(items) = &get(&node, "a").value else { panic!() };
         let found: Vec<_> = items
             .iter()
@@ -243,7 +232,7 @@ mod tests {
 
     #[test]
     fn an_alias_is_the_value_it_names() {
-        let node = parse("a: &x {k: [v]}\nb: *x\n").unwrap();
+        let node = one("a: &x {k: [v]}\nb: *x\n");
         assert_eq!(get(&node, "a"), get(&node, "b"));
     }
 
@@ -255,18 +244,20 @@ mod tests {
         assert!(error("a: !secret {}").starts_with("1:YAML tags"));
         assert!(error("yes: 1").starts_with("1:the key \"yes\" is not a string"));
         assert!(error("[a]: 1").starts_with("1:a list or mapping can't be a key"));
-        assert!(error("a: b\n---\nc: d").starts_with("3:a second document"));
+        // What one document names is nothing in the next one.
+        assert!(error("a: &x b\n---\nc: *x").starts_with("3:"));
         assert!(error("a: &x [*x]").contains("contains it"));
         assert!(error("a: *y").starts_with("1:is not valid YAML"));
         assert!(error("a: [").contains("is not valid YAML"));
     }
 
     #[test]
-    fn empty_documents_around_the_pod_are_nothing() {
-        assert!(parse("---\n---\na: b\n---\n# nothing\n---\n").is_ok());
-        assert!(parse("---\na: b\n...\n").is_ok());
+    fn documents_come_in_their_order_and_empty_ones_are_nothing() {
+        let documents = parse("---\n---\na: b\n---\n# nothing\n---\nc: d\n...\n").unwrap();
+        let lines: Vec<usize> = documents.iter().map(|node| node.mark.line).collect();
+        assert_eq!(lines, [3, 7]);
         for empty in ["", "---\n", "# only a comment\n", "null", "~"] {
-            assert!(error(empty).starts_with("0:holds no Pod"), "{empty:?}");
+            assert_eq!(parse(empty).unwrap(), [], "{empty:?}");
         }
     }
 

@@ -102,7 +102,14 @@ fn bring_up(
     pod.images = resolve_images(request, layout, &pod.dir, &runtime.platform(), attendant)?;
     write_record(request, pod, &uid)?;
     fault("record")?;
-    let to_prepare = PodToPrepare { plan: &request.plan, uid: &uid, images: &pod.images, dir: &pod.dir };
+    let scratch = layout.scratch(&uid);
+    let to_prepare = PodToPrepare {
+        plan: &request.plan,
+        uid: &uid,
+        images: &pod.images,
+        dir: &pod.dir,
+        scratch: &scratch,
+    };
     let prepared =
         runtime.prepare(&to_prepare, &mut pod.undo).map_err(|error| of_runtime(RunStage::Prepare, &error))?;
     fault("prepare")?;
@@ -308,7 +315,10 @@ fn write_record(request: &RunRequest, pod: &Pod, uid: &str) -> Result<(), Failur
 
 fn of_runtime(stage: RunStage, error: &RuntimeError) -> Failure {
     let blame = match error {
-        RuntimeError::Resolve { .. } | RuntimeError::Plan(_) | RuntimeError::TooLarge { .. } => Blame::User,
+        RuntimeError::Resolve { .. }
+        | RuntimeError::Plan(_)
+        | RuntimeError::TooLarge { .. }
+        | RuntimeError::Volume { .. } => Blame::User,
         RuntimeError::Json { .. } => Blame::Internal,
         _ => Blame::Environment,
     };

@@ -1,9 +1,11 @@
 //! `pod-microvm-containers`: one VM for the pod. The host bakes what the guest needs to know into a small file system, stitches it and the
 //! images into one disk, and starts a VMM. The containers are the guest's business.
 
+use super::volumes::{self, Volumes};
 use super::{PodRuntime, PodToPrepare, Prepared, RuntimeError, Sandbox, oci};
 use crate::agent::Connector;
-use crate::image::{Platform, erofs};
+use crate::image::Platform;
+use crate::image::erofs::{self, SmallFile};
 use crate::jail::{self, Cgroup, Layers, Requirement};
 use crate::manifest::{
     ContainerSpec, ImageDefaults, PodPlan, ResolvedProcess, RuntimeClass, resolve_process,
@@ -16,7 +18,10 @@ use crate::vmm::disk::{self, Part};
 use crate::vmm::end::{self, MachineEnd, Seen};
 use crate::vmm::process::{self, Ended, Motion, Process, ProcessRef};
 use crate::vmm::report::Reports;
-use crate::vmm::{Accel, DriverOptions, KernelChoice, Places, Unavailable, VmConfig, Vmm, VmmKind, Walls, driver};
+use crate::vmm::scratch;
+use crate::vmm::{
+    Accel, DriverOptions, KernelChoice, Places, Unavailable, VmConfig, Vmm, VmmKind, Walls, driver,
+};
 use magikvm_proto::guest_image::{self, Arch, GuestManifest, GuestManifestError};
 use magikvm_proto::limits::MAX_PLAN_SIZE;
 use magikvm_proto::path::{FIRST_IMAGE_PARTITION, POD_ETC, SPEC_JSON, container_config};
@@ -25,6 +30,7 @@ use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long after the end of a VMM the rest of its console may take to be read.
@@ -94,7 +100,14 @@ impl MicroVm {
         let image = needs_guest(kind).then(|| check_guest(&guest));
         let stated = image.as_ref().and_then(|image| Some(image.as_ref().ok()?.arch));
         let arch = stated.or_else(Arch::native).unwrap_or(Arch::X86_64);
-        Self { vmm: driver(kind, DriverOptions { guest: arch, kernel, places }), accel, guest, image, arch, requirement: Requirement::Warn }
+        Self {
+            vmm: driver(kind, DriverOptions { guest: arch, kernel, places }),
+            accel,
+            guest,
+            image,
+            arch,
+            requirement: Requirement::Warn,
+        }
     }
 
     /// With what a missing layer of the jail means.
@@ -104,7 +117,11 @@ impl MicroVm {
     }
 
     /// The control group of a pod, made. Or why there is none.
-    fn cgroup(&self, pod: &PodToPrepare<'_>, undo: &mut Undo) -> Result<Result<Cgroup, String>, RuntimeError> {
+    fn cgroup(
+        &self,
+        pod: &PodToPrepare<'_>,
+        undo: &mut Undo,
+    ) -> Result<Result<Cgroup, String>, RuntimeError> {
         if self.image.is_none() {
             return Ok(Err("it has no VM".to_owned()));
         }
@@ -212,12 +229,15 @@ impl PodRuntime for MicroVm {
         undo.plan(Scope::Run, Step::RemoveDir { path: dir.clone() })?;
         atomic::create_dir_all(&dir, 0o700)?;
 
+        let volumes = volumes::plan(pod.plan)?;
         let (partitions, mut images) = partitions(pod);
         let baked = dir.join("pod.erofs");
-        let size = bake(pod, &partitions, &baked)?;
+        let size = bake(pod, &partitions, &volumes, &baked)?;
         let mut parts = vec![Part { path: baked, size }];
         parts.append(&mut images);
         disk::stitch(&dir, &parts)?;
+        let scratch =
+            if volumes.rooms.is_empty() { None } else { Some(make_scratch(pod, &volumes, &dir, undo)?) };
 
         let cgroup = self.cgroup(pod, undo)?;
         let config = VmConfig {
@@ -229,6 +249,8 @@ impl PodRuntime for MicroVm {
             initramfs,
             disk: disk::DESCRIPTOR.to_owned(),
             accel: self.accel,
+            scratch,
+            shared: Some(volumes.shared).filter(|shared| !shared.is_empty()).map(Arc::new),
             walls: Walls { requirement: self.requirement, cgroup },
         };
         Ok(Prepared::MicroVm { config, dir })
@@ -328,12 +350,37 @@ fn partitions(pod: &PodToPrepare<'_>) -> (Vec<u32>, Vec<Part>) {
     (numbers.collect(), parts)
 }
 
+/// Name of the scratch disk in the machine's directory: a link, since that directory may be in memory.
+const SCRATCH: &str = "scratch";
+
+/// Makes the scratch disk; returns its name in the machine's directory.
+fn make_scratch(
+    pod: &PodToPrepare<'_>,
+    volumes: &Volumes,
+    dir: &Path,
+    undo: &mut Undo,
+) -> Result<String, RuntimeError> {
+    undo.plan(Scope::Run, Step::RemoveDir { path: pod.scratch.to_owned() })?;
+    atomic::create_dir_all(pod.scratch, 0o700)?;
+    let file = pod.scratch.join("disk");
+    scratch::make(&file, &volumes.rooms)?;
+    let link = dir.join(SCRATCH);
+    std::os::unix::fs::symlink(&file, &link).map_err(FileError::at("link", &link))?;
+    Ok(SCRATCH.to_owned())
+}
+
 /// Writes the pod's own file system; returns its size in bytes.
-fn bake(pod: &PodToPrepare<'_>, partitions: &[u32], path: &Path) -> Result<u64, RuntimeError> {
+fn bake(
+    pod: &PodToPrepare<'_>,
+    partitions: &[u32],
+    volumes: &Volumes,
+    path: &Path,
+) -> Result<u64, RuntimeError> {
     let plan = pod.plan;
     let mut files: Vec<(String, Vec<u8>)> = Vec::new();
     let mut containers = Vec::with_capacity(plan.containers.len());
-    for ((container, image), partition) in plan.containers.iter().zip(pod.images).zip(partitions) {
+    let all = plan.containers.iter().zip(pod.images).zip(partitions).zip(&volumes.mounts);
+    for (((container, image), partition), mounts) in all {
         let process = resolve(plan, container, image)?;
         let config = oci::container_config(plan, container, &process);
         files.push(capped(&container_config(&container.name), oci::to_json(&config))?);
@@ -343,6 +390,7 @@ fn bake(pod: &PodToPrepare<'_>, partitions: &[u32], path: &Path) -> Result<u64, 
             user: process.user,
             stdio: container.stdio,
             stdin: container.stdin,
+            mounts: mounts.clone(),
         });
     }
     let guest = GuestPlan {
@@ -354,6 +402,7 @@ fn bake(pod: &PodToPrepare<'_>, partitions: &[u32], path: &Path) -> Result<u64, 
         process_namespace: plan.process_namespace,
         grace_ms: plan.grace_seconds * 1000,
         containers,
+        volumes: volumes.plans.clone(),
     };
     guest.check()?;
     files.push(json(SPEC_JSON, &guest)?);
@@ -361,7 +410,8 @@ fn bake(pod: &PodToPrepare<'_>, partitions: &[u32], path: &Path) -> Result<u64, 
         oci::pod_etc(plan).into_iter().map(|(name, bytes)| (relative(&format!("{POD_ETC}/{name}")), bytes)),
     );
     let mut out = File::create_new(path).map_err(FileError::at("create", path))?;
-    erofs::write_small(files, &mut out)?;
+    let plain = |(path, content)| (path, SmallFile::File { mode: 0o644, gid: 0, content });
+    erofs::write_small_tree(files.into_iter().map(plain).chain(volumes::files(plan)), &mut out)?;
     let size = out.seek(SeekFrom::End(0)).map_err(FileError::at("measure", path))?;
     Ok(size)
 }

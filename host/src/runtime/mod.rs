@@ -3,6 +3,7 @@
 pub mod microvm;
 pub mod oci;
 pub mod seccomp;
+mod volumes;
 
 use crate::agent::Connector;
 use crate::image::{Image, Platform};
@@ -17,7 +18,7 @@ use crate::vmm::process::{Motion, ProcessRef};
 use crate::vmm::{Unavailable, VmConfig, VmmError};
 use magikvm_proto::id::ContainerName;
 use std::fmt::Debug;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A pod that is ready to be started: all its files are made.
 #[derive(Debug)]
@@ -70,6 +71,8 @@ pub struct PodToPrepare<'a> {
     pub images: &'a [Image],
     /// Where to make the files.
     pub dir: &'a PodDir,
+    /// A directory, not made yet, for what is too large for that one.
+    pub scratch: &'a Path,
 }
 
 /// Why a pod could not be prepared or started.
@@ -119,6 +122,18 @@ pub enum RuntimeError {
     /// The stitched disk.
     #[error("cannot make the pod's disk")]
     Disk(#[from] crate::vmm::disk::DiskError),
+    /// Something of this machine that can't be a volume.
+    #[error("volume {name} cannot be had")]
+    Volume {
+        /// Which volume.
+        name: String,
+        /// Why.
+        #[source]
+        source: crate::volume::VolumeError,
+    },
+    /// The scratch disk.
+    #[error("cannot make the pod's scratch disk")]
+    Scratch(#[from] crate::vmm::scratch::ScratchError),
     /// The VMM.
     #[error("cannot start the VM")]
     Vmm(#[from] VmmError),

@@ -180,9 +180,12 @@ fn process(
         .set_inheritable(None)
         .set_ambient(None);
     let mut process = Process::default();
+    let mut user = User::default();
+    // The guest adds those that the image gives the user.
+    user.set_additional_gids(Some(plan.further_groups.clone()).filter(|groups| !groups.is_empty()));
     process
         .set_terminal(Some(container.stdio == Stdio::Terminal))
-        .set_user(User::default())
+        .set_user(user)
         .set_args(Some(resolved.args.clone()))
         .set_env(Some(resolved.env.clone()))
         .set_cwd(PathBuf::from(&resolved.cwd))

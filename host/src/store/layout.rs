@@ -139,6 +139,11 @@ impl Layout {
         self.data.join("kernels")
     }
 
+    /// What a running pod (its UID) has on disk, beside its own directory, which may be in memory.
+    pub fn scratch(&self, uid: &str) -> PathBuf {
+        self.data.join("scratch").join(uid)
+    }
+
     /// The guest image that is used when none is named.
     pub fn guest_image(&self) -> PathBuf {
         self.data.join("guest")

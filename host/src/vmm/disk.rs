@@ -12,7 +12,7 @@ const SECTOR: u64 = 512;
 /// Partitions start here: the usual 1 MiB.
 const HEAD_SECTORS: u64 = 2048;
 /// Backup entries (32) and header (1), padded to a multiple of 4 KiB.
-const TAIL_SECTORS: u64 = 40;
+pub(super) const TAIL_SECTORS: u64 = 40;
 const ENTRY_COUNT: usize = 128;
 const ENTRY_SIZE: usize = 128;
 /// "Linux filesystem data", in the mixed byte order of GPT.
@@ -100,7 +100,7 @@ fn write_sparse(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 }
 
 /// Head and tail of a GPT disk of `total` sectors with these partitions (first and last sector each).
-fn tables(ranges: &[(u64, u64)], total: u64) -> (Vec<u8>, Vec<u8>) {
+pub(super) fn tables(ranges: &[(u64, u64)], total: u64) -> (Vec<u8>, Vec<u8>) {
     let mut entries = vec![0u8; ENTRY_COUNT * ENTRY_SIZE];
     for (index, (first, last)) in ranges.iter().enumerate() {
         let entry = &mut entries[index * ENTRY_SIZE..][..ENTRY_SIZE];

@@ -15,18 +15,22 @@ pub mod probe;
 pub mod process;
 pub mod qemu;
 pub mod report;
+pub mod scratch;
+mod share;
 mod tsc;
 pub mod walls;
 
 use crate::agent::Connector;
 use crate::jail::{Cgroup, JailError, Requirement};
 use crate::store::atomic::FileError;
+use crate::volume::tree::Shared;
 use magikvm_proto::guest_image::Arch;
 use process::Process;
 use report::Reports;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, ChildStdout};
+use std::sync::Arc;
 
 /// Which program runs the machine (`--vmm`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
@@ -114,6 +118,11 @@ pub struct VmConfig {
     pub disk: String,
     /// What executes it.
     pub accel: Accel,
+    /// Name of a disk that can be written to, within the machine's directory.
+    pub scratch: Option<String>,
+    /// What this machine shares with it.
+    #[serde(skip)]
+    pub shared: Option<Arc<Shared>>,
     /// The walls around its processes.
     pub walls: Walls,
 }

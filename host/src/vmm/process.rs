@@ -136,11 +136,7 @@ pub fn spawn(name: &str, command: &mut Command) -> Result<Process, VmmError> {
 }
 
 /// The same; the child has this descriptor as number 3 ([`REPORT_FD`]).
-fn spawn_with(
-    name: &str,
-    command: &mut Command,
-    reports: Option<&OwnedFd>,
-) -> Result<Process, VmmError> {
+fn spawn_with(name: &str, command: &mut Command, reports: Option<&OwnedFd>) -> Result<Process, VmmError> {
     let parent = Pid::this();
     let reports = reports.map(AsRawFd::as_raw_fd);
     // SAFETY: between fork and exec only prctl, getppid, dup2 and fcntl are called, all async-signal-safe; nothing is allocated. `reports` is
@@ -216,6 +212,15 @@ fn with_inmate(name: &str, spec: &JailSpec) -> JailSpec {
 
 fn errno(answer: i32) -> std::io::Result<()> {
     if answer < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Writes to the standard input of a child, a pipe, and closes it. A child that has ended already is for whoever waits for it.
+pub(super) fn tell(process: &mut Process, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    match process.child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(bytes)) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
 }
 
 impl Process {
@@ -323,7 +328,8 @@ pub fn wait_first(processes: &mut Vec<Process>, on_motion: &mut dyn FnMut(Motion
         }
     };
     // One that was killed for its deed may take others with it before its end is seen: what it did is the reason.
-    let guilty = processes.iter().find_map(|process| Some((process.reference.name.clone(), process.violation()?)));
+    let guilty =
+        processes.iter().find_map(|process| Some((process.reference.name.clone(), process.violation()?)));
     processes.clear();
     match guilty {
         Some((name, violation)) => Ended { name, status, violation: Some(violation) },

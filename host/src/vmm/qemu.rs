@@ -5,7 +5,7 @@ use super::process::{self, Process};
 use super::walls::{Site, mount};
 use super::{
     Accel, Capabilities, DriverOptions, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError,
-    find_program,
+    find_program, share,
 };
 use crate::agent::{Connector, Handshake};
 use crate::jail::{self, Access, Inside, JailSpec, SyscallFilter};
@@ -156,9 +156,15 @@ impl Vmm for Qemu {
         })?;
         // The socket between QEMU and vhost-device-vsock. Its name tells it from other machines' in /proc/net/unix.
         let vhost_sock = format!("vhost-{}.sock", config.id);
+        // Before the machine's directory comes to be the machine's user's.
+        let listener = config.shared.as_ref().map(|_| share::listen(dir)).transpose()?;
         let site = Site::new(config, &config.kernel, dir)?;
         let mut helper = start("vhost-device-vsock", Stdio::null(), &vhost_jail(vhost, &vhost_sock, &site)?)?;
         await_listening(&mut helper, &vhost_sock)?;
+        let server = match (&config.shared, &listener) {
+            (Some(shared), Some(listener)) => Some(share::serve(shared, listener, config, &site)?),
+            _ => None,
+        };
         let spec = qemu_jail(qemu, self.options.guest, config, &vhost_sock, &site)?;
         let mut machine = start("qemu", Stdio::piped(), &spec)?;
         let (console, diagnostics) = machine.take_output()?;
@@ -166,7 +172,8 @@ impl Vmm for Qemu {
             socket: dir.join(AGENT_SOCK),
             handshake: Handshake::Port(magikvm_proto::path::AGENT_PORT),
         };
-        Ok(VmChild { processes: vec![machine, helper], connector, console, diagnostics, reports: None })
+        let processes = [machine, helper].into_iter().chain(server).collect();
+        Ok(VmChild { processes, connector, console, diagnostics, reports: None })
     }
 }
 
@@ -189,7 +196,8 @@ fn start(name: &str, output: Stdio, spec: &JailSpec) -> Result<Process, VmmError
 
 /// A program as a jail has it: by its own path, however it was named.
 fn within(program: &Path, arguments: Vec<String>) -> Result<Inside, VmmError> {
-    let found = if program.components().count() > 1 { None } else { find_program(&program.to_string_lossy()) };
+    let found =
+        if program.components().count() > 1 { None } else { find_program(&program.to_string_lossy()) };
     let path = std::fs::canonicalize(found.as_deref().unwrap_or(program))
         .map_err(|source| VmmError::Start { program: program.to_owned(), source })?;
     Ok(Inside::Program { path, arguments })
@@ -294,6 +302,7 @@ fn qemu_arguments(guest: Arch, config: &VmConfig, vhost_sock: &str) -> Vec<Strin
         .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
         .args(["-drive", &format!("if=none,id=disk,file={},format=vmdk,readonly=on", config.disk)])
         .args(["-device", "virtio-blk-device,drive=disk"])
+        .args(volumes(config).iter().map(String::as_str))
         .args(["-chardev", &format!("socket,id=vsock,path={vhost_sock}")])
         .args(["-device", "vhost-user-vsock-device,chardev=vsock"])
         .args(["-device", "virtio-rng-device"])
@@ -318,4 +327,20 @@ impl Arguments {
         self.0.extend(arguments.into_iter().map(str::to_owned));
         self
     }
+}
+
+/// The scratch disk, whose flushes and discards reach the file, and what is shared.
+fn volumes(config: &VmConfig) -> Vec<String> {
+    let mut arguments = Vec::new();
+    if let Some(name) = &config.scratch {
+        let drive = format!("if=none,id=scratch,file={name},format=raw,cache=writeback,discard=unmap");
+        arguments.extend(["-drive".to_owned(), drive]);
+        arguments.extend(["-device", "virtio-blk-device,drive=scratch"].map(str::to_owned));
+    }
+    if config.shared.is_some() {
+        let device = format!("vhost-user-fs-device,chardev=share,tag={}", magikvm_proto::path::SHARED_TAG);
+        arguments.extend(["-chardev".to_owned(), format!("socket,id=share,path={}", share::SOCKET)]);
+        arguments.extend(["-device".to_owned(), device]);
+    }
+    arguments
 }

@@ -25,6 +25,8 @@ pub(super) struct Site<'a> {
     dir: &'a Path,
     /// What is read beside the machine's directory.
     reads: Vec<PathBuf>,
+    /// The machine's scratch disk.
+    scratch: Option<PathBuf>,
     identity: Identity,
     walls: &'a Walls,
 }
@@ -35,9 +37,15 @@ impl<'a> Site<'a> {
     pub(super) fn new(config: &'a VmConfig, kernel: &Path, dir: &'a Path) -> Result<Self, VmmError> {
         let mut reads = vec![kernel.to_owned(), config.initramfs.clone()];
         reads.extend(linked(dir).map_err(FileError::at("list", dir))?);
+        let scratch = config.scratch.as_ref().map(|name| dir.join(name));
+        let read_link = |link: PathBuf| fs::read_link(&link).map_err(FileError::at("read", &link));
+        let scratch = scratch.map(read_link).transpose()?;
+        reads.retain(|path| Some(path) != scratch.as_ref());
         let identity = jail::identity(&config.id, &reads);
-        jail::give(dir, &identity).map_err(FileError::at("give away", dir))?;
-        Ok(Self { dir, reads, identity, walls: &config.walls })
+        for dir in [Some(dir), scratch.as_deref().and_then(Path::parent)].into_iter().flatten() {
+            jail::give(dir, &identity).map_err(FileError::at("give away", dir))?;
+        }
+        Ok(Self { dir, reads, scratch, identity, walls: &config.walls })
     }
 
     /// The jail of a process that has the machine's directory and nothing else. Whoever wants more of it adds that.
@@ -58,9 +66,10 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// What the machine itself reads.
+    /// What the machine itself reads, and its scratch disk.
     pub(super) fn files(&self) -> impl Iterator<Item = JailMount> {
-        self.reads.iter().map(|path| mount(path, Access::ReadOnly))
+        let scratch = self.scratch.iter().map(|path| mount(path, Access::ReadWrite));
+        self.reads.iter().map(|path| mount(path, Access::ReadOnly)).chain(scratch)
     }
 }
 
@@ -107,7 +116,7 @@ pub fn trial() -> Result<Layers, VmmError> {
         .clone()
         .and_then(|cgroup| jail::make_cgroup(&cgroup, TRIAL_MEMORY_BYTES, MAX_PIDS).map(|()| cgroup));
     let walls = Walls { requirement: Requirement::Warn, cgroup: made };
-    let site = Site { dir: dir.path(), reads: Vec::new(), identity, walls: &walls };
+    let site = Site { dir: dir.path(), reads: Vec::new(), scratch: None, identity, walls: &walls };
     let spec = site.jail(Inside::Verb(TRIAL_VERB.to_owned()), SyscallFilter::Krun, Access::ReadWrite);
     let tried = jail::command().map_err(begin).and_then(|mut command| {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -150,6 +150,8 @@ fn bare(room: &Room, dir: &Path) -> Result<Duration> {
         initramfs: dir.join(floor::INITRAMFS),
         disk: vmm::disk::DESCRIPTOR.to_owned(),
         accel: Accel::Kvm,
+        scratch: None,
+        shared: None,
     };
     let begun = Instant::now();
     let mut machine = driver.spawn(&config, dir)?;

@@ -24,7 +24,7 @@ pub use layout::finish;
 pub use output::zero_by_writing;
 
 use super::digest::{Digest, Hasher};
-use super::tree::{Attributes, Content, EntryPath, Tree, TreeError};
+use super::tree::{Attributes, Content, Directory, EntryPath, Tree, TreeError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, Seek, Write};
@@ -114,6 +114,22 @@ impl ErofsError {
 /// Largest image [`write_small`] makes, in bytes: a pod's plan, container configurations, configMaps and secrets.
 pub const MAX_SMALL: u64 = 64 << 20;
 
+/// Something in a small image.
+#[derive(Debug, Clone)]
+pub enum SmallFile {
+    /// A regular file of root's.
+    File {
+        /// Permissions.
+        mode: u16,
+        /// Group.
+        gid: u32,
+        /// What is in it.
+        content: Vec<u8>,
+    },
+    /// A directory of root's, 0755, for one that may stay empty.
+    Directory,
+}
+
 /// Writes an EROFS image of a few files held in memory: directories 0755, files 0644, all owned by root, mtime 0.
 /// Missing directories are made; of two files with one path the last one counts. Returns the image's size in bytes,
 /// a multiple of 4096. The same files in any order give the same bytes.
@@ -121,26 +137,48 @@ pub fn write_small(
     files: impl IntoIterator<Item = (String, Vec<u8>)>,
     out: &mut (impl Write + Seek),
 ) -> Result<u64, ErofsError> {
-    let files: BTreeMap<String, Vec<u8>> = files.into_iter().collect();
+    let plain = |(path, content)| (path, SmallFile::File { mode: 0o644, gid: 0, content });
+    write_small_tree(files.into_iter().map(plain), out)
+}
+
+/// The same with permissions, groups and empty directories.
+pub fn write_small_tree(
+    files: impl IntoIterator<Item = (String, SmallFile)>,
+    out: &mut (impl Write + Seek),
+) -> Result<u64, ErofsError> {
+    let files: BTreeMap<String, SmallFile> = files.into_iter().collect();
     let mut tree = Tree::new();
-    let mut content = Hasher::default();
+    let mut hash = Hasher::default();
     let mut data = DataArea::in_memory(out, MAX_SMALL, RootfsCompression::None);
-    for (path, bytes) in &files {
-        for part in [path.as_bytes(), bytes] {
-            content.update(&(part.len() as u64).to_le_bytes());
-            content.update(part);
+    for (path, file) in &files {
+        let (attributes, bytes) = match file {
+            SmallFile::File { mode, gid, content } => {
+                (Attributes { gid: *gid, ..Attributes::plain(*mode) }, Some(content))
+            }
+            SmallFile::Directory => (Attributes::plain(0o755), None),
+        };
+        let content = bytes.map(Vec::as_slice).unwrap_or_default();
+        for part in [path.as_bytes(), &attributes.mode.to_le_bytes(), &attributes.gid.to_le_bytes(), content]
+        {
+            hash.update(&(part.len() as u64).to_le_bytes());
+            hash.update(part);
         }
         let place = tree.locate(&EntryPath::parse(path.as_bytes())?)?;
         if tree.get(&place).is_some() {
             return Err(ErofsError::Conflict { path: path.clone() });
         }
-        let attributes = Attributes::plain(0o644);
-        let mut slot = data.begin(bytes.len() as u64, format::inode_len(&attributes.xattrs))?;
-        data.write(&mut slot, bytes)?;
-        let file = data.end(slot)?;
-        tree.insert(&place, attributes, Content::File(file))?;
+        // A directory comes before what is in it.
+        let content = match bytes {
+            Some(bytes) => {
+                let mut slot = data.begin(bytes.len() as u64, format::inode_len(&attributes.xattrs))?;
+                data.write(&mut slot, bytes)?;
+                Content::File(data.end(slot)?)
+            }
+            None => Content::Directory(Directory::default()),
+        };
+        tree.insert(&place, attributes, content)?;
     }
-    let digest: Digest = content.finish();
+    let digest: Digest = hash.finish();
     finish(&mut data, &tree, format::uuid(&digest))
 }
 

@@ -2,7 +2,7 @@
 
 use super::super::spec::{Inside, JailSpec};
 use super::super::watch::{Violation, Watch};
-use super::{SAME_FOR_ALL, list, names};
+use super::{SAME_FOR_ALL, lists_of, names};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -90,7 +90,8 @@ fn describe(spec: &JailSpec, data: &libc::seccomp_data) -> String {
     let Some(name) = names::name(i64::from(data.nr)) else {
         return format!("system call {}", data.nr);
     };
-    let limited = SAME_FOR_ALL.iter().chain(list(spec.filter).limited).any(|(other, _)| *other == name);
+    let limited = lists_of(spec.filter).iter().flat_map(|list| list.limited);
+    let limited = SAME_FOR_ALL.iter().chain(limited).any(|(other, _)| *other == name);
     if limited {
         let [a, b, c, ..] = data.args;
         return format!("{name} ({a:#x}, {b:#x}, {c:#x})");

@@ -79,13 +79,14 @@ const SAME_FOR_ALL: &[Limited] = &[
 const ABSENT: &[&str] =
     &["clone3", "io_uring_setup", "userfaultfd", "memfd_secret", "landlock_create_ruleset"];
 
-fn list(filter: SyscallFilter) -> List {
+fn lists_of(filter: SyscallFilter) -> &'static [List] {
     match filter {
-        SyscallFilter::Krun => krun::LIST,
-        SyscallFilter::Qemu => qemu::LIST,
-        SyscallFilter::Vsock => vsock::LIST,
-        SyscallFilter::FileServer => file_server::LIST,
-        SyscallFilter::NetFilter => net_filter::LIST,
+        SyscallFilter::Krun => &[krun::LIST],
+        SyscallFilter::KrunSharing => &[krun::LIST, file_server::LIST],
+        SyscallFilter::Qemu => &[qemu::LIST],
+        SyscallFilter::Vsock => &[vsock::LIST],
+        SyscallFilter::FileServer => &[file_server::LIST],
+        SyscallFilter::NetFilter => &[net_filter::LIST],
     }
 }
 
@@ -126,16 +127,16 @@ fn absent() -> Result<BpfProgram, seccompiler::BackendError> {
 }
 
 fn compile(spec: &JailSpec, beyond: Beyond) -> Result<BpfProgram, seccompiler::BackendError> {
-    let list = list(spec.filter);
+    let lists = lists_of(spec.filter);
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    for name in list.calls {
+    for name in lists.iter().flat_map(|list| list.calls) {
         rules.extend(names::number(name).map(|number| (number, Vec::new())));
     }
     // The listener lets the first one pass.
     if beyond == Beyond::Kill && matches!(spec.inside, Inside::Program { .. }) {
         rules.extend(names::number("execve").map(|number| (number, Vec::new())));
     }
-    for (name, alternatives) in SAME_FOR_ALL.iter().chain(list.limited) {
+    for (name, alternatives) in SAME_FOR_ALL.iter().chain(lists.iter().flat_map(|list| list.limited)) {
         let Some(number) = names::number(name) else { continue };
         let alternatives: Result<Vec<SeccompRule>, _> = alternatives.iter().map(|all| rule(all)).collect();
         let rules = rules.entry(number);
@@ -215,8 +216,9 @@ mod tests {
 
     #[test]
     fn lists_name_calls_that_there_are_and_each_once() {
-        for filter in ALL {
-            let list = list(filter);
+        for (filter, list) in
+            ALL.into_iter().flat_map(|filter| lists_of(filter).iter().map(move |list| (filter, list)))
+        {
             let mut names: Vec<&str> = list.calls.to_vec();
             names.sort_unstable();
             for pair in names.windows(2) {
@@ -272,8 +274,9 @@ mod tests {
             "syslog",
             "kcmp",
         ];
-        for filter in ALL {
-            let list = list(filter);
+        for (filter, list) in
+            ALL.into_iter().flat_map(|filter| lists_of(filter).iter().map(move |list| (filter, list)))
+        {
             for name in never {
                 assert!(!list.calls.contains(&name), "{filter:?}: {name}");
             }

@@ -40,8 +40,13 @@ mod bound {
     /// Formats of `krun_set_kernel`.
     const KERNEL_FORMAT_RAW: u32 = 0;
     const KERNEL_FORMAT_ELF: u32 = 1;
-    /// Format of `krun_add_disk2`.
+    /// Formats of `krun_add_disk2`.
+    const DISK_FORMAT_RAW: u32 = 0;
     const DISK_FORMAT_VMDK: u32 = 2;
+    /// Of `krun_add_disk3`: a flush of the guest's is one of the file.
+    const SYNC_FULL: u32 = 2;
+    /// Of `krun_add_virtiofs4`: owners and permissions are those of this machine.
+    const PERMISSIONS_COMPLETE: u32 = 0;
 
     /// A step that libkrun refused.
     #[derive(Debug, thiserror::Error)]
@@ -106,6 +111,43 @@ mod bound {
             // SAFETY: the strings end in NUL and outlive the call.
             let answer = unsafe {
                 ffi::krun_add_disk2(self.0, id.as_ptr(), descriptor.as_ptr(), DISK_FORMAT_VMDK, true)
+            };
+            check(call, answer).map(drop)
+        }
+
+        /// A raw disk that can be written to.
+        pub(in crate::vmm::krun) fn add_scratch(&self, id: &CStr, file: &str) -> Result<(), ApiError> {
+            let call = "krun_add_disk3";
+            let file = c_string(call, file.as_bytes())?;
+            // SAFETY: the strings end in NUL and outlive the call.
+            let answer = unsafe {
+                ffi::krun_add_disk3(
+                    self.0,
+                    id.as_ptr(),
+                    file.as_ptr(),
+                    DISK_FORMAT_RAW,
+                    false,
+                    false,
+                    SYNC_FULL,
+                )
+            };
+            check(call, answer).map(drop)
+        }
+
+        /// A directory that the guest mounts by this name.
+        pub(in crate::vmm::krun) fn add_shared(&self, tag: &str, directory: &Path) -> Result<(), ApiError> {
+            let call = "krun_add_virtiofs4";
+            let (tag, directory) = (c_string(call, tag.as_bytes())?, c_path(call, directory)?);
+            // SAFETY: the strings end in NUL and outlive the call.
+            let answer = unsafe {
+                ffi::krun_add_virtiofs4(
+                    self.0,
+                    tag.as_ptr(),
+                    directory.as_ptr(),
+                    0,
+                    false,
+                    PERMISSIONS_COMPLETE,
+                )
             };
             check(call, answer).map(drop)
         }

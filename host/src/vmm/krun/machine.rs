@@ -52,6 +52,12 @@ fn made(settings: &Settings) -> Result<super::api::Context, super::api::ApiError
     let context = api::Context::new(settings.vcpus, settings.memory_mib)?;
     context.set_kernel(&settings.kernel, &settings.initramfs, &settings.cmdline)?;
     context.add_disk(c"disk", &settings.disk)?;
+    if let Some(scratch) = &settings.scratch {
+        context.add_scratch(c"scratch", scratch)?;
+    }
+    if let Some(shared) = &settings.shared {
+        context.add_shared(magikvm_proto::path::SHARED_TAG, shared)?;
+    }
     // In the working directory: a socket's address holds 107 bytes only.
     context.add_vsock(&[(settings.agent_port, AGENT_SOCK), (settings.forward_port, FORWARD_SOCK)])?;
     let (input, output) = (std::io::stdin().as_raw_fd(), std::io::stdout().as_raw_fd());

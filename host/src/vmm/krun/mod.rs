@@ -13,6 +13,7 @@ pub use machine::{VMM_VERB, main};
 
 use super::process;
 use super::report;
+use super::share;
 use super::walls::Site;
 use super::{
     Accel, Capabilities, DriverOptions, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError,
@@ -22,7 +23,6 @@ use crate::jail::{self, Access, Inside, SyscallFilter};
 use crate::os;
 use crate::store::atomic::FileError;
 use crate::store::layout::AGENT_SOCK;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -52,6 +52,10 @@ struct Settings {
     disk: String,
     agent_port: u32,
     forward_port: u32,
+    /// Name of the scratch disk in the working directory.
+    scratch: Option<String>,
+    /// Where what is shared is.
+    shared: Option<PathBuf>,
 }
 
 /// What the guest's kernel has for a console.
@@ -116,6 +120,8 @@ impl Krun {
             disk: config.disk.clone(),
             agent_port: magikvm_proto::path::AGENT_PORT,
             forward_port: magikvm_proto::path::FORWARD_PORT,
+            scratch: config.scratch.clone(),
+            shared: None,
         })
     }
 }
@@ -140,11 +146,15 @@ impl Vmm for Krun {
     fn spawn(&self, config: &VmConfig, dir: &Path) -> Result<VmChild, VmmError> {
         let socket = dir.join(AGENT_SOCK);
         os::check_unix(&socket).map_err(FileError::at("reach the agent by", &socket))?;
-        let settings = self.settings(config)?;
+        let mut settings = self.settings(config)?;
         let site = Site::new(config, &settings.kernel, dir)?;
         let mut spec = site.jail(Inside::Verb(VMM_VERB.to_owned()), SyscallFilter::Krun, Access::ReadWrite);
         spec.mounts.extend(site.files());
         spec.devices = vec!["/dev/kvm".into()];
+        if let Some(shared) = &config.shared {
+            spec.filter = SyscallFilter::KrunSharing;
+            settings.shared = Some(share::add(&mut spec, shared, config));
+        }
         let settings = serde_json::to_vec(&settings)
             .map_err(|error| VmmError::Helper { program: "libkrun".to_owned(), detail: error.to_string() })?;
         let start = |source| VmmError::Start { program: VMM_VERB.into(), source };
@@ -154,12 +164,7 @@ impl Vmm for Krun {
         let mut machine = process::spawn_jailed("krun", &mut command, &spec, Some(&theirs))?;
         drop(theirs);
         let (console, diagnostics) = machine.take_output()?;
-        let written = machine.child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(&settings));
-        match written {
-            // It has ended already; how, is seen by whoever waits for it.
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
-            written => written.map_err(start)?,
-        }
+        process::tell(&mut machine, &settings).map_err(start)?;
         let connector = Connector { socket, handshake: Handshake::Direct };
         Ok(VmChild { processes: vec![machine], connector, console, diagnostics, reports: Some(reports) })
     }

@@ -1,0 +1,138 @@
+//! A container's variables: written out, or taken from the file's ConfigMaps and Secrets or from the Pod itself.
+
+use super::build::Build;
+use super::k8s;
+use super::names;
+use super::objects::{Content, ObjectKind};
+use super::plan::EnvVar;
+use super::problem::quote;
+use magikvm_proto::limits::MAX_ENV_VARS_PER_CONTAINER;
+
+/// Metadata that a variable may be.
+const FIELDS: &str =
+    "metadata.name, metadata.namespace, metadata.labels['KEY'] and metadata.annotations['KEY'] can be used";
+
+impl Build<'_> {
+    /// The variables of the container at this path, those of whole objects first.
+    pub(super) fn env(&mut self, at: &str, written: &k8s::Container) -> Vec<EnvVar> {
+        let mut env = Vec::new();
+        for (index, source) in written.env_from.iter().enumerate() {
+            self.env_from(&format!("{at}.envFrom[{index}]"), source, &mut env);
+        }
+        for (index, variable) in written.env.iter().enumerate() {
+            let at = format!("{at}.env[{index}]");
+            let Some(name) = self.required(&format!("{at}.name"), variable.name.as_deref()) else { continue };
+            self.check(&format!("{at}.name"), names::env_name(name));
+            let value = match &variable.value_from {
+                None => {
+                    let value = variable.value.clone().unwrap_or_default();
+                    self.check(&format!("{at}.value"), names::no_nul(&value));
+                    Some(value)
+                }
+                Some(_) if variable.value.as_deref().is_some_and(|value| !value.is_empty()) => {
+                    self.problem(&format!("{at}.valueFrom"), "can't be beside `value`", "keep one of them");
+                    None
+                }
+                Some(source) => self.value_from(&format!("{at}.valueFrom"), source),
+            };
+            env.extend(value.map(|value| EnvVar { name: name.to_owned(), value }));
+        }
+        self.count(&format!("{at}.env"), env.len(), MAX_ENV_VARS_PER_CONTAINER);
+        env
+    }
+
+    fn env_from(&mut self, at: &str, source: &k8s::EnvFrom, env: &mut Vec<EnvVar>) {
+        let (kind, field, reference) = match (&source.config_map_ref, &source.secret_ref) {
+            (Some(reference), None) => (ObjectKind::ConfigMap, "configMapRef", reference),
+            (None, Some(reference)) => (ObjectKind::Secret, "secretRef", reference),
+            _ => return self.problem(at, "must have one of configMapRef and secretRef", ""),
+        };
+        let path = format!("{at}.{field}.name");
+        let Some(name) = self.required(&path, reference.name.as_deref()) else { return };
+        let Some(object) = self.object(&path, kind, name, reference.optional) else { return };
+        for (key, content) in &object.data {
+            let name = format!("{}{key}", source.prefix);
+            self.check(
+                at,
+                names::env_name(&name).map_err(|error| format!("the variable {} {error}", quote(&name))),
+            );
+            if let Some(value) = self.literal(at, key, content) {
+                env.push(EnvVar { name, value });
+            }
+        }
+    }
+
+    fn value_from(&mut self, at: &str, source: &k8s::ValueFrom) -> Option<String> {
+        match (&source.config_map_key_ref, &source.secret_key_ref, &source.field_ref) {
+            (Some(key), None, None) => {
+                self.key_ref(&format!("{at}.configMapKeyRef"), ObjectKind::ConfigMap, key)
+            }
+            (None, Some(key), None) => self.key_ref(&format!("{at}.secretKeyRef"), ObjectKind::Secret, key),
+            (None, None, Some(field)) => self.field_ref(&format!("{at}.fieldRef.fieldPath"), field),
+            _ => {
+                self.problem(at, "must have one of configMapKeyRef, secretKeyRef and fieldRef", "");
+                None
+            }
+        }
+    }
+
+    fn key_ref(&mut self, at: &str, kind: ObjectKind, reference: &k8s::KeyRef) -> Option<String> {
+        let name = self.required(&format!("{at}.name"), reference.name.as_deref())?;
+        let key = self.required(&format!("{at}.key"), reference.key.as_deref())?;
+        let object = self.object(&format!("{at}.name"), kind, name, reference.optional)?;
+        match object.data.get(key) {
+            Some(content) => self.literal(&format!("{at}.key"), key, content),
+            None if reference.optional => None,
+            None => {
+                self.problem(
+                    &format!("{at}.key"),
+                    format!("{kind} {} has no key {}", quote(name), quote(key)),
+                    "",
+                );
+                None
+            }
+        }
+    }
+
+    fn field_ref(&mut self, path: &str, reference: &k8s::FieldRef) -> Option<String> {
+        let field = self.required(path, reference.field_path.as_deref())?;
+        let metadata = &self.written.pod.metadata;
+        let in_quotes = |list: &str| field.strip_prefix(list)?.strip_prefix("['")?.strip_suffix("']");
+        let value = if let Some(key) = in_quotes("metadata.labels") {
+            metadata.labels.get(key).map(String::as_str).unwrap_or_default()
+        } else if let Some(key) = in_quotes("metadata.annotations") {
+            metadata.annotations.get(key).map(String::as_str).unwrap_or_default()
+        } else {
+            match field {
+                "metadata.name" => metadata.name.as_deref().unwrap_or_default(),
+                "metadata.namespace" => match metadata.namespace.as_deref() {
+                    None | Some("") => "default",
+                    Some(namespace) => namespace,
+                },
+                _ => {
+                    self.problem(path, format!("{} is not supported", quote(field)), FIELDS);
+                    return None;
+                }
+            }
+        };
+        self.check(path, names::no_nul(value));
+        Some(escape(value))
+    }
+
+    /// A value as it is, which is not expanded. What it holds is not shown.
+    fn literal(&mut self, path: &str, key: &str, content: &Content) -> Option<String> {
+        match std::str::from_utf8(content.bytes()) {
+            Ok(text) if !text.contains('\0') => Some(escape(text)),
+            _ => {
+                let message = format!("the value of {} is no text that a process can be given", quote(key));
+                self.problem(path, message, "mount it as a file");
+                None
+            }
+        }
+    }
+}
+
+/// What expands to this text.
+fn escape(text: &str) -> String {
+    text.replace('$', "$$")
+}

@@ -1,0 +1,150 @@
+//! A pod's volumes for the guest: what of them is baked into its own file system, what is on its scratch disk, and what this machine shares.
+
+use super::RuntimeError;
+use crate::image::erofs::SmallFile;
+use crate::manifest::PodPlan;
+use crate::manifest::plan::{MountSpec, VolumeSource, VolumeSpec};
+use crate::store::atomic::FileError;
+use crate::vmm::scratch::Room;
+use crate::volume::host::Found;
+use crate::volume::tree::Shared;
+use magikvm_proto::path::volume_files;
+use magikvm_proto::volume::{self as guest, Access, MountPlan, Part, VolumePlan};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// Permissions of the files of volumes that have a group: it may read them.
+const GROUP_READS: u16 = 0o440;
+
+/// What becomes of a pod's volumes.
+#[derive(Debug, Default)]
+pub(super) struct Volumes {
+    /// For the guest.
+    pub(super) plans: Vec<VolumePlan>,
+    /// For each container.
+    pub(super) mounts: Vec<Vec<MountPlan>>,
+    /// File systems of the scratch disk, partition 1 first.
+    pub(super) rooms: Vec<Room>,
+    /// What this machine shares.
+    pub(super) shared: Shared,
+}
+
+/// Looks for all that is asked for of this machine. The content of volumes that are files is not in it ([`files`]).
+pub(super) fn plan(pod: &PodPlan) -> Result<Volumes, RuntimeError> {
+    let mut volumes = Volumes::default();
+    let mut found: Vec<Option<Found>> = Vec::with_capacity(pod.volumes.len());
+    for volume in &pod.volumes {
+        let of_host = match &volume.source {
+            VolumeSource::HostPath { path, kind } => {
+                Some(Found::open(path, *kind).map_err(of_volume(volume))?)
+            }
+            _ => None,
+        };
+        found.push(of_host);
+        let plan = volumes.volume(volume, pod.volume_group);
+        volumes.plans.push(plan);
+    }
+    let mut entries = HashMap::new();
+    for container in &pod.containers {
+        let mut mounts = Vec::with_capacity(container.mounts.len());
+        for mount in &container.mounts {
+            let part = match (pod.volumes.get(mount.volume), found.get(mount.volume)) {
+                (Some(volume), Some(Some(found))) => {
+                    Part::Shared(volumes.entry(volume, found, mount, &mut entries)?)
+                }
+                _ => mount.sub_path.clone().map_or(Part::Whole, Part::Path),
+            };
+            mounts.push(MountPlan {
+                volume: u32::try_from(mount.volume).unwrap_or(u32::MAX),
+                part,
+                destination: mount.path.clone(),
+                access: mount.access,
+            });
+        }
+        // What is mounted beneath another mount comes after it.
+        mounts.sort_by_key(|mount| guest::names(&mount.destination).count());
+        volumes.mounts.push(mounts);
+    }
+    Ok(volumes)
+}
+
+fn of_volume(volume: &VolumeSpec) -> impl FnOnce(crate::volume::VolumeError) -> RuntimeError {
+    let name = volume.name.clone();
+    move |source| RuntimeError::Volume { name, source }
+}
+
+/// Entries by volume, path in it and access.
+type Entries<'a> = HashMap<(usize, Option<&'a str>, Access), u32>;
+
+impl Volumes {
+    fn volume(&mut self, volume: &VolumeSpec, group: Option<u32>) -> VolumePlan {
+        let source = match &volume.source {
+            VolumeSource::HostPath { .. } => {
+                return VolumePlan { source: guest::VolumeSource::Shared, group: None };
+            }
+            VolumeSource::Memory { size_bytes } => guest::VolumeSource::Memory { size_bytes: *size_bytes },
+            VolumeSource::Disk { size_bytes } => {
+                guest::VolumeSource::Disk { partition: self.partition(*size_bytes) }
+            }
+            VolumeSource::Files(_) => guest::VolumeSource::Files,
+        };
+        VolumePlan { source, group }
+    }
+
+    /// One file system for each limit, and one for all volumes without.
+    fn partition(&mut self, size_bytes: Option<u64>) -> u32 {
+        let room = size_bytes.map_or(Room::Shared, Room::Limited);
+        let there = match room {
+            Room::Shared => self.rooms.iter().position(|other| *other == Room::Shared),
+            Room::Limited(_) => None,
+        };
+        let index = there.unwrap_or_else(|| {
+            self.rooms.push(room);
+            self.rooms.len() - 1
+        });
+        u32::try_from(index).unwrap_or(u32::MAX - 1) + 1
+    }
+
+    fn entry<'a>(
+        &mut self,
+        volume: &VolumeSpec,
+        found: &Found,
+        mount: &'a MountSpec,
+        entries: &mut Entries<'a>,
+    ) -> Result<u32, RuntimeError> {
+        let key = (mount.volume, mount.sub_path.as_deref(), mount.access);
+        if let Some(&number) = entries.get(&key) {
+            return Ok(number);
+        }
+        let add = |shared: &mut Shared, found: &Found| {
+            let failed = FileError::at("share", Path::new(&volume.name));
+            shared.add(found, mount.access).map_err(failed)
+        };
+        let number = match &mount.sub_path {
+            None => add(&mut self.shared, found)?,
+            Some(path) => add(&mut self.shared, &found.within(path).map_err(of_volume(volume))?)?,
+        };
+        entries.insert(key, number);
+        Ok(number)
+    }
+}
+
+/// What of volumes is baked into the pod's own file system.
+pub(super) fn files(pod: &PodPlan) -> Vec<(String, SmallFile)> {
+    let mut baked = Vec::new();
+    for (index, volume) in pod.volumes.iter().enumerate() {
+        let VolumeSource::Files(files) = &volume.source else { continue };
+        let dir = volume_files(index).trim_start_matches('/').to_owned();
+        let group = pod.volume_group;
+        for file in files {
+            let mode = file.mode | group.map_or(0, |_| GROUP_READS);
+            let content = file.content.bytes().to_vec();
+            baked.push((
+                format!("{dir}/{}", file.path),
+                SmallFile::File { mode, gid: group.unwrap_or(0), content },
+            ));
+        }
+        baked.push((dir, SmallFile::Directory));
+    }
+    baked
+}

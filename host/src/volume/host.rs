@@ -1,0 +1,171 @@
+//! Finding what is on this machine. Others may change it meanwhile: nothing is looked at by its path twice.
+
+use super::VolumeError;
+use crate::volume::HostPathKind;
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2};
+use rustix::io::Errno;
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+/// A lookup that renames and mounts elsewhere disturbed is tried so often.
+const LOOKUPS: u32 = 128;
+/// Only to be pointed at.
+const POINT: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
+
+/// Something that is on this machine, whatever its path comes to mean.
+#[derive(Debug)]
+pub struct Found {
+    path: PathBuf,
+    pub(super) fd: OwnedFd,
+}
+
+impl Found {
+    /// Opens what is at this absolute path, or makes it if it may.
+    pub fn open(path: &Path, wanted: HostPathKind) -> Result<Self, VolumeError> {
+        let failed = |source: io::Error| VolumeError::Open { path: path.to_owned(), source };
+        let fd = match point(path) {
+            Err(Errno::NOENT) => match wanted {
+                HostPathKind::DirectoryOrCreate => make_directories(path),
+                HostPathKind::FileOrCreate => make_file(path),
+                HostPathKind::Any | HostPathKind::Directory | HostPathKind::File => {
+                    return Err(failed(Errno::NOENT.into()));
+                }
+            }
+            .map_err(|errno| VolumeError::Make { path: path.to_owned(), source: errno.into() })?,
+            found => found.map_err(|errno| failed(errno.into()))?,
+        };
+        let found = file_type(&fd).map_err(failed)?;
+        let (fine, word) = match wanted {
+            HostPathKind::Any => (is_shared(found), "a directory or a regular file"),
+            HostPathKind::Directory | HostPathKind::DirectoryOrCreate => {
+                (found == FileType::Directory, "a directory")
+            }
+            HostPathKind::File | HostPathKind::FileOrCreate => {
+                (found == FileType::RegularFile, "a regular file")
+            }
+        };
+        if !fine {
+            return Err(VolumeError::Kind { path: path.to_owned(), found: describe(found), wanted: word });
+        }
+        Ok(Self { path: path.to_owned(), fd })
+    }
+
+    /// Opens what is at a path within it, which no link leads out of. A missing one becomes a directory.
+    pub fn within(&self, sub_path: &str) -> Result<Self, VolumeError> {
+        let failed = |source: io::Error| VolumeError::SubPath {
+            path: self.path.clone(),
+            sub_path: sub_path.to_owned(),
+            source,
+        };
+        let fd = open_or_make(&self.fd, Path::new(sub_path)).map_err(|errno| failed(errno.into()))?;
+        let found = file_type(&fd).map_err(failed)?;
+        let path = self.path.join(sub_path);
+        if !is_shared(found) {
+            let wanted = "a directory or a regular file";
+            return Err(VolumeError::Kind { path, found: describe(found), wanted });
+        }
+        Ok(Self { path, fd })
+    }
+}
+
+fn point(path: &Path) -> Result<OwnedFd, Errno> {
+    openat(rustix::fs::CWD, path, POINT, Mode::empty())
+}
+
+fn file_type(fd: &OwnedFd) -> io::Result<FileType> {
+    Ok(FileType::from_raw_mode(fstat(fd)?.st_mode))
+}
+
+fn is_shared(found: FileType) -> bool {
+    matches!(found, FileType::Directory | FileType::RegularFile)
+}
+
+fn describe(found: FileType) -> &'static str {
+    match found {
+        FileType::RegularFile => "a regular file",
+        FileType::Directory => "a directory",
+        FileType::Symlink => "a symbolic link",
+        FileType::Fifo => "a named pipe",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice => "a character device",
+        FileType::BlockDevice => "a block device",
+        FileType::Unknown => "something unknown",
+    }
+}
+
+/// Makes a directory with those above it. Links on the way are followed, as by the kubelet.
+fn make_directories(path: &Path) -> Result<OwnedFd, Errno> {
+    let mut here = point(Path::new("/"))?;
+    for component in path.components() {
+        let name: &OsStr = match component {
+            Component::Normal(name) => name,
+            Component::RootDir | Component::CurDir => continue,
+            Component::ParentDir | Component::Prefix(_) => return Err(Errno::INVAL),
+        };
+        let open = |here: &OwnedFd| openat(here, name, POINT | OFlags::DIRECTORY, Mode::empty());
+        here = match open(&here) {
+            Err(Errno::NOENT) => {
+                match mkdirat(&here, name, Mode::from_raw_mode(0o755)) {
+                    // Somebody else may have been faster; a link that leads to nothing is not followed further.
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(errno) => return Err(errno),
+                }
+                open(&here)?
+            }
+            found => found?,
+        };
+    }
+    Ok(here)
+}
+
+/// Makes an empty file in a directory that is there. A link is not written through.
+fn make_file(path: &Path) -> Result<OwnedFd, Errno> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::INVAL) };
+    let parent = point(parent)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
+        Ok(_) | Err(Errno::EXIST) => openat(&parent, name, POINT, Mode::empty()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Opens what is at a path beneath a directory. A link that leads out of it is an error.
+fn open_beneath(root: &impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    for _ in 0..LOOKUPS {
+        match openat2(root, path, POINT, Mode::empty(), resolve) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            other => return other,
+        }
+    }
+    Err(Errno::AGAIN)
+}
+
+/// The same; what is missing is made, directories of the root's own mode.
+fn open_or_make(root: &impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
+    match open_beneath(root, path) {
+        Err(Errno::NOENT) => {}
+        other => return other,
+    }
+    let mode = Mode::from_raw_mode(fstat(root)?.st_mode & 0o7777);
+    let mut parent = open_beneath(root, Path::new("."))?;
+    let mut so_far = PathBuf::new();
+    for component in path.components() {
+        let name = match component {
+            Component::Normal(name) => name,
+            Component::CurDir => continue,
+            Component::RootDir | Component::ParentDir | Component::Prefix(_) => return Err(Errno::INVAL),
+        };
+        so_far.push(name);
+        parent = match open_beneath(root, &so_far) {
+            Err(Errno::NOENT) => match mkdirat(&parent, name, mode) {
+                Ok(()) | Err(Errno::EXIST) => open_beneath(root, &so_far)?,
+                Err(errno) => return Err(errno),
+            },
+            other => other?,
+        };
+    }
+    Ok(parent)
+}

@@ -1,0 +1,116 @@
+//! The server of the tree, for VMMs that have none of their own: a process of this program with a hidden verb, in which the crate `virtiofsd`
+//! speaks vhost-user with the VMM.
+
+use nix::sys::resource::{Resource, getrlimit};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use vhost_user_backend::VhostUserDaemon;
+use virtiofsd::passthrough::{CachePolicy, Config, PassthroughFs};
+use virtiofsd::vhost_user::VhostUserFsBackendBuilder;
+use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+
+/// The hidden verb that makes a process a server.
+pub const SERVER_VERB: &str = "__virtiofs";
+/// Number of the descriptor with which it listens.
+pub const LISTENER_FD: RawFd = 4;
+/// Longest settings.
+const MAX_SETTINGS: u64 = 64 << 10;
+/// How long the guest may believe what it was told of names and attributes. What changes on this machine is seen so late at most.
+const CACHED_FOR: Duration = Duration::from_secs(1);
+/// Open files that the server needs beside the guest's.
+const OWN_FILES: u64 = 128;
+
+/// What the process is told, on standard input.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Settings {
+    /// Where the tree is.
+    pub tree: PathBuf,
+}
+
+/// Why there is no server.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error("no settings")]
+    Settings(#[source] io::Error),
+    #[error("settings of another kind")]
+    Json(#[from] serde_json::Error),
+    #[error("the tree's place {0:?} is no text")]
+    Tree(PathBuf),
+    #[error("cannot open {0}")]
+    Open(&'static str, #[source] io::Error),
+    #[error("cannot serve the tree")]
+    FileSystem(#[source] io::Error),
+    #[error("cannot talk to the VMM: {0}")]
+    Backend(String),
+}
+
+/// What a server's process does: it serves until it is killed. Returns only when it can't, with its exit code.
+pub fn main() -> i32 {
+    use std::io::Write;
+    match serve() {
+        // When this process ends the machine has ended, and how is for the VMM to show.
+        Ok(()) => loop {
+            nix::unistd::pause();
+        },
+        Err(error) => {
+            let mut text = format!("virtiofs: {error}");
+            let mut cause = std::error::Error::source(&error);
+            while let Some(next) = cause {
+                text += &format!(": {next}");
+                cause = next.source();
+            }
+            if writeln!(io::stderr(), "{text}").is_err() {
+                // Nobody listens.
+            }
+            1
+        }
+    }
+}
+
+fn serve() -> Result<(), ServeError> {
+    let mut bytes = Vec::new();
+    io::stdin().take(MAX_SETTINGS).read_to_end(&mut bytes).map_err(ServeError::Settings)?;
+    let settings: Settings = serde_json::from_slice(&bytes)?;
+    let open_files = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    let proc_fds = File::open("/proc/self/fd").map_err(|error| ServeError::Open("/proc/self/fd", error))?;
+    let config = Config {
+        entry_timeout: CACHED_FOR,
+        attr_timeout: CACHED_FOR,
+        cache_policy: CachePolicy::Auto,
+        root_dir: text(&settings.tree)?,
+        xattr: true,
+        proc_sfd_rawfd: Some(proc_fds),
+        announce_submounts: true,
+        guest_fd_limit: open_files.saturating_sub(OWN_FILES).max(OWN_FILES),
+        ..Config::default()
+    };
+    let file_system = PassthroughFs::new(config).map_err(ServeError::FileSystem)?;
+    let backend = VhostUserFsBackendBuilder::default()
+        .build(file_system)
+        .map_err(|error| ServeError::Backend(error.to_string()))?;
+    let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
+    let mut daemon = VhostUserDaemon::new("virtiofs".to_owned(), Arc::new(backend), memory)
+        .map_err(|error| ServeError::Backend(error.to_string()))?;
+    let mut listener = listener();
+    daemon.start(&mut listener).map_err(|error| ServeError::Backend(error.to_string()))?;
+    // How it ends says nothing: the VMM goes away, one way or the other.
+    daemon.wait().ok();
+    Ok(())
+}
+
+fn text(path: &Path) -> Result<String, ServeError> {
+    path.to_str().map(str::to_owned).ok_or_else(|| ServeError::Tree(path.to_owned()))
+}
+
+#[allow(unsafe_code, reason = "the descriptor has a number that was agreed on")]
+fn listener() -> vhost::vhost_user::Listener {
+    // SAFETY: whoever started this process left it open for this purpose, and it is taken once.
+    let owned = unsafe { OwnedFd::from_raw_fd(LISTENER_FD) };
+    UnixListener::from(owned).into()
+}
