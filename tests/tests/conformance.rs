@@ -60,7 +60,7 @@ use std::sync::Arc;
 use unit::Unit;
 
 /// The list, in the order of the table.
-static GROUPS: [&Group; 16] = [
+static GROUPS: [&Group; 18] = [
     &manifest::GROUP,
     &together::GROUP,
     &walls::GROUP,
