@@ -144,6 +144,52 @@ fn an_ordinary_users_vmm_finds_nothing_else() {
     user.cmd(&["rm", "-f", "other"]).ok();
 }
 
+/// What a server of shared directories does, and what it must not be able to do.
+fn expect_of_a_file_server(said: &str, gives_away: bool) {
+    for done in [
+        "make a file",
+        "hide it",
+        "read what is hidden",
+        "make a pipe",
+        "list /proc/self/fd",
+        "use the descriptor",
+    ] {
+        assert!(said.contains(&format!("{done}: done\n")), "{done}: {said}");
+    }
+    assert_eq!(said.contains("give it to 1000: done\nsee that it is: done\n"), gives_away, "{said}");
+    assert!(said.contains("make a device: Operation not permitted"), "{said}");
+    assert!(said.contains("list /: Permission denied") || said.contains("list /: proc shared\n"), "{said}");
+    assert!(said.contains("unix_wait_status(0))) None\n"), "{said}");
+    for layer in ["user", "files", "processes", "network", "capabilities", "syscalls"] {
+        assert!(said.contains(&format!("\"{layer}\"")), "{layer}: {said}");
+    }
+}
+
+#[test]
+fn a_file_server_may_do_all_with_what_it_serves_and_nothing_else() {
+    let host = Host::bare();
+    let shared = host.file("shared");
+    fs::create_dir(&shared).unwrap();
+    let said = host.cmd(["__file_trial"]).arg(&shared).ok().stdout;
+    expect_of_a_file_server(&said, true);
+    // As an ordinary user too, but without subordinate ids there is nobody to give anything to.
+    let base = tempfile::Builder::new().prefix("magikvm-test-").tempdir().unwrap();
+    let (own, its) = (base.path().join("magikvm"), base.path().join("shared"));
+    copy(program(), &own, 0o755);
+    fs::create_dir(&its).unwrap();
+    for path in [base.path(), &its] {
+        chown(path, Some(STRANGER), Some(STRANGER)).unwrap();
+    }
+    let user = Cmd::new("setpriv")
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .args([format!("--reuid={STRANGER}"), format!("--regid={STRANGER}")])
+        .args(["--clear-groups", "--bounding-set=-all", "--inh-caps=-all"])
+        .arg(&own)
+        .arg("__file_trial")
+        .arg(&its);
+    expect_of_a_file_server(&user.ok().stdout, false);
+}
+
 /// Whoever builds a jail talks to the one who started it all along, and ends when nobody answers.
 #[test]
 fn a_jail_whose_starter_died_is_not_finished() {

@@ -133,6 +133,12 @@ pub fn main() -> ExitCode {
     if first.as_deref() == Some(crate::vmm::walls::TRIAL_VERB.as_ref()) {
         return ExitCode::SUCCESS;
     }
+    #[cfg(all(feature = "testing", target_os = "linux"))]
+    match first.as_deref().and_then(std::ffi::OsStr::to_str) {
+        Some(crate::vmm::file_trial::STARTER_VERB) => return crate::vmm::file_trial::start(),
+        Some(crate::vmm::file_trial::SERVER_VERB) => return crate::vmm::file_trial::serve(),
+        _ => {}
+    }
     #[cfg(feature = "testing")]
     if first.as_deref() == Some(crate::vmm::fake::GUEST_VERB.as_ref()) {
         os::follow_parent();

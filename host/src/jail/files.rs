@@ -89,7 +89,7 @@ impl Root {
         )?;
         let root = at("open", place, open(place))?;
         for item in &self.items {
-            attach(&root, place, item)?;
+            attach(&root, item)?;
         }
         for (link, to) in &self.links {
             let there = below(place, link);
@@ -180,9 +180,9 @@ fn below(root: &Path, path: &Path) -> PathBuf {
 }
 
 /// Mounts it, at a place that is made for it. Links that lie within what was mounted before lead nowhere else.
-fn attach(root: &OwnedFd, place: &Path, item: &Item) -> Result<(), Failed> {
+fn attach(root: &OwnedFd, item: &Item) -> Result<(), Failed> {
     let target = &item.target;
-    let there = make_target(root, place, target, item.is_dir)?;
+    let there = make_target(root, target, item.is_dir)?;
     let submounts = match item.submounts {
         Submounts::With => MsFlags::MS_REC,
         Submounts::Without => MsFlags::empty(),
@@ -201,13 +201,13 @@ fn find(root: &OwnedFd, target: &Path) -> rustix::io::Result<OwnedFd> {
 }
 
 /// A directory or an empty file to be mounted on, as far as there is none.
-fn make_target(root: &OwnedFd, place: &Path, target: &Path, is_dir: bool) -> Result<OwnedFd, Failed> {
+fn make_target(root: &OwnedFd, target: &Path, is_dir: bool) -> Result<OwnedFd, Failed> {
     let found = find(root, target);
     if !matches!(found, Err(rustix::io::Errno::NOENT)) {
         return at("find", target, found);
     }
     let parent = target.parent().unwrap_or(Path::new("/"));
-    let dir = make_target(root, place, parent, true)?;
+    let dir = make_target(root, parent, true)?;
     let name = target.file_name().unwrap_or_default();
     // Modes of names that are mounted on don't matter; those of directories on the way are to let everybody pass.
     let mode = rustix::fs::Mode::from_raw_mode(if is_dir { 0o755 } else { 0o644 });
@@ -244,7 +244,7 @@ fn make_device(root: &OwnedFd, place: &Path, device: &Path, identity: &Identity)
         }
     }
     let source = at("open", device, open(device))?;
-    attach(root, place, &item(source, device, NO_SUID | NO_PROGRAMS, Submounts::Without)?)
+    attach(root, &item(source, device, NO_SUID | NO_PROGRAMS, Submounts::Without)?)
 }
 
 /// Adds attributes to a mount.

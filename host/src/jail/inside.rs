@@ -120,6 +120,8 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn build(&mut self) -> Result<String, Failed> {
         self.join_cgroup();
+        // Of the machine's /proc, before it is gone.
+        self.set_oom_score();
         let has_files = self.own_namespaces()?;
         if has_files {
             self.own_files()?;
@@ -279,22 +281,22 @@ impl Builder<'_> {
     }
 
     fn own_files(&mut self) -> Result<(), Failed> {
-        let mode = umask(Mode::from_bits_truncate(0o022));
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         if let Err(errno) = mount(None::<&str>, "/", None::<&str>, private, None::<&str>) {
             self.miss(Layer::Files, "no mounts of its own", errno);
             return step("go to its directory", nix::unistd::chdir(&self.spec.working_dir));
         }
-        // Of the machine's /proc, before it is gone.
-        self.set_oom_score();
         let root = Root::collect(self.spec)?;
-        root.enter(self.spec)?;
+        // Everybody passes the directories on the way to what was given.
+        let mode = umask(Mode::from_bits_truncate(0o022));
+        let entered = root.enter(self.spec);
         umask(mode);
+        entered?;
         self.layers.have(Layer::Files);
         at("go to", &self.spec.working_dir, nix::unistd::chdir(&self.spec.working_dir))
     }
 
-    fn set_oom_score(&mut self) {
+    fn set_oom_score(&self) {
         if fs::write("/proc/self/oom_score_adj", OOM_SCORE).is_err() {
             // It is as likely to be killed as others.
         }
@@ -397,11 +399,9 @@ impl Builder<'_> {
             Inside::Verb(_) => None,
         };
         for descriptor in &spec.descriptors {
-            // SAFETY: it takes numbers; nobody has those below 64 but the four first ones.
-            step(
-                "hand a descriptor over",
-                Errno::result(unsafe { libc::dup2(descriptor.here, descriptor.there) }),
-            )?;
+            // SAFETY: it takes numbers; nobody in this process owns those below 64 but the first four.
+            let given = Errno::result(unsafe { libc::dup2(descriptor.here, descriptor.there) });
+            step("hand a descriptor over", given)?;
         }
         close_others(
             &spec.descriptors.iter().map(|one| one.there).collect::<Vec<_>>(),

@@ -5,6 +5,8 @@ pub mod disk;
 pub mod end;
 #[cfg(feature = "testing")]
 pub mod fake;
+#[cfg(all(feature = "testing", target_os = "linux"))]
+pub mod file_trial;
 pub mod krun;
 #[cfg(target_os = "linux")]
 pub mod kvm;

@@ -11,7 +11,7 @@ pub(super) const LIST: List = List {
         "futex", "getegid", "geteuid", "getgid", "getpid", "getrandom", "getsockname", "getsockopt",
         "gettid", "gettimeofday", "getuid", "ioctl", "listen", "lseek", "madvise", "membarrier",
         "memfd_create", "mmap", "mprotect", "mremap", "munmap", "nanosleep", "newfstatat", "openat",
-        "pipe2", "poll", "ppoll", "pread64", "preadv", "prlimit64", "pwrite64", "pwritev", "read", "readv",
+        "pipe2", "poll", "ppoll", "pread64", "preadv", "prlimit64", "pwrite64", "pwritev", "read", "readlink", "readv",
         "recvfrom", "recvmsg", "restart_syscall", "rseq", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn",
         "rt_sigtimedwait", "sched_getaffinity", "sched_yield", "sendmsg", "sendto", "set_robust_list",
         "set_tid_address", "setsockopt", "shutdown", "sigaltstack", "statx", "sysinfo", "tgkill",

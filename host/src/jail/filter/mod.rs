@@ -122,7 +122,7 @@ fn arch() -> Result<TargetArch, seccompiler::BackendError> {
 
 fn absent() -> Result<BpfProgram, seccompiler::BackendError> {
     let rules = ABSENT.iter().filter_map(|name| Some((names::number(name)?, Vec::new()))).collect();
-    let errno = u32::from(libc::ENOSYS.unsigned_abs() as u16);
+    let errno = libc::ENOSYS.unsigned_abs();
     SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno), arch()?)?.try_into()
 }
 
