@@ -3,6 +3,7 @@
 
 use magikvm_tests::{Host, Pod};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// The points of `FAULT_POINTS` in host/src/pod/run.rs.
@@ -22,18 +23,29 @@ fn points() -> Vec<String> {
     points
 }
 
+/// With volumes of every kind that takes something on this machine.
+fn doomed() -> Pod {
+    Pod::simple("doomed")
+        .volume("disk", json!({ "emptyDir": {} }))
+        .volume("limited", json!({ "emptyDir": { "sizeLimit": "2Mi" } }))
+        .volume("host", json!({ "hostPath": { "path": "/etc" } }))
+        .mount("disk", "/disk", json!({}))
+        .mount("limited", "/limited", json!({}))
+        .mount("host", "/host", json!({ "readOnly": true }))
+}
+
 #[test]
 fn a_failure_at_any_step_leaves_nothing() {
     let host = Host::fake();
     let before = host.holdings();
     for point in points() {
-        let run = || host.run_fake(&Pod::simple("doomed"), "run").env("MAGIKVM_FAULT", &point);
+        let run = || host.run_fake(&doomed(), "run").env("MAGIKVM_FAULT", &point);
         run().arg("-d").fails(70).complains(&format!("fault injected at {point}"));
         host.assert_as_before(&before);
         run().fails(125).complains(&format!("fault injected at {point}"));
         host.assert_as_before(&before);
     }
-    host.start_fake(&Pod::simple("doomed"), "run");
+    host.start_fake(&doomed(), "run");
     host.cmd(["rm", "-f", "doomed"]).ok();
     host.assert_as_before(&before);
 }
@@ -44,8 +56,7 @@ fn a_crash_at_any_step_leaves_what_rm_takes() {
     let before = host.holdings();
     for point in points() {
         let crash = || {
-            let run =
-                host.run_fake(&Pod::simple("doomed"), "run").env("MAGIKVM_FAULT", format!("{point}=kill"));
+            let run = host.run_fake(&doomed(), "run").env("MAGIKVM_FAULT", format!("{point}=kill"));
             run.arg("-d")
                 .fails(70)
                 .complains("monitor ended before the pod ran")
@@ -62,7 +73,7 @@ fn a_crash_at_any_step_leaves_what_rm_takes() {
         host.cmd(["rm", "doomed"]).fails(1);
         host.assert_as_before(&before);
         crash();
-        let again = host.run_fake(&Pod::simple("doomed"), "run").arg("-d").run();
+        let again = host.run_fake(&doomed(), "run").arg("-d").run();
         if point == "reserve" {
             assert_eq!(again.code, 0, "what no record names is in nobody's way: {}", again.transcript());
         } else {

@@ -291,6 +291,7 @@ pub struct Layers {
 
 impl Layers {
     /// With one more.
+    #[cfg(target_os = "linux")]
     pub(super) fn have(&mut self, layer: Layer) {
         self.had.push(layer);
     }

@@ -169,3 +169,117 @@ fn open_or_make(root: &impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
     }
     Ok(parent)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, symlink};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    fn ino(found: &Found) -> u64 {
+        fstat(&found.fd).unwrap().st_ino
+    }
+
+    #[test]
+    fn what_is_there_must_be_what_was_wanted() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("dir")).unwrap();
+        fs::write(at("file"), "x").unwrap();
+        symlink("dir", at("link")).unwrap();
+        symlink("none", at("dangling")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        use HostPathKind::{Any, Directory, DirectoryOrCreate, File, FileOrCreate};
+        for kind in [Any, Directory, DirectoryOrCreate] {
+            assert_eq!(ino(&Found::open(&at("link"), kind).unwrap()), fs::metadata(at("dir")).unwrap().ino());
+            assert!(Found::open(&at("socket"), kind).is_err());
+        }
+        for kind in [Any, File, FileOrCreate] {
+            assert_eq!(
+                ino(&Found::open(&at("file"), kind).unwrap()),
+                fs::metadata(at("file")).unwrap().ino()
+            );
+        }
+        for (name, kind) in
+            [("file", Directory), ("file", DirectoryOrCreate), ("dir", File), ("dir", FileOrCreate)]
+        {
+            assert!(matches!(Found::open(&at(name), kind), Err(VolumeError::Kind { .. })), "{name} {kind:?}");
+        }
+        for kind in [Any, Directory, File] {
+            assert!(matches!(Found::open(&at("none"), kind), Err(VolumeError::Open { .. })));
+        }
+        // Nothing is made through a link, and no directory for a file.
+        for (name, kind) in
+            [("dangling", FileOrCreate), ("dangling", DirectoryOrCreate), ("a/b", FileOrCreate)]
+        {
+            assert!(matches!(Found::open(&at(name), kind), Err(VolumeError::Make { .. })), "{name} {kind:?}");
+        }
+        assert!(!at("none").exists());
+        Found::open(&at("new/deep"), DirectoryOrCreate).unwrap();
+        Found::open(&at("new/file"), FileOrCreate).unwrap();
+        assert!(at("new/deep").is_dir() && fs::read(at("new/file")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn no_part_of_it_is_outside() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, outside) = (dir.path().join("root"), dir.path().join("outside"));
+        fs::create_dir_all(root.join("in/deep")).unwrap();
+        fs::create_dir(&outside).unwrap();
+        fs::write(root.join("file"), "x").unwrap();
+        for (name, to) in [("up", "../outside"), ("fine", "in/deep"), ("dangling", "../outside/new")] {
+            symlink(to, root.join(name)).unwrap();
+        }
+        symlink(&outside, root.join("far")).unwrap();
+        let volume = Found::open(&root, HostPathKind::Directory).unwrap();
+        for bad in ["up", "up/new", "far", "far/new", "dangling", "dangling/new", "file/x"] {
+            assert!(matches!(volume.within(bad), Err(VolumeError::SubPath { .. })), "{bad}");
+        }
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+        assert_eq!(ino(&volume.within("fine").unwrap()), fs::metadata(root.join("in/deep")).unwrap().ino());
+        assert_eq!(ino(&volume.within("file").unwrap()), fs::metadata(root.join("file")).unwrap().ino());
+        volume.within("fine/new/one").unwrap();
+        assert!(root.join("in/deep/new/one").is_dir());
+        let file = Found::open(&root.join("file"), HostPathKind::File).unwrap();
+        assert!(file.within("x").is_err());
+    }
+
+    /// Another thread swaps a directory of the volume for a link out of it, and back, all the time.
+    #[test]
+    fn whoever_is_faster_nothing_outside_is_found_or_made() {
+        let lookups: u32 = std::env::var("MAGIKVM_TEST_RACES").map_or(20_000, |text| text.parse().unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let (root, outside) = (dir.path().join("root"), dir.path().join("outside"));
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        fs::create_dir_all(outside.join("b")).unwrap();
+        symlink(&outside, root.join("link")).unwrap();
+        let secret = fs::metadata(outside.join("b")).unwrap().ino();
+        let volume = Found::open(&root, HostPathKind::Directory).unwrap();
+        let stop = AtomicBool::new(false);
+        let (mut found, mut refused) = (0u32, 0u32);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (a, link) = (root.join("a"), root.join("link"));
+                while !stop.load(Ordering::Relaxed) {
+                    let exchange = rustix::fs::RenameFlags::EXCHANGE;
+                    rustix::fs::renameat_with(rustix::fs::CWD, &a, rustix::fs::CWD, &link, exchange).unwrap();
+                }
+            });
+            for number in 0..lookups {
+                for part in ["a/b".to_owned(), format!("a/new{}", number % 100)] {
+                    match volume.within(&part) {
+                        Ok(inside) => {
+                            assert_ne!(ino(&inside), secret);
+                            found += 1;
+                        }
+                        Err(_) => refused += 1,
+                    }
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 1, "nothing was made outside");
+        assert!(found > 0 && refused > 0, "{found} found, {refused} refused: there was no race");
+    }
+}

@@ -5,6 +5,7 @@
 //! Owns: finding things on this machine ([`host`]), the tree ([`tree`]), and serving it where the VMM does not ([`serve`]). Must not know:
 //! manifests, images, VMMs.
 
+#[cfg_attr(not(target_os = "linux"), path = "nowhere.rs")]
 pub mod host;
 #[cfg(target_os = "linux")]
 pub mod serve;

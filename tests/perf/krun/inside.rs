@@ -1,10 +1,11 @@
 //! What is measured in the lab: times of one fresh boot, and the memory of idle pods.
 
 use super::{Result, var};
+use magikvm::jail::Requirement;
 use magikvm::store::layout::{Layout, Surroundings};
 use magikvm::store::record::Found;
 use magikvm::vmm::process::ProcessRef;
-use magikvm::vmm::{self, Accel, DriverOptions, KernelChoice, Places, VmConfig, VmmKind};
+use magikvm::vmm::{self, Accel, DriverOptions, KernelChoice, Places, VmConfig, VmmKind, Walls};
 use magikvm_proto::guest_image::Arch;
 use magikvm_tests::figures::time_until;
 use magikvm_tests::floor;
@@ -152,6 +153,7 @@ fn bare(room: &Room, dir: &Path) -> Result<Duration> {
         accel: Accel::Kvm,
         scratch: None,
         shared: None,
+        walls: Walls { requirement: Requirement::Warn, cgroup: Err("the floor has none".to_owned()) },
     };
     let begun = Instant::now();
     let mut machine = driver.spawn(&config, dir)?;

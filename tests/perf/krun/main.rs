@@ -4,6 +4,7 @@
 mod inside;
 mod instructions;
 
+use magikvm::jail::JAIL_VERB;
 use magikvm::vmm::krun;
 use magikvm_lab::{Lab, LabCommand};
 use magikvm_tests::figures::{median, mib, row, show, warn_if_busy, warn_if_spread};
@@ -31,6 +32,9 @@ fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         // The driver starts this program again for a machine.
+        [JAIL_VERB, ..] => {
+            std::process::exit(magikvm::jail::enter().map_or_else(|code| code, |_| krun::main()))
+        }
         [krun::VMM_VERB, ..] => std::process::exit(krun::main()),
         [inside::FIRST_BYTE, whose] => inside::first_byte(whose),
         [inside::IDLE, pods] => inside::idle(pods.parse()?),

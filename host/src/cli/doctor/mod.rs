@@ -79,6 +79,7 @@ fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> 
         drivers::guest_image(guest, &image, guest_for),
         storage::directories(&layout.pods(), &layout.images(), &host.user),
         storage::policy(&layout.policy()),
+        storage::scratch(),
         drivers::libkrunfw(host, krun::probe_libkrunfw()),
         drivers::passt(host),
     ];

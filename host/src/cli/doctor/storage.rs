@@ -55,6 +55,18 @@ pub(super) fn directories(pods: &Path, images: &Path, user: &User) -> Check {
     judge(&[Directory::look(pods, LOW_PODS), Directory::look(images, LOW_IMAGES)], user)
 }
 
+/// Whether emptyDir volumes can be on disk.
+pub(super) fn scratch() -> Check {
+    let name = "scratch disks";
+    match crate::vmm::scratch::program() {
+        Some(program) => Check::ok(name, program.display().to_string()),
+        None => {
+            let found = "mkfs.ext4 is not installed".to_owned();
+            Check::missing(name, "emptyDir volumes on disk", found, "apt-get install e2fsprogs".to_owned())
+        }
+    }
+}
+
 fn judge(dirs: &[Directory], user: &User) -> Check {
     let name = "state directories";
     if let Some(dir) = dirs.iter().find(|dir| dir.access != Access::Writable) {

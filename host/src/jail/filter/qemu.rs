@@ -7,7 +7,7 @@ pub(super) const LIST: List = List {
     calls: &[
         "accept4", "access", "arch_prctl", "bind", "brk", "clock_gettime", "clock_nanosleep", "close",
         "close_range", "connect", "dup", "dup3", "epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_wait",
-        "eventfd2", "exit", "exit_group", "faccessat", "faccessat2", "fadvise64", "fallocate", "fcntl",
+        "eventfd2", "exit", "exit_group", "faccessat", "faccessat2", "fadvise64", "fallocate", "fchdir", "fcntl",
         "fdatasync", "flock", "fstat", "fstatfs", "fsync", "get_mempolicy", "getpeername", "ftruncate", "futex", "getcwd", "getdents64",
         "getegid", "geteuid", "getgid", "getpid", "getrandom", "getsockname", "getsockopt", "gettid",
         "gettimeofday", "getuid", "ioctl", "kill", "listen", "lseek", "madvise", "mbind", "membarrier",
