@@ -13,6 +13,7 @@ mod console;
 mod devices;
 mod events;
 mod load;
+mod network;
 mod output;
 mod pod;
 mod power;

@@ -2,7 +2,10 @@
 //! `MAGIKVM_BLESS=1 cargo test -p magikvm-proto --test golden` writes the file anew.
 
 use magikvm_proto::id::{ContainerName, PodId};
-use magikvm_proto::plan::{ContainerPlan, GuestPlan, ProcessNamespace, RestartPolicy, Stdin, Stdio};
+use magikvm_proto::plan::{
+    ContainerPlan, GuestPlan, InterfaceAddress, MacAddress, Neighbour, NetworkPlan, ProcessNamespace,
+    RestartPolicy, Stdin, Stdio,
+};
 use magikvm_proto::wire::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -161,6 +164,16 @@ fn the_wire_is_as_it_was() {
             stdio: Stdio::Pipes,
             stdin: Stdin::Closed,
         }],
+        network: Some(NetworkPlan {
+            mac: MacAddress([2, 0, 0, 0, 0, 15]),
+            mtu: 65_520,
+            addresses: vec![InterfaceAddress { address: [10, 0, 2, 15].into(), prefix: 24 }],
+            gateways: vec![Neighbour {
+                address: [10, 0, 2, 2].into(),
+                mac: Some(MacAddress([2, 0, 0, 0, 0, 2])),
+            }],
+            neighbours: Vec::new(),
+        }),
     };
     assert_eq!(plan.check(), Ok(()));
     line(&mut l, &plan);
