@@ -108,11 +108,14 @@ struct Message(Vec<u8>);
 impl Message {
     /// With its header (the length is set at the end) and its fixed part.
     fn new(kind: u16, sequence: u32, fixed: &[u8]) -> Self {
-        /// Answer with what came of it; make it, and replace what is there.
-        const FLAGS: u16 = 0x1 | 0x4 | 0x400 | 0x100;
+        /// Answer with what came of it.
+        const ASK: u16 = 0x1 | 0x4;
+        /// Make it, and replace what is there. An interface is there, and can only be changed.
+        const MAKE: u16 = 0x400 | 0x100;
+        let flags = if kind == libc::RTM_NEWLINK { ASK } else { ASK | MAKE };
         let mut bytes = vec![0; 4];
         bytes.extend(kind.to_ne_bytes());
-        bytes.extend(FLAGS.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
         bytes.extend(sequence.to_ne_bytes());
         bytes.extend([0; 4]);
         bytes.extend(fixed);

@@ -116,6 +116,11 @@ pub fn main() -> ExitCode {
         let code = crate::vmm::krun::main();
         return ExitCode::from(u8::try_from(code).unwrap_or(70));
     }
+    if first.as_deref() == Some(crate::net::NET_VERB.as_ref()) {
+        os::follow_parent();
+        let code = crate::net::main();
+        return ExitCode::from(u8::try_from(code).unwrap_or(70));
+    }
     #[cfg(feature = "testing")]
     if first.as_deref() == Some(crate::vmm::fake::GUEST_VERB.as_ref()) {
         os::follow_parent();

@@ -56,6 +56,7 @@ pub(super) fn build(written: &Written, report: &mut Report) -> Option<PodPlan> {
         .collect();
     build.container_names(&spec.containers);
     let containers: Option<Vec<ContainerSpec>> = containers.into_iter().collect();
+    let network = super::network::network(written, build.report);
     let id = id?;
     let hostname = build.hostname(spec, &id.name)?;
     let containers = containers?;
@@ -74,6 +75,7 @@ pub(super) fn build(written: &Written, report: &mut Report) -> Option<PodPlan> {
         grace_seconds,
         vm,
         containers,
+        network,
         manifest: written.json.clone(),
     })
 }

@@ -13,6 +13,7 @@ pub mod fields;
 mod json;
 mod k8s;
 mod names;
+pub mod network;
 mod node;
 pub mod plan;
 mod problem;

@@ -71,6 +71,8 @@ pub struct PodPlan {
     pub vm: VmSize,
     /// 1 to 16 containers, in the order they are written.
     pub containers: Vec<ContainerSpec>,
+    /// How it gets out, and how it resolves names.
+    pub network: super::network::NetworkSpec,
     /// The Pod as written, as JSON, without the fields that are safe to ignore and without nulls.
     pub manifest: serde_json::Value,
 }

@@ -5,6 +5,7 @@ use super::failure::{Blame, Failure, RunStage};
 use super::pull::{PullRequest, of_image};
 use crate::image::{Image, ImageError, ImageStore, Platform, Policy, PullWhen, Reference};
 use crate::manifest::{ContainerSpec, PodPlan, PullPolicy, RuntimeClass};
+use crate::net::settle::NetError;
 use crate::runtime::microvm::MicroVm;
 use crate::runtime::{PodRuntime, PodToPrepare, RuntimeError, Sandbox};
 use crate::store::atomic::{self, FileError};
@@ -68,6 +69,9 @@ pub trait Attendant {
     /// Brings the images of the pod in this directory into the store.
     fn pull(&mut self, dir: &PodDir, request: &PullRequest) -> Result<(), Failure>;
 
+    /// Tells the user something about the pod in this directory.
+    fn warn(&mut self, dir: &PodDir, message: &str);
+
     /// Returns when all containers run (or have completed), or with why they do not.
     fn await_ready(&mut self, pod: &Pod, sandbox: Box<dyn Sandbox>) -> Result<(), Failure>;
 }
@@ -97,6 +101,9 @@ fn bring_up(
     let to_prepare = PodToPrepare { plan: &request.plan, uid: &uid, images: &pod.images, dir: &pod.dir };
     let prepared =
         runtime.prepare(&to_prepare, &mut pod.undo).map_err(|error| of_runtime(RunStage::Prepare, &error))?;
+    for warning in prepared.warnings() {
+        attendant.warn(&pod.dir, &warning);
+    }
     fault("prepare")?;
     let sandbox =
         runtime.start(prepared, &mut pod.undo).map_err(|error| of_runtime(RunStage::Boot, &error))?;
@@ -298,6 +305,7 @@ fn write_record(request: &RunRequest, pod: &Pod, uid: &str) -> Result<(), Failur
 fn of_runtime(stage: RunStage, error: &RuntimeError) -> Failure {
     let blame = match error {
         RuntimeError::Resolve { .. } | RuntimeError::Plan(_) | RuntimeError::TooLarge { .. } => Blame::User,
+        RuntimeError::Network(NetError::Tsi | NetError::User | NetError::NoFilter) => Blame::User,
         RuntimeError::Json { .. } => Blame::Internal,
         _ => Blame::Environment,
     };

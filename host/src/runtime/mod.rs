@@ -1,12 +1,14 @@
 //! Runtime classes: what differs between them is how a sandbox is prepared and started, and nothing else.
 
 pub mod microvm;
+mod network;
 pub mod oci;
 pub mod seccomp;
 
 use crate::agent::Connector;
 use crate::image::{Image, Platform};
 use crate::manifest::{PodPlan, ResolveError, RuntimeClass};
+use crate::net::settle::{NetError, Settled};
 use crate::store::atomic::FileError;
 use crate::store::layout::PodDir;
 use crate::store::undo::{Undo, UndoError};
@@ -16,6 +18,8 @@ use crate::vmm::process::{Motion, ProcessRef};
 use crate::vmm::{Unavailable, VmConfig, VmmError};
 use magikvm_proto::id::ContainerName;
 use std::fmt::Debug;
+use std::fs::File;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// A pod that is ready to be started: all its files are made.
@@ -27,7 +31,17 @@ pub enum Prepared {
         config: VmConfig,
         /// Where its files are.
         dir: PathBuf,
+        /// What its network is.
+        network: Box<Settled>,
     },
+}
+
+impl Prepared {
+    /// What the user should know of the pod before it runs.
+    pub fn warnings(&self) -> Vec<String> {
+        let Self::MicroVm { network, .. } = self;
+        network.warning.iter().cloned().collect()
+    }
 }
 
 /// The walls around a running pod.
@@ -36,10 +50,23 @@ pub trait Sandbox: Debug + Send {
     fn agent(&self) -> &Connector;
     /// Its processes.
     fn processes(&self) -> Vec<ProcessRef>;
+    /// Its addresses, and what the filter of its network has to tell; that can be had once.
+    fn network(&mut self) -> SandboxNetwork;
     /// Its console, filled while it runs.
     fn console(&self) -> ConsoleTail;
     /// Waits for its end; then no process of it is left. Meanwhile tells `on_motion` when its processes are stopped or go on.
     fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> MachineEnd;
+}
+
+/// What is known of a sandbox's network.
+#[derive(Debug, Default)]
+pub struct SandboxNetwork {
+    /// The pod's.
+    pub addresses: Vec<IpAddr>,
+    /// The host's.
+    pub host_address: Option<IpAddr>,
+    /// Lines for [`crate::net::report::read`].
+    pub reports: Option<File>,
 }
 
 /// A runtime class.
@@ -116,6 +143,9 @@ pub enum RuntimeError {
     /// The stitched disk.
     #[error("cannot make the pod's disk")]
     Disk(#[from] crate::vmm::disk::DiskError),
+    /// The network.
+    #[error(transparent)]
+    Network(#[from] NetError),
     /// The VMM.
     #[error("cannot start the VM")]
     Vmm(#[from] VmmError),

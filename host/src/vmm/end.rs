@@ -27,6 +27,8 @@ pub enum MachineFailure {
     VmmOutOfMemory,
     /// The VMM gave up.
     VmmFailed,
+    /// A process of the machine's network ended.
+    NetworkFailed,
     /// The guest's kernel or its init panicked.
     GuestPanicked,
     /// The guest's processor gave up.
@@ -98,6 +100,14 @@ impl MachineEnd {
                 }
                 Report::Complaint { .. } => {}
             }
+        }
+        if crate::net::chain::NAMES.contains(&name) {
+            let how = match seen.status {
+                WaitStatus::Signaled(_, signal, _) => format!("{name} was killed by {signal}"),
+                WaitStatus::Exited(_, code) => format!("{name} exited with {code}"),
+                _ => format!("{name} is gone"),
+            };
+            return end(MachineFailure::NetworkFailed, format!("the pod's network ended: {how}"));
         }
         match seen.status {
             WaitStatus::Signaled(_, Signal::SIGKILL, _) if seen.host_was_out_of_memory => end(
@@ -182,6 +192,17 @@ mod tests {
         let cases = [
             (end(killed, &[], &[panicked], false), MachineFailure::VmmKilled, "krun was killed by SIGKILL"),
             (end(killed, &[], &[], true), MachineFailure::VmmOutOfMemory, "out of memory"),
+            (
+                MachineEnd::of(Seen {
+                    process: "passt",
+                    status: exited(1),
+                    reports: &[],
+                    console: &[],
+                    host_was_out_of_memory: false,
+                }),
+                MachineFailure::NetworkFailed,
+                "passt exited with 1",
+            ),
             (
                 end(WaitStatus::Signaled(PID, Signal::SIGSEGV, true), &[], &[], true),
                 MachineFailure::VmmKilled,

@@ -8,6 +8,7 @@ pub mod fake;
 pub mod krun;
 #[cfg(target_os = "linux")]
 pub mod kvm;
+pub mod nic;
 #[cfg_attr(target_os = "macos", path = "hvf.rs")]
 pub mod probe;
 pub mod process;
@@ -92,7 +93,7 @@ pub enum Accel {
 }
 
 /// One machine.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone)]
 pub struct VmConfig {
     /// For people, in lists of processes.
     pub name: String,
@@ -110,6 +111,8 @@ pub struct VmConfig {
     pub disk: String,
     /// What executes it.
     pub accel: Accel,
+    /// Its way to a network, if it has one.
+    pub nic: Option<nic::Nic>,
 }
 
 /// A started machine. Dropped, its processes are killed and reaped.

@@ -1,6 +1,7 @@
 //! QEMU: the machine `microvm` for guests of x86_64, `virt` for those of aarch64, whatever this machine is. The agent's vsock is served by
 //! `vhost-device-vsock`, a process of its own beside QEMU, so that no kernel module and no privilege is needed on the host.
 
+use super::nic::{NIC_FD, Nic};
 use super::process::{self, Process};
 use super::{
     Accel, Capabilities, DriverOptions, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError,
@@ -156,8 +157,9 @@ impl Vmm for Qemu {
         let vhost_sock = format!("vhost-{}.sock", config.id);
         let mut helper = process::spawn("vhost-device-vsock", &mut vhost_command(vhost, &vhost_sock, dir))?;
         await_listening(&mut helper, &vhost_sock)?;
-        let mut machine =
-            process::spawn("qemu", &mut qemu_command(qemu, self.options.guest, config, &vhost_sock, dir))?;
+        let inherits: Vec<_> = config.nic.iter().flat_map(Nic::inherits).collect();
+        let mut command = qemu_command(qemu, self.options.guest, config, &vhost_sock, dir);
+        let mut machine = process::spawn_with("qemu", &mut command, &inherits)?;
         let (console, diagnostics) = machine.take_output()?;
         let connector = Connector {
             socket: dir.join(AGENT_SOCK),
@@ -260,5 +262,24 @@ fn qemu_command(program: &Path, guest: Arch, config: &VmConfig, vhost_sock: &str
         .args(["-device", "virtio-balloon-device,free-page-reporting=on"])
         // QEMU's own filter: no new programs, no privileges, no resource limits from inside.
         .args(["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
+    if let Some(nic) = &config.nic {
+        command.args(nic_arguments(nic));
+    }
     command
+}
+
+/// What is at one end of the network device, and the device.
+fn nic_arguments(nic: &Nic) -> Vec<String> {
+    let (network, device) = match nic {
+        Nic::Stream { mac, mtu, .. } => (
+            format!("stream,id=net,server=off,addr.type=fd,addr.str={NIC_FD}"),
+            format!("virtio-net-device,netdev=net,mac={mac},host_mtu={mtu}"),
+        ),
+        Nic::User { mac, network_6 } => {
+            (format!("user,id=net,ipv6-net={network_6}"), format!("virtio-net-device,netdev=net,mac={mac}"))
+        }
+        // Only libkrun has it; who asks is told so before.
+        Nic::Tsi => return Vec::new(),
+    };
+    vec!["-netdev".to_owned(), network, "-device".to_owned(), device]
 }

@@ -46,14 +46,18 @@ fn become_machine(settings: &Settings) -> i32 {
 
 #[cfg(has_krun)]
 fn made(settings: &Settings) -> Result<super::api::Context, super::api::ApiError> {
-    use super::{Console, api};
+    use super::{Console, Network, api};
     use crate::store::layout::AGENT_SOCK;
     use std::os::fd::AsRawFd;
     let context = api::Context::new(settings.vcpus, settings.memory_mib)?;
     context.set_kernel(&settings.kernel, &settings.initramfs, &settings.cmdline)?;
     context.add_disk(c"disk", &settings.disk)?;
     // In the working directory: a socket's address holds 107 bytes only.
-    context.add_vsock(settings.agent_port, AGENT_SOCK)?;
+    let is_tsi = settings.network == Network::Tsi;
+    context.add_vsock(settings.agent_port, AGENT_SOCK, is_tsi)?;
+    if let Network::Stream { mac, fd } = settings.network {
+        context.add_nic(fd, mac)?;
+    }
     let (input, output) = (std::io::stdin().as_raw_fd(), std::io::stdout().as_raw_fd());
     match settings.console {
         Console::Serial => context.add_serial_console(output)?,

@@ -11,6 +11,7 @@ mod machine;
 
 pub use machine::{VMM_VERB, main};
 
+use super::nic::{NIC_FD, Nic};
 use super::process;
 use super::report;
 use super::{
@@ -49,7 +50,23 @@ struct Settings {
     /// Name of the disk's descriptor in the working directory.
     disk: String,
     agent_port: u32,
+    network: Network,
 }
+
+/// How the machine gets out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Network {
+    /// Not at all.
+    None,
+    /// By a device whose frames go through this descriptor.
+    Stream { mac: [u8; 6], fd: i32 },
+    /// By sockets of the host.
+    Tsi,
+}
+
+/// Lets libkrunfw's kernel hand its sockets over.
+const TSI_PARAMETER: &str = " tsi_hijack";
 
 /// What the guest's kernel has for a console.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -103,12 +120,23 @@ impl Krun {
             program: "libkrun".to_owned(),
             detail: format!("{} MiB and {} processors are more than it has", config.memory_mib, config.vcpus),
         };
+        let network = match &config.nic {
+            None => Network::None,
+            Some(Nic::Stream { mac, .. }) => Network::Stream { mac: mac.0, fd: NIC_FD },
+            Some(Nic::Tsi) => Network::Tsi,
+            Some(Nic::User { .. }) => {
+                let detail = "it has no network of its own".to_owned();
+                return Err(VmmError::Helper { program: "libkrun".to_owned(), detail });
+            }
+        };
+        let tsi = if network == Network::Tsi { TSI_PARAMETER } else { "" };
         Ok(Settings {
+            network,
             memory_mib: u32::try_from(config.memory_mib).map_err(|_| too_large())?,
             vcpus: u8::try_from(config.vcpus).map_err(|_| too_large())?,
             kernel,
             initramfs: config.initramfs.clone(),
-            cmdline: format!("console={device} {rest}{}", super::more_parameters()),
+            cmdline: format!("console={device} {rest}{tsi}{}", super::more_parameters()),
             console,
             disk: config.disk.clone(),
             agent_port: magikvm_proto::path::AGENT_PORT,
@@ -150,7 +178,11 @@ impl Vmm for Krun {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut machine = process::spawn_with("krun", &mut command, Some(&theirs))?;
+        let mut machine = {
+            let nic = config.nic.iter().flat_map(Nic::inherits);
+            let inherits: Vec<_> = nic.chain([(&theirs, report::REPORT_FD)]).collect();
+            process::spawn_with("krun", &mut command, &inherits)?
+        };
         drop(theirs);
         let (console, diagnostics) = machine.take_output()?;
         let written = machine.child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(&settings));
