@@ -82,10 +82,11 @@ fn find(mac: MacAddress) -> Result<u32, NetworkError> {
     loop {
         for entry in fs::read_dir(INTERFACES).into_iter().flatten().filter_map(Result::ok) {
             let read = |name: &str| fs::read_to_string(entry.path().join(name)).unwrap_or_default();
-            if entry.file_name() == NAME && read("address").trim() == wanted {
-                if let Ok(index) = read("ifindex").trim().parse() {
-                    return Ok(index);
-                }
+            if entry.file_name() == NAME
+                && read("address").trim() == wanted
+                && let Ok(index) = read("ifindex").trim().parse()
+            {
+                return Ok(index);
             }
         }
         if Instant::now() >= deadline {
