@@ -86,6 +86,7 @@ fn a_pod_reaches_the_world_and_nothing_of_its_host() {
             ("alias.example", "four.example"),
         ],
     );
+    let _others = wire.there.serve_names("203.0.113.6", &[("own.example", "203.0.113.5")]);
     wire.here.set_resolv("nameserver 192.0.2.1\nsearch example\n");
     wire.here.start(
         &host,
@@ -107,8 +108,8 @@ fn a_pod_reaches_the_world_and_nothing_of_its_host() {
     ] {
         assert_reached(&host, "one", to, server);
     }
-    let direct = sh(&host, "one", "nslookup four.example 192.0.2.1");
-    assert!(direct.contains("192.0.2.1:53") && direct.contains("203.0.113.5"), "{direct}");
+    let direct = sh(&host, "one", "nslookup own.example 203.0.113.6");
+    assert!(direct.contains("203.0.113.6:53") && direct.contains("203.0.113.5"), "{direct}");
     for to in ["169.254.169.254", "10.0.2.2", "192.0.2.2", "2001:db8::2", "fd6d:616b:766d::2", "10.0.2.3"] {
         assert_refused(&host, "one", to, 8080);
     }
@@ -125,8 +126,13 @@ fn a_pod_reaches_the_world_and_nothing_of_its_host() {
         "{ echo take 30000000; head -c 30000000 /dev/zero; } >&3 & timeout 60 nc 2001:db8:1::5 8090 <&3";
     assert_eq!(much(take), "[2001:db8:1::5]:8090\n30000000 bytes\n");
 
-    // Another pod is not in the same network, though it has the same addresses.
-    wire.here.start(&host, &Pod::simple("two"));
+    // Another pod is not in the same network, though it has the same addresses. It asks for names where it wants, the host's own server
+    // among them.
+    let own = serde_json::json!({ "nameservers": ["192.0.2.1", "203.0.113.6"] });
+    wire.here.start(&host, &Pod::simple("two").set("spec/dnsPolicy", "None").set("spec/dnsConfig", own));
+    assert_reached(&host, "two", "four.example", "203.0.113.5");
+    let resolv = sh(&host, "two", "cat /etc/resolv.conf");
+    assert_eq!(resolv, "nameserver 10.0.2.3\nnameserver 203.0.113.6\n");
     host.cmd(["exec", "one", "--", "sh", "-c", "nc -l -p 9000 </dev/null >/dev/null 2>&1 & sleep 0.1"]).ok();
     assert_refused(&host, "two", "10.0.2.15", 9000);
 

@@ -60,15 +60,19 @@ pub struct DnsSpec {
 
 impl DnsSpec {
     /// As Kubernetes merges them: what the host has first, each thing once; an option of the pod's replaces the host's of the same name.
-    pub fn merged(&self, host: &Resolv) -> Resolv {
+    /// `forwarded`: servers that are asked by way of another address.
+    pub fn merged(&self, host: &Resolv, forwarded: &[(IpAddr, IpAddr)]) -> Resolv {
         let base = match self.policy {
             DnsPolicy::Host => host.clone(),
             DnsPolicy::None => Resolv::default(),
         };
         let name = |option: &str| option.split(':').next().unwrap_or_default().to_owned();
         let replaced = |option: &String| self.options.iter().any(|own| name(own) == name(option));
+        let by_way_of = |server: &IpAddr| {
+            forwarded.iter().find(|(behind, _)| behind == server).map_or(*server, |(_, forwarder)| *forwarder)
+        };
         let mut merged = Resolv {
-            nameservers: base.nameservers.into_iter().chain(self.nameservers.iter().copied()).collect(),
+            nameservers: base.nameservers.into_iter().chain(self.nameservers.iter().map(by_way_of)).collect(),
             searches: base.searches.into_iter().chain(self.searches.iter().cloned()).collect(),
             options: base.options.into_iter().filter(|option| !replaced(option)).collect(),
         };
@@ -346,10 +350,10 @@ mod tests {
         let dns = parsed("", spec).unwrap().dns;
         let text =
             "search lan a.example\nnameserver 10.0.2.3\nnameserver 192.0.2.1\noptions edns0 ndots:5 rotate\n";
-        assert_eq!(dns.merged(&host).text(), text);
+        assert_eq!(dns.merged(&host, &[]).text(), text);
         let dns = parsed("", &format!("  dnsPolicy: None\n{spec}")).unwrap().dns;
         assert_eq!(
-            dns.merged(&host).text(),
+            dns.merged(&host, &[]).text(),
             "search a.example lan\nnameserver 192.0.2.1\nnameserver 10.0.2.3\noptions ndots:5 rotate\n"
         );
     }

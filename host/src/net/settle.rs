@@ -73,6 +73,8 @@ pub struct Settled {
     pub chain: Option<(Rules, Wanted)>,
     /// For the containers, before the manifest's own wishes.
     pub resolv: Resolv,
+    /// The host's name servers behind the pod's forwarders. passt lets every answer of theirs come from the forwarder, whoever was asked.
+    pub forwarded: Vec<(IpAddr, IpAddr)>,
     /// An address of the host.
     pub host_address: Option<IpAddr>,
 }
@@ -91,6 +93,7 @@ impl Settled {
             plan: None,
             chain: None,
             resolv: Resolv::default(),
+            forwarded: Vec::new(),
             host_address: None,
         }
     }
@@ -148,12 +151,16 @@ fn plan(host: &HostNetwork, mtu: u32, mac: Option<MacAddress>) -> NetworkPlan {
     plan
 }
 
-/// The pod's forwarders to the host's name servers: one of a family asks the host's first one of that family.
-fn forwarders(host: &HostNetwork) -> Vec<IpAddr> {
-    let has = |v4: bool| host.resolv.nameservers.iter().any(|server| server.is_ipv4() == v4);
-    let four = (host.has_4() && has(true)).then_some(IpAddr::V4(DNS_4));
-    let six = (host.has_6() && has(false)).then_some(IpAddr::V6(DNS_6));
+/// The host's first name server of each family, and the pod's forwarder that asks it.
+fn forwarded(host: &HostNetwork) -> Vec<(IpAddr, IpAddr)> {
+    let first = |v4: bool| host.resolv.nameservers.iter().copied().find(|server| server.is_ipv4() == v4);
+    let four = first(true).filter(|_| host.has_4()).map(|server| (server, IpAddr::V4(DNS_4)));
+    let six = first(false).filter(|_| host.has_6()).map(|server| (server, IpAddr::V6(DNS_6)));
     four.into_iter().chain(six).collect()
+}
+
+fn forwarders(host: &HostNetwork) -> Vec<IpAddr> {
+    forwarded(host).into_iter().map(|(_, forwarder)| forwarder).collect()
 }
 
 fn behind_passt(
@@ -195,6 +202,7 @@ fn behind_passt(
         plan: Some(plan),
         chain: Some((rules, wanted)),
         resolv,
+        forwarded: forwarded(host),
         host_address: host.address(true).or_else(|| host.address(false)),
     })
 }
@@ -219,6 +227,7 @@ fn user(host: &HostNetwork) -> Settled {
         plan: Some(plan(host, USER_MTU, None)),
         chain: None,
         resolv,
+        forwarded: Vec::new(),
         host_address: host.address(true).or_else(|| host.address(false)),
     }
 }

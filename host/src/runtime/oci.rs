@@ -179,7 +179,7 @@ pub fn pod_etc(plan: &PodPlan, network: &Settled) -> Vec<(String, Vec<u8>)> {
     for alias in plan.network.aliases.iter().filter(|alias| !alias.names.is_empty()) {
         hosts += &format!("{}\t{}\n", alias.ip, alias.names.join("\t"));
     }
-    let resolv = plan.network.dns.merged(&network.resolv);
+    let resolv = plan.network.dns.merged(&network.resolv, &network.forwarded);
     vec![
         ("hosts".to_owned(), hosts.into_bytes()),
         ("hostname".to_owned(), format!("{hostname}\n").into_bytes()),
