@@ -23,6 +23,8 @@ mod itself;
 mod machine;
 #[path = "conformance/manifest.rs"]
 mod manifest;
+#[path = "conformance/network.rs"]
+mod network;
 #[path = "conformance/pauses.rs"]
 mod pauses;
 #[path = "conformance/processes.rs"]
@@ -52,7 +54,7 @@ use std::sync::Arc;
 use unit::Unit;
 
 /// The list, in the order of the table.
-static GROUPS: [&Group; 13] = [
+static GROUPS: [&Group; 14] = [
     &manifest::GROUP,
     &together::GROUP,
     &walls::GROUP,
@@ -64,6 +66,7 @@ static GROUPS: [&Group; 13] = [
     &ends::GROUP,
     &stops::GROUP,
     &machine::GROUP,
+    &network::GROUP,
     &pauses::GROUP,
     &failures::GROUP,
 ];
