@@ -1,21 +1,26 @@
-//! Compiles the small C programs that tests run in containers: statically, and here, because the lab is slow at it.
+//! Compiles the small C programs that tests run in containers and in jails: statically, and here, because the lab is slow at it.
 #![allow(clippy::unwrap_used, reason = "a build script fails by panicking")]
 
 use std::env;
 use std::path::Path;
 use std::process::Command;
 
-const SOURCE: &str = "programs/probe.c";
+const PROGRAMS: [&str; 2] = ["probe", "inmate"];
 
 fn main() {
-    println!("cargo::rerun-if-changed={SOURCE}");
     let variable = |name: &str| env::var(name).unwrap();
     let compiler = match variable("HOST") == variable("TARGET") {
         true => "gcc".to_owned(),
         false => format!("{}-linux-gnu-gcc", variable("CARGO_CFG_TARGET_ARCH")),
     };
-    let program = Path::new(&variable("OUT_DIR")).join("probe");
-    let done = Command::new(&compiler).args(["-static", "-O1", "-s", SOURCE, "-o"]).arg(&program).status();
-    let done = done.unwrap_or_else(|error| panic!("{compiler} (Debian packages gcc and libc6-dev): {error}"));
-    assert!(done.success(), "{compiler} cannot compile {SOURCE}");
+    for name in PROGRAMS {
+        let source = format!("programs/{name}.c");
+        println!("cargo::rerun-if-changed={source}");
+        let program = Path::new(&variable("OUT_DIR")).join(name);
+        let done =
+            Command::new(&compiler).args(["-static", "-O1", "-s", &source, "-o"]).arg(&program).status();
+        let done =
+            done.unwrap_or_else(|error| panic!("{compiler} (Debian packages gcc and libc6-dev): {error}"));
+        assert!(done.success(), "{compiler} cannot compile {source}");
+    }
 }

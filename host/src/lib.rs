@@ -1,11 +1,12 @@
 //! The magikvm host: runs a Kubernetes Pod on this machine inside one hardware microVM, with no daemon.
 //!
 //! [`pod::interface::PodRuntimeInterface`] is the library's surface: run_pod, stop_pod, pause_pod, resume_pod, delete_pod. Modules may use only those below them:
-//! `cli`, `monitor`, `pod`, `runtime`, `manifest`, `vmm`, `net`, `agent`, `image`, `store`, `signals`, `os`.
+//! `cli`, `monitor`, `pod`, `runtime`, `manifest`, `vmm`, `net`, `jail`, `agent`, `image`, `store`, `signals`, `os`.
 
 pub mod agent;
 pub mod cli;
 pub mod image;
+pub mod jail;
 pub mod manifest;
 pub mod monitor;
 pub mod net;

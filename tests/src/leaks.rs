@@ -3,6 +3,7 @@
 
 use crate::processes;
 use crate::wait::patience;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -41,7 +42,7 @@ impl Holdings {
                 socket.split_ascii_whitespace().next_back().unwrap_or_default()
             ));
         }
-        cgroups(Path::new("/sys/fs/cgroup"), &mut held);
+        cgroups(Path::new("/sys/fs/cgroup"), &cgroup_suffix(root), &mut held);
         let run = root.join("run");
         files(&run, &run, &mut held);
         files(temporary, temporary, &mut held);
@@ -92,14 +93,20 @@ fn files(base: &Path, dir: &Path, held: &mut BTreeSet<String>) {
     }
 }
 
-/// Control groups that bear our name, in every hierarchy.
-fn cgroups(dir: &Path, held: &mut BTreeSet<String>) {
+/// What the control groups of all pods of a state root end in.
+fn cgroup_suffix(root: &Path) -> String {
+    let digest = Sha256::digest(root.join("run/pods").as_os_str().as_encoded_bytes());
+    format!(".{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3])
+}
+
+/// Control groups of pods, in every hierarchy.
+fn cgroups(dir: &Path, suffix: &str, held: &mut BTreeSet<String>) {
     for entry in fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok) {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            if entry.file_name().to_string_lossy().contains("magikvm") {
+            if entry.file_name().to_string_lossy().ends_with(suffix) {
                 held.insert(format!("cgroup {}", entry.path().display()));
             }
-            cgroups(&entry.path(), held);
+            cgroups(&entry.path(), suffix, held);
         }
     }
 }

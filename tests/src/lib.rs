@@ -8,6 +8,7 @@ pub mod floor;
 pub mod guest;
 pub mod host;
 pub mod images;
+pub mod inmate;
 pub mod layout;
 pub mod leaks;
 pub mod manifest;

@@ -261,7 +261,18 @@ fn what_doctor_finds_can_be_read_by_programs() {
             "passt",
             "user namespaces",
             "subordinate ids",
-            "cgroups"
+            "cgroups",
+            "jail: cgroup",
+            "jail: user",
+            "jail: files",
+            "jail: processes",
+            "jail: ipc",
+            "jail: hostname",
+            "jail: network",
+            "jail: capabilities",
+            "jail: limits",
+            "jail: landlock",
+            "jail: syscalls"
         ]
     );
     for check in checks {

@@ -19,6 +19,8 @@ mod failures;
 mod images;
 #[path = "conformance/itself.rs"]
 mod itself;
+#[path = "conformance/jail.rs"]
+mod jail;
 #[path = "conformance/machine.rs"]
 mod machine;
 #[path = "conformance/manifest.rs"]
@@ -69,6 +71,7 @@ static GROUPS: [&Group; 14] = [
     &network::GROUP,
     &pauses::GROUP,
     &failures::GROUP,
+    &jail::GROUP,
 ];
 
 /// The rows of a group on a driver, put together so that those asked for are run together as far as they may be.

@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the top. A module may use those below it.
-const LAYERS: [&str; 12] = [
-    "cli", "monitor", "pod", "runtime", "manifest", "vmm", "net", "agent", "image", "store", "signals", "os",
+const LAYERS: [&str; 13] = [
+    "cli", "monitor", "pod", "runtime", "manifest", "vmm", "net", "jail", "agent", "image", "store",
+    "signals", "os",
 ];
 
 /// Uses that break the rule, each with its reason. One that is not there any more must go from this list too.

@@ -107,6 +107,13 @@ fn describe_host(event: &HostEvent) -> String {
             let times = if *count == 1 { String::new() } else { format!(" ({count} times)") };
             format!("network: refused {what} to {to}: {why}{times}")
         }
+        HostEvent::Jail { process, missing } => {
+            let walls: Vec<String> = missing
+                .iter()
+                .map(|one| format!("{} ({})", one.layer, harmless(&one.why, &['\t'])))
+                .collect();
+            format!("jail: {process} runs without {}", walls.join(", "))
+        }
         HostEvent::ClockFailed { message, .. } => {
             format!("clock: the guest was not told the time: {}", harmless(message, &['\t']))
         }

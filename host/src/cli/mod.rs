@@ -19,6 +19,7 @@ mod terminal;
 mod ui;
 mod wait;
 
+use crate::jail::JAIL_VERB;
 use crate::os;
 use crate::pod::interface::PodRuntimeInterface;
 use crate::pod::launch::MONITOR_VERB;
@@ -101,7 +102,14 @@ type Outcome = Result<ExitCode, CliError>;
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    let first = std::env::args_os().nth(1);
+    let mut first = std::env::args_os().nth(1);
+    if first.as_deref() == Some(JAIL_VERB.as_ref()) {
+        os::follow_parent();
+        match crate::jail::enter() {
+            Ok(verb) => first = Some(verb.into()),
+            Err(code) => return ExitCode::from(u8::try_from(code).unwrap_or(70)),
+        }
+    }
     if first.as_deref() == Some(MONITOR_VERB.as_ref()) {
         let code = crate::monitor::main();
         return ExitCode::from(u8::try_from(code).unwrap_or(70));
@@ -120,6 +128,15 @@ pub fn main() -> ExitCode {
         os::follow_parent();
         let code = crate::net::main();
         return ExitCode::from(u8::try_from(code).unwrap_or(70));
+    }
+    if first.as_deref() == Some(crate::vmm::walls::TRIAL_VERB.as_ref()) {
+        return ExitCode::SUCCESS;
+    }
+    #[cfg(all(feature = "testing", target_os = "linux"))]
+    match first.as_deref().and_then(std::ffi::OsStr::to_str) {
+        Some(crate::vmm::file_trial::STARTER_VERB) => return crate::vmm::file_trial::start(),
+        Some(crate::vmm::file_trial::SERVER_VERB) => return crate::vmm::file_trial::serve(),
+        _ => {}
     }
     #[cfg(feature = "testing")]
     if first.as_deref() == Some(crate::vmm::fake::GUEST_VERB.as_ref()) {

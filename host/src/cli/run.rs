@@ -3,6 +3,7 @@
 use super::error::{CliError, Kind};
 use super::logs::{Follow, Show};
 use super::{Outcome, ui};
+use crate::jail::Requirement;
 use crate::manifest;
 use crate::pod::interface::PodRuntimeInterface;
 use crate::pod::launch::{Canceller, FromMonitor, Launched};
@@ -49,6 +50,9 @@ pub(super) struct Args {
     /// Give up an image that takes longer than so many seconds to come
     #[arg(long, value_name = "SECONDS", default_value_t = IMAGE_PULL_TIMEOUT_SECS, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pull_timeout: u64,
+    /// Fail where this machine lacks a layer of the jail around the VM (see magikvm doctor)
+    #[arg(long)]
+    require_jail: bool,
     /// Do not begin each line with its container's name
     #[arg(long)]
     no_prefix: bool,
@@ -73,6 +77,7 @@ pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface
         accel: args.accel,
         pull_timeout_secs: args.pull_timeout,
         at_end: if args.rm { AtEnd::Remove } else { AtEnd::Keep },
+        jail: if args.require_jail { Requirement::Require } else { Requirement::Warn },
     };
     if args.accel == Accel::Tcg && std::env::var_os("MAGIKVM_QUIET").is_none() {
         ui::note("Warning: software emulation (tcg) is slow and is not a security boundary.");

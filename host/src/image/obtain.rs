@@ -170,7 +170,8 @@ impl ImageStore {
                 // Only now every layer is known to be what was announced.
                 if let Some(staged) = staged {
                     progress(Progress::Finishing);
-                    staged.commit(0o600)?;
+                    // The VMM reads it, who is a user of its own; that nobody else comes to it is the directory's doing.
+                    staged.commit(0o644)?;
                 }
                 Ok((rootfs, held))
             }

@@ -386,10 +386,12 @@ impl Attendant for Reactor<'_> {
             Failure::new(RunStage::Prepare, Blame::Environment, error)
         };
         let (agent, processes, console) = (sandbox.agent().clone(), sandbox.processes(), sandbox.console());
+        let walls = sandbox.layers();
         let network = sandbox.network();
         let state = &mut self.machine.state;
         state.pod_ips = network.addresses;
         state.host_ip = network.host_address;
+        state.annotations.extend(status::jail_annotation(&walls));
         state.agent = Some(agent.clone());
         state.processes = processes.clone();
         state.processes.extend(myself());
@@ -401,6 +403,12 @@ impl Attendant for Reactor<'_> {
         }
         let life = watchers::start(sandbox, &pod.dir, names, events.clone(), self.outbox.clone())
             .map_err(|error| failed(&error))?;
+        for (process, layers) in &walls {
+            if !layers.missing.is_empty() {
+                let (process, missing) = (process.clone(), layers.missing.clone());
+                events.write(Happening::Host(HostEvent::Jail { process, missing }));
+            }
+        }
         let clock = clock::start(agent.clone(), events.clone(), life);
         if clock::watch_host(self.outbox.clone()).is_err() {
             // A kernel that cannot say that its clock jumps: the guest's then follows only after a pause.

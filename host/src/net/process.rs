@@ -193,7 +193,7 @@ impl Pump {
             if !are_there {
                 // The end of one of them is the end of the pod, which is the monitor's business. It shall see theirs, not this one's.
                 loop {
-                    nix::unistd::pause();
+                    poll(&mut [], PollTimeout::NONE).map_err(PumpError::Descriptor)?;
                 }
             }
         }

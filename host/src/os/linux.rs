@@ -8,7 +8,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-use rustix::fs::{Dev, FileType, Mode, OFlags, XattrFlags, chmod, mknodat, openat, setxattr};
+use rustix::fs::{Dev, FileType, Mode, OFlags, XattrFlags, chmod, fstat, mknodat, openat, setxattr};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
@@ -90,10 +90,18 @@ pub fn get_lock(file: &File, range: &mut libc::flock) -> nix::Result<()> {
 
 // Unix sockets whose path may be longer than an address.
 
-/// Connects to a Unix socket whatever the length of its path: through its directory's descriptor.
+/// Connects to a Unix socket whatever the length of its path: through its directory's descriptor. Whoever can write to that may put a link
+/// in the socket's place, and it would be this process that goes where it leads: so links are not followed.
 pub fn connect_unix(socket: &Path) -> io::Result<UnixStream> {
-    let (_dir, address) = address(socket)?;
-    UnixStream::connect(address)
+    let (Some(parent), Some(name)) = (socket.parent(), socket.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let dir = File::open(parent)?;
+    let found = Unopened::find(dir.as_fd(), name.as_encoded_bytes(), OFlags::empty())?;
+    if FileType::from_raw_mode(fstat(&found.0)?.st_mode) != FileType::Socket {
+        return Err(io::Error::from_raw_os_error(libc::ENOTSOCK));
+    }
+    UnixStream::connect(found.path())
 }
 
 /// Makes a Unix socket that only this user may connect to, in a directory that nobody else gets into.

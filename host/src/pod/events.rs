@@ -2,6 +2,7 @@
 //! and read, not what it is good for.
 
 use super::logs::format_time;
+use crate::jail::Missing;
 use crate::store::atomic::{FileError, open_append};
 use crate::store::layout::PodDir;
 use magikvm_proto::wire::Event;
@@ -61,6 +62,13 @@ pub enum HostEvent {
     },
     /// The filter of the pod's network refused something.
     Refused(crate::net::report::Refused),
+    /// The machine does not give all walls for a process of the VM.
+    Jail {
+        /// Which process.
+        process: String,
+        /// What it is without.
+        missing: Vec<Missing>,
+    },
     /// The guest could not be told the time.
     ClockFailed {
         /// Why it was to be told.

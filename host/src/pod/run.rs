@@ -4,6 +4,7 @@
 use super::failure::{Blame, Failure, RunStage};
 use super::pull::{PullRequest, of_image};
 use crate::image::{Image, ImageError, ImageStore, Platform, Policy, PullWhen, Reference};
+use crate::jail::Requirement;
 use crate::manifest::{ContainerSpec, PodPlan, PullPolicy, RuntimeClass};
 use crate::net::settle::NetError;
 use crate::runtime::microvm::MicroVm;
@@ -40,6 +41,9 @@ pub struct RunRequest {
     pub pull_timeout_secs: u64,
     /// Whether to remove the pod at its end.
     pub at_end: AtEnd,
+    /// What a layer of the jail means that this machine does not give.
+    #[serde(default)]
+    pub jail: Requirement,
 }
 
 /// What becomes of a pod that has ended.
@@ -121,7 +125,8 @@ pub fn plan(request: &RunRequest, layout: &Layout) -> Result<Box<dyn PodRuntime>
         return Err(Failure::message(RunStage::Plan, Blame::User, message).hint(hint));
     }
     let runtime =
-        MicroVm::new(request.vmm, request.kernel, request.accel, request.guest.clone(), places(layout));
+        MicroVm::new(request.vmm, request.kernel, request.accel, request.guest.clone(), places(layout))
+            .requiring(request.jail);
     runtime.probe().map_err(|unavailable| {
         let failure = Failure::message(
             RunStage::Plan,

@@ -1,8 +1,10 @@
 //! A pod as Kubernetes shows it: the manifest with a core/v1 `status`.
 
+use crate::jail::Layers;
 use crate::store::lock::LockState;
 use crate::store::record::{ContainerPhase, ContainerView, Found, PodRecord, PodState, Stage, Terminated};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// A pod's phase, with what Kubernetes has no word for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,12 +81,32 @@ pub fn kubernetes(found: &Found) -> Option<Value> {
     {
         target.extend(fields);
     }
+    add_annotations(&mut pod, found);
     if let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) {
         spec.insert("runtimeClassName".to_owned(), Value::String(record.runtime_class.clone()));
     }
     let status = status(found, record);
     pod.as_object_mut()?.insert("status".to_owned(), status);
     Some(pod)
+}
+
+/// What is known of the pod's run, beside what its author has written.
+fn add_annotations(pod: &mut Value, found: &Found) {
+    let Some(state) = found.state.as_ref().filter(|state| !state.annotations.is_empty()) else { return };
+    let Some(metadata) = pod.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    if let Value::Object(annotations) = metadata.entry("annotations").or_insert_with(|| json!({})) {
+        annotations.extend(state.annotations.iter().map(|(name, value)| (name.clone(), json!(value))));
+    }
+}
+
+/// The annotation that shows a pod's walls: for each process of its VM those it has, and those it has not with the reason.
+pub const JAIL_ANNOTATION: &str = "magikvm.dev/jail";
+
+/// [`JAIL_ANNOTATION`] for these processes.
+pub fn jail_annotation(walls: &[(String, Layers)]) -> Option<(String, String)> {
+    let all: BTreeMap<&str, &Layers> = walls.iter().map(|(name, layers)| (name.as_str(), layers)).collect();
+    let text = (!all.is_empty()).then(|| serde_json::to_string(&all).ok())??;
+    Some((JAIL_ANNOTATION.to_owned(), text))
 }
 
 fn status(found: &Found, record: &PodRecord) -> Value {

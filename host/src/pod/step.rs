@@ -119,6 +119,7 @@ impl Machine {
             pod_ips: Vec::new(),
             host_ip: None,
             containers: containers.iter().map(view).collect(),
+            annotations: Default::default(),
             processes: Vec::new(),
             agent: None,
         };

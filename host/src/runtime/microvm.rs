@@ -4,6 +4,7 @@
 use super::{PodRuntime, PodToPrepare, Prepared, RuntimeError, Sandbox, SandboxNetwork, network, oci};
 use crate::agent::Connector;
 use crate::image::{Platform, erofs};
+use crate::jail::{self, Cgroup, Layers, Requirement};
 use crate::manifest::{
     ContainerSpec, ImageDefaults, PodPlan, ResolvedProcess, RuntimeClass, resolve_process,
 };
@@ -14,13 +15,16 @@ use crate::store::undo::{Scope, Step, Undo};
 use crate::vmm::console::{self, ConsoleTail};
 use crate::vmm::disk::{self, Part};
 use crate::vmm::end::{self, MachineEnd, Seen};
-use crate::vmm::process::{self, Motion, Process, ProcessRef};
+use crate::vmm::process::{self, Ended, Motion, Process, ProcessRef};
 use crate::vmm::report::Reports;
-use crate::vmm::{Accel, DriverOptions, KernelChoice, Places, Unavailable, VmConfig, Vmm, VmmKind, driver};
+use crate::vmm::{
+    Accel, DriverOptions, KernelChoice, Places, Unavailable, VmConfig, Vmm, VmmKind, Walls, driver,
+};
 use magikvm_proto::guest_image::{self, Arch, GuestManifest, GuestManifestError};
 use magikvm_proto::limits::MAX_PLAN_SIZE;
 use magikvm_proto::path::{FIRST_IMAGE_PARTITION, POD_ETC, SPEC_JSON, container_config};
 use magikvm_proto::plan::{ContainerPlan, GuestPlan};
+use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -30,6 +34,12 @@ use std::time::{Duration, Instant};
 const CONSOLE_END_WAIT: Duration = Duration::from_millis(500);
 /// Last lines of the console in which a panic's words are looked for.
 const CONSOLE_LINES: usize = 200;
+
+/// What the processes of a VM may take of memory beside the guest's own. QEMU keeps up to a GiB of translated code.
+const VMM_MEMORY_MIB: u64 = 512;
+const EMULATOR_MEMORY_MIB: u64 = 1536;
+/// Threads and processes of a pod: far more than its VMM has, far fewer than the machine.
+const MAX_PIDS: u64 = 1024;
 
 /// Why a guest image can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +88,7 @@ pub struct MicroVm {
     /// What was seen of the guest image; None for machines that boot none.
     image: Option<Result<GuestManifest, GuestError>>,
     arch: Arch,
+    requirement: Requirement,
 }
 
 impl MicroVm {
@@ -95,7 +106,36 @@ impl MicroVm {
             guest,
             image,
             arch,
+            requirement: Requirement::Warn,
         }
+    }
+
+    /// With what a missing layer of the jail means.
+    #[must_use]
+    pub fn requiring(self, requirement: Requirement) -> Self {
+        Self { requirement, ..self }
+    }
+
+    /// The control group of a pod, made. Or why there is none.
+    fn cgroup(
+        &self,
+        pod: &PodToPrepare<'_>,
+        undo: &mut Undo,
+    ) -> Result<Result<Cgroup, String>, RuntimeError> {
+        if self.image.is_none() {
+            return Ok(Err("it has no VM".to_owned()));
+        }
+        let cgroup = match jail::place_cgroup(&cgroup_name(pod.dir.path())) {
+            Ok(cgroup) => cgroup,
+            Err(why) => return Ok(Err(why)),
+        };
+        undo.plan(Scope::Run, Step::RemoveCgroup { dirs: cgroup.dirs.clone() })?;
+        let beside = match self.accel {
+            Accel::Kvm => VMM_MEMORY_MIB,
+            Accel::Tcg => EMULATOR_MEMORY_MIB,
+        };
+        let bytes = (pod.plan.vm.memory.get() + beside) << 20;
+        Ok(jail::make_cgroup(&cgroup, bytes, MAX_PIDS).map(|()| cgroup))
     }
 
     fn guest_error(&self, source: GuestError) -> RuntimeError {
@@ -197,6 +237,7 @@ impl PodRuntime for MicroVm {
         parts.append(&mut images);
         disk::stitch(&dir, &parts)?;
 
+        let cgroup = self.cgroup(pod, undo)?;
         let config = VmConfig {
             name: format!("magikvm-{}.{}", pod.plan.id.namespace, pod.plan.id.name),
             id: pod.uid.to_owned(),
@@ -207,6 +248,7 @@ impl PodRuntime for MicroVm {
             disk: disk::DESCRIPTOR.to_owned(),
             accel: self.accel,
             nic: None,
+            walls: Walls { requirement: self.requirement, cgroup },
         };
         Ok(Prepared::MicroVm { config, dir, network: Box::new(network) })
     }
@@ -215,7 +257,7 @@ impl PodRuntime for MicroVm {
         let Prepared::MicroVm { mut config, dir, network } = prepared;
         let out_of_memory_kills = end::out_of_memory_kills();
         let tail = ConsoleTail::default();
-        let mut net = network::start(&network, &tail)?;
+        let mut net = network::start(&network, &config, &tail)?;
         config.nic = net.nic.take();
         let mut child = self.vmm.spawn(&config, &dir)?;
         drop(config);
@@ -273,19 +315,32 @@ impl Sandbox for MicroVmSandbox {
         self.tail.clone()
     }
 
+    fn layers(&self) -> Vec<(String, Layers)> {
+        let walls = |process: &Process| Some((process.reference.name.clone(), process.layers.clone()?));
+        self.processes.iter().filter_map(walls).collect()
+    }
+
     fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> MachineEnd {
-        let (process, status) = process::wait_first(&mut self.processes, on_motion);
+        let Ended { name, status, violation } = process::wait_first(&mut self.processes, on_motion);
         let reports = self.reports.take().map(Reports::read).unwrap_or_default();
         // What the guest printed last may still be on its way here.
         self.tail.wait_end(Instant::now() + CONSOLE_END_WAIT);
         MachineEnd::of(Seen {
-            process: &process,
+            process: &name,
             status,
+            violation: violation.as_ref(),
             reports: &reports,
             console: &self.tail.lines(CONSOLE_LINES),
             host_was_out_of_memory: end::out_of_memory_kills() > self.out_of_memory_kills,
         })
     }
+}
+
+/// Unlike that of any other pod of this machine, of whichever state root: pods of one root have different directories.
+fn cgroup_name(dir: &Path) -> String {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let root = Sha256::digest(dir.parent().unwrap_or(dir).as_os_str().as_encoded_bytes());
+    format!("{name}.{:02x}{:02x}{:02x}{:02x}", root[0], root[1], root[2], root[3])
 }
 
 /// The partition of each container's image, and the distinct images in partition order.

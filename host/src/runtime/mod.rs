@@ -7,6 +7,7 @@ pub mod seccomp;
 
 use crate::agent::Connector;
 use crate::image::{Image, Platform};
+use crate::jail::Layers;
 use crate::manifest::{PodPlan, ResolveError, RuntimeClass};
 use crate::net::settle::{NetError, Settled};
 use crate::store::atomic::FileError;
@@ -54,6 +55,8 @@ pub trait Sandbox: Debug + Send {
     fn network(&mut self) -> SandboxNetwork;
     /// Its console, filled while it runs.
     fn console(&self) -> ConsoleTail;
+    /// The walls around each of its processes.
+    fn layers(&self) -> Vec<(String, Layers)>;
     /// Waits for its end; then no process of it is left. Meanwhile tells `on_motion` when its processes are stopped or go on.
     fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> MachineEnd;
 }

@@ -1,17 +1,19 @@
 //! Between a pod and [`crate::net`]: what its network is, and its processes, which are the machine's.
 
 use super::{RuntimeError, SandboxNetwork};
+use crate::jail::{self, Descriptor, HostNetwork, Inside, JailSpec, Limits, Procfs, SyscallFilter};
 use crate::manifest::PodPlan;
-use crate::net::chain::{self, Helper};
-use crate::net::host::HostNetwork;
+use crate::net::chain::{self, FILTER_NAME, Helper};
 use crate::net::settle::{NetError, Settled, Ways};
-use crate::net::{GATEWAY_6, Mode, PREFIX_6, passt, settle};
+use crate::net::{GATEWAY_6, Mode, NET_VERB, PREFIX_6, host, passt, settle};
 use crate::vmm::console::ConsoleTail;
 use crate::vmm::nic::Nic;
 use crate::vmm::process::{self, Process};
-use crate::vmm::{KernelChoice, VmmKind, find_program};
+use crate::vmm::{KernelChoice, VmConfig, VmmKind, find_program};
 use std::io::{ErrorKind, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::Arc;
 
 /// What a driver can give a machine.
@@ -26,12 +28,12 @@ pub(super) fn ways(kind: VmmKind, kernel: KernelChoice) -> Ways {
 
 /// What the pod's network is on this host.
 pub(super) fn settle(plan: &PodPlan, ways: Ways) -> Result<Settled, NetError> {
-    let host = HostNetwork::look();
+    let here = host::HostNetwork::look();
     let passt = || {
         let named = std::env::var_os("MAGIKVM_PASST").map(PathBuf::from);
         passt::check(named.or_else(|| find_program("passt")).as_deref()).map(ToOwned::to_owned)
     };
-    settle::settle(&plan.network.egress, &[], ways, &host, passt)
+    settle::settle(&plan.network.egress, &[], ways, &here, passt)
 }
 
 /// A network whose processes run.
@@ -45,7 +47,11 @@ pub(super) struct Started {
 }
 
 /// Starts it. What its processes complain of goes with the console's lines.
-pub(super) fn start(network: &Settled, tail: &ConsoleTail) -> Result<Started, RuntimeError> {
+pub(super) fn start(
+    network: &Settled,
+    config: &VmConfig,
+    tail: &ConsoleTail,
+) -> Result<Started, RuntimeError> {
     let mut started = Started {
         nic: None,
         processes: Vec::new(),
@@ -60,7 +66,7 @@ pub(super) fn start(network: &Settled, tail: &ConsoleTail) -> Result<Started, Ru
             let program = std::env::current_exe().map_err(NetError::Start)?;
             let chain = chain::make(&program, rules, wanted).map_err(NetError::Start)?;
             for helper in chain.helpers {
-                started.processes.push(start_helper(helper, tail)?);
+                started.processes.push(start_helper(helper, config, tail)?);
             }
             started.seen.reports = Some(chain.reports);
             Nic::Stream { mac: plan.mac, mtu: plan.mtu, socket: Arc::new(chain.vmm) }
@@ -78,10 +84,17 @@ pub(super) fn start(network: &Settled, tail: &ConsoleTail) -> Result<Started, Ru
     Ok(started)
 }
 
-fn start_helper(helper: Helper, tail: &ConsoleTail) -> Result<Process, RuntimeError> {
+fn start_helper(helper: Helper, config: &VmConfig, tail: &ConsoleTail) -> Result<Process, RuntimeError> {
     let Helper { name, mut command, inherits, input } = helper;
-    let given: Vec<_> = inherits.iter().map(|(fd, number)| (fd, *number)).collect();
-    let mut process = process::spawn_with(name, &mut command, &given)?;
+    let mut process = if name == FILTER_NAME {
+        let mut command = jail::command().map_err(NetError::Start)?;
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        process::spawn_jailed(name, &mut command, &filter_jail(config, &inherits), None)?
+    } else {
+        // passt puts itself into one, which has the network that it is for.
+        let given: Vec<_> = inherits.iter().map(|(fd, number)| (fd, *number)).collect();
+        process::spawn_with(name, &mut command, &given)?
+    };
     if let Some(mut stdin) = process.child.stdin.take() {
         match stdin.write_all(&input) {
             // It has ended already; how, is seen by whoever waits for it.
@@ -94,4 +107,24 @@ fn start_helper(helper: Helper, tail: &ConsoleTail) -> Result<Process, RuntimeEr
         std::thread::spawn(move || tail.keep_too(stderr));
     }
     Ok(process)
+}
+
+/// The filter has its descriptors and nothing else.
+fn filter_jail(config: &VmConfig, inherits: &[(OwnedFd, i32)]) -> JailSpec {
+    const LIMITS: Limits = Limits { pids: 512, open_files: 64 };
+    let descriptor = |(fd, number): &(OwnedFd, i32)| Descriptor { here: fd.as_raw_fd(), there: *number };
+    JailSpec {
+        inside: Inside::Verb(NET_VERB.to_owned()),
+        mounts: Vec::new(),
+        devices: Vec::new(),
+        procfs: Procfs::Absent,
+        working_dir: PathBuf::from("/"),
+        network: HostNetwork::None,
+        identity: jail::identity(&config.id, &[]),
+        filter: SyscallFilter::NetFilter,
+        limits: LIMITS,
+        cgroup: config.walls.cgroup.clone(),
+        descriptors: inherits.iter().map(descriptor).collect(),
+        requirement: config.walls.requirement,
+    }
 }

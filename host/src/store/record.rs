@@ -7,6 +7,7 @@ use magikvm_proto::id::{ContainerName, PodId};
 use magikvm_proto::wire::ExitStatus;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -98,6 +99,9 @@ pub struct PodState {
     pub containers: Vec<ContainerView>,
     /// The monitor and the VM's processes.
     pub processes: Vec<crate::vmm::process::ProcessRef>,
+    /// What `inspect` adds to the pod's annotations.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
     /// How to reach the agent, while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<crate::agent::Connector>,

@@ -34,6 +34,11 @@ pub enum Step {
         /// For people.
         name: String,
     },
+    /// Kills what is left in a control group, and removes it, and its parent if it was the last one in that.
+    RemoveCgroup {
+        /// Its directories: one for each hierarchy that it is in.
+        dirs: Vec<PathBuf>,
+    },
 }
 
 /// How long the thing is to stay.
@@ -212,6 +217,9 @@ impl Step {
         match self {
             Self::RemoveDir { path } => remove_dir(path).map_err(UndoError::File),
             Self::KillProcess { pid, start_time, name } => kill_process(*pid, *start_time, name),
+            Self::RemoveCgroup { dirs } => {
+                dirs.iter().try_for_each(|dir| remove_cgroup(dir)).map_err(UndoError::File)
+            }
         }
     }
 }
@@ -260,6 +268,29 @@ fn kill_process(pid: i32, started: u64, name: &str) -> Result<(), UndoError> {
         }
         // Another process's end can be waited for only by asking again (it need not be our child).
         std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+/// A control group can be removed when nothing is in it, and what was killed takes its time to go.
+fn remove_cgroup(dir: &Path) -> Result<(), FileError> {
+    let deadline = Instant::now() + KILL_WAIT;
+    loop {
+        match fs::remove_dir(dir) {
+            Ok(()) => break,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => break,
+            Err(error) if Instant::now() > deadline => return Err(FileError::at("remove", dir)(error)),
+            Err(_) => {}
+        }
+        for pid in fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
+            if pid.parse().is_ok_and(|pid| pid > 1 && kill(Pid::from_raw(pid), Signal::SIGKILL).is_err()) {
+                // It has ended.
+            }
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    if dir.parent().is_some_and(|parent| fs::remove_dir(parent).is_err()) {
+        // Others are in it.
     }
     Ok(())
 }

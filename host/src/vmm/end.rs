@@ -3,6 +3,7 @@
 //! Pure: it is told what was seen. Must not know: pods, or where what was seen came from.
 
 use super::report::Report;
+use crate::jail::Violation;
 use crate::store::text::harmless;
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
@@ -25,6 +26,8 @@ pub enum MachineFailure {
     VmmKilled,
     /// The host's kernel did, for want of memory.
     VmmOutOfMemory,
+    /// A process of the VMM made a system call that its list does not have, and was killed for it.
+    FilterViolated,
     /// The VMM gave up.
     VmmFailed,
     /// A process of the machine's network ended.
@@ -68,6 +71,8 @@ pub struct Seen<'a> {
     pub process: &'a str,
     /// How it ended.
     pub status: WaitStatus,
+    /// The system call that it was killed for.
+    pub violation: Option<&'a Violation>,
     /// What it said of itself.
     pub reports: &'a [Report],
     /// Last lines of the guest's console.
@@ -81,6 +86,9 @@ impl MachineEnd {
     pub fn of(seen: Seen<'_>) -> Self {
         let end = |failure, how| Self { failure, how };
         let name = seen.process;
+        if let Some(Violation { call }) = seen.violation {
+            return end(MachineFailure::FilterViolated, format!("filter: {name} called {call}"));
+        }
         for report in seen.reports {
             match report {
                 Report::NotMade { step, errno, detail } => {
@@ -113,6 +121,10 @@ impl MachineEnd {
             WaitStatus::Signaled(_, Signal::SIGKILL, _) if seen.host_was_out_of_memory => end(
                 MachineFailure::VmmOutOfMemory,
                 format!("{name} was killed by SIGKILL, and the host was out of memory"),
+            ),
+            WaitStatus::Signaled(_, Signal::SIGSYS, _) => end(
+                MachineFailure::FilterViolated,
+                format!("filter: {name} made a system call that it does not have, and it is not known which"),
             ),
             WaitStatus::Signaled(_, signal, _) => {
                 end(MachineFailure::VmmKilled, format!("{name} was killed by {signal}"))
@@ -172,6 +184,7 @@ mod tests {
         MachineEnd::of(Seen {
             process: "krun",
             status,
+            violation: None,
             reports,
             console: &console,
             host_was_out_of_memory: out_of_memory,

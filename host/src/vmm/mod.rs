@@ -5,6 +5,8 @@ pub mod disk;
 pub mod end;
 #[cfg(feature = "testing")]
 pub mod fake;
+#[cfg(all(feature = "testing", target_os = "linux"))]
+pub mod file_trial;
 pub mod krun;
 #[cfg(target_os = "linux")]
 pub mod kvm;
@@ -15,8 +17,10 @@ pub mod process;
 pub mod qemu;
 pub mod report;
 mod tsc;
+pub mod walls;
 
 use crate::agent::Connector;
+use crate::jail::{Cgroup, JailError, Requirement};
 use crate::store::atomic::FileError;
 use magikvm_proto::guest_image::Arch;
 use process::Process;
@@ -113,6 +117,17 @@ pub struct VmConfig {
     pub accel: Accel,
     /// Its way to a network, if it has one.
     pub nic: Option<nic::Nic>,
+    /// The walls around its processes.
+    pub walls: Walls,
+}
+
+/// What all processes of a machine have of their jails.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct Walls {
+    /// What a layer that can't be had means.
+    pub requirement: Requirement,
+    /// The machine's control group, or why there is none.
+    pub cgroup: Result<Cgroup, String>,
 }
 
 /// A started machine. Dropped, its processes are killed and reaped.
@@ -151,6 +166,15 @@ pub enum VmmError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// A process that could not be put into its jail.
+    #[error("cannot start {process} in a jail")]
+    Jail {
+        /// Which process.
+        process: String,
+        /// Why.
+        #[source]
+        source: JailError,
     },
     /// A helper that ended or stayed silent instead of serving.
     #[error("{program} did not begin to serve: {detail}")]

@@ -5,6 +5,8 @@
 )]
 
 use super::VmmError;
+use super::report::REPORT_FD;
+use crate::jail::{Handover, JailSpec, Layers, Violation, Watch};
 use crate::os;
 use crate::store::undo;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -12,9 +14,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getppid};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus};
+use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// How often one looks whether a process has ended.
@@ -71,7 +73,61 @@ pub struct Process {
     pub reference: ProcessRef,
     /// Its pipes.
     pub child: Child,
+    /// Its walls, if it was put into a jail.
+    pub layers: Option<Layers>,
+    watch: Option<Watch>,
     reaped: bool,
+}
+
+/// What the standard library's type of this name is: a child that is in a jail need not be the process that was started.
+#[derive(Debug)]
+pub struct Child {
+    pid: i32,
+    status: Option<ExitStatus>,
+    /// Where it reads from, if that is a pipe.
+    pub stdin: Option<ChildStdin>,
+    /// Where it writes to, if that is a pipe.
+    pub stdout: Option<ChildStdout>,
+    /// The same for what goes wrong.
+    pub stderr: Option<ChildStderr>,
+}
+
+impl Child {
+    fn of(mut child: std::process::Child) -> Self {
+        let pid = i32::try_from(child.id()).unwrap_or(i32::MAX);
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        Self { pid, status: None, stdin, stdout, stderr }
+    }
+
+    /// How it ended, if it has.
+    pub fn try_wait(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        self.reap(nix::libc::WNOHANG)
+    }
+
+    /// How it ended, once it has.
+    pub fn wait(&mut self) -> std::io::Result<ExitStatus> {
+        loop {
+            if let Some(status) = self.reap(0)? {
+                return Ok(status);
+            }
+        }
+    }
+
+    fn reap(&mut self, flags: i32) -> std::io::Result<Option<ExitStatus>> {
+        while self.status.is_none() {
+            let mut status = 0;
+            // SAFETY: the kernel writes to `status`.
+            match unsafe { nix::libc::waitpid(self.pid, &mut status, flags) } {
+                0 => return Ok(None),
+                1.. => self.status = Some(ExitStatus::from_raw(status)),
+                _ => match std::io::Error::last_os_error() {
+                    error if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    error => return Err(error),
+                },
+            }
+        }
+        Ok(self.status)
+    }
 }
 
 /// Starts a child that the kernel kills when the calling *thread* ends; call it on a thread that lives as long as the child shall. A child
@@ -115,10 +171,58 @@ pub fn spawn_with(
     }
     let child = command.spawn().map_err(|source| start(source, command))?;
     drop(copies);
-    let pid = i32::try_from(child.id()).unwrap_or(i32::MAX);
+    let child = Child::of(child);
+    Ok(Process { reference: reference(name, child.pid), child, layers: None, watch: None, reaped: false })
+}
+
+fn reference(name: &str, pid: i32) -> ProcessRef {
     // A child that is a zombie already gets 0, which no live process has.
     let start_time = os::start_time(pid).unwrap_or(0);
-    Ok(Process { reference: ProcessRef { name: name.to_owned(), pid, start_time }, child, reaped: false })
+    ProcessRef { name: name.to_owned(), pid, start_time }
+}
+
+/// Starts a process in a jail. `command` is that of [`crate::jail::command`], with standard input, output and error set. When this returns the
+/// process is in its jail, and its program has begun.
+pub fn spawn_jailed(
+    name: &str,
+    command: &mut Command,
+    spec: &JailSpec,
+    reports: Option<&OwnedFd>,
+) -> Result<Process, VmmError> {
+    let failed = |source| VmmError::Jail { process: name.to_owned(), source };
+    #[cfg(feature = "testing")]
+    let spec = &with_inmate(name, spec);
+    let handover = Handover::new(spec).map_err(failed)?;
+    handover.attach(command);
+    let given: Vec<_> = reports.iter().map(|fd| (*fd, REPORT_FD)).collect();
+    let mut process = spawn_with(name, command, &given)?;
+    let jailed = handover.complete(process.child.pid).map_err(failed)?;
+    if jailed.pid != process.child.pid {
+        // The one that was started has handed its place over, and ends.
+        if process.child.wait().is_err() {
+            // Somebody else has reaped it.
+        }
+        process.child.pid = jailed.pid;
+        process.child.status = None;
+        process.reference = reference(name, jailed.pid);
+    }
+    process.layers = Some(jailed.layers);
+    process.watch = jailed.watch;
+    Ok(process)
+}
+
+/// In builds for tests: `MAGIKVM_INMATE=NAME|PROGRAM|ARGUMENT…` puts another program into the jail of the process of this name.
+#[cfg(feature = "testing")]
+fn with_inmate(name: &str, spec: &JailSpec) -> JailSpec {
+    let wanted = std::env::var("MAGIKVM_INMATE").unwrap_or_default();
+    let mut words = wanted.split('|').map(str::to_owned);
+    let mut spec = spec.clone();
+    if words.next().as_deref() == Some(name)
+        && let Some(path) = words.next()
+    {
+        spec.inside = crate::jail::Inside::Program { path: PathBuf::from(path), arguments: words.collect() };
+    }
+    spec
 }
 
 fn errno(answer: i32) -> std::io::Result<()> {
@@ -153,6 +257,11 @@ impl Process {
         self.child.stdout.take().zip(self.child.stderr.take()).ok_or_else(no_pipes)
     }
 
+    /// The system call that it was killed for.
+    pub fn violation(&self) -> Option<Violation> {
+        self.watch.as_ref()?.violation()
+    }
+
     /// Notes that somebody's `waitpid` has taken it.
     pub fn set_reaped(&mut self) {
         self.reaped = true;
@@ -181,9 +290,20 @@ pub enum Motion {
     Stopped,
 }
 
+/// The first process of a machine that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Which.
+    pub name: String,
+    /// How.
+    pub status: WaitStatus,
+    /// The system call that it was killed for.
+    pub violation: Option<Violation>,
+}
+
 /// Waits for the first of these processes to end, then kills and reaps the others. Says which one it was and how it ended; meanwhile tells
 /// `on_motion` of each process that is stopped or goes on.
-pub fn wait_first(processes: &mut Vec<Process>, on_motion: &mut dyn FnMut(Motion)) -> (String, WaitStatus) {
+pub fn wait_first(processes: &mut Vec<Process>, on_motion: &mut dyn FnMut(Motion)) -> Ended {
     let mut stopped: Vec<i32> = Vec::new();
     let (name, status) = loop {
         match waitpid(None, Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WCONTINUED)) {
@@ -213,8 +333,14 @@ pub fn wait_first(processes: &mut Vec<Process>, on_motion: &mut dyn FnMut(Motion
             Err(_) => break ("vmm".to_owned(), WaitStatus::StillAlive),
         }
     };
+    // One that was killed for its deed may take others with it before its end is seen: what it did is the reason.
+    let guilty =
+        processes.iter().find_map(|process| Some((process.reference.name.clone(), process.violation()?)));
     processes.clear();
-    (name, status)
+    match guilty {
+        Some((name, violation)) => Ended { name, status, violation: Some(violation) },
+        None => Ended { name, status, violation: None },
+    }
 }
 
 #[cfg(test)]
@@ -256,7 +382,7 @@ mod tests {
         assert_eq!(next(), Motion::PartlyStopped);
         // A stopped process can be killed, and the other one goes with it.
         one.kill();
-        let (_, status) = waiter.join().unwrap();
+        let Ended { status, .. } = waiter.join().unwrap();
         assert!(matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _)), "{status:?}");
         assert!(!one.is_alive() && !two.is_alive());
         assert_eq!(motions.recv_timeout(Duration::ZERO), Err(RecvTimeoutError::Disconnected));

@@ -3,14 +3,17 @@
 
 use super::nic::{NIC_FD, Nic};
 use super::process::{self, Process};
+use super::walls::{Site, mount};
 use super::{
     Accel, Capabilities, DriverOptions, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError,
     find_program,
 };
 use crate::agent::{Connector, Handshake};
+use crate::jail::{self, Access, Descriptor, HostNetwork, Inside, JailSpec, SyscallFilter};
 use crate::store::layout::AGENT_SOCK;
 use magikvm_proto::guest_image::Arch;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -155,11 +158,17 @@ impl Vmm for Qemu {
         })?;
         // The socket between QEMU and vhost-device-vsock. Its name tells it from other machines' in /proc/net/unix.
         let vhost_sock = format!("vhost-{}.sock", config.id);
-        let mut helper = process::spawn("vhost-device-vsock", &mut vhost_command(vhost, &vhost_sock, dir))?;
+        let site = Site::new(config, &config.kernel, dir)?;
+        let mut helper = start("vhost-device-vsock", Stdio::null(), &vhost_jail(vhost, &vhost_sock, &site)?)?;
         await_listening(&mut helper, &vhost_sock)?;
-        let inherits: Vec<_> = config.nic.iter().flat_map(Nic::inherits).collect();
-        let mut command = qemu_command(qemu, self.options.guest, config, &vhost_sock, dir);
-        let mut machine = process::spawn_with("qemu", &mut command, &inherits)?;
+        let mut spec = qemu_jail(qemu, self.options.guest, config, &vhost_sock, &site)?;
+        for (socket, number) in config.nic.iter().flat_map(Nic::inherits) {
+            spec.descriptors.push(Descriptor { here: socket.as_raw_fd(), there: number });
+        }
+        if matches!(config.nic, Some(Nic::User { .. })) {
+            spec.network = HostNetwork::Kept;
+        }
+        let mut machine = start("qemu", Stdio::piped(), &spec)?;
         let (console, diagnostics) = machine.take_output()?;
         let connector = Connector {
             socket: dir.join(AGENT_SOCK),
@@ -169,17 +178,57 @@ impl Vmm for Qemu {
     }
 }
 
+/// Where QEMU finds the firmware of its machines; those that are there.
+const FIRMWARE: [&str; 6] = [
+    "/usr/share/qemu",
+    "/usr/share/seabios",
+    "/usr/share/qemu-efi-aarch64",
+    "/usr/share/AAVMF",
+    "/usr/share/ipxe",
+    "/usr/local/share/qemu",
+];
+
+fn start(name: &str, output: Stdio, spec: &JailSpec) -> Result<Process, VmmError> {
+    let mut command =
+        jail::command().map_err(|source| VmmError::Start { program: PathBuf::from(name), source })?;
+    command.stdin(Stdio::null()).stdout(output).stderr(Stdio::piped());
+    process::spawn_jailed(name, &mut command, spec, None)
+}
+
+/// A program as a jail has it: by its own path, however it was named.
+fn within(program: &Path, arguments: Vec<String>) -> Result<Inside, VmmError> {
+    let found =
+        if program.components().count() > 1 { None } else { find_program(&program.to_string_lossy()) };
+    let path = std::fs::canonicalize(found.as_deref().unwrap_or(program))
+        .map_err(|source| VmmError::Start { program: program.to_owned(), source })?;
+    Ok(Inside::Program { path, arguments })
+}
+
 /// Runs in the machine's directory with relative names, since a socket's path may have at most 107 bytes.
-fn vhost_command(program: &Path, socket: &str, dir: &Path) -> Command {
-    let mut command = Command::new(program);
-    command
-        .current_dir(dir)
-        .env_clear()
-        .args(["--vm", &format!("guest-cid={GUEST_CID},socket={socket},uds-path={AGENT_SOCK}")])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    command
+fn vhost_jail(program: &Path, socket: &str, site: &Site<'_>) -> Result<JailSpec, VmmError> {
+    let vm = format!("guest-cid={GUEST_CID},socket={socket},uds-path={AGENT_SOCK}");
+    let inside = within(program, vec!["--vm".to_owned(), vm])?;
+    Ok(site.jail(inside, SyscallFilter::Vsock, Access::ReadWrite))
+}
+
+/// It changes nothing in the machine's directory.
+fn qemu_jail(
+    program: &Path,
+    guest: Arch,
+    config: &VmConfig,
+    vhost_sock: &str,
+    site: &Site<'_>,
+) -> Result<JailSpec, VmmError> {
+    let inside = within(program, qemu_arguments(guest, config, vhost_sock))?;
+    let mut spec = site.jail(inside, SyscallFilter::Qemu, Access::ReadOnly);
+    spec.mounts.extend(site.files());
+    let firmware = FIRMWARE.into_iter().map(Path::new).filter(|path| path.exists());
+    spec.mounts.extend(firmware.map(|path| mount(path, Access::ReadOnly)));
+    spec.devices = vec!["/dev/null".into(), "/dev/urandom".into()];
+    if config.accel == Accel::Kvm {
+        spec.devices.push("/dev/kvm".into());
+    }
+    Ok(spec)
 }
 
 /// Waits until the helper listens (a socket file exists before that, and QEMU tries only once).
@@ -187,7 +236,7 @@ fn await_listening(helper: &mut Process, socket: &str) -> Result<(), VmmError> {
     let deadline = Instant::now() + HELPER_WAIT;
     let failed = |detail: String| VmmError::Helper { program: "vhost-device-vsock".to_owned(), detail };
     loop {
-        if listens(socket) {
+        if listens(helper.reference.pid, socket) {
             return Ok(());
         }
         if let Ok(Some(status)) = helper.child.try_wait() {
@@ -207,10 +256,10 @@ fn await_listening(helper: &mut Process, socket: &str) -> Result<(), VmmError> {
     }
 }
 
-/// Whether a process accepts connections on the socket that was bound by this (unique) name. `/proc/net/unix` says so (flag
+/// Whether a process accepts connections on the socket that was bound by this (unique) name. `net/unix` of its network says so (flag
 /// `__SO_ACCEPTCON`) without making a connection, of which vhost-user has just one to give.
-fn listens(socket: &str) -> bool {
-    let Ok(table) = std::fs::read_to_string("/proc/net/unix") else { return false };
+fn listens(pid: i32, socket: &str) -> bool {
+    let Ok(table) = std::fs::read_to_string(format!("/proc/{pid}/net/unix")) else { return false };
     table.lines().any(|line| {
         let mut fields = line.split_ascii_whitespace();
         fields.nth(3) == Some("00010000") && fields.nth(3) == Some(socket)
@@ -231,26 +280,25 @@ pub fn kernel_parameters(guest: Arch, accel: Accel) -> String {
     }
 }
 
-fn qemu_command(program: &Path, guest: Arch, config: &VmConfig, vhost_sock: &str, dir: &Path) -> Command {
+fn qemu_arguments(guest: Arch, config: &VmConfig, vhost_sock: &str) -> Vec<String> {
     let Machine { types: [on_kvm, on_tcg], arguments, .. } = machine(guest);
     let (accel, cpu, machine) = match config.accel {
         Accel::Kvm => ("kvm", "host", on_kvm),
         Accel::Tcg => ("tcg", "max", on_tcg),
     };
     let cmdline = kernel_parameters(guest, config.accel);
-    let mut command = Command::new(program);
-    command.current_dir(dir).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut command = Arguments::default();
     command
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-        .args(["-name", &config.name])
+        .args(["-name", config.name.as_str()])
         .args(["-M", &format!("{machine},memory-backend=mem"), "-accel", accel, "-cpu", cpu])
-        .args(*arguments)
+        .args(arguments.iter().copied())
         .args(["-object", &format!("memory-backend-memfd,id=mem,share=on,size={}M", config.memory_mib)])
         .args(["-m", &format!("{}M", config.memory_mib), "-smp", &config.vcpus.to_string()])
         .arg("-kernel")
-        .arg(&config.kernel)
+        .arg(&config.kernel.to_string_lossy())
         .arg("-initrd")
-        .arg(&config.initramfs)
+        .arg(&config.initramfs.to_string_lossy())
         .args(["-append", &cmdline])
         .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
         .args(["-drive", &format!("if=none,id=disk,file={},format=vmdk,readonly=on", config.disk)])
@@ -263,9 +311,25 @@ fn qemu_command(program: &Path, guest: Arch, config: &VmConfig, vhost_sock: &str
         // QEMU's own filter: no new programs, no privileges, no resource limits from inside.
         .args(["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
     if let Some(nic) = &config.nic {
-        command.args(nic_arguments(nic));
+        command.args(nic_arguments(nic).iter().map(String::as_str));
     }
-    command
+    command.0
+}
+
+/// A command line in the making.
+#[derive(Default)]
+struct Arguments(Vec<String>);
+
+impl Arguments {
+    fn arg(&mut self, argument: &str) -> &mut Self {
+        self.0.push(argument.to_owned());
+        self
+    }
+
+    fn args<'a>(&mut self, arguments: impl IntoIterator<Item = &'a str>) -> &mut Self {
+        self.0.extend(arguments.into_iter().map(str::to_owned));
+        self
+    }
 }
 
 /// What is at one end of the network device, and the device.

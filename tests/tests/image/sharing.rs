@@ -324,7 +324,7 @@ fn another_user_bakes_the_same_bytes() {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(&home.join("images")), 0o700);
     let rootfs = fs::read_dir(home.join("images/rootfs")).unwrap().next().unwrap().unwrap().path();
-    assert_eq!(mode(&rootfs), 0o600);
+    assert_eq!(mode(&rootfs), 0o644);
     run("fsck.erofs", &[&rootfs]);
 }
 

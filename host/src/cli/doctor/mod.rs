@@ -8,6 +8,7 @@ mod host;
 mod report;
 mod storage;
 mod system;
+mod walls;
 #[cfg_attr(target_os = "macos", path = "hypervisor.rs")]
 mod virtualization;
 
@@ -17,6 +18,7 @@ use crate::net::host::HostNetwork;
 use crate::net::passt::{self, PasstError};
 use crate::pod::interface::PodRuntimeInterface;
 use crate::runtime::microvm::check_guest;
+use crate::store::text::chain;
 use crate::vmm::qemu::Qemu;
 use crate::vmm::{DriverOptions, KernelChoice, krun};
 use host::Host;
@@ -89,6 +91,7 @@ fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> 
     ];
     if cfg!(target_os = "linux") {
         others.extend([system::user_namespaces(host), system::subordinate_ids(host), system::cgroups(host)]);
+        others.extend(walls::checks(crate::vmm::walls::trial().map_err(|error| chain(&error))));
     }
     Report::new(machines, others)
 }

@@ -79,7 +79,8 @@ pub(super) fn kernel(dir: &Path) -> Result<PathBuf, FirmwareError> {
     let path = dir.join(name);
     if !path.is_file() {
         atomic::create_dir_all(dir, 0o700)?;
-        atomic::write(&path, &[&header, image].concat(), 0o600)?;
+        // The VMM reads it, who is a user of its own; the directory keeps others away.
+        atomic::write(&path, &[&header, image].concat(), 0o644)?;
     }
     Ok(path)
 }

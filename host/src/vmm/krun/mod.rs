@@ -14,16 +14,19 @@ pub use machine::{VMM_VERB, main};
 use super::nic::{NIC_FD, Nic};
 use super::process;
 use super::report;
+use super::walls::Site;
 use super::{
     Accel, Capabilities, DriverOptions, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError,
 };
 use crate::agent::{Connector, Handshake};
+use crate::jail::{self, Access, Descriptor, HostNetwork, Inside, SyscallFilter};
 use crate::os;
 use crate::store::atomic::FileError;
 use crate::store::layout::AGENT_SOCK;
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 /// Whether this program can run machines by libkrun.
 pub const IS_COMPILED_IN: bool = cfg!(has_krun);
@@ -164,25 +167,24 @@ impl Vmm for Krun {
     fn spawn(&self, config: &VmConfig, dir: &Path) -> Result<VmChild, VmmError> {
         let socket = dir.join(AGENT_SOCK);
         os::check_unix(&socket).map_err(FileError::at("reach the agent by", &socket))?;
-        let settings = serde_json::to_vec(&self.settings(config)?)
+        let settings = self.settings(config)?;
+        let site = Site::new(config, &settings.kernel, dir)?;
+        let mut spec = site.jail(Inside::Verb(VMM_VERB.to_owned()), SyscallFilter::Krun, Access::ReadWrite);
+        spec.mounts.extend(site.files());
+        spec.devices = vec!["/dev/kvm".into()];
+        let settings = serde_json::to_vec(&settings)
             .map_err(|error| VmmError::Helper { program: "libkrun".to_owned(), detail: error.to_string() })?;
-        let program =
-            std::env::current_exe().map_err(|source| VmmError::Start { program: VMM_VERB.into(), source })?;
-        let start = |source| VmmError::Start { program: program.clone(), source };
+        let start = |source| VmmError::Start { program: VMM_VERB.into(), source };
         let (reports, theirs) = report::channel().map_err(start)?;
-        let mut command = Command::new(&program);
-        command
-            .arg(VMM_VERB)
-            .current_dir(dir)
-            .env_clear()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut machine = {
-            let nic = config.nic.iter().flat_map(Nic::inherits);
-            let inherits: Vec<_> = nic.chain([(&theirs, report::REPORT_FD)]).collect();
-            process::spawn_with("krun", &mut command, &inherits)?
-        };
+        for (socket, number) in config.nic.iter().flat_map(Nic::inherits) {
+            spec.descriptors.push(Descriptor { here: socket.as_raw_fd(), there: number });
+        }
+        if matches!(config.nic, Some(Nic::Tsi)) {
+            spec.network = HostNetwork::Kept;
+        }
+        let mut command = jail::command().map_err(start)?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut machine = process::spawn_jailed("krun", &mut command, &spec, Some(&theirs))?;
         drop(theirs);
         let (console, diagnostics) = machine.take_output()?;
         let written = machine.child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(&settings));

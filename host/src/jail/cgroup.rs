@@ -1,0 +1,146 @@
+//! Control groups of pods: one for all processes of a pod, with limits. Unified ones, or those of version 1 where the controllers are there.
+
+use super::spec::Cgroup;
+use nix::unistd::geteuid;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// All of ours are in this one.
+const PARENT: &str = "magikvm";
+/// What is limited.
+const CONTROLLERS: [&str; 2] = ["memory", "pids"];
+/// Somebody may remove the parent, empty, right before a group is made in it.
+const ATTEMPTS: usize = 20;
+
+/// Where the group of this name would be. Says why there can be none. Nothing is made.
+pub fn place_cgroup(name: &str) -> Result<Cgroup, String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let dirs = of_version_2(&mounts, &own).or_else(|_| of_version_1(&mounts))?;
+    Ok(Cgroup { dirs: dirs.into_iter().map(|dir| dir.join(PARENT).join(name)).collect() })
+}
+
+/// A mount of control groups: its directory, and what is mounted with which options.
+fn mounted<'a>(mounts: &'a str, kind: &'a str) -> impl Iterator<Item = (&'a Path, &'a str)> {
+    mounts.lines().filter_map(move |line| {
+        let (place, what) = line.split_once(" - ")?;
+        let mut what = what.split(' ');
+        let dir = place.split(' ').nth(4)?;
+        (what.next()? == kind).then(|| (Path::new(dir), what.nth(1).unwrap_or_default()))
+    })
+}
+
+fn of_version_2(mounts: &str, own: &str) -> Result<Vec<PathBuf>, String> {
+    let none = || "there are no unified control groups".to_owned();
+    let (mount, _) = mounted(mounts, "cgroup2").next().ok_or_else(none)?;
+    let holds_all = |dir: &Path, file: &str| {
+        let there = fs::read_to_string(dir.join(file)).unwrap_or_default();
+        CONTROLLERS.iter().all(|wanted| there.split_ascii_whitespace().any(|name| name == *wanted))
+    };
+    if geteuid().is_root() {
+        return if holds_all(mount, "cgroup.controllers") {
+            Ok(vec![mount.to_owned()])
+        } else {
+            Err(format!("{} has no controllers for memory and pids", mount.display()))
+        };
+    }
+    // The part of the tree that was delegated to this user, if he is in one: the highest group above his own that is his.
+    let path = own.lines().find_map(|line| line.strip_prefix("0::")).ok_or_else(none)?;
+    let here = mount.join(path.trim_start_matches('/'));
+    let uid = geteuid().as_raw();
+    let is_ours = |dir: &&Path| {
+        let owned = |file: &str| fs::metadata(dir.join(file)).is_ok_and(|meta| meta.uid() == uid);
+        owned("cgroup.procs") && owned("cgroup.subtree_control")
+    };
+    let top = here.ancestors().take_while(is_ours).filter(|dir| holds_all(dir, "cgroup.controllers")).last();
+    top.map(|dir| vec![dir.to_owned()]).ok_or_else(|| {
+        "no control group with controllers for memory and pids was delegated to this user (systemd-run --user --scope -p Delegate=yes)".to_owned()
+    })
+}
+
+fn of_version_1(mounts: &str) -> Result<Vec<PathBuf>, String> {
+    let of = |controller: &str| {
+        let mut all = mounted(mounts, "cgroup");
+        let found = all.find(|(_, options)| options.split(',').any(|option| option == controller));
+        found
+            .map(|(dir, _)| dir.to_owned())
+            .ok_or_else(|| format!("there are no control groups for {controller}"))
+    };
+    if !geteuid().is_root() {
+        return Err("control groups of version 1 are root's".to_owned());
+    }
+    CONTROLLERS.into_iter().map(of).collect()
+}
+
+/// Makes a group, with its limits. Says why it can't.
+pub fn make_cgroup(cgroup: &Cgroup, memory_bytes: u64, pids: u64) -> Result<(), String> {
+    for dir in &cgroup.dirs {
+        make(dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
+        for (file, value) in
+            [("memory.max", memory_bytes), ("memory.limit_in_bytes", memory_bytes), ("pids.max", pids)]
+        {
+            let path = dir.join(file);
+            if path.exists() {
+                fs::write(&path, value.to_string())
+                    .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+            }
+        }
+    }
+    let has = |file: &str| cgroup.dirs.iter().any(|dir| dir.join(file).exists());
+    if !has("pids.max") || !(has("memory.max") || has("memory.limit_in_bytes")) {
+        return Err("the group has no limits for memory and pids".to_owned());
+    }
+    Ok(())
+}
+
+fn make(dir: &Path) -> io::Result<()> {
+    let parent = dir.parent().unwrap_or(dir);
+    let base = parent.parent().unwrap_or(parent);
+    for attempt in 1.. {
+        delegate(base);
+        match fs::create_dir(parent) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        delegate(parent);
+        match fs::create_dir(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && attempt < ATTEMPTS => {}
+            made => return made,
+        }
+    }
+    Ok(())
+}
+
+/// With unified groups a group's children have the controllers that it hands on.
+fn delegate(dir: &Path) {
+    let control = dir.join("cgroup.subtree_control");
+    for controller in CONTROLLERS {
+        if control.exists() && fs::write(&control, format!("+{controller}")).is_err() {
+            // What is missing is seen when there is nothing to write a limit to.
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_understood() {
+        let table = "30 23 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+                     31 23 0:27 / /sys/fs/cgroup/unified rw,nosuid shared:5 - cgroup2 none rw\n";
+        let one: Vec<_> = mounted(table, "cgroup").collect();
+        assert_eq!(one, [(Path::new("/sys/fs/cgroup/memory"), "rw,memory")]);
+        assert_eq!(mounted(table, "cgroup2").next().unwrap().0, Path::new("/sys/fs/cgroup/unified"));
+        assert_eq!(
+            of_version_1(table).unwrap_err(),
+            if geteuid().is_root() {
+                "there are no control groups for pids"
+            } else {
+                "control groups of version 1 are root's"
+            }
+        );
+    }
+}

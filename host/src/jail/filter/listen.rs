@@ -1,0 +1,143 @@
+//! Listening, outside, for calls that are not on the list of a process: written down, and the process is killed.
+
+use super::super::spec::{Inside, JailSpec};
+use super::super::watch::{Violation, Watch};
+use super::{SAME_FOR_ALL, list, names};
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+/// `SECCOMP_IOCTL_NOTIF_RECV`, `SECCOMP_IOCTL_NOTIF_SEND`.
+const RECEIVE: libc::c_ulong = 0xc050_2100;
+const SEND: libc::c_ulong = 0xc018_2101;
+/// `SECCOMP_USER_NOTIF_FLAG_CONTINUE`: the call is carried out.
+const CONTINUE: u32 = 1;
+
+/// What becomes of a call.
+enum Verdict {
+    Pass,
+    Kill(Violation),
+}
+
+/// Decides about calls of one process.
+struct Judge {
+    /// Whether another program is still to be executed.
+    may_execute: bool,
+    spec: JailSpec,
+    #[cfg(feature = "testing")]
+    lesson: Option<std::fs::File>,
+}
+
+/// Listens on a thread of its own until the process has ended.
+pub(in crate::jail) fn listen(listener: OwnedFd, pid: i32, spec: &JailSpec, watch: Watch) -> io::Result<()> {
+    // SAFETY: it takes numbers; the process is a child that nobody has reaped yet.
+    let opened = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    let number = i32::try_from(opened).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor.
+    let process = unsafe { OwnedFd::from_raw_fd(number) };
+    let mut judge = Judge {
+        may_execute: matches!(spec.inside, Inside::Program { .. }),
+        spec: spec.clone(),
+        #[cfg(feature = "testing")]
+        lesson: lesson(),
+    };
+    std::thread::Builder::new().name("system calls".to_owned()).spawn(move || {
+        while let Some(call) = next(&listener) {
+            match judge.judge(&call.data) {
+                Verdict::Pass => pass(&listener, call.id),
+                Verdict::Kill(violation) => {
+                    watch.note(violation);
+                    kill(&process);
+                }
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// In builds for tests: where `MAGIKVM_JAIL_LEARN` says, calls beyond the list are written down and carried out.
+#[cfg(feature = "testing")]
+fn lesson() -> Option<std::fs::File> {
+    let path = std::env::var_os("MAGIKVM_JAIL_LEARN")?;
+    std::fs::File::options().create(true).append(true).open(path).ok()
+}
+
+impl Judge {
+    fn judge(&mut self, data: &libc::seccomp_data) -> Verdict {
+        let number = i64::from(data.nr);
+        if self.may_execute && number == libc::SYS_execve {
+            self.may_execute = false;
+            return Verdict::Pass;
+        }
+        let call = describe(&self.spec, data);
+        #[cfg(feature = "testing")]
+        if let Some(file) = &mut self.lesson {
+            use std::io::Write;
+            let [a, b, c, ..] = data.args;
+            let line = format!("{:?} {call} {a:#x} {b:#x} {c:#x}\n", self.spec.filter);
+            if file.write_all(line.as_bytes()).is_ok() {
+                return Verdict::Pass;
+            }
+        }
+        Verdict::Kill(Violation { call })
+    }
+}
+
+/// The name of a call, with its arguments if it is they that matter.
+fn describe(spec: &JailSpec, data: &libc::seccomp_data) -> String {
+    let Some(name) = names::name(i64::from(data.nr)) else {
+        return format!("system call {}", data.nr);
+    };
+    let limited = SAME_FOR_ALL.iter().chain(list(spec.filter).limited).any(|(other, _)| *other == name);
+    if limited {
+        let [a, b, c, ..] = data.args;
+        return format!("{name} ({a:#x}, {b:#x}, {c:#x})");
+    }
+    name.to_owned()
+}
+
+/// The next call; none when the process has ended.
+fn next(listener: &OwnedFd) -> Option<libc::seccomp_notif> {
+    loop {
+        let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return None,
+        }
+        let happened = fds[0].revents().unwrap_or(PollFlags::empty());
+        if happened.contains(PollFlags::POLLIN) {
+            // SAFETY: the structure is made of numbers, and the kernel wants it to be zero.
+            let mut call: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+            // SAFETY: the kernel writes one such structure.
+            let received = unsafe { libc::ioctl(listener.as_raw_fd(), RECEIVE, &mut call) };
+            match Errno::result(received) {
+                Ok(_) => return Some(call),
+                // The process has died meanwhile.
+                Err(Errno::ENOENT | Errno::EINTR) => {}
+                Err(_) => return None,
+            }
+        } else if happened.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL) {
+            return None;
+        }
+    }
+}
+
+fn pass(listener: &OwnedFd, id: u64) {
+    let answer = libc::seccomp_notif_resp { id, val: 0, error: 0, flags: CONTINUE };
+    // SAFETY: the kernel reads one such structure.
+    if unsafe { libc::ioctl(listener.as_raw_fd(), SEND, &answer) } < 0 {
+        // The process has died meanwhile.
+    }
+}
+
+fn kill(process: &OwnedFd) {
+    let nothing = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a null pointer stands for what kill(2) would say.
+    let killed =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGKILL, nothing, 0) };
+    if killed < 0 {
+        // It has died meanwhile.
+    }
+}

@@ -1,0 +1,164 @@
+//! Who a jailed process is, and what ids its user namespace has. All of it is decided outside.
+
+use super::caps;
+use super::spec::{Identity, PodUser};
+use nix::unistd::{Gid, Uid, getegid, geteuid};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, lchown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A map of a user namespace: first id inside, first id outside, how many.
+type Extent = (u32, u32, u32);
+
+/// Who the processes of a machine may be, that read these files (and write to nothing but the machine's directory). All processes of a
+/// machine should be the same.
+pub fn identity(machine: &str, reads: &[PathBuf]) -> Identity {
+    if !geteuid().is_root() {
+        return Identity::Caller(None);
+    }
+    let user = PodUser::of_machine(machine);
+    match why_not(user, reads) {
+        None => Identity::Nobody(user),
+        why => Identity::Caller(why),
+    }
+}
+
+fn why_not(user: PodUser, reads: &[PathBuf]) -> Option<String> {
+    let wanted = [caps::CHOWN, caps::SETGID, caps::SETUID, caps::SETPCAP, caps::SYS_ADMIN];
+    let held = caps::effective();
+    if let Some((_, name)) = wanted.iter().find(|(number, _)| held & (1 << number) == 0) {
+        return Some(format!("root has no {name} here"));
+    }
+    for map in ["/proc/self/uid_map", "/proc/self/gid_map"] {
+        let holds = |&(inside, _, count): &Extent| user.id().checked_sub(inside).is_some_and(|at| at < count);
+        if !extents(&fs::read_to_string(map).unwrap_or_default()).iter().any(holds) {
+            return Some(format!("this user namespace has no id {}", user.id()));
+        }
+    }
+    let hidden = reads.iter().find(|path| !is_readable_by_all(path))?;
+    Some(format!("{} can be read by root only (chmod a+r it)", hidden.display()))
+}
+
+/// By its own mode. The directories above it don't matter: it is mounted.
+fn is_readable_by_all(path: &Path) -> bool {
+    let wanted = |is_dir: bool| if is_dir { 0o005 } else { 0o004 };
+    fs::metadata(path).is_ok_and(|meta| meta.mode() & wanted(meta.is_dir()) == wanted(meta.is_dir()))
+}
+
+/// Gives a machine's directory, and the files in it, to the machine's user. It must hold no directories, and none of its processes may have
+/// been started.
+pub fn give(dir: &Path, identity: &Identity) -> std::io::Result<()> {
+    let Identity::Nobody(user) = identity else { return Ok(()) };
+    for entry in fs::read_dir(dir)? {
+        lchown(entry?.path(), Some(user.id()), Some(user.id()))?;
+    }
+    lchown(dir, Some(user.id()), Some(user.id()))
+}
+
+fn extents(text: &str) -> Vec<Extent> {
+    let number = |word: Option<&str>| word.and_then(|word| word.parse().ok());
+    let extent = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        Some((number(words.next())?, number(words.next())?, number(words.next())?))
+    };
+    text.lines().filter_map(extent).collect()
+}
+
+/// Maps the ids of a process that has just made a user namespace.
+pub(super) fn map(pid: i32, identity: &Identity) -> Result<(), String> {
+    match identity {
+        Identity::Nobody(user) => {
+            by_hand(pid, &[(user.id(), user.id(), 1)], &[(user.id(), user.id(), 1)], false)
+        }
+        Identity::Caller(_) => {
+            let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+            by_hand(pid, &[(uid, uid, 1)], &[(gid, gid, 1)], true)
+        }
+        Identity::FileServer if geteuid().is_root() => {
+            // All that are here, under the same numbers.
+            let all = |map: &str| -> Vec<Extent> {
+                let here = extents(&fs::read_to_string(map).unwrap_or_default());
+                here.into_iter().map(|(inside, _, count)| (inside, inside, count)).collect()
+            };
+            by_hand(pid, &all("/proc/self/uid_map"), &all("/proc/self/gid_map"), false)
+        }
+        Identity::FileServer => {
+            let (uid, gid) = (geteuid(), getegid());
+            subordinate(pid, uid, gid)
+                .or_else(|_| by_hand(pid, &[(0, uid.as_raw(), 1)], &[(0, gid.as_raw(), 1)], true))
+        }
+    }
+}
+
+fn by_hand(pid: i32, uids: &[Extent], gids: &[Extent], deny_setgroups: bool) -> Result<(), String> {
+    let text = |extents: &[Extent]| -> String {
+        extents.iter().map(|(inside, outside, count)| format!("{inside} {outside} {count}\n")).collect()
+    };
+    let write = |name: &str, text: &str| {
+        let path = format!("/proc/{pid}/{name}");
+        fs::write(&path, text).map_err(|error| format!("cannot write {name}: {error}"))
+    };
+    if deny_setgroups {
+        write("setgroups", "deny")?;
+    }
+    write("uid_map", &text(uids))?;
+    write("gid_map", &text(gids))
+}
+
+/// As rootless podman does it: the user's own id is root's, and those from 1 on are his subordinate ones.
+fn subordinate(pid: i32, uid: Uid, gid: Gid) -> Result<(), String> {
+    let name = nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name).unwrap_or_default();
+    let run = |program: &str, table: &str, own: u32| {
+        let text = fs::read_to_string(table).map_err(|error| format!("{table}: {error}"))?;
+        let (first, count) =
+            range(&text, &name, uid.as_raw()).ok_or_else(|| format!("{table} has no ids of this user"))?;
+        let numbers = [pid.unsigned_abs(), 0, own, 1, 1, first, count].map(|number| number.to_string());
+        let done = Command::new(program).args(numbers).stdin(Stdio::null()).output();
+        match done {
+            Ok(done) if done.status.success() => Ok(()),
+            Ok(done) => Err(format!("{program}: {}", String::from_utf8_lossy(&done.stderr).trim())),
+            Err(error) => Err(format!("{program}: {error}")),
+        }
+    };
+    run("newuidmap", "/etc/subuid", uid.as_raw())?;
+    run("newgidmap", "/etc/subgid", gid.as_raw())
+}
+
+fn range(table: &str, name: &str, uid: u32) -> Option<(u32, u32)> {
+    let uid = uid.to_string();
+    table.lines().find_map(|line| {
+        let mut words = line.split(':');
+        let user = words.next()?;
+        if user != uid && (user != name || name.is_empty()) {
+            return None;
+        }
+        Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subordinate_ids_are_found_by_name_and_by_number() {
+        let table = "ann:100000:65536\n1001:165536:65536\nbroken\n";
+        assert_eq!(range(table, "ann", 1000), Some((100_000, 65_536)));
+        assert_eq!(range(table, "", 1001), Some((165_536, 65_536)));
+        assert_eq!(range(table, "", 1002), None);
+    }
+
+    #[test]
+    fn what_only_root_may_read_is_named() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("kernel");
+        fs::write(&file, "x").unwrap();
+        for (mode, readable) in [(0o600, false), (0o640, false), (0o644, true)] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_readable_by_all(&file), readable, "{mode:o}");
+        }
+        assert_eq!(extents("         0          0 4294967295\n"), [(0, 0, u32::MAX)]);
+    }
+}

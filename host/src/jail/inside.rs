@@ -1,0 +1,481 @@
+//! The side of the process that is to be in a jail: builds the walls around itself, one after the other, and then executes a program or goes
+//! on in this one. Up to the end it has one thread, and what it reads was written by this program.
+#![allow(
+    unsafe_code,
+    reason = "clone, descriptors by their numbers, and calls without a function in the C library"
+)]
+
+use super::channel::{Channel, FromInside, FromOutside};
+use super::files::Root;
+use super::spec::{HostNetwork, Identity, Inside, JailSpec, Layer, Layers};
+use super::{caps, filter, landlock};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::libc;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use std::ffi::CString;
+use std::fs;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// How much rather this process is killed than others when memory is short (of 1000).
+const OOM_SCORE: &str = "500";
+/// No core dumps: 0 would still start a program that takes them, 1 is the kernel's sign for none at all.
+const NO_CORE: u64 = 1;
+/// What `clone` gives the child to tell of its end.
+const EXIT_SIGNAL: libc::c_long = libc::SIGCHLD as libc::c_long;
+
+/// A step that failed.
+#[derive(Debug)]
+pub(super) struct Failed {
+    step: String,
+    path: Option<PathBuf>,
+    errno: i32,
+}
+
+impl Failed {
+    pub(super) fn new(step: &str, path: Option<&Path>, errno: Errno) -> Self {
+        Self { step: step.to_owned(), path: path.map(Path::to_owned), errno: errno as i32 }
+    }
+}
+
+/// An error with a number.
+pub(super) trait Number {
+    fn number(&self) -> i32;
+}
+
+impl Number for Errno {
+    fn number(&self) -> i32 {
+        *self as i32
+    }
+}
+
+impl Number for std::io::Error {
+    fn number(&self) -> i32 {
+        self.raw_os_error().unwrap_or(libc::EIO)
+    }
+}
+
+impl Number for rustix::io::Errno {
+    fn number(&self) -> i32 {
+        self.raw_os_error()
+    }
+}
+
+/// Names the step and the path of a result.
+pub(super) fn at<T, E: Number>(step: &str, path: &Path, result: Result<T, E>) -> Result<T, Failed> {
+    result.map_err(|error| Failed {
+        step: step.to_owned(),
+        path: Some(path.to_owned()),
+        errno: error.number(),
+    })
+}
+
+/// Names the step of a result.
+pub(super) fn step<T, E: Number>(step: &str, result: Result<T, E>) -> Result<T, Failed> {
+    result.map_err(|error| Failed { step: step.to_owned(), path: None, errno: error.number() })
+}
+
+/// Whether this process can open a device, without doing anything to it.
+pub(super) fn can_open(device: &Path) -> bool {
+    fs::File::options().read(true).write(true).open(device).is_ok()
+}
+
+/// What a process does whose verb is [`super::JAIL_VERB`]. Returns the verb that it is to go on with, or an exit code.
+pub fn enter() -> Result<String, i32> {
+    let number: Option<RawFd> = std::env::args().nth(2).and_then(|number| number.parse().ok());
+    let number = number.filter(|&number| number >= super::outside::FIRST_TRANSFER).ok_or(2)?;
+    // SAFETY: it was handed over by this number; if nothing was, the first use of it fails.
+    let socket = unsafe { OwnedFd::from_raw_fd(number) };
+    fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|_| 2)?;
+    let mut channel = Channel::over(socket).map_err(|_| 2)?;
+    let Ok(Some(spec)) = channel.receive::<JailSpec>() else { return Err(2) };
+    let mut builder = Builder { spec: &spec, channel, layers: Layers::default(), is_privileged: false };
+    match builder.build() {
+        Ok(verb) => Ok(verb),
+        Err(Failed { step, path, errno }) => {
+            if builder.channel.send(&FromInside::Failed { step, path, errno }, None).is_err() {
+                // Nobody is there to hear it.
+            }
+            Err(70)
+        }
+    }
+}
+
+struct Builder<'a> {
+    spec: &'a JailSpec,
+    channel: Channel,
+    layers: Layers,
+    /// Whether the walls are built with root's own rights, and not with those of a user namespace.
+    is_privileged: bool,
+}
+
+impl Builder<'_> {
+    fn build(&mut self) -> Result<String, Failed> {
+        self.join_cgroup();
+        // Of the machine's /proc, before it is gone.
+        self.set_oom_score();
+        let has_files = self.own_namespaces()?;
+        if has_files {
+            self.own_files()?;
+        } else {
+            step("go to its directory", nix::unistd::chdir(&self.spec.working_dir))?;
+        }
+        self.limit()?;
+        self.own_identity()?;
+        self.drop_capabilities()?;
+        match landlock::restrict(self.spec, &landlock::programs(self.spec)) {
+            Ok(()) => self.layers.have(Layer::Landlock),
+            Err(why) => self.layers.miss(Layer::Landlock, why),
+        }
+        // Last: every change of ids takes the request back.
+        step("ask to die with its parent", prctl::set_pdeathsig(Signal::SIGKILL))?;
+        step("hide from debuggers", prctl::set_dumpable(false))?;
+        let lists = filter::lists(self.spec);
+        match &lists {
+            Ok(_) => self.layers.have(Layer::Syscalls),
+            Err(why) => self.layers.miss(Layer::Syscalls, why.clone()),
+        }
+        self.layers.had.sort_unstable();
+        let layers = std::mem::take(&mut self.layers);
+        self.say(&FromInside::Walled { layers })?;
+        // Whoever answers lived after the request to die with him was made; and no answer is an answer too.
+        if !matches!(self.hear()?, FromOutside::Go) {
+            return Err(Failed::new("go on", None, Errno::ECANCELED));
+        }
+        self.hand_over(lists.ok())
+    }
+
+    fn say(&self, message: &FromInside) -> Result<(), Failed> {
+        step("talk to its parent", self.channel.send(message, None))
+    }
+
+    fn hear(&mut self) -> Result<FromOutside, Failed> {
+        let heard = step("hear its parent", self.channel.receive())?;
+        heard.ok_or_else(|| Failed::new("hear its parent", None, Errno::EPIPE))
+    }
+
+    fn miss(&mut self, layer: Layer, what: &str, why: Errno) {
+        self.layers.miss(layer, format!("{what}: {why}"));
+    }
+
+    fn join_cgroup(&mut self) {
+        match &self.spec.cgroup {
+            Ok(cgroup) => {
+                let join = |dir: &PathBuf| {
+                    fs::write(dir.join("cgroup.procs"), "0")
+                        .map_err(|error| format!("cannot join {}: {error}", dir.display()))
+                };
+                match cgroup.dirs.iter().try_for_each(join) {
+                    Ok(()) => self.layers.have(Layer::Cgroup),
+                    Err(why) => self.layers.miss(Layer::Cgroup, why),
+                }
+            }
+            Err(why) => self.layers.miss(Layer::Cgroup, why.clone()),
+        }
+    }
+
+    /// Namespaces of its own, those that can be had. Says whether one of them is for mounts.
+    fn own_namespaces(&mut self) -> Result<bool, Failed> {
+        let is_root = nix::unistd::geteuid().is_root();
+        let wants_rights = matches!(self.spec.identity, Identity::Nobody(_) | Identity::FileServer);
+        let mut has_files = Err(Errno::EPERM);
+        if is_root && wants_rights {
+            has_files = unshare(CloneFlags::CLONE_NEWNS);
+            self.is_privileged = has_files.is_ok();
+        }
+        if !self.is_privileged {
+            match unshare(CloneFlags::CLONE_NEWUSER) {
+                Ok(()) => {
+                    self.map_ids()?;
+                    has_files = unshare(CloneFlags::CLONE_NEWNS);
+                    match &self.spec.identity {
+                        Identity::Caller(Some(why)) => self.layers.miss(Layer::User, why.clone()),
+                        _ => self.layers.have(Layer::User),
+                    }
+                }
+                Err(errno) => {
+                    self.miss(Layer::User, "no user namespace can be made", errno);
+                    has_files = Err(errno);
+                }
+            }
+        }
+        self.namespace(Layer::Ipc, CloneFlags::CLONE_NEWIPC);
+        if self.namespace(Layer::Hostname, CloneFlags::CLONE_NEWUTS)
+            && nix::unistd::sethostname("jail").is_err()
+        {
+            // It is the host's name then, and can't be changed.
+        }
+        if self.spec.network == HostNetwork::None {
+            self.namespace(Layer::Network, CloneFlags::CLONE_NEWNET);
+        }
+        if self.namespace(Layer::Processes, CloneFlags::CLONE_NEWPID) {
+            self.become_first()?;
+        }
+        match has_files {
+            Ok(()) => Ok(true),
+            Err(errno) => {
+                self.miss(Layer::Files, "no mount namespace can be made", errno);
+                Ok(false)
+            }
+        }
+    }
+
+    fn namespace(&mut self, layer: Layer, flag: CloneFlags) -> bool {
+        match unshare(flag) {
+            Ok(()) => self.layers.have(layer),
+            Err(errno) => {
+                self.miss(layer, "no namespace can be made", errno);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The first process of a process namespace is a new one. It is a child of this one's parent, as this one is, and goes on instead.
+    fn become_first(&mut self) -> Result<(), Failed> {
+        // SAFETY: without memory in common and with no stack given this is fork, and this process has one thread.
+        let pid = unsafe {
+            libc::syscall(
+                libc::SYS_clone,
+                libc::c_long::from(libc::CLONE_PARENT) | EXIT_SIGNAL,
+                0 as libc::c_long,
+                0 as libc::c_long,
+                0 as libc::c_long,
+                0 as libc::c_long,
+            )
+        };
+        match step("be the first process", Errno::result(pid))? {
+            0 => {
+                let pid = self.outer_pid()?;
+                self.say(&FromInside::Forked { pid })
+            }
+            // SAFETY: nothing is left to be done here, least of all twice.
+            _ => unsafe { libc::_exit(0) },
+        }
+    }
+
+    /// The number of this process outside: `/proc` is still the one from there.
+    fn outer_pid(&self) -> Result<i32, Failed> {
+        let name = at("read", Path::new("/proc/self"), fs::read_link("/proc/self"))?;
+        let number = name.to_str().and_then(|name| name.parse().ok());
+        number.ok_or_else(|| Failed::new("read", Some(Path::new("/proc/self")), Errno::EINVAL))
+    }
+
+    fn map_ids(&mut self) -> Result<(), Failed> {
+        self.say(&FromInside::Ids)?;
+        match self.hear()? {
+            FromOutside::Mapped { failure: None } => Ok(()),
+            FromOutside::Mapped { failure: Some(why) } => {
+                Err(Failed { step: format!("map ids ({why})"), path: None, errno: libc::EPERM })
+            }
+            FromOutside::Go => Err(Failed::new("map ids", None, Errno::EPROTO)),
+        }
+    }
+
+    fn own_files(&mut self) -> Result<(), Failed> {
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        if let Err(errno) = mount(None::<&str>, "/", None::<&str>, private, None::<&str>) {
+            self.miss(Layer::Files, "no mounts of its own", errno);
+            return step("go to its directory", nix::unistd::chdir(&self.spec.working_dir));
+        }
+        let root = Root::collect(self.spec)?;
+        // Everybody passes the directories on the way to what was given.
+        let mode = umask(Mode::from_bits_truncate(0o022));
+        let entered = root.enter(self.spec);
+        umask(mode);
+        entered?;
+        self.layers.have(Layer::Files);
+        at("go to", &self.spec.working_dir, nix::unistd::chdir(&self.spec.working_dir))
+    }
+
+    fn set_oom_score(&self) {
+        if fs::write("/proc/self/oom_score_adj", OOM_SCORE).is_err() {
+            // It is as likely to be killed as others.
+        }
+    }
+
+    fn limit(&mut self) -> Result<(), Failed> {
+        let mut wanted = vec![
+            ("open files", Resource::RLIMIT_NOFILE, self.spec.limits.open_files),
+            ("core dumps", Resource::RLIMIT_CORE, NO_CORE),
+            ("locked memory", Resource::RLIMIT_MEMLOCK, 0),
+            ("message queues", Resource::RLIMIT_MSGQUEUE, 0),
+        ];
+        // It is counted for each user, so it says something about a user only that nobody else is.
+        if matches!(self.spec.identity, Identity::Nobody(_)) {
+            wanted.push(("processes", Resource::RLIMIT_NPROC, self.spec.limits.pids));
+        }
+        for (what, resource, value) in wanted {
+            let set = getrlimit(resource).and_then(|(_, most)| {
+                let value = value.min(most);
+                setrlimit(resource, value, value)
+            });
+            step(&format!("limit its {what}"), set)?;
+        }
+        self.layers.have(Layer::Limits);
+        Ok(())
+    }
+
+    fn own_identity(&mut self) -> Result<(), Failed> {
+        match self.spec.identity {
+            Identity::Nobody(user) if self.is_privileged => {
+                let (uid, gid) = (Uid::from_raw(user.id()), Gid::from_raw(user.id()));
+                step("leave its groups", setgroups(&self.device_groups()))?;
+                step("be another group", setresgid(gid, gid, gid))?;
+                step("keep its capabilities", caps::keep(true))?;
+                step("be another user", setresuid(uid, uid, uid))?;
+                step("raise its capabilities", caps::raise())?;
+                // Its files in /proc would be root's else, which is who maps its ids; that is root anyway.
+                match unshare(CloneFlags::CLONE_NEWUSER) {
+                    Ok(()) => {
+                        self.map_ids()?;
+                        self.layers.have(Layer::User);
+                    }
+                    Err(errno) => self.miss(Layer::User, "no user namespace can be made", errno),
+                }
+            }
+            Identity::FileServer if self.is_privileged => match unshare(CloneFlags::CLONE_NEWUSER) {
+                Ok(()) => {
+                    self.map_ids()?;
+                    self.layers.have(Layer::User);
+                }
+                Err(errno) => self.miss(Layer::User, "no user namespace can be made", errno),
+            },
+            Identity::FileServer => {
+                // Mapped since the beginning; without a user namespace it stays who it is.
+                let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+                if self.layers.had.contains(&Layer::User) {
+                    step("be root of its own", setresgid(gid, gid, gid))?;
+                    step("be root of its own", setresuid(uid, uid, uid))?;
+                    step("raise its capabilities", caps::raise())?;
+                }
+            }
+            Identity::Nobody(_) => return Err(Failed::new("be another user", None, Errno::EPERM)),
+            Identity::Caller(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Groups of devices that are the machine's own nodes.
+    fn device_groups(&self) -> Vec<Gid> {
+        use std::os::unix::fs::MetadataExt;
+        let group = |device: &PathBuf| {
+            let meta = fs::metadata(device).ok()?;
+            (meta.gid() != 0 && meta.mode() & 0o060 == 0o060).then(|| Gid::from_raw(meta.gid()))
+        };
+        self.spec.devices.iter().filter_map(group).collect()
+    }
+
+    fn drop_capabilities(&mut self) -> Result<(), Failed> {
+        let keep = match self.spec.identity {
+            Identity::FileServer => caps::OF_FILE_SERVERS,
+            Identity::Nobody(_) | Identity::Caller(_) => 0,
+        };
+        // An ordinary user without a user namespace has none to drop, and may not say so.
+        step("raise its capabilities", caps::raise())?;
+        if step("count its capabilities", caps::permitted())? & (1 << caps::SETPCAP.0) != 0 {
+            step("bound its capabilities", caps::bound(keep))?;
+            step("be root without rights", caps::lock_root())?;
+        }
+        step("drop its capabilities", caps::permitted().and_then(|had| caps::set(keep & had)))?;
+        step("have no new privileges", caps::no_new_privileges())?;
+        self.layers.have(Layer::Capabilities);
+        Ok(())
+    }
+
+    /// The last wall, which is in the way of building anything else; then what this is all for.
+    fn hand_over(&mut self, lists: Option<filter::Lists>) -> Result<String, Failed> {
+        let spec = self.spec;
+        let program = match &spec.inside {
+            Inside::Program { path, arguments } => Some(Execution::of(path, arguments)?),
+            Inside::Verb(_) => None,
+        };
+        for descriptor in &spec.descriptors {
+            // SAFETY: it takes numbers; nobody in this process owns those below 64 but the first four.
+            let given = Errno::result(unsafe { libc::dup2(descriptor.here, descriptor.there) });
+            step("hand a descriptor over", given)?;
+        }
+        close_others(
+            &spec.descriptors.iter().map(|one| one.there).collect::<Vec<_>>(),
+            self.channel.number(),
+        )?;
+        if let Some(lists) = lists {
+            let listener = step("install the list of system calls", lists.install())?;
+            let number = listener.as_ref().map(std::os::fd::AsRawFd::as_raw_fd);
+            step("talk to its parent", self.channel.send(&FromInside::Filtered, number))?;
+        }
+        match (program, &spec.inside) {
+            (Some(program), Inside::Program { path, .. }) => at("execute", path, Err(program.execute())),
+            (_, Inside::Verb(verb)) => Ok(verb.clone()),
+            (None, Inside::Program { path, .. }) => Err(Failed::new("execute", Some(path), Errno::EINVAL)),
+        }
+    }
+}
+
+/// All that a call of `execve` takes, made before the filter stands.
+struct Execution {
+    path: CString,
+    arguments: Vec<CString>,
+}
+
+impl Execution {
+    fn of(path: &Path, arguments: &[String]) -> Result<Self, Failed> {
+        let text =
+            |bytes: &[u8]| CString::new(bytes).map_err(|_| Failed::new("execute", Some(path), Errno::EINVAL));
+        let path_text = text(path.as_os_str().as_bytes())?;
+        let arguments: Result<Vec<CString>, Failed> =
+            arguments.iter().map(|argument| text(argument.as_bytes())).collect();
+        let arguments = std::iter::once(path_text.clone()).chain(arguments?).collect();
+        Ok(Self { path: path_text, arguments })
+    }
+
+    /// Returns only when it failed.
+    fn execute(&self) -> Errno {
+        // This program ignores it from its start, and others don't expect that.
+        // SAFETY: no handler is installed.
+        if let Err(errno) = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) } {
+            return errno;
+        }
+        let nothing: [CString; 0] = [];
+        match nix::unistd::execve(&self.path, &self.arguments, &nothing) {
+            Ok(never) => match never {},
+            Err(errno) => errno,
+        }
+    }
+}
+
+/// Closes all descriptors but the first four, these, and the channel's, which is above all of them.
+fn close_others(keep: &[RawFd], channel: RawFd) -> Result<(), Failed> {
+    let mut keep: Vec<RawFd> = keep.iter().copied().chain([0, 1, 2, 3, channel]).collect();
+    keep.sort_unstable();
+    keep.dedup();
+    let mut from = 0;
+    for number in keep.into_iter().chain([RawFd::MAX]) {
+        if from < number {
+            // SAFETY: it takes numbers; what is closed has no owner in this process any more.
+            let closed = unsafe { libc::syscall(libc::SYS_close_range, from, number - 1, 0) };
+            match Errno::result(closed) {
+                Err(Errno::ENOSYS) => close_each(from, number.min(1 << 16)),
+                closed => drop(step("close descriptors", closed)?),
+            }
+        }
+        from = number.saturating_add(1);
+    }
+    Ok(())
+}
+
+/// With kernels before 5.9.
+fn close_each(from: RawFd, to: RawFd) {
+    for number in from..to {
+        // SAFETY: as above.
+        unsafe { libc::close(number) };
+    }
+}

@@ -1,0 +1,67 @@
+//! Systems without the walls of Linux: processes start as they are, and it is said that there is no layer.
+
+use super::spec::{Cgroup, Identity, JailSpec, Layer, Layers};
+use super::{JailError, Jailed};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const WHY: &str = "only Linux has it";
+
+/// A process that is about to be started.
+#[derive(Debug)]
+pub struct Handover(JailSpec);
+
+impl Handover {
+    /// For a process like this.
+    pub fn new(spec: &JailSpec) -> Result<Self, JailError> {
+        Ok(Self(spec.clone()))
+    }
+
+    /// Puts it on a command.
+    pub fn attach(&self, command: &mut Command) {
+        match &self.0.inside {
+            super::Inside::Program { .. } => {}
+            super::Inside::Verb(verb) => drop(command.arg(verb)),
+        }
+        command.current_dir(&self.0.working_dir);
+    }
+
+    /// It was started.
+    pub fn complete(self, pid: i32) -> Result<Jailed, JailError> {
+        let mut layers = Layers::default();
+        for layer in Layer::ALL {
+            layers.miss(layer, WHY);
+        }
+        if self.0.requirement == super::Requirement::Require
+            && let Some(missing) = layers.missing.first()
+        {
+            return Err(JailError::Missing(missing.clone()));
+        }
+        Ok(Jailed { pid, layers, watch: None })
+    }
+}
+
+/// There is no such verb.
+pub fn enter() -> Result<String, i32> {
+    Err(70)
+}
+
+/// Whoever starts it.
+pub fn identity(_machine: &str, _reads: &[PathBuf]) -> Identity {
+    Identity::Caller(Some(WHY.to_owned()))
+}
+
+/// Everything is the user's own already.
+pub fn give(_dir: &Path, _identity: &Identity) -> std::io::Result<()> {
+    Ok(())
+}
+
+/// There are none.
+pub fn place_cgroup(_name: &str) -> Result<Cgroup, String> {
+    Err(WHY.to_owned())
+}
+
+/// There are none.
+pub fn make_cgroup(_cgroup: &Cgroup, _memory_bytes: u64, _pids: u64) -> Result<(), String> {
+    Err(WHY.to_owned())
+}

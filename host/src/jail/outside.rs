@@ -1,0 +1,172 @@
+//! The side of the process that starts another one in a jail: hands the specification over, maps ids (which a process can't do for itself),
+//! answers whether what was built is enough, and then listens for system calls that are not on the list.
+#![allow(
+    unsafe_code,
+    reason = "pre_exec is the only place where a child can be told which descriptors it keeps"
+)]
+
+use super::channel::{Channel, FromInside, FromOutside};
+use super::spec::{Identity, JailSpec, MountSource, Requirement};
+use super::watch::Watch;
+use super::{JAIL_VERB, JailError, Jailed, filter, ids};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// Descriptors on their way to a jail have numbers from here on, so that none is in the way of another.
+pub(super) const FIRST_TRANSFER: RawFd = 100;
+
+/// A process that is about to be started in a jail.
+#[derive(Debug)]
+pub struct Handover {
+    channel: Channel,
+    theirs: OwnedFd,
+    transfers: Vec<OwnedFd>,
+    spec: JailSpec,
+}
+
+impl Handover {
+    /// For a process like this.
+    pub fn new(spec: &JailSpec) -> Result<Self, JailError> {
+        spec.check()?;
+        let mut spec = spec.clone();
+        let (channel, theirs) = Channel::pair().map_err(JailError::Channel)?;
+        let theirs = transfer(theirs.as_raw_fd()).map_err(JailError::Channel)?;
+        let mut transfers = Vec::new();
+        let sources = spec.mounts.iter_mut().filter_map(|mount| match &mut mount.source {
+            MountSource::Fd(number) => Some(number),
+            MountSource::Path(_) => None,
+        });
+        for number in sources.chain(spec.descriptors.iter_mut().map(|descriptor| &mut descriptor.here)) {
+            let own = transfer(*number).map_err(JailError::Channel)?;
+            *number = own.as_raw_fd();
+            transfers.push(own);
+        }
+        Ok(Self { channel, theirs, transfers, spec })
+    }
+
+    /// Puts it on a command of [`super::command`].
+    pub fn attach(&self, command: &mut Command) {
+        let numbers: Vec<RawFd> =
+            std::iter::once(&self.theirs).chain(&self.transfers).map(AsRawFd::as_raw_fd).collect();
+        command.arg(JAIL_VERB).arg(self.theirs.as_raw_fd().to_string());
+        // SAFETY: between fork and exec only fcntl is called; the descriptors are open in this process until the child has been started.
+        unsafe {
+            command.pre_exec(move || {
+                for &number in &numbers {
+                    if libc::fcntl(number, libc::F_SETFD, 0) < 0 {
+                        return Err(io::Error::last_os_error());
+                    }
+                }
+                Ok(())
+            });
+        }
+    }
+
+    /// Once it was started, as this child: sees to it that it comes to be in its jail. The child that was started may end meanwhile, and
+    /// another one take its place: the caller reaps the first one.
+    pub fn complete(self, pid: i32) -> Result<Jailed, JailError> {
+        let Self { mut channel, theirs, transfers, spec } = self;
+        drop((theirs, transfers));
+        let mut now = pid;
+        let outcome = converse(&mut channel, &spec, &mut now);
+        if outcome.is_err() && now != pid {
+            // It notices that nobody talks to it any more; this is for one that can't.
+            if kill(Pid::from_raw(now), Signal::SIGKILL).is_ok() {
+                while nix::sys::wait::waitpid(Pid::from_raw(now), None) == Err(nix::errno::Errno::EINTR) {}
+            }
+        }
+        outcome
+    }
+}
+
+fn converse(channel: &mut Channel, spec: &JailSpec, now: &mut i32) -> Result<Jailed, JailError> {
+    match channel.send(spec, None) {
+        // It has ended already; why, it may have said.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        sent => sent.map_err(JailError::Channel)?,
+    }
+    let mut layers = None;
+    let mut watch = None;
+    loop {
+        let said = channel.receive::<FromInside>().map_err(JailError::Channel)?;
+        match said {
+            Some(FromInside::Forked { pid }) => *now = pid,
+            Some(FromInside::Ids) => {
+                let failure = ids::map(*now, &spec.identity).err();
+                answer(channel, &FromOutside::Mapped { failure })?;
+            }
+            Some(FromInside::Walled { layers: stand }) => {
+                if spec.requirement == Requirement::Require
+                    && let Some(missing) = stand.missing.first()
+                {
+                    return Err(JailError::Missing(missing.clone()));
+                }
+                layers = Some(stand);
+                answer(channel, &FromOutside::Go)?;
+            }
+            Some(FromInside::Filtered) => {
+                if let Some(listener) = channel.take_descriptor() {
+                    let noted = Watch::default();
+                    filter::listen(listener, *now, spec, noted.clone()).map_err(JailError::Channel)?;
+                    watch = Some(noted);
+                }
+            }
+            Some(FromInside::Failed { step, path, errno }) => {
+                return Err(JailError::Step { step, path, source: io::Error::from_raw_os_error(errno) });
+            }
+            // The last thing it does is to close its end: by executing a program, or by itself.
+            None => {
+                return layers.map(|layers| Jailed { pid: *now, layers, watch }).ok_or(JailError::Ended);
+            }
+        }
+    }
+}
+
+fn answer(channel: &Channel, message: &FromOutside) -> Result<(), JailError> {
+    match channel.send(message, None) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        sent => sent.map_err(JailError::Channel),
+    }
+}
+
+/// The same open file under a number of its own.
+fn transfer(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the caller of the jail keeps it open; one that is not open is refused by the kernel.
+    let given = unsafe { BorrowedFd::borrow_raw(number) };
+    let copy = fcntl(given, FcntlArg::F_DUPFD_CLOEXEC(FIRST_TRANSFER))?;
+    // SAFETY: the kernel has just made it for nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+impl JailSpec {
+    fn check(&self) -> Result<(), JailError> {
+        let wrong = |what: String| Err(JailError::Spec(what));
+        if let Some(mount) = self.mounts.iter().find(|mount| !is_plain(&mount.target)) {
+            return wrong(format!("{} is no absolute path without `.` and `..`", mount.target.display()));
+        }
+        if let Some(other) = self.descriptors.iter().find(|one| !(4..64).contains(&one.there)) {
+            return wrong(format!("descriptor {} is not from 4 to 63", other.there));
+        }
+        if !is_plain(&self.working_dir) {
+            return wrong(format!("{} is no absolute path", self.working_dir.display()));
+        }
+        if matches!(self.identity, Identity::FileServer)
+            && matches!(self.inside, super::Inside::Program { .. })
+        {
+            return wrong("another program would lose the capabilities of a file server".to_owned());
+        }
+        Ok(())
+    }
+}
+
+fn is_plain(path: &std::path::Path) -> bool {
+    use std::path::Component;
+    path.is_absolute()
+        && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+}

@@ -1,0 +1,134 @@
+//! The jails of a machine's processes: which files each of them has, and that all of them are the same user.
+
+use super::{VmConfig, VmmError, Walls, process};
+use crate::jail::{
+    self, Access, HostNetwork, Identity, Inside, JailMount, JailSpec, Layers, Limits, MountSource, Procfs,
+    Requirement, Submounts, SyscallFilter,
+};
+use crate::store::atomic::FileError;
+use crate::store::undo;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+/// Threads, more than any VMM has of them.
+const MAX_PIDS: u64 = 512;
+/// A connection of the agent takes one, or two.
+const MAX_OPEN_FILES: u64 = 4096;
+/// How long a process that does nothing may take.
+const TRIAL_WAIT: Duration = Duration::from_secs(10);
+
+/// A machine that is about to be started.
+#[derive(Debug)]
+pub(super) struct Site<'a> {
+    dir: &'a Path,
+    /// What is read beside the machine's directory.
+    reads: Vec<PathBuf>,
+    identity: Identity,
+    walls: &'a Walls,
+}
+
+impl<'a> Site<'a> {
+    /// With these files: a kernel, what goes with it, and the images that the machine's disk is made of. The machine's directory comes to belong
+    /// to the machine's user.
+    pub(super) fn new(config: &'a VmConfig, kernel: &Path, dir: &'a Path) -> Result<Self, VmmError> {
+        let mut reads = vec![kernel.to_owned(), config.initramfs.clone()];
+        reads.extend(linked(dir).map_err(FileError::at("list", dir))?);
+        let identity = jail::identity(&config.id, &reads);
+        jail::give(dir, &identity).map_err(FileError::at("give away", dir))?;
+        Ok(Self { dir, reads, identity, walls: &config.walls })
+    }
+
+    /// The jail of a process that has the machine's directory and nothing else. Whoever wants more of it adds that.
+    pub(super) fn jail(&self, inside: Inside, filter: SyscallFilter, access: Access) -> JailSpec {
+        JailSpec {
+            inside,
+            mounts: vec![mount(self.dir, access)],
+            devices: Vec::new(),
+            procfs: Procfs::Absent,
+            working_dir: self.dir.to_owned(),
+            network: HostNetwork::None,
+            identity: self.identity.clone(),
+            filter,
+            limits: Limits { pids: MAX_PIDS, open_files: MAX_OPEN_FILES },
+            cgroup: self.walls.cgroup.clone(),
+            descriptors: Vec::new(),
+            requirement: self.walls.requirement,
+        }
+    }
+
+    /// What the machine itself reads.
+    pub(super) fn files(&self) -> impl Iterator<Item = JailMount> {
+        self.reads.iter().map(|path| mount(path, Access::ReadOnly))
+    }
+}
+
+/// At the path it has outside.
+pub(super) fn mount(path: &Path, access: Access) -> JailMount {
+    JailMount {
+        source: MountSource::Path(path.to_owned()),
+        target: path.to_owned(),
+        access,
+        submounts: Submounts::Without,
+    }
+}
+
+/// What the links in a machine's directory lead to, outside of it.
+fn linked(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_symlink() {
+            let to = fs::read_link(entry.path())?;
+            if !to.starts_with(dir) {
+                found.push(to);
+            }
+        }
+    }
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+/// The hidden verb of a process that only tries whether it can be put into a jail.
+pub const TRIAL_VERB: &str = "__trial";
+/// Of its control group.
+const TRIAL_MEMORY_BYTES: u64 = 64 << 20;
+
+/// Puts a process that does nothing into a jail like those of machines. Says which walls it had.
+pub fn trial() -> Result<Layers, VmmError> {
+    let begin = |source| VmmError::Start { program: PathBuf::from(TRIAL_VERB), source };
+    let dir = tempfile::tempdir().map_err(begin)?;
+    let identity = jail::identity(TRIAL_VERB, &[]);
+    jail::give(dir.path(), &identity).map_err(FileError::at("give away", dir.path()))?;
+    let cgroup = jail::place_cgroup(&format!("trial.{}", std::process::id()));
+    let made = cgroup
+        .clone()
+        .and_then(|cgroup| jail::make_cgroup(&cgroup, TRIAL_MEMORY_BYTES, MAX_PIDS).map(|()| cgroup));
+    let walls = Walls { requirement: Requirement::Warn, cgroup: made };
+    let site = Site { dir: dir.path(), reads: Vec::new(), identity, walls: &walls };
+    let spec = site.jail(Inside::Verb(TRIAL_VERB.to_owned()), SyscallFilter::Krun, Access::ReadWrite);
+    let tried = jail::command().map_err(begin).and_then(|mut command| {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut process = process::spawn_jailed("trial", &mut command, &spec, None)?;
+        let ended = process.wait_or_kill(TRIAL_WAIT);
+        match ended {
+            Some(status) if status.success() => Ok(process.layers.take().unwrap_or_default()),
+            ended => Err(VmmError::Helper {
+                program: TRIAL_VERB.to_owned(),
+                detail: match process.violation() {
+                    Some(violation) => format!("filter: it called {}", violation.call),
+                    None => ended.map_or_else(|| "it is gone".to_owned(), |status| status.to_string()),
+                },
+            }),
+        }
+    });
+    if let Ok(cgroup) = cgroup {
+        let gone = undo::Step::RemoveCgroup { dirs: cgroup.dirs }.carry_out();
+        if gone.is_err() && tried.is_ok() {
+            // It is empty, and the next trial has another name.
+        }
+    }
+    tried
+}

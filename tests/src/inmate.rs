@@ -1,0 +1,73 @@
+//! A program that is put into a VM's jail in the place of one of its processes (`programs/inmate.c`).
+
+use crate::host::Host;
+use crate::programs::INMATE;
+use std::fs;
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::{Path, PathBuf};
+
+/// Begins each line of what it says.
+pub const MARK: &str = "inmate: ";
+
+/// The program, and doors of the machine that it must not find: as long as this lives they are open.
+#[derive(Debug)]
+pub struct Inmate {
+    program: PathBuf,
+    outside: tempfile::TempDir,
+    tcp: TcpListener,
+    _unix: UnixListener,
+}
+
+impl Inmate {
+    /// For jails of a host.
+    pub fn new(host: &Host) -> Self {
+        let program = host.file("inmate");
+        // One that everybody may execute, for what is to be seen outside of jails.
+        let outside = tempfile::Builder::new().prefix("magikvm-inmate-").tempdir().expect("a directory");
+        fs::set_permissions(outside.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
+        for path in [&program, &outside.path().join("inmate")] {
+            write(path);
+        }
+        let tcp = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let name = format!("magikvm-{}", tcp.local_addr().expect("its number").port());
+        let address = SocketAddr::from_abstract_name(name).expect("an abstract name");
+        let unix = UnixListener::bind_addr(&address).expect("an abstract socket");
+        Self { program, outside, tcp, _unix: unix }
+    }
+
+    /// For `MAGIKVM_INMATE`.
+    pub fn instead_of(&self, process: &str, arguments: &[String]) -> String {
+        format!("{process}|{}|{}", self.program.display(), arguments.join("|"))
+    }
+
+    /// Outside of any jail.
+    pub fn outside(&self) -> PathBuf {
+        self.outside.path().join("inmate")
+    }
+
+    /// Arguments for trying everything.
+    pub fn walls(&self, host: &Host) -> Vec<String> {
+        let secret = host.file("secret");
+        fs::write(&secret, "a secret").expect("write it");
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o666)).expect("its mode");
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        vec![
+            "walls".to_owned(),
+            text(&secret),
+            text(&host.root().join("run/pods")),
+            text(&host.root().join("data/images")),
+            self.tcp.local_addr().expect("its number").port().to_string(),
+            std::process::id().to_string(),
+        ]
+    }
+}
+
+fn write(path: &Path) {
+    if !path.exists() {
+        fs::write(path, INMATE).expect("write the program");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("its mode");
+    }
+}
