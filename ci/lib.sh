@@ -36,8 +36,8 @@ ZIG_DIGESTS=(ea6cc5d87b033cf0aedfbc8f9549a908cae6c50ac31f1698188fa48a74524b54
     b7c5f02fccd40f89b999ee16a1f5ddced56e6182370f8affe494bcf8a28cf07e)
 # What the tests compare us with, what they read our files with, and the registry that they pull from. Where Debian starts that as a
 # service, it takes port 5000 and is not used.
-TEST_PACKAGES=(attr buildah ca-certificates cpio curl docker-registry erofs-utils fdisk libcap2-bin mmdebstrap openssl podman python3
-    python3-pip runc shellcheck skopeo socat umoci)
+TEST_PACKAGES=(attr buildah ca-certificates cpio curl dnsmasq-base docker-registry erofs-utils fdisk iproute2 libcap2-bin mmdebstrap openssl podman
+    python3 python3-pip runc shellcheck skopeo socat umoci)
 # The outer VM of the lab. Its kernel is Debian's newest for Debian 12, and is not installed.
 LAB_PACKAGES=(busybox-static cpio kmod qemu-system-common qemu-system-x86 xz-utils zstd)
 LAB_KERNEL=linux-image-6.12-cloud-amd64

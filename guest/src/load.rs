@@ -59,6 +59,9 @@ pub(crate) enum LoadError {
     /// The host name was refused.
     #[error("cannot set the host name {0:?}")]
     Hostname(String, #[source] Errno),
+    /// No network.
+    #[error("cannot set up the pod's network")]
+    Network(#[from] crate::network::NetworkError),
     /// No loopback.
     #[error("cannot bring up the loopback interface")]
     Loopback(#[source] io::Error),
@@ -87,6 +90,9 @@ pub(crate) fn load() -> Result<GuestPlan, LoadError> {
     nix::unistd::sethostname(&plan.hostname)
         .map_err(|errno| LoadError::Hostname(plan.hostname.clone(), errno))?;
     sys::loopback_up().map_err(LoadError::Loopback)?;
+    if let Some(network) = &plan.network {
+        crate::network::set_up(network)?;
+    }
     share()?;
     crate::volumes::mount_all(&plan)?;
     Ok(plan)

@@ -14,6 +14,7 @@ mod devices;
 mod events;
 mod forward;
 mod load;
+mod network;
 mod output;
 mod pod;
 mod power;

@@ -23,7 +23,7 @@ fn an_image_is_made_and_inspected() {
     assert_eq!(read(&world.path("guest/vmlinux")), read(&world.path("vmlinux")));
     let inspected = world.program().args(["inspect", "guest"]).output().unwrap();
     succeed(&inspected);
-    for word in ["Linux 6.12.999", "1.2.3 (sha256 ", "generation 1", "vsock", "virtio-fs", "x86_64"] {
+    for word in ["Linux 6.12.999", "1.2.3 (sha256 ", "generation 2", "vsock", "virtio-fs", "x86_64"] {
         assert!(stdout(&inspected).contains(word), "{}", stdout(&inspected));
     }
     let json = world.program().args(["inspect", "guest", "-o", "json"]).output().unwrap();
@@ -97,7 +97,7 @@ fn inspect_finds_every_way_a_part_can_be_wrong() {
     fs::remove_file(world.path("guest/vmlinux")).unwrap();
     inspect(&["initramfs has 0 bytes", "vmlinux can't be read"]);
     let manifest = world.text("guest/manifest.json");
-    fs::write(world.path("guest/manifest.json"), manifest.replace("\"generation\": 1", "\"generation\": 77"))
+    fs::write(world.path("guest/manifest.json"), manifest.replace("\"generation\": 2", "\"generation\": 77"))
         .unwrap();
     inspect(&["wire generation 77"]);
     fs::write(world.path("guest/manifest.json"), "{").unwrap();

@@ -18,4 +18,4 @@ pub mod wire;
 
 /// Generation of the wire and of the plan. Both ends state it in `hello`; a guest image's `manifest.json` carries it too.
 /// A host refuses a guest of another generation before it boots it.
-pub const GENERATION: u32 = 1;
+pub const GENERATION: u32 = 2;

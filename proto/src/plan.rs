@@ -4,6 +4,7 @@ use crate::id::{ContainerName, PodId};
 use crate::limits::{MAX_CONTAINERS_PER_POD, MAX_VOLUMES_PER_POD};
 use crate::volume::{MountPlan, VolumeError, VolumePlan};
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 /// What happens to a container that has ended (core/v1 `PodSpec.restartPolicy`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -82,6 +83,90 @@ pub struct ContainerPlan {
     pub mounts: Vec<MountPlan>,
 }
 
+/// Most addresses and gateways of a pod's interface.
+pub const MAX_ADDRESSES: usize = 8;
+/// Least MTU that IPv6 takes, and the largest one.
+pub const MTU: std::ops::RangeInclusive<u32> = 1280..=65_520;
+
+/// An Ethernet address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MacAddress(pub [u8; 6]);
+
+impl std::fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// An address of the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InterfaceAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Bits of its network.
+    pub prefix: u8,
+}
+
+/// Somebody in the pod's network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Neighbour {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its Ethernet address, where it is known beforehand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddress>,
+}
+
+/// The pod's one interface beside its loopback: all of it is said here, the guest asks nobody.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkPlan {
+    /// By which the guest finds it.
+    pub mac: MacAddress,
+    /// Bytes of a packet.
+    pub mtu: u32,
+    /// Its addresses.
+    pub addresses: Vec<InterfaceAddress>,
+    /// Ways to all other networks, at most one for IPv4 and one for IPv6.
+    pub gateways: Vec<Neighbour>,
+    /// Others in its network that it need not look for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub neighbours: Vec<Neighbour>,
+}
+
+impl NetworkPlan {
+    fn check(&self) -> Result<(), PlanError> {
+        let longest = |address: &IpAddr| if address.is_ipv4() { 32 } else { 128 };
+        let wrong = |what: &'static str| Err(PlanError::Network(what));
+        if !MTU.contains(&self.mtu) {
+            return wrong("its MTU is not 1280 to 65520");
+        }
+        if [self.addresses.len(), self.gateways.len(), self.neighbours.len()]
+            .iter()
+            .any(|&count| count > MAX_ADDRESSES)
+        {
+            return wrong("it has more than 8 addresses");
+        }
+        if self.addresses.iter().any(|one| one.prefix > longest(&one.address)) {
+            return wrong("a prefix is longer than its address");
+        }
+        let reachable = |gateway: &Neighbour| {
+            self.addresses.iter().any(|one| one.address.is_ipv4() == gateway.address.is_ipv4())
+        };
+        let four = self.gateways.iter().filter(|one| one.address.is_ipv4()).count();
+        if four > 1 || self.gateways.len() > four + 1 || !self.gateways.iter().all(reachable) {
+            return wrong(
+                "its gateways are more than one of a kind, or there is no address to reach them from",
+            );
+        }
+        Ok(())
+    }
+}
+
 /// The whole pod, as the guest needs it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -104,6 +189,9 @@ pub struct GuestPlan {
     pub containers: Vec<ContainerPlan>,
     /// At most 64 volumes.
     pub volumes: Vec<VolumePlan>,
+    /// Its network; without one it has only its loopback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkPlan>,
 }
 
 /// Why a plan is not to be carried out.
@@ -137,6 +225,9 @@ pub enum PlanError {
     /// A volume or a mount that can't be made.
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    /// A network that can't be set up.
+    #[error("the plan's network can't be: {0}")]
+    Network(&'static str),
 }
 
 impl GuestPlan {
@@ -163,6 +254,7 @@ impl GuestPlan {
             return Err(PlanError::VolumeCount(self.volumes.len()));
         }
         let mounts = self.containers.iter().map(|container| (&container.name, &container.mounts[..]));
-        Ok(crate::volume::check(&self.volumes, mounts)?)
+        crate::volume::check(&self.volumes, mounts)?;
+        self.network.as_ref().map_or(Ok(()), NetworkPlan::check)
     }
 }

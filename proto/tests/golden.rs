@@ -3,7 +3,10 @@
 
 use magikvm_proto::forward::ForwardRequest;
 use magikvm_proto::id::{ContainerName, PodId};
-use magikvm_proto::plan::{ContainerPlan, GuestPlan, ProcessNamespace, RestartPolicy, Stdin, Stdio};
+use magikvm_proto::plan::{
+    ContainerPlan, GuestPlan, InterfaceAddress, MacAddress, Neighbour, NetworkPlan, ProcessNamespace,
+    RestartPolicy, Stdin, Stdio,
+};
 use magikvm_proto::volume::{Access, MountPlan, Part, VolumePlan, VolumeSource};
 use magikvm_proto::wire::*;
 use serde::Serialize;
@@ -25,7 +28,7 @@ fn line<T: Serialize + DeserializeOwned + PartialEq + Debug>(lines: &mut Vec<Str
 #[test]
 fn the_wire_is_as_it_was() {
     let mut l = Vec::new();
-    line(&mut l, &Request::Hello { generation: 1 });
+    line(&mut l, &Request::Hello { generation: 2 });
     line(&mut l, &Request::Ping);
     line(&mut l, &Request::Status);
     line(&mut l, &Request::Signal { container: None, signal: 15 });
@@ -67,7 +70,7 @@ fn the_wire_is_as_it_was() {
     let capabilities = vec!["ping".to_owned()];
     line(
         &mut l,
-        &Reply::Ok(Hello { generation: 1, version: "0.1.0".into(), pod: Some(pod.clone()), capabilities }),
+        &Reply::Ok(Hello { generation: 2, version: "0.1.0".into(), pod: Some(pod.clone()), capabilities }),
     );
     line(&mut l, &Reply::Ok(ClockSet { offset_ms: -30_012 }));
     line(&mut l, &Reply::Ok(ExecStarted { pid: 42 }));
@@ -150,7 +153,7 @@ fn the_wire_is_as_it_was() {
     );
     line(&mut l, &FrameHeader::data(Stream::Stderr { dropped: 12 }, 1));
     let plan = GuestPlan {
-        generation: 1,
+        generation: 2,
         pod,
         uid: "6f1f5d0e-7c5e-4a55-8a37-1f2f3f4f5f6f".into(),
         hostname: "shop".into(),
@@ -171,6 +174,16 @@ fn the_wire_is_as_it_was() {
             }],
         }],
         volumes: vec![VolumePlan { source: VolumeSource::Disk { partition: 1 }, group: Some(2000) }],
+        network: Some(NetworkPlan {
+            mac: MacAddress([2, 0, 0, 0, 0, 15]),
+            mtu: 65_520,
+            addresses: vec![InterfaceAddress { address: [10, 0, 2, 15].into(), prefix: 24 }],
+            gateways: vec![Neighbour {
+                address: [10, 0, 2, 2].into(),
+                mac: Some(MacAddress([2, 0, 0, 0, 0, 2])),
+            }],
+            neighbours: Vec::new(),
+        }),
     };
     assert_eq!(plan.check(), Ok(()));
     line(&mut l, &plan);

@@ -14,6 +14,7 @@ pub mod layout;
 pub mod leaks;
 pub mod manifest;
 pub mod memory;
+pub mod net;
 pub mod processes;
 pub mod programs;
 pub mod proxy;

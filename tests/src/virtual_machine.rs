@@ -14,6 +14,9 @@ const ADVICE: &str = "run the tests with ci/test.sh, which makes one and sets MA
 /// How many processors a pod's VM has.
 pub const VCPUS: &str = "magikvm.dev/vcpus";
 
+/// How a pod is connected.
+pub const NETWORK: &str = "magikvm.dev/network";
+
 /// What runs the pods' VMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Driver {
@@ -151,9 +154,9 @@ impl VmHost {
         self.driver
     }
 
-    /// `magikvm run` of a pod, in the foreground.
+    /// `magikvm run` of a pod, in the foreground. It has no network unless it says otherwise: that of the machine is none for tests.
     pub fn run(&self, pod: &Pod) -> Cmd {
-        self.cmd(["run"]).arg(self.manifest(pod))
+        self.cmd(["run"]).arg(self.manifest(&pod.clone().annotated(NETWORK, "none")))
     }
 
     /// Starts a pod in the background.

@@ -25,6 +25,8 @@ mod jail;
 mod machine;
 #[path = "conformance/manifest.rs"]
 mod manifest;
+#[path = "conformance/network.rs"]
+mod network;
 #[path = "conformance/pauses.rs"]
 mod pauses;
 #[path = "conformance/ports.rs"]
@@ -72,6 +74,7 @@ static GROUPS: [&Group; 18] = [
     &ends::GROUP,
     &stops::GROUP,
     &machine::GROUP,
+    &network::GROUP,
     &pauses::GROUP,
     &ports::GROUP,
     &ports::OWN,

@@ -3,6 +3,7 @@
 use super::error::{CliError, Kind};
 use super::logs::Changes;
 use super::{Outcome, pod_id, ui};
+use crate::net::report::Refused;
 use crate::pod::events::{Happening, HostEvent, TimedEvent};
 use crate::pod::interface::PodRuntimeInterface;
 use crate::store::atomic::FileError;
@@ -100,9 +101,17 @@ fn describe_host(event: &HostEvent) -> String {
         HostEvent::Paused => "paused".to_owned(),
         HostEvent::Resumed => "resumed".to_owned(),
         HostEvent::Clock { offset_ms, .. } => describe_clock(*offset_ms),
+        HostEvent::Warning { message } => format!("warning: {}", harmless(message, &[])),
+        HostEvent::Refused(Refused { what, to, why, count }) => {
+            let [what, to, why] = [what, to, why].map(|text| harmless(text, &[]));
+            let times = if *count == 1 { String::new() } else { format!(" ({count} times)") };
+            format!("network: refused {what} to {to}: {why}{times}")
+        }
         HostEvent::Jail { process, missing } => {
-            let walls: Vec<String> =
-                missing.iter().map(|one| format!("{} ({})", one.layer, harmless(&one.why, &['\t']))).collect();
+            let walls: Vec<String> = missing
+                .iter()
+                .map(|one| format!("{} ({})", one.layer, harmless(&one.why, &['\t'])))
+                .collect();
             format!("jail: {process} runs without {}", walls.join(", "))
         }
         HostEvent::ClockFailed { message, .. } => {

@@ -133,6 +133,11 @@ pub fn main() -> ExitCode {
         let code = crate::volume::serve::main();
         return ExitCode::from(u8::try_from(code).unwrap_or(70));
     }
+    if first.as_deref() == Some(crate::net::NET_VERB.as_ref()) {
+        os::follow_parent();
+        let code = crate::net::main();
+        return ExitCode::from(u8::try_from(code).unwrap_or(70));
+    }
     if first.as_deref() == Some(crate::vmm::walls::TRIAL_VERB.as_ref()) {
         return ExitCode::SUCCESS;
     }

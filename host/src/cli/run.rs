@@ -96,7 +96,12 @@ pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface
     let canceller = launched.canceller().map_err(|error| CliError::of(Kind::Environment, &error))?;
     signals.watch(canceller, Arc::clone(&ready), pods.clone(), id.clone());
     let mut progress = ui::PullProgress::new();
-    let came = launched.await_ready(&mut |image, now| progress.show(&image.familiar(), now));
+    let came =
+        launched.await_ready(&mut |image, now| progress.show(&image.familiar(), now), &mut |message| {
+            if std::env::var_os("MAGIKVM_QUIET").is_none() {
+                ui::note(&format!("Warning: {message}."));
+            }
+        });
     progress.end();
     came.map_err(|failure| CliError::of_failure(failure, ours))?;
     ready.store(true, Ordering::Release);
@@ -178,7 +183,7 @@ fn foreground(mut launched: Launched, pods: &PodRuntimeInterface, id: &PodId, no
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
         }
         Some(FromMonitor::Failed(failure)) => Err(CliError::of_failure(*failure, OURS)),
-        Some(FromMonitor::Ready | FromMonitor::Pulling { .. }) | None => {
+        Some(FromMonitor::Ready | FromMonitor::Pulling { .. } | FromMonitor::Warning { .. }) | None => {
             Err(CliError::new(OURS, format!("the monitor of pod {id} was killed; the pod is lost"))
                 .hint(format!("remove what is left of it: magikvm rm {id}")))
         }

@@ -62,6 +62,7 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut Report) -
         .collect();
     build.container_names(&spec.containers);
     let containers: Option<Vec<ContainerSpec>> = containers.into_iter().collect();
+    let network = super::network::network(written, build.report);
     let id = id?;
     objects.check_namespace(&id.namespace, build.report);
     let hostname = build.hostname(spec, &id.name)?;
@@ -86,6 +87,7 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut Report) -
         volumes,
         volume_group,
         further_groups,
+        network,
         manifest: written.json.clone(),
     })
 }

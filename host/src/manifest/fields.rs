@@ -105,7 +105,6 @@ const RAW_DEVICES: &str = "block devices are not given to pods";
 const REFERENCE: &str = "configMapKeyRef, secretKeyRef and fieldRef are supported";
 const INIT: &str = "init and ephemeral containers are not supported yet";
 const PROBES: &str = "probes are not supported yet";
-const NETWORK: &str = "network settings are not supported yet";
 const CLUSTER: &str = "there is no scheduler and there are no nodes to choose from";
 const CLUSTER_API: &str = "there is no API server behind a pod here";
 const MAC: &str = "the guest has no such security module";
@@ -531,11 +530,22 @@ pub const FIELDS: &[Field] = &[
     no("spec.volumes[].vsphereVolume", VOLUME),
     no("spec.resources", "only containers' resources are supported yet"),
     no("spec.activeDeadlineSeconds", "deadlines are not supported yet"),
-    no("spec.dnsConfig", NETWORK),
-    no("spec.dnsPolicy", NETWORK),
-    no("spec.hostAliases", NETWORK),
-    no("spec.subdomain", NETWORK),
-    no("spec.setHostnameAsFQDN", NETWORK),
+    yes("spec.dnsConfig", Shape::Object, "Put to what `dnsPolicy` gives."),
+    yes("spec.dnsConfig.nameservers", Shape::Texts, "IP addresses, at most 3."),
+    yes("spec.dnsConfig.searches", Shape::Texts, "Domains, at most 32, 2048 bytes together."),
+    yes("spec.dnsConfig.options", Shape::Objects, "At most 32; one replaces the host's of its name."),
+    yes("spec.dnsConfig.options[].name", Shape::Text, "Required. As in resolv.conf(5)."),
+    yes("spec.dnsConfig.options[].value", Shape::Text, "What stands behind the colon."),
+    yes(
+        "spec.dnsPolicy",
+        Shape::Text,
+        "`Default` and `ClusterFirst`: the host's name servers; `None`: those of `dnsConfig` alone.",
+    ),
+    yes("spec.hostAliases", Shape::Objects, "Lines of /etc/hosts, at most 64."),
+    yes("spec.hostAliases[].ip", Shape::Text, "Required. An IP address."),
+    yes("spec.hostAliases[].hostnames", Shape::Texts, "Its names, at most 64."),
+    yes("spec.subdomain", Shape::Text, "An RFC 1123 label: /etc/hosts then has the pod's full name too."),
+    no("spec.setHostnameAsFQDN", "the host name is the short one: write `hostname`"),
     no("spec.hostnameOverride", "write `hostname`"),
     only("spec.hostNetwork", Shape::Bool, &["false"], SHARED_VM),
     only("spec.hostPID", Shape::Bool, &["false"], SHARED_VM),
@@ -576,6 +586,12 @@ pub const ANNOTATION_MEMORY: &str = "magikvm.dev/memory-mib";
 pub const ANNOTATION_VCPUS: &str = "magikvm.dev/vcpus";
 /// Shows which ports of this machine a pod has.
 pub const ANNOTATION_PORTS: &str = "magikvm.dev/ports";
+/// How the pod is connected.
+pub const ANNOTATION_NETWORK: &str = "magikvm.dev/network";
+/// What alone it may reach.
+pub const ANNOTATION_EGRESS_ALLOW: &str = "magikvm.dev/egress-allow";
+/// What it may reach that is closed by default.
+pub const ANNOTATION_EGRESS_REACH: &str = "magikvm.dev/egress-reach";
 /// Every annotation that magikvm reads, and what it does.
 pub const ANNOTATIONS: &[(&str, &str)] = &[
     (
@@ -589,6 +605,18 @@ pub const ANNOTATIONS: &[(&str, &str)] = &[
     (
         ANNOTATION_PORTS,
         "`inspect` shows here which ports of this machine the pod has. Does nothing in a manifest.",
+    ),
+    (
+        ANNOTATION_NETWORK,
+        "How the pod gets out: `passt` (the default where it is installed), `none`, `tsi` (with `--kernel libkrunfw`), `user` (with `--vmm qemu`).",
+    ),
+    (
+        ANNOTATION_EGRESS_ALLOW,
+        "What alone it may reach: `HOST[:PORT]`, `*.SUFFIX[:PORT]`, `NETWORK[:PORT]` (`[NETWORK]:PORT` for IPv6), separated by commas, at most 256.",
+    ),
+    (
+        ANNOTATION_EGRESS_REACH,
+        "What it may reach that is closed by default: `loopback`, `host`, `link-local`, `metadata`, separated by commas.",
     ),
 ];
 

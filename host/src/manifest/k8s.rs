@@ -72,6 +72,10 @@ pub(super) struct Spec {
     pub(super) share_process_namespace: bool,
     pub(super) security_context: PodSecurity,
     pub(super) volumes: Vec<Volume>,
+    pub(super) dns_policy: Option<String>,
+    pub(super) dns_config: DnsConfig,
+    pub(super) host_aliases: Vec<HostAlias>,
+    pub(super) subdomain: Option<String>,
     /// Only `false` gets here, as with the four after it.
     #[serde(rename = "hostNetwork")]
     _host_network: bool,
@@ -83,6 +87,28 @@ pub(super) struct Spec {
     _automount_service_account_token: bool,
     #[serde(rename = "enableServiceLinks")]
     _enable_service_links: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct DnsConfig {
+    pub(super) nameservers: Vec<String>,
+    pub(super) searches: Vec<String>,
+    pub(super) options: Vec<DnsOption>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct DnsOption {
+    pub(super) name: Option<String>,
+    pub(super) value: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct HostAlias {
+    pub(super) ip: Option<String>,
+    pub(super) hostnames: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -14,6 +14,7 @@ pub mod fields;
 mod json;
 mod k8s;
 mod names;
+pub mod network;
 mod node;
 mod objects;
 pub mod plan;

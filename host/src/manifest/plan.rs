@@ -80,6 +80,8 @@ pub struct PodPlan {
     pub volume_group: Option<u32>,
     /// Groups of every container beside those of its user; that of the volumes is among them.
     pub further_groups: Vec<u32>,
+    /// How it gets out, and how it resolves names.
+    pub network: super::network::NetworkSpec,
     /// The Pod as written, as JSON, without the fields that are safe to ignore and without nulls.
     pub manifest: serde_json::Value,
 }

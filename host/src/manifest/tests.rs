@@ -26,6 +26,13 @@ spec:
   runtimeClassName: pod-containers
   shareProcessNamespace: true
   hostNetwork: false
+  subdomain: shops
+  dnsPolicy: None
+  dnsConfig:
+    nameservers: [192.0.2.53]
+    searches: [shops.example]
+    options: [{name: ndots, value: "2"}]
+  hostAliases: [{ip: 192.0.2.1, hostnames: [db, db.example]}]
   securityContext:
     runAsUser: 1000
     runAsGroup: 1001
@@ -495,7 +502,7 @@ fn the_vm_is_sized_by_the_limits_or_by_annotations() {
         ("{magikvm.dev/vcpus: '99999999999'}", "must be a whole number in quotes"),
         (
             "{magikvm.dev/memory: '1'}",
-            "is not an annotation of magikvm (known are magikvm.dev/memory-mib, magikvm.dev/vcpus, magikvm.dev/ports)",
+            "is not an annotation of magikvm (known are magikvm.dev/memory-mib, magikvm.dev/vcpus, ",
         ),
     ] {
         assert_problem(&annotated(text), expected);

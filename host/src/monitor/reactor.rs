@@ -393,13 +393,23 @@ impl Attendant for Reactor<'_> {
         }
     }
 
-    fn await_ready(&mut self, pod: &mut Pod, sandbox: Box<dyn Sandbox>) -> Result<(), Failure> {
+    fn warn(&mut self, dir: &PodDir, message: &str) {
+        self.link.send(&FromMonitor::Warning { message: message.to_owned() });
+        if let Ok(events) = EventLog::open(dir) {
+            events.write(Happening::Host(HostEvent::Warning { message: message.to_owned() }));
+        }
+    }
+
+    fn await_ready(&mut self, pod: &mut Pod, mut sandbox: Box<dyn Sandbox>) -> Result<(), Failure> {
         let failed = |error: &(dyn std::error::Error + 'static)| {
             Failure::new(RunStage::Prepare, Blame::Environment, error)
         };
         let (agent, processes, console) = (sandbox.agent().clone(), sandbox.processes(), sandbox.console());
         let walls = sandbox.layers();
+        let network = sandbox.network();
         let state = &mut self.machine.state;
+        state.pod_ips = network.addresses;
+        state.host_ip = network.host_address;
         state.annotations.extend(status::jail_annotation(&walls));
         state.agent = Some(agent.clone());
         state.ports.clone_from(&pod.ports.bound);
@@ -408,6 +418,9 @@ impl Attendant for Reactor<'_> {
         let names = state.containers.iter().map(|container| container.name.clone()).collect();
         self.deadline = Some(Instant::now() + Duration::from_millis(budget::HOST_BOOT_WAIT_MS));
         let events = EventLog::open(&pod.dir).map_err(|error| failed(&error))?;
+        if let Some(reports) = network.reports {
+            watchers::refusals(reports, events.clone());
+        }
         let life = watchers::start(sandbox, &pod.dir, names, events.clone(), self.outbox.clone())
             .map_err(|error| failed(&error))?;
         for (process, layers) in &walls {

@@ -3,7 +3,8 @@
 use super::clock;
 use super::reactor::Message;
 use crate::agent::{AgentConnection, AgentError, Connector, Patience};
-use crate::pod::events::{EventLog, Happening};
+use crate::net::report;
+use crate::pod::events::{EventLog, Happening, HostEvent};
 use crate::pod::logs::{LogStream, LogWriter};
 use crate::pod::step::Input;
 use crate::runtime::Sandbox;
@@ -19,6 +20,7 @@ use magikvm_proto::path::AGENT_LISTENING;
 use magikvm_proto::wire::{Done, Request, Stream};
 use std::collections::HashMap;
 use std::error::Error;
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::process::{ChildStderr, ChildStdout};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -69,6 +71,13 @@ pub(super) fn start(
         send(&outbox, Input::VmGone { end });
     });
     Ok(shared)
+}
+
+/// Notes what the filter of the pod's network refuses, until it ends.
+pub(super) fn refusals(reports: File, events: EventLog) {
+    spawn("refusals", move || {
+        report::read(reports, |refused| events.write(Happening::Host(HostEvent::Refused(refused))));
+    });
 }
 
 pub(super) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {

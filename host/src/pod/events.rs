@@ -16,6 +16,9 @@ const MAX_GUEST: u64 = 4 << 20;
 /// Bytes that the monitor's own events may fill beside them, however often somebody stops and continues the VM.
 const MAX_HOST: u64 = 256 << 10;
 
+/// Bytes that events of refused packets may fill, which are the monitor's but depend on the guest.
+const MAX_REFUSED: u64 = 256 << 10;
+
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimedEvent {
@@ -52,6 +55,13 @@ pub enum HostEvent {
         /// [`magikvm_proto::budget::CLOCK_TOLERANCE_MS`] either way.
         offset_ms: i64,
     },
+    /// Something that the user should know of the pod.
+    Warning {
+        /// What.
+        message: String,
+    },
+    /// The filter of the pod's network refused something.
+    Refused(crate::net::report::Refused),
     /// The machine does not give all walls for a process of the VM.
     Jail {
         /// Which process.
@@ -89,21 +99,23 @@ struct Writer {
     file: File,
     by_guest: u64,
     by_host: u64,
+    by_network: u64,
 }
 
 impl EventLog {
     /// A pod's.
     pub fn open(dir: &PodDir) -> Result<Self, FileError> {
         let file = open_append(&dir.events())?;
-        Ok(Self(Arc::new(Mutex::new(Writer { file, by_guest: 0, by_host: 0 }))))
+        Ok(Self(Arc::new(Mutex::new(Writer { file, by_guest: 0, by_host: 0, by_network: 0 }))))
     }
 
     /// Adds an event. One that is too many, or that a full disk has no room for, is lost.
     pub fn write(&self, what: Happening) {
         let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Writer { file, by_guest, by_host } = &mut *writer;
+        let Writer { file, by_guest, by_host, by_network } = &mut *writer;
         let (written, max) = match what {
             Happening::Guest(_) => (by_guest, MAX_GUEST),
+            Happening::Host(HostEvent::Refused(_)) => (by_network, MAX_REFUSED),
             Happening::Host(_) => (by_host, MAX_HOST),
         };
         if *written > max {

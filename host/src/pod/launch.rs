@@ -25,6 +25,11 @@ pub enum FromMonitor {
         /// How far it is.
         progress: Progress,
     },
+    /// The user should know this.
+    Warning {
+        /// What.
+        message: String,
+    },
     /// The pod runs.
     Ready,
     /// It does not, and nothing of it is left.
@@ -122,11 +127,20 @@ impl Launched {
     }
 
     /// Waits until the pod runs, or has failed. `pulling` hears of images that come meanwhile.
-    pub fn await_ready(&mut self, pulling: &mut dyn FnMut(&Reference, &Progress)) -> Result<(), Failure> {
+    /// `warned` of what the user should know.
+    pub fn await_ready(
+        &mut self,
+        pulling: &mut dyn FnMut(&Reference, &Progress),
+        warned: &mut dyn FnMut(&str),
+    ) -> Result<(), Failure> {
         loop {
             return match self.next_message() {
                 Some(FromMonitor::Pulling { image, progress }) => {
                     pulling(&image, &progress);
+                    continue;
+                }
+                Some(FromMonitor::Warning { message }) => {
+                    warned(&message);
                     continue;
                 }
                 Some(FromMonitor::Ready) => Ok(()),

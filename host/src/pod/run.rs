@@ -7,6 +7,7 @@ use super::pull::{PullRequest, of_image};
 use crate::image::{Image, ImageError, ImageStore, Platform, Policy, PullWhen, Reference};
 use crate::jail::Requirement;
 use crate::manifest::{ContainerSpec, PodPlan, PullPolicy, RuntimeClass};
+use crate::net::settle::NetError;
 use crate::runtime::microvm::MicroVm;
 use crate::runtime::{PodRuntime, PodToPrepare, RuntimeError, Sandbox};
 use crate::store::atomic::{self, FileError};
@@ -75,6 +76,9 @@ pub trait Attendant {
     /// Brings the images of the pod in this directory into the store.
     fn pull(&mut self, dir: &PodDir, request: &PullRequest) -> Result<(), Failure>;
 
+    /// Tells the user something about the pod in this directory.
+    fn warn(&mut self, dir: &PodDir, message: &str);
+
     /// Returns when all containers run (or have completed), or with why they do not.
     fn await_ready(&mut self, pod: &mut Pod, sandbox: Box<dyn Sandbox>) -> Result<(), Failure>;
 }
@@ -112,6 +116,9 @@ fn bring_up(
     };
     let prepared =
         runtime.prepare(&to_prepare, &mut pod.undo).map_err(|error| of_runtime(RunStage::Prepare, &error))?;
+    for warning in prepared.warnings() {
+        attendant.warn(&pod.dir, &warning);
+    }
     fault("prepare")?;
     let sandbox =
         runtime.start(prepared, &mut pod.undo).map_err(|error| of_runtime(RunStage::Boot, &error))?;
@@ -318,7 +325,8 @@ fn of_runtime(stage: RunStage, error: &RuntimeError) -> Failure {
         RuntimeError::Resolve { .. }
         | RuntimeError::Plan(_)
         | RuntimeError::TooLarge { .. }
-        | RuntimeError::Volume { .. } => Blame::User,
+        | RuntimeError::Volume { .. }
+        | RuntimeError::Network(NetError::Tsi | NetError::User | NetError::NoFilter) => Blame::User,
         RuntimeError::Json { .. } => Blame::Internal,
         _ => Blame::Environment,
     };

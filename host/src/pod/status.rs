@@ -156,6 +156,15 @@ fn status(found: &Found, record: &PodRecord) -> Value {
     if let Some(started) = state.and_then(|state| state.started_ms) {
         fields["startTime"] = json!(time(started));
     }
+    if let Some(address) = state.and_then(|state| state.host_ip) {
+        fields["hostIP"] = json!(address);
+        fields["hostIPs"] = json!([{ "ip": address }]);
+    }
+    let addresses = state.map(|state| state.pod_ips.as_slice()).unwrap_or_default();
+    if let Some(first) = addresses.first() {
+        let all: Vec<Value> = addresses.iter().map(|address| json!({ "ip": address })).collect();
+        (fields["podIP"], fields["podIPs"]) = (json!(first), json!(all));
+    }
     let running = phase == Phase::Running && found.lock == LockState::Held;
     let views = state.map(|state| state.containers.as_slice()).unwrap_or_default();
     let all_ready = running && views.iter().all(|view| matches!(view.phase, ContainerPhase::Running { .. }));

@@ -116,6 +116,8 @@ impl Machine {
             paused_ms: None,
             ended_ms: None,
             broken: None,
+            pod_ips: Vec::new(),
+            host_ip: None,
             containers: containers.iter().map(view).collect(),
             annotations: Default::default(),
             processes: Vec::new(),

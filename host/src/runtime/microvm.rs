@@ -2,7 +2,7 @@
 //! images into one disk, and starts a VMM. The containers are the guest's business.
 
 use super::volumes::{self, Volumes};
-use super::{PodRuntime, PodToPrepare, Prepared, RuntimeError, Sandbox, oci};
+use super::{PodRuntime, PodToPrepare, Prepared, RuntimeError, Sandbox, SandboxNetwork, network, oci};
 use crate::agent::Connector;
 use crate::image::Platform;
 use crate::image::erofs::{self, SmallFile};
@@ -10,6 +10,7 @@ use crate::jail::{self, Cgroup, Layers, Requirement};
 use crate::manifest::{
     ContainerSpec, ImageDefaults, PodPlan, ResolvedProcess, RuntimeClass, resolve_process,
 };
+use crate::net::settle::{Settled, Ways};
 use crate::store::atomic::{self, FileError};
 use crate::store::text::chain;
 use crate::store::undo::{Scope, Step, Undo};
@@ -85,6 +86,7 @@ pub enum GuestError {
 #[derive(Debug)]
 pub struct MicroVm {
     vmm: Box<dyn Vmm>,
+    ways: Ways,
     accel: Accel,
     guest: PathBuf,
     /// What was seen of the guest image; None for machines that boot none.
@@ -100,7 +102,9 @@ impl MicroVm {
         let image = needs_guest(kind).then(|| check_guest(&guest));
         let stated = image.as_ref().and_then(|image| Some(image.as_ref().ok()?.arch));
         let arch = stated.or_else(Arch::native).unwrap_or(Arch::X86_64);
+        let ways = network::ways(kind, kernel);
         Self {
+            ways,
             vmm: driver(kind, DriverOptions { guest: arch, kernel, places }),
             accel,
             guest,
@@ -230,9 +234,10 @@ impl PodRuntime for MicroVm {
         atomic::create_dir_all(&dir, 0o700)?;
 
         let volumes = volumes::plan(pod.plan)?;
+        let network = network::settle(pod.plan, self.ways)?;
         let (partitions, mut images) = partitions(pod);
         let baked = dir.join("pod.erofs");
-        let size = bake(pod, &partitions, &volumes, &baked)?;
+        let size = bake(pod, &partitions, &volumes, &network, &baked)?;
         let mut parts = vec![Part { path: baked, size }];
         parts.append(&mut images);
         disk::stitch(&dir, &parts)?;
@@ -251,20 +256,25 @@ impl PodRuntime for MicroVm {
             accel: self.accel,
             scratch,
             shared: Some(volumes.shared).filter(|shared| !shared.is_empty()).map(Arc::new),
+            nic: None,
             walls: Walls { requirement: self.requirement, cgroup },
         };
-        Ok(Prepared::MicroVm { config, dir })
+        Ok(Prepared::MicroVm { config, dir, network: Box::new(network) })
     }
 
     fn start(&self, prepared: Prepared, undo: &mut Undo) -> Result<Box<dyn Sandbox>, RuntimeError> {
-        let Prepared::MicroVm { config, dir } = prepared;
+        let Prepared::MicroVm { mut config, dir, network } = prepared;
         let out_of_memory_kills = end::out_of_memory_kills();
-        let child = self.vmm.spawn(&config, &dir)?;
+        let tail = ConsoleTail::default();
+        let mut net = network::start(&network, &config, &tail)?;
+        config.nic = net.nic.take();
+        let mut child = self.vmm.spawn(&config, &dir)?;
+        drop(config);
+        child.processes.append(&mut net.processes);
         // Between their start and this line the kernel's parent-death signal stands in for the journal.
         for process in &child.processes {
             undo.plan(Scope::Run, process.reference.undo_step())?;
         }
-        let tail = ConsoleTail::default();
         let (console, diagnostics) = (child.console, child.diagnostics);
         let log = dir.with_file_name("log").join("console");
         let (one, two) = (tail.clone(), tail.clone());
@@ -279,6 +289,7 @@ impl PodRuntime for MicroVm {
             processes: child.processes,
             connector: child.connector,
             tail,
+            network: net.seen,
             reports: child.reports,
             out_of_memory_kills,
         }))
@@ -290,6 +301,7 @@ struct MicroVmSandbox {
     processes: Vec<Process>,
     connector: Connector,
     tail: ConsoleTail,
+    network: SandboxNetwork,
     reports: Option<Reports>,
     /// How many there were when it was started.
     out_of_memory_kills: u64,
@@ -302,6 +314,10 @@ impl Sandbox for MicroVmSandbox {
 
     fn processes(&self) -> Vec<ProcessRef> {
         self.processes.iter().map(|process| process.reference.clone()).collect()
+    }
+
+    fn network(&mut self) -> SandboxNetwork {
+        std::mem::take(&mut self.network)
     }
 
     fn console(&self) -> ConsoleTail {
@@ -374,6 +390,7 @@ fn bake(
     pod: &PodToPrepare<'_>,
     partitions: &[u32],
     volumes: &Volumes,
+    network: &Settled,
     path: &Path,
 ) -> Result<u64, RuntimeError> {
     let plan = pod.plan;
@@ -403,11 +420,14 @@ fn bake(
         grace_ms: plan.grace_seconds * 1000,
         containers,
         volumes: volumes.plans.clone(),
+        network: network.plan.clone(),
     };
     guest.check()?;
     files.push(json(SPEC_JSON, &guest)?);
     files.extend(
-        oci::pod_etc(plan).into_iter().map(|(name, bytes)| (relative(&format!("{POD_ETC}/{name}")), bytes)),
+        oci::pod_etc(plan, network)
+            .into_iter()
+            .map(|(name, bytes)| (relative(&format!("{POD_ETC}/{name}")), bytes)),
     );
     let mut out = File::create_new(path).map_err(FileError::at("create", path))?;
     let plain = |(path, content)| (path, SmallFile::File { mode: 0o644, gid: 0, content });

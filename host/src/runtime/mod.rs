@@ -1,6 +1,7 @@
 //! Runtime classes: what differs between them is how a sandbox is prepared and started, and nothing else.
 
 pub mod microvm;
+mod network;
 pub mod oci;
 pub mod seccomp;
 mod volumes;
@@ -9,6 +10,7 @@ use crate::agent::Connector;
 use crate::image::{Image, Platform};
 use crate::jail::Layers;
 use crate::manifest::{PodPlan, ResolveError, RuntimeClass};
+use crate::net::settle::{NetError, Settled};
 use crate::store::atomic::FileError;
 use crate::store::layout::PodDir;
 use crate::store::undo::{Undo, UndoError};
@@ -18,6 +20,8 @@ use crate::vmm::process::{Motion, ProcessRef};
 use crate::vmm::{Unavailable, VmConfig, VmmError};
 use magikvm_proto::id::ContainerName;
 use std::fmt::Debug;
+use std::fs::File;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 /// A pod that is ready to be started: all its files are made.
@@ -29,7 +33,17 @@ pub enum Prepared {
         config: VmConfig,
         /// Where its files are.
         dir: PathBuf,
+        /// What its network is.
+        network: Box<Settled>,
     },
+}
+
+impl Prepared {
+    /// What the user should know of the pod before it runs.
+    pub fn warnings(&self) -> Vec<String> {
+        let Self::MicroVm { network, .. } = self;
+        network.warning.iter().cloned().collect()
+    }
 }
 
 /// The walls around a running pod.
@@ -38,12 +52,25 @@ pub trait Sandbox: Debug + Send {
     fn agent(&self) -> &Connector;
     /// Its processes.
     fn processes(&self) -> Vec<ProcessRef>;
+    /// Its addresses, and what the filter of its network has to tell; that can be had once.
+    fn network(&mut self) -> SandboxNetwork;
     /// Its console, filled while it runs.
     fn console(&self) -> ConsoleTail;
     /// The walls around each of its processes.
     fn layers(&self) -> Vec<(String, Layers)>;
     /// Waits for its end; then no process of it is left. Meanwhile tells `on_motion` when its processes are stopped or go on.
     fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> MachineEnd;
+}
+
+/// What is known of a sandbox's network.
+#[derive(Debug, Default)]
+pub struct SandboxNetwork {
+    /// The pod's.
+    pub addresses: Vec<IpAddr>,
+    /// The host's.
+    pub host_address: Option<IpAddr>,
+    /// Lines for [`crate::net::report::read`].
+    pub reports: Option<File>,
 }
 
 /// A runtime class.
@@ -134,6 +161,9 @@ pub enum RuntimeError {
     /// The scratch disk.
     #[error("cannot make the pod's scratch disk")]
     Scratch(#[from] crate::vmm::scratch::ScratchError),
+    /// The network.
+    #[error(transparent)]
+    Network(#[from] NetError),
     /// The VMM.
     #[error("cannot start the VM")]
     Vmm(#[from] VmmError),

@@ -9,6 +9,7 @@ use crate::manifest::plan::{
     CapabilityList, ContainerSpec, PodPlan, PrivilegeEscalation, QosClass, Resources, RootFilesystem,
     Security,
 };
+use crate::net::settle::Settled;
 use magikvm_proto::path::{GUEST_POD_ETC, GUEST_POD_SHM};
 use magikvm_proto::plan::{ProcessNamespace, Stdio};
 use oci_spec::runtime::{
@@ -16,9 +17,14 @@ use oci_spec::runtime::{
     LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxPids, LinuxResources, Mount, Process, Root, Spec,
     User,
 };
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+/// What a pod without a network calls itself.
+const NO_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 1, 1));
+/// In which a pod's full name is, as in most clusters.
+const CLUSTER_DOMAIN: &str = "cluster.local";
 /// Version of the runtime specification that the configuration follows.
 const OCI_VERSION: &str = "1.0.2";
 /// Processes and threads of one container. Enough for any honest program, too few to starve the VM's other containers.
@@ -146,23 +152,38 @@ pub fn to_json(spec: &Spec) -> serde_json::Result<Vec<u8>> {
 }
 
 /// The files of the pod's `/etc`: name and content.
-pub fn pod_etc(plan: &PodPlan) -> Vec<(String, Vec<u8>)> {
+pub fn pod_etc(plan: &PodPlan, network: &Settled) -> Vec<(String, Vec<u8>)> {
     let hostname = &plan.hostname;
-    let hosts = format!(
+    let mut hosts = format!(
         "# Written by magikvm for the pod {}.\n\
          127.0.0.1\tlocalhost\n\
          ::1\tlocalhost ip6-localhost ip6-loopback\n\
          fe00::\tip6-localnet\n\
          fe00::\tip6-mcastprefix\n\
          fe00::1\tip6-allnodes\n\
-         fe00::2\tip6-allrouters\n\
-         127.0.1.1\t{hostname}\n",
+         fe00::2\tip6-allrouters\n",
         plan.id
     );
+    let names = match &plan.network.subdomain {
+        Some(subdomain) => {
+            format!("{hostname}.{subdomain}.{}.svc.{CLUSTER_DOMAIN}\t{hostname}", plan.id.namespace)
+        }
+        None => hostname.clone(),
+    };
+    let own = network.addresses();
+    // Without a network the pod's name is still that of somebody.
+    let own = if own.is_empty() { vec![NO_ADDRESS] } else { own };
+    for address in own {
+        hosts += &format!("{address}\t{names}\n");
+    }
+    for alias in plan.network.aliases.iter().filter(|alias| !alias.names.is_empty()) {
+        hosts += &format!("{}\t{}\n", alias.ip, alias.names.join("\t"));
+    }
+    let resolv = plan.network.dns.merged(&network.resolv, &network.forwarded);
     vec![
         ("hosts".to_owned(), hosts.into_bytes()),
         ("hostname".to_owned(), format!("{hostname}\n").into_bytes()),
-        ("resolv.conf".to_owned(), Vec::new()),
+        ("resolv.conf".to_owned(), resolv.text().into_bytes()),
     ]
 }
 
@@ -477,7 +498,7 @@ mod tests {
 
     #[test]
     fn the_pods_etc_names_the_pod() {
-        let files = pod_etc(&pod("  hostname: box\n", ""));
+        let files = pod_etc(&pod("  hostname: box\n", ""), &Settled::none(None));
         let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["hosts", "hostname", "resolv.conf"]);
         let hosts = String::from_utf8(files[0].1.clone()).unwrap();

@@ -89,6 +89,12 @@ pub struct PodState {
     /// Why it ended otherwise than by its containers' or the user's will.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broken: Option<Broken>,
+    /// The pod's addresses, where it has a network device.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pod_ips: Vec<std::net::IpAddr>,
+    /// One of the host's, where the pod has a network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<std::net::IpAddr>,
     /// Containers in order.
     pub containers: Vec<ContainerView>,
     /// The monitor and the VM's processes.

@@ -30,6 +30,8 @@ pub enum MachineFailure {
     FilterViolated,
     /// The VMM gave up.
     VmmFailed,
+    /// A process of the machine's network ended.
+    NetworkFailed,
     /// The guest's kernel or its init panicked.
     GuestPanicked,
     /// The guest's processor gave up.
@@ -106,6 +108,14 @@ impl MachineEnd {
                 }
                 Report::Complaint { .. } => {}
             }
+        }
+        if crate::net::chain::NAMES.contains(&name) {
+            let how = match seen.status {
+                WaitStatus::Signaled(_, signal, _) => format!("{name} was killed by {signal}"),
+                WaitStatus::Exited(_, code) => format!("{name} exited with {code}"),
+                _ => format!("{name} is gone"),
+            };
+            return end(MachineFailure::NetworkFailed, format!("the pod's network ended: {how}"));
         }
         match seen.status {
             WaitStatus::Signaled(_, Signal::SIGKILL, _) if seen.host_was_out_of_memory => end(
@@ -195,6 +205,17 @@ mod tests {
         let cases = [
             (end(killed, &[], &[panicked], false), MachineFailure::VmmKilled, "krun was killed by SIGKILL"),
             (end(killed, &[], &[], true), MachineFailure::VmmOutOfMemory, "out of memory"),
+            (
+                MachineEnd::of(Seen {
+                    process: "passt",
+                    status: exited(1),
+                    reports: &[],
+                    console: &[],
+                    host_was_out_of_memory: false,
+                }),
+                MachineFailure::NetworkFailed,
+                "passt exited with 1",
+            ),
             (
                 end(WaitStatus::Signaled(PID, Signal::SIGSEGV, true), &[], &[], true),
                 MachineFailure::VmmKilled,

@@ -10,6 +10,7 @@ pub mod file_trial;
 pub mod krun;
 #[cfg(target_os = "linux")]
 pub mod kvm;
+pub mod nic;
 #[cfg_attr(target_os = "macos", path = "hvf.rs")]
 pub mod probe;
 pub mod process;
@@ -100,7 +101,7 @@ pub enum Accel {
 }
 
 /// One machine.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone)]
 pub struct VmConfig {
     /// For people, in lists of processes.
     pub name: String,
@@ -121,8 +122,9 @@ pub struct VmConfig {
     /// Name of a disk that can be written to, within the machine's directory.
     pub scratch: Option<String>,
     /// What this machine shares with it.
-    #[serde(skip)]
     pub shared: Option<Arc<Shared>>,
+    /// Its way to a network, if it has one.
+    pub nic: Option<nic::Nic>,
     /// The walls around its processes.
     pub walls: Walls,
 }

@@ -9,10 +9,11 @@ use super::report::REPORT_FD;
 use crate::jail::{Handover, JailSpec, Layers, Violation, Watch};
 use crate::os;
 use crate::store::undo;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getppid};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus};
@@ -132,31 +133,44 @@ impl Child {
 /// Starts a child that the kernel kills when the calling *thread* ends; call it on a thread that lives as long as the child shall. A child
 /// that is this program has [`os::follow_parent`] to call, for systems whose kernel does not.
 pub fn spawn(name: &str, command: &mut Command) -> Result<Process, VmmError> {
-    spawn_with(name, command, None)
+    spawn_with(name, command, &[])
 }
 
-/// The same; the child has this descriptor as number 3 ([`REPORT_FD`]).
-fn spawn_with(name: &str, command: &mut Command, reports: Option<&OwnedFd>) -> Result<Process, VmmError> {
+/// Numbers that children have descriptors under are below this one.
+const FIRST_COPY: i32 = 64;
+
+/// The same; the child has these descriptors, each under a number from 3 to 63.
+pub fn spawn_with(
+    name: &str,
+    command: &mut Command,
+    inherits: &[(&OwnedFd, i32)],
+) -> Result<Process, VmmError> {
+    let start =
+        |source, command: &Command| VmmError::Start { program: PathBuf::from(command.get_program()), source };
     let parent = Pid::this();
-    let reports = reports.map(AsRawFd::as_raw_fd);
-    // SAFETY: between fork and exec only prctl, getppid, dup2 and fcntl are called, all async-signal-safe; nothing is allocated. `reports` is
-    // open in this process until the child has been started.
+    // Copies out of the way of all those numbers, so that giving one takes none away.
+    let copies = inherits.iter().map(|(fd, number)| {
+        let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(FIRST_COPY))?;
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok((unsafe { OwnedFd::from_raw_fd(copy) }, *number))
+    });
+    let copies: Vec<(OwnedFd, i32)> =
+        copies.collect::<nix::Result<_>>().map_err(|errno| start(errno.into(), command))?;
+    let numbers: Vec<(i32, i32)> = copies.iter().map(|(copy, number)| (copy.as_raw_fd(), *number)).collect();
+    // SAFETY: between fork and exec only prctl, getppid and dup2 are called, all async-signal-safe; nothing is allocated. The copies are
+    // open in this process until the child has been started, and dup2's stay open over exec.
     unsafe {
         command.pre_exec(move || {
             os::die_with_parent()?;
-            match reports {
-                // Duplicates stay open over exec; one that has the number already has to be told so.
-                Some(REPORT_FD) => errno(nix::libc::fcntl(REPORT_FD, nix::libc::F_SETFD, 0))?,
-                Some(fd) => errno(nix::libc::dup2(fd, REPORT_FD))?,
-                None => {}
+            for (copy, number) in &numbers {
+                errno(nix::libc::dup2(*copy, *number))?;
             }
             // The parent may have died before the request was in place.
             if getppid() == parent { Ok(()) } else { Err(nix::errno::Errno::ESRCH.into()) }
         });
     }
-    let child = command
-        .spawn()
-        .map_err(|source| VmmError::Start { program: PathBuf::from(command.get_program()), source })?;
+    let child = command.spawn().map_err(|source| start(source, command))?;
+    drop(copies);
     let child = Child::of(child);
     Ok(Process { reference: reference(name, child.pid), child, layers: None, watch: None, reaped: false })
 }
@@ -180,7 +194,8 @@ pub fn spawn_jailed(
     let spec = &with_inmate(name, spec);
     let handover = Handover::new(spec).map_err(failed)?;
     handover.attach(command);
-    let mut process = spawn_with(name, command, reports)?;
+    let given: Vec<_> = reports.iter().map(|fd| (*fd, REPORT_FD)).collect();
+    let mut process = spawn_with(name, command, &given)?;
     let jailed = handover.complete(process.child.pid).map_err(failed)?;
     if jailed.pid != process.child.pid {
         // The one that was started has handed its place over, and ends.

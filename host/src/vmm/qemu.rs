@@ -1,6 +1,7 @@
 //! QEMU: the machine `microvm` for guests of x86_64, `virt` for those of aarch64, whatever this machine is. The agent's vsock is served by
 //! `vhost-device-vsock`, a process of its own beside QEMU, so that no kernel module and no privilege is needed on the host.
 
+use super::nic::{NIC_FD, Nic};
 use super::process::{self, Process};
 use super::walls::{Site, mount};
 use super::{
@@ -8,10 +9,11 @@ use super::{
     find_program, share,
 };
 use crate::agent::{Connector, Handshake};
-use crate::jail::{self, Access, Inside, JailSpec, SyscallFilter};
+use crate::jail::{self, Access, Descriptor, HostNetwork, Inside, JailSpec, SyscallFilter};
 use crate::store::layout::AGENT_SOCK;
 use magikvm_proto::guest_image::Arch;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -165,7 +167,13 @@ impl Vmm for Qemu {
             (Some(shared), Some(listener)) => Some(share::serve(shared, listener, config, &site)?),
             _ => None,
         };
-        let spec = qemu_jail(qemu, self.options.guest, config, &vhost_sock, &site)?;
+        let mut spec = qemu_jail(qemu, self.options.guest, config, &vhost_sock, &site)?;
+        for (socket, number) in config.nic.iter().flat_map(Nic::inherits) {
+            spec.descriptors.push(Descriptor { here: socket.as_raw_fd(), there: number });
+        }
+        if matches!(config.nic, Some(Nic::User { .. })) {
+            spec.network = HostNetwork::Kept;
+        }
         let mut machine = start("qemu", Stdio::piped(), &spec)?;
         let (console, diagnostics) = machine.take_output()?;
         let connector = Connector {
@@ -310,6 +318,9 @@ fn qemu_arguments(guest: Arch, config: &VmConfig, vhost_sock: &str) -> Vec<Strin
         .args(["-device", "virtio-balloon-device,free-page-reporting=on"])
         // QEMU's own filter: no new programs, no privileges, no resource limits from inside.
         .args(["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
+    if let Some(nic) = &config.nic {
+        command.args(nic_arguments(nic).iter().map(String::as_str));
+    }
     command.0
 }
 
@@ -343,4 +354,20 @@ fn volumes(config: &VmConfig) -> Vec<String> {
         arguments.extend(["-device".to_owned(), device]);
     }
     arguments
+}
+
+/// What is at one end of the network device, and the device.
+fn nic_arguments(nic: &Nic) -> Vec<String> {
+    let (network, device) = match nic {
+        Nic::Stream { mac, mtu, .. } => (
+            format!("stream,id=net,server=off,addr.type=fd,addr.str={NIC_FD}"),
+            format!("virtio-net-device,netdev=net,mac={mac},host_mtu={mtu}"),
+        ),
+        Nic::User { mac, network_6 } => {
+            (format!("user,id=net,ipv6-net={network_6}"), format!("virtio-net-device,netdev=net,mac={mac}"))
+        }
+        // Only libkrun has it; who asks is told so before.
+        Nic::Tsi => return Vec::new(),
+    };
+    vec!["-netdev".to_owned(), network, "-device".to_owned(), device]
 }

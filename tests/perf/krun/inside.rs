@@ -143,6 +143,7 @@ fn bare(room: &Room, dir: &Path) -> Result<Duration> {
     let options = DriverOptions { guest: Arch::X86_64, kernel: KernelChoice::GuestImage, places };
     let driver = vmm::driver(VmmKind::Krun, options);
     let config = VmConfig {
+        nic: None,
         name: "floor".to_owned(),
         id: "floor".to_owned(),
         memory_mib: MACHINE_MIB,

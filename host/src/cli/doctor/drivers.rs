@@ -3,6 +3,8 @@
 use super::check::Check;
 use super::host::{Host, Package};
 use super::report::GuestFor;
+use crate::net::host::HostNetwork;
+use crate::net::passt::PasstError;
 use crate::runtime::microvm::GuestError;
 use crate::store::text::chain;
 use crate::vmm::Unavailable;
@@ -92,18 +94,31 @@ pub(super) fn libkrunfw(host: &Host, there: Result<(), Unavailable>) -> Check {
     }
 }
 
-/// The way out of a machine.
-pub(super) fn passt(host: &Host) -> Check {
-    let name = "passt";
-    match host.find("passt") {
-        Some(path) => Check::ok(name, path.display().to_string()),
-        None => Check::missing(
-            name,
-            "pods with a network, which are not in this version",
-            "it is not in PATH",
-            host.install(&PASST),
-        ),
-    }
+/// The way out of a machine, and whether pods have it unless they say otherwise. `version`: what the program says of itself, if it can be used.
+pub(super) fn passt(
+    host: &Host,
+    version: impl FnOnce(&Path) -> Result<String, PasstError>,
+    network: &HostNetwork,
+) -> Check {
+    let (name, need) = ("passt", "pods with a network; without it they have none");
+    let Some(path) = host.find("passt") else {
+        return Check::missing(name, need, "it is not in PATH", host.install(&PASST));
+    };
+    let version = match version(&path) {
+        Ok(version) => version,
+        Err(error) => return Check::missing(name, need, chain(&error), host.install(&PASST)),
+    };
+    let families = match (network.has_4(), network.has_6()) {
+        (true, true) => "IPv4 and IPv6",
+        (true, false) => "IPv4; IPv6 has no default route here",
+        (false, true) => "IPv6; IPv4 has no default route here",
+        (false, false) => {
+            let found =
+                format!("{} ({version}), but there is no default route for it to use", path.display());
+            return Check::missing(name, need, found, "connect this machine to a network".to_owned());
+        }
+    };
+    Check::ok(name, format!("{} ({version}), the default of pods: {families}", path.display()))
 }
 
 #[cfg(test)]
@@ -156,10 +171,21 @@ mod tests {
     #[test]
     fn what_few_pods_need_is_optional() {
         let fake = Fake::of_user(&[("/etc/os-release", "ID=fedora\n")]);
-        let there = passt(&fake.host);
+        let network = HostNetwork {
+            addresses: [std::net::IpAddr::from([192, 0, 2, 2])].into(),
+            routes_4: true,
+            ..HostNetwork::default()
+        };
+        let good = |_: &Path| Ok("2025".to_owned());
+        let old = |path: &Path| Err(PasstError::TooOld { path: path.to_owned(), option: "--fd" });
+        let there = passt(&fake.host, good, &network);
         assert_eq!((there.state, there.remedy.as_deref()), (State::Warn, Some("sudo dnf install passt")));
         fake.program("passt");
-        assert!(passt(&fake.host).is_ok());
+        let there = passt(&fake.host, good, &network);
+        assert!(there.is_ok() && there.found.contains("(2025), the default of pods: IPv4;"), "{there:?}");
+        assert!(passt(&fake.host, old, &network).found.contains("has no option --fd"));
+        let alone = passt(&fake.host, good, &HostNetwork::default());
+        assert!(!alone.is_ok() && alone.found.contains("no default route"), "{alone:?}");
         let firmware = libkrunfw(&fake.host, missing("no library"));
         assert_eq!(
             (firmware.state, firmware.remedy.as_deref()),

@@ -14,6 +14,8 @@ mod virtualization;
 
 use super::error::Kind;
 use super::{CliError, Format, Outcome, print_as, ui};
+use crate::net::host::HostNetwork;
+use crate::net::passt::{self, PasstError};
 use crate::pod::interface::PodRuntimeInterface;
 use crate::runtime::microvm::check_guest;
 use crate::store::text::chain;
@@ -55,6 +57,11 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     Ok(if enough { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
 
+/// What a passt says of itself, if it can do what is needed of it.
+fn passt_version(path: &std::path::Path) -> Result<String, PasstError> {
+    passt::check(Some(path)).and_then(passt::version)
+}
+
 fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> Report {
     let layout = pods.layout();
     let (image, places) = (check_guest(guest), pods.places());
@@ -81,7 +88,7 @@ fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> 
         storage::policy(&layout.policy()),
         storage::scratch(),
         drivers::libkrunfw(host, krun::probe_libkrunfw()),
-        drivers::passt(host),
+        drivers::passt(host, passt_version, &HostNetwork::look()),
     ];
     if cfg!(target_os = "linux") {
         others.extend([system::user_namespaces(host), system::subordinate_ids(host), system::cgroups(host)]);

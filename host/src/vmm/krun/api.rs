@@ -47,6 +47,11 @@ mod bound {
     const SYNC_FULL: u32 = 2;
     /// Of `krun_add_virtiofs4`: owners and permissions are those of this machine.
     const PERMISSIONS_COMPLETE: u32 = 0;
+    /// Of `krun_add_vsock`: sockets of IPv4 and IPv6 are made on the host.
+    const TSI_INET: u32 = 1;
+    /// Of `krun_add_net_unixstream`: the guest may be sent whole packets of TCP (checksums, TSO for IPv4, TSO for IPv6). None ever has more than
+    /// an MTU, but without them the guest would have room for 1500 bytes only. What the guest itself sends is finished.
+    const NET_FEATURES: u32 = 1 << 1 | 1 << 7 | 1 << 8;
 
     /// A step that libkrun refused.
     #[derive(Debug, thiserror::Error)]
@@ -152,14 +157,34 @@ mod bound {
             check(call, answer).map(drop)
         }
 
-        /// A vsock device without any of libkrun's own networking ("TSI": the guest's sockets made on the host), and ports of the guest
+        /// A network device whose frames go through a stream, which then is libkrun's.
+        pub(in crate::vmm::krun) fn add_nic(&self, stream: i32, mac: [u8; 6]) -> Result<(), ApiError> {
+            // The bindings of the system's library want a pointer to something that they could change.
+            let mut mac = mac;
+            // SAFETY: no path is given; the address has 6 bytes and outlives the call; the descriptor is not used by anybody else from here on.
+            let answer = unsafe {
+                ffi::krun_add_net_unixstream(
+                    self.0,
+                    std::ptr::null(),
+                    stream,
+                    mac.as_mut_ptr(),
+                    NET_FEATURES,
+                    0,
+                )
+            };
+            check("krun_add_net_unixstream", answer).map(drop)
+        }
+
+        /// A vsock device, with libkrun's own networking ("TSI": the guest's sockets made on the host) or without, and ports of the guest
         /// that connections to Unix sockets lead to.
-        pub(in crate::vmm::krun) fn add_vsock(&self, ports: &[(u32, &str)]) -> Result<(), ApiError> {
+        pub(in crate::vmm::krun) fn add_vsock(&self, ports: &[(u32, &str)], tsi: bool) -> Result<(), ApiError> {
             let call = "krun_add_vsock_port2";
             #[allow(unused_unsafe, reason = "safe in the crate, not in the bindings of the system's library")]
             // SAFETY: they take numbers.
-            let (no_default, added) =
-                unsafe { (ffi::krun_disable_implicit_vsock(self.0), ffi::krun_add_vsock(self.0, 0)) };
+            let (no_default, added) = unsafe {
+                let features = if tsi { TSI_INET } else { 0 };
+                (ffi::krun_disable_implicit_vsock(self.0), ffi::krun_add_vsock(self.0, features))
+            };
             check("krun_disable_implicit_vsock", no_default)?;
             check("krun_add_vsock", added)?;
             for (port, socket) in ports {

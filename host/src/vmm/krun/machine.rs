@@ -46,7 +46,7 @@ fn become_machine(settings: &Settings) -> i32 {
 
 #[cfg(has_krun)]
 fn made(settings: &Settings) -> Result<super::api::Context, super::api::ApiError> {
-    use super::{Console, api};
+    use super::{Console, Network, api};
     use crate::store::layout::{AGENT_SOCK, FORWARD_SOCK};
     use std::os::fd::AsRawFd;
     let context = api::Context::new(settings.vcpus, settings.memory_mib)?;
@@ -59,7 +59,12 @@ fn made(settings: &Settings) -> Result<super::api::Context, super::api::ApiError
         context.add_shared(magikvm_proto::path::SHARED_TAG, shared)?;
     }
     // In the working directory: a socket's address holds 107 bytes only.
-    context.add_vsock(&[(settings.agent_port, AGENT_SOCK), (settings.forward_port, FORWARD_SOCK)])?;
+    let is_tsi = settings.network == Network::Tsi;
+    let ports = [(settings.agent_port, AGENT_SOCK), (settings.forward_port, FORWARD_SOCK)];
+    context.add_vsock(&ports, is_tsi)?;
+    if let Network::Stream { mac, fd } = settings.network {
+        context.add_nic(fd, mac)?;
+    }
     let (input, output) = (std::io::stdin().as_raw_fd(), std::io::stdout().as_raw_fd());
     match settings.console {
         Console::Serial => context.add_serial_console(output)?,

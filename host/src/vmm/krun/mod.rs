@@ -11,6 +11,7 @@ mod machine;
 
 pub use machine::{VMM_VERB, main};
 
+use super::nic::{NIC_FD, Nic};
 use super::process;
 use super::report;
 use super::share;
@@ -19,10 +20,11 @@ use super::{
     Accel, Capabilities, DriverOptions, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError,
 };
 use crate::agent::{Connector, Handshake};
-use crate::jail::{self, Access, Inside, SyscallFilter};
+use crate::jail::{self, Access, Descriptor, HostNetwork, Inside, SyscallFilter};
 use crate::os;
 use crate::store::atomic::FileError;
 use crate::store::layout::AGENT_SOCK;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -56,7 +58,23 @@ struct Settings {
     scratch: Option<String>,
     /// Where what is shared is.
     shared: Option<PathBuf>,
+    network: Network,
 }
+
+/// How the machine gets out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Network {
+    /// Not at all.
+    None,
+    /// By a device whose frames go through this descriptor.
+    Stream { mac: [u8; 6], fd: i32 },
+    /// By sockets of the host.
+    Tsi,
+}
+
+/// Lets libkrunfw's kernel hand its sockets over.
+const TSI_PARAMETER: &str = " tsi_hijack";
 
 /// What the guest's kernel has for a console.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -110,12 +128,23 @@ impl Krun {
             program: "libkrun".to_owned(),
             detail: format!("{} MiB and {} processors are more than it has", config.memory_mib, config.vcpus),
         };
+        let network = match &config.nic {
+            None => Network::None,
+            Some(Nic::Stream { mac, .. }) => Network::Stream { mac: mac.0, fd: NIC_FD },
+            Some(Nic::Tsi) => Network::Tsi,
+            Some(Nic::User { .. }) => {
+                let detail = "it has no network of its own".to_owned();
+                return Err(VmmError::Helper { program: "libkrun".to_owned(), detail });
+            }
+        };
+        let tsi = if network == Network::Tsi { TSI_PARAMETER } else { "" };
         Ok(Settings {
+            network,
             memory_mib: u32::try_from(config.memory_mib).map_err(|_| too_large())?,
             vcpus: u8::try_from(config.vcpus).map_err(|_| too_large())?,
             kernel,
             initramfs: config.initramfs.clone(),
-            cmdline: format!("console={device} {rest}{}", super::more_parameters()),
+            cmdline: format!("console={device} {rest}{tsi}{}", super::more_parameters()),
             console,
             disk: config.disk.clone(),
             agent_port: magikvm_proto::path::AGENT_PORT,
@@ -159,6 +188,12 @@ impl Vmm for Krun {
             .map_err(|error| VmmError::Helper { program: "libkrun".to_owned(), detail: error.to_string() })?;
         let start = |source| VmmError::Start { program: VMM_VERB.into(), source };
         let (reports, theirs) = report::channel().map_err(start)?;
+        for (socket, number) in config.nic.iter().flat_map(Nic::inherits) {
+            spec.descriptors.push(Descriptor { here: socket.as_raw_fd(), there: number });
+        }
+        if matches!(config.nic, Some(Nic::Tsi)) {
+            spec.network = HostNetwork::Kept;
+        }
         let mut command = jail::command().map_err(start)?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut machine = process::spawn_jailed("krun", &mut command, &spec, Some(&theirs))?;

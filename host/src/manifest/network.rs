@@ -1,0 +1,360 @@
+//! What a manifest says of the pod's network.
+
+use super::fields::{ANNOTATION_EGRESS_ALLOW, ANNOTATION_EGRESS_REACH, ANNOTATION_NETWORK};
+use super::k8s::{self, Written};
+use super::names;
+use super::problem::{Report, path_key, quote};
+use crate::net::allow::{AllowList, HostName};
+use crate::net::host::Resolv;
+use crate::net::{Egress, Mode, Reach};
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// Limits of Kubernetes for `dnsConfig`.
+const MAX_NAMESERVERS: usize = 3;
+const MAX_SEARCHES: usize = 32;
+const MAX_SEARCH_BYTES: usize = 2048;
+/// Options of a pod, aliases and their names; Kubernetes has no limits for them.
+const MAX_OPTIONS: usize = 32;
+const MAX_ALIASES: usize = 64;
+const MAX_ALIAS_NAMES: usize = 64;
+
+/// All of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkSpec {
+    /// How it gets out and how far.
+    pub egress: Egress,
+    /// How names are resolved.
+    pub dns: DnsSpec,
+    /// Further lines of `/etc/hosts`.
+    pub aliases: Vec<HostAlias>,
+    /// `spec.subdomain`.
+    pub subdomain: Option<String>,
+}
+
+/// Whose name servers a pod has (`spec.dnsPolicy`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DnsPolicy {
+    /// The host's.
+    #[default]
+    Host,
+    /// Only those of `dnsConfig`.
+    None,
+}
+
+/// `dnsPolicy` and `dnsConfig`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DnsSpec {
+    /// Whose.
+    pub policy: DnsPolicy,
+    /// Further name servers.
+    pub nameservers: Vec<IpAddr>,
+    /// Further domains.
+    pub searches: Vec<String>,
+    /// Further options, `name` or `name:value`.
+    pub options: Vec<String>,
+}
+
+impl DnsSpec {
+    /// As Kubernetes merges them: what the host has first, each thing once; an option of the pod's replaces the host's of the same name.
+    /// `forwarded`: servers that are asked by way of another address.
+    pub fn merged(&self, host: &Resolv, forwarded: &[(IpAddr, IpAddr)]) -> Resolv {
+        let base = match self.policy {
+            DnsPolicy::Host => host.clone(),
+            DnsPolicy::None => Resolv::default(),
+        };
+        let name = |option: &str| option.split(':').next().unwrap_or_default().to_owned();
+        let replaced = |option: &String| self.options.iter().any(|own| name(own) == name(option));
+        let by_way_of = |server: &IpAddr| {
+            forwarded.iter().find(|(behind, _)| behind == server).map_or(*server, |(_, forwarder)| *forwarder)
+        };
+        let mut merged = Resolv {
+            nameservers: base.nameservers.into_iter().chain(self.nameservers.iter().map(by_way_of)).collect(),
+            searches: base.searches.into_iter().chain(self.searches.iter().cloned()).collect(),
+            options: base.options.into_iter().filter(|option| !replaced(option)).collect(),
+        };
+        merged.options.extend(self.options.iter().cloned());
+        let mut seen = Vec::new();
+        merged.nameservers.retain(|server| {
+            !seen.contains(server) && {
+                seen.push(*server);
+                true
+            }
+        });
+        let mut seen = Vec::new();
+        merged.searches.retain(|search| {
+            !seen.contains(search) && {
+                seen.push(search.clone());
+                true
+            }
+        });
+        merged.nameservers.truncate(MAX_NAMESERVERS);
+        merged
+    }
+}
+
+/// A line of `/etc/hosts`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostAlias {
+    /// The address.
+    pub ip: IpAddr,
+    /// Its names.
+    pub names: Vec<String>,
+}
+
+/// Reads it all.
+pub(super) fn network(written: &Written, report: &mut Report) -> NetworkSpec {
+    let mut reader = Reader { written, report };
+    let (dns, aliases) = (reader.dns(), reader.aliases());
+    let egress = reader.egress(&dns);
+    let subdomain = reader.subdomain();
+    NetworkSpec { egress, dns, aliases, subdomain }
+}
+
+struct Reader<'a> {
+    written: &'a Written,
+    report: &'a mut Report,
+}
+
+impl<'a> Reader<'a> {
+    fn problem(&mut self, path: &str, message: impl Into<String>, hint: impl Into<String>) {
+        self.report.add(&self.written.place(path), message, hint);
+    }
+
+    fn spec(&self) -> &'a k8s::Spec {
+        &self.written.pod.spec
+    }
+
+    fn annotation(&self, name: &str) -> Option<(String, &'a str)> {
+        let text = self.written.pod.metadata.annotations.get(name)?;
+        Some((format!("metadata.annotations.{}", path_key(name)), text))
+    }
+
+    fn count(&mut self, path: &str, found: usize, max: usize) {
+        if found > max {
+            self.problem(path, format!("has {found} entries, at most {max} are allowed"), "");
+        }
+    }
+
+    fn egress(&mut self, dns: &DnsSpec) -> Egress {
+        let mode = self.annotation(ANNOTATION_NETWORK).and_then(|(path, text)| {
+            let found = Mode::TABLE.iter().find(|(name, _)| *name == text).map(|&(_, mode)| mode);
+            if found.is_none() {
+                let known = Mode::TABLE.map(|(name, _)| name).join(", ");
+                self.problem(&path, format!("{} is not one of {known}", quote(text)), "");
+            }
+            found
+        });
+        let allow = self.annotation(ANNOTATION_EGRESS_ALLOW).and_then(|(path, text)| {
+            if let Some(mode) = mode.filter(|mode| *mode != Mode::Passt) {
+                let message = format!("only the network passt has a filter, not {}", mode.as_str());
+                self.problem(&path, message, format!("leave it out, or write {ANNOTATION_NETWORK}: passt"));
+            }
+            match AllowList::parse(text) {
+                Ok(list) => Some(list),
+                Err(wrong) => {
+                    for error in wrong {
+                        let hint = "entries are HOST, *.SUFFIX or a network as 10.0.0.0/8, each with :PORT or without, separated by commas";
+                        self.problem(&path, error.to_string(), hint);
+                    }
+                    None
+                }
+            }
+        });
+        let mut reach = Vec::new();
+        if let Some((path, text)) = self.annotation(ANNOTATION_EGRESS_REACH) {
+            for word in text.split(',').map(str::trim) {
+                match Reach::TABLE.iter().find(|(name, _)| *name == word) {
+                    Some(&(_, one)) => reach.push(one),
+                    None => {
+                        let known = Reach::TABLE.map(|(name, _)| name).join(", ");
+                        self.problem(&path, format!("{} is not one of {known}", quote(word)), "");
+                    }
+                }
+            }
+        }
+        reach.sort_unstable();
+        reach.dedup();
+        let nameservers = Some(dns.nameservers.clone()).filter(|servers| !servers.is_empty());
+        Egress { mode, allow, reach, nameservers }
+    }
+
+    fn dns(&mut self) -> DnsSpec {
+        let path = "spec.dnsPolicy";
+        let policy = match self.spec().dns_policy.as_deref() {
+            None | Some("Default" | "ClusterFirst") => DnsPolicy::Host,
+            Some("None") => DnsPolicy::None,
+            Some(other) => {
+                let message = format!("{} is not one of Default, ClusterFirst, None", quote(other));
+                self.problem(path, message, "");
+                DnsPolicy::Host
+            }
+        };
+        let written = &self.spec().dns_config;
+        let at = |field: &str, index: usize| format!("spec.dnsConfig.{field}[{index}]");
+        self.count("spec.dnsConfig.nameservers", written.nameservers.len(), MAX_NAMESERVERS);
+        self.count("spec.dnsConfig.searches", written.searches.len(), MAX_SEARCHES);
+        self.count("spec.dnsConfig.options", written.options.len(), MAX_OPTIONS);
+        let mut dns = DnsSpec { policy, ..DnsSpec::default() };
+        for (index, text) in written.nameservers.iter().enumerate().take(MAX_NAMESERVERS) {
+            match text.parse() {
+                Ok(server) => dns.nameservers.push(server),
+                Err(_) => {
+                    self.problem(&at("nameservers", index), format!("{} is no IP address", quote(text)), "");
+                }
+            }
+        }
+        for (index, text) in written.searches.iter().enumerate().take(MAX_SEARCHES) {
+            match HostName::new(text) {
+                Some(_) => dns.searches.push(text.clone()),
+                None if text == "." => dns.searches.push(text.clone()),
+                None => self.problem(&at("searches", index), format!("{} is no domain", quote(text)), ""),
+            }
+        }
+        let bytes: usize = dns.searches.iter().map(|search| search.len() + 1).sum();
+        if bytes > MAX_SEARCH_BYTES {
+            let message = format!("are {bytes} bytes together, at most {MAX_SEARCH_BYTES} are allowed");
+            self.problem("spec.dnsConfig.searches", message, "");
+        }
+        for (index, option) in written.options.iter().enumerate().take(MAX_OPTIONS) {
+            let word = |text: &str| {
+                !text.is_empty() && text.len() <= 63 && text.bytes().all(|byte| byte.is_ascii_graphic())
+            };
+            match (option.name.as_deref(), option.value.as_deref()) {
+                (Some(name), None) if word(name) => dns.options.push(name.to_owned()),
+                (Some(name), Some(value)) if word(name) && word(value) => {
+                    dns.options.push(format!("{name}:{value}"));
+                }
+                _ => {
+                    self.problem(&at("options", index), "has no name, or something in it that is no word", "")
+                }
+            }
+        }
+        if policy == DnsPolicy::None && written.nameservers.is_empty() {
+            let hint = "name servers of the pod's own go there";
+            self.problem(path, "is None, and spec.dnsConfig.nameservers has none", hint);
+        }
+        dns
+    }
+
+    fn aliases(&mut self) -> Vec<HostAlias> {
+        let written = &self.spec().host_aliases;
+        self.count("spec.hostAliases", written.len(), MAX_ALIASES);
+        let mut aliases = Vec::new();
+        for (index, alias) in written.iter().enumerate().take(MAX_ALIASES) {
+            let at = format!("spec.hostAliases[{index}]");
+            self.count(&format!("{at}.hostnames"), alias.hostnames.len(), MAX_ALIAS_NAMES);
+            for (number, name) in alias.hostnames.iter().enumerate() {
+                if HostName::new(name).is_none() {
+                    let message = format!("{} is no name of a host", quote(name));
+                    self.problem(&format!("{at}.hostnames[{number}]"), message, "");
+                }
+            }
+            match alias.ip.as_deref().map(str::parse) {
+                Some(Ok(ip)) => aliases.push(HostAlias { ip, names: alias.hostnames.clone() }),
+                Some(Err(_)) => {
+                    let text = quote(alias.ip.as_deref().unwrap_or_default());
+                    self.problem(&format!("{at}.ip"), format!("{text} is no IP address"), "");
+                }
+                None => self.problem(&format!("{at}.ip"), "is missing", ""),
+            }
+        }
+        aliases
+    }
+
+    fn subdomain(&mut self) -> Option<String> {
+        let text = self.spec().subdomain.as_deref().filter(|text| !text.is_empty())?;
+        match names::hostname(text) {
+            Ok(()) => Some(text.to_owned()),
+            Err(message) => {
+                self.problem("spec.subdomain", format!("{} {message}", quote(text)), "");
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest;
+
+    fn parsed(metadata: &str, spec: &str) -> Result<NetworkSpec, String> {
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n{metadata}\nspec:\n  containers: [{{name: a, image: b}}]\n{spec}\n"
+        );
+        manifest::parse(text.as_bytes(), "x")
+            .map(|plan| plan.network)
+            .map_err(|problems| problems.to_string())
+    }
+
+    #[test]
+    fn annotations_are_read() {
+        let spec = parsed(
+            "  annotations:\n    magikvm.dev/network: passt\n    magikvm.dev/egress-allow: 'a.example:443, 10.0.0.0/8'\n    magikvm.dev/egress-reach: 'metadata, loopback'",
+            "",
+        )
+        .unwrap();
+        assert_eq!(spec.egress.mode, Some(Mode::Passt));
+        assert_eq!(spec.egress.allow, Some(AllowList::parse("a.example:443,10.0.0.0/8").unwrap()));
+        assert_eq!(spec.egress.reach, [Reach::Loopback, Reach::Metadata]);
+        assert_eq!(parsed("", "").unwrap(), NetworkSpec::default());
+    }
+
+    #[test]
+    fn what_can_not_be_is_told() {
+        let cases = [
+            ("magikvm.dev/network: host", "\"host\" is not one of passt, none, tsi, user"),
+            ("magikvm.dev/egress-allow: 'a b'", "is no name of a host"),
+            ("magikvm.dev/egress-reach: 'all'", "\"all\" is not one of loopback, host, link-local, metadata"),
+            (
+                "{magikvm.dev/network: none, magikvm.dev/egress-allow: a}",
+                "only the network passt has a filter, not none",
+            ),
+        ];
+        for (annotation, words) in cases {
+            let lines = if annotation.starts_with('{') {
+                format!("  annotations: {annotation}")
+            } else {
+                format!("  annotations:\n    {annotation}")
+            };
+            let said = parsed(&lines, "").unwrap_err();
+            assert!(said.contains(words), "{said}");
+        }
+        let cases = [
+            ("  dnsPolicy: ClusterFirstWithHostNet", "is not one of Default, ClusterFirst, None"),
+            ("  dnsPolicy: None", "spec.dnsConfig.nameservers has none"),
+            ("  dnsConfig: {nameservers: [x]}", "\"x\" is no IP address"),
+            ("  dnsConfig: {searches: ['a b']}", "is no domain"),
+            ("  dnsConfig: {options: [{value: a}]}", "has no name"),
+            ("  dnsConfig: {options: [{name: \"a\\nnameserver\"}]}", "no word"),
+            ("  hostAliases: [{hostnames: [a]}]", "spec.hostAliases[0].ip: is missing"),
+            ("  hostAliases: [{ip: 1.1.1.1, hostnames: ['a\\n']}]", "is no name of a host"),
+            ("  subdomain: A", "spec.subdomain"),
+            ("  hostNetwork: true", "spec.hostNetwork"),
+        ];
+        for (spec, words) in cases {
+            let said = parsed("", spec).unwrap_err();
+            assert!(said.contains(words), "{said}");
+        }
+    }
+
+    #[test]
+    fn what_the_pod_says_of_names_is_put_to_what_the_host_says() {
+        let host = Resolv::parse("nameserver 10.0.2.3\nsearch lan\noptions ndots:1 edns0\n");
+        let spec = "  dnsConfig: {nameservers: [192.0.2.1, 10.0.2.3], searches: [a.example, lan], options: [{name: ndots, value: '5'}, {name: rotate}]}";
+        let dns = parsed("", spec).unwrap().dns;
+        let text =
+            "search lan a.example\nnameserver 10.0.2.3\nnameserver 192.0.2.1\noptions edns0 ndots:5 rotate\n";
+        assert_eq!(dns.merged(&host, &[]).text(), text);
+        let dns = parsed("", &format!("  dnsPolicy: None\n{spec}")).unwrap().dns;
+        assert_eq!(
+            dns.merged(&host, &[]).text(),
+            "search a.example lan\nnameserver 192.0.2.1\nnameserver 10.0.2.3\noptions ndots:5 rotate\n"
+        );
+    }
+}

@@ -1,0 +1,172 @@
+//! What this machine's own network is like, as far as a pod's depends on it.
+
+use nix::ifaddrs::getifaddrs;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
+use std::net::IpAddr;
+use std::path::Path;
+
+/// Bytes of `/etc/resolv.conf` that count.
+const MAX_RESOLV: u64 = 64 << 10;
+
+/// `/etc/resolv.conf`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resolv {
+    /// Name servers, in order.
+    pub nameservers: Vec<IpAddr>,
+    /// What short names are tried in.
+    pub searches: Vec<String>,
+    /// `options`.
+    pub options: Vec<String>,
+}
+
+impl Resolv {
+    /// As resolv.conf(5): the last `search` or `domain` counts, options add up; what can't be read is passed over.
+    pub fn parse(text: &str) -> Self {
+        let mut resolv = Self::default();
+        for line in text.lines() {
+            let line = line.split(['#', ';']).next().unwrap_or_default();
+            let mut words = line.split_ascii_whitespace().map(str::to_owned);
+            match words.next().as_deref() {
+                // One with a zone (`fe80::1%eth0`) is reachable from the host only.
+                Some("nameserver") => {
+                    resolv.nameservers.extend(words.next().and_then(|text| text.parse::<IpAddr>().ok()))
+                }
+                Some("search" | "domain") => resolv.searches = words.collect(),
+                Some("options") => resolv.options.extend(words),
+                _ => {}
+            }
+        }
+        resolv
+    }
+
+    /// As a file.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        if !self.searches.is_empty() {
+            text += &format!("search {}\n", self.searches.join(" "));
+        }
+        for server in &self.nameservers {
+            text += &format!("nameserver {server}\n");
+        }
+        if !self.options.is_empty() {
+            text += &format!("options {}\n", self.options.join(" "));
+        }
+        text
+    }
+}
+
+/// What was seen.
+#[derive(Debug, Clone, Default)]
+pub struct HostNetwork {
+    /// Addresses of its interfaces, those of the loopback among them.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Whether there is a way to everywhere by IPv4.
+    pub routes_4: bool,
+    /// And by IPv6.
+    pub routes_6: bool,
+    /// How it resolves names.
+    pub resolv: Resolv,
+}
+
+impl HostNetwork {
+    /// Looks. What can't be seen is not there.
+    pub fn look() -> Self {
+        let read = |path: &str| {
+            let mut text = String::new();
+            match File::open(Path::new(path)).and_then(|file| file.take(MAX_RESOLV).read_to_string(&mut text))
+            {
+                Ok(_) => text,
+                Err(_) => String::new(),
+            }
+        };
+        Self {
+            addresses: addresses(),
+            routes_4: has_default_4(&read("/proc/self/net/route")),
+            routes_6: has_default_6(&read("/proc/self/net/ipv6_route")),
+            resolv: Resolv::parse(&read("/etc/resolv.conf")),
+        }
+    }
+
+    /// An address of the host by which others know it: neither loopback nor link-local.
+    pub fn address(&self, v4: bool) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|address| match address {
+            IpAddr::V4(four) => v4 && !four.is_loopback() && !four.is_link_local(),
+            IpAddr::V6(six) => !v4 && !six.is_loopback() && six.segments()[0] & 0xffc0 != 0xfe80,
+        })
+    }
+
+    /// Whether passt can carry IPv4 from here: it needs a default route and an address.
+    pub fn has_4(&self) -> bool {
+        self.routes_4 && self.address(true).is_some()
+    }
+
+    /// The same for IPv6.
+    pub fn has_6(&self) -> bool {
+        self.routes_6 && self.address(false).is_some()
+    }
+}
+
+fn addresses() -> BTreeSet<IpAddr> {
+    let all = getifaddrs().into_iter().flatten().filter_map(|interface| interface.address);
+    all.filter_map(|address| {
+        let four = address.as_sockaddr_in().map(|four| IpAddr::V4(four.ip()));
+        four.or_else(|| address.as_sockaddr_in6().map(|six| IpAddr::V6(six.ip())))
+    })
+    .collect()
+}
+
+/// Whether a table as `/proc/net/route` has a route to everywhere.
+fn has_default_4(table: &str) -> bool {
+    table.lines().skip(1).any(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        fields.get(1) == Some(&"00000000") && fields.get(7) == Some(&"00000000")
+    })
+}
+
+/// The same as `/proc/net/ipv6_route`, without those that reject.
+fn has_default_6(table: &str) -> bool {
+    const REJECT: u32 = 0x200;
+    table.lines().any(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let flags = fields.get(8).and_then(|flags| u32::from_str_radix(flags, 16).ok()).unwrap_or(REJECT);
+        let is_default = fields.first().is_some_and(|to| to.bytes().all(|byte| byte == b'0'))
+            && fields.get(1) == Some(&"00");
+        is_default && flags & REJECT == 0 && fields.get(9) != Some(&"lo")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolv_conf_is_read_as_the_library_does() {
+        let text = "# c\nnameserver 192.0.2.1 # x\nnameserver fe80::1%eth0\nnameserver 2001:db8::1\ndomain a\n\
+                    search b.example c.example\noptions ndots:2\noptions timeout:1 edns0\nnonsense\nnameserver\n";
+        let resolv = Resolv::parse(text);
+        assert_eq!(
+            resolv.nameservers,
+            ["192.0.2.1", "2001:db8::1"].map(|text| text.parse::<IpAddr>().unwrap())
+        );
+        assert_eq!(resolv.searches, ["b.example", "c.example"]);
+        assert_eq!(resolv.options, ["ndots:2", "timeout:1", "edns0"]);
+        assert_eq!(Resolv::parse(&resolv.text()), resolv);
+    }
+
+    #[test]
+    fn default_routes_are_found_in_the_kernels_tables() {
+        let four = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\nlo 0000007F 0 1 0 0 0 000000FF\n";
+        assert!(!has_default_4(four));
+        assert!(has_default_4(&format!("{four}eth0 00000000 010200C0 0003 0 0 0 00000000 0 0 0\n")));
+        let zero = "0".repeat(32);
+        let six = |flags: &str, device: &str| {
+            format!("{zero} 00 {zero} 00 {zero} ffffffff 00000001 00000000 {flags} {device}\n")
+        };
+        assert!(!has_default_6(&six("00200200", "lo")));
+        assert!(!has_default_6(&six("00200200", "eth0")));
+        assert!(has_default_6(&six("00000003", "eth0")));
+        assert!(!has_default_6("nonsense\n"));
+    }
+}

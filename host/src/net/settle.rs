@@ -1,0 +1,310 @@
+//! Which network a pod has on this host: what its manifest asks for, and what there is. Pure.
+
+use super::host::{HostNetwork, Resolv};
+use super::passt::{PasstError, UdpPort, Wanted};
+use super::rules::Rules;
+use super::{
+    DNS_4, DNS_6, Egress, GATEWAY_4, GATEWAY_6, GUEST_4, GUEST_6, GUEST_MAC, MTU, Mode, PASST_MAC, PREFIX_4,
+    PREFIX_6, Reach,
+};
+use magikvm_proto::plan::{InterfaceAddress, MacAddress, Neighbour, NetworkPlan};
+use std::net::IpAddr;
+use std::path::Path;
+
+/// What QEMU's own network takes.
+const USER_MTU: u32 = 1500;
+
+/// What the machine can be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ways {
+    /// A network device.
+    pub nic: bool,
+    /// Sockets of the host (TSI).
+    pub tsi: bool,
+    /// QEMU's own network.
+    pub user: bool,
+}
+
+/// Why a pod can't have the network that it asks for.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// No passt.
+    #[error(
+        "metadata.annotations.magikvm.dev/network: passt cannot be used: install it (apt-get install passt), or write none"
+    )]
+    Passt(#[source] PasstError),
+    /// No way out.
+    #[error(
+        "metadata.annotations.magikvm.dev/network: passt needs a default route, and this machine has none for IPv4 or IPv6: \
+         write none"
+    )]
+    NoRoute,
+    /// No network device.
+    #[error("metadata.annotations.magikvm.dev/network: this machine has no network device for {0}")]
+    NoDevice(&'static str),
+    /// Not that kernel.
+    #[error(
+        "metadata.annotations.magikvm.dev/network: tsi needs the kernel of libkrunfw: run with --vmm krun --kernel libkrunfw, or write passt"
+    )]
+    Tsi,
+    /// Not that driver.
+    #[error(
+        "metadata.annotations.magikvm.dev/network: user is QEMU's own network: run with --vmm qemu, or write passt"
+    )]
+    User,
+    /// No list without a filter.
+    #[error("metadata.annotations.magikvm.dev/egress-allow: only the network passt has a filter")]
+    NoFilter,
+    /// Something could not be started.
+    #[error("cannot start the pod's network")]
+    Start(#[source] std::io::Error),
+}
+
+/// What a pod's network is.
+#[derive(Debug, Clone)]
+pub struct Settled {
+    /// Which kind.
+    pub mode: Mode,
+    /// What the user should know of it.
+    pub warning: Option<String>,
+    /// For the guest.
+    pub plan: Option<NetworkPlan>,
+    /// For the filter and for passt.
+    pub chain: Option<(Rules, Wanted)>,
+    /// For the containers, before the manifest's own wishes.
+    pub resolv: Resolv,
+    /// The host's name servers behind the pod's forwarders. passt lets every answer of theirs come from the forwarder, whoever was asked.
+    pub forwarded: Vec<(IpAddr, IpAddr)>,
+    /// An address of the host.
+    pub host_address: Option<IpAddr>,
+}
+
+impl Settled {
+    /// The pod's addresses.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.plan.iter().flat_map(|plan| &plan.addresses).map(|one| one.address).collect()
+    }
+
+    /// No network.
+    pub fn none(warning: Option<String>) -> Self {
+        Self {
+            mode: Mode::None,
+            warning,
+            plan: None,
+            chain: None,
+            resolv: Resolv::default(),
+            forwarded: Vec::new(),
+            host_address: None,
+        }
+    }
+}
+
+/// Decides. `passt` is the program if it can be used.
+pub fn settle(
+    egress: &Egress,
+    published_udp: &[UdpPort],
+    ways: Ways,
+    host: &HostNetwork,
+    passt: impl FnOnce() -> Result<std::path::PathBuf, PasstError>,
+) -> Result<Settled, NetError> {
+    let unfiltered = || if egress.allow.is_some() { Err(NetError::NoFilter) } else { Ok(()) };
+    match egress.mode {
+        Some(Mode::None) => Ok(Settled::none(None)),
+        Some(Mode::Tsi) if !ways.tsi => Err(NetError::Tsi),
+        Some(Mode::Tsi) => unfiltered().map(|()| tsi(host)),
+        Some(Mode::User) if !ways.user => Err(NetError::User),
+        Some(Mode::User) => unfiltered().map(|()| user(host)),
+        Some(Mode::Passt) if !ways.nic => Err(NetError::NoDevice("passt")),
+        Some(Mode::Passt) => {
+            let program = passt().map_err(NetError::Passt)?;
+            behind_passt(egress, published_udp, host, &program).ok_or(NetError::NoRoute)
+        }
+        None if !ways.nic => Ok(Settled::none(None)),
+        None => match passt() {
+            Err(error) => Ok(Settled::none(Some(format!(
+                "the pod has no network, since {error} (apt-get install passt); \
+                 the annotation magikvm.dev/network: none says that none is wanted"
+            )))),
+            Ok(program) => Ok(behind_passt(egress, published_udp, host, &program).unwrap_or_else(|| {
+                let why = "the pod has no network, since this machine has no default route; \
+                           the annotation magikvm.dev/network: none says that none is wanted";
+                Settled::none(Some(why.to_owned()))
+            })),
+        },
+    }
+}
+
+fn plan(host: &HostNetwork, mtu: u32, mac: Option<MacAddress>) -> NetworkPlan {
+    let neighbour = |address: IpAddr| Neighbour { address, mac };
+    let mut plan =
+        NetworkPlan { mac: GUEST_MAC, mtu, addresses: vec![], gateways: vec![], neighbours: vec![] };
+    if host.has_4() {
+        plan.addresses.push(InterfaceAddress { address: GUEST_4.into(), prefix: PREFIX_4 });
+        plan.gateways.push(neighbour(GATEWAY_4.into()));
+        plan.neighbours.push(neighbour(DNS_4.into()));
+    }
+    if host.has_6() {
+        plan.addresses.push(InterfaceAddress { address: GUEST_6.into(), prefix: PREFIX_6 });
+        plan.gateways.push(neighbour(GATEWAY_6.into()));
+        plan.neighbours.push(neighbour(DNS_6.into()));
+    }
+    plan
+}
+
+/// The host's first name server of each family, and the pod's forwarder that asks it.
+fn forwarded(host: &HostNetwork) -> Vec<(IpAddr, IpAddr)> {
+    let first = |v4: bool| host.resolv.nameservers.iter().copied().find(|server| server.is_ipv4() == v4);
+    let four = first(true).filter(|_| host.has_4()).map(|server| (server, IpAddr::V4(DNS_4)));
+    let six = first(false).filter(|_| host.has_6()).map(|server| (server, IpAddr::V6(DNS_6)));
+    four.into_iter().chain(six).collect()
+}
+
+fn forwarders(host: &HostNetwork) -> Vec<IpAddr> {
+    forwarded(host).into_iter().map(|(_, forwarder)| forwarder).collect()
+}
+
+fn behind_passt(
+    egress: &Egress,
+    published_udp: &[UdpPort],
+    host: &HostNetwork,
+    program: &Path,
+) -> Option<Settled> {
+    /// Lets an answer be longer than 512 bytes: the forwarder has no TCP to ask again by.
+    const LONG_ANSWERS: &str = "edns0";
+    let plan = plan(host, MTU, Some(PASST_MAC));
+    if plan.addresses.is_empty() {
+        return None;
+    }
+    let mut resolv = Resolv { nameservers: forwarders(host), ..host.resolv.clone() };
+    if !resolv.options.iter().any(|option| option == LONG_ANSWERS) {
+        resolv.options.push(LONG_ANSWERS.to_owned());
+    }
+    let nameservers = resolv.nameservers.iter().copied().chain(egress.nameservers.iter().flatten().copied());
+    let rules = Rules {
+        guest: plan.addresses.iter().map(|one| one.address).collect(),
+        nameservers: nameservers.collect(),
+        host: host.addresses.clone(),
+        reach: egress.reach.iter().copied().collect(),
+        allow: egress.allow.clone(),
+        published_udp: published_udp.iter().map(|port| port.guest).collect(),
+    };
+    let wanted = Wanted {
+        program: program.to_owned(),
+        v4: host.has_4(),
+        v6: host.has_6(),
+        // Answers to datagrams that came from the host itself go back by it, too.
+        maps_loopback: egress.reach.contains(&Reach::Loopback) || !published_udp.is_empty(),
+        published_udp: published_udp.to_vec(),
+    };
+    Some(Settled {
+        mode: Mode::Passt,
+        warning: None,
+        plan: Some(plan),
+        chain: Some((rules, wanted)),
+        resolv,
+        forwarded: forwarded(host),
+        host_address: host.address(true).or_else(|| host.address(false)),
+    })
+}
+
+fn tsi(host: &HostNetwork) -> Settled {
+    let warning = "magikvm.dev/network: tsi: the pod's sockets are this machine's, and reach all that it reaches, its loopback too";
+    Settled {
+        mode: Mode::Tsi,
+        warning: Some(warning.to_owned()),
+        resolv: host.resolv.clone(),
+        host_address: host.address(true).or_else(|| host.address(false)),
+        ..Settled::none(None)
+    }
+}
+
+fn user(host: &HostNetwork) -> Settled {
+    let warning = "magikvm.dev/network: user: QEMU's own network has no filter, and its gateway is this machine's loopback";
+    let resolv = Resolv { nameservers: forwarders(host), ..host.resolv.clone() };
+    Settled {
+        mode: Mode::User,
+        warning: Some(warning.to_owned()),
+        plan: Some(plan(host, USER_MTU, None)),
+        chain: None,
+        resolv,
+        forwarded: Vec::new(),
+        host_address: host.address(true).or_else(|| host.address(false)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::allow::AllowList;
+    use std::path::PathBuf;
+
+    const ALL: Ways = Ways { nic: true, tsi: true, user: true };
+
+    fn host() -> HostNetwork {
+        HostNetwork {
+            addresses: ["127.0.0.1", "::1", "192.0.2.2", "fe80::1", "2001:db8::2"]
+                .map(|text| text.parse().unwrap())
+                .into(),
+            routes_4: true,
+            routes_6: true,
+            resolv: Resolv::parse("nameserver 127.0.0.53\nsearch lan\n"),
+        }
+    }
+
+    fn there() -> Result<PathBuf, PasstError> {
+        Ok("/usr/bin/passt".into())
+    }
+
+    fn asking(mode: Option<Mode>) -> Egress {
+        Egress { mode, ..Egress::default() }
+    }
+
+    #[test]
+    fn passt_is_the_default_where_it_is_there() {
+        let settled = settle(&asking(None), &[], ALL, &host(), there).unwrap();
+        assert_eq!((settled.mode, settled.warning), (Mode::Passt, None));
+        let plan = settled.plan.unwrap();
+        assert_eq!(plan.addresses.len(), 2);
+        assert_eq!(settled.resolv.text(), "search lan\nnameserver 10.0.2.3\noptions edns0\n");
+        let (rules, wanted) = settled.chain.unwrap();
+        assert!(!wanted.maps_loopback && wanted.v4 && wanted.v6);
+        assert_eq!(rules.nameservers.into_iter().collect::<Vec<_>>(), [IpAddr::V4(DNS_4)]);
+    }
+
+    #[test]
+    fn a_default_that_can_not_be_is_none_with_a_warning() {
+        let settled = settle(&asking(None), &[], ALL, &host(), || Err(PasstError::Missing)).unwrap();
+        assert_eq!(settled.mode, Mode::None);
+        assert!(settled.warning.unwrap().contains("passt is not installed"));
+        let settled = settle(&asking(None), &[], ALL, &HostNetwork::default(), there).unwrap();
+        assert!(settled.plan.is_none() && settled.warning.unwrap().contains("no default route"));
+    }
+
+    #[test]
+    fn what_is_asked_for_and_can_not_be_is_an_error() {
+        let missing = || Err(PasstError::Missing);
+        let none = Ways { nic: false, tsi: false, user: false };
+        let wanted = |mode, ways| settle(&asking(Some(mode)), &[], ways, &host(), there);
+        assert!(matches!(
+            settle(&asking(Some(Mode::Passt)), &[], ALL, &host(), missing),
+            Err(NetError::Passt(_))
+        ));
+        assert!(matches!(wanted(Mode::Tsi, none), Err(NetError::Tsi)));
+        assert!(matches!(wanted(Mode::User, none), Err(NetError::User)));
+        assert!(matches!(wanted(Mode::Passt, none), Err(NetError::NoDevice(_))));
+        let offline = settle(&asking(Some(Mode::Passt)), &[], ALL, &HostNetwork::default(), there);
+        assert!(matches!(offline, Err(NetError::NoRoute)));
+        for mode in [Mode::Tsi, Mode::User] {
+            let listed = Egress { allow: Some(AllowList::default()), ..asking(Some(mode)) };
+            assert!(matches!(settle(&listed, &[], ALL, &host(), there), Err(NetError::NoFilter)));
+        }
+    }
+
+    #[test]
+    fn a_pod_has_the_families_that_the_host_has() {
+        let only_6 = HostNetwork { routes_4: false, ..host() };
+        let settled = settle(&asking(None), &[], ALL, &only_6, there).unwrap();
+        assert_eq!(settled.addresses(), [IpAddr::V6(GUEST_6)]);
+        assert!(settled.resolv.nameservers.is_empty(), "its only server is one of IPv4");
+    }
+}

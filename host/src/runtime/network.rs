@@ -1,0 +1,130 @@
+//! Between a pod and [`crate::net`]: what its network is, and its processes, which are the machine's.
+
+use super::{RuntimeError, SandboxNetwork};
+use crate::jail::{self, Descriptor, HostNetwork, Inside, JailSpec, Limits, Procfs, SyscallFilter};
+use crate::manifest::PodPlan;
+use crate::net::chain::{self, FILTER_NAME, Helper};
+use crate::net::settle::{NetError, Settled, Ways};
+use crate::net::{GATEWAY_6, Mode, NET_VERB, PREFIX_6, host, passt, settle};
+use crate::vmm::console::ConsoleTail;
+use crate::vmm::nic::Nic;
+use crate::vmm::process::{self, Process};
+use crate::vmm::{KernelChoice, VmConfig, VmmKind, find_program};
+use std::io::{ErrorKind, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+
+/// What a driver can give a machine.
+pub(super) fn ways(kind: VmmKind, kernel: KernelChoice) -> Ways {
+    match kind {
+        VmmKind::Krun => Ways { nic: true, tsi: kernel == KernelChoice::Libkrunfw, user: false },
+        VmmKind::Qemu => Ways { nic: true, tsi: false, user: true },
+        #[cfg(feature = "testing")]
+        VmmKind::Fake => Ways { nic: false, tsi: false, user: false },
+    }
+}
+
+/// What the pod's network is on this host.
+pub(super) fn settle(plan: &PodPlan, ways: Ways) -> Result<Settled, NetError> {
+    let here = host::HostNetwork::look();
+    let passt = || {
+        let named = std::env::var_os("MAGIKVM_PASST").map(PathBuf::from);
+        passt::check(named.or_else(|| find_program("passt")).as_deref()).map(ToOwned::to_owned)
+    };
+    settle::settle(&plan.network.egress, &[], ways, &here, passt)
+}
+
+/// A network whose processes run.
+pub(super) struct Started {
+    /// For the VMM.
+    pub(super) nic: Option<Nic>,
+    /// To be watched with the VMM's.
+    pub(super) processes: Vec<Process>,
+    /// For the monitor.
+    pub(super) seen: SandboxNetwork,
+}
+
+/// Starts it. What its processes complain of goes with the console's lines.
+pub(super) fn start(
+    network: &Settled,
+    config: &VmConfig,
+    tail: &ConsoleTail,
+) -> Result<Started, RuntimeError> {
+    let mut started = Started {
+        nic: None,
+        processes: Vec::new(),
+        seen: SandboxNetwork {
+            addresses: network.addresses(),
+            host_address: network.host_address,
+            reports: None,
+        },
+    };
+    let nic = match (&network.chain, &network.plan, network.mode) {
+        (Some((rules, wanted)), Some(plan), _) => {
+            let program = std::env::current_exe().map_err(NetError::Start)?;
+            let chain = chain::make(&program, rules, wanted).map_err(NetError::Start)?;
+            for helper in chain.helpers {
+                started.processes.push(start_helper(helper, config, tail)?);
+            }
+            started.seen.reports = Some(chain.reports);
+            Nic::Stream { mac: plan.mac, mtu: plan.mtu, socket: Arc::new(chain.vmm) }
+        }
+        (None, Some(plan), Mode::User) => {
+            let mut network = GATEWAY_6.segments();
+            network[7] = 0;
+            let network_6 = format!("{}/{PREFIX_6}", std::net::Ipv6Addr::from(network));
+            Nic::User { mac: plan.mac, network_6 }
+        }
+        (_, _, Mode::Tsi) => Nic::Tsi,
+        _ => return Ok(started),
+    };
+    started.nic = Some(nic);
+    Ok(started)
+}
+
+fn start_helper(helper: Helper, config: &VmConfig, tail: &ConsoleTail) -> Result<Process, RuntimeError> {
+    let Helper { name, mut command, inherits, input } = helper;
+    let mut process = if name == FILTER_NAME {
+        let mut command = jail::command().map_err(NetError::Start)?;
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        process::spawn_jailed(name, &mut command, &filter_jail(config, &inherits), None)?
+    } else {
+        // passt puts itself into one, which has the network that it is for.
+        let given: Vec<_> = inherits.iter().map(|(fd, number)| (fd, *number)).collect();
+        process::spawn_with(name, &mut command, &given)?
+    };
+    if let Some(mut stdin) = process.child.stdin.take() {
+        match stdin.write_all(&input) {
+            // It has ended already; how, is seen by whoever waits for it.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+            written => written.map_err(NetError::Start)?,
+        }
+    }
+    if let Some(stderr) = process.child.stderr.take() {
+        let tail = tail.clone();
+        std::thread::spawn(move || tail.keep_too(stderr));
+    }
+    Ok(process)
+}
+
+/// The filter has its descriptors and nothing else.
+fn filter_jail(config: &VmConfig, inherits: &[(OwnedFd, i32)]) -> JailSpec {
+    const LIMITS: Limits = Limits { pids: 512, open_files: 64 };
+    let descriptor = |(fd, number): &(OwnedFd, i32)| Descriptor { here: fd.as_raw_fd(), there: *number };
+    JailSpec {
+        inside: Inside::Verb(NET_VERB.to_owned()),
+        mounts: Vec::new(),
+        devices: Vec::new(),
+        procfs: Procfs::Absent,
+        working_dir: PathBuf::from("/"),
+        network: HostNetwork::None,
+        identity: jail::identity(&config.id, &[]),
+        filter: SyscallFilter::NetFilter,
+        limits: LIMITS,
+        cgroup: config.walls.cgroup.clone(),
+        descriptors: inherits.iter().map(descriptor).collect(),
+        requirement: config.walls.requirement,
+    }
+}

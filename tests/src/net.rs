@@ -1,0 +1,264 @@
+//! Networks for tests: namespaces with an address each and a wire between them, real servers in one and a resolver of its own in the other.
+//! Nothing of it is anywhere else, and it goes with the value.
+
+use crate::host::{Host, program};
+use crate::wait::wait_for;
+use crate::{Cmd, Pod};
+use nix::sched::{CloneFlags, setns};
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// The machine that runs pods.
+pub const HERE_4: &str = "192.0.2.2";
+/// The same by IPv6.
+pub const HERE_6: &str = "2001:db8::2";
+/// The machine at the other end of the wire: it has all these addresses, and all servers are there.
+pub const THERE: [&str; 6] =
+    ["192.0.2.1", "203.0.113.5", "203.0.113.6", "169.254.169.254", "2001:db8::1", "2001:db8:1::5"];
+/// Where a server listens that is asked for much.
+pub const PATIENT: u16 = 8090;
+/// Bytes sent and read at once.
+const CHUNK: usize = 1 << 16;
+
+/// A network namespace, and a mount namespace with a `/etc/resolv.conf` of its own.
+#[derive(Debug)]
+pub struct Namespace {
+    /// Keeps it alive until its standard input is closed.
+    holder: Child,
+    _dir: tempfile::TempDir,
+    dir: PathBuf,
+}
+
+impl Namespace {
+    /// An empty one.
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("magikvm-net-").tempdir().expect("a temporary directory");
+        let resolv = dir.path().join("resolv.conf");
+        fs::write(&resolv, "").unwrap();
+        // Without a trial of addresses, which takes a second.
+        let script = "mount --make-rprivate / && mount --bind \"$0\" /etc/resolv.conf
+            for dir in /proc/sys/net/ipv6/conf/all /proc/sys/net/ipv6/conf/default; do echo 0 >$dir/accept_dad; done
+            ip link set lo up && echo ready && exec cat";
+        let mut holder = Command::new("unshare")
+            .args(["--net", "--mount", "sh", "-c", script])
+            .arg(&resolv)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("run unshare (the tests of networks are for root)");
+        let mut line = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n", "cannot make a network namespace");
+        let path = dir.path().to_owned();
+        Self { holder, _dir: dir, dir: path }
+    }
+
+    fn pid(&self) -> u32 {
+        self.holder.id()
+    }
+
+    /// A command in it.
+    #[track_caller]
+    pub fn run(&self, words: &str) {
+        self.enter(Cmd::new("nsenter")).args(words.split_ascii_whitespace()).ok();
+    }
+
+    fn enter(&self, nsenter: Cmd) -> Cmd {
+        let namespace = |kind: &str| format!("--{kind}=/proc/{}/ns/{}", self.pid(), &kind[..3]);
+        let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        nsenter.arg(namespace("net")).arg(namespace("mount").replace("/mou", "/mnt")).env("PATH", path)
+    }
+
+    /// `magikvm` in it.
+    pub fn cmd<A: AsRef<OsStr>>(&self, host: &Host, args: impl IntoIterator<Item = A>) -> Cmd {
+        self.enter(host.other("nsenter")).arg(program()).args(args)
+    }
+
+    /// Starts a pod in it.
+    #[track_caller]
+    pub fn start(&self, host: &Host, pod: &Pod) {
+        self.cmd(host, ["run", "-d"]).arg(host.manifest(pod)).ok();
+    }
+
+    /// What its `/etc/resolv.conf` says from now on.
+    pub fn set_resolv(&self, text: &str) {
+        fs::write(self.dir.join("resolv.conf"), text).unwrap();
+    }
+
+    /// Calls `body` on a thread in this namespace; sockets that it makes stay there.
+    fn inside<T: Send + 'static>(&self, body: impl FnOnce() -> T + Send + 'static) -> T {
+        let namespace = File::open(format!("/proc/{}/ns/net", self.pid())).unwrap();
+        let thread = std::thread::spawn(move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).expect("enter a network namespace");
+            body()
+        });
+        thread.join().unwrap()
+    }
+
+    /// A server of TCP and UDP. To who connects it says its own address, and closes the connection. At port [`PATIENT`] it goes on: who then
+    /// writes a line `send N` gets so many bytes; who writes `take N` and so many bytes is told how many came. A datagram is sent back behind
+    /// the address. (That passt of March 2023 which Debian 12 has does not tell the guest of the other side's end once the guest has said its
+    /// own, so the server always comes first.)
+    pub fn serve(&self, address: &str) {
+        let address: SocketAddr = address.parse().unwrap();
+        let (tcp, udp) =
+            self.inside(move || (TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap()));
+        std::thread::spawn(move || {
+            for stream in tcp.incoming().map_while(Result::ok) {
+                std::thread::spawn(move || converse(stream, address.port() == PATIENT));
+            }
+        });
+        std::thread::spawn(move || {
+            let mut data = [0; 2048];
+            while let Ok((length, from)) = udp.recv_from(&mut data) {
+                let answer = [address.to_string().as_bytes(), b" ", &data[..length]].concat();
+                udp.send_to(&answer, from).ok();
+            }
+        });
+    }
+
+    /// A name server (dnsmasq), at port 53 of an address, that knows these names only.
+    #[track_caller]
+    pub fn serve_names(&self, address: &str, names: &[(&str, &str)]) -> NameServer {
+        let mut dnsmasq = Command::new("nsenter");
+        dnsmasq.arg(format!("--net=/proc/{}/ns/net", self.pid())).args([
+            "dnsmasq",
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--no-hosts",
+            "--no-resolv",
+            "--bind-interfaces",
+            "--pid-file=",
+            "--user=root",
+            "--log-facility=/dev/null",
+        ]);
+        dnsmasq.arg(format!("--listen-address={address}"));
+        for (name, means) in names {
+            let option = if means.parse::<IpAddr>().is_ok() { "host-record" } else { "cname" };
+            dnsmasq.arg(format!("--{option}={name},{means}"));
+        }
+        let child = dnsmasq.stdin(Stdio::null()).spawn().expect("run dnsmasq (Debian package dnsmasq-base)");
+        let pid = self.pid();
+        wait_for("dnsmasq listens", Duration::from_secs(10), || {
+            let sockets = fs::read_to_string(format!("/proc/{pid}/net/udp")).unwrap();
+            sockets.lines().any(|line| line.contains(":0035 ")).then_some(())
+        });
+        NameServer(child)
+    }
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if self.holder.kill().is_ok() {
+            self.holder.wait().ok();
+        }
+    }
+}
+
+/// Killed when dropped.
+#[derive(Debug)]
+pub struct NameServer(Child);
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        if self.0.kill().is_ok() {
+            self.0.wait().ok();
+        }
+    }
+}
+
+/// What is asked for comes in the first line, if anything comes at all: then the server has closed the connection already.
+fn converse(mut stream: TcpStream, is_patient: bool) {
+    let own = stream.local_addr().map(|address| address.to_string()).unwrap_or_default();
+    if stream.write_all(format!("{own}\n").as_bytes()).is_err() || !is_patient {
+        return;
+    }
+    let mut reader = BufReader::new(&stream);
+    let mut line = String::new();
+    if reader.by_ref().take(100).read_line(&mut line).is_err() {
+        return;
+    }
+    let mut data = vec![b'x'; CHUNK];
+    match line.trim().split_once(' ').and_then(|(verb, count)| Some((verb, count.parse::<usize>().ok()?))) {
+        Some(("send", mut left)) => {
+            while left > 0 && (&stream).write_all(&data[..left.min(CHUNK)]).is_ok() {
+                left = left.saturating_sub(CHUNK);
+            }
+        }
+        Some(("take", wanted)) => {
+            let mut taken = 0;
+            while taken < wanted {
+                match reader.read(&mut data) {
+                    Ok(length) if length > 0 => taken += length,
+                    _ => break,
+                }
+            }
+            (&stream).write_all(format!("{taken} bytes\n").as_bytes()).ok();
+        }
+        _ => {}
+    }
+}
+
+/// Two machines and a wire.
+#[derive(Debug)]
+pub struct Wire {
+    /// Where pods run. Its default routes lead to the other one.
+    pub here: Namespace,
+    /// Where the servers are.
+    pub there: Namespace,
+}
+
+impl Wire {
+    /// Both, with a server at port 8080 of each address there and of the addresses here.
+    pub fn new() -> Self {
+        let (here, there) = (Namespace::new(), Namespace::new());
+        let peer = there.pid();
+        here.run(&format!("ip link add name wire type veth peer name wire netns {peer}"));
+        for side in [&here, &there] {
+            side.run("ip link set wire up mtu 1500");
+        }
+        here.run(&format!("ip address add {HERE_4}/24 dev wire"));
+        here.run(&format!("ip -6 address add {HERE_6}/64 dev wire nodad"));
+        for address in THERE {
+            let (family, bits) = match (address, address.contains(':')) {
+                ("192.0.2.1", _) => ("-4", 24),
+                ("2001:db8::1", _) => ("-6", 64),
+                (_, true) => ("-6", 128),
+                (_, false) => ("-4", 32),
+            };
+            there.run(&format!("ip {family} address add {address}/{bits} dev wire"));
+        }
+        here.run("ip route add default via 192.0.2.1");
+        here.run("ip -6 route add default via 2001:db8::1");
+        for address in THERE {
+            there.serve(&at(address, 8080));
+            there.serve(&at(address, PATIENT));
+        }
+        for address in ["127.0.0.1", HERE_4, HERE_6] {
+            here.serve(&at(address, 8080));
+        }
+        Self { here, there }
+    }
+}
+
+impl Default for Wire {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// An address and a port.
+pub fn at(address: &str, port: u16) -> String {
+    SocketAddr::new(address.parse().unwrap(), port).to_string()
+}
