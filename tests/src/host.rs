@@ -201,7 +201,7 @@ impl Drop for Host {
         // Monitors first: without them nothing new is started.
         for _ in 0..100 {
             let left = processes::of_directory(self.dir.path());
-            if left.is_empty() {
+            if left.is_empty() && leaks::remove_cgroups(&self.root()) {
                 return;
             }
             for process in left {

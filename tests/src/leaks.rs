@@ -113,6 +113,21 @@ fn cgroups(dir: &Path, suffix: &str, held: &mut BTreeSet<String>) {
     }
 }
 
+/// Takes away the control groups of a state root's pods, once nothing is in them. False: something still is.
+pub(crate) fn remove_cgroups(root: &Path) -> bool {
+    let mut held = BTreeSet::new();
+    cgroups(Path::new("/sys/fs/cgroup"), &cgroup_suffix(root), &mut held);
+    held.iter().all(|group| {
+        let dir = Path::new(group.trim_start_matches("cgroup "));
+        let removed = fs::remove_dir(dir).is_ok();
+        // The one they are all in, with the last of them.
+        if let Some(parent) = dir.parent() {
+            fs::remove_dir(parent).ok();
+        }
+        removed
+    })
+}
+
 /// TCP and UDP sockets a process listens on.
 fn listening_ports(pid: i32) -> Vec<String> {
     let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().filter_map(Result::ok);
