@@ -7,7 +7,8 @@ pub(super) const LIST: List = List {
     calls: &[
         "accept", "accept4", "access", "arch_prctl", "bind", "brk", "clock_gettime", "clock_nanosleep", "close",
         "close_range", "connect", "dup", "dup3", "epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_wait",
-        "eventfd2", "exit", "exit_group", "faccessat", "faccessat2", "fallocate", "fcntl", "fdatasync", "fstat", "fsync", "ftruncate",
+        "eventfd2", "exit", "exit_group", "faccessat", "faccessat2", "fallocate", "fcntl", "fdatasync", "flock", "fstat", "fstatfs",
+        "fsync", "ftruncate",
         "futex", "getegid", "geteuid", "getgid", "getpid", "getrandom", "getsockname", "getsockopt",
         "gettid", "gettimeofday", "getuid", "ioctl", "listen", "lseek", "madvise", "membarrier",
         "memfd_create", "mmap", "mprotect", "mremap", "munmap", "nanosleep", "newfstatat", "openat",
