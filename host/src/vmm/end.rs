@@ -207,6 +207,7 @@ mod tests {
             (end(killed, &[], &[], true), MachineFailure::VmmOutOfMemory, "out of memory"),
             (
                 MachineEnd::of(Seen {
+                    violation: None,
                     process: "passt",
                     status: exited(1),
                     reports: &[],
