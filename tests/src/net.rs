@@ -100,6 +100,23 @@ impl Namespace {
         thread.join().unwrap()
     }
 
+    /// What comes back from a datagram to an address; the pod's server may not listen yet, so it is sent again until then.
+    pub fn datagram(&self, to: &str, said: &'static str) -> Option<String> {
+        const TRIES: usize = 40;
+        let to: SocketAddr = to.parse().unwrap();
+        self.inside(move || {
+            let here: SocketAddr = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().unwrap();
+            let socket = UdpSocket::bind(here).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+            let mut answer = [0; 2048];
+            (0..TRIES).find_map(|_| {
+                socket.send_to(said.as_bytes(), to).unwrap();
+                let (length, _) = socket.recv_from(&mut answer).ok()?;
+                Some(String::from_utf8_lossy(&answer[..length]).into_owned())
+            })
+        })
+    }
+
     /// A server of TCP and UDP. To who connects it says its own address, and closes the connection. At port [`PATIENT`] it goes on: who then
     /// writes a line `send N` gets so many bytes; who writes `take N` and so many bytes is told how many came. A datagram is sent back behind
     /// the address. (That passt of March 2023 which Debian 12 has does not tell the guest of the other side's end once the guest has said its

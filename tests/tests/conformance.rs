@@ -62,7 +62,7 @@ use std::sync::Arc;
 use unit::Unit;
 
 /// The list, in the order of the table.
-static GROUPS: [&Group; 18] = [
+static GROUPS: [&Group; 19] = [
     &manifest::GROUP,
     &together::GROUP,
     &walls::GROUP,

@@ -260,3 +260,32 @@ fn a_paused_pods_network_is_paused_too() {
     host.cmd(["resume", "still"]).ok();
     assert_reached(&host, "still", "203.0.113.5", "203.0.113.5");
 }
+
+#[test]
+fn datagrams_come_in_by_ports_of_this_machine() {
+    let (host, wire) = (VmHost::new(), Wire::new());
+    let port = |number: u16, address: &str| serde_json::json!({ "containerPort": number, "hostPort": number, "hostIP": address, "protocol": "UDP" });
+    let pod = |name: &str| {
+        Pod::new(name)
+            .script("web", "udpsvd 0.0.0.0 7000 cat & exec udpsvd 0.0.0.0 7001 cat")
+            .with("ports", serde_json::json!([port(7000, "0.0.0.0"), port(7001, "127.0.0.1")]))
+    };
+    wire.here.start(&host, &pod("echo"));
+    assert_eq!(wire.there.datagram("192.0.2.2:7000", "from afar").as_deref(), Some("from afar"));
+    assert_eq!(wire.here.datagram("127.0.0.1:7000", "from here").as_deref(), Some("from here"));
+    assert_eq!(wire.here.datagram("127.0.0.1:7001", "within").as_deref(), Some("within"));
+    let pod_now = host.inspect("echo").unwrap();
+    assert_eq!(
+        pod_now["metadata"]["annotations"]["magikvm.dev/ports"],
+        "0.0.0.0:7000->7000/udp,127.0.0.1:7001->7001/udp"
+    );
+    let taken = wire.here.cmd(&host, ["run", "-d"]).arg(host.manifest(&pod("late"))).fails(3);
+    taken
+        .complains("spec.containers[0].ports[0].hostPort: cannot listen on 0.0.0.0:7000")
+        .complains("pod default/echo has it");
+    let none = pod("none").annotated(NETWORK, "none");
+    host.cmd(["rm", "-f", "echo"]).ok();
+    let refused = wire.here.cmd(&host, ["run", "-d"]).arg(host.manifest(&none)).fails(1);
+    refused.complains("spec.containers[0].ports[0].hostPort: only the network passt carries ports of UDP, and the pod has the network none");
+    host.assert_as_new();
+}

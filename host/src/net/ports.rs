@@ -3,7 +3,7 @@
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{Backlog, listen};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 /// Connections that wait until they are accepted: those that come while the pod starts.
 const BACKLOG: i32 = 1024;
@@ -44,6 +44,11 @@ impl Door {
         let address = listener.local_addr().map_err(failed)?;
         Ok(Self { listener, address, port })
     }
+}
+
+/// Sees whether a port of UDP can be had. It is not kept.
+pub fn try_datagrams(address: SocketAddr) -> Result<SocketAddr, BindError> {
+    UdpSocket::bind(address).map(|_| address).map_err(|source| BindError { address, source })
 }
 
 /// Lets this process and those it starts have as many files open as connections may need.

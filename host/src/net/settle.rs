@@ -55,6 +55,14 @@ pub enum NetError {
     /// No list without a filter.
     #[error("metadata.annotations.magikvm.dev/egress-allow: only the network passt has a filter")]
     NoFilter,
+    /// Nothing that carries datagrams.
+    #[error("{origin}: only the network passt carries ports of UDP, and the pod has the network {}", .mode.as_str())]
+    NoDatagrams {
+        /// The port, as it was asked for.
+        origin: String,
+        /// The network that there is.
+        mode: Mode,
+    },
     /// Something could not be started.
     #[error("cannot start the pod's network")]
     Start(#[source] std::io::Error),

@@ -4,7 +4,7 @@ use super::failure::{Blame, Failure, RunStage};
 use crate::manifest::PodPlan;
 use crate::manifest::plan::Protocol;
 use crate::manifest::ports::PublishedPort;
-use crate::net::ports::{BindError, Door};
+use crate::net::ports::{BindError, Door, try_datagrams};
 use crate::store::layout::Layout;
 use crate::store::lock::LockState;
 use crate::store::record::{self, BoundPort, Transport};
@@ -20,34 +20,39 @@ pub struct Published {
     pub bound: Vec<BoundPort>,
 }
 
-/// Binds all ports of a plan.
+/// Binds all ports of a plan. Those of UDP are the network's to bind when the pod starts (by passt, which takes numbers); here it is seen
+/// that they can be had.
 pub(super) fn bind(plan: &PodPlan, layout: &Layout) -> Result<Published, Failure> {
-    carry_datagrams(plan)?;
     let mut published = Published::default();
-    for port in plan.published.iter().filter(|port| port.protocol == Protocol::Tcp) {
-        let door = Door::bind(SocketAddr::new(port.host_ip, port.host_port), port.container_port)
-            .map_err(|error| failure(port, &error, layout))?;
+    for port in &plan.published {
+        let wanted = SocketAddr::new(port.host_ip, port.host_port);
+        let failed = |error: BindError| failure(port, &error, layout);
+        let (address, protocol) = match port.protocol {
+            Protocol::Tcp => {
+                let door = Door::bind(wanted, port.container_port).map_err(failed)?;
+                let address = door.address;
+                published.doors.push(door);
+                (address, Transport::Tcp)
+            }
+            Protocol::Udp if port.host_port == 0 => {
+                let message = format!("{}: a port of UDP has a number of its own", port.origin);
+                return Err(Failure::message(RunStage::Reserve, Blame::User, message)
+                    .hint("any port that is free is for TCP only: write a number"));
+            }
+            Protocol::Udp => (try_datagrams(wanted).map_err(failed)?, Transport::Udp),
+            Protocol::Sctp => {
+                let message = format!("{}: SCTP is not carried", port.origin);
+                return Err(Failure::message(RunStage::Reserve, Blame::User, message));
+            }
+        };
         published.bound.push(BoundPort {
-            host_ip: door.address.ip(),
-            host_port: door.address.port(),
+            host_ip: address.ip(),
+            host_port: address.port(),
             container_port: port.container_port,
-            protocol: Transport::Tcp,
+            protocol,
         });
-        published.doors.push(door);
     }
     Ok(published)
-}
-
-/// UDP does not go through the agent: it needs a network of the pod's that carries it. None does yet, so that ports of UDP are refused here.
-fn carry_datagrams(plan: &PodPlan) -> Result<(), Failure> {
-    match plan.published.iter().find(|port| port.protocol != Protocol::Tcp) {
-        None => Ok(()),
-        Some(port) => {
-            let message = format!("{}: the pod's network carries no UDP ports of this machine", port.origin);
-            Err(Failure::message(RunStage::Reserve, Blame::User, message)
-                .hint("leave it out; ports of TCP need no network"))
-        }
-    }
 }
 
 fn failure(port: &PublishedPort, error: &BindError, layout: &Layout) -> Failure {

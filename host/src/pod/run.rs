@@ -326,7 +326,9 @@ fn of_runtime(stage: RunStage, error: &RuntimeError) -> Failure {
         | RuntimeError::Plan(_)
         | RuntimeError::TooLarge { .. }
         | RuntimeError::Volume { .. }
-        | RuntimeError::Network(NetError::Tsi | NetError::User | NetError::NoFilter) => Blame::User,
+        | RuntimeError::Network(
+            NetError::Tsi | NetError::User | NetError::NoFilter | NetError::NoDatagrams { .. },
+        ) => Blame::User,
         RuntimeError::Json { .. } => Blame::Internal,
         _ => Blame::Environment,
     };

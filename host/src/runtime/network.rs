@@ -3,7 +3,10 @@
 use super::{RuntimeError, SandboxNetwork};
 use crate::jail::{self, Descriptor, HostNetwork, Inside, JailSpec, Limits, Procfs, SyscallFilter};
 use crate::manifest::PodPlan;
+use crate::manifest::plan::Protocol;
+use crate::manifest::ports::PublishedPort;
 use crate::net::chain::{self, FILTER_NAME, Helper};
+use crate::net::passt::UdpPort;
 use crate::net::settle::{NetError, Settled, Ways};
 use crate::net::{GATEWAY_6, Mode, NET_VERB, PREFIX_6, host, passt, settle};
 use crate::vmm::console::ConsoleTail;
@@ -11,6 +14,7 @@ use crate::vmm::nic::Nic;
 use crate::vmm::process::{self, Process};
 use crate::vmm::{KernelChoice, VmConfig, VmmKind, find_program};
 use std::io::{ErrorKind, Write};
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -33,7 +37,25 @@ pub(super) fn settle(plan: &PodPlan, ways: Ways) -> Result<Settled, NetError> {
         let named = std::env::var_os("MAGIKVM_PASST").map(PathBuf::from);
         passt::check(named.or_else(|| find_program("passt")).as_deref()).map(ToOwned::to_owned)
     };
-    settle::settle(&plan.network.egress, &[], ways, &here, passt)
+    let udp = || plan.published.iter().filter(|port| port.protocol == Protocol::Udp);
+    let ports: Vec<UdpPort> = udp().map(datagrams).collect();
+    let settled = settle::settle(&plan.network.egress, &ports, ways, &here, passt)?;
+    match udp().next() {
+        Some(port) if settled.chain.is_none() => {
+            Err(NetError::NoDatagrams { origin: port.origin.clone(), mode: settled.mode })
+        }
+        _ => Ok(settled),
+    }
+}
+
+/// A port as passt takes it. All addresses of IPv6 are all of IPv4 too, as with TCP.
+fn datagrams(port: &PublishedPort) -> UdpPort {
+    let every = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    UdpPort {
+        host_address: Some(port.host_ip).filter(|&address| address != every),
+        host: port.host_port,
+        guest: port.container_port,
+    }
 }
 
 /// A network whose processes run.
@@ -74,7 +96,7 @@ pub(super) fn start(
         (None, Some(plan), Mode::User) => {
             let mut network = GATEWAY_6.segments();
             network[7] = 0;
-            let network_6 = format!("{}/{PREFIX_6}", std::net::Ipv6Addr::from(network));
+            let network_6 = format!("{}/{PREFIX_6}", Ipv6Addr::from(network));
             Nic::User { mac: plan.mac, network_6 }
         }
         (_, _, Mode::Tsi) => Nic::Tsi,

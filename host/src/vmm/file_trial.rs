@@ -24,7 +24,9 @@ const WITHIN: &str = "/shared";
 pub fn start() -> ExitCode {
     let Some(dir) = std::env::args_os().nth(2).map(PathBuf::from) else { return ExitCode::from(2) };
     match run(&dir) {
-        Ok(said) => std::io::stdout().write_all(said.as_bytes()).map_or(ExitCode::from(70), |()| ExitCode::SUCCESS),
+        Ok(said) => {
+            std::io::stdout().write_all(said.as_bytes()).map_or(ExitCode::from(70), |()| ExitCode::SUCCESS)
+        }
         Err(error) => {
             let text = crate::store::text::chain(error.as_ref());
             std::io::stderr().write_all(text.as_bytes()).map_or(ExitCode::from(70), |()| ExitCode::from(3))

@@ -20,7 +20,10 @@ impl Found {
 
     /// There never is one.
     pub fn within(&self, _sub_path: &str) -> Result<Self, VolumeError> {
-        let fd = self.fd.try_clone().map_err(|source| VolumeError::Open { path: Path::new("").to_owned(), source })?;
+        let fd = self
+            .fd
+            .try_clone()
+            .map_err(|source| VolumeError::Open { path: Path::new("").to_owned(), source })?;
         Ok(Self { fd })
     }
 }

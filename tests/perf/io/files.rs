@@ -54,8 +54,8 @@ fn main() -> Result<()> {
         fresh(&shared)?;
         times[0].push(peer.run(bench, &input, &shared)?);
         fresh(&shared)?;
-        times[1].push(pod(bench, &input, json!({ "name": "data", "hostPath": { "path": shared } }))?);
-        times[2].push(pod(bench, &input, json!({ "name": "data", "emptyDir": {} }))?);
+        times[1].push(pod(bench, &input, &json!({ "name": "data", "hostPath": { "path": shared } }))?);
+        times[2].push(pod(bench, &input, &json!({ "name": "data", "emptyDir": {} }))?);
     }
     for (step, (what, _)) in STEPS.iter().enumerate() {
         let seconds =
@@ -128,7 +128,7 @@ fn times(mut child: Child) -> Result<[Duration; STEPS.len()]> {
     Ok(times)
 }
 
-fn pod(bench: &Bench, input: &Path, volume: serde_json::Value) -> Result<[Duration; STEPS.len()]> {
+fn pod(bench: &Bench, input: &Path, volume: &serde_json::Value) -> Result<[Duration; STEPS.len()]> {
     let manifest = bench.manifest("files", &script(), |pod| {
         pod["metadata"]["annotations"] = json!({ "magikvm.dev/memory-mib": MEMORY_MIB.to_string(), "magikvm.dev/vcpus": "2" });
         pod["spec"]["volumes"] = json!([volume, { "name": "in", "hostPath": { "path": input } }]);

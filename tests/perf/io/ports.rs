@@ -6,8 +6,9 @@
 //! direction, as it would by itself: vsock devices do not tell it of the other.
 
 use magikvm::agent::{Connector, Handshake};
+use magikvm::jail::Requirement;
 use magikvm::store::layout::{Layout, Surroundings};
-use magikvm::vmm::{self, Accel, DriverOptions, KernelChoice, Places, VmChild, VmConfig, VmmKind};
+use magikvm::vmm::{self, Accel, DriverOptions, KernelChoice, Places, VmChild, VmConfig, VmmKind, Walls};
 use magikvm_proto::guest_image::Arch;
 use magikvm_proto::path::FORWARD_PORT;
 use magikvm_tests::figures::{median, row, time_until, warn_if_busy};
@@ -217,6 +218,10 @@ impl Bare {
             initramfs: dir.join(floor::INITRAMFS),
             disk: vmm::disk::DESCRIPTOR.to_owned(),
             accel,
+            scratch: None,
+            shared: None,
+            nic: None,
+            walls: Walls { requirement: Requirement::Warn, cgroup: Err("a measurement has none".to_owned()) },
         };
         let mut machine = vmm::driver(kind, options).spawn(&config, &dir)?;
         let mut seen = Vec::new();

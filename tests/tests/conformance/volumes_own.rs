@@ -221,9 +221,9 @@ fn hosts_that_have_it_not(subject: &Subject) {
             .mount("v", "/v", json!({}))
     };
     let cases = [
-        (dir.clone(), "File", "is a directory, not a regular file"),
+        (dir, "File", "is a directory, not a regular file"),
         (file.clone(), "Directory", "is a regular file, not a directory"),
-        (file.clone(), "DirectoryOrCreate", "is a regular file, not a directory"),
+        (file, "DirectoryOrCreate", "is a regular file, not a directory"),
         (subject.file("none"), "", "No such file or directory"),
         (subject.file("none"), "Directory", "No such file or directory"),
         (subject.file("none/file"), "FileOrCreate", "No such file or directory"),

@@ -8,9 +8,9 @@ mod host;
 mod report;
 mod storage;
 mod system;
-mod walls;
 #[cfg_attr(target_os = "macos", path = "hypervisor.rs")]
 mod virtualization;
+mod walls;
 
 use super::error::Kind;
 use super::{CliError, Format, Outcome, print_as, ui};

@@ -177,7 +177,11 @@ mod bound {
 
         /// A vsock device, with libkrun's own networking ("TSI": the guest's sockets made on the host) or without, and ports of the guest
         /// that connections to Unix sockets lead to.
-        pub(in crate::vmm::krun) fn add_vsock(&self, ports: &[(u32, &str)], tsi: bool) -> Result<(), ApiError> {
+        pub(in crate::vmm::krun) fn add_vsock(
+            &self,
+            ports: &[(u32, &str)],
+            tsi: bool,
+        ) -> Result<(), ApiError> {
             let call = "krun_add_vsock_port2";
             #[allow(unused_unsafe, reason = "safe in the crate, not in the bindings of the system's library")]
             // SAFETY: they take numbers.
