@@ -1,15 +1,13 @@
 //! What this machine shares with a machine: the jail of whoever serves it, and a server for VMMs that have none of their own.
 
-use super::process::{self, Process};
+use super::process::Process;
 use super::walls::Site;
 use super::{VmConfig, VmmError};
-use crate::jail::{Access, Descriptor, Identity, Inside, JailSpec, Procfs, SyscallFilter};
+use crate::jail::{Identity, JailSpec, Procfs};
 use crate::store::atomic::FileError;
 use crate::volume::tree::{self, Shared};
-use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 /// Name of the socket between a VMM and the server, in the machine's directory.
 pub(super) const SOCKET: &str = "share.sock";
@@ -41,7 +39,11 @@ pub(super) fn serve(
     config: &VmConfig,
     site: &Site<'_>,
 ) -> Result<Process, VmmError> {
+    use super::process;
+    use crate::jail::{Access, Descriptor, Inside, SyscallFilter};
     use crate::volume::serve::{LISTENER_FD, SERVER_VERB, Settings};
+    use std::os::fd::AsRawFd;
+    use std::process::Stdio;
     let mut spec =
         site.jail(Inside::Verb(SERVER_VERB.to_owned()), SyscallFilter::FileServer, Access::ReadOnly);
     spec.mounts.clear();
