@@ -22,6 +22,7 @@ first_pod() {
 }
 
 io() {
+    cargo bench --locked -p magikvm-tests --bench io_jail
     whole_pods io_files
     whole_pods io_ports
 }

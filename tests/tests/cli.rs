@@ -258,6 +258,7 @@ fn what_doctor_finds_can_be_read_by_programs() {
             "guest image",
             "state directories",
             "image policy",
+            "scratch disks",
             "libkrunfw",
             "passt",
             "user namespaces",
