@@ -1,7 +1,9 @@
 //! Pods with a network, between machines that are network namespaces with real servers.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use magikvm_tests::layout::Tar;
 use magikvm_tests::net::{Namespace, Wire, at};
+use magikvm_tests::programs::ECHO;
 use magikvm_tests::virtual_machine::{NETWORK, VmHost};
 use magikvm_tests::wait::wait_for;
 use magikvm_tests::{Pod, processes};
@@ -265,9 +267,10 @@ fn a_paused_pods_network_is_paused_too() {
 fn datagrams_come_in_by_ports_of_this_machine() {
     let (host, wire) = (VmHost::new(), Wire::new());
     let port = |number: u16, address: &str| serde_json::json!({ "containerPort": number, "hostPort": number, "hostIP": address, "protocol": "UDP" });
+    host.import("echo:1", Tar::default().file("echo", 0o755, ECHO), &serde_json::json!({}));
     let pod = |name: &str| {
         Pod::new(name)
-            .script("web", "udpsvd 0.0.0.0 7000 cat & exec udpsvd 0.0.0.0 7001 cat")
+            .container_of("web", "echo:1", &["/echo", "7000", "7001"])
             .with("ports", serde_json::json!([port(7000, "0.0.0.0"), port(7001, "127.0.0.1")]))
     };
     wire.here.start(&host, &pod("echo"));

@@ -6,7 +6,7 @@ use super::packet::{self, Body, Frame, Malformed, Packet, flags};
 use super::place::{self, Place};
 use super::report::{Refusals, Refused};
 use super::rules::Rules;
-use super::{DNS_4, DNS_6, family};
+use super::{DNS_4, DNS_6, GUEST_MAC, family};
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -20,6 +20,8 @@ const TCP_ENDING: Duration = Duration::from_secs(300);
 const UDP_IDLE: Duration = Duration::from_secs(180);
 /// Of name servers.
 const DNS_PORT: u16 = 53;
+/// No Ethernet address.
+const NOBODY: [u8; 6] = [0; 6];
 
 /// Frames on their way, each behind its length (4 bytes, the highest first).
 #[derive(Debug, Default)]
@@ -290,6 +292,9 @@ impl Filter {
 
     /// A frame of passt's.
     pub fn from_passt(&mut self, frame: &[u8], now: Instant, sink: &mut Sink) {
+        // It learns the guest's Ethernet address from what the guest sends first, and writes none until then.
+        let addressed = frame.strip_prefix(&NOBODY).map(|rest| [&GUEST_MAC.0, rest].concat());
+        let frame = addressed.as_deref().unwrap_or(frame);
         if let Ok(Frame::Packet(packet)) = packet::of_passt(frame)
             && let Body::Udp { source, destination, data } = packet.body
         {

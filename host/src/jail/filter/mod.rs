@@ -17,7 +17,7 @@ mod vsock;
 
 pub(super) use listen::listen;
 
-use super::spec::{Inside, JailSpec, SyscallFilter};
+use super::spec::{HostNetwork, Inside, JailSpec, SyscallFilter};
 use nix::errno::Errno;
 use nix::libc;
 use seccompiler::{
@@ -75,6 +75,12 @@ const SAME_FOR_ALL: &[Limited] = &[
     ),
 ];
 
+/// Sockets of networks, for who has this machine's.
+const ONLINE: List = List {
+    calls: &[],
+    limited: &[("socket", &[&[Must::Be(0, libc::AF_INET as u64)], &[Must::Be(0, libc::AF_INET6 as u64)]])],
+};
+
 /// Calls that answer as those of a kernel that has none: programs then do without.
 const ABSENT: &[&str] =
     &["clone3", "io_uring_setup", "userfaultfd", "memfd_secret", "landlock_create_ruleset"];
@@ -127,7 +133,8 @@ fn absent() -> Result<BpfProgram, seccompiler::BackendError> {
 }
 
 fn compile(spec: &JailSpec, beyond: Beyond) -> Result<BpfProgram, seccompiler::BackendError> {
-    let lists = lists_of(spec.filter);
+    let online: &[List] = if spec.network == HostNetwork::Kept { &[ONLINE] } else { &[] };
+    let lists: Vec<&List> = lists_of(spec.filter).iter().chain(online).collect();
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for name in lists.iter().flat_map(|list| list.calls) {
         rules.extend(names::number(name).map(|number| (number, Vec::new())));

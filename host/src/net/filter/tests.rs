@@ -245,6 +245,18 @@ fn answers_go_out_to_whom_something_came_in_from_by_a_published_port() {
 }
 
 #[test]
+fn what_comes_before_passt_knows_the_guest_is_addressed_to_it() {
+    let published_udp = BTreeSet::from([53]);
+    let mut filter = Filter::new(Rules { published_udp, ..rules() });
+    let mut frame = packet::udp(true, (ip("203.0.113.5"), 4000), (GUEST_4.into(), 53), b"q");
+    let expected = frame.clone();
+    frame[..6].fill(0);
+    let mut sink = Sink::default();
+    filter.from_passt(&frame, Instant::now(), &mut sink);
+    assert_eq!(frames(&sink.to_guest), [expected]);
+}
+
+#[test]
 fn a_million_connections_fill_no_memory() {
     let (mut filter, now) = (allowing("0.0.0.0/0"), Instant::now());
     for n in 0..20_000u32 {
