@@ -6,7 +6,7 @@
 //! direction, as it would by itself: vsock devices do not tell it of the other.
 
 use magikvm::agent::{Connector, Handshake};
-use magikvm::jail::Requirement;
+use magikvm::jail::{JAIL_VERB, Requirement};
 use magikvm::store::layout::{Layout, Surroundings};
 use magikvm::vmm::{self, Accel, DriverOptions, KernelChoice, Places, VmChild, VmConfig, VmmKind, Walls};
 use magikvm_proto::guest_image::Arch;
@@ -50,8 +50,13 @@ fn var(name: &str) -> Result<PathBuf> {
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if args.first().is_some_and(|first| first == vmm::krun::VMM_VERB) {
-        std::process::exit(vmm::krun::main());
+    // The driver starts this program again for a machine's processes.
+    match args.first().map(String::as_str) {
+        Some(JAIL_VERB) => {
+            std::process::exit(magikvm::jail::enter().map_or_else(|code| code, |_| vmm::krun::main()))
+        }
+        Some(vmm::krun::VMM_VERB) => std::process::exit(vmm::krun::main()),
+        _ => {}
     }
     warn_if_busy()?;
     let (kind, accel) = match std::env::var("MAGIKVM_ACCEL").as_deref() {
