@@ -2,14 +2,13 @@
 //! machine, since the end of one is the machine's end.
 
 use super::passt::{self, Wanted};
-use super::process::{FDS, NET_VERB};
+use super::process::FDS;
 use super::rules::Rules;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// As a pod's state names them.
 pub const FILTER_NAME: &str = "net-filter";
@@ -20,13 +19,22 @@ pub const NAMES: [&str; 2] = [FILTER_NAME, PASST_NAME];
 /// Bytes that a connection holds. passt throws away what finds no room.
 const BUFFER: usize = 4 << 20;
 
+/// How a process is started.
+#[derive(Debug)]
+pub enum Start {
+    /// As this program with [`super::NET_VERB`], in a jail.
+    Jailed,
+    /// As another program, which locks itself in.
+    Itself(Command),
+}
+
 /// A process to be started.
 #[derive(Debug)]
 pub struct Helper {
     /// For people.
     pub name: &'static str,
-    /// The program.
-    pub command: Command,
+    /// How to start it.
+    pub start: Start,
     /// What it is given, and under which number.
     pub inherits: Vec<(OwnedFd, i32)>,
     /// What it reads from its standard input.
@@ -44,29 +52,21 @@ pub struct Chain {
     pub reports: File,
 }
 
-/// Makes the connections. `program` is this program, which the filter is too.
-pub fn make(program: &Path, rules: &Rules, wanted: &Wanted) -> io::Result<Chain> {
+/// Makes the connections.
+pub fn make(rules: &Rules, wanted: &Wanted) -> io::Result<Chain> {
     let (vmm, guest_side) = pair()?;
     let (passt_side, passt_end) = pair()?;
     let (reports, tells) = io::pipe()?;
-    let mut filter = Command::new(program);
-    filter
-        .arg(NET_VERB)
-        .current_dir("/")
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
     let [guest_fd, passt_fd, report_fd] = FDS;
     let filter = Helper {
         name: FILTER_NAME,
-        command: filter,
+        start: Start::Jailed,
         inherits: vec![(guest_side, guest_fd), (passt_side, passt_fd), (OwnedFd::from(tells), report_fd)],
         input: serde_json::to_vec(rules)?,
     };
     let passt = Helper {
         name: PASST_NAME,
-        command: passt::command(wanted),
+        start: Start::Itself(passt::command(wanted)),
         inherits: vec![(passt_end, passt::FD)],
         input: Vec::new(),
     };

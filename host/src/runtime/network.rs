@@ -5,7 +5,7 @@ use crate::jail::{self, Descriptor, HostNetwork, Inside, JailSpec, Limits, Procf
 use crate::manifest::PodPlan;
 use crate::manifest::plan::Protocol;
 use crate::manifest::ports::PublishedPort;
-use crate::net::chain::{self, FILTER_NAME, Helper};
+use crate::net::chain::{self, Helper, Start};
 use crate::net::passt::UdpPort;
 use crate::net::settle::{NetError, Settled, Ways};
 use crate::net::{GATEWAY_6, Mode, NET_VERB, PREFIX_6, host, passt, settle};
@@ -13,7 +13,6 @@ use crate::vmm::console::ConsoleTail;
 use crate::vmm::nic::Nic;
 use crate::vmm::process::{self, Process};
 use crate::vmm::{KernelChoice, VmConfig, VmmKind, find_program};
-use std::io::{ErrorKind, Write};
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -85,8 +84,7 @@ pub(super) fn start(
     };
     let nic = match (&network.chain, &network.plan, network.mode) {
         (Some((rules, wanted)), Some(plan), _) => {
-            let program = std::env::current_exe().map_err(NetError::Start)?;
-            let chain = chain::make(&program, rules, wanted).map_err(NetError::Start)?;
+            let chain = chain::make(rules, wanted).map_err(NetError::Start)?;
             for helper in chain.helpers {
                 started.processes.push(start_helper(helper, config, tail)?);
             }
@@ -107,23 +105,19 @@ pub(super) fn start(
 }
 
 fn start_helper(helper: Helper, config: &VmConfig, tail: &ConsoleTail) -> Result<Process, RuntimeError> {
-    let Helper { name, mut command, inherits, input } = helper;
-    let mut process = if name == FILTER_NAME {
-        let mut command = jail::command().map_err(NetError::Start)?;
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        process::spawn_jailed(name, &mut command, &filter_jail(config, &inherits), None)?
-    } else {
-        // passt puts itself into one, which has the network that it is for.
-        let given: Vec<_> = inherits.iter().map(|(fd, number)| (fd, *number)).collect();
-        process::spawn_with(name, &mut command, &given)?
-    };
-    if let Some(mut stdin) = process.child.stdin.take() {
-        match stdin.write_all(&input) {
-            // It has ended already; how, is seen by whoever waits for it.
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
-            written => written.map_err(NetError::Start)?,
+    let Helper { name, start, inherits, input } = helper;
+    let mut process = match start {
+        Start::Jailed => {
+            let mut command = jail::command().map_err(NetError::Start)?;
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+            process::spawn_jailed(name, &mut command, &filter_jail(config, &inherits), None)?
         }
-    }
+        Start::Itself(mut command) => {
+            let given: Vec<_> = inherits.iter().map(|(fd, number)| (fd, *number)).collect();
+            process::spawn_with(name, &mut command, &given)?
+        }
+    };
+    process::tell(&mut process, &input).map_err(NetError::Start)?;
     if let Some(stderr) = process.child.stderr.take() {
         let tail = tail.clone();
         std::thread::spawn(move || tail.keep_too(stderr));

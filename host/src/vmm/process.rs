@@ -230,7 +230,7 @@ fn errno(answer: i32) -> std::io::Result<()> {
 }
 
 /// Writes to the standard input of a child, a pipe, and closes it. A child that has ended already is for whoever waits for it.
-pub(super) fn tell(process: &mut Process, bytes: &[u8]) -> std::io::Result<()> {
+pub fn tell(process: &mut Process, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write;
     match process.child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(bytes)) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
