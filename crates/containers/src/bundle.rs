@@ -1,15 +1,14 @@
-//! One container's OCI bundle: its overlay, and the host's `config.json` completed by what only the guest knows
+//! One container's OCI bundle: its overlay, and the host's `config.json` completed by what only the supervisor knows
 //! (the user's numbers, the cgroup, the shared PID namespace). Runs in forked copies of the spawner. Must not know:
-//! the supervisor, the wire.
+//! the reactor, the wire.
 
 use crate::rootfs;
 use crate::user::{self, UserError};
 use crate::volumes::{self, VolumeError};
 use libcontainer::oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Process, Spec};
-use magikvm_proto::id::ContainerName;
 use magikvm_proto::limits::MAX_PLAN_SIZE;
-use magikvm_proto::path;
-use magikvm_proto::plan::{ContainerPlan, Stdio};
+use magikvm_proto::plan::{ContainerPlan, Rootfs, Stdio};
+use magikvm_proto::site::Site;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::fs::{self, File};
@@ -58,11 +57,6 @@ pub(crate) enum BundleError {
     Volume(#[from] VolumeError),
 }
 
-/// Where a container's bundle is.
-pub(crate) fn directory(name: &ContainerName) -> PathBuf {
-    Path::new(path::GUEST_BUNDLES).join(name.as_str())
-}
-
 fn file_error(path: &Path) -> impl FnOnce(io::Error) -> BundleError {
     let path = path.to_owned();
     move |source| BundleError::File { path, source }
@@ -76,12 +70,20 @@ pub(crate) fn load(path: &Path) -> Result<Spec, BundleError> {
 }
 
 /// Makes the bundle with an empty writable layer and returns its configuration. An earlier run's layer goes.
-pub(crate) fn prepare(plan: &ContainerPlan, pod_namespace: Option<i32>) -> Result<Spec, BundleError> {
-    let bundle = directory(&plan.name);
-    let root = mount_rootfs(&bundle, plan.image_partition)?;
-    let mut spec = load(Path::new(&path::container_config(&plan.name)))?;
-    patch(&mut spec, plan, &bundle, &root, pod_namespace)?;
-    volumes::attach(plan, &mut spec)?;
+pub(crate) fn prepare(
+    site: &Site,
+    plan: &ContainerPlan,
+    pod_namespace: Option<i32>,
+) -> Result<Spec, BundleError> {
+    let bundle = site.bundle(&plan.name);
+    let lower = match &plan.rootfs {
+        Rootfs::Partition(partition) => site.image(*partition),
+        Rootfs::Path(path) => path.clone(),
+    };
+    let root = mount_rootfs(&bundle, &lower)?;
+    let mut spec = load(&site.container_config(&plan.name))?;
+    patch(&mut spec, plan, site, &root, pod_namespace)?;
+    volumes::attach(site, plan, &mut spec)?;
     let config = bundle.join("config.json");
     let bytes =
         serde_json::to_vec(&spec).map_err(|source| BundleError::Config { path: config.clone(), source })?;
@@ -91,7 +93,7 @@ pub(crate) fn prepare(plan: &ContainerPlan, pod_namespace: Option<i32>) -> Resul
 
 /// The writable layer is a tmpfs of its own: unmounting it frees everything at once, however deep a container
 /// nested its directories.
-fn mount_rootfs(bundle: &Path, partition: u32) -> Result<OwnedFd, BundleError> {
+fn mount_rootfs(bundle: &Path, lower: &Path) -> Result<OwnedFd, BundleError> {
     let (layer, rootfs) = (bundle.join("layer"), bundle.join("rootfs"));
     for old in [&rootfs, &layer] {
         umount2(old, MntFlags::MNT_DETACH).ok();
@@ -107,29 +109,36 @@ fn mount_rootfs(bundle: &Path, partition: u32) -> Result<OwnedFd, BundleError> {
         let part = layer.join(part);
         fs::create_dir(&part).map_err(file_error(&part))?;
     }
-    // Names of containers have no character that the option list would mistake.
-    let (images, layer) = (path::GUEST_IMAGES, layer.display());
-    let options = format!("lowerdir={images}/{partition},upperdir={layer}/upper,workdir={layer}/work");
+    let (lower, layer) = (option_path(lower), option_path(&layer));
+    let options = format!("lowerdir={lower},upperdir={layer}/upper,workdir={layer}/work");
     mount(Some("overlay"), &rootfs, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
         .map_err(failed(&rootfs))?;
     rootfs::open_root(&rootfs).map_err(file_error(&rootfs))
 }
 
+/// A path as overlayfs takes it within its options.
+fn option_path(path: &Path) -> String {
+    path.display().to_string().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,")
+}
+
 fn patch(
     spec: &mut Spec,
     plan: &ContainerPlan,
-    bundle: &Path,
+    site: &Site,
     root: &OwnedFd,
     pod_namespace: Option<i32>,
 ) -> Result<(), BundleError> {
-    spec.root_mut().as_mut().ok_or(BundleError::Missing("root"))?.set_path(bundle.join("rootfs"));
-    // The pod's host name is the VM's: vminit has set it, and libcontainer refuses one without a UTS namespace of
+    spec.root_mut()
+        .as_mut()
+        .ok_or(BundleError::Missing("root"))?
+        .set_path(site.bundle(&plan.name).join("rootfs"));
+    // The pod's host name is that of the supervisor's UTS namespace, and libcontainer refuses one without a UTS namespace of
     // its own.
     spec.set_hostname(None).set_domainname(None);
     let process = spec.process_mut().as_mut().ok_or(BundleError::Missing("process"))?;
     patch_process(process, plan, root)?;
     let linux = spec.linux_mut().as_mut().ok_or(BundleError::Missing("linux"))?;
-    linux.set_cgroups_path(Some(PathBuf::from(crate::cgroup::oci_path(&plan.name))));
+    linux.set_cgroups_path(Some(PathBuf::from(site.container_cgroup(&plan.name))));
     let namespaces = linux.namespaces_mut().get_or_insert_default();
     let mut wanted = Vec::new();
     if let Some(pid) = pod_namespace {
@@ -140,7 +149,7 @@ fn patch(
     } else if !namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Pid) {
         wanted.push(LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Pid));
     }
-    // Without a mount namespace of its own a container would see, and could change, vminit's root.
+    // Without a mount namespace of its own a container would see, and could change, the supervisor's root.
     if !namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount) {
         wanted.push(LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Mount));
     }
@@ -172,7 +181,7 @@ fn patch_process(process: &mut Process, plan: &ContainerPlan, root: &OwnedFd) ->
         env.push(format!("HOME={}", resolved.home));
     }
     process.set_terminal(Some(plan.stdio == Stdio::Terminal));
-    // vminit's own protection must not pass to a container.
+    // The supervisor's own protection must not pass to a container.
     if process.oom_score_adj().is_none() {
         process.set_oom_score_adj(Some(0));
     }
@@ -196,7 +205,7 @@ mod tests {
     fn plan(user: &str) -> ContainerPlan {
         ContainerPlan {
             name: "web".parse().unwrap(),
-            image_partition: 2,
+            rootfs: Rootfs::Partition(2),
             user: user.to_owned(),
             stdio: Stdio::Terminal,
             stdin: Stdin::Closed,
@@ -220,10 +229,10 @@ mod tests {
     }
 
     #[test]
-    fn the_guest_fills_in_what_only_it_knows() {
+    fn the_supervisor_fills_in_what_only_it_knows() {
         let (dir, root) = root();
         let mut spec = spec();
-        patch(&mut spec, &plan("web"), Path::new("/bundles/web"), &root, None).unwrap();
+        patch(&mut spec, &plan("web"), &Site::guest(), &root, None).unwrap();
         let process = spec.process().as_ref().unwrap();
         assert_eq!((process.user().uid(), process.user().gid()), (5, 6));
         assert_eq!(process.user().additional_gids(), &Some(vec![7, 9]));
@@ -243,7 +252,7 @@ mod tests {
     fn a_shared_process_namespace_is_joined_by_path() {
         let (_dir, root) = root();
         let mut spec = spec();
-        patch(&mut spec, &plan(""), Path::new("/bundles/web"), &root, Some(42)).unwrap();
+        patch(&mut spec, &plan(""), &Site::guest(), &root, Some(42)).unwrap();
         let namespaces = spec.linux().as_ref().unwrap().namespaces().clone().unwrap();
         let pids: Vec<_> = namespaces.iter().filter(|n| n.typ() == LinuxNamespaceType::Pid).collect();
         assert_eq!(pids.len(), 1);
@@ -253,7 +262,7 @@ mod tests {
     #[test]
     fn an_unknown_user_is_named() {
         let (_dir, root) = root();
-        let error = patch(&mut spec(), &plan("ghost"), Path::new("/b"), &root, None).unwrap_err();
+        let error = patch(&mut spec(), &plan("ghost"), &Site::guest(), &root, None).unwrap_err();
         assert_eq!(error.to_string(), "user \"ghost\" is not in the image's /etc/passwd");
     }
 }

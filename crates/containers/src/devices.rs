@@ -1,5 +1,5 @@
-//! Which devices a container may open or make: a small BPF program on its cgroup (cgroup v2 has no other means).
-//! Without it a container that may `mknod` could read the whole disk, other containers' images included.
+//! Which devices a container may open or make: a small BPF program on its control group (cgroup v2 has no other means), or the rules of its
+//! devices controller (cgroup v1). Without them a container that may `mknod` could read the whole disk, other containers' images included.
 #![allow(unsafe_code, reason = "bpf(2) takes structures by address")]
 
 use crate::cgroup::Cgroup;
@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
 
 /// Most rules that are compiled; the program stays far below the kernel's 4096 instructions.
 const MAX_RULES: usize = 256;
@@ -30,12 +31,28 @@ struct Rule {
     minor: Option<u32>,
 }
 
+impl Rule {
+    /// Whether it allows, and what, in the words of cgroup v1 (`c 1:3 rwm`).
+    fn in_words(&self) -> (bool, String) {
+        let kind = match self.kind {
+            None => 'a',
+            Some(BLOCK) => 'b',
+            Some(_) => 'c',
+        };
+        let number = |number: Option<u32>| number.map_or("*".to_owned(), |number| number.to_string());
+        let letters = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')];
+        let access: String =
+            letters.iter().filter(|(bit, _)| self.access & bit != 0).map(|(_, letter)| letter).collect();
+        (self.verdict == 1, format!("{kind} {}:{} {access}", number(self.major), number(self.minor)))
+    }
+}
+
 const fn allow(kind: u32, access: u32, major: Option<u32>, minor: Option<u32>) -> Rule {
     Rule { verdict: 1, kind: Some(kind), access, major, minor }
 }
 
-/// What every container gets (as runc's defaults): making any node, and the harmless character devices. The VM's
-/// console never: the host reads it.
+/// What every container gets (as runc's defaults): making any node, and the harmless character devices. The
+/// console never: in a VM the host reads it.
 const DEFAULTS: &[Rule] = &[
     allow(CHARACTER, MKNOD, None, None),
     allow(BLOCK, MKNOD, None, None),
@@ -180,15 +197,28 @@ fn load(program: &[u64]) -> io::Result<OwnedFd> {
 /// Puts the rules of a container's configuration, and the defaults, on its cgroup. To be done before anything of
 /// the container runs.
 pub(crate) fn restrict(cgroup: &Cgroup, configured: &[LinuxDeviceCgroup]) -> io::Result<()> {
+    let rules = rules(configured)?;
+    match cgroup {
+        Cgroup::Unified(group) => attach(&group.0, &rules),
+        Cgroup::Legacy(group) => {
+            group.restrict_devices(&rules.iter().map(Rule::in_words).collect::<Vec<_>>())
+        }
+    }
+}
+
+fn rules(configured: &[LinuxDeviceCgroup]) -> io::Result<Vec<Rule>> {
     if configured.len() > MAX_RULES {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!("more than {MAX_RULES} device rules"),
         ));
     }
-    let rules: Vec<Rule> = configured.iter().map(rule).chain(DEFAULTS.iter().copied()).collect();
-    let program = load(&compile(&rules))?;
-    let directory = File::open(cgroup.path())?;
+    Ok(configured.iter().map(rule).chain(DEFAULTS.iter().copied()).collect())
+}
+
+fn attach(group: &Path, rules: &[Rule]) -> io::Result<()> {
+    let program = load(&compile(rules))?;
+    let directory = File::open(group)?;
     let number = |fd: RawFd| u32::try_from(fd).map_err(|_| io::ErrorKind::InvalidInput);
     let attributes = AttachAttributes {
         target: number(directory.as_raw_fd())?,
@@ -253,6 +283,13 @@ mod tests {
         let console = Rule { verdict: 1, kind: None, access: ALL, major: Some(5), minor: Some(1) };
         let asked: Vec<Rule> = [console].into_iter().chain(DEFAULTS.iter().copied()).collect();
         assert_eq!(run(&compile(&asked), CHARACTER, WRITE, 5, 1), 0);
+    }
+
+    #[test]
+    fn rules_have_words_for_cgroup_v1() {
+        assert_eq!(DEFAULTS[2].in_words(), (true, "c 1:3 rwm".to_owned()));
+        assert_eq!(DEFAULTS[0].in_words(), (true, "c *:* m".to_owned()));
+        assert_eq!(DEFAULTS[10].in_words(), (false, "c 5:1 rw".to_owned()));
     }
 
     fn any_rule() -> impl Strategy<Value = Rule> {

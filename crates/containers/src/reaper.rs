@@ -1,19 +1,17 @@
-//! The only wait for children in this program: every process that ends under PID 1 is reaped here, known or not.
+//! The only wait for children in this program: every process that ends below the supervisor is reaped here, known or not.
 //! Owns: who wants to hear of which.
 
-use crate::console;
-use crate::sync::{self, lock};
 use magikvm_proto::wire::ExitStatus;
+use magikvm_supervisor::Ended;
+use magikvm_supervisor::sync::{self, lock};
 use nix::errno::Errno;
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-type Callback = Box<dyn FnOnce(ExitStatus) + Send>;
-
 /// Who wants to hear of which process.
 #[derive(Default)]
-pub(crate) struct Reaper(Mutex<HashMap<i32, Callback>>);
+pub(crate) struct Reaper(Mutex<HashMap<i32, Ended>>);
 
 impl std::fmt::Debug for Reaper {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -31,14 +29,14 @@ fn exit_status(raw: i32) -> ExitStatus {
 }
 
 impl Reaper {
-    /// Calls back when the process ends. To be called before the process can become a child of PID 1 (see
+    /// Calls back when the process ends. To be called before the process can become a child of this one (see
     /// [`crate::spawner`]).
-    pub(crate) fn watch(&self, pid: i32, callback: impl FnOnce(ExitStatus) + Send + 'static) {
-        lock(&self.0).insert(pid, Box::new(callback));
+    pub(crate) fn watch(&self, pid: i32, ended: Ended) {
+        lock(&self.0).insert(pid, ended);
     }
 
     /// Starts reaping.
-    pub(crate) fn start(self: &Arc<Self>) -> io::Result<()> {
+    pub(crate) fn start(self: &Arc<Self>, note: fn(&str)) -> io::Result<()> {
         let reaper = Arc::clone(self);
         sync::thread("reaper", move || {
             loop {
@@ -50,9 +48,9 @@ impl Reaper {
                         }
                     }
                     Err(Errno::EINTR) => {}
-                    // The spawner is always there; when it is not, its watcher has already ended the VM.
+                    // The spawner is always there; when it is not, its watcher has already ended the pod.
                     Err(errno) => {
-                        console::say(&format!("reaper: {errno}"));
+                        note(&format!("reaper: {errno}"));
                         return;
                     }
                 }

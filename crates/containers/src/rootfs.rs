@@ -36,7 +36,7 @@ pub(crate) fn read_file(root: &impl AsFd, path: &Path, cap: u64) -> io::Result<O
 }
 
 /// Reads a whole file of at most `cap` bytes.
-pub(crate) fn read_capped(file: File, cap: u64) -> io::Result<Vec<u8>> {
+pub fn read_capped(file: File, cap: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(cap + 1).read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).is_ok_and(|len| len <= cap) {

@@ -1,18 +1,15 @@
-//! The few kernel calls that nix does not wrap, each behind a safe function. Owns: unsafe code. Must not know:
-//! pods, plans, the wire.
+//! The few kernel calls that nix does not wrap, each behind a safe function. Owns: unsafe code. Must not know: pods, plans, the wire.
 #![allow(
     unsafe_code,
     reason = "raw system calls and file descriptors received from the kernel; every block says why it is sound"
 )]
 
-use magikvm_proto::wire::WindowSize;
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrIn,
-    SockaddrIn6, UnixAddr, VsockAddr, accept4, bind, connect, getpeername, listen, recvmsg, sendmsg,
-    setsockopt, socket, socketpair, sockopt,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg,
+    sendmsg, socketpair,
 };
 use nix::unistd::ForkResult;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -43,29 +40,9 @@ pub(crate) fn fork_single_threaded() -> Result<Fork, Errno> {
 }
 
 /// Ends this process without running any exit handler: for forked copies.
-pub(crate) fn exit_now(code: i32) -> ! {
+pub fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` has no preconditions.
     unsafe { libc::_exit(code) }
-}
-
-/// Fewer malloc arenas: vminit's threads are many, small and mostly asleep.
-pub(crate) fn one_malloc_arena() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: called first thing in main, before any thread; the parameters are constants of malloc.h.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 64 << 10);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 10);
-    }
-}
-
-/// Takes every variable out of this process's environment (the kernel passes unknown words of its command line
-/// here).
-pub(crate) fn clear_environment() {
-    // SAFETY: called in main before any thread.
-    unsafe {
-        libc::clearenv();
-    }
 }
 
 fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
@@ -161,14 +138,6 @@ pub(crate) fn ignore_children() -> Result<(), Errno> {
     unsafe { sigaction(Signal::SIGCHLD, &ignore) }.map(drop)
 }
 
-/// Gives a terminal a new size.
-pub(crate) fn set_window_size(terminal: &impl AsFd, size: WindowSize) -> Result<(), Errno> {
-    let size = libc::winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCSWINSZ reads one winsize, which lives through the call.
-    Errno::result(unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &raw const size) })
-        .map(drop)
-}
-
 /// Makes a terminal the controlling one of the calling session leader.
 pub(crate) fn set_controlling_terminal(terminal: &impl AsFd) -> Result<(), Errno> {
     // SAFETY: TIOCSCTTY takes an integer.
@@ -189,77 +158,6 @@ pub(crate) fn terminal_peer(master: &impl AsFd) -> io::Result<OwnedFd> {
             libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC,
         )))
     }
-}
-
-/// Brings the loopback interface up.
-pub(crate) fn loopback_up() -> io::Result<()> {
-    let inet = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    // SAFETY: an all-zero ifreq is valid.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = libc::c_char::try_from(*from).unwrap_or_default();
-    }
-    // SAFETY: both requests read and write one ifreq; the flags are the union's member for them.
-    unsafe {
-        Errno::result(libc::ioctl(inet.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request))?;
-        request.ifr_ifru.ifru_flags |= libc::c_short::try_from(libc::IFF_UP).unwrap_or_default();
-        Errno::result(libc::ioctl(inet.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request))?;
-    }
-    Ok(())
-}
-
-/// A listening AF_VSOCK socket.
-pub(crate) fn vsock_listen(port: u32) -> io::Result<OwnedFd> {
-    let listener = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    bind(listener.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, port))?;
-    listen(&listener, Backlog::new(64)?)?;
-    Ok(listener)
-}
-
-/// A listening AF_VSOCK socket for many connections at once, which are never waited for.
-pub(crate) fn vsock_listen_for_many(port: u32) -> io::Result<OwnedFd> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let listener = socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;
-    bind(listener.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, port))?;
-    listen(&listener, Backlog::new(1024)?)?;
-    Ok(listener)
-}
-
-/// Begins to connect to an address; the socket can be written to when that has come to an end.
-pub(crate) fn tcp_connect(address: std::net::SocketAddr) -> io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let stream = socket(family, SockType::Stream, flags, None)?;
-    let begun = match address {
-        std::net::SocketAddr::V4(address) => connect(stream.as_raw_fd(), &SockaddrIn::from(address)),
-        std::net::SocketAddr::V6(address) => connect(stream.as_raw_fd(), &SockaddrIn6::from(address)),
-    };
-    match begun {
-        Ok(()) | Err(Errno::EINPROGRESS) => Ok(stream),
-        Err(errno) => Err(errno.into()),
-    }
-}
-
-/// When it is closed, the other end is to see a reset and not an end.
-pub(crate) fn reset_on_close(stream: &impl AsFd) {
-    let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
-    setsockopt(stream, sockopt::Linger, &at_once).ok();
-}
-
-/// The next connection and the context id of its other end.
-pub(crate) fn vsock_accept(listener: &impl AsFd) -> io::Result<(OwnedFd, u32)> {
-    let raw = accept4(listener.as_fd().as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
-    let connection = owned(raw.into())?;
-    let peer: VsockAddr = getpeername(connection.as_raw_fd())?;
-    Ok((connection, peer.cid()))
-}
-
-/// Bytes written to a socket that have not left this machine yet; 0 where the kernel can't say.
-pub(crate) fn unsent_bytes(socket: &impl AsFd) -> i32 {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: TIOCOUTQ (the same number as SIOCOUTQ) writes one int, which lives through the call.
-    Errno::result(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) })
-        .map_or(0, |_| bytes)
 }
 
 /// Two connected sockets that keep message boundaries.

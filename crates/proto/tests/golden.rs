@@ -5,7 +5,7 @@ use magikvm_proto::forward::ForwardRequest;
 use magikvm_proto::id::{ContainerName, PodId};
 use magikvm_proto::plan::{
     ContainerPlan, GuestPlan, InterfaceAddress, MacAddress, Neighbour, NetworkPlan, ProcessNamespace,
-    RestartPolicy, Stdin, Stdio,
+    RestartPolicy, Rootfs, Stdin, Stdio,
 };
 use magikvm_proto::volume::{Access, MountPlan, Part, VolumePlan, VolumeSource};
 use magikvm_proto::wire::*;
@@ -162,7 +162,7 @@ fn the_wire_is_as_it_was() {
         grace_ms: 30_000,
         containers: vec![ContainerPlan {
             name: web(),
-            image_partition: 2,
+            rootfs: Rootfs::Partition(2),
             user: "1000:1000".into(),
             stdio: Stdio::Pipes,
             stdin: Stdin::Closed,

@@ -1,13 +1,12 @@
 //! One container from its pipes to its running program, on a thread of its own: workers answer when they are done,
 //! and several containers are made at once.
 
-use super::Message;
-use super::machine::{Input, News};
+use crate::interface::{CreateOrder, Created, Failure, FailureKind};
+use crate::machine::{Input, News};
+use crate::message::Message;
 use crate::output::Channel;
 use crate::output::pump::{Pump, Run};
 use crate::pod::{Live, Pod};
-use crate::spawner::client::Pending;
-use crate::spawner::{Failure, FailureKind};
 use magikvm_proto::plan::{Stdin, Stdio};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
@@ -19,16 +18,15 @@ use std::sync::{Arc, Mutex};
 
 /// The order to start.
 #[derive(Debug)]
-pub(super) struct Go;
+pub(crate) struct Go;
 
 /// What is to be made.
-pub(super) struct Creation {
-    pub(super) pod: Arc<Pod>,
-    pub(super) pump: Arc<Pump>,
-    pub(super) tell: Sender<Message>,
-    pub(super) index: usize,
-    pub(super) run: u32,
-    pub(super) pod_namespace: Option<i32>,
+pub(crate) struct Creation {
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) pump: Arc<Pump>,
+    pub(crate) tell: Sender<Message>,
+    pub(crate) index: usize,
+    pub(crate) run: u32,
 }
 
 /// Both ends of a container's standard streams.
@@ -74,31 +72,32 @@ impl Creation {
     }
 
     /// Creates the container, waits for the order and starts it; tells the supervisor at each point.
-    pub(super) fn carry_out(self, order: &Receiver<Go>) {
-        let result = self.create().and_then(|pending| {
-            self.news(News::Created { pid: pending.pid });
-            // Dropped unsent: cancelled. The worker then kills what it made.
+    pub(crate) fn carry_out(self, order: &Receiver<Go>) {
+        let result = self.create().and_then(|created| {
+            self.news(News::Created { pid: created.pid });
+            // Dropped unsent: cancelled. What was made is then ended.
             order.recv().map_err(|_| Failure { kind: FailureKind::Gone, message: "cancelled".to_owned() })?;
-            pending.start()
+            (created.start)()
         });
         self.news(match result {
-            Ok(_) => News::Started,
+            Ok(()) => News::Started,
             Err(failure) => News::Failed { message: failure.message },
         });
     }
 
-    fn create(&self) -> Result<Pending, Failure> {
+    fn create(&self) -> Result<Created, Failure> {
         let member = &self.pod.members[self.index];
         let has_stdin = member.plan.stdin != Stdin::Closed;
         let mut streams = match member.plan.stdio {
             Stdio::Pipes => pipes(has_stdin)?,
             Stdio::Terminal => Streams { theirs: Vec::new(), stdin: None, outputs: Vec::new() },
         };
-        let mut pending =
-            self.pod.spawner.create(&member.plan, self.run, self.pod_namespace, &streams.theirs)?;
-        // From here on only the container holds its ends, so that they close when it ends.
-        drop(streams.theirs);
-        let terminal = pending.terminal.take();
+        let (tell, index, run) = (self.tell.clone(), self.index, self.run);
+        let ended = Box::new(move |exit| drop(tell.send(Message::Reaped { index, run, exit })));
+        // The container's ends go with the order, so that they close when it ends.
+        let order = CreateOrder { plan: &member.plan, run, stdio: std::mem::take(&mut streams.theirs) };
+        let mut created = self.pod.containers.create(order, ended)?;
+        let terminal = created.terminal.take();
         if let Some(master) = &terminal {
             non_blocking(master)?;
             streams.outputs.push((Channel::Stdout, master.try_clone()?));
@@ -106,15 +105,13 @@ impl Creation {
                 streams.stdin = Some(master.try_clone()?);
             }
         }
-        let (tell, index, run) = (self.tell.clone(), self.index, self.run);
-        self.pod.reaper.watch(pending.pid, move |exit| drop(tell.send(Message::Reaped { index, run, exit })));
         member.set_live(Live {
             run,
-            pidfd: pending.pidfd.try_clone()?,
+            process: Arc::clone(&created.process),
             terminal: terminal.map(Arc::new),
             stdin: Mutex::new(streams.stdin.map(Arc::new)),
         });
         self.pump.add(Run { container: index, run, sources: streams.outputs });
-        Ok(pending)
+        Ok(created)
     }
 }

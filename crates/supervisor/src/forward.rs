@@ -1,11 +1,11 @@
-//! Forwarded connections: what comes to their vsock port goes to a port of the pod. One thread serves all of them. Owns: the connections.
+//! Forwarded connections: what comes to their door goes to a port of the pod. One thread serves all of them. Owns: the connections.
 //! Must not know: containers.
 
+use crate::interface::{Door, Home};
 use crate::sync::thread;
-use crate::{console, sys};
+use crate::sys;
 use magikvm_proto::forward::{ForwardRequest, Link, Local, MAX_REQUEST_LEN, Ready, Side, Verdict, pump};
 use magikvm_proto::limits::{FORWARD_TIMEOUT_SECS, MAX_FORWARDS};
-use magikvm_proto::path::HOST_CID;
 use magikvm_proto::wire::{Done, Refusal, RefusalCode, Reply};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long it may take until a connection is agreed upon.
@@ -21,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(FORWARD_TIMEOUT_SECS);
 const TICK_MS: u16 = 1000;
 /// Read at once, in bytes.
 const SCRATCH: usize = 32 << 10;
-/// Descriptors beside those of connections that vminit may have open.
+/// Descriptors beside those of connections that the supervisor may have open.
 const OTHER_FILES: u64 = 1024;
 /// In the events of the port itself.
 const LISTENER: u64 = u64::MAX;
@@ -80,7 +81,7 @@ enum Next {
 
 struct Server {
     epoll: Epoll,
-    listener: OwnedFd,
+    home: Arc<dyn Home>,
     listens: bool,
     connections: Vec<Option<Connection>>,
     free: Vec<usize>,
@@ -90,14 +91,14 @@ struct Server {
 }
 
 /// Starts to serve.
-pub(crate) fn start(listener: OwnedFd) -> io::Result<()> {
-    allow_files();
+pub(crate) fn start(home: Arc<dyn Home>) -> io::Result<()> {
+    allow_files(home.as_ref());
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-    epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
+    epoll.add(home.listener(Door::Forward), EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
     thread("forward", move || {
         let mut server = Server {
             epoll,
-            listener,
+            home,
             listens: true,
             connections: Vec::new(),
             free: Vec::new(),
@@ -106,20 +107,20 @@ pub(crate) fn start(listener: OwnedFd) -> io::Result<()> {
         };
         loop {
             if let Err(error) = server.turn() {
-                console::say(&format!("forward: {error}"));
+                server.home.note(&format!("forward: {error}"));
                 std::thread::sleep(Duration::from_millis(TICK_MS.into()));
             }
         }
     })
 }
 
-/// Two for each connection. The spawner is another process, so containers do not inherit it.
-fn allow_files() {
+/// Two for each connection. Containers are made by other processes and do not inherit it.
+fn allow_files(home: &dyn Home) {
     let wanted = 2 * u64::try_from(MAX_FORWARDS).unwrap_or(0) + OTHER_FILES;
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted).min(hard), hard));
     if let Err(error) = raised {
-        console::say(&format!("forward: {error}"));
+        home.note(&format!("forward: {error}"));
     }
 }
 
@@ -163,7 +164,8 @@ impl Server {
             }
         }
         if !self.listens {
-            self.epoll.add(&self.listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
+            self.epoll
+                .add(self.home.listener(Door::Forward), EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
             self.listens = true;
         }
         Ok(())
@@ -171,18 +173,17 @@ impl Server {
 
     fn accept(&mut self) -> io::Result<()> {
         loop {
-            match sys::vsock_accept(&self.listener) {
-                // A container can reach this port through the loopback transport, as another context id.
-                Ok((_, peer)) if peer != HOST_CID => {}
-                Ok((socket, _)) => self.admit(socket)?,
+            match self.home.accept(Door::Forward) {
+                Ok(None) => {}
+                Ok(Some(socket)) => self.admit(socket)?,
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => return Ok(()),
                     // It is gone already.
                     ErrorKind::NotConnected | ErrorKind::ConnectionAborted | ErrorKind::Interrupted => {}
                     _ => {
-                        console::say(&format!("forward: {error}"));
+                        self.home.note(&format!("forward: {error}"));
                         self.listens = false;
-                        return Ok(self.epoll.delete(&self.listener)?);
+                        return Ok(self.epoll.delete(self.home.listener(Door::Forward))?);
                     }
                 },
             }

@@ -2,7 +2,7 @@
 //! all-or-nothing start, restarts with the kubelet's backoff, the order and the time shares of a stop. Must not
 //! know: processes, threads, clocks.
 
-use super::stop::Stop;
+use crate::stop::Stop;
 use magikvm_proto::budget::{RESTART_BACKOFF_FIRST_MS, RESTART_BACKOFF_MAX_MS, RESTART_BACKOFF_RESET_MS};
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::plan::RestartPolicy;

@@ -1,18 +1,17 @@
-//! The pod as vminit's threads share it: the plan, every container's live process, its output and state. Owns: no
-//! decision (the supervisor makes them), no connection.
+//! The pod as the supervisor's threads share it: the plan, every container's live process, its output and state. Owns: no
+//! decision (the reactor makes them), no connection.
 
 use crate::events::EventLog;
+use crate::interface::{Containers, Home, Process};
+use crate::message::Message;
 use crate::output::attach::Hub;
 use crate::output::buffer::LogBuffer;
-use crate::reaper::Reaper;
-use crate::spawner::client::Spawner;
-use crate::supervisor::Message;
 use crate::sync::lock;
-use crate::sys;
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::plan::{ContainerPlan, GuestPlan};
 use magikvm_proto::wire::{ContainerStatus, Refusal, RefusalCode};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 
@@ -27,12 +26,11 @@ pub(crate) struct Pod {
     pub(crate) events: EventLog,
     /// What was printed.
     pub(crate) logs: Arc<LogBuffer>,
-    /// Who is told of ends.
-    pub(crate) reaper: Arc<Reaper>,
-    /// Who makes processes.
-    pub(crate) spawner: Spawner,
-    /// Processes beside PID 1 that are vminit's own.
-    pub(crate) helpers: Vec<i32>,
+    /// Who makes containers.
+    pub(crate) containers: Arc<dyn Containers>,
+    /// Where all of this runs.
+    pub(crate) home: Arc<dyn Home>,
+    next_exec: AtomicU64,
     status: Mutex<Vec<ContainerStatus>>,
     supervisor: Mutex<Sender<Message>>,
 }
@@ -52,8 +50,8 @@ pub(crate) struct Member {
 pub(crate) struct Live {
     /// Of which run.
     pub(crate) run: u32,
-    /// Its handle.
-    pub(crate) pidfd: OwnedFd,
+    /// For signals.
+    pub(crate) process: Arc<dyn Process>,
     /// The master of its terminal.
     pub(crate) terminal: Option<Arc<OwnedFd>>,
     /// Where its input goes, non-blocking; nothing once closed or if it never had any.
@@ -86,7 +84,7 @@ impl Member {
 
     /// Sends a signal to its process 1; whether there was one.
     pub(crate) fn signal(&self, signal: i32) -> bool {
-        self.live().is_some_and(|live| sys::pidfd_signal(&live.pidfd, signal).is_ok())
+        self.live().is_some_and(|live| live.process.signal(signal).is_ok())
     }
 }
 
@@ -95,20 +93,19 @@ impl Pod {
     pub(crate) fn new(
         plan: Option<GuestPlan>,
         logs: Arc<LogBuffer>,
-        reaper: Arc<Reaper>,
-        spawner: Spawner,
+        containers: Arc<dyn Containers>,
+        home: Arc<dyn Home>,
         supervisor: Sender<Message>,
     ) -> Self {
         let members = plan.iter().flat_map(|plan| plan.containers.iter().cloned()).map(Member::new).collect();
-        let helpers = vec![spawner.pid()];
         Self {
             plan,
             members,
             events: EventLog::default(),
             logs,
-            reaper,
-            spawner,
-            helpers,
+            containers,
+            home,
+            next_exec: AtomicU64::new(1),
             status: Mutex::default(),
             supervisor: Mutex::new(supervisor),
         }
@@ -129,6 +126,11 @@ impl Pod {
         Ok((member, member.live().ok_or_else(stopped)?))
     }
 
+    /// A number that no other exec of this pod has.
+    pub(crate) fn exec_id(&self) -> u64 {
+        self.next_exec.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// What the supervisor said last.
     pub(crate) fn status(&self) -> Vec<ContainerStatus> {
         lock(&self.status).clone()
@@ -139,7 +141,7 @@ impl Pod {
         *lock(&self.status) = status;
     }
 
-    /// Tells the supervisor something. It lives as long as the VM.
+    /// Tells the supervisor something. It lives as long as this process.
     pub(crate) fn tell(&self, message: Message) {
         lock(&self.supervisor).send(message).ok();
     }

@@ -1,49 +1,22 @@
-//! Carries out what [`machine`] decides. Owns: the main thread after the boot. It alone turns decisions into
-//! processes; everything that may block for long happens on a thread of its own.
+//! Carries out what [`machine`](crate::machine) decides. Owns: the main thread. It alone turns decisions into processes; everything that
+//! may block for long happens on a thread of its own.
 
-pub(crate) mod create;
-pub(crate) mod machine;
-mod stop;
-
-use crate::agent;
-use crate::cgroup::Cgroup;
+use crate::interface::{Containers, Home, Subject};
+use crate::machine::{Effect, Input, Machine, News};
+use crate::message::Message;
 use crate::output::attach::Hub;
 use crate::output::buffer::LogBuffer;
 use crate::output::pump::Pump;
 use crate::pod::Pod;
-use crate::reaper::Reaper;
-use crate::spawner::client::Spawner;
-use crate::{console, forward, load, power, sync};
-use machine::{Effect, Input, Machine, News};
+use crate::{agent, create, forward, sync};
 use magikvm_proto::budget::GUEST_LOG_DRAIN_MS;
-use magikvm_proto::plan::{ContainerPlan, GuestPlan, ProcessNamespace, RestartPolicy};
+use magikvm_proto::plan::{ContainerPlan, GuestPlan, RestartPolicy};
 use magikvm_proto::wire::{EventKind, ExitStatus};
 use nix::sys::signal::{SigSet, Signal};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
-
-/// What threads tell the supervisor.
-#[derive(Debug)]
-pub(crate) enum Message {
-    /// For the machine.
-    Input(Input),
-    /// The process 1 of a container was reaped.
-    Reaped {
-        /// Its place in the plan.
-        index: usize,
-        /// Of which run.
-        run: u32,
-        /// How.
-        exit: ExitStatus,
-    },
-    /// A process that nothing works without is gone.
-    HelperDied(&'static str),
-    /// Somebody sent PID 1 a signal that means "end".
-    Signalled,
-}
 
 /// How long the rest of a container may take to die after its process 1, once killed.
 const REST_WAIT: Duration = Duration::from_millis(500);
@@ -59,75 +32,55 @@ struct Supervisor {
     pump: Arc<Pump>,
     /// The threads that wait to start a created container; dropping one cancels it.
     pending: Vec<Option<Sender<create::Go>>>,
-    pod_namespace: Option<i32>,
 }
 
-/// Runs the pod to its end and ends the VM. Returns only when not even a thread can be started.
-pub(crate) fn run(spawner: Spawner, listener: OwnedFd, forwards: OwnedFd) -> io::Result<()> {
+/// Signals that mean "end". Blocks them in the calling thread and all that it starts from now on, so that only the thread that waits for
+/// them gets them. To be called before the first thread.
+pub fn block_signals() -> io::Result<()> {
+    Ok(ends().thread_block()?)
+}
+
+fn ends() -> SigSet {
+    [Signal::SIGTERM, Signal::SIGINT].into_iter().collect()
+}
+
+/// Runs a pod to its end, or reports why there is none (the error text instead of a plan), and ends the surroundings. Returns only when not
+/// even a thread can be started. [`block_signals`] must have been called.
+pub fn run(
+    plan: Result<GuestPlan, String>,
+    containers: Arc<dyn Containers>,
+    home: Arc<dyn Home>,
+) -> io::Result<()> {
     let (tell, inbox) = channel();
-    // Blocked before the first thread, so that only the one that waits for them gets them.
-    let mut ends = SigSet::empty();
-    ends.add(Signal::SIGTERM);
-    ends.add(Signal::SIGINT);
-    ends.thread_block()?;
-    forward_signals(ends, tell.clone())?;
-
-    let reaper = Arc::new(Reaper::default());
+    forward_signals(ends(), tell.clone())?;
     let died = tell.clone();
-    reaper.watch(spawner.pid(), move |_| drop(died.send(Message::HelperDied("the spawner has died"))));
-    reaper.start()?;
-
-    let (plan, failure) = match load::load() {
+    containers.begin(Box::new(move |why| drop(died.send(Message::HelperDied(why)))))?;
+    let (plan, failure) = match plan {
         Ok(plan) => (Some(plan), None),
-        Err(error) => (None, Some(console::chain(&error))),
+        Err(failure) => (None, Some(failure)),
     };
-    let (plan, pod_namespace, failure) = share_namespace(&spawner, plan, failure);
-    if let Some(pid) = pod_namespace {
-        let died = tell.clone();
-        reaper.watch(pid, move |_| {
-            drop(died.send(Message::HelperDied("the pod's process namespace has died")))
-        });
-    }
     let logs = Arc::new(LogBuffer::new()?);
-    let mut pod = Pod::new(plan, Arc::clone(&logs), reaper, spawner, tell.clone());
-    pod.helpers.extend(pod_namespace);
-    let pod = Arc::new(pod);
+    let pod = Arc::new(Pod::new(plan, Arc::clone(&logs), containers, Arc::clone(&home), tell.clone()));
     let hubs: Vec<Arc<Hub>> = pod.members.iter().map(|member| Arc::clone(&member.hub)).collect();
     let drained = tell.clone();
-    let pump = Pump::start(logs, hubs, move |index, run| {
-        drained.send(Message::Input(Input::Container { index, run, news: News::Drained })).ok();
-    })?;
+    let noting = Arc::clone(&home);
+    let pump = Pump::start(
+        logs,
+        hubs,
+        move |text| noting.note(text),
+        move |index, run| {
+            drained.send(Message::Input(Input::Container { index, run, news: News::Drained })).ok();
+        },
+    )?;
     let policy = pod.plan.as_ref().map_or(RestartPolicy::Never, |plan| plan.restart_policy);
     let machine = Machine::new(policy, pod.members.iter().map(|member| member.plan.name.clone()));
     let pending = pod.members.iter().map(|_| None).collect();
-    let mut supervisor = Supervisor {
-        pod: Arc::clone(&pod),
-        machine,
-        started: Instant::now(),
-        inbox,
-        tell,
-        pump,
-        pending,
-        pod_namespace,
-    };
+    let mut supervisor =
+        Supervisor { pod: Arc::clone(&pod), machine, started: Instant::now(), inbox, tell, pump, pending };
     supervisor.boot(failure);
-    agent::start(pod, listener)?;
-    forward::start(forwards)?;
+    agent::start(pod)?;
+    forward::start(home)?;
     supervisor.work()
-}
-
-fn share_namespace(
-    spawner: &Spawner,
-    plan: Option<GuestPlan>,
-    failure: Option<String>,
-) -> (Option<GuestPlan>, Option<i32>, Option<String>) {
-    match plan {
-        Some(plan) if plan.process_namespace == ProcessNamespace::Pod => match spawner.namespace() {
-            Ok(pid) => (Some(plan), Some(pid), failure),
-            Err(error) => (None, None, Some(format!("no shared process namespace: {error}"))),
-        },
-        plan => (plan, None, failure),
-    }
 }
 
 fn forward_signals(ends: SigSet, tell: Sender<Message>) -> io::Result<()> {
@@ -143,7 +96,7 @@ impl Supervisor {
         match failure {
             None => self.step(Input::Boot),
             Some(message) => {
-                console::say(&format!("no pod: {message}"));
+                self.pod.home.note(&format!("no pod: {message}"));
                 self.pod.events.add(EventKind::PodFailed { message });
             }
         }
@@ -173,7 +126,7 @@ impl Supervisor {
     }
 
     fn stop(&mut self, why: &str) {
-        console::say(&format!("stopping: {why}"));
+        self.pod.home.note(&format!("stopping: {why}"));
         let grace_ms = self.pod.plan.as_ref().map_or(0, |plan| plan.grace_ms);
         self.step(Input::Stop { grace_ms });
     }
@@ -201,14 +154,21 @@ impl Supervisor {
             }
             Effect::Kill { index } => {
                 self.pending[index] = None;
-                Cgroup::container(self.name(index)).kill();
+                self.pod.containers.kill(Subject::Container(self.name(index)));
             }
             Effect::Emit(kind) => {
-                note(&kind);
+                self.note(&kind);
                 self.pod.events.add(kind);
             }
             Effect::Ended { index, exit } => self.pod.members[index].hub.finish(exit),
             Effect::Finish => self.finish(),
+        }
+    }
+
+    /// Notes the few events that a host needs which never gets to the agent.
+    fn note(&self, kind: &EventKind) {
+        if let EventKind::ContainerFailed { container, message, .. } = kind {
+            self.pod.home.note(&format!("container {container}: {message}"));
         }
     }
 
@@ -229,7 +189,6 @@ impl Supervisor {
             tell: self.tell.clone(),
             index,
             run,
-            pod_namespace: self.pod_namespace,
         };
         if let Err(error) = sync::thread("create", move || task.carry_out(&wait)) {
             let news = News::Failed { message: format!("no thread: {error}") };
@@ -244,28 +203,21 @@ impl Supervisor {
         if self.machine.run(index) != Some(run) {
             return;
         }
-        let cgroup = Cgroup::container(self.name(index));
-        cgroup.kill();
-        if !cgroup.wait_empty(Instant::now() + REST_WAIT) {
-            console::say(&format!("container {}: a process does not die", self.name(index)));
+        let subject = Subject::Container(self.name(index));
+        self.pod.containers.kill(subject);
+        let gone = self.pod.containers.await_gone(subject, Instant::now() + REST_WAIT);
+        if !gone.completely {
+            self.pod.home.note(&format!("container {}: a process does not die", self.name(index)));
         }
-        exit.oom_killed = cgroup.oom_kills() > 0;
-        cgroup.remove();
+        exit.oom_killed = gone.oom_killed;
         self.step(Input::Container { index, run, news: News::Ended(exit) });
     }
 
-    /// Hands over what is left and ends the VM.
+    /// Hands over what is left and ends the surroundings.
     fn finish(&mut self) -> ! {
         self.pod.logs.close();
         self.pod.logs.wait_finished(Instant::now() + Duration::from_millis(GUEST_LOG_DRAIN_MS));
         self.pod.events.close(Instant::now() + EVENTS_WAIT);
-        power::end_vm();
-    }
-}
-
-/// The few events that belong on the console, for a host that never gets to the agent.
-fn note(kind: &EventKind) {
-    if let EventKind::ContainerFailed { container, message, .. } = kind {
-        console::say(&format!("container {container}: {message}"));
+        self.pod.home.end();
     }
 }

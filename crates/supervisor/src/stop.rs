@@ -1,7 +1,7 @@
 //! The order and the times of a stop: TERM to the last container first, each with its share of what is left of the
 //! grace period; KILL for all that remain at its end. Pure.
 
-use super::machine::Effect;
+use crate::machine::Effect;
 use magikvm_proto::budget::{GUEST_LOG_DRAIN_MS, GUEST_TEARDOWN_MS};
 
 /// From KILL to the end of waiting for it, in milliseconds: a process the kernel can't kill must not keep the VM.

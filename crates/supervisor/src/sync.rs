@@ -12,33 +12,33 @@ use std::time::{Duration, Instant};
 const STACK: usize = 128 << 10;
 
 /// Locks. A panic ends the VM anyway, so a poisoned lock is as good as any.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Starts a thread that nobody joins.
-pub(crate) fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(work).map(drop)
 }
 
 /// Wakes one poll.
 #[derive(Debug)]
-pub(crate) struct Bell(EventFd);
+pub struct Bell(EventFd);
 
 impl Bell {
     /// A silent bell.
-    pub(crate) fn new() -> io::Result<Self> {
+    pub fn new() -> io::Result<Self> {
         Ok(Self(EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?))
     }
 
     /// Makes its descriptor readable.
-    pub(crate) fn ring(&self) {
+    pub fn ring(&self) {
         // Fails only at 2^64 - 2 unheard rings, and then it is readable anyway.
         self.0.write(1).ok();
     }
 
     /// Silences it.
-    pub(crate) fn hush(&self) {
+    pub fn hush(&self) {
         self.0.read().ok();
     }
 }
@@ -50,21 +50,21 @@ impl AsFd for Bell {
 }
 
 /// The other side has closed, or will send no more (POLLRDHUP of poll(2), which nix has no name for).
-pub(crate) const HANG_UP: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP);
+pub const HANG_UP: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP);
 
 /// What a poll found at one descriptor.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Ready {
+pub struct Ready {
     /// There is something to read, or the end of the stream.
-    pub(crate) read: bool,
+    pub read: bool,
     /// There is room to write.
-    pub(crate) write: bool,
+    pub write: bool,
     /// The other side is gone.
-    pub(crate) hang_up: bool,
+    pub hang_up: bool,
 }
 
 /// Polls until something happens or the deadline passes.
-pub(crate) fn wait<const N: usize>(
+pub fn wait<const N: usize>(
     fds: [(BorrowedFd<'_>, PollFlags); N],
     deadline: Option<Instant>,
 ) -> io::Result<[Ready; N]> {
@@ -74,7 +74,7 @@ pub(crate) fn wait<const N: usize>(
 }
 
 /// What [`poll_until`] found at one descriptor.
-pub(crate) fn ready(fd: &PollFd<'_>) -> Ready {
+pub fn ready(fd: &PollFd<'_>) -> Ready {
     // Events that nix has no name for are those of HANG_UP, and hide the others: then everything is worth a try.
     let Some(found) = fd.revents() else { return Ready { read: true, write: true, hang_up: true } };
     Ready {
@@ -85,7 +85,7 @@ pub(crate) fn ready(fd: &PollFd<'_>) -> Ready {
 }
 
 /// Polls until something happens or the deadline passes.
-pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<()> {
+pub fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<()> {
     loop {
         let timeout = match deadline.map(|at| at.saturating_duration_since(Instant::now())) {
             None => PollTimeout::NONE,

@@ -1,28 +1,28 @@
 //! PID 1's side of the spawner. Calls block; the caller chooses the thread.
 
-use super::{Answer, Failure, FailureKind, Job, Order, receive, send};
-use crate::sync::lock;
+use super::{Answer, Job, Order, receive, send};
 use crate::sys;
 use magikvm_proto::plan::ContainerPlan;
 use magikvm_proto::wire::ExecRequest;
+use magikvm_supervisor::sync::lock;
+use magikvm_supervisor::{Failure, FailureKind};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The way to the spawner.
 #[derive(Debug)]
 pub(crate) struct Spawner {
     requests: Mutex<OwnedFd>,
     pid: i32,
-    next_exec: AtomicU64,
 }
 
-/// A process that exists and waits for its start. Dropped without [`Pending::start`], its worker makes an end of
-/// it.
+/// A process that exists and waits for its start. Its worker ends it when the channel is closed
+/// without [`start`].
 #[derive(Debug)]
 pub(crate) struct Pending {
-    channel: OwnedFd,
+    /// To its worker.
+    pub(crate) channel: OwnedFd,
     /// Process id in the first PID namespace.
     pub(crate) pid: i32,
     /// Its handle.
@@ -41,7 +41,7 @@ fn ended() -> Failure {
 
 impl Spawner {
     pub(super) fn new(requests: OwnedFd, pid: i32) -> Self {
-        Self { requests: Mutex::new(requests), pid, next_exec: AtomicU64::new(1) }
+        Self { requests: Mutex::new(requests), pid }
     }
 
     /// Process id of the spawner.
@@ -63,11 +63,6 @@ impl Spawner {
         )
     }
 
-    /// A number for one exec; it names the cgroup.
-    pub(crate) fn exec_id(&self) -> u64 {
-        self.next_exec.fetch_add(1, Ordering::Relaxed)
-    }
-
     /// Makes a further process in the container of `init`, up to the point where its program would start.
     pub(crate) fn exec(
         &self,
@@ -85,7 +80,7 @@ impl Spawner {
     pub(crate) fn namespace(&self) -> Result<i32, Failure> {
         let pending = self.request(&Job::Namespace, &[])?;
         let pid = pending.pid;
-        pending.start()?;
+        start(&pending.channel)?;
         Ok(pid)
     }
 
@@ -107,14 +102,12 @@ impl Spawner {
     }
 }
 
-impl Pending {
-    /// Lets the program start and waits until it has.
-    pub(crate) fn start(self) -> Result<(OwnedFd, Option<OwnedFd>), Failure> {
-        send(&self.channel, &Order::Start, &[]).map_err(|error| lost(&error))?;
-        match receive::<Answer>(&self.channel).map_err(|error| lost(&error))? {
-            Some((Answer::Started, _)) => Ok((self.pidfd, self.terminal)),
-            Some((Answer::Failed(failure), _)) => Err(failure),
-            Some((Answer::Created { .. }, _)) | None => Err(ended()),
-        }
+/// Lets the program of a process start that waits, and returns when the program runs.
+pub(crate) fn start(channel: &OwnedFd) -> Result<(), Failure> {
+    send(channel, &Order::Start, &[]).map_err(|error| lost(&error))?;
+    match receive::<Answer>(channel).map_err(|error| lost(&error))? {
+        Some((Answer::Started, _)) => Ok(()),
+        Some((Answer::Failed(failure), _)) => Err(failure),
+        Some((Answer::Created { .. }, _)) | None => Err(ended()),
     }
 }

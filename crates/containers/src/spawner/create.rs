@@ -1,7 +1,7 @@
 //! A worker that makes a container with libcontainer.
 
-use super::{Answer, DEFAULT_SIZE, Failure, await_start, program, send};
-use crate::bundle::{self, BundleError};
+use super::{Answer, Context, DEFAULT_SIZE, await_start, program, send};
+use crate::bundle;
 use crate::cgroup::Cgroup;
 use crate::{devices, sys};
 use libcontainer::container::builder::ContainerBuilder;
@@ -10,39 +10,44 @@ use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use magikvm_proto::plan::{ContainerPlan, Stdio};
+use magikvm_supervisor::Failure;
+use magikvm_supervisor::sys::set_window_size;
 use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Where libcontainer keeps its state.
-const STATE: &str = "/run/containers";
 /// How long an earlier run's processes may take to be gone.
 const LEFTOVERS: Duration = Duration::from_secs(2);
 
 /// Makes a container and starts it when told to.
 pub(super) fn create(
     channel: &OwnedFd,
+    context: &Context,
     plan: &ContainerPlan,
     run: u32,
     pod_namespace: Option<i32>,
     stdio: Vec<OwnedFd>,
 ) -> Result<(), Failure> {
-    let spec = bundle::prepare(plan, pod_namespace).map_err(|error| bundle_failure(&error))?;
-    let cgroup = Cgroup::container(&plan.name);
+    let Context { site, tree, .. } = context;
+    let spec = bundle::prepare(site, plan, pod_namespace).map_err(|error| Failure::other(&error))?;
+    let cgroup = tree.container(&plan.name);
     cgroup.make_for_container(Instant::now() + LEFTOVERS)?;
     let rules =
         spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()).and_then(|r| r.devices().clone());
-    devices::restrict(&cgroup, &rules.unwrap_or_default())?;
+    let rules = rules.unwrap_or_default();
+    devices::restrict(&cgroup, &rules)?;
 
     let report = program::Report::new()?;
     let id = format!("{}-{run}", plan.name);
-    let state = Path::new(STATE).join(&id);
-    let console = if plan.stdio == Stdio::Terminal { Some(Console::new(&id)?) } else { None };
+    let states = site.runtime_state();
+    let state = states.join(&id);
+    let console =
+        if plan.stdio == Stdio::Terminal { Some(Console::new(site.console_socket(&id))?) } else { None };
     let mut builder = ContainerBuilder::new(id, SyscallType::default())
-        .with_root_path(STATE)
+        .with_root_path(&states)
         .map_err(|error| Failure::other(&error))?
         .with_executor(Program { report: report.raw() });
     match &console {
@@ -54,12 +59,16 @@ pub(super) fn create(
             }
         }
     }
-    let built = builder.as_init(bundle::directory(&plan.name)).with_systemd(false).with_detach(true).build();
+    let built = builder.as_init(site.bundle(&plan.name)).with_systemd(false).with_detach(true).build();
     let container = match built {
         Ok(container) => container,
         // What the executor found says more than libcontainer's account of it.
         Err(error) => return Err(report.outcome().err().unwrap_or_else(|| Failure::other(&error))),
     };
+    if matches!(cgroup, Cgroup::Legacy(_)) {
+        // libcontainer has added its own defaults to the controller's rules. The program waits, so nothing was opened yet.
+        devices::restrict(&cgroup, &rules)?;
+    }
     let pid = container.pid().map_or(0, |pid| pid.as_raw());
     let pidfd = sys::pidfd_open(pid)?;
     let terminal = console.map(|console| console.accept()).transpose()?;
@@ -78,10 +87,6 @@ pub(super) fn create(
     outcome
 }
 
-fn bundle_failure(error: &BundleError) -> Failure {
-    Failure::other(error)
-}
-
 /// The socket through which the container's first process hands over the master of the terminal it opened in its
 /// own devpts.
 struct Console {
@@ -90,8 +95,7 @@ struct Console {
 }
 
 impl Console {
-    fn new(id: &str) -> Result<Self, Failure> {
-        let path = PathBuf::from(format!("/run/console-{id}"));
+    fn new(path: PathBuf) -> Result<Self, Failure> {
         fs::remove_file(&path).ok();
         Ok(Self { listener: UnixListener::bind(&path)?, path })
     }
@@ -102,7 +106,7 @@ impl Console {
         let mut name = [0; 64];
         let (_, mut fds) = sys::receive_message(&connection, &mut name)?;
         let master = fds.pop().ok_or_else(super::gone)?;
-        sys::set_window_size(&master, DEFAULT_SIZE)?;
+        set_window_size(&master, DEFAULT_SIZE)?;
         Ok(master)
     }
 }

@@ -1,14 +1,15 @@
 //! A worker that starts a further process in a running container, with everything the container's own process is
 //! bound by: namespaces, cgroup, limits, user, capabilities, seccomp.
 
-use super::{Answer, DEFAULT_SIZE, Failure, FailureKind, await_start, program, send};
-use crate::cgroup::Cgroup;
+use super::{Answer, Context, DEFAULT_SIZE, await_start, program, send};
 use crate::{bundle, sys};
 use libcontainer::capabilities::{drop_privileges, reset_effective};
 use libcontainer::oci_spec::runtime::{LinuxSeccomp, PosixRlimitType, Process, Spec};
 use libcontainer::seccomp::initialize_seccomp;
 use libcontainer::syscall::syscall::create_syscall;
 use magikvm_proto::wire::ExecRequest;
+use magikvm_supervisor::sys::set_window_size;
+use magikvm_supervisor::{Failure, FailureKind};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sched::{CloneFlags, setns};
@@ -28,16 +29,17 @@ enum Streams {
 /// Starts the process when told to.
 pub(super) fn exec(
     channel: &OwnedFd,
+    context: &Context,
     request: &ExecRequest,
     id: u64,
     fds: Vec<OwnedFd>,
 ) -> Result<(), Failure> {
     let mut fds = fds.into_iter();
     let init = fds.next().ok_or_else(super::gone)?;
-    let config = bundle::directory(&request.container).join("config.json");
+    let config = context.site.bundle(&request.container).join("config.json");
     let spec = bundle::load(&config).map_err(|error| Failure::other(&error))?;
     let process = spec.process().as_ref().ok_or_else(super::gone)?;
-    let cgroup = Cgroup::exec(&request.container, id);
+    let cgroup = context.tree.exec(&request.container, id);
     cgroup.make_and_enter().map_err(|error| gone_or(&error))?;
     fs::write("/proc/self/oom_score_adj", process.oom_score_adj().unwrap_or(0).to_string())?;
     set_limits(process)?;
@@ -105,7 +107,7 @@ fn open_terminal(size: magikvm_proto::wire::WindowSize) -> Result<Streams, Failu
     }
     let slave = sys::terminal_peer(&master)?;
     let size = if size.rows == 0 || size.cols == 0 { DEFAULT_SIZE } else { size };
-    sys::set_window_size(&master, size)?;
+    set_window_size(&master, size)?;
     Ok(Streams::Terminal { master, slave })
 }
 

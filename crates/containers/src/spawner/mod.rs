@@ -1,10 +1,10 @@
-//! Makes processes. Owns: every fork of vminit.
+//! Makes processes. Owns: every fork of the supervisor.
 //!
 //! libcontainer forks with a raw clone3 and then runs ordinary code in the copy, which is sound only in a process
 //! that has one thread. PID 1 has many. So one copy of it, the *spawner*, is forked before the first thread and
 //! never starts one. It knows a single trick: it receives a socket, forks, and lets the copy (a *worker*) talk
 //! through that socket. A worker takes one [`Job`], does it, and exits; all descriptors of a container pass from
-//! PID 1 straight to its worker, so nothing of one container is ever open in another's.
+//! the supervisor straight to its worker, so nothing of one container is ever open in another's.
 //!
 //! **No exit is lost.** A container's process 1 is its worker's child until the worker exits, and only then PID
 //! 1's. The worker exits after PID 1 has taken the process id and said [`Order::Start`]; so PID 1 knows every
@@ -20,9 +20,12 @@ mod exec;
 mod namespace;
 mod program;
 
-use crate::{console, power, sys};
+use crate::cgroup::Tree;
+use crate::sys;
 use magikvm_proto::plan::ContainerPlan;
+use magikvm_proto::site::Site;
 use magikvm_proto::wire::{ExecRequest, WindowSize};
+use magikvm_supervisor::{Failure, FailureKind};
 use serde::{Deserialize, Serialize};
 use std::fs::OpenOptions;
 use std::io;
@@ -33,7 +36,7 @@ const MAX_MESSAGE: usize = 160 << 10;
 
 /// Why there is no spawner.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SpawnerError {
+pub enum SpawnerError {
     /// Sockets or fork failed.
     #[error("cannot start the spawner")]
     Start(#[source] io::Error),
@@ -85,74 +88,38 @@ enum Order {
     Start,
 }
 
-/// Why there is no process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{message}")]
-pub(crate) struct Failure {
-    /// Which kind.
-    pub(crate) kind: FailureKind,
-    /// For people.
-    pub(crate) message: String,
-}
-
-/// Kinds of [`Failure`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum FailureKind {
-    /// The container has no such program.
-    NoProgram,
-    /// The container is not there any more.
-    Gone,
-    /// Anything else.
-    Other,
-}
-
-impl Failure {
-    fn other(error: &(impl std::error::Error + 'static)) -> Self {
-        Self::new(FailureKind::Other, console::chain(error))
-    }
-
-    fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: magikvm_proto::wire::Refusal::new(magikvm_proto::wire::RefusalCode::Internal, message)
-                .message,
-        }
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::other(&error)
-    }
-}
-
-impl From<nix::errno::Errno> for Failure {
-    fn from(error: nix::errno::Errno) -> Self {
-        Self::other(&error)
-    }
+/// What every forked copy needs to know, from before the fork.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    /// Where everything is.
+    pub(crate) site: Site,
+    /// The pod's control groups.
+    pub(crate) tree: Tree,
+    /// Writes one line where it can be found.
+    pub(crate) note: fn(&str),
 }
 
 /// Initial size of a terminal until somebody says otherwise.
 const DEFAULT_SIZE: WindowSize = WindowSize { rows: 24, cols: 80 };
 
-/// Forks the spawner. To be called before the first thread.
-pub(crate) fn start() -> Result<client::Spawner, SpawnerError> {
+/// Forks the spawner. To be called before the first thread. `forked` is called first in the copy.
+pub(crate) fn start(context: Context, forked: fn()) -> Result<client::Spawner, SpawnerError> {
     let (ours, theirs) = sys::message_pair().map_err(SpawnerError::Start)?;
     match sys::fork_single_threaded().map_err(|errno| SpawnerError::Start(errno.into()))? {
         sys::Fork::Parent { child } => Ok(client::Spawner::new(ours, child)),
         sys::Fork::Child => {
-            power::this_is_a_forked_copy();
+            forked();
             drop(ours);
-            serve(&theirs)
+            serve(&theirs, &context)
         }
     }
 }
 
 /// The spawner's whole life.
-fn serve(requests: &OwnedFd) -> ! {
-    sys::set_process_name(c"vminit-spawner");
+fn serve(requests: &OwnedFd, context: &Context) -> ! {
+    sys::set_process_name(c"spawner");
     if let Err(error) = sys::ignore_children().map_err(io::Error::from).and_then(|()| silence_stdio()) {
-        console::say(&format!("spawner: {error}"));
+        (context.note)(&format!("spawner: {error}"));
         sys::exit_now(1);
     }
     loop {
@@ -164,10 +131,10 @@ fn serve(requests: &OwnedFd) -> ! {
         };
         let Some(channel) = worker else { continue };
         match sys::fork_single_threaded() {
-            Ok(sys::Fork::Child) => work(&channel),
+            Ok(sys::Fork::Child) => work(&channel, context),
             Ok(sys::Fork::Parent { .. }) => {}
             // The closed channel tells PID 1.
-            Err(errno) => console::say(&format!("spawner: cannot fork: {errno}")),
+            Err(errno) => (context.note)(&format!("spawner: cannot fork: {errno}")),
         }
     }
 }
@@ -182,16 +149,16 @@ fn silence_stdio() -> io::Result<()> {
 }
 
 /// A worker's whole life.
-fn work(channel: &OwnedFd) -> ! {
-    sys::set_process_name(c"vminit-worker");
+fn work(channel: &OwnedFd, context: &Context) -> ! {
+    sys::set_process_name(c"worker");
     let result = sys::default_signals().map_err(Failure::from).and_then(|()| {
         let (job, fds): (Job, Vec<OwnedFd>) = receive(channel)?.ok_or_else(gone)?;
         match job {
             Job::Create { plan, run, pod_namespace } => {
-                create::create(channel, &plan, run, pod_namespace, fds)
+                create::create(channel, context, &plan, run, pod_namespace, fds)
             }
-            Job::Exec { request, id } => exec::exec(channel, &request, id, fds),
-            Job::Namespace => namespace::hold(channel),
+            Job::Exec { request, id } => exec::exec(channel, context, &request, id, fds),
+            Job::Namespace => namespace::hold(channel, context),
         }
     });
     let answer = match result {

@@ -2,19 +2,20 @@
 //! process 1 there and reaps by ignoring SIGCHLD. Containers see it, so it keeps nothing that is worth having: no
 //! capability, no root, no descriptor.
 
-use super::{Answer, Failure, await_start, send};
+use super::{Answer, Context, await_start, send};
 use crate::sys;
+use magikvm_supervisor::Failure;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{chdir, chroot, pause};
 use std::os::fd::OwnedFd;
 
 /// Makes it.
-pub(super) fn hold(channel: &OwnedFd) -> Result<(), Failure> {
+pub(super) fn hold(channel: &OwnedFd, context: &Context) -> Result<(), Failure> {
     unshare(CloneFlags::CLONE_NEWPID)?;
     match sys::fork_single_threaded()? {
         sys::Fork::Child => {
-            if let Err(failure) = settle() {
-                crate::console::say(&format!("pod namespace: {failure}"));
+            if let Err(failure) = settle(context) {
+                (context.note)(&format!("pod namespace: {failure}"));
                 sys::exit_now(1);
             }
             sys::close_all_from(0);
@@ -30,11 +31,11 @@ pub(super) fn hold(channel: &OwnedFd) -> Result<(), Failure> {
     }
 }
 
-fn settle() -> Result<(), Failure> {
+fn settle(context: &Context) -> Result<(), Failure> {
     sys::set_process_name(c"pause");
     sys::ignore_children()?;
     unshare(CloneFlags::CLONE_NEWNS)?;
-    chroot("/empty")?;
+    chroot(&context.site.empty)?;
     chdir("/")?;
     sys::give_up_everything()?;
     Ok(())

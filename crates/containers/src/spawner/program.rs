@@ -1,7 +1,7 @@
 //! Finding and executing a program inside a container, with an answer either way: the kernel closes the report pipe
 //! on success, and a failure is written to it.
 
-use super::{Failure, FailureKind};
+use magikvm_supervisor::{Failure, FailureKind};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{AccessFlags, access, execve, pipe2};

@@ -5,14 +5,14 @@ use super::connection::{Connection, Filled};
 use super::follow::output_header;
 use super::frames::{MAX_INPUT, Outbox, Sink, parse};
 use super::requests::check_signal;
-use crate::cgroup::Cgroup;
+use crate::create::{Streams, non_blocking, pipes};
+use crate::interface::{Containers, ExecOrder, Failure, FailureKind, Process as Handle, Subject};
 use crate::output::{Channel, MAX_CHUNK};
 use crate::pod::Pod;
-use crate::spawner::{Failure, FailureKind};
-use crate::supervisor::create::{Streams, non_blocking, pipes};
 use crate::sync::{self, Bell, lock};
 use crate::sys;
 use magikvm_proto::codec::CodecError;
+use magikvm_proto::id::ContainerName;
 use magikvm_proto::wire::{
     ExecRequest, ExecStarted, ExitStatus, FrameHeader, Refusal, RefusalCode, Reply, Stream, WindowSize,
 };
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 /// What a terminal takes for the end of input.
 const END_OF_TRANSMISSION: [u8; 1] = [4];
-/// How long killed processes may take to be gone before their cgroup is left to the container's end.
+/// How long killed processes may take to be gone before they are left to the container's end.
 const CLEAN_UP: Duration = Duration::from_millis(200);
 
 /// The end of a process, rung when it comes.
@@ -35,12 +35,32 @@ struct End {
 
 struct Process {
     pid: i32,
-    pidfd: OwnedFd,
+    handle: Arc<dyn Handle>,
     terminal: Option<OwnedFd>,
     outputs: Vec<(Channel, OwnedFd)>,
     stdin: Sink,
     end: Arc<End>,
-    cgroup: Cgroup,
+    group: Group,
+}
+
+/// The process and its descendants, to be killed and waited for.
+#[derive(Clone)]
+struct Group {
+    containers: Arc<dyn Containers>,
+    container: ContainerName,
+    id: u64,
+}
+
+impl Group {
+    fn kill(&self) {
+        self.containers.kill(Subject::Exec { container: &self.container, id: self.id });
+    }
+
+    /// Forgets it if it is gone in time.
+    fn clean_up(&self) {
+        let subject = Subject::Exec { container: &self.container, id: self.id };
+        self.containers.await_gone(subject, Instant::now() + CLEAN_UP);
+    }
 }
 
 fn refusal(failure: Failure) -> Refusal {
@@ -59,38 +79,42 @@ pub(super) fn serve(pod: &Pod, mut connection: Connection, request: &ExecRequest
         Err(refusal) => return connection.try_send(&Reply::<ExecStarted>::Error(refusal)),
     };
     let deadline = request.timeout_ms.and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
-    let cgroup = process.cgroup.clone();
+    let group = process.group.clone();
     let end = Arc::clone(&process.end);
     if connection.send(&Reply::Ok(ExecStarted { pid: process.pid })).is_ok() {
         Session { connection, process, out: Outbox::default(), deadline, timed_out: false }.run().ok();
     }
     // The host closed the connection, or broke the protocol, before the end.
     if lock(&end.status).is_none() {
-        cgroup.kill();
+        group.kill();
     }
-    // What the process left running in the background stays, as with any exec; its cgroup then goes with the
-    // container.
-    if cgroup.wait_empty(Instant::now() + CLEAN_UP) {
-        cgroup.remove();
-    }
+    // What the process left running in the background stays, as with any exec, and goes with the container.
+    group.clean_up();
 }
 
 fn start(pod: &Pod, request: &ExecRequest) -> Result<Process, Refusal> {
     request.check().map_err(|message| Refusal::new(RefusalCode::Invalid, message))?;
-    let (_, live) = pod.running(&request.container)?;
+    pod.running(&request.container)?;
     let internal = |error: std::io::Error| Refusal::new(RefusalCode::Internal, error.to_string());
     let mut streams = match request.terminal {
         None => pipes(request.stdin).map_err(internal)?,
         Some(_) => Streams { theirs: Vec::new(), stdin: None, outputs: Vec::new() },
     };
-    let id = pod.spawner.exec_id();
-    let cgroup = Cgroup::exec(&request.container, id);
-    let mut pending = pod.spawner.exec(request, id, &live.pidfd, &streams.theirs).map_err(|failure| {
-        cgroup.remove();
+    let end = Arc::new(End { status: Mutex::default(), bell: Bell::new().map_err(internal)? });
+    let told = Arc::clone(&end);
+    let ended = Box::new(move |status| {
+        *lock(&told.status) = Some(status);
+        told.bell.ring();
+    });
+    let id = pod.exec_id();
+    let group = Group { containers: Arc::clone(&pod.containers), container: request.container.clone(), id };
+    // The process's ends go with the order, so that they close when it ends.
+    let order = ExecOrder { request, id, stdio: std::mem::take(&mut streams.theirs) };
+    let mut created = pod.containers.exec(order, ended).map_err(|failure| {
+        group.clean_up();
         refusal(failure)
     })?;
-    drop(streams.theirs);
-    let terminal = pending.terminal.take();
+    let terminal = created.terminal.take();
     if let Some(master) = &terminal {
         non_blocking(master).map_err(internal)?;
         streams.outputs.push((Channel::Stdout, master.try_clone().map_err(internal)?));
@@ -98,26 +122,19 @@ fn start(pod: &Pod, request: &ExecRequest) -> Result<Process, Refusal> {
             streams.stdin = Some(master.try_clone().map_err(internal)?);
         }
     }
-    let end = Arc::new(End { status: Mutex::default(), bell: Bell::new().map_err(internal)? });
-    let told = Arc::clone(&end);
-    let pid = pending.pid;
-    pod.reaper.watch(pid, move |status| {
-        *lock(&told.status) = Some(status);
-        told.bell.ring();
-    });
-    match pending.start() {
-        Ok((pidfd, _)) => Ok(Process {
+    let (pid, handle) = (created.pid, Arc::clone(&created.process));
+    match (created.start)() {
+        Ok(()) => Ok(Process {
             pid,
-            pidfd,
+            handle,
             terminal,
             outputs: streams.outputs,
             stdin: Sink::new(streams.stdin.map(Arc::new)),
             end,
-            cgroup,
+            group,
         }),
         Err(failure) => {
-            cgroup.wait_empty(Instant::now() + CLEAN_UP);
-            cgroup.remove();
+            group.clean_up();
             Err(refusal(failure))
         }
     }
@@ -138,7 +155,7 @@ impl Session {
             if self.deadline.is_some_and(|at| at <= Instant::now()) {
                 self.deadline = None;
                 self.timed_out = true;
-                self.process.cgroup.kill();
+                self.process.group.kill();
             }
             self.process.end.bell.hush();
             if host && !self.read_host()? {
@@ -211,7 +228,7 @@ impl Session {
             Stream::Signal { signal } => {
                 if check_signal(*signal).is_ok() {
                     // Gone already is as good.
-                    sys::pidfd_signal(&self.process.pidfd, *signal).ok();
+                    self.process.handle.signal(*signal).ok();
                 }
             }
             Stream::Stdout { .. } | Stream::Stderr { .. } | Stream::Exit(_) => {}

@@ -1,4 +1,4 @@
-//! The host's way into the pod: requests on vsock. Owns: who may connect and how many. Must not know: how
+//! The host's way into the pod: requests on a socket. Owns: who may connect and how many. Must not know: how
 //! containers are made.
 
 mod attach;
@@ -8,15 +8,13 @@ mod follow;
 mod frames;
 mod requests;
 
+use crate::interface::Door;
 use crate::pod::Pod;
 use crate::sync::{lock, thread};
-use crate::{console, sys};
 use connection::Connection;
 use magikvm_proto::limits::MAX_AGENT_CONNECTIONS;
-use magikvm_proto::path::HOST_CID;
 use magikvm_proto::wire::{Done, Refusal, RefusalCode, Reply};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -44,16 +42,15 @@ impl Drop for Seat {
 }
 
 /// Starts to serve.
-pub(crate) fn start(pod: Arc<Pod>, listener: OwnedFd) -> io::Result<()> {
+pub(crate) fn start(pod: Arc<Pod>) -> io::Result<()> {
     let seats = Arc::new(Mutex::new(0));
     thread("agent", move || {
         loop {
-            match sys::vsock_accept(&listener) {
-                // A container can reach this port through the loopback transport, as another context id.
-                Ok((_, peer)) if peer != HOST_CID => {}
-                Ok((socket, _)) => admit(&pod, &seats, Connection::new(socket)),
+            match pod.home.accept(Door::Agent) {
+                Ok(None) => {}
+                Ok(Some(socket)) => admit(&pod, &seats, Connection::new(socket)),
                 Err(error) => {
-                    console::say(&format!("agent: {error}"));
+                    pod.home.note(&format!("agent: {error}"));
                     std::thread::sleep(ACCEPT_PAUSE);
                 }
             }
@@ -67,12 +64,12 @@ fn admit(pod: &Arc<Pod>, seats: &Arc<Mutex<usize>>, mut connection: Connection) 
         connection.try_send(&Reply::<Done>::Error(Refusal::new(RefusalCode::Busy, message)));
         return;
     };
-    let pod = Arc::clone(pod);
+    let (pod, home) = (Arc::clone(pod), Arc::clone(&pod.home));
     let served = thread("connection", move || {
         requests::serve(&pod, connection);
         drop(seat);
     });
     if let Err(error) = served {
-        console::say(&format!("agent: no thread: {error}"));
+        home.note(&format!("agent: no thread: {error}"));
     }
 }

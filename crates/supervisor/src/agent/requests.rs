@@ -2,11 +2,9 @@
 
 use super::connection::Connection;
 use super::{attach, exec, follow};
-use crate::clock;
+use crate::machine::Input;
+use crate::message::Message;
 use crate::pod::Pod;
-use crate::stats;
-use crate::supervisor::Message;
-use crate::supervisor::machine::Input;
 use magikvm_proto::codec::CodecError;
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::limits::MAX_GRACE_PERIOD_SECS;
@@ -75,10 +73,11 @@ fn answer(pod: &Pod, connection: &mut Connection, request: Request) -> Result<()
         }
         Request::Stats => {
             let containers =
-                pod.members.iter().filter_map(|member| stats::container(&member.plan.name)).collect();
-            reply(connection, Ok(Stats { containers, guest: stats::guest(&pod.helpers) }))
+                pod.members.iter().filter_map(|member| pod.containers.stats(&member.plan.name)).collect();
+            let guest = pod.home.stats(&pod.containers.helpers());
+            reply(connection, Ok(Stats { containers, guest }))
         }
-        Request::Clock { realtime_ns } => reply(connection, clock::follow(realtime_ns)),
+        Request::Clock { realtime_ns } => reply(connection, pod.home.set_clock(realtime_ns)),
         Request::Shutdown { grace_ms } => {
             let sent = reply(connection, Ok(Done {}));
             let grace_ms = grace_ms.min(MAX_GRACE_PERIOD_SECS * 1000);

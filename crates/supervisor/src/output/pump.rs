@@ -6,7 +6,6 @@
 use super::attach::Hub;
 use super::buffer::LogBuffer;
 use super::{Channel, MAX_CHUNK};
-use crate::console;
 use crate::sync::{self, Bell, lock};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
@@ -35,17 +34,18 @@ pub(crate) struct Run {
 
 impl Pump {
     /// Starts the thread. `drained(container, run)` is called once all outputs of a run have ended and are in the
-    /// buffer.
+    /// buffer; `note` is told why the thread gave up.
     pub(crate) fn start(
         logs: Arc<LogBuffer>,
         hubs: Vec<Arc<Hub>>,
+        note: impl Fn(&str) + Send + 'static,
         drained: impl Fn(usize, u32) + Send + 'static,
     ) -> io::Result<Arc<Self>> {
         let pump = Arc::new(Self { new: Mutex::default(), bell: Bell::new()? });
         let worker = Arc::clone(&pump);
         sync::thread("output", move || {
             if let Err(error) = worker.work(&logs, &hubs, &drained) {
-                console::say(&format!("output: {error}"));
+                note(&format!("output: {error}"));
             }
         })?;
         Ok(pump)
@@ -146,9 +146,13 @@ mod tests {
     fn a_new_run_waits_for_the_old_ones_last_bytes() {
         let logs = Arc::new(LogBuffer::new().unwrap());
         let (tell, told) = mpsc::channel();
-        let pump =
-            Pump::start(Arc::clone(&logs), vec![Arc::default()], move |_, run| tell.send(run).unwrap())
-                .unwrap();
+        let pump = Pump::start(
+            Arc::clone(&logs),
+            vec![Arc::default()],
+            |_| {},
+            move |_, run| tell.send(run).unwrap(),
+        )
+        .unwrap();
         let (old_read, old_write) = pipe();
         let (new_read, new_write) = pipe();
         pump.add(Run { container: 0, run: 0, sources: vec![(Channel::Stdout, old_read)] });
@@ -169,9 +173,13 @@ mod tests {
     fn a_writer_faster_than_the_reader_is_held_up_and_loses_nothing() {
         let logs = Arc::new(LogBuffer::new().unwrap());
         let (tell, told) = mpsc::channel();
-        let pump =
-            Pump::start(Arc::clone(&logs), vec![Arc::default()], move |_, run| tell.send(run).unwrap())
-                .unwrap();
+        let pump = Pump::start(
+            Arc::clone(&logs),
+            vec![Arc::default()],
+            |_| {},
+            move |_, run| tell.send(run).unwrap(),
+        )
+        .unwrap();
         let (read, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
         nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
         pump.add(Run { container: 0, run: 0, sources: vec![(Channel::Stdout, read)] });

@@ -1,0 +1,76 @@
+//! The few kernel calls of the guest that nix does not wrap, each behind a safe function. Owns: unsafe code. Must not know: pods, plans, the
+//! wire.
+#![allow(
+    unsafe_code,
+    reason = "raw system calls and file descriptors received from the kernel; every block says why it is sound"
+)]
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, getpeername, listen, socket,
+};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+/// Fewer malloc arenas: vminit's threads are many, small and mostly asleep.
+pub(crate) fn one_malloc_arena() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: called first thing in main, before any thread; the parameters are constants of malloc.h.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 64 << 10);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 10);
+    }
+}
+
+/// Takes every variable out of this process's environment (the kernel passes unknown words of its command line
+/// here).
+pub(crate) fn clear_environment() {
+    // SAFETY: called in main before any thread.
+    unsafe {
+        libc::clearenv();
+    }
+}
+
+/// Brings the loopback interface up.
+pub(crate) fn loopback_up() -> io::Result<()> {
+    let inet = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    // SAFETY: an all-zero ifreq is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = libc::c_char::try_from(*from).unwrap_or_default();
+    }
+    // SAFETY: both requests read and write one ifreq; the flags are the union's member for them.
+    unsafe {
+        Errno::result(libc::ioctl(inet.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request))?;
+        request.ifr_ifru.ifru_flags |= libc::c_short::try_from(libc::IFF_UP).unwrap_or_default();
+        Errno::result(libc::ioctl(inet.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request))?;
+    }
+    Ok(())
+}
+
+/// A listening AF_VSOCK socket.
+pub(crate) fn vsock_listen(port: u32) -> io::Result<OwnedFd> {
+    let listener = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    bind(listener.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, port))?;
+    listen(&listener, Backlog::new(64)?)?;
+    Ok(listener)
+}
+
+/// A listening AF_VSOCK socket for many connections at once, which are never waited for.
+pub(crate) fn vsock_listen_for_many(port: u32) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let listener = socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;
+    bind(listener.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, port))?;
+    listen(&listener, Backlog::new(1024)?)?;
+    Ok(listener)
+}
+
+/// The next connection and the context id of its other end.
+pub(crate) fn vsock_accept(listener: &impl AsFd) -> io::Result<(OwnedFd, u32)> {
+    let raw = accept4(listener.as_fd().as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
+    // SAFETY: the kernel has just returned this descriptor; nobody else owns it.
+    let connection = unsafe { OwnedFd::from_raw_fd(raw) };
+    let peer: VsockAddr = getpeername(connection.as_raw_fd())?;
+    Ok((connection, peer.cid()))
+}
