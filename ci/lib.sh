@@ -430,6 +430,11 @@ ensure_lab() {
     find "$CACHE" -maxdepth 1 -name 'lab-????????????????' -mtime +14 -exec rm -rf {} +
 }
 
+# check_scripts: checks all shell scripts of the repository.
+check_scripts() {
+    shellcheck --external-sources ci/*.sh .ci/run tests/lab/src/guest/*.sh
+}
+
 # choose_accel: sets ACCEL to the options of `magikvm run` for this host, and prints why.
 choose_accel() {
     ACCEL=()

@@ -7,10 +7,6 @@
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-check_scripts() {
-    shellcheck --external-sources ci/*.sh .ci/run tests/lab/src/guest/*.sh
-}
-
 # Licences, sources and bans. Advisories are not a test: they need an online database that changes from day to day.
 check_dependencies() {
     ensure_tool cargo-deny cargo-deny "$CARGO_DENY_VERSION" --debug
