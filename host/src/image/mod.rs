@@ -55,7 +55,7 @@ pub use open::OpenError;
 pub use platform::{Platform, PlatformError};
 pub use policy::{Because, Policy, PolicyError, Requirement};
 pub use progress::{LayerInfo, LayerState, Progress};
-pub use pull::{PullSources, PullWhen};
+pub use pull::{PullPolicy, PullSources};
 pub use reference::{Reference, ReferenceError};
 pub use registry::{
     Cause, ConnectProblem, CredentialError, Credentials, HelperError, LoginFile, Presented, RegistryConfig,

@@ -11,6 +11,8 @@ use super::plan::{
 };
 use super::problem::{Report, path_key, quote};
 use super::volumes;
+use crate::image::Reference;
+use crate::store::text::chain;
 use magikvm_proto::id::{ContainerName, Namespace, PodId, PodName};
 use magikvm_proto::limits::{
     DEFAULT_GRACE_PERIOD_SECS, MAX_ANNOTATIONS_PER_POD, MAX_CONTAINERS_PER_POD, MAX_GRACE_PERIOD_SECS,
@@ -203,10 +205,8 @@ impl Build<'_> {
         let name = self.required(&path("name"), written.name.as_deref());
         let name = name.and_then(|name| self.parsed::<ContainerName>(&path("name"), name));
         let image = self.required(&path("image"), written.image.as_deref());
-        if let Some(image) = image {
-            self.check(&path("image"), names::image(image));
-        }
-        let pull_policy = self.pull_policy(&path("imagePullPolicy"), written, image.unwrap_or_default());
+        let reference = image.and_then(|image| self.reference(&path("image"), image));
+        let pull_policy = self.pull_policy(&path("imagePullPolicy"), written, reference.as_ref());
         self.arguments(&path("command"), &written.command);
         self.arguments(&path("args"), &written.args);
         if written.command.first().is_some_and(String::is_empty) {
@@ -223,7 +223,8 @@ impl Build<'_> {
         let security = self.security(&path("securityContext"), &written.security_context);
         Some(ContainerSpec {
             name: name?,
-            image: image?.to_owned(),
+            image: reference?,
+            image_text: image?.to_owned(),
             pull_policy,
             command: written.command.clone(),
             args: written.args.clone(),
@@ -242,8 +243,20 @@ impl Build<'_> {
         })
     }
 
-    fn pull_policy(&mut self, path: &str, written: &k8s::Container, image: &str) -> PullPolicy {
-        let default = if names::is_latest(image) { PullPolicy::Always } else { PullPolicy::IfNotPresent };
+    fn reference(&mut self, path: &str, text: &str) -> Option<Reference> {
+        let wrong = match text.parse::<Reference>() {
+            Ok(reference) => return Some(reference),
+            Err(error) => error,
+        };
+        self.problem(path, chain(&wrong), "a reference looks like registry.example/team/app:1.0");
+        None
+    }
+
+    fn pull_policy(&mut self, path: &str, written: &k8s::Container, image: Option<&Reference>) -> PullPolicy {
+        let default = match image {
+            Some(image) if !image.is_latest() => PullPolicy::IfNotPresent,
+            Some(_) | None => PullPolicy::Always,
+        };
         let table = [
             ("Always", PullPolicy::Always),
             ("IfNotPresent", PullPolicy::IfNotPresent),

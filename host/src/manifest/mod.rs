@@ -32,9 +32,7 @@ mod yaml;
 pub use objects::{Content, NotBase64};
 pub use plan::{ContainerSpec, PodPlan, PullPolicy, RuntimeClass};
 pub use problem::{Mark, Problem, Problems};
-pub use process::{
-    DEFAULT_PATH, ImageDefaults, MAX_PROCESS_BYTES, ResolveError, ResolvedProcess, resolve_process,
-};
+pub use process::{DEFAULT_PATH, MAX_PROCESS_BYTES, ResolveError, ResolvedProcess, resolve_process};
 
 use magikvm_proto::limits::MAX_MANIFEST_SIZE;
 use problem::Report;

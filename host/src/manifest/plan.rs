@@ -12,6 +12,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 pub use super::size::{MiB, Vcpus, VmSize};
+pub use crate::image::PullPolicy;
+use crate::image::Reference;
 pub use crate::volume::HostPathKind;
 
 /// Which walls a pod gets (`spec.runtimeClassName`). Closed: an unknown class is an error, never swapped for another.
@@ -118,17 +120,6 @@ impl PodPlan {
             QosClass::Burstable
         }
     }
-}
-
-/// When an image is fetched (core/v1 `Container.imagePullPolicy`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum PullPolicy {
-    /// Ask the registry every time. The default for `:latest` and for no tag.
-    Always,
-    /// Only when it is not here. The default for every other tag and for digests.
-    IfNotPresent,
-    /// It must be here.
-    Never,
 }
 
 /// One environment variable, `value` as written (references not yet expanded).
@@ -338,8 +329,10 @@ pub struct MountSpec {
 pub struct ContainerSpec {
     /// Unique within the pod.
     pub name: ContainerName,
-    /// Image reference as written: not empty, at most 512 bytes, no white space.
-    pub image: String,
+    /// The image it runs.
+    pub image: Reference,
+    /// The same reference as it is written in the manifest, for messages and the pod's status.
+    pub image_text: String,
     /// When it is fetched.
     pub pull_policy: PullPolicy,
     /// Replaces the image's entrypoint; empty when not written. Not yet expanded.

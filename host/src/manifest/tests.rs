@@ -151,7 +151,8 @@ fn a_small_pod_gets_every_default() {
     assert_eq!(plan.grace_seconds, 30);
     assert_eq!((plan.vm.memory.get(), plan.vm.vcpus.get()), (232, 2));
     let [container] = &plan.containers[..] else { panic!() };
-    assert_eq!((container.name.as_str(), container.image.as_str()), ("main", "busybox"));
+    assert_eq!((container.name.as_str(), container.image_text.as_str()), ("main", "busybox"));
+    assert_eq!(container.image.to_string(), "docker.io/library/busybox:latest");
     assert_eq!(container.pull_policy, PullPolicy::Always);
     assert_eq!((container.stdio, container.stdin), (Stdio::Pipes, Stdin::Closed));
     assert_eq!(container.security, Security::default());
@@ -532,7 +533,7 @@ fn limits_are_enforced() {
     assert_problem(&pod("  restartPolicy: Never"), "spec.containers: is missing");
     assert_problem(&pod("  terminationGracePeriodSeconds: 301"), "must be 0 to 300, not 301");
     assert_problem(&pod("  terminationGracePeriodSeconds: -1"), "must be 0 to 300, not -1");
-    assert_problem(&SMALL.replace("busybox", &"x".repeat(513)), "at most 512 are allowed");
+    assert_problem(&SMALL.replace("busybox", &"x".repeat(513)), "is longer than 512 bytes");
     assert_problem(&SMALL.replace("web", &"x".repeat(254)), "at most 253 are allowed");
 }
 
@@ -593,6 +594,23 @@ fn a_long_pod_name_is_cut_to_a_host_name() {
 fn images_decide_when_they_are_pulled() {
     assert_eq!(plan(&SMALL.replace("busybox", "a:1")).containers[0].pull_policy, PullPolicy::IfNotPresent);
     assert_eq!(plan(&SMALL.replace("busybox", "a:latest")).containers[0].pull_policy, PullPolicy::Always);
+}
+
+#[test]
+fn an_image_reference_that_is_none_is_refused_with_its_place() {
+    let refused = |image: &str, expected: &str| {
+        let expected = format!("pod.yaml:8:12: spec.containers[0].image: {expected}");
+        assert_problem(&SMALL.replace("busybox", image), &expected);
+    };
+    refused("''", "an image reference is empty");
+    refused("Busybox", "the image reference \"Busybox\" has a wrong name \"Busybox\": ");
+    refused("a:-1", "the image reference \"a:-1\" has a wrong tag \"-1\": ");
+    refused("a..b/c", "\"a..b\" in the image reference \"a..b/c\" is not a registry's host name");
+    refused("a@sha256:0", "the image reference \"a@sha256:0\" has a wrong digest: ");
+    refused("a b", "the image reference \"a b\" has a wrong name \"a b\": ");
+    // All of its problems are told at once, and what depends on the reference makes no other.
+    let text = problems(&SMALL.replace("busybox", "A\n    imagePullPolicy: Sometimes"));
+    assert_eq!(text.matches("pod.yaml:").count(), 2, "{text}");
 }
 
 #[test]
