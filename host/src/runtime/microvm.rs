@@ -7,9 +7,7 @@ use crate::agent::Connector;
 use crate::image::Platform;
 use crate::image::erofs::{self, SmallFile};
 use crate::jail::{self, Cgroup, Layers, Requirement};
-use crate::manifest::{
-    ContainerSpec, ImageDefaults, PodPlan, ResolvedProcess, RuntimeClass, resolve_process,
-};
+use crate::manifest::{ContainerSpec, PodPlan, ResolvedProcess, RuntimeClass, resolve_process};
 use crate::net::settle::{Settled, Ways};
 use crate::store::atomic::{self, FileError};
 use crate::store::text::chain;
@@ -441,15 +439,7 @@ fn resolve(
     container: &ContainerSpec,
     image: &crate::image::Image,
 ) -> Result<ResolvedProcess, RuntimeError> {
-    let config = &image.config;
-    let defaults = ImageDefaults {
-        entrypoint: config.entrypoint.clone(),
-        cmd: config.cmd.clone(),
-        env: config.env.clone(),
-        working_dir: config.working_dir.clone(),
-        user: config.user.clone(),
-    };
-    resolve_process(container, &defaults, &plan.hostname)
+    resolve_process(container, &image.config, &plan.hostname)
         .map_err(|source| RuntimeError::Resolve { container: container.name.clone(), source })
 }
 
