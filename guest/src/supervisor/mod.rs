@@ -3,7 +3,6 @@
 
 pub(crate) mod create;
 pub(crate) mod machine;
-mod stop;
 
 use crate::agent;
 use crate::cgroup::Cgroup;
@@ -15,15 +14,15 @@ use crate::reaper::Reaper;
 use crate::spawner::client::Spawner;
 use crate::{console, forward, load, power, sync};
 use machine::{Effect, Input, Machine, News};
-use magikvm_proto::budget::GUEST_LOG_DRAIN_MS;
-use magikvm_proto::plan::{ContainerPlan, GuestPlan, ProcessNamespace, RestartPolicy};
+use magikvm_proto::budget::{GUEST_HEARD_WAIT_MS, GUEST_LOG_DRAIN_MS};
+use magikvm_proto::plan::{ContainerPlan, GuestPlan, ProcessNamespace};
 use magikvm_proto::wire::{EventKind, ExitStatus};
 use nix::sys::signal::{SigSet, Signal};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// What threads tell the supervisor.
 #[derive(Debug)]
@@ -97,8 +96,7 @@ pub(crate) fn run(spawner: Spawner, listener: OwnedFd, forwards: OwnedFd) -> io:
     let pump = Pump::start(logs, hubs, move |index, run| {
         drained.send(Message::Input(Input::Container { index, run, news: News::Drained })).ok();
     })?;
-    let policy = pod.plan.as_ref().map_or(RestartPolicy::Never, |plan| plan.restart_policy);
-    let machine = Machine::new(policy, pod.members.iter().map(|member| member.plan.name.clone()));
+    let machine = pod.plan.as_ref().map_or_else(Machine::without_plan, Machine::new);
     let pending = pod.members.iter().map(|_| None).collect();
     let mut supervisor = Supervisor {
         pod: Arc::clone(&pod),
@@ -182,7 +180,7 @@ impl Supervisor {
         let now = self.now();
         let effects = self.machine.step(input, now);
         // Whoever hears of an event and asks for the state gets one that is no older.
-        self.pod.set_status(self.machine.status());
+        self.pod.set_status(self.machine.status(epoch_ms(now)));
         for effect in effects {
             self.carry_out(effect);
         }
@@ -256,11 +254,18 @@ impl Supervisor {
 
     /// Hands over what is left and ends the VM.
     fn finish(&mut self) -> ! {
+        self.pod.events.wait_heard(Instant::now() + Duration::from_millis(GUEST_HEARD_WAIT_MS));
         self.pod.logs.close();
         self.pod.logs.wait_finished(Instant::now() + Duration::from_millis(GUEST_LOG_DRAIN_MS));
         self.pod.events.close(Instant::now() + EVENTS_WAIT);
         power::end_vm();
     }
+}
+
+/// The time since 1970, in milliseconds, at which the supervisor's clock showed 0, as long as nobody sets this guest's clock.
+fn epoch_ms(now: u64) -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_sub(now)
 }
 
 /// The few events that belong on the console, for a host that never gets to the agent.
