@@ -19,7 +19,7 @@ check_dependencies() {
 # What compiles for macOS without its SDK: vminit is a program for Linux, and so are most of the tests. Its settings are nobody else's.
 check_macos() (
     ensure_macos_check
-    cargo clippy --locked --target "$MACOS" -p magikvm-proto -p magikvm -p magikvm-image --features magikvm/testing -- -D warnings
+    cargo clippy --locked --target "$MACOS" -p magikvm-proto -p magikvm-platform -p magikvm-images -p magikvm -p magikvm-image --features magikvm/testing -- -D warnings
 )
 
 need_packages "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
