@@ -196,7 +196,7 @@ pub struct GuestPlan {
     pub process_namespace: ProcessNamespace,
     /// Grace period used when the guest itself has to stop the pod (signal to PID 1), in milliseconds.
     pub grace_ms: u64,
-    /// 1 to 16 containers, in the order they start; they stop in reverse.
+    /// 1 to 16 containers. None starts before all are created; a stop asks all of them at once.
     pub containers: Vec<ContainerPlan>,
     /// At most 64 volumes.
     pub volumes: Vec<VolumePlan>,

@@ -37,6 +37,8 @@ struct Inner {
     kept: VecDeque<Event>,
     last: u64,
     readers: Vec<Weak<Subscription>>,
+    /// Number of the newest event that some reader has handed on.
+    heard: u64,
     closing: bool,
 }
 
@@ -68,14 +70,29 @@ impl EventLog {
     /// The reader has handed on every event up to this one.
     pub(crate) fn seen(&self, reader: &Subscription, seq: u64) {
         *lock(&reader.seen) = seq;
-        // The lock orders this after a waiter's look.
-        drop(lock(&self.inner));
+        let mut inner = lock(&self.inner);
+        inner.heard = inner.heard.max(seq);
+        drop(inner);
         self.progress.notify_all();
     }
 
     /// Whether the VM is about to end, so that a reader should see to it that its last bytes have left.
     pub(crate) fn closing(&self) -> bool {
         lock(&self.inner).closing
+    }
+
+    /// Waits until some reader has handed on everything, or the deadline: there may be none yet, because the containers were
+    /// faster than the host.
+    pub(crate) fn wait_heard(&self, deadline: Instant) {
+        let mut inner = lock(&self.inner);
+        inner.closing = true;
+        while inner.heard < inner.last {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            inner = self.progress.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     /// Waits until every reader has handed on everything, or the deadline.
@@ -117,6 +134,23 @@ mod tests {
         assert_eq!(seqs, (11..=KEPT as u64 + 10).collect::<Vec<_>>());
         assert_eq!(log.from(KEPT as u64 + 10, 5).len(), 1);
         assert!(log.from(KEPT as u64 + 11, 5).is_empty());
+    }
+
+    #[test]
+    fn a_host_that_connects_late_hears_everything() {
+        let log = Arc::new(EventLog::default());
+        let minute = Instant::now() + std::time::Duration::from_secs(60);
+        log.wait_heard(minute);
+        log.add(EventKind::PodEnded);
+        log.wait_heard(Instant::now() + std::time::Duration::from_millis(5));
+        let late = Arc::clone(&log);
+        let host = std::thread::spawn(move || {
+            let reader = late.subscribe().unwrap();
+            late.seen(&reader, late.from(0, 9).last().unwrap().seq);
+        });
+        log.wait_heard(minute);
+        host.join().unwrap();
+        assert!(Instant::now() < minute, "it was heard, and nobody waited for the deadline");
     }
 
     #[test]

@@ -17,7 +17,6 @@ mod message;
 mod output;
 mod pod;
 mod reactor;
-mod stop;
 pub mod sync;
 pub mod sys;
 pub mod text;

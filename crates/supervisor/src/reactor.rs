@@ -9,14 +9,14 @@ use crate::output::buffer::LogBuffer;
 use crate::output::pump::Pump;
 use crate::pod::Pod;
 use crate::{agent, create, forward, sync};
-use magikvm_proto::budget::GUEST_LOG_DRAIN_MS;
-use magikvm_proto::plan::{ContainerPlan, GuestPlan, RestartPolicy};
+use magikvm_proto::budget::{GUEST_HEARD_WAIT_MS, GUEST_LOG_DRAIN_MS};
+use magikvm_proto::plan::{ContainerPlan, GuestPlan};
 use magikvm_proto::wire::{EventKind, ExitStatus};
 use nix::sys::signal::{SigSet, Signal};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long the rest of a container may take to die after its process 1, once killed.
 const REST_WAIT: Duration = Duration::from_millis(500);
@@ -72,8 +72,7 @@ pub fn run(
             drained.send(Message::Input(Input::Container { index, run, news: News::Drained })).ok();
         },
     )?;
-    let policy = pod.plan.as_ref().map_or(RestartPolicy::Never, |plan| plan.restart_policy);
-    let machine = Machine::new(policy, pod.members.iter().map(|member| member.plan.name.clone()));
+    let machine = pod.plan.as_ref().map_or_else(Machine::without_plan, Machine::new);
     let pending = pod.members.iter().map(|_| None).collect();
     let mut supervisor =
         Supervisor { pod: Arc::clone(&pod), machine, started: Instant::now(), inbox, tell, pump, pending };
@@ -135,7 +134,7 @@ impl Supervisor {
         let now = self.now();
         let effects = self.machine.step(input, now);
         // Whoever hears of an event and asks for the state gets one that is no older.
-        self.pod.set_status(self.machine.status());
+        self.pod.set_status(self.machine.status(epoch_ms(now)));
         for effect in effects {
             self.carry_out(effect);
         }
@@ -215,9 +214,16 @@ impl Supervisor {
 
     /// Hands over what is left and ends the surroundings.
     fn finish(&mut self) -> ! {
+        self.pod.events.wait_heard(Instant::now() + Duration::from_millis(GUEST_HEARD_WAIT_MS));
         self.pod.logs.close();
         self.pod.logs.wait_finished(Instant::now() + Duration::from_millis(GUEST_LOG_DRAIN_MS));
         self.pod.events.close(Instant::now() + EVENTS_WAIT);
         self.pod.home.end();
     }
+}
+
+/// The time since 1970, in milliseconds, at which the supervisor's clock showed 0, as long as nobody sets the clock.
+fn epoch_ms(now: u64) -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_sub(now)
 }
