@@ -4,12 +4,13 @@
 mod forward;
 
 use super::{Accel, Capabilities, Unavailable, VmChild, VmConfig, Vmm, VmmError, process};
-use crate::agent::{Connector, Handshake};
+use crate::agent::{AgentStream, Connector, Handshake, Received, StreamError};
 use crate::store::layout::AGENT_SOCK;
-use magikvm_proto::codec::{read_frame, read_message, write_frame, write_message};
+use magikvm_proto::codec::{CodecError, read_message, write_message};
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::path::AGENT_LISTENING;
 use magikvm_proto::plan::GuestPlan;
+use magikvm_proto::stream::{STDOUT, Side, Traffic, log_channel};
 use magikvm_proto::wire::*;
 use std::io::{BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -262,7 +263,7 @@ impl Guest {
         request: Request,
         mut out: &UnixStream,
         reader: &mut BufReader<&UnixStream>,
-    ) -> Result<(), magikvm_proto::codec::CodecError> {
+    ) -> Result<(), CodecError> {
         let is_heard = matches!(request, Request::Hello { .. } | Request::Events { .. } | Request::Logs);
         if self.manner == Manner::Deaf && !is_heard {
             std::thread::sleep(Duration::from_secs(3600));
@@ -306,18 +307,19 @@ impl Guest {
             Request::Exec(exec) => self.exec(&exec, out, reader),
             Request::Attach { .. } => {
                 write_message(&mut out, &Reply::Ok(Attached { terminal: false }))?;
-                output(out, b"attached\n", None)?;
-                exit(out, ExitStatus::exited(0))
+                let stream = stream_of(out, reader, Traffic::PROCESS)?;
+                stream.send(STDOUT, b"attached\n").map_err(failed)?;
+                exit(&stream, ExitStatus::exited(0))
             }
-            Request::Logs => self.logs(out),
-            Request::Events { .. } => self.events(out),
+            Request::Logs => self.logs(out, reader),
+            Request::Events { .. } => self.events(out, reader),
             Request::Clock { .. } => self.clock(out),
             Request::Shutdown { .. } => self.shutdown(out),
         }
     }
 
     /// The process has no clock of its own, so it pretends.
-    fn clock(&self, mut out: &UnixStream) -> Result<(), magikvm_proto::codec::CodecError> {
+    fn clock(&self, mut out: &UnixStream) -> Result<(), CodecError> {
         let offset_ms = std::mem::take(&mut *self.clock_ms.lock().unwrap_or_else(PoisonError::into_inner));
         match self.manner {
             Manner::LyingClock => write_message(&mut out, &Reply::Ok(ClockSet { offset_ms: i64::MIN })),
@@ -330,7 +332,7 @@ impl Guest {
         }
     }
 
-    fn hello(&self, mut out: &UnixStream) -> Result<(), magikvm_proto::codec::CodecError> {
+    fn hello(&self, mut out: &UnixStream) -> Result<(), CodecError> {
         match self.manner {
             Manner::Silent => std::thread::sleep(Duration::from_secs(3600)),
             Manner::Garbage => out.write_all(b"\x00\xff nonsense }\n")?,
@@ -355,57 +357,66 @@ impl Guest {
         exec: &ExecRequest,
         mut out: &UnixStream,
         reader: &mut BufReader<&UnixStream>,
-    ) -> Result<(), magikvm_proto::codec::CodecError> {
+    ) -> Result<(), CodecError> {
         if exec.args[0] == "missing" {
             let refusal = Refusal::new(RefusalCode::NotFound, "there is no program \"missing\"");
             return write_message(&mut out, &Reply::<Done>::Error(refusal));
         }
         write_message(&mut out, &Reply::Ok(ExecStarted { pid: 3 }))?;
-        let mut payload = Vec::new();
-        let mut open = exec.stdin;
-        while open {
-            match read_frame(reader, &mut payload)? {
-                Some(FrameHeader { stream: Stream::Stdin, .. }) => output(out, &payload, None)?,
-                Some(FrameHeader { stream: Stream::End, .. }) | None => open = false,
-                Some(_) => {}
+        let stream = stream_of(out, reader, Traffic::PROCESS)?;
+        while exec.stdin
+            && let Some(received) = stream.next().map_err(failed)?
+        {
+            if let Received::Data { bytes, .. } = received {
+                stream.send(STDOUT, &bytes).map_err(failed)?;
             }
         }
-        output(out, format!("{}\n", exec.args.join(" ")).as_bytes(), None)?;
+        stream.send(STDOUT, format!("{}\n", exec.args.join(" ")).as_bytes()).map_err(failed)?;
         let code = match exec.args.as_slice() {
             [name, code] if name == "exit" => code.parse().unwrap_or(1),
             _ => 0,
         };
-        exit(out, ExitStatus::exited(code))
+        exit(&stream, ExitStatus::exited(code))
     }
 
-    fn logs(&self, mut out: &UnixStream) -> Result<(), magikvm_proto::codec::CodecError> {
+    fn logs(&self, mut out: &UnixStream, reader: &BufReader<&UnixStream>) -> Result<(), CodecError> {
         write_message(&mut out, &Reply::Ok(Done {}))?;
         if self.manner == Manner::HugeFrame {
-            out.write_all(b"{\"stream\":\"stdout\",\"len\":99999999999,\"container\":\"web\"}\n")?;
+            // Longer than any frame by one byte.
+            out.write_all(&[0, 0, 0x3f, 0xfd])?;
         }
         if self.manner == Manner::SlowFrame {
-            out.write_all(b"{\"stream\":\"stdout\",\"len\":16,\"container\":\"web\"}\none half")?;
+            out.write_all(&[0, 0])?;
             std::thread::sleep(Duration::from_secs(10));
-            out.write_all(b", other\n")?;
+            out.write_all(&[0, 16])?;
+            out.write_all(b"one half, other\n")?;
         }
-        for container in &self.containers {
-            output(out, format!("hello from {container}\n").as_bytes(), Some(container))?;
+        let stream = stream_of(out, reader, Traffic::logs(self.containers.len()))?;
+        for (index, container) in self.containers.iter().enumerate() {
+            let channel = log_channel(index, STDOUT).unwrap_or_default();
+            stream.send(channel, format!("hello from {container}\n").as_bytes()).map_err(failed)?;
         }
-        Ok(())
+        wait_for_end(&stream)
     }
 
-    fn events(&self, mut out: &UnixStream) -> Result<(), magikvm_proto::codec::CodecError> {
+    fn events(&self, mut out: &UnixStream, reader: &BufReader<&UnixStream>) -> Result<(), CodecError> {
         write_message(&mut out, &Reply::Ok(Done {}))?;
+        let stream = stream_of(out, reader, Traffic::EVENTS)?;
+        let send = |event: &Event| {
+            let mut line = Vec::new();
+            write_message(&mut line, event)?;
+            stream.send(0, &line).map_err(failed)
+        };
         if self.manner == Manner::FloodEvents {
             loop {
-                write_message(&mut out, &Event { seq: 1, kind: EventKind::ShuttingDown })?;
+                send(&Event { seq: 1, kind: EventKind::ShuttingDown })?;
             }
         }
         let mut sent = 0;
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             for event in &events[sent..] {
-                write_message(&mut out, event)?;
+                send(event)?;
             }
             sent = events.len();
             if self.manner == Manner::FloodRestarts {
@@ -413,14 +424,14 @@ impl Guest {
                 for restart_count in 1.. {
                     let kind =
                         EventKind::ContainerStarted { container: container.clone(), pid: 2, restart_count };
-                    write_message(&mut out, &Event { seq: 1, kind })?;
+                    send(&Event { seq: 1, kind })?;
                 }
             }
             events = self.changed.wait(events).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    fn shutdown(&self, mut out: &UnixStream) -> Result<(), magikvm_proto::codec::CodecError> {
+    fn shutdown(&self, mut out: &UnixStream) -> Result<(), CodecError> {
         write_message(&mut out, &Reply::Ok(Done {}))?;
         if self.manner == Manner::Immortal {
             return Ok(());
@@ -432,18 +443,27 @@ impl Guest {
     }
 }
 
-fn output(
-    mut out: &UnixStream,
-    bytes: &[u8],
-    container: Option<&ContainerName>,
-) -> Result<(), magikvm_proto::codec::CodecError> {
-    let header = FrameHeader {
-        container: container.cloned(),
-        ..FrameHeader::data(Stream::Stdout { dropped: 0 }, bytes.len())
-    };
-    write_frame(&mut out, &header, bytes)
+/// The guest's end of a connection that was answered.
+fn stream_of(
+    socket: &UnixStream,
+    reader: &BufReader<&UnixStream>,
+    traffic: Traffic,
+) -> Result<AgentStream, CodecError> {
+    Ok(AgentStream::new(socket.try_clone()?, Side::Guest, traffic, reader.buffer(), None)?)
 }
 
-fn exit(mut out: &UnixStream, status: ExitStatus) -> Result<(), magikvm_proto::codec::CodecError> {
-    write_frame(&mut out, &FrameHeader::control(Stream::Exit(status)), b"")
+fn failed(error: StreamError) -> CodecError {
+    std::io::Error::other(error).into()
+}
+
+fn exit(stream: &AgentStream, status: ExitStatus) -> Result<(), CodecError> {
+    stream.say(&StreamMessage::Exit(status)).map_err(failed)?;
+    stream.end();
+    wait_for_end(stream)
+}
+
+/// The host closes it when it has all.
+fn wait_for_end(stream: &AgentStream) -> Result<(), CodecError> {
+    while stream.next().map_err(failed)?.is_some() {}
+    Ok(())
 }
