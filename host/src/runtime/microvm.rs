@@ -174,7 +174,7 @@ impl MicroVm {
 fn needs_guest(kind: VmmKind) -> bool {
     match kind {
         VmmKind::Krun | VmmKind::Qemu => true,
-        #[cfg(feature = "testing")]
+        #[cfg(all(feature = "testing", target_os = "linux"))]
         VmmKind::Fake => false,
     }
 }
