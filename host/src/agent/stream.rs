@@ -315,9 +315,8 @@ impl AgentStream {
         Ok(())
     }
 
-    #[cfg(test)]
     /// Sends a message in order with the data, as guests do.
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(test)]
     pub(crate) fn say(&self, message: &StreamMessage) -> Result<(), StreamError> {
         let message = serde_json::to_vec(message).map_err(|error| StreamError::Message(Arc::new(error)))?;
         let mut state = self.wait_until(|link| link.room() > 0)?;
