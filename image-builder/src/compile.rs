@@ -42,7 +42,7 @@ pub enum CompileError {
     #[error("{} is not a Linux source archive: it has no top-level Makefile and Kconfig", .0.display())]
     NotLinux(PathBuf),
     /// This kernel does not know our options, or has others that exclude them.
-    #[error("the kernel source {} does not take these options as they are needed:{}", source_file.display(), list(lost))]
+    #[error("the kernel source {} does not accept these required options:{}", source_file.display(), list(lost))]
     LostOptions {
         /// The archive.
         source_file: PathBuf,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// A default directory can't be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("cannot tell the {what}: neither {variable} nor HOME is set")]
+#[error("cannot determine the {what}: neither {variable} nor HOME is set")]
 pub struct NoHome {
     what: &'static str,
     variable: &'static str,

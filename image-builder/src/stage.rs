@@ -19,7 +19,7 @@ pub enum StageError {
     #[error("{} exists and is not a guest image (it has no {MANIFEST}), so it is not replaced", .0.display())]
     NotAnImage(PathBuf),
     /// The place can't be a directory of its own.
-    #[error("{} is not a place for a guest image", .0.display())]
+    #[error("{} cannot hold a guest image", .0.display())]
     NoPlace(PathBuf),
 }
 

@@ -1,5 +1,5 @@
-//! The only place that prints. Standard output is for what was asked for, standard error for everything else; a reader that goes away ends the
-//! program quietly.
+//! The only place that prints. Requested output goes to standard output, everything else to standard error. If the reader of the output goes
+//! away, the program ends quietly.
 
 use crate::image::{LayerInfo, LayerState, Progress};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -13,7 +13,7 @@ const COLORS: [&str; 6] = ["\x1b[36m", "\x1b[33m", "\x1b[32m", "\x1b[35m", "\x1b
 
 /// Exit code of a program that SIGPIPE has ended, as shells show it.
 const READER_GONE: i32 = 141;
-/// Exit code of what this machine cannot do.
+/// Exit code of what the host cannot do.
 const ENVIRONMENT: i32 = 3;
 
 /// Ends the program if its output goes nowhere: quietly if whoever read it has gone, as other programs do; else with a word.
@@ -160,8 +160,8 @@ impl WorkProgress {
     }
 }
 
-/// How an image comes: a bar for each layer on its way on a terminal, a line for each step elsewhere. Reports come from many
-/// threads.
+/// Progress of one image: on a terminal a bar for each layer that is being downloaded, elsewhere a line for each step. Many threads
+/// report to it.
 #[derive(Debug)]
 pub(super) struct LayerProgress {
     how: How,
@@ -220,7 +220,7 @@ impl LayerProgress {
     }
 }
 
-/// How the images of a pod come, one after the other.
+/// Progress of the images of a pod, one after the other.
 #[derive(Debug)]
 pub(super) struct PullProgress {
     now: Option<(String, LayerProgress)>,

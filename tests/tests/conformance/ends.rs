@@ -108,7 +108,7 @@ fn restart_always(subject: &Subject) {
     let runs = subject.logs("always", "bad");
     assert!(runs.lines().all(|line| line == "ran"), "{runs}");
     let events = subject.cmd(["events", "always"]).ok();
-    events.prints("bad: started again (1)").prints("starts again in 10 s");
+    events.prints("bad: restarted (1)").prints("restarts in 10 s");
     stop_at_once(subject, "always");
 }
 

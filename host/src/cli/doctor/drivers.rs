@@ -1,4 +1,4 @@
-//! What can run machines, and what runs in them.
+//! Checks of the drivers, the guest image and passt.
 
 use super::check::Check;
 use super::host::{Host, Package};
@@ -46,9 +46,9 @@ pub(super) fn qemu(version: Result<String, Unavailable>) -> Check {
 pub(super) fn vsock(host: &Host, program: Result<PathBuf, Unavailable>) -> Check {
     let name = "QEMU's vsock";
     let kernels = if host.exists("/dev/vhost-vsock") {
-        "the kernel's /dev/vhost-vsock is here too, this version does not use it"
+        "/dev/vhost-vsock exists, but this version does not use it"
     } else {
-        "there is no /dev/vhost-vsock, and no need of it"
+        "/dev/vhost-vsock does not exist and is not needed"
     };
     match program {
         Ok(program) => Check::ok(name, format!("{} ({kernels})", program.display())),
@@ -68,16 +68,16 @@ pub(super) fn guest_image(
             let GuestManifest { kernel_version, arch, generation, .. } = image;
             let note = match guest_for {
                 GuestFor::ThisProcessor => "",
-                GuestFor::AnotherProcessor => ": not this machine's processor, for --accel tcg only",
+                GuestFor::AnotherProcessor => ": not this host's architecture, for --accel tcg only",
             };
             let dir = dir.display();
             Check::ok(name, format!("{dir} (kernel {kernel_version}, generation {generation}, {arch}{note})"))
         }
         Err(error) => Check::missing(
             name,
-            "every pod: the VM boots from it",
+            "every pod: its VM boots from it",
             format!("{} cannot be used: {}", dir.display(), chain(error)),
-            "make one with magikvm-image build, or name one with --guest DIR or MAGIKVM_GUEST",
+            "build one with `magikvm-image build`, or select one with `--guest DIR` or MAGIKVM_GUEST",
         )
         .required(),
     }
@@ -87,10 +87,8 @@ pub(super) fn guest_image(
 pub(super) fn libkrunfw(host: &Host, there: Result<(), Unavailable>) -> Check {
     let name = "libkrunfw";
     match there {
-        Ok(()) => Check::ok(name, "its library can be loaded"),
-        Err(why) => {
-            Check::missing(name, "--kernel libkrunfw, and nothing else", why.reason, host.install(&LIBKRUNFW))
-        }
+        Ok(()) => Check::ok(name, "the library can be loaded"),
+        Err(why) => Check::missing(name, "--kernel libkrunfw only", why.reason, host.install(&LIBKRUNFW)),
     }
 }
 
@@ -100,7 +98,7 @@ pub(super) fn passt(
     version: impl FnOnce(&Path) -> Result<String, PasstError>,
     network: &HostNetwork,
 ) -> Check {
-    let (name, need) = ("passt", "pods with a network; without it they have none");
+    let (name, need) = ("passt", "pods with a network");
     let Some(path) = host.find("passt") else {
         return Check::missing(name, need, "it is not in PATH", host.install(&PASST));
     };
@@ -110,15 +108,14 @@ pub(super) fn passt(
     };
     let families = match (network.has_4(), network.has_6()) {
         (true, true) => "IPv4 and IPv6",
-        (true, false) => "IPv4; IPv6 has no default route here",
-        (false, true) => "IPv6; IPv4 has no default route here",
+        (true, false) => "IPv4 (no default route for IPv6)",
+        (false, true) => "IPv6 (no default route for IPv4)",
         (false, false) => {
-            let found =
-                format!("{} ({version}), but there is no default route for it to use", path.display());
-            return Check::missing(name, need, found, "connect this machine to a network".to_owned());
+            let found = format!("{} ({version}), but this host has no default route", path.display());
+            return Check::missing(name, need, found, "connect this host to a network".to_owned());
         }
     };
-    Check::ok(name, format!("{} ({version}), the default of pods: {families}", path.display()))
+    Check::ok(name, format!("{} ({version}), the default network of pods: {families}", path.display()))
 }
 
 #[cfg(test)]
@@ -179,10 +176,16 @@ mod tests {
         let good = |_: &Path| Ok("2025".to_owned());
         let old = |path: &Path| Err(PasstError::TooOld { path: path.to_owned(), option: "--fd" });
         let there = passt(&fake.host, good, &network);
-        assert_eq!((there.state, there.remedy.as_deref()), (State::Warn, Some("sudo dnf install passt")));
+        assert_eq!(
+            (there.state, there.remedy.as_deref()),
+            (State::Warn, Some("run `sudo dnf install passt`"))
+        );
         fake.program("passt");
         let there = passt(&fake.host, good, &network);
-        assert!(there.is_ok() && there.found.contains("(2025), the default of pods: IPv4;"), "{there:?}");
+        assert!(
+            there.is_ok() && there.found.contains("(2025), the default network of pods: IPv4 ("),
+            "{there:?}"
+        );
         assert!(passt(&fake.host, old, &network).found.contains("has no option --fd"));
         let alone = passt(&fake.host, good, &HostNetwork::default());
         assert!(!alone.is_ok() && alone.found.contains("no default route"), "{alone:?}");

@@ -1,4 +1,4 @@
-//! What all checks come to.
+//! The result of all checks.
 
 use super::check::{Check, State};
 use serde::Serialize;
@@ -35,7 +35,7 @@ enum Parts {
     Missing,
 }
 
-/// What all checks come to. `hardware` and `emulation`: whether pods can run so.
+/// The result of all checks. `hardware` and `emulation` say whether pods can run in this way.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     pub(super) checks: Vec<Check>,
@@ -74,18 +74,20 @@ impl Report {
     pub(super) fn summary(&self) -> &'static str {
         match (self.hardware, self.drivers) {
             (true, Drivers { krun: true, qemu: true }) => {
-                "Pods run here in hardware VMs by libkrun, or by QEMU with --vmm qemu."
+                "Pods run on this host in hardware VMs, with libkrun, or with QEMU (--vmm qemu)."
             }
-            (true, Drivers { krun: true, qemu: false }) => "Pods run here in hardware VMs by libkrun.",
-            (true, Drivers { krun: false, .. }) => "Pods run here in hardware VMs by QEMU.",
+            (true, Drivers { krun: true, qemu: false }) => {
+                "Pods run on this host in hardware VMs, with libkrun."
+            }
+            (true, Drivers { krun: false, .. }) => "Pods run on this host in hardware VMs, with QEMU.",
             (false, Drivers { qemu: true, .. }) => {
-                "Pods run here only by software emulation: --accel tcg (QEMU). It is slow, and not a security boundary."
+                "Pods run on this host by software emulation only (--accel tcg, with QEMU). It is slow, and not a security boundary."
             }
             (false, Drivers { qemu: false, .. }) if self.machines == Parts::Missing => {
-                "Pods cannot run here. They need libkrun with hardware virtualization, or QEMU with its vsock, and all else that is marked FAIL."
+                "Pods cannot run on this host. They need either libkrun with hardware virtualization or QEMU with its vsock, and everything else that is marked FAIL."
             }
             (false, Drivers { qemu: false, .. }) => {
-                "Pods cannot run here. They need all that is marked FAIL."
+                "Pods cannot run on this host. They need everything that is marked FAIL."
             }
         }
     }
@@ -118,7 +120,7 @@ mod tests {
             let report = report(parts, GuestFor::ThisProcessor, vec![required, optional]);
             let fails = report.checks.iter().any(|check| check.state == State::Fail);
             assert_eq!(fails, !(report.hardware || report.emulation), "{parts:?}: {report:?}");
-            assert_eq!(fails, report.summary().starts_with("Pods cannot run here"));
+            assert_eq!(fails, report.summary().starts_with("Pods cannot run on this host"));
             assert_eq!(report.hardware || report.emulation, report.drivers.krun || report.drivers.qemu);
             for check in &report.checks {
                 assert_eq!(check.is_ok(), check.remedy.is_none() && check.needed_for.is_none());
@@ -134,10 +136,10 @@ mod tests {
         };
         let (hardware, emulation, krun, qemu, summary) = of([true, true, false, true]);
         assert_eq!((hardware, emulation, krun, qemu), (true, false, true, false));
-        assert_eq!(summary, "Pods run here in hardware VMs by libkrun.");
+        assert_eq!(summary, "Pods run on this host in hardware VMs, with libkrun.");
         let (hardware, emulation, krun, qemu, summary) = of([true, false, true, true]);
         assert_eq!((hardware, emulation, krun, qemu), (true, true, false, true));
-        assert_eq!(summary, "Pods run here in hardware VMs by QEMU.");
+        assert_eq!(summary, "Pods run on this host in hardware VMs, with QEMU.");
         let (hardware, emulation, krun, qemu, summary) = of([false, true, true, true]);
         assert_eq!((hardware, emulation, krun, qemu), (false, true, false, true));
         assert!(summary.contains("--accel tcg"), "{summary}");
@@ -145,7 +147,10 @@ mod tests {
         assert_eq!((hardware, emulation, krun, qemu), (false, false, false, false));
         assert!(summary.contains("or QEMU with its vsock"), "{summary}");
         let image = report([true; 4], GuestFor::ThisProcessor, vec![part(false).required()]);
-        assert_eq!(image.summary(), "Pods cannot run here. They need all that is marked FAIL.");
+        assert_eq!(
+            image.summary(),
+            "Pods cannot run on this host. They need everything that is marked FAIL."
+        );
     }
 
     #[test]
