@@ -268,7 +268,7 @@ mod tests {
         assert_eq!(remedy(user(&off)), "run `sudo sysctl -w user.max_user_namespaces=15000`");
         assert_eq!(
             remedy(user_namespaces(&Fake::new(&off).host)),
-            "sysctl -w user.max_user_namespaces=15000"
+            "run `sysctl -w user.max_user_namespaces=15000`"
         );
         assert!(remedy(user(&[])).contains("CONFIG_USER_NS"));
     }
@@ -286,7 +286,7 @@ mod tests {
         // Nobody's ids are given twice, and the ranges are the same for both.
         assert_eq!(
             remedy(of("bob:100000:65536\n", "bob:100000:65536\neve:165536:65536\n")),
-            "sudo usermod --add-subuids 231072-296607 --add-subgids 231072-296607 ada"
+            "run `sudo usermod --add-subuids 231072-296607 --add-subgids 231072-296607 ada`"
         );
         let few = of("ada:100000:1000", "ada:100000:65536");
         assert!(few.found.contains("ada has 1000 in /etc/subuid and 65536 in /etc/subgid"), "{few:?}");
