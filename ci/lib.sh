@@ -65,13 +65,22 @@ die() {
     exit 1
 }
 
+# How long each step took, for report_times.
+STEP_TIMES=()
+
 # step NAME COMMAND…: prints the name, runs the command, and prints how long it took.
 step() {
     local name="$1" began=$SECONDS
     shift
     say "$name"
     "$@"
+    STEP_TIMES+=("$(printf '%6d s  %s' $((SECONDS - began)) "$name")")
     say "$name: done in $((SECONDS - began)) s"
+}
+
+# report_times: prints what each step so far took. For `trap report_times EXIT`, so that it is also printed when a step fails.
+report_times() {
+    [ ${#STEP_TIMES[@]} = 0 ] || printf '%s\n' "Time of each step:" "${STEP_TIMES[@]}" "$(printf '%6d s  in all' $SECONDS)"
 }
 
 as_root() {

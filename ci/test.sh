@@ -17,9 +17,10 @@ check_dependencies() {
 # settings away from the other steps.
 check_macos() (
     ensure_macos_check
-    cargo clippy --locked --target "$MACOS" -p magikvm-proto -p magikvm -p magikvm-image --features magikvm/testing -- -D warnings
+    cargo clippy --locked --target "$MACOS" -p magikvm-proto -p magikvm-platform -p magikvm-images -p magikvm -p magikvm-image --features magikvm/testing -- -D warnings
 )
 
+trap report_times EXIT
 need_packages "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
 need_rust
 need_aarch64

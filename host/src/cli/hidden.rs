@@ -44,7 +44,7 @@ const VERBS: &[HiddenVerb] = &[
     process(vmm::file_trial::STARTER_VERB, Lifetime::Independent, vmm::file_trial::start),
     #[cfg(all(feature = "testing", target_os = "linux"))]
     process(vmm::file_trial::SERVER_VERB, Lifetime::Independent, vmm::file_trial::serve),
-    #[cfg(feature = "testing")]
+    #[cfg(all(feature = "testing", target_os = "linux"))]
     process(vmm::fake::GUEST_VERB, Lifetime::OfParent, vmm::fake::guest_main),
 ];
 

@@ -404,7 +404,7 @@ impl RegistryError {
     }
 
     /// Whether the next pull may have better luck: what came so far is worth keeping.
-    pub(in crate::image) fn may_pass(&self) -> bool {
+    pub(crate) fn may_pass(&self) -> bool {
         match self {
             Self::Stopped(_) => true,
             Self::Everywhere { source, .. } => source.may_pass(),

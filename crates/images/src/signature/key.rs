@@ -203,7 +203,7 @@ pub(super) mod tests {
             include_bytes!(concat!("../../../../tests/fixtures/cosign/", $path)).as_slice()
         };
     }
-    pub(in crate::image) use fixture;
+    pub(crate) use fixture;
 
     /// Keys from PEM texts.
     pub(in crate::signature) fn keys(pems: &[&[u8]]) -> Keys {
