@@ -94,7 +94,7 @@ impl From<ChildError> for BuildError {
     }
 }
 
-/// Where the kernel comes from.
+/// Source of the kernel.
 #[derive(Debug, Clone)]
 pub enum KernelOrder {
     /// A file that the user gives.

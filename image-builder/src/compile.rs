@@ -89,7 +89,7 @@ pub struct Recipe {
     pub arch: Arch,
     /// From this archive.
     pub source: PathBuf,
-    /// With so many compilers at once.
+    /// Number of compilers that run at once.
     pub jobs: usize,
     /// Kept here.
     pub cache: PathBuf,
@@ -184,7 +184,7 @@ impl Source {
     }
 }
 
-/// What make is asked for on an architecture.
+/// The make target of an architecture.
 struct Product {
     /// The architecture's name in the kernel's source.
     arch: &'static str,

@@ -45,7 +45,7 @@ impl Surroundings {
         }
     }
 
-    /// Where `magikvm` looks for a guest image when it is told nothing.
+    /// Where `magikvm` looks for a guest image by default.
     pub fn guest_image(&self) -> Result<PathBuf, NoHome> {
         if self.root == Root::Yes {
             return Ok(PathBuf::from("/var/lib/magikvm/guest"));

@@ -27,7 +27,7 @@ const LIBKRUNFW: Package = Package {
     source: "https://github.com/containers/libkrunfw",
 };
 
-/// The driver that is taken unless another one is asked for.
+/// The default driver.
 pub(super) fn libkrun(version: Result<String, Unavailable>) -> Check {
     let name = "libkrun";
     version.map_or_else(
@@ -36,13 +36,12 @@ pub(super) fn libkrun(version: Result<String, Unavailable>) -> Check {
     )
 }
 
-/// The other driver.
 pub(super) fn qemu(version: Result<String, Unavailable>) -> Check {
     let name = "QEMU";
     version.map_or_else(|why| Check::unavailable(name, QEMU_FOR, why), |version| Check::ok(name, version))
 }
 
-/// How the host speaks with the guest in QEMU.
+/// The connection between host and guest with QEMU.
 pub(super) fn vsock(host: &Host, program: Result<PathBuf, Unavailable>) -> Check {
     let name = "QEMU's vsock";
     let kernels = if host.exists("/dev/vhost-vsock") {
@@ -56,7 +55,7 @@ pub(super) fn vsock(host: &Host, program: Result<PathBuf, Unavailable>) -> Check
     }
 }
 
-/// The kernel and init of the machines.
+/// Kernel and init of the VMs.
 pub(super) fn guest_image(
     dir: &Path,
     image: &Result<GuestManifest, GuestError>,
@@ -83,7 +82,6 @@ pub(super) fn guest_image(
     }
 }
 
-/// Another kernel.
 pub(super) fn libkrunfw(host: &Host, there: Result<(), Unavailable>) -> Check {
     let name = "libkrunfw";
     match there {
@@ -92,7 +90,7 @@ pub(super) fn libkrunfw(host: &Host, there: Result<(), Unavailable>) -> Check {
     }
 }
 
-/// The way out of a machine, and whether pods have it unless they say otherwise. `version`: what the program says of itself, if it can be used.
+/// The default network of pods. `version` returns the version that the program prints, if it can be used.
 pub(super) fn passt(
     host: &Host,
     version: impl FnOnce(&Path) -> Result<String, PasstError>,

@@ -22,7 +22,7 @@ pub(super) enum User {
 pub(super) enum KvmDevice {
     Missing,
     Forbidden(Forbidden),
-    /// It can be opened, or fails in a way of its own.
+    /// It can be opened, or fails for a reason of its own.
     There,
 }
 
@@ -97,7 +97,7 @@ impl Host {
         self.at(path).exists()
     }
 
-    /// A text without the white space around it; none if it can't be read.
+    /// The trimmed content of a file; `None` if it cannot be read.
     pub(super) fn read(&self, path: &str) -> Option<String> {
         let mut bytes = Vec::new();
         File::open(self.at(path)).ok()?.take(MAX_READ).read_to_end(&mut bytes).ok()?;
@@ -159,7 +159,7 @@ impl Host {
         ["/run/.containerenv", "/.dockerenv", "/run/systemd/container"].iter().any(|path| self.exists(path))
     }
 
-    /// Who made this machine, as its firmware says it; empty where there is no such table.
+    /// The vendor of the host, as its firmware reports it; empty if there is no such table.
     pub(super) fn maker(&self) -> String {
         let part = |name| self.read(&format!("/sys/class/dmi/id/{name}")).unwrap_or_default();
         format!("{} {}", part("sys_vendor"), part("product_name")).trim().to_owned()

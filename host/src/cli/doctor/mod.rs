@@ -5,12 +5,12 @@
 mod check;
 mod drivers;
 mod host;
+mod isolation;
 mod report;
 mod storage;
 mod system;
 #[cfg_attr(target_os = "macos", path = "hypervisor.rs")]
 mod virtualization;
-mod walls;
 
 use super::error::Kind;
 use super::{CliError, Format, Outcome, print_as, ui};
@@ -91,7 +91,7 @@ fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> 
     ];
     if cfg!(target_os = "linux") {
         others.extend([system::user_namespaces(host), system::subordinate_ids(host), system::cgroups(host)]);
-        others.extend(walls::checks(crate::vmm::walls::trial().map_err(|error| chain(&error))));
+        others.extend(isolation::checks(crate::vmm::walls::trial().map_err(|error| chain(&error))));
     }
     Report::new(machines, others)
 }

@@ -3,15 +3,15 @@
 use super::check::{Check, State};
 use serde::Serialize;
 
-/// For which processor the guest image is.
+/// The processor of the guest image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum GuestFor {
     ThisProcessor,
-    /// Which only an emulator can be.
+    /// Only an emulator can run it.
     AnotherProcessor,
 }
 
-/// The checks of what runs machines. Not all of it must be there: either of the drivers, with what it needs.
+/// The checks of what runs VMs. One driver with everything it needs is sufficient.
 #[derive(Debug)]
 pub(super) struct Machines {
     pub(super) hardware: Check,
@@ -21,14 +21,14 @@ pub(super) struct Machines {
     pub(super) guest_for: GuestFor,
 }
 
-/// By which drivers pods can run here.
+/// The drivers with which pods can run on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct Drivers {
     krun: bool,
     qemu: bool,
 }
 
-/// Whether some driver has all of its own.
+/// Whether at least one driver has all its parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Parts {
     There,
@@ -47,7 +47,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Where no driver can run machines, each part that is missing becomes a failure: any way out begins with one of them.
+    /// If no driver can run VMs, each missing part becomes a failure: every fix begins with one of them.
     pub(super) fn new(machines: Machines, others: Vec<Check>) -> Self {
         let Machines { hardware, krun, qemu, vsock, guest_for } = machines;
         let processor = hardware.is_ok() && guest_for == GuestFor::ThisProcessor;
@@ -70,7 +70,7 @@ impl Report {
         }
     }
 
-    /// For people: what can run here, and by what.
+    /// A sentence for people: whether pods can run, and with which drivers.
     pub(super) fn summary(&self) -> &'static str {
         match (self.hardware, self.drivers) {
             (true, Drivers { krun: true, qemu: true }) => {

@@ -59,7 +59,7 @@ pub(super) fn subordinate_ids(host: &Host) -> Check {
     let User::Ordinary { uid, name: user } = &host.user else {
         return Check::ok(name, "root does not need them");
     };
-    // Where they come from a directory service, only that service knows them.
+    // If a directory service provides the ids, only that service knows them.
     let service = host.read("/etc/nsswitch.conf").and_then(|text| {
         let value = text
             .lines()

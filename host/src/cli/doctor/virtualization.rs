@@ -9,7 +9,7 @@ use std::path::Path;
 const NAME: &str = "hardware virtualization";
 const NEEDED_FOR: &str = "running pods in hardware VMs, which isolate them from this host";
 
-/// What a host of VMs is to do, by words in what its VMs say of their maker.
+/// How to enable nested virtualization, by words in the vendor's name that a VM reports.
 const NESTING: [(&str, &str); 6] = [
     ("Amazon EC2", "use an instance type with nested virtualization, or a bare-metal one (*.metal)"),
     (
@@ -215,7 +215,7 @@ fn is_wsl(host: &Host) -> bool {
         .is_some_and(|release| release.to_lowercase().contains("microsoft"))
 }
 
-/// How the host of this VM comes to pass virtualization through.
+/// How to make the host of this VM pass virtualization through.
 fn nesting(host: &Host, processor: Processor) -> String {
     if is_wsl(host) {
         return "add nestedVirtualization=true below [wsl2] in %UserProfile%\\.wslconfig, then run `wsl --shutdown`".to_owned();
