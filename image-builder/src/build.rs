@@ -28,10 +28,10 @@ pub enum BuildError {
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
     /// The system lacks tools.
-    #[error("this needs what is not installed:{}", list(.0))]
+    #[error("required programs or packages are missing:{}", list(.0))]
     MissingTools(Vec<Tool>),
     /// The init program is not where it is looked for.
-    #[error("there is no init program {}", .0.display())]
+    #[error("the init program {} does not exist", .0.display())]
     NoInit(PathBuf),
     /// The init program is not one.
     #[error("the init program {} {source}", path.display())]
@@ -42,7 +42,7 @@ pub enum BuildError {
         source: ElfError,
     },
     /// The init program and this builder do not belong together.
-    #[error("the init program {} speaks wire generation {found}, this magikvm-image makes images of generation {GENERATION}", path.display())]
+    #[error("the init program {} has wire generation {found}, but this magikvm-image builds images of generation {GENERATION}", path.display())]
     InitGeneration {
         /// The file.
         path: PathBuf,
@@ -94,7 +94,7 @@ impl From<ChildError> for BuildError {
     }
 }
 
-/// Where the kernel comes from.
+/// Source of the kernel.
 #[derive(Debug, Clone)]
 pub enum KernelOrder {
     /// A file that the user gives.

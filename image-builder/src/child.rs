@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
-/// How often a quiet child is looked after, and how soon a wish to stop is noticed.
+/// How often a quiet child is checked, and how soon a request to stop is noticed.
 const TICK: Duration = Duration::from_millis(200);
 /// How long a child gets to end by itself after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! The command line: arguments in, words and an exit code out. The only place that prints results and errors.
+//! The command line: arguments in, text and an exit code out. The only place that prints results and errors.
 
 use crate::build::{self, BuildError, KernelOrder, Order};
 use crate::child::Stop;
@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 const DEFAULT_SOURCE: &str = "/usr/src/linux-source-6.12.tar.xz";
 
-/// Makes and checks magikvm guest images: kernel, initramfs and manifest.
+/// Build and check magikvm guest images: kernel, initramfs and manifest.
 #[derive(Debug, Parser)]
 #[command(name = "magikvm-image", version, max_term_width = 100)]
 struct Cli {
@@ -30,46 +30,47 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Make a guest image. The first time this compiles a kernel, for some minutes.
+    /// Build a guest image; the first build compiles a kernel, which takes some minutes
     Build(BuildArgs),
-    /// Verify a guest image and print what it is.
+    /// Verify a guest image and describe it
     Inspect(InspectArgs),
 }
 
 #[derive(Debug, Args)]
 struct BuildArgs {
-    /// Architecture of the guest; another than this machine's needs a cross compiler. [default: the init program's]
+    /// Architecture of the guest; one other than the host's needs a cross compiler [default: the init program's]
     #[arg(long, value_enum)]
     arch: Option<ArchArg>,
-    /// Directory to make. An image that is there is replaced when the new one is complete. [default: the data directory,
+    /// Output directory; an existing guest image is replaced when the new one is complete [default: the state directory,
     /// where magikvm looks for it]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Init program: a static vminit. [default: vminit beside this program]
+    /// Init program, a static vminit [default: vminit beside this program]
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
-    /// Take this kernel, an uncompressed vmlinux (x86_64) or Image (aarch64) with its configuration inside (CONFIG_IKCONFIG), and compile none.
+    /// Use this kernel instead of compiling one: an uncompressed vmlinux (x86_64) or Image (aarch64) that contains its configuration
+    /// (CONFIG_IKCONFIG)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["kernel_source", "rebuild_kernel"])]
     kernel: Option<PathBuf>,
-    /// Archive with the kernel's source.
+    /// Archive with the kernel's source
     #[arg(long, value_name = "FILE", default_value = DEFAULT_SOURCE)]
     kernel_source: PathBuf,
-    /// Compile the kernel even if the cache has it.
+    /// Compile the kernel even if it is in the cache
     #[arg(long)]
     rebuild_kernel: bool,
-    /// Compilers to run at once. [default: one for each processor]
+    /// Number of compilers that run at once [default: one for each processor]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
-    /// Directory where compiled kernels are kept. [default: magikvm in the user's cache directory]
+    /// Directory that keeps compiled kernels [default: magikvm in the user's cache directory]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 struct InspectArgs {
-    /// The guest image.
+    /// Directory of the guest image
     dir: PathBuf,
-    /// How to print it.
+    /// Output format
     #[arg(short, long, value_enum, default_value = "text")]
     output: OutputArg,
 }
@@ -108,7 +109,7 @@ enum CliError {
     NoHome(#[from] NoHome),
     #[error("cannot watch for signals")]
     Signals(#[source] io::Error),
-    #[error("cannot tell where this program is")]
+    #[error("cannot find the path of this program")]
     WhereAmI(#[source] io::Error),
     #[error("cannot print the result")]
     Print(#[source] io::Error),
@@ -117,7 +118,7 @@ enum CliError {
 /// Runs the program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    // A panic is our fault, and is to be told from what the user can mend.
+    // A panic is our fault. Its exit code differs from those of errors that the user can fix.
     match std::panic::catch_unwind(|| run(&cli)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
@@ -153,7 +154,7 @@ fn order(args: &BuildArgs) -> Result<Order, CliError> {
         Some(init) => init.clone(),
         None => std::env::current_exe().map_err(CliError::WhereAmI)?.with_file_name("vminit"),
     };
-    // An init program that can't be read is told of in its own step.
+    // A later step reports an init program that cannot be read.
     let arch = args.arch.map(Arch::from).or_else(|| elf::arch_of_file(&init));
     let arch = arch.or_else(Arch::native).unwrap_or(Arch::X86_64);
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -197,7 +198,7 @@ fn text(image: &GuestImage) -> String {
             .iter()
             .map(|(name, part)| (name.as_str(), format!("{} bytes, sha256 {}", part.size, part.sha256))),
     );
-    rows.push(("Verified", "every part is as the manifest says".to_owned()));
+    rows.push(("Verified", "every part matches the manifest".to_owned()));
     rows.iter().map(|(name, value)| format!("{name:<14}{value}\n")).collect()
 }
 
@@ -231,7 +232,7 @@ fn exit_code(error: &CliError) -> u8 {
     }
 }
 
-/// A path that is not there, or is too long a file, was the user's choice; a full disk or a missing permission was not.
+/// A missing path or a file that is too long was the user's choice; a full disk or a missing permission was not.
 fn of_file(error: &FileError) -> u8 {
     match error {
         FileError::TooLong { .. } => USER,
@@ -243,26 +244,28 @@ fn of_file(error: &FileError) -> u8 {
 fn hint(error: &CliError) -> Option<String> {
     let text = match error {
         CliError::Build(BuildError::MissingTools(missing)) => {
-            return Some(format!("sudo apt-get install {}", tools::packages(missing)));
+            return Some(format!("Install them with `sudo apt-get install {}`.", tools::packages(missing)));
         }
         CliError::Build(
             BuildError::NoInit(_) | BuildError::Init { .. } | BuildError::InitGeneration { .. },
         ) => {
-            "build it with `RUSTFLAGS=\"-C target-feature=+crt-static\" cargo build --release -p vminit \
-             --target x86_64-unknown-linux-gnu` or aarch64-unknown-linux-gnu (ci/test.sh does all of it), and pass it with --init"
+            "Build it with `RUSTFLAGS=\"-C target-feature=+crt-static\" cargo build --release -p vminit \
+             --target x86_64-unknown-linux-gnu` (or aarch64-unknown-linux-gnu; `ci/test.sh` does all of this), and pass it with `--init FILE`."
         }
         CliError::Build(BuildError::Kernel(KernelError::Config { .. })) => {
-            "compile the kernel with CONFIG_IKCONFIG=y, or leave out --kernel and let magikvm-image compile one"
+            "Compile the kernel with CONFIG_IKCONFIG=y, or omit `--kernel` to let magikvm-image compile one."
         }
         CliError::Build(BuildError::Kernel(KernelError::Lacks { .. } | KernelError::Format { .. })) => {
-            "leave out --kernel and let magikvm-image compile one"
+            "Omit `--kernel` to let magikvm-image compile one."
         }
         CliError::Build(BuildError::Compile(CompileError::LostOptions { .. })) => {
-            "use the source of Debian's package linux-source-6.12"
+            "Use the source of Debian's package linux-source-6.12."
         }
-        CliError::Build(BuildError::Stage(StageError::NotAnImage(_))) => "give another directory with --out",
-        CliError::Image(_) => "make a new one with `magikvm-image build`",
-        CliError::NoHome(_) => "say where with --out and --cache",
+        CliError::Build(BuildError::Stage(StageError::NotAnImage(_))) => {
+            "Choose another directory with `--out DIR`."
+        }
+        CliError::Image(_) => "Build a new one with `magikvm-image build`.",
+        CliError::NoHome(_) => "Choose the directories with `--out DIR` and `--cache DIR`.",
         _ => return None,
     };
     Some(text.to_owned())
@@ -273,7 +276,7 @@ fn report(error: &CliError) {
     let mut cause = std::error::Error::source(error);
     let mut said = error.to_string();
     while let Some(error) = cause {
-        // Some errors put their cause into their own words; it is not said twice.
+        // The message of some errors already contains the cause; it is not printed twice.
         if !said.contains(&error.to_string()) {
             said = error.to_string();
             text.push_str(&format!("Caused by: {said}\n"));

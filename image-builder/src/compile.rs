@@ -42,7 +42,7 @@ pub enum CompileError {
     #[error("{} is not a Linux source archive: it has no top-level Makefile and Kconfig", .0.display())]
     NotLinux(PathBuf),
     /// This kernel does not know our options, or has others that exclude them.
-    #[error("the kernel source {} does not take these options as they are needed:{}", source_file.display(), list(lost))]
+    #[error("the kernel source {} does not accept these required options:{}", source_file.display(), list(lost))]
     LostOptions {
         /// The archive.
         source_file: PathBuf,
@@ -89,7 +89,7 @@ pub struct Recipe {
     pub arch: Arch,
     /// From this archive.
     pub source: PathBuf,
-    /// With so many compilers at once.
+    /// Number of compilers that run at once.
     pub jobs: usize,
     /// Kept here.
     pub cache: PathBuf,
@@ -184,7 +184,7 @@ impl Source {
     }
 }
 
-/// What make is asked for on an architecture.
+/// The make target of an architecture.
 struct Product {
     /// The architecture's name in the kernel's source.
     arch: &'static str,

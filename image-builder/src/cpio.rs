@@ -1,6 +1,6 @@
 //! Writes a newc cpio archive (Linux: Documentation/driver-api/early-userspace/buffer-format.rst) that is the same for the same content.
 //!
-//! No time, no owner and no inode number comes from the machine: times and ids are 0, inode numbers are counted.
+//! Times, owners and inode numbers do not depend on the host: times and ids are 0, inode numbers are counted.
 
 use std::collections::BTreeMap;
 

@@ -22,7 +22,7 @@ pub enum FileError {
         source: io::Error,
     },
     /// A file is longer than any honest one of its kind.
-    #[error("{} is longer than {max} bytes, the most that is read", path.display())]
+    #[error("{} is longer than the limit of {max} bytes", path.display())]
     TooLong {
         /// The file.
         path: PathBuf,

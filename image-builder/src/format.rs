@@ -24,7 +24,7 @@ pub enum FormatError {
     #[error("is a big-endian kernel")]
     BigEndian,
     /// The file ends too early.
-    #[error("is a truncated or broken kernel `Image`: {len} bytes of a kernel that says it takes {stated}")]
+    #[error("is a truncated or broken kernel `Image`: {len} bytes of {stated}")]
     Truncated {
         /// Bytes of the file.
         len: u64,

@@ -16,7 +16,7 @@ pub enum IkconfigError {
     #[error("the kernel does not contain its configuration")]
     Absent,
     /// The marks are there, but what is between them can't be read.
-    #[error("the configuration inside the kernel can't be unpacked")]
+    #[error("cannot unpack the configuration inside the kernel")]
     Broken(#[source] io::Error),
     /// It is longer than any honest one.
     #[error("the configuration inside the kernel is longer than {MAX_CONFIG} bytes")]

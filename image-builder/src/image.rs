@@ -42,7 +42,7 @@ fn list(problems: &[Problem]) -> String {
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// It can't be read.
-    #[error("{name} can't be read: {source}{}", cause(source))]
+    #[error("cannot read {name}: {source}{}", cause(source))]
     Unreadable {
         /// The part.
         name: String,
@@ -50,7 +50,7 @@ pub enum Problem {
         source: FileError,
     },
     /// It has another length.
-    #[error("{name} has {found} bytes, the manifest says {stated}")]
+    #[error("{name} has {found} bytes, but the manifest says {stated}")]
     Size {
         /// The part.
         name: String,
@@ -60,7 +60,7 @@ pub enum Problem {
         stated: u64,
     },
     /// It has another content.
-    #[error("{name} has another content than the manifest says (its SHA-256 is {found})")]
+    #[error("{name} does not match the manifest (its SHA-256 is {found})")]
     Content {
         /// The part.
         name: String,

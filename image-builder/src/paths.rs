@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// A default directory can't be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("cannot tell the {what}: neither {variable} nor HOME is set")]
+#[error("cannot determine the {what}: neither {variable} nor HOME is set")]
 pub struct NoHome {
     what: &'static str,
     variable: &'static str,
@@ -45,7 +45,7 @@ impl Surroundings {
         }
     }
 
-    /// Where `magikvm` looks for a guest image when it is told nothing.
+    /// Where `magikvm` looks for a guest image by default.
     pub fn guest_image(&self) -> Result<PathBuf, NoHome> {
         if self.root == Root::Yes {
             return Ok(PathBuf::from("/var/lib/magikvm/guest"));

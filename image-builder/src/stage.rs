@@ -18,8 +18,8 @@ pub enum StageError {
     /// What is at the place is not ours to replace.
     #[error("{} exists and is not a guest image (it has no {MANIFEST}), so it is not replaced", .0.display())]
     NotAnImage(PathBuf),
-    /// The place can't be a directory of its own.
-    #[error("{} is not a place for a guest image", .0.display())]
+    /// The path cannot be a separate directory.
+    #[error("{} cannot hold a guest image", .0.display())]
     NoPlace(PathBuf),
 }
 

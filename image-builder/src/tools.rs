@@ -1,4 +1,4 @@
-//! What compiling a kernel needs from the system, each with the Debian package that has it. All that is missing is told at once.
+//! The programs and headers that compiling a kernel needs, each with its Debian package. All missing ones are reported at once.
 
 use magikvm_proto::guest_image::Arch;
 use std::ffi::OsStr;
@@ -47,7 +47,7 @@ const fn header(name: &'static str, package: &'static str) -> Tool {
     Tool { probe: Probe::Header(name), package }
 }
 
-/// The C compiler of this machine: for the programs that the kernel's build runs, and what the headers are looked for with.
+/// The host's C compiler: it compiles the programs that the kernel's build runs, and finds the headers.
 const HOST_COMPILER: &str = "gcc";
 
 /// What makes and changes code for one architecture.
@@ -91,7 +91,7 @@ const CROSS_AARCH64: Toolchain = Toolchain {
 };
 
 impl Toolchain {
-    /// The one on this machine for `arch`: the machine's own, or Debian's cross compiler.
+    /// The toolchain of this host for `arch`: the host's own, or Debian's cross compiler.
     pub fn of(arch: Arch) -> Self {
         match arch {
             arch if Some(arch) == Arch::native() => NATIVE,

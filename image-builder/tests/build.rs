@@ -92,10 +92,10 @@ fn inspect_finds_every_way_a_part_can_be_wrong() {
     let mut bytes = read(&world.path("guest/vmlinux"));
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(world.path("guest/vmlinux"), &bytes).unwrap();
-    inspect(&["vmlinux has another content", "Hint: make a new one with `magikvm-image build`"]);
+    inspect(&["vmlinux does not match the manifest", "Hint: Build a new one with `magikvm-image build`"]);
     fs::write(world.path("guest/initramfs"), b"").unwrap();
     fs::remove_file(world.path("guest/vmlinux")).unwrap();
-    inspect(&["initramfs has 0 bytes", "vmlinux can't be read"]);
+    inspect(&["initramfs has 0 bytes", "cannot read vmlinux"]);
     let manifest = world.text("guest/manifest.json");
     fs::write(world.path("guest/manifest.json"), manifest.replace("\"generation\": 2", "\"generation\": 77"))
         .unwrap();
@@ -156,12 +156,12 @@ fn an_init_that_the_guest_can_not_run_is_refused() {
     try_with(b"text", &["vminit is not an ELF file"]);
     let mut old = magikvm_proto::guest_image::init_stamp("0.0.1");
     old[24..28].copy_from_slice(&99_u32.to_le_bytes());
-    try_with(&[elf(&[1]), old.to_vec()].concat(), &["speaks wire generation 99"]);
+    try_with(&[elf(&[1]), old.to_vec()].concat(), &["has wire generation 99"]);
     fs::remove_file(world.path("vminit")).unwrap();
     fail(
         &world.build_ready(&["--out", "guest"]),
         1,
-        &["there is no init program vminit", "Hint: build it with"],
+        &["the init program vminit does not exist", "Hint: Build it with"],
     );
 }
 

@@ -76,7 +76,7 @@ fn a_missing_cross_compiler_is_named_with_its_package() {
     assert!(Command::new("sh").args(["-c", shell]).current_dir(world.dir.path()).status().unwrap().success());
     let output = world.compile("guest").env("PATH", world.path("tools")).output().unwrap();
     let compiler = format!("the program {prefix}gcc (Debian package gcc-{package})");
-    let hint = format!("Hint: sudo apt-get install gcc-{package} binutils-{package}\n");
+    let hint = format!("Hint: Install them with `sudo apt-get install gcc-{package} binutils-{package}`.\n");
     fail(&output, 3, &[&compiler, &hint]);
 }
 
@@ -146,7 +146,7 @@ fn every_missing_tool_is_named_with_its_package_at_once() {
             "the program bc (Debian package bc)",
             "the program xz (Debian package xz-utils)",
             "the program ld (Debian package binutils)",
-            "Hint: sudo apt-get install binutils flex bison bc tar xz-utils\n",
+            "Hint: Install them with `sudo apt-get install binutils flex bison bc tar xz-utils`.\n",
         ],
     );
     assert!(!stderr(&output).contains("program gcc"), "{}", stderr(&output));

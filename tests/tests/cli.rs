@@ -247,11 +247,11 @@ fn doctor_says_what_is_missing() {
         "] QEMU's vsock: vhost-device-vsock is not in PATH\n",
         "[FAIL] guest image: ",
         "\n       needed for: ",
-        "\n       remedy: ",
-        "[ ok ] state directories: ",
-        "[ ok ] image policy: ",
-        "[warn] passt: ",
-        "\nPods cannot run here. ",
+        "\n       fix: ",
+        "[ OK ] state directories: ",
+        "[ OK ] image policy: ",
+        "[WARN] passt: ",
+        "\nPods cannot run on this host. ",
     ] {
         assert!(found.stdout.contains(text), "{text}: {}", found.stdout);
     }

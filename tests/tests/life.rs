@@ -238,7 +238,7 @@ fn a_foreground_run_whose_vm_dies_says_so() {
     running
         .wait()
         .expect_code(125)
-        .complains("pod default/dead did not end as it should")
+        .complains("pod default/dead did not end properly")
         .complains("SIGKILL");
 }
 
@@ -263,7 +263,7 @@ fn an_interrupted_foreground_run_stops_its_pod() {
         let mut running = host.run_fake(&Pod::simple("short"), "run").arg("--rm").spawn();
         running.wait_for_stdout("hello from web");
         running.signal(signal);
-        running.wait().expect_code(143).complains("Stopping pod default/short; once more to kill it.");
+        running.wait().expect_code(143).complains("Stopping pod default/short; interrupt again to kill it.");
         host.assert_as_before(&before);
     }
 }
@@ -329,7 +329,7 @@ fn followers_end_with_the_pod() {
         let mut events = host.cmd(["events", "-f", "followed"]).spawn();
         let waiter = host.cmd(["wait", "followed"]).spawn();
         logs.wait_for_stdout("hello from web\n");
-        events.wait_for_stdout("all containers were started");
+        events.wait_for_stdout("all containers started");
         match end {
             "stop" => drop(host.cmd(["stop", "followed"]).ok()),
             "rm" => drop(host.cmd(["rm", "-f", "followed"]).ok()),

@@ -102,6 +102,6 @@ fn without_software_emulation_a_guest_of_another_processor_is_refused() {
         .complains("Hint: name a guest image for x86_64");
     host.assert_as_before(&before);
     let doctor = host.cmd(["doctor", "--hardware"]).fails(3);
-    doctor.prints("QEMU emulator version").prints("not this machine's processor, for --accel tcg only");
+    doctor.prints("QEMU emulator version").prints("not this host's architecture, for --accel tcg only");
     host.cmd(["doctor"]).ok().prints("Pods run here only by software emulation");
 }

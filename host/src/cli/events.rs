@@ -16,16 +16,15 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::process::ExitCode;
 
-/// Arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// NAME or NAMESPACE/NAME
+    /// Pod, as NAME or NAMESPACE/NAME
     #[arg(value_parser = pod_id)]
     pod: PodId,
-    /// Go on until the pod has ended
+    /// Follow the events until the pod has ended
     #[arg(short, long)]
     follow: bool,
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
@@ -66,12 +65,12 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
 
 fn describe(kind: &EventKind) -> String {
     let again =
-        |wait: &Option<u64>| wait.map_or(String::new(), |ms| format!(", starts again in {} s", ms / 1000));
+        |wait: &Option<u64>| wait.map_or(String::new(), |ms| format!(", restarts in {} s", ms / 1000));
     match kind {
         EventKind::ContainerCreated { container } => format!("{container}: created"),
         EventKind::ContainerStarted { container, restart_count: 0, .. } => format!("{container}: started"),
         EventKind::ContainerStarted { container, restart_count, .. } => {
-            format!("{container}: started again ({restart_count})")
+            format!("{container}: restarted ({restart_count})")
         }
         EventKind::ContainerExited { container, exit, restart_in_ms } => {
             let how = match exit.signal {
@@ -88,7 +87,7 @@ fn describe(kind: &EventKind) -> String {
                 again(restart_in_ms)
             )
         }
-        EventKind::PodStarted => "all containers were started".to_owned(),
+        EventKind::PodStarted => "all containers started".to_owned(),
         EventKind::PodFailed { message } => {
             format!("the pod could not be started: {}", harmless(message, &['\t']))
         }
@@ -109,14 +108,14 @@ fn describe_host(event: &HostEvent) -> String {
             format!("network: refused {what} to {to}: {why}{times}")
         }
         HostEvent::Jail { process, missing } => {
-            let walls: Vec<String> = missing
+            let layers: Vec<String> = missing
                 .iter()
                 .map(|one| format!("{} ({})", one.layer, harmless(&one.why, &['\t'])))
                 .collect();
-            format!("jail: {process} runs without {}", walls.join(", "))
+            format!("jail: {process} runs without {}", layers.join(", "))
         }
         HostEvent::ClockFailed { message, .. } => {
-            format!("clock: the guest was not told the time: {}", harmless(message, &['\t']))
+            format!("clock: the guest did not get the time: {}", harmless(message, &['\t']))
         }
     }
 }
@@ -126,9 +125,9 @@ fn describe_clock(offset_ms: i64) -> String {
     let far = if off < 1000 { format!("{off} ms") } else { format!("{}.{} s", off / 1000, off % 1000 / 100) };
     let side = if offset_ms < 0 { "behind" } else { "ahead" };
     match off {
-        0 => "clock: the guest's was right".to_owned(),
-        1..=CLOCK_TOLERANCE_MS => format!("clock: the guest's was right ({far} {side})"),
-        _ => format!("clock: the guest was {far} {side}; set"),
+        0 => "clock: the guest's clock was right".to_owned(),
+        1..=CLOCK_TOLERANCE_MS => format!("clock: the guest's clock was right ({far} {side})"),
+        _ => format!("clock: the guest's clock was {far} {side} and has been set"),
     }
 }
 
@@ -142,12 +141,12 @@ mod tests {
         assert_eq!(
             said,
             [
-                "clock: the guest's was right",
-                "clock: the guest's was right (50 ms behind)",
-                "clock: the guest was 51 ms ahead; set",
-                "clock: the guest was 999 ms behind; set",
-                "clock: the guest was 30.0 s ahead; set",
-                "clock: the guest was 9223372036854775.8 s behind; set",
+                "clock: the guest's clock was right",
+                "clock: the guest's clock was right (50 ms behind)",
+                "clock: the guest's clock was 51 ms ahead and has been set",
+                "clock: the guest's clock was 999 ms behind and has been set",
+                "clock: the guest's clock was 30.0 s ahead and has been set",
+                "clock: the guest's clock was 9223372036854775.8 s behind and has been set",
             ]
         );
     }

@@ -7,13 +7,12 @@ use crate::pod::status;
 use magikvm_proto::id::PodId;
 use std::process::ExitCode;
 
-/// Arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// NAME or NAMESPACE/NAME
+    /// Pod, as NAME or NAMESPACE/NAME
     #[arg(value_parser = pod_id)]
     pod: PodId,
-    /// Form of the output
+    /// Output format
     #[arg(short, long, default_value = "yaml")]
     output: Format,
 }
@@ -21,8 +20,8 @@ pub(super) struct Args {
 pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     let found = pods.find(&args.pod)?;
     let value = status::kubernetes(&found).ok_or_else(|| {
-        CliError::new(Kind::User, format!("the start of pod {} was cut short; it has no record", args.pod))
-            .hint(format!("remove what is left of it: magikvm rm {}", args.pod))
+        CliError::new(Kind::User, format!("the start of pod {} was interrupted; it has no record", args.pod))
+            .hint(format!("Remove what is left of it with `magikvm rm {}`.", args.pod))
     })?;
     print_as(&value, args.output)?;
     Ok(ExitCode::SUCCESS)

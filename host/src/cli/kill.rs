@@ -8,16 +8,15 @@ use magikvm_proto::wire::{Done, Request};
 use nix::sys::signal::Signal;
 use std::process::ExitCode;
 
-/// Arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// NAME or NAMESPACE/NAME
+    /// Pod, as NAME or NAMESPACE/NAME
     #[arg(value_parser = pod_id)]
     pod: PodId,
-    /// Signal, as a name or number; restartPolicy decides what follows a container's end
+    /// Signal, as a name or number; the restart policy applies to containers that it ends
     #[arg(short, long, default_value = "KILL", value_parser = signal)]
     signal: i32,
-    /// Only to this container
+    /// Send the signal to this container only [default: all containers]
     #[arg(short, long, value_name = "NAME")]
     container: Option<String>,
 }

@@ -14,28 +14,27 @@ use std::process::ExitCode;
 /// How long to wait for a change of a file before the pod's life is looked at again, in milliseconds.
 const LOOK_MS: u16 = 200;
 
-/// Arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// NAME or NAMESPACE/NAME
+    /// Pod, as NAME or NAMESPACE/NAME
     #[arg(value_parser = pod_id)]
     pod: PodId,
-    /// Only this container; all are shown otherwise
+    /// Print the logs of this container only [default: all containers]
     #[arg(short, long, value_name = "NAME")]
     container: Option<String>,
-    /// Go on until the pod has ended
+    /// Follow the logs until the pod has ended
     #[arg(short, long)]
     follow: bool,
-    /// Only the last N lines of each container
+    /// Print only the last N lines of each container
     #[arg(long, value_name = "N")]
     tail: Option<usize>,
-    /// Only what is newer: a time (2026-01-02T03:04:05Z) or a duration (90s, 5m, 2h)
+    /// Print only lines since a time (2026-01-02T03:04:05Z) or a duration ago (90s, 5m, 2h)
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<String>,
-    /// Begin each line with its time
+    /// Prefix each line with its time
     #[arg(long)]
     timestamps: bool,
-    /// Begin each line with its container's name (default with several containers)
+    /// Prefix each line with the name of its container [default with several containers]
     #[arg(long)]
     prefix: bool,
 }

@@ -29,17 +29,17 @@ use magikvm_proto::id::PodId;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Runs Kubernetes Pods on this machine, each in a hardware microVM of its own, with no daemon.
+/// Run Kubernetes Pods, each in its own hardware microVM, without a daemon.
 #[derive(Debug, Parser)]
 #[command(
     name = "magikvm",
     version,
     max_term_width = 100,
-    after_help = "Exit codes: 1 user error, 2 usage, 3 this machine cannot do it, 70 internal error;\nrun without -d: the pod's own code, 125 when magikvm failed."
+    after_help = "Exit codes: 1 user error, 2 usage, 3 this host cannot do it, 70 internal error.\n`run` without -d exits with the pod's code, or with 125 if magikvm failed."
 )]
 struct Args {
-    /// Keep pods in DIR/run and images in DIR/data instead of the usual directories
-    #[arg(long, global = true, value_name = "DIR", env = "MAGIKVM_ROOT")]
+    /// Keep pods in DIR/run and images in DIR/data instead of the default directories
+    #[arg(long, global = true, value_name = "DIR", env = "MAGIKVM_ROOT", help_heading = "Global options")]
     root: Option<PathBuf>,
     #[command(subcommand)]
     verb: Verb,
@@ -47,48 +47,48 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run the pod of a manifest
+    /// Run a pod from a manifest
     Run(run::Args),
     /// List pods
     Ps(ps::Args),
-    /// Show a pod as Kubernetes would, with its status
+    /// Show a pod as a Kubernetes object with its status
     Inspect(inspect::Args),
-    /// Show what containers have printed
+    /// Print the logs of the containers of a pod
     Logs(logs::Args),
-    /// Run a further program in a running container
+    /// Run a command in a running container
     Exec(exec::ExecArgs),
-    /// Connect to a running container's output and input
+    /// Attach to the output and input of a running container
     Attach(exec::AttachArgs),
-    /// Let ports of this machine lead to a running pod
+    /// Forward local ports to a pod
     PortForward(port_forward::Args),
-    /// Stop pods: TERM, grace period, KILL
+    /// Stop pods: send TERM, wait for the grace period, send KILL
     Stop(stop::Args),
-    /// Halt the VMs of running pods, as they are, until they are resumed
+    /// Pause running pods
     Pause(pause::Args),
-    /// Let the VMs of paused pods go on
+    /// Resume paused pods
     Resume(pause::Args),
-    /// Send a signal to a pod's containers
+    /// Send a signal to the containers of a pod
     Kill(kill::Args),
-    /// Remove pods with their logs
+    /// Remove pods and their logs
     Rm(rm::Args),
-    /// Wait until pods have ended and print their exit codes
+    /// Wait until pods have ended, and print their exit codes
     Wait(wait::Args),
-    /// Show what containers use
+    /// Show the resource usage of containers
     Stats(stats::Args),
-    /// Show what has happened to a pod
+    /// Show the events of a pod
     Events(events::Args),
-    /// Manage images
+    /// Manage container images
     Image(image::Args),
-    /// Look whether this machine can run pods, and say what to do if not
+    /// Check whether this host can run pods and suggest fixes
     Doctor(doctor::Args),
     /// Print a completion script for a shell
     Completions {
-        /// Which shell
+        /// Shell for which to print the script
         shell: clap_complete::Shell,
     },
 }
 
-/// Form of machine-readable output.
+/// Format of machine-readable output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
     /// JSON
@@ -97,7 +97,7 @@ enum Format {
     Yaml,
 }
 
-/// What a verb comes to: an exit code or an error.
+/// Result of a verb: an exit code or an error.
 type Outcome = Result<ExitCode, CliError>;
 
 /// The whole program.
@@ -117,8 +117,9 @@ fn dispatch(args: Args) -> Outcome {
         ui::bytes(&script);
         return Ok(ExitCode::SUCCESS);
     }
-    let layout = Layout::new(&Surroundings::of_process(root.clone()))
-        .map_err(|error| CliError::of(Kind::Environment, &error).hint("name a directory with --root DIR"))?;
+    let layout = Layout::new(&Surroundings::of_process(root.clone())).map_err(|error| {
+        CliError::of(Kind::Environment, &error).hint("Choose a directory with `--root DIR`.")
+    })?;
     let pods = PodRuntimeInterface::new(layout);
     match args.verb {
         Verb::Run(args) => run::main(args, root, &pods),
@@ -142,12 +143,12 @@ fn dispatch(args: Args) -> Outcome {
     }
 }
 
-/// For clap: a pod's name as typed.
+/// Parses the name of a pod for clap.
 fn pod_id(text: &str) -> Result<PodId, String> {
     text.parse().map_err(|error| format!("a pod's name {error}"))
 }
 
-/// Prints a value as asked.
+/// Prints a value in the requested format.
 fn print_as(value: &serde_json::Value, format: Format) -> Result<(), CliError> {
     match format {
         Format::Json => {
@@ -164,7 +165,7 @@ fn print_as(value: &serde_json::Value, format: Format) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Carries a verb out for each pod, reports every failure, and fails if any failed.
+/// Applies a verb to each pod, reports every failure, and fails if any of them failed.
 fn for_each(pods: &[PodId], mut verb: impl FnMut(&PodId) -> Result<(), CliError>) -> ExitCode {
     let mut worst = ExitCode::SUCCESS;
     for pod in pods {

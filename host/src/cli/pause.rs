@@ -7,7 +7,7 @@ use magikvm_proto::id::PodId;
 /// Arguments of both.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// NAME or NAMESPACE/NAME
+    /// Pods, as NAME or NAMESPACE/NAME
     #[arg(value_parser = pod_id, required = true)]
     pods: Vec<PodId>,
 }

@@ -22,16 +22,15 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How often another free port is tried, when the one that is free at one address is not at the next.
 const FREE_PORT_TRIES: usize = 8;
 
-/// Arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// NAME or NAMESPACE/NAME
+    /// Pod, as NAME or NAMESPACE/NAME
     #[arg(value_parser = pod_id)]
     pod: PodId,
-    /// Port of this machine and port of the pod; one number for both, `:80` for any port that is free
+    /// Local port and port of the pod; one number for both, or `:80` for any free local port
     #[arg(required = true, value_name = "[LOCAL:]REMOTE")]
     ports: Vec<Ports>,
-    /// Addresses of this machine to listen on; localhost is 127.0.0.1 and ::1
+    /// Local addresses to listen on; localhost means 127.0.0.1 and ::1
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',', default_value = "localhost")]
     address: Vec<Address>,
 }
@@ -62,7 +61,7 @@ impl FromStr for Ports {
 /// Where to listen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Address {
-    /// Both of this machine's own, as far as it has them.
+    /// The host's loopback addresses of both families, as far as it has them.
     Localhost,
     /// This one.
     Ip(IpAddr),
@@ -96,7 +95,7 @@ impl Address {
     }
 }
 
-/// Whether an address must be one of this machine's.
+/// Whether an address must be one of the host's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Need {
     Must,
@@ -199,10 +198,10 @@ fn refused(error: &BindError) -> CliError {
     let failed = CliError::of(Kind::Environment, error);
     match error.source.kind() {
         ErrorKind::AddrInUse => {
-            failed.hint("take another port, or any that is free: an empty LOCAL, as in :80")
+            failed.hint("Choose another local port, or omit it, as in `:80`, to get any free port.")
         }
         ErrorKind::PermissionDenied => {
-            failed.hint("ports below 1024 are for root: take a higher one, as in 8080:80")
+            failed.hint("Only root may use ports below 1024. Choose a higher local port, as in `8080:80`.")
         }
         _ => failed,
     }

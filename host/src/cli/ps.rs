@@ -7,13 +7,12 @@ use crate::store::record::{ContainerPhase, Found, now_ms};
 use serde_json::json;
 use std::process::ExitCode;
 
-/// Arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Print a PodList in this form
+    /// Print a PodList in this format
     #[arg(short, long)]
     output: Option<Format>,
-    /// Print names only
+    /// Print only the names
     #[arg(short, long, conflicts_with = "output")]
     quiet: bool,
 }

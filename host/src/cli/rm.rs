@@ -4,13 +4,12 @@ use super::{Outcome, for_each, pod_id};
 use crate::pod::interface::{Force, PodRuntimeInterface};
 use magikvm_proto::id::PodId;
 
-/// Arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// NAME or NAMESPACE/NAME
+    /// Pods, as NAME or NAMESPACE/NAME
     #[arg(value_parser = pod_id, required = true)]
     pods: Vec<PodId>,
-    /// Kill pods that run
+    /// Kill running pods first
     #[arg(short, long)]
     force: bool,
 }

@@ -21,43 +21,42 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Our own failure in a foreground run, told from the pod's codes.
+/// Exit code of our own failures in a foreground run, distinct from the pod's codes.
 const OURS: Kind = Kind::Code(125);
 
-/// Arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Manifest of a Pod, YAML or JSON; `-` for standard input
+    /// Manifest of a Pod in YAML or JSON; `-` reads standard input
     #[arg(value_name = "FILE")]
     manifest: PathBuf,
-    /// Return once the pod runs
+    /// Return as soon as the pod runs
     #[arg(short, long)]
     detach: bool,
-    /// Remove the pod at its end
+    /// Remove the pod when it has ended
     #[arg(long)]
     rm: bool,
-    /// Let a port of this machine lead to one of the pod; with an empty HOST or 0, any that is free
+    /// Publish a port of the pod on the host; an empty or zero HOST selects any free port
     #[arg(short, long, value_name = "[IP:]HOST:CONTAINER[/PROTOCOL]")]
     publish: Vec<PublishedPort>,
-    /// Directory of the guest image (see magikvm-image)
+    /// Directory of the guest image (built with `magikvm-image build`)
     #[arg(long, value_name = "DIR", env = "MAGIKVM_GUEST")]
     guest: Option<PathBuf>,
-    /// What runs the VM [default: krun; with --accel tcg, qemu]
+    /// Driver that runs the VM [default: krun; with --accel tcg: qemu]
     #[arg(long, value_enum, env = "MAGIKVM_VMM")]
     vmm: Option<VmmKind>,
-    /// Which kernel the VM boots: the guest image's, or that of the system's libkrunfw
+    /// Kernel that the VM boots: from the guest image or from the installed libkrunfw
     #[arg(long, value_enum, default_value_t)]
     kernel: KernelChoice,
-    /// What executes the VM's instructions; tcg is software emulation: slow, and not a security boundary
+    /// Accelerator of the VM; tcg is software emulation: slow, and not a security boundary
     #[arg(long, value_enum, default_value_t, env = "MAGIKVM_ACCEL")]
     accel: Accel,
-    /// Give up an image that takes longer than so many seconds to come
+    /// Fail if pulling an image takes longer than this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = IMAGE_PULL_TIMEOUT_SECS, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pull_timeout: u64,
-    /// Fail where this machine lacks a layer of the jail around the VM (see magikvm doctor)
+    /// Fail if an isolation layer of the VM's jail is missing (see `magikvm doctor`)
     #[arg(long)]
     require_jail: bool,
-    /// Do not begin each line with its container's name
+    /// Do not prefix each line with the name of its container
     #[arg(long)]
     no_prefix: bool,
 }
@@ -65,13 +64,14 @@ pub(super) struct Args {
 pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface) -> Outcome {
     let ours = if args.detach { Kind::Internal } else { OURS };
     let vmm = VmmKind::choose(args.vmm, args.accel).map_err(|error| {
-        CliError::of(Kind::Code(2), &error).hint("leave out one of --vmm krun and --accel tcg")
+        CliError::of(Kind::Code(2), &error).hint("Omit either `--vmm krun` or `--accel tcg`.")
     })?;
     let (bytes, origin) = read_manifest(&args.manifest)?;
     let mut plan = manifest::parse(&bytes, &origin)
         .map_err(|problems| CliError::new(Kind::User, problems.to_string().trim_end().to_owned()))?;
     plan.publish(args.publish).map_err(|error| {
-        CliError::of(Kind::User, &error).hint("leave one of them out, or name another port of this machine")
+        CliError::of(Kind::User, &error)
+            .hint("Omit one of the two ports, or choose another port of the host.")
     })?;
     let finds_ports = plan.published.iter().any(|port| port.host_port == 0);
     let id = plan.id.clone();
@@ -141,7 +141,7 @@ fn read_manifest(path: &PathBuf) -> Result<(Vec<u8>, String), CliError> {
         Ok(_) => Ok((bytes, origin)),
         Err(error) => {
             let failed = CliError::of(Kind::User, &Unreadable { origin, source: error });
-            Err(failed.hint("give the path of a Pod manifest, or - for standard input"))
+            Err(failed.hint("Pass the path of a Pod manifest, or `-` for standard input."))
         }
     }
 }
@@ -175,17 +175,14 @@ fn foreground(mut launched: Launched, pods: &PodRuntimeInterface, id: &PodId, no
             let broken = pods.find(id).ok().and_then(|found| found.state).and_then(|state| state.broken);
             launched.finish().map_err(|failure| CliError::of_failure(failure, OURS))?;
             if let Some(why) = broken {
-                return Err(CliError::new(
-                    OURS,
-                    format!("pod {id} did not end as it should: {}", why.message),
-                ));
+                return Err(CliError::new(OURS, format!("pod {id} did not end properly: {}", why.message)));
             }
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
         }
         Some(FromMonitor::Failed(failure)) => Err(CliError::of_failure(*failure, OURS)),
         Some(FromMonitor::Ready | FromMonitor::Pulling { .. } | FromMonitor::Warning { .. }) | None => {
             Err(CliError::new(OURS, format!("the monitor of pod {id} was killed; the pod is lost"))
-                .hint(format!("remove what is left of it: magikvm rm {id}")))
+                .hint(format!("Remove what is left of it with `magikvm rm {id}`.")))
         }
     }
 }
@@ -215,7 +212,7 @@ impl Signals {
                         continue;
                     }
                     1 => {
-                        ui::note(&format!("\nStopping pod {id}; once more to kill it."));
+                        ui::note(&format!("\nStopping pod {id}; interrupt again to kill it."));
                         None
                     }
                     2 => Some(Duration::ZERO),

@@ -7,13 +7,12 @@ use magikvm_proto::id::PodId;
 use magikvm_proto::wire::{Request, Stats};
 use std::process::ExitCode;
 
-/// Arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// NAME or NAMESPACE/NAME
+    /// Pod, as NAME or NAMESPACE/NAME
     #[arg(value_parser = pod_id)]
     pod: PodId,
-    /// Print in this form
+    /// Output format
     #[arg(short, long)]
     output: Option<Format>,
 }

@@ -6,13 +6,12 @@ use magikvm_proto::id::PodId;
 use magikvm_proto::limits::MAX_GRACE_PERIOD_SECS;
 use std::time::Duration;
 
-/// Arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// NAME or NAMESPACE/NAME
+    /// Pods, as NAME or NAMESPACE/NAME
     #[arg(value_parser = pod_id, required = true)]
     pods: Vec<PodId>,
-    /// Seconds from TERM to KILL, instead of the pod's own
+    /// Seconds between TERM and KILL [default: the pod's grace period]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=MAX_GRACE_PERIOD_SECS))]
     grace: Option<u64>,
 }

@@ -1,5 +1,5 @@
-//! The only place that prints. Standard output is for what was asked for, standard error for everything else; a reader that goes away ends the
-//! program quietly.
+//! The only place that prints. Requested output goes to standard output, everything else to standard error. If the reader of the output goes
+//! away, the program ends quietly.
 
 use crate::image::{LayerInfo, LayerState, Progress};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -13,10 +13,10 @@ const COLORS: [&str; 6] = ["\x1b[36m", "\x1b[33m", "\x1b[32m", "\x1b[35m", "\x1b
 
 /// Exit code of a program that SIGPIPE has ended, as shells show it.
 const READER_GONE: i32 = 141;
-/// Exit code of what this machine cannot do.
+/// Exit code of what the host cannot do.
 const ENVIRONMENT: i32 = 3;
 
-/// Ends the program if its output goes nowhere: quietly if whoever read it has gone, as other programs do; else with a word.
+/// Ends the program if its output cannot be written: quietly if the reader has gone, like other programs; otherwise with a message.
 fn settle(result: io::Result<()>) {
     match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(READER_GONE),
@@ -43,16 +43,16 @@ pub(super) fn bytes(bytes: &[u8]) {
 pub(super) fn error_bytes(bytes: &[u8]) {
     let mut out = io::stderr().lock();
     if out.write_all(bytes).and_then(|()| out.flush()).is_err() {
-        // There is nowhere left to say so, and what is being done goes on without a word.
+        // There is nowhere left to report this, and the work continues.
     }
 }
 
-/// Tells a person what is going on.
+/// Prints a note for people.
 pub(super) fn note(text: &str) {
     error_bytes(format!("{text}\n").as_bytes());
 }
 
-/// The beginning of a container's line: its name padded to `width`, in its colour on a terminal.
+/// The prefix of a container's line: its name padded to `width`, coloured on a terminal.
 pub(super) fn prefix(name: &str, index: usize, width: usize, to: Stream) -> String {
     let terminal = match to {
         Stream::Out => io::stdout().is_terminal(),
@@ -65,12 +65,9 @@ pub(super) fn prefix(name: &str, index: usize, width: usize, to: Stream) -> Stri
     }
 }
 
-/// Which output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stream {
-    /// Standard output.
     Out,
-    /// Standard error.
     Error,
 }
 
@@ -115,7 +112,7 @@ pub(super) fn size(bytes: u64) -> String {
     format!("{value:.1}TiB")
 }
 
-/// A message may quote a hostile guest or manifest; it must not drive the terminal, nor fill it.
+/// A message may quote a hostile guest or manifest. It must neither control the terminal nor fill it.
 pub(super) fn harmless(text: &str) -> String {
     let cut: String = text.chars().take(MAX_MESSAGE_LEN).collect();
     crate::store::text::harmless(&cut, &['\n', '\t'])
@@ -126,7 +123,7 @@ pub(super) fn count(number: usize, what: &str) -> String {
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
-/// A line about long work, rewritten in place on a terminal; elsewhere a line for each step, without its byte counts.
+/// A progress line, rewritten in place on a terminal; elsewhere one line for each step, without byte counts.
 #[derive(Debug)]
 pub(super) struct WorkProgress {
     terminal: bool,
@@ -139,7 +136,7 @@ impl WorkProgress {
         Self { terminal: io::stderr().is_terminal(), shown: String::new(), last: None }
     }
 
-    /// Shows a state: what is done, and details that change while it is.
+    /// Shows the current step and its changing details.
     pub(super) fn show(&mut self, what: &str, details: &str) {
         let new = self.shown != what;
         let due = self.last.is_none_or(|last| last.elapsed() > std::time::Duration::from_millis(100));
@@ -160,8 +157,8 @@ impl WorkProgress {
     }
 }
 
-/// How an image comes: a bar for each layer on its way on a terminal, a line for each step elsewhere. Reports come from many
-/// threads.
+/// Progress of one image: on a terminal a bar for each layer that is being downloaded, elsewhere a line for each step. Many threads
+/// report to it.
 #[derive(Debug)]
 pub(super) struct LayerProgress {
     how: How,
@@ -180,7 +177,7 @@ enum How {
 struct Seen {
     layers: Vec<LayerInfo>,
     bars: HashMap<usize, ProgressBar>,
-    baking: Option<ProgressBar>,
+    unpacking: Option<ProgressBar>,
     said: HashSet<String>,
 }
 
@@ -192,7 +189,6 @@ impl LayerProgress {
         Self { how, seen: Mutex::default() }
     }
 
-    /// Nothing.
     pub(super) fn silent() -> Self {
         Self { how: How::Silent, seen: Mutex::default() }
     }
@@ -220,14 +216,13 @@ impl LayerProgress {
     }
 }
 
-/// How the images of a pod come, one after the other.
+/// Progress of the images of a pod, one after the other.
 #[derive(Debug)]
 pub(super) struct PullProgress {
     now: Option<(String, LayerProgress)>,
 }
 
 impl PullProgress {
-    /// None yet.
     pub(super) fn new() -> Self {
         Self { now: None }
     }
@@ -260,7 +255,7 @@ impl Seen {
         format!("Layer {}/{of}{name} ({})", number + 1, size(layer.size_bytes))
     }
 
-    /// A line for each step that says something new; nothing that counts.
+    /// Prints a line for each new step, and nothing for mere progress.
     fn line(&mut self, now: &Progress) {
         let text = match now {
             Progress::Layer { state: LayerState::Fetching { .. } | LayerState::Saving, .. } => return,
@@ -304,7 +299,7 @@ impl Seen {
                 }
             }
             Progress::Baking { number, of, done_bytes, total_bytes } => {
-                let bar = self.baking.get_or_insert_with(|| {
+                let bar = self.unpacking.get_or_insert_with(|| {
                     bars.insert(0, ProgressBar::new(*total_bytes).with_style(style(LAYER_BAR)))
                 });
                 bar.set_prefix(format!("Unpacking layer {number} of {of}"));
@@ -315,10 +310,10 @@ impl Seen {
         }
     }
 
-    /// A line above the bars, which is gone with them.
+    /// Prints a line above the bars, which disappears with them.
     fn say(&mut self, bars: &MultiProgress, text: &str) {
         let bar = self
-            .baking
+            .unpacking
             .get_or_insert_with(|| bars.insert(0, ProgressBar::new(0).with_style(style(LAYER_BAR))));
         bar.set_prefix(harmless(text));
     }
@@ -327,7 +322,7 @@ impl Seen {
 const LAYER_BAR: &str = "{prefix:44!} [{bar:25}] {bytes:>9}/{total_bytes:9} {msg}";
 
 fn style(template: &str) -> ProgressStyle {
-    // The template is ours; a wrong one would be seen at once.
+    // The template is a constant; a wrong one would be noticed at once.
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("=> ")

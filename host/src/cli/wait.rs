@@ -11,10 +11,9 @@ use std::time::Duration;
 /// How often a pod is looked at. Its monitor may be killed, which nothing announces.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// NAME or NAMESPACE/NAME
+    /// Pods, as NAME or NAMESPACE/NAME
     #[arg(value_parser = pod_id, required = true)]
     pods: Vec<PodId>,
 }

@@ -218,7 +218,7 @@ impl Fifo {
         receiver.recv_timeout(Duration::from_secs(60)).expect("nobody wrote into the pipe for a minute");
     }
 
-    /// Writes a line for whoever reads.
+    /// Writes a line for the reader.
     pub(crate) fn tell(&self) {
         (&self.0).write_all(b"go\n").unwrap();
     }

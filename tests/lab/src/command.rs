@@ -1,4 +1,4 @@
-//! What is to be run in the lab, and how it is told to the lab's init: as a shell script in which every word is quoted.
+//! A command to run in the lab. The lab's init gets it as a shell script in which every word is quoted.
 
 use crate::LabError;
 use crate::run::OUT;

@@ -47,7 +47,7 @@ pub enum LabError {
     Nested,
     /// QEMU's virtiofsd opens files for the lab's overlay in a way that is allowed to their owner and to root.
     #[error(
-        "the lab shows this machine's files as they are, which takes root: run this as root, or on a machine with real KVM with MAGIKVM_LAB=never"
+        "the lab shares the host's files, which needs root: run this as root, or on a host with real KVM set MAGIKVM_LAB=never"
     )]
     NotRoot,
     /// A program that the lab needs is not installed.
@@ -103,7 +103,7 @@ pub enum LabError {
         /// What had been said by then.
         words: Box<Words>,
     },
-    /// The process that shares this machine's files ended before the lab did.
+    /// The process that shares the host's files ended before the lab did.
     #[error("virtiofsd ended too early, after {:.1} s ({status}): {log}{words}", .after.as_secs_f64())]
     ShareLost {
         /// How it ended.
@@ -138,7 +138,7 @@ pub enum LabError {
     /// Not exactly one test ran inside.
     #[error("the lab ran no test, or more than one, of the name `{name}`{words}")]
     NotOneTest {
-        /// The name asked for.
+        /// The requested name.
         name: String,
         /// What the test binary said.
         words: Box<Words>,

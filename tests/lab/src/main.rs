@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Runs a command in a throw-away machine that has this machine's files, real KVM and unified cgroup v2.
+/// Run a command in a disposable VM that has the host's files, real KVM and unified cgroup v2.
 #[derive(Debug, Parser)]
 #[command(name = "magikvm-lab")]
 struct Args {
     /// Memory of the machine
     #[arg(long, value_name = "MIB", default_value_t = MEMORY_MIB)]
     memory: u32,
-    /// After so many seconds it is killed
+    /// Kill the command after this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     limit: u64,
     /// What the command leaves in the directory $MAGIKVM_LAB_OUT is copied to this one

@@ -213,7 +213,7 @@ impl RunDir {
         let names: Vec<u8> = names.iter().flat_map(|name| [name.as_bytes(), b"\n"].concat()).collect();
         let profiles = self.shared("out").join("profiles");
         fs::create_dir_all(&profiles).map_err(LabError::system("making a run's directories"))?;
-        // At half of its time the lab says what is still running.
+        // After half of its time the lab prints what is still running.
         let half_time = format!("{}\n", command.limit.as_secs() / 2);
         for (name, bytes) in [
             ("lab-dir", lab.as_os_str().as_bytes()),
@@ -288,7 +288,7 @@ impl Drop for RunDir {
     }
 }
 
-/// A shell in a session of its own, so that Ctrl-C does not reach it: once its input ends it removes the directory. The lab's processes
+/// A shell in its own session, so that Ctrl-C does not reach it: once its input ends it removes the directory. The lab's processes
 /// die at the same moment as this one, and may still be writing.
 fn keeper(dir: &Path) -> std::io::Result<Child> {
     let script = "read -r _; for try in 1 2 3 4 5; do rm -rf -- \"$1\" && exit; sleep 1; done";

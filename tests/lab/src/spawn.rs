@@ -1,4 +1,4 @@
-//! The lab's two processes: QEMU, and virtiofsd, which shares this machine's files. Both die with the thread that started them.
+//! The lab's two processes: QEMU, and virtiofsd, which shares the host's files. Both die with the thread that started them.
 #![allow(
     unsafe_code,
     reason = "pre_exec is the only place where a child can ask for its parent's death signal and mount what only it sees"
@@ -82,7 +82,7 @@ pub(crate) fn qemu(program: &Path, args: &[String], dir: &Path) -> Result<Ours, 
     start(command, dir, "qemu.log", || Ok(()))
 }
 
-/// Shares this machine's files as its mounts show them, all read-only, but the directory `writable` in the place of `/run`.
+/// Shares the host's files as its mounts show them, all read-only, except for the directory `writable` in the place of `/run`.
 pub(crate) fn virtiofsd(program: &Path, dir: &Path, writable: &Path) -> Result<Ours, LabError> {
     let socket = listen(dir)?;
     let mut command = Command::new(program);
@@ -116,7 +116,7 @@ fn listen(dir: &Path) -> Result<UnixListener, LabError> {
     UnixListener::bind(format!("/proc/self/fd/{}/{SOCKET}", open.as_raw_fd())).map_err(failed)
 }
 
-/// Makes a descriptor the one that virtiofsd is told of.
+/// Gives a descriptor the number that virtiofsd expects.
 fn pass(fd: i32) -> io::Result<()> {
     // SAFETY: plain system calls on a descriptor that this process has.
     let result =
@@ -125,7 +125,7 @@ fn pass(fd: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// A mount namespace of its own, in which nothing can be written but below `/run`, where `writable` is.
+/// A private mount namespace in which only `/run` is writable, where `writable` is mounted.
 fn freeze(writable: &CStr) -> io::Result<()> {
     const NONE: Option<&CStr> = None;
     unshare(CloneFlags::CLONE_NEWNS)?;

@@ -29,12 +29,12 @@ pub fn is_inside() -> bool {
 /// # Panics
 /// When `MAGIKVM_LAB` has a value that means nothing.
 pub fn runs_here() -> bool {
-    let wish = std::env::var("MAGIKVM_LAB").unwrap_or_default();
+    let choice = std::env::var("MAGIKVM_LAB").unwrap_or_default();
     assert!(
-        ["", "always", "never"].contains(&wish.as_str()),
-        "MAGIKVM_LAB is {wish:?}; it may be always or never"
+        ["", "always", "never"].contains(&choice.as_str()),
+        "MAGIKVM_LAB is {choice:?}; it may be always or never"
     );
-    is_inside() || wish == "never"
+    is_inside() || choice == "never"
 }
 
 /// Runs the body of a `#[test]` in the lab: `inside!(|| …)`, or `inside!(Room { … }, || …)`. The rest of the test runs in both places, so

@@ -1,4 +1,4 @@
-//! Turns: so many VMs may be emulated at one time on a machine, whoever made them. Each takes a processor at least, and machines that test
+//! Turns: only a fixed number of VMs may be emulated on a host at one time, regardless of who started them. Each takes a processor at least, and machines that test
 //! often have two; with more, all of them miss their deadlines.
 
 use crate::LabError;
@@ -18,7 +18,7 @@ pub struct Turn {
 
 /// Waits for a turn. Who has one must not ask for another.
 pub fn turn() -> Result<Turn, LabError> {
-    // The lab has a /tmp of its own, and so turns of its own.
+    // The lab has its own /tmp, and so its own turns.
     let dir = std::env::temp_dir();
     let mut files = Vec::new();
     for number in 0..TURNS {

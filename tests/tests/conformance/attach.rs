@@ -15,7 +15,7 @@ pub(crate) static GROUP: Group = Group {
     rows: &[
         Row::code(
             "a_terminal_that_is_left",
-            "A container's terminal can be used and left; the container goes on, and what it printed is in the logs.",
+            "A container's terminal can be used and detached; the container continues, and its output is in the logs.",
             a_terminal_that_is_left,
         )
         .of("`stdin`, `tty`"),

@@ -18,25 +18,25 @@ pub(crate) static GROUP: Group = Group {
         .of("`status.containerStatuses`, `wait`"),
         Row::code(
             "restart_always",
-            "Containers that end are started again, at once and then after a growing while; those that stay are not.",
+            "Containers that end are restarted, at once and then after increasing delays; the others are not.",
             restart_always,
         )
         .of("`restartPolicy: Always`"),
         Row::code(
             "restart_on_failure",
-            "A container that fails is started again, one that has done its work is not.",
+            "A container that fails is restarted; one that succeeds is not.",
             restart_on_failure,
         )
         .of("`restartPolicy: OnFailure`"),
         Row::code(
             "a_program_that_is_not_there",
-            "A container whose program is not there fails the whole run, and nothing is left.",
+            "A container whose program is missing fails the whole run, and nothing is left.",
             a_program_that_is_not_there,
         )
         .of("`command`"),
         Row::code(
             "an_image_that_is_not_there",
-            "A container whose image is not there fails the whole run, and nothing is left.",
+            "A container whose image is missing fails the whole run, and nothing is left.",
             an_image_that_is_not_there,
         )
         .of("`imagePullPolicy: Never`"),
@@ -108,7 +108,7 @@ fn restart_always(subject: &Subject) {
     let runs = subject.logs("always", "bad");
     assert!(runs.lines().all(|line| line == "ran"), "{runs}");
     let events = subject.cmd(["events", "always"]).ok();
-    events.prints("bad: started again (1)").prints("starts again in 10 s");
+    events.prints("bad: restarted (1)").prints("restarts in 10 s");
     stop_at_once(subject, "always");
 }
 

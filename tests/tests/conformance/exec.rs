@@ -29,7 +29,7 @@ pub(crate) static GROUP: Group = Group {
         .of("`exec -i`"),
         Row::code("input_that_is_not_meant", "Without -i there is no input.", input_that_is_not_meant)
             .of("`exec`"),
-        Row::code("output_of_megabytes", "Five megabytes of output come.", output_of_megabytes).of("`exec`"),
+        Row::code("output_of_megabytes", "Five megabytes of output arrive.", output_of_megabytes).of("`exec`"),
         Row::code(
             "exit_codes",
             "The exit code is the command's, or 128 and the signal that killed it; its two streams are two.",
@@ -38,7 +38,7 @@ pub(crate) static GROUP: Group = Group {
         .of("`exec`"),
         Row::code(
             "programs_that_cannot_be_run",
-            "A program that is not there, or may not be executed, is told from one that fails.",
+            "A program that is missing or not executable is distinguished from one that fails.",
             programs_that_cannot_be_run,
         )
         .of("`exec`"),
@@ -46,13 +46,13 @@ pub(crate) static GROUP: Group = Group {
             .of("`exec --timeout`"),
         Row::code(
             "variables_and_a_directory",
-            "Variables and working directory can be given beside the container's.",
+            "Variables and a working directory can be set in addition to the container's.",
             variables_and_a_directory,
         )
         .of("`exec -e -w`"),
         Row::code(
             "a_directory_that_is_not_there",
-            "A working directory that is not there is said so, each time.",
+            "A missing working directory is reported each time.",
             a_directory_that_is_not_there,
         )
         .of("`exec -w`"),
@@ -62,17 +62,17 @@ pub(crate) static GROUP: Group = Group {
             &[("web", "cat /proc/1/comm; hostname", "sleep\nbox\n")],
         )
         .of("`exec`"),
-        Row::code("eight_at_once", "Eight commands at once have each their own output and code.", eight_at_once)
+        Row::code("eight_at_once", "Each of eight concurrent commands has its own output and exit code.", eight_at_once)
             .of("`exec`"),
         Row::code(
             "killed_on_this_side",
-            "What is killed on this side does not go on over there, and leaves no zombie.",
+            "If the client is killed, its command ends in the container, and leaves no zombie.",
             killed_on_this_side,
         )
         .of("`exec`"),
         Row::code(
             "a_terminal_that_changes_its_size",
-            "On a terminal keys are signals over there, its size follows ours, and ours is as it was afterwards.",
+            "With a terminal, keys become signals in the container, the size follows the local terminal, and the local terminal is restored afterwards.",
             a_terminal_that_changes_its_size,
         )
         .of("`exec -i -t`"),

@@ -17,25 +17,25 @@ use std::time::{Duration, Instant};
 
 pub(crate) static GROUP: Group = Group {
     name: "failures",
-    title: "Machines that fail",
+    title: "VMs that fail",
     pods: Pods::Own,
     rows: &[
         Row::code("vmm_killed", "A VMM that is killed while its pod runs is `VmmKilled`.", vmm_killed).of("`status.reason`"),
         Row::code(
             "vmm_out_of_memory",
-            "A VMM that the host's kernel kills for want of memory is `VmmOutOfMemory`.",
+            "A VMM that the host's kernel kills because memory ran out is `VmmOutOfMemory`.",
             vmm_out_of_memory,
         )
         .of("`status.reason`"),
         Row::code(
             "panic_at_boot",
-            "A kernel that panics before there is an agent is `GuestPanicked`, with the last lines of its console.",
+            "A kernel that panics before the agent runs is `GuestPanicked`, with the last lines of its console.",
             panic_at_boot,
         )
         .of("`run`"),
         Row::code("panic_later", "A kernel that panics while its pod runs is `GuestPanicked`, with its words.", panic_later)
             .of("`status.reason`"),
-        Row::code("triple_fault", "A processor that gives up is `TripleFault`.", triple_fault).of("`run`").differs(&[
+        Row::code("triple_fault", "A triple fault of the guest's processor is `TripleFault`.", triple_fault).of("`run`").differs(&[
             Difference {
                 driver: Driver::Qemu,
                 why: "QEMU ends with 0 on a triple fault as on a restart: `GuestEnded`",
@@ -44,26 +44,26 @@ pub(crate) static GROUP: Group = Group {
         ]),
         Row::code(
             "unasked_restart",
-            "A guest that restarts before there is an agent, unasked, is `GuestEnded`.",
+            "A guest that restarts without a request before the agent runs is `GuestEnded`.",
             unasked_restart,
         )
         .of("`run`"),
         Row::code(
             "kernel_missing_or_cut_short",
-            "A guest image with a part that is missing or cut short is refused before anything is started.",
+            "A guest image with a missing or truncated part is refused before anything is started.",
             kernel_missing_or_cut_short,
         )
         .of("`run`"),
-        Row::code("no_kernel", "A file that is no kernel is not started, and the VMM's words are shown.", no_kernel).of("`run`"),
+        Row::code("no_kernel", "A file that is not a kernel does not boot, and the VMM's error message is shown.", no_kernel).of("`run`"),
         Row::code(
             "disk_cut_short",
-            "An image's file that is missing or cut short fails the run, and says which.",
+            "A missing or truncated file of an image fails the run, and the message names the file.",
             disk_cut_short,
         )
         .of("`run`"),
         Row::code(
             "silent_agent",
-            "A guest that boots and says nothing is `AgentSilent` after 60 s.",
+            "A guest that boots and stays silent is `AgentSilent` after 60 s.",
             silent_agent,
         )
         .of("`run`"),

@@ -11,29 +11,29 @@ use std::collections::BTreeSet;
 
 pub(crate) static GROUP: Group = Group {
     name: "jail",
-    title: "What a guest owns that owns its VMM",
+    title: "What a guest owns that has taken over its VMM",
     pods: Pods::Own,
     rows: &[
         Row::code(
             "all_layers",
-            "Each process of the VM has all layers of the jail that this machine gives.",
+            "Each process of the VM has all isolation layers that the host supports.",
             all_layers,
         )
         .of("`run --require-jail`, `inspect`, `doctor`"),
         Row::code(
             "nothing_else_is_there",
-            "Beside the list of system calls every other wall holds too: no file of others, no device, no process, no network, no privilege.",
+            "Every isolation layer holds without the list of system calls: no other files, no device, no process, no network, no privilege.",
             nothing_else_is_there,
         ),
         Row::code(
             "calls_beyond_the_list",
-            "A system call that is not on its list ends the VM, and is `FilterViolated`, with its name.",
+            "A system call that is not on the list ends the VM and is `FilterViolated`, with the name of the call.",
             calls_beyond_the_list,
         )
         .of("`status.reason`"),
         Row::code(
             "calls_that_are_absent",
-            "Calls that programs try before they do without answer ENOSYS.",
+            "Calls for which programs have a fallback return ENOSYS.",
             calls_that_are_absent,
         ),
     ],

@@ -18,19 +18,19 @@ pub(crate) static GROUP: Group = Group {
     rows: &[
         Row::code(
             "without_its_command_line",
-            "When its foreground run is killed, a pod goes on.",
+            "A pod continues when its foreground run is killed.",
             without_its_command_line,
         )
         .of("`run`"),
         Row::code(
             "without_its_monitor",
-            "When its monitor is killed, a pod is Lost and its VM ends; its logs can be read, and it can be removed.",
+            "When its monitor is killed, a pod is Lost and its VM ends; its logs can still be read, and it can be removed.",
             without_its_monitor,
         )
         .of("`ps`, `rm`"),
         Row::code(
             "without_its_vm",
-            "When its VM is killed, a pod has failed and says so, and it can be removed.",
+            "When its VM is killed, a pod is reported as failed, and it can be removed.",
             without_its_vm,
         )
         .of("`status.message`, `rm`"),
@@ -43,13 +43,13 @@ pub(crate) static GROUP: Group = Group {
         .of("`magikvm.dev/vcpus`"),
         Row::code(
             "freed_memory_goes_back",
-            "Memory that a container has freed is the host's again.",
+            "Memory that a container frees goes back to the host.",
             freed_memory_goes_back,
         )
         .of("virtio-balloon, free page reporting"),
         Row::run(
             "software_emulation",
-            "A pod runs by software emulation, when that is asked for.",
+            "A pod runs by software emulation if this is requested.",
             || Pod::new("slow").script("web", "echo ran"),
             Ended {
                 options: &["--accel", "tcg", "--no-prefix"],

@@ -12,12 +12,12 @@ const READ_ONLY: &str = "touch /x 2>/dev/null || echo refused; touch /dev/shm/x 
 
 pub(crate) static GROUP: Group = Group {
     name: "manifest",
-    title: "A container is what its manifest says",
+    title: "A container matches its manifest",
     pods: Pods::Shared { name: POD, start },
     rows: &[
         Row::shell(
             "a_container_that_says_nothing",
-            "Without further wishes it is root in /, may write there, and has the image's variables.",
+            "By default it is root in /, may write there, and has the image's variables.",
             &[(
                 "plain",
                 "id -u; id -g; echo $FROM; pwd; touch /x && echo written",
@@ -27,52 +27,44 @@ pub(crate) static GROUP: Group = Group {
         .of("`image`, `command`"),
         Row::shell(
             "a_user_and_a_group_by_number",
-            "It runs as the user and the group that are wanted, and may do what they may.",
+            "It runs as the requested user and group, and has their permissions.",
             &[("user", "id -u; id -g; touch /x 2>/dev/null || echo refused", "1234\n2345\nrefused\n")],
         )
         .of("`securityContext.runAsUser`, `runAsGroup`"),
         Row::shell(
             "a_root_that_is_read_only",
-            "A read-only root cannot be written nor remounted; /dev/shm can be written.",
+            "It can neither write to nor remount a read-only root; it can write to /dev/shm.",
             &[("readonly", READ_ONLY, "refused\nshared\nno\n")],
         )
         .of("`securityContext.readOnlyRootFilesystem`"),
         Row::shell(
             "capabilities_as_usual",
-            "Without further wishes its capabilities are those of other runtimes.",
-            &[(
-                "plain",
-                CAPABILITIES,
-                "CapEff: 00000000a80425fb CapBnd: 00000000a80425fb NoNewPrivs: 0 ",
-            )],
+            "By default it has the same capabilities as in other runtimes.",
+            &[("plain", CAPABILITIES, "CapEff: 00000000a80425fb CapBnd: 00000000a80425fb NoNewPrivs: 0 ")],
         )
         .of("`securityContext.capabilities`"),
         Row::shell(
             "capabilities_all_dropped",
-            "All capabilities can be dropped, and the way to new privileges closed.",
+            "All capabilities can be dropped, and new privileges forbidden.",
             &[("bare", CAPABILITIES, "CapEff: 0000000000000000 CapBnd: 0000000000000000 NoNewPrivs: 1 ")],
         )
         .of("`securityContext.capabilities.drop`, `allowPrivilegeEscalation`"),
         Row::shell(
             "capabilities_one_added",
-            "A capability that is added to none is the only one.",
+            "If all capabilities are dropped and one is added, it has only that one.",
             &[("one", CAPABILITIES, "CapEff: 0000000000001000 CapBnd: 0000000000001000 NoNewPrivs: 0 ")],
         )
         .of("`securityContext.capabilities.add`"),
         Row::code(
             "variables_and_working_directory",
-            "Variables are expanded in variables and arguments, and a working directory that is not there is made.",
+            "Variables are expanded in variables and arguments, and a missing working directory is created.",
             variables_and_working_directory,
         )
         .of("`env`, `command`, `workingDir`"),
         Row::shell(
             "limits_are_those_of_its_control_group",
-            "Its limits of memory and processor time are those of its control group.",
-            &[(
-                "limits",
-                "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max",
-                "50331648\n50000 100000\n",
-            )],
+            "Its control group has its limits of memory and processor time.",
+            &[("limits", "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max", "50331648\n50000 100000\n")],
         )
         .of("`resources.limits`"),
         Row::code(
@@ -82,7 +74,7 @@ pub(crate) static GROUP: Group = Group {
         ),
         Row::code(
             "what_no_container_may_do",
-            "It cannot mount, rename the host, read the kernel's log or memory, set its parameters, restart it, open a disk, nor loosen its limits.",
+            "It cannot mount, change the host name, read the kernel's log or memory, set kernel parameters, restart the VM, open a disk, or relax its limits.",
             what_no_container_may_do,
         ),
     ],

@@ -8,27 +8,27 @@ use magikvm_tests::wait::until;
 
 pub(crate) static GROUP: Group = Group {
     name: "network",
-    title: "A pod reaches the world, and nothing of its host",
+    title: "A pod reaches the outside, and nothing of its host",
     pods: Pods::Own,
     rows: &[
         Row::code(
             "the_world",
-            "By passt it reaches others by IPv4 and IPv6 and by the names that its host knows, in both directions of a stream, and large packets cross its border.",
+            "With passt it reaches others by IPv4, IPv6 and the names that its host knows, in both directions of a stream, and large packets pass.",
             the_world,
         )
         .of("`magikvm.dev/network`"),
         Row::code(
             "not_the_host",
-            "It reaches neither the host's loopback nor its addresses nor a cloud's metadata, and its events say so.",
+            "It reaches neither the host's loopback, nor the host's addresses, nor a cloud's metadata, and its events report the refusals.",
             not_the_host,
         ),
         Row::code(
             "a_list",
-            "With a list it reaches what the list names and nothing else, and what a name stands for once it has asked.",
+            "With an allow-list it reaches only what the list contains; the addresses of a name open after a DNS query.",
             a_list,
         )
         .of("`magikvm.dev/egress-allow`"),
-        Row::code("none", "Without a network it has its loopback only.", none).of("`magikvm.dev/network`"),
+        Row::code("none", "Without a network it has only its loopback.", none).of("`magikvm.dev/network`"),
     ],
 };
 

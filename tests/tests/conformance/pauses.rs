@@ -16,19 +16,19 @@ pub(crate) static GROUP: Group = Group {
     rows: &[
         Row::code(
             "after_a_standstill",
-            "A machine whose processes somebody has stopped for half a minute is shown as Paused; it goes on without a line lost, and knows the time.",
+            "A VM whose processes were stopped for half a minute is shown as Paused; it continues without losing a line, and its clock is right.",
             after_a_standstill_the_guest_goes_on_and_knows_the_time,
         )
         .of("`ps`, `events`"),
         Row::code(
             "pause_and_resume",
-            "A paused pod stands still, hears nothing, can be stopped in order, and ends with its monitor.",
+            "A paused pod does not run, gets no requests, can be stopped in order, and ends with its monitor.",
             pause_and_resume,
         )
         .of("`pause`, `resume`"),
         Row::code(
             "a_clock_may_jump",
-            "A container that may set the clock sets its own pod's only, and no deadline depends on it; a pause sets it right.",
+            "A container that may set the clock sets only its own pod's, and no deadline depends on it; a pause corrects it.",
             a_guests_clock_may_jump,
         )
         .of("`securityContext.capabilities`, `stop`"),

@@ -34,19 +34,19 @@ pub(crate) static GROUP: Group = Group {
     rows: &[
         Row::code(
             "an_answer_after_the_end",
-            "A client that has ended its half of a connection gets the answer to all it has sent, of a byte and of megabytes.",
+            "A client that has closed its half of a connection gets the answer to everything it has sent, whether a byte or megabytes.",
             an_answer_after_the_end,
         )
         .of("`run --publish`"),
         Row::code(
             "five_hundred_at_once",
-            "Five hundred connections are open at one time, and each is answered.",
+            "Five hundred connections are open at the same time, and each gets an answer.",
             five_hundred_at_once,
         )
         .of("`run --publish`"),
         Row::code(
             "who_does_not_read",
-            "A client that does not read, and a server that does not, stop their own connection only; no memory fills.",
+            "A client or a server that does not read stops only its own connection, and fills no memory.",
             who_does_not_read,
         )
         .of("`run --publish`"),
@@ -58,7 +58,7 @@ pub(crate) static GROUP: Group = Group {
         .of("`run --publish`, `port-forward`"),
         Row::code(
             "port_forward",
-            "A port that is forwarded later leads to the pod until the command ends.",
+            "A port that is forwarded later reaches the pod until the command ends.",
             port_forward,
         )
         .of("`port-forward`"),
@@ -67,24 +67,24 @@ pub(crate) static GROUP: Group = Group {
 
 pub(crate) static OWN: Group = Group {
     name: "published",
-    title: "Ports of this machine",
+    title: "Published ports of the host",
     pods: Pods::Own,
     rows: &[
         Row::code(
             "before_it_runs",
-            "Who connects while the pod starts waits, and is answered; at the pod's end the port is free.",
+            "A client that connects while the pod starts waits, and gets an answer; when the pod has ended the port is free.",
             before_it_runs,
         )
         .of("`spec.containers[].ports[].hostPort`"),
         Row::code(
             "while_it_restarts",
-            "While a container is down its port is refused; started again, it is there again.",
+            "While a container is down its port refuses connections; after a restart it accepts them again.",
             while_it_restarts,
         )
         .of("`spec.containers[].ports[].hostPort`, `spec.restartPolicy`"),
         Row::code(
             "while_it_is_paused",
-            "A connection to a paused pod stands still, and goes on without a byte lost.",
+            "A connection to a paused pod waits, and continues without losing a byte.",
             while_it_is_paused,
         )
         .of("`pause`, `resume`"),

@@ -18,24 +18,24 @@ pub(crate) static GROUP: Group = Group {
     rows: &[
         Row::code(
             "sixteen_containers_of_sixteen_images",
-            "Sixteen containers of as many images run side by side, and each finds its own image.",
+            "Sixteen containers of sixteen images run side by side, and each sees its own image.",
             sixteen_containers_of_sixteen_images,
         )
         .of("`containers`"),
         Row::code(
             "orphans_in_a_namespace_that_is_shared",
-            "In a namespace of processes that is shared, containers see each other, and orphans are reaped.",
+            "In a shared PID namespace containers see each other's processes, and orphans are reaped.",
             orphans_in_a_namespace_that_is_shared,
         )
         .of("`shareProcessNamespace`"),
         Row::code(
             "orphans_in_a_namespace_of_its_own",
-            "Orphans that a container's first process does not reap harm no other container, and go with their own.",
+            "Orphans that PID 1 of a container does not reap harm no other container, and disappear with their container.",
             orphans_in_a_namespace_of_its_own,
         ),
         Row::code(
             "a_container_without_memory",
-            "A container that needs more memory than its limit is killed, is said to be, and takes no other along.",
+            "A container that exceeds its memory limit is killed and reported as such, and no other container is affected.",
             a_container_without_memory,
         )
         .of("`resources.limits.memory`"),

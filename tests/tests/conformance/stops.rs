@@ -20,37 +20,37 @@ pub(crate) static GROUP: Group = Group {
     rows: &[
         Row::code(
             "asked_at_once",
-            "All containers are asked to end at once; their last words are kept.",
+            "All containers get TERM at the same time; their last output is kept.",
             asked_at_once,
         )
         .of("`stop`"),
         Row::code(
             "the_whole_grace_for_each",
-            "Each of several containers has the whole grace period: those that need most of it all end by themselves.",
+            "Each of several containers has the whole grace period: containers that need most of it all end by themselves.",
             the_whole_grace_for_each,
         )
         .of("`stop`"),
         Row::code(
             "killed_after_their_grace",
-            "A container that does not hear is killed when its grace is over; one that does ends as it wants.",
+            "A container that ignores TERM is killed after the grace period; one that handles it ends by itself.",
             killed_after_their_grace,
         )
         .of("`stop --grace`"),
         Row::code(
             "a_second_wish_with_less_patience",
-            "A second stop with less grace than the first one counts.",
+            "A second stop with a shorter grace period takes effect.",
             a_second_wish_with_less_patience,
         )
         .of("`stop --grace`"),
         Row::code(
             "an_interrupted_foreground_run",
-            "An interrupted foreground run stops its containers, shows their last words and has the pod's code.",
+            "An interrupted foreground run stops its containers, shows their last output and exits with the pod's code.",
             an_interrupted_foreground_run,
         )
         .of("`run --rm`"),
         Row::code(
             "an_interrupted_boot",
-            "A foreground run that is interrupted in the middle of the boot leaves nothing.",
+            "A foreground run that is interrupted during the boot leaves nothing behind.",
             an_interrupted_boot,
         )
         .of("`run`"),

@@ -12,13 +12,13 @@ pub(crate) static GROUP: Group = Group {
     rows: &[
         Row::code(
             "a_hundred_thousand_lines",
-            "A hundred thousand lines are complete and in order, as they come and in the logs.",
+            "A hundred thousand lines are complete and in order, in the live output and in the logs.",
             a_hundred_thousand_lines,
         )
         .of("`run`, `logs`"),
         Row::run(
             "output_as_it_was_written",
-            "Both streams come as they were written: without a newline, with empty lines, any bytes.",
+            "Both streams arrive unmodified: without a newline, with empty lines, with any bytes.",
             any_bytes,
             Ended {
                 options: &["--no-prefix"],

@@ -9,12 +9,13 @@ use std::path::Path;
 const HEAD: &str = "\
 # Conformance
 
-Generated from the rows in `tests/tests/conformance/`. Each row is a test for each driver, a small pod and what must be seen of it; where a
-driver differs, that is declared with its reason, and the test fails when the difference disappears. The rows of krun run on hardware
-virtualization, in the lab; those of qemu by software emulation.
+Generated from the rows in `tests/tests/conformance/`. Each row is a test on each driver: a small pod, and what must be
+seen of it. Where a driver differs, the row declares the difference with a reason, and the test fails when the
+difference disappears. The rows of krun run on hardware virtualization, in the lab; those of qemu run by software
+emulation.
 
-A test's name is that of its driver, section and row: `cargo test -p magikvm-tests --test conformance qemu::exec::exit_codes`, with the
-settings that `ci/test.sh` makes.
+The name of a test consists of its driver, section and row: `cargo test -p magikvm-tests --test conformance
+qemu::exec::exit_codes`, with the environment that `ci/test.sh` sets.
 ";
 
 fn cell(row: &Row, driver: Driver) -> String {
@@ -29,7 +30,7 @@ fn markdown() -> String {
         let drivers = Driver::ALL.map(Driver::name).join(" | ");
         let rule = "|---".repeat(3 + Driver::ALL.len());
         let (title, name) = (group.title, group.name);
-        write!(page, "\n## {title} (`{name}`)\n\n| row | what is seen | of | {drivers} |\n{rule}|\n")
+        write!(page, "\n## {title} (`{name}`)\n\n| row | what must be seen | of | {drivers} |\n{rule}|\n")
             .unwrap();
         for row in group.rows {
             let cells = Driver::ALL.map(|driver| cell(row, driver)).join(" | ");

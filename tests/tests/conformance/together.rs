@@ -15,12 +15,12 @@ pub(crate) static GROUP: Group = Group {
     title: "Containers of a pod share network and name, but not processes and files",
     pods: Pods::Shared { name: POD, start },
     rows: &[
-        Row::code("one_network", "They reach each other by localhost.", one_network),
+        Row::code("one_network", "They reach each other on localhost.", one_network),
         Row::code("one_name", "They have the pod's host name, and find it in /etc/hosts.", one_name)
             .of("`hostname`"),
         Row::shell(
             "processes_and_files_of_their_own",
-            "Each sees its own processes only, its first one as number 1, and its own files only.",
+            "Each sees only its own processes, the first of them as PID 1, and only its own files.",
             &[
                 ("client", "cat /proc/1/comm; ls -d /www 2>/dev/null || echo none", "sleep\nnone\n"),
                 ("web", "cat /proc/1/comm; ps | grep -c '[s]leep'; true", "httpd\n0\n"),
@@ -28,7 +28,7 @@ pub(crate) static GROUP: Group = Group {
         ),
         Row::code(
             "namespaces",
-            "Their namespaces of network, IPC and host name are the same ones, those of processes and mounts are not.",
+            "They share the namespaces of network, IPC and host name, but not those of processes and mounts.",
             namespaces,
         ),
         Row::code("figures_of_each", "Processes and memory of each are counted.", figures_of_each)

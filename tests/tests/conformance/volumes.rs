@@ -22,7 +22,7 @@ pub(crate) static GROUP: Group = Group {
     rows: &[
         Row::shell(
             "config_map",
-            "Each key of a ConfigMap is a file with the wanted permissions, which can't be changed.",
+            "Each key of a ConfigMap is a read-only file with the requested permissions.",
             &[
                 ("one", "cd /config; grep . *; stat -c %a:%u:%g text", "bytes:\u{1}\ntext:hello\n444:0:4000\n"),
                 ("one", "cd /config; (echo x > text) 2>/dev/null || echo refused; touch new 2>/dev/null || echo refused", "refused\nrefused\n"),
@@ -32,7 +32,7 @@ pub(crate) static GROUP: Group = Group {
         .of("`volumes[].configMap`"),
         Row::shell(
             "secret",
-            "Keys of a Secret are where they are wanted, and only those; the group of the volumes may read them.",
+            "Exactly the requested keys of a Secret are at their paths; the group of the volumes may read them.",
             &[
                 ("one", "cd /secret; find . -type f | sort | xargs stat -c '%n %a'; cat deep/a", "./b 640\n./deep/a 440\ntop secret"),
                 ("one", "cat /file; stat -c '%F %a' /file; echo $PASSWORD $BOTH_password", "top secretregular file 640\ntop secret top secret\n"),
@@ -42,7 +42,7 @@ pub(crate) static GROUP: Group = Group {
         .of("`volumes[].secret`, `env[].valueFrom`, `envFrom`"),
         Row::shell(
             "empty_directories",
-            "An emptyDir is a directory that anybody may write to, on disk or in memory, the same one for all containers.",
+            "An emptyDir is a directory that everybody may write to, on disk or in memory, the same for all containers.",
             &[
                 ("one", "ls -A /disk /memory | tr '\\n' ' '; stat -c '%a %u:%g' /disk /memory", "/disk: from  /memory: 2777 0:4000\n2777 0:4000\n"),
                 ("two", "id -u; umask 022; echo disk > /disk/from/two; echo memory > /memory/two; stat -c '%u:%g' /memory/two", "1000\n1000:4000\n"),
@@ -52,13 +52,13 @@ pub(crate) static GROUP: Group = Group {
         .of("`volumes[].emptyDir`, `fsGroup`"),
         Row::shell(
             "groups",
-            "Containers have the further groups and the one of the volumes, beside those of their users.",
+            "Containers have the supplemental groups and the group of the volumes, in addition to those of their users.",
             &[("two", "id -G | tr ' ' '\\n' | sort -n | tr '\\n' ' '", "0 3000 4000 ")],
         )
         .of("`fsGroup`, `supplementalGroups`"),
         Row::shell(
             "limits_of_empty_directories",
-            "An emptyDir holds as much as its limit says.",
+            "An emptyDir holds exactly as much as its limit allows.",
             &[
                 ("one", "dd if=/dev/zero of=/small/x bs=4k 2>&1 | grep -o 'No space.*'; stat -c %s /small/x; rm /small/x", "No space left on device\n1048576\n"),
                 ("one", "dd if=/dev/zero of=/limited/x bs=4k 2>&1 | grep -o 'No space.*'; sync; s=$(stat -c %s /limited/x); \
@@ -69,7 +69,7 @@ pub(crate) static GROUP: Group = Group {
         .of("`volumes[].emptyDir.sizeLimit`"),
         Row::code(
             "host_directory",
-            "A hostPath is what is on this machine, with its owners and permissions, and what is changed in it is changed there.",
+            "A hostPath shows the host's files with their owners and permissions, and changes reach the host.",
             host_directory,
         )
         .of("`volumes[].hostPath`"),
@@ -79,11 +79,11 @@ pub(crate) static GROUP: Group = Group {
             every_call,
         )
         .of("`volumes[].hostPath`"),
-        Row::code("host_read_only", "A hostPath that is read-only for a container can't be changed by it, but by others.", host_read_only)
+        Row::code("host_read_only", "A container cannot change a hostPath that is read-only for it, but others can.", host_read_only)
             .of("`volumeMounts[].readOnly`"),
         Row::shell(
             "host_files_and_parts",
-            "A hostPath may be a file, and a part of a volume a directory or a file; what is missing is made.",
+            "A hostPath may be a file, and a subPath a directory or a file; missing ones are created.",
             &[
                 ("one", "cat /single; stat -c %F /single; cat /part; ls -A /made | wc -l; stat -c %F /made", "alone\nregular file\nowned\n0\ndirectory\n"),
                 ("one", "echo changed > /single; cat /single; echo alone > /single", "changed\n"),
@@ -93,13 +93,13 @@ pub(crate) static GROUP: Group = Group {
         .of("`volumeMounts[].subPath`, `subPathExpr`"),
         Row::shell(
             "an_ordinary_user",
-            "On a hostPath a container's user may do what a user of that number may on this machine.",
+            "On a hostPath a container's user has the permissions of the host's user with the same id.",
             &[("two", "cd /host; (echo x > owned) 2>/dev/null || echo refused; echo mine > open/mine; stat -c %u:%g open/mine; cat owned; rm open/mine", "refused\n1000:0\nowned\n")],
         )
         .of("`volumes[].hostPath`"),
         Row::shell(
             "no_devices",
-            "A device file on a volume is no device, and a link out of a volume leads to the container's own files.",
+            "A device file on a volume is not a device, and a link out of a volume leads to the container's own files.",
             &[
                 ("one", "mknod /disk/null c 1 3 && (echo x > /disk/null) 2>/dev/null || echo refused; rm -f /disk/null", "refused\n"),
                 ("one", "cat /host/passwd | head -1", "root:x:0:0:root:/root:/bin/sh\n"),

@@ -19,7 +19,7 @@ pub(crate) static GROUP: Group = Group {
     rows: &[
         Row::code(
             "as_long_as_the_pod",
-            "What is in an emptyDir survives the end of a container, and goes with the pod.",
+            "The content of an emptyDir survives the end of a container, and is removed with the pod.",
             as_long_as_the_pod,
         )
         .of("`volumes[].emptyDir`"),
@@ -31,25 +31,25 @@ pub(crate) static GROUP: Group = Group {
         .of("`spec.volumes`"),
         Row::code(
             "no_way_out_of_a_volume",
-            "A link that leads out of a volume is no part of it, whoever made it.",
+            "A link that leads out of a volume is refused as a subPath, no matter who created it.",
             no_way_out_of_a_volume,
         )
         .of("`volumeMounts[].subPath`"),
         Row::code(
             "links_that_change_meanwhile",
-            "Whatever a container does to a volume while others are started, they see nothing from outside of it.",
+            "Whatever a container does to a volume while others start, they see nothing from outside the volume.",
             links_that_change_meanwhile,
         )
         .of("`volumeMounts[].subPath`"),
         Row::code(
             "what_was_synced_is_there",
-            "What was synced to a hostPath is there when the VM is killed, and nothing of the pod's own disk is.",
+            "Data that was synced to a hostPath survives when the VM is killed; the pod's scratch disk does not.",
             what_was_synced_is_there,
         )
         .of("`volumes[].hostPath`"),
         Row::code(
             "hosts_that_have_it_not",
-            "A hostPath that is not as wanted is told by its name, before anything is made; what may be made is made.",
+            "A hostPath that does not match its type is reported by name before anything is created; types that allow it create the path.",
             hosts_that_have_it_not,
         )
         .of("`volumes[].hostPath.type`"),

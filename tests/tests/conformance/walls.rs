@@ -13,29 +13,29 @@ const CONTAINERS: [&str; 2] = ["plain", "mighty"];
 
 pub(crate) static GROUP: Group = Group {
     name: "walls",
-    title: "Containers cannot reach the agent nor the kernel",
+    title: "Containers can reach neither the agent nor the kernel's dangerous calls",
     pods: Pods::Shared { name: POD, start },
     rows: &[
         Row::code(
             "an_image_with_one_program",
-            "An image that holds one program, and neither /etc nor /proc nor /dev, runs.",
+            "An image runs that contains one program and neither /etc nor /proc nor /dev.",
             an_image_with_one_program,
         )
         .of("`image`"),
-        Row::code("usual_sockets", "It may open sockets of the network and UNIX sockets.", usual_sockets),
+        Row::code("usual_sockets", "It may open network sockets and Unix sockets.", usual_sockets),
         Row::code(
             "no_sockets_of_the_vm",
-            "It may not open vsock sockets, by which the agent is reached, in whatever way it tries.",
+            "It cannot open vsock sockets, which lead to the agent, in any way.",
             no_sockets_of_the_vm,
         ),
         Row::code(
             "no_rare_calls",
-            "It may neither set up an io_uring nor load another kernel.",
+            "It can neither set up an io_uring nor load another kernel.",
             no_rare_calls,
         ),
         Row::code(
             "calls_nobody_knows",
-            "A system call that nobody knows answers ENOSYS, so that programs fall back to older ones.",
+            "An unknown system call returns ENOSYS, so that programs fall back to older ones.",
             calls_nobody_knows,
         ),
     ],

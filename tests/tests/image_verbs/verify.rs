@@ -73,7 +73,7 @@ fn damage_is_found_in_every_part_and_can_be_mended() {
             assert_eq!(of("a:latest")["damages"][0]["path"].as_str(), path.to_str(), "{what}");
             assert_eq!(of("a:latest")["id"], id.as_str());
             assert_eq!(of("good:latest")["damages"].as_array().unwrap().len(), 0, "{what}");
-            image(&host, &["verify", "good"]).ok().prints(&format!("good: as it came ({good})\n"));
+            image(&host, &["verify", "good"]).ok().prints(&format!("good: unmodified ({good})\n"));
 
             // As the hint says.
             image(&host, &["rm", "a"]).ok();
@@ -104,7 +104,7 @@ fn what_is_not_there_is_said_beside_the_others() {
     let host = Host::bare();
     import(&host, "a", "a");
     let said = image(&host, &["verify", "missing", "a"]).fails(1).complains("there is no image missing");
-    assert!(said.stdout.starts_with("a: as it came ("), "{}", said.stdout);
+    assert!(said.stdout.starts_with("a: unmodified ("), "{}", said.stdout);
     let said = image(&host, &["verify", "missing", "a", "-o", "json"]).fails(1);
     assert_eq!(serde_json::from_str::<Value>(&said.stdout).unwrap().as_array().unwrap().len(), 1);
     let empty = Host::bare();

@@ -1,21 +1,21 @@
-//! One check and what came of it.
+//! One check and its result.
 
 use crate::vmm::Unavailable;
 use serde::Serialize;
 
-/// What came of a check.
+/// Result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum State {
-    /// All is there.
+    /// Nothing is missing.
     Ok,
-    /// Something is missing, without which pods can run.
+    /// Something is missing, but pods can run without it.
     Warn,
-    /// No pod can run as long as this is so.
+    /// No pod can run until this is fixed.
     Fail,
 }
 
-/// A thing that pods may need of this machine.
+/// Something that pods may need from the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Check {
     pub(super) name: &'static str,
@@ -65,8 +65,8 @@ impl Check {
     /// For people.
     pub(super) fn lines(&self) -> String {
         let label = match self.state {
-            State::Ok => "[ ok ]",
-            State::Warn => "[warn]",
+            State::Ok => "[ OK ]",
+            State::Warn => "[WARN]",
             State::Fail => "[FAIL]",
         };
         let mut text = format!("{label} {}: {}", self.name, self.found);
@@ -74,7 +74,7 @@ impl Check {
             text.push_str(&format!("\n       needed for: {needed_for}"));
         }
         if let Some(remedy) = &self.remedy {
-            text.push_str(&format!("\n       remedy: {remedy}"));
+            text.push_str(&format!("\n       fix: {remedy}"));
         }
         text
     }

@@ -1,4 +1,4 @@
-//! What can run machines, and what runs in them.
+//! Checks of the drivers, the guest image and passt.
 
 use super::check::Check;
 use super::host::{Host, Package};
@@ -27,7 +27,7 @@ const LIBKRUNFW: Package = Package {
     source: "https://github.com/containers/libkrunfw",
 };
 
-/// The driver that is taken unless another one is asked for.
+/// The default driver.
 pub(super) fn libkrun(version: Result<String, Unavailable>) -> Check {
     let name = "libkrun";
     version.map_or_else(
@@ -36,19 +36,18 @@ pub(super) fn libkrun(version: Result<String, Unavailable>) -> Check {
     )
 }
 
-/// The other driver.
 pub(super) fn qemu(version: Result<String, Unavailable>) -> Check {
     let name = "QEMU";
     version.map_or_else(|why| Check::unavailable(name, QEMU_FOR, why), |version| Check::ok(name, version))
 }
 
-/// How the host speaks with the guest in QEMU.
+/// The connection between host and guest with QEMU.
 pub(super) fn vsock(host: &Host, program: Result<PathBuf, Unavailable>) -> Check {
     let name = "QEMU's vsock";
     let kernels = if host.exists("/dev/vhost-vsock") {
-        "the kernel's /dev/vhost-vsock is here too, this version does not use it"
+        "/dev/vhost-vsock exists, but this version does not use it"
     } else {
-        "there is no /dev/vhost-vsock, and no need of it"
+        "/dev/vhost-vsock does not exist and is not needed"
     };
     match program {
         Ok(program) => Check::ok(name, format!("{} ({kernels})", program.display())),
@@ -56,7 +55,7 @@ pub(super) fn vsock(host: &Host, program: Result<PathBuf, Unavailable>) -> Check
     }
 }
 
-/// The kernel and init of the machines.
+/// Kernel and init of the VMs.
 pub(super) fn guest_image(
     dir: &Path,
     image: &Result<GuestManifest, GuestError>,
@@ -68,39 +67,36 @@ pub(super) fn guest_image(
             let GuestManifest { kernel_version, arch, generation, .. } = image;
             let note = match guest_for {
                 GuestFor::ThisProcessor => "",
-                GuestFor::AnotherProcessor => ": not this machine's processor, for --accel tcg only",
+                GuestFor::AnotherProcessor => ": not this host's architecture, for --accel tcg only",
             };
             let dir = dir.display();
             Check::ok(name, format!("{dir} (kernel {kernel_version}, generation {generation}, {arch}{note})"))
         }
         Err(error) => Check::missing(
             name,
-            "every pod: the VM boots from it",
+            "every pod: its VM boots from it",
             format!("{} cannot be used: {}", dir.display(), chain(error)),
-            "make one with magikvm-image build, or name one with --guest DIR or MAGIKVM_GUEST",
+            "build one with `magikvm-image build`, or select one with `--guest DIR` or MAGIKVM_GUEST",
         )
         .required(),
     }
 }
 
-/// Another kernel.
 pub(super) fn libkrunfw(host: &Host, there: Result<(), Unavailable>) -> Check {
     let name = "libkrunfw";
     match there {
-        Ok(()) => Check::ok(name, "its library can be loaded"),
-        Err(why) => {
-            Check::missing(name, "--kernel libkrunfw, and nothing else", why.reason, host.install(&LIBKRUNFW))
-        }
+        Ok(()) => Check::ok(name, "the library can be loaded"),
+        Err(why) => Check::missing(name, "--kernel libkrunfw only", why.reason, host.install(&LIBKRUNFW)),
     }
 }
 
-/// The way out of a machine, and whether pods have it unless they say otherwise. `version`: what the program says of itself, if it can be used.
+/// The default network of pods. `version` returns the version that the program prints, if it can be used.
 pub(super) fn passt(
     host: &Host,
     version: impl FnOnce(&Path) -> Result<String, PasstError>,
     network: &HostNetwork,
 ) -> Check {
-    let (name, need) = ("passt", "pods with a network; without it they have none");
+    let (name, need) = ("passt", "pods with a network");
     let Some(path) = host.find("passt") else {
         return Check::missing(name, need, "it is not in PATH", host.install(&PASST));
     };
@@ -110,15 +106,14 @@ pub(super) fn passt(
     };
     let families = match (network.has_4(), network.has_6()) {
         (true, true) => "IPv4 and IPv6",
-        (true, false) => "IPv4; IPv6 has no default route here",
-        (false, true) => "IPv6; IPv4 has no default route here",
+        (true, false) => "IPv4 (no default route for IPv6)",
+        (false, true) => "IPv6 (no default route for IPv4)",
         (false, false) => {
-            let found =
-                format!("{} ({version}), but there is no default route for it to use", path.display());
-            return Check::missing(name, need, found, "connect this machine to a network".to_owned());
+            let found = format!("{} ({version}), but this host has no default route", path.display());
+            return Check::missing(name, need, found, "connect this host to a network".to_owned());
         }
     };
-    Check::ok(name, format!("{} ({version}), the default of pods: {families}", path.display()))
+    Check::ok(name, format!("{} ({version}), the default network of pods: {families}", path.display()))
 }
 
 #[cfg(test)]
@@ -146,12 +141,11 @@ mod tests {
         let fake = Fake::new(&[("/dev/vhost-vsock", "")]);
         assert_eq!(vsock(&fake.host, missing("no")).state, State::Warn);
         let check = vsock(&fake.host, Ok("/bin/v".into()));
+        assert!(check.is_ok() && check.found.starts_with("/bin/v (/dev/vhost-vsock exists"), "{check:?}");
         assert!(
-            check.is_ok() && check.found.starts_with("/bin/v (the kernel's /dev/vhost-vsock is"),
-            "{check:?}"
-        );
-        assert!(
-            vsock(&Fake::new(&[]).host, Ok("/bin/v".into())).found.contains("there is no /dev/vhost-vsock")
+            vsock(&Fake::new(&[]).host, Ok("/bin/v".into()))
+                .found
+                .contains("/dev/vhost-vsock does not exist")
         );
     }
 
@@ -179,17 +173,23 @@ mod tests {
         let good = |_: &Path| Ok("2025".to_owned());
         let old = |path: &Path| Err(PasstError::TooOld { path: path.to_owned(), option: "--fd" });
         let there = passt(&fake.host, good, &network);
-        assert_eq!((there.state, there.remedy.as_deref()), (State::Warn, Some("sudo dnf install passt")));
+        assert_eq!(
+            (there.state, there.remedy.as_deref()),
+            (State::Warn, Some("run `sudo dnf install passt`"))
+        );
         fake.program("passt");
         let there = passt(&fake.host, good, &network);
-        assert!(there.is_ok() && there.found.contains("(2025), the default of pods: IPv4;"), "{there:?}");
+        assert!(
+            there.is_ok() && there.found.contains("(2025), the default network of pods: IPv4 ("),
+            "{there:?}"
+        );
         assert!(passt(&fake.host, old, &network).found.contains("has no option --fd"));
         let alone = passt(&fake.host, good, &HostNetwork::default());
         assert!(!alone.is_ok() && alone.found.contains("no default route"), "{alone:?}");
         let firmware = libkrunfw(&fake.host, missing("no library"));
         assert_eq!(
             (firmware.state, firmware.remedy.as_deref()),
-            (State::Warn, Some("sudo dnf install libkrunfw"))
+            (State::Warn, Some("run `sudo dnf install libkrunfw`"))
         );
         assert!(libkrunfw(&fake.host, Ok(())).is_ok());
         let debian = Fake::new(&[("/etc/os-release", "ID=debian\n")]);

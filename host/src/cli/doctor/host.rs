@@ -22,7 +22,7 @@ pub(super) enum User {
 pub(super) enum KvmDevice {
     Missing,
     Forbidden(Forbidden),
-    /// It can be opened, or fails in a way of its own.
+    /// It can be opened, or fails for a reason of its own.
     There,
 }
 
@@ -97,7 +97,7 @@ impl Host {
         self.at(path).exists()
     }
 
-    /// A text without the white space around it; none if it can't be read.
+    /// The trimmed content of a file; `None` if it cannot be read.
     pub(super) fn read(&self, path: &str) -> Option<String> {
         let mut bytes = Vec::new();
         File::open(self.at(path)).ok()?.take(MAX_READ).read_to_end(&mut bytes).ok()?;
@@ -135,7 +135,7 @@ impl Host {
             Family::Other => ("", None),
         };
         match name {
-            Some(name) => format!("{}{command} {name}", self.sudo()),
+            Some(name) => format!("run `{}{command} {name}`", self.sudo()),
             None => format!("install {} ({})", package.name, package.source),
         }
     }
@@ -159,7 +159,7 @@ impl Host {
         ["/run/.containerenv", "/.dockerenv", "/run/systemd/container"].iter().any(|path| self.exists(path))
     }
 
-    /// Who made this machine, as its firmware says it; empty where there is no such table.
+    /// The vendor of the host, as its firmware reports it; empty if there is no such table.
     pub(super) fn maker(&self) -> String {
         let part = |name| self.read(&format!("/sys/class/dmi/id/{name}")).unwrap_or_default();
         format!("{} {}", part("sys_vendor"), part("product_name")).trim().to_owned()
@@ -239,7 +239,7 @@ pub(super) mod tests {
         }
 
         /// Like [`Self::of_user`], whose files are somebody else's.
-        pub(in crate::cli::doctor) fn of_stranger(files: &[(&str, &str)]) -> Self {
+        pub(in crate::cli::doctor) fn of_other_user(files: &[(&str, &str)]) -> Self {
             let mut fake = Self::new(files);
             let uid = nix::unistd::geteuid().as_raw() + 1;
             fake.host.user = User::Ordinary { uid, name: "ada".to_owned() };
@@ -270,13 +270,16 @@ pub(super) mod tests {
     #[test]
     fn packages_have_the_names_of_the_distribution_and_root_needs_no_sudo() {
         let install = |text: &str| Fake::new(&[("/etc/os-release", text)]).host.install(&TOOL);
-        assert_eq!(install("NAME=\"Debian\"\nID=debian\n"), "apt-get install tool-deb");
-        assert_eq!(install("ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n"), "apt-get install tool-deb");
-        assert_eq!(install("ID=\"almalinux\"\nID_LIKE=\"rhel centos fedora\"\n"), "dnf install tool-rpm");
+        assert_eq!(install("NAME=\"Debian\"\nID=debian\n"), "run `apt-get install tool-deb`");
+        assert_eq!(install("ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n"), "run `apt-get install tool-deb`");
+        assert_eq!(
+            install("ID=\"almalinux\"\nID_LIKE=\"rhel centos fedora\"\n"),
+            "run `dnf install tool-rpm`"
+        );
         assert_eq!(install("ID=arch\n"), "install tool (https://tool.example)");
         assert_eq!(install("ID=nixos\n"), "install tool (https://tool.example)");
         let fake = Fake::of_user(&[("/etc/os-release", "ID=debian")]);
-        assert_eq!(fake.host.install(&TOOL), "sudo apt-get install tool-deb");
+        assert_eq!(fake.host.install(&TOOL), "run `sudo apt-get install tool-deb`");
     }
 
     #[test]

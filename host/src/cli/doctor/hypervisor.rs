@@ -6,12 +6,12 @@ use crate::vmm::probe;
 use std::path::Path;
 
 const NAME: &str = "hardware virtualization";
-const NEEDED_FOR: &str = "running pods in hardware VMs, the wall between them and this machine";
+const NEEDED_FOR: &str = "running pods in hardware VMs, which isolate them from this host";
 
-/// This machine's.
+/// The check of this host.
 pub(super) fn of_machine(_host: &Host, verdicts: &Path) -> Check {
     match probe::hardware_afresh(verdicts) {
-        Ok(()) => Check::ok(NAME, "the Hypervisor framework makes VMs for this program"),
+        Ok(()) => Check::ok(NAME, "the Hypervisor framework creates VMs for this program"),
         Err(why) => Check::unavailable(NAME, NEEDED_FOR, why),
     }
 }

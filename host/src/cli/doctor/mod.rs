@@ -1,16 +1,16 @@
-//! `magikvm doctor`: each thing that pods need of this machine, whether it is there, and what to do if not.
+//! `magikvm doctor`: checks everything that pods need from the host, and suggests fixes.
 //!
-//! The checks are pure: they are told what drivers say, and look at files through [`host::Host`].
+//! The checks are pure: they receive what the drivers report, and read files through [`host::Host`].
 
 mod check;
 mod drivers;
 mod host;
+mod isolation;
 mod report;
 mod storage;
 mod system;
 #[cfg_attr(target_os = "macos", path = "hypervisor.rs")]
 mod virtualization;
-mod walls;
 
 use super::error::Kind;
 use super::{CliError, Format, Outcome, print_as, ui};
@@ -27,16 +27,15 @@ use report::{GuestFor, Machines, Report};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Print in this form
+    /// Output format
     #[arg(short, long)]
     output: Option<Format>,
     /// Directory of the guest image
     #[arg(long, value_name = "DIR", env = "MAGIKVM_GUEST")]
     guest: Option<PathBuf>,
-    /// Exit with 3 also where pods can run by software emulation only
+    /// Require hardware virtualization: exit with 3 if pods can run by software emulation only
     #[arg(long)]
     hardware: bool,
 }
@@ -57,7 +56,7 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     Ok(if enough { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
 
-/// What a passt says of itself, if it can do what is needed of it.
+/// The version that passt prints, if it can do what pods need.
 fn passt_version(path: &std::path::Path) -> Result<String, PasstError> {
     passt::check(Some(path)).and_then(passt::version)
 }
@@ -70,7 +69,7 @@ fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> 
         Some(arch) if arch.as_str() != host.arch => GuestFor::AnotherProcessor,
         Some(_) | None => GuestFor::ThisProcessor,
     };
-    // Without a guest image: the machine that a guest of this machine's own architecture needs.
+    // Without a guest image: what a guest of the host's own architecture needs.
     let arch = stated.or_else(Arch::native).unwrap_or(Arch::X86_64);
     let hardware = virtualization::of_machine(host, &places.verdicts);
     let qemu =
@@ -92,7 +91,7 @@ fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> 
     ];
     if cfg!(target_os = "linux") {
         others.extend([system::user_namespaces(host), system::subordinate_ids(host), system::cgroups(host)]);
-        others.extend(walls::checks(crate::vmm::walls::trial().map_err(|error| chain(&error))));
+        others.extend(isolation::checks(crate::vmm::walls::trial().map_err(|error| chain(&error))));
     }
     Report::new(machines, others)
 }

@@ -1,17 +1,17 @@
-//! What all checks come to.
+//! The result of all checks.
 
 use super::check::{Check, State};
 use serde::Serialize;
 
-/// For which processor the guest image is.
+/// The processor of the guest image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum GuestFor {
     ThisProcessor,
-    /// Which only an emulator can be.
+    /// Only an emulator can run it.
     AnotherProcessor,
 }
 
-/// The checks of what runs machines. Not all of it must be there: either of the drivers, with what it needs.
+/// The checks of what runs VMs. One driver with everything it needs is sufficient.
 #[derive(Debug)]
 pub(super) struct Machines {
     pub(super) hardware: Check,
@@ -21,21 +21,21 @@ pub(super) struct Machines {
     pub(super) guest_for: GuestFor,
 }
 
-/// By which drivers pods can run here.
+/// The drivers with which pods can run on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct Drivers {
     krun: bool,
     qemu: bool,
 }
 
-/// Whether some driver has all of its own.
+/// Whether at least one driver has all its parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Parts {
     There,
     Missing,
 }
 
-/// What all checks come to. `hardware` and `emulation`: whether pods can run so.
+/// The result of all checks. `hardware` and `emulation` say whether pods can run in this way.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     pub(super) checks: Vec<Check>,
@@ -47,7 +47,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Where no driver can run machines, each part that is missing becomes a failure: any way out begins with one of them.
+    /// If no driver can run VMs, each missing part becomes a failure: every fix begins with one of them.
     pub(super) fn new(machines: Machines, others: Vec<Check>) -> Self {
         let Machines { hardware, krun, qemu, vsock, guest_for } = machines;
         let processor = hardware.is_ok() && guest_for == GuestFor::ThisProcessor;
@@ -70,22 +70,24 @@ impl Report {
         }
     }
 
-    /// For people: what can run here, and by what.
+    /// A sentence for people: whether pods can run, and with which drivers.
     pub(super) fn summary(&self) -> &'static str {
         match (self.hardware, self.drivers) {
             (true, Drivers { krun: true, qemu: true }) => {
-                "Pods run here in hardware VMs by libkrun, or by QEMU with --vmm qemu."
+                "Pods run on this host in hardware VMs, with libkrun, or with QEMU (--vmm qemu)."
             }
-            (true, Drivers { krun: true, qemu: false }) => "Pods run here in hardware VMs by libkrun.",
-            (true, Drivers { krun: false, .. }) => "Pods run here in hardware VMs by QEMU.",
+            (true, Drivers { krun: true, qemu: false }) => {
+                "Pods run on this host in hardware VMs, with libkrun."
+            }
+            (true, Drivers { krun: false, .. }) => "Pods run on this host in hardware VMs, with QEMU.",
             (false, Drivers { qemu: true, .. }) => {
-                "Pods run here only by software emulation: --accel tcg (QEMU). It is slow, and not a security boundary."
+                "Pods run on this host by software emulation only (--accel tcg, with QEMU). It is slow, and not a security boundary."
             }
             (false, Drivers { qemu: false, .. }) if self.machines == Parts::Missing => {
-                "Pods cannot run here. They need libkrun with hardware virtualization, or QEMU with its vsock, and all else that is marked FAIL."
+                "Pods cannot run on this host. They need either libkrun with hardware virtualization or QEMU with its vsock, and everything else that is marked FAIL."
             }
             (false, Drivers { qemu: false, .. }) => {
-                "Pods cannot run here. They need all that is marked FAIL."
+                "Pods cannot run on this host. They need everything that is marked FAIL."
             }
         }
     }
@@ -118,7 +120,7 @@ mod tests {
             let report = report(parts, GuestFor::ThisProcessor, vec![required, optional]);
             let fails = report.checks.iter().any(|check| check.state == State::Fail);
             assert_eq!(fails, !(report.hardware || report.emulation), "{parts:?}: {report:?}");
-            assert_eq!(fails, report.summary().starts_with("Pods cannot run here"));
+            assert_eq!(fails, report.summary().starts_with("Pods cannot run on this host"));
             assert_eq!(report.hardware || report.emulation, report.drivers.krun || report.drivers.qemu);
             for check in &report.checks {
                 assert_eq!(check.is_ok(), check.remedy.is_none() && check.needed_for.is_none());
@@ -134,10 +136,10 @@ mod tests {
         };
         let (hardware, emulation, krun, qemu, summary) = of([true, true, false, true]);
         assert_eq!((hardware, emulation, krun, qemu), (true, false, true, false));
-        assert_eq!(summary, "Pods run here in hardware VMs by libkrun.");
+        assert_eq!(summary, "Pods run on this host in hardware VMs, with libkrun.");
         let (hardware, emulation, krun, qemu, summary) = of([true, false, true, true]);
         assert_eq!((hardware, emulation, krun, qemu), (true, true, false, true));
-        assert_eq!(summary, "Pods run here in hardware VMs by QEMU.");
+        assert_eq!(summary, "Pods run on this host in hardware VMs, with QEMU.");
         let (hardware, emulation, krun, qemu, summary) = of([false, true, true, true]);
         assert_eq!((hardware, emulation, krun, qemu), (false, true, false, true));
         assert!(summary.contains("--accel tcg"), "{summary}");
@@ -145,7 +147,10 @@ mod tests {
         assert_eq!((hardware, emulation, krun, qemu), (false, false, false, false));
         assert!(summary.contains("or QEMU with its vsock"), "{summary}");
         let image = report([true; 4], GuestFor::ThisProcessor, vec![part(false).required()]);
-        assert_eq!(image.summary(), "Pods cannot run here. They need all that is marked FAIL.");
+        assert_eq!(
+            image.summary(),
+            "Pods cannot run on this host. They need everything that is marked FAIL."
+        );
     }
 
     #[test]

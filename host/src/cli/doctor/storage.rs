@@ -62,7 +62,12 @@ pub(super) fn scratch() -> Check {
         Some(program) => Check::ok(name, program.display().to_string()),
         None => {
             let found = "mkfs.ext4 is not installed".to_owned();
-            Check::missing(name, "emptyDir volumes on disk", found, "apt-get install e2fsprogs".to_owned())
+            Check::missing(
+                name,
+                "emptyDir volumes on disk",
+                found,
+                "run `apt-get install e2fsprogs`".to_owned(),
+            )
         }
     }
 }
@@ -71,21 +76,23 @@ fn judge(dirs: &[Directory], user: &User) -> Check {
     let name = "state directories";
     if let Some(dir) = dirs.iter().find(|dir| dir.access != Access::Writable) {
         let (path, nearest) = (dir.path.display(), dir.nearest.display());
-        let other = "name another place with --root DIR or MAGIKVM_ROOT";
+        let other = "choose another directory with `--root DIR` or MAGIKVM_ROOT";
         let (found, remedy) = match (dir.access, user) {
             (Access::NoDirectory, _) => {
-                (format!("{path} cannot be made: {nearest} is not a directory"), other.to_owned())
+                (format!("{path} cannot be created: {nearest} is not a directory"), other.to_owned())
             }
             (_, User::Ordinary { name, .. }) if dir.path == dir.nearest => {
-                (format!("{path} cannot be written"), format!("sudo chown -R {name} {path}, or {other}"))
+                (format!("{path} is not writable"), format!("run `sudo chown -R {name} {path}`, or {other}"))
             }
-            _ => (format!("{path} cannot be written: {nearest} is not writable"), other.to_owned()),
+            _ => {
+                (format!("{path} cannot be created or written: {nearest} is not writable"), other.to_owned())
+            }
         };
         return Check::missing(name, NEEDED_FOR, found, remedy).required();
     }
     if let Some(dir) = dirs.iter().find(|dir| dir.free < dir.low) {
         let found = format!("{} has {} MiB left", dir.path.display(), dir.free >> 20);
-        let remedy = "magikvm image prune --all, magikvm rm for pods that have ended, or another place with --root DIR";
+        let remedy = "remove images with `magikvm image prune --all` and ended pods with `magikvm rm NAME`, or choose another directory with `--root DIR`";
         return Check::missing(name, NEEDED_FOR, found, remedy);
     }
     let paths: Vec<String> = dirs.iter().map(|dir| dir.path.display().to_string()).collect();
@@ -104,9 +111,9 @@ fn judge_policy(path: &Path, loaded: Result<(), PolicyError>) -> Check {
         Ok(()) => Check::ok(name, format!("there is no {}, so every image may be used", path.display())),
         Err(error) => Check::missing(
             name,
-            "every pod: it says which images may be used",
+            "every pod: the policy determines which images may be used",
             chain(&error),
-            format!("correct {} (docs/policy.md)", path.display()),
+            format!("correct {} (see docs/policy.md)", path.display()),
         )
         .required(),
     }
@@ -146,9 +153,9 @@ mod tests {
         };
         let own = judge(&[dir("/x/y", Access::Writable), dir("/x/y", Access::Denied)], &ada());
         assert_eq!(own.state, State::Fail);
-        assert!(own.remedy.unwrap().starts_with("sudo chown -R ada /x/y, or "));
+        assert!(own.remedy.unwrap().starts_with("run `sudo chown -R ada /x/y`, or "));
         let above = judge(&[dir("/x", Access::Denied)], &ada());
-        assert_eq!(above.found, "/x/y cannot be written: /x is not writable");
+        assert_eq!(above.found, "/x/y cannot be created or written: /x is not writable");
         assert!(above.remedy.unwrap().contains("--root DIR"));
     }
 

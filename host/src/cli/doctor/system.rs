@@ -1,13 +1,11 @@
-//! What the kernel and the administrator let this user do: namespaces, ids, cgroups. VMs need none of it.
+//! Checks of what the kernel and the administrator allow this user: namespaces, ids, cgroups. VMs need none of it.
 
 use super::check::Check;
 use super::host::{Host, Package, User};
 
 /// All of these checks are for the class of containers without a VM.
-const BY_USERS: &str =
-    "pods of the class pod-containers run by ordinary users, which are not in this version";
-const LIMITS: &str =
-    "limits of memory, processors and processes of pod-containers, which are not in this version";
+const BY_USERS: &str = "pods of the class pod-containers run by ordinary users (not in this version)";
+const LIMITS: &str = "limits of memory, processors and processes of pod-containers (not in this version)";
 /// Controllers that limits need.
 const WANTED: [&str; 3] = ["cpu", "memory", "pids"];
 /// Ids that a container may have.
@@ -22,46 +20,46 @@ const UIDMAP: Package = Package {
     source: "newuidmap and newgidmap of https://github.com/shadow-maint/shadow",
 };
 
-/// Whether this user may make namespaces in which he is root.
+/// Whether this user may create user namespaces.
 pub(super) fn user_namespaces(host: &Host) -> Check {
     let name = "user namespaces";
     let number = |path| host.read(path).and_then(|text| text.parse::<u64>().ok());
     let sudo = host.sudo();
     let missing = |found: &str, remedy: String| Check::missing(name, BY_USERS, found, remedy);
-    let setting = |key: &str, value: u32| format!("{sudo}sysctl -w {key}={value}");
+    let setting = |key: &str, value: u32| format!("run `{sudo}sysctl -w {key}={value}`");
     let Some(max) = number("/proc/sys/user/max_user_namespaces") else {
-        return missing("this kernel has none", "run a kernel that was made with CONFIG_USER_NS".to_owned());
+        return missing("this kernel has no user namespaces", "run a kernel with CONFIG_USER_NS".to_owned());
     };
     if max == 0 {
         return missing("user.max_user_namespaces is 0", setting("user.max_user_namespaces", 15_000));
     }
     if host.user == User::Root {
-        return Check::ok(name, format!("up to {max}; root may make them"));
+        return Check::ok(name, format!("up to {max}; root may create them"));
     }
     if number("/proc/sys/kernel/unprivileged_userns_clone") == Some(0) {
         let key = "kernel.unprivileged_userns_clone";
-        return missing(&format!("only root may make them ({key} is 0)"), setting(key, 1));
+        return missing(&format!("only root may create them ({key} is 0)"), setting(key, 1));
     }
     if number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").is_some_and(|value| value != 0) {
         let program = host.program.display();
         return missing(
-            "AppArmor lets ordinary users make them only in programs with a profile (kernel.apparmor_restrict_unprivileged_userns is 1)",
+            "AppArmor allows ordinary users to create them only in programs with a profile (kernel.apparmor_restrict_unprivileged_userns is 1)",
             format!(
-                "give magikvm one: printf 'abi <abi/4.0>,\\nprofile magikvm \"{program}\" flags=(unconfined) {{\\n  userns,\\n}}\\n' | \
-                 sudo tee /etc/apparmor.d/magikvm && sudo apparmor_parser -r /etc/apparmor.d/magikvm"
+                "give magikvm a profile: run `printf 'abi <abi/4.0>,\\nprofile magikvm \"{program}\" flags=(unconfined) {{\\n  userns,\\n}}\\n' | \
+                 sudo tee /etc/apparmor.d/magikvm && sudo apparmor_parser -r /etc/apparmor.d/magikvm`"
             ),
         );
     }
-    Check::ok(name, format!("up to {max}; ordinary users may make them"))
+    Check::ok(name, format!("up to {max}; ordinary users may create them"))
 }
 
-/// Whether this user has ids to give to those in his containers.
+/// Whether this user has ids for the users of containers.
 pub(super) fn subordinate_ids(host: &Host) -> Check {
     let name = "subordinate ids";
     let User::Ordinary { uid, name: user } = &host.user else {
-        return Check::ok(name, "root needs none");
+        return Check::ok(name, "root does not need them");
     };
-    // Where they come from a directory service, only that service knows them.
+    // If a directory service provides the ids, only that service knows them.
     let service = host.read("/etc/nsswitch.conf").and_then(|text| {
         let value = text
             .lines()
@@ -69,7 +67,7 @@ pub(super) fn subordinate_ids(host: &Host) -> Check {
         value.filter(|value| value != "files")
     });
     if let Some(service) = service {
-        return Check::ok(name, format!("given out by {service} (/etc/nsswitch.conf)"));
+        return Check::ok(name, format!("provided by {service} (/etc/nsswitch.conf)"));
     }
     let [uids, gids] = ["/etc/subuid", "/etc/subgid"].map(|path| Ids::of(host, path, *uid, user));
     if uids.own < IDS || gids.own < IDS {
@@ -78,7 +76,7 @@ pub(super) fn subordinate_ids(host: &Host) -> Check {
             name,
             BY_USERS,
             format!("{user} has {} in /etc/subuid and {} in /etc/subgid, not {IDS} each", uids.own, gids.own),
-            format!("sudo usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {user}"),
+            format!("run `sudo usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {user}`"),
         );
     }
     match ["newuidmap", "newgidmap"].iter().find(|program| host.find(program).is_none()) {
@@ -89,7 +87,7 @@ pub(super) fn subordinate_ids(host: &Host) -> Check {
     }
 }
 
-/// What /etc/subuid or /etc/subgid says.
+/// Content of /etc/subuid or /etc/subgid.
 struct Ids {
     /// How many this user has.
     own: u64,
@@ -159,8 +157,8 @@ pub(super) fn cgroups(host: &Host) -> Check {
     let boot = || "boot with systemd.unified_cgroup_hierarchy=1 on the kernel's command line".to_owned();
     match (&found.unified, found.old.is_empty()) {
         (None, true) => missing(
-            "none is mounted".to_owned(),
-            format!("{}mount -t cgroup2 none /sys/fs/cgroup", host.sudo()),
+            "no cgroup file system is mounted".to_owned(),
+            format!("run `{}mount -t cgroup2 none /sys/fs/cgroup`", host.sudo()),
         ),
         (Some(point), true) => unified(host, point),
         (unified, false) => {
@@ -169,10 +167,12 @@ pub(super) fn cgroups(host: &Host) -> Check {
             if !lacking.is_empty() {
                 missing(format!("{form}, without {}", lacking.join(", ")), boot())
             } else if is_root {
-                Check::ok(name, format!("{form} ({} are of version 1, for root alone)", WANTED.join(", ")))
+                Check::ok(name, format!("{form} ({} are version 1, for root only)", WANTED.join(", ")))
             } else {
-                let text =
-                    format!("{form}: {} are of version 1, which cannot be given to users", WANTED.join(", "));
+                let text = format!(
+                    "{form}: {} are version 1, which cannot be delegated to users",
+                    WANTED.join(", ")
+                );
                 missing(text, boot())
             }
         }
@@ -196,7 +196,7 @@ fn unified(host: &Host, point: &str) -> Check {
                 name,
                 LIMITS,
                 found,
-                "run a kernel that has them, and give them to this container if it is one",
+                "run a kernel that has them; if this is a container, delegate them to it",
             )
         };
     };
@@ -206,19 +206,21 @@ fn unified(host: &Host, point: &str) -> Check {
     let own = format!("{point}{}", own.trim_end_matches('/'));
     let delegated = [own, of_manager].into_iter().find(|dir| host.owns(&format!("{dir}/cgroup.procs")));
     let found = match delegated.map(|dir| lacking(&controllers(&dir))) {
-        None => format!("version 2, but {user} has been given none"),
+        None => format!("version 2, but no cgroup is delegated to {user}"),
         Some(lacking) if !lacking.is_empty() => {
-            format!("version 2, but {user} has been given none of {}", lacking.join(", "))
+            format!("version 2, but these controllers are not delegated to {user}: {}", lacking.join(", "))
         }
-        Some(_) => return Check::ok(name, format!("version 2, with {} given to {user}", WANTED.join(", "))),
+        Some(_) => {
+            return Check::ok(name, format!("version 2, with {} delegated to {user}", WANTED.join(", ")));
+        }
     };
     let remedy = if host.exists("/run/systemd/system") {
-        "sudo mkdir -p /etc/systemd/system/user@.service.d && printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' | \
-         sudo tee /etc/systemd/system/user@.service.d/delegate.conf && sudo systemctl daemon-reload, then log in again"
+        "run `sudo mkdir -p /etc/systemd/system/user@.service.d && printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' | \
+         sudo tee /etc/systemd/system/user@.service.d/delegate.conf && sudo systemctl daemon-reload`, then log in again"
             .to_owned()
     } else {
         format!(
-            "as root: mkdir {point}/{user} && chown {user} {point}/{user} {point}/{user}/cgroup.{{procs,subtree_control}}, and start magikvm in it"
+            "run as root `mkdir {point}/{user} && chown {user} {point}/{user} {point}/{user}/cgroup.{{procs,subtree_control}}`, and start magikvm in this cgroup"
         )
     };
     Check::missing(name, LIMITS, found, remedy)
@@ -261,12 +263,12 @@ mod tests {
         assert!(user(&[MAX]).is_ok());
         assert!(user(&[MAX, ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "0")]).is_ok());
         let debian = user(&[MAX, ("/proc/sys/kernel/unprivileged_userns_clone", "0\n")]);
-        assert_eq!(remedy(debian), "sudo sysctl -w kernel.unprivileged_userns_clone=1");
+        assert_eq!(remedy(debian), "run `sudo sysctl -w kernel.unprivileged_userns_clone=1`");
         let off = [("/proc/sys/user/max_user_namespaces", "0\n")];
-        assert_eq!(remedy(user(&off)), "sudo sysctl -w user.max_user_namespaces=15000");
+        assert_eq!(remedy(user(&off)), "run `sudo sysctl -w user.max_user_namespaces=15000`");
         assert_eq!(
             remedy(user_namespaces(&Fake::new(&off).host)),
-            "sysctl -w user.max_user_namespaces=15000"
+            "run `sysctl -w user.max_user_namespaces=15000`"
         );
         assert!(remedy(user(&[])).contains("CONFIG_USER_NS"));
     }
@@ -284,7 +286,7 @@ mod tests {
         // Nobody's ids are given twice, and the ranges are the same for both.
         assert_eq!(
             remedy(of("bob:100000:65536\n", "bob:100000:65536\neve:165536:65536\n")),
-            "sudo usermod --add-subuids 231072-296607 --add-subgids 231072-296607 ada"
+            "run `sudo usermod --add-subuids 231072-296607 --add-subgids 231072-296607 ada`"
         );
         let few = of("ada:100000:1000", "ada:100000:65536");
         assert!(few.found.contains("ada has 1000 in /etc/subuid and 65536 in /etc/subgid"), "{few:?}");
@@ -299,11 +301,11 @@ mod tests {
         let files = [("/etc/subuid", "ada:100000:65536"), ("/etc/subgid", "ada:100000:65536")];
         let mut fake = Fake::of_user(&files);
         fake.put("/etc/os-release", "ID=debian");
-        assert_eq!(remedy(subordinate_ids(&fake.host)), "sudo apt-get install uidmap");
+        assert_eq!(remedy(subordinate_ids(&fake.host)), "run `sudo apt-get install uidmap`");
         fake.put("/etc/nsswitch.conf", "passwd: files sss\nsubid: sss\n");
-        assert!(subordinate_ids(&fake.host).found.contains("given out by sss"));
+        assert!(subordinate_ids(&fake.host).found.contains("provided by sss"));
         fake.host.user = User::Root;
-        assert_eq!(subordinate_ids(&fake.host).found, "root needs none");
+        assert_eq!(subordinate_ids(&fake.host).found, "root does not need them");
     }
 
     #[test]
@@ -331,11 +333,11 @@ mod tests {
             [UNIFIED, top, session, ("/run/systemd/system/x", ""), (&procs, ""), (&list, "memory pids\n")];
         let fake = Fake::of_user(&files);
         let some = cgroups(&fake.host);
-        assert!(some.found.ends_with("ada has been given none of cpu"), "{some:?}");
+        assert!(some.found.ends_with("not delegated to ada: cpu"), "{some:?}");
         assert!(remedy(some).contains("Delegate=cpu cpuset io memory pids"));
         fake.put(&list, "cpu memory pids\n");
         assert!(cgroups(&fake.host).is_ok());
-        assert!(cgroups(&Fake::of_stranger(&files).host).found.ends_with("ada has been given none"));
+        assert!(cgroups(&Fake::of_other_user(&files).host).found.ends_with("no cgroup is delegated to ada"));
     }
 
     #[test]
@@ -347,7 +349,7 @@ mod tests {
             ("/sys/fs/cgroup/mine/cgroup.controllers", "cpu memory pids"),
         ];
         assert!(cgroups(&Fake::of_user(&files).host).is_ok());
-        assert!(remedy(cgroups(&Fake::of_stranger(&files).host)).contains("chown ada /sys/fs/cgroup/ada "));
+        assert!(remedy(cgroups(&Fake::of_other_user(&files).host)).contains("chown ada /sys/fs/cgroup/ada "));
     }
 
     #[test]
@@ -362,6 +364,6 @@ mod tests {
         assert!(remedy(user).contains("systemd.unified_cgroup_hierarchy=1"));
         let poor = root(&line("cpu"));
         assert_eq!(poor.found, "version 1 only, without memory, pids");
-        assert!(remedy(root("tmpfs /tmp tmpfs rw 0 0\n")).starts_with("mount -t cgroup2"));
+        assert!(remedy(root("tmpfs /tmp tmpfs rw 0 0\n")).starts_with("run `mount -t cgroup2"));
     }
 }

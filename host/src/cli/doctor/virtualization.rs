@@ -1,4 +1,4 @@
-//! Why hardware virtualization does not work here. There are many reasons, and each has a remedy of its own, often on another machine.
+//! Why hardware virtualization does not work on this host. Each of the many reasons has its own fix, often on another machine.
 
 use super::check::Check;
 use super::host::{Forbidden, Host, KvmDevice, User};
@@ -7,22 +7,22 @@ use crate::vmm::{Unavailable, probe};
 use std::path::Path;
 
 const NAME: &str = "hardware virtualization";
-const NEEDED_FOR: &str = "running pods in hardware VMs, the wall between them and this machine";
+const NEEDED_FOR: &str = "running pods in hardware VMs, which isolate them from this host";
 
-/// What a host of VMs is to do, by words in what its VMs say of their maker.
+/// How to enable nested virtualization, by words in the vendor's name that a VM reports.
 const NESTING: [(&str, &str); 6] = [
     ("Amazon EC2", "use an instance type with nested virtualization, or a bare-metal one (*.metal)"),
     (
         "Google",
-        "make the VM anew, of a machine type that can: gcloud compute instances create NAME --machine-type=n2-standard-4 --enable-nested-virtualization",
+        "create the VM again with a machine type that supports it: gcloud compute instances create NAME --machine-type=n2-standard-4 --enable-nested-virtualization",
     ),
     (
         "Microsoft Corporation",
         "on a Hyper-V host: Set-VMProcessor -VMName NAME -ExposeVirtualizationExtensions $true; in Azure: a size with nested virtualization",
     ),
-    ("VMware", "shut the VM down and put into its .vmx file: vhv.enable = \"TRUE\""),
-    ("VirtualBox", "shut the VM down, then on its host: VBoxManage modifyvm NAME --nested-hw-virt on"),
-    ("Xen", "put into the VM's configuration on its host: nestedhvm = 1, then start it anew"),
+    ("VMware", "shut down the VM and add to its .vmx file: vhv.enable = \"TRUE\""),
+    ("VirtualBox", "shut down the VM, then run on its host: VBoxManage modifyvm NAME --nested-hw-virt on"),
+    ("Xen", "add to the VM's configuration on its host: nestedhvm = 1, then restart the VM"),
 ];
 
 /// The first processor, as /proc/cpuinfo says it.
@@ -114,9 +114,8 @@ fn check(host: &Host, device: &KvmDevice, probe: impl FnOnce() -> Result<Verdict
                 let processor = Processor::of(host);
                 if processor.is_not_nested() {
                     let maker = maker(host);
-                    let reason = format!(
-                        "{reason}; this machine is itself a VM{maker}, without nested virtualization"
-                    );
+                    let reason =
+                        format!("{reason}; this host is itself a VM{maker}, without nested virtualization");
                     return missing((reason, nesting(host, processor)));
                 }
                 missing((reason, remedy))
@@ -130,9 +129,9 @@ fn why_missing(host: &Host) -> (String, String) {
     let sudo = host.sudo();
     if host.arch != "x86_64" {
         return (
-            "there is no /dev/kvm: this kernel was not started at EL2 (it may run in a VM without nested virtualization), or is without KVM"
+            "there is no /dev/kvm: this kernel was not started at EL2 (it may run in a VM without nested virtualization), or it has no KVM"
                 .to_owned(),
-            "see why: dmesg | grep -i kvm".to_owned(),
+            "look for the reason with `dmesg | grep -i kvm`".to_owned(),
         );
     }
     let processor = Processor::of(host);
@@ -144,25 +143,29 @@ fn why_missing(host: &Host) -> (String, String) {
         ),
         (Extension::Present, _) if host.exists(&format!("/sys/module/{module}")) => (
             format!("there is no /dev/kvm, although {module} is loaded"),
-            format!("{sudo}modprobe -r {module} && {sudo}modprobe {module}, then: dmesg | grep -i kvm"),
+            format!(
+                "run `{sudo}modprobe -r {module} && {sudo}modprobe {module}`, then `dmesg | grep -i kvm`"
+            ),
         ),
         (Extension::Present, _) => (
             format!("there is no /dev/kvm: the processor can run VMs, but the module {module} is not loaded"),
-            format!("{sudo}modprobe {module} (if it refuses, {setting} is off in the firmware's set-up)"),
+            format!(
+                "run `{sudo}modprobe {module}` (if this fails, {setting} is off in the firmware settings)"
+            ),
         ),
         (Extension::Absent, Place::Vm) => (
             format!(
-                "there is no /dev/kvm: this machine is itself a VM{}, without nested virtualization",
+                "there is no /dev/kvm: this host is itself a VM{}, without nested virtualization",
                 maker(host)
             ),
             nesting(host, processor),
         ),
         (Extension::Absent, Place::Metal) => (
             format!(
-                "there is no /dev/kvm: {setting} is off in this machine's firmware, or the processor has none"
+                "there is no /dev/kvm: {setting} is off in this host's firmware, or the processor lacks it"
             ),
             format!(
-                "{sudo}systemctl reboot --firmware-setup, and turn on {setting} (\"virtualization\") there"
+                "run `{sudo}systemctl reboot --firmware-setup`, and turn on {setting} (\"virtualization\") there"
             ),
         ),
     }
@@ -176,17 +179,17 @@ fn why_forbidden(host: &Host, why: &Forbidden) -> (String, String) {
     let found = |because: &str| format!("the user {user} may not open /dev/kvm: {because}");
     match why {
         Forbidden::NotInGroup(group) => (
-            found(&format!("it is for the group {group}")),
-            format!("sudo usermod -aG {group} {user}, then log in again"),
+            found(&format!("only the group {group} may")),
+            format!("run `sudo usermod -aG {group} {user}`, then log in again"),
         ),
         Forbidden::NotSinceLogin(group) => (
-            found(&format!("it is for the group {group}, which this session is not in yet")),
-            format!("log in again, or for one shell: newgrp {group}"),
+            found(&format!("only the group {group} may, and this session is not in it yet")),
+            format!("log in again, or run `newgrp {group}` for one shell"),
         ),
         Forbidden::NoGroup => (
-            found("it is for root alone"),
+            found("only root may"),
             format!(
-                "sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm && sudo usermod -aG kvm {user}, then log in again"
+                "run `sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm && sudo usermod -aG kvm {user}`, then log in again"
             ),
         ),
         Forbidden::Container => {
@@ -212,10 +215,10 @@ fn is_wsl(host: &Host) -> bool {
         .is_some_and(|release| release.to_lowercase().contains("microsoft"))
 }
 
-/// How the host of this VM comes to pass virtualization through.
+/// How to make the host of this VM pass virtualization through.
 fn nesting(host: &Host, processor: Processor) -> String {
     if is_wsl(host) {
-        return "put nestedVirtualization=true below [wsl2] in %UserProfile%\\.wslconfig, then: wsl --shutdown".to_owned();
+        return "add nestedVirtualization=true below [wsl2] in %UserProfile%\\.wslconfig, then run `wsl --shutdown`".to_owned();
     }
     let maker = host.maker();
     if let Some((_, remedy)) = NESTING.iter().find(|(word, _)| maker.contains(word)) {
@@ -223,8 +226,8 @@ fn nesting(host: &Host, processor: Processor) -> String {
     }
     let module = processor.vendor.module();
     format!(
-        "on this VM's host: echo 'options {module} nested=1' | sudo tee /etc/modprobe.d/kvm-nested.conf, load {module} anew, and give \
-         the VM the host's processor (QEMU: -cpu host; libvirt: host-passthrough); in a cloud: an instance type with nested virtualization"
+        "on the host of this VM, run `echo 'options {module} nested=1' | sudo tee /etc/modprobe.d/kvm-nested.conf`, reload {module}, and give \
+         this VM the host's processor (QEMU: -cpu host; libvirt: host-passthrough); in a cloud, use an instance type with nested virtualization"
     )
 }
 
@@ -273,7 +276,7 @@ mod tests {
         let (found, remedy) = missing(&[("/proc/cpuinfo", &intel)]);
         assert!(found.contains("kvm_intel is not loaded"), "{found}");
         assert!(
-            remedy.starts_with("modprobe kvm_intel ") && remedy.contains("Intel VT-x is off"),
+            remedy.starts_with("run `modprobe kvm_intel`") && remedy.contains("Intel VT-x is off"),
             "{remedy}"
         );
         let amd = cpuinfo("AuthenticAMD", "svm hypervisor");
@@ -287,7 +290,7 @@ mod tests {
     #[test]
     fn a_firmware_that_has_it_off_is_told_from_a_vm_without_nesting() {
         let (found, remedy) = missing(&[("/proc/cpuinfo", &cpuinfo("AuthenticAMD", "lm"))]);
-        assert!(found.contains("AMD SVM is off in this machine's firmware"), "{found}");
+        assert!(found.contains("AMD SVM is off in this host's firmware"), "{found}");
         assert!(remedy.contains("systemctl reboot --firmware-setup"), "{remedy}");
         let (found, remedy) = missing(&[("/proc/cpuinfo", &cpuinfo("GenuineIntel", "hypervisor"))]);
         assert!(found.ends_with("itself a VM, without nested virtualization"), "{found}");
@@ -341,7 +344,7 @@ mod tests {
             check.remedy.unwrap()
         };
         let group = || "kvm".to_owned();
-        assert_eq!(said(Forbidden::NotInGroup(group())), "sudo usermod -aG kvm ada, then log in again");
+        assert_eq!(said(Forbidden::NotInGroup(group())), "run `sudo usermod -aG kvm ada`, then log in again");
         assert!(said(Forbidden::NotSinceLogin(group())).contains("newgrp kvm"));
         assert!(said(Forbidden::NoGroup).contains("sudo chmod 660 /dev/kvm"));
         assert!(said(Forbidden::Container).contains("--device /dev/kvm"));

@@ -1,4 +1,4 @@
-//! Images into the store and out of it.
+//! `image pull`, `import`, `export` and `tag`: images into the store and out of it.
 
 use super::super::error::{CliError, Kind};
 use super::super::interrupt::Interrupt;
@@ -17,16 +17,16 @@ use std::time::Duration;
 /// Arguments of `pull`.
 #[derive(Debug, clap::Args)]
 pub(super) struct PullArgs {
-    /// Names: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]
+    /// Images, as [REGISTRY/]REPOSITORY[:TAG][@DIGEST]
     #[arg(required = true, value_name = "REF")]
     images: Vec<String>,
-    /// When to ask the registry
+    /// When to pull from the registry
     #[arg(long, value_enum, default_value_t)]
     policy: When,
-    /// Talk to the registry without TLS
+    /// Connect to the registry without TLS
     #[arg(long)]
     plain_http: bool,
-    /// Give up after so many seconds for each image
+    /// Fail if an image takes longer than this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = IMAGE_PULL_TIMEOUT_SECS, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
     #[command(flatten)]
@@ -36,9 +36,9 @@ pub(super) struct PullArgs {
 /// Arguments of `import`.
 #[derive(Debug, clap::Args)]
 pub(super) struct ImportArgs {
-    /// oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:REF]
+    /// Source: oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:REF]
     source: String,
-    /// Name under which pods refer to it
+    /// Name of the image in the store
     #[arg(long, value_name = "REF")]
     name: String,
     #[command(flatten)]
@@ -47,13 +47,13 @@ pub(super) struct ImportArgs {
 
 #[derive(Debug, clap::Args)]
 struct BringArgs {
-    /// Take the image for this platform, not for this machine's: OS/ARCHITECTURE[/VARIANT]
+    /// Platform of the image, as OS/ARCHITECTURE[/VARIANT] [default: the host's]
     #[arg(long, value_parser = |text: &str| text.parse::<Platform>())]
     platform: Option<Platform>,
-    /// Compress the root file system: smaller on disk, slower to make; a pod reads it the same way
+    /// Compression of the root file system; lz4 is smaller on disk and slower to build
     #[arg(long, value_name = "none|lz4", value_parser = |text: &str| text.parse::<RootfsCompression>())]
     compress: Option<RootfsCompression>,
-    /// Print no progress
+    /// Do not print progress
     #[arg(short, long)]
     quiet: bool,
 }
@@ -61,12 +61,12 @@ struct BringArgs {
 /// [`PullPolicy`] as a flag.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
 enum When {
-    /// Every time; what is here already is not fetched again
+    /// Always ask the registry; download only what is not stored yet
     #[default]
     Always,
-    /// Only when the image is not here
+    /// Pull only if the image is not stored
     Missing,
-    /// Not at all: fail when the image is not here
+    /// Never pull; fail if the image is not stored
     Never,
 }
 
@@ -133,17 +133,19 @@ pub(super) fn import(store: &ImageStore, args: &ImportArgs, layout: &Layout) -> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// Names that the policy wants a signature for are given by `pull` alone.
+/// Only `pull` may give an image a name for which the policy requires a signature.
 fn unsigned(policy: &Policy, name: &Reference) -> Result<(), CliError> {
     match policy.requirement(name).keys(name).map_err(ImageError::from)? {
         None => Ok(()),
         Some(_) => {
             let message = format!(
-                "the policy wants a signature for {}, which an image that is not pulled cannot have",
+                "the policy requires a signature for {}, which only a pulled image can have",
                 name.familiar()
             );
-            Err(CliError::new(Kind::User, message)
-                .hint(format!("magikvm image pull {}; or choose another name", name.familiar())))
+            Err(CliError::new(Kind::User, message).hint(format!(
+                "Pull it with `magikvm image pull {}`, or choose another name.",
+                name.familiar()
+            )))
         }
     }
 }

@@ -9,7 +9,6 @@ use super::error::{CliError, Kind};
 use crate::image::{ImageError, ImageStore, Reference};
 use crate::pod::interface::PodRuntimeInterface;
 
-/// Arguments.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -18,40 +17,40 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    /// Fetch images from their registries
+    /// Pull images from their registries
     Pull(bring::PullArgs),
     /// List images
     Ls(show::LsArgs),
-    /// Show all that is known of images
+    /// Show the details of images
     Inspect(show::InspectArgs),
-    /// Give an image one more name
+    /// Add a name to an image
     Tag {
-        /// Name or id
+        /// Name or id of the image
         image: String,
-        /// The new name
+        /// Name to add
         #[arg(value_name = "REF")]
         name: String,
     },
-    /// Remove names of images, and each image with its last name
+    /// Remove names of images; an image is removed with its last name
     Rm {
-        /// Names or ids
+        /// Names or ids of images
         #[arg(required = true, value_name = "IMAGE")]
         images: Vec<String>,
     },
     /// Remove images that no pod uses
     Prune(upkeep::PruneArgs),
-    /// Bring an image in from a directory or archive
+    /// Import an image from a directory or an archive
     Import(bring::ImportArgs),
-    /// Write an image to a directory or archive
+    /// Export an image to a directory or an archive
     Export {
-        /// Name or id
+        /// Name or id of the image
         image: String,
-        /// oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE, erofs:FILE or dir:DIR
+        /// Target: oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE, erofs:FILE or dir:DIR
         target: String,
     },
-    /// Check images against the digests recorded when they came
+    /// Verify images against their recorded digests
     Verify(upkeep::VerifyArgs),
-    /// Show what images take on disk
+    /// Show the disk usage of images
     Df(upkeep::DfArgs),
 }
 
@@ -73,12 +72,12 @@ impl From<ImageError> for CliError {
 fn reference(text: &str) -> Result<Reference, CliError> {
     text.parse().map_err(|error| {
         let failed = CliError::of(Kind::User, &BadReference { text: text.to_owned(), source: error });
-        failed.hint("a name looks like registry.example/team/app:1.0")
+        failed.hint("Use a name like `registry.example/team/app:1.0`.")
     })
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("{text:?} is not an image's name")]
+#[error("{text:?} is not the name of an image")]
 struct BadReference {
     text: String,
     source: crate::image::ReferenceError,

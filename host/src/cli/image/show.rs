@@ -1,4 +1,4 @@
-//! What images there are.
+//! `image ls` and `image inspect`.
 
 use super::super::error::{CliError, Kind};
 use super::super::{Format, Outcome, print_as, ui};
@@ -9,10 +9,10 @@ use std::process::ExitCode;
 /// Arguments of `ls`.
 #[derive(Debug, clap::Args)]
 pub(super) struct LsArgs {
-    /// Print in this form
+    /// Output format
     #[arg(short, long)]
     output: Option<Format>,
-    /// Only ids
+    /// Print only the ids
     #[arg(short, long, conflicts_with = "output")]
     quiet: bool,
 }
@@ -20,10 +20,10 @@ pub(super) struct LsArgs {
 /// Arguments of `inspect`.
 #[derive(Debug, clap::Args)]
 pub(super) struct InspectArgs {
-    /// Names or ids
+    /// Names or ids of images
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
-    /// Form of the output
+    /// Output format
     #[arg(short, long, default_value = "json")]
     output: Format,
 }
@@ -40,20 +40,21 @@ pub(super) fn list(store: &ImageStore, args: &LsArgs) -> Outcome {
         ui::bytes(ids.concat().as_bytes());
         return Ok(ExitCode::SUCCESS);
     }
-    let mut rows = vec![["NAME", "IMAGE ID", "PLATFORM", "CAME", "ROOTFS SIZE"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["NAME", "IMAGE ID", "PLATFORM", "PULLED", "ROOTFS SIZE"].map(str::to_owned).to_vec()];
     let now = crate::store::record::now_ms();
     for record in &records {
         let mut names: Vec<String> = record.names.iter().map(Reference::familiar).collect();
         if names.is_empty() {
             names.push("<none>".to_owned());
         }
-        let came = ui::age(now.saturating_sub(record.imported_unix_secs.saturating_mul(1000)));
+        let pulled = ui::age(now.saturating_sub(record.imported_unix_secs.saturating_mul(1000)));
         for name in names {
             rows.push(vec![
                 name,
                 short(&record.id.hex()),
                 ui::harmless(&record.platform().to_string()),
-                format!("{came} ago"),
+                format!("{pulled} ago"),
                 ui::size(record.size_bytes),
             ]);
         }
@@ -62,7 +63,7 @@ pub(super) fn list(store: &ImageStore, args: &LsArgs) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The first twelve digits, which tell images of one machine apart.
+/// The first twelve digits, which distinguish the images of one host.
 pub(super) fn short(hex: &str) -> String {
     hex.chars().take(12).collect()
 }

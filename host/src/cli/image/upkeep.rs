@@ -1,4 +1,4 @@
-//! Removing images, checking them, and what they take.
+//! `image rm`, `prune`, `verify` and `df`.
 
 use super::super::error::CliError;
 use super::super::interrupt::Interrupt;
@@ -13,19 +13,19 @@ use std::time::Duration;
 /// Arguments of `prune`.
 #[derive(Debug, clap::Args)]
 pub(super) struct PruneArgs {
-    /// All images that no pod uses, not only those without a name
+    /// Remove all images that no pod uses, not only those without a name
     #[arg(short, long)]
     all: bool,
-    /// Only images that were not used for so long: 90s, 30m, 12h, 7d
+    /// Remove only images that were unused for this long: 90s, 30m, 12h, 7d
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     until: Option<Duration>,
-    /// The longest unused first, only until all images together take at most so much: 500M, 20G; means --all
+    /// Remove the longest unused images until all images take at most this much: 500M, 20G (implies --all)
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     keep_storage: Option<u64>,
-    /// Only say what would go
+    /// Print what would be removed, but remove nothing
     #[arg(long)]
     dry_run: bool,
-    /// Print in this form
+    /// Output format
     #[arg(short, long)]
     output: Option<Format>,
 }
@@ -33,13 +33,13 @@ pub(super) struct PruneArgs {
 /// Arguments of `verify`.
 #[derive(Debug, clap::Args)]
 pub(super) struct VerifyArgs {
-    /// Names or ids
+    /// Names or ids of images
     #[arg(value_name = "IMAGE", required_unless_present = "all")]
     images: Vec<String>,
-    /// All images
+    /// Verify all images
     #[arg(short, long, conflicts_with = "images")]
     all: bool,
-    /// Print in this form
+    /// Output format
     #[arg(short, long)]
     output: Option<Format>,
 }
@@ -47,7 +47,7 @@ pub(super) struct VerifyArgs {
 /// Arguments of `df`.
 #[derive(Debug, clap::Args)]
 pub(super) struct DfArgs {
-    /// Print in this form
+    /// Output format
     #[arg(short, long)]
     output: Option<Format>,
 }
@@ -163,7 +163,7 @@ pub(super) fn verify(store: &ImageStore, args: &VerifyArgs) -> Outcome {
         if args.output.is_some() {
             values.push(json!({ "name": name, "id": id, "damages": damages }));
         } else if damages.is_empty() {
-            ui::line(&format!("{name}: as it came ({id})"));
+            ui::line(&format!("{name}: unmodified ({id})"));
         } else {
             for damage in &damages {
                 ui::line(&format!("{name}: {}: {}", damage.path.display(), damage.problem));
@@ -173,7 +173,7 @@ pub(super) fn verify(store: &ImageStore, args: &VerifyArgs) -> Outcome {
     if let Some(format) = args.output {
         print_as(&values.into(), format)?;
     } else if worst != ExitCode::SUCCESS {
-        ui::note("Hint: remove a damaged image and pull or import it again: magikvm image rm IMAGE");
+        ui::note("Hint: Remove a damaged image with `magikvm image rm IMAGE`, then pull or import it again.");
     }
     // What could not be looked at is worse than what is known to be damaged.
     Ok(failed.unwrap_or(worst))

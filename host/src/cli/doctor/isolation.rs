@@ -1,17 +1,16 @@
-//! The layers of the jail around each VM, as a process had them that was put into one just now.
+//! The isolation layers of the jail around each VM, as a trial process has just had them.
 
 use super::check::Check;
 use crate::jail::{Layer, Layers};
 
-const NEEDED_FOR: &str =
-    "one more wall between a guest that has taken its VMM over and this machine; run --require-jail";
+const NEEDED_FOR: &str = "protecting this host from a guest that has taken over its VMM; run --require-jail";
 
 /// One for each layer.
 pub(super) fn checks(tried: Result<Layers, String>) -> Vec<Check> {
     let layers = match tried {
         Ok(layers) => layers,
         Err(why) => {
-            let remedy = "see docs/jail.md; no pod can be started as long as this is so";
+            let remedy = "see docs/jail.md; no pod can run until this is fixed";
             return vec![Check::missing("jail", "every pod", why, remedy).required()];
         }
     };
@@ -45,30 +44,30 @@ fn name(layer: Layer) -> &'static str {
 fn found(layer: Layer) -> &'static str {
     match layer {
         Layer::Cgroup => "limits of memory and processes",
-        Layer::User => "a user, or a user namespace, of its own",
-        Layer::Files => "a root directory with the pod's own files",
-        Layer::Processes => "no other process can be seen",
-        Layer::Ipc => "no message or memory of others",
-        Layer::Hostname => "a host name of its own",
+        Layer::User => "a separate user or user namespace",
+        Layer::Files => "a root directory with only the pod's files",
+        Layer::Processes => "no other process is visible",
+        Layer::Ipc => "a private IPC namespace",
+        Layer::Hostname => "a private host name",
         Layer::Network => "no network",
-        Layer::Capabilities => "none, and no way to any",
+        Layer::Capabilities => "none, and no way to gain any",
         Layer::Limits => "few open files, no core dumps",
-        Layer::Landlock => "the kernel's own rules for files",
-        Layer::Syscalls => "a list of system calls",
+        Layer::Landlock => "the kernel's file rules, in addition",
+        Layer::Syscalls => "a list of allowed system calls",
     }
 }
 
 fn remedy(layer: Layer) -> &'static str {
     match layer {
         Layer::Cgroup => {
-            "run as root; or as an ordinary user where control groups are unified, in a delegated one: systemd-run --user --scope -p Delegate=yes magikvm …"
+            "run as root; or, on a host with unified cgroups, in a delegated cgroup: `systemd-run --user --scope -p Delegate=yes magikvm …`"
         }
         Layer::User | Layer::Files | Layer::Processes | Layer::Ipc | Layer::Hostname | Layer::Network => {
-            "let this user make user namespaces (see that check), or run as root with CAP_SYS_ADMIN"
+            "allow this user to create user namespaces (see that check), or run as root with CAP_SYS_ADMIN"
         }
         Layer::Capabilities | Layer::Limits => "see docs/jail.md",
         Layer::Landlock => {
-            "run a kernel with CONFIG_SECURITY_LANDLOCK and `landlock` among the modules of lsm= on its command line"
+            "run a kernel with CONFIG_SECURITY_LANDLOCK and with `landlock` in lsm= on its command line"
         }
         Layer::Syscalls => "run a kernel with CONFIG_SECCOMP_FILTER, on x86_64 or aarch64",
     }
