@@ -50,7 +50,10 @@ fn megabytes_go_both_ways_at_once_and_the_exit_comes_last() {
             match host.next().unwrap().unwrap() {
                 Received::Data { channel: STDOUT, bytes } => back.extend(bytes),
                 received => {
-                    break assert_eq!(received, Received::Message(StreamMessage::Exit(ExitStatus::exited(3))));
+                    break assert_eq!(
+                        received,
+                        Received::Message(StreamMessage::Exit(ExitStatus::exited(3)))
+                    );
                 }
             }
         }
