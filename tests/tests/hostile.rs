@@ -158,7 +158,7 @@ fn flooded_events_harm_nobody() {
 fn a_frame_that_claims_to_be_huge_breaks_its_pod() {
     let host = Host::fake();
     let before = host.holdings();
-    let claim = "a frame of 99999999999 bytes";
+    let claim = "a frame of kind 0 with the number 16381";
     // The frame may come before the pod is up, which is then never up, or after, which ends it.
     let run = host.run_fake(&Pod::simple("huge"), "huge-frame").arg("-d").run();
     if run.code == 0 {
