@@ -160,6 +160,11 @@ impl Running {
         so_far(&self.stdout)
     }
 
+    /// How many bytes it has printed so far.
+    pub fn printed(&self) -> u64 {
+        self.stdout.metadata().expect("its size").len()
+    }
+
     /// What it has complained about so far.
     pub fn stderr(&self) -> String {
         so_far(&self.stderr)
