@@ -7,9 +7,9 @@
 //! its name.
 
 use super::cancel::{Cancel, Stopped};
-use magikvm_platform::os;
 use magikvm_platform::atomic::{self, FileError};
 use magikvm_platform::lock::open;
+use magikvm_platform::os;
 use nix::libc;
 use std::fs::{File, TryLockError};
 use std::io;

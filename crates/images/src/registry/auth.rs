@@ -5,7 +5,7 @@
 //! registry itself is configured as plain HTTP; even then to no other host. Tokens are asked for with `pull` of this one
 //! repository, whatever the challenge would like.
 
-use super::credentials::{Credentials, Found, Login, Secret};
+use super::credentials::{Credentials, Login, LoginSearch, Secret};
 use super::error::{Presented, RegistryError, shown};
 use super::retry;
 use super::transport::Transport;
@@ -56,7 +56,7 @@ pub(super) struct Authorizer {
 #[derive(Debug, Default)]
 struct State {
     /// Looked up once.
-    found: Option<Found>,
+    found: Option<LoginSearch>,
     challenge: Option<Challenge>,
     grant: Option<Grant>,
     generation: u64,
@@ -146,7 +146,7 @@ impl Authorizer {
         Ok(grant)
     }
 
-    fn denied(&self, url: &Url, status: u16, message: String, found: Option<&Found>) -> RegistryError {
+    fn denied(&self, url: &Url, status: u16, message: String, found: Option<&LoginSearch>) -> RegistryError {
         let login = match found {
             Some(found) if found.login.is_some() => Presented::From(found.place.clone()),
             found => {
@@ -156,7 +156,11 @@ impl Authorizer {
         RegistryError::Denied { url: shown(url), status, message, registry: self.domain.clone(), login }
     }
 
-    fn basic(&self, login: Option<&Login>, found: Option<&Found>) -> Result<HeaderValue, RegistryError> {
+    fn basic(
+        &self,
+        login: Option<&Login>,
+        found: Option<&LoginSearch>,
+    ) -> Result<HeaderValue, RegistryError> {
         let denied = |message: &str| self.denied(&self.home, 401, message.to_owned(), found);
         let login = login.ok_or_else(|| denied("it asks for a user name and a password"))?;
         let basic = login.basic().ok_or_else(|| {
@@ -191,7 +195,7 @@ impl Authorizer {
         realm: &Url,
         service: Option<&str>,
         login: Option<&Login>,
-        found: Option<&Found>,
+        found: Option<&LoginSearch>,
         transport: &Transport,
     ) -> Result<(HeaderValue, Duration), RegistryError> {
         let scope = format!("repository:{}:pull", self.repository);

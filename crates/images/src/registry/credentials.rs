@@ -94,7 +94,7 @@ pub(super) enum Login {
 
 /// The outcome of a search.
 #[derive(Debug, Clone)]
-pub(super) struct Found {
+pub(super) struct LoginSearch {
     pub(super) login: Option<Login>,
     /// The file or program it is from; with no login, nothing.
     pub(super) place: String,
@@ -233,8 +233,12 @@ impl Credentials {
     }
 
     /// The login for a repository of a registry (`registry.example:5000`, `team/app`).
-    pub(super) async fn lookup(&self, domain: &str, repository: &str) -> Result<Found, CredentialError> {
-        let mut found = Found { login: None, place: String::new(), looked: Vec::new() };
+    pub(super) async fn lookup(
+        &self,
+        domain: &str,
+        repository: &str,
+    ) -> Result<LoginSearch, CredentialError> {
+        let mut found = LoginSearch { login: None, place: String::new(), looked: Vec::new() };
         let path = match &self.0 {
             Origin::Environment(environment) => environment.helper_path.clone(),
             _ => None,
@@ -333,7 +337,7 @@ impl LoginFile {
         domain: &str,
         repository: &str,
         path: &HelperPath,
-        found: &mut Found,
+        found: &mut LoginSearch,
     ) -> Result<bool, CredentialError> {
         let of_registry = self.helpers.iter().find(|(key, _)| host_of_key(key) == canonical(domain));
         if let Some((key, name)) = of_registry
@@ -363,7 +367,7 @@ impl LoginFile {
         name: &str,
         server: &str,
         path: &HelperPath,
-        found: &mut Found,
+        found: &mut LoginSearch,
     ) -> Result<bool, CredentialError> {
         let answer = helper::get(name, server, path.0.as_deref(), helper::TIMEOUT).await;
         found.login = answer.map_err(|source| CredentialError::Helper {

@@ -37,7 +37,7 @@ enum Parts {
 
 /// What all checks come to. `hardware` and `emulation`: whether pods can run so.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct DoctorReport {
     pub(super) checks: Vec<Check>,
     pub(super) hardware: bool,
     pub(super) emulation: bool,
@@ -46,7 +46,7 @@ pub(super) struct Report {
     machines: Parts,
 }
 
-impl Report {
+impl DoctorReport {
     /// Where no driver can run machines, each part that is missing becomes a failure: any way out begins with one of them.
     pub(super) fn new(machines: Machines, others: Vec<Check>) -> Self {
         let Machines { hardware, krun, qemu, vsock, guest_for } = machines;
@@ -103,9 +103,9 @@ mod tests {
         }
     }
 
-    fn report(parts: [bool; 4], guest_for: GuestFor, others: Vec<Check>) -> Report {
+    fn report(parts: [bool; 4], guest_for: GuestFor, others: Vec<Check>) -> DoctorReport {
         let [hardware, krun, qemu, vsock] = parts.map(part);
-        Report::new(Machines { hardware, krun, qemu, vsock, guest_for }, others)
+        DoctorReport::new(Machines { hardware, krun, qemu, vsock, guest_for }, others)
     }
 
     #[test]
