@@ -8,8 +8,12 @@ pub const GUEST_LOG_DRAIN_MS: u64 = 2_000;
 pub const HOST_SHUTDOWN_WAIT_MS: u64 = 8_000;
 /// From the start of the VMM to the agent's first answer, in milliseconds.
 pub const HOST_BOOT_WAIT_MS: u64 = 60_000;
-/// From the agent's first answer to all containers running, in milliseconds.
+/// How long a pod that starts may be without progress, in milliseconds, unless the user says otherwise: from the agent's first answer to the
+/// first sign of progress, and from each to the next. A sign of progress is a container that was created or started.
 pub const HOST_READY_WAIT_MS: u64 = 60_000;
+/// How long a pod that is over waits for its host to hear of it, in milliseconds. A host that listens hears within milliseconds; this bounds
+/// the wait for one that has not connected yet, because the containers were faster, and is as long as that host waits for its guest.
+pub const GUEST_HEARD_WAIT_MS: u64 = HOST_BOOT_WAIT_MS;
 /// First wait before a crashed container is started again after its first restart, in milliseconds (as the kubelet does).
 pub const RESTART_BACKOFF_FIRST_MS: u64 = 10_000;
 /// Longest wait before a crashed container is started again, in milliseconds (as the kubelet does).

@@ -1,8 +1,8 @@
 //! The contract between the magikvm host and its guest init (`vminit`), and nothing else.
 //!
 //! Owns: names and their rules ([`id`]), hard limits ([`limits`]), the plan baked into the pod's own file system
-//! ([`plan`], [`volume`]), guest paths ([`path`]), time budgets of both ends ([`budget`]), a guest image's manifest ([`guest_image`]) and the
-//! wire ([`wire`], [`codec`], [`forward`]).
+//! ([`plan`], [`volume`]), where both find it ([`site`], [`path`]), time budgets of both ends ([`budget`]), a guest image's manifest
+//! ([`guest_image`]), the states of a container ([`state`]) and the wire ([`wire`], [`codec`], [`forward`]).
 //! Must not know: async runtimes, the file system, Kubernetes YAML, hypervisors.
 
 pub mod budget;
@@ -13,6 +13,8 @@ pub mod id;
 pub mod limits;
 pub mod path;
 pub mod plan;
+pub mod site;
+pub mod state;
 pub mod volume;
 pub mod wire;
 

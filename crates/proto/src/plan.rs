@@ -5,6 +5,7 @@ use crate::limits::{MAX_CONTAINERS_PER_POD, MAX_VOLUMES_PER_POD};
 use crate::volume::{MountPlan, VolumeError, VolumePlan};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// What happens to a container that has ended (core/v1 `PodSpec.restartPolicy`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -64,14 +65,24 @@ pub enum Stdin {
     Once,
 }
 
+/// Where a container's read-only root file system is. Its writable layer lies over it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rootfs {
+    /// In this partition of the composite disk (EROFS), 2 or more; mounted at [`crate::site::Site::image`].
+    Partition(u32),
+    /// In this directory, by its absolute path.
+    Path(PathBuf),
+}
+
 /// One container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContainerPlan {
-    /// Its name; its OCI configuration is at [`crate::path::container_config`].
+    /// Its name; its OCI configuration is at [`crate::site::Site::container_config`].
     pub name: ContainerName,
-    /// Partition of the stitched disk with its root file system (EROFS), 2 or more.
-    pub image_partition: u32,
+    /// Its read-only root file system.
+    pub rootfs: Rootfs,
     /// Who it runs as, in the form of an OCI image's `User`: empty (root), `user`, `uid`, `user:group`, `uid:gid` and mixtures.
     /// Names are looked up in the image's own `/etc/passwd` and `/etc/group` by the guest. Numbers need neither file.
     pub user: String,
@@ -185,7 +196,7 @@ pub struct GuestPlan {
     pub process_namespace: ProcessNamespace,
     /// Grace period used when the guest itself has to stop the pod (signal to PID 1), in milliseconds.
     pub grace_ms: u64,
-    /// 1 to 16 containers, in the order they start; they stop in reverse.
+    /// 1 to 16 containers. None starts before all are created; a stop asks all of them at once.
     pub containers: Vec<ContainerPlan>,
     /// At most 64 volumes.
     pub volumes: Vec<VolumePlan>,
@@ -219,6 +230,14 @@ pub enum PlanError {
         /// The number found.
         partition: u32,
     },
+    /// A directory that can't be a root file system.
+    #[error("container {container} has its root file system at {}, which is not an absolute path without `..`", path.display())]
+    RootfsPath {
+        /// Which container.
+        container: ContainerName,
+        /// The path found.
+        path: PathBuf,
+    },
     /// Too many volumes.
     #[error("the plan has {0} volumes, at most {MAX_VOLUMES_PER_POD} are possible")]
     VolumeCount(usize),
@@ -243,11 +262,18 @@ impl GuestPlan {
             if self.containers[..index].iter().any(|earlier| earlier.name == container.name) {
                 return Err(PlanError::Duplicate(container.name.clone()));
             }
-            if container.image_partition < crate::path::FIRST_IMAGE_PARTITION {
-                return Err(PlanError::Partition {
-                    container: container.name.clone(),
-                    partition: container.image_partition,
-                });
+            match &container.rootfs {
+                Rootfs::Partition(partition) if *partition < crate::path::FIRST_IMAGE_PARTITION => {
+                    return Err(PlanError::Partition {
+                        container: container.name.clone(),
+                        partition: *partition,
+                    });
+                }
+                Rootfs::Path(path) if !is_plain(path) => {
+                    let (container, path) = (container.name.clone(), path.clone());
+                    return Err(PlanError::RootfsPath { container, path });
+                }
+                Rootfs::Partition(_) | Rootfs::Path(_) => {}
             }
         }
         if self.volumes.len() > MAX_VOLUMES_PER_POD {
@@ -257,4 +283,11 @@ impl GuestPlan {
         crate::volume::check(&self.volumes, mounts)?;
         self.network.as_ref().map_or(Ok(()), NetworkPlan::check)
     }
+}
+
+/// Whether a path is absolute and has no `..` in it.
+fn is_plain(path: &std::path::Path) -> bool {
+    use std::path::Component;
+    let fine = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+    path.is_absolute() && path.components().all(fine) && !path.as_os_str().as_encoded_bytes().contains(&0)
 }

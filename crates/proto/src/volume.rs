@@ -40,7 +40,7 @@ pub enum VolumeSource {
         /// Which partition.
         partition: u32,
     },
-    /// Files in the pod's own file system ([`crate::path::volume_files`]).
+    /// Files in the pod's own file system ([`crate::site::volume_files`]).
     Files,
     /// Things of the host; each mount says which.
     Shared,

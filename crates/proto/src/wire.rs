@@ -7,6 +7,7 @@
 
 use crate::id::{ContainerName, PodId};
 use crate::limits::{MAX_EXEC_ARG_LEN, MAX_EXEC_ARGS, MAX_MESSAGE_LEN};
+pub use crate::state::{ContainerStatus, ExitStatus};
 use serde::{Deserialize, Serialize};
 
 /// What the host asks of the guest.
@@ -60,9 +61,10 @@ pub enum Request {
         /// The host's time when it sent this, in nanoseconds since 1970.
         realtime_ns: u64,
     },
-    /// Stops the containers in reverse order within the grace period, hands over the last output, ends the VM. Answered by [`Done`] at once.
+    /// Stops the pod: TERM to every container at once, KILL to those that are left after the grace period; hands over the last
+    /// output and ends. A later request can shorten the grace period, never lengthen it. Answered by [`Done`] at once.
     Shutdown {
-        /// From the first TERM to KILL, in milliseconds.
+        /// From TERM to KILL, in milliseconds.
         grace_ms: u64,
     },
 }
@@ -222,75 +224,6 @@ pub struct Status {
     pub last_event: u64,
 }
 
-/// State of one container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContainerStatus {
-    /// Its name.
-    pub name: ContainerName,
-    /// How often it was started again.
-    pub restart_count: u32,
-    /// Where it is now.
-    #[serde(flatten)]
-    pub state: ContainerState,
-    /// How its run before this one ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_exit: Option<ExitStatus>,
-}
-
-/// Where a container is (core/v1 `ContainerState`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-pub enum ContainerState {
-    /// Not running, will be.
-    Waiting {
-        /// `ContainerCreating` or `CrashLoopBackOff`.
-        reason: String,
-    },
-    /// Running.
-    Running {
-        /// Process id in the guest's first PID namespace.
-        pid: i32,
-    },
-    /// Over.
-    Terminated {
-        /// How.
-        exit: ExitStatus,
-    },
-}
-
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct ExitStatus {
-    /// Exit code; 128 + signal when a signal ended it.
-    pub code: i32,
-    /// The signal that ended it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub signal: Option<i32>,
-    /// The kernel killed a process of its cgroup for want of memory.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub oom_killed: bool,
-    /// It was killed because its time was over.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub timed_out: bool,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
-fn is_false(value: &bool) -> bool {
-    !*value
-}
-
-impl ExitStatus {
-    /// The status of a process that ended by itself.
-    pub fn exited(code: i32) -> Self {
-        Self { code, ..Self::default() }
-    }
-
-    /// The status of a process that a signal ended.
-    pub fn signaled(signal: i32) -> Self {
-        Self { code: 128 + signal, signal: Some(signal), ..Self::default() }
-    }
-}
-
 /// Answer to [`Request::Stats`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
@@ -386,8 +319,11 @@ pub enum EventKind {
         /// Why.
         message: String,
     },
-    /// vminit stops the pod.
+    /// The supervisor stops the pod.
     ShuttingDown,
+    /// The pod is over, and the supervisor ends without being asked: every container has ended for good, and each end was told before.
+    /// Only the end of a process that could not be killed is missing.
+    PodEnded,
 }
 
 /// Line before each piece of a byte stream; `len` raw bytes follow it.

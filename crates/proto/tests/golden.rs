@@ -5,8 +5,9 @@ use magikvm_proto::forward::ForwardRequest;
 use magikvm_proto::id::{ContainerName, PodId};
 use magikvm_proto::plan::{
     ContainerPlan, GuestPlan, InterfaceAddress, MacAddress, Neighbour, NetworkPlan, ProcessNamespace,
-    RestartPolicy, Stdin, Stdio,
+    RestartPolicy, Rootfs, Stdin, Stdio,
 };
+use magikvm_proto::state::{ContainerState, Terminated};
 use magikvm_proto::volume::{Access, MountPlan, Part, VolumePlan, VolumeSource};
 use magikvm_proto::wire::*;
 use serde::Serialize;
@@ -82,23 +83,26 @@ fn the_wire_is_as_it_was() {
                 ContainerStatus {
                     name: web(),
                     restart_count: 2,
-                    state: ContainerState::Running { pid: 42 },
-                    last_exit: Some(ExitStatus::signaled(11)),
+                    state: ContainerState::Running { started_ms: 1_767_225_600_123 },
+                    last: Some(Terminated::ended(ExitStatus::signaled(11), Some(7), 8)),
                 },
                 ContainerStatus {
                     name: web(),
                     restart_count: 0,
-                    state: ContainerState::Terminated {
-                        exit: ExitStatus { oom_killed: true, ..ExitStatus::signaled(9) },
-                    },
-                    last_exit: None,
+                    state: ContainerState::Terminated(Terminated::ended(
+                        ExitStatus { oom_killed: true, ..ExitStatus::signaled(9) },
+                        Some(1),
+                        2,
+                    )),
+                    last: None,
                 },
                 ContainerStatus {
                     name: web(),
                     restart_count: 1,
-                    state: ContainerState::Waiting { reason: "CrashLoopBackOff".into() },
-                    last_exit: Some(ExitStatus::exited(1)),
+                    state: ContainerState::back_off(10_000),
+                    last: Some(Terminated::not_started("no such file", 3)),
                 },
+                ContainerStatus::creating(web()),
             ],
             last_event: 9,
         }),
@@ -135,6 +139,7 @@ fn the_wire_is_as_it_was() {
         EventKind::PodStarted,
         EventKind::PodFailed { message: "no plan".into() },
         EventKind::ShuttingDown,
+        EventKind::PodEnded,
     ] {
         line(&mut l, &Event { seq: 1, kind });
     }
@@ -162,7 +167,7 @@ fn the_wire_is_as_it_was() {
         grace_ms: 30_000,
         containers: vec![ContainerPlan {
             name: web(),
-            image_partition: 2,
+            rootfs: Rootfs::Partition(2),
             user: "1000:1000".into(),
             stdio: Stdio::Pipes,
             stdin: Stdin::Closed,

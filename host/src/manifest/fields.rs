@@ -52,7 +52,7 @@ const WORKLOAD: &[Field] = &[
     yes(
         "spec.containers",
         Shape::Objects,
-        "Required. 1 to 16; they start in this order and stop in reverse.",
+        "Required. 1 to 16. None starts before all are created; a stop asks all of them at once.",
     ),
     yes("spec.containers[].name", Shape::Text, "Required. An RFC 1123 label, unique within the pod."),
     yes("spec.containers[].image", Shape::Text, "Required. At most 512 characters."),

@@ -6,10 +6,12 @@ mod forward;
 use super::{Accel, Capabilities, Unavailable, VmChild, VmConfig, Vmm, VmmError, process};
 use crate::agent::{Connector, Handshake};
 use crate::store::layout::AGENT_SOCK;
+use magikvm_proto::budget::GUEST_LOG_DRAIN_MS;
 use magikvm_proto::codec::{read_frame, read_message, write_frame, write_message};
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::path::AGENT_LISTENING;
 use magikvm_proto::plan::GuestPlan;
+use magikvm_proto::state::ContainerState;
 use magikvm_proto::wire::*;
 use std::io::{BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -144,6 +146,9 @@ struct Guest {
     containers: Vec<ContainerName>,
     events: Mutex<Vec<Event>>,
     changed: Condvar,
+    /// Whether the host has taken the logs, which a guest that is over waits for.
+    logs_taken: Mutex<bool>,
+    taken: Condvar,
     /// By how much its clock is ahead, in milliseconds.
     clock_ms: Mutex<i64>,
 }
@@ -158,7 +163,15 @@ pub fn guest_main() -> ExitCode {
     let Some(containers) = plan("pod.erofs") else { return ExitCode::FAILURE };
     let clock_ms = Mutex::new(if manner == Manner::LateClock { -30_012 } else { 0 });
     let events = Mutex::new(Vec::new());
-    let guest = Arc::new(Guest { manner, containers, events, changed: Condvar::new(), clock_ms });
+    let guest = Arc::new(Guest {
+        manner,
+        containers,
+        events,
+        changed: Condvar::new(),
+        logs_taken: Mutex::new(false),
+        taken: Condvar::new(),
+        clock_ms,
+    });
     let Ok(listener) = UnixListener::bind(AGENT_SOCK) else { return ExitCode::FAILURE };
     if forward::listen(manner).is_err() {
         return ExitCode::FAILURE;
@@ -196,7 +209,7 @@ impl Guest {
         self.changed.notify_all();
     }
 
-    /// Ends the containers that have not ended yet.
+    /// Ends the containers that have not ended yet, and with them the pod.
     fn end_all(&self, signal: i32) {
         for container in self.containers.iter().rev() {
             let ended = |event: &Event| matches!(&event.kind, EventKind::ContainerExited { container: who, .. } if who == container);
@@ -209,6 +222,16 @@ impl Guest {
                 });
             }
         }
+        self.emit(EventKind::PodEnded);
+    }
+
+    /// The pod is over and the host has been told: ends as a guest does.
+    fn finish(&self) -> ! {
+        let taken = self.logs_taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = Duration::from_millis(GUEST_LOG_DRAIN_MS);
+        drop(self.taken.wait_timeout_while(taken, limit, |taken| !*taken));
+        // A socket keeps what was written to it for its reader.
+        std::process::exit(0)
     }
 
     fn boot(&self) {
@@ -245,6 +268,7 @@ impl Guest {
                     restart_in_ms: None,
                 });
             }
+            self.emit(EventKind::PodEnded);
         }
     }
 
@@ -278,8 +302,8 @@ impl Guest {
                 let containers = self.containers.iter().map(|name| ContainerStatus {
                     name: name.clone(),
                     restart_count: 0,
-                    state: ContainerState::Running { pid: 2 },
-                    last_exit: None,
+                    state: ContainerState::Running { started_ms: 0 },
+                    last: None,
                 });
                 write_message(
                     &mut out,
@@ -391,6 +415,8 @@ impl Guest {
         for container in &self.containers {
             output(out, format!("hello from {container}\n").as_bytes(), Some(container))?;
         }
+        *self.logs_taken.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.taken.notify_all();
         Ok(())
     }
 
@@ -406,6 +432,9 @@ impl Guest {
         loop {
             for event in &events[sent..] {
                 write_message(&mut out, event)?;
+                if event.kind == EventKind::PodEnded {
+                    self.finish();
+                }
             }
             sent = events.len();
             if self.manner == Manner::FloodRestarts {
@@ -426,9 +455,7 @@ impl Guest {
             return Ok(());
         }
         self.end_all(15);
-        // A socket keeps what was written to it for its reader; the events' thread only has to have written it.
-        std::thread::sleep(Duration::from_millis(50));
-        std::process::exit(0)
+        Ok(())
     }
 }
 
