@@ -3,7 +3,6 @@
 
 use super::super::digest::Digest;
 use super::super::document::{Descriptor, Document, MAX_TOP, Platform};
-use super::archive::Archive;
 use super::walk::{Documents, for_platform, walk};
 use super::{LayerPlace, Local, OpenError};
 use nix::fcntl::{OFlag, openat};
@@ -33,7 +32,7 @@ pub(super) fn open(dir: &Path, tag: Option<&str>, platform: &Platform) -> Result
 
 /// Opens one image of a layout in a tar file.
 pub(super) fn open_archive(
-    file: &Archive,
+    file: &impl Files,
     tag: Option<&str>,
     platform: &Platform,
 ) -> Result<Local, OpenError> {

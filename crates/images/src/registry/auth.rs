@@ -5,8 +5,10 @@
 //! registry itself is configured as plain HTTP; even then to no other host. Tokens are asked for with `pull` of this one
 //! repository, whatever the challenge would like.
 
-use super::credentials::{Credentials, Login, LoginSearch, Secret};
-use super::error::{Presented, RegistryError, shown};
+use super::credentials::{Credentials, LoginSearch};
+use super::error::{Presented, RegistryError};
+use super::foreign::shown;
+use super::login::{Login, Secret};
 use super::retry;
 use super::transport::Transport;
 use http_auth::ChallengeParser;
@@ -173,7 +175,7 @@ impl Authorizer {
     /// The token server's address, when the login may go there.
     fn realm(&self, realm: &str, login: Option<&Login>) -> Result<Url, RegistryError> {
         let parsed = Url::parse(realm).ok();
-        let shown = parsed.as_ref().map_or_else(|| super::error::neutral(realm), shown);
+        let shown = parsed.as_ref().map_or_else(|| super::foreign::neutral(realm), shown);
         let refused = |problem| RegistryError::Realm { registry: self.domain.clone(), realm: shown, problem };
         let Some(mut url) = parsed else { return Err(refused("which is no address")) };
         if url.set_username("").is_err() || url.set_password(None).is_err() {
