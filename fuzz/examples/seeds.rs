@@ -3,7 +3,7 @@
 //!
 //! They are committed, so this is only run when a target changes its form.
 
-use magikvm::image::{RootfsCompression, bake_in_memory};
+use magikvm_images::{RootfsCompression, bake_in_memory};
 use magikvm_proto::codec::write_message;
 use magikvm_proto::wire::{ExitStatus, Request, StreamMessage, UrgentMessage, WindowSize};
 use std::error::Error;

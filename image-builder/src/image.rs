@@ -3,7 +3,7 @@
 use crate::files::{self, FileError};
 use crate::format::{self, FormatError};
 use magikvm_proto::guest_image::{
-    GuestManifest, GuestManifestError, INITRAMFS, KERNEL, MANIFEST, MAX_GUEST_MANIFEST_SIZE, Part,
+    GuestManifest, GuestManifestError, INITRAMFS, KERNEL, MANIFEST, MAX_GUEST_MANIFEST_SIZE, GuestFile,
 };
 use std::path::{Path, PathBuf};
 
@@ -111,7 +111,7 @@ impl GuestImage {
         }
     }
 
-    fn check(&self, name: &str, part: &Part) -> Option<Problem> {
+    fn check(&self, name: &str, part: &GuestFile) -> Option<Problem> {
         let path = self.dir.join(name);
         let length = match path.metadata() {
             Ok(metadata) => metadata.len(),

@@ -9,7 +9,7 @@ use super::cancel::Cancel;
 use super::digest::{Digest, Hasher, shorten};
 use super::document::{MAX_CONFIG, Role, role};
 use super::error::{ExportError, ImageError};
-use super::index::{ImageEntry, Part};
+use super::index::{ImageBlob, ImageEntry};
 use super::lock::Hold;
 use super::platform::Platform;
 use super::reference::Reference;
@@ -115,8 +115,8 @@ struct Parts {
     config: Vec<u8>,
     id: Digest,
     platform: Platform,
-    manifest: (Part, HeldBlob),
-    layers: Vec<(Part, HeldBlob)>,
+    manifest: (ImageBlob, HeldBlob),
+    layers: Vec<(ImageBlob, HeldBlob)>,
 }
 
 impl ImageStore {
@@ -161,7 +161,7 @@ impl ImageStore {
         let index = self.read_index()?;
         let unknown = || ImageError::UnknownId { id: image.id.to_string() };
         let entry: &ImageEntry = index.images.get(&image.id).ok_or_else(unknown)?;
-        let hold = |part: &Part| match self.blobs().hold(&part.digest)? {
+        let hold = |part: &ImageBlob| match self.blobs().hold(&part.digest)? {
             Some(held) if held.size == part.size_bytes => Ok((part.clone(), held)),
             _ => Err(missing(&part.digest.to_string())),
         };
@@ -398,7 +398,7 @@ fn docker_archive(
 
 /// A layer, unpacked into a file without a name and checked.
 fn unpack_layer(
-    part: &Part,
+    part: &ImageBlob,
     held: &HeldBlob,
     diff_id: Digest,
     scratch: &Path,

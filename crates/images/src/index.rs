@@ -52,7 +52,7 @@ impl From<Written> for Named {
 /// A blob that an image is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Part {
+pub struct ImageBlob {
     /// Of what is stored.
     pub digest: Digest,
     /// Bytes stored.
@@ -82,10 +82,10 @@ pub(super) struct ImageEntry {
     pub(super) layers: usize,
     /// The manifest; none for images of form 1 of the index.
     #[serde(default)]
-    pub(super) manifest: Option<Part>,
+    pub(super) manifest: Option<ImageBlob>,
     /// The layers' blobs, bottom first; none for images of form 1 of the index.
     #[serde(default)]
-    pub(super) blobs: Vec<Part>,
+    pub(super) blobs: Vec<ImageBlob>,
     pub(super) rootfs: RootfsEntry,
 }
 
@@ -96,7 +96,7 @@ impl ImageEntry {
     }
 
     /// The blobs that this image needs.
-    pub(super) fn blobs(&self) -> impl Iterator<Item = &Part> {
+    pub(super) fn blobs(&self) -> impl Iterator<Item = &ImageBlob> {
         self.manifest.iter().chain(&self.blobs)
     }
 }

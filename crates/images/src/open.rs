@@ -234,7 +234,7 @@ pub(super) struct Layer {
 
 /// Where a layer's stored bytes begin: a whole file, or a part of an archive.
 #[derive(Debug, Clone)]
-pub(super) struct Part {
+pub(super) struct LayerPlace {
     pub(super) file: Arc<File>,
     pub(super) offset: u64,
 }
@@ -243,7 +243,7 @@ pub(super) struct Part {
 #[derive(Debug)]
 pub(super) struct Local {
     pub(super) opened: Opened,
-    pub(super) parts: Vec<Part>,
+    pub(super) parts: Vec<LayerPlace>,
 }
 
 /// Opens an image. Archives that are compressed as a whole are unpacked into `scratch` first.

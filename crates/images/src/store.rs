@@ -12,7 +12,7 @@ use super::digest::{Digest, shorten};
 use super::document::{Config, ImageDefaults, MAX_CONFIG};
 use super::erofs::RootfsCompression;
 use super::error::ImageError;
-use super::index::{ImageRecord, Index, Named, Part, RootfsEntry, SCHEMA};
+use super::index::{ImageBlob, ImageRecord, Index, Named, RootfsEntry, SCHEMA};
 use super::lock::{self, BakeLock, Hold};
 use super::reference::Reference;
 use magikvm_platform::atomic::{self, FileError};
@@ -78,9 +78,9 @@ pub struct RootfsFile {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageParts {
     /// The manifest; none for images of an older version.
-    pub manifest: Option<Part>,
+    pub manifest: Option<ImageBlob>,
     /// The layers, bottom first; none for images of an older version.
-    pub layers: Vec<Part>,
+    pub layers: Vec<ImageBlob>,
     /// How its root file system is kept.
     pub compression: RootfsCompression,
     /// Keys whose signatures were checked when it was pulled.

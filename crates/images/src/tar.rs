@@ -60,7 +60,7 @@ pub enum TarError {
 
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
+pub enum EntryKind {
     /// Regular file; its data follows. None: all of it; Some: only these parts, the rest is holes.
     File(Option<Vec<Segment>>),
     /// Directory.
@@ -94,7 +94,7 @@ pub struct Entry {
     /// Link target as written.
     pub link: Vec<u8>,
     /// Type.
-    pub kind: Kind,
+    pub kind: EntryKind,
     /// Permission bits with setuid, setgid, sticky.
     pub mode: u16,
     /// Owner.
@@ -200,28 +200,28 @@ impl<R: Skip> TarReader<R> {
         let stored = extended.size.unwrap_or(size);
         let kind = match block.typeflag() {
             // Before POSIX, directories were files whose name ends in a slash.
-            b'0' | 0 if path.ends_with(b"/") => Kind::Directory,
-            b'0' | b'7' | 0 | b'S' => Kind::File(None),
-            b'1' => Kind::Hardlink,
-            b'2' => Kind::Symlink,
-            b'3' => Kind::CharDevice,
-            b'4' => Kind::BlockDevice,
-            b'5' => Kind::Directory,
-            b'6' => Kind::Fifo,
+            b'0' | 0 if path.ends_with(b"/") => EntryKind::Directory,
+            b'0' | b'7' | 0 | b'S' => EntryKind::File(None),
+            b'1' => EntryKind::Hardlink,
+            b'2' => EntryKind::Symlink,
+            b'3' => EntryKind::CharDevice,
+            b'4' => EntryKind::BlockDevice,
+            b'5' => EntryKind::Directory,
+            b'6' => EntryKind::Fifo,
             other => return Err(TarError::Type { typeflag: other.into() }),
         };
         // Only files have data; other types may carry a size that means nothing.
-        self.left = if matches!(kind, Kind::File(_)) { stored } else { 0 };
+        self.left = if matches!(kind, EntryKind::File(_)) { stored } else { 0 };
         self.padding = self.left.next_multiple_of(BLOCK as u64) - self.left;
         let (kind, size) = match kind {
-            Kind::File(_) => {
+            EntryKind::File(_) => {
                 let (map, size) = self.sparse(block, &extended)?;
-                (Kind::File(map), size)
+                (EntryKind::File(map), size)
             }
             kind => (kind, 0),
         };
         let device = match kind {
-            Kind::CharDevice | Kind::BlockDevice => block.device()?,
+            EntryKind::CharDevice | EntryKind::BlockDevice => block.device()?,
             _ => (0, 0),
         };
         Ok(Entry {

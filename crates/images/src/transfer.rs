@@ -6,7 +6,7 @@ use super::blobs::{Blobs, HeldBlob};
 use super::cancel::{Cancel, Stopped};
 use super::digest::{Digest, Hasher};
 use super::lock::BakeLock;
-use super::open::{Layer, Part};
+use super::open::{Layer, LayerPlace};
 use super::progress::{LayerState, Progress};
 use super::registry::RegistryError;
 use magikvm_platform::atomic::{FileError, Staged};
@@ -72,7 +72,7 @@ pub(super) trait Fetch: Sync {
 }
 
 /// Layers in files of this machine.
-impl Fetch for Vec<Part> {
+impl Fetch for Vec<LayerPlace> {
     fn fetch(
         &self,
         number: usize,

@@ -5,7 +5,7 @@ use super::cancel::Cancel;
 use super::digest::Digest;
 use super::erofs;
 use super::error::ImageError;
-use super::index::{Index, Part};
+use super::index::{ImageBlob, Index};
 use super::lock::Hold;
 use super::reference::Reference;
 use super::store::{ImageStore, is_in_use};
@@ -231,10 +231,10 @@ impl ImageStore {
             let mut index = self.read_index()?;
             let entry = index.images.remove(id);
             let entry = entry.ok_or_else(|| ImageError::UnknownId { id: id.to_string() })?;
-            let blob = |part: &Part| Found::open(self.blobs().path(&part.digest));
+            let blob = |part: &ImageBlob| StoredFile::open(self.blobs().path(&part.digest));
             let blobs = entry.blobs().map(blob).collect::<Result<Vec<_>, _>>()?;
-            let rootfs = Found::open(self.rootfs_path(&entry.rootfs.key))?;
-            (entry, Found::open(self.config_path(id))?, blobs, rootfs)
+            let rootfs = StoredFile::open(self.rootfs_path(&entry.rootfs.key))?;
+            (entry, StoredFile::open(self.config_path(id))?, blobs, rootfs)
         };
         let mut files = vec![(&config, *id, None)];
         let parts = entry.blobs().map(|part| (part.digest, Some(part.size_bytes)));
@@ -277,12 +277,12 @@ impl UsageRow {
 }
 
 /// A file of an image, if it is there.
-struct Found {
+struct StoredFile {
     path: PathBuf,
     file: Option<File>,
 }
 
-impl Found {
+impl StoredFile {
     fn open(path: PathBuf) -> Result<Self, FileError> {
         let file = open_if_there(&path)?;
         Ok(Self { path, file })

@@ -114,7 +114,7 @@ impl fmt::Display for Sha256Hex {
 
 /// One file of a guest image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
+pub struct GuestFile {
     /// Digest of its content.
     pub sha256: Sha256Hex,
     /// Its length in bytes.
@@ -147,7 +147,7 @@ pub struct GuestManifest {
     /// The init program.
     pub init: Init,
     /// The files, by their names in the image's directory.
-    pub parts: BTreeMap<String, Part>,
+    pub parts: BTreeMap<String, GuestFile>,
 }
 
 /// Why a `manifest.json` can't be used.
@@ -304,7 +304,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn example() -> GuestManifest {
-        let part = Part { sha256: Sha256Hex::from_bytes([0xab; 32]), size: 3 };
+        let part = GuestFile { sha256: Sha256Hex::from_bytes([0xab; 32]), size: 3 };
         GuestManifest {
             schema: SCHEMA,
             arch: Arch::X86_64,

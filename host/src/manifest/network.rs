@@ -3,7 +3,7 @@
 use super::fields::{ANNOTATION_EGRESS_ALLOW, ANNOTATION_EGRESS_REACH, ANNOTATION_NETWORK};
 use super::k8s::{self, Written};
 use super::names;
-use super::problem::{Report, path_key, quote};
+use super::problem::{ProblemCollector, path_key, quote};
 use crate::net::allow::{AllowList, HostName};
 use crate::net::host::Resolv;
 use crate::net::{Egress, Mode, Reach};
@@ -107,7 +107,7 @@ pub struct HostAlias {
 }
 
 /// Reads it all.
-pub(super) fn network(written: &Written, report: &mut Report) -> NetworkSpec {
+pub(super) fn network(written: &Written, report: &mut ProblemCollector) -> NetworkSpec {
     let mut reader = Reader { written, report };
     let (dns, aliases) = (reader.dns(), reader.aliases());
     let egress = reader.egress(&dns);
@@ -117,7 +117,7 @@ pub(super) fn network(written: &Written, report: &mut Report) -> NetworkSpec {
 
 struct Reader<'a> {
     written: &'a Written,
-    report: &'a mut Report,
+    report: &'a mut ProblemCollector,
 }
 
 impl<'a> Reader<'a> {

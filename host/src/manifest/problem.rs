@@ -71,19 +71,19 @@ impl fmt::Display for Problems {
 
 /// A field and where it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct FieldPlace {
     pub(super) path: String,
     pub(super) mark: Mark,
 }
 
 /// Collects problems.
 #[derive(Debug, Default)]
-pub(super) struct Report {
+pub(super) struct ProblemCollector {
     list: Vec<Problem>,
     dropped: usize,
 }
 
-impl Report {
+impl ProblemCollector {
     pub(super) fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
@@ -95,7 +95,7 @@ impl Report {
         self.list.iter().any(within)
     }
 
-    pub(super) fn add(&mut self, place: &Place, message: impl Into<String>, hint: impl Into<String>) {
+    pub(super) fn add(&mut self, place: &FieldPlace, message: impl Into<String>, hint: impl Into<String>) {
         self.push(Problem {
             path: place.path.clone(),
             at: Some(place.mark),
@@ -153,8 +153,8 @@ mod tests {
 
     #[test]
     fn problems_are_shown_with_their_place_in_the_order_they_are_written() {
-        let mut report = Report::default();
-        let place = |path: &str, line| Place { path: path.to_owned(), mark: Mark { line, column: 3 } };
+        let mut report = ProblemCollector::default();
+        let place = |path: &str, line| FieldPlace { path: path.to_owned(), mark: Mark { line, column: 3 } };
         report.add(&place("spec.b", 9), "is wrong", "");
         report.add(&place("spec.a", 4), "is missing", "write it");
         report.whole("is odd", "");
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn more_problems_than_a_person_reads_are_counted() {
-        let mut report = Report::default();
+        let mut report = ProblemCollector::default();
         for _ in 0..103 {
             report.whole("x", "");
         }

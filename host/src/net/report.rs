@@ -26,12 +26,12 @@ pub struct Refused {
     pub count: u64,
 }
 
-type Kind = (&'static str, String, String);
+type RefusalKey = (&'static str, String, String);
 
 /// Counts what is refused.
 #[derive(Debug)]
 pub struct Refusals {
-    counted: BTreeMap<Kind, u64>,
+    counted: BTreeMap<RefusalKey, u64>,
     others: u64,
     lines: Vec<Refused>,
     pause: Duration,
@@ -88,7 +88,7 @@ impl Refusals {
     }
 }
 
-fn line((what, to, why): &Kind, count: u64) -> Refused {
+fn line((what, to, why): &RefusalKey, count: u64) -> Refused {
     Refused { what: (*what).to_owned(), to: to.clone(), why: why.clone(), count }
 }
 

@@ -6,7 +6,7 @@ use crate::manifest::PodPlan;
 use crate::manifest::plan::{MountSpec, VolumeSource, VolumeSpec};
 use crate::store::atomic::FileError;
 use crate::vmm::scratch::Room;
-use crate::volume::host::Found;
+use crate::volume::host::OpenedPath;
 use crate::volume::tree::Shared;
 use magikvm_proto::site::volume_files;
 use magikvm_proto::volume::{self as guest, Access, MountPlan, Part, VolumePlan};
@@ -32,11 +32,11 @@ pub(super) struct Volumes {
 /// Looks for all that is asked for of this machine. The content of volumes that are files is not in it ([`files`]).
 pub(super) fn plan(pod: &PodPlan) -> Result<Volumes, RuntimeError> {
     let mut volumes = Volumes::default();
-    let mut found: Vec<Option<Found>> = Vec::with_capacity(pod.volumes.len());
+    let mut found: Vec<Option<OpenedPath>> = Vec::with_capacity(pod.volumes.len());
     for volume in &pod.volumes {
         let of_host = match &volume.source {
             VolumeSource::HostPath { path, kind } => {
-                Some(Found::open(path, *kind).map_err(of_volume(volume))?)
+                Some(OpenedPath::open(path, *kind).map_err(of_volume(volume))?)
             }
             _ => None,
         };
@@ -108,7 +108,7 @@ impl Volumes {
     fn entry<'a>(
         &mut self,
         volume: &VolumeSpec,
-        found: &Found,
+        found: &OpenedPath,
         mount: &'a MountSpec,
         entries: &mut Entries<'a>,
     ) -> Result<u32, RuntimeError> {
@@ -116,7 +116,7 @@ impl Volumes {
         if let Some(&number) = entries.get(&key) {
             return Ok(number);
         }
-        let add = |shared: &mut Shared, found: &Found| {
+        let add = |shared: &mut Shared, found: &OpenedPath| {
             let failed = FileError::at("share", Path::new(&volume.name));
             shared.add(found, mount.access).map_err(failed)
         };

@@ -5,10 +5,12 @@
 //! Owns: finding things on this machine ([`host`]), the tree ([`tree`]), and serving it where the VMM does not ([`serve`]). Must not know:
 //! manifests, images, VMMs.
 
+#[cfg(feature = "vmm")]
 #[cfg_attr(not(target_os = "linux"), path = "nowhere.rs")]
 pub mod host;
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "vmm", target_os = "linux"))]
 pub mod serve;
+#[cfg(feature = "vmm")]
 pub mod tree;
 
 use serde::{Deserialize, Serialize};

@@ -99,7 +99,7 @@ impl<T: ReadAt + ?Sized> ReadAt for &T {
 
 /// What an inode is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum InodeKind {
     /// Directory.
     Directory,
     /// Regular file.
@@ -120,7 +120,7 @@ pub struct Inode {
     /// Its number.
     pub nid: u32,
     /// What it is.
-    pub kind: Kind,
+    pub kind: InodeKind,
     /// Permission bits with setuid, setgid and sticky.
     pub mode: u16,
     /// Owner.
@@ -277,13 +277,13 @@ impl<S: ReadAt> Reader<S> {
             return Err(inode.damaged("its extended attributes are outside of the file"));
         }
         match inode.kind {
-            Kind::CharDevice(_) | Kind::BlockDevice(_) | Kind::Fifo => {
+            InodeKind::CharDevice(_) | InodeKind::BlockDevice(_) | InodeKind::Fifo => {
                 return if inode.size == 0 { Ok(()) } else { Err(inode.damaged("it has data")) };
             }
-            Kind::Symlink if inode.size == 0 || inode.size > MAX_TARGET_LEN as u64 => {
+            InodeKind::Symlink if inode.size == 0 || inode.size > MAX_TARGET_LEN as u64 => {
                 return Err(inode.damaged("the length of its target is impossible"));
             }
-            Kind::Symlink | Kind::Directory if inode.layout == Layout::Packed => {
+            InodeKind::Symlink | InodeKind::Directory if inode.layout == Layout::Packed => {
                 return Err(inode.damaged("it is compressed and no file"));
             }
             _ => {}
@@ -314,7 +314,7 @@ impl<S: ReadAt> Reader<S> {
 
     /// The target of a symbolic link.
     pub fn target(&self, inode: &Inode) -> Result<Vec<u8>, ReadError> {
-        if inode.kind != Kind::Symlink {
+        if inode.kind != InodeKind::Symlink {
             return Err(inode.damaged("it is no symbolic link"));
         }
         // check_inode has capped it.
@@ -376,16 +376,16 @@ impl<S: ReadAt> Reader<S> {
     }
 }
 
-fn kind(mode: u16, device: u32) -> Option<Kind> {
+fn kind(mode: u16, device: u32) -> Option<InodeKind> {
     // As the kernel's new_decode_dev; both parts are in range by their masks.
     let device = || Device::new((device & 0xfff00) >> 8, device & 0xff | (device >> 12) & 0xfff00).ok();
     Some(match mode & 0o170_000 {
-        0o040_000 => Kind::Directory,
-        0o100_000 => Kind::Regular,
-        0o120_000 => Kind::Symlink,
-        0o020_000 => Kind::CharDevice(device()?),
-        0o060_000 => Kind::BlockDevice(device()?),
-        0o010_000 => Kind::Fifo,
+        0o040_000 => InodeKind::Directory,
+        0o100_000 => InodeKind::Regular,
+        0o120_000 => InodeKind::Symlink,
+        0o020_000 => InodeKind::CharDevice(device()?),
+        0o060_000 => InodeKind::BlockDevice(device()?),
+        0o010_000 => InodeKind::Fifo,
         _ => return None,
     })
 }

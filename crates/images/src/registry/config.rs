@@ -175,7 +175,7 @@ impl RegistryConfig {
             problem,
         };
         let raw: RawFile = toml::from_str(text).map_err(|error| {
-            at(error.span().map_or(0, |span| span.start), super::error::neutral(error.message()))
+            at(error.span().map_or(0, |span| span.start), super::foreign::neutral(error.message()))
         })?;
         let mut tables = BTreeMap::new();
         let mut written: Vec<_> = raw.registry.into_iter().collect();

@@ -2,7 +2,8 @@
 
 use super::auth::Authorizer;
 use super::download::Transfer;
-use super::error::{RegistryError, neutral, shown};
+use super::error::RegistryError;
+use super::foreign::{neutral, shown};
 use super::retry::{self, Timing};
 use super::transport::{Answer, Origin, Transport};
 use super::{DownloadEvent, FetchedManifest, Which};

@@ -1,19 +1,13 @@
 //! What can go wrong with a registry, which of it is worth another attempt, and what a person can do about it.
 
 use super::config::RegistryConfigError;
+use super::connect::{Cause, ConnectProblem};
 use super::credentials::CredentialError;
 use crate::cancel::Stopped;
 use crate::digest::Digest;
-use magikvm_platform::text::acts;
-use reqwest::Url;
-use std::error::Error;
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
-
-/// Characters of a stranger's text that an error shows.
-const SHOWN: usize = 300;
 
 /// Why a registry did not give what was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -265,29 +259,6 @@ pub enum RegistryError {
     },
 }
 
-/// What kept a connection from being made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConnectProblem {
-    /// The name is unknown.
-    Name,
-    /// Nobody listens.
-    Refused,
-    /// It took too long.
-    TimedOut,
-    /// The certificate is of an authority that is not trusted here.
-    UnknownAuthority,
-    /// The server shows a certificate of an authority as its own.
-    AuthorityAsServer,
-    /// Another fault of the certificate, or of TLS.
-    Certificate,
-    /// TLS was spoken to something that speaks another protocol.
-    NotTls,
-    /// The other side hung up during the handshake.
-    HungUp,
-    /// Something else.
-    Other,
-}
-
 /// The login that a registry saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Presented {
@@ -298,87 +269,6 @@ pub enum Presented {
     },
     /// One of this file or program.
     From(String),
-}
-
-/// The innermost reason of a failure of the HTTP or TLS library, as text.
-#[derive(Debug)]
-pub struct Cause(String);
-
-impl Cause {
-    pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
-        Self(neutral(&innermost(error).to_string()))
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Error for Cause {}
-
-/// The end of the chain of causes. An `io::Error` hides what it wraps, so it is asked.
-fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
-    let mut error = error;
-    while let Some(inner) = below(error) {
-        error = inner;
-    }
-    error
-}
-
-fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-        Some(inner) => Some(inner),
-        None => error.source(),
-    }
-}
-
-/// Sorts a failure of TLS by what can be done about it.
-fn tls_problem(error: &rustls::Error) -> ConnectProblem {
-    use rustls::{CertificateError as Certificate, Error as Tls, InvalidMessage};
-    match error {
-        // An authority of the same name is known, but it is not the one that signed.
-        Tls::InvalidCertificate(
-            Certificate::UnknownIssuer
-            | Certificate::BadSignature
-            | Certificate::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
-        ) => ConnectProblem::UnknownAuthority,
-        Tls::InvalidCertificate(Certificate::Other(other))
-            if other.to_string().contains("CaUsedAsEndEntity") =>
-        {
-            ConnectProblem::AuthorityAsServer
-        }
-        Tls::InvalidMessage(InvalidMessage::InvalidContentType) => ConnectProblem::NotTls,
-        _ => ConnectProblem::Certificate,
-    }
-}
-
-/// Sorts a failure to connect by what can be done about it.
-pub(super) fn connect_problem(error: &reqwest::Error) -> ConnectProblem {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(tls) = error.downcast_ref() {
-            return tls_problem(tls);
-        }
-        if let Some(io) = error.downcast_ref::<io::Error>() {
-            match io.kind() {
-                io::ErrorKind::ConnectionRefused => return ConnectProblem::Refused,
-                io::ErrorKind::TimedOut => return ConnectProblem::TimedOut,
-                io::ErrorKind::UnexpectedEof
-                | io::ErrorKind::ConnectionReset
-                | io::ErrorKind::ConnectionAborted
-                | io::ErrorKind::BrokenPipe => return ConnectProblem::HungUp,
-                _ => {}
-            }
-        }
-        cause = below(error);
-    }
-    match error {
-        error if error.is_dns() => ConnectProblem::Name,
-        error if error.is_timeout() => ConnectProblem::TimedOut,
-        _ => ConnectProblem::Other,
-    }
 }
 
 impl RegistryError {
@@ -526,38 +416,9 @@ fn says(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(": {message}") }
 }
 
-/// A stranger's text for an error: one line, no characters that act on a terminal, not too long.
-pub(super) fn neutral(text: &str) -> String {
-    let mut out = String::new();
-    for (count, character) in text.trim().chars().enumerate() {
-        if count == SHOWN {
-            out.push('…');
-            break;
-        }
-        // Most often the end of a line, which is meant for reading.
-        out.push(if acts(character) { ' ' } else { character });
-    }
-    out
-}
-
-/// An address for an error: queries carry signatures and tokens, so they are left out.
-pub(super) fn shown(url: &Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    url.set_fragment(None);
-    neutral(url.as_str())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn signatures_stay_out_of_errors() {
-        let url = Url::parse("https://cdn.registry.example/a/b?X-Signature=secret#part").unwrap();
-        assert_eq!(shown(&url), "https://cdn.registry.example/a/b");
-    }
 
     #[test]
     fn hints_name_what_to_type() {
@@ -579,28 +440,5 @@ mod tests {
         );
         assert_eq!(connect_hint(ConnectProblem::NotTls, "cdn", "r:5000"), None);
         assert!(connect_hint(ConnectProblem::UnknownAuthority, "cdn", "r:5000").unwrap().contains("ca-file"));
-    }
-
-    #[test]
-    fn faults_of_certificates_are_told_apart() {
-        use rustls::{CertificateError, Error as Tls, InvalidMessage, OtherError};
-        use std::sync::Arc;
-        let of = |error| tls_problem(&Tls::InvalidCertificate(error));
-        let authority = OtherError(Arc::new(webpki::Error::CaUsedAsEndEntity));
-        assert_eq!(of(CertificateError::UnknownIssuer), ConnectProblem::UnknownAuthority);
-        assert_eq!(of(CertificateError::Other(authority)), ConnectProblem::AuthorityAsServer);
-        assert_eq!(of(CertificateError::Expired), ConnectProblem::Certificate);
-        let plain = Tls::InvalidMessage(InvalidMessage::InvalidContentType);
-        assert_eq!(tls_problem(&plain), ConnectProblem::NotTls);
-    }
-
-    proptest! {
-        #[test]
-        fn foreign_text_is_one_short_line_without_control(text in any::<String>()) {
-            let text = neutral(&text);
-            prop_assert!(text.chars().count() <= SHOWN + 1);
-            let acts = |c: char| c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c);
-            prop_assert!(!text.contains(acts), "{:?}", text);
-        }
     }
 }

@@ -3,7 +3,7 @@
 //! The program is the user's own, but what it prints is capped, and it is killed when it takes too long or the pull is
 //! given up. Its error output is not shown: there may be anything in it.
 
-use super::credentials::{Login, Secret};
+use super::login::{Login, Secret};
 use serde::Deserialize;
 use std::ffi::OsStr;
 use std::io::{self, Write};
@@ -95,7 +95,7 @@ pub(super) async fn get(
 ) -> Result<Option<Login>, HelperError> {
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
     if name.is_empty() || !name.bytes().all(is_name) {
-        return Err(HelperError::Name { name: super::error::neutral(name) });
+        return Err(HelperError::Name { name: super::foreign::neutral(name) });
     }
     let program = format!("docker-credential-{name}");
     match tokio::time::timeout(timeout, run(&program, server, path)).await {
@@ -135,7 +135,7 @@ fn answer(program: &str, status: ExitStatus, output: &[u8]) -> Result<Option<Log
         if text.contains(NOTHING) {
             return Ok(None);
         }
-        let message = super::error::neutral(&text);
+        let message = super::foreign::neutral(&text);
         return Err(HelperError::Failed { program: program.to_owned(), status, message });
     }
     let answer: Answer =

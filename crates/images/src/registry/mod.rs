@@ -7,11 +7,14 @@
 
 mod auth;
 mod config;
+mod connect;
 mod credentials;
 mod download;
 mod endpoint;
 mod error;
+mod foreign;
 mod helper;
+mod login;
 mod referrers;
 mod retry;
 mod transport;
@@ -20,8 +23,9 @@ mod transport;
 mod tests;
 
 pub use config::{RegistryConfig, RegistryConfigError};
+pub use connect::{Cause, ConnectProblem};
 pub use credentials::{CredentialError, Credentials, LoginFile};
-pub use error::{Cause, ConnectProblem, Presented, RegistryError};
+pub use error::{Presented, RegistryError};
 pub use helper::HelperError;
 
 use super::cancel::Cancel;
@@ -147,7 +151,7 @@ impl Repository {
     /// A small blob, at most `limit` bytes, with the digest it should have.
     pub(super) fn blob(&self, digest: &Digest, size: u64, limit: u64) -> Result<Vec<u8>, RegistryError> {
         self.everywhere(&endpoint::silent, async |endpoint, attempts| {
-            let url = || error::shown(&endpoint.url("blobs", &digest.to_string()));
+            let url = || foreign::shown(&endpoint.url("blobs", &digest.to_string()));
             if size > limit {
                 return Err(RegistryError::TooLarge { url: url(), limit });
             }
@@ -191,7 +195,7 @@ impl Repository {
             // A mirror may have the images alone.
             match found.is_empty() {
                 true => {
-                    let url = error::shown(&endpoint.url("referrers", &digest.to_string()));
+                    let url = foreign::shown(&endpoint.url("referrers", &digest.to_string()));
                     Err(RegistryError::NotFound { url, message: "no referrers".to_owned() })
                 }
                 false => Ok(found),

@@ -4,7 +4,8 @@
 use super::Which;
 use super::download::Transfer;
 use super::endpoint::{Endpoint, content_type, silent};
-use super::error::{RegistryError, neutral, shown};
+use super::error::RegistryError;
+use super::foreign::{neutral, shown};
 use crate::digest::Digest;
 use crate::document::{Descriptor, MAX_TOP, Role, role};
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, LINK};

@@ -66,7 +66,7 @@ pub enum KeyError {
 }
 
 /// A kind of key that is taken.
-struct Kind {
+struct KeyKind {
     /// What its signatures may be made with. More than one: signers differ, and each is safe.
     algorithms: &'static [&'static dyn Algorithm],
     /// Bytes of its DER form. *ring* says of a key it does not take only that no signature is right; this says it at once.
@@ -74,12 +74,12 @@ struct Kind {
     der_bytes: RangeInclusive<usize>,
 }
 
-const KINDS: &[Kind] = &[
-    Kind { algorithms: &[ring::ECDSA_P256_SHA256], der_bytes: 91..=91 },
+const KINDS: &[KeyKind] = &[
+    KeyKind { algorithms: &[ring::ECDSA_P256_SHA256], der_bytes: 91..=91 },
     // cosign hashes with SHA-256 whatever the curve, openssl is told, newer signers take the curve's own.
-    Kind { algorithms: &[ring::ECDSA_P384_SHA384, ring::ECDSA_P384_SHA256], der_bytes: 120..=120 },
-    Kind { algorithms: &[ring::ED25519], der_bytes: 44..=44 },
-    Kind { algorithms: &[ring::RSA_PKCS1_2048_8192_SHA256], der_bytes: 290..=1100 },
+    KeyKind { algorithms: &[ring::ECDSA_P384_SHA384, ring::ECDSA_P384_SHA256], der_bytes: 120..=120 },
+    KeyKind { algorithms: &[ring::ED25519], der_bytes: 44..=44 },
+    KeyKind { algorithms: &[ring::RSA_PKCS1_2048_8192_SHA256], der_bytes: 290..=1100 },
 ];
 
 const OTHER_KIND: &str = "magikvm takes ECDSA P-256 and P-384, Ed25519 and RSA of 2048 to 8192 bits";

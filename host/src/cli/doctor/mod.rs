@@ -23,7 +23,7 @@ use crate::vmm::qemu::Qemu;
 use crate::vmm::{DriverOptions, KernelChoice, krun};
 use host::Host;
 use magikvm_proto::guest_image::Arch;
-use report::{GuestFor, Machines, Report};
+use report::{DoctorReport, GuestFor, Machines};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -61,7 +61,7 @@ fn passt_version(path: &std::path::Path) -> Result<String, PasstError> {
     passt::check(Some(path)).and_then(passt::version)
 }
 
-fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> Report {
+fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> DoctorReport {
     let layout = pods.layout();
     let (image, places) = (check_guest(guest), pods.places());
     let stated = image.as_ref().ok().map(|image| image.arch);
@@ -93,5 +93,5 @@ fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> 
         others.extend([system::user_namespaces(host), system::subordinate_ids(host), system::cgroups(host)]);
         others.extend(isolation::checks(crate::vmm::walls::trial().map_err(|error| chain(&error))));
     }
-    Report::new(machines, others)
+    DoctorReport::new(machines, others)
 }
