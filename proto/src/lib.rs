@@ -1,7 +1,7 @@
 //! The contract between the magikvm host and its guest init (`vminit`), and nothing else.
 //!
 //! Owns: names and their rules ([`id`]), hard limits ([`limits`]), the plan baked into the pod's own file system
-//! ([`plan`], [`volume`]), guest paths ([`path`]), time budgets of both ends ([`budget`]), a guest image's manifest ([`guest_image`]) and the
+//! ([`plan`], [`volume`]), guest paths ([`path`]), time budgets of both ends ([`budget`]), how text is cut ([`text`]), a guest image's manifest ([`guest_image`]) and the
 //! wire ([`wire`], [`codec`], [`forward`]).
 //! Must not know: async runtimes, the file system, Kubernetes YAML, hypervisors.
 
@@ -13,6 +13,7 @@ pub mod id;
 pub mod limits;
 pub mod path;
 pub mod plan;
+pub mod text;
 pub mod volume;
 pub mod wire;
 

@@ -8,7 +8,6 @@ use super::watchers;
 use crate::agent::Connector;
 use crate::manifest::PodPlan;
 use crate::net::relay::Relay;
-use crate::os;
 use crate::pod::control::ControlRequest;
 use crate::pod::events::{ClockReason, EventLog, Happening, HostEvent};
 use crate::pod::failure::{Blame, Failure, RunStage};
@@ -17,12 +16,13 @@ use crate::pod::pull::{FromPuller, PULLER_VERB, PullRequest};
 use crate::pod::run::{Attendant, Pod};
 use crate::pod::status;
 use crate::pod::step::{Effect, Input, Machine, Wish};
+use crate::process::{self, Process};
 use crate::runtime::Sandbox;
 use crate::store::layout::PodDir;
 use crate::store::record::{self, Broken, PodState, Stage};
+use crate::store::sandbox::SandboxFailure;
+use crate::store::sandbox::{ProcessRef, Role};
 use crate::vmm::console::ConsoleTail;
-use crate::vmm::end::MachineFailure;
-use crate::vmm::process::{self, Process, ProcessRef};
 use magikvm_proto::budget;
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::wire::{Refusal, RefusalCode};
@@ -177,7 +177,7 @@ impl<'a> Reactor<'a> {
         }
         if let Err(error) = pod.undo.end_run() {
             self.machine.state.broken.get_or_insert_with(|| Broken {
-                reason: MachineFailure::Leftover,
+                reason: SandboxFailure::Leftover,
                 message: format!("not all of the pod could be taken away: {error}"),
             });
         }
@@ -339,7 +339,8 @@ impl Attendant for Reactor<'_> {
         let program = std::env::current_exe().map_err(|error| failed(&error))?;
         let mut command = Command::new(program);
         command.arg(PULLER_VERB).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut puller = process::spawn("puller", &mut command).map_err(|error| failed(&error))?;
+        let mut puller =
+            process::spawn(Role::Puller, "puller", &mut command).map_err(|error| failed(&error))?;
         if let Some(mut stdin) = puller.child.stdin.take() {
             let request = serde_json::to_vec(request).map_err(|error| failed(&error))?;
             match stdin.write_all(&request) {
@@ -414,7 +415,7 @@ impl Attendant for Reactor<'_> {
         state.agent = Some(agent.clone());
         state.ports.clone_from(&pod.ports.bound);
         state.processes = processes.clone();
-        state.processes.extend(myself());
+        state.processes.extend(ProcessRef::of_this_process(Role::Monitor, "monitor"));
         let names = state.containers.iter().map(|container| container.name.clone()).collect();
         self.deadline = Some(Instant::now() + Duration::from_millis(budget::HOST_BOOT_WAIT_MS));
         let events = EventLog::open(&pod.dir).map_err(|error| failed(&error))?;
@@ -450,12 +451,6 @@ impl Attendant for Reactor<'_> {
             }
         }
     }
-}
-
-fn myself() -> Option<ProcessRef> {
-    let pid = nix::unistd::getpid().as_raw();
-    let start_time = os::start_time(pid)?;
-    Some(ProcessRef { name: "monitor".to_owned(), pid, start_time })
 }
 
 /// A puller that has ended, or is about to, and has not said why.

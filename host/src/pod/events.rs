@@ -2,7 +2,7 @@
 //! and read, not what it is good for.
 
 use super::logs::format_time;
-use crate::jail::Missing;
+use crate::process::Missing;
 use crate::store::atomic::{FileError, open_append};
 use crate::store::layout::PodDir;
 use magikvm_proto::wire::Event;

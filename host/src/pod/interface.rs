@@ -231,7 +231,7 @@ impl PodRuntimeInterface {
         if self.ask_stop(found, 0).is_err()
             && let Some(state) = &found.state
         {
-            state.processes.iter().for_each(crate::vmm::process::ProcessRef::kill);
+            state.processes.iter().for_each(crate::store::sandbox::ProcessRef::kill);
         }
     }
 

@@ -1,7 +1,7 @@
 //! A pod as Kubernetes shows it: the manifest with a core/v1 `status`.
 
-use crate::jail::Layers;
 use crate::manifest::fields::ANNOTATION_PORTS;
+use crate::process::Layers;
 use crate::store::lock::LockState;
 use crate::store::record::{ContainerPhase, ContainerView, Found, PodRecord, PodState, Stage, Terminated};
 use serde_json::{Value, json};

@@ -2,9 +2,9 @@
 
 use super::events::{ClockReason, HostEvent};
 use super::failure::{Blame, Failure, RunStage};
+use crate::process::Motion;
 use crate::store::record::{Broken, ContainerPhase, ContainerView, PodState, SCHEMA, Stage, Terminated};
-use crate::vmm::end::{MachineEnd, MachineFailure};
-use crate::vmm::process::Motion;
+use crate::store::sandbox::{SandboxEnd, SandboxFailure};
 use magikvm_proto::budget;
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::limits::MAX_MESSAGE_LEN;
@@ -25,7 +25,7 @@ pub enum Input {
     /// The VM is gone, and all it had to say was read.
     VmGone {
         /// How it ended.
-        end: MachineEnd,
+        end: SandboxEnd,
     },
     /// A user wants it to end.
     Stop {
@@ -333,12 +333,12 @@ impl Machine {
             Stage::Starting => {
                 let message = format!("the pod's agent broke off: {why}");
                 let failure = Failure::message(RunStage::Agent, Blame::Workload, message);
-                self.fail(failure.because(MachineFailure::AgentBroke))
+                self.fail(failure.because(SandboxFailure::AgentBroke))
             }
             Stage::Running => {
                 self.state.stage = Stage::Stopping;
                 let message = format!("the pod's agent broke off: {why}");
-                self.state.broken = Some(Broken { reason: MachineFailure::AgentBroke, message });
+                self.state.broken = Some(Broken { reason: SandboxFailure::AgentBroke, message });
                 vec![Effect::KillVm]
             }
             // While it stops, silence is no news: the deadline is armed, and the VM's end is waited for.
@@ -346,7 +346,7 @@ impl Machine {
         }
     }
 
-    fn vm_gone(&mut self, end: &MachineEnd, now_ms: u64) -> Vec<Effect> {
+    fn vm_gone(&mut self, end: &SandboxEnd, now_ms: u64) -> Vec<Effect> {
         if self.state.stage == Stage::Starting {
             let (stage, when) = if self.agent_up {
                 (RunStage::Agent, "before all containers ran")
@@ -390,18 +390,18 @@ impl Machine {
                 let limit = secs(budget::HOST_BOOT_WAIT_MS);
                 let message = format!("the VM's agent did not answer within {limit} s of its start{stands}");
                 let failure = Failure::message(RunStage::Boot, Blame::Internal, message);
-                self.fail(failure.because(MachineFailure::AgentSilent))
+                self.fail(failure.because(SandboxFailure::AgentSilent))
             }
             (Stage::Starting, true) => {
                 let limit = secs(budget::HOST_READY_WAIT_MS);
                 let message =
                     format!("not all containers ran within {limit} s of the agent's first answer{stands}");
                 let failure = Failure::message(RunStage::Agent, Blame::Workload, message);
-                self.fail(failure.because(MachineFailure::AgentSilent))
+                self.fail(failure.because(SandboxFailure::AgentSilent))
             }
             (Stage::Stopping, _) => {
                 self.state.broken.get_or_insert_with(|| Broken {
-                    reason: MachineFailure::GuestStuck,
+                    reason: SandboxFailure::GuestStuck,
                     message: "the guest did not end in time and was killed".to_owned(),
                 });
                 vec![Effect::KillVm]
@@ -460,7 +460,7 @@ mod tests {
     }
 
     pub(super) fn gone(how: &str) -> Input {
-        Input::VmGone { end: MachineEnd { failure: MachineFailure::GuestEnded, how: how.to_owned() } }
+        Input::VmGone { end: SandboxEnd { failure: SandboxFailure::GuestEnded, how: how.to_owned() } }
     }
 
     pub(super) fn started(n: usize) -> Input {

@@ -6,18 +6,19 @@ use super::{PodRuntime, PodToPrepare, Prepared, RuntimeError, Sandbox, SandboxNe
 use crate::agent::Connector;
 use crate::image::Platform;
 use crate::image::erofs::{self, SmallFile};
-use crate::jail::{self, Cgroup, Layers, Requirement};
+use crate::jail::{self, Cgroup, Requirement};
 use crate::manifest::{
     ContainerSpec, ImageDefaults, PodPlan, ResolvedProcess, RuntimeClass, resolve_process,
 };
 use crate::net::settle::{Settled, Ways};
+use crate::process::{self, Ended, Layers, Motion, Process};
 use crate::store::atomic::{self, FileError};
+use crate::store::sandbox::{ProcessRef, SandboxEnd};
 use crate::store::text::chain;
 use crate::store::undo::{Scope, Step, Undo};
 use crate::vmm::console::{self, ConsoleTail};
 use crate::vmm::disk::{self, Part};
-use crate::vmm::end::{self, MachineEnd, Seen};
-use crate::vmm::process::{self, Ended, Motion, Process, ProcessRef};
+use crate::vmm::end::{self, Seen};
 use crate::vmm::report::Reports;
 use crate::vmm::scratch;
 use crate::vmm::{
@@ -329,12 +330,13 @@ impl Sandbox for MicroVmSandbox {
         self.processes.iter().filter_map(walls).collect()
     }
 
-    fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> MachineEnd {
-        let Ended { name, status, violation } = process::wait_first(&mut self.processes, on_motion);
+    fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> SandboxEnd {
+        let Ended { role, name, status, violation } = process::wait_first(&mut self.processes, on_motion);
         let reports = self.reports.take().map(Reports::read).unwrap_or_default();
         // What the guest printed last may still be on its way here.
         self.tail.wait_end(Instant::now() + CONSOLE_END_WAIT);
-        MachineEnd::of(Seen {
+        end::of(Seen {
+            role,
             process: &name,
             status,
             violation: violation.as_ref(),

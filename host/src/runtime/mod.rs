@@ -8,15 +8,15 @@ mod volumes;
 
 use crate::agent::Connector;
 use crate::image::{Image, Platform};
-use crate::jail::Layers;
 use crate::manifest::{PodPlan, ResolveError, RuntimeClass};
 use crate::net::settle::{NetError, Settled};
+use crate::process::{Layers, Motion};
 use crate::store::atomic::FileError;
 use crate::store::layout::PodDir;
+use crate::store::sandbox::ProcessRef;
+use crate::store::sandbox::SandboxEnd;
 use crate::store::undo::{Undo, UndoError};
 use crate::vmm::console::ConsoleTail;
-use crate::vmm::end::MachineEnd;
-use crate::vmm::process::{Motion, ProcessRef};
 use crate::vmm::{Unavailable, VmConfig, VmmError};
 use magikvm_proto::id::ContainerName;
 use std::fmt::Debug;
@@ -59,7 +59,7 @@ pub trait Sandbox: Debug + Send {
     /// The walls around each of its processes.
     fn layers(&self) -> Vec<(String, Layers)>;
     /// Waits for its end; then no process of it is left. Meanwhile tells `on_motion` when its processes are stopped or go on.
-    fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> MachineEnd;
+    fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> SandboxEnd;
 }
 
 /// What is known of a sandbox's network.

@@ -4,5 +4,6 @@ pub mod atomic;
 pub mod layout;
 pub mod lock;
 pub mod record;
+pub mod sandbox;
 pub mod text;
 pub mod undo;

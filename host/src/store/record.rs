@@ -3,6 +3,7 @@
 use super::atomic::{self, FileError};
 use super::layout::{Layout, PodDir, TRASH_PREFIX};
 use super::lock::{self, LockState};
+use super::sandbox::{Connector, ProcessRef, SandboxFailure};
 use magikvm_proto::id::{ContainerName, PodId};
 use magikvm_proto::wire::ExitStatus;
 use serde::de::DeserializeOwned;
@@ -97,8 +98,8 @@ pub struct PodState {
     pub host_ip: Option<std::net::IpAddr>,
     /// Containers in order.
     pub containers: Vec<ContainerView>,
-    /// The monitor and the VM's processes.
-    pub processes: Vec<crate::vmm::process::ProcessRef>,
+    /// The monitor and the sandbox's processes.
+    pub processes: Vec<ProcessRef>,
     /// Ports of this machine that lead to it, while it runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<BoundPort>,
@@ -107,7 +108,7 @@ pub struct PodState {
     pub annotations: BTreeMap<String, String>,
     /// How to reach the agent, while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub agent: Option<crate::agent::Connector>,
+    pub agent: Option<Connector>,
 }
 
 /// A port of this machine that leads to one of a pod.
@@ -148,7 +149,7 @@ impl std::fmt::Display for BoundPort {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Broken {
     /// For programs.
-    pub reason: crate::vmm::end::MachineFailure,
+    pub reason: SandboxFailure,
     /// For people.
     pub message: String,
 }
