@@ -64,6 +64,12 @@ impl CliError {
         self
     }
 
+    /// With what became of the sandbox, and what to do about that.
+    #[must_use]
+    pub(super) fn because(self, reason: SandboxFailure) -> Self {
+        Self { reason: Some(reason), ..self }.hint(reason.hint())
+    }
+
     /// A failed run; `internal` is the code for what is not the user's fault.
     pub(super) fn of_failure(failure: Failure, internal: Kind) -> Self {
         let kind = match failure.blame {

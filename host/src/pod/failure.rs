@@ -81,6 +81,11 @@ impl Failure {
         Self { errno, causes, ..Self::message(stage, blame, error.to_string()) }
     }
 
+    /// For `map_err`: makes an error at a place of the flow a failed run.
+    pub fn at<E: Error + 'static>(stage: RunStage, blame: Blame) -> impl Fn(E) -> Self {
+        move |error| Self::new(stage, blame, &error)
+    }
+
     /// From a message.
     pub fn message(stage: RunStage, blame: Blame, message: impl Into<String>) -> Self {
         Self {
@@ -95,10 +100,11 @@ impl Failure {
         }
     }
 
-    /// With what became of the sandbox.
+    /// With what became of the sandbox, and what to do about that unless something better is known.
     #[must_use]
     pub fn because(mut self, reason: SandboxFailure) -> Self {
         self.reason = Some(reason);
+        self.hint.get_or_insert_with(|| reason.hint().to_owned());
         self
     }
 

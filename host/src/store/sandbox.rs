@@ -66,6 +66,32 @@ pub struct Connector {
     pub handshake: Handshake,
 }
 
+/// What a pod's sandbox is made of, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum SandboxRecord {
+    /// A VM.
+    Vm(VmRecord),
+}
+
+impl fmt::Display for SandboxRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Vm(VmRecord { memory_mib, vcpus, driver }) = self;
+        write!(f, "{driver} {vcpus}cpu {memory_mib}MiB")
+    }
+}
+
+/// A VM in a pod's record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmRecord {
+    /// Memory, in MiB.
+    pub memory_mib: u64,
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// Driver and accelerator.
+    pub driver: String,
+}
+
 /// Whose fault a failure is; decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

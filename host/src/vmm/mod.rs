@@ -24,6 +24,7 @@ use crate::agent::Connector;
 use crate::jail::{Cgroup, Requirement, StartError};
 use crate::process::{Process, ProcessError};
 use crate::store::atomic::FileError;
+use crate::store::layout::Layout;
 use crate::volume::tree::Shared;
 use magikvm_proto::guest_image::Arch;
 use report::Reports;
@@ -83,6 +84,13 @@ pub struct Places {
     pub verdicts: PathBuf,
     /// Kernels that were unpacked.
     pub kernels: PathBuf,
+}
+
+impl Places {
+    /// Those of a state root.
+    pub fn of(layout: &Layout) -> Self {
+        Self { verdicts: layout.verdicts(), kernels: layout.kernels() }
+    }
 }
 
 /// What executes the guest's instructions (`--accel`).
