@@ -1,7 +1,7 @@
 //! The magikvm host: runs a Kubernetes Pod on this machine inside one hardware microVM, with no daemon.
 //!
 //! [`pod::interface::PodRuntimeInterface`] is the library's surface: run_pod, stop_pod, pause_pod, resume_pod, delete_pod. Modules may use only those below them:
-//! `cli`, `monitor`, `pod`, `runtime`, `manifest`, `vmm`, `net`, `volume`, `jail`, `agent`, `image`, `store`, `signals`, `os`.
+//! `cli`, `monitor`, `pod`, `runtime`, `manifest`, `vmm`, `net`, `volume`, `jail`, `process`, `agent`, `image`, `store`, `signals`, `os`.
 
 pub mod agent;
 pub mod cli;
@@ -10,6 +10,7 @@ pub mod manifest;
 pub mod monitor;
 pub mod net;
 pub mod pod;
+pub mod process;
 pub mod runtime;
 pub mod store;
 pub mod vmm;

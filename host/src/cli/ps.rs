@@ -50,10 +50,7 @@ fn row(pod: &Found) -> Vec<String> {
         views.iter().filter(|view| live && matches!(view.phase, ContainerPhase::Running { .. })).count();
     let restarts: u64 = views.iter().map(|view| u64::from(view.restart_count)).sum();
     let (age, vm) = match &pod.record {
-        Ok(record) => (
-            ui::age(now_ms().saturating_sub(record.created_ms)),
-            format!("{} {}cpu {}MiB", record.vmm, record.vcpus, record.memory_mib),
-        ),
+        Ok(record) => (ui::age(now_ms().saturating_sub(record.created_ms)), record.sandbox.to_string()),
         Err(_) => ("?".to_owned(), "?".to_owned()),
     };
     let containers = pod.record.as_ref().map_or(views.len(), |record| record.containers.len());

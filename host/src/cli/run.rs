@@ -9,6 +9,8 @@ use crate::manifest::ports::PublishedPort;
 use crate::pod::interface::PodRuntimeInterface;
 use crate::pod::launch::{Canceller, FromMonitor, Launched};
 use crate::pod::run::{AtEnd, RunRequest};
+use crate::runtime::VmOptions;
+use crate::store::text::ignore;
 use crate::vmm::{Accel, KernelChoice, VmmKind};
 use magikvm_proto::id::PodId;
 use magikvm_proto::limits::{IMAGE_PULL_TIMEOUT_SECS, MAX_MANIFEST_SIZE};
@@ -79,13 +81,15 @@ pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface
     let request = RunRequest {
         plan,
         root: root.map(absolute),
-        guest: absolute(guest),
-        vmm,
-        kernel: args.kernel,
-        accel: args.accel,
+        vm: VmOptions {
+            vmm,
+            kernel: args.kernel,
+            accel: args.accel,
+            guest: absolute(guest),
+            jail: if args.require_jail { Requirement::Require } else { Requirement::Warn },
+        },
         pull_timeout_secs: args.pull_timeout,
         at_end: if args.rm { AtEnd::Remove } else { AtEnd::Keep },
-        jail: if args.require_jail { Requirement::Require } else { Requirement::Warn },
     };
     if args.accel == Accel::Tcg && std::env::var_os("MAGIKVM_QUIET").is_none() {
         ui::note("Warning: software emulation (tcg) is slow and is not a security boundary.");
@@ -175,10 +179,8 @@ fn foreground(mut launched: Launched, pods: &PodRuntimeInterface, id: &PodId, no
             let broken = pods.find(id).ok().and_then(|found| found.state).and_then(|state| state.broken);
             launched.finish().map_err(|failure| CliError::of_failure(failure, OURS))?;
             if let Some(why) = broken {
-                return Err(CliError::new(
-                    OURS,
-                    format!("pod {id} did not end as it should: {}", why.message),
-                ));
+                let message = format!("pod {id} did not end as it should: {}", why.message);
+                return Err(CliError::new(OURS, message).because(why.reason));
             }
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
         }
@@ -196,9 +198,10 @@ struct Signals(SigSet);
 impl Signals {
     fn block() -> Self {
         let set = crate::signals::ending();
-        if set.thread_block().is_err() {
-            // They then end the program as usual; the pod's monitor does not depend on it.
-        }
+        ignore(
+            set.thread_block(),
+            "they then end the program as usual; the pod's monitor does not depend on it",
+        );
         Self(set)
     }
 

@@ -1,7 +1,7 @@
 //! A pod as Kubernetes shows it: the manifest with a core/v1 `status`.
 
-use crate::jail::Layers;
 use crate::manifest::fields::ANNOTATION_PORTS;
+use crate::process::Layers;
 use crate::store::lock::LockState;
 use crate::store::record::{ContainerPhase, ContainerView, Found, PodRecord, PodState, Stage, Terminated};
 use serde_json::{Value, json};
@@ -49,7 +49,7 @@ pub fn phase(found: &Found) -> Phase {
 
 fn phase_of(state: &PodState) -> Phase {
     match state.stage {
-        Stage::Starting => Phase::Pending,
+        Stage::Pulling | Stage::Starting => Phase::Pending,
         Stage::Running if state.paused_ms.is_some() => Phase::Paused,
         Stage::Running | Stage::Stopping => Phase::Running,
         Stage::Ended if state.broken.is_none() && exit_code(state) == 0 => Phase::Succeeded,

@@ -2,6 +2,7 @@
 
 pub mod layout;
 pub mod record;
+pub mod sandbox;
 pub mod undo;
 
 pub use magikvm_platform::{atomic, lock, text};

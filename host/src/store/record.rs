@@ -3,6 +3,7 @@
 use super::atomic::{self, FileError};
 use super::layout::{Layout, PodDir, TRASH_PREFIX};
 use super::lock::{self, LockState};
+use super::sandbox::{Connector, ProcessRef, SandboxFailure, SandboxRecord};
 use magikvm_proto::id::{ContainerName, PodId};
 use magikvm_proto::wire::ExitStatus;
 use serde::de::DeserializeOwned;
@@ -12,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Schema of both files. A file of another schema is shown as such and can be removed, nothing else.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// What a pod is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -31,14 +32,10 @@ pub struct PodRecord {
     pub manifest: serde_json::Value,
     /// Containers in order, with the image each runs.
     pub containers: Vec<ContainerRecord>,
-    /// Memory of the VM, in MiB.
-    pub memory_mib: u64,
-    /// Virtual processors of the VM.
-    pub vcpus: u32,
+    /// What it runs in.
+    pub sandbox: SandboxRecord,
     /// Grace period unless a verb says otherwise, in seconds.
     pub grace_secs: u64,
-    /// Driver and accelerator, for people.
-    pub vmm: String,
 }
 
 /// One container of a [`PodRecord`].
@@ -60,6 +57,8 @@ pub struct ContainerRecord {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
+    /// Its images are being pulled. Nothing is written down of a pod at this stage.
+    Pulling,
     /// Not all containers run yet.
     Starting,
     /// All ran at least once.
@@ -97,8 +96,8 @@ pub struct PodState {
     pub host_ip: Option<std::net::IpAddr>,
     /// Containers in order.
     pub containers: Vec<ContainerView>,
-    /// The monitor and the VM's processes.
-    pub processes: Vec<crate::vmm::process::ProcessRef>,
+    /// The monitor and the sandbox's processes.
+    pub processes: Vec<ProcessRef>,
     /// Ports of this machine that lead to it, while it runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<BoundPort>,
@@ -107,7 +106,7 @@ pub struct PodState {
     pub annotations: BTreeMap<String, String>,
     /// How to reach the agent, while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub agent: Option<crate::agent::Connector>,
+    pub agent: Option<Connector>,
 }
 
 /// A port of this machine that leads to one of a pod.
@@ -148,7 +147,7 @@ impl std::fmt::Display for BoundPort {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Broken {
     /// For programs.
-    pub reason: crate::vmm::end::MachineFailure,
+    pub reason: SandboxFailure,
     /// For people.
     pub message: String,
 }

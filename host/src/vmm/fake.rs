@@ -3,9 +3,11 @@
 
 mod forward;
 
-use super::{Accel, Capabilities, Unavailable, VmChild, VmConfig, Vmm, VmmError, process};
+use super::{Accel, Capabilities, Unavailable, VmChild, VmConfig, Vmm, VmmError};
 use crate::agent::{Connector, Handshake};
+use crate::process;
 use crate::store::layout::AGENT_SOCK;
+use crate::store::sandbox::Role;
 use magikvm_proto::budget::GUEST_LOG_DRAIN_MS;
 use magikvm_proto::codec::{read_frame, read_message, write_frame, write_message};
 use magikvm_proto::id::ContainerName;
@@ -42,7 +44,7 @@ impl Vmm for Fake {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut guest = process::spawn("fake", &mut command)?;
+        let mut guest = process::spawn(Role::Vmm, "fake", &mut command)?;
         let (console, diagnostics) = guest.take_output()?;
         let connector = Connector { socket: dir.join(AGENT_SOCK), handshake: Handshake::Direct };
         Ok(VmChild { processes: vec![guest], connector, console, diagnostics, reports: None })

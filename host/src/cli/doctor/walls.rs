@@ -1,7 +1,7 @@
 //! The layers of the jail around each VM, as a process had them that was put into one just now.
 
 use super::check::Check;
-use crate::jail::{Layer, Layers};
+use crate::process::{Layer, Layers};
 
 const NEEDED_FOR: &str =
     "one more wall between a guest that has taken its VMM over and this machine; run --require-jail";
@@ -78,7 +78,7 @@ fn remedy(layer: Layer) -> &'static str {
 mod tests {
     use super::super::check::State;
     use super::*;
-    use crate::jail::Missing;
+    use crate::process::Missing;
 
     #[test]
     fn each_layer_has_a_check_and_what_is_missing_a_remedy() {
