@@ -56,6 +56,9 @@ pub(super) struct Args {
     /// Give up an image that takes longer than so many seconds to come
     #[arg(long, value_name = "SECONDS", default_value_t = IMAGE_PULL_TIMEOUT_SECS, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pull_timeout: u64,
+    /// Give up when the containers are not started and there is no progress for this long (90s, 5m, 2h)
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = ready_timeout)]
+    ready_timeout: Duration,
     /// Fail where this machine lacks a layer of the jail around the VM (see magikvm doctor)
     #[arg(long)]
     require_jail: bool,
@@ -89,6 +92,7 @@ pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface
             jail: if args.require_jail { Requirement::Require } else { Requirement::Warn },
         },
         pull_timeout_secs: args.pull_timeout,
+        ready_wait_ms: u64::try_from(args.ready_timeout.as_millis()).unwrap_or(u64::MAX),
         at_end: if args.rm { AtEnd::Remove } else { AtEnd::Keep },
     };
     if args.accel == Accel::Tcg && std::env::var_os("MAGIKVM_QUIET").is_none() {
@@ -117,6 +121,20 @@ pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface
         return Ok(ExitCode::SUCCESS);
     }
     foreground(launched, pods, &id, args.no_prefix)
+}
+
+/// Longest `--ready-timeout`.
+const MAX_READY_TIMEOUT: Duration = Duration::from_secs(86_400);
+
+fn ready_timeout(text: &str) -> Result<Duration, String> {
+    let span: jiff::SignedDuration =
+        text.parse().map_err(|_| format!("{text:?} is not a duration (90s, 5m, 2h)"))?;
+    let duration = Duration::try_from(span).unwrap_or_default();
+    if (Duration::from_secs(1)..=MAX_READY_TIMEOUT).contains(&duration) {
+        Ok(duration)
+    } else {
+        Err(format!("{text:?} is not between 1s and 24h"))
+    }
 }
 
 /// Which ports were free.
@@ -232,5 +250,24 @@ impl Signals {
                 });
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use magikvm_proto::budget::HOST_READY_WAIT_MS;
+
+    #[test]
+    fn a_ready_timeout_is_a_duration_of_sensible_length() {
+        assert_eq!(ready_timeout("60s"), Ok(Duration::from_millis(HOST_READY_WAIT_MS)));
+        assert_eq!(ready_timeout("1h 30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(ready_timeout("24h"), Ok(MAX_READY_TIMEOUT));
+        for text in ["", "60", "soon", "-5s x"] {
+            assert!(ready_timeout(text).unwrap_err().contains("is not a duration"), "{text}");
+        }
+        for text in ["0s", "-5s", "999ms", "25h", "9999999h"] {
+            assert!(ready_timeout(text).unwrap_err().contains("is not between"), "{text}");
+        }
     }
 }

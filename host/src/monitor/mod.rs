@@ -40,7 +40,7 @@ fn serve(link: &Link) -> Result<(), Failure> {
     crate::net::ports::allow_files();
     detach().map_err(internal())?;
     let layout = Layout::new(&Surroundings::of_process(request.root.clone())).map_err(internal())?;
-    let mut reactor = Reactor::new(link, &request.plan).map_err(internal())?;
+    let mut reactor = Reactor::new(link, &request).map_err(internal())?;
     let mut pod = run::run_pod(&request, &layout, &mut reactor)?;
     drop(request.plan);
     let code = reactor.run_to_end(&mut pod);

@@ -7,14 +7,13 @@ use super::link::Link;
 use super::puller::Puller;
 use super::watchers;
 use crate::agent::Connector;
-use crate::manifest::PodPlan;
 use crate::net::relay::Relay;
 use crate::pod::control::ControlRequest;
 use crate::pod::events::{ClockReason, EventLog, HostEvent, PodEvent};
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::launch::FromMonitor;
 use crate::pod::pull::{FromPuller, PullRequest};
-use crate::pod::run::{Observer, Pod};
+use crate::pod::run::{Observer, Pod, RunRequest};
 use crate::pod::status;
 use crate::pod::step::{Effect, Input, Machine, PauseRequest};
 use crate::runtime::{Sandbox, SandboxControl};
@@ -124,7 +123,8 @@ enum Outcome {
 
 impl<'a> Reactor<'a> {
     /// Listens for signals and for the starter's change of mind from now on.
-    pub(super) fn new(link: &'a Link, plan: &PodPlan) -> nix::Result<Self> {
+    pub(super) fn new(link: &'a Link, request: &RunRequest) -> nix::Result<Self> {
+        let plan = &request.plan;
         let (outbox, inbox) = sync_channel(MAX_WAITING);
         let names: Vec<ContainerName> =
             plan.containers.iter().map(|container| container.name.clone()).collect();
@@ -135,7 +135,7 @@ impl<'a> Reactor<'a> {
             ignore(cancel.send(Message::Input(Input::Cancel)), "the loop is over");
         })
         .map_err(|error| nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
-        let machine = Machine::new(&names);
+        let machine = Machine::new(&names, request.ready_wait_ms);
         Ok(Self {
             link,
             machine,

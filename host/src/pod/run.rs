@@ -30,6 +30,8 @@ pub struct RunRequest {
     pub vm: VmOptions,
     /// Seconds that each image may take to come.
     pub pull_timeout_secs: u64,
+    /// How long the start may be without progress, in milliseconds, from the agent's first answer on.
+    pub ready_wait_ms: u64,
     /// Whether to remove the pod at its end.
     pub at_end: AtEnd,
 }

@@ -8,12 +8,20 @@
 //!      | all containers ran   |
 //!      v                      v
 //!   Running -------------> Stopping -----------------------> Ended
-//!              stopped, all containers over,   sandbox gone
-//!              or the agent is lost
+//!              stopped, the agent is lost,     sandbox gone
+//!              or the supervisor says that the pod is over
 //! ```
 //!
 //! A pod that is `Starting` and is cancelled, fails or loses its sandbox is `Ended` at once, and the run is rolled back. Whether the sandbox
 //! stands still is beside these stages: it may in any of them that has a sandbox.
+//!
+//! The supervisor alone decides which container starts again and when the pod is over (`PodEnded`); the host shows what it says, and sees to it
+//! that the sandbox is gone in time. While the pod starts, a deadline bounds the supervisor's silence, not the length of the start: every sign
+//! of progress arms it anew. What counts is that a container was created or started for the first time, so that a supervisor which repeats
+//! itself puts nothing off.
+//!
+//! The happy path: `AgentUp` arms the deadline; `ContainerCreated` and `ContainerStarted` of each container arm it anew; `PodStarted` disarms
+//! it and gives `Ready`; `ContainerExited` is shown; `PodEnded` arms the deadline of the end; `SandboxGone` gives `End`.
 //!
 //! Owns: what the host does with a sandbox and when. Must not know: what a sandbox is made of, clocks, threads and files.
 
@@ -27,11 +35,11 @@ use super::failure::Failure;
 use super::pull::{FromPuller, PullerEnd};
 use crate::image::{Progress, Reference};
 use crate::process::Motion;
-use crate::store::record::{ContainerPhase, ContainerView, PodState, SCHEMA, Stage};
+use crate::store::record::{PodState, SCHEMA, Stage};
 use crate::store::sandbox::SandboxEnd;
-use magikvm_proto::budget;
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::limits::MAX_MESSAGE_LEN;
+use magikvm_proto::state::ContainerStatus;
 use magikvm_proto::text;
 use magikvm_proto::wire::Event;
 
@@ -137,6 +145,14 @@ pub enum Effect {
     End,
 }
 
+/// How far the start of a container is, in the supervisor's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum StartProgress {
+    None,
+    Created,
+    Started,
+}
+
 /// A pod's state, with what the machine needs beside what is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
@@ -145,6 +161,10 @@ pub struct Machine {
     /// Whether the process that pulls was asked to end.
     pull_given_up: bool,
     agent_up: bool,
+    /// How long the start may be without progress, in milliseconds.
+    ready_wait_ms: u64,
+    /// How far the start of each container is.
+    progress: Vec<StartProgress>,
     /// When the grace period ends, once the supervisor was asked to end; milliseconds since 1970.
     kill_ms: Option<u64>,
     /// What the sandbox's processes do.
@@ -154,14 +174,9 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A pod that is being started. Arm [`budget::HOST_BOOT_WAIT_MS`] when its sandbox is.
-    pub fn new(containers: &[ContainerName]) -> Self {
-        let view = |name: &ContainerName| ContainerView {
-            name: name.clone(),
-            restart_count: 0,
-            phase: ContainerPhase::Waiting { reason: "ContainerCreating".to_owned(), message: None },
-            last: None,
-        };
+    /// A pod that is being started. Arm [`magikvm_proto::budget::HOST_BOOT_WAIT_MS`] when its sandbox is. From its agent's first answer on,
+    /// the start may be without progress for `ready_wait_ms` milliseconds.
+    pub fn new(containers: &[ContainerName], ready_wait_ms: u64) -> Self {
         let state = PodState {
             schema: SCHEMA,
             stage: Stage::Starting,
@@ -171,7 +186,7 @@ impl Machine {
             broken: None,
             pod_ips: Vec::new(),
             host_ip: None,
-            containers: containers.iter().map(view).collect(),
+            containers: containers.iter().cloned().map(ContainerStatus::creating).collect(),
             annotations: Default::default(),
             processes: Vec::new(),
             ports: Vec::new(),
@@ -181,6 +196,8 @@ impl Machine {
             state,
             pull_given_up: false,
             agent_up: false,
+            ready_wait_ms,
+            progress: vec![StartProgress::None; containers.len()],
             kill_ms: None,
             motion: Motion::Running,
             request: None,
@@ -212,7 +229,7 @@ impl Machine {
     fn agent_up(&mut self) -> Vec<Effect> {
         self.agent_up = true;
         match self.state.stage {
-            Stage::Starting => vec![Effect::Arm { after_ms: budget::HOST_READY_WAIT_MS }],
+            Stage::Starting => vec![Effect::Arm { after_ms: self.ready_wait_ms }],
             _ => Vec::new(),
         }
     }

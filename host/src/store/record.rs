@@ -5,7 +5,7 @@ use super::layout::{Layout, PodDir, TRASH_PREFIX};
 use super::lock::{self, LockState};
 use super::sandbox::{Connector, ProcessRef, SandboxFailure, SandboxRecord};
 use magikvm_proto::id::{ContainerName, PodId};
-use magikvm_proto::wire::ExitStatus;
+use magikvm_proto::state::ContainerStatus;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -94,8 +94,8 @@ pub struct PodState {
     /// One of the host's, where the pod has a network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_ip: Option<std::net::IpAddr>,
-    /// Containers in order.
-    pub containers: Vec<ContainerView>,
+    /// Containers in order, with the host's own times.
+    pub containers: Vec<ContainerStatus>,
     /// The monitor and the sandbox's processes.
     pub processes: Vec<ProcessRef>,
     /// Ports of this machine that lead to it, while it runs.
@@ -150,59 +150,6 @@ pub struct Broken {
     pub reason: SandboxFailure,
     /// For people.
     pub message: String,
-}
-
-/// How one container is, with the host's own times.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContainerView {
-    /// Its name.
-    pub name: ContainerName,
-    /// How often it was started again.
-    pub restart_count: u32,
-    /// Where it is.
-    #[serde(flatten)]
-    pub phase: ContainerPhase,
-    /// Its run before this one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last: Option<Terminated>,
-}
-
-/// Where a container is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-pub enum ContainerPhase {
-    /// Not running, will be.
-    Waiting {
-        /// `ContainerCreating` or `CrashLoopBackOff`.
-        reason: String,
-        /// Details.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        message: Option<String>,
-    },
-    /// Running since (milliseconds since 1970).
-    Running {
-        /// Start.
-        started_ms: u64,
-    },
-    /// Over.
-    Terminated(Terminated),
-}
-
-/// A run that is over.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Terminated {
-    /// How it ended.
-    pub exit: ExitStatus,
-    /// `Completed`, `Error`, `OOMKilled`, `StartError` or `ContainerStatusUnknown`, as the kubelet says.
-    pub reason: String,
-    /// Details.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
-    /// Milliseconds since 1970; absent when it never ran.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub started_ms: Option<u64>,
-    /// Milliseconds since 1970.
-    pub finished_ms: u64,
 }
 
 /// Why a record can't be read.

@@ -1,30 +1,34 @@
 //! What the supervisor says of the pod's containers, as the host shows it.
 
-use super::{Effect, Machine, cut};
+use super::{Effect, Machine, StartProgress, cut};
 use crate::pod::failure::{Blame, Failure, RunStage};
-use crate::store::record::{ContainerPhase, ContainerView, Stage, Terminated};
+use crate::store::record::Stage;
 use magikvm_proto::id::ContainerName;
-use magikvm_proto::wire::{EventKind, ExitStatus};
-use std::time::Duration;
+use magikvm_proto::state::{ContainerState, ContainerStatus, Terminated};
+use magikvm_proto::wire::EventKind;
 
 impl Machine {
     pub(super) fn guest(&mut self, kind: EventKind, now_ms: u64) -> Vec<Effect> {
         match kind {
-            EventKind::ContainerCreated { container } => self.on(&container, |_| {}),
-            EventKind::ContainerStarted { container, restart_count, .. } => self.on(&container, |view| {
-                if let ContainerPhase::Terminated(run) = &view.phase {
-                    view.last = Some(run.clone());
-                }
-                view.restart_count = restart_count;
-                view.phase = ContainerPhase::Running { started_ms: now_ms };
-            }),
+            EventKind::ContainerCreated { container } => {
+                self.on(&container, |_| {}, Some(StartProgress::Created))
+            }
+            EventKind::ContainerStarted { container, restart_count, .. } => {
+                let begun = |status: &mut ContainerStatus| {
+                    if let ContainerState::Terminated(run) = &status.state {
+                        status.last = Some(run.clone());
+                    }
+                    status.restart_count = restart_count;
+                    status.state = ContainerState::Running { started_ms: now_ms };
+                };
+                self.on(&container, begun, Some(StartProgress::Started))
+            }
             EventKind::ContainerExited { container, exit, restart_in_ms } => {
-                let mut effects = self.on(&container, |view| {
-                    let run = terminated(view, exit, None, now_ms);
-                    after_run(view, run, restart_in_ms);
-                });
-                effects.extend(self.end_if_over(now_ms));
-                effects
+                let ended = |status: &mut ContainerStatus| {
+                    let run = Terminated::ended(exit, started_ms(status), now_ms);
+                    after_run(status, run, restart_in_ms);
+                };
+                self.on(&container, ended, None)
             }
             EventKind::ContainerFailed { container, message, restart_in_ms } => {
                 self.container_failed(&container, cut(&message), restart_in_ms, now_ms)
@@ -32,31 +36,43 @@ impl Machine {
             EventKind::PodStarted if self.state.stage == Stage::Starting => {
                 self.state.stage = Stage::Running;
                 self.state.started_ms = Some(now_ms);
-                let mut effects = vec![Effect::Disarm, Effect::Ready];
-                effects.extend(self.end_if_over(now_ms));
-                effects
+                vec![Effect::Disarm, Effect::Ready]
             }
             EventKind::PodFailed { message } if self.state.stage == Stage::Starting => {
                 let message = format!("the guest cannot start the pod: {}", cut(&message));
                 self.fail(Failure::message(RunStage::Boot, Blame::Internal, message))
             }
-            EventKind::PodStarted
-            | EventKind::PodFailed { .. }
-            | EventKind::ShuttingDown
-            | EventKind::PodEnded => Vec::new(),
+            EventKind::PodEnded => self.pod_ended(now_ms),
+            EventKind::PodStarted | EventKind::PodFailed { .. } | EventKind::ShuttingDown => Vec::new(),
         }
     }
 
-    /// Changes one container; a guest that names one that is not there has broken the contract.
-    fn on(&mut self, container: &ContainerName, change: impl FnOnce(&mut ContainerView)) -> Vec<Effect> {
-        match self.state.containers.iter_mut().find(|view| view.name == *container) {
-            Some(view) => {
-                change(view);
-                Vec::new()
+    /// Changes one container; a supervisor that names one that is not there has broken the contract.
+    fn on(
+        &mut self,
+        container: &ContainerName,
+        change: impl FnOnce(&mut ContainerStatus),
+        progress: Option<StartProgress>,
+    ) -> Vec<Effect> {
+        let Some(index) = self.state.containers.iter().position(|status| status.name == *container) else {
+            return self
+                .agent_lost(&format!("it reports a container {container} that the pod does not have"));
+        };
+        change(&mut self.state.containers[index]);
+        match progress {
+            Some(progress) if progress > self.progress[index] => {
+                self.progress[index] = progress;
+                self.progressed()
             }
-            None => {
-                self.agent_lost(&format!("it reports a container {container} that the pod does not have"))
-            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The start has got on, so that it may take as long again to the next sign of that.
+    fn progressed(&self) -> Vec<Effect> {
+        match self.state.stage {
+            Stage::Starting if self.agent_up => vec![Effect::Arm { after_ms: self.ready_wait_ms }],
+            _ => Vec::new(),
         }
     }
 
@@ -75,52 +91,27 @@ impl Machine {
             );
             return self.fail(failure);
         }
-        let mut effects = self.on(container, |view| {
-            let run = terminated(view, ExitStatus::exited(128), Some(message.to_owned()), now_ms);
-            after_run(view, run, restart_in_ms);
-        });
-        effects.extend(self.end_if_over(now_ms));
-        effects
-    }
-
-    /// A running pod whose containers have all ended for good is ended.
-    fn end_if_over(&mut self, now_ms: u64) -> Vec<Effect> {
-        let over =
-            self.state.containers.iter().all(|view| matches!(view.phase, ContainerPhase::Terminated(_)));
-        if !over || self.state.stage != Stage::Running {
-            return Vec::new();
-        }
-        self.shut_down(0, now_ms)
+        let failed = |status: &mut ContainerStatus| {
+            after_run(status, Terminated::not_started(message, now_ms), restart_in_ms);
+        };
+        self.on(container, failed, None)
     }
 }
 
-/// The run of a container that has just ended.
-pub(super) fn terminated(
-    view: &ContainerView,
-    exit: ExitStatus,
-    message: Option<String>,
-    now_ms: u64,
-) -> Terminated {
-    let started_ms = match &view.phase {
-        ContainerPhase::Running { started_ms } => Some(*started_ms),
-        _ => None,
-    };
-    let reason = match (&message, exit) {
-        (Some(_), _) => "StartError",
-        (None, ExitStatus { oom_killed: true, .. }) => "OOMKilled",
-        (None, ExitStatus { code: 0, .. }) => "Completed",
-        (None, _) => "Error",
-    };
-    Terminated { exit, reason: reason.to_owned(), message, started_ms, finished_ms: now_ms }
+/// When the present run of a container began, if it did.
+pub(super) fn started_ms(status: &ContainerStatus) -> Option<u64> {
+    match status.state {
+        ContainerState::Running { started_ms } => Some(started_ms),
+        ContainerState::Waiting { .. } | ContainerState::Terminated(_) => None,
+    }
 }
 
-fn after_run(view: &mut ContainerView, run: Terminated, restart_in_ms: Option<u64>) {
-    view.phase = match restart_in_ms {
-        None => ContainerPhase::Terminated(run),
-        Some(wait) => {
-            let message = format!("starts again in {:.1} s", Duration::from_millis(wait).as_secs_f64());
-            view.last = Some(run);
-            ContainerPhase::Waiting { reason: "CrashLoopBackOff".to_owned(), message: Some(message) }
+fn after_run(status: &mut ContainerStatus, run: Terminated, restart_in_ms: Option<u64>) {
+    status.state = match restart_in_ms {
+        None => ContainerState::Terminated(run),
+        Some(wait_ms) => {
+            status.last = Some(run);
+            ContainerState::back_off(wait_ms)
         }
     };
 }

@@ -1,29 +1,54 @@
 //! How a pod comes to its end: by its user's will, by a deadline, or because its agent or its sandbox is gone.
 
-use super::containers::terminated;
+use super::containers::started_ms;
 use super::{Effect, Machine, PauseRequest, cut};
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::process::Motion;
-use crate::store::record::{Broken, ContainerPhase, Stage};
+use crate::store::record::{Broken, Stage};
 use crate::store::sandbox::{SandboxEnd, SandboxFailure};
 use magikvm_proto::budget;
-use magikvm_proto::wire::ExitStatus;
+use magikvm_proto::state::{ContainerState, Terminated};
+use std::time::Duration;
 
 impl Machine {
     /// A later request may shorten the grace period, never lengthen it: requests can overtake each other on their way here.
     pub(super) fn shut_down(&mut self, grace_ms: u64, now_ms: u64) -> Vec<Effect> {
-        self.state.stage = Stage::Stopping;
-        let kill_ms = now_ms.saturating_add(grace_ms);
-        if self.kill_ms.is_some_and(|earlier| earlier <= kill_ms) {
-            return Vec::new();
-        }
-        self.kill_ms = Some(kill_ms);
-        // A pod that stands still could not be asked.
-        let stands = self.motion != Motion::Running || self.request == Some(PauseRequest::Pause);
-        let mut effects = if stands { vec![Effect::Resume] } else { Vec::new() };
+        let Some(mut effects) = self.begin_to_stop(grace_ms, now_ms) else { return Vec::new() };
         effects.push(Effect::Shutdown { grace_ms });
         effects.push(Effect::Arm { after_ms: grace_ms + budget::HOST_SHUTDOWN_WAIT_MS });
         effects
+    }
+
+    /// The supervisor says that the pod is over. It ends by itself, so it is not asked, only waited for. In a pod that is still starting
+    /// nothing has run: there the end of the sandbox is the failure of the run.
+    pub(super) fn pod_ended(&mut self, now_ms: u64) -> Vec<Effect> {
+        if !matches!(self.state.stage, Stage::Running | Stage::Stopping) {
+            return Vec::new();
+        }
+        // What still waited for its next run has ended as its last one did.
+        for status in &mut self.state.containers {
+            if matches!(status.state, ContainerState::Waiting { .. })
+                && let Some(run) = status.last.take()
+            {
+                status.state = ContainerState::Terminated(run);
+            }
+        }
+        let Some(mut effects) = self.begin_to_stop(0, now_ms) else { return Vec::new() };
+        effects.push(Effect::Arm { after_ms: budget::HOST_SHUTDOWN_WAIT_MS });
+        effects
+    }
+
+    /// `None` if the pod was to be over by then anyway.
+    fn begin_to_stop(&mut self, grace_ms: u64, now_ms: u64) -> Option<Vec<Effect>> {
+        self.state.stage = Stage::Stopping;
+        let kill_ms = now_ms.saturating_add(grace_ms);
+        if self.kill_ms.is_some_and(|earlier| earlier <= kill_ms) {
+            return None;
+        }
+        self.kill_ms = Some(kill_ms);
+        // A pod that stands still can neither be asked nor end.
+        let stands = self.motion != Motion::Running || self.request == Some(PauseRequest::Pause);
+        Some(if stands { vec![Effect::Resume] } else { Vec::new() })
     }
 
     pub(super) fn stop(&mut self, grace_ms: u64, now_ms: u64) -> Vec<Effect> {
@@ -91,11 +116,10 @@ impl Machine {
             .as_ref()
             .map(|broken| broken.message.clone())
             .unwrap_or_else(|| "the sandbox ended before this container's end was seen".to_owned());
-        for view in &mut self.state.containers {
-            if !matches!(view.phase, ContainerPhase::Terminated(_)) {
-                let mut run = terminated(view, ExitStatus::signaled(9), Some(why.clone()), now_ms);
-                run.reason = "ContainerStatusUnknown".to_owned();
-                view.phase = ContainerPhase::Terminated(run);
+        for status in &mut self.state.containers {
+            if status.state.terminated().is_none() {
+                let run = Terminated::unknown(&why, started_ms(status), now_ms);
+                status.state = ContainerState::Terminated(run);
             }
         }
         self.state.stage = Stage::Ended;
@@ -118,10 +142,10 @@ impl Machine {
                 self.fail(failure.because(SandboxFailure::AgentSilent))
             }
             (Stage::Starting, true) => {
-                let limit = secs(budget::HOST_READY_WAIT_MS);
-                let message =
-                    format!("not all containers ran within {limit} s of the agent's first answer{stands}");
-                let failure = Failure::message(RunStage::Agent, Blame::Workload, message);
+                let limit = Duration::from_millis(self.ready_wait_ms).as_secs_f64();
+                let message = format!("not all containers ran: there was no progress for {limit} s{stands}");
+                let failure = Failure::message(RunStage::Agent, Blame::Workload, message)
+                    .hint("allow more time with `magikvm run --ready-timeout 5m` if it only needs longer.");
                 self.fail(failure.because(SandboxFailure::AgentSilent))
             }
             (Stage::Stopping, _) => {

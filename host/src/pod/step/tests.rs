@@ -4,6 +4,8 @@ mod pulling;
 use super::*;
 use crate::pod::failure::RunStage;
 use crate::store::sandbox::SandboxFailure;
+use magikvm_proto::budget;
+use magikvm_proto::state::{ContainerState, Terminated, TerminatedReason, WaitingReason};
 use magikvm_proto::wire::{EventKind, ExitStatus};
 use proptest::prelude::*;
 
@@ -27,59 +29,138 @@ fn exited(n: usize, exit: ExitStatus, restart_in_ms: Option<u64>) -> Input {
     guest(EventKind::ContainerExited { container: names(n + 1)[n].clone(), exit, restart_in_ms })
 }
 
+pub(super) fn machine(count: usize) -> Machine {
+    Machine::new(&names(count), READY_MS)
+}
+
+pub(super) fn ended() -> Input {
+    guest(EventKind::PodEnded)
+}
+
+fn created(n: usize) -> Input {
+    guest(EventKind::ContainerCreated { container: names(n + 1)[n].clone() })
+}
+
+fn terminated(pod: &Machine, n: usize) -> &Terminated {
+    pod.state.containers[n].state.terminated().expect("it has ended")
+}
+
+/// How long the starts of these tests may be without progress.
+const READY_MS: u64 = 90_500;
+const ARM_READY: Effect = Effect::Arm { after_ms: READY_MS };
+const ARM_END: Effect = Effect::Arm { after_ms: budget::HOST_SHUTDOWN_WAIT_MS };
+
 #[test]
 fn an_ordinary_life() {
-    let mut pod = Machine::new(&names(2));
-    assert_eq!(pod.step(Input::AgentUp, 1), [Effect::Arm { after_ms: budget::HOST_READY_WAIT_MS }]);
-    assert!(pod.step(started(0), 2).is_empty());
-    assert!(pod.step(started(1), 3).is_empty());
+    let mut pod = machine(2);
+    assert_eq!(pod.step(Input::AgentUp, 1), [ARM_READY]);
+    assert_eq!(pod.step(created(0), 1), [ARM_READY]);
+    assert_eq!(pod.step(started(0), 2), [ARM_READY]);
+    assert_eq!(pod.step(started(1), 3), [ARM_READY]);
     assert_eq!(pod.step(guest(EventKind::PodStarted), 4), [Effect::Disarm, Effect::Ready]);
     assert!(pod.step(exited(0, ExitStatus::exited(0), None), 5).is_empty());
-    let effects = pod.step(exited(1, ExitStatus::exited(3), None), 6);
-    assert_eq!(
-        effects,
-        [Effect::Shutdown { grace_ms: 0 }, Effect::Arm { after_ms: budget::HOST_SHUTDOWN_WAIT_MS }]
-    );
-    assert_eq!(pod.step(gone("exit 0"), 7), [Effect::End]);
+    assert!(pod.step(exited(1, ExitStatus::exited(3), None), 6).is_empty());
+    assert_eq!(pod.state.stage, Stage::Running, "the supervisor alone says when the pod is over");
+    assert_eq!(pod.step(ended(), 7), [ARM_END]);
+    assert_eq!(pod.state.stage, Stage::Stopping);
+    assert_eq!(pod.step(gone("exit 0"), 8), [Effect::End]);
     assert_eq!(pod.state.stage, Stage::Ended);
     assert_eq!(pod.state.broken, None);
-    let ContainerPhase::Terminated(run) = &pod.state.containers[1].phase else { panic!() };
+    let run = terminated(&pod, 1);
     assert_eq!(
-        (run.exit.code, run.reason.as_str(), run.started_ms, run.finished_ms),
-        (3, "Error", Some(3), 6)
+        (run.exit.code, run.reason, run.started_ms, run.finished_ms),
+        (3, TerminatedReason::Error, Some(3), 6)
     );
+}
+
+#[test]
+fn only_news_put_the_deadline_of_the_start_off() {
+    let mut pod = machine(2);
+    assert!(pod.step(created(0), 1).is_empty(), "the boot has a deadline of its own");
+    pod.step(Input::AgentUp, 2);
+    assert!(pod.step(created(0), 3).is_empty());
+    assert_eq!(pod.step(created(1), 4), [ARM_READY]);
+    assert_eq!(pod.step(started(0), 5), [ARM_READY]);
+    for again in [created(0), started(0), created(1), guest(EventKind::ShuttingDown), ended()] {
+        assert!(pod.step(again, 6).is_empty());
+    }
+    match pod.step(Input::Deadline, 7).as_slice() {
+        [Effect::Fail(failure)] => {
+            assert!(failure.message.ends_with("there was no progress for 90.5 s"), "{failure:?}");
+            assert!(failure.hint.as_ref().unwrap().contains("--ready-timeout"));
+            assert_eq!(failure.reason, Some(SandboxFailure::AgentSilent));
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
 fn a_container_that_is_over_before_the_others_run_is_no_failure() {
-    let mut pod = Machine::new(&names(1));
+    let mut pod = machine(1);
     pod.step(Input::AgentUp, 1);
     pod.step(started(0), 2);
     assert!(pod.step(exited(0, ExitStatus::exited(1), None), 3).is_empty());
-    let effects = pod.step(guest(EventKind::PodStarted), 4);
-    assert_eq!(effects[..3], [Effect::Disarm, Effect::Ready, Effect::Shutdown { grace_ms: 0 }]);
+    assert_eq!(pod.step(guest(EventKind::PodStarted), 4), [Effect::Disarm, Effect::Ready]);
+}
+
+#[test]
+fn the_end_of_a_pod_is_waited_for_no_longer_than_its_stop_and_not_put_off_by_repeating_it() {
+    let mut pod = machine(1);
+    pod.step(started(0), 1);
+    pod.step(guest(EventKind::PodStarted), 2);
+    pod.step(Input::Stop { grace_ms: 5000 }, 10);
+    assert_eq!(pod.step(ended(), 20), [ARM_END]);
+    assert!(pod.step(ended(), 21).is_empty());
+    assert!(pod.step(Input::Stop { grace_ms: 0 }, 22).is_empty());
+    assert_eq!(pod.step(Input::Deadline, 23), [Effect::Kill]);
+
+    let mut pod = machine(1);
+    pod.step(started(0), 1);
+    pod.step(guest(EventKind::PodStarted), 2);
+    pod.step(Input::Stop { grace_ms: 0 }, 10);
+    assert!(pod.step(ended(), 20).is_empty(), "the grace period was over before");
+}
+
+#[test]
+fn one_that_waited_for_its_restart_when_the_pod_ended_has_ended_as_it_did() {
+    let mut pod = machine(2);
+    pod.step(started(0), 1);
+    pod.step(started(1), 1);
+    pod.step(guest(EventKind::PodStarted), 2);
+    pod.step(exited(0, ExitStatus::exited(3), Some(10_000)), 4);
+    pod.step(Input::Stop { grace_ms: 1000 }, 5);
+    pod.step(ended(), 6);
+    pod.step(gone("exit 0"), 7);
+    let run = terminated(&pod, 0);
+    assert_eq!((run.exit.code, run.reason, run.finished_ms), (3, TerminatedReason::Error, 4));
+    assert_eq!(pod.state.containers[0].last, None);
+    assert_eq!(terminated(&pod, 1).reason, TerminatedReason::ContainerStatusUnknown, "its end was not told");
 }
 
 #[test]
 fn a_restart_keeps_the_earlier_run_and_the_pod_alive() {
-    let mut pod = Machine::new(&names(1));
+    let mut pod = machine(1);
     pod.step(started(0), 2);
     pod.step(guest(EventKind::PodStarted), 3);
     let oom = ExitStatus { oom_killed: true, ..ExitStatus::signaled(9) };
     assert!(pod.step(exited(0, oom, Some(10_000)), 4).is_empty());
-    let view = &pod.state.containers[0];
-    assert!(matches!(&view.phase, ContainerPhase::Waiting { reason, .. } if reason == "CrashLoopBackOff"));
-    assert_eq!(view.last.as_ref().unwrap().reason, "OOMKilled");
+    let status = &pod.state.containers[0];
+    let crash_loop = ContainerState::Waiting {
+        reason: WaitingReason::CrashLoopBackOff,
+        message: Some("starts again in 10.0 s".to_owned()),
+    };
+    assert_eq!(status.state, crash_loop);
+    assert_eq!(status.last.as_ref().unwrap().reason, TerminatedReason::OomKilled);
     let again = EventKind::ContainerStarted { container: names(1)[0].clone(), pid: 8, restart_count: 1 };
     pod.step(guest(again), 5);
     assert_eq!(pod.state.containers[0].restart_count, 1);
-    assert_eq!(pod.state.containers[0].last.as_ref().unwrap().reason, "OOMKilled");
+    assert_eq!(pod.state.containers[0].last.as_ref().unwrap().reason, TerminatedReason::OomKilled);
 }
 
 #[test]
 fn each_way_to_fail_a_start_has_its_stage() {
     let fails = |up: bool, input: Input| {
-        let mut pod = Machine::new(&names(1));
+        let mut pod = machine(1);
         if up {
             pod.step(Input::AgentUp, 1);
         }
@@ -107,7 +188,7 @@ fn each_way_to_fail_a_start_has_its_stage() {
 
 #[test]
 fn a_grace_period_can_be_shortened_only() {
-    let mut pod = Machine::new(&names(1));
+    let mut pod = machine(1);
     pod.step(started(0), 1);
     pod.step(guest(EventKind::PodStarted), 2);
     assert_eq!(pod.step(Input::Stop { grace_ms: 5000 }, 10)[0], Effect::Shutdown { grace_ms: 5000 });
@@ -119,13 +200,13 @@ fn a_grace_period_can_be_shortened_only() {
 
 #[test]
 fn a_sandbox_that_dies_takes_its_containers_status_with_it() {
-    let mut pod = Machine::new(&names(1));
+    let mut pod = machine(1);
     pod.step(started(0), 1);
     pod.step(guest(EventKind::PodStarted), 2);
     assert_eq!(pod.step(gone("signal 9"), 3), [Effect::End]);
     assert!(pod.state.broken.as_ref().unwrap().message.contains("signal 9"));
-    let ContainerPhase::Terminated(run) = &pod.state.containers[0].phase else { panic!() };
-    assert_eq!((run.reason.as_str(), run.exit.code), ("ContainerStatusUnknown", 137));
+    let run = terminated(&pod, 0);
+    assert_eq!((run.reason, run.exit.code), (TerminatedReason::ContainerStatusUnknown, 137));
 }
 
 pub(super) fn any_input() -> impl Strategy<Value = Input> {
@@ -154,6 +235,8 @@ pub(super) fn any_input() -> impl Strategy<Value = Input> {
         Just(gone("x")),
         Just(guest(EventKind::PodStarted)),
         Just(guest(EventKind::ShuttingDown)),
+        Just(ended()),
+        name.clone().prop_map(|container| guest(EventKind::ContainerCreated { container })),
         Just(guest(EventKind::PodFailed { message: "x".into() })),
         (name.clone(), any::<i32>(), any::<u32>()).prop_map(|(container, pid, restart_count)| guest(
             EventKind::ContainerStarted { container, pid, restart_count }
@@ -176,14 +259,19 @@ proptest! {
     /// nothing is done any more.
     #[test]
     fn any_history_is_survived(inputs in proptest::collection::vec(any_input(), 0..60)) {
-        let mut pod = Machine::new(&names(3));
-        let (mut ready, mut ends, mut bounded) = (0, 0, false);
+        let mut pod = machine(3);
+        let (mut ready, mut ends, mut bounded, mut put_off) = (0, 0, false, 0);
         for (now, input) in inputs.into_iter().enumerate() {
             let ended_before = pod.state.stage == Stage::Ended;
+            let first_answer = input == Input::AgentUp;
             let effects = pod.step(input, u64::try_from(now).unwrap());
             prop_assert!(!ended_before || effects.is_empty());
             for effect in &effects {
                 match effect {
+                    Effect::Arm { after_ms: READY_MS } if !first_answer => {
+                        (put_off, bounded) = (put_off + 1, true);
+                        prop_assert_eq!(pod.state.stage, Stage::Starting);
+                    }
                     Effect::Ready => ready += 1,
                     Effect::End | Effect::Fail(_) => ends += 1,
                     Effect::Arm { .. } | Effect::Kill => bounded = true,
@@ -197,11 +285,12 @@ proptest! {
             prop_assert!(bounded || pod.state.stage != Stage::Stopping);
         }
         prop_assert!(ready <= 1 && ends <= 1);
+        prop_assert!(put_off <= 6, "the start of three containers was put off {} times", put_off);
         let mut last = pod.clone();
         last.step(gone("end"), 99);
         prop_assert_eq!(last.state.stage, Stage::Ended);
         for view in &last.state.containers {
-            prop_assert!(pod.state.started_ms.is_none() || matches!(view.phase, ContainerPhase::Terminated(_)));
+            prop_assert!(pod.state.started_ms.is_none() || view.state.terminated().is_some());
         }
     }
 }

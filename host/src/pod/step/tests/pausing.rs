@@ -1,6 +1,6 @@
 //! Of pods that are paused, by their user or by the signal of somebody else, and of the guest's clock after that.
 
-use super::{any_input, gone, guest, names, started};
+use super::{any_input, ended, gone, guest, machine, started};
 use crate::pod::events::HostEvent;
 use crate::pod::failure::RunStage;
 use crate::pod::step::*;
@@ -14,7 +14,7 @@ const PAUSE: Input = Input::Request(PauseRequest::Pause);
 const RESUME: Input = Input::Request(PauseRequest::Resume);
 
 fn running() -> Machine {
-    let mut pod = Machine::new(&names(1));
+    let mut pod = machine(1);
     pod.step(Input::AgentUp, 1);
     pod.step(started(0), 2);
     pod.step(guest(EventKind::PodStarted), 3);
@@ -73,7 +73,7 @@ fn the_later_of_two_requests_wins_even_when_nothing_was_seen_of_the_earlier() {
 
 #[test]
 fn only_a_running_pod_can_be_paused() {
-    let mut pod = Machine::new(&names(1));
+    let mut pod = machine(1);
     assert!(pod.step(PAUSE, 1).is_empty());
     assert_eq!(refusal(&pod, PauseRequest::Pause), "it is being started");
     assert_eq!(refusal(&pod, PauseRequest::Resume), "it is being started");
@@ -91,7 +91,8 @@ fn a_paused_pod_goes_on_to_be_stopped_and_the_deadline_holds_whatever_it_does() 
     let mut pod = running();
     pod.step(PAUSE, 10);
     pod.step(ALL, 11);
-    let arm = |grace_ms: u64| Effect::Arm { after_ms: grace_ms + budget::HOST_SHUTDOWN_WAIT_MS };
+    let arm =
+        |grace_ms: u64| Effect::Arm { after_ms: grace_ms + magikvm_proto::budget::HOST_SHUTDOWN_WAIT_MS };
     let effects = pod.step(Input::Stop { grace_ms: 1000 }, 12);
     assert_eq!(effects, [Effect::Resume, Effect::Shutdown { grace_ms: 1000 }, arm(1000)]);
     assert_eq!(pod.step(NONE, 13)[1], Effect::TellTime(ClockReason::Pause));
@@ -103,9 +104,18 @@ fn a_paused_pod_goes_on_to_be_stopped_and_the_deadline_holds_whatever_it_does() 
 }
 
 #[test]
+fn a_paused_pod_that_is_over_goes_on_so_that_it_can_end() {
+    let mut pod = running();
+    pod.step(PAUSE, 10);
+    let arm = Effect::Arm { after_ms: magikvm_proto::budget::HOST_SHUTDOWN_WAIT_MS };
+    assert_eq!(pod.step(ended(), 11), [Effect::Resume, arm]);
+    assert!(pod.step(PAUSE, 12).is_empty());
+}
+
+#[test]
 fn a_boot_that_somebody_stopped_fails_in_its_time_and_says_so() {
     for (up, stage) in [(false, RunStage::Boot), (true, RunStage::Agent)] {
-        let mut pod = Machine::new(&names(1));
+        let mut pod = machine(1);
         if up {
             pod.step(Input::AgentUp, 1);
         }
@@ -122,7 +132,7 @@ fn a_boot_that_somebody_stopped_fails_in_its_time_and_says_so() {
 
 #[test]
 fn the_time_is_told_when_there_is_somebody_to_tell() {
-    let mut pod = Machine::new(&names(1));
+    let mut pod = machine(1);
     assert!(pod.step(Input::HostClockJumped, 1).is_empty(), "it is told when its agent answers first");
     let mut pod = running();
     assert_eq!(pod.step(Input::HostClockJumped, 10), [Effect::TellTime(ClockReason::HostClock)]);
@@ -135,7 +145,7 @@ proptest! {
     /// follow it, and nothing is asked of processes that have ended.
     #[test]
     fn the_state_tells_what_was_seen(inputs in proptest::collection::vec(any_input(), 0..60)) {
-        let mut pod = Machine::new(&names(3));
+        let mut pod = machine(3);
         let mut seen = Motion::Running;
         for (now, input) in inputs.into_iter().enumerate() {
             if let (Input::Motion(motion), true) = (&input, pod.state.stage != Stage::Ended) {

@@ -1,6 +1,6 @@
 //! Of pods whose images are pulled before they run.
 
-use super::{any_input, guest, names};
+use super::{any_input, guest, machine};
 use crate::pod::failure::{Blame, RunStage};
 use crate::pod::step::*;
 use magikvm_proto::wire::EventKind;
@@ -23,7 +23,7 @@ pub(super) fn without_a_word() -> PullerEnd {
 }
 
 fn pulling() -> Machine {
-    let mut pod = Machine::new(&names(1));
+    let mut pod = machine(1);
     assert!(pod.step(Input::PullBegun, 1).is_empty());
     assert_eq!(pod.state.stage, Stage::Pulling);
     pod
@@ -93,7 +93,7 @@ proptest! {
     /// Whatever happens, only a pod that is pulling shows progress or ends its puller, and one whose pull was given up never runs.
     #[test]
     fn a_pull_is_over_when_it_is_over(inputs in proptest::collection::vec(any_input(), 0..60)) {
-        let mut pod = Machine::new(&names(3));
+        let mut pod = machine(3);
         let mut given_up = false;
         for (now, input) in inputs.into_iter().enumerate() {
             let was_pulling = pod.state.stage == Stage::Pulling;
