@@ -1,11 +1,11 @@
 //! Why the store could not do something, and what can be done about it.
 
 use super::bake::BakeError;
+use super::blob::BlobError;
 use super::cancel::Stopped;
 use super::digest::Digest;
 use super::directory::DirectoryError;
 use super::erofs::RootfsCompression;
-use super::export::ExportError;
 use super::index::SCHEMA;
 use super::open::OpenError;
 use super::policy::PolicyError;
@@ -321,6 +321,64 @@ impl ImageError {
             ),
             Self::Index { path, .. } => {
                 Some(format!("move {} away and import the images again", path.display()))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Why an image could not be written out.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The target is there.
+    #[error("{} is there already", path.display())]
+    Exists {
+        /// The target.
+        path: PathBuf,
+    },
+    /// Layers are missing: they were damaged, or the image was imported by a version that kept none.
+    #[error("the store does not have the layers of the image as they came ({what})")]
+    NoLayers {
+        /// What is missing.
+        what: String,
+    },
+    /// A file of the store is not what it was.
+    #[error("the image store is damaged: {} has the digest {found}, not {expected}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// As recorded.
+        expected: Digest,
+        /// As computed.
+        found: Digest,
+    },
+    /// A layer cannot be unpacked.
+    #[error("the layer {digest} cannot be read")]
+    Layer {
+        /// As it came.
+        digest: Digest,
+        /// Why.
+        #[source]
+        source: BlobError,
+    },
+    /// The directory form.
+    #[error("the root file system cannot be written as a directory")]
+    Directory(#[source] DirectoryError),
+    /// Writing.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Given up.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+impl ExportError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Exists { path } => Some(format!("name another place, for example {}.new", path.display())),
+            Self::NoLayers { .. } | Self::Damaged { .. } | Self::Layer { .. } => {
+                Some("remove the image and pull or import it again".to_owned())
             }
             _ => None,
         }

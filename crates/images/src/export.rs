@@ -1,19 +1,19 @@
 //! Writing an image out of the store: as an OCI image layout (directory or archive), as an archive for `docker load`, or as its bare
 //! root file system. The target appears whole or not at all.
 
+use super::Owners;
 use super::arrival::Arrival;
-use super::blob::{LayerBlob, LayerStream};
+use super::blob::{BlobError, LayerBlob, LayerStream};
 use super::blobs::{Blobs, HeldBlob};
-use super::cancel::{Cancel, Stopped};
+use super::cancel::Cancel;
 use super::digest::{Digest, Hasher, shorten};
 use super::document::{MAX_CONFIG, Role, role};
-use super::error::ImageError;
+use super::error::{ExportError, ImageError};
 use super::index::{ImageEntry, Part};
 use super::lock::Hold;
 use super::platform::Platform;
 use super::reference::Reference;
 use super::store::{Image, ImageStore, read_capped};
-use super::{BlobError, DirectoryError, Owners};
 use magikvm_platform::atomic::{self, FileError, Staged};
 use serde_json::json;
 use std::fmt;
@@ -105,64 +105,6 @@ impl fmt::Display for Target {
         };
         write!(f, "{transport}:{}", path.display())?;
         tag.map_or(Ok(()), |tag| write!(f, ":{tag}"))
-    }
-}
-
-/// Why an image could not be written out.
-#[derive(Debug, thiserror::Error)]
-pub enum ExportError {
-    /// The target is there.
-    #[error("{} is there already", path.display())]
-    Exists {
-        /// The target.
-        path: PathBuf,
-    },
-    /// Layers are missing: they were damaged, or the image was imported by a version that kept none.
-    #[error("the store does not have the layers of the image as they came ({what})")]
-    NoLayers {
-        /// What is missing.
-        what: String,
-    },
-    /// A file of the store is not what it was.
-    #[error("the image store is damaged: {} has the digest {found}, not {expected}", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// As recorded.
-        expected: Digest,
-        /// As computed.
-        found: Digest,
-    },
-    /// A layer cannot be unpacked.
-    #[error("the layer {digest} cannot be read")]
-    Layer {
-        /// As it came.
-        digest: Digest,
-        /// Why.
-        #[source]
-        source: BlobError,
-    },
-    /// The directory form.
-    #[error("the root file system cannot be written as a directory")]
-    Directory(#[source] DirectoryError),
-    /// Writing.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// Given up.
-    #[error(transparent)]
-    Stopped(#[from] Stopped),
-}
-
-impl ExportError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Exists { path } => Some(format!("name another place, for example {}.new", path.display())),
-            Self::NoLayers { .. } | Self::Damaged { .. } | Self::Layer { .. } => {
-                Some("remove the image and pull or import it again".to_owned())
-            }
-            _ => None,
-        }
     }
 }
 

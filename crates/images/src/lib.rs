@@ -46,8 +46,8 @@ pub use digest::{Digest, DigestError};
 pub use directory::{DirectoryError, Owners, UnpackedSummary, clear_unpacked, unpack};
 pub use document::ImageDefaults;
 pub use erofs::{RootfsCompression, UnknownCompression};
-pub use error::{ImageError, NotUsable};
-pub use export::{ExportError, Target, TargetError};
+pub use error::{ExportError, ImageError, NotUsable};
+pub use export::{Target, TargetError};
 pub use index::{ImageRecord, Part};
 pub use layer::LayerError;
 pub use obtain::BringOptions;
@@ -55,7 +55,7 @@ pub use open::OpenError;
 pub use platform::{Platform, PlatformError};
 pub use policy::{Because, Policy, PolicyError, Requirement};
 pub use progress::{LayerInfo, LayerState, Progress};
-pub use pull::{PullSources, PullWhen};
+pub use pull::{PullPolicy, PullSources};
 pub use reference::{Reference, ReferenceError};
 pub use registry::{
     Cause, ConnectProblem, CredentialError, Credentials, HelperError, LoginFile, Presented, RegistryConfig,

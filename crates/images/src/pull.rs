@@ -18,16 +18,15 @@ use super::transfer::{Fetch, Sink, TransferError};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// When to ask the registry (core/v1 `Container.imagePullPolicy`). A pinned digest that is here is never asked for again.
+/// When the registry is asked (core/v1 `Container.imagePullPolicy`). A pinned digest that is in the store is never asked for again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PullWhen {
-    /// Every time; layers that are here are not fetched again.
+pub enum PullPolicy {
+    /// Every time; layers that are in the store are not fetched again. The default of a manifest for `:latest` and for no tag.
     #[default]
     Always,
-    /// Only when the image is not here.
-    Missing,
-    /// Not at all.
+    /// Only when the image is not in the store. The default of a manifest for every other tag and for digests.
+    IfNotPresent,
+    /// Never: the image must be in the store.
     Never,
 }
 
@@ -54,23 +53,23 @@ impl PullSources {
 }
 
 impl ImageStore {
-    /// Brings the image that a name stands for into the store, if `when` says so.
+    /// Brings the image that a name stands for into the store, if the policy says so.
     pub fn pull(
         &self,
         name: &Reference,
         sources: &PullSources,
-        when: PullWhen,
+        when: PullPolicy,
         options: &BringOptions,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<ImageRecord, ImageError> {
         let keys = sources.policy.requirement(name).keys(name)?;
-        if when != PullWhen::Always || name.digest().is_some() {
+        if when != PullPolicy::Always || name.digest().is_some() {
             let here = {
                 let _lock = self.lock_for(Hold::Shared, &options.cancel, &name.familiar())?;
                 let index = self.read_index()?;
                 let usable = self.usable(&index, name, keys, options, Parts::All);
                 let here = usable.and_then(|named| index.record(&named.id));
-                if here.is_none() && when == PullWhen::Never {
+                if here.is_none() && when == PullPolicy::Never {
                     return Err(unusable(&index, name, keys, options));
                 }
                 here

@@ -95,6 +95,11 @@ impl Reference {
         self.tag.as_deref()
     }
 
+    /// Whether it means what is newest: its tag is `latest`, written or by default.
+    pub fn is_latest(&self) -> bool {
+        self.tag.as_deref() == Some(DEFAULT_TAG)
+    }
+
     /// The digest of the manifest or index, when pinned.
     pub fn digest(&self) -> Option<Digest> {
         self.digest
@@ -309,6 +314,19 @@ mod tests {
     fn familiar_is_what_people_type() {
         for text in ["busybox:latest", "me/app:v1", "localhost:5000/app:v1", "ghcr.io/library/a:b"] {
             assert_eq!(text.parse::<Reference>().unwrap().familiar(), text);
+        }
+    }
+
+    #[test]
+    fn latest_is_the_tag_or_no_tag() {
+        let is_latest = |text: &str| text.parse::<Reference>().unwrap().is_latest();
+        let digest = Digest::of(b"");
+        for latest in ["busybox", "a/b", "host:5000/b", "a:latest", "host:5000/a/b:latest"] {
+            assert!(is_latest(latest), "{latest}");
+        }
+        assert!(is_latest(&format!("a:latest@{digest}")));
+        for pinned in ["a:1", "host:5000/b:1", &format!("a@{digest}"), &format!("a:1@{digest}")] {
+            assert!(!is_latest(pinned), "{pinned}");
         }
     }
 

@@ -15,7 +15,7 @@ pub(super) use error::text;
 pub(super) use path::check_target;
 pub use path::{EntryPath, MAX_NAME_LEN, MAX_PATH_LEN, MAX_TARGET_LEN};
 
-use super::erofs::FileData;
+use super::erofs::file::FileData;
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};

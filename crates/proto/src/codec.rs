@@ -1,7 +1,6 @@
-//! Lines and frames on any byte stream, with every length capped. The same code reads on both ends.
+//! Lines on any byte stream, with every length capped. The same code reads on both ends.
 
-use crate::limits::{MAX_FRAME_LEN, MAX_LINE_LEN};
-use crate::wire::FrameHeader;
+use crate::limits::MAX_LINE_LEN;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, BufRead, Read, Write};
@@ -18,10 +17,7 @@ pub enum CodecError {
     /// A line that is not the JSON it should be.
     #[error("a line is not a valid message")]
     Json(#[source] serde_json::Error),
-    /// A frame over the cap.
-    #[error("a frame of {0} bytes, at most {MAX_FRAME_LEN} are allowed")]
-    FrameTooLong(usize),
-    /// The stream ended inside a line or frame.
+    /// The stream ended inside a line.
     #[error("the connection ended inside a message")]
     Truncated,
 }
@@ -61,39 +57,10 @@ fn encode_line<T: Serialize>(message: &T) -> Result<Vec<u8>, CodecError> {
     if line.len() > MAX_LINE_LEN { Err(CodecError::LineTooLong) } else { Ok(line) }
 }
 
-/// Reads one frame, its bytes into `payload`; `None` at a clean end of the stream. Never allocates more than the caps.
-pub fn read_frame(
-    reader: &mut impl BufRead,
-    payload: &mut Vec<u8>,
-) -> Result<Option<FrameHeader>, CodecError> {
-    payload.clear();
-    let Some(header) = read_message::<FrameHeader>(reader)? else { return Ok(None) };
-    if header.len > MAX_FRAME_LEN {
-        return Err(CodecError::FrameTooLong(header.len));
-    }
-    payload.resize(header.len, 0);
-    reader.read_exact(payload).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => CodecError::Truncated,
-        _ => CodecError::Io(error),
-    })?;
-    Ok(Some(header))
-}
-
-/// Writes one frame in a single `write_all`. `header.len` must be `payload.len()` and at most 65536.
-pub fn write_frame(writer: &mut impl Write, header: &FrameHeader, payload: &[u8]) -> Result<(), CodecError> {
-    if payload.len() > MAX_FRAME_LEN || header.len != payload.len() {
-        return Err(CodecError::FrameTooLong(payload.len().max(header.len)));
-    }
-    let mut bytes = encode_line(header)?;
-    bytes.extend_from_slice(payload);
-    writer.write_all(&bytes)?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Request, Stream};
+    use crate::wire::Request;
     use proptest::prelude::*;
 
     #[test]
@@ -111,46 +78,14 @@ mod tests {
     fn a_stream_that_ends_inside_a_message_is_truncated() {
         let ping = b"{\"action\":\"ping\"}";
         assert!(matches!(read_message::<Request>(&mut ping.as_slice()), Err(CodecError::Truncated)));
-        let frame = b"{\"stream\":\"stdin\",\"len\":5}\nabc";
-        assert!(matches!(read_frame(&mut frame.as_slice(), &mut Vec::new()), Err(CodecError::Truncated)));
         assert!(read_message::<Request>(&mut [].as_slice()).unwrap().is_none());
-    }
-
-    #[test]
-    fn a_frame_that_lies_about_its_length_allocates_nothing() {
-        let frame = format!("{{\"stream\":\"stdout\",\"len\":{}}}\n", usize::MAX);
-        let mut payload = Vec::new();
-        assert!(matches!(
-            read_frame(&mut frame.as_bytes(), &mut payload),
-            Err(CodecError::FrameTooLong(usize::MAX))
-        ));
-        assert_eq!(payload.capacity(), 0);
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_an_error_or_a_message_but_never_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             let mut reader = bytes.as_slice();
-            let mut payload = Vec::new();
-            while let Ok(Some(_)) = read_frame(&mut reader, &mut payload) {}
-            let mut reader = bytes.as_slice();
             while let Ok(Some(_)) = read_message::<Request>(&mut reader) {}
-        }
-
-        #[test]
-        fn frames_come_back_as_they_were_sent(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..200), 0..8)) {
-            let mut wire = Vec::new();
-            for piece in &pieces {
-                write_frame(&mut wire, &FrameHeader::data(Stream::Stdout { dropped: 0 }, piece.len()), piece).unwrap();
-            }
-            let mut reader = wire.as_slice();
-            let mut payload = Vec::new();
-            for piece in &pieces {
-                let header = read_frame(&mut reader, &mut payload).unwrap().unwrap();
-                prop_assert_eq!(header.stream, Stream::Stdout { dropped: 0 });
-                prop_assert_eq!(&payload, piece);
-            }
-            prop_assert!(read_frame(&mut reader, &mut payload).unwrap().is_none());
         }
     }
 }

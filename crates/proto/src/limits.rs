@@ -58,8 +58,6 @@ pub const MAX_FORWARDS: usize = 1024;
 pub const FORWARD_TIMEOUT_SECS: u64 = 20;
 /// Bytes of one line on the wire, newline included.
 pub const MAX_LINE_LEN: usize = 64 << 10;
-/// Bytes of payload behind one frame header.
-pub const MAX_FRAME_LEN: usize = 64 << 10;
 /// Arguments of one exec.
 pub const MAX_EXEC_ARGS: usize = 256;
 /// Bytes of one argument of an exec.

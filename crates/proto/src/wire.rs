@@ -1,9 +1,8 @@
 //! Messages of the wire: newline-delimited JSON on vsock port 1024.
 //!
 //! A connection carries requests, each one line `{"action":…}`, each answered by one line `{"status":"ok",…}` or
-//! `{"status":"error","code":…,"message":…}`. After an `ok` to `exec`, `attach` or `logs` the connection is *upgraded*: both sides
-//! send frames (one [`FrameHeader`] line, then `len` raw bytes) until the end. After an `ok` to `events` the guest
-//! sends [`Event`] lines until the connection ends.
+//! `{"status":"error","code":…,"message":…}`. After an `ok` to `exec`, `attach`, `logs` or `events` the connection is a stream: both sides
+//! send the frames of [`crate::stream`] until the end.
 
 use crate::id::{ContainerName, PodId};
 use crate::limits::{MAX_EXEC_ARG_LEN, MAX_EXEC_ARGS, MAX_MESSAGE_LEN};
@@ -32,17 +31,17 @@ pub enum Request {
         /// Linux signal number, 1 to 64.
         signal: i32,
     },
-    /// Runs a further process in a running container; upgrades the connection.
-    /// Host to guest: `stdin`, `end` (of stdin), `resize`, `signal`. Guest to host: `stdout`, `stderr`, and last `exit`.
+    /// Runs another process in a running container. Answered by [`ExecStarted`]; the connection becomes a stream.
+    /// Host to guest: the process's input, and urgent messages ([`UrgentMessage`]). The end of the host's direction is the end of the input.
+    /// Guest to host: the process's two outputs, and after them [`StreamMessage::Exit`] and the end.
     /// Closing the connection kills the process.
     Exec(ExecRequest),
-    /// Output of all containers from the oldest byte that no earlier reader took; upgrades the connection.
-    /// Guest to host only: `stdout` and `stderr` with `container`; `end` once the guest has no more to say. Nothing is lost: a
+    /// Output of all containers from the oldest byte that no earlier reader took. Answered by [`Done`]; the connection becomes a stream.
+    /// Guest to host only: the channels of [`crate::stream::log_channel`], and the end once the guest has no more to say. Nothing is lost: a
     /// container whose output nobody takes stops in its write. One reader at a time; a second one is refused with `busy`.
     Logs,
-    /// Live output of one container from now on, and its input; upgrades the connection.
-    /// Host to guest: `stdin`, `end`, `resize`. Guest to host: `stdout`, `stderr`, and last `exit`.
-    /// A reader too slow for its output loses some; the `stdout` or `stderr` frame after the gap says `dropped`.
+    /// Live output of one container from now on, and its input. Answered by [`Attached`]; the connection becomes a stream, as that of
+    /// [`Request::Exec`] is. A reader too slow for the output loses some; [`StreamMessage::Dropped`] stands where it is missing.
     Attach {
         /// Which container.
         container: ContainerName,
@@ -51,7 +50,7 @@ pub enum Request {
     },
     /// Resource use. Answered by [`Stats`].
     Stats,
-    /// Events from sequence number `since` on, then live. Answered by [`Done`], then [`Event`] lines.
+    /// Events from sequence number `since` on, then live. Answered by [`Done`]; the connection becomes a stream of [`Event`] lines.
     Events {
         /// First sequence number wanted; 0 for all that are still kept.
         since: u64,
@@ -199,14 +198,14 @@ pub struct ClockSet {
     pub offset_ms: i64,
 }
 
-/// Answer to [`Request::Exec`], before the frames.
+/// Answer to [`Request::Exec`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecStarted {
     /// Process id in the guest's first PID namespace.
     pub pid: i32,
 }
 
-/// Answer to [`Request::Attach`], before the frames.
+/// Answer to [`Request::Attach`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attached {
     /// Whether the container has a terminal.
@@ -324,63 +323,30 @@ pub enum EventKind {
     PodEnded,
 }
 
-/// Line before each piece of a byte stream; `len` raw bytes follow it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FrameHeader {
-    /// What follows.
-    #[serde(flatten)]
-    pub stream: Stream,
-    /// Bytes that follow, at most 65536; 0 except for `stdin`, `stdout` and `stderr`.
-    pub len: usize,
-    /// Whose, where the connection carries several containers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub container: Option<ContainerName>,
+/// What the guest says on the stream of exec or attach, in order with the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "message", rename_all = "snake_case")]
+pub enum StreamMessage {
+    /// The process has ended. All of its output came before; only the end of the direction follows.
+    Exit(ExitStatus),
+    /// The caller was too slow, and bytes of an output were lost here (attach only).
+    Dropped {
+        /// The output's channel.
+        channel: u16,
+        /// How many bytes.
+        bytes: u64,
+    },
 }
 
-/// Kinds of frames.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "stream", rename_all = "snake_case")]
-pub enum Stream {
-    /// Input.
-    Stdin,
-    /// Output; on a terminal, all output.
-    Stdout {
-        /// Bytes lost before this frame because the reader was too slow (attach only).
-        #[serde(default, skip_serializing_if = "is_zero")]
-        dropped: u64,
-    },
-    /// Error output.
-    Stderr {
-        /// Bytes lost before this frame because the reader was too slow (attach only).
-        #[serde(default, skip_serializing_if = "is_zero")]
-        dropped: u64,
-    },
-    /// The sender's stream has ended: no more input (host), no more logs (guest).
-    End,
+/// What the host says on the stream of exec or attach, whatever of its data still waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "urgent", rename_all = "snake_case")]
+pub enum UrgentMessage {
     /// The terminal has a new size.
     Resize(WindowSize),
-    /// A signal for the process of this exec.
+    /// A signal for the process (exec only).
     Signal {
         /// Linux signal number, 1 to 64.
         signal: i32,
     },
-    /// The process has ended; the last frame.
-    Exit(ExitStatus),
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
-fn is_zero(value: &u64) -> bool {
-    *value == 0
-}
-
-impl FrameHeader {
-    /// A frame without bytes.
-    pub fn control(stream: Stream) -> Self {
-        Self { stream, len: 0, container: None }
-    }
-
-    /// A frame with bytes.
-    pub fn data(stream: Stream, len: usize) -> Self {
-        Self { stream, len, container: None }
-    }
 }

@@ -8,6 +8,7 @@ use magikvm_proto::plan::{
     RestartPolicy, Rootfs, Stdin, Stdio,
 };
 use magikvm_proto::state::{ContainerState, Terminated};
+use magikvm_proto::stream::{Link, STDERR, Side, Traffic};
 use magikvm_proto::volume::{Access, MountPlan, Part, VolumePlan, VolumeSource};
 use magikvm_proto::wire::*;
 use serde::Serialize;
@@ -26,10 +27,36 @@ fn line<T: Serialize + DeserializeOwned + PartialEq + Debug>(lines: &mut Vec<Str
     lines.push(text);
 }
 
+/// Frames of each kind, as hexadecimal digits.
+fn frames() -> Vec<String> {
+    fn sent(link: &mut Link) -> String {
+        let bytes = link.outbox().to_vec();
+        link.sent(bytes.len());
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+    let (mut host, mut guest) =
+        (Link::new(Side::Host, Traffic::PROCESS), Link::new(Side::Guest, Traffic::PROCESS));
+    let mut frames = Vec::new();
+    guest.send(STDERR, b"ab");
+    frames.push(sent(&mut guest));
+    guest.send_message(b"{}");
+    frames.push(sent(&mut guest));
+    guest.end();
+    frames.push(sent(&mut guest));
+    host.send_urgent(b"{}");
+    frames.push(sent(&mut host));
+    host.receive(&[[0, 0, 0x3f, 0xfc].as_slice(), &[7; 16380]].concat().repeat(2)).expect("data");
+    host.delivered(2 * 16380);
+    frames.push(sent(&mut host));
+    host.abort();
+    frames.push(sent(&mut host));
+    frames
+}
+
 #[test]
 fn the_wire_is_as_it_was() {
     let mut l = Vec::new();
-    line(&mut l, &Request::Hello { generation: 2 });
+    line(&mut l, &Request::Hello { generation: 3 });
     line(&mut l, &Request::Ping);
     line(&mut l, &Request::Status);
     line(&mut l, &Request::Signal { container: None, signal: 15 });
@@ -71,7 +98,7 @@ fn the_wire_is_as_it_was() {
     let capabilities = vec!["ping".to_owned()];
     line(
         &mut l,
-        &Reply::Ok(Hello { generation: 2, version: "0.1.0".into(), pod: Some(pod.clone()), capabilities }),
+        &Reply::Ok(Hello { generation: 3, version: "0.1.0".into(), pod: Some(pod.clone()), capabilities }),
     );
     line(&mut l, &Reply::Ok(ClockSet { offset_ms: -30_012 }));
     line(&mut l, &Reply::Ok(ExecStarted { pid: 42 }));
@@ -143,22 +170,13 @@ fn the_wire_is_as_it_was() {
     ] {
         line(&mut l, &Event { seq: 1, kind });
     }
-    for stream in [
-        Stream::End,
-        Stream::Resize(WindowSize { rows: 50, cols: 132 }),
-        Stream::Signal { signal: 2 },
-        Stream::Exit(ExitStatus { timed_out: true, ..ExitStatus::signaled(9) }),
-    ] {
-        line(&mut l, &FrameHeader::control(stream));
-    }
-    line(&mut l, &FrameHeader::data(Stream::Stdin, 5));
-    line(
-        &mut l,
-        &FrameHeader { container: Some(web()), ..FrameHeader::data(Stream::Stdout { dropped: 0 }, 65536) },
-    );
-    line(&mut l, &FrameHeader::data(Stream::Stderr { dropped: 12 }, 1));
+    line(&mut l, &StreamMessage::Exit(ExitStatus { timed_out: true, ..ExitStatus::signaled(9) }));
+    line(&mut l, &StreamMessage::Dropped { channel: 1, bytes: 12 });
+    line(&mut l, &UrgentMessage::Resize(WindowSize { rows: 50, cols: 132 }));
+    line(&mut l, &UrgentMessage::Signal { signal: 2 });
+    line(&mut l, &frames());
     let plan = GuestPlan {
-        generation: 2,
+        generation: 3,
         pod,
         uid: "6f1f5d0e-7c5e-4a55-8a37-1f2f3f4f5f6f".into(),
         hostname: "shop".into(),

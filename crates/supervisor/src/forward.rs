@@ -4,8 +4,9 @@
 use crate::interface::{Door, Home};
 use crate::sync::thread;
 use crate::sys;
-use magikvm_proto::forward::{ForwardRequest, Link, Local, MAX_REQUEST_LEN, Ready, Side, Verdict, pump};
+use magikvm_proto::forward::{ForwardRequest, MAX_REQUEST_LEN};
 use magikvm_proto::limits::{FORWARD_TIMEOUT_SECS, MAX_FORWARDS};
+use magikvm_proto::stream::{Link, Local, Ready, Side, Traffic, Verdict, pump};
 use magikvm_proto::wire::{Done, Refusal, RefusalCode, Reply};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -380,7 +381,8 @@ impl Connection {
         if let Stage::Connecting { port, .. } = std::mem::replace(&mut self.stage, Stage::Asked(Vec::new())) {
             // What is small is not held back: who sent it waited for it.
             port.set_nodelay(true).ok();
-            self.stage = Stage::Open { port: Port(port), link: Box::new(Link::new(Side::Guest)) };
+            self.stage =
+                Stage::Open { port: Port(port), link: Box::new(Link::new(Side::Guest, Traffic::PORT)) };
         }
         self.deadline = None;
         // It may be first to speak, and may have spoken.

@@ -8,7 +8,7 @@ use crate::agent::Connector;
 use crate::image::Platform;
 use crate::image::erofs::{self, SmallFile};
 use crate::jail::{self, Cgroup, Requirement};
-use crate::manifest::{ContainerSpec, ImageDefaults, PodPlan, ResolvedProcess, resolve_process};
+use crate::manifest::{ContainerSpec, PodPlan, ResolvedProcess, resolve_process};
 use crate::net::settle::{Settled, Ways};
 use crate::process::{self, Ended, Layers, Motion, Process};
 use crate::store::atomic::{self, FileError};
@@ -200,7 +200,7 @@ impl MicroVm {
 fn needs_guest(kind: VmmKind) -> bool {
     match kind {
         VmmKind::Krun | VmmKind::Qemu => true,
-        #[cfg(feature = "testing")]
+        #[cfg(all(feature = "testing", target_os = "linux"))]
         VmmKind::Fake => false,
     }
 }
@@ -466,15 +466,7 @@ fn resolve(
     container: &ContainerSpec,
     image: &crate::image::Image,
 ) -> Result<ResolvedProcess, RuntimeError> {
-    let config = &image.config;
-    let defaults = ImageDefaults {
-        entrypoint: config.entrypoint.clone(),
-        cmd: config.cmd.clone(),
-        env: config.env.clone(),
-        working_dir: config.working_dir.clone(),
-        user: config.user.clone(),
-    };
-    resolve_process(container, &defaults, &plan.hostname)
+    resolve_process(container, &image.config, &plan.hostname)
         .map_err(|source| RuntimeError::Resolve { container: container.name.clone(), source })
 }
 

@@ -372,8 +372,9 @@ fn devices() -> Vec<LinuxDeviceCgroup> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::ImageDefaults;
+    use crate::manifest;
     use crate::manifest::resolve_process;
-    use crate::manifest::{self, ImageDefaults};
     use proptest::prelude::*;
 
     fn pod(spec: &str, container: &str) -> PodPlan {

@@ -1,36 +1,7 @@
 //! Pieces of file data on their way through lz4. Knows nothing of files and of the image.
 
-use super::format::{BLOCK, BLOCK_LEN};
+use super::format::{BLOCK, BLOCK_LEN, CHUNK_LEN};
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
-
-/// Blocks of a file that are compressed together. More pack better, and each needs to be unpacked for any byte of it.
-pub(super) const CHUNK_BLOCKS: u16 = 16;
-/// The same in bytes.
-pub(super) const CHUNK_LEN: usize = CHUNK_BLOCKS as usize * BLOCK_LEN;
-
-/// How a piece is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PieceForm {
-    /// As it is; zeros fill its last block.
-    Raw,
-    /// Compressed, in fewer blocks; zeros before it fill its first block.
-    Lz4,
-}
-
-/// Where a piece of a file is: a chunk, or what is left at the file's end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Piece {
-    pub(super) block: u32,
-    pub(super) blocks: u8,
-    pub(super) form: PieceForm,
-}
-
-impl Piece {
-    /// The block behind it.
-    pub(super) fn end(&self) -> u32 {
-        self.block + u32::from(self.blocks)
-    }
-}
 
 /// Compresses chunks, one after another.
 pub(super) struct Packer {

@@ -2,37 +2,15 @@
 //! file that is not compressed (its tail) waits in a scratch file until the inodes are written. Memory use does not grow with
 //! the data, but for eight bytes for each compressed chunk.
 
-use super::compress::{CHUNK_LEN, Packer, Piece, PieceForm, raw_blocks};
+use super::compress::{Packer, raw_blocks};
 use super::extents::{Extents, Past};
-use super::format::{BLOCK, BLOCK_LEN};
+use super::file::{Blocks, FileData, Piece, PieceForm};
+use super::format::{BLOCK, BLOCK_LEN, CHUNK_LEN};
 use super::output::{Output, Zero, zero_by_writing};
 use super::sum::Sum;
 use super::{ErofsError, RootfsCompression};
 use std::io::{Read, Seek, SeekFrom, Write};
 use tempfile::SpooledTempFile;
-
-/// Where a file's bytes are.
-#[derive(Debug, PartialEq, Eq)]
-pub struct FileData {
-    /// Bytes of the file.
-    pub size: u64,
-    pub(super) place: Blocks,
-    pub(super) sum: Sum,
-}
-
-/// Which blocks a file has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Blocks {
-    /// Blocks in a row.
-    Row {
-        /// The first one; meaningless when there is none.
-        block: u32,
-        /// Offset of the tail in the scratch file, for files whose tail goes behind the inode.
-        tail: Option<u64>,
-    },
-    /// Pieces: chunks of [`CHUNK_LEN`] bytes, the last one shorter.
-    Pieces(Box<[Piece]>),
-}
 
 /// A file that is being written.
 #[derive(Debug)]

@@ -1,7 +1,8 @@
 //! Which blocks of the data area are used: blocks of files that a later layer replaced are given out again.
 //! Knows numbers only.
 
-use super::compress::{Piece, raw_blocks};
+use super::compress::raw_blocks;
+use super::file::Piece;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Whether handed-out blocks may hold old bytes.

@@ -4,12 +4,16 @@
 use super::super::digest::Digest;
 use super::super::tree::{Attributes, Device, Xattr};
 use super::RootfsCompression;
-use super::compress::{CHUNK_BLOCKS, CHUNK_LEN, Piece, PieceForm};
+use super::file::{Piece, PieceForm};
 
 /// Bytes of a block.
 pub const BLOCK: u64 = 4096;
 /// The same as a length in memory.
 pub const BLOCK_LEN: usize = 4096;
+/// Blocks of a file that are compressed together. More pack better, and each needs to be unpacked for any byte of it.
+pub(super) const CHUNK_BLOCKS: u16 = 16;
+/// The same in bytes.
+pub(super) const CHUNK_LEN: usize = CHUNK_BLOCKS as usize * BLOCK_LEN;
 /// Where the superblock is in block 0.
 pub const SUPER_OFFSET: usize = 1024;
 /// Bytes of an extended inode.

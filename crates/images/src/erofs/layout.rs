@@ -1,7 +1,8 @@
 //! From a finished tree to inodes and directories: gives every inode its place, then writes everything once, in order.
 
 use super::super::tree::{Content, Inode, InodeId, Tree};
-use super::data::{Blocks, DataArea};
+use super::data::DataArea;
+use super::file::Blocks;
 use super::format::{self, BLOCK, BLOCK_LEN, DIRENT_LEN, Dirent, FileType, Layout, SLOT, Super};
 use super::{ErofsError, RootfsCompression};
 use std::collections::{BTreeMap, VecDeque};

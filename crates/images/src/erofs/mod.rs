@@ -13,13 +13,15 @@ pub(super) mod compare;
 mod compress;
 mod data;
 mod extents;
+pub(super) mod file;
 pub mod format;
 mod layout;
 mod output;
 pub mod read;
 mod sum;
 
-pub use data::{DataArea, FileData, FileSlot};
+pub use data::{DataArea, FileSlot};
+pub use file::FileData;
 pub use layout::finish;
 pub use output::zero_by_writing;
 

@@ -3,6 +3,7 @@
 //!
 //! Owns: the calls that only one of them has. Must not know: what they are for.
 
+mod interest;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "macos")]
@@ -12,8 +13,9 @@ mod macos;
 #[cfg_attr(target_os = "macos", path = "poller_macos.rs")]
 mod poller;
 
+pub use interest::Interest;
 #[cfg(target_os = "linux")]
 pub use linux::*;
 #[cfg(target_os = "macos")]
 pub use macos::*;
-pub use poller::{Interest, Poller};
+pub use poller::Poller;

@@ -1,5 +1,6 @@
 //! Waiting for many sockets at once: epoll.
 
+use super::interest::Interest;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::io;
@@ -8,22 +9,6 @@ use std::time::Duration;
 
 /// Taken from the kernel at one time.
 const BATCH: usize = 128;
-
-/// What of a socket is waited for, or was found: to be read, to be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Interest {
-    /// To be read.
-    pub read: bool,
-    /// To be written.
-    pub write: bool,
-}
-
-impl Interest {
-    /// Neither.
-    pub const NONE: Self = Self { read: false, write: false };
-    /// To be read.
-    pub const READ: Self = Self { read: true, write: false };
-}
 
 /// Many sockets.
 #[derive(Debug)]

@@ -1,27 +1,12 @@
 //! Waiting for many sockets at once: poll.
 
+use super::interest::Interest;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
-
-/// What of a socket is waited for, or was found: to be read, to be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Interest {
-    /// To be read.
-    pub read: bool,
-    /// To be written.
-    pub write: bool,
-}
-
-impl Interest {
-    /// Neither.
-    pub const NONE: Self = Self { read: false, write: false };
-    /// To be read.
-    pub const READ: Self = Self { read: true, write: false };
-}
 
 /// Many sockets.
 #[derive(Debug)]

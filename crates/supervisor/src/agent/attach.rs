@@ -1,53 +1,49 @@
 //! `attach`: a container's live output, and its input.
 
-use super::connection::{Connection, Filled};
+use super::connection::Connection;
 use super::exec::resize;
-use super::follow::output_header;
-use super::frames::{MAX_INPUT, Outbox, Sink, parse};
-use crate::output::MAX_CHUNK;
+use super::input::{AtEnd, Input};
+use super::stream::{Broken, Stream};
 use crate::output::attach::{Next, Subscriber};
 use crate::pod::{Live, Member, Pod};
 use crate::sync::{self, lock};
-use magikvm_proto::codec::CodecError;
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::plan::{Stdin, Stdio};
-use magikvm_proto::wire::{Attached, FrameHeader, Refusal, RefusalCode, Reply, Stream};
+use magikvm_proto::stream::Traffic;
+use magikvm_proto::wire::{Attached, ExitStatus, Refusal, RefusalCode, Reply, StreamMessage, UrgentMessage};
 use nix::poll::{PollFd, PollFlags};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-
-/// What a terminal takes for the end of input.
-const END_OF_TRANSMISSION: [u8; 1] = [4];
+use std::time::Instant;
 
 struct Session<'a> {
-    connection: Connection,
+    stream: Stream,
     member: &'a Member,
     live: Arc<Live>,
     subscriber: Arc<Subscriber>,
-    out: Outbox,
-    stdin: Sink,
+    stdin: Input,
+    /// Whether the caller sends input.
+    sends: bool,
 }
 
 /// Serves `attach`.
 pub(super) fn serve(pod: &Pod, mut connection: Connection, container: &ContainerName, stdin: bool) {
     match begin(pod, container, stdin) {
         Err(refusal) => connection.try_send(&Reply::<Attached>::Error(refusal)),
-        Ok((member, live, subscriber, sink)) => {
+        Ok((member, live, subscriber, input)) => {
             let terminal = member.plan.stdio == Stdio::Terminal;
-            if connection.send(&Reply::Ok(Attached { terminal })).is_ok() {
-                let mut session =
-                    Session { connection, member, live, subscriber, out: Outbox::default(), stdin: sink };
+            if connection.send(&Reply::Ok(Attached { terminal })).is_ok()
+                && let Ok(stream) = Stream::new(connection, Traffic::PROCESS)
+            {
+                let session = Session { stream, member, live, subscriber, stdin: input, sends: stdin };
                 // An error means that the host is gone.
                 session.run().ok();
-                if stdin {
-                    session.leave();
-                }
             }
         }
     }
 }
 
-type Begun<'a> = (&'a Member, Arc<Live>, Arc<Subscriber>, Sink);
+type Begun<'a> = (&'a Member, Arc<Live>, Arc<Subscriber>, Input);
 
 fn begin<'a>(pod: &'a Pod, container: &ContainerName, stdin: bool) -> Result<Begun<'a>, Refusal> {
     let (member, live) = pod.running(container)?;
@@ -67,91 +63,72 @@ fn begin<'a>(pod: &'a Pod, container: &ContainerName, stdin: bool) -> Result<Beg
             format!("container {:?} has just ended", container.as_str()),
         ));
     }
-    Ok((member, live, subscriber, Sink::new(target.filter(|_| stdin))))
+    let told = member.plan.stdin == Stdin::Once && live.terminal.is_some();
+    let at_end = if told { AtEnd::EndOfTransmission } else { AtEnd::LetGo };
+    Ok((member, live, subscriber, Input::new(target.filter(|_| stdin), at_end)))
 }
 
 impl Session<'_> {
-    fn run(&mut self) -> Result<(), CodecError> {
+    fn run(mut self) -> Result<(), Broken> {
+        let exit = self.carry();
+        if self.sends {
+            // What the process has not taken by now is lost with the connection.
+            self.stdin.feed(self.stream.link());
+            self.close_once();
+        }
+        self.stream.finish(&StreamMessage::Exit(exit?))
+    }
+
+    /// Carries both directions until the process has ended and there is room to say so.
+    fn carry(&mut self) -> Result<ExitStatus, Broken> {
         loop {
-            if self.out.is_empty() {
+            if self.stdin.feed(self.stream.link()) && self.sends {
+                self.close_once();
+            }
+            self.stream.flush()?;
+            let room = self.stream.link().room();
+            if room > 0 {
                 self.subscriber.bell().hush();
-                match self.subscriber.next() {
-                    Next::Piece(piece) => {
-                        self.out.push(
-                            &output_header(piece.channel, piece.dropped, piece.bytes.len()),
-                            &piece.bytes,
-                        )?;
+                match self.subscriber.next(room) {
+                    Next::Piece { channel, bytes } => {
+                        self.stream.link().send(channel.number(), &bytes);
+                        self.stream.flush()?;
                     }
-                    Next::Exit(exit) => {
-                        return self.connection.send_frame(&FrameHeader::control(Stream::Exit(exit)), &[]);
+                    Next::Dropped { channel, bytes } => {
+                        self.stream.say(&StreamMessage::Dropped { channel: channel.number(), bytes })?;
                     }
+                    Next::Exit(exit) => return Ok(exit),
                     Next::Nothing => {}
                 }
             }
-            self.out.flush(&mut self.connection)?;
-            if self.out.is_empty() && self.subscriber.has_more() {
-                continue;
+            self.wait()?;
+            while let Some(message) = self.stream.link().take_urgent() {
+                match serde_json::from_slice(&message).map_err(Broken::Urgent)? {
+                    UrgentMessage::Resize(size) => resize(self.live.terminal.as_deref(), size),
+                    // A container's process is sent signals by a request of their own.
+                    UrgentMessage::Signal { .. } => {}
+                }
             }
-            if self.wait()? && !self.read_host()? {
-                return Ok(());
-            }
-            self.stdin.flush();
         }
     }
 
-    /// Waits for something to do; whether the host said something.
-    fn wait(&self) -> Result<bool, CodecError> {
-        let mut host = sync::HANG_UP;
-        host.set(PollFlags::POLLIN, self.stdin.waits_for().is_none());
-        host.set(PollFlags::POLLOUT, !self.out.is_empty());
-        let mut fds = vec![PollFd::new(self.connection.as_fd(), host)];
-        if self.out.is_empty() {
+    /// Waits for something to do, unless there is more output to be sent already; the stream has had its turn then.
+    fn wait(&mut self) -> Result<(), Broken> {
+        let reading = self.stream.link().room() > 0;
+        let at_once = reading && self.subscriber.has_more();
+        let mut fds = Vec::new();
+        if reading {
             fds.push(PollFd::new(self.subscriber.bell().as_fd(), PollFlags::POLLIN));
         }
-        if let Some(stdin) = self.stdin.waits_for() {
-            fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLOUT));
-        }
-        sync::poll_until(&mut fds, None)?;
-        let host = sync::ready(&fds[0]);
-        Ok(host.read || host.hang_up)
-    }
-
-    /// Takes what the host sent; `false` once it is gone.
-    fn read_host(&mut self) -> Result<bool, CodecError> {
-        if self.stdin.waits_for().is_some() {
-            return Ok(false);
-        }
-        let limit = MAX_INPUT.saturating_sub(self.connection.input().len());
-        let filled = self.connection.fill(limit.min(MAX_CHUNK))?;
-        while let Some((header, payload)) = parse(self.connection.input())? {
-            match header.stream {
-                Stream::Stdin => self.stdin.push(&payload),
-                Stream::End => self.end_input(),
-                Stream::Resize(size) => resize(self.live.terminal.as_deref(), size),
-                _ => {}
-            }
-        }
-        Ok(filled != Filled::End)
+        let stdin = self.stdin.waits_for(self.stream.link());
+        fds.extend(stdin.map(|stdin| PollFd::new(stdin.as_fd(), PollFlags::POLLOUT)));
+        fds.push(PollFd::new(self.stream.as_fd(), self.stream.interest()));
+        sync::poll_until(&mut fds, at_once.then(Instant::now))?;
+        let host = fds.last().map(sync::ready).unwrap_or_default();
+        self.stream.turn(host)
     }
 
     /// The caller sends no more. What that means for the container is the plan's business.
-    fn end_input(&mut self) {
-        if self.member.plan.stdin == Stdin::Once && self.live.terminal.is_some() {
-            self.stdin.push(&END_OF_TRANSMISSION);
-        }
-        self.stdin.flush();
-        if self.stdin.waits_for().is_none() {
-            self.close_once();
-        }
-        self.stdin.end();
-    }
-
-    /// The attach is over.
-    fn leave(&mut self) {
-        self.stdin.flush();
-        self.close_once();
-    }
-
     fn close_once(&self) {
         if self.member.plan.stdin == Stdin::Once {
             *lock(&self.live.stdin) = None;

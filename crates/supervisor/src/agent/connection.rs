@@ -1,9 +1,8 @@
-//! One non-blocking connection: lines in, lines and frames out, every wait with a deadline.
+//! One non-blocking connection: lines in, lines out, every wait with a deadline.
 
 use crate::sync;
-use magikvm_proto::codec::{CodecError, write_frame, write_message};
+use magikvm_proto::codec::{CodecError, write_message};
 use magikvm_proto::limits::{MAX_LINE_LEN, REQUEST_TIMEOUT_SECS};
-use magikvm_proto::wire::FrameHeader;
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::unistd::{read, write};
@@ -107,19 +106,18 @@ impl Connection {
         }
     }
 
-    /// Writes everything. `None` waits as long as the host is there: for output that the host may take its time
-    /// for.
-    fn write_all(&mut self, mut bytes: &[u8], patience: Option<Duration>) -> Result<(), CodecError> {
-        let deadline = patience.map(|patience| Instant::now() + patience);
+    /// Writes everything.
+    fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), CodecError> {
+        let deadline = Instant::now() + self.patience;
         while !bytes.is_empty() {
             let written = self.write_some(bytes)?;
             bytes = &bytes[written..];
             if written == 0 {
-                if deadline.is_some_and(|at| at <= Instant::now()) {
+                if deadline <= Instant::now() {
                     return Err(late());
                 }
                 let [found] =
-                    sync::wait([(self.socket.as_fd(), PollFlags::POLLOUT | sync::HANG_UP)], deadline)?;
+                    sync::wait([(self.socket.as_fd(), PollFlags::POLLOUT | sync::HANG_UP)], Some(deadline))?;
                 if found.hang_up {
                     return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
                 }
@@ -132,7 +130,7 @@ impl Connection {
     pub(crate) fn send(&mut self, message: &impl Serialize) -> Result<(), CodecError> {
         let mut line = Vec::new();
         write_message(&mut line, message)?;
-        self.write_all(&line, Some(self.patience))
+        self.write_all(&line)
     }
 
     /// Sends one message if that needs no waiting.
@@ -141,13 +139,6 @@ impl Connection {
         if write_message(&mut line, message).is_ok() {
             self.write_some(&line).ok();
         }
-    }
-
-    /// Sends one frame, however long the host takes.
-    pub(crate) fn send_frame(&mut self, header: &FrameHeader, payload: &[u8]) -> Result<(), CodecError> {
-        let mut bytes = Vec::with_capacity(payload.len() + 128);
-        write_frame(&mut bytes, header, payload)?;
-        self.write_all(&bytes, None)
     }
 
     /// Waits until all that was sent has left the guest, or the deadline.

@@ -1,20 +1,22 @@
-//! `exec`: one further process and its streams. Nothing here ever waits for one side only, so neither a host that
-//! does not read nor a process that does not can hold up the timeout or the kill.
+//! `exec`: another process and its streams. Nothing here ever waits for one side only, so neither a host that
+//! does not read nor a process that does not can hold up the timeout or the kill. What one of them does not take stays in the
+//! stream's windows.
 
-use super::connection::{Connection, Filled};
-use super::follow::output_header;
-use super::frames::{MAX_INPUT, Outbox, Sink, parse};
+use super::connection::Connection;
+use super::input::{AtEnd, Input};
 use super::requests::check_signal;
+use super::stream::{Broken, Stream};
 use crate::create::{Streams, non_blocking, pipes};
 use crate::interface::{Containers, ExecOrder, Failure, FailureKind, Process as Handle, Subject};
 use crate::output::{Channel, MAX_CHUNK};
 use crate::pod::Pod;
-use crate::sync::{self, Bell, lock};
+use crate::sync::{self, Bell, Ready, lock};
 use crate::sys;
-use magikvm_proto::codec::CodecError;
 use magikvm_proto::id::ContainerName;
+use magikvm_proto::stream::Traffic;
 use magikvm_proto::wire::{
-    ExecRequest, ExecStarted, ExitStatus, FrameHeader, Refusal, RefusalCode, Reply, Stream, WindowSize,
+    ExecRequest, ExecStarted, ExitStatus, Refusal, RefusalCode, Reply, StreamMessage, UrgentMessage,
+    WindowSize,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
@@ -22,10 +24,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// What a terminal takes for the end of input.
-const END_OF_TRANSMISSION: [u8; 1] = [4];
 /// How long killed processes may take to be gone before they are left to the container's end.
 const CLEAN_UP: Duration = Duration::from_millis(200);
+/// How often one output is read before others have their turn.
+const TURNS: usize = 8;
 
 /// The end of a process, rung when it comes.
 struct End {
@@ -38,7 +40,7 @@ struct Process {
     handle: Arc<dyn Handle>,
     terminal: Option<OwnedFd>,
     outputs: Vec<(Channel, OwnedFd)>,
-    stdin: Sink,
+    stdin: Input,
     end: Arc<End>,
     group: Group,
 }
@@ -81,8 +83,10 @@ pub(super) fn serve(pod: &Pod, mut connection: Connection, request: &ExecRequest
     let deadline = request.timeout_ms.and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
     let group = process.group.clone();
     let end = Arc::clone(&process.end);
-    if connection.send(&Reply::Ok(ExecStarted { pid: process.pid })).is_ok() {
-        Session { connection, process, out: Outbox::default(), deadline, timed_out: false }.run().ok();
+    if connection.send(&Reply::Ok(ExecStarted { pid: process.pid })).is_ok()
+        && let Ok(stream) = Stream::new(connection, Traffic::PROCESS)
+    {
+        Session { stream, process, deadline, timed_out: false }.run().ok();
     }
     // The host closed the connection, or broke the protocol, before the end.
     if lock(&end.status).is_none() {
@@ -124,15 +128,11 @@ fn start(pod: &Pod, request: &ExecRequest) -> Result<Process, Refusal> {
     }
     let (pid, handle) = (created.pid, Arc::clone(&created.process));
     match (created.start)() {
-        Ok(()) => Ok(Process {
-            pid,
-            handle,
-            terminal,
-            outputs: streams.outputs,
-            stdin: Sink::new(streams.stdin.map(Arc::new)),
-            end,
-            group,
-        }),
+        Ok(()) => {
+            let at_end = if terminal.is_some() { AtEnd::EndOfTransmission } else { AtEnd::LetGo };
+            let stdin = Input::new(streams.stdin.map(Arc::new), at_end);
+            Ok(Process { pid, handle, terminal, outputs: streams.outputs, stdin, end, group })
+        }
         Err(failure) => {
             group.clean_up();
             Err(refusal(failure))
@@ -141,116 +141,113 @@ fn start(pod: &Pod, request: &ExecRequest) -> Result<Process, Refusal> {
 }
 
 struct Session {
-    connection: Connection,
+    stream: Stream,
     process: Process,
-    out: Outbox,
     deadline: Option<Instant>,
     timed_out: bool,
 }
 
+/// What there is to do.
+struct Found {
+    host: Ready,
+    /// Outputs that may be read.
+    outputs: Vec<bool>,
+}
+
 impl Session {
-    fn run(&mut self) -> Result<(), CodecError> {
+    fn run(mut self) -> Result<(), Broken> {
+        let mut buffer = vec![0; MAX_CHUNK];
+        // Input that nobody wants is told so at once.
+        self.process.stdin.feed(self.stream.link());
         loop {
-            let (outputs, host) = self.wait()?;
+            let found = self.wait()?;
             if self.deadline.is_some_and(|at| at <= Instant::now()) {
                 self.deadline = None;
                 self.timed_out = true;
                 self.process.group.kill();
             }
             self.process.end.bell.hush();
-            if host && !self.read_host()? {
-                return Ok(());
+            self.stream.turn(found.host)?;
+            while let Some(message) = self.stream.link().take_urgent() {
+                self.obey(&serde_json::from_slice(&message).map_err(Broken::Urgent)?);
             }
-            self.process.stdin.flush();
-            self.read_outputs(&outputs)?;
-            self.out.flush(&mut self.connection)?;
+            self.process.stdin.feed(self.stream.link());
+            self.read_outputs(&found.outputs, &mut buffer)?;
+            self.stream.flush()?;
             let status = *lock(&self.process.end.status);
             if let Some(mut status) = status
                 && self.process.outputs.is_empty()
-                && self.out.is_empty()
+                && self.stream.link().room() > 0
             {
                 status.timed_out = self.timed_out;
-                return self.connection.send_frame(&FrameHeader::control(Stream::Exit(status)), &[]);
+                return self.stream.finish(&StreamMessage::Exit(status));
             }
         }
     }
 
-    /// Waits for something to do: which outputs may be read, and whether the host said something.
-    fn wait(&self) -> Result<(Vec<bool>, bool), CodecError> {
-        let mut host = sync::HANG_UP;
-        // What the host sends waits in the socket while the process does not take what it has sent already.
-        host.set(PollFlags::POLLIN, self.process.stdin.waits_for().is_none());
-        host.set(PollFlags::POLLOUT, !self.out.is_empty());
-        let mut fds = vec![
-            PollFd::new(self.connection.as_fd(), host),
-            PollFd::new(self.process.end.bell.as_fd(), PollFlags::POLLIN),
-        ];
-        let reading = self.out.is_empty();
+    /// Waits for something to do.
+    fn wait(&mut self) -> Result<Found, Broken> {
+        let reading = self.stream.link().room() > 0;
+        let mut fds = Vec::new();
         if reading {
             fds.extend(self.process.outputs.iter().map(|(_, fd)| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
         }
-        if let Some(stdin) = self.process.stdin.waits_for() {
-            fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLOUT));
-        }
+        let stdin = self.process.stdin.waits_for(self.stream.link());
+        fds.extend(stdin.map(|stdin| PollFd::new(stdin.as_fd(), PollFlags::POLLOUT)));
+        fds.push(PollFd::new(self.process.end.bell.as_fd(), PollFlags::POLLIN));
+        fds.push(PollFd::new(self.stream.as_fd(), self.stream.interest()));
         let over = lock(&self.process.end.status).is_some();
         // After its end the process's outputs are only emptied, not waited for.
         let at_once = over && reading;
         sync::poll_until(&mut fds, if at_once { Some(Instant::now()) } else { self.deadline })?;
-        let host = sync::ready(&fds[0]);
         let outputs = if reading {
-            (0..self.process.outputs.len()).map(|index| over || sync::ready(&fds[2 + index]).read).collect()
+            (0..self.process.outputs.len()).map(|index| over || sync::ready(&fds[index]).read).collect()
         } else {
             vec![false; self.process.outputs.len()]
         };
-        Ok((outputs, host.hang_up || host.read))
+        let host = fds.last().map(sync::ready).unwrap_or_default();
+        Ok(Found { host, outputs })
     }
 
-    /// Takes what the host sent; `false` once it is gone.
-    fn read_host(&mut self) -> Result<bool, CodecError> {
-        if self.process.stdin.waits_for().is_some() {
-            // Woken by the hang-up alone.
-            return Ok(false);
-        }
-        let limit = MAX_INPUT.saturating_sub(self.connection.input().len());
-        let filled = self.connection.fill(limit.min(MAX_CHUNK))?;
-        while let Some((header, payload)) = parse(self.connection.input())? {
-            self.take(&header.stream, &payload);
-        }
-        Ok(filled != Filled::End)
-    }
-
-    fn take(&mut self, stream: &Stream, payload: &[u8]) {
-        match stream {
-            Stream::Stdin => self.process.stdin.push(payload),
-            Stream::End if self.process.terminal.is_some() => self.process.stdin.push(&END_OF_TRANSMISSION),
-            Stream::End => self.process.stdin.end(),
-            Stream::Resize(size) => resize(self.process.terminal.as_ref(), *size),
-            Stream::Signal { signal } => {
+    fn obey(&self, message: &UrgentMessage) {
+        match message {
+            UrgentMessage::Resize(size) => resize(self.process.terminal.as_ref(), *size),
+            UrgentMessage::Signal { signal } => {
                 if check_signal(*signal).is_ok() {
                     // Gone already is as good.
                     self.process.handle.signal(*signal).ok();
                 }
             }
-            Stream::Stdout { .. } | Stream::Stderr { .. } | Stream::Exit(_) => {}
         }
     }
 
-    /// Reads each ready output once, into frames. Ended ones go; after the process's end, empty ones too.
-    fn read_outputs(&mut self, ready: &[bool]) -> Result<(), CodecError> {
+    /// Reads each ready output as far as the host has room. Ended ones go; after the process's end, empty ones too.
+    fn read_outputs(&mut self, ready: &[bool], buffer: &mut [u8]) -> Result<(), Broken> {
         let over = lock(&self.process.end.status).is_some();
-        let mut buffer = Vec::new();
         for index in (0..self.process.outputs.len()).rev() {
             if !ready.get(index).copied().unwrap_or(false) {
                 continue;
             }
-            buffer.resize(MAX_CHUNK, 0);
-            let (channel, fd) = &self.process.outputs[index];
-            match nix::unistd::read(fd, &mut buffer) {
-                Ok(len) if len > 0 => self.out.push(&output_header(*channel, 0, len), &buffer[..len])?,
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) if !over => {}
-                // The end, or EIO: nobody has the other end of the terminal open.
-                _ => drop(self.process.outputs.remove(index)),
+            for _ in 0..TURNS {
+                let room = self.stream.link().room().min(buffer.len());
+                if room == 0 {
+                    break;
+                }
+                let (channel, fd) = &self.process.outputs[index];
+                match nix::unistd::read(fd, &mut buffer[..room]) {
+                    Ok(len) if len > 0 => {
+                        self.stream.link().send(channel.number(), &buffer[..len]);
+                        self.stream.flush()?;
+                        if len == room {
+                            continue;
+                        }
+                    }
+                    Err(Errno::EINTR) => {}
+                    Err(Errno::EAGAIN) if !over => {}
+                    // The end, or EIO: nobody has the other end of the terminal open.
+                    _ => drop(self.process.outputs.remove(index)),
+                }
+                break;
             }
         }
         Ok(())

@@ -5,8 +5,9 @@ mod attach;
 mod connection;
 mod exec;
 mod follow;
-mod frames;
+mod input;
 mod requests;
+mod stream;
 
 use crate::interface::Door;
 use crate::pod::Pod;

@@ -30,22 +30,34 @@ struct Queue {
     exit: Option<ExitStatus>,
 }
 
-/// Output for an attached caller.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Piece {
-    /// Which output.
-    pub(crate) channel: Channel,
+/// Output that waits for a caller.
+#[derive(Debug)]
+struct Piece {
+    channel: Channel,
     /// Bytes of this output lost right before it.
-    pub(crate) dropped: u64,
-    /// The bytes.
-    pub(crate) bytes: Vec<u8>,
+    dropped: u64,
+    bytes: Vec<u8>,
+    /// How many of them were taken.
+    taken: usize,
 }
 
 /// What a caller finds.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// Output.
-    Piece(Piece),
+    Piece {
+        /// Which.
+        channel: Channel,
+        /// At least one.
+        bytes: Vec<u8>,
+    },
+    /// Here the caller missed so many bytes of an output.
+    Dropped {
+        /// Of which.
+        channel: Channel,
+        /// How many.
+        bytes: u64,
+    },
     /// Nothing now.
     Nothing,
     /// The container's process has ended; nothing follows.
@@ -87,17 +99,14 @@ impl Subscriber {
 
     fn push(&self, channel: Channel, bytes: &[u8]) {
         let mut queue = lock(&self.queue);
-        let lost = match channel {
-            Channel::Stdout => 0,
-            Channel::Stderr => 1,
-        };
+        let lost = usize::from(channel.number());
         if queue.held + bytes.len() > QUEUE {
             queue.lost[lost] += bytes.len() as u64;
             return;
         }
         let dropped = std::mem::take(&mut queue.lost[lost]);
         queue.held += bytes.len();
-        queue.pieces.push_back(Piece { channel, dropped, bytes: bytes.to_vec() });
+        queue.pieces.push_back(Piece { channel, dropped, bytes: bytes.to_vec(), taken: 0 });
         self.bell.ring();
     }
 
@@ -107,17 +116,37 @@ impl Subscriber {
         !queue.pieces.is_empty() || queue.exit.is_some()
     }
 
-    /// Takes what is next.
-    pub(crate) fn next(&self) -> Next {
+    /// Takes what is next, at most so many bytes.
+    pub(crate) fn next(&self, limit: usize) -> Next {
         let mut queue = lock(&self.queue);
-        match (queue.pieces.pop_front(), queue.exit) {
-            (Some(piece), _) => {
-                queue.held -= piece.bytes.len();
-                Next::Piece(piece)
-            }
-            (None, Some(exit)) => Next::Exit(exit),
-            (None, None) => Next::Nothing,
+        let Some(piece) = queue.pieces.front_mut() else { return queue.end() };
+        let channel = piece.channel;
+        if piece.dropped > 0 {
+            return Next::Dropped { channel, bytes: std::mem::take(&mut piece.dropped) };
         }
+        let rest = &piece.bytes[piece.taken..];
+        let bytes = rest[..limit.min(rest.len())].to_vec();
+        piece.taken += bytes.len();
+        // What is taken in part still fills the memory of the whole.
+        if piece.taken == piece.bytes.len() {
+            queue.held -= piece.bytes.len();
+            queue.pieces.pop_front();
+        }
+        Next::Piece { channel, bytes }
+    }
+}
+
+impl Queue {
+    /// What there is after all output.
+    fn end(&mut self) -> Next {
+        let Some(exit) = self.exit else { return Next::Nothing };
+        for channel in [Channel::Stdout, Channel::Stderr] {
+            let bytes = std::mem::take(&mut self.lost[usize::from(channel.number())]);
+            if bytes > 0 {
+                return Next::Dropped { channel, bytes };
+            }
+        }
+        Next::Exit(exit)
     }
 }
 
@@ -125,11 +154,8 @@ impl Subscriber {
 mod tests {
     use super::*;
 
-    fn piece(next: Next) -> Piece {
-        match next {
-            Next::Piece(piece) => piece,
-            other => panic!("{other:?}"),
-        }
+    fn piece(channel: Channel, bytes: &[u8]) -> Next {
+        Next::Piece { channel, bytes: bytes.to_vec() }
     }
 
     #[test]
@@ -139,18 +165,28 @@ mod tests {
         hub.publish(Channel::Stdout, &vec![b'a'; QUEUE]);
         hub.publish(Channel::Stdout, b"lost");
         hub.publish(Channel::Stderr, b"gone!");
-        assert_eq!(piece(subscriber.next()).bytes.len(), QUEUE);
+        assert_eq!(subscriber.next(1000), piece(Channel::Stdout, &[b'a'; 1000]));
+        hub.publish(Channel::Stderr, b"gone");
+        assert_eq!(subscriber.next(QUEUE), piece(Channel::Stdout, &[b'a'; QUEUE - 1000]));
         hub.publish(Channel::Stderr, b"e");
         hub.publish(Channel::Stdout, b"o");
-        assert_eq!(
-            piece(subscriber.next()),
-            Piece { channel: Channel::Stderr, dropped: 5, bytes: b"e".to_vec() }
-        );
-        assert_eq!(
-            piece(subscriber.next()),
-            Piece { channel: Channel::Stdout, dropped: 4, bytes: b"o".to_vec() }
-        );
-        assert_eq!(subscriber.next(), Next::Nothing);
+        assert_eq!(subscriber.next(100), Next::Dropped { channel: Channel::Stderr, bytes: 9 });
+        assert_eq!(subscriber.next(100), piece(Channel::Stderr, b"e"));
+        assert_eq!(subscriber.next(100), Next::Dropped { channel: Channel::Stdout, bytes: 4 });
+        assert_eq!(subscriber.next(100), piece(Channel::Stdout, b"o"));
+        assert_eq!(subscriber.next(100), Next::Nothing);
+    }
+
+    #[test]
+    fn what_was_missed_at_the_end_is_told_before_the_exit() {
+        let hub = Hub::default();
+        let subscriber = hub.subscribe().unwrap();
+        hub.publish(Channel::Stdout, &[b'a'; QUEUE]);
+        hub.publish(Channel::Stderr, b"lost");
+        hub.finish(ExitStatus::exited(0));
+        assert_eq!(subscriber.next(QUEUE), piece(Channel::Stdout, &[b'a'; QUEUE]));
+        assert_eq!(subscriber.next(1), Next::Dropped { channel: Channel::Stderr, bytes: 4 });
+        assert_eq!(subscriber.next(1), Next::Exit(ExitStatus::exited(0)));
     }
 
     #[test]
@@ -160,8 +196,8 @@ mod tests {
         hub.publish(Channel::Stdout, b"bye");
         hub.finish(ExitStatus::exited(3));
         let late = hub.subscribe().unwrap();
-        assert_eq!(piece(early.next()).bytes, b"bye");
-        assert_eq!(early.next(), Next::Exit(ExitStatus::exited(3)));
-        assert_eq!(late.next(), Next::Nothing);
+        assert_eq!(early.next(100), piece(Channel::Stdout, b"bye"));
+        assert_eq!(early.next(100), Next::Exit(ExitStatus::exited(3)));
+        assert_eq!(late.next(100), Next::Nothing);
     }
 }

@@ -6,6 +6,8 @@ pub(crate) mod attach;
 pub(crate) mod buffer;
 pub(crate) mod pump;
 
+use magikvm_proto::stream;
+
 /// Which output of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Channel {
@@ -13,6 +15,16 @@ pub(crate) enum Channel {
     Stdout,
     /// Standard error.
     Stderr,
+}
+
+impl Channel {
+    /// Its channel on the stream of exec or attach.
+    pub(crate) fn number(self) -> u16 {
+        match self {
+            Self::Stdout => stream::STDOUT,
+            Self::Stderr => stream::STDERR,
+        }
+    }
 }
 
 /// Consecutive bytes of one output of one container.
@@ -27,4 +39,4 @@ pub(crate) struct Chunk {
 }
 
 /// Longest chunk: one frame on the wire.
-pub(crate) const MAX_CHUNK: usize = magikvm_proto::limits::MAX_FRAME_LEN;
+pub(crate) const MAX_CHUNK: usize = stream::MAX_DATA;

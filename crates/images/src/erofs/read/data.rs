@@ -1,9 +1,9 @@
 //! Data of files: in a row, or in pieces found through their index.
 
-use super::super::compress::{self, CHUNK_BLOCKS, CHUNK_LEN};
+use super::super::compress;
 use super::super::format::{
-    ADVISE_BIG, BLOCK, BLOCK_LEN, INDEX_BLOCKS, INDEX_HEAD, INDEX_LEN, INDEX_PLAIN, INDEX_REST, Layout,
-    MAP_HEADER_LEN,
+    ADVISE_BIG, BLOCK, BLOCK_LEN, CHUNK_BLOCKS, CHUNK_LEN, INDEX_BLOCKS, INDEX_HEAD, INDEX_LEN, INDEX_PLAIN,
+    INDEX_REST, Layout, MAP_HEADER_LEN,
 };
 use super::{Inode, Kind, ReadAt, ReadError, Reader, u16_at, u32_at};
 

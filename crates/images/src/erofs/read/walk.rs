@@ -2,7 +2,7 @@
 //! sorted, every directory has one place, numbers of names are right, and the sums stay within what an image can hold.
 
 use super::super::super::tree::{MAX_DEPTH, MAX_ENTRIES, MAX_METADATA};
-use super::super::compress::CHUNK_BLOCKS;
+use super::super::format::CHUNK_BLOCKS;
 use super::dir::Name;
 use super::{Inode, Kind, ReadAt, ReadError, Reader};
 use magikvm_proto::limits::MAX_ROOTFS_SIZE;

@@ -1,4 +1,4 @@
-//! Moves bytes between a connection of the local side and its peer, as far as neither has to be waited for.
+//! Moves bytes between a connection of the local side and its peer, as far as neither has to be waited for: for forwarded ports.
 
 use super::{HEADER_LEN, Link, MAX_DATA, Side, Violation};
 use std::io::{self, ErrorKind, Read, Write};
@@ -85,7 +85,7 @@ fn turn(
             match local.read(&mut scratch[..room]) {
                 Ok(0) => link.end(),
                 Ok(count) => {
-                    link.send(&scratch[..count]);
+                    link.send(0, &scratch[..count]);
                     flush(link, peer);
                     if count == room {
                         continue;
@@ -145,6 +145,7 @@ fn verdict(link: &Link) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stream::Traffic;
 
     /// One side of a connection: what can be read from it, how much it takes, what it has taken.
     #[derive(Debug, Default)]
@@ -200,7 +201,7 @@ mod tests {
 
     #[test]
     fn what_a_peer_has_said_before_it_closes_is_handed_on_however_slowly() {
-        let mut link = Link::new(Side::Host);
+        let mut link = Link::new(Side::Host, Traffic::PORT);
         let mut peer = Mock { takes: 1000, ..Mock::default() };
         let mut local = Mock { ended: true, ..Mock::default() };
         assert!(matches!(turn_of(&mut link, &mut peer, &mut local), Verdict::Waits(_)));
@@ -221,11 +222,11 @@ mod tests {
 
     #[test]
     fn a_peer_that_closes_before_it_has_heard_or_said_all_cuts() {
-        let mut link = Link::new(Side::Host);
+        let mut link = Link::new(Side::Host, Traffic::PORT);
         let mut peer = Mock { takes: 1000, ended: true, ..Mock::default() };
         let mut local = Mock { takes: 1000, ..Mock::default() };
         assert_eq!(turn_of(&mut link, &mut peer, &mut local), Verdict::Cut);
-        let mut link = Link::new(Side::Host);
+        let mut link = Link::new(Side::Host, Traffic::PORT);
         peer.says = vec![1, 0, 0, 0];
         assert!(matches!(turn_of(&mut link, &mut peer, &mut local), Verdict::Waits(_)));
         assert_eq!(turn_of(&mut link, &mut peer, &mut local), Verdict::Cut);
@@ -233,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_local_side_that_takes_no_more_may_still_speak() {
-        let mut link = Link::new(Side::Guest);
+        let mut link = Link::new(Side::Guest, Traffic::PORT);
         let mut peer = Mock { takes: 1000, says: vec![0, 0, 0, 1, b'x'], ..Mock::default() };
         let mut local = Mock { breaks: true, says: b"no".to_vec(), ..Mock::default() };
         assert!(matches!(turn_of(&mut link, &mut peer, &mut local), Verdict::Waits(_)));
@@ -242,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_window_is_sent_and_no_more() {
-        let mut link = Link::new(Side::Guest);
+        let mut link = Link::new(Side::Guest, Traffic::PORT);
         let mut peer = Mock { takes: usize::MAX, ..Mock::default() };
         let mut local = Mock { says: vec![7; 300_000], ..Mock::default() };
         let Verdict::Waits(wanted) = pump(&mut link, &mut peer, &mut local, ALL, &mut [0; 32 << 10]) else {

@@ -1,15 +1,27 @@
-//! One end of a forwarded connection, without any input or output.
+//! One end of a stream, without any input or output.
 
-use super::{FRAME_COST, HEADER_LEN, MAX_DATA, WINDOW_TO_GUEST, WINDOW_TO_HOST};
+use super::traffic::{Direction, Traffic};
+use super::{FRAME_COST, HEADER_LEN, MAX_DATA, MAX_MESSAGE, MAX_URGENT, WINDOW_TO_GUEST, WINDOW_TO_HOST};
 use std::collections::VecDeque;
 
 const DATA: u8 = 0;
 const END: u8 = 1;
 const WINDOW: u8 = 2;
 const RESET: u8 = 3;
+const MESSAGE: u8 = 4;
+const URGENT: u8 = 5;
 
-/// Less than this is not sent until there is room for more: the next leave to send comes soon and is large.
-const LEAST_ROOM: usize = 4096;
+/// Bits of a data frame's number that are its length; the others are its channel.
+const LENGTH_BITS: u32 = 14;
+const _: () = assert!(MAX_DATA < 1 << LENGTH_BITS && super::MAX_CHANNELS as u32 <= 1 << (24 - LENGTH_BITS));
+
+/// Less than this is not sent until there is room for more: the next leave to send comes soon and is large. Where there is room at all there is
+/// room for any message.
+const LEAST_ROOM: usize = MAX_MESSAGE;
+
+/// Bytes of urgent messages that may wait to be taken. Each has cost more bytes to send than it occupies here, so an end that takes them
+/// whenever it has received something, and receives less than this at once, never meets it.
+const MAX_URGENT_HELD: usize = 64 << 10;
 
 /// Which end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +55,42 @@ pub enum Violation {
     /// Something after the end of its direction.
     #[error("data after their end")]
     AfterEnd,
+    /// A kind of frame that this connection does not carry in this direction.
+    #[error("a frame of kind {0} where there is none")]
+    Misplaced(u8),
+    /// More urgent messages than could have come since the last ones were taken.
+    #[error("too many urgent messages")]
+    Urgent,
+}
+
+/// What is next to be handed on to the local side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Incoming<'a> {
+    /// Bytes of a channel, as many as have come.
+    Data {
+        /// Which channel.
+        channel: u16,
+        /// At least one.
+        bytes: &'a [u8],
+    },
+    /// A whole message.
+    Message(&'a [u8]),
+}
+
+/// What the bytes of a frame are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    Data(u16),
+    Message,
+    Urgent,
+}
+
+/// A frame of the peer whose bytes are not all handed on.
+#[derive(Debug, Clone, Copy)]
+struct Frame {
+    content: Content,
+    left: usize,
+    cost: u32,
 }
 
 /// Bytes that wait, oldest first.
@@ -85,17 +133,24 @@ impl Buffer {
     }
 }
 
-/// What one end knows of a connection. Holds at most a window of data and one frame, and no memory while nothing waits.
+/// What one end knows of a connection. Holds at most a window of data, one frame and the urgent messages that nobody has taken yet, and no
+/// memory while nothing waits.
 #[derive(Debug)]
 pub struct Link {
     /// The beginning of a frame.
     header: [u8; HEADER_LEN],
     header_len: usize,
-    /// Bytes of the present data frame that have not come yet.
+    /// What the present frame's bytes are.
+    content: Content,
+    /// Those of them that have not come yet.
     to_come: usize,
-    /// Bytes of each data frame that are not delivered yet, and what it costs.
-    frames: VecDeque<(usize, u32)>,
+    /// How many frames have begun.
+    begun: u64,
+    /// Data frames and messages that are not delivered yet.
+    frames: VecDeque<Frame>,
     inbox: Buffer,
+    /// Urgent messages, each after a byte with its length.
+    urgent: Buffer,
     outbox: Buffer,
     /// What the peer may still send.
     window: u32,
@@ -116,10 +171,16 @@ pub struct Link {
     discards: bool,
     reset: Option<Side>,
     side: Side,
+    allowed: Direction,
 }
 
 fn cost(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX).saturating_add(FRAME_COST)
+}
+
+/// A length that a frame may have.
+fn length(number: u32, most: usize) -> Option<usize> {
+    usize::try_from(number).ok().filter(|len| (1..=most).contains(len))
 }
 
 fn header(kind: u8, number: u32) -> [u8; HEADER_LEN] {
@@ -129,7 +190,7 @@ fn header(kind: u8, number: u32) -> [u8; HEADER_LEN] {
 
 impl Link {
     /// Of a connection that was just agreed upon.
-    pub fn new(side: Side) -> Self {
+    pub fn new(side: Side, traffic: Traffic) -> Self {
         let (full_window, full_credit) = match side {
             Side::Host => (WINDOW_TO_HOST, WINDOW_TO_GUEST),
             Side::Guest => (WINDOW_TO_GUEST, WINDOW_TO_HOST),
@@ -137,9 +198,12 @@ impl Link {
         Self {
             header: [0; HEADER_LEN],
             header_len: 0,
+            content: Content::Data(0),
             to_come: 0,
+            begun: 0,
             frames: VecDeque::new(),
             inbox: Buffer::default(),
+            urgent: Buffer::default(),
             outbox: Buffer::default(),
             window: full_window,
             full_window,
@@ -154,6 +218,7 @@ impl Link {
             discards: false,
             reset: None,
             side,
+            allowed: traffic.to(side),
         }
     }
 
@@ -164,11 +229,17 @@ impl Link {
                 let (data, rest) = bytes.split_at(self.to_come.min(bytes.len()));
                 self.to_come -= data.len();
                 bytes = rest;
-                self.inbox.push(data);
+                match self.content {
+                    Content::Urgent => self.urgent.push(data),
+                    Content::Data(_) | Content::Message => self.inbox.push(data),
+                }
                 if self.discards {
                     self.delivered(self.inbox.as_slice().len());
                 }
                 continue;
+            }
+            if self.header_len == 0 {
+                self.begun += 1;
             }
             let (part, rest) = bytes.split_at((HEADER_LEN - self.header_len).min(bytes.len()));
             self.header[self.header_len..self.header_len + part.len()].copy_from_slice(part);
@@ -187,16 +258,24 @@ impl Link {
         let wrong = Violation::Number { kind, number };
         match kind {
             DATA => {
-                let len = usize::try_from(number).map_err(|_| wrong)?;
-                if len == 0 || len > MAX_DATA {
-                    return Err(wrong);
+                let channel = u16::try_from(number >> LENGTH_BITS).map_err(|_| wrong)?;
+                let len = length(number & ((1 << LENGTH_BITS) - 1), MAX_DATA).ok_or(wrong)?;
+                if channel >= self.allowed.channels {
+                    return Err(if self.allowed.channels == 0 { Violation::Misplaced(kind) } else { wrong });
                 }
-                if self.peer_ended {
-                    return Err(Violation::AfterEnd);
+                self.begin(Content::Data(channel), len)?;
+            }
+            MESSAGE if !self.allowed.messages => return Err(Violation::Misplaced(kind)),
+            MESSAGE => self.begin(Content::Message, length(number, MAX_MESSAGE).ok_or(wrong)?)?,
+            URGENT if !self.allowed.urgent => return Err(Violation::Misplaced(kind)),
+            URGENT => {
+                let len = length(number, MAX_URGENT).ok_or(wrong)?;
+                let prefix = u8::try_from(len).map_err(|_| wrong)?;
+                if self.urgent.as_slice().len() + 1 + len > MAX_URGENT_HELD {
+                    return Err(Violation::Urgent);
                 }
-                self.window = self.window.checked_sub(cost(len)).ok_or(Violation::Window)?;
-                self.frames.push_back((len, cost(len)));
-                self.to_come = len;
+                self.urgent.push(&[prefix]);
+                (self.content, self.to_come) = (Content::Urgent, len);
             }
             END if number == 0 && self.peer_ended => return Err(Violation::AfterEnd),
             END if number == 0 => self.peer_ended = true,
@@ -207,12 +286,29 @@ impl Link {
             RESET if number == 0 => {
                 self.reset = Some(self.peer());
                 self.inbox = Buffer::default();
+                self.urgent = Buffer::default();
                 self.frames.clear();
             }
             END | WINDOW | RESET => return Err(wrong),
             _ => return Err(Violation::Kind(kind)),
         }
         Ok(())
+    }
+
+    /// The beginning of a frame that the window counts.
+    fn begin(&mut self, content: Content, len: usize) -> Result<(), Violation> {
+        if self.peer_ended {
+            return Err(Violation::AfterEnd);
+        }
+        self.window = self.window.checked_sub(cost(len)).ok_or(Violation::Window)?;
+        self.frames.push_back(Frame { content, left: len, cost: cost(len) });
+        (self.content, self.to_come) = (content, len);
+        Ok(())
+    }
+
+    /// The number of the frame that has begun and of which not all has come.
+    pub fn open_frame(&self) -> Option<u64> {
+        (self.to_come > 0 || self.header_len > 0).then_some(self.begun)
     }
 
     fn peer(&self) -> Side {
@@ -222,16 +318,38 @@ impl Link {
         }
     }
 
-    /// What is to be handed on to the local side.
+    /// All that is to be handed on to the local side: what comes next on a connection with one channel and no messages.
     pub fn inbox(&self) -> &[u8] {
         self.inbox.as_slice()
     }
 
-    /// So many bytes of [`Self::inbox`] were handed on.
+    /// What is to be handed on to the local side next; when that is done, [`Self::delivered`] is told how many bytes it was.
+    pub fn next(&self) -> Option<Incoming<'_>> {
+        let inbox = self.inbox.as_slice();
+        let first = self.frames.front()?;
+        match first.content {
+            Content::Data(channel) => {
+                let of_it = self.frames.iter().take_while(|frame| frame.content == first.content);
+                let bytes = &inbox[..of_it.map(|frame| frame.left).sum::<usize>().min(inbox.len())];
+                (!bytes.is_empty()).then_some(Incoming::Data { channel, bytes })
+            }
+            Content::Message | Content::Urgent => inbox.get(..first.left).map(Incoming::Message),
+        }
+    }
+
+    /// Takes the oldest urgent message that has come.
+    pub fn take_urgent(&mut self) -> Option<Vec<u8>> {
+        let (&len, rest) = self.urgent.as_slice().split_first()?;
+        let message = rest.get(..usize::from(len))?.to_vec();
+        self.urgent.take(1 + message.len());
+        Some(message)
+    }
+
+    /// So many bytes of [`Self::next`] or [`Self::inbox`] were handed on.
     pub fn delivered(&mut self, mut bytes: usize) {
         self.inbox.take(bytes);
         while bytes > 0 {
-            let Some((left, cost)) = self.frames.front_mut() else { break };
+            let Some(Frame { left, cost, .. }) = self.frames.front_mut() else { break };
             let now = bytes.min(*left);
             *left -= now;
             bytes -= now;
@@ -240,7 +358,13 @@ impl Link {
                 self.frames.pop_front();
             }
         }
-        let is_of_use = self.reset.is_none() && !self.peer_ended && !self.peer_gone;
+        self.grant();
+    }
+
+    /// Tells the peer what room there is again, if it is worth it. Only when nothing else waits, so that a peer that does not read cannot make
+    /// this end heap up what it is to be told.
+    fn grant(&mut self) {
+        let is_of_use = self.reset.is_none() && !self.peer_ended && !self.peer_gone && self.outbox.is_empty();
         if self.owed >= self.full_window / 4 && is_of_use {
             self.outbox.push(&header(WINDOW, self.owed));
             self.window += self.owed;
@@ -263,13 +387,45 @@ impl Link {
         if room < LEAST_ROOM { 0 } else { room }
     }
 
+    /// Whether a frame of so many bytes may be sent now. It will be once the peer has handed on what it has.
+    pub fn has_room_for(&self, bytes: usize) -> bool {
+        self.room() > 0 && cost(bytes) <= self.credit
+    }
+
     /// Sends what was read from the local side: at most [`Self::room`] bytes; nothing at all is no frame.
-    pub fn send(&mut self, bytes: &[u8]) {
-        if let Ok(number @ 1..) = u32::try_from(bytes.len()) {
-            debug_assert!(bytes.len() <= MAX_DATA && cost(bytes.len()) <= self.credit);
-            self.credit = self.credit.saturating_sub(cost(bytes.len()));
-            self.outbox.push(&header(DATA, number));
-            self.outbox.push(bytes);
+    pub fn send(&mut self, channel: u16, bytes: &[u8]) {
+        if let Ok(len @ 1..) = u32::try_from(bytes.len()) {
+            debug_assert!(bytes.len() <= MAX_DATA);
+            self.send_counted(DATA, u32::from(channel) << LENGTH_BITS | len, bytes);
+        }
+    }
+
+    /// Sends a message of at most [`MAX_MESSAGE`] bytes, in order with the data, when there is [`Self::room`] for anything.
+    pub fn send_message(&mut self, message: &[u8]) {
+        if let Ok(len @ 1..) = u32::try_from(message.len()) {
+            debug_assert!(message.len() <= MAX_MESSAGE);
+            self.send_counted(MESSAGE, len, message);
+        }
+    }
+
+    fn send_counted(&mut self, kind: u8, number: u32, bytes: &[u8]) {
+        debug_assert!(cost(bytes.len()) <= self.credit && !self.local_ended);
+        self.credit = self.credit.saturating_sub(cost(bytes.len()));
+        self.outbox.push(&header(kind, number));
+        self.outbox.push(bytes);
+    }
+
+    /// Whether an urgent message may be sent now: nothing else waits for the connection, and the peer is there.
+    pub fn has_room_for_urgent(&self) -> bool {
+        self.outbox.is_empty() && self.reset.is_none() && !self.peer_gone
+    }
+
+    /// Sends a message of at most [`MAX_URGENT`] bytes that the peer is given at once, whatever it has not handed on yet.
+    pub fn send_urgent(&mut self, message: &[u8]) {
+        if let Ok(len @ 1..) = u32::try_from(message.len()) {
+            debug_assert!(message.len() <= MAX_URGENT && self.has_room_for_urgent());
+            self.outbox.push(&header(URGENT, len));
+            self.outbox.push(message);
         }
     }
 
@@ -300,6 +456,7 @@ impl Link {
     pub fn sent(&mut self, bytes: usize) {
         self.outbox.take(bytes);
         self.end_left = self.end_left.saturating_sub(bytes);
+        self.grant();
     }
 
     /// The peer has closed its end, and takes nothing more.
@@ -348,6 +505,7 @@ impl Link {
     pub fn rest(&mut self) {
         self.inbox.rest();
         self.outbox.rest();
+        self.urgent.rest();
         if self.frames.is_empty() {
             self.frames = VecDeque::new();
         }
@@ -355,161 +513,4 @@ impl Link {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// Everything that one end wants to send.
-    fn take(from: &mut Link) -> Vec<u8> {
-        let bytes = from.outbox().to_vec();
-        from.sent(bytes.len());
-        bytes
-    }
-
-    #[test]
-    fn both_directions_end_by_themselves() {
-        let (mut host, mut guest) = (Link::new(Side::Host), Link::new(Side::Guest));
-        host.send(b"question");
-        guest.receive(&take(&mut host)).unwrap();
-        host.end();
-        guest.receive(&take(&mut host)).unwrap();
-        assert_eq!(guest.inbox(), b"question");
-        assert!(!guest.is_delivered());
-        guest.delivered(8);
-        assert!(guest.is_delivered() && !guest.is_finished());
-        guest.send(b"answer");
-        host.receive(&take(&mut guest)).unwrap();
-        guest.end();
-        host.receive(&take(&mut guest)).unwrap();
-        host.delivered(6);
-        assert!(host.is_finished() && guest.is_finished());
-    }
-
-    #[test]
-    fn who_is_not_read_from_sends_a_window_and_no_more() {
-        let (mut host, mut guest) = (Link::new(Side::Host), Link::new(Side::Guest));
-        let mut sent = 0;
-        while guest.room() > 0 {
-            let bytes = vec![7; guest.room()];
-            guest.send(&bytes);
-            sent += bytes.len();
-            host.receive(&take(&mut guest)).unwrap();
-        }
-        assert!(sent < 128 << 10 && sent > 100 << 10, "{sent}");
-        assert_eq!((host.inbox().len(), host.outbox().len()), (sent, 0));
-        host.delivered(sent);
-        guest.receive(&take(&mut host)).unwrap();
-        assert!(guest.room() > 0);
-    }
-
-    #[test]
-    fn small_frames_fill_the_window_by_their_number() {
-        let mut guest = Link::new(Side::Guest);
-        let mut frames = 0;
-        while guest.room() > 0 {
-            guest.send(b"x");
-            guest.sent(5);
-            frames += 1;
-        }
-        assert!((100..=128).contains(&frames), "{frames}");
-    }
-
-    #[test]
-    fn what_no_honest_peer_sends_is_refused() {
-        let refused = |bytes: &[u8]| Link::new(Side::Host).receive(bytes).unwrap_err();
-        assert_eq!(refused(&[9, 0, 0, 0]), Violation::Kind(9));
-        assert_eq!(refused(&[DATA, 0, 0, 0]), Violation::Number { kind: DATA, number: 0 });
-        assert_eq!(refused(&[DATA, 0, 0x40, 0]), Violation::Number { kind: DATA, number: 16384 });
-        assert_eq!(refused(&[END, 0, 0, 1]), Violation::Number { kind: END, number: 1 });
-        assert_eq!(refused(&[WINDOW, 0, 0, 0]), Violation::Number { kind: WINDOW, number: 0 });
-        assert_eq!(refused(&[WINDOW, 0, 0, 1]), Violation::Room);
-        assert_eq!(refused(&[RESET, 1, 0, 0]), Violation::Number { kind: RESET, number: 65536 });
-        assert_eq!(refused(&[END, 0, 0, 0, DATA, 0, 0, 1]), Violation::AfterEnd);
-        assert_eq!(refused(&[END, 0, 0, 0, END, 0, 0, 0]), Violation::AfterEnd);
-        let flood: Vec<u8> = (0..200).flat_map(|_| [DATA, 0, 0, 1, b'x']).collect();
-        assert_eq!(refused(&flood), Violation::Window);
-    }
-
-    #[test]
-    fn after_a_reset_nothing_counts_and_nothing_waits() {
-        let mut host = Link::new(Side::Host);
-        host.receive(&[DATA, 0, 0, 2, b'a', b'b', RESET, 0, 0, 0, 9, 9, 9, 9]).unwrap();
-        assert_eq!((host.reset_by(), host.inbox(), host.room()), (Some(Side::Guest), &b""[..], 0));
-        host.end();
-        host.abort();
-        assert!(host.outbox().is_empty());
-    }
-
-    /// What one end does next.
-    #[derive(Debug, Clone)]
-    enum Act {
-        Read(usize),
-        Write(usize),
-        Carry(usize),
-    }
-
-    fn act() -> impl Strategy<Value = (bool, Act)> {
-        let act = prop_oneof![
-            (1usize..40_000).prop_map(Act::Read),
-            (1usize..40_000).prop_map(Act::Write),
-            (1usize..40_000).prop_map(Act::Carry),
-        ];
-        (any::<bool>(), act)
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_taken_or_refused_within_bounds(
-            pieces in proptest::collection::vec(proptest::collection::vec(prop_oneof![0u8..4, any::<u8>()], 0..40), 0..40),
-        ) {
-            let mut link = Link::new(Side::Host);
-            for piece in pieces {
-                if link.receive(&piece).is_err() {
-                    break;
-                }
-                prop_assert!(link.inbox().len() <= WINDOW_TO_HOST as usize);
-                prop_assert!(link.outbox().len() <= 64);
-            }
-        }
-
-        #[test]
-        fn what_is_sent_arrives_whatever_comes_in_which_pieces(acts in proptest::collection::vec(act(), 0..200)) {
-            let mut ends = [Link::new(Side::Host), Link::new(Side::Guest)];
-            let mut sent = [Vec::new(), Vec::new()];
-            let mut arrived = [Vec::new(), Vec::new()];
-            let mut next = 0u8;
-            let everything = (0..2000usize).flat_map(|_| [Act::Carry(1 << 20), Act::Write(1 << 20)]).flat_map(|act| [(false, act.clone()), (true, act)]);
-            for (number, (which, act)) in acts.iter().cloned().chain(everything).enumerate() {
-                let (me, other) = (usize::from(which), usize::from(!which));
-                if number == acts.len() {
-                    ends.iter_mut().for_each(Link::end);
-                }
-                match act {
-                    Act::Read(most) => {
-                        let bytes: Vec<u8> = (0..most.min(ends[me].room())).map(|_| { next = next.wrapping_add(1); next }).collect();
-                        ends[me].send(&bytes);
-                        sent[me].extend(bytes);
-                    }
-                    Act::Write(most) => {
-                        let count = most.min(ends[me].inbox().len());
-                        arrived[me].extend_from_slice(&ends[me].inbox()[..count]);
-                        ends[me].delivered(count);
-                    }
-                    Act::Carry(most) => {
-                        let bytes = ends[me].outbox()[..most.min(ends[me].outbox().len())].to_vec();
-                        ends[me].sent(bytes.len());
-                        ends[other].receive(&bytes).unwrap();
-                    }
-                }
-                prop_assert!(ends[me].inbox().len() <= WINDOW_TO_HOST as usize);
-                prop_assert!(ends[me].outbox().len() <= MAX_DATA + 64);
-                if ends.iter().all(Link::is_finished) {
-                    break;
-                }
-            }
-            prop_assert!(ends.iter().all(Link::is_finished));
-            prop_assert_eq!(&sent[0], &arrived[1]);
-            prop_assert_eq!(&sent[1], &arrived[0]);
-        }
-    }
-}
+mod tests;
