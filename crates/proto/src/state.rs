@@ -6,6 +6,7 @@
 
 use crate::id::ContainerName;
 use crate::limits::MAX_MESSAGE_LEN;
+use crate::text::cut;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -126,20 +127,16 @@ impl Terminated {
     /// A run whose program could not be started.
     pub fn not_started(message: &str, finished_ms: u64) -> Self {
         let exit = ExitStatus::exited(START_ERROR_CODE);
-        let message = Some(cut(message));
+        let message = Some(cut(message, MAX_MESSAGE_LEN).to_owned());
         Self { exit, reason: TerminatedReason::StartError, message, started_ms: None, finished_ms }
     }
 
     /// A run whose end nobody saw.
     pub fn unknown(message: &str, started_ms: Option<u64>, finished_ms: u64) -> Self {
         let exit = ExitStatus::signaled(9);
-        let message = Some(cut(message));
+        let message = Some(cut(message, MAX_MESSAGE_LEN).to_owned());
         Self { exit, reason: TerminatedReason::ContainerStatusUnknown, message, started_ms, finished_ms }
     }
-}
-
-fn cut(message: &str) -> String {
-    message[..message.floor_char_boundary(MAX_MESSAGE_LEN)].to_owned()
 }
 
 /// Why a run ended.

@@ -7,6 +7,7 @@
 use crate::id::{ContainerName, PodId};
 use crate::limits::{MAX_EXEC_ARG_LEN, MAX_EXEC_ARGS, MAX_MESSAGE_LEN};
 pub use crate::state::{ContainerStatus, ExitStatus};
+use crate::text::cut;
 use serde::{Deserialize, Serialize};
 
 /// What the host asks of the guest.
@@ -148,10 +149,7 @@ impl Refusal {
     /// A refusal whose message is cut to what the wire allows.
     pub fn new(code: RefusalCode, message: impl Into<String>) -> Self {
         let mut message = message.into();
-        if message.len() > MAX_MESSAGE_LEN {
-            let cut = (0..=MAX_MESSAGE_LEN).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
-            message.truncate(cut);
-        }
+        message.truncate(cut(&message, MAX_MESSAGE_LEN).len());
         Self { code, message }
     }
 }

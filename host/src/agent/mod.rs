@@ -5,6 +5,7 @@ mod events;
 mod stream;
 mod timed;
 
+pub use crate::store::sandbox::{Connector, Handshake};
 pub use events::EventStream;
 pub use stream::{AgentStream, Received, StreamError};
 pub use timed::Patience;
@@ -19,7 +20,6 @@ use magikvm_proto::wire::{Hello, Refusal, Reply, Request};
 use serde::de::DeserializeOwned;
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use timed::Timed;
 
@@ -31,25 +31,6 @@ const MAX_HANDSHAKE: usize = 64;
 const FIRST_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a later attempt may take; each is given twice the time of the one before, since the guest may only be slow.
 const MAX_PATIENCE: Duration = Duration::from_secs(10);
-
-/// How a connection to the agent's socket becomes one to the agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Handshake {
-    /// It is one.
-    Direct,
-    /// `CONNECT <port>\n`, answered by `OK <number>\n` (the convention of Firecracker and vhost-device-vsock).
-    Port(u32),
-}
-
-/// Where an agent can be reached.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Connector {
-    /// A Unix socket of any path length.
-    pub socket: PathBuf,
-    /// What to say first.
-    pub handshake: Handshake,
-}
 
 /// Why the agent did not do what it was asked.
 #[derive(Debug, thiserror::Error)]

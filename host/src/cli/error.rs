@@ -5,7 +5,7 @@ use crate::agent::AgentError;
 use crate::pod::control::ControlError;
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::interface::PodError;
-use crate::vmm::end::MachineFailure;
+use crate::store::sandbox::SandboxFailure;
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -28,7 +28,7 @@ pub(super) struct CliError {
     kind: Kind,
     message: String,
     stage: Option<RunStage>,
-    reason: Option<MachineFailure>,
+    reason: Option<SandboxFailure>,
     causes: Vec<String>,
     hint: Option<String>,
     console: Vec<String>,
@@ -62,6 +62,12 @@ impl CliError {
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// With what became of the sandbox, and what to do about that.
+    #[must_use]
+    pub(super) fn because(self, reason: SandboxFailure) -> Self {
+        Self { reason: Some(reason), ..self }.hint(reason.hint())
     }
 
     /// A failed run; `internal` is the code for what is not the user's fault.

@@ -2,7 +2,7 @@
 //! descriptor.
 #![allow(unsafe_code, reason = "taking a descriptor by its number is an unsafe call")]
 
-use super::spec::Layers;
+use crate::process::Layers;
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::{

@@ -8,8 +8,9 @@
 use super::channel::{Channel, FromInside, FromOutside};
 use super::failed::{Failed, at, step};
 use super::files::Root;
-use super::spec::{HostNetwork, Identity, Inside, JailSpec, Layer, Layers};
+use super::spec::{HostNetwork, Identity, Inside, JailSpec};
 use super::{caps, filter, landlock};
+use crate::process::{Layer, Layers};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;

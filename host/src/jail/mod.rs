@@ -2,7 +2,7 @@
 //! files, devices and system calls that were given to it, and nothing else of the machine.
 //!
 //! A process is started in it in this way: a [`JailSpec`] says what is to be within; [`command`] is this program with a hidden verb, on which
-//! standard input, output and error are set as for any other; `vmm::process::spawn_jailed` starts it. The process builds the walls
+//! standard input, output and error are set as for any other; [`spawn_jailed`] starts it. The process builds the walls
 //! around itself and then executes another program, or goes on in this one ([`Inside`]). Which walls it had is said by [`Layers`].
 //!
 //! Owns: mounts, ids, namespaces, filters, limits. Must not know: machines and pods.
@@ -30,7 +30,7 @@ mod nowhere;
 #[cfg(target_os = "linux")]
 mod outside;
 mod spec;
-mod watch;
+mod start;
 
 #[cfg(target_os = "linux")]
 pub use cgroup::{make_cgroup, place_cgroup};
@@ -43,11 +43,12 @@ pub use nowhere::{Handover, enter, give, identity, make_cgroup, place_cgroup};
 #[cfg(target_os = "linux")]
 pub use outside::Handover;
 pub use spec::{
-    Access, Cgroup, Descriptor, HostNetwork, Identity, Inside, JailMount, JailSpec, Layer, Layers, Limits,
-    Missing, MountSource, PodUser, Procfs, Requirement, Submounts, SyscallFilter,
+    Access, Cgroup, Descriptor, HostNetwork, Identity, Inside, JailMount, JailSpec, Limits, MountSource,
+    PodUser, Procfs, Requirement, Submounts, SyscallFilter,
 };
-pub use watch::{Violation, Watch};
+pub use start::{StartError, spawn_jailed};
 
+use crate::process::{Layers, Missing, Watch};
 use std::path::PathBuf;
 use std::process::Command;
 

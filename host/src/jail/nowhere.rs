@@ -1,7 +1,8 @@
 //! Systems without the walls of Linux: processes start as they are, and it is said that there is no layer.
 
-use super::spec::{Cgroup, Identity, JailSpec, Layer, Layers};
+use super::spec::{Cgroup, Identity, JailSpec};
 use super::{JailError, Jailed};
+use crate::process::{Layer, Layers};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -41,11 +41,6 @@ impl RuntimeClass {
             Self::PodWasm => "pod-wasm",
         }
     }
-
-    /// The class of this name, if there is one.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|class| class.as_str() == name)
-    }
 }
 
 impl fmt::Display for RuntimeClass {

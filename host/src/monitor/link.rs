@@ -1,6 +1,7 @@
 //! The monitor's end of the socket pair to the process that started it.
 
 use crate::pod::launch::{FromMonitor, ToMonitor};
+use crate::store::text::ignore;
 use magikvm_proto::codec::{read_message, write_message};
 use std::io::{BufReader, Read};
 use std::os::unix::net::UnixStream;
@@ -19,9 +20,7 @@ impl Link {
 
     /// Says something, if anybody listens.
     pub(super) fn send(&self, message: &FromMonitor) {
-        if write_message(&mut &self.socket, message).is_err() {
-            // Nobody listens any more.
-        }
+        ignore(write_message(&mut &self.socket, message), "nobody listens any more");
     }
 
     /// Calls `on_cancel` if the other side asks for it. Ends when the other side is gone.

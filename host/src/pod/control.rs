@@ -17,13 +17,13 @@ pub enum ControlRequest {
         /// From TERM to KILL, in milliseconds.
         grace_ms: u64,
     },
-    /// Stop the VM's processes; answered when none of them runs.
+    /// Make the sandbox stand still; answered when it does.
     Pause,
-    /// Let them go on; answered when all of them run.
+    /// Let it go on; answered when all of it runs.
     Resume,
 }
 
-/// Why a wish was not carried out.
+/// Why a request was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// Nobody behind the socket: the monitor is gone or does not listen yet.

@@ -2,7 +2,7 @@
 //! and read, not what it is good for.
 
 use super::logs::format_time;
-use crate::jail::Missing;
+use crate::process::Missing;
 use crate::store::atomic::{FileError, open_append};
 use crate::store::layout::PodDir;
 use magikvm_proto::wire::Event;
@@ -26,13 +26,13 @@ pub struct TimedEvent {
     pub time: String,
     /// What happened.
     #[serde(flatten)]
-    pub what: Happening,
+    pub what: PodEvent,
 }
 
 /// What happened, and who says so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Happening {
+pub enum PodEvent {
     /// The guest.
     Guest(Event),
     /// The monitor.
@@ -110,13 +110,13 @@ impl EventLog {
     }
 
     /// Adds an event. One that is too many, or that a full disk has no room for, is lost.
-    pub fn write(&self, what: Happening) {
+    pub fn write(&self, what: PodEvent) {
         let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Writer { file, by_guest, by_host, by_network } = &mut *writer;
         let (written, max) = match what {
-            Happening::Guest(_) => (by_guest, MAX_GUEST),
-            Happening::Host(HostEvent::Refused(_)) => (by_network, MAX_REFUSED),
-            Happening::Host(_) => (by_host, MAX_HOST),
+            PodEvent::Guest(_) => (by_guest, MAX_GUEST),
+            PodEvent::Host(HostEvent::Refused(_)) => (by_network, MAX_REFUSED),
+            PodEvent::Host(_) => (by_host, MAX_HOST),
         };
         if *written > max {
             return;
@@ -141,7 +141,7 @@ mod tests {
         let dir = PodDir::at(base.path().to_owned());
         let log = EventLog::open(&dir).unwrap();
         let guest =
-            Happening::Guest(Event { seq: 1, kind: EventKind::PodFailed { message: "x".repeat(4000) } });
+            PodEvent::Guest(Event { seq: 1, kind: EventKind::PodFailed { message: "x".repeat(4000) } });
         for _ in 0..2000 {
             log.write(guest.clone());
         }
@@ -152,14 +152,14 @@ mod tests {
             HostEvent::ClockFailed { after: ClockReason::HostClock, message: "silence".to_owned() },
         ];
         for event in &ours {
-            log.write(Happening::Host(event.clone()));
+            log.write(PodEvent::Host(event.clone()));
         }
         let text = std::fs::read_to_string(dir.events()).unwrap();
         assert!(text.len() < 5 << 20, "{}", text.len());
         let mut events = text.lines().map(|line| serde_json::from_str::<TimedEvent>(line).unwrap().what);
         assert_eq!(events.next(), Some(guest));
-        let last: Vec<Happening> = events.skip_while(|event| matches!(event, Happening::Guest(_))).collect();
-        assert_eq!(last, ours.map(Happening::Host));
+        let last: Vec<PodEvent> = events.skip_while(|event| matches!(event, PodEvent::Guest(_))).collect();
+        assert_eq!(last, ours.map(PodEvent::Host));
         assert!(
             text.ends_with("\"host\":\"clock_failed\",\"after\":\"host_clock\",\"message\":\"silence\"}\n")
         );

@@ -1,7 +1,8 @@
 //! A run that failed, in a form that survives the way from the monitor to the person who asked.
 
+pub use crate::store::sandbox::Blame;
+use crate::store::sandbox::SandboxFailure;
 use crate::store::text::causes;
-use crate::vmm::end::MachineFailure;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::fmt;
@@ -43,20 +44,6 @@ impl fmt::Display for RunStage {
     }
 }
 
-/// Whose fault it is; decides the exit code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Blame {
-    /// The manifest, a name, an image: exit code 1.
-    User,
-    /// This machine: exit code 3.
-    Environment,
-    /// magikvm or its guest: exit code 70.
-    Internal,
-    /// The pod itself: its program is not there, its guest misbehaves. Exit code 1.
-    Workload,
-}
-
 /// Why a run failed. By the time anybody sees it, nothing of the pod is left.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
@@ -64,9 +51,9 @@ pub struct Failure {
     pub stage: RunStage,
     /// Whose fault.
     pub blame: Blame,
-    /// What became of the machine, where it is about that.
+    /// What became of the sandbox, where it is about that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<MachineFailure>,
+    pub reason: Option<SandboxFailure>,
     /// The operating system's number, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errno: Option<i32>,
@@ -94,6 +81,11 @@ impl Failure {
         Self { errno, causes, ..Self::message(stage, blame, error.to_string()) }
     }
 
+    /// For `map_err`: makes an error at a place of the flow a failed run.
+    pub fn at<E: Error + 'static>(stage: RunStage, blame: Blame) -> impl Fn(E) -> Self {
+        move |error| Self::new(stage, blame, &error)
+    }
+
     /// From a message.
     pub fn message(stage: RunStage, blame: Blame, message: impl Into<String>) -> Self {
         Self {
@@ -108,10 +100,11 @@ impl Failure {
         }
     }
 
-    /// With what became of the machine.
+    /// With what became of the sandbox, and what to do about that unless something better is known.
     #[must_use]
-    pub fn because(mut self, reason: MachineFailure) -> Self {
+    pub fn because(mut self, reason: SandboxFailure) -> Self {
         self.reason = Some(reason);
+        self.hint.get_or_insert_with(|| reason.hint().to_owned());
         self
     }
 

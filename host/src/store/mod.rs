@@ -3,6 +3,7 @@
 pub mod layout;
 #[cfg(feature = "vmm")]
 pub mod record;
+pub mod sandbox;
 pub mod undo;
 
 pub use magikvm_platform::{atomic, lock, text};

@@ -2,6 +2,8 @@
 //! a number; the reason would be lost.
 #![allow(unsafe_code, reason = "taking a descriptor by its number is an unsafe call")]
 
+use crate::store::text::ignore;
+use magikvm_proto::text::cut;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -57,9 +59,8 @@ impl Reports {
     /// All that was said. To be asked when the process has ended.
     pub fn read(self) -> Vec<Report> {
         let mut bytes = Vec::new();
-        if self.0.take(MAX_REPORTS).read_to_end(&mut bytes).is_err() {
-            // A writer that still lives; what was read counts.
-        }
+        let read = self.0.take(MAX_REPORTS).read_to_end(&mut bytes);
+        ignore(read, "a writer that still lives; what was read counts");
         bytes.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
     }
 }
@@ -73,13 +74,11 @@ pub(super) fn send(report: &Report) {
     let Ok(mut line) = serde_json::to_vec(&shortened(report)) else { return };
     line.push(b'\n');
     let mut out = OUT.lock().unwrap_or_else(PoisonError::into_inner);
-    if out.write_all(&line).is_err() {
-        // The monitor is gone, or has been told enough.
-    }
+    ignore(out.write_all(&line), "the monitor is gone, or has been told enough");
 }
 
 fn shortened(report: &Report) -> Report {
-    let cut = |text: &str| text[..text.floor_char_boundary(MAX_MESSAGE)].to_owned();
+    let cut = |text: &str| cut(text, MAX_MESSAGE).to_owned();
     match report {
         Report::NotMade { step, errno, detail } => {
             Report::NotMade { step: cut(step), errno: *errno, detail: cut(detail) }

@@ -30,6 +30,7 @@ use magikvm_proto::budget::{RESTART_BACKOFF_FIRST_MS, RESTART_BACKOFF_MAX_MS, RE
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::plan::RestartPolicy;
 use magikvm_proto::state::{ContainerState, ContainerStatus, ExitStatus, Terminated};
+use magikvm_proto::text;
 use magikvm_proto::wire::EventKind;
 
 /// How long an ended container's output may take to be read to its end, in milliseconds. After that its end is told
@@ -401,9 +402,9 @@ impl Container {
 
 /// A run as `status` shows it.
 fn shown(run: &Terminated, epoch_ms: u64) -> Terminated {
-    let cut = |text: &String| text[..text.floor_char_boundary(MAX_STATUS_MESSAGE_LEN)].to_owned();
+    let short = |message: &String| text::cut(message, MAX_STATUS_MESSAGE_LEN).to_owned();
     Terminated {
-        message: run.message.as_ref().map(cut),
+        message: run.message.as_ref().map(short),
         started_ms: run.started_ms.map(|at| at.saturating_add(epoch_ms)),
         finished_ms: run.finished_ms.saturating_add(epoch_ms),
         ..run.clone()

@@ -20,7 +20,7 @@ use crate::pod::interface::PodRuntimeInterface;
 use crate::runtime::microvm::check_guest;
 use crate::store::text::chain;
 use crate::vmm::qemu::Qemu;
-use crate::vmm::{DriverOptions, KernelChoice, krun};
+use crate::vmm::{DriverOptions, KernelChoice, Places, krun};
 use host::Host;
 use magikvm_proto::guest_image::Arch;
 use report::{DoctorReport, GuestFor, Machines};
@@ -63,7 +63,7 @@ fn passt_version(path: &std::path::Path) -> Result<String, PasstError> {
 
 fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> DoctorReport {
     let layout = pods.layout();
-    let (image, places) = (check_guest(guest), pods.places());
+    let (image, places) = (check_guest(guest), Places::of(pods.layout()));
     let stated = image.as_ref().ok().map(|image| image.arch);
     let guest_for = match stated {
         Some(arch) if arch.as_str() != host.arch => GuestFor::AnotherProcessor,

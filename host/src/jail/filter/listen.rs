@@ -1,8 +1,8 @@
 //! Listening, outside, for calls that are not on the list of a process: written down, and the process is killed.
 
 use super::super::spec::{Inside, JailSpec};
-use super::super::watch::{Violation, Watch};
 use super::{SAME_FOR_ALL, lists_of, names};
+use crate::process::{Violation, Watch};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

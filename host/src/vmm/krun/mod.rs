@@ -12,7 +12,6 @@ mod machine;
 pub use machine::{VMM_VERB, main};
 
 use super::nic::{NIC_FD, Nic};
-use super::process;
 use super::report;
 use super::share;
 use super::walls::Site;
@@ -22,8 +21,10 @@ use super::{
 use crate::agent::{Connector, Handshake};
 use crate::jail::{self, Access, Descriptor, HostNetwork, Inside, SyscallFilter};
 use crate::os;
+use crate::process;
 use crate::store::atomic::FileError;
 use crate::store::layout::AGENT_SOCK;
+use crate::store::sandbox::Role;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -196,7 +197,8 @@ impl Vmm for Krun {
         }
         let mut command = jail::command().map_err(start)?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut machine = process::spawn_jailed("krun", &mut command, &spec, Some(&theirs))?;
+        let mut machine =
+            jail::spawn_jailed(Role::Vmm, "krun", &mut command, &spec, &[(&theirs, report::REPORT_FD)])?;
         drop(theirs);
         let (console, diagnostics) = machine.take_output()?;
         process::tell(&mut machine, &settings).map_err(start)?;

@@ -21,7 +21,7 @@ impl Watch {
 
     /// Writes one down, if it is the first.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "there are no filters"))]
-    pub(super) fn note(&self, violation: Violation) {
+    pub(crate) fn note(&self, violation: Violation) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(violation);
     }
 }
