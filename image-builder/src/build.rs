@@ -8,7 +8,7 @@ use crate::files::{self, FileError};
 use crate::image::{GuestImage, ImageError};
 use crate::kernel::{Kernel, KernelError};
 use crate::progress::{Step, Steps};
-use crate::stage::{StagedDirectory, StageError};
+use crate::stage::{StageError, StagedDirectory};
 use crate::tools::{self, Tool, Toolchain};
 use magikvm_proto::GENERATION;
 use magikvm_proto::guest_image::{Arch, GuestManifest, INITRAMFS, Init, InitStamp, KERNEL, MANIFEST, SCHEMA};
@@ -123,8 +123,8 @@ pub fn build(order: &Order, steps: &mut Steps) -> Result<GuestImage, BuildError>
     steps.run("Checking the tools", |step| check_tools(order, step))?;
     let init =
         steps.run("Checking the init program", |step| InitProgram::read(&order.init, order.arch, step))?;
-    let stage =
-        steps.run("Making a place for the image", |_| Ok::<_, BuildError>(StagedDirectory::new(&order.out)?))?;
+    let stage = steps
+        .run("Making a place for the image", |_| Ok::<_, BuildError>(StagedDirectory::new(&order.out)?))?;
     let mut source = steps.run("Looking for the kernel", |step| find_kernel(order, step))?;
     steps.run("Unpacking the kernel source", |step| source.unpack(step))?;
     steps.run("Configuring the kernel", |step| source.configure(step))?;
@@ -195,7 +195,12 @@ impl InitProgram {
 }
 
 /// Checks the kernel, strips it if it needs that, and puts it on the stage.
-fn take_kernel(file: &Path, order: &Order, stage: &StagedDirectory, step: &mut Step<'_>) -> Result<Kernel, BuildError> {
+fn take_kernel(
+    file: &Path,
+    order: &Order,
+    stage: &StagedDirectory,
+    step: &mut Step<'_>,
+) -> Result<Kernel, BuildError> {
     let mut kernel = Kernel::read(file, order.arch)?;
     let target = stage.dir().join(KERNEL);
     if kernel.debug_info == DebugInfo::Present {

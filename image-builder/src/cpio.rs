@@ -60,7 +60,8 @@ impl Archive {
 
     /// Adds a character device.
     pub fn char_device(mut self, path: &str, permissions: u32, major: u32, minor: u32) -> Self {
-        self.entries.insert(path.to_owned(), Entry { permissions, kind: FileKind::CharDevice { major, minor } });
+        self.entries
+            .insert(path.to_owned(), Entry { permissions, kind: FileKind::CharDevice { major, minor } });
         self
     }
 

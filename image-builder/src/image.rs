@@ -3,7 +3,7 @@
 use crate::files::{self, FileError};
 use crate::format::{self, FormatError};
 use magikvm_proto::guest_image::{
-    GuestManifest, GuestManifestError, INITRAMFS, KERNEL, MANIFEST, MAX_GUEST_MANIFEST_SIZE, GuestFile,
+    GuestFile, GuestManifest, GuestManifestError, INITRAMFS, KERNEL, MANIFEST, MAX_GUEST_MANIFEST_SIZE,
 };
 use std::path::{Path, PathBuf};
 
