@@ -42,6 +42,12 @@ impl Input {
         self.target.as_deref().filter(|_| !link.inbox().is_empty() || ends)
     }
 
+    /// Nobody reads any more: what comes is thrown away. A terminal that nobody has open is only known by that; it takes no input, and
+    /// waiting for it would never rest.
+    pub(super) fn close(&mut self) {
+        self.target = None;
+    }
+
     /// Writes what the target takes. Whether the input has just come to its end, and all of it was written.
     pub(super) fn feed(&mut self, link: &mut Link) -> bool {
         if self.is_over {
