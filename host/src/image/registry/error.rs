@@ -121,6 +121,14 @@ pub enum RegistryError {
         /// When to come back.
         retry_after: Option<Duration>,
     },
+    /// A question over plain HTTP that was refused by something that does not answer as a registry does: mostly a server of HTTPS.
+    #[error("{url}: HTTP 400{}", says(message))]
+    PlainRefused {
+        /// What was asked for.
+        url: String,
+        /// What the server says.
+        message: String,
+    },
     /// A login that magikvm does not know.
     #[error("{url}: HTTP 401 without a challenge that magikvm knows (Bearer or Basic)")]
     Challenge {
@@ -345,7 +353,7 @@ fn tls_problem(error: &rustls::Error) -> ConnectProblem {
             | Certificate::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
         ) => ConnectProblem::UnknownAuthority,
         Tls::InvalidCertificate(Certificate::Other(other))
-            if other.to_string().contains("CaUsedAsEndEntity") =>
+            if matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity)) =>
         {
             ConnectProblem::AuthorityAsServer
         }
@@ -456,8 +464,9 @@ impl RegistryError {
                 "the registry limits how much is pulled: wait a while, or log in (`podman login`), which often raises the limit"
                     .to_owned(),
             ),
-            Self::Status { status: 400, message, .. } if message.contains("HTTPS") => Some(
-                "it speaks https: remove `plain-http = true` from registries.toml, or --plain-http".to_owned(),
+            Self::PlainRefused { .. } => Some(
+                "if it speaks https, remove `plain-http = true` from registries.toml, or --plain-http"
+                    .to_owned(),
             ),
             Self::Connect { problem, server, registry, .. } => connect_hint(*problem, server, registry),
             Self::Tls { .. } => Some(
