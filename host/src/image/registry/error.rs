@@ -1,6 +1,7 @@
 //! What can go wrong with a registry, which of it is worth another attempt, and what a person can do about it.
 
 use super::config::RegistryConfigError;
+use super::connect::{Cause, ConnectProblem};
 use super::credentials::CredentialError;
 use crate::image::cancel::Stopped;
 use crate::image::digest::Digest;
@@ -273,29 +274,6 @@ pub enum RegistryError {
     },
 }
 
-/// What kept a connection from being made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConnectProblem {
-    /// The name is unknown.
-    Name,
-    /// Nobody listens.
-    Refused,
-    /// It took too long.
-    TimedOut,
-    /// The certificate is of an authority that is not trusted here.
-    UnknownAuthority,
-    /// The server shows a certificate of an authority as its own.
-    AuthorityAsServer,
-    /// Another fault of the certificate, or of TLS.
-    Certificate,
-    /// TLS was spoken to something that speaks another protocol.
-    NotTls,
-    /// The other side hung up during the handshake.
-    HungUp,
-    /// Something else.
-    Other,
-}
-
 /// The login that a registry saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Presented {
@@ -306,87 +284,6 @@ pub enum Presented {
     },
     /// One of this file or program.
     From(String),
-}
-
-/// The innermost reason of a failure of the HTTP or TLS library, as text.
-#[derive(Debug)]
-pub struct Cause(String);
-
-impl Cause {
-    pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
-        Self(neutral(&innermost(error).to_string()))
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Error for Cause {}
-
-/// The end of the chain of causes. An `io::Error` hides what it wraps, so it is asked.
-fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
-    let mut error = error;
-    while let Some(inner) = below(error) {
-        error = inner;
-    }
-    error
-}
-
-fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-        Some(inner) => Some(inner),
-        None => error.source(),
-    }
-}
-
-/// Sorts a failure of TLS by what can be done about it.
-fn tls_problem(error: &rustls::Error) -> ConnectProblem {
-    use rustls::{CertificateError as Certificate, Error as Tls, InvalidMessage};
-    match error {
-        // An authority of the same name is known, but it is not the one that signed.
-        Tls::InvalidCertificate(
-            Certificate::UnknownIssuer
-            | Certificate::BadSignature
-            | Certificate::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
-        ) => ConnectProblem::UnknownAuthority,
-        Tls::InvalidCertificate(Certificate::Other(other))
-            if matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity)) =>
-        {
-            ConnectProblem::AuthorityAsServer
-        }
-        Tls::InvalidMessage(InvalidMessage::InvalidContentType) => ConnectProblem::NotTls,
-        _ => ConnectProblem::Certificate,
-    }
-}
-
-/// Sorts a failure to connect by what can be done about it.
-pub(super) fn connect_problem(error: &reqwest::Error) -> ConnectProblem {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(tls) = error.downcast_ref() {
-            return tls_problem(tls);
-        }
-        if let Some(io) = error.downcast_ref::<io::Error>() {
-            match io.kind() {
-                io::ErrorKind::ConnectionRefused => return ConnectProblem::Refused,
-                io::ErrorKind::TimedOut => return ConnectProblem::TimedOut,
-                io::ErrorKind::UnexpectedEof
-                | io::ErrorKind::ConnectionReset
-                | io::ErrorKind::ConnectionAborted
-                | io::ErrorKind::BrokenPipe => return ConnectProblem::HungUp,
-                _ => {}
-            }
-        }
-        cause = below(error);
-    }
-    match error {
-        error if error.is_dns() => ConnectProblem::Name,
-        error if error.is_timeout() => ConnectProblem::TimedOut,
-        _ => ConnectProblem::Other,
-    }
 }
 
 impl RegistryError {
@@ -468,7 +365,7 @@ impl RegistryError {
                 "if it speaks https, remove `plain-http = true` from registries.toml, or --plain-http"
                     .to_owned(),
             ),
-            Self::Connect { problem, server, registry, .. } => connect_hint(*problem, server, registry),
+            Self::Connect { problem, server, registry, .. } => problem.hint(server, registry),
             Self::Tls { .. } => Some(
                 "install the system's certificate authorities (Debian: `apt install ca-certificates`)".to_owned(),
             ),
@@ -502,33 +399,6 @@ fn denied_hint(registry: &str, login: &Presented) -> String {
             "the login from {place} was not enough: log in anew (`podman login {registry}`), or check the name of the image"
         ),
     }
-}
-
-fn connect_hint(problem: ConnectProblem, server: &str, registry: &str) -> Option<String> {
-    let plain =
-        format!("`plain-http = true` under [registry.\"{registry}\"] in registries.toml, or --plain-http");
-    // A server that the registry sends us to is not ours to configure.
-    let is_own = server == registry;
-    Some(match problem {
-        ConnectProblem::Name => format!("check the name {server}, and the network: `getent hosts NAME`"),
-        ConnectProblem::Refused => {
-            format!("nothing listens there: check the port of {server} (or of the proxy), and that it runs")
-        }
-        ConnectProblem::TimedOut => {
-            "check the network, a firewall, and HTTPS_PROXY when there is a proxy".to_owned()
-        }
-        ConnectProblem::UnknownAuthority => format!(
-            "when it has a certificate authority of its own: `ca-file = \"ca.pem\"` under [registry.\"{registry}\"] in registries.toml"
-        ),
-        ConnectProblem::AuthorityAsServer => format!(
-            "{server} shows an authority's certificate as its own: give it one with basicConstraints=CA:FALSE, and name its authority (or itself) as ca-file under [registry.\"{registry}\"] in registries.toml"
-        ),
-        ConnectProblem::NotTls if is_own => {
-            format!("it does not speak https; when that is meant so: {plain}")
-        }
-        ConnectProblem::HungUp if is_own => format!("when it does not speak https: {plain}"),
-        _ => return None,
-    })
 }
 
 fn says(message: &str) -> String {
@@ -583,24 +453,6 @@ mod tests {
             hint.contains("podman login registry.example") && hint.contains("/home/me/auth.json"),
             "{hint}"
         );
-        assert!(
-            connect_hint(ConnectProblem::NotTls, "r:5000", "r:5000").unwrap().contains("plain-http = true")
-        );
-        assert_eq!(connect_hint(ConnectProblem::NotTls, "cdn", "r:5000"), None);
-        assert!(connect_hint(ConnectProblem::UnknownAuthority, "cdn", "r:5000").unwrap().contains("ca-file"));
-    }
-
-    #[test]
-    fn faults_of_certificates_are_told_apart() {
-        use rustls::{CertificateError, Error as Tls, InvalidMessage, OtherError};
-        use std::sync::Arc;
-        let of = |error| tls_problem(&Tls::InvalidCertificate(error));
-        let authority = OtherError(Arc::new(webpki::Error::CaUsedAsEndEntity));
-        assert_eq!(of(CertificateError::UnknownIssuer), ConnectProblem::UnknownAuthority);
-        assert_eq!(of(CertificateError::Other(authority)), ConnectProblem::AuthorityAsServer);
-        assert_eq!(of(CertificateError::Expired), ConnectProblem::Certificate);
-        let plain = Tls::InvalidMessage(InvalidMessage::InvalidContentType);
-        assert_eq!(tls_problem(&plain), ConnectProblem::NotTls);
     }
 
     proptest! {

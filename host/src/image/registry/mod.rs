@@ -7,6 +7,7 @@
 
 mod auth;
 mod config;
+mod connect;
 mod credentials;
 mod download;
 mod endpoint;
@@ -20,8 +21,9 @@ mod transport;
 mod tests;
 
 pub use config::{RegistryConfig, RegistryConfigError};
+pub use connect::{Cause, ConnectProblem};
 pub use credentials::{CredentialError, Credentials, LoginFile};
-pub use error::{Cause, ConnectProblem, Presented, RegistryError};
+pub use error::{Presented, RegistryError};
 pub use helper::HelperError;
 
 use super::cancel::Cancel;

@@ -3,7 +3,8 @@
 //! Redirects are followed by hand, because two things must hold whatever the other side answers: `Authorization` goes to
 //! no other scheme, host or port than it was made for, and nothing that began as https goes on as http.
 
-use super::error::{Cause, RegistryError, connect_problem, neutral, shown};
+use super::connect::{Cause, connect_problem};
+use super::error::{RegistryError, neutral, shown};
 use super::retry::Timing;
 use crate::image::cancel::Cancel;
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
