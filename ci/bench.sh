@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Prints the figures that SPECIFICATION.md promises, each beside its aim or peer, measured in one run: ci/bench.sh [first-pod|images|io|krun|all].
-# Takes some minutes; the machine should have nothing else to do.
+# Prints the figures that SPECIFICATION.md promises, each beside its target or peer, measured in one run:
+#   ci/bench.sh [first-pod|images|io|krun|all]
+# This takes some minutes. The host should have no other load.
 
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# whole_pods BENCH: one whose pods are run by QEMU.
+# whole_pods BENCH: runs a benchmark whose pods run under QEMU.
 whole_pods() {
     ensure_vhost_vsock
-    step "Making the guest image" ensure_guest_image "$DIST/guest"
+    step "Building the guest image" ensure_guest_image "$DIST/guest"
     make_demo_layout "$DIST/demo-image"
     choose_accel
     [ ${#ACCEL[@]} = 0 ] || export MAGIKVM_ACCEL=tcg
@@ -28,7 +29,7 @@ io() {
 }
 
 krun() {
-    step "Making the guest image" ensure_guest_image "$DIST/guest"
+    step "Building the guest image" ensure_guest_image "$DIST/guest"
     make_demo_layout "$DIST/demo-image"
     ensure_lab
     export MAGIKVM_TEST_GUEST="$DIST/guest"
@@ -49,10 +50,10 @@ case "${1:-all}" in
     krun) benches=(krun) ;;
     all)
         benches=(first_pod images io)
-        # The lab emulates an x86-64 machine.
+        # The lab emulates an x86-64 host.
         [ "$ARCH" != x86_64 ] || benches+=(krun)
         ;;
-    *) die "there are no figures named $1; there are first-pod, images, io, krun and all" ;;
+    *) die "unknown figures: $1; choose first-pod, images, io, krun or all" ;;
 esac
 need_packages "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
 need_rust

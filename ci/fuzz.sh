@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs fuzz targets, each for a while, and fails when one of them finds something: ci/fuzz.sh [SECONDS [TARGET…]], by default a
-# minute of every target. What they find goes into the cache and is printed; the repository stays as it is. Installs a nightly
-# compiler when there is none.
+# Runs fuzz targets, and fails when one of them finds something: ci/fuzz.sh [SECONDS [TARGET…]]. By default every target runs
+# for a minute. Findings are stored in the cache and printed; the repository is not changed. The script installs a nightly
+# compiler if there is none.
 
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -21,14 +21,14 @@ fuzz_one() {
         [ -e "$file" ] || continue
         mv "$file" "$found/$target-$(basename "$file")"
         file="$found/$target-$(basename "$file")"
-        say "$file; once more: $BUILT/$target $file"
+        say "$file; to reproduce: $BUILT/$target $file"
         base64 -w 100 "$file"
     done
     die "the fuzz target $target failed"
 }
 
 seconds="${1:-60}"
-[[ "$seconds" =~ ^[0-9]+$ ]] || die "$seconds is no number of seconds; usage: ci/fuzz.sh [SECONDS [TARGET…]]"
+[[ "$seconds" =~ ^[0-9]+$ ]] || die "$seconds is not a number of seconds; usage: ci/fuzz.sh [SECONDS [TARGET…]]"
 targets=("${@:2}")
 if [ ${#targets[@]} = 0 ]; then
     for file in fuzz/fuzz_targets/*.rs; do
@@ -36,7 +36,7 @@ if [ ${#targets[@]} = 0 ]; then
     done
 fi
 for target in "${targets[@]}"; do
-    [ -e "fuzz/fuzz_targets/$target.rs" ] || die "there is no fuzz target $target"
+    [ -e "fuzz/fuzz_targets/$target.rs" ] || die "unknown fuzz target: $target"
 done
 need_packages g++
 rustup run nightly rustc --version >/dev/null 2>&1 ||
@@ -45,14 +45,14 @@ nightly="$(rustup run nightly rustc --version)"
 ensure_tool cargo-fuzz cargo-fuzz 0.13.1
 
 cargo +nightly fetch --quiet --locked --manifest-path fuzz/Cargo.toml ||
-    die "fuzz/Cargo.lock is out of date: cargo metadata --manifest-path fuzz/Cargo.toml >/dev/null brings it up to date; commit it"
+    die "fuzz/Cargo.lock is out of date; update it with: cargo metadata --manifest-path fuzz/Cargo.toml >/dev/null, and commit it"
 
-# One for each set of dependencies and compiler, as in choose_target_dir.
+# One directory for each set of dependencies and compiler, as in choose_target_dir.
 build_dir="$CACHE/fuzz-$({ echo "$nightly"; cat fuzz/Cargo.lock; } | sha256sum | cut -c1-16)"
 mkdir -p "$build_dir"
 touch "$build_dir"
 find "$CACHE" -maxdepth 1 -name 'fuzz-????????????????' -mtime +14 -exec rm -rf {} +
-# No sanitizer: all that is fuzzed is safe Rust, and without one twice as much is tried.
+# No sanitizer: all fuzzed code is safe Rust, and without one the targets run twice as many inputs.
 step "Building the fuzz targets" cargo +nightly fuzz build --fuzz-dir fuzz --sanitizer none --target-dir "$build_dir"
 BUILT="$build_dir/$GUEST_TARGET/release"
 

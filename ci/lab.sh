@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# The tests that need real KVM, unified cgroup v2, Landlock or a throw-away host, each in a VM that emulates such a machine (tests/lab).
-#   ci/lab.sh [FILTER]                  prepares all they need, and runs those whose name contains FILTER
-#   ci/lab.sh [OPTION…] --run COMMAND…  runs a command in a fresh lab, and passes on what it prints and its exit code
+# Runs the tests that need real KVM, unified cgroup v2, Landlock or a disposable host, each in a VM that emulates such a host (tests/lab).
+#   ci/lab.sh [FILTER]                  prepares everything the tests need, and runs those whose name contains FILTER
+#   ci/lab.sh [OPTION…] --run COMMAND…  runs a command in a fresh lab, and passes on its output and its exit code
 # Options for --run:
 #   --keep DIR       copies what the command leaves in the directory $MAGIKVM_LAB_OUT to DIR
-#   --memory MIB     memory of the lab
-#   --limit SECONDS  it is killed after that time
-#   --needs PATH     a path in /tmp that must be there, beside those in the command
-# MAGIKVM_LAB=never runs the tests on this machine itself, where that has what they need.
+#   --memory MIB     sets the memory of the lab
+#   --limit SECONDS  kills the command after that time
+#   --needs PATH     makes a path of /tmp visible, in addition to those in the command
+# MAGIKVM_LAB=never runs the tests directly on the host, if the host has what they need.
 
-# Where the caller is, for the paths in his command; the library of the scripts goes elsewhere.
+# The caller's directory, for the paths in the command; lib.sh changes to another directory.
 caller="$PWD"
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -45,7 +45,7 @@ done
 
 if [ -n "$run" ]; then
     [ $# -gt 0 ] || usage
-    # What is prepared is told on standard error: standard output is the command's.
+    # The preparation prints to standard error: standard output belongs to the command.
     {
         need_rust
         ensure_lab
@@ -60,11 +60,11 @@ need_packages "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
 need_rust
 step "Building the programs" build_programs --features magikvm/testing
 ensure_vhost_vsock
-step "Making the guest image" ensure_guest_image "$DIST/guest"
+step "Building the guest image" ensure_guest_image "$DIST/guest"
 ensure_lab
 unset MAGIKVM_ROOT MAGIKVM_GUEST MAGIKVM_ACCEL MAGIKVM_VMM
 export MAGIKVM_BIN="$DIST/magikvm"
 export MAGIKVM_TEST_GUEST="$DIST/guest"
-# Test programs that use the lab have names that begin with lab; of the conformance list it is every row but those of QEMU.
+# Test programs that use the lab have names that begin with lab. Of the conformance list, the lab runs every row except QEMU's.
 step "Testing in the lab" cargo test --locked -p magikvm-lab -p magikvm-tests --test 'lab*' --test conformance --no-fail-fast \
     --features magikvm/testing -- "${filter[@]}" --skip qemu::

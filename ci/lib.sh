@@ -1,13 +1,14 @@
 # shellcheck shell=bash
-# What the scripts of ci/ share. Sourced, not run. Every function can be called again: it does only what is missing.
+# Functions that the scripts of ci/ share. This file is sourced, not run. Every function can be called repeatedly: it does only
+# what is missing.
 #
 # Settings, all optional:
-#   MAGIKVM_CACHE            where compiled kernels, tools and the build directory are kept [~/.cache/magikvm]
+#   MAGIKVM_CACHE            directory for compiled kernels, tools and the build directory [~/.cache/magikvm]
 #   CARGO_TARGET_DIR         cargo's build directory [one in the cache, so that a fresh clone starts warm]
-#   MAGIKVM_SHARED_TARGET=0  cargo's build directory is ./target instead
-#   MAGIKVM_FUZZ_SECONDS     how long ci/test.sh runs each fuzz target [15]
+#   MAGIKVM_SHARED_TARGET=0  use ./target as cargo's build directory instead
+#   MAGIKVM_FUZZ_SECONDS     seconds for which ci/test.sh runs each fuzz target [15]
 
-# shellcheck disable=SC2034 # What is unused here is used by those who source this.
+# shellcheck disable=SC2034 # The scripts that source this file use these variables.
 
 set -euo pipefail
 export LC_ALL=C
@@ -19,29 +20,29 @@ GUEST_TARGET="$ARCH-unknown-linux-gnu"
 VHOST_DEVICE_VSOCK_VERSION=0.3.0
 CARGO_DENY_VERSION=0.20.2
 
-# Compiling the guest's kernel and our programs.
+# For compiling the guest's kernel and our programs.
 BUILD_PACKAGES=(gcc libc6-dev make flex bison bc tar xz-utils binutils libcap-ng-dev libelf-dev linux-source-6.12 libseccomp-dev)
-# Running pods, and making the demo's container image.
+# For running pods, and building the demo's container image.
 RUN_PACKAGES=(qemu-system-x86 busybox-static e2fsprogs passt)
-# Compiling for aarch64 and running its guests, on a machine of another kind; and what is taken out of Debian's packages for arm64: the library
-# of which the guest's filter of system calls is made, and a program for the tests' images.
+# For compiling for aarch64 and running its guests on a host of another architecture. ARM64_PACKAGES are unpacked, not installed:
+# libseccomp for vminit, and a busybox for the tests' images.
 AARCH64=aarch64-unknown-linux-gnu
 AARCH64_PACKAGES=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-system-arm)
 ARM64_PACKAGES=(libseccomp-dev busybox-static)
-# Checking for macOS: a C compiler with macOS's headers for what crates bring of C, as PyPI has it. Nothing is linked.
+# For checking macOS: a C compiler with macOS's headers, from PyPI, for the C code in crates. Nothing is linked.
 MACOS=aarch64-apple-darwin
 ZIG_VERSION=0.17.1
-# Of its wheels for x86_64 and aarch64.
+# Digests of its wheels for x86_64 and aarch64.
 ZIG_DIGESTS=(ea6cc5d87b033cf0aedfbc8f9549a908cae6c50ac31f1698188fa48a74524b54
     b7c5f02fccd40f89b999ee16a1f5ddced56e6182370f8affe494bcf8a28cf07e)
-# What the tests compare us with, what they read our files with, and the registry that they pull from. Where Debian starts that as a
-# service, it takes port 5000 and is not used.
+# Programs that the tests compare us with, programs that read our files, and the registry from which they pull. Where Debian starts
+# the registry as a service, that service occupies port 5000 and is not used.
 TEST_PACKAGES=(attr buildah ca-certificates cpio curl dnsmasq-base docker-registry erofs-utils fdisk iproute2 libcap2-bin mmdebstrap openssl podman
     python3 python3-pip runc shellcheck skopeo socat umoci)
-# The outer VM of the lab. Its kernel is Debian's newest for Debian 12, and is not installed.
+# For the outer VM of the lab. Its kernel is the newest one of Debian 12, and is not installed.
 LAB_PACKAGES=(busybox-static cpio kmod qemu-system-common qemu-system-x86 xz-utils zstd)
 LAB_KERNEL=linux-image-6.12-cloud-amd64
-# The Debian release of the large images that tests and figures use, and what they hold beside the smallest system.
+# The Debian release of the large images that tests and figures use, and their packages in addition to the smallest system.
 USERLAND_SUITE=bookworm
 USERLAND_PACKAGES=python3,perl,git,iputils-ping,ca-certificates,curl
 USERLAND_OTHER_PACKAGES=less,file,nano
@@ -64,13 +65,22 @@ die() {
     exit 1
 }
 
-# step NAME COMMAND…: says what is done, does it, and says how long it took.
+# How long each step took, for report_times.
+STEP_TIMES=()
+
+# step NAME COMMAND…: prints the name, runs the command, and prints how long it took.
 step() {
     local name="$1" began=$SECONDS
     shift
     say "$name"
     "$@"
+    STEP_TIMES+=("$(printf '%6d s  %s' $((SECONDS - began)) "$name")")
     say "$name: done in $((SECONDS - began)) s"
+}
+
+# report_times: prints what each step so far took. For `trap report_times EXIT`, so that it is also printed when a step fails.
+report_times() {
+    [ ${#STEP_TIMES[@]} = 0 ] || printf '%s\n' "Time of each step:" "${STEP_TIMES[@]}" "$(printf '%6d s  in all' $SECONDS)"
 }
 
 as_root() {
@@ -79,11 +89,11 @@ as_root() {
     elif command -v sudo >/dev/null; then
         sudo "$@"
     else
-        die "this needs root, and there is no sudo; run as root: $*"
+        die "this command needs root, and sudo is missing; run it as root: $*"
     fi
 }
 
-# need_packages NAME…: installs those Debian packages that are missing.
+# need_packages NAME…: installs the Debian packages that are missing.
 need_packages() {
     local missing=() package
     for package in "$@"; do
@@ -95,7 +105,7 @@ need_packages() {
     if [ ${#missing[@]} = 0 ]; then
         return
     fi
-    command -v apt-get >/dev/null || die "this is no Debian system; install what these packages hold: ${missing[*]}"
+    command -v apt-get >/dev/null || die "this is not a Debian system; install the content of these packages: ${missing[*]}"
     say "Installing ${missing[*]}"
     if [ -z "${APT_UPDATED:-}" ]; then
         as_root apt-get update -q
@@ -104,7 +114,7 @@ need_packages() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
 }
 
-# need_rust: the toolchain of rust-toolchain.toml, with its components.
+# need_rust: installs the toolchain of rust-toolchain.toml with its components, if it is missing.
 need_rust() {
     command -v rustup >/dev/null || die "rustup is missing; install it from https://rustup.rs"
     local channel
@@ -117,7 +127,7 @@ need_rust() {
     choose_target_dir "$channel"
 }
 
-# A fresh clone starts warm: the build directory lies in the cache, one for each set of dependencies and compiler.
+# The build directory is in the cache, one for each set of dependencies and compiler, so that a fresh clone starts warm.
 choose_target_dir() {
     if [ -n "${CARGO_TARGET_DIR:-}" ]; then
         export CARGO_TARGET_DIR
@@ -129,7 +139,7 @@ choose_target_dir() {
         export CARGO_TARGET_DIR="$CACHE/target-$key"
         mkdir -p "$CARGO_TARGET_DIR"
         touch "$CARGO_TARGET_DIR"
-        # Those of dependencies that nobody has used for two weeks.
+        # Remove build directories that nobody has used for two weeks.
         find "$CACHE" -maxdepth 1 -name 'target-*' -mtime +14 -exec rm -rf {} +
     fi
     DIST="$CARGO_TARGET_DIR/dist"
@@ -137,25 +147,25 @@ choose_target_dir() {
     say "Building in $CARGO_TARGET_DIR"
 }
 
-# build_programs [CARGO OPTION…]: magikvm, magikvm-image and a static vminit, side by side in $DIST.
+# build_programs [CARGO OPTION…]: builds magikvm, magikvm-image and a static vminit into $DIST.
 build_programs() {
     cargo build --locked --release -p magikvm -p magikvm-image "$@"
     install -m 755 "$CARGO_TARGET_DIR/release/magikvm" "$CARGO_TARGET_DIR/release/magikvm-image" "$DIST/"
     build_vminit "$GUEST_TARGET" "/usr/lib/$ARCH-linux-gnu" strip "$DIST/vminit"
 }
 
-# build_vminit TARGET LIBRARIES STRIP FILE: a static vminit for a target, with the libseccomp of that directory.
+# build_vminit TARGET LIBRARIES STRIP FILE: builds a static vminit for a target, with the libseccomp of the directory LIBRARIES.
 build_vminit() {
     local target="$1" libraries="$2" strip="$3" file="$4"
     RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
         LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH="$libraries" \
         cargo build --locked --profile guest -p vminit --target "$target"
-    # The initramfs is memory of every pod's VM: no symbols in it.
+    # The initramfs takes memory in every pod's VM, so it has no symbols.
     "$strip" --strip-all -o "$file.new" "$CARGO_TARGET_DIR/$target/guest/vminit"
     mv "$file.new" "$file"
 }
 
-# need_aarch64: what compiles for aarch64. Call it after need_rust.
+# need_aarch64: installs what compiling for aarch64 needs. Call it after need_rust.
 need_aarch64() {
     if [ "$ARCH" = aarch64 ]; then
         return
@@ -168,7 +178,7 @@ need_aarch64() {
     export CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc AR_aarch64_unknown_linux_gnu=aarch64-linux-gnu-ar
 }
 
-# ensure_macos_check: what `cargo clippy --target $MACOS` needs. Call it after need_rust.
+# ensure_macos_check: installs what `cargo clippy --target $MACOS` needs. Call it after need_rust.
 ensure_macos_check() {
     local key zig work
     if ! rustup target list --installed | grep -qxF "$MACOS"; then
@@ -181,7 +191,7 @@ ensure_macos_check() {
         echo "ziglang==$ZIG_VERSION ${ZIG_DIGESTS[*]/#/--hash=sha256:}" >"$work/requirements"
         python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --no-deps --only-binary :all: \
             --require-hashes --requirement "$work/requirements" --target "$work/packages"
-        # The compiler knows one name of the target, cc-rs tells it others, which are the same.
+        # cc-rs passes other names of the target than the one that the compiler knows.
         cat >"$work/cc" <<'CC'
 #!/usr/bin/env bash
 unset SDKROOT
@@ -203,13 +213,13 @@ AR
         chmod 755 "$work" "$work/cc" "$work/ar"
         mv "$work" "$zig"
     fi
-    # The names that cc-rs looks for. There is no SDK; without a name for one it would run Apple's xcrun.
+    # cc-rs reads these variables. There is no SDK; without SDKROOT cc-rs would run Apple's xcrun.
     export CC_aarch64_apple_darwin="$zig/cc" AR_aarch64_apple_darwin="$zig/ar" SDKROOT="$zig/packages/ziglang/lib/libc/darwin"
     export ZIG_GLOBAL_CACHE_DIR="$CACHE/zig" ZIG_LOCAL_CACHE_DIR="$CACHE/zig"
 }
 
-# ensure_arm64_packages: what ARM64_PACKAGES hold, unpacked once into the cache; the directory is in ARM64_ROOT. apt is asked with lists of its
-# own, so that the machine's own architectures and packages stay as they are; signatures are checked as always.
+# ensure_arm64_packages: unpacks ARM64_PACKAGES once into the cache and sets ARM64_ROOT to the directory. apt uses separate lists,
+# so the host's architectures and packages do not change; it checks signatures as usual.
 ensure_arm64_packages() {
     local key work options
     key="$({ declare -f ensure_arm64_packages; echo "${ARM64_PACKAGES[*]}"; cat /etc/os-release; } | sha256sum | cut -c1-16)"
@@ -233,8 +243,8 @@ ensure_arm64_packages() {
     rm -rf "$work"
 }
 
-# ensure_aarch64_guest: a guest image for aarch64 in $DIST/guest-aarch64, and a busybox for its containers, whose path is in ARM64_BUSYBOX. On a
-# machine of aarch64 these are the ordinary ones. Call it after build_programs and need_aarch64.
+# ensure_aarch64_guest: builds a guest image for aarch64 in $DIST/guest-aarch64, and sets ARM64_BUSYBOX to the path of a busybox for
+# its containers. On an aarch64 host these are the ordinary ones. Call it after build_programs and need_aarch64.
 ensure_aarch64_guest() {
     if [ "$ARCH" = aarch64 ]; then
         ensure_guest_image "$DIST/guest-aarch64"
@@ -247,7 +257,7 @@ ensure_aarch64_guest() {
     "$DIST/magikvm-image" build --cache "$CACHE" --init "$DIST/vminit-aarch64" --out "$DIST/guest-aarch64"
 }
 
-# ensure_tool PROGRAM CRATE VERSION [CARGO OPTION…]: a program from crates.io, compiled once and kept in the cache.
+# ensure_tool PROGRAM CRATE VERSION [CARGO OPTION…]: compiles a program from crates.io once and keeps it in the cache.
 ensure_tool() {
     local program="$1" crate="$2" version="$3"
     shift 3
@@ -260,20 +270,20 @@ ensure_tool() {
     rm -rf "$CACHE/tools/build"
 }
 
-# ensure_vhost_vsock: QEMU's vsock where the kernel has none. The package of the system is taken if there is one.
+# ensure_vhost_vsock: provides vhost-device-vsock, QEMU's vsock. An installed program is preferred.
 ensure_vhost_vsock() {
     if [ -z "${MAGIKVM_VHOST_DEVICE_VSOCK:-}" ] && ! command -v vhost-device-vsock >/dev/null; then
         ensure_tool vhost-device-vsock vhost-device-vsock "$VHOST_DEVICE_VSOCK_VERSION"
     fi
 }
 
-# ensure_guest_image [DIR]: a guest image in DIR, or where magikvm looks for one. Its kernel is compiled only once.
+# ensure_guest_image [DIR]: builds a guest image in DIR, or where magikvm looks for one. The kernel is compiled only once.
 ensure_guest_image() {
     local out="${1:-${MAGIKVM_GUEST:-}}"
     "$DIST/magikvm-image" build --cache "$CACHE" ${out:+--out "$out"}
 }
 
-# make_demo_layout DIR: an OCI image layout with busybox and nothing else. The same busybox gives the same bytes.
+# make_demo_layout DIR: builds an OCI image layout with busybox and nothing else. The same busybox gives the same bytes.
 make_demo_layout() {
     local layout="$1" work busybox applet
     busybox="$(command -v busybox)" || die "busybox is missing (Debian package busybox-static)"
@@ -311,23 +321,23 @@ make_demo_layout() {
     rm -rf "$work"
 }
 
-# ensure_demo_image: the container image that the examples use.
+# ensure_demo_image: builds and imports the container image that the examples use.
 ensure_demo_image() {
     make_demo_layout "$DIST/demo-image"
     "$DIST/magikvm" image import "oci:$DIST/demo-image:1" --name demo/busybox:1
 }
 
-# debian_tree TAR [PACKAGES]: the smallest Debian system, and these packages, as an archive.
+# debian_tree TAR [PACKAGES]: writes an archive of the smallest Debian system and these packages.
 debian_tree() {
-    # The host's own name and name servers do not belong into it.
+    # The host's own name and name servers must not be in it.
     # shellcheck disable=SC2016 # $1 is for the shell that runs the hook.
     as_root env SOURCE_DATE_EPOCH=1700000000 mmdebstrap --quiet --variant=minbase --format=tar ${2:+--include="$2"} \
         --customize-hook='echo debian >"$1/etc/hostname"' --customize-hook=': >"$1/etc/resolv.conf"' \
         --aptopt='Acquire::Retries "3"' "$USERLAND_SUITE" - >"$1"
 }
 
-# make_debian_userland DIR: an OCI image layout of two images with a first layer in common.
-#   userland: the smallest system; python, perl, git and others; a small layer that takes the documentation away
+# make_debian_userland DIR: builds an OCI image layout with two images that share their first layer.
+#   userland: the smallest system; python, perl, git and others; a small layer that removes the documentation
 #   other: the smallest system; a few small packages
 make_debian_userland() {
     local work layout created=2023-11-14T22:13:20Z name
@@ -352,7 +362,7 @@ make_debian_userland() {
     rm -rf "$work"
 }
 
-# ensure_debian_userland: the images of make_debian_userland, made once and kept in the cache; their layout is in USERLAND.
+# ensure_debian_userland: builds the images of make_debian_userland once, keeps them in the cache, and sets USERLAND to their layout.
 ensure_debian_userland() {
     local key
     key="$({
@@ -361,23 +371,24 @@ ensure_debian_userland() {
         echo "$ARCH $USERLAND_SUITE $USERLAND_PACKAGES $USERLAND_OTHER_PACKAGES"
     } | sha256sum | cut -c1-16)"
     USERLAND="$CACHE/userland-$key"
-    [ -f "$USERLAND/index.json" ] || step "Making images of a Debian system" make_debian_userland "$USERLAND"
+    [ -f "$USERLAND/index.json" ] || step "Building images of a Debian system" make_debian_userland "$USERLAND"
 }
 
-# make_lab PACKAGE DIR: the outer VM of tests/lab from a Debian kernel package, which is not installed: the kernel as an uncompressed ELF,
-# its modules, and an initramfs that mounts this machine's files and goes on with what tests/lab puts there.
+# make_lab PACKAGE DIR: builds the outer VM of tests/lab from a Debian kernel package, which is not installed: the kernel as an
+# uncompressed ELF file, its modules, and an initramfs that mounts the host's files and executes the scripts that tests/lab puts there.
 make_lab() {
     local package="$1" work image release offset length tree module
     work="$(mktemp -d -p "$CACHE")"
-    # apt's own user may not write here, and says so.
+    # apt's own user may not write here, and apt would print a warning.
     (cd "$work" && apt-get download -q -o APT::Sandbox::User=root "$package")
     dpkg-deb -x "$work/$package"_*.deb "$work/package"
     image="$(echo "$work"/package/boot/vmlinuz-*)"
     release="${image##*/vmlinuz-}"
     mkdir -p "$work/lab/modules/lib/modules" "$work/initramfs/bin"
 
-    # Decompressing it here saves every boot the time. See "The real-mode kernel header" in Linux's Documentation/arch/x86/boot.rst: the
-    # payload's offset counts from the end of the set-up sectors, and its last four bytes are its size.
+    # Decompressing the kernel here saves time at every boot. See "The real-mode kernel header" in Linux's
+    # Documentation/arch/x86/boot.rst: the payload's offset counts from the end of the set-up sectors, and its last four bytes are
+    # its size.
     offset=$((($(od -An -tu1 -j 497 -N 1 "$image") + 1) * 512 + $(od -An -tu4 -j 584 -N 4 "$image")))
     length=$(($(od -An -tu4 -j 588 -N 4 "$image") - 4))
     tail -c +$((offset + 1)) "$image" >"$work/payload"
@@ -408,14 +419,14 @@ INIT
     rm -rf "$work"
 }
 
-# ensure_lab: sets MAGIKVM_LAB_DIR to the outer VM of the tests that run in the lab, made once for each version of Debian's kernel.
+# ensure_lab: builds the outer VM of the lab once for each version of Debian's kernel, and sets MAGIKVM_LAB_DIR to it.
 ensure_lab() {
-    [ "$ARCH" = x86_64 ] || die "the lab emulates an x86-64 machine for programs of this one, which is $ARCH"
+    [ "$ARCH" = x86_64 ] || die "the lab emulates an x86-64 host and runs the programs of this one, which is $ARCH"
     need_packages "${LAB_PACKAGES[@]}"
     local package key
     apt-cache show "$LAB_KERNEL" >/dev/null 2>&1 || as_root apt-get update -q
     package="$(apt-cache depends --important "$LAB_KERNEL" | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)"
-    [ -n "$package" ] || die "Debian's package $LAB_KERNEL is not to be had here; it is in the security suite of Debian 12"
+    [ -n "$package" ] || die "apt does not find Debian's package $LAB_KERNEL; it is in the security suite of Debian 12"
     key="$({
         declare -f make_lab
         apt-cache policy "$package" | grep Candidate
@@ -423,22 +434,27 @@ ensure_lab() {
         sha256sum "$(command -v busybox)"
     } | sha256sum | cut -c1-16)"
     export MAGIKVM_LAB_DIR="$CACHE/lab-$key"
-    [ -f "$MAGIKVM_LAB_DIR/initramfs" ] || step "Making the lab from $package" make_lab "$package" "$MAGIKVM_LAB_DIR"
+    [ -f "$MAGIKVM_LAB_DIR/initramfs" ] || step "Building the lab from $package" make_lab "$package" "$MAGIKVM_LAB_DIR"
     touch "$MAGIKVM_LAB_DIR"
     find "$CACHE" -maxdepth 1 -name 'lab-????????????????' -mtime +14 -exec rm -rf {} +
 }
 
-# choose_accel: sets ACCEL to the options of `magikvm run` for this machine, and says why.
+# check_scripts: checks all shell scripts of the repository.
+check_scripts() {
+    shellcheck --external-sources ci/*.sh .ci/run tests/lab/src/guest/*.sh
+}
+
+# choose_accel: sets ACCEL to the options of `magikvm run` for this host, and prints why.
 choose_accel() {
     ACCEL=()
     local report
     if [ -n "${MAGIKVM_ACCEL:-}" ]; then
-        say "Acceleration: $MAGIKVM_ACCEL, as MAGIKVM_ACCEL says"
+        say "Acceleration: $MAGIKVM_ACCEL, set by MAGIKVM_ACCEL"
     elif report="$("$DIST/magikvm" doctor --hardware 2>&1)"; then
-        say "Acceleration: this machine's hardware virtualization"
+        say "Acceleration: the host's hardware virtualization"
     else
         printf '%s\n' "$report"
-        say "Acceleration: none usable here, so the pod runs under software emulation (--accel tcg; no security boundary)"
+        say "Acceleration: no usable hardware virtualization, so the pod runs under software emulation (--accel tcg; not a security boundary)"
         ACCEL=(--accel tcg)
     fi
 }

@@ -1,27 +1,26 @@
 #!/usr/bin/env bash
-# Every test, on a fresh Debian 12 machine with rustup: installs what is missing, builds everything, checks, tests.
-#   ci/test.sh            all of it
-#   ci/test.sh FILTER     the same set-up, then only the tests whose name contains FILTER
+# Runs every check and test on a fresh Debian 12 host with rustup: installs missing packages, builds everything, checks, tests.
+#   ci/test.sh            runs everything
+#   ci/test.sh FILTER     does the same set-up, then runs only the tests whose name contains FILTER
+# ci/check.sh runs the quick checks alone.
 
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-check_scripts() {
-    shellcheck --external-sources ci/*.sh .ci/run tests/lab/src/guest/*.sh
-}
-
-# Licences, sources and bans. Advisories need a database from the net that changes from day to day: they are not a test.
+# Licences, sources and bans. Advisories are not a test: they need an online database that changes from day to day.
 check_dependencies() {
     ensure_tool cargo-deny cargo-deny "$CARGO_DENY_VERSION" --debug
     cargo deny --locked check --allow license-not-encountered bans licenses sources
 }
 
-# What compiles for macOS without its SDK: vminit is a program for Linux, and so are most of the tests. Its settings are nobody else's.
+# Checks what compiles for macOS without its SDK: vminit and most of the tests are for Linux only. The subshell keeps the
+# settings away from the other steps.
 check_macos() (
     ensure_macos_check
-    cargo clippy --locked --target "$MACOS" -p magikvm-proto -p magikvm -p magikvm-image --features magikvm/testing -- -D warnings
+    cargo clippy --locked --target "$MACOS" -p magikvm-proto -p magikvm-platform -p magikvm-images -p magikvm -p magikvm-image --features magikvm/testing -- -D warnings
 )
 
+trap report_times EXIT
 need_packages "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
 need_rust
 need_aarch64
@@ -34,16 +33,16 @@ if [ $# = 0 ]; then
     step "Checking the dependencies" check_dependencies
 fi
 if [ $# = 0 ]; then
-    step "Fuzzing what reads strangers' bytes" ci/fuzz.sh "${MAGIKVM_FUZZ_SECONDS:-15}"
+    step "Fuzzing the parsers of untrusted input" ci/fuzz.sh "${MAGIKVM_FUZZ_SECONDS:-15}"
 fi
 step "Building the programs" build_programs --features magikvm/testing
 ensure_vhost_vsock
-step "Making the guest image" ensure_guest_image "$DIST/guest"
-step "Making the guest image for aarch64" ensure_aarch64_guest
+step "Building the guest image" ensure_guest_image "$DIST/guest"
+step "Building the guest image for aarch64" ensure_aarch64_guest
 ensure_debian_userland
 ensure_lab
 
-# What a user may have set for his own pods is not for the tests.
+# The tests must not see what a user has set for their own pods.
 unset MAGIKVM_ROOT MAGIKVM_GUEST MAGIKVM_ACCEL MAGIKVM_VMM
 export MAGIKVM_BIN="$DIST/magikvm"
 export MAGIKVM_TEST_GUEST="$DIST/guest"
@@ -51,4 +50,4 @@ export MAGIKVM_TEST_GUEST_AARCH64="$DIST/guest-aarch64"
 export MAGIKVM_TEST_BUSYBOX_AARCH64="$ARM64_BUSYBOX"
 export MAGIKVM_TEST_USERLAND="$USERLAND"
 step "Testing" cargo test --locked --workspace --no-fail-fast --features magikvm/testing -- "$@"
-say "All is well, after $SECONDS s"
+say "All checks and tests passed in $SECONDS s"

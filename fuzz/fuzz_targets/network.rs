@@ -67,7 +67,7 @@ fn dressed(kind: u8, body: &[u8]) -> Vec<u8> {
             packet[44..46].copy_from_slice(&(length - 40).to_be_bytes());
         }
         // A question to the name server.
-        3 => return packet::udp(false, (GUEST_4.into(), 4000), (DNS_4.into(), 53), body),
+        3 => return magikvm::net::frames::udp(false, (GUEST_4.into(), 4000), (DNS_4.into(), 53), body),
         _ => frame.extend([8, 0]),
     }
     frame.extend(packet);
@@ -111,7 +111,8 @@ fuzz_target!(|bytes: &[u8]| {
                     }
                 }
                 answer.extend(rest.iter().take(200));
-                let frame = packet::udp(true, (DNS_4.into(), 53), (GUEST_4.into(), port), &answer);
+                let frame =
+                    magikvm::net::frames::udp(true, (DNS_4.into(), 53), (GUEST_4.into(), port), &answer);
                 filter.from_passt(&frame, now, &mut Sink::default());
                 is_answered = true;
             }

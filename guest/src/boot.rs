@@ -2,11 +2,13 @@
 //! not know: pods.
 
 use crate::console;
+use magikvm_proto::site::Site;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 
 /// Why the VM can't be made ready.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +29,15 @@ pub(crate) enum BootError {
     Write {
         /// Which.
         path: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A directory of the pod's could not be made.
+    #[error("cannot make {}", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
         /// Why.
         #[source]
         source: io::Error,
@@ -78,9 +89,6 @@ const MOUNTS: &[MountRow] = &[
     },
 ];
 
-/// Directories of the new root that something is mounted at or made in later.
-const DIRECTORIES: &[&str] = &["/images", "/bundles", "/composite", "/empty"];
-
 /// Where the new root is put together.
 const NEW_ROOT: &str = "/newroot";
 
@@ -94,7 +102,7 @@ fn mount_row(root: &str, row: &MountRow) -> Result<(), BootError> {
 
 /// Moves from the initramfs to a tmpfs with every mount that vminit needs. pivot_root(2), which every container is
 /// made with, refuses to work while the root is the initramfs.
-pub(crate) fn mount_all() -> Result<(), BootError> {
+pub(crate) fn mount_all(site: &Site) -> Result<(), BootError> {
     let root = MountRow {
         source: "root",
         target: NEW_ROOT,
@@ -106,19 +114,17 @@ pub(crate) fn mount_all() -> Result<(), BootError> {
     for row in MOUNTS {
         mount_row(NEW_ROOT, row)?;
     }
-    for directory in DIRECTORIES {
-        fs::create_dir(format!("{NEW_ROOT}{directory}"))
-            .map_err(|source| BootError::Write { path: directory, source })?;
-    }
     let enter = |step| move |source| BootError::Enter { step, source };
     std::env::set_current_dir(NEW_ROOT).map_err(|source| BootError::Write { path: NEW_ROOT, source })?;
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>).map_err(enter("move"))?;
     nix::unistd::chroot(".").map_err(enter("chroot"))?;
     nix::unistd::chdir("/").map_err(enter("chdir"))?;
+    for directory in [&site.images, &site.bundles, &site.files, &site.empty] {
+        fs::create_dir(directory)
+            .map_err(|source| BootError::Directory { path: directory.clone(), source })?;
+    }
     set_limits();
-    protect_from_oom()?;
-    crate::cgroup::enable_controllers()
-        .map_err(|source| BootError::Write { path: "/sys/fs/cgroup/cgroup.subtree_control", source })
+    protect_from_oom()
 }
 
 /// What programs in containers may expect to be allowed; the kernel starts PID 1 with 4096 files at most.

@@ -21,18 +21,3 @@ pub(crate) fn say(text: &str) {
     let clean: String = text[..cut].chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     console.write_all(format!("vminit: {clean}\n").as_bytes()).ok();
 }
-
-/// An error with all its causes on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
-}

@@ -1,17 +1,17 @@
-//! From the stitched disk to a pod that can be made: the pod's own file system, its plan, the images, and what the
+//! From the composite disk to a pod that can be made: the pod's own file system, its plan, the images, and what the
 //! containers share.
 
-use crate::rootfs::read_capped;
 use crate::sys;
+use magikvm_containers::read_capped;
 use magikvm_proto::limits::MAX_PLAN_SIZE;
 use magikvm_proto::path;
-use magikvm_proto::plan::{GuestPlan, PlanError};
+use magikvm_proto::plan::{GuestPlan, PlanError, Rootfs};
+use magikvm_proto::site::Site;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -51,8 +51,8 @@ pub(crate) enum LoadError {
         source: io::Error,
     },
     /// The plan is not one.
-    #[error("{} is not a plan", path::SPEC_JSON)]
-    Json(#[source] serde_json::Error),
+    #[error("{} is not a plan", .0.display())]
+    Json(PathBuf, #[source] serde_json::Error),
     /// The plan can't be carried out.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -73,17 +73,19 @@ pub(crate) fn file_error(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Lo
 }
 
 /// Mounts everything and reads the plan.
-pub(crate) fn load() -> Result<GuestPlan, LoadError> {
-    mount_partition(path::POD_PARTITION, Path::new(path::COMPOSITE_MOUNT))?;
-    for link in ["pod", "containers"] {
-        let at = format!("/{link}");
-        symlink(format!("{}/{link}", path::COMPOSITE_MOUNT), &at).map_err(file_error(at))?;
-    }
-    let plan = read_plan()?;
-    let partitions: BTreeSet<u32> =
-        plan.containers.iter().map(|container| container.image_partition).collect();
+pub(crate) fn load(site: &Site) -> Result<GuestPlan, LoadError> {
+    mount_partition(path::POD_PARTITION, &site.files)?;
+    let plan = read_plan(site)?;
+    let partitions: BTreeSet<u32> = plan
+        .containers
+        .iter()
+        .filter_map(|container| match container.rootfs {
+            Rootfs::Partition(partition) => Some(partition),
+            Rootfs::Path(_) => None,
+        })
+        .collect();
     for partition in partitions {
-        let target = Path::new(path::GUEST_IMAGES).join(partition.to_string());
+        let target = site.image(partition);
         fs::create_dir_all(&target).map_err(file_error(&target))?;
         mount_partition(partition, &target)?;
     }
@@ -93,17 +95,16 @@ pub(crate) fn load() -> Result<GuestPlan, LoadError> {
     if let Some(network) = &plan.network {
         crate::network::set_up(network)?;
     }
-    share()?;
-    crate::volumes::mount_all(&plan)?;
+    share(site)?;
+    crate::volumes::mount_all(site, &plan)?;
     Ok(plan)
 }
 
-fn read_plan() -> Result<GuestPlan, LoadError> {
+fn read_plan(site: &Site) -> Result<GuestPlan, LoadError> {
+    let file = site.spec_json();
     let cap = u64::try_from(MAX_PLAN_SIZE).unwrap_or(u64::MAX);
-    let bytes = File::open(path::SPEC_JSON)
-        .and_then(|file| read_capped(file, cap))
-        .map_err(file_error(path::SPEC_JSON))?;
-    let plan: GuestPlan = serde_json::from_slice(&bytes).map_err(LoadError::Json)?;
+    let bytes = File::open(&file).and_then(|file| read_capped(file, cap)).map_err(file_error(&file))?;
+    let plan: GuestPlan = serde_json::from_slice(&bytes).map_err(|error| LoadError::Json(file, error))?;
     plan.check()?;
     Ok(plan)
 }
@@ -137,22 +138,23 @@ pub(crate) fn mount_device(
 }
 
 /// What all containers of the pod see: writable copies of the pod's `/etc` files, and `/dev/shm`.
-fn share() -> Result<(), LoadError> {
-    fs::create_dir_all(path::GUEST_POD_ETC).map_err(file_error(path::GUEST_POD_ETC))?;
+fn share(site: &Site) -> Result<(), LoadError> {
+    let etc = site.etc();
+    fs::create_dir_all(&etc).map_err(file_error(&etc))?;
     for name in ETC_FILES {
-        let from = Path::new(path::POD_ETC).join(name);
+        let from = site.original_etc().join(name);
         let bytes = match File::open(&from).and_then(|file| read_capped(file, MAX_ETC_FILE)) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(file_error(from)(error)),
         };
-        let to = Path::new(path::GUEST_POD_ETC).join(name);
+        let to = etc.join(name);
         fs::write(&to, bytes).map_err(file_error(&to))?;
     }
-    let shm = Path::new(path::GUEST_POD_SHM);
-    fs::create_dir_all(shm).map_err(file_error(shm))?;
+    let shm = site.shm();
+    fs::create_dir_all(&shm).map_err(file_error(&shm))?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     // The size that other runtimes give.
-    mount(Some("shm"), shm, Some("tmpfs"), flags, Some("mode=1777,size=64m"))
-        .map_err(|source| LoadError::Mount { source_path: "shm".to_owned(), target: shm.to_owned(), source })
+    mount(Some("shm"), &shm, Some("tmpfs"), flags, Some("mode=1777,size=64m"))
+        .map_err(|source| LoadError::Mount { source_path: "shm".to_owned(), target: shm, source })
 }

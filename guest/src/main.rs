@@ -1,34 +1,27 @@
-//! `vminit`: PID 1 of a magikvm microVM. It carries out the plan that the host baked into the pod's own file
-//! system: mounts, containers (libcontainer), an agent on vsock, restarts, an orderly end.
+//! `vminit`: PID 1 of a magikvm microVM. It makes the VM ready for the pod that the host has described in the pod's own file system (mounts,
+//! volumes, network, clock), and is then the pod's supervisor: `magikvm_supervisor` with the containers of `magikvm_containers`.
 //!
-//! Order matters here. Everything up to [`spawner::start`] runs before the first thread, because the spawner is a
+//! Order matters here. Everything up to [`LinuxContainers::start`] runs before the first thread, because the spawner is a
 //! fork of this process that forks further, and a fork of a process with threads can't run ordinary code.
 
-mod agent;
 mod boot;
-mod bundle;
-mod cgroup;
 mod clock;
 mod console;
-mod devices;
-mod events;
-mod forward;
+mod home;
 mod load;
 mod network;
-mod output;
-mod pod;
 mod power;
-mod reaper;
-mod rootfs;
-mod spawner;
 mod stats;
-mod supervisor;
-mod sync;
 mod sys;
-mod user;
 mod volumes;
 
+use home::Vm;
+use magikvm_containers::LinuxContainers;
+use magikvm_proto::plan::GuestPlan;
+use magikvm_proto::site::Site;
+use magikvm_supervisor::text::chain;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// What wire generation and version this is, for `magikvm-image` to find in the program file.
 static STAMP: [u8; magikvm_proto::guest_image::INIT_STAMP_LEN] =
@@ -47,7 +40,7 @@ fn main() -> ExitCode {
     sys::one_malloc_arena();
     sys::clear_environment();
     if let Err(error) = run() {
-        console::say(&format!("cannot start: {}", console::chain(&error)));
+        console::say(&format!("cannot start: {}", chain(&error)));
     }
     power::end_vm();
 }
@@ -57,8 +50,8 @@ fn main() -> ExitCode {
 enum InitError {
     #[error(transparent)]
     Boot(#[from] boot::BootError),
-    #[error(transparent)]
-    Spawner(#[from] spawner::SpawnerError),
+    #[error("containers cannot be made")]
+    Containers(#[from] magikvm_containers::StartError),
     #[error("no agent socket")]
     Agent(#[source] std::io::Error),
     #[error("no thread")]
@@ -66,14 +59,24 @@ enum InitError {
 }
 
 fn run() -> Result<(), InitError> {
-    boot::mount_all()?;
-    let spawner = spawner::start()?;
-    // From here on the host's connection is accepted by the kernel, even while vminit is still busy.
-    let listener = sys::vsock_listen(magikvm_proto::path::AGENT_PORT).map_err(InitError::Agent)?;
-    let forwards = sys::vsock_listen_for_many(magikvm_proto::path::FORWARD_PORT).map_err(InitError::Agent)?;
+    let site = Site::guest();
+    boot::mount_all(&site)?;
+    let containers = LinuxContainers::start(site.clone(), console::say, power::this_is_a_forked_copy)?;
+    let home = Arc::new(Vm::listen().map_err(InitError::Agent)?);
     // A host that connects earlier is refused by the kernel at best; one vsock device program even stops for good
     // when it is used before its queues are set up. Whoever reads the console knows from this line that it may
     // connect.
     console::say(LISTENING);
-    supervisor::run(spawner, listener, forwards).map_err(InitError::Thread)
+    magikvm_supervisor::block_signals().map_err(InitError::Thread)?;
+    let plan = prepare(&site, &containers);
+    magikvm_supervisor::run(plan, Arc::new(containers), home).map_err(InitError::Thread)
+}
+
+/// The plan, once everything is ready that its containers need; or why there is none.
+fn prepare(site: &Site, containers: &LinuxContainers) -> Result<GuestPlan, String> {
+    let plan = load::load(site).map_err(|error| chain(&error))?;
+    containers
+        .share(plan.process_namespace)
+        .map_err(|error| format!("no shared process namespace: {error}"))?;
+    Ok(plan)
 }

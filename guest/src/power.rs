@@ -27,7 +27,7 @@ pub(crate) fn set_panic_hook() {
     std::panic::set_hook(Box::new(|info| {
         console::say(&format!("panic: {info}"));
         if FORKED.load(Ordering::Relaxed) {
-            crate::sys::exit_now(101);
+            magikvm_containers::exit_now(101);
         }
         end_vm();
     }));

@@ -1,25 +1,10 @@
-//! Resource use, from cgroup files and /proc. Must not know: connections.
+//! Resource use of the VM, from /proc. Must not know: containers, connections.
 
-use crate::cgroup::Cgroup;
-use magikvm_proto::id::ContainerName;
-use magikvm_proto::wire::{ContainerStats, GuestStats};
+use magikvm_proto::wire::GuestStats;
 use std::fs::File;
 
 /// Bytes of a file of /proc that are looked at.
 const MAX_FILE: u64 = 64 << 10;
-
-/// One container; `None` when it has no cgroup now.
-pub(crate) fn container(name: &ContainerName) -> Option<ContainerStats> {
-    let cgroup = Cgroup::container(name);
-    Some(ContainerStats {
-        name: name.clone(),
-        cpu_usec: cgroup.value("cpu.stat", "usage_usec")?,
-        memory_bytes: cgroup.number("memory.current").unwrap_or(0),
-        memory_peak_bytes: cgroup.number("memory.peak").unwrap_or(0),
-        memory_limit_bytes: cgroup.number("memory.max"),
-        pids: cgroup.number("pids.current").unwrap_or(0),
-    })
-}
 
 /// The VM, with vminit being this process and `helpers`.
 pub(crate) fn guest(helpers: &[i32]) -> GuestStats {
@@ -35,7 +20,7 @@ pub(crate) fn guest(helpers: &[i32]) -> GuestStats {
 
 fn text(path: &str) -> String {
     let bytes =
-        File::open(path).and_then(|file| crate::rootfs::read_capped(file, MAX_FILE)).unwrap_or_default();
+        File::open(path).and_then(|file| magikvm_containers::read_capped(file, MAX_FILE)).unwrap_or_default();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 

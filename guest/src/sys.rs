@@ -1,52 +1,16 @@
-//! The few kernel calls that nix does not wrap, each behind a safe function. Owns: unsafe code. Must not know:
-//! pods, plans, the wire.
+//! The few kernel calls of the guest that nix does not wrap, each behind a safe function. Owns: unsafe code. Must not know: pods, plans, the
+//! wire.
 #![allow(
     unsafe_code,
     reason = "raw system calls and file descriptors received from the kernel; every block says why it is sound"
 )]
 
-use magikvm_proto::wire::WindowSize;
-use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrIn,
-    SockaddrIn6, UnixAddr, VsockAddr, accept4, bind, connect, getpeername, listen, recvmsg, sendmsg,
-    setsockopt, socket, socketpair, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, getpeername, listen, socket,
 };
-use nix::unistd::ForkResult;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-
-/// Most file descriptors that travel in one message.
-const MAX_FDS: usize = 4;
-
-/// Which side of a fork this is.
-pub(crate) enum Fork {
-    /// The caller.
-    Parent {
-        /// The new process.
-        child: i32,
-    },
-    /// The new process.
-    Child,
-}
-
-/// Forks. Only for processes that have a single thread: the copy may then do anything.
-pub(crate) fn fork_single_threaded() -> Result<Fork, Errno> {
-    // SAFETY: the callers (main before its first thread, and the spawner, which never starts one) are
-    // single-threaded, so no lock can be held by a thread that the copy does not have.
-    match unsafe { nix::unistd::fork() }? {
-        ForkResult::Parent { child } => Ok(Fork::Parent { child: child.as_raw() }),
-        ForkResult::Child => Ok(Fork::Child),
-    }
-}
-
-/// Ends this process without running any exit handler: for forked copies.
-pub(crate) fn exit_now(code: i32) -> ! {
-    // SAFETY: `_exit` has no preconditions.
-    unsafe { libc::_exit(code) }
-}
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 /// Fewer malloc arenas: vminit's threads are many, small and mostly asleep.
 pub(crate) fn one_malloc_arena() {
@@ -65,129 +29,6 @@ pub(crate) fn clear_environment() {
     // SAFETY: called in main before any thread.
     unsafe {
         libc::clearenv();
-    }
-}
-
-fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
-    let fd = RawFd::try_from(Errno::result(fd)?).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-    // SAFETY: the kernel has just returned this descriptor; nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// A handle of a process that never comes to mean another one.
-pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
-    // SAFETY: the call takes two integers.
-    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
-}
-
-/// Sends a signal (1 to 64) to the process of a handle.
-pub(crate) fn pidfd_signal(pidfd: &impl AsFd, signal: i32) -> Result<(), Errno> {
-    let null = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: the kernel accepts a null siginfo; the descriptor is open while it is borrowed.
-    Errno::result(unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_fd().as_raw_fd(), signal, null, 0)
-    })
-    .map(drop)
-}
-
-/// Marks every descriptor from `first` on as closed at exec.
-pub(crate) fn close_at_exec_from(first: u32) -> Result<(), Errno> {
-    // SAFETY: the call takes three integers; marking descriptors does not invalidate their owners.
-    Errno::result(unsafe {
-        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
-    })
-    .map(drop)
-}
-
-/// Connects file descriptor `target` (0, 1 or 2) to what `fd` is.
-pub(crate) fn connect_stdio(fd: &impl AsFd, target: RawFd) -> Result<(), Errno> {
-    // SAFETY: dup2 closes and replaces only the standard stream `target`, which nothing owns as an `OwnedFd`.
-    Errno::result(unsafe { libc::dup2(fd.as_fd().as_raw_fd(), target) }).map(drop)
-}
-
-/// Becomes `uid` and `gid` with all capabilities kept until the caller drops them.
-pub(crate) fn set_ids(uid: u32, gid: u32) -> Result<(), Errno> {
-    // SAFETY: plain system calls on integers. Raw, because the process has one thread and libc's wrappers would
-    // signal others.
-    unsafe {
-        Errno::result(libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0))?;
-        Errno::result(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
-        Errno::result(libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
-        Errno::result(libc::prctl(libc::PR_SET_KEEPCAPS, 0, 0, 0, 0))?;
-    }
-    Ok(())
-}
-
-/// Gives up every capability for good and becomes unreadable for other processes.
-pub(crate) fn give_up_everything() -> Result<(), Errno> {
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: i32,
-    }
-    // _LINUX_CAPABILITY_VERSION_3 of capability.h: two words per set.
-    let header = Header { version: 0x2008_0522, pid: 0 };
-    let none = [0u32; 6];
-    // SAFETY: `header` and `none` are laid out as capset(2) says for version 3 and live through the call.
-    unsafe {
-        Errno::result(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
-        Errno::result(libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0))?;
-        Errno::result(libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr())).map(drop)
-    }
-}
-
-/// Names the calling process, for `ps`.
-pub(crate) fn set_process_name(name: &std::ffi::CStr) {
-    // SAFETY: the kernel copies at most 16 bytes of the NUL-terminated name.
-    unsafe {
-        libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0);
-    }
-}
-
-/// Default dispositions and an empty mask: what a program expects to be started with.
-pub(crate) fn default_signals() -> Result<(), Errno> {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in Signal::iterator().filter(|s| !matches!(s, Signal::SIGKILL | Signal::SIGSTOP)) {
-        // SAFETY: the default disposition runs no code of ours.
-        unsafe { sigaction(signal, &default) }?;
-    }
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
-}
-
-/// Children that end leave no zombie behind.
-pub(crate) fn ignore_children() -> Result<(), Errno> {
-    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-    // SAFETY: to ignore a signal runs no code of ours.
-    unsafe { sigaction(Signal::SIGCHLD, &ignore) }.map(drop)
-}
-
-/// Gives a terminal a new size.
-pub(crate) fn set_window_size(terminal: &impl AsFd, size: WindowSize) -> Result<(), Errno> {
-    let size = libc::winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCSWINSZ reads one winsize, which lives through the call.
-    Errno::result(unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &raw const size) })
-        .map(drop)
-}
-
-/// Makes a terminal the controlling one of the calling session leader.
-pub(crate) fn set_controlling_terminal(terminal: &impl AsFd) -> Result<(), Errno> {
-    // SAFETY: TIOCSCTTY takes an integer.
-    Errno::result(unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSCTTY, 0) }).map(drop)
-}
-
-/// Unlocks a terminal's master and opens its other end, without looking up any path.
-pub(crate) fn terminal_peer(master: &impl AsFd) -> io::Result<OwnedFd> {
-    let unlocked: libc::c_int = 0;
-    let raw = master.as_fd().as_raw_fd();
-    // SAFETY: TIOCSPTLCK reads one int that lives through the call; TIOCGPTPEER takes open flags and returns a
-    // descriptor.
-    unsafe {
-        Errno::result(libc::ioctl(raw, libc::TIOCSPTLCK, &raw const unlocked))?;
-        owned(libc::c_long::from(libc::ioctl(
-            raw,
-            libc::TIOCGPTPEER,
-            libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC,
-        )))
     }
 }
 
@@ -225,97 +66,11 @@ pub(crate) fn vsock_listen_for_many(port: u32) -> io::Result<OwnedFd> {
     Ok(listener)
 }
 
-/// Begins to connect to an address; the socket can be written to when that has come to an end.
-pub(crate) fn tcp_connect(address: std::net::SocketAddr) -> io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let stream = socket(family, SockType::Stream, flags, None)?;
-    let begun = match address {
-        std::net::SocketAddr::V4(address) => connect(stream.as_raw_fd(), &SockaddrIn::from(address)),
-        std::net::SocketAddr::V6(address) => connect(stream.as_raw_fd(), &SockaddrIn6::from(address)),
-    };
-    match begun {
-        Ok(()) | Err(Errno::EINPROGRESS) => Ok(stream),
-        Err(errno) => Err(errno.into()),
-    }
-}
-
-/// When it is closed, the other end is to see a reset and not an end.
-pub(crate) fn reset_on_close(stream: &impl AsFd) {
-    let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
-    setsockopt(stream, sockopt::Linger, &at_once).ok();
-}
-
 /// The next connection and the context id of its other end.
 pub(crate) fn vsock_accept(listener: &impl AsFd) -> io::Result<(OwnedFd, u32)> {
     let raw = accept4(listener.as_fd().as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
-    let connection = owned(raw.into())?;
+    // SAFETY: the kernel has just returned this descriptor; nobody else owns it.
+    let connection = unsafe { OwnedFd::from_raw_fd(raw) };
     let peer: VsockAddr = getpeername(connection.as_raw_fd())?;
     Ok((connection, peer.cid()))
-}
-
-/// Bytes written to a socket that have not left this machine yet; 0 where the kernel can't say.
-pub(crate) fn unsent_bytes(socket: &impl AsFd) -> i32 {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: TIOCOUTQ (the same number as SIOCOUTQ) writes one int, which lives through the call.
-    Errno::result(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) })
-        .map_or(0, |_| bytes)
-}
-
-/// Two connected sockets that keep message boundaries.
-pub(crate) fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
-}
-
-/// Sends one message with descriptors.
-pub(crate) fn send_message(socket: &impl AsFd, bytes: &[u8], fds: &[RawFd]) -> io::Result<()> {
-    let rights = [ControlMessage::ScmRights(fds)];
-    let rights: &[ControlMessage<'_>] = if fds.is_empty() { &[] } else { &rights };
-    let sent = sendmsg::<UnixAddr>(
-        socket.as_fd().as_raw_fd(),
-        &[IoSlice::new(bytes)],
-        rights,
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )?;
-    if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
-}
-
-/// Receives one message of at most `buffer.len()` bytes with its descriptors. Zero bytes: the other end is closed.
-pub(crate) fn receive_message(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut space = cmsg_space!([RawFd; MAX_FDS]);
-    let mut iov = [IoSliceMut::new(buffer)];
-    let message = recvmsg::<UnixAddr>(
-        socket.as_fd().as_raw_fd(),
-        &mut iov,
-        Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )?;
-    let mut fds = Vec::new();
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(received) = control {
-            // SAFETY: the kernel has just installed these descriptors for us; nobody else owns them.
-            fds.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-        }
-    }
-    if message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    Ok((message.bytes, fds))
-}
-
-/// Waits for any child to end: its process id and raw wait status.
-pub(crate) fn wait_any() -> Result<(i32, i32), Errno> {
-    let mut status = 0;
-    // SAFETY: the kernel writes one int, which lives through the call.
-    let pid = Errno::result(unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL) })?;
-    Ok((pid, status))
-}
-
-/// Closes every descriptor from `first` on, for a process that will use none any more.
-pub(crate) fn close_all_from(first: u32) {
-    // SAFETY: the caller, a forked copy, goes on to nothing but pause(2); no owner of a descriptor is used again.
-    unsafe {
-        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0);
-    }
 }

@@ -5,18 +5,17 @@
 
 pub mod agent;
 pub mod cli;
-pub mod image;
 pub mod jail;
 pub mod manifest;
 pub mod monitor;
 pub mod net;
-pub mod os;
 pub mod pod;
 pub mod process;
 pub mod runtime;
-pub mod signals;
 pub mod store;
 pub mod vmm;
 pub mod volume;
 
+pub use magikvm_images as image;
+pub use magikvm_platform::{os, signals};
 pub use pod::interface::PodRuntimeInterface;

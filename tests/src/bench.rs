@@ -1,7 +1,7 @@
 //! What benchmarks of whole pods share: how magikvm is called, and a QEMU set up by hand to compare it with.
 
-use magikvm::vmm::Accel;
 use magikvm::vmm::qemu::kernel_parameters;
+use magikvm::vmm::{Accel, VmmKind};
 use magikvm_proto::guest_image::Arch;
 use serde_json::Value;
 use std::error::Error;
@@ -26,23 +26,31 @@ pub struct Bench {
     pub work: PathBuf,
     /// `--accel`.
     pub accel: String,
+    vmm: VmmKind,
 }
 
-fn var(name: &str) -> Result<PathBuf> {
+/// A path that `ci/bench.sh` says in the environment.
+pub fn var(name: &str) -> Result<PathBuf> {
     std::env::var_os(name)
         .map(PathBuf::from)
         .ok_or_else(|| format!("{name} is not set; run ci/bench.sh").into())
 }
 
 impl Bench {
-    /// In a directory; it has [`IMAGE`].
+    /// In a directory, with QEMU; it has [`IMAGE`].
     pub fn new(work: &Path) -> Result<Self> {
+        Self::of_driver(work, VmmKind::Qemu)
+    }
+
+    /// The same with this driver.
+    pub fn of_driver(work: &Path, vmm: VmmKind) -> Result<Self> {
         let bench = Self {
             magikvm: var("MAGIKVM_BIN")?,
             root: work.join("root"),
             guest: var("MAGIKVM_TEST_GUEST")?,
             work: work.to_owned(),
             accel: std::env::var("MAGIKVM_ACCEL").unwrap_or_else(|_| "kvm".to_owned()),
+            vmm,
         };
         let layout = var("MAGIKVM_DEMO_IMAGE")?;
         bench.run(&["image", "import", &format!("oci:{}:1", layout.display()), "--name", IMAGE])?;
@@ -50,14 +58,14 @@ impl Bench {
         Ok(bench)
     }
 
-    /// magikvm with these arguments, running pods with QEMU.
+    /// magikvm with these arguments.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.magikvm);
         command
             .arg("--root")
             .arg(&self.root)
             .args(args)
-            .env("MAGIKVM_VMM", "qemu")
+            .env("MAGIKVM_VMM", format!("{:?}", self.vmm).to_lowercase())
             .env("MAGIKVM_ACCEL", &self.accel)
             .env("MAGIKVM_GUEST", &self.guest);
         command

@@ -180,6 +180,12 @@ fn manifests_that_are_refused() {
         ),
     );
     assert_golden("manifest-large", &run(&format!("# {}\n", "x".repeat(1 << 20))));
+    assert_golden(
+        "manifest-bad-image",
+        &run(
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: shop}\nspec:\n  containers:\n  - name: web\n    image: test/app:1\n  - name: cache\n    image: Test/App:1\n",
+        ),
+    );
     assert_golden("manifest-missing", &host.cmd(["run", "--vmm", "fake", "nothing.yaml"]).run().transcript());
     let crowd = (0..17).fold(Pod::new("crowd"), |pod, n| pod.container(&format!("c{n}"), &["app"]));
     assert_golden("manifest-17-containers", &run(&crowd.text()));

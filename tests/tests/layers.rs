@@ -10,11 +10,11 @@ const LAYERS: [&str; 15] = [
     "image", "store", "signals", "os",
 ];
 
-fn row(module: &str) -> usize {
-    LAYERS
+fn row(layers: &[&str], module: &str) -> usize {
+    layers
         .iter()
         .position(|layer| *layer == module)
-        .unwrap_or_else(|| panic!("module {module} is in no layer; give it one here and in host/src/lib.rs"))
+        .unwrap_or_else(|| panic!("module {module} is in no layer; give it one here"))
 }
 
 fn sources(dir: &Path, into: &mut Vec<PathBuf>) {
@@ -46,9 +46,35 @@ fn named(source: &str) -> Vec<(usize, String)> {
     found
 }
 
-#[test]
-fn arrows_point_down() {
-    let base = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../host/src"));
+/// Arrows between the modules of the smaller crates point down as well. Each list is from the top; a module may use those below it.
+const CRATE_LAYERS: [(&str, &[&str]); 3] = [
+    ("crates/platform/src", &["lock", "atomic", "signals", "os", "text"]),
+    (
+        "crates/supervisor/src",
+        &[
+            "reactor",
+            "agent",
+            "create",
+            "forward",
+            "pod",
+            "message",
+            "machine",
+            "output",
+            "events",
+            "interface",
+            "sync",
+            "sys",
+            "text",
+        ],
+    ),
+    (
+        "crates/containers/src",
+        &["spawner", "bundle", "devices", "cgroup", "reaper", "volumes", "user", "rootfs", "sys"],
+    ),
+];
+
+/// Uses of a module that the order of `layers` forbids.
+fn wrong_arrows(base: &Path, layers: &[&str]) -> Vec<String> {
     let mut files = Vec::new();
     sources(base, &mut files);
     let mut wrong = Vec::new();
@@ -60,34 +86,102 @@ fn arrows_point_down() {
             continue;
         }
         for (line, other) in named(&fs::read_to_string(&file).unwrap()) {
-            if other != module && row(&other) <= row(&module) {
+            if other != module && row(layers, &other) <= row(layers, &module) {
                 wrong.push(format!("{}:{line}: {module} uses {other}", below.display()));
             }
         }
     }
+    wrong
+}
+
+#[test]
+fn arrows_point_down() {
+    let mut wrong = wrong_arrows(&root().join("host/src"), &LAYERS);
+    for (sources, layers) in CRATE_LAYERS {
+        wrong.extend(wrong_arrows(&root().join(sources), layers));
+    }
     assert!(wrong.is_empty(), "arrows that point up or sideways:\n{}", wrong.join("\n"));
+}
+
+/// Packages of this workspace, and which others of it each may depend on.
+const CRATES: [(&str, &[&str]); 8] = [
+    ("crates/proto", &[]),
+    ("crates/platform", &[]),
+    ("crates/images", &["magikvm-platform", "magikvm-proto"]),
+    ("crates/supervisor", &["magikvm-proto"]),
+    ("crates/containers", &["magikvm-proto", "magikvm-supervisor"]),
+    ("guest", &["magikvm-containers", "magikvm-proto", "magikvm-supervisor"]),
+    ("host", &["magikvm-images", "magikvm-platform", "magikvm-proto", "magikvm-supervisor"]),
+    ("image-builder", &["magikvm-proto"]),
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Names in the `[dependencies]` of a package, those of single systems included.
+fn dependencies(package: &str) -> Vec<String> {
+    let text = fs::read_to_string(root().join(package).join("Cargo.toml")).unwrap();
+    let mut names = Vec::new();
+    let mut counts = false;
+    for line in text.lines() {
+        if line.starts_with('[') {
+            counts = line.ends_with("dependencies]") && !line.contains("dev-");
+        } else if counts && line.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            names.extend(line.split(['.', ' ', '=']).next().map(str::to_owned));
+        }
+    }
+    names
 }
 
 /// Each side of the contract builds without the other, and the contract knows neither files nor an async runtime.
 #[test]
 fn crates_depend_as_promised() {
-    let dependencies = |name: &str| {
-        let path = format!("{}/../{name}/Cargo.toml", env!("CARGO_MANIFEST_DIR"));
-        let text = fs::read_to_string(path).unwrap();
-        let section = text
-            .split("[dependencies]")
-            .nth(1)
-            .unwrap_or_default()
-            .split("\n[")
-            .next()
-            .unwrap_or_default()
-            .to_owned();
-        let names = section.lines().filter_map(|line| line.split(['.', ' ', '=']).next()).map(str::to_owned);
-        names.filter(|name| !name.is_empty() && !name.starts_with('#')).collect::<Vec<_>>()
-    };
-    assert!(!dependencies("guest").contains(&"magikvm".to_owned()), "vminit must not depend on the host");
-    for name in dependencies("proto") {
+    for (package, allowed) in CRATES {
+        for name in dependencies(package).iter().filter(|name| name.starts_with("magikvm")) {
+            assert!(allowed.contains(&name.as_str()), "{package} depends on {name}");
+        }
+    }
+    for name in dependencies("crates/proto") {
         assert!(["serde", "serde_json", "thiserror"].contains(&name.as_str()), "proto depends on {name}");
+    }
+}
+
+/// What a program is made of: all packages that its crate depends on, directly or not, in a normal build of this host.
+fn ingredients(package: &str) -> Vec<String> {
+    let tree = std::process::Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--offline",
+            "--locked",
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+            "--package",
+            package,
+        ])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let text = String::from_utf8(tree.stdout).unwrap();
+    text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+/// Programs are not made of what only others need: the guest knows no registry, the host makes no container.
+#[test]
+fn programs_hold_what_they_need() {
+    for (program, foreign) in [
+        ("vminit", &["reqwest", "rustls", "tokio", "clap", "magikvm", "magikvm-images", "libkrun"][..]),
+        ("magikvm", &["libcontainer", "magikvm-containers", "vminit"][..]),
+        ("magikvm-image", &["libcontainer", "reqwest", "magikvm", "libkrun"][..]),
+    ] {
+        let made_of = ingredients(program);
+        assert!(made_of.contains(&"magikvm-proto".to_owned()), "{program}: {made_of:?}");
+        for name in foreign {
+            assert!(made_of[1..].iter().all(|other| other != name), "{program} holds {name}");
+        }
     }
 }
 

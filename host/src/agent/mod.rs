@@ -1,22 +1,27 @@
 //! Client of the wire. The guest is hostile: every call has a deadline, every length is capped (by the codec), and nothing it says can make
 //! this side panic, wait for ever or grow.
 
+mod events;
 mod stream;
+mod timed;
 
 pub use crate::store::sandbox::{Connector, Handshake};
-pub use stream::{AgentReader, AgentWriter, DeadlineExtension};
+pub use events::EventStream;
+pub use stream::{AgentStream, Received, StreamError};
+pub use timed::DeadlineExtension;
 
 use crate::os;
 use crate::store::layout::FORWARD_SOCK;
 use magikvm_proto::codec::{self, CodecError};
 use magikvm_proto::limits::REQUEST_TIMEOUT_SECS;
 use magikvm_proto::path::FORWARD_PORT;
+use magikvm_proto::stream::{Side, Traffic};
 use magikvm_proto::wire::{Hello, Refusal, Reply, Request};
 use serde::de::DeserializeOwned;
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
-use stream::Timed;
+use timed::Timed;
 
 /// Longest answer to the request for a port (`OK 1234567890\n`).
 const MAX_HANDSHAKE: usize = 64;
@@ -228,10 +233,11 @@ impl AgentConnection {
         }
     }
 
-    /// After an `ok` that upgrades the connection: its two directions, for two threads.
-    pub fn into_stream(self) -> Result<(AgentReader, AgentWriter), AgentError> {
-        self.writer.set_write_timeout(None).map_err(AgentError::Unreachable)?;
-        Ok((AgentReader::new(self.reader), AgentWriter::new(self.writer)))
+    /// After an `ok` that makes the connection a stream.
+    pub fn into_stream(self, traffic: Traffic) -> Result<AgentStream, AgentError> {
+        let rest = self.reader.buffer().to_vec();
+        let extension = self.reader.into_inner().take_extension();
+        AgentStream::new(self.writer, Side::Host, traffic, &rest, extension).map_err(AgentError::Unreachable)
     }
 }
 

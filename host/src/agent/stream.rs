@@ -1,148 +1,345 @@
-//! The two directions of an upgraded connection.
+//! A connection to the agent that has become a stream, for any number of threads.
+//!
+//! Whichever thread waits for something of the guest reads the connection, for itself and for the others; so input is sent on while the
+//! thread that shows the output is held up, and the other way round. What has come and is not taken stays within the window: who stops
+//! taking stops the guest's sender, and nothing else.
 
-use magikvm_proto::codec::{self, CodecError};
-use magikvm_proto::limits::REQUEST_TIMEOUT_SECS;
-use magikvm_proto::wire::{Event, FrameHeader};
-use std::io::{self, BufRead, BufReader, Read};
+use super::timed::DeadlineExtension;
+use magikvm_proto::limits::{MAX_LINE_LEN, REQUEST_TIMEOUT_SECS};
+use magikvm_proto::stream::{HEADER_LEN, Incoming, Link, MAX_DATA, Side, Traffic, Violation};
+use magikvm_proto::wire::{StreamMessage, UrgentMessage};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Asked when a deadline has passed: whether the peer has a reason to be late, and gets the same time once more. A VM that is paused has one;
-/// what it says itself never counts.
-pub struct DeadlineExtension(Box<dyn FnMut() -> bool + Send>);
+/// A frame that has begun must be complete, and bytes must be taken, within this time. Only time that was spent waiting counts: this
+/// program may have been stopped, or held up by what it does with what has come.
+const TIME: Duration = Duration::from_secs(REQUEST_TIMEOUT_SECS);
+/// Waited at once while a deadline runs. Being stopped meanwhile costs no more than this.
+const SLICE: Duration = Duration::from_secs(1);
+/// Read at once, in bytes.
+const READ: usize = 16 << 10;
 
-impl DeadlineExtension {
-    /// That of a judge.
-    pub fn new(is_excused: impl FnMut() -> bool + Send + 'static) -> Self {
-        Self(Box::new(is_excused))
-    }
+/// Why a stream is of no use any more.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StreamError {
+    /// The connection ended before the guest had said all.
+    #[error("the pod's agent closed the connection")]
+    Closed,
+    /// The connection failed.
+    #[error("the connection to the pod's agent failed")]
+    Io(#[source] Arc<io::Error>),
+    /// The guest stopped in the middle of a frame, or takes nothing.
+    #[error("the pod's agent did not go on within {} s", TIME.as_secs())]
+    Late,
+    /// The guest does not keep to the frames.
+    #[error("the pod's agent broke the rules of streams")]
+    Violation(#[source] Violation),
+    /// The guest sent a message that is none.
+    #[error("the pod's agent sent something that is not a message")]
+    Message(#[source] Arc<serde_json::Error>),
+    /// The guest sent a line without an end.
+    #[error("a line is longer than {MAX_LINE_LEN} bytes")]
+    LineTooLong,
 }
 
-impl std::fmt::Debug for DeadlineExtension {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("DeadlineExtension")
-    }
+/// Something of the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Received {
+    /// Bytes of a channel.
+    Data {
+        /// Which channel.
+        channel: u16,
+        /// At least one, at most as many as one frame may have.
+        bytes: Vec<u8>,
+    },
+    /// A message, in order with the data.
+    Message(StreamMessage),
 }
 
-/// A stream whose reads end at a deadline, however many there are: a peer that sends a byte now and then gains nothing.
+/// The stream. Dropped, the connection is closed.
 #[derive(Debug)]
-pub(super) struct Timed {
-    stream: UnixStream,
-    deadline: Option<Instant>,
-    /// How long the deadline was away when it was set.
+pub struct AgentStream {
+    socket: UnixStream,
+    state: Mutex<State>,
+    /// Something has come or was sent.
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    link: Link,
+    /// Bytes that a caller was given last.
+    in_hand: usize,
+    /// A thread waits for the connection.
+    reads: bool,
+    /// A thread sends what is to be sent.
+    sends: bool,
+    broken: Option<StreamError>,
+    /// The frame that is to be completed, and how long it was waited for.
+    late: (Option<u64>, Duration),
+    /// How long that may be.
     time: Duration,
     extension: Option<DeadlineExtension>,
-    armed: bool,
 }
 
-impl Timed {
-    pub(super) fn new(stream: UnixStream) -> Self {
-        Self { stream, deadline: None, time: Duration::ZERO, extension: None, armed: false }
-    }
+type Locked<'a> = MutexGuard<'a, State>;
 
-    pub(super) fn set_deadline(&mut self, deadline: Option<Instant>) {
-        self.deadline = deadline;
-        self.time =
-            deadline.map_or(Duration::ZERO, |deadline| deadline.saturating_duration_since(Instant::now()));
-    }
+fn is_nothing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
 
-    pub(super) fn extend_deadlines(&mut self, extension: DeadlineExtension) {
-        self.extension = Some(extension);
-    }
-
-    /// How long a read may take from now on.
-    fn left(&mut self, deadline: Instant) -> io::Result<Duration> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if !left.is_zero() {
-            return Ok(left);
-        }
-        let is_excused = self.extension.as_mut().is_some_and(|DeadlineExtension(is_excused)| is_excused());
-        if !is_excused || self.time.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        self.deadline = Some(Instant::now() + self.time);
-        Ok(self.time)
+fn broken_by(error: io::Error) -> StreamError {
+    match error.kind() {
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::NotConnected => StreamError::Closed,
+        _ => StreamError::Io(Arc::new(error)),
     }
 }
 
-impl Read for Timed {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl State {
+    /// Why nothing can be sent any more.
+    fn check(&self) -> Result<(), StreamError> {
+        match &self.broken {
+            Some(error) => Err(error.clone()),
+            None if self.link.is_peer_gone().is_some() || self.link.reset_by().is_some() => {
+                Err(StreamError::Closed)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// How long the other end may be waited for now.
+    fn time_left(&mut self) -> Option<Duration> {
+        let frame = self.link.open_frame();
+        if self.late.0 != frame {
+            self.late = (frame, Duration::ZERO);
+        }
+        frame.map(|_| self.time.saturating_sub(self.late.1).min(SLICE))
+    }
+
+    /// Whether so long a wait is too long.
+    fn is_late(&mut self, waited: &mut Duration) -> bool {
+        if *waited < self.time {
+            return false;
+        }
+        *waited = Duration::ZERO;
+        !self.extension.as_mut().is_some_and(DeadlineExtension::is_excused)
+    }
+
+    fn on_read(&mut self, read: io::Result<usize>, buffer: &[u8], waited: Duration) {
+        self.late.1 += waited;
+        match read {
+            Ok(0) => self.broken = Some(StreamError::Closed),
+            Ok(count) => {
+                if let Err(violation) = self.link.receive(&buffer[..count]) {
+                    self.broken = Some(StreamError::Violation(violation));
+                }
+            }
+            Err(error) if is_nothing(&error) => {
+                let mut waited = self.late.1;
+                if self.link.open_frame().is_some() && self.is_late(&mut waited) {
+                    self.broken = Some(StreamError::Late);
+                }
+                self.late.1 = waited;
+            }
+            Err(error) => self.broken = Some(broken_by(error)),
+        }
+    }
+}
+
+impl AgentStream {
+    /// Over a connection on which this was read behind the answer.
+    pub(crate) fn new(
+        socket: UnixStream,
+        side: Side,
+        traffic: Traffic,
+        rest: &[u8],
+        extension: Option<DeadlineExtension>,
+    ) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let mut link = Link::new(side, traffic);
+        let broken = link.receive(rest).err().map(StreamError::Violation);
+        let late = (None, Duration::ZERO);
+        let state =
+            State { link, in_hand: 0, reads: false, sends: false, broken, late, time: TIME, extension };
+        Ok(Self { socket, state: Mutex::new(state), changed: Condvar::new() })
+    }
+
+    fn lock(&self) -> Locked<'_> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_for_others<'a>(&'a self, state: Locked<'a>) -> Locked<'a> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the connection; at most so long. How long that was.
+    fn poll(&self, flags: PollFlags, limit: Option<Duration>) -> Duration {
+        let timeout = limit.map_or(PollTimeout::NONE, |limit| {
+            PollTimeout::try_from(limit + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
+        });
+        let begun = Instant::now();
+        if poll(&mut [PollFd::new(self.socket.as_fd(), flags)], timeout).is_err() {
+            // Interrupted, or without memory; the connection is looked at all the same.
+        }
+        limit.map_or(Duration::ZERO, |limit| begun.elapsed().min(limit))
+    }
+
+    /// Waits until something has come, which this thread or another one reads.
+    fn progress<'a>(&'a self, mut state: Locked<'a>) -> Locked<'a> {
+        if state.reads {
+            return self.wait_for_others(state);
+        }
+        state.reads = true;
+        let limit = state.time_left();
+        drop(state);
+        let waited = self.poll(PollFlags::POLLIN, limit);
+        let mut buffer = [0; READ];
+        let read = (&self.socket).read(&mut buffer);
+        let mut state = self.lock();
+        state.reads = false;
+        state.on_read(read, &buffer, waited);
+        self.changed.notify_all();
+        state
+    }
+
+    /// Sends what is to be sent, unless another thread does already.
+    fn flush<'a>(&'a self, mut state: Locked<'a>) -> Locked<'a> {
+        if state.sends {
+            return state;
+        }
+        state.sends = true;
+        let mut waited = Duration::ZERO;
+        while !state.link.outbox().is_empty() && state.broken.is_none() {
+            let outbox = state.link.outbox();
+            let piece = outbox[..outbox.len().min(HEADER_LEN + MAX_DATA)].to_vec();
+            drop(state);
+            let written = (&self.socket).write(&piece);
+            if written.as_ref().is_err_and(is_nothing) {
+                waited += self.poll(PollFlags::POLLOUT, Some(SLICE));
+            }
+            state = self.lock();
+            match written {
+                Ok(count @ 1..) => {
+                    state.link.sent(count);
+                    waited = Duration::ZERO;
+                }
+                Err(error) if is_nothing(&error) => {
+                    if state.is_late(&mut waited) {
+                        state.broken = Some(StreamError::Late);
+                    }
+                }
+                // What it has said before may still be read.
+                Ok(_) | Err(_) => state.link.lose_peer(),
+            }
+        }
+        state.sends = false;
+        self.changed.notify_all();
+        state
+    }
+
+    /// What the guest says next; `None` once it has said that nothing more comes. What was given last counts as handed on: the guest
+    /// may send as much again.
+    pub fn next(&self) -> Result<Option<Received>, StreamError> {
+        let mut state = self.lock();
+        let handed_on = std::mem::take(&mut state.in_hand);
+        state.link.delivered(handed_on);
+        let mut state = self.flush(state);
         loop {
-            if let Some(deadline) = self.deadline {
-                let left = self.left(deadline)?;
-                self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
-                self.armed = true;
-            } else if self.armed {
-                self.stream.set_read_timeout(None)?;
-                self.armed = false;
-            }
-            match self.stream.read(buffer) {
-                // The deadline, which is looked at once more, or a little before it.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.deadline.is_some() => {}
-                result => return result,
-            }
+            let (received, count) = match state.link.next() {
+                Some(Incoming::Data { channel, bytes }) => {
+                    let bytes = bytes[..bytes.len().min(MAX_DATA)].to_vec();
+                    let count = bytes.len();
+                    (Ok(Some(Received::Data { channel, bytes })), count)
+                }
+                Some(Incoming::Message(bytes)) => {
+                    let message = serde_json::from_slice(bytes);
+                    let message = message.map_err(|error| StreamError::Message(Arc::new(error)));
+                    (message.map(Received::Message).map(Some), bytes.len())
+                }
+                None if state.link.is_delivered() => (Ok(None), 0),
+                None => {
+                    if state.link.reset_by().is_some() {
+                        return Err(StreamError::Closed);
+                    }
+                    if let Some(error) = &state.broken {
+                        return Err(error.clone());
+                    }
+                    state = self.progress(state);
+                    continue;
+                }
+            };
+            state.in_hand = count;
+            return received;
         }
     }
-}
 
-/// Receiving half. The next message may take as long as it likes to begin, but once begun it must be complete within 30 s.
-#[derive(Debug)]
-pub struct AgentReader {
-    inner: BufReader<Timed>,
-}
-
-impl AgentReader {
-    pub(super) fn new(inner: BufReader<Timed>) -> Self {
-        Self { inner }
-    }
-
-    fn await_begin(&mut self) -> Result<(), CodecError> {
-        self.inner.get_mut().set_deadline(None);
+    /// Waits until this is so, or can't be any more.
+    fn wait_until(&self, is_so: impl Fn(&Link) -> bool) -> Result<Locked<'_>, StreamError> {
+        let mut state = self.lock();
         loop {
-            match self.inner.fill_buf() {
-                Ok(_) => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
+            state.check()?;
+            if is_so(&state.link) {
+                return Ok(state);
             }
+            // What is to be sent is being sent by another thread. Whoever waited for the guest meanwhile might wait for ever.
+            state = match state.link.outbox().is_empty() {
+                true => self.progress(state),
+                false => self.wait_for_others(state),
+            };
         }
-        self.inner.get_mut().set_deadline(Some(Instant::now() + Duration::from_secs(REQUEST_TIMEOUT_SECS)));
+    }
+
+    /// Sends bytes of a channel, as the other end has room for them.
+    pub fn send(&self, channel: u16, mut bytes: &[u8]) -> Result<(), StreamError> {
+        while !bytes.is_empty() {
+            let mut state = self.wait_until(|link| link.room() > 0)?;
+            let (piece, rest) = bytes.split_at(state.link.room().min(bytes.len()));
+            state.link.send(channel, piece);
+            bytes = rest;
+            drop(self.flush(state));
+        }
         Ok(())
     }
 
-    /// The next frame, its bytes in `payload`; `None` at the end.
-    pub fn frame(&mut self, payload: &mut Vec<u8>) -> Result<Option<FrameHeader>, CodecError> {
-        self.await_begin()?;
-        codec::read_frame(&mut self.inner, payload)
+    /// Sends a message that does not wait for the other end to take what was sent before.
+    pub fn send_urgent(&self, message: &UrgentMessage) -> Result<(), StreamError> {
+        let message = serde_json::to_vec(message).map_err(|error| StreamError::Message(Arc::new(error)))?;
+        let mut state = self.wait_until(Link::has_room_for_urgent)?;
+        state.link.send_urgent(&message);
+        drop(self.flush(state));
+        Ok(())
     }
 
-    /// The next event; `None` at the end.
-    pub fn event(&mut self) -> Result<Option<Event>, CodecError> {
-        self.await_begin()?;
-        codec::read_message(&mut self.inner)
-    }
-}
-
-/// Sending half. Dropped, the connection's sending direction ends.
-#[derive(Debug)]
-pub struct AgentWriter {
-    inner: UnixStream,
-}
-
-impl AgentWriter {
-    pub(super) fn new(inner: UnixStream) -> Self {
-        Self { inner }
+    #[cfg(test)]
+    /// Sends a message in order with the data, as guests do.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn say(&self, message: &StreamMessage) -> Result<(), StreamError> {
+        let message = serde_json::to_vec(message).map_err(|error| StreamError::Message(Arc::new(error)))?;
+        let mut state = self.wait_until(|link| link.room() > 0)?;
+        state.link.send_message(&message);
+        drop(self.flush(state));
+        Ok(())
     }
 
-    /// Sends one frame.
-    pub fn frame(&mut self, header: &FrameHeader, payload: &[u8]) -> Result<(), CodecError> {
-        codec::write_frame(&mut self.inner, header, payload)
+    /// Says that nothing more will be sent.
+    pub fn end(&self) {
+        let mut state = self.lock();
+        state.link.end();
+        drop(self.flush(state));
     }
 
-    /// Ends both directions; a reader blocked on this connection sees its end.
+    /// Ends the connection; a thread that waits for it sees that.
     pub fn close(&self) {
-        if self.inner.shutdown(Shutdown::Both).is_err() {
+        if self.socket.shutdown(Shutdown::Both).is_err() {
             // It was closed from the other side.
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -93,6 +93,7 @@ fn describe(kind: &EventKind) -> String {
             format!("the pod could not be started: {}", harmless(message, &['\t']))
         }
         EventKind::ShuttingDown => "stopping".to_owned(),
+        EventKind::PodEnded => "the pod has ended".to_owned(),
     }
 }
 

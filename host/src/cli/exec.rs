@@ -3,18 +3,19 @@
 use super::error::{CliError, Kind};
 use super::terminal::{self, Raw};
 use super::{Outcome, pod_id, ui};
-use crate::agent::{AgentConnection, AgentError, AgentReader, AgentWriter};
+use crate::agent::{AgentConnection, AgentError, AgentStream, Received, StreamError};
 use crate::pod::interface::PodRuntimeInterface;
 use magikvm_proto::id::PodId;
-use magikvm_proto::limits::{EXEC_TIMEOUT_SECS, MAX_FRAME_LEN};
+use magikvm_proto::limits::EXEC_TIMEOUT_SECS;
+use magikvm_proto::stream::{MAX_DATA, STDERR, STDIN, Traffic};
 use magikvm_proto::wire::{
-    Attached, ExecRequest, ExecStarted, ExitStatus, FrameHeader, RefusalCode, Request, Stream,
+    Attached, ExecRequest, ExecStarted, ExitStatus, RefusalCode, Request, StreamMessage, UrgentMessage,
 };
 use nix::sys::signal::{SigSet, Signal};
 use std::io::{IsTerminal, Read};
 use std::process::ExitCode;
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Our own failure, told from the program's codes; a program that is not there exits as in a shell.
 const OURS: Kind = Kind::Code(125);
@@ -148,13 +149,6 @@ enum Detach {
     OnKeys,
 }
 
-/// What comes to the session from its threads.
-enum Happening {
-    Frame(Stream, Vec<u8>),
-    Detached,
-    Lost(CliError),
-}
-
 /// Shows a process's streams until it ends; `None` when the user left it.
 fn session(
     agent: AgentConnection,
@@ -162,70 +156,49 @@ fn session(
     tty: bool,
     detach: Detach,
 ) -> Result<Option<ExitStatus>, CliError> {
-    let (reader, writer) = agent.into_stream()?;
-    let writer = Arc::new(Mutex::new(writer));
+    let stream = Arc::new(agent.into_stream(Traffic::PROCESS)?);
     let raw = if tty && stdin { Raw::enter() } else { None };
-    let (events, inbox) = channel();
+    let left = Arc::new(AtomicBool::new(false));
     if tty {
-        watch_size(Arc::clone(&writer));
+        watch_size(Arc::clone(&stream));
     }
     if stdin {
-        let (writer, events) = (Arc::clone(&writer), events.clone());
-        std::thread::spawn(move || pump_stdin(&writer, detach, &events));
+        let (stream, left) = (Arc::clone(&stream), Arc::clone(&left));
+        std::thread::spawn(move || pump_stdin(&stream, detach, &left));
     }
-    std::thread::spawn(move || pump_output(reader, &events));
-    let result = loop {
-        match inbox.recv() {
-            Ok(Happening::Frame(Stream::Stdout { dropped }, bytes)) => {
-                gap(dropped);
-                ui::bytes(&bytes);
-            }
-            Ok(Happening::Frame(Stream::Stderr { dropped }, bytes)) => {
-                gap(dropped);
-                ui::error_bytes(&bytes);
-            }
-            Ok(Happening::Frame(Stream::Exit(exit), _)) => break Ok(Some(exit)),
-            Ok(Happening::Frame(..)) => {}
-            Ok(Happening::Detached) => break Ok(None),
-            Ok(Happening::Lost(error)) => break Err(error),
-            Err(_) => break Err(CliError::new(OURS, "the connection to the container ended")),
-        }
-    };
+    let exit = show(&stream);
     drop(raw);
-    result
+    match exit {
+        Ok(Some(exit)) => Ok(Some(exit)),
+        Ok(None) | Err(_) if left.load(Ordering::Acquire) => Ok(None),
+        Ok(None) | Err(StreamError::Closed) => {
+            Err(CliError::new(OURS, "the pod ended before the program's exit code was known"))
+        }
+        Err(error) => Err(CliError::of(OURS, &error)),
+    }
+}
+
+/// Shows a process's output until its exit is known. While this waits for whoever reads what is shown, the process waits too, and nobody else.
+fn show(stream: &AgentStream) -> Result<Option<ExitStatus>, StreamError> {
+    while let Some(received) = stream.next()? {
+        match received {
+            Received::Data { channel: STDERR, bytes } => ui::error_bytes(&bytes),
+            Received::Data { bytes, .. } => ui::bytes(&bytes),
+            Received::Message(StreamMessage::Dropped { bytes, .. }) => gap(bytes),
+            Received::Message(StreamMessage::Exit(exit)) => return Ok(Some(exit)),
+        }
+    }
+    Ok(None)
 }
 
 fn gap(dropped: u64) {
-    if dropped > 0 {
-        ui::note(&format!(
-            "[{dropped} bytes of output were lost here: the container printed faster than they could be shown]"
-        ));
-    }
+    ui::note(&format!(
+        "[{dropped} bytes of output were lost here: the container printed faster than they could be shown]"
+    ));
 }
 
-fn pump_output(mut reader: AgentReader, events: &Sender<Happening>) {
-    let mut payload = Vec::new();
-    loop {
-        let happening = match reader.frame(&mut payload) {
-            Ok(Some(header)) => Happening::Frame(header.stream, std::mem::take(&mut payload)),
-            Ok(None) => {
-                Happening::Lost(CliError::new(OURS, "the pod ended before the program's exit code was known"))
-            }
-            Err(error) => Happening::Lost(CliError::of(OURS, &error)),
-        };
-        let last = matches!(happening, Happening::Lost(_) | Happening::Frame(Stream::Exit(_), _));
-        if events.send(happening).is_err() || last {
-            return;
-        }
-    }
-}
-
-fn send(writer: &Mutex<AgentWriter>, header: &FrameHeader, bytes: &[u8]) -> bool {
-    writer.lock().unwrap_or_else(PoisonError::into_inner).frame(header, bytes).is_ok()
-}
-
-fn pump_stdin(writer: &Mutex<AgentWriter>, detach: Detach, events: &Sender<Happening>) {
-    let mut buffer = vec![0u8; MAX_FRAME_LEN];
+fn pump_stdin(stream: &AgentStream, detach: Detach, left: &AtomicBool) {
+    let mut buffer = vec![0u8; MAX_DATA];
     let mut stdin = std::io::stdin().lock();
     let mut held = false;
     loop {
@@ -236,14 +209,12 @@ fn pump_stdin(writer: &Mutex<AgentWriter>, detach: Detach, events: &Sender<Happe
                 if detach == Detach::OnKeys {
                     let pair = bytes.windows(2).any(|pair| pair == DETACH);
                     if pair || (held && bytes.first() == Some(&DETACH[1])) {
-                        if events.send(Happening::Detached).is_err() {
-                            // The session is over already.
-                        }
-                        return;
+                        left.store(true, Ordering::Release);
+                        return stream.close();
                     }
                     held = bytes.last() == Some(&DETACH[0]);
                 }
-                if !send(writer, &FrameHeader::data(Stream::Stdin, read), bytes) {
+                if stream.send(STDIN, bytes).is_err() {
                     return;
                 }
             }
@@ -251,11 +222,11 @@ fn pump_stdin(writer: &Mutex<AgentWriter>, detach: Detach, events: &Sender<Happe
             Err(_) => break,
         }
     }
-    send(writer, &FrameHeader::control(Stream::End), b"");
+    stream.end();
 }
 
 /// Passes changes of the terminal's size on. Called before the other threads start, so that all of them have the signal blocked.
-fn watch_size(writer: Arc<Mutex<AgentWriter>>) {
+fn watch_size(stream: Arc<AgentStream>) {
     let mut set = SigSet::empty();
     set.add(Signal::SIGWINCH);
     if set.thread_block().is_err() {
@@ -263,9 +234,7 @@ fn watch_size(writer: Arc<Mutex<AgentWriter>>) {
     }
     std::thread::spawn(move || {
         loop {
-            if !send(&writer, &FrameHeader::control(Stream::Resize(terminal::size())), b"")
-                || set.wait().is_err()
-            {
+            if stream.send_urgent(&UrgentMessage::Resize(terminal::size())).is_err() || set.wait().is_err() {
                 return;
             }
         }

@@ -4,6 +4,7 @@ mod doctor;
 mod error;
 mod events;
 mod exec;
+mod hidden;
 mod image;
 mod inspect;
 mod interrupt;
@@ -20,11 +21,7 @@ mod terminal;
 mod ui;
 mod wait;
 
-use crate::jail::JAIL_VERB;
-use crate::os;
 use crate::pod::interface::PodRuntimeInterface;
-use crate::pod::launch::MONITOR_VERB;
-use crate::pod::pull::PULLER_VERB;
 use crate::store::layout::{Layout, Surroundings};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use error::{CliError, Kind};
@@ -105,52 +102,8 @@ type Outcome = Result<ExitCode, CliError>;
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    let mut first = std::env::args_os().nth(1);
-    if first.as_deref() == Some(JAIL_VERB.as_ref()) {
-        os::follow_parent();
-        match crate::jail::enter() {
-            Ok(verb) => first = Some(verb.into()),
-            Err(code) => return ExitCode::from(u8::try_from(code).unwrap_or(70)),
-        }
-    }
-    if first.as_deref() == Some(MONITOR_VERB.as_ref()) {
-        let code = crate::monitor::main();
-        return ExitCode::from(u8::try_from(code).unwrap_or(70));
-    }
-    if first.as_deref() == Some(PULLER_VERB.as_ref()) {
-        os::follow_parent();
-        let code = crate::pod::pull::main();
-        return ExitCode::from(u8::try_from(code).unwrap_or(70));
-    }
-    if first.as_deref() == Some(crate::vmm::krun::VMM_VERB.as_ref()) {
-        os::follow_parent();
-        let code = crate::vmm::krun::main();
-        return ExitCode::from(u8::try_from(code).unwrap_or(70));
-    }
-    #[cfg(target_os = "linux")]
-    if first.as_deref() == Some(crate::volume::serve::SERVER_VERB.as_ref()) {
-        os::follow_parent();
-        let code = crate::volume::serve::main();
-        return ExitCode::from(u8::try_from(code).unwrap_or(70));
-    }
-    if first.as_deref() == Some(crate::net::NET_VERB.as_ref()) {
-        os::follow_parent();
-        let code = crate::net::main();
-        return ExitCode::from(u8::try_from(code).unwrap_or(70));
-    }
-    if first.as_deref() == Some(crate::vmm::walls::TRIAL_VERB.as_ref()) {
-        return ExitCode::SUCCESS;
-    }
-    #[cfg(all(feature = "testing", target_os = "linux"))]
-    match first.as_deref().and_then(std::ffi::OsStr::to_str) {
-        Some(crate::vmm::file_trial::STARTER_VERB) => return crate::vmm::file_trial::start(),
-        Some(crate::vmm::file_trial::SERVER_VERB) => return crate::vmm::file_trial::serve(),
-        _ => {}
-    }
-    #[cfg(feature = "testing")]
-    if first.as_deref() == Some(crate::vmm::fake::GUEST_VERB.as_ref()) {
-        os::follow_parent();
-        return crate::vmm::fake::guest_main();
+    if let Some(code) = hidden::dispatch(std::env::args_os().nth(1)) {
+        return code;
     }
     let args = Args::parse();
     dispatch(args).unwrap_or_else(|error| error.report())

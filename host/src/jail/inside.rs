@@ -6,6 +6,7 @@
 )]
 
 use super::channel::{Channel, FromInside, FromOutside};
+use super::failed::{Failed, at, step};
 use super::files::Root;
 use super::spec::{HostNetwork, Identity, Inside, JailSpec};
 use super::{caps, filter, landlock};
@@ -33,62 +34,6 @@ const OOM_SCORE: &str = "500";
 const NO_CORE: u64 = 1;
 /// What `clone` gives the child to tell of its end.
 const EXIT_SIGNAL: libc::c_long = libc::SIGCHLD as libc::c_long;
-
-/// A step that failed.
-#[derive(Debug)]
-pub(super) struct Failed {
-    step: String,
-    path: Option<PathBuf>,
-    errno: i32,
-}
-
-impl Failed {
-    pub(super) fn new(step: &str, path: Option<&Path>, errno: Errno) -> Self {
-        Self { step: step.to_owned(), path: path.map(Path::to_owned), errno: errno as i32 }
-    }
-}
-
-/// An error with a number.
-pub(super) trait Number {
-    fn number(&self) -> i32;
-}
-
-impl Number for Errno {
-    fn number(&self) -> i32 {
-        *self as i32
-    }
-}
-
-impl Number for std::io::Error {
-    fn number(&self) -> i32 {
-        self.raw_os_error().unwrap_or(libc::EIO)
-    }
-}
-
-impl Number for rustix::io::Errno {
-    fn number(&self) -> i32 {
-        self.raw_os_error()
-    }
-}
-
-/// Names the step and the path of a result.
-pub(super) fn at<T, E: Number>(step: &str, path: &Path, result: Result<T, E>) -> Result<T, Failed> {
-    result.map_err(|error| Failed {
-        step: step.to_owned(),
-        path: Some(path.to_owned()),
-        errno: error.number(),
-    })
-}
-
-/// Names the step of a result.
-pub(super) fn step<T, E: Number>(step: &str, result: Result<T, E>) -> Result<T, Failed> {
-    result.map_err(|error| Failed { step: step.to_owned(), path: None, errno: error.number() })
-}
-
-/// Whether this process can open a device, without doing anything to it.
-pub(super) fn can_open(device: &Path) -> bool {
-    fs::File::options().read(true).write(true).open(device).is_ok()
-}
 
 /// What a process does whose verb is [`super::JAIL_VERB`]. Returns the verb that it is to go on with, or an exit code.
 pub fn enter() -> Result<String, i32> {

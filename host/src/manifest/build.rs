@@ -1,31 +1,29 @@
-//! From the Pod as written to the Pod as meant: validation beyond single values, defaults, the size of the VM.
+//! From the Pod as written to the Pod as meant: validation beyond single values, and defaults.
 
-use super::fields::{ANNOTATION_MEMORY, ANNOTATION_PREFIX, ANNOTATION_VCPUS, ANNOTATIONS};
+use super::checks::Build;
+use super::fields::{ANNOTATION_PREFIX, ANNOTATIONS};
 use super::k8s::{self, Written};
 use super::names;
 use super::objects::Objects;
 use super::plan::{
     CapabilityList, ContainerPort, ContainerSpec, PodPlan, PrivilegeEscalation, Protocol, PullPolicy,
-    Resources, RootFilesystem, RootUser, RuntimeClass, Security,
+    RootFilesystem, RootUser, RuntimeClass, Security,
 };
 use super::problem::{Report, path_key, quote};
-use super::quantity::{Quantity, QuantityError};
-use super::size::{self, CONTAINER_OVERHEAD_MIB, MiB, VM_OVERHEAD_MIB, Vcpus, VmSize};
 use super::volumes;
+use crate::image::Reference;
+use crate::store::text::chain;
 use magikvm_proto::id::{ContainerName, Namespace, PodId, PodName};
 use magikvm_proto::limits::{
     DEFAULT_GRACE_PERIOD_SECS, MAX_ANNOTATIONS_PER_POD, MAX_CONTAINERS_PER_POD, MAX_GRACE_PERIOD_SECS,
-    MAX_LABELS_PER_POD, MAX_VCPUS, MAX_VM_MEMORY_MIB,
+    MAX_LABELS_PER_POD,
 };
 use magikvm_proto::plan::{ProcessNamespace, RestartPolicy, Stdin, Stdio};
 use oci_spec::runtime::Capability;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::str::FromStr;
 
 /// Bytes of all annotations of a pod together, as in Kubernetes.
 const MAX_ANNOTATION_BYTES: usize = 256 << 10;
-/// Least memory limit. Less is a missing suffix (`512` for `512Mi`), not a wish.
-const MIN_MEMORY_LIMIT: u64 = 1 << 20;
 /// Largest user or group id (core/v1).
 const MAX_ID: i64 = i32::MAX as i64;
 /// Most further groups of a container.
@@ -92,57 +90,7 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut Report) -
     })
 }
 
-pub(super) struct Build<'a> {
-    pub(super) written: &'a Written,
-    pub(super) objects: &'a Objects,
-    pub(super) report: &'a mut Report,
-}
-
 impl Build<'_> {
-    pub(super) fn problem(&mut self, path: &str, message: impl Into<String>, hint: impl Into<String>) {
-        self.report.add(&self.written.place(path), message, hint);
-    }
-
-    pub(super) fn check(&mut self, path: &str, result: Result<(), String>) {
-        if let Err(message) = result {
-            self.problem(path, message, "");
-        }
-    }
-
-    /// A field that must be there. One that is there but was refused already is not missing.
-    pub(super) fn required<'v>(&mut self, path: &str, value: Option<&'v str>) -> Option<&'v str> {
-        if value.is_none() && !self.written.has(path) {
-            self.problem(path, "is missing", "");
-        }
-        value
-    }
-
-    pub(super) fn parsed<T: FromStr<Err: ToString>>(&mut self, path: &str, text: &str) -> Option<T> {
-        match text.parse() {
-            Ok(value) => Some(value),
-            Err(error) => {
-                self.problem(path, format!("{} {}", quote(text), error.to_string()), "");
-                None
-            }
-        }
-    }
-
-    pub(super) fn one_of<T: Copy>(
-        &mut self,
-        path: &str,
-        text: Option<&str>,
-        default: T,
-        table: &[(&str, T)],
-    ) -> T {
-        let Some(text) = text else { return default };
-        if let Some(&(_, value)) = table.iter().find(|(name, _)| *name == text) {
-            return value;
-        }
-        let known: Vec<&str> = table.iter().map(|(name, _)| *name).collect();
-        self.problem(path, format!("{} is not one of {}", quote(text), known.join(", ")), "");
-        default
-    }
-
     fn id(&mut self, metadata: &k8s::Metadata) -> Option<PodId> {
         let name = self.required("metadata.name", metadata.name.as_deref());
         let name = name.and_then(|name| self.parsed::<PodName>("metadata.name", name));
@@ -151,12 +99,6 @@ impl Build<'_> {
             Some(namespace) => self.parsed("metadata.namespace", namespace),
         };
         Some(PodId { namespace: namespace?, name: name? })
-    }
-
-    pub(super) fn count(&mut self, path: &str, found: usize, max: usize) {
-        if found > max {
-            self.problem(path, format!("has {found} entries, at most {max} are allowed"), "");
-        }
     }
 
     fn labels(&mut self, labels: &BTreeMap<String, String>) {
@@ -263,10 +205,8 @@ impl Build<'_> {
         let name = self.required(&path("name"), written.name.as_deref());
         let name = name.and_then(|name| self.parsed::<ContainerName>(&path("name"), name));
         let image = self.required(&path("image"), written.image.as_deref());
-        if let Some(image) = image {
-            self.check(&path("image"), names::image(image));
-        }
-        let pull_policy = self.pull_policy(&path("imagePullPolicy"), written, image.unwrap_or_default());
+        let reference = image.and_then(|image| self.reference(&path("image"), image));
+        let pull_policy = self.pull_policy(&path("imagePullPolicy"), written, reference.as_ref());
         self.arguments(&path("command"), &written.command);
         self.arguments(&path("args"), &written.args);
         if written.command.first().is_some_and(String::is_empty) {
@@ -283,7 +223,8 @@ impl Build<'_> {
         let security = self.security(&path("securityContext"), &written.security_context);
         Some(ContainerSpec {
             name: name?,
-            image: image?.to_owned(),
+            image: reference?,
+            image_text: image?.to_owned(),
             pull_policy,
             command: written.command.clone(),
             args: written.args.clone(),
@@ -302,8 +243,20 @@ impl Build<'_> {
         })
     }
 
-    fn pull_policy(&mut self, path: &str, written: &k8s::Container, image: &str) -> PullPolicy {
-        let default = if names::is_latest(image) { PullPolicy::Always } else { PullPolicy::IfNotPresent };
+    fn reference(&mut self, path: &str, text: &str) -> Option<Reference> {
+        let wrong = match text.parse::<Reference>() {
+            Ok(reference) => return Some(reference),
+            Err(error) => error,
+        };
+        self.problem(path, chain(&wrong), "a reference looks like registry.example/team/app:1.0");
+        None
+    }
+
+    fn pull_policy(&mut self, path: &str, written: &k8s::Container, image: Option<&Reference>) -> PullPolicy {
+        let default = match image {
+            Some(image) if !image.is_latest() => PullPolicy::IfNotPresent,
+            Some(_) | None => PullPolicy::Always,
+        };
         let table = [
             ("Always", PullPolicy::Always),
             ("IfNotPresent", PullPolicy::IfNotPresent),
@@ -355,64 +308,6 @@ impl Build<'_> {
             }
         }
         ports
-    }
-
-    fn resources(&mut self, path: &str, written: &k8s::Requirements) -> Resources {
-        let cpu = self.amounts(path, "cpu", &written.limits.cpu, &written.requests.cpu, Quantity::millis);
-        let memory =
-            self.amounts(path, "memory", &written.limits.memory, &written.requests.memory, Quantity::units);
-        if let Some(bytes) = memory.0.filter(|&bytes| bytes < MIN_MEMORY_LIMIT) {
-            let text = written.limits.memory.as_deref().unwrap_or_default();
-            let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-            self.problem(
-                &format!("{path}.limits.memory"),
-                format!("{} is {bytes} bytes, less than any program needs (1Mi)", quote(text)),
-                format!("did you mean {digits}Mi?"),
-            );
-        }
-        Resources {
-            cpu_limit_millis: cpu.0,
-            cpu_request_millis: cpu.1,
-            memory_limit_bytes: memory.0,
-            memory_request_bytes: memory.1,
-        }
-    }
-
-    /// Limit and request of one resource. A request defaults to the limit and can't be above it; a limit of zero is none.
-    fn amounts(
-        &mut self,
-        path: &str,
-        resource: &str,
-        limit: &Option<String>,
-        request: &Option<String>,
-        unit: fn(Quantity) -> Result<u64, QuantityError>,
-    ) -> (Option<u64>, Option<u64>) {
-        let mut read = |list: &str, text: &Option<String>| {
-            let text = text.as_deref()?;
-            match Quantity::parse(text).and_then(unit) {
-                Ok(amount) => Some(amount),
-                Err(error) => {
-                    self.problem(
-                        &format!("{path}.{list}.{resource}"),
-                        format!("{} {error}", quote(text)),
-                        "",
-                    );
-                    None
-                }
-            }
-        };
-        let (limit_amount, request_amount) = (read("limits", limit), read("requests", request));
-        if let (Some(limit_amount), Some(request_amount)) = (limit_amount, request_amount)
-            && request_amount > limit_amount
-        {
-            let written = |text: &Option<String>| quote(text.as_deref().unwrap_or_default());
-            let message = format!("{} is more than the limit {}", written(request), written(limit));
-            self.problem(&format!("{path}.requests.{resource}"), message, "");
-        }
-        (
-            limit_amount.filter(|&amount| amount > 0),
-            request_amount.or(limit_amount.filter(|&amount| amount > 0)),
-        )
     }
 
     fn security(&mut self, path: &str, written: &k8s::ContainerSecurity) -> Security {
@@ -505,54 +400,5 @@ impl Build<'_> {
         list.sort_by_key(Capability::to_string);
         list.dedup();
         if all { CapabilityList::All } else { CapabilityList::Only(list) }
-    }
-
-    fn vm_size(
-        &mut self,
-        annotations: &BTreeMap<String, String>,
-        containers: &[ContainerSpec],
-    ) -> Option<VmSize> {
-        let need = size::need(containers.iter().map(|container| &container.resources));
-        let memory = match annotations.get(ANNOTATION_MEMORY) {
-            Some(text) => self.annotated::<u64, MiB>(ANNOTATION_MEMORY, text),
-            None => MiB::try_from(need.memory_mib).ok().or_else(|| {
-                let count = containers.len();
-                let message = format!(
-                    "need a VM of {} MiB ({} MiB for the containers + {VM_OVERHEAD_MIB} + {count} x {CONTAINER_OVERHEAD_MIB} MiB overhead), \
-                     at most {MAX_VM_MEMORY_MIB} MiB are possible",
-                    need.memory_mib, need.containers_mib
-                );
-                self.problem("spec.containers", message, format!("lower resources.limits.memory or set the annotation {ANNOTATION_MEMORY}"));
-                None
-            }),
-        };
-        let vcpus = match annotations.get(ANNOTATION_VCPUS) {
-            Some(text) => self.annotated::<u32, Vcpus>(ANNOTATION_VCPUS, text),
-            None => {
-                u32::try_from(need.vcpus).ok().and_then(|count| Vcpus::try_from(count).ok()).or_else(|| {
-                    let message = format!(
-                        "need {} processors ({}m together), at most {MAX_VCPUS} are possible",
-                        need.vcpus, need.cpu_millis
-                    );
-                    self.problem(
-                        "spec.containers",
-                        message,
-                        format!("lower resources.limits.cpu or set the annotation {ANNOTATION_VCPUS}"),
-                    );
-                    None
-                })
-            }
-        };
-        Some(VmSize { memory: memory?, vcpus: vcpus? })
-    }
-
-    fn annotated<N: FromStr, T: TryFrom<N, Error: ToString>>(&mut self, key: &str, text: &str) -> Option<T> {
-        let path = format!("metadata.annotations.{key}");
-        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let Some(number) = text.parse::<N>().ok().filter(|_| digits) else {
-            self.problem(&path, format!("must be a whole number in quotes, not {}", quote(text)), "");
-            return None;
-        };
-        T::try_from(number).map_err(|error| self.problem(&path, error.to_string(), "")).ok()
     }
 }

@@ -1,6 +1,6 @@
 //! A container's variables: written out, or taken from the file's ConfigMaps and Secrets or from the Pod itself.
 
-use super::build::Build;
+use super::checks::Build;
 use super::k8s;
 use super::names;
 use super::objects::{Content, ObjectKind};

@@ -1,106 +1,12 @@
 //! The table of every field of a v1 Pod and what happens to it. The check of a manifest, its documentation
 //! (`docs/fields.md`, `magikvm explain`) and the hints for typing errors all come from here.
 
-/// What kind of value a field has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
-    /// A string.
-    Text,
-    /// `true` or `false`.
-    Bool,
-    /// A whole number.
-    Int,
-    /// A Kubernetes quantity: a string or number like `500m`, `2`, `1.5Gi`.
-    Quantity,
-    /// A list of strings.
-    Texts,
-    /// A list of whole numbers.
-    Ints,
-    /// A file's permissions: octal with a leading zero, or a whole number.
-    Mode,
-    /// A mapping of strings to strings.
-    TextMap,
-    /// A mapping whose fields are in the table, under this path and a dot.
-    Object,
-    /// A list of mappings whose fields are in the table, under this path, `[]` and a dot.
-    Objects,
-    /// Not looked into.
-    Any,
-}
+mod row;
+mod volumes;
 
-impl Shape {
-    /// As a word for a person.
-    pub fn describe(self) -> &'static str {
-        match self {
-            Self::Text => "string",
-            Self::Bool => "true or false",
-            Self::Int => "whole number",
-            Self::Quantity => "quantity",
-            Self::Texts => "list of strings",
-            Self::Ints => "list of whole numbers",
-            Self::Mode => "file mode",
-            Self::TextMap => "mapping of strings",
-            Self::Object => "mapping",
-            Self::Objects => "list of mappings",
-            Self::Any => "anything",
-        }
-    }
-}
+pub use row::{Field, Shape, Status};
+use row::{no, only, skip, yes};
 
-/// What happens to a field.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
-    /// It does what Kubernetes says it does.
-    Supported,
-    /// Only these values are accepted, because they are what happens anyway.
-    Only {
-        /// Accepted values.
-        values: &'static [&'static str],
-        /// Why no other.
-        why: &'static str,
-    },
-    /// A manifest with it is refused.
-    Refused {
-        /// Why.
-        why: &'static str,
-    },
-    /// It may be there and changes nothing.
-    Ignored {
-        /// Why that is safe.
-        why: &'static str,
-    },
-}
-
-/// One field.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Field {
-    /// Like `spec.containers[].image`: `[]` stands for every element of a list.
-    pub path: &'static str,
-    /// What kind of value it has.
-    pub shape: Shape,
-    /// What happens to it.
-    pub status: Status,
-    /// What it is for, with default and limits; for supported fields.
-    pub about: &'static str,
-}
-
-const fn yes(path: &'static str, shape: Shape, about: &'static str) -> Field {
-    Field { path, shape, status: Status::Supported, about }
-}
-
-const fn no(path: &'static str, why: &'static str) -> Field {
-    Field { path, shape: Shape::Any, status: Status::Refused { why }, about: "" }
-}
-
-const fn only(path: &'static str, shape: Shape, values: &'static [&'static str], why: &'static str) -> Field {
-    Field { path, shape, status: Status::Only { values, why }, about: "" }
-}
-
-const fn skip(path: &'static str, why: &'static str) -> Field {
-    Field { path, shape: Shape::Any, status: Status::Ignored { why }, about: "" }
-}
-
-const VOLUME: &str = "hostPath, emptyDir, configMap and secret are supported";
 const RAW_DEVICES: &str = "block devices are not given to pods";
 const REFERENCE: &str = "configMapKeyRef, secretKeyRef and fieldRef are supported";
 const INIT: &str = "init and ephemeral containers are not supported yet";
@@ -112,8 +18,13 @@ const WINDOWS: &str = "only Linux containers run here";
 const SHARED_VM: &str = "a pod has no host but its own VM";
 const SET_BY_SERVER: &str = "an API server sets it; it describes the object, not what to run";
 
-/// Every field of a v1 Pod.
-pub const FIELDS: &[Field] = &[
+/// Every field of a v1 Pod, in the order of the documentation.
+pub fn all() -> impl Iterator<Item = &'static Field> {
+    [WORKLOAD, volumes::FIELDS, PLACEMENT].into_iter().flatten()
+}
+
+/// Those of its metadata, its containers and what they are.
+const WORKLOAD: &[Field] = &[
     yes("apiVersion", Shape::Text, "`v1`."),
     yes("kind", Shape::Text, "`Pod`."),
     yes("metadata", Shape::Object, "Names and labels."),
@@ -141,7 +52,7 @@ pub const FIELDS: &[Field] = &[
     yes(
         "spec.containers",
         Shape::Objects,
-        "Required. 1 to 16; they start in this order and stop in reverse.",
+        "Required. 1 to 16. None starts before all are created; a stop asks all of them at once.",
     ),
     yes("spec.containers[].name", Shape::Text, "Required. An RFC 1123 label, unique within the pod."),
     yes("spec.containers[].image", Shape::Text, "Required. At most 512 characters."),
@@ -434,100 +345,10 @@ pub const FIELDS: &[Field] = &[
     no("spec.securityContext.windowsOptions", WINDOWS),
     no("spec.initContainers", INIT),
     no("spec.ephemeralContainers", INIT),
-    yes("spec.volumes", Shape::Objects, "At most 64."),
-    yes("spec.volumes[].name", Shape::Text, "Required. An RFC 1123 label, unique within the pod."),
-    yes("spec.volumes[].hostPath", Shape::Object, "Something of this machine."),
-    yes(
-        "spec.volumes[].hostPath.path",
-        Shape::Text,
-        "Required. An absolute path without `..`. Links are followed.",
-    ),
-    yes(
-        "spec.volumes[].hostPath.type",
-        Shape::Text,
-        "`Directory`, `DirectoryOrCreate`, `File` or `FileOrCreate`. Default: a directory or a file that is there.",
-    ),
-    yes("spec.volumes[].emptyDir", Shape::Object, "An empty directory that lives as long as the pod."),
-    yes(
-        "spec.volumes[].emptyDir.medium",
-        Shape::Text,
-        "`Memory`: in the VM's memory. Default: on this machine's disk.",
-    ),
-    yes(
-        "spec.volumes[].emptyDir.sizeLimit",
-        Shape::Quantity,
-        "Bytes it can hold, at least 1Mi, at most 1Ti. Default: half of the VM's memory, or a disk that all share.",
-    ),
-    yes(
-        "spec.volumes[].configMap",
-        Shape::Object,
-        "The data of a ConfigMap in the same file, each key a file.",
-    ),
-    yes("spec.volumes[].configMap.name", Shape::Text, "Required. Which ConfigMap."),
-    yes(
-        "spec.volumes[].configMap.items",
-        Shape::Objects,
-        "Only these keys, and under other names. Default: all keys.",
-    ),
-    yes("spec.volumes[].configMap.items[].key", Shape::Text, "Required. Which key."),
-    yes("spec.volumes[].configMap.items[].path", Shape::Text, "Required. A relative path without `..`."),
-    yes("spec.volumes[].configMap.items[].mode", Shape::Mode, "Default: `defaultMode`."),
-    yes(
-        "spec.volumes[].configMap.defaultMode",
-        Shape::Mode,
-        "Permissions of its files, 0000 to 0777. Default 0644.",
-    ),
-    yes(
-        "spec.volumes[].configMap.optional",
-        Shape::Bool,
-        "True: object and keys may be missing. Default false.",
-    ),
-    yes("spec.volumes[].secret", Shape::Object, "The data of a Secret in the same file, each key a file."),
-    yes("spec.volumes[].secret.secretName", Shape::Text, "Required. Which Secret."),
-    yes(
-        "spec.volumes[].secret.items",
-        Shape::Objects,
-        "Only these keys, and under other names. Default: all keys.",
-    ),
-    yes("spec.volumes[].secret.items[].key", Shape::Text, "Required. Which key."),
-    yes("spec.volumes[].secret.items[].path", Shape::Text, "Required. A relative path without `..`."),
-    yes("spec.volumes[].secret.items[].mode", Shape::Mode, "Default: `defaultMode`."),
-    yes(
-        "spec.volumes[].secret.defaultMode",
-        Shape::Mode,
-        "Permissions of its files, 0000 to 0777. Default 0644.",
-    ),
-    yes(
-        "spec.volumes[].secret.optional",
-        Shape::Bool,
-        "True: object and keys may be missing. Default false.",
-    ),
-    no("spec.volumes[].awsElasticBlockStore", VOLUME),
-    no("spec.volumes[].azureDisk", VOLUME),
-    no("spec.volumes[].azureFile", VOLUME),
-    no("spec.volumes[].cephfs", VOLUME),
-    no("spec.volumes[].cinder", VOLUME),
-    no("spec.volumes[].csi", VOLUME),
-    no("spec.volumes[].downwardAPI", VOLUME),
-    no("spec.volumes[].ephemeral", VOLUME),
-    no("spec.volumes[].fc", VOLUME),
-    no("spec.volumes[].flexVolume", VOLUME),
-    no("spec.volumes[].flocker", VOLUME),
-    no("spec.volumes[].gcePersistentDisk", VOLUME),
-    no("spec.volumes[].gitRepo", VOLUME),
-    no("spec.volumes[].glusterfs", VOLUME),
-    no("spec.volumes[].image", VOLUME),
-    no("spec.volumes[].iscsi", VOLUME),
-    no("spec.volumes[].nfs", VOLUME),
-    no("spec.volumes[].persistentVolumeClaim", VOLUME),
-    no("spec.volumes[].photonPersistentDisk", VOLUME),
-    no("spec.volumes[].portworxVolume", VOLUME),
-    no("spec.volumes[].projected", VOLUME),
-    no("spec.volumes[].quobyte", VOLUME),
-    no("spec.volumes[].rbd", VOLUME),
-    no("spec.volumes[].scaleIO", VOLUME),
-    no("spec.volumes[].storageos", VOLUME),
-    no("spec.volumes[].vsphereVolume", VOLUME),
+];
+
+/// Those of a Pod that come after its volumes: where it runs, and with what.
+const PLACEMENT: &[Field] = &[
     no("spec.resources", "only containers' resources are supported yet"),
     no("spec.activeDeadlineSeconds", "deadlines are not supported yet"),
     yes("spec.dnsConfig", Shape::Object, "Put to what `dnsPolicy` gives."),
@@ -622,13 +443,13 @@ pub const ANNOTATIONS: &[(&str, &str)] = &[
 
 /// The field of this path, written with `[]` for every element of a list.
 pub fn find(path: &str) -> Option<&'static Field> {
-    FIELDS.iter().find(|field| field.path == path)
+    all().find(|field| field.path == path)
 }
 
 /// What a person may have meant by a key that is no field of the object at `parent` (empty: the top).
 pub fn suggest(parent: &str, key: &str) -> Option<String> {
     let lower = key.to_ascii_lowercase();
-    let siblings = FIELDS.iter().filter_map(|field| {
+    let siblings = all().filter_map(|field| {
         let (above, name) = field.path.rsplit_once('.').unwrap_or(("", field.path));
         (above == parent).then_some(name)
     });
@@ -639,7 +460,7 @@ pub fn suggest(parent: &str, key: &str) -> Option<String> {
     if let Some((_, name)) = nearest {
         return Some(format!("did you mean `{name}`?"));
     }
-    let mut elsewhere = FIELDS.iter().filter_map(|field| {
+    let mut elsewhere = all().filter_map(|field| {
         let (above, name) = field.path.rsplit_once('.')?;
         (name == key && field.status == Status::Supported).then_some(above)
     });
@@ -676,23 +497,23 @@ pub fn markdown() -> String {
          A field that is in none of these lists is refused, so nothing in a manifest is ever silently dropped.\n\n\
          ## Supported\n\n| Field | Value | What it does |\n|---|---|---|\n",
     );
-    for field in FIELDS.iter().filter(|field| field.status == Status::Supported) {
+    for field in all().filter(|field| field.status == Status::Supported) {
         page += &format!("| `{}` | {} | {} |\n", field.path, field.shape.describe(), field.about);
     }
     page += "\n## Accepted with one value\n\n| Field | Value | Why no other |\n|---|---|---|\n";
-    for field in FIELDS {
+    for field in all() {
         if let Status::Only { values, why } = field.status {
             page += &format!("| `{}` | `{}` | {why} |\n", field.path, values.join("`, `"));
         }
     }
     page += "\n## Ignored\n\n| Field | Why that is safe |\n|---|---|\n";
-    for field in FIELDS {
+    for field in all() {
         if let Status::Ignored { why } = field.status {
             page += &format!("| `{}` | {why} |\n", field.path);
         }
     }
     page += "\n## Refused\n\n| Field | Why |\n|---|---|\n";
-    for field in FIELDS {
+    for field in all() {
         if let Status::Refused { why } = field.status {
             page += &format!("| `{}` | {why} |\n", field.path);
         }
@@ -713,9 +534,9 @@ mod tests {
 
     #[test]
     fn the_table_names_each_field_once_and_its_parents_too() {
-        let paths: BTreeSet<&str> = FIELDS.iter().map(|field| field.path).collect();
-        assert_eq!(paths.len(), FIELDS.len());
-        for field in FIELDS {
+        let paths: BTreeSet<&str> = all().map(|field| field.path).collect();
+        assert_eq!(paths.len(), all().count());
+        for field in all() {
             if let Some((parent, _)) = field.path.rsplit_once('.') {
                 let (name, shape) = match parent.strip_suffix("[]") {
                     Some(list) => (list, Shape::Objects),

@@ -8,6 +8,7 @@
 //! `build` -> [`plan::PodPlan`]. ConfigMaps and Secrets in the same file (`objects`) go into what the Pod takes of them. Every stage reports all the problems it finds.
 
 mod build;
+mod checks;
 mod environment;
 pub mod expand;
 pub mod fields;
@@ -22,6 +23,7 @@ pub mod ports;
 mod problem;
 mod process;
 pub mod quantity;
+mod resources;
 mod scalar;
 pub mod size;
 mod volumes;
@@ -30,9 +32,7 @@ mod yaml;
 pub use objects::{Content, NotBase64};
 pub use plan::{ContainerSpec, PodPlan, PullPolicy, RuntimeClass};
 pub use problem::{Mark, Problem, Problems};
-pub use process::{
-    DEFAULT_PATH, ImageDefaults, MAX_PROCESS_BYTES, ResolveError, ResolvedProcess, resolve_process,
-};
+pub use process::{DEFAULT_PATH, MAX_PROCESS_BYTES, ResolveError, ResolvedProcess, resolve_process};
 
 use magikvm_proto::limits::MAX_MANIFEST_SIZE;
 use problem::Report;

@@ -1,7 +1,7 @@
 //! Rules of Kubernetes for the texts of a Pod that are not names of pods or containers. Each returns what is wrong.
 
 use magikvm_proto::id::{Namespace, PodName};
-use magikvm_proto::limits::{MAX_IMAGE_REF_LEN, MAX_LABEL_LEN};
+use magikvm_proto::limits::MAX_LABEL_LEN;
 use oci_spec::runtime::Capability;
 
 /// Longest name of a port (IANA service name, RFC 6335).
@@ -87,33 +87,6 @@ pub(super) fn hostname(name: &str) -> Result<(), String> {
     name.parse::<Namespace>().map(drop).map_err(|error| error.to_string())
 }
 
-/// An image reference, as far as it can be told without knowing what references are.
-pub(super) fn image(reference: &str) -> Result<(), String> {
-    if reference.is_empty() {
-        return Err("must not be empty".to_owned());
-    }
-    if reference.len() > MAX_IMAGE_REF_LEN {
-        return Err(format!("is {} bytes long, at most {MAX_IMAGE_REF_LEN} are allowed", reference.len()));
-    }
-    match reference.chars().find(|c| !c.is_ascii_graphic()) {
-        Some(c) => Err(format!("contains {c:?}")),
-        None => Ok(()),
-    }
-}
-
-/// Whether a reference means "whatever is newest": the tag `latest`, or neither tag nor digest.
-pub(super) fn is_latest(reference: &str) -> bool {
-    let (name, digest) = match reference.split_once('@') {
-        Some((name, _)) => (name, true),
-        None => (reference, false),
-    };
-    let last = name.rsplit('/').next().unwrap_or(name);
-    match last.split_once(':') {
-        Some((_, tag)) => tag == "latest",
-        None => !digest,
-    }
-}
-
 /// A capability, with or without `CAP_`, in any case.
 pub(super) fn capability(name: &str) -> Option<Capability> {
     let upper = name.to_ascii_uppercase();
@@ -167,25 +140,6 @@ mod tests {
         }
         assert!(hostname("web-1").is_ok() && hostname("a.b").is_err() && hostname(&"a".repeat(64)).is_err());
         assert!(absolute_path("/").is_ok() && absolute_path("a").is_err() && absolute_path("/a\0").is_err());
-        assert!(image("a/b:c@sha256:0").is_ok());
-        assert!(
-            image("").is_err()
-                && image("a b").is_err()
-                && image(" a").is_err()
-                && image(&"a".repeat(513)).is_err()
-        );
-    }
-
-    #[test]
-    fn latest_is_the_tag_or_no_tag() {
-        for latest in
-            ["busybox", "a/b", "host:5000/b", "a:latest", "host:5000/a/b:latest", "a:latest@sha256:0"]
-        {
-            assert!(is_latest(latest), "{latest}");
-        }
-        for pinned in ["a:1", "host:5000/b:1", "a@sha256:0", "a:1@sha256:0"] {
-            assert!(!is_latest(pinned), "{pinned}");
-        }
     }
 
     #[test]

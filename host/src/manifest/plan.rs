@@ -1,14 +1,20 @@
 //! The Pod as meant: every default applied, everything checked. What the monitor keeps in `pod.json`.
 
+use super::objects::Content;
 use magikvm_proto::id::{ContainerName, PodId};
 use magikvm_proto::plan::{ProcessNamespace, RestartPolicy, Stdin, Stdio};
+use magikvm_proto::volume::Access;
 use oci_spec::runtime::Capability;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
 
 pub use super::size::{MiB, Vcpus, VmSize};
-pub use super::volumes::{HostPathKind, MountSpec, VolumeFile, VolumeSource, VolumeSpec};
+pub use crate::image::PullPolicy;
+use crate::image::Reference;
+pub use crate::volume::HostPathKind;
 
 /// Which walls a pod gets (`spec.runtimeClassName`). Closed: an unknown class is an error, never swapped for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -68,7 +74,7 @@ pub struct PodPlan {
     /// 1 to 16 containers, in the order they are written.
     pub containers: Vec<ContainerSpec>,
     /// Ports of this machine that lead to it.
-    pub published: Vec<super::ports::PublishedPort>,
+    pub published: Vec<PublishedPort>,
     /// At most 64.
     pub volumes: Vec<VolumeSpec>,
     /// The group that volumes belong to (`fsGroup`).
@@ -109,17 +115,6 @@ impl PodPlan {
             QosClass::Burstable
         }
     }
-}
-
-/// When an image is fetched (core/v1 `Container.imagePullPolicy`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum PullPolicy {
-    /// Ask the registry every time. The default for `:latest` and for no tag.
-    Always,
-    /// Only when it is not here. The default for every other tag and for digests.
-    IfNotPresent,
-    /// It must be here.
-    Never,
 }
 
 /// One environment variable, `value` as written (references not yet expanded).
@@ -169,6 +164,28 @@ pub struct ContainerPort {
     pub container_port: u16,
     /// Transport.
     pub protocol: Protocol,
+}
+
+/// A port of this machine that leads to one of the pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishedPort {
+    /// Which address of this machine; `0.0.0.0` for all of IPv4, `::` for all.
+    pub host_ip: IpAddr,
+    /// Which port of this machine; 0 for any that is free.
+    pub host_port: u16,
+    /// Which port of the pod, 1 to 65535.
+    pub container_port: u16,
+    /// Transport; never SCTP.
+    pub protocol: Protocol,
+    /// Where it was asked for, for messages: a field's path or an option as it was written.
+    pub origin: String,
+}
+
+impl fmt::Display for PublishedPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.host_port, self.origin)
+    }
 }
 
 /// Whether a container may run as user 0 (`runAsNonRoot`).
@@ -240,14 +257,77 @@ pub struct Security {
     pub drop_capabilities: CapabilityList,
 }
 
+/// A volume of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeSpec {
+    /// Unique within the pod.
+    pub name: String,
+    /// What it is.
+    pub source: VolumeSource,
+}
+
+/// What a volume is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum VolumeSource {
+    /// Something of this machine.
+    HostPath {
+        /// Absolute, without `..`.
+        path: PathBuf,
+        /// What must be there.
+        kind: HostPathKind,
+    },
+    /// An empty directory in the VM's memory.
+    Memory {
+        /// Bytes it can hold.
+        size_bytes: Option<u64>,
+    },
+    /// An empty directory on this machine's disk.
+    Disk {
+        /// Bytes it can hold; without it, it shares a file system with the others.
+        size_bytes: Option<u64>,
+    },
+    /// Files of a ConfigMap or Secret, no two with one path.
+    Files(Vec<VolumeFile>),
+}
+
+/// A file of a ConfigMap or Secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeFile {
+    /// Relative, without `..`.
+    pub path: String,
+    /// Permissions.
+    pub mode: u16,
+    /// What is in it.
+    pub content: Content,
+}
+
+/// What a container sees of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MountSpec {
+    /// Index of the volume in [`PodPlan::volumes`].
+    pub volume: usize,
+    /// Absolute, without `..`.
+    pub path: String,
+    /// Which part of it; expanded, relative, without `..`.
+    pub sub_path: Option<String>,
+    /// Whether it can be changed.
+    pub access: Access,
+}
+
 /// One container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContainerSpec {
     /// Unique within the pod.
     pub name: ContainerName,
-    /// Image reference as written: not empty, at most 512 bytes, no white space.
-    pub image: String,
+    /// The image it runs.
+    pub image: Reference,
+    /// The same reference as it is written in the manifest, for messages and the pod's status.
+    pub image_text: String,
     /// When it is fetched.
     pub pull_policy: PullPolicy,
     /// Replaces the image's entrypoint; empty when not written. Not yet expanded.

@@ -1,28 +1,11 @@
 //! Ports of this machine that lead to the pod: `hostPort` of a manifest and `--publish` of the command line.
 
 use super::k8s::Written;
+pub use super::plan::PublishedPort;
 use super::plan::{PodPlan, Protocol};
 use super::problem::{Report, quote};
-use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
-
-/// A port of this machine that leads to one of the pod.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PublishedPort {
-    /// Which address of this machine; `0.0.0.0` for all of IPv4, `::` for all.
-    pub host_ip: IpAddr,
-    /// Which port of this machine; 0 for any that is free.
-    pub host_port: u16,
-    /// Which port of the pod, 1 to 65535.
-    pub container_port: u16,
-    /// Transport; never SCTP.
-    pub protocol: Protocol,
-    /// Where it was asked for, for messages: a field's path or an option as it was written.
-    pub origin: String,
-}
 
 /// Why a port cannot be published.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,12 +37,6 @@ impl PublishedPort {
             && (self.host_ip == other.host_ip
                 || all(&self.host_ip, &other.host_ip)
                 || all(&other.host_ip, &self.host_ip))
-    }
-}
-
-impl fmt::Display for PublishedPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {}", self.host_port, self.origin)
     }
 }
 

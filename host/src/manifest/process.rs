@@ -3,6 +3,7 @@
 use super::expand::{TooLong, expand};
 use super::names;
 use super::plan::{ContainerSpec, RootUser, Security};
+use crate::image::ImageDefaults;
 use magikvm_proto::plan::Stdio;
 use std::collections::HashMap;
 
@@ -12,21 +13,6 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 pub const MAX_PROCESS_BYTES: usize = 512 << 10;
 /// Longest user of an image, in bytes.
 const MAX_USER_LEN: usize = 256;
-
-/// What an image says about the process to run (OCI image configuration). Written by a stranger.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ImageDefaults {
-    /// `Entrypoint`.
-    pub entrypoint: Vec<String>,
-    /// `Cmd`.
-    pub cmd: Vec<String>,
-    /// `Env`: `NAME=value` each.
-    pub env: Vec<String>,
-    /// `WorkingDir`; empty for `/`.
-    pub working_dir: String,
-    /// `User`; empty for root.
-    pub user: String,
-}
 
 /// The process of a container, with every reference expanded and every default applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,7 +110,7 @@ pub enum ResolveError {
     },
 }
 
-/// What the container runs when its image has these defaults and the pod has this host name.
+/// What the container runs when its image has these defaults, which an untrusted party wrote, and the pod has this host name.
 ///
 /// Arguments: `command` replaces the image's entrypoint and arguments, `args` alone only its arguments. Environment, each
 /// overriding those before: `PATH`, `HOSTNAME` and `TERM` (with a terminal), the image's, the manifest's.
@@ -160,7 +146,7 @@ impl Resolve<'_> {
     }
 
     fn image(&self) -> String {
-        self.spec.image.clone()
+        self.spec.image_text.clone()
     }
 
     fn too_long(&self, what: String) -> impl FnOnce(TooLong) -> ResolveError {
@@ -354,7 +340,8 @@ mod tests {
     fn spec() -> ContainerSpec {
         ContainerSpec {
             name: "main".parse().unwrap(),
-            image: "img".to_owned(),
+            image: "img".parse().unwrap(),
+            image_text: "img".to_owned(),
             pull_policy: PullPolicy::Never,
             command: Vec::new(),
             args: Vec::new(),
@@ -543,7 +530,7 @@ mod tests {
             working_dir in "[/a.\0]{0,6}",
             user in "[0-9a:\n ]{0,6}",
         ) {
-            let image = ImageDefaults { entrypoint, cmd, env, working_dir, user };
+            let image = ImageDefaults { entrypoint, cmd, env, working_dir, user, ..ImageDefaults::default() };
             if let Ok(process) = resolve_process(&spec(), &image, "h") {
                 prop_assert!(!process.args.is_empty() && !process.args[0].is_empty());
                 prop_assert!(process.cwd.starts_with('/'));

@@ -1,6 +1,5 @@
-//! How large the VM of a pod is.
+//! Sizes that a VM can have.
 
-use super::plan::Resources;
 use magikvm_proto::limits::{MAX_VCPUS, MAX_VM_MEMORY_MIB};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -108,74 +107,9 @@ pub struct VmSize {
     pub vcpus: Vcpus,
 }
 
-/// What the containers need together, which may be more than a VM can have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Need {
-    /// Of the containers, without any overhead, in MiB.
-    pub(super) containers_mib: u64,
-    /// With the overhead, in MiB.
-    pub(super) memory_mib: u64,
-    /// Thousandths of a processor.
-    pub(super) cpu_millis: u64,
-    /// Processors.
-    pub(super) vcpus: u64,
-}
-
-/// Adds up what the containers need.
-pub(super) fn need<'a>(containers: impl IntoIterator<Item = &'a Resources>) -> Need {
-    let (mut bytes, mut cpu_millis, mut count, mut unlimited) = (0u64, 0u64, 0u64, false);
-    for resources in containers {
-        let fallback = resources.memory_request_bytes.unwrap_or(0).max(DEFAULT_CONTAINER_MEMORY_MIB << 20);
-        bytes = bytes.saturating_add(resources.memory_limit_bytes.unwrap_or(fallback));
-        cpu_millis = cpu_millis
-            .saturating_add(resources.cpu_limit_millis.or(resources.cpu_request_millis).unwrap_or(0));
-        unlimited |= resources.cpu_limit_millis.is_none();
-        count += 1;
-    }
-    let containers_mib = bytes.div_ceil(1 << 20);
-    let memory_mib = containers_mib
-        .saturating_add(VM_OVERHEAD_MIB)
-        .saturating_add(count.saturating_mul(CONTAINER_OVERHEAD_MIB));
-    let least = if unlimited { u64::from(DEFAULT_VCPUS) } else { 1 };
-    Need { containers_mib, memory_mib, cpu_millis, vcpus: cpu_millis.div_ceil(1000).max(least) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn resources(memory_mib: Option<u64>, cpu_millis: Option<u64>) -> Resources {
-        Resources {
-            memory_limit_bytes: memory_mib.map(|mib| mib << 20),
-            cpu_limit_millis: cpu_millis,
-            ..Resources::default()
-        }
-    }
-
-    #[test]
-    fn the_sum_of_the_limits_and_the_overhead_is_what_the_vm_gets() {
-        let found = need(&[resources(None, None)]);
-        assert_eq!((found.memory_mib, found.vcpus), (128 + 96 + 8, 2));
-        let found = need(&[resources(Some(256), Some(500)), resources(Some(64), Some(600))]);
-        assert_eq!((found.memory_mib, found.vcpus), (256 + 64 + 96 + 16, 2));
-        assert_eq!(need(&[resources(Some(64), Some(100))]).vcpus, 1);
-        assert_eq!(need(&[resources(None, Some(100)), resources(None, None)]).vcpus, 2);
-        assert_eq!(
-            need(&[resources(None, Some(u64::MAX)), resources(Some(1 << 43), Some(1))]).vcpus,
-            u64::MAX.div_ceil(1000)
-        );
-    }
-
-    #[test]
-    fn a_request_above_the_default_counts_when_there_is_no_limit() {
-        let asked = Resources {
-            memory_request_bytes: Some(200 << 20),
-            cpu_request_millis: Some(3000),
-            ..Resources::default()
-        };
-        let found = need(&[asked]);
-        assert_eq!((found.memory_mib, found.vcpus), (200 + 96 + 8, 3));
-    }
 
     #[test]
     fn sizes_out_of_range_cannot_be_had() {

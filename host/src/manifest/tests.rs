@@ -1,6 +1,6 @@
 //! The whole way from bytes to plan.
 
-use super::fields::{self, FIELDS, Shape, Status};
+use super::fields::{self, Shape, Status};
 use super::plan::*;
 use super::*;
 use magikvm_proto::plan::{ProcessNamespace, RestartPolicy, Stdin, Stdio};
@@ -114,6 +114,7 @@ fn full(pod: &str) -> String {
     format!("{pod}{OBJECTS}")
 }
 
+mod table;
 mod volumes;
 
 fn pod(spec: &str) -> String {
@@ -151,218 +152,13 @@ fn a_small_pod_gets_every_default() {
     assert_eq!(plan.grace_seconds, 30);
     assert_eq!((plan.vm.memory.get(), plan.vm.vcpus.get()), (232, 2));
     let [container] = &plan.containers[..] else { panic!() };
-    assert_eq!((container.name.as_str(), container.image.as_str()), ("main", "busybox"));
+    assert_eq!((container.name.as_str(), container.image_text.as_str()), ("main", "busybox"));
+    assert_eq!(container.image.to_string(), "docker.io/library/busybox:latest");
     assert_eq!(container.pull_policy, PullPolicy::Always);
     assert_eq!((container.stdio, container.stdin), (Stdio::Pipes, Stdin::Closed));
     assert_eq!(container.security, Security::default());
     assert_eq!(container.resources, Resources::default());
     assert_eq!(plan.manifest["spec"]["containers"][0]["image"], "busybox");
-}
-
-#[test]
-fn every_supported_field_arrives_in_the_plan() {
-    let plan = plan(&full(FULL));
-    assert_eq!(plan.id.to_string(), "prod/full");
-    assert_eq!(plan.labels["app.kubernetes.io/name"], "x");
-    assert_eq!(plan.annotations["example.com/note"], "hello");
-    assert_eq!(plan.hostname, "box");
-    assert_eq!(plan.runtime_class, RuntimeClass::PodContainers);
-    assert_eq!(plan.restart_policy, RestartPolicy::OnFailure);
-    assert_eq!(plan.process_namespace, ProcessNamespace::Pod);
-    assert_eq!(plan.grace_seconds, 5);
-    assert_eq!((plan.vm.memory.get(), plan.vm.vcpus.get()), (64 + 128 + 96 + 16, 3));
-    let one = &plan.containers[0];
-    assert_eq!(one.pull_policy, PullPolicy::Never);
-    assert_eq!(one.command, ["/bin/sh", "-c"]);
-    assert_eq!(one.args, ["echo $(GREETING)"]);
-    assert_eq!(one.working_dir.as_deref(), Some("/srv"));
-    let env: Vec<(&str, &str)> =
-        one.env.iter().map(|variable| (variable.name.as_str(), variable.value.as_str())).collect();
-    let of_objects = [("P_a.txt", "hello\n"), ("P_b", "BBBB"), ("k", "top $$(secret)"), ("other", "other")];
-    let own = [("GREETING", "hi"), ("A", "BBBB"), ("K", "top $$(secret)"), ("NS", "prod")];
-    assert_eq!(env, [&of_objects[..], &own[..]].concat());
-    let mount = |volume, path: &str, sub_path: Option<&str>, access| MountSpec {
-        volume,
-        path: path.to_owned(),
-        sub_path: sub_path.map(str::to_owned),
-        access,
-    };
-    assert_eq!(
-        one.mounts,
-        [
-            mount(0, "/data", Some("a/b"), Access::ReadOnly),
-            mount(1, "/cache", Some("hi/x"), Access::ReadWrite),
-            mount(2, "/conf", None, Access::ReadOnly),
-        ]
-    );
-    assert_eq!((plan.volume_group, &plan.further_groups[..]), (Some(2000), &[2000, 3000][..]));
-    let file = |path: &str, mode, content: &str| VolumeFile {
-        path: path.to_owned(),
-        mode,
-        content: content.as_bytes().to_vec().into(),
-    };
-    let sources: Vec<&VolumeSource> = plan.volumes.iter().map(|volume| &volume.source).collect();
-    let host = VolumeSource::HostPath { path: "/srv/data".into(), kind: HostPathKind::DirectoryOrCreate };
-    let conf = vec![file("b", 0o440, "BBBB"), file("x/y", 0o400, "hello\n")];
-    let keys = vec![file("k1", 0o400, "top $(secret)"), file("k2", 0o444, "top $(secret)")];
-    let expected = [
-        host,
-        VolumeSource::Memory { size_bytes: Some(8 << 20) },
-        VolumeSource::Files(conf),
-        VolumeSource::Files(keys),
-        VolumeSource::Files(Vec::new()),
-        VolumeSource::Files(Vec::new()),
-    ];
-    assert_eq!(sources, expected.iter().collect::<Vec<_>>());
-    assert_eq!(format!("{:?}", plan.volumes[3].source).matches("content: 13 bytes").count(), 2);
-    assert_eq!(
-        one.ports,
-        [ContainerPort { name: Some("http".to_owned()), container_port: 8080, protocol: Protocol::Udp }]
-    );
-    let published = &plan.published[0];
-    assert_eq!((published.host_ip.to_string().as_str(), published.host_port), ("127.0.0.1", 18080));
-    assert_eq!((published.container_port, published.protocol), (8080, Protocol::Udp));
-    assert_eq!(
-        one.resources,
-        Resources {
-            cpu_limit_millis: Some(1500),
-            cpu_request_millis: Some(1000),
-            memory_limit_bytes: Some(64 << 20),
-            memory_request_bytes: Some(32 << 20),
-        }
-    );
-    assert_eq!((one.stdio, one.stdin), (Stdio::Terminal, Stdin::Once));
-    let security = &one.security;
-    assert_eq!((security.run_as_user, security.run_as_group), (Some(7), Some(8)));
-    assert_eq!(security.root_user, RootUser::Refused);
-    assert_eq!(security.root_filesystem, RootFilesystem::ReadOnly);
-    assert_eq!(security.privilege_escalation, PrivilegeEscalation::Denied);
-    assert_eq!(
-        security.add_capabilities,
-        CapabilityList::Only(vec![
-            oci_spec::runtime::Capability::NetAdmin,
-            oci_spec::runtime::Capability::SysTime
-        ])
-    );
-    assert_eq!(security.drop_capabilities, CapabilityList::All);
-    let two = &plan.containers[1].security;
-    assert_eq!(
-        (two.run_as_user, two.run_as_group, two.root_user),
-        (Some(1000), Some(1001), RootUser::Refused)
-    );
-    // Ignored fields are not kept, nulls neither.
-    assert_eq!(plan.manifest["metadata"].as_object().unwrap().len(), 4);
-    let json = serde_json::to_string(&plan).unwrap();
-    assert_eq!(serde_json::from_str::<PodPlan>(&json).unwrap(), plan);
-}
-
-/// Paths of the table that a JSON value uses.
-fn used(json: &serde_json::Value, path: &str, found: &mut std::collections::BTreeSet<String>) {
-    found.insert(path.to_owned());
-    match json {
-        serde_json::Value::Object(object) => {
-            for (key, value) in object {
-                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                used(value, &path, found);
-            }
-        }
-        serde_json::Value::Array(items) => {
-            items.iter().for_each(|item| used(item, &format!("{path}[]"), found))
-        }
-        _ => {}
-    }
-}
-
-/// Removes what is at a path of the table.
-fn remove(json: &mut serde_json::Value, path: &str) {
-    let (first, rest) = path.split_once('.').map_or((path, None), |(first, rest)| (first, Some(rest)));
-    let (key, list) = first.strip_suffix("[]").map_or((first, false), |key| (key, true));
-    match (rest, json.get_mut(key)) {
-        (Some(rest), Some(serde_json::Value::Array(items))) if list => {
-            items.iter_mut().for_each(|item| remove(item, rest));
-        }
-        (Some(rest), Some(inner)) => remove(inner, rest),
-        (None, Some(_)) => drop(json.as_object_mut().unwrap().remove(key)),
-        _ => {}
-    }
-}
-
-#[test]
-fn the_table_and_the_code_agree_on_what_is_supported() {
-    let all = plan(&full(FULL));
-    let mut paths = std::collections::BTreeSet::new();
-    used(&all.manifest, "", &mut paths);
-    for field in FIELDS.iter().filter(|field| field.status == Status::Supported) {
-        assert!(paths.contains(field.path), "FULL does not use {}", field.path);
-        let mut without = all.manifest.clone();
-        remove(&mut without, field.path);
-        assert_ne!(without, all.manifest, "{}", field.path);
-        // Something must depend on a field that is said to do something.
-        let without = full(&without.to_string());
-        if let Ok(mut plan) = parse(without.as_bytes(), "x") {
-            plan.manifest = all.manifest.clone();
-            let means_nothing = field.path.ends_with("seccompProfile");
-            let same_by_pod = field.path == "spec.securityContext.runAsNonRoot"
-                || field.path.ends_with("securityContext.runAsNonRoot");
-            assert!(plan != all || means_nothing || same_by_pod, "{} changes nothing", field.path);
-        }
-    }
-}
-
-#[test]
-fn every_refused_field_is_refused_with_its_place_and_reason() {
-    for field in FIELDS {
-        let mut json = plan(SMALL).manifest;
-        let mut at = &mut json;
-        for part in field.path.split('.') {
-            let (key, list) = part.strip_suffix("[]").map_or((part, false), |key| (key, true));
-            let object = at.as_object_mut().unwrap();
-            at = object.entry(key).or_insert(if list {
-                serde_json::json!([{}])
-            } else {
-                serde_json::json!({})
-            });
-            if list {
-                at = &mut at[0];
-            }
-        }
-        match field.status {
-            Status::Refused { why } => {
-                *at = serde_json::json!("x");
-                let path = field.path.replace("[]", "[0]");
-                assert_problem(&json.to_string(), &format!("{path}: is not supported: {why}"));
-                *at_path(&mut json, field.path) = serde_json::Value::Null;
-                let found =
-                    parse(json.to_string().as_bytes(), "x").err().map(|problems| problems.to_string());
-                assert!(
-                    !found.unwrap_or_default().contains("not supported"),
-                    "null is absent: {}",
-                    field.path
-                );
-            }
-            Status::Only { values, .. } => {
-                let wrong = if field.shape == Shape::Bool {
-                    serde_json::json!(true)
-                } else {
-                    serde_json::json!("Other")
-                };
-                *at = wrong;
-                assert_problem(&json.to_string(), &format!("write {}", values[0]));
-            }
-            Status::Ignored { .. } => {
-                *at = serde_json::json!({"anything": [1, 2]});
-                drop(plan(&json.to_string()));
-            }
-            Status::Supported => {}
-        }
-    }
-}
-
-fn at_path<'a>(json: &'a mut serde_json::Value, path: &str) -> &'a mut serde_json::Value {
-    path.split('.').fold(json, |at, part| match part.strip_suffix("[]") {
-        Some(key) => &mut at[key][0],
-        None => &mut at[part],
-    })
 }
 
 #[test]
@@ -532,7 +328,7 @@ fn limits_are_enforced() {
     assert_problem(&pod("  restartPolicy: Never"), "spec.containers: is missing");
     assert_problem(&pod("  terminationGracePeriodSeconds: 301"), "must be 0 to 300, not 301");
     assert_problem(&pod("  terminationGracePeriodSeconds: -1"), "must be 0 to 300, not -1");
-    assert_problem(&SMALL.replace("busybox", &"x".repeat(513)), "at most 512 are allowed");
+    assert_problem(&SMALL.replace("busybox", &"x".repeat(513)), "is longer than 512 bytes");
     assert_problem(&SMALL.replace("web", &"x".repeat(254)), "at most 253 are allowed");
 }
 
@@ -593,6 +389,23 @@ fn a_long_pod_name_is_cut_to_a_host_name() {
 fn images_decide_when_they_are_pulled() {
     assert_eq!(plan(&SMALL.replace("busybox", "a:1")).containers[0].pull_policy, PullPolicy::IfNotPresent);
     assert_eq!(plan(&SMALL.replace("busybox", "a:latest")).containers[0].pull_policy, PullPolicy::Always);
+}
+
+#[test]
+fn an_image_reference_that_is_none_is_refused_with_its_place() {
+    let refused = |image: &str, expected: &str| {
+        let expected = format!("pod.yaml:8:12: spec.containers[0].image: {expected}");
+        assert_problem(&SMALL.replace("busybox", image), &expected);
+    };
+    refused("''", "an image reference is empty");
+    refused("Busybox", "the image reference \"Busybox\" has a wrong name \"Busybox\": ");
+    refused("a:-1", "the image reference \"a:-1\" has a wrong tag \"-1\": ");
+    refused("a..b/c", "\"a..b\" in the image reference \"a..b/c\" is not a registry's host name");
+    refused("a@sha256:0", "the image reference \"a@sha256:0\" has a wrong digest: ");
+    refused("a b", "the image reference \"a b\" has a wrong name \"a b\": ");
+    // All of its problems are told at once, and what depends on the reference makes no other.
+    let text = problems(&SMALL.replace("busybox", "A\n    imagePullPolicy: Sometimes"));
+    assert_eq!(text.matches("pod.yaml:").count(), 2, "{text}");
 }
 
 #[test]

@@ -1,17 +1,15 @@
 //! Volumes and their mounts, as meant. What is on this machine is not looked at here.
 
-use super::build::Build;
+use super::checks::Build;
 use super::expand::expand;
 use super::k8s;
 use super::objects::{Content, Object, ObjectKind, Objects};
-use super::plan::EnvVar;
+use super::plan::{EnvVar, HostPathKind, MountSpec, VolumeFile, VolumeSource, VolumeSpec};
 use super::problem::quote;
 use super::quantity::Quantity;
-pub use crate::volume::HostPathKind;
 use magikvm_proto::id::Namespace;
 use magikvm_proto::limits::{MAX_MOUNTS_PER_CONTAINER, MAX_VOLUMES_PER_POD};
 use magikvm_proto::volume::{Access, PathError, check_destination, check_sub_path, names};
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
@@ -21,67 +19,6 @@ const DEFAULT_MODE: u16 = 0o644;
 const MIN_SIZE_LIMIT: u64 = 1 << 20;
 /// Largest size of an emptyDir, in bytes.
 const MAX_SIZE_LIMIT: u64 = 1 << 40;
-
-/// A volume of a pod.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct VolumeSpec {
-    /// Unique within the pod.
-    pub name: String,
-    /// What it is.
-    pub source: VolumeSource,
-}
-
-/// What a volume is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum VolumeSource {
-    /// Something of this machine.
-    HostPath {
-        /// Absolute, without `..`.
-        path: PathBuf,
-        /// What must be there.
-        kind: HostPathKind,
-    },
-    /// An empty directory in the VM's memory.
-    Memory {
-        /// Bytes it can hold.
-        size_bytes: Option<u64>,
-    },
-    /// An empty directory on this machine's disk.
-    Disk {
-        /// Bytes it can hold; without it, it shares a file system with the others.
-        size_bytes: Option<u64>,
-    },
-    /// Files of a ConfigMap or Secret, no two with one path.
-    Files(Vec<VolumeFile>),
-}
-
-/// A file of a ConfigMap or Secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct VolumeFile {
-    /// Relative, without `..`.
-    pub path: String,
-    /// Permissions.
-    pub mode: u16,
-    /// What is in it.
-    pub content: Content,
-}
-
-/// What a container sees of a volume.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MountSpec {
-    /// Index of the volume in [`super::PodPlan::volumes`].
-    pub volume: usize,
-    /// Absolute, without `..`.
-    pub path: String,
-    /// Which part of it; expanded, relative, without `..`.
-    pub sub_path: Option<String>,
-    /// Whether it can be changed.
-    pub access: Access,
-}
 
 /// A pod's volumes by name: index, and what kind it is if that is known.
 pub(super) type Known = HashMap<String, (usize, Option<Changes>)>;

@@ -2,7 +2,9 @@
 
 use super::clock;
 use super::reactor::Message;
-use crate::agent::{AgentConnection, AgentError, Connector, DeadlineExtension};
+use crate::agent::{
+    AgentConnection, AgentError, Connector, DeadlineExtension, EventStream, Received, StreamError,
+};
 use crate::net::report;
 use crate::pod::events::{EventLog, HostEvent, PodEvent};
 use crate::pod::logs::{LogStream, LogWriter};
@@ -13,11 +15,10 @@ use crate::store::atomic::FileError;
 use crate::store::layout::PodDir;
 use crate::store::text::{chain, ignore};
 use magikvm_proto::budget;
-use magikvm_proto::codec::CodecError;
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::path::AGENT_LISTENING;
-use magikvm_proto::wire::{Done, Request, Stream};
-use std::collections::HashMap;
+use magikvm_proto::stream::{STDERR, Traffic, log_source};
+use magikvm_proto::wire::{Done, Request};
 use std::error::Error;
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,10 +44,9 @@ pub(super) fn start(
     events: EventLog,
     outbox: SyncSender<Message>,
 ) -> Result<Arc<Life>, FileError> {
-    let mut logs = HashMap::new();
-    for name in containers {
-        logs.insert(name.clone(), LogWriter::open(&dir.container_log(&name))?);
-    }
+    // In the order of the plan, which the guest counts by.
+    let logs = containers.iter().map(|name| LogWriter::open(&dir.container_log(name)));
+    let logs = logs.collect::<Result<Vec<_>, _>>()?;
     let life = Arc::new(Life::default());
     let shared = Arc::clone(&life);
     let (agent, console) = (sandbox.agent().clone(), sandbox.console());
@@ -134,7 +134,7 @@ impl Life {
 /// Reports that a stream of the agent broke off, unless that is because the VM has ended: how it ended says more.
 fn report_lost(outbox: &SyncSender<Message>, life: &Life, error: &(dyn Error + 'static)) {
     let hung_up = matches!(error.downcast_ref(), Some(AgentError::Closed | AgentError::Unreachable(_)))
-        || matches!(error.downcast_ref(), Some(CodecError::Io(_) | CodecError::Truncated));
+        || matches!(error.downcast_ref(), Some(StreamError::Closed | StreamError::Io(_) | StreamError::Late));
     if !(hung_up && life.ends_within(VM_END_WAIT)) {
         send(outbox, lost(error));
     }
@@ -147,7 +147,7 @@ fn lost(error: &(dyn Error + 'static)) -> Input {
 /// Waits for the agent, then reads events here and logs on a second thread, both to their end.
 fn follow_agent(
     connector: &Connector,
-    logs: HashMap<ContainerName, LogWriter>,
+    logs: Vec<LogWriter>,
     events: &EventLog,
     outbox: &SyncSender<Message>,
     life: &Arc<Life>,
@@ -187,8 +187,8 @@ fn follow_events(
     outbox: &SyncSender<Message>,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let Done {} = connection.request(&Request::Events { since: 0 })?;
-    let (mut reader, _writer) = connection.into_stream()?;
-    while let Some(event) = reader.event()? {
+    let mut stream = EventStream::new(connection.into_stream(Traffic::EVENTS)?);
+    while let Some(event) = stream.event()? {
         log.write(PodEvent::Guest(event.clone()));
         send(outbox, Input::Guest(event));
     }
@@ -199,33 +199,25 @@ fn follow_events(
 /// pod: a container that blocks for ever in a write would be worse.
 fn follow_logs(
     connector: &Connector,
-    mut logs: HashMap<ContainerName, LogWriter>,
+    mut logs: Vec<LogWriter>,
     extension: DeadlineExtension,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let mut connection = connector.connect_extending(CONNECT_WAIT, extension)?;
     let Done {} = connection.request(&Request::Logs)?;
-    let (mut reader, writer) = connection.into_stream()?;
-    let mut payload = Vec::new();
-    loop {
-        let Some(header) = reader.frame(&mut payload)? else { return Err(Box::new(AgentError::Closed)) };
-        let stream = match header.stream {
-            Stream::Stdout { .. } => LogStream::Stdout,
-            Stream::Stderr { .. } => LogStream::Stderr,
-            Stream::End => {
-                writer.close();
-                return Ok(());
-            }
-            _ => return Err(Box::new(CodecError::Truncated)),
-        };
-        let log = header.container.and_then(|name| logs.get_mut(&name));
-        let Some(log) = log else { return Err(Box::new(UnknownContainer)) };
-        ignore(log.write(stream, &payload), "nothing to be done here; the next write may succeed");
+    // The guest closes a connection, not the host; but the end of logs is the last that it has to say, and it waits for this.
+    let stream = connection.into_stream(Traffic::logs(logs.len()))?;
+    while let Some(received) = stream.next()? {
+        // Logs have no messages.
+        let Received::Data { channel, bytes } = received else { continue };
+        let (container, output) = log_source(channel);
+        let output = if output == STDERR { LogStream::Stderr } else { LogStream::Stdout };
+        // The stream has no other channels.
+        let Some(log) = logs.get_mut(container) else { continue };
+        ignore(log.write(output, &bytes), "nothing to be done here; the next write may succeed");
     }
+    stream.close();
+    Ok(())
 }
-
-#[derive(Debug, thiserror::Error)]
-#[error("it sent output of a container that the pod does not have")]
-struct UnknownContainer;
 
 /// Asks the agent to end the pod. If it can't be asked, the loop need not wait for the deadline.
 pub(super) fn shut_down(connector: Connector, grace_ms: u64, outbox: SyncSender<Message>) {

@@ -1,6 +1,7 @@
 //! What may pass between a guest and passt. Everything the guest sends is looked at; what passt sends is looked at only as far as answers of
 //! name servers go. Pure: frames in, frames out, time is told.
 
+use super::frames;
 use super::names::{Asked, Resolver};
 use super::packet::{self, Body, Frame, Malformed, Packet, flags};
 use super::place::{self, Place};
@@ -191,7 +192,7 @@ impl Filter {
             Verdict::Refuse(why) => {
                 // Many others hear what is sent to many; nobody expects an answer.
                 if why != Why::Place(Place::Multicast)
-                    && let Some(answer) = packet::refusal(packet)
+                    && let Some(answer) = frames::refusal(packet)
                 {
                     push(&mut sink.to_guest, &answer);
                 }
@@ -277,11 +278,11 @@ impl Filter {
             Asked::Ask { port, bytes } => {
                 push(
                     &mut sink.to_passt,
-                    &packet::udp(false, (packet.source, port), (server, DNS_PORT), &bytes),
+                    &frames::udp(false, (packet.source, port), (server, DNS_PORT), &bytes),
                 );
             }
             Asked::Answer { bytes, refused } => {
-                let answer = packet::udp(true, (server, DNS_PORT), (packet.source, source), &bytes);
+                let answer = frames::udp(true, (server, DNS_PORT), (packet.source, source), &bytes);
                 push(&mut sink.to_guest, &answer);
                 if let Some(name) = refused {
                     self.refusals.note("name", name, Why::NotAllowed.to_string(), now);
@@ -320,7 +321,7 @@ impl Filter {
         let is_closed = |address: IpAddr| closed(rules, address).is_some();
         let Some(answered) = resolver.answer(data, port, packet.source, now, &is_closed) else { return };
         let to = (packet.destination, answered.port);
-        push(&mut sink.to_guest, &packet::udp(true, (packet.source, DNS_PORT), to, &answered.bytes));
+        push(&mut sink.to_guest, &frames::udp(true, (packet.source, DNS_PORT), to, &answered.bytes));
         for address in answered.closed {
             let what = closed(&self.rules, address).map(|place| place.to_string()).unwrap_or_default();
             self.refusals.note(

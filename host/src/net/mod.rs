@@ -6,6 +6,7 @@
 pub mod allow;
 pub mod chain;
 pub mod filter;
+pub mod frames;
 pub mod host;
 pub mod names;
 pub mod packet;

@@ -4,7 +4,8 @@
 mod dial;
 mod error;
 #[cfg(any(test, feature = "testing"))]
-pub mod peer;
+#[cfg(test)]
+mod peer;
 
 pub use error::ForwardError;
 
@@ -13,8 +14,8 @@ use crate::agent::Connector;
 use crate::os::{Interest, Poller};
 use crate::store::text::ignore;
 use dial::{Dial, Progress};
-use magikvm_proto::forward::{Link, Local, Ready, Verdict, pump};
 use magikvm_proto::limits::MAX_FORWARDS;
+use magikvm_proto::stream::{Link, Local, Ready, Verdict, pump};
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use std::collections::VecDeque;

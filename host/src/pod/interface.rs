@@ -126,7 +126,7 @@ impl PodRuntimeInterface {
         launch::launch(request)
     }
 
-    /// Stops a running pod: TERM, grace period, KILL, containers in reverse order. Returns when it has ended.
+    /// Stops a running pod: TERM to all containers at once, grace period, KILL. Returns when it has ended.
     pub fn stop_pod(&self, id: &PodId, grace: Option<Duration>) -> Result<(), PodError> {
         let found = self.find(id)?;
         if found.is_lost() {

@@ -3,7 +3,7 @@
 
 use super::failure::{Blame, Failure, RunStage};
 use crate::image::{
-    BringOptions, Cancel, ImageError, ImageStore, Platform, Progress, PullSources, PullWhen, Reference,
+    BringOptions, Cancel, ImageError, ImageStore, Platform, Progress, PullPolicy, PullSources, Reference,
 };
 use crate::signals;
 use crate::store::layout::{Layout, Surroundings};
@@ -28,7 +28,7 @@ pub struct PullRequest {
     /// `--root`, if given.
     pub root: Option<PathBuf>,
     /// The images, one after the other.
-    pub images: Vec<(Reference, PullWhen)>,
+    pub images: Vec<(Reference, PullPolicy)>,
     /// What they are to run on.
     pub platform: Platform,
     /// Seconds for each image.

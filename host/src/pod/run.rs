@@ -4,8 +4,8 @@
 use super::failure::{Blame, Failure, RunStage};
 use super::ports::{self, Published};
 use super::pull::{PullRequest, of_image};
-use crate::image::{Image, ImageError, ImageStore, Platform, Policy, PullWhen, Reference};
-use crate::manifest::{ContainerSpec, PodPlan, PullPolicy};
+use crate::image::{Image, ImageError, ImageStore, Platform, Policy, PullPolicy, Reference};
+use crate::manifest::{ContainerSpec, PodPlan};
 use crate::runtime::{self, PodRuntime, PodToPrepare, RuntimeError, Sandbox, VmOptions};
 use crate::store::atomic::{self, FileError};
 use crate::store::layout::{Layout, PodDir};
@@ -204,41 +204,37 @@ fn resolve_images(
 ) -> Result<Vec<Image>, Failure> {
     let store = ImageStore::open(&layout.images()).map_err(|error| of_image(&error))?;
     let policy = Policy::load(&layout.policy()).map_err(|error| of_image(&error.into()))?;
-    let mut wanted = Vec::new();
-    let mut images: Vec<(Reference, PullWhen)> = Vec::new();
+    let mut images: Vec<(Reference, PullPolicy)> = Vec::new();
     for container in &request.plan.containers {
         let context = |failure| of_container(container, failure);
-        let name: Reference = container
-            .image
-            .parse()
-            .map_err(|error| context(Failure::new(RunStage::Image, Blame::User, &error)))?;
-        let here = store.present(&name, &policy).map_err(|error| context(of_image(&error)))?;
+        let name = &container.image;
+        let here = store.present(name, &policy).map_err(|error| context(of_image(&error)))?;
         let when = match (container.pull_policy, &here) {
             (PullPolicy::Never, None) => {
-                let why = store.absent(&name, &policy).unwrap_or_else(|error| error);
+                let why = store.absent(name, &policy).unwrap_or_else(|error| error);
                 return Err(context(of_image(&why)));
             }
-            (PullPolicy::Always, None) => Some(PullWhen::Always),
+            (PullPolicy::Always, None) => Some(PullPolicy::Always),
             // What is pinned cannot have changed.
-            (PullPolicy::Always, Some(_)) => name.digest().is_none().then_some(PullWhen::Always),
-            (PullPolicy::IfNotPresent, None) => Some(PullWhen::Missing),
+            (PullPolicy::Always, Some(_)) => name.digest().is_none().then_some(PullPolicy::Always),
+            (PullPolicy::IfNotPresent, None) => Some(PullPolicy::IfNotPresent),
             (PullPolicy::IfNotPresent | PullPolicy::Never, Some(_)) => None,
         };
         if let Some(when) = when
-            && !images.iter().any(|(other, _)| *other == name)
+            && !images.iter().any(|(other, _)| other == name)
         {
             images.push((name.clone(), when));
         }
-        wanted.push((container, name));
     }
     if !images.is_empty() {
         let (root, platform) = (request.root.clone(), wanted_platform.clone());
         let timeout_secs = request.pull_timeout_secs;
         observer.pull(dir, &PullRequest { root, images, platform, timeout_secs })?;
     }
-    let resolve = |(container, name): (&ContainerSpec, Reference)| {
+    let resolve = |container: &ContainerSpec| {
+        let name = &container.image;
         let failed = |error: ImageError| of_container(container, of_image(&error));
-        let image = store.resolve(&name).map_err(failed)?;
+        let image = store.resolve(name).map_err(failed)?;
         image.mark_used().map_err(failed)?;
         let platform = image.record.platform();
         if wanted_platform.takes(&platform) {
@@ -249,7 +245,7 @@ fn resolve_images(
         let hint = format!("magikvm image pull --platform {wanted_platform} {}", name.familiar());
         Err(of_container(container, failure).hint(hint))
     };
-    wanted.into_iter().map(resolve).collect()
+    request.plan.containers.iter().map(resolve).collect()
 }
 
 fn of_container(container: &ContainerSpec, failure: Failure) -> Failure {
@@ -260,7 +256,7 @@ fn write_record(request: &RunRequest, runtime: &dyn PodRuntime, pod: &Pod, uid: 
     let plan = &request.plan;
     let containers = plan.containers.iter().zip(&pod.images).map(|(container, image)| ContainerRecord {
         name: container.name.clone(),
-        image: container.image.clone(),
+        image: container.image_text.clone(),
         image_id: image.id.to_string(),
         terminal: container.stdio == magikvm_proto::plan::Stdio::Terminal,
         stdin: container.stdin != magikvm_proto::plan::Stdin::Closed,

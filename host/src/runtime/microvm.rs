@@ -8,7 +8,7 @@ use crate::agent::Connector;
 use crate::image::Platform;
 use crate::image::erofs::{self, SmallFile};
 use crate::jail::{self, Cgroup, Requirement};
-use crate::manifest::{ContainerSpec, ImageDefaults, PodPlan, ResolvedProcess, resolve_process};
+use crate::manifest::{ContainerSpec, PodPlan, ResolvedProcess, resolve_process};
 use crate::net::settle::{Settled, Ways};
 use crate::process::{self, Ended, Layers, Motion, Process};
 use crate::store::atomic::{self, FileError};
@@ -25,8 +25,9 @@ use crate::vmm::{
 };
 use magikvm_proto::guest_image::{self, Arch, GuestManifest, GuestManifestError};
 use magikvm_proto::limits::MAX_PLAN_SIZE;
-use magikvm_proto::path::{FIRST_IMAGE_PARTITION, POD_ETC, SPEC_JSON, container_config};
-use magikvm_proto::plan::{ContainerPlan, GuestPlan};
+use magikvm_proto::path::FIRST_IMAGE_PARTITION;
+use magikvm_proto::plan::{ContainerPlan, GuestPlan, Rootfs};
+use magikvm_proto::site::{POD_ETC, SPEC_JSON, Site, container_config};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
@@ -199,7 +200,7 @@ impl MicroVm {
 fn needs_guest(kind: VmmKind) -> bool {
     match kind {
         VmmKind::Krun | VmmKind::Qemu => true,
-        #[cfg(feature = "testing")]
+        #[cfg(all(feature = "testing", target_os = "linux"))]
         VmmKind::Fake => false,
     }
 }
@@ -420,15 +421,16 @@ fn bake(
 ) -> Result<u64, RuntimeError> {
     let plan = pod.plan;
     let mut files: Vec<(String, Vec<u8>)> = Vec::new();
+    let site = Site::guest();
     let mut containers = Vec::with_capacity(plan.containers.len());
     let all = plan.containers.iter().zip(pod.images).zip(partitions).zip(&volumes.mounts);
     for (((container, image), partition), mounts) in all {
         let process = resolve(plan, container, image)?;
-        let config = oci::container_config(plan, container, &process);
+        let config = oci::container_config(plan, container, &process, &site);
         files.push(capped(&container_config(&container.name), oci::to_json(&config))?);
         containers.push(ContainerPlan {
             name: container.name.clone(),
-            image_partition: *partition,
+            rootfs: Rootfs::Partition(*partition),
             user: process.user,
             stdio: container.stdio,
             stdin: container.stdin,
@@ -450,9 +452,7 @@ fn bake(
     guest.check()?;
     files.push(json(SPEC_JSON, &guest)?);
     files.extend(
-        oci::pod_etc(plan, network)
-            .into_iter()
-            .map(|(name, bytes)| (relative(&format!("{POD_ETC}/{name}")), bytes)),
+        oci::pod_etc(plan, network).into_iter().map(|(name, bytes)| (format!("{POD_ETC}/{name}"), bytes)),
     );
     let mut out = File::create_new(path).map_err(FileError::at("create", path))?;
     let plain = |(path, content)| (path, SmallFile::File { mode: 0o644, gid: 0, content });
@@ -466,20 +466,8 @@ fn resolve(
     container: &ContainerSpec,
     image: &crate::image::Image,
 ) -> Result<ResolvedProcess, RuntimeError> {
-    let config = &image.config;
-    let defaults = ImageDefaults {
-        entrypoint: config.entrypoint.clone(),
-        cmd: config.cmd.clone(),
-        env: config.env.clone(),
-        working_dir: config.working_dir.clone(),
-        user: config.user.clone(),
-    };
-    resolve_process(container, &defaults, &plan.hostname)
+    resolve_process(container, &image.config, &plan.hostname)
         .map_err(|source| RuntimeError::Resolve { container: container.name.clone(), source })
-}
-
-fn relative(path: &str) -> String {
-    path.trim_start_matches('/').to_owned()
 }
 
 fn json<T: Serialize>(path: &str, value: &T) -> Result<(String, Vec<u8>), RuntimeError> {
@@ -491,5 +479,5 @@ fn capped(path: &str, bytes: serde_json::Result<Vec<u8>>) -> Result<(String, Vec
     if bytes.len() > MAX_PLAN_SIZE {
         return Err(RuntimeError::TooLarge { what: path.to_owned(), size: bytes.len() });
     }
-    Ok((relative(path), bytes))
+    Ok((path.to_owned(), bytes))
 }

@@ -24,7 +24,7 @@ pub(super) fn ways(kind: VmmKind, kernel: KernelChoice) -> Ways {
     match kind {
         VmmKind::Krun => Ways { nic: true, tsi: kernel == KernelChoice::Libkrunfw, user: false },
         VmmKind::Qemu => Ways { nic: true, tsi: false, user: true },
-        #[cfg(feature = "testing")]
+        #[cfg(all(feature = "testing", target_os = "linux"))]
         VmmKind::Fake => Ways { nic: false, tsi: false, user: false },
     }
 }

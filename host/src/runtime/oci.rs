@@ -10,8 +10,8 @@ use crate::manifest::plan::{
     Security,
 };
 use crate::net::settle::Settled;
-use magikvm_proto::path::{GUEST_POD_ETC, GUEST_POD_SHM};
 use magikvm_proto::plan::{ProcessNamespace, Stdio};
+use magikvm_proto::site::Site;
 use oci_spec::runtime::{
     Capabilities, Capability, Linux, LinuxCapabilities, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType,
     LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxPids, LinuxResources, Mount, Process, Root, Spec,
@@ -115,7 +115,12 @@ const MIN_CPU_QUOTA_US: u64 = 1000;
 const CPU_SHARES: RangeInclusive<u64> = 2..=262_144;
 
 /// The configuration of one container. The user is left at 0:0, for the guest to set from `ContainerPlan::user`.
-pub fn container_config(plan: &PodPlan, container: &ContainerSpec, process: &ResolvedProcess) -> Spec {
+pub fn container_config(
+    plan: &PodPlan,
+    container: &ContainerSpec,
+    process: &ResolvedProcess,
+    site: &Site,
+) -> Spec {
     let capabilities = capabilities(&container.security);
     let mut linux = Linux::default();
     linux
@@ -133,7 +138,7 @@ pub fn container_config(plan: &PodPlan, container: &ContainerSpec, process: &Res
         // The UTS namespace is the VM's, which has its host name already.
         .set_hostname(None)
         .set_annotations(None)
-        .set_mounts(Some(mounts(container.security.root_filesystem)))
+        .set_mounts(Some(mounts(container.security.root_filesystem, site)))
         .set_process(Some(self::process(plan, container, process, &capabilities)))
         .set_linux(Some(linux));
     spec
@@ -277,7 +282,7 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount
     mount
 }
 
-fn mounts(root: RootFilesystem) -> Vec<Mount> {
+fn mounts(root: RootFilesystem, site: &Site) -> Vec<Mount> {
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -287,7 +292,12 @@ fn mounts(root: RootFilesystem) -> Vec<Mount> {
             "devpts",
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
-        mount("/dev/shm", "bind", GUEST_POD_SHM, &["rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"]),
+        mount(
+            "/dev/shm",
+            "bind",
+            &site.shm().to_string_lossy(),
+            &["rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"],
+        ),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
@@ -297,8 +307,13 @@ fn mounts(root: RootFilesystem) -> Vec<Mount> {
         RootFilesystem::ReadOnly => "ro",
     };
     for file in ["hosts", "hostname", "resolv.conf"] {
-        let source = format!("{GUEST_POD_ETC}/{file}");
-        mounts.push(mount(&format!("/etc/{file}"), "bind", &source, &["rbind", "rprivate", writable]));
+        let source = site.etc().join(file);
+        mounts.push(mount(
+            &format!("/etc/{file}"),
+            "bind",
+            &source.to_string_lossy(),
+            &["rbind", "rprivate", writable],
+        ));
     }
     mounts
 }
@@ -357,8 +372,9 @@ fn devices() -> Vec<LinuxDeviceCgroup> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::ImageDefaults;
+    use crate::manifest;
     use crate::manifest::resolve_process;
-    use crate::manifest::{self, ImageDefaults};
     use proptest::prelude::*;
 
     fn pod(spec: &str, container: &str) -> PodPlan {
@@ -371,7 +387,7 @@ mod tests {
     fn config(plan: &PodPlan) -> Spec {
         let container = &plan.containers[0];
         let process = resolve_process(container, &ImageDefaults::default(), &plan.hostname).unwrap();
-        container_config(plan, container, &process)
+        container_config(plan, container, &process, &Site::guest())
     }
 
     fn config_of(container: &str) -> Spec {
@@ -522,7 +538,7 @@ mod tests {
                 memory_request_bytes: memory,
             };
             let process = ResolvedProcess { args, env: Vec::new(), cwd: "/".to_owned(), user: String::new() };
-            let spec = container_config(&plan, &plan.containers[0], &process);
+            let spec = container_config(&plan, &plan.containers[0], &process, &Site::guest());
             let read: Spec = serde_json::from_slice(&to_json(&spec).unwrap()).unwrap();
             prop_assert_eq!(read, spec);
         }

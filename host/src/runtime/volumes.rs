@@ -8,7 +8,7 @@ use crate::store::atomic::FileError;
 use crate::vmm::scratch::Room;
 use crate::volume::host::Found;
 use crate::volume::tree::Shared;
-use magikvm_proto::path::volume_files;
+use magikvm_proto::site::volume_files;
 use magikvm_proto::volume::{self as guest, Access, MountPlan, Part, VolumePlan};
 use std::collections::HashMap;
 use std::path::Path;
@@ -132,9 +132,9 @@ impl Volumes {
 /// What of volumes is baked into the pod's own file system.
 pub(super) fn files(pod: &PodPlan) -> Vec<(String, SmallFile)> {
     let mut baked = Vec::new();
-    for (index, volume) in pod.volumes.iter().enumerate() {
+    for (index, volume) in (0..).zip(&pod.volumes) {
         let VolumeSource::Files(files) = &volume.source else { continue };
-        let dir = volume_files(index).trim_start_matches('/').to_owned();
+        let dir = volume_files(index);
         let group = pod.volume_group;
         for file in files {
             let mode = file.mode | group.map_or(0, |_| GROUP_READS);

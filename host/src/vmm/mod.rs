@@ -3,7 +3,7 @@
 pub mod console;
 pub mod disk;
 pub mod end;
-#[cfg(feature = "testing")]
+#[cfg(all(feature = "testing", target_os = "linux"))]
 pub mod fake;
 #[cfg(all(feature = "testing", target_os = "linux"))]
 pub mod file_trial;
@@ -42,7 +42,7 @@ pub enum VmmKind {
     /// QEMU: its machine `microvm` on x86_64, `virt` on aarch64.
     Qemu,
     /// No machine at all: a process that speaks the wire. Only in builds made for magikvm's own tests.
-    #[cfg(feature = "testing")]
+    #[cfg(all(feature = "testing", target_os = "linux"))]
     Fake,
 }
 
@@ -246,7 +246,7 @@ pub fn driver(kind: VmmKind, options: DriverOptions) -> Box<dyn Vmm> {
     match kind {
         VmmKind::Krun => Box::new(krun::Krun::new(options)),
         VmmKind::Qemu => Box::new(qemu::Qemu::from_environment(options)),
-        #[cfg(feature = "testing")]
+        #[cfg(all(feature = "testing", target_os = "linux"))]
         VmmKind::Fake => Box::new(fake::Fake),
     }
 }

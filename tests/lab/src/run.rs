@@ -214,14 +214,14 @@ impl RunDir {
         let profiles = self.shared("out").join("profiles");
         fs::create_dir_all(&profiles).map_err(LabError::system("making a run's directories"))?;
         // At half of its time the lab says what is still running.
-        let patience = format!("{}\n", command.limit.as_secs() / 2);
+        let half_time = format!("{}\n", command.limit.as_secs() / 2);
         for (name, bytes) in [
             ("lab-dir", lab.as_os_str().as_bytes()),
             ("init.sh", INIT.as_bytes()),
             ("serve.sh", SERVE.as_bytes()),
             ("command.sh", &command.script()?),
             ("temporary-names", &names),
-            ("patience", patience.as_bytes()),
+            ("half-time", half_time.as_bytes()),
         ] {
             let path = self.shared(name);
             fs::write(&path, bytes).map_err(LabError::system(format!("writing {}", path.display())))?;

@@ -11,26 +11,23 @@ use magikvm::store::layout::{Layout, Surroundings};
 use magikvm::vmm::{self, Accel, DriverOptions, KernelChoice, Places, VmChild, VmConfig, VmmKind, Walls};
 use magikvm_proto::guest_image::Arch;
 use magikvm_proto::path::FORWARD_PORT;
+use magikvm_tests::bench::{Bench, IMAGE, Result, var};
 use magikvm_tests::figures::{median, row, time_until, warn_if_busy};
 use magikvm_tests::floor;
-use std::error::Error;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const PAIRS: usize = 5;
 /// Bytes of the large answer.
 const LARGE: usize = 64 << 20;
 /// Connections one after the other.
 const CONNECTIONS: u32 = 200;
-const IMAGE: &str = "demo/busybox:1";
 const MARK: &str = "serving";
 const MEMORY_MIB: u64 = 384;
 const VCPUS: u32 = 2;
@@ -40,12 +37,6 @@ fn server(busybox: &str) -> String {
         "mkdir -p /www && echo small >/www/small && dd if=/dev/zero of=/www/large bs=1048576 count={} 2>/dev/null && {busybox}httpd -p 80 -h /www",
         LARGE >> 20
     )
-}
-
-fn var(name: &str) -> Result<PathBuf> {
-    std::env::var_os(name)
-        .map(PathBuf::from)
-        .ok_or_else(|| format!("{name} is not set; run ci/bench.sh io").into())
 }
 
 fn main() -> Result<()> {
@@ -131,29 +122,14 @@ fn rate(address: &str) -> Result<f64> {
 
 /// A pod that serves, and a `port-forward` to it.
 struct Ours {
-    magikvm: PathBuf,
-    root: PathBuf,
+    bench: Bench,
     forward: Child,
     address: String,
 }
 
 impl Ours {
     fn start(work: &Path, kind: VmmKind) -> Result<Self> {
-        let (magikvm, root) = (var("MAGIKVM_BIN")?, work.join("root"));
-        let command = |args: &[&str]| {
-            let mut command = Command::new(&magikvm);
-            command.args(args).env("MAGIKVM_ROOT", &root).env("MAGIKVM_QUIET", "1");
-            command.env("MAGIKVM_GUEST", std::env::var_os("MAGIKVM_TEST_GUEST").unwrap_or_default());
-            command.env("MAGIKVM_VMM", format!("{kind:?}").to_lowercase());
-            command
-        };
-        let run = |args: &[&str]| -> Result<()> {
-            let output = command(args).output()?;
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            if output.status.success() { Ok(()) } else { Err(format!("{args:?}: {said}").into()) }
-        };
-        let demo = format!("oci:{}:1", var("MAGIKVM_DEMO_IMAGE")?.display());
-        run(&["image", "import", &demo, "--name", IMAGE])?;
+        let bench = Bench::of_driver(work, kind)?;
         let script = format!("{} && echo {MARK} && sleep 100000", server(""));
         let pod = serde_json::json!({
             "apiVersion": "v1", "kind": "Pod",
@@ -166,15 +142,16 @@ impl Ours {
         });
         let manifest = work.join("web.json");
         fs::write(&manifest, pod.to_string())?;
-        run(&["run", "-d", &manifest.to_string_lossy()])?;
+        bench.run(&["run", "-d", &manifest.to_string_lossy()])?;
         let deadline = Instant::now() + Duration::from_secs(60);
-        while !command(&["logs", "web"]).output()?.stdout.starts_with(MARK.as_bytes()) {
+        while !bench.command(&["logs", "web"]).output()?.stdout.starts_with(MARK.as_bytes()) {
             if Instant::now() > deadline {
                 return Err("the pod does not serve".into());
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        let mut forward = command(&["port-forward", "--address", "127.0.0.1", "web", ":80"])
+        let mut forward = bench
+            .command(&["port-forward", "--address", "127.0.0.1", "web", ":80"])
             .stdout(Stdio::piped())
             .spawn()?;
         let mut lines = BufReader::new(forward.stdout.take().ok_or("no pipe")?);
@@ -184,15 +161,14 @@ impl Ours {
         let address = address.ok_or("port-forward did not say where")?.0.to_owned();
         // It says a line for each connection.
         std::thread::spawn(move || io::copy(&mut lines, &mut io::sink()));
-        Ok(Self { magikvm, root, forward, address })
+        Ok(Self { bench, forward, address })
     }
 }
 
 impl Drop for Ours {
     fn drop(&mut self) {
         self.forward.kill().and_then(|()| self.forward.wait()).ok();
-        let mut command = Command::new(&self.magikvm);
-        command.args(["rm", "-f", "web"]).env("MAGIKVM_ROOT", &self.root).output().ok();
+        self.bench.command(&["rm", "-f", "web"]).output().ok();
     }
 }
 

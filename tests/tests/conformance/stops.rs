@@ -19,9 +19,15 @@ pub(crate) static GROUP: Group = Group {
     pods: Pods::Own,
     rows: &[
         Row::code(
-            "asked_in_reverse_order",
-            "Containers are asked to end in reverse order, each after the one before has ended; their last words are kept.",
-            asked_in_reverse_order,
+            "asked_at_once",
+            "All containers are asked to end at once; their last words are kept.",
+            asked_at_once,
+        )
+        .of("`stop`"),
+        Row::code(
+            "the_whole_grace_for_each",
+            "Each of several containers has the whole grace period: those that need most of it all end by themselves.",
+            the_whole_grace_for_each,
         )
         .of("`stop`"),
         Row::code(
@@ -57,7 +63,7 @@ fn wait_for_all_up(subject: &Subject, pod: &str, count: usize) {
     });
 }
 
-fn asked_in_reverse_order(subject: &Subject) {
+fn asked_at_once(subject: &Subject) {
     let polite = Pod::new("polite").script("first", POLITE).script("second", POLITE).script("third", POLITE);
     subject.start(&polite);
     wait_for_all_up(subject, "polite", 3);
@@ -68,11 +74,40 @@ fn asked_in_reverse_order(subject: &Subject) {
     let logs = subject.cmd(["logs", "polite"]).ok().stdout;
     assert_eq!(logs.matches("bye\n").count(), 3, "the last words are kept: {logs}");
     let events = subject.cmd(["events", "polite"]).ok().stdout;
-    let ends: Vec<&str> =
+    let mut ends: Vec<&str> =
         events.lines().filter_map(|line| line.split_once("  ")?.1.strip_suffix(": exited with 5")).collect();
-    assert_eq!(ends, ["third", "second", "first"], "{events}");
+    ends.sort_unstable();
+    assert_eq!(ends, ["first", "second", "third"], "{events}");
+    assert!(events.trim_end().ends_with("the pod has ended"), "it is told after all ends: {events}");
     assert_eq!(subject.cmd(["wait", "polite"]).ok().stdout, "5\n");
     subject.cmd(["rm", "polite"]).ok();
+    subject.assert_as_new();
+}
+
+fn the_whole_grace_for_each(subject: &Subject) {
+    let (grace, needed) = (subject.seconds(10), subject.seconds(8));
+    // The sleep is the shell's child, so that only the shell hears TERM.
+    let slow = format!(
+        "trap 'sleep {}; echo done; exit 0' TERM; echo up; while :; do sleep 0.05; done",
+        needed.as_secs()
+    );
+    let names = ["one", "two", "three", "four"];
+    subject.start(&names.iter().fold(Pod::new("slow"), |pod, name| pod.script(name, &slow)));
+    wait_for_all_up(subject, "slow", names.len());
+    let begun = Instant::now();
+    let stop = ["stop", "--grace", &grace.as_secs().to_string(), "slow"];
+    subject.cmd(stop).limit(grace + subject.seconds(20)).ok();
+    assert!(begun.elapsed() >= needed, "{:?}", begun.elapsed());
+    let logs = subject.cmd(["logs", "slow"]).ok().stdout;
+    assert_eq!(logs.matches("done\n").count(), names.len(), "{logs}");
+    let ends: Vec<Value> = subject
+        .statuses("slow")
+        .iter()
+        .map(|status| status["state"]["terminated"]["exitCode"].clone())
+        .collect();
+    assert_eq!(ends, [0, 0, 0, 0]);
+    assert_eq!(subject.phase("slow"), "Succeeded");
+    subject.cmd(["rm", "slow"]).ok();
     subject.assert_as_new();
 }
 

@@ -5,7 +5,7 @@ use super::super::interrupt::Interrupt;
 use super::super::{Outcome, ui};
 use super::reference;
 use crate::image::{
-    BringOptions, Cancel, ImageError, ImageStore, Platform, Policy, PullSources, PullWhen, Reference,
+    BringOptions, Cancel, ImageError, ImageStore, Platform, Policy, PullPolicy, PullSources, Reference,
     RootfsCompression, Source, Target,
 };
 use crate::store::layout::Layout;
@@ -58,7 +58,7 @@ struct BringArgs {
     quiet: bool,
 }
 
-/// [`PullWhen`] as a flag.
+/// [`PullPolicy`] as a flag.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
 enum When {
     /// Every time; what is here already is not fetched again
@@ -70,11 +70,11 @@ enum When {
     Never,
 }
 
-impl From<When> for PullWhen {
+impl From<When> for PullPolicy {
     fn from(when: When) -> Self {
         match when {
             When::Always => Self::Always,
-            When::Missing => Self::Missing,
+            When::Missing => Self::IfNotPresent,
             When::Never => Self::Never,
         }
     }

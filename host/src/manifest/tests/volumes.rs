@@ -1,6 +1,7 @@
 //! Volumes, and the other documents of a file.
 
 use super::*;
+use crate::image::ImageDefaults;
 
 const CONTAINER: &str = "  containers:\n  - name: main\n    image: busybox\n";
 

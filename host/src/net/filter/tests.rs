@@ -165,7 +165,7 @@ fn resolved(filter: &mut Filter, name: &str, addresses: &[&str], now: Instant) -
     let records =
         addresses.iter().map(|text| Record::from_rdata(own.clone(), 60, RData::A(A(text.parse().unwrap()))));
     message.insert_answers(records.collect());
-    let answer = packet::udp(true, (DNS_4.into(), 53), (GUEST_4.into(), source), &message.to_vec().unwrap());
+    let answer = frames::udp(true, (DNS_4.into(), 53), (GUEST_4.into(), source), &message.to_vec().unwrap());
     let mut sink = Sink::default();
     filter.from_passt(&answer, now, &mut sink);
     heard(&sink)
@@ -236,7 +236,7 @@ fn answers_go_out_to_whom_something_came_in_from_by_a_published_port() {
         let answer = guest_udp(client, (53, 4000), b"x");
         assert_eq!(fate(&mut filter, &answer, now), Fate::Answered);
         let mut sink = Sink::default();
-        filter.from_passt(&packet::udp(true, (client, 4000), (GUEST_4.into(), 53), b"q"), now, &mut sink);
+        filter.from_passt(&frames::udp(true, (client, 4000), (GUEST_4.into(), 53), b"q"), now, &mut sink);
         assert_eq!(frames(&sink.to_guest).len(), 1);
         assert_eq!(fate(&mut filter, &answer, now), Fate::Passed);
         assert_eq!(fate(&mut filter, &guest_udp(client, (54, 4000), b"x"), now), Fate::Answered);
@@ -248,7 +248,7 @@ fn answers_go_out_to_whom_something_came_in_from_by_a_published_port() {
 fn what_comes_before_passt_knows_the_guest_is_addressed_to_it() {
     let published_udp = BTreeSet::from([53]);
     let mut filter = Filter::new(Rules { published_udp, ..rules() });
-    let mut frame = packet::udp(true, (ip("203.0.113.5"), 4000), (GUEST_4.into(), 53), b"q");
+    let mut frame = frames::udp(true, (ip("203.0.113.5"), 4000), (GUEST_4.into(), 53), b"q");
     let expected = frame.clone();
     frame[..6].fill(0);
     let mut sink = Sink::default();

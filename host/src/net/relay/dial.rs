@@ -5,8 +5,9 @@ use super::error::ForwardError;
 use crate::agent::{Connector, Handshake};
 use crate::os;
 use magikvm_proto::codec::write_message;
-use magikvm_proto::forward::{ForwardRequest, Link, MAX_ANSWER_LEN, Side};
+use magikvm_proto::forward::{ForwardRequest, MAX_ANSWER_LEN};
 use magikvm_proto::limits::FORWARD_TIMEOUT_SECS;
+use magikvm_proto::stream::{Link, Side, Traffic};
 use magikvm_proto::wire::{Done, Reply};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -114,7 +115,7 @@ impl Dial {
 fn answered(line: &[u8], rest: &[u8]) -> Progress {
     match serde_json::from_slice::<Reply<Done>>(line) {
         Ok(Reply::Ok(Done {})) => {
-            let mut link = Box::new(Link::new(Side::Host));
+            let mut link = Box::new(Link::new(Side::Host, Traffic::PORT));
             match link.receive(rest) {
                 Ok(()) => Progress::Agreed(link),
                 Err(violation) => Progress::Failed(ForwardError::Violation(violation)),

@@ -1,6 +1,6 @@
 //! Why a connection is not carried.
 
-use magikvm_proto::forward::Violation;
+use magikvm_proto::stream::Violation;
 use magikvm_proto::wire::Refusal;
 use std::io;
 

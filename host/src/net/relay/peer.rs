@@ -3,7 +3,8 @@
 use super::Client;
 use crate::os::{Interest, Poller};
 use magikvm_proto::codec::{read_message, write_message};
-use magikvm_proto::forward::{ForwardRequest, Link, Ready, Side, Verdict, pump};
+use magikvm_proto::forward::ForwardRequest;
+use magikvm_proto::stream::{Link, Ready, Side, Traffic, Verdict, pump};
 use magikvm_proto::wire::{Done, Refusal, RefusalCode, Reply};
 use std::io::{self, BufReader};
 use std::net::TcpStream;
@@ -11,7 +12,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 /// Serves one connection to its end, as vminit does.
-pub fn serve(host: UnixStream, connect: impl FnOnce(u16) -> io::Result<TcpStream>) -> io::Result<()> {
+pub(super) fn serve(host: UnixStream, connect: impl FnOnce(u16) -> io::Result<TcpStream>) -> io::Result<()> {
     // The host says nothing more before it was answered.
     let request = read_message::<ForwardRequest>(&mut BufReader::new(&host)).map_err(io::Error::other)?;
     let Some(ForwardRequest::Forward { port }) = request else { return Ok(()) };
@@ -31,7 +32,7 @@ pub fn serve(host: UnixStream, connect: impl FnOnce(u16) -> io::Result<TcpStream
 fn carry(mut host: UnixStream, mut port: Client) -> io::Result<()> {
     host.set_nonblocking(true)?;
     port.0.set_nonblocking(true)?;
-    let (mut link, mut scratch) = (Link::new(Side::Guest), vec![0; 32 << 10]);
+    let (mut link, mut scratch) = (Link::new(Side::Guest, Traffic::PORT), vec![0; 32 << 10]);
     let (mut poller, mut found) = (Poller::new()?, Vec::new());
     let mut watched = [Interest::NONE; 2];
     let mut ready = Ready { peer: (true, true), local: (true, true) };

@@ -40,7 +40,10 @@ impl Machine {
                 let message = format!("the guest cannot start the pod: {}", cut(&message));
                 self.fail(Failure::message(RunStage::Boot, Blame::Internal, message))
             }
-            EventKind::PodStarted | EventKind::PodFailed { .. } | EventKind::ShuttingDown => Vec::new(),
+            EventKind::PodStarted
+            | EventKind::PodFailed { .. }
+            | EventKind::ShuttingDown
+            | EventKind::PodEnded => Vec::new(),
         }
     }
 

@@ -1,16 +1,20 @@
-//! The port for forwarded connections of a machine that is none. "The pod's ports" are those of this machine.
+//! What a guest may do on its port for forwarded connections that no honest one does. The honest rest is the supervisor's, whose ports are
+//! those of this host.
 
 use super::Manner;
-use crate::net::relay::peer;
 use crate::store::layout::FORWARD_SOCK;
 use crate::store::text::ignore;
 use magikvm_proto::codec::{read_message, write_message};
 use magikvm_proto::forward::ForwardRequest;
 use magikvm_proto::wire::{Done, Reply};
 use std::io::{self, BufReader, Write};
-use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
+
+/// Whether it says anything there that the supervisor would not say.
+pub(super) fn lies(manner: Manner) -> bool {
+    matches!(manner, Manner::ForwardGarbage | Manner::ForwardSilent | Manner::ForwardFlood)
+}
 
 /// Serves it from now on.
 pub(super) fn listen(manner: Manner) -> io::Result<()> {
@@ -40,6 +44,6 @@ fn serve(mut stream: UnixStream, manner: Manner) -> io::Result<()> {
                 stream.write_all(&[0, 0, 0, 1, b'x'])?;
             }
         }
-        _ => peer::serve(stream, |port| TcpStream::connect((Ipv4Addr::LOCALHOST, port))),
+        _ => Ok(()),
     }
 }

@@ -1,6 +1,6 @@
 # shellcheck shell=dash
-# What the lab's PID 1 does, by busybox, once this machine's files are at /lower and overlay can be mounted. It makes the root that the
-# command will see at /new, and goes there. Whatever fails here ends the lab, and the console says why.
+# The lab's PID 1 runs this with busybox once the host's files are at /lower and overlay can be mounted. It creates the root directory of
+# the command at /new, and switches to it. Any failure here ends the lab, and the console shows the reason.
 set -eu
 b=/bin/busybox
 lab="$("$b" cat /lower/run/lab-dir)"
@@ -28,7 +28,7 @@ for name in fd:/proc/self/fd stdin:/proc/self/fd/0 stdout:/proc/self/fd/1 stderr
     "$b" ln -sf "${name#*:}" "/new/dev/${name%%:*}"
 done
 
-# Entries of this machine's /tmp are shown only where the command names them.
+# Entries of the host's /tmp are visible only if the command names them.
 "$b" mount -t tmpfs -o nosuid,nodev,mode=1777 tmp /fresh
 while IFS= read -r name; do
     if [ -d "/new/tmp/$name" ]; then
@@ -39,7 +39,7 @@ while IFS= read -r name; do
     "$b" mount -o bind "/new/tmp/$name" "/fresh/$name"
 done </lower/run/temporary-names
 "$b" mount -o move /fresh /new/tmp
-# Nor is this machine's state the lab's.
+# The lab must not use the host's state directory.
 if [ -d /new/var/lib/magikvm ]; then
     "$b" mount -t tmpfs -o mode=755 state /new/var/lib/magikvm
 fi
@@ -48,7 +48,7 @@ fi
 "$b" mount -o bind /lower/run /new/run/lab
 "$b" cp "$b" /new/run/busybox
 
-# Modules beside these are loaded when they are asked for: by a file system's name, or by opening one of these devices.
+# Other modules are loaded on demand: by a file system's name, or by opening one of these devices.
 for module in irqbypass kvm kvm-amd; do
     "$b" insmod "/$module.ko"
 done
@@ -60,7 +60,7 @@ done
 "$b" mknod -m 660 /new/dev/vhost-vsock c 10 241
 "$b" ip link set lo up
 "$b" hostname lab
-# As on a machine that systemd has booted.
+# As on a host that systemd has booted.
 ulimit -Hn 524288
 "$b" mount -o move /proc /new/proc
 exec "$b" switch_root /new /run/busybox sh /run/lab/serve.sh

@@ -1,0 +1,268 @@
+//! One container's OCI bundle: its overlay, and the host's `config.json` completed by what only the supervisor knows
+//! (the user's numbers, the cgroup, the shared PID namespace). Runs in forked copies of the spawner. Must not know:
+//! the reactor, the wire.
+
+use crate::rootfs;
+use crate::user::{self, UserError};
+use crate::volumes::{self, VolumeError};
+use libcontainer::oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Process, Spec};
+use magikvm_proto::limits::MAX_PLAN_SIZE;
+use magikvm_proto::plan::{ContainerPlan, Rootfs, Stdio};
+use magikvm_proto::site::Site;
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// Why a bundle can't be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BundleError {
+    /// A file could not be read or written.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file system could not be mounted.
+    #[error("cannot mount {}", path.display())]
+    Mount {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// The host's configuration is not JSON of the OCI specification.
+    #[error("{} is not an OCI configuration", path.display())]
+    Config {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A part without which a container can't be made.
+    #[error("the OCI configuration has no {0}")]
+    Missing(&'static str),
+    /// The user means nobody.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// A volume can't be seen.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+}
+
+fn file_error(path: &Path) -> impl FnOnce(io::Error) -> BundleError {
+    let path = path.to_owned();
+    move |source| BundleError::File { path, source }
+}
+
+/// Reads one OCI configuration.
+pub(crate) fn load(path: &Path) -> Result<Spec, BundleError> {
+    let cap = u64::try_from(MAX_PLAN_SIZE).unwrap_or(u64::MAX);
+    let bytes = File::open(path).and_then(|file| rootfs::read_capped(file, cap)).map_err(file_error(path))?;
+    serde_json::from_slice(&bytes).map_err(|source| BundleError::Config { path: path.to_owned(), source })
+}
+
+/// Makes the bundle with an empty writable layer and returns its configuration. An earlier run's layer goes.
+pub(crate) fn prepare(
+    site: &Site,
+    plan: &ContainerPlan,
+    pod_namespace: Option<i32>,
+) -> Result<Spec, BundleError> {
+    let bundle = site.bundle(&plan.name);
+    let lower = match &plan.rootfs {
+        Rootfs::Partition(partition) => site.image(*partition),
+        Rootfs::Path(path) => path.clone(),
+    };
+    let root = mount_rootfs(&bundle, &lower)?;
+    let mut spec = load(&site.container_config(&plan.name))?;
+    patch(&mut spec, plan, site, &root, pod_namespace)?;
+    volumes::attach(site, plan, &mut spec)?;
+    let config = bundle.join("config.json");
+    let bytes =
+        serde_json::to_vec(&spec).map_err(|source| BundleError::Config { path: config.clone(), source })?;
+    fs::write(&config, bytes).map_err(file_error(&config))?;
+    Ok(spec)
+}
+
+/// The writable layer is a tmpfs of its own: unmounting it frees everything at once, however deep a container
+/// nested its directories.
+fn mount_rootfs(bundle: &Path, lower: &Path) -> Result<OwnedFd, BundleError> {
+    let (layer, rootfs) = (bundle.join("layer"), bundle.join("rootfs"));
+    for old in [&rootfs, &layer] {
+        umount2(old, MntFlags::MNT_DETACH).ok();
+        fs::create_dir_all(old).map_err(file_error(old))?;
+    }
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| BundleError::Mount { path, source }
+    };
+    mount(Some("layer"), &layer, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))
+        .map_err(failed(&layer))?;
+    for part in ["upper", "work"] {
+        let part = layer.join(part);
+        fs::create_dir(&part).map_err(file_error(&part))?;
+    }
+    let (lower, layer) = (option_path(lower), option_path(&layer));
+    let options = format!("lowerdir={lower},upperdir={layer}/upper,workdir={layer}/work");
+    mount(Some("overlay"), &rootfs, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+        .map_err(failed(&rootfs))?;
+    rootfs::open_root(&rootfs).map_err(file_error(&rootfs))
+}
+
+/// A path as overlayfs takes it within its options.
+fn option_path(path: &Path) -> String {
+    path.display().to_string().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,")
+}
+
+fn patch(
+    spec: &mut Spec,
+    plan: &ContainerPlan,
+    site: &Site,
+    root: &OwnedFd,
+    pod_namespace: Option<i32>,
+) -> Result<(), BundleError> {
+    spec.root_mut()
+        .as_mut()
+        .ok_or(BundleError::Missing("root"))?
+        .set_path(site.bundle(&plan.name).join("rootfs"));
+    // The pod's host name is that of the supervisor's UTS namespace, and libcontainer refuses one without a UTS namespace of
+    // its own.
+    spec.set_hostname(None).set_domainname(None);
+    let process = spec.process_mut().as_mut().ok_or(BundleError::Missing("process"))?;
+    patch_process(process, plan, root)?;
+    let linux = spec.linux_mut().as_mut().ok_or(BundleError::Missing("linux"))?;
+    linux.set_cgroups_path(Some(PathBuf::from(site.container_cgroup(&plan.name))));
+    let namespaces = linux.namespaces_mut().get_or_insert_default();
+    let mut wanted = Vec::new();
+    if let Some(pid) = pod_namespace {
+        namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Pid);
+        wanted.push(
+            LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Pid).path(format!("/proc/{pid}/ns/pid")),
+        );
+    } else if !namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Pid) {
+        wanted.push(LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Pid));
+    }
+    // Without a mount namespace of its own a container would see, and could change, the supervisor's root.
+    if !namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount) {
+        wanted.push(LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Mount));
+    }
+    for namespace in wanted {
+        namespaces.push(namespace.build().map_err(|_| BundleError::Missing("namespace type"))?);
+    }
+    Ok(())
+}
+
+fn patch_process(process: &mut Process, plan: &ContainerPlan, root: &OwnedFd) -> Result<(), BundleError> {
+    let read = |file: &str| {
+        let path = Path::new(file);
+        rootfs::read_file(root, path, user::MAX_USER_FILE)
+            .map(Option::unwrap_or_default)
+            .map_err(file_error(path))
+    };
+    let resolved = user::resolve(&plan.user, &read("/etc/passwd")?, &read("/etc/group")?)?;
+    let mut groups = resolved.groups;
+    groups.extend(process.user().additional_gids().iter().flatten());
+    groups.sort_unstable();
+    groups.dedup();
+    process
+        .user_mut()
+        .set_uid(resolved.uid)
+        .set_gid(resolved.gid)
+        .set_additional_gids(Some(groups).filter(|g| !g.is_empty()));
+    let env = process.env_mut().get_or_insert_default();
+    if !env.iter().any(|entry| entry.starts_with("HOME=")) {
+        env.push(format!("HOME={}", resolved.home));
+    }
+    process.set_terminal(Some(plan.stdio == Stdio::Terminal));
+    // The supervisor's own protection must not pass to a container.
+    if process.oom_score_adj().is_none() {
+        process.set_oom_score_adj(Some(0));
+    }
+    // libcontainer takes a stated `false` for "after the capabilities are gone", where the kernel no longer allows
+    // a seccomp filter.
+    if process.no_new_privileges() == Some(false) {
+        process.set_no_new_privileges(None);
+    }
+    let cwd = process.cwd().clone();
+    if !cwd.is_absolute() {
+        return Err(BundleError::Missing("absolute working directory"));
+    }
+    rootfs::make_directory(root, &cwd).map_err(file_error(&cwd))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use magikvm_proto::plan::Stdin;
+
+    fn plan(user: &str) -> ContainerPlan {
+        ContainerPlan {
+            name: "web".parse().unwrap(),
+            rootfs: Rootfs::Partition(2),
+            user: user.to_owned(),
+            stdio: Stdio::Terminal,
+            stdin: Stdin::Closed,
+            mounts: Vec::new(),
+        }
+    }
+
+    fn spec() -> Spec {
+        let json = r#"{"ociVersion":"1.0.2","root":{"path":"rootfs"},"process":{"user":{"uid":0,"gid":0,"additionalGids":[9]},
+            "args":["sh"],"env":["A=b"],"cwd":"/srv/data","noNewPrivileges":false},"linux":{"namespaces":[{"type":"pid"}]}}"#;
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn root() -> (tempfile::TempDir, OwnedFd) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("etc")).unwrap();
+        fs::write(dir.path().join("etc/passwd"), "web:x:5:6::/home/web:/bin/sh\n").unwrap();
+        fs::write(dir.path().join("etc/group"), "more:x:7:web\n").unwrap();
+        let root = rootfs::open_root(dir.path()).unwrap();
+        (dir, root)
+    }
+
+    #[test]
+    fn the_supervisor_fills_in_what_only_it_knows() {
+        let (dir, root) = root();
+        let mut spec = spec();
+        patch(&mut spec, &plan("web"), &Site::guest(), &root, None).unwrap();
+        let process = spec.process().as_ref().unwrap();
+        assert_eq!((process.user().uid(), process.user().gid()), (5, 6));
+        assert_eq!(process.user().additional_gids(), &Some(vec![7, 9]));
+        assert_eq!(process.env().as_ref().unwrap(), &["A=b", "HOME=/home/web"]);
+        assert_eq!(
+            (process.terminal(), process.oom_score_adj(), process.no_new_privileges()),
+            (Some(true), Some(0), None)
+        );
+        assert!(dir.path().join("srv/data").is_dir());
+        let linux = spec.linux().as_ref().unwrap();
+        assert_eq!(linux.cgroups_path().as_ref().unwrap(), Path::new("/pod/web"));
+        let types: Vec<_> = linux.namespaces().as_ref().unwrap().iter().map(|n| n.typ()).collect();
+        assert_eq!(types, [LinuxNamespaceType::Pid, LinuxNamespaceType::Mount]);
+    }
+
+    #[test]
+    fn a_shared_process_namespace_is_joined_by_path() {
+        let (_dir, root) = root();
+        let mut spec = spec();
+        patch(&mut spec, &plan(""), &Site::guest(), &root, Some(42)).unwrap();
+        let namespaces = spec.linux().as_ref().unwrap().namespaces().clone().unwrap();
+        let pids: Vec<_> = namespaces.iter().filter(|n| n.typ() == LinuxNamespaceType::Pid).collect();
+        assert_eq!(pids.len(), 1);
+        assert_eq!(pids[0].path().as_deref(), Some(Path::new("/proc/42/ns/pid")));
+    }
+
+    #[test]
+    fn an_unknown_user_is_named() {
+        let (_dir, root) = root();
+        let error = patch(&mut spec(), &plan("ghost"), &Site::guest(), &root, None).unwrap_err();
+        assert_eq!(error.to_string(), "user \"ghost\" is not in the image's /etc/passwd");
+    }
+}

@@ -1,0 +1,147 @@
+//! A control group of cgroup v1 (Linux's Documentation/admin-guide/cgroup-v1): the same directory in the tree of each controller.
+
+use super::{Usage, flat_value, number, text};
+use crate::sys;
+use magikvm_supervisor::sync;
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// What the kernel gives for no limit at all is this or more (PAGE_COUNTER_MAX in bytes).
+const NO_LIMIT: u64 = 1 << 62;
+/// How often everything is killed again that was forked meanwhile, on systems without a freezer.
+const ROUNDS: u32 = 64;
+
+/// A group, by the controllers of each tree and its directory there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Group(pub(crate) Vec<(Vec<String>, PathBuf)>);
+
+/// Makes a group and those above it in one tree.
+pub(super) fn make(dir: &Path) -> io::Result<()> {
+    if let (false, Some(above)) = (dir.exists(), dir.parent()) {
+        if !above.exists() {
+            make(above)?;
+        }
+        fs::create_dir(dir)?;
+    }
+    // A new group of cpuset may use no processor and no memory, and can hold no process, until somebody says otherwise.
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let (own, above) = (dir.join(file), dir.parent().unwrap_or(dir).join(file));
+        if text(&own).is_some_and(|value| value.trim().is_empty())
+            && let Some(value) = text(&above)
+        {
+            fs::write(own, value.trim())?;
+        }
+    }
+    Ok(())
+}
+
+impl Group {
+    fn dir(&self, controller: &str) -> Option<&PathBuf> {
+        self.0.iter().find(|(names, _)| names.iter().any(|name| name == controller)).map(|(_, dir)| dir)
+    }
+
+    fn dirs(&self) -> impl Iterator<Item = &PathBuf> {
+        self.0.iter().map(|(_, dir)| dir)
+    }
+
+    pub(super) fn exists(&self) -> bool {
+        self.dirs().any(|dir| dir.exists())
+    }
+
+    pub(super) fn make(&self) -> io::Result<()> {
+        self.dirs().try_for_each(|dir| make(dir))
+    }
+
+    pub(super) fn enter(&self) -> io::Result<()> {
+        self.dirs().try_for_each(|dir| fs::write(dir.join("cgroup.procs"), "0"))
+    }
+
+    /// The rules of `devices`: nothing but what is allowed, later rules overriding earlier ones. Each is `(allow, rule)` in the words of
+    /// `devices.allow`.
+    pub(crate) fn restrict_devices(&self, rules: &[(bool, String)]) -> io::Result<()> {
+        let dir = self.dir("devices").ok_or_else(|| {
+            io::Error::new(io::ErrorKind::Unsupported, "the system has no devices controller")
+        })?;
+        fs::write(dir.join("devices.deny"), "a")?;
+        rules.iter().try_for_each(|(allowed, rule)| {
+            fs::write(dir.join(if *allowed { "devices.allow" } else { "devices.deny" }), rule)
+        })
+    }
+
+    /// Every process in it and below it.
+    fn processes(&self) -> BTreeSet<i32> {
+        let mut found = BTreeSet::new();
+        self.dirs().for_each(|dir| collect(dir, &mut found));
+        found
+    }
+
+    /// A frozen process forks no more, and dies of SIGKILL once it is thawed.
+    pub(super) fn kill(&self) {
+        let freezer = self.dir("freezer").map(|dir| dir.join("freezer.state"));
+        if let Some(state) = &freezer {
+            fs::write(state, "FROZEN").ok();
+        }
+        let mut killed = BTreeSet::new();
+        for _ in 0..ROUNDS {
+            let found = self.processes();
+            for pid in &found {
+                kill(Pid::from_raw(*pid), Signal::SIGKILL).ok();
+            }
+            if found.is_subset(&killed) {
+                break;
+            }
+            killed.extend(found);
+        }
+        if let Some(state) = &freezer {
+            fs::write(state, "THAWED").ok();
+        }
+    }
+
+    /// The kernel tells nobody when a group becomes empty, but it tells of each process's end.
+    pub(super) fn wait_empty(&self, deadline: Instant) -> bool {
+        loop {
+            let Some(first) = self.processes().into_iter().next() else { return true };
+            // One that has gone in between is no error.
+            let Ok(process) = sys::pidfd_open(first) else { continue };
+            let mut polled = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+            if Instant::now() >= deadline || sync::poll_until(&mut polled, Some(deadline)).is_err() {
+                return false;
+            }
+        }
+    }
+
+    pub(super) fn oom_kills(&self) -> u64 {
+        let of = |dir: &PathBuf| flat_value(&text(&dir.join("memory.oom_control"))?, "oom_kill");
+        self.dir("memory").and_then(of).unwrap_or(0)
+    }
+
+    pub(super) fn usage(&self) -> Option<Usage> {
+        let value = |controller: &str, file: &str| number(&self.dir(controller)?.join(file));
+        Some(Usage {
+            cpu_usec: value("cpuacct", "cpuacct.usage")? / 1000,
+            memory_bytes: value("memory", "memory.usage_in_bytes").unwrap_or(0),
+            memory_peak_bytes: value("memory", "memory.max_usage_in_bytes").unwrap_or(0),
+            memory_limit_bytes: value("memory", "memory.limit_in_bytes").filter(|&limit| limit < NO_LIMIT),
+            pids: value("pids", "pids.current").unwrap_or(0),
+        })
+    }
+}
+
+fn collect(dir: &Path, found: &mut BTreeSet<i32>) {
+    if let Some(text) = text(&dir.join("cgroup.procs")) {
+        // A process of another PID namespace is 0.
+        found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|&pid| pid > 0));
+    }
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect(&entry.path(), found);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Control groups of a pod: one for each container and, inside, one for each exec. Owns: every write to them that libcontainer does not make.
+//! Must not know: plans, processes' meaning.
+//!
+//! Three arrangements exist. On a *unified* system (cgroup v2) all controllers are in one tree. On a *legacy* system (v1) each controller has a
+//! tree of its own. A *hybrid* system is a legacy one that has an additional unified tree without the controllers that matter here; it is
+//! treated as legacy.
+
+mod hierarchies;
+mod legacy;
+mod unified;
+
+pub use hierarchies::CgroupError;
+pub(crate) use hierarchies::Hierarchies;
+
+use magikvm_proto::id::ContainerName;
+use std::io;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Bytes of a control group's file that are looked at.
+const MAX_FILE: u64 = 64 << 10;
+
+/// The control groups of one pod.
+#[derive(Debug, Clone)]
+pub(crate) struct Tree {
+    hierarchies: Hierarchies,
+    /// The pod's group, relative to the root of each hierarchy.
+    pod: String,
+}
+
+impl Tree {
+    /// Below this `cgroupsPath` of the OCI specification.
+    pub(crate) fn new(hierarchies: Hierarchies, pod: &str) -> Self {
+        Self { hierarchies, pod: pod.trim_start_matches('/').to_owned() }
+    }
+
+    /// Makes the pod's group and lets every controller be used in it.
+    pub(crate) fn make(&self) -> io::Result<()> {
+        match &self.hierarchies {
+            Hierarchies::Unified(root) => unified::make_pod(root, &self.pod),
+            Hierarchies::Legacy(controllers) => {
+                controllers.iter().try_for_each(|controller| legacy::make(&controller.root.join(&self.pod)))
+            }
+        }
+    }
+
+    /// The group of a container.
+    pub(crate) fn container(&self, name: &ContainerName) -> Cgroup {
+        self.group(&[name.as_str()])
+    }
+
+    /// The group of one exec in it. The container's limits and accounts cover it too.
+    pub(crate) fn exec(&self, name: &ContainerName, id: u64) -> Cgroup {
+        self.group(&[name.as_str(), &format!("exec-{id}")])
+    }
+
+    fn group(&self, below: &[&str]) -> Cgroup {
+        let within = |root: &PathBuf| below.iter().fold(root.join(&self.pod), |path, name| path.join(name));
+        match &self.hierarchies {
+            Hierarchies::Unified(root) => Cgroup::Unified(unified::Group(within(root))),
+            Hierarchies::Legacy(controllers) => Cgroup::Legacy(legacy::Group(
+                controllers.iter().map(|one| (one.names.clone(), within(&one.root))).collect(),
+            )),
+        }
+    }
+}
+
+/// One control group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Cgroup {
+    Unified(unified::Group),
+    Legacy(legacy::Group),
+}
+
+/// What a group uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub(crate) cpu_usec: u64,
+    pub(crate) memory_bytes: u64,
+    pub(crate) memory_peak_bytes: u64,
+    pub(crate) memory_limit_bytes: Option<u64>,
+    pub(crate) pids: u64,
+}
+
+impl Cgroup {
+    /// Makes it anew, for a container: whatever is left of an earlier run goes. When memory runs out all of the container dies where the
+    /// kernel can do that (cgroup v2), as the kubelet sets containers up.
+    pub(crate) fn make_for_container(&self, deadline: Instant) -> io::Result<()> {
+        if self.exists() {
+            self.kill();
+            self.wait_empty(deadline);
+            self.remove();
+        }
+        match self {
+            Self::Unified(group) => group.make_for_container(),
+            Self::Legacy(group) => group.make(),
+        }
+    }
+
+    /// Makes it and moves the calling process into it.
+    pub(crate) fn make_and_enter(&self) -> io::Result<()> {
+        match self {
+            Self::Unified(group) => group.make_and_enter(),
+            Self::Legacy(group) => group.make().and_then(|()| group.enter()),
+        }
+    }
+
+    fn exists(&self) -> bool {
+        match self {
+            Self::Unified(group) => group.0.exists(),
+            Self::Legacy(group) => group.exists(),
+        }
+    }
+
+    /// Kills everything in it and below it.
+    pub(crate) fn kill(&self) {
+        match self {
+            Self::Unified(group) => group.kill(),
+            Self::Legacy(group) => group.kill(),
+        }
+    }
+
+    /// Waits until no live process is in it or below it; whether that came true.
+    pub(crate) fn wait_empty(&self, deadline: Instant) -> bool {
+        match self {
+            Self::Unified(group) => group.wait_empty(deadline),
+            Self::Legacy(group) => group.wait_empty(deadline),
+        }
+    }
+
+    /// Removes it and the groups in it, as far as they are empty.
+    pub(crate) fn remove(&self) {
+        match self {
+            Self::Unified(group) => remove_tree(&group.0),
+            Self::Legacy(group) => group.0.iter().for_each(|(_, dir)| remove_tree(dir)),
+        }
+    }
+
+    /// How many of its processes the kernel has killed for want of memory.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        match self {
+            Self::Unified(group) => group.oom_kills(),
+            Self::Legacy(group) => group.oom_kills(),
+        }
+    }
+
+    /// What it uses; `None` when it does not exist.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        match self {
+            Self::Unified(group) => group.usage(),
+            Self::Legacy(group) => group.usage(),
+        }
+    }
+}
+
+/// Removes a group and those below it. Only directories can be removed, so nothing else is looked at.
+fn remove_tree(dir: &std::path::Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path());
+        }
+    }
+    std::fs::remove_dir(dir).ok();
+}
+
+fn read(file: std::fs::File) -> io::Result<String> {
+    let bytes = crate::rootfs::read_capped(file, MAX_FILE)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn text(path: &std::path::Path) -> Option<String> {
+    read(std::fs::File::open(path).ok()?).ok()
+}
+
+/// The number in a file; `None` when it says `max` or there is none.
+fn number(path: &std::path::Path) -> Option<u64> {
+    text(path)?.trim().parse().ok()
+}
+
+/// One value of a text of `key value` lines.
+fn flat_value(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! A control group of cgroup v2 (Linux's Documentation/admin-guide/cgroup-v2.rst).
+
+use super::{Usage, flat_value, number, read, text};
+use magikvm_supervisor::sync;
+use nix::poll::{PollFd, PollFlags};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// A group, by its directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Group(pub(crate) PathBuf);
+
+/// Makes a pod's group, with every controller usable in it.
+pub(super) fn make_pod(root: &Path, pod: &str) -> io::Result<()> {
+    let mut group = root.to_owned();
+    for name in Path::new(pod) {
+        enable_controllers(&group)?;
+        group.push(name);
+        match fs::create_dir(&group) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    enable_controllers(&group)
+}
+
+fn enable_controllers(group: &Path) -> io::Result<()> {
+    let available = fs::read_to_string(group.join("cgroup.controllers"))?;
+    let all: Vec<String> = available.split_whitespace().map(|controller| format!("+{controller}")).collect();
+    fs::write(group.join("cgroup.subtree_control"), all.join(" "))
+}
+
+impl Group {
+    pub(super) fn make_for_container(&self) -> io::Result<()> {
+        fs::create_dir(&self.0)?;
+        fs::write(self.0.join("memory.oom.group"), "1")
+    }
+
+    /// No controller is enabled below a container's group, so its limits and accounts cover this one too.
+    pub(super) fn make_and_enter(&self) -> io::Result<()> {
+        fs::create_dir(&self.0)?;
+        fs::write(self.0.join("cgroup.procs"), "0")
+    }
+
+    pub(super) fn kill(&self) {
+        let Ok(mut file) = OpenOptions::new().write(true).open(self.0.join("cgroup.kill")) else { return };
+        file.write_all(b"1").ok();
+    }
+
+    pub(super) fn wait_empty(&self, deadline: Instant) -> bool {
+        let path = self.0.join("cgroup.events");
+        loop {
+            // The kernel flags the file with POLLPRI when it changes after a read, so it is opened before it is
+            // read.
+            let Ok(file) = File::open(&path) else { return true };
+            let Ok(text) = file.try_clone().and_then(read) else { return true };
+            if flat_value(&text, "populated") != Some(1) {
+                return true;
+            }
+            let mut polled = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
+            if Instant::now() >= deadline || sync::poll_until(&mut polled, Some(deadline)).is_err() {
+                return false;
+            }
+        }
+    }
+
+    pub(super) fn oom_kills(&self) -> u64 {
+        text(&self.0.join("memory.events")).and_then(|text| flat_value(&text, "oom_kill")).unwrap_or(0)
+    }
+
+    pub(super) fn usage(&self) -> Option<Usage> {
+        let number = |file: &str| number(&self.0.join(file));
+        Some(Usage {
+            cpu_usec: flat_value(&text(&self.0.join("cpu.stat"))?, "usage_usec")?,
+            memory_bytes: number("memory.current").unwrap_or(0),
+            memory_peak_bytes: number("memory.peak").unwrap_or(0),
+            memory_limit_bytes: number("memory.max"),
+            pids: number("pids.current").unwrap_or(0),
+        })
+    }
+}

@@ -1,0 +1,308 @@
+//! Which devices a container may open or make: a small BPF program on its control group (cgroup v2 has no other means), or the rules of its
+//! devices controller (cgroup v1). Without them a container that may `mknod` could read the whole disk, other containers' images included.
+#![allow(unsafe_code, reason = "bpf(2) takes structures by address")]
+
+use crate::cgroup::Cgroup;
+use libcontainer::oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
+use nix::errno::Errno;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+/// Most rules that are compiled; the program stays far below the kernel's 4096 instructions.
+const MAX_RULES: usize = 256;
+
+/// Bits of `bpf_cgroup_dev_ctx.access_type` (linux/bpf.h).
+const BLOCK: u32 = 1;
+const CHARACTER: u32 = 2;
+const MKNOD: u32 = 1;
+const READ: u32 = 2;
+const WRITE: u32 = 4;
+const ALL: u32 = MKNOD | READ | WRITE;
+
+/// One rule; `None` is any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Rule {
+    verdict: u32,
+    kind: Option<u32>,
+    access: u32,
+    major: Option<u32>,
+    minor: Option<u32>,
+}
+
+impl Rule {
+    /// Whether it allows, and what, in the words of cgroup v1 (`c 1:3 rwm`).
+    fn in_words(&self) -> (bool, String) {
+        let kind = match self.kind {
+            None => 'a',
+            Some(BLOCK) => 'b',
+            Some(_) => 'c',
+        };
+        let number = |number: Option<u32>| number.map_or("*".to_owned(), |number| number.to_string());
+        let letters = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')];
+        let access: String =
+            letters.iter().filter(|(bit, _)| self.access & bit != 0).map(|(_, letter)| letter).collect();
+        (self.verdict == 1, format!("{kind} {}:{} {access}", number(self.major), number(self.minor)))
+    }
+}
+
+const fn allow(kind: u32, access: u32, major: Option<u32>, minor: Option<u32>) -> Rule {
+    Rule { verdict: 1, kind: Some(kind), access, major, minor }
+}
+
+/// What every container gets (as runc's defaults): making any node, and the harmless character devices. The
+/// console never: in a VM the host reads it.
+const DEFAULTS: &[Rule] = &[
+    allow(CHARACTER, MKNOD, None, None),
+    allow(BLOCK, MKNOD, None, None),
+    allow(CHARACTER, ALL, Some(1), Some(3)), // null
+    allow(CHARACTER, ALL, Some(1), Some(5)), // zero
+    allow(CHARACTER, ALL, Some(1), Some(7)), // full
+    allow(CHARACTER, ALL, Some(1), Some(8)), // random
+    allow(CHARACTER, ALL, Some(1), Some(9)), // urandom
+    allow(CHARACTER, ALL, Some(5), Some(0)), // tty
+    allow(CHARACTER, ALL, Some(5), Some(2)), // ptmx
+    allow(CHARACTER, ALL, Some(136), None),  // pts
+    Rule { verdict: 0, kind: Some(CHARACTER), access: READ | WRITE, major: Some(5), minor: Some(1) }, // console
+];
+
+fn wanted(number: Option<i64>) -> Option<u32> {
+    // The specification's -1 is any. A number that no device has matches none.
+    number.filter(|&n| n >= 0).map(|n| u32::try_from(n).unwrap_or(u32::MAX))
+}
+
+fn rule(device: &LinuxDeviceCgroup) -> Rule {
+    let kind = match device.typ() {
+        Some(LinuxDeviceType::B) => Some(BLOCK),
+        Some(LinuxDeviceType::C | LinuxDeviceType::U) => Some(CHARACTER),
+        _ => None,
+    };
+    let letters = device.access().as_deref().unwrap_or("rwm");
+    let access = letters.chars().fold(0, |bits, c| match c {
+        'r' => bits | READ,
+        'w' => bits | WRITE,
+        'm' => bits | MKNOD,
+        _ => bits,
+    });
+    Rule {
+        verdict: u32::from(device.allow()),
+        kind,
+        access,
+        major: wanted(device.major()),
+        minor: wanted(device.minor()),
+    }
+}
+
+/// One BPF instruction, as linux/bpf.h lays it out.
+const fn instruction(code: u8, registers: u8, offset: i16, immediate: u32) -> u64 {
+    code as u64 | (registers as u64) << 8 | (offset.cast_unsigned() as u64) << 16 | (immediate as u64) << 32
+}
+
+const LOAD_WORD: u8 = 0x61;
+const MOVE: u8 = 0xbf;
+const SET: u8 = 0xb4;
+const AND: u8 = 0x54;
+const SHIFT_RIGHT: u8 = 0x74;
+const JUMP_IF_EQUAL: u8 = 0x16;
+const JUMP_IF_NOT: u8 = 0x56;
+const EXIT: u8 = 0x95;
+
+/// Instructions that leave through `verdict` when the rule matches and fall through otherwise. r2: kind, r3:
+/// access, r4: major, r5: minor.
+fn compile_rule(rule: &Rule) -> Vec<u64> {
+    let mut tests: Vec<(u8, u8, u32)> = Vec::new(); // (jump past the rule, register, operand)
+    let mut before = Vec::new();
+    if rule.access != ALL || rule.verdict == 0 {
+        // Allowed only when nothing beyond the rule is asked for; denied when anything of the rule is.
+        let (mask, jump) =
+            if rule.verdict == 1 { (ALL & !rule.access, JUMP_IF_NOT) } else { (rule.access, JUMP_IF_EQUAL) };
+        before = vec![instruction(MOVE, 0x36, 0, 0), instruction(AND, 0x06, 0, mask)];
+        tests.push((jump, 6, 0));
+    }
+    tests.extend(rule.kind.map(|kind| (JUMP_IF_NOT, 2, kind)));
+    tests.extend(rule.major.map(|major| (JUMP_IF_NOT, 4, major)));
+    tests.extend(rule.minor.map(|minor| (JUMP_IF_NOT, 5, minor)));
+    let mut program = before;
+    for (index, &(jump, register, operand)) in tests.iter().enumerate() {
+        let past = i16::try_from(tests.len() - index - 1 + 2).unwrap_or(i16::MAX);
+        program.push(instruction(jump, register, past, operand));
+    }
+    program.push(instruction(SET, 0, 0, rule.verdict));
+    program.push(instruction(EXIT, 0, 0, 0));
+    program
+}
+
+/// The whole program. A later rule overrides an earlier one, so they are tried from the last; nothing matching
+/// means no.
+fn compile(rules: &[Rule]) -> Vec<u64> {
+    let mut program = vec![
+        instruction(LOAD_WORD, 0x12, 0, 0),
+        instruction(AND, 2, 0, 0xffff),
+        instruction(LOAD_WORD, 0x13, 0, 0),
+        instruction(SHIFT_RIGHT, 3, 0, 16),
+        instruction(LOAD_WORD, 0x14, 4, 0),
+        instruction(LOAD_WORD, 0x15, 8, 0),
+    ];
+    for rule in rules.iter().rev() {
+        program.extend(compile_rule(rule));
+    }
+    program.extend([instruction(SET, 0, 0, 0), instruction(EXIT, 0, 0, 0)]);
+    program
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LoadAttributes {
+    program_type: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+    log: [u32; 4],
+    kernel_version: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct AttachAttributes {
+    target: u32,
+    program: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Numbers of linux/bpf.h.
+const PROG_LOAD: libc::c_int = 5;
+const PROG_ATTACH: libc::c_int = 8;
+const TYPE_CGROUP_DEVICE: u32 = 15;
+const ATTACH_CGROUP_DEVICE: u32 = 6;
+
+fn load(program: &[u64]) -> io::Result<OwnedFd> {
+    let attributes = LoadAttributes {
+        program_type: TYPE_CGROUP_DEVICE,
+        count: u32::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        instructions: program.as_ptr().addr() as u64,
+        license: c"Apache-2.0".as_ptr().addr() as u64,
+        ..LoadAttributes::default()
+    };
+    // SAFETY: the attributes, the program and the license live through the call and are as long as they say.
+    let fd = Errno::result(unsafe {
+        libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const attributes, size_of::<LoadAttributes>())
+    })?;
+    let fd = RawFd::try_from(fd).map_err(|_| io::ErrorKind::InvalidData)?;
+    // SAFETY: the kernel has just returned this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Puts the rules of a container's configuration, and the defaults, on its cgroup. To be done before anything of
+/// the container runs.
+pub(crate) fn restrict(cgroup: &Cgroup, configured: &[LinuxDeviceCgroup]) -> io::Result<()> {
+    let rules = rules(configured)?;
+    match cgroup {
+        Cgroup::Unified(group) => attach(&group.0, &rules),
+        Cgroup::Legacy(group) => {
+            group.restrict_devices(&rules.iter().map(Rule::in_words).collect::<Vec<_>>())
+        }
+    }
+}
+
+fn rules(configured: &[LinuxDeviceCgroup]) -> io::Result<Vec<Rule>> {
+    if configured.len() > MAX_RULES {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("more than {MAX_RULES} device rules"),
+        ));
+    }
+    Ok(configured.iter().map(rule).chain(DEFAULTS.iter().copied()).collect())
+}
+
+fn attach(group: &Path, rules: &[Rule]) -> io::Result<()> {
+    let program = load(&compile(rules))?;
+    let directory = File::open(group)?;
+    let number = |fd: RawFd| u32::try_from(fd).map_err(|_| io::ErrorKind::InvalidInput);
+    let attributes = AttachAttributes {
+        target: number(directory.as_raw_fd())?,
+        program: number(program.as_raw_fd())?,
+        attach_type: ATTACH_CGROUP_DEVICE,
+        flags: 0,
+    };
+    // SAFETY: the attributes live through the call; both descriptors are open.
+    Errno::result(unsafe {
+        libc::syscall(libc::SYS_bpf, PROG_ATTACH, &raw const attributes, size_of::<AttachAttributes>())
+    })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Runs a program the way the kernel would.
+    fn run(program: &[u64], kind: u32, access: u32, major: u32, minor: u32) -> u32 {
+        let context = [access << 16 | kind, major, minor];
+        let mut r = [0u32; 11];
+        let mut at = 0;
+        loop {
+            let i = program[at];
+            let (code, dst, src) = ((i & 0xff) as u8, (i >> 8 & 0xf) as usize, (i >> 12 & 0xf) as usize);
+            let (off, imm) = ((i >> 16 & 0xffff) as usize, (i >> 32) as u32);
+            at += 1;
+            match code {
+                LOAD_WORD => r[dst] = context[off / 4],
+                MOVE => r[dst] = r[src],
+                SET => r[dst] = imm,
+                AND => r[dst] &= imm,
+                SHIFT_RIGHT => r[dst] >>= imm,
+                JUMP_IF_EQUAL => at += if r[dst] == imm { off } else { 0 },
+                JUMP_IF_NOT => at += if r[dst] != imm { off } else { 0 },
+                EXIT => return r[0],
+                other => panic!("instruction {other:#x}"),
+            }
+        }
+    }
+
+    fn meaning(rules: &[Rule], kind: u32, access: u32, major: u32, minor: u32) -> u32 {
+        let fits = |r: &&Rule| {
+            r.kind.is_none_or(|k| k == kind)
+                && r.major.is_none_or(|m| m == major)
+                && r.minor.is_none_or(|m| m == minor)
+                && if r.verdict == 1 { access & !r.access == 0 } else { access & r.access != 0 }
+        };
+        rules.iter().rev().find(fits).map_or(0, |r| r.verdict)
+    }
+
+    #[test]
+    fn by_default_null_opens_and_the_disk_does_not() {
+        let program = compile(DEFAULTS);
+        assert_eq!(run(&program, CHARACTER, READ | WRITE, 1, 3), 1);
+        assert_eq!(run(&program, CHARACTER, READ | WRITE, 136, 7), 1);
+        assert_eq!(run(&program, BLOCK, MKNOD, 254, 0), 1);
+        assert_eq!(run(&program, BLOCK, READ, 254, 0), 0);
+        assert_eq!(run(&program, CHARACTER, READ, 1, 1), 0);
+        let console = Rule { verdict: 1, kind: None, access: ALL, major: Some(5), minor: Some(1) };
+        let asked: Vec<Rule> = [console].into_iter().chain(DEFAULTS.iter().copied()).collect();
+        assert_eq!(run(&compile(&asked), CHARACTER, WRITE, 5, 1), 0);
+    }
+
+    #[test]
+    fn rules_have_words_for_cgroup_v1() {
+        assert_eq!(DEFAULTS[2].in_words(), (true, "c 1:3 rwm".to_owned()));
+        assert_eq!(DEFAULTS[0].in_words(), (true, "c *:* m".to_owned()));
+        assert_eq!(DEFAULTS[10].in_words(), (false, "c 5:1 rw".to_owned()));
+    }
+
+    fn any_rule() -> impl Strategy<Value = Rule> {
+        (0..2u32, prop::option::of(1..3u32), 0..8u32, prop::option::of(0..3u32), prop::option::of(0..3u32))
+            .prop_map(|(verdict, kind, access, major, minor)| Rule { verdict, kind, access, major, minor })
+    }
+
+    proptest! {
+        #[test]
+        fn the_program_means_what_the_rules_say(
+            rules in prop::collection::vec(any_rule(), 0..12), kind in 1..3u32, access in 1..8u32, major in 0..3u32, minor in 0..3u32,
+        ) {
+            prop_assert_eq!(run(&compile(&rules), kind, access, major, minor), meaning(&rules, kind, access, major, minor));
+        }
+    }
+}

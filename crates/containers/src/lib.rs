@@ -1,0 +1,182 @@
+//! Linux containers for the pod's supervisor: its trait [`Containers`] by libcontainer. The same code makes the containers inside a VM and those
+//! of a host without one.
+//!
+//! Owns: every fork of the supervisor's process, the only wait for children in it, control groups, bundles, device rules. Must not know: when a
+//! container is made or ended and why, connections, how volumes and images come to be mounted.
+//!
+//! Order matters. [`LinuxContainers::start`] forks before the first thread of the process (see [`spawner`]); everything else may come later.
+
+mod bundle;
+mod cgroup;
+mod devices;
+mod reaper;
+mod rootfs;
+mod spawner;
+mod sys;
+mod user;
+mod volumes;
+
+pub use cgroup::CgroupError;
+pub use rootfs::read_capped;
+pub use spawner::SpawnerError;
+pub use sys::exit_now;
+
+use cgroup::{Cgroup, Hierarchies, Tree};
+use magikvm_proto::id::ContainerName;
+use magikvm_proto::plan::ProcessNamespace;
+use magikvm_proto::site::Site;
+use magikvm_proto::wire::{ContainerStats, ExitStatus};
+use magikvm_supervisor::sync::lock;
+use magikvm_supervisor::{
+    Broken, Containers, CreateOrder, Created, Ended, ExecOrder, Failure, FailureKind, Gone, Process, Subject,
+};
+use reaper::Reaper;
+use spawner::Context;
+use spawner::client::{Pending, Spawner};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
+
+/// Why there can be no containers.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Control groups.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The process that forks.
+    #[error(transparent)]
+    Spawner(#[from] SpawnerError),
+}
+
+/// The containers of one pod.
+#[derive(Debug)]
+pub struct LinuxContainers {
+    tree: Tree,
+    spawner: Spawner,
+    reaper: Arc<Reaper>,
+    note: fn(&str),
+    /// Process that holds the PID namespace which all containers share, if they do.
+    namespace: OnceLock<i32>,
+    /// The first process of each container that was made last.
+    first: Mutex<HashMap<ContainerName, Arc<PidFd>>>,
+}
+
+/// A process by its handle, which never comes to mean another process.
+#[derive(Debug)]
+struct PidFd(OwnedFd);
+
+impl Process for PidFd {
+    fn signal(&self, number: i32) -> io::Result<()> {
+        Ok(sys::pidfd_signal(&self.0, number)?)
+    }
+}
+
+impl LinuxContainers {
+    /// Makes the pod's control group and forks the process that all containers are made by. To be called before the first thread of the
+    /// process. `note` writes one line where it can be found; `forked` is called first in each forked copy.
+    pub fn start(site: Site, note: fn(&str), forked: fn()) -> Result<Self, StartError> {
+        let tree = Tree::new(Hierarchies::detect()?, &site.cgroup);
+        tree.make().map_err(|error| CgroupError::Make(site.cgroup.clone(), error))?;
+        let spawner = spawner::start(Context { site, tree: tree.clone(), note }, forked)?;
+        Ok(Self {
+            tree,
+            spawner,
+            reaper: Arc::default(),
+            note,
+            namespace: OnceLock::new(),
+            first: Mutex::default(),
+        })
+    }
+
+    /// Makes the PID namespace that all containers share, if they are to share one. To be called at most once, before the first container is
+    /// made.
+    pub fn share(&self, processes: ProcessNamespace) -> Result<(), Failure> {
+        if processes == ProcessNamespace::Pod {
+            self.namespace.set(self.spawner.namespace()?).ok();
+        }
+        Ok(())
+    }
+
+    fn group(&self, subject: Subject<'_>) -> Cgroup {
+        match subject {
+            Subject::Container(name) => self.tree.container(name),
+            Subject::Exec { container, id } => self.tree.exec(container, id),
+        }
+    }
+
+    fn created(&self, pending: Pending, ended: Ended) -> (Created, Arc<PidFd>) {
+        let Pending { channel, pid, pidfd, terminal } = pending;
+        // Before the order to start, so that no end is lost (see `spawner`).
+        self.reaper.watch(pid, ended);
+        let process = Arc::new(PidFd(pidfd));
+        let start = Box::new(move || spawner::client::start(&channel));
+        (Created { pid, process: Arc::clone(&process) as Arc<dyn Process>, terminal, start }, process)
+    }
+}
+
+impl Containers for LinuxContainers {
+    fn begin(&self, broken: Broken) -> io::Result<()> {
+        let broken = Arc::new(broken);
+        let watch = |pid: i32, why: &'static str| {
+            let broken = Arc::clone(&broken);
+            self.reaper.watch(pid, Box::new(move |_: ExitStatus| broken(why)));
+        };
+        watch(self.spawner.pid(), "the spawner has died");
+        if let Some(pid) = self.namespace.get() {
+            watch(*pid, "the pod's process namespace has died");
+        }
+        self.reaper.start(self.note)
+    }
+
+    fn create(&self, order: CreateOrder<'_>, ended: Ended) -> Result<Created, Failure> {
+        let CreateOrder { plan, run, stdio } = order;
+        let pending = self.spawner.create(plan, run, self.namespace.get().copied(), &stdio)?;
+        drop(stdio);
+        let (created, process) = self.created(pending, ended);
+        lock(&self.first).insert(plan.name.clone(), process);
+        Ok(created)
+    }
+
+    fn exec(&self, order: ExecOrder<'_>, ended: Ended) -> Result<Created, Failure> {
+        let ExecOrder { request, id, stdio } = order;
+        let first = lock(&self.first).get(&request.container).cloned();
+        let first = first.ok_or_else(|| Failure::new(FailureKind::Gone, "the container has just ended"))?;
+        let pending = self.spawner.exec(request, id, &first.0, &stdio)?;
+        drop(stdio);
+        Ok(self.created(pending, ended).0)
+    }
+
+    fn kill(&self, subject: Subject<'_>) {
+        self.group(subject).kill();
+    }
+
+    fn await_gone(&self, subject: Subject<'_>, deadline: Instant) -> Gone {
+        let group = self.group(subject);
+        let completely = group.wait_empty(deadline);
+        let oom_killed = group.oom_kills() > 0;
+        match subject {
+            // Processes of an exec may go on in the background; they go with the container.
+            Subject::Exec { .. } if !completely => {}
+            _ => group.remove(),
+        }
+        Gone { completely, oom_killed }
+    }
+
+    fn stats(&self, container: &ContainerName) -> Option<ContainerStats> {
+        let usage = self.tree.container(container).usage()?;
+        Some(ContainerStats {
+            name: container.clone(),
+            cpu_usec: usage.cpu_usec,
+            memory_bytes: usage.memory_bytes,
+            memory_peak_bytes: usage.memory_peak_bytes,
+            memory_limit_bytes: usage.memory_limit_bytes,
+            pids: usage.pids,
+        })
+    }
+
+    fn helpers(&self) -> Vec<i32> {
+        std::iter::once(self.spawner.pid()).chain(self.namespace.get().copied()).collect()
+    }
+}

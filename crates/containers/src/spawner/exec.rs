@@ -1,0 +1,237 @@
+//! A worker that starts a further process in a running container, with everything the container's own process is
+//! bound by: namespaces, cgroup, limits, user, capabilities, seccomp.
+
+use super::{Answer, Context, DEFAULT_SIZE, await_start, program, send};
+use crate::{bundle, sys};
+use libcontainer::capabilities::{drop_privileges, reset_effective};
+use libcontainer::oci_spec::runtime::{LinuxSeccomp, PosixRlimitType, Process, Spec};
+use libcontainer::seccomp::initialize_seccomp;
+use libcontainer::syscall::syscall::create_syscall;
+use magikvm_proto::wire::ExecRequest;
+use magikvm_supervisor::sys::set_window_size;
+use magikvm_supervisor::{Failure, FailureKind};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::stat::{Mode, fstat, major, minor, umask};
+use nix::sys::statfs::fstatfs;
+use nix::unistd::{Gid, chdir, pipe2, read, setgroups, setsid};
+use std::fs;
+use std::os::fd::OwnedFd;
+
+/// What the new process gets for its standard streams.
+enum Streams {
+    Pipes([OwnedFd; 3]),
+    Terminal { master: OwnedFd, slave: OwnedFd },
+}
+
+/// Starts the process when told to.
+pub(super) fn exec(
+    channel: &OwnedFd,
+    context: &Context,
+    request: &ExecRequest,
+    id: u64,
+    fds: Vec<OwnedFd>,
+) -> Result<(), Failure> {
+    let mut fds = fds.into_iter();
+    let init = fds.next().ok_or_else(super::gone)?;
+    let config = context.site.bundle(&request.container).join("config.json");
+    let spec = bundle::load(&config).map_err(|error| Failure::other(&error))?;
+    let process = spec.process().as_ref().ok_or_else(super::gone)?;
+    let cgroup = context.tree.exec(&request.container, id);
+    cgroup.make_and_enter().map_err(|error| gone_or(&error))?;
+    fs::write("/proc/self/oom_score_adj", process.oom_score_adj().unwrap_or(0).to_string())?;
+    set_limits(process)?;
+    // The new process is visible in the container while it still runs this program: nothing there may look into it.
+    nix::sys::prctl::set_dumpable(false)?;
+    let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWCGROUP;
+    setns(&init, namespaces).map_err(|errno| gone_or(&errno.into()))?;
+
+    let streams = match (request.terminal, fds.next(), fds.next(), fds.next()) {
+        (Some(size), ..) => open_terminal(size)?,
+        (None, Some(stdin), Some(stdout), Some(stderr)) => Streams::Pipes([stdin, stdout, stderr]),
+        _ => return Err(super::gone()),
+    };
+    let mut report = program::Report::new()?;
+    let (wait, go) = pipe2(OFlag::O_CLOEXEC)?;
+    match sys::fork_single_threaded()? {
+        sys::Fork::Child => {
+            drop(go);
+            let failure = become_program(&spec, process, request, &streams, &wait);
+            if let Some(writer) = report.writer() {
+                program::report(writer, &failure);
+            }
+            sys::exit_now(127);
+        }
+        sys::Fork::Parent { child } => {
+            let pidfd = sys::pidfd_open(child)?;
+            let mut to_send = vec![&pidfd];
+            if let Streams::Terminal { master, .. } = &streams {
+                to_send.push(master);
+            }
+            send(channel, &Answer::Created { pid: child }, &to_send)?;
+            drop(streams);
+            // Without the order the pipe closes unwritten, and the new process gives up.
+            await_start(channel)?;
+            nix::unistd::write(&go, b"1")?;
+            // Kept until now: the new process may have failed and ended already, and nobody must be killed for writing to it.
+            drop(wait);
+            report.outcome()
+        }
+    }
+}
+
+fn gone_or(error: &std::io::Error) -> Failure {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ESRCH | Errno::ENOENT | Errno::ENODEV) => {
+            Failure::new(FailureKind::Gone, "the container has just ended")
+        }
+        _ => Failure::other(error),
+    }
+}
+
+/// The descriptor that numbers of terminals live in: linux/major.h and fs/devpts/inode.c.
+const PTMX: (u64, u64) = (5, 2);
+/// DEVPTS_SUPER_MAGIC of linux/magic.h.
+const DEVPTS: libc::c_long = 0x1cd1;
+
+/// Opens a terminal of the container's own devpts. Whatever the container put at that path instead is not taken for
+/// one.
+fn open_terminal(size: magikvm_proto::wire::WindowSize) -> Result<Streams, Failure> {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let master = open("/dev/pts/ptmx", flags, Mode::empty())?;
+    let device = fstat(&master)?.st_rdev;
+    if (major(device), minor(device)) != PTMX || fstatfs(&master)?.filesystem_type().0 != DEVPTS {
+        return Err(Failure::new(FailureKind::Other, "the container's /dev/pts/ptmx is not a terminal"));
+    }
+    let slave = sys::terminal_peer(&master)?;
+    let size = if size.rows == 0 || size.cols == 0 { DEFAULT_SIZE } else { size };
+    set_window_size(&master, size)?;
+    Ok(Streams::Terminal { master, slave })
+}
+
+fn set_limits(process: &Process) -> Result<(), Failure> {
+    for limit in process.rlimits().iter().flatten() {
+        let resource = match limit.typ() {
+            PosixRlimitType::RlimitCpu => Resource::RLIMIT_CPU,
+            PosixRlimitType::RlimitFsize => Resource::RLIMIT_FSIZE,
+            PosixRlimitType::RlimitData => Resource::RLIMIT_DATA,
+            PosixRlimitType::RlimitStack => Resource::RLIMIT_STACK,
+            PosixRlimitType::RlimitCore => Resource::RLIMIT_CORE,
+            PosixRlimitType::RlimitRss => Resource::RLIMIT_RSS,
+            PosixRlimitType::RlimitNproc => Resource::RLIMIT_NPROC,
+            PosixRlimitType::RlimitNofile => Resource::RLIMIT_NOFILE,
+            PosixRlimitType::RlimitMemlock => Resource::RLIMIT_MEMLOCK,
+            PosixRlimitType::RlimitAs => Resource::RLIMIT_AS,
+            PosixRlimitType::RlimitLocks => Resource::RLIMIT_LOCKS,
+            PosixRlimitType::RlimitSigpending => Resource::RLIMIT_SIGPENDING,
+            PosixRlimitType::RlimitMsgqueue => Resource::RLIMIT_MSGQUEUE,
+            PosixRlimitType::RlimitNice => Resource::RLIMIT_NICE,
+            PosixRlimitType::RlimitRtprio => Resource::RLIMIT_RTPRIO,
+            PosixRlimitType::RlimitRttime => Resource::RLIMIT_RTTIME,
+        };
+        setrlimit(resource, limit.soft(), limit.hard())?;
+    }
+    Ok(())
+}
+
+/// Runs in the new process, which is in the container's PID namespace already. Returns only why it failed.
+fn become_program(
+    spec: &Spec,
+    process: &Process,
+    request: &ExecRequest,
+    streams: &Streams,
+    wait: &OwnedFd,
+) -> Failure {
+    let prepare = || -> Result<Vec<String>, Failure> {
+        setsid()?;
+        connect(streams)?;
+        sys::close_at_exec_from(3)?;
+        let cwd = request.cwd.as_deref().map_or(process.cwd().as_path(), std::path::Path::new);
+        chdir(cwd).map_err(|errno| {
+            Failure::new(FailureKind::Other, format!("cannot enter {}: {errno}", cwd.display()))
+        })?;
+        // A link of /proc can lead to a directory that is not the container's; the kernel then knows no path to it.
+        std::env::current_dir().map_err(|_| {
+            Failure::new(FailureKind::Other, format!("{} is not in the container", cwd.display()))
+        })?;
+        if let Some(mask) = process.user().umask() {
+            umask(Mode::from_bits_truncate(mask));
+        }
+        take_identity(spec, process)?;
+        let mut go = [0];
+        if read(wait, &mut go)? != 1 {
+            return Err(super::gone());
+        }
+        Ok(environment(process, request))
+    };
+    match prepare() {
+        Ok(env) => program::execute(&request.args, &env),
+        Err(failure) => failure,
+    }
+}
+
+fn connect(streams: &Streams) -> Result<(), Failure> {
+    match streams {
+        Streams::Pipes(pipes) => {
+            for (fd, target) in pipes.iter().zip(0..) {
+                sys::connect_stdio(fd, target)?;
+            }
+        }
+        Streams::Terminal { slave, .. } => {
+            sys::set_controlling_terminal(slave)?;
+            for target in 0..3 {
+                sys::connect_stdio(slave, target)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Groups, user, capabilities and seccomp, in libcontainer's order: without `noNewPrivileges` the kernel takes a
+/// filter only from a process that still has its capabilities.
+fn take_identity(spec: &Spec, process: &Process) -> Result<(), Failure> {
+    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let no_new_privileges = process.no_new_privileges() == Some(true);
+    if no_new_privileges {
+        nix::sys::prctl::set_no_new_privs()?;
+    }
+    let groups: Vec<Gid> =
+        process.user().additional_gids().iter().flatten().map(|&gid| Gid::from_raw(gid)).collect();
+    setgroups(&groups)?;
+    sys::set_ids(process.user().uid(), process.user().gid())?;
+    // Another user's number has cost the effective capabilities; the kernel wants them for a filter.
+    let calls = create_syscall();
+    reset_effective(calls.as_ref()).map_err(|error| Failure::other(&error))?;
+    if !no_new_privileges {
+        filter(seccomp)?;
+    }
+    if let Some(capabilities) = process.capabilities() {
+        drop_privileges(capabilities, calls.as_ref()).map_err(|error| Failure::other(&error))?;
+    }
+    if no_new_privileges {
+        filter(seccomp)?;
+    }
+    Ok(())
+}
+
+fn filter(seccomp: Option<&LinuxSeccomp>) -> Result<(), Failure> {
+    match seccomp {
+        Some(seccomp) => initialize_seccomp(seccomp).map(drop).map_err(|error| Failure::other(&error)),
+        None => Ok(()),
+    }
+}
+
+/// The container's variables, those of the request in front of them; a terminal has a `TERM`.
+fn environment(process: &Process, request: &ExecRequest) -> Vec<String> {
+    let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
+    let own = process.env().as_deref().unwrap_or_default();
+    let asked = |entry: &&String| !request.env.iter().any(|new| name(new) == name(entry));
+    let mut env: Vec<String> = own.iter().filter(asked).cloned().collect();
+    env.extend(request.env.iter().cloned());
+    if request.terminal.is_some() && !env.iter().any(|entry| entry.starts_with("TERM=")) {
+        env.push("TERM=xterm".to_owned());
+    }
+    env
+}

@@ -1,0 +1,199 @@
+//! Makes processes. Owns: every fork of the supervisor.
+//!
+//! libcontainer forks with a raw clone3 and then runs ordinary code in the copy, which is sound only in a process
+//! that has one thread. PID 1 has many. So one copy of it, the *spawner*, is forked before the first thread and
+//! never starts one. It knows a single trick: it receives a socket, forks, and lets the copy (a *worker*) talk
+//! through that socket. A worker takes one [`Job`], does it, and exits; all descriptors of a container pass from
+//! the supervisor straight to its worker, so nothing of one container is ever open in another's.
+//!
+//! **No exit is lost.** A container's process 1 is its worker's child until the worker exits, and only then PID
+//! 1's. The worker exits after PID 1 has taken the process id and said [`Order::Start`]; so PID 1 knows every
+//! process before it can reap it.
+//!
+//! **Further processes** (`exec`) do not use libcontainer's tenant builder: it drops the container's seccomp filter
+//! (libcontainer 0.7 rebuilds `linux` without it), so an exec could open the vsock that containers must not open.
+//! [`exec`] joins the namespaces itself and uses libcontainer's own capability and seccomp code.
+
+pub(crate) mod client;
+mod create;
+mod exec;
+mod namespace;
+mod program;
+
+use crate::cgroup::Tree;
+use crate::sys;
+use magikvm_proto::plan::ContainerPlan;
+use magikvm_proto::site::Site;
+use magikvm_proto::wire::{ExecRequest, WindowSize};
+use magikvm_supervisor::{Failure, FailureKind};
+use serde::{Deserialize, Serialize};
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// Bytes of one message between PID 1 and a worker: an exec of the longest wire line fits.
+const MAX_MESSAGE: usize = 160 << 10;
+
+/// Why there is no spawner.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnerError {
+    /// Sockets or fork failed.
+    #[error("cannot start the spawner")]
+    Start(#[source] io::Error),
+}
+
+/// What a worker is to do.
+#[derive(Debug, Serialize, Deserialize)]
+enum Job {
+    /// Makes a container. Descriptors: stdin, stdout, stderr; only stdin's stand-in with a terminal.
+    Create {
+        /// Which.
+        plan: ContainerPlan,
+        /// How often it was made before.
+        run: u32,
+        /// Process that holds the pod's shared PID namespace.
+        pod_namespace: Option<i32>,
+    },
+    /// Starts a further process in a container. Descriptors: the container's pidfd, then stdin, stdout, stderr
+    /// without a terminal.
+    Exec {
+        /// What.
+        request: ExecRequest,
+        /// Unique number, names its cgroup.
+        id: u64,
+    },
+    /// Makes the process that holds the pod's shared PID namespace.
+    Namespace,
+}
+
+/// What a worker says.
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    /// The process exists and waits for its start. Descriptors: its pidfd, then the terminal's master if it has
+    /// one.
+    Created {
+        /// Process id in the first PID namespace.
+        pid: i32,
+    },
+    /// Its program runs.
+    Started,
+    /// It does not.
+    Failed(Failure),
+}
+
+/// What PID 1 says to a worker whose process waits.
+#[derive(Debug, Serialize, Deserialize)]
+enum Order {
+    /// Go on.
+    Start,
+}
+
+/// What every forked copy needs to know, from before the fork.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    /// Where everything is.
+    pub(crate) site: Site,
+    /// The pod's control groups.
+    pub(crate) tree: Tree,
+    /// Writes one line where it can be found.
+    pub(crate) note: fn(&str),
+}
+
+/// Initial size of a terminal until somebody says otherwise.
+const DEFAULT_SIZE: WindowSize = WindowSize { rows: 24, cols: 80 };
+
+/// Forks the spawner. To be called before the first thread. `forked` is called first in the copy.
+pub(crate) fn start(context: Context, forked: fn()) -> Result<client::Spawner, SpawnerError> {
+    let (ours, theirs) = sys::message_pair().map_err(SpawnerError::Start)?;
+    match sys::fork_single_threaded().map_err(|errno| SpawnerError::Start(errno.into()))? {
+        sys::Fork::Parent { child } => Ok(client::Spawner::new(ours, child)),
+        sys::Fork::Child => {
+            forked();
+            drop(ours);
+            serve(&theirs, &context)
+        }
+    }
+}
+
+/// The spawner's whole life.
+fn serve(requests: &OwnedFd, context: &Context) -> ! {
+    sys::set_process_name(c"spawner");
+    if let Err(error) = sys::ignore_children().map_err(io::Error::from).and_then(|()| silence_stdio()) {
+        (context.note)(&format!("spawner: {error}"));
+        sys::exit_now(1);
+    }
+    loop {
+        let mut byte = [0];
+        let worker = match sys::receive_message(requests, &mut byte) {
+            Ok((1, mut fds)) if fds.len() == 1 => fds.pop(),
+            Ok((0, _)) => sys::exit_now(0),
+            _ => None,
+        };
+        let Some(channel) = worker else { continue };
+        match sys::fork_single_threaded() {
+            Ok(sys::Fork::Child) => work(&channel, context),
+            Ok(sys::Fork::Parent { .. }) => {}
+            // The closed channel tells PID 1.
+            Err(errno) => (context.note)(&format!("spawner: cannot fork: {errno}")),
+        }
+    }
+}
+
+/// The kernel opened the console as the standard streams. No process made from here may inherit it.
+fn silence_stdio() -> io::Result<()> {
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    for stream in 0..3 {
+        sys::connect_stdio(&null, stream)?;
+    }
+    Ok(())
+}
+
+/// A worker's whole life.
+fn work(channel: &OwnedFd, context: &Context) -> ! {
+    sys::set_process_name(c"worker");
+    let result = sys::default_signals().map_err(Failure::from).and_then(|()| {
+        let (job, fds): (Job, Vec<OwnedFd>) = receive(channel)?.ok_or_else(gone)?;
+        match job {
+            Job::Create { plan, run, pod_namespace } => {
+                create::create(channel, context, &plan, run, pod_namespace, fds)
+            }
+            Job::Exec { request, id } => exec::exec(channel, context, &request, id, fds),
+            Job::Namespace => namespace::hold(channel, context),
+        }
+    });
+    let answer = match result {
+        Ok(()) => Answer::Started,
+        Err(failure) => Answer::Failed(failure),
+    };
+    // PID 1 may have gone on without us; there is nobody else to tell.
+    send(channel, &answer, &[]).ok();
+    sys::exit_now(0)
+}
+
+fn gone() -> Failure {
+    Failure::new(FailureKind::Gone, "cancelled")
+}
+
+/// Waits until PID 1 wants the process to go on; without that it must not.
+fn await_start(channel: &OwnedFd) -> Result<(), Failure> {
+    match receive::<Order>(channel)? {
+        Some((Order::Start, _)) => Ok(()),
+        None => Err(gone()),
+    }
+}
+
+fn send<T: Serialize>(channel: &OwnedFd, message: &T, fds: &[&OwnedFd]) -> io::Result<()> {
+    let bytes = serde_json::to_vec(message)?;
+    let fds: Vec<_> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
+    sys::send_message(channel, &bytes, &fds)
+}
+
+/// `None` when the other end is closed.
+fn receive<T: serde::de::DeserializeOwned>(channel: &OwnedFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let mut buffer = vec![0; MAX_MESSAGE];
+    let (len, fds) = sys::receive_message(channel, &mut buffer)?;
+    if len == 0 {
+        return Ok(None);
+    }
+    Ok(Some((serde_json::from_slice(&buffer[..len])?, fds)))
+}

@@ -1,0 +1,42 @@
+//! The process that holds the PID namespace which the containers of a pod share (`shareProcessNamespace`). It is
+//! process 1 there and reaps by ignoring SIGCHLD. Containers see it, so it keeps nothing that is worth having: no
+//! capability, no root, no descriptor.
+
+use super::{Answer, Context, await_start, send};
+use crate::sys;
+use magikvm_supervisor::Failure;
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{chdir, chroot, pause};
+use std::os::fd::OwnedFd;
+
+/// Makes it.
+pub(super) fn hold(channel: &OwnedFd, context: &Context) -> Result<(), Failure> {
+    unshare(CloneFlags::CLONE_NEWPID)?;
+    match sys::fork_single_threaded()? {
+        sys::Fork::Child => {
+            if let Err(failure) = settle(context) {
+                (context.note)(&format!("pod namespace: {failure}"));
+                sys::exit_now(1);
+            }
+            sys::close_all_from(0);
+            loop {
+                pause();
+            }
+        }
+        sys::Fork::Parent { child } => {
+            let pidfd = sys::pidfd_open(child)?;
+            send(channel, &Answer::Created { pid: child }, &[&pidfd])?;
+            await_start(channel)
+        }
+    }
+}
+
+fn settle(context: &Context) -> Result<(), Failure> {
+    sys::set_process_name(c"pause");
+    sys::ignore_children()?;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    chroot(&context.site.empty)?;
+    chdir("/")?;
+    sys::give_up_everything()?;
+    Ok(())
+}

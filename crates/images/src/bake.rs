@@ -1,0 +1,277 @@
+//! Layers into one EROFS file, in one pass.
+//!
+//! Beside the layers' own files an image gets the places where a runtime mounts things, when they are missing: `/proc`,
+//! `/dev`, `/sys`, `/etc` (0755), `/tmp` (1777), and empty `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf` (0644). A
+//! read-only root could not get them later. What an image has is never changed.
+
+use super::blob::{BlobError, LayerBlob, LayerStream};
+use super::blobs::digest_of;
+use super::cancel::Cancel;
+use super::digest::{Digest, Hasher};
+use super::erofs::{self, DataArea, ErofsError, RootfsCompression, format, zero_by_writing};
+use super::layer::{self, LayerError};
+use super::tar::{Skip, TarReader};
+use super::tree::{Attributes, Content, Directory, EntryPath, Tree, TreeError};
+use magikvm_proto::limits::MAX_ROOTFS_SIZE;
+use std::fs::File;
+use std::io::{self, BufRead, Cursor, Read, Seek, Write};
+use tempfile::SpooledTempFile;
+
+/// Changes whenever the same layers give other bytes than before: old files are then not used for new imports.
+const RECIPE: &str = "magikvm-rootfs-1";
+/// Bytes of file tails that are held in memory before they go to a scratch file.
+pub(super) const TAILS_IN_MEMORY: usize = 16 << 20;
+/// Stored bytes between two reports of progress.
+const REPORT_EVERY: u64 = 1 << 20;
+
+const DIRECTORIES: [(&str, u16); 5] =
+    [("proc", 0o755), ("dev", 0o755), ("sys", 0o755), ("etc", 0o755), ("tmp", 0o1777)];
+const FILES: [&str; 3] = ["etc/hosts", "etc/hostname", "etc/resolv.conf"];
+
+/// Why layers could not be baked.
+#[derive(Debug, thiserror::Error)]
+pub enum BakeError {
+    /// One of the layers.
+    #[error("layer {number} of {of} ({diff_id}) cannot be used")]
+    Layer {
+        /// Counted from 1, bottom first.
+        number: usize,
+        /// How many there are.
+        of: usize,
+        /// Its unpacked digest.
+        diff_id: Digest,
+        /// Why.
+        #[source]
+        source: Box<PartError>,
+    },
+    /// The image as a whole.
+    #[error("the root file system cannot be written")]
+    Erofs(#[from] ErofsError),
+    /// What is baked cannot be read again for its digest.
+    #[error("the root file system cannot be read back")]
+    ReadBack(#[source] io::Error),
+    /// Given up; whoever asked for that knows why.
+    #[error("the root file system was given up before it was done")]
+    GivenUp,
+}
+
+/// What is wrong with a layer.
+#[derive(Debug, thiserror::Error)]
+pub enum PartError {
+    /// Its blob.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// Its content.
+    #[error(transparent)]
+    Content(#[from] LayerError),
+}
+
+/// A baked root file system.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Baked {
+    /// Bytes of the file.
+    pub(super) size: u64,
+    /// Digest of the file.
+    pub(super) sha256: Digest,
+}
+
+/// Names the root file system that these layers give, without baking it.
+pub(super) fn key(diff_ids: &[Digest], compression: RootfsCompression) -> Digest {
+    let mut hasher = Hasher::default();
+    hasher.update(RECIPE.as_bytes());
+    if compression != RootfsCompression::None {
+        hasher.update(format!("\n{compression}").as_bytes());
+    }
+    for diff_id in diff_ids {
+        hasher.update(b"\n");
+        hasher.update(diff_id.to_string().as_bytes());
+    }
+    hasher.finish()
+}
+
+/// Merges the layers into `out`. `progress` gets (layer counted from 1, its stored bytes read so far).
+pub(super) fn bake(
+    layers: &[LayerBlob],
+    key: &Digest,
+    compression: RootfsCompression,
+    out: &mut File,
+    tails: SpooledTempFile,
+    cancel: &Cancel,
+    progress: &mut dyn FnMut(usize, u64),
+) -> Result<Baked, BakeError> {
+    let mut tree = Tree::new();
+    let mut data = DataArea::new(&mut *out, MAX_ROOTFS_SIZE, compression, tails, punch);
+    for (number, blob) in (1..).zip(layers) {
+        one_layer(blob, &mut tree, &mut data, &mut |done| progress(number, done)).map_err(|source| {
+            BakeError::Layer { number, of: layers.len(), diff_id: blob.diff_id, source: Box::new(source) }
+        })?;
+    }
+    let size = complete(&mut tree, &mut data, key)?;
+    drop(data);
+    let written = |action| move |source| BakeError::Erofs(ErofsError::Io { action, source });
+    out.set_len(size).map_err(written("set the size of the file system image"))?;
+    let sha256 = digest_of(out, &mut || cancel.check().is_ok()).map_err(BakeError::ReadBack)?;
+    let sha256 = sha256.ok_or(BakeError::GivenUp)?;
+    Ok(Baked { size, sha256 })
+}
+
+/// Merges layers that are in memory (unpacked tar streams, bottom first) into an image that is: what an import does, without
+/// a store. The image and the files in it have at most `limit` bytes.
+pub fn bake_in_memory(
+    layers: &[&[u8]],
+    compression: RootfsCompression,
+    limit: u64,
+) -> Result<Vec<u8>, BakeError> {
+    bake_with_tree(layers, compression, limit).map(|(_, image)| image)
+}
+
+/// The same, with the tree that is in the image.
+pub(super) fn bake_with_tree(
+    layers: &[&[u8]],
+    compression: RootfsCompression,
+    limit: u64,
+) -> Result<(Tree, Vec<u8>), BakeError> {
+    let mut out = Cursor::new(Vec::new());
+    let diff_ids: Vec<_> = layers.iter().map(|layer| Digest::of(layer)).collect();
+    let (mut tree, mut data) = (Tree::new(), DataArea::in_memory(&mut out, limit, compression));
+    for (number, (layer, diff_id)) in (1..).zip(layers.iter().zip(&diff_ids)) {
+        layer::apply(&mut TarReader::new(*layer), &mut tree, &mut data).map_err(|error| {
+            let source = Box::new(PartError::Content(error));
+            BakeError::Layer { number, of: layers.len(), diff_id: *diff_id, source }
+        })?;
+    }
+    let size = complete(&mut tree, &mut data, &key(&diff_ids, compression))?;
+    drop(data);
+    let mut image = out.into_inner();
+    // Behind the end is what was written for files that were replaced.
+    image.truncate(usize::try_from(size).unwrap_or(usize::MAX));
+    Ok((tree, image))
+}
+
+/// Adds what is missing and writes everything but the data, which is written. Returns the size of the image.
+fn complete<W: Write + Seek>(
+    tree: &mut Tree,
+    data: &mut DataArea<W>,
+    key: &Digest,
+) -> Result<u64, ErofsError> {
+    add_mount_points(tree, data)?;
+    erofs::finish(data, tree, format::uuid(key))
+}
+
+/// Unpacks a layer and checks what it unpacks to; nothing is kept.
+pub(super) fn check_layer(number: usize, of: usize, blob: LayerBlob) -> Result<(), BakeError> {
+    let diff_id = blob.diff_id;
+    std::thread::scope(|scope| LayerStream::start(scope, blob)?.finish()).map_err(|error| BakeError::Layer {
+        number,
+        of,
+        diff_id,
+        source: Box::new(PartError::Blob(error)),
+    })
+}
+
+fn one_layer(
+    blob: &LayerBlob,
+    tree: &mut Tree,
+    data: &mut DataArea<&mut File>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(), PartError> {
+    progress(0);
+    std::thread::scope(|scope| {
+        let stream = Reported {
+            inner: LayerStream::start(scope, blob.clone())?,
+            reported: 0,
+            progress: &mut *progress,
+        };
+        let mut tar = TarReader::new(stream);
+        let applied = layer::apply(&mut tar, tree, data);
+        let mut stream = tar.into_inner().inner;
+        match applied {
+            Ok(()) => Ok(stream.finish()?),
+            // The blob's own error says more than the read that failed because of it.
+            Err(error) => Err(stream.take_error().map_or(PartError::Content(error), PartError::Blob)),
+        }
+    })?;
+    progress(blob.length);
+    Ok(())
+}
+
+/// Tells about progress while a layer is read.
+struct Reported<'a> {
+    inner: LayerStream,
+    reported: u64,
+    progress: &'a mut dyn FnMut(u64),
+}
+
+impl Read for Reported<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.inner.read(buffer)
+    }
+}
+
+impl BufRead for Reported<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let done = self.inner.done();
+        if done >= self.reported + REPORT_EVERY {
+            self.reported = done;
+            (self.progress)(done);
+        }
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.inner.consume(amount);
+    }
+}
+
+impl Skip for Reported<'_> {}
+
+fn add_mount_points<W: Write + Seek>(tree: &mut Tree, data: &mut DataArea<W>) -> Result<(), ErofsError> {
+    for (path, mode) in DIRECTORIES {
+        add(tree, path, mode, |_| Ok(Content::Directory(Directory::default())))?;
+    }
+    for path in FILES {
+        add(tree, path, 0o644, |attributes| {
+            let slot = data.begin(0, format::inode_len(&attributes.xattrs))?;
+            data.end(slot).map(Content::File)
+        })?;
+    }
+    Ok(())
+}
+
+/// Adds something where nothing is. A place that cannot be reached (`/etc` is a file, or a link in a circle) is left.
+fn add(
+    tree: &mut Tree,
+    path: &str,
+    mode: u16,
+    content: impl FnOnce(&Attributes) -> Result<Content, ErofsError>,
+) -> Result<(), ErofsError> {
+    let place = match tree.locate(&EntryPath::parse(path.as_bytes())?) {
+        Ok(place) => place,
+        Err(TreeError::NotADirectory { .. } | TreeError::SymlinkLoop { .. }) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    if tree.get(&place).is_none() {
+        let attributes = Attributes::plain(mode);
+        let content = content(&attributes)?;
+        tree.insert(&place, attributes, content)?;
+    }
+    Ok(())
+}
+
+/// Zeros in a file: a hole where the file system can make one.
+fn punch(file: &mut &mut File, offset: u64, length: u64) -> io::Result<()> {
+    magikvm_platform::os::punch_hole(file, offset, length).or_else(|_| zero_by_writing(file, offset, length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_root_file_system_is_its_recipe_and_its_layers() {
+        let layers = [Digest::of(b"a"), Digest::of(b"b")];
+        let named = |start: &str| Digest::of(format!("{start}\n{}\n{}", layers[0], layers[1]).as_bytes());
+        assert_eq!(key(&layers, RootfsCompression::None), named("magikvm-rootfs-1"));
+        assert_eq!(key(&layers, RootfsCompression::Lz4), named("magikvm-rootfs-1\nlz4"));
+    }
+}

@@ -1,0 +1,271 @@
+//! One layer's tar stream into the tree: entries and whiteouts (OCI image-spec, layer.md), file data into the image.
+//! Must not know where the layer comes from.
+
+use super::erofs::{DataArea, ErofsError, FileSlot, format};
+use super::tar::{Entry, Kind, Segment, Skip, TarError, TarReader};
+use super::tree::{
+    Attributes, Content, Device, EntryPath, Place, Timestamp, Tree, TreeError, check_target, text,
+};
+use magikvm_proto::limits::MAX_FILES_PER_LAYER;
+use std::io::{Seek, Write};
+
+const WHITEOUT: &[u8] = b".wh.";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// Book-keeping of AUFS that old tools left in layers: left out, as Docker does.
+const AUFS: &[u8] = b".wh..wh.";
+
+/// What is wrong with a layer's content.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// The archive itself.
+    #[error(transparent)]
+    Tar(#[from] TarError),
+    /// An entry that cannot be in a file system, or leads out of it.
+    #[error("the entry {path:?} cannot be unpacked")]
+    Entry {
+        /// Its path.
+        path: String,
+        /// Why.
+        #[source]
+        source: TreeError,
+    },
+    /// A whiteout that hides nothing or the directory it is in.
+    #[error("the entry {path:?} is a whiteout of no file")]
+    Whiteout {
+        /// Its path.
+        path: String,
+    },
+    /// Too many entries.
+    #[error("the layer has more than {MAX_FILES_PER_LAYER} entries")]
+    TooManyEntries,
+    /// The image could not be written.
+    #[error("the file {path:?} cannot be written into the image")]
+    Write {
+        /// Its path.
+        path: String,
+        /// Why.
+        #[source]
+        source: ErofsError,
+    },
+}
+
+/// Puts all entries of a layer on top of what is in the tree.
+pub(super) fn apply<R: Skip, W: Write + Seek>(
+    tar: &mut TarReader<R>,
+    tree: &mut Tree,
+    data: &mut DataArea<W>,
+) -> Result<(), LayerError> {
+    tree.begin_layer();
+    let mut entries = 0;
+    while let Some(entry) = tar.next()? {
+        entries += 1;
+        if entries > MAX_FILES_PER_LAYER {
+            return Err(LayerError::TooManyEntries);
+        }
+        let at_entry = |source| LayerError::Entry { path: text(&entry.path), source };
+        let path = EntryPath::parse(&entry.path).map_err(at_entry)?;
+        if let Some((parents, name)) = path.split()
+            && name.starts_with(WHITEOUT)
+        {
+            whiteout(tree, &parents, name, &entry)?;
+        } else if let Kind::File(map) = &entry.kind {
+            let place = tree.locate(&path).map_err(at_entry)?;
+            file(tar, tree, data, &place, &entry, map.as_deref())?;
+        } else {
+            put(tree, &path, &entry).map_err(at_entry)?;
+        }
+        release(tree, data);
+    }
+    Ok(())
+}
+
+fn release<W: Write + Seek>(tree: &mut Tree, data: &mut DataArea<W>) {
+    for freed in tree.take_freed() {
+        data.release(&freed);
+    }
+}
+
+fn whiteout(tree: &mut Tree, parents: &EntryPath<'_>, name: &[u8], entry: &Entry) -> Result<(), LayerError> {
+    let path = || text(&entry.path);
+    let result = if name == OPAQUE {
+        tree.opaque(parents)
+    } else if name.starts_with(AUFS) {
+        Ok(())
+    } else {
+        match &name[WHITEOUT.len()..] {
+            b"" | b"." | b".." => return Err(LayerError::Whiteout { path: path() }),
+            hidden => tree.whiteout(parents, hidden),
+        }
+    };
+    result.map_err(|source| LayerError::Entry { path: path(), source })
+}
+
+/// Everything but regular files.
+fn put(tree: &mut Tree, path: &EntryPath<'_>, entry: &Entry) -> Result<(), TreeError> {
+    let mut attributes = attributes(entry)?;
+    let place = tree.locate(path)?;
+    let content = match entry.kind {
+        Kind::Directory | Kind::File(_) => return tree.put_directory(&place, attributes),
+        Kind::Hardlink => return tree.hardlink(&place, &EntryPath::parse(&entry.link)?),
+        Kind::Symlink => {
+            check_target(&entry.link)?;
+            // Linux has no permissions on symbolic links and shows them so.
+            attributes.mode = 0o777;
+            Content::Symlink(entry.link.as_slice().into())
+        }
+        Kind::CharDevice => Content::CharDevice(Device::new(entry.device.0, entry.device.1)?),
+        Kind::BlockDevice => Content::BlockDevice(Device::new(entry.device.0, entry.device.1)?),
+        Kind::Fifo => Content::Fifo,
+    };
+    tree.insert(&place, attributes, content)
+}
+
+fn file<R: Skip, W: Write + Seek>(
+    tar: &mut TarReader<R>,
+    tree: &mut Tree,
+    data: &mut DataArea<W>,
+    place: &Place,
+    entry: &Entry,
+    map: Option<&[Segment]>,
+) -> Result<(), LayerError> {
+    let at_entry = |source| LayerError::Entry { path: text(&entry.path), source };
+    let at_write = |source| LayerError::Write { path: text(&entry.path), source };
+    let attributes = attributes(entry).map_err(at_entry)?;
+    // What was there goes first: its blocks can hold the new file.
+    tree.evict(place);
+    release(tree, data);
+    let whole = [Segment { offset: 0, length: entry.size }];
+    let map = map.unwrap_or(&whole);
+    let stored: u64 = map.iter().map(|segment| segment.length).sum();
+    let inode_len = format::inode_len(&attributes.xattrs);
+    // A map's segments are in the file and do not overlap.
+    let holes = entry.size.saturating_sub(stored);
+    let mut slot = data.begin_sparse(entry.size, holes, inode_len).map_err(at_write)?;
+    let mut at = 0;
+    for segment in map {
+        data.skip(&mut slot, segment.offset - at).map_err(at_write)?;
+        copy(tar, data, &mut slot, segment.length, entry)?;
+        at = segment.offset + segment.length;
+    }
+    data.skip(&mut slot, entry.size - at).map_err(at_write)?;
+    let stored = data.end(slot).map_err(at_write)?;
+    tree.insert(place, attributes, Content::File(stored)).map_err(at_entry)
+}
+
+fn copy<R: Skip, W: Write + Seek>(
+    tar: &mut TarReader<R>,
+    data: &mut DataArea<W>,
+    slot: &mut FileSlot,
+    mut length: u64,
+    entry: &Entry,
+) -> Result<(), LayerError> {
+    while length > 0 {
+        let chunk = tar.data()?;
+        let now = usize::try_from(length).unwrap_or(usize::MAX).min(chunk.len());
+        if now == 0 {
+            return Err(TarError::Truncated.into());
+        }
+        data.write(slot, &chunk[..now])
+            .map_err(|source| LayerError::Write { path: text(&entry.path), source })?;
+        tar.consume(now);
+        length -= now as u64;
+    }
+    Ok(())
+}
+
+fn attributes(entry: &Entry) -> Result<Attributes, TreeError> {
+    let mtime = Timestamp::new(entry.mtime.seconds, entry.mtime.nanoseconds)?;
+    let mut attributes =
+        Attributes { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtime, xattrs: Vec::new() };
+    for (name, value) in &entry.xattrs {
+        attributes.add_xattr(name, value)?;
+    }
+    Ok(attributes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+    use crate::erofs::RootfsCompression;
+    use proptest::prelude::*;
+    use std::io::Cursor;
+
+    fn entry(kind: u8, name: &str, link: &str, data: &[u8]) -> Vec<u8> {
+        let mut block = vec![0; 512];
+        block[..name.len()].copy_from_slice(name.as_bytes());
+        block[100..107].copy_from_slice(b"0000755");
+        block[124..135].copy_from_slice(format!("{:011o}", data.len()).as_bytes());
+        block[148..156].fill(b' ');
+        block[156] = kind;
+        block[157..157 + link.len()].copy_from_slice(link.as_bytes());
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        if kind == b'0' {
+            block.extend(data);
+        }
+        block.resize(block.len().next_multiple_of(512), 0);
+        block
+    }
+
+    /// The image of some layers, or the first error.
+    fn image(layers: &[Vec<u8>]) -> Result<Vec<u8>, String> {
+        let (mut tree, mut out) = (Tree::new(), Cursor::new(Vec::new()));
+        let mut data = DataArea::in_memory(&mut out, 1 << 20, RootfsCompression::None);
+        for layer in layers {
+            apply(&mut TarReader::new(layer.as_slice()), &mut tree, &mut data)
+                .map_err(|error| error.to_string())?;
+        }
+        let size = super::super::erofs::finish(&mut data, &tree, format::uuid(&Digest::of(b"")));
+        let size = size.map_err(|error| error.to_string())?;
+        drop(data);
+        let mut bytes = out.into_inner();
+        assert!(size % 4096 == 0 && bytes.len() as u64 >= size);
+        bytes.truncate(usize::try_from(size).unwrap());
+        Ok(bytes)
+    }
+
+    #[test]
+    fn the_limit_of_the_image_holds_for_names_too() {
+        let many: Vec<u8> = (0..20_000).flat_map(|n| entry(b'6', &format!("pipe-{n}"), "", b"")).collect();
+        assert!(image(&[many]).unwrap_err().contains("larger than 1048576 bytes"));
+    }
+
+    fn names() -> impl Strategy<Value = String> {
+        let part =
+            prop_oneof![Just("a"), Just("b"), Just(".wh.a"), Just(".wh..wh..opq"), Just("."), Just(".wh.b")];
+        proptest::collection::vec(part, 1..4).prop_map(|parts| parts.join("/"))
+    }
+
+    fn layers() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        let kind = prop_oneof![Just(b'0'), Just(b'0'), Just(b'1'), Just(b'2'), Just(b'5'), Just(b'6')];
+        let one = (
+            kind,
+            names(),
+            names(),
+            proptest::collection::vec(any::<u8>(), 0..3).prop_map(|seed| seed.repeat(3000)),
+        )
+            .prop_map(|(kind, name, link, data)| entry(kind, &name, &link, &data));
+        proptest::collection::vec(
+            proptest::collection::vec(one, 0..12).prop_map(|entries| entries.concat()),
+            1..4,
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn layers_are_an_image_or_an_error_and_always_the_same(layers in layers()) {
+            prop_assert_eq!(image(&layers), image(&layers));
+        }
+
+        #[test]
+        fn damage_anywhere_is_no_panic(layers in layers(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let mut layers = layers;
+            if let Some(last) = layers.last_mut().filter(|last| !last.is_empty()) {
+                let at = at.index(last.len());
+                last[at] = byte;
+            }
+            drop(image(&layers));
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! Bringing images into the store: the layers stream in, are verified and merged into the root file system at the same time; the
+//! index learns of the image when all of it is there.
+
+use super::arrival::Arrival;
+use super::bake::{self, BakeError};
+use super::blob::LayerBlob;
+use super::blobs::HeldBlob;
+use super::cancel::Cancel;
+use super::digest::{Digest, shorten};
+use super::document::{MANIFEST_TYPE, MAX_CONFIG, Platform};
+use super::erofs::RootfsCompression;
+use super::error::ImageError;
+use super::index::{ImageEntry, ImageRecord, Named, Part, RootfsEntry};
+use super::lock::{BakeLock, Hold};
+use super::open::{self, OpenError, Opened};
+use super::progress::{LayerInfo, Progress};
+use super::reference::Reference;
+use super::source::Source;
+use super::store::{ImageStore, read_capped};
+use super::transfer::{Failed, Fetch, Transfer, TransferError};
+use magikvm_platform::atomic::{self, Staged};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// How an image is brought in.
+#[derive(Debug, Clone)]
+pub struct BringOptions {
+    /// For which machine.
+    pub platform: Platform,
+    /// A request to give up, and a deadline.
+    pub cancel: Cancel,
+    /// How the root file system is kept; None: as it is, and not compressed when it is new.
+    pub compression: Option<RootfsCompression>,
+}
+
+impl Default for BringOptions {
+    /// For this machine, without a deadline.
+    fn default() -> Self {
+        Self { platform: Platform::host(), cancel: Cancel::new(), compression: None }
+    }
+}
+
+/// An image that is about to be brought in.
+pub(super) struct Bringing<'a> {
+    pub(super) opened: Opened,
+    pub(super) fetch: &'a dyn Fetch,
+    /// For messages.
+    pub(super) source_name: String,
+    pub(super) name: &'a Reference,
+    /// Whose signature was checked.
+    pub(super) key: Option<Digest>,
+    pub(super) options: &'a BringOptions,
+    pub(super) progress: &'a (dyn Fn(Progress) + Sync),
+}
+
+impl ImageStore {
+    /// Imports an image from files under a name, which another image may have had.
+    pub fn import(
+        &self,
+        source: &Source,
+        name: &Reference,
+        options: &BringOptions,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<ImageRecord, ImageError> {
+        self.tidy()?;
+        let source_name = source.to_string();
+        let local = open::open(source, &options.platform, &self.dir("blobs"), &options.cancel);
+        let local = local.map_err(|error| match error {
+            OpenError::Stopped(source) => ImageError::Stopped { source_name: source_name.clone(), source },
+            error => ImageError::Open { source_name: source_name.clone(), source: Box::new(error) },
+        })?;
+        if name.digest().is_some_and(|pinned| !local.opened.digests.contains(&pinned)) {
+            return Err(ImageError::Pinned {
+                name: Box::new(name.clone()),
+                source_name,
+                found: local.opened.digests,
+            });
+        }
+        let opened = local.opened;
+        self.bring(&Bringing { opened, fetch: &local.parts, source_name, name, key: None, options, progress })
+    }
+
+    /// Brings an image in whose documents are there and checked.
+    pub(super) fn bring(&self, bringing: &Bringing<'_>) -> Result<ImageRecord, ImageError> {
+        let Bringing { opened, progress, .. } = bringing;
+        let layers = opened.layers.iter();
+        progress(Progress::Opened(
+            layers.map(|layer| LayerInfo { digest: layer.digest, size_bytes: layer.size }).collect(),
+        ));
+        let compression = self.compression(bringing)?;
+        let key = bake::key(&opened.config.rootfs.diff_ids, compression);
+        let brought = self.bring_locked(bringing, key, compression);
+        if let Err(error) = &brought
+            && !error.may_pass()
+        {
+            // What came is of no use to a next attempt. If it cannot be removed now, it will be then; this error says more.
+            drop(self.sweep());
+        }
+        brought
+    }
+
+    fn bring_locked(
+        &self,
+        bringing: &Bringing<'_>,
+        key: Digest,
+        compression: RootfsCompression,
+    ) -> Result<ImageRecord, ImageError> {
+        let Bringing { progress, options, .. } = bringing;
+        // Held until the index knows the file: nobody else bakes it, and no sweep takes it for a leftover.
+        let lock =
+            BakeLock::wait(self.bake_lock(&key), &mut || progress(Progress::Waiting), &options.cancel)?;
+        let _bake = lock.map_err(|stopped| bringing.stopped(stopped))?;
+        let (rootfs, blobs) = self.layers(bringing, key, compression)?;
+        self.record(bringing, rootfs, &blobs)
+    }
+
+    /// The form that is wanted, else the one that the image has already.
+    fn compression(&self, bringing: &Bringing<'_>) -> Result<RootfsCompression, ImageError> {
+        let Bringing { opened, options, source_name, .. } = bringing;
+        let _lock = self.lock_for(Hold::Shared, &options.cancel, source_name)?;
+        let known = self.read_index()?.images.get(&opened.id).map(|image| image.rootfs.compression);
+        Ok(options.compression.or(known).unwrap_or_default())
+    }
+
+    /// Brings the layers, and bakes them meanwhile unless that was done before.
+    fn layers(
+        &self,
+        bringing: &Bringing<'_>,
+        key: Digest,
+        compression: RootfsCompression,
+    ) -> Result<(RootfsEntry, Vec<HeldBlob>), ImageError> {
+        let Bringing { opened, progress, .. } = bringing;
+        let cancel = bringing.options.cancel.part();
+        let arrivals: Vec<_> = opened.layers.iter().map(|_| Arc::new(Arrival::new(cancel.clone()))).collect();
+        let blobs = self.blobs();
+        let transfer = Transfer {
+            blobs: &blobs,
+            fetch: bringing.fetch,
+            layers: &opened.layers,
+            arrivals: &arrivals,
+            cancel: &cancel,
+            progress,
+        };
+        let known = self.baked(&key)?;
+        let (baked, brought) = std::thread::scope(|scope| {
+            let brought = scope.spawn(|| transfer.run());
+            let baked = match known {
+                Some(rootfs) => {
+                    progress(Progress::Reused);
+                    // It was made of layers that unpack to what is announced; that these do is not known yet.
+                    self.check_layers(bringing, &arrivals).map(|()| (rootfs, None))
+                }
+                None => self.bake(bringing, key, compression, &arrivals),
+            };
+            if baked.is_err() {
+                cancel.cancel();
+            }
+            (baked, brought.join())
+        });
+        let brought = brought.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // Who asked to give up is told that; then comes the layer that could not be had, then what is wrong with one.
+        bringing.options.cancel.check().map_err(|stopped| bringing.stopped(stopped))?;
+        let stopped = |failed: &Failed| matches!(failed.1, TransferError::Stopped(_));
+        match (baked, brought) {
+            (_, Err(failed)) if !stopped(&failed) => Err(bringing.failed(failed)),
+            (Err(error), _) => Err(error),
+            (_, Err(failed)) => Err(bringing.failed(failed)),
+            (Ok((rootfs, staged)), Ok(held)) => {
+                // Only now every layer is known to be what was announced.
+                if let Some(staged) = staged {
+                    progress(Progress::Finishing);
+                    // The VMM reads it, who is a user of its own; that nobody else comes to it is the directory's doing.
+                    staged.commit(0o644)?;
+                }
+                Ok((rootfs, held))
+            }
+        }
+    }
+
+    /// Unpacks the layers that no image of the store was made of, and checks what they unpack to.
+    fn check_layers(&self, bringing: &Bringing<'_>, arrivals: &[Arc<Arrival>]) -> Result<(), ImageError> {
+        let known: BTreeSet<(Digest, Digest)> = {
+            let _lock = self.lock(Hold::Shared)?;
+            self.read_index()?.layers().collect()
+        };
+        let of = arrivals.len();
+        for (number, (layer, blob)) in (1..).zip(bringing.opened.layers.iter().zip(bringing.blobs(arrivals)))
+        {
+            if layer.digest.is_none_or(|digest| !known.contains(&(digest, layer.diff_id))) {
+                bake::check_layer(number, of, blob).map_err(|error| bringing.not_baked(error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bake(
+        &self,
+        bringing: &Bringing<'_>,
+        key: Digest,
+        compression: RootfsCompression,
+        arrivals: &[Arc<Arrival>],
+    ) -> Result<(RootfsEntry, Option<Staged>), ImageError> {
+        let layers = bringing.blobs(arrivals);
+        let mut staged = Staged::new(&self.rootfs_path(&key))?;
+        let tails = atomic::scratch(&self.dir("rootfs"), bake::TAILS_IN_MEMORY);
+        let of = layers.len();
+        let mut report = |number: usize, done_bytes: u64| {
+            let total_bytes = layers[number - 1].length;
+            (bringing.progress)(Progress::Baking { number, of, done_bytes, total_bytes });
+        };
+        let cancel = &bringing.options.cancel;
+        let baked = bake::bake(&layers, &key, compression, staged.file(), tails, cancel, &mut report)
+            .map_err(|error| bringing.not_baked(error))?;
+        Ok((RootfsEntry { key, size_bytes: baked.size, sha256: baked.sha256, compression }, Some(staged)))
+    }
+
+    /// Gives the image its name in the index. An image that loses its last name by that goes, or stays nameless while used.
+    fn record(
+        &self,
+        bringing: &Bringing<'_>,
+        rootfs: RootfsEntry,
+        held: &[HeldBlob],
+    ) -> Result<ImageRecord, ImageError> {
+        let opened = &bringing.opened;
+        let blobs: Vec<Part> = opened
+            .layers
+            .iter()
+            .zip(held)
+            .map(|(layer, held)| Part {
+                digest: held.digest,
+                size_bytes: held.size,
+                media_type: layer.media_type.clone(),
+                diff_id: Some(layer.diff_id),
+            })
+            .collect();
+        let (media_type, manifest) = match &opened.manifest {
+            Some((media_type, bytes)) => (media_type.clone(), bytes.clone()),
+            None => (MANIFEST_TYPE.to_owned(), made_manifest(opened, &blobs)),
+        };
+        let digest = Digest::of(&manifest);
+        let size_bytes = manifest.len() as u64;
+        let _held_manifest = self.blobs().put(&digest, &manifest)?;
+        let manifest = Part { digest, size_bytes, media_type, diff_id: None };
+
+        let _lock = self.lock_for(Hold::Alone, &bringing.options.cancel, &bringing.source_name)?;
+        let mut index = self.read_index()?;
+        let id = opened.id;
+        // Who uses the image holds the file that is there.
+        let config = self.config_path(&id);
+        if read_capped(&config, MAX_CONFIG)?.as_ref() != Some(&opened.config_bytes) {
+            atomic::write(&config, &opened.config_bytes, 0o600)?;
+        }
+        let known = index.images.get(&id).map(|image| image.digests.clone()).unwrap_or_default();
+        let entry = ImageEntry {
+            digests: known.into_iter().chain(opened.digests.iter().copied()).collect(),
+            created: opened.config.created.as_deref().map(shorten),
+            os: opened.platform.os().to_owned(),
+            architecture: opened.platform.architecture().to_owned(),
+            variant: opened.platform.variant().map(str::to_owned),
+            imported_unix_secs: unix_now(),
+            layers: opened.layers.len(),
+            manifest: Some(manifest),
+            blobs,
+            rootfs,
+        };
+        let replaced = index.images.insert(id, entry).map(|image| image.rootfs.key);
+        index.names.insert(bringing.name.clone(), Named { id, key: bringing.key });
+        self.write_index(&index)?;
+        self.drop_nameless(&mut index)?;
+        if let Some(former) = replaced.filter(|former| *former != rootfs.key) {
+            self.drop_rootfs(&index, &former)?;
+        }
+        index.record(&id).ok_or_else(|| ImageError::UnknownId { id: id.to_string() })
+    }
+}
+
+impl Bringing<'_> {
+    /// The layers, here or on their way.
+    fn blobs(&self, arrivals: &[Arc<Arrival>]) -> Vec<LayerBlob> {
+        let both = self.opened.layers.iter().zip(arrivals);
+        both.map(|(layer, arrival)| LayerBlob {
+            arrival: Arc::clone(arrival),
+            length: layer.size,
+            compression: layer.compression,
+            diff_id: layer.diff_id,
+        })
+        .collect()
+    }
+
+    fn not_baked(&self, error: BakeError) -> ImageError {
+        ImageError::Bake { source_name: self.source_name.clone(), source: Box::new(error) }
+    }
+
+    fn stopped(&self, source: super::cancel::Stopped) -> ImageError {
+        ImageError::Stopped { source_name: self.source_name.clone(), source }
+    }
+
+    fn failed(&self, (number, error): Failed) -> ImageError {
+        let layer = &self.opened.layers[number];
+        let digest = layer.digest.map_or_else(String::new, |digest| format!(" ({digest})"));
+        ImageError::Transfer {
+            layer: format!("layer {} of {}{digest}", number + 1, self.opened.layers.len()),
+            source_name: self.source_name.clone(),
+            source: Box::new(error),
+        }
+    }
+}
+
+/// The manifest of an image that came without one (OCI image-spec, manifest.md).
+fn made_manifest(opened: &Opened, blobs: &[Part]) -> Vec<u8> {
+    let descriptor = |media_type: &str, digest: &Digest, size: u64| serde_json::json!({ "mediaType": media_type, "digest": digest, "size": size });
+    let layers: Vec<_> =
+        blobs.iter().map(|blob| descriptor(&blob.media_type, &blob.digest, blob.size_bytes)).collect();
+    let config = descriptor(&opened.config_type, &opened.id, opened.config_bytes.len() as u64);
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": config, "layers": layers,
+    });
+    manifest.to_string().into_bytes()
+}
+
+pub(super) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,282 @@
+//! Pulling: an image from its registry into the store, when the store does not have it or has to ask whether it still is what its
+//! name stands for. What the policy wants is checked before a layer is fetched.
+
+use super::digest::Digest;
+use super::document::{Descriptor, Role, role};
+use super::error::{ImageError, NotUsable};
+use super::index::{ImageRecord, Index, Named};
+use super::lock::Hold;
+use super::obtain::{BringOptions, Bringing};
+use super::open::{self, Documents, Layer, OpenError};
+use super::policy::Policy;
+use super::progress::{LayerState, Progress};
+use super::reference::Reference;
+use super::registry::{Credentials, DownloadEvent, RegistryConfig, RegistryError, Repository, Which};
+use super::signature::{self, Keys, Referrer, SignatureSource};
+use super::store::ImageStore;
+use super::transfer::{Fetch, Sink, TransferError};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// When the registry is asked (core/v1 `Container.imagePullPolicy`). A pinned digest that is in the store is never asked for again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum PullPolicy {
+    /// Every time; layers that are in the store are not fetched again. The default of a manifest for `:latest` and for no tag.
+    #[default]
+    Always,
+    /// Only when the image is not in the store. The default of a manifest for every other tag and for digests.
+    IfNotPresent,
+    /// Never: the image must be in the store.
+    Never,
+}
+
+/// Where images come from, as whom, and which may be used.
+#[derive(Debug)]
+pub struct PullSources {
+    /// `registries.toml`.
+    pub registries: RegistryConfig,
+    /// Logins.
+    pub credentials: Credentials,
+    /// `policy.toml`.
+    pub policy: Policy,
+}
+
+impl PullSources {
+    /// As the files in this directory say, with the logins of this user.
+    pub fn load(registries: &Path, policy: &Path) -> Result<Self, ImageError> {
+        Ok(Self {
+            registries: RegistryConfig::load(registries)?,
+            credentials: Credentials::of_environment(),
+            policy: Policy::load(policy)?,
+        })
+    }
+}
+
+impl ImageStore {
+    /// Brings the image that a name stands for into the store, if the policy says so.
+    pub fn pull(
+        &self,
+        name: &Reference,
+        sources: &PullSources,
+        when: PullPolicy,
+        options: &BringOptions,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<ImageRecord, ImageError> {
+        let keys = sources.policy.requirement(name).keys(name)?;
+        if when != PullPolicy::Always || name.digest().is_some() {
+            let here = {
+                let _lock = self.lock_for(Hold::Shared, &options.cancel, &name.familiar())?;
+                let index = self.read_index()?;
+                let usable = self.usable(&index, name, keys, options, Parts::All);
+                let here = usable.and_then(|named| index.record(&named.id));
+                if here.is_none() && when == PullPolicy::Never {
+                    return Err(unusable(&index, name, keys, options));
+                }
+                here
+            };
+            if let Some(record) = here {
+                return Ok(record);
+            }
+        }
+        self.tidy()?;
+        progress(Progress::Resolving);
+        let failed = |source| ImageError::Registry { name: Box::new(name.clone()), source: Box::new(source) };
+        let repository = Repository::open(&sources.registries, &sources.credentials, name, &options.cancel)
+            .map_err(failed)?;
+        let which = match name.digest() {
+            Some(digest) => Which::Digest(digest),
+            None => Which::Tag(name.tag().unwrap_or("latest")),
+        };
+        let top = repository.manifest(which).map_err(failed)?;
+        progress(Progress::Found { digest: top.digest, endpoint: top.endpoint.clone() });
+        if let Some(record) = self.unchanged(name, &top.digest, keys, options)? {
+            return Ok(record);
+        }
+        let descriptor = Descriptor::of(top.media_type, top.digest, top.bytes.len() as u64);
+        let remote = Remote { repository, top: (top.digest, top.bytes) };
+        let opened = open::walk(&remote, descriptor, &options.platform).map_err(|error| match error {
+            OpenError::Registry(source) => failed(*source),
+            error => ImageError::Open { source_name: name.familiar(), source: Box::new(error) },
+        })?;
+        let key = match keys {
+            Some(keys) => {
+                let verified = signature::verify(keys, name, &opened.digests, &remote.repository)
+                    .map_err(|source| ImageError::Signature(Box::new(source)))?;
+                progress(Progress::Verified(verified.key.digest()));
+                Some(verified.key.digest())
+            }
+            None => None,
+        };
+        let source_name = name.familiar();
+        self.bring(&Bringing { opened, fetch: &remote, source_name, name, key, options, progress })
+    }
+
+    /// The image of a name when it is here and the policy lets it be used; what the policy forbids is an error.
+    pub fn present(&self, name: &Reference, policy: &Policy) -> Result<Option<ImageRecord>, ImageError> {
+        let keys = policy.requirement(name).keys(name)?;
+        let _lock = self.lock(Hold::Shared)?;
+        let index = self.read_index()?;
+        let usable = self.usable(&index, name, keys, &BringOptions::default(), Parts::Rootfs);
+        Ok(usable.and_then(|named| index.record(&named.id)))
+    }
+
+    /// Why [`present`](Self::present) has nothing.
+    pub fn absent(&self, name: &Reference, policy: &Policy) -> Result<ImageError, ImageError> {
+        let keys = policy.requirement(name).keys(name)?;
+        let _lock = self.lock(Hold::Shared)?;
+        Ok(unusable(&self.read_index()?, name, keys, &BringOptions::default()))
+    }
+
+    /// The image that the name has had, when the registry's answer is that it is still that one.
+    fn unchanged(
+        &self,
+        name: &Reference,
+        top: &Digest,
+        keys: Option<&Keys>,
+        options: &BringOptions,
+    ) -> Result<Option<ImageRecord>, ImageError> {
+        let _lock = self.lock_for(Hold::Shared, &options.cancel, &name.familiar())?;
+        let index = self.read_index()?;
+        let usable = self.usable(&index, name, keys, options, Parts::All);
+        let same =
+            |named: &Named| index.images.get(&named.id).is_some_and(|image| image.digests.contains(top));
+        Ok(usable.filter(same).and_then(|named| index.record(&named.id)))
+    }
+
+    /// The image of a name: for the platform, in the form that is wanted, signed by one of the keys if there must be one, and
+    /// with these parts in the store.
+    fn usable(
+        &self,
+        index: &Index,
+        name: &Reference,
+        keys: Option<&Keys>,
+        options: &BringOptions,
+        parts: Parts,
+    ) -> Option<Named> {
+        index.find_fitting(name, |named, image| {
+            let form = options.compression.is_none_or(|wanted| image.rootfs.compression == wanted);
+            let blobs = || image.manifest.is_some() && image.blobs().all(|part| self.blobs().has(part));
+            options.platform.takes(&image.platform())
+                && is_signed(named, keys)
+                && form
+                && self.baked_for(index, &named.id).is_some()
+                && (parts == Parts::Rootfs || blobs())
+        })
+    }
+}
+
+/// What must be there of an image that is said to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Parts {
+    /// What a pod needs.
+    Rootfs,
+    /// All that came.
+    All,
+}
+
+/// The signature of one of the keys, if there must be one, was seen when the name was given.
+fn is_signed(named: &Named, keys: Option<&Keys>) -> bool {
+    keys.is_none_or(|keys| named.key.is_some_and(|key| keys.ids().any(|id| id.digest() == key)))
+}
+
+/// Why there is no usable image of a name.
+fn unusable(index: &Index, name: &Reference, keys: Option<&Keys>, options: &BringOptions) -> ImageError {
+    let found = index.find(name).and_then(|named| Some((named, index.images.get(&named.id)?)));
+    let name = Box::new(name.clone());
+    let Some((named, image)) = found else { return ImageError::NotHere { name } };
+    let rootfs = image.rootfs.compression;
+    let because = match options.compression {
+        _ if !is_signed(&named, keys) => NotUsable::Unsigned,
+        Some(wanted) if wanted != rootfs => NotUsable::Form { found: rootfs, wanted },
+        _ if options.platform.takes(&image.platform()) => NotUsable::Incomplete,
+        _ => {
+            let (found, wanted) = (image.platform().to_string(), options.platform.to_string());
+            NotUsable::Platform { found, wanted }
+        }
+    };
+    ImageError::NotUsable { name, because }
+}
+
+/// An image in a registry, its first document at hand.
+struct Remote {
+    repository: Repository,
+    top: (Digest, Vec<u8>),
+}
+
+impl Documents for Remote {
+    fn document(&self, descriptor: &Descriptor, limit: u64, what: &str) -> Result<Vec<u8>, OpenError> {
+        let Descriptor { digest, size, media_type, .. } = descriptor;
+        if *size > limit {
+            return Err(OpenError::TooLarge { what: what.to_owned(), size: *size, limit });
+        }
+        let bytes = match role(media_type) {
+            _ if *digest == self.top.0 => Ok(self.top.1.clone()),
+            Some(Role::Index | Role::Manifest) => {
+                self.repository.manifest(Which::Digest(*digest)).map(|manifest| manifest.bytes)
+            }
+            _ => self.repository.blob(digest, *size, limit),
+        };
+        let bytes = bytes.map_err(|error| OpenError::Registry(Box::new(error)))?;
+        match bytes.len() as u64 {
+            found if found == *size => Ok(bytes),
+            found => Err(OpenError::Size { digest: *digest, expected: *size, found }),
+        }
+    }
+}
+
+impl Fetch for Remote {
+    fn fetch(
+        &self,
+        _number: usize,
+        layer: &Layer,
+        sink: &mut Sink<'_>,
+        report: &(dyn Fn(LayerState) + Sync),
+    ) -> Result<(), TransferError> {
+        // Every layer of a registry's manifest has a digest.
+        let digest = layer.digest.unwrap_or(layer.diff_id);
+        let event = |event: DownloadEvent<'_>| {
+            let reason = match event {
+                DownloadEvent::Retrying { problem, have, wait } => {
+                    format!("{problem}; {have} bytes are here, trying again in {} ms", wait.as_millis())
+                }
+                DownloadEvent::NextEndpoint { problem, endpoint } => format!("{problem}; asking {endpoint}"),
+            };
+            report(LayerState::Retrying { reason });
+        };
+        self.repository
+            .download(&digest, layer.size, sink, &event)
+            .map_err(|error| TransferError::Registry(Box::new(error)))
+    }
+}
+
+impl SignatureSource for Repository {
+    type Error = RegistryError;
+
+    fn tagged_manifest(&self, tag: &str) -> Result<Option<Vec<u8>>, RegistryError> {
+        match self.manifest(Which::Tag(tag)) {
+            Ok(manifest) => Ok(Some(manifest.bytes)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn referrers(&self, digest: &Digest) -> Result<Vec<Referrer>, RegistryError> {
+        let listed = Repository::referrers(self, digest, None)?;
+        Ok(listed
+            .into_iter()
+            .map(|Descriptor { digest, artifact_type, annotations, .. }| Referrer {
+                digest,
+                artifact_type,
+                annotations,
+            })
+            .collect())
+    }
+
+    fn manifest(&self, digest: &Digest) -> Result<Vec<u8>, RegistryError> {
+        Repository::manifest(self, Which::Digest(*digest)).map(|manifest| manifest.bytes)
+    }
+
+    fn blob(&self, digest: &Digest, size: u64, limit: u64) -> Result<Vec<u8>, RegistryError> {
+        Repository::blob(self, digest, size, limit)
+    }
+}

@@ -1,0 +1,584 @@
+//! Logins: which file has one for a repository, and what it is.
+//!
+//! Reads the files of containers (`auth.json`) and docker (`config.json`), which have one form; a [`LoginFile`] is as well
+//! what a Kubernetes `imagePullSecret` holds. Secrets are in no error and in no debug output, so errors about these files
+//! never quote them.
+
+use super::helper::{self, HelperError};
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use serde::{Deserialize, Deserializer};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Bytes of a file of logins.
+const MAX_FILE: u64 = 1 << 20;
+/// Padding is left out by some who write these files.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+/// What docker calls its own registry in its files and to its helpers.
+const DOCKER_KEY: &str = "https://index.docker.io/v1/";
+
+/// Where logins come from. Nothing is read before one is needed.
+#[derive(Debug, Clone)]
+pub struct Credentials(Origin);
+
+#[derive(Debug, Clone)]
+enum Origin {
+    Nowhere,
+    Environment(Environment),
+    File(PathBuf),
+    Data(Arc<LoginFile>),
+}
+
+/// What of the environment says where files are.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Environment {
+    pub(super) registry_auth_file: Option<PathBuf>,
+    pub(super) xdg_runtime_dir: Option<PathBuf>,
+    pub(super) xdg_config_home: Option<PathBuf>,
+    pub(super) docker_config: Option<PathBuf>,
+    pub(super) home: Option<PathBuf>,
+    /// Where helpers are looked for, when not in this process's `PATH`.
+    pub(super) helper_path: Option<OsString>,
+}
+
+/// A file of logins, or what a secret holds in its place.
+#[derive(Debug)]
+pub struct LoginFile {
+    name: PathBuf,
+    auths: BTreeMap<String, Entry>,
+    helpers: BTreeMap<String, String>,
+    store: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawFile {
+    #[serde(default, deserialize_with = "null_is_default")]
+    auths: BTreeMap<String, Entry>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    cred_helpers: BTreeMap<String, String>,
+    creds_store: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Entry {
+    auth: Option<Secret>,
+    username: Option<String>,
+    password: Option<Secret>,
+    identitytoken: Option<Secret>,
+}
+
+/// Text that nobody gets to see.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Secret(String);
+
+/// What a registry is told about who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Login {
+    /// Name and password.
+    Password { user: String, password: Secret },
+    /// An OAuth2 refresh token.
+    IdentityToken(Secret),
+}
+
+/// The outcome of a search.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    pub(super) login: Option<Login>,
+    /// The file or program it is from; with no login, nothing.
+    pub(super) place: String,
+    /// The files that were there.
+    pub(super) looked: Vec<PathBuf>,
+}
+
+/// Logins that cannot be looked up.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialError {
+    /// The file cannot be read.
+    #[error("cannot read the logins in {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is too large.
+    #[error("the file of logins {} is larger than {MAX_FILE} bytes", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is not JSON of the known form. What stands there is not quoted: it may be a password.
+    #[error("the file of logins {} is not as containers and docker write it: line {line}, column {column}", path.display())]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        line: usize,
+        /// Where.
+        column: usize,
+    },
+    /// A login that is not base64 of `user:password`.
+    #[error("{}: `auth` of {key:?} is not base64 of \"user:password\"", path.display())]
+    Auth {
+        /// The file.
+        path: PathBuf,
+        /// The entry.
+        key: String,
+    },
+    /// A credential helper.
+    #[error("{}: credential helper of {key:?}", path.display())]
+    Helper {
+        /// The file that names it.
+        path: PathBuf,
+        /// For what.
+        key: String,
+        /// Why.
+        #[source]
+        source: HelperError,
+    },
+}
+
+impl CredentialError {
+    /// What the user can do about it, when there is something.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Read { path, .. } | Self::Form { path, .. } | Self::TooLarge { path } => Some(format!(
+                "repair or remove {}, or name another file in $REGISTRY_AUTH_FILE",
+                path.display()
+            )),
+            Self::Auth { key, .. } => Some(format!("`podman login {key}` writes it anew")),
+            Self::Helper { source: HelperError::Start { program, .. }, .. } => {
+                Some(format!("install {program}, or remove it from the file"))
+            }
+            Self::Helper { .. } => None,
+        }
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+impl Secret {
+    #[cfg(test)]
+    pub(super) fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// For a header or a form, and nothing else.
+    pub(super) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Login {
+    /// What goes behind `Basic` in a header; None for a token, which is no password.
+    pub(super) fn basic(&self) -> Option<Secret> {
+        match self {
+            Self::Password { user, password } => {
+                Some(Secret(BASE64.encode(format!("{user}:{}", password.reveal()))))
+            }
+            Self::IdentityToken(_) => None,
+        }
+    }
+}
+
+impl Credentials {
+    /// Where podman and docker look: `$REGISTRY_AUTH_FILE`, containers' auth.json, docker's config.json.
+    pub fn of_environment() -> Self {
+        let path = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        Self(Origin::Environment(Environment {
+            registry_auth_file: path("REGISTRY_AUTH_FILE"),
+            xdg_runtime_dir: path("XDG_RUNTIME_DIR"),
+            xdg_config_home: path("XDG_CONFIG_HOME"),
+            docker_config: path("DOCKER_CONFIG"),
+            home: path("HOME"),
+            helper_path: None,
+        }))
+    }
+
+    /// No logins.
+    pub fn none() -> Self {
+        Self(Origin::Nowhere)
+    }
+
+    /// Those of one file, which must be there when a login is needed.
+    pub fn in_file(path: &Path) -> Self {
+        Self(Origin::File(path.to_owned()))
+    }
+
+    /// Those that were read already.
+    pub fn in_data(file: LoginFile) -> Self {
+        Self(Origin::Data(Arc::new(file)))
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(environment: Environment) -> Self {
+        Self(Origin::Environment(environment))
+    }
+
+    /// The login for a repository of a registry (`registry.example:5000`, `team/app`).
+    pub(super) async fn lookup(&self, domain: &str, repository: &str) -> Result<Found, CredentialError> {
+        let mut found = Found { login: None, place: String::new(), looked: Vec::new() };
+        let path = match &self.0 {
+            Origin::Environment(environment) => environment.helper_path.clone(),
+            _ => None,
+        };
+        let helper = HelperPath(path);
+        match &self.0 {
+            Origin::Nowhere => {}
+            Origin::Data(file) => {
+                found.looked.push(file.name.clone());
+                file.look(domain, repository, &helper, &mut found).await?;
+            }
+            Origin::File(path) => {
+                found.looked.push(path.clone());
+                LoginFile::load(path)?.look(domain, repository, &helper, &mut found).await?;
+            }
+            Origin::Environment(environment) => {
+                for (path, need) in environment.files() {
+                    let file = match LoginFile::load(&path) {
+                        Err(CredentialError::Read { source, .. })
+                            if need == Need::MayBeMissing && is_missing(&source) =>
+                        {
+                            continue;
+                        }
+                        file => file?,
+                    };
+                    found.looked.push(path);
+                    if file.look(domain, repository, &helper, &mut found).await? {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+struct HelperPath(Option<OsString>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    MustBeThere,
+    MayBeMissing,
+}
+
+impl Environment {
+    /// In the order they are asked.
+    fn files(&self) -> Vec<(PathBuf, Need)> {
+        let mut files = Vec::new();
+        if let Some(file) = &self.registry_auth_file {
+            files.push((file.clone(), Need::MustBeThere));
+        }
+        let config = self.xdg_config_home.clone().or(self.home.as_ref().map(|home| home.join(".config")));
+        for dir in [self.xdg_runtime_dir.clone(), config].into_iter().flatten() {
+            files.push((dir.join("containers/auth.json"), Need::MayBeMissing));
+        }
+        if let Some(dir) = self.docker_config.clone().or(self.home.as_ref().map(|home| home.join(".docker")))
+        {
+            files.push((dir.join("config.json"), Need::MayBeMissing));
+        }
+        files
+    }
+}
+
+impl LoginFile {
+    fn load(path: &Path) -> Result<Self, CredentialError> {
+        let read = |source| CredentialError::Read { path: path.to_owned(), source };
+        let mut bytes = Vec::new();
+        File::open(path).map_err(read)?.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(read)?;
+        Self::parse(&bytes, path)
+    }
+
+    /// Reads the bytes of such a file, or of the `.dockerconfigjson` of a secret, which `name` stands for in errors.
+    pub fn parse(bytes: &[u8], name: &Path) -> Result<Self, CredentialError> {
+        if bytes.len() as u64 > MAX_FILE {
+            return Err(CredentialError::TooLarge { path: name.to_owned() });
+        }
+        // podman creates the file empty.
+        let bytes = if bytes.iter().all(u8::is_ascii_whitespace) { b"{}" } else { bytes };
+        // The error of serde_json may quote the value that was wrong, so only its place is kept.
+        let raw: RawFile = serde_json::from_slice(bytes).map_err(|error| CredentialError::Form {
+            path: name.to_owned(),
+            line: error.line(),
+            column: error.column(),
+        })?;
+        let store = raw.creds_store.filter(|store| !store.is_empty());
+        Ok(Self { name: name.to_owned(), auths: raw.auths, helpers: raw.cred_helpers, store })
+    }
+
+    /// Looks for a login: a helper of this registry, the closest entry, then the helper of all registries.
+    async fn look(
+        &self,
+        domain: &str,
+        repository: &str,
+        path: &HelperPath,
+        found: &mut Found,
+    ) -> Result<bool, CredentialError> {
+        let of_registry = self.helpers.iter().find(|(key, _)| host_of_key(key) == canonical(domain));
+        if let Some((key, name)) = of_registry
+            && self.ask(name, key, path, found).await?
+        {
+            return Ok(true);
+        }
+        if let Some(login) = self.stored(domain, repository)? {
+            found.login = Some(login);
+            found.place = self.name.display().to_string();
+            return Ok(true);
+        }
+        if let Some(name) = &self.store {
+            let servers: &[&str] =
+                if canonical(domain) == "docker.io" { &[DOCKER_KEY, "docker.io"] } else { &[domain] };
+            for server in servers {
+                if self.ask(name, server, path, found).await? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    async fn ask(
+        &self,
+        name: &str,
+        server: &str,
+        path: &HelperPath,
+        found: &mut Found,
+    ) -> Result<bool, CredentialError> {
+        let answer = helper::get(name, server, path.0.as_deref(), helper::TIMEOUT).await;
+        found.login = answer.map_err(|source| CredentialError::Helper {
+            path: self.name.clone(),
+            key: server.to_owned(),
+            source,
+        })?;
+        found.place = format!("docker-credential-{name}");
+        Ok(found.login.is_some())
+    }
+
+    /// The entry for the longest part of `domain/repository` that has one.
+    fn stored(&self, domain: &str, repository: &str) -> Result<Option<Login>, CredentialError> {
+        let whole = format!("{}/{repository}", canonical(domain));
+        let mut key = whole.as_str();
+        loop {
+            let is_host = !key.contains('/');
+            for (written, entry) in &self.auths {
+                let fits = match is_host {
+                    true => host_of_key(written) == key,
+                    // An address with a scheme names a host, whatever comes behind it.
+                    false => !written.contains("://") && namespace_of_key(written) == key,
+                };
+                if fits && let Some(login) = self.login(written, entry)? {
+                    return Ok(Some(login));
+                }
+            }
+            match key.rsplit_once('/') {
+                Some((shorter, _)) => key = shorter,
+                None => return Ok(None),
+            }
+        }
+    }
+
+    fn login(&self, key: &str, entry: &Entry) -> Result<Option<Login>, CredentialError> {
+        let some = |secret: &Option<Secret>| secret.clone().filter(|secret| !secret.0.is_empty());
+        if let Some(token) = some(&entry.identitytoken) {
+            return Ok(Some(Login::IdentityToken(token)));
+        }
+        if let Some(auth) = some(&entry.auth) {
+            let wrong = || CredentialError::Auth { path: self.name.clone(), key: super::error::neutral(key) };
+            let bytes = BASE64.decode(auth.reveal().trim()).map_err(|_| wrong())?;
+            let text = String::from_utf8(bytes).map_err(|_| wrong())?;
+            let (user, password) = text.split_once(':').ok_or_else(wrong)?;
+            let password = Secret(password.trim_end_matches('\0').to_owned());
+            return Ok(Some(Login::Password { user: user.to_owned(), password }));
+        }
+        match (&entry.username, some(&entry.password)) {
+            (Some(user), Some(password)) if !user.is_empty() => {
+                Ok(Some(Login::Password { user: user.clone(), password }))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// One name for the names of docker's registry; hosts in lower case.
+fn canonical(host: &str) -> String {
+    match host.to_ascii_lowercase() {
+        host if matches!(host.as_str(), "index.docker.io" | "registry-1.docker.io") => "docker.io".to_owned(),
+        host => host,
+    }
+}
+
+/// The host that a key means: docker writes `https://host/v1/` or `host`; a key with a path and no scheme means no host.
+fn host_of_key(key: &str) -> String {
+    match key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")) {
+        Some(address) => canonical(address.split('/').next().unwrap_or(address)),
+        None => canonical(key.trim_end_matches('/')),
+    }
+}
+
+fn namespace_of_key(key: &str) -> String {
+    let key = key.trim_end_matches('/');
+    match key.split_once('/') {
+        Some((host, path)) => format!("{}/{path}", canonical(host)),
+        None => canonical(key),
+    }
+}
+
+fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::tests::block_on;
+    use proptest::prelude::*;
+
+    fn file(json: &str) -> LoginFile {
+        LoginFile::parse(json.as_bytes(), Path::new("auth.json")).unwrap()
+    }
+
+    fn user(file: &LoginFile, domain: &str, repository: &str) -> Option<String> {
+        file.stored(domain, repository).unwrap().map(|login| match login {
+            Login::Password { user, .. } => user,
+            Login::IdentityToken(token) => format!("token {}", token.reveal()),
+        })
+    }
+
+    fn auth(user: &str) -> String {
+        format!(r#"{{"auth":"{}"}}"#, BASE64.encode(format!("{user}:pass:word")))
+    }
+
+    #[test]
+    fn the_longest_match_wins() {
+        let file = file(&format!(
+            r#"{{"auths":{{"r.example:5000":{},"r.example:5000/team":{},"r.example:5000/team/app":{},"r.example":{}}}}}"#,
+            auth("host"),
+            auth("team"),
+            auth("app"),
+            auth("other port")
+        ));
+        assert_eq!(user(&file, "r.example:5000", "team/app").unwrap(), "app");
+        assert_eq!(user(&file, "R.example:5000", "team/app2").unwrap(), "team");
+        assert_eq!(user(&file, "r.example:5000", "teams/app").unwrap(), "host");
+        assert_eq!(user(&file, "r.example", "team/app").unwrap(), "other port");
+        assert_eq!(user(&file, "r.example:5001", "team/app"), None);
+        let login = file.stored("r.example", "x").unwrap().unwrap();
+        assert_eq!(BASE64.decode(login.basic().unwrap().reveal()).unwrap(), b"other port:pass:word");
+    }
+
+    #[test]
+    fn old_keys_of_docker_are_hosts() {
+        let file = file(&format!(
+            r#"{{"auths":{{"https://index.docker.io/v1/":{},"https://r.example/v1/":{},"http://p.example:5000/v2/":{},"t.example":{{"identitytoken":"abc","auth":""}},"e.example":{{}}}}}}"#,
+            auth("docker"),
+            auth("legacy"),
+            auth("plain")
+        ));
+        assert_eq!(user(&file, "docker.io", "library/busybox").unwrap(), "docker");
+        assert_eq!(user(&file, "r.example", "a").unwrap(), "legacy");
+        assert_eq!(user(&file, "p.example:5000", "a").unwrap(), "plain");
+        assert_eq!(user(&file, "t.example", "a").unwrap(), "token abc");
+        assert_eq!(user(&file, "e.example", "a"), None);
+    }
+
+    #[test]
+    fn secrets_are_in_no_error_and_in_no_debug_output() {
+        let secret = "hunter2hunter2";
+        let full = BASE64.encode(format!("me:{secret}"));
+        let parsed = file(&format!(
+            r#"{{"auths":{{"r.example":{{"auth":"{full}"}},"k.example":{{"username":"me","password":"{secret}"}}}}}}"#
+        ));
+        let login = parsed.stored("k.example", "a").unwrap();
+        for text in
+            [format!("{parsed:?}"), format!("{login:?}"), format!("{:?}", Credentials::in_data(parsed))]
+        {
+            assert!(!text.contains(secret) && !text.contains(&full), "{text}");
+        }
+        for broken in [
+            format!(r#"{{"auths":{{"r.example":"{secret}"}}}}"#),
+            format!(r#"{{"auths":{{"r.example":{{"auth":["{secret}"]}}}}}}"#),
+            format!(r#"{{"auths": "{secret}""#),
+        ] {
+            let error = LoginFile::parse(broken.as_bytes(), Path::new("auth.json")).unwrap_err();
+            let text = format!("{error} {error:?}");
+            assert!(text.contains("auth.json") && !text.contains(secret), "{text}");
+        }
+        let no_base64 = file(&format!(r#"{{"auths":{{"r.example":{{"auth":"!{secret}"}}}}}}"#));
+        let error = no_base64.stored("r.example", "a").unwrap_err();
+        assert!(matches!(&error, CredentialError::Auth { key, .. } if key == "r.example"));
+        assert!(!format!("{error} {error:?}").contains(secret));
+    }
+
+    #[test]
+    fn files_are_asked_in_order_and_missing_ones_skipped() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let entry = |host: &str, user: &str| format!(r#"{{"auths":{{"{host}":{}}}}}"#, auth(user));
+        let runtime = write("run/containers/auth.json", &entry("a.example", "runtime"));
+        write("home/.config/containers/auth.json", "");
+        let docker = write("home/.docker/config.json", &entry("b.example", "docker"));
+        let environment = Environment {
+            xdg_runtime_dir: Some(dir.path().join("run")),
+            home: Some(dir.path().join("home")),
+            ..Environment::default()
+        };
+        let place = |environment: &Environment, host: &str| {
+            block_on(Credentials::of(environment.clone()).lookup(host, "x")).map(|found| found.place)
+        };
+        assert_eq!(place(&environment, "a.example").unwrap(), runtime.display().to_string());
+        assert_eq!(place(&environment, "b.example").unwrap(), docker.display().to_string());
+        let nothing = block_on(Credentials::of(environment.clone()).lookup("c.example", "x")).unwrap();
+        assert!(nothing.login.is_none() && nothing.looked.len() == 3, "{nothing:?}");
+        let named = Environment { registry_auth_file: Some(dir.path().join("none")), ..environment.clone() };
+        assert!(matches!(place(&named, "a.example"), Err(CredentialError::Read { .. })));
+        std::fs::write(&docker, "{").unwrap();
+        assert_eq!(place(&environment, "a.example").unwrap(), runtime.display().to_string());
+        let error = place(&environment, "b.example").unwrap_err();
+        assert!(error.to_string().contains("config.json") && error.hint().is_some(), "{error}");
+    }
+
+    #[test]
+    fn large_files_are_refused() {
+        let text = format!("{{}}{}", " ".repeat(1 << 20));
+        let error = LoginFile::parse(text.as_bytes(), Path::new("auth.json")).unwrap_err();
+        assert!(matches!(error, CredentialError::TooLarge { .. }));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), key in ".{0,20}", auth in ".{0,20}") {
+            drop(LoginFile::parse(&bytes, Path::new("x")));
+            let json = serde_json::json!({"auths": {key: {"auth": auth}}}).to_string();
+            let file = LoginFile::parse(json.as_bytes(), Path::new("x")).unwrap();
+            drop(file.stored("r.example", "a/b"));
+        }
+    }
+}

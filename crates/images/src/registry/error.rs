@@ -1,0 +1,465 @@
+//! What can go wrong with a registry, which of it is worth another attempt, and what a person can do about it.
+
+use super::config::RegistryConfigError;
+use super::connect::{Cause, ConnectProblem};
+use super::credentials::CredentialError;
+use crate::cancel::Stopped;
+use crate::digest::Digest;
+use magikvm_platform::text::acts;
+use reqwest::Url;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Characters of a stranger's text that an error shows.
+const SHOWN: usize = 300;
+
+/// Why a registry did not give what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// Somebody asked to give up, or the time was over.
+    #[error("gave up on the registry")]
+    Stopped(#[from] Stopped),
+    /// The thread of the connections did not start.
+    #[error("cannot start the thread for connections to registries")]
+    Thread {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// registries.toml.
+    #[error(transparent)]
+    Config(#[from] Box<RegistryConfigError>),
+    /// The registry's name makes no address.
+    #[error("{registry:?} is no host that can be asked for images")]
+    Address {
+        /// The name.
+        registry: String,
+    },
+    /// No TLS client.
+    #[error("cannot set up TLS for {registry}")]
+    Tls {
+        /// The registry.
+        registry: String,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// Files or programs with logins.
+    #[error("cannot look up the login for {registry}")]
+    Credentials {
+        /// The registry.
+        registry: String,
+        /// Why.
+        #[source]
+        source: Box<CredentialError>,
+    },
+    /// No connection.
+    #[error("cannot connect to {url}")]
+    Connect {
+        /// What was asked for.
+        url: String,
+        /// Its host and port.
+        server: String,
+        /// The registry on whose behalf.
+        registry: String,
+        /// What kind of failure it is.
+        problem: ConnectProblem,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// No byte came for a while.
+    #[error("{url}: no byte came for {} s", waited.as_secs_f32())]
+    Stalled {
+        /// What was asked for.
+        url: String,
+        /// For how long.
+        waited: Duration,
+    },
+    /// The connection ended in the middle.
+    #[error("{url}: the connection broke")]
+    Broken {
+        /// What was asked for.
+        url: String,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// There is no such image, blob or repository.
+    #[error("{url}: not found{}", says(message))]
+    NotFound {
+        /// What was asked for.
+        url: String,
+        /// What the registry says.
+        message: String,
+    },
+    /// Not without another login.
+    #[error("{url}: access denied (HTTP {status}){}", says(message))]
+    Denied {
+        /// What was asked for.
+        url: String,
+        /// 401 or 403.
+        status: u16,
+        /// What the server says.
+        message: String,
+        /// The registry whose login counts.
+        registry: String,
+        /// The login that was tried.
+        login: Presented,
+    },
+    /// Any other answer that is no success.
+    #[error("{url}: HTTP {status}{}", says(message))]
+    Status {
+        /// What was asked for.
+        url: String,
+        /// The code.
+        status: u16,
+        /// What the server says.
+        message: String,
+        /// When to come back.
+        retry_after: Option<Duration>,
+    },
+    /// A question over plain HTTP that was refused by something that does not answer as a registry does: mostly a server of HTTPS.
+    #[error("{url}: HTTP 400{}", says(message))]
+    PlainRefused {
+        /// What was asked for.
+        url: String,
+        /// What the server says.
+        message: String,
+    },
+    /// A login that magikvm does not know.
+    #[error("{url}: HTTP 401 without a challenge that magikvm knows (Bearer or Basic)")]
+    Challenge {
+        /// What was asked for.
+        url: String,
+    },
+    /// The token server is none that may see the login.
+    #[error("{registry} sends for its tokens to {realm}, {problem}")]
+    Realm {
+        /// The registry.
+        registry: String,
+        /// Where to.
+        realm: String,
+        /// Why that is refused.
+        problem: &'static str,
+    },
+    /// The token server's answer is no token.
+    #[error("{url}: the answer is no token: {problem}")]
+    Token {
+        /// The token server.
+        url: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// A redirect that is not followed.
+    #[error("{url}: redirected to {target:?}: {problem}")]
+    Redirect {
+        /// What was asked for.
+        url: String,
+        /// Where to.
+        target: String,
+        /// Why not.
+        problem: &'static str,
+    },
+    /// A document over its limit.
+    #[error("{url}: larger than {limit} bytes")]
+    TooLarge {
+        /// What was asked for.
+        url: String,
+        /// The limit.
+        limit: u64,
+    },
+    /// The length of the answer is not the blob's.
+    #[error("{url}: {promised} bytes where the manifest says {size}")]
+    WrongLength {
+        /// What was asked for.
+        url: String,
+        /// Of the answer.
+        promised: u64,
+        /// Of the manifest.
+        size: u64,
+    },
+    /// More bytes than there may be.
+    #[error("{url}: more bytes than the {size} that the manifest says")]
+    TooLong {
+        /// What was asked for.
+        url: String,
+        /// Of the manifest.
+        size: u64,
+    },
+    /// The answer ends before its end.
+    #[error("{url}: ended after {got} of {size} bytes")]
+    Short {
+        /// What was asked for.
+        url: String,
+        /// So many came.
+        got: u64,
+        /// Of the manifest.
+        size: u64,
+    },
+    /// Other bytes than asked for.
+    #[error("{url}: the bytes have the digest {found}, not {wanted}")]
+    WrongDigest {
+        /// What was asked for.
+        url: String,
+        /// Asked for.
+        wanted: Digest,
+        /// Of the bytes.
+        found: Digest,
+    },
+    /// The registry names another digest than its bytes have.
+    #[error("{url}: Docker-Content-Digest says {header:?}, but the bytes have the digest {found}")]
+    DigestHeader {
+        /// What was asked for.
+        url: String,
+        /// The header.
+        header: String,
+        /// Of the bytes.
+        found: Digest,
+    },
+    /// An answer that is no manifest.
+    #[error("{url}: neither an image manifest nor an index, but {content_type:?}")]
+    NotManifest {
+        /// What was asked for.
+        url: String,
+        /// As what it came.
+        content_type: String,
+    },
+    /// A compressed answer nobody asked for.
+    #[error("{url}: sent with Content-Encoding {encoding:?}, which was not asked for")]
+    Encoded {
+        /// What was asked for.
+        url: String,
+        /// The header.
+        encoding: String,
+    },
+    /// Another part of the blob than asked for.
+    #[error("{url}: asked for the bytes from {start}, got Content-Range {range:?}")]
+    Range {
+        /// What was asked for.
+        url: String,
+        /// Asked for.
+        start: u64,
+        /// The header.
+        range: String,
+    },
+    /// The list of referrers cannot be used.
+    #[error("{url}: the list of referrers is not usable: {problem}")]
+    Referrers {
+        /// What was asked for.
+        url: String,
+        /// Why.
+        problem: String,
+    },
+    /// The receiver of the bytes failed; nothing is wrong with the registry.
+    #[error("cannot take the bytes of {digest}")]
+    Sink {
+        /// The blob.
+        digest: Digest,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The mirrors failed, and the registry as well.
+    #[error("no mirror helped ({})", mirrors.join("; "))]
+    Everywhere {
+        /// A line for each mirror.
+        mirrors: Vec<String>,
+        /// The registry's own.
+        #[source]
+        source: Box<RegistryError>,
+    },
+}
+
+/// The login that a registry saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presented {
+    /// None, for there is none.
+    Nothing {
+        /// The files without one.
+        looked: Vec<PathBuf>,
+    },
+    /// One of this file or program.
+    From(String),
+}
+
+impl RegistryError {
+    /// Whether the same question may have another answer in a moment.
+    pub(super) fn is_transient(&self) -> bool {
+        match self {
+            Self::Connect { problem, .. } => !matches!(
+                problem,
+                ConnectProblem::UnknownAuthority
+                    | ConnectProblem::AuthorityAsServer
+                    | ConnectProblem::Certificate
+                    | ConnectProblem::NotTls
+            ),
+            Self::Stalled { .. } | Self::Broken { .. } | Self::Short { .. } => true,
+            Self::Status { status, .. } => matches!(status, 408 | 429 | 500..=599),
+            _ => false,
+        }
+    }
+
+    /// Whether there is no such host, or nothing that listens there.
+    pub(super) fn is_nobody(&self) -> bool {
+        matches!(self, Self::Connect { problem: ConnectProblem::Name | ConnectProblem::Refused, .. })
+    }
+
+    /// Whether the next pull may have better luck: what came so far is worth keeping.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Stopped(_) => true,
+            Self::Everywhere { source, .. } => source.may_pass(),
+            error => error.is_transient(),
+        }
+    }
+
+    /// Whether this endpoint will fail the next question as well.
+    pub(super) fn condemns_endpoint(&self) -> bool {
+        use RegistryError as E;
+        let login = matches!(self, E::Denied { .. } | E::Credentials { .. } | E::Challenge { .. });
+        let token = matches!(self, E::Realm { .. } | E::Token { .. });
+        self.is_transient() || login || token || matches!(self, E::Connect { .. } | E::Tls { .. })
+    }
+
+    /// Whether another endpoint could help.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self, Self::Stopped(_) | Self::Sink { .. } | Self::Thread { .. })
+    }
+
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// Whether the registry answered that what was asked for does not exist.
+    pub fn is_not_found(&self) -> bool {
+        match self {
+            Self::NotFound { .. } => true,
+            Self::Everywhere { source, .. } => source.is_not_found(),
+            _ => false,
+        }
+    }
+
+    /// What the user can do about it, when there is something.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Everywhere { source, .. } => source.hint(),
+            Self::Config(error) => error.hint(),
+            Self::Credentials { source, .. } => source.hint(),
+            Self::Denied { registry, login, .. } => Some(denied_hint(registry, login)),
+            Self::NotFound { .. } => Some(
+                "check the name and the tag; some registries also answer this when a login is missing"
+                    .to_owned(),
+            ),
+            Self::Status { status: 429, .. } => Some(
+                "the registry limits how much is pulled: wait a while, or log in (`podman login`), which often raises the limit"
+                    .to_owned(),
+            ),
+            Self::PlainRefused { .. } => Some(
+                "if it speaks https, remove `plain-http = true` from registries.toml, or --plain-http"
+                    .to_owned(),
+            ),
+            Self::Connect { problem, server, registry, .. } => problem.hint(server, registry),
+            Self::Tls { .. } => Some(
+                "install the system's certificate authorities (Debian: `apt install ca-certificates`)".to_owned(),
+            ),
+            Self::WrongDigest { .. } | Self::DigestHeader { .. } => Some(
+                "the registry, or something on the way to it, changes what it sends: do not trust it"
+                    .to_owned(),
+            ),
+            Self::NotManifest { .. } => {
+                Some("check that the address is a registry's, and not that of its web pages".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+fn denied_hint(registry: &str, login: &Presented) -> String {
+    match login {
+        Presented::Nothing { looked } if looked.is_empty() => {
+            format!(
+                "`podman login {registry}` or `docker login {registry}`; it may also be that there is no such image"
+            )
+        }
+        Presented::Nothing { looked } => {
+            let files: Vec<_> = looked.iter().map(|file| file.display().to_string()).collect();
+            format!(
+                "`podman login {registry}` or `docker login {registry}`: no login for it in {}; it may also be that there is no such image",
+                files.join(", ")
+            )
+        }
+        Presented::From(place) => format!(
+            "the login from {place} was not enough: log in anew (`podman login {registry}`), or check the name of the image"
+        ),
+    }
+}
+
+fn says(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!(": {message}") }
+}
+
+/// A stranger's text for an error: one line, no characters that act on a terminal, not too long.
+pub(super) fn neutral(text: &str) -> String {
+    let mut out = String::new();
+    for (count, character) in text.trim().chars().enumerate() {
+        if count == SHOWN {
+            out.push('…');
+            break;
+        }
+        // Most often the end of a line, which is meant for reading.
+        out.push(if acts(character) { ' ' } else { character });
+    }
+    out
+}
+
+/// An address for an error: queries carry signatures and tokens, so they are left out.
+pub(super) fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    neutral(url.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn signatures_stay_out_of_errors() {
+        let url = Url::parse("https://cdn.registry.example/a/b?X-Signature=secret#part").unwrap();
+        assert_eq!(shown(&url), "https://cdn.registry.example/a/b");
+    }
+
+    #[test]
+    fn hints_name_what_to_type() {
+        let denied = RegistryError::Denied {
+            url: "https://registry.example/v2/a/manifests/1".to_owned(),
+            status: 401,
+            message: String::new(),
+            registry: "registry.example".to_owned(),
+            login: Presented::Nothing { looked: vec!["/home/me/auth.json".into()] },
+        };
+        let everywhere = RegistryError::Everywhere { mirrors: vec![], source: Box::new(denied) };
+        let hint = everywhere.hint().unwrap();
+        assert!(
+            hint.contains("podman login registry.example") && hint.contains("/home/me/auth.json"),
+            "{hint}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn foreign_text_is_one_short_line_without_control(text in any::<String>()) {
+            let text = neutral(&text);
+            prop_assert!(text.chars().count() <= SHOWN + 1);
+            let acts = |c: char| c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c);
+            prop_assert!(!text.contains(acts), "{:?}", text);
+        }
+    }
+}

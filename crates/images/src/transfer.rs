@@ -1,0 +1,247 @@
+//! Brings an image's layers into the store, some at once, each verified while it streams in; what is there already is not brought
+//! again, and what another process is bringing is waited for. Knows not where the layers come from.
+
+use super::arrival::Arrival;
+use super::blobs::{Blobs, HeldBlob};
+use super::cancel::{Cancel, Stopped};
+use super::digest::{Digest, Hasher};
+use super::lock::BakeLock;
+use super::open::{Layer, Part};
+use super::progress::{LayerState, Progress};
+use super::registry::RegistryError;
+use magikvm_platform::atomic::{FileError, Staged};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Layers brought at the same time.
+const AT_ONCE: usize = 4;
+/// Bytes copied at once.
+const CHUNK: usize = 256 << 10;
+/// Bytes between two reports.
+const REPORT_EVERY: u64 = 256 << 10;
+
+/// Why a layer could not be brought.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    /// It cannot be read where it is.
+    #[error("it cannot be read")]
+    Read(#[source] io::Error),
+    /// A file of the store.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// What came is not what was announced.
+    #[error("what came has the digest {found}, not {expected}")]
+    Digest {
+        /// As announced.
+        expected: Digest,
+        /// As computed.
+        found: Digest,
+    },
+    /// More or fewer bytes than announced.
+    #[error("{found} bytes came, {expected} were announced")]
+    Size {
+        /// As announced.
+        expected: u64,
+        /// As counted.
+        found: u64,
+    },
+    /// The registry did not give it.
+    #[error(transparent)]
+    Registry(Box<RegistryError>),
+    /// Given up.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+/// A sink for a layer's bytes, in order, each once.
+pub(super) type Sink<'a> = dyn FnMut(&[u8]) -> io::Result<()> + Send + 'a;
+
+/// Where layers come from.
+pub(super) trait Fetch: Sync {
+    /// Gives the stored bytes of a layer (`number` counts from 0) to the sink, which fails when it cannot take more.
+    fn fetch(
+        &self,
+        number: usize,
+        layer: &Layer,
+        sink: &mut Sink<'_>,
+        report: &(dyn Fn(LayerState) + Sync),
+    ) -> Result<(), TransferError>;
+}
+
+/// Layers in files of this machine.
+impl Fetch for Vec<Part> {
+    fn fetch(
+        &self,
+        number: usize,
+        layer: &Layer,
+        sink: &mut Sink<'_>,
+        _report: &(dyn Fn(LayerState) + Sync),
+    ) -> Result<(), TransferError> {
+        let part = &self[number];
+        let mut buffer = vec![0; CHUNK];
+        let mut at = 0;
+        while at < layer.size {
+            let want = usize::try_from(layer.size - at).unwrap_or(CHUNK).min(CHUNK);
+            match part.file.read_at(&mut buffer[..want], part.offset + at).map_err(TransferError::Read)? {
+                0 => return Err(TransferError::Size { expected: layer.size, found: at }),
+                got => {
+                    sink(&buffer[..got]).map_err(TransferError::Read)?;
+                    at += got as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bringing the layers of one image.
+pub(super) struct Transfer<'a> {
+    pub(super) blobs: &'a Blobs,
+    pub(super) fetch: &'a dyn Fetch,
+    pub(super) layers: &'a [Layer],
+    pub(super) arrivals: &'a [Arc<Arrival>],
+    /// Given up with the image; giving this up ends the other layers when one has failed.
+    pub(super) cancel: &'a Cancel,
+    pub(super) progress: &'a (dyn Fn(Progress) + Sync),
+}
+
+/// A layer that could not be brought: its number from 0, and why.
+pub(super) type Failed = (usize, TransferError);
+
+impl Transfer<'_> {
+    /// Brings all of them. Call it in a thread of its own: readers of the arrivals need not wait for its end.
+    pub(super) fn run(&self) -> Result<Vec<HeldBlob>, Failed> {
+        let next = AtomicUsize::new(0);
+        let held = Mutex::new(Vec::new());
+        let failed: Mutex<Option<Failed>> = Mutex::new(None);
+        std::thread::scope(|scope| {
+            for _ in 0..AT_ONCE.min(self.layers.len()) {
+                scope.spawn(|| {
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        if number >= self.layers.len() {
+                            break;
+                        }
+                        match self.bring(number) {
+                            Ok(blob) => {
+                                held.lock().unwrap_or_else(PoisonError::into_inner).push((number, blob))
+                            }
+                            Err(error) => {
+                                let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                                // The first failure makes the others give up; theirs says nothing.
+                                if failed.is_none() {
+                                    *failed = Some((number, error));
+                                }
+                                drop(failed);
+                                self.cancel.cancel();
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        if let Some(failed) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(failed);
+        }
+        let mut held = held.into_inner().unwrap_or_else(PoisonError::into_inner);
+        held.sort_by_key(|(number, _)| *number);
+        Ok(held.into_iter().map(|(_, blob)| blob).collect())
+    }
+
+    fn bring(&self, number: usize) -> Result<HeldBlob, TransferError> {
+        let (layer, arriving) = (&self.layers[number], self.arrivals[number].writer());
+        let report = |state| (self.progress)(Progress::Layer { number, state });
+        self.cancel.check()?;
+        let Some(digest) = layer.digest else {
+            // Only its content tells what it is called.
+            return self.fetch(number, layer, arriving, &report);
+        };
+        if let Some(held) = self.there(&digest, layer)? {
+            report(LayerState::Here);
+            arriving.complete(Arc::clone(&held.file), held.size);
+            return Ok(held);
+        }
+        let _lock =
+            BakeLock::wait(self.blobs.lock_path(&digest), &mut || report(LayerState::Waiting), self.cancel)??;
+        // The one who had the lock may have brought it; an image may also have a layer twice.
+        if let Some(held) = self.there(&digest, layer)? {
+            report(LayerState::Here);
+            arriving.complete(Arc::clone(&held.file), held.size);
+            return Ok(held);
+        }
+        self.fetch(number, layer, arriving, &report)
+    }
+
+    fn there(&self, digest: &Digest, layer: &Layer) -> Result<Option<HeldBlob>, TransferError> {
+        let held = self.blobs.hold_verified(digest, &mut || self.cancel.check().is_ok())?;
+        self.cancel.check()?;
+        match held {
+            Some(held) if held.size != layer.size => {
+                Err(TransferError::Size { expected: layer.size, found: held.size })
+            }
+            held => Ok(held),
+        }
+    }
+
+    fn fetch(
+        &self,
+        number: usize,
+        layer: &Layer,
+        arriving: super::arrival::Arriving<'_>,
+        report: &(dyn Fn(LayerState) + Sync),
+    ) -> Result<HeldBlob, TransferError> {
+        let mut staged = Staged::new(&self.blobs.dir().join("layer"))?;
+        let path: PathBuf = staged.temporary_path().to_owned();
+        let mut file = staged.file().try_clone().map_err(FileError::at("open", &path))?;
+        arriving.begin(Arc::new(file.try_clone().map_err(FileError::at("open", &path))?));
+        let (mut hasher, mut done, mut reported) = (Hasher::default(), 0, 0);
+        let mut unwritten = None;
+        report(LayerState::Fetching { done_bytes: 0 });
+        let fetched = self.fetch.fetch(
+            number,
+            layer,
+            &mut |bytes| {
+                if let Err(stopped) = self.cancel.check() {
+                    return Err(io::Error::other(stopped));
+                }
+                if let Err(error) = file.write_all(bytes) {
+                    let kind = error.kind();
+                    unwritten = Some(error);
+                    return Err(kind.into());
+                }
+                hasher.update(bytes);
+                done += bytes.len() as u64;
+                arriving.advance(done);
+                if done >= reported + REPORT_EVERY {
+                    reported = done;
+                    report(LayerState::Fetching { done_bytes: done });
+                }
+                Ok(())
+            },
+            report,
+        );
+        // These say more than what whoever passed them on made of them.
+        if let Some(error) = unwritten {
+            return Err(FileError::at("write", &path)(error).into());
+        }
+        self.cancel.check()?;
+        fetched?;
+        if done != layer.size {
+            return Err(TransferError::Size { expected: layer.size, found: done });
+        }
+        let digest = hasher.finish();
+        if let Some(expected) = layer.digest
+            && expected != digest
+        {
+            return Err(TransferError::Digest { expected, found: digest });
+        }
+        report(LayerState::Saving);
+        let held = self.blobs.keep(staged, &digest)?;
+        arriving.complete(Arc::clone(&held.file), held.size);
+        report(LayerState::Done);
+        Ok(held)
+    }
+}

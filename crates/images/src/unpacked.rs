@@ -1,0 +1,211 @@
+//! Root file systems as directories, made once and kept beside the EROFS files, for those who cannot mount EROFS.
+//!
+//! On disk: `dirs/<key>-<owners>/rootfs`. The outer directory is private and its lock tells who uses it: shared by those who do, alone
+//! by the one who makes or removes it. One that is not complete is called `.tmp-…`.
+
+use super::cancel::Cancel;
+use super::directory::{DirectoryError, Owners, UnpackedSummary, clear_unpacked, unpack};
+use super::error::ImageError;
+use super::index::Index;
+use super::lock::{self, BakeLock};
+use super::store::{Image, ImageStore};
+use super::{Digest, Progress};
+use magikvm_platform::atomic::{FileError, open_if_there};
+use magikvm_platform::os;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+const STAGED: &str = ".tmp-";
+const ROOTFS: &str = "rootfs";
+
+/// A root file system's directory; it is not removed while this lives. Whoever writes into it spoils it for all others.
+#[derive(Debug)]
+pub struct RootfsDirectory {
+    /// The root.
+    pub path: PathBuf,
+    /// What could not be made; None when it was made before.
+    pub summary: Option<UnpackedSummary>,
+    /// Of the directory around it, shared.
+    _lock: File,
+}
+
+impl Owners {
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::AsInImage => "root",
+            Self::Mine => "mine",
+        }
+    }
+}
+
+impl ImageStore {
+    /// The directory form of an image's root file system; made at the first call.
+    pub fn directory(
+        &self,
+        image: &Image,
+        owners: Owners,
+        cancel: &Cancel,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<RootfsDirectory, ImageError> {
+        let path = self.directory_path(&image.rootfs.key, owners);
+        if let Some(there) = hold(&path)? {
+            return Ok(there);
+        }
+        let stopped = |source| ImageError::Stopped { source_name: image.id.to_string(), source };
+        let lock_path = self.dir("locks").join(format!("dir-{}.lock", image.rootfs.key.hex()));
+        let _lock =
+            BakeLock::wait(lock_path, &mut || progress(Progress::Waiting), cancel)?.map_err(stopped)?;
+        if let Some(there) = hold(&path)? {
+            return Ok(there);
+        }
+        let (staged, lock) = staged_in(&self.dir("dirs"))?;
+        let content = staged.path().join(ROOTFS);
+        fs::create_dir(&content).map_err(FileError::at("create directory", &content))?;
+        let made = unpack_into(image, &content, owners, cancel).and_then(|summary| {
+            // What is not on disk must not have a name there.
+            os::sync_file_system(&lock).map_err(FileError::at("sync", &content))?;
+            fs::rename(staged.path(), &path).map_err(FileError::at("rename", &path))?;
+            Ok(summary)
+        });
+        match made {
+            Ok(summary) => {
+                // It is not where it was made any more.
+                drop(staged.keep());
+                Ok(RootfsDirectory { path: path.join(ROOTFS), summary: Some(summary), _lock: lock })
+            }
+            Err(error) => {
+                clear(&content)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn directory_path(&self, key: &Digest, owners: Owners) -> PathBuf {
+        self.dir("dirs").join(format!("{}-{}", key.hex(), owners.suffix()))
+    }
+
+    /// Somebody uses a directory of this root file system.
+    pub(super) fn directory_in_use(&self, key: &Digest) -> Result<bool, ImageError> {
+        for owners in [Owners::AsInImage, Owners::Mine] {
+            if let Some(dir) = open_if_there(&self.directory_path(key, owners))?
+                && !lock_alone(&dir, key)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Removes the directories of a root file system that nobody uses.
+    pub(super) fn remove_directories(&self, key: &Digest) -> Result<(), ImageError> {
+        for owners in [Owners::AsInImage, Owners::Mine] {
+            remove_unused(&self.directory_path(key, owners))?;
+        }
+        Ok(())
+    }
+
+    /// Removes directories that are not complete or not known to the index, and that nobody uses. The index lock is held.
+    pub(super) fn sweep_directories(&self, index: &Index) -> Result<(), ImageError> {
+        let dir = self.dir("dirs");
+        for entry in fs::read_dir(&dir).map_err(FileError::at("list", &dir))? {
+            let entry = entry.map_err(FileError::at("list", &dir))?;
+            let name = entry.file_name();
+            let key =
+                name.to_str().and_then(|name| name.split_once('-')).map(|(key, _)| Digest::from_hex(key));
+            let known = matches!(key, Some(Ok(key)) if index.rootfs(&key).is_some());
+            if !known {
+                remove_unused(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A new directory that no sweep takes.
+fn staged_in(dir: &Path) -> Result<(TempDir, File), FileError> {
+    loop {
+        let staged = new_in(dir)?;
+        // Between its creation and the lock a sweep may have taken it for a leftover: then once more.
+        let Some(lock) = open_if_there(staged.path())? else { continue };
+        // Shared is enough: a sweep wants it alone.
+        lock.lock_shared().map_err(FileError::at("lock", staged.path()))?;
+        if lock::is_at(&lock, staged.path()) {
+            return Ok((staged, lock));
+        }
+    }
+}
+
+fn new_in(dir: &Path) -> Result<TempDir, FileError> {
+    let made = tempfile::Builder::new().prefix(STAGED).tempdir_in(dir);
+    made.map_err(FileError::at("create a directory in", dir))
+}
+
+fn unpack_into(
+    image: &Image,
+    content: &Path,
+    owners: Owners,
+    cancel: &Cancel,
+) -> Result<UnpackedSummary, ImageError> {
+    let path = &image.rootfs.path;
+    let file = File::open(path).map_err(FileError::at("open", path))?;
+    unpack(&file, content, owners, cancel).map_err(|error| match error {
+        DirectoryError::Stopped(source) => ImageError::Stopped { source_name: image.id.to_string(), source },
+        source => ImageError::Directory { path: content.to_owned(), source },
+    })
+}
+
+/// Holds a directory that is there.
+fn hold(path: &Path) -> Result<Option<RootfsDirectory>, ImageError> {
+    let Some(lock) = open_if_there(path)? else { return Ok(None) };
+    match lock.try_lock_shared() {
+        // Who removes it has renamed it first; another one may have come in its place.
+        Ok(()) if lock::is_at(&lock, path) => {
+            Ok(Some(RootfsDirectory { path: path.join(ROOTFS), summary: None, _lock: lock }))
+        }
+        Ok(()) | Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(FileError::at("lock", path)(error).into()),
+    }
+}
+
+fn lock_alone(dir: &File, key: &Digest) -> Result<bool, ImageError> {
+    match dir.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => {
+            Err(FileError::at("lock", Path::new(&key.to_string()))(error).into())
+        }
+    }
+}
+
+/// Removes a directory unless somebody uses it.
+fn remove_unused(path: &Path) -> Result<(), ImageError> {
+    let Some(lock) = open_if_there(path)? else { return Ok(()) };
+    // It may have got its name, and been given back, since it was opened.
+    if lock.try_lock().is_err() || !lock::is_at(&lock, path) {
+        return Ok(());
+    }
+    let is_staged =
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(STAGED.as_bytes()));
+    let doomed = if is_staged {
+        path.to_owned()
+    } else {
+        // In the place of a new one, so that it is not there any more for anybody who looks, under a name that nothing has:
+        // not what somebody who was killed did not remove to its end.
+        let new = new_in(path.parent().unwrap_or(path))?;
+        fs::rename(path, new.path()).map_err(FileError::at("rename", path))?;
+        new.keep()
+    };
+    clear(&doomed.join(ROOTFS))?;
+    fs::remove_dir_all(&doomed).map_err(FileError::at("remove", &doomed))?;
+    Ok(())
+}
+
+/// Empties what was unpacked; it may not be there.
+fn clear(content: &Path) -> Result<(), FileError> {
+    match clear_unpacked(content) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::at("remove", content)(error)),
+        _ => Ok(()),
+    }
+}

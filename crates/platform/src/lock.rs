@@ -1,0 +1,123 @@
+//! Locks that say who is alive. A lock belongs to an open file (OFD), so the kernel frees it when its process dies, however it dies.
+
+use crate::atomic::FileError;
+use crate::os;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+/// Whether somebody lives behind a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockState {
+    /// Nobody holds it, or there is no lock file.
+    Free,
+    /// A live process holds it.
+    Held,
+}
+
+/// A held lock; free again when dropped or when the process ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+fn whole_file() -> nix::libc::flock {
+    nix::libc::flock {
+        l_type: os::WRITE_LOCK,
+        // SEEK_SET
+        l_whence: 0,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}
+
+/// Opens a lock's file (0600), making it.
+pub fn open(path: &Path) -> Result<File, FileError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(FileError::at("open the lock", path))
+}
+
+/// Takes the lock at `path`, making its file; `None` when somebody else has it. Never waits.
+pub fn acquire(path: &Path) -> Result<Option<Lock>, FileError> {
+    loop {
+        let file = open(path)?;
+        match os::set_lock(&file, &whole_file()) {
+            Ok(()) => {}
+            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => return Ok(None),
+            Err(errno) => return Err(FileError::at("lock", path)(errno.into())),
+        }
+        // The file may have been removed between open and lock; then the lock guards nothing, and the new file counts.
+        let mine = file.metadata().map_err(FileError::at("look at", path))?;
+        match std::fs::metadata(path) {
+            Ok(there) if there.ino() == mine.ino() && there.dev() == mine.dev() => {
+                return Ok(Some(Lock { _file: file }));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(FileError::at("lock", path)(error));
+            }
+            Err(error) => return Err(FileError::at("look at", path)(error)),
+        }
+    }
+}
+
+/// Takes the lock at `path`, waiting for whoever has it. For moments, not for lives.
+pub fn wait(path: &Path) -> Result<Lock, FileError> {
+    let file = open(path)?;
+    loop {
+        match os::set_lock_waiting(&file, &whole_file()) {
+            Ok(()) => return Ok(Lock { _file: file }),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(FileError::at("lock", path)(errno.into())),
+        }
+    }
+}
+
+/// Whether somebody holds the lock at `path`. Does not take it, so that to ask never disturbs.
+pub fn state(path: &Path) -> Result<LockState, FileError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(LockState::Free),
+        Err(error) => return Err(FileError::at("open the lock", path)(error)),
+    };
+    let mut asked = whole_file();
+    os::get_lock(&file, &mut asked).map_err(|errno| FileError::at("query the lock", path)(errno.into()))?;
+    let free = asked.l_type == os::NO_LOCK;
+    Ok(if free { LockState::Free } else { LockState::Held })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_has_one_holder_and_asking_does_not_take_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        assert_eq!(state(&path).unwrap(), LockState::Free);
+        let held = acquire(&path).unwrap().expect("free");
+        assert!(acquire(&path).unwrap().is_none());
+        assert_eq!(state(&path).unwrap(), LockState::Held);
+        drop(held);
+        // A child that another test is just starting has a copy of every open file until its exec.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while state(&path).unwrap() == LockState::Held && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        assert_eq!(state(&path).unwrap(), LockState::Free);
+        assert!(acquire(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_lock_in_a_directory_that_is_gone_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(acquire(&dir.path().join("gone/lock")).is_err());
+    }
+}

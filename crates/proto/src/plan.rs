@@ -1,0 +1,293 @@
+//! The plan that the host bakes into `/pod/spec.json` and the guest carries out. All names are resolved, all defaults applied.
+
+use crate::id::{ContainerName, PodId};
+use crate::limits::{MAX_CONTAINERS_PER_POD, MAX_VOLUMES_PER_POD};
+use crate::volume::{MountPlan, VolumeError, VolumePlan};
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// What happens to a container that has ended (core/v1 `PodSpec.restartPolicy`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum RestartPolicy {
+    /// Start it again, whatever its exit code.
+    #[default]
+    Always,
+    /// Start it again unless it exited with 0.
+    OnFailure,
+    /// Leave it.
+    Never,
+}
+
+impl RestartPolicy {
+    /// Whether a container that ended with this exit code is to be started again.
+    pub fn restarts(self, exit_code: i32) -> bool {
+        match self {
+            Self::Always => true,
+            Self::OnFailure => exit_code != 0,
+            Self::Never => false,
+        }
+    }
+}
+
+/// Whether the containers of a pod see each other's processes (core/v1 `PodSpec.shareProcessNamespace`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProcessNamespace {
+    /// Each container is process 1 of its own PID namespace.
+    #[default]
+    PerContainer,
+    /// All containers share one PID namespace, whose process 1 belongs to vminit and reaps.
+    Pod,
+}
+
+/// How a container's standard output and error are connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stdio {
+    /// Two pipes.
+    #[default]
+    Pipes,
+    /// One terminal (core/v1 `Container.tty`).
+    Terminal,
+}
+
+/// What a container reads from its standard input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stdin {
+    /// End of file at once.
+    #[default]
+    Closed,
+    /// A pipe that stays open over many attaches (core/v1 `Container.stdin`).
+    Open,
+    /// A pipe that ends with the first attach that ends (core/v1 `Container.stdinOnce`).
+    Once,
+}
+
+/// Where a container's read-only root file system is. Its writable layer lies over it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rootfs {
+    /// In this partition of the composite disk (EROFS), 2 or more; mounted at [`crate::site::Site::image`].
+    Partition(u32),
+    /// In this directory, by its absolute path.
+    Path(PathBuf),
+}
+
+/// One container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContainerPlan {
+    /// Its name; its OCI configuration is at [`crate::site::Site::container_config`].
+    pub name: ContainerName,
+    /// Its read-only root file system.
+    pub rootfs: Rootfs,
+    /// Who it runs as, in the form of an OCI image's `User`: empty (root), `user`, `uid`, `user:group`, `uid:gid` and mixtures.
+    /// Names are looked up in the image's own `/etc/passwd` and `/etc/group` by the guest. Numbers need neither file.
+    pub user: String,
+    /// Standard output and error.
+    pub stdio: Stdio,
+    /// Standard input.
+    pub stdin: Stdin,
+    /// What it sees of the pod's volumes, in the order they are mounted.
+    pub mounts: Vec<MountPlan>,
+}
+
+/// Most addresses and gateways of a pod's interface.
+pub const MAX_ADDRESSES: usize = 8;
+/// Least MTU that IPv6 takes, and the largest one.
+pub const MTU: std::ops::RangeInclusive<u32> = 1280..=65_520;
+
+/// An Ethernet address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MacAddress(pub [u8; 6]);
+
+impl std::fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// An address of the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InterfaceAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Bits of its network.
+    pub prefix: u8,
+}
+
+/// Somebody in the pod's network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Neighbour {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its Ethernet address, where it is known beforehand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddress>,
+}
+
+/// The pod's one interface beside its loopback: all of it is said here, the guest asks nobody.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkPlan {
+    /// By which the guest finds it.
+    pub mac: MacAddress,
+    /// Bytes of a packet.
+    pub mtu: u32,
+    /// Its addresses.
+    pub addresses: Vec<InterfaceAddress>,
+    /// Ways to all other networks, at most one for IPv4 and one for IPv6.
+    pub gateways: Vec<Neighbour>,
+    /// Others in its network that it need not look for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub neighbours: Vec<Neighbour>,
+}
+
+impl NetworkPlan {
+    fn check(&self) -> Result<(), PlanError> {
+        let longest = |address: &IpAddr| if address.is_ipv4() { 32 } else { 128 };
+        let wrong = |what: &'static str| Err(PlanError::Network(what));
+        if !MTU.contains(&self.mtu) {
+            return wrong("its MTU is not 1280 to 65520");
+        }
+        if [self.addresses.len(), self.gateways.len(), self.neighbours.len()]
+            .iter()
+            .any(|&count| count > MAX_ADDRESSES)
+        {
+            return wrong("it has more than 8 addresses");
+        }
+        if self.addresses.iter().any(|one| one.prefix > longest(&one.address)) {
+            return wrong("a prefix is longer than its address");
+        }
+        let reachable = |gateway: &Neighbour| {
+            self.addresses.iter().any(|one| one.address.is_ipv4() == gateway.address.is_ipv4())
+        };
+        let four = self.gateways.iter().filter(|one| one.address.is_ipv4()).count();
+        if four > 1 || self.gateways.len() > four + 1 || !self.gateways.iter().all(reachable) {
+            return wrong(
+                "its gateways are more than one of a kind, or there is no address to reach them from",
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The whole pod, as the guest needs it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuestPlan {
+    /// [`crate::GENERATION`] of the host that wrote it.
+    pub generation: u32,
+    /// The pod's name.
+    pub pod: PodId,
+    /// The pod's unique id (UUID text).
+    pub uid: String,
+    /// The pod's host name (UTS).
+    pub hostname: String,
+    /// What happens to a container that has ended.
+    pub restart_policy: RestartPolicy,
+    /// Whose processes a container sees.
+    pub process_namespace: ProcessNamespace,
+    /// Grace period used when the guest itself has to stop the pod (signal to PID 1), in milliseconds.
+    pub grace_ms: u64,
+    /// 1 to 16 containers. None starts before all are created; a stop asks all of them at once.
+    pub containers: Vec<ContainerPlan>,
+    /// At most 64 volumes.
+    pub volumes: Vec<VolumePlan>,
+    /// Its network; without one it has only its loopback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkPlan>,
+}
+
+/// Why a plan is not to be carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Written by a host of another generation.
+    #[error("the plan is of generation {found}, this vminit speaks {expected}")]
+    Generation {
+        /// Found in the plan.
+        found: u32,
+        /// [`crate::GENERATION`].
+        expected: u32,
+    },
+    /// None or too many.
+    #[error("the plan has {0} containers, 1 to {MAX_CONTAINERS_PER_POD} are possible")]
+    ContainerCount(usize),
+    /// Two containers of one name.
+    #[error("the plan names container {0} twice")]
+    Duplicate(ContainerName),
+    /// A partition that can't hold an image.
+    #[error("container {container} names partition {partition}, images start at 2")]
+    Partition {
+        /// Which container.
+        container: ContainerName,
+        /// The number found.
+        partition: u32,
+    },
+    /// A directory that can't be a root file system.
+    #[error("container {container} has its root file system at {}, which is not an absolute path without `..`", path.display())]
+    RootfsPath {
+        /// Which container.
+        container: ContainerName,
+        /// The path found.
+        path: PathBuf,
+    },
+    /// Too many volumes.
+    #[error("the plan has {0} volumes, at most {MAX_VOLUMES_PER_POD} are possible")]
+    VolumeCount(usize),
+    /// A volume or a mount that can't be made.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// A network that can't be set up.
+    #[error("the plan's network can't be: {0}")]
+    Network(&'static str),
+}
+
+impl GuestPlan {
+    /// Checks what the types alone can't say. Both ends call it: the host before baking, the guest before acting.
+    pub fn check(&self) -> Result<(), PlanError> {
+        if self.generation != crate::GENERATION {
+            return Err(PlanError::Generation { found: self.generation, expected: crate::GENERATION });
+        }
+        if self.containers.is_empty() || self.containers.len() > MAX_CONTAINERS_PER_POD {
+            return Err(PlanError::ContainerCount(self.containers.len()));
+        }
+        for (index, container) in self.containers.iter().enumerate() {
+            if self.containers[..index].iter().any(|earlier| earlier.name == container.name) {
+                return Err(PlanError::Duplicate(container.name.clone()));
+            }
+            match &container.rootfs {
+                Rootfs::Partition(partition) if *partition < crate::path::FIRST_IMAGE_PARTITION => {
+                    return Err(PlanError::Partition {
+                        container: container.name.clone(),
+                        partition: *partition,
+                    });
+                }
+                Rootfs::Path(path) if !is_plain(path) => {
+                    let (container, path) = (container.name.clone(), path.clone());
+                    return Err(PlanError::RootfsPath { container, path });
+                }
+                Rootfs::Partition(_) | Rootfs::Path(_) => {}
+            }
+        }
+        if self.volumes.len() > MAX_VOLUMES_PER_POD {
+            return Err(PlanError::VolumeCount(self.volumes.len()));
+        }
+        let mounts = self.containers.iter().map(|container| (&container.name, &container.mounts[..]));
+        crate::volume::check(&self.volumes, mounts)?;
+        self.network.as_ref().map_or(Ok(()), NetworkPlan::check)
+    }
+}
+
+/// Whether a path is absolute and has no `..` in it.
+fn is_plain(path: &std::path::Path) -> bool {
+    use std::path::Component;
+    let fine = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+    path.is_absolute() && path.components().all(fine) && !path.as_os_str().as_encoded_bytes().contains(&0)
+}

@@ -1,0 +1,163 @@
+//! Where a pod's supervisor keeps what containers are made of. The host that writes a plan and the supervisor that carries it out use the same
+//! [`Site`], so no path is known to one of them only. Must not know: what is done with the paths.
+
+use crate::id::ContainerName;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// The plan, within the pod's own files.
+pub const SPEC_JSON: &str = "pod/spec.json";
+/// Directory of `hosts`, `hostname` and `resolv.conf`, within the pod's own files.
+pub const POD_ETC: &str = "pod/etc";
+
+/// The OCI runtime configuration of a container, within the pod's own files.
+pub fn container_config(name: &ContainerName) -> String {
+    format!("containers/{name}/config.json")
+}
+
+/// The files of volume N, within the pod's own files.
+pub fn volume_files(volume: u32) -> String {
+    format!("pod/volumes/{volume}")
+}
+
+/// Directories of one pod, as its supervisor sees them. All are absolute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Site {
+    /// Root of the pod's own files, which the host has written: [`SPEC_JSON`], [`POD_ETC`], [`volume_files`], [`container_config`].
+    pub files: PathBuf,
+    /// Writable state that lives as long as the pod: its `/etc` files, `/dev/shm`, mounted volumes, runtime state.
+    pub run: PathBuf,
+    /// Root file systems of partitions: `N` is partition N, read-only.
+    pub images: PathBuf,
+    /// One OCI bundle for each container: `NAME/config.json` and `NAME/rootfs`.
+    pub bundles: PathBuf,
+    /// An empty directory: the root of processes that need no file.
+    pub empty: PathBuf,
+    /// Control group of the pod, as an OCI `cgroupsPath`: the group of a container is `NAME` in it.
+    pub cgroup: String,
+}
+
+impl Site {
+    /// The one inside a VM, where PID 1 has made the root.
+    pub fn guest() -> Self {
+        Self {
+            files: crate::path::COMPOSITE_MOUNT.into(),
+            run: "/run".into(),
+            images: "/images".into(),
+            bundles: "/bundles".into(),
+            empty: "/empty".into(),
+            cgroup: "/pod".to_owned(),
+        }
+    }
+
+    /// One below a directory of its own.
+    pub fn beneath(dir: &Path, cgroup: impl Into<String>) -> Self {
+        Self {
+            files: dir.join("files"),
+            run: dir.join("run"),
+            images: dir.join("images"),
+            bundles: dir.join("bundles"),
+            empty: dir.join("empty"),
+            cgroup: cgroup.into(),
+        }
+    }
+
+    /// The plan.
+    pub fn spec_json(&self) -> PathBuf {
+        self.files.join(SPEC_JSON)
+    }
+
+    /// Directory of `hosts`, `hostname` and `resolv.conf` as the host has written them.
+    pub fn original_etc(&self) -> PathBuf {
+        self.files.join(POD_ETC)
+    }
+
+    /// The OCI runtime configuration of a container, as the host has written it.
+    pub fn container_config(&self, name: &ContainerName) -> PathBuf {
+        self.files.join(container_config(name))
+    }
+
+    /// The files of volume N, as the host has written them.
+    pub fn volume_files(&self, volume: u32) -> PathBuf {
+        self.files.join(volume_files(volume))
+    }
+
+    /// The pod's writable copy of [`Self::original_etc`]; containers see its files.
+    pub fn etc(&self) -> PathBuf {
+        self.run.join("pod/etc")
+    }
+
+    /// The tmpfs behind every container's `/dev/shm`.
+    pub fn shm(&self) -> PathBuf {
+        self.run.join("pod/shm")
+    }
+
+    /// Where volume N is mounted.
+    pub fn volume(&self, volume: u32) -> PathBuf {
+        self.run.join("volumes").join(volume.to_string())
+    }
+
+    /// Where the directory is mounted that the host shares.
+    pub fn shared(&self) -> PathBuf {
+        self.run.join("volumes/shared")
+    }
+
+    /// What a container sees of a volume, by the number of the mount.
+    pub fn mount(&self, container: &ContainerName, number: usize) -> PathBuf {
+        self.run.join("mounts").join(container.as_str()).join(number.to_string())
+    }
+
+    /// Where the container runtime keeps its state.
+    pub fn runtime_state(&self) -> PathBuf {
+        self.run.join("containers")
+    }
+
+    /// The socket over which a container hands its terminal over.
+    pub fn console_socket(&self, id: &str) -> PathBuf {
+        self.run.join(format!("console-{id}"))
+    }
+
+    /// Root file system of a partition.
+    pub fn image(&self, partition: u32) -> PathBuf {
+        self.images.join(partition.to_string())
+    }
+
+    /// The OCI bundle of a container.
+    pub fn bundle(&self, name: &ContainerName) -> PathBuf {
+        self.bundles.join(name.as_str())
+    }
+
+    /// The control group of a container, as an OCI `cgroupsPath`.
+    pub fn container_cgroup(&self, name: &ContainerName) -> String {
+        format!("{}/{name}", self.cgroup)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_site_beneath_a_directory_never_leaves_it() {
+        let site = Site::beneath(Path::new("/x/pod"), "/magikvm/shop");
+        let name: ContainerName = "web".parse().unwrap();
+        let all = [
+            site.spec_json(),
+            site.original_etc(),
+            site.container_config(&name),
+            site.volume_files(3),
+            site.etc(),
+            site.shm(),
+            site.volume(3),
+            site.shared(),
+            site.mount(&name, 2),
+            site.runtime_state(),
+            site.console_socket("web-0"),
+            site.image(2),
+            site.bundle(&name),
+        ];
+        assert!(all.iter().all(|path| path.starts_with("/x/pod")), "{all:?}");
+        assert_eq!(site.container_cgroup(&name), "/magikvm/shop/web");
+    }
+}

@@ -1,0 +1,238 @@
+//! How a container is: core/v1 `ContainerState` and what belongs to it. One set of types for the supervisor that decides the
+//! states, the wire's `status` and the host's records. Owns: the reasons, in the kubelet's words. Must not know: who decides.
+//!
+//! Times are milliseconds since 1970 by the clock of the side that says them: the guest's in its status, the host's in a
+//! pod's record.
+
+use crate::id::ContainerName;
+use crate::limits::MAX_MESSAGE_LEN;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::Duration;
+
+/// Exit code of a container that could not be created or started, as the kubelet reports it with `StartError`.
+pub const START_ERROR_CODE: i32 = 128;
+
+/// One container (core/v1 `ContainerStatus`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerStatus {
+    /// The container's name in the pod.
+    pub name: ContainerName,
+    /// How often it was started again.
+    pub restart_count: u32,
+    /// Its present state.
+    #[serde(flatten)]
+    pub state: ContainerState,
+    /// The run before the present one (core/v1 `lastState`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Terminated>,
+}
+
+impl ContainerStatus {
+    /// A container that is being created for the first time.
+    pub fn creating(name: ContainerName) -> Self {
+        Self { name, restart_count: 0, state: ContainerState::creating(), last: None }
+    }
+}
+
+/// What a container does now (core/v1 `ContainerState`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum ContainerState {
+    /// It does not run yet, or not again yet.
+    Waiting {
+        /// What it waits for.
+        reason: WaitingReason,
+        /// Details for people.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+    },
+    /// It runs.
+    Running {
+        /// When its program began.
+        started_ms: u64,
+    },
+    /// It has ended and is not started again.
+    Terminated(Terminated),
+}
+
+impl ContainerState {
+    /// Waiting for its creation.
+    pub fn creating() -> Self {
+        Self::Waiting { reason: WaitingReason::ContainerCreating, message: None }
+    }
+
+    /// Waiting to be started again `wait_ms` milliseconds after its end.
+    pub fn back_off(wait_ms: u64) -> Self {
+        let message = format!("starts again in {:.1} s", Duration::from_millis(wait_ms).as_secs_f64());
+        Self::Waiting { reason: WaitingReason::CrashLoopBackOff, message: Some(message) }
+    }
+
+    /// The run that has ended, if the container is not started again.
+    pub fn terminated(&self) -> Option<&Terminated> {
+        match self {
+            Self::Terminated(run) => Some(run),
+            Self::Waiting { .. } | Self::Running { .. } => None,
+        }
+    }
+}
+
+/// Why a container does not run yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WaitingReason {
+    /// It is being created.
+    ContainerCreating,
+    /// It has ended, and is started again after a while.
+    CrashLoopBackOff,
+}
+
+impl fmt::Display for WaitingReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ContainerCreating => "ContainerCreating",
+            Self::CrashLoopBackOff => "CrashLoopBackOff",
+        })
+    }
+}
+
+/// A run that has ended (core/v1 `ContainerStateTerminated`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terminated {
+    /// The exit code and the signal.
+    pub exit: ExitStatus,
+    /// Why it ended, in one word.
+    pub reason: TerminatedReason,
+    /// Details for people, at most [`MAX_MESSAGE_LEN`] bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// When its program began; absent when it never ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_ms: Option<u64>,
+    /// When it ended.
+    pub finished_ms: u64,
+}
+
+impl Terminated {
+    /// A program that ran and has ended; the exit status tells the reason.
+    pub fn ended(exit: ExitStatus, started_ms: Option<u64>, finished_ms: u64) -> Self {
+        let reason = match exit {
+            ExitStatus { oom_killed: true, .. } => TerminatedReason::OomKilled,
+            ExitStatus { code: 0, .. } => TerminatedReason::Completed,
+            _ => TerminatedReason::Error,
+        };
+        Self { exit, reason, message: None, started_ms, finished_ms }
+    }
+
+    /// A run whose program could not be started.
+    pub fn not_started(message: &str, finished_ms: u64) -> Self {
+        let exit = ExitStatus::exited(START_ERROR_CODE);
+        let message = Some(cut(message));
+        Self { exit, reason: TerminatedReason::StartError, message, started_ms: None, finished_ms }
+    }
+
+    /// A run whose end nobody saw.
+    pub fn unknown(message: &str, started_ms: Option<u64>, finished_ms: u64) -> Self {
+        let exit = ExitStatus::signaled(9);
+        let message = Some(cut(message));
+        Self { exit, reason: TerminatedReason::ContainerStatusUnknown, message, started_ms, finished_ms }
+    }
+}
+
+fn cut(message: &str) -> String {
+    message[..message.floor_char_boundary(MAX_MESSAGE_LEN)].to_owned()
+}
+
+/// Why a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TerminatedReason {
+    /// It exited with 0.
+    Completed,
+    /// It exited with another code, or a signal ended it.
+    Error,
+    /// The kernel killed a process of it because its memory was used up.
+    #[serde(rename = "OOMKilled")]
+    OomKilled,
+    /// It could not be created or started.
+    StartError,
+    /// The sandbox ended before the container's end was seen.
+    ContainerStatusUnknown,
+}
+
+impl fmt::Display for TerminatedReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Completed => "Completed",
+            Self::Error => "Error",
+            Self::OomKilled => "OOMKilled",
+            Self::StartError => "StartError",
+            Self::ContainerStatusUnknown => "ContainerStatusUnknown",
+        })
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ExitStatus {
+    /// Exit code; 128 + signal when a signal ended it.
+    pub code: i32,
+    /// The signal that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// The kernel killed a process of its cgroup for want of memory.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub oom_killed: bool,
+    /// It was killed because its time was over.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub timed_out: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+impl ExitStatus {
+    /// The status of a process that ended by itself.
+    pub fn exited(code: i32) -> Self {
+        Self { code, ..Self::default() }
+    }
+
+    /// The status of a process that a signal ended.
+    pub fn signaled(signal: i32) -> Self {
+        Self { code: 128 + signal, signal: Some(signal), ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_written_and_shown_in_the_same_words() {
+        use TerminatedReason::{Completed, ContainerStatusUnknown, Error, OomKilled, StartError};
+        for reason in [Completed, Error, OomKilled, StartError, ContainerStatusUnknown] {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.to_string());
+        }
+        for reason in [WaitingReason::ContainerCreating, WaitingReason::CrashLoopBackOff] {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.to_string());
+        }
+    }
+
+    #[test]
+    fn an_exit_status_tells_the_reason() {
+        let reason = |exit| Terminated::ended(exit, Some(1), 2).reason;
+        assert_eq!(reason(ExitStatus::exited(0)), TerminatedReason::Completed);
+        assert_eq!(reason(ExitStatus::exited(1)), TerminatedReason::Error);
+        assert_eq!(reason(ExitStatus::signaled(9)), TerminatedReason::Error);
+        let oom = ExitStatus { oom_killed: true, ..ExitStatus::signaled(9) };
+        assert_eq!(reason(oom), TerminatedReason::OomKilled);
+    }
+
+    #[test]
+    fn a_long_message_is_cut_between_two_characters() {
+        let run = Terminated::not_started(&"é".repeat(MAX_MESSAGE_LEN), 1);
+        assert_eq!(run.message.unwrap().len(), MAX_MESSAGE_LEN);
+        let run = Terminated::unknown(&format!("x{}", "é".repeat(MAX_MESSAGE_LEN)), None, 1);
+        assert_eq!(run.message.unwrap().len(), MAX_MESSAGE_LEN - 1);
+    }
+}

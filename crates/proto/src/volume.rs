@@ -1,0 +1,285 @@
+//! Volumes in the guest's plan: where their content is, and where containers see it.
+
+use crate::id::ContainerName;
+use crate::limits::{MAX_MOUNT_PATHS_LEN, MAX_MOUNTS_PER_CONTAINER, MAX_VOLUME_PATH_LEN};
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+
+/// Whether what is seen of a volume can be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Access {
+    /// It can only be read.
+    ReadOnly,
+    /// It can be changed.
+    #[default]
+    ReadWrite,
+}
+
+/// A volume that the guest has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumePlan {
+    /// Where its content is.
+    pub source: VolumeSource,
+    /// Group that it belongs to, whose members may write (core/v1 `PodSecurityContext.fsGroup`).
+    pub group: Option<u32>,
+}
+
+/// Where a volume's content is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum VolumeSource {
+    /// In the guest's memory.
+    Memory {
+        /// Most bytes it may hold; none: half of the guest's memory.
+        size_bytes: Option<u64>,
+    },
+    /// A directory of a file system on the scratch disk.
+    Disk {
+        /// Which partition.
+        partition: u32,
+    },
+    /// Files in the pod's own file system ([`crate::site::volume_files`]).
+    Files,
+    /// Things of the host; each mount says which.
+    Shared,
+}
+
+/// What a container sees of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MountPlan {
+    /// Index of the volume.
+    pub volume: u32,
+    /// Which part of it.
+    pub part: Part,
+    /// Where the container sees it: an absolute path without `..`.
+    pub destination: String,
+    /// Whether it can be changed.
+    pub access: Access,
+}
+
+/// A part of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// What is at this relative path without `..`; a missing one becomes a directory.
+    Path(String),
+    /// Entry of the directory that the host shares.
+    Shared(u32),
+}
+
+/// Why a volume can't be made or seen.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VolumeError {
+    /// More mounts than a container may have.
+    #[error("container {container} has {count} mounts, at most {MAX_MOUNTS_PER_CONTAINER} are possible")]
+    MountCount {
+        /// Which container.
+        container: ContainerName,
+        /// How many.
+        count: usize,
+    },
+    /// Longer paths than a container may have together.
+    #[error(
+        "the paths of the mounts of container {container} have {len} bytes, at most {MAX_MOUNT_PATHS_LEN} are possible"
+    )]
+    PathsLen {
+        /// Which container.
+        container: ContainerName,
+        /// How many bytes.
+        len: usize,
+    },
+    /// A mount of a volume that there is not.
+    #[error("container {container} mounts volume {volume}, which there is not")]
+    Missing {
+        /// Which container.
+        container: ContainerName,
+        /// The number found.
+        volume: u32,
+    },
+    /// A part of another kind of volume.
+    #[error("container {container} mounts a part of volume {volume} that it can't have")]
+    Part {
+        /// Which container.
+        container: ContainerName,
+        /// The volume's number.
+        volume: u32,
+    },
+    /// A destination or a path that may lead anywhere.
+    #[error("container {container}: a mount's path {path}")]
+    Path {
+        /// Which container.
+        container: ContainerName,
+        /// What is wrong with it.
+        path: PathError,
+    },
+    /// Two mounts at one place.
+    #[error("container {container} has two mounts at one place")]
+    Twice {
+        /// Which container.
+        container: ContainerName,
+    },
+}
+
+/// Why a path is none that a mount may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// Nothing.
+    #[error("must not be empty")]
+    Empty,
+    /// Too long for the kernel.
+    #[error("is longer than {MAX_VOLUME_PATH_LEN} bytes")]
+    TooLong,
+    /// A NUL byte.
+    #[error("contains a NUL byte")]
+    Nul,
+    /// `..`.
+    #[error("must not contain '..'")]
+    Back,
+    /// Not absolute.
+    #[error("must be an absolute path")]
+    Relative,
+    /// Not relative.
+    #[error("must be a relative path")]
+    Absolute,
+    /// The root, or what the kernel shows there.
+    #[error("can't be mounted over: it is the root, or beneath /proc or /sys")]
+    Reserved,
+}
+
+fn plain(path: &str) -> Result<(), PathError> {
+    if path.is_empty() {
+        return Err(PathError::Empty);
+    }
+    if path.len() > MAX_VOLUME_PATH_LEN {
+        return Err(PathError::TooLong);
+    }
+    if path.contains('\0') {
+        return Err(PathError::Nul);
+    }
+    if path.split('/').any(|name| name == "..") { Err(PathError::Back) } else { Ok(()) }
+}
+
+/// Checks a path beneath a volume: relative, and never back.
+pub fn check_sub_path(path: &str) -> Result<(), PathError> {
+    plain(path)?;
+    if path.starts_with('/') { Err(PathError::Absolute) } else { Ok(()) }
+}
+
+/// Checks where a volume may be mounted: absolute, never back, and not over the root, `/proc` or `/sys`.
+pub fn check_destination(path: &str) -> Result<(), PathError> {
+    plain(path)?;
+    if !path.starts_with('/') {
+        return Err(PathError::Relative);
+    }
+    match names(path).next() {
+        None | Some("proc" | "sys") => Err(PathError::Reserved),
+        Some(_) => Ok(()),
+    }
+}
+
+/// The names that a path is made of.
+pub fn names(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|name| !name.is_empty() && *name != ".")
+}
+
+/// Checks volumes and the mounts of each container.
+pub(crate) fn check<'a>(
+    volumes: &[VolumePlan],
+    containers: impl Iterator<Item = (&'a ContainerName, &'a [MountPlan])>,
+) -> Result<(), VolumeError> {
+    for (container, mounts) in containers {
+        if mounts.len() > MAX_MOUNTS_PER_CONTAINER {
+            return Err(VolumeError::MountCount { container: container.clone(), count: mounts.len() });
+        }
+        let part = |mount: &MountPlan| if let Part::Path(path) = &mount.part { path.len() } else { 0 };
+        let len = mounts.iter().map(|mount| mount.destination.len() + part(mount)).sum();
+        if len > MAX_MOUNT_PATHS_LEN {
+            return Err(VolumeError::PathsLen { container: container.clone(), len });
+        }
+        let mut seen = HashSet::new();
+        for mount in mounts {
+            check_mount(volumes, mount, container)?;
+            if !seen.insert(names(&mount.destination).collect::<Vec<_>>()) {
+                return Err(VolumeError::Twice { container: container.clone() });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_mount(volumes: &[VolumePlan], mount: &MountPlan, name: &ContainerName) -> Result<(), VolumeError> {
+    let container = || name.clone();
+    let volume = usize::try_from(mount.volume).ok().and_then(|index| volumes.get(index));
+    let Some(volume) = volume else {
+        return Err(VolumeError::Missing { container: container(), volume: mount.volume });
+    };
+    let failed = |path| VolumeError::Path { container: container(), path };
+    check_destination(&mount.destination).map_err(failed)?;
+    match (&volume.source, &mount.part) {
+        (VolumeSource::Shared, Part::Shared(_)) => Ok(()),
+        (VolumeSource::Shared, _) | (_, Part::Shared(_)) => {
+            Err(VolumeError::Part { container: container(), volume: mount.volume })
+        }
+        (_, Part::Whole) => Ok(()),
+        (_, Part::Path(path)) => check_sub_path(path).map_err(failed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(volume: u32, part: Part, destination: &str) -> MountPlan {
+        MountPlan { volume, part, destination: destination.to_owned(), access: Access::ReadOnly }
+    }
+
+    fn checked(mounts: &[MountPlan]) -> Result<(), VolumeError> {
+        let source = [VolumeSource::Files, VolumeSource::Shared];
+        let volumes = source.map(|source| VolumePlan { source, group: None });
+        check(&volumes, [(&"a".parse().unwrap(), mounts)].into_iter())
+    }
+
+    #[test]
+    fn a_mount_is_of_a_volume_that_is_there_at_a_place_of_its_own() {
+        let path = |path: &str| Part::Path(path.to_owned());
+        let fine =
+            [mount(0, Part::Whole, "/a"), mount(0, path("b/c"), "/a/b"), mount(1, Part::Shared(3), "/c")];
+        assert_eq!(checked(&fine), Ok(()));
+        let bad = |one: MountPlan| checked(&[one]).unwrap_err();
+        assert!(matches!(bad(mount(2, Part::Whole, "/a")), VolumeError::Missing { volume: 2, .. }));
+        assert!(matches!(bad(mount(1, Part::Whole, "/a")), VolumeError::Part { .. }));
+        assert!(matches!(bad(mount(0, Part::Shared(0), "/a")), VolumeError::Part { .. }));
+        let twice = [mount(0, Part::Whole, "/a//b/"), mount(0, Part::Whole, "/a/./b")];
+        assert!(matches!(checked(&twice), Err(VolumeError::Twice { .. })));
+        let many: Vec<_> =
+            (0..=MAX_MOUNTS_PER_CONTAINER).map(|n| mount(0, Part::Whole, &format!("/{n}"))).collect();
+        assert!(matches!(checked(&many), Err(VolumeError::MountCount { .. })));
+    }
+
+    #[test]
+    fn paths_lead_nowhere_else() {
+        let long = format!("/{}", "x".repeat(MAX_VOLUME_PATH_LEN));
+        let destinations = [
+            ("", PathError::Empty),
+            (&long, PathError::TooLong),
+            ("/a\0", PathError::Nul),
+            ("/a/../b", PathError::Back),
+            ("a", PathError::Relative),
+            ("//.", PathError::Reserved),
+            ("/proc", PathError::Reserved),
+            ("/./sys/fs", PathError::Reserved),
+        ];
+        for (path, error) in destinations {
+            assert_eq!(check_destination(path), Err(error), "{path}");
+        }
+        assert_eq!(check_destination("/etc/..x"), Ok(()));
+        assert_eq!(check_sub_path("/a"), Err(PathError::Absolute));
+        assert_eq!(check_sub_path("a/.."), Err(PathError::Back));
+        assert_eq!(check_sub_path("a/b"), Ok(()));
+    }
+}

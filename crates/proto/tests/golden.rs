@@ -1,0 +1,221 @@
+//! Golden file of the wire: one line per message form. A change here is a change of the contract; raise `GENERATION` with it.
+//! `MAGIKVM_BLESS=1 cargo test -p magikvm-proto --test golden` writes the file anew.
+
+use magikvm_proto::forward::ForwardRequest;
+use magikvm_proto::id::{ContainerName, PodId};
+use magikvm_proto::plan::{
+    ContainerPlan, GuestPlan, InterfaceAddress, MacAddress, Neighbour, NetworkPlan, ProcessNamespace,
+    RestartPolicy, Rootfs, Stdin, Stdio,
+};
+use magikvm_proto::state::{ContainerState, Terminated};
+use magikvm_proto::stream::{Link, STDERR, Side, Traffic};
+use magikvm_proto::volume::{Access, MountPlan, Part, VolumePlan, VolumeSource};
+use magikvm_proto::wire::*;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+use std::path::Path;
+
+fn web() -> ContainerName {
+    "web".parse().expect("a name")
+}
+
+/// Adds one golden line and proves that it reads back as what it was.
+fn line<T: Serialize + DeserializeOwned + PartialEq + Debug>(lines: &mut Vec<String>, message: &T) {
+    let text = serde_json::to_string(message).expect("serializes");
+    assert_eq!(&serde_json::from_str::<T>(&text).expect("parses"), message, "{text}");
+    lines.push(text);
+}
+
+/// Frames of each kind, as hexadecimal digits.
+fn frames() -> Vec<String> {
+    fn sent(link: &mut Link) -> String {
+        let bytes = link.outbox().to_vec();
+        link.sent(bytes.len());
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+    let (mut host, mut guest) =
+        (Link::new(Side::Host, Traffic::PROCESS), Link::new(Side::Guest, Traffic::PROCESS));
+    let mut frames = Vec::new();
+    guest.send(STDERR, b"ab");
+    frames.push(sent(&mut guest));
+    guest.send_message(b"{}");
+    frames.push(sent(&mut guest));
+    guest.end();
+    frames.push(sent(&mut guest));
+    host.send_urgent(b"{}");
+    frames.push(sent(&mut host));
+    host.receive(&[[0, 0, 0x3f, 0xfc].as_slice(), &[7; 16380]].concat().repeat(2)).expect("data");
+    host.delivered(2 * 16380);
+    frames.push(sent(&mut host));
+    host.abort();
+    frames.push(sent(&mut host));
+    frames
+}
+
+#[test]
+fn the_wire_is_as_it_was() {
+    let mut l = Vec::new();
+    line(&mut l, &Request::Hello { generation: 3 });
+    line(&mut l, &Request::Ping);
+    line(&mut l, &Request::Status);
+    line(&mut l, &Request::Signal { container: None, signal: 15 });
+    line(&mut l, &Request::Signal { container: Some(web()), signal: 9 });
+    line(
+        &mut l,
+        &Request::Exec(ExecRequest {
+            container: web(),
+            args: vec!["sh".into(), "-c".into(), "id".into()],
+            env: vec!["A=b".into()],
+            cwd: Some("/tmp".into()),
+            terminal: Some(WindowSize { rows: 24, cols: 80 }),
+            stdin: true,
+            timeout_ms: Some(300_000),
+        }),
+    );
+    line(
+        &mut l,
+        &Request::Exec(ExecRequest {
+            container: web(),
+            args: vec!["true".into()],
+            env: vec![],
+            cwd: None,
+            terminal: None,
+            stdin: false,
+            timeout_ms: None,
+        }),
+    );
+    line(&mut l, &Request::Logs);
+    line(&mut l, &Request::Attach { container: web(), stdin: true });
+    line(&mut l, &Request::Stats);
+    line(&mut l, &Request::Events { since: 7 });
+    line(&mut l, &Request::Clock { realtime_ns: 1_767_225_600_123_456_789 });
+    line(&mut l, &Request::Shutdown { grace_ms: 30_000 });
+    line(&mut l, &ForwardRequest::Forward { port: 8080 });
+    line(&mut l, &Reply::Ok(Done {}));
+    line(&mut l, &Reply::<Done>::Error(Refusal::new(RefusalCode::NotFound, "no container \"db\"")));
+    let pod: PodId = "prod/shop".parse().expect("a pod id");
+    let capabilities = vec!["ping".to_owned()];
+    line(
+        &mut l,
+        &Reply::Ok(Hello { generation: 3, version: "0.1.0".into(), pod: Some(pod.clone()), capabilities }),
+    );
+    line(&mut l, &Reply::Ok(ClockSet { offset_ms: -30_012 }));
+    line(&mut l, &Reply::Ok(ExecStarted { pid: 42 }));
+    line(&mut l, &Reply::Ok(Attached { terminal: true }));
+    line(
+        &mut l,
+        &Reply::Ok(Status {
+            containers: vec![
+                ContainerStatus {
+                    name: web(),
+                    restart_count: 2,
+                    state: ContainerState::Running { started_ms: 1_767_225_600_123 },
+                    last: Some(Terminated::ended(ExitStatus::signaled(11), Some(7), 8)),
+                },
+                ContainerStatus {
+                    name: web(),
+                    restart_count: 0,
+                    state: ContainerState::Terminated(Terminated::ended(
+                        ExitStatus { oom_killed: true, ..ExitStatus::signaled(9) },
+                        Some(1),
+                        2,
+                    )),
+                    last: None,
+                },
+                ContainerStatus {
+                    name: web(),
+                    restart_count: 1,
+                    state: ContainerState::back_off(10_000),
+                    last: Some(Terminated::not_started("no such file", 3)),
+                },
+                ContainerStatus::creating(web()),
+            ],
+            last_event: 9,
+        }),
+    );
+    line(
+        &mut l,
+        &Reply::Ok(Stats {
+            containers: vec![ContainerStats {
+                name: web(),
+                cpu_usec: 1,
+                memory_bytes: 2,
+                memory_peak_bytes: 3,
+                memory_limit_bytes: Some(4),
+                pids: 5,
+            }],
+            guest: GuestStats {
+                uptime_ms: 1,
+                memory_total_bytes: 2,
+                memory_available_bytes: 3,
+                init_pss_bytes: 4,
+            },
+        }),
+    );
+    for kind in [
+        EventKind::ContainerCreated { container: web() },
+        EventKind::ContainerStarted { container: web(), pid: 42, restart_count: 0 },
+        EventKind::ContainerExited {
+            container: web(),
+            exit: ExitStatus::exited(3),
+            restart_in_ms: Some(10_000),
+        },
+        EventKind::ContainerExited { container: web(), exit: ExitStatus::exited(0), restart_in_ms: None },
+        EventKind::ContainerFailed { container: web(), message: "no such file".into(), restart_in_ms: None },
+        EventKind::PodStarted,
+        EventKind::PodFailed { message: "no plan".into() },
+        EventKind::ShuttingDown,
+        EventKind::PodEnded,
+    ] {
+        line(&mut l, &Event { seq: 1, kind });
+    }
+    line(&mut l, &StreamMessage::Exit(ExitStatus { timed_out: true, ..ExitStatus::signaled(9) }));
+    line(&mut l, &StreamMessage::Dropped { channel: 1, bytes: 12 });
+    line(&mut l, &UrgentMessage::Resize(WindowSize { rows: 50, cols: 132 }));
+    line(&mut l, &UrgentMessage::Signal { signal: 2 });
+    line(&mut l, &frames());
+    let plan = GuestPlan {
+        generation: 3,
+        pod,
+        uid: "6f1f5d0e-7c5e-4a55-8a37-1f2f3f4f5f6f".into(),
+        hostname: "shop".into(),
+        restart_policy: RestartPolicy::OnFailure,
+        process_namespace: ProcessNamespace::PerContainer,
+        grace_ms: 30_000,
+        containers: vec![ContainerPlan {
+            name: web(),
+            rootfs: Rootfs::Partition(2),
+            user: "1000:1000".into(),
+            stdio: Stdio::Pipes,
+            stdin: Stdin::Closed,
+            mounts: vec![MountPlan {
+                volume: 0,
+                part: Part::Path("logs".into()),
+                destination: "/var/log".into(),
+                access: Access::ReadWrite,
+            }],
+        }],
+        volumes: vec![VolumePlan { source: VolumeSource::Disk { partition: 1 }, group: Some(2000) }],
+        network: Some(NetworkPlan {
+            mac: MacAddress([2, 0, 0, 0, 0, 15]),
+            mtu: 65_520,
+            addresses: vec![InterfaceAddress { address: [10, 0, 2, 15].into(), prefix: 24 }],
+            gateways: vec![Neighbour {
+                address: [10, 0, 2, 2].into(),
+                mac: Some(MacAddress([2, 0, 0, 0, 0, 2])),
+            }],
+            neighbours: Vec::new(),
+        }),
+    };
+    assert_eq!(plan.check(), Ok(()));
+    line(&mut l, &plan);
+
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/wire.jsonl");
+    let found = l.join("\n") + "\n";
+    if std::env::var_os("MAGIKVM_BLESS").is_some() {
+        std::fs::write(&file, &found).expect("write the golden file");
+    }
+    let golden = std::fs::read_to_string(&file).expect("read the golden file");
+    assert_eq!(found, golden, "the wire has changed");
+}

@@ -1,0 +1,76 @@
+//! The host's way into the pod: requests on a socket. Owns: who may connect and how many. Must not know: how
+//! containers are made.
+
+mod attach;
+mod connection;
+mod exec;
+mod follow;
+mod input;
+mod requests;
+mod stream;
+
+use crate::interface::Door;
+use crate::pod::Pod;
+use crate::sync::{lock, thread};
+use connection::Connection;
+use magikvm_proto::limits::MAX_AGENT_CONNECTIONS;
+use magikvm_proto::wire::{Done, Refusal, RefusalCode, Reply};
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// After a failed accept, so that a lasting failure does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Counts one served connection as long as it lives.
+struct Seat(Arc<Mutex<usize>>);
+
+impl Seat {
+    fn take(seats: &Arc<Mutex<usize>>) -> Option<Self> {
+        let mut taken = lock(seats);
+        if *taken == MAX_AGENT_CONNECTIONS {
+            return None;
+        }
+        *taken += 1;
+        Some(Self(Arc::clone(seats)))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        *lock(&self.0) -= 1;
+    }
+}
+
+/// Starts to serve.
+pub(crate) fn start(pod: Arc<Pod>) -> io::Result<()> {
+    let seats = Arc::new(Mutex::new(0));
+    thread("agent", move || {
+        loop {
+            match pod.home.accept(Door::Agent) {
+                Ok(None) => {}
+                Ok(Some(socket)) => admit(&pod, &seats, Connection::new(socket)),
+                Err(error) => {
+                    pod.home.note(&format!("agent: {error}"));
+                    std::thread::sleep(ACCEPT_PAUSE);
+                }
+            }
+        }
+    })
+}
+
+fn admit(pod: &Arc<Pod>, seats: &Arc<Mutex<usize>>, mut connection: Connection) {
+    let Some(seat) = Seat::take(seats) else {
+        let message = format!("the agent serves {MAX_AGENT_CONNECTIONS} connections already");
+        connection.try_send(&Reply::<Done>::Error(Refusal::new(RefusalCode::Busy, message)));
+        return;
+    };
+    let (pod, home) = (Arc::clone(pod), Arc::clone(&pod.home));
+    let served = thread("connection", move || {
+        requests::serve(&pod, connection);
+        drop(seat);
+    });
+    if let Err(error) = served {
+        home.note(&format!("agent: no thread: {error}"));
+    }
+}

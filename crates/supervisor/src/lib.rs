@@ -1,0 +1,28 @@
+//! The supervising process of a pod, whatever isolates it: a VM, namespaces or a WebAssembly sandbox.
+//!
+//! It creates containers, restarts them, keeps what they print, serves the host's requests (exec, attach, logs, events, forwarded ports,
+//! stats) and ends the pod. Everything that a Pod means is written here once. What makes a container, and what surrounds the supervisor, are
+//! two traits: [`Containers`] and [`Home`]. [`run`] is the whole life.
+//!
+//! Owns: the pod's state machine, its output, events and connections. Must not know: how containers are isolated, where the supervisor runs,
+//! which socket family its connections have.
+
+mod agent;
+mod create;
+mod events;
+mod forward;
+mod interface;
+mod machine;
+mod message;
+mod output;
+mod pod;
+mod reactor;
+pub mod sync;
+pub mod sys;
+pub mod text;
+
+pub use interface::{
+    Broken, Containers, CreateOrder, Created, Door, Ended, ExecOrder, Failure, FailureKind, Gone, Home,
+    Process, Subject,
+};
+pub use reactor::{block_signals, run};

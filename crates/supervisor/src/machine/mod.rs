@@ -1,0 +1,78 @@
+//! What to do next with the pod's containers. Pure: `(state, input, now) -> (state, effects)`. Two machines, one in the other:
+//! [`container`] is the life of one container (creation, start, restarts with the kubelet's backoff, its deadlines); [`pod`]
+//! holds all of them and decides the order: the all-or-nothing start, the stop, and that the pod is over. Must not know:
+//! processes, threads, clocks.
+//!
+//! `now` is in milliseconds on any steady clock; every time that the machines keep is on that clock.
+//!
+//! The happy path of a pod with two containers, `restartPolicy: Never`:
+//! 1. [`Input::Boot`]: the pod enters its first stage and answers [`Effect::Create`] for both containers.
+//! 2. [`News::Created`] of one is told to the host (`ContainerCreated`); nothing starts yet. With that of the other, all of the
+//!    stage are created, and both get [`Effect::Start`].
+//! 3. [`News::Started`] of both: `ContainerStarted` twice. It was the last stage, so `PodStarted` follows; from now on ends are
+//!    told, and followed by restarts where the policy says so.
+//! 4. [`News::Ended`], then [`News::Drained`] of each: all that it printed has been read, so its end is told
+//!    (`ContainerExited`).
+//! 5. With the second end every container is over for good: `PodEnded`, and [`Effect::Finish`].
+
+pub(crate) mod container;
+pub(crate) mod pod;
+
+use magikvm_proto::wire::{EventKind, ExitStatus};
+pub(crate) use pod::Machine;
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// Begin.
+    Boot,
+    /// Something happened to a container.
+    Container {
+        /// The container's index in the plan.
+        index: usize,
+        /// The number of the run that it happened to.
+        run: u32,
+        news: News,
+    },
+    /// The pod is to stop. Again, it can shorten the grace period only.
+    Stop {
+        /// From TERM to KILL, in milliseconds.
+        grace_ms: u64,
+    },
+    /// The deadline of [`Machine::deadline`] has passed.
+    Tick,
+}
+
+/// What happened to a run of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum News {
+    /// It exists and waits for its start.
+    Created { pid: i32 },
+    /// Its program runs.
+    Started,
+    /// It could not be created or started.
+    Failed { message: String },
+    /// Its PID 1 was reaped and the rest of it killed.
+    Ended(ExitStatus),
+    /// All that it printed is in the log buffer.
+    Drained,
+}
+
+/// Something to do. `index` is the container's index in the plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Create a container for its run number `run`.
+    Create { index: usize, run: u32 },
+    /// Let a created container's program start.
+    Start { index: usize },
+    /// Send TERM to its PID 1.
+    Terminate { index: usize },
+    /// Kill all of it, and give it up if it is not created yet.
+    Kill { index: usize },
+    /// Tell the host.
+    Emit(EventKind),
+    /// A run has ended and its output was read.
+    Ended { index: usize, exit: ExitStatus },
+    /// Nothing is left to do: end the sandbox as soon as the host has heard so.
+    Finish,
+}

@@ -1,0 +1,42 @@
+//! What containers print. [`pump`] reads every pipe and terminal; [`buffer`] holds it for the one `logs` reader,
+//! losing nothing; [`attach`] hands copies to attached callers, losing what they are too slow for. Must not know:
+//! connections, the supervisor's states.
+
+pub(crate) mod attach;
+pub(crate) mod buffer;
+pub(crate) mod pump;
+
+use magikvm_proto::stream;
+
+/// Which output of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Channel {
+    /// Standard output, or everything on a terminal.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl Channel {
+    /// Its channel on the stream of exec or attach.
+    pub(crate) fn number(self) -> u16 {
+        match self {
+            Self::Stdout => stream::STDOUT,
+            Self::Stderr => stream::STDERR,
+        }
+    }
+}
+
+/// Consecutive bytes of one output of one container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    /// The container's place in the plan.
+    pub(crate) container: usize,
+    /// Which output.
+    pub(crate) channel: Channel,
+    /// The bytes, at most [`MAX_CHUNK`].
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// Longest chunk: one frame on the wire.
+pub(crate) const MAX_CHUNK: usize = stream::MAX_DATA;

@@ -1,0 +1,149 @@
+//! The pod as the supervisor's threads share it: the plan, every container's live process, its output and state. Owns: no
+//! decision (the reactor makes them), no connection.
+
+use crate::events::EventLog;
+use crate::interface::{Containers, Home, Process};
+use crate::message::Message;
+use crate::output::attach::Hub;
+use crate::output::buffer::LogBuffer;
+use crate::sync::lock;
+use magikvm_proto::id::ContainerName;
+use magikvm_proto::plan::{ContainerPlan, GuestPlan};
+use magikvm_proto::state::ContainerStatus;
+use magikvm_proto::wire::{Refusal, RefusalCode};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
+
+/// Everything threads share.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    /// What the host wants; absent when it could not be read.
+    pub(crate) plan: Option<GuestPlan>,
+    /// Its containers, in the plan's order.
+    pub(crate) members: Vec<Member>,
+    /// What happened.
+    pub(crate) events: EventLog,
+    /// What was printed.
+    pub(crate) logs: Arc<LogBuffer>,
+    /// Who makes containers.
+    pub(crate) containers: Arc<dyn Containers>,
+    /// Where all of this runs.
+    pub(crate) home: Arc<dyn Home>,
+    next_exec: AtomicU64,
+    status: Mutex<Vec<ContainerStatus>>,
+    supervisor: Mutex<Sender<Message>>,
+}
+
+/// One container.
+#[derive(Debug)]
+pub(crate) struct Member {
+    /// Its plan.
+    pub(crate) plan: ContainerPlan,
+    /// Who is attached to it.
+    pub(crate) hub: Arc<Hub>,
+    live: Mutex<Option<Arc<Live>>>,
+}
+
+/// A container's process 1 from its creation to its end.
+#[derive(Debug)]
+pub(crate) struct Live {
+    /// Of which run.
+    pub(crate) run: u32,
+    /// For signals.
+    pub(crate) process: Arc<dyn Process>,
+    /// The master of its terminal.
+    pub(crate) terminal: Option<Arc<OwnedFd>>,
+    /// Where its input goes, non-blocking; nothing once closed or if it never had any.
+    pub(crate) stdin: Mutex<Option<Arc<OwnedFd>>>,
+}
+
+impl Member {
+    /// A container that does not run.
+    pub(crate) fn new(plan: ContainerPlan) -> Self {
+        Self { plan, hub: Arc::default(), live: Mutex::default() }
+    }
+
+    /// Its process.
+    pub(crate) fn live(&self) -> Option<Arc<Live>> {
+        lock(&self.live).clone()
+    }
+
+    /// Its process from now on.
+    pub(crate) fn set_live(&self, live: Live) {
+        *lock(&self.live) = Some(Arc::new(live));
+    }
+
+    /// This run's process has ended.
+    pub(crate) fn ended(&self, run: u32) {
+        let mut live = lock(&self.live);
+        if live.as_ref().is_some_and(|live| live.run == run) {
+            *live = None;
+        }
+    }
+
+    /// Sends a signal to its process 1; whether there was one.
+    pub(crate) fn signal(&self, signal: i32) -> bool {
+        self.live().is_some_and(|live| live.process.signal(signal).is_ok())
+    }
+}
+
+impl Pod {
+    /// A pod that nothing of runs yet.
+    pub(crate) fn new(
+        plan: Option<GuestPlan>,
+        logs: Arc<LogBuffer>,
+        containers: Arc<dyn Containers>,
+        home: Arc<dyn Home>,
+        supervisor: Sender<Message>,
+    ) -> Self {
+        let members = plan.iter().flat_map(|plan| plan.containers.iter().cloned()).map(Member::new).collect();
+        Self {
+            plan,
+            members,
+            events: EventLog::default(),
+            logs,
+            containers,
+            home,
+            next_exec: AtomicU64::new(1),
+            status: Mutex::default(),
+            supervisor: Mutex::new(supervisor),
+        }
+    }
+
+    /// A container by name.
+    pub(crate) fn member(&self, name: &ContainerName) -> Result<&Member, Refusal> {
+        let missing =
+            || Refusal::new(RefusalCode::NotFound, format!("the pod has no container {:?}", name.as_str()));
+        self.members.iter().find(|member| &member.plan.name == name).ok_or_else(missing)
+    }
+
+    /// A container's process; refused when there is none.
+    pub(crate) fn running(&self, name: &ContainerName) -> Result<(&Member, Arc<Live>), Refusal> {
+        let member = self.member(name)?;
+        let stopped =
+            || Refusal::new(RefusalCode::Conflict, format!("container {:?} is not running", name.as_str()));
+        Ok((member, member.live().ok_or_else(stopped)?))
+    }
+
+    /// A number that no other exec of this pod has.
+    pub(crate) fn exec_id(&self) -> u64 {
+        self.next_exec.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// What the supervisor said last.
+    pub(crate) fn status(&self) -> Vec<ContainerStatus> {
+        lock(&self.status).clone()
+    }
+
+    /// What the supervisor says.
+    pub(crate) fn set_status(&self, status: Vec<ContainerStatus>) {
+        *lock(&self.status) = status;
+    }
+
+    /// Tells the supervisor something. It lives as long as this process.
+    pub(crate) fn tell(&self, message: Message) {
+        lock(&self.supervisor).send(message).ok();
+    }
+}

@@ -1,0 +1,229 @@
+//! Carries out what [`machine`](crate::machine) decides. Owns: the main thread. It alone turns decisions into processes; everything that
+//! may block for long happens on a thread of its own.
+
+use crate::interface::{Containers, Home, Subject};
+use crate::machine::{Effect, Input, Machine, News};
+use crate::message::Message;
+use crate::output::attach::Hub;
+use crate::output::buffer::LogBuffer;
+use crate::output::pump::Pump;
+use crate::pod::Pod;
+use crate::{agent, create, forward, sync};
+use magikvm_proto::budget::{GUEST_HEARD_WAIT_MS, GUEST_LOG_DRAIN_MS};
+use magikvm_proto::plan::{ContainerPlan, GuestPlan};
+use magikvm_proto::wire::{EventKind, ExitStatus};
+use nix::sys::signal::{SigSet, Signal};
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant, SystemTime};
+
+/// How long the rest of a container may take to die after its process 1, once killed.
+const REST_WAIT: Duration = Duration::from_millis(500);
+/// How long readers of events may take for the last of them.
+const EVENTS_WAIT: Duration = Duration::from_millis(200);
+
+struct Supervisor {
+    pod: Arc<Pod>,
+    machine: Machine,
+    started: Instant,
+    inbox: Receiver<Message>,
+    tell: Sender<Message>,
+    pump: Arc<Pump>,
+    /// The threads that wait to start a created container; dropping one cancels it.
+    pending: Vec<Option<Sender<create::Go>>>,
+}
+
+/// Signals that mean "end". Blocks them in the calling thread and all that it starts from now on, so that only the thread that waits for
+/// them gets them. To be called before the first thread.
+pub fn block_signals() -> io::Result<()> {
+    Ok(ends().thread_block()?)
+}
+
+fn ends() -> SigSet {
+    [Signal::SIGTERM, Signal::SIGINT].into_iter().collect()
+}
+
+/// Runs a pod to its end, or reports why there is none (the error text instead of a plan), and ends the surroundings. Returns only when not
+/// even a thread can be started. [`block_signals`] must have been called.
+pub fn run(
+    plan: Result<GuestPlan, String>,
+    containers: Arc<dyn Containers>,
+    home: Arc<dyn Home>,
+) -> io::Result<()> {
+    let (tell, inbox) = channel();
+    forward_signals(ends(), tell.clone())?;
+    let died = tell.clone();
+    containers.begin(Box::new(move |why| drop(died.send(Message::HelperDied(why)))))?;
+    let (plan, failure) = match plan {
+        Ok(plan) => (Some(plan), None),
+        Err(failure) => (None, Some(failure)),
+    };
+    let logs = Arc::new(LogBuffer::new()?);
+    let pod = Arc::new(Pod::new(plan, Arc::clone(&logs), containers, Arc::clone(&home), tell.clone()));
+    let hubs: Vec<Arc<Hub>> = pod.members.iter().map(|member| Arc::clone(&member.hub)).collect();
+    let drained = tell.clone();
+    let noting = Arc::clone(&home);
+    let pump = Pump::start(
+        logs,
+        hubs,
+        move |text| noting.note(text),
+        move |index, run| {
+            drained.send(Message::Input(Input::Container { index, run, news: News::Drained })).ok();
+        },
+    )?;
+    let machine = pod.plan.as_ref().map_or_else(Machine::without_plan, Machine::new);
+    let pending = pod.members.iter().map(|_| None).collect();
+    let mut supervisor =
+        Supervisor { pod: Arc::clone(&pod), machine, started: Instant::now(), inbox, tell, pump, pending };
+    supervisor.boot(failure);
+    agent::start(pod)?;
+    forward::start(home)?;
+    supervisor.work()
+}
+
+fn forward_signals(ends: SigSet, tell: Sender<Message>) -> io::Result<()> {
+    sync::thread("signals", move || {
+        while ends.wait().is_ok() {
+            tell.send(Message::Signalled).ok();
+        }
+    })
+}
+
+impl Supervisor {
+    fn boot(&mut self, failure: Option<String>) {
+        match failure {
+            None => self.step(Input::Boot),
+            Some(message) => {
+                self.pod.home.note(&format!("no pod: {message}"));
+                self.pod.events.add(EventKind::PodFailed { message });
+            }
+        }
+    }
+
+    fn work(&mut self) -> ! {
+        loop {
+            let message = match self.machine.deadline() {
+                None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(at) => self.inbox.recv_timeout(Duration::from_millis(at.saturating_sub(self.now()))),
+            };
+            match message {
+                Ok(Message::Input(input)) => self.step(input),
+                Ok(Message::Reaped { index, run, exit }) => self.reaped(index, run, exit),
+                Ok(Message::Signalled) => self.stop("signal"),
+                Ok(Message::HelperDied(why)) => self.stop(why),
+                Err(RecvTimeoutError::Timeout) => self.step(Input::Tick),
+                // This thread holds a sender itself, so this does not happen.
+                Err(RecvTimeoutError::Disconnected) => self.finish(),
+            }
+        }
+    }
+
+    /// Milliseconds since the supervisor began.
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn stop(&mut self, why: &str) {
+        self.pod.home.note(&format!("stopping: {why}"));
+        let grace_ms = self.pod.plan.as_ref().map_or(0, |plan| plan.grace_ms);
+        self.step(Input::Stop { grace_ms });
+    }
+
+    fn step(&mut self, input: Input) {
+        let now = self.now();
+        let effects = self.machine.step(input, now);
+        // Whoever hears of an event and asks for the state gets one that is no older.
+        self.pod.set_status(self.machine.status(epoch_ms(now)));
+        for effect in effects {
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Create { index, run } => self.create(index, run),
+            Effect::Start { index } => {
+                if let Some(go) = self.pending.get_mut(index).and_then(Option::take) {
+                    go.send(create::Go).ok();
+                }
+            }
+            Effect::Terminate { index } => {
+                self.pod.members[index].signal(libc::SIGTERM);
+            }
+            Effect::Kill { index } => {
+                self.pending[index] = None;
+                self.pod.containers.kill(Subject::Container(self.name(index)));
+            }
+            Effect::Emit(kind) => {
+                self.note(&kind);
+                self.pod.events.add(kind);
+            }
+            Effect::Ended { index, exit } => self.pod.members[index].hub.finish(exit),
+            Effect::Finish => self.finish(),
+        }
+    }
+
+    /// Notes the few events that a host needs which never gets to the agent.
+    fn note(&self, kind: &EventKind) {
+        if let EventKind::ContainerFailed { container, message, .. } = kind {
+            self.pod.home.note(&format!("container {container}: {message}"));
+        }
+    }
+
+    fn name(&self, index: usize) -> &magikvm_proto::id::ContainerName {
+        &self.plan(index).name
+    }
+
+    fn plan(&self, index: usize) -> &ContainerPlan {
+        &self.pod.members[index].plan
+    }
+
+    fn create(&mut self, index: usize, run: u32) {
+        let (go, wait) = channel();
+        self.pending[index] = Some(go);
+        let task = create::Creation {
+            pod: Arc::clone(&self.pod),
+            pump: Arc::clone(&self.pump),
+            tell: self.tell.clone(),
+            index,
+            run,
+        };
+        if let Err(error) = sync::thread("create", move || task.carry_out(&wait)) {
+            let news = News::Failed { message: format!("no thread: {error}") };
+            self.tell.send(Message::Input(Input::Container { index, run, news })).ok();
+        }
+    }
+
+    /// A container counts as ended when nothing of it runs any more.
+    fn reaped(&mut self, index: usize, run: u32, mut exit: ExitStatus) {
+        self.pod.members[index].ended(run);
+        // A run that failed to start may be reaped when the next one is being made in the same cgroup.
+        if self.machine.run(index) != Some(run) {
+            return;
+        }
+        let subject = Subject::Container(self.name(index));
+        self.pod.containers.kill(subject);
+        let gone = self.pod.containers.await_gone(subject, Instant::now() + REST_WAIT);
+        if !gone.completely {
+            self.pod.home.note(&format!("container {}: a process does not die", self.name(index)));
+        }
+        exit.oom_killed = gone.oom_killed;
+        self.step(Input::Container { index, run, news: News::Ended(exit) });
+    }
+
+    /// Hands over what is left and ends the surroundings.
+    fn finish(&mut self) -> ! {
+        self.pod.events.wait_heard(Instant::now() + Duration::from_millis(GUEST_HEARD_WAIT_MS));
+        self.pod.logs.close();
+        self.pod.logs.wait_finished(Instant::now() + Duration::from_millis(GUEST_LOG_DRAIN_MS));
+        self.pod.events.close(Instant::now() + EVENTS_WAIT);
+        self.pod.home.end();
+    }
+}
+
+/// The time since 1970, in milliseconds, at which the supervisor's clock showed 0, as long as nobody sets the clock.
+fn epoch_ms(now: u64) -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_sub(now)
+}

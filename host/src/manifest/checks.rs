@@ -1,0 +1,65 @@
+//! What every part of the build shares: the Pod as written, and how a problem of it is reported.
+
+use super::k8s::Written;
+use super::objects::Objects;
+use super::problem::{Report, quote};
+use std::str::FromStr;
+
+/// A manifest while it becomes a plan. Other files of this module add what they read of it.
+pub(super) struct Build<'a> {
+    pub(super) written: &'a Written,
+    pub(super) objects: &'a Objects,
+    pub(super) report: &'a mut Report,
+}
+
+impl Build<'_> {
+    pub(super) fn problem(&mut self, path: &str, message: impl Into<String>, hint: impl Into<String>) {
+        self.report.add(&self.written.place(path), message, hint);
+    }
+
+    pub(super) fn check(&mut self, path: &str, result: Result<(), String>) {
+        if let Err(message) = result {
+            self.problem(path, message, "");
+        }
+    }
+
+    /// A field that must be there. One that is there but was refused already is not missing.
+    pub(super) fn required<'v>(&mut self, path: &str, value: Option<&'v str>) -> Option<&'v str> {
+        if value.is_none() && !self.written.has(path) {
+            self.problem(path, "is missing", "");
+        }
+        value
+    }
+
+    pub(super) fn parsed<T: FromStr<Err: ToString>>(&mut self, path: &str, text: &str) -> Option<T> {
+        match text.parse() {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.problem(path, format!("{} {}", quote(text), error.to_string()), "");
+                None
+            }
+        }
+    }
+
+    pub(super) fn one_of<T: Copy>(
+        &mut self,
+        path: &str,
+        text: Option<&str>,
+        default: T,
+        table: &[(&str, T)],
+    ) -> T {
+        let Some(text) = text else { return default };
+        if let Some(&(_, value)) = table.iter().find(|(name, _)| *name == text) {
+            return value;
+        }
+        let known: Vec<&str> = table.iter().map(|(name, _)| *name).collect();
+        self.problem(path, format!("{} is not one of {}", quote(text), known.join(", ")), "");
+        default
+    }
+
+    pub(super) fn count(&mut self, path: &str, found: usize, max: usize) {
+        if found > max {
+            self.problem(path, format!("has {found} entries, at most {max} are allowed"), "");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! A row of the table of fields.
+
+/// What kind of value a field has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// A string.
+    Text,
+    /// `true` or `false`.
+    Bool,
+    /// A whole number.
+    Int,
+    /// A Kubernetes quantity: a string or number like `500m`, `2`, `1.5Gi`.
+    Quantity,
+    /// A list of strings.
+    Texts,
+    /// A list of whole numbers.
+    Ints,
+    /// A file's permissions: octal with a leading zero, or a whole number.
+    Mode,
+    /// A mapping of strings to strings.
+    TextMap,
+    /// A mapping whose fields are in the table, under this path and a dot.
+    Object,
+    /// A list of mappings whose fields are in the table, under this path, `[]` and a dot.
+    Objects,
+    /// Not looked into.
+    Any,
+}
+
+impl Shape {
+    /// As a word for a person.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Text => "string",
+            Self::Bool => "true or false",
+            Self::Int => "whole number",
+            Self::Quantity => "quantity",
+            Self::Texts => "list of strings",
+            Self::Ints => "list of whole numbers",
+            Self::Mode => "file mode",
+            Self::TextMap => "mapping of strings",
+            Self::Object => "mapping",
+            Self::Objects => "list of mappings",
+            Self::Any => "anything",
+        }
+    }
+}
+
+/// What happens to a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It does what Kubernetes says it does.
+    Supported,
+    /// Only these values are accepted, because they are what happens anyway.
+    Only {
+        /// Accepted values.
+        values: &'static [&'static str],
+        /// Why no other.
+        why: &'static str,
+    },
+    /// A manifest with it is refused.
+    Refused {
+        /// Why.
+        why: &'static str,
+    },
+    /// It may be there and changes nothing.
+    Ignored {
+        /// Why that is safe.
+        why: &'static str,
+    },
+}
+
+/// One field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Field {
+    /// Like `spec.containers[].image`: `[]` stands for every element of a list.
+    pub path: &'static str,
+    /// What kind of value it has.
+    pub shape: Shape,
+    /// What happens to it.
+    pub status: Status,
+    /// What it is for, with default and limits; for supported fields.
+    pub about: &'static str,
+}
+
+pub(super) const fn yes(path: &'static str, shape: Shape, about: &'static str) -> Field {
+    Field { path, shape, status: Status::Supported, about }
+}
+
+pub(super) const fn no(path: &'static str, why: &'static str) -> Field {
+    Field { path, shape: Shape::Any, status: Status::Refused { why }, about: "" }
+}
+
+pub(super) const fn only(
+    path: &'static str,
+    shape: Shape,
+    values: &'static [&'static str],
+    why: &'static str,
+) -> Field {
+    Field { path, shape, status: Status::Only { values, why }, about: "" }
+}
+
+pub(super) const fn skip(path: &'static str, why: &'static str) -> Field {
+    Field { path, shape: Shape::Any, status: Status::Ignored { why }, about: "" }
+}

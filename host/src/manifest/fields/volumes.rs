@@ -1,0 +1,103 @@
+//! The rows of volumes.
+
+use super::row::{Field, Shape, no, yes};
+
+const VOLUME: &str = "hostPath, emptyDir, configMap and secret are supported";
+
+/// Every field of `spec.volumes`.
+pub(super) const FIELDS: &[Field] = &[
+    yes("spec.volumes", Shape::Objects, "At most 64."),
+    yes("spec.volumes[].name", Shape::Text, "Required. An RFC 1123 label, unique within the pod."),
+    yes("spec.volumes[].hostPath", Shape::Object, "Something of this machine."),
+    yes(
+        "spec.volumes[].hostPath.path",
+        Shape::Text,
+        "Required. An absolute path without `..`. Links are followed.",
+    ),
+    yes(
+        "spec.volumes[].hostPath.type",
+        Shape::Text,
+        "`Directory`, `DirectoryOrCreate`, `File` or `FileOrCreate`. Default: a directory or a file that is there.",
+    ),
+    yes("spec.volumes[].emptyDir", Shape::Object, "An empty directory that lives as long as the pod."),
+    yes(
+        "spec.volumes[].emptyDir.medium",
+        Shape::Text,
+        "`Memory`: in the VM's memory. Default: on this machine's disk.",
+    ),
+    yes(
+        "spec.volumes[].emptyDir.sizeLimit",
+        Shape::Quantity,
+        "Bytes it can hold, at least 1Mi, at most 1Ti. Default: half of the VM's memory, or a disk that all share.",
+    ),
+    yes(
+        "spec.volumes[].configMap",
+        Shape::Object,
+        "The data of a ConfigMap in the same file, each key a file.",
+    ),
+    yes("spec.volumes[].configMap.name", Shape::Text, "Required. Which ConfigMap."),
+    yes(
+        "spec.volumes[].configMap.items",
+        Shape::Objects,
+        "Only these keys, and under other names. Default: all keys.",
+    ),
+    yes("spec.volumes[].configMap.items[].key", Shape::Text, "Required. Which key."),
+    yes("spec.volumes[].configMap.items[].path", Shape::Text, "Required. A relative path without `..`."),
+    yes("spec.volumes[].configMap.items[].mode", Shape::Mode, "Default: `defaultMode`."),
+    yes(
+        "spec.volumes[].configMap.defaultMode",
+        Shape::Mode,
+        "Permissions of its files, 0000 to 0777. Default 0644.",
+    ),
+    yes(
+        "spec.volumes[].configMap.optional",
+        Shape::Bool,
+        "True: object and keys may be missing. Default false.",
+    ),
+    yes("spec.volumes[].secret", Shape::Object, "The data of a Secret in the same file, each key a file."),
+    yes("spec.volumes[].secret.secretName", Shape::Text, "Required. Which Secret."),
+    yes(
+        "spec.volumes[].secret.items",
+        Shape::Objects,
+        "Only these keys, and under other names. Default: all keys.",
+    ),
+    yes("spec.volumes[].secret.items[].key", Shape::Text, "Required. Which key."),
+    yes("spec.volumes[].secret.items[].path", Shape::Text, "Required. A relative path without `..`."),
+    yes("spec.volumes[].secret.items[].mode", Shape::Mode, "Default: `defaultMode`."),
+    yes(
+        "spec.volumes[].secret.defaultMode",
+        Shape::Mode,
+        "Permissions of its files, 0000 to 0777. Default 0644.",
+    ),
+    yes(
+        "spec.volumes[].secret.optional",
+        Shape::Bool,
+        "True: object and keys may be missing. Default false.",
+    ),
+    no("spec.volumes[].awsElasticBlockStore", VOLUME),
+    no("spec.volumes[].azureDisk", VOLUME),
+    no("spec.volumes[].azureFile", VOLUME),
+    no("spec.volumes[].cephfs", VOLUME),
+    no("spec.volumes[].cinder", VOLUME),
+    no("spec.volumes[].csi", VOLUME),
+    no("spec.volumes[].downwardAPI", VOLUME),
+    no("spec.volumes[].ephemeral", VOLUME),
+    no("spec.volumes[].fc", VOLUME),
+    no("spec.volumes[].flexVolume", VOLUME),
+    no("spec.volumes[].flocker", VOLUME),
+    no("spec.volumes[].gcePersistentDisk", VOLUME),
+    no("spec.volumes[].gitRepo", VOLUME),
+    no("spec.volumes[].glusterfs", VOLUME),
+    no("spec.volumes[].image", VOLUME),
+    no("spec.volumes[].iscsi", VOLUME),
+    no("spec.volumes[].nfs", VOLUME),
+    no("spec.volumes[].persistentVolumeClaim", VOLUME),
+    no("spec.volumes[].photonPersistentDisk", VOLUME),
+    no("spec.volumes[].portworxVolume", VOLUME),
+    no("spec.volumes[].projected", VOLUME),
+    no("spec.volumes[].quobyte", VOLUME),
+    no("spec.volumes[].rbd", VOLUME),
+    no("spec.volumes[].scaleIO", VOLUME),
+    no("spec.volumes[].storageos", VOLUME),
+    no("spec.volumes[].vsphereVolume", VOLUME),
+];

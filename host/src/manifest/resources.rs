@@ -1,0 +1,196 @@
+//! What the containers ask for, and how large the VM is because of it.
+
+use super::checks::Build;
+use super::fields::{ANNOTATION_MEMORY, ANNOTATION_VCPUS};
+use super::k8s;
+use super::plan::{ContainerSpec, Resources};
+use super::problem::quote;
+use super::quantity::{Quantity, QuantityError};
+use super::size::{
+    CONTAINER_OVERHEAD_MIB, DEFAULT_CONTAINER_MEMORY_MIB, DEFAULT_VCPUS, MiB, VM_OVERHEAD_MIB, Vcpus, VmSize,
+};
+use magikvm_proto::limits::{MAX_VCPUS, MAX_VM_MEMORY_MIB};
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+/// Least memory limit. Less is a missing suffix (`512` for `512Mi`), not a wish.
+const MIN_MEMORY_LIMIT: u64 = 1 << 20;
+
+/// What the containers need together, which may be more than a VM can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Need {
+    /// Of the containers, without any overhead, in MiB.
+    containers_mib: u64,
+    /// With the overhead, in MiB.
+    memory_mib: u64,
+    /// Thousandths of a processor.
+    cpu_millis: u64,
+    /// Processors.
+    vcpus: u64,
+}
+
+/// Adds up what the containers need.
+fn need<'a>(containers: impl IntoIterator<Item = &'a Resources>) -> Need {
+    let (mut bytes, mut cpu_millis, mut count, mut unlimited) = (0u64, 0u64, 0u64, false);
+    for resources in containers {
+        let fallback = resources.memory_request_bytes.unwrap_or(0).max(DEFAULT_CONTAINER_MEMORY_MIB << 20);
+        bytes = bytes.saturating_add(resources.memory_limit_bytes.unwrap_or(fallback));
+        cpu_millis = cpu_millis
+            .saturating_add(resources.cpu_limit_millis.or(resources.cpu_request_millis).unwrap_or(0));
+        unlimited |= resources.cpu_limit_millis.is_none();
+        count += 1;
+    }
+    let containers_mib = bytes.div_ceil(1 << 20);
+    let memory_mib = containers_mib
+        .saturating_add(VM_OVERHEAD_MIB)
+        .saturating_add(count.saturating_mul(CONTAINER_OVERHEAD_MIB));
+    let least = if unlimited { u64::from(DEFAULT_VCPUS) } else { 1 };
+    Need { containers_mib, memory_mib, cpu_millis, vcpus: cpu_millis.div_ceil(1000).max(least) }
+}
+
+impl Build<'_> {
+    pub(super) fn resources(&mut self, path: &str, written: &k8s::Requirements) -> Resources {
+        let cpu = self.amounts(path, "cpu", &written.limits.cpu, &written.requests.cpu, Quantity::millis);
+        let memory =
+            self.amounts(path, "memory", &written.limits.memory, &written.requests.memory, Quantity::units);
+        if let Some(bytes) = memory.0.filter(|&bytes| bytes < MIN_MEMORY_LIMIT) {
+            let text = written.limits.memory.as_deref().unwrap_or_default();
+            let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+            self.problem(
+                &format!("{path}.limits.memory"),
+                format!("{} is {bytes} bytes, less than any program needs (1Mi)", quote(text)),
+                format!("did you mean {digits}Mi?"),
+            );
+        }
+        Resources {
+            cpu_limit_millis: cpu.0,
+            cpu_request_millis: cpu.1,
+            memory_limit_bytes: memory.0,
+            memory_request_bytes: memory.1,
+        }
+    }
+
+    /// Limit and request of one resource. A request defaults to the limit and can't be above it; a limit of zero is none.
+    fn amounts(
+        &mut self,
+        path: &str,
+        resource: &str,
+        limit: &Option<String>,
+        request: &Option<String>,
+        unit: fn(Quantity) -> Result<u64, QuantityError>,
+    ) -> (Option<u64>, Option<u64>) {
+        let mut read = |list: &str, text: &Option<String>| {
+            let text = text.as_deref()?;
+            match Quantity::parse(text).and_then(unit) {
+                Ok(amount) => Some(amount),
+                Err(error) => {
+                    self.problem(
+                        &format!("{path}.{list}.{resource}"),
+                        format!("{} {error}", quote(text)),
+                        "",
+                    );
+                    None
+                }
+            }
+        };
+        let (limit_amount, request_amount) = (read("limits", limit), read("requests", request));
+        if let (Some(limit_amount), Some(request_amount)) = (limit_amount, request_amount)
+            && request_amount > limit_amount
+        {
+            let written = |text: &Option<String>| quote(text.as_deref().unwrap_or_default());
+            let message = format!("{} is more than the limit {}", written(request), written(limit));
+            self.problem(&format!("{path}.requests.{resource}"), message, "");
+        }
+        (
+            limit_amount.filter(|&amount| amount > 0),
+            request_amount.or(limit_amount.filter(|&amount| amount > 0)),
+        )
+    }
+
+    pub(super) fn vm_size(
+        &mut self,
+        annotations: &BTreeMap<String, String>,
+        containers: &[ContainerSpec],
+    ) -> Option<VmSize> {
+        let need = need(containers.iter().map(|container| &container.resources));
+        let memory = match annotations.get(ANNOTATION_MEMORY) {
+            Some(text) => self.annotated::<u64, MiB>(ANNOTATION_MEMORY, text),
+            None => MiB::try_from(need.memory_mib).ok().or_else(|| {
+                let count = containers.len();
+                let message = format!(
+                    "need a VM of {} MiB ({} MiB for the containers + {VM_OVERHEAD_MIB} + {count} x {CONTAINER_OVERHEAD_MIB} MiB overhead), \
+                     at most {MAX_VM_MEMORY_MIB} MiB are possible",
+                    need.memory_mib, need.containers_mib
+                );
+                self.problem("spec.containers", message, format!("lower resources.limits.memory or set the annotation {ANNOTATION_MEMORY}"));
+                None
+            }),
+        };
+        let vcpus = match annotations.get(ANNOTATION_VCPUS) {
+            Some(text) => self.annotated::<u32, Vcpus>(ANNOTATION_VCPUS, text),
+            None => {
+                u32::try_from(need.vcpus).ok().and_then(|count| Vcpus::try_from(count).ok()).or_else(|| {
+                    let message = format!(
+                        "need {} processors ({}m together), at most {MAX_VCPUS} are possible",
+                        need.vcpus, need.cpu_millis
+                    );
+                    self.problem(
+                        "spec.containers",
+                        message,
+                        format!("lower resources.limits.cpu or set the annotation {ANNOTATION_VCPUS}"),
+                    );
+                    None
+                })
+            }
+        };
+        Some(VmSize { memory: memory?, vcpus: vcpus? })
+    }
+
+    fn annotated<N: FromStr, T: TryFrom<N, Error: ToString>>(&mut self, key: &str, text: &str) -> Option<T> {
+        let path = format!("metadata.annotations.{key}");
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let Some(number) = text.parse::<N>().ok().filter(|_| digits) else {
+            self.problem(&path, format!("must be a whole number in quotes, not {}", quote(text)), "");
+            return None;
+        };
+        T::try_from(number).map_err(|error| self.problem(&path, error.to_string(), "")).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resources(memory_mib: Option<u64>, cpu_millis: Option<u64>) -> Resources {
+        Resources {
+            memory_limit_bytes: memory_mib.map(|mib| mib << 20),
+            cpu_limit_millis: cpu_millis,
+            ..Resources::default()
+        }
+    }
+
+    #[test]
+    fn the_sum_of_the_limits_and_the_overhead_is_what_the_vm_gets() {
+        let found = need(&[resources(None, None)]);
+        assert_eq!((found.memory_mib, found.vcpus), (128 + 96 + 8, 2));
+        let found = need(&[resources(Some(256), Some(500)), resources(Some(64), Some(600))]);
+        assert_eq!((found.memory_mib, found.vcpus), (256 + 64 + 96 + 16, 2));
+        assert_eq!(need(&[resources(Some(64), Some(100))]).vcpus, 1);
+        assert_eq!(need(&[resources(None, Some(100)), resources(None, None)]).vcpus, 2);
+        assert_eq!(
+            need(&[resources(None, Some(u64::MAX)), resources(Some(1 << 43), Some(1))]).vcpus,
+            u64::MAX.div_ceil(1000)
+        );
+    }
+
+    #[test]
+    fn a_request_above_the_default_counts_when_there_is_no_limit() {
+        let asked = Resources {
+            memory_request_bytes: Some(200 << 20),
+            cpu_request_millis: Some(3000),
+            ..Resources::default()
+        };
+        let found = need(&[asked]);
+        assert_eq!((found.memory_mib, found.vcpus), (200 + 96 + 8, 3));
+    }
+}

@@ -1,0 +1,130 @@
+//! The few frames that are made here: UDP from and to name servers, and what tells a guest that a packet of its is refused. Pure.
+
+use super::packet::{
+    Body, ETHERNET, ICMP, ICMPV6, IPV6, Packet, TCP, TCP_NUMBER, TYPE_4, TYPE_6, UDP, UDP_NUMBER, flags,
+};
+use super::{GUEST_MAC, PASST_MAC};
+use std::net::IpAddr;
+
+/// Of a refused packet, this much is quoted to its sender.
+const QUOTED: usize = 128;
+
+/// The sum that IP, TCP, UDP and ICMP have over their words.
+fn sum(parts: &[&[u8]]) -> u16 {
+    let mut total: u64 = 0;
+    for part in parts {
+        for pair in part.chunks(2) {
+            total += u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+        }
+    }
+    while total > 0xffff {
+        total = (total & 0xffff) + (total >> 16);
+    }
+    !u16::try_from(total).unwrap_or(0)
+}
+
+/// A frame with this in it. `check_at`: where in the body its sum belongs.
+fn frame(
+    to_guest: bool,
+    from: IpAddr,
+    to: IpAddr,
+    protocol: u8,
+    mut body: Vec<u8>,
+    check_at: usize,
+) -> Vec<u8> {
+    let length = u16::try_from(body.len()).unwrap_or(u16::MAX);
+    let [target, source] = if to_guest { [GUEST_MAC, PASST_MAC] } else { [PASST_MAC, GUEST_MAC] };
+    let mut bytes = Vec::with_capacity(ETHERNET + IPV6 + body.len());
+    bytes.extend(target.0);
+    bytes.extend(source.0);
+    let pseudo = [0, protocol, length.to_be_bytes()[0], length.to_be_bytes()[1]];
+    let check = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let mut header = vec![0x45, 0];
+            header.extend(length.saturating_add(20).to_be_bytes());
+            header.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
+            header.extend(from.octets());
+            header.extend(to.octets());
+            let check = sum(&[&header]).to_be_bytes();
+            header[10..12].copy_from_slice(&check);
+            bytes.extend(TYPE_4);
+            bytes.extend(header);
+            match protocol {
+                ICMP => sum(&[&body]),
+                _ => sum(&[&from.octets(), &to.octets(), &pseudo, &body]),
+            }
+        }
+        (from, to) => {
+            let octets = |address: IpAddr| match address {
+                IpAddr::V4(four) => four.to_ipv6_mapped().octets(),
+                IpAddr::V6(six) => six.octets(),
+            };
+            let (from, to) = (octets(from), octets(to));
+            bytes.extend(TYPE_6);
+            bytes.extend([0x60, 0, 0, 0]);
+            bytes.extend(length.to_be_bytes());
+            bytes.extend([protocol, 64]);
+            bytes.extend(from);
+            bytes.extend(to);
+            sum(&[&from, &to, &pseudo, &body])
+        }
+    };
+    // For UDP none at all would be written as 0.
+    let check = if check == 0 && protocol == UDP_NUMBER { 0xffff } else { check };
+    if let Some(place) = body.get_mut(check_at..check_at + 2) {
+        place.copy_from_slice(&check.to_be_bytes());
+    }
+    bytes.extend(body);
+    bytes
+}
+
+/// A datagram, to the guest or for it to passt.
+pub fn udp(to_guest: bool, from: (IpAddr, u16), to: (IpAddr, u16), data: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(UDP + data.len()).unwrap_or(u16::MAX);
+    let mut body = Vec::with_capacity(UDP + data.len());
+    body.extend(from.1.to_be_bytes());
+    body.extend(to.1.to_be_bytes());
+    body.extend(length.to_be_bytes());
+    body.extend([0, 0]);
+    body.extend(data);
+    frame(to_guest, from.0, to.0, UDP_NUMBER, body, 6)
+}
+
+/// What the guest hears when a packet of its was refused, so that its program fails at once. None: nothing can be said.
+pub fn refusal(packet: &Packet<'_>) -> Option<Vec<u8>> {
+    match packet.body {
+        Body::Tcp { flags, .. } if flags & flags::RST != 0 => None,
+        Body::Tcp { .. } => Some(reset(packet)),
+        Body::Udp { .. } | Body::Echo | Body::Other(_) => Some(prohibited(packet)),
+        Body::Control => None,
+    }
+}
+
+/// As RFC 9293, 3.10.7.1, for a port that is closed.
+fn reset(packet: &Packet<'_>) -> Vec<u8> {
+    let Body::Tcp { source, destination, flags, sequence, acknowledged, length } = packet.body else {
+        return prohibited(packet);
+    };
+    let counted = u32::from(flags & flags::SYN != 0) + u32::from(flags & flags::FIN != 0);
+    let (sequence, acknowledged, flags) = match flags & flags::ACK != 0 {
+        true => (acknowledged, 0, flags::RST),
+        false => (0, sequence.wrapping_add(length).wrapping_add(counted), flags::RST | flags::ACK),
+    };
+    let mut body = Vec::with_capacity(TCP);
+    body.extend(destination.to_be_bytes());
+    body.extend(source.to_be_bytes());
+    body.extend(sequence.to_be_bytes());
+    body.extend(acknowledged.to_be_bytes());
+    body.extend([0x50, flags, 0, 0, 0, 0, 0, 0]);
+    frame(true, packet.destination, packet.source, TCP_NUMBER, body, 16)
+}
+
+/// "Communication administratively prohibited". It comes from the gateway: some of what is refused can't be a sender.
+fn prohibited(packet: &Packet<'_>) -> Vec<u8> {
+    let [_, gateway, _] = super::family(packet.source);
+    let (protocol, head) = if packet.source.is_ipv4() { (ICMP, [3, 13]) } else { (ICMPV6, [1, 1]) };
+    let mut body = head.to_vec();
+    body.extend([0; 6]);
+    body.extend(&packet.bytes[..packet.bytes.len().min(QUOTED)]);
+    frame(true, gateway, packet.source, protocol, body, 2)
+}

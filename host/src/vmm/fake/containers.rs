@@ -1,0 +1,210 @@
+//! Containers that are threads of the fake guest: they print a line, echo what they are sent, and end as they are told.
+
+use super::Manner;
+use magikvm_proto::id::ContainerName;
+use magikvm_proto::wire::{ContainerStats, ExitStatus};
+use magikvm_supervisor::sync::lock;
+use magikvm_supervisor::{
+    Broken, Containers, CreateOrder, Created, Ended, ExecOrder, Failure, FailureKind, Gone, Process, Subject,
+};
+use nix::pty::openpty;
+use nix::sys::signal::Signal;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// The process id that every fake process has.
+const PID: i32 = 2;
+
+/// Whose processes they are: a container's name, and the number of an exec.
+type Key = (ContainerName, Option<u64>);
+
+/// The containers of one pod.
+#[derive(Debug)]
+pub(super) struct FakeContainers {
+    manner: Manner,
+    /// The last container of the pod, which some manners do not let run.
+    last: Option<ContainerName>,
+    processes: Mutex<HashMap<Key, Arc<FakeProcess>>>,
+}
+
+/// A process that is none.
+struct FakeProcess(Mutex<Option<Alive>>);
+
+/// What a process holds until its end.
+struct Alive {
+    ended: Ended,
+    /// Its output; closed at its end, so that whoever reads it sees the end.
+    output: Option<File>,
+}
+
+impl std::fmt::Debug for FakeProcess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FakeProcess").field("alive", &lock(&self.0).is_some()).finish()
+    }
+}
+
+impl FakeProcess {
+    fn print(&self, bytes: &[u8]) -> io::Result<()> {
+        let output = match &*lock(&self.0) {
+            Some(Alive { output: Some(output), .. }) => output.try_clone()?,
+            _ => return Ok(()),
+        };
+        (&output).write_all(bytes)
+    }
+
+    fn end(&self, status: ExitStatus) {
+        let alive = lock(&self.0).take();
+        if let Some(Alive { ended, output }) = alive {
+            drop(output);
+            ended(status);
+        }
+    }
+}
+
+impl Process for FakeProcess {
+    fn signal(&self, number: i32) -> io::Result<()> {
+        if lock(&self.0).is_none() {
+            return Err(io::Error::from_raw_os_error(nix::libc::ESRCH));
+        }
+        self.end(ExitStatus::signaled(number));
+        Ok(())
+    }
+}
+
+impl FakeContainers {
+    pub(super) fn new(manner: Manner, last: Option<ContainerName>) -> Self {
+        Self { manner, last, processes: Mutex::default() }
+    }
+
+    /// A process that runs `body` with its input once it is started.
+    fn make(
+        &self,
+        key: Key,
+        stdio: Vec<OwnedFd>,
+        ended: Ended,
+        body: impl FnOnce(&FakeProcess, File) -> io::Result<Option<ExitStatus>> + Send + 'static,
+    ) -> Result<Created, Failure> {
+        let mut stdio = stdio.into_iter();
+        let (input, output, terminal) = match (stdio.next(), stdio.next()) {
+            (Some(input), Some(output)) => (input, output, None),
+            _ => {
+                let pair = openpty(None, None)?;
+                (pair.slave.try_clone()?, pair.slave, Some(pair.master))
+            }
+        };
+        let alive = Alive { ended, output: Some(File::from(output)) };
+        let process = Arc::new(FakeProcess(Mutex::new(Some(alive))));
+        lock(&self.processes).insert(key, Arc::clone(&process));
+        let running = Arc::clone(&process);
+        let start = Box::new(move || {
+            std::thread::spawn(move || match body(&running, File::from(input)) {
+                Ok(Some(status)) => running.end(status),
+                // It runs until somebody ends it.
+                Ok(None) => {}
+                Err(_) => running.end(ExitStatus::exited(1)),
+            });
+            Ok(())
+        });
+        Ok(Created { pid: PID, process, terminal, start })
+    }
+}
+
+impl Containers for FakeContainers {
+    fn begin(&self, _broken: Broken) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn create(&self, order: CreateOrder<'_>, ended: Ended) -> Result<Created, Failure> {
+        let name = order.plan.name.clone();
+        let is_last = self.last.as_ref() == Some(&name);
+        match self.manner {
+            Manner::ContainerFails | Manner::ContainerFailsAtLength if is_last => {
+                let times = if self.manner == Manner::ContainerFails { 1 } else { 8000 };
+                let message = format!("no such {}[31mprogram", "\x1b".repeat(times));
+                return Err(Failure { kind: FailureKind::NoProgram, message });
+            }
+            Manner::NeverReady if is_last => loop {
+                std::thread::park();
+            },
+            _ => {}
+        }
+        let (manner, greeting) = (self.manner, format!("hello from {name}\n"));
+        self.make((name, None), order.stdio, ended, move |process, input| {
+            process.print(greeting.as_bytes())?;
+            if let Manner::Exit(code) = manner {
+                return Ok(Some(ExitStatus::exited(code)));
+            }
+            for line in BufReader::new(input).lines() {
+                let line = line?;
+                if let Some(code) = line.strip_prefix("exit ") {
+                    return Ok(Some(ExitStatus::exited(code.parse().unwrap_or(1))));
+                }
+                process.print(format!("{line}\n").as_bytes())?;
+            }
+            Ok(None)
+        })
+    }
+
+    /// `cat` of what is sent to it, then the arguments, exit code 0; `exit N` exits with N, `missing` is not there.
+    fn exec(&self, order: ExecOrder<'_>, ended: Ended) -> Result<Created, Failure> {
+        let args = order.request.args.clone();
+        if args[0] == "missing" {
+            return Err(Failure::new(FailureKind::NoProgram, "there is no program \"missing\""));
+        }
+        let reads = order.request.stdin;
+        let key = (order.request.container.clone(), Some(order.id));
+        self.make(key, order.stdio, ended, move |process, mut input| {
+            let mut buffer = vec![0; 64 << 10];
+            while reads {
+                match input.read(&mut buffer)? {
+                    0 => break,
+                    count => process.print(&buffer[..count])?,
+                }
+            }
+            process.print(format!("{}\n", args.join(" ")).as_bytes())?;
+            let code = match args.as_slice() {
+                [name, code] if name == "exit" => code.parse().unwrap_or(1),
+                _ => 0,
+            };
+            Ok(Some(ExitStatus::exited(code)))
+        })
+    }
+
+    fn kill(&self, subject: Subject<'_>) {
+        let found = lock(&self.processes).get(&key(subject)).cloned();
+        if let Some(process) = found {
+            process.end(ExitStatus::signaled(Signal::SIGKILL as i32));
+        }
+    }
+
+    fn await_gone(&self, subject: Subject<'_>, _deadline: Instant) -> Gone {
+        lock(&self.processes).remove(&key(subject));
+        Gone { completely: true, oom_killed: false }
+    }
+
+    fn stats(&self, container: &ContainerName) -> Option<ContainerStats> {
+        Some(ContainerStats {
+            name: container.clone(),
+            cpu_usec: 1_234_567,
+            memory_bytes: 5 << 20,
+            memory_peak_bytes: 6 << 20,
+            memory_limit_bytes: Some(64 << 20),
+            pids: 3,
+        })
+    }
+
+    fn helpers(&self) -> Vec<i32> {
+        Vec::new()
+    }
+}
+
+fn key(subject: Subject<'_>) -> Key {
+    match subject {
+        Subject::Container(name) => (name.clone(), None),
+        Subject::Exec { container, id } => (container.clone(), Some(id)),
+    }
+}
