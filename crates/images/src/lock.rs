@@ -10,6 +10,7 @@ use super::cancel::{Cancel, Stopped};
 use magikvm_platform::atomic::{self, FileError};
 use magikvm_platform::lock::open;
 use magikvm_platform::os;
+use magikvm_platform::text::ignore;
 use nix::libc;
 use std::fs::{File, TryLockError};
 use std::io;
@@ -64,9 +65,7 @@ pub(super) fn wait_unless_stopped(
             Hold::Shared => file.lock_shared(),
             Hold::Alone => file.lock(),
         };
-        if tell.send(locked.map(|()| file)).is_err() {
-            // Given up; the lock goes with the file.
-        }
+        ignore(tell.send(locked.map(|()| file)), "given up; the lock goes with the file");
     });
     drop(waiting.map_err(FileError::at("start a thread that locks", path))?);
     loop {

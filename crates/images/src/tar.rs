@@ -152,11 +152,6 @@ impl<R: Skip> TarReader<R> {
         self.position
     }
 
-    /// Stored bytes of the current entry that were not read yet.
-    pub fn data_left(&self) -> u64 {
-        self.left
-    }
-
     /// The input behind the archive's end.
     pub fn into_inner(self) -> R {
         self.input

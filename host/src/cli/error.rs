@@ -74,6 +74,11 @@ impl CliError {
     pub(super) fn of_failure(failure: Failure, internal: Kind) -> Self {
         let kind = match failure.blame {
             Blame::User => Kind::User,
+            // In a foreground run, other codes are the containers' as soon as there is a sandbox.
+            Blame::Environment if failure.reason.is_some() => match internal {
+                Kind::Code(_) => internal,
+                _ => Kind::Environment,
+            },
             Blame::Environment => Kind::Environment,
             Blame::Workload if internal == Kind::Internal => Kind::User,
             Blame::Internal | Blame::Workload => internal,

@@ -2,6 +2,7 @@
 //! away, the program ends quietly.
 
 use crate::image::{LayerInfo, LayerState, Progress};
+use crate::store::text::ignore;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use magikvm_proto::limits::MAX_MESSAGE_LEN;
 use std::collections::{HashMap, HashSet};
@@ -42,9 +43,7 @@ pub(super) fn bytes(bytes: &[u8]) {
 /// Writes raw error output (a container's).
 pub(super) fn error_bytes(bytes: &[u8]) {
     let mut out = io::stderr().lock();
-    if out.write_all(bytes).and_then(|()| out.flush()).is_err() {
-        // There is nowhere left to report this, and the work continues.
-    }
+    ignore(out.write_all(bytes).and_then(|()| out.flush()), "there is nowhere left to report this, and the work continues");
 }
 
 /// Prints a note for people.

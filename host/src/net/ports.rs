@@ -1,5 +1,6 @@
 //! Ports of this machine: bound before a pod boots, so that a conflict is found before anything is made.
 
+use crate::store::text::ignore;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{Backlog, listen};
 use std::io;
@@ -55,9 +56,7 @@ pub fn try_datagrams(address: SocketAddr) -> Result<SocketAddr, BindError> {
 pub fn allow_files() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, soft.max(FILES.min(hard)), hard));
-    if raised.is_err() {
-        // Then there are fewer connections at once.
-    }
+    ignore(raised, "then there are fewer connections at once");
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 use super::filter::{Filter, Sink};
 use super::packet::MAX_FRAME;
 use super::rules::Rules;
+use crate::store::text::ignore;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -46,9 +47,8 @@ pub fn main() -> i32 {
         Ok(never) => match never {},
         Err(error) => error,
     };
-    if writeln!(io::stderr(), "magikvm's network filter: {}", crate::store::text::chain(&error)).is_err() {
-        // Nobody listens.
-    }
+    let told = writeln!(io::stderr(), "magikvm's network filter: {}", crate::store::text::chain(&error));
+    ignore(told, "nobody listens");
     1
 }
 
@@ -230,9 +230,7 @@ impl Pump {
         for refused in self.filter.refused(now) {
             let Ok(mut line) = serde_json::to_vec(&refused) else { continue };
             line.push(b'\n');
-            if self.reports.write_all(&line).is_err() {
-                // The monitor is gone, or has been told enough.
-            }
+            ignore(self.reports.write_all(&line), "the monitor is gone, or has been told enough");
         }
     }
 }

@@ -12,6 +12,7 @@ pub use error::ForwardError;
 use super::ports::Door;
 use crate::agent::Connector;
 use crate::os::{Interest, Poller};
+use crate::store::text::ignore;
 use dial::{Dial, Progress};
 use magikvm_proto::limits::MAX_FORWARDS;
 use magikvm_proto::stream::{Link, Local, Ready, Verdict, pump};
@@ -89,17 +90,15 @@ impl Relay {
     }
 
     fn join(&mut self) {
-        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
-            // It panicked, and its sockets are closed.
+        if let Some(thread) = self.thread.take() {
+            ignore(thread.join(), "it panicked, and its sockets are closed");
         }
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        if self.waker.shutdown(Shutdown::Both).is_err() {
-            // Its thread has ended.
-        }
+        ignore(self.waker.shutdown(Shutdown::Both), "its thread has ended");
         self.join();
     }
 }
@@ -112,9 +111,7 @@ impl Client {
     /// It is to see a reset and not an end, which would look like all there was.
     fn reset(self) {
         let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
-        if setsockopt(&self.0, sockopt::Linger, &at_once).is_err() {
-            // It has gone already.
-        }
+        ignore(setsockopt(&self.0, sockopt::Linger, &at_once), "it has gone already");
     }
 }
 
@@ -229,9 +226,7 @@ impl Worker {
 
     /// Carries until it is told to end, and resets whom it still had.
     fn run(&mut self) {
-        if self.carry().is_err() {
-            // The kernel has no memory for it.
-        }
+        ignore(self.carry(), "the kernel has no memory for it");
         for connection in self.connections.drain(..).flatten() {
             match connection.stage {
                 ConnectionStage::Waits(client)

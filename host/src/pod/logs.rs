@@ -4,10 +4,9 @@
 //! back exactly.
 
 use crate::store::atomic::{FileError, open_append};
-use crate::store::text::harmless;
 use magikvm_proto::id::ContainerName;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -229,22 +228,6 @@ impl LogReader {
         }
         Ok(())
     }
-}
-
-/// Last `max` bytes of a text file, as lines, at most `lines` of them.
-pub fn last_lines(path: &Path, lines: usize, max: u64) -> Vec<String> {
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
-        let size = file.metadata()?.len();
-        file.seek(SeekFrom::Start(size.saturating_sub(max)))?;
-        let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut std::io::Read::take(file, max), &mut bytes)?;
-        Ok(bytes)
-    };
-    let text = read().unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let all: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
-    all[all.len().saturating_sub(lines)..].iter().map(|line| harmless(line, &['\t'])).collect()
 }
 
 #[cfg(test)]

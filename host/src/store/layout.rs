@@ -223,11 +223,6 @@ impl PodDir {
         self.log().join(format!("{container}.log"))
     }
 
-    /// The VM's serial console.
-    pub fn console_log(&self) -> PathBuf {
-        self.log().join("console")
-    }
-
     /// Disk, sockets and links of the VM.
     pub fn vm(&self) -> PathBuf {
         self.path.join("vm")

@@ -3,6 +3,7 @@
 
 use super::atomic::{FileError, open_append};
 use super::layout::{PodDir, TRASH_PREFIX};
+use super::text::ignore;
 use crate::os::start_time;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -284,14 +285,14 @@ fn remove_cgroup(dir: &Path) -> Result<(), FileError> {
             Err(_) => {}
         }
         for pid in fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
-            if pid.parse().is_ok_and(|pid| pid > 1 && kill(Pid::from_raw(pid), Signal::SIGKILL).is_err()) {
-                // It has ended.
+            if let Ok(pid @ 2..) = pid.parse() {
+                ignore(kill(Pid::from_raw(pid), Signal::SIGKILL), "it has ended");
             }
         }
         std::thread::sleep(Duration::from_millis(2));
     }
-    if dir.parent().is_some_and(|parent| fs::remove_dir(parent).is_err()) {
-        // Others are in it.
+    if let Some(parent) = dir.parent() {
+        ignore(fs::remove_dir(parent), "others are in it");
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 
 use super::{Unavailable, kvm};
 use crate::store::atomic;
+use crate::store::text::ignore;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::Read;
@@ -62,9 +63,7 @@ fn keep(dir: &Path, seen: &Seen) {
     let Ok(bytes) = serde_json::to_vec(seen) else { return };
     let kept =
         atomic::create_dir_all(dir, 0o700).and_then(|()| atomic::write(&dir.join(FILE), &bytes, 0o600));
-    if kept.is_err() {
-        // It will be measured again.
-    }
+    ignore(kept, "it will be measured again");
 }
 
 #[cfg(test)]

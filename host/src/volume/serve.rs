@@ -1,6 +1,7 @@
 //! The server of the tree, for VMMs that have none of their own: a process of this program with a hidden verb, in which the crate `virtiofsd`
 //! speaks vhost-user with the VMM.
 
+use crate::store::text::{chain, ignore};
 use nix::sys::resource::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -59,15 +60,7 @@ pub fn main() -> i32 {
             nix::unistd::pause();
         },
         Err(error) => {
-            let mut text = format!("virtiofs: {error}");
-            let mut cause = std::error::Error::source(&error);
-            while let Some(next) = cause {
-                text += &format!(": {next}");
-                cause = next.source();
-            }
-            if writeln!(io::stderr(), "{text}").is_err() {
-                // Nobody listens.
-            }
+            ignore(writeln!(io::stderr(), "virtiofs: {}", chain(&error)), "nobody listens");
             1
         }
     }

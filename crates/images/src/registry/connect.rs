@@ -73,7 +73,7 @@ fn tls_problem(error: &rustls::Error) -> ConnectProblem {
             | Certificate::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
         ) => ConnectProblem::UnknownAuthority,
         Tls::InvalidCertificate(Certificate::Other(other))
-            if other.to_string().contains("CaUsedAsEndEntity") =>
+            if matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity)) =>
         {
             ConnectProblem::AuthorityAsServer
         }
