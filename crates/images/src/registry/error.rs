@@ -115,6 +115,14 @@ pub enum RegistryError {
         /// When to come back.
         retry_after: Option<Duration>,
     },
+    /// A request over plain HTTP that was refused by something that does not answer as a registry does: mostly a server of HTTPS.
+    #[error("{url}: HTTP 400{}", says(message))]
+    PlainRefused {
+        /// What was asked for.
+        url: String,
+        /// What the server says.
+        message: String,
+    },
     /// A login that magikvm does not know.
     #[error("{url}: HTTP 401 without a challenge that magikvm knows (Bearer or Basic)")]
     Challenge {
@@ -346,8 +354,9 @@ impl RegistryError {
                 "the registry limits how much is pulled: wait a while, or log in (`podman login`), which often raises the limit"
                     .to_owned(),
             ),
-            Self::Status { status: 400, message, .. } if message.contains("HTTPS") => Some(
-                "it speaks https: remove `plain-http = true` from registries.toml, or --plain-http".to_owned(),
+            Self::PlainRefused { .. } => Some(
+                "if it speaks https, remove `plain-http = true` from registries.toml, or --plain-http"
+                    .to_owned(),
             ),
             Self::Connect { problem, server, registry, .. } => connect_hint(*problem, server, registry),
             Self::Tls { .. } => Some(
