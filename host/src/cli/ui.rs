@@ -43,7 +43,10 @@ pub(super) fn bytes(bytes: &[u8]) {
 /// Writes raw error output (a container's).
 pub(super) fn error_bytes(bytes: &[u8]) {
     let mut out = io::stderr().lock();
-    ignore(out.write_all(bytes).and_then(|()| out.flush()), "there is nowhere left to report this, and the work continues");
+    ignore(
+        out.write_all(bytes).and_then(|()| out.flush()),
+        "there is nowhere left to report this, and the work continues",
+    );
 }
 
 /// Prints a note for people.

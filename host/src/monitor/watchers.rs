@@ -219,8 +219,9 @@ fn follow_logs(
     Ok(())
 }
 
-/// Asks the agent to end the pod. If it can't be asked, the loop need not wait for the deadline.
-pub(super) fn shut_down(connector: Connector, grace_ms: u64, outbox: SyncSender<Message>) {
+/// Asks the agent to end the pod. If it can't be asked, the loop need not wait for the deadline, unless that is because the pod is ending by
+/// itself at this moment.
+pub(super) fn shut_down(connector: Connector, grace_ms: u64, life: Arc<Life>, outbox: SyncSender<Message>) {
     spawn("shutdown", move || {
         let asked = connector.connect(Duration::from_secs(5)).and_then(|mut connection| {
             connection.request_within::<Done>(&Request::Shutdown { grace_ms }, Duration::from_secs(5))
@@ -228,6 +229,7 @@ pub(super) fn shut_down(connector: Connector, grace_ms: u64, outbox: SyncSender<
         match asked {
             // A VM that ends at once may take its answer with it.
             Ok(_) | Err(AgentError::Closed) => {}
+            Err(_) if life.ends_within(VM_END_WAIT) => {}
             Err(_) => send(&outbox, Input::Deadline),
         }
     });
