@@ -332,7 +332,8 @@ fn protected_names_are_not_given_away() {
     for args in [&["import", &source, "--name", &protected][..], &["tag", "free", &protected]] {
         let said = image(args).expect_code(1);
         assert_eq!(said.stdout, "");
-        said.complains("the policy requires a signature for").complains("Hint: Pull it with `magikvm image pull");
+        said.complains("the policy requires a signature for")
+            .complains("Hint: Pull it with `magikvm image pull");
     }
     scene.rule("\"reject\"");
     for args in [&["import", &source, "--name", &protected][..], &["tag", "free", &protected]] {

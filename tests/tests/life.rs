@@ -235,11 +235,7 @@ fn a_foreground_run_whose_vm_dies_says_so() {
     let mut running = host.run_fake(&Pod::simple("dead"), "run").spawn();
     running.wait_for_stdout("hello from web");
     kill9(host.process("dead", "fake"));
-    running
-        .wait()
-        .expect_code(125)
-        .complains("pod default/dead did not end properly")
-        .complains("SIGKILL");
+    running.wait().expect_code(125).complains("pod default/dead did not end properly").complains("SIGKILL");
 }
 
 #[test]
