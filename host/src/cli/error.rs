@@ -18,11 +18,9 @@ pub(super) enum Kind {
     Environment,
     /// 70.
     Internal,
-    /// As it is.
     Code(u8),
 }
 
-/// A failed verb.
 #[derive(Debug)]
 pub(super) struct CliError {
     kind: Kind,
@@ -35,7 +33,6 @@ pub(super) struct CliError {
 }
 
 impl CliError {
-    /// From a message.
     pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -74,6 +71,11 @@ impl CliError {
     pub(super) fn of_failure(failure: Failure, internal: Kind) -> Self {
         let kind = match failure.blame {
             Blame::User => Kind::User,
+            // In a foreground run, other codes are the containers' as soon as there is a sandbox.
+            Blame::Environment if failure.reason.is_some() => match internal {
+                Kind::Code(_) => internal,
+                _ => Kind::Environment,
+            },
             Blame::Environment => Kind::Environment,
             Blame::Workload if internal == Kind::Internal => Kind::User,
             Blame::Internal | Blame::Workload => internal,

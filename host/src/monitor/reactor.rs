@@ -5,7 +5,7 @@ use super::clock;
 use super::control;
 use super::link::Link;
 use super::puller::Puller;
-use super::watchers;
+use super::watchers::{self, Life};
 use crate::agent::Connector;
 use crate::net::relay::Relay;
 use crate::pod::control::ControlRequest;
@@ -47,12 +47,7 @@ pub(super) enum Message {
     /// From the process that pulls images; None is its end.
     Puller(Option<FromPuller>),
     /// A user's request; answered through `done` when it is carried out or never will be.
-    Control {
-        /// What the user wants.
-        request: ControlRequest,
-        /// Takes the answer.
-        done: Sender<Answer>,
-    },
+    Control { request: ControlRequest, done: Sender<Answer> },
 }
 
 /// What a user's request came to.
@@ -98,6 +93,7 @@ struct SandboxView {
     control: Arc<dyn SandboxControl>,
     events: EventLog,
     clock: SyncSender<ClockReason>,
+    life: Arc<Life>,
 }
 
 impl SandboxView {
@@ -292,7 +288,8 @@ impl<'a> Reactor<'a> {
                 Effect::Disarm => self.deadline = None,
                 Effect::Shutdown { grace_ms } => {
                     if let Some(sandbox) = &self.sandbox {
-                        watchers::shut_down(sandbox.agent.clone(), grace_ms, self.outbox.clone());
+                        let (agent, life) = (sandbox.agent.clone(), Arc::clone(&sandbox.life));
+                        watchers::shut_down(agent, grace_ms, life, self.outbox.clone());
                     }
                 }
                 Effect::Kill | Effect::Pause | Effect::Resume | Effect::TellTime(_) | Effect::Note(_) => {
@@ -373,12 +370,12 @@ impl Observer for Reactor<'_> {
                 events.write(PodEvent::Host(HostEvent::Jail { process, missing }));
             }
         }
-        let clock = clock::start(agent.clone(), events.clone(), life);
+        let clock = clock::start(agent.clone(), events.clone(), Arc::clone(&life));
         ignore(
             clock::watch_host(self.outbox.clone()),
             "a kernel that cannot say that its clock jumps: the guest's then follows only after a pause",
         );
-        self.sandbox = Some(SandboxView { agent, control, events, clock });
+        self.sandbox = Some(SandboxView { agent, control, events, clock, life });
         self.listen(&pod.dir)?;
         self.save(&pod.dir);
         match self.turn(&pod.dir) {

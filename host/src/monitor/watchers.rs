@@ -2,7 +2,9 @@
 
 use super::clock;
 use super::reactor::Message;
-use crate::agent::{AgentConnection, AgentError, Connector, EventStream, Patience, Received, StreamError};
+use crate::agent::{
+    AgentConnection, AgentError, Connector, DeadlineExtension, EventStream, Received, StreamError,
+};
 use crate::net::report;
 use crate::pod::events::{EventLog, HostEvent, PodEvent};
 use crate::pod::logs::{LogStream, LogWriter};
@@ -105,10 +107,10 @@ impl Life {
     }
 
     /// For a stream of the VM's: it may be late while it stands, and for as long again when it has stood.
-    fn patience(self: &Arc<Self>) -> Patience {
+    fn deadline_extension(self: &Arc<Self>) -> DeadlineExtension {
         let life = Arc::clone(self);
         let mut seen = life.turns.load(Ordering::Acquire);
-        Patience::new(move || {
+        DeadlineExtension::new(move || {
             let turns = life.turns.load(Ordering::Acquire);
             std::mem::replace(&mut seen, turns) != turns || turns % 2 == 1
         })
@@ -158,16 +160,16 @@ fn follow_agent(
         Err(error) => return send(outbox, lost(&error)),
     };
     send(outbox, Input::AgentUp);
-    connection.set_patience(life.patience());
+    connection.extend_deadlines(life.deadline_extension());
     if !clock::tell_at_start(&mut connection, &hello, events) {
-        connection = match connector.connect_patiently(CONNECT_WAIT, life.patience()) {
+        connection = match connector.connect_extending(CONNECT_WAIT, life.deadline_extension()) {
             Ok(connection) => connection,
             Err(error) => return report_lost(outbox, life, &error),
         };
     }
     let (for_logs, log_outbox, log_life) = (connector.clone(), outbox.clone(), Arc::clone(life));
     let log_thread = spawn("logs", move || {
-        if let Err(error) = follow_logs(&for_logs, logs, log_life.patience()) {
+        if let Err(error) = follow_logs(&for_logs, logs, log_life.deadline_extension()) {
             report_lost(&log_outbox, &log_life, &*error);
         }
     });
@@ -198,9 +200,9 @@ fn follow_events(
 fn follow_logs(
     connector: &Connector,
     mut logs: Vec<LogWriter>,
-    patience: Patience,
+    extension: DeadlineExtension,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
-    let mut connection = connector.connect_patiently(CONNECT_WAIT, patience)?;
+    let mut connection = connector.connect_extending(CONNECT_WAIT, extension)?;
     let Done {} = connection.request(&Request::Logs)?;
     // The guest closes a connection, not the host; but the end of logs is the last that it has to say, and it waits for this.
     let stream = connection.into_stream(Traffic::logs(logs.len()))?;
@@ -217,8 +219,9 @@ fn follow_logs(
     Ok(())
 }
 
-/// Asks the agent to end the pod. If it can't be asked, the loop need not wait for the deadline.
-pub(super) fn shut_down(connector: Connector, grace_ms: u64, outbox: SyncSender<Message>) {
+/// Asks the agent to end the pod. If it can't be asked, the loop need not wait for the deadline, unless that is because the pod is ending by
+/// itself at this moment.
+pub(super) fn shut_down(connector: Connector, grace_ms: u64, life: Arc<Life>, outbox: SyncSender<Message>) {
     spawn("shutdown", move || {
         let asked = connector.connect(Duration::from_secs(5)).and_then(|mut connection| {
             connection.request_within::<Done>(&Request::Shutdown { grace_ms }, Duration::from_secs(5))
@@ -226,6 +229,7 @@ pub(super) fn shut_down(connector: Connector, grace_ms: u64, outbox: SyncSender<
         match asked {
             // A VM that ends at once may take its answer with it.
             Ok(_) | Err(AgentError::Closed) => {}
+            Err(_) if life.ends_within(VM_END_WAIT) => {}
             Err(_) => send(&outbox, Input::Deadline),
         }
     });

@@ -12,6 +12,7 @@ pub use error::ForwardError;
 use super::ports::Door;
 use crate::agent::Connector;
 use crate::os::{Interest, Poller};
+use crate::store::text::ignore;
 use dial::{Dial, Progress};
 use magikvm_proto::limits::MAX_FORWARDS;
 use magikvm_proto::stream::{Link, Local, Ready, Verdict, pump};
@@ -47,18 +48,12 @@ const CONNECTIONS: u64 = 1 << 32;
 /// What a user may want to know.
 #[derive(Debug)]
 pub enum News {
-    /// Somebody has connected.
     Accepted {
         /// To which address of this machine.
         address: SocketAddr,
     },
     /// A connection was reset because it could not be carried, or not any more.
-    Failed {
-        /// The pod's port.
-        port: u16,
-        /// Why.
-        error: ForwardError,
-    },
+    Failed { port: u16, error: ForwardError },
 }
 
 /// A relay at work. Dropped, its ports are closed and its connections reset.
@@ -89,17 +84,15 @@ impl Relay {
     }
 
     fn join(&mut self) {
-        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
-            // It panicked, and its sockets are closed.
+        if let Some(thread) = self.thread.take() {
+            ignore(thread.join(), "it panicked, and its sockets are closed");
         }
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        if self.waker.shutdown(Shutdown::Both).is_err() {
-            // Its thread has ended.
-        }
+        ignore(self.waker.shutdown(Shutdown::Both), "its thread has ended");
         self.join();
     }
 }
@@ -112,9 +105,7 @@ impl Client {
     /// It is to see a reset and not an end, which would look like all there was.
     fn reset(self) {
         let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
-        if setsockopt(&self.0, sockopt::Linger, &at_once).is_err() {
-            // It has gone already.
-        }
+        ignore(setsockopt(&self.0, sockopt::Linger, &at_once), "it has gone already");
     }
 }
 
@@ -229,9 +220,7 @@ impl Worker {
 
     /// Carries until it is told to end, and resets whom it still had.
     fn run(&mut self) {
-        if self.carry().is_err() {
-            // The kernel has no memory for it.
-        }
+        ignore(self.carry(), "the kernel has no memory for it");
         for connection in self.connections.drain(..).flatten() {
             match connection.stage {
                 ConnectionStage::Waits(client)

@@ -1,11 +1,12 @@
 //! The Pod Runtime Interface: `run_pod`, `stop_pod`, `pause_pod`, `resume_pod`, `delete_pod`, and what one may ask of a pod in between. The CLI is one client of it.
+#![warn(missing_docs)]
 
 use super::control::{self, ControlError, ControlRequest};
 use super::failure::Failure;
 use super::launch::{self, Launched};
 use super::logs::LogReader;
 use super::run::RunRequest;
-use crate::agent::{AgentConnection, AgentError, Connector, Patience};
+use crate::agent::{AgentConnection, AgentError, Connector, DeadlineExtension};
 use crate::store::atomic::FileError;
 use crate::store::layout::Layout;
 use crate::store::lock::{self, Lock, LockState};
@@ -301,9 +302,9 @@ impl PodRuntimeInterface {
     }
 
     /// For a connection that is to outlast pauses of its pod.
-    pub fn patience(&self, id: &PodId) -> Patience {
+    pub fn deadline_extension(&self, id: &PodId) -> DeadlineExtension {
         let (pods, id) = (self.clone(), id.clone());
-        Patience::new(move || pods.is_paused(&id))
+        DeadlineExtension::new(move || pods.is_paused(&id))
     }
 
     /// A connection to the agent of a running pod that is not paused.
