@@ -3,9 +3,9 @@
 //!
 //! They are committed, so this is only run when a target changes its form.
 
-use magikvm::image::{RootfsCompression, bake_in_memory};
+use magikvm_images::{RootfsCompression, bake_in_memory};
 use magikvm_proto::codec::write_message;
-use magikvm_proto::wire::Request;
+use magikvm_proto::wire::{ExitStatus, Request, StreamMessage, UrgentMessage, WindowSize};
 use std::error::Error;
 use std::fs;
 use std::path::Path;
@@ -155,11 +155,10 @@ fn documents() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Lines of JSON and frames.
 fn wires() -> Result<Vec<(&'static str, Vec<u8>)>, Box<dyn Error>> {
     let mut requests = Vec::new();
     let requested: [Request; 5] = [
-        Request::Hello { generation: 2 },
+        Request::Hello { generation: 3 },
         Request::Ping,
         Request::Status,
         Request::Events { since: 7 },
@@ -168,21 +167,36 @@ fn wires() -> Result<Vec<(&'static str, Vec<u8>)>, Box<dyn Error>> {
     for request in &requested {
         write_message(&mut requests, request)?;
     }
-    let frame = |header: &str, payload: &str| format!("{header}\n{payload}").into_bytes();
-    Ok(vec![
-        ("requests", requests),
-        ("frame", frame(r#"{"stream":"stdout","container":"app","len":5}"#, "hello")),
-        ("end", frame(r#"{"stream":"end","len":0}"#, "")),
-    ])
+    let mut messages = Vec::new();
+    write_message(&mut messages, &StreamMessage::Dropped { channel: 1, bytes: 12 })?;
+    write_message(&mut messages, &StreamMessage::Exit(ExitStatus::signaled(9)))?;
+    let mut urgent = Vec::new();
+    write_message(&mut urgent, &UrgentMessage::Resize(WindowSize { rows: 50, cols: 132 }))?;
+    write_message(&mut urgent, &UrgentMessage::Signal { signal: 2 })?;
+    Ok(vec![("requests", requests), ("messages", messages), ("urgent", urgent)])
 }
 
-/// A line and frames of a forwarded connection.
+/// A line and frames of a stream.
 fn forwards() -> Vec<(&'static str, Vec<u8>)> {
     let with = |line: &str, frames: &[&[u8]]| [line.as_bytes(), b"\n", &frames.concat()].concat();
     let hello: &[u8] = b"\0\0\0\x05hello";
     vec![
         ("host", with(r#"{"action":"forward","port":80}"#, &[hello, &[2, 0, 0x80, 0], &[1, 0, 0, 0]])),
         ("guest", with(r#"{"status":"ok"}"#, &[hello, hello, &[3, 0, 0, 0]])),
+        (
+            "process",
+            with(
+                r#"{"status":"ok"}"#,
+                &[hello, b"\0\0\x40\x03err", b"\x04\0\0\x1b{\"message\":\"exit\",\"code\":3}", &[1, 0, 0, 0]],
+            ),
+        ),
+        (
+            "terminal",
+            with(
+                r#"{"status":"ok"}"#,
+                &[b"\x05\0\0\x27{\"urgent\":\"resize\",\"rows\":50,\"cols\":90}", hello, &[1, 0, 0, 0]],
+            ),
+        ),
         ("refused", with(r#"{"status":"error","code":"busy","message":"no"}"#, &[])),
     ]
 }

@@ -3,4 +3,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| magikvm::image::fuzz::erofs(bytes));
+fuzz_target!(|bytes: &[u8]| magikvm_images::fuzz::erofs(bytes));

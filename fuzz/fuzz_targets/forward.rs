@@ -1,10 +1,13 @@
-//! Forwarded connections, either end: whatever the other side sends is taken or refused, within a window.
+//! Streams of each kind, either end: whatever the other side sends is taken or refused, within a window.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use magikvm_proto::codec::{read_message, write_message};
-use magikvm_proto::forward::{ForwardRequest, Link, Side, WINDOW_TO_GUEST, WINDOW_TO_HOST};
+use magikvm_proto::forward::ForwardRequest;
 use magikvm_proto::limits::MAX_MESSAGE_LEN;
+use magikvm_proto::stream::{
+    Incoming, Link, MAX_MESSAGE, MAX_URGENT, Side, Traffic, WINDOW_TO_GUEST, WINDOW_TO_HOST,
+};
 use magikvm_proto::wire::{Done, Refusal, Reply};
 
 /// Control frames that may wait at one time; data frames of our own are not sent here.
@@ -23,27 +26,48 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(Some(Reply::Error(refusal))) = read_message::<Reply<Done>>(&mut &*line) {
         assert!(Refusal::new(refusal.code, refusal.message).message.len() <= MAX_MESSAGE_LEN);
     }
-    for (side, window) in [(Side::Host, WINDOW_TO_HOST), (Side::Guest, WINDOW_TO_GUEST)] {
-        let window = usize::try_from(window).expect("a small number");
-        let (mut whole, mut parts) = (Link::new(side), Link::new(side));
-        let in_one = whole.receive(frames);
-        let in_parts = frames.iter().try_for_each(|&byte| parts.receive(&[byte]));
-        assert_eq!(in_one, in_parts, "pieces make no difference");
-        if in_one.is_ok() {
-            assert_eq!(whole.inbox(), parts.inbox());
-        }
-        for link in [&mut whole, &mut parts] {
-            assert!(link.inbox().len() <= window);
-            // What is delivered makes room, and is told once.
-            let count = link.inbox().len();
-            link.delivered(count);
-            assert!(link.inbox().is_empty() && link.outbox().len() <= MOST_CONTROL);
-            if link.room() > 0 {
-                let data = vec![1; link.room()];
-                link.send(&data);
-            }
-            link.end();
-            link.abort();
-        }
+    for traffic in [Traffic::PORT, Traffic::PROCESS, Traffic::EVENTS, Traffic::logs(2)] {
+        one_end(Side::Host, traffic, frames);
+        one_end(Side::Guest, traffic, frames);
     }
 });
+
+fn one_end(side: Side, traffic: Traffic, frames: &[u8]) {
+    let window = match side {
+        Side::Host => WINDOW_TO_HOST,
+        Side::Guest => WINDOW_TO_GUEST,
+    };
+    let window = usize::try_from(window).expect("a small number");
+    let (mut whole, mut parts) = (Link::new(side, traffic), Link::new(side, traffic));
+    let in_one = whole.receive(frames);
+    let in_parts = frames.iter().try_for_each(|&byte| parts.receive(&[byte]));
+    assert_eq!(in_one, in_parts, "pieces make no difference");
+    if in_one.is_ok() {
+        assert_eq!((whole.inbox(), whole.next()), (parts.inbox(), parts.next()));
+    }
+    for link in [&mut whole, &mut parts] {
+        assert!(link.inbox().len() <= window);
+        while let Some(message) = link.take_urgent() {
+            assert!((1..=MAX_URGENT).contains(&message.len()) && side == Side::Guest);
+        }
+        // What is delivered makes room, and is told once.
+        while let Some(next) = link.next() {
+            let count = match next {
+                Incoming::Data { bytes, .. } => bytes.len(),
+                Incoming::Message(message) => {
+                    assert!(message.len() <= MAX_MESSAGE);
+                    message.len()
+                }
+            };
+            link.delivered(count);
+        }
+        // A message of which not all has come is all that may be left.
+        assert!(link.inbox().len() < MAX_MESSAGE && link.outbox().len() <= MOST_CONTROL);
+        if link.room() > 0 {
+            let data = vec![1; link.room()];
+            link.send(0, &data);
+        }
+        link.end();
+        link.abort();
+    }
+}

@@ -3,4 +3,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| magikvm::image::fuzz::layers(bytes));
+fuzz_target!(|bytes: &[u8]| magikvm_images::fuzz::layers(bytes));

@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use magikvm::net::allow::AllowList;
 use magikvm::net::filter::{Filter, Sink};
 use magikvm::net::rules::Rules;
-use magikvm::net::{DNS_4, GUEST_4, GUEST_6, GUEST_MAC, PASST_MAC, packet, place};
+use magikvm::net::{DNS_4, GUEST_4, GUEST_6, GUEST_MAC, PASST_MAC, place};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Instant;

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use magikvm::image::{Digest, Platform, Reference, Source};
+use magikvm_images::{Digest, Platform, Reference, Source};
 
 fuzz_target!(|text: &str| {
     if let Ok(reference) = text.parse::<Reference>() {

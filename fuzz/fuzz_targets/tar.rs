@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use magikvm::image::tar::TarReader;
+use magikvm_images::tar::TarReader;
 
 fuzz_target!(|bytes: &[u8]| {
     let mut reader = TarReader::new(bytes);

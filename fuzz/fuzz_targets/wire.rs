@@ -2,17 +2,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use magikvm_proto::codec::{read_frame, read_message};
-use magikvm_proto::limits::MAX_FRAME_LEN;
-use magikvm_proto::wire::{ClockSet, Event, Hello, Reply, Request, Stats, Status};
+use magikvm_proto::codec::read_message;
+use magikvm_proto::wire::{
+    ClockSet, Event, Hello, Reply, Request, Stats, Status, StreamMessage, UrgentMessage,
+};
 
 fuzz_target!(|bytes: &[u8]| {
-    let mut payload = Vec::new();
-    let mut reader = bytes;
-    while let Ok(Some(header)) = read_frame(&mut reader, &mut payload) {
-        assert_eq!(header.len, payload.len());
-        assert!(payload.len() <= MAX_FRAME_LEN);
-    }
     let mut reader = bytes;
     while let Ok(Some(request)) = read_message::<Request>(&mut reader) {
         let again = serde_json_roundtrip(&request);
@@ -28,6 +23,10 @@ fuzz_target!(|bytes: &[u8]| {
     while let Ok(Some(_)) = read_message::<Reply<Stats>>(&mut reader) {}
     let mut reader = bytes;
     while let Ok(Some(_)) = read_message::<Reply<ClockSet>>(&mut reader) {}
+    let mut reader = bytes;
+    while let Ok(Some(_)) = read_message::<StreamMessage>(&mut reader) {}
+    let mut reader = bytes;
+    while let Ok(Some(_)) = read_message::<UrgentMessage>(&mut reader) {}
 });
 
 fn serde_json_roundtrip(request: &Request) -> Request {

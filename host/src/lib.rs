@@ -1,20 +1,31 @@
 //! The magikvm host: runs a Kubernetes Pod on this machine inside one hardware microVM, with no daemon.
 //!
 //! [`pod::interface::PodRuntimeInterface`] is the library's surface: run_pod, stop_pod, pause_pod, resume_pod, delete_pod. Modules may use only those below them:
-//! `cli`, `monitor`, `pod`, `runtime`, `manifest`, `vmm`, `net`, `volume`, `jail`, `agent`, `image`, `store`, `signals`, `os`.
+//! `cli`, `monitor`, `pod`, `runtime`, `manifest`, `vmm`, `net`, `volume`, `jail`, `process`, `agent`, `image`, `store`, `signals`, `os`.
+//!
+//! Without the feature `vmm` there is only what reads manifests and filters frames.
 
 pub mod agent;
+#[cfg(feature = "vmm")]
 pub mod cli;
+#[cfg(feature = "vmm")]
 pub mod jail;
 pub mod manifest;
+#[cfg(feature = "vmm")]
 pub mod monitor;
 pub mod net;
+#[cfg(feature = "vmm")]
 pub mod pod;
+#[cfg(feature = "vmm")]
+pub mod process;
+#[cfg(feature = "vmm")]
 pub mod runtime;
 pub mod store;
+#[cfg(feature = "vmm")]
 pub mod vmm;
 pub mod volume;
 
 pub use magikvm_images as image;
 pub use magikvm_platform::{os, signals};
+#[cfg(feature = "vmm")]
 pub use pod::interface::PodRuntimeInterface;

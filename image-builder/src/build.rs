@@ -8,7 +8,7 @@ use crate::files::{self, FileError};
 use crate::image::{GuestImage, ImageError};
 use crate::kernel::{Kernel, KernelError};
 use crate::progress::{Step, Steps};
-use crate::stage::{Stage, StageError};
+use crate::stage::{StageError, StagedDirectory};
 use crate::tools::{self, Tool, Toolchain};
 use magikvm_proto::GENERATION;
 use magikvm_proto::guest_image::{Arch, GuestManifest, INITRAMFS, Init, InitStamp, KERNEL, MANIFEST, SCHEMA};
@@ -27,7 +27,6 @@ pub enum BuildError {
     /// The user asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
-    /// The system lacks tools.
     #[error("required programs or packages are missing:{}", list(.0))]
     MissingTools(Vec<Tool>),
     /// The init program is not where it is looked for.
@@ -36,23 +35,16 @@ pub enum BuildError {
     /// The init program is not one.
     #[error("the init program {} {source}", path.display())]
     Init {
-        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         source: ElfError,
     },
     /// The init program and this builder do not belong together.
     #[error("the init program {} has wire generation {found}, but this magikvm-image builds images of generation {GENERATION}", path.display())]
-    InitGeneration {
-        /// The file.
-        path: PathBuf,
-        /// What it speaks.
-        found: u32,
-    },
+    InitGeneration { path: PathBuf, found: u32 },
     /// The kernel can't be compiled.
     #[error(transparent)]
     Compile(CompileError),
-    /// The kernel can't serve.
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// The kernel can't be stripped.
@@ -61,7 +53,6 @@ pub enum BuildError {
     /// The initramfs can't be written.
     #[error(transparent)]
     Cpio(#[from] CpioError),
-    /// A file operation failed.
     #[error(transparent)]
     File(#[from] FileError),
     /// The image can't be put at its place.
@@ -99,22 +90,17 @@ impl From<ChildError> for BuildError {
 pub enum KernelOrder {
     /// A file that the user gives.
     Ready(PathBuf),
-    /// Source.
     Compile(Recipe),
 }
 
 /// A guest image to make.
 #[derive(Debug, Clone)]
 pub struct Order {
-    /// For this architecture.
     pub arch: Arch,
-    /// At this place.
     pub out: PathBuf,
     /// With this program as `/init`.
     pub init: PathBuf,
-    /// With this kernel.
     pub kernel: KernelOrder,
-    /// Directories of programs.
     pub path: OsString,
 }
 
@@ -123,8 +109,8 @@ pub fn build(order: &Order, steps: &mut Steps) -> Result<GuestImage, BuildError>
     steps.run("Checking the tools", |step| check_tools(order, step))?;
     let init =
         steps.run("Checking the init program", |step| InitProgram::read(&order.init, order.arch, step))?;
-    let stage =
-        steps.run("Making a place for the image", |_| Ok::<_, BuildError>(Stage::new(&order.out)?))?;
+    let stage = steps
+        .run("Making a place for the image", |_| Ok::<_, BuildError>(StagedDirectory::new(&order.out)?))?;
     let mut source = steps.run("Looking for the kernel", |step| find_kernel(order, step))?;
     steps.run("Unpacking the kernel source", |step| source.unpack(step))?;
     steps.run("Configuring the kernel", |step| source.configure(step))?;
@@ -195,7 +181,12 @@ impl InitProgram {
 }
 
 /// Checks the kernel, strips it if it needs that, and puts it on the stage.
-fn take_kernel(file: &Path, order: &Order, stage: &Stage, step: &mut Step<'_>) -> Result<Kernel, BuildError> {
+fn take_kernel(
+    file: &Path,
+    order: &Order,
+    stage: &StagedDirectory,
+    step: &mut Step<'_>,
+) -> Result<Kernel, BuildError> {
     let mut kernel = Kernel::read(file, order.arch)?;
     let target = stage.dir().join(KERNEL);
     if kernel.debug_info == DebugInfo::Present {
@@ -215,7 +206,7 @@ fn strip(
     from: &Path,
     to: &Path,
     order: &Order,
-    stage: &Stage,
+    stage: &StagedDirectory,
     step: &mut Step<'_>,
 ) -> Result<(), BuildError> {
     let strip = Toolchain::of(order.arch).strip;
@@ -233,7 +224,7 @@ fn finish(
     kernel: &Kernel,
     init: &InitProgram,
     initramfs: &[u8],
-    stage: Stage,
+    stage: StagedDirectory,
 ) -> Result<GuestImage, BuildError> {
     files::write(&stage.dir().join(INITRAMFS), initramfs, 0o644)?;
     let manifest = GuestManifest {

@@ -22,7 +22,7 @@ pub enum CpioError {
 }
 
 #[derive(Debug)]
-enum Kind {
+enum FileKind {
     Directory,
     File(Vec<u8>),
     CharDevice { major: u32, minor: u32 },
@@ -31,7 +31,7 @@ enum Kind {
 #[derive(Debug)]
 struct Entry {
     permissions: u32,
-    kind: Kind,
+    kind: FileKind,
 }
 
 /// What goes into the archive. Entries are written in the order of their paths, so a directory comes before what it holds.
@@ -41,26 +41,26 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// An empty archive.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Adds a directory. Paths have no leading slash.
     pub fn directory(mut self, path: &str, permissions: u32) -> Self {
-        self.entries.insert(path.to_owned(), Entry { permissions, kind: Kind::Directory });
+        self.entries.insert(path.to_owned(), Entry { permissions, kind: FileKind::Directory });
         self
     }
 
     /// Adds a regular file.
     pub fn file(mut self, path: &str, permissions: u32, content: Vec<u8>) -> Self {
-        self.entries.insert(path.to_owned(), Entry { permissions, kind: Kind::File(content) });
+        self.entries.insert(path.to_owned(), Entry { permissions, kind: FileKind::File(content) });
         self
     }
 
     /// Adds a character device.
     pub fn char_device(mut self, path: &str, permissions: u32, major: u32, minor: u32) -> Self {
-        self.entries.insert(path.to_owned(), Entry { permissions, kind: Kind::CharDevice { major, minor } });
+        self.entries
+            .insert(path.to_owned(), Entry { permissions, kind: FileKind::CharDevice { major, minor } });
         self
     }
 
@@ -70,7 +70,7 @@ impl Archive {
         for (inode, (path, entry)) in (1_u32..).zip(&self.entries) {
             append(&mut out, inode, path, entry)?;
         }
-        let trailer = Entry { permissions: 0, kind: Kind::File(Vec::new()) };
+        let trailer = Entry { permissions: 0, kind: FileKind::File(Vec::new()) };
         append_raw(&mut out, 0, "TRAILER!!!", 0, 1, (0, 0), &trailer)?;
         // cpio(1) reads in blocks of this length.
         out.resize(out.len().next_multiple_of(512), 0);
@@ -80,9 +80,9 @@ impl Archive {
 
 fn append(out: &mut Vec<u8>, inode: u32, path: &str, entry: &Entry) -> Result<(), CpioError> {
     let (format, links, device) = match entry.kind {
-        Kind::Directory => (S_IFDIR, 2, (0, 0)),
-        Kind::File(_) => (S_IFREG, 1, (0, 0)),
-        Kind::CharDevice { major, minor } => (S_IFCHR, 1, (major, minor)),
+        FileKind::Directory => (S_IFDIR, 2, (0, 0)),
+        FileKind::File(_) => (S_IFREG, 1, (0, 0)),
+        FileKind::CharDevice { major, minor } => (S_IFCHR, 1, (major, minor)),
     };
     append_raw(out, inode, path, format | entry.permissions, links, device, entry)
 }
@@ -96,7 +96,7 @@ fn append_raw(
     device: (u32, u32),
     entry: &Entry,
 ) -> Result<(), CpioError> {
-    let content: &[u8] = if let Kind::File(content) = &entry.kind { content } else { &[] };
+    let content: &[u8] = if let FileKind::File(content) = &entry.kind { content } else { &[] };
     let length =
         |len: usize| u32::try_from(len).map_err(|_| CpioError::TooLong { path: path.to_owned(), len });
     let (uid, gid, mtime, check) = (0, 0, 0, 0);

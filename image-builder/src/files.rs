@@ -1,6 +1,6 @@
 //! File operations whose errors name the path, with a cap on everything that is read whole.
 
-use magikvm_proto::guest_image::{Part, Sha256Hex};
+use magikvm_proto::guest_image::{GuestFile, Sha256Hex};
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -10,21 +10,17 @@ use std::path::{Path, PathBuf};
 /// A file operation that failed, and where.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// The system refused.
     #[error("cannot {action} {}", path.display())]
     Io {
         /// What was tried, as a verb: "read", "create directory"…
         action: &'static str,
-        /// On which path.
         path: PathBuf,
-        /// Why it failed.
         #[source]
         source: io::Error,
     },
     /// A file is longer than any honest one of its kind.
     #[error("{} is longer than the limit of {max} bytes", path.display())]
     TooLong {
-        /// The file.
         path: PathBuf,
         /// Bytes allowed.
         max: u64,
@@ -71,8 +67,8 @@ pub fn sync_dir(path: &Path) -> Result<(), FileError> {
 }
 
 /// Digest and length of some bytes.
-pub fn part_of(bytes: &[u8]) -> Part {
-    Part { sha256: sha256(bytes), size: bytes.len() as u64 }
+pub fn part_of(bytes: &[u8]) -> GuestFile {
+    GuestFile { sha256: sha256(bytes), size: bytes.len() as u64 }
 }
 
 /// Digest of some bytes.

@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 /// Why an image can't be put at its place.
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
-    /// A file operation failed.
     #[error(transparent)]
     File(#[from] FileError),
     /// What is at the place is not ours to replace.
@@ -23,16 +22,16 @@ pub enum StageError {
     NoPlace(PathBuf),
 }
 
-/// A directory that is not at its place until [`Stage::commit`]. Dropped without it, nothing is left.
+/// A directory that is not at its place until [`StagedDirectory::commit`]. Dropped without it, nothing is left.
 #[derive(Debug)]
-pub struct Stage {
+pub struct StagedDirectory {
     dir: PathBuf,
     target: PathBuf,
     /// Held as long as the directory is in use, so that the next builder can tell it from one left by a killed builder.
     _lock: File,
 }
 
-impl Stage {
+impl StagedDirectory {
     /// Starts a new directory beside `target`, and removes those that killed builders left there.
     pub fn new(target: &Path) -> Result<Self, StageError> {
         let target = resolve(target)?;
@@ -75,7 +74,7 @@ impl Stage {
     }
 }
 
-impl Drop for Stage {
+impl Drop for StagedDirectory {
     fn drop(&mut self) {
         // Nobody is there to hear an error; the next builder's sweep tries again.
         let _removed = fs::remove_dir_all(&self.dir).is_ok();
@@ -190,7 +189,7 @@ mod tests {
     }
 
     fn put(target: &Path, text: &str) -> PathBuf {
-        let stage = Stage::new(target).unwrap();
+        let stage = StagedDirectory::new(target).unwrap();
         files::write(&stage.dir().join(MANIFEST), text.as_bytes(), 0o644).unwrap();
         stage.commit().unwrap()
     }
@@ -215,7 +214,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("guest");
         put(&target, "old");
-        let stage = Stage::new(&target).unwrap();
+        let stage = StagedDirectory::new(&target).unwrap();
         files::write(&stage.dir().join(MANIFEST), b"half", 0o644).unwrap();
         drop(stage);
         assert_eq!(fs::read_to_string(target.join(MANIFEST)).unwrap(), "old");
@@ -228,10 +227,10 @@ mod tests {
         let home = dir.path().join("home");
         fs::create_dir(&home).unwrap();
         files::write(&home.join("letter"), b"dear", 0o644).unwrap();
-        assert!(matches!(Stage::new(&home), Err(StageError::NotAnImage(_))));
-        assert!(matches!(Stage::new(&home.join("letter")), Err(StageError::NotAnImage(_))));
+        assert!(matches!(StagedDirectory::new(&home), Err(StageError::NotAnImage(_))));
+        assert!(matches!(StagedDirectory::new(&home.join("letter")), Err(StageError::NotAnImage(_))));
         assert!(matches!(
-            Stage::new(Path::new("/")),
+            StagedDirectory::new(Path::new("/")),
             Err(StageError::NotAnImage(_) | StageError::NoPlace(_))
         ));
         assert_eq!(names(dir.path()), ["home"]);
@@ -251,11 +250,11 @@ mod tests {
     fn the_stage_of_a_killed_builder_is_removed_and_that_of_a_living_one_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("guest");
-        let living = Stage::new(&target).unwrap();
+        let living = StagedDirectory::new(&target).unwrap();
         fs::create_dir(dir.path().join(".guest.staging-dead")).unwrap();
         files::write(&dir.path().join(".guest.staging-dead/vmlinux"), b"half", 0o644).unwrap();
         fs::create_dir(dir.path().join(".other.staging-dead")).unwrap();
-        let second = Stage::new(&target).unwrap();
+        let second = StagedDirectory::new(&target).unwrap();
         assert!(living.dir().is_dir() && second.dir().is_dir());
         assert!(!dir.path().join(".guest.staging-dead").exists());
         assert!(dir.path().join(".other.staging-dead").exists(), "of another target");

@@ -35,6 +35,8 @@ mod ports;
 mod processes;
 #[path = "conformance/row.rs"]
 mod row;
+#[path = "conformance/stopped.rs"]
+mod stopped;
 #[path = "conformance/stops.rs"]
 mod stops;
 #[path = "conformance/streams.rs"]
@@ -62,7 +64,7 @@ use std::sync::Arc;
 use unit::Unit;
 
 /// The list, in the order of the table.
-static GROUPS: [&Group; 19] = [
+static GROUPS: [&Group; 20] = [
     &manifest::GROUP,
     &together::GROUP,
     &walls::GROUP,
@@ -71,6 +73,7 @@ static GROUPS: [&Group; 19] = [
     &streams::GROUP,
     &exec::GROUP,
     &attach::GROUP,
+    &stopped::GROUP,
     &ends::GROUP,
     &stops::GROUP,
     &machine::GROUP,

@@ -5,15 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the top. A module may use those below it.
-const LAYERS: [&str; 14] = [
-    "cli", "monitor", "pod", "runtime", "manifest", "vmm", "net", "volume", "jail", "agent", "image",
-    "store", "signals", "os",
-];
-
-/// Uses that break the rule, each with its reason. One that is not there any more must go from this list too.
-const EXCEPTIONS: [(&str, &str, &str); 2] = [
-    ("store", "vmm", "the state file names the VM's processes (`ProcessRef`), which is data"),
-    ("store", "agent", "the state file says how the agent is reached (`Connector`), which is data"),
+const LAYERS: [&str; 15] = [
+    "cli", "monitor", "pod", "runtime", "manifest", "vmm", "net", "volume", "jail", "process", "agent",
+    "image", "store", "signals", "os",
 ];
 
 fn row(layers: &[&str], module: &str) -> usize {
@@ -79,12 +73,8 @@ const CRATE_LAYERS: [(&str, &[&str]); 3] = [
     ),
 ];
 
-/// Uses of a module that the order of `layers` forbids; uses that `EXCEPTIONS` allows are added to `used`.
-fn wrong_arrows(
-    base: &Path,
-    layers: &[&str],
-    used: &mut Vec<&'static (&'static str, &'static str, &'static str)>,
-) -> Vec<String> {
+/// Uses of a module that the order of `layers` forbids.
+fn wrong_arrows(base: &Path, layers: &[&str]) -> Vec<String> {
     let mut files = Vec::new();
     sources(base, &mut files);
     let mut wrong = Vec::new();
@@ -96,12 +86,8 @@ fn wrong_arrows(
             continue;
         }
         for (line, other) in named(&fs::read_to_string(&file).unwrap()) {
-            if other == module || row(layers, &other) > row(layers, &module) {
-                continue;
-            }
-            match EXCEPTIONS.iter().find(|(from, to, _)| (*from, *to) == (module.as_str(), other.as_str())) {
-                Some(exception) => used.push(exception),
-                None => wrong.push(format!("{}:{line}: {module} uses {other}", below.display())),
+            if other != module && row(layers, &other) <= row(layers, &module) {
+                wrong.push(format!("{}:{line}: {module} uses {other}", below.display()));
             }
         }
     }
@@ -110,15 +96,11 @@ fn wrong_arrows(
 
 #[test]
 fn arrows_point_down() {
-    let mut used = Vec::new();
-    let mut wrong = wrong_arrows(&root().join("host/src"), &LAYERS, &mut used);
+    let mut wrong = wrong_arrows(&root().join("host/src"), &LAYERS);
     for (sources, layers) in CRATE_LAYERS {
-        wrong.extend(wrong_arrows(&root().join(sources), layers, &mut used));
+        wrong.extend(wrong_arrows(&root().join(sources), layers));
     }
     assert!(wrong.is_empty(), "arrows that point up or sideways:\n{}", wrong.join("\n"));
-    for exception in &EXCEPTIONS {
-        assert!(used.contains(&exception), "no such use any more: {exception:?}");
-    }
 }
 
 /// Packages of this workspace, and which others of it each may depend on.

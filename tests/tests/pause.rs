@@ -273,7 +273,7 @@ fn a_paused_vm_that_is_killed_has_failed() {
 }
 
 #[test]
-fn many_wishes_at_once_are_all_answered() {
+fn many_requests_at_once_are_all_answered() {
     let host = Host::fake();
     let before = host.holdings();
     host.start_fake(&Pod::simple("contested"), "run");
@@ -284,7 +284,7 @@ fn many_wishes_at_once_are_all_answered() {
         for wish in wishes {
             let output = wish.wait();
             if output.code != 0 {
-                output.expect_code(1).complains("Caused by: another wish has come after this one");
+                output.expect_code(1).complains("Caused by: another request came after this one");
             }
         }
     }
@@ -306,7 +306,7 @@ fn a_start_that_somebody_has_stopped_fails_in_its_time() {
     let output = running.wait().expect_code(70);
     let output = output
         .complains(
-            "the VM's agent did not answer within 60 s of its start; somebody has stopped its processes",
+            "the pod's agent did not answer within 60 s of its start; somebody has stopped its processes",
         )
         .complains("(stage: boot)");
     assert!(output.took < Duration::from_secs(75), "{:?}", output.took);

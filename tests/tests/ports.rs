@@ -160,7 +160,7 @@ fn port_forward_leads_to_the_pod_until_it_is_ended() {
     assert!(named.stdout().starts_with(&format!("Forwarding from 127.0.0.1:{local} -> {app}\n")));
     named.wait_for_stdout(&format!("Handling connection for {local}\n"));
     let taken = format!("{local}:{app}");
-    host.cmd(["port-forward", "web", &taken]).fails(3).complains("take another port, or any that is free");
+    host.cmd(["port-forward", "web", &taken]).fails(3).complains("Choose another local port");
     named.signal(Signal::SIGINT);
     named.wait().expect_code(0);
     assert!(TcpListener::bind(("127.0.0.1", local)).is_ok());

@@ -49,7 +49,7 @@ fn a_guest_that_does_not_boot_says_why() {
 
     // The right size, and no kernel: the VMM says so.
     bad.damage("vmlinux", &vec![0; whole.len()]);
-    let output = run().expect_code(70).complains("(stage: boot)").complains("The VM's console, last lines:");
+    let output = run().expect_code(3).complains("(stage: boot)").complains("The VM's console, last lines:");
     assert!(output.stderr.contains("kernel"), "{}", output.stderr);
     host.assert_as_before(&before);
 

@@ -2,7 +2,7 @@
 //! whole and verified under its name or not there. One that is held (its first byte locked) is not removed.
 
 use super::digest::{Digest, Hasher};
-use super::index::Part;
+use super::index::ImageBlob;
 use super::lock::{self, BakeLock, Hold};
 use magikvm_platform::atomic::{self, FileError, Staged};
 use std::fs::{self, File, OpenOptions};
@@ -48,7 +48,6 @@ impl Blobs {
         Self { dir, locks }
     }
 
-    /// Where they are.
     pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
@@ -64,7 +63,7 @@ impl Blobs {
     }
 
     /// Whether a blob is there, with the size that it should have.
-    pub(super) fn has(&self, part: &Part) -> bool {
+    pub(super) fn has(&self, part: &ImageBlob) -> bool {
         fs::metadata(self.path(&part.digest)).is_ok_and(|metadata| metadata.len() == part.size_bytes)
     }
 

@@ -10,7 +10,7 @@ mod clear;
 pub use clear::clear_unpacked;
 
 use super::cancel::{Cancel, Stopped};
-use super::erofs::read::{Inode, Kind, NamedXattr, ReadAt, ReadError, Reader, Visitor, walk};
+use super::erofs::read::{Inode, InodeKind, NamedXattr, ReadAt, ReadError, Reader, Visitor, walk};
 use super::tree::{Device, text};
 use magikvm_platform::os::{Unopened, make_special};
 use rustix::fs::{
@@ -55,32 +55,24 @@ pub struct UnpackedSummary {
 /// Why an image could not be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
-    /// The image.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The directory to unpack into.
     #[error("cannot unpack into {path}")]
     Open {
-        /// The directory.
         path: String,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// There is something in it.
     #[error("cannot unpack into {path}: it is not empty")]
-    NotEmpty {
-        /// The directory.
-        path: String,
-    },
+    NotEmpty { path: String },
     /// Something in it could not be made.
     #[error("cannot {action} {path:?}")]
     Make {
-        /// What was tried.
         action: &'static str,
         /// The path in the image.
         path: String,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -90,7 +82,6 @@ pub enum DirectoryError {
         /// The path in the image.
         path: String,
     },
-    /// Given up.
     #[error(transparent)]
     Stopped(#[from] Stopped),
     /// Somebody moved a directory while it was being filled.
@@ -156,7 +147,8 @@ impl Maker {
 
     /// A device, and no privileges to make one.
     fn is_skipped(&self, inode: &Inode) -> bool {
-        self.owners == Owners::Mine && matches!(inode.kind, Kind::CharDevice(_) | Kind::BlockDevice(_))
+        self.owners == Owners::Mine
+            && matches!(inode.kind, InodeKind::CharDevice(_) | InodeKind::BlockDevice(_))
     }
 
     fn mode(&self, inode: &Inode) -> Mode {
@@ -167,7 +159,6 @@ impl Maker {
         Mode::from_raw_mode(RawMode::from(inode.mode & kept))
     }
 
-    /// None: the caller.
     fn owner(&self, inode: &Inode, name: &[u8]) -> Result<Option<(Uid, Gid)>, DirectoryError> {
         if self.owners == Owners::Mine {
             return Ok(None);
@@ -232,10 +223,10 @@ impl Maker {
                 .map_err(self.error("set the owner of", shown))?;
         }
         let xattrs = image.xattrs(inode)?;
-        if !xattrs.is_empty() || inode.kind != Kind::Symlink {
+        if !xattrs.is_empty() || inode.kind != InodeKind::Symlink {
             let found = Unopened::find(dir, name, OFlags::empty()).map_err(self.error("open", shown))?;
             self.set_xattrs(&xattrs, shown, |key, value| found.set_xattr(key, value))?;
-            if inode.kind != Kind::Symlink {
+            if inode.kind != InodeKind::Symlink {
                 found.set_mode(self.mode(inode)).map_err(self.error("set the mode of", shown))?;
             }
         }
@@ -256,12 +247,12 @@ impl Maker {
             make_special(dir, name, kind, PRIVATE_FILE, device)
         };
         let made = match inode.kind {
-            Kind::Regular => return self.make_file(image, dir, (name, shown), inode),
-            Kind::Directory => return Ok(()),
-            Kind::Symlink => symlinkat(image.target(inode)?, dir, name),
-            Kind::Fifo => special(FileType::Fifo, None),
-            Kind::CharDevice(device) => special(FileType::CharacterDevice, Some(device)),
-            Kind::BlockDevice(device) => special(FileType::BlockDevice, Some(device)),
+            InodeKind::Regular => return self.make_file(image, dir, (name, shown), inode),
+            InodeKind::Directory => return Ok(()),
+            InodeKind::Symlink => symlinkat(image.target(inode)?, dir, name),
+            InodeKind::Fifo => special(FileType::Fifo, None),
+            InodeKind::CharDevice(device) => special(FileType::CharacterDevice, Some(device)),
+            InodeKind::BlockDevice(device) => special(FileType::BlockDevice, Some(device)),
         };
         made.map_err(self.error("make", shown))?;
         self.finish_unopened(image, dir, (name, shown), inode)

@@ -9,7 +9,7 @@ use super::cancel::Cancel;
 use super::digest::{Digest, Hasher, shorten};
 use super::document::{MAX_CONFIG, Role, role};
 use super::error::{ExportError, ImageError};
-use super::index::{ImageEntry, Part};
+use super::index::{ImageBlob, ImageEntry};
 use super::lock::Hold;
 use super::platform::Platform;
 use super::reference::Reference;
@@ -29,33 +29,18 @@ use std::sync::Arc;
 pub enum Target {
     /// A new directory in OCI's image layout.
     OciLayout {
-        /// The directory.
         dir: PathBuf,
         /// The image's `org.opencontainers.image.ref.name`; its own tag when left out.
         tag: Option<String>,
     },
     /// A tar file of such a directory.
-    OciArchive {
-        /// The file.
-        file: PathBuf,
-        /// As in a directory.
-        tag: Option<String>,
-    },
+    OciArchive { file: PathBuf, tag: Option<String> },
     /// A file for `docker load`.
-    DockerArchive {
-        /// The file.
-        file: PathBuf,
-    },
+    DockerArchive { file: PathBuf },
     /// The root file system as an EROFS image.
-    Erofs {
-        /// The file.
-        file: PathBuf,
-    },
+    Erofs { file: PathBuf },
     /// The root file system as a new directory.
-    Directory {
-        /// The directory.
-        dir: PathBuf,
-    },
+    Directory { dir: PathBuf },
 }
 
 /// Text that is no target.
@@ -115,8 +100,8 @@ struct Parts {
     config: Vec<u8>,
     id: Digest,
     platform: Platform,
-    manifest: (Part, HeldBlob),
-    layers: Vec<(Part, HeldBlob)>,
+    manifest: (ImageBlob, HeldBlob),
+    layers: Vec<(ImageBlob, HeldBlob)>,
 }
 
 impl ImageStore {
@@ -161,7 +146,7 @@ impl ImageStore {
         let index = self.read_index()?;
         let unknown = || ImageError::UnknownId { id: image.id.to_string() };
         let entry: &ImageEntry = index.images.get(&image.id).ok_or_else(unknown)?;
-        let hold = |part: &Part| match self.blobs().hold(&part.digest)? {
+        let hold = |part: &ImageBlob| match self.blobs().hold(&part.digest)? {
             Some(held) if held.size == part.size_bytes => Ok((part.clone(), held)),
             _ => Err(missing(&part.digest.to_string())),
         };
@@ -398,7 +383,7 @@ fn docker_archive(
 
 /// A layer, unpacked into a file without a name and checked.
 fn unpack_layer(
-    part: &Part,
+    part: &ImageBlob,
     held: &HeldBlob,
     diff_id: Digest,
     scratch: &Path,

@@ -2,9 +2,9 @@
 //! Must not know where the layer comes from.
 
 use super::erofs::{DataArea, ErofsError, FileSlot, format};
-use super::tar::{Entry, Kind, Segment, Skip, TarError, TarReader};
+use super::tar::{Entry, EntryKind, Segment, Skip, TarError, TarReader};
 use super::tree::{
-    Attributes, Content, Device, EntryPath, Place, Timestamp, Tree, TreeError, check_target, text,
+    Attributes, Content, Device, EntryPath, Timestamp, Tree, TreeError, TreePlace, check_target, text,
 };
 use magikvm_proto::limits::MAX_FILES_PER_LAYER;
 use std::io::{Seek, Write};
@@ -17,33 +17,24 @@ const AUFS: &[u8] = b".wh..wh.";
 /// What is wrong with a layer's content.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
-    /// The archive itself.
     #[error(transparent)]
     Tar(#[from] TarError),
     /// An entry that cannot be in a file system, or leads out of it.
     #[error("the entry {path:?} cannot be unpacked")]
     Entry {
-        /// Its path.
         path: String,
-        /// Why.
         #[source]
         source: TreeError,
     },
     /// A whiteout that hides nothing or the directory it is in.
     #[error("the entry {path:?} is a whiteout of no file")]
-    Whiteout {
-        /// Its path.
-        path: String,
-    },
-    /// Too many entries.
+    Whiteout { path: String },
     #[error("the layer has more than {MAX_FILES_PER_LAYER} entries")]
     TooManyEntries,
     /// The image could not be written.
     #[error("the file {path:?} cannot be written into the image")]
     Write {
-        /// Its path.
         path: String,
-        /// Why.
         #[source]
         source: ErofsError,
     },
@@ -68,7 +59,7 @@ pub(super) fn apply<R: Skip, W: Write + Seek>(
             && name.starts_with(WHITEOUT)
         {
             whiteout(tree, &parents, name, &entry)?;
-        } else if let Kind::File(map) = &entry.kind {
+        } else if let EntryKind::File(map) = &entry.kind {
             let place = tree.locate(&path).map_err(at_entry)?;
             file(tar, tree, data, &place, &entry, map.as_deref())?;
         } else {
@@ -105,17 +96,17 @@ fn put(tree: &mut Tree, path: &EntryPath<'_>, entry: &Entry) -> Result<(), TreeE
     let mut attributes = attributes(entry)?;
     let place = tree.locate(path)?;
     let content = match entry.kind {
-        Kind::Directory | Kind::File(_) => return tree.put_directory(&place, attributes),
-        Kind::Hardlink => return tree.hardlink(&place, &EntryPath::parse(&entry.link)?),
-        Kind::Symlink => {
+        EntryKind::Directory | EntryKind::File(_) => return tree.put_directory(&place, attributes),
+        EntryKind::Hardlink => return tree.hardlink(&place, &EntryPath::parse(&entry.link)?),
+        EntryKind::Symlink => {
             check_target(&entry.link)?;
             // Linux has no permissions on symbolic links and shows them so.
             attributes.mode = 0o777;
             Content::Symlink(entry.link.as_slice().into())
         }
-        Kind::CharDevice => Content::CharDevice(Device::new(entry.device.0, entry.device.1)?),
-        Kind::BlockDevice => Content::BlockDevice(Device::new(entry.device.0, entry.device.1)?),
-        Kind::Fifo => Content::Fifo,
+        EntryKind::CharDevice => Content::CharDevice(Device::new(entry.device.0, entry.device.1)?),
+        EntryKind::BlockDevice => Content::BlockDevice(Device::new(entry.device.0, entry.device.1)?),
+        EntryKind::Fifo => Content::Fifo,
     };
     tree.insert(&place, attributes, content)
 }
@@ -124,7 +115,7 @@ fn file<R: Skip, W: Write + Seek>(
     tar: &mut TarReader<R>,
     tree: &mut Tree,
     data: &mut DataArea<W>,
-    place: &Place,
+    place: &TreePlace,
     entry: &Entry,
     map: Option<&[Segment]>,
 ) -> Result<(), LayerError> {

@@ -48,7 +48,7 @@ pub use document::ImageDefaults;
 pub use erofs::{RootfsCompression, UnknownCompression};
 pub use error::{ExportError, ImageError, NotUsable};
 pub use export::{Target, TargetError};
-pub use index::{ImageRecord, Part};
+pub use index::{ImageBlob, ImageRecord};
 pub use layer::LayerError;
 pub use obtain::BringOptions;
 pub use open::OpenError;

@@ -10,6 +10,7 @@ use super::cancel::{Cancel, Stopped};
 use magikvm_platform::atomic::{self, FileError};
 use magikvm_platform::lock::open;
 use magikvm_platform::os;
+use magikvm_platform::text::ignore;
 use nix::libc;
 use std::fs::{File, TryLockError};
 use std::io;
@@ -21,9 +22,7 @@ use std::time::Duration;
 /// Who else may hold a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hold {
-    /// Other readers.
     Shared,
-    /// Nobody.
     Alone,
 }
 
@@ -64,9 +63,7 @@ pub(super) fn wait_unless_stopped(
             Hold::Shared => file.lock_shared(),
             Hold::Alone => file.lock(),
         };
-        if tell.send(locked.map(|()| file)).is_err() {
-            // Given up; the lock goes with the file.
-        }
+        ignore(tell.send(locked.map(|()| file)), "given up; the lock goes with the file");
     });
     drop(waiting.map_err(FileError::at("start a thread that locks", path))?);
     loop {

@@ -10,7 +10,7 @@ use super::digest::{Digest, shorten};
 use super::document::{MANIFEST_TYPE, MAX_CONFIG, Platform};
 use super::erofs::RootfsCompression;
 use super::error::ImageError;
-use super::index::{ImageEntry, ImageRecord, Named, Part, RootfsEntry};
+use super::index::{ImageBlob, ImageEntry, ImageRecord, Named, RootfsEntry};
 use super::lock::{BakeLock, Hold};
 use super::open::{self, OpenError, Opened};
 use super::progress::{LayerInfo, Progress};
@@ -26,7 +26,6 @@ use std::time::SystemTime;
 /// How an image is brought in.
 #[derive(Debug, Clone)]
 pub struct BringOptions {
-    /// For which machine.
     pub platform: Platform,
     /// A request to give up, and a deadline.
     pub cancel: Cancel,
@@ -45,10 +44,8 @@ impl Default for BringOptions {
 pub(super) struct Bringing<'a> {
     pub(super) opened: Opened,
     pub(super) fetch: &'a dyn Fetch,
-    /// For messages.
     pub(super) source_name: String,
     pub(super) name: &'a Reference,
-    /// Whose signature was checked.
     pub(super) key: Option<Digest>,
     pub(super) options: &'a BringOptions,
     pub(super) progress: &'a (dyn Fn(Progress) + Sync),
@@ -223,11 +220,11 @@ impl ImageStore {
         held: &[HeldBlob],
     ) -> Result<ImageRecord, ImageError> {
         let opened = &bringing.opened;
-        let blobs: Vec<Part> = opened
+        let blobs: Vec<ImageBlob> = opened
             .layers
             .iter()
             .zip(held)
-            .map(|(layer, held)| Part {
+            .map(|(layer, held)| ImageBlob {
                 digest: held.digest,
                 size_bytes: held.size,
                 media_type: layer.media_type.clone(),
@@ -241,7 +238,7 @@ impl ImageStore {
         let digest = Digest::of(&manifest);
         let size_bytes = manifest.len() as u64;
         let _held_manifest = self.blobs().put(&digest, &manifest)?;
-        let manifest = Part { digest, size_bytes, media_type, diff_id: None };
+        let manifest = ImageBlob { digest, size_bytes, media_type, diff_id: None };
 
         let _lock = self.lock_for(Hold::Alone, &bringing.options.cancel, &bringing.source_name)?;
         let mut index = self.read_index()?;
@@ -308,7 +305,7 @@ impl Bringing<'_> {
 }
 
 /// The manifest of an image that came without one (OCI image-spec, manifest.md).
-fn made_manifest(opened: &Opened, blobs: &[Part]) -> Vec<u8> {
+fn made_manifest(opened: &Opened, blobs: &[ImageBlob]) -> Vec<u8> {
     let descriptor = |media_type: &str, digest: &Digest, size: u64| serde_json::json!({ "mediaType": media_type, "digest": digest, "size": size });
     let layers: Vec<_> =
         blobs.iter().map(|blob| descriptor(&blob.media_type, &blob.digest, blob.size_bytes)).collect();

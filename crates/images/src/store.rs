@@ -12,7 +12,7 @@ use super::digest::{Digest, shorten};
 use super::document::{Config, ImageDefaults, MAX_CONFIG};
 use super::erofs::RootfsCompression;
 use super::error::ImageError;
-use super::index::{ImageRecord, Index, Named, Part, RootfsEntry, SCHEMA};
+use super::index::{ImageBlob, ImageRecord, Index, Named, RootfsEntry, SCHEMA};
 use super::lock::{self, BakeLock, Hold};
 use super::reference::Reference;
 use magikvm_platform::atomic::{self, FileError};
@@ -39,7 +39,6 @@ pub enum Removed {
     Name,
     /// It was the last name: the image is gone.
     Image {
-        /// Its id.
         id: Digest,
         /// Bytes freed on disk; what another image shares stays.
         freed_bytes: u64,
@@ -55,7 +54,6 @@ pub struct Image {
     pub record: ImageRecord,
     /// What it says about how it is run.
     pub config: ImageDefaults,
-    /// Its root file system.
     pub rootfs: RootfsFile,
     /// The configuration's file, open, with a shared lock on its first byte: images with the same layers are told apart by it.
     _lock: File,
@@ -64,7 +62,6 @@ pub struct Image {
 /// A root file system's EROFS file; it is not removed while this lives.
 #[derive(Debug)]
 pub struct RootfsFile {
-    /// Where it is.
     pub path: PathBuf,
     /// Its size, a multiple of 4096.
     pub size_bytes: u64,
@@ -78,9 +75,9 @@ pub struct RootfsFile {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageParts {
     /// The manifest; none for images of an older version.
-    pub manifest: Option<Part>,
+    pub manifest: Option<ImageBlob>,
     /// The layers, bottom first; none for images of an older version.
-    pub layers: Vec<Part>,
+    pub layers: Vec<ImageBlob>,
     /// How its root file system is kept.
     pub compression: RootfsCompression,
     /// Keys whose signatures were checked when it was pulled.

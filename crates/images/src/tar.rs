@@ -31,10 +31,7 @@ pub enum TarError {
     Checksum,
     /// A field of a header cannot be read.
     #[error("a header of the archive has a wrong {field}")]
-    Field {
-        /// Which.
-        field: &'static str,
-    },
+    Field { field: &'static str },
     /// Extended headers are too large.
     #[error("the extended headers of an entry are larger than {MAX_EXTENDED} bytes")]
     ExtendedTooLarge,
@@ -52,28 +49,20 @@ pub enum TarError {
     SparseMap,
     /// A type of entry that no file system image holds.
     #[error("the archive has an entry of the unknown type {typeflag:?}")]
-    Type {
-        /// The type flag.
-        typeflag: char,
-    },
+    Type { typeflag: char },
 }
 
-/// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
+pub enum EntryKind {
     /// Regular file; its data follows. None: all of it; Some: only these parts, the rest is holes.
     File(Option<Vec<Segment>>),
-    /// Directory.
     Directory,
     /// Symbolic link to [`Entry::link`].
     Symlink,
     /// Another name of [`Entry::link`].
     Hardlink,
-    /// Character device.
     CharDevice,
-    /// Block device.
     BlockDevice,
-    /// Named pipe.
     Fifo,
 }
 
@@ -89,19 +78,14 @@ pub struct Segment {
 /// The header of one entry, extended headers applied. Nothing is checked but its form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Name as written.
     pub path: Vec<u8>,
     /// Link target as written.
     pub link: Vec<u8>,
-    /// Type.
-    pub kind: Kind,
+    pub kind: EntryKind,
     /// Permission bits with setuid, setgid, sticky.
     pub mode: u16,
-    /// Owner.
     pub uid: u32,
-    /// Group.
     pub gid: u32,
-    /// Last change.
     pub mtime: Timestamp,
     /// Bytes of the file, holes included.
     pub size: u64,
@@ -111,7 +95,6 @@ pub struct Entry {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// A tar stream.
 #[derive(Debug)]
 pub struct TarReader<R> {
     input: R,
@@ -150,11 +133,6 @@ impl<R: Skip> TarReader<R> {
     /// Where in the stream the data of the entry that [`TarReader::next`] gave begins (before any was read).
     pub fn position(&self) -> u64 {
         self.position
-    }
-
-    /// Stored bytes of the current entry that were not read yet.
-    pub fn data_left(&self) -> u64 {
-        self.left
     }
 
     /// The input behind the archive's end.
@@ -200,28 +178,28 @@ impl<R: Skip> TarReader<R> {
         let stored = extended.size.unwrap_or(size);
         let kind = match block.typeflag() {
             // Before POSIX, directories were files whose name ends in a slash.
-            b'0' | 0 if path.ends_with(b"/") => Kind::Directory,
-            b'0' | b'7' | 0 | b'S' => Kind::File(None),
-            b'1' => Kind::Hardlink,
-            b'2' => Kind::Symlink,
-            b'3' => Kind::CharDevice,
-            b'4' => Kind::BlockDevice,
-            b'5' => Kind::Directory,
-            b'6' => Kind::Fifo,
+            b'0' | 0 if path.ends_with(b"/") => EntryKind::Directory,
+            b'0' | b'7' | 0 | b'S' => EntryKind::File(None),
+            b'1' => EntryKind::Hardlink,
+            b'2' => EntryKind::Symlink,
+            b'3' => EntryKind::CharDevice,
+            b'4' => EntryKind::BlockDevice,
+            b'5' => EntryKind::Directory,
+            b'6' => EntryKind::Fifo,
             other => return Err(TarError::Type { typeflag: other.into() }),
         };
         // Only files have data; other types may carry a size that means nothing.
-        self.left = if matches!(kind, Kind::File(_)) { stored } else { 0 };
+        self.left = if matches!(kind, EntryKind::File(_)) { stored } else { 0 };
         self.padding = self.left.next_multiple_of(BLOCK as u64) - self.left;
         let (kind, size) = match kind {
-            Kind::File(_) => {
+            EntryKind::File(_) => {
                 let (map, size) = self.sparse(block, &extended)?;
-                (Kind::File(map), size)
+                (EntryKind::File(map), size)
             }
             kind => (kind, 0),
         };
         let device = match kind {
-            Kind::CharDevice | Kind::BlockDevice => block.device()?,
+            EntryKind::CharDevice | EntryKind::BlockDevice => block.device()?,
             _ => (0, 0),
         };
         Ok(Entry {

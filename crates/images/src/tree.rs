@@ -44,20 +44,14 @@ impl InodeId {
     }
 }
 
-/// What an inode is.
 #[derive(Debug)]
 pub enum Content {
-    /// A directory.
     Directory(Directory),
-    /// A regular file.
     File(FileData),
     /// A symbolic link with its target.
     Symlink(Box<[u8]>),
-    /// A character device.
     CharDevice(Device),
-    /// A block device.
     BlockDevice(Device),
-    /// A named pipe.
     Fifo,
 }
 
@@ -68,7 +62,6 @@ pub struct Directory(BTreeMap<Box<[u8]>, Entry>);
 /// What a name stands for.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
-    /// The inode.
     pub inode: InodeId,
     /// The layer that wrote this name last.
     layer: u16,
@@ -87,14 +80,13 @@ pub struct Inode {
 
 /// Where an entry goes: the directory is there, the name may or may not be.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct TreePlace {
     directory: InodeId,
     /// None: the root itself.
     name: Option<Box<[u8]>>,
     depth: usize,
 }
 
-/// The tree.
 #[derive(Debug)]
 pub struct Tree {
     inodes: Vec<Option<Inode>>,
@@ -199,11 +191,11 @@ impl Tree {
     }
 
     /// What is at a place.
-    pub fn get(&self, place: &Place) -> Option<&Inode> {
+    pub fn get(&self, place: &TreePlace) -> Option<&Inode> {
         self.at(place).map(|entry| self.inode(entry.inode))
     }
 
-    fn at(&self, place: &Place) -> Option<Entry> {
+    fn at(&self, place: &TreePlace) -> Option<Entry> {
         match &place.name {
             None => Some(Entry { inode: Self::ROOT, layer: self.layer }),
             Some(name) => self.child(place.directory, name),
@@ -211,17 +203,17 @@ impl Tree {
     }
 
     /// Finds where a path goes. Missing directories on the way are made (0755, owned by root, mtime 0).
-    pub fn locate(&mut self, path: &EntryPath<'_>) -> Result<Place, TreeError> {
+    pub fn locate(&mut self, path: &EntryPath<'_>) -> Result<TreePlace, TreeError> {
         let Some((name, parents)) = path.components().split_last() else {
-            return Ok(Place { directory: Self::ROOT, name: None, depth: 0 });
+            return Ok(TreePlace { directory: Self::ROOT, name: None, depth: 0 });
         };
         let stack = self.walk_making(parents).map_err(|error| error.on(path))?;
         let directory = stack.last().copied().unwrap_or(Self::ROOT);
-        Ok(Place { directory, name: Some((*name).into()), depth: stack.len() })
+        Ok(TreePlace { directory, name: Some((*name).into()), depth: stack.len() })
     }
 
     /// Removes what is at a place (a directory with everything in it), so that something else can be put there.
-    pub fn evict(&mut self, place: &Place) {
+    pub fn evict(&mut self, place: &TreePlace) {
         if let Some(name) = &place.name {
             self.remove(place.directory, name);
         }
@@ -230,7 +222,7 @@ impl Tree {
     /// Puts something at a place, in the place of whatever is there.
     pub fn insert(
         &mut self,
-        place: &Place,
+        place: &TreePlace,
         attributes: Attributes,
         content: Content,
     ) -> Result<(), TreeError> {
@@ -243,7 +235,7 @@ impl Tree {
     }
 
     /// Puts a directory at a place: one that is there gets the new attributes and keeps its content.
-    pub fn put_directory(&mut self, place: &Place, attributes: Attributes) -> Result<(), TreeError> {
+    pub fn put_directory(&mut self, place: &TreePlace, attributes: Attributes) -> Result<(), TreeError> {
         let existing =
             self.at(place).filter(|entry| matches!(self.inode(entry.inode).content, Content::Directory(_)));
         let Some(entry) = existing else {
@@ -257,7 +249,7 @@ impl Tree {
     }
 
     /// Gives what is at `target` a second name.
-    pub fn hardlink(&mut self, place: &Place, target: &EntryPath<'_>) -> Result<(), TreeError> {
+    pub fn hardlink(&mut self, place: &TreePlace, target: &EntryPath<'_>) -> Result<(), TreeError> {
         let missing = || TreeError::HardlinkTarget { target: target.text() };
         let (name, parents) = target
             .components()
@@ -338,7 +330,7 @@ impl Tree {
         self.entries(directory).next().is_some()
     }
 
-    fn mark(&mut self, place: &Place) {
+    fn mark(&mut self, place: &TreePlace) {
         let layer = self.layer;
         if let Some(name) = &place.name
             && let Some(entry) = self.children_mut(place.directory).and_then(|names| names.get_mut(name))

@@ -5,7 +5,7 @@ use super::cancel::Cancel;
 use super::digest::Digest;
 use super::erofs;
 use super::error::ImageError;
-use super::index::{Index, Part};
+use super::index::{ImageBlob, Index};
 use super::lock::Hold;
 use super::reference::Reference;
 use super::store::{ImageStore, is_in_use};
@@ -23,7 +23,6 @@ pub enum PruneScope {
     /// Those without a name.
     #[default]
     Nameless,
-    /// All.
     All,
 }
 
@@ -36,14 +35,12 @@ pub struct PruneOptions {
     pub unused_for: Option<Duration>,
     /// The longest unused first, and no more than needed for the store to take at most so many bytes.
     pub keep_storage_bytes: Option<u64>,
-    /// Whether to remove anything.
     pub really: Really,
 }
 
 /// Whether to do a thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Really {
-    /// Do it.
     #[default]
     Do,
     /// Only say what would be done.
@@ -54,9 +51,7 @@ pub enum Really {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PrunedImage {
-    /// Its id.
     pub id: Digest,
-    /// The names it had.
     pub names: Vec<Reference>,
 }
 
@@ -74,7 +69,6 @@ pub struct Pruned {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UsageRow {
-    /// How many.
     pub count: usize,
     /// How many of them pods use right now.
     pub in_use: usize,
@@ -105,7 +99,6 @@ impl Usage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Damage {
-    /// The file.
     pub path: PathBuf,
     /// What is wrong with it.
     pub problem: String,
@@ -231,10 +224,10 @@ impl ImageStore {
             let mut index = self.read_index()?;
             let entry = index.images.remove(id);
             let entry = entry.ok_or_else(|| ImageError::UnknownId { id: id.to_string() })?;
-            let blob = |part: &Part| Found::open(self.blobs().path(&part.digest));
+            let blob = |part: &ImageBlob| StoredFile::open(self.blobs().path(&part.digest));
             let blobs = entry.blobs().map(blob).collect::<Result<Vec<_>, _>>()?;
-            let rootfs = Found::open(self.rootfs_path(&entry.rootfs.key))?;
-            (entry, Found::open(self.config_path(id))?, blobs, rootfs)
+            let rootfs = StoredFile::open(self.rootfs_path(&entry.rootfs.key))?;
+            (entry, StoredFile::open(self.config_path(id))?, blobs, rootfs)
         };
         let mut files = vec![(&config, *id, None)];
         let parts = entry.blobs().map(|part| (part.digest, Some(part.size_bytes)));
@@ -277,12 +270,12 @@ impl UsageRow {
 }
 
 /// A file of an image, if it is there.
-struct Found {
+struct StoredFile {
     path: PathBuf,
     file: Option<File>,
 }
 
-impl Found {
+impl StoredFile {
     fn open(path: PathBuf) -> Result<Self, FileError> {
         let file = open_if_there(&path)?;
         Ok(Self { path, file })

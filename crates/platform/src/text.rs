@@ -1,4 +1,5 @@
-//! Words for people: a stranger's text as it may be shown, and what an error comes from. Knows nothing of who says it or prints it.
+//! Words for people: the text of an untrusted party as it may be shown, what an error comes from, and why one does not matter. Knows nothing of
+//! who says it or prints it.
 
 use std::error::Error;
 
@@ -8,7 +9,7 @@ pub fn acts(c: char) -> bool {
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
-/// A stranger's text without what would drive a terminal; characters in `keep` stay.
+/// The text of an untrusted party without what would drive a terminal; characters in `keep` stay.
 pub fn harmless(text: &str, keep: &[char]) -> String {
     text.chars().map(|c| if acts(c) && !keep.contains(&c) { '\u{fffd}' } else { c }).collect()
 }
@@ -21,6 +22,11 @@ pub fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a 
 /// An error and what it comes from, in one line.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     causes(error).fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// Lets a failure pass that changes nothing for the caller. `_why` says why, for whoever reads the code.
+pub fn ignore<T, E>(result: Result<T, E>, _why: &'static str) {
+    drop(result);
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! The contract between the magikvm host and its guest init (`vminit`), and nothing else.
 //!
 //! Owns: names and their rules ([`id`]), hard limits ([`limits`]), the plan baked into the pod's own file system
-//! ([`plan`], [`volume`]), where both find it ([`site`], [`path`]), time budgets of both ends ([`budget`]), a guest image's manifest
-//! ([`guest_image`]), the states of a container ([`state`]) and the wire ([`wire`], [`codec`], [`stream`], [`forward`]).
+//! ([`plan`], [`volume`]), where both find it ([`site`], [`path`]), time budgets of both ends ([`budget`]), how text is cut ([`text`]), a
+//! guest image's manifest ([`guest_image`]), the states of a container ([`state`]) and the wire ([`wire`], [`codec`], [`stream`],
+//! [`forward`]).
 //! Must not know: async runtimes, the file system, Kubernetes YAML, hypervisors.
 
 pub mod budget;
@@ -16,6 +17,7 @@ pub mod plan;
 pub mod site;
 pub mod state;
 pub mod stream;
+pub mod text;
 pub mod volume;
 pub mod wire;
 

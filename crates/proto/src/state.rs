@@ -6,6 +6,7 @@
 
 use crate::id::ContainerName;
 use crate::limits::MAX_MESSAGE_LEN;
+use crate::text::cut;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -20,7 +21,6 @@ pub struct ContainerStatus {
     pub name: ContainerName,
     /// How often it was started again.
     pub restart_count: u32,
-    /// Its present state.
     #[serde(flatten)]
     pub state: ContainerState,
     /// The run before the present one (core/v1 `lastState`).
@@ -41,15 +41,11 @@ impl ContainerStatus {
 pub enum ContainerState {
     /// It does not run yet, or not again yet.
     Waiting {
-        /// What it waits for.
         reason: WaitingReason,
-        /// Details for people.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         message: Option<String>,
     },
-    /// It runs.
     Running {
-        /// When its program began.
         started_ms: u64,
     },
     /// It has ended and is not started again.
@@ -108,7 +104,6 @@ pub struct Terminated {
     /// When its program began; absent when it never ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_ms: Option<u64>,
-    /// When it ended.
     pub finished_ms: u64,
 }
 
@@ -126,23 +121,18 @@ impl Terminated {
     /// A run whose program could not be started.
     pub fn not_started(message: &str, finished_ms: u64) -> Self {
         let exit = ExitStatus::exited(START_ERROR_CODE);
-        let message = Some(cut(message));
+        let message = Some(cut(message, MAX_MESSAGE_LEN).to_owned());
         Self { exit, reason: TerminatedReason::StartError, message, started_ms: None, finished_ms }
     }
 
     /// A run whose end nobody saw.
     pub fn unknown(message: &str, started_ms: Option<u64>, finished_ms: u64) -> Self {
         let exit = ExitStatus::signaled(9);
-        let message = Some(cut(message));
+        let message = Some(cut(message, MAX_MESSAGE_LEN).to_owned());
         Self { exit, reason: TerminatedReason::ContainerStatusUnknown, message, started_ms, finished_ms }
     }
 }
 
-fn cut(message: &str) -> String {
-    message[..message.floor_char_boundary(MAX_MESSAGE_LEN)].to_owned()
-}
-
-/// Why a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TerminatedReason {
     /// It exited with 0.
@@ -170,7 +160,6 @@ impl fmt::Display for TerminatedReason {
     }
 }
 
-/// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ExitStatus {
     /// Exit code; 128 + signal when a signal ended it.

@@ -5,9 +5,10 @@ mod events;
 mod stream;
 mod timed;
 
+pub use crate::store::sandbox::{Connector, Handshake};
 pub use events::EventStream;
 pub use stream::{AgentStream, Received, StreamError};
-pub use timed::Patience;
+pub use timed::DeadlineExtension;
 
 use crate::os;
 use crate::store::layout::FORWARD_SOCK;
@@ -19,7 +20,6 @@ use magikvm_proto::wire::{Hello, Refusal, Reply, Request};
 use serde::de::DeserializeOwned;
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use timed::Timed;
 
@@ -28,28 +28,9 @@ const MAX_HANDSHAKE: usize = 64;
 
 /// How long the first attempt to reach a booting guest may take. It is made when the guest has said that it listens; one that makes many
 /// containers on a slow processor may take its time to answer, and to give up and connect again would only give it more to do.
-const FIRST_PATIENCE: Duration = Duration::from_secs(5);
+const FIRST_ATTEMPT: Duration = Duration::from_secs(5);
 /// How long a later attempt may take; each is given twice the time of the one before, since the guest may only be slow.
-const MAX_PATIENCE: Duration = Duration::from_secs(10);
-
-/// How a connection to the agent's socket becomes one to the agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Handshake {
-    /// It is one.
-    Direct,
-    /// `CONNECT <port>\n`, answered by `OK <number>\n` (the convention of Firecracker and vhost-device-vsock).
-    Port(u32),
-}
-
-/// Where an agent can be reached.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Connector {
-    /// A Unix socket of any path length.
-    pub socket: PathBuf,
-    /// What to say first.
-    pub handshake: Handshake,
-}
+const MAX_ATTEMPT: Duration = Duration::from_secs(10);
 
 /// Why the agent did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +41,6 @@ pub enum AgentError {
     /// It did not answer in time.
     #[error("the pod's agent did not answer within {} s", .0.as_secs())]
     Timeout(Duration),
-    /// It said no.
     #[error(transparent)]
     Refused(Refusal),
     /// It sent something that is no answer.
@@ -71,12 +51,7 @@ pub enum AgentError {
     Closed,
     /// Another generation of the wire.
     #[error("the guest speaks generation {found} of the wire, this magikvm {expected}")]
-    Generation {
-        /// The guest's.
-        found: u32,
-        /// Ours.
-        expected: u32,
-    },
+    Generation { found: u32, expected: u32 },
 }
 
 /// One connection, for requests one after the other.
@@ -106,25 +81,25 @@ impl Connector {
     }
 
     /// The same, to a VM that may be paused at any time, and may then take longer to do anything.
-    pub fn connect_patiently(
+    pub fn connect_extending(
         &self,
         wait: Duration,
-        patience: Patience,
+        extension: DeadlineExtension,
     ) -> Result<AgentConnection, AgentError> {
-        self.connect_with(wait, Some(patience))
+        self.connect_with(wait, Some(extension))
     }
 
     fn connect_with(
         &self,
         wait: Duration,
-        patience: Option<Patience>,
+        extension: Option<DeadlineExtension>,
     ) -> Result<AgentConnection, AgentError> {
         let deadline = Instant::now() + wait;
         let stream = os::connect_unix(&self.socket).map_err(AgentError::Unreachable)?;
         let timed = Timed::new(stream.try_clone().map_err(AgentError::Unreachable)?);
         let mut connection = AgentConnection { reader: BufReader::new(timed), writer: stream };
-        if let Some(patience) = patience {
-            connection.set_patience(patience);
+        if let Some(extension) = extension {
+            connection.extend_deadlines(extension);
         }
         if let Handshake::Port(port) = self.handshake {
             connection.set_deadline(Some(deadline));
@@ -146,11 +121,11 @@ impl Connector {
         still_wanted: &dyn Fn() -> bool,
     ) -> Result<(AgentConnection, Hello), AgentError> {
         let started = Instant::now();
-        let mut patience = FIRST_PATIENCE;
+        let mut limit = FIRST_ATTEMPT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let until = Instant::now() + patience.min(left);
-            let attempt = self.connect(patience.min(left)).and_then(|mut connection| {
+            let until = Instant::now() + limit.min(left);
+            let attempt = self.connect(limit.min(left)).and_then(|mut connection| {
                 let hello = connection.hello(until)?;
                 Ok((connection, hello))
             });
@@ -170,7 +145,7 @@ impl Connector {
                 // The far end appears when the guest is up, which nothing on this side announces.
                 std::thread::sleep(Duration::from_millis(5).min(left));
             } else {
-                patience = (patience * 2).min(MAX_PATIENCE);
+                limit = (limit * 2).min(MAX_ATTEMPT);
             }
         }
     }
@@ -182,8 +157,8 @@ impl AgentConnection {
     }
 
     /// From now on, whoever has this connection waits for a VM that may be paused at any time.
-    pub fn set_patience(&mut self, patience: Patience) {
-        self.reader.get_mut().set_patience(patience);
+    pub fn extend_deadlines(&mut self, extension: DeadlineExtension) {
+        self.reader.get_mut().extend_deadlines(extension);
     }
 
     /// Reads the one line byte by byte, so that nothing behind it is taken.
@@ -255,8 +230,8 @@ impl AgentConnection {
     /// After an `ok` that makes the connection a stream.
     pub fn into_stream(self, traffic: Traffic) -> Result<AgentStream, AgentError> {
         let rest = self.reader.buffer().to_vec();
-        let patience = self.reader.into_inner().take_patience();
-        AgentStream::new(self.writer, Side::Host, traffic, &rest, patience).map_err(AgentError::Unreachable)
+        let extension = self.reader.into_inner().take_extension();
+        AgentStream::new(self.writer, Side::Host, traffic, &rest, extension).map_err(AgentError::Unreachable)
     }
 }
 

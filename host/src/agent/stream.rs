@@ -4,7 +4,7 @@
 //! thread that shows the output is held up, and the other way round. What has come and is not taken stays within the window: who stops
 //! taking stops the guest's sender, and nothing else.
 
-use super::timed::Patience;
+use super::timed::DeadlineExtension;
 use magikvm_proto::limits::{MAX_LINE_LEN, REQUEST_TIMEOUT_SECS};
 use magikvm_proto::stream::{HEADER_LEN, Incoming, Link, MAX_DATA, Side, Traffic, Violation};
 use magikvm_proto::wire::{StreamMessage, UrgentMessage};
@@ -30,7 +30,6 @@ pub enum StreamError {
     /// The connection ended before the guest had said all.
     #[error("the pod's agent closed the connection")]
     Closed,
-    /// The connection failed.
     #[error("the connection to the pod's agent failed")]
     Io(#[source] Arc<io::Error>),
     /// The guest stopped in the middle of a frame, or takes nothing.
@@ -52,7 +51,6 @@ pub enum StreamError {
 pub enum Received {
     /// Bytes of a channel.
     Data {
-        /// Which channel.
         channel: u16,
         /// At least one, at most as many as one frame may have.
         bytes: Vec<u8>,
@@ -84,7 +82,7 @@ struct State {
     late: (Option<u64>, Duration),
     /// How long that may be.
     time: Duration,
-    patience: Option<Patience>,
+    extension: Option<DeadlineExtension>,
 }
 
 type Locked<'a> = MutexGuard<'a, State>;
@@ -127,7 +125,7 @@ impl State {
             return false;
         }
         *waited = Duration::ZERO;
-        !self.patience.as_mut().is_some_and(Patience::is_excused)
+        !self.extension.as_mut().is_some_and(DeadlineExtension::is_excused)
     }
 
     fn on_read(&mut self, read: io::Result<usize>, buffer: &[u8], waited: Duration) {
@@ -158,14 +156,14 @@ impl AgentStream {
         side: Side,
         traffic: Traffic,
         rest: &[u8],
-        patience: Option<Patience>,
+        extension: Option<DeadlineExtension>,
     ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let mut link = Link::new(side, traffic);
         let broken = link.receive(rest).err().map(StreamError::Violation);
         let late = (None, Duration::ZERO);
         let state =
-            State { link, in_hand: 0, reads: false, sends: false, broken, late, time: TIME, patience };
+            State { link, in_hand: 0, reads: false, sends: false, broken, late, time: TIME, extension };
         Ok(Self { socket, state: Mutex::new(state), changed: Condvar::new() })
     }
 
@@ -315,9 +313,8 @@ impl AgentStream {
         Ok(())
     }
 
-    #[cfg(test)]
     /// Sends a message in order with the data, as guests do.
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(test)]
     pub(crate) fn say(&self, message: &StreamMessage) -> Result<(), StreamError> {
         let message = serde_json::to_vec(message).map_err(|error| StreamError::Message(Arc::new(error)))?;
         let mut state = self.wait_until(|link| link.room() > 0)?;

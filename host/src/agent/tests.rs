@@ -127,7 +127,7 @@ fn patient_ping(peer: impl FnOnce(UnixStream) + Send + 'static, excuses: usize) 
     let timed = Timed::new(ours.try_clone().unwrap());
     let mut connection = AgentConnection { reader: BufReader::new(timed), writer: ours };
     let mut left = excuses;
-    connection.set_patience(Patience::new(move || {
+    connection.extend_deadlines(DeadlineExtension::new(move || {
         let excused = left > 0;
         left = left.saturating_sub(1);
         excused

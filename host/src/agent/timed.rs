@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 /// Asked when a deadline has passed: whether the peer has a reason to be late, and gets the same time once more. A VM that is paused has one;
 /// what it says itself never counts.
-pub struct Patience(Box<dyn FnMut() -> bool + Send>);
+pub struct DeadlineExtension(Box<dyn FnMut() -> bool + Send>);
 
-impl Patience {
+impl DeadlineExtension {
     /// That of a judge.
     pub fn new(is_excused: impl FnMut() -> bool + Send + 'static) -> Self {
         Self(Box::new(is_excused))
@@ -19,9 +19,9 @@ impl Patience {
     }
 }
 
-impl std::fmt::Debug for Patience {
+impl std::fmt::Debug for DeadlineExtension {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Patience")
+        f.write_str("DeadlineExtension")
     }
 }
 
@@ -32,13 +32,13 @@ pub(super) struct Timed {
     deadline: Option<Instant>,
     /// How long the deadline was away when it was set.
     time: Duration,
-    patience: Option<Patience>,
+    extension: Option<DeadlineExtension>,
     armed: bool,
 }
 
 impl Timed {
     pub(super) fn new(stream: UnixStream) -> Self {
-        Self { stream, deadline: None, time: Duration::ZERO, patience: None, armed: false }
+        Self { stream, deadline: None, time: Duration::ZERO, extension: None, armed: false }
     }
 
     pub(super) fn set_deadline(&mut self, deadline: Option<Instant>) {
@@ -47,12 +47,12 @@ impl Timed {
             deadline.map_or(Duration::ZERO, |deadline| deadline.saturating_duration_since(Instant::now()));
     }
 
-    pub(super) fn set_patience(&mut self, patience: Patience) {
-        self.patience = Some(patience);
+    pub(super) fn extend_deadlines(&mut self, extension: DeadlineExtension) {
+        self.extension = Some(extension);
     }
 
-    pub(super) fn take_patience(&mut self) -> Option<Patience> {
-        self.patience.take()
+    pub(super) fn take_extension(&mut self) -> Option<DeadlineExtension> {
+        self.extension.take()
     }
 
     /// How long a read may take from now on.
@@ -61,7 +61,7 @@ impl Timed {
         if !left.is_zero() {
             return Ok(left);
         }
-        let is_excused = self.patience.as_mut().is_some_and(Patience::is_excused);
+        let is_excused = self.extension.as_mut().is_some_and(DeadlineExtension::is_excused);
         if !is_excused || self.time.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }

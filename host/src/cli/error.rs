@@ -5,7 +5,7 @@ use crate::agent::AgentError;
 use crate::pod::control::ControlError;
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::interface::PodError;
-use crate::vmm::end::MachineFailure;
+use crate::store::sandbox::SandboxFailure;
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -18,24 +18,21 @@ pub(super) enum Kind {
     Environment,
     /// 70.
     Internal,
-    /// As it is.
     Code(u8),
 }
 
-/// A failed verb.
 #[derive(Debug)]
 pub(super) struct CliError {
     kind: Kind,
     message: String,
     stage: Option<RunStage>,
-    reason: Option<MachineFailure>,
+    reason: Option<SandboxFailure>,
     causes: Vec<String>,
     hint: Option<String>,
     console: Vec<String>,
 }
 
 impl CliError {
-    /// From a message.
     pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -64,10 +61,21 @@ impl CliError {
         self
     }
 
+    /// With what became of the sandbox, and what to do about that.
+    #[must_use]
+    pub(super) fn because(self, reason: SandboxFailure) -> Self {
+        Self { reason: Some(reason), ..self }.hint(reason.hint())
+    }
+
     /// A failed run; `internal` is the code for what is not the user's fault.
     pub(super) fn of_failure(failure: Failure, internal: Kind) -> Self {
         let kind = match failure.blame {
             Blame::User => Kind::User,
+            // In a foreground run, other codes are the containers' as soon as there is a sandbox.
+            Blame::Environment if failure.reason.is_some() => match internal {
+                Kind::Code(_) => internal,
+                _ => Kind::Environment,
+            },
             Blame::Environment => Kind::Environment,
             Blame::Workload if internal == Kind::Internal => Kind::User,
             Blame::Internal | Blame::Workload => internal,

@@ -4,7 +4,7 @@ use super::error::{CliError, Kind};
 use super::logs::Changes;
 use super::{Outcome, pod_id, ui};
 use crate::net::report::Refused;
-use crate::pod::events::{Happening, HostEvent, TimedEvent};
+use crate::pod::events::{HostEvent, PodEvent, TimedEvent};
 use crate::pod::interface::PodRuntimeInterface;
 use crate::store::atomic::FileError;
 use crate::store::lock::{self, LockState};
@@ -49,8 +49,8 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
                 ui::bytes(&line);
             } else if let Ok(timed) = serde_json::from_slice::<TimedEvent>(&line) {
                 let what = match &timed.what {
-                    Happening::Guest(event) => describe(&event.kind),
-                    Happening::Host(event) => describe_host(event),
+                    PodEvent::Guest(event) => describe(&event.kind),
+                    PodEvent::Host(event) => describe_host(event),
                 };
                 ui::line(&format!("{}  {what}", timed.time));
             }

@@ -92,7 +92,7 @@ pub(super) fn exec(args: ExecArgs, pods: &PodRuntimeInterface) -> Outcome {
     let mut agent = pods.agent(&found, &args.pod)?;
     let ExecStarted { .. } =
         agent.request(&Request::Exec(request)).map_err(|error| refused(&error, &program))?;
-    agent.set_patience(pods.patience(&args.pod));
+    agent.extend_deadlines(pods.deadline_extension(&args.pod));
     let exit = session(agent, args.stdin, args.tty, Detach::Never)?;
     let Some(exit) = exit else { return Ok(ExitCode::SUCCESS) };
     if exit.timed_out {
@@ -136,7 +136,7 @@ pub(super) fn attach(args: &AttachArgs, pods: &PodRuntimeInterface) -> Outcome {
     } else {
         Detach::Never
     };
-    agent.set_patience(pods.patience(&args.pod));
+    agent.extend_deadlines(pods.deadline_extension(&args.pod));
     match session(agent, stdin, attached.terminal, detach)? {
         Some(exit) => Ok(code(exit)),
         None => Ok(ExitCode::SUCCESS),

@@ -9,6 +9,7 @@ use crate::signals;
 use crate::store::lock::LockState;
 use crate::store::record::Stage;
 use crate::store::text::chain;
+use crate::store::text::ignore;
 use magikvm_proto::id::PodId;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -120,8 +121,8 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     let (interrupt, interrupted) = channel();
     if blocked {
         std::thread::spawn(move || {
-            if signals.wait().is_ok() && interrupt.send(()).is_err() {
-                // The pod has ended at the same time.
+            if signals.wait().is_ok() {
+                ignore(interrupt.send(()), "the pod has ended at the same time");
             }
         });
     }

@@ -3,7 +3,8 @@
 use super::{Format, Outcome, print_as, ui};
 use crate::pod::interface::PodRuntimeInterface;
 use crate::pod::status::{self, Phase};
-use crate::store::record::{ContainerPhase, Found, now_ms};
+use crate::store::record::{Found, now_ms};
+use magikvm_proto::state::ContainerState;
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -46,13 +47,10 @@ fn row(pod: &Found) -> Vec<String> {
     let views = pod.state.as_ref().map(|state| state.containers.as_slice()).unwrap_or_default();
     let live = !matches!(phase, Phase::Lost | Phase::Paused);
     let running =
-        views.iter().filter(|view| live && matches!(view.phase, ContainerPhase::Running { .. })).count();
+        views.iter().filter(|view| live && matches!(view.state, ContainerState::Running { .. })).count();
     let restarts: u64 = views.iter().map(|view| u64::from(view.restart_count)).sum();
     let (age, vm) = match &pod.record {
-        Ok(record) => (
-            ui::age(now_ms().saturating_sub(record.created_ms)),
-            format!("{} {}cpu {}MiB", record.vmm, record.vcpus, record.memory_mib),
-        ),
+        Ok(record) => (ui::age(now_ms().saturating_sub(record.created_ms)), record.sandbox.to_string()),
         Err(_) => ("?".to_owned(), "?".to_owned()),
     };
     let containers = pod.record.as_ref().map_or(views.len(), |record| record.containers.len());

@@ -9,6 +9,8 @@ use crate::manifest::ports::PublishedPort;
 use crate::pod::interface::PodRuntimeInterface;
 use crate::pod::launch::{Canceller, FromMonitor, Launched};
 use crate::pod::run::{AtEnd, RunRequest};
+use crate::runtime::VmOptions;
+use crate::store::text::ignore;
 use crate::vmm::{Accel, KernelChoice, VmmKind};
 use magikvm_proto::id::PodId;
 use magikvm_proto::limits::{IMAGE_PULL_TIMEOUT_SECS, MAX_MANIFEST_SIZE};
@@ -53,6 +55,9 @@ pub(super) struct Args {
     /// Fail if pulling an image takes longer than this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = IMAGE_PULL_TIMEOUT_SECS, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pull_timeout: u64,
+    /// Fail if the containers have not started and there is no progress for this long (90s, 5m, 2h)
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = ready_timeout)]
+    ready_timeout: Duration,
     /// Fail if an isolation layer of the VM's jail is missing (see `magikvm doctor`)
     #[arg(long)]
     require_jail: bool,
@@ -79,13 +84,16 @@ pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface
     let request = RunRequest {
         plan,
         root: root.map(absolute),
-        guest: absolute(guest),
-        vmm,
-        kernel: args.kernel,
-        accel: args.accel,
+        vm: VmOptions {
+            vmm,
+            kernel: args.kernel,
+            accel: args.accel,
+            guest: absolute(guest),
+            jail: if args.require_jail { Requirement::Require } else { Requirement::Warn },
+        },
         pull_timeout_secs: args.pull_timeout,
+        ready_wait_ms: u64::try_from(args.ready_timeout.as_millis()).unwrap_or(u64::MAX),
         at_end: if args.rm { AtEnd::Remove } else { AtEnd::Keep },
-        jail: if args.require_jail { Requirement::Require } else { Requirement::Warn },
     };
     if args.accel == Accel::Tcg && std::env::var_os("MAGIKVM_QUIET").is_none() {
         ui::note("Warning: software emulation (tcg) is slow and is not a security boundary.");
@@ -113,6 +121,20 @@ pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface
         return Ok(ExitCode::SUCCESS);
     }
     foreground(launched, pods, &id, args.no_prefix)
+}
+
+/// Longest `--ready-timeout`.
+const MAX_READY_TIMEOUT: Duration = Duration::from_secs(86_400);
+
+fn ready_timeout(text: &str) -> Result<Duration, String> {
+    let span: jiff::SignedDuration =
+        text.parse().map_err(|_| format!("{text:?} is not a duration (90s, 5m, 2h)"))?;
+    let duration = Duration::try_from(span).unwrap_or_default();
+    if (Duration::from_secs(1)..=MAX_READY_TIMEOUT).contains(&duration) {
+        Ok(duration)
+    } else {
+        Err(format!("{text:?} is not between 1s and 24h"))
+    }
 }
 
 /// Which ports were free.
@@ -175,7 +197,8 @@ fn foreground(mut launched: Launched, pods: &PodRuntimeInterface, id: &PodId, no
             let broken = pods.find(id).ok().and_then(|found| found.state).and_then(|state| state.broken);
             launched.finish().map_err(|failure| CliError::of_failure(failure, OURS))?;
             if let Some(why) = broken {
-                return Err(CliError::new(OURS, format!("pod {id} did not end properly: {}", why.message)));
+                let message = format!("pod {id} did not end properly: {}", why.message);
+                return Err(CliError::new(OURS, message).because(why.reason));
             }
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
         }
@@ -193,9 +216,10 @@ struct Signals(SigSet);
 impl Signals {
     fn block() -> Self {
         let set = crate::signals::ending();
-        if set.thread_block().is_err() {
-            // They then end the program as usual; the pod's monitor does not depend on it.
-        }
+        ignore(
+            set.thread_block(),
+            "they then end the program as usual; the pod's monitor does not depend on it",
+        );
         Self(set)
     }
 
@@ -226,5 +250,24 @@ impl Signals {
                 });
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use magikvm_proto::budget::HOST_READY_WAIT_MS;
+
+    #[test]
+    fn a_ready_timeout_is_a_duration_of_sensible_length() {
+        assert_eq!(ready_timeout("60s"), Ok(Duration::from_millis(HOST_READY_WAIT_MS)));
+        assert_eq!(ready_timeout("1h 30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(ready_timeout("24h"), Ok(MAX_READY_TIMEOUT));
+        for text in ["", "60", "soon", "-5s x"] {
+            assert!(ready_timeout(text).unwrap_err().contains("is not a duration"), "{text}");
+        }
+        for text in ["0s", "-5s", "999ms", "25h", "9999999h"] {
+            assert!(ready_timeout(text).unwrap_err().contains("is not between"), "{text}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Control groups of pods: one for all processes of a pod, with limits. Unified ones, or those of version 1 where the controllers are there.
 
 use super::spec::Cgroup;
+use crate::store::text::ignore;
 use nix::unistd::geteuid;
 use std::fs;
 use std::io;
@@ -9,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 /// All of ours are in this one.
 const PARENT: &str = "magikvm";
-/// What is limited.
 const CONTROLLERS: [&str; 2] = ["memory", "pids"];
 /// Somebody may remove the parent, empty, right before a group is made in it.
 const ATTEMPTS: usize = 20;
@@ -117,8 +117,9 @@ fn make(dir: &Path) -> io::Result<()> {
 fn delegate(dir: &Path) {
     let control = dir.join("cgroup.subtree_control");
     for controller in CONTROLLERS {
-        if control.exists() && fs::write(&control, format!("+{controller}")).is_err() {
-            // What is missing is seen when there is nothing to write a limit to.
+        if control.exists() {
+            let added = fs::write(&control, format!("+{controller}"));
+            ignore(added, "what is missing is seen when there is nothing to write a limit to");
         }
     }
 }

@@ -8,8 +8,10 @@
 use super::channel::{Channel, FromInside, FromOutside};
 use super::failed::{Failed, at, step};
 use super::files::Root;
-use super::spec::{HostNetwork, Identity, Inside, JailSpec, Layer, Layers};
+use super::spec::{HostNetwork, Identity, Inside, JailSpec};
 use super::{caps, filter, landlock};
+use crate::process::{Layer, Layers};
+use crate::store::text::ignore;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
@@ -46,9 +48,8 @@ pub fn enter() -> Result<String, i32> {
     match builder.build() {
         Ok(verb) => Ok(verb),
         Err(Failed { step, path, errno }) => {
-            if builder.channel.send(&FromInside::Failed { step, path, errno }, None).is_err() {
-                // Nobody is there to hear it.
-            }
+            let told = builder.channel.send(&FromInside::Failed { step, path, errno }, None);
+            ignore(told, "nobody is there to hear it");
             Err(70)
         }
     }
@@ -242,9 +243,8 @@ impl Builder<'_> {
     }
 
     fn set_oom_score(&self) {
-        if fs::write("/proc/self/oom_score_adj", OOM_SCORE).is_err() {
-            // It is as likely to be killed as others.
-        }
+        let written = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
+        ignore(written, "it is as likely to be killed as others");
     }
 
     fn limit(&mut self) -> Result<(), Failed> {

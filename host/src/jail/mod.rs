@@ -2,7 +2,7 @@
 //! files, devices and system calls that were given to it, and nothing else of the machine.
 //!
 //! A process is started in it in this way: a [`JailSpec`] says what is to be within; [`command`] is this program with a hidden verb, on which
-//! standard input, output and error are set as for any other; `vmm::process::spawn_jailed` starts it. The process builds the walls
+//! standard input, output and error are set as for any other; [`spawn_jailed`] starts it. The process builds the walls
 //! around itself and then executes another program, or goes on in this one ([`Inside`]). Which walls it had is said by [`Layers`].
 //!
 //! Owns: mounts, ids, namespaces, filters, limits. Must not know: machines and pods.
@@ -30,7 +30,7 @@ mod nowhere;
 #[cfg(target_os = "linux")]
 mod outside;
 mod spec;
-mod watch;
+mod start;
 
 #[cfg(target_os = "linux")]
 pub use cgroup::{make_cgroup, place_cgroup};
@@ -43,11 +43,12 @@ pub use nowhere::{Handover, enter, give, identity, make_cgroup, place_cgroup};
 #[cfg(target_os = "linux")]
 pub use outside::Handover;
 pub use spec::{
-    Access, Cgroup, Descriptor, HostNetwork, Identity, Inside, JailMount, JailSpec, Layer, Layers, Limits,
-    Missing, MountSource, PodUser, Procfs, Requirement, Submounts, SyscallFilter,
+    Access, Cgroup, Descriptor, HostNetwork, Identity, Inside, JailMount, JailSpec, Limits, MountSource,
+    PodUser, Procfs, Requirement, Submounts, SyscallFilter,
 };
-pub use watch::{Violation, Watch};
+pub use start::{StartError, spawn_jailed};
 
+use crate::process::{Layers, Missing, Watch};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -66,11 +67,9 @@ pub enum JailError {
     /// A step that was refused.
     #[error("cannot build the jail: {step}{}", .path.as_ref().map(|path| format!(" {}", path.display())).unwrap_or_default())]
     Step {
-        /// What was tried.
         step: String,
         /// On which path, where it is about one.
         path: Option<PathBuf>,
-        /// Why it failed.
         #[source]
         source: std::io::Error,
     },
@@ -87,7 +86,6 @@ pub enum JailError {
 pub struct Jailed {
     /// Its number; it is a child of this process.
     pub pid: i32,
-    /// Its walls.
     pub layers: Layers,
     /// What will be known of its end.
     pub watch: Option<Watch>,

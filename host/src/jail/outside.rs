@@ -7,8 +7,8 @@
 
 use super::channel::{Channel, FromInside, FromOutside};
 use super::spec::{Identity, JailSpec, MountSource, Requirement};
-use super::watch::Watch;
 use super::{JAIL_VERB, JailError, Jailed, filter, ids};
+use crate::process::Watch;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};

@@ -2,14 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::fmt;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 /// Everything about one jail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JailSpec {
-    /// What runs in it.
     pub inside: Inside,
     /// Files and directories. Nothing else of the machine's file systems is there.
     pub mounts: Vec<JailMount>,
@@ -22,7 +20,6 @@ pub struct JailSpec {
     pub working_dir: PathBuf,
     /// Whether the host's network is there.
     pub network: HostNetwork,
-    /// Who the process is.
     pub identity: Identity,
     /// Which system calls it has.
     pub filter: SyscallFilter,
@@ -41,12 +38,7 @@ pub struct JailSpec {
 #[serde(rename_all = "snake_case")]
 pub enum Inside {
     /// Another program. It and the libraries of the system are there, to be read and executed.
-    Program {
-        /// Absolute.
-        path: PathBuf,
-        /// Without its name.
-        arguments: Vec<String>,
-    },
+    Program { path: PathBuf, arguments: Vec<String> },
     /// This program goes on, as if it had been started with this hidden verb. No file of it is there.
     Verb(String),
 }
@@ -54,7 +46,6 @@ pub enum Inside {
 /// A file or directory of the machine's within the jail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JailMount {
-    /// What.
     pub source: MountSource,
     /// Where; absolute. Usually the path that it has outside, so that arguments and messages mean the same in both places.
     pub target: PathBuf,
@@ -97,7 +88,6 @@ pub enum Access {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Submounts {
-    /// They do.
     With,
     /// It is the one file system alone.
     Without,
@@ -107,7 +97,6 @@ pub enum Submounts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Procfs {
-    /// No.
     Absent,
     /// With the jail's own processes and nothing else.
     OwnProcesses,
@@ -117,7 +106,6 @@ pub enum Procfs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HostNetwork {
-    /// It is.
     Kept,
     /// There is a network of the process's own, with nothing in it.
     None,
@@ -151,7 +139,6 @@ impl PodUser {
         Self(Self::BASE | u32::from_be_bytes([0, digest[0], digest[1], digest[2]]))
     }
 
-    /// The number.
     pub fn id(self) -> u32 {
         self.0
     }
@@ -165,9 +152,7 @@ pub enum SyscallFilter {
     Krun,
     /// The same, serving shared directories.
     KrunSharing,
-    /// QEMU.
     Qemu,
-    /// vhost-device-vsock.
     Vsock,
     /// The server of shared directories.
     FileServer,
@@ -178,9 +163,7 @@ pub enum SyscallFilter {
 /// How much of the machine a process may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Processes and threads.
     pub pids: u64,
-    /// Open files.
     pub open_files: u64,
 }
 
@@ -200,106 +183,6 @@ pub enum Requirement {
     Warn,
     /// The process does not start.
     Require,
-}
-
-/// A wall.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Layer {
-    /// A control group with limits.
-    Cgroup,
-    /// A user that nobody else is, and a user namespace.
-    User,
-    /// A root directory with nothing in it but what was given.
-    Files,
-    /// No other process can be seen.
-    Processes,
-    /// System V IPC and POSIX message queues of its own.
-    Ipc,
-    /// A host name of its own.
-    Hostname,
-    /// No network.
-    Network,
-    /// No capabilities, nor a way to any.
-    Capabilities,
-    /// Limits of the process itself, no core dumps, the first to go when memory is short.
-    Limits,
-    /// The kernel's rules for files, a second time.
-    Landlock,
-    /// The list of system calls.
-    Syscalls,
-}
-
-impl Layer {
-    /// All of them.
-    pub const ALL: [Self; 11] = [
-        Self::Cgroup,
-        Self::User,
-        Self::Files,
-        Self::Processes,
-        Self::Ipc,
-        Self::Hostname,
-        Self::Network,
-        Self::Capabilities,
-        Self::Limits,
-        Self::Landlock,
-        Self::Syscalls,
-    ];
-
-    /// Its name, as in JSON.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Cgroup => "cgroup",
-            Self::User => "user",
-            Self::Files => "files",
-            Self::Processes => "processes",
-            Self::Ipc => "ipc",
-            Self::Hostname => "hostname",
-            Self::Network => "network",
-            Self::Capabilities => "capabilities",
-            Self::Limits => "limits",
-            Self::Landlock => "landlock",
-            Self::Syscalls => "syscalls",
-        }
-    }
-}
-
-impl fmt::Display for Layer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// A wall that could not be had.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Missing {
-    /// Which.
-    pub layer: Layer,
-    /// Why.
-    pub why: String,
-}
-
-/// The walls of one process.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Layers {
-    /// Those it has.
-    pub had: Vec<Layer>,
-    /// Those that were wanted.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub missing: Vec<Missing>,
-}
-
-impl Layers {
-    /// With one more.
-    #[cfg(target_os = "linux")]
-    pub(super) fn have(&mut self, layer: Layer) {
-        self.had.push(layer);
-    }
-
-    /// Without it.
-    pub(super) fn miss(&mut self, layer: Layer, why: impl Into<String>) {
-        self.missing.push(Missing { layer, why: why.into() });
-    }
 }
 
 #[cfg(test)]
@@ -332,12 +215,5 @@ mod tests {
         };
         let text = serde_json::to_string(&spec).unwrap();
         assert_eq!(serde_json::from_str::<JailSpec>(&text).unwrap(), spec);
-    }
-
-    #[test]
-    fn layers_are_called_in_json_what_they_are_called_to_people() {
-        for layer in Layer::ALL {
-            assert_eq!(serde_json::to_value(layer).unwrap(), layer.as_str());
-        }
     }
 }

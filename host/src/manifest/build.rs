@@ -9,7 +9,7 @@ use super::plan::{
     CapabilityList, ContainerPort, ContainerSpec, PodPlan, PrivilegeEscalation, Protocol, PullPolicy,
     RootFilesystem, RootUser, RuntimeClass, Security,
 };
-use super::problem::{Report, path_key, quote};
+use super::problem::{ProblemCollector, path_key, quote};
 use super::volumes;
 use crate::image::Reference;
 use crate::store::text::chain;
@@ -32,7 +32,7 @@ const MAX_GROUPS: usize = 64;
 const MAX_HOSTNAME_LEN: usize = 63;
 
 /// Makes the plan. `None` only after something was reported; something may be reported beside `Some`.
-pub(super) fn build(written: &Written, objects: &Objects, report: &mut Report) -> Option<PodPlan> {
+pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCollector) -> Option<PodPlan> {
     let (metadata, spec) = (&written.pod.metadata, &written.pod.spec);
     let mut build = Build { written, objects, report };
     let id = build.id(metadata);

@@ -2,14 +2,14 @@
 
 use super::k8s::Written;
 use super::objects::Objects;
-use super::problem::{Report, quote};
+use super::problem::{ProblemCollector, quote};
 use std::str::FromStr;
 
 /// A manifest while it becomes a plan. Other files of this module add what they read of it.
 pub(super) struct Build<'a> {
     pub(super) written: &'a Written,
     pub(super) objects: &'a Objects,
-    pub(super) report: &'a mut Report,
+    pub(super) report: &'a mut ProblemCollector,
 }
 
 impl Build<'_> {

@@ -2,9 +2,9 @@
 
 use super::fields::{self, Field, Shape, Status};
 use super::node::{Entry, Node, Style, Value};
-use super::problem::{Mark, Place, Report, path_key, quote};
+use super::problem::{FieldPlace, Mark, ProblemCollector, path_key, quote};
 use super::quantity::Quantity;
-use super::scalar::{self, Kind};
+use super::scalar::{self, ScalarKind};
 use serde::Deserialize;
 use serde_json::Value as Json;
 use std::collections::{BTreeMap, HashMap};
@@ -25,11 +25,11 @@ impl Written {
     }
 
     /// Where a field is, or what it is missing in.
-    pub(super) fn place(&self, path: &str) -> Place {
+    pub(super) fn place(&self, path: &str) -> FieldPlace {
         let mut above = path;
         loop {
             if let Some(&mark) = self.marks.get(above) {
-                return Place { path: path.to_owned(), mark };
+                return FieldPlace { path: path.to_owned(), mark };
             }
             above = match above.rfind(['.', '[']) {
                 Some(end) => &above[..end],
@@ -37,7 +37,7 @@ impl Written {
             };
             if above.is_empty() {
                 let mark = self.marks.get("").copied().unwrap_or(Mark { line: 1, column: 1 });
-                return Place { path: path.to_owned(), mark };
+                return FieldPlace { path: path.to_owned(), mark };
             }
         }
     }
@@ -315,8 +315,8 @@ pub(super) struct CapabilityChange {
 }
 
 /// Checks a tree against the field table and types it. `None`: it is no v1 Pod at all.
-pub(super) fn read(root: &Node, report: &mut Report) -> Option<Written> {
-    let top = Place { path: String::new(), mark: root.mark };
+pub(super) fn read(root: &Node, report: &mut ProblemCollector) -> Option<Written> {
+    let top = FieldPlace { path: String::new(), mark: root.mark };
     let Value::Map(entries) = &root.value else {
         report.add(&top, "must be a mapping", "a Pod begins with `apiVersion: v1` and `kind: Pod`");
         return None;
@@ -355,27 +355,27 @@ pub(super) fn kind(root: &Node) -> Option<&str> {
 /// Whether a field at the top has the only value it can have. An absent one is reported, but does not make it something else.
 fn expect(
     entries: &[Entry],
-    top: &Place,
+    top: &FieldPlace,
     key: &str,
     wanted: &str,
     hint: fn(&str) -> &'static str,
-    report: &mut Report,
+    report: &mut ProblemCollector,
 ) -> bool {
     let Some(entry) = entries.iter().find(|entry| entry.key == key) else {
-        let place = Place { path: key.to_owned(), mark: top.mark };
+        let place = FieldPlace { path: key.to_owned(), mark: top.mark };
         report.add(&place, "is missing", format!("write `{key}: {wanted}`"));
         return true;
     };
     match &entry.node.value {
         Value::Scalar { text, .. } if text == wanted => true,
         Value::Scalar { text, .. } => {
-            let place = Place { path: key.to_owned(), mark: entry.node.mark };
+            let place = FieldPlace { path: key.to_owned(), mark: entry.node.mark };
             report.add(&place, format!("must be {wanted}, not {}", quote(text)), hint(text));
             false
         }
         Value::List(_) | Value::Map(_) => {
             report.add(
-                &Place { path: key.to_owned(), mark: entry.key_mark },
+                &FieldPlace { path: key.to_owned(), mark: entry.key_mark },
                 format!("must be {wanted}"),
                 "",
             );
@@ -396,7 +396,7 @@ fn kind_hint(kind: &str) -> &'static str {
 }
 
 struct Check<'a> {
-    report: &'a mut Report,
+    report: &'a mut ProblemCollector,
     marks: HashMap<String, Mark>,
 }
 
@@ -408,7 +408,7 @@ impl Check<'_> {
                 if parent.is_empty() { key.to_owned() } else { format!("{parent}.{key}") }
             };
             let path = join(path, &path_key(&entry.key));
-            let place = Place { path, mark: entry.key_mark };
+            let place = FieldPlace { path, mark: entry.key_mark };
             let Some(field) = fields::find(&join(schema, &entry.key)) else {
                 let hint = fields::suggest(schema, &entry.key).unwrap_or_default();
                 self.report.add(&place, "is not a field of a v1 Pod", hint);
@@ -421,7 +421,7 @@ impl Check<'_> {
         Json::Object(object)
     }
 
-    fn field(&mut self, node: &Node, field: &Field, place: Place) -> Option<Json> {
+    fn field(&mut self, node: &Node, field: &Field, place: FieldPlace) -> Option<Json> {
         // Like Kubernetes: null is the same as absent.
         if scalar::is_null(node) {
             return None;
@@ -435,7 +435,7 @@ impl Check<'_> {
             Status::Supported | Status::Only { .. } => {}
         }
         let mark = if matches!(node.value, Value::Scalar { .. }) { node.mark } else { place.mark };
-        let place = Place { mark, ..place };
+        let place = FieldPlace { mark, ..place };
         self.marks.insert(place.path.clone(), mark);
         let value = self.shape(node, field, &place)?;
         if let Status::Only { values, why } = field.status {
@@ -449,7 +449,7 @@ impl Check<'_> {
         Some(value)
     }
 
-    fn shape(&mut self, node: &Node, field: &Field, place: &Place) -> Option<Json> {
+    fn shape(&mut self, node: &Node, field: &Field, place: &FieldPlace) -> Option<Json> {
         match (field.shape, &node.value) {
             (Shape::Any, _) => None,
             (Shape::Object, Value::Map(entries)) => Some(self.object(entries, field.path, &place.path)),
@@ -465,10 +465,10 @@ impl Check<'_> {
         }
     }
 
-    fn objects(&mut self, items: &[Node], field: &Field, place: &Place) -> Json {
+    fn objects(&mut self, items: &[Node], field: &Field, place: &FieldPlace) -> Json {
         let schema = format!("{}[]", field.path);
         let objects = items.iter().enumerate().map(|(index, item)| {
-            let place = Place { path: format!("{}[{index}]", place.path), mark: item.mark };
+            let place = FieldPlace { path: format!("{}[{index}]", place.path), mark: item.mark };
             self.marks.insert(place.path.clone(), place.mark);
             match &item.value {
                 Value::Map(entries) => self.object(entries, &schema, &place.path),
@@ -482,26 +482,26 @@ impl Check<'_> {
         Json::Array(objects.collect())
     }
 
-    fn scalars(&mut self, shape: Shape, items: &[Node], place: &Place) -> Json {
+    fn scalars(&mut self, shape: Shape, items: &[Node], place: &FieldPlace) -> Json {
         let scalars = items.iter().enumerate().filter_map(|(index, item)| {
-            let place = Place { path: format!("{}[{index}]", place.path), mark: item.mark };
+            let place = FieldPlace { path: format!("{}[{index}]", place.path), mark: item.mark };
             self.marks.insert(place.path.clone(), place.mark);
             self.simple(shape, item, &place)
         });
         Json::Array(scalars.collect())
     }
 
-    fn text_map(&mut self, entries: &[Entry], place: &Place) -> Json {
+    fn text_map(&mut self, entries: &[Entry], place: &FieldPlace) -> Json {
         let map = entries.iter().filter_map(|entry| {
             let path = format!("{}.{}", place.path, path_key(&entry.key));
-            let place = Place { path, mark: entry.node.mark };
+            let place = FieldPlace { path, mark: entry.node.mark };
             self.marks.insert(place.path.clone(), place.mark);
             Some((entry.key.clone(), self.simple(Shape::Text, &entry.node, &place)?))
         });
         Json::Object(map.collect())
     }
 
-    fn simple(&mut self, shape: Shape, node: &Node, place: &Place) -> Option<Json> {
+    fn simple(&mut self, shape: Shape, node: &Node, place: &FieldPlace) -> Option<Json> {
         match &node.value {
             Value::Scalar { text, style } => self.scalar(shape, text, *style, place),
             Value::List(_) | Value::Map(_) => {
@@ -511,21 +511,21 @@ impl Check<'_> {
         }
     }
 
-    fn scalar(&mut self, shape: Shape, text: &str, style: Style, place: &Place) -> Option<Json> {
-        let kind = if style == Style::Quoted { Kind::Text } else { scalar::kind(text) };
+    fn scalar(&mut self, shape: Shape, text: &str, style: Style, place: &FieldPlace) -> Option<Json> {
+        let kind = if style == Style::Quoted { ScalarKind::Text } else { scalar::kind(text) };
         let (message, hint) = match (shape, kind) {
-            (Shape::Text, Kind::Text) => return Some(Json::from(text)),
+            (Shape::Text, ScalarKind::Text) => return Some(Json::from(text)),
             (Shape::Text, _) => {
                 ("must be a string".to_owned(), format!("write it in quotes: {}", quote(text)))
             }
-            (Shape::Bool, Kind::Bool(value)) => return Some(Json::from(value)),
-            (Shape::Bool, Kind::MaybeBool(value)) => {
+            (Shape::Bool, ScalarKind::Bool(value)) => return Some(Json::from(value)),
+            (Shape::Bool, ScalarKind::MaybeBool(value)) => {
                 (format!("must be true or false, not {}", quote(text)), format!("write {value}"))
             }
-            (Shape::Int, Kind::Int(value)) => return Some(Json::from(value)),
-            (Shape::Mode, Kind::Int(value)) => return Some(Json::from(value)),
-            (Shape::Mode, Kind::Number) if octal(text).is_some() => return octal(text).map(Json::from),
-            (Shape::Int, Kind::Number) => (
+            (Shape::Int, ScalarKind::Int(value)) => return Some(Json::from(value)),
+            (Shape::Mode, ScalarKind::Int(value)) => return Some(Json::from(value)),
+            (Shape::Mode, ScalarKind::Number) if octal(text).is_some() => return octal(text).map(Json::from),
+            (Shape::Int, ScalarKind::Number) => (
                 format!("must be a whole number, not {}", quote(text)),
                 "write it in decimal digits only".to_owned(),
             ),
@@ -534,7 +534,7 @@ impl Check<'_> {
                 Err((message, hint)) => (message, hint.to_owned()),
             },
             (shape, _) => {
-                let unquoted = matches!(scalar::kind(text), Kind::Int(_) | Kind::Bool(_));
+                let unquoted = matches!(scalar::kind(text), ScalarKind::Int(_) | ScalarKind::Bool(_));
                 let hint = if unquoted && style == Style::Quoted { "write it without quotes" } else { "" };
                 (format!("must be {}, not {}", wanted(shape), quote(text)), hint.to_owned())
             }
@@ -559,10 +559,12 @@ fn wanted(shape: Shape) -> String {
     }
 }
 
-fn quantity(text: &str, kind: Kind) -> Result<(), (String, &'static str)> {
+fn quantity(text: &str, kind: ScalarKind) -> Result<(), (String, &'static str)> {
     let example = "for example 500m, 2, 128Mi or 1.5Gi";
     let digits = text.trim_start_matches(['+', '-']).as_bytes();
-    if kind == Kind::Number && digits.first() == Some(&b'0') && digits.get(1).is_some_and(u8::is_ascii_digit)
+    if kind == ScalarKind::Number
+        && digits.first() == Some(&b'0')
+        && digits.get(1).is_some_and(u8::is_ascii_digit)
     {
         return Err((
             format!("{} is octal to some YAML readers", quote(text)),

@@ -35,13 +35,13 @@ pub use problem::{Mark, Problem, Problems};
 pub use process::{DEFAULT_PATH, MAX_PROCESS_BYTES, ResolveError, ResolvedProcess, resolve_process};
 
 use magikvm_proto::limits::MAX_MANIFEST_SIZE;
-use problem::Report;
+use problem::ProblemCollector;
 
 /// Reads a manifest that holds exactly one v1 Pod and maybe ConfigMaps and Secrets, as YAML or JSON.
 ///
 /// `origin` is the file's name as the user wrote it (`-` for standard input); it begins every line of an error.
 pub fn parse(bytes: &[u8], origin: &str) -> Result<PodPlan, Problems> {
-    let mut report = Report::default();
+    let mut report = ProblemCollector::default();
     let plan = read(bytes, &mut report);
     match plan {
         Some(plan) if report.is_empty() => Ok(plan),
@@ -49,7 +49,7 @@ pub fn parse(bytes: &[u8], origin: &str) -> Result<PodPlan, Problems> {
     }
 }
 
-fn read(bytes: &[u8], report: &mut Report) -> Option<PodPlan> {
+fn read(bytes: &[u8], report: &mut ProblemCollector) -> Option<PodPlan> {
     if bytes.len() > MAX_MANIFEST_SIZE {
         report.whole(
             format!("is {} bytes long, at most {MAX_MANIFEST_SIZE} are allowed", bytes.len()),

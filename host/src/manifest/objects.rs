@@ -2,8 +2,8 @@
 
 use super::k8s;
 use super::node::{Entry, Node, Style, Value};
-use super::problem::{Mark, Place, Report, path_key, quote};
-use super::scalar::{self, Kind};
+use super::problem::{FieldPlace, Mark, ProblemCollector, path_key, quote};
+use super::scalar::{self, ScalarKind};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use magikvm_proto::id::{Namespace, PodName};
@@ -55,7 +55,6 @@ impl fmt::Debug for Content {
 #[error("is not base64")]
 pub struct NotBase64;
 
-/// What an object is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ObjectKind {
     ConfigMap,
@@ -81,11 +80,10 @@ impl fmt::Display for ObjectKind {
     }
 }
 
-/// One of them.
 #[derive(Debug)]
 pub(super) struct Object {
     /// If it says so.
-    namespace: Option<(Namespace, Place)>,
+    namespace: Option<(Namespace, FieldPlace)>,
     pub(super) data: BTreeMap<String, Content>,
 }
 
@@ -100,7 +98,7 @@ impl Objects {
     }
 
     /// Reports objects of other namespaces than the Pod's, which it could not use.
-    pub(super) fn check_namespace(&self, pod: &Namespace, report: &mut Report) {
+    pub(super) fn check_namespace(&self, pod: &Namespace, report: &mut ProblemCollector) {
         for object in self.0.values() {
             if let Some((namespace, place)) = &object.namespace
                 && namespace != pod
@@ -114,7 +112,7 @@ impl Objects {
 }
 
 /// Sorts the documents of a file: its objects, and the one that is to be its Pod.
-pub(super) fn sort<'a>(documents: &'a [Node], report: &mut Report) -> (Objects, Option<&'a Node>) {
+pub(super) fn sort<'a>(documents: &'a [Node], report: &mut ProblemCollector) -> (Objects, Option<&'a Node>) {
     let mut objects = Objects::default();
     let mut pods: Vec<&Node> = Vec::new();
     for document in documents {
@@ -126,7 +124,7 @@ pub(super) fn sort<'a>(documents: &'a [Node], report: &mut Report) -> (Objects, 
     let is_pod = |node: &&&Node| k8s::kind(node) == Some("Pod");
     let pod = pods.iter().find(is_pod).or(pods.first()).copied();
     for other in pods.iter().filter(|other| pod.is_none_or(|pod| !std::ptr::eq(pod, **other))) {
-        let place = Place { path: String::new(), mark: other.mark };
+        let place = FieldPlace { path: String::new(), mark: other.mark };
         match k8s::kind(other) {
             Some("Pod") => report.add(&place, "a second Pod begins here", "put it into a file of its own"),
             Some(kind) => {
@@ -153,7 +151,13 @@ fn text(node: &Node) -> Option<&str> {
     }
 }
 
-fn read(kind: ObjectKind, entries: &[Entry], mark: Mark, objects: &mut Objects, report: &mut Report) {
+fn read(
+    kind: ObjectKind,
+    entries: &[Entry],
+    mark: Mark,
+    objects: &mut Objects,
+    report: &mut ProblemCollector,
+) {
     let mut reader = Reader { kind, report, data: BTreeMap::new(), bytes: 0 };
     let mut names = (None, None);
     for entry in entries {
@@ -183,7 +187,7 @@ fn read(kind: ObjectKind, entries: &[Entry], mark: Mark, objects: &mut Objects, 
     }
     if reader.bytes > MAX_OBJECT_BYTES {
         let message = format!("has {} bytes of data, at most {MAX_OBJECT_BYTES} are allowed", reader.bytes);
-        reader.report.add(&Place { path: kind.to_string(), mark }, message, "");
+        reader.report.add(&FieldPlace { path: kind.to_string(), mark }, message, "");
     }
     let (Some(name), namespace) = names else {
         if !entries.iter().any(|entry| entry.key == "metadata") {
@@ -196,7 +200,7 @@ fn read(kind: ObjectKind, entries: &[Entry], mark: Mark, objects: &mut Objects, 
         return;
     };
     let object = Object { namespace, data: reader.data };
-    let place = Place { path: kind.to_string(), mark };
+    let place = FieldPlace { path: kind.to_string(), mark };
     if objects.0.insert((kind, name.clone()), object).is_some() {
         report.add(&place, format!("there is another {kind} {} in this file", quote(&name)), "");
     }
@@ -215,23 +219,23 @@ enum Again {
     Wins,
 }
 
-type Names = (Option<String>, Option<(Namespace, Place)>);
+type Names = (Option<String>, Option<(Namespace, FieldPlace)>);
 
 struct Reader<'a> {
     kind: ObjectKind,
-    report: &'a mut Report,
+    report: &'a mut ProblemCollector,
     data: BTreeMap<String, Content>,
     bytes: usize,
 }
 
 impl Reader<'_> {
-    fn place(&self, path: &str, mark: Mark) -> Place {
-        Place { path: format!("{}.{}", self.kind, path_key(path)), mark }
+    fn place(&self, path: &str, mark: Mark) -> FieldPlace {
+        FieldPlace { path: format!("{}.{}", self.kind, path_key(path)), mark }
     }
 
-    fn boolean(&mut self, entry: &Entry, place: &Place) {
+    fn boolean(&mut self, entry: &Entry, place: &FieldPlace) {
         let is_boolean = matches!(&entry.node.value, Value::Scalar { text, style: Style::Plain }
-            if matches!(scalar::kind(text), Kind::Bool(_) | Kind::Null));
+            if matches!(scalar::kind(text), ScalarKind::Bool(_) | ScalarKind::Null));
         if !is_boolean {
             self.report.add(place, "must be true or false", "");
         }
@@ -260,7 +264,11 @@ impl Reader<'_> {
         names
     }
 
-    fn name<T: std::str::FromStr<Err: fmt::Display>>(&mut self, entry: &Entry, place: &Place) -> Option<T> {
+    fn name<T: std::str::FromStr<Err: fmt::Display>>(
+        &mut self,
+        entry: &Entry,
+        place: &FieldPlace,
+    ) -> Option<T> {
         let Some(text) = text(&entry.node) else {
             self.report.add(place, "must be a string", "");
             return None;
@@ -279,7 +287,7 @@ impl Reader<'_> {
         };
         for value in entries {
             let path = format!("{}.{}.{}", self.kind, path_key(&entry.key), path_key(&value.key));
-            let place = Place { path, mark: value.key_mark };
+            let place = FieldPlace { path, mark: value.key_mark };
             if let Err(message) = file_name(&value.key) {
                 self.report.add(&place, message, "");
                 continue;
@@ -295,11 +303,11 @@ impl Reader<'_> {
         }
     }
 
-    fn value(&mut self, node: &Node, encoding: Encoding, place: &Place) -> Option<Content> {
+    fn value(&mut self, node: &Node, encoding: Encoding, place: &FieldPlace) -> Option<Content> {
         let text = match &node.value {
             Value::Scalar { text, style: Style::Quoted } => text.as_str(),
-            Value::Scalar { text, style: Style::Plain } if scalar::kind(text) == Kind::Text => text,
-            Value::Scalar { text, style: Style::Plain } if scalar::kind(text) == Kind::Null => "",
+            Value::Scalar { text, style: Style::Plain } if scalar::kind(text) == ScalarKind::Text => text,
+            Value::Scalar { text, style: Style::Plain } if scalar::kind(text) == ScalarKind::Null => "",
             Value::Scalar { .. } => {
                 self.report.add(place, "must be a string", "write it in quotes");
                 return None;

@@ -3,7 +3,7 @@
 use super::k8s::Written;
 pub use super::plan::PublishedPort;
 use super::plan::{PodPlan, Protocol};
-use super::problem::{Report, quote};
+use super::problem::{ProblemCollector, quote};
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
@@ -90,7 +90,7 @@ impl PodPlan {
 }
 
 /// Those of the manifest. A `hostPort` of 0 is none, as in Kubernetes; a `hostIP` without a port means nothing.
-pub(super) fn published(written: &Written, report: &mut Report) -> Vec<PublishedPort> {
+pub(super) fn published(written: &Written, report: &mut ProblemCollector) -> Vec<PublishedPort> {
     let mut published: Vec<PublishedPort> = Vec::new();
     for (number, container) in written.pod.spec.containers.iter().enumerate() {
         for (index, port) in container.ports.iter().enumerate() {

@@ -11,9 +11,7 @@ const MAX_QUOTE: usize = 60;
 /// A position in the manifest. Both numbers start at 1; columns count characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mark {
-    /// Line.
     pub line: usize,
-    /// Column in characters.
     pub column: usize,
 }
 
@@ -24,7 +22,6 @@ pub struct Problem {
     pub path: String,
     /// Where. `None`: nowhere in particular.
     pub at: Option<Mark>,
-    /// What is wrong.
     pub message: String,
     /// What to do about it. May be empty.
     pub hint: String,
@@ -35,7 +32,6 @@ pub struct Problem {
 pub struct Problems {
     /// The manifest's name as the user wrote it.
     pub origin: String,
-    /// At least one.
     pub list: Vec<Problem>,
     /// How many more there were than are kept.
     pub dropped: usize,
@@ -71,19 +67,18 @@ impl fmt::Display for Problems {
 
 /// A field and where it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct FieldPlace {
     pub(super) path: String,
     pub(super) mark: Mark,
 }
 
-/// Collects problems.
 #[derive(Debug, Default)]
-pub(super) struct Report {
+pub(super) struct ProblemCollector {
     list: Vec<Problem>,
     dropped: usize,
 }
 
-impl Report {
+impl ProblemCollector {
     pub(super) fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
@@ -95,7 +90,7 @@ impl Report {
         self.list.iter().any(within)
     }
 
-    pub(super) fn add(&mut self, place: &Place, message: impl Into<String>, hint: impl Into<String>) {
+    pub(super) fn add(&mut self, place: &FieldPlace, message: impl Into<String>, hint: impl Into<String>) {
         self.push(Problem {
             path: place.path.clone(),
             at: Some(place.mark),
@@ -153,8 +148,8 @@ mod tests {
 
     #[test]
     fn problems_are_shown_with_their_place_in_the_order_they_are_written() {
-        let mut report = Report::default();
-        let place = |path: &str, line| Place { path: path.to_owned(), mark: Mark { line, column: 3 } };
+        let mut report = ProblemCollector::default();
+        let place = |path: &str, line| FieldPlace { path: path.to_owned(), mark: Mark { line, column: 3 } };
         report.add(&place("spec.b", 9), "is wrong", "");
         report.add(&place("spec.a", 4), "is missing", "write it");
         report.whole("is odd", "");
@@ -166,7 +161,7 @@ mod tests {
 
     #[test]
     fn more_problems_than_a_person_reads_are_counted() {
-        let mut report = Report::default();
+        let mut report = ProblemCollector::default();
         for _ in 0..103 {
             report.whole("x", "");
         }

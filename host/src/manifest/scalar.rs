@@ -5,7 +5,7 @@ use super::node::{Node, Style, Value};
 
 /// What an unquoted scalar is to a YAML reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ScalarKind {
     Null,
     /// `true` or `false`, in any reader.
     Bool(bool),
@@ -20,24 +20,24 @@ pub(super) enum Kind {
 }
 
 /// What this text is when it is written without quotes.
-pub(super) fn kind(text: &str) -> Kind {
+pub(super) fn kind(text: &str) -> ScalarKind {
     match text {
-        "" | "~" | "null" | "Null" | "NULL" => return Kind::Null,
-        "true" | "True" | "TRUE" => return Kind::Bool(true),
-        "false" | "False" | "FALSE" => return Kind::Bool(false),
-        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => return Kind::MaybeBool(true),
-        "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => return Kind::MaybeBool(false),
+        "" | "~" | "null" | "Null" | "NULL" => return ScalarKind::Null,
+        "true" | "True" | "TRUE" => return ScalarKind::Bool(true),
+        "false" | "False" | "FALSE" => return ScalarKind::Bool(false),
+        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => return ScalarKind::MaybeBool(true),
+        "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => return ScalarKind::MaybeBool(false),
         _ => {}
     }
     if let Some(number) = decimal(text) {
-        return Kind::Int(number);
+        return ScalarKind::Int(number);
     }
-    if is_number(text) { Kind::Number } else { Kind::Text }
+    if is_number(text) { ScalarKind::Number } else { ScalarKind::Text }
 }
 
 /// Whether a value is null, which Kubernetes treats like an absent field.
 pub(super) fn is_null(node: &Node) -> bool {
-    matches!(&node.value, Value::Scalar { text, style: Style::Plain } if kind(text) == Kind::Null)
+    matches!(&node.value, Value::Scalar { text, style: Style::Plain } if kind(text) == ScalarKind::Null)
 }
 
 /// A whole number that every reader reads in the same way: no leading zero, no `+`, no `_`.
@@ -90,12 +90,12 @@ mod tests {
     #[test]
     fn each_kind_is_told_from_the_others() {
         for text in ["", "~", "null", "Null"] {
-            assert_eq!(kind(text), Kind::Null, "{text}");
+            assert_eq!(kind(text), ScalarKind::Null, "{text}");
         }
-        assert_eq!(kind("true"), Kind::Bool(true));
-        assert_eq!(kind("NO"), Kind::MaybeBool(false));
+        assert_eq!(kind("true"), ScalarKind::Bool(true));
+        assert_eq!(kind("NO"), ScalarKind::MaybeBool(false));
         for (text, number) in [("0", 0), ("8080", 8080), ("-5", -5), ("9223372036854775807", i64::MAX)] {
-            assert_eq!(kind(text), Kind::Int(number), "{text}");
+            assert_eq!(kind(text), ScalarKind::Int(number), "{text}");
         }
         for text in [
             "0755",
@@ -118,7 +118,7 @@ mod tests {
             "9223372036854775808",
             "0_7",
         ] {
-            assert_eq!(kind(text), Kind::Number, "{text}");
+            assert_eq!(kind(text), ScalarKind::Number, "{text}");
         }
         for text in [
             "a",
@@ -140,7 +140,7 @@ mod tests {
             "--1",
             "inf",
         ] {
-            assert_eq!(kind(text), Kind::Text, "{text}");
+            assert_eq!(kind(text), ScalarKind::Text, "{text}");
         }
     }
 }

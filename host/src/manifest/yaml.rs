@@ -2,7 +2,7 @@
 
 use super::node::{Cost, Entry, MAX_DEPTH, Node, Style, SyntaxError, Value, duplicate, too_deep};
 use super::problem::{Mark, quote};
-use super::scalar::{self, Kind};
+use super::scalar::{self, ScalarKind};
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
 use std::collections::HashMap;
 
@@ -168,7 +168,7 @@ fn new_key(node: Node, seen: &mut HashMap<String, Mark>) -> Result<(String, Mark
                 "write the fields out, or alias a whole value",
             ));
         }
-        if scalar::kind(&text) != Kind::Text {
+        if scalar::kind(&text) != ScalarKind::Text {
             return Err(SyntaxError::new(
                 mark,
                 format!("the key {} is not a string to every YAML reader", quote(&text)),

@@ -5,10 +5,11 @@ use super::reactor::Message;
 use super::watchers::{Life, send, spawn};
 use crate::agent::{AgentConnection, AgentError, Connector};
 use crate::os::ClockJumps;
-use crate::pod::events::{ClockReason, EventLog, Happening, HostEvent};
+use crate::pod::events::{ClockReason, EventLog, HostEvent, PodEvent};
 use crate::pod::step::Input;
 use crate::store::text::chain;
 use magikvm_proto::budget::CLOCK_TOLERANCE_MS;
+use magikvm_proto::text::cut;
 use magikvm_proto::wire::{ClockSet, Hello, RefusalCode, Request};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -26,16 +27,14 @@ const MAX_MESSAGE: usize = 512;
 /// Whoever has the other end may have the guest told the time. One telling at a time; of those asked for meanwhile, one more.
 pub(super) fn start(agent: Connector, events: EventLog, life: Arc<Life>) -> SyncSender<ClockReason> {
     let (ask, asked) = sync_channel(1);
-    let teller = spawn("clock", move || {
+    // Without a thread the guest's clock is not followed up; the pod is none the worse.
+    spawn("clock", move || {
         while let Ok(reason) = asked.recv() {
             if let Some(event) = tell(&agent, &life, reason) {
-                events.write(Happening::Host(event));
+                events.write(PodEvent::Host(event));
             }
         }
     });
-    if teller.is_none() {
-        // Without a thread the guest's clock is not followed up; the pod is none the worse.
-    }
     ask
 }
 
@@ -66,7 +65,7 @@ pub(super) fn tell_at_start(connection: &mut AgentConnection, hello: &Hello, eve
     let is_usable = outcome.is_ok();
     let was_right = outcome.as_ref().is_ok_and(|set| set.offset_ms.unsigned_abs() <= CLOCK_TOLERANCE_MS);
     if !was_right {
-        events.write(Happening::Host(event(ClockReason::Start, outcome)));
+        events.write(PodEvent::Host(event(ClockReason::Start, outcome)));
     }
     is_usable
 }
@@ -79,14 +78,13 @@ fn event(after: ClockReason, outcome: Result<ClockSet, AgentError>) -> HostEvent
 }
 
 fn describe(error: &AgentError) -> String {
-    let mut message = match error {
+    let message = match error {
         AgentError::Refused(refusal) if refusal.code == RefusalCode::Invalid => {
             format!("the guest image is too old to be told the time ({refusal})")
         }
         error => chain(error),
     };
-    message.truncate(message.floor_char_boundary(MAX_MESSAGE));
-    message
+    cut(&message, MAX_MESSAGE).to_owned()
 }
 
 fn tell_over(connection: &mut AgentConnection) -> Result<ClockSet, AgentError> {
@@ -98,14 +96,11 @@ fn tell_over(connection: &mut AgentConnection) -> Result<ClockSet, AgentError> {
 /// Tells the loop whenever the host's clock was set or the host was suspended.
 pub(super) fn watch_host(outbox: SyncSender<Message>) -> nix::Result<()> {
     let mut jumps = ClockJumps::watch()?;
-    let watcher = spawn("host clock", move || {
+    spawn("host clock", move || {
         while jumps.wait().is_ok() {
             send(&outbox, Input::HostClockJumped);
         }
     });
-    if watcher.is_none() {
-        // As above.
-    }
     Ok(())
 }
 

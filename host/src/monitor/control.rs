@@ -1,10 +1,11 @@
-//! The monitor's socket: a user's wishes that only it can carry out.
+//! The monitor's socket: a user's requests that only it can carry out.
 
 use super::reactor::Message;
 use crate::os;
 use crate::pod::control::ControlRequest;
 use crate::store::atomic::FileError;
 use crate::store::layout::PodDir;
+use crate::store::text::ignore;
 use magikvm_proto::codec::{read_message, write_message};
 use magikvm_proto::wire::{Done, Refusal, RefusalCode, Reply};
 use std::io::BufReader;
@@ -15,7 +16,7 @@ use std::time::Duration;
 /// How long a client may take to say what it wants.
 const REQUEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Listens in the pod's directory; each wish goes to the reactor.
+/// Listens in the pod's directory; each request goes to the reactor.
 pub(super) fn listen(dir: &PodDir, to_reactor: SyncSender<Message>) -> Result<(), FileError> {
     let path = dir.control_sock();
     let listener = os::bind_unix(&path).map_err(FileError::at("listen on", &path))?;
@@ -48,7 +49,5 @@ fn serve(mut stream: &UnixStream, to_reactor: &SyncSender<Message>) {
         Ok(None) => return,
         Err(error) => Reply::Error(Refusal::new(RefusalCode::Invalid, error.to_string())),
     };
-    if write_message(&mut stream, &reply).is_err() {
-        // The client has gone; what it wanted was done.
-    }
+    ignore(write_message(&mut stream, &reply), "the client has gone; what it wanted was done");
 }

@@ -1,6 +1,7 @@
 //! The monitor's end of the socket pair to the process that started it.
 
 use crate::pod::launch::{FromMonitor, ToMonitor};
+use crate::store::text::ignore;
 use magikvm_proto::codec::{read_message, write_message};
 use std::io::{BufReader, Read};
 use std::os::unix::net::UnixStream;
@@ -12,16 +13,13 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Over this socket.
     pub(super) fn new(socket: UnixStream) -> Self {
         Self { socket }
     }
 
     /// Says something, if anybody listens.
     pub(super) fn send(&self, message: &FromMonitor) {
-        if write_message(&mut &self.socket, message).is_err() {
-            // Nobody listens any more.
-        }
+        ignore(write_message(&mut &self.socket, message), "nobody listens any more");
     }
 
     /// Calls `on_cancel` if the other side asks for it. Ends when the other side is gone.

@@ -3,6 +3,7 @@
 mod clock;
 mod control;
 mod link;
+mod puller;
 mod reactor;
 mod watchers;
 
@@ -12,6 +13,7 @@ use crate::pod::run::{self, AtEnd, RunRequest};
 use crate::store::layout::{Layout, Surroundings};
 use link::Link;
 use reactor::Reactor;
+use std::error::Error;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -34,16 +36,11 @@ pub fn main() -> i32 {
 }
 
 fn serve(link: &Link) -> Result<(), Failure> {
-    let internal =
-        |error: &(dyn std::error::Error + 'static)| Failure::new(RunStage::Plan, Blame::Internal, error);
-    let mut request = Vec::new();
-    std::io::stdin().take(MAX_REQUEST).read_to_end(&mut request).map_err(|error| internal(&error))?;
-    let request: RunRequest = serde_json::from_slice(&request).map_err(|error| internal(&error))?;
+    let request = read_request()?;
     crate::net::ports::allow_files();
-    detach().map_err(|errno| internal(&errno))?;
-    let layout =
-        Layout::new(&Surroundings::of_process(request.root.clone())).map_err(|error| internal(&error))?;
-    let mut reactor = Reactor::new(link, &request.plan).map_err(|errno| internal(&errno))?;
+    detach().map_err(internal())?;
+    let layout = Layout::new(&Surroundings::of_process(request.root.clone())).map_err(internal())?;
+    let mut reactor = Reactor::new(link, &request).map_err(internal())?;
     let mut pod = run::run_pod(&request, &layout, &mut reactor)?;
     drop(request.plan);
     let code = reactor.run_to_end(&mut pod);
@@ -51,9 +48,20 @@ fn serve(link: &Link) -> Result<(), Failure> {
     if request.at_end == AtEnd::Remove {
         // Whoever shows the logs may still read them.
         link.wait_for_close();
-        pod.undo.delete().map_err(|error| Failure::new(RunStage::Reserve, Blame::Environment, &error))?;
+        pod.undo.delete().map_err(Failure::at(RunStage::Reserve, Blame::Environment))?;
     }
     Ok(())
+}
+
+/// An error before there is anything of the pod.
+fn internal<E: Error + 'static>() -> impl Fn(E) -> Failure {
+    Failure::at(RunStage::Plan, Blame::Internal)
+}
+
+fn read_request() -> Result<RunRequest, Failure> {
+    let mut request = Vec::new();
+    std::io::stdin().take(MAX_REQUEST).read_to_end(&mut request).map_err(internal())?;
+    serde_json::from_slice(&request).map_err(internal())
 }
 
 /// A session of its own, so that no terminal's signals come here; orphans of the VMM's come here instead of to init.

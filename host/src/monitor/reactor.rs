@@ -4,43 +4,34 @@
 use super::clock;
 use super::control;
 use super::link::Link;
-use super::watchers;
+use super::puller::Puller;
+use super::watchers::{self, Life};
 use crate::agent::Connector;
-use crate::manifest::PodPlan;
 use crate::net::relay::Relay;
-use crate::os;
 use crate::pod::control::ControlRequest;
-use crate::pod::events::{ClockReason, EventLog, Happening, HostEvent};
+use crate::pod::events::{ClockReason, EventLog, HostEvent, PodEvent};
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::launch::FromMonitor;
-use crate::pod::pull::{FromPuller, PULLER_VERB, PullRequest};
-use crate::pod::run::{Attendant, Pod};
+use crate::pod::pull::{FromPuller, PullRequest};
+use crate::pod::run::{Observer, Pod, RunRequest};
 use crate::pod::status;
-use crate::pod::step::{Effect, Input, Machine, Wish};
-use crate::runtime::Sandbox;
+use crate::pod::step::{Effect, Input, Machine, PauseRequest};
+use crate::runtime::{Sandbox, SandboxControl};
 use crate::store::layout::PodDir;
 use crate::store::record::{self, Broken, PodState, Stage};
-use crate::vmm::console::ConsoleTail;
-use crate::vmm::end::MachineFailure;
-use crate::vmm::process::{self, Process, ProcessRef};
+use crate::store::sandbox::{ProcessRef, Role, SandboxFailure};
+use crate::store::text::ignore;
 use magikvm_proto::budget;
 use magikvm_proto::id::ContainerName;
-use magikvm_proto::wire::{Refusal, RefusalCode};
-use nix::sys::signal::{SigSet, Signal, kill};
-use nix::unistd::Pid;
-use std::io::Write;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio};
+use magikvm_proto::wire::Refusal;
+use nix::sys::signal::{SigSet, Signal};
+use std::error::Error;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 /// Lines of the console that a failure carries: enough for a panic of the kernel with its stack.
 const CONSOLE_LINES: usize = 32;
-
-/// Last lines of a puller's standard error that a failure carries: what a panic says, without its stack.
-const COMPLAINT_LINES: usize = 4;
-/// How long a puller that says nothing more may take to end.
-const PULLER_END_WAIT: Duration = Duration::from_secs(1);
 
 /// Messages that wait for the loop; whoever has one more waits too. A guest that sends events faster than they are written down fills no memory.
 const MAX_WAITING: usize = 32;
@@ -55,31 +46,24 @@ pub(super) enum Message {
     Input(Input),
     /// From the process that pulls images; None is its end.
     Puller(Option<FromPuller>),
-    /// A user's wish; answered through `done` when it has come true or never will.
-    Control {
-        /// Which.
-        request: ControlRequest,
-        /// Where to answer.
-        done: Sender<Answer>,
-    },
+    /// A user's request; answered through `done` when it is carried out or never will be.
+    Control { request: ControlRequest, done: Sender<Answer> },
 }
 
-/// What a user's wish came to.
+/// What a user's request came to.
 pub(super) type Answer = Result<(), Refusal>;
 
 /// Somebody who waits for an answer.
 #[derive(Debug)]
 struct Waiter {
-    /// For what; `None` for the pod's end.
-    wish: Option<Wish>,
+    /// What for; `None` for the pod's end.
+    request: Option<PauseRequest>,
     done: Sender<Answer>,
 }
 
 impl Waiter {
     fn answer(self, answer: Answer) {
-        if self.done.send(answer).is_err() {
-            // Whoever waited has gone.
-        }
+        ignore(self.done.send(answer), "whoever waited has gone");
     }
 }
 
@@ -92,6 +76,8 @@ pub(super) struct Reactor<'a> {
     outbox: SyncSender<Message>,
     deadline: Option<Instant>,
     waiting: Vec<Waiter>,
+    /// Until it has had its last word, or has ended without one.
+    puller: Option<Puller>,
     sandbox: Option<SandboxView>,
     /// Carries connections to the pod's ports.
     relay: Option<Relay>,
@@ -104,34 +90,28 @@ pub(super) struct Reactor<'a> {
 #[derive(Debug)]
 struct SandboxView {
     agent: Connector,
-    /// Those of the machine; the guest's own first.
-    processes: Vec<ProcessRef>,
+    control: Arc<dyn SandboxControl>,
     events: EventLog,
     clock: SyncSender<ClockReason>,
+    life: Arc<Life>,
 }
 
 impl SandboxView {
     fn carry_out(&self, effect: Effect) {
         match effect {
-            Effect::KillVm => self.processes.iter().for_each(ProcessRef::kill),
-            // The guest's processors stand before what serves them does.
-            Effect::StopVm => self.processes.iter().for_each(ProcessRef::stop),
-            Effect::ContinueVm => self.processes.iter().rev().for_each(ProcessRef::go_on),
-            Effect::TellTime(reason) => self.tell_time(reason),
-            Effect::Note(event) => self.events.write(Happening::Host(event)),
+            Effect::Kill => self.control.kill(),
+            Effect::Pause => self.control.pause(),
+            Effect::Resume => self.control.resume(),
+            Effect::TellTime(reason) => ignore(self.clock.try_send(reason), "it is about to be told anyhow"),
+            Effect::Note(event) => self.events.write(PodEvent::Host(event)),
             _ => {}
-        }
-    }
-
-    fn tell_time(&self, reason: ClockReason) {
-        if self.clock.try_send(reason).is_err() {
-            // It is about to be told anyhow.
         }
     }
 }
 
 /// Why the loop was left.
 enum Outcome {
+    Pulled,
     Ready,
     Failed(Box<Failure>),
     Ended,
@@ -139,7 +119,8 @@ enum Outcome {
 
 impl<'a> Reactor<'a> {
     /// Listens for signals and for the starter's change of mind from now on.
-    pub(super) fn new(link: &'a Link, plan: &PodPlan) -> nix::Result<Self> {
+    pub(super) fn new(link: &'a Link, request: &RunRequest) -> nix::Result<Self> {
+        let plan = &request.plan;
         let (outbox, inbox) = sync_channel(MAX_WAITING);
         let names: Vec<ContainerName> =
             plan.containers.iter().map(|container| container.name.clone()).collect();
@@ -147,12 +128,10 @@ impl<'a> Reactor<'a> {
         watch_signals(outbox.clone(), grace_ms)?;
         let cancel = outbox.clone();
         link.watch(move || {
-            if cancel.send(Message::Input(Input::Cancel)).is_err() {
-                // The loop is over.
-            }
+            ignore(cancel.send(Message::Input(Input::Cancel)), "the loop is over");
         })
         .map_err(|error| nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
-        let machine = Machine::new(&names);
+        let machine = Machine::new(&names, request.ready_wait_ms);
         Ok(Self {
             link,
             machine,
@@ -160,6 +139,7 @@ impl<'a> Reactor<'a> {
             outbox,
             deadline: None,
             waiting: Vec::new(),
+            puller: None,
             sandbox: None,
             relay: None,
             is_listening: false,
@@ -177,7 +157,7 @@ impl<'a> Reactor<'a> {
         }
         if let Err(error) = pod.undo.end_run() {
             self.machine.state.broken.get_or_insert_with(|| Broken {
-                reason: MachineFailure::Leftover,
+                reason: SandboxFailure::Leftover,
                 message: format!("not all of the pod could be taken away: {error}"),
             });
         }
@@ -186,17 +166,16 @@ impl<'a> Reactor<'a> {
         self.machine.state.ports.clear();
         self.save(&pod.dir);
         for waiter in std::mem::take(&mut self.waiting) {
-            let answer = waiter.wish.and_then(|wish| self.machine.outcome(wish)).unwrap_or(Ok(()));
+            let answer = waiter.request.and_then(|request| self.machine.outcome(request)).unwrap_or(Ok(()));
             waiter.answer(answer);
         }
         status::exit_code(&self.machine.state)
     }
 
-    /// Takes users' wishes from now on; again changes nothing.
+    /// Takes users' requests from now on; again changes nothing.
     fn listen(&mut self, dir: &PodDir) -> Result<(), Failure> {
         if !self.is_listening {
-            control::listen(dir, self.outbox.clone())
-                .map_err(|error| Failure::new(RunStage::Prepare, Blame::Environment, &error))?;
+            control::listen(dir, self.outbox.clone()).map_err(failed())?;
             self.is_listening = true;
         }
         Ok(())
@@ -207,13 +186,17 @@ impl<'a> Reactor<'a> {
         loop {
             let input = match self.next(dir) {
                 Message::Input(input) => input,
-                // Its last words, when all was said.
-                Message::Puller(_) => continue,
+                Message::Puller(Some(said)) => Input::Puller(said),
+                Message::Puller(None) => match self.puller.take() {
+                    Some(puller) => Input::PullerGone(puller.into_end()),
+                    // It has had its last word before.
+                    None => continue,
+                },
                 Message::Control { request, done } => self.on_request(request, done),
             };
             let effects = self.machine.step(input, record::now_ms());
             let outcome = self.carry_out(effects);
-            self.answer_wishes(dir);
+            self.answer_requests(dir);
             match outcome {
                 None => {}
                 Some(Outcome::Ready) => {
@@ -230,27 +213,26 @@ impl<'a> Reactor<'a> {
         let doors = std::mem::take(&mut pod.ports.doors);
         let (false, Some(sandbox)) = (doors.is_empty(), &self.sandbox) else { return Ok(()) };
         // A connection that cannot be carried is reset, which says enough to whoever made it.
-        let relay = Relay::start(doors, sandbox.agent.forwards(), |_| {})
-            .map_err(|error| Failure::new(RunStage::Prepare, Blame::Environment, &error))?;
+        let relay = Relay::start(doors, sandbox.agent.forwards(), |_| {}).map_err(failed())?;
         self.relay = Some(relay);
         Ok(())
     }
 
     fn on_request(&mut self, request: ControlRequest, done: Sender<Answer>) -> Input {
-        let (wish, input) = match request {
+        let (request, input) = match request {
             ControlRequest::Stop { grace_ms } => (None, Input::Stop { grace_ms }),
-            ControlRequest::Pause => (Some(Wish::Pause), Input::Wish(Wish::Pause)),
-            ControlRequest::Resume => (Some(Wish::Resume), Input::Wish(Wish::Resume)),
+            ControlRequest::Pause => (Some(PauseRequest::Pause), Input::Request(PauseRequest::Pause)),
+            ControlRequest::Resume => (Some(PauseRequest::Resume), Input::Request(PauseRequest::Resume)),
         };
-        self.waiting.push(Waiter { wish, done });
+        self.waiting.push(Waiter { request, done });
         input
     }
 
-    /// Answers the wishes that have come true, or never will, once that can be read in the pod's state.
-    fn answer_wishes(&mut self, dir: &PodDir) {
+    /// Answers the requests that are carried out, or never will be, once that can be read in the pod's state.
+    fn answer_requests(&mut self, dir: &PodDir) {
         let mut is_saved = false;
         for waiter in std::mem::take(&mut self.waiting) {
-            match waiter.wish.and_then(|wish| self.machine.outcome(wish)) {
+            match waiter.request.and_then(|request| self.machine.outcome(request)) {
                 None => self.waiting.push(waiter),
                 Some(answer) => {
                     if !is_saved {
@@ -292,6 +274,11 @@ impl<'a> Reactor<'a> {
         let mut outcome = None;
         for effect in effects {
             match effect {
+                Effect::ShowProgress { image, progress } => {
+                    self.link.send(&FromMonitor::Pulling { image, progress })
+                }
+                Effect::EndPuller(how) => self.puller.iter().for_each(|puller| puller.end(how)),
+                Effect::Pulled => outcome = Some(Outcome::Pulled),
                 Effect::Ready => outcome = Some(Outcome::Ready),
                 Effect::Fail(failure) => outcome = Some(Outcome::Failed(failure)),
                 Effect::End => outcome = Some(Outcome::Ended),
@@ -301,14 +288,11 @@ impl<'a> Reactor<'a> {
                 Effect::Disarm => self.deadline = None,
                 Effect::Shutdown { grace_ms } => {
                     if let Some(sandbox) = &self.sandbox {
-                        watchers::shut_down(sandbox.agent.clone(), grace_ms, self.outbox.clone());
+                        let (agent, life) = (sandbox.agent.clone(), Arc::clone(&sandbox.life));
+                        watchers::shut_down(agent, grace_ms, life, self.outbox.clone());
                     }
                 }
-                Effect::KillVm
-                | Effect::StopVm
-                | Effect::ContinueVm
-                | Effect::TellTime(_)
-                | Effect::Note(_) => {
+                Effect::Kill | Effect::Pause | Effect::Resume | Effect::TellTime(_) | Effect::Note(_) => {
                     if let Some(sandbox) = &self.sandbox {
                         sandbox.carry_out(effect);
                     }
@@ -320,7 +304,9 @@ impl<'a> Reactor<'a> {
 
     /// Writes the state if it has changed. A disk that is full now may not be later, so failure to write is no reason to end the pod.
     fn save(&mut self, dir: &PodDir) {
-        if self.written.as_ref() == Some(&self.machine.state) {
+        // A pod whose images are being pulled has no record yet: a state without one would outlive a crash.
+        let is_pulling = self.machine.state.stage == Stage::Pulling;
+        if is_pulling || self.written.as_ref() == Some(&self.machine.state) {
             return;
         }
         self.saved = Some(Instant::now());
@@ -330,81 +316,36 @@ impl<'a> Reactor<'a> {
     }
 }
 
-impl Attendant for Reactor<'_> {
+/// An error while the pod is made ready.
+fn failed<E: Error + 'static>() -> impl Fn(E) -> Failure {
+    Failure::at(RunStage::Prepare, Blame::Environment)
+}
+
+impl Observer for Reactor<'_> {
     fn pull(&mut self, dir: &PodDir, request: &PullRequest) -> Result<(), Failure> {
         self.listen(dir)?;
-        let failed = |error: &(dyn std::error::Error + 'static)| {
-            Failure::new(RunStage::Image, Blame::Environment, error)
-        };
-        let program = std::env::current_exe().map_err(|error| failed(&error))?;
-        let mut command = Command::new(program);
-        command.arg(PULLER_VERB).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut puller = process::spawn("puller", &mut command).map_err(|error| failed(&error))?;
-        if let Some(mut stdin) = puller.child.stdin.take() {
-            let request = serde_json::to_vec(request).map_err(|error| failed(&error))?;
-            match stdin.write_all(&request) {
-                // It has ended already; how, is heard below.
-                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
-                written => written.map_err(|error| failed(&error))?,
-            }
-        }
-        if let Some(stdout) = puller.child.stdout.take() {
-            watchers::puller(stdout, self.outbox.clone());
-        }
-        let complaints = puller.child.stderr.take().map(watchers::tail).unwrap_or_default();
-        let mut given_up = false;
-        loop {
-            // The loop holds a sender itself, so the channel can't be disconnected.
-            let Ok(message) = self.inbox.recv() else { continue };
-            match message {
-                Message::Puller(Some(FromPuller::Progress { image, progress })) => {
-                    self.link.send(&FromMonitor::Pulling { image, progress });
-                }
-                Message::Puller(Some(FromPuller::Done)) if !given_up => return Ok(()),
-                Message::Puller(_) if given_up => {
-                    return Err(Failure::message(
-                        RunStage::Cancelled,
-                        Blame::User,
-                        "the start was cancelled",
-                    ));
-                }
-                Message::Puller(Some(FromPuller::Failed(failure))) => return Err(*failure),
-                Message::Puller(_) => return Err(without_a_word(&mut puller, &complaints)),
-                wish @ (Message::Input(_) | Message::Control { .. }) => {
-                    if let Message::Control { request, done } = wish {
-                        match request {
-                            ControlRequest::Stop { .. } => self.waiting.push(Waiter { wish: None, done }),
-                            ControlRequest::Pause | ControlRequest::Resume => {
-                                let why = "its images are being pulled";
-                                let refusal = Refusal::new(RefusalCode::Conflict, why);
-                                Waiter { wish: None, done }.answer(Err(refusal));
-                                continue;
-                            }
-                        }
-                    }
-                    // It removes what is half-done, and then says so; asked twice, it is killed.
-                    let signal = if given_up { Signal::SIGKILL } else { Signal::SIGTERM };
-                    given_up = true;
-                    if kill(Pid::from_raw(puller.reference.pid), signal).is_err() {
-                        // It has ended; its last word is on its way.
-                    }
-                }
-            }
+        self.puller = Some(Puller::start(request, self.outbox.clone())?);
+        let effects = self.machine.step(Input::PullBegun, record::now_ms());
+        debug_assert!(effects.is_empty());
+        let outcome = self.turn(dir);
+        // It has had its last word.
+        self.puller = None;
+        match outcome {
+            Outcome::Pulled => Ok(()),
+            Outcome::Failed(failure) => Err(*failure),
+            Outcome::Ready | Outcome::Ended => Err(out_of_order()),
         }
     }
 
     fn warn(&mut self, dir: &PodDir, message: &str) {
         self.link.send(&FromMonitor::Warning { message: message.to_owned() });
         if let Ok(events) = EventLog::open(dir) {
-            events.write(Happening::Host(HostEvent::Warning { message: message.to_owned() }));
+            events.write(PodEvent::Host(HostEvent::Warning { message: message.to_owned() }));
         }
     }
 
     fn await_ready(&mut self, pod: &mut Pod, mut sandbox: Box<dyn Sandbox>) -> Result<(), Failure> {
-        let failed = |error: &(dyn std::error::Error + 'static)| {
-            Failure::new(RunStage::Prepare, Blame::Environment, error)
-        };
-        let (agent, processes, console) = (sandbox.agent().clone(), sandbox.processes(), sandbox.console());
+        let (agent, control, console) = (sandbox.agent().clone(), sandbox.control(), sandbox.console());
         let walls = sandbox.layers();
         let network = sandbox.network();
         let state = &mut self.machine.state;
@@ -413,27 +354,28 @@ impl Attendant for Reactor<'_> {
         state.annotations.extend(status::jail_annotation(&walls));
         state.agent = Some(agent.clone());
         state.ports.clone_from(&pod.ports.bound);
-        state.processes = processes.clone();
-        state.processes.extend(myself());
+        state.processes = control.processes().to_vec();
+        state.processes.extend(ProcessRef::of_this_process(Role::Monitor, "monitor"));
         let names = state.containers.iter().map(|container| container.name.clone()).collect();
         self.deadline = Some(Instant::now() + Duration::from_millis(budget::HOST_BOOT_WAIT_MS));
-        let events = EventLog::open(&pod.dir).map_err(|error| failed(&error))?;
+        let events = EventLog::open(&pod.dir).map_err(failed())?;
         if let Some(reports) = network.reports {
             watchers::refusals(reports, events.clone());
         }
         let life = watchers::start(sandbox, &pod.dir, names, events.clone(), self.outbox.clone())
-            .map_err(|error| failed(&error))?;
+            .map_err(failed())?;
         for (process, layers) in &walls {
             if !layers.missing.is_empty() {
                 let (process, missing) = (process.clone(), layers.missing.clone());
-                events.write(Happening::Host(HostEvent::Jail { process, missing }));
+                events.write(PodEvent::Host(HostEvent::Jail { process, missing }));
             }
         }
-        let clock = clock::start(agent.clone(), events.clone(), life);
-        if clock::watch_host(self.outbox.clone()).is_err() {
-            // A kernel that cannot say that its clock jumps: the guest's then follows only after a pause.
-        }
-        self.sandbox = Some(SandboxView { agent, processes, events, clock });
+        let clock = clock::start(agent.clone(), events.clone(), Arc::clone(&life));
+        ignore(
+            clock::watch_host(self.outbox.clone()),
+            "a kernel that cannot say that its clock jumps: the guest's then follows only after a pause",
+        );
+        self.sandbox = Some(SandboxView { agent, control, events, clock, life });
         self.listen(&pod.dir)?;
         self.save(&pod.dir);
         match self.turn(&pod.dir) {
@@ -444,44 +386,15 @@ impl Attendant for Reactor<'_> {
                 }
                 Err(*failure)
             }
-            Outcome::Ended => {
-                debug_assert_eq!(self.machine.state.stage, Stage::Ended);
-                Err(Failure::message(RunStage::Boot, Blame::Internal, "the VM ended before the pod ran"))
-            }
+            Outcome::Pulled | Outcome::Ended => Err(out_of_order()),
         }
     }
 }
 
-fn myself() -> Option<ProcessRef> {
-    let pid = nix::unistd::getpid().as_raw();
-    let start_time = os::start_time(pid)?;
-    Some(ProcessRef { name: "monitor".to_owned(), pid, start_time })
-}
-
-/// A puller that has ended, or is about to, and has not said why.
-fn without_a_word(puller: &mut Process, complaints: &ConsoleTail) -> Failure {
-    let status = puller.wait_or_kill(PULLER_END_WAIT);
-    let signal = status.and_then(|status| status.signal());
-    let mut failure = match signal {
-        Some(signal) => {
-            let name = Signal::try_from(signal).map_or_else(|_| signal.to_string(), |name| name.to_string());
-            let message = format!("the process that pulls the pod's images was killed ({name})");
-            let failure = Failure::message(RunStage::Image, Blame::Environment, message);
-            match signal {
-                nix::libc::SIGKILL => failure.hint("look whether the machine is out of memory: dmesg"),
-                _ => failure,
-            }
-        }
-        None => {
-            let code = status.and_then(|status| status.code());
-            let code = code.map_or_else(String::new, |code| format!(" (exit code {code})"));
-            let message = format!("the process that pulls the pod's images ended without a word{code}");
-            Failure::message(RunStage::Image, Blame::Internal, message)
-        }
-    };
-    complaints.wait_end(Instant::now() + PULLER_END_WAIT);
-    failure.causes = complaints.lines(COMPLAINT_LINES);
-    failure
+/// The machine leaves the loop for what the flow waits for, or with a failure.
+fn out_of_order() -> Failure {
+    debug_assert!(false, "the machine left the loop for something else");
+    Failure::message(RunStage::Boot, Blame::Internal, "the pod's monitor lost track of the pod")
 }
 
 /// TERM and INT to the monitor stop the pod with its own grace period. Must be called before any other thread is started, so that all

@@ -2,17 +2,18 @@
 
 use super::clock;
 use super::reactor::Message;
-use crate::agent::{AgentConnection, AgentError, Connector, EventStream, Patience, Received, StreamError};
+use crate::agent::{
+    AgentConnection, AgentError, Connector, DeadlineExtension, EventStream, Received, StreamError,
+};
 use crate::net::report;
-use crate::pod::events::{EventLog, Happening, HostEvent};
+use crate::pod::events::{EventLog, HostEvent, PodEvent};
 use crate::pod::logs::{LogStream, LogWriter};
 use crate::pod::step::Input;
+use crate::process::Motion;
 use crate::runtime::Sandbox;
 use crate::store::atomic::FileError;
 use crate::store::layout::PodDir;
-use crate::store::text::chain;
-use crate::vmm::console::ConsoleTail;
-use crate::vmm::process::Motion;
+use crate::store::text::{chain, ignore};
 use magikvm_proto::budget;
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::path::AGENT_LISTENING;
@@ -20,8 +21,6 @@ use magikvm_proto::stream::{STDERR, Traffic, log_source};
 use magikvm_proto::wire::{Done, Request};
 use std::error::Error;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::process::{ChildStderr, ChildStdout};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -37,7 +36,7 @@ const STACK: usize = 256 << 10;
 /// How long after the end of a stream the end of its VM may take to be seen.
 const VM_END_WAIT: Duration = Duration::from_secs(1);
 
-/// Starts all of them. When the VM has ended and the streams are drained, `VmGone` is the last message.
+/// Starts all of them. When the sandbox has ended and the streams are drained, `SandboxGone` is the last message.
 pub(super) fn start(
     mut sandbox: Box<dyn Sandbox>,
     dir: &PodDir,
@@ -57,16 +56,16 @@ pub(super) fn start(
         console.wait_for(AGENT_LISTENING, Instant::now() + LISTENING_WAIT);
         follow_agent(&agent, logs, &events, &to_loop, &seen);
     });
-    spawn("vm", move || {
+    spawn("sandbox", move || {
         let end = sandbox.wait(&mut |motion| {
             life.set_motion(motion);
             send(&outbox, Input::Motion(motion));
         });
         life.end();
-        if let Some(Err(_)) = follower.map(JoinHandle::join) {
-            // It panicked; what it had to say is lost, the pod's end is not.
+        if let Some(follower) = follower {
+            ignore(follower.join(), "it panicked; what it had to say is lost, the pod's end is not");
         }
-        send(&outbox, Input::VmGone { end });
+        send(&outbox, Input::SandboxGone { end });
     });
     Ok(shared)
 }
@@ -74,7 +73,7 @@ pub(super) fn start(
 /// Notes what the filter of the pod's network refuses, until it ends.
 pub(super) fn refusals(reports: File, events: EventLog) {
     spawn("refusals", move || {
-        report::read(reports, |refused| events.write(Happening::Host(HostEvent::Refused(refused))));
+        report::read(reports, |refused| events.write(PodEvent::Host(HostEvent::Refused(refused))));
     });
 }
 
@@ -83,9 +82,7 @@ pub(super) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Option<
 }
 
 pub(super) fn send(outbox: &SyncSender<Message>, input: Input) {
-    if outbox.send(Message::Input(input)).is_err() {
-        // The loop is over, and with it the pod.
-    }
+    ignore(outbox.send(Message::Input(input)), "the loop is over, and with it the pod");
 }
 
 /// Whether the VM stands still or has ended.
@@ -110,10 +107,10 @@ impl Life {
     }
 
     /// For a stream of the VM's: it may be late while it stands, and for as long again when it has stood.
-    fn patience(self: &Arc<Self>) -> Patience {
+    fn deadline_extension(self: &Arc<Self>) -> DeadlineExtension {
         let life = Arc::clone(self);
         let mut seen = life.turns.load(Ordering::Acquire);
-        Patience::new(move || {
+        DeadlineExtension::new(move || {
             let turns = life.turns.load(Ordering::Acquire);
             std::mem::replace(&mut seen, turns) != turns || turns % 2 == 1
         })
@@ -163,24 +160,24 @@ fn follow_agent(
         Err(error) => return send(outbox, lost(&error)),
     };
     send(outbox, Input::AgentUp);
-    connection.set_patience(life.patience());
+    connection.extend_deadlines(life.deadline_extension());
     if !clock::tell_at_start(&mut connection, &hello, events) {
-        connection = match connector.connect_patiently(CONNECT_WAIT, life.patience()) {
+        connection = match connector.connect_extending(CONNECT_WAIT, life.deadline_extension()) {
             Ok(connection) => connection,
             Err(error) => return report_lost(outbox, life, &error),
         };
     }
     let (for_logs, log_outbox, log_life) = (connector.clone(), outbox.clone(), Arc::clone(life));
     let log_thread = spawn("logs", move || {
-        if let Err(error) = follow_logs(&for_logs, logs, log_life.patience()) {
+        if let Err(error) = follow_logs(&for_logs, logs, log_life.deadline_extension()) {
             report_lost(&log_outbox, &log_life, &*error);
         }
     });
     if let Err(error) = follow_events(connection, events, outbox) {
         report_lost(outbox, life, &*error);
     }
-    if let Some(Err(_)) = log_thread.map(JoinHandle::join) {
-        // It panicked; the container's output from then on is lost.
+    if let Some(log_thread) = log_thread {
+        ignore(log_thread.join(), "it panicked; the container's output from then on is lost");
     }
 }
 
@@ -192,7 +189,7 @@ fn follow_events(
     let Done {} = connection.request(&Request::Events { since: 0 })?;
     let mut stream = EventStream::new(connection.into_stream(Traffic::EVENTS)?);
     while let Some(event) = stream.event()? {
-        log.write(Happening::Guest(event.clone()));
+        log.write(PodEvent::Guest(event.clone()));
         send(outbox, Input::Guest(event));
     }
     Err(Box::new(AgentError::Closed))
@@ -203,9 +200,9 @@ fn follow_events(
 fn follow_logs(
     connector: &Connector,
     mut logs: Vec<LogWriter>,
-    patience: Patience,
+    extension: DeadlineExtension,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
-    let mut connection = connector.connect_patiently(CONNECT_WAIT, patience)?;
+    let mut connection = connector.connect_extending(CONNECT_WAIT, extension)?;
     let Done {} = connection.request(&Request::Logs)?;
     // The guest closes a connection, not the host; but the end of logs is the last that it has to say, and it waits for this.
     let stream = connection.into_stream(Traffic::logs(logs.len()))?;
@@ -216,16 +213,15 @@ fn follow_logs(
         let output = if output == STDERR { LogStream::Stderr } else { LogStream::Stdout };
         // The stream has no other channels.
         let Some(log) = logs.get_mut(container) else { continue };
-        if log.write(output, &bytes).is_err() {
-            // Nothing to be done here; the next write may succeed.
-        }
+        ignore(log.write(output, &bytes), "nothing to be done here; the next write may succeed");
     }
     stream.close();
     Ok(())
 }
 
-/// Asks the agent to end the pod. If it can't be asked, the loop need not wait for the deadline.
-pub(super) fn shut_down(connector: Connector, grace_ms: u64, outbox: SyncSender<Message>) {
+/// Asks the agent to end the pod. If it can't be asked, the loop need not wait for the deadline, unless that is because the pod is ending by
+/// itself at this moment.
+pub(super) fn shut_down(connector: Connector, grace_ms: u64, life: Arc<Life>, outbox: SyncSender<Message>) {
     spawn("shutdown", move || {
         let asked = connector.connect(Duration::from_secs(5)).and_then(|mut connection| {
             connection.request_within::<Done>(&Request::Shutdown { grace_ms }, Duration::from_secs(5))
@@ -233,36 +229,8 @@ pub(super) fn shut_down(connector: Connector, grace_ms: u64, outbox: SyncSender<
         match asked {
             // A VM that ends at once may take its answer with it.
             Ok(_) | Err(AgentError::Closed) => {}
+            Err(_) if life.ends_within(VM_END_WAIT) => {}
             Err(_) => send(&outbox, Input::Deadline),
-        }
-    });
-}
-
-/// Keeps the last lines of a puller's standard error.
-pub(super) fn tail(stderr: ChildStderr) -> ConsoleTail {
-    let tail = ConsoleTail::default();
-    let kept = tail.clone();
-    if spawn("puller's stderr", move || kept.keep(stderr)).is_none() {
-        // Without a thread nothing is kept; the puller's writes fail.
-    }
-    tail
-}
-
-/// Passes on what a puller says, and its end.
-pub(super) fn puller(stdout: ChildStdout, outbox: SyncSender<Message>) {
-    std::thread::spawn(move || {
-        let mut reader = BufReader::new(stdout);
-        let mut line = Vec::new();
-        // It is this program; its lines are as long as it makes them.
-        while matches!(reader.read_until(b'\n', &mut line), Ok(1..)) {
-            let message = serde_json::from_slice(&line).ok();
-            if message.is_none() || outbox.send(Message::Puller(message)).is_err() {
-                break;
-            }
-            line.clear();
-        }
-        if outbox.send(Message::Puller(None)).is_err() {
-            // The loop is over.
         }
     });
 }

@@ -4,18 +4,14 @@
 use super::passt::{self, Wanted};
 use super::process::FDS;
 use super::rules::Rules;
+use crate::store::sandbox::Role;
+use crate::store::text::ignore;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 
-/// As a pod's state names them.
-pub const FILTER_NAME: &str = "net-filter";
-/// The other one.
-pub const PASST_NAME: &str = "passt";
-/// All of them.
-pub const NAMES: [&str; 2] = [FILTER_NAME, PASST_NAME];
 /// Bytes that a connection holds. passt throws away what finds no room.
 const BUFFER: usize = 4 << 20;
 
@@ -31,9 +27,8 @@ pub enum Start {
 /// A process to be started.
 #[derive(Debug)]
 pub struct Helper {
-    /// For people.
+    pub role: Role,
     pub name: &'static str,
-    /// How to start it.
     pub start: Start,
     /// What it is given, and under which number.
     pub inherits: Vec<(OwnedFd, i32)>,
@@ -41,7 +36,6 @@ pub struct Helper {
     pub input: Vec<u8>,
 }
 
-/// All of it.
 #[derive(Debug)]
 pub struct Chain {
     /// In the order to start them.
@@ -52,20 +46,21 @@ pub struct Chain {
     pub reports: File,
 }
 
-/// Makes the connections.
 pub fn make(rules: &Rules, wanted: &Wanted) -> io::Result<Chain> {
     let (vmm, guest_side) = pair()?;
     let (passt_side, passt_end) = pair()?;
     let (reports, tells) = io::pipe()?;
     let [guest_fd, passt_fd, report_fd] = FDS;
     let filter = Helper {
-        name: FILTER_NAME,
+        role: Role::NetFilter,
+        name: "net-filter",
         start: Start::Jailed,
         inherits: vec![(guest_side, guest_fd), (passt_side, passt_fd), (OwnedFd::from(tells), report_fd)],
         input: serde_json::to_vec(rules)?,
     };
     let passt = Helper {
-        name: PASST_NAME,
+        role: Role::Passt,
+        name: "passt",
         start: Start::Itself(passt::command(wanted)),
         inherits: vec![(passt_end, passt::FD)],
         input: Vec::new(),
@@ -91,7 +86,5 @@ fn enlarge(socket: &impl AsFd) {
     if setsockopt(socket, sockopt::SndBufForce, &BUFFER).is_ok() {
         return;
     }
-    if setsockopt(socket, sockopt::SndBuf, &BUFFER).is_err() {
-        // Then it has the usual size.
-    }
+    ignore(setsockopt(socket, sockopt::SndBuf, &BUFFER), "then it has the usual size");
 }

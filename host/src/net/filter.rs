@@ -19,17 +19,13 @@ const MAX_FLOWS: usize = 8192;
 const TCP_IDLE: Duration = Duration::from_secs(3 * 3600);
 const TCP_ENDING: Duration = Duration::from_secs(300);
 const UDP_IDLE: Duration = Duration::from_secs(180);
-/// Of name servers.
 const DNS_PORT: u16 = 53;
-/// No Ethernet address.
 const NOBODY: [u8; 6] = [0; 6];
 
 /// Frames on their way, each behind its length (4 bytes, the highest first).
 #[derive(Debug, Default)]
 pub struct Sink {
-    /// To the VMM.
     pub to_guest: Vec<u8>,
-    /// To passt.
     pub to_passt: Vec<u8>,
 }
 
@@ -48,7 +44,6 @@ enum Why {
     NotAllowed,
     /// The pod's name server is asked by datagrams only.
     NotByUdp,
-    /// Another protocol.
     Protocol(u8),
 }
 
@@ -64,7 +59,7 @@ impl fmt::Display for Why {
 }
 
 /// What becomes of a packet.
-enum Verdict {
+enum PacketVerdict {
     Pass,
     Resolve,
     Refuse(Why),
@@ -129,7 +124,6 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// With these rules.
     pub fn new(rules: Rules) -> Self {
         let resolver = rules.allow.clone().map(Resolver::new);
         Self {
@@ -187,9 +181,9 @@ impl Filter {
             return;
         }
         match self.verdict(packet, now) {
-            Verdict::Pass => push(&mut sink.to_passt, &frame[..packet.frame_length()]),
-            Verdict::Resolve => self.resolve(packet, now, sink),
-            Verdict::Refuse(why) => {
+            PacketVerdict::Pass => push(&mut sink.to_passt, &frame[..packet.frame_length()]),
+            PacketVerdict::Resolve => self.resolve(packet, now, sink),
+            PacketVerdict::Refuse(why) => {
                 // Many others hear what is sent to many; nobody expects an answer.
                 if why != Why::Place(Place::Multicast)
                     && let Some(answer) = frames::refusal(packet)
@@ -215,31 +209,35 @@ impl Filter {
         self.refusals.note(what, to, why.to_owned(), now);
     }
 
-    fn verdict(&mut self, packet: &Packet<'_>, now: Instant) -> Verdict {
+    fn verdict(&mut self, packet: &Packet<'_>, now: Instant) -> PacketVerdict {
         let to = packet.destination;
         let is_server = self.rules.nameservers.contains(&to);
         let is_forwarder = to == DNS_4 || to == DNS_6;
         let is_question = matches!(packet.body, Body::Udp { destination: DNS_PORT, .. });
-        let resolve = || if self.resolver.is_some() { Verdict::Resolve } else { Verdict::Pass };
+        let resolve = || if self.resolver.is_some() { PacketVerdict::Resolve } else { PacketVerdict::Pass };
         match packet.body {
             _ if is_forwarder && is_server && is_question => return resolve(),
-            _ if is_forwarder && is_server => return Verdict::Refuse(Why::NotByUdp),
+            _ if is_forwarder && is_server => return PacketVerdict::Refuse(Why::NotByUdp),
             Body::Udp { source, destination, .. } if self.rules.published_udp.contains(&source) => {
                 let flow = Flow { is_tcp: false, other: to, other_port: destination, own_port: source };
                 if self.came_in.touch(flow, false, now) {
-                    return Verdict::Pass;
+                    return PacketVerdict::Pass;
                 }
             }
-            Body::Other(number) => return Verdict::Refuse(Why::Protocol(number)),
+            Body::Other(number) => return PacketVerdict::Refuse(Why::Protocol(number)),
             Body::Tcp { .. } | Body::Udp { .. } | Body::Echo | Body::Control => {}
         }
         if let Some(place) = closed(&self.rules, to) {
-            return Verdict::Refuse(Why::Place(place));
+            return PacketVerdict::Refuse(Why::Place(place));
         }
         if is_server && is_question {
             return resolve();
         }
-        if self.is_allowed(packet, now) { Verdict::Pass } else { Verdict::Refuse(Why::NotAllowed) }
+        if self.is_allowed(packet, now) {
+            PacketVerdict::Pass
+        } else {
+            PacketVerdict::Refuse(Why::NotAllowed)
+        }
     }
 
     /// By the list, if there is one; what was begun while it was allowed goes on.
@@ -291,7 +289,6 @@ impl Filter {
         }
     }
 
-    /// A frame of passt's.
     pub fn from_passt(&mut self, frame: &[u8], now: Instant, sink: &mut Sink) {
         // It learns the guest's Ethernet address from what the guest sends first, and writes none until then.
         let addressed = frame.strip_prefix(&NOBODY).map(|rest| [&GUEST_MAC.0, rest].concat());

@@ -1,5 +1,6 @@
 //! Ports of this machine: bound before a pod boots, so that a conflict is found before anything is made.
 
+use crate::store::text::ignore;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{Backlog, listen};
 use std::io;
@@ -15,9 +16,7 @@ const FILES: u64 = 16 << 10;
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}")]
 pub struct BindError {
-    /// Which.
     pub address: SocketAddr,
-    /// Why.
     #[source]
     pub source: io::Error,
 }
@@ -25,11 +24,9 @@ pub struct BindError {
 /// A port of this machine that leads to one of the pod.
 #[derive(Debug)]
 pub struct Door {
-    /// Where connections come.
     pub listener: TcpListener,
     /// Where it is; its port is not 0.
     pub address: SocketAddr,
-    /// The pod's port.
     pub port: u16,
 }
 
@@ -55,9 +52,7 @@ pub fn try_datagrams(address: SocketAddr) -> Result<SocketAddr, BindError> {
 pub fn allow_files() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, soft.max(FILES.min(hard)), hard));
-    if raised.is_err() {
-        // Then there are fewer connections at once.
-    }
+    ignore(raised, "then there are fewer connections at once");
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 use super::filter::{Filter, Sink};
 use super::packet::MAX_FRAME;
 use super::rules::Rules;
+use crate::store::text::ignore;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -18,7 +19,6 @@ use std::time::{Duration, Instant};
 pub const NET_VERB: &str = "__net";
 /// Descriptors that it is given: the VMM's end, passt's end, where refusals are told.
 pub(super) const FDS: [i32; 3] = [4, 5, 6];
-/// Longest rules.
 const MAX_RULES: u64 = 1 << 20;
 /// Bytes read at once.
 const CHUNK: usize = 256 << 10;
@@ -46,9 +46,8 @@ pub fn main() -> i32 {
         Ok(never) => match never {},
         Err(error) => error,
     };
-    if writeln!(io::stderr(), "magikvm's network filter: {}", crate::store::text::chain(&error)).is_err() {
-        // Nobody listens.
-    }
+    let told = writeln!(io::stderr(), "magikvm's network filter: {}", crate::store::text::chain(&error));
+    ignore(told, "nobody listens");
     1
 }
 
@@ -230,9 +229,7 @@ impl Pump {
         for refused in self.filter.refused(now) {
             let Ok(mut line) = serde_json::to_vec(&refused) else { continue };
             line.push(b'\n');
-            if self.reports.write_all(&line).is_err() {
-                // The monitor is gone, or has been told enough.
-            }
+            ignore(self.reports.write_all(&line), "the monitor is gone, or has been told enough");
         }
     }
 }

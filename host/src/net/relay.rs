@@ -12,6 +12,7 @@ pub use error::ForwardError;
 use super::ports::Door;
 use crate::agent::Connector;
 use crate::os::{Interest, Poller};
+use crate::store::text::ignore;
 use dial::{Dial, Progress};
 use magikvm_proto::limits::MAX_FORWARDS;
 use magikvm_proto::stream::{Link, Local, Ready, Verdict, pump};
@@ -47,18 +48,12 @@ const CONNECTIONS: u64 = 1 << 32;
 /// What a user may want to know.
 #[derive(Debug)]
 pub enum News {
-    /// Somebody has connected.
     Accepted {
         /// To which address of this machine.
         address: SocketAddr,
     },
     /// A connection was reset because it could not be carried, or not any more.
-    Failed {
-        /// The pod's port.
-        port: u16,
-        /// Why.
-        error: ForwardError,
-    },
+    Failed { port: u16, error: ForwardError },
 }
 
 /// A relay at work. Dropped, its ports are closed and its connections reset.
@@ -89,17 +84,15 @@ impl Relay {
     }
 
     fn join(&mut self) {
-        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
-            // It panicked, and its sockets are closed.
+        if let Some(thread) = self.thread.take() {
+            ignore(thread.join(), "it panicked, and its sockets are closed");
         }
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        if self.waker.shutdown(Shutdown::Both).is_err() {
-            // Its thread has ended.
-        }
+        ignore(self.waker.shutdown(Shutdown::Both), "its thread has ended");
         self.join();
     }
 }
@@ -112,9 +105,7 @@ impl Client {
     /// It is to see a reset and not an end, which would look like all there was.
     fn reset(self) {
         let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
-        if setsockopt(&self.0, sockopt::Linger, &at_once).is_err() {
-            // It has gone already.
-        }
+        ignore(setsockopt(&self.0, sockopt::Linger, &at_once), "it has gone already");
     }
 }
 
@@ -142,7 +133,7 @@ impl Local for Client {
 
 /// How far a connection is.
 #[derive(Debug)]
-enum Stage {
+enum ConnectionStage {
     /// Until the guest has room for it.
     Waits(Client),
     /// The guest is asked. Who has no client any more is asked to the end all the same.
@@ -155,7 +146,7 @@ enum Stage {
 
 #[derive(Debug)]
 struct Connection {
-    stage: Stage,
+    stage: ConnectionStage,
     door: usize,
     /// When it is looked at even if nothing happens.
     deadline: Option<Instant>,
@@ -229,15 +220,15 @@ impl Worker {
 
     /// Carries until it is told to end, and resets whom it still had.
     fn run(&mut self) {
-        if self.carry().is_err() {
-            // The kernel has no memory for it.
-        }
+        ignore(self.carry(), "the kernel has no memory for it");
         for connection in self.connections.drain(..).flatten() {
             match connection.stage {
-                Stage::Waits(client) | Stage::Dials(_, Some(client)) | Stage::Open { client, .. } => {
+                ConnectionStage::Waits(client)
+                | ConnectionStage::Dials(_, Some(client))
+                | ConnectionStage::Open { client, .. } => {
                     client.reset();
                 }
-                Stage::Dials(_, None) | Stage::Lingers(_) => {}
+                ConnectionStage::Dials(_, None) | ConnectionStage::Lingers(_) => {}
             }
         }
     }
@@ -275,7 +266,10 @@ impl Worker {
     }
 
     fn has_open(&self) -> bool {
-        self.connections.iter().flatten().any(|connection| matches!(connection.stage, Stage::Open { .. }))
+        self.connections
+            .iter()
+            .flatten()
+            .any(|connection| matches!(connection.stage, ConnectionStage::Open { .. }))
     }
 
     fn on_time(&mut self) {
@@ -293,7 +287,7 @@ impl Worker {
     fn on_late(&mut self, index: usize) {
         let Some(connection) = &mut self.connections[index] else { return };
         connection.deadline = None;
-        let Stage::Dials(dial, client) = &mut connection.stage else { return self.end(index) };
+        let ConnectionStage::Dials(dial, client) = &mut connection.stage else { return self.end(index) };
         let client = client.take();
         let may_be_closed = dial.may_be_closed();
         let door = connection.door;
@@ -320,7 +314,7 @@ impl Worker {
             });
             match accepted {
                 Ok(stream) => {
-                    let stage = Stage::Waits(Client(stream));
+                    let stage = ConnectionStage::Waits(Client(stream));
                     let index =
                         self.add(Connection { stage, door, deadline: None, watched: [Interest::NONE; 2] });
                     self.waiting[door].push_back(index);
@@ -356,20 +350,20 @@ impl Worker {
         while self.dials[door] < MAX_DIALS && self.retry.is_none() {
             let Some(index) = self.waiting[door].pop_front() else { return };
             let Some(mut connection) = self.connections[index].take() else { continue };
-            let Stage::Waits(client) = connection.stage else {
+            let ConnectionStage::Waits(client) = connection.stage else {
                 self.connections[index] = Some(connection);
                 continue;
             };
             match Dial::start(&self.guest, self.doors[door].port) {
                 Ok((dial, deadline)) => {
                     self.dials[door] += 1;
-                    connection.stage = Stage::Dials(dial, Some(client));
+                    connection.stage = ConnectionStage::Dials(dial, Some(client));
                     connection.deadline = Some(deadline);
                     self.connections[index] = Some(connection);
                     self.watch(index, [Interest::READ, Interest::NONE]);
                 }
                 Err(ForwardError::Unreachable(error)) if error.kind() == ErrorKind::WouldBlock => {
-                    connection.stage = Stage::Waits(client);
+                    connection.stage = ConnectionStage::Waits(client);
                     self.connections[index] = Some(connection);
                     self.waiting[door].push_front(index);
                     self.retry = Some(Instant::now() + RETRY);
@@ -388,16 +382,16 @@ impl Worker {
         // It may have ended by an earlier event of the same turn.
         let Some(Some(connection)) = self.connections.get_mut(index) else { return };
         match &mut connection.stage {
-            Stage::Waits(_) => {}
-            Stage::Dials(..) => self.on_answer(index),
-            Stage::Open { .. } => {
+            ConnectionStage::Waits(_) => {}
+            ConnectionStage::Dials(..) => self.on_answer(index),
+            ConnectionStage::Open { .. } => {
                 let ready = match of_client {
                     true => Ready { local: (ready.read, ready.write), ..Ready::default() },
                     false => Ready { peer: (ready.read, ready.write), ..Ready::default() },
                 };
                 self.move_bytes(index, ready);
             }
-            Stage::Lingers(guest) => {
+            ConnectionStage::Lingers(guest) => {
                 // What still comes is only leave to send more.
                 match guest.read(&mut self.scratch) {
                     Ok(1..) => {}
@@ -410,7 +404,7 @@ impl Worker {
 
     fn on_answer(&mut self, index: usize) {
         let Some(Some(connection)) = self.connections.get_mut(index) else { return };
-        let Stage::Dials(dial, client) = &mut connection.stage else { return };
+        let ConnectionStage::Dials(dial, client) = &mut connection.stage else { return };
         let door = connection.door;
         match dial.go_on() {
             Progress::Waits => {}
@@ -430,9 +424,9 @@ impl Worker {
 
     fn open(&mut self, index: usize, client: Client, link: Box<Link>) {
         let Some(connection) = self.connections.get_mut(index).and_then(Option::take) else { return };
-        let Stage::Dials(dial, _) = connection.stage else { return };
+        let ConnectionStage::Dials(dial, _) = connection.stage else { return };
         self.dials[connection.door] -= 1;
-        let stage = Stage::Open { client, guest: dial.into_stream(), link };
+        let stage = ConnectionStage::Open { client, guest: dial.into_stream(), link };
         self.connections[index] = Some(Connection { stage, deadline: None, ..connection });
         // The client has mostly said something by now; what the guest has said with its answer is to go on too.
         self.move_bytes(index, Ready { local: (true, true), ..Ready::default() });
@@ -440,7 +434,7 @@ impl Worker {
 
     fn move_bytes(&mut self, index: usize, ready: Ready) {
         let Some(Some(connection)) = self.connections.get_mut(index) else { return };
-        let Stage::Open { client, guest, link } = &mut connection.stage else { return };
+        let ConnectionStage::Open { client, guest, link } = &mut connection.stage else { return };
         let verdict = pump(link, guest, client, ready, &mut self.scratch);
         let interest = |(read, write)| Interest { read, write };
         match verdict {
@@ -460,8 +454,8 @@ impl Worker {
         self.watch(index, [Interest::READ, Interest::NONE]);
         let Some(mut connection) = self.connections.get_mut(index).and_then(Option::take) else { return };
         let door = connection.door;
-        if let Stage::Open { client, guest, .. } = connection.stage {
-            connection.stage = Stage::Lingers(guest);
+        if let ConnectionStage::Open { client, guest, .. } = connection.stage {
+            connection.stage = ConnectionStage::Lingers(guest);
             connection.deadline = Some(Instant::now() + LINGER);
             self.connections[index] = Some(connection);
             match reset {
@@ -478,10 +472,10 @@ impl Worker {
     fn watch(&mut self, index: usize, wanted: [Interest; 2]) {
         let Some(Some(connection)) = self.connections.get_mut(index) else { return };
         let (guest, client) = match &connection.stage {
-            Stage::Waits(_) => return,
-            Stage::Dials(dial, _) => (dial.as_fd(), None),
-            Stage::Open { client, guest, .. } => (guest.as_fd(), Some(client.0.as_fd())),
-            Stage::Lingers(guest) => (guest.as_fd(), None),
+            ConnectionStage::Waits(_) => return,
+            ConnectionStage::Dials(dial, _) => (dial.as_fd(), None),
+            ConnectionStage::Open { client, guest, .. } => (guest.as_fd(), Some(client.0.as_fd())),
+            ConnectionStage::Lingers(guest) => (guest.as_fd(), None),
         };
         let key = CONNECTIONS + (u64::try_from(index).unwrap_or(0) << 1);
         let [guest_watched, client_watched] = &mut connection.watched;
@@ -502,7 +496,7 @@ impl Worker {
     fn end(&mut self, index: usize) {
         self.watch(index, [Interest::NONE; 2]);
         if let Some(connection) = self.connections.get_mut(index).and_then(Option::take) {
-            if matches!(connection.stage, Stage::Dials(..)) {
+            if matches!(connection.stage, ConnectionStage::Dials(..)) {
                 self.dials[connection.door] -= 1;
             }
             self.free.push(index);

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use std::io::{self, BufReader};
 use std::time::Duration;
 
-/// What may be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "snake_case")]
 pub enum ControlRequest {
@@ -17,13 +16,13 @@ pub enum ControlRequest {
         /// From TERM to KILL, in milliseconds.
         grace_ms: u64,
     },
-    /// Stop the VM's processes; answered when none of them runs.
+    /// Make the sandbox stand still; answered when it does.
     Pause,
-    /// Let them go on; answered when all of them run.
+    /// Let it go on; answered when all of it runs.
     Resume,
 }
 
-/// Why a wish was not carried out.
+/// Why a request was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// Nobody behind the socket: the monitor is gone or does not listen yet.
@@ -38,7 +37,6 @@ pub enum ControlError {
     /// It said something else.
     #[error("the pod's monitor gave no valid answer")]
     Nonsense(#[source] CodecError),
-    /// It said no.
     #[error(transparent)]
     Refused(Refusal),
 }

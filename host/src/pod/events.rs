@@ -2,7 +2,7 @@
 //! and read, not what it is good for.
 
 use super::logs::format_time;
-use crate::jail::Missing;
+use crate::process::Missing;
 use crate::store::atomic::{FileError, open_append};
 use crate::store::layout::PodDir;
 use magikvm_proto::wire::Event;
@@ -19,23 +19,19 @@ const MAX_HOST: u64 = 256 << 10;
 /// Bytes that events of refused packets may fill, which are the monitor's but depend on the guest.
 const MAX_REFUSED: u64 = 256 << 10;
 
-/// One line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimedEvent {
     /// By the host's clock.
     pub time: String,
-    /// What happened.
     #[serde(flatten)]
-    pub what: Happening,
+    pub what: PodEvent,
 }
 
 /// What happened, and who says so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Happening {
-    /// The guest.
+pub enum PodEvent {
     Guest(Event),
-    /// The monitor.
     Host(HostEvent),
 }
 
@@ -49,31 +45,21 @@ pub enum HostEvent {
     Resumed,
     /// The guest was told the time.
     Clock {
-        /// Why.
         after: ClockReason,
         /// By how much it says that its own clock was ahead, in milliseconds. It set its clock if that was more than
         /// [`magikvm_proto::budget::CLOCK_TOLERANCE_MS`] either way.
         offset_ms: i64,
     },
     /// Something that the user should know of the pod.
-    Warning {
-        /// What.
-        message: String,
-    },
+    Warning { message: String },
     /// The filter of the pod's network refused something.
     Refused(crate::net::report::Refused),
     /// The machine does not give all walls for a process of the VM.
-    Jail {
-        /// Which process.
-        process: String,
-        /// What it is without.
-        missing: Vec<Missing>,
-    },
+    Jail { process: String, missing: Vec<Missing> },
     /// The guest could not be told the time.
     ClockFailed {
         /// Why it was to be told.
         after: ClockReason,
-        /// Why it was not.
         message: String,
     },
 }
@@ -84,7 +70,6 @@ pub enum HostEvent {
 pub enum ClockReason {
     /// It starts. What it knows of the time may be as coarse as a second.
     Start,
-    /// It was paused.
     Pause,
     /// The host's own clock was set, or the host was suspended.
     HostClock,
@@ -103,20 +88,19 @@ struct Writer {
 }
 
 impl EventLog {
-    /// A pod's.
     pub fn open(dir: &PodDir) -> Result<Self, FileError> {
         let file = open_append(&dir.events())?;
         Ok(Self(Arc::new(Mutex::new(Writer { file, by_guest: 0, by_host: 0, by_network: 0 }))))
     }
 
     /// Adds an event. One that is too many, or that a full disk has no room for, is lost.
-    pub fn write(&self, what: Happening) {
+    pub fn write(&self, what: PodEvent) {
         let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Writer { file, by_guest, by_host, by_network } = &mut *writer;
         let (written, max) = match what {
-            Happening::Guest(_) => (by_guest, MAX_GUEST),
-            Happening::Host(HostEvent::Refused(_)) => (by_network, MAX_REFUSED),
-            Happening::Host(_) => (by_host, MAX_HOST),
+            PodEvent::Guest(_) => (by_guest, MAX_GUEST),
+            PodEvent::Host(HostEvent::Refused(_)) => (by_network, MAX_REFUSED),
+            PodEvent::Host(_) => (by_host, MAX_HOST),
         };
         if *written > max {
             return;
@@ -141,7 +125,7 @@ mod tests {
         let dir = PodDir::at(base.path().to_owned());
         let log = EventLog::open(&dir).unwrap();
         let guest =
-            Happening::Guest(Event { seq: 1, kind: EventKind::PodFailed { message: "x".repeat(4000) } });
+            PodEvent::Guest(Event { seq: 1, kind: EventKind::PodFailed { message: "x".repeat(4000) } });
         for _ in 0..2000 {
             log.write(guest.clone());
         }
@@ -152,14 +136,14 @@ mod tests {
             HostEvent::ClockFailed { after: ClockReason::HostClock, message: "silence".to_owned() },
         ];
         for event in &ours {
-            log.write(Happening::Host(event.clone()));
+            log.write(PodEvent::Host(event.clone()));
         }
         let text = std::fs::read_to_string(dir.events()).unwrap();
         assert!(text.len() < 5 << 20, "{}", text.len());
         let mut events = text.lines().map(|line| serde_json::from_str::<TimedEvent>(line).unwrap().what);
         assert_eq!(events.next(), Some(guest));
-        let last: Vec<Happening> = events.skip_while(|event| matches!(event, Happening::Guest(_))).collect();
-        assert_eq!(last, ours.map(Happening::Host));
+        let last: Vec<PodEvent> = events.skip_while(|event| matches!(event, PodEvent::Guest(_))).collect();
+        assert_eq!(last, ours.map(PodEvent::Host));
         assert!(
             text.ends_with("\"host\":\"clock_failed\",\"after\":\"host_clock\",\"message\":\"silence\"}\n")
         );

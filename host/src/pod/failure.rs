@@ -1,12 +1,12 @@
 //! A run that failed, in a form that survives the way from the monitor to the person who asked.
 
+pub use crate::store::sandbox::Blame;
+use crate::store::sandbox::SandboxFailure;
 use crate::store::text::causes;
-use crate::vmm::end::MachineFailure;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::fmt;
 
-/// Where in the flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunStage {
@@ -14,7 +14,6 @@ pub enum RunStage {
     Plan,
     /// The name, the directory or the lock.
     Reserve,
-    /// Finding the images.
     Image,
     /// Making the pod's file system and disk.
     Prepare,
@@ -43,36 +42,18 @@ impl fmt::Display for RunStage {
     }
 }
 
-/// Whose fault it is; decides the exit code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Blame {
-    /// The manifest, a name, an image: exit code 1.
-    User,
-    /// This machine: exit code 3.
-    Environment,
-    /// magikvm or its guest: exit code 70.
-    Internal,
-    /// The pod itself: its program is not there, its guest misbehaves. Exit code 1.
-    Workload,
-}
-
 /// Why a run failed. By the time anybody sees it, nothing of the pod is left.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Where.
     pub stage: RunStage,
-    /// Whose fault.
     pub blame: Blame,
-    /// What became of the machine, where it is about that.
+    /// What became of the sandbox, where it is about that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<MachineFailure>,
+    pub reason: Option<SandboxFailure>,
     /// The operating system's number, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errno: Option<i32>,
-    /// What failed.
     pub message: String,
-    /// Its causes, outermost first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<String>,
     /// What to do about it.
@@ -94,7 +75,11 @@ impl Failure {
         Self { errno, causes, ..Self::message(stage, blame, error.to_string()) }
     }
 
-    /// From a message.
+    /// For `map_err`: makes an error at a place of the flow a failed run.
+    pub fn at<E: Error + 'static>(stage: RunStage, blame: Blame) -> impl Fn(E) -> Self {
+        move |error| Self::new(stage, blame, &error)
+    }
+
     pub fn message(stage: RunStage, blame: Blame, message: impl Into<String>) -> Self {
         Self {
             stage,
@@ -108,10 +93,11 @@ impl Failure {
         }
     }
 
-    /// With what became of the machine.
+    /// With what became of the sandbox, and what to do about that unless something better is known.
     #[must_use]
-    pub fn because(mut self, reason: MachineFailure) -> Self {
+    pub fn because(mut self, reason: SandboxFailure) -> Self {
         self.reason = Some(reason);
+        self.hint.get_or_insert_with(|| reason.hint().to_owned());
         self
     }
 

@@ -1,24 +1,24 @@
 //! The Pod Runtime Interface: `run_pod`, `stop_pod`, `pause_pod`, `resume_pod`, `delete_pod`, and what one may ask of a pod in between. The CLI is one client of it.
+#![warn(missing_docs)]
 
 use super::control::{self, ControlError, ControlRequest};
 use super::failure::Failure;
 use super::launch::{self, Launched};
 use super::logs::LogReader;
-use super::run::{self, RunRequest};
-use crate::agent::{AgentConnection, AgentError, Connector, Patience};
+use super::run::RunRequest;
+use crate::agent::{AgentConnection, AgentError, Connector, DeadlineExtension};
 use crate::store::atomic::FileError;
 use crate::store::layout::Layout;
 use crate::store::lock::{self, Lock, LockState};
 use crate::store::record::{self, Found, RecordError, Stage};
 use crate::store::undo::{Step, Undo, UndoError};
-use crate::vmm::Places;
 use magikvm_proto::budget::HOST_SHUTDOWN_WAIT_MS;
 use magikvm_proto::id::{ContainerName, PodId};
 use std::time::{Duration, Instant};
 
 /// How much longer than the pod may take a monitor is waited for.
 const MONITOR_SLACK: Duration = Duration::from_secs(10);
-/// How long the processes of a VM may take to be stopped or to go on.
+/// How long the processes of a sandbox may take to be stopped or to go on.
 const MOTION_WAIT: Duration = Duration::from_secs(10);
 /// How long a connection to the agent may take.
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
@@ -122,11 +122,6 @@ impl PodRuntimeInterface {
         &self.layout
     }
 
-    /// Where drivers keep what outlives a machine.
-    pub fn places(&self) -> Places {
-        run::places(&self.layout)
-    }
-
     /// Starts a pod's monitor; [`Launched::await_ready`] says what came of it. All containers run, or nothing is left.
     pub fn run_pod(&self, request: &RunRequest) -> Result<Launched, Failure> {
         launch::launch(request)
@@ -152,12 +147,12 @@ impl PodRuntimeInterface {
         }
     }
 
-    /// Stops the processes of a pod's VM; returns when none of them runs. Again changes nothing.
+    /// Makes a pod's sandbox stand still; returns when none of its processes runs. Again changes nothing.
     pub fn pause_pod(&self, id: &PodId) -> Result<(), PodError> {
         self.set_in_motion(id, ControlRequest::Pause, "paused")
     }
 
-    /// Lets the processes of a pod's VM go on, whoever stopped them; returns when all of them run. The guest's clock is then set right.
+    /// Lets a pod's sandbox go on, whoever stopped it; returns when all of its processes run. The guest's clock is then set right.
     pub fn resume_pod(&self, id: &PodId) -> Result<(), PodError> {
         self.set_in_motion(id, ControlRequest::Resume, "resumed")
     }
@@ -169,7 +164,7 @@ impl PodRuntimeInterface {
         }
         match found.state.as_ref().map(|state| state.stage) {
             Some(Stage::Ended) => return Err(PodError::NotRunning(id.clone())),
-            None | Some(Stage::Starting) => return Err(PodError::Starting(id.clone())),
+            None | Some(Stage::Pulling | Stage::Starting) => return Err(PodError::Starting(id.clone())),
             Some(Stage::Running | Stage::Stopping) => {}
         }
         match control::ask(&found.dir, request, MOTION_WAIT) {
@@ -179,7 +174,7 @@ impl PodRuntimeInterface {
         }
     }
 
-    /// Whether processes of a pod's VM are stopped now.
+    /// Whether processes of a pod's sandbox are stopped now.
     pub fn is_paused(&self, id: &PodId) -> bool {
         self.find(id).is_ok_and(|found| {
             found.lock == LockState::Held && found.state.is_some_and(|state| state.paused_ms.is_some())
@@ -226,12 +221,12 @@ impl PodRuntimeInterface {
         self.take_away(id)
     }
 
-    /// Ends a live monitor and its pod: by asking, and if that does not help, by SIGKILL (its VM dies with it).
+    /// Ends a live monitor and its pod: by asking, and if that does not help, by SIGKILL (its sandbox dies with it).
     fn end_by_force(&self, found: &Found) {
         if self.ask_stop(found, 0).is_err()
             && let Some(state) = &found.state
         {
-            state.processes.iter().for_each(crate::vmm::process::ProcessRef::kill);
+            state.processes.iter().for_each(crate::store::sandbox::ProcessRef::kill);
         }
     }
 
@@ -307,9 +302,9 @@ impl PodRuntimeInterface {
     }
 
     /// For a connection that is to outlast pauses of its pod.
-    pub fn patience(&self, id: &PodId) -> Patience {
+    pub fn deadline_extension(&self, id: &PodId) -> DeadlineExtension {
         let (pods, id) = (self.clone(), id.clone());
-        Patience::new(move || pods.is_paused(&id))
+        DeadlineExtension::new(move || pods.is_paused(&id))
     }
 
     /// A connection to the agent of a running pod that is not paused.

@@ -3,6 +3,7 @@
 use super::failure::{Blame, Failure, RunStage};
 use super::run::RunRequest;
 use crate::image::{Progress, Reference};
+use crate::store::text::ignore;
 use magikvm_proto::codec::write_message;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Write};
@@ -14,34 +15,27 @@ use std::process::{Child, Command, Stdio};
 /// The hidden verb that makes a process a monitor.
 pub const MONITOR_VERB: &str = "__monitor";
 
-/// From the monitor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromMonitor {
     /// An image is on its way.
     Pulling {
-        /// Which.
         image: Reference,
-        /// How far it is.
         progress: Progress,
     },
     /// The user should know this.
     Warning {
-        /// What.
         message: String,
     },
-    /// The pod runs.
     Ready,
     /// It does not, and nothing of it is left.
     Failed(Box<Failure>),
     /// It has ended; its exit code is the first non-zero one of its containers.
     Ended {
-        /// The code.
         code: i32,
     },
 }
 
-/// To the monitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToMonitor {
@@ -63,19 +57,15 @@ pub struct Canceller(UnixStream);
 impl Canceller {
     /// Asks the monitor to give up if the pod does not run yet.
     pub fn cancel(&self) {
-        if write_message(&mut &self.0, &ToMonitor::Cancel).is_err() {
-            // It has ended; there is nothing to give up.
-        }
+        let asked = write_message(&mut &self.0, &ToMonitor::Cancel);
+        ignore(asked, "the monitor has ended; there is nothing to give up");
     }
 }
 
 /// Starts a monitor (this program again) for a pod. It outlives this process.
 pub fn launch(request: &RunRequest) -> Result<Launched, Failure> {
-    let failed = |error: &(dyn std::error::Error + 'static)| {
-        Failure::new(RunStage::Reserve, Blame::Environment, error)
-    };
-    let program = std::env::current_exe().map_err(|error| failed(&error))?;
-    let (ours, theirs) = UnixStream::pair().map_err(|error| failed(&error))?;
+    let program = std::env::current_exe().map_err(Failure::at(RunStage::Reserve, Blame::Environment))?;
+    let (ours, theirs) = UnixStream::pair().map_err(Failure::at(RunStage::Reserve, Blame::Environment))?;
     let mut command = Command::new(program);
     // The monitor works in the root directory; where logins are kept may have been said relative to this one.
     for variable in ["REGISTRY_AUTH_FILE", "DOCKER_CONFIG"] {
@@ -89,10 +79,10 @@ pub fn launch(request: &RunRequest) -> Result<Launched, Failure> {
         .stdout(OwnedFd::from(theirs))
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|error| failed(&error))?;
-    let request = serde_json::to_vec(request).map_err(|error| failed(&error))?;
+        .map_err(Failure::at(RunStage::Reserve, Blame::Environment))?;
+    let request = serde_json::to_vec(request).map_err(Failure::at(RunStage::Reserve, Blame::Environment))?;
     if let Some(mut stdin) = monitor.stdin.take() {
-        stdin.write_all(&request).map_err(|error| failed(&error))?;
+        stdin.write_all(&request).map_err(Failure::at(RunStage::Reserve, Blame::Environment))?;
     }
     Ok(Launched { reader: BufReader::new(ours), monitor })
 }
@@ -113,13 +103,9 @@ impl Launched {
 
     /// After the pod's end: lets go of it, and waits until its monitor has removed it, if it is to, and has ended.
     pub fn finish(mut self) -> Result<(), Failure> {
-        if self.reader.get_ref().shutdown(Shutdown::Write).is_err() {
-            // The monitor has ended already.
-        }
+        ignore(self.reader.get_ref().shutdown(Shutdown::Write), "the monitor has ended already");
         let last = self.next_message();
-        if self.monitor.wait().is_err() {
-            // Somebody else has reaped it; it has ended.
-        }
+        ignore(self.monitor.wait(), "somebody else has reaped it; it has ended");
         match last {
             Some(FromMonitor::Failed(failure)) => Err(*failure),
             _ => Ok(()),

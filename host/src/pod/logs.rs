@@ -4,10 +4,9 @@
 //! back exactly.
 
 use crate::store::atomic::{FileError, open_append};
-use crate::store::text::harmless;
 use magikvm_proto::id::ContainerName;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -21,9 +20,7 @@ const MAX_CONTENT: usize = 16 << 10;
 /// Which of a process's two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogStream {
-    /// Standard output.
     Stdout,
-    /// Standard error.
     Stderr,
 }
 
@@ -41,7 +38,6 @@ impl LogStream {
 pub struct Entry {
     /// RFC 3339, UTC, nine decimals.
     pub time: String,
-    /// Which output.
     pub stream: LogStream,
     /// The bytes, with the newline if the entry is a full line.
     pub content: Vec<u8>,
@@ -153,7 +149,6 @@ impl LogWriter {
 /// Reads one container's log from its oldest kept entry on, across files that are put aside meanwhile.
 #[derive(Debug)]
 pub struct LogReader {
-    /// Whose.
     pub container: ContainerName,
     path: PathBuf,
     current: Option<(BufReader<File>, u64)>,
@@ -229,22 +224,6 @@ impl LogReader {
         }
         Ok(())
     }
-}
-
-/// Last `max` bytes of a text file, as lines, at most `lines` of them.
-pub fn last_lines(path: &Path, lines: usize, max: u64) -> Vec<String> {
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
-        let size = file.metadata()?.len();
-        file.seek(SeekFrom::Start(size.saturating_sub(max)))?;
-        let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut std::io::Read::take(file, max), &mut bytes)?;
-        Ok(bytes)
-    };
-    let text = read().unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let all: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
-    all[all.len().saturating_sub(lines)..].iter().map(|line| harmless(line, &['\t'])).collect()
 }
 
 #[cfg(test)]

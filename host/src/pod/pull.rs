@@ -7,6 +7,7 @@ use crate::image::{
 };
 use crate::signals;
 use crate::store::layout::{Layout, Surroundings};
+use crate::store::text::ignore;
 use magikvm_proto::codec::write_message;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
@@ -38,17 +39,50 @@ pub struct PullRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromPuller {
-    /// A step.
     Progress {
-        /// Of which image.
         image: Reference,
-        /// Which.
         progress: Progress,
     },
     /// All images are here.
     Done,
-    /// One is not.
     Failed(Box<Failure>),
+}
+
+/// How a puller ended that had no last word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PullerEnd {
+    /// The exit code, unless a signal ended it or nobody knows.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// The last lines of its standard error.
+    pub complaints: Vec<String>,
+}
+
+impl PullerEnd {
+    /// The failure of the run that this is.
+    pub fn failure(&self) -> Failure {
+        let failure = match self.signal {
+            Some(signal) => {
+                let name =
+                    Signal::try_from(signal).map_or_else(|_| signal.to_string(), |name| name.to_string());
+                let message = format!("the process that pulls the pod's images was killed ({name})");
+                let failure = Failure::message(RunStage::Image, Blame::Environment, message);
+                match Signal::try_from(signal) {
+                    Ok(Signal::SIGKILL) => {
+                        failure.hint("look with `dmesg` whether the host was out of memory.")
+                    }
+                    _ => failure,
+                }
+            }
+            None => {
+                let code = self.code.map_or_else(String::new, |code| format!(" (exit code {code})"));
+                let message = format!("the process that pulls the pod's images ended without a word{code}");
+                Failure::message(RunStage::Image, Blame::Internal, message)
+            }
+        };
+        Failure { causes: self.complaints.clone(), ..failure }
+    }
 }
 
 /// What a puller's process does: reads a [`PullRequest`] from standard input, answers on standard output. TERM makes it give up
@@ -59,9 +93,7 @@ pub fn main() -> i32 {
     let out = Mutex::new(std::io::stdout());
     let say = |message: &FromPuller| {
         let mut out = out.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if write_message(&mut *out, message).is_err() {
-            // The monitor has gone, and takes this process with it.
-        }
+        ignore(write_message(&mut *out, message), "the monitor has gone, and takes this process with it");
     };
     match pull(&cancel, &say) {
         Ok(()) => {
@@ -94,12 +126,14 @@ fn watch_signals(cancel: &Cancel) {
 fn pull(cancel: &Cancel, say: &(dyn Fn(&FromPuller) + Sync)) -> Result<(), Failure> {
     #[cfg(feature = "testing")]
     assert_ne!(std::env::var("MAGIKVM_FAULT").as_deref(), Ok("puller"), "fault injected in the puller");
-    let internal =
-        |error: &(dyn std::error::Error + 'static)| Failure::new(RunStage::Image, Blame::Internal, error);
+    const STAGE: RunStage = RunStage::Image;
     let mut request = Vec::new();
-    std::io::stdin().take(MAX_REQUEST).read_to_end(&mut request).map_err(|error| internal(&error))?;
-    let request: PullRequest = serde_json::from_slice(&request).map_err(|error| internal(&error))?;
-    let layout = Layout::new(&Surroundings::of_process(request.root)).map_err(|error| internal(&error))?;
+    let read = std::io::stdin().take(MAX_REQUEST).read_to_end(&mut request);
+    read.map_err(Failure::at(STAGE, Blame::Internal))?;
+    let request: PullRequest =
+        serde_json::from_slice(&request).map_err(Failure::at(STAGE, Blame::Internal))?;
+    let layout =
+        Layout::new(&Surroundings::of_process(request.root)).map_err(Failure::at(STAGE, Blame::Internal))?;
     let store = ImageStore::open(&layout.images()).map_err(|error| of_image(&error))?;
     let sources =
         PullSources::load(&layout.registries(), &layout.policy()).map_err(|error| of_image(&error))?;

@@ -5,19 +5,16 @@ use super::failure::{Blame, Failure, RunStage};
 use super::ports::{self, Published};
 use super::pull::{PullRequest, of_image};
 use crate::image::{Image, ImageError, ImageStore, Platform, Policy, PullPolicy, Reference};
-use crate::jail::Requirement;
-use crate::manifest::{ContainerSpec, PodPlan, RuntimeClass};
-use crate::net::settle::NetError;
-use crate::runtime::microvm::MicroVm;
-use crate::runtime::{PodRuntime, PodToPrepare, RuntimeError, Sandbox};
+use crate::manifest::{ContainerSpec, PodPlan};
+use crate::runtime::{self, PodRuntime, PodToPrepare, RuntimeError, Sandbox, VmOptions};
 use crate::store::atomic::{self, FileError};
 use crate::store::layout::{Layout, PodDir};
 use crate::store::lock::{self, Lock, LockState};
 use crate::store::record::{self, ContainerRecord, Found, PodRecord, SCHEMA};
 use crate::store::undo::{self, Scope, Step, Undo};
-use crate::vmm::{Accel, KernelChoice, Places, VmmKind};
 use magikvm_proto::limits::MAX_PODS;
 use serde::{Deserialize, Serialize};
+use std::error::Error;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
@@ -25,26 +22,17 @@ use std::path::PathBuf;
 /// Everything that decides how a pod runs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunRequest {
-    /// What.
     pub plan: PodPlan,
     /// `--root`, if given.
     pub root: Option<PathBuf>,
-    /// Directory of the guest image.
-    pub guest: PathBuf,
-    /// Which driver.
-    pub vmm: VmmKind,
-    /// Which kernel.
-    #[serde(default)]
-    pub kernel: KernelChoice,
-    /// Which accelerator.
-    pub accel: Accel,
+    /// How its VM is to be made, if its class has one.
+    pub vm: VmOptions,
     /// Seconds that each image may take to come.
     pub pull_timeout_secs: u64,
+    /// How long the start may be without progress, in milliseconds, from the agent's first answer on.
+    pub ready_wait_ms: u64,
     /// Whether to remove the pod at its end.
     pub at_end: AtEnd,
-    /// What a layer of the jail means that this machine does not give.
-    #[serde(default)]
-    pub jail: Requirement,
 }
 
 /// What becomes of a pod that has ended.
@@ -52,27 +40,25 @@ pub struct RunRequest {
 pub enum AtEnd {
     /// Its record and logs stay until `rm`.
     Keep,
-    /// It is removed.
     Remove,
 }
 
 /// A pod that exists: its directory is made and its lock held.
 #[derive(Debug)]
 pub struct Pod {
-    /// Where it is.
     pub dir: PodDir,
     /// How to take it away.
     pub undo: Undo,
     /// Held for life; freed after all else.
     pub lock: Lock,
-    /// Its ports of this machine. Nobody is accepted before it runs; those of TCP are then the attendant's.
+    /// Its ports of this machine. Nobody is accepted before it runs; those of TCP are then the observer's.
     pub ports: Published,
     /// Its images, which cannot be removed as long as these live.
     pub images: Vec<Image>,
 }
 
 /// What of the flow takes long, and listens to the user meanwhile. The monitor's event loop does it.
-pub trait Attendant {
+pub trait Observer {
     /// Brings the images of the pod in this directory into the store.
     fn pull(&mut self, dir: &PodDir, request: &PullRequest) -> Result<(), Failure>;
 
@@ -84,10 +70,10 @@ pub trait Attendant {
 }
 
 /// Carries the flow out. On failure nothing of the pod is left.
-pub fn run_pod(request: &RunRequest, layout: &Layout, attendant: &mut dyn Attendant) -> Result<Pod, Failure> {
+pub fn run_pod(request: &RunRequest, layout: &Layout, observer: &mut dyn Observer) -> Result<Pod, Failure> {
     let runtime = plan(request, layout)?;
     let mut pod = reserve(request, layout)?;
-    match bring_up(request, layout, runtime.as_ref(), &mut pod, attendant) {
+    match bring_up(request, layout, runtime.as_ref(), &mut pod, observer) {
         Ok(()) => Ok(pod),
         Err(failure) => Err(roll_back(pod, failure)),
     }
@@ -98,13 +84,13 @@ fn bring_up(
     layout: &Layout,
     runtime: &dyn PodRuntime,
     pod: &mut Pod,
-    attendant: &mut dyn Attendant,
+    observer: &mut dyn Observer,
 ) -> Result<(), Failure> {
     fault("reserve")?;
     pod.ports = ports::bind(&request.plan, layout)?;
     let uid = uuid::Uuid::new_v4().to_string();
-    pod.images = resolve_images(request, layout, &pod.dir, &runtime.platform(), attendant)?;
-    write_record(request, pod, &uid)?;
+    pod.images = resolve_images(request, layout, &pod.dir, &runtime.platform(), observer)?;
+    write_record(request, runtime, pod, &uid)?;
     fault("record")?;
     let scratch = layout.scratch(&uid);
     let to_prepare = PodToPrepare {
@@ -114,65 +100,43 @@ fn bring_up(
         dir: &pod.dir,
         scratch: &scratch,
     };
-    let prepared =
-        runtime.prepare(&to_prepare, &mut pod.undo).map_err(|error| of_runtime(RunStage::Prepare, &error))?;
+    let prepared = runtime.prepare(&to_prepare, &mut pod.undo).map_err(of_runtime(RunStage::Prepare))?;
     for warning in prepared.warnings() {
-        attendant.warn(&pod.dir, &warning);
+        observer.warn(&pod.dir, &warning);
     }
     fault("prepare")?;
-    let sandbox =
-        runtime.start(prepared, &mut pod.undo).map_err(|error| of_runtime(RunStage::Boot, &error))?;
+    let sandbox = runtime.start(prepared, &mut pod.undo).map_err(of_runtime(RunStage::Boot))?;
     fault("start")?;
-    attendant.await_ready(pod, sandbox)?;
+    observer.await_ready(pod, sandbox)?;
     fault("ready")
 }
 
-/// The runtime class, if it can run pods here.
-pub fn plan(request: &RunRequest, layout: &Layout) -> Result<Box<dyn PodRuntime>, Failure> {
-    let class = request.plan.runtime_class;
-    if class != RuntimeClass::PodMicrovmContainers {
-        let message = format!("spec.runtimeClassName: {} is not in this version of magikvm", class.as_str());
-        let hint = format!("use {} or leave the field out", RuntimeClass::PodMicrovmContainers.as_str());
-        return Err(Failure::message(RunStage::Plan, Blame::User, message).hint(hint));
-    }
-    let runtime =
-        MicroVm::new(request.vmm, request.kernel, request.accel, request.guest.clone(), places(layout))
-            .requiring(request.jail);
+/// The pod's runtime class, if it can run pods here.
+fn plan(request: &RunRequest, layout: &Layout) -> Result<Box<dyn PodRuntime>, Failure> {
+    let runtime = runtime::of(request.plan.runtime_class, &request.vm, layout)
+        .map_err(|error| Failure::new(RunStage::Plan, Blame::User, &error).hint(error.hint()))?;
     runtime.probe().map_err(|unavailable| {
-        let failure = Failure::message(
-            RunStage::Plan,
-            Blame::Environment,
-            format!("this machine cannot run the pod: {}", unavailable.reason),
-        );
-        let way_out = match request.accel {
-            Accel::Kvm if cfg!(target_os = "linux") => {
-                "; or run without hardware isolation: --accel tcg (slow, and not a security boundary)"
-            }
-            Accel::Kvm | Accel::Tcg => "",
-        };
-        failure.hint(format!("{}{way_out}", unavailable.remedy))
+        let message = format!("this machine cannot run the pod: {}", unavailable.reason);
+        Failure::message(RunStage::Plan, Blame::Environment, message).hint(unavailable.remedy)
     })?;
-    Ok(Box::new(runtime))
+    Ok(runtime)
 }
 
-/// Where drivers keep what outlives a machine.
-pub(super) fn places(layout: &Layout) -> Places {
-    Places { verdicts: layout.verdicts(), kernels: layout.kernels() }
+/// An error of the name, the directory or the lock.
+fn failed<E: Error + 'static>() -> impl Fn(E) -> Failure {
+    Failure::at(RunStage::Reserve, Blame::Environment)
 }
 
 /// Makes the pod's directory and takes its lock, or says who has the name.
 fn reserve(request: &RunRequest, layout: &Layout) -> Result<Pod, Failure> {
-    let failed = |error: &(dyn std::error::Error + 'static)| {
-        Failure::new(RunStage::Reserve, Blame::Environment, error)
-    };
     let pods = layout.pods();
-    atomic::create_dir_all(&pods, 0o700).map_err(|error| failed(&error))?;
+    atomic::create_dir_all(&pods, 0o700).map_err(failed())?;
     // One reservation at a time, so that a directory without a record can only be what a crash left.
-    let _turn = lock::wait(&pods.join(".reserve")).map_err(|error| failed(&error))?;
-    undo::sweep_trash(&pods).map_err(|error| failed(&error))?;
+    let _turn = lock::wait(&pods.join(".reserve")).map_err(failed())?;
+    undo::sweep_trash(&pods).map_err(failed())?;
     let dir = layout.pod(&request.plan.id);
     clear_leftover(request, &dir)?;
-    let count = record::list(layout).map_err(|error| failed(&error))?.len();
+    let count = record::list(layout).map_err(failed())?.len();
     if count >= MAX_PODS {
         let message = format!("there are {count} pods already, at most {MAX_PODS} are possible");
         return Err(Failure::message(RunStage::Reserve, Blame::User, message)
@@ -182,7 +146,7 @@ fn reserve(request: &RunRequest, layout: &Layout) -> Result<Pod, Failure> {
         .mode(0o700)
         .create(dir.path())
         .map_err(FileError::at("create directory", dir.path()))
-        .map_err(|error| failed(&error))?;
+        .map_err(failed())?;
     let reserved = (|| {
         let lock = lock::acquire(&dir.lock())?;
         let mut undo = Undo::open(&dir)?;
@@ -197,7 +161,7 @@ fn reserve(request: &RunRequest, layout: &Layout) -> Result<Pod, Failure> {
         Ok((None, _)) => Err(exists(request, "is being started by somebody else")),
         Err(error) => {
             // The journal itself could not be written (a full disk): the directory is new and ours.
-            let mut failure = failed(&error);
+            let mut failure = failed()(error);
             if let Err(error) = (Step::RemoveDir { path: dir.path().to_owned() }).carry_out() {
                 failure.causes.push(format!("and it could not be removed again: {error}"));
             }
@@ -208,10 +172,7 @@ fn reserve(request: &RunRequest, layout: &Layout) -> Result<Pod, Failure> {
 
 /// Takes away what a crash between two steps of `reserve` and `write_record` has left under this name; refuses if a pod has it.
 fn clear_leftover(request: &RunRequest, dir: &PodDir) -> Result<(), Failure> {
-    let failed = |error: &(dyn std::error::Error + 'static)| {
-        Failure::new(RunStage::Reserve, Blame::Environment, error)
-    };
-    let Some(found) = Found::read(dir.clone()).map_err(|error| failed(&error))? else { return Ok(()) };
+    let Some(found) = Found::read(dir.clone()).map_err(failed())? else { return Ok(()) };
     let is_pod = found.record.is_ok() || found.state.is_some() || found.lock == LockState::Held;
     if is_pod {
         let what = match (found.lock, found.is_lost()) {
@@ -221,9 +182,9 @@ fn clear_leftover(request: &RunRequest, dir: &PodDir) -> Result<(), Failure> {
         };
         return Err(exists(request, what));
     }
-    let undo = Undo::open(dir).map_err(|error| failed(&error))?;
-    undo.delete().map_err(|error| failed(&error))?;
-    (Step::RemoveDir { path: dir.path().to_owned() }).carry_out().map_err(|error| failed(&error))
+    let undo = Undo::open(dir).map_err(failed())?;
+    undo.delete().map_err(failed())?;
+    (Step::RemoveDir { path: dir.path().to_owned() }).carry_out().map_err(failed())
 }
 
 fn exists(request: &RunRequest, what: &str) -> Failure {
@@ -238,7 +199,7 @@ fn resolve_images(
     layout: &Layout,
     dir: &PodDir,
     wanted_platform: &Platform,
-    attendant: &mut dyn Attendant,
+    observer: &mut dyn Observer,
 ) -> Result<Vec<Image>, Failure> {
     let store = ImageStore::open(&layout.images()).map_err(|error| of_image(&error))?;
     let policy = Policy::load(&layout.policy()).map_err(|error| of_image(&error.into()))?;
@@ -267,7 +228,7 @@ fn resolve_images(
     if !images.is_empty() {
         let (root, platform) = (request.root.clone(), wanted_platform.clone());
         let timeout_secs = request.pull_timeout_secs;
-        attendant.pull(dir, &PullRequest { root, images, platform, timeout_secs })?;
+        observer.pull(dir, &PullRequest { root, images, platform, timeout_secs })?;
     }
     let resolve = |container: &ContainerSpec| {
         let name = &container.image;
@@ -290,7 +251,7 @@ fn of_container(container: &ContainerSpec, failure: Failure) -> Failure {
     Failure { message: format!("container {}: {}", container.name, failure.message), ..failure }
 }
 
-fn write_record(request: &RunRequest, pod: &Pod, uid: &str) -> Result<(), Failure> {
+fn write_record(request: &RunRequest, runtime: &dyn PodRuntime, pod: &Pod, uid: &str) -> Result<(), Failure> {
     let plan = &request.plan;
     let containers = plan.containers.iter().zip(&pod.images).map(|(container, image)| ContainerRecord {
         name: container.name.clone(),
@@ -307,28 +268,14 @@ fn write_record(request: &RunRequest, pod: &Pod, uid: &str) -> Result<(), Failur
         created_ms: record::now_ms(),
         manifest: plan.manifest.clone(),
         containers: containers.collect(),
-        memory_mib: plan.vm.memory.get(),
-        vcpus: plan.vm.vcpus.get(),
+        sandbox: runtime.record(plan),
         grace_secs: plan.grace_seconds,
-        vmm: format!("{:?}/{:?}", request.vmm, request.accel).to_lowercase(),
     };
-    record::write_json(&pod.dir.pod_json(), &record)
-        .map_err(|error| Failure::new(RunStage::Reserve, Blame::Environment, &error))
+    record::write_json(&pod.dir.pod_json(), &record).map_err(failed())
 }
 
-fn of_runtime(stage: RunStage, error: &RuntimeError) -> Failure {
-    let blame = match error {
-        RuntimeError::Resolve { .. }
-        | RuntimeError::Plan(_)
-        | RuntimeError::TooLarge { .. }
-        | RuntimeError::Volume { .. }
-        | RuntimeError::Network(
-            NetError::Tsi | NetError::User | NetError::NoFilter | NetError::NoDatagrams { .. },
-        ) => Blame::User,
-        RuntimeError::Json { .. } => Blame::Internal,
-        _ => Blame::Environment,
-    };
-    Failure::new(stage, blame, error)
+fn of_runtime(stage: RunStage) -> impl Fn(RuntimeError) -> Failure {
+    move |error| Failure::new(stage, error.blame(), &error)
 }
 
 fn roll_back(pod: Pod, mut failure: Failure) -> Failure {

@@ -1,9 +1,10 @@
 //! A pod as Kubernetes shows it: the manifest with a core/v1 `status`.
 
-use crate::jail::Layers;
 use crate::manifest::fields::ANNOTATION_PORTS;
+use crate::process::Layers;
 use crate::store::lock::LockState;
-use crate::store::record::{ContainerPhase, ContainerView, Found, PodRecord, PodState, Stage, Terminated};
+use crate::store::record::{Found, PodRecord, PodState, Stage};
+use magikvm_proto::state::{ContainerState, ContainerStatus, Terminated};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -12,7 +13,6 @@ use std::collections::BTreeMap;
 pub enum Phase {
     /// Not all containers run yet.
     Pending,
-    /// They run.
     Running,
     /// They would run, but processes of the VM are stopped (core/v1: phase Running, reason Paused, not ready).
     Paused,
@@ -25,7 +25,6 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// For people.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "Pending",
@@ -49,7 +48,7 @@ pub fn phase(found: &Found) -> Phase {
 
 fn phase_of(state: &PodState) -> Phase {
     match state.stage {
-        Stage::Starting => Phase::Pending,
+        Stage::Pulling | Stage::Starting => Phase::Pending,
         Stage::Running if state.paused_ms.is_some() => Phase::Paused,
         Stage::Running | Stage::Stopping => Phase::Running,
         Stage::Ended if state.broken.is_none() && exit_code(state) == 0 => Phase::Succeeded,
@@ -59,10 +58,8 @@ fn phase_of(state: &PodState) -> Phase {
 
 /// The pod's exit code: the first non-zero one of its containers, in their order; 125 when only magikvm itself failed.
 pub fn exit_code(state: &PodState) -> i32 {
-    let codes = state.containers.iter().filter_map(|view| match &view.phase {
-        ContainerPhase::Terminated(run) => Some(run.exit.code),
-        _ => None,
-    });
+    let codes =
+        state.containers.iter().filter_map(|status| status.state.terminated()).map(|run| run.exit.code);
     let code = codes.into_iter().find(|&code| code != 0).unwrap_or(0);
     if code == 0 && state.broken.is_some() { 125 } else { code }
 }
@@ -167,7 +164,7 @@ fn status(found: &Found, record: &PodRecord) -> Value {
     }
     let running = phase == Phase::Running && found.lock == LockState::Held;
     let views = state.map(|state| state.containers.as_slice()).unwrap_or_default();
-    let all_ready = running && views.iter().all(|view| matches!(view.phase, ContainerPhase::Running { .. }));
+    let all_ready = running && views.iter().all(|view| matches!(view.state, ContainerState::Running { .. }));
     let condition = |kind: &str, holds: bool| {
         let mut condition = json!({ "type": kind, "status": if holds { "True" } else { "False" } });
         if phase == Phase::Paused && !holds {
@@ -190,18 +187,18 @@ fn status(found: &Found, record: &PodRecord) -> Value {
     status
 }
 
-fn container_status(view: &ContainerView, image: &str, image_id: &str, phase: Phase) -> Value {
-    let running = matches!(view.phase, ContainerPhase::Running { .. }) && phase != Phase::Lost;
-    let state = match &view.phase {
-        ContainerPhase::Waiting { reason, message } => {
+fn container_status(view: &ContainerStatus, image: &str, image_id: &str, phase: Phase) -> Value {
+    let running = matches!(view.state, ContainerState::Running { .. }) && phase != Phase::Lost;
+    let state = match &view.state {
+        ContainerState::Waiting { reason, message } => {
             let mut waiting = json!({ "reason": reason });
             if let Some(message) = message {
                 waiting["message"] = json!(message);
             }
             json!({ "waiting": waiting })
         }
-        ContainerPhase::Running { started_ms } => json!({ "running": { "startedAt": time(*started_ms) } }),
-        ContainerPhase::Terminated(run) => json!({ "terminated": terminated(run) }),
+        ContainerState::Running { started_ms } => json!({ "running": { "startedAt": time(*started_ms) } }),
+        ContainerState::Terminated(run) => json!({ "terminated": terminated(run) }),
     };
     json!({
         "name": view.name,

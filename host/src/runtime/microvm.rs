@@ -1,21 +1,23 @@
 //! `pod-microvm-containers`: one VM for the pod. The host bakes what the guest needs to know into a small file system, stitches it and the
 //! images into one disk, and starts a VMM. The containers are the guest's business.
 
+use super::control::{BySignals, SandboxControl};
 use super::volumes::{self, Volumes};
 use super::{PodRuntime, PodToPrepare, Prepared, RuntimeError, Sandbox, SandboxNetwork, network, oci};
 use crate::agent::Connector;
 use crate::image::Platform;
 use crate::image::erofs::{self, SmallFile};
-use crate::jail::{self, Cgroup, Layers, Requirement};
-use crate::manifest::{ContainerSpec, PodPlan, ResolvedProcess, RuntimeClass, resolve_process};
+use crate::jail::{self, Cgroup, Requirement};
+use crate::manifest::{ContainerSpec, PodPlan, ResolvedProcess, resolve_process};
 use crate::net::settle::{Settled, Ways};
+use crate::process::{self, Ended, Layers, Motion, Process};
 use crate::store::atomic::{self, FileError};
+use crate::store::sandbox::{SandboxEnd, SandboxRecord, VmRecord};
 use crate::store::text::chain;
 use crate::store::undo::{Scope, Step, Undo};
 use crate::vmm::console::{self, ConsoleTail};
 use crate::vmm::disk::{self, Part};
-use crate::vmm::end::{self, MachineEnd, Seen};
-use crate::vmm::process::{self, Ended, Motion, Process, ProcessRef};
+use crate::vmm::end::{self, Seen};
 use crate::vmm::report::Reports;
 use crate::vmm::scratch;
 use crate::vmm::{
@@ -26,6 +28,7 @@ use magikvm_proto::limits::MAX_PLAN_SIZE;
 use magikvm_proto::path::FIRST_IMAGE_PARTITION;
 use magikvm_proto::plan::{ContainerPlan, GuestPlan, Rootfs};
 use magikvm_proto::site::{POD_ETC, SPEC_JSON, Site, container_config};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
@@ -44,10 +47,13 @@ const EMULATOR_MEMORY_MIB: u64 = 1536;
 /// Threads and processes of a pod: far more than its VMM has, far fewer than the machine.
 const MAX_PIDS: u64 = 1024;
 
+/// What is left to a user whose host has no hardware virtualization.
+const WITHOUT_HARDWARE: &str =
+    "; or run without hardware isolation: --accel tcg (slow, and not a security boundary)";
+
 /// Why a guest image can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
-    /// No manifest there.
     #[error("it has no {}", guest_image::MANIFEST)]
     Missing(#[source] std::io::Error),
     /// A manifest that says something impossible.
@@ -55,24 +61,13 @@ pub enum GuestError {
     Manifest(#[source] GuestManifestError),
     /// For another version of magikvm.
     #[error("it speaks generation {found} of the wire, this magikvm {expected}")]
-    Generation {
-        /// The image's.
-        found: u32,
-        /// Ours.
-        expected: u32,
-    },
+    Generation { found: u32, expected: u32 },
     /// Replaced by one for another processor since the pod was planned.
     #[error("it was for {expected} a moment ago and is for {found} now")]
-    Changed {
-        /// As it was.
-        expected: Arch,
-        /// As it is.
-        found: Arch,
-    },
+    Changed { expected: Arch, found: Arch },
     /// A part that is not there or not whole.
     #[error("its part {part} is missing or damaged ({found} bytes, {expected} expected)")]
     Part {
-        /// Which.
         part: String,
         /// Bytes found.
         found: u64,
@@ -81,42 +76,41 @@ pub enum GuestError {
     },
 }
 
-/// The class.
+/// How a pod's VM is to be made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VmOptions {
+    pub vmm: VmmKind,
+    /// The kernel that the guest boots.
+    #[serde(default)]
+    pub kernel: KernelChoice,
+    /// What executes the guest's instructions.
+    pub accel: Accel,
+    /// Directory of the guest image.
+    pub guest: PathBuf,
+    /// What a layer of the jail means that this host does not give.
+    #[serde(default)]
+    pub jail: Requirement,
+}
+
 #[derive(Debug)]
 pub struct MicroVm {
+    options: VmOptions,
     vmm: Box<dyn Vmm>,
     ways: Ways,
-    accel: Accel,
-    guest: PathBuf,
-    /// What was seen of the guest image; None for machines that boot none.
+    /// What was seen of the guest image; None for VMs that boot none.
     image: Option<Result<GuestManifest, GuestError>>,
     arch: Arch,
-    requirement: Requirement,
 }
 
 impl MicroVm {
-    /// With a driver, its kernel, an accelerator, and the directory of a guest image, whose architecture is the machine's. One that can't be
-    /// read is told of by `probe`.
-    pub fn new(kind: VmmKind, kernel: KernelChoice, accel: Accel, guest: PathBuf, places: Places) -> Self {
-        let image = needs_guest(kind).then(|| check_guest(&guest));
+    /// The VM's architecture is that of the guest image; one that can't be read is told of by `probe`.
+    pub fn new(options: VmOptions, places: Places) -> Self {
+        let VmOptions { vmm: kind, kernel, .. } = options;
+        let image = needs_guest(kind).then(|| check_guest(&options.guest));
         let stated = image.as_ref().and_then(|image| Some(image.as_ref().ok()?.arch));
         let arch = stated.or_else(Arch::native).unwrap_or(Arch::X86_64);
         let ways = network::ways(kind, kernel);
-        Self {
-            ways,
-            vmm: driver(kind, DriverOptions { guest: arch, kernel, places }),
-            accel,
-            guest,
-            image,
-            arch,
-            requirement: Requirement::Warn,
-        }
-    }
-
-    /// With what a missing layer of the jail means.
-    #[must_use]
-    pub fn requiring(self, requirement: Requirement) -> Self {
-        Self { requirement, ..self }
+        Self { ways, vmm: driver(kind, DriverOptions { guest: arch, kernel, places }), options, image, arch }
     }
 
     /// The control group of a pod, made. Or why there is none.
@@ -133,7 +127,7 @@ impl MicroVm {
             Err(why) => return Ok(Err(why)),
         };
         undo.plan(Scope::Run, Step::RemoveCgroup { dirs: cgroup.dirs.clone() })?;
-        let beside = match self.accel {
+        let beside = match self.options.accel {
             Accel::Kvm => VMM_MEMORY_MIB,
             Accel::Tcg => EMULATOR_MEMORY_MIB,
         };
@@ -142,32 +136,50 @@ impl MicroVm {
     }
 
     fn guest_error(&self, source: GuestError) -> RuntimeError {
-        RuntimeError::Guest { dir: self.guest.clone(), source }
+        RuntimeError::Guest { dir: self.options.guest.clone(), source }
     }
 
     /// Paths of kernel and initramfs, after a look at what the manifest promises of them. Their digests are `magikvm-image inspect`'s
     /// business: to read 30 MiB at each start would cost more than the rest of it.
     fn guest_parts(&self) -> Result<(PathBuf, PathBuf), RuntimeError> {
-        let found = check_guest(&self.guest).map_err(|source| self.guest_error(source))?.arch;
+        let found = check_guest(&self.options.guest).map_err(|source| self.guest_error(source))?.arch;
         if found != self.arch {
             return Err(self.guest_error(GuestError::Changed { expected: self.arch, found }));
         }
-        Ok((self.guest.join(guest_image::KERNEL), self.guest.join(guest_image::INITRAMFS)))
+        Ok((self.options.guest.join(guest_image::KERNEL), self.options.guest.join(guest_image::INITRAMFS)))
     }
 
     /// The processor can execute only its own guests.
     fn check_processor(&self) -> Result<(), Unavailable> {
-        if self.accel == Accel::Tcg || Some(self.arch) == Arch::native() {
+        if self.options.accel == Accel::Tcg || Some(self.arch) == Arch::native() {
             return Ok(());
         }
         let (guest, here) = (self.arch, std::env::consts::ARCH);
         Err(Unavailable {
             reason: format!(
                 "the guest image in {} is for {guest}, this machine's processor is {here}; --accel tcg emulates it",
-                self.guest.display()
+                self.options.guest.display()
             ),
             remedy: format!("name a guest image for {here} with --guest DIR or MAGIKVM_GUEST"),
         })
+    }
+
+    /// Whether all that the VM needs is here.
+    fn check(&self) -> Result<(), Unavailable> {
+        self.check_processor()?;
+        self.vmm.probe(self.options.accel)?;
+        if let Some(Err(error)) = &self.image {
+            return Err(Unavailable {
+                reason: format!(
+                    "the guest image in {} cannot be used: {}",
+                    self.options.guest.display(),
+                    chain(error)
+                ),
+                remedy: "make one: magikvm-image build (or name one with --guest DIR or MAGIKVM_GUEST)"
+                    .to_owned(),
+            });
+        }
+        Ok(())
     }
 }
 
@@ -201,29 +213,26 @@ pub fn check_guest(dir: &Path) -> Result<GuestManifest, GuestError> {
 }
 
 impl PodRuntime for MicroVm {
-    fn class(&self) -> RuntimeClass {
-        RuntimeClass::PodMicrovmContainers
-    }
-
     fn platform(&self) -> Platform {
         Platform::guest(self.arch)
     }
 
+    fn record(&self, plan: &PodPlan) -> SandboxRecord {
+        let VmOptions { vmm, accel, .. } = self.options;
+        SandboxRecord::Vm(VmRecord {
+            memory_mib: plan.vm.memory.get(),
+            vcpus: plan.vm.vcpus.get(),
+            driver: format!("{vmm:?}/{accel:?}").to_lowercase(),
+        })
+    }
+
     fn probe(&self) -> Result<(), Unavailable> {
-        self.check_processor()?;
-        self.vmm.probe(self.accel)?;
-        if let Some(Err(error)) = &self.image {
-            return Err(Unavailable {
-                reason: format!(
-                    "the guest image in {} cannot be used: {}",
-                    self.guest.display(),
-                    chain(error)
-                ),
-                remedy: "make one: magikvm-image build (or name one with --guest DIR or MAGIKVM_GUEST)"
-                    .to_owned(),
-            });
-        }
-        Ok(())
+        self.check().map_err(|unavailable| match self.options.accel {
+            Accel::Kvm if cfg!(target_os = "linux") => {
+                Unavailable { remedy: format!("{}{WITHOUT_HARDWARE}", unavailable.remedy), ..unavailable }
+            }
+            Accel::Kvm | Accel::Tcg => unavailable,
+        })
     }
 
     fn prepare(&self, pod: &PodToPrepare<'_>, undo: &mut Undo) -> Result<Prepared, RuntimeError> {
@@ -252,11 +261,11 @@ impl PodRuntime for MicroVm {
             kernel,
             initramfs,
             disk: disk::DESCRIPTOR.to_owned(),
-            accel: self.accel,
+            accel: self.options.accel,
             scratch,
             shared: Some(volumes.shared).filter(|shared| !shared.is_empty()).map(Arc::new),
             nic: None,
-            walls: Walls { requirement: self.requirement, cgroup },
+            walls: Walls { requirement: self.options.jail, cgroup },
         };
         Ok(Prepared::MicroVm { config, dir, network: Box::new(network) })
     }
@@ -284,7 +293,9 @@ impl PodRuntime for MicroVm {
         });
         // What the VMM has to say goes with the guest's console: on failure both are shown.
         std::thread::spawn(move || two.keep_too(diagnostics));
+        let references = child.processes.iter().map(|process| process.reference.clone()).collect();
         Ok(Box::new(MicroVmSandbox {
+            control: Arc::new(BySignals(references)),
             processes: child.processes,
             connector: child.connector,
             tail,
@@ -297,6 +308,7 @@ impl PodRuntime for MicroVm {
 
 #[derive(Debug)]
 struct MicroVmSandbox {
+    control: Arc<BySignals>,
     processes: Vec<Process>,
     connector: Connector,
     tail: ConsoleTail,
@@ -311,8 +323,8 @@ impl Sandbox for MicroVmSandbox {
         &self.connector
     }
 
-    fn processes(&self) -> Vec<ProcessRef> {
-        self.processes.iter().map(|process| process.reference.clone()).collect()
+    fn control(&self) -> Arc<dyn SandboxControl> {
+        Arc::clone(&self.control) as Arc<dyn SandboxControl>
     }
 
     fn network(&mut self) -> SandboxNetwork {
@@ -328,12 +340,13 @@ impl Sandbox for MicroVmSandbox {
         self.processes.iter().filter_map(walls).collect()
     }
 
-    fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> MachineEnd {
-        let Ended { name, status, violation } = process::wait_first(&mut self.processes, on_motion);
+    fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> SandboxEnd {
+        let Ended { role, name, status, violation } = process::wait_first(&mut self.processes, on_motion);
         let reports = self.reports.take().map(Reports::read).unwrap_or_default();
         // What the guest printed last may still be on its way here.
         self.tail.wait_end(Instant::now() + CONSOLE_END_WAIT);
-        MachineEnd::of(Seen {
+        end::of(Seen {
+            role,
             process: &name,
             status,
             violation: violation.as_ref(),
@@ -443,7 +456,7 @@ fn resolve(
         .map_err(|source| RuntimeError::Resolve { container: container.name.clone(), source })
 }
 
-fn json<T: serde::Serialize>(path: &str, value: &T) -> Result<(String, Vec<u8>), RuntimeError> {
+fn json<T: Serialize>(path: &str, value: &T) -> Result<(String, Vec<u8>), RuntimeError> {
     capped(path, serde_json::to_vec(value))
 }
 

@@ -1,39 +1,42 @@
 //! Runtime classes: what differs between them is how a sandbox is prepared and started, and nothing else.
 
+mod control;
 pub mod microvm;
 mod network;
 pub mod oci;
 pub mod seccomp;
 mod volumes;
 
+pub use control::SandboxControl;
+pub use microvm::VmOptions;
+
 use crate::agent::Connector;
 use crate::image::{Image, Platform};
-use crate::jail::Layers;
 use crate::manifest::{PodPlan, ResolveError, RuntimeClass};
 use crate::net::settle::{NetError, Settled};
+use crate::process::{Layers, Motion};
 use crate::store::atomic::FileError;
-use crate::store::layout::PodDir;
+use crate::store::layout::{Layout, PodDir};
+use crate::store::sandbox::{Blame, SandboxEnd, SandboxRecord};
 use crate::store::undo::{Undo, UndoError};
 use crate::vmm::console::ConsoleTail;
-use crate::vmm::end::MachineEnd;
-use crate::vmm::process::{Motion, ProcessRef};
-use crate::vmm::{Unavailable, VmConfig, VmmError};
+use crate::vmm::{Places, Unavailable, VmConfig, VmmError};
 use magikvm_proto::id::ContainerName;
 use std::fmt::Debug;
 use std::fs::File;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A pod that is ready to be started: all its files are made.
 #[derive(Debug)]
 pub enum Prepared {
-    /// A machine whose files are in a directory.
+    /// A VM whose files are in a directory.
     MicroVm {
-        /// The machine.
         config: VmConfig,
-        /// Where its files are.
+        /// The directory of its files.
         dir: PathBuf,
-        /// What its network is.
+        /// The pod's network on this host.
         network: Box<Settled>,
     },
 }
@@ -46,41 +49,60 @@ impl Prepared {
     }
 }
 
-/// The walls around a running pod.
+/// A pod's runtime class, if this version has it. `vm` counts for classes with a VM only.
+pub fn of(class: RuntimeClass, vm: &VmOptions, layout: &Layout) -> Result<Box<dyn PodRuntime>, ClassError> {
+    match class {
+        RuntimeClass::PodMicrovmContainers => {
+            Ok(Box::new(microvm::MicroVm::new(vm.clone(), Places::of(layout))))
+        }
+        RuntimeClass::PodContainers | RuntimeClass::PodWasm => Err(ClassError(class)),
+    }
+}
+
+/// A class that this version does not have. It is never replaced by another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("spec.runtimeClassName: {0} is not in this version of magikvm")]
+pub struct ClassError(RuntimeClass);
+
+impl ClassError {
+    /// What the user can do about it.
+    pub fn hint(self) -> String {
+        format!("use {} or leave the field out", RuntimeClass::PodMicrovmContainers)
+    }
+}
+
+/// The isolation around a running pod.
 pub trait Sandbox: Debug + Send {
     /// How to reach its agent.
     fn agent(&self) -> &Connector;
-    /// Its processes.
-    fn processes(&self) -> Vec<ProcessRef>;
+    /// A handle for whoever does not wait for its end.
+    fn control(&self) -> Arc<dyn SandboxControl>;
     /// Its addresses, and what the filter of its network has to tell; that can be had once.
     fn network(&mut self) -> SandboxNetwork;
     /// Its console, filled while it runs.
     fn console(&self) -> ConsoleTail;
-    /// The walls around each of its processes.
+    /// The isolation layers around each of its processes, by the process's name.
     fn layers(&self) -> Vec<(String, Layers)>;
     /// Waits for its end; then no process of it is left. Meanwhile tells `on_motion` when its processes are stopped or go on.
-    fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> MachineEnd;
+    fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> SandboxEnd;
 }
 
 /// What is known of a sandbox's network.
 #[derive(Debug, Default)]
 pub struct SandboxNetwork {
-    /// The pod's.
     pub addresses: Vec<IpAddr>,
-    /// The host's.
     pub host_address: Option<IpAddr>,
     /// Lines for [`crate::net::report::read`].
     pub reports: Option<File>,
 }
 
-/// A runtime class.
 pub trait PodRuntime: Debug + Send + Sync {
-    /// Which one.
-    fn class(&self) -> RuntimeClass;
     /// What the images of its containers must be for.
     fn platform(&self) -> Platform;
     /// Whether it can run pods here; asked before anything is made.
     fn probe(&self) -> Result<(), Unavailable>;
+    /// What a pod's record says of its sandbox.
+    fn record(&self, plan: &PodPlan) -> SandboxRecord;
     /// Makes all files of a pod. Plans the undoing of each before it is made.
     fn prepare(&self, pod: &PodToPrepare<'_>, undo: &mut Undo) -> Result<Prepared, RuntimeError>;
     /// Starts the sandbox. Call it on a thread that lives as long as the pod shall.
@@ -90,9 +112,7 @@ pub trait PodRuntime: Debug + Send + Sync {
 /// What [`PodRuntime::prepare`] works from.
 #[derive(Debug, Clone, Copy)]
 pub struct PodToPrepare<'a> {
-    /// What is to run.
     pub plan: &'a PodPlan,
-    /// The pod's UID.
     pub uid: &'a str,
     /// One image per container, in their order.
     pub images: &'a [Image],
@@ -108,9 +128,7 @@ pub enum RuntimeError {
     /// A container that can't run as its manifest and image say.
     #[error("container {container} cannot run")]
     Resolve {
-        /// Which.
         container: ContainerName,
-        /// Why.
         #[source]
         source: ResolveError,
     },
@@ -120,57 +138,66 @@ pub enum RuntimeError {
     /// A plan or configuration over the wire's cap.
     #[error("{what} has {size} bytes, at most {} are possible", magikvm_proto::limits::MAX_PLAN_SIZE)]
     TooLarge {
-        /// Which.
         what: String,
         /// Its size in bytes.
         size: usize,
     },
-    /// Serializing failed.
     #[error("cannot write {what} as JSON")]
     Json {
-        /// What.
         what: String,
-        /// Why.
         #[source]
         source: serde_json::Error,
     },
     /// The guest image is missing or unusable.
     #[error("the guest image in {} cannot be used", dir.display())]
     Guest {
-        /// Where.
         dir: PathBuf,
-        /// Why.
         #[source]
         source: microvm::GuestError,
     },
     /// The pod's own file system.
     #[error("cannot make the pod's file system")]
     Erofs(#[from] crate::image::erofs::ErofsError),
-    /// The stitched disk.
     #[error("cannot make the pod's disk")]
     Disk(#[from] crate::vmm::disk::DiskError),
     /// Something of this machine that can't be a volume.
     #[error("volume {name} cannot be had")]
     Volume {
-        /// Which volume.
         name: String,
-        /// Why.
         #[source]
         source: crate::volume::VolumeError,
     },
-    /// The scratch disk.
     #[error("cannot make the pod's scratch disk")]
     Scratch(#[from] crate::vmm::scratch::ScratchError),
-    /// The network.
     #[error(transparent)]
     Network(#[from] NetError),
-    /// The VMM.
     #[error("cannot start the VM")]
     Vmm(#[from] VmmError),
-    /// A file operation.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The undo journal.
     #[error("cannot write the undo journal")]
     Undo(#[from] UndoError),
+}
+
+impl RuntimeError {
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::Resolve { .. }
+            | Self::Plan(_)
+            | Self::TooLarge { .. }
+            | Self::Volume { .. }
+            | Self::Network(
+                NetError::Tsi | NetError::User | NetError::NoFilter | NetError::NoDatagrams { .. },
+            ) => Blame::User,
+            Self::Json { .. } => Blame::Internal,
+            Self::Guest { .. }
+            | Self::Erofs(_)
+            | Self::Disk(_)
+            | Self::Scratch(_)
+            | Self::Network(_)
+            | Self::Vmm(_)
+            | Self::File(_)
+            | Self::Undo(_) => Blame::Environment,
+        }
+    }
 }

@@ -9,10 +9,10 @@ use crate::net::chain::{self, Helper, Start};
 use crate::net::passt::UdpPort;
 use crate::net::settle::{NetError, Settled, Ways};
 use crate::net::{GATEWAY_6, Mode, NET_VERB, PREFIX_6, host, passt, settle};
+use crate::process::{self, Process};
 use crate::vmm::console::ConsoleTail;
 use crate::vmm::nic::Nic;
-use crate::vmm::process::{self, Process};
-use crate::vmm::{KernelChoice, VmConfig, VmmKind, find_program};
+use crate::vmm::{KernelChoice, VmConfig, VmmError, VmmKind, find_program};
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -59,11 +59,9 @@ fn datagrams(port: &PublishedPort) -> UdpPort {
 
 /// A network whose processes run.
 pub(super) struct Started {
-    /// For the VMM.
     pub(super) nic: Option<Nic>,
     /// To be watched with the VMM's.
     pub(super) processes: Vec<Process>,
-    /// For the monitor.
     pub(super) seen: SandboxNetwork,
 }
 
@@ -105,16 +103,17 @@ pub(super) fn start(
 }
 
 fn start_helper(helper: Helper, config: &VmConfig, tail: &ConsoleTail) -> Result<Process, RuntimeError> {
-    let Helper { name, start, inherits, input } = helper;
+    let Helper { role, name, start, inherits, input } = helper;
     let mut process = match start {
         Start::Jailed => {
             let mut command = jail::command().map_err(NetError::Start)?;
             command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-            process::spawn_jailed(name, &mut command, &filter_jail(config, &inherits), None)?
+            jail::spawn_jailed(role, name, &mut command, &filter_jail(config, &inherits), &[])
+                .map_err(VmmError::Jail)?
         }
         Start::Itself(mut command) => {
             let given: Vec<_> = inherits.iter().map(|(fd, number)| (fd, *number)).collect();
-            process::spawn_with(name, &mut command, &given)?
+            process::spawn_with(role, name, &mut command, &given).map_err(VmmError::Process)?
         }
     };
     process::tell(&mut process, &input).map_err(NetError::Start)?;

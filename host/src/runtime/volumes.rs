@@ -6,7 +6,7 @@ use crate::manifest::PodPlan;
 use crate::manifest::plan::{MountSpec, VolumeSource, VolumeSpec};
 use crate::store::atomic::FileError;
 use crate::vmm::scratch::Room;
-use crate::volume::host::Found;
+use crate::volume::host::OpenedPath;
 use crate::volume::tree::Shared;
 use magikvm_proto::site::volume_files;
 use magikvm_proto::volume::{self as guest, Access, MountPlan, Part, VolumePlan};
@@ -19,24 +19,21 @@ const GROUP_READS: u16 = 0o440;
 /// What becomes of a pod's volumes.
 #[derive(Debug, Default)]
 pub(super) struct Volumes {
-    /// For the guest.
     pub(super) plans: Vec<VolumePlan>,
-    /// For each container.
     pub(super) mounts: Vec<Vec<MountPlan>>,
     /// File systems of the scratch disk, partition 1 first.
     pub(super) rooms: Vec<Room>,
-    /// What this machine shares.
     pub(super) shared: Shared,
 }
 
 /// Looks for all that is asked for of this machine. The content of volumes that are files is not in it ([`files`]).
 pub(super) fn plan(pod: &PodPlan) -> Result<Volumes, RuntimeError> {
     let mut volumes = Volumes::default();
-    let mut found: Vec<Option<Found>> = Vec::with_capacity(pod.volumes.len());
+    let mut found: Vec<Option<OpenedPath>> = Vec::with_capacity(pod.volumes.len());
     for volume in &pod.volumes {
         let of_host = match &volume.source {
             VolumeSource::HostPath { path, kind } => {
-                Some(Found::open(path, *kind).map_err(of_volume(volume))?)
+                Some(OpenedPath::open(path, *kind).map_err(of_volume(volume))?)
             }
             _ => None,
         };
@@ -108,7 +105,7 @@ impl Volumes {
     fn entry<'a>(
         &mut self,
         volume: &VolumeSpec,
-        found: &Found,
+        found: &OpenedPath,
         mount: &'a MountSpec,
         entries: &mut Entries<'a>,
     ) -> Result<u32, RuntimeError> {
@@ -116,7 +113,7 @@ impl Volumes {
         if let Some(&number) = entries.get(&key) {
             return Ok(number);
         }
-        let add = |shared: &mut Shared, found: &Found| {
+        let add = |shared: &mut Shared, found: &OpenedPath| {
             let failed = FileError::at("share", Path::new(&volume.name));
             shared.add(found, mount.access).map_err(failed)
         };

@@ -1,7 +1,9 @@
 //! State on disk: where everything is, who may write it, and how it is undone.
 
 pub mod layout;
+#[cfg(feature = "vmm")]
 pub mod record;
+pub mod sandbox;
 pub mod undo;
 
 pub use magikvm_platform::{atomic, lock, text};

@@ -3,8 +3,9 @@
 use super::atomic::{self, FileError};
 use super::layout::{Layout, PodDir, TRASH_PREFIX};
 use super::lock::{self, LockState};
+use super::sandbox::{Connector, ProcessRef, SandboxFailure, SandboxRecord};
 use magikvm_proto::id::{ContainerName, PodId};
-use magikvm_proto::wire::ExitStatus;
+use magikvm_proto::state::ContainerStatus;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -12,14 +13,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Schema of both files. A file of another schema is shown as such and can be removed, nothing else.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
-/// What a pod is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PodRecord {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// Its name.
     pub id: PodId,
     /// UUID, as in `metadata.uid`.
     pub uid: String,
@@ -31,22 +30,15 @@ pub struct PodRecord {
     pub manifest: serde_json::Value,
     /// Containers in order, with the image each runs.
     pub containers: Vec<ContainerRecord>,
-    /// Memory of the VM, in MiB.
-    pub memory_mib: u64,
-    /// Virtual processors of the VM.
-    pub vcpus: u32,
+    pub sandbox: SandboxRecord,
     /// Grace period unless a verb says otherwise, in seconds.
     pub grace_secs: u64,
-    /// Driver and accelerator, for people.
-    pub vmm: String,
 }
 
 /// One container of a [`PodRecord`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ContainerRecord {
-    /// Its name.
     pub name: ContainerName,
-    /// The reference as written.
     pub image: String,
     /// Digest of what it meant.
     pub image_id: String,
@@ -60,6 +52,8 @@ pub struct ContainerRecord {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
+    /// Its images are being pulled. Nothing is written down of a pod at this stage.
+    Pulling,
     /// Not all containers run yet.
     Starting,
     /// All ran at least once.
@@ -70,12 +64,10 @@ pub enum Stage {
     Ended,
 }
 
-/// How a pod is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodState {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// How far.
     pub stage: Stage,
     /// When all containers ran, milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -95,10 +87,10 @@ pub struct PodState {
     /// One of the host's, where the pod has a network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_ip: Option<std::net::IpAddr>,
-    /// Containers in order.
-    pub containers: Vec<ContainerView>,
-    /// The monitor and the VM's processes.
-    pub processes: Vec<crate::vmm::process::ProcessRef>,
+    /// Containers in order, with the host's own times.
+    pub containers: Vec<ContainerStatus>,
+    /// The monitor and the sandbox's processes.
+    pub processes: Vec<ProcessRef>,
     /// Ports of this machine that lead to it, while it runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<BoundPort>,
@@ -107,7 +99,7 @@ pub struct PodState {
     pub annotations: BTreeMap<String, String>,
     /// How to reach the agent, while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub agent: Option<crate::agent::Connector>,
+    pub agent: Option<Connector>,
 }
 
 /// A port of this machine that leads to one of a pod.
@@ -119,17 +111,13 @@ pub struct BoundPort {
     pub host_port: u16,
     /// Which port of the pod.
     pub container_port: u16,
-    /// By which protocol.
     pub protocol: Transport,
 }
 
-/// What a port speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Transport {
-    /// Streams.
     Tcp,
-    /// Datagrams.
     Udp,
 }
 
@@ -147,77 +135,19 @@ impl std::fmt::Display for BoundPort {
 /// Why a pod ended otherwise than it should have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Broken {
-    /// For programs.
-    pub reason: crate::vmm::end::MachineFailure,
-    /// For people.
+    pub reason: SandboxFailure,
     pub message: String,
-}
-
-/// How one container is, with the host's own times.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContainerView {
-    /// Its name.
-    pub name: ContainerName,
-    /// How often it was started again.
-    pub restart_count: u32,
-    /// Where it is.
-    #[serde(flatten)]
-    pub phase: ContainerPhase,
-    /// Its run before this one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last: Option<Terminated>,
-}
-
-/// Where a container is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-pub enum ContainerPhase {
-    /// Not running, will be.
-    Waiting {
-        /// `ContainerCreating` or `CrashLoopBackOff`.
-        reason: String,
-        /// Details.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        message: Option<String>,
-    },
-    /// Running since (milliseconds since 1970).
-    Running {
-        /// Start.
-        started_ms: u64,
-    },
-    /// Over.
-    Terminated(Terminated),
-}
-
-/// A run that is over.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Terminated {
-    /// How it ended.
-    pub exit: ExitStatus,
-    /// `Completed`, `Error`, `OOMKilled`, `StartError` or `ContainerStatusUnknown`, as the kubelet says.
-    pub reason: String,
-    /// Details.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
-    /// Milliseconds since 1970; absent when it never ran.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub started_ms: Option<u64>,
-    /// Milliseconds since 1970.
-    pub finished_ms: u64,
 }
 
 /// Why a record can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// A file operation.
     #[error(transparent)]
     File(#[from] FileError),
     /// Not what we write.
     #[error("{} is damaged", path.display())]
     Damaged {
-        /// Which file.
         path: PathBuf,
-        /// What the parser said.
         #[source]
         source: serde_json::Error,
     },
@@ -226,13 +156,11 @@ pub enum RecordError {
 /// A pod found on disk.
 #[derive(Debug)]
 pub struct Found {
-    /// Its directory.
     pub dir: PodDir,
     /// What it is; an error when its start was cut short or the file is damaged.
     pub record: Result<PodRecord, RecordError>,
     /// How it is; `None` before its monitor wrote it for the first time, and when the file is damaged.
     pub state: Option<PodState>,
-    /// Whether its monitor lives.
     pub lock: LockState,
 }
 

@@ -3,6 +3,7 @@
 
 use super::atomic::{FileError, open_append};
 use super::layout::{PodDir, TRASH_PREFIX};
+use super::text::ignore;
 use crate::os::start_time;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -21,17 +22,12 @@ const KILL_WAIT: Duration = Duration::from_secs(10);
 #[serde(tag = "undo", rename_all = "snake_case")]
 pub enum Step {
     /// Removes a directory with all that is in it; not following links.
-    RemoveDir {
-        /// Which.
-        path: PathBuf,
-    },
+    RemoveDir { path: PathBuf },
     /// Kills a process, if it is still the one that was started.
     KillProcess {
-        /// Process id.
         pid: i32,
         /// As [`start_time`] says it: tells a process from a later one with its number.
         start_time: u64,
-        /// For people.
         name: String,
     },
     /// Kills what is left in a control group, and removes it, and its parent if it was the last one in that.
@@ -67,18 +63,15 @@ pub enum UndoError {
     /// A line of the journal that nobody of us wrote.
     #[error("{}:{line}: not a step of an undo journal", path.display())]
     Journal {
-        /// Which file.
         path: PathBuf,
         /// Which line, from 1.
         line: usize,
-        /// What the parser said.
         #[source]
         source: serde_json::Error,
     },
     /// A process that would not die.
     #[error("process {pid} ({name}) is still there {} s after SIGKILL", KILL_WAIT.as_secs())]
     StillAlive {
-        /// Process id.
         pid: i32,
         /// Its name in the journal.
         name: String,
@@ -86,11 +79,9 @@ pub enum UndoError {
     /// A process that could not be signalled.
     #[error("cannot kill process {pid} ({name})")]
     Kill {
-        /// Process id.
         pid: i32,
         /// Its name in the journal.
         name: String,
-        /// Why.
         #[source]
         source: Errno,
     },
@@ -284,14 +275,14 @@ fn remove_cgroup(dir: &Path) -> Result<(), FileError> {
             Err(_) => {}
         }
         for pid in fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
-            if pid.parse().is_ok_and(|pid| pid > 1 && kill(Pid::from_raw(pid), Signal::SIGKILL).is_err()) {
-                // It has ended.
+            if let Ok(pid @ 2..) = pid.parse() {
+                ignore(kill(Pid::from_raw(pid), Signal::SIGKILL), "it has ended");
             }
         }
         std::thread::sleep(Duration::from_millis(2));
     }
-    if dir.parent().is_some_and(|parent| fs::remove_dir(parent).is_err()) {
-        // Others are in it.
+    if let Some(parent) = dir.parent() {
+        ignore(fs::remove_dir(parent), "others are in it");
     }
     Ok(())
 }

@@ -6,9 +6,11 @@ mod forward;
 mod home;
 mod liar;
 
-use super::{Accel, Capabilities, Unavailable, VmChild, VmConfig, Vmm, VmmError, process};
+use super::{Accel, Capabilities, Unavailable, VmChild, VmConfig, Vmm, VmmError};
 use crate::agent::{Connector, Handshake};
+use crate::process;
 use crate::store::layout::AGENT_SOCK;
+use crate::store::sandbox::Role;
 use containers::FakeContainers;
 use home::FakeHome;
 use magikvm_proto::path::AGENT_LISTENING;
@@ -23,7 +25,6 @@ pub const GUEST_VERB: &str = "__fake-guest";
 /// The pod's own file system in the guest's working directory.
 const POD_FILES: &str = "pod.erofs";
 
-/// The driver.
 #[derive(Debug)]
 pub struct Fake;
 
@@ -42,7 +43,7 @@ impl Vmm for Fake {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut guest = process::spawn("fake", &mut command)?;
+        let mut guest = process::spawn(Role::Vmm, "fake", &mut command)?;
         let (console, diagnostics) = guest.take_output()?;
         let connector = Connector { socket: dir.join(AGENT_SOCK), handshake: Handshake::Direct };
         Ok(VmChild { processes: vec![guest], connector, console, diagnostics, reports: None })

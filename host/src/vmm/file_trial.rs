@@ -1,11 +1,11 @@
 //! For magikvm's own tests: a process with the identity of a server of shared directories does what such a server must be able to do in a
 //! directory, and tries what it must not, and says what came of it.
 
-use super::process;
 use crate::jail::{
     self, Access, HostNetwork, Identity, Inside, JailMount, JailSpec, Limits, MountSource, Procfs,
     Requirement, Submounts, SyscallFilter,
 };
+use crate::store::sandbox::Role;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -57,7 +57,7 @@ fn run(dir: &Path) -> Result<String, Box<dyn std::error::Error>> {
     };
     let mut command = jail::command()?;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut server = process::spawn_jailed("file server", &mut command, &spec, None)?;
+    let mut server = jail::spawn_jailed(Role::Trial, "file server", &mut command, &spec, &[])?;
     let mut said = String::new();
     if let Some(mut output) = server.child.stdout.take() {
         output.read_to_string(&mut said)?;
@@ -67,7 +67,6 @@ fn run(dir: &Path) -> Result<String, Box<dyn std::error::Error>> {
     Ok(format!("{said}ended: {ended:?} {:?}\nlayers: {layers}\n", server.violation()))
 }
 
-/// What the process does.
 pub fn serve() -> ExitCode {
     let mut said = String::new();
     let mut tell = |what: &str, result: std::io::Result<()>| {

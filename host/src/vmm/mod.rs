@@ -13,7 +13,6 @@ pub mod kvm;
 pub mod nic;
 #[cfg_attr(target_os = "macos", path = "hvf.rs")]
 pub mod probe;
-pub mod process;
 pub mod qemu;
 pub mod report;
 pub mod scratch;
@@ -22,11 +21,12 @@ mod tsc;
 pub mod walls;
 
 use crate::agent::Connector;
-use crate::jail::{Cgroup, JailError, Requirement};
+use crate::jail::{Cgroup, Requirement, StartError};
+use crate::process::{Process, ProcessError};
 use crate::store::atomic::FileError;
+use crate::store::layout::Layout;
 use crate::volume::tree::Shared;
 use magikvm_proto::guest_image::Arch;
-use process::Process;
 use report::Reports;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
@@ -84,6 +84,13 @@ pub struct Places {
     pub verdicts: PathBuf,
     /// Kernels that were unpacked.
     pub kernels: PathBuf,
+}
+
+impl Places {
+    /// Those of a state root.
+    pub fn of(layout: &Layout) -> Self {
+        Self { verdicts: layout.verdicts(), kernels: layout.kernels() }
+    }
 }
 
 /// What executes the guest's instructions (`--accel`).
@@ -175,15 +182,12 @@ pub enum VmmError {
         #[source]
         source: std::io::Error,
     },
-    /// A process that could not be put into its jail.
-    #[error("cannot start {process} in a jail")]
-    Jail {
-        /// Which process.
-        process: String,
-        /// Why.
-        #[source]
-        source: JailError,
-    },
+    /// A process of the VM.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// A process of the VM that was to be in a jail.
+    #[error(transparent)]
+    Jail(#[from] StartError),
     /// A helper that ended or stayed silent instead of serving.
     #[error("{program} did not begin to serve: {detail}")]
     Helper {

@@ -4,13 +4,13 @@
 
 use super::{Unavailable, kvm};
 use crate::store::atomic;
+use crate::store::text::ignore;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-/// The verdict's file.
 const FILE: &str = "virtualization.json";
 /// Bytes of it that are read.
 const MAX_FILE: u64 = 4 << 10;
@@ -33,7 +33,6 @@ pub fn hardware(dir: &Path) -> Result<kvm::Verdict, Unavailable> {
     }
 }
 
-/// The same, measured anew.
 pub fn hardware_afresh(dir: &Path) -> Result<kvm::Verdict, Unavailable> {
     measure(&kvm::open()?, dir)
 }
@@ -62,9 +61,7 @@ fn keep(dir: &Path, seen: &Seen) {
     let Ok(bytes) = serde_json::to_vec(seen) else { return };
     let kept =
         atomic::create_dir_all(dir, 0o700).and_then(|()| atomic::write(&dir.join(FILE), &bytes, 0o600));
-    if kept.is_err() {
-        // It will be measured again.
-    }
+    ignore(kept, "it will be measured again");
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 //! `vhost-device-vsock`, a process of its own beside QEMU, so that no kernel module and no privilege is needed on the host.
 
 use super::nic::{NIC_FD, Nic};
-use super::process::{self, Process};
 use super::walls::{Site, mount};
 use super::{
     Accel, Capabilities, DriverOptions, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError,
@@ -10,7 +9,9 @@ use super::{
 };
 use crate::agent::{Connector, Handshake};
 use crate::jail::{self, Access, Descriptor, HostNetwork, Inside, JailSpec, SyscallFilter};
+use crate::process::Process;
 use crate::store::layout::AGENT_SOCK;
+use crate::store::sandbox::Role;
 use magikvm_proto::guest_image::Arch;
 use std::io::Read;
 use std::os::fd::AsRawFd;
@@ -63,7 +64,6 @@ fn machine(guest: Arch) -> &'static Machine {
     }
 }
 
-/// The driver.
 #[derive(Debug)]
 pub struct Qemu {
     options: DriverOptions,
@@ -161,7 +161,12 @@ impl Vmm for Qemu {
         // Before the machine's directory comes to be the machine's user's.
         let listener = config.shared.as_ref().map(|_| share::listen(dir)).transpose()?;
         let site = Site::new(config, &config.kernel, dir)?;
-        let mut helper = start("vhost-device-vsock", Stdio::null(), &vhost_jail(vhost, &vhost_sock, &site)?)?;
+        let mut helper = start(
+            Role::VsockDevice,
+            "vhost-device-vsock",
+            Stdio::null(),
+            &vhost_jail(vhost, &vhost_sock, &site)?,
+        )?;
         await_listening(&mut helper, &vhost_sock)?;
         let server = match (&config.shared, &listener) {
             (Some(shared), Some(listener)) => Some(share::serve(shared, listener, config, &site)?),
@@ -174,7 +179,7 @@ impl Vmm for Qemu {
         if matches!(config.nic, Some(Nic::User { .. })) {
             spec.network = HostNetwork::Kept;
         }
-        let mut machine = start("qemu", Stdio::piped(), &spec)?;
+        let mut machine = start(Role::Vmm, "qemu", Stdio::piped(), &spec)?;
         let (console, diagnostics) = machine.take_output()?;
         let connector = Connector {
             socket: dir.join(AGENT_SOCK),
@@ -195,11 +200,11 @@ const FIRMWARE: [&str; 6] = [
     "/usr/local/share/qemu",
 ];
 
-fn start(name: &str, output: Stdio, spec: &JailSpec) -> Result<Process, VmmError> {
+fn start(role: Role, name: &str, output: Stdio, spec: &JailSpec) -> Result<Process, VmmError> {
     let mut command =
         jail::command().map_err(|source| VmmError::Start { program: PathBuf::from(name), source })?;
     command.stdin(Stdio::null()).stdout(output).stderr(Stdio::piped());
-    process::spawn_jailed(name, &mut command, spec, None)
+    Ok(jail::spawn_jailed(role, name, &mut command, spec, &[])?)
 }
 
 /// A program as a jail has it: by its own path, however it was named.

@@ -2,6 +2,8 @@
 //! a number; the reason would be lost.
 #![allow(unsafe_code, reason = "taking a descriptor by its number is an unsafe call")]
 
+use crate::store::text::ignore;
+use magikvm_proto::text::cut;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -16,15 +18,12 @@ const MAX_REPORTS: u64 = 16 << 10;
 /// Longest message in a report; a pipe takes lines of this length whole.
 const MAX_MESSAGE: usize = 1024;
 
-/// One report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "snake_case")]
 pub enum Report {
     /// The machine could not be made: a step of it was refused.
     NotMade {
-        /// Which step.
         step: String,
-        /// The operating system's number.
         errno: i32,
         /// What is known beyond it.
         detail: String,
@@ -32,10 +31,7 @@ pub enum Report {
     /// The processor of the guest gave up: an exception while an exception was handled while an exception was handled.
     TripleFault,
     /// The VMM complained of something, and may have gone on.
-    Complaint {
-        /// Its words.
-        message: String,
-    },
+    Complaint { message: String },
 }
 
 /// The reading end, and the end for the machine's process.
@@ -49,7 +45,6 @@ pub(super) fn channel() -> std::io::Result<(Reports, OwnedFd)> {
     Ok((Reports(File::from(ours)), theirs))
 }
 
-/// The reading end.
 #[derive(Debug)]
 pub struct Reports(File);
 
@@ -57,9 +52,8 @@ impl Reports {
     /// All that was said. To be asked when the process has ended.
     pub fn read(self) -> Vec<Report> {
         let mut bytes = Vec::new();
-        if self.0.take(MAX_REPORTS).read_to_end(&mut bytes).is_err() {
-            // A writer that still lives; what was read counts.
-        }
+        let read = self.0.take(MAX_REPORTS).read_to_end(&mut bytes);
+        ignore(read, "a writer that still lives; what was read counts");
         bytes.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
     }
 }
@@ -73,13 +67,11 @@ pub(super) fn send(report: &Report) {
     let Ok(mut line) = serde_json::to_vec(&shortened(report)) else { return };
     line.push(b'\n');
     let mut out = OUT.lock().unwrap_or_else(PoisonError::into_inner);
-    if out.write_all(&line).is_err() {
-        // The monitor is gone, or has been told enough.
-    }
+    ignore(out.write_all(&line), "the monitor is gone, or has been told enough");
 }
 
 fn shortened(report: &Report) -> Report {
-    let cut = |text: &str| text[..text.floor_char_boundary(MAX_MESSAGE)].to_owned();
+    let cut = |text: &str| cut(text, MAX_MESSAGE).to_owned();
     match report {
         Report::NotMade { step, errno, detail } => {
             Report::NotMade { step: cut(step), errno: *errno, detail: cut(detail) }

@@ -1,9 +1,9 @@
 //! What this machine shares with a machine: the jail of whoever serves it, and a server for VMMs that have none of their own.
 
-use super::process::Process;
 use super::walls::Site;
 use super::{VmConfig, VmmError};
 use crate::jail::{Identity, JailSpec, Procfs};
+use crate::process::Process;
 use crate::store::atomic::FileError;
 use crate::volume::tree::{self, Shared};
 use std::os::unix::net::UnixListener;
@@ -31,7 +31,6 @@ pub(super) fn listen(dir: &Path) -> Result<UnixListener, VmmError> {
     Ok(crate::os::bind_unix(&socket).map_err(FileError::at("bind", &socket))?)
 }
 
-/// Starts the server.
 #[cfg(target_os = "linux")]
 pub(super) fn serve(
     shared: &Shared,
@@ -39,8 +38,9 @@ pub(super) fn serve(
     config: &VmConfig,
     site: &Site<'_>,
 ) -> Result<Process, VmmError> {
-    use super::process;
-    use crate::jail::{Access, Descriptor, Inside, SyscallFilter};
+    use crate::jail::{Access, Descriptor, Inside, SyscallFilter, spawn_jailed};
+    use crate::process;
+    use crate::store::sandbox::Role;
     use crate::volume::serve::{LISTENER_FD, SERVER_VERB, Settings};
     use std::os::fd::AsRawFd;
     use std::process::Stdio;
@@ -54,12 +54,11 @@ pub(super) fn serve(
     let settings = serde_json::to_vec(&Settings { tree }).map_err(|error| failed(error.into()))?;
     let mut command = crate::jail::command().map_err(failed)?;
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut server = process::spawn_jailed("virtiofs", &mut command, &spec, None)?;
+    let mut server = spawn_jailed(Role::FileServer, "virtiofs", &mut command, &spec, &[])?;
     process::tell(&mut server, &settings).map_err(failed)?;
     Ok(server)
 }
 
-/// Starts the server.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn serve(
     _shared: &Shared,

@@ -1,11 +1,14 @@
 //! The jails of a machine's processes: which files each of them has, and that all of them are the same user.
 
-use super::{VmConfig, VmmError, Walls, process};
+use super::{VmConfig, VmmError, Walls};
 use crate::jail::{
-    self, Access, HostNetwork, Identity, Inside, JailMount, JailSpec, Layers, Limits, MountSource, Procfs,
+    self, Access, HostNetwork, Identity, Inside, JailMount, JailSpec, Limits, MountSource, Procfs,
     Requirement, Submounts, SyscallFilter,
 };
+use crate::process::Layers;
 use crate::store::atomic::FileError;
+use crate::store::sandbox::Role;
+use crate::store::text::ignore;
 use crate::store::undo;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,7 +28,6 @@ pub(super) struct Site<'a> {
     dir: &'a Path,
     /// What is read beside the machine's directory.
     reads: Vec<PathBuf>,
-    /// The machine's scratch disk.
     scratch: Option<PathBuf>,
     identity: Identity,
     walls: &'a Walls,
@@ -102,7 +104,6 @@ fn linked(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
 
 /// The hidden verb of a process that only tries whether it can be put into a jail.
 pub const TRIAL_VERB: &str = "__trial";
-/// Of its control group.
 const TRIAL_MEMORY_BYTES: u64 = 64 << 20;
 
 /// Puts a process that does nothing into a jail like those of machines. Says which walls it had.
@@ -120,7 +121,7 @@ pub fn trial() -> Result<Layers, VmmError> {
     let spec = site.jail(Inside::Verb(TRIAL_VERB.to_owned()), SyscallFilter::Krun, Access::ReadWrite);
     let tried = jail::command().map_err(begin).and_then(|mut command| {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut process = process::spawn_jailed("trial", &mut command, &spec, None)?;
+        let mut process = jail::spawn_jailed(Role::Trial, "trial", &mut command, &spec, &[])?;
         let ended = process.wait_or_kill(TRIAL_WAIT);
         match ended {
             Some(status) if status.success() => Ok(process.layers.take().unwrap_or_default()),
@@ -135,9 +136,7 @@ pub fn trial() -> Result<Layers, VmmError> {
     });
     if let Ok(cgroup) = cgroup {
         let gone = undo::Step::RemoveCgroup { dirs: cgroup.dirs }.carry_out();
-        if gone.is_err() && tried.is_ok() {
-            // It is empty, and the next trial has another name.
-        }
+        ignore(gone, "it is empty, and the next trial has another name");
     }
     tried
 }

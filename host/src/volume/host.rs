@@ -16,12 +16,12 @@ const POINT: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
 /// Something that is on this machine, whatever its path comes to mean.
 #[derive(Debug)]
-pub struct Found {
+pub struct OpenedPath {
     path: PathBuf,
     pub(super) fd: OwnedFd,
 }
 
-impl Found {
+impl OpenedPath {
     /// Opens what is at this absolute path, or makes it if it may.
     pub fn open(path: &Path, wanted: HostPathKind) -> Result<Self, VolumeError> {
         let failed = |source: io::Error| VolumeError::Open { path: path.to_owned(), source };
@@ -177,7 +177,7 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, symlink};
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    fn ino(found: &Found) -> u64 {
+    fn ino(found: &OpenedPath) -> u64 {
         fstat(&found.fd).unwrap().st_ino
     }
 
@@ -192,32 +192,41 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
         use HostPathKind::{Any, Directory, DirectoryOrCreate, File, FileOrCreate};
         for kind in [Any, Directory, DirectoryOrCreate] {
-            assert_eq!(ino(&Found::open(&at("link"), kind).unwrap()), fs::metadata(at("dir")).unwrap().ino());
-            assert!(Found::open(&at("socket"), kind).is_err());
+            assert_eq!(
+                ino(&OpenedPath::open(&at("link"), kind).unwrap()),
+                fs::metadata(at("dir")).unwrap().ino()
+            );
+            assert!(OpenedPath::open(&at("socket"), kind).is_err());
         }
         for kind in [Any, File, FileOrCreate] {
             assert_eq!(
-                ino(&Found::open(&at("file"), kind).unwrap()),
+                ino(&OpenedPath::open(&at("file"), kind).unwrap()),
                 fs::metadata(at("file")).unwrap().ino()
             );
         }
         for (name, kind) in
             [("file", Directory), ("file", DirectoryOrCreate), ("dir", File), ("dir", FileOrCreate)]
         {
-            assert!(matches!(Found::open(&at(name), kind), Err(VolumeError::Kind { .. })), "{name} {kind:?}");
+            assert!(
+                matches!(OpenedPath::open(&at(name), kind), Err(VolumeError::Kind { .. })),
+                "{name} {kind:?}"
+            );
         }
         for kind in [Any, Directory, File] {
-            assert!(matches!(Found::open(&at("none"), kind), Err(VolumeError::Open { .. })));
+            assert!(matches!(OpenedPath::open(&at("none"), kind), Err(VolumeError::Open { .. })));
         }
         // Nothing is made through a link, and no directory for a file.
         for (name, kind) in
             [("dangling", FileOrCreate), ("dangling", DirectoryOrCreate), ("a/b", FileOrCreate)]
         {
-            assert!(matches!(Found::open(&at(name), kind), Err(VolumeError::Make { .. })), "{name} {kind:?}");
+            assert!(
+                matches!(OpenedPath::open(&at(name), kind), Err(VolumeError::Make { .. })),
+                "{name} {kind:?}"
+            );
         }
         assert!(!at("none").exists());
-        Found::open(&at("new/deep"), DirectoryOrCreate).unwrap();
-        Found::open(&at("new/file"), FileOrCreate).unwrap();
+        OpenedPath::open(&at("new/deep"), DirectoryOrCreate).unwrap();
+        OpenedPath::open(&at("new/file"), FileOrCreate).unwrap();
         assert!(at("new/deep").is_dir() && fs::read(at("new/file")).unwrap().is_empty());
     }
 
@@ -232,7 +241,7 @@ mod tests {
             symlink(to, root.join(name)).unwrap();
         }
         symlink(&outside, root.join("far")).unwrap();
-        let volume = Found::open(&root, HostPathKind::Directory).unwrap();
+        let volume = OpenedPath::open(&root, HostPathKind::Directory).unwrap();
         for bad in ["up", "up/new", "far", "far/new", "dangling", "dangling/new", "file/x"] {
             assert!(matches!(volume.within(bad), Err(VolumeError::SubPath { .. })), "{bad}");
         }
@@ -241,7 +250,7 @@ mod tests {
         assert_eq!(ino(&volume.within("file").unwrap()), fs::metadata(root.join("file")).unwrap().ino());
         volume.within("fine/new/one").unwrap();
         assert!(root.join("in/deep/new/one").is_dir());
-        let file = Found::open(&root.join("file"), HostPathKind::File).unwrap();
+        let file = OpenedPath::open(&root.join("file"), HostPathKind::File).unwrap();
         assert!(file.within("x").is_err());
     }
 
@@ -255,7 +264,7 @@ mod tests {
         fs::create_dir_all(outside.join("b")).unwrap();
         symlink(&outside, root.join("link")).unwrap();
         let secret = fs::metadata(outside.join("b")).unwrap().ino();
-        let volume = Found::open(&root, HostPathKind::Directory).unwrap();
+        let volume = OpenedPath::open(&root, HostPathKind::Directory).unwrap();
         let stop = AtomicBool::new(false);
         let (mut found, mut refused) = (0u32, 0u32);
         std::thread::scope(|scope| {

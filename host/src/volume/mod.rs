@@ -5,10 +5,12 @@
 //! Owns: finding things on this machine ([`host`]), the tree ([`tree`]), and serving it where the VMM does not ([`serve`]). Must not know:
 //! manifests, images, VMMs.
 
+#[cfg(feature = "vmm")]
 #[cfg_attr(not(target_os = "linux"), path = "nowhere.rs")]
 pub mod host;
-#[cfg(target_os = "linux")]
+#[cfg(all(feature = "vmm", target_os = "linux"))]
 pub mod serve;
+#[cfg(feature = "vmm")]
 pub mod tree;
 
 use serde::{Deserialize, Serialize};
@@ -20,11 +22,9 @@ use std::path::PathBuf;
 pub enum HostPathKind {
     /// A directory or a regular file.
     Any,
-    /// A directory.
     Directory,
     /// A directory, made if nothing is there.
     DirectoryOrCreate,
-    /// A regular file.
     File,
     /// A regular file, made if nothing is there.
     FileOrCreate,
@@ -36,39 +36,25 @@ pub enum VolumeError {
     /// Not there, or not to be reached.
     #[error("cannot use hostPath {}", path.display())]
     Open {
-        /// Which.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// There is nothing, and it could not be made.
     #[error("cannot make hostPath {}", path.display())]
     Make {
-        /// Which.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// Something else than it should be.
     #[error("hostPath {} is {found}, not {wanted}", path.display())]
-    Kind {
-        /// Which.
-        path: PathBuf,
-        /// What it is.
-        found: &'static str,
-        /// What it should be.
-        wanted: &'static str,
-    },
+    Kind { path: PathBuf, found: &'static str, wanted: &'static str },
     /// A path within it that is not there, or leads out of it.
     #[error("cannot use subPath {sub_path:?} of hostPath {}", path.display())]
     SubPath {
-        /// The hostPath.
         path: PathBuf,
-        /// The path within it.
         sub_path: String,
-        /// Why.
         #[source]
         source: io::Error,
     },

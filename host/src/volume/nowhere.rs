@@ -7,11 +7,11 @@ use std::path::Path;
 
 /// Something that is on this machine, whatever its path comes to mean.
 #[derive(Debug)]
-pub struct Found {
+pub struct OpenedPath {
     pub(super) fd: OwnedFd,
 }
 
-impl Found {
+impl OpenedPath {
     /// Says that it is for Linux.
     pub fn open(path: &Path, _wanted: HostPathKind) -> Result<Self, VolumeError> {
         let source = io::Error::new(io::ErrorKind::Unsupported, "hostPath volumes are for Linux");

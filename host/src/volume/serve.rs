@@ -1,6 +1,7 @@
 //! The server of the tree, for VMMs that have none of their own: a process of this program with a hidden verb, in which the crate `virtiofsd`
 //! speaks vhost-user with the VMM.
 
+use crate::store::text::{chain, ignore};
 use nix::sys::resource::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -19,7 +20,6 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 pub const SERVER_VERB: &str = "__virtiofs";
 /// Number of the descriptor with which it listens.
 pub const LISTENER_FD: RawFd = 4;
-/// Longest settings.
 const MAX_SETTINGS: u64 = 64 << 10;
 /// How long the guest may believe what it was told of names and attributes. What changes on this machine is seen so late at most.
 const CACHED_FOR: Duration = Duration::from_secs(1);
@@ -29,7 +29,6 @@ const OWN_FILES: u64 = 128;
 /// What the process is told, on standard input.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Settings {
-    /// Where the tree is.
     pub tree: PathBuf,
 }
 
@@ -59,15 +58,7 @@ pub fn main() -> i32 {
             nix::unistd::pause();
         },
         Err(error) => {
-            let mut text = format!("virtiofs: {error}");
-            let mut cause = std::error::Error::source(&error);
-            while let Some(next) = cause {
-                text += &format!(": {next}");
-                cause = next.source();
-            }
-            if writeln!(io::stderr(), "{text}").is_err() {
-                // Nobody listens.
-            }
+            ignore(writeln!(io::stderr(), "virtiofs: {}", chain(&error)), "nobody listens");
             1
         }
     }

@@ -1,7 +1,7 @@
 //! The tree that a pod is given of this machine: entries `0`, `1`, …, each a directory or a file, to be changed or only read. It is mounts
 //! within the jail of the process that serves it, so nothing of it is left when that ends.
 
-use super::host::Found;
+use super::host::OpenedPath;
 use crate::jail::{self, JailMount, MountSource, Submounts};
 use magikvm_proto::volume::Access;
 use std::io;
@@ -21,13 +21,12 @@ pub struct Shared {
 
 impl Shared {
     /// Adds what was found; returns its number.
-    pub fn add(&mut self, found: &Found, access: Access) -> io::Result<u32> {
+    pub fn add(&mut self, found: &OpenedPath, access: Access) -> io::Result<u32> {
         let number = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
         self.entries.push((found.fd.try_clone()?, access));
         Ok(number)
     }
 
-    /// Whether there is anything.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

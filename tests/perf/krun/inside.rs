@@ -4,7 +4,7 @@ use super::{Result, var};
 use magikvm::jail::Requirement;
 use magikvm::store::layout::{Layout, Surroundings};
 use magikvm::store::record::Found;
-use magikvm::vmm::process::ProcessRef;
+use magikvm::store::sandbox::ProcessRef;
 use magikvm::vmm::{self, Accel, DriverOptions, KernelChoice, Places, VmConfig, VmmKind, Walls};
 use magikvm_proto::guest_image::Arch;
 use magikvm_tests::figures::time_until;

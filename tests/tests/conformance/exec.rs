@@ -7,6 +7,7 @@ use magikvm_tests::wait::until;
 use magikvm_tests::{Cmd, Pod, Running};
 use nix::sys::signal::Signal;
 use serde_json::json;
+use std::time::Duration;
 
 const POD: &str = "box";
 
@@ -25,6 +26,12 @@ pub(crate) static GROUP: Group = Group {
             "input_that_is_echoed",
             "Input and output flow at the same time.",
             input_that_is_echoed,
+        )
+        .of("`exec -i`"),
+        Row::code(
+            "megabytes_both_ways_at_once",
+            "Eight megabytes of input and as many of output flow at the same time.",
+            megabytes_both_ways_at_once,
         )
         .of("`exec -i`"),
         Row::code("input_that_is_not_meant", "Without -i there is no input.", input_that_is_not_meant)
@@ -105,6 +112,13 @@ fn input_of_megabytes(subject: &Subject) {
 fn input_that_is_echoed(subject: &Subject) {
     let large = letters(200_000);
     let echoed = exec(subject, &["-i"], &["cat"]).input(large.clone()).ok().stdout;
+    assert!(echoed.as_bytes() == large, "{} bytes", echoed.len());
+}
+
+fn megabytes_both_ways_at_once(subject: &Subject) {
+    let large = letters(8 << 20);
+    let limit = Duration::from_secs(120);
+    let echoed = exec(subject, &["-i"], &["cat"]).input(large.clone()).limit(limit).ok().stdout;
     assert!(echoed.as_bytes() == large, "{} bytes", echoed.len());
 }
 

@@ -207,7 +207,11 @@ fn no_kernel(subject: &Subject) {
     // Zeros of the right length; half a kernel whose manifest says that this is all of it.
     for bytes in [vec![0; whole.len()], whole[..whole.len() / 2].to_vec()] {
         guest.replace("vmlinux", &bytes);
-        let output = does_not_boot(subject, &guest).expect_code(70).complains("(stage: boot)");
+        // It is the guest image's fault, which is a part of the environment.
+        let output = does_not_boot(subject, &guest)
+            .expect_code(3)
+            .complains("(stage: boot)")
+            .complains("Hint: check ");
         let reasons = ["NotMade", "VmmFailed"];
         assert!(
             reasons.iter().any(|reason| output.stderr.contains(&format!("Reason: {reason}\n"))),

@@ -102,7 +102,7 @@ fn start(subject: &Subject) {
 }
 
 /// A connection to the port of this machine that leads to this one of the pod.
-fn connect(subject: &Subject, pod: &str, port: u16) -> TcpStream {
+pub(crate) fn connect(subject: &Subject, pod: &str, port: u16) -> TcpStream {
     let shown = subject.inspect(pod).unwrap();
     let ports = shown["metadata"]["annotations"]["magikvm.dev/ports"].as_str().unwrap().to_owned();
     let suffix = format!("->{port}/tcp");
@@ -126,6 +126,19 @@ fn ask(mut stream: TcpStream, question: &[u8]) -> io::Result<String> {
     stream.write_all(question)?;
     stream.shutdown(Shutdown::Write)?;
     rest(stream)
+}
+
+/// What a server answers while it is asked, however much that is.
+pub(crate) fn exchange(stream: TcpStream, question: Vec<u8>) -> Vec<u8> {
+    let mut asked = stream.try_clone().unwrap();
+    let asking = std::thread::spawn(move || {
+        asked.write_all(&question).unwrap();
+        asked.shutdown(Shutdown::Write).unwrap();
+    });
+    let mut answer = Vec::new();
+    (&stream).read_to_end(&mut answer).unwrap();
+    asking.join().unwrap();
+    answer
 }
 
 fn an_answer_after_the_end(subject: &Subject) {

@@ -1,7 +1,7 @@
 //! What a tree holds and what an image of it holds, in one form, for tests.
 
 use super::super::tree::{Attributes, Content, Device, InodeId, Tree};
-use super::read::{Inode, Kind, ReadAt, ReadError, Reader, Visitor, walk};
+use super::read::{Inode, InodeKind, ReadAt, ReadError, Reader, Visitor, walk};
 use super::sum::Sum;
 use std::collections::{BTreeMap, HashMap};
 
@@ -78,8 +78,8 @@ struct Lister {
 impl Lister {
     fn add<S: ReadAt>(&mut self, image: &Reader<S>, path: Vec<u8>, inode: &Inode) -> Result<(), ReadError> {
         let what = match inode.kind {
-            Kind::Directory => What::Directory,
-            Kind::Regular => {
+            InodeKind::Directory => What::Directory,
+            InodeKind::Regular => {
                 let (mut sum, mut size) = (Sum::default(), 0);
                 image.data(inode, &mut |offset, bytes| {
                     assert_eq!(offset, size);
@@ -89,10 +89,10 @@ impl Lister {
                 })?;
                 What::File(size, sum)
             }
-            Kind::Symlink => What::Symlink(image.target(inode)?),
-            Kind::CharDevice(device) => What::Device(b'c', device),
-            Kind::BlockDevice(device) => What::Device(b'b', device),
-            Kind::Fifo => What::Fifo,
+            InodeKind::Symlink => What::Symlink(image.target(inode)?),
+            InodeKind::CharDevice(device) => What::Device(b'c', device),
+            InodeKind::BlockDevice(device) => What::Device(b'b', device),
+            InodeKind::Fifo => What::Fifo,
         };
         let first = self.firsts.entry(inode.nid).or_insert_with(|| path.clone()).clone();
         let Inode { mode, uid, gid, mtime, .. } = inode;

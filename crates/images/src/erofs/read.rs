@@ -23,7 +23,6 @@ pub enum ReadError {
     /// The file cannot be read.
     #[error("cannot read the file system image")]
     Io(#[from] io::Error),
-    /// No EROFS.
     #[error("it is no EROFS file system image")]
     NotErofs,
     /// The superblock's checksum is wrong.
@@ -31,30 +30,16 @@ pub enum ReadError {
     Checksum,
     /// EROFS of a kind that this reader does not know.
     #[error("the file system image has an unknown {what}")]
-    Unsupported {
-        /// What is unknown.
-        what: &'static str,
-    },
+    Unsupported { what: &'static str },
     /// The superblock contradicts the file or itself.
     #[error("the superblock of the file system image is wrong: {problem}")]
-    Super {
-        /// How.
-        problem: &'static str,
-    },
+    Super { problem: &'static str },
     /// An inode, or what belongs to it.
     #[error("the file system image is damaged: inode {nid}: {problem}")]
-    Inode {
-        /// Its number.
-        nid: u32,
-        /// What is wrong.
-        problem: &'static str,
-    },
+    Inode { nid: u32, problem: &'static str },
     /// Parts of the image are used so often that reading all of it would have no end.
     #[error("the file system image holds too many {what}")]
-    TooMuch {
-        /// Of what.
-        what: &'static str,
-    },
+    TooMuch { what: &'static str },
 }
 
 /// Something with a size whose bytes can be read anywhere.
@@ -97,35 +82,24 @@ impl<T: ReadAt + ?Sized> ReadAt for &T {
     }
 }
 
-/// What an inode is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Directory.
+pub enum InodeKind {
     Directory,
-    /// Regular file.
     Regular,
-    /// Symbolic link.
     Symlink,
-    /// Character device.
     CharDevice(Device),
-    /// Block device.
     BlockDevice(Device),
-    /// Named pipe.
     Fifo,
 }
 
 /// One inode. Names with the same number are one file.
 #[derive(Debug, Clone, Copy)]
 pub struct Inode {
-    /// Its number.
     pub nid: u32,
-    /// What it is.
-    pub kind: Kind,
+    pub kind: InodeKind,
     /// Permission bits with setuid, setgid and sticky.
     pub mode: u16,
-    /// Owner.
     pub uid: u32,
-    /// Group.
     pub gid: u32,
     /// Time of the last change.
     pub mtime: Timestamp,
@@ -155,7 +129,6 @@ impl Inode {
 /// An extended attribute: its full name and its value.
 pub type NamedXattr = (Vec<u8>, Vec<u8>);
 
-/// An image.
 #[derive(Debug)]
 pub struct Reader<S> {
     source: S,
@@ -167,7 +140,6 @@ pub struct Reader<S> {
 }
 
 impl<S: ReadAt> Reader<S> {
-    /// Checks the superblock.
     pub fn open(source: S) -> Result<Self, ReadError> {
         let size = source.size()?;
         if size < BLOCK {
@@ -277,13 +249,13 @@ impl<S: ReadAt> Reader<S> {
             return Err(inode.damaged("its extended attributes are outside of the file"));
         }
         match inode.kind {
-            Kind::CharDevice(_) | Kind::BlockDevice(_) | Kind::Fifo => {
+            InodeKind::CharDevice(_) | InodeKind::BlockDevice(_) | InodeKind::Fifo => {
                 return if inode.size == 0 { Ok(()) } else { Err(inode.damaged("it has data")) };
             }
-            Kind::Symlink if inode.size == 0 || inode.size > MAX_TARGET_LEN as u64 => {
+            InodeKind::Symlink if inode.size == 0 || inode.size > MAX_TARGET_LEN as u64 => {
                 return Err(inode.damaged("the length of its target is impossible"));
             }
-            Kind::Symlink | Kind::Directory if inode.layout == Layout::Packed => {
+            InodeKind::Symlink | InodeKind::Directory if inode.layout == Layout::Packed => {
                 return Err(inode.damaged("it is compressed and no file"));
             }
             _ => {}
@@ -314,7 +286,7 @@ impl<S: ReadAt> Reader<S> {
 
     /// The target of a symbolic link.
     pub fn target(&self, inode: &Inode) -> Result<Vec<u8>, ReadError> {
-        if inode.kind != Kind::Symlink {
+        if inode.kind != InodeKind::Symlink {
             return Err(inode.damaged("it is no symbolic link"));
         }
         // check_inode has capped it.
@@ -376,16 +348,16 @@ impl<S: ReadAt> Reader<S> {
     }
 }
 
-fn kind(mode: u16, device: u32) -> Option<Kind> {
+fn kind(mode: u16, device: u32) -> Option<InodeKind> {
     // As the kernel's new_decode_dev; both parts are in range by their masks.
     let device = || Device::new((device & 0xfff00) >> 8, device & 0xff | (device >> 12) & 0xfff00).ok();
     Some(match mode & 0o170_000 {
-        0o040_000 => Kind::Directory,
-        0o100_000 => Kind::Regular,
-        0o120_000 => Kind::Symlink,
-        0o020_000 => Kind::CharDevice(device()?),
-        0o060_000 => Kind::BlockDevice(device()?),
-        0o010_000 => Kind::Fifo,
+        0o040_000 => InodeKind::Directory,
+        0o100_000 => InodeKind::Regular,
+        0o120_000 => InodeKind::Symlink,
+        0o020_000 => InodeKind::CharDevice(device()?),
+        0o060_000 => InodeKind::BlockDevice(device()?),
+        0o010_000 => InodeKind::Fifo,
         _ => return None,
     })
 }

@@ -6,11 +6,11 @@ use super::super::cancel::Cancel;
 use super::super::digest::Digest;
 use super::super::document::{ArchiveImage, CONFIG_TYPE, Compression, MAX_CONFIG, MAX_TOP, Platform};
 use super::super::reference::Reference;
-use super::super::tar::{Kind, Skip, TarReader};
+use super::super::tar::{EntryKind, Skip, TarReader};
 use super::super::tree::EntryPath;
 use super::layout::Files;
 use super::walk::read_config;
-use super::{Layer, Local, OpenError, Opened, Part, check_layer_size, shorten};
+use super::{Layer, LayerPlace, Local, OpenError, Opened, check_layer_size, shorten};
 use magikvm_proto::limits::{MAX_FILES_PER_LAYER, MAX_LAYERS, MAX_ROOTFS_SIZE};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -44,7 +44,7 @@ pub(super) fn open(archive: &Archive, wanted: Option<&str>, platform: &Platform)
         return Err(OpenError::Digest { expected, found: id });
     }
     let config = read_config(&config_bytes, image.layers.len(), platform)?;
-    let both: Vec<(Layer, Part)> = image
+    let both: Vec<(Layer, LayerPlace)> = image
         .layers
         .iter()
         .zip(&config.rootfs.diff_ids)
@@ -129,7 +129,7 @@ impl Archive {
         Err(missing())
     }
 
-    fn layer(&self, name: &str, diff_id: Digest) -> Result<(Layer, Part), OpenError> {
+    fn layer(&self, name: &str, diff_id: Digest) -> Result<(Layer, LayerPlace), OpenError> {
         let (offset, size) = self.locate(name)?;
         check_layer_size(&shorten(name), size)?;
         let mut start = [0; 4];
@@ -142,7 +142,7 @@ impl Archive {
         let media_type = compression.layer_type().to_owned();
         Ok((
             Layer { digest, size, compression, media_type, diff_id },
-            Part { file: Arc::clone(&self.file), offset },
+            LayerPlace { file: Arc::clone(&self.file), offset },
         ))
     }
 }
@@ -152,9 +152,9 @@ impl Files for Archive {
         &self.path
     }
 
-    fn find(&self, components: &[&str]) -> Result<(Part, u64), OpenError> {
+    fn find(&self, components: &[&str]) -> Result<(LayerPlace, u64), OpenError> {
         let (offset, size) = self.locate(&components.join("/"))?;
-        Ok((Part { file: Arc::clone(&self.file), offset }, size))
+        Ok((LayerPlace { file: Arc::clone(&self.file), offset }, size))
     }
 }
 
@@ -237,12 +237,12 @@ fn members(file: File, length: u64, cancel: &Cancel) -> Result<HashMap<Vec<u8>, 
         }
         let Some(name) = key(&entry.path) else { continue };
         let member = match entry.kind {
-            Kind::File(None) => Member::File { offset: tar.position(), size: entry.size },
-            Kind::Symlink => match target(&name, &entry.link) {
+            EntryKind::File(None) => Member::File { offset: tar.position(), size: entry.size },
+            EntryKind::Symlink => match target(&name, &entry.link) {
                 Some(target) => Member::Link(target),
                 None => continue,
             },
-            Kind::Hardlink => match key(&entry.link) {
+            EntryKind::Hardlink => match key(&entry.link) {
                 Some(target) => Member::Link(target),
                 None => continue,
             },

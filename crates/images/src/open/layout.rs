@@ -3,9 +3,8 @@
 
 use super::super::digest::Digest;
 use super::super::document::{Descriptor, Document, MAX_TOP, Platform};
-use super::archive::Archive;
 use super::walk::{Documents, for_platform, walk};
-use super::{Local, OpenError, Part};
+use super::{LayerPlace, Local, OpenError};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use serde::de::DeserializeOwned;
@@ -33,7 +32,7 @@ pub(super) fn open(dir: &Path, tag: Option<&str>, platform: &Platform) -> Result
 
 /// Opens one image of a layout in a tar file.
 pub(super) fn open_archive(
-    file: &Archive,
+    file: &impl Files,
     tag: Option<&str>,
     platform: &Platform,
 ) -> Result<Local, OpenError> {
@@ -43,9 +42,8 @@ pub(super) fn open_archive(
 /// The files of a layout: a directory's, or those in an archive.
 pub(super) trait Files {
     /// A regular file by its path's components: where it is and how long.
-    fn find(&self, components: &[&str]) -> Result<(Part, u64), OpenError>;
+    fn find(&self, components: &[&str]) -> Result<(LayerPlace, u64), OpenError>;
 
-    /// Where the layout is.
     fn path(&self) -> &Path;
 
     fn bytes(&self, components: &[&str], limit: u64, what: &str) -> Result<Vec<u8>, OpenError> {
@@ -135,7 +133,7 @@ impl Files for Layout {
     }
 
     /// No component may be a symbolic link.
-    fn find(&self, components: &[&str]) -> Result<(Part, u64), OpenError> {
+    fn find(&self, components: &[&str]) -> Result<(LayerPlace, u64), OpenError> {
         let path = components.iter().fold(self.dir.clone(), |path, component| path.join(component));
         let failed = |source: std::io::Error| OpenError::Read { path: path.clone(), source };
         let mut at: Option<OwnedFd> = None;
@@ -155,7 +153,7 @@ impl Files for Layout {
         if !metadata.is_file() {
             return Err(OpenError::NotAFile { path });
         }
-        Ok((Part { file: Arc::new(file), offset: 0 }, metadata.len()))
+        Ok((LayerPlace { file: Arc::new(file), offset: 0 }, metadata.len()))
     }
 }
 

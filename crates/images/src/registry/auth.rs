@@ -5,8 +5,10 @@
 //! registry itself is configured as plain HTTP; even then to no other host. Tokens are asked for with `pull` of this one
 //! repository, whatever the challenge would like.
 
-use super::credentials::{Credentials, Found, Login, Secret};
-use super::error::{Presented, RegistryError, shown};
+use super::credentials::{Credentials, LoginSearch};
+use super::error::{Presented, RegistryError};
+use super::foreign::shown;
+use super::login::{Login, Secret};
 use super::retry;
 use super::transport::Transport;
 use http_auth::ChallengeParser;
@@ -55,8 +57,7 @@ pub(super) struct Authorizer {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Looked up once.
-    found: Option<Found>,
+    found: Option<LoginSearch>,
     challenge: Option<Challenge>,
     grant: Option<Grant>,
     generation: u64,
@@ -146,7 +147,7 @@ impl Authorizer {
         Ok(grant)
     }
 
-    fn denied(&self, url: &Url, status: u16, message: String, found: Option<&Found>) -> RegistryError {
+    fn denied(&self, url: &Url, status: u16, message: String, found: Option<&LoginSearch>) -> RegistryError {
         let login = match found {
             Some(found) if found.login.is_some() => Presented::From(found.place.clone()),
             found => {
@@ -156,7 +157,11 @@ impl Authorizer {
         RegistryError::Denied { url: shown(url), status, message, registry: self.domain.clone(), login }
     }
 
-    fn basic(&self, login: Option<&Login>, found: Option<&Found>) -> Result<HeaderValue, RegistryError> {
+    fn basic(
+        &self,
+        login: Option<&Login>,
+        found: Option<&LoginSearch>,
+    ) -> Result<HeaderValue, RegistryError> {
         let denied = |message: &str| self.denied(&self.home, 401, message.to_owned(), found);
         let login = login.ok_or_else(|| denied("it asks for a user name and a password"))?;
         let basic = login.basic().ok_or_else(|| {
@@ -169,7 +174,7 @@ impl Authorizer {
     /// The token server's address, when the login may go there.
     fn realm(&self, realm: &str, login: Option<&Login>) -> Result<Url, RegistryError> {
         let parsed = Url::parse(realm).ok();
-        let shown = parsed.as_ref().map_or_else(|| super::error::neutral(realm), shown);
+        let shown = parsed.as_ref().map_or_else(|| super::foreign::neutral(realm), shown);
         let refused = |problem| RegistryError::Realm { registry: self.domain.clone(), realm: shown, problem };
         let Some(mut url) = parsed else { return Err(refused("which is no address")) };
         if url.set_username("").is_err() || url.set_password(None).is_err() {
@@ -191,7 +196,7 @@ impl Authorizer {
         realm: &Url,
         service: Option<&str>,
         login: Option<&Login>,
-        found: Option<&Found>,
+        found: Option<&LoginSearch>,
         transport: &Transport,
     ) -> Result<(HeaderValue, Duration), RegistryError> {
         let scope = format!("repository:{}:pull", self.repository);

@@ -4,14 +4,13 @@
 //! what a Kubernetes `imagePullSecret` holds. Secrets are in no error and in no debug output, so errors about these files
 //! never quote them.
 
+use super::foreign::neutral;
 use super::helper::{self, HelperError};
+use super::login::{BASE64, Login, Secret};
 use base64::Engine;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -19,11 +18,6 @@ use std::sync::Arc;
 
 /// Bytes of a file of logins.
 const MAX_FILE: u64 = 1 << 20;
-/// Padding is left out by some who write these files.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 /// What docker calls its own registry in its files and to its helpers.
 const DOCKER_KEY: &str = "https://index.docker.io/v1/";
 
@@ -78,23 +72,9 @@ struct Entry {
     identitytoken: Option<Secret>,
 }
 
-/// Text that nobody gets to see.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub(super) struct Secret(String);
-
-/// What a registry is told about who asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Login {
-    /// Name and password.
-    Password { user: String, password: Secret },
-    /// An OAuth2 refresh token.
-    IdentityToken(Secret),
-}
-
 /// The outcome of a search.
 #[derive(Debug, Clone)]
-pub(super) struct Found {
+pub(super) struct LoginSearch {
     pub(super) login: Option<Login>,
     /// The file or program it is from; with no login, nothing.
     pub(super) place: String,
@@ -108,44 +88,24 @@ pub enum CredentialError {
     /// The file cannot be read.
     #[error("cannot read the logins in {}", path.display())]
     Read {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// The file is too large.
     #[error("the file of logins {} is larger than {MAX_FILE} bytes", path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-    },
+    TooLarge { path: PathBuf },
     /// The file is not JSON of the known form. What stands there is not quoted: it may be a password.
     #[error("the file of logins {} is not as containers and docker write it: line {line}, column {column}", path.display())]
-    Form {
-        /// The file.
-        path: PathBuf,
-        /// Where.
-        line: usize,
-        /// Where.
-        column: usize,
-    },
+    Form { path: PathBuf, line: usize, column: usize },
     /// A login that is not base64 of `user:password`.
     #[error("{}: `auth` of {key:?} is not base64 of \"user:password\"", path.display())]
-    Auth {
-        /// The file.
-        path: PathBuf,
-        /// The entry.
-        key: String,
-    },
-    /// A credential helper.
+    Auth { path: PathBuf, key: String },
     #[error("{}: credential helper of {key:?}", path.display())]
     Helper {
         /// The file that names it.
         path: PathBuf,
-        /// For what.
         key: String,
-        /// Why.
         #[source]
         source: HelperError,
     },
@@ -168,36 +128,6 @@ impl CredentialError {
     }
 }
 
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
-    }
-}
-
-impl Secret {
-    #[cfg(test)]
-    pub(super) fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// For a header or a form, and nothing else.
-    pub(super) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Login {
-    /// What goes behind `Basic` in a header; None for a token, which is no password.
-    pub(super) fn basic(&self) -> Option<Secret> {
-        match self {
-            Self::Password { user, password } => {
-                Some(Secret(BASE64.encode(format!("{user}:{}", password.reveal()))))
-            }
-            Self::IdentityToken(_) => None,
-        }
-    }
-}
-
 impl Credentials {
     /// Where podman and docker look: `$REGISTRY_AUTH_FILE`, containers' auth.json, docker's config.json.
     pub fn of_environment() -> Self {
@@ -212,7 +142,6 @@ impl Credentials {
         }))
     }
 
-    /// No logins.
     pub fn none() -> Self {
         Self(Origin::Nowhere)
     }
@@ -233,8 +162,12 @@ impl Credentials {
     }
 
     /// The login for a repository of a registry (`registry.example:5000`, `team/app`).
-    pub(super) async fn lookup(&self, domain: &str, repository: &str) -> Result<Found, CredentialError> {
-        let mut found = Found { login: None, place: String::new(), looked: Vec::new() };
+    pub(super) async fn lookup(
+        &self,
+        domain: &str,
+        repository: &str,
+    ) -> Result<LoginSearch, CredentialError> {
+        let mut found = LoginSearch { login: None, place: String::new(), looked: Vec::new() };
         let path = match &self.0 {
             Origin::Environment(environment) => environment.helper_path.clone(),
             _ => None,
@@ -333,7 +266,7 @@ impl LoginFile {
         domain: &str,
         repository: &str,
         path: &HelperPath,
-        found: &mut Found,
+        found: &mut LoginSearch,
     ) -> Result<bool, CredentialError> {
         let of_registry = self.helpers.iter().find(|(key, _)| host_of_key(key) == canonical(domain));
         if let Some((key, name)) = of_registry
@@ -363,7 +296,7 @@ impl LoginFile {
         name: &str,
         server: &str,
         path: &HelperPath,
-        found: &mut Found,
+        found: &mut LoginSearch,
     ) -> Result<bool, CredentialError> {
         let answer = helper::get(name, server, path.0.as_deref(), helper::TIMEOUT).await;
         found.login = answer.map_err(|source| CredentialError::Helper {
@@ -399,16 +332,16 @@ impl LoginFile {
     }
 
     fn login(&self, key: &str, entry: &Entry) -> Result<Option<Login>, CredentialError> {
-        let some = |secret: &Option<Secret>| secret.clone().filter(|secret| !secret.0.is_empty());
+        let some = |secret: &Option<Secret>| secret.clone().filter(|secret| !secret.reveal().is_empty());
         if let Some(token) = some(&entry.identitytoken) {
             return Ok(Some(Login::IdentityToken(token)));
         }
         if let Some(auth) = some(&entry.auth) {
-            let wrong = || CredentialError::Auth { path: self.name.clone(), key: super::error::neutral(key) };
+            let wrong = || CredentialError::Auth { path: self.name.clone(), key: neutral(key) };
             let bytes = BASE64.decode(auth.reveal().trim()).map_err(|_| wrong())?;
             let text = String::from_utf8(bytes).map_err(|_| wrong())?;
             let (user, password) = text.split_once(':').ok_or_else(wrong)?;
-            let password = Secret(password.trim_end_matches('\0').to_owned());
+            let password = Secret::new(password.trim_end_matches('\0').to_owned());
             return Ok(Some(Login::Password { user: user.to_owned(), password }));
         }
         match (&entry.username, some(&entry.password)) {

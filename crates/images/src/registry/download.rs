@@ -4,7 +4,8 @@
 
 use super::DownloadEvent;
 use super::endpoint::Endpoint;
-use super::error::{RegistryError, shown};
+use super::error::RegistryError;
+use super::foreign::shown;
 use super::retry::Timing;
 use crate::digest::Digest;
 use std::cell::Cell;

@@ -1,19 +1,13 @@
 //! What can go wrong with a registry, which of it is worth another attempt, and what a person can do about it.
 
 use super::config::RegistryConfigError;
+use super::connect::{Cause, ConnectProblem};
 use super::credentials::CredentialError;
 use crate::cancel::Stopped;
 use crate::digest::Digest;
-use magikvm_platform::text::acts;
-use reqwest::Url;
-use std::error::Error;
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
-
-/// Characters of a stranger's text that an error shows.
-const SHOWN: usize = 300;
 
 /// Why a registry did not give what was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -24,85 +18,57 @@ pub enum RegistryError {
     /// The thread of the connections did not start.
     #[error("cannot start the thread for connections to registries")]
     Thread {
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// registries.toml.
     #[error(transparent)]
     Config(#[from] Box<RegistryConfigError>),
     /// The registry's name makes no address.
     #[error("{registry:?} is no host that can be asked for images")]
-    Address {
-        /// The name.
-        registry: String,
-    },
-    /// No TLS client.
+    Address { registry: String },
     #[error("cannot set up TLS for {registry}")]
     Tls {
-        /// The registry.
         registry: String,
-        /// Why.
         #[source]
         source: Cause,
     },
     /// Files or programs with logins.
     #[error("cannot look up the login for {registry}")]
     Credentials {
-        /// The registry.
         registry: String,
-        /// Why.
         #[source]
         source: Box<CredentialError>,
     },
-    /// No connection.
     #[error("cannot connect to {url}")]
     Connect {
-        /// What was asked for.
         url: String,
-        /// Its host and port.
         server: String,
         /// The registry on whose behalf.
         registry: String,
         /// What kind of failure it is.
         problem: ConnectProblem,
-        /// Why.
         #[source]
         source: Cause,
     },
     /// No byte came for a while.
     #[error("{url}: no byte came for {} s", waited.as_secs_f32())]
-    Stalled {
-        /// What was asked for.
-        url: String,
-        /// For how long.
-        waited: Duration,
-    },
+    Stalled { url: String, waited: Duration },
     /// The connection ended in the middle.
     #[error("{url}: the connection broke")]
     Broken {
-        /// What was asked for.
         url: String,
-        /// Why.
         #[source]
         source: Cause,
     },
     /// There is no such image, blob or repository.
     #[error("{url}: not found{}", says(message))]
-    NotFound {
-        /// What was asked for.
-        url: String,
-        /// What the registry says.
-        message: String,
-    },
+    NotFound { url: String, message: String },
     /// Not without another login.
     #[error("{url}: access denied (HTTP {status}){}", says(message))]
     Denied {
-        /// What was asked for.
         url: String,
         /// 401 or 403.
         status: u16,
-        /// What the server says.
         message: String,
         /// The registry whose login counts.
         registry: String,
@@ -111,92 +77,38 @@ pub enum RegistryError {
     },
     /// Any other answer that is no success.
     #[error("{url}: HTTP {status}{}", says(message))]
-    Status {
-        /// What was asked for.
-        url: String,
-        /// The code.
-        status: u16,
-        /// What the server says.
-        message: String,
-        /// When to come back.
-        retry_after: Option<Duration>,
-    },
+    Status { url: String, status: u16, message: String, retry_after: Option<Duration> },
+    /// A request over plain HTTP that was refused by something that does not answer as a registry does: mostly a server of HTTPS.
+    #[error("{url}: HTTP 400{}", says(message))]
+    PlainRefused { url: String, message: String },
     /// A login that magikvm does not know.
     #[error("{url}: HTTP 401 without a challenge that magikvm knows (Bearer or Basic)")]
-    Challenge {
-        /// What was asked for.
-        url: String,
-    },
+    Challenge { url: String },
     /// The token server is none that may see the login.
     #[error("{registry} sends for its tokens to {realm}, {problem}")]
-    Realm {
-        /// The registry.
-        registry: String,
-        /// Where to.
-        realm: String,
-        /// Why that is refused.
-        problem: &'static str,
-    },
+    Realm { registry: String, realm: String, problem: &'static str },
     /// The token server's answer is no token.
     #[error("{url}: the answer is no token: {problem}")]
-    Token {
-        /// The token server.
-        url: String,
-        /// What is wrong.
-        problem: &'static str,
-    },
+    Token { url: String, problem: &'static str },
     /// A redirect that is not followed.
     #[error("{url}: redirected to {target:?}: {problem}")]
-    Redirect {
-        /// What was asked for.
-        url: String,
-        /// Where to.
-        target: String,
-        /// Why not.
-        problem: &'static str,
-    },
+    Redirect { url: String, target: String, problem: &'static str },
     /// A document over its limit.
     #[error("{url}: larger than {limit} bytes")]
-    TooLarge {
-        /// What was asked for.
-        url: String,
-        /// The limit.
-        limit: u64,
-    },
+    TooLarge { url: String, limit: u64 },
     /// The length of the answer is not the blob's.
     #[error("{url}: {promised} bytes where the manifest says {size}")]
-    WrongLength {
-        /// What was asked for.
-        url: String,
-        /// Of the answer.
-        promised: u64,
-        /// Of the manifest.
-        size: u64,
-    },
+    WrongLength { url: String, promised: u64, size: u64 },
     /// More bytes than there may be.
     #[error("{url}: more bytes than the {size} that the manifest says")]
-    TooLong {
-        /// What was asked for.
-        url: String,
-        /// Of the manifest.
-        size: u64,
-    },
+    TooLong { url: String, size: u64 },
     /// The answer ends before its end.
     #[error("{url}: ended after {got} of {size} bytes")]
-    Short {
-        /// What was asked for.
-        url: String,
-        /// So many came.
-        got: u64,
-        /// Of the manifest.
-        size: u64,
-    },
+    Short { url: String, got: u64, size: u64 },
     /// Other bytes than asked for.
     #[error("{url}: the bytes have the digest {found}, not {wanted}")]
     WrongDigest {
-        /// What was asked for.
         url: String,
-        /// Asked for.
         wanted: Digest,
         /// Of the bytes.
         found: Digest,
@@ -204,53 +116,27 @@ pub enum RegistryError {
     /// The registry names another digest than its bytes have.
     #[error("{url}: Docker-Content-Digest says {header:?}, but the bytes have the digest {found}")]
     DigestHeader {
-        /// What was asked for.
         url: String,
-        /// The header.
         header: String,
         /// Of the bytes.
         found: Digest,
     },
     /// An answer that is no manifest.
     #[error("{url}: neither an image manifest nor an index, but {content_type:?}")]
-    NotManifest {
-        /// What was asked for.
-        url: String,
-        /// As what it came.
-        content_type: String,
-    },
+    NotManifest { url: String, content_type: String },
     /// A compressed answer nobody asked for.
     #[error("{url}: sent with Content-Encoding {encoding:?}, which was not asked for")]
-    Encoded {
-        /// What was asked for.
-        url: String,
-        /// The header.
-        encoding: String,
-    },
+    Encoded { url: String, encoding: String },
     /// Another part of the blob than asked for.
     #[error("{url}: asked for the bytes from {start}, got Content-Range {range:?}")]
-    Range {
-        /// What was asked for.
-        url: String,
-        /// Asked for.
-        start: u64,
-        /// The header.
-        range: String,
-    },
+    Range { url: String, start: u64, range: String },
     /// The list of referrers cannot be used.
     #[error("{url}: the list of referrers is not usable: {problem}")]
-    Referrers {
-        /// What was asked for.
-        url: String,
-        /// Why.
-        problem: String,
-    },
+    Referrers { url: String, problem: String },
     /// The receiver of the bytes failed; nothing is wrong with the registry.
     #[error("cannot take the bytes of {digest}")]
     Sink {
-        /// The blob.
         digest: Digest,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -259,126 +145,18 @@ pub enum RegistryError {
     Everywhere {
         /// A line for each mirror.
         mirrors: Vec<String>,
-        /// The registry's own.
         #[source]
         source: Box<RegistryError>,
     },
-}
-
-/// What kept a connection from being made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConnectProblem {
-    /// The name is unknown.
-    Name,
-    /// Nobody listens.
-    Refused,
-    /// It took too long.
-    TimedOut,
-    /// The certificate is of an authority that is not trusted here.
-    UnknownAuthority,
-    /// The server shows a certificate of an authority as its own.
-    AuthorityAsServer,
-    /// Another fault of the certificate, or of TLS.
-    Certificate,
-    /// TLS was spoken to something that speaks another protocol.
-    NotTls,
-    /// The other side hung up during the handshake.
-    HungUp,
-    /// Something else.
-    Other,
 }
 
 /// The login that a registry saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Presented {
     /// None, for there is none.
-    Nothing {
-        /// The files without one.
-        looked: Vec<PathBuf>,
-    },
+    Nothing { looked: Vec<PathBuf> },
     /// One of this file or program.
     From(String),
-}
-
-/// The innermost reason of a failure of the HTTP or TLS library, as text.
-#[derive(Debug)]
-pub struct Cause(String);
-
-impl Cause {
-    pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
-        Self(neutral(&innermost(error).to_string()))
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Error for Cause {}
-
-/// The end of the chain of causes. An `io::Error` hides what it wraps, so it is asked.
-fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
-    let mut error = error;
-    while let Some(inner) = below(error) {
-        error = inner;
-    }
-    error
-}
-
-fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-        Some(inner) => Some(inner),
-        None => error.source(),
-    }
-}
-
-/// Sorts a failure of TLS by what can be done about it.
-fn tls_problem(error: &rustls::Error) -> ConnectProblem {
-    use rustls::{CertificateError as Certificate, Error as Tls, InvalidMessage};
-    match error {
-        // An authority of the same name is known, but it is not the one that signed.
-        Tls::InvalidCertificate(
-            Certificate::UnknownIssuer
-            | Certificate::BadSignature
-            | Certificate::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
-        ) => ConnectProblem::UnknownAuthority,
-        Tls::InvalidCertificate(Certificate::Other(other))
-            if other.to_string().contains("CaUsedAsEndEntity") =>
-        {
-            ConnectProblem::AuthorityAsServer
-        }
-        Tls::InvalidMessage(InvalidMessage::InvalidContentType) => ConnectProblem::NotTls,
-        _ => ConnectProblem::Certificate,
-    }
-}
-
-/// Sorts a failure to connect by what can be done about it.
-pub(super) fn connect_problem(error: &reqwest::Error) -> ConnectProblem {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(tls) = error.downcast_ref() {
-            return tls_problem(tls);
-        }
-        if let Some(io) = error.downcast_ref::<io::Error>() {
-            match io.kind() {
-                io::ErrorKind::ConnectionRefused => return ConnectProblem::Refused,
-                io::ErrorKind::TimedOut => return ConnectProblem::TimedOut,
-                io::ErrorKind::UnexpectedEof
-                | io::ErrorKind::ConnectionReset
-                | io::ErrorKind::ConnectionAborted
-                | io::ErrorKind::BrokenPipe => return ConnectProblem::HungUp,
-                _ => {}
-            }
-        }
-        cause = below(error);
-    }
-    match error {
-        error if error.is_dns() => ConnectProblem::Name,
-        error if error.is_timeout() => ConnectProblem::TimedOut,
-        _ => ConnectProblem::Other,
-    }
 }
 
 impl RegistryError {
@@ -456,8 +234,9 @@ impl RegistryError {
                 "the registry limits how much is pulled: wait a while, or log in (`podman login`), which often raises the limit"
                     .to_owned(),
             ),
-            Self::Status { status: 400, message, .. } if message.contains("HTTPS") => Some(
-                "it speaks https: remove `plain-http = true` from registries.toml, or --plain-http".to_owned(),
+            Self::PlainRefused { .. } => Some(
+                "if it speaks https, remove `plain-http = true` from registries.toml, or --plain-http"
+                    .to_owned(),
             ),
             Self::Connect { problem, server, registry, .. } => connect_hint(*problem, server, registry),
             Self::Tls { .. } => Some(
@@ -526,38 +305,9 @@ fn says(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(": {message}") }
 }
 
-/// A stranger's text for an error: one line, no characters that act on a terminal, not too long.
-pub(super) fn neutral(text: &str) -> String {
-    let mut out = String::new();
-    for (count, character) in text.trim().chars().enumerate() {
-        if count == SHOWN {
-            out.push('…');
-            break;
-        }
-        // Most often the end of a line, which is meant for reading.
-        out.push(if acts(character) { ' ' } else { character });
-    }
-    out
-}
-
-/// An address for an error: queries carry signatures and tokens, so they are left out.
-pub(super) fn shown(url: &Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    url.set_fragment(None);
-    neutral(url.as_str())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn signatures_stay_out_of_errors() {
-        let url = Url::parse("https://cdn.registry.example/a/b?X-Signature=secret#part").unwrap();
-        assert_eq!(shown(&url), "https://cdn.registry.example/a/b");
-    }
 
     #[test]
     fn hints_name_what_to_type() {
@@ -579,28 +329,5 @@ mod tests {
         );
         assert_eq!(connect_hint(ConnectProblem::NotTls, "cdn", "r:5000"), None);
         assert!(connect_hint(ConnectProblem::UnknownAuthority, "cdn", "r:5000").unwrap().contains("ca-file"));
-    }
-
-    #[test]
-    fn faults_of_certificates_are_told_apart() {
-        use rustls::{CertificateError, Error as Tls, InvalidMessage, OtherError};
-        use std::sync::Arc;
-        let of = |error| tls_problem(&Tls::InvalidCertificate(error));
-        let authority = OtherError(Arc::new(webpki::Error::CaUsedAsEndEntity));
-        assert_eq!(of(CertificateError::UnknownIssuer), ConnectProblem::UnknownAuthority);
-        assert_eq!(of(CertificateError::Other(authority)), ConnectProblem::AuthorityAsServer);
-        assert_eq!(of(CertificateError::Expired), ConnectProblem::Certificate);
-        let plain = Tls::InvalidMessage(InvalidMessage::InvalidContentType);
-        assert_eq!(tls_problem(&plain), ConnectProblem::NotTls);
-    }
-
-    proptest! {
-        #[test]
-        fn foreign_text_is_one_short_line_without_control(text in any::<String>()) {
-            let text = neutral(&text);
-            prop_assert!(text.chars().count() <= SHOWN + 1);
-            let acts = |c: char| c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c);
-            prop_assert!(!text.contains(acts), "{:?}", text);
-        }
     }
 }

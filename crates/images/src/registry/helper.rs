@@ -3,7 +3,7 @@
 //! The program is the user's own, but what it prints is capped, and it is killed when it takes too long or the pull is
 //! given up. Its error output is not shown: there may be anything in it.
 
-use super::credentials::{Login, Secret};
+use super::login::{Login, Secret};
 use serde::Deserialize;
 use std::ffi::OsStr;
 use std::io::{self, Write};
@@ -25,58 +25,32 @@ const TOKEN_USER: &str = "<token>";
 pub enum HelperError {
     /// A name that is no name of a program.
     #[error("{name:?} is no name of a helper: letters, digits, \"_\", \".\" and \"-\"")]
-    Name {
-        /// What was read.
-        name: String,
-    },
+    Name { name: String },
     /// It did not start.
     #[error("cannot start {program}")]
     Start {
-        /// The program.
         program: String,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// It could not be spoken to.
     #[error("cannot speak with {program}")]
     Pipe {
-        /// The program.
         program: String,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// It took too long.
     #[error("{program} did not answer within {seconds} s")]
-    TimedOut {
-        /// The program.
-        program: String,
-        /// The limit.
-        seconds: u64,
-    },
+    TimedOut { program: String, seconds: u64 },
     /// It printed too much.
     #[error("{program} printed more than {MAX_OUTPUT} bytes")]
-    TooMuch {
-        /// The program.
-        program: String,
-    },
-    /// It failed.
+    TooMuch { program: String },
     #[error("{program} failed ({status}): {message}")]
-    Failed {
-        /// The program.
-        program: String,
-        /// How it ended.
-        status: ExitStatus,
-        /// What it printed.
-        message: String,
-    },
+    Failed { program: String, status: ExitStatus, message: String },
     /// It printed no login.
     #[error("{program} printed no JSON with Username and Secret")]
-    Answer {
-        /// The program.
-        program: String,
-    },
+    Answer { program: String },
 }
 
 #[derive(Deserialize)]
@@ -95,7 +69,7 @@ pub(super) async fn get(
 ) -> Result<Option<Login>, HelperError> {
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
     if name.is_empty() || !name.bytes().all(is_name) {
-        return Err(HelperError::Name { name: super::error::neutral(name) });
+        return Err(HelperError::Name { name: super::foreign::neutral(name) });
     }
     let program = format!("docker-credential-{name}");
     match tokio::time::timeout(timeout, run(&program, server, path)).await {
@@ -135,7 +109,7 @@ fn answer(program: &str, status: ExitStatus, output: &[u8]) -> Result<Option<Log
         if text.contains(NOTHING) {
             return Ok(None);
         }
-        let message = super::error::neutral(&text);
+        let message = super::foreign::neutral(&text);
         return Err(HelperError::Failed { program: program.to_owned(), status, message });
     }
     let answer: Answer =

@@ -7,11 +7,14 @@
 
 mod auth;
 mod config;
+mod connect;
 mod credentials;
 mod download;
 mod endpoint;
 mod error;
+mod foreign;
 mod helper;
+mod login;
 mod referrers;
 mod retry;
 mod transport;
@@ -20,8 +23,9 @@ mod transport;
 mod tests;
 
 pub use config::{RegistryConfig, RegistryConfigError};
+pub use connect::{Cause, ConnectProblem};
 pub use credentials::{CredentialError, Credentials, LoginFile};
-pub use error::{Cause, ConnectProblem, Presented, RegistryError};
+pub use error::{Presented, RegistryError};
 pub use helper::HelperError;
 
 use super::cancel::Cancel;
@@ -58,14 +62,12 @@ pub(super) struct Repository {
 pub(super) enum Which<'a> {
     /// Whatever the tag means now.
     Tag(&'a str),
-    /// This one.
     Digest(Digest),
 }
 
 /// A manifest or an index, as sent. Nothing in it was looked at but its type.
 #[derive(Debug)]
 pub(super) struct FetchedManifest {
-    /// The document.
     pub(super) bytes: Vec<u8>,
     /// One of the four types of manifests and indexes.
     pub(super) media_type: String,
@@ -80,20 +82,13 @@ pub(super) struct FetchedManifest {
 pub(super) enum DownloadEvent<'a> {
     /// There will be another attempt at the same place.
     Retrying {
-        /// Why.
         problem: &'a RegistryError,
         /// Bytes that are here.
         have: u64,
-        /// How long until then.
         wait: Duration,
     },
     /// A mirror is given up, and the next place is asked.
-    NextEndpoint {
-        /// Why.
-        problem: &'a RegistryError,
-        /// The next one.
-        endpoint: &'a str,
-    },
+    NextEndpoint { problem: &'a RegistryError, endpoint: &'a str },
 }
 
 impl Repository {
@@ -147,7 +142,7 @@ impl Repository {
     /// A small blob, at most `limit` bytes, with the digest it should have.
     pub(super) fn blob(&self, digest: &Digest, size: u64, limit: u64) -> Result<Vec<u8>, RegistryError> {
         self.everywhere(&endpoint::silent, async |endpoint, attempts| {
-            let url = || error::shown(&endpoint.url("blobs", &digest.to_string()));
+            let url = || foreign::shown(&endpoint.url("blobs", &digest.to_string()));
             if size > limit {
                 return Err(RegistryError::TooLarge { url: url(), limit });
             }
@@ -191,7 +186,7 @@ impl Repository {
             // A mirror may have the images alone.
             match found.is_empty() {
                 true => {
-                    let url = error::shown(&endpoint.url("referrers", &digest.to_string()));
+                    let url = foreign::shown(&endpoint.url("referrers", &digest.to_string()));
                     Err(RegistryError::NotFound { url, message: "no referrers".to_owned() })
                 }
                 false => Ok(found),

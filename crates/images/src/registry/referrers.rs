@@ -4,7 +4,8 @@
 use super::Which;
 use super::download::Transfer;
 use super::endpoint::{Endpoint, content_type, silent};
-use super::error::{RegistryError, neutral, shown};
+use super::error::RegistryError;
+use super::foreign::{neutral, shown};
 use crate::digest::Digest;
 use crate::document::{Descriptor, MAX_TOP, Role, role};
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue, LINK};
@@ -59,9 +60,11 @@ async fn of_api(
         let ask = async || endpoint.get(&url, &headers).await;
         let response = match Transfer::nothing_yet().patiently(&endpoint.timing, attempts, &silent, ask).await
         {
-            Err(RegistryError::NotFound { .. } | RegistryError::Status { status: 400 | 405 | 501, .. })
-                if found.is_empty() =>
-            {
+            Err(
+                RegistryError::NotFound { .. }
+                | RegistryError::PlainRefused { .. }
+                | RegistryError::Status { status: 400 | 405 | 501, .. },
+            ) if found.is_empty() => {
                 return Ok(None);
             }
             response => response?,

@@ -3,7 +3,9 @@
 //! Redirects are followed by hand, because two things must hold whatever the other side answers: `Authorization` goes to
 //! no other scheme, host or port than it was made for, and nothing that began as https goes on as http.
 
-use super::error::{Cause, RegistryError, connect_problem, neutral, shown};
+use super::connect::{Cause, connect_problem};
+use super::error::RegistryError;
+use super::foreign::{neutral, shown};
 use super::retry::Timing;
 use crate::cancel::Cancel;
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
@@ -79,11 +81,11 @@ pub(super) struct Transport {
     registry: String,
     certificates: Vec<Certificate>,
     timing: Timing,
-    clients: Mutex<HashMap<Kind, Client>>,
+    clients: Mutex<HashMap<ClientKind, Client>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Kind {
+enum ClientKind {
     /// As the environment says, through a proxy or not.
     Environment,
     /// This machine is not reached through proxies.
@@ -96,7 +98,6 @@ enum Kind {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) response: Response,
-    /// Who answered.
     pub(super) from: Origin,
 }
 
@@ -120,9 +121,9 @@ impl Transport {
 
     fn client(&self, url: &Url) -> Result<Client, RegistryError> {
         let kind = match (is_loopback(url), url.scheme()) {
-            (true, "http") => Kind::PlainLoopback,
-            (true, _) => Kind::Loopback,
-            (false, _) => Kind::Environment,
+            (true, "http") => ClientKind::PlainLoopback,
+            (true, _) => ClientKind::Loopback,
+            (false, _) => ClientKind::Environment,
         };
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = clients.get(&kind) {
@@ -136,7 +137,7 @@ impl Transport {
         Ok(client)
     }
 
-    fn build(&self, kind: Kind) -> reqwest::Result<Client> {
+    fn build(&self, kind: ClientKind) -> reqwest::Result<Client> {
         // reqwest takes the provider of the process. When there is one already, that is as good.
         drop(rustls::crypto::ring::default_provider().install_default());
         let mut builder = Client::builder()
@@ -146,11 +147,11 @@ impl Transport {
             .referer(false)
             .http1_only()
             .connect_timeout(self.timing.connect);
-        if kind != Kind::Environment {
+        if kind != ClientKind::Environment {
             builder = builder.no_proxy();
         }
         builder = match kind {
-            Kind::PlainLoopback => builder.tls_certs_only([]),
+            ClientKind::PlainLoopback => builder.tls_certs_only([]),
             _ => builder.tls_certs_merge(self.certificates.iter().cloned()),
         };
         builder.build()

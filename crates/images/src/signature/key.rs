@@ -49,16 +49,13 @@ pub enum KeyError {
     /// It cannot be read.
     #[error("cannot read the public key {}", path.display())]
     Read {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// It is not a public key that can be used.
     #[error("{} is not a public key for signatures of images: {problem}", path.display())]
     NotAKey {
-        /// The file.
         path: PathBuf,
         /// What it is instead, or what is wrong.
         problem: &'static str,
@@ -66,7 +63,7 @@ pub enum KeyError {
 }
 
 /// A kind of key that is taken.
-struct Kind {
+struct KeyKind {
     /// What its signatures may be made with. More than one: signers differ, and each is safe.
     algorithms: &'static [&'static dyn Algorithm],
     /// Bytes of its DER form. *ring* says of a key it does not take only that no signature is right; this says it at once.
@@ -74,17 +71,16 @@ struct Kind {
     der_bytes: RangeInclusive<usize>,
 }
 
-const KINDS: &[Kind] = &[
-    Kind { algorithms: &[ring::ECDSA_P256_SHA256], der_bytes: 91..=91 },
+const KINDS: &[KeyKind] = &[
+    KeyKind { algorithms: &[ring::ECDSA_P256_SHA256], der_bytes: 91..=91 },
     // cosign hashes with SHA-256 whatever the curve, openssl is told, newer signers take the curve's own.
-    Kind { algorithms: &[ring::ECDSA_P384_SHA384, ring::ECDSA_P384_SHA256], der_bytes: 120..=120 },
-    Kind { algorithms: &[ring::ED25519], der_bytes: 44..=44 },
-    Kind { algorithms: &[ring::RSA_PKCS1_2048_8192_SHA256], der_bytes: 290..=1100 },
+    KeyKind { algorithms: &[ring::ECDSA_P384_SHA384, ring::ECDSA_P384_SHA256], der_bytes: 120..=120 },
+    KeyKind { algorithms: &[ring::ED25519], der_bytes: 44..=44 },
+    KeyKind { algorithms: &[ring::RSA_PKCS1_2048_8192_SHA256], der_bytes: 290..=1100 },
 ];
 
 const OTHER_KIND: &str = "magikvm takes ECDSA P-256 and P-384, Ed25519 and RSA of 2048 to 8192 bits";
 
-/// One public key.
 #[derive(Clone)]
 pub(super) struct Key {
     id: KeyId,
@@ -167,7 +163,6 @@ impl Keys {
         Ok(if keys.is_empty() { None } else { Some(Self(keys)) })
     }
 
-    /// Which they are.
     pub fn ids(&self) -> impl Iterator<Item = KeyId> {
         self.0.iter().map(|key| key.id)
     }

@@ -54,12 +54,12 @@ struct Search<'a, S: SignatureSource> {
 
 /// Where a manifest with signatures was found.
 #[derive(Clone, Copy)]
-enum Found<'a> {
+enum SignatureOrigin<'a> {
     Tag(&'a str),
     Referrer(&'a Digest),
 }
 
-impl Found<'_> {
+impl SignatureOrigin<'_> {
     fn layer(&self, number: usize) -> String {
         match self {
             Self::Tag(tag) => format!("{tag}, layer {number}"),
@@ -74,7 +74,7 @@ impl<S: SignatureSource> Search<'_, S> {
             let tag = format!("sha256-{}.sig", digest.hex());
             let manifest =
                 self.ask(&format!("the signatures (tag {tag})"), |source| source.tagged_manifest(&tag))??;
-            self.manifest(Found::Tag(&tag), &manifest)
+            self.manifest(SignatureOrigin::Tag(&tag), &manifest)
         })
     }
 
@@ -99,17 +99,17 @@ impl<S: SignatureSource> Search<'_, S> {
         }
         self.referrers.insert(*digest);
         let manifest = self.ask(&format!("the signature {digest}"), |source| source.manifest(digest))?;
-        self.manifest(Found::Referrer(digest), &manifest)
+        self.manifest(SignatureOrigin::Referrer(digest), &manifest)
     }
 
     /// Looks at a manifest whose layers are signatures.
-    fn manifest(&mut self, found: Found<'_>, bytes: &[u8]) -> Option<Verified> {
+    fn manifest(&mut self, found: SignatureOrigin<'_>, bytes: &[u8]) -> Option<Verified> {
         let layers = match layers(bytes) {
             Ok(layers) => layers,
             Err(refusal) => {
                 let place = match found {
-                    Found::Tag(tag) => tag.to_owned(),
-                    Found::Referrer(digest) => digest.to_string(),
+                    SignatureOrigin::Tag(tag) => tag.to_owned(),
+                    SignatureOrigin::Referrer(digest) => digest.to_string(),
                 };
                 self.refuse(place, refusal);
                 return None;
@@ -119,14 +119,14 @@ impl<S: SignatureSource> Search<'_, S> {
         numbered.into_iter().find_map(|(at, layer)| self.layer(found, at + 1, layer))
     }
 
-    fn layer(&mut self, found: Found<'_>, number: usize, layer: &Descriptor) -> Option<Verified> {
+    fn layer(&mut self, found: SignatureOrigin<'_>, number: usize, layer: &Descriptor) -> Option<Verified> {
         let form = match (found, layer.media_type.as_str()) {
-            (Found::Tag(_), simple::MEDIA_TYPE) => SignatureForm::Tag,
-            (Found::Referrer(_), simple::MEDIA_TYPE) => SignatureForm::Referrer,
-            (Found::Referrer(_), bundle::MEDIA_TYPE) => SignatureForm::Bundle,
+            (SignatureOrigin::Tag(_), simple::MEDIA_TYPE) => SignatureForm::Tag,
+            (SignatureOrigin::Referrer(_), simple::MEDIA_TYPE) => SignatureForm::Referrer,
+            (SignatureOrigin::Referrer(_), bundle::MEDIA_TYPE) => SignatureForm::Bundle,
             // It never said that it is a signature.
-            (Found::Referrer(_), _) => return None,
-            (Found::Tag(_), other) => {
+            (SignatureOrigin::Referrer(_), _) => return None,
+            (SignatureOrigin::Tag(_), other) => {
                 self.refuse(found.layer(number), Refusal::MediaType { found: shorten(other) });
                 return None;
             }

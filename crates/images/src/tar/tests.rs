@@ -58,9 +58,9 @@ fn entries_and_their_data_in_order() {
     assert_eq!(a.mtime, Timestamp { seconds: 15, nanoseconds: 0 });
     assert_eq!(reader.position(), 512);
     assert_eq!(data(&mut reader), b"abc");
-    assert_eq!(reader.next().unwrap().unwrap().kind, Kind::Directory);
+    assert_eq!(reader.next().unwrap().unwrap().kind, EntryKind::Directory);
     let link = reader.next().unwrap().unwrap();
-    assert_eq!((link.kind, link.link.as_slice()), (Kind::Symlink, b"a".as_slice()));
+    assert_eq!((link.kind, link.link.as_slice()), (EntryKind::Symlink, b"a".as_slice()));
     assert_eq!(reader.next().unwrap(), None);
 }
 
@@ -188,7 +188,7 @@ fn sparse_files_as_gnu_tar_writes_them() {
         let mut reader = TarReader::new(output.stdout.as_slice());
         let entry = reader.next().unwrap().unwrap();
         assert_eq!((entry.path.as_slice(), entry.size), (b"s".as_slice(), 3_000_000), "{format:?}");
-        let Kind::File(Some(map)) = entry.kind else { panic!("{format:?} has no map") };
+        let EntryKind::File(Some(map)) = entry.kind else { panic!("{format:?} has no map") };
         let stored = data(&mut reader);
         let mut content = vec![0; 3_000_000];
         let mut at = 0;

@@ -18,7 +18,6 @@ pub(super) enum AtEnd {
     EndOfTransmission,
 }
 
-/// Where input goes.
 #[derive(Debug)]
 pub(super) struct Input {
     target: Option<Arc<OwnedFd>>,

@@ -30,6 +30,7 @@ use magikvm_proto::budget::{RESTART_BACKOFF_FIRST_MS, RESTART_BACKOFF_MAX_MS, RE
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::plan::RestartPolicy;
 use magikvm_proto::state::{ContainerState, ContainerStatus, ExitStatus, Terminated};
+use magikvm_proto::text;
 use magikvm_proto::wire::EventKind;
 
 /// How long an ended container's output may take to be read to its end, in milliseconds. After that its end is told
@@ -46,18 +47,19 @@ pub(crate) enum Input {
     Create,
     /// Start, once created: everything that must be there before is there.
     Start,
-    /// The pod runs.
     Release,
     /// The pod stops or has failed.
     Retire,
     /// Be asked to end, with TERM.
     Terminate,
-    /// Be killed.
     Kill,
     /// Wait no longer for output: an end that is known is told now.
     Conclude,
     /// Something happened to a run.
-    News { run: u32, news: News },
+    News {
+        run: u32,
+        news: News,
+    },
     /// The deadline of [`Container::deadline`] has passed.
     Tick,
 }
@@ -66,7 +68,9 @@ pub(crate) enum Input {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Effect {
     /// Create it for its run number `run`.
-    Create { run: u32 },
+    Create {
+        run: u32,
+    },
     /// Let its program start.
     Start,
     /// Send TERM to its PID 1.
@@ -75,7 +79,6 @@ pub(crate) enum Effect {
     Kill,
     /// A run has ended and its output was read.
     Ended(ExitStatus),
-    /// Tell the host.
     Emit(EventKind),
 }
 
@@ -94,9 +97,7 @@ enum Phase {
 /// How the container stands to its pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tenure {
-    /// The pod is starting.
     Held,
-    /// The pod runs.
     Free,
     /// The pod stops or has failed.
     Retired,
@@ -110,7 +111,6 @@ enum Asked {
     Kill,
 }
 
-/// A container's state.
 #[derive(Debug, Clone)]
 pub(crate) struct Container {
     name: ContainerName,
@@ -401,9 +401,9 @@ impl Container {
 
 /// A run as `status` shows it.
 fn shown(run: &Terminated, epoch_ms: u64) -> Terminated {
-    let cut = |text: &String| text[..text.floor_char_boundary(MAX_STATUS_MESSAGE_LEN)].to_owned();
+    let short = |message: &String| text::cut(message, MAX_STATUS_MESSAGE_LEN).to_owned();
     Terminated {
-        message: run.message.as_ref().map(cut),
+        message: run.message.as_ref().map(short),
         started_ms: run.started_ms.map(|at| at.saturating_add(epoch_ms)),
         finished_ms: run.finished_ms.saturating_add(epoch_ms),
         ..run.clone()

@@ -153,7 +153,7 @@ fn silence_is_waited_for_and_half_a_frame_is_not() {
         {
             let mut state = host.lock();
             state.time = Duration::from_millis(100);
-            state.patience = Some(Patience::new(move || {
+            state.extension = Some(DeadlineExtension::new(move || {
                 left -= 1;
                 left >= 0
             }));

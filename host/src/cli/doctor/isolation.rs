@@ -1,7 +1,7 @@
 //! The isolation layers of the jail around each VM, as a trial process has just had them.
 
 use super::check::Check;
-use crate::jail::{Layer, Layers};
+use crate::process::{Layer, Layers};
 
 const NEEDED_FOR: &str = "protecting this host from a guest that has taken over its VMM; run --require-jail";
 
@@ -77,7 +77,7 @@ fn remedy(layer: Layer) -> &'static str {
 mod tests {
     use super::super::check::State;
     use super::*;
-    use crate::jail::Missing;
+    use crate::process::Missing;
 
     #[test]
     fn each_layer_has_a_check_and_what_is_missing_a_remedy() {

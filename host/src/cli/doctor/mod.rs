@@ -20,10 +20,10 @@ use crate::pod::interface::PodRuntimeInterface;
 use crate::runtime::microvm::check_guest;
 use crate::store::text::chain;
 use crate::vmm::qemu::Qemu;
-use crate::vmm::{DriverOptions, KernelChoice, krun};
+use crate::vmm::{DriverOptions, KernelChoice, Places, krun};
 use host::Host;
 use magikvm_proto::guest_image::Arch;
-use report::{GuestFor, Machines, Report};
+use report::{DoctorReport, GuestFor, Machines};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -61,9 +61,9 @@ fn passt_version(path: &std::path::Path) -> Result<String, PasstError> {
     passt::check(Some(path)).and_then(passt::version)
 }
 
-fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> Report {
+fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> DoctorReport {
     let layout = pods.layout();
-    let (image, places) = (check_guest(guest), pods.places());
+    let (image, places) = (check_guest(guest), Places::of(pods.layout()));
     let stated = image.as_ref().ok().map(|image| image.arch);
     let guest_for = match stated {
         Some(arch) if arch.as_str() != host.arch => GuestFor::AnotherProcessor,
@@ -93,5 +93,5 @@ fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> 
         others.extend([system::user_namespaces(host), system::subordinate_ids(host), system::cgroups(host)]);
         others.extend(isolation::checks(crate::vmm::walls::trial().map_err(|error| chain(&error))));
     }
-    Report::new(machines, others)
+    DoctorReport::new(machines, others)
 }

@@ -37,7 +37,7 @@ enum Parts {
 
 /// The result of all checks. `hardware` and `emulation` say whether pods can run in this way.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct DoctorReport {
     pub(super) checks: Vec<Check>,
     pub(super) hardware: bool,
     pub(super) emulation: bool,
@@ -46,7 +46,7 @@ pub(super) struct Report {
     machines: Parts,
 }
 
-impl Report {
+impl DoctorReport {
     /// If no driver can run VMs, each missing part becomes a failure: every fix begins with one of them.
     pub(super) fn new(machines: Machines, others: Vec<Check>) -> Self {
         let Machines { hardware, krun, qemu, vsock, guest_for } = machines;
@@ -105,9 +105,9 @@ mod tests {
         }
     }
 
-    fn report(parts: [bool; 4], guest_for: GuestFor, others: Vec<Check>) -> Report {
+    fn report(parts: [bool; 4], guest_for: GuestFor, others: Vec<Check>) -> DoctorReport {
         let [hardware, krun, qemu, vsock] = parts.map(part);
-        Report::new(Machines { hardware, krun, qemu, vsock, guest_for }, others)
+        DoctorReport::new(Machines { hardware, krun, qemu, vsock, guest_for }, others)
     }
 
     #[test]

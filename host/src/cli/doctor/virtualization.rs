@@ -30,7 +30,7 @@ const NESTING: [(&str, &str); 6] = [
 struct Processor {
     vendor: Vendor,
     extension: Extension,
-    place: Place,
+    place: RunsOn,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,6 @@ impl Vendor {
         }
     }
 
-    /// What firmwares call it.
     fn setting(self) -> &'static str {
         match self {
             Self::Intel => "Intel VT-x",
@@ -63,9 +62,8 @@ enum Extension {
     Absent,
 }
 
-/// Where it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum RunsOn {
     Metal,
     Vm,
 }
@@ -84,17 +82,16 @@ impl Processor {
         Self {
             vendor: if amd { Vendor::Amd } else { Vendor::Intel },
             extension: if has("vmx") || has("svm") { Extension::Present } else { Extension::Absent },
-            place: if has("hypervisor") { Place::Vm } else { Place::Metal },
+            place: if has("hypervisor") { RunsOn::Vm } else { RunsOn::Metal },
         }
     }
 
     /// A VM whose host keeps virtualization to itself.
     fn is_not_nested(self) -> bool {
-        self.extension == Extension::Absent && self.place == Place::Vm
+        self.extension == Extension::Absent && self.place == RunsOn::Vm
     }
 }
 
-/// This machine's.
 pub(super) fn of_machine(host: &Host, verdicts: &Path) -> Check {
     check(host, &host.kvm(), || probe::hardware_afresh(verdicts))
 }
@@ -153,14 +150,14 @@ fn why_missing(host: &Host) -> (String, String) {
                 "run `{sudo}modprobe {module}` (if this fails, {setting} is off in the firmware settings)"
             ),
         ),
-        (Extension::Absent, Place::Vm) => (
+        (Extension::Absent, RunsOn::Vm) => (
             format!(
                 "there is no /dev/kvm: this host is itself a VM{}, without nested virtualization",
                 maker(host)
             ),
             nesting(host, processor),
         ),
-        (Extension::Absent, Place::Metal) => (
+        (Extension::Absent, RunsOn::Metal) => (
             format!(
                 "there is no /dev/kvm: {setting} is off in this host's firmware, or the processor lacks it"
             ),

@@ -1,8 +1,8 @@
 //! Listening, outside, for calls that are not on the list of a process: written down, and the process is killed.
 
 use super::super::spec::{Inside, JailSpec};
-use super::super::watch::{Violation, Watch};
 use super::{SAME_FOR_ALL, lists_of, names};
+use crate::process::{Violation, Watch};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -16,7 +16,7 @@ const SEND: libc::c_ulong = 0xc018_2101;
 const CONTINUE: u32 = 1;
 
 /// What becomes of a call.
-enum Verdict {
+enum CallVerdict {
     Pass,
     Kill(Violation),
 }
@@ -46,8 +46,8 @@ pub(in crate::jail) fn listen(listener: OwnedFd, pid: i32, spec: &JailSpec, watc
     std::thread::Builder::new().name("system calls".to_owned()).spawn(move || {
         while let Some(call) = next(&listener) {
             match judge.judge(&call.data) {
-                Verdict::Pass => pass(&listener, call.id),
-                Verdict::Kill(violation) => {
+                CallVerdict::Pass => pass(&listener, call.id),
+                CallVerdict::Kill(violation) => {
                     watch.note(violation);
                     kill(&process);
                 }
@@ -65,11 +65,11 @@ fn lesson() -> Option<std::fs::File> {
 }
 
 impl Judge {
-    fn judge(&mut self, data: &libc::seccomp_data) -> Verdict {
+    fn judge(&mut self, data: &libc::seccomp_data) -> CallVerdict {
         let number = i64::from(data.nr);
         if self.may_execute && number == libc::SYS_execve {
             self.may_execute = false;
-            return Verdict::Pass;
+            return CallVerdict::Pass;
         }
         let call = describe(&self.spec, data);
         #[cfg(feature = "testing")]
@@ -78,10 +78,10 @@ impl Judge {
             let [a, b, c, ..] = data.args;
             let line = format!("{:?} {call} {a:#x} {b:#x} {c:#x}\n", self.spec.filter);
             if file.write_all(line.as_bytes()).is_ok() {
-                return Verdict::Pass;
+                return CallVerdict::Pass;
             }
         }
-        Verdict::Kill(Violation { call })
+        CallVerdict::Kill(Violation { call })
     }
 }
 

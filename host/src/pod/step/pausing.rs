@@ -1,160 +1,61 @@
-//! Of pods that are paused, by their user or by a stranger's signal, and of the guest's clock after that.
+//! Pods that are paused and go on, by their user's request or by whoever else has stopped their processes, and the guest's clock after that.
 
-use super::tests::{any_input, gone, guest, names, started};
-use super::*;
-use proptest::prelude::*;
+use super::{Effect, Machine, PauseRequest};
+use crate::pod::events::{ClockReason, HostEvent};
+use crate::process::Motion;
+use crate::store::record::Stage;
+use magikvm_proto::wire::{Refusal, RefusalCode};
 
-const ALL: Input = Input::Motion(Motion::Stopped);
-const SOME: Input = Input::Motion(Motion::PartlyStopped);
-const NONE: Input = Input::Motion(Motion::Running);
-const PAUSE: Input = Input::Wish(Wish::Pause);
-const RESUME: Input = Input::Wish(Wish::Resume);
-
-fn running() -> Machine {
-    let mut pod = Machine::new(&names(1));
-    pod.step(Input::AgentUp, 1);
-    pod.step(started(0), 2);
-    pod.step(guest(EventKind::PodStarted), 3);
-    pod
-}
-
-fn refusal(pod: &Machine, wish: Wish) -> String {
-    pod.outcome(wish).expect("it is decided").unwrap_err().message
-}
-
-#[test]
-fn a_wish_is_fulfilled_when_the_processes_have_followed() {
-    let mut pod = running();
-    assert_eq!(pod.step(PAUSE, 10), [Effect::StopVm]);
-    assert_eq!(pod.outcome(Wish::Pause), None);
-    assert_eq!(pod.step(SOME, 11), [Effect::Note(HostEvent::Paused)]);
-    assert_eq!(pod.outcome(Wish::Pause), None);
-    assert!(pod.step(ALL, 12).is_empty());
-    assert_eq!((pod.outcome(Wish::Pause), pod.state.paused_ms), (Some(Ok(())), Some(11)));
-    assert!(pod.step(PAUSE, 13).is_empty(), "again is nothing new");
-    assert_eq!(pod.outcome(Wish::Pause), Some(Ok(())));
-
-    assert_eq!(pod.step(RESUME, 20), [Effect::ContinueVm]);
-    assert!(pod.step(SOME, 21).is_empty());
-    assert_eq!((pod.outcome(Wish::Resume), pod.state.paused_ms), (None, Some(11)));
-    let told = [Effect::Note(HostEvent::Resumed), Effect::TellTime(ClockReason::Pause)];
-    assert_eq!(pod.step(NONE, 22), told);
-    assert_eq!((pod.outcome(Wish::Resume), pod.state.paused_ms), (Some(Ok(())), None));
-    assert!(pod.step(RESUME, 23).is_empty());
-    assert_eq!(pod.state.stage, Stage::Running);
-}
-
-#[test]
-fn strangers_signals_are_seen_like_ones_own() {
-    let mut pod = running();
-    assert_eq!(pod.step(ALL, 10), [Effect::Note(HostEvent::Paused)]);
-    assert_eq!(pod.step(RESUME, 11), [Effect::ContinueVm]);
-    assert_eq!(pod.step(NONE, 12)[1], Effect::TellTime(ClockReason::Pause));
-    // A stop so short that only its end was seen.
-    assert_eq!(pod.step(NONE, 13), [Effect::TellTime(ClockReason::Pause)]);
-}
-
-#[test]
-fn the_later_of_two_wishes_wins_even_when_nothing_was_seen_of_the_earlier() {
-    let mut pod = running();
-    pod.step(PAUSE, 10);
-    assert_eq!(pod.step(RESUME, 11), [Effect::ContinueVm]);
-    assert_eq!(refusal(&pod, Wish::Pause), "another wish has come after this one");
-    assert_eq!(pod.outcome(Wish::Resume), Some(Ok(())));
-    assert_eq!(pod.step(PAUSE, 12), [Effect::StopVm]);
-    pod.step(ALL, 13);
-    pod.step(RESUME, 14);
-    assert_eq!(pod.step(PAUSE, 15), [Effect::StopVm]);
-    assert_eq!(refusal(&pod, Wish::Resume), "another wish has come after this one");
-}
-
-#[test]
-fn only_a_running_pod_can_be_paused() {
-    let mut pod = Machine::new(&names(1));
-    assert!(pod.step(PAUSE, 1).is_empty());
-    assert_eq!(refusal(&pod, Wish::Pause), "it is being started");
-    assert_eq!(refusal(&pod, Wish::Resume), "it is being started");
-    let mut pod = running();
-    pod.step(Input::Stop { grace_ms: 1000 }, 10);
-    assert!(pod.step(PAUSE, 11).is_empty());
-    assert_eq!(refusal(&pod, Wish::Pause), "it is being stopped");
-    pod.step(gone("exit 0"), 12);
-    assert_eq!(refusal(&pod, Wish::Pause), "it has ended");
-    assert_eq!(refusal(&pod, Wish::Resume), "it has ended");
-}
-
-#[test]
-fn a_paused_pod_goes_on_to_be_stopped_and_the_deadline_holds_whatever_it_does() {
-    let mut pod = running();
-    pod.step(PAUSE, 10);
-    pod.step(ALL, 11);
-    let arm = |grace_ms: u64| Effect::Arm { after_ms: grace_ms + budget::HOST_SHUTDOWN_WAIT_MS };
-    let effects = pod.step(Input::Stop { grace_ms: 1000 }, 12);
-    assert_eq!(effects, [Effect::ContinueVm, Effect::Shutdown { grace_ms: 1000 }, arm(1000)]);
-    assert_eq!(pod.step(NONE, 13)[1], Effect::TellTime(ClockReason::Pause));
-    // Somebody stops it again: it is not waited for any longer than without that.
-    assert_eq!(pod.step(ALL, 14), [Effect::Note(HostEvent::Paused)]);
-    assert_eq!(pod.step(Input::Deadline, 15), [Effect::KillVm]);
-    assert_eq!(pod.step(gone("signal 9"), 16), [Effect::End]);
-    assert_eq!(pod.state.paused_ms, None);
-}
-
-#[test]
-fn a_boot_that_somebody_stopped_fails_in_its_time_and_says_so() {
-    for (up, stage) in [(false, RunStage::Boot), (true, RunStage::Agent)] {
-        let mut pod = Machine::new(&names(1));
-        if up {
-            pod.step(Input::AgentUp, 1);
-        }
-        assert_eq!(pod.step(ALL, 2), [Effect::Note(HostEvent::Paused)]);
-        match pod.step(Input::Deadline, 3).as_slice() {
-            [Effect::Fail(failure)] => {
-                assert_eq!(failure.stage, stage);
-                assert!(failure.message.ends_with("somebody has stopped its processes (SIGSTOP)"));
-            }
-            other => panic!("{other:?}"),
+impl Machine {
+    /// What a request has come to; `None` while that is open.
+    pub fn outcome(&self, request: PauseRequest) -> Option<Result<(), Refusal>> {
+        let wanted = match request {
+            PauseRequest::Pause => Motion::Stopped,
+            PauseRequest::Resume => Motion::Running,
+        };
+        let refused = |why: &str| Some(Err(Refusal::new(RefusalCode::Conflict, why)));
+        match self.state.stage {
+            Stage::Pulling => refused("its images are being pulled"),
+            Stage::Starting => refused("it is being started"),
+            Stage::Stopping if request == PauseRequest::Pause => refused("it is being stopped"),
+            Stage::Ended => refused("it has ended"),
+            _ if self.request != Some(request) => refused("another request came after this one"),
+            _ => (self.motion == wanted).then_some(Ok(())),
         }
     }
-}
 
-#[test]
-fn the_time_is_told_when_there_is_somebody_to_tell() {
-    let mut pod = Machine::new(&names(1));
-    assert!(pod.step(Input::HostClockJumped, 1).is_empty(), "it is told when its agent answers first");
-    let mut pod = running();
-    assert_eq!(pod.step(Input::HostClockJumped, 10), [Effect::TellTime(ClockReason::HostClock)]);
-    pod.step(ALL, 11);
-    assert!(pod.step(Input::HostClockJumped, 12).is_empty(), "it is told when it goes on");
-}
+    pub(super) fn request(&mut self, request: PauseRequest) -> Vec<Effect> {
+        let (wanted, effect) = match (request, self.state.stage) {
+            (PauseRequest::Pause, Stage::Running) => (Motion::Stopped, Effect::Pause),
+            (PauseRequest::Resume, Stage::Running | Stage::Stopping) => (Motion::Running, Effect::Resume),
+            _ => return Vec::new(),
+        };
+        let earlier = self.request.replace(request);
+        // The effect of an earlier request may be on its way still, so that what was seen last is not to be trusted.
+        let may_change = earlier.is_some_and(|earlier| earlier != request);
+        if self.motion != wanted || may_change { vec![effect] } else { Vec::new() }
+    }
 
-proptest! {
-    /// Whatever happens, `paused_ms` says what the processes were last seen doing, a wish is open only while a live pod's processes do not
-    /// follow it, and nothing is asked of processes that have ended.
-    #[test]
-    fn the_state_tells_what_was_seen(inputs in proptest::collection::vec(any_input(), 0..60)) {
-        let mut pod = Machine::new(&names(3));
-        let mut seen = Motion::Running;
-        for (now, input) in inputs.into_iter().enumerate() {
-            if let (Input::Motion(motion), true) = (&input, pod.state.stage != Stage::Ended) {
-                seen = *motion;
+    pub(super) fn motion(&mut self, motion: Motion, now_ms: u64) -> Vec<Effect> {
+        self.motion = motion;
+        if motion != Motion::Running {
+            if self.state.paused_ms.is_some() {
+                return Vec::new();
             }
-            let wish = match &input {
-                Input::Wish(wish) => Some(*wish),
-                _ => None,
-            };
-            let effects = pod.step(input, u64::try_from(now).unwrap());
-            if pod.state.stage == Stage::Ended {
-                for wish in [Wish::Pause, Wish::Resume] {
-                    prop_assert!(matches!(pod.outcome(wish), Some(Err(_))));
-                }
-                continue;
-            }
-            prop_assert_eq!(pod.state.paused_ms.is_some(), seen != Motion::Running);
-            prop_assert!(!effects.contains(&Effect::StopVm) || pod.state.stage == Stage::Running);
-            if let Some(wish) = wish && pod.outcome(wish).is_none() {
-                let needed = if wish == Wish::Pause { Effect::StopVm } else { Effect::ContinueVm };
-                prop_assert!(effects.contains(&needed));
-            }
+            self.state.paused_ms = Some(now_ms);
+            return vec![Effect::Note(HostEvent::Paused)];
         }
+        let mut effects = Vec::new();
+        if self.state.paused_ms.take().is_some() {
+            effects.push(Effect::Note(HostEvent::Resumed));
+        }
+        effects.extend(self.tell_time(ClockReason::Pause));
+        effects
+    }
+
+    /// A guest that is starting is told when its agent answers first, one that stands still when it goes on.
+    pub(super) fn tell_time(&self, reason: ClockReason) -> Vec<Effect> {
+        let runs = matches!(self.state.stage, Stage::Running | Stage::Stopping);
+        if runs && self.motion == Motion::Running { vec![Effect::TellTime(reason)] } else { Vec::new() }
     }
 }

@@ -3,6 +3,7 @@
 
 use super::Manner;
 use crate::store::layout::FORWARD_SOCK;
+use crate::store::text::ignore;
 use magikvm_proto::codec::{read_message, write_message};
 use magikvm_proto::forward::ForwardRequest;
 use magikvm_proto::wire::{Done, Reply};
@@ -21,9 +22,7 @@ pub(super) fn listen(manner: Manner) -> io::Result<()> {
     std::thread::spawn(move || {
         for stream in listener.incoming().filter_map(Result::ok) {
             std::thread::spawn(move || {
-                if serve(stream, manner).is_err() {
-                    // The host has gone, or has had enough.
-                }
+                ignore(serve(stream, manner), "the host has gone, or has had enough");
             });
         }
     });

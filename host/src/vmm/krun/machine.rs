@@ -120,9 +120,7 @@ mod complaints {
                 _ if message == TRIPLE_FAULT => return report::send(&Report::TripleFault),
                 _ => return,
             }
-            if writeln!(std::io::stderr(), "libkrun: {message}").is_err() {
-                // Nobody listens.
-            }
+            crate::store::text::ignore(writeln!(std::io::stderr(), "libkrun: {message}"), "nobody listens");
         }
 
         fn flush(&self) {}

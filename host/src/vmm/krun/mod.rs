@@ -12,7 +12,6 @@ mod machine;
 pub use machine::{VMM_VERB, main};
 
 use super::nic::{NIC_FD, Nic};
-use super::process;
 use super::report;
 use super::share;
 use super::walls::Site;
@@ -22,8 +21,10 @@ use super::{
 use crate::agent::{Connector, Handshake};
 use crate::jail::{self, Access, Descriptor, HostNetwork, Inside, SyscallFilter};
 use crate::os;
+use crate::process;
 use crate::store::atomic::FileError;
 use crate::store::layout::AGENT_SOCK;
+use crate::store::sandbox::Role;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -65,10 +66,12 @@ struct Settings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Network {
-    /// Not at all.
     None,
     /// By a device whose frames go through this descriptor.
-    Stream { mac: [u8; 6], fd: i32 },
+    Stream {
+        mac: [u8; 6],
+        fd: i32,
+    },
     /// By sockets of the host.
     Tsi,
 }
@@ -92,7 +95,6 @@ impl Console {
     const OF_GUEST_IMAGES: Self = if cfg!(target_arch = "aarch64") { Self::Virtio } else { Self::Serial };
 }
 
-/// The driver.
 #[derive(Debug)]
 pub struct Krun {
     options: DriverOptions,
@@ -196,7 +198,8 @@ impl Vmm for Krun {
         }
         let mut command = jail::command().map_err(start)?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut machine = process::spawn_jailed("krun", &mut command, &spec, Some(&theirs))?;
+        let mut machine =
+            jail::spawn_jailed(Role::Vmm, "krun", &mut command, &spec, &[(&theirs, report::REPORT_FD)])?;
         drop(theirs);
         let (console, diagnostics) = machine.take_output()?;
         process::tell(&mut machine, &settings).map_err(start)?;
@@ -205,7 +208,6 @@ impl Vmm for Krun {
     }
 }
 
-/// Which libkrun this is.
 pub fn version() -> Result<String, Unavailable> {
     api::version()
 }

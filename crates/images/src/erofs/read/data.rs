@@ -5,7 +5,7 @@ use super::super::format::{
     ADVISE_BIG, BLOCK, BLOCK_LEN, CHUNK_BLOCKS, CHUNK_LEN, INDEX_BLOCKS, INDEX_HEAD, INDEX_LEN, INDEX_PLAIN,
     INDEX_REST, Layout, MAP_HEADER_LEN,
 };
-use super::{Inode, Kind, ReadAt, ReadError, Reader, u16_at, u32_at};
+use super::{Inode, InodeKind, ReadAt, ReadError, Reader, u16_at, u32_at};
 
 /// Bytes read at once of data in a row.
 const READ_LEN: u64 = 256 << 10;
@@ -89,7 +89,7 @@ impl<S: ReadAt> Reader<S> {
 
     /// Gives the data of a regular file to `sink`.
     pub fn data<E: From<ReadError>>(&self, inode: &Inode, sink: Sink<'_, E>) -> Result<(), E> {
-        if inode.kind != Kind::Regular {
+        if inode.kind != InodeKind::Regular {
             return Err(inode.damaged("it is no regular file").into());
         }
         if inode.layout == Layout::Packed {

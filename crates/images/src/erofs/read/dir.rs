@@ -2,7 +2,7 @@
 
 use super::super::super::tree::MAX_NAME_LEN;
 use super::super::format::{BLOCK, BLOCK_LEN, DIRENT_LEN, FileType};
-use super::{Inode, Kind, ReadAt, ReadError, Reader, u16_at, u64_at};
+use super::{Inode, InodeKind, ReadAt, ReadError, Reader, u16_at, u64_at};
 
 /// A name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,12 +16,12 @@ impl Name {
     /// The type beside the name is the inode's.
     pub(super) fn agrees(&self, inode: &Inode) -> bool {
         let expected = match inode.kind {
-            Kind::Directory => FileType::Directory,
-            Kind::Regular => FileType::Regular,
-            Kind::Symlink => FileType::Symlink,
-            Kind::CharDevice(_) => FileType::Char,
-            Kind::BlockDevice(_) => FileType::Block,
-            Kind::Fifo => FileType::Fifo,
+            InodeKind::Directory => FileType::Directory,
+            InodeKind::Regular => FileType::Regular,
+            InodeKind::Symlink => FileType::Symlink,
+            InodeKind::CharDevice(_) => FileType::Char,
+            InodeKind::BlockDevice(_) => FileType::Block,
+            InodeKind::Fifo => FileType::Fifo,
         };
         self.file_type == expected as u8
     }

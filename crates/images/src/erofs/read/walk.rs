@@ -4,14 +4,13 @@
 use super::super::super::tree::{MAX_DEPTH, MAX_ENTRIES, MAX_METADATA};
 use super::super::format::CHUNK_BLOCKS;
 use super::dir::Name;
-use super::{Inode, Kind, ReadAt, ReadError, Reader};
+use super::{Inode, InodeKind, ReadAt, ReadError, Reader};
 use magikvm_proto::limits::MAX_ROOTFS_SIZE;
 use std::collections::HashMap;
 use std::vec::IntoIter;
 
 /// What wants to see everything. Whatever is named more than once comes as `file` first and as `link` then.
 pub trait Visitor<S> {
-    /// Why it stops.
     type Error: From<ReadError>;
     /// A directory; what comes until its `leave` is in it. The root's name is empty.
     fn enter(&mut self, image: &Reader<S>, name: &[u8], directory: &Inode) -> Result<(), Self::Error>;
@@ -117,22 +116,22 @@ impl Seen {
     /// True: seen for the first time.
     fn is_new(&mut self, inode: &Inode) -> Result<bool, ReadError> {
         if let Some(left) = self.names_left.get_mut(&inode.nid) {
-            if inode.kind == Kind::Directory {
+            if inode.kind == InodeKind::Directory {
                 return Err(inode.damaged("the directory is in two places"));
             }
             *left = left.checked_sub(1).ok_or_else(|| inode.damaged("it has more names than it says"))?;
             return Ok(false);
         }
-        let names = if inode.kind == Kind::Directory { 1 } else { inode.nlink };
+        let names = if inode.kind == InodeKind::Directory { 1 } else { inode.nlink };
         let left = names.checked_sub(1).ok_or_else(|| inode.damaged("it says that it has no name"))?;
         self.names_left.insert(inode.nid, left);
         self.metadata(inode.xattrs_len.into())?;
         match inode.kind {
-            Kind::Regular => {
+            InodeKind::Regular => {
                 let left = self.content_left.checked_sub(inode.size);
                 self.content_left = left.ok_or(ReadError::TooMuch { what: "bytes of data" })?;
             }
-            Kind::Symlink => self.metadata(inode.size)?,
+            InodeKind::Symlink => self.metadata(inode.size)?,
             _ => {}
         }
         Ok(true)
@@ -143,7 +142,7 @@ impl Seen {
 pub fn walk<S: ReadAt, V: Visitor<S>>(image: &Reader<S>, visitor: &mut V) -> Result<u64, V::Error> {
     let mut seen = Seen::new(image.size());
     let root = image.inode(image.root)?;
-    if root.kind != Kind::Directory {
+    if root.kind != InodeKind::Directory {
         return Err(root.damaged("the root is no directory").into());
     }
     seen.is_new(&root)?;
@@ -162,7 +161,7 @@ pub fn walk<S: ReadAt, V: Visitor<S>>(image: &Reader<S>, visitor: &mut V) -> Res
             return Err(inode.damaged("its type is not that of its name").into());
         }
         let new = seen.is_new(&inode)?;
-        if inode.kind != Kind::Directory {
+        if inode.kind != InodeKind::Directory {
             if new {
                 visitor.file(image, &name.name, &inode)?;
             } else {
@@ -193,7 +192,6 @@ pub fn walk<S: ReadAt, V: Visitor<S>>(image: &Reader<S>, visitor: &mut V) -> Res
 pub struct Summary {
     /// Files, directories and all else.
     pub inodes: u64,
-    /// Regular files.
     pub files: u64,
     /// Bytes of all regular files.
     pub bytes: u64,
@@ -220,8 +218,8 @@ impl<S: ReadAt> Visitor<S> for Summary {
     fn file(&mut self, image: &Reader<S>, _: &[u8], inode: &Inode) -> Result<(), ReadError> {
         image.xattrs(inode)?;
         match inode.kind {
-            Kind::Symlink => image.target(inode).map(drop),
-            Kind::Regular => {
+            InodeKind::Symlink => image.target(inode).map(drop),
+            InodeKind::Regular => {
                 self.files += 1;
                 image.data(inode, &mut |_, bytes| {
                     self.bytes += bytes.len() as u64;

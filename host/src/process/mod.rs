@@ -4,10 +4,15 @@
     reason = "pre_exec is the only place where a child can ask for its parent's death signal"
 )]
 
-use super::VmmError;
-use super::report::REPORT_FD;
-use crate::jail::{Handover, JailSpec, Layers, Violation, Watch};
+mod layers;
+mod watch;
+
+pub use layers::{Layer, Layers, Missing};
+pub use watch::{Violation, Watch};
+
 use crate::os;
+use crate::store::sandbox::{ProcessRef, Role};
+use crate::store::text::ignore;
 use crate::store::undo;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
@@ -22,18 +27,34 @@ use std::time::{Duration, Instant};
 /// How often one looks whether a process has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// A process of ours, by number and start time. The number alone may one day be somebody else's.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct ProcessRef {
-    /// For people.
-    pub name: String,
-    /// Process id.
-    pub pid: i32,
-    /// As the system says it ([`os::start_time`]).
-    pub start_time: u64,
+/// A child that could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// A program that is not there or can't be executed.
+    #[error("cannot start {program}")]
+    Start {
+        /// The program as it was asked for.
+        program: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    /// A child whose output was to be read, and that was started without pipes for it.
+    #[error("{0} has no pipes for its output")]
+    NoPipes(String),
 }
 
 impl ProcessRef {
+    /// This process, if the system can say when it was started.
+    pub fn of_this_process(role: Role, name: &str) -> Option<Self> {
+        let pid = nix::unistd::getpid().as_raw();
+        Some(Self { role, name: name.to_owned(), pid, start_time: os::start_time(pid)? })
+    }
+
+    /// A child that is a zombie already gets the start time 0, which no live process has.
+    fn of_child(role: Role, name: &str, pid: i32) -> Self {
+        Self { role, name: name.to_owned(), pid, start_time: os::start_time(pid).unwrap_or(0) }
+    }
+
     /// How to take it away.
     pub fn undo_step(&self) -> undo::Step {
         undo::Step::KillProcess { pid: self.pid, start_time: self.start_time, name: self.name.clone() }
@@ -59,9 +80,10 @@ impl ProcessRef {
         self.signal(Signal::SIGCONT);
     }
 
-    fn signal(&self, signal: Signal) {
-        if self.is_alive() && kill(Pid::from_raw(self.pid), signal).is_err() {
-            // It ended in between; there is nothing left to be signalled.
+    /// Sends a signal if it is there.
+    pub fn signal(&self, signal: Signal) {
+        if self.is_alive() {
+            ignore(kill(Pid::from_raw(self.pid), signal), "it ended in between, and is past being signalled");
         }
     }
 }
@@ -69,11 +91,10 @@ impl ProcessRef {
 /// A child of this process. Killed and reaped when dropped before it was reaped.
 #[derive(Debug)]
 pub struct Process {
-    /// Which one.
+    /// Names it for as long as it lives, and after that.
     pub reference: ProcessRef,
-    /// Its pipes.
     pub child: Child,
-    /// Its walls, if it was put into a jail.
+    /// Its isolation, if it was put into a jail.
     pub layers: Option<Layers>,
     watch: Option<Watch>,
     reaped: bool,
@@ -132,8 +153,8 @@ impl Child {
 
 /// Starts a child that the kernel kills when the calling *thread* ends; call it on a thread that lives as long as the child shall. A child
 /// that is this program has [`os::follow_parent`] to call, for systems whose kernel does not.
-pub fn spawn(name: &str, command: &mut Command) -> Result<Process, VmmError> {
-    spawn_with(name, command, &[])
+pub fn spawn(role: Role, name: &str, command: &mut Command) -> Result<Process, ProcessError> {
+    spawn_with(role, name, command, &[])
 }
 
 /// Numbers that children have descriptors under are below this one.
@@ -141,12 +162,15 @@ const FIRST_COPY: i32 = 64;
 
 /// The same; the child has these descriptors, each under a number from 3 to 63.
 pub fn spawn_with(
+    role: Role,
     name: &str,
     command: &mut Command,
     inherits: &[(&OwnedFd, i32)],
-) -> Result<Process, VmmError> {
-    let start =
-        |source, command: &Command| VmmError::Start { program: PathBuf::from(command.get_program()), source };
+) -> Result<Process, ProcessError> {
+    let start = |source, command: &Command| ProcessError::Start {
+        program: PathBuf::from(command.get_program()),
+        source,
+    };
     let parent = Pid::this();
     // Copies out of the way of all those numbers, so that giving one takes none away.
     let copies = inherits.iter().map(|(fd, number)| {
@@ -172,57 +196,8 @@ pub fn spawn_with(
     let child = command.spawn().map_err(|source| start(source, command))?;
     drop(copies);
     let child = Child::of(child);
-    Ok(Process { reference: reference(name, child.pid), child, layers: None, watch: None, reaped: false })
-}
-
-fn reference(name: &str, pid: i32) -> ProcessRef {
-    // A child that is a zombie already gets 0, which no live process has.
-    let start_time = os::start_time(pid).unwrap_or(0);
-    ProcessRef { name: name.to_owned(), pid, start_time }
-}
-
-/// Starts a process in a jail. `command` is that of [`crate::jail::command`], with standard input, output and error set. When this returns the
-/// process is in its jail, and its program has begun.
-pub fn spawn_jailed(
-    name: &str,
-    command: &mut Command,
-    spec: &JailSpec,
-    reports: Option<&OwnedFd>,
-) -> Result<Process, VmmError> {
-    let failed = |source| VmmError::Jail { process: name.to_owned(), source };
-    #[cfg(feature = "testing")]
-    let spec = &with_inmate(name, spec);
-    let handover = Handover::new(spec).map_err(failed)?;
-    handover.attach(command);
-    let given: Vec<_> = reports.iter().map(|fd| (*fd, REPORT_FD)).collect();
-    let mut process = spawn_with(name, command, &given)?;
-    let jailed = handover.complete(process.child.pid).map_err(failed)?;
-    if jailed.pid != process.child.pid {
-        // The one that was started has handed its place over, and ends.
-        if process.child.wait().is_err() {
-            // Somebody else has reaped it.
-        }
-        process.child.pid = jailed.pid;
-        process.child.status = None;
-        process.reference = reference(name, jailed.pid);
-    }
-    process.layers = Some(jailed.layers);
-    process.watch = jailed.watch;
-    Ok(process)
-}
-
-/// In builds for tests: `MAGIKVM_INMATE=NAME|PROGRAM|ARGUMENT…` puts another program into the jail of the process of this name.
-#[cfg(feature = "testing")]
-fn with_inmate(name: &str, spec: &JailSpec) -> JailSpec {
-    let wanted = std::env::var("MAGIKVM_INMATE").unwrap_or_default();
-    let mut words = wanted.split('|').map(str::to_owned);
-    let mut spec = spec.clone();
-    if words.next().as_deref() == Some(name)
-        && let Some(path) = words.next()
-    {
-        spec.inside = crate::jail::Inside::Program { path: PathBuf::from(path), arguments: words.collect() };
-    }
-    spec
+    let reference = ProcessRef::of_child(role, name, child.pid);
+    Ok(Process { reference, child, layers: None, watch: None, reaped: false })
 }
 
 fn errno(answer: i32) -> std::io::Result<()> {
@@ -258,12 +233,22 @@ impl Process {
     }
 
     /// Its standard output and standard error, which must have been asked for as pipes, and can be had once.
-    pub(super) fn take_output(&mut self) -> Result<(ChildStdout, ChildStderr), VmmError> {
-        let no_pipes = || VmmError::Helper {
-            program: self.reference.name.clone(),
-            detail: "it has no pipes".to_owned(),
-        };
-        self.child.stdout.take().zip(self.child.stderr.take()).ok_or_else(no_pipes)
+    pub fn take_output(&mut self) -> Result<(ChildStdout, ChildStderr), ProcessError> {
+        let output = self.child.stdout.take().zip(self.child.stderr.take());
+        output.ok_or_else(|| ProcessError::NoPipes(self.reference.name.clone()))
+    }
+
+    /// Notes that it is in its jail. The process in the jail need not be the one that was started: that one has then handed its place over,
+    /// ends, and is reaped here.
+    pub(crate) fn enter(&mut self, pid: i32, layers: Layers, watch: Option<Watch>) {
+        if pid != self.child.pid {
+            ignore(self.child.wait(), "somebody else has reaped it");
+            self.child.pid = pid;
+            self.child.status = None;
+            self.reference = ProcessRef::of_child(self.reference.role, &self.reference.name, pid);
+        }
+        self.layers = Some(layers);
+        self.watch = watch;
     }
 
     /// The system call that it was killed for.
@@ -288,23 +273,20 @@ impl Drop for Process {
     }
 }
 
-/// Whether the processes of a machine run or are stopped (SIGSTOP), whoever stopped them.
+/// Whether the processes of a sandbox run or stand still, whoever stopped them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Motion {
-    /// All run.
     Running,
-    /// Some are stopped.
     PartlyStopped,
-    /// All are stopped.
     Stopped,
 }
 
-/// The first process of a machine that has ended.
+/// The first process of a sandbox that has ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// Which.
+    pub role: Role,
     pub name: String,
-    /// How.
+    /// As the system says it; `StillAlive` when nothing could be waited for.
     pub status: WaitStatus,
     /// The system call that it was killed for.
     pub violation: Option<Violation>,
@@ -314,7 +296,8 @@ pub struct Ended {
 /// `on_motion` of each process that is stopped or goes on.
 pub fn wait_first(processes: &mut Vec<Process>, on_motion: &mut dyn FnMut(Motion)) -> Ended {
     let mut stopped: Vec<i32> = Vec::new();
-    let (name, status) = loop {
+    let first = processes.first().map(|process| process.reference.clone());
+    let (ended, status) = loop {
         match waitpid(None, Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WCONTINUED)) {
             Ok(status) => {
                 let found =
@@ -325,7 +308,7 @@ pub fn wait_first(processes: &mut Vec<Process>, on_motion: &mut dyn FnMut(Motion
                 match status {
                     WaitStatus::Exited(..) | WaitStatus::Signaled(..) => {
                         process.set_reaped();
-                        break (process.reference.name.clone(), status);
+                        break (Some(process.reference.clone()), status);
                     }
                     WaitStatus::Stopped(..) if !stopped.contains(&pid) => stopped.push(pid),
                     // Of a stop and a continuation in quick succession only the latter is seen; it is told all the same.
@@ -339,17 +322,18 @@ pub fn wait_first(processes: &mut Vec<Process>, on_motion: &mut dyn FnMut(Motion
                 });
             }
             Err(nix::errno::Errno::EINTR) => {}
-            Err(_) => break ("vmm".to_owned(), WaitStatus::StillAlive),
+            Err(_) => break (first, WaitStatus::StillAlive),
         }
     };
     // One that was killed for its deed may take others with it before its end is seen: what it did is the reason.
-    let guilty =
-        processes.iter().find_map(|process| Some((process.reference.name.clone(), process.violation()?)));
+    let guilty = processes.iter().find_map(|process| Some((process.reference.clone(), process.violation()?)));
     processes.clear();
-    match guilty {
-        Some((name, violation)) => Ended { name, status, violation: Some(violation) },
-        None => Ended { name, status, violation: None },
-    }
+    let (reference, violation) = match guilty {
+        Some((reference, violation)) => (Some(reference), Some(violation)),
+        None => (ended, None),
+    };
+    let (role, name) = reference.map_or((Role::Vmm, String::new()), |process| (process.role, process.name));
+    Ended { role, name, status, violation }
 }
 
 #[cfg(test)]
@@ -358,14 +342,14 @@ mod tests {
     use std::sync::mpsc::{RecvTimeoutError, channel};
 
     fn sleeper() -> Process {
-        spawn("sleep", Command::new("sleep").arg("1000")).unwrap()
+        spawn(Role::Vmm, "sleep", Command::new("sleep").arg("1000")).unwrap()
     }
 
     /// The only test of this program that waits for any child, so it must not run beside others that do: it runs in a process of its own.
     #[test]
     fn stops_and_continuations_are_told_until_the_end() {
         const ALONE: &str = "MAGIKVM_TEST_ALONE";
-        let name = "vmm::process::tests::stops_and_continuations_are_told_until_the_end";
+        let name = "process::tests::stops_and_continuations_are_told_until_the_end";
         if std::env::var_os(ALONE).is_none() {
             let me = std::env::current_exe().unwrap();
             let alone = Command::new(me).args(["--exact", name]).env(ALONE, "1").output().unwrap();

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// A system call that was not allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Its name.
     pub call: String,
 }
 
@@ -14,14 +13,13 @@ pub struct Violation {
 pub struct Watch(Arc<Mutex<Option<Violation>>>);
 
 impl Watch {
-    /// The first one.
     pub fn violation(&self) -> Option<Violation> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Writes one down, if it is the first.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "there are no filters"))]
-    pub(super) fn note(&self, violation: Violation) {
+    pub(crate) fn note(&self, violation: Violation) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(violation);
     }
 }

@@ -1,0 +1,125 @@
+//! What keeps a connection to a registry from being made, sorted by what a person can do about it.
+
+use super::foreign::neutral;
+use std::error::Error;
+use std::fmt;
+use std::io;
+
+/// What kept a connection from being made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectProblem {
+    Name,
+    Refused,
+    /// It took too long.
+    TimedOut,
+    /// The certificate is of an authority that is not trusted here.
+    UnknownAuthority,
+    /// The server shows a certificate of an authority as its own.
+    AuthorityAsServer,
+    /// Another fault of the certificate, or of TLS.
+    Certificate,
+    /// TLS was spoken to something that speaks another protocol.
+    NotTls,
+    /// The other side hung up during the handshake.
+    HungUp,
+    Other,
+}
+
+/// The innermost reason of a failure of the HTTP or TLS library, as text.
+#[derive(Debug)]
+pub struct Cause(String);
+
+impl Cause {
+    pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
+        Self(neutral(&innermost(error).to_string()))
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Cause {}
+
+/// The end of the chain of causes. An `io::Error` hides what it wraps, so it is asked.
+fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    let mut error = error;
+    while let Some(inner) = below(error) {
+        error = inner;
+    }
+    error
+}
+
+fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => error.source(),
+    }
+}
+
+/// Sorts a failure of TLS by what can be done about it.
+fn tls_problem(error: &rustls::Error) -> ConnectProblem {
+    use rustls::{CertificateError as Certificate, Error as Tls, InvalidMessage};
+    match error {
+        // An authority of the same name is known, but it is not the one that signed.
+        Tls::InvalidCertificate(
+            Certificate::UnknownIssuer
+            | Certificate::BadSignature
+            | Certificate::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
+        ) => ConnectProblem::UnknownAuthority,
+        Tls::InvalidCertificate(Certificate::Other(other))
+            if matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity)) =>
+        {
+            ConnectProblem::AuthorityAsServer
+        }
+        Tls::InvalidMessage(InvalidMessage::InvalidContentType) => ConnectProblem::NotTls,
+        _ => ConnectProblem::Certificate,
+    }
+}
+
+/// Sorts a failure to connect by what can be done about it.
+pub(super) fn connect_problem(error: &reqwest::Error) -> ConnectProblem {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(tls) = error.downcast_ref() {
+            return tls_problem(tls);
+        }
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            match io.kind() {
+                io::ErrorKind::ConnectionRefused => return ConnectProblem::Refused,
+                io::ErrorKind::TimedOut => return ConnectProblem::TimedOut,
+                io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::BrokenPipe => return ConnectProblem::HungUp,
+                _ => {}
+            }
+        }
+        cause = below(error);
+    }
+    match error {
+        error if error.is_dns() => ConnectProblem::Name,
+        error if error.is_timeout() => ConnectProblem::TimedOut,
+        _ => ConnectProblem::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_of_certificates_are_told_apart() {
+        use rustls::{CertificateError, Error as Tls, InvalidMessage, OtherError};
+        use std::sync::Arc;
+        let of = |error| tls_problem(&Tls::InvalidCertificate(error));
+        let authority = OtherError(Arc::new(webpki::Error::CaUsedAsEndEntity));
+        assert_eq!(of(CertificateError::UnknownIssuer), ConnectProblem::UnknownAuthority);
+        assert_eq!(of(CertificateError::Other(authority)), ConnectProblem::AuthorityAsServer);
+        assert_eq!(of(CertificateError::Expired), ConnectProblem::Certificate);
+        let plain = Tls::InvalidMessage(InvalidMessage::InvalidContentType);
+        assert_eq!(tls_problem(&plain), ConnectProblem::NotTls);
+    }
+}

@@ -1,0 +1,50 @@
+//! Pods whose images are being pulled, by a process that is told to pull all of them and says how far it is.
+
+use super::{Effect, EndPuller, Machine};
+use crate::pod::failure::{Blame, Failure, RunStage};
+use crate::pod::pull::{FromPuller, PullerEnd};
+use crate::store::record::Stage;
+
+impl Machine {
+    pub(super) fn pull_begun(&mut self) -> Vec<Effect> {
+        if self.state.stage == Stage::Starting {
+            self.state.stage = Stage::Pulling;
+        }
+        Vec::new()
+    }
+
+    pub(super) fn puller(&mut self, said: FromPuller) -> Vec<Effect> {
+        if self.state.stage != Stage::Pulling {
+            return Vec::new();
+        }
+        match said {
+            FromPuller::Progress { image, progress } => vec![Effect::ShowProgress { image, progress }],
+            // Images that came all the same stay in the store, for the next run.
+            FromPuller::Done | FromPuller::Failed(_) if self.pull_given_up => self.fail(cancelled()),
+            FromPuller::Done => {
+                self.state.stage = Stage::Starting;
+                vec![Effect::Pulled]
+            }
+            FromPuller::Failed(failure) => self.fail(*failure),
+        }
+    }
+
+    pub(super) fn puller_gone(&mut self, end: &PullerEnd) -> Vec<Effect> {
+        match self.state.stage {
+            Stage::Pulling if self.pull_given_up => self.fail(cancelled()),
+            Stage::Pulling => self.fail(end.failure()),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Asked for once, the puller removes what is half-done; asked for again, it is killed.
+    pub(super) fn give_up_pull(&mut self) -> Vec<Effect> {
+        let how = if self.pull_given_up { EndPuller::Kill } else { EndPuller::Ask };
+        self.pull_given_up = true;
+        vec![Effect::EndPuller(how)]
+    }
+}
+
+fn cancelled() -> Failure {
+    Failure::message(RunStage::Cancelled, Blame::User, "the start was cancelled")
+}

@@ -1,0 +1,109 @@
+//! The isolation layers that a process can have, and those that it got. The jail builds them; this is what is known of them afterwards.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A layer of the isolation around a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layer {
+    /// A control group with limits.
+    Cgroup,
+    /// A user that nobody else is, and a user namespace.
+    User,
+    /// A root directory with nothing in it but what was given.
+    Files,
+    /// No other process can be seen.
+    Processes,
+    /// System V IPC and POSIX message queues of its own.
+    Ipc,
+    /// A host name of its own.
+    Hostname,
+    Network,
+    /// No capabilities, nor a way to any.
+    Capabilities,
+    /// Limits of the process itself, no core dumps, the first to go when memory is short.
+    Limits,
+    /// The kernel's rules for files, a second time.
+    Landlock,
+    /// The list of system calls.
+    Syscalls,
+}
+
+impl Layer {
+    pub const ALL: [Self; 11] = [
+        Self::Cgroup,
+        Self::User,
+        Self::Files,
+        Self::Processes,
+        Self::Ipc,
+        Self::Hostname,
+        Self::Network,
+        Self::Capabilities,
+        Self::Limits,
+        Self::Landlock,
+        Self::Syscalls,
+    ];
+
+    /// Its name, as in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cgroup => "cgroup",
+            Self::User => "user",
+            Self::Files => "files",
+            Self::Processes => "processes",
+            Self::Ipc => "ipc",
+            Self::Hostname => "hostname",
+            Self::Network => "network",
+            Self::Capabilities => "capabilities",
+            Self::Limits => "limits",
+            Self::Landlock => "landlock",
+            Self::Syscalls => "syscalls",
+        }
+    }
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A layer that the host does not give.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    pub layer: Layer,
+    pub why: String,
+}
+
+/// The isolation of one process.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Layers {
+    pub had: Vec<Layer>,
+    /// Those that were asked for and could not be had.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
+}
+
+impl Layers {
+    #[cfg(target_os = "linux")]
+    pub(crate) fn have(&mut self, layer: Layer) {
+        self.had.push(layer);
+    }
+
+    pub(crate) fn miss(&mut self, layer: Layer, why: impl Into<String>) {
+        self.missing.push(Missing { layer, why: why.into() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_called_in_json_what_they_are_called_to_people() {
+        for layer in Layer::ALL {
+            assert_eq!(serde_json::to_value(layer).unwrap(), layer.as_str());
+        }
+    }
+}
