@@ -155,7 +155,6 @@ fn documents() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Lines of JSON.
 fn wires() -> Result<Vec<(&'static str, Vec<u8>)>, Box<dyn Error>> {
     let mut requests = Vec::new();
     let requested: [Request; 5] = [

@@ -16,38 +16,29 @@ pub(crate) enum BootError {
     /// A file system could not be mounted.
     #[error("cannot mount {fstype} at {target}")]
     Mount {
-        /// File system type.
         fstype: &'static str,
-        /// Where.
         target: &'static str,
-        /// Why.
         #[source]
         source: Errno,
     },
     /// A directory or file could not be made or written.
     #[error("cannot write {path}")]
     Write {
-        /// Which.
         path: &'static str,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// A directory of the pod's could not be made.
     #[error("cannot make {}", path.display())]
     Directory {
-        /// Which.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// The new root could not be entered.
     #[error("cannot enter the new root ({step})")]
     Enter {
-        /// At which step.
         step: &'static str,
-        /// Why.
         #[source]
         source: Errno,
     },

@@ -7,7 +7,6 @@ use magikvm_supervisor::{Door, Home};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// The VM.
 #[derive(Debug)]
 pub(crate) struct Vm {
     agent: OwnedFd,

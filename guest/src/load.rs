@@ -33,20 +33,15 @@ pub(crate) enum LoadError {
     /// A file system could not be mounted.
     #[error("cannot mount {source_path} at {}", target.display())]
     Mount {
-        /// What.
         source_path: String,
-        /// Where.
         target: PathBuf,
-        /// Why.
         #[source]
         source: Errno,
     },
     /// A file could not be read or written.
     #[error("cannot use {}", path.display())]
     File {
-        /// Which.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -59,10 +54,8 @@ pub(crate) enum LoadError {
     /// The host name was refused.
     #[error("cannot set the host name {0:?}")]
     Hostname(String, #[source] Errno),
-    /// No network.
     #[error("cannot set up the pod's network")]
     Network(#[from] crate::network::NetworkError),
-    /// No loopback.
     #[error("cannot bring up the loopback interface")]
     Loopback(#[source] io::Error),
 }

@@ -34,12 +34,9 @@ pub(crate) enum NetworkError {
     /// The VM has no such device.
     #[error("there is no interface with the address {0}")]
     NoDevice(MacAddress),
-    /// The kernel refused something.
     #[error("cannot {what}")]
     Refused {
-        /// What.
         what: String,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -50,7 +47,6 @@ fn refused(what: impl Into<String>) -> impl FnOnce(io::Error) -> NetworkError {
     move |source| NetworkError::Refused { what, source }
 }
 
-/// Sets it up.
 pub(crate) fn set_up(plan: &NetworkPlan) -> Result<(), NetworkError> {
     let index = find(plan.mac)?;
     let mut link = Link { socket: open().map_err(refused("ask the kernel"))?, index, sequence: 0 };
@@ -153,7 +149,6 @@ fn family(address: IpAddr) -> u8 {
     u8::try_from(family).unwrap_or(0)
 }
 
-/// The interface.
 struct Link {
     socket: OwnedFd,
     index: u32,
@@ -172,7 +167,6 @@ impl Link {
     }
 
     fn address(&mut self, address: IpAddr, prefix: u8) -> io::Result<()> {
-        /// IFA_F_NODAD.
         const UNTRIED: u8 = 2;
         let mut fixed = vec![family(address), prefix, UNTRIED, 0];
         fixed.extend(self.index.to_ne_bytes());
@@ -182,7 +176,6 @@ impl Link {
 
     fn neighbour(&mut self, address: IpAddr, mac: MacAddress) -> io::Result<()> {
         const PERMANENT: u16 = 0x80;
-        /// NDA_DST and NDA_LLADDR.
         const ATTRIBUTES: [u16; 2] = [1, 2];
         let mut fixed = vec![family(address), 0, 0, 0];
         fixed.extend(self.index.to_ne_bytes());

@@ -49,7 +49,6 @@ pub(crate) fn loopback_up() -> io::Result<()> {
     Ok(())
 }
 
-/// A listening AF_VSOCK socket.
 pub(crate) fn vsock_listen(port: u32) -> io::Result<OwnedFd> {
     let listener = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     bind(listener.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, port))?;

@@ -27,7 +27,6 @@ pub enum BuildError {
     /// The user asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
-    /// The system lacks tools.
     #[error("required programs or packages are missing:{}", list(.0))]
     MissingTools(Vec<Tool>),
     /// The init program is not where it is looked for.
@@ -36,23 +35,16 @@ pub enum BuildError {
     /// The init program is not one.
     #[error("the init program {} {source}", path.display())]
     Init {
-        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         source: ElfError,
     },
     /// The init program and this builder do not belong together.
     #[error("the init program {} has wire generation {found}, but this magikvm-image builds images of generation {GENERATION}", path.display())]
-    InitGeneration {
-        /// The file.
-        path: PathBuf,
-        /// What it speaks.
-        found: u32,
-    },
+    InitGeneration { path: PathBuf, found: u32 },
     /// The kernel can't be compiled.
     #[error(transparent)]
     Compile(CompileError),
-    /// The kernel can't serve.
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// The kernel can't be stripped.
@@ -61,7 +53,6 @@ pub enum BuildError {
     /// The initramfs can't be written.
     #[error(transparent)]
     Cpio(#[from] CpioError),
-    /// A file operation failed.
     #[error(transparent)]
     File(#[from] FileError),
     /// The image can't be put at its place.
@@ -99,22 +90,17 @@ impl From<ChildError> for BuildError {
 pub enum KernelOrder {
     /// A file that the user gives.
     Ready(PathBuf),
-    /// Source.
     Compile(Recipe),
 }
 
 /// A guest image to make.
 #[derive(Debug, Clone)]
 pub struct Order {
-    /// For this architecture.
     pub arch: Arch,
-    /// At this place.
     pub out: PathBuf,
     /// With this program as `/init`.
     pub init: PathBuf,
-    /// With this kernel.
     pub kernel: KernelOrder,
-    /// Directories of programs.
     pub path: OsString,
 }
 

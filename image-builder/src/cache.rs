@@ -14,7 +14,6 @@ use std::time::Duration;
 /// Why the cache can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
-    /// A file operation failed.
     #[error(transparent)]
     File(#[from] FileError),
     /// The user asked to stop.

@@ -56,22 +56,17 @@ pub enum ChildError {
     /// It could not be started.
     #[error("cannot start {program}")]
     Spawn {
-        /// The program.
         program: String,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// It ended with an error.
     #[error("`{command}` failed ({status}); the end of {}:\n{tail}", log.display())]
     Failed {
-        /// Program and arguments.
         command: String,
         /// Exit code or signal.
         status: ExitStatus,
-        /// The whole output.
         log: PathBuf,
-        /// Its last lines.
         tail: String,
     },
     /// Its log could not be written, or it could not be waited for.

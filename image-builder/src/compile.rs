@@ -23,7 +23,6 @@ const MAX_CONFIG: u64 = 4 << 20;
 /// Why there is no kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
-    /// A file operation failed.
     #[error(transparent)]
     File(#[from] FileError),
     /// The cache can't be used.
@@ -43,12 +42,7 @@ pub enum CompileError {
     NotLinux(PathBuf),
     /// This kernel does not know our options, or has others that exclude them.
     #[error("the kernel source {} does not accept these required options:{}", source_file.display(), list(lost))]
-    LostOptions {
-        /// The archive.
-        source_file: PathBuf,
-        /// What was lost.
-        lost: Vec<Lost>,
-    },
+    LostOptions { source_file: PathBuf, lost: Vec<Lost> },
 }
 
 fn list(lost: &[Lost]) -> String {
@@ -85,26 +79,20 @@ pub enum Reuse {
 /// What to compile, and how.
 #[derive(Debug, Clone)]
 pub struct Recipe {
-    /// For this architecture.
     pub arch: Arch,
-    /// From this archive.
     pub source: PathBuf,
     /// Number of compilers that run at once.
     pub jobs: usize,
-    /// Kept here.
     pub cache: PathBuf,
     /// Whether an earlier one will do.
     pub reuse: Reuse,
-    /// Directories of programs.
     pub path: OsString,
 }
 
 /// A kernel that is there, or one still to be compiled.
 #[derive(Debug)]
 pub enum Source {
-    /// In this file.
     Ready(PathBuf),
-    /// Here.
     Workshop(Workshop),
 }
 

@@ -41,7 +41,6 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// An empty archive.
     pub fn new() -> Self {
         Self::default()
     }

@@ -16,18 +16,15 @@ pub enum ElfError {
     /// A file compressed as a whole.
     #[error("is compressed ({0}); unpack it first")]
     Compressed(&'static str),
-    /// Something else.
     #[error("is not an ELF file")]
     NotElf,
     /// 32 bits or big-endian.
     #[error("is not a 64-bit little-endian ELF file")]
     NotElf64,
-    /// For another processor.
     #[error("is for another processor (ELF machine {found}), not for {wanted}")]
     Machine {
         /// `e_machine` of the file.
         found: u16,
-        /// The architecture wanted.
         wanted: Arch,
     },
     /// An object file, a core dump…

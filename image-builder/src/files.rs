@@ -10,21 +10,17 @@ use std::path::{Path, PathBuf};
 /// A file operation that failed, and where.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// The system refused.
     #[error("cannot {action} {}", path.display())]
     Io {
         /// What was tried, as a verb: "read", "create directory"…
         action: &'static str,
-        /// On which path.
         path: PathBuf,
-        /// Why it failed.
         #[source]
         source: io::Error,
     },
     /// A file is longer than any honest one of its kind.
     #[error("{} is longer than the limit of {max} bytes", path.display())]
     TooLong {
-        /// The file.
         path: PathBuf,
         /// Bytes allowed.
         max: u64,

@@ -19,7 +19,6 @@ pub enum ImageError {
     /// The manifest is not usable.
     #[error("{} {source}", path.display())]
     Manifest {
-        /// The manifest.
         path: PathBuf,
         /// What is wrong with it.
         source: GuestManifestError,
@@ -27,7 +26,6 @@ pub enum ImageError {
     /// The files are not those that the manifest lists.
     #[error("the guest image {} is damaged:{}", dir.display(), list(problems))]
     Damaged {
-        /// The image.
         dir: PathBuf,
         /// Everything that is wrong.
         problems: Vec<Problem>,
@@ -43,16 +41,10 @@ fn list(problems: &[Problem]) -> String {
 pub enum Problem {
     /// It can't be read.
     #[error("cannot read {name}: {source}{}", cause(source))]
-    Unreadable {
-        /// The part.
-        name: String,
-        /// Why.
-        source: FileError,
-    },
+    Unreadable { name: String, source: FileError },
     /// It has another length.
     #[error("{name} has {found} bytes, but the manifest says {stated}")]
     Size {
-        /// The part.
         name: String,
         /// Bytes found.
         found: u64,
@@ -61,12 +53,7 @@ pub enum Problem {
     },
     /// It has another content.
     #[error("{name} does not match the manifest (its SHA-256 is {found})")]
-    Content {
-        /// The part.
-        name: String,
-        /// Digest found.
-        found: String,
-    },
+    Content { name: String, found: String },
     /// The kernel is not one.
     #[error("{KERNEL} {0}")]
     Kernel(FormatError),
@@ -82,9 +69,7 @@ fn cause(error: &FileError) -> String {
 /// A guest image whose manifest was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestImage {
-    /// Its directory.
     pub dir: PathBuf,
-    /// Its manifest.
     pub manifest: GuestManifest,
 }
 

@@ -21,7 +21,6 @@ pub enum KernelError {
     /// It is not an uncompressed kernel for the architecture.
     #[error("{} {source}", path.display())]
     Format {
-        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         source: FormatError,
@@ -29,26 +28,16 @@ pub enum KernelError {
     /// Its configuration can't be read, so nobody can tell what it can do.
     #[error("cannot check the options of {}", path.display())]
     Config {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: IkconfigError,
     },
     /// It does not say its release.
     #[error("{} does not contain a \"Linux version\" banner", path.display())]
-    NoRelease {
-        /// The file.
-        path: PathBuf,
-    },
+    NoRelease { path: PathBuf },
     /// A guest can't run with it.
     #[error("{} lacks options that the guest needs:{}", path.display(), list(missing))]
-    Lacks {
-        /// The file.
-        path: PathBuf,
-        /// What it lacks.
-        missing: Vec<Missing>,
-    },
+    Lacks { path: PathBuf, missing: Vec<Missing> },
 }
 
 fn list(missing: &[Missing]) -> String {
@@ -58,7 +47,6 @@ fn list(missing: &[Missing]) -> String {
 /// A kernel that the guest can run with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
-    /// The file's content.
     pub bytes: Vec<u8>,
     /// Its release, as `uname -r` says it.
     pub version: String,

@@ -54,7 +54,6 @@ impl Options {
 /// An option of the fragment that the final configuration does not have as written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lost {
-    /// The fragment's line.
     pub wanted: String,
     /// What the configuration has instead.
     pub found: Option<String>,
@@ -96,7 +95,6 @@ pub struct Feature {
     pub need: Need,
     /// All of these must be built in, by names without `CONFIG_`.
     pub options: &'static [&'static str],
-    /// What needs it.
     pub why: &'static str,
 }
 
@@ -245,7 +243,6 @@ enum State {
 pub struct Missing {
     /// The option, without `CONFIG_`.
     pub option: &'static str,
-    /// What needs it.
     pub why: &'static str,
     is_module: bool,
 }

@@ -27,7 +27,6 @@ pub struct Surroundings {
 /// Whether the user is root.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Root {
-    /// Yes: system directories.
     Yes,
     /// No: directories of the user.
     #[default]

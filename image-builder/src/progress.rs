@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 const ON_TERMINAL: Duration = Duration::from_secs(1);
 const IN_A_LOG: Duration = Duration::from_secs(30);
 
-/// Where progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Output {
     /// A line can be written over.

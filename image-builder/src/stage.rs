@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 /// Why an image can't be put at its place.
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
-    /// A file operation failed.
     #[error(transparent)]
     File(#[from] FileError),
     /// What is at the place is not ours to replace.

@@ -15,7 +15,6 @@ pub enum Probe {
     Program(&'static str),
     /// A header that the C compiler finds.
     Header(&'static str),
-    /// A file.
     File(PathBuf),
 }
 
@@ -57,7 +56,6 @@ pub struct Toolchain {
     pub prefix: &'static str,
     /// The C compiler; its version is part of what a kernel is made from.
     pub compiler: &'static str,
-    /// The linker; the same.
     pub linker: &'static str,
     /// Takes debug information out.
     pub strip: &'static str,

@@ -24,7 +24,6 @@ const LISTS: usize = 21;
 /// First argument of this program when it runs another one and tells what that took.
 const MEASURE: &str = "measure";
 
-/// What a program took.
 #[derive(Debug, Clone, Copy)]
 struct Taken {
     wall: Duration,

@@ -19,7 +19,6 @@ pub const IMAGE: &str = "demo/busybox:1";
 #[derive(Debug)]
 pub struct Bench {
     magikvm: PathBuf,
-    /// Its state.
     pub root: PathBuf,
     guest: PathBuf,
     /// For files of the benchmark.

@@ -26,16 +26,12 @@ pub struct Cmd {
 pub struct Output {
     /// Exit code; 128 and the number of the signal that ended it.
     pub code: i32,
-    /// Standard output.
     pub stdout: String,
-    /// Standard error.
     pub stderr: String,
-    /// From start to end.
     pub took: Duration,
     what: String,
 }
 
-/// A command that runs.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
@@ -54,35 +50,30 @@ impl Cmd {
         Self { command, input: Vec::new(), limit: LIMIT }
     }
 
-    /// One more argument.
     #[must_use]
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.command.arg(arg);
         self
     }
 
-    /// More arguments.
     #[must_use]
     pub fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.command.args(args);
         self
     }
 
-    /// A variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
         self
     }
 
-    /// Where it starts.
     #[must_use]
     pub fn current_dir(mut self, dir: impl AsRef<std::path::Path>) -> Self {
         self.command.current_dir(dir);
         self
     }
 
-    /// What it reads.
     #[must_use]
     pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.input = bytes.into();
@@ -150,7 +141,6 @@ fn all(mut file: &File) -> String {
 }
 
 impl Running {
-    /// Its process id.
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).unwrap()
     }
@@ -170,7 +160,6 @@ impl Running {
         so_far(&self.stderr)
     }
 
-    /// Sends a signal.
     #[track_caller]
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid()), signal)

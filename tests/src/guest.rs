@@ -20,7 +20,6 @@ impl BadGuest {
         Self { dir: dir.to_owned() }
     }
 
-    /// Where it is.
     pub fn dir(&self) -> &Path {
         &self.dir
     }

@@ -53,7 +53,6 @@ impl Host {
         host
     }
 
-    /// One without images.
     pub fn bare() -> Self {
         let dir = tempfile::Builder::new().prefix("magikvm-test-").tempdir().expect("a temporary directory");
         for name in ["home", "root", "tmp", "files"] {
@@ -76,7 +75,6 @@ impl Host {
         self.environment.insert(name.to_owned(), value.into());
     }
 
-    /// The state root.
     pub fn root(&self) -> PathBuf {
         self.dir.path().join("root")
     }

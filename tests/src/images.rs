@@ -15,14 +15,12 @@ pub struct Images {
 }
 
 impl Images {
-    /// An empty one.
     pub fn new() -> Self {
         let images = Self { dir: tempfile::tempdir().expect("a temporary directory") };
         run("umoci", &[&"init", &"--layout", &images.layout()]);
         images
     }
 
-    /// The layout.
     pub fn layout(&self) -> PathBuf {
         self.dir.path().join("layout")
     }

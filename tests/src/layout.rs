@@ -12,14 +12,12 @@ const BLOCK: usize = 512;
 pub struct Tar(Vec<u8>);
 
 impl Tar {
-    /// Adds a directory.
     #[must_use]
     pub fn dir(mut self, name: &str, mode: u32) -> Self {
         self.entry(name, mode, b'5', "", b"");
         self
     }
 
-    /// Adds a file.
     #[must_use]
     pub fn file(mut self, name: &str, mode: u32, bytes: &[u8]) -> Self {
         self.entry(name, mode, b'0', "", bytes);
@@ -50,7 +48,6 @@ impl Tar {
         self.0.resize(self.0.len().next_multiple_of(BLOCK), 0);
     }
 
-    /// The archive.
     pub fn finish(mut self) -> Vec<u8> {
         self.0.resize(self.0.len() + 2 * BLOCK, 0);
         self.0

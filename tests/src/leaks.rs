@@ -19,7 +19,6 @@ const FURNITURE: [&str; 4] = ["pods", "pods/.reserve", ".", "virtualization.json
 pub struct Holdings(BTreeSet<String>);
 
 impl Holdings {
-    /// Looks.
     pub fn of(root: &Path, temporary: &Path) -> Self {
         let mut held = BTreeSet::new();
         let needle = root.to_string_lossy().into_owned();
@@ -56,7 +55,6 @@ impl Holdings {
         self.0.difference(&earlier.0).map(String::as_str).collect()
     }
 
-    /// All of it.
     pub fn all(&self) -> Vec<&str> {
         self.0.iter().map(String::as_str).collect()
     }

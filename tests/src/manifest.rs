@@ -68,7 +68,6 @@ impl Pod {
         self
     }
 
-    /// One more volume.
     #[must_use]
     pub fn volume(mut self, name: &str, source: Value) -> Self {
         let volumes = &mut self.0["spec"]["volumes"];
@@ -108,7 +107,6 @@ impl Pod {
         self.0["metadata"]["name"].as_str().unwrap()
     }
 
-    /// The manifest.
     pub fn text(&self) -> String {
         let documents = std::iter::once(&self.0).chain(&self.1);
         let texts: Vec<String> =

@@ -35,7 +35,6 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// An empty one.
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("magikvm-net-").tempdir().expect("a temporary directory");
         let resolv = dir.path().join("resolv.conf");
@@ -62,7 +61,6 @@ impl Namespace {
         self.holder.id()
     }
 
-    /// A command in it.
     #[track_caller]
     pub fn run(&self, words: &str) {
         self.enter(Cmd::new("nsenter")).args(words.split_ascii_whitespace()).ok();
@@ -183,7 +181,6 @@ impl Drop for Namespace {
     }
 }
 
-/// Killed when dropped.
 #[derive(Debug)]
 pub struct NameServer(Child);
 
@@ -232,7 +229,6 @@ fn converse(mut stream: TcpStream, is_patient: bool) {
 pub struct Wire {
     /// Where pods run. Its default routes lead to the other one.
     pub here: Namespace,
-    /// Where the servers are.
     pub there: Namespace,
 }
 

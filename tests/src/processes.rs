@@ -4,12 +4,9 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-/// One process.
 #[derive(Debug, Clone)]
 pub struct Process {
-    /// Its number.
     pub pid: i32,
-    /// Its parent's.
     pub parent: i32,
     /// Its command line, for people.
     pub command: String,

@@ -20,12 +20,10 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("its address").port()
 }
 
-/// A request that came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// `GET`, `HEAD` and others.
     pub method: String,
-    /// With the query.
     pub path: String,
     /// Names in lower case, in their order.
     pub headers: Vec<(String, String)>,
@@ -51,7 +49,6 @@ impl Request {
 /// What is done with a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// The registry's answer.
     Forward,
     /// The registry's answer to a request for another path.
     Instead(String),
@@ -65,17 +62,14 @@ pub enum Action {
     Length(u64),
     /// An answer of its own.
     Answer {
-        /// The status.
         status: u16,
         /// Beside `Content-Length`.
         headers: Vec<(String, String)>,
-        /// The body.
         body: Vec<u8>,
     },
 }
 
 impl Action {
-    /// A redirect.
     pub fn redirect(location: impl Into<String>) -> Self {
         let headers = vec![("Location".to_owned(), location.into())];
         Self::Answer { status: 307, headers, body: Vec::new() }
@@ -135,7 +129,6 @@ impl Proxy {
         self.address.to_string()
     }
 
-    /// The port.
     pub fn port(&self) -> u16 {
         self.address.port()
     }

@@ -22,7 +22,6 @@ const LOG_LINES: usize = 40;
 const OUR_AGENT: &str = "fixture";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What kind of registry.
 #[derive(Debug, Clone, Default)]
 pub struct RegistryOptions {
     /// It lets in only this user with this password.
@@ -47,13 +46,10 @@ pub struct Registry {
 pub struct Logged {
     /// `GET`, `HEAD` and others.
     pub method: String,
-    /// With the query.
     pub path: String,
-    /// Of the answer.
     pub status: u16,
     /// Bytes of the answer's body that were written.
     pub bytes: u64,
-    /// Which program asked.
     pub agent: String,
 }
 
@@ -129,7 +125,6 @@ impl Registry {
         format!("{}/{name}", self.host())
     }
 
-    /// The port.
     pub fn port(&self) -> u16 {
         self.port
     }

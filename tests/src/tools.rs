@@ -52,7 +52,6 @@ impl Mounted {
         Self(dir)
     }
 
-    /// Where it is mounted.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
@@ -67,19 +66,15 @@ impl Drop for Mounted {
 /// Everything that can be seen of one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// Kind and permissions.
     pub mode: u32,
-    /// User and group.
     pub owner: (u32, u32),
     /// Seconds and nanoseconds.
     pub mtime: (i64, i64),
-    /// Of a device only.
     pub device: u64,
     /// Bytes; 0 for a directory.
     pub size: u64,
     /// Of a file, or the target of a symbolic link.
     pub content: Vec<u8>,
-    /// Extended attributes.
     pub xattrs: BTreeMap<OsString, Vec<u8>>,
     /// Names of this inode; 0 for a directory.
     pub nlink: u64,

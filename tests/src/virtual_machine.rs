@@ -27,7 +27,6 @@ pub enum Driver {
 }
 
 impl Driver {
-    /// All of them.
     pub const ALL: [Self; 2] = [Self::Qemu, Self::Krun];
 
     /// As `--vmm` names it.
@@ -149,7 +148,6 @@ impl VmHost {
         Self { host, driver, _turn: turn }
     }
 
-    /// What runs its pods.
     pub fn driver(&self) -> Driver {
         self.driver
     }

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-/// Between two questions.
 const PAUSE: Duration = Duration::from_millis(3);
 /// How much longer everything may take in the lab, where a processor that is emulated emulates another one.
 const PATIENCE_IN_THE_LAB: u32 = 4;

@@ -51,7 +51,6 @@ impl Store {
         self.store.resolve(&name.parse().unwrap()).unwrap()
     }
 
-    /// Imports and mounts.
     fn mounted(&self, source: &Source, name: &str) -> tools::Mounted {
         self.import(source, name).unwrap_or_else(|error| panic!("{}", chain(&error)));
         tools::Mounted::erofs(&self.resolve(name).rootfs.path)

@@ -22,34 +22,27 @@ pub(crate) enum BundleError {
     /// A file could not be read or written.
     #[error("cannot use {}", path.display())]
     File {
-        /// Which.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// A file system could not be mounted.
     #[error("cannot mount {}", path.display())]
     Mount {
-        /// Where.
         path: PathBuf,
-        /// Why.
         #[source]
         source: Errno,
     },
     /// The host's configuration is not JSON of the OCI specification.
     #[error("{} is not an OCI configuration", path.display())]
     Config {
-        /// Which.
         path: PathBuf,
-        /// Why.
         #[source]
         source: serde_json::Error,
     },
     /// A part without which a container can't be made.
     #[error("the OCI configuration has no {0}")]
     Missing(&'static str),
-    /// The user means nobody.
     #[error(transparent)]
     User(#[from] UserError),
     /// A volume can't be seen.

@@ -171,7 +171,6 @@ struct AttachAttributes {
     flags: u32,
 }
 
-/// Numbers of linux/bpf.h.
 const PROG_LOAD: libc::c_int = 5;
 const PROG_ATTACH: libc::c_int = 8;
 const TYPE_CGROUP_DEVICE: u32 = 15;

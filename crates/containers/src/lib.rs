@@ -42,10 +42,8 @@ use std::time::Instant;
 /// Why there can be no containers.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Control groups.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
-    /// The process that forks.
     #[error(transparent)]
     Spawner(#[from] SpawnerError),
 }

@@ -35,7 +35,6 @@ impl Reaper {
         lock(&self.0).insert(pid, ended);
     }
 
-    /// Starts reaping.
     pub(crate) fn start(self: &Arc<Self>, note: fn(&str)) -> io::Result<()> {
         let reaper = Arc::clone(self);
         sync::thread("reaper", move || {

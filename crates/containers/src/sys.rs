@@ -20,12 +20,7 @@ const MAX_FDS: usize = 4;
 
 /// Which side of a fork this is.
 pub(crate) enum Fork {
-    /// The caller.
-    Parent {
-        /// The new process.
-        child: i32,
-    },
-    /// The new process.
+    Parent { child: i32 },
     Child,
 }
 

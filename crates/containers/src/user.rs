@@ -6,14 +6,10 @@ pub(crate) const MAX_USER_FILE: u64 = 1 << 20;
 /// Most supplementary groups (Linux NGROUPS_MAX).
 const MAX_GROUPS: usize = 65_536;
 
-/// A resolved user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct User {
-    /// User id.
     pub(crate) uid: u32,
-    /// First group id.
     pub(crate) gid: u32,
-    /// Supplementary groups.
     pub(crate) groups: Vec<u32>,
     /// Home directory; `/` when the image does not say.
     pub(crate) home: String,

@@ -26,9 +26,7 @@ pub(crate) enum VolumeError {
     Part {
         /// Where the container was to see it.
         destination: String,
-        /// Which part.
         path: String,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -39,7 +37,6 @@ pub(crate) enum VolumeError {
         destination: String,
         /// Where it was to be bound first.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },

@@ -33,7 +33,6 @@ enum End {
     Failed,
 }
 
-/// One blob.
 #[derive(Debug)]
 pub(super) struct Arrival {
     state: Mutex<State>,

@@ -36,11 +36,8 @@ pub enum BakeError {
     Layer {
         /// Counted from 1, bottom first.
         number: usize,
-        /// How many there are.
         of: usize,
-        /// Its unpacked digest.
         diff_id: Digest,
-        /// Why.
         #[source]
         source: Box<PartError>,
     },
@@ -58,10 +55,8 @@ pub enum BakeError {
 /// What is wrong with a layer.
 #[derive(Debug, thiserror::Error)]
 pub enum PartError {
-    /// Its blob.
     #[error(transparent)]
     Blob(#[from] BlobError),
-    /// Its content.
     #[error(transparent)]
     Content(#[from] LayerError),
 }

@@ -28,9 +28,7 @@ pub enum BlobError {
     /// It cannot be decompressed.
     #[error("the blob is no {format} data, or damaged")]
     Decompress {
-        /// As declared or found.
         format: &'static str,
-        /// The decoder's words.
         #[source]
         source: io::Error,
     },
@@ -39,12 +37,7 @@ pub enum BlobError {
     Missing(#[from] Missing),
     /// What is unpacked is not what the configuration says.
     #[error("the unpacked layer has the digest {found}, the image's configuration says {expected}")]
-    DiffId {
-        /// As in the configuration.
-        expected: Digest,
-        /// As computed.
-        found: Digest,
-    },
+    DiffId { expected: Digest, found: Digest },
     /// Unpacked it would be too large.
     #[error("the layer is larger than {MAX_LAYER_SIZE} bytes when unpacked")]
     TooLarge,
@@ -63,7 +56,6 @@ pub(super) struct LayerBlob {
     /// Stored bytes.
     pub(super) length: u64,
     pub(super) compression: Compression,
-    /// Of what is unpacked.
     pub(super) diff_id: Digest,
 }
 

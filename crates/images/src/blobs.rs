@@ -48,7 +48,6 @@ impl Blobs {
         Self { dir, locks }
     }
 
-    /// Where they are.
     pub(super) fn dir(&self) -> &Path {
         &self.dir
     }

@@ -11,10 +11,7 @@ pub enum Stopped {
     Cancelled,
     /// It took too long.
     #[error("it took longer than {seconds} s")]
-    TimedOut {
-        /// The limit.
-        seconds: u64,
-    },
+    TimedOut { seconds: u64 },
 }
 
 /// A request to give up that may come at any time, from any thread, and a deadline. Clones are one and the same.
@@ -25,7 +22,6 @@ pub struct Cancel {
 }
 
 impl Cancel {
-    /// No deadline.
     pub fn new() -> Self {
         Self::default()
     }

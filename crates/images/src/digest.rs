@@ -16,16 +16,10 @@ pub struct Digest([u8; 32]);
 pub enum DigestError {
     /// Another algorithm, or none.
     #[error("digest {text:?} does not start with \"sha256:\", the only algorithm magikvm takes")]
-    Algorithm {
-        /// What was read, shortened.
-        text: String,
-    },
+    Algorithm { text: String },
     /// Not 64 lower-case hexadecimal digits.
     #[error("digest {text:?} is not \"sha256:\" and 64 lower-case hexadecimal digits")]
-    Hex {
-        /// What was read, shortened.
-        text: String,
-    },
+    Hex { text: String },
 }
 
 impl Digest {

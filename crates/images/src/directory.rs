@@ -55,32 +55,24 @@ pub struct UnpackedSummary {
 /// Why an image could not be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
-    /// The image.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The directory to unpack into.
     #[error("cannot unpack into {path}")]
     Open {
-        /// The directory.
         path: String,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// There is something in it.
     #[error("cannot unpack into {path}: it is not empty")]
-    NotEmpty {
-        /// The directory.
-        path: String,
-    },
+    NotEmpty { path: String },
     /// Something in it could not be made.
     #[error("cannot {action} {path:?}")]
     Make {
-        /// What was tried.
         action: &'static str,
         /// The path in the image.
         path: String,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -90,7 +82,6 @@ pub enum DirectoryError {
         /// The path in the image.
         path: String,
     },
-    /// Given up.
     #[error(transparent)]
     Stopped(#[from] Stopped),
     /// Somebody moved a directory while it was being filled.
@@ -168,7 +159,6 @@ impl Maker {
         Mode::from_raw_mode(RawMode::from(inode.mode & kept))
     }
 
-    /// None: the caller.
     fn owner(&self, inode: &Inode, name: &[u8]) -> Result<Option<(Uid, Gid)>, DirectoryError> {
         if self.owners == Owners::Mine {
             return Ok(None);

@@ -13,7 +13,6 @@ pub(super) const MAX_CONFIG: u64 = 4 << 20;
 /// Bytes of the `index.json` of a layout and of the `manifest.json` of an archive, which may list many images.
 pub(super) const MAX_TOP: u64 = 4 << 20;
 
-/// Names a blob.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Descriptor {
@@ -50,7 +49,6 @@ pub(super) struct Document {
 /// How a layer is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
-    /// Not at all.
     None,
     /// gzip, one member or many.
     Gzip,
@@ -160,7 +158,6 @@ pub struct ImageDefaults {
     /// `80/tcp`, `53/udp`, `80`.
     #[serde(rename = "ExposedPorts", deserialize_with = "keys")]
     pub exposed_ports: BTreeSet<String>,
-    /// Labels.
     #[serde(rename = "Labels", deserialize_with = "null_is_default")]
     pub labels: BTreeMap<String, String>,
 }

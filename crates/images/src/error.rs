@@ -24,22 +24,17 @@ pub enum ImageError {
     /// The source is no usable image.
     #[error("cannot use the image {source_name}")]
     Open {
-        /// The source.
         source_name: String,
-        /// Why.
         #[source]
         source: Box<OpenError>,
     },
     /// The registry did not give it.
     #[error("cannot pull {}", name.familiar())]
     Registry {
-        /// The name.
         name: Box<Reference>,
-        /// Why.
         #[source]
         source: Box<RegistryError>,
     },
-    /// How registries are reached.
     #[error(transparent)]
     Registries(#[from] RegistryConfigError),
     /// The policy forbids it, or is not valid.
@@ -50,14 +45,10 @@ pub enum ImageError {
     Signature(Box<SignatureError<RegistryError>>),
     /// It is not here, and was not to be pulled.
     #[error("the image {} is not here, and its pull policy is Never", name.familiar())]
-    NotHere {
-        /// The name.
-        name: Box<Reference>,
-    },
+    NotHere { name: Box<Reference> },
     /// It is here, but not as it is wanted, and was not to be pulled.
     #[error("the image {} is here, but {because}, and its pull policy is Never", name.familiar())]
     NotUsable {
-        /// The name.
         name: Box<Reference>,
         /// What is in the way.
         because: NotUsable,
@@ -65,38 +56,29 @@ pub enum ImageError {
     /// A layer could not be brought into the store.
     #[error("cannot get {layer} of {source_name}")]
     Transfer {
-        /// Which layer.
         layer: String,
-        /// The source.
         source_name: String,
-        /// Why.
         #[source]
         source: Box<TransferError>,
     },
     /// Given up before it was done; nothing of it is left.
     #[error("{source_name} was not brought into the store")]
     Stopped {
-        /// The source.
         source_name: String,
-        /// Why.
         #[source]
         source: Stopped,
     },
     /// The layers are no usable root file system.
     #[error("cannot unpack {source_name}")]
     Bake {
-        /// The source.
         source_name: String,
-        /// Why.
         #[source]
         source: Box<BakeError>,
     },
     /// The name pins a digest that the source does not have.
     #[error("the name {name} pins a digest, but {source_name} holds {}", digests(found))]
     Pinned {
-        /// The name.
         name: Box<Reference>,
-        /// The source.
         source_name: String,
         /// Digests of the source.
         found: Vec<Digest>,
@@ -104,7 +86,6 @@ pub enum ImageError {
     /// There is no such image.
     #[error("there is no image {}", name.familiar())]
     NotFound {
-        /// The name.
         name: Box<Reference>,
         /// Names that look like it.
         near: Vec<String>,
@@ -117,16 +98,10 @@ pub enum ImageError {
     },
     /// More than one image has an id that begins so.
     #[error("the id {prefix} is that of several images: {}", found.join(", "))]
-    AmbiguousId {
-        /// As given.
-        prefix: String,
-        /// The ids.
-        found: Vec<String>,
-    },
+    AmbiguousId { prefix: String, found: Vec<String> },
     /// Neither a name nor an id.
     #[error("{text:?} is not an image's name or id")]
     NotAName {
-        /// As given.
         text: String,
         /// What is wrong with it as a name.
         #[source]
@@ -135,53 +110,32 @@ pub enum ImageError {
     /// It could not be written out.
     #[error("cannot export to {target}")]
     Export {
-        /// Where to.
         target: String,
-        /// Why.
         #[source]
         source: Box<ExportError>,
     },
     /// The root file system could not be written as a directory.
     #[error("cannot unpack the root file system into {}", path.display())]
     Directory {
-        /// Where to.
         path: PathBuf,
-        /// Why.
         #[source]
         source: DirectoryError,
     },
-    /// A pod uses it.
     #[error("the image {name} is used by a pod")]
-    InUse {
-        /// Name or id.
-        name: String,
-    },
+    InUse { name: String },
     /// A file of the store is damaged.
     #[error("the image store is damaged: {}: {problem}", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        problem: &'static str,
-    },
+    Damaged { path: PathBuf, problem: &'static str },
     /// The index cannot be read.
     #[error("the image store is damaged: {} cannot be read", path.display())]
     Index {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: serde_json::Error,
     },
     /// The index is of a newer version.
     #[error("{} was written by a newer magikvm (form {found}; this one knows {SCHEMA})", path.display())]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// Its form.
-        found: u32,
-    },
-    /// A file operation.
+    Newer { path: PathBuf, found: u32 },
     #[error(transparent)]
     File(#[from] FileError),
 }
@@ -194,23 +148,13 @@ pub enum NotUsable {
     Unsigned,
     /// It is for another machine.
     #[error("it is for {found}, not for {wanted}")]
-    Platform {
-        /// What it is for.
-        found: String,
-        /// What was asked for.
-        wanted: String,
-    },
+    Platform { found: String, wanted: String },
     /// Files of it are missing.
     #[error("files of it are missing (magikvm image verify tells which)")]
     Incomplete,
     /// Its root file system is kept in another way.
     #[error("its root file system is kept with the compression {found}, not {wanted}")]
-    Form {
-        /// As it is.
-        found: RootfsCompression,
-        /// As asked for.
-        wanted: RootfsCompression,
-    },
+    Form { found: RootfsCompression, wanted: RootfsCompression },
 }
 
 fn digests(found: &[Digest]) -> String {
@@ -330,44 +274,25 @@ impl ImageError {
 /// Why an image could not be written out.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    /// The target is there.
     #[error("{} is there already", path.display())]
-    Exists {
-        /// The target.
-        path: PathBuf,
-    },
+    Exists { path: PathBuf },
     /// Layers are missing: they were damaged, or the image was imported by a version that kept none.
     #[error("the store does not have the layers of the image as they came ({what})")]
-    NoLayers {
-        /// What is missing.
-        what: String,
-    },
+    NoLayers { what: String },
     /// A file of the store is not what it was.
     #[error("the image store is damaged: {} has the digest {found}, not {expected}", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// As recorded.
-        expected: Digest,
-        /// As computed.
-        found: Digest,
-    },
+    Damaged { path: PathBuf, expected: Digest, found: Digest },
     /// A layer cannot be unpacked.
     #[error("the layer {digest} cannot be read")]
     Layer {
-        /// As it came.
         digest: Digest,
-        /// Why.
         #[source]
         source: BlobError,
     },
-    /// The directory form.
     #[error("the root file system cannot be written as a directory")]
     Directory(#[source] DirectoryError),
-    /// Writing.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Given up.
     #[error(transparent)]
     Stopped(#[from] Stopped),
 }

@@ -29,33 +29,18 @@ use std::sync::Arc;
 pub enum Target {
     /// A new directory in OCI's image layout.
     OciLayout {
-        /// The directory.
         dir: PathBuf,
         /// The image's `org.opencontainers.image.ref.name`; its own tag when left out.
         tag: Option<String>,
     },
     /// A tar file of such a directory.
-    OciArchive {
-        /// The file.
-        file: PathBuf,
-        /// As in a directory.
-        tag: Option<String>,
-    },
+    OciArchive { file: PathBuf, tag: Option<String> },
     /// A file for `docker load`.
-    DockerArchive {
-        /// The file.
-        file: PathBuf,
-    },
+    DockerArchive { file: PathBuf },
     /// The root file system as an EROFS image.
-    Erofs {
-        /// The file.
-        file: PathBuf,
-    },
+    Erofs { file: PathBuf },
     /// The root file system as a new directory.
-    Directory {
-        /// The directory.
-        dir: PathBuf,
-    },
+    Directory { dir: PathBuf },
 }
 
 /// Text that is no target.

@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Version of the file's form. A newer one is refused, not guessed at.
 pub(super) const SCHEMA: u32 = 2;
 
-/// The file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Index {
     pub(super) schema: u32,
@@ -22,7 +21,6 @@ pub(super) struct Index {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Written")]
 pub(super) struct Named {
-    /// The image.
     pub(super) id: Digest,
     /// The key whose signature was checked when the name was given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,11 +51,9 @@ impl From<Written> for Named {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageBlob {
-    /// Of what is stored.
     pub digest: Digest,
     /// Bytes stored.
     pub size_bytes: u64,
-    /// As in the manifest.
     pub media_type: String,
     /// Layers: of what is unpacked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,7 +65,6 @@ pub struct ImageBlob {
 pub(super) struct ImageEntry {
     /// Manifests and indexes that led to it.
     pub(super) digests: BTreeSet<Digest>,
-    /// As in the configuration.
     pub(super) created: Option<String>,
     /// What it runs on. Form 1 of the index had the architecture alone.
     #[serde(default)]
@@ -104,7 +99,6 @@ impl ImageEntry {
 /// The root file system of an image; images with the same layers share it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RootfsEntry {
-    /// Its file's name.
     pub(super) key: Digest,
     pub(super) size_bytes: u64,
     /// Of the file, recorded when it was baked.
@@ -133,7 +127,6 @@ pub struct ImageRecord {
     pub variant: Option<String>,
     /// When it was last imported, in seconds since 1970.
     pub imported_unix_secs: u64,
-    /// Number of layers.
     pub layers: usize,
     /// Bytes of the root file system's EROFS file.
     pub size_bytes: u64,

@@ -17,33 +17,24 @@ const AUFS: &[u8] = b".wh..wh.";
 /// What is wrong with a layer's content.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
-    /// The archive itself.
     #[error(transparent)]
     Tar(#[from] TarError),
     /// An entry that cannot be in a file system, or leads out of it.
     #[error("the entry {path:?} cannot be unpacked")]
     Entry {
-        /// Its path.
         path: String,
-        /// Why.
         #[source]
         source: TreeError,
     },
     /// A whiteout that hides nothing or the directory it is in.
     #[error("the entry {path:?} is a whiteout of no file")]
-    Whiteout {
-        /// Its path.
-        path: String,
-    },
-    /// Too many entries.
+    Whiteout { path: String },
     #[error("the layer has more than {MAX_FILES_PER_LAYER} entries")]
     TooManyEntries,
     /// The image could not be written.
     #[error("the file {path:?} cannot be written into the image")]
     Write {
-        /// Its path.
         path: String,
-        /// Why.
         #[source]
         source: ErofsError,
     },

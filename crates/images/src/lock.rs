@@ -22,9 +22,7 @@ use std::time::Duration;
 /// Who else may hold a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hold {
-    /// Other readers.
     Shared,
-    /// Nobody.
     Alone,
 }
 

@@ -26,7 +26,6 @@ use std::time::SystemTime;
 /// How an image is brought in.
 #[derive(Debug, Clone)]
 pub struct BringOptions {
-    /// For which machine.
     pub platform: Platform,
     /// A request to give up, and a deadline.
     pub cancel: Cancel,
@@ -45,10 +44,8 @@ impl Default for BringOptions {
 pub(super) struct Bringing<'a> {
     pub(super) opened: Opened,
     pub(super) fetch: &'a dyn Fetch,
-    /// For messages.
     pub(super) source_name: String,
     pub(super) name: &'a Reference,
-    /// Whose signature was checked.
     pub(super) key: Option<Digest>,
     pub(super) options: &'a BringOptions,
     pub(super) progress: &'a (dyn Fn(Progress) + Sync),

@@ -26,9 +26,7 @@ pub enum OpenError {
     /// A file is missing or cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -37,14 +35,10 @@ pub enum OpenError {
     Registry(Box<RegistryError>),
     /// A blob that is a directory, device or the like.
     #[error("{} is not a regular file", path.display())]
-    NotAFile {
-        /// What it is.
-        path: PathBuf,
-    },
+    NotAFile { path: PathBuf },
     /// A document is larger than its limit.
     #[error("{what} has {size} bytes; the limit is {limit}")]
     TooLarge {
-        /// Which document or layer.
         what: String,
         /// Its size in bytes.
         size: u64,
@@ -53,136 +47,65 @@ pub enum OpenError {
     },
     /// A blob has another size than its descriptor says.
     #[error("the blob {digest} has {found} bytes, its descriptor says {expected}")]
-    Size {
-        /// The blob.
-        digest: Digest,
-        /// As announced.
-        expected: u64,
-        /// As stored.
-        found: u64,
-    },
+    Size { digest: Digest, expected: u64, found: u64 },
     /// A document is not what its digest says.
     #[error("the blob {expected} has the digest {found}")]
-    Digest {
-        /// As announced.
-        expected: Digest,
-        /// As computed.
-        found: Digest,
-    },
+    Digest { expected: Digest, found: Digest },
     /// A document is not readable.
     #[error("{what} is not valid")]
     Json {
-        /// Which.
         what: String,
-        /// Where and why.
         #[source]
         source: serde_json::Error,
     },
     /// A document contradicts itself or its descriptor.
     #[error("{what}: {problem}")]
-    Document {
-        /// Which.
-        what: String,
-        /// What is wrong.
-        problem: &'static str,
-    },
+    Document { what: String, problem: &'static str },
     /// A media type that no container image has.
     #[error("{what} has the media type {media_type:?}, which magikvm does not take")]
-    MediaType {
-        /// Which part.
-        what: String,
-        /// The type.
-        media_type: String,
-    },
+    MediaType { what: String, media_type: String },
     /// Indexes in indexes in indexes.
     #[error("the image's indexes are nested more than {limit} deep")]
-    Nesting {
-        /// The limit.
-        limit: usize,
-    },
+    Nesting { limit: usize },
     /// A directory or archive that is no layout.
     #[error("{} is not an OCI image layout (it has no valid \"oci-layout\" file)", path.display())]
-    NotALayout {
-        /// Which.
-        path: PathBuf,
-    },
+    NotALayout { path: PathBuf },
     /// A name that is not there.
     #[error("there is no image {wanted:?} in it; there is {}", list(available))]
-    NoSuchImage {
-        /// As asked for.
-        wanted: String,
-        /// What there is.
-        available: Vec<String>,
-    },
+    NoSuchImage { wanted: String, available: Vec<String> },
     /// More than one image and no choice.
     #[error("it holds several images; choose one by adding \":NAME\" to the source: {}", list(available))]
-    Ambiguous {
-        /// What there is.
-        available: Vec<String>,
-    },
+    Ambiguous { available: Vec<String> },
     /// Nothing for the platform.
     #[error("the image is for {}, not for {wanted}", list(available))]
-    Platform {
-        /// What there is.
-        available: Vec<String>,
-        /// What was asked for.
-        wanted: String,
-    },
+    Platform { available: Vec<String>, wanted: String },
     /// An index of several images that does not say what they are for.
     #[error("the image's index names no platforms, so there is none for {wanted} in it")]
-    NoPlatforms {
-        /// What was asked for.
-        wanted: String,
-    },
-    /// Too many layers.
+    NoPlatforms { wanted: String },
     #[error("the image has {layers} layers; the limit is {MAX_LAYERS}")]
-    TooManyLayers {
-        /// How many.
-        layers: usize,
-    },
+    TooManyLayers { layers: usize },
     /// Manifest and configuration disagree.
     #[error("the image has {layers} layers, but its configuration lists {diff_ids}")]
-    LayerCount {
-        /// In the manifest.
-        layers: usize,
-        /// In the configuration.
-        diff_ids: usize,
-    },
-    /// The archive's own tar.
+    LayerCount { layers: usize, diff_ids: usize },
     #[error("{} is not a readable archive", path.display())]
     Archive {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: TarError,
     },
     /// A compressed archive in a form that is not read.
     #[error("{} is compressed as a whole with {format}; decompress it first: {command}", path.display())]
-    Compressed {
-        /// The file.
-        path: PathBuf,
-        /// The form.
-        format: &'static str,
-        /// What decompresses it.
-        command: &'static str,
-    },
+    Compressed { path: PathBuf, format: &'static str, command: &'static str },
     /// A compressed archive that could not be unpacked.
     #[error("{} cannot be decompressed", path.display())]
     Decompress {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// A file that the archive's manifest names and the archive lacks.
     #[error("the archive has no file {name:?}")]
-    Missing {
-        /// Its name.
-        name: String,
-    },
-    /// Given up.
+    Missing { name: String },
     #[error(transparent)]
     Stopped(#[from] Stopped),
 }
@@ -203,11 +126,8 @@ fn list(names: &[String]) -> String {
 pub(super) struct Opened {
     /// The configuration's digest: the image's id.
     pub(super) id: Digest,
-    /// The configuration, as stored.
     pub(super) config_bytes: Vec<u8>,
-    /// Its media type.
     pub(super) config_type: String,
-    /// The configuration, read.
     pub(super) config: Config,
     /// Digests of the manifest and of the indexes that led to it, outermost first.
     pub(super) digests: Vec<Digest>,
@@ -215,7 +135,6 @@ pub(super) struct Opened {
     pub(super) platform: Platform,
     /// Media type and bytes of the manifest; docker archives have none.
     pub(super) manifest: Option<(String, Vec<u8>)>,
-    /// Bottom layer first.
     pub(super) layers: Vec<Layer>,
 }
 
@@ -228,7 +147,6 @@ pub(super) struct Layer {
     pub(super) size: u64,
     pub(super) compression: Compression,
     pub(super) media_type: String,
-    /// Of what is unpacked.
     pub(super) diff_id: Digest,
 }
 

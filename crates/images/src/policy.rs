@@ -24,38 +24,28 @@ pub enum PolicyError {
     /// The file cannot be read.
     #[error("cannot read the image policy {}", path.display())]
     Read {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// The file is too large.
     #[error("the image policy {} is larger than {MAX_FILE} bytes", path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-    },
+    TooLarge { path: PathBuf },
     /// It is not TOML, or has what a policy has not.
     #[error("the image policy {}, line {line}: {problem}", path.display())]
     Form {
-        /// The file.
         path: PathBuf,
         /// Counted from 1.
         line: usize,
         /// What is wrong, and what could be there instead.
         problem: String,
     },
-    /// A rule is wrong.
     #[error("the image policy {}, line {line}: the rule for {prefix:?}: {problem}", path.display())]
     Rule {
-        /// The file.
         path: PathBuf,
         /// Counted from 1.
         line: usize,
-        /// Of the rule, shortened.
         prefix: String,
-        /// What is wrong.
         problem: &'static str,
     },
     /// A rule's name can be read in two ways.
@@ -63,11 +53,9 @@ pub enum PolicyError {
         "the image policy {}, line {line}: the rule for {prefix:?}: write \"docker.io/library/{name}\" for the official image or \"docker.io/{name}/\" for all images of {name}", path.display()
     )]
     Ambiguous {
-        /// The file.
         path: PathBuf,
         /// Counted from 1.
         line: usize,
-        /// Of the rule.
         prefix: String,
         /// The part after `docker.io/`.
         name: String,
@@ -75,50 +63,28 @@ pub enum PolicyError {
     /// Two rules for the same images.
     #[error("the image policy {}, line {line}: there is a rule for {prefix:?} already, in line {first_line}", path.display())]
     Duplicate {
-        /// The file.
         path: PathBuf,
         /// The second one's, counted from 1.
         line: usize,
-        /// The first one's.
         first_line: usize,
-        /// Of both rules.
         prefix: String,
     },
     /// A key of a rule cannot be used.
     #[error("the image policy {}, line {line}: a key of the rule for {prefix:?} cannot be used", path.display())]
     Key {
-        /// The file.
         path: PathBuf,
         /// Counted from 1.
         line: usize,
-        /// Of the rule.
         prefix: String,
-        /// Which key and why.
         #[source]
         source: KeyError,
     },
     /// The image may not be used.
     #[error("the image policy {} rejects {reference}: {because}", path.display())]
-    Rejected {
-        /// The file.
-        path: PathBuf,
-        /// The image.
-        reference: Box<Reference>,
-        /// What decides.
-        because: Because,
-    },
+    Rejected { path: PathBuf, reference: Box<Reference>, because: Because },
     /// The image may be used only with a proof that is not known here.
     #[error("the image policy {} wants {what} for {reference}, which this magikvm does not support yet: {because}", path.display())]
-    Unsupported {
-        /// The file.
-        path: PathBuf,
-        /// The image.
-        reference: Box<Reference>,
-        /// What it wants.
-        what: &'static str,
-        /// What decides.
-        because: Because,
-    },
+    Unsupported { path: PathBuf, reference: Box<Reference>, what: &'static str, because: Because },
 }
 
 impl PolicyError {
@@ -142,14 +108,11 @@ impl PolicyError {
 /// Which part of a policy decides about an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Because {
-    /// A rule.
     Rule {
-        /// Its prefix.
         prefix: String,
         /// Its line, counted from 1.
         line: usize,
     },
-    /// No rule fits.
     Default,
 }
 
@@ -165,24 +128,18 @@ impl std::fmt::Display for Because {
 /// What the policy wants of an image.
 #[derive(Debug)]
 pub enum Requirement<'a> {
-    /// Nothing.
     Accept,
     /// It may not be used.
     Reject {
-        /// The policy.
         path: &'a Path,
-        /// What decides.
         because: Because,
     },
     /// A signature by one of these keys.
     CosignKey(&'a Keys),
     /// A proof that cannot be checked yet: it may not be used.
     Unsupported {
-        /// The policy.
         path: &'a Path,
-        /// Which proof.
         what: &'static str,
-        /// What decides.
         because: Because,
     },
 }

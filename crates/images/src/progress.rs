@@ -33,19 +33,12 @@ pub enum Progress {
     /// Another process is bringing the same image; waiting for it.
     Waiting,
     /// A layer on its way into the store; `number` counts from 0.
-    Layer {
-        /// Which.
-        number: usize,
-        /// How far it is.
-        state: LayerState,
-    },
+    Layer { number: usize, state: LayerState },
     /// The root file system is here already.
     Reused,
     /// A layer is being merged into the root file system; `number` counts from 1.
     Baking {
-        /// Which.
         number: usize,
-        /// How many there are.
         of: usize,
         /// Stored bytes read so far.
         done_bytes: u64,
@@ -70,10 +63,7 @@ pub enum LayerState {
         done_bytes: u64,
     },
     /// The connection broke; it goes on where it stopped.
-    Retrying {
-        /// Why.
-        reason: String,
-    },
+    Retrying { reason: String },
     /// All has come; making it durable.
     Saving,
     /// It is in the store.

@@ -35,7 +35,6 @@ pub enum PullPolicy {
 pub struct PullSources {
     /// `registries.toml`.
     pub registries: RegistryConfig,
-    /// Logins.
     pub credentials: Credentials,
     /// `policy.toml`.
     pub policy: Policy,
@@ -168,9 +167,7 @@ impl ImageStore {
 /// What must be there of an image that is said to be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Parts {
-    /// What a pod needs.
     Rootfs,
-    /// All that came.
     All,
 }
 

@@ -26,47 +26,24 @@ pub struct Reference {
 /// Text that is not an image reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
-    /// Nothing.
     #[error("an image reference is empty")]
     Empty,
     /// Too many bytes.
     #[error("the image reference {text:?} is longer than {MAX_IMAGE_REF_LEN} bytes")]
-    TooLong {
-        /// Its start.
-        text: String,
-    },
+    TooLong { text: String },
     /// The part before the first slash.
     #[error("{domain:?} in the image reference {text:?} is not a registry's host name with an optional port")]
-    Domain {
-        /// The whole.
-        text: String,
-        /// The part.
-        domain: String,
-    },
-    /// The name.
+    Domain { text: String, domain: String },
     #[error(
         "the image reference {text:?} has a wrong name {path:?}: lower-case letters and digits, separated by \".\", \"_\", \"__\", \"-\" or \"/\""
     )]
-    Path {
-        /// The whole.
-        text: String,
-        /// The part.
-        path: String,
-    },
-    /// The tag.
+    Path { text: String, path: String },
     #[error(
         "the image reference {text:?} has a wrong tag {tag:?}: 1 to {MAX_TAG_LEN} letters, digits, \"_\", \".\" or \"-\", not starting with \".\" or \"-\""
     )]
-    Tag {
-        /// The whole.
-        text: String,
-        /// The part.
-        tag: String,
-    },
-    /// The digest.
+    Tag { text: String, tag: String },
     #[error("the image reference {text:?} has a wrong digest")]
     Digest {
-        /// The whole.
         text: String,
         /// What is wrong with it.
         #[source]

@@ -38,20 +38,16 @@ pub(super) trait SignatureSource {
 /// A manifest that refers to another one. Its type and annotations are nobody's word: they only save requests.
 #[derive(Debug, Clone)]
 pub(super) struct Referrer {
-    /// Its manifest.
     pub(super) digest: Digest,
     /// What it is, when that is said.
     pub(super) artifact_type: Option<String>,
-    /// As listed.
     pub(super) annotations: BTreeMap<String, String>,
 }
 
-/// A signature that counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
     /// Which of the image's digests is signed.
     pub digest: Digest,
-    /// By which key.
     pub key: KeyId,
     /// How the signature was found and what it is.
     pub form: SignatureForm,
@@ -81,61 +77,34 @@ impl fmt::Display for SignatureForm {
 /// Why one signature does not count.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// No key fits.
     #[error("it is signed by none of the keys")]
     OtherKey,
     /// A key fits; the image is another.
     #[error("it is for the image {named}")]
-    OtherImage {
-        /// Which.
-        named: Digest,
-    },
+    OtherImage { named: Digest },
     /// A key fits; the image has another name.
     #[error("it is for the name {named:?}")]
-    OtherRepository {
-        /// Which, shortened.
-        named: String,
-    },
+    OtherRepository { named: String },
     /// A key fits; it is not about what may be run.
     #[error("it is a {found:?} and not the signature of an image")]
     OtherPurpose {
         /// What it says it is, shortened.
         found: String,
     },
-    /// Unreadable JSON.
     #[error("{what} is not valid: {problem}")]
-    Json {
-        /// Which document.
-        what: &'static str,
-        /// Where and why, shortened.
-        problem: String,
-    },
+    Json { what: &'static str, problem: String },
     /// Unreadable base64.
     #[error("{what} is not base64")]
-    Base64 {
-        /// Which part.
-        what: &'static str,
-    },
+    Base64 { what: &'static str },
     /// Something else than a signature that is known.
     #[error("the media type {found:?} is not one of a signature")]
-    MediaType {
-        /// Which, shortened.
-        found: String,
-    },
+    MediaType { found: String },
     /// Too many bytes.
     #[error("it has {size} bytes; the limit is {limit}")]
-    TooLarge {
-        /// Its size.
-        size: u64,
-        /// The limit.
-        limit: u64,
-    },
+    TooLarge { size: u64, limit: u64 },
     /// Anything else that is wrong with its form.
     #[error("{problem}")]
-    Malformed {
-        /// What.
-        problem: &'static str,
-    },
+    Malformed { problem: &'static str },
 }
 
 impl Refusal {
@@ -148,7 +117,6 @@ impl Refusal {
 /// A signature that was looked at, and why it does not count.
 #[derive(Debug)]
 pub struct Candidate {
-    /// Where it lies.
     pub place: String,
     /// Why it does not count.
     pub refusal: Refusal,
@@ -197,46 +165,22 @@ impl fmt::Display for Candidates {
 /// No signature counts. `E` is the error of the registry.
 #[derive(Debug, thiserror::Error)]
 pub enum SignatureError<E: std::error::Error + 'static> {
-    /// There is none.
     #[error("{reference} has no signature in its registry, and the policy wants one")]
-    Unsigned {
-        /// The image.
-        reference: Box<Reference>,
-        /// Its digest.
-        digest: Option<Digest>,
-    },
+    Unsigned { reference: Box<Reference>, digest: Option<Digest> },
     /// There are some, none by one of the keys.
     #[error("{reference} is signed, but by none of the keys of the policy: {refused}")]
-    OtherKey {
-        /// The image.
-        reference: Box<Reference>,
-        /// What was found.
-        refused: Candidates,
-    },
+    OtherKey { reference: Box<Reference>, refused: Candidates },
     /// One of the keys signed something else.
     #[error("the signatures beside {reference} are for something else: {refused}")]
-    OtherImage {
-        /// The image.
-        reference: Box<Reference>,
-        /// What was found.
-        refused: Candidates,
-    },
+    OtherImage { reference: Box<Reference>, refused: Candidates },
     /// There is something like a signature, but nothing that can be read.
     #[error("{reference} has no signature that can be read: {refused}")]
-    Unreadable {
-        /// The image.
-        reference: Box<Reference>,
-        /// What was found.
-        refused: Candidates,
-    },
+    Unreadable { reference: Box<Reference>, refused: Candidates },
     /// The registry did not give them all, and among those that it gave none counts.
     #[error("cannot get {what} of {reference}")]
     Registry {
-        /// The image.
         reference: Box<Reference>,
-        /// What was asked for.
         what: String,
-        /// Why not.
         #[source]
         source: E,
     },

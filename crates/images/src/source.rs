@@ -10,21 +10,14 @@ use std::str::FromStr;
 pub enum Source {
     /// A directory in OCI's image layout.
     OciLayout {
-        /// The directory.
         dir: PathBuf,
         /// The image's `org.opencontainers.image.ref.name`; may be left out when there is one image.
         tag: Option<String>,
     },
     /// A tar file of such a directory.
-    OciArchive {
-        /// The file, perhaps compressed.
-        file: PathBuf,
-        /// As in a directory.
-        tag: Option<String>,
-    },
+    OciArchive { file: PathBuf, tag: Option<String> },
     /// A file written by `docker save` or `skopeo copy … docker-archive:`.
     DockerArchive {
-        /// The file.
         file: PathBuf,
         /// One of its `RepoTags`, or `@0`, `@1`… ; may be left out when there is one image.
         image: Option<String>,
@@ -34,32 +27,16 @@ pub enum Source {
 /// Text that is no source.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
-    /// No known transport.
     #[error(
         "{text:?} is not an image source; the forms are oci:DIR[:TAG], oci-archive:FILE[:TAG] and docker-archive:FILE[:REF]"
     )]
-    Transport {
-        /// What was read.
-        text: String,
-    },
+    Transport { text: String },
     /// No path behind the transport.
     #[error("the image source {text:?} names no {what}; the form is {form}")]
-    NoPath {
-        /// What was read.
-        text: String,
-        /// Directory or file.
-        what: &'static str,
-        /// How it is written.
-        form: &'static str,
-    },
+    NoPath { text: String, what: &'static str, form: &'static str },
     /// A colon with nothing behind it.
     #[error("the image source {text:?} ends in \":\"; the form is {form} (a path cannot contain \":\")")]
-    EmptyChoice {
-        /// What was read.
-        text: String,
-        /// How it is written.
-        form: &'static str,
-    },
+    EmptyChoice { text: String, form: &'static str },
 }
 
 impl FromStr for Source {

@@ -39,7 +39,6 @@ pub enum Removed {
     Name,
     /// It was the last name: the image is gone.
     Image {
-        /// Its id.
         id: Digest,
         /// Bytes freed on disk; what another image shares stays.
         freed_bytes: u64,
@@ -55,7 +54,6 @@ pub struct Image {
     pub record: ImageRecord,
     /// What it says about how it is run.
     pub config: ImageDefaults,
-    /// Its root file system.
     pub rootfs: RootfsFile,
     /// The configuration's file, open, with a shared lock on its first byte: images with the same layers are told apart by it.
     _lock: File,
@@ -64,7 +62,6 @@ pub struct Image {
 /// A root file system's EROFS file; it is not removed while this lives.
 #[derive(Debug)]
 pub struct RootfsFile {
-    /// Where it is.
     pub path: PathBuf,
     /// Its size, a multiple of 4096.
     pub size_bytes: u64,

@@ -31,10 +31,7 @@ pub enum TarError {
     Checksum,
     /// A field of a header cannot be read.
     #[error("a header of the archive has a wrong {field}")]
-    Field {
-        /// Which.
-        field: &'static str,
-    },
+    Field { field: &'static str },
     /// Extended headers are too large.
     #[error("the extended headers of an entry are larger than {MAX_EXTENDED} bytes")]
     ExtendedTooLarge,
@@ -52,28 +49,20 @@ pub enum TarError {
     SparseMap,
     /// A type of entry that no file system image holds.
     #[error("the archive has an entry of the unknown type {typeflag:?}")]
-    Type {
-        /// The type flag.
-        typeflag: char,
-    },
+    Type { typeflag: char },
 }
 
-/// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryKind {
     /// Regular file; its data follows. None: all of it; Some: only these parts, the rest is holes.
     File(Option<Vec<Segment>>),
-    /// Directory.
     Directory,
     /// Symbolic link to [`Entry::link`].
     Symlink,
     /// Another name of [`Entry::link`].
     Hardlink,
-    /// Character device.
     CharDevice,
-    /// Block device.
     BlockDevice,
-    /// Named pipe.
     Fifo,
 }
 
@@ -89,19 +78,14 @@ pub struct Segment {
 /// The header of one entry, extended headers applied. Nothing is checked but its form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Name as written.
     pub path: Vec<u8>,
     /// Link target as written.
     pub link: Vec<u8>,
-    /// Type.
     pub kind: EntryKind,
     /// Permission bits with setuid, setgid, sticky.
     pub mode: u16,
-    /// Owner.
     pub uid: u32,
-    /// Group.
     pub gid: u32,
-    /// Last change.
     pub mtime: Timestamp,
     /// Bytes of the file, holes included.
     pub size: u64,
@@ -111,7 +95,6 @@ pub struct Entry {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// A tar stream.
 #[derive(Debug)]
 pub struct TarReader<R> {
     input: R,

@@ -34,24 +34,13 @@ pub enum TransferError {
     File(#[from] FileError),
     /// What came is not what was announced.
     #[error("what came has the digest {found}, not {expected}")]
-    Digest {
-        /// As announced.
-        expected: Digest,
-        /// As computed.
-        found: Digest,
-    },
+    Digest { expected: Digest, found: Digest },
     /// More or fewer bytes than announced.
     #[error("{found} bytes came, {expected} were announced")]
-    Size {
-        /// As announced.
-        expected: u64,
-        /// As counted.
-        found: u64,
-    },
+    Size { expected: u64, found: u64 },
     /// The registry did not give it.
     #[error(transparent)]
     Registry(Box<RegistryError>),
-    /// Given up.
     #[error(transparent)]
     Stopped(#[from] Stopped),
 }
@@ -59,7 +48,6 @@ pub enum TransferError {
 /// A sink for a layer's bytes, in order, each once.
 pub(super) type Sink<'a> = dyn FnMut(&[u8]) -> io::Result<()> + Send + 'a;
 
-/// Where layers come from.
 pub(super) trait Fetch: Sync {
     /// Gives the stored bytes of a layer (`number` counts from 0) to the sink, which fails when it cannot take more.
     fn fetch(

@@ -44,20 +44,14 @@ impl InodeId {
     }
 }
 
-/// What an inode is.
 #[derive(Debug)]
 pub enum Content {
-    /// A directory.
     Directory(Directory),
-    /// A regular file.
     File(FileData),
     /// A symbolic link with its target.
     Symlink(Box<[u8]>),
-    /// A character device.
     CharDevice(Device),
-    /// A block device.
     BlockDevice(Device),
-    /// A named pipe.
     Fifo,
 }
 
@@ -68,7 +62,6 @@ pub struct Directory(BTreeMap<Box<[u8]>, Entry>);
 /// What a name stands for.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
-    /// The inode.
     pub inode: InodeId,
     /// The layer that wrote this name last.
     layer: u16,
@@ -94,7 +87,6 @@ pub struct TreePlace {
     depth: usize,
 }
 
-/// The tree.
 #[derive(Debug)]
 pub struct Tree {
     inodes: Vec<Option<Inode>>,

@@ -23,7 +23,6 @@ const ROOTFS: &str = "rootfs";
 /// A root file system's directory; it is not removed while this lives. Whoever writes into it spoils it for all others.
 #[derive(Debug)]
 pub struct RootfsDirectory {
-    /// The root.
     pub path: PathBuf,
     /// What could not be made; None when it was made before.
     pub summary: Option<UnpackedSummary>,

@@ -23,7 +23,6 @@ pub enum PruneScope {
     /// Those without a name.
     #[default]
     Nameless,
-    /// All.
     All,
 }
 
@@ -36,14 +35,12 @@ pub struct PruneOptions {
     pub unused_for: Option<Duration>,
     /// The longest unused first, and no more than needed for the store to take at most so many bytes.
     pub keep_storage_bytes: Option<u64>,
-    /// Whether to remove anything.
     pub really: Really,
 }
 
 /// Whether to do a thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Really {
-    /// Do it.
     #[default]
     Do,
     /// Only say what would be done.
@@ -54,9 +51,7 @@ pub enum Really {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PrunedImage {
-    /// Its id.
     pub id: Digest,
-    /// The names it had.
     pub names: Vec<Reference>,
 }
 
@@ -74,7 +69,6 @@ pub struct Pruned {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UsageRow {
-    /// How many.
     pub count: usize,
     /// How many of them pods use right now.
     pub in_use: usize,
@@ -105,7 +99,6 @@ impl Usage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Damage {
-    /// The file.
     pub path: PathBuf,
     /// What is wrong with it.
     pub problem: String,

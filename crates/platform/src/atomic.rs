@@ -12,9 +12,7 @@ use tempfile::SpooledTempFile;
 pub struct FileError {
     /// What was tried, as a verb: "write", "create directory"…
     pub action: &'static str,
-    /// On which path.
     pub path: PathBuf,
-    /// Why it failed.
     #[source]
     pub source: io::Error,
 }

@@ -79,7 +79,6 @@ impl Sha256Hex {
         }))
     }
 
-    /// The digest as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -131,7 +130,6 @@ pub struct Init {
     pub sha256: Sha256Hex,
 }
 
-/// A guest image, described.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestManifest {
     /// [`SCHEMA`].
@@ -144,7 +142,6 @@ pub struct GuestManifest {
     pub kernel_version: String,
     /// What the kernel can do beyond starting, by the names of the image builder's feature table: "vsock", "virtio-fs"…
     pub features: BTreeSet<String>,
-    /// The init program.
     pub init: Init,
     /// The files, by their names in the image's directory.
     pub parts: BTreeMap<String, GuestFile>,
@@ -166,18 +163,12 @@ pub enum GuestManifestError {
     #[error(
         "has schema {found}, this program reads schema {SCHEMA}; build the guest image anew with `magikvm-image build`"
     )]
-    Schema {
-        /// The schema it states.
-        found: u32,
-    },
+    Schema { found: u32 },
     /// Its init speaks another generation of the wire.
     #[error(
         "is of wire generation {found}, this program speaks generation {GENERATION}; build the guest image anew with `magikvm-image build`"
     )]
-    Generation {
-        /// The generation it states.
-        found: u32,
-    },
+    Generation { found: u32 },
     /// A part that every guest image has is not listed.
     #[error("lists no part {0:?}")]
     PartMissing(&'static str),
@@ -187,7 +178,6 @@ pub enum GuestManifestError {
     /// A part is longer than any honest one.
     #[error("lists {name:?} with {size} bytes, at most {MAX_PART_SIZE} are allowed")]
     PartTooLong {
-        /// The part.
         name: String,
         /// Bytes stated.
         size: u64,
@@ -266,7 +256,6 @@ pub const fn init_stamp(version: &str) -> [u8; INIT_STAMP_LEN] {
     stamp
 }
 
-/// What a stamp says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InitStamp {
     /// Generation of the wire and of the plan.

@@ -8,7 +8,6 @@ use std::str::FromStr;
 /// Why a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// The text is empty.
     #[error("must not be empty")]
     Empty,
     /// The text is longer than the kind of name allows.
@@ -22,7 +21,6 @@ pub enum NameError {
     /// A character that the kind of name does not allow.
     #[error("contains {found:?}; only lowercase letters, digits, '-'{} are allowed (RFC 1123)", if *.dots { " and '.'" } else { "" })]
     Character {
-        /// The first offending character.
         found: char,
         /// Whether dots would have been allowed.
         dots: bool,
@@ -55,7 +53,6 @@ macro_rules! name {
         pub struct $type(String);
 
         impl $type {
-            /// The name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -119,7 +116,6 @@ impl Default for Namespace {
 /// A pod's full name. Written `namespace/name`, or just `name` in the namespace `default`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PodId {
-    /// The namespace.
     pub namespace: Namespace,
     /// The name within the namespace.
     pub name: PodName,

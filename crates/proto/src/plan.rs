@@ -15,7 +15,6 @@ pub enum RestartPolicy {
     Always,
     /// Start it again unless it exited with 0.
     OnFailure,
-    /// Leave it.
     Never,
 }
 
@@ -45,7 +44,6 @@ pub enum ProcessNamespace {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stdio {
-    /// Two pipes.
     #[default]
     Pipes,
     /// One terminal (core/v1 `Container.tty`).
@@ -75,7 +73,6 @@ pub enum Rootfs {
     Path(PathBuf),
 }
 
-/// One container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContainerPlan {
@@ -88,7 +85,6 @@ pub struct ContainerPlan {
     pub user: String,
     /// Standard output and error.
     pub stdio: Stdio,
-    /// Standard input.
     pub stdin: Stdin,
     /// What it sees of the pod's volumes, in the order they are mounted.
     pub mounts: Vec<MountPlan>,
@@ -99,7 +95,6 @@ pub const MAX_ADDRESSES: usize = 8;
 /// Least MTU that IPv6 takes, and the largest one.
 pub const MTU: std::ops::RangeInclusive<u32> = 1280..=65_520;
 
-/// An Ethernet address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct MacAddress(pub [u8; 6]);
@@ -115,7 +110,6 @@ impl std::fmt::Display for MacAddress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InterfaceAddress {
-    /// The address.
     pub address: IpAddr,
     /// Bits of its network.
     pub prefix: u8,
@@ -125,7 +119,6 @@ pub struct InterfaceAddress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Neighbour {
-    /// Its address.
     pub address: IpAddr,
     /// Its Ethernet address, where it is known beforehand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -140,7 +133,6 @@ pub struct NetworkPlan {
     pub mac: MacAddress,
     /// Bytes of a packet.
     pub mtu: u32,
-    /// Its addresses.
     pub addresses: Vec<InterfaceAddress>,
     /// Ways to all other networks, at most one for IPv4 and one for IPv6.
     pub gateways: Vec<Neighbour>,
@@ -184,7 +176,6 @@ impl NetworkPlan {
 pub struct GuestPlan {
     /// [`crate::GENERATION`] of the host that wrote it.
     pub generation: u32,
-    /// The pod's name.
     pub pod: PodId,
     /// The pod's unique id (UUID text).
     pub uid: String,
@@ -224,21 +215,10 @@ pub enum PlanError {
     Duplicate(ContainerName),
     /// A partition that can't hold an image.
     #[error("container {container} names partition {partition}, images start at 2")]
-    Partition {
-        /// Which container.
-        container: ContainerName,
-        /// The number found.
-        partition: u32,
-    },
+    Partition { container: ContainerName, partition: u32 },
     /// A directory that can't be a root file system.
     #[error("container {container} has its root file system at {}, which is not an absolute path without `..`", path.display())]
-    RootfsPath {
-        /// Which container.
-        container: ContainerName,
-        /// The path found.
-        path: PathBuf,
-    },
-    /// Too many volumes.
+    RootfsPath { container: ContainerName, path: PathBuf },
     #[error("the plan has {0} volumes, at most {MAX_VOLUMES_PER_POD} are possible")]
     VolumeCount(usize),
     /// A volume or a mount that can't be made.

@@ -63,7 +63,6 @@ impl Site {
         }
     }
 
-    /// The plan.
     pub fn spec_json(&self) -> PathBuf {
         self.files.join(SPEC_JSON)
     }

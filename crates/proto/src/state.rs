@@ -21,7 +21,6 @@ pub struct ContainerStatus {
     pub name: ContainerName,
     /// How often it was started again.
     pub restart_count: u32,
-    /// Its present state.
     #[serde(flatten)]
     pub state: ContainerState,
     /// The run before the present one (core/v1 `lastState`).
@@ -42,15 +41,11 @@ impl ContainerStatus {
 pub enum ContainerState {
     /// It does not run yet, or not again yet.
     Waiting {
-        /// What it waits for.
         reason: WaitingReason,
-        /// Details for people.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         message: Option<String>,
     },
-    /// It runs.
     Running {
-        /// When its program began.
         started_ms: u64,
     },
     /// It has ended and is not started again.
@@ -109,7 +104,6 @@ pub struct Terminated {
     /// When its program began; absent when it never ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_ms: Option<u64>,
-    /// When it ended.
     pub finished_ms: u64,
 }
 
@@ -139,7 +133,6 @@ impl Terminated {
     }
 }
 
-/// Why a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TerminatedReason {
     /// It exited with 0.
@@ -167,7 +160,6 @@ impl fmt::Display for TerminatedReason {
     }
 }
 
-/// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ExitStatus {
     /// Exit code; 128 + signal when a signal ended it.

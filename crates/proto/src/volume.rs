@@ -20,7 +20,6 @@ pub enum Access {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VolumePlan {
-    /// Where its content is.
     pub source: VolumeSource,
     /// Group that it belongs to, whose members may write (core/v1 `PodSecurityContext.fsGroup`).
     pub group: Option<u32>,
@@ -36,10 +35,7 @@ pub enum VolumeSource {
         size_bytes: Option<u64>,
     },
     /// A directory of a file system on the scratch disk.
-    Disk {
-        /// Which partition.
-        partition: u32,
-    },
+    Disk { partition: u32 },
     /// Files in the pod's own file system ([`crate::site::volume_files`]).
     Files,
     /// Things of the host; each mount says which.
@@ -52,7 +48,6 @@ pub enum VolumeSource {
 pub struct MountPlan {
     /// Index of the volume.
     pub volume: u32,
-    /// Which part of it.
     pub part: Part,
     /// Where the container sees it: an absolute path without `..`.
     pub destination: String,
@@ -64,7 +59,6 @@ pub struct MountPlan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Part {
-    /// All of it.
     Whole,
     /// What is at this relative path without `..`; a missing one becomes a directory.
     Path(String),
@@ -77,73 +71,49 @@ pub enum Part {
 pub enum VolumeError {
     /// More mounts than a container may have.
     #[error("container {container} has {count} mounts, at most {MAX_MOUNTS_PER_CONTAINER} are possible")]
-    MountCount {
-        /// Which container.
-        container: ContainerName,
-        /// How many.
-        count: usize,
-    },
+    MountCount { container: ContainerName, count: usize },
     /// Longer paths than a container may have together.
     #[error(
         "the paths of the mounts of container {container} have {len} bytes, at most {MAX_MOUNT_PATHS_LEN} are possible"
     )]
     PathsLen {
-        /// Which container.
         container: ContainerName,
         /// How many bytes.
         len: usize,
     },
     /// A mount of a volume that there is not.
     #[error("container {container} mounts volume {volume}, which there is not")]
-    Missing {
-        /// Which container.
-        container: ContainerName,
-        /// The number found.
-        volume: u32,
-    },
+    Missing { container: ContainerName, volume: u32 },
     /// A part of another kind of volume.
     #[error("container {container} mounts a part of volume {volume} that it can't have")]
-    Part {
-        /// Which container.
-        container: ContainerName,
-        /// The volume's number.
-        volume: u32,
-    },
+    Part { container: ContainerName, volume: u32 },
     /// A destination or a path that may lead anywhere.
     #[error("container {container}: a mount's path {path}")]
     Path {
-        /// Which container.
         container: ContainerName,
         /// What is wrong with it.
         path: PathError,
     },
     /// Two mounts at one place.
     #[error("container {container} has two mounts at one place")]
-    Twice {
-        /// Which container.
-        container: ContainerName,
-    },
+    Twice { container: ContainerName },
 }
 
 /// Why a path is none that a mount may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
-    /// Nothing.
     #[error("must not be empty")]
     Empty,
     /// Too long for the kernel.
     #[error("is longer than {MAX_VOLUME_PATH_LEN} bytes")]
     TooLong,
-    /// A NUL byte.
     #[error("contains a NUL byte")]
     Nul,
     /// `..`.
     #[error("must not contain '..'")]
     Back,
-    /// Not absolute.
     #[error("must be an absolute path")]
     Relative,
-    /// Not relative.
     #[error("must be a relative path")]
     Absolute,
     /// The root, or what the kernel shows there.

@@ -43,7 +43,6 @@ pub enum Request {
     /// Live output of one container from now on, and its input. Answered by [`Attached`]; the connection becomes a stream, as that of
     /// [`Request::Exec`] is. A reader too slow for the output loses some; [`StreamMessage::Dropped`] stands where it is missing.
     Attach {
-        /// Which container.
         container: ContainerName,
         /// Whether the caller will send input. Refused with `conflict` when the container has no open stdin.
         stdin: bool,
@@ -72,7 +71,6 @@ pub enum Request {
 /// The further process of [`Request::Exec`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecRequest {
-    /// Which container.
     pub container: ContainerName,
     /// Program and arguments, 1 to 256 of at most 4096 bytes.
     pub args: Vec<String>,
@@ -119,9 +117,7 @@ impl ExecRequest {
 /// Size of a terminal, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WindowSize {
-    /// Lines.
     pub rows: u16,
-    /// Characters a line.
     pub cols: u16,
 }
 
@@ -131,7 +127,6 @@ pub struct WindowSize {
 pub enum Reply<T> {
     /// Done; `T`'s fields stand beside `status`.
     Ok(T),
-    /// Not done.
     Error(Refusal),
 }
 
@@ -139,7 +134,6 @@ pub enum Reply<T> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
-    /// For programs.
     pub code: RefusalCode,
     /// For people; at most 4096 bytes count.
     pub message: String,
@@ -166,7 +160,6 @@ pub enum RefusalCode {
     Conflict,
     /// Too many of these at once.
     Busy,
-    /// The guest failed.
     Internal,
     /// A code this side does not know.
     #[serde(other)]
@@ -182,12 +175,10 @@ pub struct Done {}
 pub struct Hello {
     /// The guest's [`crate::GENERATION`].
     pub generation: u32,
-    /// Version of vminit.
     pub version: String,
     /// The pod it runs; absent while it has not read its plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodId>,
-    /// The actions it serves.
     pub capabilities: Vec<String>,
 }
 
@@ -233,7 +224,6 @@ pub struct Stats {
 /// Resource use of one container (its cgroup).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerStats {
-    /// Its name.
     pub name: ContainerName,
     /// Processor time since its start, in microseconds.
     pub cpu_usec: u64,
@@ -244,7 +234,6 @@ pub struct ContainerStats {
     /// Its limit, in bytes; absent without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_limit_bytes: Option<u64>,
-    /// Processes and threads.
     pub pids: u64,
 }
 
@@ -266,7 +255,6 @@ pub struct GuestStats {
 pub struct Event {
     /// 1, 2, 3… without gaps, unless the guest had to forget old ones.
     pub seq: u64,
-    /// What.
     #[serde(flatten)]
     pub kind: EventKind,
 }
@@ -276,13 +264,8 @@ pub struct Event {
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum EventKind {
     /// A container exists and waits for its start. No container starts before all are created.
-    ContainerCreated {
-        /// Which.
-        container: ContainerName,
-    },
-    /// Its process runs.
+    ContainerCreated { container: ContainerName },
     ContainerStarted {
-        /// Which.
         container: ContainerName,
         /// Process id in the guest's first PID namespace.
         pid: i32,
@@ -291,9 +274,7 @@ pub enum EventKind {
     },
     /// Its process has ended and was reaped.
     ContainerExited {
-        /// Which.
         container: ContainerName,
-        /// How.
         exit: ExitStatus,
         /// It will be started again after this many milliseconds; absent when it will not.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -301,9 +282,7 @@ pub enum EventKind {
     },
     /// A container could not be created or started. During the first start the pod has failed; nothing of it runs.
     ContainerFailed {
-        /// Which.
         container: ContainerName,
-        /// Why.
         message: String,
         /// It will be tried again after this many milliseconds (a restart); absent when it will not.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -312,10 +291,7 @@ pub enum EventKind {
     /// All containers were started.
     PodStarted,
     /// The pod as a whole could not be started: its plan or a file system is unusable.
-    PodFailed {
-        /// Why.
-        message: String,
-    },
+    PodFailed { message: String },
     /// The supervisor stops the pod.
     ShuttingDown,
     /// The pod is over, and the supervisor ends without being asked: every container has ended for good, and each end was told before.
@@ -331,7 +307,6 @@ pub enum StreamMessage {
     Exit(ExitStatus),
     /// The caller was too slow, and bytes of an output were lost here (attach only).
     Dropped {
-        /// The output's channel.
         channel: u16,
         /// How many bytes.
         bytes: u64,

@@ -16,7 +16,6 @@ use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex};
 
-/// The order to start.
 #[derive(Debug)]
 pub(crate) struct Go;
 

@@ -10,7 +10,6 @@ use std::time::Instant;
 /// Events kept for late readers; a container that restarts for ever must not eat the memory.
 const KEPT: usize = 4096;
 
-/// The log of events.
 #[derive(Debug, Default)]
 pub(crate) struct EventLog {
     inner: Mutex<Inner>,

@@ -55,12 +55,17 @@ impl Local for Port {
 
 /// How far a connection is.
 enum Stage {
-    /// Its request is coming.
     Asked(Vec<u8>),
     /// The pod's port is being connected to, at the first of these addresses.
-    Connecting { port: TcpStream, address: SocketAddr },
+    Connecting {
+        port: TcpStream,
+        address: SocketAddr,
+    },
     /// Bytes go both ways.
-    Open { port: Port, link: Box<Link> },
+    Open {
+        port: Port,
+        link: Box<Link>,
+    },
 }
 
 /// One connection of the host.
@@ -91,7 +96,6 @@ struct Server {
     scratch: Vec<u8>,
 }
 
-/// Starts to serve.
 pub(crate) fn start(home: Arc<dyn Home>) -> io::Result<()> {
     allow_files(home.as_ref());
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;

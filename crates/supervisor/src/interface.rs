@@ -1,4 +1,5 @@
 //! What the supervisor needs of its surroundings: something that makes containers, and a home. Each class of isolation implements both.
+#![warn(missing_docs)]
 
 use crate::text;
 use magikvm_proto::id::ContainerName;

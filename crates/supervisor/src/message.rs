@@ -6,15 +6,12 @@ use magikvm_proto::wire::ExitStatus;
 /// What threads tell the supervisor.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// For the machine.
     Input(Input),
     /// The process 1 of a container was reaped.
     Reaped {
         /// Its place in the plan.
         index: usize,
-        /// Of which run.
         run: u32,
-        /// How.
         exit: ExitStatus,
     },
     /// A process that nothing works without is gone.

@@ -16,18 +16,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 
-/// Everything threads share.
 #[derive(Debug)]
 pub(crate) struct Pod {
     /// What the host wants; absent when it could not be read.
     pub(crate) plan: Option<GuestPlan>,
     /// Its containers, in the plan's order.
     pub(crate) members: Vec<Member>,
-    /// What happened.
     pub(crate) events: EventLog,
-    /// What was printed.
     pub(crate) logs: Arc<LogBuffer>,
-    /// Who makes containers.
     pub(crate) containers: Arc<dyn Containers>,
     /// Where all of this runs.
     pub(crate) home: Arc<dyn Home>,
@@ -36,10 +32,8 @@ pub(crate) struct Pod {
     supervisor: Mutex<Sender<Message>>,
 }
 
-/// One container.
 #[derive(Debug)]
 pub(crate) struct Member {
-    /// Its plan.
     pub(crate) plan: ContainerPlan,
     /// Who is attached to it.
     pub(crate) hub: Arc<Hub>,
@@ -49,9 +43,7 @@ pub(crate) struct Member {
 /// A container's process 1 from its creation to its end.
 #[derive(Debug)]
 pub(crate) struct Live {
-    /// Of which run.
     pub(crate) run: u32,
-    /// For signals.
     pub(crate) process: Arc<dyn Process>,
     /// The master of its terminal.
     pub(crate) terminal: Option<Arc<OwnedFd>>,
@@ -65,7 +57,6 @@ impl Member {
         Self { plan, hub: Arc::default(), live: Mutex::default() }
     }
 
-    /// Its process.
     pub(crate) fn live(&self) -> Option<Arc<Live>> {
         lock(&self.live).clone()
     }
@@ -112,7 +103,6 @@ impl Pod {
         }
     }
 
-    /// A container by name.
     pub(crate) fn member(&self, name: &ContainerName) -> Result<&Member, Refusal> {
         let missing =
             || Refusal::new(RefusalCode::NotFound, format!("the pod has no container {:?}", name.as_str()));
@@ -137,7 +127,6 @@ impl Pod {
         lock(&self.status).clone()
     }
 
-    /// What the supervisor says.
     pub(crate) fn set_status(&self, status: Vec<ContainerStatus>) {
         *lock(&self.status) = status;
     }

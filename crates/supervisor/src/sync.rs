@@ -21,12 +21,10 @@ pub fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()
     std::thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(work).map(drop)
 }
 
-/// Wakes one poll.
 #[derive(Debug)]
 pub struct Bell(EventFd);
 
 impl Bell {
-    /// A silent bell.
     pub fn new() -> io::Result<Self> {
         Ok(Self(EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?))
     }
@@ -37,7 +35,6 @@ impl Bell {
         self.0.write(1).ok();
     }
 
-    /// Silences it.
     pub fn hush(&self) {
         self.0.read().ok();
     }

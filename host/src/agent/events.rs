@@ -5,7 +5,6 @@ use magikvm_proto::limits::MAX_LINE_LEN;
 use magikvm_proto::wire::Event;
 use std::sync::Arc;
 
-/// A stream of events.
 #[derive(Debug)]
 pub struct EventStream {
     stream: AgentStream,

@@ -41,7 +41,6 @@ pub enum AgentError {
     /// It did not answer in time.
     #[error("the pod's agent did not answer within {} s", .0.as_secs())]
     Timeout(Duration),
-    /// It said no.
     #[error(transparent)]
     Refused(Refusal),
     /// It sent something that is no answer.
@@ -52,12 +51,7 @@ pub enum AgentError {
     Closed,
     /// Another generation of the wire.
     #[error("the guest speaks generation {found} of the wire, this magikvm {expected}")]
-    Generation {
-        /// The guest's.
-        found: u32,
-        /// Ours.
-        expected: u32,
-    },
+    Generation { found: u32, expected: u32 },
 }
 
 /// One connection, for requests one after the other.

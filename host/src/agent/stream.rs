@@ -30,7 +30,6 @@ pub enum StreamError {
     /// The connection ended before the guest had said all.
     #[error("the pod's agent closed the connection")]
     Closed,
-    /// The connection failed.
     #[error("the connection to the pod's agent failed")]
     Io(#[source] Arc<io::Error>),
     /// The guest stopped in the middle of a frame, or takes nothing.
@@ -52,7 +51,6 @@ pub enum StreamError {
 pub enum Received {
     /// Bytes of a channel.
     Data {
-        /// Which channel.
         channel: u16,
         /// At least one, at most as many as one frame may have.
         bytes: Vec<u8>,

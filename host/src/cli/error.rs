@@ -18,11 +18,9 @@ pub(super) enum Kind {
     Environment,
     /// 70.
     Internal,
-    /// As it is.
     Code(u8),
 }
 
-/// A failed verb.
 #[derive(Debug)]
 pub(super) struct CliError {
     kind: Kind,
@@ -35,7 +33,6 @@ pub(super) struct CliError {
 }
 
 impl CliError {
-    /// From a message.
     pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self {
             kind,

@@ -34,7 +34,6 @@ pub(super) fn line(text: &str) {
     bytes(format!("{text}\n").as_bytes());
 }
 
-/// Writes raw output.
 pub(super) fn bytes(bytes: &[u8]) {
     let mut out = io::stdout().lock();
     settle(out.write_all(bytes).and_then(|()| out.flush()));
@@ -151,7 +150,6 @@ impl WorkProgress {
         what.clone_into(&mut self.shown);
     }
 
-    /// Clears the line.
     pub(super) fn end(&mut self) {
         if self.terminal && !self.shown.is_empty() {
             error_bytes(b"\r\x1b[K");
@@ -195,7 +193,6 @@ impl LayerProgress {
         Self { how: How::Silent, seen: Mutex::default() }
     }
 
-    /// Shows a step.
     pub(super) fn show(&self, now: &Progress) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if let Progress::Opened(layers) = now {
@@ -208,7 +205,6 @@ impl LayerProgress {
         }
     }
 
-    /// Clears the bars.
     pub(super) fn end(&self) {
         if let How::Bars(bars) = &self.how
             && bars.clear().is_err()
@@ -241,7 +237,6 @@ impl PullProgress {
         }
     }
 
-    /// Clears the bars.
     pub(super) fn end(&self) {
         if let Some((_, progress)) = &self.now {
             progress.end();

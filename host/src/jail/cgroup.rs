@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 /// All of ours are in this one.
 const PARENT: &str = "magikvm";
-/// What is limited.
 const CONTROLLERS: [&str; 2] = ["memory", "pids"];
 /// Somebody may remove the parent, empty, right before a group is made in it.
 const ATTEMPTS: usize = 20;

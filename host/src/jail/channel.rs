@@ -29,23 +29,17 @@ pub(super) enum FromInside {
     Ids,
     /// From now on it is another process, since the first of a process namespace is always a new one.
     Forked {
-        /// That process.
         pid: i32,
     },
     /// All walls but the last one stand.
     Walled {
-        /// Which.
         layers: Layers,
     },
     /// The last one too; with the descriptor that tells of what it kept in.
     Filtered,
-    /// It gives up.
     Failed {
-        /// At what.
         step: String,
-        /// On which path.
         path: Option<PathBuf>,
-        /// The operating system's number.
         errno: i32,
     },
 }
@@ -55,15 +49,11 @@ pub(super) enum FromInside {
 #[serde(tag = "said", rename_all = "snake_case")]
 pub(super) enum FromOutside {
     /// Its ids are mapped, or not.
-    Mapped {
-        /// Why not.
-        failure: Option<String>,
-    },
+    Mapped { failure: Option<String> },
     /// It may go on, with these walls.
     Go,
 }
 
-/// One end.
 #[derive(Debug)]
 pub(super) struct Channel {
     socket: OwnedFd,
@@ -78,7 +68,6 @@ impl Channel {
         Ok((Self::over(ours)?, theirs))
     }
 
-    /// Over a socket.
     pub(super) fn over(socket: OwnedFd) -> io::Result<Self> {
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(WAIT_SECS))?;
         setsockopt(&socket, sockopt::SendTimeout, &TimeVal::seconds(WAIT_SECS))?;

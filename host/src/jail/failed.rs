@@ -4,7 +4,6 @@ use nix::errno::Errno;
 use nix::libc;
 use std::path::{Path, PathBuf};
 
-/// A step that failed.
 #[derive(Debug)]
 pub(super) struct Failed {
     pub(super) step: String,

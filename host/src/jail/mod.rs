@@ -67,11 +67,9 @@ pub enum JailError {
     /// A step that was refused.
     #[error("cannot build the jail: {step}{}", .path.as_ref().map(|path| format!(" {}", path.display())).unwrap_or_default())]
     Step {
-        /// What was tried.
         step: String,
         /// On which path, where it is about one.
         path: Option<PathBuf>,
-        /// Why it failed.
         #[source]
         source: std::io::Error,
     },
@@ -88,7 +86,6 @@ pub enum JailError {
 pub struct Jailed {
     /// Its number; it is a child of this process.
     pub pid: i32,
-    /// Its walls.
     pub layers: Layers,
     /// What will be known of its end.
     pub watch: Option<Watch>,

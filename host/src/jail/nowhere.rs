@@ -27,7 +27,6 @@ impl Handover {
         command.current_dir(&self.0.working_dir);
     }
 
-    /// It was started.
     pub fn complete(self, pid: i32) -> Result<Jailed, JailError> {
         let mut layers = Layers::default();
         for layer in Layer::ALL {
@@ -47,7 +46,6 @@ pub fn enter() -> Result<String, i32> {
     Err(70)
 }
 
-/// Whoever starts it.
 pub fn identity(_machine: &str, _reads: &[PathBuf]) -> Identity {
     Identity::Caller(Some(WHY.to_owned()))
 }
@@ -57,12 +55,10 @@ pub fn give(_dir: &Path, _identity: &Identity) -> std::io::Result<()> {
     Ok(())
 }
 
-/// There are none.
 pub fn place_cgroup(_name: &str) -> Result<Cgroup, String> {
     Err(WHY.to_owned())
 }
 
-/// There are none.
 pub fn make_cgroup(_cgroup: &Cgroup, _memory_bytes: u64, _pids: u64) -> Result<(), String> {
     Err(WHY.to_owned())
 }

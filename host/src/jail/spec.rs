@@ -8,7 +8,6 @@ use std::path::PathBuf;
 /// Everything about one jail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JailSpec {
-    /// What runs in it.
     pub inside: Inside,
     /// Files and directories. Nothing else of the machine's file systems is there.
     pub mounts: Vec<JailMount>,
@@ -21,7 +20,6 @@ pub struct JailSpec {
     pub working_dir: PathBuf,
     /// Whether the host's network is there.
     pub network: HostNetwork,
-    /// Who the process is.
     pub identity: Identity,
     /// Which system calls it has.
     pub filter: SyscallFilter,
@@ -40,12 +38,7 @@ pub struct JailSpec {
 #[serde(rename_all = "snake_case")]
 pub enum Inside {
     /// Another program. It and the libraries of the system are there, to be read and executed.
-    Program {
-        /// Absolute.
-        path: PathBuf,
-        /// Without its name.
-        arguments: Vec<String>,
-    },
+    Program { path: PathBuf, arguments: Vec<String> },
     /// This program goes on, as if it had been started with this hidden verb. No file of it is there.
     Verb(String),
 }
@@ -53,7 +46,6 @@ pub enum Inside {
 /// A file or directory of the machine's within the jail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JailMount {
-    /// What.
     pub source: MountSource,
     /// Where; absolute. Usually the path that it has outside, so that arguments and messages mean the same in both places.
     pub target: PathBuf,
@@ -96,7 +88,6 @@ pub enum Access {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Submounts {
-    /// They do.
     With,
     /// It is the one file system alone.
     Without,
@@ -106,7 +97,6 @@ pub enum Submounts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Procfs {
-    /// No.
     Absent,
     /// With the jail's own processes and nothing else.
     OwnProcesses,
@@ -116,7 +106,6 @@ pub enum Procfs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HostNetwork {
-    /// It is.
     Kept,
     /// There is a network of the process's own, with nothing in it.
     None,
@@ -150,7 +139,6 @@ impl PodUser {
         Self(Self::BASE | u32::from_be_bytes([0, digest[0], digest[1], digest[2]]))
     }
 
-    /// The number.
     pub fn id(self) -> u32 {
         self.0
     }
@@ -164,9 +152,7 @@ pub enum SyscallFilter {
     Krun,
     /// The same, serving shared directories.
     KrunSharing,
-    /// QEMU.
     Qemu,
-    /// vhost-device-vsock.
     Vsock,
     /// The server of shared directories.
     FileServer,
@@ -177,9 +163,7 @@ pub enum SyscallFilter {
 /// How much of the machine a process may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Processes and threads.
     pub pids: u64,
-    /// Open files.
     pub open_files: u64,
 }
 

@@ -15,9 +15,7 @@ pub enum StartError {
     /// A process that could not be put into its jail.
     #[error("cannot start {process} in a jail")]
     Jail {
-        /// The process's name.
         process: String,
-        /// The step that failed.
         #[source]
         source: JailError,
     },

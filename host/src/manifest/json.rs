@@ -13,7 +13,6 @@ pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
 struct Reader<'a> {
     /// What is still to be read.
     text: &'a str,
-    /// Where that begins.
     mark: Mark,
     cost: Cost,
 }

@@ -59,7 +59,6 @@ pub(super) fn no_nul(text: &str) -> Result<(), String> {
     }
 }
 
-/// An absolute path.
 pub(super) fn absolute_path(path: &str) -> Result<(), String> {
     no_nul(path)?;
     if path.starts_with('/') { Ok(()) } else { Err("must be an absolute path".to_owned()) }

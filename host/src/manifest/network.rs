@@ -19,13 +19,11 @@ const MAX_OPTIONS: usize = 32;
 const MAX_ALIASES: usize = 64;
 const MAX_ALIAS_NAMES: usize = 64;
 
-/// All of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkSpec {
     /// How it gets out and how far.
     pub egress: Egress,
-    /// How names are resolved.
     pub dns: DnsSpec,
     /// Further lines of `/etc/hosts`.
     pub aliases: Vec<HostAlias>,
@@ -37,7 +35,6 @@ pub struct NetworkSpec {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DnsPolicy {
-    /// The host's.
     #[default]
     Host,
     /// Only those of `dnsConfig`.
@@ -48,11 +45,8 @@ pub enum DnsPolicy {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DnsSpec {
-    /// Whose.
     pub policy: DnsPolicy,
-    /// Further name servers.
     pub nameservers: Vec<IpAddr>,
-    /// Further domains.
     pub searches: Vec<String>,
     /// Further options, `name` or `name:value`.
     pub options: Vec<String>,
@@ -100,13 +94,10 @@ impl DnsSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostAlias {
-    /// The address.
     pub ip: IpAddr,
-    /// Its names.
     pub names: Vec<String>,
 }
 
-/// Reads it all.
 pub(super) fn network(written: &Written, report: &mut ProblemCollector) -> NetworkSpec {
     let mut reader = Reader { written, report };
     let (dns, aliases) = (reader.dns(), reader.aliases());

@@ -55,7 +55,6 @@ impl fmt::Debug for Content {
 #[error("is not base64")]
 pub struct NotBase64;
 
-/// What an object is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ObjectKind {
     ConfigMap,
@@ -81,7 +80,6 @@ impl fmt::Display for ObjectKind {
     }
 }
 
-/// One of them.
 #[derive(Debug)]
 pub(super) struct Object {
     /// If it says so.

@@ -25,12 +25,10 @@ pub enum RuntimeClass {
     PodMicrovmContainers,
     /// Namespaces, cgroups and seccomp of this machine.
     PodContainers,
-    /// WebAssembly stores.
     PodWasm,
 }
 
 impl RuntimeClass {
-    /// All of them.
     pub const ALL: [Self; 3] = [Self::PodMicrovmContainers, Self::PodContainers, Self::PodWasm];
 
     /// The name in a manifest.
@@ -49,11 +47,9 @@ impl fmt::Display for RuntimeClass {
     }
 }
 
-/// The whole pod.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PodPlan {
-    /// Namespace and name.
     pub id: PodId,
     /// `metadata.labels`, valid.
     pub labels: BTreeMap<String, String>,
@@ -61,7 +57,6 @@ pub struct PodPlan {
     pub annotations: BTreeMap<String, String>,
     /// The pod's host name: `spec.hostname`, else the pod's name cut to 63 characters as the kubelet does.
     pub hostname: String,
-    /// Which walls.
     pub runtime_class: RuntimeClass,
     /// What happens to a container that has ended.
     pub restart_policy: RestartPolicy,
@@ -94,7 +89,6 @@ pub enum QosClass {
     Guaranteed,
     /// Something is asked for or limited.
     Burstable,
-    /// Nothing is.
     BestEffort,
 }
 
@@ -123,7 +117,6 @@ impl PodPlan {
 pub struct EnvVar {
     /// Not empty, printable ASCII, no `=`.
     pub name: String,
-    /// No NUL.
     pub value: String,
 }
 
@@ -145,10 +138,8 @@ pub struct Resources {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
-    /// The default.
     #[default]
     Tcp,
-    /// Datagrams.
     Udp,
     /// Stream Control Transmission Protocol.
     Sctp,
@@ -162,7 +153,6 @@ pub struct ContainerPort {
     pub name: Option<String>,
     /// 1 to 65535.
     pub container_port: u16,
-    /// Transport.
     pub protocol: Protocol,
 }
 
@@ -176,7 +166,6 @@ pub struct PublishedPort {
     pub host_port: u16,
     /// Which port of the pod, 1 to 65535.
     pub container_port: u16,
-    /// Transport; never SCTP.
     pub protocol: Protocol,
     /// Where it was asked for, for messages: a field's path or an option as it was written.
     pub origin: String,
@@ -192,7 +181,6 @@ impl fmt::Display for PublishedPort {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RootUser {
-    /// Any user.
     #[default]
     Allowed,
     /// It must not be started as user 0, nor as a user that can't be told from user 0.
@@ -206,7 +194,6 @@ pub enum RootFilesystem {
     /// Through a writable layer.
     #[default]
     Writable,
-    /// Not at all.
     ReadOnly,
 }
 
@@ -214,7 +201,6 @@ pub enum RootFilesystem {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PrivilegeEscalation {
-    /// Set-user-id programs work.
     #[default]
     Allowed,
     /// `no_new_privs` is set.
@@ -263,11 +249,9 @@ pub struct Security {
 pub struct VolumeSpec {
     /// Unique within the pod.
     pub name: String,
-    /// What it is.
     pub source: VolumeSource,
 }
 
-/// What a volume is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum VolumeSource {
@@ -275,7 +259,6 @@ pub enum VolumeSource {
     HostPath {
         /// Absolute, without `..`.
         path: PathBuf,
-        /// What must be there.
         kind: HostPathKind,
     },
     /// An empty directory in the VM's memory.
@@ -298,9 +281,7 @@ pub enum VolumeSource {
 pub struct VolumeFile {
     /// Relative, without `..`.
     pub path: String,
-    /// Permissions.
     pub mode: u16,
-    /// What is in it.
     pub content: Content,
 }
 
@@ -318,17 +299,14 @@ pub struct MountSpec {
     pub access: Access,
 }
 
-/// One container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContainerSpec {
     /// Unique within the pod.
     pub name: ContainerName,
-    /// The image it runs.
     pub image: Reference,
     /// The same reference as it is written in the manifest, for messages and the pod's status.
     pub image_text: String,
-    /// When it is fetched.
     pub pull_policy: PullPolicy,
     /// Replaces the image's entrypoint; empty when not written. Not yet expanded.
     pub command: Vec<String>,
@@ -336,9 +314,7 @@ pub struct ContainerSpec {
     pub args: Vec<String>,
     /// In the order written; of two with one name the later wins.
     pub env: Vec<EnvVar>,
-    /// An absolute path.
     pub working_dir: Option<String>,
-    /// Limits and requests.
     pub resources: Resources,
     /// Ports it says it listens on.
     pub ports: Vec<ContainerPort>,
@@ -346,7 +322,6 @@ pub struct ContainerSpec {
     pub security: Security,
     /// Standard output and error.
     pub stdio: Stdio,
-    /// Standard input.
     pub stdin: Stdin,
     /// What it sees of the volumes.
     pub mounts: Vec<MountSpec>,

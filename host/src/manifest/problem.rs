@@ -10,9 +10,7 @@ const MAX_QUOTE: usize = 60;
 /// A position in the manifest. Both numbers start at 1; columns count characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mark {
-    /// Line.
     pub line: usize,
-    /// Column in characters.
     pub column: usize,
 }
 
@@ -23,7 +21,6 @@ pub struct Problem {
     pub path: String,
     /// Where. `None`: nowhere in particular.
     pub at: Option<Mark>,
-    /// What is wrong.
     pub message: String,
     /// What to do about it. May be empty.
     pub hint: String,
@@ -34,7 +31,6 @@ pub struct Problem {
 pub struct Problems {
     /// The manifest's name as the user wrote it.
     pub origin: String,
-    /// At least one.
     pub list: Vec<Problem>,
     /// How many more there were than are kept.
     pub dropped: usize,
@@ -89,7 +85,6 @@ pub(super) struct FieldPlace {
     pub(super) mark: Mark,
 }
 
-/// Collects problems.
 #[derive(Debug, Default)]
 pub(super) struct ProblemCollector {
     list: Vec<Problem>,

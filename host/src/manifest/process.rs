@@ -21,7 +21,6 @@ pub struct ResolvedProcess {
     pub args: Vec<String>,
     /// `NAME=value`, each name once.
     pub env: Vec<String>,
-    /// An absolute path.
     pub cwd: String,
     /// As in `ContainerPlan::user` of the guest's plan.
     pub user: String,
@@ -30,14 +29,12 @@ pub struct ResolvedProcess {
 /// Why image and manifest together make no process.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
-    /// Nothing to run.
     #[error(
         "container {container}: neither the manifest (`command`, `args`) nor the image {image} says what to run"
     )]
     NoCommand {
         /// Name of the container.
         container: String,
-        /// Its image as written.
         image: String,
     },
     /// The program's name is empty.
@@ -51,7 +48,6 @@ pub enum ResolveError {
     TooLong {
         /// Name of the container.
         container: String,
-        /// Which text.
         what: String,
         /// How long it may be.
         #[source]
@@ -62,9 +58,7 @@ pub enum ResolveError {
     Nul {
         /// Name of the container.
         container: String,
-        /// Which text.
         what: &'static str,
-        /// Its image as written.
         image: String,
     },
     /// All texts together are too long.
@@ -84,7 +78,6 @@ pub enum ResolveError {
     Root {
         /// Name of the container.
         container: String,
-        /// Its image as written.
         image: String,
     },
     /// `runAsNonRoot` and a user that is a name.
@@ -95,9 +88,7 @@ pub enum ResolveError {
     UnknownUser {
         /// Name of the container.
         container: String,
-        /// Its image as written.
         image: String,
-        /// The user.
         user: String,
     },
     /// The image's user is no user.
@@ -105,7 +96,6 @@ pub enum ResolveError {
     InvalidUser {
         /// Name of the container.
         container: String,
-        /// Its image as written.
         image: String,
     },
 }
@@ -129,7 +119,6 @@ pub fn resolve_process(
     Ok(ResolvedProcess { args, env, cwd, user })
 }
 
-/// The manifest's variables, expanded.
 struct OwnEnv {
     /// In the order written, with duplicates.
     order: Vec<(String, String)>,

@@ -17,7 +17,6 @@ pub enum QuantityError {
     /// Not a number with one of the suffixes.
     #[error("is not a quantity")]
     Syntax,
-    /// Below zero.
     #[error("must not be negative")]
     Negative,
     /// More than fits into 63 bits of the wanted unit.

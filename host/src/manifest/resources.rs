@@ -25,7 +25,6 @@ struct Need {
     memory_mib: u64,
     /// Thousandths of a processor.
     cpu_millis: u64,
-    /// Processors.
     vcpus: u64,
 }
 

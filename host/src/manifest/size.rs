@@ -72,7 +72,6 @@ impl fmt::Display for MiB {
 pub struct Vcpus(u32);
 
 impl Vcpus {
-    /// The number of processors.
     pub fn get(self) -> u32 {
         self.0
     }
@@ -101,9 +100,7 @@ impl fmt::Display for Vcpus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VmSize {
-    /// Memory.
     pub memory: MiB,
-    /// Processors.
     pub vcpus: Vcpus,
 }
 

@@ -13,7 +13,6 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Over this socket.
     pub(super) fn new(socket: UnixStream) -> Self {
         Self { socket }
     }

@@ -19,12 +19,7 @@ pub(super) enum Message {
     /// From the process that pulls images; None is its end.
     Puller(Option<FromPuller>),
     /// A user's request; answered through `done` when it is carried out or never will be.
-    Control {
-        /// What the user wants.
-        request: ControlRequest,
-        /// Takes the answer.
-        done: Sender<Answer>,
-    },
+    Control { request: ControlRequest, done: Sender<Answer> },
 }
 
 /// What a user's request came to.

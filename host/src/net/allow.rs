@@ -13,13 +13,11 @@ const MAX_LABEL: usize = 63;
 /// Why a list is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AllowError {
-    /// Too long.
     #[error("has more than {MAX_ENTRIES} entries")]
     TooMany,
     /// Nothing between two commas.
     #[error("has an empty entry")]
     Empty,
-    /// Not a port.
     #[error("{0:?} has no port from 1 to 65535 behind its colon")]
     Port(String),
     /// An IPv6 address whose port would be a part of it.
@@ -27,13 +25,7 @@ pub enum AllowError {
     Network(String),
     /// Bits behind the prefix.
     #[error("{entry:?} has bits behind its prefix; the network is {network}")]
-    Bits {
-        /// As written.
-        entry: String,
-        /// As meant.
-        network: Network,
-    },
-    /// Not a name.
+    Bits { entry: String, network: Network },
     #[error("{0:?} is no name of a host")]
     Name(String),
 }
@@ -111,7 +103,6 @@ impl HostName {
         (text.len() <= MAX_NAME && text.split('.').all(label)).then(|| Self(text.to_ascii_lowercase()))
     }
 
-    /// As text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -122,7 +113,6 @@ impl HostName {
     }
 }
 
-/// Who.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Target {
@@ -134,7 +124,6 @@ enum Target {
     Below(HostName),
 }
 
-/// One entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
@@ -148,7 +137,6 @@ struct Entry {
 pub enum Ports {
     /// All, and what has no ports.
     All,
-    /// This one.
     One(u16),
 }
 
@@ -162,7 +150,6 @@ impl Ports {
     }
 }
 
-/// The list.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct AllowList(Vec<Entry>);

@@ -27,11 +27,8 @@ pub enum Start {
 /// A process to be started.
 #[derive(Debug)]
 pub struct Helper {
-    /// What it is for.
     pub role: Role,
-    /// For people.
     pub name: &'static str,
-    /// How to start it.
     pub start: Start,
     /// What it is given, and under which number.
     pub inherits: Vec<(OwnedFd, i32)>,
@@ -39,7 +36,6 @@ pub struct Helper {
     pub input: Vec<u8>,
 }
 
-/// All of it.
 #[derive(Debug)]
 pub struct Chain {
     /// In the order to start them.
@@ -50,7 +46,6 @@ pub struct Chain {
     pub reports: File,
 }
 
-/// Makes the connections.
 pub fn make(rules: &Rules, wanted: &Wanted) -> io::Result<Chain> {
     let (vmm, guest_side) = pair()?;
     let (passt_side, passt_end) = pair()?;

@@ -19,17 +19,13 @@ const MAX_FLOWS: usize = 8192;
 const TCP_IDLE: Duration = Duration::from_secs(3 * 3600);
 const TCP_ENDING: Duration = Duration::from_secs(300);
 const UDP_IDLE: Duration = Duration::from_secs(180);
-/// Of name servers.
 const DNS_PORT: u16 = 53;
-/// No Ethernet address.
 const NOBODY: [u8; 6] = [0; 6];
 
 /// Frames on their way, each behind its length (4 bytes, the highest first).
 #[derive(Debug, Default)]
 pub struct Sink {
-    /// To the VMM.
     pub to_guest: Vec<u8>,
-    /// To passt.
     pub to_passt: Vec<u8>,
 }
 
@@ -48,7 +44,6 @@ enum Why {
     NotAllowed,
     /// The pod's name server is asked by datagrams only.
     NotByUdp,
-    /// Another protocol.
     Protocol(u8),
 }
 
@@ -129,7 +124,6 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// With these rules.
     pub fn new(rules: Rules) -> Self {
         let resolver = rules.allow.clone().map(Resolver::new);
         Self {
@@ -295,7 +289,6 @@ impl Filter {
         }
     }
 
-    /// A frame of passt's.
     pub fn from_passt(&mut self, frame: &[u8], now: Instant, sink: &mut Sink) {
         // It learns the guest's Ethernet address from what the guest sends first, and writes none until then.
         let addressed = frame.strip_prefix(&NOBODY).map(|rest| [&GUEST_MAC.0, rest].concat());

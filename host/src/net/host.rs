@@ -41,7 +41,6 @@ impl Resolv {
         resolv
     }
 
-    /// As a file.
     pub fn text(&self) -> String {
         let mut text = String::new();
         if !self.searches.is_empty() {
@@ -57,7 +56,6 @@ impl Resolv {
     }
 }
 
-/// What was seen.
 #[derive(Debug, Clone, Default)]
 pub struct HostNetwork {
     /// Addresses of its interfaces, those of the loopback among them.
@@ -66,7 +64,6 @@ pub struct HostNetwork {
     pub routes_4: bool,
     /// And by IPv6.
     pub routes_6: bool,
-    /// How it resolves names.
     pub resolv: Resolv,
 }
 

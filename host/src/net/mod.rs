@@ -29,7 +29,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub const GUEST_4: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 /// The way out of it.
 pub const GATEWAY_4: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-/// Its name server.
 pub const DNS_4: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 /// Bits of its network.
 pub const PREFIX_4: u8 = 24;
@@ -37,11 +36,9 @@ pub const PREFIX_4: u8 = 24;
 pub const GUEST_6: Ipv6Addr = Ipv6Addr::new(0xfd6d, 0x616b, 0x766d, 0, 0, 0, 0, 0x15);
 /// The way out of it.
 pub const GATEWAY_6: Ipv6Addr = Ipv6Addr::new(0xfd6d, 0x616b, 0x766d, 0, 0, 0, 0, 2);
-/// Its name server.
 pub const DNS_6: Ipv6Addr = Ipv6Addr::new(0xfd6d, 0x616b, 0x766d, 0, 0, 0, 0, 3);
 /// Bits of its network.
 pub const PREFIX_6: u8 = 64;
-/// Of the pod's interface.
 pub const GUEST_MAC: MacAddress = MacAddress([2, 0, 0, 0, 2, 15]);
 /// Of everybody else in its network, which is passt.
 pub const PASST_MAC: MacAddress = MacAddress([2, 0, 0, 0, 2, 2]);
@@ -54,11 +51,9 @@ pub const MTU: u32 = 65_520;
 pub enum Mode {
     /// By passt, behind our filter.
     Passt,
-    /// Not at all.
     None,
     /// The guest's sockets are made on the host by libkrun.
     Tsi,
-    /// QEMU's own network.
     User,
 }
 
@@ -67,7 +62,6 @@ impl Mode {
     pub const TABLE: [(&'static str, Self); 4] =
         [("passt", Self::Passt), ("none", Self::None), ("tsi", Self::Tsi), ("user", Self::User)];
 
-    /// Its name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Passt => "passt",
@@ -84,9 +78,7 @@ impl Mode {
 pub enum Reach {
     /// The host's loopback, as the gateway's address.
     Loopback,
-    /// The host's own addresses.
     Host,
-    /// Link-local addresses.
     LinkLocal,
     /// Where clouds tell a machine its secrets.
     Metadata,

@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 const MAX_PENDING: usize = 64;
 /// How long one waits. Whoever asked has given up by then.
 const PENDING_TIME: Duration = Duration::from_secs(10);
-/// Longest question.
 const MAX_QUESTION: usize = 512;
 /// Longest answer from a server.
 const MAX_ANSWER: usize = 4096;
@@ -44,18 +43,12 @@ const PORT_RANGE: std::ops::Range<u16> = 32_768..61_000;
 pub enum Asked {
     /// This answer, at once.
     Answer {
-        /// For the guest.
         bytes: Vec<u8>,
         /// The name, if it was refused.
         refused: Option<String>,
     },
     /// A question of ours to the same server.
-    Ask {
-        /// From this port.
-        port: u16,
-        /// The question.
-        bytes: Vec<u8>,
-    },
+    Ask { port: u16, bytes: Vec<u8> },
     /// Nothing: it is no question at all.
     Nothing,
 }
@@ -65,7 +58,6 @@ pub enum Asked {
 pub struct Answered {
     /// Port of the guest that it goes to.
     pub port: u16,
-    /// The answer.
     pub bytes: Vec<u8>,
     /// The name that was asked for.
     pub name: String,
@@ -77,7 +69,6 @@ pub struct Answered {
 
 #[derive(Debug)]
 struct Pending {
-    /// Who asked whom.
     guest_port: u16,
     server: IpAddr,
     id: u16,
@@ -120,7 +111,6 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// For these names.
     pub fn new(allow: AllowList) -> Self {
         let mut secret = Secret::default();
         let width = PORT_RANGE.end - PORT_RANGE.start;

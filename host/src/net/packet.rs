@@ -22,15 +22,10 @@ pub(super) const TCP_NUMBER: u8 = 6;
 pub(super) const UDP_NUMBER: u8 = 17;
 pub(super) const ICMPV6: u8 = 58;
 
-/// TCP's flags.
 pub mod flags {
-    /// No more data.
     pub const FIN: u8 = 1;
-    /// A connection begins.
     pub const SYN: u8 = 2;
-    /// It is refused.
     pub const RST: u8 = 4;
-    /// Something is acknowledged.
     pub const ACK: u8 = 16;
 }
 
@@ -50,29 +45,21 @@ pub enum Malformed {
 /// A frame that was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Frame<'a> {
-    /// Who has this address?
     Who {
-        /// The one who asks.
         from: IpAddr,
-        /// The address.
         target: IpAddr,
         /// Bytes of the frame that count.
         length: usize,
     },
     /// What kernels send by themselves and what nobody needs: it goes nowhere, and nothing is said about it.
     Chatter,
-    /// A packet.
     Packet(Packet<'a>),
 }
 
-/// A whole IP packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet<'a> {
-    /// From where.
     pub source: IpAddr,
-    /// To where.
     pub destination: IpAddr,
-    /// What is in it.
     pub body: Body<'a>,
     /// The packet, from its IP header to its end.
     pub bytes: &'a [u8],
@@ -81,11 +68,8 @@ pub struct Packet<'a> {
 /// What is in a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Body<'a> {
-    /// TCP.
     Tcp {
-        /// Source port.
         source: u16,
-        /// Destination port.
         destination: u16,
         /// See [`flags`].
         flags: u8,
@@ -96,20 +80,15 @@ pub enum Body<'a> {
         /// Bytes of data.
         length: u32,
     },
-    /// UDP.
     Udp {
-        /// Source port.
         source: u16,
-        /// Destination port.
         destination: u16,
-        /// Its data.
         data: &'a [u8],
     },
     /// A question whether somebody is there, or its answer.
     Echo,
     /// Messages of ICMP about other packets, and of IPv6 between neighbours.
     Control,
-    /// Another protocol.
     Other(u8),
 }
 
@@ -119,7 +98,6 @@ impl Packet<'_> {
         ETHERNET + self.bytes.len()
     }
 
-    /// Its destination port.
     pub fn port(&self) -> Option<u16> {
         match self.body {
             Body::Tcp { destination, .. } | Body::Udp { destination, .. } => Some(destination),

@@ -16,26 +16,16 @@ pub(super) const FD: i32 = 3;
 /// Why passt can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PasstError {
-    /// Not there.
     #[error("passt is not installed")]
     Missing,
-    /// Can't be executed.
     #[error("{} cannot be executed", path.display())]
     Execute {
-        /// Which.
         path: PathBuf,
-        /// Why.
         #[source]
         source: std::io::Error,
     },
-    /// Too old.
     #[error("{} has no option {option}: it is too old", path.display())]
-    TooOld {
-        /// Which.
-        path: PathBuf,
-        /// What it lacks.
-        option: &'static str,
-    },
+    TooOld { path: PathBuf, option: &'static str },
 }
 
 /// Whether this passt can do what is needed.
@@ -85,16 +75,13 @@ fn said(path: &Path, option: &str) -> Result<String, PasstError> {
 pub struct UdpPort {
     /// On this address of the host, or all.
     pub host_address: Option<IpAddr>,
-    /// The host's.
     pub host: u16,
-    /// The guest's.
     pub guest: u16,
 }
 
 /// What passt is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// The program.
     pub program: PathBuf,
     /// Whether it carries IPv4.
     pub v4: bool,
@@ -102,7 +89,6 @@ pub struct Wanted {
     pub v6: bool,
     /// Whether the gateway's address is the host's loopback. (The filter lets only those reach it who may.)
     pub maps_loopback: bool,
-    /// What comes in.
     pub published_udp: Vec<UdpPort>,
 }
 

@@ -24,11 +24,9 @@ pub enum Place {
     Loopback,
     /// One of the host's own addresses.
     Host,
-    /// Link-local.
     LinkLocal,
     /// Where a cloud tells a machine its secrets.
     Metadata,
-    /// To many at once.
     Multicast,
     /// The pod's own network, in which nobody is but its gateway and its name server.
     OwnNetwork,

@@ -16,9 +16,7 @@ const FILES: u64 = 16 << 10;
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}")]
 pub struct BindError {
-    /// Which.
     pub address: SocketAddr,
-    /// Why.
     #[source]
     pub source: io::Error,
 }
@@ -26,11 +24,9 @@ pub struct BindError {
 /// A port of this machine that leads to one of the pod.
 #[derive(Debug)]
 pub struct Door {
-    /// Where connections come.
     pub listener: TcpListener,
     /// Where it is; its port is not 0.
     pub address: SocketAddr,
-    /// The pod's port.
     pub port: u16,
 }
 

@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 pub const NET_VERB: &str = "__net";
 /// Descriptors that it is given: the VMM's end, passt's end, where refusals are told.
 pub(super) const FDS: [i32; 3] = [4, 5, 6];
-/// Longest rules.
 const MAX_RULES: u64 = 1 << 20;
 /// Bytes read at once.
 const CHUNK: usize = 256 << 10;

@@ -48,18 +48,12 @@ const CONNECTIONS: u64 = 1 << 32;
 /// What a user may want to know.
 #[derive(Debug)]
 pub enum News {
-    /// Somebody has connected.
     Accepted {
         /// To which address of this machine.
         address: SocketAddr,
     },
     /// A connection was reset because it could not be carried, or not any more.
-    Failed {
-        /// The pod's port.
-        port: u16,
-        /// Why.
-        error: ForwardError,
-    },
+    Failed { port: u16, error: ForwardError },
 }
 
 /// A relay at work. Dropped, its ports are closed and its connections reset.

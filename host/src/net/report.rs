@@ -10,17 +10,14 @@ use std::time::{Duration, Instant};
 const MAX_LINES: usize = 16;
 /// The first pause between two tellings, and the longest one.
 const PAUSES: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(640)];
-/// Longest line.
 const MAX_LINE: u64 = 1024;
 
-/// One line.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Refused {
     /// What was sent: `tcp`, `udp`, `ping`, `name`…
     pub what: String,
     /// To whom; for a name, which.
     pub to: String,
-    /// Why not.
     pub why: String,
     /// How often since it was told before.
     pub count: u64,
@@ -45,7 +42,6 @@ impl Default for Refusals {
 }
 
 impl Refusals {
-    /// Something was refused.
     pub fn note(&mut self, what: &'static str, to: String, why: String, now: Instant) {
         self.tell_at.get_or_insert(now + self.pause);
         let kind = (what, to, why);

@@ -10,11 +10,9 @@ use std::net::IpAddr;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rules {
-    /// The guest's own addresses.
     pub guest: BTreeSet<IpAddr>,
     /// Whom the guest asks for names: passt's forwarder, or the pod's own servers.
     pub nameservers: BTreeSet<IpAddr>,
-    /// The host's addresses.
     pub host: BTreeSet<IpAddr>,
     /// What is open that is closed by default.
     pub reach: BTreeSet<Reach>,

@@ -17,37 +17,30 @@ const USER_MTU: u32 = 1500;
 /// What the machine can be given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ways {
-    /// A network device.
     pub nic: bool,
     /// Sockets of the host (TSI).
     pub tsi: bool,
-    /// QEMU's own network.
     pub user: bool,
 }
 
 /// Why a pod can't have the network that it asks for.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
-    /// No passt.
     #[error(
         "metadata.annotations.magikvm.dev/network: passt cannot be used: install it (apt-get install passt), or write none"
     )]
     Passt(#[source] PasstError),
-    /// No way out.
     #[error(
         "metadata.annotations.magikvm.dev/network: passt needs a default route, and this machine has none for IPv4 or IPv6: \
          write none"
     )]
     NoRoute,
-    /// No network device.
     #[error("metadata.annotations.magikvm.dev/network: this machine has no network device for {0}")]
     NoDevice(&'static str),
-    /// Not that kernel.
     #[error(
         "metadata.annotations.magikvm.dev/network: tsi needs the kernel of libkrunfw: run with --vmm krun --kernel libkrunfw, or write passt"
     )]
     Tsi,
-    /// Not that driver.
     #[error(
         "metadata.annotations.magikvm.dev/network: user is QEMU's own network: run with --vmm qemu, or write passt"
     )]
@@ -71,11 +64,9 @@ pub enum NetError {
 /// What a pod's network is.
 #[derive(Debug, Clone)]
 pub struct Settled {
-    /// Which kind.
     pub mode: Mode,
     /// What the user should know of it.
     pub warning: Option<String>,
-    /// For the guest.
     pub plan: Option<NetworkPlan>,
     /// For the filter and for passt.
     pub chain: Option<(Rules, Wanted)>,
@@ -88,12 +79,10 @@ pub struct Settled {
 }
 
 impl Settled {
-    /// The pod's addresses.
     pub fn addresses(&self) -> Vec<IpAddr> {
         self.plan.iter().flat_map(|plan| &plan.addresses).map(|one| one.address).collect()
     }
 
-    /// No network.
     pub fn none(warning: Option<String>) -> Self {
         Self {
             mode: Mode::None,

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use std::io::{self, BufReader};
 use std::time::Duration;
 
-/// What may be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "snake_case")]
 pub enum ControlRequest {
@@ -38,7 +37,6 @@ pub enum ControlError {
     /// It said something else.
     #[error("the pod's monitor gave no valid answer")]
     Nonsense(#[source] CodecError),
-    /// It said no.
     #[error(transparent)]
     Refused(Refusal),
 }

@@ -19,12 +19,10 @@ const MAX_HOST: u64 = 256 << 10;
 /// Bytes that events of refused packets may fill, which are the monitor's but depend on the guest.
 const MAX_REFUSED: u64 = 256 << 10;
 
-/// One line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimedEvent {
     /// By the host's clock.
     pub time: String,
-    /// What happened.
     #[serde(flatten)]
     pub what: PodEvent,
 }
@@ -33,9 +31,7 @@ pub struct TimedEvent {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum PodEvent {
-    /// The guest.
     Guest(Event),
-    /// The monitor.
     Host(HostEvent),
 }
 
@@ -49,31 +45,21 @@ pub enum HostEvent {
     Resumed,
     /// The guest was told the time.
     Clock {
-        /// Why.
         after: ClockReason,
         /// By how much it says that its own clock was ahead, in milliseconds. It set its clock if that was more than
         /// [`magikvm_proto::budget::CLOCK_TOLERANCE_MS`] either way.
         offset_ms: i64,
     },
     /// Something that the user should know of the pod.
-    Warning {
-        /// What.
-        message: String,
-    },
+    Warning { message: String },
     /// The filter of the pod's network refused something.
     Refused(crate::net::report::Refused),
     /// The machine does not give all walls for a process of the VM.
-    Jail {
-        /// Which process.
-        process: String,
-        /// What it is without.
-        missing: Vec<Missing>,
-    },
+    Jail { process: String, missing: Vec<Missing> },
     /// The guest could not be told the time.
     ClockFailed {
         /// Why it was to be told.
         after: ClockReason,
-        /// Why it was not.
         message: String,
     },
 }
@@ -84,7 +70,6 @@ pub enum HostEvent {
 pub enum ClockReason {
     /// It starts. What it knows of the time may be as coarse as a second.
     Start,
-    /// It was paused.
     Pause,
     /// The host's own clock was set, or the host was suspended.
     HostClock,
@@ -103,7 +88,6 @@ struct Writer {
 }
 
 impl EventLog {
-    /// A pod's.
     pub fn open(dir: &PodDir) -> Result<Self, FileError> {
         let file = open_append(&dir.events())?;
         Ok(Self(Arc::new(Mutex::new(Writer { file, by_guest: 0, by_host: 0, by_network: 0 }))))

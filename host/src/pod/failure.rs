@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::fmt;
 
-/// Where in the flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunStage {
@@ -15,7 +14,6 @@ pub enum RunStage {
     Plan,
     /// The name, the directory or the lock.
     Reserve,
-    /// Finding the images.
     Image,
     /// Making the pod's file system and disk.
     Prepare,
@@ -47,9 +45,7 @@ impl fmt::Display for RunStage {
 /// Why a run failed. By the time anybody sees it, nothing of the pod is left.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Where.
     pub stage: RunStage,
-    /// Whose fault.
     pub blame: Blame,
     /// What became of the sandbox, where it is about that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,9 +53,7 @@ pub struct Failure {
     /// The operating system's number, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errno: Option<i32>,
-    /// What failed.
     pub message: String,
-    /// Its causes, outermost first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<String>,
     /// What to do about it.
@@ -86,7 +80,6 @@ impl Failure {
         move |error| Self::new(stage, blame, &error)
     }
 
-    /// From a message.
     pub fn message(stage: RunStage, blame: Blame, message: impl Into<String>) -> Self {
         Self {
             stage,

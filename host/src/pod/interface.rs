@@ -1,4 +1,5 @@
 //! The Pod Runtime Interface: `run_pod`, `stop_pod`, `pause_pod`, `resume_pod`, `delete_pod`, and what one may ask of a pod in between. The CLI is one client of it.
+#![warn(missing_docs)]
 
 use super::control::{self, ControlError, ControlRequest};
 use super::failure::Failure;

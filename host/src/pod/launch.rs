@@ -15,34 +15,27 @@ use std::process::{Child, Command, Stdio};
 /// The hidden verb that makes a process a monitor.
 pub const MONITOR_VERB: &str = "__monitor";
 
-/// From the monitor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromMonitor {
     /// An image is on its way.
     Pulling {
-        /// Which.
         image: Reference,
-        /// How far it is.
         progress: Progress,
     },
     /// The user should know this.
     Warning {
-        /// What.
         message: String,
     },
-    /// The pod runs.
     Ready,
     /// It does not, and nothing of it is left.
     Failed(Box<Failure>),
     /// It has ended; its exit code is the first non-zero one of its containers.
     Ended {
-        /// The code.
         code: i32,
     },
 }
 
-/// To the monitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToMonitor {

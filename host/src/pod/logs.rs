@@ -20,9 +20,7 @@ const MAX_CONTENT: usize = 16 << 10;
 /// Which of a process's two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogStream {
-    /// Standard output.
     Stdout,
-    /// Standard error.
     Stderr,
 }
 
@@ -40,7 +38,6 @@ impl LogStream {
 pub struct Entry {
     /// RFC 3339, UTC, nine decimals.
     pub time: String,
-    /// Which output.
     pub stream: LogStream,
     /// The bytes, with the newline if the entry is a full line.
     pub content: Vec<u8>,
@@ -152,7 +149,6 @@ impl LogWriter {
 /// Reads one container's log from its oldest kept entry on, across files that are put aside meanwhile.
 #[derive(Debug)]
 pub struct LogReader {
-    /// Whose.
     pub container: ContainerName,
     path: PathBuf,
     current: Option<(BufReader<File>, u64)>,

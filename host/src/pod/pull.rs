@@ -39,16 +39,12 @@ pub struct PullRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromPuller {
-    /// A step.
     Progress {
-        /// Of which image.
         image: Reference,
-        /// Which.
         progress: Progress,
     },
     /// All images are here.
     Done,
-    /// One is not.
     Failed(Box<Failure>),
 }
 

@@ -22,7 +22,6 @@ use std::path::PathBuf;
 /// Everything that decides how a pod runs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunRequest {
-    /// What.
     pub plan: PodPlan,
     /// `--root`, if given.
     pub root: Option<PathBuf>,
@@ -41,14 +40,12 @@ pub struct RunRequest {
 pub enum AtEnd {
     /// Its record and logs stay until `rm`.
     Keep,
-    /// It is removed.
     Remove,
 }
 
 /// A pod that exists: its directory is made and its lock held.
 #[derive(Debug)]
 pub struct Pod {
-    /// Where it is.
     pub dir: PodDir,
     /// How to take it away.
     pub undo: Undo,

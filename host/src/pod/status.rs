@@ -13,7 +13,6 @@ use std::collections::BTreeMap;
 pub enum Phase {
     /// Not all containers run yet.
     Pending,
-    /// They run.
     Running,
     /// They would run, but processes of the VM are stopped (core/v1: phase Running, reason Paused, not ready).
     Paused,
@@ -26,7 +25,6 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// For people.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "Pending",

@@ -57,15 +57,9 @@ pub enum Input {
     /// The supervisor in the sandbox says that something happened.
     Guest(Event),
     /// The connection for events is gone or carried nonsense, although the sandbox lives.
-    AgentLost {
-        /// What was seen.
-        why: String,
-    },
+    AgentLost { why: String },
     /// The sandbox is gone, and all it had to say was read.
-    SandboxGone {
-        /// How it ended.
-        end: SandboxEnd,
-    },
+    SandboxGone { end: SandboxEnd },
     /// A user wants it to end.
     Stop {
         /// From TERM to KILL, in milliseconds.
@@ -105,12 +99,7 @@ pub enum EndPuller {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Tell whoever waits how far an image is.
-    ShowProgress {
-        /// The image.
-        image: Reference,
-        /// How far it is.
-        progress: Progress,
-    },
+    ShowProgress { image: Reference, progress: Progress },
     /// Make the process that pulls end.
     EndPuller(EndPuller),
     /// All images are there; the flow goes on.
@@ -156,7 +145,6 @@ enum StartProgress {
 /// A pod's state, with what the machine needs beside what is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
-    /// What is shown.
     pub state: PodState,
     /// Whether the process that pulls was asked to end.
     pull_given_up: bool,

@@ -19,7 +19,6 @@ pub enum Layer {
     Ipc,
     /// A host name of its own.
     Hostname,
-    /// No network.
     Network,
     /// No capabilities, nor a way to any.
     Capabilities,
@@ -32,7 +31,6 @@ pub enum Layer {
 }
 
 impl Layer {
-    /// All of them.
     pub const ALL: [Self; 11] = [
         Self::Cgroup,
         Self::User,
@@ -74,16 +72,13 @@ impl fmt::Display for Layer {
 /// A layer that the host does not give.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Missing {
-    /// Which.
     pub layer: Layer,
-    /// Why.
     pub why: String,
 }
 
 /// The isolation of one process.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Layers {
-    /// Those it has.
     pub had: Vec<Layer>,
     /// Those that were asked for and could not be had.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -91,13 +86,11 @@ pub struct Layers {
 }
 
 impl Layers {
-    /// With one more.
     #[cfg(target_os = "linux")]
     pub(crate) fn have(&mut self, layer: Layer) {
         self.had.push(layer);
     }
 
-    /// Without it.
     pub(crate) fn miss(&mut self, layer: Layer, why: impl Into<String>) {
         self.missing.push(Missing { layer, why: why.into() });
     }

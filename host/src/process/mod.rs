@@ -35,7 +35,6 @@ pub enum ProcessError {
     Start {
         /// The program as it was asked for.
         program: PathBuf,
-        /// Why the system refused.
         #[source]
         source: std::io::Error,
     },
@@ -94,7 +93,6 @@ impl ProcessRef {
 pub struct Process {
     /// Names it for as long as it lives, and after that.
     pub reference: ProcessRef,
-    /// Its pipes.
     pub child: Child,
     /// Its isolation, if it was put into a jail.
     pub layers: Option<Layers>,
@@ -278,20 +276,15 @@ impl Drop for Process {
 /// Whether the processes of a sandbox run or stand still, whoever stopped them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Motion {
-    /// All run.
     Running,
-    /// Some are stopped.
     PartlyStopped,
-    /// All are stopped.
     Stopped,
 }
 
 /// The first process of a sandbox that has ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// What it was for.
     pub role: Role,
-    /// Its name for people.
     pub name: String,
     /// As the system says it; `StillAlive` when nothing could be waited for.
     pub status: WaitStatus,

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// A system call that was not allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Its name.
     pub call: String,
 }
 
@@ -14,7 +13,6 @@ pub struct Violation {
 pub struct Watch(Arc<Mutex<Option<Violation>>>);
 
 impl Watch {
-    /// The first one.
     pub fn violation(&self) -> Option<Violation> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -54,7 +54,6 @@ const WITHOUT_HARDWARE: &str =
 /// Why a guest image can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
-    /// No manifest there.
     #[error("it has no {}", guest_image::MANIFEST)]
     Missing(#[source] std::io::Error),
     /// A manifest that says something impossible.
@@ -62,24 +61,13 @@ pub enum GuestError {
     Manifest(#[source] GuestManifestError),
     /// For another version of magikvm.
     #[error("it speaks generation {found} of the wire, this magikvm {expected}")]
-    Generation {
-        /// The image's.
-        found: u32,
-        /// Ours.
-        expected: u32,
-    },
+    Generation { found: u32, expected: u32 },
     /// Replaced by one for another processor since the pod was planned.
     #[error("it was for {expected} a moment ago and is for {found} now")]
-    Changed {
-        /// As it was.
-        expected: Arch,
-        /// As it is.
-        found: Arch,
-    },
+    Changed { expected: Arch, found: Arch },
     /// A part that is not there or not whole.
     #[error("its part {part} is missing or damaged ({found} bytes, {expected} expected)")]
     Part {
-        /// Which.
         part: String,
         /// Bytes found.
         found: u64,
@@ -91,7 +79,6 @@ pub enum GuestError {
 /// How a pod's VM is to be made.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VmOptions {
-    /// The driver.
     pub vmm: VmmKind,
     /// The kernel that the guest boots.
     #[serde(default)]
@@ -105,7 +92,6 @@ pub struct VmOptions {
     pub jail: Requirement,
 }
 
-/// The class.
 #[derive(Debug)]
 pub struct MicroVm {
     options: VmOptions,

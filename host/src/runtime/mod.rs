@@ -33,7 +33,6 @@ use std::sync::Arc;
 pub enum Prepared {
     /// A VM whose files are in a directory.
     MicroVm {
-        /// The VM.
         config: VmConfig,
         /// The directory of its files.
         dir: PathBuf,
@@ -91,15 +90,12 @@ pub trait Sandbox: Debug + Send {
 /// What is known of a sandbox's network.
 #[derive(Debug, Default)]
 pub struct SandboxNetwork {
-    /// The pod's.
     pub addresses: Vec<IpAddr>,
-    /// The host's.
     pub host_address: Option<IpAddr>,
     /// Lines for [`crate::net::report::read`].
     pub reports: Option<File>,
 }
 
-/// A runtime class.
 pub trait PodRuntime: Debug + Send + Sync {
     /// What the images of its containers must be for.
     fn platform(&self) -> Platform;
@@ -116,9 +112,7 @@ pub trait PodRuntime: Debug + Send + Sync {
 /// What [`PodRuntime::prepare`] works from.
 #[derive(Debug, Clone, Copy)]
 pub struct PodToPrepare<'a> {
-    /// What is to run.
     pub plan: &'a PodPlan,
-    /// The pod's UID.
     pub uid: &'a str,
     /// One image per container, in their order.
     pub images: &'a [Image],
@@ -134,9 +128,7 @@ pub enum RuntimeError {
     /// A container that can't run as its manifest and image say.
     #[error("container {container} cannot run")]
     Resolve {
-        /// Which.
         container: ContainerName,
-        /// Why.
         #[source]
         source: ResolveError,
     },
@@ -146,63 +138,48 @@ pub enum RuntimeError {
     /// A plan or configuration over the wire's cap.
     #[error("{what} has {size} bytes, at most {} are possible", magikvm_proto::limits::MAX_PLAN_SIZE)]
     TooLarge {
-        /// Which.
         what: String,
         /// Its size in bytes.
         size: usize,
     },
-    /// Serializing failed.
     #[error("cannot write {what} as JSON")]
     Json {
-        /// What.
         what: String,
-        /// Why.
         #[source]
         source: serde_json::Error,
     },
     /// The guest image is missing or unusable.
     #[error("the guest image in {} cannot be used", dir.display())]
     Guest {
-        /// Where.
         dir: PathBuf,
-        /// Why.
         #[source]
         source: microvm::GuestError,
     },
     /// The pod's own file system.
     #[error("cannot make the pod's file system")]
     Erofs(#[from] crate::image::erofs::ErofsError),
-    /// The stitched disk.
     #[error("cannot make the pod's disk")]
     Disk(#[from] crate::vmm::disk::DiskError),
     /// Something of this machine that can't be a volume.
     #[error("volume {name} cannot be had")]
     Volume {
-        /// Which volume.
         name: String,
-        /// Why.
         #[source]
         source: crate::volume::VolumeError,
     },
-    /// The scratch disk.
     #[error("cannot make the pod's scratch disk")]
     Scratch(#[from] crate::vmm::scratch::ScratchError),
-    /// The network.
     #[error(transparent)]
     Network(#[from] NetError),
-    /// The VMM.
     #[error("cannot start the VM")]
     Vmm(#[from] VmmError),
-    /// A file operation.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The undo journal.
     #[error("cannot write the undo journal")]
     Undo(#[from] UndoError),
 }
 
 impl RuntimeError {
-    /// Whose fault it is.
     pub fn blame(&self) -> Blame {
         match self {
             Self::Resolve { .. }

@@ -59,11 +59,9 @@ fn datagrams(port: &PublishedPort) -> UdpPort {
 
 /// A network whose processes run.
 pub(super) struct Started {
-    /// For the VMM.
     pub(super) nic: Option<Nic>,
     /// To be watched with the VMM's.
     pub(super) processes: Vec<Process>,
-    /// For the monitor.
     pub(super) seen: SandboxNetwork,
 }
 

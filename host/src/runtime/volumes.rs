@@ -19,13 +19,10 @@ const GROUP_READS: u16 = 0o440;
 /// What becomes of a pod's volumes.
 #[derive(Debug, Default)]
 pub(super) struct Volumes {
-    /// For the guest.
     pub(super) plans: Vec<VolumePlan>,
-    /// For each container.
     pub(super) mounts: Vec<Vec<MountPlan>>,
     /// File systems of the scratch disk, partition 1 first.
     pub(super) rooms: Vec<Room>,
-    /// What this machine shares.
     pub(super) shared: Shared,
 }
 

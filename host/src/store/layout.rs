@@ -26,7 +26,6 @@ pub enum LayoutError {
 pub struct Surroundings {
     /// `--root DIR`.
     pub root: Option<PathBuf>,
-    /// Effective user id.
     pub uid: u32,
     /// `XDG_RUNTIME_DIR`.
     pub xdg_runtime_dir: Option<OsString>,
@@ -101,17 +100,14 @@ impl Layout {
         self.run.join("pods")
     }
 
-    /// One pod's directory.
     pub fn pod(&self, id: &PodId) -> PodDir {
         PodDir { path: self.pods().join(dir_name(id)) }
     }
 
-    /// The image store.
     pub fn images(&self) -> PathBuf {
         self.data.join("images")
     }
 
-    /// How registries are reached.
     pub fn registries(&self) -> PathBuf {
         self.config_file("registries.toml")
     }
@@ -178,7 +174,6 @@ impl PodDir {
         Self { path }
     }
 
-    /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -203,7 +198,6 @@ impl PodDir {
         self.path.join("undo.jsonl")
     }
 
-    /// Where the monitor listens.
     pub fn control_sock(&self) -> PathBuf {
         self.path.join(CONTROL_SOCK)
     }

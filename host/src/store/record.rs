@@ -15,12 +15,10 @@ use std::path::{Path, PathBuf};
 /// Schema of both files. A file of another schema is shown as such and can be removed, nothing else.
 pub const SCHEMA: u32 = 2;
 
-/// What a pod is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PodRecord {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// Its name.
     pub id: PodId,
     /// UUID, as in `metadata.uid`.
     pub uid: String,
@@ -32,7 +30,6 @@ pub struct PodRecord {
     pub manifest: serde_json::Value,
     /// Containers in order, with the image each runs.
     pub containers: Vec<ContainerRecord>,
-    /// What it runs in.
     pub sandbox: SandboxRecord,
     /// Grace period unless a verb says otherwise, in seconds.
     pub grace_secs: u64,
@@ -41,9 +38,7 @@ pub struct PodRecord {
 /// One container of a [`PodRecord`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ContainerRecord {
-    /// Its name.
     pub name: ContainerName,
-    /// The reference as written.
     pub image: String,
     /// Digest of what it meant.
     pub image_id: String,
@@ -69,12 +64,10 @@ pub enum Stage {
     Ended,
 }
 
-/// How a pod is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodState {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// How far.
     pub stage: Stage,
     /// When all containers ran, milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -118,17 +111,13 @@ pub struct BoundPort {
     pub host_port: u16,
     /// Which port of the pod.
     pub container_port: u16,
-    /// By which protocol.
     pub protocol: Transport,
 }
 
-/// What a port speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Transport {
-    /// Streams.
     Tcp,
-    /// Datagrams.
     Udp,
 }
 
@@ -146,24 +135,19 @@ impl std::fmt::Display for BoundPort {
 /// Why a pod ended otherwise than it should have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Broken {
-    /// For programs.
     pub reason: SandboxFailure,
-    /// For people.
     pub message: String,
 }
 
 /// Why a record can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// A file operation.
     #[error(transparent)]
     File(#[from] FileError),
     /// Not what we write.
     #[error("{} is damaged", path.display())]
     Damaged {
-        /// Which file.
         path: PathBuf,
-        /// What the parser said.
         #[source]
         source: serde_json::Error,
     },
@@ -172,13 +156,11 @@ pub enum RecordError {
 /// A pod found on disk.
 #[derive(Debug)]
 pub struct Found {
-    /// Its directory.
     pub dir: PodDir,
     /// What it is; an error when its start was cut short or the file is damaged.
     pub record: Result<PodRecord, RecordError>,
     /// How it is; `None` before its monitor wrote it for the first time, and when the file is damaged.
     pub state: Option<PodState>,
-    /// Whether its monitor lives.
     pub lock: LockState,
 }
 

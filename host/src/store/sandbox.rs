@@ -9,11 +9,9 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// The pod's own monitor.
     Monitor,
     /// Pulls the pod's images before it runs.
     Puller,
-    /// Runs the VM.
     Vmm,
     /// Serves the vsock device of a VMM that has none of its own.
     VsockDevice,
@@ -37,11 +35,9 @@ impl Role {
 /// A process of ours, by number and start time. The number alone may one day be somebody else's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessRef {
-    /// What it is for.
     pub role: Role,
     /// For people; nothing is decided by it.
     pub name: String,
-    /// Process id.
     pub pid: i32,
     /// As the system says it ([`crate::os::start_time`]).
     pub start_time: u64,
@@ -51,7 +47,6 @@ pub struct ProcessRef {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Handshake {
-    /// It is one.
     Direct,
     /// `CONNECT <port>\n`, answered by `OK <number>\n` (the convention of Firecracker and vhost-device-vsock).
     Port(u32),
@@ -62,7 +57,6 @@ pub enum Handshake {
 pub struct Connector {
     /// A Unix socket of any path length.
     pub socket: PathBuf,
-    /// What to say first.
     pub handshake: Handshake,
 }
 
@@ -70,7 +64,6 @@ pub struct Connector {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum SandboxRecord {
-    /// A VM.
     Vm(VmRecord),
 }
 
@@ -86,9 +79,7 @@ impl fmt::Display for SandboxRecord {
 pub struct VmRecord {
     /// Memory, in MiB.
     pub memory_mib: u64,
-    /// Virtual processors.
     pub vcpus: u32,
-    /// Driver and accelerator.
     pub driver: String,
 }
 
@@ -117,7 +108,6 @@ pub enum SandboxFailure {
     VmmOutOfMemory,
     /// A process of the VMM made a system call that its list does not have, and was killed for it.
     FilterViolated,
-    /// The VMM gave up.
     VmmFailed,
     /// A process of the pod's network ended.
     NetworkFailed,
@@ -201,12 +191,10 @@ impl fmt::Display for SandboxFailure {
 pub struct SandboxEnd {
     /// What it was, if nobody asked for it.
     pub failure: SandboxFailure,
-    /// The same for people.
     pub how: String,
 }
 
 impl SandboxEnd {
-    /// Whose fault it is.
     pub fn blame(&self) -> Blame {
         self.failure.blame()
     }

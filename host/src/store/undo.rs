@@ -22,17 +22,12 @@ const KILL_WAIT: Duration = Duration::from_secs(10);
 #[serde(tag = "undo", rename_all = "snake_case")]
 pub enum Step {
     /// Removes a directory with all that is in it; not following links.
-    RemoveDir {
-        /// Which.
-        path: PathBuf,
-    },
+    RemoveDir { path: PathBuf },
     /// Kills a process, if it is still the one that was started.
     KillProcess {
-        /// Process id.
         pid: i32,
         /// As [`start_time`] says it: tells a process from a later one with its number.
         start_time: u64,
-        /// For people.
         name: String,
     },
     /// Kills what is left in a control group, and removes it, and its parent if it was the last one in that.
@@ -68,18 +63,15 @@ pub enum UndoError {
     /// A line of the journal that nobody of us wrote.
     #[error("{}:{line}: not a step of an undo journal", path.display())]
     Journal {
-        /// Which file.
         path: PathBuf,
         /// Which line, from 1.
         line: usize,
-        /// What the parser said.
         #[source]
         source: serde_json::Error,
     },
     /// A process that would not die.
     #[error("process {pid} ({name}) is still there {} s after SIGKILL", KILL_WAIT.as_secs())]
     StillAlive {
-        /// Process id.
         pid: i32,
         /// Its name in the journal.
         name: String,
@@ -87,11 +79,9 @@ pub enum UndoError {
     /// A process that could not be signalled.
     #[error("cannot kill process {pid} ({name})")]
     Kill {
-        /// Process id.
         pid: i32,
         /// Its name in the journal.
         name: String,
-        /// Why.
         #[source]
         source: Errno,
     },

@@ -31,12 +31,10 @@ pub enum DiskError {
     /// A file that is empty or not made of whole blocks.
     #[error("{} has {size} bytes, which is not a positive multiple of 4096", path.display())]
     Size {
-        /// Which file.
         path: PathBuf,
         /// Its size in bytes.
         size: u64,
     },
-    /// A file operation.
     #[error(transparent)]
     File(#[from] FileError),
 }
@@ -44,7 +42,6 @@ pub enum DiskError {
 /// One file that becomes a partition.
 #[derive(Debug, Clone)]
 pub struct Part {
-    /// Absolute path.
     pub path: PathBuf,
     /// Its size in bytes, a multiple of 4096.
     pub size: u64,

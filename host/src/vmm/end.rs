@@ -22,9 +22,7 @@ const MAX_QUOTED: usize = 300;
 pub struct Seen<'a> {
     /// What the process that ended first was for.
     pub role: Role,
-    /// Its name.
     pub process: &'a str,
-    /// How it ended.
     pub status: WaitStatus,
     /// The system call that it was killed for.
     pub violation: Option<&'a Violation>,

@@ -25,7 +25,6 @@ pub const GUEST_VERB: &str = "__fake-guest";
 /// The pod's own file system in the guest's working directory.
 const POD_FILES: &str = "pod.erofs";
 
-/// The driver.
 #[derive(Debug)]
 pub struct Fake;
 

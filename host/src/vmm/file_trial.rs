@@ -67,7 +67,6 @@ fn run(dir: &Path) -> Result<String, Box<dyn std::error::Error>> {
     Ok(format!("{said}ended: {ended:?} {:?}\nlayers: {layers}\n", server.violation()))
 }
 
-/// What the process does.
 pub fn serve() -> ExitCode {
     let mut said = String::new();
     let mut tell = |what: &str, result: std::io::Result<()>| {

@@ -20,7 +20,6 @@ const DENIED: i32 = 0xfae9_4007_u32.cast_signed();
 unsafe extern "C" {
     /// Makes this process's machine; it can have one.
     fn hv_vm_create(config: *mut c_void) -> i32;
-    /// Takes it away.
     fn hv_vm_destroy() -> i32;
 }
 

@@ -26,14 +26,12 @@ const MEMORY: usize = 0x1_0000;
 /// Where in it the loop is.
 const CODE: u64 = 0x4000;
 
-/// What the probe saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
     /// Time of one turn of the loop, best run.
     pub per_turn: Duration,
 }
 
-/// /dev/kvm, opened.
 #[derive(Debug)]
 pub struct Device(Kvm);
 

@@ -7,21 +7,17 @@ use std::sync::Arc;
 /// Under this number a machine's process has its end of the connection.
 pub(super) const NIC_FD: i32 = 8;
 
-/// Which way.
 #[derive(Debug, Clone)]
 pub enum Nic {
     /// One network device. Its frames go through a stream, each behind its length in 4 bytes, the highest first.
     Stream {
-        /// The device's address.
         mac: MacAddress,
         /// Bytes of a packet.
         mtu: u32,
-        /// The stream.
         socket: Arc<OwnedFd>,
     },
     /// One network device, with QEMU's own network behind it.
     User {
-        /// The device's address.
         mac: MacAddress,
         /// That network's part of IPv6.
         network_6: String,

@@ -11,7 +11,6 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-/// The verdict's file.
 const FILE: &str = "virtualization.json";
 /// Bytes of it that are read.
 const MAX_FILE: u64 = 4 << 10;
@@ -34,7 +33,6 @@ pub fn hardware(dir: &Path) -> Result<kvm::Verdict, Unavailable> {
     }
 }
 
-/// The same, measured anew.
 pub fn hardware_afresh(dir: &Path) -> Result<kvm::Verdict, Unavailable> {
     measure(&kvm::open()?, dir)
 }

@@ -64,7 +64,6 @@ fn machine(guest: Arch) -> &'static Machine {
     }
 }
 
-/// The driver.
 #[derive(Debug)]
 pub struct Qemu {
     options: DriverOptions,

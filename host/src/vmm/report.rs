@@ -18,15 +18,12 @@ const MAX_REPORTS: u64 = 16 << 10;
 /// Longest message in a report; a pipe takes lines of this length whole.
 const MAX_MESSAGE: usize = 1024;
 
-/// One report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "snake_case")]
 pub enum Report {
     /// The machine could not be made: a step of it was refused.
     NotMade {
-        /// Which step.
         step: String,
-        /// The operating system's number.
         errno: i32,
         /// What is known beyond it.
         detail: String,
@@ -34,10 +31,7 @@ pub enum Report {
     /// The processor of the guest gave up: an exception while an exception was handled while an exception was handled.
     TripleFault,
     /// The VMM complained of something, and may have gone on.
-    Complaint {
-        /// Its words.
-        message: String,
-    },
+    Complaint { message: String },
 }
 
 /// The reading end, and the end for the machine's process.
@@ -51,7 +45,6 @@ pub(super) fn channel() -> std::io::Result<(Reports, OwnedFd)> {
     Ok((Reports(File::from(ours)), theirs))
 }
 
-/// The reading end.
 #[derive(Debug)]
 pub struct Reports(File);
 

@@ -29,7 +29,6 @@ const SYSTEM_DIRS: [&str; 2] = ["/usr/sbin", "/sbin"];
 /// How much a file system can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Room {
-    /// Whatever there is.
     Shared,
     /// This many bytes.
     Limited(u64),
@@ -44,29 +43,15 @@ pub enum ScratchError {
     /// It could not be started.
     #[error("cannot start {}", program.display())]
     Start {
-        /// Which program.
         program: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// It failed.
     #[error("{PROGRAM} made no file system in {}: {said}", path.display())]
-    Made {
-        /// In which file.
-        path: PathBuf,
-        /// What it said.
-        said: String,
-    },
+    Made { path: PathBuf, said: String },
     /// The disk of this machine has no room.
     #[error("{} has only {free} bytes free, emptyDir volumes on disk need {MIN_SHARED_SIZE}", path.display())]
-    NoRoom {
-        /// Where.
-        path: PathBuf,
-        /// What is left.
-        free: u64,
-    },
-    /// A file operation.
+    NoRoom { path: PathBuf, free: u64 },
     #[error(transparent)]
     File(#[from] FileError),
 }

@@ -31,7 +31,6 @@ pub(super) fn listen(dir: &Path) -> Result<UnixListener, VmmError> {
     Ok(crate::os::bind_unix(&socket).map_err(FileError::at("bind", &socket))?)
 }
 
-/// Starts the server.
 #[cfg(target_os = "linux")]
 pub(super) fn serve(
     shared: &Shared,
@@ -60,7 +59,6 @@ pub(super) fn serve(
     Ok(server)
 }
 
-/// Starts the server.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn serve(
     _shared: &Shared,

@@ -28,7 +28,6 @@ pub(super) struct Site<'a> {
     dir: &'a Path,
     /// What is read beside the machine's directory.
     reads: Vec<PathBuf>,
-    /// The machine's scratch disk.
     scratch: Option<PathBuf>,
     identity: Identity,
     walls: &'a Walls,
@@ -105,7 +104,6 @@ fn linked(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
 
 /// The hidden verb of a process that only tries whether it can be put into a jail.
 pub const TRIAL_VERB: &str = "__trial";
-/// Of its control group.
 const TRIAL_MEMORY_BYTES: u64 = 64 << 20;
 
 /// Puts a process that does nothing into a jail like those of machines. Says which walls it had.

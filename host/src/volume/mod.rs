@@ -22,11 +22,9 @@ use std::path::PathBuf;
 pub enum HostPathKind {
     /// A directory or a regular file.
     Any,
-    /// A directory.
     Directory,
     /// A directory, made if nothing is there.
     DirectoryOrCreate,
-    /// A regular file.
     File,
     /// A regular file, made if nothing is there.
     FileOrCreate,
@@ -38,39 +36,25 @@ pub enum VolumeError {
     /// Not there, or not to be reached.
     #[error("cannot use hostPath {}", path.display())]
     Open {
-        /// Which.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// There is nothing, and it could not be made.
     #[error("cannot make hostPath {}", path.display())]
     Make {
-        /// Which.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// Something else than it should be.
     #[error("hostPath {} is {found}, not {wanted}", path.display())]
-    Kind {
-        /// Which.
-        path: PathBuf,
-        /// What it is.
-        found: &'static str,
-        /// What it should be.
-        wanted: &'static str,
-    },
+    Kind { path: PathBuf, found: &'static str, wanted: &'static str },
     /// A path within it that is not there, or leads out of it.
     #[error("cannot use subPath {sub_path:?} of hostPath {}", path.display())]
     SubPath {
-        /// The hostPath.
         path: PathBuf,
-        /// The path within it.
         sub_path: String,
-        /// Why.
         #[source]
         source: io::Error,
     },

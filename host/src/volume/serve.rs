@@ -20,7 +20,6 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 pub const SERVER_VERB: &str = "__virtiofs";
 /// Number of the descriptor with which it listens.
 pub const LISTENER_FD: RawFd = 4;
-/// Longest settings.
 const MAX_SETTINGS: u64 = 64 << 10;
 /// How long the guest may believe what it was told of names and attributes. What changes on this machine is seen so late at most.
 const CACHED_FOR: Duration = Duration::from_secs(1);
@@ -30,7 +29,6 @@ const OWN_FILES: u64 = 128;
 /// What the process is told, on standard input.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Settings {
-    /// Where the tree is.
     pub tree: PathBuf,
 }
 

@@ -27,7 +27,6 @@ impl Shared {
         Ok(number)
     }
 
-    /// Whether there is anything.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

@@ -24,7 +24,6 @@ pub(crate) fn arm64_kernel(config: &str) -> Vec<u8> {
     craft::arm64_kernel(RELEASE, config)
 }
 
-/// A good init program.
 pub(crate) fn init(arch: Arch) -> Vec<u8> {
     let init = craft::init("1.2.3");
     match arch {

@@ -53,9 +53,7 @@ pub enum LabError {
     /// A program that the lab needs is not installed.
     #[error("{program} is not there: install the Debian package {package}, or name it in {variable}")]
     NoProgram {
-        /// Its name.
         program: &'static str,
-        /// Where Debian has it.
         package: &'static str,
         /// The variable that may name it.
         variable: &'static str,
@@ -63,7 +61,6 @@ pub enum LabError {
     /// A word of the command that the lab can't be given.
     #[error("the lab can't be given {what}: {why}")]
     BadCommand {
-        /// The word.
         what: String,
         /// What is wrong with it.
         why: &'static str,
@@ -71,16 +68,13 @@ pub enum LabError {
     /// The operating system refused something.
     #[error("{what}")]
     System {
-        /// What was attempted.
         what: String,
-        /// Its answer.
         #[source]
         source: io::Error,
     },
     /// All turns were taken for too long.
     #[error("waited {} s for a turn to run a VM: {} others may exist at one time", .waited.as_secs(), .turns)]
     NoTurn {
-        /// How long.
         waited: Duration,
         /// How many turns there are.
         turns: usize,
@@ -88,7 +82,6 @@ pub enum LabError {
     /// The command took too long, or the lab itself hung.
     #[error("the lab was ended after {} s without a result{words}", .limit.as_secs())]
     Hung {
-        /// The command's limit.
         limit: Duration,
         /// What had been said by then.
         words: Box<Words>,
@@ -96,9 +89,7 @@ pub enum LabError {
     /// The lab ended before the command did: its kernel panicked, or QEMU failed.
     #[error("the lab died after {:.1} s (QEMU: {status}){words}", .after.as_secs_f64())]
     Died {
-        /// How QEMU ended.
         status: String,
-        /// When.
         after: Duration,
         /// What had been said by then.
         words: Box<Words>,
@@ -106,39 +97,20 @@ pub enum LabError {
     /// The process that shares the host's files ended before the lab did.
     #[error("virtiofsd ended too early, after {:.1} s ({status}): {log}{words}", .after.as_secs_f64())]
     ShareLost {
-        /// How it ended.
         status: String,
-        /// When.
         after: Duration,
-        /// What it logged.
         log: String,
         /// What the lab had said by then.
         words: Box<Words>,
     },
     /// The command wrote more than is read.
     #[error("the command in the lab wrote {bytes} bytes to {stream}; {limit} are read")]
-    TooMuch {
-        /// Where to.
-        stream: &'static str,
-        /// How much.
-        bytes: u64,
-        /// What is allowed.
-        limit: u64,
-    },
-    /// The test failed inside.
+    TooMuch { stream: &'static str, bytes: u64, limit: u64 },
     #[error("the test `{name}` failed in the lab with exit code {code}{words}")]
-    TestFailed {
-        /// Its name.
-        name: String,
-        /// Of the test binary.
-        code: i32,
-        /// What it said.
-        words: Box<Words>,
-    },
+    TestFailed { name: String, code: i32, words: Box<Words> },
     /// Not exactly one test ran inside.
     #[error("the lab ran no test, or more than one, of the name `{name}`{words}")]
     NotOneTest {
-        /// The requested name.
         name: String,
         /// What the test binary said.
         words: Box<Words>,

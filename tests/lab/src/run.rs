@@ -39,9 +39,7 @@ pub struct Lab {
 pub struct LabOutput {
     /// Exit code; 128 and the number of the signal that ended it.
     pub code: i32,
-    /// Standard output.
     pub stdout: Vec<u8>,
-    /// Standard error.
     pub stderr: Vec<u8>,
     /// What the outer kernel said.
     pub console: String,

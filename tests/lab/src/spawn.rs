@@ -75,7 +75,6 @@ fn start(
     command.spawn().map(Ours).map_err(LabError::system(what))
 }
 
-/// Starts QEMU.
 pub(crate) fn qemu(program: &Path, args: &[String], dir: &Path) -> Result<Ours, LabError> {
     let mut command = Command::new(program);
     command.args(args);

@@ -149,7 +149,6 @@ fn pod(bench: &Bench, input: &Path, volume: &serde_json::Value) -> Result<[Durat
     times(child)
 }
 
-/// The same by hand.
 struct Peer {
     dir: PathBuf,
 }

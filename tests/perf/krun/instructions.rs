@@ -31,7 +31,6 @@ const SHIFT: &str = "shift=3,sleep=off";
 /// Long enough for a busy machine.
 const LIMIT_SECS: &str = "300";
 
-/// Prints the figures.
 pub(super) fn compare() -> Result<()> {
     let work = tempfile::tempdir()?;
     let lab = var("MAGIKVM_LAB_DIR")?;

@@ -56,7 +56,6 @@ fn all() -> Result<()> {
     idle(&mut labs)
 }
 
-/// Fresh labs.
 struct Labs {
     lab: Lab,
     lost: u32,

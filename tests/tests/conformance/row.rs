@@ -13,7 +13,6 @@ const ROWS_PER_BOOT: usize = 2;
 pub(crate) struct Group {
     /// In the names of tests.
     pub(crate) name: &'static str,
-    /// For people.
     pub(crate) title: &'static str,
     /// Whose pods its rows look at.
     pub(crate) pods: Pods,
@@ -26,11 +25,7 @@ pub(crate) enum Pods {
     /// Each row starts its own ones, and may do with them what it likes.
     Own,
     /// One pod that all rows look at, one after the other, in any order, and that stays as it is.
-    Shared {
-        name: &'static str,
-        /// Starts it.
-        start: fn(&Subject),
-    },
+    Shared { name: &'static str, start: fn(&Subject) },
 }
 
 impl Group {
@@ -61,7 +56,6 @@ pub(crate) struct Row {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Difference {
     pub(crate) driver: Driver,
-    /// For people.
     pub(crate) why: &'static str,
     /// A part of what the failed check says.
     pub(crate) says: &'static str,
@@ -106,7 +100,6 @@ impl Row {
         Self { name, what, of: "", differs: &[], check: Check::Code(check) }
     }
 
-    /// Where it is promised.
     pub(crate) const fn of(self, of: &'static str) -> Self {
         Self { of, ..self }
     }

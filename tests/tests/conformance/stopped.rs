@@ -82,7 +82,7 @@ fn logs_that_are_followed(subject: &Subject) {
 }
 
 fn start(subject: &Subject, loud: bool) {
-    let pod = Pod::new(POD).script("web", WEB).with("terminationGracePeriodSeconds", 2);
+    let pod = Pod::new(POD).script("web", WEB).set("spec/terminationGracePeriodSeconds", 2);
     let pod = if loud { pod.script("loud", LOUD) } else { pod };
     subject.run(&pod).args(["-d", "-p", "127.0.0.1::7"]).ok();
     until("the server listens", || subject.sh(POD, "web", "netstat -ltn").contains(":7 "));

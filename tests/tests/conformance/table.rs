@@ -23,7 +23,6 @@ fn cell(row: &Row, driver: Driver) -> String {
         .map_or_else(|| "yes".to_owned(), |difference| format!("differs: {}", difference.why))
 }
 
-/// The page.
 fn markdown() -> String {
     let mut page = HEAD.to_owned();
     for group in GROUPS {

@@ -59,7 +59,7 @@ fn damage_is_found_in_every_part_and_can_be_mended() {
             let path = parts(&host, "a")[part].clone();
             blow.strike(&path);
             let what = format!("{blow:?} of {}", path.display());
-            let said = image(&host, &["verify", "a"]).fails(1).complains("Hint: remove a damaged image");
+            let said = image(&host, &["verify", "a"]).fails(1).complains("Hint: Remove a damaged image");
             assert_eq!(said.stdout.lines().count(), 1, "{what}: {}", said.stdout);
             assert!(
                 said.stdout.starts_with(&format!("a: {}: it ", path.display())),

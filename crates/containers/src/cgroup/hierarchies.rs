@@ -10,7 +10,6 @@ const MAX_MOUNTINFO: u64 = 4 << 20;
 const WANTED: [&str; 9] =
     ["blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "pids"];
 
-/// What there is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Hierarchies {
     /// cgroup v2: one tree, mounted here.
@@ -22,22 +21,17 @@ pub(crate) enum Hierarchies {
 /// One tree of cgroup v1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Controller {
-    /// Its controllers.
     pub(crate) names: Vec<String>,
-    /// Where it is mounted.
     pub(crate) root: PathBuf,
 }
 
 /// Why control groups can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
-    /// The list of mounts.
     #[error("cannot read /proc/self/mountinfo")]
     Mounts(#[source] io::Error),
-    /// None is mounted.
     #[error("no control group hierarchy is mounted (neither cgroup2 nor a memory controller of cgroup v1)")]
     None,
-    /// The pod's group.
     #[error("cannot make the control group {0}")]
     Make(String, #[source] io::Error),
 }

@@ -65,14 +65,12 @@ impl Tree {
     }
 }
 
-/// One control group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Cgroup {
     Unified(unified::Group),
     Legacy(legacy::Group),
 }
 
-/// What a group uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Usage {
     pub(crate) cpu_usec: u64,

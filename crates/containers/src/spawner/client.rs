@@ -21,11 +21,9 @@ pub(crate) struct Spawner {
 /// without [`start`].
 #[derive(Debug)]
 pub(crate) struct Pending {
-    /// To its worker.
     pub(crate) channel: OwnedFd,
     /// Process id in the first PID namespace.
     pub(crate) pid: i32,
-    /// Its handle.
     pub(crate) pidfd: OwnedFd,
     /// Master of its terminal, if it has one.
     pub(crate) terminal: Option<OwnedFd>,

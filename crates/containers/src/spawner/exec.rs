@@ -93,7 +93,6 @@ fn gone_or(error: &std::io::Error) -> Failure {
 
 /// The descriptor that numbers of terminals live in: linux/major.h and fs/devpts/inode.c.
 const PTMX: (u64, u64) = (5, 2);
-/// DEVPTS_SUPER_MAGIC of linux/magic.h.
 const DEVPTS: libc::c_long = 0x1cd1;
 
 /// Opens a terminal of the container's own devpts. Whatever the container put at that path instead is not taken for

@@ -47,7 +47,6 @@ pub enum SpawnerError {
 enum Job {
     /// Makes a container. Descriptors: stdin, stdout, stderr; only stdin's stand-in with a terminal.
     Create {
-        /// Which.
         plan: ContainerPlan,
         /// How often it was made before.
         run: u32,
@@ -57,7 +56,6 @@ enum Job {
     /// Starts a further process in a container. Descriptors: the container's pidfd, then stdin, stdout, stderr
     /// without a terminal.
     Exec {
-        /// What.
         request: ExecRequest,
         /// Unique number, names its cgroup.
         id: u64,
@@ -66,7 +64,6 @@ enum Job {
     Namespace,
 }
 
-/// What a worker says.
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
     /// The process exists and waits for its start. Descriptors: its pidfd, then the terminal's master if it has
@@ -75,25 +72,20 @@ enum Answer {
         /// Process id in the first PID namespace.
         pid: i32,
     },
-    /// Its program runs.
     Started,
-    /// It does not.
     Failed(Failure),
 }
 
 /// What PID 1 says to a worker whose process waits.
 #[derive(Debug, Serialize, Deserialize)]
 enum Order {
-    /// Go on.
     Start,
 }
 
 /// What every forked copy needs to know, from before the fork.
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
-    /// Where everything is.
     pub(crate) site: Site,
-    /// The pod's control groups.
     pub(crate) tree: Tree,
     /// Writes one line where it can be found.
     pub(crate) note: fn(&str),
@@ -115,7 +107,6 @@ pub(crate) fn start(context: Context, forked: fn()) -> Result<client::Spawner, S
     }
 }
 
-/// The spawner's whole life.
 fn serve(requests: &OwnedFd, context: &Context) -> ! {
     sys::set_process_name(c"spawner");
     if let Err(error) = sys::ignore_children().map_err(io::Error::from).and_then(|()| silence_stdio()) {
@@ -148,7 +139,6 @@ fn silence_stdio() -> io::Result<()> {
     Ok(())
 }
 
-/// A worker's whole life.
 fn work(channel: &OwnedFd, context: &Context) -> ! {
     sys::set_process_name(c"worker");
     let result = sys::default_signals().map_err(Failure::from).and_then(|()| {

@@ -9,7 +9,6 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{chdir, chroot, pause};
 use std::os::fd::OwnedFd;
 
-/// Makes it.
 pub(super) fn hold(channel: &OwnedFd, context: &Context) -> Result<(), Failure> {
     unshare(CloneFlags::CLONE_NEWPID)?;
     match sys::fork_single_threaded()? {

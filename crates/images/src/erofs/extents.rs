@@ -88,7 +88,6 @@ impl Extents {
         }
     }
 
-    /// Gives blocks back.
     pub(super) fn give(&mut self, start: u32, length: u32) {
         if length == 0 {
             return;

@@ -43,7 +43,6 @@ pub(super) struct Piece {
 }
 
 impl Piece {
-    /// The block behind it.
     pub(super) fn end(&self) -> u32 {
         self.block + u32::from(self.blocks)
     }

@@ -73,17 +73,11 @@ impl Layout {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FileType {
-    /// Regular file.
     Regular = 1,
-    /// Directory.
     Directory = 2,
-    /// Character device.
     Char = 3,
-    /// Block device.
     Block = 4,
-    /// Named pipe.
     Fifo = 5,
-    /// Symbolic link.
     Symlink = 7,
 }
 
@@ -100,18 +94,14 @@ impl FileType {
     }
 }
 
-/// What the superblock says.
 #[derive(Debug, Clone, Copy)]
 pub struct Super {
     /// Blocks of the whole image.
     pub blocks: u32,
     /// Block where inode numbers count from.
     pub meta_block: u32,
-    /// The root's inode number.
     pub root_nid: u16,
-    /// Number of inodes.
     pub inodes: u64,
-    /// Identifies the image.
     pub uuid: [u8; 16],
     /// What files need to be read.
     pub compression: RootfsCompression,
@@ -177,7 +167,6 @@ pub fn uuid(digest: &Digest) -> [u8; 16] {
 /// One inode's own fields.
 #[derive(Debug, Clone, Copy)]
 pub struct Inode {
-    /// Type.
     pub file_type: FileType,
     /// Plain or with a tail behind it.
     pub layout: Layout,
@@ -302,11 +291,8 @@ pub fn encode_device(device: Device) -> u32 {
 /// One name of a directory.
 #[derive(Debug, Clone, Copy)]
 pub struct Dirent<'a> {
-    /// The name.
     pub name: &'a [u8],
-    /// Inode number.
     pub nid: u64,
-    /// Type.
     pub file_type: FileType,
 }
 

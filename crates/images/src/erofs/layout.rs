@@ -13,7 +13,6 @@ const FIRST_INODE: u64 = 64;
 /// Blocks with room that are kept open for small inodes.
 const OPEN_BLOCKS: usize = 16;
 
-/// Where one inode goes.
 #[derive(Debug, Clone, Copy)]
 struct Placed {
     inode: InodeId,
@@ -56,7 +55,6 @@ pub fn finish<W: Write + Seek>(
     Ok(size)
 }
 
-/// The place of everything.
 struct Plan {
     /// In the order of their offsets.
     placed: Vec<Placed>,

@@ -45,10 +45,7 @@ pub enum ErofsError {
     Tree(#[from] TreeError),
     /// Two files want the same place.
     #[error("{path:?} is already a directory or another file")]
-    Conflict {
-        /// The second one.
-        path: String,
-    },
+    Conflict { path: String },
     /// A file got another number of bytes than announced.
     #[error("a file announced with {announced} bytes got {written}")]
     Length {
@@ -60,9 +57,7 @@ pub enum ErofsError {
     /// The output or the scratch file failed.
     #[error("cannot {action}")]
     Io {
-        /// What was tried.
         action: &'static str,
-        /// Why it failed.
         #[source]
         source: io::Error,
     },
@@ -83,7 +78,6 @@ pub enum RootfsCompression {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{found:?} is no compression of root file systems (there are \"none\" and \"lz4\")")]
 pub struct UnknownCompression {
-    /// The name.
     pub found: String,
 }
 
@@ -120,14 +114,7 @@ pub const MAX_SMALL: u64 = 64 << 20;
 #[derive(Debug, Clone)]
 pub enum SmallFile {
     /// A regular file of root's.
-    File {
-        /// Permissions.
-        mode: u16,
-        /// Group.
-        gid: u32,
-        /// What is in it.
-        content: Vec<u8>,
-    },
+    File { mode: u16, gid: u32, content: Vec<u8> },
     /// A directory of root's, 0755, for one that may stay empty.
     Directory,
 }

@@ -9,7 +9,6 @@ const BUFFER_LEN: usize = 1 << 20;
 /// Sets a range of the output to zeros: (output, offset, length).
 pub(super) type Zero<W> = fn(&mut W, u64, u64) -> io::Result<()>;
 
-/// A buffered output.
 #[derive(Debug)]
 pub(super) struct Output<W> {
     out: W,

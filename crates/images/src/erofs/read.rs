@@ -23,7 +23,6 @@ pub enum ReadError {
     /// The file cannot be read.
     #[error("cannot read the file system image")]
     Io(#[from] io::Error),
-    /// No EROFS.
     #[error("it is no EROFS file system image")]
     NotErofs,
     /// The superblock's checksum is wrong.
@@ -31,30 +30,16 @@ pub enum ReadError {
     Checksum,
     /// EROFS of a kind that this reader does not know.
     #[error("the file system image has an unknown {what}")]
-    Unsupported {
-        /// What is unknown.
-        what: &'static str,
-    },
+    Unsupported { what: &'static str },
     /// The superblock contradicts the file or itself.
     #[error("the superblock of the file system image is wrong: {problem}")]
-    Super {
-        /// How.
-        problem: &'static str,
-    },
+    Super { problem: &'static str },
     /// An inode, or what belongs to it.
     #[error("the file system image is damaged: inode {nid}: {problem}")]
-    Inode {
-        /// Its number.
-        nid: u32,
-        /// What is wrong.
-        problem: &'static str,
-    },
+    Inode { nid: u32, problem: &'static str },
     /// Parts of the image are used so often that reading all of it would have no end.
     #[error("the file system image holds too many {what}")]
-    TooMuch {
-        /// Of what.
-        what: &'static str,
-    },
+    TooMuch { what: &'static str },
 }
 
 /// Something with a size whose bytes can be read anywhere.
@@ -97,35 +82,24 @@ impl<T: ReadAt + ?Sized> ReadAt for &T {
     }
 }
 
-/// What an inode is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InodeKind {
-    /// Directory.
     Directory,
-    /// Regular file.
     Regular,
-    /// Symbolic link.
     Symlink,
-    /// Character device.
     CharDevice(Device),
-    /// Block device.
     BlockDevice(Device),
-    /// Named pipe.
     Fifo,
 }
 
 /// One inode. Names with the same number are one file.
 #[derive(Debug, Clone, Copy)]
 pub struct Inode {
-    /// Its number.
     pub nid: u32,
-    /// What it is.
     pub kind: InodeKind,
     /// Permission bits with setuid, setgid and sticky.
     pub mode: u16,
-    /// Owner.
     pub uid: u32,
-    /// Group.
     pub gid: u32,
     /// Time of the last change.
     pub mtime: Timestamp,
@@ -155,7 +129,6 @@ impl Inode {
 /// An extended attribute: its full name and its value.
 pub type NamedXattr = (Vec<u8>, Vec<u8>);
 
-/// An image.
 #[derive(Debug)]
 pub struct Reader<S> {
     source: S,
@@ -167,7 +140,6 @@ pub struct Reader<S> {
 }
 
 impl<S: ReadAt> Reader<S> {
-    /// Checks the superblock.
     pub fn open(source: S) -> Result<Self, ReadError> {
         let size = source.size()?;
         if size < BLOCK {

@@ -44,7 +44,6 @@ pub(super) trait Files {
     /// A regular file by its path's components: where it is and how long.
     fn find(&self, components: &[&str]) -> Result<(LayerPlace, u64), OpenError>;
 
-    /// Where the layout is.
     fn path(&self) -> &Path;
 
     fn bytes(&self, components: &[&str], limit: u64, what: &str) -> Result<Vec<u8>, OpenError> {

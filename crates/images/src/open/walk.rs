@@ -5,7 +5,6 @@ use super::super::document::{Config, Descriptor, Document, MAX_CONFIG, MAX_MANIF
 use super::{Layer, OpenError, Opened, check_layer_size, shorten};
 use magikvm_proto::limits::MAX_LAYERS;
 
-/// Indexes in indexes.
 const MAX_NESTING: usize = 4;
 
 /// Where the documents of an image come from.

@@ -53,7 +53,6 @@ impl Registry {
 /// Text that is not a prefix.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wrong {
-    /// What is wrong.
     Form(&'static str),
     /// `docker.io/NAME`: the official image NAME, or the images of the user NAME?
     Ambiguous(String),

@@ -57,7 +57,6 @@ pub(super) struct Authorizer {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Looked up once.
     found: Option<LoginSearch>,
     challenge: Option<Challenge>,
     grant: Option<Grant>,

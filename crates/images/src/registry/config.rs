@@ -18,7 +18,6 @@ const MAX_CA_FILE: u64 = 4 << 20;
 /// Mirrors of one registry.
 const MAX_MIRRORS: usize = 16;
 
-/// How registries are reached.
 #[derive(Debug, Clone, Default)]
 pub struct RegistryConfig {
     path: PathBuf,
@@ -68,53 +67,28 @@ pub enum RegistryConfigError {
     /// The file cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// The file is too large.
     #[error("{} is larger than {limit} bytes", path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// The limit.
-        limit: u64,
-    },
+    TooLarge { path: PathBuf, limit: u64 },
     /// Not TOML, or not these keys.
     #[error("{}:{line}: {problem}", path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// Where.
-        line: usize,
-        /// What is wrong there.
-        problem: String,
-    },
+    Line { path: PathBuf, line: usize, problem: String },
     /// A `ca-file` that cannot be read.
     #[error("{}: ca-file of [registry.\"{host}\"]: cannot read {}", path.display(), ca_file.display())]
     CaFile {
-        /// registries.toml.
         path: PathBuf,
-        /// The table.
         host: String,
-        /// The file.
         ca_file: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// A `ca-file` without certificates.
     #[error("{}: ca-file of [registry.\"{host}\"]: {} holds no certificates in PEM form", path.display(), ca_file.display())]
-    NoCertificates {
-        /// registries.toml.
-        path: PathBuf,
-        /// The table.
-        host: String,
-        /// The file.
-        ca_file: PathBuf,
-    },
+    NoCertificates { path: PathBuf, host: String, ca_file: PathBuf },
 }
 
 impl RegistryConfigError {

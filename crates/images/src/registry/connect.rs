@@ -8,9 +8,7 @@ use std::io;
 /// What kept a connection from being made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectProblem {
-    /// The name is unknown.
     Name,
-    /// Nobody listens.
     Refused,
     /// It took too long.
     TimedOut,
@@ -24,7 +22,6 @@ pub enum ConnectProblem {
     NotTls,
     /// The other side hung up during the handshake.
     HungUp,
-    /// Something else.
     Other,
 }
 

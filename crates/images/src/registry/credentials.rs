@@ -88,44 +88,24 @@ pub enum CredentialError {
     /// The file cannot be read.
     #[error("cannot read the logins in {}", path.display())]
     Read {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// The file is too large.
     #[error("the file of logins {} is larger than {MAX_FILE} bytes", path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-    },
+    TooLarge { path: PathBuf },
     /// The file is not JSON of the known form. What stands there is not quoted: it may be a password.
     #[error("the file of logins {} is not as containers and docker write it: line {line}, column {column}", path.display())]
-    Form {
-        /// The file.
-        path: PathBuf,
-        /// Where.
-        line: usize,
-        /// Where.
-        column: usize,
-    },
+    Form { path: PathBuf, line: usize, column: usize },
     /// A login that is not base64 of `user:password`.
     #[error("{}: `auth` of {key:?} is not base64 of \"user:password\"", path.display())]
-    Auth {
-        /// The file.
-        path: PathBuf,
-        /// The entry.
-        key: String,
-    },
-    /// A credential helper.
+    Auth { path: PathBuf, key: String },
     #[error("{}: credential helper of {key:?}", path.display())]
     Helper {
         /// The file that names it.
         path: PathBuf,
-        /// For what.
         key: String,
-        /// Why.
         #[source]
         source: HelperError,
     },
@@ -162,7 +142,6 @@ impl Credentials {
         }))
     }
 
-    /// No logins.
     pub fn none() -> Self {
         Self(Origin::Nowhere)
     }

@@ -37,7 +37,6 @@ impl Endpoint {
         Self { base, transport, authorizer, timing, condemned: AtomicBool::new(false) }
     }
 
-    /// For people.
     pub(super) fn name(&self) -> String {
         self.base.origin().ascii_serialization()
     }

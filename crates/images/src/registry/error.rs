@@ -18,85 +18,57 @@ pub enum RegistryError {
     /// The thread of the connections did not start.
     #[error("cannot start the thread for connections to registries")]
     Thread {
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// registries.toml.
     #[error(transparent)]
     Config(#[from] Box<RegistryConfigError>),
     /// The registry's name makes no address.
     #[error("{registry:?} is no host that can be asked for images")]
-    Address {
-        /// The name.
-        registry: String,
-    },
-    /// No TLS client.
+    Address { registry: String },
     #[error("cannot set up TLS for {registry}")]
     Tls {
-        /// The registry.
         registry: String,
-        /// Why.
         #[source]
         source: Cause,
     },
     /// Files or programs with logins.
     #[error("cannot look up the login for {registry}")]
     Credentials {
-        /// The registry.
         registry: String,
-        /// Why.
         #[source]
         source: Box<CredentialError>,
     },
-    /// No connection.
     #[error("cannot connect to {url}")]
     Connect {
-        /// What was asked for.
         url: String,
-        /// Its host and port.
         server: String,
         /// The registry on whose behalf.
         registry: String,
         /// What kind of failure it is.
         problem: ConnectProblem,
-        /// Why.
         #[source]
         source: Cause,
     },
     /// No byte came for a while.
     #[error("{url}: no byte came for {} s", waited.as_secs_f32())]
-    Stalled {
-        /// What was asked for.
-        url: String,
-        /// For how long.
-        waited: Duration,
-    },
+    Stalled { url: String, waited: Duration },
     /// The connection ended in the middle.
     #[error("{url}: the connection broke")]
     Broken {
-        /// What was asked for.
         url: String,
-        /// Why.
         #[source]
         source: Cause,
     },
     /// There is no such image, blob or repository.
     #[error("{url}: not found{}", says(message))]
-    NotFound {
-        /// What was asked for.
-        url: String,
-        /// What the registry says.
-        message: String,
-    },
+    NotFound { url: String, message: String },
     /// Not without another login.
     #[error("{url}: access denied (HTTP {status}){}", says(message))]
     Denied {
-        /// What was asked for.
         url: String,
         /// 401 or 403.
         status: u16,
-        /// What the server says.
         message: String,
         /// The registry whose login counts.
         registry: String,
@@ -105,100 +77,38 @@ pub enum RegistryError {
     },
     /// Any other answer that is no success.
     #[error("{url}: HTTP {status}{}", says(message))]
-    Status {
-        /// What was asked for.
-        url: String,
-        /// The code.
-        status: u16,
-        /// What the server says.
-        message: String,
-        /// When to come back.
-        retry_after: Option<Duration>,
-    },
+    Status { url: String, status: u16, message: String, retry_after: Option<Duration> },
     /// A request over plain HTTP that was refused by something that does not answer as a registry does: mostly a server of HTTPS.
     #[error("{url}: HTTP 400{}", says(message))]
-    PlainRefused {
-        /// What was asked for.
-        url: String,
-        /// What the server says.
-        message: String,
-    },
+    PlainRefused { url: String, message: String },
     /// A login that magikvm does not know.
     #[error("{url}: HTTP 401 without a challenge that magikvm knows (Bearer or Basic)")]
-    Challenge {
-        /// What was asked for.
-        url: String,
-    },
+    Challenge { url: String },
     /// The token server is none that may see the login.
     #[error("{registry} sends for its tokens to {realm}, {problem}")]
-    Realm {
-        /// The registry.
-        registry: String,
-        /// Where to.
-        realm: String,
-        /// Why that is refused.
-        problem: &'static str,
-    },
+    Realm { registry: String, realm: String, problem: &'static str },
     /// The token server's answer is no token.
     #[error("{url}: the answer is no token: {problem}")]
-    Token {
-        /// The token server.
-        url: String,
-        /// What is wrong.
-        problem: &'static str,
-    },
+    Token { url: String, problem: &'static str },
     /// A redirect that is not followed.
     #[error("{url}: redirected to {target:?}: {problem}")]
-    Redirect {
-        /// What was asked for.
-        url: String,
-        /// Where to.
-        target: String,
-        /// Why not.
-        problem: &'static str,
-    },
+    Redirect { url: String, target: String, problem: &'static str },
     /// A document over its limit.
     #[error("{url}: larger than {limit} bytes")]
-    TooLarge {
-        /// What was asked for.
-        url: String,
-        /// The limit.
-        limit: u64,
-    },
+    TooLarge { url: String, limit: u64 },
     /// The length of the answer is not the blob's.
     #[error("{url}: {promised} bytes where the manifest says {size}")]
-    WrongLength {
-        /// What was asked for.
-        url: String,
-        /// Of the answer.
-        promised: u64,
-        /// Of the manifest.
-        size: u64,
-    },
+    WrongLength { url: String, promised: u64, size: u64 },
     /// More bytes than there may be.
     #[error("{url}: more bytes than the {size} that the manifest says")]
-    TooLong {
-        /// What was asked for.
-        url: String,
-        /// Of the manifest.
-        size: u64,
-    },
+    TooLong { url: String, size: u64 },
     /// The answer ends before its end.
     #[error("{url}: ended after {got} of {size} bytes")]
-    Short {
-        /// What was asked for.
-        url: String,
-        /// So many came.
-        got: u64,
-        /// Of the manifest.
-        size: u64,
-    },
+    Short { url: String, got: u64, size: u64 },
     /// Other bytes than asked for.
     #[error("{url}: the bytes have the digest {found}, not {wanted}")]
     WrongDigest {
-        /// What was asked for.
         url: String,
-        /// Asked for.
         wanted: Digest,
         /// Of the bytes.
         found: Digest,
@@ -206,53 +116,27 @@ pub enum RegistryError {
     /// The registry names another digest than its bytes have.
     #[error("{url}: Docker-Content-Digest says {header:?}, but the bytes have the digest {found}")]
     DigestHeader {
-        /// What was asked for.
         url: String,
-        /// The header.
         header: String,
         /// Of the bytes.
         found: Digest,
     },
     /// An answer that is no manifest.
     #[error("{url}: neither an image manifest nor an index, but {content_type:?}")]
-    NotManifest {
-        /// What was asked for.
-        url: String,
-        /// As what it came.
-        content_type: String,
-    },
+    NotManifest { url: String, content_type: String },
     /// A compressed answer nobody asked for.
     #[error("{url}: sent with Content-Encoding {encoding:?}, which was not asked for")]
-    Encoded {
-        /// What was asked for.
-        url: String,
-        /// The header.
-        encoding: String,
-    },
+    Encoded { url: String, encoding: String },
     /// Another part of the blob than asked for.
     #[error("{url}: asked for the bytes from {start}, got Content-Range {range:?}")]
-    Range {
-        /// What was asked for.
-        url: String,
-        /// Asked for.
-        start: u64,
-        /// The header.
-        range: String,
-    },
+    Range { url: String, start: u64, range: String },
     /// The list of referrers cannot be used.
     #[error("{url}: the list of referrers is not usable: {problem}")]
-    Referrers {
-        /// What was asked for.
-        url: String,
-        /// Why.
-        problem: String,
-    },
+    Referrers { url: String, problem: String },
     /// The receiver of the bytes failed; nothing is wrong with the registry.
     #[error("cannot take the bytes of {digest}")]
     Sink {
-        /// The blob.
         digest: Digest,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -261,7 +145,6 @@ pub enum RegistryError {
     Everywhere {
         /// A line for each mirror.
         mirrors: Vec<String>,
-        /// The registry's own.
         #[source]
         source: Box<RegistryError>,
     },
@@ -271,10 +154,7 @@ pub enum RegistryError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Presented {
     /// None, for there is none.
-    Nothing {
-        /// The files without one.
-        looked: Vec<PathBuf>,
-    },
+    Nothing { looked: Vec<PathBuf> },
     /// One of this file or program.
     From(String),
 }

@@ -25,58 +25,32 @@ const TOKEN_USER: &str = "<token>";
 pub enum HelperError {
     /// A name that is no name of a program.
     #[error("{name:?} is no name of a helper: letters, digits, \"_\", \".\" and \"-\"")]
-    Name {
-        /// What was read.
-        name: String,
-    },
+    Name { name: String },
     /// It did not start.
     #[error("cannot start {program}")]
     Start {
-        /// The program.
         program: String,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// It could not be spoken to.
     #[error("cannot speak with {program}")]
     Pipe {
-        /// The program.
         program: String,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// It took too long.
     #[error("{program} did not answer within {seconds} s")]
-    TimedOut {
-        /// The program.
-        program: String,
-        /// The limit.
-        seconds: u64,
-    },
+    TimedOut { program: String, seconds: u64 },
     /// It printed too much.
     #[error("{program} printed more than {MAX_OUTPUT} bytes")]
-    TooMuch {
-        /// The program.
-        program: String,
-    },
-    /// It failed.
+    TooMuch { program: String },
     #[error("{program} failed ({status}): {message}")]
-    Failed {
-        /// The program.
-        program: String,
-        /// How it ended.
-        status: ExitStatus,
-        /// What it printed.
-        message: String,
-    },
+    Failed { program: String, status: ExitStatus, message: String },
     /// It printed no login.
     #[error("{program} printed no JSON with Username and Secret")]
-    Answer {
-        /// The program.
-        program: String,
-    },
+    Answer { program: String },
 }
 
 #[derive(Deserialize)]

@@ -20,8 +20,10 @@ pub(super) struct Secret(String);
 /// What a registry is told about who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Login {
-    /// Name and password.
-    Password { user: String, password: Secret },
+    Password {
+        user: String,
+        password: Secret,
+    },
     /// An OAuth2 refresh token.
     IdentityToken(Secret),
 }

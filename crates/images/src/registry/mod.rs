@@ -62,14 +62,12 @@ pub(super) struct Repository {
 pub(super) enum Which<'a> {
     /// Whatever the tag means now.
     Tag(&'a str),
-    /// This one.
     Digest(Digest),
 }
 
 /// A manifest or an index, as sent. Nothing in it was looked at but its type.
 #[derive(Debug)]
 pub(super) struct FetchedManifest {
-    /// The document.
     pub(super) bytes: Vec<u8>,
     /// One of the four types of manifests and indexes.
     pub(super) media_type: String,
@@ -84,20 +82,13 @@ pub(super) struct FetchedManifest {
 pub(super) enum DownloadEvent<'a> {
     /// There will be another attempt at the same place.
     Retrying {
-        /// Why.
         problem: &'a RegistryError,
         /// Bytes that are here.
         have: u64,
-        /// How long until then.
         wait: Duration,
     },
     /// A mirror is given up, and the next place is asked.
-    NextEndpoint {
-        /// Why.
-        problem: &'a RegistryError,
-        /// The next one.
-        endpoint: &'a str,
-    },
+    NextEndpoint { problem: &'a RegistryError, endpoint: &'a str },
 }
 
 impl Repository {

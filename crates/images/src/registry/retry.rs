@@ -17,7 +17,6 @@ pub(super) struct Timing {
     pub(super) longest_wait: Duration,
     /// For name, connection and TLS together.
     pub(super) connect: Duration,
-    /// Without any byte.
     pub(super) stall: Duration,
 }
 

@@ -98,7 +98,6 @@ enum ClientKind {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) response: Response,
-    /// Who answered.
     pub(super) from: Origin,
 }
 

@@ -25,7 +25,6 @@ struct Bundle {
     message_signature: Option<MessageSignature>,
 }
 
-/// github.com/secure-systems-lab/dsse, envelope.md.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Envelope {
@@ -72,7 +71,6 @@ struct SubjectDigest {
     sha256: Option<String>,
 }
 
-/// What a bundle holds.
 #[derive(Debug)]
 pub(super) enum Content {
     /// A statement about an image.

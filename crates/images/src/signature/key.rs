@@ -49,16 +49,13 @@ pub enum KeyError {
     /// It cannot be read.
     #[error("cannot read the public key {}", path.display())]
     Read {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// It is not a public key that can be used.
     #[error("{} is not a public key for signatures of images: {problem}", path.display())]
     NotAKey {
-        /// The file.
         path: PathBuf,
         /// What it is instead, or what is wrong.
         problem: &'static str,
@@ -84,7 +81,6 @@ const KINDS: &[KeyKind] = &[
 
 const OTHER_KIND: &str = "magikvm takes ECDSA P-256 and P-384, Ed25519 and RSA of 2048 to 8192 bits";
 
-/// One public key.
 #[derive(Clone)]
 pub(super) struct Key {
     id: KeyId,
@@ -167,7 +163,6 @@ impl Keys {
         Ok(if keys.is_empty() { None } else { Some(Self(keys)) })
     }
 
-    /// Which they are.
     pub fn ids(&self) -> impl Iterator<Item = KeyId> {
         self.0.iter().map(|key| key.id)
     }

@@ -29,12 +29,10 @@ pub(super) fn annotated(manifest: &[u8]) -> Vec<u8> {
 #[error("no answer for {0}")]
 struct NoAnswer(String);
 
-/// A repository in memory.
 #[derive(Debug, Default)]
 struct Repository {
     tags: HashMap<String, Vec<u8>>,
     referrers: HashMap<Digest, Vec<Referrer>>,
-    /// Manifests and blobs.
     content: HashMap<Digest, Vec<u8>>,
     /// Requests that were answered.
     requests: Cell<usize>,

@@ -6,17 +6,14 @@ use super::{BLOCK, Segment, TarError, sparse};
 /// Which dialect a header is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dialect {
-    /// Before POSIX.
     Old,
     /// POSIX ustar and PAX: a prefix of the name at 345.
     Ustar,
     /// Star: the prefix is shorter.
     Star,
-    /// GNU: no prefix.
     Gnu,
 }
 
-/// A header block.
 #[derive(Debug)]
 pub(super) struct Block([u8; BLOCK]);
 

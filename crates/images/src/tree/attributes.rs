@@ -8,14 +8,11 @@ const MAX_VALUE_LEN: usize = u16::MAX as usize;
 /// Bytes of all extended attributes of one inode: EROFS counts words in 16 bits; Linux lists at most 64 KiB of names.
 const MAX_XATTRS_LEN: usize = 128 << 10;
 
-/// What every inode has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attributes {
     /// Permission bits with setuid, setgid and sticky: `0o7777` at most.
     pub mode: u16,
-    /// Owner.
     pub uid: u32,
-    /// Group.
     pub gid: u32,
     /// Time of the last change.
     pub mtime: Timestamp,
@@ -23,7 +20,6 @@ pub struct Attributes {
     pub xattrs: Vec<Xattr>,
 }
 
-/// A point in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Timestamp {
     /// Seconds since 1970, negative before.
@@ -125,7 +121,6 @@ impl Xattr {
         &self.suffix
     }
 
-    /// The value.
     pub fn value(&self) -> &[u8] {
         &self.value
     }
@@ -139,7 +134,6 @@ pub struct Device {
 }
 
 impl Device {
-    /// Checks the range.
     pub fn new(major: u32, minor: u32) -> Result<Self, TreeError> {
         if major < 1 << 12 && minor < 1 << 20 {
             Ok(Self { major, minor })
@@ -148,12 +142,10 @@ impl Device {
         }
     }
 
-    /// Major part.
     pub fn major(self) -> u32 {
         self.major
     }
 
-    /// Minor part.
     pub fn minor(self) -> u32 {
         self.minor
     }

@@ -10,84 +10,42 @@ pub enum TreeError {
     EmptyPath,
     /// `..` in a path.
     #[error("the path {path:?} contains \"..\"")]
-    DotDot {
-        /// The path.
-        path: String,
-    },
+    DotDot { path: String },
     /// A NUL byte in a path or target.
     #[error("the path {path:?} contains a NUL byte")]
-    Nul {
-        /// The path.
-        path: String,
-    },
+    Nul { path: String },
     /// Longer than Linux takes.
     #[error("the path {path:?} is longer than {MAX_PATH_LEN} bytes")]
-    PathTooLong {
-        /// Its start.
-        path: String,
-    },
+    PathTooLong { path: String },
     /// A component longer than Linux takes.
     #[error("the name {name:?} is longer than {MAX_NAME_LEN} bytes")]
-    NameTooLong {
-        /// Its start.
-        name: String,
-    },
+    NameTooLong { name: String },
     /// A symlink without a target or with too long a one.
     #[error("a symbolic link's target is empty or longer than {MAX_TARGET_LEN} bytes: {target:?}")]
-    SymlinkTarget {
-        /// Its start.
-        target: String,
-    },
+    SymlinkTarget { target: String },
     /// A parent is a file.
     #[error("{name:?} in the path {path:?} is not a directory")]
-    NotADirectory {
-        /// The path.
-        path: String,
-        /// The component.
-        name: String,
-    },
+    NotADirectory { path: String, name: String },
     /// Too many symlinks on the way.
     #[error("the path {path:?} leads through more than {MAX_SYMLINKS} symbolic links, or in a circle")]
-    SymlinkLoop {
-        /// The path.
-        path: String,
-    },
+    SymlinkLoop { path: String },
     /// The root as something else than a directory.
     #[error("an entry replaces the root directory by something else")]
     RootReplaced,
-    /// A hardlink to nothing.
     #[error("a hard link leads to {target:?}, which is not in the image")]
-    HardlinkTarget {
-        /// What was linked to.
-        target: String,
-    },
+    HardlinkTarget { target: String },
     /// A hardlink to a directory.
     #[error("a hard link leads to the directory {target:?}")]
-    HardlinkDirectory {
-        /// What was linked to.
-        target: String,
-    },
+    HardlinkDirectory { target: String },
     /// A device number that Linux does not have.
     #[error("the device number {major}:{minor} is out of range")]
-    DeviceNumber {
-        /// Major part.
-        major: u32,
-        /// Minor part.
-        minor: u32,
-    },
+    DeviceNumber { major: u32, minor: u32 },
     /// An extended attribute that cannot be kept.
     #[error("the extended attribute {name:?} has too long a name or value, or the file has too many")]
-    XattrTooLong {
-        /// Its name.
-        name: String,
-    },
+    XattrTooLong { name: String },
     /// Nanoseconds of a second or more.
     #[error("a time has {nanoseconds} nanoseconds")]
-    Nanoseconds {
-        /// As read.
-        nanoseconds: u32,
-    },
-    /// Too many names.
+    Nanoseconds { nanoseconds: u32 },
     #[error("the image has more than {MAX_ENTRIES} files and directories")]
     TooManyEntries,
     /// Too many bytes of names.
@@ -96,7 +54,6 @@ pub enum TreeError {
     /// Paths through too many links.
     #[error("the paths of the layer lead through too many directories and symbolic links")]
     TooManySteps,
-    /// Nested too deeply.
     #[error("directories are nested more than {MAX_DEPTH} deep")]
     TooDeep,
 }

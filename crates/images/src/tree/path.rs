@@ -53,7 +53,6 @@ impl<'a> EntryPath<'a> {
         Some((Self { components: parents.to_vec() }, name))
     }
 
-    /// For messages.
     pub fn text(&self) -> String {
         text(&self.components.join(&b'/'))
     }

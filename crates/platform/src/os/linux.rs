@@ -225,7 +225,6 @@ const NEVER: Duration = Duration::from_secs(253_402_300_799);
 pub struct ClockJumps(TimerFd);
 
 impl ClockJumps {
-    /// From now on.
     pub fn watch() -> nix::Result<Self> {
         Self::with(TimerFlags::TFD_CLOEXEC)
     }

@@ -55,7 +55,6 @@ pub fn follow_parent() {
     }
 }
 
-/// The parent of orphans.
 const LAUNCHD: Pid = Pid::from_raw(1);
 
 fn no_event() -> KEvent {
@@ -291,7 +290,6 @@ pub struct ClockJumps {
 }
 
 impl ClockJumps {
-    /// From now on.
     pub fn watch() -> nix::Result<Self> {
         Ok(Self { awake: Instant::now(), wall: SystemTime::now() })
     }

@@ -10,7 +10,6 @@ use std::time::Duration;
 /// Taken from the kernel at one time.
 const BATCH: usize = 128;
 
-/// Many sockets.
 #[derive(Debug)]
 pub struct Poller {
     epoll: Epoll,
@@ -18,7 +17,6 @@ pub struct Poller {
 }
 
 impl Poller {
-    /// None yet.
     pub fn new() -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         Ok(Self { epoll, events: vec![EpollEvent::empty(); BATCH] })

@@ -8,14 +8,12 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
-/// Many sockets.
 #[derive(Debug)]
 pub struct Poller {
     watched: BTreeMap<RawFd, (u64, Interest)>,
 }
 
 impl Poller {
-    /// None yet.
     pub fn new() -> io::Result<Self> {
         Ok(Self { watched: BTreeMap::new() })
     }

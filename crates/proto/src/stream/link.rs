@@ -23,12 +23,9 @@ const LEAST_ROOM: usize = MAX_MESSAGE;
 /// whenever it has received something, and receives less than this at once, never meets it.
 const MAX_URGENT_HELD: usize = 64 << 10;
 
-/// Which end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// The host's.
     Host,
-    /// The guest's.
     Guest,
 }
 
@@ -40,12 +37,7 @@ pub enum Violation {
     Kind(u8),
     /// A number that the kind of frame cannot have.
     #[error("a frame of kind {kind} with the number {number}")]
-    Number {
-        /// The kind.
-        kind: u8,
-        /// The number.
-        number: u32,
-    },
+    Number { kind: u8, number: u32 },
     /// Data for which there is no room.
     #[error("more data than there is room for")]
     Window,
@@ -68,12 +60,9 @@ pub enum Violation {
 pub enum Incoming<'a> {
     /// Bytes of a channel, as many as have come.
     Data {
-        /// Which channel.
         channel: u16,
-        /// At least one.
         bytes: &'a [u8],
     },
-    /// A whole message.
     Message(&'a [u8]),
 }
 
@@ -491,12 +480,10 @@ impl Link {
         self.is_delivered() && self.is_end_sent()
     }
 
-    /// Who reset the connection.
     pub fn reset_by(&self) -> Option<Side> {
         self.reset
     }
 
-    /// Which end this is.
     pub fn side(&self) -> Side {
         self.side
     }

@@ -120,11 +120,17 @@ impl Session<'_> {
         if reading {
             fds.push(PollFd::new(self.subscriber.bell().as_fd(), PollFlags::POLLIN));
         }
-        let stdin = self.stdin.waits_for(self.stream.link());
+        let (before, stdin) = (fds.len(), self.stdin.waits_for(self.stream.link()));
         fds.extend(stdin.map(|stdin| PollFd::new(stdin.as_fd(), PollFlags::POLLOUT)));
+        let stdin = (fds.len() > before).then_some(before);
         fds.push(PollFd::new(self.stream.as_fd(), self.stream.interest()));
         sync::poll_until(&mut fds, at_once.then(Instant::now))?;
         let host = fds.last().map(sync::ready).unwrap_or_default();
+        let unread = stdin.is_some_and(|index| sync::ready(&fds[index]).hang_up);
+        drop(fds);
+        if unread {
+            self.stdin.close();
+        }
         self.stream.turn(host)
     }
 

@@ -34,7 +34,6 @@ pub(crate) struct Connection {
 pub(crate) enum Filled {
     /// More bytes.
     Some,
-    /// None now.
     Nothing,
     /// The other side sends no more.
     End,
@@ -106,7 +105,6 @@ impl Connection {
         }
     }
 
-    /// Writes everything.
     fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), CodecError> {
         let deadline = Instant::now() + self.patience;
         while !bytes.is_empty() {
@@ -126,7 +124,6 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends one message.
     pub(crate) fn send(&mut self, message: &impl Serialize) -> Result<(), CodecError> {
         let mut line = Vec::new();
         write_message(&mut line, message)?;

@@ -192,8 +192,9 @@ impl Session {
         if reading {
             fds.extend(self.process.outputs.iter().map(|(_, fd)| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
         }
-        let stdin = self.process.stdin.waits_for(self.stream.link());
+        let (before, stdin) = (fds.len(), self.process.stdin.waits_for(self.stream.link()));
         fds.extend(stdin.map(|stdin| PollFd::new(stdin.as_fd(), PollFlags::POLLOUT)));
+        let stdin = (fds.len() > before).then_some(before);
         fds.push(PollFd::new(self.process.end.bell.as_fd(), PollFlags::POLLIN));
         fds.push(PollFd::new(self.stream.as_fd(), self.stream.interest()));
         let over = lock(&self.process.end.status).is_some();
@@ -206,6 +207,11 @@ impl Session {
             vec![false; self.process.outputs.len()]
         };
         let host = fds.last().map(sync::ready).unwrap_or_default();
+        let unread = stdin.is_some_and(|index| sync::ready(&fds[index]).hang_up);
+        drop(fds);
+        if unread {
+            self.process.stdin.close();
+        }
         Ok(Found { host, outputs })
     }
 

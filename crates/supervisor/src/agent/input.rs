@@ -18,7 +18,6 @@ pub(super) enum AtEnd {
     EndOfTransmission,
 }
 
-/// Where input goes.
 #[derive(Debug)]
 pub(super) struct Input {
     target: Option<Arc<OwnedFd>>,
@@ -40,6 +39,12 @@ impl Input {
     pub(super) fn waits_for(&self, link: &Link) -> Option<&OwnedFd> {
         let ends = link.is_delivered() && !self.last.is_empty();
         self.target.as_deref().filter(|_| !link.inbox().is_empty() || ends)
+    }
+
+    /// Nobody reads any more: what comes is thrown away. A terminal that nobody has open is only known by that; it takes no input, and
+    /// waiting for it would never rest.
+    pub(super) fn close(&mut self) {
+        self.target = None;
     }
 
     /// Writes what the target takes. Whether the input has just come to its end, and all of it was written.

@@ -42,7 +42,6 @@ impl Drop for Seat {
     }
 }
 
-/// Starts to serve.
 pub(crate) fn start(pod: Arc<Pod>) -> io::Result<()> {
     let seats = Arc::new(Mutex::new(0));
     thread("agent", move || {

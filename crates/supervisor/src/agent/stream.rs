@@ -32,7 +32,6 @@ pub(super) enum Broken {
     Gone,
 }
 
-/// The stream.
 #[derive(Debug)]
 pub(super) struct Stream {
     connection: Connection,

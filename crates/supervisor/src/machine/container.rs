@@ -47,18 +47,19 @@ pub(crate) enum Input {
     Create,
     /// Start, once created: everything that must be there before is there.
     Start,
-    /// The pod runs.
     Release,
     /// The pod stops or has failed.
     Retire,
     /// Be asked to end, with TERM.
     Terminate,
-    /// Be killed.
     Kill,
     /// Wait no longer for output: an end that is known is told now.
     Conclude,
     /// Something happened to a run.
-    News { run: u32, news: News },
+    News {
+        run: u32,
+        news: News,
+    },
     /// The deadline of [`Container::deadline`] has passed.
     Tick,
 }
@@ -67,7 +68,9 @@ pub(crate) enum Input {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Effect {
     /// Create it for its run number `run`.
-    Create { run: u32 },
+    Create {
+        run: u32,
+    },
     /// Let its program start.
     Start,
     /// Send TERM to its PID 1.
@@ -76,7 +79,6 @@ pub(crate) enum Effect {
     Kill,
     /// A run has ended and its output was read.
     Ended(ExitStatus),
-    /// Tell the host.
     Emit(EventKind),
 }
 
@@ -95,9 +97,7 @@ enum Phase {
 /// How the container stands to its pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tenure {
-    /// The pod is starting.
     Held,
-    /// The pod runs.
     Free,
     /// The pod stops or has failed.
     Retired,
@@ -111,7 +111,6 @@ enum Asked {
     Kill,
 }
 
-/// A container's state.
 #[derive(Debug, Clone)]
 pub(crate) struct Container {
     name: ContainerName,

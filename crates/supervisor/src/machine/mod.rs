@@ -21,10 +21,8 @@ pub(crate) mod pod;
 use magikvm_proto::wire::{EventKind, ExitStatus};
 pub(crate) use pod::Machine;
 
-/// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Input {
-    /// Begin.
     Boot,
     /// Something happened to a container.
     Container {
@@ -47,11 +45,14 @@ pub(crate) enum Input {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum News {
     /// It exists and waits for its start.
-    Created { pid: i32 },
-    /// Its program runs.
+    Created {
+        pid: i32,
+    },
     Started,
     /// It could not be created or started.
-    Failed { message: String },
+    Failed {
+        message: String,
+    },
     /// Its PID 1 was reaped and the rest of it killed.
     Ended(ExitStatus),
     /// All that it printed is in the log buffer.
@@ -62,17 +63,28 @@ pub(crate) enum News {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Effect {
     /// Create a container for its run number `run`.
-    Create { index: usize, run: u32 },
+    Create {
+        index: usize,
+        run: u32,
+    },
     /// Let a created container's program start.
-    Start { index: usize },
+    Start {
+        index: usize,
+    },
     /// Send TERM to its PID 1.
-    Terminate { index: usize },
+    Terminate {
+        index: usize,
+    },
     /// Kill all of it, and give it up if it is not created yet.
-    Kill { index: usize },
-    /// Tell the host.
+    Kill {
+        index: usize,
+    },
     Emit(EventKind),
     /// A run has ended and its output was read.
-    Ended { index: usize, exit: ExitStatus },
+    Ended {
+        index: usize,
+        exit: ExitStatus,
+    },
     /// Nothing is left to do: end the sandbox as soon as the host has heard so.
     Finish,
 }

@@ -84,7 +84,6 @@ impl Stop {
     }
 }
 
-/// The pod's state.
 #[derive(Debug, Clone)]
 pub(crate) struct Machine {
     phase: Phase,

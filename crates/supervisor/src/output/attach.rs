@@ -15,7 +15,6 @@ const QUEUE: usize = 256 << 10;
 #[derive(Debug, Default)]
 pub(crate) struct Hub(Mutex<Vec<Weak<Subscriber>>>);
 
-/// One attached caller.
 #[derive(Debug)]
 pub(crate) struct Subscriber {
     queue: Mutex<Queue>,
@@ -41,24 +40,17 @@ struct Piece {
     taken: usize,
 }
 
-/// What a caller finds.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Output.
     Piece {
-        /// Which.
         channel: Channel,
-        /// At least one.
         bytes: Vec<u8>,
     },
     /// Here the caller missed so many bytes of an output.
     Dropped {
-        /// Of which.
         channel: Channel,
-        /// How many.
         bytes: u64,
     },
-    /// Nothing now.
     Nothing,
     /// The container's process has ended; nothing follows.
     Exit(ExitStatus),
@@ -76,7 +68,6 @@ impl Hub {
         lock(&self.0).retain(|subscriber| subscriber.upgrade().map(|subscriber| act(&subscriber)).is_some());
     }
 
-    /// Output for everybody.
     pub(crate) fn publish(&self, channel: Channel, bytes: &[u8]) {
         self.each(|subscriber| subscriber.push(channel, bytes));
     }

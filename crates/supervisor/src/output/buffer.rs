@@ -15,15 +15,12 @@ pub(crate) const CAPACITY: usize = 256 << 10;
 /// Less room than this is not worth a read.
 const LEAST_ROOM: usize = 4096;
 
-/// The buffer.
 #[derive(Debug)]
 pub(crate) struct LogBuffer {
     inner: Mutex<Inner>,
     /// Something to read, or the end.
     reader: Bell,
-    /// Room again.
     room: Bell,
-    /// The end was reached.
     done: Condvar,
 }
 
@@ -38,19 +35,15 @@ struct Inner {
     finished: bool,
 }
 
-/// What a reader finds.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
     /// Bytes; [`Reader::delivered`] or [`Reader::put_back`] must follow.
     Chunk(Chunk),
-    /// Nothing now.
     Nothing,
-    /// Nothing ever again.
     End,
 }
 
 impl LogBuffer {
-    /// An empty one.
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self { inner: Mutex::default(), reader: Bell::new()?, room: Bell::new()?, done: Condvar::new() })
     }

@@ -13,7 +13,6 @@ use magikvm_proto::stream;
 pub(crate) enum Channel {
     /// Standard output, or everything on a terminal.
     Stdout,
-    /// Standard error.
     Stderr,
 }
 
@@ -32,7 +31,6 @@ impl Channel {
 pub(crate) struct Chunk {
     /// The container's place in the plan.
     pub(crate) container: usize,
-    /// Which output.
     pub(crate) channel: Channel,
     /// The bytes, at most [`MAX_CHUNK`].
     pub(crate) bytes: Vec<u8>,

@@ -28,7 +28,6 @@ pub(crate) struct Run {
     pub(crate) container: usize,
     /// How often it was made before.
     pub(crate) run: u32,
-    /// Its outputs.
     pub(crate) sources: Vec<(Channel, OwnedFd)>,
 }
 

@@ -7,7 +7,6 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum State {
-    /// Nothing is missing.
     Ok,
     /// Something is missing, but pods can run without it.
     Warn,
@@ -28,7 +27,6 @@ pub(super) struct Check {
 }
 
 impl Check {
-    /// It is there.
     pub(super) fn ok(name: &'static str, found: impl Into<String>) -> Self {
         Self { name, state: State::Ok, found: found.into(), needed_for: None, remedy: None }
     }
@@ -62,7 +60,6 @@ impl Check {
         self.state == State::Ok
     }
 
-    /// For people.
     pub(super) fn lines(&self) -> String {
         let label = match self.state {
             State::Ok => "[ OK ]",

@@ -27,7 +27,6 @@ const LIBKRUNFW: Package = Package {
     source: "https://github.com/containers/libkrunfw",
 };
 
-/// The default driver.
 pub(super) fn libkrun(version: Result<String, Unavailable>) -> Check {
     let name = "libkrun";
     version.map_or_else(

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 /// Bytes of a file that are read. The first processor of /proc/cpuinfo is all that counts.
 const MAX_READ: u64 = 256 << 10;
 
-/// Whose process this is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum User {
     Root,
@@ -56,23 +55,19 @@ pub(super) struct Package {
     pub(super) debian: Option<&'static str>,
     pub(super) fedora: Option<&'static str>,
     pub(super) arch: Option<&'static str>,
-    /// For all others.
     pub(super) source: &'static str,
 }
 
-/// This machine.
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) root: PathBuf,
     pub(super) search: Vec<PathBuf>,
     pub(super) user: User,
-    /// This program.
     pub(super) program: PathBuf,
     pub(super) arch: &'static str,
 }
 
 impl Host {
-    /// The real one.
     pub(super) fn of_process() -> Self {
         let uid = nix::unistd::geteuid();
         let name = || nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name);
@@ -213,7 +208,6 @@ pub(super) mod tests {
     }
 
     impl Fake {
-        /// Where root works.
         pub(in crate::cli::doctor) fn new(files: &[(&str, &str)]) -> Self {
             let dir = tempfile::tempdir().unwrap();
             let host = Host {

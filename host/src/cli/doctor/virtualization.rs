@@ -47,7 +47,6 @@ impl Vendor {
         }
     }
 
-    /// What firmwares call it.
     fn setting(self) -> &'static str {
         match self {
             Self::Intel => "Intel VT-x",
@@ -63,7 +62,6 @@ enum Extension {
     Absent,
 }
 
-/// Where it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RunsOn {
     Metal,
@@ -94,7 +92,6 @@ impl Processor {
     }
 }
 
-/// This machine's.
 pub(super) fn of_machine(host: &Host, verdicts: &Path) -> Check {
     check(host, &host.kvm(), || probe::hardware_afresh(verdicts))
 }

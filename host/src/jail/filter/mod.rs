@@ -46,7 +46,6 @@ enum Must {
 /// A call that is on a list with some arguments only: alternatives, each a list of what must hold.
 type Limited = (&'static str, &'static [&'static [Must]]);
 
-/// One list.
 #[derive(Debug, Clone, Copy)]
 struct List {
     /// Names of calls, whatever their arguments.
@@ -99,7 +98,6 @@ fn lists_of(filter: SyscallFilter) -> &'static [List] {
 /// What happens at a call that is not on the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Beyond {
-    /// The listener is told.
     Tell,
     /// The process is killed, without a word of which call it was.
     Kill,

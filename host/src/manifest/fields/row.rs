@@ -3,15 +3,12 @@
 /// What kind of value a field has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// A string.
     Text,
     /// `true` or `false`.
     Bool,
-    /// A whole number.
     Int,
     /// A Kubernetes quantity: a string or number like `500m`, `2`, `1.5Gi`.
     Quantity,
-    /// A list of strings.
     Texts,
     /// A list of whole numbers.
     Ints,
@@ -23,7 +20,6 @@ pub enum Shape {
     Object,
     /// A list of mappings whose fields are in the table, under this path, `[]` and a dot.
     Objects,
-    /// Not looked into.
     Any,
 }
 
@@ -52,32 +48,19 @@ pub enum Status {
     /// It does what Kubernetes says it does.
     Supported,
     /// Only these values are accepted, because they are what happens anyway.
-    Only {
-        /// Accepted values.
-        values: &'static [&'static str],
-        /// Why no other.
-        why: &'static str,
-    },
+    Only { values: &'static [&'static str], why: &'static str },
     /// A manifest with it is refused.
-    Refused {
-        /// Why.
-        why: &'static str,
-    },
+    Refused { why: &'static str },
     /// It may be there and changes nothing.
-    Ignored {
-        /// Why that is safe.
-        why: &'static str,
-    },
+    Ignored { why: &'static str },
 }
 
-/// One field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Field {
     /// Like `spec.containers[].image`: `[]` stands for every element of a list.
     pub path: &'static str,
     /// What kind of value it has.
     pub shape: Shape,
-    /// What happens to it.
     pub status: Status,
     /// What it is for, with default and limits; for supported fields.
     pub about: &'static str,

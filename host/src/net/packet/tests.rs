@@ -39,7 +39,6 @@ pub(in crate::net) fn guest_syn(to: IpAddr, ports: (u16, u16)) -> Vec<u8> {
     bytes
 }
 
-/// A later one.
 pub(in crate::net) fn guest_tcp(to: IpAddr, ports: (u16, u16), data: &[u8]) -> Vec<u8> {
     let [from, ..] = super::super::family(to);
     let mut bytes = Vec::new();

@@ -34,7 +34,6 @@ enum Expects {
     Answer,
 }
 
-/// How far it came.
 #[derive(Debug)]
 pub(super) enum Progress {
     Waits,
@@ -106,7 +105,6 @@ impl Dial {
         }
     }
 
-    /// The agreed connection.
     pub(super) fn into_stream(self) -> UnixStream {
         self.stream
     }

@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Mutex;
 
-/// The process.
 #[derive(Debug)]
 pub(super) struct FakeHome {
     manner: Manner,

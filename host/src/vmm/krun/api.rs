@@ -57,7 +57,6 @@ mod bound {
     #[derive(Debug, thiserror::Error)]
     #[error("{call}: {}", std::io::Error::from_raw_os_error(*.errno))]
     pub(in crate::vmm::krun) struct ApiError {
-        /// Its function.
         pub(in crate::vmm::krun) call: &'static str,
         /// Its answer, as a positive number.
         pub(in crate::vmm::krun) errno: i32,
@@ -109,7 +108,6 @@ mod bound {
             check(call, answer).map(drop)
         }
 
-        /// A read-only VMDK disk.
         pub(in crate::vmm::krun) fn add_disk(&self, id: &CStr, descriptor: &str) -> Result<(), ApiError> {
             let call = "krun_add_disk2";
             let descriptor = c_string(call, descriptor.as_bytes())?;

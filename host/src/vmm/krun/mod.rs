@@ -66,10 +66,12 @@ struct Settings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Network {
-    /// Not at all.
     None,
     /// By a device whose frames go through this descriptor.
-    Stream { mac: [u8; 6], fd: i32 },
+    Stream {
+        mac: [u8; 6],
+        fd: i32,
+    },
     /// By sockets of the host.
     Tsi,
 }
@@ -93,7 +95,6 @@ impl Console {
     const OF_GUEST_IMAGES: Self = if cfg!(target_arch = "aarch64") { Self::Virtio } else { Self::Serial };
 }
 
-/// The driver.
 #[derive(Debug)]
 pub struct Krun {
     options: DriverOptions,
@@ -207,7 +208,6 @@ impl Vmm for Krun {
     }
 }
 
-/// Which libkrun this is.
 pub fn version() -> Result<String, Unavailable> {
     api::version()
 }

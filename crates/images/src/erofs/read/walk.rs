@@ -11,7 +11,6 @@ use std::vec::IntoIter;
 
 /// What wants to see everything. Whatever is named more than once comes as `file` first and as `link` then.
 pub trait Visitor<S> {
-    /// Why it stops.
     type Error: From<ReadError>;
     /// A directory; what comes until its `leave` is in it. The root's name is empty.
     fn enter(&mut self, image: &Reader<S>, name: &[u8], directory: &Inode) -> Result<(), Self::Error>;
@@ -193,7 +192,6 @@ pub fn walk<S: ReadAt, V: Visitor<S>>(image: &Reader<S>, visitor: &mut V) -> Res
 pub struct Summary {
     /// Files, directories and all else.
     pub inodes: u64,
-    /// Regular files.
     pub files: u64,
     /// Bytes of all regular files.
     pub bytes: u64,

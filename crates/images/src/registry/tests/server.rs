@@ -8,11 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use tokio::net::TcpSocket;
 
-/// A request that came.
 #[derive(Debug, Clone, Default)]
 pub(in crate::registry) struct Seen {
     pub(super) method: String,
-    /// Path and query.
     pub(super) target: String,
     headers: Vec<(String, String)>,
     pub(super) body: String,
@@ -93,7 +91,6 @@ impl Server {
         Self { address, seen, stop, thread: Some(thread) }
     }
 
-    /// Host and port.
     pub(in crate::registry) fn host(&self) -> String {
         self.address.to_string()
     }
@@ -139,7 +136,6 @@ pub(super) fn head(stream: &mut TcpStream, status: u16, headers: &[(&str, &str)]
     stream.write_all(format!("{text}\r\n").as_bytes())
 }
 
-/// A whole, honest answer.
 pub(in crate::registry) fn reply(
     stream: &mut TcpStream,
     status: u16,
