@@ -343,13 +343,14 @@ impl Observer for Reactor<'_> {
         state.ports.clone_from(&pod.ports.bound);
         state.processes = control.processes().to_vec();
         state.processes.extend(ProcessRef::of_this_process(Role::Monitor, "monitor"));
-        let names = state.containers.iter().map(|container| container.name.clone()).collect();
+        let names: Vec<ContainerName> =
+            state.containers.iter().map(|container| container.name.clone()).collect();
         self.deadline = Some(Instant::now() + Duration::from_millis(budget::HOST_BOOT_WAIT_MS));
         let events = EventLog::open(&pod.dir).map_err(failed())?;
         if let Some(reports) = network.reports {
             watchers::refusals(reports, events.clone());
         }
-        let life = watchers::start(sandbox, &pod.dir, names, events.clone(), self.outbox.clone())
+        let life = watchers::start(sandbox, &pod.dir, &names, events.clone(), self.outbox.clone())
             .map_err(failed())?;
         for (process, layers) in &walls {
             if !layers.missing.is_empty() {

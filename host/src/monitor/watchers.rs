@@ -36,7 +36,7 @@ const VM_END_WAIT: Duration = Duration::from_secs(1);
 pub(super) fn start(
     mut sandbox: Box<dyn Sandbox>,
     dir: &PodDir,
-    containers: Vec<ContainerName>,
+    containers: &[ContainerName],
     events: EventLog,
     outbox: SyncSender<Message>,
 ) -> Result<Arc<Life>, FileError> {
