@@ -1,7 +1,7 @@
 //! JSON with positions. Only for text that `serde_json` has found to be valid; it still never panics on other text.
 
-use super::node::{Cost, Entry, MAX_DEPTH, Node, Style, SyntaxError, Value, duplicate, too_deep};
-use super::problem::Mark;
+use super::node::{Cost, Entry, MAX_DEPTH, Node, Style, Value, duplicate, too_deep};
+use super::problem::{Mark, SyntaxError};
 use std::collections::HashMap;
 
 /// Reads one JSON value.

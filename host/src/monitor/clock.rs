@@ -1,8 +1,8 @@
 //! Tells the guest what time it is: when its agent answers first, and whenever it is asked to. Knows when the host's own clock jumps; that
 //! the guest was paused it is told.
 
-use super::reactor::Message;
-use super::watchers::{Life, send, spawn};
+use super::life::Life;
+use super::message::{Message, send, spawn};
 use crate::agent::{AgentConnection, AgentError, Connector};
 use crate::os::ClockJumps;
 use crate::pod::events::{ClockReason, EventLog, HostEvent, PodEvent};

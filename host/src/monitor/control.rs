@@ -1,6 +1,6 @@
 //! The monitor's socket: a user's requests that only it can carry out.
 
-use super::reactor::Message;
+use super::message::Message;
 use crate::os;
 use crate::pod::control::ControlRequest;
 use crate::store::atomic::FileError;

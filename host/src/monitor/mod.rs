@@ -2,7 +2,9 @@
 
 mod clock;
 mod control;
+mod life;
 mod link;
+mod message;
 mod puller;
 mod reactor;
 mod watchers;

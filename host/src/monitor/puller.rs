@@ -1,7 +1,6 @@
 //! The process that pulls a pod's images, as its monitor has it: started, listened to, and ended.
 
-use super::reactor::Message;
-use super::watchers::spawn;
+use super::message::{Message, spawn};
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::pull::{PULLER_VERB, PullRequest, PullerEnd};
 use crate::pod::step::EndPuller;

@@ -3,16 +3,18 @@
 
 use super::clock;
 use super::control;
+use super::life::Life;
 use super::link::Link;
+use super::message::{Answer, Message};
 use super::puller::Puller;
-use super::watchers::{self, Life};
+use super::watchers;
 use crate::agent::Connector;
 use crate::net::relay::Relay;
 use crate::pod::control::ControlRequest;
 use crate::pod::events::{ClockReason, EventLog, HostEvent, PodEvent};
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::launch::FromMonitor;
-use crate::pod::pull::{FromPuller, PullRequest};
+use crate::pod::pull::PullRequest;
 use crate::pod::run::{Observer, Pod, RunRequest};
 use crate::pod::status;
 use crate::pod::step::{Effect, Input, Machine, PauseRequest};
@@ -23,7 +25,6 @@ use crate::store::sandbox::{ProcessRef, Role, SandboxFailure};
 use crate::store::text::ignore;
 use magikvm_proto::budget;
 use magikvm_proto::id::ContainerName;
-use magikvm_proto::wire::Refusal;
 use nix::sys::signal::{SigSet, Signal};
 use std::error::Error;
 use std::sync::Arc;
@@ -38,20 +39,6 @@ const MAX_WAITING: usize = 32;
 
 /// While messages come without a pause, the state is written so often.
 const SAVE_INTERVAL: Duration = Duration::from_millis(100);
-
-/// What comes to the loop.
-#[derive(Debug)]
-pub(super) enum Message {
-    /// For the state machine.
-    Input(Input),
-    /// From the process that pulls images; None is its end.
-    Puller(Option<FromPuller>),
-    /// A user's request; answered through `done` when it is carried out or never will be.
-    Control { request: ControlRequest, done: Sender<Answer> },
-}
-
-/// What a user's request came to.
-pub(super) type Answer = Result<(), Refusal>;
 
 /// Somebody who waits for an answer.
 #[derive(Debug)]
@@ -356,13 +343,14 @@ impl Observer for Reactor<'_> {
         state.ports.clone_from(&pod.ports.bound);
         state.processes = control.processes().to_vec();
         state.processes.extend(ProcessRef::of_this_process(Role::Monitor, "monitor"));
-        let names = state.containers.iter().map(|container| container.name.clone()).collect();
+        let names: Vec<ContainerName> =
+            state.containers.iter().map(|container| container.name.clone()).collect();
         self.deadline = Some(Instant::now() + Duration::from_millis(budget::HOST_BOOT_WAIT_MS));
         let events = EventLog::open(&pod.dir).map_err(failed())?;
         if let Some(reports) = network.reports {
             watchers::refusals(reports, events.clone());
         }
-        let life = watchers::start(sandbox, &pod.dir, names, events.clone(), self.outbox.clone())
+        let life = watchers::start(sandbox, &pod.dir, &names, events.clone(), self.outbox.clone())
             .map_err(failed())?;
         for (process, layers) in &walls {
             if !layers.missing.is_empty() {

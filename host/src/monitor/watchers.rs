@@ -1,7 +1,8 @@
 //! The threads around the event loop. Each turns one thing that blocks (the agent's streams, the end of the VM) into messages.
 
 use super::clock;
-use super::reactor::Message;
+use super::life::Life;
+use super::message::{Message, send, spawn};
 use crate::agent::{
     AgentConnection, AgentError, Connector, DeadlineExtension, EventStream, Received, StreamError,
 };
@@ -9,7 +10,6 @@ use crate::net::report;
 use crate::pod::events::{EventLog, HostEvent, PodEvent};
 use crate::pod::logs::{LogStream, LogWriter};
 use crate::pod::step::Input;
-use crate::process::Motion;
 use crate::runtime::Sandbox;
 use crate::store::atomic::FileError;
 use crate::store::layout::PodDir;
@@ -21,18 +21,14 @@ use magikvm_proto::stream::{STDERR, Traffic, log_source};
 use magikvm_proto::wire::{Done, Request};
 use std::error::Error;
 use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long the guest may take to say that its agent listens before it is tried without.
 const LISTENING_WAIT: Duration = Duration::from_secs(20);
 /// How long a connection to an agent that has answered before may take.
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
-/// Stack of a watcher. None of them recurses or holds a large buffer there.
-const STACK: usize = 256 << 10;
 /// How long after the end of a stream the end of its VM may take to be seen.
 const VM_END_WAIT: Duration = Duration::from_secs(1);
 
@@ -40,7 +36,7 @@ const VM_END_WAIT: Duration = Duration::from_secs(1);
 pub(super) fn start(
     mut sandbox: Box<dyn Sandbox>,
     dir: &PodDir,
-    containers: Vec<ContainerName>,
+    containers: &[ContainerName],
     events: EventLog,
     outbox: SyncSender<Message>,
 ) -> Result<Arc<Life>, FileError> {
@@ -75,60 +71,6 @@ pub(super) fn refusals(reports: File, events: EventLog) {
     spawn("refusals", move || {
         report::read(reports, |refused| events.write(PodEvent::Host(HostEvent::Refused(refused))));
     });
-}
-
-pub(super) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(body).ok()
-}
-
-pub(super) fn send(outbox: &SyncSender<Message>, input: Input) {
-    ignore(outbox.send(Message::Input(input)), "the loop is over, and with it the pod");
-}
-
-/// Whether the VM stands still or has ended.
-#[derive(Debug, Default)]
-pub(super) struct Life {
-    over: Mutex<bool>,
-    changed: Condvar,
-    /// How often it was stopped or went on: odd while it stands.
-    turns: AtomicU64,
-}
-
-impl Life {
-    /// Only the thread that waits for the VM calls it.
-    fn set_motion(&self, motion: Motion) {
-        if self.stands() != (motion != Motion::Running) {
-            self.turns.fetch_add(1, Ordering::Release);
-        }
-    }
-
-    pub(super) fn stands(&self) -> bool {
-        self.turns.load(Ordering::Acquire) % 2 == 1
-    }
-
-    /// For a stream of the VM's: it may be late while it stands, and for as long again when it has stood.
-    fn deadline_extension(self: &Arc<Self>) -> DeadlineExtension {
-        let life = Arc::clone(self);
-        let mut seen = life.turns.load(Ordering::Acquire);
-        DeadlineExtension::new(move || {
-            let turns = life.turns.load(Ordering::Acquire);
-            std::mem::replace(&mut seen, turns) != turns || turns % 2 == 1
-        })
-    }
-
-    fn end(&self) {
-        *self.over.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.changed.notify_all();
-    }
-
-    fn is_over(&self) -> bool {
-        self.ends_within(Duration::ZERO)
-    }
-
-    pub(super) fn ends_within(&self, wait: Duration) -> bool {
-        let over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
-        *self.changed.wait_timeout_while(over, wait, |over| !*over).unwrap_or_else(PoisonError::into_inner).0
-    }
 }
 
 /// Reports that a stream of the agent broke off, unless that is because the VM has ended: how it ended says more.

@@ -129,14 +129,14 @@ fn ask(mut stream: TcpStream, question: &[u8]) -> io::Result<String> {
 }
 
 /// What a server answers while it is asked, however much that is.
-pub(crate) fn exchange(stream: TcpStream, question: Vec<u8>) -> Vec<u8> {
+pub(crate) fn exchange(mut stream: &TcpStream, question: Vec<u8>) -> Vec<u8> {
     let mut asked = stream.try_clone().unwrap();
     let asking = std::thread::spawn(move || {
         asked.write_all(&question).unwrap();
         asked.shutdown(Shutdown::Write).unwrap();
     });
     let mut answer = Vec::new();
-    (&stream).read_to_end(&mut answer).unwrap();
+    stream.read_to_end(&mut answer).unwrap();
     asking.join().unwrap();
     answer
 }

@@ -94,7 +94,7 @@ fn others(subject: &Subject) {
     assert_eq!(subject.sh(POD, "web", "head -c 1000000 /dev/zero").len(), 1_000_000);
     assert_eq!(subject.cmd(["logs", POD, "-c", "web"]).ok().stdout, "up\n");
     let question = vec![5; 300_000];
-    assert!(exchange(connect(subject, POD, ECHO), question.clone()) == question);
+    assert!(exchange(&connect(subject, POD, ECHO), question.clone()) == question);
 }
 
 /// The processor time that the command `yes` has had.

@@ -159,10 +159,12 @@ impl Containers for FakeContainers {
         let key = (order.request.container.clone(), Some(order.id));
         self.make(key, order.stdio, ended, move |process, mut input| {
             let mut buffer = vec![0; 64 << 10];
-            while reads {
-                match input.read(&mut buffer)? {
-                    0 => break,
-                    count => process.print(&buffer[..count])?,
+            if reads {
+                loop {
+                    match input.read(&mut buffer)? {
+                        0 => break,
+                        count => process.print(&buffer[..count])?,
+                    }
                 }
             }
             process.print(format!("{}\n", args.join(" ")).as_bytes())?;

@@ -77,8 +77,10 @@ impl Home for FakeHome {
     }
 
     fn end(&self) -> ! {
-        while self.manner == Manner::Immortal {
-            std::thread::park();
+        if self.manner == Manner::Immortal {
+            loop {
+                std::thread::park();
+            }
         }
         std::process::exit(0)
     }
