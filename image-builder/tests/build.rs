@@ -5,6 +5,7 @@ mod common;
 use common::{
     FRAGMENT, FRAGMENT_AARCH64, World, arm64_kernel, elf, fail, init, kernel, read, stdout, succeed,
 };
+use magikvm_proto::GENERATION;
 use magikvm_proto::guest_image::Arch;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +24,8 @@ fn an_image_is_made_and_inspected() {
     assert_eq!(read(&world.path("guest/vmlinux")), read(&world.path("vmlinux")));
     let inspected = world.program().args(["inspect", "guest"]).output().unwrap();
     succeed(&inspected);
-    for word in ["Linux 6.12.999", "1.2.3 (sha256 ", "generation 2", "vsock", "virtio-fs", "x86_64"] {
+    let generation = format!("generation {GENERATION}");
+    for word in ["Linux 6.12.999", "1.2.3 (sha256 ", &generation, "vsock", "virtio-fs", "x86_64"] {
         assert!(stdout(&inspected).contains(word), "{}", stdout(&inspected));
     }
     let json = world.program().args(["inspect", "guest", "-o", "json"]).output().unwrap();
@@ -97,8 +99,9 @@ fn inspect_finds_every_way_a_part_can_be_wrong() {
     fs::remove_file(world.path("guest/vmlinux")).unwrap();
     inspect(&["initramfs has 0 bytes", "cannot read vmlinux"]);
     let manifest = world.text("guest/manifest.json");
-    fs::write(world.path("guest/manifest.json"), manifest.replace("\"generation\": 2", "\"generation\": 77"))
-        .unwrap();
+    let stated = format!("\"generation\": {GENERATION}");
+    assert!(manifest.contains(&stated), "{manifest}");
+    fs::write(world.path("guest/manifest.json"), manifest.replace(&stated, "\"generation\": 77")).unwrap();
     inspect(&["wire generation 77"]);
     fs::write(world.path("guest/manifest.json"), "{").unwrap();
     inspect(&["is not a guest image manifest", "Caused by"]);
