@@ -1,4 +1,4 @@
-//! The guest images that `ci/test.sh` has built from Debian's kernel source and our vminit: for this host and for aarch64.
+//! The guest images that `ci/test.sh` has built from Debian's kernel source and our vminit: for the host's architecture and for aarch64.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! One non-blocking connection: lines in, lines out, every wait with a deadline.
+//! One non-blocking connection that reads and writes lines. Every wait has a deadline.
 
 use crate::sync;
 use magikvm_proto::codec::{CodecError, write_message};
@@ -11,17 +11,17 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// Read at once while waiting for lines, in bytes.
+/// Most bytes of one read while waiting for lines.
 const READ: usize = 4096;
-/// A line that began must end, and a reply must be taken, within this time.
+/// Limit for the rest of a line that began, and for taking a reply.
 const PATIENCE: Duration = Duration::from_secs(REQUEST_TIMEOUT_SECS);
 
-/// Written at once at most, in bytes. A write becomes a packet, and above about 32 KiB the kernel spreads a packet
+/// Most bytes of one write. A write becomes a packet, and above about 32 KiB the kernel spreads a packet
 /// over several buffers, which not every vsock device on the host can read (`vhost-device-vsock` 0.3 drops it, and
 /// the stream loses its middle).
 const MAX_WRITE: usize = 16 << 10;
 
-/// A connection with what was read from it and not used yet.
+/// A connection and the bytes that were read from it but not used yet.
 #[derive(Debug)]
 pub(crate) struct Connection {
     socket: OwnedFd,
@@ -29,7 +29,7 @@ pub(crate) struct Connection {
     patience: Duration,
 }
 
-/// What came of a read that does not wait.
+/// Result of a read that does not wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Filled {
     /// More bytes.
@@ -54,8 +54,8 @@ impl Connection {
         &mut self.input
     }
 
-    /// The next line without its newline; `None` at a clean end. Waits for its first byte for ever, for its last
-    /// one not.
+    /// The next line without its newline; `None` at a clean end. Waits without a limit for its first byte, but not for
+    /// its last one.
     pub(crate) fn read_line(&mut self) -> Result<Option<Vec<u8>>, CodecError> {
         let mut began = (!self.input.is_empty()).then(Instant::now);
         loop {
@@ -130,7 +130,7 @@ impl Connection {
         self.write_all(&line)
     }
 
-    /// Sends one message if that needs no waiting.
+    /// Sends one message if that is possible without waiting.
     pub(crate) fn try_send(&mut self, message: &impl Serialize) {
         let mut line = Vec::new();
         if write_message(&mut line, message).is_ok() {
@@ -138,14 +138,14 @@ impl Connection {
         }
     }
 
-    /// Waits until all that was sent has left the guest, or the deadline.
+    /// Waits until everything sent has left the guest, or until the deadline.
     pub(crate) fn wait_sent(&self, deadline: Instant) {
         while Instant::now() < deadline && crate::sys::unsent_bytes(&self.socket) > 0 {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
-    /// Waits until the host has closed the connection, or the deadline.
+    /// Waits until the host has closed the connection, or until the deadline.
     pub(crate) fn wait_closed(&mut self, deadline: Instant) {
         while Instant::now() < deadline {
             self.input.clear();

@@ -1,4 +1,4 @@
-//! The host's way into the pod: requests on a socket. Owns: who may connect and how many. Must not know: how
+//! Serves the host's requests on a socket. Owns: who may connect and how many. Must not know: how
 //! containers are made.
 
 mod attach;
@@ -19,10 +19,10 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// After a failed accept, so that a lasting failure does not spin.
+/// Delay after a failed accept, so that a lasting failure does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Counts one served connection as long as it lives.
+/// Counts one served connection as long as this value lives.
 struct Seat(Arc<Mutex<usize>>);
 
 impl Seat {
@@ -60,7 +60,7 @@ pub(crate) fn start(pod: Arc<Pod>) -> io::Result<()> {
 
 fn admit(pod: &Arc<Pod>, seats: &Arc<Mutex<usize>>, mut connection: Connection) {
     let Some(seat) = Seat::take(seats) else {
-        let message = format!("the agent serves {MAX_AGENT_CONNECTIONS} connections already");
+        let message = format!("the agent already serves {MAX_AGENT_CONNECTIONS} connections");
         connection.try_send(&Reply::<Done>::Error(Refusal::new(RefusalCode::Busy, message)));
         return;
     };
@@ -70,6 +70,6 @@ fn admit(pod: &Arc<Pod>, seats: &Arc<Mutex<usize>>, mut connection: Connection) 
         drop(seat);
     });
     if let Err(error) = served {
-        home.note(&format!("agent: no thread: {error}"));
+        home.note(&format!("agent: cannot start a thread: {error}"));
     }
 }
