@@ -314,7 +314,7 @@ mod tests {
 
     /// An option that was added to only one fragment is most often forgotten in the other.
     #[test]
-    fn the_fragments_differ_only_in_what_is_about_the_machine() {
+    fn the_fragments_differ_only_in_what_is_about_the_vm() {
         const X86_64: &[&str] = &[
             "HYPERVISOR_GUEST",
             "KVM_GUEST",

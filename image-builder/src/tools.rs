@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn another_architecture_needs_its_cross_compiler_beside_that_of_the_machine() {
+    fn another_architecture_needs_its_cross_compiler_beside_that_of_the_host() {
         for arch in Arch::ALL {
             let packages = packages(&kernel_tools(arch));
             let prefix = Toolchain::of(arch).prefix;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Limit for setting up a connection.
-const PATIENCE: Duration = Duration::from_secs(FORWARD_TIMEOUT_SECS);
+const SETUP_TIMEOUT: Duration = Duration::from_secs(FORWARD_TIMEOUT_SECS);
 /// How often deadlines are checked while there are any; a failed accept is retried after the same time.
 const TICK_MS: u16 = 1000;
 /// Most bytes of one read.
@@ -212,7 +212,7 @@ impl Server {
         let mut connection = Connection {
             host,
             stage: Stage::Asked(Vec::new()),
-            deadline: Some(Instant::now() + PATIENCE),
+            deadline: Some(Instant::now() + SETUP_TIMEOUT),
             watched: [(false, false); 2],
         };
         let watched = connection.watch(&self.epoll, index, Ready { peer: (true, false), ..Ready::default() });

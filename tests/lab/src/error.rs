@@ -51,7 +51,7 @@ pub enum LabError {
     )]
     NotRoot,
     /// A program that the lab needs is not installed.
-    #[error("{program} is not there: install the Debian package {package}, or name it in {variable}")]
+    #[error("{program} is not installed: install the Debian package {package}, or set {variable}")]
     NoProgram {
         program: &'static str,
         package: &'static str,
@@ -59,7 +59,7 @@ pub enum LabError {
         variable: &'static str,
     },
     /// A word of the command that can't be passed to the lab.
-    #[error("the lab can't be given {what}: {why}")]
+    #[error("cannot pass {what} to the lab: {why}")]
     BadCommand {
         what: String,
         /// Why it is refused.
@@ -73,14 +73,14 @@ pub enum LabError {
         source: io::Error,
     },
     /// No turn became free in time.
-    #[error("waited {} s for a turn to run a VM: {} others may exist at one time", .waited.as_secs(), .turns)]
+    #[error("waited {} s for a turn to run a VM: at most {} may run at a time", .waited.as_secs(), .turns)]
     NoTurn {
         waited: Duration,
         /// Number of turns.
         turns: usize,
     },
     /// The command took too long, or the lab itself hung.
-    #[error("the lab was ended after {} s without a result{words}", .limit.as_secs())]
+    #[error("the lab was killed after {} s without a result{words}", .limit.as_secs())]
     Hung {
         limit: Duration,
         /// Output up to then.
@@ -109,7 +109,7 @@ pub enum LabError {
     #[error("the test `{name}` failed in the lab with exit code {code}{words}")]
     TestFailed { name: String, code: i32, words: Box<Words> },
     /// Not exactly one test ran in the lab.
-    #[error("the lab ran no test, or more than one, of the name `{name}`{words}")]
+    #[error("the lab ran no test, or more than one, with the name `{name}`{words}")]
     NotOneTest {
         name: String,
         /// Output of the test binary.

@@ -36,7 +36,7 @@ pub enum Verdict {
     Violated(Violation),
 }
 
-fn is_patient(error: &io::Error) -> bool {
+fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
@@ -69,7 +69,7 @@ fn turn(
                     Ok(()) => {}
                     Err(violation) => return Verdict::Violated(violation),
                 },
-                Err(error) if is_patient(&error) => {}
+                Err(error) if is_transient(&error) => {}
                 Err(_) => link.lose_peer(),
             }
             break;
@@ -91,7 +91,7 @@ fn turn(
                         continue;
                     }
                 }
-                Err(error) if is_patient(&error) => {}
+                Err(error) if is_transient(&error) => {}
                 Err(_) => link.abort(),
             }
             break;
@@ -106,7 +106,7 @@ fn deliver(link: &mut Link, local: &mut impl Local) {
     while !link.inbox().is_empty() {
         match local.write(link.inbox()) {
             Ok(count @ 1..) => link.delivered(count),
-            Err(error) if is_patient(&error) => return,
+            Err(error) if is_transient(&error) => return,
             Ok(0) | Err(_) => link.discard(),
         }
     }
@@ -121,7 +121,7 @@ fn flush(link: &mut Link, peer: &mut impl Write) {
         let piece = &link.outbox()[..link.outbox().len().min(HEADER_LEN + MAX_DATA)];
         match peer.write(piece) {
             Ok(count @ 1..) => link.sent(count),
-            Err(error) if is_patient(&error) => return,
+            Err(error) if is_transient(&error) => return,
             Ok(0) | Err(_) => link.lose_peer(),
         }
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// Most bytes of one read while waiting for lines.
 const READ: usize = 4096;
 /// Limit for the rest of a line that began, and for taking a reply.
-const PATIENCE: Duration = Duration::from_secs(REQUEST_TIMEOUT_SECS);
+const TIMEOUT: Duration = Duration::from_secs(REQUEST_TIMEOUT_SECS);
 
 /// Most bytes of one write. A write becomes a packet, and above about 32 KiB the kernel spreads a packet
 /// over several buffers, which not every vsock device on the host can read (`vhost-device-vsock` 0.3 drops it, and
@@ -26,7 +26,7 @@ const MAX_WRITE: usize = 16 << 10;
 pub(crate) struct Connection {
     socket: OwnedFd,
     input: Vec<u8>,
-    patience: Duration,
+    timeout: Duration,
 }
 
 /// Result of a read that does not wait.
@@ -46,7 +46,7 @@ fn late() -> CodecError {
 impl Connection {
     /// Takes over a connected, non-blocking socket.
     pub(crate) fn new(socket: OwnedFd) -> Self {
-        Self { socket, input: Vec::new(), patience: PATIENCE }
+        Self { socket, input: Vec::new(), timeout: TIMEOUT }
     }
 
     /// Bytes read and not used yet.
@@ -67,7 +67,7 @@ impl Connection {
             if self.input.len() >= MAX_LINE_LEN {
                 return Err(CodecError::LineTooLong);
             }
-            let deadline = began.map(|at| at + self.patience);
+            let deadline = began.map(|at| at + self.timeout);
             if deadline.is_some_and(|at| at <= Instant::now()) {
                 return Err(late());
             }
@@ -106,7 +106,7 @@ impl Connection {
     }
 
     fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), CodecError> {
-        let deadline = Instant::now() + self.patience;
+        let deadline = Instant::now() + self.timeout;
         while !bytes.is_empty() {
             let written = self.write_some(bytes)?;
             bytes = &bytes[written..];
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn a_line_that_does_not_end_in_time_is_given_up_but_silence_is_not() {
         let (mut host, mut guest) = pair();
-        guest.patience = Duration::from_millis(20);
+        guest.timeout = Duration::from_millis(20);
         let late = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(100));
             host.write_all(b"one\nhalf").unwrap();
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn a_host_that_does_not_read_is_given_up() {
         let (host, mut guest) = pair();
-        guest.patience = Duration::from_millis(20);
+        guest.timeout = Duration::from_millis(20);
         let long = "x".repeat(60_000);
         assert!((0..100).any(|_| guest.send(&long).is_err()));
         drop(host);

@@ -23,32 +23,32 @@ use std::time::Duration;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Counts one served connection as long as this value lives.
-struct Seat(Arc<Mutex<usize>>);
+struct Slot(Arc<Mutex<usize>>);
 
-impl Seat {
-    fn take(seats: &Arc<Mutex<usize>>) -> Option<Self> {
-        let mut taken = lock(seats);
+impl Slot {
+    fn take(slots: &Arc<Mutex<usize>>) -> Option<Self> {
+        let mut taken = lock(slots);
         if *taken == MAX_AGENT_CONNECTIONS {
             return None;
         }
         *taken += 1;
-        Some(Self(Arc::clone(seats)))
+        Some(Self(Arc::clone(slots)))
     }
 }
 
-impl Drop for Seat {
+impl Drop for Slot {
     fn drop(&mut self) {
         *lock(&self.0) -= 1;
     }
 }
 
 pub(crate) fn start(pod: Arc<Pod>) -> io::Result<()> {
-    let seats = Arc::new(Mutex::new(0));
+    let slots = Arc::new(Mutex::new(0));
     thread("agent", move || {
         loop {
             match pod.home.accept(Door::Agent) {
                 Ok(None) => {}
-                Ok(Some(socket)) => admit(&pod, &seats, Connection::new(socket)),
+                Ok(Some(socket)) => admit(&pod, &slots, Connection::new(socket)),
                 Err(error) => {
                     pod.home.note(&format!("agent: {error}"));
                     std::thread::sleep(ACCEPT_PAUSE);
@@ -58,8 +58,8 @@ pub(crate) fn start(pod: Arc<Pod>) -> io::Result<()> {
     })
 }
 
-fn admit(pod: &Arc<Pod>, seats: &Arc<Mutex<usize>>, mut connection: Connection) {
-    let Some(seat) = Seat::take(seats) else {
+fn admit(pod: &Arc<Pod>, slots: &Arc<Mutex<usize>>, mut connection: Connection) {
+    let Some(slot) = Slot::take(slots) else {
         let message = format!("the agent already serves {MAX_AGENT_CONNECTIONS} connections");
         connection.try_send(&Reply::<Done>::Error(Refusal::new(RefusalCode::Busy, message)));
         return;
@@ -67,7 +67,7 @@ fn admit(pod: &Arc<Pod>, seats: &Arc<Mutex<usize>>, mut connection: Connection) 
     let (pod, home) = (Arc::clone(pod), Arc::clone(&pod.home));
     let served = thread("connection", move || {
         requests::serve(&pod, connection);
-        drop(seat);
+        drop(slot);
     });
     if let Err(error) = served {
         home.note(&format!("agent: cannot start a thread: {error}"));
