@@ -196,9 +196,9 @@ fn an_old_image_is_replaced_only_by_a_complete_new_one_and_nothing_else_ever() {
 #[test]
 fn without_out_the_image_goes_to_the_data_directory_of_a_user() {
     let world = World::new();
-    // As root this takes another user, to whom the program and the world must be open.
+    // As root, the test runs as another user, who must have access to the program and the test's files.
     let program = world.path("magikvm-image");
-    // Copied by another process, for the reason told at `World::tool`.
+    // Copied by another process, for the reason given at `World::tool`.
     assert!(
         Command::new("cp").arg(env!("CARGO_BIN_EXE_magikvm-image")).arg(&program).status().unwrap().success()
     );
