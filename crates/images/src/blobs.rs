@@ -3,7 +3,7 @@
 
 use super::digest::{Digest, Hasher};
 use super::index::ImageBlob;
-use super::lock::{self, BakeLock, Hold};
+use super::lock::{self, BuildLock, Hold};
 use magikvm_platform::atomic::{self, FileError, Staged};
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -153,7 +153,7 @@ impl Blobs {
             let path = entry.map_err(FileError::at("list", &self.locks))?.path();
             if path.extension().is_some_and(|extension| extension == "lock") {
                 // Taken and dropped: that removes the file.
-                drop(BakeLock::attempt(path)?);
+                drop(BuildLock::attempt(path)?);
             }
         }
         Ok(())

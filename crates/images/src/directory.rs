@@ -423,7 +423,7 @@ fn write_sparse(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::bake::bake_in_memory;
+    use super::super::rootfs::build_in_memory;
     use super::super::erofs::RootfsCompression;
     use super::*;
     use std::io::Write;
@@ -431,7 +431,7 @@ mod tests {
     #[test]
     fn only_an_empty_directory_is_taken() {
         let (image, dir) = (tempfile::tempfile().unwrap(), tempfile::tempdir().unwrap());
-        (&image).write_all(&bake_in_memory(&[], RootfsCompression::None, 1 << 20).unwrap()).unwrap();
+        (&image).write_all(&build_in_memory(&[], RootfsCompression::None, 1 << 20).unwrap()).unwrap();
         let mine = |dir: &Path| unpack(&image, dir, Owners::Mine, &Cancel::new());
         assert!(matches!(mine(&dir.path().join("missing")), Err(DirectoryError::Open { .. })));
         let link = dir.path().join("link");

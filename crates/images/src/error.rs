@@ -1,6 +1,6 @@
 //! Why the store could not do something, and what can be done about it.
 
-use super::bake::BakeError;
+use super::rootfs::BuildError;
 use super::blob::BlobError;
 use super::cancel::Stopped;
 use super::digest::Digest;
@@ -70,10 +70,10 @@ pub enum ImageError {
     },
     /// The layers are no usable root file system.
     #[error("cannot unpack {source_name}")]
-    Bake {
+    Build {
         source_name: String,
         #[source]
-        source: Box<BakeError>,
+        source: Box<BuildError>,
     },
     /// The name pins a digest that the source does not have.
     #[error("the name {name} pins a digest, but {source_name} holds {}", digests(found))]

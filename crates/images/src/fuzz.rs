@@ -1,7 +1,7 @@
 //! What the fuzz targets do with bytes of a stranger, where that needs more than is public. Not in a release. Each function
 //! panics when a promise is broken.
 
-use super::bake::bake_with_tree;
+use super::rootfs::build_with_tree;
 use super::digest::Digest;
 use super::document::{ArchiveImage, Descriptor};
 use super::erofs::{self, RootfsCompression, compare};
@@ -10,11 +10,11 @@ use super::platform::Platform;
 use std::cell::RefCell;
 use std::vec::IntoIter;
 
-/// Largest image that is baked, in bytes.
+/// Largest image that is built, in bytes.
 const LIMIT: u64 = 8 << 20;
 const BLOCK: usize = 512;
 
-/// Layers, bottom first: what they are baked into is, read back, what the merge of them was, whether compressed or not. The
+/// Layers, bottom first: what they are built into is, read back, what the merge of them was, whether compressed or not. The
 /// first five bytes say where they begin; sums of headers are put right, which no fuzzer would do.
 pub fn layers(bytes: &[u8]) {
     let Some((&[count, a, b, c, d], rest)) = bytes.split_first_chunk() else { return };
@@ -31,7 +31,7 @@ pub fn layers(bytes: &[u8]) {
     put_sums_right(left);
     parts.push(left);
     let listing = |compression| {
-        let (tree, image) = bake_with_tree(&parts, compression, LIMIT).ok()?;
+        let (tree, image) = build_with_tree(&parts, compression, LIMIT).ok()?;
         let listing = compare::tree(&tree);
         assert_eq!(compare::image(image.as_slice()).expect("what was written can be read"), listing);
         erofs::read::check(image.as_slice()).expect("what was written is whole");

@@ -101,7 +101,7 @@ impl ImageEntry {
 pub(super) struct RootfsEntry {
     pub(super) key: Digest,
     pub(super) size_bytes: u64,
-    /// Of the file, recorded when it was baked.
+    /// Of the file, recorded when it was built.
     pub(super) sha256: Digest,
     #[serde(default)]
     pub(super) compression: RootfsCompression,
@@ -130,7 +130,7 @@ pub struct ImageRecord {
     pub layers: usize,
     /// Bytes of the root file system's EROFS file.
     pub size_bytes: u64,
-    /// sha256 of the root file system's EROFS file, recorded when it was baked.
+    /// sha256 of the root file system's EROFS file, recorded when it was built.
     pub rootfs_sha256: Digest,
 }
 
@@ -207,7 +207,7 @@ impl Index {
         self.images.iter().any(|(id, image)| id != except && image.rootfs.key == *key)
     }
 
-    /// The baked root file system with this name.
+    /// The built root file system with this name.
     pub(super) fn rootfs(&self, key: &Digest) -> Option<RootfsEntry> {
         self.images.values().map(|image| image.rootfs).find(|rootfs| rootfs.key == *key)
     }

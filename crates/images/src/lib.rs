@@ -2,11 +2,11 @@
 //!
 //! The way of an image: a [`Source`] is opened (`open`: layouts and archives, `document`: their JSON), its layers are
 //! unpacked and verified while they stream (`blob`, `tar`), merged into one tree (`layer`, `tree`), and written as one EROFS
-//! file in the same pass (`bake`, [`erofs`]). The [`ImageStore`] keeps that file, and names for it. For hosts that cannot mount
+//! file in the same pass (`rootfs`, [`erofs`]). The [`ImageStore`] keeps that file, and names for it. For hosts that cannot mount
 //! it, `directory` writes the file as a directory tree.
 
 mod arrival;
-mod bake;
+mod rootfs;
 mod blob;
 mod blobs;
 mod cancel;
@@ -39,7 +39,7 @@ mod unpacked;
 mod upkeep;
 
 pub use arrival::Missing;
-pub use bake::{BakeError, PartError, bake_in_memory};
+pub use rootfs::{BuildError, PartError, build_in_memory};
 pub use blob::BlobError;
 pub use cancel::{Cancel, Stopped};
 pub use digest::{Digest, DigestError};

@@ -1,8 +1,8 @@
-//! Locks of the store. Three kinds: the index lock (short, around every look at or change of `index.json`), one bake
+//! Locks of the store. Three kinds: the index lock (short, around every look at or change of `index.json`), one build
 //! lock for each root file system or blob that is being made (long), and on each of these in use a shared lock of its
 //! first byte, held by whoever has resolved it.
 //!
-//! All are released by the kernel when their holder dies. Order: bake lock, then index lock; whoever holds the index
+//! All are released by the kernel when their holder dies. Order: build lock, then index lock; whoever holds the index
 //! lock only tries for others. Last of all comes the lock of the blobs' directory, held while one of them gets or loses
 //! its name.
 
@@ -107,12 +107,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The right to make one thing. Its file is removed when it is released.
 #[derive(Debug)]
-pub(super) struct BakeLock {
+pub(super) struct BuildLock {
     path: PathBuf,
     _file: File,
 }
 
-impl BakeLock {
+impl BuildLock {
     /// Takes the lock, or tells (once, through `busy`) that another process has it and waits, unless it is time to give up.
     pub(super) fn wait(
         path: PathBuf,
@@ -150,7 +150,7 @@ impl BakeLock {
     }
 }
 
-impl Drop for BakeLock {
+impl Drop for BuildLock {
     fn drop(&mut self) {
         // While it is still locked: a waiter sees that its file is gone. A file that stays is swept later.
         drop(atomic::remove(&self.path));
@@ -195,24 +195,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_has_the_bake_lock_and_its_file_goes_with_it() {
+    fn one_has_the_build_lock_and_its_file_goes_with_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.lock");
-        let lock = BakeLock::attempt(path.clone()).unwrap().unwrap();
-        assert!(BakeLock::attempt(path.clone()).unwrap().is_none());
+        let lock = BuildLock::attempt(path.clone()).unwrap().unwrap();
+        assert!(BuildLock::attempt(path.clone()).unwrap().is_none());
         let (told, heard) = std::sync::mpsc::channel();
         let waiting = path.clone();
         let other = std::thread::spawn(move || {
-            BakeLock::wait(waiting, &mut || told.send(()).unwrap(), &Cancel::new())
+            BuildLock::wait(waiting, &mut || told.send(()).unwrap(), &Cancel::new())
         });
         heard.recv().unwrap();
         drop(lock);
         let lock = other.join().unwrap().unwrap().unwrap();
-        assert!(BakeLock::attempt(path.clone()).unwrap().is_none());
+        assert!(BuildLock::attempt(path.clone()).unwrap().is_none());
         let given_up = Cancel::new();
         given_up.cancel();
         assert_eq!(
-            BakeLock::wait(path.clone(), &mut || {}, &given_up).unwrap().err(),
+            BuildLock::wait(path.clone(), &mut || {}, &given_up).unwrap().err(),
             Some(Stopped::Cancelled)
         );
         drop(lock);

@@ -2,7 +2,7 @@
 //! index learns of the image when all of it is there.
 
 use super::arrival::Arrival;
-use super::bake::{self, BakeError};
+use super::rootfs::{self, BuildError};
 use super::blob::LayerBlob;
 use super::blobs::HeldBlob;
 use super::cancel::Cancel;
@@ -11,7 +11,7 @@ use super::document::{MANIFEST_TYPE, MAX_CONFIG, Platform};
 use super::erofs::RootfsCompression;
 use super::error::ImageError;
 use super::index::{ImageBlob, ImageEntry, ImageRecord, Named, RootfsEntry};
-use super::lock::{BakeLock, Hold};
+use super::lock::{BuildLock, Hold};
 use super::open::{self, OpenError, Opened};
 use super::progress::{LayerInfo, Progress};
 use super::reference::Reference;
@@ -86,7 +86,7 @@ impl ImageStore {
             layers.map(|layer| LayerInfo { digest: layer.digest, size_bytes: layer.size }).collect(),
         ));
         let compression = self.compression(bringing)?;
-        let key = bake::key(&opened.config.rootfs.diff_ids, compression);
+        let key = rootfs::key(&opened.config.rootfs.diff_ids, compression);
         let brought = self.bring_locked(bringing, key, compression);
         if let Err(error) = &brought
             && !error.may_pass()
@@ -104,10 +104,10 @@ impl ImageStore {
         compression: RootfsCompression,
     ) -> Result<ImageRecord, ImageError> {
         let Bringing { progress, options, .. } = bringing;
-        // Held until the index knows the file: nobody else bakes it, and no sweep takes it for a leftover.
+        // Held until the index knows the file: nobody else builds it, and no sweep takes it for a leftover.
         let lock =
-            BakeLock::wait(self.bake_lock(&key), &mut || progress(Progress::Waiting), &options.cancel)?;
-        let _bake = lock.map_err(|stopped| bringing.stopped(stopped))?;
+            BuildLock::wait(self.build_lock(&key), &mut || progress(Progress::Waiting), &options.cancel)?;
+        let _build = lock.map_err(|stopped| bringing.stopped(stopped))?;
         let (rootfs, blobs) = self.layers(bringing, key, compression)?;
         self.record(bringing, rootfs, &blobs)
     }
@@ -120,7 +120,7 @@ impl ImageStore {
         Ok(options.compression.or(known).unwrap_or_default())
     }
 
-    /// Brings the layers, and bakes them meanwhile unless that was done before.
+    /// Brings the layers, and builds them meanwhile unless that was done before.
     fn layers(
         &self,
         bringing: &Bringing<'_>,
@@ -139,27 +139,27 @@ impl ImageStore {
             cancel: &cancel,
             progress,
         };
-        let known = self.baked(&key)?;
-        let (baked, brought) = std::thread::scope(|scope| {
+        let known = self.built(&key)?;
+        let (built, brought) = std::thread::scope(|scope| {
             let brought = scope.spawn(|| transfer.run());
-            let baked = match known {
+            let built = match known {
                 Some(rootfs) => {
                     progress(Progress::Reused);
                     // It was made of layers that unpack to what is announced; that these do is not known yet.
                     self.check_layers(bringing, &arrivals).map(|()| (rootfs, None))
                 }
-                None => self.bake(bringing, key, compression, &arrivals),
+                None => self.build(bringing, key, compression, &arrivals),
             };
-            if baked.is_err() {
+            if built.is_err() {
                 cancel.cancel();
             }
-            (baked, brought.join())
+            (built, brought.join())
         });
         let brought = brought.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // Who asked to give up is told that; then comes the layer that could not be had, then what is wrong with one.
         bringing.options.cancel.check().map_err(|stopped| bringing.stopped(stopped))?;
         let stopped = |failed: &Failed| matches!(failed.1, TransferError::Stopped(_));
-        match (baked, brought) {
+        match (built, brought) {
             (_, Err(failed)) if !stopped(&failed) => Err(bringing.failed(failed)),
             (Err(error), _) => Err(error),
             (_, Err(failed)) => Err(bringing.failed(failed)),
@@ -185,13 +185,13 @@ impl ImageStore {
         for (number, (layer, blob)) in (1..).zip(bringing.opened.layers.iter().zip(bringing.blobs(arrivals)))
         {
             if layer.digest.is_none_or(|digest| !known.contains(&(digest, layer.diff_id))) {
-                bake::check_layer(number, of, blob).map_err(|error| bringing.not_baked(error))?;
+                rootfs::check_layer(number, of, blob).map_err(|error| bringing.not_built(error))?;
             }
         }
         Ok(())
     }
 
-    fn bake(
+    fn build(
         &self,
         bringing: &Bringing<'_>,
         key: Digest,
@@ -200,16 +200,16 @@ impl ImageStore {
     ) -> Result<(RootfsEntry, Option<Staged>), ImageError> {
         let layers = bringing.blobs(arrivals);
         let mut staged = Staged::new(&self.rootfs_path(&key))?;
-        let tails = atomic::scratch(&self.dir("rootfs"), bake::TAILS_IN_MEMORY);
+        let tails = atomic::scratch(&self.dir("rootfs"), rootfs::TAILS_IN_MEMORY);
         let of = layers.len();
         let mut report = |number: usize, done_bytes: u64| {
             let total_bytes = layers[number - 1].length;
-            (bringing.progress)(Progress::Baking { number, of, done_bytes, total_bytes });
+            (bringing.progress)(Progress::Building { number, of, done_bytes, total_bytes });
         };
         let cancel = &bringing.options.cancel;
-        let baked = bake::bake(&layers, &key, compression, staged.file(), tails, cancel, &mut report)
-            .map_err(|error| bringing.not_baked(error))?;
-        Ok((RootfsEntry { key, size_bytes: baked.size, sha256: baked.sha256, compression }, Some(staged)))
+        let built = rootfs::build(&layers, &key, compression, staged.file(), tails, cancel, &mut report)
+            .map_err(|error| bringing.not_built(error))?;
+        Ok((RootfsEntry { key, size_bytes: built.size, sha256: built.sha256, compression }, Some(staged)))
     }
 
     /// Gives the image its name in the index. An image that loses its last name by that goes, or stays nameless while used.
@@ -285,8 +285,8 @@ impl Bringing<'_> {
         .collect()
     }
 
-    fn not_baked(&self, error: BakeError) -> ImageError {
-        ImageError::Bake { source_name: self.source_name.clone(), source: Box::new(error) }
+    fn not_built(&self, error: BuildError) -> ImageError {
+        ImageError::Build { source_name: self.source_name.clone(), source: Box::new(error) }
     }
 
     fn stopped(&self, source: super::cancel::Stopped) -> ImageError {

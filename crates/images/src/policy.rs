@@ -1,4 +1,4 @@
-//! `policy.toml`: which images may be used at all. Decides by an image's name alone, before anything of it is fetched or baked;
+//! `policy.toml`: which images may be used at all. Decides by an image's name alone, before anything of it is fetched or built;
 //! knows no registry, and of signatures only the keys.
 
 mod prefix;

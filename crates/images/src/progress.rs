@@ -37,7 +37,7 @@ pub enum Progress {
     /// The root file system is here already.
     Reused,
     /// A layer is being merged into the root file system; `number` counts from 1.
-    Baking {
+    Building {
         number: usize,
         of: usize,
         /// Stored bytes read so far.
@@ -84,7 +84,7 @@ impl fmt::Display for Progress {
             Self::Waiting => f.write_str("Waiting for another process that is bringing the same image"),
             Self::Layer { number, state } => write!(f, "Layer {}: {state}", number + 1),
             Self::Reused => f.write_str("The root file system is here already"),
-            Self::Baking { number, of, done_bytes, total_bytes } => {
+            Self::Building { number, of, done_bytes, total_bytes } => {
                 let percent = done_bytes.saturating_mul(100).checked_div(*total_bytes).unwrap_or(100);
                 write!(f, "Unpacking layer {number} of {of}: {percent} %")
             }

@@ -158,7 +158,7 @@ impl ImageStore {
             options.platform.takes(&image.platform())
                 && is_signed(named, keys)
                 && form
-                && self.baked_for(index, &named.id).is_some()
+                && self.built_for(index, &named.id).is_some()
                 && (parts == Parts::Rootfs || blobs())
         })
     }

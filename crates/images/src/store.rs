@@ -1,4 +1,4 @@
-//! The store: images by name, each baked once into a read-only EROFS file that all pods share.
+//! The store: images by name, each built once into a read-only EROFS file that all pods share.
 //!
 //! On disk: `index.json` (see `index`), `configs/<id>.json` (configurations as they came, checked when read), `blobs/<hex>`
 //! (layers and manifests as they came, see `blobs`), `rootfs/<key>.erofs`, `dirs/` (see `unpacked`), `locks/`. A file is either complete under its
@@ -13,7 +13,7 @@ use super::document::{Config, ImageDefaults, MAX_CONFIG};
 use super::erofs::RootfsCompression;
 use super::error::ImageError;
 use super::index::{ImageBlob, ImageRecord, Index, Named, RootfsEntry, SCHEMA};
-use super::lock::{self, BakeLock, Hold};
+use super::lock::{self, BuildLock, Hold};
 use super::reference::Reference;
 use magikvm_platform::atomic::{self, FileError};
 use std::collections::BTreeSet;
@@ -253,7 +253,7 @@ impl ImageStore {
         }
         let size_bytes = file.metadata().map_err(FileError::at("inspect", &path))?.len();
         if size_bytes != entry.rootfs.size_bytes {
-            return Err(ImageError::Damaged { path, problem: "it has another size than when it was baked" });
+            return Err(ImageError::Damaged { path, problem: "it has another size than when it was built" });
         }
         let rootfs = RootfsFile { path, size_bytes, key: entry.rootfs.key, _lock: file };
         let (config, config_file) = self.config(&id)?;
@@ -278,14 +278,14 @@ impl ImageStore {
     }
 
     /// The root file system of an image, if it is there.
-    pub(super) fn baked_for(&self, index: &Index, id: &Digest) -> Option<RootfsEntry> {
+    pub(super) fn built_for(&self, index: &Index, id: &Digest) -> Option<RootfsEntry> {
         let rootfs = index.images.get(id)?.rootfs;
         let there = fs::metadata(self.rootfs_path(&rootfs.key)).map(|metadata| metadata.len()).ok();
         (there == Some(rootfs.size_bytes)).then_some(rootfs)
     }
 
     /// A root file system that the index knows and that is there.
-    pub(super) fn baked(&self, key: &Digest) -> Result<Option<RootfsEntry>, ImageError> {
+    pub(super) fn built(&self, key: &Digest) -> Result<Option<RootfsEntry>, ImageError> {
         let _lock = self.lock(Hold::Shared)?;
         let known = self.read_index()?.rootfs(key);
         let there = fs::metadata(self.rootfs_path(key)).map(|metadata| metadata.len()).ok();
@@ -311,7 +311,7 @@ impl ImageStore {
         }
         // Someone who brings the same layers right now needs the file: it stays for them.
         let doomed =
-            if index.shares_rootfs(&key, id) { None } else { BakeLock::attempt(self.bake_lock(&key))? };
+            if index.shares_rootfs(&key, id) { None } else { BuildLock::attempt(self.build_lock(&key))? };
         let blobs: Vec<Digest> = entry.blobs().map(|part| part.digest).collect();
         index.images.remove(id);
         index.names.retain(|_, named| named.id != *id);
@@ -359,7 +359,7 @@ impl ImageStore {
         if index.rootfs(key).is_some() {
             return Ok(0);
         }
-        let Some(_bake) = BakeLock::attempt(self.bake_lock(key))? else { return Ok(0) };
+        let Some(_build) = BuildLock::attempt(self.build_lock(key))? else { return Ok(0) };
         let freed = blobs::remove_unheld(&self.rootfs_path(key))?.unwrap_or(0);
         self.remove_directories(key)?;
         Ok(freed)
@@ -396,7 +396,7 @@ impl ImageStore {
                 atomic::remove(&path)?;
             }
         }
-        for (_bake, path) in self.unknown_rootfs(&index)? {
+        for (_build, path) in self.unknown_rootfs(&index)? {
             freed += blobs::remove_unheld(&path)?.unwrap_or(0);
         }
         let needed = index.blobs();
@@ -416,13 +416,13 @@ impl ImageStore {
     }
 
     /// Root file systems that the index does not know and that nobody is making, kept from that meanwhile.
-    pub(super) fn unknown_rootfs(&self, index: &Index) -> Result<Vec<(BakeLock, PathBuf)>, ImageError> {
+    pub(super) fn unknown_rootfs(&self, index: &Index) -> Result<Vec<(BuildLock, PathBuf)>, ImageError> {
         let mut unknown = Vec::new();
         for (key, path) in self.rootfs_files()? {
             if index.rootfs(&key).is_none()
-                && let Some(bake) = BakeLock::attempt(self.bake_lock(&key))?
+                && let Some(build) = BuildLock::attempt(self.build_lock(&key))?
             {
-                unknown.push((bake, path));
+                unknown.push((build, path));
             }
         }
         Ok(unknown)
@@ -485,7 +485,7 @@ impl ImageStore {
         Blobs::new(self.dir("blobs"), self.dir("locks"))
     }
 
-    pub(super) fn bake_lock(&self, key: &Digest) -> PathBuf {
+    pub(super) fn build_lock(&self, key: &Digest) -> PathBuf {
         self.dir("locks").join(format!("{}.lock", key.hex()))
     }
 }

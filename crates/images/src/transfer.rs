@@ -5,7 +5,7 @@ use super::arrival::Arrival;
 use super::blobs::{Blobs, HeldBlob};
 use super::cancel::{Cancel, Stopped};
 use super::digest::{Digest, Hasher};
-use super::lock::BakeLock;
+use super::lock::BuildLock;
 use super::open::{Layer, LayerPlace};
 use super::progress::{LayerState, Progress};
 use super::registry::RegistryError;
@@ -153,7 +153,7 @@ impl Transfer<'_> {
             return Ok(held);
         }
         let _lock =
-            BakeLock::wait(self.blobs.lock_path(&digest), &mut || report(LayerState::Waiting), self.cancel)??;
+            BuildLock::wait(self.blobs.lock_path(&digest), &mut || report(LayerState::Waiting), self.cancel)??;
         // The one who had the lock may have brought it; an image may also have a layer twice.
         if let Some(held) = self.there(&digest, layer)? {
             report(LayerState::Here);

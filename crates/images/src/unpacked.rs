@@ -7,7 +7,7 @@ use super::cancel::Cancel;
 use super::directory::{DirectoryError, Owners, UnpackedSummary, clear_unpacked, unpack};
 use super::error::ImageError;
 use super::index::Index;
-use super::lock::{self, BakeLock};
+use super::lock::{self, BuildLock};
 use super::store::{Image, ImageStore};
 use super::{Digest, Progress};
 use magikvm_platform::atomic::{FileError, open_if_there};
@@ -55,7 +55,7 @@ impl ImageStore {
         let stopped = |source| ImageError::Stopped { source_name: image.id.to_string(), source };
         let lock_path = self.dir("locks").join(format!("dir-{}.lock", image.rootfs.key.hex()));
         let _lock =
-            BakeLock::wait(lock_path, &mut || progress(Progress::Waiting), cancel)?.map_err(stopped)?;
+            BuildLock::wait(lock_path, &mut || progress(Progress::Waiting), cancel)?.map_err(stopped)?;
         if let Some(there) = hold(&path)? {
             return Ok(there);
         }

@@ -240,7 +240,7 @@ impl ImageStore {
                 damages.push(Damage { path: found.path.clone(), problem });
             }
         }
-        // What was baked wrongly has the digest that was recorded, and is wrong all the same.
+        // What was built wrongly has the digest that was recorded, and is wrong all the same.
         if let Some(file) = &rootfs.file
             && damages.iter().all(|damage| damage.path != rootfs.path)
         {

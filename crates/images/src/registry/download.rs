@@ -26,7 +26,7 @@ impl Transfer {
     }
 
     /// Attempts until one succeeds, fails for good, or too many in a row brought nothing new.
-    pub(super) async fn patiently<T>(
+    pub(super) async fn retrying<T>(
         &self,
         timing: &Timing,
         attempts: u32,
@@ -63,7 +63,7 @@ impl Transfer {
         event: &(dyn Fn(DownloadEvent<'_>) + Sync),
     ) -> Result<(), RegistryError> {
         let attempt = async || self.once(endpoint, digest, size, sink).await;
-        self.patiently(&endpoint.timing, attempts, event, attempt).await
+        self.retrying(&endpoint.timing, attempts, event, attempt).await
     }
 
     async fn once(

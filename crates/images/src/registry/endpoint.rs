@@ -116,7 +116,7 @@ impl Endpoint {
             let response = self.get(&url, &headers).await?;
             self.read_manifest(response, which).await
         };
-        Transfer::nothing_yet().patiently(&self.timing, attempts, &silent, ask).await
+        Transfer::nothing_yet().retrying(&self.timing, attempts, &silent, ask).await
     }
 
     async fn read_manifest(

@@ -58,7 +58,7 @@ async fn of_api(
     let mut found = Vec::new();
     for _ in 0..MAX_PAGES {
         let ask = async || endpoint.get(&url, &headers).await;
-        let response = match Transfer::nothing_yet().patiently(&endpoint.timing, attempts, &silent, ask).await
+        let response = match Transfer::nothing_yet().retrying(&endpoint.timing, attempts, &silent, ask).await
         {
             Err(
                 RegistryError::NotFound { .. }

@@ -250,7 +250,7 @@ impl Transport {
     /// What an answer that is no success says, made harmless. Nothing, when it says nothing in time.
     pub(super) async fn message(&self, mut response: Response) -> String {
         let mut bytes = Vec::new();
-        let patience = self.timing.stall.min(Duration::from_secs(5));
+        let limit = self.timing.stall.min(Duration::from_secs(5));
         let read = async {
             while let Ok(Some(chunk)) = response.chunk().await {
                 let room = MAX_MESSAGE - bytes.len();
@@ -262,7 +262,7 @@ impl Transport {
             }
         };
         // What came until then is what there is.
-        drop(tokio::time::timeout(patience, read).await);
+        drop(tokio::time::timeout(limit, read).await);
         message_of(&bytes)
     }
 }

@@ -1,7 +1,7 @@
 //! Downloads over connections that break, and from servers that lie.
 
 use super::server::{Server, blob, hang, head, piece, reply};
-use super::{content, fetch, impatient, open, plain};
+use super::{content, fetch, short_timing, open, plain};
 use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::registry::{Credentials, DownloadEvent, RegistryConfig, RegistryError};
@@ -96,7 +96,7 @@ fn a_stall_in_the_middle_is_a_broken_connection() {
         hang(stream)
     });
     let repository =
-        open(&server, RegistryConfig::default(), &Credentials::none(), &Cancel::new(), impatient());
+        open(&server, RegistryConfig::default(), &Credentials::none(), &Cancel::new(), short_timing());
     let (bytes, outcome) = fetch(&repository, &Digest::of(b""), SIZE as u64);
     outcome.unwrap();
     assert!(bytes == content(SIZE));

@@ -1,7 +1,7 @@
 //! Manifests, small blobs and lists of referrers.
 
 use super::server::{Seen, Server, head, nobody, piece, reply};
-use super::{INDEX_TYPE, MANIFEST_TYPE, impatient, open, plain};
+use super::{INDEX_TYPE, MANIFEST_TYPE, short_timing, open, plain};
 use crate::cancel::{Cancel, Stopped};
 use crate::digest::Digest;
 use crate::document::MAX_MANIFEST;
@@ -264,7 +264,7 @@ fn cancel_after(timeout: Duration) -> Cancel {
 fn a_head_that_does_not_come_is_a_stall() {
     let server = Server::start(|_, stream| super::server::hang(stream));
     let repository =
-        open(&server, RegistryConfig::default(), &Credentials::none(), &Cancel::new(), impatient());
+        open(&server, RegistryConfig::default(), &Credentials::none(), &Cancel::new(), short_timing());
     let error = repository.manifest(Which::Tag("latest")).unwrap_err();
     assert!(matches!(error, RegistryError::Stalled { .. }), "{error}");
     assert_eq!(server.count(), 5);

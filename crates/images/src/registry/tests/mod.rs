@@ -35,7 +35,7 @@ fn quick() -> Timing {
 }
 
 /// Short enough to be waited for, long enough for a busy machine.
-fn impatient() -> Timing {
+fn short_timing() -> Timing {
     Timing { stall: Duration::from_millis(250), ..quick() }
 }
 

@@ -28,9 +28,9 @@ const DIRECTORIES: [(&str, u16); 5] =
     [("proc", 0o755), ("dev", 0o755), ("sys", 0o755), ("etc", 0o755), ("tmp", 0o1777)];
 const FILES: [&str; 3] = ["etc/hosts", "etc/hostname", "etc/resolv.conf"];
 
-/// Why layers could not be baked.
+/// Why layers could not be built.
 #[derive(Debug, thiserror::Error)]
-pub enum BakeError {
+pub enum BuildError {
     /// One of the layers.
     #[error("layer {number} of {of} ({diff_id}) cannot be used")]
     Layer {
@@ -44,7 +44,7 @@ pub enum BakeError {
     /// The image as a whole.
     #[error("the root file system cannot be written")]
     Erofs(#[from] ErofsError),
-    /// What is baked cannot be read again for its digest.
+    /// What is built cannot be read again for its digest.
     #[error("the root file system cannot be read back")]
     ReadBack(#[source] io::Error),
     /// Given up; whoever asked for that knows why.
@@ -61,16 +61,16 @@ pub enum PartError {
     Content(#[from] LayerError),
 }
 
-/// A baked root file system.
+/// A built root file system.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Baked {
+pub(super) struct Built {
     /// Bytes of the file.
     pub(super) size: u64,
     /// Digest of the file.
     pub(super) sha256: Digest,
 }
 
-/// Names the root file system that these layers give, without baking it.
+/// Names the root file system that these layers give, without building it.
 pub(super) fn key(diff_ids: &[Digest], compression: RootfsCompression) -> Digest {
     let mut hasher = Hasher::default();
     hasher.update(RECIPE.as_bytes());
@@ -85,7 +85,7 @@ pub(super) fn key(diff_ids: &[Digest], compression: RootfsCompression) -> Digest
 }
 
 /// Merges the layers into `out`. `progress` gets (layer counted from 1, its stored bytes read so far).
-pub(super) fn bake(
+pub(super) fn build(
     layers: &[LayerBlob],
     key: &Digest,
     compression: RootfsCompression,
@@ -93,46 +93,46 @@ pub(super) fn bake(
     tails: SpooledTempFile,
     cancel: &Cancel,
     progress: &mut dyn FnMut(usize, u64),
-) -> Result<Baked, BakeError> {
+) -> Result<Built, BuildError> {
     let mut tree = Tree::new();
     let mut data = DataArea::new(&mut *out, MAX_ROOTFS_SIZE, compression, tails, punch);
     for (number, blob) in (1..).zip(layers) {
         one_layer(blob, &mut tree, &mut data, &mut |done| progress(number, done)).map_err(|source| {
-            BakeError::Layer { number, of: layers.len(), diff_id: blob.diff_id, source: Box::new(source) }
+            BuildError::Layer { number, of: layers.len(), diff_id: blob.diff_id, source: Box::new(source) }
         })?;
     }
     let size = complete(&mut tree, &mut data, key)?;
     drop(data);
-    let written = |action| move |source| BakeError::Erofs(ErofsError::Io { action, source });
+    let written = |action| move |source| BuildError::Erofs(ErofsError::Io { action, source });
     out.set_len(size).map_err(written("set the size of the file system image"))?;
-    let sha256 = digest_of(out, &mut || cancel.check().is_ok()).map_err(BakeError::ReadBack)?;
-    let sha256 = sha256.ok_or(BakeError::GivenUp)?;
-    Ok(Baked { size, sha256 })
+    let sha256 = digest_of(out, &mut || cancel.check().is_ok()).map_err(BuildError::ReadBack)?;
+    let sha256 = sha256.ok_or(BuildError::GivenUp)?;
+    Ok(Built { size, sha256 })
 }
 
 /// Merges layers that are in memory (unpacked tar streams, bottom first) into an image that is: what an import does, without
 /// a store. The image and the files in it have at most `limit` bytes.
-pub fn bake_in_memory(
+pub fn build_in_memory(
     layers: &[&[u8]],
     compression: RootfsCompression,
     limit: u64,
-) -> Result<Vec<u8>, BakeError> {
-    bake_with_tree(layers, compression, limit).map(|(_, image)| image)
+) -> Result<Vec<u8>, BuildError> {
+    build_with_tree(layers, compression, limit).map(|(_, image)| image)
 }
 
 /// The same, with the tree that is in the image.
-pub(super) fn bake_with_tree(
+pub(super) fn build_with_tree(
     layers: &[&[u8]],
     compression: RootfsCompression,
     limit: u64,
-) -> Result<(Tree, Vec<u8>), BakeError> {
+) -> Result<(Tree, Vec<u8>), BuildError> {
     let mut out = Cursor::new(Vec::new());
     let diff_ids: Vec<_> = layers.iter().map(|layer| Digest::of(layer)).collect();
     let (mut tree, mut data) = (Tree::new(), DataArea::in_memory(&mut out, limit, compression));
     for (number, (layer, diff_id)) in (1..).zip(layers.iter().zip(&diff_ids)) {
         layer::apply(&mut TarReader::new(*layer), &mut tree, &mut data).map_err(|error| {
             let source = Box::new(PartError::Content(error));
-            BakeError::Layer { number, of: layers.len(), diff_id: *diff_id, source }
+            BuildError::Layer { number, of: layers.len(), diff_id: *diff_id, source }
         })?;
     }
     let size = complete(&mut tree, &mut data, &key(&diff_ids, compression))?;
@@ -154,9 +154,9 @@ fn complete<W: Write + Seek>(
 }
 
 /// Unpacks a layer and checks what it unpacks to; nothing is kept.
-pub(super) fn check_layer(number: usize, of: usize, blob: LayerBlob) -> Result<(), BakeError> {
+pub(super) fn check_layer(number: usize, of: usize, blob: LayerBlob) -> Result<(), BuildError> {
     let diff_id = blob.diff_id;
-    std::thread::scope(|scope| LayerStream::start(scope, blob)?.finish()).map_err(|error| BakeError::Layer {
+    std::thread::scope(|scope| LayerStream::start(scope, blob)?.finish()).map_err(|error| BuildError::Layer {
         number,
         of,
         diff_id,
