@@ -156,13 +156,13 @@ pub struct ContainerPort {
     pub protocol: Protocol,
 }
 
-/// A port of this machine that leads to one of the pod.
+/// A port of the host that leads to one of the pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PublishedPort {
     /// Which address of this machine; `0.0.0.0` for all of IPv4, `::` for all.
     pub host_ip: IpAddr,
-    /// Which port of this machine; 0 for any that is free.
+    /// Which port of the host; 0 for any that is free.
     pub host_port: u16,
     /// Which port of the pod, 1 to 65535.
     pub container_port: u16,
