@@ -121,7 +121,10 @@ fn another_generation_is_refused() {
 }
 
 /// Runs `peer`, which is given what to call when it may continue late, and returns the result of a ping within 300 ms.
-fn ping_with_extensions(peer: impl FnOnce(UnixStream) + Send + 'static, excuses: usize) -> Result<Done, AgentError> {
+fn ping_with_extensions(
+    peer: impl FnOnce(UnixStream) + Send + 'static,
+    excuses: usize,
+) -> Result<Done, AgentError> {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let served = thread::spawn(move || peer(theirs));
     let timed = Timed::new(ours.try_clone().unwrap());

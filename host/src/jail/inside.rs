@@ -229,7 +229,7 @@ impl Builder<'_> {
     fn own_files(&mut self) -> Result<(), Failed> {
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         if let Err(errno) = mount(None::<&str>, "/", None::<&str>, private, None::<&str>) {
-            self.miss(Layer::Files, "no mounts of its own", errno);
+            self.miss(Layer::Files, "no private mounts", errno);
             return step("go to its directory", nix::unistd::chdir(&self.spec.working_dir));
         }
         let root = Root::collect(self.spec)?;
@@ -298,8 +298,8 @@ impl Builder<'_> {
                 // The ids are already mapped; without a user namespace the process keeps its identity.
                 let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
                 if self.layers.had.contains(&Layer::User) {
-                    step("be root of its own", setresgid(gid, gid, gid))?;
-                    step("be root of its own", setresuid(uid, uid, uid))?;
+                    step("become root of its user namespace", setresgid(gid, gid, gid))?;
+                    step("become root of its user namespace", setresuid(uid, uid, uid))?;
                     step("raise its capabilities", caps::raise())?;
                 }
             }

@@ -54,9 +54,7 @@ pub(super) fn restrict(spec: &JailSpec, programs: &[PathBuf]) -> Result<(), Stri
     }
     let status = ruleset.restrict_self().map_err(|error| wrong(&error))?;
     match status.ruleset {
-        RulesetStatus::NotEnforced => {
-            Err("the kernel has no Landlock or does not enable it".to_owned())
-        }
+        RulesetStatus::NotEnforced => Err("the kernel has no Landlock or does not enable it".to_owned()),
         RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Ok(()),
     }
 }

@@ -360,10 +360,10 @@ impl Build<'_> {
         let volumes = self.id_number("spec.securityContext.fsGroup", written.fs_group);
         let path = "spec.securityContext.supplementalGroups";
         self.count(path, written.supplemental_groups.len(), MAX_GROUPS);
-        let further = written.supplemental_groups.iter().take(MAX_GROUPS).enumerate();
-        let further =
-            further.filter_map(|(index, group)| self.id_number(&format!("{path}[{index}]"), Some(*group)));
-        let mut groups: Vec<u32> = further.chain(volumes).collect();
+        let additional = written.supplemental_groups.iter().take(MAX_GROUPS).enumerate();
+        let additional =
+            additional.filter_map(|(index, group)| self.id_number(&format!("{path}[{index}]"), Some(*group)));
+        let mut groups: Vec<u32> = additional.chain(volumes).collect();
         groups.sort_unstable();
         groups.dedup();
         (volumes, groups)

@@ -195,7 +195,11 @@ impl<'a> Reader<'a> {
             match text.parse() {
                 Ok(server) => dns.nameservers.push(server),
                 Err(_) => {
-                    self.problem(&at("nameservers", index), format!("{} is not an IP address", quote(text)), "");
+                    self.problem(
+                        &at("nameservers", index),
+                        format!("{} is not an IP address", quote(text)),
+                        "",
+                    );
                 }
             }
         }
@@ -220,9 +224,11 @@ impl<'a> Reader<'a> {
                 (Some(name), Some(value)) if word(name) && word(value) => {
                     dns.options.push(format!("{name}:{value}"));
                 }
-                _ => {
-                    self.problem(&at("options", index), "has no name, or contains blanks or control characters", "")
-                }
+                _ => self.problem(
+                    &at("options", index),
+                    "has no name, or contains blanks or control characters",
+                    "",
+                ),
             }
         }
         if policy == DnsPolicy::None && written.nameservers.is_empty() {

@@ -32,15 +32,10 @@ pub enum ResolveError {
     #[error(
         "container {container}: neither the manifest (`command`, `args`) nor the image {image} says what to run"
     )]
-    NoCommand {
-        container: String,
-        image: String,
-    },
+    NoCommand { container: String, image: String },
     /// The program's name is empty.
     #[error("container {container}: the program to run is an empty string")]
-    EmptyProgram {
-        container: String,
-    },
+    EmptyProgram { container: String },
     /// A text that cannot be given to a process.
     #[error("container {container}: {what} {source}")]
     TooLong {
@@ -51,11 +46,7 @@ pub enum ResolveError {
     },
     /// The image has a text with a NUL byte.
     #[error("container {container}: {what} of image {image} contains a NUL byte")]
-    Nul {
-        container: String,
-        what: &'static str,
-        image: String,
-    },
+    Nul { container: String, what: &'static str, image: String },
     /// All texts together are too long.
     #[error(
         "container {container}: arguments and environment are {bytes} bytes together, at most {MAX_PROCESS_BYTES} are possible"
@@ -69,26 +60,16 @@ pub enum ResolveError {
     #[error(
         "container {container}: runAsNonRoot is set and image {image} runs as root; set securityContext.runAsUser"
     )]
-    Root {
-        container: String,
-        image: String,
-    },
+    Root { container: String, image: String },
     /// `runAsNonRoot` with a user name.
     #[error(
-        "container {container}: runAsNonRoot is set and the user {user:?} of image {image} is no number, \
+        "container {container}: runAsNonRoot is set and the user {user:?} of image {image} is not a number, \
          so it can't be told from root; set securityContext.runAsUser"
     )]
-    UnknownUser {
-        container: String,
-        image: String,
-        user: String,
-    },
+    UnknownUser { container: String, image: String, user: String },
     /// The user of the image is invalid.
     #[error("container {container}: image {image} has an invalid user")]
-    InvalidUser {
-        container: String,
-        image: String,
-    },
+    InvalidUser { container: String, image: String },
 }
 
 /// The process of a container whose image has these defaults, which are untrusted, in a pod with this host name.

@@ -93,8 +93,7 @@ impl<'a> Build<'a> {
         self.check(&path_at, checked);
         let type_at = format!("{at}.type");
         if let Some(kind @ ("Socket" | "CharDevice" | "BlockDevice")) = written.kind.as_deref() {
-            let message =
-                format!("{kind} is not supported: a VM can't use the host's sockets and devices");
+            let message = format!("{kind} is not supported: a VM can't use the host's sockets and devices");
             self.problem(&type_at, message, "");
             return None;
         }

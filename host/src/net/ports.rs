@@ -44,7 +44,7 @@ impl Door {
 }
 
 /// Checks whether a UDP port is free, without keeping it.
-pub fn try_datagrams(address: SocketAddr) -> Result<SocketAddr, BindError> {
+pub fn try_udp(address: SocketAddr) -> Result<SocketAddr, BindError> {
     UdpSocket::bind(address).map(|_| address).map_err(|source| BindError { address, source })
 }
 

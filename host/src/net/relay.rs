@@ -26,7 +26,7 @@ use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Connections to one port of the pod that may be dialled at a time; others wait. A server has a small backlog and lets further clients
+/// Connections to one port of the pod that may be dialled at a time; others wait. A server has a small backlog and lets other clients
 /// retry after a second; a server that accepts nothing blocks only its own port.
 const MAX_DIALS: usize = 8;
 /// Pause before a VMM that had no room for another connection is asked again.

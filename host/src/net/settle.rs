@@ -31,7 +31,7 @@ pub enum NetError {
     )]
     Passt(#[source] PasstError),
     #[error(
-        "metadata.annotations.magikvm.dev/network: passt needs a default route, and this machine has none for IPv4 or IPv6: \
+        "metadata.annotations.magikvm.dev/network: passt needs a default route, and the host has none for IPv4 or IPv6: \
          write none"
     )]
     NoRoute,
@@ -123,7 +123,7 @@ pub fn settle(
                  the annotation magikvm.dev/network: none says that none is wanted"
             )))),
             Ok(program) => Ok(behind_passt(egress, published_udp, host, &program).unwrap_or_else(|| {
-                let why = "the pod has no network, since this machine has no default route; \
+                let why = "the pod has no network, since the host has no default route; \
                            the annotation magikvm.dev/network: none says that none is wanted";
                 Settled::none(Some(why.to_owned()))
             })),
@@ -205,7 +205,7 @@ fn behind_passt(
 }
 
 fn tsi(host: &HostNetwork) -> Settled {
-    let warning = "magikvm.dev/network: tsi: the pod's sockets are this machine's, and reach all that it reaches, its loopback too";
+    let warning = "magikvm.dev/network: tsi: the pod's sockets are the host's, and reach everything that the host reaches, including its loopback";
     Settled {
         mode: Mode::Tsi,
         warning: Some(warning.to_owned()),
@@ -216,7 +216,8 @@ fn tsi(host: &HostNetwork) -> Settled {
 }
 
 fn user(host: &HostNetwork) -> Settled {
-    let warning = "magikvm.dev/network: user: QEMU's own network has no filter, and its gateway is this machine's loopback";
+    let warning =
+        "magikvm.dev/network: user: QEMU's own network has no filter, and its gateway is the host's loopback";
     let resolv = Resolv { nameservers: forwarders(host), ..host.resolv.clone() };
     Settled {
         mode: Mode::User,

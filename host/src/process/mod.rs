@@ -83,7 +83,10 @@ impl ProcessRef {
     /// Sends a signal if it exists.
     pub fn signal(&self, signal: Signal) {
         if self.is_alive() {
-            ignore(kill(Pid::from_raw(self.pid), signal), "it ended in between and cannot be signalled any more");
+            ignore(
+                kill(Pid::from_raw(self.pid), signal),
+                "it ended in between and cannot be signalled any more",
+            );
         }
     }
 }

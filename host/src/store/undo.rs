@@ -71,10 +71,7 @@ pub enum UndoError {
     },
     /// A process that did not die.
     #[error("process {pid} ({name}) is still there {} s after SIGKILL", KILL_WAIT.as_secs())]
-    StillAlive {
-        pid: i32,
-        name: String,
-    },
+    StillAlive { pid: i32, name: String },
     /// A process that could not be signalled.
     #[error("cannot kill process {pid} ({name})")]
     Kill {

@@ -256,7 +256,7 @@ mod tests {
 
     /// Another thread constantly swaps a directory of the volume for a link out of it, and back.
     #[test]
-    fn whoever_is_faster_nothing_outside_is_found_or_made() {
+    fn nothing_outside_is_found_or_created_whatever_the_race() {
         let lookups: u32 = std::env::var("MAGIKVM_TEST_RACES").map_or(20_000, |text| text.parse().unwrap());
         let dir = tempfile::tempdir().unwrap();
         let (root, outside) = (dir.path().join("root"), dir.path().join("outside"));
