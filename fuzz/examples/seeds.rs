@@ -3,7 +3,7 @@
 //!
 //! They are committed, so this is only run when a target changes its form.
 
-use magikvm_images::{RootfsCompression, bake_in_memory};
+use magikvm_images::{RootfsCompression, build_in_memory};
 use magikvm_proto::codec::write_message;
 use magikvm_proto::wire::{ExitStatus, Request, StreamMessage, UrgentMessage, WindowSize};
 use std::error::Error;
@@ -214,8 +214,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         put("layers", name, &[&[0; 5], tar.as_slice()].concat())?;
         // The others have nothing that these have not.
         if matches!(*name, "files" | "links" | "kinds" | "pax") {
-            put("erofs", name, &bake_in_memory(&[tar], RootfsCompression::None, 1 << 20)?)?;
-            put("erofs", &format!("{name}-lz4"), &bake_in_memory(&[tar], RootfsCompression::Lz4, 1 << 20)?)?;
+            put("erofs", name, &build_in_memory(&[tar], RootfsCompression::None, 1 << 20)?)?;
+            put("erofs", &format!("{name}-lz4"), &build_in_memory(&[tar], RootfsCompression::Lz4, 1 << 20)?)?;
         }
     }
     for pair in tars.windows(2) {

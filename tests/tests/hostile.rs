@@ -208,7 +208,7 @@ fn forwarded_connections_that_are_none_are_reset() {
     for (manner, says) in [
         ("forward-garbage", "the pod sent something that is not an answer"),
         ("forward-silent", "the pod did not answer in time"),
-        ("forward-flood", "the pod broke the rules of forwarded connections"),
+        ("forward-flood", "the pod violated the protocol of forwarded connections"),
     ] {
         let run = host.run_fake(&Pod::simple(manner), manner).args(["-d", "--publish", "127.0.0.1::80"]).ok();
         let published = run.stderr.strip_prefix("Published ").and_then(|text| text.split_once("->"));

@@ -186,7 +186,7 @@ fn a_signature_of_another_key_does_not_count() {
         scene.run("team/app:1", policy).fails(1).complains("by none of the keys");
     }
     let said = scene.run("team/app:1", "Never").fails(1).complains("container web: the image");
-    said.complains("is here, but no signature by a key of the policy was seen");
+    said.complains("is in the store, but it was imported without a signature by a key of the policy");
     scene.sign("bundle", "team/app", &digest, "team.pem");
     scene.run("team/app:1", "IfNotPresent").ok();
     assert_eq!(
@@ -360,7 +360,7 @@ fn an_image_that_came_before_the_rule_is_not_run_under_it() {
     scene.rule("\"cosign-key\"\nkeys = [\"team.pub\"]");
     scene.registry.forget();
     let said = scene.run("team/app:1", "Never").fails(1).complains("container web: ").complains("Hint: ");
-    said.complains("is here, but no signature by a key of the policy was seen");
+    said.complains("is in the store, but it was imported without a signature by a key of the policy");
     assert_eq!(scene.registry.requests(), []);
     scene.run("team/app:1", "IfNotPresent").fails(1).complains("has no signature");
     assert!(!scene.registry.requests().is_empty(), "asked again");

@@ -113,7 +113,7 @@ fn an_ordinary_users_pod_is_jailed_and_says_what_is_missing() {
     user.cmd(&["rm", "-f", "mine"]).ok();
     if walls["qemu"].get("missing").is_some() {
         let refused = user.run(&Pod::simple("strict")).args(["-d", "--require-jail"]).run().expect_code(3);
-        refused.complains("--require-jail: there is no layer `");
+        refused.complains("--require-jail: the host does not provide the layer `");
         assert_eq!(user.cmd(&["ps", "-q"]).ok().stdout, "");
     }
     drop(user.host);

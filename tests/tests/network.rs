@@ -212,7 +212,7 @@ fn without_passt_or_a_way_out_there_is_none_and_it_is_said() {
     // A machine with nothing but itself.
     let alone = Namespace::new();
     run(&alone, &Pod::simple("alone")).ok();
-    assert_told(&host, "alone", "warning: the pod has no network, since this machine has no default route");
+    assert_told(&host, "alone", "warning: the pod has no network, since the host has no default route");
     assert_eq!(sh(&host, "alone", seen), "lo\nsit0\n");
     run(&alone, &asked).fails(3).complains("passt needs a default route");
 
@@ -289,5 +289,5 @@ fn datagrams_come_in_by_ports_of_this_machine() {
     let none = pod("none").annotated(NETWORK, "none");
     host.cmd(["rm", "-f", "echo"]).ok();
     let refused = wire.here.cmd(&host, ["run", "-d"]).arg(host.manifest(&none)).fails(1);
-    refused.complains("spec.containers[0].ports[0].hostPort: only the network passt carries ports of UDP, and the pod has the network none");
+    refused.complains("spec.containers[0].ports[0].hostPort: only the network passt carries UDP ports, and the pod has the network none");
 }

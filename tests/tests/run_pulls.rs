@@ -97,7 +97,7 @@ fn a_policy_says_when_the_registry_is_asked() {
         let pod = pod("p", &name).with("imagePullPolicy", policy);
         host.run_fake(&pod, "exit=0").arg("--rm")
     };
-    with("Never").fails(1).complains(&format!("container web: the image {name} is not here"));
+    with("Never").fails(1).complains(&format!("container web: the image {name} is not in the store"));
     assert_eq!(registry.requests(), []);
 
     let said = with("IfNotPresent").ok();

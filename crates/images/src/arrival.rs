@@ -1,21 +1,21 @@
-//! A blob that is on its way into the store: written by one thread while others read what is there already, so that a layer is
-//! unpacked while it is downloaded.
+//! A blob on its way into the store: one thread writes it while others read the available part, so that a layer is unpacked while it is
+//! downloaded.
 
 use super::cancel::{Cancel, Stopped};
 use std::fs::File;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How long a reader waits before it looks whether it is to give up.
+/// How often a waiting reader checks for a cancellation.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Why a reader gets no more.
+/// Why a reader gets no more data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Missing {
-    /// Its writer gave up; the writer says why.
+    /// Its writer failed; the writer reports why.
     #[error("it did not arrive")]
     Failed,
-    /// The whole work was given up.
+    /// The whole work was cancelled.
     #[error(transparent)]
     Stopped(#[from] Stopped),
 }
@@ -46,13 +46,13 @@ impl Arrival {
         Self { state: Mutex::default(), changed: Condvar::new(), cancel }
     }
 
-    /// The writer's side. Dropped without [`Arriving::complete`], the blob has failed.
+    /// The writer's side. The blob fails if this is dropped without [`Arriving::complete`].
     pub(super) fn writer(&self) -> Arriving<'_> {
         Arriving(self)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A writer that panicked has failed; its drop says so.
+        // A writer that panicked has failed, which its drop reports.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -61,12 +61,12 @@ impl Arrival {
         self.changed.notify_all();
     }
 
-    /// Waits until there are more than `at` bytes, or all. Returns the file and how many bytes of it are there.
+    /// Waits until there are more than `at` bytes, or all. Returns the file and its current number of bytes.
     pub(super) fn wait(&self, at: u64) -> Result<(Arc<File>, u64), Missing> {
         self.wait_for(|state| state.bytes > at)
     }
 
-    /// Waits until everything is there and was checked.
+    /// Waits until everything is there and checked.
     pub(super) fn wait_complete(&self) -> Result<(), Missing> {
         self.wait_for(|_| false).map(drop)
     }
@@ -93,17 +93,17 @@ impl Arrival {
 pub(super) struct Arriving<'a>(&'a Arrival);
 
 impl Arriving<'_> {
-    /// The file that the blob is written to.
+    /// The file of the blob.
     pub(super) fn begin(&self, file: Arc<File>) {
         self.0.change(|state| state.file = Some(file));
     }
 
-    /// So many bytes are in the file.
+    /// Sets the number of bytes in the file.
     pub(super) fn advance(&self, bytes: u64) {
         self.0.change(|state| state.bytes = bytes);
     }
 
-    /// All of it is there, `bytes` in all, and what it should be.
+    /// Reports that the file is complete with `bytes` bytes and verified.
     pub(super) fn complete(self, file: Arc<File>, bytes: u64) {
         self.0.change(|state| *state = State { file: Some(file), bytes, end: Some(End::Complete) });
     }

@@ -1,5 +1,5 @@
-//! Layer blobs as verified, unpacked streams: decompression runs in a thread of its own, with a few buffers between it and the
-//! reader, so memory use does not grow with the layer. What is stored is checked by who brings it (`transfer`).
+//! Layer blobs as verified, unpacked streams. Decompression runs in a separate thread with a few buffers between it and the reader, so
+//! memory use does not grow with the layer. The stored bytes are checked by `transfer`.
 
 use super::arrival::{Arrival, Missing};
 use super::digest::{Digest, Hasher};
@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::Scope;
 
-/// Bytes of one buffer between the threads, and how many may wait.
+/// Bytes of one buffer between the threads, and the number of buffers that may wait.
 const CHUNK: usize = 256 << 10;
 const CHUNKS: usize = 8;
 /// Window of zstd frames, as a power of two: 64 MiB. Larger ones would take more memory than they are worth.
@@ -26,40 +26,39 @@ pub enum BlobError {
     #[error("cannot read the blob")]
     Read(#[source] io::Error),
     /// It cannot be decompressed.
-    #[error("the blob is no {format} data, or damaged")]
+    #[error("the blob is not {format} data, or is damaged")]
     Decompress {
         format: &'static str,
         #[source]
         source: io::Error,
     },
     /// It did not arrive in the store.
-    #[error("the blob is not there")]
+    #[error("the blob is missing")]
     Missing(#[from] Missing),
-    /// What is unpacked is not what the configuration says.
-    #[error("the unpacked layer has the digest {found}, the image's configuration says {expected}")]
+    /// The unpacked layer differs from the configuration.
+    #[error("the unpacked layer has the digest {found}, but the image's configuration says {expected}")]
     DiffId { expected: Digest, found: Digest },
-    /// Unpacked it would be too large.
+    /// The unpacked layer would be too large.
     #[error("the layer is larger than {MAX_LAYER_SIZE} bytes when unpacked")]
     TooLarge,
-    /// No thread for it.
+    /// The thread could not be started.
     #[error("cannot start a thread that unpacks the layer")]
     Thread(#[source] io::Error),
-    /// The thread that unpacks ended without a word.
-    #[error("the layer's decompression stopped")]
+    /// The unpacking thread ended without a result.
+    #[error("the decompression of the layer stopped")]
     Stopped,
 }
 
-/// A layer that is in the store, or on its way there.
+/// A layer that is in the store or arriving.
 #[derive(Debug, Clone)]
 pub(super) struct LayerBlob {
     pub(super) arrival: Arc<Arrival>,
-    /// Stored bytes.
     pub(super) length: u64,
     pub(super) compression: Compression,
     pub(super) diff_id: Digest,
 }
 
-/// What a blob's first bytes say about its compression.
+/// The compression according to a blob's first bytes.
 pub(super) fn sniff(start: &[u8]) -> Compression {
     if start.starts_with(&[0x1f, 0x8b]) {
         Compression::Gzip
@@ -70,7 +69,7 @@ pub(super) fn sniff(start: &[u8]) -> Compression {
     }
 }
 
-/// The stored bytes, as far as they are there, counted.
+/// The available stored bytes, counted.
 struct Stored {
     blob: LayerBlob,
     at: u64,
@@ -84,7 +83,7 @@ impl Read for Stored {
             return Ok(0);
         }
         let (file, there) = self.blob.arrival.wait(self.at).map_err(|missing| {
-            // What stands between this and the reader passes on I/O errors only.
+            // The layers between this and the reader pass on only I/O errors.
             self.missing.get_or_init(|| missing);
             io::Error::other(missing)
         })?;
@@ -122,7 +121,7 @@ impl Decoder {
         })
     }
 
-    /// Fills the buffer as far as there is data.
+    /// Fills the buffer as far as data is available.
     fn fill(&mut self, buffer: &mut Vec<u8>) -> Result<(), BlobError> {
         buffer.clear();
         let (reader, format): (&mut dyn Read, _) = match self {
@@ -138,7 +137,7 @@ impl Decoder {
     }
 }
 
-/// The thread: unpacks the blob and checks what was stored. Ends early when nobody reads any more.
+/// The thread: unpacks the blob and checks the stored bytes. It ends early when nobody reads any more.
 fn unpack(
     blob: LayerBlob,
     done: Arc<AtomicU64>,
@@ -164,11 +163,11 @@ fn unpack(
                 return Ok(());
             }
         }
-        // A decoder stops at the end of its data; what was checked is the whole blob.
+        // A decoder stops at the end of its data, but the whole blob is checked.
         Ok(arrival.wait_complete()?)
     })();
     let result = result.map_err(|error| missing.get().map_or(error, |missing| BlobError::Missing(*missing)));
-    // An empty buffer is the end, after everything was checked. Nobody listening is fine.
+    // An empty buffer marks the end, after all checks. It is fine if nobody receives it.
     drop(full.send(result.map(|()| Vec::new())));
 }
 
@@ -204,17 +203,17 @@ impl LayerStream {
         Ok(Self { full, empty, chunk, at: 0, ended: false, hasher, diff_id, done, error: None })
     }
 
-    /// Stored bytes read so far.
+    /// Number of stored bytes read so far.
     pub(super) fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// The error that a read only hinted at.
+    /// The error behind a failed read.
     pub(super) fn take_error(&mut self) -> Option<BlobError> {
         self.error.take()
     }
 
-    /// Reads what is left behind the archive and checks both digests.
+    /// Reads the rest behind the archive and checks both digests.
     pub(super) fn finish(mut self) -> Result<(), BlobError> {
         loop {
             match self.fill_buf() {
@@ -245,7 +244,7 @@ impl BufRead for LayerStream {
             let used = std::mem::take(&mut self.chunk);
             self.at = 0;
             if used.capacity() > 0 {
-                // The thread may have ended; then nobody needs the buffer.
+                // The thread may have ended and then needs no buffer.
                 drop(self.empty.send(used));
             }
             match self.full.recv().unwrap_or(Err(BlobError::Stopped)) {

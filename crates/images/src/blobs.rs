@@ -1,9 +1,9 @@
-//! The store's blobs: layers as they were brought, and manifests, each in a file named after its sha256 (`blobs/<hex>`). A file is
-//! whole and verified under its name or not there. One that is held (its first byte locked) is not removed.
+//! The store's blobs: unmodified layers and manifests, each in a file named after its sha256 (`blobs/<hex>`). A file under its name is
+//! complete and verified. A held blob (its first byte is locked) is not removed.
 
 use super::digest::{Digest, Hasher};
 use super::index::ImageBlob;
-use super::lock::{self, BakeLock, Hold};
+use super::lock::{self, BuildLock, Hold};
 use magikvm_platform::atomic::{self, FileError, Staged};
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -12,16 +12,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// A blob that stays while this lives.
+/// A blob that is not removed while this value lives.
 #[derive(Debug)]
 pub(super) struct HeldBlob {
     pub(super) digest: Digest,
     pub(super) size: u64,
-    /// Open, with a shared lock on its first byte.
+    /// The open file with a shared lock on its first byte.
     pub(super) file: Arc<File>,
 }
 
-/// A blob that was seen.
+/// An existing blob.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SeenBlob {
     pub(super) digest: Digest,
@@ -29,7 +29,7 @@ pub(super) struct SeenBlob {
 }
 
 impl SeenBlob {
-    /// How long it has been there; a clock that was set back counts as no time.
+    /// The age of the blob; zero if the clock was set back.
     pub(super) fn age(&self) -> Duration {
         self.written.and_then(|written| written.elapsed().ok()).unwrap_or_default()
     }
@@ -43,7 +43,7 @@ pub(super) struct Blobs {
 }
 
 impl Blobs {
-    /// In these directories, which exist.
+    /// The blobs in these directories, which exist.
     pub(super) fn new(dir: PathBuf, locks: PathBuf) -> Self {
         Self { dir, locks }
     }
@@ -52,26 +52,26 @@ impl Blobs {
         &self.dir
     }
 
-    /// Where a blob is, if it is there.
+    /// The path of a blob, if it exists.
     pub(super) fn path(&self, digest: &Digest) -> PathBuf {
         self.dir.join(digest.hex())
     }
 
-    /// The lock for bringing a blob.
+    /// The lock for fetching a blob.
     pub(super) fn lock_path(&self, digest: &Digest) -> PathBuf {
         self.locks.join(format!("blob-{}.lock", digest.hex()))
     }
 
-    /// Whether a blob is there, with the size that it should have.
+    /// Whether a blob exists with the expected size.
     pub(super) fn has(&self, part: &ImageBlob) -> bool {
         fs::metadata(self.path(&part.digest)).is_ok_and(|metadata| metadata.len() == part.size_bytes)
     }
 
-    /// Holds a blob, if it is there; what is in it is not looked at.
+    /// Holds a blob if it exists, without checking its content.
     pub(super) fn hold(&self, digest: &Digest) -> Result<Option<HeldBlob>, FileError> {
         let path = self.path(digest);
         let Some(file) = atomic::open_if_there(&path)? else { return Ok(None) };
-        // Who removes it holds the lock alone for that moment; then it is as good as gone.
+        // A remover holds the lock exclusively for a moment; the blob is then as good as gone.
         if !lock::lock_in_use(&file, &path, Hold::Shared)? {
             return Ok(None);
         }
@@ -80,7 +80,7 @@ impl Blobs {
         Ok(there.then(|| HeldBlob { digest: *digest, size: metadata.len(), file: Arc::new(file) }))
     }
 
-    /// Holds a blob that is there and undamaged. A damaged one is removed: it can be brought again.
+    /// Holds a blob that exists and is undamaged. A damaged one is removed, so that it can be fetched again.
     pub(super) fn hold_verified(
         &self,
         digest: &Digest,
@@ -94,7 +94,7 @@ impl Blobs {
                 self.remove_unheld(digest)?;
                 Ok(None)
             }
-            // Given up in between: whoever asked looks for that himself.
+            // Cancelled meanwhile; the caller notices that itself.
             _ => Ok(Some(held)),
         }
     }
@@ -104,7 +104,7 @@ impl Blobs {
         let path = self.path(digest);
         let file = staged.file().try_clone().map_err(FileError::at("open", &path))?;
         let size = file.metadata().map_err(FileError::at("inspect", &path))?.len();
-        // Before it has its name: a sweep must never find it unheld.
+        // Locked before it gets its name, so that a sweep never finds it unheld.
         lock::lock_in_use(&file, staged.temporary_path(), Hold::Shared)?;
         file.sync_all().map_err(FileError::at("sync", &path))?;
         let _turn = lock::wait_dir(&self.dir, Hold::Shared)?;
@@ -112,21 +112,21 @@ impl Blobs {
         Ok(HeldBlob { digest: *digest, size, file: Arc::new(file) })
     }
 
-    /// Keeps a small blob that is in memory.
+    /// Stores a small blob from memory.
     pub(super) fn put(&self, digest: &Digest, bytes: &[u8]) -> Result<HeldBlob, FileError> {
         let mut staged = Staged::new(&self.path(digest))?;
         io::Write::write_all(staged.file(), bytes).map_err(FileError::at("write", &self.path(digest)))?;
         self.keep(staged, digest)
     }
 
-    /// Removes a blob that nobody holds. Returns the bytes freed; None when it is held.
+    /// Removes a blob that nobody holds. Returns the bytes freed; `None` when it is held.
     pub(super) fn remove_unheld(&self, digest: &Digest) -> Result<Option<u64>, FileError> {
-        // Between the look at a file and its removal no other one may get its name.
+        // No other file may get the name between the check and the removal.
         let _turn = lock::wait_dir(&self.dir, Hold::Alone)?;
         remove_unheld(&self.path(digest))
     }
 
-    /// Every blob there is, in order.
+    /// All blobs in order.
     pub(super) fn list(&self) -> Result<Vec<SeenBlob>, FileError> {
         let failed = FileError::at("list", &self.dir);
         let entries = match fs::read_dir(&self.dir) {
@@ -137,7 +137,7 @@ impl Blobs {
         for entry in entries {
             let entry = entry.map_err(FileError::at("list", &self.dir))?;
             let digest = entry.file_name().to_str().map(Digest::from_hex);
-            // One that goes away meanwhile is not there.
+            // A file that vanishes meanwhile is skipped.
             if let (Some(Ok(digest)), Ok(metadata)) = (digest, entry.metadata()) {
                 let written = metadata.modified().ok();
                 found.push(SeenBlob { digest, written });
@@ -147,20 +147,20 @@ impl Blobs {
         Ok(found)
     }
 
-    /// Removes the lock files of those who were killed.
+    /// Removes the lock files of killed processes.
     pub(super) fn sweep_locks(&self) -> Result<(), FileError> {
         for entry in fs::read_dir(&self.locks).map_err(FileError::at("list", &self.locks))? {
             let path = entry.map_err(FileError::at("list", &self.locks))?.path();
             if path.extension().is_some_and(|extension| extension == "lock") {
-                // Taken and dropped: that removes the file.
-                drop(BakeLock::attempt(path)?);
+                // Taking and dropping a lock removes its file.
+                drop(BuildLock::attempt(path)?);
             }
         }
         Ok(())
     }
 }
 
-/// Removes a file whose first byte nobody has locked. Returns the bytes freed; None when it is in use.
+/// Removes a file whose first byte is unlocked. Returns the bytes freed; `None` when it is in use.
 pub(super) fn remove_unheld(path: &Path) -> Result<Option<u64>, FileError> {
     let file = match OpenOptions::new().read(true).write(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(0)),
@@ -174,7 +174,7 @@ pub(super) fn remove_unheld(path: &Path) -> Result<Option<u64>, FileError> {
     Ok(Some(freed))
 }
 
-/// The digest of a whole file, wherever its position is; None when it is not to go on.
+/// The digest of a whole file, whatever its position; `None` after a cancellation.
 pub(super) fn digest_of(file: &File, goes_on: &mut dyn FnMut() -> bool) -> io::Result<Option<Digest>> {
     use std::os::unix::fs::FileExt;
     let mut hasher = Hasher::default();
@@ -222,7 +222,7 @@ mod tests {
         assert!(blobs.remove_unheld(&digest).unwrap().is_some());
     }
 
-    /// Who removes a file must not take the one that came in its place a moment ago.
+    /// A remover must not take the file that has just replaced the old one.
     #[test]
     fn a_blob_that_is_put_while_its_forerunner_is_removed_stays() {
         use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,20 +1,20 @@
-//! Giving up: because somebody asked, or because the time is over. Long work looks here; knows nothing of the work.
+//! Cancellation, on request or at a deadline. Long work checks it; must not know the work.
 
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// Why work was given up.
+/// Why work was cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Stopped {
-    /// Somebody asked for it.
+    /// On request.
     #[error("it was cancelled")]
     Cancelled,
-    /// It took too long.
+    /// At the deadline.
     #[error("it took longer than {seconds} s")]
     TimedOut { seconds: u64 },
 }
 
-/// A request to give up that may come at any time, from any thread, and a deadline. Clones are one and the same.
+/// A cancellation that may be requested at any time from any thread, and a deadline. Clones share their state.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel {
     token: CancellationToken,
@@ -26,25 +26,25 @@ impl Cancel {
         Self::default()
     }
 
-    /// The same request to give up, and a deadline from now on.
+    /// The same cancellation with a deadline from now on.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         let deadline = Instant::now().checked_add(timeout).map(|end| (end, timeout));
         Self { token: self.token.clone(), deadline }
     }
 
-    /// A part of the work that can be given up alone, and is given up with the whole.
+    /// A part of the work that can be cancelled alone, and is cancelled with the whole.
     #[must_use]
     pub(super) fn part(&self) -> Self {
         Self { token: self.token.child_token(), deadline: self.deadline }
     }
 
-    /// Asks to give up.
+    /// Requests the cancellation.
     pub fn cancel(&self) {
         self.token.cancel();
     }
 
-    /// An error when it is time to give up.
+    /// An error when the work is cancelled.
     pub fn check(&self) -> Result<(), Stopped> {
         match self.deadline {
             _ if self.token.is_cancelled() => Err(Stopped::Cancelled),
@@ -55,7 +55,7 @@ impl Cancel {
         }
     }
 
-    /// Waits until it is time to give up.
+    /// Waits until the work is cancelled.
     pub(super) async fn stopped(&self) -> Stopped {
         match self.deadline {
             None => {

@@ -1,5 +1,4 @@
-//! Content digests: sha256 and nothing else.
-//! Knows no file and no image.
+//! Content digests: sha256 only. Must not know files and images.
 
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
@@ -11,11 +10,11 @@ use std::str::FromStr;
 #[serde(into = "String", try_from = "String")]
 pub struct Digest([u8; 32]);
 
-/// Text that is not a sha256 digest.
+/// The text is not a sha256 digest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DigestError {
-    /// Another algorithm, or none.
-    #[error("digest {text:?} does not start with \"sha256:\", the only algorithm magikvm takes")]
+    /// The algorithm is another one, or missing.
+    #[error("digest {text:?} does not start with \"sha256:\", the only algorithm magikvm supports")]
     Algorithm { text: String },
     /// Not 64 lower-case hexadecimal digits.
     #[error("digest {text:?} is not \"sha256:\" and 64 lower-case hexadecimal digits")]
@@ -28,7 +27,7 @@ impl Digest {
         Self(sha2::Sha256::digest(bytes).into())
     }
 
-    /// The 64 hexadecimal digits without the algorithm: file names in blob directories.
+    /// The 64 hexadecimal digits without the algorithm, for file names in blob directories.
     pub fn hex(&self) -> String {
         let digits = b"0123456789abcdef";
         let digit = |value: u8| char::from(digits[usize::from(value)]);
@@ -40,7 +39,7 @@ impl Digest {
         &self.0
     }
 
-    /// The digest whose 64 lower-case hexadecimal digits these are.
+    /// The digest with these 64 lower-case hexadecimal digits.
     pub fn from_hex(hex: &str) -> Result<Self, DigestError> {
         let wrong = || DigestError::Hex { text: shorten(hex) };
         let digits = hex.as_bytes();
@@ -63,7 +62,7 @@ fn nibble(digit: u8) -> Option<u8> {
     }
 }
 
-/// At most 80 characters of a stranger's text, for an error.
+/// At most 80 characters of untrusted text for an error.
 pub(super) fn shorten(text: &str) -> String {
     let mut short: String = text.chars().take(80).collect();
     if short.len() < text.len() {
@@ -111,12 +110,12 @@ impl fmt::Debug for Digest {
 pub(super) struct Hasher(sha2::Sha256);
 
 impl Hasher {
-    /// Takes more bytes.
+    /// Adds bytes.
     pub(super) fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// The digest of everything taken.
+    /// The digest of all added bytes.
     pub(super) fn finish(self) -> Digest {
         Digest(self.0.finalize().into())
     }

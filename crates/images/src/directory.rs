@@ -1,9 +1,9 @@
-//! A root file system as a directory, for hosts that cannot mount EROFS.
+//! Unpacks a root file system into a directory, for hosts that cannot mount EROFS.
 //!
-//! Owns how an image's inodes are made on a file system: order, owners, what a user without privileges cannot have. Every
-//! operation takes one name in a directory that is open and follows no link, so nothing can be made outside, and paths may
-//! be longer than the kernel takes. Few files are open at a time, however deep the tree is. Must not know where images are
-//! kept; nothing is made durable, and what was made before an error is the caller's to remove, with [`clear_unpacked`].
+//! Owns how an image's inodes are created on a file system: order, owners, and what a user without privileges cannot create. Every
+//! operation takes one name in an open directory and follows no link, so nothing can be created outside, and paths may be longer than the
+//! kernel allows. Few files are open at a time, however deep the tree is. Must not know where images are kept. Nothing is made durable,
+//! and after an error the caller removes the incomplete result with [`clear_unpacked`].
 
 mod clear;
 
@@ -25,30 +25,30 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Zeros of so many bytes are left as a hole.
+/// Runs of this many zeros become holes.
 const HOLE: usize = 4096;
-/// File capabilities: like setuid, they are nothing that a user could give away.
+/// File capabilities: like setuid, a user cannot grant them.
 const CAPABILITY: &[u8] = b"security.capability";
 
-/// Who owns what is made.
+/// The owner of the created files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owners {
-    /// As the image says. Needs the privileges of root.
+    /// The image's owners. Needs the privileges of root.
     AsInImage,
-    /// The caller owns everything. No device is made, and no file keeps setuid, setgid or capabilities.
+    /// The caller owns everything. No device is created, and no file keeps setuid, setgid or capabilities.
     Mine,
 }
 
-/// What was made, and what was not.
+/// What was created, and what was not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct UnpackedSummary {
-    /// Files, directories and all else; the directory itself is one.
+    /// Number of files, directories and all other entries, including the directory itself.
     pub inodes: u64,
     /// Bytes of all regular files, holes included.
     pub bytes: u64,
-    /// Devices that were not made.
+    /// Number of devices that were not created.
     pub skipped_devices: u64,
-    /// Extended attributes that could not be set.
+    /// Number of extended attributes that could not be set.
     pub skipped_xattrs: u64,
 }
 
@@ -57,17 +57,17 @@ pub struct UnpackedSummary {
 pub enum DirectoryError {
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The directory to unpack into.
+    /// The target directory failed.
     #[error("cannot unpack into {path}")]
     Open {
         path: String,
         #[source]
         source: io::Error,
     },
-    /// There is something in it.
+    /// The target directory is not empty.
     #[error("cannot unpack into {path}: it is not empty")]
     NotEmpty { path: String },
-    /// Something in it could not be made.
+    /// An entry could not be created.
     #[error("cannot {action} {path:?}")]
     Make {
         action: &'static str,
@@ -76,7 +76,7 @@ pub enum DirectoryError {
         #[source]
         source: io::Error,
     },
-    /// An owner that no file can have.
+    /// No file can have this owner.
     #[error("{path:?} belongs to the user or group 4294967295, which does not exist")]
     Owner {
         /// The path in the image.
@@ -84,7 +84,7 @@ pub enum DirectoryError {
     },
     #[error(transparent)]
     Stopped(#[from] Stopped),
-    /// Somebody moved a directory while it was being filled.
+    /// A directory was moved while it was being filled.
     #[error("the directory {path:?} was moved while it was being unpacked")]
     Moved {
         /// The path in the image.
@@ -92,7 +92,7 @@ pub enum DirectoryError {
     },
 }
 
-/// Writes the tree of an image into an empty directory.
+/// Unpacks an image into an empty directory.
 pub fn unpack(
     image: &File,
     dir: &Path,
@@ -118,13 +118,13 @@ pub fn unpack(
 
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-/// Nobody else opens what is not finished.
+/// Nobody else may open unfinished files.
 const PRIVATE_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
 
-/// Makes one thing after another.
+/// Creates one entry after another.
 struct Maker {
     owners: Owners,
-    /// Names from below the root to the directory that is being filled, for messages.
+    /// Names from below the root to the current directory, for messages.
     names: Vec<Box<[u8]>>,
     summary: UnpackedSummary,
     cancel: Cancel,
@@ -145,7 +145,7 @@ impl Maker {
         move |source| DirectoryError::Make { action, path: self.path(name), source: source.into() }
     }
 
-    /// A device, and no privileges to make one.
+    /// A device, without the privileges to create it.
     fn is_skipped(&self, inode: &Inode) -> bool {
         self.owners == Owners::Mine
             && matches!(inode.kind, InodeKind::CharDevice(_) | InodeKind::BlockDevice(_))
@@ -163,14 +163,14 @@ impl Maker {
         if self.owners == Owners::Mine {
             return Ok(None);
         }
-        // To chown, that says that the owner is to stay what it is.
+        // For chown: keeps the owner.
         if inode.uid == u32::MAX || inode.gid == u32::MAX {
             return Err(DirectoryError::Owner { path: self.path(name) });
         }
         Ok(Some((Uid::from_raw(inode.uid), Gid::from_raw(inode.gid))))
     }
 
-    /// The attributes that can be set; the others are counted.
+    /// Sets the possible attributes and counts the others.
     fn set_xattrs(
         &mut self,
         xattrs: &[NamedXattr],
@@ -181,7 +181,7 @@ impl Maker {
             let mine = self.owners == Owners::Mine && key == CAPABILITY;
             match if mine { Err(Errno::PERM) } else { set(key, value) } {
                 Ok(()) => {}
-                // No privileges, no such thing on this file system, or a value that this kernel does not take.
+                // Missing privileges, an unsupported attribute on this file system, or a value that this kernel refuses.
                 Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::INVAL) => {
                     self.summary.skipped_xattrs += 1;
                 }
@@ -191,7 +191,7 @@ impl Maker {
         Ok(())
     }
 
-    /// Everything but the data of what is open. Times come last: all else changes them, and a change of owner clears
+    /// Sets everything but the data of an open file. Times come last, since every other change updates them, and a change of owner clears
     /// setuid and capabilities.
     fn finish<S: ReadAt>(
         &mut self,
@@ -210,7 +210,7 @@ impl Maker {
         futimens(fd, &times(inode)).map_err(self.error("set the time of", name))
     }
 
-    /// The same for what cannot be opened.
+    /// Like `finish`, for entries that cannot be opened.
     fn finish_unopened<S: ReadAt>(
         &mut self,
         image: &Reader<S>,
@@ -234,7 +234,7 @@ impl Maker {
             .map_err(self.error("set the time of", shown))
     }
 
-    /// Makes anything but a directory as `name` in `dir`; `shown` is its first name in the image.
+    /// Creates anything but a directory as `name` in `dir`; `shown` is its first name in the image.
     fn make<S: ReadAt>(
         &mut self,
         image: &Reader<S>,
@@ -283,15 +283,15 @@ impl Maker {
 struct Unpacker {
     maker: Maker,
     root: OwnedFd,
-    /// The directory that is being filled.
+    /// The directory being filled.
     here: OwnedFd,
-    /// Device and inode numbers of those above it: they are closed, and found again through `..`.
+    /// Device and inode numbers of its ancestors, which are closed and found again through `..`.
     above: Vec<Identity>,
     links: Option<Links>,
 }
 
-/// A directory in the root where files with several names are made, each named after its inode's number: so another name
-/// needs no path to the first one.
+/// A directory in the root where files with several names are created, each named after its inode number, so that another name needs no
+/// path to the first one.
 struct Links {
     dir: OwnedFd,
     name: String,
@@ -300,7 +300,7 @@ struct Links {
 
 impl Links {
     fn new(root: &OwnedFd, uuid: &[u8; 16], maker: &Maker) -> Result<Self, DirectoryError> {
-        // No image can be made to have this name, because the name depends on the image.
+        // No image can contain this name, because it depends on the image.
         let uuid: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
         let name = format!(".magikvm-links-{uuid}");
         let dir = make_directory(root, name.as_bytes())
@@ -325,9 +325,9 @@ impl<S: ReadAt> Visitor<S> for Unpacker {
     fn enter(&mut self, _: &Reader<S>, name: &[u8], directory: &Inode) -> Result<(), DirectoryError> {
         self.maker.cancel.check()?;
         self.maker.summary.inodes += 1;
-        // Found out before anything is made in it.
+        // Detected before anything is created in it.
         self.maker.owner(directory, name)?;
-        // The root is there.
+        // The root already exists.
         if name.is_empty() {
             return Ok(());
         }
@@ -346,7 +346,7 @@ impl<S: ReadAt> Visitor<S> for Unpacker {
             }
             return self.maker.finish(image, self.root.as_fd(), b"", directory);
         };
-        // First the way back, which may need a permission that this directory is about to lose.
+        // Opens the parent first, which may need a permission that this directory is about to lose.
         let name = self.maker.names.pop().unwrap_or_default();
         let back = openat(&self.here, "..", DIRECTORY, Mode::empty());
         let back = back.and_then(|back| Ok((identity(&back)?, back)));
@@ -382,7 +382,7 @@ impl<S: ReadAt> Visitor<S> for Unpacker {
         if self.maker.is_skipped(inode) {
             return Ok(());
         }
-        // Its first name made it.
+        // Its first name created it.
         let Some(links) = &self.links else {
             return Err(ReadError::Inode { nid: inode.nid, problem: "it has more names than it says" }.into());
         };
@@ -408,7 +408,7 @@ fn make_directory(above: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
     openat(above, name, DIRECTORY, Mode::empty())
 }
 
-/// Writes bytes that begin at a multiple of [`HOLE`], but for those that are all zeros.
+/// Writes bytes that begin at a multiple of [`HOLE`], skipping runs of zeros.
 fn write_sparse(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
     let mut start = 0;
     for (number, block) in bytes.chunks(HOLE).enumerate() {
@@ -423,15 +423,15 @@ fn write_sparse(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::bake::bake_in_memory;
     use super::super::erofs::RootfsCompression;
+    use super::super::rootfs::build_in_memory;
     use super::*;
     use std::io::Write;
 
     #[test]
     fn only_an_empty_directory_is_taken() {
         let (image, dir) = (tempfile::tempfile().unwrap(), tempfile::tempdir().unwrap());
-        (&image).write_all(&bake_in_memory(&[], RootfsCompression::None, 1 << 20).unwrap()).unwrap();
+        (&image).write_all(&build_in_memory(&[], RootfsCompression::None, 1 << 20).unwrap()).unwrap();
         let mine = |dir: &Path| unpack(&image, dir, Owners::Mine, &Cancel::new());
         assert!(matches!(mine(&dir.path().join("missing")), Err(DirectoryError::Open { .. })));
         let link = dir.path().join("link");

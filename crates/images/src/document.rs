@@ -1,5 +1,5 @@
 //! The JSON documents of images: index, manifest, configuration (OCI image-spec and Docker's schema 2).
-//! Reads what strangers wrote: sizes are capped by who fetches them, unknown fields are left out, null is absent.
+//! Parses untrusted documents: the fetching code caps their sizes, unknown fields are ignored, and null means absent.
 
 use super::digest::Digest;
 pub(super) use super::platform::Platform;
@@ -21,7 +21,7 @@ pub(super) struct Descriptor {
     pub(super) digest: Digest,
     pub(super) size: u64,
     pub(super) platform: Option<Platform>,
-    /// What an artifact is that is no image; in lists of referrers.
+    /// The type of an artifact that is not an image, in lists of referrers.
     #[serde(default)]
     pub(super) artifact_type: Option<String>,
     #[serde(default, deserialize_with = "null_is_default")]
@@ -29,13 +29,13 @@ pub(super) struct Descriptor {
 }
 
 impl Descriptor {
-    /// Of a document at hand.
+    /// The descriptor of a document in memory.
     pub(super) fn of(media_type: String, digest: Digest, size: u64) -> Self {
         Self { media_type, digest, size, platform: None, artifact_type: None, annotations: BTreeMap::new() }
     }
 }
 
-/// An index or a manifest: only one of the two lists may be there, or readers could be told different things.
+/// An index or a manifest. Only one of the two lists may be present, or readers could see different images.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Document {
@@ -46,7 +46,7 @@ pub(super) struct Document {
     pub(super) layers: Option<Vec<Descriptor>>,
 }
 
-/// How a layer is compressed.
+/// The compression of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
     None,
@@ -62,7 +62,7 @@ pub(super) const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 pub(super) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 
 impl Compression {
-    /// OCI's media type of such a layer.
+    /// OCI's media type of a layer with this compression.
     pub(super) fn layer_type(self) -> &'static str {
         match self {
             Self::None => "application/vnd.oci.image.layer.v1.tar",
@@ -72,7 +72,7 @@ impl Compression {
     }
 }
 
-/// What a descriptor leads to.
+/// The kind of document behind a descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     Index,
@@ -81,7 +81,7 @@ pub(super) enum Role {
     Layer(Compression),
 }
 
-/// The role of a media type; None: none that an image has.
+/// The role of a media type; `None` if an image has no such document.
 pub(super) fn role(media_type: &str) -> Option<Role> {
     Some(match media_type {
         "application/vnd.oci.image.index.v1+json"
@@ -120,7 +120,7 @@ pub(super) struct Config {
 }
 
 impl Config {
-    /// What the image runs on; empty where that is not said.
+    /// The platform of the image; empty where it is not stated.
     pub(super) fn platform(&self) -> Platform {
         Platform::of(&self.os, &self.architecture, self.variant.as_deref())
     }
@@ -133,11 +133,11 @@ pub(super) struct Rootfs {
     pub(super) diff_ids: Vec<Digest>,
 }
 
-/// What an image says about how it is run. Nothing is checked: it is a stranger's text.
+/// The image's defaults for running it. They are untrusted text and not checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct ImageDefaults {
-    /// Program and first arguments.
+    /// The program and its first arguments.
     #[serde(rename = "Entrypoint", deserialize_with = "null_is_default")]
     pub entrypoint: Vec<String>,
     /// Arguments, or program and arguments when there is no entry point.

@@ -1,6 +1,5 @@
-//! Why the store could not do something, and what can be done about it.
+//! Errors of the store, and what the user can do about them.
 
-use super::bake::BakeError;
 use super::blob::BlobError;
 use super::cancel::Stopped;
 use super::digest::Digest;
@@ -11,6 +10,7 @@ use super::open::OpenError;
 use super::policy::PolicyError;
 use super::reference::{Reference, ReferenceError};
 use super::registry::{RegistryConfigError, RegistryError};
+use super::rootfs::BuildError;
 use super::signature::SignatureError;
 use super::transfer::TransferError;
 use magikvm_platform::atomic::FileError;
@@ -18,17 +18,17 @@ use magikvm_platform::text::causes;
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
-/// Why the store could not do something.
+/// Why an operation of the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// The source is no usable image.
+    /// The source is not a usable image.
     #[error("cannot use the image {source_name}")]
     Open {
         source_name: String,
         #[source]
         source: Box<OpenError>,
     },
-    /// The registry did not give it.
+    /// The registry failed.
     #[error("cannot pull {}", name.familiar())]
     Registry {
         name: Box<Reference>,
@@ -37,23 +37,23 @@ pub enum ImageError {
     },
     #[error(transparent)]
     Registries(#[from] RegistryConfigError),
-    /// The policy forbids it, or is not valid.
+    /// The policy rejects the image, or is not valid.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// It has no signature that counts.
+    /// No valid signature.
     #[error(transparent)]
     Signature(Box<SignatureError<RegistryError>>),
-    /// It is not here, and was not to be pulled.
-    #[error("the image {} is not here, and its pull policy is Never", name.familiar())]
+    /// It is missing and must not be pulled.
+    #[error("the image {} is not in the store, and its pull policy is Never", name.familiar())]
     NotHere { name: Box<Reference> },
-    /// It is here, but not as it is wanted, and was not to be pulled.
-    #[error("the image {} is here, but {because}, and its pull policy is Never", name.familiar())]
+    /// It exists, but not as requested, and must not be pulled.
+    #[error("the image {} is in the store, but {because}, and its pull policy is Never", name.familiar())]
     NotUsable {
         name: Box<Reference>,
-        /// What is in the way.
+        /// The reason.
         because: NotUsable,
     },
-    /// A layer could not be brought into the store.
+    /// A layer could not be fetched into the store.
     #[error("cannot get {layer} of {source_name}")]
     Transfer {
         layer: String,
@@ -61,60 +61,58 @@ pub enum ImageError {
         #[source]
         source: Box<TransferError>,
     },
-    /// Given up before it was done; nothing of it is left.
-    #[error("{source_name} was not brought into the store")]
+    /// Cancelled before it was done; nothing of it is left.
+    #[error("{source_name} was not imported")]
     Stopped {
         source_name: String,
         #[source]
         source: Stopped,
     },
-    /// The layers are no usable root file system.
+    /// The layers do not give a usable root file system.
     #[error("cannot unpack {source_name}")]
-    Bake {
+    Build {
         source_name: String,
         #[source]
-        source: Box<BakeError>,
+        source: Box<BuildError>,
     },
-    /// The name pins a digest that the source does not have.
-    #[error("the name {name} pins a digest, but {source_name} holds {}", digests(found))]
+    /// The source does not have the digest that the name pins.
+    #[error("the name {name} pins a digest, but {source_name} has {}", digests(found))]
     Pinned {
         name: Box<Reference>,
         source_name: String,
         /// Digests of the source.
         found: Vec<Digest>,
     },
-    /// There is no such image.
     #[error("there is no image {}", name.familiar())]
     NotFound {
         name: Box<Reference>,
-        /// Names that look like it.
+        /// Similar names.
         near: Vec<String>,
     },
-    /// There is no image with this id.
     #[error("there is no image with the id {id}")]
     UnknownId {
-        /// The id, or how it begins.
+        /// The id or its beginning.
         id: String,
     },
-    /// More than one image has an id that begins so.
-    #[error("the id {prefix} is that of several images: {}", found.join(", "))]
+    /// Several images have an id that begins like this.
+    #[error("the id {prefix} matches several images: {}", found.join(", "))]
     AmbiguousId { prefix: String, found: Vec<String> },
     /// Neither a name nor an id.
     #[error("{text:?} is not an image's name or id")]
     NotAName {
         text: String,
-        /// What is wrong with it as a name.
+        /// Why it is not a name.
         #[source]
         source: ReferenceError,
     },
-    /// It could not be written out.
+    /// The export failed.
     #[error("cannot export to {target}")]
     Export {
         target: String,
         #[source]
         source: Box<ExportError>,
     },
-    /// The root file system could not be written as a directory.
+    /// Unpacking the root file system failed.
     #[error("cannot unpack the root file system into {}", path.display())]
     Directory {
         path: PathBuf,
@@ -133,27 +131,27 @@ pub enum ImageError {
         #[source]
         source: serde_json::Error,
     },
-    /// The index is of a newer version.
-    #[error("{} was written by a newer magikvm (form {found}; this one knows {SCHEMA})", path.display())]
+    /// A newer version wrote the index.
+    #[error("{} was written by a newer magikvm (format {found}; this one supports {SCHEMA})", path.display())]
     Newer { path: PathBuf, found: u32 },
     #[error(transparent)]
     File(#[from] FileError),
 }
 
-/// Why an image that is here is not the one that is wanted.
+/// Why an image in the store cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotUsable {
-    /// It came under this name without a signature that the policy takes.
-    #[error("no signature by a key of the policy was seen when it came")]
+    /// It got this name without a signature that the policy accepts.
+    #[error("it was imported without a signature by a key of the policy")]
     Unsigned,
-    /// It is for another machine.
+    /// It is for another platform.
     #[error("it is for {found}, not for {wanted}")]
     Platform { found: String, wanted: String },
-    /// Files of it are missing.
-    #[error("files of it are missing (magikvm image verify tells which)")]
+    /// Some of its files are missing.
+    #[error("files of it are missing (see `magikvm image verify`)")]
     Incomplete,
-    /// Its root file system is kept in another way.
-    #[error("its root file system is kept with the compression {found}, not {wanted}")]
+    /// Its root file system has another compression.
+    #[error("its root file system has the compression {found}, not {wanted}")]
     Form { found: RootfsCompression, wanted: RootfsCompression },
 }
 
@@ -165,7 +163,7 @@ fn digests(found: &[Digest]) -> String {
 }
 
 impl ImageError {
-    /// The next attempt may succeed, and is helped by what has come already.
+    /// Whether the next attempt may succeed with the help of the data fetched so far.
     pub(super) fn may_pass(&self) -> bool {
         match self {
             Self::Stopped { .. } => true,
@@ -178,26 +176,26 @@ impl ImageError {
         }
     }
 
-    /// Neither the image nor the user is to blame, but this machine: its store, or a disk that is full.
+    /// Whether neither the image nor the user is to blame but the host: its store, or a full disk.
     pub fn is_of_machine(&self) -> bool {
         matches!(self, Self::File(_) | Self::Damaged { .. } | Self::Index { .. } | Self::Newer { .. })
             || matches!(self, Self::Export { source, .. } if matches!(**source, ExportError::Damaged { .. }))
             || self.disk_problem().is_some()
     }
 
-    /// The disk has no room.
+    /// Whether the disk is full.
     pub(super) fn is_full_disk(&self) -> bool {
         matches!(self.disk_problem(), Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
     }
 
-    /// That the disk takes no more, wherever that was noticed.
+    /// The kind of the disk's failure, wherever it was noticed.
     fn disk_problem(&self) -> Option<ErrorKind> {
         let disk = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::ReadOnlyFilesystem];
         let kind = causes(self).find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
         kind.filter(|kind| disk.contains(kind))
     }
 
-    /// The user asked to give it up.
+    /// Whether the user cancelled it.
     pub fn is_cancelled(&self) -> bool {
         match self {
             Self::Stopped { source, .. } => *source == Stopped::Cancelled,
@@ -211,75 +209,80 @@ impl ImageError {
         }
     }
 
-    /// What the user can do about it, when there is something.
+    /// What the user can do about it, if anything.
     pub fn hint(&self) -> Option<String> {
         match self.disk_problem() {
             Some(ErrorKind::ReadOnlyFilesystem) => {
-                return Some("the file system is mounted read-only; --root DIR uses another one".to_owned());
+                return Some(
+                    "the file system is mounted read-only; choose another one with `--root DIR`.".to_owned(),
+                );
             }
             Some(_) => {
-                return Some("make room: magikvm image prune --all; df -h tells what is full".to_owned());
+                return Some(
+                    "free space with `magikvm image prune --all`; `df -h` shows which file system is full."
+                        .to_owned(),
+                );
             }
             None => {}
         }
         match self {
             Self::NotFound { name, near } => {
-                let pull = format!("magikvm image pull {}", name.familiar());
+                let pull = format!("`magikvm image pull {}`", name.familiar());
                 Some(if near.is_empty() {
-                    format!("{pull}; or from a file: magikvm image import SOURCE --name {}", name.familiar())
+                    format!("pull it with {pull}, or import it from a file with `magikvm image import SOURCE --name {}`.", name.familiar())
                 } else {
-                    format!("did you mean {}? Otherwise: {pull}", near.join(" or "))
+                    format!("did you mean {}? Otherwise pull it with {pull}.", near.join(" or "))
                 })
             }
-            Self::UnknownId { .. } | Self::AmbiguousId { .. } => Some("magikvm image ls".to_owned()),
+            Self::UnknownId { .. } | Self::AmbiguousId { .. } => Some("list the ids with `magikvm image ls`.".to_owned()),
             Self::Export { source, .. } => source.hint(),
             Self::NotAName { .. } => Some(
-                "a name looks like registry.example/team/app:1.0; ids are listed by magikvm image ls"
+                "use a name like `registry.example/team/app:1.0`, or an id that `magikvm image ls` shows."
                     .to_owned(),
             ),
-            Self::InUse { .. } => Some("magikvm ps, then magikvm rm POD, then once more".to_owned()),
+            Self::InUse { .. } => Some("find the pod with `magikvm ps` and remove it with `magikvm rm` first.".to_owned()),
             Self::Registry { source, .. } => source.hint(),
             Self::Registries(error) => error.hint(),
             Self::Policy(error) => error.hint(),
             Self::Signature(error) => error.hint(),
             Self::Stopped { source: Stopped::TimedOut { .. }, .. } => {
-                Some("what has come so far stays for a day: once more, or with a longer --timeout".to_owned())
+                Some("repeat the command, perhaps with a longer `--timeout`; the data received so far is kept for a day.".to_owned())
             }
             Self::Transfer { source, .. } => match &**source {
                 TransferError::Registry(error) => error.hint(),
                 _ => None,
             },
-            Self::NotHere { name } => Some(format!("magikvm image pull {}", name.familiar())),
+            Self::NotHere { name } => Some(format!("pull it with `magikvm image pull {}`.", name.familiar())),
             Self::NotUsable { name, because } => {
                 let how = match because {
                     NotUsable::Unsigned | NotUsable::Incomplete => String::new(),
                     NotUsable::Platform { wanted, .. } => format!("--platform {wanted} "),
                     NotUsable::Form { wanted, .. } => format!("--compress {wanted} "),
                 };
-                Some(format!("magikvm image pull {how}{}", name.familiar()))
+                Some(format!("pull it with `magikvm image pull {how}{}`.", name.familiar()))
             }
-            Self::Pinned { name, .. } => Some(format!("use --name {}", name.without_digest().familiar())),
+            Self::Pinned { name, .. } => Some(format!("import it with `--name {}`.", name.without_digest().familiar())),
             Self::Damaged { .. } => Some(
-                "magikvm image verify --all tells which images are damaged; remove and pull those again"
+                "find the damaged images with `magikvm image verify --all`, remove them and pull them again."
                     .to_owned(),
             ),
             Self::Index { path, .. } => {
-                Some(format!("move {} away and import the images again", path.display()))
+                Some(format!("move {} away and import the images again.", path.display()))
             }
             _ => None,
         }
     }
 }
 
-/// Why an image could not be written out.
+/// Why an export failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    #[error("{} is there already", path.display())]
+    #[error("{} already exists", path.display())]
     Exists { path: PathBuf },
-    /// Layers are missing: they were damaged, or the image was imported by a version that kept none.
-    #[error("the store does not have the layers of the image as they came ({what})")]
+    /// Layers are missing: they were damaged, or the image was imported by a version that did not keep them.
+    #[error("the store does not have the original layers of the image ({what})")]
     NoLayers { what: String },
-    /// A file of the store is not what it was.
+    /// A file of the store has changed.
     #[error("the image store is damaged: {} has the digest {found}, not {expected}", path.display())]
     Damaged { path: PathBuf, expected: Digest, found: Digest },
     /// A layer cannot be unpacked.
@@ -301,9 +304,11 @@ impl ExportError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Exists { path } => Some(format!("name another place, for example {}.new", path.display())),
+            Self::Exists { path } => {
+                Some(format!("choose another path, for example `{}.new`.", path.display()))
+            }
             Self::NoLayers { .. } | Self::Damaged { .. } | Self::Layer { .. } => {
-                Some("remove the image and pull or import it again".to_owned())
+                Some("remove the image with `magikvm image rm`, then pull or import it again.".to_owned())
             }
             _ => None,
         }

@@ -1,5 +1,5 @@
-//! Writing an image out of the store: as an OCI image layout (directory or archive), as an archive for `docker load`, or as its bare
-//! root file system. The target appears whole or not at all.
+//! Exports an image from the store: as an OCI image layout (directory or archive), as an archive for `docker load`, or as its bare root
+//! file system. The target appears complete or not at all.
 
 use super::Owners;
 use super::arrival::Arrival;
@@ -24,13 +24,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// Where an image is written to.
+/// The target of an export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// A new directory in OCI's image layout.
     OciLayout {
         dir: PathBuf,
-        /// The image's `org.opencontainers.image.ref.name`; its own tag when left out.
+        /// The image's `org.opencontainers.image.ref.name`; defaults to its tag.
         tag: Option<String>,
     },
     /// A tar file of such a directory.
@@ -43,10 +43,10 @@ pub enum Target {
     Directory { dir: PathBuf },
 }
 
-/// Text that is no target.
+/// The text is not a target.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{text:?} is no place for an image; the forms are oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE, erofs:FILE and dir:DIR"
+    "{text:?} is not a target for an image; the forms are oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE, erofs:FILE and dir:DIR"
 )]
 pub struct TargetError {
     text: String,
@@ -93,7 +93,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// An image's blobs and configuration, held.
+/// An image's blobs and configuration, kept from removal.
 struct Parts {
     name: Option<Reference>,
     blobs: Blobs,
@@ -105,7 +105,7 @@ struct Parts {
 }
 
 impl ImageStore {
-    /// Writes an image out. `name` is what it is called in the target, where that has names.
+    /// Exports an image. `name` is its name in the target, where that has names.
     pub fn export(
         &self,
         image: &Image,
@@ -114,7 +114,7 @@ impl ImageStore {
         cancel: &Cancel,
     ) -> Result<(), ImageError> {
         let failed = |source| {
-            // What somebody asked for is told, not what came of it.
+            // A cancellation is reported instead of its consequences.
             let source = cancel.check().map_or_else(ExportError::Stopped, |()| source);
             ImageError::Export { target: target.to_string(), source: Box::new(source) }
         };
@@ -164,7 +164,7 @@ impl ImageStore {
     }
 }
 
-/// A new file that nobody has yet.
+/// Creates a file that must not exist yet.
 fn new_file(path: &Path) -> Result<Staged, ExportError> {
     if fs::symlink_metadata(path).is_ok() {
         return Err(ExportError::Exists { path: path.to_owned() });
@@ -190,7 +190,7 @@ fn new_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<(), ExportError>) -> 
     Ok(atomic::sync_parent(path)?)
 }
 
-/// Reads a file of the store from its start, wherever its position is, and fails when it is time to give up.
+/// Reads a file of the store from its start, whatever its position, and fails when the export is cancelled.
 struct Reading<'a> {
     file: &'a File,
     at: u64,
@@ -203,7 +203,7 @@ impl<'a> Reading<'a> {
         Self { file, at: 0, hasher: Hasher::default(), cancel }
     }
 
-    /// After its end: what was read is what was recorded.
+    /// After the end: checks that the read bytes match the recorded digest.
     fn check(self, path: &Path, expected: Digest) -> Result<(), ExportError> {
         match self.hasher.finish() {
             found if found == expected => Ok(()),
@@ -223,7 +223,7 @@ impl Read for Reading<'_> {
     }
 }
 
-/// Copies a file of the store, with its path there and its digest.
+/// Copies a file of the store, with its target path and its digest.
 fn copy(
     (file, path, digest): (&File, &Path, Digest),
     to: &mut impl Write,
@@ -254,14 +254,14 @@ fn unpack_rootfs(image: &Image, dir: &Path, cancel: &Cancel) -> Result<(), Expor
     new_dir(dir, |content| {
         let unpacked = super::directory::unpack(&from, content, owners, cancel);
         if unpacked.is_err() {
-            // Directories without write permission hold on to what is in them.
+            // The content of directories without write permission cannot be removed.
             super::directory::clear_unpacked(content).map_err(FileError::at("remove", content))?;
         }
         unpacked.map(drop).map_err(ExportError::Directory)
     })
 }
 
-/// `index.json` of a layout with this image.
+/// The `index.json` of a layout with this image.
 fn layout_index(parts: &Parts, tag: Option<&str>) -> Vec<u8> {
     let own = parts.name.as_ref().and_then(Reference::tag);
     let manifest = &parts.manifest.0;
@@ -299,7 +299,7 @@ fn layout(parts: &Parts, dir: &Path, tag: Option<&str>, cancel: &Cancel) -> Resu
     })
 }
 
-/// A tar file in the making.
+/// A tar file being written.
 struct Tar<'a> {
     builder: ::tar::Builder<&'a mut File>,
     path: &'a Path,
@@ -344,7 +344,7 @@ fn oci_archive(
     tar.add_bytes(&name(&parts.id), &parts.config)?;
     let mut seen = std::collections::BTreeSet::new();
     for (part, held) in parts.layers.iter().chain([&parts.manifest]) {
-        // An image may have a layer twice, an archive not.
+        // An image may contain a layer twice, but an archive may not.
         if seen.insert(part.digest) {
             let mut reading = Reading::new(&held.file, cancel);
             tar.add(&name(&part.digest), part.size_bytes, &mut reading)?;
@@ -355,7 +355,7 @@ fn oci_archive(
     Ok(())
 }
 
-/// `docker load` wants layers that are not compressed, and names beside them.
+/// `docker load` needs uncompressed layers and their names.
 fn docker_archive(
     parts: &Parts,
     scratch: &Path,

@@ -1,21 +1,21 @@
-//! What the fuzz targets do with bytes of a stranger, where that needs more than is public. Not in a release. Each function
-//! panics when a promise is broken.
+//! Entry points of the fuzz targets that need more than the public interface. They are not in a release. Each function panics when a
+//! guarantee is broken.
 
-use super::bake::bake_with_tree;
 use super::digest::Digest;
 use super::document::{ArchiveImage, Descriptor};
 use super::erofs::{self, RootfsCompression, compare};
 use super::open::{Documents, OpenError, walk};
 use super::platform::Platform;
+use super::rootfs::build_with_tree;
 use std::cell::RefCell;
 use std::vec::IntoIter;
 
-/// Largest image that is baked, in bytes.
+/// Largest image that is built, in bytes.
 const LIMIT: u64 = 8 << 20;
 const BLOCK: usize = 512;
 
-/// Layers, bottom first: what they are baked into is, read back, what the merge of them was, whether compressed or not. The
-/// first five bytes say where they begin; sums of headers are put right, which no fuzzer would do.
+/// Layers, bottom first: the image built of them, read back, must equal their merge, compressed or not. The first five bytes say where
+/// they begin; checksums of headers are corrected, which a fuzzer would not manage.
 pub fn layers(bytes: &[u8]) {
     let Some((&[count, a, b, c, d], rest)) = bytes.split_first_chunk() else { return };
     let mut rest = rest.to_vec();
@@ -31,7 +31,7 @@ pub fn layers(bytes: &[u8]) {
     put_sums_right(left);
     parts.push(left);
     let listing = |compression| {
-        let (tree, image) = bake_with_tree(&parts, compression, LIMIT).ok()?;
+        let (tree, image) = build_with_tree(&parts, compression, LIMIT).ok()?;
         let listing = compare::tree(&tree);
         assert_eq!(compare::image(image.as_slice()).expect("what was written can be read"), listing);
         erofs::read::check(image.as_slice()).expect("what was written is whole");
@@ -42,7 +42,7 @@ pub fn layers(bytes: &[u8]) {
     }
 }
 
-/// Walks over a tar stream as a reader would, and gives every header the sum that it should have.
+/// Walks over a tar stream like a reader, and corrects the checksum of every header.
 fn put_sums_right(tar: &mut [u8]) {
     let mut at = 0;
     while let Some(block) = tar.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<BLOCK>) {
@@ -61,7 +61,7 @@ fn put_sums_right(tar: &mut [u8]) {
     }
 }
 
-/// An image: whole or refused, and never more than it could hold. The superblock's sum is put right.
+/// An image is intact or refused, and never holds more than it could. The checksum of the superblock is corrected.
 pub fn erofs(bytes: &[u8]) {
     let mut image = bytes.to_vec();
     if let Some(block) = image.first_chunk_mut() {
@@ -73,7 +73,7 @@ pub fn erofs(bytes: &[u8]) {
     }
 }
 
-/// Index, manifest and configuration, apart from each other by a NUL: an image or an error.
+/// Index, manifest and configuration, separated by NUL: the result is an image or an error.
 pub fn documents(bytes: &[u8]) {
     for media_type in [
         "application/vnd.oci.image.index.v1+json",
@@ -92,7 +92,7 @@ pub fn documents(bytes: &[u8]) {
     drop(serde_json::from_slice::<Vec<ArchiveImage>>(bytes));
 }
 
-/// Documents that come in the order in which they are asked for.
+/// Documents in the order in which they are requested.
 struct Parts<'a>(RefCell<IntoIter<&'a [u8]>>);
 
 impl Documents for Parts<'_> {

@@ -1,4 +1,4 @@
-//! `index.json`: which images the store has and how they are called. One file, replaced as a whole.
+//! `index.json`: the images of the store and their names. It is one file that is replaced as a whole.
 
 use super::digest::Digest;
 use super::erofs::RootfsCompression;
@@ -7,7 +7,7 @@ use super::reference::Reference;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Version of the file's form. A newer one is refused, not guessed at.
+/// Version of the file's format. A newer one is refused.
 pub(super) const SCHEMA: u32 = 2;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -17,7 +17,7 @@ pub(super) struct Index {
     pub(super) names: BTreeMap<Reference, Named>,
 }
 
-/// What a name stands for. Form 1 of the index had the id alone.
+/// The image of a name. Form 1 of the index had only the id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Written")]
 pub(super) struct Named {
@@ -47,15 +47,14 @@ impl From<Written> for Named {
     }
 }
 
-/// A blob that an image is made of.
+/// A blob of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageBlob {
     pub digest: Digest,
-    /// Bytes stored.
     pub size_bytes: u64,
     pub media_type: String,
-    /// Layers: of what is unpacked.
+    /// For layers: the digest of the unpacked layer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diff_id: Option<Digest>,
 }
@@ -66,7 +65,7 @@ pub(super) struct ImageEntry {
     /// Manifests and indexes that led to it.
     pub(super) digests: BTreeSet<Digest>,
     pub(super) created: Option<String>,
-    /// What it runs on. Form 1 of the index had the architecture alone.
+    /// Its platform. Form 1 of the index had only the architecture.
     #[serde(default)]
     pub(super) os: String,
     pub(super) architecture: String,
@@ -85,7 +84,7 @@ pub(super) struct ImageEntry {
 }
 
 impl ImageEntry {
-    /// What it runs on; empty where that is not said.
+    /// Its platform; empty where it is not stated.
     pub(super) fn platform(&self) -> Platform {
         Platform::of(&self.os, &self.architecture, self.variant.as_deref())
     }
@@ -101,7 +100,7 @@ impl ImageEntry {
 pub(super) struct RootfsEntry {
     pub(super) key: Digest,
     pub(super) size_bytes: u64,
-    /// Of the file, recorded when it was baked.
+    /// sha256 of the file, recorded when it was built.
     pub(super) sha256: Digest,
     #[serde(default)]
     pub(super) compression: RootfsCompression,
@@ -113,29 +112,29 @@ pub(super) struct RootfsEntry {
 pub struct ImageRecord {
     /// Digest of the configuration: the same image has the same id everywhere.
     pub id: Digest,
-    /// Sorted. None when its last name was given to another image while a pod used it.
+    /// Sorted. Empty when its last name was given to another image while a pod used it.
     pub names: Vec<Reference>,
     /// Digests of the manifests and indexes it was imported through, sorted; none from `docker save` archives.
     pub digests: Vec<Digest>,
-    /// When it was made, as its configuration says (RFC 3339). A stranger's text.
+    /// Its creation time according to its configuration (RFC 3339); untrusted text.
     pub created: Option<String>,
-    /// `linux`; empty when that is not said.
+    /// `linux`; empty when it is not stated.
     pub os: String,
-    /// `amd64`, `arm64`; as the index that led to it or its configuration says.
+    /// `amd64`, `arm64`, from the index that led to it or from its configuration.
     pub architecture: String,
-    /// `v8`; when that is said.
+    /// `v8`, if stated.
     pub variant: Option<String>,
     /// When it was last imported, in seconds since 1970.
     pub imported_unix_secs: u64,
     pub layers: usize,
     /// Bytes of the root file system's EROFS file.
     pub size_bytes: u64,
-    /// sha256 of the root file system's EROFS file, recorded when it was baked.
+    /// sha256 of the root file system's EROFS file, recorded when it was built.
     pub rootfs_sha256: Digest,
 }
 
 impl ImageRecord {
-    /// What it runs on; empty where that is not said.
+    /// Its platform; empty where it is not stated.
     pub fn platform(&self) -> Platform {
         Platform::of(&self.os, &self.architecture, self.variant.as_deref())
     }
@@ -166,18 +165,18 @@ impl Index {
             .iter()
             .map(|(id, entry)| entry.record(*id, names.remove(id).unwrap_or_default()))
             .collect();
-        // Images without a name come last.
+        // Images without a name are last.
         records
             .sort_by(|a, b| (a.names.is_empty(), &a.names, a.id).cmp(&(b.names.is_empty(), &b.names, b.id)));
         records
     }
 
-    /// The image that a reference means: its own name, or, when it is pinned, any of the repository's images with that digest.
+    /// The image that a reference means: that name's image, or for a pinned reference any image of the repository with that digest.
     pub(super) fn find(&self, reference: &Reference) -> Option<Named> {
         self.find_fitting(reference, |_, _| true)
     }
 
-    /// The same, but only of images that fit.
+    /// Like `find`, but only among images that satisfy the condition.
     pub(super) fn find_fitting(
         &self,
         reference: &Reference,
@@ -207,7 +206,7 @@ impl Index {
         self.images.iter().any(|(id, image)| id != except && image.rootfs.key == *key)
     }
 
-    /// The baked root file system with this name.
+    /// The built root file system with this name.
     pub(super) fn rootfs(&self, key: &Digest) -> Option<RootfsEntry> {
         self.images.values().map(|image| image.rootfs).find(|rootfs| rootfs.key == *key)
     }
@@ -218,7 +217,7 @@ impl Index {
         self.images.keys().filter(|id| !named.contains(id)).copied().collect()
     }
 
-    /// Layers that images were made of: as stored and as unpacked.
+    /// Layers of images in the store: stored and unpacked digests.
     pub(super) fn layers(&self) -> impl Iterator<Item = (Digest, Digest)> {
         let blobs = self.images.values().flat_map(|image| &image.blobs);
         blobs.filter_map(|part| Some((part.digest, part.diff_id?)))
@@ -229,7 +228,7 @@ impl Index {
         self.images.values().flat_map(ImageEntry::blobs).map(|part| part.digest).collect()
     }
 
-    /// Up to five names that look like this one, the nearest first: for error messages.
+    /// Up to five similar names, the nearest first, for error messages.
     pub(super) fn near(&self, reference: &Reference) -> Vec<String> {
         let wanted = reference.familiar();
         let mut near: Vec<(usize, String)> = self
@@ -265,7 +264,7 @@ impl ImageEntry {
     }
 }
 
-/// Edits that turn one text into the other (Levenshtein). Both are at most as long as a reference.
+/// Edit distance (Levenshtein). Both texts are at most as long as a reference.
 fn distance(a: &str, b: &str) -> usize {
     let b = b.as_bytes();
     let mut row: Vec<usize> = (0..=b.len()).collect();

@@ -1,4 +1,4 @@
-//! One layer's tar stream into the tree: entries and whiteouts (OCI image-spec, layer.md), file data into the image.
+//! Merges one layer's tar stream into the tree: entries and whiteouts (OCI image-spec, layer.md), with file data going into the image.
 //! Must not know where the layer comes from.
 
 use super::erofs::{DataArea, ErofsError, FileSlot, format};
@@ -11,7 +11,7 @@ use std::io::{Seek, Write};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
-/// Book-keeping of AUFS that old tools left in layers: left out, as Docker does.
+/// Metadata of AUFS that old tools left in layers; it is skipped, as in Docker.
 const AUFS: &[u8] = b".wh..wh.";
 
 /// What is wrong with a layer's content.
@@ -19,15 +19,15 @@ const AUFS: &[u8] = b".wh..wh.";
 pub enum LayerError {
     #[error(transparent)]
     Tar(#[from] TarError),
-    /// An entry that cannot be in a file system, or leads out of it.
+    /// An entry that a file system cannot hold, or that leads out of it.
     #[error("the entry {path:?} cannot be unpacked")]
     Entry {
         path: String,
         #[source]
         source: TreeError,
     },
-    /// A whiteout that hides nothing or the directory it is in.
-    #[error("the entry {path:?} is a whiteout of no file")]
+    /// A whiteout that hides nothing, or the directory it is in.
+    #[error("the entry {path:?} is a whiteout that names no file")]
     Whiteout { path: String },
     #[error("the layer has more than {MAX_FILES_PER_LAYER} entries")]
     TooManyEntries,
@@ -40,7 +40,7 @@ pub enum LayerError {
     },
 }
 
-/// Puts all entries of a layer on top of what is in the tree.
+/// Puts all entries of a layer on top of the tree.
 pub(super) fn apply<R: Skip, W: Write + Seek>(
     tar: &mut TarReader<R>,
     tree: &mut Tree,
@@ -100,7 +100,7 @@ fn put(tree: &mut Tree, path: &EntryPath<'_>, entry: &Entry) -> Result<(), TreeE
         EntryKind::Hardlink => return tree.hardlink(&place, &EntryPath::parse(&entry.link)?),
         EntryKind::Symlink => {
             check_target(&entry.link)?;
-            // Linux has no permissions on symbolic links and shows them so.
+            // Linux has no permissions on symbolic links and shows these.
             attributes.mode = 0o777;
             Content::Symlink(entry.link.as_slice().into())
         }
@@ -122,14 +122,14 @@ fn file<R: Skip, W: Write + Seek>(
     let at_entry = |source| LayerError::Entry { path: text(&entry.path), source };
     let at_write = |source| LayerError::Write { path: text(&entry.path), source };
     let attributes = attributes(entry).map_err(at_entry)?;
-    // What was there goes first: its blocks can hold the new file.
+    // The previous entry goes first, so that its blocks can hold the new file.
     tree.evict(place);
     release(tree, data);
     let whole = [Segment { offset: 0, length: entry.size }];
     let map = map.unwrap_or(&whole);
     let stored: u64 = map.iter().map(|segment| segment.length).sum();
     let inode_len = format::inode_len(&attributes.xattrs);
-    // A map's segments are in the file and do not overlap.
+    // The segments of a map are in the file and do not overlap.
     let holes = entry.size.saturating_sub(stored);
     let mut slot = data.begin_sparse(entry.size, holes, inode_len).map_err(at_write)?;
     let mut at = 0;

@@ -1,12 +1,11 @@
-//! Images: references, layouts, layers, EROFS. Knows no pod and no VM.
+//! Images: references, layouts, layers, EROFS. Must not know pods and VMs.
 //!
-//! The way of an image: a [`Source`] is opened (`open`: layouts and archives, `document`: their JSON), its layers are
-//! unpacked and verified while they stream (`blob`, `tar`), merged into one tree (`layer`, `tree`), and written as one EROFS
-//! file in the same pass (`bake`, [`erofs`]). The [`ImageStore`] keeps that file, and names for it. For hosts that cannot mount
-//! it, `directory` writes the file as a directory tree.
+//! The path of an image: a [`Source`] is opened (`open`: layouts and archives, `document`: their JSON), its layers are unpacked and
+//! verified while they stream (`blob`, `tar`), merged into one tree (`layer`, `tree`), and written as one EROFS file in the same pass
+//! (`rootfs`, [`erofs`]). The [`ImageStore`] keeps that file and its names. For hosts that cannot mount it, `directory` unpacks the file
+//! into a directory tree.
 
 mod arrival;
-mod bake;
 mod blob;
 mod blobs;
 mod cancel;
@@ -29,6 +28,7 @@ mod progress;
 mod pull;
 mod reference;
 mod registry;
+mod rootfs;
 mod signature;
 mod source;
 mod store;
@@ -39,7 +39,6 @@ mod unpacked;
 mod upkeep;
 
 pub use arrival::Missing;
-pub use bake::{BakeError, PartError, bake_in_memory};
 pub use blob::BlobError;
 pub use cancel::{Cancel, Stopped};
 pub use digest::{Digest, DigestError};
@@ -61,6 +60,7 @@ pub use registry::{
     Cause, ConnectProblem, CredentialError, Credentials, HelperError, LoginFile, Presented, RegistryConfig,
     RegistryConfigError, RegistryError,
 };
+pub use rootfs::{BuildError, PartError, build_in_memory};
 pub use signature::{
     Candidate, Candidates, KeyError, KeyId, Keys, Refusal, SignatureError, SignatureForm, Verified,
 };

@@ -1,10 +1,9 @@
-//! Locks of the store. Three kinds: the index lock (short, around every look at or change of `index.json`), one bake
-//! lock for each root file system or blob that is being made (long), and on each of these in use a shared lock of its
-//! first byte, held by whoever has resolved it.
+//! Locks of the store. There are three kinds: the index lock (short, around every read or change of `index.json`), a build lock for each
+//! root file system or blob that is being created (long), and a shared lock on the first byte of each of these in use, held by every
+//! process that has resolved it.
 //!
-//! All are released by the kernel when their holder dies. Order: bake lock, then index lock; whoever holds the index
-//! lock only tries for others. Last of all comes the lock of the blobs' directory, held while one of them gets or loses
-//! its name.
+//! The kernel releases all of them when their holder dies. Order: build lock, then index lock. A holder of the index lock only tries other
+//! locks without waiting. The lock of the blobs' directory is last; it is held while a blob gets or loses its name.
 
 use super::cancel::{Cancel, Stopped};
 use magikvm_platform::atomic::{self, FileError};
@@ -19,14 +18,14 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-/// Who else may hold a lock.
+/// Whether others may hold the lock too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hold {
     Shared,
     Alone,
 }
 
-/// Waits for a lock file that stays for ever.
+/// Waits for a lock file that is never removed.
 pub(super) fn wait(path: &Path, hold: Hold) -> Result<File, FileError> {
     let file = open(path)?;
     match hold {
@@ -37,7 +36,7 @@ pub(super) fn wait(path: &Path, hold: Hold) -> Result<File, FileError> {
     Ok(file)
 }
 
-/// The same for one who may be asked to give up.
+/// Like [`wait`], for callers that may be cancelled.
 pub(super) fn wait_unless_stopped(
     path: &Path,
     hold: Hold,
@@ -56,7 +55,7 @@ pub(super) fn wait_unless_stopped(
         Err(TryLockError::WouldBlock) => {}
         Err(TryLockError::Error(error)) => return Err(FileError::at("lock", path)(error)),
     }
-    // In the kernel, which wakes it at once; who gives up leaves a thread there until its turn has come.
+    // Waiting in the kernel reacts at once. A cancelled caller leaves a thread behind until it is its turn.
     let (tell, told) = sync_channel(1);
     let waiting = std::thread::Builder::new().spawn(move || {
         let locked = match hold {
@@ -81,7 +80,7 @@ pub(super) fn wait_unless_stopped(
     }
 }
 
-/// Waits for the lock of a directory, which is held for moments only.
+/// Waits for the lock of a directory, which is held only briefly.
 pub(super) fn wait_dir(path: &Path, hold: Hold) -> Result<File, FileError> {
     let dir = File::open(path).map_err(FileError::at("open", path))?;
     match hold {
@@ -92,7 +91,7 @@ pub(super) fn wait_dir(path: &Path, hold: Hold) -> Result<File, FileError> {
     Ok(dir)
 }
 
-/// Takes a lock file that stays for ever, alone, when nobody has it.
+/// Takes a lock file that is never removed, exclusively, if it is free.
 pub(super) fn attempt(path: &Path) -> Result<Option<File>, FileError> {
     let file = open(path)?;
     match file.try_lock() {
@@ -102,18 +101,18 @@ pub(super) fn attempt(path: &Path) -> Result<Option<File>, FileError> {
     }
 }
 
-/// How long one waits before one tries for a lock again.
+/// Interval between two attempts to take a lock.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// The right to make one thing. Its file is removed when it is released.
+/// The right to create one thing. Dropping it removes its file.
 #[derive(Debug)]
-pub(super) struct BakeLock {
+pub(super) struct BuildLock {
     path: PathBuf,
     _file: File,
 }
 
-impl BakeLock {
-    /// Takes the lock, or tells (once, through `busy`) that another process has it and waits, unless it is time to give up.
+impl BuildLock {
+    /// Takes the lock. If another process has it, calls `busy` once and waits until it is free or the wait is cancelled.
     pub(super) fn wait(
         path: PathBuf,
         busy: &mut dyn FnMut(),
@@ -126,14 +125,14 @@ impl BakeLock {
             }
             let file = open(&path)?;
             match file.try_lock() {
-                // The holder before may have removed the file meanwhile: then once more, with the new one.
+                // The previous holder may have removed the file meanwhile; then retry with the new one.
                 Ok(()) if is_at(&file, &path) => return Ok(Ok(Self { path, _file: file })),
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
                     if !std::mem::replace(&mut told, true) {
                         busy();
                     }
-                    // A wait in the kernel could not be given up.
+                    // A wait in the kernel could not be cancelled.
                     std::thread::sleep(LOOK_EVERY);
                 }
                 Err(TryLockError::Error(error)) => return Err(FileError::at("lock", &path)(error)),
@@ -141,23 +140,23 @@ impl BakeLock {
         }
     }
 
-    /// Takes the lock when nobody has it.
+    /// Takes the lock if it is free.
     pub(super) fn attempt(path: PathBuf) -> Result<Option<Self>, FileError> {
         let file = open(&path)?;
         let locked = file.try_lock().is_ok() && is_at(&file, &path);
-        // Not `then_some`: a value that is not handed out would remove the holder's file when it is dropped.
+        // Not `then_some`: a discarded value would remove the holder's file when it is dropped.
         Ok(locked.then(|| Self { path, _file: file }))
     }
 }
 
-impl Drop for BakeLock {
+impl Drop for BuildLock {
     fn drop(&mut self) {
-        // While it is still locked: a waiter sees that its file is gone. A file that stays is swept later.
+        // Removed while it is still locked, so that a waiter sees that its file is gone. A remaining file is swept later.
         drop(atomic::remove(&self.path));
     }
 }
 
-/// The open file is the one that the path leads to.
+/// Whether the open file is the one at the path.
 pub(super) fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), std::fs::metadata(path)) {
         (Ok(open), Ok(found)) => (open.dev(), open.ino()) == (found.dev(), found.ino()),
@@ -165,7 +164,7 @@ pub(super) fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Locks the first byte of an open file (QEMU locks bytes from 100 on). False: someone else's lock is in the way.
+/// Locks the first byte of an open file (QEMU locks bytes from 100 on). False: another lock conflicts.
 pub(super) fn lock_in_use(file: &File, path: &Path, hold: Hold) -> Result<bool, FileError> {
     match os::set_lock(file, &first_byte(hold)) {
         Ok(()) => Ok(true),
@@ -174,7 +173,7 @@ pub(super) fn lock_in_use(file: &File, path: &Path, hold: Hold) -> Result<bool, 
     }
 }
 
-/// Whether somebody holds the first byte. Disturbs nobody; the answer is good as long as nobody may take it up.
+/// Whether a process holds the first byte. It does not disturb anybody; the answer is valid as long as nobody can take the lock.
 pub(super) fn is_held(file: &File, path: &Path) -> Result<bool, FileError> {
     let mut range = first_byte(Hold::Alone);
     os::get_lock(file, &mut range).map_err(|errno| FileError::at("inspect", path)(errno.into()))?;
@@ -195,24 +194,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_has_the_bake_lock_and_its_file_goes_with_it() {
+    fn one_has_the_build_lock_and_its_file_goes_with_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.lock");
-        let lock = BakeLock::attempt(path.clone()).unwrap().unwrap();
-        assert!(BakeLock::attempt(path.clone()).unwrap().is_none());
+        let lock = BuildLock::attempt(path.clone()).unwrap().unwrap();
+        assert!(BuildLock::attempt(path.clone()).unwrap().is_none());
         let (told, heard) = std::sync::mpsc::channel();
         let waiting = path.clone();
         let other = std::thread::spawn(move || {
-            BakeLock::wait(waiting, &mut || told.send(()).unwrap(), &Cancel::new())
+            BuildLock::wait(waiting, &mut || told.send(()).unwrap(), &Cancel::new())
         });
         heard.recv().unwrap();
         drop(lock);
         let lock = other.join().unwrap().unwrap().unwrap();
-        assert!(BakeLock::attempt(path.clone()).unwrap().is_none());
+        assert!(BuildLock::attempt(path.clone()).unwrap().is_none());
         let given_up = Cancel::new();
         given_up.cancel();
         assert_eq!(
-            BakeLock::wait(path.clone(), &mut || {}, &given_up).unwrap().err(),
+            BuildLock::wait(path.clone(), &mut || {}, &given_up).unwrap().err(),
             Some(Stopped::Cancelled)
         );
         drop(lock);
@@ -230,7 +229,7 @@ mod tests {
             assert_eq!(take(Hold::Alone, &timed).err(), Some(Stopped::TimedOut { seconds: 0 }));
         }
         drop(readers);
-        // The one who gave up has its turn, and passes it on.
+        // The cancelled waiter gets its turn and passes it on.
         drop(take(Hold::Alone, &Cancel::new()).unwrap());
         drop(take(Hold::Shared, &Cancel::new()).unwrap());
     }

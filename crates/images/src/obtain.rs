@@ -1,8 +1,7 @@
-//! Bringing images into the store: the layers stream in, are verified and merged into the root file system at the same time; the
-//! index learns of the image when all of it is there.
+//! Imports images into the store: the layers stream in, and are verified and merged into the root file system at the same time. The image
+//! is added to the index when it is complete.
 
 use super::arrival::Arrival;
-use super::bake::{self, BakeError};
 use super::blob::LayerBlob;
 use super::blobs::HeldBlob;
 use super::cancel::Cancel;
@@ -11,10 +10,11 @@ use super::document::{MANIFEST_TYPE, MAX_CONFIG, Platform};
 use super::erofs::RootfsCompression;
 use super::error::ImageError;
 use super::index::{ImageBlob, ImageEntry, ImageRecord, Named, RootfsEntry};
-use super::lock::{BakeLock, Hold};
+use super::lock::{BuildLock, Hold};
 use super::open::{self, OpenError, Opened};
 use super::progress::{LayerInfo, Progress};
 use super::reference::Reference;
+use super::rootfs::{self, BuildError};
 use super::source::Source;
 use super::store::{ImageStore, read_capped};
 use super::transfer::{Failed, Fetch, Transfer, TransferError};
@@ -23,24 +23,24 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// How an image is brought in.
+/// Options of an import.
 #[derive(Debug, Clone)]
 pub struct BringOptions {
     pub platform: Platform,
-    /// A request to give up, and a deadline.
+    /// Cancels the import, on request or at a deadline.
     pub cancel: Cancel,
-    /// How the root file system is kept; None: as it is, and not compressed when it is new.
+    /// The compression of the root file system; `None`: keep the existing one, or none for a new image.
     pub compression: Option<RootfsCompression>,
 }
 
 impl Default for BringOptions {
-    /// For this machine, without a deadline.
+    /// For this host's platform, without a deadline.
     fn default() -> Self {
         Self { platform: Platform::host(), cancel: Cancel::new(), compression: None }
     }
 }
 
-/// An image that is about to be brought in.
+/// An image being imported.
 pub(super) struct Bringing<'a> {
     pub(super) opened: Opened,
     pub(super) fetch: &'a dyn Fetch,
@@ -52,7 +52,7 @@ pub(super) struct Bringing<'a> {
 }
 
 impl ImageStore {
-    /// Imports an image from files under a name, which another image may have had.
+    /// Imports an image from files under a name, which may belong to another image so far.
     pub fn import(
         &self,
         source: &Source,
@@ -78,7 +78,7 @@ impl ImageStore {
         self.bring(&Bringing { opened, fetch: &local.parts, source_name, name, key: None, options, progress })
     }
 
-    /// Brings an image in whose documents are there and checked.
+    /// Imports an image whose documents are present and checked.
     pub(super) fn bring(&self, bringing: &Bringing<'_>) -> Result<ImageRecord, ImageError> {
         let Bringing { opened, progress, .. } = bringing;
         let layers = opened.layers.iter();
@@ -86,12 +86,13 @@ impl ImageStore {
             layers.map(|layer| LayerInfo { digest: layer.digest, size_bytes: layer.size }).collect(),
         ));
         let compression = self.compression(bringing)?;
-        let key = bake::key(&opened.config.rootfs.diff_ids, compression);
+        let key = rootfs::key(&opened.config.rootfs.diff_ids, compression);
         let brought = self.bring_locked(bringing, key, compression);
         if let Err(error) = &brought
             && !error.may_pass()
         {
-            // What came is of no use to a next attempt. If it cannot be removed now, it will be then; this error says more.
+            // The fetched data is of no use to another attempt. If it cannot be removed now, a later sweep removes it; this error says
+            // more.
             drop(self.sweep());
         }
         brought
@@ -104,15 +105,15 @@ impl ImageStore {
         compression: RootfsCompression,
     ) -> Result<ImageRecord, ImageError> {
         let Bringing { progress, options, .. } = bringing;
-        // Held until the index knows the file: nobody else bakes it, and no sweep takes it for a leftover.
+        // Held until the index knows the file, so that nobody else builds it and no sweep takes it for a leftover.
         let lock =
-            BakeLock::wait(self.bake_lock(&key), &mut || progress(Progress::Waiting), &options.cancel)?;
-        let _bake = lock.map_err(|stopped| bringing.stopped(stopped))?;
+            BuildLock::wait(self.build_lock(&key), &mut || progress(Progress::Waiting), &options.cancel)?;
+        let _build = lock.map_err(|stopped| bringing.stopped(stopped))?;
         let (rootfs, blobs) = self.layers(bringing, key, compression)?;
         self.record(bringing, rootfs, &blobs)
     }
 
-    /// The form that is wanted, else the one that the image has already.
+    /// The requested form, or else the existing one.
     fn compression(&self, bringing: &Bringing<'_>) -> Result<RootfsCompression, ImageError> {
         let Bringing { opened, options, source_name, .. } = bringing;
         let _lock = self.lock_for(Hold::Shared, &options.cancel, source_name)?;
@@ -120,7 +121,7 @@ impl ImageStore {
         Ok(options.compression.or(known).unwrap_or_default())
     }
 
-    /// Brings the layers, and bakes them meanwhile unless that was done before.
+    /// Fetches the layers, and meanwhile builds the root file system of them unless it exists.
     fn layers(
         &self,
         bringing: &Bringing<'_>,
@@ -139,35 +140,36 @@ impl ImageStore {
             cancel: &cancel,
             progress,
         };
-        let known = self.baked(&key)?;
-        let (baked, brought) = std::thread::scope(|scope| {
+        let known = self.built(&key)?;
+        let (built, brought) = std::thread::scope(|scope| {
             let brought = scope.spawn(|| transfer.run());
-            let baked = match known {
+            let built = match known {
                 Some(rootfs) => {
                     progress(Progress::Reused);
-                    // It was made of layers that unpack to what is announced; that these do is not known yet.
+                    // The existing file was built of layers that unpack to the announced digests; whether these layers do is not known
+                    // yet.
                     self.check_layers(bringing, &arrivals).map(|()| (rootfs, None))
                 }
-                None => self.bake(bringing, key, compression, &arrivals),
+                None => self.build(bringing, key, compression, &arrivals),
             };
-            if baked.is_err() {
+            if built.is_err() {
                 cancel.cancel();
             }
-            (baked, brought.join())
+            (built, brought.join())
         });
         let brought = brought.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        // Who asked to give up is told that; then comes the layer that could not be had, then what is wrong with one.
+        // A cancellation takes precedence, then a layer that could not be fetched, then a layer that is invalid.
         bringing.options.cancel.check().map_err(|stopped| bringing.stopped(stopped))?;
         let stopped = |failed: &Failed| matches!(failed.1, TransferError::Stopped(_));
-        match (baked, brought) {
+        match (built, brought) {
             (_, Err(failed)) if !stopped(&failed) => Err(bringing.failed(failed)),
             (Err(error), _) => Err(error),
             (_, Err(failed)) => Err(bringing.failed(failed)),
             (Ok((rootfs, staged)), Ok(held)) => {
-                // Only now every layer is known to be what was announced.
+                // Only now every layer is known to match its announcement.
                 if let Some(staged) = staged {
                     progress(Progress::Finishing);
-                    // The VMM reads it, who is a user of its own; that nobody else comes to it is the directory's doing.
+                    // The VMM, which may run as a private user, must read it; the directory keeps everybody else out.
                     staged.commit(0o644)?;
                 }
                 Ok((rootfs, held))
@@ -175,7 +177,7 @@ impl ImageStore {
         }
     }
 
-    /// Unpacks the layers that no image of the store was made of, and checks what they unpack to.
+    /// Unpacks the layers that belong to no image in the store, and checks their content.
     fn check_layers(&self, bringing: &Bringing<'_>, arrivals: &[Arc<Arrival>]) -> Result<(), ImageError> {
         let known: BTreeSet<(Digest, Digest)> = {
             let _lock = self.lock(Hold::Shared)?;
@@ -185,13 +187,13 @@ impl ImageStore {
         for (number, (layer, blob)) in (1..).zip(bringing.opened.layers.iter().zip(bringing.blobs(arrivals)))
         {
             if layer.digest.is_none_or(|digest| !known.contains(&(digest, layer.diff_id))) {
-                bake::check_layer(number, of, blob).map_err(|error| bringing.not_baked(error))?;
+                rootfs::check_layer(number, of, blob).map_err(|error| bringing.not_built(error))?;
             }
         }
         Ok(())
     }
 
-    fn bake(
+    fn build(
         &self,
         bringing: &Bringing<'_>,
         key: Digest,
@@ -200,19 +202,19 @@ impl ImageStore {
     ) -> Result<(RootfsEntry, Option<Staged>), ImageError> {
         let layers = bringing.blobs(arrivals);
         let mut staged = Staged::new(&self.rootfs_path(&key))?;
-        let tails = atomic::scratch(&self.dir("rootfs"), bake::TAILS_IN_MEMORY);
+        let tails = atomic::scratch(&self.dir("rootfs"), rootfs::TAILS_IN_MEMORY);
         let of = layers.len();
         let mut report = |number: usize, done_bytes: u64| {
             let total_bytes = layers[number - 1].length;
-            (bringing.progress)(Progress::Baking { number, of, done_bytes, total_bytes });
+            (bringing.progress)(Progress::Building { number, of, done_bytes, total_bytes });
         };
         let cancel = &bringing.options.cancel;
-        let baked = bake::bake(&layers, &key, compression, staged.file(), tails, cancel, &mut report)
-            .map_err(|error| bringing.not_baked(error))?;
-        Ok((RootfsEntry { key, size_bytes: baked.size, sha256: baked.sha256, compression }, Some(staged)))
+        let built = rootfs::build(&layers, &key, compression, staged.file(), tails, cancel, &mut report)
+            .map_err(|error| bringing.not_built(error))?;
+        Ok((RootfsEntry { key, size_bytes: built.size, sha256: built.sha256, compression }, Some(staged)))
     }
 
-    /// Gives the image its name in the index. An image that loses its last name by that goes, or stays nameless while used.
+    /// Gives the image its name in the index. An image that loses its last name is removed, or stays without a name while it is used.
     fn record(
         &self,
         bringing: &Bringing<'_>,
@@ -243,7 +245,7 @@ impl ImageStore {
         let _lock = self.lock_for(Hold::Alone, &bringing.options.cancel, &bringing.source_name)?;
         let mut index = self.read_index()?;
         let id = opened.id;
-        // Who uses the image holds the file that is there.
+        // Users of the image hold the existing file.
         let config = self.config_path(&id);
         if read_capped(&config, MAX_CONFIG)?.as_ref() != Some(&opened.config_bytes) {
             atomic::write(&config, &opened.config_bytes, 0o600)?;
@@ -273,7 +275,7 @@ impl ImageStore {
 }
 
 impl Bringing<'_> {
-    /// The layers, here or on their way.
+    /// The layers, present or arriving.
     fn blobs(&self, arrivals: &[Arc<Arrival>]) -> Vec<LayerBlob> {
         let both = self.opened.layers.iter().zip(arrivals);
         both.map(|(layer, arrival)| LayerBlob {
@@ -285,8 +287,8 @@ impl Bringing<'_> {
         .collect()
     }
 
-    fn not_baked(&self, error: BakeError) -> ImageError {
-        ImageError::Bake { source_name: self.source_name.clone(), source: Box::new(error) }
+    fn not_built(&self, error: BuildError) -> ImageError {
+        ImageError::Build { source_name: self.source_name.clone(), source: Box::new(error) }
     }
 
     fn stopped(&self, source: super::cancel::Stopped) -> ImageError {
@@ -304,7 +306,7 @@ impl Bringing<'_> {
     }
 }
 
-/// The manifest of an image that came without one (OCI image-spec, manifest.md).
+/// The manifest of an image that has none (OCI image-spec, manifest.md).
 fn made_manifest(opened: &Opened, blobs: &[ImageBlob]) -> Vec<u8> {
     let descriptor = |media_type: &str, digest: &Digest, size: u64| serde_json::json!({ "mediaType": media_type, "digest": digest, "size": size });
     let layers: Vec<_> =

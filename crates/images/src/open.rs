@@ -1,5 +1,5 @@
-//! Images outside the store, opened: which blobs they have, checked as far as that needs no unpacking.
-//! `layout` reads OCI image layouts, `archive` files of `docker save`.
+//! Opens images outside the store: finds their blobs, and checks them as far as that needs no unpacking. `layout` reads OCI image layouts,
+//! `archive` reads files of `docker save`.
 
 mod archive;
 mod layout;
@@ -30,7 +30,7 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
-    /// A registry did not give it.
+    /// The registry failed.
     #[error(transparent)]
     Registry(Box<RegistryError>),
     /// A blob that is a directory, device or the like.
@@ -38,17 +38,11 @@ pub enum OpenError {
     NotAFile { path: PathBuf },
     /// A document is larger than its limit.
     #[error("{what} has {size} bytes; the limit is {limit}")]
-    TooLarge {
-        what: String,
-        /// Its size in bytes.
-        size: u64,
-        /// The limit in bytes.
-        limit: u64,
-    },
-    /// A blob has another size than its descriptor says.
-    #[error("the blob {digest} has {found} bytes, its descriptor says {expected}")]
+    TooLarge { what: String, size: u64, limit: u64 },
+    /// The size of a blob differs from its descriptor.
+    #[error("the blob {digest} has {found} bytes, but its descriptor says {expected}")]
     Size { digest: Digest, expected: u64, found: u64 },
-    /// A document is not what its digest says.
+    /// The content of a document differs from its digest.
     #[error("the blob {expected} has the digest {found}")]
     Digest { expected: Digest, found: Digest },
     /// A document is not readable.
@@ -61,25 +55,25 @@ pub enum OpenError {
     /// A document contradicts itself or its descriptor.
     #[error("{what}: {problem}")]
     Document { what: String, problem: &'static str },
-    /// A media type that no container image has.
-    #[error("{what} has the media type {media_type:?}, which magikvm does not take")]
+    /// The media type does not belong to a container image.
+    #[error("{what} has the media type {media_type:?}, which magikvm does not support")]
     MediaType { what: String, media_type: String },
-    /// Indexes in indexes in indexes.
+    /// Indexes are nested too deeply.
     #[error("the image's indexes are nested more than {limit} deep")]
     Nesting { limit: usize },
-    /// A directory or archive that is no layout.
+    /// The directory or archive is not a layout.
     #[error("{} is not an OCI image layout (it has no valid \"oci-layout\" file)", path.display())]
     NotALayout { path: PathBuf },
-    /// A name that is not there.
+    /// There is no image with this name.
     #[error("there is no image {wanted:?} in it; there is {}", list(available))]
     NoSuchImage { wanted: String, available: Vec<String> },
-    /// More than one image and no choice.
+    /// There are several images and the source chooses none.
     #[error("it holds several images; choose one by adding \":NAME\" to the source: {}", list(available))]
     Ambiguous { available: Vec<String> },
-    /// Nothing for the platform.
+    /// There is no image for the platform.
     #[error("the image is for {}, not for {wanted}", list(available))]
     Platform { available: Vec<String>, wanted: String },
-    /// An index of several images that does not say what they are for.
+    /// The index lists several images without platforms.
     #[error("the image's index names no platforms, so there is none for {wanted} in it")]
     NoPlatforms { wanted: String },
     #[error("the image has {layers} layers; the limit is {MAX_LAYERS}")]
@@ -93,17 +87,17 @@ pub enum OpenError {
         #[source]
         source: TarError,
     },
-    /// A compressed archive in a form that is not read.
+    /// The archive is compressed in an unsupported format.
     #[error("{} is compressed as a whole with {format}; decompress it first: {command}", path.display())]
     Compressed { path: PathBuf, format: &'static str, command: &'static str },
-    /// A compressed archive that could not be unpacked.
+    /// The compressed archive could not be unpacked.
     #[error("{} cannot be decompressed", path.display())]
     Decompress {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
-    /// A file that the archive's manifest names and the archive lacks.
+    /// The archive lacks a file that its manifest names.
     #[error("the archive has no file {name:?}")]
     Missing { name: String },
     #[error(transparent)]
@@ -131,7 +125,7 @@ pub(super) struct Opened {
     pub(super) config: Config,
     /// Digests of the manifest and of the indexes that led to it, outermost first.
     pub(super) digests: Vec<Digest>,
-    /// What it runs on, as the index that led to it or its configuration says; empty where neither does.
+    /// The platform, from the index that led to it or from its configuration; empty where neither states it.
     pub(super) platform: Platform,
     /// Media type and bytes of the manifest; docker archives have none.
     pub(super) manifest: Option<(String, Vec<u8>)>,
@@ -141,23 +135,22 @@ pub(super) struct Opened {
 /// One layer, as the manifest describes it.
 #[derive(Debug, Clone)]
 pub(super) struct Layer {
-    /// Of what is stored; archives of `docker save` have none.
+    /// Digest of the stored bytes; archives of `docker save` have none.
     pub(super) digest: Option<Digest>,
-    /// Bytes stored.
     pub(super) size: u64,
     pub(super) compression: Compression,
     pub(super) media_type: String,
     pub(super) diff_id: Digest,
 }
 
-/// Where a layer's stored bytes begin: a whole file, or a part of an archive.
+/// Where a layer's stored bytes are: a whole file, or a part of an archive.
 #[derive(Debug, Clone)]
 pub(super) struct LayerPlace {
     pub(super) file: Arc<File>,
     pub(super) offset: u64,
 }
 
-/// An image in files of this machine, with the places of its layers.
+/// An image in files of the host, with the positions of its layers.
 #[derive(Debug)]
 pub(super) struct Local {
     pub(super) opened: Opened,

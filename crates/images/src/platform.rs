@@ -1,4 +1,4 @@
-//! What an image runs on: operating system, architecture, variant (OCI image-spec, image-index.md).
+//! The platform of an image: operating system, architecture, variant (OCI image-spec, image-index.md).
 
 use super::digest::shorten;
 use magikvm_proto::guest_image::Arch;
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// Longest part of a platform, in bytes; the longest that exist have ten.
+/// Longest part of a platform in bytes; the longest existing ones have ten.
 const MAX_PART_LEN: usize = 32;
 
 /// `linux/amd64`, `linux/arm/v7`.
@@ -20,7 +20,7 @@ pub struct Platform {
     variant: Option<String>,
 }
 
-/// Text that is no platform.
+/// The text is not a platform.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{text:?} is not a platform; the form is OS/ARCHITECTURE[/VARIANT], for example linux/amd64 or linux/arm64/v8"
@@ -30,7 +30,7 @@ pub struct PlatformError {
 }
 
 impl Platform {
-    /// A Linux guest on this machine.
+    /// A Linux guest on this host.
     pub fn host() -> Self {
         Arch::native().map_or_else(|| Self::of("linux", std::env::consts::ARCH, None), Self::guest)
     }
@@ -44,7 +44,7 @@ impl Platform {
         Self::of("linux", architecture, None)
     }
 
-    /// As in the image's configuration, which may leave things out.
+    /// The platform in an image's configuration, which may be incomplete.
     pub(super) fn of(os: &str, architecture: &str, variant: Option<&str>) -> Self {
         let short = |text: &str| text.chars().take(MAX_PART_LEN).collect();
         Self { os: short(os), architecture: short(architecture), variant: variant.map(short) }
@@ -65,7 +65,7 @@ impl Platform {
         self.variant.as_deref().filter(|variant| !variant.is_empty())
     }
 
-    /// How well an image for `found` does when this one is wanted: 0 is best; None: not at all. Without a wanted variant the
+    /// How well an image for `found` satisfies a request for this platform: 0 is best, `None` not at all. Without a requested variant the
     /// architecture's basic one is best, which runs everywhere.
     pub(super) fn fit(&self, found: &Self) -> Option<u8> {
         if (self.os(), self.architecture()) != (found.os(), found.architecture()) {
@@ -83,7 +83,7 @@ impl Platform {
         }
     }
 
-    /// Whether an image for `found` does when this one is wanted. What the image leaves out fits.
+    /// Whether an image for `found` satisfies a request for this platform. Missing parts of the image's platform fit.
     pub fn takes(&self, found: &Self) -> bool {
         let or = |found: &str, wanted: &str| if found.is_empty() { wanted } else { found }.to_owned();
         let whole = Self {

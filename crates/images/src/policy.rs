@@ -1,5 +1,5 @@
-//! `policy.toml`: which images may be used at all. Decides by an image's name alone, before anything of it is fetched or baked;
-//! knows no registry, and of signatures only the keys.
+//! `policy.toml`: which images may be used. It decides by an image's name alone, before anything is fetched or built. Must not know
+//! registries, and of signatures only the keys.
 
 mod prefix;
 
@@ -13,12 +13,12 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 
-/// Bytes of the file.
+/// Most bytes of the file.
 const MAX_FILE: u64 = 1 << 20;
-/// Keys of one rule.
+/// Most keys of one rule.
 const MAX_KEYS: usize = 64;
 
-/// A policy that cannot be used, or that does not allow an image.
+/// Why a policy cannot be used, or does not allow an image.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
     /// The file cannot be read.
@@ -31,13 +31,13 @@ pub enum PolicyError {
     /// The file is too large.
     #[error("the image policy {} is larger than {MAX_FILE} bytes", path.display())]
     TooLarge { path: PathBuf },
-    /// It is not TOML, or has what a policy has not.
+    /// It is not TOML, or has unknown keys.
     #[error("the image policy {}, line {line}: {problem}", path.display())]
     Form {
         path: PathBuf,
         /// Counted from 1.
         line: usize,
-        /// What is wrong, and what could be there instead.
+        /// The problem, with the possible values.
         problem: String,
     },
     #[error("the image policy {}, line {line}: the rule for {prefix:?}: {problem}", path.display())]
@@ -48,7 +48,7 @@ pub enum PolicyError {
         prefix: String,
         problem: &'static str,
     },
-    /// A rule's name can be read in two ways.
+    /// A rule's name is ambiguous.
     #[error(
         "the image policy {}, line {line}: the rule for {prefix:?}: write \"docker.io/library/{name}\" for the official image or \"docker.io/{name}/\" for all images of {name}", path.display()
     )]
@@ -64,7 +64,7 @@ pub enum PolicyError {
     #[error("the image policy {}, line {line}: there is a rule for {prefix:?} already, in line {first_line}", path.display())]
     Duplicate {
         path: PathBuf,
-        /// The second one's, counted from 1.
+        /// The line of the second rule, counted from 1.
         line: usize,
         first_line: usize,
         prefix: String,
@@ -79,11 +79,11 @@ pub enum PolicyError {
         #[source]
         source: KeyError,
     },
-    /// The image may not be used.
+    /// The policy rejects the image.
     #[error("the image policy {} rejects {reference}: {because}", path.display())]
     Rejected { path: PathBuf, reference: Box<Reference>, because: Because },
-    /// The image may be used only with a proof that is not known here.
-    #[error("the image policy {} wants {what} for {reference}, which this magikvm does not support yet: {because}", path.display())]
+    /// The policy requires a proof that is not supported.
+    #[error("the image policy {} requires {what} for {reference}, which this magikvm does not support yet: {because}", path.display())]
     Unsupported { path: PathBuf, reference: Box<Reference>, what: &'static str, because: Because },
 }
 
@@ -92,12 +92,12 @@ impl PolicyError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Rejected { path, reference, .. } => Some(format!(
-                "if it may be used, add to {}: [[rule]] prefix = \"{}\", require = \"accept\" or \"cosign-key\"",
+                "if it may be used, add this to {}: `[[rule]] prefix = \"{}\"`, `require = \"accept\"` or `\"cosign-key\"`.",
                 path.display(),
                 reference.repository()
             )),
             Self::Unsupported { .. } => Some(
-                "sign the image with a key, and write require = \"cosign-key\" and keys = [\"….pub\"]"
+                "sign the image with a key, and write `require = \"cosign-key\"` and `keys = [\"….pub\"]`."
                     .to_owned(),
             ),
             _ => None,
@@ -105,7 +105,7 @@ impl PolicyError {
     }
 }
 
-/// Which part of a policy decides about an image.
+/// The part of a policy that decides about an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Because {
     Rule {
@@ -125,7 +125,7 @@ impl std::fmt::Display for Because {
     }
 }
 
-/// What the policy wants of an image.
+/// The policy's requirement for an image.
 #[derive(Debug)]
 pub enum Requirement<'a> {
     Accept,
@@ -136,7 +136,7 @@ pub enum Requirement<'a> {
     },
     /// A signature by one of these keys.
     CosignKey(&'a Keys),
-    /// A proof that cannot be checked yet: it may not be used.
+    /// A proof that cannot be checked yet, so the image must not be used.
     Unsupported {
         path: &'a Path,
         what: &'static str,
@@ -145,8 +145,7 @@ pub enum Requirement<'a> {
 }
 
 impl<'a> Requirement<'a> {
-    /// The keys of which one must have signed the image; None: any image may be used. An error: this one may not, whatever is
-    /// beside it.
+    /// The keys of which one must have signed the image; `None`: any image may be used. An error rejects the image.
     pub fn keys(self, reference: &Reference) -> Result<Option<&'a Keys>, PolicyError> {
         let reference = || Box::new(reference.clone());
         match self {
@@ -222,17 +221,17 @@ enum Require {
 }
 
 impl Policy {
-    /// Every image may be used.
+    /// Accepts every image.
     pub fn accept_all() -> Self {
         Self { path: PathBuf::new(), default: Fallback::Accept, rules: Vec::new() }
     }
 
-    /// Reads a policy and its keys. A file that is not there accepts every image; any other doubt is an error.
+    /// Reads a policy and its keys. A missing file accepts every image; any other problem is an error.
     pub fn load(path: &Path) -> Result<Self, PolicyError> {
         let failed = |source| PolicyError::Read { path: path.to_owned(), source };
         let file = match File::open(path) {
             Ok(file) => file,
-            // A link to nowhere was meant to be a policy.
+            // A dangling link was meant to be a policy.
             Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => {
                 return Ok(Self::accept_all());
             }
@@ -273,7 +272,7 @@ impl Policy {
         Ok(Self { path: path.to_owned(), default: written.default, rules })
     }
 
-    /// What is wanted of an image with this name: the rule with the longest prefix decides.
+    /// The requirement for an image with this name: the rule with the longest prefix decides.
     pub fn requirement(&self, reference: &Reference) -> Requirement<'_> {
         let path = self.path.as_path();
         let fitting = self.rules.iter().filter_map(|rule| Some((rule.prefix.covers(reference)?, rule)));

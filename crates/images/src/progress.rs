@@ -1,43 +1,42 @@
-//! What bringing an image is doing, for whoever shows it. Reports come from several threads.
+//! Progress of importing an image, for display. Reports arrive from several threads.
 
 use super::digest::Digest;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// One layer, as announced.
+/// One announced layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerInfo {
-    /// Of what is stored; archives of `docker save` have none.
+    /// Digest of the stored bytes; archives of `docker save` have none.
     pub digest: Option<Digest>,
-    /// Bytes stored.
     pub size_bytes: u64,
 }
 
-/// A step of bringing an image.
+/// A step of importing an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Progress {
     /// Asking for the image.
     Resolving,
-    /// It has this digest.
+    /// The image was found with this digest.
     Found {
-        /// Of the manifest or index.
+        /// Digest of the manifest or index.
         digest: Digest,
-        /// Who said so: the registry, or one of its mirrors.
+        /// The registry or mirror that answered.
         endpoint: String,
     },
-    /// Its signature was checked: the key's id.
+    /// Its signature was verified; the id of the key.
     Verified(Digest),
     /// The image is known: its layers, bottom first.
     Opened(Vec<LayerInfo>),
-    /// Another process is bringing the same image; waiting for it.
+    /// Waiting for another process that imports the same image.
     Waiting,
     /// A layer on its way into the store; `number` counts from 0.
     Layer { number: usize, state: LayerState },
-    /// The root file system is here already.
+    /// The root file system already exists.
     Reused,
     /// A layer is being merged into the root file system; `number` counts from 1.
-    Baking {
+    Building {
         number: usize,
         of: usize,
         /// Stored bytes read so far.
@@ -45,33 +44,30 @@ pub enum Progress {
         /// Stored bytes of this layer.
         total_bytes: u64,
     },
-    /// Everything is written; making it durable.
+    /// Everything is written and is being made durable.
     Finishing,
 }
 
-/// How far a layer is.
+/// The state of a layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LayerState {
-    /// It is in the store already.
+    /// It was already in the store.
     Here,
-    /// Another process is bringing it.
+    /// Another process is fetching it.
     Waiting,
-    /// So many bytes have come.
-    Fetching {
-        /// Bytes.
-        done_bytes: u64,
-    },
-    /// The connection broke; it goes on where it stopped.
+    /// This many bytes have arrived.
+    Fetching { done_bytes: u64 },
+    /// The connection broke; the download continues where it stopped.
     Retrying { reason: String },
-    /// All has come; making it durable.
+    /// Everything has arrived and is being made durable.
     Saving,
     /// It is in the store.
     Done,
 }
 
 impl fmt::Display for Progress {
-    /// A line for people; what stands behind a colon changes often.
+    /// A line for people; the part after a colon changes often.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Resolving => f.write_str("Asking for the image"),
@@ -81,10 +77,10 @@ impl fmt::Display for Progress {
                 let bytes: u64 = layers.iter().map(|layer| layer.size_bytes).sum();
                 write!(f, "The image has {} layers with {bytes} bytes", layers.len())
             }
-            Self::Waiting => f.write_str("Waiting for another process that is bringing the same image"),
+            Self::Waiting => f.write_str("Waiting for another process that imports the same image"),
             Self::Layer { number, state } => write!(f, "Layer {}: {state}", number + 1),
-            Self::Reused => f.write_str("The root file system is here already"),
-            Self::Baking { number, of, done_bytes, total_bytes } => {
+            Self::Reused => f.write_str("The root file system already exists"),
+            Self::Building { number, of, done_bytes, total_bytes } => {
                 let percent = done_bytes.saturating_mul(100).checked_div(*total_bytes).unwrap_or(100);
                 write!(f, "Unpacking layer {number} of {of}: {percent} %")
             }
@@ -97,7 +93,7 @@ impl fmt::Display for LayerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Here => f.write_str("here already"),
-            Self::Waiting => f.write_str("another process is bringing it"),
+            Self::Waiting => f.write_str("another process is fetching it"),
             Self::Fetching { done_bytes } => write!(f, "{done_bytes} bytes"),
             Self::Retrying { reason } => f.write_str(reason),
             Self::Saving => f.write_str("saving"),

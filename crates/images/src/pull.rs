@@ -1,5 +1,5 @@
-//! Pulling: an image from its registry into the store, when the store does not have it or has to ask whether it still is what its
-//! name stands for. What the policy wants is checked before a layer is fetched.
+//! Pulls an image from its registry into the store, if the store does not have it or must check whether its name still means the same
+//! image. The policy is checked before a layer is fetched.
 
 use super::digest::Digest;
 use super::document::{Descriptor, Role, role};
@@ -18,10 +18,10 @@ use super::transfer::{Fetch, Sink, TransferError};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// When the registry is asked (core/v1 `Container.imagePullPolicy`). A pinned digest that is in the store is never asked for again.
+/// When the registry is asked (core/v1 `Container.imagePullPolicy`). It is never asked for a pinned digest that is in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum PullPolicy {
-    /// Every time; layers that are in the store are not fetched again. The default of a manifest for `:latest` and for no tag.
+    /// Every time; layers in the store are not fetched again. The default of a manifest for `:latest` and for no tag.
     #[default]
     Always,
     /// Only when the image is not in the store. The default of a manifest for every other tag and for digests.
@@ -30,7 +30,7 @@ pub enum PullPolicy {
     Never,
 }
 
-/// Where images come from, as whom, and which may be used.
+/// The sources of images, the logins, and the policy.
 #[derive(Debug)]
 pub struct PullSources {
     /// `registries.toml`.
@@ -41,7 +41,7 @@ pub struct PullSources {
 }
 
 impl PullSources {
-    /// As the files in this directory say, with the logins of this user.
+    /// The configuration in this directory, with the logins of this user.
     pub fn load(registries: &Path, policy: &Path) -> Result<Self, ImageError> {
         Ok(Self {
             registries: RegistryConfig::load(registries)?,
@@ -52,7 +52,7 @@ impl PullSources {
 }
 
 impl ImageStore {
-    /// Brings the image that a name stands for into the store, if the policy says so.
+    /// Pulls the image of a name into the store, if the policy allows it.
     pub fn pull(
         &self,
         name: &Reference,
@@ -110,7 +110,7 @@ impl ImageStore {
         self.bring(&Bringing { opened, fetch: &remote, source_name, name, key, options, progress })
     }
 
-    /// The image of a name when it is here and the policy lets it be used; what the policy forbids is an error.
+    /// The image of a name if it is in the store and the policy allows its use; an image that the policy rejects is an error.
     pub fn present(&self, name: &Reference, policy: &Policy) -> Result<Option<ImageRecord>, ImageError> {
         let keys = policy.requirement(name).keys(name)?;
         let _lock = self.lock(Hold::Shared)?;
@@ -119,14 +119,14 @@ impl ImageStore {
         Ok(usable.and_then(|named| index.record(&named.id)))
     }
 
-    /// Why [`present`](Self::present) has nothing.
+    /// Why [`present`](Self::present) has no result.
     pub fn absent(&self, name: &Reference, policy: &Policy) -> Result<ImageError, ImageError> {
         let keys = policy.requirement(name).keys(name)?;
         let _lock = self.lock(Hold::Shared)?;
         Ok(unusable(&self.read_index()?, name, keys, &BringOptions::default()))
     }
 
-    /// The image that the name has had, when the registry's answer is that it is still that one.
+    /// The present image of the name, if the registry's answer still means that image.
     fn unchanged(
         &self,
         name: &Reference,
@@ -142,8 +142,8 @@ impl ImageStore {
         Ok(usable.filter(same).and_then(|named| index.record(&named.id)))
     }
 
-    /// The image of a name: for the platform, in the form that is wanted, signed by one of the keys if there must be one, and
-    /// with these parts in the store.
+    /// The usable image of a name: for the platform, in the requested form, signed by one of the keys if required, and with these parts in
+    /// the store.
     fn usable(
         &self,
         index: &Index,
@@ -158,25 +158,25 @@ impl ImageStore {
             options.platform.takes(&image.platform())
                 && is_signed(named, keys)
                 && form
-                && self.baked_for(index, &named.id).is_some()
+                && self.built_for(index, &named.id).is_some()
                 && (parts == Parts::Rootfs || blobs())
         })
     }
 }
 
-/// What must be there of an image that is said to be there.
+/// The parts that must exist for an image to count as present.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Parts {
     Rootfs,
     All,
 }
 
-/// The signature of one of the keys, if there must be one, was seen when the name was given.
+/// Whether a signature by one of the keys, if required, was verified when the name was given.
 fn is_signed(named: &Named, keys: Option<&Keys>) -> bool {
     keys.is_none_or(|keys| named.key.is_some_and(|key| keys.ids().any(|id| id.digest() == key)))
 }
 
-/// Why there is no usable image of a name.
+/// Why a name has no usable image.
 fn unusable(index: &Index, name: &Reference, keys: Option<&Keys>, options: &BringOptions) -> ImageError {
     let found = index.find(name).and_then(|named| Some((named, index.images.get(&named.id)?)));
     let name = Box::new(name.clone());
@@ -194,7 +194,7 @@ fn unusable(index: &Index, name: &Reference, keys: Option<&Keys>, options: &Brin
     ImageError::NotUsable { name, because }
 }
 
-/// An image in a registry, its first document at hand.
+/// An image in a registry whose first document is known.
 struct Remote {
     repository: Repository,
     top: (Digest, Vec<u8>),

@@ -1,5 +1,5 @@
 //! Image references: `name[:tag][@digest]`, as Docker, containerd and Kubernetes read them.
-//! Knows no registry and no store.
+//! Must not know registries and the store.
 
 use super::digest::{Digest, DigestError, shorten};
 use magikvm_proto::limits::MAX_IMAGE_REF_LEN;
@@ -23,7 +23,7 @@ pub struct Reference {
     digest: Option<Digest>,
 }
 
-/// Text that is not an image reference.
+/// The text is not an image reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
     #[error("an image reference is empty")]
@@ -45,7 +45,6 @@ pub enum ReferenceError {
     #[error("the image reference {text:?} has a wrong digest")]
     Digest {
         text: String,
-        /// What is wrong with it.
         #[source]
         source: DigestError,
     },
@@ -67,22 +66,22 @@ impl Reference {
         format!("{}/{}", self.domain, self.path)
     }
 
-    /// The tag. None only when there is a digest.
+    /// The tag; `None` only when there is a digest.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
     }
 
-    /// Whether it means what is newest: its tag is `latest`, written or by default.
+    /// Whether it means the newest version: its tag is `latest`, written or by default.
     pub fn is_latest(&self) -> bool {
         self.tag.as_deref() == Some(DEFAULT_TAG)
     }
 
-    /// The digest of the manifest or index, when pinned.
+    /// The digest of the manifest or index if it is pinned.
     pub fn digest(&self) -> Option<Digest> {
         self.digest
     }
 
-    /// The same reference without its digest, with the default tag when it had none.
+    /// The reference without its digest, with the default tag if it had none.
     pub fn without_digest(&self) -> Self {
         Self {
             tag: Some(self.tag.clone().unwrap_or_else(|| DEFAULT_TAG.to_owned())),
@@ -144,7 +143,7 @@ impl FromStr for Reference {
         if !is_domain(domain) {
             return Err(ReferenceError::Domain { text: whole(), domain: shorten(domain) });
         }
-        // 64 hexadecimal digits are an image's id, never a name.
+        // 64 hexadecimal digits are always an image's id and never a name.
         let is_id = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
         if is_id || !path.split('/').all(is_path_component) {
             return Err(ReferenceError::Path { text: whole(), path: shorten(path) });
@@ -158,7 +157,7 @@ impl FromStr for Reference {
         };
         let tag = tag.or(if digest.is_none() { Some(DEFAULT_TAG) } else { None }).map(str::to_owned);
         let reference = Self { domain: domain.to_owned(), path, tag, digest };
-        // The defaults made it longer; what is written down must be readable again.
+        // The defaults made it longer. The stored form must be parseable again.
         if reference.to_string().len() > MAX_IMAGE_REF_LEN {
             return Err(ReferenceError::TooLong { text: whole() });
         }
@@ -166,7 +165,7 @@ impl FromStr for Reference {
     }
 }
 
-/// The first component is a registry when it looks like a host: a dot, a port, `localhost` or upper case.
+/// The first component is a registry when it looks like a host: it has a dot, a port or upper case, or is `localhost`.
 fn split_domain(name: &str) -> (&str, &str) {
     match name.split_once('/') {
         Some((first, rest))
@@ -196,8 +195,8 @@ fn is_domain(domain: &str) -> bool {
             && !label.ends_with('-')
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
-    // What ends in a number is an address for whoever connects (WHATWG URL, 3.5): only one spelling of it is taken, so that
-    // `127.1` and `0x7f000001` are not other registries than `127.0.0.1`.
+    // A host that ends in a number is an address to clients (WHATWG URL, 3.5). Only one spelling is accepted, so that `127.1` and
+    // `0x7f000001` are not other registries than `127.0.0.1`.
     let last = host.rsplit('.').next().unwrap_or(host);
     let is_number = last.bytes().all(|byte| byte.is_ascii_digit())
         || last.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("0x"));
@@ -241,7 +240,7 @@ impl From<Reference> for String {
     }
 }
 
-/// The canonical form, with everything that was left out.
+/// The canonical form with all defaults.
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}{}", self.domain, self.path, self.suffix())

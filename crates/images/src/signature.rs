@@ -1,9 +1,9 @@
-//! Signatures of images that lie beside them in the registry, as cosign and containers/image write them, checked with public keys.
+//! Signatures of images that are stored beside them in the registry by cosign and containers/image, verified with public keys.
 //!
-//! Where they are looked for: under cosign's tag `sha256-<hex>.sig`, and among the referrers of OCI 1.1. What they are: `simple`
-//! and `bundle`. `key` knows the keys. Asks a [`SignatureSource`] and so knows no HTTP; knows no policy and no store.
+//! They are searched under cosign's tag `sha256-<hex>.sig` and among the referrers of OCI 1.1. `simple` and `bundle` are their forms;
+//! `key` has the keys. Reads from a [`SignatureSource`] and so must not know HTTP, nor policies and the store.
 //!
-//! Not checked, because nothing here asks a third party: transparency logs, time stamps, certificates.
+//! Transparency logs, time stamps and certificates are not checked, because nothing here asks a third party.
 
 mod bundle;
 mod key;
@@ -20,14 +20,14 @@ use ::base64::engine::general_purpose::STANDARD;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// Where signatures come from: one repository of a registry.
+/// The source of signatures: one repository of a registry.
 pub(super) trait SignatureSource {
-    /// Why the registry did not answer, or not what was asked.
+    /// Why the registry did not answer, or answered wrongly.
     type Error: std::error::Error + Send + Sync + 'static;
-    /// The manifest under a tag. None: there is no such tag. At most 1 MiB.
+    /// The manifest of a tag; `None` if there is no such tag. At most 1 MiB.
     fn tagged_manifest(&self, tag: &str) -> Result<Option<Vec<u8>>, Self::Error>;
-    /// What refers to a manifest, of every type; also from the tag `sha256-<hex>` where the registry has no such request. Empty:
-    /// nothing, or the registry knows none of both.
+    /// Everything that refers to a manifest, of any type, also from the tag `sha256-<hex>` where the registry has no such request. Empty
+    /// if nothing does, or if the registry supports neither.
     fn referrers(&self, digest: &Digest) -> Result<Vec<Referrer>, Self::Error>;
     /// The manifest or index with a digest. At most 1 MiB.
     fn manifest(&self, digest: &Digest) -> Result<Vec<u8>, Self::Error>;
@@ -35,11 +35,11 @@ pub(super) trait SignatureSource {
     fn blob(&self, digest: &Digest, size: u64, limit: u64) -> Result<Vec<u8>, Self::Error>;
 }
 
-/// A manifest that refers to another one. Its type and annotations are nobody's word: they only save requests.
+/// A manifest that refers to another one. Its type and annotations are untrusted and only save requests.
 #[derive(Debug, Clone)]
 pub(super) struct Referrer {
     pub(super) digest: Digest,
-    /// What it is, when that is said.
+    /// Its type, if stated.
     pub(super) artifact_type: Option<String>,
     pub(super) annotations: BTreeMap<String, String>,
 }
@@ -49,11 +49,11 @@ pub struct Verified {
     /// Which of the image's digests is signed.
     pub digest: Digest,
     pub key: KeyId,
-    /// How the signature was found and what it is.
+    /// How the signature was found, and its form.
     pub form: SignatureForm,
 }
 
-/// Where a signature was and what it is.
+/// The place and the form of a signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SignatureForm {
     /// A signed document under the tag `sha256-<hex>.sig`.
@@ -74,21 +74,21 @@ impl fmt::Display for SignatureForm {
     }
 }
 
-/// Why one signature does not count.
+/// Why a signature does not count.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     #[error("it is signed by none of the keys")]
     OtherKey,
-    /// A key fits; the image is another.
+    /// The key is right, but the image is another.
     #[error("it is for the image {named}")]
     OtherImage { named: Digest },
-    /// A key fits; the image has another name.
+    /// The key is right, but the image's name is another.
     #[error("it is for the name {named:?}")]
     OtherRepository { named: String },
-    /// A key fits; it is not about what may be run.
+    /// The key is right, but the signature is not a permission to run.
     #[error("it is a {found:?} and not the signature of an image")]
     OtherPurpose {
-        /// What it says it is, shortened.
+        /// The type that it states, shortened.
         found: String,
     },
     #[error("{what} is not valid: {problem}")]
@@ -96,43 +96,42 @@ pub enum Refusal {
     /// Unreadable base64.
     #[error("{what} is not base64")]
     Base64 { what: &'static str },
-    /// Something else than a signature that is known.
+    /// It is not a known kind of signature.
     #[error("the media type {found:?} is not one of a signature")]
     MediaType { found: String },
     /// Too many bytes.
     #[error("it has {size} bytes; the limit is {limit}")]
     TooLarge { size: u64, limit: u64 },
-    /// Anything else that is wrong with its form.
+    /// Any other error in its form.
     #[error("{problem}")]
     Malformed { problem: &'static str },
 }
 
 impl Refusal {
-    /// One of our keys signed it, but something else.
+    /// Whether one of our keys signed it, but for something else.
     fn is_signed(&self) -> bool {
         matches!(self, Self::OtherImage { .. } | Self::OtherRepository { .. } | Self::OtherPurpose { .. })
     }
 }
 
-/// A signature that was looked at, and why it does not count.
+/// A checked signature, and why it does not count.
 #[derive(Debug)]
 pub struct Candidate {
     pub place: String,
-    /// Why it does not count.
     pub refusal: Refusal,
 }
 
 /// Signatures that do not count.
 #[derive(Debug, Default)]
 pub struct Candidates {
-    /// Those that were looked at.
+    /// The checked ones.
     pub seen: Vec<Candidate>,
-    /// How many there are besides, at least.
+    /// How many more there are at least.
     pub unseen: usize,
 }
 
 impl Candidates {
-    /// One of our keys signed an image with another name or digest.
+    /// Whether one of our keys signed an image with another name or digest.
     fn is_copied(&self) -> bool {
         let other = |one: &Candidate| {
             matches!(one.refusal, Refusal::OtherImage { .. } | Refusal::OtherRepository { .. })
@@ -141,7 +140,7 @@ impl Candidates {
     }
 }
 
-/// More of them make no error clearer.
+/// More of them would not make an error clearer.
 const SHOWN: usize = 4;
 
 impl fmt::Display for Candidates {
@@ -167,16 +166,16 @@ impl fmt::Display for Candidates {
 pub enum SignatureError<E: std::error::Error + 'static> {
     #[error("{reference} has no signature in its registry, and the policy wants one")]
     Unsigned { reference: Box<Reference>, digest: Option<Digest> },
-    /// There are some, none by one of the keys.
+    /// There are signatures, but none by one of the keys.
     #[error("{reference} is signed, but by none of the keys of the policy: {refused}")]
     OtherKey { reference: Box<Reference>, refused: Candidates },
     /// One of the keys signed something else.
     #[error("the signatures beside {reference} are for something else: {refused}")]
     OtherImage { reference: Box<Reference>, refused: Candidates },
-    /// There is something like a signature, but nothing that can be read.
+    /// There is something like a signature, but nothing valid.
     #[error("{reference} has no signature that can be read: {refused}")]
     Unreadable { reference: Box<Reference>, refused: Candidates },
-    /// The registry did not give them all, and among those that it gave none counts.
+    /// The registry did not return all of them, and none of those it returned counts.
     #[error("cannot get {what} of {reference}")]
     Registry {
         reference: Box<Reference>,
@@ -191,17 +190,17 @@ impl<E: std::error::Error + 'static> SignatureError<E> {
     pub fn hint(&self) -> Option<String> {
         let sign = |reference: &Reference, digest: Option<Digest>| {
             let digest = digest.map_or_else(|| "sha256:…".to_owned(), |digest| digest.to_string());
-            Some(format!("cosign sign --key cosign.key {}@{digest}", reference.repository()))
+            Some(format!("sign it with `cosign sign --key cosign.key {}@{digest}`.", reference.repository()))
         };
         match self {
             Self::Unsigned { reference, digest } => sign(reference, *digest),
             Self::OtherKey { .. } => Some(
-                "if that key may sign this image, add its public half to `keys` of the rule in policy.toml"
+                "if that key may sign this image, add its public half to `keys` of the rule in policy.toml."
                     .to_owned(),
             ),
             Self::OtherImage { reference, refused } if refused.is_copied() => Some(format!(
-                "if the image was copied from elsewhere, sign it for its new place: \
-                 cosign sign --key cosign.key --sign-container-identity {0} {0}@sha256:…",
+                "if the image was copied from elsewhere, sign it for its new place with \
+                 `cosign sign --key cosign.key --sign-container-identity {0} {0}@sha256:…`.",
                 reference.repository()
             )),
             Self::Unreadable { reference, .. } | Self::OtherImage { reference, .. } => sign(reference, None),
@@ -210,14 +209,14 @@ impl<E: std::error::Error + 'static> SignatureError<E> {
     }
 }
 
-/// What a signature has to say.
+/// What a signature must state.
 struct Claim<'a> {
     keys: &'a Keys,
     reference: &'a Reference,
     digests: &'a [Digest],
 }
 
-/// What a signature that counts says.
+/// What a valid signature states.
 #[derive(Debug, PartialEq, Eq)]
 struct Signed {
     digest: Digest,
@@ -225,13 +224,13 @@ struct Signed {
 }
 
 impl Claim<'_> {
-    /// The digest, when it is one of the image's. Only for what one of the keys signed.
+    /// The digest if it is one of the image's. Only for content that one of the keys signed.
     fn wanted(&self, named: Digest) -> Result<Digest, Refusal> {
         if self.digests.contains(&named) { Ok(named) } else { Err(Refusal::OtherImage { named }) }
     }
 }
 
-/// Standard base64 with its padding, in one line: one text for the same bytes.
+/// Standard base64 with padding in one line, so that the same bytes have one text.
 fn base64(what: &'static str, text: &str) -> Result<Vec<u8>, Refusal> {
     STANDARD.decode(text).map_err(|_| Refusal::Base64 { what })
 }

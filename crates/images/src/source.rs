@@ -1,4 +1,4 @@
-//! Where an image is imported from: `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]` or `docker-archive:FILE[:REF]`.
+//! The source of an import: `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]` or `docker-archive:FILE[:REF]`.
 
 use super::digest::shorten;
 use std::fmt;
@@ -11,7 +11,7 @@ pub enum Source {
     /// A directory in OCI's image layout.
     OciLayout {
         dir: PathBuf,
-        /// The image's `org.opencontainers.image.ref.name`; may be left out when there is one image.
+        /// The image's `org.opencontainers.image.ref.name`; optional when there is one image.
         tag: Option<String>,
     },
     /// A tar file of such a directory.
@@ -19,22 +19,22 @@ pub enum Source {
     /// A file written by `docker save` or `skopeo copy … docker-archive:`.
     DockerArchive {
         file: PathBuf,
-        /// One of its `RepoTags`, or `@0`, `@1`… ; may be left out when there is one image.
+        /// One of its `RepoTags`, or `@0`, `@1`…; optional when there is one image.
         image: Option<String>,
     },
 }
 
-/// Text that is no source.
+/// The text is not a source.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
     #[error(
         "{text:?} is not an image source; the forms are oci:DIR[:TAG], oci-archive:FILE[:TAG] and docker-archive:FILE[:REF]"
     )]
     Transport { text: String },
-    /// No path behind the transport.
+    /// There is no path after the transport.
     #[error("the image source {text:?} names no {what}; the form is {form}")]
     NoPath { text: String, what: &'static str, form: &'static str },
-    /// A colon with nothing behind it.
+    /// Nothing follows the last colon.
     #[error("the image source {text:?} ends in \":\"; the form is {form} (a path cannot contain \":\")")]
     EmptyChoice { text: String, form: &'static str },
 }
@@ -50,7 +50,7 @@ impl FromStr for Source {
             "docker-archive" => ("docker-archive:FILE[:REF]", "file"),
             _ => return Err(SourceError::Transport { text: shorten(text) }),
         };
-        // As in skopeo, the path ends at the first colon: what follows may have colons (`oci:dir:docker.io/a:1`).
+        // As in skopeo, the path ends at the first colon: the rest may contain colons (`oci:dir:docker.io/a:1`).
         let (path, choice) = rest.split_once(':').map_or((rest, None), |(path, choice)| (path, Some(choice)));
         if path.is_empty() {
             return Err(SourceError::NoPath { text: shorten(text), what, form });

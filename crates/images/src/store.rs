@@ -1,10 +1,9 @@
-//! The store: images by name, each baked once into a read-only EROFS file that all pods share.
+//! The store: images by name, each built once into a read-only EROFS file that all pods share.
 //!
-//! On disk: `index.json` (see `index`), `configs/<id>.json` (configurations as they came, checked when read), `blobs/<hex>`
-//! (layers and manifests as they came, see `blobs`), `rootfs/<key>.erofs`, `dirs/` (see `unpacked`), `locks/`. A file is either complete under its
-//! name or not there: what a killed process leaves is swept by the next one that changes the store. Must not know pods; a
-//! root file system is in use while its [`RootfsFile`] lives. Bringing images in is in `obtain`, looking after those that
-//! are there in `upkeep`, writing them out in `export`.
+//! On disk: `index.json` (see `index`), `configs/<id>.json` (unmodified configurations, checked when read), `blobs/<hex>` (unmodified
+//! layers and manifests, see `blobs`), `rootfs/<key>.erofs`, `dirs/` (see `unpacked`), `locks/`. A file is either complete under its name
+//! or absent: the leftovers of a killed process are swept by the next process that changes the store. Must not know pods; a root file
+//! system is in use while its [`RootfsFile`] lives. `obtain` imports images, `upkeep` maintains them, `export` writes them out.
 
 use super::blobs::{self, Blobs};
 use super::cancel::Cancel;
@@ -13,7 +12,7 @@ use super::document::{Config, ImageDefaults, MAX_CONFIG};
 use super::erofs::RootfsCompression;
 use super::error::ImageError;
 use super::index::{ImageBlob, ImageRecord, Index, Named, RootfsEntry, SCHEMA};
-use super::lock::{self, BakeLock, Hold};
+use super::lock::{self, BuildLock, Hold};
 use super::reference::Reference;
 use magikvm_platform::atomic::{self, FileError};
 use std::collections::BTreeSet;
@@ -23,69 +22,69 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// Bytes of `index.json`: far more than thousands of images need.
+/// Most bytes of `index.json`: far more than thousands of images need.
 const MAX_INDEX: u64 = 64 << 20;
 /// Directories of the store.
 const DIRS: [&str; 5] = ["rootfs", "configs", "blobs", "dirs", "locks"];
-/// Digits of an id that are taken for one.
+/// Least digits of an id.
 const MIN_ID_PREFIX: usize = 4;
-/// How long whole layers of a failed pull stay.
+/// How long complete layers of a failed pull are kept.
 const KEEP_UNUSED: Duration = Duration::from_secs(24 * 3600);
 
-/// What [`ImageStore::remove`] did.
+/// The result of [`ImageStore::remove`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removed {
     /// The image has other names and stays.
     Name,
-    /// It was the last name: the image is gone.
+    /// It was the last name: the image was removed.
     Image {
         id: Digest,
-        /// Bytes freed on disk; what another image shares stays.
+        /// Bytes freed on disk; data that another image shares stays.
         freed_bytes: u64,
     },
 }
 
-/// An image that is ready for use, and stays while this lives.
+/// An image ready for use, which is not removed while this value lives.
 #[derive(Debug)]
 pub struct Image {
     /// Digest of the configuration.
     pub id: Digest,
-    /// What the store knows about it.
+    /// Its record in the store.
     pub record: ImageRecord,
-    /// What it says about how it is run.
+    /// Its defaults for running it.
     pub config: ImageDefaults,
     pub rootfs: RootfsFile,
-    /// The configuration's file, open, with a shared lock on its first byte: images with the same layers are told apart by it.
+    /// The open configuration file with a shared lock on its first byte. It distinguishes images with the same layers.
     _lock: File,
 }
 
-/// A root file system's EROFS file; it is not removed while this lives.
+/// A root file system's EROFS file, which is not removed while this value lives.
 #[derive(Debug)]
 pub struct RootfsFile {
     pub path: PathBuf,
     /// Its size, a multiple of 4096.
     pub size_bytes: u64,
-    /// Digest of its layers: images with the same layers have the same file.
+    /// Digest of its layers: images with the same layers share the file.
     pub key: Digest,
-    /// Open, with a shared lock on its first byte.
+    /// The open file with a shared lock on its first byte.
     _lock: File,
 }
 
-/// What an image is made of, as it came.
+/// The unmodified parts of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageParts {
-    /// The manifest; none for images of an older version.
+    /// The manifest; `None` for images of an older version.
     pub manifest: Option<ImageBlob>,
     /// The layers, bottom first; none for images of an older version.
     pub layers: Vec<ImageBlob>,
-    /// How its root file system is kept.
+    /// The compression of its root file system.
     pub compression: RootfsCompression,
-    /// Keys whose signatures were checked when it was pulled.
+    /// Keys whose signatures were verified when it was pulled.
     pub signed_by: Vec<Digest>,
 }
 
 impl Image {
-    /// Notes that the image is used: `prune` takes the longest unused first.
+    /// Records that the image is used: `prune` takes the longest unused first.
     pub fn mark_used(&self) -> Result<(), ImageError> {
         let path = &self.rootfs.path;
         self.rootfs._lock.set_modified(SystemTime::now()).map_err(FileError::at("touch", path))?;
@@ -100,7 +99,7 @@ pub struct ImageStore {
 }
 
 impl ImageStore {
-    /// Opens the store in a directory (made with mode 0700 when it is missing).
+    /// Opens the store in a directory, creating it with mode 0700 if it is missing.
     pub fn open(root: &Path) -> Result<Self, ImageError> {
         let store = Self { root: root.to_owned() };
         for dir in [root.to_owned()].into_iter().chain(DIRS.map(|name| store.dir(name))) {
@@ -115,7 +114,7 @@ impl ImageStore {
         Ok(self.read_index()?.records())
     }
 
-    /// Gives an image one more name, which another image may have had.
+    /// Gives an image another name, which may belong to another image so far.
     pub fn tag(&self, image: &str, name: &Reference) -> Result<ImageRecord, ImageError> {
         let _lock = self.lock(Hold::Alone)?;
         let mut index = self.read_index()?;
@@ -130,14 +129,14 @@ impl ImageStore {
                 found: digests.into_iter().flatten().copied().collect(),
             });
         }
-        // Whose signature was checked is said of the name it was pulled by, not of this one.
+        // The verified signature belongs to the name that was pulled, not to this one.
         index.names.insert(name.clone(), Named { id, key: None });
         self.write_index(&index)?;
         self.drop_nameless(&mut index)?;
         index.record(&id).ok_or_else(|| ImageError::UnknownId { id: id.to_string() })
     }
 
-    /// Takes a name away; with its last name the image goes, unless a pod uses it. An id stands for all names of an image.
+    /// Removes a name. An image without names is removed too, unless a pod uses it. An id stands for all names of an image.
     pub fn remove(&self, image: &str) -> Result<Removed, ImageError> {
         self.tidy()?;
         let _lock = self.lock(Hold::Alone)?;
@@ -158,7 +157,7 @@ impl ImageStore {
         }
     }
 
-    /// The image that a reference means, kept from removal while the result lives.
+    /// The image of a reference, kept from removal while the result lives.
     pub fn resolve(&self, name: &Reference) -> Result<Image, ImageError> {
         let _lock = self.lock(Hold::Shared)?;
         let index = self.read_index()?;
@@ -174,7 +173,7 @@ impl ImageStore {
         self.image(&self.read_index()?, *id)
     }
 
-    /// The image that a name, an id or the beginning of an id means, kept from removal while the result lives.
+    /// The image of a name, an id or the beginning of an id, kept from removal while the result lives.
     pub fn resolve_text(&self, image: &str) -> Result<Image, ImageError> {
         let _lock = self.lock(Hold::Shared)?;
         let index = self.read_index()?;
@@ -182,13 +181,13 @@ impl ImageStore {
         self.image(&index, id)
     }
 
-    /// The id of the image that a name, an id or the beginning of an id means. The image need not be whole.
+    /// The id of the image with this name, id or beginning of an id. The image may be incomplete.
     pub fn id_of(&self, image: &str) -> Result<Digest, ImageError> {
         let _lock = self.lock(Hold::Shared)?;
         Ok(self.find(&self.read_index()?, image)?.0)
     }
 
-    /// What an image is made of.
+    /// The unmodified parts of an image.
     pub fn parts_of(&self, image: &Image) -> Result<ImageParts, ImageError> {
         let _lock = self.lock(Hold::Shared)?;
         let mut index = self.read_index()?;
@@ -205,7 +204,7 @@ impl ImageStore {
         })
     }
 
-    /// An image by name, id or the beginning of an id; with the name in the index, if it was one.
+    /// An image by name, id or the beginning of an id; with its name in the index, if it was a name.
     pub(super) fn find(&self, index: &Index, image: &str) -> Result<(Digest, Option<Reference>), ImageError> {
         let name = image.parse::<Reference>();
         if let Ok(name) = &name
@@ -226,7 +225,7 @@ impl ImageStore {
                 prefix: prefix.to_owned(),
                 found: found.iter().map(Digest::to_string).collect(),
             }),
-            // `sha256:…` could be read as a name with a tag.
+            // `sha256:…` could be parsed as a name with a tag.
             ([], Ok(_)) if is_id && prefix.len() < image.len() => {
                 Err(ImageError::UnknownId { id: prefix.to_owned() })
             }
@@ -247,20 +246,20 @@ impl ImageStore {
         let Some(file) = atomic::open_if_there(&path)? else {
             return Err(ImageError::Damaged { path, problem: "it is missing" });
         };
-        // Nobody holds it alone but under the index lock, which is held here.
+        // An exclusive lock is taken only under the index lock, which is held here.
         if !lock::lock_in_use(&file, &path, Hold::Shared)? {
             return Err(ImageError::Damaged { path, problem: "it is locked by another program" });
         }
         let size_bytes = file.metadata().map_err(FileError::at("inspect", &path))?.len();
         if size_bytes != entry.rootfs.size_bytes {
-            return Err(ImageError::Damaged { path, problem: "it has another size than when it was baked" });
+            return Err(ImageError::Damaged { path, problem: "its size has changed since it was built" });
         }
         let rootfs = RootfsFile { path, size_bytes, key: entry.rootfs.key, _lock: file };
         let (config, config_file) = self.config(&id)?;
         Ok(Image { id, record, config, rootfs, _lock: config_file })
     }
 
-    /// The configuration of an image, checked against its digest, and its file, held.
+    /// The configuration of an image, checked against its digest, with its locked file.
     fn config(&self, id: &Digest) -> Result<(ImageDefaults, File), ImageError> {
         let path = self.config_path(id);
         let damaged = |problem| ImageError::Damaged { path: path.clone(), problem };
@@ -270,29 +269,29 @@ impl ImageStore {
         }
         let bytes = read_file(&file, &path, MAX_CONFIG)?;
         if Digest::of(&bytes) != *id {
-            return Err(damaged("it is not the configuration it is named after"));
+            return Err(damaged("its content does not match its name"));
         }
         let config: Config =
             serde_json::from_slice(&bytes).map_err(|source| ImageError::Index { path, source })?;
         Ok((config.config, file))
     }
 
-    /// The root file system of an image, if it is there.
-    pub(super) fn baked_for(&self, index: &Index, id: &Digest) -> Option<RootfsEntry> {
+    /// The root file system of an image, if it exists.
+    pub(super) fn built_for(&self, index: &Index, id: &Digest) -> Option<RootfsEntry> {
         let rootfs = index.images.get(id)?.rootfs;
         let there = fs::metadata(self.rootfs_path(&rootfs.key)).map(|metadata| metadata.len()).ok();
         (there == Some(rootfs.size_bytes)).then_some(rootfs)
     }
 
-    /// A root file system that the index knows and that is there.
-    pub(super) fn baked(&self, key: &Digest) -> Result<Option<RootfsEntry>, ImageError> {
+    /// A root file system that is in the index and exists.
+    pub(super) fn built(&self, key: &Digest) -> Result<Option<RootfsEntry>, ImageError> {
         let _lock = self.lock(Hold::Shared)?;
         let known = self.read_index()?.rootfs(key);
         let there = fs::metadata(self.rootfs_path(key)).map(|metadata| metadata.len()).ok();
         Ok(known.filter(|rootfs| there == Some(rootfs.size_bytes)))
     }
 
-    /// Removes images without a name; one that is in use stays, and is tried again next time.
+    /// Removes images without a name. Those in use stay until the next sweep.
     pub(super) fn drop_nameless(&self, index: &mut Index) -> Result<(), ImageError> {
         for nameless in index.nameless() {
             self.drop_image(index, &nameless)?;
@@ -300,8 +299,8 @@ impl ImageStore {
         Ok(())
     }
 
-    /// Removes an image from the index and then from disk; the index lock is held. Returns the bytes freed, or None when
-    /// it is in use, and then changes nothing.
+    /// Removes an image from the index and then from disk; the caller holds the index lock. Returns the bytes freed, or `None` without any
+    /// change when it is in use.
     pub(super) fn drop_image(&self, index: &mut Index, id: &Digest) -> Result<Option<u64>, ImageError> {
         let Some(entry) = index.images.get(id) else { return Ok(Some(0)) };
         let key = entry.rootfs.key;
@@ -309,9 +308,9 @@ impl ImageStore {
         if self.image_in_use(index, id, &key)? {
             return Ok(None);
         }
-        // Someone who brings the same layers right now needs the file: it stays for them.
+        // A process that imports the same layers right now needs the file, so it stays.
         let doomed =
-            if index.shares_rootfs(&key, id) { None } else { BakeLock::attempt(self.bake_lock(&key))? };
+            if index.shares_rootfs(&key, id) { None } else { BuildLock::attempt(self.build_lock(&key))? };
         let blobs: Vec<Digest> = entry.blobs().map(|part| part.digest).collect();
         index.images.remove(id);
         index.names.retain(|_, named| named.id != *id);
@@ -325,15 +324,15 @@ impl ImageStore {
             }
             let needed = index.blobs();
             for blob in blobs.iter().filter(|blob| !needed.contains(blob)) {
-                // One that is held belongs to an image on its way in.
+                // A held blob belongs to an image that is being imported.
                 freed += self.blobs().remove_unheld(blob)?.unwrap_or(0);
             }
             Ok(freed)
         };
         match self.write_index(index) {
             Ok(()) => Ok(Some(remove_files()?)),
-            // A full disk has no room even for the shorter index. The image was to go anyway: one whose files are gone is told
-            // as damaged should this end in between, and can be removed or pulled again.
+            // A full disk has no room even for the shorter index. The image is to be removed anyway: if this ends in between, the image is
+            // reported as damaged and can be removed or pulled again.
             Err(error) if error.is_full_disk() => {
                 let freed = remove_files()?;
                 self.write_index(index)?;
@@ -343,35 +342,35 @@ impl ImageStore {
         }
     }
 
-    /// Somebody has resolved the image and still holds it; the index lock is held.
+    /// Whether a process holds the resolved image; the caller holds the index lock.
     pub(super) fn image_in_use(&self, index: &Index, id: &Digest, key: &Digest) -> Result<bool, ImageError> {
         if is_in_use(&self.config_path(id))? {
             return Ok(true);
         }
-        // Those who hold it without its configuration.
+        // Holders of the file without its configuration.
         let alone = !index.shares_rootfs(key, id);
         Ok(alone && (is_in_use(&self.rootfs_path(key))? || self.directory_in_use(key)?))
     }
 
-    /// Removes a root file system that no image of the index has any more, unless it is in use: then a later sweep does. The
-    /// index lock is held.
+    /// Removes a root file system that no image of the index has, unless it is in use; then a later sweep removes it. The caller holds the
+    /// index lock.
     pub(super) fn drop_rootfs(&self, index: &Index, key: &Digest) -> Result<u64, ImageError> {
         if index.rootfs(key).is_some() {
             return Ok(0);
         }
-        let Some(_bake) = BakeLock::attempt(self.bake_lock(key))? else { return Ok(0) };
+        let Some(_build) = BuildLock::attempt(self.build_lock(key))? else { return Ok(0) };
         let freed = blobs::remove_unheld(&self.rootfs_path(key))?.unwrap_or(0);
         self.remove_directories(key)?;
         Ok(freed)
     }
 
-    /// Removes what killed processes and failed pulls left, when nobody changes the store right now: incomplete files, and root
-    /// file systems, blobs and configurations that the index does not know; lock files. Returns the bytes freed.
+    /// Removes the leftovers of killed processes and failed pulls, unless another process changes the store right now: incomplete files;
+    /// root file systems, blobs and configurations unknown to the index; lock files. Returns the bytes freed.
     pub fn sweep(&self) -> Result<u64, ImageError> {
         self.sweep_unused(Duration::ZERO)
     }
 
-    /// The same, but whole layers of a pull that failed lately stay: the next attempt need not fetch them again.
+    /// Like `sweep`, but keeps complete layers of a recently failed pull, so that the next attempt need not fetch them again.
     pub(super) fn tidy(&self) -> Result<u64, ImageError> {
         self.sweep_unused(KEEP_UNUSED)
     }
@@ -383,7 +382,7 @@ impl ImageStore {
         }
     }
 
-    /// The same, the index lock being held.
+    /// The same for a caller that holds the index lock.
     pub(super) fn sweep_locked(&self, keep: Duration) -> Result<u64, ImageError> {
         for dir in [self.root.clone(), self.dir("rootfs"), self.dir("configs"), self.dir("blobs")] {
             atomic::sweep(&dir)?;
@@ -396,7 +395,7 @@ impl ImageStore {
                 atomic::remove(&path)?;
             }
         }
-        for (_bake, path) in self.unknown_rootfs(&index)? {
+        for (_build, path) in self.unknown_rootfs(&index)? {
             freed += blobs::remove_unheld(&path)?.unwrap_or(0);
         }
         let needed = index.blobs();
@@ -410,19 +409,19 @@ impl ImageStore {
         Ok(freed)
     }
 
-    /// Every root file system there is.
+    /// All root file systems on disk.
     pub(super) fn rootfs_files(&self) -> Result<Vec<(Digest, PathBuf)>, FileError> {
         digests_in(&self.dir("rootfs"), ".erofs")
     }
 
-    /// Root file systems that the index does not know and that nobody is making, kept from that meanwhile.
-    pub(super) fn unknown_rootfs(&self, index: &Index) -> Result<Vec<(BakeLock, PathBuf)>, ImageError> {
+    /// Root file systems that are unknown to the index and not being built, locked so that nobody builds them meanwhile.
+    pub(super) fn unknown_rootfs(&self, index: &Index) -> Result<Vec<(BuildLock, PathBuf)>, ImageError> {
         let mut unknown = Vec::new();
         for (key, path) in self.rootfs_files()? {
             if index.rootfs(&key).is_none()
-                && let Some(bake) = BakeLock::attempt(self.bake_lock(&key))?
+                && let Some(build) = BuildLock::attempt(self.build_lock(&key))?
             {
-                unknown.push((bake, path));
+                unknown.push((build, path));
             }
         }
         Ok(unknown)
@@ -454,7 +453,7 @@ impl ImageStore {
         Ok(lock::wait(&self.root.join("lock"), hold)?)
     }
 
-    /// The same for one who may be asked to give up what `source_name` names.
+    /// Like `locked`, for callers that may cancel the work on `source_name`.
     pub(super) fn lock_for(
         &self,
         hold: Hold,
@@ -485,12 +484,12 @@ impl ImageStore {
         Blobs::new(self.dir("blobs"), self.dir("locks"))
     }
 
-    pub(super) fn bake_lock(&self, key: &Digest) -> PathBuf {
+    pub(super) fn build_lock(&self, key: &Digest) -> PathBuf {
         self.dir("locks").join(format!("{}.lock", key.hex()))
     }
 }
 
-/// Somebody holds the first byte of a file of the store.
+/// Whether a process holds the first byte of a file of the store.
 pub(super) fn is_in_use(path: &Path) -> Result<bool, ImageError> {
     match atomic::open_if_there(path)? {
         Some(file) => Ok(lock::is_held(&file, path)?),
@@ -498,7 +497,7 @@ pub(super) fn is_in_use(path: &Path) -> Result<bool, ImageError> {
     }
 }
 
-/// A whole file of the store; None when it is not there.
+/// A whole file of the store; `None` when it does not exist.
 pub(super) fn read_capped(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, ImageError> {
     atomic::open_if_there(path)?.map(|file| read_file(&file, path, limit)).transpose()
 }
@@ -512,7 +511,7 @@ fn read_file(file: &File, path: &Path, limit: u64) -> Result<Vec<u8>, ImageError
     Ok(bytes)
 }
 
-/// Files of a directory that are named after a digest.
+/// The files of a directory that are named after a digest.
 fn digests_in(dir: &Path, suffix: &str) -> Result<Vec<(Digest, PathBuf)>, FileError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).map_err(FileError::at("list", dir))? {

@@ -1,7 +1,7 @@
 //! Reads tar streams: ustar, PAX and GNU headers, long names, extended attributes and sparse files.
 //!
-//! Owns the format and its caps: no header makes it hold more than [`MAX_EXTENDED`] bytes, and every number is checked.
-//! What it accepts follows Go's archive/tar, which umoci, containerd, Docker and podman use. Must not know layers.
+//! Owns the format and its limits: no header makes it hold more than [`MAX_EXTENDED`] bytes, and every number is checked. It accepts what
+//! Go's archive/tar accepts, which umoci, containerd, Docker and podman use. Must not know layers.
 
 mod header;
 mod pax;
@@ -11,9 +11,9 @@ use super::tree::Timestamp;
 use header::Block;
 use std::io::{self, BufRead, Read};
 
-/// Bytes of all extended headers of one entry (PAX records and GNU long names).
+/// Most bytes of all extended headers of one entry (PAX records and GNU long names).
 pub const MAX_EXTENDED: u64 = 1 << 20;
-/// Extended attributes of one entry.
+/// Most extended attributes of one entry.
 pub const MAX_XATTRS: usize = 256;
 const BLOCK: usize = 512;
 
@@ -26,7 +26,7 @@ pub enum TarError {
     /// It ends within an entry.
     #[error("the archive is truncated")]
     Truncated,
-    /// A header's sum is wrong: no tar, or damaged.
+    /// A header's checksum is wrong: not a tar archive, or damaged.
     #[error("a header of the archive has a wrong checksum (not a tar archive, or damaged)")]
     Checksum,
     /// A field of a header cannot be read.
@@ -44,17 +44,17 @@ pub enum TarError {
     /// An extended header without the entry it belongs to.
     #[error("the archive ends with an extended header")]
     Dangling,
-    /// A sparse file's map contradicts itself.
+    /// A sparse file's map is inconsistent.
     #[error("the map of a sparse file is wrong")]
     SparseMap,
-    /// A type of entry that no file system image holds.
+    /// The entry's type does not exist in file systems.
     #[error("the archive has an entry of the unknown type {typeflag:?}")]
     Type { typeflag: char },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryKind {
-    /// Regular file; its data follows. None: all of it; Some: only these parts, the rest is holes.
+    /// Regular file; its data follows. `None`: all of it; `Some`: only these parts, and the rest is holes.
     File(Option<Vec<Segment>>),
     Directory,
     /// Symbolic link to [`Entry::link`].
@@ -71,11 +71,10 @@ pub enum EntryKind {
 pub struct Segment {
     /// From the start of the file, in bytes.
     pub offset: u64,
-    /// Bytes.
     pub length: u64,
 }
 
-/// The header of one entry, extended headers applied. Nothing is checked but its form.
+/// The header of one entry with extended headers applied. Only its form is checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     pub path: Vec<u8>,
@@ -98,16 +97,16 @@ pub struct Entry {
 #[derive(Debug)]
 pub struct TarReader<R> {
     input: R,
-    /// Stored data of the current entry that was not read, and the padding behind it.
+    /// Unread stored data of the current entry, and the padding behind it.
     left: u64,
     padding: u64,
-    /// Bytes of the stream read so far.
+    /// Number of bytes read so far.
     position: u64,
 }
 
-/// Input that can leave bytes out faster than by reading them.
+/// Input that can skip bytes faster than by reading them.
 pub trait Skip: BufRead {
-    /// Leaves out `length` bytes; an early end is an error of kind `UnexpectedEof`.
+    /// Skips `length` bytes; an early end is an error of kind `UnexpectedEof`.
     fn skip(&mut self, mut length: u64) -> io::Result<()> {
         while length > 0 {
             let have = self.fill_buf()?.len();
@@ -130,7 +129,7 @@ impl<R: Skip> TarReader<R> {
         Self { input, left: 0, padding: 0, position: 0 }
     }
 
-    /// Where in the stream the data of the entry that [`TarReader::next`] gave begins (before any was read).
+    /// The position in the stream of the current entry's data (before any was read).
     pub fn position(&self) -> u64 {
         self.position
     }
@@ -140,7 +139,7 @@ impl<R: Skip> TarReader<R> {
         self.input
     }
 
-    /// The next entry; what was not read of the one before is left out. None at the end.
+    /// The next entry, skipping unread data of the current one; `None` at the end.
     #[allow(clippy::should_implement_trait, reason = "an iterator could not lend the data that follows")]
     pub fn next(&mut self) -> Result<Option<Entry>, TarError> {
         let mut extended = pax::Extended::default();
@@ -156,7 +155,7 @@ impl<R: Skip> TarReader<R> {
                     extended.read(&self.extended(size, &mut extended_left)?)?;
                     dangling = true;
                 }
-                // Global records (a comment, as a rule) are not applied: Docker and containerd do not either.
+                // Global records (usually a comment) are ignored, as in Docker and containerd.
                 b'g' => drop(self.extended(size, &mut extended_left)?),
                 b'L' => {
                     extended.long_name =
@@ -177,7 +176,7 @@ impl<R: Skip> TarReader<R> {
         let path = extended.path(block);
         let stored = extended.size.unwrap_or(size);
         let kind = match block.typeflag() {
-            // Before POSIX, directories were files whose name ends in a slash.
+            // Before POSIX, a name that ends in a slash marked a directory.
             b'0' | 0 if path.ends_with(b"/") => EntryKind::Directory,
             b'0' | b'7' | 0 | b'S' => EntryKind::File(None),
             b'1' => EntryKind::Hardlink,
@@ -188,7 +187,7 @@ impl<R: Skip> TarReader<R> {
             b'6' => EntryKind::Fifo,
             other => return Err(TarError::Type { typeflag: other.into() }),
         };
-        // Only files have data; other types may carry a size that means nothing.
+        // Only files have data; the size of other types may be meaningless.
         self.left = if matches!(kind, EntryKind::File(_)) { stored } else { 0 };
         self.padding = self.left.next_multiple_of(BLOCK as u64) - self.left;
         let (kind, size) = match kind {
@@ -216,7 +215,7 @@ impl<R: Skip> TarReader<R> {
         })
     }
 
-    /// The map of a sparse file and the size of every file.
+    /// Determines the map of a sparse file, and the size of every file.
     fn sparse(
         &mut self,
         block: &Block,
@@ -242,19 +241,19 @@ impl<R: Skip> TarReader<R> {
         Ok((Some(map), size))
     }
 
-    /// The next header block; None at the end of the archive.
+    /// The next header block; `None` at the end of the archive.
     fn header(&mut self) -> Result<Option<Block>, TarError> {
         let (left, padding) = (std::mem::take(&mut self.left), std::mem::take(&mut self.padding));
         self.input.skip(left).map_err(truncated)?;
         match self.input.skip(padding) {
-            // Layers of `umoci insert` end right behind their last byte.
+            // Layers of `umoci insert` end directly behind their last byte.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             done => done.map_err(truncated)?,
         }
         self.position += left + padding;
         let Some(block) = self.block()? else { return Ok(None) };
         if block.is_zero() {
-            // Two blocks of zeros are the end; one is taken for it when nothing follows.
+            // Two blocks of zeros mark the end; one suffices when nothing follows.
             return match self.block()? {
                 Some(second) if !second.is_zero() => Err(TarError::Checksum),
                 _ => Ok(None),
@@ -264,7 +263,7 @@ impl<R: Skip> TarReader<R> {
         Ok(Some(block))
     }
 
-    /// The next 512 bytes; None when the stream ends right here.
+    /// The next 512 bytes; `None` when the stream ends here.
     fn block(&mut self) -> Result<Option<Block>, TarError> {
         let mut bytes = [0; BLOCK];
         if self.input.fill_buf().map_err(TarError::Io)?.is_empty() {
@@ -288,13 +287,13 @@ impl<R: Skip> TarReader<R> {
         Ok(bytes)
     }
 
-    /// A block out of the current entry's data.
+    /// A block of the current entry's data.
     fn data_block(&mut self) -> Result<[u8; BLOCK], TarError> {
         self.left = self.left.checked_sub(BLOCK as u64).ok_or(TarError::SparseMap)?;
         Ok(*self.block()?.ok_or(TarError::Truncated)?.bytes())
     }
 
-    /// The next part of the current entry's stored data, without copying; empty at its end. [`TarReader::consume`] it.
+    /// The next part of the current entry's stored data without copying; empty at its end. Consume it with [`TarReader::consume`].
     pub fn data(&mut self) -> Result<&[u8], TarError> {
         if self.left == 0 {
             return Ok(&[]);
@@ -307,7 +306,7 @@ impl<R: Skip> TarReader<R> {
         Ok(&have[..have.len().min(left)])
     }
 
-    /// Takes bytes that [`TarReader::data`] gave.
+    /// Consumes bytes that [`TarReader::data`] returned.
     pub fn consume(&mut self, length: usize) {
         let length = length.min(usize::try_from(self.left).unwrap_or(usize::MAX));
         self.input.consume(length);

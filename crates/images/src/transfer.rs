@@ -1,11 +1,11 @@
-//! Brings an image's layers into the store, some at once, each verified while it streams in; what is there already is not brought
-//! again, and what another process is bringing is waited for. Knows not where the layers come from.
+//! Fetches an image's layers into the store, several at once, each verified while it streams in. Layers in the store are not fetched
+//! again, and layers that another process fetches are waited for. Must not know where the layers come from.
 
 use super::arrival::Arrival;
 use super::blobs::{Blobs, HeldBlob};
 use super::cancel::{Cancel, Stopped};
 use super::digest::{Digest, Hasher};
-use super::lock::BakeLock;
+use super::lock::BuildLock;
 use super::open::{Layer, LayerPlace};
 use super::progress::{LayerState, Progress};
 use super::registry::RegistryError;
@@ -16,40 +16,40 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Layers brought at the same time.
+/// Layers fetched at the same time.
 const AT_ONCE: usize = 4;
 /// Bytes copied at once.
 const CHUNK: usize = 256 << 10;
-/// Bytes between two reports.
+/// Bytes between two reports of progress.
 const REPORT_EVERY: u64 = 256 << 10;
 
-/// Why a layer could not be brought.
+/// Why a layer could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
-    /// It cannot be read where it is.
+    /// Its source cannot be read.
     #[error("it cannot be read")]
     Read(#[source] io::Error),
-    /// A file of the store.
+    /// A file of the store failed.
     #[error(transparent)]
     File(#[from] FileError),
-    /// What came is not what was announced.
-    #[error("what came has the digest {found}, not {expected}")]
+    /// The content differs from the announcement.
+    #[error("the received data has the digest {found}, not {expected}")]
     Digest { expected: Digest, found: Digest },
-    /// More or fewer bytes than announced.
-    #[error("{found} bytes came, {expected} were announced")]
+    /// The size differs from the announcement.
+    #[error("received {found} bytes, but {expected} were announced")]
     Size { expected: u64, found: u64 },
-    /// The registry did not give it.
+    /// The registry failed.
     #[error(transparent)]
     Registry(Box<RegistryError>),
     #[error(transparent)]
     Stopped(#[from] Stopped),
 }
 
-/// A sink for a layer's bytes, in order, each once.
+/// Receives a layer's bytes, in order, each once.
 pub(super) type Sink<'a> = dyn FnMut(&[u8]) -> io::Result<()> + Send + 'a;
 
 pub(super) trait Fetch: Sync {
-    /// Gives the stored bytes of a layer (`number` counts from 0) to the sink, which fails when it cannot take more.
+    /// Passes the stored bytes of a layer (`number` counts from 0) to the sink, which fails when it cannot take more.
     fn fetch(
         &self,
         number: usize,
@@ -59,7 +59,7 @@ pub(super) trait Fetch: Sync {
     ) -> Result<(), TransferError>;
 }
 
-/// Layers in files of this machine.
+/// Layers in files of the host.
 impl Fetch for Vec<LayerPlace> {
     fn fetch(
         &self,
@@ -85,22 +85,22 @@ impl Fetch for Vec<LayerPlace> {
     }
 }
 
-/// Bringing the layers of one image.
+/// The transfer of one image's layers.
 pub(super) struct Transfer<'a> {
     pub(super) blobs: &'a Blobs,
     pub(super) fetch: &'a dyn Fetch,
     pub(super) layers: &'a [Layer],
     pub(super) arrivals: &'a [Arc<Arrival>],
-    /// Given up with the image; giving this up ends the other layers when one has failed.
+    /// Cancelled with the image; cancelling it ends the other layers when one has failed.
     pub(super) cancel: &'a Cancel,
     pub(super) progress: &'a (dyn Fn(Progress) + Sync),
 }
 
-/// A layer that could not be brought: its number from 0, and why.
+/// A layer that could not be fetched: its number from 0, and the reason.
 pub(super) type Failed = (usize, TransferError);
 
 impl Transfer<'_> {
-    /// Brings all of them. Call it in a thread of its own: readers of the arrivals need not wait for its end.
+    /// Fetches all layers. Call it in a separate thread: readers of the arrivals need not wait for its end.
     pub(super) fn run(&self) -> Result<Vec<HeldBlob>, Failed> {
         let next = AtomicUsize::new(0);
         let held = Mutex::new(Vec::new());
@@ -119,7 +119,7 @@ impl Transfer<'_> {
                             }
                             Err(error) => {
                                 let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-                                // The first failure makes the others give up; theirs says nothing.
+                                // The first failure cancels the others, whose errors mean nothing.
                                 if failed.is_none() {
                                     *failed = Some((number, error));
                                 }
@@ -144,7 +144,7 @@ impl Transfer<'_> {
         let report = |state| (self.progress)(Progress::Layer { number, state });
         self.cancel.check()?;
         let Some(digest) = layer.digest else {
-            // Only its content tells what it is called.
+            // Its name follows only from its content.
             return self.fetch(number, layer, arriving, &report);
         };
         if let Some(held) = self.there(&digest, layer)? {
@@ -152,9 +152,12 @@ impl Transfer<'_> {
             arriving.complete(Arc::clone(&held.file), held.size);
             return Ok(held);
         }
-        let _lock =
-            BakeLock::wait(self.blobs.lock_path(&digest), &mut || report(LayerState::Waiting), self.cancel)??;
-        // The one who had the lock may have brought it; an image may also have a layer twice.
+        let _lock = BuildLock::wait(
+            self.blobs.lock_path(&digest),
+            &mut || report(LayerState::Waiting),
+            self.cancel,
+        )??;
+        // The previous holder of the lock may have fetched it; an image may also contain a layer twice.
         if let Some(held) = self.there(&digest, layer)? {
             report(LayerState::Here);
             arriving.complete(Arc::clone(&held.file), held.size);
@@ -211,7 +214,7 @@ impl Transfer<'_> {
             },
             report,
         );
-        // These say more than what whoever passed them on made of them.
+        // These errors explain more than the ones wrapped around them.
         if let Some(error) = unwritten {
             return Err(FileError::at("write", &path)(error).into());
         }

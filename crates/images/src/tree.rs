@@ -1,8 +1,8 @@
-//! The tree of names and attributes that layers are merged into. File data is somewhere else ([`FileData`]).
+//! The tree of names and attributes that layers are merged into. File data is kept elsewhere ([`FileData`]).
 //!
-//! Owns the rules of a merge: what an entry replaces, what a whiteout hides, how a path through a symlink is followed
-//! (inside the tree only, like a chroot: absolute targets start at the root and `..` stops there; umoci and containerd do
-//! the same), and the caps that keep a hostile layer from taking memory or time. Must not know tar.
+//! Owns the rules of a merge: what an entry replaces, what a whiteout hides, how a path through a symlink is followed (inside the tree
+//! only, like a chroot: absolute targets start at the root and `..` stops there, as in umoci and containerd), and the limits that keep a
+//! hostile layer from taking memory or time. Must not know tar.
 
 mod attributes;
 mod error;
@@ -20,25 +20,25 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet};
 
-/// Names in one tree.
+/// Most names in one tree.
 pub const MAX_ENTRIES: usize = 1_000_000;
-/// Bytes of all names, symlink targets and extended attributes of one tree: they are held in memory.
+/// Most bytes of all names, symlink targets and extended attributes of one tree, which are held in memory.
 pub const MAX_METADATA: usize = 64 << 20;
-/// Directories above a file.
+/// Most directories above a file.
 pub const MAX_DEPTH: usize = 1024;
-/// Symlinks followed for one path, as in Linux.
+/// Most symlinks followed for one path, as in Linux.
 pub const MAX_SYMLINKS: usize = 40;
-/// Components looked at for one path, those of symlink targets included.
+/// Most components visited for one path, including those of symlink targets.
 const MAX_STEPS: usize = 8192;
 /// The same for all paths of a layer: 100 000 entries of 300 components.
 const MAX_LAYER_STEPS: usize = 30_000_000;
 
-/// Names an inode of one tree.
+/// Identifies an inode of one tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InodeId(u32);
 
 impl InodeId {
-    /// For tables beside the tree.
+    /// The index for tables beside the tree.
     pub fn index(self) -> usize {
         self.0 as usize
     }
@@ -67,22 +67,22 @@ pub struct Entry {
     layer: u16,
 }
 
-/// A file, directory or other thing; several names may lead to one that is no directory.
+/// A file, directory or other entry. Several names may lead to one that is not a directory.
 #[derive(Debug)]
 pub struct Inode {
     /// Owner, mode, time, extended attributes.
     pub attributes: Attributes,
     /// Type and type-specific part.
     pub content: Content,
-    /// Names of it; 1 for directories.
+    /// Number of its names; 1 for directories.
     pub nlink: u32,
 }
 
-/// Where an entry goes: the directory is there, the name may or may not be.
+/// The place of an entry: the directory exists, the name may or may not.
 #[derive(Debug, Clone)]
 pub struct TreePlace {
     directory: InodeId,
-    /// None: the root itself.
+    /// `None`: the root itself.
     name: Option<Box<[u8]>>,
     depth: usize,
 }
@@ -95,9 +95,9 @@ pub struct Tree {
     entries: usize,
     metadata: usize,
     freed: Vec<FileData>,
-    /// Directories that hold nothing of lower layers any more: whiteouts need not look there again.
+    /// Directories without content of lower layers: whiteouts need not visit them again.
     pruned: HashSet<InodeId>,
-    /// Steps made on walks in this layer.
+    /// Steps of path walks in this layer.
     steps: Cell<usize>,
 }
 
@@ -111,7 +111,7 @@ impl Tree {
     /// The root's id in every tree.
     pub const ROOT: InodeId = InodeId(0);
 
-    /// A tree with nothing but a root (0755, owned by root, mtime 0).
+    /// A tree with only a root (0755, owned by root, mtime 0).
     pub fn new() -> Self {
         let root = Inode {
             attributes: Attributes::plain(0o755),
@@ -130,24 +130,24 @@ impl Tree {
         }
     }
 
-    /// What is put from now on belongs to the next layer; whiteouts hide only what is there now.
+    /// Starts the next layer: from now on whiteouts hide only what exists now.
     pub fn begin_layer(&mut self) {
         self.layer = self.layer.saturating_add(1);
         self.pruned.clear();
         self.steps.set(0);
     }
 
-    /// Names in the tree.
+    /// Number of names in the tree.
     pub fn len(&self) -> usize {
         self.entries
     }
 
-    /// Nothing but a root.
+    /// Whether there is only a root.
     pub fn is_empty(&self) -> bool {
         self.entries == 0
     }
 
-    /// Every id's index is below this.
+    /// Exclusive upper bound of all ids' indexes.
     pub fn id_bound(&self) -> usize {
         self.inodes.len()
     }
@@ -162,7 +162,7 @@ impl Tree {
         self.inodes[id.index()].as_mut().unwrap_or_else(|| unreachable!("an id without its inode"))
     }
 
-    /// The names of a directory in order; none for anything else.
+    /// The names of a directory in order; empty for anything else.
     pub fn entries(&self, directory: InodeId) -> impl Iterator<Item = (&[u8], Entry)> {
         let names = match &self.inode(directory).content {
             Content::Directory(directory) => Some(&directory.0),
@@ -185,12 +185,12 @@ impl Tree {
         }
     }
 
-    /// Data of files that are no longer in the tree, since the last call.
+    /// Data of files that left the tree since the last call.
     pub fn take_freed(&mut self) -> Vec<FileData> {
         std::mem::take(&mut self.freed)
     }
 
-    /// What is at a place.
+    /// The entry at a place.
     pub fn get(&self, place: &TreePlace) -> Option<&Inode> {
         self.at(place).map(|entry| self.inode(entry.inode))
     }
@@ -202,7 +202,7 @@ impl Tree {
         }
     }
 
-    /// Finds where a path goes. Missing directories on the way are made (0755, owned by root, mtime 0).
+    /// Finds the place of a path. Missing directories on the way are created (0755, owned by root, mtime 0).
     pub fn locate(&mut self, path: &EntryPath<'_>) -> Result<TreePlace, TreeError> {
         let Some((name, parents)) = path.components().split_last() else {
             return Ok(TreePlace { directory: Self::ROOT, name: None, depth: 0 });
@@ -212,14 +212,14 @@ impl Tree {
         Ok(TreePlace { directory, name: Some((*name).into()), depth: stack.len() })
     }
 
-    /// Removes what is at a place (a directory with everything in it), so that something else can be put there.
+    /// Removes the entry at a place (a directory with its content), so that another one can be put there.
     pub fn evict(&mut self, place: &TreePlace) {
         if let Some(name) = &place.name {
             self.remove(place.directory, name);
         }
     }
 
-    /// Puts something at a place, in the place of whatever is there.
+    /// Puts an entry at a place, replacing an existing one.
     pub fn insert(
         &mut self,
         place: &TreePlace,
@@ -234,7 +234,7 @@ impl Tree {
         self.name_inode(place.directory, name, place.depth, inode)
     }
 
-    /// Puts a directory at a place: one that is there gets the new attributes and keeps its content.
+    /// Puts a directory at a place. An existing directory gets the new attributes and keeps its content.
     pub fn put_directory(&mut self, place: &TreePlace, attributes: Attributes) -> Result<(), TreeError> {
         let existing =
             self.at(place).filter(|entry| matches!(self.inode(entry.inode).content, Content::Directory(_)));
@@ -248,7 +248,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Gives what is at `target` a second name.
+    /// Gives the entry at `target` another name.
     pub fn hardlink(&mut self, place: &TreePlace, target: &EntryPath<'_>) -> Result<(), TreeError> {
         let missing = || TreeError::HardlinkTarget { target: target.text() };
         let (name, parents) = target
@@ -266,14 +266,14 @@ impl Tree {
             self.mark(place);
             return Ok(());
         }
-        // First the count, then the removal: what is replaced may be the directory that the target is in.
+        // The count is raised before the removal, because the replaced entry may be the directory of the target.
         self.inode_mut(inode).nlink += 1;
         self.remove(place.directory, &new_name);
         self.name_inode(place.directory, new_name, place.depth, inode)
     }
 
-    /// Hides `name` of lower layers in the directory `parents` (`.wh.name` of OCI's image-spec, layer.md). What this
-    /// layer put there stays, wherever the whiteout is in the layer.
+    /// Hides `name` of lower layers in the directory `parents` (`.wh.name` of OCI's image-spec, layer.md). Entries of this layer stay,
+    /// wherever the whiteout is in the layer.
     pub fn whiteout(&mut self, parents: &EntryPath<'_>, name: &[u8]) -> Result<(), TreeError> {
         let Some(directory) = self.existing(parents)? else { return Ok(()) };
         if let Some(entry) = self.child(directory, name)
@@ -292,8 +292,8 @@ impl Tree {
         Ok(())
     }
 
-    /// The directory that a path leads to. None when there is none: a layer may replace a directory by a file and hide
-    /// what was in the directory as well.
+    /// The directory at a path; `None` when it does not exist: a layer may replace a directory by a file and also hide the content of the
+    /// directory.
     fn existing(&self, path: &EntryPath<'_>) -> Result<Option<InodeId>, TreeError> {
         match self.walk(path.components()) {
             Ok(stack) => Ok(stack.and_then(|stack| stack.last().copied())),
@@ -302,12 +302,12 @@ impl Tree {
         }
     }
 
-    /// Removes what lower layers put in an entry. True: something of this layer is left, so the entry stays.
+    /// Removes the content of lower layers from an entry. True: content of this layer is left, so the entry stays.
     fn hide_lower(&mut self, entry: Entry) -> bool {
         let is_directory = matches!(self.inode(entry.inode).content, Content::Directory(_));
         let something_left = is_directory && self.prune(entry.inode);
         if something_left && entry.layer < self.layer {
-            // Only its being a parent of this layer's files keeps it: it is as if it had been made for them.
+            // The directory stays only as a parent of this layer's files, as if it had been created for them.
             let old =
                 std::mem::replace(&mut self.inode_mut(entry.inode).attributes, Attributes::plain(0o755));
             self.metadata -= old.weight();
@@ -315,7 +315,7 @@ impl Tree {
         something_left || entry.layer == self.layer
     }
 
-    /// Removes everything of lower layers below a directory. True: something is left. Depth is capped, so may recurse.
+    /// Removes all content of lower layers below a directory. True: something is left. Depth is limited, so this may recurse.
     fn prune(&mut self, directory: InodeId) -> bool {
         if self.pruned.insert(directory) {
             let entries: Vec<_> =
@@ -339,7 +339,7 @@ impl Tree {
         }
     }
 
-    /// The directories from the root to where `components` lead; None when something is missing.
+    /// The directories from the root to the end of `components`; `None` when something is missing.
     fn walk(&self, components: &[&[u8]]) -> Result<Option<Vec<InodeId>>, Fault> {
         let mut walk = Walk::new(components);
         walk.spend(self, components.len())?;
@@ -407,7 +407,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Removes a name, and what it stands for when it was the last one, with everything below.
+    /// Removes a name, and with the last name its inode with everything below.
     fn remove(&mut self, directory: InodeId, name: &[u8]) {
         let Some(entry) = self.children_mut(directory).and_then(|names| names.remove(name)) else { return };
         self.forget_name(name);
@@ -447,7 +447,7 @@ fn weight(content: &Content) -> usize {
     }
 }
 
-/// A fault on a walk, before it is known on the way to what.
+/// An error of a walk, before the path is added.
 #[derive(Debug)]
 enum Fault {
     NotADirectory(Box<[u8]>),
@@ -467,9 +467,9 @@ impl Fault {
 
 /// A walk down the tree that follows symlinks inside it.
 struct Walk<'a> {
-    /// The directories passed, root first: where `..` of a symlink's target leads.
+    /// The directories passed, root first, for `..` in a symlink's target.
     stack: Vec<InodeId>,
-    /// Components to come, the next one last.
+    /// Remaining components, the next one last.
     pending: Vec<Cow<'a, [u8]>>,
     links: usize,
     steps: usize,
@@ -486,7 +486,7 @@ impl<'a> Walk<'a> {
         Self { stack: vec![Tree::ROOT], pending, links: 0, steps: 0 }
     }
 
-    /// Goes on until the end or the first missing name.
+    /// Continues until the end or the first missing name.
     fn step(&mut self, tree: &Tree) -> Result<Step<'a>, Fault> {
         while let Some(name) = self.pending.pop() {
             match &*name {
@@ -524,7 +524,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Before steps are made, and memory is taken for them.
+    /// Checked before steps are made and memory is allocated for them.
     fn spend(&mut self, tree: &Tree, steps: usize) -> Result<(), Fault> {
         self.steps += steps;
         tree.steps.set(tree.steps.get() + steps);

@@ -1,13 +1,13 @@
-//! Root file systems as directories, made once and kept beside the EROFS files, for those who cannot mount EROFS.
+//! Root file systems as directories, unpacked once and kept beside the EROFS files, for hosts that cannot mount EROFS.
 //!
-//! On disk: `dirs/<key>-<owners>/rootfs`. The outer directory is private and its lock tells who uses it: shared by those who do, alone
-//! by the one who makes or removes it. One that is not complete is called `.tmp-…`.
+//! On disk: `dirs/<key>-<owners>/rootfs`. The outer directory is private, and its lock shows its use: users hold it shared, the process
+//! that creates or removes it exclusively. An incomplete one is called `.tmp-…`.
 
 use super::cancel::Cancel;
 use super::directory::{DirectoryError, Owners, UnpackedSummary, clear_unpacked, unpack};
 use super::error::ImageError;
 use super::index::Index;
-use super::lock::{self, BakeLock};
+use super::lock::{self, BuildLock};
 use super::store::{Image, ImageStore};
 use super::{Digest, Progress};
 use magikvm_platform::atomic::{FileError, open_if_there};
@@ -20,13 +20,13 @@ use tempfile::TempDir;
 const STAGED: &str = ".tmp-";
 const ROOTFS: &str = "rootfs";
 
-/// A root file system's directory; it is not removed while this lives. Whoever writes into it spoils it for all others.
+/// A root file system's directory, which is not removed while this value lives. Writing into it damages it for all other users.
 #[derive(Debug)]
 pub struct RootfsDirectory {
     pub path: PathBuf,
-    /// What could not be made; None when it was made before.
+    /// What could not be unpacked; `None` when the directory already existed.
     pub summary: Option<UnpackedSummary>,
-    /// Of the directory around it, shared.
+    /// A shared lock of the outer directory.
     _lock: File,
 }
 
@@ -40,7 +40,7 @@ impl Owners {
 }
 
 impl ImageStore {
-    /// The directory form of an image's root file system; made at the first call.
+    /// The directory form of an image's root file system, created by the first call.
     pub fn directory(
         &self,
         image: &Image,
@@ -55,7 +55,7 @@ impl ImageStore {
         let stopped = |source| ImageError::Stopped { source_name: image.id.to_string(), source };
         let lock_path = self.dir("locks").join(format!("dir-{}.lock", image.rootfs.key.hex()));
         let _lock =
-            BakeLock::wait(lock_path, &mut || progress(Progress::Waiting), cancel)?.map_err(stopped)?;
+            BuildLock::wait(lock_path, &mut || progress(Progress::Waiting), cancel)?.map_err(stopped)?;
         if let Some(there) = hold(&path)? {
             return Ok(there);
         }
@@ -63,14 +63,14 @@ impl ImageStore {
         let content = staged.path().join(ROOTFS);
         fs::create_dir(&content).map_err(FileError::at("create directory", &content))?;
         let made = unpack_into(image, &content, owners, cancel).and_then(|summary| {
-            // What is not on disk must not have a name there.
+            // Data that is not yet on disk must not have a name there.
             os::sync_file_system(&lock).map_err(FileError::at("sync", &content))?;
             fs::rename(staged.path(), &path).map_err(FileError::at("rename", &path))?;
             Ok(summary)
         });
         match made {
             Ok(summary) => {
-                // It is not where it was made any more.
+                // Its path has changed.
                 drop(staged.keep());
                 Ok(RootfsDirectory { path: path.join(ROOTFS), summary: Some(summary), _lock: lock })
             }
@@ -85,7 +85,7 @@ impl ImageStore {
         self.dir("dirs").join(format!("{}-{}", key.hex(), owners.suffix()))
     }
 
-    /// Somebody uses a directory of this root file system.
+    /// Whether a process uses a directory of this root file system.
     pub(super) fn directory_in_use(&self, key: &Digest) -> Result<bool, ImageError> {
         for owners in [Owners::AsInImage, Owners::Mine] {
             if let Some(dir) = open_if_there(&self.directory_path(key, owners))?
@@ -97,7 +97,7 @@ impl ImageStore {
         Ok(false)
     }
 
-    /// Removes the directories of a root file system that nobody uses.
+    /// Removes the unused directories of a root file system.
     pub(super) fn remove_directories(&self, key: &Digest) -> Result<(), ImageError> {
         for owners in [Owners::AsInImage, Owners::Mine] {
             remove_unused(&self.directory_path(key, owners))?;
@@ -105,7 +105,7 @@ impl ImageStore {
         Ok(())
     }
 
-    /// Removes directories that are not complete or not known to the index, and that nobody uses. The index lock is held.
+    /// Removes unused directories that are incomplete or unknown to the index. The caller holds the index lock.
     pub(super) fn sweep_directories(&self, index: &Index) -> Result<(), ImageError> {
         let dir = self.dir("dirs");
         for entry in fs::read_dir(&dir).map_err(FileError::at("list", &dir))? {
@@ -122,13 +122,13 @@ impl ImageStore {
     }
 }
 
-/// A new directory that no sweep takes.
+/// Creates a directory that no sweep removes.
 fn staged_in(dir: &Path) -> Result<(TempDir, File), FileError> {
     loop {
         let staged = new_in(dir)?;
-        // Between its creation and the lock a sweep may have taken it for a leftover: then once more.
+        // A sweep may have taken it for a leftover between its creation and the lock; then try again.
         let Some(lock) = open_if_there(staged.path())? else { continue };
-        // Shared is enough: a sweep wants it alone.
+        // A shared lock suffices, since a sweep needs an exclusive one.
         lock.lock_shared().map_err(FileError::at("lock", staged.path()))?;
         if lock::is_at(&lock, staged.path()) {
             return Ok((staged, lock));
@@ -155,11 +155,11 @@ fn unpack_into(
     })
 }
 
-/// Holds a directory that is there.
+/// Holds an existing directory.
 fn hold(path: &Path) -> Result<Option<RootfsDirectory>, ImageError> {
     let Some(lock) = open_if_there(path)? else { return Ok(None) };
     match lock.try_lock_shared() {
-        // Who removes it has renamed it first; another one may have come in its place.
+        // A remover renames it first, and a new one may have taken its place.
         Ok(()) if lock::is_at(&lock, path) => {
             Ok(Some(RootfsDirectory { path: path.join(ROOTFS), summary: None, _lock: lock }))
         }
@@ -178,10 +178,10 @@ fn lock_alone(dir: &File, key: &Digest) -> Result<bool, ImageError> {
     }
 }
 
-/// Removes a directory unless somebody uses it.
+/// Removes a directory unless it is used.
 fn remove_unused(path: &Path) -> Result<(), ImageError> {
     let Some(lock) = open_if_there(path)? else { return Ok(()) };
-    // It may have got its name, and been given back, since it was opened.
+    // It may have got its name and been released since it was opened.
     if lock.try_lock().is_err() || !lock::is_at(&lock, path) {
         return Ok(());
     }
@@ -190,8 +190,8 @@ fn remove_unused(path: &Path) -> Result<(), ImageError> {
     let doomed = if is_staged {
         path.to_owned()
     } else {
-        // In the place of a new one, so that it is not there any more for anybody who looks, under a name that nothing has:
-        // not what somebody who was killed did not remove to its end.
+        // Moves it over a new, empty directory, so that it vanishes for everybody else and its new name is free even if a killed process
+        // left an incomplete removal behind.
         let new = new_in(path.parent().unwrap_or(path))?;
         fs::rename(path, new.path()).map_err(FileError::at("rename", path))?;
         new.keep()
@@ -201,7 +201,7 @@ fn remove_unused(path: &Path) -> Result<(), ImageError> {
     Ok(())
 }
 
-/// Empties what was unpacked; it may not be there.
+/// Empties an unpacked directory, which may not exist.
 fn clear(content: &Path) -> Result<(), FileError> {
     match clear_unpacked(content) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::at("remove", content)(error)),

@@ -1,4 +1,4 @@
-//! Looking after the images that are there: how much they take, which can go, whether they are what they were.
+//! Maintenance of stored images: their disk usage, the removal of unused ones, and checks for damage.
 
 use super::blobs::digest_of;
 use super::cancel::Cancel;
@@ -17,7 +17,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// Which images [`ImageStore::prune`] may take. None that a pod uses.
+/// Which images [`ImageStore::prune`] may remove; never those that a pod uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PruneScope {
     /// Those without a name.
@@ -26,28 +26,28 @@ pub enum PruneScope {
     All,
 }
 
-/// What [`ImageStore::prune`] is to do.
+/// The parameters of [`ImageStore::prune`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PruneOptions {
-    /// Which images it may take.
+    /// Which images it may remove.
     pub scope: PruneScope,
-    /// Only those that were not used for so long.
+    /// Only those that were unused for this long.
     pub unused_for: Option<Duration>,
-    /// The longest unused first, and no more than needed for the store to take at most so many bytes.
+    /// The longest unused first, and only until the store takes at most this many bytes.
     pub keep_storage_bytes: Option<u64>,
     pub really: Really,
 }
 
-/// Whether to do a thing.
+/// Whether to act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Really {
     #[default]
     Do,
-    /// Only say what would be done.
+    /// Only report what would be done.
     Say,
 }
 
-/// An image that [`ImageStore::prune`] took.
+/// An image that [`ImageStore::prune`] removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PrunedImage {
@@ -59,18 +59,18 @@ pub struct PrunedImage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pruned {
-    /// The images, in the order they went.
+    /// The images in the order of their removal.
     pub images: Vec<PrunedImage>,
     /// Bytes freed on disk.
     pub freed_bytes: u64,
 }
 
-/// One kind of files of the store.
+/// One kind of files in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UsageRow {
     pub count: usize,
-    /// How many of them pods use right now.
+    /// How many of them pods use now.
     pub in_use: usize,
     /// Bytes on disk.
     pub size_bytes: u64,
@@ -78,24 +78,24 @@ pub struct UsageRow {
     pub reclaimable_bytes: u64,
 }
 
-/// What the store takes on disk.
+/// The disk usage of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Usage {
     /// Root file systems, as pods use them.
     pub rootfs: UsageRow,
-    /// Layers and manifests, as they came.
+    /// Unmodified layers and manifests.
     pub blobs: UsageRow,
 }
 
 impl Usage {
-    /// Bytes of all.
+    /// Total bytes.
     pub fn size_bytes(&self) -> u64 {
         self.rootfs.size_bytes + self.blobs.size_bytes
     }
 }
 
-/// A file of an image that is not what it was.
+/// A damaged file of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Damage {
@@ -105,7 +105,7 @@ pub struct Damage {
 }
 
 impl ImageStore {
-    /// Removes images that nobody needs, and what failed pulls have left.
+    /// Removes unneeded images and the leftovers of failed pulls.
     pub fn prune(&self, options: &PruneOptions) -> Result<Pruned, ImageError> {
         let mut pruned = Pruned { images: Vec::new(), freed_bytes: 0 };
         let _lock = self.lock(Hold::Alone)?;
@@ -129,7 +129,7 @@ impl ImageStore {
             let freed = match options.really {
                 Really::Do => match self.drop_image(&mut index, &id)? {
                     Some(freed) => freed,
-                    // Somebody took it up a moment ago.
+                    // A pod started to use it a moment ago.
                     None => continue,
                 },
                 Really::Say => self.forget(&mut index, &id),
@@ -141,7 +141,7 @@ impl ImageStore {
         Ok(pruned)
     }
 
-    /// Images that may go, the longest unused first.
+    /// Removable images, the longest unused first.
     fn candidates(&self, index: &Index, scope: PruneScope) -> Result<Vec<(Digest, SystemTime)>, ImageError> {
         let ids: Vec<Digest> = match scope {
             PruneScope::Nameless => index.nameless(),
@@ -160,7 +160,7 @@ impl ImageStore {
         Ok(found)
     }
 
-    /// Takes an image out of an index that is never written. Returns the bytes that only it needed.
+    /// Removes an image from an index that is never written. Returns the bytes that only it needed.
     fn forget(&self, index: &mut Index, id: &Digest) -> u64 {
         let Some(entry) = index.images.remove(id) else { return 0 };
         index.names.retain(|_, named| named.id != *id);
@@ -176,7 +176,7 @@ impl ImageStore {
         files.iter().map(|path| on_disk(path)).sum()
     }
 
-    /// Bytes of what a sweep would remove. The index lock is held.
+    /// Bytes that a sweep would remove. The caller holds the index lock.
     fn leftovers(&self, index: &Index) -> Result<u64, ImageError> {
         let mut bytes = 0;
         let needed = index.blobs();
@@ -190,7 +190,7 @@ impl ImageStore {
         Ok(bytes)
     }
 
-    /// What the store takes on disk.
+    /// The disk usage of the store.
     pub fn usage(&self) -> Result<Usage, ImageError> {
         let _lock = self.lock(Hold::Shared)?;
         let index = self.read_index()?;
@@ -210,8 +210,8 @@ impl ImageStore {
         Ok(usage)
     }
 
-    /// Checks everything of an image against the digests recorded when it was brought in, and the root file system's
-    /// structure. Returns what is wrong.
+    /// Checks all files of an image against the digests recorded at its import, and the structure of the root file system. Returns the
+    /// problems.
     pub fn verify(
         &self,
         id: &Digest,
@@ -219,7 +219,7 @@ impl ImageStore {
         progress: &mut dyn FnMut(&Path),
     ) -> Result<Vec<Damage>, ImageError> {
         let (entry, config, blobs, rootfs) = {
-            // What is removed from now on is open, and so not missing.
+            // Files removed from now on are open and so do not count as missing.
             let _lock = self.lock_for(Hold::Shared, cancel, &id.to_string())?;
             let mut index = self.read_index()?;
             let entry = index.images.remove(id);
@@ -240,7 +240,7 @@ impl ImageStore {
                 damages.push(Damage { path: found.path.clone(), problem });
             }
         }
-        // What was baked wrongly has the digest that was recorded, and is wrong all the same.
+        // A file that was built wrongly matches its recorded digest and is still wrong.
         if let Some(file) = &rootfs.file
             && damages.iter().all(|damage| damage.path != rootfs.path)
         {
@@ -269,7 +269,7 @@ impl UsageRow {
     }
 }
 
-/// A file of an image, if it is there.
+/// A file of an image, if it exists.
 struct StoredFile {
     path: PathBuf,
     file: Option<File>,
@@ -295,20 +295,20 @@ impl StoredFile {
         }
         Ok(match digest_of(file, &mut || cancel.check().is_ok()) {
             Ok(Some(found)) if found != *digest => Some(format!("it has the digest {found}, not {digest}")),
-            // Given up; whoever asked looks for that.
+            // Cancelled; the caller notices that itself.
             Ok(_) => None,
             Err(error) => Some(format!("it cannot be read: {error}")),
         })
     }
 }
 
-/// When a root file system was last taken up by a pod, or made.
+/// When a root file system was last used by a pod, or built.
 fn last_use(path: &Path) -> Option<SystemTime> {
     fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
 }
 
 fn on_disk(path: &Path) -> u64 {
-    // One that goes away meanwhile takes nothing.
+    // A file that vanishes meanwhile takes no space.
     fs::metadata(path).map_or(0, |metadata| metadata.blocks() * 512)
 }
 

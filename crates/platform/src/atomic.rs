@@ -1,4 +1,4 @@
-//! The only writer of files in the product: a file is either the old one or the whole new one, also after a crash.
+//! The only writer of files in the product: a file is either the old one or the complete new one, even after a crash.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
@@ -6,11 +6,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tempfile::SpooledTempFile;
 
-/// A file operation that failed, and where.
+/// A failed file operation and its path.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {}", path.display())]
 pub struct FileError {
-    /// What was tried, as a verb: "write", "create directory"…
+    /// The attempted action as a verb: "write", "create directory"…
     pub action: &'static str,
     pub path: PathBuf,
     #[source]
@@ -18,17 +18,17 @@ pub struct FileError {
 }
 
 impl FileError {
-    /// For `map_err`: adds the action and path to an I/O error.
+    /// For `map_err`: adds the action and the path to an I/O error.
     pub fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self { action, path: path.to_owned(), source }
     }
 }
 
-/// How files are called that are not complete yet. [`sweep`] removes those whose writer is gone.
+/// Prefix of the names of incomplete files. [`sweep`] removes those whose writer is gone.
 const PREFIX: &str = ".tmp-";
 
-/// A new file that does not exist under its name until [`Staged::commit`]. Dropped without it, nothing is left.
-/// While it is written it is locked, so that [`sweep`] leaves it alone.
+/// A new file that does not exist under its name until [`Staged::commit`]. It leaves nothing behind if it is dropped before. It is locked
+/// while it is written, so that [`sweep`] leaves it alone.
 #[derive(Debug)]
 pub struct Staged {
     file: tempfile::NamedTempFile,
@@ -36,7 +36,7 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// Starts a new file beside `path`, on the same file system. Its mode (0600 masked) is set at commit.
+    /// Creates a file beside `path`, on the same file system. Its mode (0600 masked) is set at commit.
     pub fn new(path: &Path) -> Result<Self, FileError> {
         let parent = parent(path);
         loop {
@@ -44,7 +44,7 @@ impl Staged {
                 .prefix(PREFIX)
                 .tempfile_in(parent)
                 .map_err(FileError::at("create a temporary file in", parent))?;
-            // Between its creation and the lock a sweep may have taken the file for a leftover: then once more.
+            // A sweep may have taken the file for a leftover between its creation and the lock; then try again.
             let locked = file.as_file().try_lock().is_ok();
             let links = file.as_file().metadata().map_err(FileError::at("inspect", file.path()))?.nlink();
             if locked && links > 0 {
@@ -58,18 +58,18 @@ impl Staged {
         self.file.as_file_mut()
     }
 
-    /// Where the file is until it is committed.
+    /// The path of the file until it is committed.
     pub fn temporary_path(&self) -> &Path {
         self.file.path()
     }
 
-    /// Gives the file its mode, syncs it, renames it over its name and syncs the directory.
+    /// Sets the mode of the file, syncs it, renames it over its target and syncs the directory.
     pub fn commit(self, mode: u32) -> Result<(), FileError> {
         let path = self.path.clone();
         self.commit_as(&path, mode)
     }
 
-    /// The same under another name in the same directory: for files whose content gives them their name.
+    /// Like [`Staged::commit`], with another name in the same directory: for files that are named after their content.
     pub fn commit_as(self, path: &Path, mode: u32) -> Result<(), FileError> {
         let file = self.file.as_file();
         file.set_permissions(Permissions::from_mode(mode)).map_err(FileError::at("set the mode of", path))?;
@@ -79,13 +79,12 @@ impl Staged {
     }
 }
 
-/// Scratch space without a name in a directory: gone with the process. In memory up to `in_memory` bytes.
+/// Scratch space without a name in a directory; it vanishes with the process. Up to `in_memory` bytes stay in memory.
 pub fn scratch(dir: &Path, in_memory: usize) -> SpooledTempFile {
     tempfile::spooled_tempfile_in(in_memory, dir)
 }
 
-/// Removes the incomplete files of processes that are gone from a directory. Safe beside living writers: their files are
-/// locked. Returns how many were removed.
+/// Removes the incomplete files of dead processes from a directory and returns their number. Files of live writers are locked and stay.
 pub fn sweep(dir: &Path) -> Result<usize, FileError> {
     let mut removed = 0;
     for entry in fs::read_dir(dir).map_err(FileError::at("list", dir))? {
@@ -104,7 +103,7 @@ pub fn sweep(dir: &Path) -> Result<usize, FileError> {
     Ok(removed)
 }
 
-/// Opens a file or directory for reading; None when it is not there.
+/// Opens a file or directory for reading; `None` when it does not exist.
 pub fn open_if_there(path: &Path) -> Result<Option<File>, FileError> {
     match File::open(path) {
         Ok(file) => Ok(Some(file)),
@@ -113,7 +112,7 @@ pub fn open_if_there(path: &Path) -> Result<Option<File>, FileError> {
     }
 }
 
-/// Removes a file; it may be gone already.
+/// Removes a file, which may be gone already.
 pub fn remove(path: &Path) -> Result<(), FileError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::at("remove", path)(error)),
@@ -121,7 +120,7 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// The directory of a path. That of a bare file name is the current one.
+/// The directory of a path. A bare file name is in the current directory.
 fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -139,7 +138,7 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     staged.commit(mode)
 }
 
-/// Opens a file for appending (0600 when it is new): for logs and journals, which grow by whole lines.
+/// Opens a file for appending (0600 when it is new). For logs and journals, which grow by whole lines.
 pub fn open_append(path: &Path) -> Result<File, FileError> {
     use std::os::unix::fs::OpenOptionsExt;
     fs::OpenOptions::new()
@@ -150,7 +149,7 @@ pub fn open_append(path: &Path) -> Result<File, FileError> {
         .map_err(FileError::at("open", path))
 }
 
-/// Makes a directory and its parents, the new ones with this mode. An existing one is left as it is.
+/// Creates a directory and its parents with this mode. An existing directory is left unchanged.
 pub fn create_dir_all(path: &Path, mode: u32) -> Result<(), FileError> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new()

@@ -1,5 +1,5 @@
-//! What the systems that magikvm runs on do differently, and what every part of the host needs of them: atomic files, locks that say who is
-//! alive, signals that end a process, and text of untrusted parties made safe to show.
+//! The differences between the supported systems, and the basic services that every part of the host uses: atomic files, locks that show
+//! which processes are alive, signals that end a process, and untrusted text made safe to show.
 //!
 //! Must not know: images, pods, VMs.
 

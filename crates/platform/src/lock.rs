@@ -1,4 +1,4 @@
-//! Locks that say who is alive. A lock belongs to an open file (OFD), so the kernel frees it when its process dies, however it dies.
+//! Locks that say which processes are alive. A lock belongs to an open file (OFD), so the kernel releases it however its process dies.
 
 use crate::atomic::FileError;
 use crate::os;
@@ -6,7 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Whether somebody lives behind a lock.
+/// Whether a live process holds a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockState {
     /// Nobody holds it, or there is no lock file.
@@ -15,7 +15,7 @@ pub enum LockState {
     Held,
 }
 
-/// A held lock; free again when dropped or when the process ends.
+/// A held lock. It is released when it is dropped or when the process ends.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
@@ -32,7 +32,7 @@ fn whole_file() -> nix::libc::flock {
     }
 }
 
-/// Opens a lock's file (0600), making it.
+/// Opens a lock file, creating it with mode 0600.
 pub fn open(path: &Path) -> Result<File, FileError> {
     OpenOptions::new()
         .read(true)
@@ -44,7 +44,7 @@ pub fn open(path: &Path) -> Result<File, FileError> {
         .map_err(FileError::at("open the lock", path))
 }
 
-/// Takes the lock at `path`, making its file; `None` when somebody else has it. Never waits.
+/// Takes the lock at `path`, creating its file; `None` when another process holds it. Never waits.
 pub fn acquire(path: &Path) -> Result<Option<Lock>, FileError> {
     loop {
         let file = open(path)?;
@@ -53,7 +53,7 @@ pub fn acquire(path: &Path) -> Result<Option<Lock>, FileError> {
             Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => return Ok(None),
             Err(errno) => return Err(FileError::at("lock", path)(errno.into())),
         }
-        // The file may have been removed between open and lock; then the lock guards nothing, and the new file counts.
+        // The file may have been removed between open and lock. The lock then guards nothing, and the new file counts.
         let mine = file.metadata().map_err(FileError::at("look at", path))?;
         match std::fs::metadata(path) {
             Ok(there) if there.ino() == mine.ino() && there.dev() == mine.dev() => {
@@ -68,7 +68,7 @@ pub fn acquire(path: &Path) -> Result<Option<Lock>, FileError> {
     }
 }
 
-/// Takes the lock at `path`, waiting for whoever has it. For moments, not for lives.
+/// Takes the lock at `path`, waiting for its holder. Only for locks that are held briefly.
 pub fn wait(path: &Path) -> Result<Lock, FileError> {
     let file = open(path)?;
     loop {
@@ -80,7 +80,7 @@ pub fn wait(path: &Path) -> Result<Lock, FileError> {
     }
 }
 
-/// Whether somebody holds the lock at `path`. Does not take it, so that to ask never disturbs.
+/// Whether a process holds the lock at `path`. Does not take the lock, so asking never disturbs anybody.
 pub fn state(path: &Path) -> Result<LockState, FileError> {
     let file = match File::open(path) {
         Ok(file) => file,
@@ -106,7 +106,7 @@ mod tests {
         assert!(acquire(&path).unwrap().is_none());
         assert_eq!(state(&path).unwrap(), LockState::Held);
         drop(held);
-        // A child that another test is just starting has a copy of every open file until its exec.
+        // A child that another test is starting has a copy of every open file until it executes its program.
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
         while state(&path).unwrap() == LockState::Held && std::time::Instant::now() < deadline {
             std::thread::yield_now();

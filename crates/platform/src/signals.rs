@@ -1,10 +1,10 @@
-//! Signals that would end this process, for those who block them and wait for them instead. Knows no work that they end.
+//! Signals that would end this process, for callers that block them and wait for them. Must not know what work they end.
 
 use crate::os;
 use nix::sys::signal::{SigSet, Signal};
 
-/// INT, TERM and HUP, but for those that were to be ignored (`nohup`, `trap '' INT`): a signal that is blocked would be waited for all
-/// the same.
+/// INT, TERM and HUP, except those that the process inherited as ignored (`nohup`, `trap '' INT`): a blocked signal would be received even
+/// if it is ignored.
 pub fn ending() -> SigSet {
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
         .into_iter()

@@ -1,5 +1,5 @@
-//! Words for people: the text of an untrusted party as it may be shown, what an error comes from, and why one does not matter. Knows nothing of
-//! who says it or prints it.
+//! Text for people: untrusted text made safe to show, chains of error causes, and reasons for ignored failures. Must not know who writes
+//! or prints it.
 
 use std::error::Error;
 
@@ -9,22 +9,22 @@ pub fn acts(c: char) -> bool {
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
-/// The text of an untrusted party without what would drive a terminal; characters in `keep` stay.
+/// Untrusted text without the characters that act on a terminal; characters in `keep` stay.
 pub fn harmless(text: &str, keep: &[char]) -> String {
     text.chars().map(|c| if acts(c) && !keep.contains(&c) { '\u{fffd}' } else { c }).collect()
 }
 
-/// What an error comes from, the nearest cause first.
+/// The causes of an error, the nearest one first.
 pub fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(error.source(), |cause: &&(dyn Error + 'static)| (*cause).source())
 }
 
-/// An error and what it comes from, in one line.
+/// An error and its causes in one line.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     causes(error).fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-/// Lets a failure pass that changes nothing for the caller. `_why` says why, for whoever reads the code.
+/// Ignores a failure that changes nothing for the caller. `_why` tells the reader of the code why.
 pub fn ignore<T, E>(result: Result<T, E>, _why: &'static str) {
     drop(result);
 }

@@ -1,4 +1,4 @@
-//! Events as they come.
+//! The pod's events as they arrive.
 
 use super::{AgentStream, Received, StreamError};
 use magikvm_proto::limits::MAX_LINE_LEN;
@@ -8,20 +8,20 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct EventStream {
     stream: AgentStream,
-    /// The beginning of a line, and lines behind it.
+    /// The beginning of a line, and perhaps lines behind it.
     lines: Vec<u8>,
-    /// Bytes of it that hold no newline.
+    /// The leading bytes known to contain no newline.
     searched: usize,
 }
 
 impl EventStream {
-    /// What follows the answer to the request for events.
+    /// The stream that follows the answer to the request for events.
     #[must_use]
     pub fn new(stream: AgentStream) -> Self {
         Self { stream, lines: Vec::new(), searched: 0 }
     }
 
-    /// The next event; `None` once the guest says that there will be none. The connection may end before, which is an error.
+    /// The next event; `None` once the guest says that no more will follow. If the connection ends before, that is an error.
     pub fn event(&mut self) -> Result<Option<Event>, StreamError> {
         loop {
             if let Some(end) = self.lines[self.searched..].iter().position(|&byte| byte == b'\n') {

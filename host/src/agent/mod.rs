@@ -1,5 +1,5 @@
-//! Client of the wire. The guest is hostile: every call has a deadline, every length is capped (by the codec), and nothing it says can make
-//! this side panic, wait for ever or grow.
+//! The client of the wire protocol. The guest is hostile: every call has a deadline, the codec caps every length, and nothing that the
+//! guest says can make this side panic, wait for ever or grow.
 
 mod events;
 mod stream;
@@ -26,16 +26,16 @@ use timed::Timed;
 /// Longest answer to the request for a port (`OK 1234567890\n`).
 const MAX_HANDSHAKE: usize = 64;
 
-/// How long the first attempt to reach a booting guest may take. It is made when the guest has said that it listens; one that makes many
-/// containers on a slow processor may take its time to answer, and to give up and connect again would only give it more to do.
+/// Timeout of the first attempt to reach a booting guest, made when the guest has reported that it listens. A guest that creates many
+/// containers on a slow processor may answer late, and reconnecting would only give it more work.
 const FIRST_ATTEMPT: Duration = Duration::from_secs(5);
-/// How long a later attempt may take; each is given twice the time of the one before, since the guest may only be slow.
+/// Longest timeout of a later attempt. Each has twice the time of the one before, since the guest may only be slow.
 const MAX_ATTEMPT: Duration = Duration::from_secs(10);
 
-/// Why the agent did not do what it was asked.
+/// Why the agent did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// Nobody listens, yet or any more.
+    /// Nobody listens yet or any more.
     #[error("the pod's agent cannot be reached")]
     Unreachable(#[source] io::Error),
     /// It did not answer in time.
@@ -43,18 +43,18 @@ pub enum AgentError {
     Timeout(Duration),
     #[error(transparent)]
     Refused(Refusal),
-    /// It sent something that is no answer.
+    /// It sent something that is not an answer.
     #[error("the pod's agent sent something that is not an answer")]
     Nonsense(#[source] CodecError),
     /// It ended the connection instead of answering.
     #[error("the pod's agent closed the connection")]
     Closed,
-    /// Another generation of the wire.
+    /// The guest speaks another generation of the wire protocol.
     #[error("the guest speaks generation {found} of the wire, this magikvm {expected}")]
     Generation { found: u32, expected: u32 },
 }
 
-/// One connection, for requests one after the other.
+/// A connection for consecutive requests.
 #[derive(Debug)]
 pub struct AgentConnection {
     reader: BufReader<Timed>,
@@ -62,7 +62,7 @@ pub struct AgentConnection {
 }
 
 impl Connector {
-    /// How the guest's port for forwarded connections is reached, beside the agent's.
+    /// How to reach the guest's port for forwarded connections, which is beside the agent's.
     #[must_use]
     pub fn forwards(&self) -> Self {
         match self.handshake {
@@ -80,7 +80,7 @@ impl Connector {
         self.connect_with(wait, None)
     }
 
-    /// The same, to a VM that may be paused at any time, and may then take longer to do anything.
+    /// Connects to a VM that may be paused at any time, which may then delay everything.
     pub fn connect_extending(
         &self,
         wait: Duration,
@@ -113,8 +113,8 @@ impl Connector {
         Ok(connection)
     }
 
-    /// Connects, trying again until the agent answers `hello`, `still_wanted` says no, or the deadline passes: a guest that has not booted
-    /// yet refuses.
+    /// Connects, retrying until the agent answers `hello`, `still_wanted` returns false, or the deadline passes: a guest that has not
+    /// booted yet refuses.
     pub fn connect_when_up(
         &self,
         deadline: Instant,
@@ -156,12 +156,12 @@ impl AgentConnection {
         self.reader.get_mut().set_deadline(deadline);
     }
 
-    /// From now on, whoever has this connection waits for a VM that may be paused at any time.
+    /// From now on, callers of this connection wait for a VM that may be paused at any time.
     pub fn extend_deadlines(&mut self, extension: DeadlineExtension) {
         self.reader.get_mut().extend_deadlines(extension);
     }
 
-    /// Reads the one line byte by byte, so that nothing behind it is taken.
+    /// Reads the one line byte by byte, so that nothing behind it is consumed.
     fn read_handshake(&mut self) -> io::Result<()> {
         let mut line = Vec::new();
         while line.len() < MAX_HANDSHAKE {
@@ -176,7 +176,7 @@ impl AgentConnection {
         Err(io::ErrorKind::InvalidData.into())
     }
 
-    /// Asks, and waits at most `wait` for the whole answer.
+    /// Sends a request and waits at most `wait` for the whole answer.
     pub fn request_within<T: DeserializeOwned>(
         &mut self,
         request: &Request,
@@ -185,7 +185,7 @@ impl AgentConnection {
         self.ask(request, wait, Instant::now() + wait)
     }
 
-    /// Asks, and waits at most the wire's own 30 s for the whole answer.
+    /// Sends a request and waits at most the protocol's default of 30 s for the whole answer.
     pub fn request<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, AgentError> {
         self.request_within(request, Duration::from_secs(REQUEST_TIMEOUT_SECS))
     }
@@ -227,7 +227,7 @@ impl AgentConnection {
         }
     }
 
-    /// After an `ok` that makes the connection a stream.
+    /// For use after an `ok` that turns the connection into a stream.
     pub fn into_stream(self, traffic: Traffic) -> Result<AgentStream, AgentError> {
         let rest = self.reader.buffer().to_vec();
         let extension = self.reader.into_inner().take_extension();

@@ -1,8 +1,8 @@
-//! A connection to the agent that has become a stream, for any number of threads.
+//! A connection to the agent that has become a stream, shared by any number of threads.
 //!
-//! Whichever thread waits for something of the guest reads the connection, for itself and for the others; so input is sent on while the
-//! thread that shows the output is held up, and the other way round. What has come and is not taken stays within the window: who stops
-//! taking stops the guest's sender, and nothing else.
+//! Any thread that waits for data from the guest reads the connection for all of them. So input continues to flow while the thread that
+//! shows the output is blocked, and the other way round. Received data that nobody has taken stays within the window: a reader that stops
+//! reading stops the guest's sender and nothing else.
 
 use super::timed::DeadlineExtension;
 use magikvm_proto::limits::{MAX_LINE_LEN, REQUEST_TIMEOUT_SECS};
@@ -16,29 +16,29 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A frame that has begun must be complete, and bytes must be taken, within this time. Only time that was spent waiting counts: this
-/// program may have been stopped, or held up by what it does with what has come.
+/// A frame that has begun must be complete, and bytes must be accepted, within this time. Only time spent waiting counts, since this
+/// program may have been stopped or may be busy with received data.
 const TIME: Duration = Duration::from_secs(REQUEST_TIMEOUT_SECS);
-/// Waited at once while a deadline runs. Being stopped meanwhile costs no more than this.
+/// Longest single wait while a deadline runs. Being stopped meanwhile costs at most this much of the deadline.
 const SLICE: Duration = Duration::from_secs(1);
-/// Read at once, in bytes.
+/// Bytes read at once.
 const READ: usize = 16 << 10;
 
-/// Why a stream is of no use any more.
+/// Why a stream cannot be used any more.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StreamError {
-    /// The connection ended before the guest had said all.
+    /// The connection ended before the guest had sent everything.
     #[error("the pod's agent closed the connection")]
     Closed,
     #[error("the connection to the pod's agent failed")]
     Io(#[source] Arc<io::Error>),
-    /// The guest stopped in the middle of a frame, or takes nothing.
-    #[error("the pod's agent did not go on within {} s", TIME.as_secs())]
+    /// The guest stopped in the middle of a frame, or accepts nothing.
+    #[error("the pod's agent made no progress within {} s", TIME.as_secs())]
     Late,
-    /// The guest does not keep to the frames.
-    #[error("the pod's agent broke the rules of streams")]
+    /// The guest violates the framing.
+    #[error("the pod's agent violated the stream protocol")]
     Violation(#[source] Violation),
-    /// The guest sent a message that is none.
+    /// The guest sent a frame that is not a valid message.
     #[error("the pod's agent sent something that is not a message")]
     Message(#[source] Arc<serde_json::Error>),
     /// The guest sent a line without an end.
@@ -46,41 +46,41 @@ pub enum StreamError {
     LineTooLong,
 }
 
-/// Something of the guest.
+/// Something received from the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Received {
     /// Bytes of a channel.
     Data {
         channel: u16,
-        /// At least one, at most as many as one frame may have.
+        /// At least one byte, at most as many as fit in one frame.
         bytes: Vec<u8>,
     },
     /// A message, in order with the data.
     Message(StreamMessage),
 }
 
-/// The stream. Dropped, the connection is closed.
+/// The stream. Dropping it closes the connection.
 #[derive(Debug)]
 pub struct AgentStream {
     socket: UnixStream,
     state: Mutex<State>,
-    /// Something has come or was sent.
+    /// Signalled when something was received or sent.
     changed: Condvar,
 }
 
 #[derive(Debug)]
 struct State {
     link: Link,
-    /// Bytes that a caller was given last.
+    /// Bytes that the caller was given last.
     in_hand: usize,
-    /// A thread waits for the connection.
+    /// A thread is reading the connection.
     reads: bool,
-    /// A thread sends what is to be sent.
+    /// A thread is sending the outbox.
     sends: bool,
     broken: Option<StreamError>,
-    /// The frame that is to be completed, and how long it was waited for.
+    /// The frame to be completed, and how long it was waited for.
     late: (Option<u64>, Duration),
-    /// How long that may be.
+    /// Longest time for that.
     time: Duration,
     extension: Option<DeadlineExtension>,
 }
@@ -110,7 +110,7 @@ impl State {
         }
     }
 
-    /// How long the other end may be waited for now.
+    /// How long to wait for the other end now.
     fn time_left(&mut self) -> Option<Duration> {
         let frame = self.link.open_frame();
         if self.late.0 != frame {
@@ -119,7 +119,7 @@ impl State {
         frame.map(|_| self.time.saturating_sub(self.late.1).min(SLICE))
     }
 
-    /// Whether so long a wait is too long.
+    /// Whether this wait exceeds the limit.
     fn is_late(&mut self, waited: &mut Duration) -> bool {
         if *waited < self.time {
             return false;
@@ -150,7 +150,7 @@ impl State {
 }
 
 impl AgentStream {
-    /// Over a connection on which this was read behind the answer.
+    /// Makes a stream of a connection, with the bytes that were read behind the answer.
     pub(crate) fn new(
         socket: UnixStream,
         side: Side,
@@ -175,19 +175,19 @@ impl AgentStream {
         self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the connection; at most so long. How long that was.
+    /// Waits for the connection up to the limit. Returns the time it waited.
     fn poll(&self, flags: PollFlags, limit: Option<Duration>) -> Duration {
         let timeout = limit.map_or(PollTimeout::NONE, |limit| {
             PollTimeout::try_from(limit + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
         });
         let begun = Instant::now();
         if poll(&mut [PollFd::new(self.socket.as_fd(), flags)], timeout).is_err() {
-            // Interrupted, or without memory; the connection is looked at all the same.
+            // Interrupted or out of memory; the connection is checked in any case.
         }
         limit.map_or(Duration::ZERO, |limit| begun.elapsed().min(limit))
     }
 
-    /// Waits until something has come, which this thread or another one reads.
+    /// Waits until something was received, by this thread or by another one.
     fn progress<'a>(&'a self, mut state: Locked<'a>) -> Locked<'a> {
         if state.reads {
             return self.wait_for_others(state);
@@ -205,7 +205,7 @@ impl AgentStream {
         state
     }
 
-    /// Sends what is to be sent, unless another thread does already.
+    /// Sends the outbox unless another thread already does.
     fn flush<'a>(&'a self, mut state: Locked<'a>) -> Locked<'a> {
         if state.sends {
             return state;
@@ -231,7 +231,7 @@ impl AgentStream {
                         state.broken = Some(StreamError::Late);
                     }
                 }
-                // What it has said before may still be read.
+                // Data received before may still be read.
                 Ok(_) | Err(_) => state.link.lose_peer(),
             }
         }
@@ -240,7 +240,8 @@ impl AgentStream {
         state
     }
 
-    /// What the guest says next; `None` once it has said that nothing more comes. What was given last counts as handed on: the guest
+    /// The next data or message of the guest; `None` once it has said that nothing more follows. What was returned last counts as
+    /// consumed: the guest may send as much again.
     /// may send as much again.
     pub fn next(&self) -> Result<Option<Received>, StreamError> {
         let mut state = self.lock();
@@ -276,7 +277,7 @@ impl AgentStream {
         }
     }
 
-    /// Waits until this is so, or can't be any more.
+    /// Waits until the condition holds or cannot hold any more.
     fn wait_until(&self, is_so: impl Fn(&Link) -> bool) -> Result<Locked<'_>, StreamError> {
         let mut state = self.lock();
         loop {
@@ -284,7 +285,7 @@ impl AgentStream {
             if is_so(&state.link) {
                 return Ok(state);
             }
-            // What is to be sent is being sent by another thread. Whoever waited for the guest meanwhile might wait for ever.
+            // Another thread is sending the outbox. Waiting for the guest meanwhile might take for ever.
             state = match state.link.outbox().is_empty() {
                 true => self.progress(state),
                 false => self.wait_for_others(state),
@@ -292,7 +293,7 @@ impl AgentStream {
         }
     }
 
-    /// Sends bytes of a channel, as the other end has room for them.
+    /// Sends bytes of a channel as the other end has room for them.
     pub fn send(&self, channel: u16, mut bytes: &[u8]) -> Result<(), StreamError> {
         while !bytes.is_empty() {
             let mut state = self.wait_until(|link| link.room() > 0)?;
@@ -304,7 +305,7 @@ impl AgentStream {
         Ok(())
     }
 
-    /// Sends a message that does not wait for the other end to take what was sent before.
+    /// Sends a message that does not wait until the other end has read the data before it.
     pub fn send_urgent(&self, message: &UrgentMessage) -> Result<(), StreamError> {
         let message = serde_json::to_vec(message).map_err(|error| StreamError::Message(Arc::new(error)))?;
         let mut state = self.wait_until(Link::has_room_for_urgent)?;
@@ -330,7 +331,7 @@ impl AgentStream {
         drop(self.flush(state));
     }
 
-    /// Ends the connection; a thread that waits for it sees that.
+    /// Ends the connection, which wakes a thread that waits for it.
     pub fn close(&self) {
         if self.socket.shutdown(Shutdown::Both).is_err() {
             // It was closed from the other side.

@@ -1,11 +1,11 @@
-//! Against peers that do not play by the rules.
+//! Calls to peers that do not follow the rules.
 
 use super::*;
 use magikvm_proto::wire::{Done, RefusalCode};
 use std::os::unix::net::UnixListener;
 use std::thread;
 
-/// Runs `peer` on the first connection and returns what a ping within 300 ms comes to.
+/// Runs `peer` on the first connection and returns the result of a ping within 300 ms.
 fn ping(peer: impl FnOnce(UnixStream) + Send + 'static) -> Result<Done, AgentError> {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("agent.sock");
@@ -19,7 +19,7 @@ fn ping(peer: impl FnOnce(UnixStream) + Send + 'static) -> Result<Done, AgentErr
     result
 }
 
-/// Waits until the other side has hung up.
+/// Waits until the other side has closed the connection.
 fn drain(mut stream: UnixStream) {
     let mut rest = Vec::new();
     assert!(stream.read_to_end(&mut rest).is_ok() || !rest.is_empty());
@@ -83,7 +83,7 @@ fn a_refusal_with_an_endless_message_is_cut() {
 #[test]
 fn a_port_is_asked_for_and_what_follows_the_answer_is_not_lost() {
     let dir = tempfile::tempdir().unwrap();
-    // Longer than a socket's address may be.
+    // Longer than the address of a socket may be.
     let deep = dir.path().join("d".repeat(120));
     std::fs::create_dir(&deep).unwrap();
     let listener = os::bind_unix(&deep.join("agent.sock")).unwrap();
@@ -120,8 +120,11 @@ fn another_generation_is_refused() {
     served.join().unwrap();
 }
 
-/// Runs `peer`, which is given what to call when it may go on late, and returns what a ping within 300 ms comes to.
-fn patient_ping(peer: impl FnOnce(UnixStream) + Send + 'static, excuses: usize) -> Result<Done, AgentError> {
+/// Runs `peer`, which is given what to call when it may continue late, and returns the result of a ping within 300 ms.
+fn ping_with_extensions(
+    peer: impl FnOnce(UnixStream) + Send + 'static,
+    excuses: usize,
+) -> Result<Done, AgentError> {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let served = thread::spawn(move || peer(theirs));
     let timed = Timed::new(ours.try_clone().unwrap());
@@ -143,12 +146,12 @@ fn a_paused_peer_gets_its_time_once_more_and_no_longer() {
     let late = |mut stream: UnixStream| {
         stream.write_all(b"{\"sta").unwrap();
         thread::sleep(Duration::from_millis(700));
-        // It may be given up by now.
+        // The host may have given up by now.
         stream.write_all(b"tus\":\"ok\"}\n").ok();
         drain(stream);
     };
-    assert_eq!(patient_ping(late, 5).unwrap(), Done {});
+    assert_eq!(ping_with_extensions(late, 5).unwrap(), Done {});
     let begun = Instant::now();
-    assert!(matches!(patient_ping(drain, 2), Err(AgentError::Timeout(_))));
+    assert!(matches!(ping_with_extensions(drain, 2), Err(AgentError::Timeout(_))));
     assert!((Duration::from_millis(900)..Duration::from_secs(10)).contains(&begun.elapsed()));
 }

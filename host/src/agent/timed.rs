@@ -1,15 +1,14 @@
-//! Reads that end at a deadline, and why one may be put off.
+//! Reads that end at a deadline, and the reasons to extend it.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// Asked when a deadline has passed: whether the peer has a reason to be late, and gets the same time once more. A VM that is paused has one;
-/// what it says itself never counts.
+/// Asked when a deadline has passed: whether the peer has a reason to be late and gets the same time once more. A paused VM has one; what
+/// the guest itself says never counts.
 pub struct DeadlineExtension(Box<dyn FnMut() -> bool + Send>);
 
 impl DeadlineExtension {
-    /// That of a judge.
     pub fn new(is_excused: impl FnMut() -> bool + Send + 'static) -> Self {
         Self(Box::new(is_excused))
     }
@@ -30,7 +29,7 @@ impl std::fmt::Debug for DeadlineExtension {
 pub(super) struct Timed {
     stream: UnixStream,
     deadline: Option<Instant>,
-    /// How long the deadline was away when it was set.
+    /// The time from when the deadline was set until the deadline.
     time: Duration,
     extension: Option<DeadlineExtension>,
     armed: bool,
@@ -82,7 +81,7 @@ impl Read for Timed {
                 self.armed = false;
             }
             match self.stream.read(buffer) {
-                // The deadline, which is looked at once more, or a little before it.
+                // The deadline, which is checked once more, or slightly before it.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.deadline.is_some() => {}
                 result => return result,
             }

@@ -261,7 +261,7 @@ impl Seen {
                 let bytes = layers.iter().map(|layer| layer.size_bytes).sum();
                 format!("{}, {}", count(layers.len(), "layer"), size(bytes))
             }
-            Progress::Baking { number, of, .. } => format!("Unpacking layer {number} of {of}"),
+            Progress::Building { number, of, .. } => format!("Unpacking layer {number} of {of}"),
             other => other.to_string(),
         };
         if self.said.insert(text.clone()) {
@@ -295,7 +295,7 @@ impl Seen {
                     None => {}
                 }
             }
-            Progress::Baking { number, of, done_bytes, total_bytes } => {
+            Progress::Building { number, of, done_bytes, total_bytes } => {
                 let bar = self.unpacking.get_or_insert_with(|| {
                     bars.insert(0, ProgressBar::new(*total_bytes).with_style(style(LAYER_BAR)))
                 });

@@ -1,4 +1,4 @@
-//! Capabilities of this process, and how they go.
+//! The capabilities of this process, and how it drops them.
 #![allow(unsafe_code, reason = "capset has no function in the C library")]
 
 use nix::errno::Errno;
@@ -13,7 +13,7 @@ pub(super) const SETUID: Cap = (7, "CAP_SETUID");
 pub(super) const SETPCAP: Cap = (8, "CAP_SETPCAP");
 pub(super) const SYS_ADMIN: Cap = (21, "CAP_SYS_ADMIN");
 
-/// What a server of files needs: CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETGID, SETUID, MKNOD, SETFCAP.
+/// What a file server needs: CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETGID, SETUID, MKNOD, SETFCAP.
 pub(super) const OF_FILE_SERVERS: u64 =
     1 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 27 | 1 << 31;
 
@@ -33,14 +33,14 @@ struct Data {
     inheritable: u32,
 }
 
-/// Those in effect, a bit for each number.
+/// The effective capabilities, one bit for each number.
 pub(super) fn effective() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// Has these from now on, of those it had.
+/// Reduces the capabilities to this mask.
 pub(super) fn set(mask: u64) -> nix::Result<()> {
     let header = Header { version: VERSION_3, pid: 0 };
     let half = |mask: u64| {
@@ -48,16 +48,16 @@ pub(super) fn set(mask: u64) -> nix::Result<()> {
         Data { effective: mask, permitted: mask, inheritable: 0 }
     };
     let data = [half(mask), half(mask >> 32)];
-    // SAFETY: both structures are as the kernel's header says for this version, and outlive the call.
+    // SAFETY: both structures match the kernel's header for this version and outlive the call.
     Errno::result(unsafe { libc::syscall(libc::SYS_capset, &header, data.as_ptr()) }).map(drop)
 }
 
-/// Makes all that are permitted effective: a change of the user takes them out of effect.
+/// Makes all permitted capabilities effective, because a change of user clears the effective ones.
 pub(super) fn raise() -> nix::Result<()> {
     set(permitted()?)
 }
 
-/// Those this process may have, a bit for each number.
+/// The permitted capabilities, one bit for each number.
 pub(super) fn permitted() -> nix::Result<u64> {
     let header = Header { version: VERSION_3, pid: 0 };
     let mut data = [Data::default(); 2];
@@ -66,7 +66,7 @@ pub(super) fn permitted() -> nix::Result<u64> {
     Ok(u64::from(data[0].permitted) | u64::from(data[1].permitted) << 32)
 }
 
-/// Capabilities that no program can bring back, except these.
+/// Removes all capabilities but these for ever, so that no program can regain them.
 pub(super) fn bound(mask: u64) -> nix::Result<()> {
     for number in 0..64u64 {
         if mask & (1 << number) != 0 {
@@ -75,7 +75,7 @@ pub(super) fn bound(mask: u64) -> nix::Result<()> {
         // SAFETY: it takes numbers.
         let dropped = Errno::result(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) });
         match dropped {
-            // After the last one that this kernel knows.
+            // Past the last capability that this kernel knows.
             Err(Errno::EINVAL) => break,
             dropped => drop(dropped?),
         }
@@ -85,7 +85,7 @@ pub(super) fn bound(mask: u64) -> nix::Result<()> {
         .map(drop)
 }
 
-/// That a process is root's gives no capabilities to what it executes, for ever.
+/// From now on, being root gives no capabilities to executed programs.
 pub(super) fn lock_root() -> nix::Result<()> {
     const NOROOT_LOCKED: libc::c_ulong = 1 | 1 << 1;
     const NO_AMBIENT_LOCKED: libc::c_ulong = 1 << 6 | 1 << 7;
@@ -94,12 +94,12 @@ pub(super) fn lock_root() -> nix::Result<()> {
         .map(drop)
 }
 
-/// Nothing that is executed has more rights than this process.
+/// From now on, executed programs cannot gain more rights than this process has.
 pub(super) fn no_new_privileges() -> nix::Result<()> {
     prctl::set_no_new_privs()
 }
 
-/// Whether capabilities stay when root becomes another user.
+/// Whether capabilities survive a change from root to another user.
 pub(super) fn keep(keep: bool) -> nix::Result<()> {
     prctl::set_keepcaps(keep)
 }

@@ -1,4 +1,5 @@
-//! Control groups of pods: one for all processes of a pod, with limits. Unified ones, or those of version 1 where the controllers are there.
+//! Control groups of pods: one with limits for all processes of a pod. They are unified groups, or those of version 1 where the
+//! controllers are there.
 
 use super::spec::Cgroup;
 use crate::store::text::ignore;
@@ -8,13 +9,13 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// All of ours are in this one.
+/// The parent of all our groups.
 const PARENT: &str = "magikvm";
 const CONTROLLERS: [&str; 2] = ["memory", "pids"];
-/// Somebody may remove the parent, empty, right before a group is made in it.
+/// Attempts, since another process may remove the empty parent right before a group is made in it.
 const ATTEMPTS: usize = 20;
 
-/// Where the group of this name would be. Says why there can be none. Nothing is made.
+/// The place of the group with this name, or the reason why none is possible. Creates nothing.
 pub fn place_cgroup(name: &str) -> Result<Cgroup, String> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
@@ -22,7 +23,7 @@ pub fn place_cgroup(name: &str) -> Result<Cgroup, String> {
     Ok(Cgroup { dirs: dirs.into_iter().map(|dir| dir.join(PARENT).join(name)).collect() })
 }
 
-/// A mount of control groups: its directory, and what is mounted with which options.
+/// The mounts of control groups: the directory of each and its mount options.
 fn mounted<'a>(mounts: &'a str, kind: &'a str) -> impl Iterator<Item = (&'a Path, &'a str)> {
     mounts.lines().filter_map(move |line| {
         let (place, what) = line.split_once(" - ")?;
@@ -33,7 +34,7 @@ fn mounted<'a>(mounts: &'a str, kind: &'a str) -> impl Iterator<Item = (&'a Path
 }
 
 fn of_version_2(mounts: &str, own: &str) -> Result<Vec<PathBuf>, String> {
-    let none = || "there are no unified control groups".to_owned();
+    let none = || "the host has no unified control groups".to_owned();
     let (mount, _) = mounted(mounts, "cgroup2").next().ok_or_else(none)?;
     let holds_all = |dir: &Path, file: &str| {
         let there = fs::read_to_string(dir.join(file)).unwrap_or_default();
@@ -46,7 +47,7 @@ fn of_version_2(mounts: &str, own: &str) -> Result<Vec<PathBuf>, String> {
             Err(format!("{} has no controllers for memory and pids", mount.display()))
         };
     }
-    // The part of the tree that was delegated to this user, if he is in one: the highest group above his own that is his.
+    // The part of the tree that was delegated to this user, if there is one: the user's topmost group above the current one.
     let path = own.lines().find_map(|line| line.strip_prefix("0::")).ok_or_else(none)?;
     let here = mount.join(path.trim_start_matches('/'));
     let uid = geteuid().as_raw();
@@ -56,7 +57,7 @@ fn of_version_2(mounts: &str, own: &str) -> Result<Vec<PathBuf>, String> {
     };
     let top = here.ancestors().take_while(is_ours).filter(|dir| holds_all(dir, "cgroup.controllers")).last();
     top.map(|dir| vec![dir.to_owned()]).ok_or_else(|| {
-        "no control group with controllers for memory and pids was delegated to this user (systemd-run --user --scope -p Delegate=yes)".to_owned()
+        "no control group with controllers for memory and pids was delegated to this user; get one with `systemd-run --user --scope -p Delegate=yes`".to_owned()
     })
 }
 
@@ -66,15 +67,15 @@ fn of_version_1(mounts: &str) -> Result<Vec<PathBuf>, String> {
         let found = all.find(|(_, options)| options.split(',').any(|option| option == controller));
         found
             .map(|(dir, _)| dir.to_owned())
-            .ok_or_else(|| format!("there are no control groups for {controller}"))
+            .ok_or_else(|| format!("the host has no control groups for {controller}"))
     };
     if !geteuid().is_root() {
-        return Err("control groups of version 1 are root's".to_owned());
+        return Err("control groups of version 1 belong to root".to_owned());
     }
     CONTROLLERS.into_iter().map(of).collect()
 }
 
-/// Makes a group, with its limits. Says why it can't.
+/// Creates a group with its limits, or says why it cannot.
 pub fn make_cgroup(cgroup: &Cgroup, memory_bytes: u64, pids: u64) -> Result<(), String> {
     for dir in &cgroup.dirs {
         make(dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
@@ -113,7 +114,7 @@ fn make(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// With unified groups a group's children have the controllers that it hands on.
+/// With unified groups, the children of a group have only the controllers that the group hands on.
 fn delegate(dir: &Path) {
     let control = dir.join("cgroup.subtree_control");
     for controller in CONTROLLERS {
@@ -138,9 +139,9 @@ mod tests {
         assert_eq!(
             of_version_1(table).unwrap_err(),
             if geteuid().is_root() {
-                "there are no control groups for pids"
+                "the host has no control groups for pids"
             } else {
-                "control groups of version 1 are root's"
+                "control groups of version 1 belong to root"
             }
         );
     }

@@ -1,4 +1,4 @@
-//! What a process that builds its jail and the one that started it say to each other: JSON lines over a socket pair, and now and then a
+//! The protocol between a process that builds its jail and the process that started it: JSON lines over a socket pair, sometimes with a
 //! descriptor.
 #![allow(unsafe_code, reason = "taking a descriptor by its number is an unsafe call")]
 
@@ -16,26 +16,26 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
-/// How long either side waits for the other. What is done meanwhile takes milliseconds.
+/// How long each side waits for the other. The work in between takes milliseconds.
 const WAIT_SECS: i64 = 20;
-/// Longest line. A specification has a hundred paths at most.
+/// Longest line. A specification has at most a hundred paths.
 const MAX_LINE: usize = 4 << 20;
 
-/// From the process that builds its jail.
+/// Messages from the process that builds its jail.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "said", rename_all = "snake_case")]
 pub(super) enum FromInside {
-    /// It has made a user namespace, whose ids are to be mapped.
+    /// It has made a user namespace, whose ids must be mapped.
     Ids,
-    /// From now on it is another process, since the first of a process namespace is always a new one.
+    /// It continues as another process, because the first process of a process namespace is always a new one.
     Forked {
         pid: i32,
     },
-    /// All walls but the last one stand.
+    /// All isolation layers but the last one are in place.
     Walled {
         layers: Layers,
     },
-    /// The last one too; with the descriptor that tells of what it kept in.
+    /// The last layer is in place too. The message carries the descriptor that reports violations.
     Filtered,
     Failed {
         step: String,
@@ -44,13 +44,13 @@ pub(super) enum FromInside {
     },
 }
 
-/// To the process that builds its jail.
+/// Messages to the process that builds its jail.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "said", rename_all = "snake_case")]
 pub(super) enum FromOutside {
-    /// Its ids are mapped, or not.
+    /// Its ids were mapped, or mapping failed.
     Mapped { failure: Option<String> },
-    /// It may go on, with these walls.
+    /// It may continue with these layers.
     Go,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    /// Both ends. Closed in programs that are executed.
+    /// Both ends. They are closed in executed programs.
     pub(super) fn pair() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?;
         Ok((Self::over(ours)?, theirs))
@@ -78,7 +78,7 @@ impl Channel {
         self.socket.as_raw_fd()
     }
 
-    /// Says something, with a descriptor if there is one.
+    /// Sends a message, with a descriptor if there is one.
     pub(super) fn send<T: Serialize>(&self, message: &T, descriptor: Option<RawFd>) -> io::Result<()> {
         let mut line = serde_json::to_vec(message).map_err(io::Error::other)?;
         line.push(b'\n');
@@ -100,7 +100,7 @@ impl Channel {
         Ok(())
     }
 
-    /// What the other side says; none when it is gone.
+    /// The next message of the other side; `None` when that side is gone.
     pub(super) fn receive<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         loop {
             if let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
@@ -116,7 +116,7 @@ impl Channel {
         }
     }
 
-    /// The descriptor that came with what was received.
+    /// The descriptor that arrived with the last message.
     pub(super) fn take_descriptor(&mut self) -> Option<OwnedFd> {
         self.received.pop()
     }
@@ -141,7 +141,7 @@ impl Channel {
             }
         };
         for number in descriptors {
-            // SAFETY: the kernel has just made this descriptor for this process; nobody else has its number.
+            // SAFETY: the kernel has just created this descriptor for this process; nothing else owns its number.
             self.received.push(unsafe { OwnedFd::from_raw_fd(number) });
         }
         self.buffer.extend_from_slice(&chunk[..read]);

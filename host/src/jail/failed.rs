@@ -1,4 +1,4 @@
-//! A step on the way into a jail that failed: which, with which path, and the number of the error.
+//! A failed step on the way into a jail: its name, its path and the error number.
 
 use nix::errno::Errno;
 use nix::libc;
@@ -40,7 +40,7 @@ impl Number for rustix::io::Errno {
     }
 }
 
-/// Names the step and the path of a result.
+/// Adds the step and the path to a result.
 pub(super) fn at<T, E: Number>(step: &str, path: &Path, result: Result<T, E>) -> Result<T, Failed> {
     result.map_err(|error| Failed {
         step: step.to_owned(),
@@ -49,7 +49,7 @@ pub(super) fn at<T, E: Number>(step: &str, path: &Path, result: Result<T, E>) ->
     })
 }
 
-/// Names the step of a result.
+/// Adds the step to a result.
 pub(super) fn step<T, E: Number>(step: &str, result: Result<T, E>) -> Result<T, Failed> {
     result.map_err(|error| Failed { step: step.to_owned(), path: None, errno: error.number() })
 }

@@ -1,4 +1,4 @@
-//! The root directory of a jail: a small file system in memory that holds what was given, at the places it has outside, and is read-only itself.
+//! The root directory of a jail: a small file system in memory that holds the given files at their outside paths and is read-only itself.
 #![allow(
     unsafe_code,
     reason = "mount_setattr has no function in the C library, and its argument is a structure"
@@ -17,23 +17,23 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
-/// What programs need beside themselves. Of these, those that are there are shown, to be read and executed only.
+/// Files that programs need in addition. Those that exist are visible, read-only and executable.
 const LIBRARIES: [&str; 7] =
     ["/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/etc/ld.so.cache"];
-/// Stores of systems that keep no libraries in those.
+/// Stores of systems that keep their libraries elsewhere.
 const STORES: [&str; 2] = ["/nix/store", "/gnu/store"];
-/// Where the new root is put together. What is there outside is hidden for the moment, and was opened before.
+/// Candidates for the place where the new root is assembled. The files there are hidden meanwhile and were opened before.
 const PLACES: [&str; 4] = ["/tmp", "/run", "/dev", "/usr"];
-/// Of the file system that holds nothing but names and device nodes.
+/// Options of the file system that holds only names and device nodes.
 const ROOT_OPTIONS: &str = "mode=0755,size=1m,nr_inodes=8k";
 
-/// Attributes of a mount that are added to those it has.
+/// Attributes that are added to those of a mount.
 const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 const NO_SUID: u64 = libc::MOUNT_ATTR_NOSUID;
 const NO_DEVICES: u64 = libc::MOUNT_ATTR_NODEV;
 const NO_PROGRAMS: u64 = libc::MOUNT_ATTR_NOEXEC;
 
-/// One thing that will be in the root, opened.
+/// An opened item of the new root.
 #[derive(Debug)]
 struct Item {
     source: OwnedFd,
@@ -43,7 +43,7 @@ struct Item {
     is_dir: bool,
 }
 
-/// What one can be told to see of the machine's files.
+/// The opened files of the host that the process may see.
 #[derive(Debug)]
 pub(super) struct Root {
     items: Vec<Item>,
@@ -52,7 +52,7 @@ pub(super) struct Root {
 }
 
 impl Root {
-    /// Looks everything up. Mounts must be private already, and not be changed.
+    /// Opens everything. Mounts must already be private and must not be changed.
     pub(super) fn collect(spec: &JailSpec) -> Result<Self, Failed> {
         let mut items = Vec::new();
         let mut links = Vec::new();
@@ -72,12 +72,12 @@ impl Root {
             }
             items.push(executable(path)?);
         }
-        // A directory comes before what is mounted in it.
+        // A directory precedes what is mounted in it.
         items.sort_by_key(|item| item.target.components().count());
         Ok(Self { items, links, devices: spec.devices.clone() })
     }
 
-    /// Puts it together and makes it the root.
+    /// Assembles the root and enters it.
     pub(super) fn enter(self, spec: &JailSpec) -> Result<(), Failed> {
         let place = PLACES.into_iter().map(Path::new).find(|place| place.is_dir());
         let place = place.ok_or_else(|| Failed::new("find a place for its root", None, Errno::ENOENT))?;
@@ -113,18 +113,18 @@ impl Root {
     }
 }
 
-/// Where the libraries of a program may be.
+/// The directories that may hold the libraries of a program.
 pub(super) fn libraries(program: &Path) -> Vec<PathBuf> {
     let store = STORES.into_iter().find(|store| program.starts_with(store));
     LIBRARIES.into_iter().chain(store).map(PathBuf::from).collect()
 }
 
-/// Whether this process can open a device, without doing anything to it.
+/// Whether this process can open a device, tested without any effect on the device.
 fn can_open(device: &Path) -> bool {
     fs::File::options().read(true).write(true).open(device).is_ok()
 }
 
-/// Nothing of the old root is left.
+/// Makes the new root the only one.
 fn pivot(place: &Path) -> Result<(), Failed> {
     at("go to", place, nix::unistd::chdir(place))?;
     step("make it the root", nix::unistd::pivot_root(".", "."))?;
@@ -161,7 +161,7 @@ fn open(path: &Path) -> rustix::io::Result<OwnedFd> {
     rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty())
 }
 
-/// A descriptor from outside is one of the outside's mounts, which can't be mounted here. So the file is looked up once more, and must be
+/// A descriptor from outside belongs to a mount of the outside, which cannot be mounted here. So the file is opened once more and must be
 /// the same one.
 fn reopen(number: i32, target: &Path) -> Result<OwnedFd, Failed> {
     // SAFETY: it was handed over to this process, which closes it only after this.
@@ -175,7 +175,7 @@ fn reopen(number: i32, target: &Path) -> Result<OwnedFd, Failed> {
     Ok(ours)
 }
 
-/// Stands for an open file.
+/// A path that refers to an open file.
 fn link(fd: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
@@ -184,7 +184,7 @@ fn below(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// Mounts it, at a place that is made for it. Links that lie within what was mounted before lead nowhere else.
+/// Mounts an item at a target that is created for it. Links in files that were mounted before cannot lead elsewhere.
 fn attach(root: &OwnedFd, item: &Item) -> Result<(), Failed> {
     let target = &item.target;
     let there = make_target(root, target, item.is_dir)?;
@@ -205,7 +205,7 @@ fn find(root: &OwnedFd, target: &Path) -> rustix::io::Result<OwnedFd> {
     openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty(), resolve)
 }
 
-/// A directory or an empty file to be mounted on, as far as there is none.
+/// Creates a directory or an empty file as a mount point if none exists.
 fn make_target(root: &OwnedFd, target: &Path, is_dir: bool) -> Result<OwnedFd, Failed> {
     let found = find(root, target);
     if !matches!(found, Err(rustix::io::Errno::NOENT)) {
@@ -214,7 +214,7 @@ fn make_target(root: &OwnedFd, target: &Path, is_dir: bool) -> Result<OwnedFd, F
     let parent = target.parent().unwrap_or(Path::new("/"));
     let dir = make_target(root, parent, true)?;
     let name = target.file_name().unwrap_or_default();
-    // Modes of names that are mounted on don't matter; those of directories on the way are to let everybody pass.
+    // Modes of mount points do not matter; directories on the way must let everybody pass.
     let mode = rustix::fs::Mode::from_raw_mode(if is_dir { 0o755 } else { 0o644 });
     if is_dir {
         at("make", target, rustix::fs::mkdirat(&dir, name, mode))?;
@@ -225,7 +225,7 @@ fn make_target(root: &OwnedFd, target: &Path, is_dir: bool) -> Result<OwnedFd, F
     at("find", target, find(root, target))
 }
 
-/// A device: a node of its own that belongs to the process's user, or, where none can be made, the machine's.
+/// Provides a device: a private node that belongs to the process's user, or the host's node where none can be created.
 fn make_device(root: &OwnedFd, place: &Path, device: &Path, identity: &Identity) -> Result<(), Failed> {
     let meta = at("look at", device, fs::metadata(device))?;
     if !meta.file_type().is_char_device() {
@@ -238,7 +238,7 @@ fn make_device(root: &OwnedFd, place: &Path, device: &Path, identity: &Identity)
         match mknod(&there, SFlag::S_IFCHR, Mode::from_bits_truncate(0o600), number) {
             Ok(()) => {
                 at("give away", device, lchown(&there, Some(user.id()), Some(user.id())))?;
-                // Some systems let nodes be made and not be opened.
+                // Some systems allow creating nodes but not opening them.
                 if can_open(&there) {
                     return Ok(());
                 }
@@ -252,7 +252,6 @@ fn make_device(root: &OwnedFd, place: &Path, device: &Path, identity: &Identity)
     attach(root, &item(source, device, NO_SUID | NO_PROGRAMS, Submounts::Without)?)
 }
 
-/// Adds attributes to a mount.
 fn protect(mounted: BorrowedFd<'_>, attributes: u64, submounts: Submounts) -> nix::Result<()> {
     let change = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
     let recursive = match submounts {
@@ -260,7 +259,7 @@ fn protect(mounted: BorrowedFd<'_>, attributes: u64, submounts: Submounts) -> ni
         Submounts::Without => 0,
     };
     let empty = CString::default();
-    // SAFETY: the string and the structure outlive the call, whose last argument is the structure's size.
+    // SAFETY: the string and the structure outlive the call, whose last argument is the size of the structure.
     let done = Errno::result(unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -277,7 +276,7 @@ fn protect(mounted: BorrowedFd<'_>, attributes: u64, submounts: Submounts) -> ni
     }
 }
 
-/// The same with kernels before 5.12, which replace all attributes.
+/// For kernels before 5.12, which replace all attributes.
 fn remount(mounted: BorrowedFd<'_>, attributes: u64) -> nix::Result<()> {
     let path = link(mounted);
     let now = nix::sys::statvfs::statvfs(&path)?.flags();

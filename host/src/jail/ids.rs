@@ -1,4 +1,4 @@
-//! Who a jailed process is, and what ids its user namespace has. All of it is decided outside.
+//! The identity of a jailed process and the ids of its user namespace. Both are decided outside.
 
 use super::caps;
 use super::spec::{Identity, PodUser};
@@ -8,11 +8,11 @@ use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A map of a user namespace: first id inside, first id outside, how many.
+/// A range in the map of a user namespace: first id inside, first id outside, length.
 type Extent = (u32, u32, u32);
 
-/// Who the processes of a machine may be, that read these files (and write to nothing but the machine's directory). All processes of a
-/// machine should be the same.
+/// The identity of the processes of a VM that read these files (and write only to the VM's directory). All processes of a VM should have
+/// the same one.
 pub fn identity(machine: &str, reads: &[PathBuf]) -> Identity {
     if !geteuid().is_root() {
         return Identity::Caller(None);
@@ -28,7 +28,7 @@ fn why_not(user: PodUser, reads: &[PathBuf]) -> Option<String> {
     let wanted = [caps::CHOWN, caps::SETGID, caps::SETUID, caps::SETPCAP, caps::SYS_ADMIN];
     let held = caps::effective();
     if let Some((_, name)) = wanted.iter().find(|(number, _)| held & (1 << number) == 0) {
-        return Some(format!("root has no {name} here"));
+        return Some(format!("root has no {name} in this environment"));
     }
     for map in ["/proc/self/uid_map", "/proc/self/gid_map"] {
         let holds = |&(inside, _, count): &Extent| user.id().checked_sub(inside).is_some_and(|at| at < count);
@@ -40,14 +40,14 @@ fn why_not(user: PodUser, reads: &[PathBuf]) -> Option<String> {
     Some(format!("{} can be read by root only (chmod a+r it)", hidden.display()))
 }
 
-/// By its own mode. The directories above it don't matter: it is mounted.
+/// Checks the file's mode only. The directories above it do not matter, because the file is mounted.
 fn is_readable_by_all(path: &Path) -> bool {
     let wanted = |is_dir: bool| if is_dir { 0o005 } else { 0o004 };
     fs::metadata(path).is_ok_and(|meta| meta.mode() & wanted(meta.is_dir()) == wanted(meta.is_dir()))
 }
 
-/// Gives a machine's directory, and the files in it, to the machine's user. It must hold no directories, and none of its processes may have
-/// been started.
+/// Gives a VM's directory and the files in it to the VM's user. It must hold no directories, and none of the VM's processes may have been
+/// started.
 pub fn give(dir: &Path, identity: &Identity) -> std::io::Result<()> {
     let Identity::Nobody(user) = identity else { return Ok(()) };
     for entry in fs::read_dir(dir)? {
@@ -65,7 +65,7 @@ fn extents(text: &str) -> Vec<Extent> {
     text.lines().filter_map(extent).collect()
 }
 
-/// Maps the ids of a process that has just made a user namespace.
+/// Maps the ids of a process that has just created a user namespace.
 pub(super) fn map(pid: i32, identity: &Identity) -> Result<(), String> {
     match identity {
         Identity::Nobody(user) => {
@@ -76,7 +76,7 @@ pub(super) fn map(pid: i32, identity: &Identity) -> Result<(), String> {
             by_hand(pid, &[(uid, uid, 1)], &[(gid, gid, 1)], true)
         }
         Identity::FileServer if geteuid().is_root() => {
-            // All that are here, under the same numbers.
+            // All ids of this namespace, under the same numbers.
             let all = |map: &str| -> Vec<Extent> {
                 let here = extents(&fs::read_to_string(map).unwrap_or_default());
                 here.into_iter().map(|(inside, _, count)| (inside, inside, count)).collect()
@@ -106,7 +106,7 @@ fn by_hand(pid: i32, uids: &[Extent], gids: &[Extent], deny_setgroups: bool) -> 
     write("gid_map", &text(gids))
 }
 
-/// As rootless podman does it: the user's own id is root's, and those from 1 on are his subordinate ones.
+/// The mapping of rootless podman: the user's id becomes root, and the subordinate ids follow from 1.
 fn subordinate(pid: i32, uid: Uid, gid: Gid) -> Result<(), String> {
     let name = nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name).unwrap_or_default();
     let run = |program: &str, table: &str, own: u32| {

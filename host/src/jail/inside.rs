@@ -1,5 +1,5 @@
-//! The side of the process that is to be in a jail: builds the walls around itself, one after the other, and then executes a program or goes
-//! on in this one. Up to the end it has one thread, and what it reads was written by this program.
+//! The side of the process that enters a jail: it builds the layers around itself one after the other, and then executes a program or
+//! continues in this one. It has one thread until the end, and everything it reads was written by this program.
 #![allow(
     unsafe_code,
     reason = "clone, descriptors by their numbers, and calls without a function in the C library"
@@ -28,18 +28,18 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// How much rather this process is killed than others when memory is short (of 1000).
+/// How much more likely than others this process is to be killed when memory is short (of 1000).
 const OOM_SCORE: &str = "500";
-/// No core dumps: 0 would still start a program that takes them, 1 is the kernel's sign for none at all.
+/// Disables core dumps: 0 would still start a program that receives them; 1 is the kernel's sign for none at all.
 const NO_CORE: u64 = 1;
-/// What `clone` gives the child to tell of its end.
+/// The signal that `clone` sends to the parent at the child's end.
 const EXIT_SIGNAL: libc::c_long = libc::SIGCHLD as libc::c_long;
 
-/// What a process does whose verb is [`super::JAIL_VERB`]. Returns the verb that it is to go on with, or an exit code.
+/// The main function of the verb [`super::JAIL_VERB`]. Returns the verb to continue with, or an exit code.
 pub fn enter() -> Result<String, i32> {
     let number: Option<RawFd> = std::env::args().nth(2).and_then(|number| number.parse().ok());
     let number = number.filter(|&number| number >= super::outside::FIRST_TRANSFER).ok_or(2)?;
-    // SAFETY: it was handed over by this number; if nothing was, the first use of it fails.
+    // SAFETY: it was handed over under this number; if nothing was, its first use fails.
     let socket = unsafe { OwnedFd::from_raw_fd(number) };
     fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|_| 2)?;
     let mut channel = Channel::over(socket).map_err(|_| 2)?;
@@ -49,7 +49,7 @@ pub fn enter() -> Result<String, i32> {
         Ok(verb) => Ok(verb),
         Err(Failed { step, path, errno }) => {
             let told = builder.channel.send(&FromInside::Failed { step, path, errno }, None);
-            ignore(told, "nobody is there to hear it");
+            ignore(told, "nobody listens any more");
             Err(70)
         }
     }
@@ -59,14 +59,14 @@ struct Builder<'a> {
     spec: &'a JailSpec,
     channel: Channel,
     layers: Layers,
-    /// Whether the walls are built with root's own rights, and not with those of a user namespace.
+    /// Whether the layers are built with the rights of root, and not with those of a user namespace.
     is_privileged: bool,
 }
 
 impl Builder<'_> {
     fn build(&mut self) -> Result<String, Failed> {
         self.join_cgroup();
-        // Of the machine's /proc, before it is gone.
+        // Written through the host's /proc, before that is gone.
         self.set_oom_score();
         let has_files = self.own_namespaces()?;
         if has_files {
@@ -81,7 +81,7 @@ impl Builder<'_> {
             Ok(()) => self.layers.have(Layer::Landlock),
             Err(why) => self.layers.miss(Layer::Landlock, why),
         }
-        // Last: every change of ids takes the request back.
+        // Last, because every change of ids clears the request.
         step("ask to die with its parent", prctl::set_pdeathsig(Signal::SIGKILL))?;
         step("hide from debuggers", prctl::set_dumpable(false))?;
         let lists = filter::lists(self.spec);
@@ -92,7 +92,7 @@ impl Builder<'_> {
         self.layers.had.sort_unstable();
         let layers = std::mem::take(&mut self.layers);
         self.say(&FromInside::Walled { layers })?;
-        // Whoever answers lived after the request to die with him was made; and no answer is an answer too.
+        // Whoever answers was alive after the request to die with the parent; and a missing answer is also an answer.
         if !matches!(self.hear()?, FromOutside::Go) {
             return Err(Failed::new("go on", None, Errno::ECANCELED));
         }
@@ -128,7 +128,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Namespaces of its own, those that can be had. Says whether one of them is for mounts.
+    /// Enters the available private namespaces. Returns whether one of them is for mounts.
     fn own_namespaces(&mut self) -> Result<bool, Failed> {
         let is_root = nix::unistd::geteuid().is_root();
         let wants_rights = matches!(self.spec.identity, Identity::Nobody(_) | Identity::FileServer);
@@ -157,7 +157,7 @@ impl Builder<'_> {
         if self.namespace(Layer::Hostname, CloneFlags::CLONE_NEWUTS)
             && nix::unistd::sethostname("jail").is_err()
         {
-            // It is the host's name then, and can't be changed.
+            // It is then the host's name, which cannot be changed.
         }
         if self.spec.network == HostNetwork::None {
             self.namespace(Layer::Network, CloneFlags::CLONE_NEWNET);
@@ -185,9 +185,9 @@ impl Builder<'_> {
         true
     }
 
-    /// The first process of a process namespace is a new one. It is a child of this one's parent, as this one is, and goes on instead.
+    /// The first process of a process namespace is a new one. It is a child of this process's parent and continues in its place.
     fn become_first(&mut self) -> Result<(), Failed> {
-        // SAFETY: without memory in common and with no stack given this is fork, and this process has one thread.
+        // SAFETY: without shared memory and without a stack this is fork, and this process has one thread.
         let pid = unsafe {
             libc::syscall(
                 libc::SYS_clone,
@@ -203,12 +203,12 @@ impl Builder<'_> {
                 let pid = self.outer_pid()?;
                 self.say(&FromInside::Forked { pid })
             }
-            // SAFETY: nothing is left to be done here, least of all twice.
+            // SAFETY: nothing may run here twice.
             _ => unsafe { libc::_exit(0) },
         }
     }
 
-    /// The number of this process outside: `/proc` is still the one from there.
+    /// The process id outside: `/proc` is still the outside's.
     fn outer_pid(&self) -> Result<i32, Failed> {
         let name = at("read", Path::new("/proc/self"), fs::read_link("/proc/self"))?;
         let number = name.to_str().and_then(|name| name.parse().ok());
@@ -229,11 +229,11 @@ impl Builder<'_> {
     fn own_files(&mut self) -> Result<(), Failed> {
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         if let Err(errno) = mount(None::<&str>, "/", None::<&str>, private, None::<&str>) {
-            self.miss(Layer::Files, "no mounts of its own", errno);
+            self.miss(Layer::Files, "no private mounts", errno);
             return step("go to its directory", nix::unistd::chdir(&self.spec.working_dir));
         }
         let root = Root::collect(self.spec)?;
-        // Everybody passes the directories on the way to what was given.
+        // Everybody may pass the directories on the way to the given files.
         let mode = umask(Mode::from_bits_truncate(0o022));
         let entered = root.enter(self.spec);
         umask(mode);
@@ -244,7 +244,7 @@ impl Builder<'_> {
 
     fn set_oom_score(&self) {
         let written = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
-        ignore(written, "it is as likely to be killed as others");
+        ignore(written, "it is then as likely to be killed as others");
     }
 
     fn limit(&mut self) -> Result<(), Failed> {
@@ -254,7 +254,7 @@ impl Builder<'_> {
             ("locked memory", Resource::RLIMIT_MEMLOCK, 0),
             ("message queues", Resource::RLIMIT_MSGQUEUE, 0),
         ];
-        // It is counted for each user, so it says something about a user only that nobody else is.
+        // The limit counts all processes of a user, so it is meaningful only for a private user.
         if matches!(self.spec.identity, Identity::Nobody(_)) {
             wanted.push(("processes", Resource::RLIMIT_NPROC, self.spec.limits.pids));
         }
@@ -278,7 +278,7 @@ impl Builder<'_> {
                 step("keep its capabilities", caps::keep(true))?;
                 step("be another user", setresuid(uid, uid, uid))?;
                 step("raise its capabilities", caps::raise())?;
-                // Its files in /proc would be root's else, which is who maps its ids; that is root anyway.
+                // Otherwise its files in /proc would belong to root. Root maps its ids in any case.
                 match unshare(CloneFlags::CLONE_NEWUSER) {
                     Ok(()) => {
                         self.map_ids()?;
@@ -295,11 +295,11 @@ impl Builder<'_> {
                 Err(errno) => self.miss(Layer::User, "no user namespace can be made", errno),
             },
             Identity::FileServer => {
-                // Mapped since the beginning; without a user namespace it stays who it is.
+                // The ids are already mapped; without a user namespace the process keeps its identity.
                 let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
                 if self.layers.had.contains(&Layer::User) {
-                    step("be root of its own", setresgid(gid, gid, gid))?;
-                    step("be root of its own", setresuid(uid, uid, uid))?;
+                    step("become root of its user namespace", setresgid(gid, gid, gid))?;
+                    step("become root of its user namespace", setresuid(uid, uid, uid))?;
                     step("raise its capabilities", caps::raise())?;
                 }
             }
@@ -309,7 +309,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Groups of devices that are the machine's own nodes.
+    /// The groups of devices that are the host's nodes.
     fn device_groups(&self) -> Vec<Gid> {
         use std::os::unix::fs::MetadataExt;
         let group = |device: &PathBuf| {
@@ -324,7 +324,7 @@ impl Builder<'_> {
             Identity::FileServer => caps::OF_FILE_SERVERS,
             Identity::Nobody(_) | Identity::Caller(_) => 0,
         };
-        // An ordinary user without a user namespace has none to drop, and may not say so.
+        // An ordinary user without a user namespace has none to drop and may not change the bounding set.
         step("raise its capabilities", caps::raise())?;
         if step("count its capabilities", caps::permitted())? & (1 << caps::SETPCAP.0) != 0 {
             step("bound its capabilities", caps::bound(keep))?;
@@ -336,7 +336,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// The last wall, which is in the way of building anything else; then what this is all for.
+    /// Installs the last layer, which would prevent building any other, and then starts the program.
     fn hand_over(&mut self, lists: Option<filter::Lists>) -> Result<String, Failed> {
         let spec = self.spec;
         let program = match &spec.inside {
@@ -344,7 +344,7 @@ impl Builder<'_> {
             Inside::Verb(_) => None,
         };
         for descriptor in &spec.descriptors {
-            // SAFETY: it takes numbers; nobody in this process owns those below 64 but the first four.
+            // SAFETY: it takes numbers, and this process owns only the first four of those below 64.
             let given = Errno::result(unsafe { libc::dup2(descriptor.here, descriptor.there) });
             step("hand a descriptor over", given)?;
         }
@@ -365,7 +365,7 @@ impl Builder<'_> {
     }
 }
 
-/// All that a call of `execve` takes, made before the filter stands.
+/// The arguments of `execve`, prepared before the filter is installed.
 struct Execution {
     path: CString,
     arguments: Vec<CString>,
@@ -382,9 +382,9 @@ impl Execution {
         Ok(Self { path: path_text, arguments })
     }
 
-    /// Returns only when it failed.
+    /// Returns only on failure.
     fn execute(&self) -> Errno {
-        // This program ignores it from its start, and others don't expect that.
+        // This program ignores the signal from its start, and others do not expect that.
         // SAFETY: no handler is installed.
         if let Err(errno) = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) } {
             return errno;
@@ -397,7 +397,7 @@ impl Execution {
     }
 }
 
-/// Closes all descriptors but the first four, these, and the channel's, which is above all of them.
+/// Closes all descriptors but the first four, these, and the channel's, which has a higher number than all of them.
 fn close_others(keep: &[RawFd], channel: RawFd) -> Result<(), Failed> {
     let mut keep: Vec<RawFd> = keep.iter().copied().chain([0, 1, 2, 3, channel]).collect();
     keep.sort_unstable();
@@ -405,7 +405,7 @@ fn close_others(keep: &[RawFd], channel: RawFd) -> Result<(), Failed> {
     let mut from = 0;
     for number in keep.into_iter().chain([RawFd::MAX]) {
         if from < number {
-            // SAFETY: it takes numbers; what is closed has no owner in this process any more.
+            // SAFETY: it takes numbers; the closed descriptors have no owner in this process any more.
             let closed = unsafe { libc::syscall(libc::SYS_close_range, from, number - 1, 0) };
             match Errno::result(closed) {
                 Err(Errno::ENOSYS) => close_each(from, number.min(1 << 16)),
@@ -417,7 +417,7 @@ fn close_others(keep: &[RawFd], channel: RawFd) -> Result<(), Failed> {
     Ok(())
 }
 
-/// With kernels before 5.9.
+/// For kernels before 5.9.
 fn close_each(from: RawFd, to: RawFd) {
     for number in from..to {
         // SAFETY: as above.

@@ -1,4 +1,5 @@
-//! Landlock: the same rules about files once more, by another part of the kernel; and no TCP, no signals to others, no abstract sockets.
+//! Landlock: the file access rules enforced once more by another part of the kernel, and no TCP, no signals to other processes, no
+//! abstract sockets.
 
 use super::spec::{Access, HostNetwork, Inside, JailSpec, Procfs};
 use landlock::{
@@ -7,10 +8,10 @@ use landlock::{
 };
 use std::path::{Path, PathBuf};
 
-/// The newest rules that are asked for; older kernels have fewer.
+/// The newest version whose rules are requested; older kernels support fewer.
 const NEWEST: ABI = ABI::V6;
 
-/// From now on. Says why not.
+/// Restricts this process from now on, or says why it cannot.
 pub(super) fn restrict(spec: &JailSpec, programs: &[PathBuf]) -> Result<(), String> {
     use landlock::Access as _;
     let reading = AccessFs::ReadFile | AccessFs::ReadDir;
@@ -46,21 +47,19 @@ pub(super) fn restrict(spec: &JailSpec, programs: &[PathBuf]) -> Result<(), Stri
         .and_then(Ruleset::create);
     let mut ruleset = ruleset.map_err(|error| wrong(&error))?;
     for (path, rights) in allowed {
-        // What is not there needs no rule.
+        // A missing path needs no rule.
         let Ok(opened) = PathFd::new(path) else { continue };
         let rights = if path.is_dir() { rights } else { rights & AccessFs::from_file(NEWEST) };
         ruleset = ruleset.add_rule(PathBeneath::new(opened, rights)).map_err(|error| wrong(&error))?;
     }
     let status = ruleset.restrict_self().map_err(|error| wrong(&error))?;
     match status.ruleset {
-        RulesetStatus::NotEnforced => {
-            Err("the kernel has no Landlock, or it is not among its security modules".to_owned())
-        }
+        RulesetStatus::NotEnforced => Err("the kernel has no Landlock or does not enable it".to_owned()),
         RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Ok(()),
     }
 }
 
-/// What a program and its libraries are found in.
+/// The directories of a program and its libraries.
 pub(super) fn programs(spec: &JailSpec) -> Vec<PathBuf> {
     match &spec.inside {
         Inside::Program { path, .. } => {

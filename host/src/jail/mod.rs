@@ -1,11 +1,11 @@
-//! The jail: walls around a process of a machine, made of what the kernel has. Whoever is in it, be it a guest that owns its VMM, sees the
-//! files, devices and system calls that were given to it, and nothing else of the machine.
+//! The jail: isolation layers around a process of a VM, built with the kernel's means. Whoever controls the process, even a guest that
+//! took over its VMM, sees the files, devices and system calls that were given to it and nothing else of the host.
 //!
-//! A process is started in it in this way: a [`JailSpec`] says what is to be within; [`command`] is this program with a hidden verb, on which
-//! standard input, output and error are set as for any other; [`spawn_jailed`] starts it. The process builds the walls
-//! around itself and then executes another program, or goes on in this one ([`Inside`]). Which walls it had is said by [`Layers`].
+//! To start a process in a jail, describe its contents in a [`JailSpec`], take the [`command`] (this program with a hidden verb), set its
+//! standard input, output and error as for any other, and start it with [`spawn_jailed`]. The process builds the layers around itself and
+//! then executes another program or continues in this one ([`Inside`]). [`Layers`] reports which layers it got.
 //!
-//! Owns: mounts, ids, namespaces, filters, limits. Must not know: machines and pods.
+//! Owns: mounts, ids, namespaces, filters, limits. Must not know: VMs and pods.
 
 #[cfg(target_os = "linux")]
 mod caps;
@@ -55,43 +55,43 @@ use std::process::Command;
 /// The hidden verb that makes a process build its jail.
 pub const JAIL_VERB: &str = "__jail";
 
-/// A process that could not be put into its jail.
+/// Why a process could not be put into its jail.
 #[derive(Debug, thiserror::Error)]
 pub enum JailError {
-    /// What the two sides have to say to each other could not be said.
+    /// The two sides could not communicate.
     #[error("cannot talk to the process that builds its jail")]
     Channel(#[source] std::io::Error),
-    /// The process ended, or fell silent.
+    /// The process ended or fell silent.
     #[error("the process ended while it built its jail")]
     Ended,
-    /// A step that was refused.
+    /// A step that failed.
     #[error("cannot build the jail: {step}{}", .path.as_ref().map(|path| format!(" {}", path.display())).unwrap_or_default())]
     Step {
         step: String,
-        /// On which path, where it is about one.
+        /// The path of the step, if it has one.
         path: Option<PathBuf>,
         #[source]
         source: std::io::Error,
     },
-    /// A wall that was required.
-    #[error("--require-jail: there is no layer `{}` here: {}", .0.layer, .0.why)]
+    /// A required layer is not available.
+    #[error("--require-jail: the host does not provide the layer `{}`: {}", .0.layer, .0.why)]
     Missing(Missing),
-    /// The specification of a jail that nothing can be made of.
+    /// The specification cannot be carried out.
     #[error("the jail's specification is wrong: {0}")]
     Spec(String),
 }
 
-/// A process in its jail, right before what it is for.
+/// A process in its jail, right before its program begins.
 #[derive(Debug)]
 pub struct Jailed {
-    /// Its number; it is a child of this process.
+    /// Its process id; it is a child of this process.
     pub pid: i32,
     pub layers: Layers,
-    /// What will be known of its end.
+    /// Reports a violation when it ends.
     pub watch: Option<Watch>,
 }
 
-/// The command of a process that builds its jail: standard input, output and error are to be set on it, and nothing else. It has no environment.
+/// The command of a process that builds its jail: the caller sets only standard input, output and error. Its environment is empty.
 pub fn command() -> std::io::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.env_clear();

@@ -1,4 +1,4 @@
-//! Systems without the walls of Linux: processes start as they are, and it is said that there is no layer.
+//! Systems without the isolation layers of Linux: processes start unconfined, and no layer is reported.
 
 use super::spec::{Cgroup, Identity, JailSpec};
 use super::{JailError, Jailed};
@@ -13,12 +13,10 @@ const WHY: &str = "only Linux has it";
 pub struct Handover(JailSpec);
 
 impl Handover {
-    /// For a process like this.
     pub fn new(spec: &JailSpec) -> Result<Self, JailError> {
         Ok(Self(spec.clone()))
     }
 
-    /// Puts it on a command.
     pub fn attach(&self, command: &mut Command) {
         match &self.0.inside {
             super::Inside::Program { .. } => {}
@@ -41,7 +39,7 @@ impl Handover {
     }
 }
 
-/// There is no such verb.
+/// No such verb exists here.
 pub fn enter() -> Result<String, i32> {
     Err(70)
 }
@@ -50,7 +48,7 @@ pub fn identity(_machine: &str, _reads: &[PathBuf]) -> Identity {
     Identity::Caller(Some(WHY.to_owned()))
 }
 
-/// Everything is the user's own already.
+/// Everything already belongs to the user.
 pub fn give(_dir: &Path, _identity: &Identity) -> std::io::Result<()> {
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The side of the process that starts another one in a jail: hands the specification over, maps ids (which a process can't do for itself),
-//! answers whether what was built is enough, and then listens for system calls that are not on the list.
+//! The side of the process that starts another one in a jail. It hands over the specification, maps ids (which a process cannot do for
+//! itself), decides whether the layers suffice, and then listens for system calls that are not on the list.
 #![allow(
     unsafe_code,
     reason = "pre_exec is the only place where a child can be told which descriptors it keeps"
@@ -18,7 +18,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Descriptors on their way to a jail have numbers from here on, so that none is in the way of another.
+/// Descriptors in transfer to a jail are numbered from here, so that no assignment overwrites another.
 pub(super) const FIRST_TRANSFER: RawFd = 100;
 
 /// A process that is about to be started in a jail.
@@ -31,7 +31,6 @@ pub struct Handover {
 }
 
 impl Handover {
-    /// For a process like this.
     pub fn new(spec: &JailSpec) -> Result<Self, JailError> {
         spec.check()?;
         let mut spec = spec.clone();
@@ -50,12 +49,13 @@ impl Handover {
         Ok(Self { channel, theirs, transfers, spec })
     }
 
-    /// Puts it on a command of [`super::command`].
+    /// Attaches it to a command of [`super::command`].
     pub fn attach(&self, command: &mut Command) {
         let numbers: Vec<RawFd> =
             std::iter::once(&self.theirs).chain(&self.transfers).map(AsRawFd::as_raw_fd).collect();
         command.arg(JAIL_VERB).arg(self.theirs.as_raw_fd().to_string());
-        // SAFETY: between fork and exec only fcntl is called; the descriptors are open in this process until the child has been started.
+        // SAFETY: between fork and exec only fcntl is called, and the descriptors are open in this process until the child has been
+        // started.
         unsafe {
             command.pre_exec(move || {
                 for &number in &numbers {
@@ -68,15 +68,15 @@ impl Handover {
         }
     }
 
-    /// Once it was started, as this child: sees to it that it comes to be in its jail. The child that was started may end meanwhile, and
-    /// another one take its place: the caller reaps the first one.
+    /// Completes the jail of the child that was started. That child may end meanwhile and be replaced by another one: the caller reaps the
+    /// first one.
     pub fn complete(self, pid: i32) -> Result<Jailed, JailError> {
         let Self { mut channel, theirs, transfers, spec } = self;
         drop((theirs, transfers));
         let mut now = pid;
         let outcome = converse(&mut channel, &spec, &mut now);
         if outcome.is_err() && now != pid {
-            // It notices that nobody talks to it any more; this is for one that can't.
+            // The process notices that nobody talks to it any more; the signal is for one that cannot.
             if kill(Pid::from_raw(now), Signal::SIGKILL).is_ok() {
                 while nix::sys::wait::waitpid(Pid::from_raw(now), None) == Err(nix::errno::Errno::EINTR) {}
             }
@@ -87,7 +87,7 @@ impl Handover {
 
 fn converse(channel: &mut Channel, spec: &JailSpec, now: &mut i32) -> Result<Jailed, JailError> {
     match channel.send(spec, None) {
-        // It has ended already; why, it may have said.
+        // The process has already ended and may have said why.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         sent => sent.map_err(JailError::Channel)?,
     }
@@ -120,7 +120,7 @@ fn converse(channel: &mut Channel, spec: &JailSpec, now: &mut i32) -> Result<Jai
             Some(FromInside::Failed { step, path, errno }) => {
                 return Err(JailError::Step { step, path, source: io::Error::from_raw_os_error(errno) });
             }
-            // The last thing it does is to close its end: by executing a program, or by itself.
+            // It closes its end last, by executing a program or explicitly.
             None => {
                 return layers.map(|layers| Jailed { pid: *now, layers, watch }).ok_or(JailError::Ended);
             }
@@ -135,12 +135,12 @@ fn answer(channel: &Channel, message: &FromOutside) -> Result<(), JailError> {
     }
 }
 
-/// The same open file under a number of its own.
+/// The same open file under another number.
 fn transfer(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: the caller of the jail keeps it open; one that is not open is refused by the kernel.
+    // SAFETY: the caller of the jail keeps it open, and the kernel refuses a number that is not open.
     let given = unsafe { BorrowedFd::borrow_raw(number) };
     let copy = fcntl(given, FcntlArg::F_DUPFD_CLOEXEC(FIRST_TRANSFER))?;
-    // SAFETY: the kernel has just made it for nobody else.
+    // SAFETY: the kernel has just created it, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
@@ -148,13 +148,13 @@ impl JailSpec {
     fn check(&self) -> Result<(), JailError> {
         let wrong = |what: String| Err(JailError::Spec(what));
         if let Some(mount) = self.mounts.iter().find(|mount| !is_plain(&mount.target)) {
-            return wrong(format!("{} is no absolute path without `.` and `..`", mount.target.display()));
+            return wrong(format!("{} is not an absolute path without `.` and `..`", mount.target.display()));
         }
         if let Some(other) = self.descriptors.iter().find(|one| !(4..64).contains(&one.there)) {
             return wrong(format!("descriptor {} is not from 4 to 63", other.there));
         }
         if !is_plain(&self.working_dir) {
-            return wrong(format!("{} is no absolute path", self.working_dir.display()));
+            return wrong(format!("{} is not an absolute path", self.working_dir.display()));
         }
         if matches!(self.identity, Identity::FileServer)
             && matches!(self.inside, super::Inside::Program { .. })

@@ -1,95 +1,92 @@
-//! What a jail is made of, as data.
+//! The contents of a jail, as data.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-/// Everything about one jail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JailSpec {
     pub inside: Inside,
-    /// Files and directories. Nothing else of the machine's file systems is there.
+    /// Files and directories. No other file of the host is visible.
     pub mounts: Vec<JailMount>,
-    /// Device nodes, such as `/dev/kvm`. They can be opened by the process whatever the host's mode of them says, as long as whoever starts
-    /// it may open them.
+    /// Device nodes, such as `/dev/kvm`. The process can open them whatever their mode on the host is, provided that its starter can.
     pub devices: Vec<PathBuf>,
     /// Whether there is a `/proc`.
     pub procfs: Procfs,
     /// Absolute, in one of the mounts.
     pub working_dir: PathBuf,
-    /// Whether the host's network is there.
+    /// Whether the host's network is reachable.
     pub network: HostNetwork,
     pub identity: Identity,
-    /// Which system calls it has.
+    /// The system calls that it may make.
     pub filter: SyscallFilter,
-    /// How much of the machine it may take.
+    /// The limits on its use of the host.
     pub limits: Limits,
-    /// The control group that it belongs to, or why there is none.
+    /// The control group that it joins, or why it has none.
     pub cgroup: Result<Cgroup, String>,
-    /// Descriptors that it has beside 0 to 3. The caller has them open until it is started. All others are closed.
+    /// Descriptors in addition to 0 to 3. The caller keeps them open until the process is started. All others are closed.
     pub descriptors: Vec<Descriptor>,
-    /// What a wall that can't be had means.
     pub requirement: Requirement,
 }
 
-/// What runs in a jail.
+/// The program that runs in a jail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Inside {
-    /// Another program. It and the libraries of the system are there, to be read and executed.
+    /// Another program. It and the libraries of the system are visible, read-only and executable.
     Program { path: PathBuf, arguments: Vec<String> },
-    /// This program goes on, as if it had been started with this hidden verb. No file of it is there.
+    /// This program continues as if it had been started with this hidden verb. None of its files is visible.
     Verb(String),
 }
 
-/// A file or directory of the machine's within the jail.
+/// A file or directory of the host within the jail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JailMount {
     pub source: MountSource,
-    /// Where; absolute. Usually the path that it has outside, so that arguments and messages mean the same in both places.
+    /// The absolute path in the jail. Usually it is the path outside, so that arguments and messages mean the same in both places.
     pub target: PathBuf,
-    /// What may be done to it.
     pub access: Access,
-    /// Whether mounts below it come with it.
+    /// Whether mounts below it are included.
     pub submounts: Submounts,
 }
 
-/// Where a mount comes from.
+/// The source of a mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MountSource {
     /// An absolute path; links in it are followed when the jail is built.
     Path(PathBuf),
-    /// An open descriptor (`O_PATH` will do) that the caller keeps until the process is started: what was checked is what is mounted.
+    /// An open descriptor (`O_PATH` suffices) that the caller keeps until the process is started: the file that was checked is the one
+    /// that is mounted.
     Fd(RawFd),
 }
 
 /// A descriptor that is handed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Descriptor {
-    /// Its number with the caller.
+    /// Its number in the calling process.
     pub here: RawFd,
     /// Its number in the jail: from 4 to 63.
     pub there: RawFd,
 }
 
-/// What may be done to a mount.
+/// How a mount may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Access {
-    /// Nothing of it can be changed.
+    /// Nothing in it can be changed.
     ReadOnly,
-    /// What the process's identity may.
+    /// Whatever the identity of the process may do.
     ReadWrite,
 }
 
-/// Whether mounts below a mount come with it.
+/// Whether mounts below a mount are included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Submounts {
     With,
-    /// It is the one file system alone.
+    /// Only the one file system.
     Without,
 }
 
@@ -98,42 +95,43 @@ pub enum Submounts {
 #[serde(rename_all = "snake_case")]
 pub enum Procfs {
     Absent,
-    /// With the jail's own processes and nothing else.
+    /// With only the jail's processes.
     OwnProcesses,
 }
 
-/// Whether the host's network is there.
+/// Whether the host's network is reachable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HostNetwork {
     Kept,
-    /// There is a network of the process's own, with nothing in it.
+    /// An empty private network.
     None,
 }
 
-/// Who a process is. See `jail::identity` for the choice between the first two.
+/// The identity of a process. See `jail::identity` for the choice between the first two.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Identity {
-    /// An ordinary user that nobody else is, without any capability. Only root can start such a process.
+    /// An ordinary user that nothing else runs as, without any capability. Only root can start such a process.
     Nobody(PodUser),
-    /// The user who starts it, in a user namespace, without any capability. Says why it can't be a user of its own, unless it never could.
+    /// The user who starts it, in a user namespace, without any capability. Says why it cannot have a private user, unless that was never
+    /// possible.
     Caller(Option<String>),
-    /// For serving shared directories: root of a user namespace of its own with all ids that whoever starts it has (an ordinary user: his
-    /// own as root, then his subordinate ones), and of root's capabilities only those about files, in that namespace only.
+    /// For serving shared directories: root of a private user namespace that has all ids of its starter (for an ordinary user: the user's
+    /// id as root, then the subordinate ids). It has only root's capabilities for files, and only in that namespace.
     FileServer,
 }
 
-/// A user id, and a group id of the same number, that no account has and no other pod.
+/// A user id, and a group id of the same number, that no account and no other pod has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PodUser(u32);
 
 impl PodUser {
-    /// Ids of pods begin here: above those of accounts, of `systemd`'s containers and of the usual subordinate ids.
+    /// First id of pods: above the ids of accounts, of `systemd`'s containers and of the usual subordinate ranges.
     const BASE: u32 = 0x7000_0000;
 
-    /// Of the machine with this id (the pod's UID).
+    /// The user of the VM with this id (the pod's UID).
     pub fn of_machine(id: &str) -> Self {
         let digest = Sha256::digest(id.as_bytes());
         Self(Self::BASE | u32::from_be_bytes([0, digest[0], digest[1], digest[2]]))
@@ -144,13 +142,13 @@ impl PodUser {
     }
 }
 
-/// Which system calls a process has: one list for each kind of process there is.
+/// The system calls that a process may make: one list for each kind of process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SyscallFilter {
-    /// libkrun's machine, in this program.
+    /// libkrun's VM, in this program.
     Krun,
-    /// The same, serving shared directories.
+    /// libkrun's VM with shared directories.
     KrunSharing,
     Qemu,
     Vsock,
@@ -160,25 +158,25 @@ pub enum SyscallFilter {
     NetFilter,
 }
 
-/// How much of the machine a process may take.
+/// The limits on a process's use of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     pub pids: u64,
     pub open_files: u64,
 }
 
-/// A control group for all processes of one pod, as it is made before the first of them.
+/// The control group of all processes of a pod, as it is created before the first of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cgroup {
-    /// Its directories: one with unified control groups, one for each controller with those of version 1.
+    /// Its directories: one with unified control groups, one for each controller with version 1.
     pub dirs: Vec<PathBuf>,
 }
 
-/// What a wall that can't be had means.
+/// What to do when a layer is not available.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Requirement {
-    /// It is told of, and the process starts without it.
+    /// The process starts without the layer, which is reported.
     #[default]
     Warn,
     /// The process does not start.

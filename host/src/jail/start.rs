@@ -1,4 +1,4 @@
-//! Starts a process in a jail: the process layer makes the child, and the two sides build the jail before its program begins.
+//! Starts a process in a jail: the process layer creates the child, and the two sides build the jail before its program begins.
 
 use super::{Handover, JailError, JailSpec};
 use crate::process::{self, Process, ProcessError};
@@ -12,7 +12,7 @@ pub enum StartError {
     /// The process itself could not be started.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// A process that could not be put into its jail.
+    /// The process could not be put into its jail.
     #[error("cannot start {process} in a jail")]
     Jail {
         process: String,
@@ -21,8 +21,9 @@ pub enum StartError {
     },
 }
 
-/// Starts a process in a jail. `command` is that of [`super::command`], with standard input, output and error set; `inherits` are descriptors
-/// that the jail does not know. When this returns the process is in its jail, and its program has begun.
+/// Starts a process in a jail. `command` is a command of [`super::command`] with standard input, output and error set; `inherits` are
+/// additional descriptors that the specification does not contain. When this returns, the process is in its jail and its program has
+/// begun.
 pub fn spawn_jailed(
     role: Role,
     name: &str,
@@ -41,7 +42,7 @@ pub fn spawn_jailed(
     Ok(process)
 }
 
-/// In builds for tests: `MAGIKVM_INMATE=NAME|PROGRAM|ARGUMENT…` puts another program into the jail of the process of this name.
+/// In builds for tests: `MAGIKVM_INMATE=NAME|PROGRAM|ARGUMENT…` puts another program into the jail of the process with this name.
 #[cfg(feature = "testing")]
 fn with_inmate(name: &str, spec: &JailSpec) -> JailSpec {
     let wanted = std::env::var("MAGIKVM_INMATE").unwrap_or_default();

@@ -1,4 +1,4 @@
-//! From the Pod as written to the Pod as meant: validation beyond single values, and defaults.
+//! From the Pod as written to the plan: validation beyond single values, and defaults.
 
 use super::checks::Build;
 use super::fields::{ANNOTATION_PREFIX, ANNOTATIONS};
@@ -26,12 +26,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 const MAX_ANNOTATION_BYTES: usize = 256 << 10;
 /// Largest user or group id (core/v1).
 const MAX_ID: i64 = i32::MAX as i64;
-/// Most further groups of a container.
+/// Most additional groups of a container.
 const MAX_GROUPS: usize = 64;
-/// Longest host name made of a pod's name (the kubelet's rule).
+/// Longest host name derived from a pod's name (the kubelet's rule).
 const MAX_HOSTNAME_LEN: usize = 63;
 
-/// Makes the plan. `None` only after something was reported; something may be reported beside `Some`.
+/// Builds the plan. `None` only after a problem was reported; problems may also be reported beside `Some`.
 pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCollector) -> Option<PodPlan> {
     let (metadata, spec) = (&written.pod.metadata, &written.pod.spec);
     let mut build = Build { written, objects, report };
@@ -107,7 +107,7 @@ impl Build<'_> {
             let path = format!("metadata.labels.{}", path_key(key));
             self.check(
                 &path,
-                names::qualified_name(key).map_err(|error| format!("is no label key: {error}")),
+                names::qualified_name(key).map_err(|error| format!("is not a label key: {error}")),
             );
             self.check(&path, names::label_value(value));
         }
@@ -122,11 +122,11 @@ impl Build<'_> {
         }
         for key in annotations.keys() {
             let path = format!("metadata.annotations.{}", path_key(key));
-            // As in Kubernetes, which forgives capitals here.
+            // Kubernetes tolerates capitals here.
             let lower = key.to_ascii_lowercase();
             self.check(
                 &path,
-                names::qualified_name(&lower).map_err(|error| format!("is no annotation key: {error}")),
+                names::qualified_name(&lower).map_err(|error| format!("is not an annotation key: {error}")),
             );
             let known = ANNOTATIONS.iter().any(|(name, _)| name == key);
             if lower.starts_with(ANNOTATION_PREFIX) && !known {
@@ -354,16 +354,16 @@ impl Build<'_> {
         }
     }
 
-    /// The group of the volumes, and the further groups of all containers, that one among them.
+    /// The group of the volumes, and the additional groups of all containers, including that one.
     fn groups(&mut self, spec: &k8s::Spec) -> (Option<u32>, Vec<u32>) {
         let written = &spec.security_context;
         let volumes = self.id_number("spec.securityContext.fsGroup", written.fs_group);
         let path = "spec.securityContext.supplementalGroups";
         self.count(path, written.supplemental_groups.len(), MAX_GROUPS);
-        let further = written.supplemental_groups.iter().take(MAX_GROUPS).enumerate();
-        let further =
-            further.filter_map(|(index, group)| self.id_number(&format!("{path}[{index}]"), Some(*group)));
-        let mut groups: Vec<u32> = further.chain(volumes).collect();
+        let additional = written.supplemental_groups.iter().take(MAX_GROUPS).enumerate();
+        let additional =
+            additional.filter_map(|(index, group)| self.id_number(&format!("{path}[{index}]"), Some(*group)));
+        let mut groups: Vec<u32> = additional.chain(volumes).collect();
         groups.sort_unstable();
         groups.dedup();
         (volumes, groups)

@@ -1,11 +1,11 @@
-//! What every part of the build shares: the Pod as written, and how a problem of it is reported.
+//! Shared by every part of the build: the Pod as written, and how problems of it are reported.
 
 use super::k8s::Written;
 use super::objects::Objects;
 use super::problem::{ProblemCollector, quote};
 use std::str::FromStr;
 
-/// A manifest while it becomes a plan. Other files of this module add what they read of it.
+/// A manifest on its way to a plan. Other files of this module implement its parts.
 pub(super) struct Build<'a> {
     pub(super) written: &'a Written,
     pub(super) objects: &'a Objects,
@@ -23,7 +23,7 @@ impl Build<'_> {
         }
     }
 
-    /// A field that must be there. One that is there but was refused already is not missing.
+    /// A required field. A field that was already refused does not count as missing.
     pub(super) fn required<'v>(&mut self, path: &str, value: Option<&'v str>) -> Option<&'v str> {
         if value.is_none() && !self.written.has(path) {
             self.problem(path, "is missing", "");

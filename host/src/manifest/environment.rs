@@ -1,4 +1,4 @@
-//! A container's variables: written out, or taken from the file's ConfigMaps and Secrets or from the Pod itself.
+//! A container's variables: literal values, or values of the file's ConfigMaps and Secrets or of the Pod itself.
 
 use super::checks::Build;
 use super::k8s;
@@ -8,12 +8,12 @@ use super::plan::EnvVar;
 use super::problem::quote;
 use magikvm_proto::limits::MAX_ENV_VARS_PER_CONTAINER;
 
-/// Metadata that a variable may be.
+/// Metadata that can be the value of a variable.
 const FIELDS: &str =
     "metadata.name, metadata.namespace, metadata.labels['KEY'] and metadata.annotations['KEY'] can be used";
 
 impl Build<'_> {
-    /// The variables of the container at this path, those of whole objects first.
+    /// The variables of the container at this path, those of `envFrom` first.
     pub(super) fn env(&mut self, at: &str, written: &k8s::Container) -> Vec<EnvVar> {
         let mut env = Vec::new();
         for (index, source) in written.env_from.iter().enumerate() {
@@ -119,12 +119,12 @@ impl Build<'_> {
         Some(escape(value))
     }
 
-    /// A value as it is, which is not expanded. What it holds is not shown.
+    /// A value that is used as it is, without expansion. It may be secret, so it is in no message.
     fn literal(&mut self, path: &str, key: &str, content: &Content) -> Option<String> {
         match std::str::from_utf8(content.bytes()) {
             Ok(text) if !text.contains('\0') => Some(escape(text)),
             _ => {
-                let message = format!("the value of {} is no text that a process can be given", quote(key));
+                let message = format!("the value of {} is not text that a process can be given", quote(key));
                 self.problem(path, message, "mount it as a file");
                 None
             }
@@ -132,7 +132,7 @@ impl Build<'_> {
     }
 }
 
-/// What expands to this text.
+/// The text that expands to this text.
 fn escape(text: &str) -> String {
     text.replace('$', "$$")
 }

@@ -1,12 +1,12 @@
-//! Kubernetes' `$(VAR)` (`k8s.io/kubernetes/third_party/forked/golang/expansion`): a reference to a known variable becomes its
-//! value, one to an unknown variable stays as it is, `$$` is a `$` that begins no reference.
+//! Kubernetes' `$(VAR)` (`k8s.io/kubernetes/third_party/forked/golang/expansion`): a reference to a known variable becomes its value, a
+//! reference to an unknown variable stays unchanged, and `$$` is a `$` that begins no reference.
 
 use std::collections::HashMap;
 
-/// Longest result, in bytes: Linux takes no longer argument or variable (`MAX_ARG_STRLEN`, its terminating NUL included).
+/// Longest result, in bytes: Linux accepts no longer argument or variable (`MAX_ARG_STRLEN`, including its terminating NUL).
 pub const MAX_EXPANDED_LEN: usize = (128 << 10) - 1;
 
-/// A result beyond [`MAX_EXPANDED_LEN`]. References can double a value at every step, so this is found before it is built.
+/// A result beyond [`MAX_EXPANDED_LEN`]. References can double a value at every step, so this is detected before the result is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("is longer than {MAX_EXPANDED_LEN} bytes after its $(VAR) references are expanded")]
 pub struct TooLong;
@@ -15,7 +15,7 @@ pub struct TooLong;
 pub fn expand(text: &str, known: &HashMap<String, String>) -> Result<String, TooLong> {
     let mut result = String::new();
     let mut rest = text;
-    // Once there is no `)` ahead there is none to look for again, so the time stays linear.
+    // Once no `)` is left, there is no need to search again, so the time stays linear.
     let mut closers = true;
     while let Some(start) = rest.find('$') {
         push(&mut result, &rest[..start])?;
@@ -34,7 +34,7 @@ pub fn expand(text: &str, known: &HashMap<String, String>) -> Result<String, Too
             }
             rest = behind;
         } else {
-            // No reference: `$` and what follows it stand for themselves, also the `(` of one that is never closed.
+            // Not a reference: `$` and what follows it stand for themselves, even the `(` of an unclosed one.
             closers &= inside.is_none();
             push(&mut result, if inside.is_some() { "$(" } else { "$" })?;
             rest = inside.unwrap_or(after);
@@ -63,7 +63,7 @@ mod tests {
             .into()
     }
 
-    /// The table of Kubernetes' own `expansion_test.go`.
+    /// The table of Kubernetes' `expansion_test.go`.
     #[test]
     fn expands_as_kubernetes_does() {
         let table = [

@@ -23,7 +23,7 @@ pub fn all() -> impl Iterator<Item = &'static Field> {
     [WORKLOAD, volumes::FIELDS, PLACEMENT].into_iter().flatten()
 }
 
-/// Those of its metadata, its containers and what they are.
+/// The fields of metadata, containers, and their environment.
 const WORKLOAD: &[Field] = &[
     yes("apiVersion", Shape::Text, "`v1`."),
     yes("kind", Shape::Text, "`Pod`."),
@@ -162,7 +162,7 @@ const WORKLOAD: &[Field] = &[
     yes(
         "spec.containers[].ports",
         Shape::Objects,
-        "What it says it listens on; opens nothing but a `hostPort`.",
+        "Ports that it says it listens on; only a `hostPort` opens one.",
     ),
     yes("spec.containers[].ports[].name", Shape::Text, "An IANA service name: at most 15 of `a-z0-9-`."),
     yes("spec.containers[].ports[].containerPort", Shape::Int, "Required. 1 to 65535."),
@@ -170,13 +170,9 @@ const WORKLOAD: &[Field] = &[
     yes(
         "spec.containers[].ports[].hostPort",
         Shape::Int,
-        "Port of this machine that leads to it. 1 to 65535; 0 is none. TCP, or UDP where the pod's network carries it.",
+        "Port of the host that leads to it. 1 to 65535; 0 is none. TCP, or UDP where the pod's network carries it.",
     ),
-    yes(
-        "spec.containers[].ports[].hostIP",
-        Shape::Text,
-        "Address of this machine for it. Default `0.0.0.0`.",
-    ),
+    yes("spec.containers[].ports[].hostIP", Shape::Text, "Address of the host for it. Default `0.0.0.0`."),
     yes("spec.containers[].tty", Shape::Bool, "Gives it a terminal. Default false."),
     yes(
         "spec.containers[].stdin",
@@ -283,7 +279,7 @@ const WORKLOAD: &[Field] = &[
         "spec.containers[].volumeMounts[].mountPropagation",
         Shape::Text,
         &["None"],
-        "mounts don't pass between this machine and a VM",
+        "mounts do not propagate between the host and a VM",
     ),
     no("spec.containers[].volumeDevices", RAW_DEVICES),
     no("spec.containers[].livenessProbe", PROBES),
@@ -319,7 +315,7 @@ const WORKLOAD: &[Field] = &[
     yes(
         "spec.securityContext.fsGroup",
         Shape::Int,
-        "A group of every container's, to which all volumes but those of hostPath belong. 0 to 2147483647.",
+        "A group of every container that owns all volumes but hostPath ones. 0 to 2147483647.",
     ),
     only(
         "spec.securityContext.fsGroupChangePolicy",
@@ -330,7 +326,7 @@ const WORKLOAD: &[Field] = &[
     yes(
         "spec.securityContext.supplementalGroups",
         Shape::Ints,
-        "Further groups of every container's, beside those that the image gives its user. 0 to 2147483647 each.",
+        "Additional groups of every container, beside those that the image gives its user. 0 to 2147483647 each.",
     ),
     only(
         "spec.securityContext.supplementalGroupsPolicy",
@@ -347,7 +343,7 @@ const WORKLOAD: &[Field] = &[
     no("spec.ephemeralContainers", INIT),
 ];
 
-/// Those of a Pod that come after its volumes: where it runs, and with what.
+/// The fields that follow the volumes: where the Pod runs, and with what.
 const PLACEMENT: &[Field] = &[
     no("spec.resources", "only containers' resources are supported yet"),
     no("spec.activeDeadlineSeconds", "deadlines are not supported yet"),
@@ -394,26 +390,26 @@ const PLACEMENT: &[Field] = &[
     no("spec.workloadRef", CLUSTER),
 ];
 
-/// What is known of the other documents of a file.
+/// Handling of the other documents of a file.
 const OBJECTS: &str = "\n## ConfigMaps and Secrets\n\nFurther documents of the same file (separated by `---`), in any order: v1, with `metadata.name`. A ConfigMap \
      has `data` (strings) and `binaryData` (base64), a Secret `data` (base64), `stringData` (strings, which win) and `type`; both may have `immutable`. \
      The data of one is at most 1 MiB together. In `metadata` only `name` and `namespace` count, and the namespace must be the Pod's.\n";
 
-/// Prefix of the annotations that magikvm reads. An unknown one with this prefix is refused.
+/// Prefix of the annotations that magikvm reads. An unknown annotation with it is refused.
 pub const ANNOTATION_PREFIX: &str = "magikvm.dev/";
 /// Sets the memory of the VM, in MiB.
 pub const ANNOTATION_MEMORY: &str = "magikvm.dev/memory-mib";
 /// Sets the number of processors of the VM.
 pub const ANNOTATION_VCPUS: &str = "magikvm.dev/vcpus";
-/// Shows which ports of this machine a pod has.
+/// Shows the ports of the host that lead to a pod.
 pub const ANNOTATION_PORTS: &str = "magikvm.dev/ports";
 /// How the pod is connected.
 pub const ANNOTATION_NETWORK: &str = "magikvm.dev/network";
-/// What alone it may reach.
+/// The only destinations that the pod may reach.
 pub const ANNOTATION_EGRESS_ALLOW: &str = "magikvm.dev/egress-allow";
-/// What it may reach that is closed by default.
+/// Destinations that are open in addition to the default.
 pub const ANNOTATION_EGRESS_REACH: &str = "magikvm.dev/egress-reach";
-/// Every annotation that magikvm reads, and what it does.
+/// Every annotation that magikvm reads, and its effect.
 pub const ANNOTATIONS: &[(&str, &str)] = &[
     (
         ANNOTATION_MEMORY,
@@ -423,30 +419,27 @@ pub const ANNOTATIONS: &[(&str, &str)] = &[
         ANNOTATION_VCPUS,
         "Processors of the VM, 1 to 8, instead of the sum of the containers' limits rounded up.",
     ),
-    (
-        ANNOTATION_PORTS,
-        "`inspect` shows here which ports of this machine the pod has. Does nothing in a manifest.",
-    ),
+    (ANNOTATION_PORTS, "`inspect` shows the pod's ports of the host here. It has no effect in a manifest."),
     (
         ANNOTATION_NETWORK,
-        "How the pod gets out: `passt` (the default where it is installed), `none`, `tsi` (with `--kernel libkrunfw`), `user` (with `--vmm qemu`).",
+        "The pod's network: `passt` (the default where it is installed), `none`, `tsi` (with `--kernel libkrunfw`), `user` (with `--vmm qemu`).",
     ),
     (
         ANNOTATION_EGRESS_ALLOW,
-        "What alone it may reach: `HOST[:PORT]`, `*.SUFFIX[:PORT]`, `NETWORK[:PORT]` (`[NETWORK]:PORT` for IPv6), separated by commas, at most 256.",
+        "The only destinations that the pod may reach: `HOST[:PORT]`, `*.SUFFIX[:PORT]`, `NETWORK[:PORT]` (`[NETWORK]:PORT` for IPv6), separated by commas, at most 256.",
     ),
     (
         ANNOTATION_EGRESS_REACH,
-        "What it may reach that is closed by default: `loopback`, `host`, `link-local`, `metadata`, separated by commas.",
+        "Destinations that are open in addition to the default: `loopback`, `host`, `link-local`, `metadata`, separated by commas.",
     ),
 ];
 
-/// The field of this path, written with `[]` for every element of a list.
+/// The field at this path, with `[]` for every element of a list.
 pub fn find(path: &str) -> Option<&'static Field> {
     all().find(|field| field.path == path)
 }
 
-/// What a person may have meant by a key that is no field of the object at `parent` (empty: the top).
+/// The likely intention behind a key that is not a field of the object at `parent` (empty: the top).
 pub fn suggest(parent: &str, key: &str) -> Option<String> {
     let lower = key.to_ascii_lowercase();
     let siblings = all().filter_map(|field| {
@@ -470,7 +463,7 @@ pub fn suggest(parent: &str, key: &str) -> Option<String> {
     }
 }
 
-/// Edit distance (Levenshtein); texts of very different length are far apart without looking.
+/// Edit distance (Levenshtein). Texts of very different length count as far apart without comparison.
 fn distance(a: &str, b: &str) -> usize {
     if a.len().abs_diff(b.len()) > 8 {
         return usize::MAX;

@@ -1,17 +1,17 @@
-//! JSON with positions. Only for text that `serde_json` has found to be valid; it still never panics on other text.
+//! JSON with positions, for text that `serde_json` has found valid. It never panics on other text either.
 
 use super::node::{Cost, Entry, MAX_DEPTH, Node, Style, Value, duplicate, too_deep};
 use super::problem::{Mark, SyntaxError};
 use std::collections::HashMap;
 
-/// Reads one JSON value.
+/// Parses one JSON value.
 pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
     let mut reader = Reader { text, mark: Mark { line: 1, column: 1 }, cost: Cost::default() };
     reader.value(0)
 }
 
 struct Reader<'a> {
-    /// What is still to be read.
+    /// The rest of the text.
     text: &'a str,
     mark: Mark,
     cost: Cost,
@@ -31,14 +31,14 @@ impl<'a> Reader<'a> {
         taken
     }
 
-    /// Skips white space and looks at the next character.
+    /// Skips white space and returns the next character.
     fn peek(&mut self) -> Option<char> {
         let rest = self.text.trim_start_matches([' ', '\t', '\r', '\n']);
         self.advance(self.text.len() - rest.len());
         self.text.chars().next()
     }
 
-    /// Takes the next character if it is this one.
+    /// Consumes the next character if it is this one.
     fn take(&mut self, wanted: char) -> bool {
         let found = self.peek() == Some(wanted);
         if found {
@@ -123,7 +123,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A string with its quotes; the escapes are left to `serde_json`.
+    /// A string with its quotes; `serde_json` resolves the escapes.
     fn string(&mut self) -> Result<String, SyntaxError> {
         let mut escaped = false;
         let end = self.text.bytes().enumerate().skip(1).find_map(|(index, byte)| {

@@ -1,4 +1,4 @@
-//! The Pod as written: checked against the field table, typed, nothing defaulted and nothing interpreted yet.
+//! The Pod as written: checked against the field table and typed, without defaults and interpretation.
 
 use super::fields::{self, Field, Shape, Status};
 use super::node::{Entry, Node, Style, Value};
@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 use std::collections::{BTreeMap, HashMap};
 
-/// A Pod as written, with the place of each of its values.
+/// A Pod as written, with the position of each value.
 #[derive(Debug)]
 pub(super) struct Written {
     pub(super) pod: Pod,
@@ -24,7 +24,7 @@ impl Written {
         self.marks.contains_key(path)
     }
 
-    /// Where a field is, or what it is missing in.
+    /// The position of a field, or of the object that lacks it.
     pub(super) fn place(&self, path: &str) -> FieldPlace {
         let mut above = path;
         loop {
@@ -76,7 +76,7 @@ pub(super) struct Spec {
     pub(super) dns_config: DnsConfig,
     pub(super) host_aliases: Vec<HostAlias>,
     pub(super) subdomain: Option<String>,
-    /// Only `false` gets here, as with the four after it.
+    /// Only `false` is accepted, as for the next four fields.
     #[serde(rename = "hostNetwork")]
     _host_network: bool,
     #[serde(rename = "hostPID")]
@@ -119,7 +119,7 @@ pub(super) struct PodSecurity {
     pub(super) run_as_non_root: Option<bool>,
     pub(super) fs_group: Option<i64>,
     pub(super) supplemental_groups: Vec<i64>,
-    /// Changes nothing, whatever of what gets here; as the next one.
+    /// Has no effect whatever its value, like the next field.
     #[serde(rename = "fsGroupChangePolicy")]
     _fs_group_change_policy: String,
     #[serde(rename = "supplementalGroupsPolicy")]
@@ -128,7 +128,7 @@ pub(super) struct PodSecurity {
     _seccomp_profile: SeccompProfile,
 }
 
-/// Only `RuntimeDefault` gets here.
+/// Only `RuntimeDefault` is accepted.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct SeccompProfile {
@@ -184,7 +184,7 @@ pub(super) struct KeyRef {
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(super) struct FieldRef {
     pub(super) field_path: Option<String>,
-    /// Only `v1` gets here.
+    /// Only `v1` is accepted.
     #[serde(rename = "apiVersion")]
     _api_version: String,
 }
@@ -212,7 +212,7 @@ pub(super) struct VolumeMount {
     pub(super) sub_path: Option<String>,
     pub(super) sub_path_expr: Option<String>,
     pub(super) read_only: bool,
-    /// Changes nothing, whatever of what gets here; as the next one.
+    /// Has no effect whatever its value, like the next field.
     #[serde(rename = "recursiveReadOnly")]
     _recursive_read_only: String,
     #[serde(rename = "mountPropagation")]
@@ -269,7 +269,7 @@ pub(super) struct Requirements {
     pub(super) requests: Amounts,
 }
 
-/// Quantities as written; they have been read once, so they can be read again.
+/// Quantities as written. They have been parsed once, so they can be parsed again.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Amounts {
@@ -297,10 +297,10 @@ pub(super) struct ContainerSecurity {
     pub(super) read_only_root_filesystem: bool,
     pub(super) allow_privilege_escalation: Option<bool>,
     pub(super) capabilities: CapabilityChange,
-    /// Only `false` gets here.
+    /// Only `false` is accepted.
     #[serde(rename = "privileged")]
     _privileged: bool,
-    /// Only `Default` gets here.
+    /// Only `Default` is accepted.
     #[serde(rename = "procMount")]
     _proc_mount: String,
     #[serde(rename = "seccompProfile")]
@@ -314,7 +314,7 @@ pub(super) struct CapabilityChange {
     pub(super) drop: Vec<String>,
 }
 
-/// Checks a tree against the field table and types it. `None`: it is no v1 Pod at all.
+/// Checks a tree against the field table and types it. `None`: it is not a v1 Pod at all.
 pub(super) fn read(root: &Node, report: &mut ProblemCollector) -> Option<Written> {
     let top = FieldPlace { path: String::new(), mark: root.mark };
     let Value::Map(entries) = &root.value else {
@@ -336,14 +336,14 @@ pub(super) fn read(root: &Node, report: &mut ProblemCollector) -> Option<Written
             Some(Written { pod, json, marks })
         }
         Err(error) => {
-            // The table and the types of this module disagree, which their test excludes.
+            // The table and the types of this module disagree, which their test rules out.
             report.add(&top, format!("can't be read: {error}"), "");
             None
         }
     }
 }
 
-/// What a document says that it is.
+/// The kind that a document claims.
 pub(super) fn kind(root: &Node) -> Option<&str> {
     let Value::Map(entries) = &root.value else { return None };
     match &entries.iter().find(|entry| entry.key == "kind")?.node.value {
@@ -352,7 +352,7 @@ pub(super) fn kind(root: &Node) -> Option<&str> {
     }
 }
 
-/// Whether a field at the top has the only value it can have. An absent one is reported, but does not make it something else.
+/// Whether a field at the top has its only possible value. An absent one is reported, but does not change what the document is.
 fn expect(
     entries: &[Entry],
     top: &FieldPlace,
@@ -422,7 +422,7 @@ impl Check<'_> {
     }
 
     fn field(&mut self, node: &Node, field: &Field, place: FieldPlace) -> Option<Json> {
-        // Like Kubernetes: null is the same as absent.
+        // As in Kubernetes, null means absent.
         if scalar::is_null(node) {
             return None;
         }
@@ -474,7 +474,7 @@ impl Check<'_> {
                 Value::Map(entries) => self.object(entries, &schema, &place.path),
                 _ => {
                     self.report.add(&place, "must be a mapping", "");
-                    // Keeps the indexes of the others right.
+                    // Keeps the indexes of the other elements right.
                     Json::Object(serde_json::Map::new())
                 }
             }
@@ -544,14 +544,14 @@ impl Check<'_> {
     }
 }
 
-/// The number of `0644` and `0o644`, to Kubernetes' own reader of YAML.
+/// The number that Kubernetes' YAML reader makes of `0644` and `0o644`.
 fn octal(text: &str) -> Option<i64> {
     let digits = text.strip_prefix("0o").or_else(|| text.strip_prefix('0'))?;
     let is_octal = !digits.is_empty() && digits.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
     i64::from_str_radix(digits, 8).ok().filter(|_| is_octal)
 }
 
-/// The shape as the end of "must be".
+/// The shape, to complete "must be".
 fn wanted(shape: Shape) -> String {
     match shape {
         Shape::Bool => shape.describe().to_owned(),

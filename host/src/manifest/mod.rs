@@ -4,8 +4,9 @@
 //! the size of the VM, and what a container finally runs ([`resolve_process`]).
 //! Must not know: images on disk, runtimes, hypervisors, the state directory.
 //!
-//! The way of a manifest: bytes -> `node` (a tree with positions) -> `k8s` (checked against the field table) ->
-//! `build` -> [`plan::PodPlan`]. ConfigMaps and Secrets in the same file (`objects`) go into what the Pod takes of them. Every stage reports all the problems it finds.
+//! The stages of a manifest: bytes -> `node` (a tree with positions) -> `k8s` (checked against the field table) -> `build` ->
+//! [`plan::PodPlan`]. ConfigMaps and Secrets in the same file (`objects`) become part of what the Pod uses of them. Every stage reports
+//! all the problems it finds.
 
 mod build;
 mod checks;
@@ -38,9 +39,9 @@ use magikvm_proto::limits::MAX_MANIFEST_SIZE;
 use node::Node;
 use problem::{ProblemCollector, SyntaxError};
 
-/// Reads a manifest that holds exactly one v1 Pod and maybe ConfigMaps and Secrets, as YAML or JSON.
+/// Parses a manifest with exactly one v1 Pod and any number of ConfigMaps and Secrets, as YAML or JSON.
 ///
-/// `origin` is the file's name as the user wrote it (`-` for standard input); it begins every line of an error.
+/// `origin` is the file's name as the user wrote it (`-` for standard input); every line of an error begins with it.
 pub fn parse(bytes: &[u8], origin: &str) -> Result<PodPlan, Problems> {
     let mut report = ProblemCollector::default();
     let plan = read(bytes, &mut report);

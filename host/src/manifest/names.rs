@@ -1,4 +1,4 @@
-//! Rules of Kubernetes for the texts of a Pod that are not names of pods or containers. Each returns what is wrong.
+//! Kubernetes' rules for texts of a Pod other than the names of pods and containers. Each check returns the problem.
 
 use magikvm_proto::id::{Namespace, PodName};
 use magikvm_proto::limits::MAX_LABEL_LEN;
@@ -22,7 +22,7 @@ pub(super) fn qualified_name(key: &str) -> Result<(), String> {
     label_value(name).map_err(|error| format!("its name {error}"))
 }
 
-/// A label's value: at most 63 of `A-Za-z0-9-_.`, beginning and ending with a letter or digit; or nothing.
+/// A label's value: empty, or at most 63 of `A-Za-z0-9-_.`, beginning and ending with a letter or digit.
 pub(super) fn label_value(value: &str) -> Result<(), String> {
     if value.len() > MAX_LABEL_LEN {
         return Err(format!("is {} bytes long, at most {MAX_LABEL_LEN} are allowed", value.len()));
@@ -50,7 +50,7 @@ pub(super) fn env_name(name: &str) -> Result<(), String> {
     }
 }
 
-/// A text that becomes an argument, a variable or a path of a process.
+/// A text that can be an argument, a variable or a path of a process.
 pub(super) fn no_nul(text: &str) -> Result<(), String> {
     if text.contains('\0') {
         Err("contains a NUL byte, which no process can be given".to_owned())

@@ -1,4 +1,4 @@
-//! What a manifest says of the pod's network.
+//! The manifest's settings of the pod's network.
 
 use super::fields::{ANNOTATION_EGRESS_ALLOW, ANNOTATION_EGRESS_REACH, ANNOTATION_NETWORK};
 use super::k8s::{self, Written};
@@ -14,7 +14,7 @@ use std::net::IpAddr;
 const MAX_NAMESERVERS: usize = 3;
 const MAX_SEARCHES: usize = 32;
 const MAX_SEARCH_BYTES: usize = 2048;
-/// Options of a pod, aliases and their names; Kubernetes has no limits for them.
+/// Limits on options, aliases and their names, for which Kubernetes has none.
 const MAX_OPTIONS: usize = 32;
 const MAX_ALIASES: usize = 64;
 const MAX_ALIAS_NAMES: usize = 64;
@@ -22,16 +22,16 @@ const MAX_ALIAS_NAMES: usize = 64;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkSpec {
-    /// How it gets out and how far.
+    /// Outbound access.
     pub egress: Egress,
     pub dns: DnsSpec,
-    /// Further lines of `/etc/hosts`.
+    /// Additional lines of `/etc/hosts`.
     pub aliases: Vec<HostAlias>,
     /// `spec.subdomain`.
     pub subdomain: Option<String>,
 }
 
-/// Whose name servers a pod has (`spec.dnsPolicy`).
+/// The source of a pod's name servers (`spec.dnsPolicy`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DnsPolicy {
@@ -48,13 +48,13 @@ pub struct DnsSpec {
     pub policy: DnsPolicy,
     pub nameservers: Vec<IpAddr>,
     pub searches: Vec<String>,
-    /// Further options, `name` or `name:value`.
+    /// Additional options, `name` or `name:value`.
     pub options: Vec<String>,
 }
 
 impl DnsSpec {
-    /// As Kubernetes merges them: what the host has first, each thing once; an option of the pod's replaces the host's of the same name.
-    /// `forwarded`: servers that are asked by way of another address.
+    /// Merges as Kubernetes does: the host's settings first, each entry once; an option of the pod replaces the host's of the same name.
+    /// `forwarded`: servers that are asked through another address.
     pub fn merged(&self, host: &Resolv, forwarded: &[(IpAddr, IpAddr)]) -> Resolv {
         let base = match self.policy {
             DnsPolicy::Host => host.clone(),
@@ -195,7 +195,11 @@ impl<'a> Reader<'a> {
             match text.parse() {
                 Ok(server) => dns.nameservers.push(server),
                 Err(_) => {
-                    self.problem(&at("nameservers", index), format!("{} is no IP address", quote(text)), "");
+                    self.problem(
+                        &at("nameservers", index),
+                        format!("{} is not an IP address", quote(text)),
+                        "",
+                    );
                 }
             }
         }
@@ -203,7 +207,7 @@ impl<'a> Reader<'a> {
             match HostName::new(text) {
                 Some(_) => dns.searches.push(text.clone()),
                 None if text == "." => dns.searches.push(text.clone()),
-                None => self.problem(&at("searches", index), format!("{} is no domain", quote(text)), ""),
+                None => self.problem(&at("searches", index), format!("{} is not a domain", quote(text)), ""),
             }
         }
         let bytes: usize = dns.searches.iter().map(|search| search.len() + 1).sum();
@@ -220,13 +224,15 @@ impl<'a> Reader<'a> {
                 (Some(name), Some(value)) if word(name) && word(value) => {
                     dns.options.push(format!("{name}:{value}"));
                 }
-                _ => {
-                    self.problem(&at("options", index), "has no name, or something in it that is no word", "")
-                }
+                _ => self.problem(
+                    &at("options", index),
+                    "has no name, or contains blanks or control characters",
+                    "",
+                ),
             }
         }
         if policy == DnsPolicy::None && written.nameservers.is_empty() {
-            let hint = "name servers of the pod's own go there";
+            let hint = "list the pod's name servers there";
             self.problem(path, "is None, and spec.dnsConfig.nameservers has none", hint);
         }
         dns
@@ -241,7 +247,7 @@ impl<'a> Reader<'a> {
             self.count(&format!("{at}.hostnames"), alias.hostnames.len(), MAX_ALIAS_NAMES);
             for (number, name) in alias.hostnames.iter().enumerate() {
                 if HostName::new(name).is_none() {
-                    let message = format!("{} is no name of a host", quote(name));
+                    let message = format!("{} is not a host name", quote(name));
                     self.problem(&format!("{at}.hostnames[{number}]"), message, "");
                 }
             }
@@ -249,7 +255,7 @@ impl<'a> Reader<'a> {
                 Some(Ok(ip)) => aliases.push(HostAlias { ip, names: alias.hostnames.clone() }),
                 Some(Err(_)) => {
                     let text = quote(alias.ip.as_deref().unwrap_or_default());
-                    self.problem(&format!("{at}.ip"), format!("{text} is no IP address"), "");
+                    self.problem(&format!("{at}.ip"), format!("{text} is not an IP address"), "");
                 }
                 None => self.problem(&format!("{at}.ip"), "is missing", ""),
             }
@@ -300,7 +306,7 @@ mod tests {
     fn what_can_not_be_is_told() {
         let cases = [
             ("magikvm.dev/network: host", "\"host\" is not one of passt, none, tsi, user"),
-            ("magikvm.dev/egress-allow: 'a b'", "is no name of a host"),
+            ("magikvm.dev/egress-allow: 'a b'", "is not a host name"),
             ("magikvm.dev/egress-reach: 'all'", "\"all\" is not one of loopback, host, link-local, metadata"),
             (
                 "{magikvm.dev/network: none, magikvm.dev/egress-allow: a}",
@@ -319,12 +325,12 @@ mod tests {
         let cases = [
             ("  dnsPolicy: ClusterFirstWithHostNet", "is not one of Default, ClusterFirst, None"),
             ("  dnsPolicy: None", "spec.dnsConfig.nameservers has none"),
-            ("  dnsConfig: {nameservers: [x]}", "\"x\" is no IP address"),
-            ("  dnsConfig: {searches: ['a b']}", "is no domain"),
+            ("  dnsConfig: {nameservers: [x]}", "\"x\" is not an IP address"),
+            ("  dnsConfig: {searches: ['a b']}", "is not a domain"),
             ("  dnsConfig: {options: [{value: a}]}", "has no name"),
-            ("  dnsConfig: {options: [{name: \"a\\nnameserver\"}]}", "no word"),
+            ("  dnsConfig: {options: [{name: \"a\\nnameserver\"}]}", "blanks or control characters"),
             ("  hostAliases: [{hostnames: [a]}]", "spec.hostAliases[0].ip: is missing"),
-            ("  hostAliases: [{ip: 1.1.1.1, hostnames: ['a\\n']}]", "is no name of a host"),
+            ("  hostAliases: [{ip: 1.1.1.1, hostnames: ['a\\n']}]", "is not a host name"),
             ("  subdomain: A", "spec.subdomain"),
             ("  hostNetwork: true", "spec.hostNetwork"),
         ];

@@ -1,12 +1,12 @@
-//! The manifest as a tree with positions, the same for YAML and JSON. Knows no Kubernetes.
+//! The manifest as a tree with positions, the same for YAML and JSON. Must not know Kubernetes.
 
 use super::problem::{Mark, SyntaxError, quote};
 
 /// Deepest nesting of lists and mappings.
 pub(super) const MAX_DEPTH: usize = 64;
-/// Values of one manifest after aliases are followed.
+/// Most values of one manifest after aliases are followed.
 pub(super) const MAX_NODES: usize = 100_000;
-/// Bytes of all scalars and keys after aliases are followed.
+/// Most bytes of all scalars and keys after aliases are followed.
 pub(super) const MAX_EXPANDED_BYTES: usize = 4 << 20;
 
 /// How a scalar is written.
@@ -14,11 +14,11 @@ pub(super) const MAX_EXPANDED_BYTES: usize = 4 << 20;
 pub(super) enum Style {
     /// Without quotes: may be a number, a boolean, null or a string.
     Plain,
-    /// In quotes or as a block: a string, whatever it looks like.
+    /// In quotes or as a block: always a string.
     Quoted,
 }
 
-/// A value and where it is written.
+/// A value and its position.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Node {
     pub(super) mark: Mark,
@@ -32,7 +32,7 @@ pub(super) enum Value {
     Map(Vec<Entry>),
 }
 
-/// One key and its value. Keys are unique within a mapping.
+/// A key and its value. Keys are unique within a mapping.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Entry {
     pub(super) key: String,
@@ -40,7 +40,7 @@ pub(super) struct Entry {
     pub(super) node: Node,
 }
 
-/// Counts what a tree costs, so that no manifest costs more than the limits.
+/// Counts the cost of a tree, so that no manifest exceeds the limits.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Cost {
     pub(super) nodes: usize,
@@ -48,7 +48,7 @@ pub(super) struct Cost {
 }
 
 impl Cost {
-    /// Adds to the cost, or fails when it is too much.
+    /// Adds to the cost; fails when it exceeds the limits.
     pub(super) fn add(&mut self, nodes: usize, bytes: usize, at: Mark) -> Result<(), SyntaxError> {
         self.nodes = self.nodes.saturating_add(nodes);
         self.bytes = self.bytes.saturating_add(bytes);

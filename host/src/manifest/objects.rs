@@ -1,4 +1,4 @@
-//! ConfigMaps and Secrets that come in the same file as their Pod. Their data is nobody else's business: it is in no message and no `Debug`.
+//! ConfigMaps and Secrets in the same file as their Pod. Their data is secret: it is in no message and no `Debug` output.
 
 use super::k8s;
 use super::node::{Entry, Node, Style, Value};
@@ -18,7 +18,6 @@ use std::fmt;
 pub struct Content(Vec<u8>);
 
 impl Content {
-    /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
@@ -50,7 +49,7 @@ impl fmt::Debug for Content {
     }
 }
 
-/// Says nothing of what was found instead, which may be a secret.
+/// The text is not base64. The error does not show the text, which may be a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("is not base64")]
 pub struct NotBase64;
@@ -82,22 +81,22 @@ impl fmt::Display for ObjectKind {
 
 #[derive(Debug)]
 pub(super) struct Object {
-    /// If it says so.
+    /// The namespace, if given.
     namespace: Option<(Namespace, FieldPlace)>,
     pub(super) data: BTreeMap<String, Content>,
 }
 
-/// All of a file.
+/// All objects of a file.
 #[derive(Debug, Default)]
 pub(super) struct Objects(BTreeMap<(ObjectKind, String), Object>);
 
 impl Objects {
-    /// The object of this name.
+    /// The object with this name.
     pub(super) fn get(&self, kind: ObjectKind, name: &str) -> Option<&Object> {
         self.0.get(&(kind, name.to_owned()))
     }
 
-    /// Reports objects of other namespaces than the Pod's, which it could not use.
+    /// Reports objects in another namespace than the Pod's, which the Pod could not use.
     pub(super) fn check_namespace(&self, pod: &Namespace, report: &mut ProblemCollector) {
         for object in self.0.values() {
             if let Some((namespace, place)) = &object.namespace
@@ -111,7 +110,7 @@ impl Objects {
     }
 }
 
-/// Sorts the documents of a file: its objects, and the one that is to be its Pod.
+/// Sorts the documents of a file into its objects and the document that should be its Pod.
 pub(super) fn sort<'a>(documents: &'a [Node], report: &mut ProblemCollector) -> (Objects, Option<&'a Node>) {
     let mut objects = Objects::default();
     let mut pods: Vec<&Node> = Vec::new();
@@ -126,7 +125,7 @@ pub(super) fn sort<'a>(documents: &'a [Node], report: &mut ProblemCollector) -> 
     for other in pods.iter().filter(|other| pod.is_none_or(|pod| !std::ptr::eq(pod, **other))) {
         let place = FieldPlace { path: String::new(), mark: other.mark };
         match k8s::kind(other) {
-            Some("Pod") => report.add(&place, "a second Pod begins here", "put it into a file of its own"),
+            Some("Pod") => report.add(&place, "a second Pod begins here", "put it into a separate file"),
             Some(kind) => {
                 let hint = "beside its Pod a file may hold ConfigMaps and Secrets";
                 report.add(&place, format!("a document of kind {} begins here", quote(kind)), hint);
@@ -172,7 +171,7 @@ fn read(
             (ObjectKind::ConfigMap, "binaryData") | (ObjectKind::Secret, "data") => {
                 reader.values(entry, Encoding::Base64, Again::Refused);
             }
-            // Below, since its values win.
+            // Handled below, since its values win.
             (ObjectKind::Secret, "stringData") => {}
             (ObjectKind::Secret, "type") if text(&entry.node).is_some() => {}
             _ => reader.report.add(&place, format!("is not a field of a v1 {kind}"), ""),
@@ -212,7 +211,7 @@ enum Encoding {
     Base64,
 }
 
-/// A key that is there already.
+/// Whether a key may already exist.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Again {
     Refused,
@@ -333,7 +332,7 @@ impl Reader<'_> {
     }
 }
 
-/// Kubernetes' rule for keys: each can be a file's name.
+/// Kubernetes' rule for keys: each can be a file name.
 fn file_name(key: &str) -> Result<(), String> {
     if key.is_empty() || key.len() > MAX_NAME_LEN {
         return Err(format!("must have 1 to {MAX_NAME_LEN} characters"));
@@ -342,5 +341,5 @@ fn file_name(key: &str) -> Result<(), String> {
     if let Some(c) = key.chars().find(|&c| !fine(c)) {
         return Err(format!("contains {c:?}; only letters, digits, '-', '_' and '.' are allowed"));
     }
-    if key == "." || key.starts_with("..") { Err("is no name of a file".to_owned()) } else { Ok(()) }
+    if key == "." || key.starts_with("..") { Err("is not a file name".to_owned()) } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! The Pod as meant: every default applied, everything checked. What the monitor keeps in `pod.json`.
+//! The Pod as meant, with every default applied and everything checked. The monitor stores it in `pod.json`.
 
 use super::objects::Content;
 use magikvm_proto::id::{ContainerName, PodId};
@@ -16,14 +16,14 @@ pub use crate::image::PullPolicy;
 use crate::image::Reference;
 pub use crate::volume::HostPathKind;
 
-/// Which walls a pod gets (`spec.runtimeClassName`). Closed: an unknown class is an error, never swapped for another.
+/// The isolation of a pod (`spec.runtimeClassName`). The set is closed: an unknown class is an error and never replaced by another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RuntimeClass {
     /// One hardware VM for the pod, containers inside it.
     #[default]
     PodMicrovmContainers,
-    /// Namespaces, cgroups and seccomp of this machine.
+    /// Namespaces, cgroups and seccomp of the host.
     PodContainers,
     PodWasm,
 }
@@ -31,7 +31,6 @@ pub enum RuntimeClass {
 impl RuntimeClass {
     pub const ALL: [Self; 3] = [Self::PodMicrovmContainers, Self::PodContainers, Self::PodWasm];
 
-    /// The name in a manifest.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::PodMicrovmContainers => "pod-microvm-containers",
@@ -55,39 +54,38 @@ pub struct PodPlan {
     pub labels: BTreeMap<String, String>,
     /// `metadata.annotations`, valid.
     pub annotations: BTreeMap<String, String>,
-    /// The pod's host name: `spec.hostname`, else the pod's name cut to 63 characters as the kubelet does.
+    /// The pod's host name: `spec.hostname`, or else the pod's name cut to 63 characters as the kubelet does.
     pub hostname: String,
     pub runtime_class: RuntimeClass,
-    /// What happens to a container that has ended.
     pub restart_policy: RestartPolicy,
-    /// Whose processes a container sees.
+    /// Which processes a container sees.
     pub process_namespace: ProcessNamespace,
     /// `spec.terminationGracePeriodSeconds`, in seconds.
     pub grace_seconds: u64,
-    /// Size of the VM (classes without a VM don't use it).
+    /// Size of the VM (unused by classes without a VM).
     pub vm: VmSize,
     /// 1 to 16 containers, in the order they are written.
     pub containers: Vec<ContainerSpec>,
-    /// Ports of this machine that lead to it.
+    /// Ports of the host that lead to the pod.
     pub published: Vec<PublishedPort>,
     /// At most 64.
     pub volumes: Vec<VolumeSpec>,
     /// The group that volumes belong to (`fsGroup`).
     pub volume_group: Option<u32>,
-    /// Groups of every container beside those of its user; that of the volumes is among them.
+    /// Groups of every container in addition to its user's, including that of the volumes.
     pub further_groups: Vec<u32>,
-    /// How it gets out, and how it resolves names.
+    /// The pod's outbound network and its name resolution.
     pub network: super::network::NetworkSpec,
     /// The Pod as written, as JSON, without the fields that are safe to ignore and without nulls.
     pub manifest: serde_json::Value,
 }
 
-/// How firmly the containers of a pod hold their memory when there is too little (core/v1 `PodStatus.qosClass`).
+/// The priority with which a pod's containers keep their memory when it is short (core/v1 `PodStatus.qosClass`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum QosClass {
-    /// Every container has limits of CPU and memory and asks for no less.
+    /// Every container has limits of CPU and memory and requests no less.
     Guaranteed,
-    /// Something is asked for or limited.
+    /// Some request or limit is set.
     Burstable,
     BestEffort,
 }
@@ -111,7 +109,7 @@ impl PodPlan {
     }
 }
 
-/// One environment variable, `value` as written (references not yet expanded).
+/// One environment variable with its `value` as written (references not yet expanded).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnvVar {
@@ -120,17 +118,17 @@ pub struct EnvVar {
     pub value: String,
 }
 
-/// What a container may use and asks for. A limit of zero is no limit, as in Kubernetes.
+/// Limits and requests of a container. A limit of zero is not a limit, as in Kubernetes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
     /// Thousandths of a processor.
     pub cpu_limit_millis: Option<u64>,
-    /// Thousandths of a processor; the limit when only that is written.
+    /// Thousandths of a processor; defaults to the limit.
     pub cpu_request_millis: Option<u64>,
     /// Bytes.
     pub memory_limit_bytes: Option<u64>,
-    /// Bytes; the limit when only that is written.
+    /// Bytes; defaults to the limit.
     pub memory_request_bytes: Option<u64>,
 }
 
@@ -141,11 +139,10 @@ pub enum Protocol {
     #[default]
     Tcp,
     Udp,
-    /// Stream Control Transmission Protocol.
     Sctp,
 }
 
-/// A port that a container says it listens on. Information only: it opens nothing; see [`PodPlan::published`].
+/// A port that a container says it listens on. It is only information and opens nothing; see [`PodPlan::published`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContainerPort {
@@ -156,18 +153,18 @@ pub struct ContainerPort {
     pub protocol: Protocol,
 }
 
-/// A port of this machine that leads to one of the pod.
+/// A port of the host that leads to a port of the pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PublishedPort {
-    /// Which address of this machine; `0.0.0.0` for all of IPv4, `::` for all.
+    /// The address of the host; `0.0.0.0` for all of IPv4, `::` for all.
     pub host_ip: IpAddr,
-    /// Which port of this machine; 0 for any that is free.
+    /// The port of the host; 0 for any free port.
     pub host_port: u16,
-    /// Which port of the pod, 1 to 65535.
+    /// The port of the pod, 1 to 65535.
     pub container_port: u16,
     pub protocol: Protocol,
-    /// Where it was asked for, for messages: a field's path or an option as it was written.
+    /// The origin for messages: a field's path or an option as written.
     pub origin: String,
 }
 
@@ -183,7 +180,7 @@ impl fmt::Display for PublishedPort {
 pub enum RootUser {
     #[default]
     Allowed,
-    /// It must not be started as user 0, nor as a user that can't be told from user 0.
+    /// It must not be started as user 0, nor as a user that may be user 0.
     Refused,
 }
 
@@ -203,17 +200,16 @@ pub enum RootFilesystem {
 pub enum PrivilegeEscalation {
     #[default]
     Allowed,
-    /// `no_new_privs` is set.
     Denied,
 }
 
-/// Capabilities named by one list of a manifest.
+/// Capabilities in one list of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CapabilityList {
-    /// `ALL` is among them.
+    /// Whether the list contains `ALL`.
     All,
-    /// These, without duplicates, sorted by name.
+    /// The others, without duplicates, sorted by name.
     Only(Vec<Capability>),
 }
 
@@ -223,23 +219,23 @@ impl Default for CapabilityList {
     }
 }
 
-/// Who a container is and what it may do.
+/// The identity and the rights of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Security {
-    /// Instead of the image's user.
+    /// Replaces the image's user.
     pub run_as_user: Option<u32>,
-    /// Instead of the image's or user's group.
+    /// Replaces the group of the image or its user.
     pub run_as_group: Option<u32>,
-    /// May it be user 0?
+    /// Whether it may be user 0.
     pub root_user: RootUser,
-    /// May it write to `/`?
+    /// Whether it may write to `/`.
     pub root_filesystem: RootFilesystem,
-    /// May it gain privileges?
+    /// Whether it may gain privileges.
     pub privilege_escalation: PrivilegeEscalation,
-    /// Capabilities beyond the default ones.
+    /// Capabilities in addition to the default ones.
     pub add_capabilities: CapabilityList,
-    /// Capabilities taken away; applied after `add_capabilities`.
+    /// Removed capabilities; applied after `add_capabilities`.
     pub drop_capabilities: CapabilityList,
 }
 
@@ -255,7 +251,7 @@ pub struct VolumeSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum VolumeSource {
-    /// Something of this machine.
+    /// A file or directory of the host.
     HostPath {
         /// Absolute, without `..`.
         path: PathBuf,
@@ -263,15 +259,15 @@ pub enum VolumeSource {
     },
     /// An empty directory in the VM's memory.
     Memory {
-        /// Bytes it can hold.
+        /// Its capacity in bytes.
         size_bytes: Option<u64>,
     },
-    /// An empty directory on this machine's disk.
+    /// An empty directory on the host's disk.
     Disk {
-        /// Bytes it can hold; without it, it shares a file system with the others.
+        /// Its capacity in bytes; without one, it shares a file system with the others.
         size_bytes: Option<u64>,
     },
-    /// Files of a ConfigMap or Secret, no two with one path.
+    /// Files of a ConfigMap or Secret, each with a different path.
     Files(Vec<VolumeFile>),
 }
 
@@ -285,7 +281,7 @@ pub struct VolumeFile {
     pub content: Content,
 }
 
-/// What a container sees of a volume.
+/// A mount of a volume in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MountSpec {
@@ -293,9 +289,9 @@ pub struct MountSpec {
     pub volume: usize,
     /// Absolute, without `..`.
     pub path: String,
-    /// Which part of it; expanded, relative, without `..`.
+    /// The part of the volume to mount; expanded, relative, without `..`.
     pub sub_path: Option<String>,
-    /// Whether it can be changed.
+    /// Whether it is writable.
     pub access: Access,
 }
 
@@ -305,24 +301,24 @@ pub struct ContainerSpec {
     /// Unique within the pod.
     pub name: ContainerName,
     pub image: Reference,
-    /// The same reference as it is written in the manifest, for messages and the pod's status.
+    /// The reference as written in the manifest, for messages and the pod's status.
     pub image_text: String,
     pub pull_policy: PullPolicy,
     /// Replaces the image's entrypoint; empty when not written. Not yet expanded.
     pub command: Vec<String>,
     /// Replaces the image's arguments; empty when not written. Not yet expanded.
     pub args: Vec<String>,
-    /// In the order written; of two with one name the later wins.
+    /// In the order written; the later of two with one name wins.
     pub env: Vec<EnvVar>,
     pub working_dir: Option<String>,
     pub resources: Resources,
-    /// Ports it says it listens on.
+    /// Ports that it says it listens on.
     pub ports: Vec<ContainerPort>,
-    /// Who it is and what it may do.
+    /// Its identity and rights.
     pub security: Security,
-    /// Standard output and error.
+    /// Whether standard output and error are a terminal.
     pub stdio: Stdio,
     pub stdin: Stdin,
-    /// What it sees of the volumes.
+    /// Its volume mounts.
     pub mounts: Vec<MountSpec>,
 }

@@ -1,4 +1,4 @@
-//! Ports of this machine that lead to the pod: `hostPort` of a manifest and `--publish` of the command line.
+//! Ports of the host that lead to the pod: `hostPort` of a manifest and `--publish` of the command line.
 
 use super::k8s::Written;
 pub use super::plan::PublishedPort;
@@ -10,25 +10,25 @@ use std::str::FromStr;
 /// Why a port cannot be published.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// Not of the form.
+    /// The text does not have this form.
     #[error("{0:?} is not [IP:]HOST:CONTAINER[/tcp|/udp]")]
     Form(String),
-    /// An address that is none.
-    #[error("{0:?} is not an IP address; those of IPv6 stand in brackets, names do not count")]
+    /// The address is invalid.
+    #[error("{0:?} is not an IP address; write IPv6 addresses in brackets, and no names")]
     Address(String),
-    /// A port that is none.
+    /// The port is invalid.
     #[error("{0:?} is not a port (1 to 65535)")]
     Port(String),
-    /// A transport that cannot be published.
+    /// The transport cannot be published.
     #[error("{0:?} is not a protocol that can be published: tcp or udp")]
     Protocol(String),
-    /// The same port of this machine twice.
-    #[error("{0} and {1} are the same port of this machine")]
+    /// The same port of the host twice.
+    #[error("{0} and {1} are the same port of the host")]
     Twice(String, String),
 }
 
 impl PublishedPort {
-    /// Whether both cannot be had: the same port at the same address, or one of them at all addresses.
+    /// Whether the two conflict: the same port at the same address, or one of them at all addresses.
     fn clashes(&self, other: &Self) -> bool {
         let all = |one: &IpAddr, other: &IpAddr| one.is_unspecified() && (one.is_ipv6() || other.is_ipv4());
         self.host_port != 0
@@ -43,7 +43,7 @@ impl PublishedPort {
 impl FromStr for PublishedPort {
     type Err = PublishError;
 
-    /// `[IP:]HOST:CONTAINER[/tcp|/udp]`; an empty HOST, 0 or none at all is any port that is free.
+    /// Parses `[IP:]HOST:CONTAINER[/tcp|/udp]`; an empty or missing HOST or 0 means any free port.
     fn from_str(text: &str) -> Result<Self, PublishError> {
         let (rest, protocol) = match text.split_once('/') {
             None => (text, Protocol::Tcp),
@@ -89,7 +89,7 @@ impl PodPlan {
     }
 }
 
-/// Those of the manifest. A `hostPort` of 0 is none, as in Kubernetes; a `hostIP` without a port means nothing.
+/// The ports of the manifest. A `hostPort` of 0 means none, as in Kubernetes; a `hostIP` without a port has no effect.
 pub(super) fn published(written: &Written, report: &mut ProblemCollector) -> Vec<PublishedPort> {
     let mut published: Vec<PublishedPort> = Vec::new();
     for (number, container) in written.pod.spec.containers.iter().enumerate() {
@@ -118,11 +118,11 @@ pub(super) fn published(written: &Written, report: &mut ProblemCollector) -> Vec
                 None | Some("TCP") => Protocol::Tcp,
                 Some("UDP") => Protocol::Udp,
                 Some(_) => {
-                    problem("hostPort", "can be had for TCP and UDP only".to_owned(), "");
+                    problem("hostPort", "is supported for TCP and UDP only".to_owned(), "");
                     continue;
                 }
             };
-            // What is wrong with the container's port was reported where that is read.
+            // Problems of the container's port are reported where that is read.
             let container_port = port.container_port.and_then(|port| u16::try_from(port).ok());
             let (Some(host_ip), Some(container_port @ 1..)) = (host_ip, container_port) else { continue };
             let new = PublishedPort {
@@ -133,7 +133,7 @@ pub(super) fn published(written: &Written, report: &mut ProblemCollector) -> Vec
                 origin: format!("{at}.hostPort"),
             };
             if let Some(other) = published.iter().find(|other| other.clashes(&new)) {
-                let message = format!("is the same port of this machine as {}", other.origin);
+                let message = format!("is the same port of the host as {}", other.origin);
                 problem("hostPort", message, "choose another one, or another hostIP");
             }
             published.push(new);
@@ -211,7 +211,7 @@ mod tests {
         let clash = plan.publish(vec![port("127.0.0.1:8080:1")]).unwrap_err();
         assert_eq!(
             clash.to_string(),
-            "--publish 127.0.0.1:8080:1 and spec.containers[0].ports[0].hostPort are the same port of this machine"
+            "--publish 127.0.0.1:8080:1 and spec.containers[0].ports[0].hostPort are the same port of the host"
         );
         plan.publish(vec![port(":80"), port(":80")]).unwrap();
         assert_eq!(plan.published.len(), 4);
@@ -231,11 +231,11 @@ mod tests {
         );
         says(
             "[{containerPort: 80, hostPort: 1, protocol: SCTP}]",
-            "ports[0].hostPort: can be had for TCP and UDP only",
+            "ports[0].hostPort: is supported for TCP and UDP only",
         );
         says(
             "[{containerPort: 80, hostPort: 1}, {containerPort: 81, hostPort: 1}]",
-            "ports[1].hostPort: is the same port of this machine as spec.containers[0].ports[0].hostPort",
+            "ports[1].hostPort: is the same port of the host as spec.containers[0].ports[0].hostPort",
         );
     }
 }

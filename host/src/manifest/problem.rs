@@ -1,10 +1,10 @@
-//! What is wrong with a manifest, where, and what to do about it. Collects everything, shows everything.
+//! Problems of a manifest with their position and a hint. Collects and shows all of them.
 
 use std::fmt;
 
-/// Problems kept. A manifest with more of them is broken in one way many times.
+/// Most problems kept. A manifest with more usually has the same mistake many times.
 const MAX_PROBLEMS: usize = 100;
-/// Longest piece of the manifest that a message repeats, in characters.
+/// Longest part of the manifest that a message repeats, in characters.
 const MAX_QUOTE: usize = 60;
 
 /// A position in the manifest. Both numbers start at 1; columns count characters.
@@ -14,25 +14,25 @@ pub struct Mark {
     pub column: usize,
 }
 
-/// One thing that is wrong.
+/// A single problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Which field, like `spec.containers[0].image`. Empty: the manifest as a whole.
+    /// The field, like `spec.containers[0].image`. Empty: the manifest as a whole.
     pub path: String,
-    /// Where. `None`: nowhere in particular.
+    /// The position. `None`: the manifest as a whole.
     pub at: Option<Mark>,
     pub message: String,
-    /// What to do about it. May be empty.
+    /// The hint, which may be empty.
     pub hint: String,
 }
 
-/// Everything that is wrong with one manifest, in the order it is written. `Display` shows all of it, one problem a line.
+/// All problems of a manifest in the order of their positions. `Display` shows one problem a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems {
     /// The manifest's name as the user wrote it.
     pub origin: String,
     pub list: Vec<Problem>,
-    /// How many more there were than are kept.
+    /// Number of problems beyond those kept.
     pub dropped: usize,
 }
 
@@ -78,7 +78,7 @@ impl SyntaxError {
     }
 }
 
-/// A field and where it is written.
+/// A field and its position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FieldPlace {
     pub(super) path: String,
@@ -96,7 +96,7 @@ impl ProblemCollector {
         self.list.is_empty()
     }
 
-    /// Whether something was reported of what is within this field.
+    /// Whether a problem within this field was reported.
     pub(super) fn is_about(&self, path: &str) -> bool {
         let within =
             |problem: &Problem| problem.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'));
@@ -136,7 +136,7 @@ impl ProblemCollector {
     }
 }
 
-/// A piece of the manifest inside a message: quoted, control characters escaped, never long.
+/// A part of the manifest in a message: quoted, control characters escaped, and short.
 pub(super) fn quote(text: &str) -> String {
     let mut short: String = text.chars().take(MAX_QUOTE).collect();
     if short.len() < text.len() {
@@ -145,7 +145,7 @@ pub(super) fn quote(text: &str) -> String {
     format!("{short:?}")
 }
 
-/// A key as part of a path: as it is when it is harmless, else quoted.
+/// A key in a path: unchanged if it is harmless, otherwise quoted.
 pub(super) fn path_key(key: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '/' | '.');
     if !key.is_empty() && key.len() <= MAX_QUOTE && key.chars().all(plain) {

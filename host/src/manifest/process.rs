@@ -1,4 +1,4 @@
-//! What a container finally runs: manifest and image together, by the rules of Kubernetes.
+//! The process that a container finally runs: manifest and image combined by the rules of Kubernetes.
 
 use super::expand::{TooLong, expand};
 use super::names;
@@ -9,101 +9,73 @@ use std::collections::HashMap;
 
 /// `PATH` when neither image nor manifest has one.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Bytes of all arguments and variables of one process together, written as JSON: it must fit into a `config.json`.
+/// Bytes of all arguments and variables of one process, written as JSON: they must fit into a `config.json`.
 pub const MAX_PROCESS_BYTES: usize = 512 << 10;
-/// Longest user of an image, in bytes.
+/// Longest user field of an image, in bytes.
 const MAX_USER_LEN: usize = 256;
 
 /// The process of a container, with every reference expanded and every default applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResolvedProcess {
-    /// At least one, and the first is not empty.
+    /// At least one argument, and the first is not empty.
     pub args: Vec<String>,
     /// `NAME=value`, each name once.
     pub env: Vec<String>,
     pub cwd: String,
-    /// As in `ContainerPlan::user` of the guest's plan.
+    /// In the form of `ContainerPlan::user` in the guest's plan.
     pub user: String,
 }
 
-/// Why image and manifest together make no process.
+/// Why image and manifest together do not give a process.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
     #[error(
         "container {container}: neither the manifest (`command`, `args`) nor the image {image} says what to run"
     )]
-    NoCommand {
-        /// Name of the container.
-        container: String,
-        image: String,
-    },
+    NoCommand { container: String, image: String },
     /// The program's name is empty.
     #[error("container {container}: the program to run is an empty string")]
-    EmptyProgram {
-        /// Name of the container.
-        container: String,
-    },
-    /// A text that a process can't be given.
+    EmptyProgram { container: String },
+    /// A text that cannot be given to a process.
     #[error("container {container}: {what} {source}")]
     TooLong {
-        /// Name of the container.
         container: String,
         what: String,
-        /// How long it may be.
         #[source]
         source: TooLong,
     },
-    /// A text of the image with a NUL byte.
+    /// The image has a text with a NUL byte.
     #[error("container {container}: {what} of image {image} contains a NUL byte")]
-    Nul {
-        /// Name of the container.
-        container: String,
-        what: &'static str,
-        image: String,
-    },
+    Nul { container: String, what: &'static str, image: String },
     /// All texts together are too long.
     #[error(
         "container {container}: arguments and environment are {bytes} bytes together, at most {MAX_PROCESS_BYTES} are possible"
     )]
     TooMuch {
-        /// Name of the container.
         container: String,
-        /// Bytes found, or a lower bound of them.
+        /// The length, or a lower bound of it.
         bytes: usize,
     },
-    /// `runAsNonRoot` and user 0.
+    /// `runAsNonRoot` with user 0.
     #[error(
         "container {container}: runAsNonRoot is set and image {image} runs as root; set securityContext.runAsUser"
     )]
-    Root {
-        /// Name of the container.
-        container: String,
-        image: String,
-    },
-    /// `runAsNonRoot` and a user that is a name.
+    Root { container: String, image: String },
+    /// `runAsNonRoot` with a user name.
     #[error(
-        "container {container}: runAsNonRoot is set and the user {user:?} of image {image} is no number, \
+        "container {container}: runAsNonRoot is set and the user {user:?} of image {image} is not a number, \
          so it can't be told from root; set securityContext.runAsUser"
     )]
-    UnknownUser {
-        /// Name of the container.
-        container: String,
-        image: String,
-        user: String,
-    },
-    /// The image's user is no user.
+    UnknownUser { container: String, image: String, user: String },
+    /// The user of the image is invalid.
     #[error("container {container}: image {image} has an invalid user")]
-    InvalidUser {
-        /// Name of the container.
-        container: String,
-        image: String,
-    },
+    InvalidUser { container: String, image: String },
 }
 
-/// What the container runs when its image has these defaults, which an untrusted party wrote, and the pod has this host name.
+/// The process of a container whose image has these defaults, which are untrusted, in a pod with this host name.
 ///
-/// Arguments: `command` replaces the image's entrypoint and arguments, `args` alone only its arguments. Environment, each
-/// overriding those before: `PATH`, `HOSTNAME` and `TERM` (with a terminal), the image's, the manifest's.
+/// Arguments: `command` replaces the image's entrypoint and arguments, `args` only its arguments. Environment, where later ones override
+/// earlier ones: `PATH`, `HOSTNAME` and `TERM` (with a terminal), the image's, the manifest's.
 pub fn resolve_process(
     spec: &ContainerSpec,
     image: &ImageDefaults,
@@ -150,7 +122,7 @@ impl Resolve<'_> {
         Ok(())
     }
 
-    /// A variable sees those above it.
+    /// The variables of the manifest, each of which sees those above it.
     fn own_env(&self) -> Result<OwnEnv, ResolveError> {
         let mut own = OwnEnv { order: Vec::new(), values: HashMap::new() };
         let mut bytes = 0;
@@ -178,7 +150,7 @@ impl Resolve<'_> {
                 _ if self.spec.command.is_empty() => &image.cmd,
                 _ => const { &Vec::new() },
             };
-            // An entrypoint of one empty string is how a Dockerfile takes the entrypoint of its base away.
+            // A Dockerfile removes the entrypoint of its base by setting it to one empty string.
             let from_image = if from_image.iter().all(String::is_empty) && what == "command" {
                 &[]
             } else {
@@ -213,7 +185,7 @@ impl Resolve<'_> {
             env.set("TERM", "xterm");
         }
         for variable in &image.env {
-            // Without a name or with a NUL it is no variable that a process could see.
+            // Without a name or with a NUL it is not a variable that a process could see.
             if let Some((name, value)) = variable.split_once('=').filter(|(name, _)| !name.is_empty())
                 && names::no_nul(variable).is_ok()
             {
@@ -234,7 +206,7 @@ impl Resolve<'_> {
             let (container, image) = (self.container(), self.image());
             return Err(ResolveError::Nul { container, what: "the working directory", image });
         }
-        // As in other runtimes, a relative one is relative to the root.
+        // As in other runtimes, a relative directory is relative to the root.
         Ok(format!("/{}", image.working_dir.trim_start_matches('/')))
     }
 
@@ -268,7 +240,7 @@ impl Resolve<'_> {
             image: self.image(),
             user: name.to_owned(),
         };
-        // A sign is no digit: `+5` is a name, which the guest might find to be anybody.
+        // A sign is not a digit: `+5` is a name, which the guest might resolve to anybody.
         let digits = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
         match name.parse::<u32>() {
             Ok(_) if !digits => Err(unknown()),
@@ -288,7 +260,7 @@ impl Resolve<'_> {
     }
 }
 
-/// Bytes of a text as a JSON string, with quotes and a comma; never too few.
+/// Bytes of a text as a JSON string with quotes and a comma; never too few.
 fn json_len(text: &str) -> usize {
     let byte = |byte: u8| match byte {
         b'"' | b'\\' => 2,
@@ -359,7 +331,7 @@ mod tests {
 
     #[test]
     fn command_and_args_follow_the_table_of_kubernetes() {
-        // entrypoint, cmd, command, args -> what runs
+        // Columns: entrypoint, cmd, command, args -> process.
         let table: [[&[&str]; 5]; 10] = [
             [&["ep"], &["c"], &[], &[], &["ep", "c"]],
             [&["ep"], &["c"], &["x"], &[], &["x"]],

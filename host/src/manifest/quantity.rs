@@ -3,7 +3,7 @@
 /// Longest quantity, in bytes.
 const MAX_LEN: usize = 64;
 
-/// A number that is not negative, exactly as written: `mantissa * 10^ten * 2^two`.
+/// A non-negative number exactly as written: `mantissa * 10^ten * 2^two`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quantity {
     mantissa: u128,
@@ -11,7 +11,7 @@ pub struct Quantity {
     two: u32,
 }
 
-/// Why a text is not a quantity that can be used.
+/// Why a text is not a usable quantity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
     /// Not a number with one of the suffixes.
@@ -83,7 +83,7 @@ impl Quantity {
     }
 }
 
-/// Powers of ten and two of a suffix.
+/// The powers of ten and two of a suffix.
 fn scale(suffix: &str) -> Option<(i32, u32)> {
     let found = match suffix {
         "n" => (-9, 0),

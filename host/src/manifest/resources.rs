@@ -1,4 +1,4 @@
-//! What the containers ask for, and how large the VM is because of it.
+//! The resources of the containers, and the size of the VM that follows from them.
 
 use super::checks::Build;
 use super::fields::{ANNOTATION_MEMORY, ANNOTATION_VCPUS};
@@ -13,22 +13,22 @@ use magikvm_proto::limits::{MAX_VCPUS, MAX_VM_MEMORY_MIB};
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-/// Least memory limit. Less is a missing suffix (`512` for `512Mi`), not a wish.
+/// Least memory limit. A smaller one is a missing suffix (`512` for `512Mi`).
 const MIN_MEMORY_LIMIT: u64 = 1 << 20;
 
-/// What the containers need together, which may be more than a VM can have.
+/// What the containers need together, which may exceed the size of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Need {
-    /// Of the containers, without any overhead, in MiB.
+    /// Of the containers, without overhead, in MiB.
     containers_mib: u64,
-    /// With the overhead, in MiB.
+    /// With overhead, in MiB.
     memory_mib: u64,
-    /// Thousandths of a processor.
+    /// In thousandths of a processor.
     cpu_millis: u64,
     vcpus: u64,
 }
 
-/// Adds up what the containers need.
+/// Adds up the needs of the containers.
 fn need<'a>(containers: impl IntoIterator<Item = &'a Resources>) -> Need {
     let (mut bytes, mut cpu_millis, mut count, mut unlimited) = (0u64, 0u64, 0u64, false);
     for resources in containers {
@@ -69,7 +69,7 @@ impl Build<'_> {
         }
     }
 
-    /// Limit and request of one resource. A request defaults to the limit and can't be above it; a limit of zero is none.
+    /// Limit and request of one resource. A request defaults to the limit and cannot exceed it; a limit of zero means none.
     fn amounts(
         &mut self,
         path: &str,

@@ -1,25 +1,25 @@
-//! What a scalar without quotes is. YAML 1.1 (which Kubernetes' own reader follows) and YAML 1.2 disagree about `yes`, `on`,
-//! `0755` and more; what they disagree about is refused with the advice to say what is meant.
+//! The type of a scalar without quotes. YAML 1.1 (which Kubernetes' reader follows) and YAML 1.2 disagree about `yes`, `on`, `0755` and
+//! more. Such scalars are refused with the advice to write what is meant.
 
 use super::node::{Node, Style, Value};
 
-/// What an unquoted scalar is to a YAML reader.
+/// The type of an unquoted scalar for a YAML reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ScalarKind {
     Null,
-    /// `true` or `false`, in any reader.
+    /// `true` or `false` for every reader.
     Bool(bool),
-    /// A boolean to some readers, a string to others: `yes`, `on`…
+    /// A boolean for some readers, a string for others: `yes`, `on`…
     MaybeBool(bool),
-    /// A decimal whole number, in any reader.
+    /// A decimal whole number for every reader.
     Int(i64),
-    /// Some other number, or a number to some readers only: `1.5`, `1e3`, `0755`, `0x10`, `1_000`, `.inf`.
+    /// Another number, or a number for some readers only: `1.5`, `1e3`, `0755`, `0x10`, `1_000`, `.inf`.
     Number,
-    /// A string, in any reader.
+    /// A string for every reader.
     Text,
 }
 
-/// What this text is when it is written without quotes.
+/// The type of this text when it is written without quotes.
 pub(super) fn kind(text: &str) -> ScalarKind {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return ScalarKind::Null,
@@ -40,7 +40,7 @@ pub(super) fn is_null(node: &Node) -> bool {
     matches!(&node.value, Value::Scalar { text, style: Style::Plain } if kind(text) == ScalarKind::Null)
 }
 
-/// A whole number that every reader reads in the same way: no leading zero, no `+`, no `_`.
+/// A whole number that all readers read in the same way: no leading zero, no `+`, no `_`.
 fn decimal(text: &str) -> Option<i64> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -50,7 +50,7 @@ fn decimal(text: &str) -> Option<i64> {
     text.parse().ok()
 }
 
-/// Whether some reader takes this for a number: the union of what go-yaml, YAML 1.1 and YAML 1.2 do.
+/// Whether some reader takes this for a number: the union of go-yaml, YAML 1.1 and YAML 1.2.
 fn is_number(text: &str) -> bool {
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
     if matches!(unsigned, ".inf" | ".Inf" | ".INF" | ".nan" | ".NaN" | ".NAN") {

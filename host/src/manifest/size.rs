@@ -1,21 +1,21 @@
-//! Sizes that a VM can have.
+//! The possible sizes of a VM.
 
 use magikvm_proto::limits::{MAX_VCPUS, MAX_VM_MEMORY_MIB};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What a container without a memory limit counts for, in MiB (or its request, if that is more).
+/// Memory counted for a container without a memory limit, in MiB (or its request, if that is more).
 pub const DEFAULT_CONTAINER_MEMORY_MIB: u64 = 128;
-/// What the guest's kernel and vminit need, in MiB.
+/// Memory for the guest's kernel and vminit, in MiB.
 pub const VM_OVERHEAD_MIB: u64 = 96;
-/// What the guest needs for each container beside the container's own memory, in MiB.
+/// Memory for each container in addition to the container's own, in MiB.
 pub const CONTAINER_OVERHEAD_MIB: u64 = 8;
 /// Smallest VM that boots, in MiB.
 pub const MIN_VM_MEMORY_MIB: u64 = VM_OVERHEAD_MIB;
 /// Virtual processors when a container has no CPU limit.
 pub const DEFAULT_VCPUS: u32 = 2;
 
-/// Why a size is none that a VM can have.
+/// Why a VM cannot have this size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SizeError {
     /// Memory out of range.
@@ -32,12 +32,10 @@ pub enum SizeError {
 pub struct MiB(u64);
 
 impl MiB {
-    /// The number of MiB.
     pub fn get(self) -> u64 {
         self.0
     }
 
-    /// The number of bytes.
     pub fn bytes(self) -> u64 {
         self.0 << 20
     }

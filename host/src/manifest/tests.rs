@@ -1,4 +1,4 @@
-//! The whole way from bytes to plan.
+//! Tests of the whole path from bytes to plan.
 
 use super::fields::{self, Shape, Status};
 use super::plan::*;
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 const SMALL: &str = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\nspec:\n  containers:\n  - name: main\n    image: busybox\n";
 
-/// Every supported field, none with its default.
+/// Every supported field, each with a value other than its default.
 const FULL: &str = r#"apiVersion: v1
 kind: Pod
 metadata:
@@ -92,7 +92,7 @@ spec:
     image: busybox
 "#;
 
-/// What [`FULL`] takes from the same file.
+/// The objects in the same file that [`FULL`] uses.
 const OBJECTS: &str = r#"
 ---
 apiVersion: v1
@@ -316,7 +316,7 @@ fn limits_are_enforced() {
         "at most 262144 are allowed",
     );
     assert_problem(&meta("labels: {a: '-'}"), "metadata.labels.a: must start and end");
-    assert_problem(&meta("labels: {'a b': c}"), "metadata.labels.\"a b\": is no label key");
+    assert_problem(&meta("labels: {'a b': c}"), "metadata.labels.\"a b\": is not a label key");
     let env: String = (0..257).map(|n| format!("{{name: V{n}}}, ")).collect();
     assert_problem(&container(&format!("    env: [{env}]\n")), "env: has 257 entries, at most 256");
     let containers: String = (0..17).map(|n| format!("  - {{name: c{n}, image: x}}\n")).collect();
@@ -403,7 +403,7 @@ fn an_image_reference_that_is_none_is_refused_with_its_place() {
     refused("a..b/c", "\"a..b\" in the image reference \"a..b/c\" is not a registry's host name");
     refused("a@sha256:0", "the image reference \"a@sha256:0\" has a wrong digest: ");
     refused("a b", "the image reference \"a b\" has a wrong name \"a b\": ");
-    // All of its problems are told at once, and what depends on the reference makes no other.
+    // All its problems are reported at once, and a bad reference causes no other problem.
     let text = problems(&SMALL.replace("busybox", "A\n    imagePullPolicy: Sometimes"));
     assert_eq!(text.matches("pod.yaml:").count(), 2, "{text}");
 }

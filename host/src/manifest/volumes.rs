@@ -1,4 +1,4 @@
-//! Volumes and their mounts, as meant. What is on this machine is not looked at here.
+//! Volumes and their mounts as meant. The files of the host are not looked at here.
 
 use super::checks::Build;
 use super::expand::expand;
@@ -13,14 +13,14 @@ use magikvm_proto::volume::{Access, PathError, check_destination, check_sub_path
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
-/// Permissions of the files of a ConfigMap or Secret that say nothing.
+/// Default permissions of the files of a ConfigMap or Secret.
 const DEFAULT_MODE: u16 = 0o644;
-/// Least size of an emptyDir, in bytes. Less is a missing suffix, not a wish.
+/// Least size of an emptyDir, in bytes. A smaller one is a missing suffix.
 const MIN_SIZE_LIMIT: u64 = 1 << 20;
 /// Largest size of an emptyDir, in bytes.
 const MAX_SIZE_LIMIT: u64 = 1 << 40;
 
-/// A pod's volumes by name: index, and what kind it is if that is known.
+/// A pod's volumes by name: the index, and whether it can be changed if that is known.
 pub(super) type Known = HashMap<String, (usize, Option<Changes>)>;
 
 /// Whether a volume can be changed at all.
@@ -31,7 +31,7 @@ pub(super) enum Changes {
 }
 
 impl<'a> Build<'a> {
-    /// The pod's volumes; fewer than are written only after something was reported.
+    /// The pod's volumes. Some are missing only after a problem was reported.
     pub(super) fn volumes(&mut self) -> (Vec<VolumeSpec>, Known) {
         let written: &'a [k8s::Volume] = &self.written.pod.spec.volumes;
         self.count("spec.volumes", written.len(), MAX_VOLUMES_PER_POD);
@@ -86,15 +86,14 @@ impl<'a> Build<'a> {
         let path_at = format!("{at}.path");
         let path = self.required(&path_at, written.path.as_deref())?;
         let checked = match check_destination(path) {
-            // What is reserved in a container is not on this machine.
+            // Paths that are reserved in a container are not reserved on the host.
             Ok(()) | Err(PathError::Reserved) => Ok(()),
             Err(error) => Err(format!("{} {error}", quote(path))),
         };
         self.check(&path_at, checked);
         let type_at = format!("{at}.type");
         if let Some(kind @ ("Socket" | "CharDevice" | "BlockDevice")) = written.kind.as_deref() {
-            let message =
-                format!("{kind} is not supported: a VM can't use this machine's sockets and devices");
+            let message = format!("{kind} is not supported: a VM can't use the host's sockets and devices");
             self.problem(&type_at, message, "");
             return None;
         }
@@ -123,7 +122,7 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// Zero is no limit, as in Kubernetes.
+    /// Zero means no limit, as in Kubernetes.
     fn size_limit(&mut self, path: &str, text: &str) -> Option<u64> {
         let bytes = match Quantity::parse(text).and_then(Quantity::units) {
             Ok(bytes) => bytes,
@@ -138,7 +137,7 @@ impl<'a> Build<'a> {
         Some(bytes).filter(|&bytes| bytes != 0)
     }
 
-    /// The object of this name. A missing one is reported unless it is optional.
+    /// The object with this name. A missing one is reported unless it is optional.
     pub(super) fn object(
         &mut self,
         path: &str,
@@ -150,7 +149,7 @@ impl<'a> Build<'a> {
         let found = objects.get(kind, name);
         if found.is_none() && !optional {
             let hint = format!(
-                "add the {kind} as a further document, after a line of three dashes, or set `optional: true`"
+                "add the {kind} as another document, after a line of three dashes, or set `optional: true`"
             );
             self.problem(path, format!("there is no {kind} {} in this file", quote(name)), hint);
         }
@@ -205,7 +204,7 @@ impl<'a> Build<'a> {
             let parts: Vec<&str> = names(file).collect();
             let clashes = files.keys().any(|other| other.starts_with(&parts) || parts.starts_with(other));
             if clashes || parts.is_empty() {
-                self.problem(&path_at, format!("{} is no place of its own in this volume", quote(file)), "");
+                self.problem(&path_at, format!("{} is not a separate path in this volume", quote(file)), "");
                 continue;
             }
             files.insert(parts.clone(), VolumeFile { path: parts.join("/"), mode, content });
@@ -228,7 +227,7 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// What the container at this path sees of the volumes.
+    /// The volume mounts of the container at this path.
     pub(super) fn mounts(
         &mut self,
         at: &str,
@@ -292,7 +291,7 @@ impl<'a> Build<'a> {
         Some(names(&path).collect::<Vec<_>>().join("/")).filter(|path| !path.is_empty())
     }
 
-    /// Unlike in arguments, an unknown variable is an error here, as in Kubernetes.
+    /// Expands an expression. As in Kubernetes, an unknown variable is an error here, unlike in arguments.
     fn expanded(&mut self, path: &str, expression: &str, env: &[EnvVar]) -> Option<String> {
         let mut known: HashMap<String, String> = HashMap::new();
         for variable in env {
@@ -300,7 +299,7 @@ impl<'a> Build<'a> {
                 known.insert(variable.name.clone(), value);
             }
         }
-        // What names no variable stays as it is.
+        // Text that names no variable stays unchanged.
         let references = expression.split("$(").skip(1).filter_map(|rest| rest.split_once(')'));
         for (name, _) in references {
             if !known.contains_key(name) && !expression.contains(&format!("$$({name})")) {

@@ -1,4 +1,4 @@
-//! YAML 1.2 events into trees. Anchors and aliases work, within limits; tags and merge keys are refused.
+//! Builds trees from YAML 1.2 events. Anchors and aliases work within limits; tags and merge keys are refused.
 
 use super::node::{Cost, Entry, MAX_DEPTH, Node, Style, Value, duplicate, too_deep};
 use super::problem::{Mark, SyntaxError, quote};
@@ -6,7 +6,7 @@ use super::scalar::{self, ScalarKind};
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
 use std::collections::HashMap;
 
-/// Reads all documents of a stream that are not empty.
+/// Parses all documents of a stream that are not empty.
 pub(super) fn parse(text: &str) -> Result<Vec<Node>, SyntaxError> {
     let mut parser = Parser::new_from_str(text);
     let mut found = Vec::new();
@@ -32,13 +32,13 @@ fn mark(marker: Marker) -> Mark {
     Mark { line: marker.line().max(1), column: marker.col() + 1 }
 }
 
-/// A list or mapping that is not finished.
+/// An unfinished list or mapping.
 struct Open {
     mark: Mark,
     anchor: usize,
     /// The cost of everything before it.
     before: Cost,
-    /// Deepest level beneath it so far, in absolute levels.
+    /// Deepest level beneath it so far, as an absolute level.
     deepest: usize,
     content: Content,
 }
@@ -48,11 +48,11 @@ enum Content {
     Map { entries: Vec<Entry>, seen: HashMap<String, Mark>, key: Option<(String, Mark)> },
 }
 
-/// What an alias stands for, with what it costs to stand for it.
+/// The value of an anchor, with the cost of each use.
 struct Anchored {
     node: Node,
     cost: Cost,
-    /// Levels it has itself.
+    /// Its number of levels.
     height: usize,
 }
 
@@ -136,7 +136,7 @@ impl Builder {
         Ok(())
     }
 
-    /// Puts a finished value where it belongs: into the list, as key, as value of the key, or as the root.
+    /// Attaches a finished value: to the list, as a key, as the value of the key, or as the root.
     fn place(&mut self, node: Node, height: usize) -> Result<(), SyntaxError> {
         let level = self.stack.len();
         let Some(parent) = self.stack.last_mut() else {
@@ -244,7 +244,7 @@ mod tests {
         assert!(error("a: !secret {}").starts_with("1:YAML tags"));
         assert!(error("yes: 1").starts_with("1:the key \"yes\" is not a string"));
         assert!(error("[a]: 1").starts_with("1:a list or mapping can't be a key"));
-        // What one document names is nothing in the next one.
+        // Anchors are local to a document.
         assert!(error("a: &x b\n---\nc: *x").starts_with("3:"));
         assert!(error("a: &x [*x]").contains("contains it"));
         assert!(error("a: *y").starts_with("1:is not valid YAML"));

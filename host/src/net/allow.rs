@@ -1,4 +1,4 @@
-//! `magikvm.dev/egress-allow`: what a pod may reach, and nothing else. Pure.
+//! `magikvm.dev/egress-allow`: the only destinations that a pod may reach. Pure.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -10,7 +10,7 @@ pub const MAX_ENTRIES: usize = 256;
 const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
 
-/// Why a list is none.
+/// Why a list is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AllowError {
     #[error("has more than {MAX_ENTRIES} entries")]
@@ -18,19 +18,19 @@ pub enum AllowError {
     /// Nothing between two commas.
     #[error("has an empty entry")]
     Empty,
-    #[error("{0:?} has no port from 1 to 65535 behind its colon")]
+    #[error("{0:?} has no port from 1 to 65535 after its colon")]
     Port(String),
-    /// An IPv6 address whose port would be a part of it.
-    #[error("{0:?} is no network; a port of an IPv6 network is written [NETWORK]:PORT")]
+    /// An IPv6 address with a port, which would be read as a part of the address.
+    #[error("{0:?} is not a network; a port of an IPv6 network is written [NETWORK]:PORT")]
     Network(String),
-    /// Bits behind the prefix.
-    #[error("{entry:?} has bits behind its prefix; the network is {network}")]
+    /// Bits after the prefix.
+    #[error("{entry:?} has bits after its prefix; the network is {network}")]
     Bits { entry: String, network: Network },
-    #[error("{0:?} is no name of a host")]
+    #[error("{0:?} is not a host name")]
     Name(String),
 }
 
-/// A network: addresses that begin alike.
+/// A network: addresses with a common prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
     address: IpAddr,
@@ -58,7 +58,7 @@ impl Network {
         bits == other_bits && own.checked_shr(rest).unwrap_or(0) == other.checked_shr(rest).unwrap_or(0)
     }
 
-    /// `ADDRESS` or `ADDRESS/PREFIX`. None: not even an address.
+    /// Parses `ADDRESS` or `ADDRESS/PREFIX`. `None`: not even an address.
     fn parse(entry: &str, text: &str) -> Option<Result<Self, AllowError>> {
         let (address, prefix) = match text.split_once('/') {
             Some((address, prefix)) => (address.parse().ok()?, Some(prefix)),
@@ -87,13 +87,13 @@ impl Network {
     }
 }
 
-/// A name of hosts, in lower case and without the last dot.
+/// A host name in lower case without the last dot.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct HostName(String);
 
 impl HostName {
-    /// Checked: letters, digits, `-` and `_`, in labels of at most 63.
+    /// Accepts letters, digits, `-` and `_`, in labels of at most 63.
     pub fn new(text: &str) -> Option<Self> {
         let text = text.strip_suffix('.').unwrap_or(text);
         let label = |label: &str| {
@@ -107,7 +107,7 @@ impl HostName {
         &self.0
     }
 
-    /// Whether it is `*.suffix`.
+    /// Whether it matches `*.suffix`.
     fn is_below(&self, suffix: &Self) -> bool {
         self.0.strip_suffix(&suffix.0).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
     }
@@ -118,9 +118,9 @@ impl HostName {
 enum Target {
     /// All addresses of a network.
     Network(Network),
-    /// What this name means, when the pod asks.
+    /// The addresses of this name, when the pod looks it up.
     Name(HostName),
-    /// What names below this one mean.
+    /// The addresses of names below this one.
     Below(HostName),
 }
 
@@ -128,20 +128,20 @@ enum Target {
 #[serde(deny_unknown_fields)]
 struct Entry {
     target: Target,
-    /// All ports, if there is none.
+    /// All ports if absent.
     port: Option<u16>,
 }
 
-/// Ports of an address that are open.
+/// The open ports of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Ports {
-    /// All, and what has no ports.
+    /// All ports, and protocols without ports.
     All,
     One(u16),
 }
 
 impl Ports {
-    /// Whether this one is among them. None: what has no ports, as an echo.
+    /// Whether this port is open. `None`: a protocol without ports, such as ICMP echo.
     pub fn contains(self, port: Option<u16>) -> bool {
         match self {
             Self::All => true,
@@ -183,7 +183,7 @@ impl AllowList {
         })
     }
 
-    /// Which ports a name's addresses have open; none: the name is not in it.
+    /// The open ports of a name's addresses; empty when the list does not contain the name.
     pub fn ports_of(&self, name: &HostName) -> Vec<Ports> {
         let mut ports: Vec<Ports> = self
             .0
@@ -239,7 +239,7 @@ fn parse_entry(entry: &str) -> Result<Entry, AllowError> {
         None => (entry, None),
     };
     let last = target.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
-    // A name's last label is never a number: 10.0.0.256 is a mistake, not a name.
+    // The last label of a name is never a number: 10.0.0.256 is a mistake and not a name.
     let numeric = target.contains('/') || last.bytes().all(|byte| byte.is_ascii_digit());
     let name = |text: &str| HostName::new(text).ok_or_else(|| AllowError::Name(entry.to_owned()));
     let target = match target.strip_prefix("*.") {
@@ -304,7 +304,7 @@ mod tests {
                 .unwrap_err();
         let said: Vec<String> = wrong.iter().map(ToString::to_string).collect();
         assert_eq!(said.len(), 11, "{said:#?}");
-        assert_eq!(said[0], "\"10.0.0.1/8\" has bits behind its prefix; the network is 10.0.0.0/8");
+        assert_eq!(said[0], "\"10.0.0.1/8\" has bits after its prefix; the network is 10.0.0.0/8");
         let many = vec!["a"; MAX_ENTRIES + 1].join(",");
         assert_eq!(AllowList::parse(&many), Err(vec![AllowError::TooMany]));
     }

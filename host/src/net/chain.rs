@@ -1,5 +1,5 @@
-//! The processes of a pod's network and the connections between them: VMM, filter, passt. They are made here and started by whoever owns the
-//! machine, since the end of one is the machine's end.
+//! The processes of a pod's network and the connections between them: VMM, filter, passt. This module creates the connections; the owner
+//! of the VM starts the processes, since the end of one is the end of the VM.
 
 use super::passt::{self, Wanted};
 use super::process::FDS;
@@ -12,37 +12,37 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 
-/// Bytes that a connection holds. passt throws away what finds no room.
+/// Bytes that a connection buffers. passt drops what does not fit.
 const BUFFER: usize = 4 << 20;
 
-/// How a process is started.
+/// How to start a process.
 #[derive(Debug)]
 pub enum Start {
-    /// As this program with [`super::NET_VERB`], in a jail.
+    /// This program with [`super::NET_VERB`], in a jail.
     Jailed,
-    /// As another program, which locks itself in.
+    /// Another program, which confines itself.
     Itself(Command),
 }
 
-/// A process to be started.
+/// A process to start.
 #[derive(Debug)]
 pub struct Helper {
     pub role: Role,
     pub name: &'static str,
     pub start: Start,
-    /// What it is given, and under which number.
+    /// Its descriptors with their numbers.
     pub inherits: Vec<(OwnedFd, i32)>,
-    /// What it reads from its standard input.
+    /// The data on its standard input.
     pub input: Vec<u8>,
 }
 
 #[derive(Debug)]
 pub struct Chain {
-    /// In the order to start them.
+    /// The processes in the order to start them.
     pub helpers: Vec<Helper>,
-    /// The VMM's end: a stream of frames, each behind its length in 4 bytes, the highest first.
+    /// The VMM's end: a stream of frames, each after its length in 4 bytes, big endian.
     pub vmm: OwnedFd,
-    /// Where the filter tells what it refuses ([`super::report::read`]).
+    /// The filter's reports of refusals ([`super::report::read`]).
     pub reports: File,
 }
 
@@ -80,7 +80,7 @@ fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((one, two))
 }
 
-/// As far as one may.
+/// Enlarges the buffers as far as the system allows.
 fn enlarge(socket: &impl AsFd) {
     #[cfg(target_os = "linux")]
     if setsockopt(socket, sockopt::SndBufForce, &BUFFER).is_ok() {

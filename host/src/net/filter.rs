@@ -1,5 +1,5 @@
-//! What may pass between a guest and passt. Everything the guest sends is looked at; what passt sends is looked at only as far as answers of
-//! name servers go. Pure: frames in, frames out, time is told.
+//! What may pass between a guest and passt. Everything the guest sends is checked; of what passt sends, only DNS answers are checked.
+//! Pure: frames in, frames out, with the time as an argument.
 
 use super::frames;
 use super::names::{Asked, Resolver};
@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 
 /// Connections that are remembered.
 const MAX_FLOWS: usize = 8192;
-/// How long one may be silent: a bit more than what keeps an idle TCP connection alive; one that is ending; datagrams.
+/// How long a connection may be silent: slightly longer than the keepalive of an idle TCP connection; one that is closing; UDP.
 const TCP_IDLE: Duration = Duration::from_secs(3 * 3600);
 const TCP_ENDING: Duration = Duration::from_secs(300);
 const UDP_IDLE: Duration = Duration::from_secs(180);
 const DNS_PORT: u16 = 53;
 const NOBODY: [u8; 6] = [0; 6];
 
-/// Frames on their way, each behind its length (4 bytes, the highest first).
+/// Frames in transit, each after its length (4 bytes, big endian).
 #[derive(Debug, Default)]
 pub struct Sink {
     pub to_guest: Vec<u8>,
@@ -38,11 +38,11 @@ fn push(into: &mut Vec<u8>, frame: &[u8]) {
 /// Why a packet is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Why {
-    /// It goes where nobody may go.
+    /// Its destination is closed to this pod.
     Place(Place),
-    /// The list of what is allowed does not have it.
+    /// The allow list does not contain it.
     NotAllowed,
-    /// The pod's name server is asked by datagrams only.
+    /// The pod's name server is reachable only by UDP.
     NotByUdp,
     Protocol(u8),
 }
@@ -58,7 +58,7 @@ impl fmt::Display for Why {
     }
 }
 
-/// What becomes of a packet.
+/// The decision about a packet.
 enum PacketVerdict {
     Pass,
     Resolve,
@@ -83,7 +83,7 @@ struct Life {
 struct Flows(HashMap<Flow, Life>);
 
 impl Flows {
-    /// Whether it is one, which then is not silent any more.
+    /// Whether the flow is known; if so, its silence begins anew.
     fn touch(&mut self, flow: Flow, ends: bool, now: Instant) -> bool {
         let Some(life) = self.0.get_mut(&flow).filter(|life| life.until > now) else { return false };
         life.is_ending |= ends;
@@ -91,7 +91,7 @@ impl Flows {
         true
     }
 
-    /// A new one. One that there is no room for is not remembered.
+    /// Adds a flow, unless the table is full.
     fn insert(&mut self, flow: Flow, now: Instant) {
         if self.0.len() >= MAX_FLOWS && !self.0.contains_key(&flow) {
             self.0.retain(|_, life| life.until > now);
@@ -116,9 +116,9 @@ fn idle(flow: Flow, is_ending: bool) -> Duration {
 pub struct Filter {
     rules: Rules,
     resolver: Option<Resolver>,
-    /// What the guest began, as long as there is a list.
+    /// Flows that the guest began, if there is an allow list.
     begun: Flows,
-    /// What came in by published ports.
+    /// Flows that arrived through published ports.
     came_in: Flows,
     refusals: Refusals,
 }
@@ -135,17 +135,17 @@ impl Filter {
         }
     }
 
-    /// What is to be told of refusals.
+    /// The refusals to report now.
     pub fn refused(&mut self, now: Instant) -> Vec<Refused> {
         self.refusals.take(now)
     }
 
-    /// When there is something to be told at the latest.
+    /// When the next report is due at the latest.
     pub fn due(&self) -> Option<Instant> {
         self.refusals.due()
     }
 
-    /// A frame of the guest's.
+    /// A frame from the guest.
     pub fn from_guest(&mut self, frame: &[u8], now: Instant, sink: &mut Sink) {
         match packet::of_guest(frame) {
             Err(malformed) => {
@@ -153,7 +153,7 @@ impl Filter {
                     Malformed::Length => "its lengths are wrong",
                     Malformed::Options => "IP options or extension headers",
                     Malformed::Fragment => "a fragment",
-                    Malformed::Stranger => "not from the pod's interface, or neither IP nor ARP",
+                    Malformed::Foreign => "not from the pod's interface, or neither IP nor ARP",
                 };
                 self.refusals.note("frame", "anybody".to_owned(), why.to_owned(), now);
             }
@@ -174,7 +174,7 @@ impl Filter {
             return;
         }
         if !self.rules.guest.contains(&packet.source) {
-            // Where to should an answer go?
+            // An answer would have nowhere to go.
             if !is_link_local(packet.source) {
                 self.note(packet, "not from the pod's address", now);
             }
@@ -184,7 +184,7 @@ impl Filter {
             PacketVerdict::Pass => push(&mut sink.to_passt, &frame[..packet.frame_length()]),
             PacketVerdict::Resolve => self.resolve(packet, now, sink),
             PacketVerdict::Refuse(why) => {
-                // Many others hear what is sent to many; nobody expects an answer.
+                // Multicast has many receivers and no sender expects an answer.
                 if why != Why::Place(Place::Multicast)
                     && let Some(answer) = frames::refusal(packet)
                 {
@@ -240,7 +240,7 @@ impl Filter {
         }
     }
 
-    /// By the list, if there is one; what was begun while it was allowed goes on.
+    /// Checks the allow list, if there is one. A flow that began while it was allowed continues.
     fn is_allowed(&mut self, packet: &Packet<'_>, now: Instant) -> bool {
         let (Some(allow), Some(resolver)) = (&self.rules.allow, &self.resolver) else { return true };
         let (to, port) = (packet.destination, packet.port());
@@ -272,7 +272,7 @@ impl Filter {
         };
         let server = packet.destination;
         match resolver.ask(data, source, server, now) {
-            Asked::Nothing => self.note(packet, "not a question to a name server", now),
+            Asked::Nothing => self.note(packet, "not a DNS query", now),
             Asked::Ask { port, bytes } => {
                 push(
                     &mut sink.to_passt,
@@ -290,7 +290,7 @@ impl Filter {
     }
 
     pub fn from_passt(&mut self, frame: &[u8], now: Instant, sink: &mut Sink) {
-        // It learns the guest's Ethernet address from what the guest sends first, and writes none until then.
+        // passt learns the guest's Ethernet address from the guest's first frame and writes none until then.
         let addressed = frame.strip_prefix(&NOBODY).map(|rest| [&GUEST_MAC.0, rest].concat());
         let frame = addressed.as_deref().unwrap_or(frame);
         if let Ok(Frame::Packet(packet)) = packet::of_passt(frame)
@@ -335,12 +335,12 @@ impl Filter {
     }
 }
 
-/// What an address is that is not open.
+/// Why an address is closed, if it is.
 fn closed(rules: &Rules, address: IpAddr) -> Option<Place> {
     let is_open = |place: Place| place.opened_by().is_some_and(|reach| rules.reach.contains(&reach));
     place::of(address, &rules.host)
         .filter(|place| !is_open(*place))
-        // One of the host's own may be something else besides.
+        // An address of the host may also be of another kind.
         .or_else(|| rules.host.contains(&address).then_some(Place::Host).filter(|place| !is_open(*place)))
 }
 

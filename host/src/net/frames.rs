@@ -1,4 +1,4 @@
-//! The few frames that are made here: UDP from and to name servers, and what tells a guest that a packet of its is refused. Pure.
+//! The few frames that are created here: DNS messages over UDP, and the notices that a guest's packet was refused. Pure.
 
 use super::packet::{
     Body, ETHERNET, ICMP, ICMPV6, IPV6, Packet, TCP, TCP_NUMBER, TYPE_4, TYPE_6, UDP, UDP_NUMBER, flags,
@@ -6,10 +6,10 @@ use super::packet::{
 use super::{GUEST_MAC, PASST_MAC};
 use std::net::IpAddr;
 
-/// Of a refused packet, this much is quoted to its sender.
+/// How much of a refused packet is quoted to its sender.
 const QUOTED: usize = 128;
 
-/// The sum that IP, TCP, UDP and ICMP have over their words.
+/// The checksum of IP, TCP, UDP and ICMP.
 fn sum(parts: &[&[u8]]) -> u16 {
     let mut total: u64 = 0;
     for part in parts {
@@ -23,7 +23,7 @@ fn sum(parts: &[&[u8]]) -> u16 {
     !u16::try_from(total).unwrap_or(0)
 }
 
-/// A frame with this in it. `check_at`: where in the body its sum belongs.
+/// A frame with this body. `check_at`: the place of the checksum in the body.
 fn frame(
     to_guest: bool,
     from: IpAddr,
@@ -69,7 +69,7 @@ fn frame(
             sum(&[&from, &to, &pseudo, &body])
         }
     };
-    // For UDP none at all would be written as 0.
+    // For UDP, 0 would mean that there is no checksum.
     let check = if check == 0 && protocol == UDP_NUMBER { 0xffff } else { check };
     if let Some(place) = body.get_mut(check_at..check_at + 2) {
         place.copy_from_slice(&check.to_be_bytes());
@@ -78,7 +78,7 @@ fn frame(
     bytes
 }
 
-/// A datagram, to the guest or for it to passt.
+/// A UDP packet to the guest, or from the guest to passt.
 pub fn udp(to_guest: bool, from: (IpAddr, u16), to: (IpAddr, u16), data: &[u8]) -> Vec<u8> {
     let length = u16::try_from(UDP + data.len()).unwrap_or(u16::MAX);
     let mut body = Vec::with_capacity(UDP + data.len());
@@ -90,7 +90,7 @@ pub fn udp(to_guest: bool, from: (IpAddr, u16), to: (IpAddr, u16), data: &[u8]) 
     frame(to_guest, from.0, to.0, UDP_NUMBER, body, 6)
 }
 
-/// What the guest hears when a packet of its was refused, so that its program fails at once. None: nothing can be said.
+/// The notice that a packet was refused, so that the guest's program fails at once; `None` if none is possible.
 pub fn refusal(packet: &Packet<'_>) -> Option<Vec<u8>> {
     match packet.body {
         Body::Tcp { flags, .. } if flags & flags::RST != 0 => None,
@@ -100,7 +100,7 @@ pub fn refusal(packet: &Packet<'_>) -> Option<Vec<u8>> {
     }
 }
 
-/// As RFC 9293, 3.10.7.1, for a port that is closed.
+/// A reset as for a closed port (RFC 9293, 3.10.7.1).
 fn reset(packet: &Packet<'_>) -> Vec<u8> {
     let Body::Tcp { source, destination, flags, sequence, acknowledged, length } = packet.body else {
         return prohibited(packet);
@@ -119,7 +119,7 @@ fn reset(packet: &Packet<'_>) -> Vec<u8> {
     frame(true, packet.destination, packet.source, TCP_NUMBER, body, 16)
 }
 
-/// "Communication administratively prohibited". It comes from the gateway: some of what is refused can't be a sender.
+/// "Communication administratively prohibited". It comes from the gateway, since some refused destinations cannot be senders.
 fn prohibited(packet: &Packet<'_>) -> Vec<u8> {
     let [_, gateway, _] = super::family(packet.source);
     let (protocol, head) = if packet.source.is_ipv4() { (ICMP, [3, 13]) } else { (ICMPV6, [1, 1]) };

@@ -1,4 +1,4 @@
-//! What this machine's own network is like, as far as a pod's depends on it.
+//! The host's network as far as a pod's network depends on it.
 
 use nix::ifaddrs::getifaddrs;
 use std::collections::BTreeSet;
@@ -7,7 +7,7 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::path::Path;
 
-/// Bytes of `/etc/resolv.conf` that count.
+/// Bytes of `/etc/resolv.conf` that are read.
 const MAX_RESOLV: u64 = 64 << 10;
 
 /// `/etc/resolv.conf`.
@@ -15,21 +15,21 @@ const MAX_RESOLV: u64 = 64 << 10;
 pub struct Resolv {
     /// Name servers, in order.
     pub nameservers: Vec<IpAddr>,
-    /// What short names are tried in.
+    /// Suffixes that are tried for short names.
     pub searches: Vec<String>,
-    /// `options`.
+    /// The `options`.
     pub options: Vec<String>,
 }
 
 impl Resolv {
-    /// As resolv.conf(5): the last `search` or `domain` counts, options add up; what can't be read is passed over.
+    /// Parses like resolv.conf(5): the last `search` or `domain` counts, options add up, and invalid parts are skipped.
     pub fn parse(text: &str) -> Self {
         let mut resolv = Self::default();
         for line in text.lines() {
             let line = line.split(['#', ';']).next().unwrap_or_default();
             let mut words = line.split_ascii_whitespace().map(str::to_owned);
             match words.next().as_deref() {
-                // One with a zone (`fe80::1%eth0`) is reachable from the host only.
+                // A server with a zone (`fe80::1%eth0`) is reachable only from the host.
                 Some("nameserver") => {
                     resolv.nameservers.extend(words.next().and_then(|text| text.parse::<IpAddr>().ok()))
                 }
@@ -58,17 +58,17 @@ impl Resolv {
 
 #[derive(Debug, Clone, Default)]
 pub struct HostNetwork {
-    /// Addresses of its interfaces, those of the loopback among them.
+    /// Addresses of its interfaces, including loopback.
     pub addresses: BTreeSet<IpAddr>,
-    /// Whether there is a way to everywhere by IPv4.
+    /// Whether it has an IPv4 default route.
     pub routes_4: bool,
-    /// And by IPv6.
+    /// Whether it has an IPv6 default route.
     pub routes_6: bool,
     pub resolv: Resolv,
 }
 
 impl HostNetwork {
-    /// Looks. What can't be seen is not there.
+    /// Reads the host's network. What cannot be read counts as absent.
     pub fn look() -> Self {
         let read = |path: &str| {
             let mut text = String::new();
@@ -86,7 +86,7 @@ impl HostNetwork {
         }
     }
 
-    /// An address of the host by which others know it: neither loopback nor link-local.
+    /// An address of the host by which others reach it: neither loopback nor link-local.
     pub fn address(&self, v4: bool) -> Option<IpAddr> {
         self.addresses.iter().copied().find(|address| match address {
             IpAddr::V4(four) => v4 && !four.is_loopback() && !four.is_link_local(),
@@ -94,12 +94,12 @@ impl HostNetwork {
         })
     }
 
-    /// Whether passt can carry IPv4 from here: it needs a default route and an address.
+    /// Whether passt can carry IPv4: it needs a default route and an address.
     pub fn has_4(&self) -> bool {
         self.routes_4 && self.address(true).is_some()
     }
 
-    /// The same for IPv6.
+    /// Whether passt can carry IPv6.
     pub fn has_6(&self) -> bool {
         self.routes_6 && self.address(false).is_some()
     }
@@ -114,7 +114,7 @@ fn addresses() -> BTreeSet<IpAddr> {
     .collect()
 }
 
-/// Whether a table as `/proc/net/route` has a route to everywhere.
+/// Whether a table like `/proc/net/route` has a default route.
 fn has_default_4(table: &str) -> bool {
     table.lines().skip(1).any(|line| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
@@ -122,7 +122,7 @@ fn has_default_4(table: &str) -> bool {
     })
 }
 
-/// The same as `/proc/net/ipv6_route`, without those that reject.
+/// Whether a table like `/proc/net/ipv6_route` has a default route that does not reject.
 fn has_default_6(table: &str) -> bool {
     const REJECT: u32 = 0x200;
     table.lines().any(|line| {

@@ -1,7 +1,8 @@
-//! What connects a pod with the network. Inwards: ports of this machine that lead to ports of the pod ([`ports`], [`relay`]). Outwards: which kind it has on this host ([`settle`]), what it may reach ([`rules`]), the processes that carry its frames
-//! ([`chain`]: passt, and before it a filter of ours, [`filter`]).
+//! The connection of a pod with the network. Inbound: ports of the host that lead to ports of the pod ([`ports`], [`relay`]). Outbound:
+//! the kind of network on this host ([`settle`]), what the pod may reach ([`rules`]), and the processes that carry its frames ([`chain`]:
+//! passt, and our [`filter`] before it).
 //!
-//! Owns: frames, addresses, names, and how the two processes are started and told what to do. Must not know: pods, machines and what runs them.
+//! Owns: frames, addresses, names, and how to start and configure the two processes. Must not know: pods, VMs and what runs them.
 
 pub mod allow;
 pub mod chain;
@@ -25,34 +26,34 @@ use magikvm_proto::plan::MacAddress;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Addresses are the same in every pod: each is alone in its network.
+/// The guest's address. Every pod has the same, since each is alone in its network.
 pub const GUEST_4: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
-/// The way out of it.
+/// The gateway.
 pub const GATEWAY_4: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 pub const DNS_4: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
-/// Bits of its network.
+/// Prefix length of its network.
 pub const PREFIX_4: u8 = 24;
-/// The same for IPv6.
+/// The guest's IPv6 address.
 pub const GUEST_6: Ipv6Addr = Ipv6Addr::new(0xfd6d, 0x616b, 0x766d, 0, 0, 0, 0, 0x15);
-/// The way out of it.
+/// The IPv6 gateway.
 pub const GATEWAY_6: Ipv6Addr = Ipv6Addr::new(0xfd6d, 0x616b, 0x766d, 0, 0, 0, 0, 2);
 pub const DNS_6: Ipv6Addr = Ipv6Addr::new(0xfd6d, 0x616b, 0x766d, 0, 0, 0, 0, 3);
-/// Bits of its network.
+/// Prefix length of its IPv6 network.
 pub const PREFIX_6: u8 = 64;
 pub const GUEST_MAC: MacAddress = MacAddress([2, 0, 0, 0, 2, 15]);
-/// Of everybody else in its network, which is passt.
+/// The MAC address of passt, the only other member of the network.
 pub const PASST_MAC: MacAddress = MacAddress([2, 0, 0, 0, 2, 2]);
-/// What passt takes at most. The larger the packets, the fewer of them.
+/// The largest MTU of passt. Larger packets mean fewer of them.
 pub const MTU: u32 = 65_520;
 
 /// How a pod is connected (`magikvm.dev/network`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// By passt, behind our filter.
+    /// Through passt, behind our filter.
     Passt,
     None,
-    /// The guest's sockets are made on the host by libkrun.
+    /// libkrun creates the guest's sockets on the host.
     Tsi,
     User,
 }
@@ -72,15 +73,15 @@ impl Mode {
     }
 }
 
-/// What a pod may reach that it can't by default (`magikvm.dev/egress-reach`).
+/// Destinations that a pod may reach in addition to the default (`magikvm.dev/egress-reach`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reach {
-    /// The host's loopback, as the gateway's address.
+    /// The host's loopback, through the gateway's address.
     Loopback,
     Host,
     LinkLocal,
-    /// Where clouds tell a machine its secrets.
+    /// Where clouds give a VM its secrets.
     Metadata,
 }
 
@@ -94,21 +95,21 @@ impl Reach {
     ];
 }
 
-/// What a manifest says of the ways out.
+/// The manifest's settings for outbound traffic.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Egress {
-    /// `magikvm.dev/network`, if it is there.
+    /// `magikvm.dev/network`, if given.
     pub mode: Option<Mode>,
-    /// `magikvm.dev/egress-allow`, if it is there: all else is refused.
+    /// `magikvm.dev/egress-allow`, if given: everything else is refused.
     pub allow: Option<allow::AllowList>,
     /// `magikvm.dev/egress-reach`.
     pub reach: Vec<Reach>,
-    /// Name servers of the pod's own, if it does not have the host's.
+    /// Custom name servers of the pod, if it does not use the host's.
     pub nameservers: Option<Vec<IpAddr>>,
 }
 
-/// The pod's address of a family, the gateway's, the name server's.
+/// The addresses of the pod, the gateway and the name server in this family.
 pub fn family(of: IpAddr) -> [IpAddr; 3] {
     match of {
         IpAddr::V4(_) => [GUEST_4.into(), GATEWAY_4.into(), DNS_4.into()],

@@ -1,6 +1,6 @@
-//! Questions of a guest to its name server, when only some names are allowed. A question is read, asked anew in our own words under our own
-//! number, its answer is checked against it, and what the guest hears is written anew: nothing that the guest or a server wrote goes through
-//! as it is. Pure: what is sent and received is somebody else's business.
+//! DNS queries of a guest when only some names are allowed. A query is parsed and asked again with a new message and a new id, its answer
+//! is checked against it, and the guest's answer is written anew: nothing that the guest or a server wrote passes through unchanged. Pure:
+//! the caller sends and receives.
 
 use super::allow::{AllowList, HostName, Ports};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
@@ -12,58 +12,58 @@ use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Questions that wait for answers.
+/// Queries that wait for answers.
 const MAX_PENDING: usize = 64;
-/// How long one waits. Whoever asked has given up by then.
+/// How long a query waits. The sender has given up by then.
 const PENDING_TIME: Duration = Duration::from_secs(10);
 const MAX_QUESTION: usize = 512;
 /// Longest answer from a server.
 const MAX_ANSWER: usize = 4096;
-/// Longest answer to a guest that said nothing about it, and to any (RFC 1035, DNS flag day 2020).
+/// Longest answer to a guest that announced no size, and to any guest (RFC 1035, DNS flag day 2020).
 const ANSWER_SIZES: [usize; 2] = [512, 1232];
-/// Names that a name may stand for, one after the other.
+/// Longest chain of CNAME records.
 const MAX_CHAIN: usize = 16;
-/// Addresses of one answer.
+/// Most addresses of one answer.
 const MAX_ADDRESSES: usize = 64;
-/// Addresses that are remembered.
+/// Most addresses that are remembered.
 pub const MAX_LEARNED: usize = 4096;
-/// An address stays reachable so long even if its record says less: whoever asked for it is about to use it.
+/// Least time that an address stays reachable, even if its record says less: the asking program is about to use it.
 const MIN_TIME: Duration = Duration::from_secs(60);
-/// No record is told to the guest to be good for longer.
+/// Longest TTL that the guest is told.
 const MAX_TTL: u32 = 3600;
-/// Beyond the record's time: whoever learned it just before its end.
+/// Time added to that of the record, for programs that learned it just before its end.
 const GRACE: Duration = Duration::from_secs(5);
-/// Ports that questions come from. passt keeps a socket for each that it has seen, so there are few.
+/// Number of ports that queries come from. passt keeps a socket for each port it has seen, so there are few.
 const PORTS: usize = 64;
-/// They are taken from these.
+/// The range of these ports.
 const PORT_RANGE: std::ops::Range<u16> = 32_768..61_000;
 
-/// What comes of a guest's question.
+/// The result of a guest's query.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Asked {
-    /// This answer, at once.
+    /// An immediate answer.
     Answer {
         bytes: Vec<u8>,
         /// The name, if it was refused.
         refused: Option<String>,
     },
-    /// A question of ours to the same server.
+    /// A query of ours to the same server.
     Ask { port: u16, bytes: Vec<u8> },
-    /// Nothing: it is no question at all.
+    /// Nothing, since it is not a query.
     Nothing,
 }
 
-/// What comes of a server's answer.
+/// The result of a server's answer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answered {
-    /// Port of the guest that it goes to.
+    /// The guest's port that receives it.
     pub port: u16,
     pub bytes: Vec<u8>,
     /// The name that was asked for.
     pub name: String,
-    /// Addresses that it stands for, which are not open and were left out.
+    /// Addresses of the name that are closed and were left out.
     pub closed: Vec<IpAddr>,
-    /// Whether there was no room to remember all the others.
+    /// Whether there was no room to remember all addresses.
     pub is_full: bool,
 }
 
@@ -80,7 +80,7 @@ struct Pending {
     asked: Instant,
 }
 
-/// Numbers that a guest can't guess.
+/// Ids that a guest cannot guess.
 #[derive(Debug, Default)]
 struct Secret {
     state: RandomState,
@@ -100,7 +100,7 @@ impl Secret {
     }
 }
 
-/// The resolver: what waits, and what was learned.
+/// The resolver: pending queries and learned addresses.
 #[derive(Debug)]
 pub struct Resolver {
     allow: AllowList,
@@ -118,13 +118,13 @@ impl Resolver {
         Self { allow, secret, ports, pending: HashMap::new(), learned: HashMap::new() }
     }
 
-    /// Whether an address was an answer that is still good.
+    /// Whether an address is one of a valid answer.
     pub fn is_open(&self, address: IpAddr, port: Option<u16>, now: Instant) -> bool {
         let ports = self.learned.get(&address);
         ports.is_some_and(|ports| ports.iter().any(|(ports, until)| *until > now && ports.contains(port)))
     }
 
-    /// A guest's question, from this port of its to this server.
+    /// A guest's query from this port to this server.
     pub fn ask(&mut self, bytes: &[u8], guest_port: u16, server: IpAddr, now: Instant) -> Asked {
         if bytes.len() > MAX_QUESTION {
             return Asked::Nothing;
@@ -151,7 +151,7 @@ impl Resolver {
         }
         match question.query_type() {
             RecordType::A | RecordType::AAAA | RecordType::CNAME => {}
-            // They can hold addresses of their own. Without them everybody asks for A and AAAA.
+            // These records can contain addresses. Without them programs ask for A and AAAA.
             RecordType::HTTPS | RecordType::SVCB => return answer(ResponseCode::NoError, None),
             _ => return answer(ResponseCode::Refused, Some(shown)),
         }
@@ -190,7 +190,7 @@ impl Resolver {
         None
     }
 
-    /// What this server said to this port. None: it answers nothing that was asked.
+    /// An answer of this server to this port; `None` when it matches no query.
     pub fn answer(
         &mut self,
         bytes: &[u8],
@@ -270,13 +270,13 @@ impl Resolver {
     }
 }
 
-/// A name that entries of the list can be compared with.
+/// The name in the form that list entries are compared with.
 fn host_name(name: &Name) -> Option<HostName> {
-    // What is not ASCII, or a dot within a label, is written with backslashes and is no host name then.
+    // A name that is not ASCII or has a dot within a label is written with backslashes and is then not a host name.
     HostName::new(&name.to_ascii())
 }
 
-/// A name for people: harmless and short.
+/// A name for messages: harmless and short.
 fn shown(name: &Name) -> String {
     const LENGTH: usize = 80;
     let text: String = name.to_ascii().chars().filter(char::is_ascii_graphic).collect();
@@ -294,7 +294,7 @@ fn our_question(id: u16, question: &Query) -> Option<Vec<u8>> {
     message.to_vec().ok()
 }
 
-/// An answer without records to a guest's message, to its first question.
+/// An answer to a guest's message, to its first question.
 fn reply(message: &Message, code: ResponseCode, records: Vec<Record>) -> Option<Vec<u8>> {
     let question = message.queries.first()?;
     let (id, recursion) = (message.metadata.id, message.metadata.recursion_desired);
@@ -323,7 +323,8 @@ fn encoded(
     answer.to_vec().ok()
 }
 
-/// As many records as the guest takes. The last ones, which are addresses, are left out: with fewer of them a program works as well.
+/// The answer with as many records as the guest accepts. The last records, which are addresses, are left out: a program works with fewer
+/// of them as well.
 fn fitted(pending: &Pending, code: ResponseCode, mut records: Vec<Record>) -> Option<Vec<u8>> {
     loop {
         let (question, recursion) = (&pending.question, pending.wants_recursion);
@@ -342,7 +343,7 @@ fn address_of(record: &Record) -> Option<IpAddr> {
     }
 }
 
-/// Of an answer's records: those that belong to the question by way of the names that its name stands for, written anew.
+/// The records of an answer that belong to the query, following CNAME records, written anew.
 fn chain(question: &Query, answers: &[Record]) -> Vec<Record> {
     let mut records = Vec::new();
     let mut name = question.name().clone();

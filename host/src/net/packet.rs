@@ -1,12 +1,12 @@
-//! Frames of a guest, read with as little tolerance as honest kernels need, so that nobody behind can read them in another way: no IP options,
-//! no fragments, no extension headers, lengths that agree. Pure.
+//! Frames of a guest, parsed only as tolerantly as honest kernels need, so that no later parser can read them differently: no IP options,
+//! no fragments, no extension headers, consistent lengths. Pure.
 
 use super::GUEST_MAC;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Longest frame: what passt and both drivers take.
+/// Longest frame that passt and both drivers accept.
 pub const MAX_FRAME: usize = 65_535;
-/// Bytes before the packet.
+/// Length of the Ethernet header.
 pub(super) const ETHERNET: usize = 14;
 const IPV4: usize = 20;
 pub(super) const IPV6: usize = 40;
@@ -29,20 +29,20 @@ pub mod flags {
     pub const ACK: u8 = 16;
 }
 
-/// Why a frame is not read.
+/// Why a frame is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Malformed {
-    /// It ends too early, or its lengths disagree.
+    /// It ends too early, or its lengths are inconsistent.
     Length,
     /// IP options or extension headers.
     Options,
-    /// A part of a packet.
+    /// A fragment of a packet.
     Fragment,
     /// Not from the pod's interface, or not in an Ethernet frame of IP or ARP.
-    Stranger,
+    Foreign,
 }
 
-/// A frame that was read.
+/// A parsed frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Frame<'a> {
     Who {
@@ -51,7 +51,7 @@ pub enum Frame<'a> {
         /// Bytes of the frame that count.
         length: usize,
     },
-    /// What kernels send by themselves and what nobody needs: it goes nowhere, and nothing is said about it.
+    /// Traffic that kernels send on their own and nobody needs. It is dropped silently.
     Chatter,
     Packet(Packet<'a>),
 }
@@ -65,7 +65,7 @@ pub struct Packet<'a> {
     pub bytes: &'a [u8],
 }
 
-/// What is in a packet.
+/// The transport of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Body<'a> {
     Tcp {
@@ -75,7 +75,7 @@ pub enum Body<'a> {
         flags: u8,
         /// Number of its first byte.
         sequence: u32,
-        /// Number of the byte that is awaited.
+        /// Number of the next expected byte.
         acknowledged: u32,
         /// Bytes of data.
         length: u32,
@@ -85,9 +85,9 @@ pub enum Body<'a> {
         destination: u16,
         data: &'a [u8],
     },
-    /// A question whether somebody is there, or its answer.
+    /// An echo request or its reply.
     Echo,
-    /// Messages of ICMP about other packets, and of IPv6 between neighbours.
+    /// ICMP messages about other packets, and IPv6 neighbour messages.
     Control,
     Other(u8),
 }
@@ -125,19 +125,19 @@ fn six(bytes: &[u8], at: usize) -> Result<IpAddr, Malformed> {
     sixteen.map(|octets| Ipv6Addr::from(octets).into()).ok_or(Malformed::Length)
 }
 
-/// Reads a frame of the guest.
+/// Parses a frame of the guest.
 pub fn of_guest(frame: &[u8]) -> Result<Frame<'_>, Malformed> {
     if frame.len() > MAX_FRAME {
         return Err(Malformed::Length);
     }
     let header = frame.get(..ETHERNET).ok_or(Malformed::Length)?;
     if header[6..12] != GUEST_MAC.0 {
-        return Err(Malformed::Stranger);
+        return Err(Malformed::Foreign);
     }
     read(frame)
 }
 
-/// Reads a frame of passt, whose word is taken for who it is.
+/// Parses a frame of passt, whose sender addresses are trusted.
 pub fn of_passt(frame: &[u8]) -> Result<Frame<'_>, Malformed> {
     read(frame)
 }
@@ -149,12 +149,12 @@ fn read(frame: &[u8]) -> Result<Frame<'_>, Malformed> {
         TYPE_ARP => arp(inner),
         TYPE_4 => ipv4(inner),
         TYPE_6 => ipv6(inner),
-        _ => Err(Malformed::Stranger),
+        _ => Err(Malformed::Foreign),
     }
 }
 
 fn arp(bytes: &[u8]) -> Result<Frame<'_>, Malformed> {
-    /// Ethernet, IPv4, their lengths, a question.
+    /// Ethernet, IPv4, their lengths, a request.
     const QUESTION: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 1];
     const LENGTH: usize = 28;
     let bytes = bytes.get(..LENGTH).ok_or(Malformed::Length)?;
@@ -162,7 +162,7 @@ fn arp(bytes: &[u8]) -> Result<Frame<'_>, Malformed> {
         return Ok(Frame::Chatter);
     }
     if bytes[8..14] != GUEST_MAC.0 {
-        return Err(Malformed::Stranger);
+        return Err(Malformed::Foreign);
     }
     Ok(Frame::Who { from: four(bytes, 14)?, target: four(bytes, 24)?, length: ETHERNET + LENGTH })
 }
@@ -172,10 +172,10 @@ fn ipv4(bytes: &[u8]) -> Result<Frame<'_>, Malformed> {
     match header[0] {
         0x45 => {}
         0x46..=0x4f => return options_4(header),
-        _ => return Err(Malformed::Stranger),
+        _ => return Err(Malformed::Foreign),
     }
     let total = usize::from(word(header, 2)?);
-    // Not the bit that forbids fragments; the one that says that more come, and where this one belongs.
+    // Tests the flag for more fragments and the fragment offset, but not the flag that forbids fragments.
     if word(header, 6)? & 0xbfff != 0 {
         return Err(Malformed::Fragment);
     }
@@ -185,7 +185,7 @@ fn ipv4(bytes: &[u8]) -> Result<Frame<'_>, Malformed> {
     Ok(Frame::Packet(Packet { source, destination, body, bytes: packet }))
 }
 
-/// Linux announces its groups (IGMP) with an option. Nobody is to hear it.
+/// Linux announces its multicast groups (IGMP) with an option. Nobody needs to receive that.
 fn options_4(header: &[u8]) -> Result<Frame<'_>, Malformed> {
     const IGMP: u8 = 2;
     if header[9] == IGMP { Ok(Frame::Chatter) } else { Err(Malformed::Options) }
@@ -197,14 +197,14 @@ fn ipv6(bytes: &[u8]) -> Result<Frame<'_>, Malformed> {
     const OTHER_EXTENSIONS: [u8; 8] = [43, 50, 51, 60, 135, 139, 140, 253];
     let header = bytes.get(..IPV6).ok_or(Malformed::Length)?;
     if header[0] >> 4 != 6 {
-        return Err(Malformed::Stranger);
+        return Err(Malformed::Foreign);
     }
     let total = IPV6 + usize::from(word(header, 4)?);
     let packet = bytes.get(..total).ok_or(Malformed::Length)?;
     let (source, destination) = (six(header, 8)?, six(header, 24)?);
     match header[6] {
         FRAGMENT => return Err(Malformed::Fragment),
-        // Linux announces its groups (MLD) with it.
+        // Linux announces its multicast groups (MLD) with it.
         HOP_BY_HOP if header[24] == 0xff => return Ok(Frame::Chatter),
         HOP_BY_HOP => return Err(Malformed::Options),
         next if OTHER_EXTENSIONS.contains(&next) => return Err(Malformed::Options),
@@ -219,14 +219,14 @@ fn ipv6(bytes: &[u8]) -> Result<Frame<'_>, Malformed> {
     Ok(Frame::Packet(Packet { source, destination, body, bytes: packet }))
 }
 
-/// What IPv6 hosts say to their neighbours, which is among ICMPv6.
+/// IPv6 neighbour messages, which are part of ICMPv6.
 fn neighbours(source: IpAddr, hops: u8, message: &[u8]) -> Result<Option<Frame<'static>>, Malformed> {
     const ROUTER_SOLICITATION: u8 = 133;
     const SOLICITATION: u8 = 135;
     const REDIRECT: u8 = 137;
     const REPORT_2: u8 = 143;
     match message.first() {
-        // Only neighbours send with 255.
+        // Only neighbours send with hop limit 255.
         Some(&SOLICITATION) if hops == 255 && source != Ipv6Addr::UNSPECIFIED => {
             let length = ETHERNET + IPV6 + message.len();
             Ok(Some(Frame::Who { from: source, target: six(message, 8)?, length }))

@@ -1,4 +1,4 @@
-//! passt: what it must be able to do, and what it is told.
+//! passt: its required options and its command line.
 
 use super::{DNS_4, DNS_6, GATEWAY_4, GATEWAY_6, GUEST_4, GUEST_6, MTU, PASST_MAC, PREFIX_4};
 use std::io::Read;
@@ -6,14 +6,14 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Options without which there is no use for it, and the newest of those that are used.
+/// Required options, among them the newest of those that are used.
 const NEEDED: [&str; 4] = ["--fd", "--dns-forward", "--no-map-gw", "--mac-addr"];
-/// Bytes of its help.
+/// Bytes of its help that are read.
 const MAX_HELP: u64 = 64 << 10;
-/// Its end of the connection.
+/// Its descriptor of the connection.
 pub(super) const FD: i32 = 3;
 
-/// Why passt can't be used.
+/// Why passt cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PasstError {
     #[error("passt is not installed")]
@@ -28,7 +28,7 @@ pub enum PasstError {
     TooOld { path: PathBuf, option: &'static str },
 }
 
-/// Whether this passt can do what is needed.
+/// Checks whether this passt has everything that is needed.
 pub fn check(path: Option<&Path>) -> Result<&Path, PasstError> {
     let path = path.ok_or(PasstError::Missing)?;
     let help = said(path, "--help")?;
@@ -38,14 +38,14 @@ pub fn check(path: Option<&Path>) -> Result<&Path, PasstError> {
     }
 }
 
-/// Its version, as it says it itself; some builds do not know theirs.
+/// The version that it reports; some builds do not know theirs.
 pub fn version(path: &Path) -> Result<String, PasstError> {
     let said = said(path, "--version")?;
     let line = said.lines().next().unwrap_or_default();
     Ok(line.strip_prefix("passt ").unwrap_or(line).to_owned())
 }
 
-/// What it says to one option; help goes to the one stream or the other, by version.
+/// Its output for one option. Depending on the version, help goes to stdout or stderr.
 fn said(path: &Path, option: &str) -> Result<String, PasstError> {
     let execute = |source| PasstError::Execute { path: path.to_owned(), source };
     let mut child = Command::new(path)
@@ -70,16 +70,16 @@ fn said(path: &Path, option: &str) -> Result<String, PasstError> {
     Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
-/// A port of the host whose datagrams come to the guest.
+/// A port of the host whose UDP packets go to the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UdpPort {
-    /// On this address of the host, or all.
+    /// The address of the host, or all addresses.
     pub host_address: Option<IpAddr>,
     pub host: u16,
     pub guest: u16,
 }
 
-/// What passt is to do.
+/// The settings of passt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     pub program: PathBuf,
@@ -87,12 +87,13 @@ pub struct Wanted {
     pub v4: bool,
     /// Whether it carries IPv6.
     pub v6: bool,
-    /// Whether the gateway's address is the host's loopback. (The filter lets only those reach it who may.)
+    /// Whether the gateway's address is the host's loopback. (The filter lets only permitted pods reach it.)
     pub maps_loopback: bool,
     pub published_udp: Vec<UdpPort>,
 }
 
-/// The command. It gives no addresses to anybody: the guest has its own from its plan. It leaves root's rights and its own files by itself.
+/// Its command. It assigns no addresses, since the guest has them from its plan. passt itself gives up root's rights and its view of
+/// files.
 pub fn command(wanted: &Wanted) -> Command {
     let mut command = Command::new(&wanted.program);
     command

@@ -1,4 +1,4 @@
-//! What an address is, for somebody who sends to it from the host. Pure.
+//! The kind of an address, from the view of a sender on the host. Pure.
 
 use super::{GATEWAY_4, GATEWAY_6, GUEST_4, GUEST_6, PREFIX_4, PREFIX_6, Reach};
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Where the machines of clouds are told about themselves: most of them; Google by IPv6; Amazon by IPv6; Alibaba; Azure; Oracle.
+/// Metadata services of clouds: most of them; Google over IPv6; Amazon over IPv6; Alibaba; Azure; Oracle.
 const METADATA: [IpAddr; 6] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
@@ -16,21 +16,21 @@ const METADATA: [IpAddr; 6] = [
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
 ];
 
-/// A kind of address that is not simply somewhere.
+/// A special kind of address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Place {
-    /// The host's loopback, in whatever notation.
+    /// The host's loopback, in any notation.
     Loopback,
-    /// One of the host's own addresses.
+    /// An address of the host.
     Host,
     LinkLocal,
-    /// Where a cloud tells a machine its secrets.
+    /// Where a cloud gives a VM its secrets.
     Metadata,
     Multicast,
-    /// The pod's own network, in which nobody is but its gateway and its name server.
+    /// The pod's network, which contains only its gateway and its name server.
     OwnNetwork,
-    /// Used by nobody, or another notation of what must be written plainly.
+    /// Used by nobody, or another notation of an address that must be written plainly.
     Reserved,
 }
 
@@ -49,7 +49,7 @@ impl fmt::Display for Place {
 }
 
 impl Place {
-    /// What opens it, if anything does.
+    /// The setting that opens it, if there is one.
     pub fn opened_by(self) -> Option<Reach> {
         match self {
             Self::Loopback => Some(Reach::Loopback),
@@ -61,7 +61,7 @@ impl Place {
     }
 }
 
-/// What this address is, on a host with these addresses. None: somewhere.
+/// The kind of this address on a host with these addresses; `None` for an ordinary address.
 pub fn of(address: IpAddr, host: &BTreeSet<IpAddr>) -> Option<Place> {
     if METADATA.contains(&address) {
         return Some(Place::Metadata);
@@ -73,7 +73,7 @@ pub fn of(address: IpAddr, host: &BTreeSet<IpAddr>) -> Option<Place> {
         IpAddr::V4(four) => of_4(four),
         IpAddr::V6(six) => of_6(six, host),
     };
-    // The host may have an address within 169.254.0.0/16 or the like: what is not opened by both is not open.
+    // The host may have an address within 169.254.0.0/16 or the like. It is open only if both kinds are open.
     place.or_else(|| host.contains(&address).then_some(Place::Host))
 }
 
@@ -85,7 +85,7 @@ fn same_network(a: &[u8], b: &[u8], prefix: u8) -> bool {
 fn of_4(address: Ipv4Addr) -> Option<Place> {
     let [first, second, ..] = address.octets();
     match first {
-        // 0.0.0.0 is this host too, and Linux takes it for its loopback.
+        // 0.0.0.0 also means this host, and Linux treats it as its loopback.
         0 | 127 => Some(Place::Loopback),
         169 if second == 254 => Some(Place::LinkLocal),
         224..=239 => Some(Place::Multicast),
@@ -108,9 +108,10 @@ fn of_6(address: Ipv6Addr, host: &BTreeSet<IpAddr>) -> Option<Place> {
     match octets {
         [0xff, ..] => Some(Place::Multicast),
         [0xfe, second, ..] if second & 0xc0 == 0x80 => Some(Place::LinkLocal),
-        // IPv4 in IPv6 clothes (mapped, compatible): a socket of the host would undress it.
+        // IPv4 embedded in IPv6 (mapped, compatible): a socket of the host would unwrap it.
         [0, 0, 0, 0, 0, 0, 0, 0, ..] => at(12).and_then(|four| of(four, host)).or(Some(Place::Reserved)),
-        // A translator or a tunnel may: what is in it counts (64:ff9b::/96, 64:ff9b:1::/48 with its own layouts, 2002::/16).
+        // A translator or tunnel may unwrap these, so the embedded address counts (64:ff9b::/96, 64:ff9b:1::/48 with its layouts,
+        // 2002::/16).
         [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, ..] => at(12).and_then(|four| of(four, host)),
         [0, 0x64, 0xff, 0x9b, ..] => Some(Place::Reserved),
         [0x20, 0x02, ..] => at(2).and_then(|four| of(four, host)),

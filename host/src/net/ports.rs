@@ -1,4 +1,4 @@
-//! Ports of this machine: bound before a pod boots, so that a conflict is found before anything is made.
+//! Ports of the host: bound before a pod boots, so that a conflict is found before anything is created.
 
 use crate::store::text::ignore;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -6,13 +6,13 @@ use nix::sys::socket::{Backlog, listen};
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
-/// Connections that wait until they are accepted: those that come while the pod starts.
+/// Backlog of connections that arrive while the pod starts.
 const BACKLOG: i32 = 1024;
 
-/// Files that a process which carries connections, and a VMM, may have open: two for each connection, and some of libkrun's for a while after.
+/// Open files of a process that carries connections, and of a VMM: two for each connection, and some that libkrun keeps for a while.
 const FILES: u64 = 16 << 10;
 
-/// Why a port of this machine could not be bound.
+/// Why a port of the host could not be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}")]
 pub struct BindError {
@@ -21,17 +21,17 @@ pub struct BindError {
     pub source: io::Error,
 }
 
-/// A port of this machine that leads to one of the pod.
+/// A port of the host that leads to a port of the pod.
 #[derive(Debug)]
 pub struct Door {
     pub listener: TcpListener,
-    /// Where it is; its port is not 0.
+    /// The address on the host; its port is not 0.
     pub address: SocketAddr,
     pub port: u16,
 }
 
 impl Door {
-    /// Binds an address; its port may be 0, for any that is free. Nothing is accepted yet, but who connects is kept waiting.
+    /// Binds an address; port 0 means any free port. Nothing is accepted yet, but clients that connect are kept waiting.
     pub fn bind(address: SocketAddr, port: u16) -> Result<Self, BindError> {
         let failed = |source| BindError { address, source };
         let listener = TcpListener::bind(address).map_err(failed)?;
@@ -43,12 +43,12 @@ impl Door {
     }
 }
 
-/// Sees whether a port of UDP can be had. It is not kept.
-pub fn try_datagrams(address: SocketAddr) -> Result<SocketAddr, BindError> {
+/// Checks whether a UDP port is free, without keeping it.
+pub fn try_udp(address: SocketAddr) -> Result<SocketAddr, BindError> {
     UdpSocket::bind(address).map(|_| address).map_err(|source| BindError { address, source })
 }
 
-/// Lets this process and those it starts have as many files open as connections may need.
+/// Raises the limit of open files of this process and its children to what connections may need.
 pub fn allow_files() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, soft.max(FILES.min(hard)), hard));

@@ -1,5 +1,5 @@
-//! The filter's process: it has no network and no files, only three descriptors. Reads its rules from standard input, then carries frames
-//! between the VMM and passt for as long as both are there.
+//! The filter's process. It has no network and no files, only three descriptors. It reads its rules from standard input, and then carries
+//! frames between the VMM and passt as long as both exist.
 #![allow(unsafe_code, reason = "taking descriptors by their numbers is an unsafe call")]
 
 use super::filter::{Filter, Sink};
@@ -15,24 +15,24 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// The hidden verb that makes a process a filter.
+/// The hidden verb of the filter.
 pub const NET_VERB: &str = "__net";
-/// Descriptors that it is given: the VMM's end, passt's end, where refusals are told.
+/// Its descriptors: the VMM's end, passt's end, and where refusals are reported.
 pub(super) const FDS: [i32; 3] = [4, 5, 6];
 const MAX_RULES: u64 = 1 << 20;
 /// Bytes read at once.
 const CHUNK: usize = 256 << 10;
-/// Bytes that wait to be written to one side before the other one has to wait.
+/// Bytes that may wait to be written to one side before the other side must wait.
 const MAX_WAITING: usize = 1 << 20;
-/// Length of a frame's length.
+/// Length of the field with a frame's length.
 const HEADER: usize = 4;
 
-/// Why it can't go on.
+/// Why the filter cannot continue.
 #[derive(Debug, thiserror::Error)]
 enum PumpError {
     #[error("cannot read the rules")]
     Rules(#[source] io::Error),
-    #[error("the rules are none")]
+    #[error("the rules are invalid")]
     Json(#[source] serde_json::Error),
     #[error("cannot use a descriptor")]
     Descriptor(#[source] Errno),
@@ -40,7 +40,7 @@ enum PumpError {
     Frame { side: &'static str, length: usize },
 }
 
-/// What the process does. Returns only when something is wrong, with its exit code.
+/// The main function of the filter. Returns only on failure, with an exit code.
 pub fn main() -> i32 {
     let error = match run() {
         Ok(never) => match never {},
@@ -74,9 +74,9 @@ fn run() -> Result<std::convert::Infallible, PumpError> {
 struct Side {
     name: &'static str,
     socket: OwnedFd,
-    /// Read and not yet whole frames.
+    /// Bytes read that are not yet complete frames.
     input: Vec<u8>,
-    /// To be written, from this place on.
+    /// Bytes to be written, from `written` on.
     output: Vec<u8>,
     written: usize,
 }
@@ -90,7 +90,7 @@ impl Side {
         self.output.len() - self.written
     }
 
-    /// Reads what there is, at most a chunk. False: the other end is gone.
+    /// Reads available data, at most a chunk. False: the other end is gone.
     fn read(&mut self, chunk: &mut [u8]) -> bool {
         match recv(self.socket.as_raw_fd(), chunk, MsgFlags::empty()) {
             Ok(0) => false,
@@ -103,7 +103,7 @@ impl Side {
         }
     }
 
-    /// Writes as much as is taken. False: the other end is gone.
+    /// Writes as much as is accepted. False: the other end is gone.
     fn write(&mut self) -> bool {
         while self.waiting() > 0 {
             match send(self.socket.as_raw_fd(), &self.output[self.written..], no_signal()) {
@@ -118,7 +118,7 @@ impl Side {
         true
     }
 
-    /// Takes these frames in.
+    /// Queues these frames.
     fn add(&mut self, frames: &mut Vec<u8>) {
         if self.written > MAX_WAITING {
             self.output.drain(..self.written);
@@ -135,7 +135,7 @@ fn no_signal() -> MsgFlags {
     return MsgFlags::empty();
 }
 
-/// The whole frames at the beginning of these bytes: calls `each` with every one, and says how many bytes they were.
+/// Finds the complete frames at the beginning of these bytes: calls `each` with every one, and returns their total length.
 fn frames(side: &'static str, bytes: &[u8], mut each: impl FnMut(&[u8])) -> Result<usize, PumpError> {
     let mut at = 0;
     while let Some(header) = bytes.get(at..at + HEADER) {
@@ -181,7 +181,7 @@ impl Pump {
                 self.passt.input.drain(..done);
             }
             self.passt.add(&mut self.sink.to_passt);
-            // What is said to a guest that does not listen is lost; passt then is not read any more.
+            // Frames for a guest that does not read are dropped; passt is then not read any more.
             if self.vmm.waiting() > 2 * MAX_WAITING {
                 self.sink.to_guest.clear();
             }
@@ -190,7 +190,7 @@ impl Pump {
             are_there &= self.vmm.write();
             self.tell(now);
             if !are_there {
-                // The end of one of them is the end of the pod, which is the monitor's business. It shall see theirs, not this one's.
+                // The end of either side is the end of the pod. The monitor must see their end and not this process's.
                 loop {
                     poll(&mut [], PollTimeout::NONE).map_err(PumpError::Descriptor)?;
                 }
@@ -198,7 +198,7 @@ impl Pump {
         }
     }
 
-    /// Waits for something to do; says what of each side.
+    /// Waits for something to do; returns the events of each side.
     fn wait(&self) -> nix::Result<[PollFlags; 2]> {
         let wanted = |side: &Side, other: &Side| {
             let mut flags = PollFlags::empty();

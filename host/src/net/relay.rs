@@ -1,5 +1,5 @@
-//! Accepts connections to ports of this machine and carries them to the guest, each as a connection of its own to the guest's port for that
-//! (`magikvm_proto::forward`). One thread waits for all of them; none waits for another, and while none says anything it sleeps.
+//! Accepts connections to ports of the host and carries each to the guest as a separate connection to the guest's forwarding port
+//! (`magikvm_proto::forward`). One thread waits for all of them: none blocks another, and the thread sleeps while none is active.
 
 mod dial;
 mod error;
@@ -26,37 +26,37 @@ use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Connections to one port of the pod that are being agreed upon at one time; others wait. A server has room for few that it has not
-/// accepted yet, and lets the others try again after a second; one that accepts nothing keeps only its own port waiting.
+/// Connections to one port of the pod that may be dialled at a time; others wait. A server has a small backlog and lets other clients
+/// retry after a second; a server that accepts nothing blocks only its own port.
 const MAX_DIALS: usize = 8;
-/// After this time a VMM that had no room for one more connection is asked again.
+/// Pause before a VMM that had no room for another connection is asked again.
 const RETRY: Duration = Duration::from_millis(2);
 /// How long the guest may take to close a connection that both sides have ended.
 const LINGER: Duration = Duration::from_secs(10);
-/// How long what a pod that has ended has still said may take to be handed on.
+/// How long to deliver the last data of a pod that has ended.
 const DRAIN: Duration = Duration::from_millis(500);
-/// After a failed accept, so that a lasting failure (too many open files) does not spin.
+/// Pause after a failed accept, so that a lasting failure (too many open files) does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Read at once, in bytes.
+/// Bytes read at once.
 const SCRATCH: usize = 64 << 10;
 
 const WAKER: u64 = 0;
 const DOORS: u64 = 1;
-/// From here on: two for each connection, that of the guest first.
+/// Keys of connections start here: two for each connection, the guest's first.
 const CONNECTIONS: u64 = 1 << 32;
 
-/// What a user may want to know.
+/// Reports for the user.
 #[derive(Debug)]
 pub enum News {
     Accepted {
-        /// To which address of this machine.
+        /// The address of the host that received it.
         address: SocketAddr,
     },
-    /// A connection was reset because it could not be carried, or not any more.
+    /// A connection was reset because it could not be carried any further.
     Failed { port: u16, error: ForwardError },
 }
 
-/// A relay at work. Dropped, its ports are closed and its connections reset.
+/// A running relay. Dropping it closes its ports and resets its connections.
 #[derive(Debug)]
 pub struct Relay {
     waker: UnixStream,
@@ -64,7 +64,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Accepts from now on. `tell` must not take long.
+    /// Starts accepting. `tell` must not block.
     pub fn start(
         doors: Vec<Door>,
         guest: Connector,
@@ -76,7 +76,7 @@ impl Relay {
         Ok(Self { waker, thread: Some(thread) })
     }
 
-    /// After the end of the guest: accepts no more, and hands on what is still on its way, if it is taken at once.
+    /// For use after the end of the guest: accepts no more, and delivers data in transit if the clients take it at once.
     pub fn drain(mut self) {
         if (&self.waker).write_all(b"d").is_ok() {
             self.join();
@@ -97,12 +97,12 @@ impl Drop for Relay {
     }
 }
 
-/// Somebody's connection to a port of this machine.
+/// A client's connection to a port of the host.
 #[derive(Debug)]
 struct Client(TcpStream);
 
 impl Client {
-    /// It is to see a reset and not an end, which would look like all there was.
+    /// Resets the connection, since an orderly end would look as if the data were complete.
     fn reset(self) {
         let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
         ignore(setsockopt(&self.0, sockopt::Linger, &at_once), "it has gone already");
@@ -131,16 +131,16 @@ impl Local for Client {
     }
 }
 
-/// How far a connection is.
+/// The stage of a connection.
 #[derive(Debug)]
 enum ConnectionStage {
-    /// Until the guest has room for it.
+    /// Waits until the guest has room for it.
     Waits(Client),
-    /// The guest is asked. Who has no client any more is asked to the end all the same.
+    /// The guest was asked. The dial goes on to its end even if the client has left.
     Dials(Dial, Option<Client>),
-    /// Bytes go both ways.
+    /// Bytes flow in both directions.
     Open { client: Client, guest: UnixStream, link: Box<Link> },
-    /// All is said; the guest closes it.
+    /// Both sides have ended; the guest closes it.
     Lingers(UnixStream),
 }
 
@@ -148,25 +148,25 @@ enum ConnectionStage {
 struct Connection {
     stage: ConnectionStage,
     door: usize,
-    /// When it is looked at even if nothing happens.
+    /// When to check the connection even if nothing happens.
     deadline: Option<Instant>,
-    /// What is waited for at the guest's end and at the client's.
+    /// The interests at the guest's end and at the client's.
     watched: [Interest; 2],
 }
 
-/// Where the pod's ports lead from.
+/// The host's ports that lead to the pod.
 struct Worker {
     poller: Poller,
     doors: Vec<Door>,
     listens: bool,
     guest: Connector,
     tell: Box<dyn FnMut(News) + Send>,
-    /// Its end ends the thread; a byte asks it to end when it has handed on what there is.
+    /// Its end ends the thread; a byte on it asks the thread to end after delivering the data it has.
     wakes: UnixStream,
     draining: Option<Instant>,
     connections: Vec<Option<Connection>>,
     free: Vec<usize>,
-    /// For each door: those that wait, first come first, and how many are being agreed upon.
+    /// For each door: the waiting connections in order, and how many are being dialled.
     waiting: Vec<VecDeque<usize>>,
     dials: Vec<usize>,
     retry: Option<Instant>,
@@ -203,7 +203,7 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Who connects while nothing is accepted waits in the kernel.
+    /// Starts or stops accepting. Clients that connect meanwhile wait in the kernel.
     fn listen(&mut self, listens: bool) -> io::Result<()> {
         if self.listens != listens {
             let (old, new) = match listens {
@@ -218,7 +218,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Carries until it is told to end, and resets whom it still had.
+    /// Carries connections until it is told to end, and resets the remaining ones.
     fn run(&mut self) {
         ignore(self.carry(), "the kernel has no memory for it");
         for connection in self.connections.drain(..).flatten() {
@@ -308,7 +308,7 @@ impl Worker {
         while self.connections.len() - self.free.len() < MAX_FORWARDS {
             let accepted = self.doors[door].listener.accept().and_then(|(stream, _)| {
                 stream.set_nonblocking(true)?;
-                // What is small is not held back: who sent it waited for it.
+                // Small packets are not delayed: their sender waits for them.
                 stream.set_nodelay(true)?;
                 Ok(stream)
             });
@@ -322,7 +322,7 @@ impl Worker {
                 }
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => return,
-                    // Whoever it was has gone.
+                    // The client has left.
                     ErrorKind::ConnectionAborted
                     | ErrorKind::ConnectionReset
                     | ErrorKind::InvalidInput
@@ -345,7 +345,7 @@ impl Worker {
         self.connections.len() - 1
     }
 
-    /// Asks the guest for those that wait, as many as may be asked for at one time.
+    /// Dials for waiting connections, as many as may be dialled at a time.
     fn dial(&mut self, door: usize) {
         while self.dials[door] < MAX_DIALS && self.retry.is_none() {
             let Some(index) = self.waiting[door].pop_front() else { return };
@@ -392,7 +392,7 @@ impl Worker {
                 self.move_bytes(index, ready);
             }
             ConnectionStage::Lingers(guest) => {
-                // What still comes is only leave to send more.
+                // What still arrives only permits sending more.
                 match guest.read(&mut self.scratch) {
                     Ok(1..) => {}
                     Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
@@ -428,7 +428,7 @@ impl Worker {
         self.dials[connection.door] -= 1;
         let stage = ConnectionStage::Open { client, guest: dial.into_stream(), link };
         self.connections[index] = Some(Connection { stage, deadline: None, ..connection });
-        // The client has mostly said something by now; what the guest has said with its answer is to go on too.
+        // The client has usually sent data by now, and what the guest sent with its answer must be forwarded too.
         self.move_bytes(index, Ready { local: (true, true), ..Ready::default() });
     }
 
@@ -449,7 +449,7 @@ impl Worker {
         }
     }
 
-    /// Lets the client go, by a reset if there is a reason for one, and waits until the guest closes its end.
+    /// Closes the client's end, with a reset if there is a reason for one, and waits until the guest closes its end.
     fn linger(&mut self, index: usize, reset: Option<Option<ForwardError>>) {
         self.watch(index, [Interest::READ, Interest::NONE]);
         let Some(mut connection) = self.connections.get_mut(index).and_then(Option::take) else { return };
@@ -468,7 +468,7 @@ impl Worker {
         }
     }
 
-    /// Waits for other things at the two ends of a connection from now on.
+    /// Changes the interests at the two ends of a connection.
     fn watch(&mut self, index: usize, wanted: [Interest; 2]) {
         let Some(Some(connection)) = self.connections.get_mut(index) else { return };
         let (guest, client) = match &connection.stage {
@@ -486,13 +486,13 @@ impl Worker {
             *client_watched = wanted[1];
         }
         if set.is_err() {
-            // The kernel has no memory for it: what cannot be watched cannot go on.
+            // The kernel is out of memory. A connection that cannot be watched cannot continue.
             self.connections[index] = None;
             self.free.push(index);
         }
     }
 
-    /// Closes what a connection still has.
+    /// Closes what is left of a connection.
     fn end(&mut self, index: usize) {
         self.watch(index, [Interest::NONE; 2]);
         if let Some(connection) = self.connections.get_mut(index).and_then(Option::take) {

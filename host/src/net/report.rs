@@ -1,14 +1,14 @@
-//! What the filter has refused, in few words: the first of its kind at once, the others counted and told together, ever more rarely while it
-//! goes on. A guest that is refused without end fills nothing.
+//! Concise reports of what the filter refused: the first refusal of its kind at once, later ones counted and reported together, less and
+//! less often while they continue. A guest that is refused without end fills nothing.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::time::{Duration, Instant};
 
-/// Lines at once, and kinds that are counted apart.
+/// Lines per report, and kinds that are counted separately.
 const MAX_LINES: usize = 16;
-/// The first pause between two tellings, and the longest one.
+/// The first pause between two reports, and the longest one.
 const PAUSES: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(640)];
 const MAX_LINE: u64 = 1024;
 
@@ -16,10 +16,10 @@ const MAX_LINE: u64 = 1024;
 pub struct Refused {
     /// What was sent: `tcp`, `udp`, `ping`, `name`…
     pub what: String,
-    /// To whom; for a name, which.
+    /// The destination, or the name that was asked for.
     pub to: String,
     pub why: String,
-    /// How often since it was told before.
+    /// How often since the last report.
     pub count: u64,
 }
 
@@ -55,7 +55,7 @@ impl Refusals {
         }
     }
 
-    /// What is to be told now.
+    /// The refusals to report now.
     pub fn take(&mut self, now: Instant) -> Vec<Refused> {
         let mut lines = std::mem::take(&mut self.lines);
         if self.tell_at.is_none_or(|at| at > now) {
@@ -71,14 +71,14 @@ impl Refusals {
         }
         let goes_on = lines.len() > again;
         self.pause = if goes_on { (self.pause * 2).min(PAUSES[1]) } else { PAUSES[0] };
-        // What goes on is counted from here; the first of each kind was told.
+        // Continued refusals are counted from here; the first of each kind was reported.
         self.counted =
             counted.into_iter().filter(|(_, count)| *count > 0).map(|(kind, _)| (kind, 0)).collect();
         self.tell_at = goes_on.then(|| now + self.pause);
         lines
     }
 
-    /// When there is something to tell at the latest.
+    /// When the next report is due at the latest.
     pub fn due(&self) -> Option<Instant> {
         self.tell_at
     }
@@ -88,7 +88,7 @@ fn line((what, to, why): &RefusalKey, count: u64) -> Refused {
     Refused { what: (*what).to_owned(), to: to.clone(), why: why.clone(), count }
 }
 
-/// Reads lines until the filter has ended. It reads what a guest wrote, so it is not believed to write lines of ours only.
+/// Reads lines until the filter has ended. The filter parses data of a guest, so its lines are not trusted either.
 pub fn read(from: impl Read, mut each: impl FnMut(Refused)) {
     let mut reader = BufReader::new(from);
     let mut line = Vec::new();

@@ -1,4 +1,4 @@
-//! What the filter is told: who the guest is, whom it may ask for names, and where it may go.
+//! The rules of the filter: the guest's addresses, its name servers, and its permitted destinations.
 
 use super::Reach;
 use super::allow::AllowList;
@@ -6,18 +6,18 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-/// All of it. Written by the monitor to the filter's standard input.
+/// All rules. The monitor writes them to the filter's standard input.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rules {
     pub guest: BTreeSet<IpAddr>,
-    /// Whom the guest asks for names: passt's forwarder, or the pod's own servers.
+    /// The name servers of the guest: passt's forwarder, or the pod's own servers.
     pub nameservers: BTreeSet<IpAddr>,
     pub host: BTreeSet<IpAddr>,
-    /// What is open that is closed by default.
+    /// Destinations that are open in addition to the default.
     pub reach: BTreeSet<Reach>,
-    /// What alone is open, if that was said.
+    /// The only open destinations, if there is an allow list.
     pub allow: Option<AllowList>,
-    /// Ports of the guest that datagrams come in by: their answers may go out.
+    /// UDP ports of the guest that are published: answers from them may leave.
     pub published_udp: BTreeSet<u16>,
 }

@@ -1,4 +1,4 @@
-//! Which network a pod has on this host: what its manifest asks for, and what there is. Pure.
+//! Decides which network a pod has on this host, from its manifest and the host's abilities. Pure.
 
 use super::host::{HostNetwork, Resolv};
 use super::passt::{PasstError, UdpPort, Wanted};
@@ -11,10 +11,10 @@ use magikvm_proto::plan::{InterfaceAddress, MacAddress, Neighbour, NetworkPlan};
 use std::net::IpAddr;
 use std::path::Path;
 
-/// What QEMU's own network takes.
+/// The MTU of QEMU's user network.
 const USER_MTU: u32 = 1500;
 
-/// What the machine can be given.
+/// The network devices of the VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ways {
     pub nic: bool,
@@ -23,56 +23,56 @@ pub struct Ways {
     pub user: bool,
 }
 
-/// Why a pod can't have the network that it asks for.
+/// Why a pod cannot have the network that it asks for.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
     #[error(
-        "metadata.annotations.magikvm.dev/network: passt cannot be used: install it (apt-get install passt), or write none"
+        "metadata.annotations.magikvm.dev/network: passt cannot be used: install it with `apt-get install passt`, or write none"
     )]
     Passt(#[source] PasstError),
     #[error(
-        "metadata.annotations.magikvm.dev/network: passt needs a default route, and this machine has none for IPv4 or IPv6: \
+        "metadata.annotations.magikvm.dev/network: passt needs a default route, and the host has none for IPv4 or IPv6: \
          write none"
     )]
     NoRoute,
-    #[error("metadata.annotations.magikvm.dev/network: this machine has no network device for {0}")]
+    #[error("metadata.annotations.magikvm.dev/network: this VM has no network device for {0}")]
     NoDevice(&'static str),
     #[error(
-        "metadata.annotations.magikvm.dev/network: tsi needs the kernel of libkrunfw: run with --vmm krun --kernel libkrunfw, or write passt"
+        "metadata.annotations.magikvm.dev/network: tsi needs the kernel of libkrunfw: run with `--vmm krun --kernel libkrunfw`, or write passt"
     )]
     Tsi,
     #[error(
-        "metadata.annotations.magikvm.dev/network: user is QEMU's own network: run with --vmm qemu, or write passt"
+        "metadata.annotations.magikvm.dev/network: user is QEMU's own network: run with `--vmm qemu`, or write passt"
     )]
     User,
-    /// No list without a filter.
+    /// An allow list without a filter.
     #[error("metadata.annotations.magikvm.dev/egress-allow: only the network passt has a filter")]
     NoFilter,
-    /// Nothing that carries datagrams.
-    #[error("{origin}: only the network passt carries ports of UDP, and the pod has the network {}", .mode.as_str())]
+    /// UDP ports in a network that does not carry them.
+    #[error("{origin}: only the network passt carries UDP ports, and the pod has the network {}", .mode.as_str())]
     NoDatagrams {
-        /// The port, as it was asked for.
+        /// Where the port was requested.
         origin: String,
-        /// The network that there is.
+        /// The network of the pod.
         mode: Mode,
     },
-    /// Something could not be started.
+    /// A process of the network could not be started.
     #[error("cannot start the pod's network")]
     Start(#[source] std::io::Error),
 }
 
-/// What a pod's network is.
+/// The network of a pod.
 #[derive(Debug, Clone)]
 pub struct Settled {
     pub mode: Mode,
-    /// What the user should know of it.
+    /// A warning for the user.
     pub warning: Option<String>,
     pub plan: Option<NetworkPlan>,
-    /// For the filter and for passt.
+    /// The settings of the filter and of passt.
     pub chain: Option<(Rules, Wanted)>,
-    /// For the containers, before the manifest's own wishes.
+    /// The containers' DNS settings, before those of the manifest.
     pub resolv: Resolv,
-    /// The host's name servers behind the pod's forwarders. passt lets every answer of theirs come from the forwarder, whoever was asked.
+    /// The host's name servers behind the pod's forwarders. passt lets all their answers come from the forwarder, whichever was asked.
     pub forwarded: Vec<(IpAddr, IpAddr)>,
     /// An address of the host.
     pub host_address: Option<IpAddr>,
@@ -96,7 +96,7 @@ impl Settled {
     }
 }
 
-/// Decides. `passt` is the program if it can be used.
+/// Decides the network. `passt` is the program if it can be used.
 pub fn settle(
     egress: &Egress,
     published_udp: &[UdpPort],
@@ -123,7 +123,7 @@ pub fn settle(
                  the annotation magikvm.dev/network: none says that none is wanted"
             )))),
             Ok(program) => Ok(behind_passt(egress, published_udp, host, &program).unwrap_or_else(|| {
-                let why = "the pod has no network, since this machine has no default route; \
+                let why = "the pod has no network, since the host has no default route; \
                            the annotation magikvm.dev/network: none says that none is wanted";
                 Settled::none(Some(why.to_owned()))
             })),
@@ -166,7 +166,7 @@ fn behind_passt(
     host: &HostNetwork,
     program: &Path,
 ) -> Option<Settled> {
-    /// Lets an answer be longer than 512 bytes: the forwarder has no TCP to ask again by.
+    /// Permits answers longer than 512 bytes, because the forwarder has no TCP for a retry.
     const LONG_ANSWERS: &str = "edns0";
     let plan = plan(host, MTU, Some(PASST_MAC));
     if plan.addresses.is_empty() {
@@ -189,7 +189,7 @@ fn behind_passt(
         program: program.to_owned(),
         v4: host.has_4(),
         v6: host.has_6(),
-        // Answers to datagrams that came from the host itself go back by it, too.
+        // Answers to UDP packets from the host itself also return through the loopback.
         maps_loopback: egress.reach.contains(&Reach::Loopback) || !published_udp.is_empty(),
         published_udp: published_udp.to_vec(),
     };
@@ -205,7 +205,7 @@ fn behind_passt(
 }
 
 fn tsi(host: &HostNetwork) -> Settled {
-    let warning = "magikvm.dev/network: tsi: the pod's sockets are this machine's, and reach all that it reaches, its loopback too";
+    let warning = "magikvm.dev/network: tsi: the pod's sockets are the host's, and reach everything that the host reaches, including its loopback";
     Settled {
         mode: Mode::Tsi,
         warning: Some(warning.to_owned()),
@@ -216,7 +216,8 @@ fn tsi(host: &HostNetwork) -> Settled {
 }
 
 fn user(host: &HostNetwork) -> Settled {
-    let warning = "magikvm.dev/network: user: QEMU's own network has no filter, and its gateway is this machine's loopback";
+    let warning =
+        "magikvm.dev/network: user: QEMU's own network has no filter, and its gateway is the host's loopback";
     let resolv = Resolv { nameservers: forwarders(host), ..host.resolv.clone() };
     Settled {
         mode: Mode::User,

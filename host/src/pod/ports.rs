@@ -4,7 +4,7 @@ use super::failure::{Blame, Failure, RunStage};
 use crate::manifest::PodPlan;
 use crate::manifest::plan::Protocol;
 use crate::manifest::ports::PublishedPort;
-use crate::net::ports::{BindError, Door, try_datagrams};
+use crate::net::ports::{BindError, Door, try_udp};
 use crate::store::layout::Layout;
 use crate::store::lock::LockState;
 use crate::store::record::{self, BoundPort, Transport};
@@ -39,7 +39,7 @@ pub(super) fn bind(plan: &PodPlan, layout: &Layout) -> Result<Published, Failure
                 return Err(Failure::message(RunStage::Reserve, Blame::User, message)
                     .hint("any port that is free is for TCP only: write a number"));
             }
-            Protocol::Udp => (try_datagrams(wanted).map_err(failed)?, Transport::Udp),
+            Protocol::Udp => (try_udp(wanted).map_err(failed)?, Transport::Udp),
             Protocol::Sctp => {
                 let message = format!("{}: SCTP is not carried", port.origin);
                 return Err(Failure::message(RunStage::Reserve, Blame::User, message));

@@ -1,4 +1,4 @@
-//! The isolation layers that a process can have, and those that it got. The jail builds them; this is what is known of them afterwards.
+//! The isolation layers that a process can have, and those that it got. The jail builds them; this module only describes the result.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -9,24 +9,24 @@ use std::fmt;
 pub enum Layer {
     /// A control group with limits.
     Cgroup,
-    /// A user that nobody else is, and a user namespace.
+    /// A user that nothing else runs as, and a user namespace.
     User,
-    /// A root directory with nothing in it but what was given.
+    /// A root directory that contains only the given files.
     Files,
-    /// No other process can be seen.
+    /// No other process is visible.
     Processes,
-    /// System V IPC and POSIX message queues of its own.
+    /// Private System V IPC and POSIX message queues.
     Ipc,
-    /// A host name of its own.
+    /// A private host name.
     Hostname,
     Network,
-    /// No capabilities, nor a way to any.
+    /// No capabilities, and no way to gain any.
     Capabilities,
-    /// Limits of the process itself, no core dumps, the first to go when memory is short.
+    /// Limits of the process itself, no core dumps, and the first place in line when memory is short.
     Limits,
-    /// The kernel's rules for files, a second time.
+    /// The kernel's file access rules, enforced a second time.
     Landlock,
-    /// The list of system calls.
+    /// The list of allowed system calls.
     Syscalls,
 }
 
@@ -69,7 +69,7 @@ impl fmt::Display for Layer {
     }
 }
 
-/// A layer that the host does not give.
+/// A layer that the host does not provide.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Missing {
     pub layer: Layer,
@@ -80,7 +80,7 @@ pub struct Missing {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Layers {
     pub had: Vec<Layer>,
-    /// Those that were asked for and could not be had.
+    /// Requested layers that are not available.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
 }

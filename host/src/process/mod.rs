@@ -24,92 +24,95 @@ use std::path::PathBuf;
 use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-/// How often one looks whether a process has ended.
+/// How often to check whether a process has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// A child that could not be had.
+/// Why a child could not be started or used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
-    /// A program that is not there or can't be executed.
+    /// A program that does not exist or cannot be executed.
     #[error("cannot start {program}")]
     Start {
-        /// The program as it was asked for.
+        /// The program as it was requested.
         program: PathBuf,
         #[source]
         source: std::io::Error,
     },
-    /// A child whose output was to be read, and that was started without pipes for it.
-    #[error("{0} has no pipes for its output")]
+    /// The output of a child was requested that was started without pipes.
+    #[error("{0} was started without pipes for its output")]
     NoPipes(String),
 }
 
 impl ProcessRef {
-    /// This process, if the system can say when it was started.
+    /// This process, if the system tells its start time.
     pub fn of_this_process(role: Role, name: &str) -> Option<Self> {
         let pid = nix::unistd::getpid().as_raw();
         Some(Self { role, name: name.to_owned(), pid, start_time: os::start_time(pid)? })
     }
 
-    /// A child that is a zombie already gets the start time 0, which no live process has.
+    /// A child that is already a zombie gets the start time 0, which no live process has.
     fn of_child(role: Role, name: &str, pid: i32) -> Self {
         Self { role, name: name.to_owned(), pid, start_time: os::start_time(pid).unwrap_or(0) }
     }
 
-    /// How to take it away.
+    /// The step that undoes the start of this process.
     pub fn undo_step(&self) -> undo::Step {
         undo::Step::KillProcess { pid: self.pid, start_time: self.start_time, name: self.name.clone() }
     }
 
-    /// Whether it is there (and not a zombie).
+    /// Whether it exists and is not a zombie.
     pub fn is_alive(&self) -> bool {
         os::start_time(self.pid) == Some(self.start_time)
     }
 
-    /// Sends SIGKILL if it is there.
+    /// Sends SIGKILL if it exists.
     pub fn kill(&self) {
         self.signal(Signal::SIGKILL);
     }
 
-    /// Sends SIGSTOP if it is there.
+    /// Sends SIGSTOP if it exists.
     pub fn stop(&self) {
         self.signal(Signal::SIGSTOP);
     }
 
-    /// Sends SIGCONT if it is there.
+    /// Sends SIGCONT if it exists.
     pub fn go_on(&self) {
         self.signal(Signal::SIGCONT);
     }
 
-    /// Sends a signal if it is there.
+    /// Sends a signal if it exists.
     pub fn signal(&self, signal: Signal) {
         if self.is_alive() {
-            ignore(kill(Pid::from_raw(self.pid), signal), "it ended in between, and is past being signalled");
+            ignore(
+                kill(Pid::from_raw(self.pid), signal),
+                "it ended in between and cannot be signalled any more",
+            );
         }
     }
 }
 
-/// A child of this process. Killed and reaped when dropped before it was reaped.
+/// A child of this process. It is killed and reaped if it is dropped before it was reaped.
 #[derive(Debug)]
 pub struct Process {
-    /// Names it for as long as it lives, and after that.
+    /// Identifies the process, also after its end.
     pub reference: ProcessRef,
     pub child: Child,
-    /// Its isolation, if it was put into a jail.
+    /// Its isolation if it runs in a jail.
     pub layers: Option<Layers>,
     watch: Option<Watch>,
     reaped: bool,
 }
 
-/// What the standard library's type of this name is: a child that is in a jail need not be the process that was started.
+/// Replaces the standard library's type of this name: a child in a jail need not be the process that was started.
 #[derive(Debug)]
 pub struct Child {
     pid: i32,
     status: Option<ExitStatus>,
-    /// Where it reads from, if that is a pipe.
+    /// The pipe to its standard input, if there is one.
     pub stdin: Option<ChildStdin>,
-    /// Where it writes to, if that is a pipe.
+    /// The pipe from its standard output, if there is one.
     pub stdout: Option<ChildStdout>,
-    /// The same for what goes wrong.
+    /// The pipe from its standard error, if there is one.
     pub stderr: Option<ChildStderr>,
 }
 
@@ -120,12 +123,12 @@ impl Child {
         Self { pid, status: None, stdin, stdout, stderr }
     }
 
-    /// How it ended, if it has.
+    /// Its exit status if it has ended.
     pub fn try_wait(&mut self) -> std::io::Result<Option<ExitStatus>> {
         self.reap(nix::libc::WNOHANG)
     }
 
-    /// How it ended, once it has.
+    /// Waits for its exit status.
     pub fn wait(&mut self) -> std::io::Result<ExitStatus> {
         loop {
             if let Some(status) = self.reap(0)? {
@@ -151,16 +154,16 @@ impl Child {
     }
 }
 
-/// Starts a child that the kernel kills when the calling *thread* ends; call it on a thread that lives as long as the child shall. A child
-/// that is this program has [`os::follow_parent`] to call, for systems whose kernel does not.
+/// Starts a child that the kernel kills when the calling *thread* ends; call it on a thread that lives as long as the child should. A
+/// child that is this program must call [`os::follow_parent`], for systems whose kernel does not do this.
 pub fn spawn(role: Role, name: &str, command: &mut Command) -> Result<Process, ProcessError> {
     spawn_with(role, name, command, &[])
 }
 
-/// Numbers that children have descriptors under are below this one.
+/// Descriptor numbers of children are below this one.
 const FIRST_COPY: i32 = 64;
 
-/// The same; the child has these descriptors, each under a number from 3 to 63.
+/// Like [`Process::spawn`]; the child has these descriptors, each under a number from 3 to 63.
 pub fn spawn_with(
     role: Role,
     name: &str,
@@ -172,17 +175,17 @@ pub fn spawn_with(
         source,
     };
     let parent = Pid::this();
-    // Copies out of the way of all those numbers, so that giving one takes none away.
+    // The copies are above all those numbers, so that assigning one never overwrites another.
     let copies = inherits.iter().map(|(fd, number)| {
         let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(FIRST_COPY))?;
-        // SAFETY: the kernel has just made this descriptor for us.
+        // SAFETY: the kernel has just created this descriptor for us.
         Ok((unsafe { OwnedFd::from_raw_fd(copy) }, *number))
     });
     let copies: Vec<(OwnedFd, i32)> =
         copies.collect::<nix::Result<_>>().map_err(|errno| start(errno.into(), command))?;
     let numbers: Vec<(i32, i32)> = copies.iter().map(|(copy, number)| (copy.as_raw_fd(), *number)).collect();
-    // SAFETY: between fork and exec only prctl, getppid and dup2 are called, all async-signal-safe; nothing is allocated. The copies are
-    // open in this process until the child has been started, and dup2's stay open over exec.
+    // SAFETY: between fork and exec only prctl, getppid and dup2 are called, which are async-signal-safe, and nothing is allocated. The
+    // copies stay open in this process until the child has been started, and those of dup2 stay open over exec.
     unsafe {
         command.pre_exec(move || {
             os::die_with_parent()?;
@@ -204,7 +207,8 @@ fn errno(answer: i32) -> std::io::Result<()> {
     if answer < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Writes to the standard input of a child, a pipe, and closes it. A child that has ended already is for whoever waits for it.
+/// Writes to the standard input of a child, a pipe, and closes it. Whether the child has already ended is seen by the caller that waits
+/// for it.
 pub fn tell(process: &mut Process, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write;
     match process.child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(bytes)) {
@@ -214,7 +218,7 @@ pub fn tell(process: &mut Process, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 impl Process {
-    /// How it ended; when it has not after this time, it is killed. None: somebody else has taken it.
+    /// Its exit status; kills it when it has not ended in time. `None`: somebody else has reaped it.
     pub fn wait_or_kill(&mut self, limit: Duration) -> Option<ExitStatus> {
         let end = Instant::now() + limit;
         let status = loop {
@@ -232,13 +236,13 @@ impl Process {
         status
     }
 
-    /// Its standard output and standard error, which must have been asked for as pipes, and can be had once.
+    /// Its standard output and standard error, which must have been requested as pipes and can be taken once.
     pub fn take_output(&mut self) -> Result<(ChildStdout, ChildStderr), ProcessError> {
         let output = self.child.stdout.take().zip(self.child.stderr.take());
         output.ok_or_else(|| ProcessError::NoPipes(self.reference.name.clone()))
     }
 
-    /// Notes that it is in its jail. The process in the jail need not be the one that was started: that one has then handed its place over,
+    /// Records that it is in its jail. The process in the jail need not be the one that was started: the first one has then handed over,
     /// ends, and is reaped here.
     pub(crate) fn enter(&mut self, pid: i32, layers: Layers, watch: Option<Watch>) {
         if pid != self.child.pid {
@@ -251,12 +255,12 @@ impl Process {
         self.watch = watch;
     }
 
-    /// The system call that it was killed for.
+    /// The forbidden system call that it was killed for.
     pub fn violation(&self) -> Option<Violation> {
         self.watch.as_ref()?.violation()
     }
 
-    /// Notes that somebody's `waitpid` has taken it.
+    /// Records that a `waitpid` elsewhere has reaped it.
     pub fn set_reaped(&mut self) {
         self.reaped = true;
     }
@@ -273,7 +277,7 @@ impl Drop for Process {
     }
 }
 
-/// Whether the processes of a sandbox run or stand still, whoever stopped them.
+/// Whether the processes of a sandbox run or are stopped, whoever stopped them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Motion {
     Running,
@@ -281,19 +285,19 @@ pub enum Motion {
     Stopped,
 }
 
-/// The first process of a sandbox that has ended.
+/// The first process of a sandbox that ended.
 #[derive(Debug)]
 pub struct Ended {
     pub role: Role,
     pub name: String,
-    /// As the system says it; `StillAlive` when nothing could be waited for.
+    /// The status reported by the system; `StillAlive` when nothing could be waited for.
     pub status: WaitStatus,
-    /// The system call that it was killed for.
+    /// The forbidden system call that it was killed for.
     pub violation: Option<Violation>,
 }
 
-/// Waits for the first of these processes to end, then kills and reaps the others. Says which one it was and how it ended; meanwhile tells
-/// `on_motion` of each process that is stopped or goes on.
+/// Waits for the first of these processes to end, then kills and reaps the others. Returns that process and its status; meanwhile reports
+/// to `on_motion` each process that is stopped or continues.
 pub fn wait_first(processes: &mut Vec<Process>, on_motion: &mut dyn FnMut(Motion)) -> Ended {
     let mut stopped: Vec<i32> = Vec::new();
     let first = processes.first().map(|process| process.reference.clone());
@@ -302,7 +306,7 @@ pub fn wait_first(processes: &mut Vec<Process>, on_motion: &mut dyn FnMut(Motion
             Ok(status) => {
                 let found =
                     processes.iter_mut().find(|p| Some(p.reference.pid) == status.pid().map(Pid::as_raw));
-                // Others are orphans that this process adopted as their subreaper.
+                // Other children are orphans that this process adopted as their subreaper.
                 let Some(process) = found else { continue };
                 let pid = process.reference.pid;
                 match status {
@@ -311,7 +315,7 @@ pub fn wait_first(processes: &mut Vec<Process>, on_motion: &mut dyn FnMut(Motion
                         break (Some(process.reference.clone()), status);
                     }
                     WaitStatus::Stopped(..) if !stopped.contains(&pid) => stopped.push(pid),
-                    // Of a stop and a continuation in quick succession only the latter is seen; it is told all the same.
+                    // Of a stop and a continuation in quick succession only the latter is seen; it is reported anyway.
                     WaitStatus::Continued(_) => stopped.retain(|&other| other != pid),
                     _ => continue,
                 }
@@ -325,7 +329,7 @@ pub fn wait_first(processes: &mut Vec<Process>, on_motion: &mut dyn FnMut(Motion
             Err(_) => break (first, WaitStatus::StillAlive),
         }
     };
-    // One that was killed for its deed may take others with it before its end is seen: what it did is the reason.
+    // A process killed for a violation may take others with it before its end is seen. The violation is the reason.
     let guilty = processes.iter().find_map(|process| Some((process.reference.clone(), process.violation()?)));
     processes.clear();
     let (reference, violation) = match guilty {
@@ -345,7 +349,7 @@ mod tests {
         spawn(Role::Vmm, "sleep", Command::new("sleep").arg("1000")).unwrap()
     }
 
-    /// The only test of this program that waits for any child, so it must not run beside others that do: it runs in a process of its own.
+    /// The only test that waits for any child. It must not run beside others that do, so it runs in a separate process.
     #[test]
     fn stops_and_continuations_are_told_until_the_end() {
         const ALONE: &str = "MAGIKVM_TEST_ALONE";
@@ -373,7 +377,7 @@ mod tests {
         assert_eq!(next(), Motion::Running);
         one.stop();
         assert_eq!(next(), Motion::PartlyStopped);
-        // A stopped process can be killed, and the other one goes with it.
+        // A stopped process can be killed, and the other one is killed with it.
         one.kill();
         let Ended { status, .. } = waiter.join().unwrap();
         assert!(matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _)), "{status:?}");

@@ -1,14 +1,14 @@
-//! What a process did that its list of system calls does not have.
+//! The system call for which a process was killed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A system call that was not allowed.
+/// A system call that was not on the process's list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     pub call: String,
 }
 
-/// Where a violation is written down, as soon as there is one.
+/// Where a violation is recorded as soon as it happens.
 #[derive(Debug, Clone, Default)]
 pub struct Watch(Arc<Mutex<Option<Violation>>>);
 
@@ -17,7 +17,7 @@ impl Watch {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Writes one down, if it is the first.
+    /// Records a violation if it is the first.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "there are no filters"))]
     pub(crate) fn note(&self, violation: Violation) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(violation);

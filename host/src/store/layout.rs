@@ -7,21 +7,21 @@ use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-/// Longest pod directory name that is written out in full; a longer one ends in a digest of the whole.
+/// Longest name of a pod's directory that is written out in full; a longer one ends in a digest of the whole name.
 const MAX_DIR_NAME: usize = 200;
 
-/// Names that begin so are pods on their way out: renamed first, removed then.
+/// Prefix of pods that are being removed: they are renamed first.
 pub const TRASH_PREFIX: &str = ".trash-";
 
-/// Why no place for the state could be found.
+/// Why the place of the state directory is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
-    /// An ordinary user without the variables that name his directories.
+    /// An ordinary user without the variables that name the user's directories.
     #[error("cannot tell where to keep pods: neither {0} nor HOME is set")]
     NoHome(&'static str),
 }
 
-/// What the layout depends on, so that it can be computed without asking the process's environment twice.
+/// Everything that the layout depends on, so that it can be computed without reading the environment twice.
 #[derive(Debug, Default)]
 pub struct Surroundings {
     /// `--root DIR`.
@@ -38,7 +38,7 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    /// Those of this process.
+    /// Reads them from this process's environment.
     pub fn of_process(root: Option<PathBuf>) -> Self {
         let var = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         Self {
@@ -52,15 +52,15 @@ impl Surroundings {
     }
 }
 
-/// Where the configuration of the whole machine is.
+/// The system-wide configuration.
 const SYSTEM_CONFIG: &str = "/etc/magikvm";
 
-/// The two roots: `run` for what a reboot may take, `data` for what it must not. And where configuration is looked for.
+/// The two roots, `run` for files that a reboot may remove and `data` for files that must stay, and the places of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     run: PathBuf,
     data: PathBuf,
-    /// The first that has a file counts.
+    /// The first directory that has the file counts.
     config: Vec<PathBuf>,
 }
 
@@ -112,30 +112,29 @@ impl Layout {
         self.config_file("registries.toml")
     }
 
-    /// Which images may be used.
     pub fn policy(&self) -> PathBuf {
         self.config_file("policy.toml")
     }
 
-    /// The first one that is there; else where it would be looked for first.
+    /// The first file that exists, or else the first candidate.
     fn config_file(&self, name: &str) -> PathBuf {
         let mut candidates = self.config.iter().map(|dir| dir.join(name));
-        // One that cannot even be looked at is not left out: reading it will say why.
+        // A file that cannot be accessed is not skipped: reading it will report why.
         let there = candidates.clone().find(|path| path.symlink_metadata().is_ok());
         there.or_else(|| candidates.next()).unwrap_or_default()
     }
 
-    /// What was found out about this machine since its boot.
+    /// Properties of the host that were determined since it booted.
     pub fn verdicts(&self) -> PathBuf {
         self.run.clone()
     }
 
-    /// Kernels that were unpacked for guests.
+    /// Unpacked kernels for guests.
     pub fn kernels(&self) -> PathBuf {
         self.data.join("kernels")
     }
 
-    /// What a running pod (its UID) has on disk, beside its own directory, which may be in memory.
+    /// Files of a running pod (named by UID) that must be on disk, since the pod's directory may be in memory.
     pub fn scratch(&self, uid: &str) -> PathBuf {
         self.data.join("scratch").join(uid)
     }
@@ -146,8 +145,8 @@ impl Layout {
     }
 }
 
-/// `<namespace>_<name>`; `_` can stand in neither, so two pods never share one. Long names end in a digest, since together they may be
-/// longer than a file name can be.
+/// `<namespace>_<name>`; neither contains `_`, so two pods never share a directory. Long names end in a digest, since both together may
+/// exceed the length of a file name.
 fn dir_name(id: &PodId) -> String {
     let full = format!("{}_{}", id.namespace, id.name);
     if full.len() <= MAX_DIR_NAME {
@@ -156,13 +155,13 @@ fn dir_name(id: &PodId) -> String {
     let mut short = full[..MAX_DIR_NAME - 33].to_owned();
     short.push('~');
     for byte in &Sha256::digest(full.as_bytes())[..16] {
-        // Writing to a String can't fail.
+        // Writing to a String cannot fail.
         write!(short, "{byte:02x}").unwrap_or_default();
     }
     short
 }
 
-/// One pod's directory (0700) and what is in it.
+/// A pod's directory (0700) and its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodDir {
     path: PathBuf,
@@ -178,22 +177,21 @@ impl PodDir {
         &self.path
     }
 
-    /// Held (locked) as long as the pod's monitor lives.
+    /// Locked as long as the pod's monitor lives.
     pub fn lock(&self) -> PathBuf {
         self.path.join("lock")
     }
 
-    /// What the pod is; written once.
+    /// The pod's definition, written once.
     pub fn pod_json(&self) -> PathBuf {
         self.path.join("pod.json")
     }
 
-    /// How the pod is; the monitor is the only writer.
+    /// The pod's state; the monitor is the only writer.
     pub fn state_json(&self) -> PathBuf {
         self.path.join("state.json")
     }
 
-    /// How to take the pod away.
     pub fn undo(&self) -> PathBuf {
         self.path.join("undo.jsonl")
     }
@@ -202,7 +200,7 @@ impl PodDir {
         self.path.join(CONTROL_SOCK)
     }
 
-    /// What happened, one JSON event a line.
+    /// The pod's events, one JSON object a line.
     pub fn events(&self) -> PathBuf {
         self.path.join("events.jsonl")
     }
@@ -227,7 +225,7 @@ impl PodDir {
 pub const CONTROL_SOCK: &str = "control.sock";
 /// File name of the agent's socket in the pod's `vm` directory.
 pub const AGENT_SOCK: &str = "agent.sock";
-/// File name of the socket for forwarded connections beside it, where the VMM has one for each port of the guest.
+/// File name of the socket for forwarded connections in the same directory, for VMMs that have one socket for each port of the guest.
 pub const FORWARD_SOCK: &str = "forward.sock";
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The two files that say what a pod is (`pod.json`, written once) and how it is (`state.json`, written by its monitor only).
+//! The two files that describe a pod: its definition (`pod.json`, written once) and its state (`state.json`, written only by its monitor).
 
 use super::atomic::{self, FileError};
 use super::layout::{Layout, PodDir, TRASH_PREFIX};
@@ -12,12 +12,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Schema of both files. A file of another schema is shown as such and can be removed, nothing else.
+/// Schema of both files. A file of another schema can only be shown as such and removed.
 pub const SCHEMA: u32 = 2;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PodRecord {
-    /// [`SCHEMA`].
     pub schema: u32,
     pub id: PodId,
     /// UUID, as in `metadata.uid`.
@@ -26,90 +25,85 @@ pub struct PodRecord {
     pub runtime_class: String,
     /// Milliseconds since 1970.
     pub created_ms: u64,
-    /// The Pod as written, as JSON.
+    /// The Pod as written in the manifest, as JSON.
     pub manifest: serde_json::Value,
-    /// Containers in order, with the image each runs.
+    /// The containers in order, each with its image.
     pub containers: Vec<ContainerRecord>,
     pub sandbox: SandboxRecord,
-    /// Grace period unless a verb says otherwise, in seconds.
+    /// Grace period in seconds, unless a command overrides it.
     pub grace_secs: u64,
 }
 
-/// One container of a [`PodRecord`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ContainerRecord {
     pub name: ContainerName,
     pub image: String,
-    /// Digest of what it meant.
+    /// Digest of the image that the name meant.
     pub image_id: String,
-    /// Whether it has a terminal.
     pub terminal: bool,
-    /// Whether its stdin is open.
     pub stdin: bool,
 }
 
-/// How far a pod is in its life.
+/// The phase of a pod's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// Its images are being pulled. Nothing is written down of a pod at this stage.
+    /// Its images are being pulled. Nothing is recorded of a pod in this phase.
     Pulling,
     /// Not all containers run yet.
     Starting,
-    /// All ran at least once.
+    /// All containers ran at least once.
     Running,
-    /// Asked to end, or all containers have.
+    /// It was asked to end, or all its containers have ended.
     Stopping,
-    /// Nothing of it runs.
+    /// None of its processes runs.
     Ended,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodState {
-    /// [`SCHEMA`].
     pub schema: u32,
     pub stage: Stage,
-    /// When all containers ran, milliseconds since 1970.
+    /// Milliseconds since 1970 when all containers ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_ms: Option<u64>,
-    /// Since when processes of the VM are stopped, milliseconds since 1970; absent while all of them run.
+    /// Milliseconds since 1970 since when processes of the VM are stopped; absent while all of them run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused_ms: Option<u64>,
-    /// When nothing ran any more, milliseconds since 1970.
+    /// Milliseconds since 1970 when nothing ran any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_ms: Option<u64>,
-    /// Why it ended otherwise than by its containers' or the user's will.
+    /// The failure that ended the pod, unless its containers or the user ended it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broken: Option<Broken>,
-    /// The pod's addresses, where it has a network device.
+    /// The pod's addresses if it has a network device.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pod_ips: Vec<std::net::IpAddr>,
-    /// One of the host's, where the pod has a network.
+    /// An address of the host if the pod has a network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_ip: Option<std::net::IpAddr>,
-    /// Containers in order, with the host's own times.
+    /// The containers in order, with times of the host's clock.
     pub containers: Vec<ContainerStatus>,
     /// The monitor and the sandbox's processes.
     pub processes: Vec<ProcessRef>,
-    /// Ports of this machine that lead to it, while it runs.
+    /// Ports of the host that lead to the pod while it runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<BoundPort>,
-    /// What `inspect` adds to the pod's annotations.
+    /// Annotations that `inspect` adds to the pod's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// How to reach the agent, while there is one.
+    /// How to reach the agent while it exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<Connector>,
 }
 
-/// A port of this machine that leads to one of a pod.
+/// A port of the host that leads to a port of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BoundPort {
-    /// Which address of this machine.
+    /// The address of the host that listens.
     pub host_ip: std::net::IpAddr,
-    /// Which port of this machine; not 0.
+    /// The port of the host; not 0.
     pub host_port: u16,
-    /// Which port of the pod.
     pub container_port: u16,
     pub protocol: Transport,
 }
@@ -132,7 +126,7 @@ impl std::fmt::Display for BoundPort {
     }
 }
 
-/// Why a pod ended otherwise than it should have.
+/// The failure that ended a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Broken {
     pub reason: SandboxFailure,
@@ -144,7 +138,7 @@ pub struct Broken {
 pub enum RecordError {
     #[error(transparent)]
     File(#[from] FileError),
-    /// Not what we write.
+    /// The file does not have the format that this program writes.
     #[error("{} is damaged", path.display())]
     Damaged {
         path: PathBuf,
@@ -157,26 +151,26 @@ pub enum RecordError {
 #[derive(Debug)]
 pub struct Found {
     pub dir: PodDir,
-    /// What it is; an error when its start was cut short or the file is damaged.
+    /// Its definition; an error when its start was cut short or the file is damaged.
     pub record: Result<PodRecord, RecordError>,
-    /// How it is; `None` before its monitor wrote it for the first time, and when the file is damaged.
+    /// Its state; `None` before its monitor wrote it for the first time, and when the file is damaged.
     pub state: Option<PodState>,
     pub lock: LockState,
 }
 
 impl Found {
-    /// Reads what is in a pod's directory; `None` when there is no such directory.
+    /// Reads the files in a pod's directory; `None` when the directory does not exist.
     pub fn read(dir: PodDir) -> Result<Option<Self>, RecordError> {
         if !dir.path().is_dir() {
             return Ok(None);
         }
-        // The lock is asked before the state is read: a monitor writes its last state before it frees the lock.
+        // The lock is queried before the state is read, because a monitor writes its last state before it frees the lock.
         let lock = lock::state(&dir.lock())?;
         let record = read_json(&dir.pod_json());
         let state = match read_json(&dir.state_json()) {
             Ok(state) => Some(state),
             Err(RecordError::File(error)) if error.source.kind() == std::io::ErrorKind::NotFound => None,
-            // Nothing can be said of the pod but that it is there; that must not hide the others, nor keep it from being removed.
+            // Only the pod's existence is known. That must neither hide other pods nor keep this one from being removed.
             Err(RecordError::Damaged { .. }) => None,
             Err(error) => return Err(error),
         };
@@ -202,7 +196,7 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), RecordErro
     Ok(())
 }
 
-/// All pods, by directory name. One that vanishes meanwhile is left out.
+/// All pods by directory name, without those that vanish meanwhile.
 pub fn list(layout: &Layout) -> Result<Vec<Found>, RecordError> {
     let pods = layout.pods();
     let entries = match fs::read_dir(&pods) {

@@ -1,11 +1,11 @@
-//! What is written down of a pod's sandbox, whatever its runtime class is: its processes, how its agent is reached, and the names of the ends
-//! that nobody asked for. Data alone; what is done with it is the business of the layers above.
+//! The record of a pod's sandbox for every runtime class: its processes, how its agent is reached, and the names of its failures. It is
+//! only data; the layers above act on it.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
 
-/// What a process of a pod is for.
+/// The purpose of a pod's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
@@ -13,37 +13,37 @@ pub enum Role {
     /// Pulls the pod's images before it runs.
     Puller,
     Vmm,
-    /// Serves the vsock device of a VMM that has none of its own.
+    /// Serves the vsock device of a VMM that has none built in.
     VsockDevice,
-    /// Serves shared directories to a VMM that can't.
+    /// Serves shared directories to a VMM that cannot.
     FileServer,
-    /// Filters what the pod sends to the network and what it gets from there.
+    /// Filters the pod's network traffic in both directions.
     NetFilter,
     /// Carries the pod's packets to the host's network.
     Passt,
-    /// Tries whether a jail can be built here, and does nothing.
+    /// Tests whether a jail can be built here and does nothing.
     Trial,
 }
 
 impl Role {
-    /// Whether it is a part of the pod's network.
+    /// Whether it belongs to the pod's network.
     pub fn is_of_network(self) -> bool {
         matches!(self, Self::NetFilter | Self::Passt)
     }
 }
 
-/// A process of ours, by number and start time. The number alone may one day be somebody else's.
+/// A process of ours, identified by number and start time. The number alone may later belong to another process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessRef {
     pub role: Role,
     /// For people; nothing is decided by it.
     pub name: String,
     pub pid: i32,
-    /// As the system says it ([`crate::os::start_time`]).
+    /// The value of [`crate::os::start_time`].
     pub start_time: u64,
 }
 
-/// How a connection to the agent's socket becomes one to the agent.
+/// How a connection to the agent's socket becomes a connection to the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Handshake {
@@ -83,7 +83,7 @@ pub struct VmRecord {
     pub driver: String,
 }
 
-/// Whose fault a failure is; decides the exit code.
+/// Who is to blame for a failure; decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Blame {
@@ -93,42 +93,42 @@ pub enum Blame {
     Environment,
     /// magikvm or its guest: exit code 70.
     Internal,
-    /// The pod itself: its program is not there, its guest misbehaves. Exit code 1.
+    /// The pod itself, for example a missing program or a misbehaving guest: exit code 1.
     Workload,
 }
 
-/// Why a sandbox ended otherwise than it should have. `status.reason` of a pod shows the name.
+/// Why a sandbox failed. `status.reason` of a pod shows the name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SandboxFailure {
-    /// The VMM could not make the VM: a file is missing or damaged, there is too little memory for it…
+    /// The VMM could not make the VM, for example because a file is missing or memory is short.
     NotMade,
-    /// Somebody killed a process of the VMM.
+    /// A process of the VMM was killed from outside.
     VmmKilled,
-    /// The host's kernel killed one for want of memory.
+    /// The host's kernel killed a process of the VMM because memory ran out.
     VmmOutOfMemory,
-    /// A process of the VMM made a system call that its list does not have, and was killed for it.
+    /// A process of the VMM made a system call that is not on its list and was killed for it.
     FilterViolated,
     VmmFailed,
     /// A process of the pod's network ended.
     NetworkFailed,
     /// The guest's kernel or its init panicked.
     GuestPanicked,
-    /// The guest's processor gave up.
+    /// The guest's processor triple-faulted.
     TripleFault,
-    /// The guest restarted or turned itself off, and nobody had asked it to.
+    /// The guest restarted or turned itself off without a request.
     GuestEnded,
     /// The pod's agent did not answer in time.
     AgentSilent,
-    /// The pod's agent broke the contract.
+    /// The pod's agent violated the protocol.
     AgentBroke,
-    /// The guest did not end in time, and was killed.
+    /// The guest did not end in time and was killed.
     GuestStuck,
-    /// All has ended, and something of it could not be taken away.
+    /// Everything has ended, but something could not be removed.
     Leftover,
 }
 
 impl SandboxFailure {
-    /// Whose fault it is, as far as its name tells.
+    /// Who is to blame, as far as the name of the failure tells.
     pub fn blame(self) -> Blame {
         match self {
             Self::NotMade
@@ -151,10 +151,10 @@ impl SandboxFailure {
     pub fn hint(self) -> &'static str {
         match self {
             Self::NotMade => {
-                "check with `magikvm doctor` that the guest image is whole, and with `free -m` that the host has the memory that the VM asks for."
+                "check with `magikvm doctor` that the guest image is intact, and with `free -m` that the host has the memory that the VM asks for."
             }
             Self::VmmKilled => {
-                "run the pod again; if it is killed again, look for who did it with `journalctl -e`."
+                "run the pod again; if it is killed again, look for the cause with `journalctl -e`."
             }
             Self::VmmOutOfMemory => {
                 "see with `free -m` how much memory the host has left; stop other pods with `magikvm stop`, or lower the limits of this pod's containers."
@@ -165,23 +165,23 @@ impl SandboxFailure {
             Self::VmmFailed => "check the host and its VMM with `magikvm doctor`.",
             Self::NetworkFailed => "check the host's network and its passt with `magikvm doctor`.",
             Self::GuestPanicked | Self::TripleFault | Self::GuestEnded => {
-                "check the guest image with `magikvm-image inspect`, and build it anew with `magikvm-image build` if it is damaged."
+                "check the guest image with `magikvm-image inspect`, and rebuild it with `magikvm-image build` if it is damaged."
             }
             Self::AgentSilent => {
                 "see with `uptime` whether the host is too busy to run the VM, and run the pod again."
             }
             Self::AgentBroke => {
-                "build the guest image anew with `magikvm-image build`; if it is whole, the workload may have taken its guest over."
+                "rebuild the guest image with `magikvm-image build`; if it is whole, the workload may have taken over its guest."
             }
             Self::GuestStuck => "give the containers more time to end with `magikvm stop --grace`.",
-            Self::Leftover => "take away what is left with `magikvm rm -f`.",
+            Self::Leftover => "remove what is left with `magikvm rm -f`.",
         }
     }
 }
 
 impl fmt::Display for SandboxFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Its name is what it is called in JSON too.
+        // The name is the same as in JSON.
         fmt::Debug::fmt(self, f)
     }
 }
@@ -189,7 +189,7 @@ impl fmt::Display for SandboxFailure {
 /// The end of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxEnd {
-    /// What it was, if nobody asked for it.
+    /// The failure, unless the end was requested.
     pub failure: SandboxFailure,
     pub how: String,
 }
@@ -199,7 +199,6 @@ impl SandboxEnd {
         self.failure.blame()
     }
 
-    /// What the user can do about it.
     pub fn hint(&self) -> &'static str {
         self.failure.hint()
     }

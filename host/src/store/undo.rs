@@ -1,5 +1,5 @@
-//! Rollback is data. Each step is written to `undo.jsonl` and synced *before* its effect; each is idempotent. The same list serves a run
-//! that failed, the end of a pod, `rm`, and recovery after a crash: delete is rollback.
+//! Rollback is data. Each step is written to `undo.jsonl` and synced *before* its effect, and each step is idempotent. The same list
+//! serves a failed run, the end of a pod, `rm`, and recovery after a crash: deleting is rolling back.
 
 use super::atomic::{FileError, open_append};
 use super::layout::{PodDir, TRASH_PREFIX};
@@ -14,30 +14,30 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long a killed process may take to go.
+/// How long a killed process may take to disappear.
 const KILL_WAIT: Duration = Duration::from_secs(10);
 
-/// How to take one thing away.
+/// How to undo one effect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "undo", rename_all = "snake_case")]
 pub enum Step {
-    /// Removes a directory with all that is in it; not following links.
+    /// Removes a directory and its content without following links.
     RemoveDir { path: PathBuf },
-    /// Kills a process, if it is still the one that was started.
+    /// Kills a process if it is still the one that was started.
     KillProcess {
         pid: i32,
-        /// As [`start_time`] says it: tells a process from a later one with its number.
+        /// The value of [`start_time`]: tells the process from a later one with the same number.
         start_time: u64,
         name: String,
     },
-    /// Kills what is left in a control group, and removes it, and its parent if it was the last one in that.
+    /// Kills the remaining processes of a control group and removes the group, and its parent if that is then empty.
     RemoveCgroup {
-        /// Its directories: one for each hierarchy that it is in.
+        /// The directories of the group, one for each hierarchy.
         dirs: Vec<PathBuf>,
     },
 }
 
-/// How long the thing is to stay.
+/// How long an effect lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
@@ -54,33 +54,28 @@ enum Line {
     Planned { n: u64, scope: Scope, step: Step },
 }
 
-/// Why something could not be taken away.
+/// Why a step could not be undone.
 #[derive(Debug, thiserror::Error)]
 pub enum UndoError {
     /// The journal could not be read or written.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A line of the journal that nobody of us wrote.
+    /// A line of the journal that this program did not write.
     #[error("{}:{line}: not a step of an undo journal", path.display())]
     Journal {
         path: PathBuf,
-        /// Which line, from 1.
+        /// Line number, from 1.
         line: usize,
         #[source]
         source: serde_json::Error,
     },
-    /// A process that would not die.
+    /// A process that did not die.
     #[error("process {pid} ({name}) is still there {} s after SIGKILL", KILL_WAIT.as_secs())]
-    StillAlive {
-        pid: i32,
-        /// Its name in the journal.
-        name: String,
-    },
+    StillAlive { pid: i32, name: String },
     /// A process that could not be signalled.
     #[error("cannot kill process {pid} ({name})")]
     Kill {
         pid: i32,
-        /// Its name in the journal.
         name: String,
         #[source]
         source: Errno,
@@ -104,8 +99,8 @@ struct Entry {
 }
 
 impl Undo {
-    /// Opens the journal of a pod, reading what it holds; a new one when there is none. A last line that a crash cut off is dropped: its
-    /// effect had not begun.
+    /// Opens the journal of a pod and reads it, or creates a new one. A last line that a crash cut off is dropped, since its effect had
+    /// not begun.
     pub fn open(dir: &PodDir) -> Result<Self, UndoError> {
         let path = dir.undo();
         let mut entries: Vec<Entry> = Vec::new();
@@ -143,7 +138,7 @@ impl Undo {
         Ok(Self { path, file, entries })
     }
 
-    /// Writes down how to undo what the caller is about to do. The effect may begin once this has returned.
+    /// Records how to undo what the caller is about to do. The effect may begin once this has returned.
     pub fn plan(&mut self, scope: Scope, step: Step) -> Result<(), UndoError> {
         let n = self.entries.last().map_or(1, |last| last.n + 1);
         let line = Line::Planned { n, scope, step };
@@ -166,12 +161,12 @@ impl Undo {
         Ok(())
     }
 
-    /// Takes away all that was to stay only while the pod ran, newest first. Goes on after a failure; returns the first one.
+    /// Undoes everything whose scope is the run, newest first. Continues after a failure and returns the first one.
     pub fn end_run(&mut self) -> Result<(), UndoError> {
         self.roll_back(Some(Scope::Run))
     }
 
-    /// Takes away everything, the pod's directory with this journal last.
+    /// Undoes everything; the pod's directory with this journal goes last.
     pub fn delete(mut self) -> Result<(), UndoError> {
         self.roll_back(None)
     }
@@ -183,7 +178,7 @@ impl Undo {
             if entry.done || scope.is_some_and(|scope| scope != entry.scope) {
                 continue;
             }
-            // The record goes only when nothing it is needed for is left.
+            // The record stays as long as anything that needs it is left.
             if entry.scope == Scope::Record && first_failure.is_some() {
                 break;
             }
@@ -203,7 +198,7 @@ impl Undo {
 }
 
 impl Step {
-    /// Does it. Succeeds when there is nothing (any more) to take away.
+    /// Undoes the effect. Succeeds when there is nothing (any more) to undo.
     pub fn carry_out(&self) -> Result<(), UndoError> {
         match self {
             Self::RemoveDir { path } => remove_dir(path).map_err(UndoError::File),
@@ -215,7 +210,7 @@ impl Step {
     }
 }
 
-/// Removes a directory in two moves, so that nobody ever sees half of it under its name.
+/// Renames a directory before removing it, so that nobody ever sees half of it under its name.
 fn remove_dir(path: &Path) -> Result<(), FileError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let trash = path.with_file_name(format!("{TRASH_PREFIX}{name}-{}", std::process::id()));
@@ -227,7 +222,7 @@ fn remove_dir(path: &Path) -> Result<(), FileError> {
     fs::remove_dir_all(&trash).map_err(FileError::at("remove", &trash))
 }
 
-/// Removes what earlier removals that were cut short have left in the directory of all pods.
+/// Removes the leftovers of interrupted removals from the directory of all pods.
 pub fn sweep_trash(pods: &Path) -> Result<(), FileError> {
     let entries = match fs::read_dir(pods) {
         Ok(entries) => entries,
@@ -257,19 +252,19 @@ fn kill_process(pid: i32, started: u64, name: &str) -> Result<(), UndoError> {
         if Instant::now() > deadline {
             return Err(UndoError::StillAlive { pid, name: name.to_owned() });
         }
-        // Another process's end can be waited for only by asking again (it need not be our child).
+        // The end of a process that is not our child can only be polled.
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
 }
 
-/// A control group can be removed when nothing is in it, and what was killed takes its time to go.
+/// A control group can be removed only when it is empty, and killed processes take time to disappear.
 fn remove_cgroup(dir: &Path) -> Result<(), FileError> {
     let deadline = Instant::now() + KILL_WAIT;
     loop {
         match fs::remove_dir(dir) {
             Ok(()) => break,
-            // It was never made, or where it would be nothing can even be looked at by this user.
+            // The group was never made, or this user cannot even look at its place.
             Err(_) if fs::symlink_metadata(dir).is_err() => break,
             Err(error) if Instant::now() > deadline => return Err(FileError::at("remove", dir)(error)),
             Err(_) => {}
@@ -313,7 +308,7 @@ mod tests {
         undo.end_run().unwrap();
         assert!(!child.wait().unwrap().success());
         assert!(!dir.vm().exists() && dir.undo().exists());
-        // A later process finds the same journal, and doing it again is no error.
+        // A later process finds the same journal; undoing it again is not an error.
         let mut again = Undo::open(&dir).unwrap();
         again.end_run().unwrap();
         again.delete().unwrap();
@@ -341,7 +336,7 @@ mod tests {
     }
 
     proptest! {
-        /// However far a run got and wherever each rollback was cut off, delete leaves nothing.
+        /// Deleting leaves nothing, however far a run got and wherever each rollback was cut off.
         #[test]
         fn delete_leaves_nothing_wherever_the_run_stopped(count in 0usize..8, made in 0usize..8, cut in 0usize..300) {
             let base = tempfile::tempdir().unwrap();

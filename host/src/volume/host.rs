@@ -1,4 +1,4 @@
-//! Finding what is on this machine. Others may change it meanwhile: nothing is looked at by its path twice.
+//! Finds files on the host. Others may change them meanwhile, so nothing is looked up by its path twice.
 
 use super::VolumeError;
 use crate::volume::HostPathKind;
@@ -9,12 +9,12 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-/// A lookup that renames and mounts elsewhere disturbed is tried so often.
+/// Attempts at a lookup that concurrent renames and mounts disturb.
 const LOOKUPS: u32 = 128;
-/// Only to be pointed at.
+/// A descriptor that only refers to a file.
 const POINT: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
-/// Something that is on this machine, whatever its path comes to mean.
+/// An open file or directory of the host, whatever its path means later.
 #[derive(Debug)]
 pub struct OpenedPath {
     path: PathBuf,
@@ -22,7 +22,7 @@ pub struct OpenedPath {
 }
 
 impl OpenedPath {
-    /// Opens what is at this absolute path, or makes it if it may.
+    /// Opens the file at this absolute path, or creates it if allowed.
     pub fn open(path: &Path, wanted: HostPathKind) -> Result<Self, VolumeError> {
         let failed = |source: io::Error| VolumeError::Open { path: path.to_owned(), source };
         let fd = match point(path) {
@@ -52,7 +52,7 @@ impl OpenedPath {
         Ok(Self { path: path.to_owned(), fd })
     }
 
-    /// Opens what is at a path within it, which no link leads out of. A missing one becomes a directory.
+    /// Opens a path within it, which no link can lead out of. A missing one is created as a directory.
     pub fn within(&self, sub_path: &str) -> Result<Self, VolumeError> {
         let failed = |source: io::Error| VolumeError::SubPath {
             path: self.path.clone(),
@@ -95,7 +95,7 @@ fn describe(found: FileType) -> &'static str {
     }
 }
 
-/// Makes a directory with those above it. Links on the way are followed, as by the kubelet.
+/// Creates a directory and its parents. Links on the way are followed, as the kubelet does.
 fn make_directories(path: &Path) -> Result<OwnedFd, Errno> {
     let mut here = point(Path::new("/"))?;
     for component in path.components() {
@@ -108,7 +108,7 @@ fn make_directories(path: &Path) -> Result<OwnedFd, Errno> {
         here = match open(&here) {
             Err(Errno::NOENT) => {
                 match mkdirat(&here, name, Mode::from_raw_mode(0o755)) {
-                    // Somebody else may have been faster; a link that leads to nothing is not followed further.
+                    // Another process may have been faster. A dangling link is not followed.
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(errno) => return Err(errno),
                 }
@@ -120,7 +120,7 @@ fn make_directories(path: &Path) -> Result<OwnedFd, Errno> {
     Ok(here)
 }
 
-/// Makes an empty file in a directory that is there. A link is not written through.
+/// Creates an empty file in an existing directory without writing through a link.
 fn make_file(path: &Path) -> Result<OwnedFd, Errno> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::INVAL) };
     let parent = point(parent)?;
@@ -131,7 +131,7 @@ fn make_file(path: &Path) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Opens what is at a path beneath a directory. A link that leads out of it is an error.
+/// Opens a path beneath a directory. A link that leads out of it is an error.
 fn open_beneath(root: &impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     for _ in 0..LOOKUPS {
@@ -143,7 +143,7 @@ fn open_beneath(root: &impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
     Err(Errno::AGAIN)
 }
 
-/// The same; what is missing is made, directories of the root's own mode.
+/// Opens a path beneath a directory and creates what is missing, with directories of the root's mode.
 fn open_or_make(root: &impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
     match open_beneath(root, path) {
         Err(Errno::NOENT) => {}
@@ -215,7 +215,7 @@ mod tests {
         for kind in [Any, Directory, File] {
             assert!(matches!(OpenedPath::open(&at("none"), kind), Err(VolumeError::Open { .. })));
         }
-        // Nothing is made through a link, and no directory for a file.
+        // Nothing is created through a link, and no directory in place of a file.
         for (name, kind) in
             [("dangling", FileOrCreate), ("dangling", DirectoryOrCreate), ("a/b", FileOrCreate)]
         {
@@ -254,9 +254,9 @@ mod tests {
         assert!(file.within("x").is_err());
     }
 
-    /// Another thread swaps a directory of the volume for a link out of it, and back, all the time.
+    /// Another thread constantly swaps a directory of the volume for a link out of it, and back.
     #[test]
-    fn whoever_is_faster_nothing_outside_is_found_or_made() {
+    fn nothing_outside_is_found_or_created_whatever_the_race() {
         let lookups: u32 = std::env::var("MAGIKVM_TEST_RACES").map_or(20_000, |text| text.parse().unwrap());
         let dir = tempfile::tempdir().unwrap();
         let (root, outside) = (dir.path().join("root"), dir.path().join("outside"));

@@ -1,8 +1,8 @@
-//! What a pod has of this machine's files: hostPath volumes. What is asked for is opened once; what was opened is what was checked and what
-//! is shared, whatever becomes of its path meanwhile. All of it is one directory tree, which exists only for the process that serves it, and
-//! of which the guest sees one virtio-fs device.
+//! The files of the host that a pod uses: hostPath volumes. Each path is opened once, and the opened file is the one that is checked and
+//! shared, whatever happens to its path meanwhile. All of them form one directory tree, which exists only for the process that serves it,
+//! and which the guest sees as one virtio-fs device.
 //!
-//! Owns: finding things on this machine ([`host`]), the tree ([`tree`]), and serving it where the VMM does not ([`serve`]). Must not know:
+//! Owns: finding files on the host ([`host`]), the tree ([`tree`]), and serving it where the VMM does not ([`serve`]). Must not know:
 //! manifests, images, VMMs.
 
 #[cfg(feature = "vmm")]
@@ -17,40 +17,40 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::PathBuf;
 
-/// What must be at a hostPath (core/v1 `HostPathType`).
+/// The required type of a hostPath (core/v1 `HostPathType`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HostPathKind {
     /// A directory or a regular file.
     Any,
     Directory,
-    /// A directory, made if nothing is there.
+    /// A directory, created if nothing exists.
     DirectoryOrCreate,
     File,
-    /// A regular file, made if nothing is there.
+    /// A regular file, created if nothing exists.
     FileOrCreate,
 }
 
-/// Something on this machine that can't be shared as asked for.
+/// Why a file of the host cannot be shared as requested.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
-    /// Not there, or not to be reached.
+    /// The path does not exist or cannot be reached.
     #[error("cannot use hostPath {}", path.display())]
     Open {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
-    /// There is nothing, and it could not be made.
-    #[error("cannot make hostPath {}", path.display())]
+    /// The path does not exist and could not be created.
+    #[error("cannot create hostPath {}", path.display())]
     Make {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
-    /// Something else than it should be.
+    /// The path has another type than requested.
     #[error("hostPath {} is {found}, not {wanted}", path.display())]
     Kind { path: PathBuf, found: &'static str, wanted: &'static str },
-    /// A path within it that is not there, or leads out of it.
+    /// A path within it does not exist, or leads out of it.
     #[error("cannot use subPath {sub_path:?} of hostPath {}", path.display())]
     SubPath {
         path: PathBuf,

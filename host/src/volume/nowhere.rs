@@ -1,24 +1,24 @@
-//! Systems on which nothing is shared.
+//! Systems on which no directories are shared.
 
 use super::{HostPathKind, VolumeError};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-/// Something that is on this machine, whatever its path comes to mean.
+/// A file of the host, which never exists here.
 #[derive(Debug)]
 pub struct OpenedPath {
     pub(super) fd: OwnedFd,
 }
 
 impl OpenedPath {
-    /// Says that it is for Linux.
+    /// Fails, since hostPath volumes need Linux.
     pub fn open(path: &Path, _wanted: HostPathKind) -> Result<Self, VolumeError> {
-        let source = io::Error::new(io::ErrorKind::Unsupported, "hostPath volumes are for Linux");
+        let source = io::Error::new(io::ErrorKind::Unsupported, "hostPath volumes need Linux");
         Err(VolumeError::Open { path: path.to_owned(), source })
     }
 
-    /// There never is one.
+    /// Never called, since no such value exists.
     pub fn within(&self, _sub_path: &str) -> Result<Self, VolumeError> {
         let fd = self
             .fd

@@ -1,5 +1,5 @@
-//! The server of the tree, for VMMs that have none of their own: a process of this program with a hidden verb, in which the crate `virtiofsd`
-//! speaks vhost-user with the VMM.
+//! The server of the shared tree for VMMs that have none built in: a process of this program with a hidden verb, in which the crate
+//! `virtiofsd` speaks vhost-user with the VMM.
 
 use crate::store::text::{chain, ignore};
 use nix::sys::resource::{Resource, getrlimit};
@@ -16,30 +16,30 @@ use virtiofsd::passthrough::{CachePolicy, Config, PassthroughFs};
 use virtiofsd::vhost_user::VhostUserFsBackendBuilder;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
-/// The hidden verb that makes a process a server.
+/// The hidden verb of the server.
 pub const SERVER_VERB: &str = "__virtiofs";
-/// Number of the descriptor with which it listens.
+/// Number of the descriptor on which it listens.
 pub const LISTENER_FD: RawFd = 4;
 const MAX_SETTINGS: u64 = 64 << 10;
-/// How long the guest may believe what it was told of names and attributes. What changes on this machine is seen so late at most.
+/// How long the guest may cache names and attributes. Changes on the host become visible after this time at the latest.
 const CACHED_FOR: Duration = Duration::from_secs(1);
-/// Open files that the server needs beside the guest's.
+/// Open files that the server needs in addition to the guest's.
 const OWN_FILES: u64 = 128;
 
-/// What the process is told, on standard input.
+/// The settings of the server, which it reads from standard input.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Settings {
     pub tree: PathBuf,
 }
 
-/// Why there is no server.
+/// Why the server cannot run.
 #[derive(Debug, thiserror::Error)]
 enum ServeError {
-    #[error("no settings")]
+    #[error("cannot read the settings")]
     Settings(#[source] io::Error),
-    #[error("settings of another kind")]
+    #[error("the settings are invalid")]
     Json(#[from] serde_json::Error),
-    #[error("the tree's place {0:?} is no text")]
+    #[error("the path of the tree, {0:?}, is not UTF-8")]
     Tree(PathBuf),
     #[error("cannot open {0}")]
     Open(&'static str, #[source] io::Error),
@@ -49,11 +49,11 @@ enum ServeError {
     Backend(String),
 }
 
-/// What a server's process does: it serves until it is killed. Returns only when it can't, with its exit code.
+/// The main function of the server: it serves until it is killed. Returns an exit code when it cannot serve.
 pub fn main() -> i32 {
     use std::io::Write;
     match serve() {
-        // When this process ends the machine has ended, and how is for the VMM to show.
+        // When this server is done the VM has ended, and the VMM reports how.
         Ok(()) => loop {
             nix::unistd::pause();
         },
@@ -90,7 +90,7 @@ fn serve() -> Result<(), ServeError> {
         .map_err(|error| ServeError::Backend(error.to_string()))?;
     let mut listener = listener();
     daemon.start(&mut listener).map_err(|error| ServeError::Backend(error.to_string()))?;
-    // How it ends says nothing: the VMM goes away, one way or the other.
+    // The result means nothing, since the VMM goes away in any case.
     daemon.wait().ok();
     Ok(())
 }
@@ -101,7 +101,7 @@ fn text(path: &Path) -> Result<String, ServeError> {
 
 #[allow(unsafe_code, reason = "the descriptor has a number that was agreed on")]
 fn listener() -> vhost::vhost_user::Listener {
-    // SAFETY: whoever started this process left it open for this purpose, and it is taken once.
+    // SAFETY: the starter of this process left the descriptor open for this purpose, and it is taken once.
     let owned = unsafe { OwnedFd::from_raw_fd(LISTENER_FD) };
     UnixListener::from(owned).into()
 }

@@ -1,5 +1,5 @@
-//! The tree that a pod is given of this machine: entries `0`, `1`, …, each a directory or a file, to be changed or only read. It is mounts
-//! within the jail of the process that serves it, so nothing of it is left when that ends.
+//! The tree of shared host files that a pod gets: entries `0`, `1`, …, each a directory or a file, read-only or writable. It consists of
+//! mounts within the jail of the process that serves it, so nothing remains when that process ends.
 
 use super::host::OpenedPath;
 use crate::jail::{self, JailMount, MountSource, Submounts};
@@ -8,19 +8,19 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// Where the tree of the machine with this id is, in a jail. Unlike anything that could be there without one.
+/// The path of the tree of this VM within a jail, unlike any path that could exist outside.
 pub fn place(machine: &str) -> PathBuf {
     Path::new("/").join(format!("magikvm-shared-{machine}"))
 }
 
-/// Everything that a pod is given of this machine.
+/// All files of the host that a pod gets.
 #[derive(Debug, Default)]
 pub struct Shared {
     entries: Vec<(OwnedFd, Access)>,
 }
 
 impl Shared {
-    /// Adds what was found; returns its number.
+    /// Adds an opened path and returns its number.
     pub fn add(&mut self, found: &OpenedPath, access: Access) -> io::Result<u32> {
         let number = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
         self.entries.push((found.fd.try_clone()?, access));
@@ -31,7 +31,7 @@ impl Shared {
         self.entries.is_empty()
     }
 
-    /// The tree at this place, for a jail that is made as long as this is there.
+    /// The mounts of the tree at this path, for a jail that is built while this value exists.
     pub fn mounts(&self, place: &Path) -> Vec<JailMount> {
         let mount = |(number, (fd, access)): (usize, &(OwnedFd, Access))| JailMount {
             source: MountSource::Fd(fd.as_raw_fd()),

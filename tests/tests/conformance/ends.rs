@@ -135,7 +135,7 @@ fn a_program_that_is_not_there(subject: &Subject) {
 fn an_image_that_is_not_there(subject: &Subject) {
     let absent = Pod::simple("absent").container_of("side", "not/there:1", &["x"]);
     let absent = absent.with("imagePullPolicy", "Never");
-    subject.run(&absent).fails(1).complains("container side: the image not/there:1 is not here");
+    subject.run(&absent).fails(1).complains("container side: the image not/there:1 is not in the store");
     assert_eq!(subject.cmd(["ps", "-q"]).ok().stdout, "");
     subject.assert_as_new();
 }

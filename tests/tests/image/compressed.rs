@@ -2,7 +2,7 @@
 
 use crate::make::{Item, Tar};
 use crate::tools::{Mounted, assert_same, run};
-use magikvm::image::{RootfsCompression, bake_in_memory, erofs::read};
+use magikvm::image::{RootfsCompression, build_in_memory, erofs::read};
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -12,9 +12,9 @@ const LIMIT: u64 = 1 << 30;
 
 fn image(layers: &[Vec<u8>], compression: RootfsCompression) -> tempfile::NamedTempFile {
     let layers: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
-    let bytes = bake_in_memory(&layers, compression, LIMIT).unwrap();
+    let bytes = build_in_memory(&layers, compression, LIMIT).unwrap();
     assert_eq!(
-        bake_in_memory(&layers, compression, LIMIT).unwrap(),
+        build_in_memory(&layers, compression, LIMIT).unwrap(),
         bytes,
         "the same layers, the same bytes"
     );
@@ -186,13 +186,13 @@ fn a_hole_of_gigabytes_costs_nothing_in_either_form() {
     };
     let began = std::time::Instant::now();
     let layer = sparse("300000004", 300_000_000);
-    let bytes = bake_in_memory(&[&layer], RootfsCompression::Lz4, LIMIT).unwrap();
+    let bytes = build_in_memory(&[&layer], RootfsCompression::Lz4, LIMIT).unwrap();
     let summary = read::check(bytes.as_slice()).unwrap();
     assert_eq!(summary.bytes, 300_000_004);
     assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
     let layer = sparse("4000000004", 4_000_000_000);
     for compression in [RootfsCompression::None, RootfsCompression::Lz4] {
-        let error = bake_in_memory(&[&layer], compression, LIMIT).unwrap_err();
+        let error = build_in_memory(&[&layer], compression, LIMIT).unwrap_err();
         assert!(crate::chain(&error).contains("larger than 1073741824 bytes"), "{error:?}");
     }
 }
@@ -200,7 +200,7 @@ fn a_hole_of_gigabytes_costs_nothing_in_either_form() {
 #[test]
 fn files_have_no_more_bytes_than_the_limit_whatever_they_become() {
     let layer = (0..9).fold(Tar::default(), |tar, n| file(tar, &n.to_string(), &vec![0; 1 << 20])).end();
-    let error = bake_in_memory(&[&layer], RootfsCompression::Lz4, 8 << 20).unwrap_err();
+    let error = build_in_memory(&[&layer], RootfsCompression::Lz4, 8 << 20).unwrap_err();
     assert!(crate::chain(&error).contains("larger than 8388608 bytes"), "{error:?}");
-    assert!(bake_in_memory(&[&layer], RootfsCompression::Lz4, 10 << 20).unwrap().len() < 1 << 20);
+    assert!(build_in_memory(&[&layer], RootfsCompression::Lz4, 10 << 20).unwrap().len() < 1 << 20);
 }

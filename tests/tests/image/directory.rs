@@ -4,7 +4,7 @@ use crate::make::{Item, Tar};
 use crate::tools::{Mounted, Seen, assert_same, look, run};
 use crate::{chain, real};
 use magikvm::image::{
-    Cancel, DirectoryError, Owners, RootfsCompression, UnpackedSummary, bake_in_memory, clear_unpacked,
+    Cancel, DirectoryError, Owners, RootfsCompression, UnpackedSummary, build_in_memory, clear_unpacked,
     unpack,
 };
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ const COMPRESSIONS: [RootfsCompression; 2] = [RootfsCompression::None, RootfsCom
 
 fn image(layer: &[u8], compression: RootfsCompression) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(&bake_in_memory(&[layer], compression, 1 << 30).unwrap()).unwrap();
+    file.write_all(&build_in_memory(&[layer], compression, 1 << 30).unwrap()).unwrap();
     file
 }
 

@@ -41,8 +41,8 @@ fn paths_that_lead_out() {
     layer(Tar::default().file("/.", ""), "replaces the root");
     layer(Tar::default().symlink(".", "/"), "replaces the root");
     layer(Tar::default().file("f", "").file("f/below", ""), "not a directory");
-    layer(Tar::default().file("d/.wh.", ""), "whiteout of no file");
-    layer(Tar::default().file("d/.wh...", ""), "whiteout of no file");
+    layer(Tar::default().file("d/.wh.", ""), "whiteout that names no file");
+    layer(Tar::default().file("d/.wh...", ""), "whiteout that names no file");
 }
 
 #[test]
@@ -137,12 +137,12 @@ fn damaged_blobs() {
         refused(&layout, expected);
     };
     let diff_id = Digest::of(&tar);
-    stored("tar+gzip", &packed[..packed.len() / 2], &diff_id, "no gzip data, or damaged");
-    stored("tar+gzip", &tar, &diff_id, "no gzip data");
-    stored("tar+gzip", b"", &diff_id, "no gzip data");
-    stored("tar+gzip", &[&packed, b"trailing".as_slice()].concat(), &diff_id, "no gzip data, or damaged");
+    stored("tar+gzip", &packed[..packed.len() / 2], &diff_id, "not gzip data, or is damaged");
+    stored("tar+gzip", &tar, &diff_id, "not gzip data");
+    stored("tar+gzip", b"", &diff_id, "not gzip data");
+    stored("tar+gzip", &[&packed, b"trailing".as_slice()].concat(), &diff_id, "not gzip data, or is damaged");
     let zstd = zstd::encode_all(tar.as_slice(), 3).unwrap();
-    stored("tar+zstd", &zstd[..zstd.len() - 5], &diff_id, "no zstd data, or damaged");
+    stored("tar+zstd", &zstd[..zstd.len() - 5], &diff_id, "not zstd data, or is damaged");
     stored("tar", &packed, &diff_id, "the archive is truncated");
     stored("tar+gzip", &packed, &Digest::of(b"other"), "the image's configuration says");
     stored("tar+xz", &packed, &diff_id, "media type");

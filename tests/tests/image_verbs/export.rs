@@ -191,17 +191,17 @@ fn what_is_there_already_is_not_touched() {
         let to = format!("{form}:{}", place.display());
         let export = || image(&host, &["export", "team/app:1", &to]).fails(1);
         fs::write(&place, "mine").unwrap();
-        export().complains("is there already").complains("Hint: name another place, for example ");
+        export().complains("already exists").complains("Hint: choose another path, for example `");
         assert_eq!(fs::read_to_string(&place).unwrap(), "mine");
         fs::remove_file(&place).unwrap();
 
         fs::create_dir(&place).unwrap();
-        export().complains("is there already");
+        export().complains("already exists");
         assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
         fs::remove_dir(&place).unwrap();
 
         symlink(host.file("nowhere"), &place).unwrap();
-        export().complains("is there already");
+        export().complains("already exists");
         assert!(place.is_symlink() && !host.file("nowhere").exists());
         fs::remove_file(&place).unwrap();
     }

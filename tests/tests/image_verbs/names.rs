@@ -62,7 +62,7 @@ fn the_beginning_of_two_ids_is_none_of_both() {
     host.import("one", layer(), &config(one));
     host.import("other", layer(), &config(other));
     for verb in [vec!["inspect", &digits], vec!["rm", &digits], vec!["tag", &digits, "x"]] {
-        let said = image(&host, &verb).fails(1).complains("is that of several images").complains("Hint");
+        let said = image(&host, &verb).fails(1).complains("matches several images").complains("Hint");
         assert_eq!(said.stderr.matches("sha256:").count(), 2, "{}", said.stderr);
     }
     assert_eq!(names(&host), ["one:latest", "other:latest"]);

@@ -139,7 +139,9 @@ fn a_shortened_root_file_system_and_a_changed_configuration_are_not_used() {
         match part {
             0 => drop(said.fails(3).complains("damaged").complains(path.to_str().unwrap())),
             // It can be pulled again.
-            _ => drop(said.fails(1).complains("is here, but files of it are missing").complains("Hint: ")),
+            _ => drop(
+                said.fails(1).complains("is in the store, but files of it are missing").complains("Hint: "),
+            ),
         }
         fs::write(&path, good).unwrap();
     }

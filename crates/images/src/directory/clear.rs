@@ -1,4 +1,4 @@
-//! Removing what was unpacked: trees as deep as images allow, and directories that their owner may not write to.
+//! Removes unpacked trees, which may be as deep as images allow and contain directories that their owner cannot write to.
 
 use super::{DIRECTORY, Identity, identity};
 use magikvm_platform::os::Unopened;
@@ -9,17 +9,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// A directory whose content is being removed, and what is above it.
+/// A directory whose content is being removed, and its ancestors.
 struct Level {
-    /// Device and inode number of the one above.
+    /// Device and inode number of the parent.
     above: Option<Identity>,
     name: Vec<u8>,
-    /// Directories in it that are still there.
+    /// Remaining subdirectories.
     left: Vec<Vec<u8>>,
 }
 
-/// Removes everything in a directory, which stays. For trees that `unpack` made, whole or in part: they may be deeper than
-/// files can be open, and have directories that nobody may write to.
+/// Removes the content of a directory. For complete or partial trees of `unpack`: they may be deeper than files can be open, and contain
+/// directories that nobody may write to.
 pub fn clear_unpacked(dir: &Path) -> io::Result<()> {
     let mut here = open_writable(CWD, dir.as_os_str().as_bytes())?;
     let left = remove_files(&here)?;
@@ -44,7 +44,7 @@ pub fn clear_unpacked(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes all but directories, and gives the names of these.
+/// Removes everything but directories, and returns the names of these.
 fn remove_files(dir: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
     let mut names = Vec::new();
     for entry in Dir::read_from(dir)? {
@@ -65,7 +65,7 @@ fn remove_files(dir: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
     Ok(directories)
 }
 
-/// A directory in which the caller may do everything, if it is his.
+/// A directory in which the caller may do everything, if the caller owns it.
 fn open_writable(above: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
     Unopened::find(above, name, DIRECTORY)?.set_mode(Mode::RWXU)?;
     openat(above, name, DIRECTORY, Mode::empty())

@@ -1,11 +1,11 @@
-//! What a tree holds and what an image of it holds, in one form, for tests.
+//! The content of a tree and of an image in the same form, for tests.
 
 use super::super::tree::{Attributes, Content, Device, InodeId, Tree};
 use super::read::{Inode, InodeKind, ReadAt, ReadError, Reader, Visitor, walk};
 use super::sum::Sum;
 use std::collections::{BTreeMap, HashMap};
 
-/// Everything that can be known of a name.
+/// All properties of a name.
 #[derive(Debug, PartialEq, Eq)]
 pub(in super::super) struct Seen {
     what: What,
@@ -36,7 +36,7 @@ pub(in super::super) fn tree(tree: &Tree) -> Listing {
     let mut firsts: HashMap<InodeId, Vec<u8>> = HashMap::new();
     let mut todo = vec![(Vec::new(), Tree::ROOT)];
     while let Some((path, id)) = todo.pop() {
-        // Taken from the end, so put there in turn.
+        // Consumed from the end, so pushed in reverse.
         let entries: Vec<_> =
             tree.entries(id).map(|(name, entry)| (join(&path, name), entry.inode)).collect();
         todo.extend(entries.into_iter().rev());

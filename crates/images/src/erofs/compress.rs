@@ -1,4 +1,4 @@
-//! Pieces of file data on their way through lz4. Knows nothing of files and of the image.
+//! Compresses pieces of file data with lz4. Must not know files and images.
 
 use super::format::{BLOCK, BLOCK_LEN, CHUNK_LEN};
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
@@ -6,7 +6,7 @@ use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, 
 /// Compresses chunks, one after another.
 pub(super) struct Packer {
     table: CompressTable,
-    /// A block of zeros that stays so, and the room for compressed bytes.
+    /// A block that stays zero, and the space for compressed bytes.
     out: Vec<u8>,
 }
 
@@ -18,11 +18,11 @@ impl std::fmt::Debug for Packer {
 
 impl Packer {
     pub(super) fn new() -> Self {
-        // Always the large table: which one is used makes other bytes.
+        // Always the large table, since the choice changes the output.
         Self { table: CompressTable::large(), out: vec![0; BLOCK_LEN + get_maximum_output_size(CHUNK_LEN)] }
     }
 
-    /// The chunk compressed, in whole blocks with zeros in front; None when that saves no block.
+    /// The compressed chunk in whole blocks with zeros in front; `None` when that saves no block.
     pub(super) fn pack(&mut self, chunk: &[u8]) -> Option<&[u8]> {
         let length = compress_into_with_table(chunk, &mut self.out[BLOCK_LEN..], &mut self.table).ok()?;
         let padded = length.next_multiple_of(BLOCK_LEN);
@@ -31,15 +31,15 @@ impl Packer {
     }
 }
 
-/// Fills `out` with what blocks of compressed data hold. None: they hold something else, or more, or less.
+/// Fills `out` from blocks of compressed data. `None`: they hold something else or another length.
 pub(super) fn unpack(blocks: &[u8], out: &mut [u8]) -> Option<()> {
-    // lz4 data begins with a literal, so never with a zero.
+    // lz4 data begins with a literal and so never with a zero.
     let start = blocks.iter().take(BLOCK_LEN).position(|byte| *byte != 0)?;
     let unpacked = decompress_into(blocks.get(start..)?, out).ok()?;
     (unpacked == out.len()).then_some(())
 }
 
-/// Blocks that a piece of so many bytes would take as it is.
+/// Blocks that this many bytes take uncompressed.
 pub(super) fn raw_blocks(length: usize) -> u8 {
     u8::try_from((length as u64).div_ceil(BLOCK)).unwrap_or(u8::MAX)
 }

@@ -1,6 +1,6 @@
-//! File data on its way into the image: whole blocks go straight to the output, or through lz4 chunk by chunk; the rest of a
-//! file that is not compressed (its tail) waits in a scratch file until the inodes are written. Memory use does not grow with
-//! the data, but for eight bytes for each compressed chunk.
+//! Writes file data into the image: whole blocks go straight to the output, or through lz4 in chunks; the rest of an uncompressed file
+//! (its tail) waits in a scratch file until the inodes are written. Memory use does not grow with the data, except for eight bytes for
+//! each compressed chunk.
 
 use super::compress::{Packer, raw_blocks};
 use super::extents::{Extents, Past};
@@ -12,7 +12,6 @@ use super::{ErofsError, RootfsCompression};
 use std::io::{Read, Seek, SeekFrom, Write};
 use tempfile::SpooledTempFile;
 
-/// A file that is being written.
 #[derive(Debug)]
 pub struct FileSlot {
     size: u64,
@@ -21,11 +20,11 @@ pub struct FileSlot {
     sum: Sum,
 }
 
-/// How a file is being written.
+/// The state of a file being written.
 #[derive(Debug)]
 enum Form {
     Row(Row),
-    /// Bytes that make no whole chunk yet, and the pieces that are written.
+    /// Bytes of an incomplete chunk, and the pieces written so far.
     Chunks {
         inode_len: usize,
         chunk: Vec<u8>,
@@ -45,23 +44,23 @@ fn blocks_of(size: u64, tail: Option<u64>) -> u32 {
     u32::try_from(blocks).unwrap_or(u32::MAX)
 }
 
-/// The data part of an image that is being written. Files are written one after another.
+/// The data part of an image being written. Files are written one after another.
 #[derive(Debug)]
 pub struct DataArea<W> {
     output: Output<W>,
     extents: Extents,
-    /// None: files are not compressed.
+    /// `None`: files are not compressed.
     packer: Option<Packer>,
     tails: SpooledTempFile,
     tails_end: u64,
-    /// Bytes of all files that are in the image.
+    /// Bytes of all files in the image.
     content: u64,
     limit: u64,
 }
 
 impl<W: Write + Seek> DataArea<W> {
-    /// An image of at most `limit` bytes, and so many bytes of files, written to `out` from its start. Tails wait in
-    /// `tails`; `zero` clears gaps.
+    /// An image of at most `limit` bytes, with at most as many bytes of files, written to `out` from its start. Tails wait in `tails`;
+    /// `zero` clears gaps.
     pub fn new(
         out: W,
         limit: u64,
@@ -85,7 +84,7 @@ impl<W: Write + Seek> DataArea<W> {
         }
     }
 
-    /// The same with tails in memory.
+    /// Like `new`, with tails in memory.
     pub fn in_memory(out: W, limit: u64, compression: RootfsCompression) -> Self {
         Self::new(out, limit, compression, SpooledTempFile::new(usize::MAX), zero_by_writing)
     }
@@ -95,7 +94,7 @@ impl<W: Write + Seek> DataArea<W> {
         self.limit
     }
 
-    /// The error of an image that grew over its limit.
+    /// The error of an image that exceeds its limit.
     pub(super) fn too_large(&self) -> ErofsError {
         ErofsError::TooLarge { limit: self.limit }
     }
@@ -105,12 +104,12 @@ impl<W: Write + Seek> DataArea<W> {
         self.begin_sparse(size, 0, inode_len)
     }
 
-    /// The same for a file with `holes` bytes that will be skipped. One that is mostly holes is not compressed: they would
-    /// cost time and blocks that they do not cost so.
+    /// Starts a file with `holes` bytes that will be skipped. A file that is mostly holes is not compressed, because compression would
+    /// cost time and blocks that holes do not.
     pub fn begin_sparse(&mut self, size: u64, holes: u64, inode_len: usize) -> Result<FileSlot, ErofsError> {
         let content = self.content.checked_add(size).filter(|content| *content <= self.limit);
         self.content = content.ok_or_else(|| self.too_large())?;
-        // What has one block cannot have fewer.
+        // A single block cannot become fewer.
         let form = if self.packer.is_some() && size > BLOCK && holes <= size / 2 {
             let capacity = usize::try_from(size).unwrap_or(CHUNK_LEN).min(CHUNK_LEN);
             Form::Chunks { inode_len, chunk: Vec::with_capacity(capacity), pieces: Vec::new() }
@@ -122,7 +121,7 @@ impl<W: Write + Seek> DataArea<W> {
 
     fn row(&mut self, size: u64, inode_len: usize) -> Result<Row, ErofsError> {
         let tail_len = size % BLOCK;
-        // A tail must be in one block with its inode.
+        // A tail must share a block with its inode.
         let inline = tail_len != 0 && inode_len as u64 + tail_len <= BLOCK;
         let tail = inline.then_some(self.tails_end);
         if inline {
@@ -150,7 +149,7 @@ impl<W: Write + Seek> DataArea<W> {
         Ok(())
     }
 
-    /// Writes bytes of a row of blocks at an offset of the file.
+    /// Writes bytes of consecutive blocks at an offset of the file.
     fn write_row(&mut self, row: Row, size: u64, at: u64, bytes: &[u8]) -> Result<(), ErofsError> {
         let in_blocks = u64::from(blocks_of(size, row.tail)) * BLOCK;
         let to_blocks = in_blocks.saturating_sub(at).min(bytes.len() as u64);
@@ -205,21 +204,21 @@ impl<W: Write + Seek> DataArea<W> {
         Ok(())
     }
 
-    /// Writes a chunk compressed. False: that would save no block, and nothing is written.
+    /// Writes a chunk compressed. False: that would save no block, and nothing was written.
     fn write_packed(&mut self, pieces: &mut Vec<Piece>, chunk: &[u8]) -> Result<bool, ErofsError> {
         let Some(packed) = self.packer.as_mut().and_then(|packer| packer.pack(chunk)) else {
             return Ok(false);
         };
         let taken = self.extents.take_behind(pieces, packed.len());
-        // As `too_large`, which cannot be called while the packer lends its bytes.
+        // Equals `too_large`, which cannot be called while the packer lends its bytes.
         let (block, _) = taken.ok_or(ErofsError::TooLarge { limit: self.limit })?;
         self.output.put(u64::from(block) * BLOCK, packed)?;
         pieces.push(Piece { block, blocks: raw_blocks(packed.len()), form: PieceForm::Lz4 });
         Ok(true)
     }
 
-    /// The next `length` bytes of the file are zeros (a hole of a sparse file). In a file that is not compressed it costs no
-    /// writing where the output can have holes: a few bytes of archive may stand for a hole of gigabytes.
+    /// Skips `length` bytes that are zeros (a hole of a sparse file). In an uncompressed file this writes nothing where the output can
+    /// have holes, since a few bytes of archive may stand for a hole of gigabytes.
     pub fn skip(&mut self, slot: &mut FileSlot, length: u64) -> Result<(), ErofsError> {
         if slot.size - slot.written < length {
             let written = slot.written.saturating_add(length);
@@ -234,7 +233,7 @@ impl<W: Write + Seek> DataArea<W> {
             }
             slot.written += skipped;
         }
-        // What is left is in the tail, or in chunks.
+        // The rest is in the tail or in chunks.
         let mut left = length - skipped;
         let zeros = [0; BLOCK_LEN];
         while left > 0 {
@@ -245,7 +244,7 @@ impl<W: Write + Seek> DataArea<W> {
         Ok(())
     }
 
-    /// Ends the file: exactly the announced bytes must have come.
+    /// Ends the file, which must have exactly the announced size.
     pub fn end(&mut self, slot: FileSlot) -> Result<FileData, ErofsError> {
         let FileSlot { size, written, form, sum } = slot;
         if written != size {
@@ -267,7 +266,7 @@ impl<W: Write + Seek> DataArea<W> {
         Ok(Blocks::Row { block: row.block, tail: row.tail })
     }
 
-    /// A file of which nothing could be compressed is better kept as if nobody had tried.
+    /// A file without any compressed chunk is better stored as an uncompressed file.
     fn end_chunks(
         &mut self,
         size: u64,
@@ -292,7 +291,7 @@ impl<W: Write + Seek> DataArea<W> {
         })
     }
 
-    /// The file is not in the image any more: its blocks can be used again.
+    /// Releases a file that is not in the image any more, so that its blocks can be reused.
     pub fn release(&mut self, file: &FileData) {
         self.content -= file.size;
         match &file.place {
@@ -315,7 +314,7 @@ impl<W: Write + Seek> DataArea<W> {
         self.output.put(offset, bytes)
     }
 
-    /// Clears blocks that hold data of replaced files, up to the block where other things will be written.
+    /// Clears blocks that hold data of replaced files, up to the block where other data will be written.
     pub(super) fn clear_gaps(&mut self) -> Result<(), ErofsError> {
         let end = self.extents.end();
         let behind = self.extents.highest().saturating_sub(end);
@@ -337,7 +336,7 @@ impl<W: Write + Seek> DataArea<W> {
             .map_err(ErofsError::io("read the scratch file"))
     }
 
-    /// Writes everything that was gathered.
+    /// Writes all gathered bytes.
     pub(super) fn complete(&mut self) -> Result<(), ErofsError> {
         self.output.complete()
     }

@@ -1,20 +1,19 @@
-//! Which blocks of the data area are used: blocks of files that a later layer replaced are given out again.
-//! Knows numbers only.
+//! Tracks the used blocks of the data area: blocks of files that a later layer replaced are reused. Must know only numbers.
 
 use super::compress::raw_blocks;
 use super::file::Piece;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Whether handed-out blocks may hold old bytes.
+/// Whether allocated blocks may hold old bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Past {
-    /// Never written: they read as zeros.
+    /// Never written, so they read as zeros.
     Fresh,
-    /// Used before: every byte must be written.
+    /// Used before, so every byte must be written.
     Reused,
 }
 
-/// The allocator. Block 0 is the superblock's and never given out.
+/// The allocator. Block 0 belongs to the superblock and is never allocated.
 #[derive(Debug)]
 pub(super) struct Extents {
     by_start: BTreeMap<u32, u32>,
@@ -25,22 +24,22 @@ pub(super) struct Extents {
 }
 
 impl Extents {
-    /// Blocks 1 to `limit` (not included).
+    /// Manages blocks 1 to `limit` (exclusive).
     pub(super) fn new(limit: u32) -> Self {
         Self { by_start: BTreeMap::new(), by_length: BTreeSet::new(), end: 1, highest: 1, limit }
     }
 
-    /// First block behind everything in use.
+    /// First block behind all used blocks.
     pub(super) fn end(&self) -> u32 {
         self.end
     }
 
-    /// One past the highest block that was ever given out.
+    /// One past the highest block ever allocated.
     pub(super) fn highest(&self) -> u32 {
         self.highest
     }
 
-    /// `length` consecutive blocks: the smallest gap that holds them, else new ones at the end. None: the limit is reached.
+    /// `length` consecutive blocks: the smallest sufficient gap, or else new ones at the end. `None`: the limit is reached.
     pub(super) fn take(&mut self, length: u32) -> Option<(u32, Past)> {
         if length == 0 {
             return Some((0, Past::Fresh));
@@ -64,7 +63,7 @@ impl Extents {
         Some((start, past))
     }
 
-    /// Blocks for so many bytes, right behind the pieces that the file has already if these are free.
+    /// Blocks for this many bytes, directly behind the file's existing pieces if those are free.
     pub(super) fn take_behind(&mut self, pieces: &[Piece], length: usize) -> Option<(u32, Past)> {
         let blocks = u32::from(raw_blocks(length));
         match pieces.last() {
@@ -73,7 +72,7 @@ impl Extents {
         }
     }
 
-    /// The blocks at `wanted` if they are free, else any.
+    /// The blocks at `wanted` if they are free, or else any.
     fn take_at(&mut self, wanted: u32, length: u32) -> Option<(u32, Past)> {
         match self.by_start.get(&wanted) {
             Some(&found) if found >= length && length > 0 => {

@@ -1,40 +1,39 @@
-//! Where the bytes of a file are in an image. Knows nothing of how they got there, nor of trees and inodes.
+//! The positions of a file's data in an image. Must not know how the data got there, nor trees and inodes.
 
 use super::sum::Sum;
 
-/// Where a file's bytes are.
+/// The positions of a file's data.
 #[derive(Debug, PartialEq, Eq)]
 pub struct FileData {
-    /// Bytes of the file.
     pub size: u64,
     pub(super) place: Blocks,
     pub(super) sum: Sum,
 }
 
-/// Which blocks a file has.
+/// The blocks of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Blocks {
-    /// Blocks in a row.
+    /// Consecutive blocks.
     Row {
-        /// The first one; meaningless when there is none.
+        /// The first block; meaningless when there is none.
         block: u32,
-        /// Offset of the tail in the scratch file, for files whose tail goes behind the inode.
+        /// Offset of the tail in the scratch file, for files whose tail follows the inode.
         tail: Option<u64>,
     },
     /// Pieces: chunks of `format::CHUNK_LEN` bytes, the last one shorter.
     Pieces(Box<[Piece]>),
 }
 
-/// How a piece is kept.
+/// The form of a piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PieceForm {
-    /// As it is; zeros fill its last block.
+    /// Uncompressed; zeros fill its last block.
     Raw,
-    /// Compressed, in fewer blocks; zeros before it fill its first block.
+    /// Compressed in fewer blocks; leading zeros fill its first block.
     Lz4,
 }
 
-/// Where a piece of a file is: a chunk, or what is left at the file's end.
+/// The position of a piece of a file: a chunk, or the rest at the file's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) block: u32,

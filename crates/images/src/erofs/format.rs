@@ -10,11 +10,11 @@ use super::file::{Piece, PieceForm};
 pub const BLOCK: u64 = 4096;
 /// The same as a length in memory.
 pub const BLOCK_LEN: usize = 4096;
-/// Blocks of a file that are compressed together. More pack better, and each needs to be unpacked for any byte of it.
+/// Blocks of a file that are compressed together. More blocks compress better, but all of them must be decompressed for any byte.
 pub(super) const CHUNK_BLOCKS: u16 = 16;
 /// The same in bytes.
 pub(super) const CHUNK_LEN: usize = CHUNK_BLOCKS as usize * BLOCK_LEN;
-/// Where the superblock is in block 0.
+/// Offset of the superblock in block 0.
 pub const SUPER_OFFSET: usize = 1024;
 /// Bytes of an extended inode.
 pub const INODE_LEN: usize = 64;
@@ -28,7 +28,7 @@ pub(super) const COMPAT_SB_CHKSUM: u32 = 1;
 const COMPAT_MTIME: u32 = 2;
 /// ZERO_PADDING (lz4 data ends where its last block ends), and COMPR_CFGS with BIG_PCLUSTER, which share a bit.
 pub(super) const INCOMPAT_LZ4: u32 = 1 | 2;
-/// The set of algorithms that is lz4 alone.
+/// The set of algorithms that contains only lz4.
 pub(super) const ALGORITHM_LZ4: u16 = 1;
 pub(super) const XATTR_HEADER_LEN: usize = 12;
 const SUPER_LEN: usize = 128;
@@ -39,19 +39,19 @@ pub(super) const ADVISE_BIG: u16 = 2;
 pub(super) const MAP_HEADER_LEN: u64 = 16;
 /// Bytes of the index for each block of data.
 pub(super) const INDEX_LEN: u64 = 8;
-/// Types of index entries: a block as it is, the first of a compressed piece, the others of a compressed piece.
+/// Types of index entries: an uncompressed block, the first of a compressed piece, another one of a compressed piece.
 pub(super) const INDEX_PLAIN: u16 = 0;
 pub(super) const INDEX_HEAD: u16 = 1;
 pub(super) const INDEX_REST: u16 = 2;
-/// Set in the second entry of a compressed piece: the number of its blocks follows, not the distance to the first.
+/// Set in the second entry of a compressed piece: the number of its blocks follows instead of the distance to the first.
 pub(super) const INDEX_BLOCKS: u16 = 1 << 11;
 
-/// How an inode's data is kept.
+/// The layout of an inode's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// All of it in blocks.
+    /// All data in blocks.
     Plain,
-    /// Whole blocks first, the rest right behind the inode.
+    /// Whole blocks first, and the rest directly behind the inode.
     Inline,
     /// Pieces, compressed or not, found through an index behind the inode.
     Packed,
@@ -98,12 +98,12 @@ impl FileType {
 pub struct Super {
     /// Blocks of the whole image.
     pub blocks: u32,
-    /// Block where inode numbers count from.
+    /// Block from which inode numbers count.
     pub meta_block: u32,
     pub root_nid: u16,
     pub inodes: u64,
     pub uuid: [u8; 16],
-    /// What files need to be read.
+    /// Features that a reader needs.
     pub compression: RootfsCompression,
 }
 
@@ -136,7 +136,7 @@ pub fn super_block(sb: &Super) -> [u8; BLOCK_LEN] {
     block
 }
 
-/// Gives block 0 the checksum that it should have.
+/// Sets the checksum of block 0.
 pub(in super::super) fn put_checksum(block: &mut [u8; BLOCK_LEN]) {
     let checksum = checksum(block);
     block[SUPER_OFFSET + 4..SUPER_OFFSET + 8].copy_from_slice(&checksum.to_le_bytes());
@@ -155,7 +155,7 @@ fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
     })
 }
 
-/// A UUID (version 8, RFC 9562: made from content) out of a digest.
+/// A UUID (version 8, RFC 9562: derived from content) of a digest.
 pub fn uuid(digest: &Digest) -> [u8; 16] {
     let mut uuid = [0; 16];
     uuid.copy_from_slice(&digest.bytes()[..16]);
@@ -164,7 +164,7 @@ pub fn uuid(digest: &Digest) -> [u8; 16] {
     uuid
 }
 
-/// One inode's own fields.
+/// The fields of one inode.
 #[derive(Debug, Clone, Copy)]
 pub struct Inode {
     pub file_type: FileType,
@@ -176,14 +176,14 @@ pub struct Inode {
     pub block_or_device: u32,
     /// A number for 32-bit `stat`.
     pub ino: u32,
-    /// Names of this inode.
+    /// Number of names of this inode.
     pub nlink: u32,
 }
 
 /// Appends an extended inode and its inline extended attributes.
 pub fn put_inode(out: &mut Vec<u8>, inode: &Inode, attributes: &Attributes) {
     let xattr_len = xattrs_len(&attributes.xattrs);
-    // The counter is one for the header and one for each four bytes behind it; Attributes keeps it in range.
+    // The counter is one for the header plus one for each four bytes behind it; Attributes keeps it in range.
     let counter = xattr_len.checked_sub(XATTR_HEADER_LEN).map_or(0, |rest| rest / 4 + 1);
     let counter = u16::try_from(counter).unwrap_or(u16::MAX);
     out.extend(inode.layout.bits().to_le_bytes());
@@ -224,7 +224,7 @@ fn put_xattrs(out: &mut Vec<u8>, xattrs: &[Xattr]) {
     }
     out.extend([0; XATTR_HEADER_LEN]);
     for xattr in xattrs {
-        // Both lengths are checked when a Xattr is made.
+        // Xattr's constructor checks both lengths.
         out.push(u8::try_from(xattr.suffix().len()).unwrap_or(u8::MAX));
         out.push(xattr.prefix_index());
         out.extend(u16::try_from(xattr.value().len()).unwrap_or(u16::MAX).to_le_bytes());
@@ -235,7 +235,7 @@ fn put_xattrs(out: &mut Vec<u8>, xattrs: &[Xattr]) {
     }
 }
 
-/// Bytes behind an inode of `head` bytes that packed data of `size` bytes takes: its index and what is before it.
+/// Bytes that packed data of `size` bytes takes behind an inode of `head` bytes: its index and the padding before it.
 pub(super) fn index_len(head: u64, size: u64) -> u64 {
     head.next_multiple_of(8) - head + MAP_HEADER_LEN + INDEX_LEN * size.div_ceil(BLOCK)
 }
@@ -243,7 +243,7 @@ pub(super) fn index_len(head: u64, size: u64) -> u64 {
 /// Appends the index of packed data behind its inode, whose end is at a multiple of 4.
 pub(super) fn put_index(out: &mut Vec<u8>, head: u64, size: u64, pieces: &[Piece]) {
     out.extend(std::iter::repeat_n(0, usize::from(!head.is_multiple_of(8)) * 4));
-    // Nothing of fragments and inline data; lz4 for both kinds of heads; entries stand for blocks of 4096 bytes.
+    // No fragments and no inline data; lz4 for both kinds of heads; entries stand for blocks of 4096 bytes.
     out.extend([0; 4]);
     out.extend(ADVISE_BIG.to_le_bytes());
     out.extend([0; 10]);
@@ -263,7 +263,7 @@ pub(super) fn put_index(out: &mut Vec<u8>, head: u64, size: u64, pieces: &[Piece
 }
 
 fn put_packed_piece(out: &mut Vec<u8>, piece: &Piece, length: u64) {
-    // A piece has CHUNK_BLOCKS blocks at most.
+    // A piece has at most CHUNK_BLOCKS blocks.
     let whole = u16::try_from(length / BLOCK).unwrap_or(u16::MAX);
     put_entry(out, INDEX_HEAD, 0, piece.block.to_le_bytes());
     for number in 1..whole {
@@ -296,7 +296,7 @@ pub struct Dirent<'a> {
     pub file_type: FileType,
 }
 
-/// How many of `names`, in order, fit in one directory block, and the bytes they take. At least one fits.
+/// How many of `names`, in order, fit in one directory block, and their bytes. At least one fits.
 pub fn block_fill<'a>(names: impl Iterator<Item = &'a [u8]>) -> (usize, usize) {
     let (mut count, mut used) = (0, 0);
     for name in names {
@@ -310,12 +310,12 @@ pub fn block_fill<'a>(names: impl Iterator<Item = &'a [u8]>) -> (usize, usize) {
     (count, used)
 }
 
-/// Appends one directory block with these entries, which [`block_fill`] said fit. Not padded.
+/// Appends one directory block with these entries, which fit according to [`block_fill`]. Not padded.
 pub fn put_dir_block(out: &mut Vec<u8>, entries: &[Dirent<'_>]) {
     let mut name_offset = DIRENT_LEN * entries.len();
     for entry in entries {
         out.extend(entry.nid.to_le_bytes());
-        // Below 4096 because the block was filled by block_fill.
+        // Below 4096 because block_fill filled the block.
         out.extend(u16::try_from(name_offset).unwrap_or(u16::MAX).to_le_bytes());
         out.extend([entry.file_type as u8, 0]);
         name_offset += entry.name.len();

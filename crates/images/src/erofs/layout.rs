@@ -1,4 +1,4 @@
-//! From a finished tree to inodes and directories: gives every inode its place, then writes everything once, in order.
+//! Turns a finished tree into inodes and directories: assigns a position to every inode, then writes everything once, in order.
 
 use super::super::tree::{Content, Inode, InodeId, Tree};
 use super::data::DataArea;
@@ -8,9 +8,9 @@ use super::{ErofsError, RootfsCompression};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Seek, Write};
 
-/// The root is the first inode of the metadata area, behind one empty slot pair: inode number 0 would look deleted.
+/// The root is the first inode of the metadata area, behind one empty pair of slots: inode number 0 would look deleted.
 const FIRST_INODE: u64 = 64;
-/// Blocks with room that are kept open for small inodes.
+/// Number of partly filled blocks that are kept open for small inodes.
 const OPEN_BLOCKS: usize = 16;
 
 #[derive(Debug, Clone, Copy)]
@@ -22,12 +22,12 @@ struct Placed {
     layout: Layout,
     /// First data block of a directory or long symlink.
     block: u32,
-    /// Names of the inode.
+    /// Number of names of the inode.
     nlink: u32,
 }
 
-/// Writes directories, inodes and the superblock behind the data. Returns the size of the image in bytes; the output
-/// may be longer when files at its end were released, and is to be cut there.
+/// Writes directories, inodes and the superblock behind the data. Returns the size of the image in bytes. The output may be longer when
+/// files at its end were released, and must be truncated to that size.
 pub fn finish<W: Write + Seek>(
     data: &mut DataArea<W>,
     tree: &Tree,
@@ -58,14 +58,14 @@ pub fn finish<W: Write + Seek>(
 struct Plan {
     /// In the order of their offsets.
     placed: Vec<Placed>,
-    /// By inode id: its number in the image; 0 for ids not in the tree.
+    /// The number in the image for each inode id; 0 for ids that are not in the tree.
     nids: Vec<u32>,
     meta_block: u32,
     meta_len: u64,
 }
 
 impl Plan {
-    /// None: more blocks or inode numbers than the format has.
+    /// `None`: the image needs more blocks or inode numbers than the format has.
     fn new(tree: &Tree, first_block: u32) -> Option<Self> {
         let mut placer = Placer::new(first_block);
         let mut nids = vec![0; tree.id_bound()];
@@ -93,12 +93,12 @@ impl Plan {
         Some(Self { placed, nids, meta_block: placer.next_block, meta_len: placer.meta_len })
     }
 
-    /// The first inode placed: at the start of the first block, or of the second when its attributes are long.
+    /// Places the first inode: at the start of the first block, or of the second when its attributes are long.
     fn root_nid(&self) -> Option<u16> {
         self.nids.get(Tree::ROOT.index()).and_then(|nid| u16::try_from(*nid).ok())
     }
 
-    /// A kernel that cannot decompress need not.
+    /// A kernel without decompression then suffices.
     fn compression(&self) -> RootfsCompression {
         if self.placed.iter().any(|one| one.layout == Layout::Packed) {
             RootfsCompression::Lz4
@@ -107,7 +107,7 @@ impl Plan {
         }
     }
 
-    /// Directory blocks and symlink targets that are not behind their inode.
+    /// Directory blocks and symlink targets that are not inline.
     fn write_outside<W: Write + Seek>(&self, tree: &Tree, data: &mut DataArea<W>) -> Result<(), ErofsError> {
         let mut outside: Vec<_> = self.placed.iter().filter(|one| one.block != 0).collect();
         outside.sort_unstable_by_key(|one| one.block);
@@ -225,7 +225,7 @@ impl Plan {
     }
 }
 
-/// Bytes of a directory's data, as [`Plan::directory`] will make it.
+/// Bytes of a directory's data as [`Plan::directory`] will write it.
 fn directory_len(tree: &Tree, directory: InodeId) -> u64 {
     let (mut blocks, mut used) = (0, 0);
     for name in with_dots(tree.entries(directory).map(|(name, _)| name)) {
@@ -239,7 +239,7 @@ fn directory_len(tree: &Tree, directory: InodeId) -> u64 {
     blocks * BLOCK + used as u64
 }
 
-/// Sorted names with `.` and `..` where they belong.
+/// Sorted names including `.` and `..`.
 fn with_dots<'a>(names: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = &'a [u8]> {
     let mut dots = [b".".as_slice(), b".."].into_iter().peekable();
     let mut names = names.peekable();
@@ -261,11 +261,11 @@ fn file_type(content: &Content) -> FileType {
     }
 }
 
-/// Hands out places in the metadata area: no inode with its tail crosses a block, and small ones fill the room left.
+/// Allocates the metadata area: no inode with its tail crosses a block, and small ones fill remaining space.
 struct Placer {
     next_block: u32,
     meta_len: u64,
-    /// (offset of the free room, its length), oldest first.
+    /// (offset of the free space, its length), oldest first.
     open: VecDeque<(u64, u64)>,
 }
 
@@ -301,7 +301,7 @@ impl Placer {
         Some(Placed { inode, parent, offset, layout, block, nlink })
     }
 
-    /// Decides between inline and blocks, and takes the blocks: (layout, first block, bytes of the tail).
+    /// Chooses between inline and blocks, and allocates the blocks: (layout, first block, bytes of the tail).
     fn payload(&mut self, head: u64, size: u64) -> Option<(Layout, u32, u64)> {
         let tail = size % BLOCK;
         let inline = tail != 0 && head + tail <= BLOCK;
@@ -326,7 +326,7 @@ impl Placer {
             self.meta_len = self.meta_len.max(offset + need);
             return offset;
         }
-        // Attributes and indexes larger than a block start at one and run on.
+        // Attributes and indexes larger than a block begin at a block boundary.
         let offset = self.meta_len.next_multiple_of(BLOCK);
         self.meta_len = offset + need;
         let rest = self.meta_len.next_multiple_of(BLOCK) - self.meta_len;

@@ -1,12 +1,12 @@
 //! EROFS: writes read-only file system images that Linux 5.15 and newer mount.
 //!
-//! Owns the bytes of the format (`format`), where file data goes while it streams in (`data`, `compress`, `extents`,
-//! `output`), how a finished [`Tree`] becomes inodes and directories (`layout`), and how all of it is read again by those
-//! who trust no image ([`read`]). Must not know tar, OCI or where images are kept.
+//! Owns the bytes of the format (`format`), the file data while it streams in (`data`, `compress`, `extents`, `output`), the conversion of
+//! a finished [`Tree`] into inodes and directories (`layout`), and a reader that trusts no image ([`read`]). Must not know tar, OCI or
+//! where images are kept.
 //!
-//! An image is, in blocks of 4096 bytes: the superblock, the data of files in the order they came, blocks of big
-//! directories, and all inodes with their extended attributes, small directories, symlink targets and file tails inline.
-//! The same tree and the same order of files give the same bytes: no clock and no random number goes in.
+//! An image consists of blocks of 4096 bytes: the superblock, the data of files in the order they arrived, blocks of big directories, and
+//! all inodes with their extended attributes, small directories, symlink targets and file tails inline. The same tree and the same order
+//! of files give the same bytes: neither a clock nor a random number is used.
 
 #[cfg(any(test, fuzzing))]
 pub(super) mod compare;
@@ -36,24 +36,16 @@ use std::io::{self, Seek, Write};
 pub enum ErofsError {
     /// The image would be larger than its limit.
     #[error("the file system would be larger than {limit} bytes")]
-    TooLarge {
-        /// The limit in bytes.
-        limit: u64,
-    },
-    /// A path or file that cannot be in the image.
+    TooLarge { limit: u64 },
+    /// A path or file that the format cannot hold.
     #[error(transparent)]
     Tree(#[from] TreeError),
-    /// Two files want the same place.
+    /// Two files have the same path.
     #[error("{path:?} is already a directory or another file")]
     Conflict { path: String },
-    /// A file got another number of bytes than announced.
+    /// A file's data differs from its announced size.
     #[error("a file announced with {announced} bytes got {written}")]
-    Length {
-        /// Bytes announced.
-        announced: u64,
-        /// Bytes given.
-        written: u64,
-    },
+    Length { announced: u64, written: u64 },
     /// The output or the scratch file failed.
     #[error("cannot {action}")]
     Io {
@@ -63,20 +55,20 @@ pub enum ErofsError {
     },
 }
 
-/// How the files of an image are compressed.
+/// The compression of an image's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RootfsCompression {
-    /// Not at all: a VM maps them fastest, and any kernel with EROFS reads them.
+    /// None: a VM maps them fastest, and any kernel with EROFS reads them.
     #[default]
     None,
     /// With lz4, in chunks of 64 KiB, where that saves blocks. Linux 5.15 with `CONFIG_EROFS_FS_ZIP` reads them.
     Lz4,
 }
 
-/// A name that is no [`RootfsCompression`].
+/// The name is not a [`RootfsCompression`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{found:?} is no compression of root file systems (there are \"none\" and \"lz4\")")]
+#[error("{found:?} is not a compression of root file systems (use \"none\" or \"lz4\")")]
 pub struct UnknownCompression {
     pub found: String,
 }
@@ -110,18 +102,18 @@ impl ErofsError {
 /// Largest image [`write_small`] makes, in bytes: a pod's plan, container configurations, configMaps and secrets.
 pub const MAX_SMALL: u64 = 64 << 20;
 
-/// Something in a small image.
+/// An entry of a small image.
 #[derive(Debug, Clone)]
 pub enum SmallFile {
-    /// A regular file of root's.
+    /// A regular file of root.
     File { mode: u16, gid: u32, content: Vec<u8> },
-    /// A directory of root's, 0755, for one that may stay empty.
+    /// A directory of root with mode 0755, for one that may stay empty.
     Directory,
 }
 
-/// Writes an EROFS image of a few files held in memory: directories 0755, files 0644, all owned by root, mtime 0.
-/// Missing directories are made; of two files with one path the last one counts. Returns the image's size in bytes,
-/// a multiple of 4096. The same files in any order give the same bytes.
+/// Writes an EROFS image of a few files held in memory: directories 0755, files 0644, all owned by root, mtime 0. Missing directories are
+/// created; the last of two files with one path counts. Returns the image's size in bytes, a multiple of 4096. The same files in any order
+/// give the same bytes.
 pub fn write_small(
     files: impl IntoIterator<Item = (String, Vec<u8>)>,
     out: &mut (impl Write + Seek),
@@ -130,7 +122,7 @@ pub fn write_small(
     write_small_tree(files.into_iter().map(plain), out)
 }
 
-/// The same with permissions, groups and empty directories.
+/// Like [`write_small`], with permissions, groups and empty directories.
 pub fn write_small_tree(
     files: impl IntoIterator<Item = (String, SmallFile)>,
     out: &mut (impl Write + Seek),
@@ -156,7 +148,7 @@ pub fn write_small_tree(
         if tree.get(&place).is_some() {
             return Err(ErofsError::Conflict { path: path.clone() });
         }
-        // A directory comes before what is in it.
+        // A directory precedes its content.
         let content = match bytes {
             Some(bytes) => {
                 let mut slot = data.begin(bytes.len() as u64, format::inode_len(&attributes.xattrs))?;

@@ -1,9 +1,9 @@
-//! The image's bytes on their way out: neighbours are gathered, the rest is seeking.
+//! The output of an image: gathers neighbouring bytes and seeks for the rest.
 
 use super::ErofsError;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
-/// Bytes gathered before they are written.
+/// Bytes gathered before a write.
 const BUFFER_LEN: usize = 1 << 20;
 
 /// Sets a range of the output to zeros: (output, offset, length).
@@ -12,7 +12,7 @@ pub(super) type Zero<W> = fn(&mut W, u64, u64) -> io::Result<()>;
 #[derive(Debug)]
 pub(super) struct Output<W> {
     out: W,
-    /// Where `out` is.
+    /// Current position of `out`.
     at: u64,
     buffer: Vec<u8>,
     buffer_at: u64,
@@ -21,7 +21,7 @@ pub(super) struct Output<W> {
 
 impl<W: Write + Seek> Output<W> {
     pub(super) fn new(out: W, zero: Zero<W>) -> Self {
-        // `at` is no real position, so that the first write seeks.
+        // An impossible position, so that the first write seeks.
         Self { out, at: u64::MAX, buffer: Vec::with_capacity(BUFFER_LEN), buffer_at: 0, zero }
     }
 
@@ -41,7 +41,7 @@ impl<W: Write + Seek> Output<W> {
         Ok(())
     }
 
-    /// Sets a range to zeros, whatever was there.
+    /// Sets a range to zeros, whatever it held before.
     pub(super) fn clear(&mut self, offset: u64, length: u64) -> Result<(), ErofsError> {
         self.flush()?;
         (self.zero)(&mut self.out, offset, length)
@@ -73,7 +73,7 @@ impl<W: Write + Seek> Output<W> {
         Ok(())
     }
 
-    /// Writes everything that was gathered.
+    /// Writes all gathered bytes.
     pub(super) fn complete(&mut self) -> Result<(), ErofsError> {
         self.flush()?;
         self.out.flush().map_err(ErofsError::io("write the file system image"))
@@ -85,7 +85,7 @@ impl<W: Write + Seek> Output<W> {
     }
 }
 
-/// Zeros for any output: by writing them.
+/// Zeros for any output, by writing them.
 pub fn zero_by_writing<W: Write + Seek>(out: &mut W, offset: u64, length: u64) -> io::Result<()> {
     out.seek(SeekFrom::Start(offset))?;
     let copied = io::copy(&mut io::repeat(0).take(length), out)?;

@@ -1,8 +1,8 @@
-//! Reads back what the writer writes, and trusts none of it: the file may be damaged or made by somebody else.
+//! Reads back what the writer writes and trusts none of it: the file may be damaged or forged.
 //!
-//! Owns the checks of the form: every offset, count and length is checked before it is used, memory does not grow with the
-//! image, and no image makes it run without end. Other EROFS (other block sizes, compact inodes, shared attributes, chunks
-//! of other kinds) is refused. What is walked through is in `walk`, file data in `data`.
+//! Owns the checks of the format: every offset, count and length is checked before use, memory use does not grow with the image, and no
+//! image makes it loop for ever. Other EROFS images (other block sizes, compact inodes, shared attributes, other chunk formats) are
+//! refused. `walk` traverses the tree, `data` reads file data.
 
 mod data;
 mod dir;
@@ -23,28 +23,27 @@ pub enum ReadError {
     /// The file cannot be read.
     #[error("cannot read the file system image")]
     Io(#[from] io::Error),
-    #[error("it is no EROFS file system image")]
+    #[error("it is not an EROFS file system image")]
     NotErofs,
-    /// The superblock's checksum is wrong.
     #[error("the superblock of the file system image is damaged (its checksum is wrong)")]
     Checksum,
-    /// EROFS of a kind that this reader does not know.
+    /// This reader does not know this kind of EROFS.
     #[error("the file system image has an unknown {what}")]
     Unsupported { what: &'static str },
     /// The superblock contradicts the file or itself.
     #[error("the superblock of the file system image is wrong: {problem}")]
     Super { problem: &'static str },
-    /// An inode, or what belongs to it.
+    /// An inode, or the data that belongs to it.
     #[error("the file system image is damaged: inode {nid}: {problem}")]
     Inode { nid: u32, problem: &'static str },
-    /// Parts of the image are used so often that reading all of it would have no end.
+    /// Parts of the image are shared so often that reading all of it would not end.
     #[error("the file system image holds too many {what}")]
     TooMuch { what: &'static str },
 }
 
-/// Something with a size whose bytes can be read anywhere.
+/// A sized input that can be read at any position.
 pub trait ReadAt {
-    /// Bytes of all of it.
+    /// Its size in bytes.
     fn size(&self) -> io::Result<u64>;
     /// Fills the buffer from an offset.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
@@ -92,7 +91,7 @@ pub enum InodeKind {
     Fifo,
 }
 
-/// One inode. Names with the same number are one file.
+/// An inode. Names with the same inode number are the same file.
 #[derive(Debug, Clone, Copy)]
 pub struct Inode {
     pub nid: u32,
@@ -103,14 +102,14 @@ pub struct Inode {
     pub gid: u32,
     /// Time of the last change.
     pub mtime: Timestamp,
-    /// Bytes of data.
+    /// Size of the data in bytes.
     pub size: u64,
-    /// Names; for directories two and one for each directory in it.
+    /// Number of names; for directories two plus one for each subdirectory.
     pub nlink: u32,
     layout: Layout,
     /// First data block, for plain and inline data.
     block: u32,
-    /// Where its extended attributes are in the image, and their bytes.
+    /// Offset and length of its extended attributes in the image.
     xattrs_at: u64,
     xattrs_len: u32,
 }
@@ -120,7 +119,7 @@ impl Inode {
         ReadError::Inode { nid: self.nid, problem }
     }
 
-    /// Where the inode with its attributes ends in the image.
+    /// The end of the inode with its attributes in the image.
     fn end(&self) -> u64 {
         self.xattrs_at + u64::from(self.xattrs_len)
     }
@@ -152,7 +151,7 @@ impl<S: ReadAt> Reader<S> {
             return Err(ReadError::NotErofs);
         }
         let unsupported = |what| Err(ReadError::Unsupported { what });
-        // The incompatible features first: they may change where everything else is.
+        // The incompatible features come first, since they may change the rest of the format.
         if !matches!(u32_at(sb, 80), 0 | format::INCOMPAT_LZ4) {
             return unsupported("feature");
         }
@@ -182,17 +181,17 @@ impl<S: ReadAt> Reader<S> {
         })
     }
 
-    /// Number of the root's inode.
+    /// The inode number of the root.
     pub fn root(&self) -> u32 {
         self.root
     }
 
-    /// Inodes, as the superblock says.
+    /// The number of inodes according to the superblock.
     pub fn inodes(&self) -> u64 {
         self.inodes
     }
 
-    /// What identifies the image. The writer makes it from a digest of what the image is made of.
+    /// The identity of the image. The writer derives it from a digest of the image's content.
     pub fn uuid(&self) -> &[u8; 16] {
         &self.uuid
     }
@@ -243,7 +242,7 @@ impl<S: ReadAt> Reader<S> {
         Ok(inode)
     }
 
-    /// Everything that is said of the inode's data fits in the image.
+    /// Checks that all data of the inode lies within the image.
     fn check_inode(&self, inode: &Inode) -> Result<(), ReadError> {
         if inode.end() > self.size() {
             return Err(inode.damaged("its extended attributes are outside of the file"));
@@ -256,7 +255,7 @@ impl<S: ReadAt> Reader<S> {
                 return Err(inode.damaged("the length of its target is impossible"));
             }
             InodeKind::Symlink | InodeKind::Directory if inode.layout == Layout::Packed => {
-                return Err(inode.damaged("it is compressed and no file"));
+                return Err(inode.damaged("it is compressed but not a file"));
             }
             _ => {}
         }
@@ -276,7 +275,7 @@ impl<S: ReadAt> Reader<S> {
         Ok(())
     }
 
-    /// A run of data blocks lies behind the superblock and in the image.
+    /// Checks that a run of data blocks lies behind the superblock and within the image.
     fn check_blocks(&self, inode: &Inode, block: u32, blocks: u32) -> Result<(), ReadError> {
         match block.checked_add(blocks) {
             Some(end) if block > 0 && end <= self.blocks => Ok(()),
@@ -287,9 +286,9 @@ impl<S: ReadAt> Reader<S> {
     /// The target of a symbolic link.
     pub fn target(&self, inode: &Inode) -> Result<Vec<u8>, ReadError> {
         if inode.kind != InodeKind::Symlink {
-            return Err(inode.damaged("it is no symbolic link"));
+            return Err(inode.damaged("it is not a symbolic link"));
         }
-        // check_inode has capped it.
+        // check_inode has capped the length.
         let mut target = vec![0; usize::try_from(inode.size).unwrap_or(0)];
         self.read_flat(inode, 0, &mut target)?;
         if target.contains(&0) {
@@ -304,7 +303,7 @@ impl<S: ReadAt> Reader<S> {
         if inode.xattrs_len == 0 {
             return Ok(found);
         }
-        // Counted in 16 bits: a quarter of a megabyte at most.
+        // The count has 16 bits, so this is at most a quarter of a megabyte.
         let mut bytes = vec![0; inode.xattrs_len as usize];
         self.source.read_exact_at(&mut bytes, inode.xattrs_at)?;
         let short = || inode.damaged("an extended attribute is cut off");
@@ -329,7 +328,7 @@ impl<S: ReadAt> Reader<S> {
         Ok(found)
     }
 
-    /// Bytes of a plain or inline inode's data. The range was checked against its size.
+    /// Reads bytes of a plain or inline inode's data. The caller has checked the range against the size.
     fn read_flat(&self, inode: &Inode, offset: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
         let whole = match inode.layout {
             Layout::Inline => inode.size / BLOCK * BLOCK,
@@ -362,7 +361,7 @@ fn kind(mode: u16, device: u32) -> Option<InodeKind> {
     })
 }
 
-/// The callers give offsets within arrays or slices of known length; zero where there is nothing.
+/// Callers pass offsets within arrays or slices of known length; zero where there is nothing.
 fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; N])
 }

@@ -1,6 +1,6 @@
-//! A sum over a file's bytes, so that tests can compare what was written with what is read. In a release it is nothing.
+//! A checksum of a file's bytes, so that tests can compare written and read data. In a release it does nothing.
 
-/// The sum. Zeros add nothing, so holes cost nothing.
+/// The checksum. Zeros add nothing, so holes cost nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Sum {
     #[cfg(any(test, fuzzing))]
@@ -12,7 +12,7 @@ impl Sum {
     #[cfg(any(test, fuzzing))]
     pub(super) fn add(&mut self, offset: u64, bytes: &[u8]) {
         for (at, byte) in (offset..).zip(bytes) {
-            // The finalizer of splitmix64: every place counts differently.
+            // The finalizer of splitmix64, so that every position counts differently.
             let mut place = (at + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
             place = (place ^ (place >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
             place = (place ^ (place >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

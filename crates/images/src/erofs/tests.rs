@@ -47,7 +47,7 @@ fn compressions_have_names() {
     assert!(error.contains("\"gzip\"") && error.contains("\"lz4\""), "{error}");
 }
 
-/// Another version of the crate may pack differently. Then the name of the recipe in `bake` must change with this digest.
+/// Another version of the crate may pack differently. The name of the recipe in `rootfs` must then change with this digest.
 #[test]
 fn lz4_packs_as_it_did_when_the_recipe_got_its_name() {
     let text: Vec<u8> =

@@ -1,5 +1,5 @@
-//! Images in a tar file: of `docker save`, old and new, and of `skopeo copy … docker-archive:` or `oci-archive:`. The file is looked
-//! through once for its members; layers are read where they are.
+//! Images in a tar file: of `docker save`, old and new, and of `skopeo copy … docker-archive:` or `oci-archive:`. The file is searched
+//! once for its members; layers are read in place.
 
 use super::super::blob::{ZSTD_WINDOW_LOG, sniff};
 use super::super::cancel::Cancel;
@@ -19,11 +19,11 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Bytes of a member's name that are worth keeping; those that are looked for have about 80.
+/// Bytes of a member's name that are kept; the names that matter have about 80.
 const MAX_MEMBER_NAME: usize = 512;
-/// Symbolic links from one member to the next: `docker save` makes one for a layer that two images share.
+/// Most symbolic links from one member to the next: `docker save` writes one for a layer that two images share.
 const MAX_LINKS: usize = 4;
-/// Bytes of a whole archive, unpacked: two root file systems of the largest size.
+/// Most bytes of a whole archive, unpacked: two root file systems of the largest size.
 const MAX_ARCHIVE: u64 = 2 * MAX_ROOTFS_SIZE;
 const COPY_LEN: usize = 256 << 10;
 
@@ -72,7 +72,7 @@ enum Member {
     Link(Vec<u8>),
 }
 
-/// A tar file whose members can be read where they are.
+/// A tar file whose members can be read in place.
 #[derive(Debug)]
 pub(super) struct Archive {
     path: PathBuf,
@@ -81,7 +81,7 @@ pub(super) struct Archive {
 }
 
 impl Archive {
-    /// Looks through a tar file, unpacked first when it is compressed as a whole.
+    /// Indexes a tar file, which is unpacked first if it is compressed as a whole.
     pub(super) fn open(path: &Path, scratch: &Path, cancel: &Cancel) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Read { path: path.to_owned(), source };
         let file =
@@ -103,7 +103,7 @@ impl Archive {
             Compression::None => file,
             compression => {
                 let unpacked = unpacked(file, compression, scratch, cancel);
-                // Who asked to give up is told that, not what it led to.
+                // A cancellation is reported instead of its consequences.
                 cancel.check()?;
                 unpacked.map_err(|source| OpenError::Decompress { path: path.to_owned(), source })?
             }
@@ -116,7 +116,7 @@ impl Archive {
         Ok(Self { path: path.to_owned(), file: Arc::new(file), members })
     }
 
-    /// Where a member's bytes are, links followed inside the archive.
+    /// The position of a member's bytes, with links followed inside the archive.
     fn locate(&self, name: &str) -> Result<(u64, u64), OpenError> {
         let missing = || OpenError::Missing { name: shorten(name) };
         let mut key = key(name.as_bytes()).ok_or_else(missing)?;
@@ -133,7 +133,7 @@ impl Archive {
         let (offset, size) = self.locate(name)?;
         check_layer_size(&shorten(name), size)?;
         let mut start = [0; 4];
-        // A layer shorter than this has no compression that would be seen.
+        // A shorter layer has no recognisable compression.
         let compression = match self.file.read_exact_at(&mut start, offset) {
             Ok(()) if size >= 4 => sniff(&start),
             _ => Compression::None,
@@ -178,7 +178,7 @@ fn unpacked(file: File, compression: Compression, scratch: &Path, cancel: &Cance
     Ok(out)
 }
 
-/// Fails when it is time to give up.
+/// Fails when the work is cancelled.
 struct Stoppable<'a> {
     inner: Box<dyn Read>,
     cancel: &'a Cancel,
@@ -191,7 +191,7 @@ impl Read for Stoppable<'_> {
     }
 }
 
-/// A path as it is kept: normal components joined by slashes.
+/// A path in normal form: components joined by slashes.
 fn key(path: &[u8]) -> Option<Vec<u8>> {
     if path.len() > MAX_MEMBER_NAME {
         return None;
@@ -199,7 +199,7 @@ fn key(path: &[u8]) -> Option<Vec<u8>> {
     EntryPath::parse(path).ok().map(|path| path.components().join(&b'/'))
 }
 
-/// A link's target beside the link, `..` resolved; None when it leads out of the archive.
+/// A link's target relative to the link, with `..` resolved; `None` when it leads out of the archive.
 fn target(link: &[u8], to: &[u8]) -> Option<Vec<u8>> {
     let mut components: Vec<&[u8]> = link.split(|byte| *byte == b'/').collect();
     components.pop();
@@ -216,13 +216,13 @@ fn target(link: &[u8], to: &[u8]) -> Option<Vec<u8>> {
     Some(components.join(&b'/'))
 }
 
-/// The digest that a blob's file is named after: `blobs/sha256/<hex>`, `<hex>.json`.
+/// The digest in the name of a blob's file: `blobs/sha256/<hex>`, `<hex>.json`.
 fn digest_in_name(name: &str) -> Option<Digest> {
     let base = name.rsplit('/').next()?;
     Digest::from_hex(base.strip_suffix(".json").unwrap_or(base)).ok()
 }
 
-/// All members; not all of them when it is time to give up, which the caller looks for.
+/// All members, or fewer after a cancellation, which the caller checks.
 fn members(file: File, length: u64, cancel: &Cancel) -> Result<HashMap<Vec<u8>, Member>, super::TarError> {
     let mut tar = TarReader::new(Seekable { inner: BufReader::with_capacity(64 << 10, file), at: 0, length });
     let mut members = HashMap::new();
@@ -253,7 +253,7 @@ fn members(file: File, length: u64, cancel: &Cancel) -> Result<HashMap<Vec<u8>, 
     Ok(members)
 }
 
-/// Picks the image: by one of its tags, by `@number`, or the only one.
+/// Selects the image: by one of its tags, by `@number`, or the only one.
 fn choose(mut images: Vec<ArchiveImage>, wanted: Option<&str>) -> Result<ArchiveImage, OpenError> {
     let names = |images: &[ArchiveImage]| -> Vec<String> {
         images
@@ -283,7 +283,7 @@ fn same_name(tag: &str, wanted: &str) -> bool {
         || matches!((tag.parse::<Reference>(), wanted.parse::<Reference>()), (Ok(tag), Ok(wanted)) if tag == wanted)
 }
 
-/// A file in which members are left out by seeking.
+/// A file in which members are skipped by seeking.
 struct Seekable {
     inner: BufReader<File>,
     at: u64,

@@ -1,5 +1,5 @@
-//! OCI image layouts (image-spec, image-layout.md). Blobs are opened beneath the layout's directory without following
-//! symbolic links, so that no layout can point at other files of the machine.
+//! OCI image layouts (image-spec, image-layout.md). Blobs are opened beneath the layout's directory without following symbolic links, so
+//! that no layout can refer to other files of the host.
 
 use super::super::digest::Digest;
 use super::super::document::{Descriptor, Document, MAX_TOP, Platform};
@@ -39,9 +39,9 @@ pub(super) fn open_archive(
     choose_and_walk(file, tag, platform)
 }
 
-/// The files of a layout: a directory's, or those in an archive.
+/// The files of a layout: those in a directory or in an archive.
 pub(super) trait Files {
-    /// A regular file by its path's components: where it is and how long.
+    /// A regular file by its path's components: its position and length.
     fn find(&self, components: &[&str]) -> Result<(LayerPlace, u64), OpenError>;
 
     fn path(&self) -> &Path;
@@ -161,7 +161,7 @@ fn name(descriptor: &Descriptor) -> Option<&str> {
     [REF_NAME, CONTAINERD_NAME].iter().find_map(|key| descriptor.annotations.get(*key)).map(String::as_str)
 }
 
-/// The image that is meant: by its name, or the only one there is.
+/// The requested image: by its name, or the only one.
 fn choose(
     manifests: Vec<Descriptor>,
     tag: Option<&str>,
@@ -182,7 +182,7 @@ fn choose(
     match found.len() {
         0 => Err(OpenError::NoSuchImage { wanted: tag.unwrap_or("").to_owned(), available }),
         1 => Ok(found.remove(0)),
-        // Several under one name (or none): one for each platform, or a choice that nobody made.
+        // Several images under one name (or none): one for each platform, or an ambiguous choice.
         _ if available.len() <= 1 && found.iter().all(|descriptor| descriptor.platform.is_some()) => {
             for_platform(found, platform)
         }

@@ -1,5 +1,5 @@
-//! From a descriptor down to one image's configuration and layers: indexes, manifest, configuration (OCI image-spec). The same for
-//! layouts, archives and registries, which differ only in how a [`Documents`] gets its bytes.
+//! From a descriptor down to one image's configuration and layers: indexes, manifest, configuration (OCI image-spec). It is the same for
+//! layouts, archives and registries, which differ only in how a [`Documents`] reads bytes.
 
 use super::super::document::{Config, Descriptor, Document, MAX_CONFIG, MAX_MANIFEST, Platform, Role, role};
 use super::{Layer, OpenError, Opened, check_layer_size, shorten};
@@ -7,9 +7,9 @@ use magikvm_proto::limits::MAX_LAYERS;
 
 const MAX_NESTING: usize = 4;
 
-/// Where the documents of an image come from.
+/// The source of an image's documents.
 pub(in super::super) trait Documents {
-    /// A small blob: at most `limit` bytes, its size and digest checked. `what` names it in errors.
+    /// A small blob of at most `limit` bytes, with its size and digest checked. `what` names it in errors.
     fn document(&self, descriptor: &Descriptor, limit: u64, what: &str) -> Result<Vec<u8>, OpenError>;
 }
 
@@ -26,7 +26,7 @@ pub(in super::super) fn walk(
         serde_json::from_slice(&bytes).map_err(|source| OpenError::Json { what: what.clone(), source })?;
     let config = document.config.ok_or(OpenError::Document {
         what,
-        problem: "it has no configuration, so it is no container image",
+        problem: "it has no configuration, so it is not a container image",
     })?;
     let layers = document.layers.unwrap_or_default();
     if layers.len() > MAX_LAYERS {
@@ -90,7 +90,7 @@ fn manifest(
     Err(OpenError::Nesting { limit: MAX_NESTING })
 }
 
-/// A document must be of the type its descriptor says, or two readers could see two images in it.
+/// A document must have the type that its descriptor states, or two readers could see two images in it.
 fn check(document: &Document, descriptor: &Descriptor, is_index: bool) -> Result<(), &'static str> {
     if document.schema_version != Some(2) {
         return Err("its schemaVersion is not 2");
@@ -100,7 +100,7 @@ fn check(document: &Document, descriptor: &Descriptor, is_index: bool) -> Result
     }
     match (is_index, document.manifests.is_some(), document.config.is_some() || document.layers.is_some()) {
         (true, true, false) | (false, false, true) => Ok(()),
-        _ => Err("it is not what its descriptor says: index or manifest"),
+        _ => Err("it is not of the kind that its descriptor says: index or manifest"),
     }
 }
 
@@ -108,7 +108,7 @@ fn wrong_type(what: &str, descriptor: &Descriptor) -> OpenError {
     OpenError::MediaType { what: what.to_owned(), media_type: shorten(&descriptor.media_type) }
 }
 
-/// The entry that fits the platform best, the first of equals; one without a platform fits only when it is the only entry.
+/// The entry that fits the platform best, the first of equals; an entry without a platform fits only when it is the only one.
 pub(super) fn for_platform(
     mut manifests: Vec<Descriptor>,
     platform: &Platform,
@@ -136,7 +136,7 @@ pub(super) fn for_platform(
     }
 }
 
-/// Reads the configuration and checks that it is for the platform and has as many layers as the manifest.
+/// Reads the configuration and checks its platform and number of layers against the manifest.
 pub(super) fn read_config(bytes: &[u8], layers: usize, platform: &Platform) -> Result<Config, OpenError> {
     let what = || "the image's configuration".to_owned();
     let config: Config =

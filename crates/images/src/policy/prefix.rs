@@ -1,9 +1,9 @@
-//! The names that a rule is about: a registry, or a repository and everything below it.
+//! The names that a rule applies to: a registry, or a repository and everything below it.
 //!
-//! Whoever writes a pod chooses the spelling of an image's name and must not get around a rule by it. So hosts are compared as DNS
-//! and HTTPS take them: without regard to case, `:443` is the same as no port, an IPv6 address is a number (of an
-//! IPv4 address references take one spelling only), and one that stands for an IPv4 address is that.
-//! What only the network knows (another name for the same host, its address) is another registry.
+//! The author of a pod chooses the spelling of an image's name and must not evade a rule by it. So hosts are compared as DNS and HTTPS do:
+//! without regard to case, `:443` equals no port, an IPv6 address is compared as a number (references accept only one spelling of an IPv4
+//! address), and an IPv6 address that stands for an IPv4 address equals that. A difference that only the network knows (another name for
+//! the same host, its address) is another registry.
 
 use super::super::reference::Reference;
 use std::fmt;
@@ -20,16 +20,16 @@ pub(super) struct Prefix {
     components: Vec<String>,
 }
 
-/// A registry's host and port, in one spelling.
+/// A registry's host and port in one spelling.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Registry {
     host: String,
-    /// None: that of HTTPS.
+    /// `None`: the port of HTTPS.
     port: Option<u16>,
 }
 
 impl Registry {
-    /// Of the domain of a reference: its form is checked.
+    /// Parses the domain of a reference, whose form is already checked.
     fn new(domain: &str) -> Self {
         // The colons of an IPv6 address are in brackets.
         let (host, port) = match domain.rsplit_once(':') {
@@ -44,17 +44,17 @@ impl Registry {
             },
             None => host.to_ascii_lowercase(),
         };
-        // It has several names for one registry.
+        // This registry has several names.
         let host = if host.ends_with(".docker.io") { DOCKER.to_owned() } else { host };
         Self { host, port: port.filter(|port| *port != HTTPS) }
     }
 }
 
-/// Text that is not a prefix.
+/// The text is not a prefix.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wrong {
     Form(&'static str),
-    /// `docker.io/NAME`: the official image NAME, or the images of the user NAME?
+    /// `docker.io/NAME` is ambiguous: the official image NAME, or the images of the user NAME.
     Ambiguous(String),
 }
 
@@ -70,7 +70,7 @@ impl FromStr for Prefix {
             ));
         }
         let path = path.filter(|path| !path.is_empty()).map(|path| path.strip_suffix('/').unwrap_or(path));
-        // With one component more in front a reference takes the path as it is, also that of docker.io.
+        // With one more component in front, a reference takes the path unchanged, even for docker.io.
         let whole = format!("{domain}/{}", path.map_or("x/x".to_owned(), |path| format!("x/{path}")));
         let form = "a prefix is a registry's host name with an optional port, and lower-case names separated by \"/\", without tag and digest";
         let reference: Reference = whole.parse().map_err(|_| Wrong::Form(form))?;
@@ -91,11 +91,11 @@ impl FromStr for Prefix {
 }
 
 impl Prefix {
-    /// None: the rule is not about this image. Otherwise how much of its name the prefix is: more is closer.
+    /// `None`: the rule does not apply to this image. Otherwise the number of matching components: more is closer.
     pub(super) fn covers(&self, reference: &Reference) -> Option<usize> {
         let registry = Registry::new(reference.domain());
         let mut path = reference.path();
-        // Only with an unusual spelling of docker.io the reference has not done this itself.
+        // The reference has done this already except for an unusual spelling of docker.io.
         let official = format!("library/{path}");
         if registry.host == DOCKER && !path.contains('/') {
             path = &official;

@@ -22,7 +22,7 @@ fn rule(prefix: &str, rest: &str) -> String {
     format!("[[rule]]\nprefix = \"{prefix}\"\n{rest}\n")
 }
 
-/// In a word, what a policy wants of an image.
+/// A policy's requirement in a word.
 fn wants(policy: &Policy, image: &str) -> &'static str {
     match policy.requirement(&image.parse().unwrap()) {
         Requirement::Accept => "accept",
@@ -104,7 +104,10 @@ fn an_image_that_may_not_be_used_is_an_error_that_says_which_rule() {
         "{said}"
     );
     let said = error("registry.example/b");
-    assert!(said.contains("wants a keyless cosign signature") && said.contains("not support yet"), "{said}");
+    assert!(
+        said.contains("requires a keyless cosign signature") && said.contains("not support yet"),
+        "{said}"
+    );
     assert!(said.ends_with("the rule for \"registry.example/b\" in line 6"), "{said}");
     assert!(error("busybox").ends_with("no rule fits, and the default is \"reject\""));
     assert!(

@@ -1,9 +1,8 @@
-//! Who asks: answers a registry's challenge (Basic, or Bearer with a token server), and keeps the result for the next
-//! request.
+//! Authorization: answers a registry's challenge (Basic, or Bearer with a token server), and keeps the result for the next request.
 //!
-//! A login goes to the registry it is for and to the token server that this registry names, and only over https unless the
-//! registry itself is configured as plain HTTP; even then to no other host. Tokens are asked for with `pull` of this one
-//! repository, whatever the challenge would like.
+//! A login is sent only to its registry and to the token server that this registry names, and only over https, unless the registry itself
+//! is configured as plain HTTP; even then to no other host. Tokens are requested with `pull` of this one repository, whatever the
+//! challenge asks for.
 
 use super::credentials::{Credentials, LoginSearch};
 use super::error::{Presented, RegistryError};
@@ -18,24 +17,24 @@ use serde::Deserialize;
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
-/// Bytes of a challenge that are read.
+/// Most bytes of a challenge that are read.
 const MAX_CHALLENGE: usize = 8 << 10;
-/// Bytes of a token server's answer.
+/// Most bytes of a token server's answer.
 const MAX_TOKEN: u64 = 64 << 10;
-/// A token without a time, or with less, is good for this long: the specification of docker's tokens.
+/// Lifetime of a token that states none or a shorter one, from the specification of docker's tokens.
 const LEAST_LIFE: Duration = Duration::from_secs(60);
 const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
-/// A token is renewed a little before its end.
+/// A token is renewed slightly before its end.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// What a registry asks for.
+/// The kind of authorization that a registry asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Challenge {
     Basic,
     Bearer { realm: String, service: Option<String> },
 }
 
-/// What goes into `Authorization`.
+/// The value of `Authorization`.
 #[derive(Debug, Clone)]
 pub(super) struct Grant {
     pub(super) header: HeaderValue,
@@ -47,9 +46,9 @@ pub(super) struct Grant {
 #[derive(Debug)]
 pub(super) struct Authorizer {
     credentials: Credentials,
-    /// The scheme, host and port that the login is for.
+    /// The scheme, host and port that the login belongs to.
     home: Url,
-    /// The registry as files of logins name it.
+    /// The registry's name in files of logins.
     domain: String,
     repository: String,
     state: Mutex<State>,
@@ -76,7 +75,7 @@ impl Authorizer {
         Self { credentials, home, domain, repository, state: Mutex::default() }
     }
 
-    /// What the last challenge was answered with; renewed when its time is over. None: there was no challenge yet.
+    /// The answer to the last challenge, renewed when it expires. `None`: there was no challenge yet.
     pub(super) async fn current(&self, transport: &Transport) -> Result<Option<Grant>, RegistryError> {
         let mut state = self.state.lock().await;
         let over = |grant: &Grant| grant.expires.is_some_and(|end| end <= Instant::now());
@@ -86,8 +85,8 @@ impl Authorizer {
         }
     }
 
-    /// Answers the challenge of a request that was refused with `refused`. Of many requests that were refused at once, the
-    /// first one asks and the others take what it got.
+    /// Answers the challenge of a request that was refused with `refused`. When many requests are refused at once, the first one asks and
+    /// the others use its result.
     pub(super) async fn renew(
         &self,
         refused: Option<&Grant>,
@@ -163,7 +162,7 @@ impl Authorizer {
         found: Option<&LoginSearch>,
     ) -> Result<HeaderValue, RegistryError> {
         let denied = |message: &str| self.denied(&self.home, 401, message.to_owned(), found);
-        let login = login.ok_or_else(|| denied("it asks for a user name and a password"))?;
+        let login = login.ok_or_else(|| denied("it asks for a user name and password"))?;
         let basic = login.basic().ok_or_else(|| {
             denied("it asks for a user name and a password, but the login is an identity token")
         })?;
@@ -171,14 +170,14 @@ impl Authorizer {
             .ok_or_else(|| denied("the login does not fit into a header"))
     }
 
-    /// The token server's address, when the login may go there.
+    /// The token server's address if the login may be sent there.
     fn realm(&self, realm: &str, login: Option<&Login>) -> Result<Url, RegistryError> {
         let parsed = Url::parse(realm).ok();
         let shown = parsed.as_ref().map_or_else(|| super::foreign::neutral(realm), shown);
         let refused = |problem| RegistryError::Realm { registry: self.domain.clone(), realm: shown, problem };
-        let Some(mut url) = parsed else { return Err(refused("which is no address")) };
+        let Some(mut url) = parsed else { return Err(refused("which is not an address")) };
         if url.set_username("").is_err() || url.set_password(None).is_err() {
-            return Err(refused("which is no address of a host"));
+            return Err(refused("which is not an address of a host"));
         }
         url.set_fragment(None);
         let same_host = url.host_str() == self.home.host_str();
@@ -236,7 +235,7 @@ impl Authorizer {
     }
 }
 
-/// What a form looks like on the wire.
+/// The form in its encoded form.
 fn form(fields: &[(&str, &str)]) -> String {
     let Ok(mut url) = Url::parse("https://form/") else { return String::new() };
     url.query_pairs_mut().extend_pairs(fields);
@@ -260,7 +259,7 @@ fn read_token(bytes: &[u8]) -> Result<(HeaderValue, Duration), &'static str> {
     Ok((header, life.clamp(LEAST_LIFE, LONGEST_LIFE) - MARGIN))
 }
 
-/// The challenge to answer: a token server before a password on every request.
+/// The challenge to answer: a token server is preferred to a password on every request.
 fn challenge(headers: &HeaderMap) -> Option<Challenge> {
     let mut basic = None;
     for value in headers.get_all(WWW_AUTHENTICATE) {

@@ -1,7 +1,7 @@
 //! registries.toml: mirrors, plain HTTP and certificate authorities, per registry.
 //!
 //! A table is looked up by the registry's host and port as references write them (`docker.io`, `registry.example:5000`).
-//! Nothing in it turns the verification of certificates off.
+//! Nothing in it turns off the verification of certificates.
 
 use reqwest::{Certificate, Url};
 use serde::Deserialize;
@@ -11,11 +11,11 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 
-/// Bytes of registries.toml.
+/// Most bytes of registries.toml.
 const MAX_CONFIG_FILE: u64 = 1 << 20;
-/// Bytes of one file of certificates.
+/// Most bytes of one file of certificates.
 const MAX_CA_FILE: u64 = 4 << 20;
-/// Mirrors of one registry.
+/// Most mirrors of one registry.
 const MAX_MIRRORS: usize = 16;
 
 #[derive(Debug, Clone, Default)]
@@ -25,7 +25,7 @@ pub struct RegistryConfig {
     origin: Origin,
 }
 
-/// How the registry itself is reached when the command line says so.
+/// The protocol of the registry itself when the command line sets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Origin {
     #[default]
@@ -40,7 +40,7 @@ struct Table {
     ca_file: Option<PathBuf>,
 }
 
-/// The protocol a registry speaks.
+/// The protocol that a registry speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Scheme {
     #[default]
@@ -48,20 +48,20 @@ pub(super) enum Scheme {
     PlainHttp,
 }
 
-/// Another place with the same images.
+/// A mirror: another place with the same images.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mirror {
     /// Scheme, host and port.
     pub(super) root: Url,
     /// Host and port as credentials and tables name them.
     pub(super) host: String,
-    /// Before the repository's path; empty, or without slashes at its ends.
+    /// The prefix of repository paths; empty, or without slashes at its ends.
     pub(super) prefix: String,
-    /// Where in the file it is written.
+    /// Its position in the file.
     offset: usize,
 }
 
-/// A registries.toml that cannot be used.
+/// Why a registries.toml cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryConfigError {
     /// The file cannot be read.
@@ -74,7 +74,7 @@ pub enum RegistryConfigError {
     /// The file is too large.
     #[error("{} is larger than {limit} bytes", path.display())]
     TooLarge { path: PathBuf, limit: u64 },
-    /// Not TOML, or not these keys.
+    /// It is not TOML, or has unknown keys.
     #[error("{}:{line}: {problem}", path.display())]
     Line { path: PathBuf, line: usize, problem: String },
     /// A `ca-file` that cannot be read.
@@ -92,13 +92,13 @@ pub enum RegistryConfigError {
 }
 
 impl RegistryConfigError {
-    /// What the user can do about it, when there is something.
+    /// What the user can do about it, if anything.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::CaFile { path, .. } => {
                 let dir = path.parent().unwrap_or(Path::new("."));
                 Some(format!(
-                    "a relative ca-file is meant from the directory of registries.toml, {}",
+                    "a relative ca-file begins at the directory of registries.toml, {}.",
                     dir.display()
                 ))
             }
@@ -124,7 +124,7 @@ struct RawTable {
 }
 
 impl RegistryConfig {
-    /// Reads the file; a missing one is an empty one.
+    /// Reads the file; a missing one counts as empty.
     pub fn load(path: &Path) -> Result<Self, RegistryConfigError> {
         let read = |source| RegistryConfigError::Read { path: path.to_owned(), source };
         let mut bytes = Vec::new();
@@ -141,7 +141,7 @@ impl RegistryConfig {
         Self::parse(&text, path)
     }
 
-    /// Reads the text of the file at `path`, whose directory is where relative paths begin.
+    /// Parses the text of the file at `path`; relative paths begin at its directory.
     pub fn parse(text: &str, path: &Path) -> Result<Self, RegistryConfigError> {
         let at = |offset: usize, problem: String| RegistryConfigError::Line {
             path: path.to_owned(),
@@ -177,7 +177,7 @@ impl RegistryConfig {
             }
         }
         let config = Self { path: path.to_owned(), tables, origin: Origin::AsConfigured };
-        // What is written as https stays so: a table cannot quietly take it away.
+        // What is written as https stays so: another table must not silently downgrade it.
         if let Some(mirror) = config.contradicted() {
             let host = &mirror.host;
             let problem = format!(
@@ -188,14 +188,14 @@ impl RegistryConfig {
         Ok(config)
     }
 
-    /// A mirror written as https whose own table says plain HTTP.
+    /// A mirror written as https whose table says plain HTTP.
     fn contradicted(&self) -> Option<&Mirror> {
         let plain = |host: &str| self.table(host).is_some_and(|table| table.scheme == Scheme::PlainHttp);
         let mut mirrors = self.tables.values().flat_map(|table| &table.mirrors);
         mirrors.find(|mirror| mirror.root.scheme() == "https" && plain(&mirror.host))
     }
 
-    /// The same, and the registry itself (not its mirrors) is asked over plain HTTP.
+    /// The same configuration, but the registry itself (not its mirrors) is asked over plain HTTP.
     #[must_use]
     pub fn with_plain_http(self) -> Self {
         Self { origin: Origin::PlainHttp, ..self }
@@ -210,7 +210,7 @@ impl RegistryConfig {
         self.table(registry).map_or(&[], |table| &table.mirrors)
     }
 
-    /// How the registry itself is spoken to.
+    /// How the registry itself is reached.
     pub(super) fn scheme(&self, registry: &str) -> Scheme {
         match self.origin {
             Origin::PlainHttp => Scheme::PlainHttp,
@@ -269,7 +269,7 @@ impl Mirror {
                 && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
         };
         if !prefix.is_empty() && !prefix.split('/').all(component) {
-            return Err("has a prefix that is no repository path");
+            return Err("has a prefix that is not a repository path");
         }
         root.set_path("/");
         let host = host_and_port(&root).ok_or(form)?;
@@ -277,7 +277,7 @@ impl Mirror {
     }
 }
 
-/// `HOST[:PORT]`, without the port that is the scheme's own.
+/// `HOST[:PORT]`, without the scheme's default port.
 pub(super) fn host_and_port(url: &Url) -> Option<String> {
     let host = url.host_str()?;
     Some(match url.port() {
@@ -286,7 +286,7 @@ pub(super) fn host_and_port(url: &Url) -> Option<String> {
     })
 }
 
-/// HOST or HOST:PORT, nothing else that could be in an address.
+/// HOST or HOST:PORT, and nothing else that an address may contain.
 fn is_host(text: &str) -> bool {
     let Ok(url) = Url::parse(&format!("https://{text}/")) else { return false };
     let Some(host) = url.host_str() else { return false };

@@ -1,31 +1,31 @@
-//! What keeps a connection to a registry from being made, sorted by what a person can do about it.
+//! Reasons why a connection to a registry fails, grouped by what the user can do about them.
 
 use super::foreign::neutral;
 use std::error::Error;
 use std::fmt;
 use std::io;
 
-/// What kept a connection from being made.
+/// Why a connection could not be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectProblem {
     Name,
     Refused,
     /// It took too long.
     TimedOut,
-    /// The certificate is of an authority that is not trusted here.
+    /// The certificate's authority is not trusted here.
     UnknownAuthority,
-    /// The server shows a certificate of an authority as its own.
+    /// The server presents the certificate of an authority as its own.
     AuthorityAsServer,
-    /// Another fault of the certificate, or of TLS.
+    /// Another problem with the certificate or with TLS.
     Certificate,
-    /// TLS was spoken to something that speaks another protocol.
+    /// The server does not speak TLS.
     NotTls,
-    /// The other side hung up during the handshake.
+    /// The server closed the connection during the handshake.
     HungUp,
     Other,
 }
 
-/// The innermost reason of a failure of the HTTP or TLS library, as text.
+/// The innermost cause of a failure of the HTTP or TLS library, as text.
 #[derive(Debug)]
 pub struct Cause(String);
 
@@ -43,7 +43,7 @@ impl fmt::Display for Cause {
 
 impl Error for Cause {}
 
-/// The end of the chain of causes. An `io::Error` hides what it wraps, so it is asked.
+/// The end of the chain of causes. An `io::Error` hides what it wraps, so that is unwrapped explicitly.
 fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     let mut error = error;
     while let Some(inner) = below(error) {
@@ -59,11 +59,11 @@ fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stati
     }
 }
 
-/// Sorts a failure of TLS by what can be done about it.
+/// Classifies a failure of TLS.
 fn tls_problem(error: &rustls::Error) -> ConnectProblem {
     use rustls::{CertificateError as Certificate, Error as Tls, InvalidMessage};
     match error {
-        // An authority of the same name is known, but it is not the one that signed.
+        // An authority of the same name is known, but did not sign this certificate.
         Tls::InvalidCertificate(
             Certificate::UnknownIssuer
             | Certificate::BadSignature
@@ -79,7 +79,7 @@ fn tls_problem(error: &rustls::Error) -> ConnectProblem {
     }
 }
 
-/// Sorts a failure to connect by what can be done about it.
+/// Classifies a failed connection.
 pub(super) fn connect_problem(error: &reqwest::Error) -> ConnectProblem {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {

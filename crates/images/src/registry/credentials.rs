@@ -1,8 +1,7 @@
-//! Logins: which file has one for a repository, and what it is.
+//! Logins: finds the file with a login for a repository, and reads it.
 //!
-//! Reads the files of containers (`auth.json`) and docker (`config.json`), which have one form; a [`LoginFile`] is as well
-//! what a Kubernetes `imagePullSecret` holds. Secrets are in no error and in no debug output, so errors about these files
-//! never quote them.
+//! Reads the files of containers (`auth.json`) and docker (`config.json`), which have the same format; a [`LoginFile`] is also what a
+//! Kubernetes `imagePullSecret` contains. Secrets are in no error and no debug output, so errors about these files never quote them.
 
 use super::foreign::neutral;
 use super::helper::{self, HelperError};
@@ -16,12 +15,12 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Bytes of a file of logins.
+/// Most bytes of a file of logins.
 const MAX_FILE: u64 = 1 << 20;
-/// What docker calls its own registry in its files and to its helpers.
+/// Docker's name for its registry in files and for helpers.
 const DOCKER_KEY: &str = "https://index.docker.io/v1/";
 
-/// Where logins come from. Nothing is read before one is needed.
+/// The sources of logins. Nothing is read before a login is needed.
 #[derive(Debug, Clone)]
 pub struct Credentials(Origin);
 
@@ -33,7 +32,7 @@ enum Origin {
     Data(Arc<LoginFile>),
 }
 
-/// What of the environment says where files are.
+/// The environment variables that determine the files.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Environment {
     pub(super) registry_auth_file: Option<PathBuf>,
@@ -41,11 +40,11 @@ pub(super) struct Environment {
     pub(super) xdg_config_home: Option<PathBuf>,
     pub(super) docker_config: Option<PathBuf>,
     pub(super) home: Option<PathBuf>,
-    /// Where helpers are looked for, when not in this process's `PATH`.
+    /// Where helpers are searched, if not in this process's `PATH`.
     pub(super) helper_path: Option<OsString>,
 }
 
-/// A file of logins, or what a secret holds in its place.
+/// A file of logins, or the content of a secret.
 #[derive(Debug)]
 pub struct LoginFile {
     name: PathBuf,
@@ -72,17 +71,17 @@ struct Entry {
     identitytoken: Option<Secret>,
 }
 
-/// The outcome of a search.
+/// The result of a search.
 #[derive(Debug, Clone)]
 pub(super) struct LoginSearch {
     pub(super) login: Option<Login>,
-    /// The file or program it is from; with no login, nothing.
+    /// The file or program that had the login; nothing without a login.
     pub(super) place: String,
-    /// The files that were there.
+    /// The existing files.
     pub(super) looked: Vec<PathBuf>,
 }
 
-/// Logins that cannot be looked up.
+/// Why logins cannot be looked up.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
     /// The file cannot be read.
@@ -95,15 +94,15 @@ pub enum CredentialError {
     /// The file is too large.
     #[error("the file of logins {} is larger than {MAX_FILE} bytes", path.display())]
     TooLarge { path: PathBuf },
-    /// The file is not JSON of the known form. What stands there is not quoted: it may be a password.
+    /// The file is not JSON in the known format. Its content is not quoted, since it may be a password.
     #[error("the file of logins {} is not as containers and docker write it: line {line}, column {column}", path.display())]
     Form { path: PathBuf, line: usize, column: usize },
-    /// A login that is not base64 of `user:password`.
+    /// A login is not base64 of `user:password`.
     #[error("{}: `auth` of {key:?} is not base64 of \"user:password\"", path.display())]
     Auth { path: PathBuf, key: String },
     #[error("{}: credential helper of {key:?}", path.display())]
     Helper {
-        /// The file that names it.
+        /// The file that names the helper.
         path: PathBuf,
         key: String,
         #[source]
@@ -116,12 +115,12 @@ impl CredentialError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Read { path, .. } | Self::Form { path, .. } | Self::TooLarge { path } => Some(format!(
-                "repair or remove {}, or name another file in $REGISTRY_AUTH_FILE",
+                "repair or remove {}, or name another file in $REGISTRY_AUTH_FILE.",
                 path.display()
             )),
-            Self::Auth { key, .. } => Some(format!("`podman login {key}` writes it anew")),
+            Self::Auth { key, .. } => Some(format!("write it anew with `podman login {key}`.")),
             Self::Helper { source: HelperError::Start { program, .. }, .. } => {
-                Some(format!("install {program}, or remove it from the file"))
+                Some(format!("install {program}, or remove it from the file."))
             }
             Self::Helper { .. } => None,
         }
@@ -129,7 +128,7 @@ impl CredentialError {
 }
 
 impl Credentials {
-    /// Where podman and docker look: `$REGISTRY_AUTH_FILE`, containers' auth.json, docker's config.json.
+    /// The locations of podman and docker: `$REGISTRY_AUTH_FILE`, containers' auth.json, docker's config.json.
     pub fn of_environment() -> Self {
         let path = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         Self(Origin::Environment(Environment {
@@ -146,12 +145,12 @@ impl Credentials {
         Self(Origin::Nowhere)
     }
 
-    /// Those of one file, which must be there when a login is needed.
+    /// The logins of one file, which must exist when a login is needed.
     pub fn in_file(path: &Path) -> Self {
         Self(Origin::File(path.to_owned()))
     }
 
-    /// Those that were read already.
+    /// Logins that were already read.
     pub fn in_data(file: LoginFile) -> Self {
         Self(Origin::Data(Arc::new(file)))
     }
@@ -217,7 +216,7 @@ enum Need {
 }
 
 impl Environment {
-    /// In the order they are asked.
+    /// The files in order of precedence.
     fn files(&self) -> Vec<(PathBuf, Need)> {
         let mut files = Vec::new();
         if let Some(file) = &self.registry_auth_file {
@@ -243,14 +242,14 @@ impl LoginFile {
         Self::parse(&bytes, path)
     }
 
-    /// Reads the bytes of such a file, or of the `.dockerconfigjson` of a secret, which `name` stands for in errors.
+    /// Parses such a file, or the `.dockerconfigjson` of a secret; `name` stands for it in errors.
     pub fn parse(bytes: &[u8], name: &Path) -> Result<Self, CredentialError> {
         if bytes.len() as u64 > MAX_FILE {
             return Err(CredentialError::TooLarge { path: name.to_owned() });
         }
         // podman creates the file empty.
         let bytes = if bytes.iter().all(u8::is_ascii_whitespace) { b"{}" } else { bytes };
-        // The error of serde_json may quote the value that was wrong, so only its place is kept.
+        // The error of serde_json may quote the wrong value, so only its position is kept.
         let raw: RawFile = serde_json::from_slice(bytes).map_err(|error| CredentialError::Form {
             path: name.to_owned(),
             line: error.line(),
@@ -260,7 +259,7 @@ impl LoginFile {
         Ok(Self { name: name.to_owned(), auths: raw.auths, helpers: raw.cred_helpers, store })
     }
 
-    /// Looks for a login: a helper of this registry, the closest entry, then the helper of all registries.
+    /// Looks for a login: the helper of this registry, the closest entry, then the helper of all registries.
     async fn look(
         &self,
         domain: &str,
@@ -317,7 +316,7 @@ impl LoginFile {
             for (written, entry) in &self.auths {
                 let fits = match is_host {
                     true => host_of_key(written) == key,
-                    // An address with a scheme names a host, whatever comes behind it.
+                    // An address with a scheme names only a host, whatever follows.
                     false => !written.contains("://") && namespace_of_key(written) == key,
                 };
                 if fits && let Some(login) = self.login(written, entry)? {
@@ -353,7 +352,7 @@ impl LoginFile {
     }
 }
 
-/// One name for the names of docker's registry; hosts in lower case.
+/// Maps the names of docker's registry to one, and hosts to lower case.
 fn canonical(host: &str) -> String {
     match host.to_ascii_lowercase() {
         host if matches!(host.as_str(), "index.docker.io" | "registry-1.docker.io") => "docker.io".to_owned(),
@@ -361,7 +360,7 @@ fn canonical(host: &str) -> String {
     }
 }
 
-/// The host that a key means: docker writes `https://host/v1/` or `host`; a key with a path and no scheme means no host.
+/// The host of a key: docker writes `https://host/v1/` or `host`; a key with a path and without a scheme names no host.
 fn host_of_key(key: &str) -> String {
     match key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")) {
         Some(address) => canonical(address.split('/').next().unwrap_or(address)),

@@ -1,6 +1,6 @@
-//! Bytes of a blob in order, each once, however often the connection breaks.
+//! Downloads the bytes of a blob in order, each once, however often the connection breaks.
 //!
-//! Knows how far it came and how to go on from there; the hash of the bytes is the receiver's business.
+//! Knows how far the download is and how to resume it; the receiver hashes the bytes.
 
 use super::DownloadEvent;
 use super::endpoint::Endpoint;
@@ -11,13 +11,13 @@ use crate::digest::Digest;
 use std::cell::Cell;
 use std::io;
 
-/// How far a blob came.
+/// The progress of a blob.
 #[derive(Debug)]
 pub(super) struct Transfer {
     have: Cell<u64>,
 }
 
-/// Where the bytes go.
+/// The receiver of the bytes.
 pub(super) type Sink<'a> = dyn FnMut(&[u8]) -> io::Result<()> + Send + 'a;
 
 impl Transfer {
@@ -25,8 +25,8 @@ impl Transfer {
         Self { have: Cell::new(0) }
     }
 
-    /// Attempts until one succeeds, fails for good, or too many in a row brought nothing new.
-    pub(super) async fn patiently<T>(
+    /// Retries until an attempt succeeds or fails for good, or too many in a row brought nothing new.
+    pub(super) async fn retrying<T>(
         &self,
         timing: &Timing,
         attempts: u32,
@@ -41,7 +41,7 @@ impl Transfer {
                 done => return done,
             };
             failures = if self.have.get() > before { 1 } else { failures + 1 };
-            // Nobody there from the beginning is most often a mistyped name: whoever typed it is waiting.
+            // A host that never answered is usually a mistyped name, and the user is waiting.
             let at_first = self.have.get() == 0 && problem.is_nobody();
             if failures >= if at_first { attempts.min(2) } else { attempts } {
                 return Err(problem);
@@ -52,7 +52,7 @@ impl Transfer {
         }
     }
 
-    /// The rest of the blob from this endpoint, in several attempts.
+    /// Fetches the rest of the blob from this endpoint, in several attempts.
     pub(super) async fn from(
         &self,
         endpoint: &Endpoint,
@@ -63,7 +63,7 @@ impl Transfer {
         event: &(dyn Fn(DownloadEvent<'_>) + Sync),
     ) -> Result<(), RegistryError> {
         let attempt = async || self.once(endpoint, digest, size, sink).await;
-        self.patiently(&endpoint.timing, attempts, event, attempt).await
+        self.retrying(&endpoint.timing, attempts, event, attempt).await
     }
 
     async fn once(
@@ -80,7 +80,7 @@ impl Transfer {
         let url = shown(response.url());
         let mut at = span.start;
         while let Some(chunk) = match endpoint.transport.chunk(&mut response).await {
-            // Everything came; that the end is not as it should be is no loss.
+            // All bytes have arrived, so a faulty end of the connection does no harm.
             Err(_) if self.have.get() == size => None,
             chunk => chunk?,
         } {
@@ -89,7 +89,7 @@ impl Transfer {
             if end > span.end {
                 return Err(RegistryError::TooLong { url, size });
             }
-            // A server without ranges begins anew: what is here already is left out.
+            // A server without ranges starts over; the bytes received before are skipped.
             let known = usize::try_from(self.have.get().saturating_sub(at)).unwrap_or(usize::MAX);
             let fresh = chunk.get(known..).unwrap_or_default();
             if !fresh.is_empty() {

@@ -1,4 +1,4 @@
-//! One place that has the repository: the registry itself or a mirror. One request and what its answer must look like.
+//! One endpoint of the repository: the registry itself or a mirror. Sends single requests and checks their answers.
 
 use super::auth::Authorizer;
 use super::download::Transfer;
@@ -18,7 +18,7 @@ const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, application
     application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-/// One place that has the repository.
+/// One endpoint of the repository.
 #[derive(Debug)]
 pub(super) struct Endpoint {
     /// Scheme, host and port, `/v2/`, and the repository.
@@ -26,7 +26,7 @@ pub(super) struct Endpoint {
     pub(super) transport: Transport,
     authorizer: Authorizer,
     pub(super) timing: Timing,
-    /// It failed in a way that the next question would share.
+    /// It failed in a way that the next request would repeat.
     condemned: AtomicBool,
 }
 
@@ -56,11 +56,11 @@ impl Endpoint {
         url
     }
 
-    /// One attempt, with an answer that is a success.
+    /// One attempt that requires a successful answer.
     pub(super) async fn get(&self, url: &Url, headers: &HeaderMap) -> Result<Response, RegistryError> {
         let mut grant = self.authorizer.current(&self.transport).await?;
         let mut answer = self.transport.get(url, headers, grant.as_ref().map(|grant| &grant.header)).await?;
-        // Only the registry may ask who we are: a challenge of somebody it redirects to is a refusal.
+        // Only the registry may ask for a login; a challenge after a redirect is a refusal.
         if answer.response.status().as_u16() == 401 && answer.from == Origin::Asked {
             let challenge = answer.response.headers().clone();
             drop(self.transport.message(answer.response).await);
@@ -89,7 +89,7 @@ impl Endpoint {
         };
         match status {
             404 => RegistryError::NotFound { url, message },
-            // Another login for the registry would not change the mind of a server it redirects to.
+            // Another login for the registry would not satisfy a server that it redirects to.
             401 | 403 if from == Origin::Asked => RegistryError::Denied {
                 url,
                 status,
@@ -118,7 +118,7 @@ impl Endpoint {
             let response = self.get(&url, &headers).await?;
             self.read_manifest(response, which).await
         };
-        Transfer::nothing_yet().patiently(&self.timing, attempts, &silent, ask).await
+        Transfer::nothing_yet().retrying(&self.timing, attempts, &silent, ask).await
     }
 
     async fn read_manifest(
@@ -151,7 +151,7 @@ impl Endpoint {
         Ok(FetchedManifest { bytes, media_type, digest, endpoint: self.name() })
     }
 
-    /// A blob from the byte `start` on: the answer, and where in the blob it begins and ends.
+    /// A blob from the byte `start` on: the answer, and the range of the blob that it contains.
     pub(super) async fn blob(
         &self,
         digest: &Digest,
@@ -165,7 +165,7 @@ impl Endpoint {
             headers.extend(range.ok().map(|range| (RANGE, range)));
         }
         let response = match self.get(&url, &headers).await {
-            // There is nothing behind what came already.
+            // There is nothing behind the received bytes.
             Err(RegistryError::Status { url, status: 416, .. }) => {
                 return Err(RegistryError::WrongLength { url, promised: start, size });
             }
@@ -186,14 +186,14 @@ impl Endpoint {
 
 pub(super) fn silent(_: DownloadEvent<'_>) {}
 
-/// The part of a blob that an answer has: `start..end`.
+/// The part of a blob in an answer: `start..end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) start: u64,
     pub(super) end: u64,
 }
 
-/// A whole blob from a server that knows no ranges, or the part that was asked for; it may be less than all of the rest.
+/// The whole blob from a server without ranges, or the requested part, which may be shorter than the rest.
 fn span(response: &Response, start: u64, size: u64) -> Result<Span, RegistryError> {
     let url = || shown(response.url());
     match response.status().as_u16() {
@@ -213,7 +213,7 @@ fn span(response: &Response, start: u64, size: u64) -> Result<Span, RegistryErro
     }
 }
 
-/// `bytes FIRST-LAST/TOTAL`; what it says about the total is not needed.
+/// `bytes FIRST-LAST/TOTAL`; the total is not used.
 fn content_range(text: &str) -> Option<Span> {
     let (part, _) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = part.split_once('-')?;
@@ -239,7 +239,7 @@ pub(super) fn content_type(response: &Response) -> String {
     neutral(text.split(';').next().unwrap_or_default()).to_ascii_lowercase()
 }
 
-/// The media type of a manifest or an index: the header's, or the document's own where the header says nothing.
+/// The media type of a manifest or an index: the header's, or the document's where the header does not tell.
 fn manifest_type(header: &str, bytes: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]

@@ -1,4 +1,4 @@
-//! What can go wrong with a registry, which of it is worth another attempt, and what a person can do about it.
+//! Failures of a registry, which of them are worth another attempt, and what the user can do about them.
 
 use super::config::RegistryConfigError;
 use super::connect::{Cause, ConnectProblem};
@@ -9,10 +9,10 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why a registry did not give what was asked for.
+/// Why a registry did not deliver.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
-    /// Somebody asked to give up, or the time was over.
+    /// The work was cancelled or its deadline passed.
     #[error("gave up on the registry")]
     Stopped(#[from] Stopped),
     /// The thread of the connections did not start.
@@ -23,8 +23,8 @@ pub enum RegistryError {
     },
     #[error(transparent)]
     Config(#[from] Box<RegistryConfigError>),
-    /// The registry's name makes no address.
-    #[error("{registry:?} is no host that can be asked for images")]
+    /// The registry's name does not give an address.
+    #[error("{registry:?} is not a valid host name of a registry")]
     Address { registry: String },
     #[error("cannot set up TLS for {registry}")]
     Tls {
@@ -43,15 +43,14 @@ pub enum RegistryError {
     Connect {
         url: String,
         server: String,
-        /// The registry on whose behalf.
+        /// The registry that the connection was for.
         registry: String,
-        /// What kind of failure it is.
         problem: ConnectProblem,
         #[source]
         source: Cause,
     },
-    /// No byte came for a while.
-    #[error("{url}: no byte came for {} s", waited.as_secs_f32())]
+    /// No byte arrived for a while.
+    #[error("{url}: received no data for {} s", waited.as_secs_f32())]
     Stalled { url: String, waited: Duration },
     /// The connection ended in the middle.
     #[error("{url}: the connection broke")]
@@ -63,85 +62,75 @@ pub enum RegistryError {
     /// There is no such image, blob or repository.
     #[error("{url}: not found{}", says(message))]
     NotFound { url: String, message: String },
-    /// Not without another login.
+    /// Access needs another login.
     #[error("{url}: access denied (HTTP {status}){}", says(message))]
     Denied {
         url: String,
         /// 401 or 403.
         status: u16,
         message: String,
-        /// The registry whose login counts.
+        /// The registry whose login is needed.
         registry: String,
-        /// The login that was tried.
+        /// The login that the registry saw.
         login: Presented,
     },
-    /// Any other answer that is no success.
+    /// Any other unsuccessful answer.
     #[error("{url}: HTTP {status}{}", says(message))]
     Status { url: String, status: u16, message: String, retry_after: Option<Duration> },
-    /// A request over plain HTTP that was refused by something that does not answer as a registry does: mostly a server of HTTPS.
+    /// A request over plain HTTP was refused by a server that does not answer like a registry, usually one of HTTPS.
     #[error("{url}: HTTP 400{}", says(message))]
     PlainRefused { url: String, message: String },
-    /// A login that magikvm does not know.
+    /// A challenge that magikvm does not know.
     #[error("{url}: HTTP 401 without a challenge that magikvm knows (Bearer or Basic)")]
     Challenge { url: String },
-    /// The token server is none that may see the login.
-    #[error("{registry} sends for its tokens to {realm}, {problem}")]
+    /// The login must not be sent to this token server.
+    #[error("{registry} names the token server {realm}, {problem}")]
     Realm { registry: String, realm: String, problem: &'static str },
-    /// The token server's answer is no token.
-    #[error("{url}: the answer is no token: {problem}")]
+    /// The token server's answer is not a token.
+    #[error("{url}: the answer is not a token: {problem}")]
     Token { url: String, problem: &'static str },
-    /// A redirect that is not followed.
+    /// A redirect that must not be followed.
     #[error("{url}: redirected to {target:?}: {problem}")]
     Redirect { url: String, target: String, problem: &'static str },
     /// A document over its limit.
     #[error("{url}: larger than {limit} bytes")]
     TooLarge { url: String, limit: u64 },
-    /// The length of the answer is not the blob's.
+    /// The length of the answer differs from the blob's.
     #[error("{url}: {promised} bytes where the manifest says {size}")]
     WrongLength { url: String, promised: u64, size: u64 },
-    /// More bytes than there may be.
+    /// The answer has more bytes than the blob.
     #[error("{url}: more bytes than the {size} that the manifest says")]
     TooLong { url: String, size: u64 },
-    /// The answer ends before its end.
+    /// The answer ended early.
     #[error("{url}: ended after {got} of {size} bytes")]
     Short { url: String, got: u64, size: u64 },
-    /// Other bytes than asked for.
+    /// The content differs from the requested digest.
     #[error("{url}: the bytes have the digest {found}, not {wanted}")]
-    WrongDigest {
-        url: String,
-        wanted: Digest,
-        /// Of the bytes.
-        found: Digest,
-    },
-    /// The registry names another digest than its bytes have.
+    WrongDigest { url: String, wanted: Digest, found: Digest },
+    /// The registry states another digest than its bytes have.
     #[error("{url}: Docker-Content-Digest says {header:?}, but the bytes have the digest {found}")]
-    DigestHeader {
-        url: String,
-        header: String,
-        /// Of the bytes.
-        found: Digest,
-    },
-    /// An answer that is no manifest.
+    DigestHeader { url: String, header: String, found: Digest },
+    /// The answer is not a manifest.
     #[error("{url}: neither an image manifest nor an index, but {content_type:?}")]
     NotManifest { url: String, content_type: String },
-    /// A compressed answer nobody asked for.
+    /// The answer is compressed without a request.
     #[error("{url}: sent with Content-Encoding {encoding:?}, which was not asked for")]
     Encoded { url: String, encoding: String },
-    /// Another part of the blob than asked for.
+    /// The answer is another part of the blob than requested.
     #[error("{url}: asked for the bytes from {start}, got Content-Range {range:?}")]
     Range { url: String, start: u64, range: String },
     /// The list of referrers cannot be used.
     #[error("{url}: the list of referrers is not usable: {problem}")]
     Referrers { url: String, problem: String },
-    /// The receiver of the bytes failed; nothing is wrong with the registry.
-    #[error("cannot take the bytes of {digest}")]
+    /// The receiver of the bytes failed; the registry is not at fault.
+    #[error("cannot store the bytes of {digest}")]
     Sink {
         digest: Digest,
         #[source]
         source: io::Error,
     },
     /// The mirrors failed, and the registry as well.
-    #[error("no mirror helped ({})", mirrors.join("; "))]
+    #[error("all mirrors failed ({})", mirrors.join("; "))]
     Everywhere {
         /// A line for each mirror.
         mirrors: Vec<String>,
@@ -153,14 +142,14 @@ pub enum RegistryError {
 /// The login that a registry saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Presented {
-    /// None, for there is none.
+    /// None, since none is known.
     Nothing { looked: Vec<PathBuf> },
-    /// One of this file or program.
+    /// The login of this file or program.
     From(String),
 }
 
 impl RegistryError {
-    /// Whether the same question may have another answer in a moment.
+    /// Whether the same request may get another answer soon.
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::Connect { problem, .. } => !matches!(
@@ -176,12 +165,12 @@ impl RegistryError {
         }
     }
 
-    /// Whether there is no such host, or nothing that listens there.
+    /// Whether the host does not exist, or nothing listens there.
     pub(super) fn is_nobody(&self) -> bool {
         matches!(self, Self::Connect { problem: ConnectProblem::Name | ConnectProblem::Refused, .. })
     }
 
-    /// Whether the next pull may have better luck: what came so far is worth keeping.
+    /// Whether the next pull may succeed, so that the data received so far is worth keeping.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
             Self::Stopped(_) => true,
@@ -190,7 +179,7 @@ impl RegistryError {
         }
     }
 
-    /// Whether this endpoint will fail the next question as well.
+    /// Whether this endpoint will fail the next request as well.
     pub(super) fn condemns_endpoint(&self) -> bool {
         use RegistryError as E;
         let login = matches!(self, E::Denied { .. } | E::Credentials { .. } | E::Challenge { .. });
@@ -210,7 +199,7 @@ impl RegistryError {
         }
     }
 
-    /// Whether the registry answered that what was asked for does not exist.
+    /// Whether the registry answered that the requested object does not exist.
     pub fn is_not_found(&self) -> bool {
         match self {
             Self::NotFound { .. } => true,
@@ -219,7 +208,7 @@ impl RegistryError {
         }
     }
 
-    /// What the user can do about it, when there is something.
+    /// What the user can do about it, if anything.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Everywhere { source, .. } => source.hint(),
@@ -227,27 +216,27 @@ impl RegistryError {
             Self::Credentials { source, .. } => source.hint(),
             Self::Denied { registry, login, .. } => Some(denied_hint(registry, login)),
             Self::NotFound { .. } => Some(
-                "check the name and the tag; some registries also answer this when a login is missing"
+                "check the name and the tag; some registries also answer this when a login is missing."
                     .to_owned(),
             ),
             Self::Status { status: 429, .. } => Some(
-                "the registry limits how much is pulled: wait a while, or log in (`podman login`), which often raises the limit"
+                "the registry limits pulls: wait a while, or log in with `podman login`, which often raises the limit."
                     .to_owned(),
             ),
             Self::PlainRefused { .. } => Some(
-                "if it speaks https, remove `plain-http = true` from registries.toml, or --plain-http"
+                "if it speaks https, remove `plain-http = true` from registries.toml, or `--plain-http`."
                     .to_owned(),
             ),
             Self::Connect { problem, server, registry, .. } => connect_hint(*problem, server, registry),
             Self::Tls { .. } => Some(
-                "install the system's certificate authorities (Debian: `apt install ca-certificates`)".to_owned(),
+                "install the system's certificate authorities, on Debian with `apt install ca-certificates`.".to_owned(),
             ),
             Self::WrongDigest { .. } | Self::DigestHeader { .. } => Some(
-                "the registry, or something on the way to it, changes what it sends: do not trust it"
+                "do not trust the registry: it, or something on the way to it, changes the data."
                     .to_owned(),
             ),
             Self::NotManifest { .. } => {
-                Some("check that the address is a registry's, and not that of its web pages".to_owned())
+                Some("check that the address is that of a registry, and not of its web pages.".to_owned())
             }
             _ => None,
         }
@@ -258,45 +247,49 @@ fn denied_hint(registry: &str, login: &Presented) -> String {
     match login {
         Presented::Nothing { looked } if looked.is_empty() => {
             format!(
-                "`podman login {registry}` or `docker login {registry}`; it may also be that there is no such image"
+                "log in with `podman login {registry}` or `docker login {registry}`, and check the name: the image may not exist."
             )
         }
         Presented::Nothing { looked } => {
             let files: Vec<_> = looked.iter().map(|file| file.display().to_string()).collect();
             format!(
-                "`podman login {registry}` or `docker login {registry}`: no login for it in {}; it may also be that there is no such image",
+                "log in with `podman login {registry}` or `docker login {registry}`, since {} has no login for it; the image may also not exist.",
                 files.join(", ")
             )
         }
         Presented::From(place) => format!(
-            "the login from {place} was not enough: log in anew (`podman login {registry}`), or check the name of the image"
+            "the login from {place} does not suffice: log in again with `podman login {registry}`, or check the name of the image."
         ),
     }
 }
 
 fn connect_hint(problem: ConnectProblem, server: &str, registry: &str) -> Option<String> {
     let plain =
-        format!("`plain-http = true` under [registry.\"{registry}\"] in registries.toml, or --plain-http");
-    // A server that the registry sends us to is not ours to configure.
+        format!("`plain-http = true` under [registry.\"{registry}\"] in registries.toml, or `--plain-http`");
+    // A server that the registry redirects to cannot be configured here.
     let is_own = server == registry;
     Some(match problem {
-        ConnectProblem::Name => format!("check the name {server}, and the network: `getent hosts NAME`"),
+        ConnectProblem::Name => {
+            format!("check the name {server} and the network with `getent hosts {server}`.")
+        }
         ConnectProblem::Refused => {
-            format!("nothing listens there: check the port of {server} (or of the proxy), and that it runs")
+            format!(
+                "nothing listens there: check the port of {server} (or of the proxy), and whether it runs."
+            )
         }
         ConnectProblem::TimedOut => {
-            "check the network, a firewall, and HTTPS_PROXY when there is a proxy".to_owned()
+            "check the network, the firewall, and HTTPS_PROXY if there is a proxy.".to_owned()
         }
         ConnectProblem::UnknownAuthority => format!(
-            "when it has a certificate authority of its own: `ca-file = \"ca.pem\"` under [registry.\"{registry}\"] in registries.toml"
+            "if it has a private CA, write `ca-file = \"ca.pem\"` under [registry.\"{registry}\"] in registries.toml."
         ),
         ConnectProblem::AuthorityAsServer => format!(
-            "{server} shows an authority's certificate as its own: give it one with basicConstraints=CA:FALSE, and name its authority (or itself) as ca-file under [registry.\"{registry}\"] in registries.toml"
+            "{server} presents the certificate of an authority: give it one with basicConstraints=CA:FALSE, and name its authority (or itself) as ca-file under [registry.\"{registry}\"] in registries.toml."
         ),
         ConnectProblem::NotTls if is_own => {
-            format!("it does not speak https; when that is meant so: {plain}")
+            format!("it does not speak https; if that is intended, write {plain}.")
         }
-        ConnectProblem::HungUp if is_own => format!("when it does not speak https: {plain}"),
+        ConnectProblem::HungUp if is_own => format!("if it does not speak https, write {plain}."),
         _ => return None,
     })
 }

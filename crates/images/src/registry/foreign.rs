@@ -1,12 +1,12 @@
-//! Text and addresses from registries as errors show them.
+//! Text and addresses of registries in the form that errors show.
 
 use magikvm_platform::text::acts;
 use reqwest::Url;
 
-/// Characters of a stranger's text that an error shows.
+/// Most characters of untrusted text that an error shows.
 const SHOWN: usize = 300;
 
-/// A stranger's text for an error: one line, no characters that act on a terminal, not too long.
+/// Untrusted text for an error: one line, no characters that act on a terminal, and short.
 pub(super) fn neutral(text: &str) -> String {
     let mut out = String::new();
     for (count, character) in text.trim().chars().enumerate() {
@@ -14,13 +14,13 @@ pub(super) fn neutral(text: &str) -> String {
             out.push('…');
             break;
         }
-        // Most often the end of a line, which is meant for reading.
+        // Usually a line break, which should stay a separator.
         out.push(if acts(character) { ' ' } else { character });
     }
     out
 }
 
-/// An address for an error: queries carry signatures and tokens, so they are left out.
+/// An address for an error, without its query, which may carry signatures and tokens.
 pub(super) fn shown(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);

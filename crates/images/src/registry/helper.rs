@@ -1,7 +1,7 @@
-//! Docker's credential helpers: `docker-credential-NAME get`, the server on its input, JSON on its output.
+//! Docker's credential helpers: `docker-credential-NAME get`, with the server on its input and JSON on its output.
 //!
-//! The program is the user's own, but what it prints is capped, and it is killed when it takes too long or the pull is
-//! given up. Its error output is not shown: there may be anything in it.
+//! The program belongs to the user, but its output is capped, and it is killed when it takes too long or the pull is cancelled. Its error
+//! output is not shown, since it may contain anything.
 
 use super::login::{Login, Secret};
 use serde::Deserialize;
@@ -12,19 +12,19 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::net::unix::pipe;
 
-/// A helper may ask a key ring, which may ask a person.
+/// A helper may ask a key ring, which may ask the user.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_OUTPUT: usize = 64 << 10;
-/// What helpers print when they have nothing.
+/// The output of helpers that have no login.
 const NOTHING: &str = "credentials not found in native keychain";
-/// The user name that stands before an identity token.
+/// The user name that marks an identity token.
 const TOKEN_USER: &str = "<token>";
 
-/// A credential helper that gave no answer.
+/// Why a credential helper gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum HelperError {
-    /// A name that is no name of a program.
-    #[error("{name:?} is no name of a helper: letters, digits, \"_\", \".\" and \"-\"")]
+    /// The name cannot be a program's name.
+    #[error("{name:?} is not a name of a helper: use letters, digits, \"_\", \".\" and \"-\"")]
     Name { name: String },
     /// It did not start.
     #[error("cannot start {program}")]
@@ -33,8 +33,8 @@ pub enum HelperError {
         #[source]
         source: io::Error,
     },
-    /// It could not be spoken to.
-    #[error("cannot speak with {program}")]
+    /// The communication failed.
+    #[error("cannot communicate with {program}")]
     Pipe {
         program: String,
         #[source]
@@ -48,7 +48,7 @@ pub enum HelperError {
     TooMuch { program: String },
     #[error("{program} failed ({status}): {message}")]
     Failed { program: String, status: ExitStatus, message: String },
-    /// It printed no login.
+    /// Its output is not a login.
     #[error("{program} printed no JSON with Username and Secret")]
     Answer { program: String },
 }
@@ -60,7 +60,7 @@ struct Answer {
     secret: Secret,
 }
 
-/// Asks the helper; None: it knows no login for the server.
+/// Asks the helper; `None`: it has no login for the server.
 pub(super) async fn get(
     name: &str,
     server: &str,
@@ -88,7 +88,7 @@ async fn run(program: &str, server: &str, path: Option<&OsStr>) -> Result<Option
     let mut child = KilledWhenDropped(command.spawn().map_err(start)?);
     let piped = |source| HelperError::Pipe { program: program.to_owned(), source };
     if let Some(mut input) = child.0.stdin.take() {
-        // A server's name fits into a pipe. A helper that ends without reading it has its reason.
+        // A server's name fits into a pipe. A helper that ends without reading it has a reason.
         match input.write_all(server.as_bytes()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(piped(error)),
             _ => {}
@@ -121,7 +121,7 @@ fn answer(program: &str, status: ExitStatus, output: &[u8]) -> Result<Option<Log
     })
 }
 
-/// Everything up to the end; None: more than there may be.
+/// Everything up to the end; `None`: more than allowed.
 async fn read_all(output: OwnedFd) -> io::Result<Option<Vec<u8>>> {
     let output = pipe::Receiver::from_owned_fd(output)?;
     let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
@@ -139,7 +139,7 @@ async fn read_all(output: OwnedFd) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Giving up drops the future that waits for the helper, and with it the helper.
+/// A cancellation drops the future that waits for the helper, and the helper with it.
 struct KilledWhenDropped(Child);
 
 impl KilledWhenDropped {
@@ -149,7 +149,7 @@ impl KilledWhenDropped {
             if let Some(status) = self.0.try_wait()? {
                 return Ok(status);
             }
-            // Its output has ended, so it ends as well; the time is over when it does not.
+            // Its output has ended, so it should end as well; the timeout applies when it does not.
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(50));
         }
@@ -171,8 +171,8 @@ mod tests {
     use std::path::Path;
     use std::time::Instant;
 
-    /// The file is written by a child: a descriptor of our own could be inherited by another test's child that is just
-    /// starting, and a program that is open for writing does not start.
+    /// A child writes the file: another test's child that is starting could inherit a descriptor of ours, and a program that is open for
+    /// writing does not start.
     fn write(dir: &Path, name: &str, script: &str) {
         let path = dir.join(format!("docker-credential-{name}"));
         let mut child = Command::new("sh")
@@ -223,11 +223,11 @@ mod tests {
     fn a_helper_that_hangs_is_killed() {
         let dir = tempfile::tempdir().unwrap();
         let pid = dir.path().join("pid");
-        // It says its number, and then never ends its output.
+        // It reports its number, and then never ends its output.
         write(dir.path(), "hangs", &format!("echo $$ > {}; exec sleep 1000", pid.display()));
         let begun = Instant::now();
         let mut timeout = Duration::from_millis(200);
-        // On a busy machine it may be killed before it could say its number.
+        // On a busy host it may be killed before it reports its number.
         let pid: i32 = loop {
             assert!(matches!(ask(dir.path(), "hangs", timeout), Err(HelperError::TimedOut { .. })));
             match std::fs::read_to_string(&pid).unwrap_or_default().trim().parse() {

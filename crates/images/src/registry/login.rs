@@ -1,4 +1,4 @@
-//! A login, and text that is in no error and in no debug output.
+//! A login, and text that appears in no error and no debug output.
 
 use base64::Engine;
 use base64::alphabet;
@@ -6,18 +6,18 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 use std::fmt;
 
-/// Padding is left out by some who write these files.
+/// Some writers of these files leave out the padding.
 pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Text that nobody gets to see.
+/// Text that is never shown.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Secret(String);
 
-/// What a registry is told about who asks.
+/// The identity that a registry is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Login {
     Password {
@@ -39,14 +39,14 @@ impl Secret {
         Self(text)
     }
 
-    /// For a header or a form, and nothing else.
+    /// For a header or a form only.
     pub(super) fn reveal(&self) -> &str {
         &self.0
     }
 }
 
 impl Login {
-    /// What goes behind `Basic` in a header; None for a token, which is no password.
+    /// The value after `Basic` in a header; `None` for a token, which is not a password.
     pub(super) fn basic(&self) -> Option<Secret> {
         match self {
             Self::Password { user, password } => {

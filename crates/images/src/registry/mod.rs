@@ -1,9 +1,9 @@
 //! A registry: the pull side of OCI's distribution-spec 1.1, bounded in everything it reads and in how long it waits.
 //!
-//! [`Repository`] is one repository at its mirrors and its registry; its calls wait. Beneath it: `endpoint` is one of these
-//! places and knows what answers must look like, `download` carries a blob over broken connections, `auth` and
-//! `credentials` say who asks, `transport` speaks HTTP, `referrers` lists what belongs to a manifest. What manifests mean,
-//! where bytes are kept and whether a blob has the right digest after a download is for others to know.
+//! [`Repository`] is one repository at its mirrors and its registry; its calls block. Beneath it, `endpoint` is one of these places and
+//! checks answers, `download` carries a blob over broken connections, `auth` and `credentials` provide the login, `transport` speaks HTTP,
+//! and `referrers` lists what refers to a manifest. Must not know what manifests mean and where bytes are kept; the receiver checks the
+//! digest of a downloaded blob.
 
 mod auth;
 mod config;
@@ -42,13 +42,12 @@ use std::io;
 use std::time::Duration;
 use transport::{Driver, Transport};
 
-/// The registry behind the name that stands for none.
+/// The registry behind the default name.
 const DOCKER: (&str, &str) = ("docker.io", "registry-1.docker.io");
 
-/// One repository of images, wherever it can be had: at mirrors in their order, then at the registry itself.
-///
-/// Calls wait, may come from several threads at once, and end with [`RegistryError::Stopped`] as soon as the pull is to be
-/// given up. Not to be called from asynchronous code.
+/// One repository of images with all its endpoints: the mirrors in their order, then the registry itself. Calls block, may be made from
+/// several threads at once, and end with [`RegistryError::Stopped`] as soon as the pull is cancelled. They must not be made from
+/// asynchronous code.
 #[derive(Debug)]
 pub(super) struct Repository {
     endpoints: Vec<Endpoint>,
@@ -60,39 +59,38 @@ pub(super) struct Repository {
 /// Names a manifest in its repository.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Which<'a> {
-    /// Whatever the tag means now.
+    /// The current manifest of the tag.
     Tag(&'a str),
     Digest(Digest),
 }
 
-/// A manifest or an index, as sent. Nothing in it was looked at but its type.
+/// A manifest or an index as sent. Only its type was checked.
 #[derive(Debug)]
 pub(super) struct FetchedManifest {
     pub(super) bytes: Vec<u8>,
     /// One of the four types of manifests and indexes.
     pub(super) media_type: String,
-    /// Of the bytes.
     pub(super) digest: Digest,
-    /// Who sent it, for people.
+    /// The endpoint that sent it, for messages.
     pub(super) endpoint: String,
 }
 
-/// What happens on the way to a blob, for whoever shows progress.
+/// Events of a blob's download, for progress displays.
 #[derive(Debug)]
 pub(super) enum DownloadEvent<'a> {
-    /// There will be another attempt at the same place.
+    /// Another attempt at the same endpoint follows.
     Retrying {
         problem: &'a RegistryError,
-        /// Bytes that are here.
+        /// Bytes received so far.
         have: u64,
         wait: Duration,
     },
-    /// A mirror is given up, and the next place is asked.
+    /// A mirror is abandoned, and the next endpoint is asked.
     NextEndpoint { problem: &'a RegistryError, endpoint: &'a str },
 }
 
 impl Repository {
-    /// The repository of a reference. Nothing is asked yet.
+    /// The repository of a reference. Sends nothing yet.
     pub(super) fn open(
         config: &RegistryConfig,
         credentials: &Credentials,
@@ -132,14 +130,14 @@ impl Repository {
         Ok(Self { endpoints, timing, cancel: cancel.clone(), driver })
     }
 
-    /// A manifest or an index. One that is named by its digest has this digest.
+    /// A manifest or an index. The answer to a request by digest has that digest.
     pub(super) fn manifest(&self, which: Which<'_>) -> Result<FetchedManifest, RegistryError> {
         self.everywhere(&endpoint::silent, async |endpoint, attempts| {
             endpoint.manifest(which, attempts).await
         })
     }
 
-    /// A small blob, at most `limit` bytes, with the digest it should have.
+    /// A small blob of at most `limit` bytes with the expected digest.
     pub(super) fn blob(&self, digest: &Digest, size: u64, limit: u64) -> Result<Vec<u8>, RegistryError> {
         self.everywhere(&endpoint::silent, async |endpoint, attempts| {
             let url = || foreign::shown(&endpoint.url("blobs", &digest.to_string()));
@@ -160,8 +158,8 @@ impl Repository {
         })
     }
 
-    /// Hands the bytes of a blob to `sink`, in order and each once, `size` of them or an error. Their digest is the
-    /// caller's to check. `sink` and `event` are called on this thread.
+    /// Passes the bytes of a blob to `sink`, in order and each once: exactly `size` bytes or an error. The caller checks the digest.
+    /// `sink` and `event` are called on this thread.
     pub(super) fn download(
         &self,
         digest: &Digest,
@@ -175,7 +173,7 @@ impl Repository {
         })
     }
 
-    /// What refers to a manifest; nothing, when nothing does.
+    /// Everything that refers to a manifest; empty if nothing does.
     pub(super) fn referrers(
         &self,
         digest: &Digest,
@@ -183,7 +181,7 @@ impl Repository {
     ) -> Result<Vec<Descriptor>, RegistryError> {
         let listed = self.everywhere(&endpoint::silent, async |endpoint, attempts| {
             let found = referrers::list(endpoint, digest, artifact_type, attempts).await?;
-            // A mirror may have the images alone.
+            // A mirror may have only the images.
             match found.is_empty() {
                 true => {
                     let url = foreign::shown(&endpoint.url("referrers", &digest.to_string()));
@@ -198,7 +196,7 @@ impl Repository {
         }
     }
 
-    /// Asks one place after the other. The registry's own answer counts when all fail.
+    /// Asks one endpoint after the other. When all fail, the registry's answer counts.
     fn everywhere<T>(
         &self,
         event: &(dyn Fn(DownloadEvent<'_>) + Sync),

@@ -1,5 +1,5 @@
-//! Which manifests say that they belong to another one (signatures, for example): the referrers API of distribution-spec
-//! 1.1, and the tag that stands in for it in older registries.
+//! The manifests that refer to another one (signatures, for example): the referrers API of distribution-spec 1.1, and the tag that
+//! replaces it in older registries.
 
 use super::Which;
 use super::download::Transfer;
@@ -13,20 +13,20 @@ use reqwest::{Response, Url};
 use serde::Deserialize;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-/// Pages of one list.
+/// Most pages of one list.
 const MAX_PAGES: usize = 16;
-/// Entries of one list. A signature has a handful; more is somebody's flood.
+/// Most entries of one list. A signature has a handful; more is an attack.
 const MAX_REFERRERS: usize = 1024;
 
-/// The part of an index that is used. Entries that are not understood (another digest algorithm) are left out, so that
-/// nobody can hide the others by adding one.
+/// The used part of an index. Entries that are not understood (another digest algorithm) are skipped, so that nobody can hide the others
+/// by adding one.
 #[derive(Deserialize)]
 struct Page {
     #[serde(default)]
     manifests: Option<Vec<serde_json::Value>>,
 }
 
-/// All that refer to `digest` here, with this artifact type when one is given.
+/// Everything that refers to `digest` here, with this artifact type if one is given.
 pub(super) async fn list(
     endpoint: &Endpoint,
     digest: &Digest,
@@ -42,7 +42,7 @@ pub(super) async fn list(
     Ok(found.into_iter().filter(wanted).collect())
 }
 
-/// None: the registry has no such API.
+/// `None`: the registry has no such API.
 async fn of_api(
     endpoint: &Endpoint,
     digest: &Digest,
@@ -58,7 +58,7 @@ async fn of_api(
     let mut found = Vec::new();
     for _ in 0..MAX_PAGES {
         let ask = async || endpoint.get(&url, &headers).await;
-        let response = match Transfer::nothing_yet().patiently(&endpoint.timing, attempts, &silent, ask).await
+        let response = match Transfer::nothing_yet().retrying(&endpoint.timing, attempts, &silent, ask).await
         {
             Err(
                 RegistryError::NotFound { .. }
@@ -69,7 +69,7 @@ async fn of_api(
             }
             response => response?,
         };
-        // Some registries answer every address with a page for people.
+        // Some registries answer every address with a web page.
         if content_type(&response) != INDEX {
             return Ok(None);
         }
@@ -99,7 +99,7 @@ async fn of_tag(
     };
     let url = endpoint.url("manifests", &tag);
     if role(&manifest.media_type) != Some(Role::Index) {
-        return Err(unusable(&url, format!("it is no index, but {}", neutral(&manifest.media_type))));
+        return Err(unusable(&url, format!("it is not an index, but {}", neutral(&manifest.media_type))));
     }
     let found = entries(&url, &manifest.bytes)?;
     if found.len() > MAX_REFERRERS {
@@ -119,7 +119,7 @@ fn unusable(url: &Url, problem: String) -> RegistryError {
     RegistryError::Referrers { url: shown(url), problem }
 }
 
-/// The address in `Link: <…>; rel="next"`, which must be of the same server.
+/// The address in `Link: <…>; rel="next"`, which must be on the same server.
 fn next_page(url: &Url, response: &Response) -> Result<Option<Url>, RegistryError> {
     for value in response.headers().get_all(LINK) {
         let Ok(text) = value.to_str() else { continue };

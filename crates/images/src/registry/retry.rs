@@ -1,21 +1,21 @@
-//! How long things may take, and how long to wait before another attempt. Pure but for the jitter.
+//! Timeouts, and the pauses before another attempt. Pure except for the jitter.
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, SystemTime};
 
-/// The patience of one repository.
+/// Timeouts and attempts of one repository.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timing {
     /// Attempts at the last endpoint without one new byte.
     pub(super) attempts: u32,
-    /// The same at a mirror: there is somewhere else to go.
+    /// The same at a mirror, after which other endpoints follow.
     pub(super) mirror_attempts: u32,
-    /// Before the second attempt; doubles from there.
+    /// Pause before the second attempt; it doubles from there.
     pub(super) first_wait: Duration,
-    /// A registry may ask for more patience, up to this.
+    /// Longest pause that a registry may ask for.
     pub(super) longest_wait: Duration,
-    /// For name, connection and TLS together.
+    /// For name lookup, connection and TLS together.
     pub(super) connect: Duration,
     pub(super) stall: Duration,
 }
@@ -34,17 +34,17 @@ impl Default for Timing {
 }
 
 impl Timing {
-    /// How long to wait after so many failures in a row.
+    /// The pause after this many failures in a row.
     pub(super) fn wait(&self, failures: u32, retry_after: Option<Duration>) -> Duration {
         let doubled = self.first_wait.saturating_mul(1 << failures.saturating_sub(1).min(16));
-        // Many clients that failed at the same moment should not come back at the same moment: 75 % to 125 %.
+        // Clients that failed at the same moment should not retry at the same moment: 75 % to 125 %.
         let jitter = u32::try_from(RandomState::new().hash_one(failures) % 51).unwrap_or(0) + 75;
         let wait = doubled.min(self.longest_wait).saturating_mul(jitter) / 100;
         wait.max(retry_after.unwrap_or_default()).min(self.longest_wait)
     }
 }
 
-/// What `Retry-After` asks for: seconds, or a moment.
+/// The pause that `Retry-After` asks for: seconds, or a date.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {

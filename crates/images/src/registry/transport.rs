@@ -1,7 +1,7 @@
-//! HTTP: the thread of the connections, clients with their certificates, and redirects.
+//! HTTP: the thread of the connections, the clients with their certificates, and redirects.
 //!
-//! Redirects are followed by hand, because two things must hold whatever the other side answers: `Authorization` goes to
-//! no other scheme, host or port than it was made for, and nothing that began as https goes on as http.
+//! Redirects are followed explicitly, because two rules must hold whatever the other side answers: `Authorization` is sent only to the
+//! scheme, host and port it was made for, and nothing that began as https continues as http.
 
 use super::connect::{Cause, connect_problem};
 use super::error::RegistryError;
@@ -22,11 +22,10 @@ use tokio::sync::oneshot;
 
 const USER_AGENT: &str = concat!("magikvm/", env!("CARGO_PKG_VERSION"));
 const MAX_REDIRECTS: usize = 10;
-/// Bytes of an answer that is only read for what it says about a failure.
+/// Most bytes of an answer that only explains a failure.
 const MAX_MESSAGE: usize = 8 << 10;
 
-/// The thread on which connections live. Callers wait on their own threads, so a caller that is slow to take its bytes
-/// holds up nobody else.
+/// The thread of all connections. Callers wait on their own threads, so a caller that consumes its bytes slowly blocks nobody else.
 #[derive(Debug)]
 pub(super) struct Driver {
     handle: Handle,
@@ -36,20 +35,20 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn start() -> io::Result<Self> {
-        // The other threads look up names, which has no form that can be waited for.
+        // The other threads resolve names, which has no asynchronous form.
         let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(4).build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::Builder::new().name("registry".to_owned()).spawn(move || {
             // Ends when the sender is dropped.
             drop(runtime.block_on(stopped));
-            // Does not wait for a name that is still being looked up.
+            // Does not wait for a pending name lookup.
             runtime.shutdown_background();
         })?;
         Ok(Self { handle, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Does the work on this thread, until it is done or to be given up. Not for threads that run a runtime themselves.
+    /// Does the work on this thread until it is done or cancelled. Not for threads that run a runtime themselves.
     pub(super) fn run<T>(
         &self,
         cancel: &Cancel,
@@ -69,13 +68,13 @@ impl Drop for Driver {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // A panic there was reported when it happened.
+            // A panic there was already reported.
             drop(thread.join());
         }
     }
 }
 
-/// How one registry or mirror is reached, and what it redirects to.
+/// How one registry or mirror, and the targets of its redirects, are reached.
 #[derive(Debug)]
 pub(super) struct Transport {
     registry: String,
@@ -86,11 +85,11 @@ pub(super) struct Transport {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum ClientKind {
-    /// As the environment says, through a proxy or not.
+    /// Through a proxy if the environment says so.
     Environment,
-    /// This machine is not reached through proxies.
+    /// Never through a proxy: the host itself.
     Loopback,
-    /// As well, and certificates are not needed.
+    /// Never through a proxy, and without certificates.
     PlainLoopback,
 }
 
@@ -101,12 +100,12 @@ pub(super) struct Answer {
     pub(super) from: Origin,
 }
 
-/// Who an answer is from.
+/// The sender of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
     /// The server that was asked.
     Asked,
-    /// A server it sent us to: what it wants to know about us is not its business.
+    /// A server that it redirected to, which must not learn the login.
     Elsewhere,
 }
 
@@ -138,7 +137,7 @@ impl Transport {
     }
 
     fn build(&self, kind: ClientKind) -> reqwest::Result<Client> {
-        // reqwest takes the provider of the process. When there is one already, that is as good.
+        // reqwest uses the provider of the process. An existing one is as good.
         drop(rustls::crypto::ring::default_provider().install_default());
         let mut builder = Client::builder()
             .user_agent(USER_AGENT)
@@ -157,7 +156,7 @@ impl Transport {
         builder.build()
     }
 
-    /// Asks, and follows where the answer leads.
+    /// Sends a request and follows redirects.
     pub(super) async fn get(
         &self,
         start: &Url,
@@ -168,7 +167,7 @@ impl Transport {
         let mut from = Origin::Asked;
         for _ in 0..=MAX_REDIRECTS {
             let mut request = self.client(&url)?.get(url.clone()).headers(headers.clone());
-            // Nothing but the bytes themselves can be checked.
+            // Only the bytes themselves can be checked.
             request = request.header(ACCEPT_ENCODING, "identity");
             if let (Some(authorization), Origin::Asked) = (authorization, from) {
                 request = request.header(AUTHORIZATION, authorization);
@@ -178,7 +177,7 @@ impl Transport {
                 return Ok(Answer { response, from });
             }
             let next = target(&url, response.headers())?;
-            // A short answer is read to its end, which keeps the connection.
+            // A short answer is read to its end, which keeps the connection usable.
             drop(self.message(response).await);
             if next.origin() != start.origin() {
                 from = Origin::Elsewhere;
@@ -189,7 +188,7 @@ impl Transport {
         Err(RegistryError::Redirect { url: shown(start), target, problem: "more than 10 redirects" })
     }
 
-    /// Sends a form, and follows nothing.
+    /// Sends a form without following redirects.
     pub(super) async fn post(&self, url: &Url, form: String) -> Result<Response, RegistryError> {
         let request = self.client(url)?.post(url.clone()).body(form);
         let request = request.header(reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded");
@@ -247,10 +246,10 @@ impl Transport {
         Ok(bytes)
     }
 
-    /// What an answer that is no success says, made harmless. Nothing, when it says nothing in time.
+    /// The explanation in an unsuccessful answer, made harmless. Empty if none arrives in time.
     pub(super) async fn message(&self, mut response: Response) -> Said {
         let mut bytes = Vec::new();
-        let patience = self.timing.stall.min(Duration::from_secs(5));
+        let limit = self.timing.stall.min(Duration::from_secs(5));
         let read = async {
             while let Ok(Some(chunk)) = response.chunk().await {
                 let room = MAX_MESSAGE - bytes.len();
@@ -261,8 +260,8 @@ impl Transport {
                 }
             }
         };
-        // What came until then is what there is.
-        drop(tokio::time::timeout(patience, read).await);
+        // The bytes received until then suffice.
+        drop(tokio::time::timeout(limit, read).await);
         message_of(&bytes)
     }
 }
@@ -271,7 +270,7 @@ fn leads_elsewhere(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// Where an answer leads to.
+/// The target of a redirect.
 fn target(url: &Url, headers: &HeaderMap) -> Result<Url, RegistryError> {
     let location = headers.get(LOCATION).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
     let refused = |target: &str, problem| RegistryError::Redirect {
@@ -279,11 +278,11 @@ fn target(url: &Url, headers: &HeaderMap) -> Result<Url, RegistryError> {
         target: neutral(target.split(['?', '#']).next().unwrap_or_default()),
         problem,
     };
-    let Some(location) = location else { return Err(refused("", "no Location says where to")) };
-    let mut next = url.join(&location).map_err(|_| refused(&location, "that is no address"))?;
-    // Logins in an address are the sender's, not ours.
+    let Some(location) = location else { return Err(refused("", "there is no Location")) };
+    let mut next = url.join(&location).map_err(|_| refused(&location, "that is not an address"))?;
+    // Logins in an address belong to the sender.
     if next.set_username("").is_err() || next.set_password(None).is_err() {
-        return Err(refused(&location, "that is no address of a host"));
+        return Err(refused(&location, "that is not an address of a host"));
     }
     next.set_fragment(None);
     match (url.scheme(), next.scheme()) {
@@ -333,7 +332,7 @@ fn message_of(bytes: &[u8]) -> Said {
     Said::Text(if is_page { "(a web page)".to_owned() } else { neutral(&text) })
 }
 
-/// This machine, by a name or an address that is no other.
+/// Whether an address or name certainly means this host.
 fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())

@@ -1,17 +1,17 @@
-//! The newer form of cosign's signatures: a sigstore bundle (version 0.3), a JSON document with everything about one signature.
-//! In it is either a DSSE envelope with an in-toto statement, or a bare signature over a file. Knows no registry.
+//! The newer form of cosign's signatures: a sigstore bundle (version 0.3), a JSON document with everything about one signature. It
+//! contains either a DSSE envelope with an in-toto statement, or a bare signature over a file. Must not know registries.
 //!
-//! The bundle itself is not signed: what else is in it (certificates, entries of transparency logs) is left out.
+//! The bundle itself is not signed, so its other content (certificates, entries of transparency logs) is ignored.
 
 use super::super::digest::{Digest, shorten};
 use super::{Claim, Refusal, Signed, base64};
 use serde::Deserialize;
 
-/// The media type of a bundle and of the artifact that holds it.
+/// The media type of a bundle and of its artifact.
 pub(super) const MEDIA_TYPE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
-/// Bytes of a bundle.
+/// Most bytes of a bundle.
 pub(super) const MAX_BUNDLE: u64 = 256 << 10;
-/// What a statement says when it is a signature of an image and not, say, a list of its contents.
+/// The type of a statement that signs an image, as opposed to, say, a list of its contents.
 pub(super) const PREDICATE: &str = "https://sigstore.dev/cosign/sign/v1";
 
 const PAYLOAD: &str = "application/vnd.in-toto+json";
@@ -75,11 +75,11 @@ struct SubjectDigest {
 pub(super) enum Content {
     /// A statement about an image.
     Statement { envelope: Vec<u8>, statement: Vec<u8>, signatures: Vec<Vec<u8>> },
-    /// A signature over the bytes with this digest: to be checked, they must be there.
+    /// A signature over the bytes with this digest. Checking it needs the bytes.
     Message { digest: Digest, signature: Vec<u8> },
 }
 
-/// Reads a bundle. Believes nothing of it.
+/// Parses a bundle. Trusts nothing in it.
 pub(super) fn open(bytes: &[u8]) -> Result<Content, Refusal> {
     let bundle: Bundle = serde_json::from_slice(bytes)
         .map_err(|error| Refusal::Json { what: "the bundle", problem: shorten(&error.to_string()) })?;
@@ -108,7 +108,7 @@ fn open_envelope(envelope: &Envelope) -> Result<Content, Refusal> {
     Ok(Content::Statement { envelope: to_be_signed(PAYLOAD, &statement), statement, signatures })
 }
 
-/// DSSE's "pre-authentication encoding": type and text with their lengths, so that neither can be taken for the other.
+/// DSSE's "pre-authentication encoding": type and text with their lengths, so that they cannot be confused.
 fn to_be_signed(r#type: &str, text: &[u8]) -> Vec<u8> {
     let mut bytes = format!("DSSEv1 {} {type} {} ", r#type.len(), text.len()).into_bytes();
     bytes.extend_from_slice(text);
@@ -128,7 +128,7 @@ fn open_message(message: &MessageSignature) -> Result<Content, Refusal> {
     Ok(Content::Message { digest, signature: base64("the signature", &message.signature)? })
 }
 
-/// Checks a statement about an image: the signature first.
+/// Checks a statement about an image, its signature first.
 pub(super) fn check_statement(
     claim: &Claim<'_>,
     envelope: &[u8],
@@ -147,7 +147,7 @@ pub(super) fn check_statement(
     ) {
         return Err(Refusal::OtherPurpose { found: shorten(&statement.r#type) });
     }
-    // The same key may have signed "this image has a grave flaw": that is no permission to run it.
+    // The same key may have signed "this image has a serious vulnerability", which is not a permission to run it.
     if statement.predicate_type != PREDICATE {
         return Err(Refusal::OtherPurpose { found: shorten(&statement.predicate_type) });
     }
@@ -277,7 +277,7 @@ mod tests {
         let signature = r#"{"sig":"AAAA"},"#.repeat(MAX_SIGNATURES);
         let many = good.replace("\"signatures\":[", &format!("\"signatures\":[{signature}"));
         assert!(matches!(judge(&many), Err(Refusal::Malformed { .. })));
-        // The key's own signature, but over the statement without its type.
+        // A valid signature of the key, but over the statement without its type.
         let bare = STANDARD.encode(sign(statement().as_bytes()));
         let from = good.find("\"sig\":\"").unwrap() + 7;
         let bare = format!("{}{bare}\"}}]}}}}", &good[..from]);
@@ -288,7 +288,7 @@ mod tests {
     fn a_bit_changed_anywhere_is_never_another_signature() {
         for made in [fixture!("made/cosign-bundle/bundle.json"), fixture!("made/cosign-blob/bundle.json")] {
             let text = std::str::from_utf8(made).unwrap();
-            // What stands in the hint is not looked at.
+            // The hint is not checked.
             let hint = text.find("verificationMaterial").unwrap()..text.find("}}").unwrap() + 2;
             for bit in (0..made.len() * 8).filter(|bit| !hint.contains(&(bit / 8))) {
                 let mut changed = made.to_vec();

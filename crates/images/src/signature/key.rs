@@ -1,5 +1,5 @@
-//! The public keys that may sign images: PEM files, kinds of keys, and what a key says about bytes and a signature.
-//! Knows no image and no registry.
+//! The public keys that may sign images: PEM files, kinds of keys, and the verification of signatures. Must not know images and
+//! registries.
 
 use crate::digest::{Digest, DigestError};
 use rustls_pki_types::SignatureVerificationAlgorithm as Algorithm;
@@ -15,10 +15,10 @@ use std::str::FromStr;
 use webpki::ring;
 use webpki::{Error, RawPublicKeyEntity};
 
-/// Bytes of a key's file. The largest key that is taken has about 1500.
+/// Most bytes of a key file. The largest accepted key has about 1500.
 const MAX_FILE: u64 = 64 << 10;
 
-/// Which key: the sha256 of its DER form (SubjectPublicKeyInfo).
+/// The id of a key: the sha256 of its DER form (SubjectPublicKeyInfo).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct KeyId(Digest);
@@ -43,7 +43,7 @@ impl FromStr for KeyId {
     }
 }
 
-/// A key file that cannot be used.
+/// Why a key file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// It cannot be read.
@@ -53,33 +53,33 @@ pub enum KeyError {
         #[source]
         source: io::Error,
     },
-    /// It is not a public key that can be used.
+    /// It is not a usable public key.
     #[error("{} is not a public key for signatures of images: {problem}", path.display())]
     NotAKey {
         path: PathBuf,
-        /// What it is instead, or what is wrong.
+        /// What it is instead, or what is wrong with it.
         problem: &'static str,
     },
 }
 
-/// A kind of key that is taken.
+/// An accepted kind of key.
 struct KeyKind {
-    /// What its signatures may be made with. More than one: signers differ, and each is safe.
+    /// Accepted signature algorithms. There are several because signers differ, and each is safe.
     algorithms: &'static [&'static dyn Algorithm],
-    /// Bytes of its DER form. *ring* says of a key it does not take only that no signature is right; this says it at once.
-    /// A compressed point is shorter, an RSA key under 2048 bits too.
+    /// Accepted lengths of its DER form. For an unsupported key, *ring* only reports that no signature is valid; this detects it at once.
+    /// A compressed point is shorter, and so is an RSA key under 2048 bits.
     der_bytes: RangeInclusive<usize>,
 }
 
 const KINDS: &[KeyKind] = &[
     KeyKind { algorithms: &[ring::ECDSA_P256_SHA256], der_bytes: 91..=91 },
-    // cosign hashes with SHA-256 whatever the curve, openssl is told, newer signers take the curve's own.
+    // cosign hashes with SHA-256 whatever the curve, openssl takes an option, newer signers use the curve's hash.
     KeyKind { algorithms: &[ring::ECDSA_P384_SHA384, ring::ECDSA_P384_SHA256], der_bytes: 120..=120 },
     KeyKind { algorithms: &[ring::ED25519], der_bytes: 44..=44 },
     KeyKind { algorithms: &[ring::RSA_PKCS1_2048_8192_SHA256], der_bytes: 290..=1100 },
 ];
 
-const OTHER_KIND: &str = "magikvm takes ECDSA P-256 and P-384, Ed25519 and RSA of 2048 to 8192 bits";
+const OTHER_KIND: &str = "magikvm supports ECDSA P-256 and P-384, Ed25519 and RSA of 2048 to 8192 bits";
 
 #[derive(Clone)]
 pub(super) struct Key {
@@ -95,7 +95,7 @@ impl fmt::Debug for Key {
 }
 
 impl Key {
-    /// Reads the text of a PEM file.
+    /// Parses the text of a PEM file.
     pub(super) fn from_pem(pem: &[u8]) -> Result<Self, &'static str> {
         if has(pem, "PRIVATE KEY-----") {
             return Err("it is a private key; give the public one, and keep this one secret");
@@ -105,7 +105,7 @@ impl Key {
         let Some((kind, der)) = first else { return Err(instead(pem)) };
         match kind {
             SectionKind::PublicKey => {}
-            SectionKind::Certificate => return Err("it is a certificate; take the key out of it"),
+            SectionKind::Certificate => return Err("it is a certificate; extract the key from it"),
             _ => return Err("it is something else in PEM"),
         }
         match sections.next() {
@@ -117,7 +117,7 @@ impl Key {
     fn from_der(der: Vec<u8>) -> Result<Self, &'static str> {
         let der = SubjectPublicKeyInfoDer::from(der);
         let entity = RawPublicKeyEntity::try_from(&der).map_err(|_| "its DER form is damaged")?;
-        // Only the algorithm of the key is asked for: another one is another error than a wrong signature.
+        // Only the algorithm of the key is compared, because another algorithm is a different error than a wrong signature.
         let fits = |algorithm: &dyn Algorithm| {
             let error = entity.verify_signature(algorithm, b"", b"");
             matches!(error, Ok(()) | Err(Error::InvalidSignatureForPublicKey))
@@ -130,7 +130,7 @@ impl Key {
         Ok(Self { id: KeyId(Digest::of(&der)), algorithms: kind.algorithms, der })
     }
 
-    /// Did this key sign these bytes?
+    /// Whether this key signed these bytes.
     fn signed(&self, message: &[u8], signature: &[u8]) -> bool {
         let Ok(entity) = RawPublicKeyEntity::try_from(&self.der) else { return false };
         self.algorithms
@@ -139,10 +139,10 @@ impl Key {
     }
 }
 
-/// What a text is in which no known PEM section was found.
+/// What a text without a known PEM section is.
 fn instead(pem: &[u8]) -> &'static str {
     if has(pem, "-----BEGIN RSA PUBLIC KEY-----") {
-        "it is of the old form PKCS#1; openssl rsa -RSAPublicKey_in -pubout makes the usual one"
+        "it has the old form PKCS#1; convert it with `openssl rsa -RSAPublicKey_in -pubout`"
     } else {
         "it has no \"-----BEGIN PUBLIC KEY-----\""
     }
@@ -152,12 +152,12 @@ fn has(text: &[u8], what: &str) -> bool {
     text.windows(what.len()).any(|window| window == what.as_bytes())
 }
 
-/// Public keys, at least one. Any of them suffices.
+/// Public keys, at least one. A signature by any of them suffices.
 #[derive(Debug, Clone)]
 pub struct Keys(Vec<Key>);
 
 impl Keys {
-    /// Reads PEM files. None: no file was named.
+    /// Reads PEM files. `None`: no file was given.
     pub fn load(paths: &[PathBuf]) -> Result<Option<Self>, KeyError> {
         let keys = paths.iter().map(|path| load(path)).collect::<Result<Vec<_>, _>>()?;
         Ok(if keys.is_empty() { None } else { Some(Self(keys)) })
@@ -192,7 +192,7 @@ pub(super) mod tests {
     use base64::engine::general_purpose::STANDARD;
     use proptest::prelude::*;
 
-    /// A file of the fixtures. `tests/fixtures/cosign/README.md` says how each was made.
+    /// A file of the fixtures. `tests/fixtures/cosign/README.md` says how each was created.
     macro_rules! fixture {
         ($path:literal) => {
             include_bytes!(concat!("../../../../tests/fixtures/cosign/", $path)).as_slice()

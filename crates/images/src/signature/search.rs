@@ -1,4 +1,4 @@
-//! Looks for signatures in a registry until one counts. What is found there is a stranger's: everything has a limit.
+//! Searches a registry for a valid signature. Everything found there is untrusted and has a limit.
 
 use super::super::document::{Descriptor, Document, MAX_MANIFEST};
 use super::bundle::{self, Content};
@@ -8,23 +8,22 @@ use super::{
 };
 use std::collections::BTreeSet;
 
-/// Signatures that are looked at; and as many referrers that turn out to be something else.
+/// Most signatures that are checked, and most referrers that turn out to be something else.
 pub(super) const MAX_CANDIDATES: usize = 32;
-/// Requests that may fail before the rest is given up.
+/// Most failed requests before the search ends.
 const MAX_FAILURES: usize = 3;
 
 const SIGNATURE_ARTIFACT: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
 const PREDICATE_ANNOTATION: &str = "dev.sigstore.bundle.predicateType";
-/// What a list says of an artifact that has no type of its own. cosign 3 writes it for its bundles when it has to keep the list
-/// itself, because the registry keeps none.
+/// The type that a list states for an artifact without a type. cosign 3 writes it for its bundles when it has to keep the list itself,
+/// because the registry keeps none.
 const NO_TYPE: [&str; 3] =
     ["", "application/vnd.oci.empty.v1+json", "application/vnd.oci.image.config.v1+json"];
 
-/// Looks for a signature of an image by one of the keys.
-///
-/// `digests` are the digest that the reference stands for (often an index) and that of the manifest chosen from it. A signature
-/// over either is good: an index names its manifests by digest and a manifest its layers, so whoever signed the index signed this
-/// manifest too; and whoever signed the manifest signed all that is going to run, whatever led to it.
+/// Searches for a signature of an image by one of the keys. `digests` are the digest of the reference (often an index) and that of the
+/// manifest chosen from it. A signature over either is valid: an index names its manifests by digest and a manifest its layers, so a
+/// signature over the index covers this manifest too, and a signature over the manifest covers everything that will run, whatever led to
+/// it.
 pub(in super::super) fn verify<S: SignatureSource>(
     keys: &Keys,
     reference: &Reference,
@@ -47,7 +46,7 @@ struct Search<'a, S: SignatureSource> {
     claim: Claim<'a>,
     source: &'a S,
     refused: Candidates,
-    /// Those whose manifests were asked for.
+    /// Artifacts whose manifests were requested.
     referrers: BTreeSet<Digest>,
     failures: Vec<(String, S::Error)>,
 }
@@ -81,7 +80,7 @@ impl<S: SignatureSource> Search<'_, S> {
     fn referrers(&mut self) -> Option<Verified> {
         self.claim.digests.iter().find_map(|digest| {
             let mut listed = self.ask("the list of the signatures", |source| source.referrers(digest))?;
-            // First those that say what they are.
+            // Artifacts that state their type come first.
             listed.retain(may_be_signature);
             listed.sort_by_key(is_untyped);
             listed.iter().find_map(|referrer| self.referrer(referrer))
@@ -102,7 +101,7 @@ impl<S: SignatureSource> Search<'_, S> {
         self.manifest(SignatureOrigin::Referrer(digest), &manifest)
     }
 
-    /// Looks at a manifest whose layers are signatures.
+    /// Checks a manifest whose layers are signatures.
     fn manifest(&mut self, found: SignatureOrigin<'_>, bytes: &[u8]) -> Option<Verified> {
         let layers = match layers(bytes) {
             Ok(layers) => layers,
@@ -124,7 +123,7 @@ impl<S: SignatureSource> Search<'_, S> {
             (SignatureOrigin::Tag(_), simple::MEDIA_TYPE) => SignatureForm::Tag,
             (SignatureOrigin::Referrer(_), simple::MEDIA_TYPE) => SignatureForm::Referrer,
             (SignatureOrigin::Referrer(_), bundle::MEDIA_TYPE) => SignatureForm::Bundle,
-            // It never said that it is a signature.
+            // It never claimed to be a signature.
             (SignatureOrigin::Referrer(_), _) => return None,
             (SignatureOrigin::Tag(_), other) => {
                 self.refuse(found.layer(number), Refusal::MediaType { found: shorten(other) });
@@ -177,7 +176,7 @@ impl<S: SignatureSource> Search<'_, S> {
         Some(bundle::check_message(&self.claim, digest, &manifest, signature))
     }
 
-    /// A blob that is small enough.
+    /// A blob within the size limit.
     fn blob(&mut self, layer: &Descriptor, limit: u64) -> Option<Result<Vec<u8>, Refusal>> {
         let too_large = |size| Some(Err(Refusal::TooLarge { size, limit }));
         if layer.size > limit {
@@ -188,7 +187,7 @@ impl<S: SignatureSource> Search<'_, S> {
         if bytes.len() as u64 > limit { too_large(bytes.len() as u64) } else { Some(Ok(bytes)) }
     }
 
-    /// Asks the registry. A request that fails does not hide the other signatures, but several do.
+    /// Sends a request to the registry. A single failure does not hide the other signatures, but several end the search.
     fn ask<T>(&mut self, what: &str, request: impl FnOnce(&S) -> Result<T, S::Error>) -> Option<T> {
         if self.failures.len() >= MAX_FAILURES {
             return None;
@@ -210,11 +209,11 @@ impl<S: SignatureSource> Search<'_, S> {
         }
     }
 
-    /// The error when nothing was found.
+    /// The error when no valid signature was found.
     fn nothing(self) -> SignatureError<S::Error> {
         let reference = Box::new(self.claim.reference.clone());
         let refused = self.refused;
-        // What the registry did not give may have been the signature: nothing else is certain then.
+        // The missing answer may have contained the signature, so nothing else is certain.
         if let Some((what, source)) = self.failures.into_iter().next() {
             return SignatureError::Registry { reference, what, source };
         }
@@ -231,7 +230,7 @@ impl<S: SignatureSource> Search<'_, S> {
     }
 }
 
-/// Could this be a signature? Lists of contents and the like also refer to images. A wrong no only means that it does not count.
+/// Whether this may be a signature. Lists of contents and the like also refer to images. A wrong no only means that it does not count.
 fn may_be_signature(referrer: &Referrer) -> bool {
     let type_fits = match referrer.artifact_type.as_deref() {
         Some(SIGNATURE_ARTIFACT | simple::MEDIA_TYPE | bundle::MEDIA_TYPE) => true,

@@ -1,5 +1,5 @@
-//! The older form of cosign's signatures, that of containers/image too: a small JSON document ("simple signing") in a layer, its
-//! signature in an annotation of that layer. Knows no registry.
+//! The older form of cosign's signatures, also used by containers/image: a small JSON document ("simple signing") in a layer, with its
+//! signature in an annotation of that layer. Must not know registries.
 
 use super::super::digest::{Digest, shorten};
 use super::super::reference::Reference;
@@ -8,20 +8,19 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use std::collections::BTreeMap;
 
-/// The media type of the document.
 pub(super) const MEDIA_TYPE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
-/// Bytes of the document.
+/// Most bytes of the document.
 pub(super) const MAX_PAYLOAD: u64 = 64 << 10;
 
 const ANNOTATION: &str = "dev.cosignproject.cosign/signature";
 const TYPE: &str = "cosign container image signature";
 
-/// What is signed. A name that is not here, twice here or in other letters is an error: another reader could see another document.
+/// The signed document. An unknown, repeated or differently capitalised name is an error, since another reader could see another document.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Payload {
     critical: Critical,
-    /// Who made it, when, and whatever else: says nothing about the image.
+    /// The creator, the time and other data that says nothing about the image.
     #[serde(rename = "optional")]
     _optional: Option<IgnoredAny>,
 }
@@ -46,7 +45,7 @@ struct Image {
     docker_manifest_digest: Digest,
 }
 
-/// The signature that a layer's annotations carry.
+/// The signature in a layer's annotations.
 pub(super) fn signature(annotations: &BTreeMap<String, String>) -> Result<Vec<u8>, Refusal> {
     let text = annotations.get(ANNOTATION).ok_or(Refusal::Malformed {
         problem: "its layer has no annotation \"dev.cosignproject.cosign/signature\"",
@@ -54,7 +53,7 @@ pub(super) fn signature(annotations: &BTreeMap<String, String>) -> Result<Vec<u8
     base64("the signature", text)
 }
 
-/// Checks a document and its signature. The signature first: until then nothing in the document is believed or even parsed.
+/// Checks a document and its signature. The signature comes first: until then nothing in the document is trusted or even parsed.
 pub(super) fn check(claim: &Claim<'_>, payload: &[u8], signature: &[u8]) -> Result<super::Signed, Refusal> {
     let key = claim.keys.signer(payload, signature).ok_or(Refusal::OtherKey)?;
     let payload: Payload = serde_json::from_slice(payload).map_err(|error| Refusal::Json {
@@ -66,7 +65,7 @@ pub(super) fn check(claim: &Claim<'_>, payload: &[u8], signature: &[u8]) -> Resu
         return Err(Refusal::OtherPurpose { found: shorten(&r#type) });
     }
     let digest = claim.wanted(image.docker_manifest_digest)?;
-    // Its tag or digest is not compared: the tag may have moved on since, and the digest is said above.
+    // The tag and the digest in it are not compared: the tag may have moved since, and the digest is checked above.
     let named = identity.docker_reference;
     match named.parse::<Reference>() {
         Ok(named) if named.repository() == claim.reference.repository() => Ok(super::Signed { digest, key }),

@@ -5,11 +5,11 @@ use rustls_pki_types::pem::PemObject;
 use std::cell::Cell;
 use std::collections::HashMap;
 
-/// The digest of `made/image.json`, which everything in `made` is about.
+/// The digest of `made/image.json`, which everything in `made` refers to.
 pub(super) const IMAGE: &str = "sha256:d2d0325550f4309c9609df6fe039330bd24539b97872b010119d84c0a7a44362";
 const MANIFEST: &[u8] = fixture!("made/image.json");
 
-/// Signs as cosign does, with the key whose public half is team.pub.
+/// Signs like cosign with the key whose public half is team.pub.
 pub(super) fn sign(message: &[u8]) -> Vec<u8> {
     let key = PrivateKeyDer::from_pem_slice(fixture!("team.pem")).unwrap();
     let key = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
@@ -24,7 +24,7 @@ pub(super) fn annotated(manifest: &[u8]) -> Vec<u8> {
     STANDARD.decode(text.as_str().unwrap()).unwrap()
 }
 
-/// A registry that did not answer.
+/// A registry that does not answer.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no answer for {0}")]
 struct NoAnswer(String);
@@ -34,7 +34,7 @@ struct Repository {
     tags: HashMap<String, Vec<u8>>,
     referrers: HashMap<Digest, Vec<Referrer>>,
     content: HashMap<Digest, Vec<u8>>,
-    /// Requests that were answered.
+    /// Number of answered requests.
     requests: Cell<usize>,
     tags_are_unreachable: bool,
 }
@@ -248,7 +248,7 @@ fn a_registry_that_does_not_answer_is_not_an_unsigned_image() {
     let mut lost = by_cosign();
     lost.content.clear();
     assert!(matches!(lost.check(), Err(SignatureError::Registry { .. })));
-    // What can be had is enough.
+    // The available signatures suffice.
     let mut half = Repository { tags_are_unreachable: true, ..by_cosign() };
     half.refer(None, fixture!("made/cosign-tag/manifest.json"), fixture!("made/cosign-tag/payload.json"));
     assert_eq!(half.check().unwrap().form, SignatureForm::Referrer);
@@ -331,7 +331,7 @@ fn after_32_signatures_or_referrers_the_search_ends() {
         matches!(repository.check(), Err(SignatureError::Unreadable { refused, .. }) if refused.unseen == 8)
     );
     assert_eq!(repository.requests.get(), 32);
-    // What says that it is a signature comes first.
+    // An artifact that says it is a signature comes first.
     repository.refer(Some("application/vnd.dev.cosign.artifact.sig.v1+json"), &manifest(&[good]), payload);
     repository.check().unwrap();
 }
@@ -359,7 +359,7 @@ fn any_bit_changed_in_a_manifest_of_signatures_is_no_other_signature() {
         let mut repository = Repository::default();
         repository.tag(IMAGE, &changed, payload);
         let result = repository.check();
-        // The rest of a manifest is nobody's word: it only leads to the signature.
+        // The rest of a manifest is untrusted: it only leads to the signature.
         assert!(!signature.contains(&(bit / 8)) || result.is_err(), "bit {bit}");
     }
 }

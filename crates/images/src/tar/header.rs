@@ -3,7 +3,7 @@
 use super::super::tree::Timestamp;
 use super::{BLOCK, Segment, TarError, sparse};
 
-/// Which dialect a header is in.
+/// The dialect of a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dialect {
     Old,
@@ -17,7 +17,7 @@ enum Dialect {
 #[derive(Debug)]
 pub(super) struct Block([u8; BLOCK]);
 
-/// What is before the first NUL.
+/// The bytes before the first NUL.
 pub(super) fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|byte| *byte == 0).next().unwrap_or(&[])
 }
@@ -35,7 +35,7 @@ impl Block {
         self.0.iter().all(|byte| *byte == 0)
     }
 
-    /// The sum of all bytes with the sum's own field as blanks; old tars added signed bytes.
+    /// The sum of all bytes with the checksum field as blanks. Old tars added signed bytes.
     pub(super) fn check_sum(&self) -> Result<(), TarError> {
         let said = number(&self.0[148..156]).ok_or(TarError::Checksum)?;
         let as_summed = |at: usize, byte: u8| if (148..156).contains(&at) { b' ' } else { byte };
@@ -73,7 +73,7 @@ impl Block {
     }
 
     pub(super) fn mode(&self) -> Result<u16, TarError> {
-        // Some tars put the type's bits here as well.
+        // Some tars put the bits of the type here as well.
         let mode = number(&self.0[100..108]).ok_or(TarError::Field { field: "mode" })?;
         u16::try_from(mode & 0o7777).map_err(|_| TarError::Field { field: "mode" })
     }
@@ -99,7 +99,7 @@ impl Block {
         Ok((self.unsigned(329..337, "device number")?, self.unsigned(337..345, "device number")?))
     }
 
-    /// The parts of an old GNU sparse file that are in the header itself.
+    /// The parts of an old GNU sparse map that are in the header itself.
     pub(super) fn sparse_map(&self) -> Result<Vec<Segment>, TarError> {
         let mut map = Vec::new();
         sparse::read_pairs(&self.0[386..482], &mut map)?;
@@ -123,7 +123,7 @@ impl Block {
     }
 }
 
-/// Sizes stay far from overflow in every sum that is made of them.
+/// Sizes are limited so that no sum of them can overflow.
 pub(super) fn check_size(size: u64) -> Result<u64, TarError> {
     if size < 1 << 62 { Ok(size) } else { Err(TarError::Field { field: "size" }) }
 }

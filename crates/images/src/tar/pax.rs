@@ -4,7 +4,7 @@ use super::super::tree::Timestamp;
 use super::header::{Block, check_size};
 use super::{MAX_XATTRS, Segment, TarError, sparse};
 
-/// Everything that extended headers say about the entry behind them.
+/// Everything that extended headers say about the entry that follows.
 #[derive(Debug, Default)]
 pub(super) struct Extended {
     path: Option<Vec<u8>>,
@@ -17,7 +17,7 @@ pub(super) struct Extended {
     pub(super) mtime: Option<Timestamp>,
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     pub(super) sparse_size: Option<u64>,
-    /// The map, for sparse formats that have it here.
+    /// The map, for sparse formats that store it here.
     pub(super) sparse_map: Option<Vec<Segment>>,
     sparse_name: Option<Vec<u8>>,
     sparse_offset: Option<u64>,
@@ -25,7 +25,7 @@ pub(super) struct Extended {
 }
 
 impl Extended {
-    /// Takes the records of one header.
+    /// Applies the records of one header.
     pub(super) fn read(&mut self, mut bytes: &[u8]) -> Result<(), TarError> {
         while !bytes.is_empty() {
             let (key, value, rest) = record(bytes).ok_or(TarError::PaxRecord)?;
@@ -35,7 +35,7 @@ impl Extended {
         Ok(())
     }
 
-    /// The name: PAX before GNU before ustar, and a sparse file's real name before all.
+    /// The name: PAX before GNU before ustar, and a sparse file's real name before all of them.
     pub(super) fn path(&self, block: &Block) -> Vec<u8> {
         let extended = self.sparse_name.as_ref().or(self.path.as_ref()).or(self.long_name.as_ref());
         extended.cloned().unwrap_or_else(|| block.name())
@@ -46,7 +46,7 @@ impl Extended {
     }
 
     fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), TarError> {
-        // An empty value takes the field back.
+        // An empty value removes the field.
         let bytes = || (!value.is_empty()).then(|| value.to_vec());
         match key {
             b"path" => self.path = no_nul(bytes())?,
@@ -61,7 +61,7 @@ impl Extended {
                 self.sparse_size = integer(value)?.map(check_size).transpose()?
             }
             b"GNU.sparse.map" => self.sparse_map = Some(sparse::read_list(value)?),
-            // Format 0.0: pairs of records, one pair a segment.
+            // Format 0.0 has pairs of records, one pair for each segment.
             b"GNU.sparse.offset" => self.sparse_offset = integer(value)?,
             b"GNU.sparse.numbytes" => {
                 let offset = self.sparse_offset.take().ok_or(TarError::SparseMap)?;
@@ -81,7 +81,7 @@ impl Extended {
         Ok(())
     }
 
-    /// libarchive writes both kinds of records for one attribute: the last one counts.
+    /// libarchive writes both kinds of records for one attribute; the last one counts.
     fn set_xattr(&mut self, name: Vec<u8>, value: Vec<u8>) -> Result<(), TarError> {
         if let Some(found) = self.xattrs.iter_mut().find(|(known, _)| *known == name) {
             found.1 = value;
@@ -94,7 +94,7 @@ impl Extended {
     }
 }
 
-/// The first record: key, value and what follows.
+/// The first record: key, value and the remaining bytes.
 fn record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let blank = bytes.iter().take(20).position(|byte| *byte == b' ')?;
     let length: usize = decimal(&bytes[..blank])?.try_into().ok()?;
@@ -126,7 +126,7 @@ fn integer<T: TryFrom<u64>>(value: &[u8]) -> Result<Option<T>, TarError> {
     decimal(value).and_then(|number| T::try_from(number).ok()).map(Some).ok_or(TarError::PaxRecord)
 }
 
-/// `[-]seconds[.fraction]`; digits behind the ninth are cut off.
+/// `[-]seconds[.fraction]`; digits after the ninth are dropped.
 fn time(value: &[u8]) -> Result<Timestamp, TarError> {
     let parse = || {
         let (negative, value) = value.strip_prefix(b"-").map_or((false, value), |value| (true, value));
@@ -141,7 +141,7 @@ fn time(value: &[u8]) -> Result<Timestamp, TarError> {
         Some(match (negative, nanoseconds) {
             (false, _) => Timestamp { seconds, nanoseconds },
             (true, 0) => Timestamp { seconds: -seconds, nanoseconds },
-            // Nanoseconds count forwards also before 1970.
+            // Nanoseconds count forwards even before 1970.
             (true, _) => Timestamp { seconds: -seconds - 1, nanoseconds: 1_000_000_000 - nanoseconds },
         })
     };
@@ -173,7 +173,7 @@ fn base64(text: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// Undoes `%41`; libarchive writes attribute names so.
+/// Decodes `%41`, as libarchive writes attribute names.
 fn percent(name: &[u8]) -> Vec<u8> {
     let hex = |byte: &u8| (*byte as char).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let mut out = Vec::with_capacity(name.len());

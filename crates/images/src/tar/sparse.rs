@@ -4,10 +4,10 @@ use super::header::{Block, number};
 use super::pax::decimal;
 use super::{BLOCK, Segment, Skip, TarError, TarReader};
 
-/// Segments of one file. Each costs memory; honest maps have a few.
+/// Most segments of one file. Each costs memory; honest maps have a few.
 const MAX_SEGMENTS: usize = 65_536;
 
-/// A further block of an old GNU map. True: another one follows.
+/// Another block of an old GNU map. True: one more follows.
 pub(super) fn read_gnu(block: &Block, map: &mut Vec<Segment>) -> Result<bool, TarError> {
     read_pairs(&block.bytes()[..504], map)?;
     Ok(block.bytes()[504] != 0)
@@ -90,7 +90,7 @@ fn push(map: &mut Vec<Segment>, segment: Segment) -> Result<(), TarError> {
     Ok(())
 }
 
-/// Segments must be in order, inside the file, and as long together as what is stored.
+/// Segments must be in order, inside the file, and as long together as the stored data.
 pub(super) fn check(map: &[Segment], size: u64, stored: u64) -> Result<(), TarError> {
     let mut end = 0;
     let mut sum = 0u64;

@@ -2,7 +2,7 @@ use super::*;
 use proptest::prelude::*;
 use std::process::Command;
 
-/// A header block with a right checksum.
+/// A header block with a correct checksum.
 fn block(name: &str, typeflag: u8, size: u64, link: &str) -> Vec<u8> {
     let mut block = vec![0u8; BLOCK];
     block[..name.len()].copy_from_slice(name.as_bytes());
@@ -156,7 +156,7 @@ fn damage_is_an_error_of_its_kind() {
     assert!(matches!(reader.next(), Err(TarError::Truncated)));
 }
 
-/// GNU tar's four ways to write a sparse file, read back.
+/// Reads back GNU tar's four ways to write a sparse file.
 #[test]
 fn sparse_files_as_gnu_tar_writes_them() {
     let dir = tempfile::tempdir().unwrap();

@@ -36,16 +36,16 @@ pub struct Xattr {
     value: Box<[u8]>,
 }
 
-/// What became of an extended attribute.
+/// The result for an extended attribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
     /// It is in the image.
     Yes,
-    /// It is not: EROFS has no such namespace, or overlayfs would obey it.
+    /// It is dropped: EROFS has no such namespace, or overlayfs would obey it.
     Dropped,
 }
 
-/// Name prefixes of EROFS with their numbers. An access control list is its whole name.
+/// Name prefixes of EROFS with their numbers. The prefix of an access control list is its whole name.
 const PREFIXES: [(&[u8], u8); 5] = [
     (b"user.", 1),
     (b"system.posix_acl_access", 2),
@@ -59,8 +59,8 @@ pub(in super::super) fn xattr_prefix(number: u8) -> Option<&'static [u8]> {
     PREFIXES.iter().find_map(|(prefix, found)| (*found == number).then_some(*prefix))
 }
 
-/// Attributes that are orders to overlayfs (redirect, opaque, metacopy): an image must not give them to the overlay
-/// that is mounted on top of it.
+/// Attributes that are instructions to overlayfs (redirect, opaque, metacopy): an image must not pass them to the overlay that is mounted
+/// on top of it.
 const OVERLAY: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
 
 impl Attributes {
@@ -93,7 +93,7 @@ impl Attributes {
         Ok(Kept::Yes)
     }
 
-    /// Bytes held in memory beside the struct, roughly.
+    /// Approximate bytes of memory in addition to the struct.
     pub(super) fn weight(&self) -> usize {
         self.xattrs.iter().map(|xattr| 8 + xattr.suffix.len() + xattr.value.len()).sum()
     }

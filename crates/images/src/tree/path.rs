@@ -42,12 +42,12 @@ impl<'a> EntryPath<'a> {
         Ok(Self { components })
     }
 
-    /// From the root down; none for the root itself.
+    /// The components from the root down; empty for the root itself.
     pub fn components(&self) -> &[&'a [u8]] {
         &self.components
     }
 
-    /// The directory and the name in it; None for the root.
+    /// The directory and the name in it; `None` for the root.
     pub fn split(&self) -> Option<(Self, &'a [u8])> {
         let (name, parents) = self.components.split_last()?;
         Some((Self { components: parents.to_vec() }, name))
@@ -62,7 +62,7 @@ pub(super) fn check_name(name: &[u8]) -> Result<(), TreeError> {
     if name.len() > MAX_NAME_LEN { Err(TreeError::NameTooLong { name: text(name) }) } else { Ok(()) }
 }
 
-/// A symlink's target as it may be kept: any bytes but NUL.
+/// A symlink's target: any bytes but NUL.
 pub(in super::super) fn check_target(target: &[u8]) -> Result<(), TreeError> {
     if target.is_empty() || target.len() > MAX_TARGET_LEN {
         return Err(TreeError::SymlinkTarget { target: text(target) });

@@ -151,7 +151,7 @@ fn hardlinks_share_an_inode_until_the_last_name_goes() {
     assert!(matches!(tree.hardlink(&other, &path("a")), Err(TreeError::HardlinkTarget { .. })));
     assert!(matches!(tree.hardlink(&other, &path("b")), Err(TreeError::HardlinkDirectory { .. })));
     assert!(matches!(tree.hardlink(&other, &path("/")), Err(TreeError::HardlinkDirectory { .. })));
-    // A link that replaces the very directory its target is in.
+    // A link that replaces the directory of its target.
     let parent = tree.locate(&path("b")).unwrap();
     tree.hardlink(&parent, &path("b/c")).unwrap();
     assert_eq!(paths(&tree), ["b"]);
@@ -220,7 +220,7 @@ mod properties {
     }
 
     proptest! {
-        /// Counters say what a count finds, no inode is lost, and an error leaves a tree that still adds up.
+        /// Counters agree with a count, no inode is lost, and an error leaves a consistent tree.
         #[test]
         fn books_are_kept(ops in proptest::collection::vec(op(), 0..60)) {
             let mut tree = Tree::new();

@@ -1,6 +1,6 @@
-//! What is waited for at a socket; the same for every poller.
+//! The readiness that a poller waits for at a socket; the same for every poller.
 
-/// What of a socket is waited for, or was found: to be read, to be written.
+/// Whether a socket is waited for, or was found ready, for reading and for writing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Interest {
     pub read: bool,

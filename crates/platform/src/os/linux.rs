@@ -17,28 +17,28 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// State of the machine as a whole.
+/// Runtime state of the system-wide installation.
 pub const SYSTEM_RUN: &str = "/run/magikvm";
 
 // Processes.
 
-/// In a child between fork and exec: it is killed when the thread that started it ends. Async-signal-safe.
+/// For a child between fork and exec: the kernel kills it when the thread that started it ends. Async-signal-safe.
 pub fn die_with_parent() -> nix::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)
 }
 
-/// In a child that was started so, once it runs this program: nothing is left to do, the kernel sees to it.
+/// For such a child, once it runs this program: the kernel does everything.
 pub fn follow_parent() {}
 
-/// Orphans among this process's descendants become its children.
+/// Makes orphaned descendants of this process its children.
 pub fn adopt_orphans() -> nix::Result<()> {
     prctl::set_child_subreaper(true)
 }
 
-/// Start time of a process in clock ticks since boot (field 22 of `/proc/PID/stat`); `None` when there is none or only a zombie.
+/// Start time of a process in clock ticks since boot (field 22 of `/proc/PID/stat`); `None` when it does not exist or is a zombie.
 pub fn start_time(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name in parentheses, and may itself hold blanks and parentheses.
+    // The second field is the program's name in parentheses, which may itself contain blanks and parentheses.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?;
     if state == "Z" || state == "X" {
@@ -47,7 +47,7 @@ pub fn start_time(pid: i32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
-/// Whether this process ignores a signal. Said to be not ignored when it is not known.
+/// Whether this process ignores a signal; `false` when that cannot be determined.
 pub fn is_ignored(signal: Signal) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     ignored(&status) >> (signal as i32 - 1) & 1 == 1
@@ -64,11 +64,11 @@ fn ignored(status: &str) -> u64 {
 #[allow(clippy::cast_possible_truncation, reason = "the constants are small; the field is a short")]
 mod lock_types {
     use super::libc;
-    /// For `l_type`: shared.
+    /// Shared, for `l_type`.
     pub const READ_LOCK: libc::c_short = libc::F_RDLCK as libc::c_short;
-    /// For `l_type`: alone.
+    /// Exclusive, for `l_type`.
     pub const WRITE_LOCK: libc::c_short = libc::F_WRLCK as libc::c_short;
-    /// For `l_type`: nobody's.
+    /// Unlocked, for `l_type`.
     pub const NO_LOCK: libc::c_short = libc::F_UNLCK as libc::c_short;
 }
 pub use lock_types::*;
@@ -78,20 +78,20 @@ pub fn set_lock(file: &File, range: &libc::flock) -> nix::Result<()> {
     fcntl(file, FcntlArg::F_OFD_SETLK(range)).map(drop)
 }
 
-/// Takes a lock of an open file when nobody else has it any more.
+/// Takes a lock of an open file, waiting until nobody else holds it.
 pub fn set_lock_waiting(file: &File, range: &libc::flock) -> nix::Result<()> {
     fcntl(file, FcntlArg::F_OFD_SETLKW(range)).map(drop)
 }
 
-/// Finds a lock in the way of this one: `l_type` says whether there is any.
+/// Finds a lock that conflicts with this one: `l_type` says whether one exists.
 pub fn get_lock(file: &File, range: &mut libc::flock) -> nix::Result<()> {
     fcntl(file, FcntlArg::F_OFD_GETLK(range)).map(drop)
 }
 
 // Unix sockets whose path may be longer than an address.
 
-/// Connects to a Unix socket whatever the length of its path: through its directory's descriptor. Whoever can write to that may put a link
-/// in the socket's place, and it would be this process that goes where it leads: so links are not followed.
+/// Connects to a Unix socket with a path of any length, through the descriptor of its directory. Anybody who can write to that directory
+/// can replace the socket by a link that this process would follow, so links are not followed.
 pub fn connect_unix(socket: &Path) -> io::Result<UnixStream> {
     let (Some(parent), Some(name)) = (socket.parent(), socket.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -104,7 +104,7 @@ pub fn connect_unix(socket: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(found.path())
 }
 
-/// The same without waiting, now and later: `WouldBlock` when there is no room for one more that is not accepted yet.
+/// Connects to a Unix socket that never blocks: `WouldBlock` when its backlog is full.
 pub fn connect_unix_at_once(path: &Path) -> io::Result<UnixStream> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
     let (_dir, address) = address(path)?;
@@ -114,7 +114,7 @@ pub fn connect_unix_at_once(path: &Path) -> io::Result<UnixStream> {
     Ok(UnixStream::from(stream))
 }
 
-/// Makes a Unix socket that only this user may connect to, in a directory that nobody else gets into.
+/// Creates a Unix socket that only this user can connect to, in a directory that only this user can enter.
 pub fn bind_unix(socket: &Path) -> io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;
     let (_dir, address) = address(socket)?;
@@ -123,12 +123,12 @@ pub fn bind_unix(socket: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Whether [`connect_unix`] takes a path of this length.
+/// Whether [`connect_unix`] accepts a path of this length.
 pub fn check_unix(_socket: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A socket's address holds 107 bytes only. This one is good as long as the directory is open.
+/// A short path to a socket, since an address holds only 107 bytes. The path is valid as long as the directory is open.
 fn address(socket: &Path) -> io::Result<(File, PathBuf)> {
     let (Some(parent), Some(name)) = (socket.parent(), socket.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -140,7 +140,6 @@ fn address(socket: &Path) -> io::Result<(File, PathBuf)> {
 
 // Files.
 
-/// Makes a hole in a file.
 pub fn punch_hole(file: &File, offset: u64, length: u64) -> io::Result<()> {
     let signed =
         |number: u64| i64::try_from(number).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
@@ -148,12 +147,12 @@ pub fn punch_hole(file: &File, offset: u64, length: u64) -> io::Result<()> {
     Ok(fallocate(file, flags, signed(offset)?, signed(length)?)?)
 }
 
-/// Makes durable what is in the file system of this file.
+/// Makes the file system of this file durable.
 pub fn sync_file_system(file: &File) -> io::Result<()> {
     Ok(rustix::fs::syncfs(file)?)
 }
 
-/// Makes a pipe, a socket or a device.
+/// Creates a pipe, a socket or a device.
 pub fn make_special(
     dir: BorrowedFd<'_>,
     name: &[u8],
@@ -164,39 +163,38 @@ pub fn make_special(
     mknodat(dir, name, kind, mode, device)
 }
 
-/// Something that is looked at without opening it or following it, if it is a link.
+/// A file that was found without opening it, and without following it if it is a link.
 #[derive(Debug)]
 pub struct Unopened(OwnedFd);
 
 impl Unopened {
-    /// Finds it. `kind`: further flags for what it must be.
+    /// Finds it. `kind` holds additional flags for the expected type.
     pub fn find(dir: BorrowedFd<'_>, name: &[u8], kind: OFlags) -> Result<Self, Errno> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC | kind;
         openat(dir, name, flags, Mode::empty()).map(Self)
     }
 
-    /// It stands for what was found, and is not followed further.
+    /// Stands for the file that was found; nothing behind it is followed.
     fn path(&self) -> String {
         format!("/proc/self/fd/{}", self.0.as_raw_fd())
     }
 
-    /// Sets an extended attribute.
     pub fn set_xattr(&self, key: &[u8], value: &[u8]) -> Result<(), Errno> {
         setxattr(self.path(), key, value, XattrFlags::empty())
     }
 
-    /// Sets the permissions of what is no link.
+    /// Sets the permissions of a file that is not a link.
     pub fn set_mode(&self, mode: Mode) -> Result<(), Errno> {
         chmod(self.path(), mode)
     }
 }
 
-/// Changes of directories: files made, moved there or written to.
+/// Changes of directories: files created, moved there or written to.
 #[derive(Debug)]
 pub struct DirChanges(Inotify);
 
 impl DirChanges {
-    /// Watches these from now on.
+    /// Starts watching these directories.
     pub fn of(dirs: &[&Path]) -> nix::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         let flags = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
@@ -206,7 +204,7 @@ impl DirChanges {
         Ok(Self(inotify))
     }
 
-    /// Waits for a change, or for so long.
+    /// Waits for a change or for the limit.
     pub fn wait(&self, limit_ms: u16) {
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         if poll(&mut fds, PollTimeout::from(limit_ms)).is_ok() {
@@ -217,10 +215,10 @@ impl DirChanges {
 
 // The clock.
 
-/// Seconds since 1970 that no clock of the kernel's comes to (the year 9999).
+/// Seconds since 1970 that the kernel's clock never reaches (the year 9999).
 const NEVER: Duration = Duration::from_secs(253_402_300_799);
 
-/// Notices that the machine's clock was set, or that the machine was suspended. The kernel says so; nothing is polled.
+/// Notices that the host's clock was set or that the host was suspended. The kernel reports it; nothing is polled.
 #[derive(Debug)]
 pub struct ClockJumps(TimerFd);
 
@@ -262,7 +260,7 @@ mod tests {
     fn the_kernels_words_are_understood() {
         assert_eq!(ignored("Name:\tx\nSigBlk:\t0000000000004000\nSigIgn:\t0000000000001001\n"), 0x1001);
         assert_eq!((ignored(""), ignored("SigIgn:\tx")), (0, 0));
-        // Rust's own start makes SIGPIPE one of them.
+        // Rust's runtime ignores SIGPIPE at start.
         assert!(is_ignored(Signal::SIGPIPE));
     }
 

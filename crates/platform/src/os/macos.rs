@@ -17,27 +17,27 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-/// State of the machine as a whole.
+/// Runtime state of the system-wide installation.
 pub const SYSTEM_RUN: &str = "/var/run/magikvm";
 
 // Processes.
 
-/// In a child between fork and exec: the kernel has no such service, so the child looks after it itself ([`follow_parent`]).
+/// For a child between fork and exec. The kernel has no such service, so the child does it itself ([`follow_parent`]).
 pub fn die_with_parent() -> nix::Result<()> {
     Ok(())
 }
 
-/// In a child that was started so, once it runs this program: a thread ends it when its parent has ended. A child that is stopped
-/// (SIGSTOP) ends when it goes on, or is killed by whoever reads the undo journal.
+/// For such a child, once it runs this program: a thread ends the process when its parent has ended. A stopped child (SIGSTOP) ends when
+/// it continues, or is killed through the undo journal.
 pub fn follow_parent() {
     let parent = getppid();
     match watch(parent) {
         Ok(queue) => {
-            // Signals are for other threads: some of them block what they wait for before they start any.
+            // Other threads receive the signals: some of them block signals they wait for before they start any thread.
             let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
             let follower = std::thread::Builder::new().name("parent".to_owned()).spawn(move || {
                 let mut ended = [no_event()];
-                // Nothing else is asked of the queue, so any event is the parent's end.
+                // The queue watches nothing else, so any event is the end of the parent.
                 while queue.kevent(&[], &mut ended, None) == Err(nix::errno::Errno::EINTR) {}
                 end();
             });
@@ -46,10 +46,10 @@ pub fn follow_parent() {
                 end();
             }
         }
-        // It has ended already, or cannot be watched, and then this process might outlive it.
+        // The parent has ended or cannot be watched, in which case this process might outlive it.
         Err(_) => end(),
     }
-    // It may have ended before it was watched, and its number have gone to another process.
+    // The parent may have ended before it was watched, and its number may belong to another process.
     if getppid() != parent || parent == LAUNCHD {
         end();
     }
@@ -76,47 +76,47 @@ fn watch(process: Pid) -> nix::Result<Kqueue> {
     Ok(queue)
 }
 
-/// As a signal that cannot be caught would end it: nothing of this process runs any more.
+/// Ends the process as an uncatchable signal would: none of its code runs any more.
 fn end() -> ! {
     // SAFETY: it takes a number and does not return.
     unsafe { libc::_exit(128 + libc::SIGKILL) }
 }
 
-/// Orphans go to launchd and nowhere else. Of our children none has children of its own.
+/// Orphans always go to launchd. None of our children has children.
 pub fn adopt_orphans() -> nix::Result<()> {
     Ok(())
 }
 
-/// Start time of a process in microseconds since 1970; `None` when there is none or only a zombie.
+/// Start time of a process in microseconds since 1970; `None` when it does not exist or is a zombie.
 pub fn start_time(pid: i32) -> Option<u64> {
     let mut info = MaybeUninit::<libc::proc_bsdinfo>::zeroed();
     let size = i32::try_from(size_of::<libc::proc_bsdinfo>()).ok()?;
-    // SAFETY: the buffer has the size that is said.
+    // SAFETY: the buffer has the size that is passed.
     let got = unsafe { libc::proc_pidinfo(pid, libc::PROC_PIDTBSDINFO, 0, info.as_mut_ptr().cast(), size) };
     if got != size {
         return None;
     }
-    // SAFETY: all of it was written; any bytes are a value of it.
+    // SAFETY: the call wrote all of it, and any bytes are a valid value.
     let info = unsafe { info.assume_init() };
     (info.pbi_status != libc::SZOMB).then(|| info.pbi_start_tvsec * 1_000_000 + info.pbi_start_tvusec)
 }
 
-/// Whether this process ignores a signal. Said to be not ignored when it is not known.
+/// Whether this process ignores a signal; `false` when that cannot be determined.
 pub fn is_ignored(signal: Signal) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: without a new action it only writes the present one.
+    // SAFETY: without a new action the call only writes the current one.
     let answer = unsafe { libc::sigaction(signal as i32, std::ptr::null(), action.as_mut_ptr()) };
-    // SAFETY: it was zeroed, which is a value of it, and perhaps written.
+    // SAFETY: it was zeroed, which is a valid value, and may have been written.
     answer == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
 }
 
 // Locks of open files.
 
-/// For `l_type`: shared.
+/// Shared, for `l_type`.
 pub const READ_LOCK: libc::c_short = libc::F_RDLCK;
-/// For `l_type`: alone.
+/// Exclusive, for `l_type`.
 pub const WRITE_LOCK: libc::c_short = libc::F_WRLCK;
-/// For `l_type`: nobody's.
+/// Unlocked, for `l_type`.
 pub const NO_LOCK: libc::c_short = libc::F_UNLCK;
 
 /// Takes a lock of an open file, or fails with EAGAIN or EACCES.
@@ -126,32 +126,31 @@ pub fn set_lock(file: &File, range: &libc::flock) -> nix::Result<()> {
     nix::errno::Errno::result(answer).map(drop)
 }
 
-/// Takes a lock of an open file when nobody else has it any more.
+/// Takes a lock of an open file, waiting until nobody else holds it.
 pub fn set_lock_waiting(file: &File, range: &libc::flock) -> nix::Result<()> {
     // SAFETY: the call reads the range.
     let answer = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLKW, std::ptr::from_ref(range)) };
     nix::errno::Errno::result(answer).map(drop)
 }
 
-/// Finds a lock in the way of this one: `l_type` says whether there is any.
+/// Finds a lock that conflicts with this one: `l_type` says whether one exists.
 pub fn get_lock(file: &File, range: &mut libc::flock) -> nix::Result<()> {
     // SAFETY: the call reads and writes the range.
     let answer = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, std::ptr::from_mut(range)) };
     nix::errno::Errno::result(answer).map(drop)
 }
 
-// Unix sockets. There is no way around the length of an address.
+// Unix sockets. macOS has no way around the limit on the length of an address.
 
-/// Bytes of an address, without the NUL behind it.
+/// Longest address in bytes, without the NUL behind it.
 const MAX_ADDRESS: usize = 103;
 
-/// Connects to a Unix socket.
 pub fn connect_unix(socket: &Path) -> io::Result<UnixStream> {
     check_unix(socket)?;
     UnixStream::connect(socket)
 }
 
-/// The same, and from then on without waiting. To connect does not wait here: a socket without room for one more refuses.
+/// Connects to a Unix socket that does not block afterwards. Connecting does not wait here: a socket whose backlog is full refuses.
 pub fn connect_unix_at_once(socket: &Path) -> io::Result<UnixStream> {
     let stream = connect_unix(socket).map_err(|error| match error.kind() {
         io::ErrorKind::ConnectionRefused => io::ErrorKind::WouldBlock.into(),
@@ -161,7 +160,7 @@ pub fn connect_unix_at_once(socket: &Path) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// Makes a Unix socket that only this user may connect to, in a directory that nobody else gets into.
+/// Creates a Unix socket that only this user can connect to, in a directory that only this user can enter.
 pub fn bind_unix(socket: &Path) -> io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;
     check_unix(socket)?;
@@ -170,7 +169,7 @@ pub fn bind_unix(socket: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Whether [`connect_unix`] takes a path of this length.
+/// Whether [`connect_unix`] accepts a path of this length.
 pub fn check_unix(socket: &Path) -> io::Result<()> {
     let length = socket.as_os_str().as_bytes().len();
     if length <= MAX_ADDRESS {
@@ -179,26 +178,26 @@ pub fn check_unix(socket: &Path) -> io::Result<()> {
     Err(io::Error::new(
         io::ErrorKind::InvalidInput,
         format!(
-            "a socket's path has at most {MAX_ADDRESS} bytes on macOS, this one has {length}; name a shorter directory with --root DIR, or give the pod a shorter name"
+            "a socket's path has at most {MAX_ADDRESS} bytes on macOS, this one has {length}; choose a shorter directory with `--root DIR` or a shorter pod name"
         ),
     ))
 }
 
 // Files.
 
-/// Makes a hole in a file: not done here, callers write zeros instead.
+/// Punching holes is not supported here; callers write zeros.
 pub fn punch_hole(_file: &File, _offset: u64, _length: u64) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Makes durable what is in the file system of this file, and in all others.
+/// Makes the file system of this file durable, and all others with it.
 pub fn sync_file_system(_file: &File) -> io::Result<()> {
-    // SAFETY: it takes nothing.
+    // SAFETY: it takes no arguments.
     unsafe { libc::sync() };
     Ok(())
 }
 
-/// Makes a pipe, a socket or a device.
+/// Creates a pipe, a socket or a device.
 pub fn make_special(
     dir: BorrowedFd<'_>,
     name: &[u8],
@@ -209,7 +208,7 @@ pub fn make_special(
     let name = CString::new(name).map_err(|_| Errno::INVAL)?;
     let fifo = kind == FileType::Fifo;
     let (dir, mode, kind) = (dir.as_raw_fd(), mode.as_raw_mode(), kind.as_raw_mode());
-    // SAFETY: the name ends in NUL and outlives the calls, the directory is open.
+    // SAFETY: the name ends in NUL and outlives the calls, and the directory is open.
     let answer = unsafe {
         if fifo {
             libc::mkfifoat(dir, name.as_ptr(), mode)
@@ -224,7 +223,7 @@ fn last_errno() -> Errno {
     Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
-/// Something that is looked at without following it, if it is a link.
+/// A file that was found without following it if it is a link.
 #[derive(Debug)]
 pub struct Unopened {
     dir: OwnedFd,
@@ -232,7 +231,7 @@ pub struct Unopened {
 }
 
 impl Unopened {
-    /// Finds it. `kind`: further flags for what it must be.
+    /// Finds it. `kind` holds additional flags for the expected type.
     pub fn find(dir: BorrowedFd<'_>, name: &[u8], kind: OFlags) -> Result<Self, Errno> {
         let found = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let found = FileType::from_raw_mode(found.st_mode);
@@ -243,32 +242,31 @@ impl Unopened {
         Ok(Self { dir, name: name.to_owned() })
     }
 
-    /// Sets an extended attribute.
     pub fn set_xattr(&self, key: &[u8], value: &[u8]) -> Result<(), Errno> {
-        // The link itself; and a descriptor with which nothing can be read, for which devices and pipes are not really opened.
+        // Opens the link itself, and without read access, with which devices and pipes are not really opened.
         let flags = libc::O_SYMLINK | libc::O_EVTONLY | libc::O_NONBLOCK | libc::O_CLOEXEC;
         let flags = OFlags::from_bits_retain(flags.cast_unsigned());
         let opened = openat(&self.dir, &self.name[..], flags, Mode::empty())?;
         fsetxattr(opened, key, value, XattrFlags::empty())
     }
 
-    /// Sets the permissions of what is no link.
+    /// Sets the permissions of a file that is not a link.
     pub fn set_mode(&self, mode: Mode) -> Result<(), Errno> {
         chmodat(&self.dir, &self.name[..], mode, AtFlags::SYMLINK_NOFOLLOW)
     }
 }
 
-/// Changes of directories. A kqueue tells of a directory's names, not of what is written to its files, so one looks now and then.
+/// Changes of directories. A kqueue reports the names in a directory but not writes to its files, so callers look periodically.
 #[derive(Debug)]
 pub struct DirChanges;
 
 impl DirChanges {
-    /// Watches these from now on.
+    /// Starts watching these directories.
     pub fn of(_dirs: &[&Path]) -> nix::Result<Self> {
         Ok(Self)
     }
 
-    /// Waits for so long.
+    /// Waits for a change or for the limit.
     pub fn wait(&self, limit_ms: u16) {
         std::thread::sleep(Duration::from_millis(limit_ms.into()));
     }
@@ -278,11 +276,11 @@ impl DirChanges {
 
 /// How often the two clocks are compared.
 const COMPARE_EVERY: Duration = Duration::from_secs(5);
-/// How far they may part in that time: the machine's clock is also corrected by slowing it down.
+/// How far they may diverge in that time: the clock is also corrected by slewing.
 const MAX_PART: Duration = Duration::from_millis(500);
 
-/// Notices that the machine's clock was set, or that the machine slept: the clock that counts only while it is awake ([`Instant`]) and the
-/// wall clock have parted.
+/// Notices that the host's clock was set or that the host slept: the clock that stops during sleep ([`Instant`]) and the wall clock then
+/// diverge.
 #[derive(Debug)]
 pub struct ClockJumps {
     awake: Instant,
@@ -301,7 +299,7 @@ impl ClockJumps {
             let (awake, wall) = (Instant::now(), SystemTime::now());
             let (were_awake, were_wall) = (self.awake, self.wall);
             *self = Self { awake, wall };
-            // None: the wall clock went back.
+            // `None`: the wall clock went back.
             let passed = wall.duration_since(were_wall).ok();
             let parted = passed.map(|passed| passed.abs_diff(awake.duration_since(were_awake)));
             if parted.is_none_or(|parted| parted > MAX_PART) {

@@ -1,7 +1,7 @@
-//! What Linux and macOS do in different ways, under the same names: one file for each system, with the same functions. All above is the same
-//! on both.
+//! The differences between Linux and macOS behind the same names: one file for each system, with the same functions. Everything above is
+//! the same on both.
 //!
-//! Owns: the calls that only one of them has. Must not know: what they are for.
+//! Owns: the calls that only one system has. Must not know: what they are used for.
 
 mod interest;
 #[cfg(target_os = "linux")]

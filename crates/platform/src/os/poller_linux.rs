@@ -1,4 +1,4 @@
-//! Waiting for many sockets at once: epoll.
+//! Waits for many sockets at once with `epoll`.
 
 use super::interest::Interest;
 use nix::errno::Errno;
@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-/// Taken from the kernel at one time.
+/// Largest number of events read at one time.
 const BATCH: usize = 128;
 
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl Poller {
         Ok(Self { epoll, events: vec![EpollEvent::empty(); BATCH] })
     }
 
-    /// Waits for `new` at a socket instead of `old`, which is what was said last. Before a socket is closed, say that nothing is waited for.
+    /// Waits for `new` at a socket instead of `old`, the interest set last. Clear the interest before the socket is closed.
     pub fn set(&mut self, fd: BorrowedFd<'_>, key: u64, old: Interest, new: Interest) -> io::Result<()> {
         let mut flags = EpollFlags::empty();
         flags.set(EpollFlags::EPOLLIN, new.read);
@@ -37,12 +37,12 @@ impl Poller {
         Ok(())
     }
 
-    /// Waits until something is ready, or for so long. A socket that is broken is ready for everything.
+    /// Waits until a socket is ready or the limit has passed. A broken socket is ready for everything.
     pub fn wait(&mut self, limit: Option<Duration>, found: &mut Vec<(u64, Interest)>) -> io::Result<()> {
         found.clear();
         let timeout = match limit {
             None => EpollTimeout::NONE,
-            // Rounded up, so that a deadline has passed when the wait says so.
+            // Rounded up, so that the deadline has passed when the wait says so.
             Some(limit) => {
                 EpollTimeout::try_from(limit + Duration::from_micros(999)).unwrap_or(EpollTimeout::MAX)
             }

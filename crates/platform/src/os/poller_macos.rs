@@ -1,4 +1,4 @@
-//! Waiting for many sockets at once: poll.
+//! Waits for many sockets at once with `poll`.
 
 use super::interest::Interest;
 use nix::errno::Errno;
@@ -18,7 +18,7 @@ impl Poller {
         Ok(Self { watched: BTreeMap::new() })
     }
 
-    /// Waits for `new` at a socket instead of `old`, which is what was said last. Before a socket is closed, say that nothing is waited for.
+    /// Waits for `new` at a socket instead of `old`, the interest set last. Clear the interest before the socket is closed.
     pub fn set(&mut self, fd: BorrowedFd<'_>, key: u64, _old: Interest, new: Interest) -> io::Result<()> {
         if new == Interest::NONE {
             self.watched.remove(&fd.as_raw_fd());
@@ -28,7 +28,7 @@ impl Poller {
         Ok(())
     }
 
-    /// Waits until something is ready, or for so long. A socket that is broken is ready for everything.
+    /// Waits until a socket is ready or the limit has passed. A broken socket is ready for everything.
     #[allow(unsafe_code, reason = "poll wants descriptors that are borrowed, this holds their numbers")]
     pub fn wait(&mut self, limit: Option<Duration>, found: &mut Vec<(u64, Interest)>) -> io::Result<()> {
         found.clear();
@@ -45,7 +45,7 @@ impl Poller {
                 let mut flags = PollFlags::empty();
                 flags.set(PollFlags::POLLIN, interest.read);
                 flags.set(PollFlags::POLLOUT, interest.write);
-                // SAFETY: who closes a socket says before that nothing is waited for, which takes its number out.
+                // SAFETY: callers clear the interest before they close a socket, which removes its number from the list.
                 PollFd::new(unsafe { BorrowedFd::borrow_raw(fd) }, flags)
             })
             .collect();

@@ -1,4 +1,4 @@
-//! Both ends at work at once, and guests that do not play by the rules.
+//! Both ends working at once, and guests that do not follow the rules.
 
 use super::*;
 use magikvm_proto::stream::{STDERR, STDIN, STDOUT, WINDOW_TO_GUEST, WINDOW_TO_HOST};
@@ -15,7 +15,7 @@ fn pair() -> (AgentStream, AgentStream) {
     (over(host, Side::Host), over(guest, Side::Guest))
 }
 
-/// The host's end, and a guest that is not one.
+/// The host's end, and a raw socket in place of the guest.
 fn against() -> (AgentStream, UnixStream) {
     let (host, guest) = UnixStream::pair().unwrap();
     (over(host, Side::Host), guest)
@@ -25,7 +25,7 @@ fn letters(count: usize) -> Vec<u8> {
     (0..count).map(|n| b'a' + u8::try_from(n % 26).unwrap()).collect()
 }
 
-/// As `cat`, which reads only when it has written.
+/// Behaves like `cat`, which reads only when it has written.
 fn cat(guest: &AgentStream) {
     while let Some(received) = guest.next().unwrap() {
         let Received::Data { channel: STDIN, bytes } = received else { panic!("{received:?}") };
@@ -68,7 +68,7 @@ fn who_does_not_take_output_may_still_send_input() {
     let (host, guest) = pair();
     thread::scope(|scope| {
         let printed = scope.spawn(|| {
-            // Until the end of the input, however much of this is taken.
+            // Runs until the end of the input, however much of the output is read.
             let printer = scope.spawn(|| while guest.send(STDERR, &[b'y'; 1000]).is_ok() {});
             let mut input = 0;
             while let Some(Received::Data { bytes, .. }) = guest.next().unwrap() {
@@ -78,7 +78,7 @@ fn who_does_not_take_output_may_still_send_input() {
             printer.join().unwrap();
             input
         });
-        // Some megabytes, without a byte of the output taken. The window's worth of it is held, and no more.
+        // Sends some megabytes without reading a byte of the output. Only one window's worth of it is held.
         host.send(STDIN, &letters(4 << 20)).unwrap();
         let held = host.lock().link.inbox().len();
         assert!(held > 0 && held < WINDOW_TO_HOST as usize, "{held}");
@@ -132,7 +132,7 @@ fn what_no_honest_guest_sends_ends_the_stream() {
     for bytes in [urgent.as_slice(), &huge, &flood, b"{\"stream\":\"stdout\",\"len\":5}\n"] {
         let (host, mut guest) = against();
         guest.write_all(bytes).unwrap();
-        // What came before it, if anything did, may be heard.
+        // Data sent before the failure may be received first.
         let error = loop {
             if let Err(error) = host.next() {
                 break error;
@@ -161,7 +161,7 @@ fn silence_is_waited_for_and_half_a_frame_is_not() {
         let silent = thread::spawn(move || {
             thread::sleep(Duration::from_millis(300));
             guest.write_all(half).unwrap();
-            // A byte of a frame now and then gains nothing.
+            // Sending a byte of a frame now and then gains nothing.
             guest
         });
         let begun = Instant::now();

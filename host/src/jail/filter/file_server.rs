@@ -1,4 +1,4 @@
-//! The server of shared directories.
+//! The list of the server of shared directories.
 
 use super::List;
 

@@ -1,4 +1,4 @@
-//! libkrun's machine.
+//! The list of libkrun's VM.
 
 use super::List;
 

@@ -1,4 +1,4 @@
-//! Listening, outside, for calls that are not on the list of a process: written down, and the process is killed.
+//! Listens from outside for system calls that are not on the list of a process, records them, and kills the process.
 
 use super::super::spec::{Inside, JailSpec};
 use super::{SAME_FOR_ALL, lists_of, names};
@@ -12,16 +12,16 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 /// `SECCOMP_IOCTL_NOTIF_RECV`, `SECCOMP_IOCTL_NOTIF_SEND`.
 const RECEIVE: libc::c_ulong = 0xc050_2100;
 const SEND: libc::c_ulong = 0xc018_2101;
-/// `SECCOMP_USER_NOTIF_FLAG_CONTINUE`: the call is carried out.
+/// `SECCOMP_USER_NOTIF_FLAG_CONTINUE`: the kernel carries out the call.
 const CONTINUE: u32 = 1;
 
-/// What becomes of a call.
+/// The decision about a call.
 enum CallVerdict {
     Pass,
     Kill(Violation),
 }
 
-/// Decides about calls of one process.
+/// Decides about the calls of one process.
 struct Judge {
     /// Whether another program is still to be executed.
     may_execute: bool,
@@ -30,12 +30,12 @@ struct Judge {
     lesson: Option<std::fs::File>,
 }
 
-/// Listens on a thread of its own until the process has ended.
+/// Listens on a separate thread until the process has ended.
 pub(in crate::jail) fn listen(listener: OwnedFd, pid: i32, spec: &JailSpec, watch: Watch) -> io::Result<()> {
-    // SAFETY: it takes numbers; the process is a child that nobody has reaped yet.
+    // SAFETY: it takes numbers, and the process is a child that nobody has reaped yet.
     let opened = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
     let number = i32::try_from(opened).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor.
+    // SAFETY: the kernel has just created this descriptor.
     let process = unsafe { OwnedFd::from_raw_fd(number) };
     let mut judge = Judge {
         may_execute: matches!(spec.inside, Inside::Program { .. }),
@@ -57,7 +57,7 @@ pub(in crate::jail) fn listen(listener: OwnedFd, pid: i32, spec: &JailSpec, watc
     Ok(())
 }
 
-/// In builds for tests: where `MAGIKVM_JAIL_LEARN` says, calls beyond the list are written down and carried out.
+/// In builds for tests: records calls beyond the list in the file named by `MAGIKVM_JAIL_LEARN` and lets them pass.
 #[cfg(feature = "testing")]
 fn lesson() -> Option<std::fs::File> {
     let path = std::env::var_os("MAGIKVM_JAIL_LEARN")?;
@@ -85,7 +85,7 @@ impl Judge {
     }
 }
 
-/// The name of a call, with its arguments if it is they that matter.
+/// The name of a call, with its arguments if those decide.
 fn describe(spec: &JailSpec, data: &libc::seccomp_data) -> String {
     let Some(name) = names::name(i64::from(data.nr)) else {
         return format!("system call {}", data.nr);
@@ -99,7 +99,7 @@ fn describe(spec: &JailSpec, data: &libc::seccomp_data) -> String {
     name.to_owned()
 }
 
-/// The next call; none when the process has ended.
+/// The next call; `None` when the process has ended.
 fn next(listener: &OwnedFd) -> Option<libc::seccomp_notif> {
     loop {
         let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
@@ -109,7 +109,7 @@ fn next(listener: &OwnedFd) -> Option<libc::seccomp_notif> {
         }
         let happened = fds[0].revents().unwrap_or(PollFlags::empty());
         if happened.contains(PollFlags::POLLIN) {
-            // SAFETY: the structure is made of numbers, and the kernel wants it to be zero.
+            // SAFETY: the structure consists of numbers, and the kernel wants it zeroed.
             let mut call: libc::seccomp_notif = unsafe { std::mem::zeroed() };
             // SAFETY: the kernel writes one such structure.
             let received = unsafe { libc::ioctl(listener.as_raw_fd(), RECEIVE, &mut call) };
@@ -135,7 +135,7 @@ fn pass(listener: &OwnedFd, id: u64) {
 
 fn kill(process: &OwnedFd) {
     let nothing = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: a null pointer stands for what kill(2) would say.
+    // SAFETY: a null pointer stands for the information that kill(2) would send.
     let killed =
         unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGKILL, nothing, 0) };
     if killed < 0 {

@@ -1,7 +1,7 @@
-//! Lists of system calls. A process has those of its list; what it calls beside them is told to the process that started it, by a
-//! descriptor that the kernel gives for this, and that one writes down which call it was and kills it.
+//! Lists of system calls. A process may make the calls on its list. The process that started it learns of any other call through a
+//! descriptor that the kernel provides, records the call and kills the process.
 //!
-//! Refused with an error instead are the calls that programs make in order to learn whether the kernel has them.
+//! Calls that programs make to learn whether the kernel has them fail with an error instead.
 #![allow(
     unsafe_code,
     reason = "seccomp and the commands of its descriptor have no functions in the C library"
@@ -27,39 +27,39 @@ use seccompiler::{
 use std::collections::BTreeMap;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-/// Stands for "ask the listener", which the compiler of lists has no word for.
+/// Stands for "ask the listener", which the compiler of lists cannot express.
 const ASK: u32 = 0x6a61;
-/// Flags of `clone` that make namespaces.
+/// Flags of `clone` that create namespaces.
 const NEW_NAMESPACES: u64 = 0x7e02_0080;
-/// Instruction of the kernel's filters: return a constant.
+/// Instruction of kernel filters: return a constant.
 const RETURN: u16 = 0x06;
 
-/// What an argument of a call must be.
+/// A condition on an argument of a call.
 #[derive(Debug, Clone, Copy)]
 enum Must {
-    /// This number, in its lower half: the kernel looks at no more.
+    /// The argument is this number. The kernel compares only the lower half.
     Be(u8, u64),
-    /// Of these bits, exactly those.
+    /// Of the bits in the mask, exactly these are set.
     Have(u8, u64, u64),
 }
 
-/// A call that is on a list with some arguments only: alternatives, each a list of what must hold.
+/// A call that is allowed only with some arguments: alternatives, each a list of conditions.
 type Limited = (&'static str, &'static [&'static [Must]]);
 
 #[derive(Debug, Clone, Copy)]
 struct List {
-    /// Names of calls, whatever their arguments.
+    /// Calls allowed with any arguments.
     calls: &'static [&'static str],
-    /// Those with some arguments.
+    /// Calls allowed with some arguments only.
     limited: &'static [Limited],
 }
 
-/// Sockets that reach no network, new threads, and a process's own settings.
+/// Sockets that reach no network, new threads, and settings of the process itself.
 const SAME_FOR_ALL: &[Limited] = &[
     ("socket", &[&[Must::Be(0, libc::AF_UNIX as u64)]]),
     ("socketpair", &[&[Must::Be(0, libc::AF_UNIX as u64)]]),
     ("clone", &[&[Must::Have(0, NEW_NAMESPACES, 0)]]),
-    // Its name, its timers' precision, the names of its memory; and what makes its own rights less.
+    // Its name, its timers' precision, the names of its memory; and calls that reduce its rights.
     (
         "prctl",
         &[
@@ -74,13 +74,13 @@ const SAME_FOR_ALL: &[Limited] = &[
     ),
 ];
 
-/// Sockets of networks, for who has this machine's.
+/// Sockets of networks, for processes that have the host's network.
 const ONLINE: List = List {
     calls: &[],
     limited: &[("socket", &[&[Must::Be(0, libc::AF_INET as u64)], &[Must::Be(0, libc::AF_INET6 as u64)]])],
 };
 
-/// Calls that answer as those of a kernel that has none: programs then do without.
+/// Calls that fail as on a kernel without them: programs then use other means.
 const ABSENT: &[&str] =
     &["clone3", "io_uring_setup", "userfaultfd", "memfd_secret", "landlock_create_ruleset"];
 
@@ -99,19 +99,19 @@ fn lists_of(filter: SyscallFilter) -> &'static [List] {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Beyond {
     Tell,
-    /// The process is killed, without a word of which call it was.
+    /// The process is killed without a report of the call.
     Kill,
 }
 
-/// Compiled lists of one process.
+/// The compiled lists of one process.
 #[derive(Debug)]
 pub(super) struct Lists {
     absent: BpfProgram,
-    /// With a listener, and for where there can be none.
+    /// With a listener, and for environments where there can be none.
     allowed: [BpfProgram; 2],
 }
 
-/// Those for a process like this. Says why there are none.
+/// The lists of a process with this specification, or why there are none.
 pub(super) fn lists(spec: &JailSpec) -> Result<Lists, String> {
     let wrong = |error: seccompiler::BackendError| error.to_string();
     Ok(Lists {
@@ -146,7 +146,7 @@ fn compile(spec: &JailSpec, beyond: Beyond) -> Result<BpfProgram, seccompiler::B
         let alternatives: Result<Vec<SeccompRule>, _> = alternatives.iter().map(|all| rule(all)).collect();
         let rules = rules.entry(number);
         match rules {
-            // Without a condition it is on the list already.
+            // An unconditional rule is already on the list.
             std::collections::btree_map::Entry::Occupied(rules) if rules.get().is_empty() => {}
             rules => rules.or_default().extend(alternatives?),
         }
@@ -180,12 +180,12 @@ fn rule(all: &[Must]) -> Result<SeccompRule, seccompiler::BackendError> {
 }
 
 impl Lists {
-    /// From now on, for ever. Returns the descriptor that tells of calls beyond the list, where there can be one: a process has at most one,
-    /// and whoever started this program may have it already.
+    /// Installs the list for ever. Returns the descriptor that reports calls beyond the list, if one is possible: a process has at most
+    /// one, and the starter of this program may already have it.
     pub(super) fn install(&self) -> nix::Result<Option<OwnedFd>> {
         set(&self.absent, 0)?;
         match set(&self.allowed[0], libc::SECCOMP_FILTER_FLAG_NEW_LISTENER) {
-            // SAFETY: the kernel has just made this descriptor.
+            // SAFETY: the kernel has just created this descriptor.
             Ok(number) => Ok(Some(unsafe { OwnedFd::from_raw_fd(number) })),
             Err(Errno::EBUSY | Errno::EINVAL) => set(&self.allowed[1], 0).map(|_| None),
             Err(errno) => Err(errno),
@@ -202,7 +202,7 @@ struct Program {
 fn set(program: &BpfProgram, flags: libc::c_ulong) -> nix::Result<i32> {
     let length = libc::c_ushort::try_from(program.len()).map_err(|_| Errno::E2BIG)?;
     let program = Program { length, instructions: program.as_ptr() };
-    // SAFETY: the structure is the kernel's `sock_fprog`, and lives as long as the call.
+    // SAFETY: the structure is the kernel's `sock_fprog` and outlives the call.
     let answer = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &program) };
     i32::try_from(Errno::result(answer)?).map_err(|_| Errno::EOVERFLOW)
 }
@@ -236,7 +236,7 @@ mod tests {
         }
     }
 
-    /// Whatever a measurement says: these are what the list is for.
+    /// These calls are what the list must keep out, whatever a measurement says.
     #[test]
     fn no_list_has_what_leads_out_of_a_jail() {
         let never = [

@@ -1,4 +1,4 @@
-//! Names of system calls, for people and for the lists of what is allowed.
+//! Names of system calls, for messages and for the lists of allowed calls.
 
 use nix::libc;
 
@@ -6,7 +6,7 @@ macro_rules! table {
     ($($constant:ident)*) => { &[$((libc::$constant, stringify!($constant))),*] };
 }
 
-/// Those of every architecture.
+/// Calls of every architecture.
 #[rustfmt::skip]
 const COMMON: &[(libc::c_long, &str)] = table![
     SYS_read SYS_write SYS_close SYS_fstat SYS_lseek SYS_mmap SYS_mprotect SYS_munmap SYS_brk
@@ -58,7 +58,7 @@ const COMMON: &[(libc::c_long, &str)] = table![
     SYS_memfd_secret SYS_process_mrelease SYS_futex_waitv SYS_set_mempolicy_home_node SYS_mseal
 ];
 
-/// Those that only x86_64 has.
+/// Calls of x86_64 only.
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
 const OLD: &[(libc::c_long, &str)] = table![
@@ -81,7 +81,7 @@ pub(super) fn name(number: i64) -> Option<&'static str> {
     all.copied().find(|(other, _)| *other == number).map(|(_, name)| name.trim_start_matches("SYS_"))
 }
 
-/// Its number; none where this architecture has no such call.
+/// The number of a system call; `None` where this architecture does not have it.
 pub(super) fn number(name: &str) -> Option<i64> {
     let all = COMMON.iter().chain(OLD);
     all.copied().find(|(_, other)| other.strip_prefix("SYS_") == Some(name)).map(|(number, _)| number)

@@ -1,4 +1,4 @@
-//! The filter of a pod's network.
+//! The list of the filter of a pod's network.
 
 use super::List;
 

@@ -1,4 +1,4 @@
-//! QEMU. Its own list stands beside this one: no programs, no privileges, no limits from inside.
+//! The list of QEMU. Its built-in list stands beside this one: no programs, no privileges, no limits from inside.
 
 use super::{List, Must};
 
@@ -19,6 +19,6 @@ pub(super) const LIST: List = List {
         "set_tid_address", "setsockopt", "shutdown", "sigaltstack", "signalfd4", "statfs", "statx",
         "sysinfo", "tgkill", "timerfd_create", "timerfd_settime", "umask", "uname", "write", "writev",
     ],
-    // What becomes of it when memory breaks.
+    // Chooses what happens to it when memory fails.
     limited: &[("prctl", &[&[Must::Be(0, nix::libc::PR_MCE_KILL as u64)]])],
 };

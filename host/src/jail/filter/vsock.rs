@@ -1,4 +1,4 @@
-//! vhost-device-vsock.
+//! The list of vhost-device-vsock.
 
 use super::List;
 

@@ -1,6 +1,6 @@
 //! A row of the table of fields.
 
-/// What kind of value a field has.
+/// The type of a field's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     Text,
@@ -24,7 +24,7 @@ pub enum Shape {
 }
 
 impl Shape {
-    /// As a word for a person.
+    /// A word for messages.
     pub fn describe(self) -> &'static str {
         match self {
             Self::Text => "string",
@@ -45,13 +45,13 @@ impl Shape {
 /// What happens to a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// It does what Kubernetes says it does.
+    /// It has the meaning of Kubernetes.
     Supported,
-    /// Only these values are accepted, because they are what happens anyway.
+    /// Only these values are accepted, because they describe what happens in any case.
     Only { values: &'static [&'static str], why: &'static str },
     /// A manifest with it is refused.
     Refused { why: &'static str },
-    /// It may be there and changes nothing.
+    /// It may be present and changes nothing.
     Ignored { why: &'static str },
 }
 
@@ -59,10 +59,9 @@ pub enum Status {
 pub struct Field {
     /// Like `spec.containers[].image`: `[]` stands for every element of a list.
     pub path: &'static str,
-    /// What kind of value it has.
     pub shape: Shape,
     pub status: Status,
-    /// What it is for, with default and limits; for supported fields.
+    /// Its purpose with default and limits, for supported fields.
     pub about: &'static str,
 }
 

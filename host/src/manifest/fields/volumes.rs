@@ -8,7 +8,7 @@ const VOLUME: &str = "hostPath, emptyDir, configMap and secret are supported";
 pub(super) const FIELDS: &[Field] = &[
     yes("spec.volumes", Shape::Objects, "At most 64."),
     yes("spec.volumes[].name", Shape::Text, "Required. An RFC 1123 label, unique within the pod."),
-    yes("spec.volumes[].hostPath", Shape::Object, "Something of this machine."),
+    yes("spec.volumes[].hostPath", Shape::Object, "A file or directory of the host."),
     yes(
         "spec.volumes[].hostPath.path",
         Shape::Text,
@@ -23,7 +23,7 @@ pub(super) const FIELDS: &[Field] = &[
     yes(
         "spec.volumes[].emptyDir.medium",
         Shape::Text,
-        "`Memory`: in the VM's memory. Default: on this machine's disk.",
+        "`Memory`: in the VM's memory. Default: on the host's disk.",
     ),
     yes(
         "spec.volumes[].emptyDir.sizeLimit",

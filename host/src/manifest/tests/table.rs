@@ -1,4 +1,4 @@
-//! The table of fields and what reads a manifest agree.
+//! Tests that the table of fields agrees with the code that reads a manifest.
 
 use super::*;
 
@@ -93,13 +93,13 @@ fn every_supported_field_arrives_in_the_plan() {
         (two.run_as_user, two.run_as_group, two.root_user),
         (Some(1000), Some(1001), RootUser::Refused)
     );
-    // Ignored fields are not kept, nulls neither.
+    // Ignored fields and nulls are not kept.
     assert_eq!(plan.manifest["metadata"].as_object().unwrap().len(), 4);
     let json = serde_json::to_string(&plan).unwrap();
     assert_eq!(serde_json::from_str::<PodPlan>(&json).unwrap(), plan);
 }
 
-/// Paths of the table that a JSON value uses.
+/// The paths of the table that a JSON value uses.
 fn used(json: &serde_json::Value, path: &str, found: &mut std::collections::BTreeSet<String>) {
     found.insert(path.to_owned());
     match json {
@@ -116,7 +116,7 @@ fn used(json: &serde_json::Value, path: &str, found: &mut std::collections::BTre
     }
 }
 
-/// Removes what is at a path of the table.
+/// Removes the value at a path of the table.
 fn remove(json: &mut serde_json::Value, path: &str) {
     let (first, rest) = path.split_once('.').map_or((path, None), |(first, rest)| (first, Some(rest)));
     let (key, list) = first.strip_suffix("[]").map_or((first, false), |key| (key, true));
@@ -140,7 +140,7 @@ fn the_table_and_the_code_agree_on_what_is_supported() {
         let mut without = all.manifest.clone();
         remove(&mut without, field.path);
         assert_ne!(without, all.manifest, "{}", field.path);
-        // Something must depend on a field that is said to do something.
+        // A field that is said to have an effect must have one.
         let without = full(&without.to_string());
         if let Ok(mut plan) = parse(without.as_bytes(), "x") {
             plan.manifest = all.manifest.clone();

@@ -112,7 +112,7 @@ fn objects_are_checked_with_their_lines() {
         "pod.yaml:13:8: ConfigMap.data.a: must be a string (write it in quotes)",
     );
     assert_problem(&map("data: {a/b: x}\n"), "contains '/'; only letters, digits");
-    assert_problem(&map("data: {..data: x}\n"), "is no name of a file");
+    assert_problem(&map("data: {..data: x}\n"), "is not a file name");
     assert_problem(&map(&format!("data: {{{}: x}}\n", "k".repeat(254))), "must have 1 to 253 characters");
     assert_problem(&map("data: {a: x}\nbinaryData: {a: eA==}\n"), "also a key of the object's other data");
     assert_problem(&map("immutable: 'true'\n"), "must be true or false");
@@ -140,7 +140,7 @@ fn objects_are_checked_with_their_lines() {
     assert_problem(&beside("apiVersion: v1\nkind: Service\n"), "a document of kind \"Service\" begins here");
     assert_problem(&beside("a: b\n"), "a document without a kind begins here");
     assert_problem(one, "holds no Pod");
-    // A Pod that is not the first document.
+    // The Pod need not be the first document.
     assert_eq!(plan(&format!("{one}---\n{SMALL}")), plan(SMALL));
 }
 
@@ -167,7 +167,7 @@ fn what_is_taken_of_an_object_must_be_there() {
     assert_problem(&env("configMapKeyRef: {name: b, key: k}"), missing);
     assert_problem(&env("configMapKeyRef: {name: a, key: x}"), "ConfigMap \"a\" has no key \"x\"");
     assert_problem(&env("secretKeyRef: {name: a, key: k}"), "there is no Secret \"a\"");
-    assert_problem(&env("configMapKeyRef: {name: a, key: bin}"), "no text that a process can be given");
+    assert_problem(&env("configMapKeyRef: {name: a, key: bin}"), "not text that a process can be given");
     assert_problem(&env("configMapKeyRef: {name: a}"), "configMapKeyRef.key: is missing");
     assert_problem(&env(""), "must have one of configMapKeyRef, secretKeyRef and fieldRef");
     assert_problem(&env("fieldRef: {fieldPath: status.podIP}"), "\"status.podIP\" is not supported");
@@ -186,9 +186,9 @@ fn what_is_taken_of_an_object_must_be_there() {
     assert_problem(&files("name: a, items: [{key: k, path: ../p}]"), "must not contain '..'");
     assert_problem(
         &files("name: a, items: [{key: k, path: p}, {key: k, path: p/z}]"),
-        "is no place of its own",
+        "is not a separate path",
     );
-    assert_problem(&files("name: a, items: [{key: k, path: ./.}]"), "is no place of its own");
+    assert_problem(&files("name: a, items: [{key: k, path: ./.}]"), "is not a separate path");
     assert_problem(&files("name: a, items: [{key: k, path: p, mode: 512}]"), "must be 0000 to 0777, not 512");
     assert_problem(&files("name: a, defaultMode: 0888"), "must be a file mode, not \"0888\"");
     let none = plan(&files("name: a, items: [{key: x, path: p}], optional: true"));

@@ -27,7 +27,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// Frames that a sink holds for one side.
+/// The frames in a sink for one side.
 fn frames(bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut rest = bytes;
     let mut frames = Vec::new();
@@ -114,7 +114,7 @@ fn each_closed_place_can_be_opened() {
             );
         }
     }
-    // One of the host's own addresses among those that are link-local.
+    // A link-local address of the host.
     let host = BTreeSet::from([ip("169.254.1.1")]);
     let mut filter = Filter::new(Rules { host, reach: BTreeSet::from([Reach::LinkLocal]), ..rules() });
     assert_eq!(fate(&mut filter, &guest_syn(ip("169.254.1.1"), (1, 2)), now), Fate::Answered);
@@ -149,7 +149,7 @@ fn a_list_opens_its_networks_and_ports_only() {
     );
 }
 
-/// Asks for `name`, and lets the server answer with these addresses. What the guest heard.
+/// Looks up `name` and has the server answer with these addresses. Returns what the guest received.
 fn resolved(filter: &mut Filter, name: &str, addresses: &[&str], now: Instant) -> Message {
     let mut sink = Sink::default();
     filter.from_guest(&guest_udp(DNS_4.into(), (5555, 53), &question(name)), now, &mut sink);
@@ -195,7 +195,7 @@ fn a_name_that_is_asked_for_opens_its_address_for_its_time() {
     assert_eq!(resolved(&mut filter, "good.example.", &["203.0.113.5"], start).answers.len(), 1);
     assert_eq!(fate(&mut filter, &syn, start), Fate::Passed);
     assert_eq!(fate(&mut filter, &guest_syn(to, (9, 80)), start), Fate::Answered);
-    // What was begun goes on when the time is over; nothing new begins.
+    // A flow that has begun continues after its time is over; no new flow begins.
     let later = start + Duration::from_secs(3600);
     assert_eq!(fate(&mut filter, &guest_tcp(to, (9, 443), b"x"), later), Fate::Passed);
     assert_eq!(fate(&mut filter, &guest_tcp(to, (10, 443), b"x"), later), Fate::Answered);
@@ -274,7 +274,7 @@ proptest! {
         let mut filter = Filter::new(rules());
         for frame in [guest_udp(ip(to), (1, 2), &bytes), guest_syn(ip(to), (3, 4))] {
             let mut frame = frame;
-            // Anything but the destination.
+            // Any field but the destination.
             let destination = if ip(to).is_ipv4() { 30..34 } else { 38..54 };
             if !destination.contains(&at) && at < frame.len() {
                 frame[at] = value;
@@ -282,7 +282,7 @@ proptest! {
             let mut sink = Sink::default();
             filter.from_guest(&frame, now, &mut sink);
             for passed in frames(&sink.to_passt) {
-                // A change of the Ethernet type or IP version makes it something else, which is read anew.
+                // A changed Ethernet type or IP version makes it another kind of frame, which is parsed anew.
                 let Ok(Frame::Packet(packet)) = packet::of_guest(&passed) else { continue };
                 prop_assert!(closed_by_default(packet.destination).is_none(), "{packet:?}");
             }

@@ -27,7 +27,7 @@ fn cname(host: &str, target: &str) -> Record {
     Record::from_rdata(name(host), 300, RData::CNAME(CNAME(name(target))))
 }
 
-/// Asks, and lets a server answer with these records.
+/// Asks, and has a server answer with these records.
 fn answered(resolver: &mut Resolver, host: &str, records: Vec<Record>, now: Instant) -> Option<Answered> {
     let Asked::Ask { port, bytes } = resolver.ask(&question(host, RecordType::A), 999, SERVER, now) else {
         panic!("refused")

@@ -1,4 +1,4 @@
-//! Frames read and made, compared with what another implementation reads and makes.
+//! Frames parsed and created here, compared with those of another implementation.
 
 use super::super::PASST_MAC;
 use super::super::frames::{refusal, udp};
@@ -23,7 +23,7 @@ fn builder(source: IpAddr, destination: IpAddr) -> etherparse::PacketBuilderStep
     }
 }
 
-/// A guest's datagram, made by somebody else's code.
+/// A guest's UDP packet, created by another implementation.
 pub(in crate::net) fn guest_udp(to: IpAddr, ports: (u16, u16), data: &[u8]) -> Vec<u8> {
     let [from, ..] = super::super::family(to);
     let mut bytes = Vec::new();
@@ -107,9 +107,9 @@ fn tricks_are_not_read() {
         frame[at] = value;
         of_guest(&frame).err()
     };
-    assert_eq!(changed(6, 9), Some(Malformed::Stranger), "another sender");
+    assert_eq!(changed(6, 9), Some(Malformed::Foreign), "another sender");
     assert_eq!(changed(14, 0x46), Some(Malformed::Options));
-    assert_eq!(changed(14, 0x65), Some(Malformed::Stranger), "version 6 in IPv4's frame");
+    assert_eq!(changed(14, 0x65), Some(Malformed::Foreign), "version 6 in IPv4's frame");
     assert_eq!(changed(20, 0x20), Some(Malformed::Fragment), "more to come");
     assert_eq!(changed(21, 1), Some(Malformed::Fragment), "a later one");
     assert_eq!(changed(17, 200), Some(Malformed::Length), "longer than it is");
@@ -150,7 +150,7 @@ fn who_has_an_address_is_understood() {
         Frame::Who { from: super::super::GUEST_4.into(), target: super::super::GATEWAY_4.into(), length: 42 };
     assert_eq!(of_guest(&arp), Ok(expected));
     arp[22] ^= 1;
-    assert_eq!(of_guest(&arp), Err(Malformed::Stranger));
+    assert_eq!(of_guest(&arp), Err(Malformed::Foreign));
     arp[21] = 2;
     assert_eq!(of_guest(&arp), Ok(Frame::Chatter));
 }
@@ -173,7 +173,7 @@ fn a_reset_is_one_that_a_kernel_believes() {
     }
 }
 
-/// All sums of a frame that was made here, as another implementation makes them.
+/// Checks all checksums of a frame that was created here against another implementation.
 fn assert_sums(frame: &[u8]) {
     let sliced = SlicedPacket::from_ethernet(frame).unwrap();
     let transport = sliced.transport.clone().unwrap();
@@ -231,7 +231,7 @@ proptest! {
         }
         if let Ok(Frame::Packet(packet)) = of_guest(&frame) {
             prop_assert!(packet.frame_length() <= frame.len());
-            // Whoever reads it again reads the same.
+            // Another parse gives the same result.
             let whole = &frame[..packet.frame_length()];
             prop_assert_eq!(of_guest(whole), Ok(Frame::Packet(packet)));
             if matches!(packet.body, Body::Tcp { .. } | Body::Udp { .. }) {

@@ -1,5 +1,5 @@
-//! Agreeing upon one connection with the guest, never waiting: to the VMM's socket, through its handshake if it has one, one line there and one
-//! line back.
+//! Dials the guest for one connection without ever blocking: connects to the VMM's socket, passes its handshake if it has one, sends one
+//! line and receives one line.
 
 use super::error::ForwardError;
 use crate::agent::{Connector, Handshake};
@@ -15,11 +15,11 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 /// How long the guest may take to answer.
-const PATIENCE: Duration = Duration::from_secs(FORWARD_TIMEOUT_SECS + 5);
+const DIAL_TIMEOUT: Duration = Duration::from_secs(FORWARD_TIMEOUT_SECS + 5);
 /// Longest answer to the request for a port (`OK 1234567890\n`).
 const MAX_HANDSHAKE: usize = 64;
 
-/// A connection that is being agreed upon.
+/// A connection that is being dialled.
 #[derive(Debug)]
 pub(super) struct Dial {
     stream: UnixStream,
@@ -42,7 +42,7 @@ pub(super) enum Progress {
 }
 
 impl Dial {
-    /// Connects and asks. [`ForwardError::Unreachable`] with `WouldBlock`: not now.
+    /// Connects and asks. [`ForwardError::Unreachable`] with `WouldBlock`: try again later.
     pub(super) fn start(guest: &Connector, port: u16) -> Result<(Self, Instant), ForwardError> {
         let failed = ForwardError::Unreachable;
         let mut request = Vec::new();
@@ -56,7 +56,7 @@ impl Dial {
                 dial.write(format!("CONNECT {port}\n").as_bytes()).map_err(failed)?;
             }
         }
-        Ok((dial, Instant::now() + PATIENCE))
+        Ok((dial, Instant::now() + DIAL_TIMEOUT))
     }
 
     /// A new socket has room for a line.
@@ -70,12 +70,12 @@ impl Dial {
         self.write(&request)
     }
 
-    /// Whether it can be given up. `vhost-device-vsock` 0.3 ends, or spins, when a connection is closed that it has not said OK to.
+    /// Whether it can be closed. `vhost-device-vsock` 0.3 ends, or spins, when a connection is closed before it has said OK.
     pub(super) fn may_be_closed(&self) -> bool {
         self.expects == Expects::Answer
     }
 
-    /// Reads what has come.
+    /// Reads the data that has arrived.
     pub(super) fn go_on(&mut self) -> Progress {
         let mut buffer = [0; 4096];
         let count = match (&self.stream).read(&mut buffer) {

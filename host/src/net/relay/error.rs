@@ -7,25 +7,25 @@ use std::io;
 /// Why a connection was reset.
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
-    /// Nobody behind the VMM's socket, yet or any more.
+    /// Nobody listens behind the VMM's socket yet or any more.
     #[error("the pod cannot be reached")]
     Unreachable(#[source] io::Error),
     /// The guest did not answer in time.
     #[error("the pod did not answer in time")]
     Timeout,
-    /// The guest said no: mostly that nothing listens there.
+    /// The guest refused, usually because nothing listens there.
     #[error(transparent)]
     Refused(Refusal),
     /// The guest closed the connection instead of answering.
     #[error("the pod closed the connection instead of answering")]
     Closed,
-    /// The guest's answer is none.
+    /// The guest's answer is invalid.
     #[error("the pod sent something that is not an answer")]
     Nonsense,
-    /// The guest does not keep to the frames.
-    #[error("the pod broke the rules of forwarded connections")]
+    /// The guest violated the framing.
+    #[error("the pod violated the protocol of forwarded connections")]
     Violation(#[source] Violation),
-    /// The guest went away in the middle.
+    /// The guest disappeared in the middle.
     #[error("the connection to the pod broke off")]
     Cut,
 }

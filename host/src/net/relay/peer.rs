@@ -1,4 +1,4 @@
-//! The guest's side of forwarded connections, for tests: without a guest, "the pod's ports" are sockets of this machine.
+//! The guest's side of forwarded connections, for tests: without a guest, "the pod's ports" are sockets of the host.
 
 use super::Client;
 use crate::os::{Interest, Poller};
@@ -11,9 +11,9 @@ use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
-/// Serves one connection to its end, as vminit does.
+/// Serves one connection to its end, like vminit.
 pub(super) fn serve(host: UnixStream, connect: impl FnOnce(u16) -> io::Result<TcpStream>) -> io::Result<()> {
-    // The host says nothing more before it was answered.
+    // The host sends nothing more before it has the answer.
     let request = read_message::<ForwardRequest>(&mut BufReader::new(&host)).map_err(io::Error::other)?;
     let Some(ForwardRequest::Forward { port }) = request else { return Ok(()) };
     match connect(port) {

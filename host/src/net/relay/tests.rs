@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::sync::mpsc::{Receiver, channel};
 
-/// A relay before a guest, whose ports are sockets of this machine.
+/// A relay and a guest whose ports are sockets of the host.
 struct Site {
     relay: Relay,
     address: SocketAddr,
@@ -16,7 +16,7 @@ struct Site {
     _dir: tempfile::TempDir,
 }
 
-/// A guest that does this with each connection.
+/// A guest that runs this on each connection.
 fn guest(serve: impl Fn(UnixStream) + Send + Sync + Clone + 'static) -> (Connector, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join(FORWARD_SOCK);
@@ -38,12 +38,12 @@ fn site(port: u16, serve: impl Fn(UnixStream) + Send + Sync + Clone + 'static) -
     Site { relay, address, news, _dir: dir }
 }
 
-/// As a guest should be.
+/// The behaviour of a correct guest.
 fn honest(stream: UnixStream) {
     peer::serve(stream, |port| TcpStream::connect(("127.0.0.1", port))).unwrap();
 }
 
-/// A server of the pod that does this with each connection.
+/// A server of the pod that runs this on each connection.
 fn server(serve: impl Fn(TcpStream) + Send + Sync + Clone + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -152,7 +152,7 @@ fn who_does_not_read_stops_his_own_connection_only() {
     drop(slow);
 }
 
-/// The same guest, the same relay: a client that does not read, and one that echoes megabytes beside it.
+/// With the same guest and relay: a client that does not read, and another one that echoes megabytes meanwhile.
 #[test]
 fn a_slow_reader_does_not_slow_its_neighbour() {
     let port = server(echo);

@@ -1,4 +1,4 @@
-//! Data of files: in a row, or in pieces found through their index.
+//! Data of files: consecutive, or in pieces found through an index.
 
 use super::super::compress;
 use super::super::format::{
@@ -7,7 +7,7 @@ use super::super::format::{
 };
 use super::{Inode, InodeKind, ReadAt, ReadError, Reader, u16_at, u32_at};
 
-/// Bytes read at once of data in a row.
+/// Bytes of consecutive data read at once.
 const READ_LEN: u64 = 256 << 10;
 /// Index entries read at once.
 const WINDOW: u64 = 512;
@@ -15,13 +15,13 @@ const WINDOW: u64 = 512;
 /// One entry of the index, for one block of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Entry {
-    /// A block as it is.
+    /// An uncompressed block.
     Plain(u32),
     /// The first of a compressed piece.
     Head(u32),
-    /// Another one of it: what is said of the way back, and how far the next piece is.
+    /// Another block of it: the distance back, and the distance to the next piece.
     Rest(u16, u16),
-    /// The file ends within this block, and the compressed piece before reaches so far into it.
+    /// The file ends within this block, and the compressed piece before it reaches this far into it.
     End(u16),
 }
 
@@ -36,11 +36,11 @@ struct Entries<'a, S> {
 }
 
 impl<S: ReadAt> Entries<'_, S> {
-    /// The next entry without passing it; None at the end.
+    /// The next entry without consuming it; `None` at the end.
     fn peek(&mut self) -> Result<Option<Entry>, ReadError> {
         if self.next == self.window.len() {
             let length = self.left.min(WINDOW) * INDEX_LEN;
-            // A window at most.
+            // At most a window.
             self.window.resize(usize::try_from(length).unwrap_or(0), 0);
             self.image.source.read_exact_at(&mut self.window, self.at)?;
             self.at += length;
@@ -66,10 +66,10 @@ impl<S: ReadAt> Entries<'_, S> {
     }
 }
 
-/// What takes the data of a file: (offset, bytes), in order.
+/// Receives the data of a file: (offset, bytes), in order.
 pub type Sink<'a, E> = &'a mut dyn FnMut(u64, &[u8]) -> Result<(), E>;
 
-/// Blocks in the image and what they become.
+/// Blocks in the image and their decompressed form.
 struct Span {
     block: u32,
     blocks: u32,
@@ -87,10 +87,10 @@ impl<S: ReadAt> Reader<S> {
         Ok(())
     }
 
-    /// Gives the data of a regular file to `sink`.
+    /// Passes the data of a regular file to `sink`.
     pub fn data<E: From<ReadError>>(&self, inode: &Inode, sink: Sink<'_, E>) -> Result<(), E> {
         if inode.kind != InodeKind::Regular {
-            return Err(inode.damaged("it is no regular file").into());
+            return Err(inode.damaged("it is not a regular file").into());
         }
         if inode.layout == Layout::Packed {
             return self.packed(inode, sink);
@@ -114,7 +114,7 @@ impl<S: ReadAt> Reader<S> {
         while at < inode.size {
             let span = entries.span(inode.size - at)?;
             self.check_blocks(inode, span.block, span.blocks)?;
-            // A chunk at most, both.
+            // At most a chunk, both.
             let (length, blocks) = (usize::try_from(span.length).unwrap_or(0), span.blocks as usize);
             let stored = &mut stored[..blocks * BLOCK_LEN];
             self.source.read_exact_at(stored, u64::from(span.block) * BLOCK).map_err(ReadError::Io)?;
@@ -152,7 +152,7 @@ fn index_start(inode: &Inode) -> u64 {
 }
 
 impl<S: ReadAt> Entries<'_, S> {
-    /// The next piece, or several blocks in a row that are kept as they are; `left` bytes of the file are to come.
+    /// The next piece, or several consecutive uncompressed blocks; `left` bytes of the file remain.
     fn span(&mut self, left: u64) -> Result<Span, ReadError> {
         let first = self.peek()?.ok_or_else(|| self.inode.damaged("its index is too short"))?;
         self.pass();
@@ -177,7 +177,7 @@ impl<S: ReadAt> Entries<'_, S> {
 
     fn packed_span(&mut self, block: u32, left: u64) -> Result<Span, ReadError> {
         let wrong = |inode: &Inode| inode.damaged("the index of a compressed piece is wrong");
-        // Entries of the piece; each but the first says how many there are.
+        // Entries of the piece; each but the first tells the number of entries.
         let (mut count, mut blocks, mut said) = (1u16, 1, None);
         while let Some(Entry::Rest(back, ahead)) = self.peek()? {
             self.pass();

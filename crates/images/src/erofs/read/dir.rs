@@ -13,7 +13,7 @@ pub(super) struct Name {
 }
 
 impl Name {
-    /// The type beside the name is the inode's.
+    /// The type beside the name must be the inode's.
     pub(super) fn agrees(&self, inode: &Inode) -> bool {
         let expected = match inode.kind {
             InodeKind::Directory => FileType::Directory,
@@ -28,7 +28,7 @@ impl Name {
 }
 
 impl<S: ReadAt> Reader<S> {
-    /// The names of a directory's block; None behind its last one. `.` and `..` are among them.
+    /// The names of a directory's block, including `.` and `..`; `None` behind its last block.
     pub(super) fn names(&self, inode: &Inode, block: u64) -> Result<Option<Vec<Name>>, ReadError> {
         let start = block * BLOCK;
         if start >= inode.size {
@@ -43,7 +43,7 @@ impl<S: ReadAt> Reader<S> {
 
 /// All names of one block: at least one, each 1 to 255 bytes, without slash and NUL.
 fn parse(bytes: &[u8]) -> Option<Vec<Name>> {
-    // The first name is right behind the last entry.
+    // The first name directly follows the last entry.
     let entries_len = usize::from(u16_at(bytes, 8));
     if entries_len == 0 || !entries_len.is_multiple_of(DIRENT_LEN) || entries_len >= bytes.len() {
         return None;
@@ -54,7 +54,7 @@ fn parse(bytes: &[u8]) -> Option<Vec<Name>> {
         let start = usize::from(u16_at(entry, 8));
         let name = match entries.get(number + 1) {
             Some(next) => bytes.get(start..usize::from(u16_at(next, 8)))?,
-            // The last name of a block that is not full ends with a NUL.
+            // The last name of a partly filled block ends with a NUL.
             None => bytes.get(start..)?.split(|byte| *byte == 0).next()?,
         };
         let bad = |byte: &u8| matches!(*byte, 0 | b'/');

@@ -5,7 +5,7 @@ use super::*;
 use proptest::prelude::*;
 use std::io::Cursor;
 
-/// A file of an image to be: a path, and parts of (byte, length); holes where the byte is 0.
+/// A file of a future image: a path, and parts of (byte, length); holes where the byte is 0.
 type Planned = (Vec<u8>, Vec<(u8, u64)>);
 
 fn write(files: &[Planned], compression: RootfsCompression) -> (Tree, Vec<u8>) {
@@ -31,7 +31,7 @@ fn write(files: &[Planned], compression: RootfsCompression) -> (Tree, Vec<u8>) {
         for (byte, length) in parts {
             match byte {
                 0 => data.skip(&mut slot, *length).unwrap(),
-                // What cannot be compressed.
+                // Incompressible data.
                 255 => {
                     let noise = (1..=*length / 8 + 1)
                         .flat_map(|n| n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
@@ -60,7 +60,7 @@ fn planned() -> impl Strategy<Value = Vec<Planned>> {
     let byte = prop_oneof![Just(0), Just(1), Just(255), any::<u8>()];
     let length =
         prop_oneof![1u64..20, 4000u64..4200, 65_000u64..66_000, Just(65_536), Just(4096), Just(131_072)];
-    // A path may be below another one's file: the first one wins.
+    // A path may be below another one's file; the first one wins.
     proptest::collection::vec((path, proptest::collection::vec((byte, length), 0..5)), 1..8).prop_map(
         |files| {
             let is_below = |path: &[u8], other: &[u8]| path.starts_with(&[other, b"/"].concat());
@@ -90,7 +90,7 @@ proptest! {
     fn damage_anywhere_is_no_panic(files in planned(), at in any::<prop::sample::Index>(), byte in any::<u8>(), packed in any::<bool>(), sealed in any::<bool>()) {
         let compression = if packed { RootfsCompression::Lz4 } else { RootfsCompression::None };
         let (_, mut bytes) = write(&files, compression);
-        // Where there is more than data: the superblock and the end.
+        // Metadata: the superblock and the end.
         let interesting = 2048 + bytes.len().min(8192);
         let at = at.index(interesting);
         let at = if at < 2048 { at } else { bytes.len() - (at - 2047) };

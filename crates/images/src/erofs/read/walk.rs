@@ -1,5 +1,5 @@
-//! A walk over everything in an image, in the order of its directories. Checks what no single inode shows: names are
-//! sorted, every directory has one place, numbers of names are right, and the sums stay within what an image can hold.
+//! Walks over everything in an image in the order of its directories. Checks what no single inode shows: names are sorted, every directory
+//! has one place, link counts are right, and the sums stay within what an image can hold.
 
 use super::super::super::tree::{MAX_DEPTH, MAX_ENTRIES, MAX_METADATA};
 use super::super::format::CHUNK_BLOCKS;
@@ -9,27 +9,27 @@ use magikvm_proto::limits::MAX_ROOTFS_SIZE;
 use std::collections::HashMap;
 use std::vec::IntoIter;
 
-/// What wants to see everything. Whatever is named more than once comes as `file` first and as `link` then.
+/// Visits everything. A file with several names is passed to `file` first and to `link` for each further name.
 pub trait Visitor<S> {
     type Error: From<ReadError>;
-    /// A directory; what comes until its `leave` is in it. The root's name is empty.
+    /// A directory; everything until its `leave` is in it. The root's name is empty.
     fn enter(&mut self, image: &Reader<S>, name: &[u8], directory: &Inode) -> Result<(), Self::Error>;
-    /// The end of the directory entered last and not left yet.
+    /// The end of the innermost directory.
     fn leave(&mut self, image: &Reader<S>, directory: &Inode) -> Result<(), Self::Error>;
     /// Anything but a directory.
     fn file(&mut self, image: &Reader<S>, name: &[u8], inode: &Inode) -> Result<(), Self::Error>;
-    /// Another name of what was given to `file` before.
+    /// Another name of a file that was passed to `file` before.
     fn link(&mut self, image: &Reader<S>, name: &[u8], inode: &Inode) -> Result<(), Self::Error>;
 }
 
-/// A directory on the way down.
+/// A directory on the current path.
 struct Frame {
     inode: Inode,
     parent: u32,
-    /// Names of the current block, and the number of the next one.
+    /// Names of the current block, and the number of the next block.
     names: IntoIter<Name>,
     next_block: u64,
-    /// The name before: they are sorted.
+    /// The previous name, since names are sorted.
     last: Box<[u8]>,
     dots: u32,
     directories: u32,
@@ -41,7 +41,7 @@ impl Frame {
         Self { inode, parent, names, next_block: 0, last: Box::default(), dots: 0, directories: 0 }
     }
 
-    /// The next name that is not `.` or `..`; None at the end.
+    /// The next name other than `.` and `..`; `None` at the end.
     fn next<S: ReadAt>(&mut self, image: &Reader<S>) -> Result<Option<Name>, ReadError> {
         loop {
             let Some(name) = self.names.next() else {
@@ -77,9 +77,9 @@ impl Frame {
     }
 }
 
-/// What was seen so far, so that nothing is seen without end.
+/// Totals so far, so that the walk ends.
 struct Seen {
-    /// Names still to come, by inode.
+    /// Remaining names for each inode.
     names_left: HashMap<u32, u32>,
     entries: usize,
     content_left: u64,
@@ -91,7 +91,7 @@ impl Seen {
         Self {
             names_left: HashMap::new(),
             entries: 0,
-            // A block holds a compressed piece at best.
+            // A block holds at most a compressed piece.
             content_left: image_size.saturating_mul(CHUNK_BLOCKS.into()).min(MAX_ROOTFS_SIZE),
             // The writer counts without headers and padding.
             metadata_left: image_size.min(4 * MAX_METADATA as u64),
@@ -143,7 +143,7 @@ pub fn walk<S: ReadAt, V: Visitor<S>>(image: &Reader<S>, visitor: &mut V) -> Res
     let mut seen = Seen::new(image.size());
     let root = image.inode(image.root)?;
     if root.kind != InodeKind::Directory {
-        return Err(root.damaged("the root is no directory").into());
+        return Err(root.damaged("the root is not a directory").into());
     }
     seen.is_new(&root)?;
     visitor.enter(image, b"", &root)?;
@@ -187,17 +187,17 @@ pub fn walk<S: ReadAt, V: Visitor<S>>(image: &Reader<S>, visitor: &mut V) -> Res
     Ok(inodes)
 }
 
-/// What is in an image.
+/// The content of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Summary {
-    /// Files, directories and all else.
+    /// Number of files, directories and all other entries.
     pub inodes: u64,
     pub files: u64,
     /// Bytes of all regular files.
     pub bytes: u64,
 }
 
-/// Reads everything in an image: it is whole in its form. Whether it is what it was when it was made, only its digest says.
+/// Reads everything in an image and checks its structure. Only the digest tells whether the content is unchanged.
 pub fn check<S: ReadAt>(image: S) -> Result<Summary, ReadError> {
     let mut summary = Summary::default();
     let inodes = walk(&Reader::open(image)?, &mut summary)?;

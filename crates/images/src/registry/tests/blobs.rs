@@ -1,7 +1,7 @@
 //! Downloads over connections that break, and from servers that lie.
 
 use super::server::{Server, blob, hang, head, piece, reply};
-use super::{content, fetch, impatient, open, plain};
+use super::{content, fetch, open, plain, short_timing};
 use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::registry::{Credentials, DownloadEvent, RegistryConfig, RegistryError};
@@ -40,7 +40,7 @@ fn a_cut_connection_is_resumed_with_and_without_ranges() {
 
 #[test]
 fn every_new_byte_gives_new_attempts() {
-    // 20 breaks in a row, a little further every time: more than the attempts that one place has.
+    // 20 breaks in a row, each further into the blob: more than the attempts of one endpoint.
     let server = Server::start(move |seen, stream| {
         let (content, start) = (content(SIZE), seen.range().unwrap_or(0));
         let end = (start + SIZE / 20).min(SIZE);
@@ -78,7 +78,7 @@ fn a_server_that_always_breaks_at_the_same_byte_is_given_up() {
     });
     let (bytes, outcome) = fetch(&plain(&server), &Digest::of(b""), SIZE as u64);
     assert!(matches!(outcome, Err(RegistryError::Broken { .. })), "{outcome:?}");
-    // The first brought something new; the fifth in a row that did not was the last.
+    // The first brought new bytes; the fifth in a row that did not was the last.
     assert!(bytes == content(SIZE)[..1000]);
     assert_eq!(server.count(), 5);
 }
@@ -96,7 +96,7 @@ fn a_stall_in_the_middle_is_a_broken_connection() {
         hang(stream)
     });
     let repository =
-        open(&server, RegistryConfig::default(), &Credentials::none(), &Cancel::new(), impatient());
+        open(&server, RegistryConfig::default(), &Credentials::none(), &Cancel::new(), short_timing());
     let (bytes, outcome) = fetch(&repository, &Digest::of(b""), SIZE as u64);
     outcome.unwrap();
     assert!(bytes == content(SIZE));
@@ -208,7 +208,7 @@ fn a_receiver_that_waits_holds_up_no_other_download() {
         scope.spawn(move || {
             let mut first = true;
             let mut sink = move |_: &[u8]| {
-                // Goes on when the other two are through.
+                // Continues when the other two are done.
                 if std::mem::take(&mut first) {
                     others.iter().take(2).for_each(drop);
                 }

@@ -1,7 +1,7 @@
 //! Manifests, small blobs and lists of referrers.
 
 use super::server::{Seen, Server, head, nobody, piece, reply};
-use super::{INDEX_TYPE, MANIFEST_TYPE, impatient, open, plain};
+use super::{INDEX_TYPE, MANIFEST_TYPE, open, plain, short_timing};
 use crate::cancel::{Cancel, Stopped};
 use crate::digest::Digest;
 use crate::document::MAX_MANIFEST;
@@ -126,7 +126,7 @@ fn what_a_failure_says_is_shown_short_and_harmless() {
     assert!(error.hint().unwrap().contains("`plain-http = true`"));
 }
 
-/// What a registry refuses in its own words is not taken for a server of HTTPS.
+/// A refusal in a registry's format is not taken for a server of HTTPS.
 #[test]
 fn a_registry_that_refuses_a_question_over_plain_http_is_one() {
     let server = Server::start(|_, stream| reply(stream, 400, &[], b"{\"errors\":[]}"));
@@ -154,7 +154,7 @@ fn transient_failures_get_five_attempts_and_others_one() {
         let count = std::sync::atomic::AtomicUsize::new(0);
         move |_, stream| match count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
             0 => reply(stream, 503, &[], b""),
-            // Half of an answer, and then the end.
+            // Half of an answer, then the end.
             1 => head(stream, 200, &[("Content-Type", MANIFEST_TYPE), ("Content-Length", "31")]),
             _ => reply(stream, 200, &[("Content-Type", MANIFEST_TYPE)], JSON),
         }
@@ -262,7 +262,7 @@ fn cancel_after(timeout: Duration) -> Cancel {
 fn a_head_that_does_not_come_is_a_stall() {
     let server = Server::start(|_, stream| super::server::hang(stream));
     let repository =
-        open(&server, RegistryConfig::default(), &Credentials::none(), &Cancel::new(), impatient());
+        open(&server, RegistryConfig::default(), &Credentials::none(), &Cancel::new(), short_timing());
     let error = repository.manifest(Which::Tag("latest")).unwrap_err();
     assert!(matches!(error, RegistryError::Stalled { .. }), "{error}");
     assert_eq!(server.count(), 5);

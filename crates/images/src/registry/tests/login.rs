@@ -120,7 +120,7 @@ fn basic_is_answered_with_the_login() {
     assert!(error.hint().unwrap().contains(&format!("podman login {}", server.host())));
     let wrong = login_for(&server).replace(BASIC, "bWU6b3RoZXI=");
     let error = logged_in(&server, &wrong).manifest(Which::Tag("latest")).unwrap_err();
-    assert!(error.hint().unwrap().contains("the login from auth.json was not enough"), "{error:?}");
+    assert!(error.hint().unwrap().contains("the login from auth.json does not suffice"), "{error:?}");
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn authorization_does_not_travel_to_another_port() {
     assert_eq!(bytes, b"layer");
     let [seen] = &cdn.seen()[..] else { panic!("one request") };
     assert_eq!((seen.header("authorization"), seen.target.as_str()), (None, "/layer?signature=x"));
-    // On the same server it stays: the blob, and where it was moved to.
+    // On the same server it is kept: for the blob and for its redirect target.
     let with = |seen: &Seen| seen.header("authorization").is_some();
     assert_eq!(server.seen().iter().filter(|seen| with(seen)).count(), 2);
 }
@@ -225,7 +225,7 @@ fn a_challenge_from_elsewhere_is_a_refusal() {
         Server::start(|_, stream| reply(stream, 401, &[("WWW-Authenticate", "Basic realm=\"x\"")], b"no"));
     let target = format!("http://{}/layer", cdn.host());
     let server = Server::start(move |_, stream| reply(stream, 307, &[("Location", &target)], b""));
-    // There is even a login for that server, but the registry has no say over it.
+    // There is even a login for that server, but the registry may not request it.
     let json = format!(
         r#"{{"auths":{{"{}":{{"auth":"{BASIC}"}},"{}":{{"auth":"{BASIC}"}}}}}}"#,
         server.host(),

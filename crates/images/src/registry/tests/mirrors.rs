@@ -1,4 +1,4 @@
-//! Mirrors: which is asked when, and with which login.
+//! Mirrors: the order in which they are asked, and their logins.
 
 use super::server::{Server, blob, head, nobody, reply};
 use super::{MANIFEST_TYPE, content, fetch, open, quick};
@@ -44,7 +44,7 @@ fn places_are_asked_in_order() {
     for _ in 0..2 {
         assert_eq!(repository.manifest(Which::Tag("latest")).unwrap().endpoint, url(&registry, ""));
     }
-    // That one image is missing says nothing about the next.
+    // One missing image says nothing about the next.
     assert_eq!((first.count(), second.count(), registry.count()), (2, 2, 2));
 }
 

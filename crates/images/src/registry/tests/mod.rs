@@ -1,4 +1,4 @@
-//! The client against servers on loopback that do what servers should not do.
+//! The client against misbehaving servers on loopback.
 
 mod blobs;
 mod documents;
@@ -18,12 +18,12 @@ use std::time::Duration;
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 
-/// Waits for one future on a runtime of its own.
+/// Runs one future on a separate runtime.
 pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
-/// As many attempts as in earnest, without the waiting.
+/// The real number of attempts without the pauses.
 fn quick() -> Timing {
     Timing {
         first_wait: Duration::from_millis(1),
@@ -34,8 +34,8 @@ fn quick() -> Timing {
     }
 }
 
-/// Short enough to be waited for, long enough for a busy machine.
-fn impatient() -> Timing {
+/// Short enough to wait for, long enough for a busy host.
+fn short_timing() -> Timing {
     Timing { stall: Duration::from_millis(250), ..quick() }
 }
 
@@ -59,7 +59,7 @@ fn logged_in(server: &Server, json: &str) -> Repository {
     open(server, RegistryConfig::default(), &Credentials::in_data(file), &Cancel::new(), quick())
 }
 
-/// Downloads into memory; the bytes are those that came, whatever the outcome.
+/// Downloads into memory; returns the received bytes whatever the outcome.
 fn fetch(repository: &Repository, digest: &Digest, size: u64) -> (Vec<u8>, Result<(), RegistryError>) {
     let mut bytes = Vec::new();
     let mut sink = |chunk: &[u8]| {

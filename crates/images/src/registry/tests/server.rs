@@ -1,5 +1,4 @@
-//! A server of the standard library: one thread and one request for each connection, and a closure that writes whatever
-//! it likes.
+//! A server on the standard library: one thread and one request for each connection, and a closure that writes the answer.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -21,7 +20,7 @@ impl Seen {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// Where the range that is asked for begins.
+    /// The start of the requested range.
     pub(super) fn range(&self) -> Option<usize> {
         self.header("range")?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
     }
@@ -74,16 +73,16 @@ impl Server {
                 let Ok(mut stream) = stream else { continue };
                 std::thread::spawn(move || {
                     let seen = match Seen::read(&stream) {
-                        // A connection that was never used.
+                        // An unused connection.
                         Ok(seen) if seen.method.is_empty() => return,
                         Ok(seen) => {
                             all.lock().unwrap().push(seen.clone());
                             seen
                         }
-                        // No HTTP.
+                        // Not HTTP.
                         Err(_) => Seen::default(),
                     };
-                    // A client that hangs up in the middle is what some tests are about.
+                    // Some tests close the connection in the middle.
                     drop(handler(&seen, &mut stream));
                 });
             }
@@ -111,7 +110,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        // Wakes the thread that accepts.
+        // Wakes the accepting thread.
         drop(TcpStream::connect(self.address));
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
@@ -119,7 +118,7 @@ impl Drop for Server {
     }
 }
 
-/// An address where nobody listens, and the socket that keeps it so.
+/// An address where nobody listens, and the socket that keeps it reserved.
 pub(super) fn nobody() -> (TcpSocket, String) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -127,7 +126,7 @@ pub(super) fn nobody() -> (TcpSocket, String) {
     (socket, address.to_string())
 }
 
-/// The head of an answer; every connection is for one request.
+/// The head of an answer; every connection serves one request.
 pub(super) fn head(stream: &mut TcpStream, status: u16, headers: &[(&str, &str)]) -> io::Result<()> {
     let mut text = format!("HTTP/1.1 {status} Text\r\nConnection: close\r\n");
     for (key, value) in headers {
@@ -154,12 +153,12 @@ pub(super) fn piece(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
     stream.write_all(b"\r\n")
 }
 
-/// Says nothing more until the client has gone.
+/// Sends nothing more until the client has left.
 pub(super) fn hang(stream: &mut TcpStream) -> io::Result<()> {
     io::copy(stream, &mut io::sink()).map(drop)
 }
 
-/// The blob, or the part that was asked for.
+/// The blob, or the requested part.
 pub(super) fn blob(stream: &mut TcpStream, seen: &Seen, content: &[u8]) -> io::Result<()> {
     match seen.range() {
         Some(start) => {

@@ -1,8 +1,8 @@
-//! Layers into one EROFS file, in one pass.
+//! Builds one EROFS file from layers in one pass.
 //!
-//! Beside the layers' own files an image gets the places where a runtime mounts things, when they are missing: `/proc`,
-//! `/dev`, `/sys`, `/etc` (0755), `/tmp` (1777), and empty `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf` (0644). A
-//! read-only root could not get them later. What an image has is never changed.
+//! In addition to the layers' files, an image gets the missing mount points of a runtime: `/proc`, `/dev`, `/sys`, `/etc` (0755), `/tmp`
+//! (1777), and empty `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf` (0644), because a read-only root could not get them later. Existing
+//! entries of an image are never changed.
 
 use super::blob::{BlobError, LayerBlob, LayerStream};
 use super::blobs::digest_of;
@@ -17,9 +17,9 @@ use std::fs::File;
 use std::io::{self, BufRead, Cursor, Read, Seek, Write};
 use tempfile::SpooledTempFile;
 
-/// Changes whenever the same layers give other bytes than before: old files are then not used for new imports.
+/// Changes whenever the same layers give other bytes than before, so that old files are not used for new imports.
 const RECIPE: &str = "magikvm-rootfs-1";
-/// Bytes of file tails that are held in memory before they go to a scratch file.
+/// Bytes of file tails that are held in memory before they are written to a scratch file.
 pub(super) const TAILS_IN_MEMORY: usize = 16 << 20;
 /// Stored bytes between two reports of progress.
 const REPORT_EVERY: u64 = 1 << 20;
@@ -28,9 +28,9 @@ const DIRECTORIES: [(&str, u16); 5] =
     [("proc", 0o755), ("dev", 0o755), ("sys", 0o755), ("etc", 0o755), ("tmp", 0o1777)];
 const FILES: [&str; 3] = ["etc/hosts", "etc/hostname", "etc/resolv.conf"];
 
-/// Why layers could not be baked.
+/// Why a root file system could not be built.
 #[derive(Debug, thiserror::Error)]
-pub enum BakeError {
+pub enum BuildError {
     /// One of the layers.
     #[error("layer {number} of {of} ({diff_id}) cannot be used")]
     Layer {
@@ -44,11 +44,11 @@ pub enum BakeError {
     /// The image as a whole.
     #[error("the root file system cannot be written")]
     Erofs(#[from] ErofsError),
-    /// What is baked cannot be read again for its digest.
+    /// The built file cannot be read again for its digest.
     #[error("the root file system cannot be read back")]
     ReadBack(#[source] io::Error),
-    /// Given up; whoever asked for that knows why.
-    #[error("the root file system was given up before it was done")]
+    /// Cancelled; the caller knows why.
+    #[error("the building of the root file system was cancelled")]
     GivenUp,
 }
 
@@ -61,16 +61,14 @@ pub enum PartError {
     Content(#[from] LayerError),
 }
 
-/// A baked root file system.
+/// A built root file system.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Baked {
-    /// Bytes of the file.
+pub(super) struct Built {
     pub(super) size: u64,
-    /// Digest of the file.
     pub(super) sha256: Digest,
 }
 
-/// Names the root file system that these layers give, without baking it.
+/// The key of the root file system of these layers, without building it.
 pub(super) fn key(diff_ids: &[Digest], compression: RootfsCompression) -> Digest {
     let mut hasher = Hasher::default();
     hasher.update(RECIPE.as_bytes());
@@ -85,7 +83,7 @@ pub(super) fn key(diff_ids: &[Digest], compression: RootfsCompression) -> Digest
 }
 
 /// Merges the layers into `out`. `progress` gets (layer counted from 1, its stored bytes read so far).
-pub(super) fn bake(
+pub(super) fn build(
     layers: &[LayerBlob],
     key: &Digest,
     compression: RootfsCompression,
@@ -93,57 +91,57 @@ pub(super) fn bake(
     tails: SpooledTempFile,
     cancel: &Cancel,
     progress: &mut dyn FnMut(usize, u64),
-) -> Result<Baked, BakeError> {
+) -> Result<Built, BuildError> {
     let mut tree = Tree::new();
     let mut data = DataArea::new(&mut *out, MAX_ROOTFS_SIZE, compression, tails, punch);
     for (number, blob) in (1..).zip(layers) {
         one_layer(blob, &mut tree, &mut data, &mut |done| progress(number, done)).map_err(|source| {
-            BakeError::Layer { number, of: layers.len(), diff_id: blob.diff_id, source: Box::new(source) }
+            BuildError::Layer { number, of: layers.len(), diff_id: blob.diff_id, source: Box::new(source) }
         })?;
     }
     let size = complete(&mut tree, &mut data, key)?;
     drop(data);
-    let written = |action| move |source| BakeError::Erofs(ErofsError::Io { action, source });
+    let written = |action| move |source| BuildError::Erofs(ErofsError::Io { action, source });
     out.set_len(size).map_err(written("set the size of the file system image"))?;
-    let sha256 = digest_of(out, &mut || cancel.check().is_ok()).map_err(BakeError::ReadBack)?;
-    let sha256 = sha256.ok_or(BakeError::GivenUp)?;
-    Ok(Baked { size, sha256 })
+    let sha256 = digest_of(out, &mut || cancel.check().is_ok()).map_err(BuildError::ReadBack)?;
+    let sha256 = sha256.ok_or(BuildError::GivenUp)?;
+    Ok(Built { size, sha256 })
 }
 
-/// Merges layers that are in memory (unpacked tar streams, bottom first) into an image that is: what an import does, without
-/// a store. The image and the files in it have at most `limit` bytes.
-pub fn bake_in_memory(
+/// Builds an image from layers in memory (unpacked tar streams, bottom first), like an import without a store. The image and the files in
+/// it have at most `limit` bytes.
+pub fn build_in_memory(
     layers: &[&[u8]],
     compression: RootfsCompression,
     limit: u64,
-) -> Result<Vec<u8>, BakeError> {
-    bake_with_tree(layers, compression, limit).map(|(_, image)| image)
+) -> Result<Vec<u8>, BuildError> {
+    build_with_tree(layers, compression, limit).map(|(_, image)| image)
 }
 
-/// The same, with the tree that is in the image.
-pub(super) fn bake_with_tree(
+/// Like [`build_in_memory`], with the tree of the image.
+pub(super) fn build_with_tree(
     layers: &[&[u8]],
     compression: RootfsCompression,
     limit: u64,
-) -> Result<(Tree, Vec<u8>), BakeError> {
+) -> Result<(Tree, Vec<u8>), BuildError> {
     let mut out = Cursor::new(Vec::new());
     let diff_ids: Vec<_> = layers.iter().map(|layer| Digest::of(layer)).collect();
     let (mut tree, mut data) = (Tree::new(), DataArea::in_memory(&mut out, limit, compression));
     for (number, (layer, diff_id)) in (1..).zip(layers.iter().zip(&diff_ids)) {
         layer::apply(&mut TarReader::new(*layer), &mut tree, &mut data).map_err(|error| {
             let source = Box::new(PartError::Content(error));
-            BakeError::Layer { number, of: layers.len(), diff_id: *diff_id, source }
+            BuildError::Layer { number, of: layers.len(), diff_id: *diff_id, source }
         })?;
     }
     let size = complete(&mut tree, &mut data, &key(&diff_ids, compression))?;
     drop(data);
     let mut image = out.into_inner();
-    // Behind the end is what was written for files that were replaced.
+    // The data of replaced files lies behind the end.
     image.truncate(usize::try_from(size).unwrap_or(usize::MAX));
     Ok((tree, image))
 }
 
-/// Adds what is missing and writes everything but the data, which is written. Returns the size of the image.
+/// Adds missing entries and writes everything but the data, which is already written. Returns the size of the image.
 fn complete<W: Write + Seek>(
     tree: &mut Tree,
     data: &mut DataArea<W>,
@@ -153,10 +151,10 @@ fn complete<W: Write + Seek>(
     erofs::finish(data, tree, format::uuid(key))
 }
 
-/// Unpacks a layer and checks what it unpacks to; nothing is kept.
-pub(super) fn check_layer(number: usize, of: usize, blob: LayerBlob) -> Result<(), BakeError> {
+/// Unpacks a layer and checks its digests without keeping anything.
+pub(super) fn check_layer(number: usize, of: usize, blob: LayerBlob) -> Result<(), BuildError> {
     let diff_id = blob.diff_id;
-    std::thread::scope(|scope| LayerStream::start(scope, blob)?.finish()).map_err(|error| BakeError::Layer {
+    std::thread::scope(|scope| LayerStream::start(scope, blob)?.finish()).map_err(|error| BuildError::Layer {
         number,
         of,
         diff_id,
@@ -182,7 +180,7 @@ fn one_layer(
         let mut stream = tar.into_inner().inner;
         match applied {
             Ok(()) => Ok(stream.finish()?),
-            // The blob's own error says more than the read that failed because of it.
+            // The blob's error explains more than the read that failed because of it.
             Err(error) => Err(stream.take_error().map_or(PartError::Content(error), PartError::Blob)),
         }
     })?;
@@ -190,7 +188,7 @@ fn one_layer(
     Ok(())
 }
 
-/// Tells about progress while a layer is read.
+/// Reports progress while a layer is read.
 struct Reported<'a> {
     inner: LayerStream,
     reported: u64,
@@ -233,7 +231,7 @@ fn add_mount_points<W: Write + Seek>(tree: &mut Tree, data: &mut DataArea<W>) ->
     Ok(())
 }
 
-/// Adds something where nothing is. A place that cannot be reached (`/etc` is a file, or a link in a circle) is left.
+/// Adds an entry where none exists. A place that cannot be reached (`/etc` is a file, or a circular link) is skipped.
 fn add(
     tree: &mut Tree,
     path: &str,
@@ -253,7 +251,7 @@ fn add(
     Ok(())
 }
 
-/// Zeros in a file: a hole where the file system can make one.
+/// Zeros in a file: a hole where the file system supports it.
 fn punch(file: &mut &mut File, offset: u64, length: u64) -> io::Result<()> {
     magikvm_platform::os::punch_hole(file, offset, length).or_else(|_| zero_by_writing(file, offset, length))
 }
