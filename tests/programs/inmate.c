@@ -1,5 +1,5 @@
 /* Runs in a VMM's jail in the place of the VMM, and does what a guest would do that has taken its VMM over.
- *   inmate walls SECRET PODS STORE PORT PID   tries each thing, and says of each that works that it does
+ *   inmate isolation SECRET PODS STORE PORT PID   tries each thing, and says of each that works that it does
  *   inmate call NAME                          makes one system call, and says what came of it */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -153,7 +153,7 @@ static long shell(void) {
     return waitpid(child, &status, 0) == child && status == 0 ? 0 : -1;
 }
 
-static int walls(char **arguments) {
+static int isolation(char **arguments) {
     static const char *files[] = {"/etc/shadow", "/etc/passwd", "/etc/hostname", "/proc/sys/kernel/core_pattern", "/proc/1/environ",
                                   "/proc/self/mem", "/sys/kernel/uevent_helper", "/dev/mem", "/dev/vda", "/dev/sda", "/dev/fuse",
                                   "/dev/net/tun", "/dev/vsock", "/dev/tty", "/dev/ptmx", "/dev/console", "/dev/vhost-vsock"};
@@ -224,8 +224,8 @@ static int call(const char *name) {
 
 int main(int count, char **arguments) {
     setvbuf(stderr, 0, _IOLBF, 4096);
-    if (count == 7 && strcmp(arguments[1], "walls") == 0) {
-        return walls(arguments + 2);
+    if (count == 7 && strcmp(arguments[1], "isolation") == 0) {
+        return isolation(arguments + 2);
     }
     if (count == 3 && strcmp(arguments[1], "call") == 0) {
         return call(arguments[2]);

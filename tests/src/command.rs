@@ -1,6 +1,6 @@
 //! Running the program: what it printed, what it exited with, and an end to it when it takes too long.
 
-use crate::wait::patience;
+use crate::wait::time_factor;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::ffi::OsStr;
@@ -10,7 +10,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a command may take unless a test says otherwise; times [`patience`](crate::wait::patience), as every limit.
+/// How long a command may take unless a test says otherwise; times [`time_factor`](crate::wait::time_factor), as every limit.
 pub const LIMIT: Duration = Duration::from_secs(40);
 
 /// A command to be run.
@@ -193,7 +193,7 @@ impl Running {
     /// Waits for its end; kills it and fails the test when it takes too long.
     #[track_caller]
     pub fn wait(mut self) -> Output {
-        let limit = self.limit * patience();
+        let limit = self.limit * time_factor();
         let deadline = self.started + limit;
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("wait for a child") {

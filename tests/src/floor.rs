@@ -46,7 +46,7 @@ pub fn make(work: &Path, layout: &Layout, image: &str, mark: &str) -> Result<Pat
     let pod = dir.join("pod.erofs");
     fs::write(&pod, vec![0u8; POD_BYTES])?;
     let pod = Part { path: pod, size: u64::try_from(POD_BYTES)? };
-    disk::stitch(&dir, &[pod, rootfs])?;
+    disk::compose(&dir, &[pod, rootfs])?;
     Ok(dir)
 }
 

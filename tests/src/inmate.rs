@@ -49,13 +49,13 @@ impl Inmate {
     }
 
     /// Arguments for trying everything.
-    pub fn walls(&self, host: &Host) -> Vec<String> {
+    pub fn isolation_arguments(&self, host: &Host) -> Vec<String> {
         let secret = host.file("secret");
         fs::write(&secret, "a secret").expect("write it");
         fs::set_permissions(&secret, fs::Permissions::from_mode(0o666)).expect("its mode");
         let text = |path: &Path| path.to_string_lossy().into_owned();
         vec![
-            "walls".to_owned(),
+            "isolation".to_owned(),
             text(&secret),
             text(&host.root().join("run/pods")),
             text(&host.root().join("data/images")),

@@ -2,7 +2,7 @@
 //! there before has leaked.
 
 use crate::processes;
-use crate::wait::patience;
+use crate::wait::time_factor;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs;
@@ -63,7 +63,7 @@ impl Holdings {
 /// Fails the test, naming what leaked, unless `root` comes to hold what it held before.
 #[track_caller]
 pub fn assert_as_before(root: &Path, temporary: &Path, before: &Holdings) {
-    let deadline = Instant::now() + SETTLE * patience();
+    let deadline = Instant::now() + SETTLE * time_factor();
     loop {
         let now = Holdings::of(root, temporary);
         if now == *before {

@@ -21,7 +21,7 @@ pub const HERE_6: &str = "2001:db8::2";
 pub const THERE: [&str; 6] =
     ["192.0.2.1", "203.0.113.5", "203.0.113.6", "169.254.169.254", "2001:db8::1", "2001:db8:1::5"];
 /// Where a server listens that is asked for much.
-pub const PATIENT: u16 = 8090;
+pub const BULK_PORT: u16 = 8090;
 /// Bytes sent and read at once.
 const CHUNK: usize = 1 << 16;
 
@@ -99,7 +99,7 @@ impl Namespace {
     }
 
     /// What comes back from a datagram to an address; the pod's server may not listen yet, so it is sent again until then.
-    pub fn datagram(&self, to: &str, said: &'static str) -> Option<String> {
+    pub fn udp_answer(&self, to: &str, said: &'static str) -> Option<String> {
         const TRIES: usize = 40;
         let to: SocketAddr = to.parse().unwrap();
         self.inside(move || {
@@ -115,7 +115,7 @@ impl Namespace {
         })
     }
 
-    /// A server of TCP and UDP. To who connects it says its own address, and closes the connection. At port [`PATIENT`] it goes on: who then
+    /// A server of TCP and UDP. To who connects it says its own address, and closes the connection. At port [`BULK_PORT`] it goes on: who then
     /// writes a line `send N` gets so many bytes; who writes `take N` and so many bytes is told how many came. A datagram is sent back behind
     /// the address. (That passt of March 2023 which Debian 12 has does not tell the guest of the other side's end once the guest has said its
     /// own, so the server always comes first.)
@@ -125,7 +125,7 @@ impl Namespace {
             self.inside(move || (TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap()));
         std::thread::spawn(move || {
             for stream in tcp.incoming().map_while(Result::ok) {
-                std::thread::spawn(move || converse(stream, address.port() == PATIENT));
+                std::thread::spawn(move || converse(stream, address.port() == BULK_PORT));
             }
         });
         std::thread::spawn(move || {
@@ -256,7 +256,7 @@ impl Wire {
         here.run("ip -6 route add default via 2001:db8::1");
         for address in THERE {
             there.serve(&at(address, 8080));
-            there.serve(&at(address, PATIENT));
+            there.serve(&at(address, BULK_PORT));
         }
         for address in ["127.0.0.1", HERE_4, HERE_6] {
             here.serve(&at(address, 8080));

@@ -21,8 +21,8 @@ mod images;
 mod itself;
 #[path = "conformance/jail.rs"]
 mod jail;
-#[path = "conformance/machine.rs"]
-mod machine;
+#[path = "conformance/vm.rs"]
+mod vm;
 #[path = "conformance/manifest.rs"]
 mod manifest;
 #[path = "conformance/network.rs"]
@@ -53,8 +53,8 @@ mod unit;
 mod volumes;
 #[path = "conformance/volumes_own.rs"]
 mod volumes_own;
-#[path = "conformance/walls.rs"]
-mod walls;
+#[path = "conformance/isolation.rs"]
+mod isolation;
 
 use libtest_mimic::{Arguments, Trial};
 use magikvm_tests::virtual_machine::Driver;
@@ -67,7 +67,7 @@ use unit::Unit;
 static GROUPS: [&Group; 20] = [
     &manifest::GROUP,
     &together::GROUP,
-    &walls::GROUP,
+    &isolation::GROUP,
     &processes::GROUP,
     &images::GROUP,
     &streams::GROUP,
@@ -76,7 +76,7 @@ static GROUPS: [&Group; 20] = [
     &stopped::GROUP,
     &ends::GROUP,
     &stops::GROUP,
-    &machine::GROUP,
+    &vm::GROUP,
     &network::GROUP,
     &pauses::GROUP,
     &ports::GROUP,

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A user id that no account has.
-const STRANGER: u32 = 54_321;
+const UNKNOWN_UID: u32 = 54_321;
 
 /// A host of a user without any rights, who has a program, a guest image and a home of his own.
 struct Ordinary {
@@ -46,7 +46,7 @@ impl Ordinary {
         let config = json!({ "Env": ["PATH=/bin"], "Cmd": ["sh"] });
         write_layout_for(magikvm_tests::layout::goarch(), &at("layout"), busybox(), &config);
         for path in [home.path(), &at("root"), &at("guest")] {
-            chown(path, Some(STRANGER), Some(STRANGER)).unwrap();
+            chown(path, Some(UNKNOWN_UID), Some(UNKNOWN_UID)).unwrap();
         }
         let own = Self { host, home };
         own.cmd(&["image", "import", &format!("oci:{}:1", at("layout").display()), "--name", "test/app:1"])
@@ -61,7 +61,7 @@ impl Ordinary {
     fn cmd(&self, arguments: &[&str]) -> Cmd {
         let path = |name: &str| self.at(name).to_string_lossy().into_owned();
         Cmd::new("setpriv")
-            .args([format!("--reuid={STRANGER}"), format!("--regid={STRANGER}")])
+            .args([format!("--reuid={UNKNOWN_UID}"), format!("--regid={UNKNOWN_UID}")])
             .args(["--clear-groups", "--bounding-set=-all", "--inh-caps=-all"])
             .arg(path("magikvm"))
             .args(arguments)
@@ -88,30 +88,30 @@ fn an_ordinary_users_pod_is_jailed_and_says_what_is_missing() {
     let user = Ordinary::new();
     user.run(&Pod::simple("mine")).arg("-d").ok();
     let pod: Value = serde_json::from_str(&user.cmd(&["inspect", "-o", "json", "mine"]).ok().stdout).unwrap();
-    let walls = pod["metadata"]["annotations"]["magikvm.dev/jail"].as_str().unwrap();
-    let walls: Value = serde_json::from_str(walls).unwrap();
+    let layers = pod["metadata"]["annotations"]["magikvm.dev/jail"].as_str().unwrap();
+    let layers: Value = serde_json::from_str(layers).unwrap();
     for process in ["qemu", "vhost-device-vsock"] {
-        let had = walls[process]["had"].as_array().unwrap();
+        let had = layers[process]["had"].as_array().unwrap();
         for layer in
             ["user", "files", "processes", "ipc", "hostname", "network", "capabilities", "limits", "syscalls"]
         {
-            assert!(had.contains(&json!(layer)), "{process} has no {layer}: {walls}");
+            assert!(had.contains(&json!(layer)), "{process} has no {layer}: {layers}");
         }
         // What it lacks is an event; without control groups of his own a user has no such layer.
-        let missing = walls[process]["missing"].as_array().cloned().unwrap_or_default();
+        let missing = layers[process]["missing"].as_array().cloned().unwrap_or_default();
         let events = user.cmd(&["events", "mine"]).ok().stdout;
         for layer in &missing {
             let layer = layer["layer"].as_str().unwrap();
-            assert!(["cgroup", "landlock"].contains(&layer), "{walls}");
+            assert!(["cgroup", "landlock"].contains(&layer), "{layers}");
             assert!(
                 events.contains(&format!("jail: {process} runs without")) && events.contains(layer),
                 "{events}"
             );
         }
-        assert_eq!(had.len() + missing.len(), 11, "{walls}");
+        assert_eq!(had.len() + missing.len(), 11, "{layers}");
     }
     user.cmd(&["rm", "-f", "mine"]).ok();
-    if walls["qemu"].get("missing").is_some() {
+    if layers["qemu"].get("missing").is_some() {
         let refused = user.run(&Pod::simple("strict")).args(["-d", "--require-jail"]).run().expect_code(3);
         refused.complains("--require-jail: there is no layer `");
         assert_eq!(user.cmd(&["ps", "-q"]).ok().stdout, "");
@@ -126,17 +126,17 @@ fn an_ordinary_users_vmm_finds_nothing_else() {
     let program = inmate.outside();
     let secret = user.at("secret");
     fs::write(&secret, "a secret").unwrap();
-    chown(&secret, Some(STRANGER), Some(STRANGER)).unwrap();
+    chown(&secret, Some(UNKNOWN_UID), Some(UNKNOWN_UID)).unwrap();
     user.run(&Pod::simple("other")).arg("-d").ok();
-    let mut walls = inmate.walls(&user.host);
-    walls[1] = secret.to_string_lossy().into_owned();
-    walls[2] = user.at("root/run/pods").to_string_lossy().into_owned();
-    walls[3] = user.at("root/data/images").to_string_lossy().into_owned();
+    let mut arguments = inmate.isolation_arguments(&user.host);
+    arguments[1] = secret.to_string_lossy().into_owned();
+    arguments[2] = user.at("root/run/pods").to_string_lossy().into_owned();
+    arguments[3] = user.at("root/data/images").to_string_lossy().into_owned();
     for process in ["qemu", "vhost-device-vsock"] {
         let output = user
             .run(&Pod::simple("jailed"))
             .arg("-d")
-            .env("MAGIKVM_INMATE", format!("{process}|{}|{}", program.display(), walls.join("|")))
+            .env("MAGIKVM_INMATE", format!("{process}|{}|{}", program.display(), arguments.join("|")))
             .env("MAGIKVM_JAIL_LEARN", user.at("root/lesson"))
             .run();
         assert!(output.stderr.contains("tried, 0 open"), "{process}: {}", output.transcript());
@@ -178,11 +178,11 @@ fn a_file_server_may_do_all_with_what_it_serves_and_nothing_else() {
     copy(program(), &own, 0o755);
     fs::create_dir(&its).unwrap();
     for path in [base.path(), &its] {
-        chown(path, Some(STRANGER), Some(STRANGER)).unwrap();
+        chown(path, Some(UNKNOWN_UID), Some(UNKNOWN_UID)).unwrap();
     }
     let user = Cmd::new("setpriv")
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .args([format!("--reuid={STRANGER}"), format!("--regid={STRANGER}")])
+        .args([format!("--reuid={UNKNOWN_UID}"), format!("--regid={UNKNOWN_UID}")])
         .args(["--clear-groups", "--bounding-set=-all", "--inh-caps=-all"])
         .arg(&own)
         .arg("__file_trial")

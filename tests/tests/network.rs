@@ -264,7 +264,7 @@ fn a_paused_pods_network_is_paused_too() {
 }
 
 #[test]
-fn datagrams_come_in_by_ports_of_this_machine() {
+fn udp_packets_come_in_by_ports_of_the_host() {
     let (host, wire) = (VmHost::new(), Wire::new());
     let port = |number: u16, address: &str| serde_json::json!({ "containerPort": number, "hostPort": number, "hostIP": address, "protocol": "UDP" });
     host.import("echo:1", Tar::default().file("echo", 0o755, ECHO), &serde_json::json!({}));
@@ -274,9 +274,9 @@ fn datagrams_come_in_by_ports_of_this_machine() {
             .with("ports", serde_json::json!([port(7000, "0.0.0.0"), port(7001, "127.0.0.1")]))
     };
     wire.here.start(&host, &pod("echo"));
-    assert_eq!(wire.there.datagram("192.0.2.2:7000", "from afar").as_deref(), Some("from afar"));
-    assert_eq!(wire.here.datagram("127.0.0.1:7000", "from here").as_deref(), Some("from here"));
-    assert_eq!(wire.here.datagram("127.0.0.1:7001", "within").as_deref(), Some("within"));
+    assert_eq!(wire.there.udp_answer("192.0.2.2:7000", "from afar").as_deref(), Some("from afar"));
+    assert_eq!(wire.here.udp_answer("127.0.0.1:7000", "from here").as_deref(), Some("from here"));
+    assert_eq!(wire.here.udp_answer("127.0.0.1:7001", "within").as_deref(), Some("within"));
     let pod_now = host.inspect("echo").unwrap();
     assert_eq!(
         pod_now["metadata"]["annotations"]["magikvm.dev/ports"],

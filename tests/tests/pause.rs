@@ -156,7 +156,7 @@ fn a_pod_that_is_being_stopped_cannot_be_paused() {
 }
 
 #[test]
-fn a_strangers_signals_are_seen() {
+fn signals_of_another_process_are_seen() {
     let host = Host::fake();
     host.start_fake(&Pod::simple("still"), "run");
     let guest = host.process("still", "fake");
@@ -278,11 +278,11 @@ fn many_requests_at_once_are_all_answered() {
     let before = host.holdings();
     host.start_fake(&Pod::simple("contested"), "run");
     for _ in 0..3 {
-        let wishes: Vec<_> = (0..8)
+        let requests: Vec<_> = (0..8)
             .map(|n| host.cmd([if n % 2 == 0 { "pause" } else { "resume" }, "contested"]).spawn())
             .collect();
-        for wish in wishes {
-            let output = wish.wait();
+        for request in requests {
+            let output = request.wait();
             if output.code != 0 {
                 output.expect_code(1).complains("Caused by: another request came after this one");
             }

@@ -48,7 +48,7 @@ fn published(name: &str, host_port: u16, port: u16) -> Pod {
 }
 
 #[test]
-fn a_port_of_this_machine_leads_to_the_pod_as_long_as_it_lives() {
+fn a_port_of_the_host_leads_to_the_pod_as_long_as_it_lives() {
     let host = Host::fake();
     let before = host.holdings();
     let (app, port) = (echo(), free_port());

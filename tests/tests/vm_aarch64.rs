@@ -74,7 +74,7 @@ fn the_pods_architecture_is_pulled_of_an_image_for_several() {
 }
 
 #[test]
-fn an_image_for_another_architecture_than_the_machines_is_refused() {
+fn an_image_for_another_architecture_than_the_vms_is_refused() {
     let host = VmHost::aarch64();
     let before = host.holdings();
     let config = json!({ "Env": ["PATH=/bin"], "Cmd": ["sh"] });

@@ -346,12 +346,12 @@ impl Observer for Reactor<'_> {
 
     fn await_ready(&mut self, pod: &mut Pod, mut sandbox: Box<dyn Sandbox>) -> Result<(), Failure> {
         let (agent, control, console) = (sandbox.agent().clone(), sandbox.control(), sandbox.console());
-        let walls = sandbox.layers();
+        let layers = sandbox.layers();
         let network = sandbox.network();
         let state = &mut self.machine.state;
         state.pod_ips = network.addresses;
         state.host_ip = network.host_address;
-        state.annotations.extend(status::jail_annotation(&walls));
+        state.annotations.extend(status::jail_annotation(&layers));
         state.agent = Some(agent.clone());
         state.ports.clone_from(&pod.ports.bound);
         state.processes = control.processes().to_vec();
@@ -364,7 +364,7 @@ impl Observer for Reactor<'_> {
         }
         let life = watchers::start(sandbox, &pod.dir, names, events.clone(), self.outbox.clone())
             .map_err(failed())?;
-        for (process, layers) in &walls {
+        for (process, layers) in &layers {
             if !layers.missing.is_empty() {
                 let (process, missing) = (process.clone(), layers.missing.clone());
                 events.write(PodEvent::Host(HostEvent::Jail { process, missing }));

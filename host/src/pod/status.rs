@@ -116,12 +116,12 @@ fn add_annotations(pod: &mut Value, found: &Found) {
     }
 }
 
-/// The annotation that shows a pod's walls: for each process of its VM those it has, and those it has not with the reason.
+/// The annotation that shows a pod's layers: for each process of its VM those it has, and those it has not with the reason.
 pub const JAIL_ANNOTATION: &str = "magikvm.dev/jail";
 
 /// [`JAIL_ANNOTATION`] for these processes.
-pub fn jail_annotation(walls: &[(String, Layers)]) -> Option<(String, String)> {
-    let all: BTreeMap<&str, &Layers> = walls.iter().map(|(name, layers)| (name.as_str(), layers)).collect();
+pub fn jail_annotation(layers: &[(String, Layers)]) -> Option<(String, String)> {
+    let all: BTreeMap<&str, &Layers> = layers.iter().map(|(name, layers)| (name.as_str(), layers)).collect();
     let text = (!all.is_empty()).then(|| serde_json::to_string(&all).ok())??;
     Some((JAIL_ANNOTATION.to_owned(), text))
 }

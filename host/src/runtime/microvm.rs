@@ -21,7 +21,7 @@ use crate::vmm::end::{self, Seen};
 use crate::vmm::report::Reports;
 use crate::vmm::scratch;
 use crate::vmm::{
-    Accel, DriverOptions, KernelChoice, Places, Unavailable, VmConfig, Vmm, VmmKind, Walls, driver,
+    Accel, DriverOptions, KernelChoice, Places, Unavailable, VmConfig, Vmm, VmmKind, JailOptions, driver,
 };
 use magikvm_proto::guest_image::{self, Arch, GuestManifest, GuestManifestError};
 use magikvm_proto::limits::MAX_PLAN_SIZE;
@@ -244,11 +244,11 @@ impl PodRuntime for MicroVm {
         let volumes = volumes::plan(pod.plan)?;
         let network = network::settle(pod.plan, self.ways)?;
         let (partitions, mut images) = partitions(pod);
-        let baked = dir.join("pod.erofs");
-        let size = bake(pod, &partitions, &volumes, &network, &baked)?;
-        let mut parts = vec![Part { path: baked, size }];
+        let pod_files = dir.join("pod.erofs");
+        let size = write_pod_files(pod, &partitions, &volumes, &network, &pod_files)?;
+        let mut parts = vec![Part { path: pod_files, size }];
         parts.append(&mut images);
-        disk::stitch(&dir, &parts)?;
+        disk::compose(&dir, &parts)?;
         let scratch =
             if volumes.rooms.is_empty() { None } else { Some(make_scratch(pod, &volumes, &dir, undo)?) };
 
@@ -265,7 +265,7 @@ impl PodRuntime for MicroVm {
             scratch,
             shared: Some(volumes.shared).filter(|shared| !shared.is_empty()).map(Arc::new),
             nic: None,
-            walls: Walls { requirement: self.options.jail, cgroup },
+            jail: JailOptions { requirement: self.options.jail, cgroup },
         };
         Ok(Prepared::MicroVm { config, dir, network: Box::new(network) })
     }
@@ -336,8 +336,8 @@ impl Sandbox for MicroVmSandbox {
     }
 
     fn layers(&self) -> Vec<(String, Layers)> {
-        let walls = |process: &Process| Some((process.reference.name.clone(), process.layers.clone()?));
-        self.processes.iter().filter_map(walls).collect()
+        let of = |process: &Process| Some((process.reference.name.clone(), process.layers.clone()?));
+        self.processes.iter().filter_map(of).collect()
     }
 
     fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> SandboxEnd {
@@ -398,7 +398,7 @@ fn make_scratch(
 }
 
 /// Writes the pod's own file system; returns its size in bytes.
-fn bake(
+fn write_pod_files(
     pod: &PodToPrepare<'_>,
     partitions: &[u32],
     volumes: &Volumes,

@@ -138,8 +138,8 @@ fn filter_jail(config: &VmConfig, inherits: &[(OwnedFd, i32)]) -> JailSpec {
         identity: jail::identity(&config.id, &[]),
         filter: SyscallFilter::NetFilter,
         limits: LIMITS,
-        cgroup: config.walls.cgroup.clone(),
+        cgroup: config.jail.cgroup.clone(),
         descriptors: inherits.iter().map(descriptor).collect(),
-        requirement: config.walls.requirement,
+        requirement: config.jail.requirement,
     }
 }

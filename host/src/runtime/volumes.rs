@@ -1,4 +1,4 @@
-//! A pod's volumes for the guest: what of them is baked into its own file system, what is on its scratch disk, and what this machine shares.
+//! A pod's volumes for the guest: what of them is built into its own file system, what is on its scratch disk, and what this machine shares.
 
 use super::RuntimeError;
 use crate::image::erofs::SmallFile;
@@ -126,9 +126,9 @@ impl Volumes {
     }
 }
 
-/// What of volumes is baked into the pod's own file system.
+/// What of volumes is built into the pod's own file system.
 pub(super) fn files(pod: &PodPlan) -> Vec<(String, SmallFile)> {
-    let mut baked = Vec::new();
+    let mut built = Vec::new();
     for (index, volume) in (0..).zip(&pod.volumes) {
         let VolumeSource::Files(files) = &volume.source else { continue };
         let dir = volume_files(index);
@@ -136,12 +136,12 @@ pub(super) fn files(pod: &PodPlan) -> Vec<(String, SmallFile)> {
         for file in files {
             let mode = file.mode | group.map_or(0, |_| GROUP_READS);
             let content = file.content.bytes().to_vec();
-            baked.push((
+            built.push((
                 format!("{dir}/{}", file.path),
                 SmallFile::File { mode, gid: group.unwrap_or(0), content },
             ));
         }
-        baked.push((dir, SmallFile::Directory));
+        built.push((dir, SmallFile::Directory));
     }
-    baked
+    built
 }

@@ -49,7 +49,7 @@ pub struct Part {
 
 /// Makes the disk in `dir`: partition 1 is `parts[0]`, and so on. The files are linked to, not copied; the descriptor names only links
 /// within `dir`, so no path has to be quoted in it.
-pub fn stitch(dir: &Path, parts: &[Part]) -> Result<(), DiskError> {
+pub fn compose(dir: &Path, parts: &[Part]) -> Result<(), DiskError> {
     if parts.len() > ENTRY_COUNT {
         return Err(DiskError::TooMany(parts.len()));
     }
@@ -176,7 +176,7 @@ mod tests {
                 Part { path, size }
             })
             .collect();
-        stitch(dir.path(), &parts).unwrap();
+        compose(dir.path(), &parts).unwrap();
         let mut disk = fs::read(dir.path().join("head")).unwrap();
         for index in 1..=3 {
             disk.extend(fs::read(dir.path().join(format!("part{index}"))).unwrap());
@@ -208,9 +208,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for size in [0, 1, 4097] {
             let part = Part { path: "/x".into(), size };
-            assert!(matches!(stitch(dir.path(), &[part]), Err(DiskError::Size { .. })));
+            assert!(matches!(compose(dir.path(), &[part]), Err(DiskError::Size { .. })));
         }
         let part = Part { path: "/x".into(), size: 4096 };
-        assert!(matches!(stitch(dir.path(), &vec![part; 129]), Err(DiskError::TooMany(129))));
+        assert!(matches!(compose(dir.path(), &vec![part; 129]), Err(DiskError::TooMany(129))));
     }
 }

@@ -4,10 +4,10 @@
 
 #[cfg(target_arch = "aarch64")]
 #[path = "kvm/aarch64.rs"]
-mod machine;
+mod arch;
 #[cfg(target_arch = "x86_64")]
 #[path = "kvm/x86_64.rs"]
-mod machine;
+mod arch;
 
 use super::Unavailable;
 use kvm_bindings::kvm_userspace_memory_region;
@@ -40,7 +40,7 @@ pub fn open() -> Result<Device, Unavailable> {
     Kvm::new().map(Device).map_err(|error| match error.errno() {
         nix::libc::ENOENT | nix::libc::ENODEV | nix::libc::ENXIO => Unavailable {
             reason: "there is no /dev/kvm on this machine".to_owned(),
-            remedy: machine::REMEDY.to_owned(),
+            remedy: arch::REMEDY.to_owned(),
         },
         nix::libc::EACCES | nix::libc::EPERM => Unavailable {
             reason: "this user may not open /dev/kvm".to_owned(),
@@ -62,7 +62,7 @@ pub fn measure(device: &Device) -> Result<Duration, Unavailable> {
     let vm = device.0.create_vm().map_err(|error| failed("creating a VM", &error))?;
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MEMORY)])
         .map_err(|error| failed("mapping guest memory", &error))?;
-    machine::load(&memory).map_err(|error| failed("writing guest memory", &error))?;
+    arch::load(&memory).map_err(|error| failed("writing guest memory", &error))?;
     let address = memory
         .get_host_address(GuestAddress(0))
         .map_err(|error| failed("finding guest memory", &error))?
@@ -77,7 +77,7 @@ pub fn measure(device: &Device) -> Result<Duration, Unavailable> {
     // SAFETY: the region lies within `memory`, which is declared before `vm`'s last use and lives until the end of this function.
     unsafe { vm.set_user_memory_region(region) }.map_err(|error| failed("giving it memory", &error))?;
     let mut vcpu = vm.create_vcpu(0).map_err(|error| failed("creating a processor", &error))?;
-    machine::start(&device.0, &vm, &vcpu).map_err(|error| failed("setting registers", &error))?;
+    arch::start(&device.0, &vm, &vcpu).map_err(|error| failed("setting registers", &error))?;
     let mut best = Duration::MAX;
     for _ in 0..RUNS {
         best = best.min(one_run(&mut vcpu).map_err(|what| failed("running its first instructions", &what))?);
@@ -103,7 +103,7 @@ fn one_run(vcpu: &mut VcpuFd) -> Result<Duration, String> {
     let begun = Instant::now();
     loop {
         match vcpu.run() {
-            Ok(exit) if machine::is_end(&exit) => return Ok(begun.elapsed()),
+            Ok(exit) if arch::is_end(&exit) => return Ok(begun.elapsed()),
             Ok(VcpuExit::Intr) => {}
             Ok(other) => return Err(format!("the guest stopped with {other:?}")),
             Err(error) if error.errno() == nix::libc::EINTR => {}

@@ -7,6 +7,7 @@ pub mod end;
 pub mod fake;
 #[cfg(all(feature = "testing", target_os = "linux"))]
 pub mod file_trial;
+pub mod jails;
 pub mod krun;
 #[cfg(target_os = "linux")]
 pub mod kvm;
@@ -18,7 +19,6 @@ pub mod report;
 pub mod scratch;
 mod share;
 mod tsc;
-pub mod walls;
 
 use crate::agent::Connector;
 use crate::jail::{Cgroup, Requirement, StartError};
@@ -133,12 +133,12 @@ pub struct VmConfig {
     /// Its way to a network, if it has one.
     pub nic: Option<nic::Nic>,
     /// The walls around its processes.
-    pub walls: Walls,
+    pub jail: JailOptions,
 }
 
 /// What all processes of a machine have of their jails.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-pub struct Walls {
+pub struct JailOptions {
     /// What a layer that can't be had means.
     pub requirement: Requirement,
     /// The machine's control group, or why there is none.

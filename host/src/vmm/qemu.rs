@@ -2,7 +2,7 @@
 //! `vhost-device-vsock`, a process of its own beside QEMU, so that no kernel module and no privilege is needed on the host.
 
 use super::nic::{NIC_FD, Nic};
-use super::walls::{Site, mount};
+use super::jails::{Site, mount};
 use super::{
     Accel, Capabilities, DriverOptions, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError,
     find_program, share,
@@ -179,13 +179,13 @@ impl Vmm for Qemu {
         if matches!(config.nic, Some(Nic::User { .. })) {
             spec.network = HostNetwork::Kept;
         }
-        let mut machine = start(Role::Vmm, "qemu", Stdio::piped(), &spec)?;
-        let (console, diagnostics) = machine.take_output()?;
+        let mut vm = start(Role::Vmm, "qemu", Stdio::piped(), &spec)?;
+        let (console, diagnostics) = vm.take_output()?;
         let connector = Connector {
             socket: dir.join(AGENT_SOCK),
             handshake: Handshake::Port(magikvm_proto::path::AGENT_PORT),
         };
-        let processes = [machine, helper].into_iter().chain(server).collect();
+        let processes = [vm, helper].into_iter().chain(server).collect();
         Ok(VmChild { processes, connector, console, diagnostics, reports: None })
     }
 }

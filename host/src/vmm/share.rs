@@ -1,6 +1,6 @@
 //! What this machine shares with a machine: the jail of whoever serves it, and a server for VMMs that have none of their own.
 
-use super::walls::Site;
+use super::jails::Site;
 use super::{VmConfig, VmmError};
 use crate::jail::{Identity, JailSpec, Procfs};
 use crate::process::Process;

@@ -2,7 +2,7 @@
 //! `ci/bench.sh io` calls it. Never a test: machines are noisy.
 
 use magikvm::jail::{self, JAIL_VERB};
-use magikvm::vmm::walls::{TRIAL_VERB, trial};
+use magikvm::vmm::jails::{TRIAL_VERB, trial};
 use magikvm_tests::bench::Result;
 use magikvm_tests::figures::{row, show, warn_if_busy};
 use std::process::{Command, ExitCode, Stdio};

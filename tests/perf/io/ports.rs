@@ -8,7 +8,7 @@
 use magikvm::agent::{Connector, Handshake};
 use magikvm::jail::{JAIL_VERB, Requirement};
 use magikvm::store::layout::{Layout, Surroundings};
-use magikvm::vmm::{self, Accel, DriverOptions, KernelChoice, Places, VmChild, VmConfig, VmmKind, Walls};
+use magikvm::vmm::{self, Accel, DriverOptions, KernelChoice, Places, VmChild, VmConfig, VmmKind, JailOptions};
 use magikvm_proto::guest_image::Arch;
 use magikvm_proto::path::FORWARD_PORT;
 use magikvm_tests::bench::{Bench, IMAGE, Result, var};
@@ -175,7 +175,7 @@ impl Drop for Ours {
 /// A VM whose init serves by socat, and copying threads before it.
 struct Bare {
     address: String,
-    _machine: VmChild,
+    _vm: VmChild,
 }
 
 impl Bare {
@@ -186,7 +186,7 @@ impl Bare {
         // It mounts no disk, but a machine has one.
         let part = dir.join("empty");
         fs::write(&part, vec![0u8; 8192])?;
-        vmm::disk::stitch(&dir, &[vmm::disk::Part { path: part, size: 8192 }])?;
+        vmm::disk::compose(&dir, &[vmm::disk::Part { path: part, size: 8192 }])?;
         let layout = Layout::new(&Surroundings { root: Some(work.join("root")), ..Surroundings::default() })?;
         let places = Places { verdicts: layout.verdicts(), kernels: layout.kernels() };
         let options = DriverOptions { guest: Arch::X86_64, kernel: KernelChoice::GuestImage, places };
@@ -202,23 +202,23 @@ impl Bare {
             scratch: None,
             shared: None,
             nic: None,
-            walls: Walls { requirement: Requirement::Warn, cgroup: Err("a measurement has none".to_owned()) },
+            jail: JailOptions { requirement: Requirement::Warn, cgroup: Err("a measurement has none".to_owned()) },
         };
-        let mut machine = vmm::driver(kind, options).spawn(&config, &dir)?;
+        let mut vm = vmm::driver(kind, options).spawn(&config, &dir)?;
         let mut seen = Vec::new();
-        if time_until(MARK, &mut machine.console, Instant::now(), &mut seen)?.is_none() {
+        if time_until(MARK, &mut vm.console, Instant::now(), &mut seen)?.is_none() {
             return Err(format!("the bare VM ended: {}", String::from_utf8_lossy(&seen)).into());
         }
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?.to_string();
-        let guest = machine.connector.forwards();
+        let guest = vm.connector.forwards();
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(io::Result::ok) {
                 let guest = guest.clone();
                 std::thread::spawn(move || copy(&client, &guest).ok());
             }
         });
-        Ok(Self { address, _machine: machine })
+        Ok(Self { address, _vm: vm })
     }
 }
 

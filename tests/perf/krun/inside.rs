@@ -5,7 +5,7 @@ use magikvm::jail::Requirement;
 use magikvm::store::layout::{Layout, Surroundings};
 use magikvm::store::record::Found;
 use magikvm::store::sandbox::ProcessRef;
-use magikvm::vmm::{self, Accel, DriverOptions, KernelChoice, Places, VmConfig, VmmKind, Walls};
+use magikvm::vmm::{self, Accel, DriverOptions, KernelChoice, Places, VmConfig, VmmKind, JailOptions};
 use magikvm_proto::guest_image::Arch;
 use magikvm_tests::figures::time_until;
 use magikvm_tests::floor;
@@ -28,7 +28,7 @@ pub(super) const FLOOR: &str = "floor";
 const MARK: &str = "first-byte-here";
 const IMAGE: &str = "demo/busybox:1";
 /// Size of the VM for a pod of one container without limits (SPECIFICATION.md), and so of the floor's.
-const MACHINE_MIB: u64 = 232;
+const VM_MIB: u64 = 232;
 /// As many processors as the lab has: of more, one would spend its time waiting for the other to run.
 const MACHINE_VCPUS: u32 = 1;
 /// Guests report free memory every two seconds. When nothing has gone for so long, nothing more will.
@@ -146,7 +146,7 @@ fn bare(room: &Room, dir: &Path) -> Result<Duration> {
         nic: None,
         name: "floor".to_owned(),
         id: "floor".to_owned(),
-        memory_mib: MACHINE_MIB,
+        memory_mib: VM_MIB,
         vcpus: MACHINE_VCPUS,
         kernel: room.guest.join("vmlinux"),
         initramfs: dir.join(floor::INITRAMFS),
@@ -154,20 +154,20 @@ fn bare(room: &Room, dir: &Path) -> Result<Duration> {
         accel: Accel::Kvm,
         scratch: None,
         shared: None,
-        walls: Walls { requirement: Requirement::Warn, cgroup: Err("the floor has none".to_owned()) },
+        jail: JailOptions { requirement: Requirement::Warn, cgroup: Err("the floor has none".to_owned()) },
     };
     let begun = Instant::now();
-    let mut machine = driver.spawn(&config, dir)?;
+    let mut vm = driver.spawn(&config, dir)?;
     let mut seen = Vec::new();
-    let Some(took) = time_until(MARK, &mut machine.console, begun, &mut seen)? else {
+    let Some(took) = time_until(MARK, &mut vm.console, begun, &mut seen)? else {
         let mut said = String::new();
-        machine.diagnostics.read_to_string(&mut said)?;
+        vm.diagnostics.read_to_string(&mut said)?;
         return Err(
             format!("the floor ended without {MARK}: {} {said}", String::from_utf8_lossy(&seen)).into()
         );
     };
     // To its end: two machines at once would be slower.
-    std::io::copy(&mut machine.console, &mut std::io::sink())?;
+    std::io::copy(&mut vm.console, &mut std::io::sink())?;
     Ok(took)
 }
 
@@ -211,7 +211,7 @@ pub(super) fn idle(pods: u64) -> Result<()> {
     let more = pods.checked_sub(1).filter(|&more| more > 0).ok_or("it takes two pods")?;
     let all = |sample: &Sample| sample.sum(|pod| pod.vmm + pod.guest + pod.monitor);
     let found = json!({
-        "machine_bytes": MACHINE_MIB << 20,
+        "vm_bytes": VM_MIB << 20,
         "vmm_bytes": last.mean(|pod| pod.vmm),
         "vmm_alone_bytes": first.mean(|pod| pod.vmm),
         "guest_bytes": last.mean(|pod| pod.guest),
@@ -279,7 +279,7 @@ fn split(pid: i32) -> Result<(u64, u64)> {
         {
             let size = u64::from_str_radix(to, 16)? - u64::from_str_radix(from, 16)?;
             is_guest =
-                size == MACHINE_MIB << 20 && access.starts_with("rw") && *inode == "0" && path.is_empty();
+                size == VM_MIB << 20 && access.starts_with("rw") && *inode == "0" && path.is_empty();
         } else if line.starts_with("Pss:") {
             if is_guest {
                 guest.push(kib_line(line)?);

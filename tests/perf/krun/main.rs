@@ -124,8 +124,8 @@ fn first_byte(labs: &mut Labs) -> Result<()> {
 
 fn idle(labs: &mut Labs) -> Result<()> {
     let found = labs.run([inside::IDLE, &PODS.to_string()], PODS_LAB_MIB)?;
-    let machine = number(&found, "machine_bytes")?;
-    println!("idle pods in one lab, {PODS} of them, each a VM of {:.0} MiB:", mib(machine));
+    let vm = number(&found, "vm_bytes")?;
+    println!("idle pods in one lab, {PODS} of them, each a VM of {:.0} MiB:", mib(vm));
     let part = |name| number(&found, name).map(|bytes| format!("{:.1} MiB", mib(bytes)));
     row("PSS of the VMM without its guest's memory, one pod alone", part("vmm_alone_bytes")?, "8 MiB");
     println!("the same, mean of {PODS} pods that share the program: {}", part("vmm_bytes")?);

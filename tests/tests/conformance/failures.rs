@@ -117,7 +117,7 @@ fn fails_for(output: Output, reason: &str) -> Output {
 
 fn vmm_killed(subject: &Subject) {
     subject.start(&Pod::simple("victim"));
-    let machine = subject.machine_process();
+    let machine = subject.vm_process();
     kill9(subject.process("victim", machine));
     let words = format!("{machine} was killed by SIGKILL");
     failed_while_it_ran(subject, "victim", "VmmKilled", &words, subject.seconds(5));
@@ -125,7 +125,7 @@ fn vmm_killed(subject: &Subject) {
 
 fn vmm_out_of_memory(subject: &Subject) {
     subject.start(&Pod::simple("hungry"));
-    let pid = subject.process("hungry", subject.machine_process());
+    let pid = subject.process("hungry", subject.vm_process());
     let limit = MemoryLimit::on(pid, &format!("magikvm-test-{pid}"), 8 << 20);
     // More than the host lets it have, and less than its guest believes to have.
     let eats = subject.cmd([

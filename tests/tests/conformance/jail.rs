@@ -111,11 +111,11 @@ fn nothing_else_is_there(subject: &Subject) {
     let inmate = of(subject);
     // The lists pass everything, so that what is behind them is seen.
     let lesson = subject.file("lesson");
-    let walls = inmate.walls(subject);
+    let arguments = inmate.isolation_arguments(subject);
     let run = subject
         .run(&Pod::simple("jailed"))
         .arg("-d")
-        .env("MAGIKVM_INMATE", inmate.instead_of(subject.machine_process(), &walls))
+        .env("MAGIKVM_INMATE", inmate.instead_of(subject.vm_process(), &arguments))
         .env("MAGIKVM_JAIL_LEARN", &lesson);
     let output = run.run();
     assert!(output.stderr.contains("tried, 0 open"), "{}", output.transcript());
@@ -125,7 +125,7 @@ fn nothing_else_is_there(subject: &Subject) {
         let run = subject
             .run(&Pod::simple("jailed"))
             .arg("-d")
-            .env("MAGIKVM_INMATE", inmate.instead_of("vhost-device-vsock", &walls))
+            .env("MAGIKVM_INMATE", inmate.instead_of("vhost-device-vsock", &arguments))
             .env("MAGIKVM_JAIL_LEARN", &lesson);
         let output = run.run();
         assert!(output.stderr.contains("tried, 0 open"), "{}", output.transcript());
@@ -138,7 +138,7 @@ fn nothing_else_is_there(subject: &Subject) {
         .env("PATH", "/usr/bin:/bin")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all", "--no-new-privs"])
         .arg(inmate.outside())
-        .args(&walls)
+        .args(&arguments)
         .run();
     for door in ["read /etc/passwd", "connect to 127.0.0.1", "execute /bin/sh", "new privileges", "no filter"]
     {
@@ -151,7 +151,7 @@ fn nothing_else_is_there(subject: &Subject) {
 
 fn calls_beyond_the_list(subject: &Subject) {
     let inmate = of(subject);
-    let process = subject.machine_process();
+    let process = subject.vm_process();
     for call in [
         "ptrace",
         "mount",
@@ -190,7 +190,7 @@ fn calls_beyond_the_list(subject: &Subject) {
 fn calls_that_are_absent(subject: &Subject) {
     let inmate = of(subject);
     for call in ["io_uring_setup", "userfaultfd", "clone3"] {
-        let instead = inmate.instead_of(subject.machine_process(), &["call".to_owned(), call.to_owned()]);
+        let instead = inmate.instead_of(subject.vm_process(), &["call".to_owned(), call.to_owned()]);
         let run = subject.run(&Pod::simple("jailed")).arg("-d").env("MAGIKVM_INMATE", instead);
         run.run().expect_code(70).complains(&format!("{MARK}{call}: ENOSYS"));
     }

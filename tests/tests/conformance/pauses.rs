@@ -59,7 +59,7 @@ fn clocks(subject: &Subject, pod: &str) -> Vec<String> {
     shown.lines().filter_map(|line| Some(line.split_once("  clock: ")?.1.to_owned())).collect()
 }
 
-fn machine(subject: &Subject, pod: &str) -> Vec<i32> {
+fn vm(subject: &Subject, pod: &str) -> Vec<i32> {
     subject.driver().processes().iter().map(|name| subject.process(pod, name)).collect()
 }
 
@@ -78,8 +78,8 @@ fn after_a_standstill_the_guest_goes_on_and_knows_the_time(subject: &Subject) {
     subject.start(&Pod::simple("still").script("counter", COUNTER));
     assert!(off_by(subject, "still", "web").abs() <= 1);
     let at_start = clocks(subject, "still").len();
-    let machine = machine(subject, "still");
-    machine.iter().for_each(|&pid| signal(pid, Signal::SIGSTOP));
+    let vm = self::vm(subject, "still");
+    vm.iter().for_each(|&pid| signal(pid, Signal::SIGSTOP));
     subject.wait_for_phase("still", "Paused");
     let begun = Instant::now();
     subject
@@ -91,7 +91,7 @@ fn after_a_standstill_the_guest_goes_on_and_knows_the_time(subject: &Subject) {
     std::thread::sleep(LONG.saturating_sub(begun.elapsed()));
     assert_eq!(subject.phase("still"), "Paused");
     assert_eq!(lines(subject, "still").len(), printed);
-    machine.iter().rev().for_each(|&pid| signal(pid, Signal::SIGCONT));
+    vm.iter().rev().for_each(|&pid| signal(pid, Signal::SIGCONT));
     subject.wait_for_phase("still", "Running");
     until("it was told the time", || clocks(subject, "still").len() > at_start);
     let off = off_by(subject, "still", "web");
@@ -111,17 +111,17 @@ fn pause_and_resume(subject: &Subject) {
         .arg("echo before; while ! [ -e /tmp/go ]; do sleep 0.05; done; echo after; exit 7")
         .spawn();
     session.wait_for_stdout("before");
-    let machine = machine(subject, "still");
+    let vm = self::vm(subject, "still");
     for _ in 0..3 {
         subject.cmd(["pause", "still"]).ok();
-        assert!(machine.iter().copied().all(is_stopped), "when `pause` returns, all of the machine stands");
+        assert!(vm.iter().copied().all(is_stopped), "when `pause` returns, all of the machine stands");
         assert_eq!(subject.phase("still"), "Paused");
         subject
             .cmd(["stats", "still"])
             .fails(1)
             .complains("Hint: let it go on: magikvm resume default/still");
         subject.cmd(["resume", "still"]).ok();
-        assert!(!machine.iter().copied().any(is_stopped));
+        assert!(!vm.iter().copied().any(is_stopped));
         subject.cmd(["stats", "still"]).ok();
     }
     subject.sh("still", "web", "touch /tmp/go");
@@ -137,11 +137,11 @@ fn pause_and_resume(subject: &Subject) {
     subject.assert_as_new();
 
     subject.start(&Pod::simple("still"));
-    let machine = self::machine(subject, "still");
+    let vm = self::vm(subject, "still");
     subject.cmd(["pause", "still"]).ok();
     signal(subject.process("still", "monitor"), Signal::SIGKILL);
     subject.wait_for_phase("still", "Lost");
-    until("the machine has gone with the monitor", || !machine.iter().copied().any(is_alive));
+    until("the machine has gone with the monitor", || !vm.iter().copied().any(is_alive));
     subject.cmd(["rm", "still"]).ok();
     subject.assert_as_new();
 }

@@ -2,7 +2,7 @@
 
 use magikvm_tests::leaks::Holdings;
 use magikvm_tests::virtual_machine::{Driver, VmHost};
-use magikvm_tests::wait::patience;
+use magikvm_tests::wait::time_factor;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -37,13 +37,13 @@ impl Subject {
     }
 
     /// The process that is the VM, as the state of a pod names it.
-    pub(crate) fn machine_process(&self) -> &'static str {
+    pub(crate) fn vm_process(&self) -> &'static str {
         self.driver().processes()[0]
     }
 
     /// As many seconds as that, or more on a machine that is slow by design.
     pub(crate) fn seconds(&self, seconds: u64) -> Duration {
-        Duration::from_secs(seconds) * patience()
+        Duration::from_secs(seconds) * time_factor()
     }
 
     /// The statuses of a pod's containers.

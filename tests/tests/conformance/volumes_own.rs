@@ -201,7 +201,7 @@ fn what_was_synced_is_there(subject: &Subject) {
     subject.start(&pod);
     until("it has written", || subject.logs("victim", "web").lines().count() == 2);
     let digest = subject.logs("victim", "web").lines().next().unwrap().to_owned();
-    let machine = subject.process("victim", subject.machine_process());
+    let machine = subject.process("victim", subject.vm_process());
     kill(Pid::from_raw(machine), Signal::SIGKILL).expect("the process is there");
     subject.wait_for_phase("victim", "Failed");
     let there = subject.other("sha256sum").arg(host.join("data")).ok().stdout;

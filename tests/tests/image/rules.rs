@@ -263,7 +263,7 @@ fn names_are_bytes() {
 }
 
 #[test]
-fn an_index_leads_to_this_machines_image() {
+fn an_index_leads_to_the_image_for_the_host() {
     let mut layout = Layout::new();
     layout.add(Packing::Zstd, &Tar::default().file("right", "").end());
     let mut right = layout.manifest();

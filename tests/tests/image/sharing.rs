@@ -121,7 +121,7 @@ fn images_with_the_same_layers_share_one_file() {
 }
 
 #[test]
-fn many_at_once_bake_once() {
+fn many_at_once_build_once() {
     let (store, layout) = (Store::new(), large(2));
     let baked = AtomicUsize::new(0);
     let results = Mutex::new(Vec::new());
@@ -289,7 +289,7 @@ fn a_full_disk_is_an_error_and_leaves_nothing() {
 
 /// Owners, devices and capabilities of an image need no rights of the one who imports it.
 #[test]
-fn another_user_bakes_the_same_bytes() {
+fn another_user_builds_the_same_bytes() {
     let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let item =
         |name: &'static [u8]| crate::make::Item { name, owner: (0, 5), mode: 0o4755, ..Default::default() };

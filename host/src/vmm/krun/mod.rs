@@ -7,14 +7,14 @@
 mod api;
 #[cfg(has_krun)]
 mod firmware;
-mod machine;
+mod vm;
 
-pub use machine::{VMM_VERB, main};
+pub use vm::{VMM_VERB, main};
 
 use super::nic::{NIC_FD, Nic};
 use super::report;
 use super::share;
-use super::walls::Site;
+use super::jails::Site;
 use super::{
     Accel, Capabilities, DriverOptions, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError,
 };
@@ -198,13 +198,13 @@ impl Vmm for Krun {
         }
         let mut command = jail::command().map_err(start)?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut machine =
+        let mut vm =
             jail::spawn_jailed(Role::Vmm, "krun", &mut command, &spec, &[(&theirs, report::REPORT_FD)])?;
         drop(theirs);
-        let (console, diagnostics) = machine.take_output()?;
-        process::tell(&mut machine, &settings).map_err(start)?;
+        let (console, diagnostics) = vm.take_output()?;
+        process::tell(&mut vm, &settings).map_err(start)?;
         let connector = Connector { socket, handshake: Handshake::Direct };
-        Ok(VmChild { processes: vec![machine], connector, console, diagnostics, reports: Some(reports) })
+        Ok(VmChild { processes: vec![vm], connector, console, diagnostics, reports: Some(reports) })
     }
 }
 

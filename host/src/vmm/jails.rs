@@ -1,6 +1,6 @@
 //! The jails of a machine's processes: which files each of them has, and that all of them are the same user.
 
-use super::{VmConfig, VmmError, Walls};
+use super::{VmConfig, VmmError, JailOptions};
 use crate::jail::{
     self, Access, HostNetwork, Identity, Inside, JailMount, JailSpec, Limits, MountSource, Procfs,
     Requirement, Submounts, SyscallFilter,
@@ -30,7 +30,7 @@ pub(super) struct Site<'a> {
     reads: Vec<PathBuf>,
     scratch: Option<PathBuf>,
     identity: Identity,
-    walls: &'a Walls,
+    options: &'a JailOptions,
 }
 
 impl<'a> Site<'a> {
@@ -47,7 +47,7 @@ impl<'a> Site<'a> {
         for dir in [Some(dir), scratch.as_deref().and_then(Path::parent)].into_iter().flatten() {
             jail::give(dir, &identity).map_err(FileError::at("give away", dir))?;
         }
-        Ok(Self { dir, reads, scratch, identity, walls: &config.walls })
+        Ok(Self { dir, reads, scratch, identity, options: &config.jail })
     }
 
     /// The jail of a process that has the machine's directory and nothing else. Whoever wants more of it adds that.
@@ -62,9 +62,9 @@ impl<'a> Site<'a> {
             identity: self.identity.clone(),
             filter,
             limits: Limits { pids: MAX_PIDS, open_files: MAX_OPEN_FILES },
-            cgroup: self.walls.cgroup.clone(),
+            cgroup: self.options.cgroup.clone(),
             descriptors: Vec::new(),
-            requirement: self.walls.requirement,
+            requirement: self.options.requirement,
         }
     }
 
@@ -116,7 +116,7 @@ pub fn trial() -> Result<Layers, VmmError> {
     let made = cgroup
         .clone()
         .and_then(|cgroup| jail::make_cgroup(&cgroup, TRIAL_MEMORY_BYTES, MAX_PIDS).map(|()| cgroup));
-    let walls = Walls { requirement: Requirement::Warn, cgroup: made };
+    let walls = JailOptions { requirement: Requirement::Warn, cgroup: made };
     let site = Site { dir: dir.path(), reads: Vec::new(), scratch: None, identity, walls: &walls };
     let spec = site.jail(Inside::Verb(TRIAL_VERB.to_owned()), SyscallFilter::Krun, Access::ReadWrite);
     let tried = jail::command().map_err(begin).and_then(|mut command| {

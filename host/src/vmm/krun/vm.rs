@@ -20,20 +20,20 @@ pub fn main() -> i32 {
         return not_made("settings", error.raw_os_error().unwrap_or(0), error.to_string());
     }
     match serde_json::from_slice::<Settings>(&bytes) {
-        Ok(settings) => become_machine(&settings),
+        Ok(settings) => become_vm(&settings),
         Err(error) => not_made("settings", nix::libc::EINVAL, error.to_string()),
     }
 }
 
 #[cfg(not(has_krun))]
-fn become_machine(_settings: &Settings) -> i32 {
+fn become_vm(_settings: &Settings) -> i32 {
     let detail = "this magikvm was compiled without libkrun".to_owned();
     report::send(&Report::NotMade { step: "libkrun".to_owned(), errno: nix::libc::ENOSYS, detail });
     1
 }
 
 #[cfg(has_krun)]
-fn become_machine(settings: &Settings) -> i32 {
+fn become_vm(settings: &Settings) -> i32 {
     complaints::listen();
     let error = match made(settings) {
         Ok(context) => context.start_enter(),

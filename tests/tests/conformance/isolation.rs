@@ -12,7 +12,7 @@ const POD: &str = "probe";
 const CONTAINERS: [&str; 2] = ["plain", "mighty"];
 
 pub(crate) static GROUP: Group = Group {
-    name: "walls",
+    name: "isolation",
     title: "Containers can reach neither the agent nor the kernel's dangerous calls",
     pods: Pods::Shared { name: POD, start },
     rows: &[

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 pub(crate) static GROUP: Group = Group {
-    name: "machine",
+    name: "vm",
     title: "The VM, and the processes around it",
     pods: Pods::Own,
     rows: &[
@@ -98,7 +98,7 @@ fn freed_memory_goes_back(subject: &Subject) {
     const TAKEN: u64 = 100 << 20;
     let pod = Pod::simple("frees").annotated("magikvm.dev/memory-mib", "384");
     subject.start(&pod);
-    let pid = subject.process("frees", subject.machine_process());
+    let pid = subject.process("frees", subject.vm_process());
     let taken = || pss(pid).expect("the process is there");
     let before = taken();
     // In memory of the guest, as all of a container's writable layer.
@@ -119,7 +119,7 @@ fn freed_memory_goes_back(subject: &Subject) {
 
 fn without_its_vm(subject: &Subject) {
     subject.start(&Pod::simple("victim"));
-    let machine = subject.machine_process();
+    let machine = subject.vm_process();
     kill9(subject.process("victim", machine));
     subject.wait_for_phase("victim", "Failed");
     let why = subject.inspect("victim").unwrap()["status"]["message"].clone();
