@@ -73,7 +73,7 @@ fn a_name_that_is_taken_stays_with_its_pod() {
     let second = host.run_fake(&Pod::simple("one"), "run").arg("-d").fails(1);
     let second = second
         .complains("a pod named default/one is running")
-        .complains("Hint: remove it first: magikvm rm -f default/one");
+        .complains("Hint: remove it first with `magikvm rm -f default/one`");
     assert_eq!(second.stdout, "");
     host.assert_as_before(&before);
     assert_eq!(host.inspect("one").unwrap()["metadata"]["uid"], uid);

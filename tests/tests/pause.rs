@@ -74,7 +74,7 @@ fn kubernetes_is_told_in_its_words() {
         (Some("Running"), Some("Paused"))
     );
     assert!(
-        paused["status"]["message"].as_str().unwrap().ends_with("magikvm resume default/still lets it go on")
+        paused["status"]["message"].as_str().unwrap().ends_with("`magikvm resume default/still` resumes it")
     );
     assert_eq!(
         (ready(&paused)["status"].as_str(), ready(&paused)["reason"].as_str()),
@@ -306,7 +306,7 @@ fn a_start_that_somebody_has_stopped_fails_in_its_time() {
     let output = running.wait().expect_code(70);
     let output = output
         .complains(
-            "the pod's agent did not answer within 60 s of its start; somebody has stopped its processes",
+            "the pod's agent did not answer within 60 s of its start; its processes were stopped by a signal",
         )
         .complains("(stage: boot)");
     assert!(output.took < Duration::from_secs(75), "{:?}", output.took);

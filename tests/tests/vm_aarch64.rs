@@ -98,7 +98,7 @@ fn without_software_emulation_a_guest_of_another_processor_is_refused() {
     host.run(&Pod::simple("hard"))
         .args(["--accel", "kvm"])
         .fails(3)
-        .complains("is for aarch64, this machine's processor is x86_64; --accel tcg emulates it")
+        .complains("is for aarch64, the host's processor is x86_64; --accel tcg emulates it")
         .complains("Hint: name a guest image for x86_64");
     host.assert_as_before(&before);
     let doctor = host.cmd(["doctor", "--hardware"]).fails(3);

@@ -43,7 +43,7 @@ fn a_guest_that_does_not_boot_says_why() {
     let output = run()
         .expect_code(3)
         .complains("its part vmlinux is missing or damaged")
-        .complains("Hint: make one: magikvm-image build");
+        .complains("Hint: make one with `magikvm-image build`");
     assert_eq!(output.stdout, "");
     host.assert_as_before(&before);
 
@@ -74,6 +74,6 @@ fn a_class_is_never_swapped_for_a_weaker_one() {
     if found["hardware"] == true {
         run.expect_code(0).prints("ran");
     } else {
-        run.expect_code(3).complains("this machine cannot run the pod").complains("--accel tcg");
+        run.expect_code(3).complains("the host cannot run the pod").complains("--accel tcg");
     }
 }

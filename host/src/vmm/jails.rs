@@ -1,4 +1,4 @@
-//! The jails of a machine's processes: which files each of them has, and that all of them are the same user.
+//! The jails of a VM's processes: the files of each process, and the user that all of them share.
 
 use super::{VmConfig, VmmError, JailOptions};
 use crate::jail::{
@@ -15,18 +15,18 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-/// Threads, more than any VMM has of them.
+/// More threads than any VMM has.
 const MAX_PIDS: u64 = 512;
-/// A connection of the agent takes one, or two.
+/// A connection of the agent takes one or two.
 const MAX_OPEN_FILES: u64 = 4096;
-/// How long a process that does nothing may take.
+/// Time for a process that does nothing.
 const TRIAL_WAIT: Duration = Duration::from_secs(10);
 
-/// A machine that is about to be started.
+/// A VM that is about to be started.
 #[derive(Debug)]
 pub(super) struct Site<'a> {
     dir: &'a Path,
-    /// What is read beside the machine's directory.
+    /// Files that are read outside of the VM's directory.
     reads: Vec<PathBuf>,
     scratch: Option<PathBuf>,
     identity: Identity,
@@ -34,8 +34,7 @@ pub(super) struct Site<'a> {
 }
 
 impl<'a> Site<'a> {
-    /// With these files: a kernel, what goes with it, and the images that the machine's disk is made of. The machine's directory comes to belong
-    /// to the machine's user.
+    /// Collects the VM's files: the kernel, the initramfs, and the images of its disk. Gives the VM's directory to the VM's user.
     pub(super) fn new(config: &'a VmConfig, kernel: &Path, dir: &'a Path) -> Result<Self, VmmError> {
         let mut reads = vec![kernel.to_owned(), config.initramfs.clone()];
         reads.extend(linked(dir).map_err(FileError::at("list", dir))?);
@@ -50,7 +49,7 @@ impl<'a> Site<'a> {
         Ok(Self { dir, reads, scratch, identity, options: &config.jail })
     }
 
-    /// The jail of a process that has the machine's directory and nothing else. Whoever wants more of it adds that.
+    /// The jail of a process that has the VM's directory and nothing else. Callers add what their process needs.
     pub(super) fn jail(&self, inside: Inside, filter: SyscallFilter, access: Access) -> JailSpec {
         JailSpec {
             inside,
@@ -68,14 +67,14 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// What the machine itself reads, and its scratch disk.
+    /// The files that the VM reads, and its scratch disk.
     pub(super) fn files(&self) -> impl Iterator<Item = JailMount> {
         let scratch = self.scratch.iter().map(|path| mount(path, Access::ReadWrite));
         self.reads.iter().map(|path| mount(path, Access::ReadOnly)).chain(scratch)
     }
 }
 
-/// At the path it has outside.
+/// Mounts a file at the path that it has outside.
 pub(super) fn mount(path: &Path, access: Access) -> JailMount {
     JailMount {
         source: MountSource::Path(path.to_owned()),
@@ -85,7 +84,7 @@ pub(super) fn mount(path: &Path, access: Access) -> JailMount {
     }
 }
 
-/// What the links in a machine's directory lead to, outside of it.
+/// Targets of the links in a VM's directory that are outside of it.
 fn linked(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -102,11 +101,11 @@ fn linked(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The hidden verb of a process that only tries whether it can be put into a jail.
+/// The hidden verb of a process that only checks whether a jail works.
 pub const TRIAL_VERB: &str = "__trial";
 const TRIAL_MEMORY_BYTES: u64 = 64 << 20;
 
-/// Puts a process that does nothing into a jail like those of machines. Says which walls it had.
+/// Puts a process that does nothing into a jail like those of VMs. Returns the isolation layers that it had.
 pub fn trial() -> Result<Layers, VmmError> {
     let begin = |source| VmmError::Start { program: PathBuf::from(TRIAL_VERB), source };
     let dir = tempfile::tempdir().map_err(begin)?;

@@ -197,7 +197,7 @@ fn kernel_missing_or_cut_short(subject: &Subject) {
         let output = does_not_boot(subject, &guest).expect_code(3);
         output
             .complains("its part vmlinux is missing or damaged")
-            .complains("Hint: make one: magikvm-image build");
+            .complains("Hint: make one with `magikvm-image build`");
     }
 }
 

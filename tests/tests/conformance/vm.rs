@@ -63,7 +63,7 @@ pub(crate) static GROUP: Group = Group {
         .differs(&[Difference {
             driver: Driver::Krun,
             why: "libkrun runs on hardware virtualization only; without it, `run` refuses",
-            says: "runs on hardware virtualization only",
+            says: "needs hardware virtualization",
         }]),
     ],
 };

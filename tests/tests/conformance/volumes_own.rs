@@ -139,7 +139,7 @@ fn no_way_out_of_a_volume(subject: &Subject) {
     };
     for bad in ["up", "far", "far/passwd", "loop", "up/new"] {
         let said = subject.run(&pod(bad)).run().expect_code(1).stderr;
-        assert!(said.contains("volume v cannot be had") && said.contains(bad), "{said}");
+        assert!(said.contains("volume v cannot be provided") && said.contains(bad), "{said}");
     }
     fs::write(host.join("in/here"), "").unwrap();
     assert_eq!(subject.run(&pod("fine")).arg("--no-prefix").ok().stdout, "here\n");
@@ -232,7 +232,7 @@ fn hosts_that_have_it_not(subject: &Subject) {
     for (path, kind, why) in cases {
         let said = subject.run(&pod(&path, kind)).run().expect_code(1).stderr;
         assert!(
-            said.contains("volume v cannot be had") && said.contains(why) && said.contains(&text(&path)),
+            said.contains("volume v cannot be provided") && said.contains(why) && said.contains(&text(&path)),
             "{said}"
         );
     }
