@@ -1,6 +1,6 @@
-/* Runs in a VMM's jail in the place of the VMM, and does what a guest would do that has taken its VMM over.
- *   inmate isolation SECRET PODS STORE PORT PID   tries each thing, and says of each that works that it does
- *   inmate call NAME                          makes one system call, and says what came of it */
+/* Replaces the VMM in its jail, and acts like a guest that has taken its VMM over.
+ *   inmate isolation SECRET PODS STORE PORT PID   tries each thing, and prints those that work
+ *   inmate call NAME                          makes one system call, and prints the outcome */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -163,7 +163,7 @@ static int isolation(char **arguments) {
         try_file(files[i]);
     }
     for (size_t i = 0; i < sizeof dirs / sizeof *dirs; i++) {
-        /* A directory on the way to something that was given is there, and holds that and nothing else. */
+        /* A parent directory of a mounted path exists, and contains only that path. */
         DIR *dir = opendir(dirs[i]);
         int entries = 0;
         for (struct dirent *entry; dir && (entry = readdir(dir));) {

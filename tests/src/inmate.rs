@@ -1,4 +1,4 @@
-//! A program that is put into a VM's jail in the place of one of its processes (`programs/inmate.c`).
+//! A program that replaces a process in a VM's jail (`programs/inmate.c`).
 
 use crate::host::Host;
 use crate::programs::INMATE;
@@ -9,10 +9,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 
-/// Begins each line of what it says.
+/// The prefix of each line of its output.
 pub const MARK: &str = "inmate: ";
 
-/// The program, and doors of the machine that it must not find: as long as this lives they are open.
+/// The program, and open doors of the host that it must not find. They stay open as long as this value lives.
 #[derive(Debug)]
 pub struct Inmate {
     program: PathBuf,
@@ -25,7 +25,7 @@ impl Inmate {
     /// For jails of a host.
     pub fn new(host: &Host) -> Self {
         let program = host.file("inmate");
-        // One that everybody may execute, for what is to be seen outside of jails.
+        // A copy that everybody may execute, for comparison outside of jails.
         let outside = tempfile::Builder::new().prefix("magikvm-inmate-").tempdir().expect("a directory");
         fs::set_permissions(outside.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
         for path in [&program, &outside.path().join("inmate")] {

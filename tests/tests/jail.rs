@@ -1,5 +1,4 @@
-//! The jail beside what the conformance list sees of it: an ordinary user's, what happens when its builder dies, and what is said of layers
-//! that there are not.
+//! The jail beyond the conformance list: for an ordinary user, when its builder dies, and the messages about missing layers.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::command::Cmd;
@@ -14,10 +13,10 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A user id that no account has.
+/// A user ID without an account.
 const UNKNOWN_UID: u32 = 54_321;
 
-/// A host of a user without any rights, who has a program, a guest image and a home of his own.
+/// The host of an unprivileged user with a private copy of the program, a guest image and a home directory.
 struct Ordinary {
     host: VmHost,
     home: tempfile::TempDir,
@@ -97,7 +96,7 @@ fn an_ordinary_users_pod_is_jailed_and_says_what_is_missing() {
         {
             assert!(had.contains(&json!(layer)), "{process} has no {layer}: {layers}");
         }
-        // What it lacks is an event; without control groups of his own a user has no such layer.
+        // Each missing layer is an event. An ordinary user without a delegated control group lacks that layer.
         let missing = layers[process]["missing"].as_array().cloned().unwrap_or_default();
         let events = user.cmd(&["events", "mine"]).ok().stdout;
         for layer in &missing {
@@ -144,7 +143,7 @@ fn an_ordinary_users_vmm_finds_nothing_else() {
     user.cmd(&["rm", "-f", "other"]).ok();
 }
 
-/// What a server of shared directories does, and what it must not be able to do.
+/// What a file server must and must not be able to do.
 fn expect_of_a_file_server(said: &str, gives_away: bool) {
     for done in [
         "make a file",
@@ -172,7 +171,7 @@ fn a_file_server_may_do_all_with_what_it_serves_and_nothing_else() {
     fs::create_dir(&shared).unwrap();
     let said = host.cmd(["__file_trial"]).arg(&shared).ok().stdout;
     expect_of_a_file_server(&said, true);
-    // As an ordinary user too, but without subordinate ids there is nobody to give anything to.
+    // The same for an ordinary user, who cannot change owners without subordinate IDs.
     let base = tempfile::Builder::new().prefix("magikvm-test-").tempdir().unwrap();
     let (own, its) = (base.path().join("magikvm"), base.path().join("shared"));
     copy(program(), &own, 0o755);
@@ -190,7 +189,7 @@ fn a_file_server_may_do_all_with_what_it_serves_and_nothing_else() {
     expect_of_a_file_server(&user.ok().stdout, false);
 }
 
-/// Whoever builds a jail talks to the one who started it all along, and ends when nobody answers.
+/// The builder of a jail stays in contact with its parent and ends when the parent is gone.
 #[test]
 fn a_jail_whose_starter_died_is_not_finished() {
     let host = Host::bare();
@@ -210,7 +209,7 @@ fn a_jail_whose_starter_died_is_not_finished() {
 }
 
 fn rustix_dup(socket: &std::os::unix::net::UnixStream) -> i32 {
-    // Not closed on exec, and with a number as descriptors on their way to a jail have it.
+    // Not closed on exec, and with a number in the range of descriptors that are passed to a jail.
     nix::fcntl::fcntl(socket, nix::fcntl::FcntlArg::F_DUPFD(200)).unwrap()
 }
 

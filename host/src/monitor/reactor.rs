@@ -99,7 +99,9 @@ impl SandboxView {
             Effect::Kill => self.control.kill(),
             Effect::Pause => self.control.pause(),
             Effect::Resume => self.control.resume(),
-            Effect::TellTime(reason) => ignore(self.clock.try_send(reason), "the guest is about to be told anyway"),
+            Effect::TellTime(reason) => {
+                ignore(self.clock.try_send(reason), "the guest is about to be told anyway")
+            }
             Effect::Note(event) => self.events.write(PodEvent::Host(event)),
             _ => {}
         }

@@ -48,11 +48,16 @@ pub enum HostEvent {
         offset_ms: i64,
     },
     /// Something that the user should know about the pod.
-    Warning { message: String },
+    Warning {
+        message: String,
+    },
     /// The pod's network filter refused a packet.
     Refused(crate::net::report::Refused),
     /// A process of the VM runs without some isolation layers, because the host does not offer them.
-    Jail { process: String, missing: Vec<Missing> },
+    Jail {
+        process: String,
+        missing: Vec<Missing>,
+    },
     /// The monitor could not tell the guest the time.
     ClockFailed {
         after: ClockReason,

@@ -108,10 +108,10 @@ pub fn main() -> i32 {
 
 fn watch_signals(cancel: &Cancel) {
     let mut signals = signals::ending();
-    // The monitor's TERM must arrive even if the caller of `run` ignored the signal.
+    // The monitor sends TERM, which must arrive even if the caller of `run` ignored it.
     signals.add(Signal::SIGTERM);
     if signals.thread_block().is_err() {
-        // These signals end the process as usual, and the next puller removes what is left.
+        // TERM then ends the process as usual, and the next puller removes what is left.
         return;
     }
     let cancel = cancel.clone();

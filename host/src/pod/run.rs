@@ -281,7 +281,8 @@ fn roll_back(pod: Pod, mut failure: Failure) -> Failure {
     if let Err(error) = undo.delete() {
         failure.causes.push(format!("and not all of it could be removed: {error}"));
         let directory = dir.path().display();
-        failure.hint = Some(format!("try again with `magikvm rm -f NAME`; the pod's directory is {directory}."));
+        failure.hint =
+            Some(format!("try again with `magikvm rm -f NAME`; the pod's directory is {directory}."));
     }
     drop(lock);
     failure

@@ -137,14 +137,12 @@ fn status(found: &Found, record: &PodRecord) -> Value {
     let fields = &mut status;
     if lost {
         fields["reason"] = json!("Lost");
-        fields["message"] = json!(
-            "the pod's monitor ended before the pod did; `magikvm rm` removes what is left"
-        );
+        fields["message"] =
+            json!("the pod's monitor ended before the pod did; `magikvm rm` removes what is left");
     } else if phase == Phase::Paused {
         fields["reason"] = json!("Paused");
         let since = time(state.and_then(|state| state.paused_ms).unwrap_or_default());
-        fields["message"] =
-            json!(format!("paused since {since}; `magikvm resume {}` resumes it", record.id));
+        fields["message"] = json!(format!("paused since {since}; `magikvm resume {}` resumes it", record.id));
     } else if let Some(broken) = state.and_then(|state| state.broken.as_ref()) {
         fields["reason"] = json!(broken.reason);
         fields["message"] = json!(broken.message);

@@ -21,7 +21,7 @@ use crate::vmm::end::{self, Seen};
 use crate::vmm::report::Reports;
 use crate::vmm::scratch;
 use crate::vmm::{
-    Accel, DriverOptions, KernelChoice, Places, Unavailable, VmConfig, Vmm, VmmKind, JailOptions, driver,
+    Accel, DriverOptions, JailOptions, KernelChoice, Places, Unavailable, VmConfig, Vmm, VmmKind, driver,
 };
 use magikvm_proto::guest_image::{self, Arch, GuestManifest, GuestManifestError};
 use magikvm_proto::limits::MAX_PLAN_SIZE;
@@ -65,11 +65,7 @@ pub enum GuestError {
     Changed { expected: Arch, found: Arch },
     /// A part is missing or incomplete.
     #[error("its part {part} is missing or damaged ({found} bytes, {expected} expected)")]
-    Part {
-        part: String,
-        found: u64,
-        expected: u64,
-    },
+    Part { part: String, found: u64, expected: u64 },
 }
 
 /// The options of a pod's VM.
@@ -168,8 +164,9 @@ impl MicroVm {
                     self.options.guest.display(),
                     chain(error)
                 ),
-                remedy: "make one with `magikvm-image build`, or name one with `--guest DIR` or MAGIKVM_GUEST."
-                    .to_owned(),
+                remedy:
+                    "make one with `magikvm-image build`, or name one with `--guest DIR` or MAGIKVM_GUEST."
+                        .to_owned(),
             });
         }
         Ok(())

@@ -130,10 +130,7 @@ pub enum RuntimeError {
     Plan(#[from] magikvm_proto::plan::PlanError),
     /// A plan or configuration exceeds the wire's cap.
     #[error("{what} has {size} bytes, at most {} are possible", magikvm_proto::limits::MAX_PLAN_SIZE)]
-    TooLarge {
-        what: String,
-        size: usize,
-    },
+    TooLarge { what: String, size: usize },
     #[error("cannot write {what} as JSON")]
     Json {
         what: String,

@@ -21,7 +21,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-/// Domain of the pod's host name, as in most clusters.
+/// The address of the host name in a pod without a network.
 const NO_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 1, 1));
 /// Domain of a pod's full name, as in most clusters.
 const CLUSTER_DOMAIN: &str = "cluster.local";

@@ -29,10 +29,7 @@ pub enum DiskError {
     TooMany(usize),
     /// A file is empty or does not consist of whole blocks.
     #[error("{} has {size} bytes, which is not a positive multiple of 4096", path.display())]
-    Size {
-        path: PathBuf,
-        size: u64,
-    },
+    Size { path: PathBuf, size: u64 },
     #[error(transparent)]
     File(#[from] FileError),
 }

@@ -1,6 +1,6 @@
 //! The jails of a VM's processes: the files of each process, and the user that all of them share.
 
-use super::{VmConfig, VmmError, JailOptions};
+use super::{JailOptions, VmConfig, VmmError};
 use crate::jail::{
     self, Access, HostNetwork, Identity, Inside, JailMount, JailSpec, Limits, MountSource, Procfs,
     Requirement, Submounts, SyscallFilter,
@@ -115,8 +115,8 @@ pub fn trial() -> Result<Layers, VmmError> {
     let made = cgroup
         .clone()
         .and_then(|cgroup| jail::make_cgroup(&cgroup, TRIAL_MEMORY_BYTES, MAX_PIDS).map(|()| cgroup));
-    let walls = JailOptions { requirement: Requirement::Warn, cgroup: made };
-    let site = Site { dir: dir.path(), reads: Vec::new(), scratch: None, identity, walls: &walls };
+    let options = JailOptions { requirement: Requirement::Warn, cgroup: made };
+    let site = Site { dir: dir.path(), reads: Vec::new(), scratch: None, identity, options: &options };
     let spec = site.jail(Inside::Verb(TRIAL_VERB.to_owned()), SyscallFilter::Krun, Access::ReadWrite);
     let tried = jail::command().map_err(begin).and_then(|mut command| {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -43,7 +43,8 @@ pub fn open() -> Result<Device, Unavailable> {
         },
         nix::libc::EACCES | nix::libc::EPERM => Unavailable {
             reason: "this user may not open /dev/kvm".to_owned(),
-            remedy: "add the user to the group kvm with `sudo usermod -aG kvm $USER`, then log in again.".to_owned(),
+            remedy: "add the user to the group kvm with `sudo usermod -aG kvm $USER`, then log in again."
+                .to_owned(),
         },
         _ => Unavailable {
             reason: format!("/dev/kvm cannot be opened: {error}"),
@@ -92,7 +93,8 @@ pub fn judge(best: Duration) -> Result<Verdict, Unavailable> {
                 "/dev/kvm only emulates: {TURNS} turns of a loop took {:.1} ms, hardware takes about 0.02 ms",
                 best.as_secs_f64() * 1e3
             ),
-            remedy: "run in a VM whose host passes hardware virtualization through, or on a physical host.".to_owned(),
+            remedy: "run in a VM whose host passes hardware virtualization through, or on a physical host."
+                .to_owned(),
         });
     }
     Ok(Verdict { per_turn: best / u32::from(TURNS) })

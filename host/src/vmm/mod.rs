@@ -179,10 +179,7 @@ pub enum VmmError {
     Jail(#[from] StartError),
     /// A helper ended or stayed silent instead of serving.
     #[error("{program} did not begin to serve: {detail}")]
-    Helper {
-        program: String,
-        detail: String,
-    },
+    Helper { program: String, detail: String },
     #[error("there is no kernel from libkrunfw")]
     Firmware(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error(transparent)]

@@ -10,11 +10,7 @@ pub(super) const NIC_FD: i32 = 8;
 #[derive(Debug, Clone)]
 pub enum Nic {
     /// One network device, whose frames go through a stream, each behind its length in 4 big-endian bytes.
-    Stream {
-        mac: MacAddress,
-        mtu: u32,
-        socket: Arc<OwnedFd>,
-    },
+    Stream { mac: MacAddress, mtu: u32, socket: Arc<OwnedFd> },
     /// One network device, connected to QEMU's user network.
     User {
         mac: MacAddress,

@@ -1,8 +1,8 @@
 //! QEMU: the machine type `microvm` for guests of x86_64 and `virt` for guests of aarch64, on any host. A separate process,
 //! `vhost-device-vsock`, serves the agent's vsock, so that the host needs neither a kernel module nor privileges.
 
-use super::nic::{NIC_FD, Nic};
 use super::jails::{Site, mount};
+use super::nic::{NIC_FD, Nic};
 use super::{
     Accel, Capabilities, DriverOptions, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError,
     find_program, share,

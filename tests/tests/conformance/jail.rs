@@ -1,4 +1,4 @@
-//! The jail around a VM, seen by a program that is in it in the VMM's place, and does what a guest would do that has taken its VMM over.
+//! The jail around a VM, tested by a program that replaces the VMM and acts like a guest that has taken its VMM over.
 
 use crate::row::{Group, Pods, Row};
 use crate::subject::Subject;
@@ -39,7 +39,7 @@ pub(crate) static GROUP: Group = Group {
     ],
 };
 
-/// Layers of one kind, of each process: those it has, or those it is without.
+/// The present or the missing isolation layers of each process.
 fn layers(pod: &Value, process: &str, kind: &str) -> BTreeSet<String> {
     let text = pod["metadata"]["annotations"]["magikvm.dev/jail"].as_str().expect("the annotation");
     let all: Value = serde_json::from_str(text).expect("JSON in the annotation");
@@ -47,7 +47,7 @@ fn layers(pod: &Value, process: &str, kind: &str) -> BTreeSet<String> {
     all[process][kind].as_array().map(|layers| layers.iter().map(name).collect()).unwrap_or_default()
 }
 
-/// What `doctor` says that there is of the jail.
+/// The isolation layers that `doctor` reports as present.
 fn given(subject: &Subject) -> BTreeSet<String> {
     let found = subject.cmd(["doctor", "-o", "json"]).run().stdout;
     let found: Value = serde_json::from_str(&found).expect("JSON of doctor");
@@ -109,7 +109,7 @@ fn of(subject: &Subject) -> Inmate {
 fn nothing_else_is_there(subject: &Subject) {
     subject.start(&Pod::simple("other"));
     let inmate = of(subject);
-    // The lists pass everything, so that what is behind them is seen.
+    // The system call lists allow everything, so that the test reaches the layers behind them.
     let lesson = subject.file("lesson");
     let arguments = inmate.isolation_arguments(subject);
     let run = subject
@@ -130,10 +130,10 @@ fn nothing_else_is_there(subject: &Subject) {
         let output = run.run();
         assert!(output.stderr.contains("tried, 0 open"), "{}", output.transcript());
     }
-    // The other one has heard nothing of it.
+    // The other pod is unaffected.
     assert_eq!(subject.phase("other"), "Running");
     subject.cmd(["rm", "-f", "other"]).ok();
-    // It finds what is open where something is.
+    // The program finds open doors where there are some.
     let outside = Cmd::new("setpriv")
         .env("PATH", "/usr/bin:/bin")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all", "--no-new-privs"])

@@ -1,4 +1,4 @@
-//! How pods are ended by others.
+//! Pods that are stopped.
 
 use crate::row::{Group, Pods, Row};
 use crate::subject::Subject;
@@ -8,9 +8,9 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::time::Instant;
 
-/// Says that it is up, and ends with 5 when asked to.
+/// Prints a line, and exits with 5 on TERM.
 const POLITE: &str = "trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.05; done";
-/// Says that it is up, and does not hear.
+/// Prints a line, and ignores TERM.
 pub(crate) const STUBBORN: &str = "trap '' TERM; echo up; while :; do sleep 0.05; done";
 
 pub(crate) static GROUP: Group = Group {
@@ -86,7 +86,7 @@ fn asked_at_once(subject: &Subject) {
 
 fn the_whole_grace_for_each(subject: &Subject) {
     let (grace, needed) = (subject.seconds(10), subject.seconds(8));
-    // The sleep is the shell's child, so that only the shell hears TERM.
+    // The sleep is the shell's child, so that only the shell gets TERM.
     let slow = format!(
         "trap 'sleep {}; echo done; exit 0' TERM; echo up; while :; do sleep 0.05; done",
         needed.as_secs()

@@ -11,10 +11,10 @@ mod vm;
 
 pub use vm::{VMM_VERB, main};
 
+use super::jails::Site;
 use super::nic::{NIC_FD, Nic};
 use super::report;
 use super::share;
-use super::jails::Site;
 use super::{
     Accel, Capabilities, DriverOptions, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError,
 };
@@ -162,7 +162,8 @@ impl Vmm for Krun {
         if accel == Accel::Tcg {
             return Err(Unavailable {
                 reason: "libkrun has no software emulation".to_owned(),
-                remedy: "leave out `--accel tcg`, or let QEMU emulate with `--vmm qemu --accel tcg`.".to_owned(),
+                remedy: "leave out `--accel tcg`, or let QEMU emulate with `--vmm qemu --accel tcg`."
+                    .to_owned(),
             });
         }
         super::probe::hardware(&self.options.places.verdicts)?;
