@@ -1,4 +1,4 @@
-//! The threads around the event loop. Each turns one thing that blocks (the agent's streams, the end of the VM) into messages.
+//! The threads around the event loop. Each turns one blocking source (the agent's streams, the end of the VM) into messages.
 
 use super::clock;
 use super::life::Life;
@@ -25,14 +25,14 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-/// How long the guest may take to say that its agent listens before it is tried without.
+/// Time for the guest to announce that its agent listens. After it the agent is tried all the same.
 const LISTENING_WAIT: Duration = Duration::from_secs(20);
-/// How long a connection to an agent that has answered before may take.
+/// Time for a connection to an agent that has answered before.
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
-/// How long after the end of a stream the end of its VM may take to be seen.
+/// Time between the end of a stream and the end of its VM that explains it.
 const VM_END_WAIT: Duration = Duration::from_secs(1);
 
-/// Starts all of them. When the sandbox has ended and the streams are drained, `SandboxGone` is the last message.
+/// Starts all watchers. The last message is `SandboxGone`, sent when the sandbox has ended and the streams are drained.
 pub(super) fn start(
     mut sandbox: Box<dyn Sandbox>,
     dir: &PodDir,
@@ -40,7 +40,7 @@ pub(super) fn start(
     events: EventLog,
     outbox: SyncSender<Message>,
 ) -> Result<Arc<Life>, FileError> {
-    // In the order of the plan, which the guest counts by.
+    // In the order of the plan, because the guest names containers by their index in it.
     let logs = containers.iter().map(|name| LogWriter::open(&dir.container_log(name)));
     let logs = logs.collect::<Result<Vec<_>, _>>()?;
     let life = Arc::new(Life::default());
@@ -48,7 +48,7 @@ pub(super) fn start(
     let (agent, console) = (sandbox.agent().clone(), sandbox.console());
     let (to_loop, seen) = (outbox.clone(), Arc::clone(&life));
     let follower = spawn("agent", move || {
-        // Early connections can wedge a vsock device. A guest that says nothing is tried all the same.
+        // Early connections can wedge a vsock device. A guest that announces nothing is tried all the same.
         console.wait_for(AGENT_LISTENING, Instant::now() + LISTENING_WAIT);
         follow_agent(&agent, logs, &events, &to_loop, &seen);
     });
@@ -59,21 +59,21 @@ pub(super) fn start(
         });
         life.end();
         if let Some(follower) = follower {
-            ignore(follower.join(), "it panicked; what it had to say is lost, the pod's end is not");
+            ignore(follower.join(), "it panicked; its messages are lost, the pod's end is not");
         }
         send(&outbox, Input::SandboxGone { end });
     });
     Ok(shared)
 }
 
-/// Notes what the filter of the pod's network refuses, until it ends.
+/// Records the refusals of the pod's network filter until the filter ends.
 pub(super) fn refusals(reports: File, events: EventLog) {
     spawn("refusals", move || {
         report::read(reports, |refused| events.write(PodEvent::Host(HostEvent::Refused(refused))));
     });
 }
 
-/// Reports that a stream of the agent broke off, unless that is because the VM has ended: how it ended says more.
+/// Reports that a stream of the agent broke, unless the VM has ended: then the VM's end says more.
 fn report_lost(outbox: &SyncSender<Message>, life: &Life, error: &(dyn Error + 'static)) {
     let hung_up = matches!(error.downcast_ref(), Some(AgentError::Closed | AgentError::Unreachable(_)))
         || matches!(error.downcast_ref(), Some(StreamError::Closed | StreamError::Io(_) | StreamError::Late));
@@ -86,7 +86,7 @@ fn lost(error: &(dyn Error + 'static)) -> Input {
     Input::AgentLost { why: chain(error) }
 }
 
-/// Waits for the agent, then reads events here and logs on a second thread, both to their end.
+/// Waits for the agent, then reads events on this thread and logs on another one, both to their end.
 fn follow_agent(
     connector: &Connector,
     logs: Vec<LogWriter>,
@@ -97,7 +97,7 @@ fn follow_agent(
     let deadline = Instant::now() + Duration::from_millis(budget::HOST_BOOT_WAIT_MS);
     let (mut connection, hello) = match connector.connect_when_up(deadline, &|| !life.is_over()) {
         Ok(up) => up,
-        // The VM's own end or the loop's deadline says more than the want of an answer.
+        // The VM's end or the loop's deadline says more than a missing answer.
         Err(AgentError::Unreachable(_) | AgentError::Closed | AgentError::Timeout(_)) => return,
         Err(error) => return send(outbox, lost(&error)),
     };
@@ -119,7 +119,7 @@ fn follow_agent(
         report_lost(outbox, life, &*error);
     }
     if let Some(log_thread) = log_thread {
-        ignore(log_thread.join(), "it panicked; the container's output from then on is lost");
+        ignore(log_thread.join(), "it panicked; the container's output after that is lost");
     }
 }
 
@@ -137,8 +137,8 @@ fn follow_events(
     Err(Box::new(AgentError::Closed))
 }
 
-/// Copies the pod's output to its logs until the guest says that it has ended. A log that can't be written (a full disk) is given up, not the
-/// pod: a container that blocks for ever in a write would be worse.
+/// Copies the pod's output to its logs until the guest reports the end. If a log cannot be written (a full disk), output is dropped and
+/// the pod goes on: a container that blocks for ever in a write would be worse.
 fn follow_logs(
     connector: &Connector,
     mut logs: Vec<LogWriter>,
@@ -146,7 +146,7 @@ fn follow_logs(
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let mut connection = connector.connect_extending(CONNECT_WAIT, extension)?;
     let Done {} = connection.request(&Request::Logs)?;
-    // The guest closes a connection, not the host; but the end of logs is the last that it has to say, and it waits for this.
+    // Usually the guest closes a connection. The end of the logs is its last message, and it waits until the host closes this one.
     let stream = connection.into_stream(Traffic::logs(logs.len()))?;
     while let Some(received) = stream.next()? {
         // Logs have no messages.
@@ -161,15 +161,15 @@ fn follow_logs(
     Ok(())
 }
 
-/// Asks the agent to end the pod. If it can't be asked, the loop need not wait for the deadline, unless that is because the pod is ending by
-/// itself at this moment.
+/// Asks the agent to end the pod. If that fails, the loop need not wait for the deadline, unless the pod is ending by itself at this
+/// moment.
 pub(super) fn shut_down(connector: Connector, grace_ms: u64, life: Arc<Life>, outbox: SyncSender<Message>) {
     spawn("shutdown", move || {
         let asked = connector.connect(Duration::from_secs(5)).and_then(|mut connection| {
             connection.request_within::<Done>(&Request::Shutdown { grace_ms }, Duration::from_secs(5))
         });
         match asked {
-            // A VM that ends at once may take its answer with it.
+            // A VM that ends at once may end before its answer is read.
             Ok(_) | Err(AgentError::Closed) => {}
             Err(_) if life.ends_within(VM_END_WAIT) => {}
             Err(_) => send(&outbox, Input::Deadline),
