@@ -77,7 +77,7 @@ impl LinuxContainers {
     pub fn start(site: Site, note: fn(&str), forked: fn()) -> Result<Self, StartError> {
         let tree = Tree::new(Hierarchies::detect()?, &site.cgroup);
         tree.make().map_err(|error| CgroupError::Make(site.cgroup.clone(), error))?;
-        let spawner = spawner::start(Context { site, tree: tree.clone(), note }, forked)?;
+        let spawner = spawner::start(&Context { site, tree: tree.clone(), note }, forked)?;
         Ok(Self {
             tree,
             spawner,

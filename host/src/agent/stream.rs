@@ -103,9 +103,7 @@ impl State {
     fn check(&self) -> Result<(), StreamError> {
         match &self.broken {
             Some(error) => Err(error.clone()),
-            None if self.link.is_peer_gone().is_some() || self.link.reset_by().is_some() => {
-                Err(StreamError::Closed)
-            }
+            None if !self.link.can_be_told() || self.link.reset_by().is_some() => Err(StreamError::Closed),
             None => Ok(()),
         }
     }
@@ -231,8 +229,8 @@ impl AgentStream {
                         state.broken = Some(StreamError::Late);
                     }
                 }
-                // Data received before may still be read.
-                Ok(_) | Err(_) => state.link.lose_peer(),
+                // What it has said before may still be read.
+                Ok(_) | Err(_) => state.link.deafen_peer(),
             }
         }
         state.sends = false;

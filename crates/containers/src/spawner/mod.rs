@@ -6,8 +6,8 @@
 //! through that socket. A worker takes one [`Job`], does it, and exits; all descriptors of a container pass from
 //! the supervisor straight to its worker, so nothing of one container is ever open in another.
 //!
-//! **No exit is lost.** A container's PID 1 is a child of its worker until the worker exits, and only then of PID
-//! 1. The worker exits after PID 1 has taken the process id and sent [`Order::Start`], so PID 1 knows every
+//! **No exit is lost.** A container's first process is a child of its worker until the worker exits, and only then of
+//! PID 1. The worker exits after PID 1 has taken the process id and sent [`Order::Start`], so PID 1 knows every
 //! process before it can reap it.
 //!
 //! **Additional processes** (`exec`) do not use libcontainer's tenant builder: it drops the container's seccomp filter
@@ -94,14 +94,14 @@ pub(crate) struct Context {
 const DEFAULT_SIZE: WindowSize = WindowSize { rows: 24, cols: 80 };
 
 /// Forks the spawner. Must be called before the first thread. `forked` is called first in the copy.
-pub(crate) fn start(context: Context, forked: fn()) -> Result<client::Spawner, SpawnerError> {
+pub(crate) fn start(context: &Context, forked: fn()) -> Result<client::Spawner, SpawnerError> {
     let (ours, theirs) = sys::message_pair().map_err(SpawnerError::Start)?;
     match sys::fork_single_threaded().map_err(|errno| SpawnerError::Start(errno.into()))? {
         sys::Fork::Parent { child } => Ok(client::Spawner::new(ours, child)),
         sys::Fork::Child => {
             forked();
             drop(ours);
-            serve(&theirs, &context)
+            serve(&theirs, context)
         }
     }
 }

@@ -152,7 +152,9 @@ pub struct Link {
     full_credit: u32,
     peer_ended: bool,
     peer_gone: bool,
-    /// The local side was told about that.
+    /// It takes nothing more. What it said before may still be on its way.
+    peer_deaf: bool,
+    /// The local side was told of that.
     output_ended: bool,
     local_ended: bool,
     /// How many bytes must be sent until the peer knows about that.
@@ -201,6 +203,7 @@ impl Link {
             full_credit,
             peer_ended: false,
             peer_gone: false,
+            peer_deaf: false,
             output_ended: false,
             local_ended: false,
             end_left: 0,
@@ -353,7 +356,8 @@ impl Link {
     /// Opens the peer's window again, if it is worth it. Only when nothing else waits, so that a peer that does not read cannot make
     /// this end accumulate window frames.
     fn grant(&mut self) {
-        let is_of_use = self.reset.is_none() && !self.peer_ended && !self.peer_gone && self.outbox.is_empty();
+        let is_of_use =
+            self.reset.is_none() && !self.peer_ended && self.can_be_told() && self.outbox.is_empty();
         if self.owed >= self.full_window / 4 && is_of_use {
             self.outbox.push(&header(WINDOW, self.owed));
             self.window += self.owed;
@@ -369,7 +373,7 @@ impl Link {
 
     /// How much may be read from the local side now; 0 while something else waits to be sent.
     pub fn room(&self) -> usize {
-        if self.local_ended || self.reset.is_some() || !self.outbox.is_empty() {
+        if self.local_ended || self.reset.is_some() || !self.outbox.is_empty() || !self.can_be_told() {
             return 0;
         }
         let room = usize::try_from(self.credit.saturating_sub(FRAME_COST)).unwrap_or(0).min(MAX_DATA);
@@ -406,7 +410,7 @@ impl Link {
 
     /// Whether an urgent message may be sent now: nothing else waits for the connection, and the peer is connected.
     pub fn has_room_for_urgent(&self) -> bool {
-        self.outbox.is_empty() && self.reset.is_none() && !self.peer_gone
+        self.outbox.is_empty() && self.reset.is_none() && self.can_be_told()
     }
 
     /// Sends a message of at most [`MAX_URGENT`] bytes that overtakes the data which the peer has not handed on yet.
@@ -420,10 +424,16 @@ impl Link {
 
     /// The local side sends no more.
     pub fn end(&mut self) {
-        if !self.local_ended && self.reset.is_none() {
-            self.local_ended = true;
+        if self.local_ended || self.reset.is_some() {
+            return;
+        }
+        self.local_ended = true;
+        if self.can_be_told() {
             self.outbox.push(&header(END, 0));
             self.end_left = self.outbox.as_slice().len();
+        } else {
+            // It never will be.
+            self.end_left = usize::MAX;
         }
     }
 
@@ -432,7 +442,9 @@ impl Link {
         if self.reset.is_none() {
             self.reset = Some(self.side);
             self.inbox = Buffer::default();
-            self.outbox.push(&header(RESET, 0));
+            if self.can_be_told() {
+                self.outbox.push(&header(RESET, 0));
+            }
         }
     }
 
@@ -448,13 +460,24 @@ impl Link {
         self.grant();
     }
 
-    /// The peer has closed its end and takes nothing more.
+    /// The peer has closed its end, and nothing more comes from it.
     pub fn lose_peer(&mut self) {
         self.peer_gone = true;
         self.outbox = Buffer::default();
     }
 
-    /// Whether the peer has gone, and if so, whether it had sent and received everything.
+    /// The peer takes nothing more: mostly because it has closed its end. What it said before that is still to be read.
+    pub fn deafen_peer(&mut self) {
+        self.peer_deaf = true;
+        self.outbox = Buffer::default();
+    }
+
+    /// Whether anything can still be sent to the peer.
+    pub fn can_be_told(&self) -> bool {
+        !self.peer_gone && !self.peer_deaf
+    }
+
+    /// Whether the peer has gone, and if so, whether it had said and heard all.
     pub fn is_peer_gone(&self) -> Option<bool> {
         self.peer_gone.then_some(self.peer_ended && self.is_end_sent())
     }

@@ -122,7 +122,8 @@ fn flush(link: &mut Link, peer: &mut impl Write) {
         match peer.write(piece) {
             Ok(count @ 1..) => link.sent(count),
             Err(error) if is_transient(&error) => return,
-            Ok(0) | Err(_) => link.lose_peer(),
+            // It may have said all before it closed its end; the end of what it says is seen by reading.
+            Ok(0) | Err(_) => link.deafen_peer(),
         }
     }
 }
@@ -218,6 +219,22 @@ mod tests {
         }
         assert_eq!(turn_of(&mut link, &mut peer, &mut local), Verdict::Finished);
         assert!(local.was_ended && local.taken == b"answer");
+    }
+
+    #[test]
+    fn room_that_a_peer_no_longer_wants_to_hear_of_costs_nothing_of_what_it_said() {
+        let mut link = Link::new(Side::Host, Traffic::PORT);
+        let mut peer = Mock { takes: 1000, ..Mock::default() };
+        let mut local = Mock { ended: true, takes: usize::MAX, ..Mock::default() };
+        assert!(matches!(turn_of(&mut link, &mut peer, &mut local), Verdict::Waits(_)));
+        // So much that the host has to say that there is room again, before it has read all.
+        let frame = [&[0, 0, 0x3f, 0xfc][..], &[7; 16380]].concat();
+        peer.says = [frame.repeat(5), vec![1, 0, 0, 0]].concat();
+        (peer.ended, peer.breaks) = (true, true);
+        let verdict = (0..100)
+            .map(|_| turn_of(&mut link, &mut peer, &mut local))
+            .find(|verdict| !matches!(verdict, Verdict::Waits(_)));
+        assert_eq!((verdict, local.taken.len()), (Some(Verdict::Finished), 5 * 16380));
     }
 
     #[test]
