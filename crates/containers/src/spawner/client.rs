@@ -34,7 +34,7 @@ fn lost(error: &io::Error) -> Failure {
 }
 
 fn ended() -> Failure {
-    Failure::new(FailureKind::Other, "the process that was to make it has died")
+    Failure::new(FailureKind::Other, "the worker that makes the process has died")
 }
 
 impl Spawner {
