@@ -339,8 +339,8 @@ mod tests {
         assert_eq!(leads("http://r.example/", "https://cdn.example/b").unwrap(), "https://cdn.example/b");
         for (location, problem) in [
             ("http://r.example/b", "to http"),
-            ("file:///etc/passwd", "no address"),
-            ("https://", "no address"),
+            ("file:///etc/passwd", "not an address"),
+            ("https://", "not an address"),
         ] {
             let error = leads(from, location).unwrap_err().to_string();
             assert!(error.contains(problem), "{error}");
