@@ -1,4 +1,4 @@
-//! Says where libkrun exists: the feature `krun` can be on anywhere, so that one command builds on every system.
+//! Sets `has_krun` where libkrun exists. The feature `krun` can be on anywhere, so that one command builds on every system.
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(has_krun)");

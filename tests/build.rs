@@ -1,4 +1,4 @@
-//! Compiles the small C programs that tests run in containers and in jails: statically, and here, because the lab is slow at it.
+//! Compiles the small C programs that tests run in containers and jails: statically, and at build time because the lab compiles slowly.
 #![allow(clippy::unwrap_used, reason = "a build script fails by panicking")]
 
 use std::env;

@@ -1,7 +1,7 @@
 //! Writes the seeds of all fuzz targets, in the repository's root:
 //! cargo +nightly run --manifest-path fuzz/Cargo.toml --example seeds -- fuzz/corpus
 //!
-//! They are committed, so this is only run when a target changes its form.
+//! The seeds are committed, so that this only runs when the input format of a target changes.
 
 use magikvm_images::{RootfsCompression, build_in_memory};
 use magikvm_proto::codec::write_message;
@@ -45,7 +45,7 @@ fn pax(records: &[(&str, &[u8])]) -> Vec<u8> {
     entry(b'x', "pax", "", &records.iter().flat_map(record).collect::<Vec<u8>>())
 }
 
-/// Streams with everything that the reader knows.
+/// Streams with everything that the reader supports.
 fn tars() -> Vec<(&'static str, Vec<u8>)> {
     let text: Vec<u8> = (0..700u32).flat_map(|n| format!("line {n}\n").into_bytes()).collect();
     let file = |name: &str, data: &[u8]| entry(b'0', name, "", data);
@@ -212,7 +212,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (name, tar) in &tars {
         put("tar", name, tar)?;
         put("layers", name, &[&[0; 5], tar.as_slice()].concat())?;
-        // The others have nothing that these have not.
+        // The other streams add nothing to these.
         if matches!(*name, "files" | "links" | "kinds" | "pax") {
             put("erofs", name, &build_in_memory(&[tar], RootfsCompression::None, 1 << 20)?)?;
             put("erofs", &format!("{name}-lz4"), &build_in_memory(&[tar], RootfsCompression::Lz4, 1 << 20)?)?;

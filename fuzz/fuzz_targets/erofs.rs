@@ -1,4 +1,4 @@
-//! A file system image from anybody: whole or refused.
+//! An untrusted file system image is complete or refused.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

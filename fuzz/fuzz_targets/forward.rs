@@ -1,4 +1,4 @@
-//! Streams of each kind, either end: whatever the other side sends is taken or refused, within a window.
+//! Both ends of each kind of stream: input from the other side is accepted within a window or refused.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -14,7 +14,7 @@ use magikvm_proto::wire::{Done, Refusal, Reply};
 const MOST_CONTROL: usize = 64;
 
 fuzz_target!(|bytes: &[u8]| {
-    // What reads the two lines.
+    // Parses the two lines.
     let (line, frames) =
         bytes.split_at(bytes.iter().position(|&byte| byte == b'\n').map_or(0, |end| end + 1));
     if let Ok(Some(request)) = read_message::<ForwardRequest>(&mut &*line) {
@@ -50,7 +50,7 @@ fn one_end(side: Side, traffic: Traffic, frames: &[u8]) {
         while let Some(message) = link.take_urgent() {
             assert!((1..=MAX_URGENT).contains(&message.len()) && side == Side::Guest);
         }
-        // What is delivered makes room, and is told once.
+        // Delivered data makes room, which is announced once.
         while let Some(next) = link.next() {
             let count = match next {
                 Incoming::Data { bytes, .. } => bytes.len(),
@@ -61,7 +61,7 @@ fn one_end(side: Side, traffic: Traffic, frames: &[u8]) {
             };
             link.delivered(count);
         }
-        // A message of which not all has come is all that may be left.
+        // Only an incomplete message may be left.
         assert!(link.inbox().len() < MAX_MESSAGE && link.outbox().len() <= MOST_CONTROL);
         if link.room() > 0 {
             let data = vec![1; link.room()];

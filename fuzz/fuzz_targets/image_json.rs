@@ -1,4 +1,4 @@
-//! The documents of an image from anybody: an image or an error.
+//! Untrusted documents of an image become an image or an error.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Layers from anybody: an image that holds what they say, or an error.
+//! Untrusted layers become an image with their content, or an error.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

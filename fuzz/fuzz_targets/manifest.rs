@@ -1,4 +1,4 @@
-//! A manifest from anybody: a plan or a list of problems, never a panic.
+//! An untrusted manifest gives a plan or a list of problems, never a panic.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! The filter of a pod's network: whatever a guest sends and a name server answers, nothing gets out to where nobody may go, and nothing that a
-//! list does not name.
+//! The filter of a pod's network: whatever a guest sends and a DNS server answers, no packet leaves for a forbidden address or for one that the
+//! allow list does not name.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -36,7 +36,7 @@ fn frames(mut bytes: &[u8]) -> Vec<&[u8]> {
     frames
 }
 
-/// Where a frame goes, read with no regard to anything else in it.
+/// The destination of a frame, read independently of everything else in it.
 fn destination(frame: &[u8]) -> Option<IpAddr> {
     match frame[12..14] {
         [8, 0] => Some(IpAddr::from(<[u8; 4]>::try_from(&frame[30..34]).expect("four"))),
@@ -45,7 +45,7 @@ fn destination(frame: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// What no fuzzer would guess: whose frame it is, and its lengths.
+/// Sets what no fuzzer would guess: the frame's addresses and lengths.
 fn dressed(kind: u8, body: &[u8]) -> Vec<u8> {
     let mut frame = [PASST_MAC.0, GUEST_MAC.0].concat();
     let mut packet = body.to_vec();
@@ -66,7 +66,7 @@ fn dressed(kind: u8, body: &[u8]) -> Vec<u8> {
             packet[8..24].copy_from_slice(&GUEST_6.octets());
             packet[44..46].copy_from_slice(&(length - 40).to_be_bytes());
         }
-        // A question to the name server.
+        // A DNS query.
         3 => return magikvm::net::frames::udp(false, (GUEST_4.into(), 4000), (DNS_4.into(), 53), body),
         _ => frame.extend([8, 0]),
     }
@@ -94,13 +94,13 @@ fuzz_target!(|bytes: &[u8]| {
             let is_solicitation = frame[12..14] == [0x86, 0xdd] && frame[20] == 58;
             let is_question = to == DNS_4;
             assert!(is_question || is_solicitation || place::of(to, &host).is_none(), "{to}");
-            // An answer may open any address that is open to somebody at all.
+            // An answer may open any address that is not forbidden for everybody.
             if let Some(list) = list.as_ref().filter(|_| !is_question && !is_solicitation && !is_answered) {
                 let port = u16::from_be_bytes([frame[36], frame[37]]);
                 let port = if to.is_ipv4() { port } else { u16::from_be_bytes([frame[56], frame[57]]) };
                 assert!(list.has_address(to, Some(port)), "{to} {port}");
             }
-            // What a hostile server answers to the filter's own question.
+            // The answer of a hostile server to the filter's own query.
             if is_question && listed && frame.len() > 44 {
                 let port = u16::from_be_bytes([frame[34], frame[35]]);
                 let mut answer = frame[42..].to_vec();

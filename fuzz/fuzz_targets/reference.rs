@@ -1,4 +1,4 @@
-//! Names of images from anybody: what is shown reads back as the same.
+//! Untrusted names of images: the displayed form parses to the same name.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

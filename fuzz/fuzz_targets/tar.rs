@@ -1,4 +1,4 @@
-//! A layer from anybody: entries or an error, never a panic, and no more data than there is.
+//! An untrusted layer gives entries or an error, never a panic, and never more data than its input.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

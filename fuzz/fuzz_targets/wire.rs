@@ -1,4 +1,4 @@
-//! Both ends of the wire: whatever the other side sends is a message or an error, within the caps.
+//! Both ends of the wire: input from the other side is a message within the caps, or an error.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! From the kernel's initramfs to a root that containers can be made in. Owns: vminit's own mounts, as data. Must
+//! From the kernel's initramfs to a root file system in which containers can be made. Owns: vminit's own mounts, as data. Must
 //! not know: pods.
 
 use crate::console;
@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-/// Why the VM can't be made ready.
+/// Why the VM can't be set up.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BootError {
     /// A file system could not be mounted.
@@ -21,14 +21,13 @@ pub(crate) enum BootError {
         #[source]
         source: Errno,
     },
-    /// A directory or file could not be made or written.
     #[error("cannot write {path}")]
     Write {
         path: &'static str,
         #[source]
         source: io::Error,
     },
-    /// A directory of the pod's could not be made.
+    /// A directory of the pod could not be made.
     #[error("cannot make {}", path.display())]
     Directory {
         path: PathBuf,
@@ -54,13 +53,13 @@ struct MountRow {
 
 const SAFE: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
-/// Mounted below the new root before it is entered, in this order.
+/// Mounted below the new root before entering it, in this order.
 const MOUNTS: &[MountRow] = &[
-    // Processes: libcontainer and the statistics read it, containers get their own.
+    // Processes: libcontainer and the statistics read it. Containers get their own.
     MountRow { source: "proc", target: "/proc", fstype: "proc", flags: SAFE, data: "" },
-    // Devices as the kernel sees them; the cgroup tree is mounted inside.
+    // Devices as the kernel shows them; the cgroup tree is mounted inside.
     MountRow { source: "sysfs", target: "/sys", fstype: "sysfs", flags: SAFE, data: "" },
-    // The stitched disk's partitions and the console appear here by themselves.
+    // The kernel creates the nodes of the composite disk's partitions and of the console here.
     MountRow {
         source: "devtmpfs",
         target: "/dev",
@@ -70,7 +69,7 @@ const MOUNTS: &[MountRow] = &[
     },
     // Limits and accounting of containers.
     MountRow { source: "cgroup2", target: "/sys/fs/cgroup", fstype: "cgroup2", flags: SAFE, data: "" },
-    // State: bundles' state, the pod's writable files.
+    // State: the bundles' state and the pod's writable files.
     MountRow {
         source: "tmpfs",
         target: "/run",
@@ -80,7 +79,7 @@ const MOUNTS: &[MountRow] = &[
     },
 ];
 
-/// Where the new root is put together.
+/// Where the new root is assembled.
 const NEW_ROOT: &str = "/newroot";
 
 fn mount_row(root: &str, row: &MountRow) -> Result<(), BootError> {
@@ -91,8 +90,8 @@ fn mount_row(root: &str, row: &MountRow) -> Result<(), BootError> {
         .map_err(|source| BootError::Mount { fstype: row.fstype, target: row.target, source })
 }
 
-/// Moves from the initramfs to a tmpfs with every mount that vminit needs. pivot_root(2), which every container is
-/// made with, refuses to work while the root is the initramfs.
+/// Moves from the initramfs to a tmpfs with every mount that vminit needs. Every container is made with pivot_root(2),
+/// which fails while the root is the initramfs.
 pub(crate) fn mount_all(site: &Site) -> Result<(), BootError> {
     let root = MountRow {
         source: "root",
@@ -118,7 +117,7 @@ pub(crate) fn mount_all(site: &Site) -> Result<(), BootError> {
     protect_from_oom()
 }
 
-/// What programs in containers may expect to be allowed; the kernel starts PID 1 with 4096 files at most.
+/// Raises the limits to what programs in containers expect. The kernel starts PID 1 with 4096 files at most.
 fn set_limits() {
     let limits =
         [(Resource::RLIMIT_NOFILE, 1024, 524_288), (Resource::RLIMIT_NPROC, RLIM_INFINITY, RLIM_INFINITY)];
@@ -129,7 +128,7 @@ fn set_limits() {
     }
 }
 
-/// The kernel never picks PID 1 itself, but its helpers are forks that inherit this.
+/// The OOM killer never chooses PID 1, but the helpers of PID 1 are forks that inherit this setting.
 fn protect_from_oom() -> Result<(), BootError> {
     let path = "/proc/self/oom_score_adj";
     fs::write(path, "-1000").map_err(|source| BootError::Write { path, source })

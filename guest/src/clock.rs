@@ -1,4 +1,4 @@
-//! The wall clock, which is the host's to say. Only what containers see depends on it: every deadline of vminit is kept by the steady clock.
+//! The wall clock, which the host sets. Only containers depend on it: every deadline of vminit uses the steady clock.
 //! Must not know: connections, pods.
 
 use magikvm_proto::budget::CLOCK_TOLERANCE_MS;
@@ -7,7 +7,7 @@ use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime, clock_settime};
 use std::time::Duration;
 
-/// Sets the clock to the host's time (nanoseconds since 1970) if it is off by more than the tolerance. Says how far it was off.
+/// Sets the clock to the host's time (nanoseconds since 1970) if it is off by more than the tolerance. Returns how far it was off.
 pub(crate) fn follow(host_ns: u64) -> Result<ClockSet, Refusal> {
     let failed = |what: &str, errno: nix::Error| {
         Refusal::new(RefusalCode::Internal, format!("the clock cannot be {what}: {}", errno.desc()))
@@ -22,7 +22,7 @@ pub(crate) fn follow(host_ns: u64) -> Result<ClockSet, Refusal> {
     Ok(ClockSet { offset_ms })
 }
 
-/// How far our clock is ahead of the host's.
+/// How far the guest's clock is ahead of the host's.
 fn offset_ms(own_ns: i128, host_ns: u64) -> i64 {
     let ms = (own_ns - i128::from(host_ns)) / 1_000_000;
     i64::try_from(ms).unwrap_or(if ms < 0 { i64::MIN } else { i64::MAX })

@@ -1,4 +1,4 @@
-//! Short lines on `/dev/console`: what the host shows when the VM fails. Must not know anything else of vminit.
+//! Short lines on `/dev/console`, which the host shows when the VM fails. Must not know anything else of vminit.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -14,7 +14,7 @@ fn open() -> Option<File> {
     OpenOptions::new().write(true).custom_flags(libc::O_NOCTTY).open("/dev/console").ok()
 }
 
-/// Writes `vminit: ` and one line. A console that can't be written is no reason to stop.
+/// Writes `vminit: ` and one line. If the console can't be written, vminit goes on.
 pub(crate) fn say(text: &str) {
     let Some(mut console) = CONSOLE.get_or_init(open).as_ref() else { return };
     let cut = (0..=text.len().min(MAX_LINE)).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);

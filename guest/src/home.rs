@@ -14,7 +14,7 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    /// Listens on the ports of both doors. From here on the host's connection is accepted by the kernel, even while vminit is still busy.
+    /// Listens on the ports of both doors. From here on the kernel accepts the host's connections, even while vminit is still busy.
     pub(crate) fn listen() -> io::Result<Self> {
         Ok(Self { agent: sys::vsock_listen(AGENT_PORT)?, forward: sys::vsock_listen_for_many(FORWARD_PORT)? })
     }
@@ -38,7 +38,7 @@ impl Home for Vm {
 
     fn accept(&self, door: Door) -> io::Result<Option<OwnedFd>> {
         let (connection, peer) = sys::vsock_accept(&self.listener(door))?;
-        // A container can reach this port through the loopback transport, as another context id.
+        // A container can reach this port through the loopback transport, but with another context id.
         Ok((peer == HOST_CID).then_some(connection))
     }
 

@@ -1,4 +1,4 @@
-//! From the composite disk to a pod that can be made: the pod's own file system, its plan, the images, and what the
+//! From the composite disk to a pod that can run: the pod's own file system, its plan, the images, and what the
 //! containers share.
 
 use crate::sys;
@@ -15,19 +15,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long a partition may take to appear. Drivers are built into the kernel, so it is nearly always there.
+/// How long a partition may take to appear. Drivers are built into the kernel, so it nearly always exists already.
 const DISK_WAIT: Duration = Duration::from_secs(5);
-/// Between two looks for it.
+/// Delay between two checks for a partition.
 const DISK_POLL: Duration = Duration::from_millis(2);
-/// Bytes of one file of the pod's `/etc`.
+/// Most bytes of one file of the pod's `/etc`.
 const MAX_ETC_FILE: u64 = 64 << 10;
 /// The files of the pod's `/etc`.
 const ETC_FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
 
-/// Why the pod can't be made.
+/// Why the pod can't be loaded.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
-    /// A partition did not appear.
     #[error("the disk has no partition {0}")]
     Disk(PathBuf),
     /// A file system could not be mounted.
@@ -45,13 +44,11 @@ pub(crate) enum LoadError {
         #[source]
         source: io::Error,
     },
-    /// The plan is not one.
-    #[error("{} is not a plan", .0.display())]
+    #[error("{} is not a valid plan", .0.display())]
     Json(PathBuf, #[source] serde_json::Error),
-    /// The plan can't be carried out.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// The host name was refused.
+    /// The kernel refused the host name.
     #[error("cannot set the host name {0:?}")]
     Hostname(String, #[source] Errno),
     #[error("cannot set up the pod's network")]
@@ -103,12 +100,12 @@ fn read_plan(site: &Site) -> Result<GuestPlan, LoadError> {
 }
 
 fn mount_partition(partition: u32, target: &Path) -> Result<(), LoadError> {
-    // Not nosuid: an image's set-user-id programs work as in any container. Not nodev: devices are the cgroup's
-    // business.
+    // Not nosuid: an image's set-user-id programs work as in any container. Not nodev: the device rules of the cgroup
+    // decide.
     mount_device(&format!("{}{partition}", path::DISK), target, "erofs", MsFlags::MS_RDONLY, None)
 }
 
-/// Mounts a partition as soon as it is there.
+/// Mounts a partition as soon as it appears.
 pub(crate) fn mount_device(
     device: &str,
     target: &Path,
@@ -130,7 +127,7 @@ pub(crate) fn mount_device(
     })
 }
 
-/// What all containers of the pod see: writable copies of the pod's `/etc` files, and `/dev/shm`.
+/// Makes what all containers of the pod share: writable copies of the pod's `/etc` files, and `/dev/shm`.
 fn share(site: &Site) -> Result<(), LoadError> {
     let etc = site.etc();
     fs::create_dir_all(&etc).map_err(file_error(&etc))?;
@@ -147,7 +144,7 @@ fn share(site: &Site) -> Result<(), LoadError> {
     let shm = site.shm();
     fs::create_dir_all(&shm).map_err(file_error(&shm))?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    // The size that other runtimes give.
+    // The same size as in other runtimes.
     mount(Some("shm"), &shm, Some("tmpfs"), flags, Some("mode=1777,size=64m"))
         .map_err(|source| LoadError::Mount { source_path: "shm".to_owned(), target: shm, source })
 }

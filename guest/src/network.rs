@@ -1,4 +1,4 @@
-//! The pod's interface, as the plan says it: addresses, routes, neighbours, by rtnetlink. Nobody is asked and nothing is waited for. Owns: the
+//! Configures the pod's interface as the plan says: addresses, routes, neighbours, by rtnetlink. It asks nobody and waits for nothing. Owns: the
 //! messages. Must not know: what is behind the interface.
 
 use magikvm_proto::plan::{MacAddress, NetworkPlan};
@@ -11,15 +11,15 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// What containers see it as.
+/// The interface's name in containers.
 const NAME: &str = "eth0";
 /// Where the kernel lists its interfaces.
 const INTERFACES: &str = "/sys/class/net";
-/// How long the interface may take to appear. Its driver is built into the kernel, so it is nearly always there.
+/// How long the interface may take to appear. Its driver is built into the kernel, so it nearly always exists already.
 const DEVICE_WAIT: Duration = Duration::from_secs(5);
-/// Between two looks for it.
+/// Delay between two checks for it.
 const DEVICE_POLL: Duration = Duration::from_millis(2);
-/// Settings of IPv6 for the interface: nothing is asked of routers, and no address is tried before it is used, since nobody else is there.
+/// IPv6 settings of the interface: it solicits no routers, and uses addresses without a duplicate check, since nobody else is on the network.
 const SETTINGS: [(&str, &str); 5] = [
     ("all/accept_dad", "0"),
     ("default/accept_dad", "0"),
@@ -31,8 +31,7 @@ const SETTINGS: [(&str, &str); 5] = [
 /// Why the network can't be set up.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NetworkError {
-    /// The VM has no such device.
-    #[error("there is no interface with the address {0}")]
+    #[error("no interface has the address {0}")]
     NoDevice(MacAddress),
     #[error("cannot {what}")]
     Refused {
@@ -49,10 +48,10 @@ fn refused(what: impl Into<String>) -> impl FnOnce(io::Error) -> NetworkError {
 
 pub(crate) fn set_up(plan: &NetworkPlan) -> Result<(), NetworkError> {
     let index = find(plan.mac)?;
-    let mut link = Link { socket: open().map_err(refused("ask the kernel"))?, index, sequence: 0 };
+    let mut link = Link { socket: open().map_err(refused("open a netlink socket"))?, index, sequence: 0 };
     for (name, value) in SETTINGS {
         if fs::write(format!("/proc/sys/net/ipv6/conf/{name}"), value).is_err() {
-            // A kernel without IPv6 says so at the first address of it.
+            // A kernel without IPv6 reports that at the first IPv6 address.
         }
     }
     link.up(plan.mtu).map_err(refused(format!("bring {NAME} up with an MTU of {}", plan.mtu)))?;
@@ -71,7 +70,7 @@ pub(crate) fn set_up(plan: &NetworkPlan) -> Result<(), NetworkError> {
     Ok(())
 }
 
-/// The index of the interface with this address, which then has its name.
+/// Finds the interface with this address, gives it its name, and returns its index.
 fn find(mac: MacAddress) -> Result<u32, NetworkError> {
     let deadline = Instant::now() + DEVICE_WAIT;
     let wanted = mac.to_string();
@@ -99,15 +98,15 @@ fn open() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// A message of rtnetlink in the making.
+/// An rtnetlink message under construction.
 struct Message(Vec<u8>);
 
 impl Message {
-    /// With its header (the length is set at the end) and its fixed part.
+    /// Begins a message with its header (whose length is set at the end) and its fixed part.
     fn new(kind: u16, sequence: u32, fixed: &[u8]) -> Self {
-        /// Answer with what came of it.
+        /// Request an acknowledgement.
         const ASK: u16 = 0x1 | 0x4;
-        /// Make it, and replace what is there. An interface is there, and can only be changed.
+        /// Create the object or replace an existing one. An interface exists already and can only be changed.
         const MAKE: u16 = 0x400 | 0x100;
         let flags = if kind == libc::RTM_NEWLINK { ASK } else { ASK | MAKE };
         let mut bytes = vec![0; 4];
@@ -186,7 +185,7 @@ impl Link {
     }
 
     fn route(&mut self, gateway: IpAddr) -> io::Result<()> {
-        /// Table `main`, made at boot, for the whole universe, unicast.
+        /// Table `main`, protocol boot, scope universe, type unicast.
         const KIND: [u8; 4] = [254, 3, 0, 1];
         let mut fixed = vec![family(gateway), 0, 0, 0];
         fixed.extend(KIND);
@@ -195,7 +194,7 @@ impl Link {
         self.ask(libc::RTM_NEWROUTE, &fixed, &[(libc::RTA_GATEWAY, &octets), (libc::RTA_OIF, &index)])
     }
 
-    /// Sends a message and reads what came of it.
+    /// Sends a message and reads the acknowledgement.
     fn ask(&mut self, kind: u16, fixed: &[u8], attributes: &[(u16, &[u8])]) -> io::Result<()> {
         self.sequence += 1;
         let message =
@@ -210,7 +209,7 @@ impl Link {
     }
 }
 
-/// The number that an answer (NLMSG_ERROR) carries behind its header.
+/// The error number in an acknowledgement (NLMSG_ERROR), behind its header.
 fn outcome(answer: &[u8]) -> io::Result<()> {
     const ERROR: u16 = 2;
     let unclear = || io::Error::from(io::ErrorKind::InvalidData);

@@ -1,18 +1,18 @@
-//! The end of the VM. Owns: the only call of reboot(2), and what a panic does. Must not know: pods.
+//! The end of the VM. Owns: the only call of reboot(2), and the effect of a panic. Must not know: pods.
 
 use crate::console;
 use nix::sys::reboot::{RebootMode, reboot};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Whether this process is a forked copy, whose death must not take the VM along.
+/// Whether this process is a forked copy, whose death must not end the VM.
 static FORKED: AtomicBool = AtomicBool::new(false);
 
-/// To be called first in every forked copy of vminit.
+/// Must be called first in every forked copy of vminit.
 pub(crate) fn this_is_a_forked_copy() {
     FORKED.store(true, Ordering::Relaxed);
 }
 
-/// Ends the VM: both drivers take a restart for the end. Never returns.
+/// Ends the VM: both drivers treat a restart as the end. Never returns.
 pub(crate) fn end_vm() -> ! {
     nix::unistd::sync();
     let Err(errno) = reboot(RebootMode::RB_AUTOBOOT);
@@ -22,7 +22,7 @@ pub(crate) fn end_vm() -> ! {
     }
 }
 
-/// A panic of PID 1 ends the VM in order, a panic of a forked copy only that copy.
+/// Makes a panic of PID 1 end the VM in order, and a panic of a forked copy only that copy.
 pub(crate) fn set_panic_hook() {
     std::panic::set_hook(Box::new(|info| {
         console::say(&format!("panic: {info}"));

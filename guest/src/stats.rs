@@ -3,10 +3,10 @@
 use magikvm_proto::wire::GuestStats;
 use std::fs::File;
 
-/// Bytes of a file of /proc that are looked at.
+/// Most bytes of a file of /proc that are read.
 const MAX_FILE: u64 = 64 << 10;
 
-/// The VM, with vminit being this process and `helpers`.
+/// Resource use of the VM; vminit consists of this process and `helpers`.
 pub(crate) fn guest(helpers: &[i32]) -> GuestStats {
     let memory = text("/proc/meminfo");
     let pss = |pid: &str| kib(&text(&format!("/proc/{pid}/smaps_rollup")), "Pss:");
@@ -24,7 +24,7 @@ fn text(path: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// A value that a file of /proc gives in KiB, in bytes; 0 without it.
+/// A value in bytes that a file of /proc gives in KiB; 0 if it is missing.
 fn kib(text: &str, key: &str) -> u64 {
     let value = text
         .lines()

@@ -12,10 +12,10 @@ use nix::sys::socket::{
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
-/// Fewer malloc arenas: vminit's threads are many, small and mostly asleep.
+/// Limits the malloc arenas: vminit has many small threads that mostly sleep.
 pub(crate) fn one_malloc_arena() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: called first thing in main, before any thread; the parameters are constants of malloc.h.
+    // SAFETY: called first in main, before any thread; the parameters are constants of malloc.h.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 64 << 10);
@@ -23,7 +23,7 @@ pub(crate) fn one_malloc_arena() {
     }
 }
 
-/// Takes every variable out of this process's environment (the kernel passes unknown words of its command line
+/// Removes every variable from this process's environment (the kernel passes unknown words of its command line
 /// here).
 pub(crate) fn clear_environment() {
     // SAFETY: called in main before any thread.
@@ -56,7 +56,7 @@ pub(crate) fn vsock_listen(port: u32) -> io::Result<OwnedFd> {
     Ok(listener)
 }
 
-/// A listening AF_VSOCK socket for many connections at once, which are never waited for.
+/// A listening non-blocking AF_VSOCK socket for many connections.
 pub(crate) fn vsock_listen_for_many(port: u32) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let listener = socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;
@@ -65,7 +65,7 @@ pub(crate) fn vsock_listen_for_many(port: u32) -> io::Result<OwnedFd> {
     Ok(listener)
 }
 
-/// The next connection and the context id of its other end.
+/// Accepts a connection and returns it with the peer's context id.
 pub(crate) fn vsock_accept(listener: &impl AsFd) -> io::Result<(OwnedFd, u32)> {
     let raw = accept4(listener.as_fd().as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
     // SAFETY: the kernel has just returned this descriptor; nobody else owns it.

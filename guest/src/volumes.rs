@@ -1,5 +1,5 @@
-//! The pod's volumes, mounted once when the pod is loaded, one directory each. What a container sees of them is the business of
-//! `magikvm_containers`. Must not know: the supervisor, the wire.
+//! The pod's volumes, each mounted once in a separate directory when the pod is loaded. `magikvm_containers` decides what a container sees of
+//! them. Must not know: the supervisor, the wire.
 
 use crate::load::{self, LoadError, file_error};
 use magikvm_proto::path;
@@ -14,9 +14,9 @@ use std::path::Path;
 
 /// Where file systems of the scratch disk are mounted, hidden from containers.
 const SCRATCH: &str = "/run/scratch";
-/// Mode of an emptyDir, as the kubelet makes it.
+/// Mode of an emptyDir, as in the kubelet.
 const EMPTY_DIR_MODE: u32 = 0o777;
-/// Mounts all volumes, each at a directory of its own.
+/// Mounts every volume in a separate directory.
 pub(crate) fn mount_all(site: &Site, plan: &GuestPlan) -> Result<(), LoadError> {
     let partitions: BTreeSet<u32> = plan
         .volumes
@@ -30,7 +30,7 @@ pub(crate) fn mount_all(site: &Site, plan: &GuestPlan) -> Result<(), LoadError> 
         let target = Path::new(SCRATCH).join(partition.to_string());
         make_dir(&target)?;
         let device = format!("{}{partition}", path::SCRATCH_DISK);
-        // What is freed goes back to the host's disk.
+        // Freed blocks go back to the host's disk.
         load::mount_device(&device, &target, "ext4", MsFlags::MS_NODEV, Some("discard"))?;
     }
     if plan.volumes.iter().any(|volume| volume.source == VolumeSource::Shared) {

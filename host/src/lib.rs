@@ -1,9 +1,10 @@
-//! The magikvm host: runs a Kubernetes Pod on this machine inside one hardware microVM, with no daemon.
+//! The magikvm host: runs a Kubernetes Pod on this host inside one hardware microVM, without a daemon.
 //!
-//! [`pod::interface::PodRuntimeInterface`] is the library's surface: run_pod, stop_pod, pause_pod, resume_pod, delete_pod. Modules may use only those below them:
+//! [`pod::interface::PodRuntimeInterface`] is the library's surface: run_pod, stop_pod, pause_pod, resume_pod, delete_pod. A module may
+//! use only the modules to its right:
 //! `cli`, `monitor`, `pod`, `runtime`, `manifest`, `vmm`, `net`, `volume`, `jail`, `process`, `agent`, `image`, `store`, `signals`, `os`.
 //!
-//! Without the feature `vmm` there is only what reads manifests and filters frames.
+//! Without the feature `vmm` only the manifest parser and the frame filter remain.
 
 pub mod agent;
 #[cfg(feature = "vmm")]

@@ -1,4 +1,4 @@
-//! The whole flow from an order to a guest image at its place.
+//! The whole flow from an order to a finished guest image.
 
 use crate::child::{self, ChildError, Interrupted, Log};
 use crate::compile::{CompileError, Recipe, Source};
@@ -18,10 +18,10 @@ use std::process::{Command, Stdio};
 
 /// Steps of [`build`].
 pub const STEPS: usize = 10;
-/// Bytes of an init program.
+/// Most bytes of an init program.
 const MAX_INIT: u64 = 64 << 20;
 
-/// Why there is no guest image.
+/// Why the guest image could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The user asked to stop.
@@ -29,17 +29,15 @@ pub enum BuildError {
     Interrupted(#[from] Interrupted),
     #[error("required programs or packages are missing:{}", list(.0))]
     MissingTools(Vec<Tool>),
-    /// The init program is not where it is looked for.
     #[error("the init program {} does not exist", .0.display())]
     NoInit(PathBuf),
-    /// The init program is not one.
     #[error("the init program {} {source}", path.display())]
     Init {
         path: PathBuf,
-        /// What is wrong with it.
+        /// Why the program is refused.
         source: ElfError,
     },
-    /// The init program and this builder do not belong together.
+    /// The init program and this builder speak different generations of the wire.
     #[error("the init program {} has wire generation {found}, but this magikvm-image builds images of generation {GENERATION}", path.display())]
     InitGeneration { path: PathBuf, found: u32 },
     /// The kernel can't be compiled.
@@ -55,11 +53,11 @@ pub enum BuildError {
     Cpio(#[from] CpioError),
     #[error(transparent)]
     File(#[from] FileError),
-    /// The image can't be put at its place.
+    /// The image can't be put at its destination.
     #[error(transparent)]
     Stage(#[from] StageError),
-    /// The image was not what had been written.
-    #[error("the new image did not pass its own check")]
+    /// The image read back differs from the one written.
+    #[error("the check of the new image failed")]
     Check(#[source] ImageError),
 }
 
@@ -85,26 +83,26 @@ impl From<ChildError> for BuildError {
     }
 }
 
-/// Source of the kernel.
+/// Where the kernel comes from.
 #[derive(Debug, Clone)]
 pub enum KernelOrder {
-    /// A file that the user gives.
+    /// A kernel given by the user.
     Ready(PathBuf),
     Compile(Recipe),
 }
 
-/// A guest image to make.
+/// A request to build a guest image.
 #[derive(Debug, Clone)]
 pub struct Order {
     pub arch: Arch,
     pub out: PathBuf,
-    /// With this program as `/init`.
+    /// The program that becomes `/init`.
     pub init: PathBuf,
     pub kernel: KernelOrder,
     pub path: OsString,
 }
 
-/// Makes a guest image: each line is a step that the user sees.
+/// Builds a guest image. Each line is a step that the user sees.
 pub fn build(order: &Order, steps: &mut Steps) -> Result<GuestImage, BuildError> {
     steps.run("Checking the tools", |step| check_tools(order, step))?;
     let init =
@@ -161,12 +159,12 @@ impl InitProgram {
                 return Err(BuildError::InitGeneration { path: path.to_owned(), found: stamp.generation });
             }
             Some(stamp) => step.note(format!("version {}, {} KiB", stamp.version, bytes.len() >> 10)),
-            None => step.note("not a stamped vminit: its wire generation is taken on trust"),
+            None => step.note("not a stamped vminit: its wire generation cannot be checked"),
         }
         Ok(Self { bytes, version: stamp.map(|stamp| stamp.version) })
     }
 
-    /// The initramfs holds the init program, and the console that the kernel opens for it before it has mounted anything.
+    /// The initramfs contains the init program, and the console that the kernel opens for it before anything is mounted.
     fn initramfs(&self) -> Result<Vec<u8>, CpioError> {
         Archive::new()
             .directory("dev", 0o755)
@@ -180,7 +178,7 @@ impl InitProgram {
     }
 }
 
-/// Checks the kernel, strips it if it needs that, and puts it on the stage.
+/// Checks the kernel, strips it if necessary, and writes it to the stage.
 fn take_kernel(
     file: &Path,
     order: &Order,
@@ -241,7 +239,7 @@ fn finish(
         .into(),
     };
     files::write(&stage.dir().join(MANIFEST), &manifest.to_json(), 0o644)?;
-    // Read back: what is put at its place is what was written.
+    // Read back, to prove that what is installed is what was written.
     let image = GuestImage::open(stage.dir()).map_err(BuildError::Check)?;
     image.verify().map_err(BuildError::Check)?;
     Ok(GuestImage { dir: stage.commit()?, manifest: image.manifest })

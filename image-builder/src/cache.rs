@@ -1,4 +1,4 @@
-//! Keeps compiled kernels by the content of what they were made from. Safe with several builders at once.
+//! Keeps compiled kernels by a digest of their ingredients. Several builders may use it at once.
 //!
 //! `<cache>/kernel/<key>/` holds `vmlinux`, `vmlinux.sha256`, `config` and `build.log`; `<key>.lock` beside it is held by
 //! the builder that works on it. Everything may be deleted at any time.
@@ -21,16 +21,16 @@ pub enum CacheError {
     Interrupted(#[from] Interrupted),
 }
 
-/// What a kernel is made from, as one short text. The same key means the same kernel.
+/// Everything that determines a compiled kernel, as one short text. Equal keys mean equal kernels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key(String);
 
 impl Key {
-    /// The key of these named ingredients, in this order.
+    /// The key of these named ingredients in this order.
     pub fn of(ingredients: &[(&str, &str)]) -> Self {
         let mut hasher = Sha256::new();
         for (name, value) in ingredients {
-            // Lengths, so that no two lists of ingredients are the same bytes.
+            // The lengths keep different lists of ingredients from hashing the same bytes.
             hasher.update(format!("{} {name} {} {value}\n", name.len(), value.len()));
         }
         let digest = magikvm_proto::guest_image::Sha256Hex::from_bytes(hasher.finalize().into());
@@ -38,7 +38,7 @@ impl Key {
     }
 }
 
-/// One kernel of the cache, held by this process.
+/// One entry of the cache, locked by this process.
 #[derive(Debug)]
 pub struct Entry {
     dir: PathBuf,
@@ -46,7 +46,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Takes hold of an entry; while another builder has it, `wait` is called now and then.
+    /// Locks an entry. While another builder holds it, `wait` is called now and then.
     pub fn lock(cache: &Path, key: &Key, stop: &Stop, wait: &mut dyn FnMut()) -> Result<Self, CacheError> {
         let kernels = cache.join("kernel");
         let dir = kernels.join(&key.0);
@@ -58,7 +58,7 @@ impl Entry {
             stop.check()?;
             match lock.try_lock() {
                 Ok(()) => return Ok(Self { dir, lock }),
-                // Looked at now and then rather than waited for, so that Ctrl-C is heard.
+                // Polled rather than waited for, so that Ctrl-C takes effect.
                 Err(TryLockError::WouldBlock) => {
                     wait();
                     std::thread::sleep(Duration::from_millis(100));
@@ -68,8 +68,8 @@ impl Entry {
         }
     }
 
-    /// Standard input for a program that works on this entry: empty, and a hold on the lock. A program that outlives a killed
-    /// builder for a moment so keeps the next builder out until it is gone.
+    /// Standard input for a program that works on this entry: empty, and a share of the lock. A program that outlives a killed
+    /// builder for a moment thus keeps the next builder out until it has ended.
     pub fn stdin(&self) -> Result<Stdio, CacheError> {
         Ok(self.lock.try_clone().map_err(FileError::at("share the lock of", &self.dir))?.into())
     }
@@ -79,14 +79,14 @@ impl Entry {
         self.dir.join(name)
     }
 
-    /// The kernel, if it is there and unharmed.
+    /// The kernel, if it exists and is undamaged.
     pub fn kernel(&self) -> Option<PathBuf> {
         let stated = fs::read_to_string(self.path("vmlinux.sha256")).ok()?;
         let found = files::sha256_file(&self.path("vmlinux")).ok()?;
         (stated.trim_end() == found.as_str()).then(|| self.path("vmlinux"))
     }
 
-    /// Takes a compiled kernel and its configuration into the entry. The digest comes last: without it there is no kernel.
+    /// Stores a compiled kernel and its configuration. The digest is written last: without it the entry has no kernel.
     pub fn store(&self, kernel: &Path, config: &Path) -> Result<PathBuf, CacheError> {
         let (file, digest) = (self.path("vmlinux"), self.path("vmlinux.sha256"));
         if digest.exists() {
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     fn entry(cache: &Path, key: &Key) -> Entry {
-        // A child that another test is just starting has a copy of every open file until its exec.
+        // A child that another test is just starting holds a copy of every open file until its exec.
         let mut waits = 0;
         let mut wait = || {
             waits += 1;

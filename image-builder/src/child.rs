@@ -1,4 +1,4 @@
-//! Runs another program: its output into a log and to a listener, and its whole process group gone when the user asks to stop.
+//! Runs another program: its output goes to a log and to a listener, and its whole process group ends when the user asks to stop.
 
 use crate::files::FileError;
 use nix::sys::signal::{Signal, killpg};
@@ -14,13 +14,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
-/// How often a quiet child is checked, and how soon a request to stop is noticed.
+/// How often a quiet child and a request to stop are checked.
 const TICK: Duration = Duration::from_millis(200);
-/// How long a child gets to end by itself after SIGTERM.
+/// How long a child may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
-/// Bytes of one line of output; the rest counts as the next line.
+/// Most bytes of one line of output; the rest counts as the next line.
 const MAX_LINE: u64 = 4096;
-/// Lines shown of a child that failed.
+/// How many lines of a failed child's output are shown.
 const TAIL: usize = 20;
 
 /// The user asked to stop.
@@ -33,7 +33,7 @@ pub struct Interrupted;
 pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// Set by SIGINT, SIGTERM and SIGHUP. The second SIGINT ends the process on the spot.
+    /// Set by SIGINT, SIGTERM and SIGHUP. The second SIGINT ends the process immediately.
     pub fn on_signals() -> io::Result<Self> {
         use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
         let stop = Self::default();
@@ -44,23 +44,22 @@ impl Stop {
         Ok(stop)
     }
 
-    /// An error once the user has asked to stop.
+    /// Returns an error once the user has asked to stop.
     pub fn check(&self) -> Result<(), Interrupted> {
         if self.0.load(Ordering::Relaxed) { Err(Interrupted) } else { Ok(()) }
     }
 }
 
-/// Why a child did not do its work.
+/// Why a child did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum ChildError {
-    /// It could not be started.
     #[error("cannot start {program}")]
     Spawn {
         program: String,
         #[source]
         source: io::Error,
     },
-    /// It ended with an error.
+    /// The child ended with an error.
     #[error("`{command}` failed ({status}); the end of {}:\n{tail}", log.display())]
     Failed {
         command: String,
@@ -69,15 +68,15 @@ pub enum ChildError {
         log: PathBuf,
         tail: String,
     },
-    /// Its log could not be written, or it could not be waited for.
+    /// Its log could not be written, or waiting for it failed.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The user asked to stop, and the child is gone.
+    /// The user asked to stop, and the child has ended.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
 }
 
-/// The log of all children of one job.
+/// The common log of all children of one job.
 #[derive(Debug)]
 pub struct Log {
     file: File,
@@ -85,7 +84,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// An empty log, in place of an older one.
+    /// Creates an empty log, which replaces an older one.
     pub fn create(path: &Path) -> Result<Self, FileError> {
         let file = File::create(path).map_err(FileError::at("create", path))?;
         Ok(Self { file, path: path.to_owned() })
@@ -96,7 +95,7 @@ impl Log {
     }
 }
 
-/// Runs the command to its end, its standard input as the caller has set it. `listen` gets every line of its output, and `None` whenever it was quiet for a while.
+/// Runs the command to its end with the standard input that the caller has set. `listen` gets every line of its output, and `None` whenever it was quiet for a while.
 ///
 /// The output comes through a pipe that this process reads: if this process is killed, the child ends at its next line.
 pub fn run(
@@ -116,7 +115,7 @@ pub fn run(
     let (reader, writer) = io::pipe().map_err(spawn_error)?;
     command.stdout(writer.try_clone().map_err(spawn_error)?).stderr(writer).process_group(0);
     let mut child = command.spawn().map_err(spawn_error)?;
-    // The command holds the pipe's other end: with it open the reader would never see the end.
+    // The command holds the pipe's other end. While it is open, the reader would never see the end.
     drop(command);
     let lines = read_lines(reader);
     let mut tail = VecDeque::with_capacity(TAIL);
@@ -172,11 +171,11 @@ fn follow(
     }
 }
 
-/// Ends the child's process group and waits until nobody of it holds the output any more, so that its files can be removed.
+/// Ends the child's process group and waits until none of its processes holds the output any more, so that its files can be removed.
 fn end(child: &mut Child, lines: &Receiver<Vec<u8>>) {
     let group = i32::try_from(child.id()).map(Pid::from_raw);
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-        // A group that is gone already is what we want. The child is not reaped yet, so the number is still its own.
+        // A group that no longer exists is fine. The child is not reaped yet, so the number still belongs to it.
         let _gone = group.is_ok_and(|group| killpg(group, signal).is_err());
         let deadline = Instant::now() + GRACE;
         loop {
@@ -235,11 +234,11 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_to_stop_ends_the_grandchildren_too() {
+    fn a_request_to_stop_ends_the_grandchildren_too() {
         let (_dir, mut log) = log();
         let stop = Stop::default();
         let started = Instant::now();
-        // The background process holds the output open: `run` returns only when it, too, is gone.
+        // The background process holds the output open: `run` returns only when that process has ended too.
         let error = run(shell("sleep 1000 & echo ready; wait"), &mut log, &stop, &mut |line| {
             if line == Some("ready") {
                 stop.0.store(true, Ordering::Relaxed);

@@ -98,7 +98,7 @@ impl From<ArchArg> for Arch {
     }
 }
 
-/// What a verb can fail with.
+/// Why a subcommand failed.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
     #[error(transparent)]
@@ -118,7 +118,7 @@ enum CliError {
 /// Runs the program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    // A panic is our fault. Its exit code differs from those of errors that the user can fix.
+    // A panic is a bug. Its exit code differs from those of errors that the user can fix.
     match std::panic::catch_unwind(|| run(&cli)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
@@ -205,7 +205,7 @@ fn text(image: &GuestImage) -> String {
 const USER: u8 = 1;
 const ENVIRONMENT: u8 = 3;
 const INTERNAL: u8 = 70;
-/// 128 + SIGINT, as shells say it.
+/// 128 + SIGINT, as shells report it.
 const INTERRUPTED: u8 = 130;
 
 fn exit_code(error: &CliError) -> u8 {
@@ -232,7 +232,7 @@ fn exit_code(error: &CliError) -> u8 {
     }
 }
 
-/// A missing path or a file that is too long was the user's choice; a full disk or a missing permission was not.
+/// The user chose a missing path or a file that is too long, but not a full disk or a missing permission.
 fn of_file(error: &FileError) -> u8 {
     match error {
         FileError::TooLong { .. } => USER,
@@ -286,6 +286,6 @@ fn report(error: &CliError) {
     if let Some(hint) = hint(error) {
         text.push_str(&format!("Hint: {hint}\n"));
     }
-    // With standard error closed there is nobody to tell.
+    // If standard error is closed, the error can't be shown.
     let _told = io::stderr().write_all(text.as_bytes()).is_ok();
 }

@@ -1,7 +1,7 @@
-//! Compiles the guest's kernel from a source archive: unpack, configure, make. The result goes to the cache.
+//! Compiles the guest's kernel from a source archive: unpack, configure, make. The result is stored in the cache.
 //!
-//! The same archive, options and compiler give the same bytes: the environment is emptied, time, user and host are fixed,
-//! and the kernel is compiled inside its own tree, where every path that gets into it is relative.
+//! The same archive, options and compiler give the same bytes: the environment is cleared, time, user and host are fixed,
+//! and the kernel is compiled inside its own tree, so that every embedded path is relative.
 
 use crate::cache::{CacheError, Entry, Key};
 use crate::child::{self, ChildError, Interrupted, Log};
@@ -16,11 +16,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// To be raised when anything below changes what comes out.
+/// Must be raised when a change below changes the result.
 const RECIPE_VERSION: &str = "1";
 const MAX_CONFIG: u64 = 4 << 20;
 
-/// Why there is no kernel.
+/// Why the kernel could not be compiled.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
     #[error(transparent)]
@@ -28,19 +28,19 @@ pub enum CompileError {
     /// The cache can't be used.
     #[error(transparent)]
     Cache(CacheError),
-    /// A program that we ran failed.
+    /// A program failed.
     #[error(transparent)]
     Child(ChildError),
     /// The user asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
-    /// A tool does not tell its version.
+    /// A tool does not report its version.
     #[error("`{0} --version` does not work")]
     NoVersion(&'static str),
-    /// The archive is of something else.
+    /// The archive does not contain a kernel.
     #[error("{} is not a Linux source archive: it has no top-level Makefile and Kconfig", .0.display())]
     NotLinux(PathBuf),
-    /// This kernel does not know our options, or has others that exclude them.
+    /// The kernel does not know our options, or has others that exclude them.
     #[error("the kernel source {} does not accept these required options:{}", source_file.display(), list(lost))]
     LostOptions { source_file: PathBuf, lost: Vec<Lost> },
 }
@@ -67,10 +67,10 @@ impl From<CacheError> for CompileError {
     }
 }
 
-/// Whether a kernel that was compiled before will do.
+/// Whether a kernel that was compiled earlier may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reuse {
-    /// If it was made from the same things.
+    /// Yes, if it was made from the same ingredients.
     Allowed,
     /// No: compile it again.
     Forbidden,
@@ -84,19 +84,19 @@ pub struct Recipe {
     /// Number of compilers that run at once.
     pub jobs: usize,
     pub cache: PathBuf,
-    /// Whether an earlier one will do.
+    /// Whether an earlier kernel may be used.
     pub reuse: Reuse,
     pub path: OsString,
 }
 
-/// A kernel that is there, or one still to be compiled.
+/// A compiled kernel, or one that still must be compiled.
 #[derive(Debug)]
 pub enum Source {
     Ready(PathBuf),
     Workshop(Workshop),
 }
 
-/// A place where a kernel is compiled. Dropped, it leaves only the log and what was stored.
+/// A place where a kernel is compiled. Dropping it leaves only the log and the stored files.
 #[derive(Debug)]
 pub struct Workshop {
     recipe: Recipe,
@@ -107,7 +107,7 @@ pub struct Workshop {
 }
 
 impl Recipe {
-    /// What this recipe needs and the system lacks.
+    /// What this recipe needs and the host lacks.
     pub fn missing_tools(&self) -> Vec<Tool> {
         let archive = Tool { probe: tools::Probe::File(self.source.clone()), package: "linux-source-6.12" };
         tools::missing(tools::kernel_tools(self.arch).iter().chain([&archive]), &self.path)
@@ -126,13 +126,13 @@ impl Recipe {
         ]))
     }
 
-    /// Finds the kernel in the cache, or gets hold of the place to compile it.
+    /// Finds the kernel in the cache, or locks the place to compile it.
     pub fn find(&self, step: &mut Step<'_>) -> Result<Source, CompileError> {
         let fragment = options::fragment(self.arch);
         let key = self.key(fragment)?;
         let stop = step.stop();
         let entry = Entry::lock(&self.cache, &key, &stop, &mut || {
-            step.beat(|| "another magikvm-image compiles this kernel; waiting for it".to_owned());
+            step.beat(|| "waiting for another magikvm-image that compiles this kernel".to_owned());
         })?;
         if self.reuse == Reuse::Allowed
             && let Some(kernel) = entry.kernel()
@@ -147,7 +147,7 @@ impl Recipe {
 }
 
 impl Source {
-    /// Unpacks the archive, unless the kernel is there.
+    /// Unpacks the archive, unless the kernel exists.
     pub fn unpack(&mut self, step: &mut Step<'_>) -> Result<(), CompileError> {
         match self {
             Self::Ready(_) => not_needed(step),
@@ -155,7 +155,7 @@ impl Source {
         }
     }
 
-    /// Makes the configuration, unless the kernel is there.
+    /// Writes the configuration, unless the kernel exists.
     pub fn configure(&mut self, step: &mut Step<'_>) -> Result<(), CompileError> {
         match self {
             Self::Ready(_) => not_needed(step),
@@ -163,7 +163,7 @@ impl Source {
         }
     }
 
-    /// Compiles, unless the kernel is there, and says where it is.
+    /// Compiles, unless the kernel exists, and returns its path.
     pub fn compile(self, step: &mut Step<'_>) -> Result<PathBuf, CompileError> {
         match self {
             Self::Ready(kernel) => not_needed(step).map(|()| kernel),
@@ -177,9 +177,9 @@ struct Product {
     /// The architecture's name in the kernel's source.
     arch: &'static str,
     goal: &'static str,
-    /// Where in the tree the kernel is then.
+    /// Path of the compiled kernel in the tree.
     path: &'static str,
-    /// Lines that make prints for our options, nearly. Only the shown percentage depends on it.
+    /// Approximate number of lines that make prints for our options. It affects only the percentage shown.
     lines: usize,
 }
 
@@ -197,7 +197,7 @@ fn not_needed(step: &mut Step<'_>) -> Result<(), CompileError> {
 
 impl Workshop {
     fn unpack(&mut self, step: &mut Step<'_>) -> Result<(), CompileError> {
-        // A builder that was killed may have left its tree.
+        // A killed builder may have left its tree.
         remove_tree(&self.tree)?;
         fs::create_dir(&self.tree).map_err(FileError::at("create directory", &self.tree))?;
         let mut tar = self.command("tar")?;
@@ -250,7 +250,7 @@ impl Workshop {
         Ok(())
     }
 
-    /// A command inside the tree that sees nothing of the user's environment.
+    /// A command inside the tree, isolated from the user's environment.
     fn command(&self, program: &str) -> Result<Command, CompileError> {
         let program =
             tools::find_program(program, &self.recipe.path).unwrap_or_else(|| PathBuf::from(program));
@@ -276,7 +276,7 @@ impl Workshop {
 
 impl Drop for Workshop {
     fn drop(&mut self) {
-        // Nobody is there to hear an error; the next builder tries again.
+        // An error can't be reported here; the next builder tries again.
         let _removed = remove_tree(&self.tree).is_ok();
     }
 }

@@ -1,6 +1,6 @@
-//! Writes a newc cpio archive (Linux: Documentation/driver-api/early-userspace/buffer-format.rst) that is the same for the same content.
+//! Writes a newc cpio archive (Linux: Documentation/driver-api/early-userspace/buffer-format.rst). Equal content gives equal bytes.
 //!
-//! Times, owners and inode numbers do not depend on the host: times and ids are 0, inode numbers are counted.
+//! The host does not influence the archive: times and ids are 0, inode numbers are counted.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ const S_IFDIR: u32 = 0o040_000;
 const S_IFREG: u32 = 0o100_000;
 const S_IFCHR: u32 = 0o020_000;
 
-/// An archive that can't be written.
+/// Why an archive can't be written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CpioError {
     /// The format has 32 bits for a length.
@@ -34,7 +34,7 @@ struct Entry {
     kind: FileKind,
 }
 
-/// What goes into the archive. Entries are written in the order of their paths, so a directory comes before what it holds.
+/// The archive's content. Entries are written in the order of their paths, so a directory precedes its content.
 #[derive(Debug, Default)]
 pub struct Archive {
     entries: BTreeMap<String, Entry>,

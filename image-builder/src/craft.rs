@@ -1,4 +1,4 @@
-//! For tests: small files that have the shape of a kernel and of an init program.
+//! For tests: small files shaped like a kernel and an init program.
 #![allow(dead_code, reason = "the unit tests and the integration tests each use their part")]
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
@@ -6,7 +6,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::io::Write;
 
-/// An x86-64 ELF executable with these program header types, and `content` behind them.
+/// An x86-64 ELF executable with these program header types, followed by `content`.
 pub(crate) fn elf(segments: &[u32], content: &[u8]) -> Vec<u8> {
     let mut file = b"\x7fELF\x02\x01\x01".to_vec();
     file.resize(16, 0);
@@ -41,7 +41,7 @@ pub(crate) fn arm64_image(content: &[u8]) -> Vec<u8> {
     file
 }
 
-/// A file that passes for an uncompressed kernel of this release with this embedded configuration.
+/// A file that is accepted as an uncompressed kernel with this release and this embedded configuration.
 pub(crate) fn kernel(release: &str, config: &str) -> Vec<u8> {
     elf(&[1], &kernel_content(release, config))
 }
@@ -62,13 +62,13 @@ fn kernel_content(release: &str, config: &str) -> Vec<u8> {
     content
 }
 
-/// An init program like this one, for aarch64.
+/// An init program for aarch64.
 pub(crate) fn for_aarch64(mut elf: Vec<u8>) -> Vec<u8> {
     elf[18] = 183;
     elf
 }
 
-/// A file that passes for a static init program, with a stamp.
+/// A stamped file that is accepted as a static init program.
 pub(crate) fn init(version: &str) -> Vec<u8> {
     let mut content = b"some code".to_vec();
     content.extend(magikvm_proto::guest_image::init_stamp(version));

@@ -1,19 +1,19 @@
-//! The few facts about an ELF64 file that decide whether it can be a guest's kernel or init. Reads hostile bytes.
+//! The few facts about an ELF64 file that decide whether it can be a guest's kernel or init. The input is untrusted.
 
 use magikvm_proto::guest_image::Arch;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// Why a file can't be used as the program it was given for.
+/// Why a file can't be used for its purpose.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ElfError {
-    /// A kernel in the form that boot loaders take.
+    /// A kernel in the form for boot loaders.
     #[error(
         "is a compressed kernel image (bzImage); the guest needs the uncompressed ELF file `vmlinux` of the same build"
     )]
     BzImage,
-    /// A file compressed as a whole.
+    /// A file that is compressed as a whole.
     #[error("is compressed ({0}); unpack it first")]
     Compressed(&'static str),
     #[error("is not an ELF file")]
@@ -39,7 +39,7 @@ pub enum ElfError {
     /// It has nothing to load.
     #[error("has no loadable segment")]
     NothingToLoad,
-    /// It asks for a dynamic linker, which the initramfs does not have.
+    /// It needs a dynamic linker, which the initramfs does not have.
     #[error("is dynamically linked; the initramfs holds no dynamic linker and no libraries")]
     Dynamic,
 }
@@ -47,7 +47,7 @@ pub enum ElfError {
 /// Whether a file carries debug information.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DebugInfo {
-    /// None that would need stripping.
+    /// It has none that needs stripping.
     Absent,
     /// It has `.debug_*` sections.
     Present,
@@ -60,7 +60,7 @@ const ET_DYN: u16 = 3;
 const PT_LOAD: u32 = 1;
 const PT_INTERP: u32 = 3;
 
-/// Numbers of the ELF specification's `e_machine`.
+/// Values of the ELF specification's `e_machine`.
 pub fn machine(arch: Arch) -> u16 {
     match arch {
         Arch::X86_64 => 62,
@@ -68,7 +68,7 @@ pub fn machine(arch: Arch) -> u16 {
     }
 }
 
-/// The architecture that an ELF file states; `None` for other files and other architectures.
+/// The architecture of an ELF file; `None` for other files and other architectures.
 pub fn arch_of_file(path: &Path) -> Option<Arch> {
     let mut header = [0; 20];
     File::open(path).and_then(|mut file| file.read_exact(&mut header)).ok()?;
@@ -98,7 +98,7 @@ pub fn check_static_program(bytes: &[u8], arch: Arch) -> Result<(), ElfError> {
     Ok(())
 }
 
-/// An ELF64 executable whose header was checked. Offsets are those of the ELF-64 object file format.
+/// An ELF64 executable with a checked header. Offsets are those of the ELF-64 object file format.
 struct Elf<'a> {
     bytes: &'a [u8],
 }
@@ -125,7 +125,7 @@ impl<'a> Elf<'a> {
         }
     }
 
-    /// The types of the segments, each of which must lie within the file: a file cut short is found here, not at boot.
+    /// The types of the segments. Each segment must lie within the file: a truncated file is found here, not at boot.
     fn segment_types(&self) -> Result<Vec<u32>, ElfError> {
         let (offset, size, count) = (self.u64_at(32)?, self.u16_at(54)?, self.u16_at(56)?);
         let segment_type = |index: u16| {
@@ -139,7 +139,7 @@ impl<'a> Elf<'a> {
         (0..count).map(|index| segment_type(index).ok_or(ElfError::Broken)).collect()
     }
 
-    /// Broken section headers count as "no debug information": nobody loads sections.
+    /// Broken section headers count as "no debug information", since sections are never loaded.
     fn debug_info(&self) -> DebugInfo {
         match self.section_names() {
             Some(names) if contains(names, b".debug_info\0") || contains(names, b".zdebug_info\0") => {

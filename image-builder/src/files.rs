@@ -1,4 +1,4 @@
-//! File operations whose errors name the path, with a cap on everything that is read whole.
+//! File operations whose errors name the path, with a cap on every file that is read whole.
 
 use magikvm_proto::guest_image::{GuestFile, Sha256Hex};
 use sha2::{Digest, Sha256};
@@ -7,22 +7,22 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// A file operation that failed, and where.
+/// A file operation that failed, and its path.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was tried, as a verb: "read", "create directory"…
+        /// The attempted action, as a verb: "read", "create directory"…
         action: &'static str,
         path: PathBuf,
         #[source]
         source: io::Error,
     },
-    /// A file is longer than any honest one of its kind.
+    /// A file is longer than allowed for its kind.
     #[error("{} is longer than the limit of {max} bytes", path.display())]
     TooLong {
         path: PathBuf,
-        /// Bytes allowed.
+        /// Most bytes allowed.
         max: u64,
     },
 }
@@ -33,7 +33,7 @@ impl FileError {
         move |source| Self::Io { action, path: path.to_owned(), source }
     }
 
-    /// Whether the path simply does not exist.
+    /// Whether the path does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
@@ -50,7 +50,7 @@ pub fn read(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
     Ok(bytes)
 }
 
-/// Writes a new file (or empties an old one), gives it its mode whatever the umask says, and syncs it.
+/// Writes a new file (or overwrites an old one), sets its mode regardless of the umask, and syncs it.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(mode);
@@ -61,7 +61,7 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     file.sync_all().map_err(FileError::at("sync", path))
 }
 
-/// Makes what happened to the names in a directory survive a crash.
+/// Makes changes to the names in a directory survive a crash.
 pub fn sync_dir(path: &Path) -> Result<(), FileError> {
     File::open(path).and_then(|dir| dir.sync_all()).map_err(FileError::at("sync", path))
 }

@@ -1,4 +1,4 @@
-//! The form in which virtual machine monitors load a kernel: an ELF file on x86_64, a raw `Image` on aarch64. Reads hostile bytes.
+//! The form in which virtual machine monitors load a kernel: an ELF file on x86_64, a raw `Image` on aarch64. The input is untrusted.
 
 use crate::elf::{self, DebugInfo, ElfError};
 use magikvm_proto::guest_image::Arch;
@@ -6,7 +6,7 @@ use magikvm_proto::guest_image::Arch;
 /// Why a file can't be a guest's kernel.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
-    /// It is not the ELF file that it must be, or is something else that is known.
+    /// It is not a suitable ELF file, or another known format.
     #[error(transparent)]
     Elf(#[from] ElfError),
     /// The other file of an aarch64 kernel's build.
@@ -17,7 +17,7 @@ pub enum FormatError {
         "is a compressed UEFI kernel (vmlinuz.efi); the guest needs the raw `arch/arm64/boot/Image` of the same build"
     )]
     Zboot,
-    /// No kernel for aarch64.
+    /// It is not a kernel for aarch64.
     #[error("is not a raw kernel `Image` for aarch64")]
     NotImage,
     /// For processors in big-endian mode.
@@ -28,12 +28,12 @@ pub enum FormatError {
     Truncated {
         /// Bytes of the file.
         len: u64,
-        /// Bytes of memory that the kernel needs, by its header.
+        /// Bytes of memory that the kernel needs according to its header.
         stated: u64,
     },
 }
 
-/// Bytes of an `Image`'s header, as the kernel's `Documentation/arch/arm64/booting.rst` lays it out.
+/// Length of an `Image`'s header; layout as in the kernel's `Documentation/arch/arm64/booting.rst`.
 const HEADER_LEN: usize = 64;
 const IMAGE_SIZE: usize = 16;
 const FLAGS: usize = 24;
@@ -64,8 +64,8 @@ fn check_arm64(bytes: &[u8]) -> Result<(), FormatError> {
     if flags & FLAG_BIG_ENDIAN != 0 {
         return Err(FormatError::BigEndian);
     }
-    // The header says how much memory the kernel takes, not how long the file is: what begins as zeros is not in the file. That is less than
-    // the rest, so a file of less than half is not whole. What lacks only its end, the manifest's digest tells.
+    // The header states how much memory the kernel takes, not how long the file is: the file omits what starts as zeros. That part is smaller than
+    // the rest, so a file of less than half the size is truncated. The manifest's digest detects a file that lacks only its end.
     let len = bytes.len() as u64;
     if len > stated || len < stated / 2 {
         return Err(FormatError::Truncated { len, stated });
@@ -90,7 +90,7 @@ fn what_else(bytes: &[u8]) -> FormatError {
     }
 }
 
-/// 0 where there is nothing: every caller has checked the header's length.
+/// 0 beyond the end, which can't happen: every caller has checked the header's length.
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     let field = bytes.get(at..at + 8).and_then(|field| field.try_into().ok());
     field.map_or(0, u64::from_le_bytes)

@@ -1,4 +1,4 @@
-//! Reads a kernel's own configuration out of it (CONFIG_IKCONFIG, `kernel/configs.c` of Linux): gzip data between two marks.
+//! Reads a kernel's configuration out of the kernel (CONFIG_IKCONFIG, `kernel/configs.c` of Linux): gzip data between two marks.
 
 use flate2::read::GzDecoder;
 use std::io::{self, Read};
@@ -6,19 +6,19 @@ use std::io::{self, Read};
 const START: &[u8] = b"IKCFG_ST";
 const END: &[u8] = b"IKCFG_ED";
 const GZIP: &[u8] = b"\x1f\x8b";
-/// Bytes of an unpacked configuration; those of distributions have 300 kB.
+/// Most bytes of an unpacked configuration; those of distributions have 300 kB.
 const MAX_CONFIG: u64 = 4 << 20;
 
-/// Why there is no configuration to read.
+/// Why the configuration can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum IkconfigError {
     /// The kernel was built without it.
     #[error("the kernel does not contain its configuration")]
     Absent,
-    /// The marks are there, but what is between them can't be read.
+    /// The marks exist, but the data between them can't be unpacked.
     #[error("cannot unpack the configuration inside the kernel")]
     Broken(#[source] io::Error),
-    /// It is longer than any honest one.
+    /// The configuration is longer than allowed.
     #[error("the configuration inside the kernel is longer than {MAX_CONFIG} bytes")]
     TooLong,
 }
@@ -31,7 +31,7 @@ pub fn extract(kernel: &[u8]) -> Result<String, IkconfigError> {
     if text.len() as u64 > MAX_CONFIG { Err(IkconfigError::TooLong) } else { Ok(text) }
 }
 
-/// The start mark may also occur as ordinary text; only one right before gzip data counts.
+/// The start mark may also occur as ordinary text; only one directly before gzip data counts.
 fn find(kernel: &[u8]) -> Option<&[u8]> {
     let mut rest = kernel;
     while let Some(at) = position(rest, START) {

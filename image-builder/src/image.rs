@@ -1,4 +1,4 @@
-//! A finished guest image: reads its manifest and checks that its files are those the manifest lists.
+//! A finished guest image: reads its manifest and checks its files against the manifest.
 
 use crate::files::{self, FileError};
 use crate::format::{self, FormatError};
@@ -7,27 +7,27 @@ use magikvm_proto::guest_image::{
 };
 use std::path::{Path, PathBuf};
 
-/// Why a directory is not a guest image to use.
+/// Why a directory is not a usable guest image.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// The manifest can't be read.
     #[error(transparent)]
     File(#[from] FileError),
-    /// There is no manifest.
+    /// The directory has no manifest.
     #[error("{} is not a guest image: it has no {MANIFEST}", .0.display())]
     NotAnImage(PathBuf),
     /// The manifest is not usable.
     #[error("{} {source}", path.display())]
     Manifest {
         path: PathBuf,
-        /// What is wrong with it.
+        /// Why it is refused.
         source: GuestManifestError,
     },
-    /// The files are not those that the manifest lists.
+    /// The files differ from those in the manifest.
     #[error("the guest image {} is damaged:{}", dir.display(), list(problems))]
     Damaged {
         dir: PathBuf,
-        /// Everything that is wrong.
+        /// All problems found.
         problems: Vec<Problem>,
     },
 }
@@ -36,28 +36,28 @@ fn list(problems: &[Problem]) -> String {
     problems.iter().map(|problem| format!("\n  {problem}")).collect()
 }
 
-/// One thing that is wrong with a part.
+/// A problem with one part.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// It can't be read.
     #[error("cannot read {name}: {source}{}", cause(source))]
     Unreadable { name: String, source: FileError },
-    /// It has another length.
+    /// Its length differs.
     #[error("{name} has {found} bytes, but the manifest says {stated}")]
     Size {
         name: String,
         /// Bytes found.
         found: u64,
-        /// Bytes that the manifest states.
+        /// Bytes according to the manifest.
         stated: u64,
     },
-    /// It has another content.
+    /// Its content differs.
     #[error("{name} does not match the manifest (its SHA-256 is {found})")]
     Content { name: String, found: String },
-    /// The kernel is not one.
+    /// The kernel is not a kernel.
     #[error("{KERNEL} {0}")]
     Kernel(FormatError),
-    /// The initramfs is not one.
+    /// The initramfs is not an archive.
     #[error("{INITRAMFS} is not a newc cpio archive")]
     Initramfs,
 }
@@ -74,7 +74,7 @@ pub struct GuestImage {
 }
 
 impl GuestImage {
-    /// Reads the manifest, and nothing else: see [`GuestImage::verify`].
+    /// Reads only the manifest; see [`GuestImage::verify`].
     pub fn open(dir: &Path) -> Result<Self, ImageError> {
         let path = dir.join(MANIFEST);
         let bytes = files::read(&path, MAX_GUEST_MANIFEST_SIZE as u64).map_err(|error| {

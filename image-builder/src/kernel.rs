@@ -1,4 +1,4 @@
-//! What a file must be to serve as a guest's kernel, whether we compiled it or the user gave it.
+//! The checks of a guest's kernel, whether it was compiled here or given by the user.
 
 use crate::elf::DebugInfo;
 use crate::files::{self, FileError};
@@ -9,7 +9,7 @@ use magikvm_proto::guest_image::Arch;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Bytes of a kernel as given, which may still carry its debug information.
+/// Most bytes of a given kernel, which may still carry its debug information.
 const MAX_KERNEL_FILE: u64 = 1 << 30;
 
 /// Why a file can't be a guest's kernel.
@@ -22,20 +22,20 @@ pub enum KernelError {
     #[error("{} {source}", path.display())]
     Format {
         path: PathBuf,
-        /// What is wrong with it.
+        /// Why it is refused.
         source: FormatError,
     },
-    /// Its configuration can't be read, so nobody can tell what it can do.
+    /// Its configuration can't be read, so its features are unknown.
     #[error("cannot check the options of {}", path.display())]
     Config {
         path: PathBuf,
         #[source]
         source: IkconfigError,
     },
-    /// It does not say its release.
+    /// It does not state its release.
     #[error("{} does not contain a \"Linux version\" banner", path.display())]
     NoRelease { path: PathBuf },
-    /// A guest can't run with it.
+    /// It lacks options that every guest needs.
     #[error("{} lacks options that the guest needs:{}", path.display(), list(missing))]
     Lacks { path: PathBuf, missing: Vec<Missing> },
 }
@@ -44,15 +44,15 @@ fn list(missing: &[Missing]) -> String {
     missing.iter().map(|missing| format!("\n  {missing}")).collect()
 }
 
-/// A kernel that the guest can run with.
+/// A kernel that a guest can run with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
     pub bytes: Vec<u8>,
-    /// Its release, as `uname -r` says it.
+    /// Its release, as `uname -r` prints it.
     pub version: String,
-    /// What it can do, by names of [`options::features`].
+    /// Its features, by the names in [`options::features`].
     pub features: BTreeSet<String>,
-    /// Whether it is to be stripped before use.
+    /// Whether it must be stripped before use.
     pub debug_info: DebugInfo,
 }
 

@@ -1,4 +1,4 @@
-//! Makes and checks magikvm guest images: a directory with `vmlinux`, `initramfs` and `manifest.json`.
+//! Builds and checks magikvm guest images: a directory with `vmlinux`, `initramfs` and `manifest.json`.
 //!
 //! Owns: the kernel's options ([`options`]), how a kernel is compiled ([`compile`]) and kept ([`cache`]), what a kernel
 //! must be ([`kernel`], [`mod@format`]), what the initramfs holds ([`cpio`], [`build`]), and the check of a finished image ([`image`]).

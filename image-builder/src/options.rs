@@ -1,4 +1,4 @@
-//! The guest kernel's options: our fragment, what must survive of it, and which of it the guest can't do without.
+//! The guest kernel's options: our fragment, which of its lines must survive, and which of its options a guest requires.
 //!
 //! Must not know: how a kernel is compiled, where a configuration came from.
 
@@ -14,11 +14,11 @@ pub fn fragment(arch: Arch) -> &'static str {
     }
 }
 
-/// The options that a `.config` sets: name without `CONFIG_` to value. What is not set is not in it.
+/// The options that a `.config` sets: name without `CONFIG_` to value. Options that are not set are not included.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options(BTreeMap<String, String>);
 
-/// How a line of a `.config` reads an option; `None` as value is "is not set".
+/// Parses a line of a `.config`; `None` as value means "is not set".
 fn option_of(line: &str) -> Option<(&str, Option<&str>)> {
     if let Some(name) = line.strip_prefix("# CONFIG_").and_then(|rest| rest.strip_suffix(" is not set")) {
         return Some((name, None));
@@ -28,7 +28,7 @@ fn option_of(line: &str) -> Option<(&str, Option<&str>)> {
 }
 
 impl Options {
-    /// Reads a `.config`. Lines that set nothing are passed over, as Kconfig does.
+    /// Reads a `.config`. Like Kconfig, it ignores lines that set nothing.
     pub fn parse(config: &str) -> Self {
         let set = |line: &str| {
             let (name, value) = option_of(line.trim_end())?;
@@ -55,7 +55,7 @@ impl Options {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lost {
     pub wanted: String,
-    /// What the configuration has instead.
+    /// The value in the configuration.
     pub found: Option<String>,
 }
 
@@ -68,7 +68,7 @@ impl fmt::Display for Lost {
     }
 }
 
-/// The lines of the fragment that did not survive into this configuration.
+/// The lines of the fragment that are missing from this configuration.
 pub fn lost(fragment: &str, config: &Options) -> Vec<Lost> {
     let lines = fragment.lines().filter_map(|line| Some((line, option_of(line)?)));
     lines
@@ -77,23 +77,23 @@ pub fn lost(fragment: &str, config: &Options) -> Vec<Lost> {
         .collect()
 }
 
-/// Whether a guest can be without a feature.
+/// Whether a guest requires a feature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
-    /// Without it no pod runs: such a kernel is refused.
+    /// No pod runs without it: such a kernel is refused.
     Required,
-    /// Without it something that a pod may ask for is missing; the manifest's feature list tells the host.
+    /// Some pods need it; the manifest's feature list tells the host.
     Optional,
 }
 
-/// Something that a guest kernel can do, and the options that make it so.
+/// Something that a guest kernel supports, and the options for it.
 #[derive(Debug, Clone, Copy)]
 pub struct Feature {
     /// Its name in a guest image's manifest.
     pub name: &'static str,
-    /// Whether a guest can be without it.
+    /// Whether a guest requires it.
     pub need: Need,
-    /// All of these must be built in, by names without `CONFIG_`.
+    /// All of these must be built in; names without `CONFIG_`.
     pub options: &'static [&'static str],
     pub why: &'static str,
 }
@@ -106,7 +106,7 @@ const fn optional(name: &'static str, options: &'static [&'static str], why: &'s
     Feature { name, need: Need::Optional, options, why }
 }
 
-/// The features that are looked for in every kernel. A test holds the tables to the fragments.
+/// The features that are checked in every kernel. A test compares the tables with the fragments.
 const FEATURES: &[Feature] = &[
     required(
         "initramfs",
@@ -183,7 +183,7 @@ const FEATURES: &[Feature] = &[
     optional("initramfs-zstd", &["RD_ZSTD"], "an initramfs compressed with zstd"),
 ];
 
-/// Those of the x86_64 machine.
+/// Features of the x86_64 VM.
 const FEATURES_X86_64: &[Feature] = &[
     required("pvh", &["64BIT", "PVH"], "QEMU enters an ELF kernel by it"),
     required(
@@ -201,9 +201,9 @@ const FEATURES_X86_64: &[Feature] = &[
     optional("virtio-pci", &["PCI", "VIRTIO_PCI"], "machines with a PCI bus"),
 ];
 
-/// Those of the aarch64 machine.
+/// Features of the aarch64 VM.
 const FEATURES_AARCH64: &[Feature] = &[
-    required("device-tree", &["64BIT", "OF"], "both drivers describe the machine by one"),
+    required("device-tree", &["64BIT", "OF"], "both drivers describe the VM by one"),
     required("psci", &["ARM_PSCI_FW"], "the guest ends its VM by it"),
     required("gic", &["ARM_GIC", "ARM_GIC_V3"], "the interrupts of both drivers"),
     required("timer", &["ARM_ARCH_TIMER"], "the only timer of these machines"),
@@ -222,7 +222,7 @@ const FEATURES_AARCH64: &[Feature] = &[
     optional("sve", &["ARM64_SVE"], "programs that use scalable vectors"),
 ];
 
-/// The features looked for on an architecture.
+/// The features that are checked on an architecture.
 pub fn features(arch: Arch) -> impl Iterator<Item = &'static Feature> + Clone {
     let machine = match arch {
         Arch::X86_64 => FEATURES_X86_64,
@@ -238,7 +238,7 @@ enum State {
     Absent,
 }
 
-/// An option that the guest can't do without, and that a kernel does not have.
+/// An option that a guest requires and a kernel lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
     /// The option, without `CONFIG_`.
@@ -255,7 +255,7 @@ impl fmt::Display for Missing {
     }
 }
 
-/// What this kernel can do, by feature names; or every required option that it lacks.
+/// The names of this kernel's features; or every required option that it lacks.
 pub fn features_of(config: &Options, arch: Arch) -> Result<BTreeSet<String>, Vec<Missing>> {
     let features = features(arch);
     let missing: Vec<Missing> = features
@@ -312,9 +312,9 @@ mod tests {
         }
     }
 
-    /// An option added to one fragment alone is most often a forgotten one.
+    /// An option that was added to only one fragment is most often forgotten in the other.
     #[test]
-    fn the_fragments_differ_only_in_what_is_about_the_machine() {
+    fn the_fragments_differ_only_in_what_is_about_the_vm() {
         const X86_64: &[&str] = &[
             "HYPERVISOR_GUEST",
             "KVM_GUEST",

@@ -1,9 +1,9 @@
-//! Where things are when the user does not say.
+//! Default directories, if the user names none.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// A default directory can't be told.
+/// A default directory can't be determined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("cannot determine the {what}: neither {variable} nor HOME is set")]
 pub struct NoHome {
@@ -28,13 +28,13 @@ pub struct Surroundings {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Root {
     Yes,
-    /// No: directories of the user.
+    /// No: the user's directories are used.
     #[default]
     No,
 }
 
 impl Surroundings {
-    /// Those of this process.
+    /// The values of this process.
     pub fn of_this_process() -> Self {
         Self {
             root: if nix::unistd::geteuid().is_root() { Root::Yes } else { Root::No },

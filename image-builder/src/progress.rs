@@ -1,18 +1,18 @@
-//! Shows the named steps of a build as they go: `[4/10] Unpacking the kernel source … 9.4 s`.
+//! Shows the named steps of a build as they proceed: `[4/10] Unpacking the kernel source … 9.4 s`.
 
 use crate::child::{Interrupted, Stop};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// How often a long step says how far it is.
+/// How often a long step shows its progress.
 const ON_TERMINAL: Duration = Duration::from_secs(1);
 const IN_A_LOG: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Output {
-    /// A line can be written over.
+    /// A line can be overwritten.
     Terminal,
-    /// A file or a pipe: lines are only added.
+    /// A file or a pipe: lines are only appended.
     Log,
 }
 
@@ -38,7 +38,7 @@ impl Steps {
         Self { out, output, total, begun: 0, stop }
     }
 
-    /// Does one step, unless the user has asked to stop.
+    /// Runs one step, unless the user has asked to stop.
     pub fn run<T, E: From<Interrupted>>(
         &mut self,
         name: &str,
@@ -56,12 +56,12 @@ impl Steps {
     }
 
     fn say(&mut self, text: &str) {
-        // Nobody looks any more: that is no reason to stop building.
+        // The build goes on even if its progress can't be shown any more.
         let _shown = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).is_ok();
     }
 }
 
-/// The step that is being done.
+/// The current step.
 pub struct Step<'a> {
     steps: &'a mut Steps,
     label: String,
@@ -77,12 +77,12 @@ impl Step<'_> {
         self.steps.stop.clone()
     }
 
-    /// What to say when the step is done, beside its time: "taken from the cache".
+    /// Sets the text that is shown beside the time when the step is done: "taken from the cache".
     pub fn note(&mut self, note: impl Into<String>) {
         self.note = Some(note.into());
     }
 
-    /// Says how far the step is, when it is time to say so again.
+    /// Shows the step's progress if it is time for that.
     pub fn beat(&mut self, how_far: impl FnOnce() -> String) {
         let period = if self.steps.output == Output::Terminal { ON_TERMINAL } else { IN_A_LOG };
         if self.shown.elapsed() < period {

@@ -1,4 +1,4 @@
-//! A guest image's directory is either the old one or the whole new one: it is made beside its place and then renamed.
+//! Replaces a guest image's directory atomically: the new one is built beside its destination and then renamed.
 
 use crate::files::{self, FileError};
 use magikvm_proto::guest_image::MANIFEST;
@@ -9,12 +9,12 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Why an image can't be put at its place.
+/// Why an image can't be put at its destination.
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
     #[error(transparent)]
     File(#[from] FileError),
-    /// What is at the place is not ours to replace.
+    /// The destination is not a guest image and must not be replaced.
     #[error("{} exists and is not a guest image (it has no {MANIFEST}), so it is not replaced", .0.display())]
     NotAnImage(PathBuf),
     /// The path cannot be a separate directory.
@@ -22,17 +22,17 @@ pub enum StageError {
     NoPlace(PathBuf),
 }
 
-/// A directory that is not at its place until [`StagedDirectory::commit`]. Dropped without it, nothing is left.
+/// A directory that is not at its destination before [`StagedDirectory::commit`]. Dropping it removes it.
 #[derive(Debug)]
 pub struct StagedDirectory {
     dir: PathBuf,
     target: PathBuf,
-    /// Held as long as the directory is in use, so that the next builder can tell it from one left by a killed builder.
+    /// Locked while the directory is in use, so that the next builder can tell it from one left by a killed builder.
     _lock: File,
 }
 
 impl StagedDirectory {
-    /// Starts a new directory beside `target`, and removes those that killed builders left there.
+    /// Creates a new directory beside `target`, and removes those that killed builders left there.
     pub fn new(target: &Path) -> Result<Self, StageError> {
         let target = resolve(target)?;
         check_replaceable(&target)?;
@@ -45,19 +45,19 @@ impl StagedDirectory {
                 .map_err(FileError::at("set the mode of", &dir))?;
             let lock = File::open(&dir).map_err(FileError::at("open", &dir))?;
             lock.lock().map_err(FileError::at("lock", &dir))?;
-            // Another builder's sweep may have come between the two; then it is gone, and we make another one.
+            // Another builder may have removed the directory before it was locked; then create another one.
             if is_still(&dir, &lock) {
                 return Ok(Self { dir, target, _lock: lock });
             }
         }
     }
 
-    /// The directory, until it is committed.
+    /// The directory before it is committed.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Puts the directory at its place, at once, and removes the image that was there.
+    /// Puts the directory at its destination atomically, and removes the image that was there.
     pub fn commit(mut self) -> Result<PathBuf, StageError> {
         files::sync_dir(&self.dir)?;
         let parent = parent_of(&self.target)?.to_owned();
@@ -69,19 +69,19 @@ impl StagedDirectory {
             exchange(&self.dir, &self.target)?;
         }
         files::sync_dir(&parent)?;
-        // What is now at the staging path, if anything, is the old image; dropping `self` removes it.
+        // The staging path now holds the old image, if there was one; dropping `self` removes it.
         Ok(std::mem::take(&mut self.target))
     }
 }
 
 impl Drop for StagedDirectory {
     fn drop(&mut self) {
-        // Nobody is there to hear an error; the next builder's sweep tries again.
+        // An error can't be reported here; the next builder tries again.
         let _removed = fs::remove_dir_all(&self.dir).is_ok();
     }
 }
 
-/// The path without links, its parents made. Its last component need not exist.
+/// Resolves links in the path and creates its parents. Its last component need not exist.
 fn resolve(target: &Path) -> Result<PathBuf, StageError> {
     let no_place = || StageError::NoPlace(target.to_owned());
     if let Ok(there) = target.canonicalize() {
@@ -128,7 +128,7 @@ fn check_replaceable(target: &Path) -> Result<(), StageError> {
 fn exchange(new: &Path, old: &Path) -> Result<(), StageError> {
     match swap(new, old) {
         Ok(()) => Ok(()),
-        // A file system that can't exchange: two renames, with a moment between them.
+        // The file system does not support an exchange: two renames, with a short gap between them.
         Err(Errno::EINVAL | Errno::ENOSYS) => {
             let mut aside = new.as_os_str().to_owned();
             aside.push(".old");
@@ -146,7 +146,7 @@ fn swap(one: &Path, two: &Path) -> nix::Result<()> {
     renameat2(AT_FDCWD, one, AT_FDCWD, two, RenameFlags::RENAME_EXCHANGE)
 }
 
-/// Done only where Linux does it.
+/// Supported on Linux only.
 #[cfg(not(target_os = "linux"))]
 fn swap(_one: &Path, _two: &Path) -> nix::Result<()> {
     Err(Errno::ENOSYS)
@@ -159,7 +159,7 @@ fn is_still(dir: &Path, open: &File) -> bool {
     }
 }
 
-/// Removes staging directories whose builder is gone: those that nobody holds locked.
+/// Removes staging directories whose builder has ended: those that are not locked.
 fn sweep(parent: &Path, prefix: &OsStr) -> Result<(), StageError> {
     let entries = fs::read_dir(parent).map_err(FileError::at("read directory", parent))?;
     for entry in entries.flatten() {

@@ -1,4 +1,4 @@
-//! The programs and headers that compiling a kernel needs, each with its Debian package. All missing ones are reported at once.
+//! The programs and headers that compiling a kernel needs, each with its Debian package. All missing ones are reported together.
 
 use magikvm_proto::guest_image::Arch;
 use std::ffi::OsStr;
@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// How the system shows that it has something.
+/// How to detect a tool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
     /// An executable file in one of the directories of `PATH`.
@@ -18,12 +18,12 @@ pub enum Probe {
     File(PathBuf),
 }
 
-/// Something that is needed, and where it is from.
+/// A required tool and its origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tool {
-    /// How to tell whether it is there.
+    /// How to detect it.
     pub probe: Probe,
-    /// The Debian package that has it.
+    /// The Debian package that contains it.
     pub package: &'static str,
 }
 
@@ -49,15 +49,15 @@ const fn header(name: &'static str, package: &'static str) -> Tool {
 /// The host's C compiler: it compiles the programs that the kernel's build runs, and finds the headers.
 const HOST_COMPILER: &str = "gcc";
 
-/// What makes and changes code for one architecture.
+/// The programs that compile and change code for one architecture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Toolchain {
-    /// What the names of its programs begin with; nothing for that of the machine itself.
+    /// Prefix of the names of its programs; empty for the host's architecture.
     pub prefix: &'static str,
-    /// The C compiler; its version is part of what a kernel is made from.
+    /// The C compiler; its version is one of a kernel's ingredients.
     pub compiler: &'static str,
     pub linker: &'static str,
-    /// Takes debug information out.
+    /// The program that removes debug information.
     pub strip: &'static str,
     compiler_package: &'static str,
     binutils_package: &'static str,
@@ -89,7 +89,7 @@ const CROSS_AARCH64: Toolchain = Toolchain {
 };
 
 impl Toolchain {
-    /// The toolchain of this host for `arch`: the host's own, or Debian's cross compiler.
+    /// The toolchain of this host for `arch`: the native one, or Debian's cross compiler.
     pub fn of(arch: Arch) -> Self {
         match arch {
             arch if Some(arch) == Arch::native() => NATIVE,
@@ -98,13 +98,13 @@ impl Toolchain {
         }
     }
 
-    /// What takes debug information out of a kernel that was given with some.
+    /// The program that removes debug information from a given kernel.
     pub fn strip_tool(self) -> Tool {
         program(self.strip, self.binutils_package)
     }
 }
 
-/// What unpacking and compiling our kernel runs. No OpenSSL, no perl: there are no modules to sign and no generated code.
+/// The programs for unpacking and compiling our kernel. No OpenSSL, no perl: no module is signed and no code is generated.
 pub fn kernel_tools(arch: Arch) -> Vec<Tool> {
     let (host, target) = (NATIVE, Toolchain::of(arch));
     let mut tools = BUILD_TOOLS.to_vec();
@@ -116,7 +116,7 @@ pub fn kernel_tools(arch: Arch) -> Vec<Tool> {
     }
     tools.splice(1..1, compilers);
     if arch == Arch::X86_64 {
-        // tools/objtool, which the x86 kernel can't be built without.
+        // tools/objtool, which the x86 kernel's build requires.
         tools.push(header("libelf.h", "libelf-dev"));
     }
     tools
@@ -133,7 +133,7 @@ const BUILD_TOOLS: &[Tool] = &[
     header("stdio.h", "libc6-dev"),
 ];
 
-/// Those of `tools` that this system lacks, in the same order.
+/// Those of `tools` that the host lacks, in the same order.
 pub fn missing<'a>(tools: impl IntoIterator<Item = &'a Tool>, path: &OsStr) -> Vec<Tool> {
     tools.into_iter().filter(|tool| !is_there(&tool.probe, path)).cloned().collect()
 }
@@ -149,7 +149,7 @@ pub fn packages(tools: &[Tool]) -> String {
     packages.join(" ")
 }
 
-/// Where a program is, by the directories of `path`.
+/// Finds a program in the directories of `path`.
 pub fn find_program(name: &str, path: &OsStr) -> Option<PathBuf> {
     let executable = |file: &PathBuf| {
         file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
@@ -163,7 +163,7 @@ fn is_there(probe: &Probe, path: &OsStr) -> bool {
         Probe::File(file) => file.is_file(),
         Probe::Header(name) => match find_program(HOST_COMPILER, path) {
             Some(compiler) => compiler_finds(&compiler, name, path),
-            // Without a compiler nobody can tell; the usual place is a good guess.
+            // Without a compiler the search path is unknown; the usual place is a good guess.
             None => Path::new("/usr/include").join(name).is_file(),
         },
     }
@@ -178,12 +178,12 @@ fn compiler_finds(compiler: &Path, header: &str, path: &OsStr) -> bool {
         .stderr(Stdio::null())
         .spawn();
     let Ok(mut child) = child else { return false };
-    // A compiler that does not read this has ended with an error, and its status says so.
+    // A compiler that does not read its input has ended with an error, which its status reports.
     let _written = child.stdin.take().is_some_and(|mut pipe| writeln!(pipe, "#include <{header}>").is_ok());
     child.wait().is_ok_and(|status| status.success())
 }
 
-/// The first line that a program says about its version.
+/// The first line of a program's version output.
 pub fn version_of(name: &str, path: &OsStr) -> Option<String> {
     let output = Command::new(find_program(name, path)?).arg("--version").env("LC_ALL", "C").output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn another_architecture_needs_its_cross_compiler_beside_that_of_the_machine() {
+    fn another_architecture_needs_its_cross_compiler_beside_that_of_the_host() {
         for arch in Arch::ALL {
             let packages = packages(&kernel_tools(arch));
             let prefix = Toolchain::of(arch).prefix;

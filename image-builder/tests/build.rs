@@ -5,6 +5,7 @@ mod common;
 use common::{
     FRAGMENT, FRAGMENT_AARCH64, World, arm64_kernel, elf, fail, init, kernel, read, stdout, succeed,
 };
+use magikvm_proto::GENERATION;
 use magikvm_proto::guest_image::Arch;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +24,8 @@ fn an_image_is_made_and_inspected() {
     assert_eq!(read(&world.path("guest/vmlinux")), read(&world.path("vmlinux")));
     let inspected = world.program().args(["inspect", "guest"]).output().unwrap();
     succeed(&inspected);
-    for word in ["Linux 6.12.999", "1.2.3 (sha256 ", "generation 2", "vsock", "virtio-fs", "x86_64"] {
+    let generation = format!("generation {GENERATION}");
+    for word in ["Linux 6.12.999", "1.2.3 (sha256 ", &generation, "vsock", "virtio-fs", "x86_64"] {
         assert!(stdout(&inspected).contains(word), "{}", stdout(&inspected));
     }
     let json = world.program().args(["inspect", "guest", "-o", "json"]).output().unwrap();
@@ -97,8 +99,9 @@ fn inspect_finds_every_way_a_part_can_be_wrong() {
     fs::remove_file(world.path("guest/vmlinux")).unwrap();
     inspect(&["initramfs has 0 bytes", "cannot read vmlinux"]);
     let manifest = world.text("guest/manifest.json");
-    fs::write(world.path("guest/manifest.json"), manifest.replace("\"generation\": 2", "\"generation\": 77"))
-        .unwrap();
+    let stated = format!("\"generation\": {GENERATION}");
+    assert!(manifest.contains(&stated), "{manifest}");
+    fs::write(world.path("guest/manifest.json"), manifest.replace(&stated, "\"generation\": 77")).unwrap();
     inspect(&["wire generation 77"]);
     fs::write(world.path("guest/manifest.json"), "{").unwrap();
     inspect(&["is not a guest image manifest", "Caused by"]);
@@ -193,9 +196,9 @@ fn an_old_image_is_replaced_only_by_a_complete_new_one_and_nothing_else_ever() {
 #[test]
 fn without_out_the_image_goes_to_the_data_directory_of_a_user() {
     let world = World::new();
-    // As root this takes another user, to whom the program and the world must be open.
+    // As root, the test runs as another user, who must have access to the program and the test's files.
     let program = world.path("magikvm-image");
-    // Copied by another process, for the reason told at `World::tool`.
+    // Copied by another process, for the reason given at `World::tool`.
     assert!(
         Command::new("cp").arg(env!("CARGO_BIN_EXE_magikvm-image")).arg(&program).status().unwrap().success()
     );

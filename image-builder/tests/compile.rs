@@ -28,7 +28,7 @@ fn a_kernel_is_compiled_once_and_then_comes_from_the_cache() {
     for part in ["initramfs", "manifest.json", "vmlinux"] {
         assert_eq!(read(&world.path("guest").join(part)), read(&world.path("other").join(part)), "{part}");
     }
-    // The tree is gone; the log and the configuration are kept.
+    // The tree is removed; the log and the configuration are kept.
     let key = world.names("cache/kernel").into_iter().find(|name| !name.ends_with(".lock")).unwrap();
     let entry = format!("cache/kernel/{key}");
     assert_eq!(world.names(&entry), ["build.log", "config", "vmlinux", "vmlinux.sha256"]);
@@ -51,7 +51,7 @@ fn a_kernel_for_another_architecture_is_compiled_with_its_cross_compiler_and_has
     assert_eq!(kernels, 2);
     succeed(&world.compile("third").output().unwrap());
     assert_eq!(world.compilations(), 1, "the second one is from the cache");
-    // What it is compiled with is part of the key.
+    // The compiler is part of the key.
     world.tool("aarch64-linux-gnu-gcc", "echo gcc of the test 2.0");
     world.tool("gcc", "echo gcc of the test 2.0");
     succeed(&world.compile("fourth").output().unwrap());
@@ -70,7 +70,7 @@ fn a_missing_cross_compiler_is_named_with_its_package() {
     for tool in ["gcc", "ld"] {
         fs::remove_file(world.path(&format!("tools/{prefix}{tool}"))).unwrap();
     }
-    // Without the directories of the system, which may have one.
+    // Without the system's directories, which may contain a compiler.
     let shell =
         "for tool in cat make tar; do [ -e tools/$tool ] || ln -s \"$(command -v $tool)\" tools/$tool; done";
     assert!(Command::new("sh").args(["-c", shell]).current_dir(world.dir.path()).status().unwrap().success());
@@ -119,7 +119,7 @@ fn nothing_of_the_users_environment_gets_into_the_kernel_and_time_and_names_are_
     let environment = world.text("env");
     let mut names: Vec<&str> = environment.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
     names.sort();
-    // PWD and the like are the shell's own.
+    // The shell itself sets PWD and a few others.
     names.retain(|name| !["PWD", "OLDPWD", "SHLVL", "_"].contains(name));
     let expected = "KBUILD_BUILD_HOST KBUILD_BUILD_TIMESTAMP KBUILD_BUILD_USER KBUILD_BUILD_VERSION LC_ALL LOCALVERSION PATH SOURCE_DATE_EPOCH TZ";
     assert_eq!(names.join(" "), expected);
@@ -229,7 +229,7 @@ fn an_interrupted_build_ends_its_compiler_and_leaves_nothing_half_done() {
     }
 }
 
-/// A zombie that nobody has waited for yet does not run.
+/// A zombie that is not reaped yet does not run.
 fn is_running(pid: &str) -> bool {
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'),
@@ -249,7 +249,7 @@ fn what_a_killed_builder_left_is_cleared_by_the_next_one() {
     assert!(world.names(".").iter().any(|name| name.contains("staging")));
     fs::remove_file(world.path("slow")).unwrap();
     let next = world.compile("guest").stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    // The compiler of the killed one goes on until it notices, and the next builder waits for it.
+    // The compiler of the killed builder continues until it notices, and the next builder waits for it.
     go.tell();
     succeed(&next.wait_with_output().unwrap());
     assert!(world.names(".").iter().all(|name| !name.contains("staging")), "{:?}", world.names("."));

@@ -1,4 +1,4 @@
-//! The guest images that `ci/test.sh` has built from Debian's kernel source and our vminit: for this host and for aarch64.
+//! The guest images that `ci/test.sh` has built from Debian's kernel source and our vminit: for the host's architecture and for aarch64.
 
 mod common;
 
@@ -44,7 +44,7 @@ fn the_real_kernels_are_taken_as_ready_ones_and_unchanged() {
 }
 
 #[test]
-fn no_path_and_no_name_of_the_building_machine_is_in_the_real_kernels() {
+fn no_path_and_no_name_of_the_build_host_is_in_the_real_kernels() {
     for guest in guests() {
         let kernel = read(&guest.join("vmlinux"));
         let contains = |text: &str| kernel.windows(text.len()).any(|window| window == text.as_bytes());

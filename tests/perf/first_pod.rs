@@ -1,5 +1,5 @@
-//! Figures of the first pod, printed beside a floor measured in the same run: the same QEMU, kernel and stitched disk with a busybox init that
-//! mounts the image, puts an overlay on it and execs. `ci/bench.sh` calls it. Never a test: machines are noisy.
+//! Figures of the first pod, printed beside a floor measured in the same run: the same QEMU, kernel and composite disk with a busybox init that
+//! mounts the image, puts an overlay on it and execs. `ci/bench.sh` calls it. Never a test, because hosts are noisy.
 
 use magikvm::store::layout::{Layout, Surroundings};
 use magikvm::store::record::Found;
@@ -12,7 +12,7 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What container and floor print, and what the clock stops at.
+/// The text that container and floor print, which stops the clock.
 const MARK: &str = "first-byte";
 const PAIRS: usize = 9;
 const PINGS: usize = 400;

@@ -1,6 +1,6 @@
-//! Figures of images, each printed beside its peer, measured in the same run: pulling a Debian system from a registry on this machine by us, by
+//! Figures of images, each printed beside its peer, measured in the same run: pulling a Debian system from a registry on this host by us, by
 //! `skopeo copy` and `umoci unpack`, and by `podman pull`; what a second image that shares its base moves; the list of a thousand images.
-//! `ci/bench.sh images` calls it. Never a test: machines are noisy.
+//! `ci/bench.sh images` calls it. Never a test, because hosts are noisy.
 
 use magikvm_tests::figures::show;
 use magikvm_tests::images::{manifest, userland};
@@ -21,7 +21,7 @@ const ROUNDS: usize = 5;
 /// Images in the list.
 const IMAGES: usize = 1000;
 const LISTS: usize = 21;
-/// First argument of this program when it runs another one and tells what that took.
+/// First argument of this program when it runs another one and reports the cost.
 const MEASURE: &str = "measure";
 
 #[derive(Debug, Clone, Copy)]
@@ -75,7 +75,7 @@ fn main() -> Result<()> {
     thousand(&bench)
 }
 
-/// Runs a program in a process between, so that the peak memory of its children is that of this program alone.
+/// Runs a program through an intermediate process, so that the peak memory of its children is that of this program alone.
 fn measure(program: &str, args: &[String]) -> Result<()> {
     let begun = Instant::now();
     let output = Command::new(program).args(args).stdin(Stdio::null()).output()?;
@@ -212,11 +212,11 @@ impl Bench {
         run(&[&program, "--root", &root, "image", "pull", &self.registry.name(name), "--plain-http", "-q"])
     }
 
-    /// Pulls the image to a place where nothing is, and takes all of it away again, which is not measured.
+    /// Pulls the image to an empty directory, and then removes everything, which is not measured.
     fn pull(&self, puller: Puller) -> Result<Taken> {
         let there = self.work.join("there");
         fs::create_dir(&there)?;
-        // What was written before is not written at the cost of this one.
+        // Earlier writes must not be flushed during this measurement.
         nix::unistd::sync();
         let name = self.registry.name("userland:1");
         let below = |part: &str| there.join(part).display().to_string();
@@ -246,7 +246,7 @@ impl Bench {
     }
 }
 
-/// Podman leaves a mount of its storage on itself.
+/// Podman leaves a bind mount of its storage.
 fn unmount_below(dir: &Path) -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));

@@ -1,4 +1,4 @@
-// Sends each datagram back that comes to the ports in its arguments, of IPv4.
+// Returns each UDP packet that arrives at the IPv4 ports in its arguments.
 #include <arpa/inet.h>
 #include <poll.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
-/* Runs in a VMM's jail in the place of the VMM, and does what a guest would do that has taken its VMM over.
- *   inmate walls SECRET PODS STORE PORT PID   tries each thing, and says of each that works that it does
- *   inmate call NAME                          makes one system call, and says what came of it */
+/* Replaces the VMM in its jail, and acts like a guest that has taken its VMM over.
+ *   inmate isolation SECRET PODS STORE PORT PID   tries each thing, and prints those that work
+ *   inmate call NAME                          makes one system call, and prints the outcome */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -153,7 +153,7 @@ static long shell(void) {
     return waitpid(child, &status, 0) == child && status == 0 ? 0 : -1;
 }
 
-static int walls(char **arguments) {
+static int isolation(char **arguments) {
     static const char *files[] = {"/etc/shadow", "/etc/passwd", "/etc/hostname", "/proc/sys/kernel/core_pattern", "/proc/1/environ",
                                   "/proc/self/mem", "/sys/kernel/uevent_helper", "/dev/mem", "/dev/vda", "/dev/sda", "/dev/fuse",
                                   "/dev/net/tun", "/dev/vsock", "/dev/tty", "/dev/ptmx", "/dev/console", "/dev/vhost-vsock"};
@@ -163,7 +163,7 @@ static int walls(char **arguments) {
         try_file(files[i]);
     }
     for (size_t i = 0; i < sizeof dirs / sizeof *dirs; i++) {
-        /* A directory on the way to something that was given is there, and holds that and nothing else. */
+        /* A parent directory of a mounted path exists, and contains only that path. */
         DIR *dir = opendir(dirs[i]);
         int entries = 0;
         for (struct dirent *entry; dir && (entry = readdir(dir));) {
@@ -224,8 +224,8 @@ static int call(const char *name) {
 
 int main(int count, char **arguments) {
     setvbuf(stderr, 0, _IOLBF, 4096);
-    if (count == 7 && strcmp(arguments[1], "walls") == 0) {
-        return walls(arguments + 2);
+    if (count == 7 && strcmp(arguments[1], "isolation") == 0) {
+        return isolation(arguments + 2);
     }
     if (count == 3 && strcmp(arguments[1], "call") == 0) {
         return call(arguments[2]);

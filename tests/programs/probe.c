@@ -1,4 +1,4 @@
-/* Tries what needs a system call of its own to be tried. Prints a line for each. */
+/* Tries actions that need special system calls, and prints a line for each. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdio.h>

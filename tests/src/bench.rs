@@ -1,4 +1,4 @@
-//! What benchmarks of whole pods share: how magikvm is called, and a QEMU set up by hand to compare it with.
+//! Shared code of the benchmarks of whole pods: how magikvm is called, and a QEMU set up by hand for comparison.
 
 use magikvm::vmm::qemu::kernel_parameters;
 use magikvm::vmm::{Accel, VmmKind};
@@ -9,13 +9,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Whatever goes wrong ends the benchmark.
+/// Any error ends the benchmark.
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// The image that containers are made of.
+/// The image of the containers.
 pub const IMAGE: &str = "demo/busybox:1";
 
-/// A magikvm of its own state, by the environment that `ci/bench.sh` sets.
+/// A magikvm with a private state directory, configured by the environment that `ci/bench.sh` sets.
 #[derive(Debug)]
 pub struct Bench {
     magikvm: PathBuf,
@@ -28,7 +28,7 @@ pub struct Bench {
     vmm: VmmKind,
 }
 
-/// A path that `ci/bench.sh` says in the environment.
+/// A path that `ci/bench.sh` sets in the environment.
 pub fn var(name: &str) -> Result<PathBuf> {
     std::env::var_os(name)
         .map(PathBuf::from)
@@ -36,7 +36,7 @@ pub fn var(name: &str) -> Result<PathBuf> {
 }
 
 impl Bench {
-    /// In a directory, with QEMU; it has [`IMAGE`].
+    /// In a directory, with QEMU and [`IMAGE`].
     pub fn new(work: &Path) -> Result<Self> {
         Self::of_driver(work, VmmKind::Qemu)
     }
@@ -70,7 +70,7 @@ impl Bench {
         command
     }
 
-    /// Runs it to its end; what it said is the error if it fails.
+    /// Runs a command to its end. If it fails, the error is its output.
     pub fn run(&self, args: &[&str]) -> Result<()> {
         let output = self.command(args).stdin(Stdio::null()).output()?;
         if output.status.success() {
@@ -93,7 +93,7 @@ impl Bench {
         Ok(path)
     }
 
-    /// A QEMU like magikvm's with the same kernel, without disk and agent: `initramfs` is looked for in `dir`, the console is its output.
+    /// A QEMU like magikvm's with the same kernel, but without disk and agent. `initramfs` is in `dir`, and the console is its output.
     pub fn bare_qemu(&self, dir: &Path, memory_mib: u64) -> Command {
         let mut command = Command::new("qemu-system-x86_64");
         let (cpu, accel) = if self.accel == "tcg" { ("max", Accel::Tcg) } else { ("host", Accel::Kvm) };

@@ -1,6 +1,6 @@
-//! Running the program: what it printed, what it exited with, and an end to it when it takes too long.
+//! Runs the program, captures its output and exit code, and kills it when it takes too long.
 
-use crate::wait::patience;
+use crate::wait::time_factor;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::ffi::OsStr;
@@ -10,10 +10,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a command may take unless a test says otherwise; times [`patience`](crate::wait::patience), as every limit.
+/// Time for a command unless a test says otherwise. It is multiplied by [`time_factor`](crate::wait::time_factor), as every limit.
 pub const LIMIT: Duration = Duration::from_secs(40);
 
-/// A command to be run.
 #[derive(Debug)]
 pub struct Cmd {
     command: Command,
@@ -21,7 +20,7 @@ pub struct Cmd {
     limit: Duration,
 }
 
-/// What came of a command.
+/// The outcome of a command.
 #[derive(Debug)]
 pub struct Output {
     /// Exit code; 128 and the number of the signal that ended it.
@@ -80,7 +79,6 @@ impl Cmd {
         self
     }
 
-    /// How long it may take.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
@@ -92,7 +90,7 @@ impl Cmd {
         self.command
     }
 
-    /// Starts it. Its output goes to files, so that nothing blocks and it can be read at any time.
+    /// Starts the command. Its output goes to files, so that nothing blocks and tests can read it at any time.
     #[track_caller]
     pub fn spawn(mut self) -> Running {
         let what = format!("{:?}", self.command);
@@ -126,7 +124,7 @@ impl Cmd {
 }
 
 fn so_far(file: &File) -> String {
-    // The child writes through the same open file description, so this one's position must not move: read by position.
+    // The child writes through the same open file description, whose position must not move: read by position.
     use std::os::unix::fs::FileExt;
     let mut bytes = vec![0; usize::try_from(file.metadata().expect("its size").len()).unwrap()];
     let read = file.read_at(&mut bytes, 0).expect("read a temporary file");
@@ -145,7 +143,7 @@ impl Running {
         i32::try_from(self.child.id()).unwrap()
     }
 
-    /// What it has printed so far.
+    /// The standard output so far.
     pub fn stdout(&self) -> String {
         so_far(&self.stdout)
     }
@@ -155,7 +153,7 @@ impl Running {
         self.stdout.metadata().expect("its size").len()
     }
 
-    /// What it has complained about so far.
+    /// The standard error so far.
     pub fn stderr(&self) -> String {
         so_far(&self.stderr)
     }
@@ -193,7 +191,7 @@ impl Running {
     /// Waits for its end; kills it and fails the test when it takes too long.
     #[track_caller]
     pub fn wait(mut self) -> Output {
-        let limit = self.limit * patience();
+        let limit = self.limit * time_factor();
         let deadline = self.started + limit;
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("wait for a child") {
@@ -224,7 +222,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) && self.child.kill().is_ok() {
-            // Whether it is reaped does not matter any more.
+            // It does not matter any more whether the process is reaped.
             self.child.wait().ok();
         }
     }

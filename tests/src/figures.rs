@@ -6,11 +6,11 @@ use std::fs;
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
-/// Above this the machine has other things to do than to be measured.
+/// Above this load of the host measurements are unreliable.
 const BUSY_PERCENT: u64 = 10;
-/// How long one looks for that.
+/// Time for measuring the load.
 const LOOK: Duration = Duration::from_secs(1);
-/// Above this the times of one and the same thing differ too much to say anything.
+/// Above this spread the times of one measurement are not significant.
 const NOISY_SPREAD: f64 = 1.5;
 
 /// Prints the median and the spread of some times, and returns the median; in milliseconds. There must be one time.
@@ -38,7 +38,7 @@ pub fn median(numbers: &mut [f64]) -> f64 {
     numbers[numbers.len() / 2]
 }
 
-/// Warns when the machine has other things to do at this moment. To be called before anything is measured.
+/// Warns if the host is busy. To be called before anything is measured.
 pub fn warn_if_busy() -> Result<(), Box<dyn Error>> {
     let (busy_before, all_before) = ticks()?;
     std::thread::sleep(LOOK);
@@ -46,25 +46,25 @@ pub fn warn_if_busy() -> Result<(), Box<dyn Error>> {
     let percent = 100 * (busy_after - busy_before) / (all_after - all_before).max(1);
     if percent > BUSY_PERCENT {
         println!(
-            "NOISY: the processors of this machine are {percent} % busy with other things; times below say little"
+            "NOISY: the processors of the host are {percent} % busy with other things; times below say little"
         );
     }
     Ok(())
 }
 
-/// What the processors have spent on work so far, and in all.
+/// Time that the processors have spent on work, and in total.
 fn ticks() -> Result<(u64, u64), Box<dyn Error>> {
     let stat = fs::read_to_string("/proc/stat")?;
     let line =
         stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).ok_or("no line of all processors")?;
     let ticks = line.split_ascii_whitespace().map(str::parse).collect::<Result<Vec<u64>, _>>()?;
-    // user, nice, system, idle, iowait, irq, softirq, steal; what guests take is part of user.
+    // user, nice, system, idle, iowait, irq, softirq, steal; the time of guests is part of user.
     let all: u64 = ticks.iter().take(8).sum();
     let idle: u64 = ticks.iter().skip(3).take(2).sum();
     Ok((all - idle, all))
 }
 
-/// Warns when times of one and the same thing lie far apart.
+/// Warns if the times of one measurement lie far apart.
 pub fn warn_if_spread(what: &str, times: &[Duration]) {
     let ends = times.iter().min().zip(times.iter().max());
     if let Some(spread) = ends.map(|(min, max)| max.as_secs_f64() / min.as_secs_f64())
@@ -74,7 +74,7 @@ pub fn warn_if_spread(what: &str, times: &[Duration]) {
     }
 }
 
-/// Reads until something has come, and says how long that took; `None` if the stream ended before. Fills `seen` with all that came.
+/// Reads until the stream has printed a text, and returns the time; `None` if the stream ended before. Collects all output in `seen`.
 pub fn time_until(
     mark: &str,
     from: &mut impl Read,

@@ -12,10 +12,10 @@ use std::process::Command;
 
 /// The initramfs in the directory of [`make`].
 pub const INITRAMFS: &str = "initramfs";
-/// The pod's own part, which is as good as empty: the floor does not read it.
+/// The pod's partition, which is nearly empty because the floor does not read it.
 const POD_BYTES: usize = 8192;
 
-/// Makes initramfs and stitched disk of a floor that prints `mark` from within an image of the store, in a new directory in `work`.
+/// Makes the initramfs and the composite disk of a floor that prints `mark` from an image of the store, in a new directory in `work`.
 pub fn make(work: &Path, layout: &Layout, image: &str, mark: &str) -> Result<PathBuf, Box<dyn Error>> {
     let dir = work.join("floor");
     let tree = work.join("floor-tree");
@@ -39,14 +39,14 @@ pub fn make(work: &Path, layout: &Layout, image: &str, mark: &str) -> Result<Pat
     let path = tree.join("init");
     fs::write(&path, init)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-    // The init's standard output is the console, which must be there before it can mount anything.
+    // The init's standard output is the console, which must exist before the init can mount anything.
     archive(&tree, "{ [ -e dev/console ] || mknod dev/console c 5 1; }", &dir.join(INITRAMFS))?;
     let image = ImageStore::open(&layout.images())?.resolve(&image.parse::<Reference>()?)?;
     let rootfs = Part { path: image.rootfs.path.clone(), size: image.rootfs.size_bytes };
     let pod = dir.join("pod.erofs");
     fs::write(&pod, vec![0u8; POD_BYTES])?;
     let pod = Part { path: pod, size: u64::try_from(POD_BYTES)? };
-    disk::stitch(&dir, &[pod, rootfs])?;
+    disk::compose(&dir, &[pod, rootfs])?;
     Ok(dir)
 }
 

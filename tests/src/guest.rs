@@ -1,4 +1,4 @@
-//! Guest images that are not as they should be.
+//! Damaged guest images.
 
 use serde_json::Value;
 use std::fs;
@@ -11,7 +11,7 @@ pub struct BadGuest {
 }
 
 impl BadGuest {
-    /// One that is not bad yet, in a new directory.
+    /// An undamaged copy in a new directory.
     pub fn copy(good: &Path, dir: &Path) -> Self {
         fs::create_dir(dir).expect("a new directory");
         for part in ["manifest.json", "vmlinux", "initramfs"] {
@@ -29,7 +29,7 @@ impl BadGuest {
         fs::read(self.dir.join(name)).expect("a part")
     }
 
-    /// Other bytes for a part, which its manifest knows of.
+    /// Replaces a part and its entry in the manifest.
     pub fn replace(&self, name: &str, bytes: &[u8]) {
         fs::write(self.dir.join(name), bytes).expect("a part");
         let path = self.dir.join("manifest.json");
@@ -39,7 +39,7 @@ impl BadGuest {
         fs::write(&path, manifest.to_string()).expect("a manifest");
     }
 
-    /// Other bytes for a part, behind its manifest's back.
+    /// Replaces a part without a change of the manifest.
     pub fn damage(&self, name: &str, bytes: &[u8]) {
         fs::write(self.dir.join(name), bytes).expect("a part");
     }
@@ -59,8 +59,8 @@ pub fn initramfs(dir: &Path, busybox: &Path, script: &str) -> Vec<u8> {
     bytes
 }
 
-/// A kernel whose first instruction is none, entered by PVH and by the 64-bit Linux boot protocol: there is no handler for that exception, nor
-/// for the one that this raises, nor for the next.
+/// A kernel whose first instruction is invalid, entered by PVH and by the 64-bit Linux boot protocol. Nothing handles that exception, the one
+/// that it raises, or the next one.
 pub fn kernel_of_one_fault() -> Vec<u8> {
     const ENTRY: u64 = 0x100_0000;
     const NOTE_AT: u64 = 64 + 2 * 56;
@@ -86,8 +86,8 @@ pub fn kernel_of_one_fault() -> Vec<u8> {
     put(note, &[4, 0, 0, 0, 8, 0, 0, 0, 18, 0, 0, 0]);
     put(note + 12, b"Xen\0");
     put(note + 16, &ENTRY.to_le_bytes());
-    // No descriptor table at all, whatever was there: `lidt` of ten zeros on the stack is not possible without a stack, so of this page's own,
-    // which are relative to the next instruction in 64-bit mode and absolute in 32-bit mode: both lie in zeros.
+    // Clears the descriptor table with `lidt` of ten zeros. There is no stack, so that the zeros are in this page: the operand is relative to the
+    // next instruction in 64-bit mode and absolute in 32-bit mode, and both addresses lie in zeros.
     let mut code = vec![0u8; 4096];
     code[..7].copy_from_slice(&[0x0f, 0x01, 0x1d, 0x00, 0x08, 0x00, 0x00]);
     // ud2, again and again.

@@ -1,4 +1,4 @@
-//! A host of its own for each test: a state root, an environment that nothing of the caller's leaks into, and the program under test.
+//! A private host for each test: a state directory, an environment without the caller's variables, and the program under test.
 
 use crate::command::{Cmd, Output};
 use crate::layout::{Tar, goarch, write_layout_for};
@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 pub const IMAGE: &str = "test/app:1";
 const ADVICE: &str = "run the tests with ci/test.sh, which builds everything they need";
 
-/// The program under test: `MAGIKVM_BIN`, else the one beside this test in cargo's directory. It must have been built with the feature
+/// The program under test: `MAGIKVM_BIN`, or else the one beside this test in cargo's directory. It must be built with the feature
 /// `testing`.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
@@ -37,7 +37,7 @@ pub fn program() -> &'static Path {
     })
 }
 
-/// A state root, its environment and its files; all of it, processes too, goes with the value.
+/// A state directory, its environment, files and processes, which all go with the value.
 #[derive(Debug)]
 pub struct Host {
     dir: tempfile::TempDir,
@@ -45,7 +45,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// One for the fake VMM, with a small image.
+    /// A host for the fake VMM, with a small image.
     pub fn fake() -> Self {
         let host = Self::bare();
         let layer = Tar::default().dir("bin/", 0o755).file("bin/app", 0o755, b"#!/bin/true\n");
@@ -79,7 +79,7 @@ impl Host {
         self.dir.path().join("root")
     }
 
-    /// A place for a test's own files, outside of the state root.
+    /// A directory for a test's files, outside of the state directory.
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join("files").join(name)
     }
@@ -121,7 +121,7 @@ impl Host {
         assert_eq!((output.stdout, output.stderr), (format!("default/{}\n", pod.name()), String::new()));
     }
 
-    /// The same for a pod whose images are pulled, which is told on standard error.
+    /// The same for a pod whose images are pulled, with progress on standard error.
     #[track_caller]
     pub fn start_fake_quietly(&self, pod: &Pod) {
         let output = self.run_fake(pod, "run").arg("-d").ok();
@@ -170,7 +170,7 @@ impl Host {
         });
     }
 
-    /// The number of a pod's process, from the pod's state: `monitor`, `fake`, or one of its VMM's.
+    /// The PID of a pod's process, from the pod's state: `monitor`, `fake`, or one of its VMM's.
     #[track_caller]
     pub fn process(&self, pod: &str, name: &str) -> i32 {
         let path = self.pod_dir(pod).join("state.json");
@@ -182,12 +182,12 @@ impl Host {
         wait::wait_for(&format!("process {name} of pod {pod}"), std::time::Duration::from_secs(20), find)
     }
 
-    /// What the machine holds of this host now.
+    /// Everything that the system holds of this host now.
     pub fn holdings(&self) -> Holdings {
         Holdings::of(&self.root(), &self.dir.path().join("tmp"))
     }
 
-    /// Fails the test, naming what leaked, unless the machine comes to hold of this host what it held before.
+    /// Fails the test with the names of leaks unless the system returns to what it held of this host before.
     #[track_caller]
     pub fn assert_as_before(&self, before: &Holdings) {
         leaks::assert_as_before(&self.root(), &self.dir.path().join("tmp"), before);
@@ -196,14 +196,14 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // Monitors first: without them nothing new is started.
+        // Monitors first, because nothing new is started without them.
         for _ in 0..100 {
             let left = processes::of_directory(self.dir.path());
             if left.is_empty() && leaks::remove_cgroups(&self.root()) {
                 return;
             }
             for process in left {
-                // It may have ended by itself in between.
+                // The process may have ended by itself meanwhile.
                 kill(Pid::from_raw(process.pid), Signal::SIGKILL).ok();
             }
             std::thread::sleep(std::time::Duration::from_millis(10));

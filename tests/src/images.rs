@@ -1,11 +1,11 @@
-//! Container images made by the tools that people make them with.
+//! Container images made by common tools.
 
 use crate::tools::run;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What changes a root file system; the result is a layer.
+/// A change of a root file system, which becomes a layer.
 pub type Change<'a> = &'a dyn Fn(&Path);
 
 /// An OCI image layout that tools put images into, by tag.
@@ -52,7 +52,7 @@ impl Images {
         }
     }
 
-    /// umoci: a file of noise, which does not compress, as one more layer. The same seed gives the same layer.
+    /// umoci: a file of incompressible noise as one more layer. The same seed gives the same layer.
     pub fn noise(&self, base: &str, tag: &str, seed: u64, bytes: usize) {
         let layer = crate::layout::Tar::default().file(&format!("noise-{seed}"), 0o644, &noise(seed, bytes));
         let file = self.dir.path().join("noise.tar");
@@ -60,7 +60,7 @@ impl Images {
         run("umoci", &[&"raw", &"add-layer", &"--image", &self.image(base), &"--tag", &tag, &file]);
     }
 
-    /// umoci: what the image is for.
+    /// umoci: the platform of the image.
     pub fn set_architecture(&self, tag: &str, architecture: &str) {
         run("umoci", &[&"config", &"--image", &self.image(tag), &"--architecture", &architecture]);
     }
@@ -120,7 +120,7 @@ pub fn noise(seed: u64, bytes: usize) -> Vec<u8> {
     noise
 }
 
-/// Where buildah keeps what it works on. Its plainest driver, so that it runs anywhere.
+/// The state of buildah, with its plainest driver, so that it runs anywhere.
 struct Storage(tempfile::TempDir);
 
 impl Storage {

@@ -1,4 +1,4 @@
-//! A program that is put into a VM's jail in the place of one of its processes (`programs/inmate.c`).
+//! A program that replaces a process in a VM's jail (`programs/inmate.c`).
 
 use crate::host::Host;
 use crate::programs::INMATE;
@@ -9,10 +9,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 
-/// Begins each line of what it says.
+/// The prefix of each line of its output.
 pub const MARK: &str = "inmate: ";
 
-/// The program, and doors of the machine that it must not find: as long as this lives they are open.
+/// The program, and open doors of the host that it must not find. They stay open as long as this value lives.
 #[derive(Debug)]
 pub struct Inmate {
     program: PathBuf,
@@ -25,7 +25,7 @@ impl Inmate {
     /// For jails of a host.
     pub fn new(host: &Host) -> Self {
         let program = host.file("inmate");
-        // One that everybody may execute, for what is to be seen outside of jails.
+        // A copy that everybody may execute, for comparison outside of jails.
         let outside = tempfile::Builder::new().prefix("magikvm-inmate-").tempdir().expect("a directory");
         fs::set_permissions(outside.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
         for path in [&program, &outside.path().join("inmate")] {
@@ -49,13 +49,13 @@ impl Inmate {
     }
 
     /// Arguments for trying everything.
-    pub fn walls(&self, host: &Host) -> Vec<String> {
+    pub fn isolation_arguments(&self, host: &Host) -> Vec<String> {
         let secret = host.file("secret");
         fs::write(&secret, "a secret").expect("write it");
         fs::set_permissions(&secret, fs::Permissions::from_mode(0o666)).expect("its mode");
         let text = |path: &Path| path.to_string_lossy().into_owned();
         vec![
-            "walls".to_owned(),
+            "isolation".to_owned(),
             text(&secret),
             text(&host.root().join("run/pods")),
             text(&host.root().join("data/images")),

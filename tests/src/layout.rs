@@ -7,7 +7,7 @@ use std::path::Path;
 
 const BLOCK: usize = 512;
 
-/// A tar archive in the making (POSIX ustar; names of at most 100 bytes).
+/// A tar archive that is being built (POSIX ustar; names of at most 100 bytes).
 #[derive(Debug, Clone, Default)]
 pub struct Tar(Vec<u8>);
 
@@ -54,7 +54,7 @@ impl Tar {
     }
 }
 
-/// Name of this machine's architecture in image configurations.
+/// Name of the host's architecture in image configurations.
 pub fn goarch() -> &'static str {
     if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" }
 }

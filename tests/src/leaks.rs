@@ -1,20 +1,20 @@
-//! The leak oracle: everything of a state root that the machine could still hold, before and after. What is there afterwards and was not
-//! there before has leaked.
+//! The leak oracle: everything of a state directory that the system could still hold, before and after. What exists afterwards and did not
+//! exist before has leaked.
 
 use crate::processes;
-use crate::wait::patience;
+use crate::wait::time_factor;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long the last process of something that was answered already may take to go.
+/// Time for the last processes of an answered request to end.
 const SETTLE: Duration = Duration::from_secs(5);
-/// Stays by design: where pods are kept, and the lock that orders their reservations.
+/// Stays by design: the directory of pods, and the lock that orders their reservations.
 const FURNITURE: [&str; 4] = ["pods", "pods/.reserve", ".", "virtualization.json"];
 
-/// What the machine holds of one state root. Each thing is a line of text that names it.
+/// What the system holds of one state directory. Each item is a line of text that names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holdings(BTreeSet<String>);
 
@@ -50,7 +50,7 @@ impl Holdings {
         Self(held)
     }
 
-    /// What is here and was not there.
+    /// The items that exist now and did not exist before.
     pub fn since<'a>(&'a self, earlier: &'a Self) -> Vec<&'a str> {
         self.0.difference(&earlier.0).map(String::as_str).collect()
     }
@@ -60,10 +60,10 @@ impl Holdings {
     }
 }
 
-/// Fails the test, naming what leaked, unless `root` comes to hold what it held before.
+/// Fails the test with the names of leaks unless the system returns to what it held of `root` before.
 #[track_caller]
 pub fn assert_as_before(root: &Path, temporary: &Path, before: &Holdings) {
-    let deadline = Instant::now() + SETTLE * patience();
+    let deadline = Instant::now() + SETTLE * time_factor();
     loop {
         let now = Holdings::of(root, temporary);
         if now == *before {
@@ -93,7 +93,7 @@ fn files(base: &Path, dir: &Path, held: &mut BTreeSet<String>) {
     }
 }
 
-/// What the control groups of all pods of a state root end in.
+/// Suffix of the control groups of all pods of a state directory.
 fn cgroup_suffix(root: &Path) -> String {
     let digest = Sha256::digest(root.join("run/pods").as_os_str().as_encoded_bytes());
     format!(".{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3])
@@ -111,14 +111,14 @@ fn cgroups(dir: &Path, suffix: &str, held: &mut BTreeSet<String>) {
     }
 }
 
-/// Takes away the control groups of a state root's pods, once nothing is in them. False: something still is.
+/// Removes the control groups of a state directory's pods when they are empty. False: a group still has processes.
 pub(crate) fn remove_cgroups(root: &Path) -> bool {
     let mut held = BTreeSet::new();
     cgroups(Path::new("/sys/fs/cgroup"), &cgroup_suffix(root), &mut held);
     held.iter().all(|group| {
         let dir = Path::new(group.trim_start_matches("cgroup "));
         let removed = fs::remove_dir(dir).is_ok();
-        // The one they are all in, with the last of them.
+        // The common parent, which goes with the last group.
         if let Some(parent) = dir.parent() {
             fs::remove_dir(parent).ok();
         }

@@ -1,5 +1,5 @@
-//! The harness of the end-to-end tests: a state root of its own for each test, real processes with bounds on their time, container images
-//! made on the spot, a real registry, and the leak oracle. Knows the product only by its command line and its files.
+//! The harness of the end-to-end tests: a private state directory for each test, real processes with time limits, container images made on the
+//! spot, a real registry, and the leak oracle. Knows the product only by its command line and its files.
 #![allow(clippy::unwrap_used, reason = "a harness: a panic is a failed test, and says where")]
 
 pub mod bench;

@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-/// A Pod to be written as a file, and what comes with it; JSON, which is YAML too.
+/// A Pod that is written as a file, with further documents. JSON is YAML too.
 #[derive(Debug, Clone)]
 pub struct Pod(Value, Vec<Value>);
 
 impl Pod {
-    /// A pod without containers yet, which are not started again.
+    /// A pod without containers yet, whose containers are not restarted.
     pub fn new(name: &str) -> Self {
         let pod = json!({
             "apiVersion": "v1",
@@ -18,7 +18,7 @@ impl Pod {
         Self(pod, Vec::new())
     }
 
-    /// A pod with one container `web`, for tests to which its containers do not matter.
+    /// A pod with one container `web`, for tests that do not care about containers.
     pub fn simple(name: &str) -> Self {
         Self::new(name).container("web", &["sleep", "1000"])
     }
@@ -80,7 +80,7 @@ impl Pod {
         self
     }
 
-    /// One more volume that the container added last sees, as a manifest says it after the name.
+    /// One more volume, mounted in the container added last. The text is the manifest's after the name.
     #[must_use]
     pub fn mount(mut self, volume: &str, path: &str, further: Value) -> Self {
         let container = self.0["spec"]["containers"].as_array_mut().unwrap().last_mut().expect("a container");

@@ -1,4 +1,4 @@
-//! How much memory processes have, and cgroups that allow them no more.
+//! The memory of processes, and cgroups that limit it.
 
 use std::error::Error;
 use std::fs;
@@ -16,14 +16,14 @@ pub fn pss(pid: i32) -> Result<u64, Box<dyn Error>> {
     kib_line(rollup.lines().find(|line| line.starts_with("Pss:")).ok_or("no Pss")?)
 }
 
-/// A cgroup of its own with a limit, of either version. Removed when dropped, which needs its processes to have gone.
+/// A cgroup with a limit, of either version. Dropping it removes the cgroup, whose processes must have ended.
 #[derive(Debug)]
 pub struct MemoryLimit {
     dir: PathBuf,
 }
 
 impl MemoryLimit {
-    /// Moves a process there, which then can have so much memory beyond what it has.
+    /// Moves a process into the cgroup. The limit applies to additional memory.
     pub fn on(pid: i32, name: &str, bytes: u64) -> Self {
         let (base, limit, swap) = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
             ("/sys/fs/cgroup", "memory.max", "memory.swap.max")
@@ -43,7 +43,7 @@ impl MemoryLimit {
 
 impl Drop for MemoryLimit {
     fn drop(&mut self) {
-        // Its processes are being reaped.
+        // The processes are still being reaped.
         for _ in 0..200 {
             if fs::remove_dir(&self.dir).is_ok() {
                 return;

@@ -1,5 +1,5 @@
-//! Networks for tests: namespaces with an address each and a wire between them, real servers in one and a resolver of its own in the other.
-//! Nothing of it is anywhere else, and it goes with the value.
+//! Networks for tests: namespaces with an address each and a virtual link between them, real servers in one and a separate resolver in the
+//! other. Nothing exists outside of them, and all of it goes with the value.
 
 use crate::host::{Host, program};
 use crate::wait::wait_for;
@@ -13,22 +13,21 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// The machine that runs pods.
+/// Address of the namespace that runs pods.
 pub const HERE_4: &str = "192.0.2.2";
 /// The same by IPv6.
 pub const HERE_6: &str = "2001:db8::2";
-/// The machine at the other end of the wire: it has all these addresses, and all servers are there.
+/// Addresses of the namespace at the other end of the link, which has all servers.
 pub const THERE: [&str; 6] =
     ["192.0.2.1", "203.0.113.5", "203.0.113.6", "169.254.169.254", "2001:db8::1", "2001:db8:1::5"];
-/// Where a server listens that is asked for much.
-pub const PATIENT: u16 = 8090;
-/// Bytes sent and read at once.
+/// Port of the server for large transfers.
+pub const BULK_PORT: u16 = 8090;
 const CHUNK: usize = 1 << 16;
 
-/// A network namespace, and a mount namespace with a `/etc/resolv.conf` of its own.
+/// A network namespace, and a mount namespace with a private `/etc/resolv.conf`.
 #[derive(Debug)]
 pub struct Namespace {
-    /// Keeps it alive until its standard input is closed.
+    /// Keeps the namespace alive until its standard input is closed.
     holder: Child,
     _dir: tempfile::TempDir,
     dir: PathBuf,
@@ -39,7 +38,7 @@ impl Namespace {
         let dir = tempfile::Builder::new().prefix("magikvm-net-").tempdir().expect("a temporary directory");
         let resolv = dir.path().join("resolv.conf");
         fs::write(&resolv, "").unwrap();
-        // Without a trial of addresses, which takes a second.
+        // Without duplicate address detection, which takes a second.
         let script = "mount --make-rprivate / && mount --bind \"$0\" /etc/resolv.conf
             for dir in /proc/sys/net/ipv6/conf/all /proc/sys/net/ipv6/conf/default; do echo 0 >$dir/accept_dad; done
             ip link set lo up && echo ready && exec cat";
@@ -83,12 +82,12 @@ impl Namespace {
         self.cmd(host, ["run", "-d"]).arg(host.manifest(pod)).ok();
     }
 
-    /// What its `/etc/resolv.conf` says from now on.
+    /// Replaces the content of its `/etc/resolv.conf`.
     pub fn set_resolv(&self, text: &str) {
         fs::write(self.dir.join("resolv.conf"), text).unwrap();
     }
 
-    /// Calls `body` on a thread in this namespace; sockets that it makes stay there.
+    /// Calls `body` on a thread in this namespace, in which its sockets stay.
     fn inside<T: Send + 'static>(&self, body: impl FnOnce() -> T + Send + 'static) -> T {
         let namespace = File::open(format!("/proc/{}/ns/net", self.pid())).unwrap();
         let thread = std::thread::spawn(move || {
@@ -98,8 +97,8 @@ impl Namespace {
         thread.join().unwrap()
     }
 
-    /// What comes back from a datagram to an address; the pod's server may not listen yet, so it is sent again until then.
-    pub fn datagram(&self, to: &str, said: &'static str) -> Option<String> {
+    /// The answer to a UDP packet. The pod's server may not listen yet, so that the packet is repeated until an answer arrives.
+    pub fn udp_answer(&self, to: &str, said: &'static str) -> Option<String> {
         const TRIES: usize = 40;
         let to: SocketAddr = to.parse().unwrap();
         self.inside(move || {
@@ -115,17 +114,17 @@ impl Namespace {
         })
     }
 
-    /// A server of TCP and UDP. To who connects it says its own address, and closes the connection. At port [`PATIENT`] it goes on: who then
-    /// writes a line `send N` gets so many bytes; who writes `take N` and so many bytes is told how many came. A datagram is sent back behind
-    /// the address. (That passt of March 2023 which Debian 12 has does not tell the guest of the other side's end once the guest has said its
-    /// own, so the server always comes first.)
+    /// A server of TCP and UDP. It sends its address to each TCP client and closes the connection. At port [`BULK_PORT`] it goes on: it answers a
+    /// line `send N` with that number of bytes, and a line `take N` and that number of bytes with the count received. It returns a UDP packet
+    /// after its address. (The passt of March 2023 in Debian 12 does not forward the other side's end of a connection to the guest once the guest
+    /// has ended its side, so that the server always ends first.)
     pub fn serve(&self, address: &str) {
         let address: SocketAddr = address.parse().unwrap();
         let (tcp, udp) =
             self.inside(move || (TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap()));
         std::thread::spawn(move || {
             for stream in tcp.incoming().map_while(Result::ok) {
-                std::thread::spawn(move || converse(stream, address.port() == PATIENT));
+                std::thread::spawn(move || converse(stream, address.port() == BULK_PORT));
             }
         });
         std::thread::spawn(move || {
@@ -137,7 +136,7 @@ impl Namespace {
         });
     }
 
-    /// A name server (dnsmasq), at port 53 of an address, that knows these names only.
+    /// A DNS server (dnsmasq) at port 53 of an address that knows only these names.
     #[track_caller]
     pub fn serve_names(&self, address: &str, names: &[(&str, &str)]) -> NameServer {
         let mut dnsmasq = Command::new("nsenter");
@@ -192,7 +191,7 @@ impl Drop for NameServer {
     }
 }
 
-/// What is asked for comes in the first line, if anything comes at all: then the server has closed the connection already.
+/// The first line is the request. If there is none, the server has closed the connection already.
 fn converse(mut stream: TcpStream, is_patient: bool) {
     let own = stream.local_addr().map(|address| address.to_string()).unwrap_or_default();
     if stream.write_all(format!("{own}\n").as_bytes()).is_err() || !is_patient {
@@ -224,16 +223,16 @@ fn converse(mut stream: TcpStream, is_patient: bool) {
     }
 }
 
-/// Two machines and a wire.
+/// Two namespaces and a link.
 #[derive(Debug)]
 pub struct Wire {
-    /// Where pods run. Its default routes lead to the other one.
+    /// The namespace that runs pods. Its default routes lead to the other one.
     pub here: Namespace,
     pub there: Namespace,
 }
 
 impl Wire {
-    /// Both, with a server at port 8080 of each address there and of the addresses here.
+    /// Both namespaces, with a server at port 8080 of each address.
     pub fn new() -> Self {
         let (here, there) = (Namespace::new(), Namespace::new());
         let peer = there.pid();
@@ -256,7 +255,7 @@ impl Wire {
         here.run("ip -6 route add default via 2001:db8::1");
         for address in THERE {
             there.serve(&at(address, 8080));
-            there.serve(&at(address, PATIENT));
+            there.serve(&at(address, BULK_PORT));
         }
         for address in ["127.0.0.1", HERE_4, HERE_6] {
             here.serve(&at(address, 8080));

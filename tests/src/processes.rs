@@ -1,4 +1,4 @@
-//! What `/proc` knows about processes.
+//! Information about processes from `/proc`.
 
 use std::collections::HashMap;
 use std::fs;
@@ -36,7 +36,7 @@ fn file_names(path: &str, needle: &str) -> bool {
     fs::read(path).is_ok_and(|bytes| bytes.windows(needle.len()).any(|window| window == needle.as_bytes()))
 }
 
-/// Whether a process has to do with a directory: by its command line, environment, working directory, program or an open file.
+/// Whether a process refers to a directory by its command line, environment, working directory, program or an open file.
 fn refers_to(pid: i32, dir: &str) -> bool {
     let below = |name: &str| format!("/proc/{pid}/{name}");
     file_names(&below("cmdline"), dir)
@@ -47,7 +47,7 @@ fn refers_to(pid: i32, dir: &str) -> bool {
         })
 }
 
-/// All live processes that have to do with a directory, and all that descend from one of them. This test program itself never counts.
+/// All live processes that refer to a directory, and their descendants, without this test program.
 pub fn of_directory(dir: &Path) -> Vec<Process> {
     let needle = dir.to_string_lossy();
     let me = i32::try_from(std::process::id()).unwrap();
@@ -80,7 +80,7 @@ pub fn of_directory(dir: &Path) -> Vec<Process> {
     chosen.into_iter().map(|pid| all[&pid].clone()).collect()
 }
 
-/// A memory figure of a process from `/proc/PID/status`, in KiB (`VmHWM` is the most it ever had resident).
+/// A memory figure of a process from `/proc/PID/status`, in KiB (`VmHWM` is the peak resident size).
 #[track_caller]
 pub fn memory_kib(pid: i32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");

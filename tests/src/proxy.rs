@@ -1,5 +1,4 @@
-//! A proxy in front of a registry that records what it is asked for and answers as badly as a test wants. HTTP/1.1, one request for each
-//! connection.
+//! A proxy in front of a registry that records requests and answers as badly as a test wants. HTTP/1.1, one request for each connection.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -9,12 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How long the registry behind it may take.
+/// Time for the registry behind the proxy.
 const UPSTREAM: Duration = Duration::from_secs(60);
-/// Lines of a head, and bytes of one.
+/// Lines of a head, and bytes of a line.
 const MAX_HEAD: (usize, u64) = (200, 64 << 10);
 
-/// A loopback port that nobody listens on now.
+/// A loopback port without a listener.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("its address").port()
@@ -46,21 +45,21 @@ impl Request {
     }
 }
 
-/// What is done with a request.
+/// The treatment of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     Forward,
     /// The registry's answer to a request for another path.
     Instead(String),
-    /// The registry's answer, and the connection is closed after so many bytes of its body.
+    /// The registry's answer, with the connection closed after this number of bytes of its body.
     CutAfter(u64),
-    /// The registry's answer, and after so many bytes of its body nothing more; the connection stays open.
+    /// The registry's answer, stalled after this number of bytes of its body; the connection stays open.
     StallAfter(u64),
     /// No answer; the connection stays open.
     Stall,
     /// The registry's answer with another `Content-Length`.
     Length(u64),
-    /// An answer of its own.
+    /// A custom answer.
     Answer {
         status: u16,
         /// Beside `Content-Length`.
@@ -89,7 +88,7 @@ struct Shared {
     is_over: AtomicBool,
 }
 
-/// A proxy that runs, and ends with the value.
+/// A running proxy, which ends with the value.
 pub struct Proxy {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -103,7 +102,7 @@ impl fmt::Debug for Proxy {
 }
 
 impl Proxy {
-    /// One in front of the server at a loopback port.
+    /// A proxy in front of the server at a loopback port.
     pub fn start(upstream_port: u16, rule: impl Fn(&Request) -> Action + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("its address");
@@ -138,7 +137,7 @@ impl Proxy {
         format!("{}/{name}", self.host())
     }
 
-    /// The requests so far, as they came. A request is here before anything of its answer is sent.
+    /// The requests so far, in order. A request is recorded before anything of its answer is sent.
     pub fn requests(&self) -> Vec<Request> {
         self.shared.requests.lock().unwrap().clone()
     }
@@ -176,7 +175,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         }
         let shared = Arc::clone(shared);
         std::thread::spawn(move || {
-            // That the other end hangs up is what many tests are about.
+            // Many tests are about an end that hangs up.
             serve(&client, &shared).ok();
             client.shutdown(Shutdown::Both).ok();
         });
@@ -213,7 +212,7 @@ fn serve(client: &TcpStream, shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-/// What is changed in the registry's answer.
+/// A change of the registry's answer.
 #[derive(Debug, Clone, Copy)]
 enum Limit {
     None,
@@ -310,7 +309,7 @@ mod tests {
         let mut stream = TcpStream::connect(address).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nX-Test: 1\r\n\r\n").unwrap();
         let mut answer = Vec::new();
-        // A cut connection may end with an error; what came before it counts.
+        // A cut connection may end with an error, but the bytes before it count.
         stream.read_to_end(&mut answer).ok();
         String::from_utf8(answer).unwrap()
     }

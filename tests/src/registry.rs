@@ -1,4 +1,4 @@
-//! A real registry (Debian's `docker-registry`) on a loopback port, filled by skopeo. What it was asked for is in its access log.
+//! A real registry (Debian's `docker-registry`) on a loopback port, filled by skopeo. Its access log shows the requests.
 
 use crate::command::{Cmd, Output};
 use crate::proxy::free_port;
@@ -14,11 +14,11 @@ use std::time::Duration;
 const START: Duration = Duration::from_secs(20);
 /// How long copying an image into it may take.
 const PUSH: Duration = Duration::from_secs(300);
-/// How often another port is tried when somebody took the one that was free.
+/// Attempts with other ports when another program took the free one first.
 const PORTS: usize = 5;
-/// Lines of the registry's own log that a failed test shows.
+/// Lines of the registry's log that a failed test shows.
 const LOG_LINES: usize = 40;
-/// How our own questions call themselves: they are not in the list of requests.
+/// User agent of the tests' own requests, which are left out of the list of requests.
 const OUR_AGENT: &str = "fixture";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -26,11 +26,11 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 pub struct RegistryOptions {
     /// It lets in only this user with this password.
     pub auth: Option<(String, String)>,
-    /// It speaks TLS, with a certificate for `localhost` and 127.0.0.1 of an authority of its own.
+    /// It speaks TLS, with a certificate for `localhost` and 127.0.0.1 from a private CA.
     pub tls: bool,
 }
 
-/// A registry that runs, and goes with the value. The thread that starts it must live as long as it is needed.
+/// A running registry, which ends with the value. The thread that starts it must live as long as it is needed.
 #[derive(Debug)]
 pub struct Registry {
     dir: tempfile::TempDir,
@@ -41,7 +41,7 @@ pub struct Registry {
     questions: Cell<u32>,
 }
 
-/// One request that the registry has answered, as its access log has it.
+/// One answered request from the registry's access log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Logged {
     /// `GET`, `HEAD` and others.
@@ -62,7 +62,7 @@ impl Logged {
 }
 
 impl Registry {
-    /// One for everybody, without TLS.
+    /// A registry for everybody, without TLS.
     #[track_caller]
     pub fn plain() -> Self {
         Self::start(RegistryOptions::default())
@@ -87,7 +87,7 @@ impl Registry {
             if registry.is_ready() {
                 return registry;
             }
-            // Another program was quicker to take the port.
+            // Another program took the port first.
             registry.port = free_port();
             registry.child = serve(registry.dir.path(), &registry.options, registry.port);
         }
@@ -129,7 +129,7 @@ impl Registry {
         self.port
     }
 
-    /// The certificate of the authority that signed the registry's, when it speaks TLS.
+    /// The certificate of the private CA, if the registry speaks TLS.
     pub fn ca(&self) -> Option<PathBuf> {
         self.options.tls.then(|| self.dir.path().join("certificates/ca.crt"))
     }
@@ -191,7 +191,7 @@ impl Registry {
 
     #[track_caller]
     fn lines(&self) -> Vec<Logged> {
-        // A line is written after the answer. One more question, whose line we wait for, comes behind all that were answered before it.
+        // A line is written after the answer. The line of one more request comes after the lines of all that were answered before it.
         self.questions.set(self.questions.get() + 1);
         let question = format!("?question={}", self.questions.get());
         assert!(matches!(self.ask(&question).trim(), "200" | "401"), "{}", self.log());
@@ -203,17 +203,17 @@ impl Registry {
         lines.into_iter().filter(|line| line.agent != OUR_AGENT).collect()
     }
 
-    /// The end of what it says itself.
+    /// The end of the registry's log.
     fn log(&self) -> String {
         let text = fs::read_to_string(self.dir.path().join("registry.log")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
 
-    /// Ends it, as `Drop` does, but the value stays for asking where it was.
+    /// Ends the registry, as `Drop` does, but its address stays available.
     pub fn stop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) && self.child.kill().is_ok() {
-            // Whether it is reaped does not matter any more.
+            // It does not matter any more whether the process is reaped.
             self.child.wait().ok();
         }
     }
@@ -269,14 +269,14 @@ fn logged(line: &str) -> Option<Logged> {
     })
 }
 
-/// The only form of passwords that the registry takes. Perl is on every Debian system and knows it by its C library.
+/// The only form of passwords that the registry takes. Perl is on every Debian system and makes it with its C library.
 fn bcrypt(password: &str) -> String {
     let salted = "print crypt($ARGV[0], q($2y$04$abcdefghijklmnopqrstuu))";
     Cmd::new("perl").env("PATH", PATH).args(["-e", salted, "--", password]).ok().stdout
 }
 
-/// An authority (`ca.crt`) and a certificate of the server, in `certificates`. Their names keep skopeo, which takes every `.crt` there for
-/// an authority and every `.cert` for a client's certificate, from taking the server's.
+/// A private CA (`ca.crt`) and a certificate of the server, in `certificates`. skopeo takes every `.crt` there for a CA and every `.cert` for a
+/// client's certificate, so that the server's certificate has another name.
 fn make_certificates(dir: &Path) {
     let certificates = dir.join("certificates");
     fs::create_dir(&certificates).unwrap();

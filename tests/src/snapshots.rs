@@ -1,8 +1,8 @@
-//! Golden texts of what people see, without what differs from run to run.
+//! Golden texts of the program's output, without the parts that differ from run to run.
 
 use insta::Settings;
 
-/// What is replaced: pattern and replacement, in this order.
+/// Patterns and their replacements, applied in this order.
 const FILTERS: [(&str, &str); 12] = [
     (r"/[^ \n\x22']*magikvm-test-\w+/root", "[ROOT]"),
     (r"/[^ \n\x22']*magikvm-test-\w+/files", "[FILES]"),

@@ -1,4 +1,4 @@
-//! A program on a terminal of its own.
+//! A program on a separate terminal.
 
 use crate::command::{Cmd, LIMIT};
 use crate::wait::wait_for;
@@ -59,7 +59,7 @@ impl Terminal {
         });
     }
 
-    /// Gives the terminal another size, which the program is told by a signal.
+    /// Resizes the terminal. A signal tells the program.
     pub fn resize(&self, rows: u16, cols: u16) {
         let line = self.line.try_clone().expect("one more descriptor");
         let arguments = ["rows".to_owned(), rows.to_string(), "cols".to_owned(), cols.to_string()];
@@ -67,7 +67,7 @@ impl Terminal {
         assert!(done.success());
     }
 
-    /// What `stty -a` says of the terminal now.
+    /// The present output of `stty -a` for the terminal.
     pub fn settings(&self) -> String {
         let line = self.line.try_clone().expect("one more descriptor");
         let said = Command::new("stty").arg("-a").stdin(line).output().expect("run stty");
@@ -86,7 +86,7 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) && self.child.kill().is_ok() {
-            // Whether it is reaped does not matter any more.
+            // It does not matter any more whether the process is reaped.
             self.child.wait().ok();
         }
     }

@@ -1,4 +1,4 @@
-//! Programs that the tests need, mounts that go away, and what is in a directory tree.
+//! Programs that the tests need, temporary mounts, and comparison of directory trees.
 
 use rustix::fs::{lgetxattr, llistxattr};
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Runs a program; a failure shows everything it said. A missing program is named with its package.
+/// Runs a program. A failure shows all of its output, and a missing program is named with its package.
 #[track_caller]
 pub fn run(program: &str, args: &[&dyn AsRef<OsStr>]) -> String {
     let mut command = Command::new(program);
@@ -126,7 +126,7 @@ pub fn files(root: &Path) -> Vec<String> {
     let mut files = Vec::new();
     let mut todo = vec![root.to_owned()];
     while let Some(dir) = todo.pop() {
-        // What other processes do meanwhile may take a directory or a file away.
+        // Other processes may remove directories and files meanwhile.
         for entry in fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok) {
             let path = entry.path();
             if path.is_dir() && !path.is_symlink() {

@@ -1,5 +1,5 @@
-//! What the tests with real VMs need beside a [`Host`]: a guest image, the VMM's programs, a container image with busybox, and their
-//! turn.
+//! Needs of the tests with real VMs in addition to a [`Host`]: a guest image, the VMM's programs, a container image with busybox, and one of
+//! the slots for VMs.
 
 use crate::Cmd;
 use crate::host::{Host, IMAGE};
@@ -11,13 +11,11 @@ use std::process::Command;
 
 const ADVICE: &str = "run the tests with ci/test.sh, which makes one and sets MAGIKVM_TEST_GUEST";
 
-/// How many processors a pod's VM has.
 pub const VCPUS: &str = "magikvm.dev/vcpus";
 
-/// How a pod is connected.
 pub const NETWORK: &str = "magikvm.dev/network";
 
-/// What runs the pods' VMs.
+/// The program that runs the pods' VMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Driver {
     /// QEMU, by software emulation, so that its tests run anywhere.
@@ -44,7 +42,7 @@ impl Driver {
         }
     }
 
-    /// Names of the processes that a VM is made of, as the state of a pod lists them. The first one is the machine.
+    /// Names of a VM's processes in the state of a pod. The first one is the VM itself.
     pub const fn processes(self) -> &'static [&'static str] {
         match self {
             Self::Qemu => &["qemu", "vhost-device-vsock"],
@@ -53,7 +51,7 @@ impl Driver {
     }
 }
 
-/// A host whose pods run in real VMs. At most two of them exist at one time on a machine, whoever made them.
+/// A host whose pods run in real VMs. At most two of them exist at one time on the system.
 #[derive(Debug)]
 pub struct VmHost {
     host: Host,
@@ -69,13 +67,13 @@ impl std::ops::Deref for VmHost {
     }
 }
 
-/// Where the guest image under test is.
+/// Path of the guest image under test.
 pub fn guest_image() -> String {
     let named = std::env::var("MAGIKVM_TEST_GUEST").or_else(|_| std::env::var("MAGIKVM_GUEST"));
     named.unwrap_or_else(|_| panic!("there is no guest image: {ADVICE}"))
 }
 
-/// What `ci/test.sh` has made for guests of aarch64.
+/// The guest image of aarch64 that `ci/test.sh` has made.
 fn for_aarch64(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| {
         panic!("{variable} is not set: run the tests with ci/test.sh, which makes what it names")
@@ -91,12 +89,12 @@ pub fn in_path(program: &str) -> PathBuf {
     })
 }
 
-/// The layer of an image with this machine's busybox under all its names.
+/// The layer of an image with the host's busybox under all of its names.
 pub fn busybox() -> Tar {
     busybox_layer(&in_path("busybox"))
 }
 
-/// The names are those of this machine's busybox, which need not be able to run the program.
+/// The names are those of the host's busybox, which need not be able to run the program.
 fn busybox_layer(program: &Path) -> Tar {
     let listed = Command::new(in_path("busybox")).arg("--list").output().expect("run busybox");
     let mut layer = Tar::default();
@@ -128,7 +126,7 @@ impl VmHost {
         Self::of(driver, &guest_image(), goarch(), busybox())
     }
 
-    /// A host whose pods run in machines of another kind: those of aarch64. Waits for its turn.
+    /// A host whose pods run in VMs of aarch64. Waits for its turn.
     pub fn aarch64() -> Self {
         let busybox = busybox_layer(Path::new(&for_aarch64("MAGIKVM_TEST_BUSYBOX_AARCH64")));
         Self::of(Driver::Qemu, &for_aarch64("MAGIKVM_TEST_GUEST_AARCH64"), "arm64", busybox)
@@ -152,7 +150,7 @@ impl VmHost {
         self.driver
     }
 
-    /// `magikvm run` of a pod, in the foreground. It has no network unless it says otherwise: that of the machine is none for tests.
+    /// `magikvm run` of a pod, in the foreground. The pod has no network unless it requests one, because tests must not use the host's network.
     pub fn run(&self, pod: &Pod) -> Cmd {
         self.cmd(["run"]).arg(self.manifest(&pod.clone().annotated(NETWORK, "none")))
     }

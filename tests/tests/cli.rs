@@ -1,4 +1,4 @@
-//! What people see: golden texts of every verb, with the fake guest.
+//! The output of the CLI: golden texts of every verb, with the fake guest.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::snapshots::assert_golden;
@@ -13,7 +13,7 @@ fn two(name: &str) -> Pod {
         .container("side", &["app"])
 }
 
-/// A host with a pod of two containers that runs and whose logs have come.
+/// A host with a running pod of two containers, whose logs are written.
 fn running() -> Host {
     let host = Host::fake();
     host.start_fake(&two("shop"), "run");
@@ -21,7 +21,7 @@ fn running() -> Host {
     host
 }
 
-/// Two containers are made and started at once, so those events come in any order.
+/// Two containers are made and started at once, so that the order of their events varies.
 fn without_starts(events: &str) -> String {
     let kept = |line: &&str| !(line.contains("web") || line.contains("side"));
     events.lines().filter(kept).fold(String::new(), |text, line| text + line + "\n")
@@ -76,7 +76,7 @@ fn logs_in_every_form() {
     assert_golden("logs-wrong-container", &shown(&["-c", "nobody"]));
 }
 
-/// Lines of two containers come in the order of their times, which differs from run to run.
+/// Lines of two containers appear in the order of their times, which differs from run to run.
 fn sorted(text: &str) -> String {
     let mut lines: Vec<&str> = text.lines().collect();
     lines[1..].sort_unstable();
@@ -328,7 +328,7 @@ fn a_reader_that_goes_away_ends_it_quietly_and_output_that_cannot_be_written_is_
     let program = magikvm_tests::host::program().display();
     let bash = |script: String| host.other("bash").args(["-c", &script]).run();
     let gone = bash(format!("{program} logs shop | head -n 0; echo ${{PIPESTATUS[0]}}"));
-    // It may have written everything before the reader goes.
+    // The command may have written everything before the reader goes.
     assert!(
         ["0\n", "141\n"].contains(&gone.stdout.as_str()) && gone.stderr.is_empty(),
         "{}",
@@ -340,7 +340,7 @@ fn a_reader_that_goes_away_ends_it_quietly_and_output_that_cannot_be_written_is_
         "{}",
         full.transcript()
     );
-    // Nobody who hears of it is no reason to stop, nor to say that it went well.
+    // A closed output neither stops the command nor makes it a success.
     let deaf = bash(format!("{program} image rm nope 2>/dev/full"));
     assert_eq!(deaf.code, 1);
 }

@@ -1,8 +1,8 @@
-//! The conformance list: small pods and what must be seen of them, for everything that can run a pod. A test is one row on one driver:
+//! The conformance list: small pods and their required behaviour, for everything that can run a pod. A test is one row on one driver:
 //! `qemu::exec::output_of_megabytes`. Rows of libkrun run in the lab.
 //!
-//! A row that sees something else on one driver declares that, with its reason, and fails when the difference disappears. The list is
-//! `docs/conformance.md` too.
+//! A row with another outcome on one driver declares the difference with its reason, and fails when the difference disappears.
+//! `docs/conformance.md` is the same list.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "conformance/attach.rs"]
@@ -17,12 +17,12 @@ mod exec;
 mod failures;
 #[path = "conformance/images.rs"]
 mod images;
+#[path = "conformance/isolation.rs"]
+mod isolation;
 #[path = "conformance/itself.rs"]
 mod itself;
 #[path = "conformance/jail.rs"]
 mod jail;
-#[path = "conformance/machine.rs"]
-mod machine;
 #[path = "conformance/manifest.rs"]
 mod manifest;
 #[path = "conformance/network.rs"]
@@ -49,12 +49,12 @@ mod table;
 mod together;
 #[path = "conformance/unit.rs"]
 mod unit;
+#[path = "conformance/vm.rs"]
+mod vm;
 #[path = "conformance/volumes.rs"]
 mod volumes;
 #[path = "conformance/volumes_own.rs"]
 mod volumes_own;
-#[path = "conformance/walls.rs"]
-mod walls;
 
 use libtest_mimic::{Arguments, Trial};
 use magikvm_tests::virtual_machine::Driver;
@@ -63,11 +63,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use unit::Unit;
 
-/// The list, in the order of the table.
+/// The groups in the order of the table.
 static GROUPS: [&Group; 20] = [
     &manifest::GROUP,
     &together::GROUP,
-    &walls::GROUP,
+    &isolation::GROUP,
     &processes::GROUP,
     &images::GROUP,
     &streams::GROUP,
@@ -76,7 +76,7 @@ static GROUPS: [&Group; 20] = [
     &stopped::GROUP,
     &ends::GROUP,
     &stops::GROUP,
-    &machine::GROUP,
+    &vm::GROUP,
     &network::GROUP,
     &pauses::GROUP,
     &ports::GROUP,
@@ -87,7 +87,7 @@ static GROUPS: [&Group; 20] = [
     &volumes_own::GROUP,
 ];
 
-/// The rows of a group on a driver, put together so that those asked for are run together as far as they may be.
+/// The units of a group on a driver: requested rows are run together as far as the group allows.
 fn units(driver: Driver, group: &'static Group, args: &Arguments) -> Vec<Unit> {
     let asked = |row: &&Row| {
         let trial = Trial::test(unit::name(driver, group, &[row]), || Ok(()));
@@ -98,13 +98,13 @@ fn units(driver: Driver, group: &'static Group, args: &Arguments) -> Vec<Unit> {
         .chunks(group.rows_together(driver))
         .map(|rows| Unit::new(driver, group, rows.to_vec()))
         .collect();
-    // The harness wants to know them, and will not run them.
+    // The harness has to know the other rows, although it will not run them.
     units.extend(others.into_iter().map(|row| Unit::new(driver, group, vec![row])));
     units
 }
 
-/// One test for each row and driver. The first rows of all units come first: who runs one runs the unit, and the others have their outcome
-/// from it, so that two threads have two units at work.
+/// One test for each row and driver. The first rows of all units come first: the test of such a row runs the whole unit, and the other rows
+/// take their outcome from it, so that two threads work on two units.
 fn rows(args: &Arguments) -> Vec<Trial> {
     let (mut first, mut rest) = (Vec::new(), Vec::new());
     for driver in Driver::ALL {

@@ -1,4 +1,4 @@
-//! The leak oracle with a failure injected at every step of the flow: a run that fails leaves nothing, and what a crash leaves, `rm` takes.
+//! The leak oracle with a failure injected at every step of the flow: a failed run leaves nothing, and `rm` removes what a crash leaves.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::{Host, Pod};
@@ -23,7 +23,7 @@ fn points() -> Vec<String> {
     points
 }
 
-/// With volumes of every kind that takes something on this machine.
+/// With volumes of every kind that uses something of the host.
 fn doomed() -> Pod {
     Pod::simple("doomed")
         .volume("disk", json!({ "emptyDir": {} }))
@@ -60,14 +60,14 @@ fn a_crash_at_any_step_leaves_what_rm_takes() {
             run.arg("-d")
                 .fails(70)
                 .complains("monitor ended before the pod ran")
-                .complains("Hint: see what is left: magikvm ps");
+                .complains("Hint: see what is left with `magikvm ps`");
         };
         crash();
         assert_ne!(host.holdings(), before, "{point}: something is left");
         assert_eq!(host.phase("doomed"), "Lost", "{point}");
         host.cmd(["rm", "doomed"]).ok();
         host.assert_as_before(&before);
-        // Removal does not depend on who does it, nor on how often.
+        // Removal does not depend on the process that removes, nor on the number of attempts.
         crash();
         host.cmd(["rm", "-f", "doomed"]).ok();
         host.cmd(["rm", "doomed"]).fails(1);
@@ -84,7 +84,7 @@ fn a_crash_at_any_step_leaves_what_rm_takes() {
     }
 }
 
-/// A file system of its own below a state root.
+/// A separate file system below a state directory.
 struct Mount(PathBuf);
 
 impl Mount {
@@ -120,14 +120,14 @@ fn a_read_only_disk_is_said_to_be_one() {
     assert_eq!(host.cmd(["ps", "-q"]).ok().stdout, "");
 }
 
-/// However full the disk is, a run either succeeds or leaves nothing and says what was full.
+/// However full the disk is, a run either succeeds, or leaves nothing and reports what was full.
 #[test]
 fn a_full_disk_is_said_to_be_one() {
     use std::io::Write;
     let host = Host::fake();
     let mut full = 0;
     let _disk = Mount::tmpfs(&host.root().join("run"), "size=4m");
-    // Pages that are left on the disk: from none to enough.
+    // Free pages on the disk: from none to enough.
     let filler = host.root().join("run/filler");
     for free_pages in
         [0, 1, 2, 3, 4, 5, 6, 8, 10, 16, 100, 256, 258, 260, 262, 264, 266, 268, 270, 280, 300, 500]
@@ -157,7 +157,7 @@ fn a_full_disk_is_said_to_be_one() {
     host.start_fake(&Pod::simple("pod"), "run");
 }
 
-/// A disk that fills up while a pod runs costs log lines, not the pod, and not its end.
+/// A disk that fills up while a pod runs costs log lines, but neither the pod nor its orderly end.
 #[test]
 fn a_disk_that_fills_up_later_does_not_keep_a_pod_from_ending() {
     use std::io::Write;

@@ -9,12 +9,12 @@ use nix::sys::signal::Signal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// What a monitor may ever have resident, in KiB, whatever its guest does. A debug build's own pages are most of it.
+/// Largest peak resident size of a monitor in KiB, whatever its guest does. Most of it are pages of the debug build.
 const MONITOR_KIB: u64 = 64 << 10;
-/// What a pod's files may come to, in bytes: the console's two halves, the events, and little else.
+/// Largest size of a pod's files in bytes: the console's two halves, the events, and little else.
 const POD_BYTES: u64 = 8 << 20;
 
-/// A run that is to fail, with the stage it names and a part of its message.
+/// A failing run, with its stage and a part of its message.
 struct Case {
     manner: &'static str,
     stage: &'static str,
@@ -56,7 +56,7 @@ fn two(name: &str) -> Pod {
     Pod::simple(name).container("side", &["app"])
 }
 
-/// Runs a pod whose start fails, checks what is said, and that nothing is left.
+/// Runs a pod whose start fails, and checks the message and that nothing is left.
 fn check_failure(host: &Host, before: &Holdings, case: &Case) -> Output {
     let output =
         host.run_fake(&two(case.manner), case.manner).arg("-d").limit(Duration::from_secs(100)).run();
@@ -87,7 +87,7 @@ fn a_start_that_cannot_succeed_fails_at_once_with_its_stage() {
     magikvm_tests::snapshots::assert_golden("failed-container", &failed.transcript());
 }
 
-/// All the starts that end by the clock, at once, so that they cost one minute and not three.
+/// All starts that end by a deadline run at once, so that they cost one minute and not three.
 #[test]
 fn a_start_that_never_ends_is_given_up() {
     let cases = [
@@ -135,7 +135,7 @@ fn bytes_below(dir: &Path) -> u64 {
         .sum()
 }
 
-/// A flood that has filled what it may fill, beside which another pod lives as if nothing were.
+/// A flood fills its cap and does not affect another pod.
 fn flood(manner: &str, filled: impl Fn(&Path) -> bool) {
     let host = Host::fake();
     let before = host.holdings();
@@ -176,7 +176,7 @@ fn a_frame_that_claims_to_be_huge_breaks_its_pod() {
     let host = Host::fake();
     let before = host.holdings();
     let claim = "a frame of kind 0 with the number 16381";
-    // The frame may come before the pod is up, which is then never up, or after, which ends it.
+    // The frame may arrive before the pod runs, which fails the start, or later, which ends the pod.
     let run = host.run_fake(&Pod::simple("huge"), "huge-frame").arg("-d").run();
     if run.code == 0 {
         host.wait_for_phase("huge", "Failed");
@@ -190,7 +190,7 @@ fn a_frame_that_claims_to_be_huge_breaks_its_pod() {
     host.assert_as_before(&before);
 }
 
-/// A connection to a port of the pod: all that comes, or how it breaks.
+/// A connection to a port of the pod: all received bytes, or the error.
 fn ask(address: &str) -> std::io::Result<Vec<u8>> {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(address)?;
@@ -200,7 +200,7 @@ fn ask(address: &str) -> std::io::Result<Vec<u8>> {
     stream.read_to_end(&mut bytes).map(|_| bytes)
 }
 
-/// A guest that misuses the port for forwarded connections: each is reset, its pod and its port live on.
+/// If a guest misuses the port for forwarded connections, each connection is reset, and the pod and its port stay usable.
 #[test]
 fn forwarded_connections_that_are_none_are_reset() {
     let host = Host::fake();

@@ -26,7 +26,7 @@ use std::path::PathBuf;
 /// What the store adds to an image that lacks it.
 const ADDED: [&str; 8] = ["proc", "dev", "sys", "etc", "tmp", "etc/hosts", "etc/hostname", "etc/resolv.conf"];
 
-/// A store in a directory that goes away.
+/// A store in a temporary directory.
 struct Store {
     dir: tempfile::TempDir,
     store: ImageStore,

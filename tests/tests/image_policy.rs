@@ -1,4 +1,4 @@
-//! `policy.toml` end to end: a real registry, signatures as cosign writes them, and what a refusal leaves.
+//! `policy.toml` end to end: a real registry, signatures by cosign, and the state after a refusal.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -82,7 +82,7 @@ impl Scene {
         serde_json::from_str::<Value>(&said).unwrap()[0].take()
     }
 
-    /// A pull and a run are refused for these reasons: no layer was asked for, and nothing is kept.
+    /// A pull and a run are refused for these reasons, request no layer, and leave nothing.
     #[track_caller]
     fn refuses(&self, name: &str, texts: &[&str]) {
         self.registry.forget();
@@ -119,7 +119,7 @@ fn policy(host: &Host, text: &str) {
     fs::write(host.root().join("etc/policy.toml"), text).unwrap();
 }
 
-/// The store but for what an empty one has.
+/// The files of the store except those of an empty one.
 fn stored(host: &Host) -> Vec<String> {
     let mut files = files(&host.root().join("data/images"));
     files.retain(|file| !["index.json", "lock"].contains(&file.as_str()));
@@ -186,7 +186,7 @@ fn a_signature_of_another_key_does_not_count() {
     }
     scene.rule("\"cosign-key\"\nkeys = [\"team.pub\", \"other.pub\"]");
     scene.pull("team/app:1").ok();
-    // A key that is taken out of the policy: what it signed is not used any more, and stays for who looks at it.
+    // The images of a key that is removed from the policy are not used any more, but stay visible.
     scene.rule("\"cosign-key\"\nkeys = [\"team.pub\"]");
     for policy in ["IfNotPresent", "Always"] {
         scene.run("team/app:1", policy).fails(1).complains("by none of the keys");
@@ -230,7 +230,7 @@ fn a_signature_for_something_else_does_not_count() {
     scene.pull("team/app:1").ok();
 }
 
-/// Whoever signed an index signed the manifests in it.
+/// The signature of an index covers the manifests in it.
 #[test]
 fn a_signature_over_an_index_counts() {
     let scene = Scene::new();
@@ -266,7 +266,7 @@ fn what_is_rejected_is_not_even_asked_for() {
     scene.refuses("team/app:1", &[&file, "no rule fits, and the default is \"reject\""]);
     assert_eq!(scene.registry.requests(), []);
 
-    // Another name of the same machine is another registry.
+    // Another name of the same host is another registry.
     policy(
         &scene.host,
         &format!(
@@ -347,7 +347,7 @@ fn protected_names_are_not_given_away() {
     }
     assert_eq!(stored(&scene.host), before);
 
-    // The other way round a name is free, and says nothing of signatures.
+    // Conversely a name without a rule has no signatures.
     scene.rule("\"cosign-key\"\nkeys = [\"team.pub\"]");
     scene.pull("team/app:1").ok();
     image(&["tag", &scene.registry.name("team/app:1"), "copy"]).expect_code(0);
@@ -387,7 +387,7 @@ fn an_image_that_came_before_the_rule_is_not_run_under_it() {
     }
 }
 
-/// A tag that moves to an image without a signature takes nothing from the one that has it.
+/// A tag that moves to an unsigned image does not affect the signed one.
 #[test]
 fn a_tag_that_moves_to_an_unsigned_image_is_refused() {
     let scene = Scene::new();
@@ -406,7 +406,7 @@ fn a_tag_that_moves_to_an_unsigned_image_is_refused() {
     assert!(!fetched.contains(&layer(&scene.images, "other")), "{fetched:?}");
 }
 
-/// A registry that does not give the signatures is an error, not an unsigned image; nor is it a reason to do without.
+/// A registry that does not deliver the signatures is an error. The image does not count as unsigned, and the check is not skipped.
 #[test]
 fn a_registry_that_keeps_signatures_back_is_refused() {
     let scene = Scene::new();

@@ -1,4 +1,4 @@
-//! The verbs of `magikvm image` beside `pull`, as people use them: names, removal, pruning, checking, export and import.
+//! The verbs of `magikvm image` except `pull`: names, removal, pruning, checking, export and import.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -37,13 +37,13 @@ fn json_of(host: &Host, args: &[&str]) -> Value {
     serde_json::from_str(&output.stdout).unwrap()
 }
 
-/// Everything that `inspect` says of an image.
+/// The output of `inspect` for an image.
 #[track_caller]
 fn inspect(host: &Host, name: &str) -> Value {
     json_of(host, &["inspect", name])[0].take()
 }
 
-/// Imports an image of one layer with one file, made for this; returns its id.
+/// Imports a new image of one layer with one file, and returns its ID.
 #[track_caller]
 fn import(host: &Host, name: &str, content: &str) -> String {
     let layer = Tar::default().file("content", 0o644, content.as_bytes());
@@ -51,7 +51,7 @@ fn import(host: &Host, name: &str, content: &str) -> String {
     output.stdout.trim_end().rsplit(' ').next().unwrap().to_owned()
 }
 
-/// Imports an image of a layout that tools have made; returns its id.
+/// Imports an image from a layout of other tools, and returns its ID.
 #[track_caller]
 fn import_from(host: &Host, source: &str, name: &str) -> String {
     let output = image(host, &["import", source, "--name", name, "-q"]).ok();
@@ -97,7 +97,7 @@ fn on_disk(dir: &std::path::Path) -> u64 {
     files(dir).iter().map(|name| std::fs::metadata(dir.join(name)).unwrap().blocks() * 512).sum()
 }
 
-/// Images `base`, `a`, `b`: `a` and `b` are `base` and a layer more. Layers are noise of so many bytes.
+/// Images `base`, `a`, `b`: `a` and `b` are `base` with one more layer. Layers are noise of this size.
 fn some_images(bytes: usize) -> Images {
     let images = Images::new();
     images.empty("empty");

@@ -1,5 +1,4 @@
-//! The jail beside what the conformance list sees of it: an ordinary user's, what happens when its builder dies, and what is said of layers
-//! that there are not.
+//! The jail beyond the conformance list: for an ordinary user, when its builder dies, and the messages about missing layers.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::command::Cmd;
@@ -14,10 +13,10 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A user id that no account has.
-const STRANGER: u32 = 54_321;
+/// A user ID without an account.
+const UNKNOWN_UID: u32 = 54_321;
 
-/// A host of a user without any rights, who has a program, a guest image and a home of his own.
+/// The host of an unprivileged user with a private copy of the program, a guest image and a home directory.
 struct Ordinary {
     host: VmHost,
     home: tempfile::TempDir,
@@ -46,7 +45,7 @@ impl Ordinary {
         let config = json!({ "Env": ["PATH=/bin"], "Cmd": ["sh"] });
         write_layout_for(magikvm_tests::layout::goarch(), &at("layout"), busybox(), &config);
         for path in [home.path(), &at("root"), &at("guest")] {
-            chown(path, Some(STRANGER), Some(STRANGER)).unwrap();
+            chown(path, Some(UNKNOWN_UID), Some(UNKNOWN_UID)).unwrap();
         }
         let own = Self { host, home };
         own.cmd(&["image", "import", &format!("oci:{}:1", at("layout").display()), "--name", "test/app:1"])
@@ -61,7 +60,7 @@ impl Ordinary {
     fn cmd(&self, arguments: &[&str]) -> Cmd {
         let path = |name: &str| self.at(name).to_string_lossy().into_owned();
         Cmd::new("setpriv")
-            .args([format!("--reuid={STRANGER}"), format!("--regid={STRANGER}")])
+            .args([format!("--reuid={UNKNOWN_UID}"), format!("--regid={UNKNOWN_UID}")])
             .args(["--clear-groups", "--bounding-set=-all", "--inh-caps=-all"])
             .arg(path("magikvm"))
             .args(arguments)
@@ -88,30 +87,30 @@ fn an_ordinary_users_pod_is_jailed_and_says_what_is_missing() {
     let user = Ordinary::new();
     user.run(&Pod::simple("mine")).arg("-d").ok();
     let pod: Value = serde_json::from_str(&user.cmd(&["inspect", "-o", "json", "mine"]).ok().stdout).unwrap();
-    let walls = pod["metadata"]["annotations"]["magikvm.dev/jail"].as_str().unwrap();
-    let walls: Value = serde_json::from_str(walls).unwrap();
+    let layers = pod["metadata"]["annotations"]["magikvm.dev/jail"].as_str().unwrap();
+    let layers: Value = serde_json::from_str(layers).unwrap();
     for process in ["qemu", "vhost-device-vsock"] {
-        let had = walls[process]["had"].as_array().unwrap();
+        let had = layers[process]["had"].as_array().unwrap();
         for layer in
             ["user", "files", "processes", "ipc", "hostname", "network", "capabilities", "limits", "syscalls"]
         {
-            assert!(had.contains(&json!(layer)), "{process} has no {layer}: {walls}");
+            assert!(had.contains(&json!(layer)), "{process} has no {layer}: {layers}");
         }
-        // What it lacks is an event; without control groups of his own a user has no such layer.
-        let missing = walls[process]["missing"].as_array().cloned().unwrap_or_default();
+        // Each missing layer is an event. An ordinary user without a delegated control group lacks that layer.
+        let missing = layers[process]["missing"].as_array().cloned().unwrap_or_default();
         let events = user.cmd(&["events", "mine"]).ok().stdout;
         for layer in &missing {
             let layer = layer["layer"].as_str().unwrap();
-            assert!(["cgroup", "landlock"].contains(&layer), "{walls}");
+            assert!(["cgroup", "landlock"].contains(&layer), "{layers}");
             assert!(
                 events.contains(&format!("jail: {process} runs without")) && events.contains(layer),
                 "{events}"
             );
         }
-        assert_eq!(had.len() + missing.len(), 11, "{walls}");
+        assert_eq!(had.len() + missing.len(), 11, "{layers}");
     }
     user.cmd(&["rm", "-f", "mine"]).ok();
-    if walls["qemu"].get("missing").is_some() {
+    if layers["qemu"].get("missing").is_some() {
         let refused = user.run(&Pod::simple("strict")).args(["-d", "--require-jail"]).run().expect_code(3);
         refused.complains("--require-jail: the host does not provide the layer `");
         assert_eq!(user.cmd(&["ps", "-q"]).ok().stdout, "");
@@ -126,17 +125,17 @@ fn an_ordinary_users_vmm_finds_nothing_else() {
     let program = inmate.outside();
     let secret = user.at("secret");
     fs::write(&secret, "a secret").unwrap();
-    chown(&secret, Some(STRANGER), Some(STRANGER)).unwrap();
+    chown(&secret, Some(UNKNOWN_UID), Some(UNKNOWN_UID)).unwrap();
     user.run(&Pod::simple("other")).arg("-d").ok();
-    let mut walls = inmate.walls(&user.host);
-    walls[1] = secret.to_string_lossy().into_owned();
-    walls[2] = user.at("root/run/pods").to_string_lossy().into_owned();
-    walls[3] = user.at("root/data/images").to_string_lossy().into_owned();
+    let mut arguments = inmate.isolation_arguments(&user.host);
+    arguments[1] = secret.to_string_lossy().into_owned();
+    arguments[2] = user.at("root/run/pods").to_string_lossy().into_owned();
+    arguments[3] = user.at("root/data/images").to_string_lossy().into_owned();
     for process in ["qemu", "vhost-device-vsock"] {
         let output = user
             .run(&Pod::simple("jailed"))
             .arg("-d")
-            .env("MAGIKVM_INMATE", format!("{process}|{}|{}", program.display(), walls.join("|")))
+            .env("MAGIKVM_INMATE", format!("{process}|{}|{}", program.display(), arguments.join("|")))
             .env("MAGIKVM_JAIL_LEARN", user.at("root/lesson"))
             .run();
         assert!(output.stderr.contains("tried, 0 open"), "{process}: {}", output.transcript());
@@ -144,7 +143,7 @@ fn an_ordinary_users_vmm_finds_nothing_else() {
     user.cmd(&["rm", "-f", "other"]).ok();
 }
 
-/// What a server of shared directories does, and what it must not be able to do.
+/// What a file server must and must not be able to do.
 fn expect_of_a_file_server(said: &str, gives_away: bool) {
     for done in [
         "make a file",
@@ -172,17 +171,17 @@ fn a_file_server_may_do_all_with_what_it_serves_and_nothing_else() {
     fs::create_dir(&shared).unwrap();
     let said = host.cmd(["__file_trial"]).arg(&shared).ok().stdout;
     expect_of_a_file_server(&said, true);
-    // As an ordinary user too, but without subordinate ids there is nobody to give anything to.
+    // The same for an ordinary user, who cannot change owners without subordinate IDs.
     let base = tempfile::Builder::new().prefix("magikvm-test-").tempdir().unwrap();
     let (own, its) = (base.path().join("magikvm"), base.path().join("shared"));
     copy(program(), &own, 0o755);
     fs::create_dir(&its).unwrap();
     for path in [base.path(), &its] {
-        chown(path, Some(STRANGER), Some(STRANGER)).unwrap();
+        chown(path, Some(UNKNOWN_UID), Some(UNKNOWN_UID)).unwrap();
     }
     let user = Cmd::new("setpriv")
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .args([format!("--reuid={STRANGER}"), format!("--regid={STRANGER}")])
+        .args([format!("--reuid={UNKNOWN_UID}"), format!("--regid={UNKNOWN_UID}")])
         .args(["--clear-groups", "--bounding-set=-all", "--inh-caps=-all"])
         .arg(&own)
         .arg("__file_trial")
@@ -190,7 +189,7 @@ fn a_file_server_may_do_all_with_what_it_serves_and_nothing_else() {
     expect_of_a_file_server(&user.ok().stdout, false);
 }
 
-/// Whoever builds a jail talks to the one who started it all along, and ends when nobody answers.
+/// The builder of a jail stays in contact with its parent and ends when the parent is gone.
 #[test]
 fn a_jail_whose_starter_died_is_not_finished() {
     let host = Host::bare();
@@ -210,7 +209,7 @@ fn a_jail_whose_starter_died_is_not_finished() {
 }
 
 fn rustix_dup(socket: &std::os::unix::net::UnixStream) -> i32 {
-    // Not closed on exec, and with a number as descriptors on their way to a jail have it.
+    // Not closed on exec, and with a number in the range of descriptors that are passed to a jail.
     nix::fcntl::fcntl(socket, nix::fcntl::FcntlArg::F_DUPFD(200)).unwrap()
 }
 

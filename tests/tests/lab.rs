@@ -1,4 +1,4 @@
-//! The lab itself: what it has that this machine may not have, what comes back from it, and how its failures are told.
+//! The lab itself: features that the host may lack, its output, and the reports of its failures.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(unsafe_code, reason = "asking for Landlock is a system call without a wrapper")]
 
@@ -19,7 +19,7 @@ fn sh(script: &str) -> LabCommand {
     LabCommand::new("sh").arg("-c").arg(script).limit(LIMIT)
 }
 
-/// What a command printed, which must end well.
+/// The output of a command, which must succeed.
 #[track_caller]
 fn printed(command: &LabCommand) -> String {
     let output = run(command).unwrap_or_else(|error| panic!("{error}"));
@@ -77,7 +77,7 @@ fn landlock_is_there() {
     });
 }
 
-/// Modules are loaded when they are asked for, and opening a device is asking.
+/// Opening a device loads its module.
 #[test]
 fn devices_and_file_systems_come_when_they_are_used() {
     let script = "for device in vhost-vsock net/tun loop-control fuse; do : <>/dev/$device || exit 1; done
@@ -130,7 +130,7 @@ fn profiles_are_copied_to_where_they_were_wanted() {
     assert_eq!(names.len(), 2, "one of each boot, though the processes had the same number: {names:?}");
 }
 
-/// This machine's files are there, can't be changed, and seem to be changed only inside.
+/// The host's files are there and cannot be changed. Changes are visible only inside.
 #[test]
 fn the_host_is_seen_and_not_touched() {
     let dir = tempfile::Builder::new().prefix("magikvm-seen-").tempdir_in("/tmp").unwrap();
@@ -187,7 +187,7 @@ fn what_cannot_start_has_the_shell_s_exit_code() {
     assert!(String::from_utf8(output.stderr).unwrap().contains("/no/such/program"));
 }
 
-/// Passes nowhere: in the lab it fails, and here that failure must be seen.
+/// This never passes: it fails in the lab, and the failure must be visible here.
 #[test]
 fn a_failure_inside_is_a_failure_outside() {
     if magikvm_lab::is_inside() {

@@ -1,10 +1,10 @@
-//! Arrows between the host's modules point down only.
+//! Dependencies between the host's modules point down only.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// From the top. A module may use those below it.
+/// From top to bottom. A module may use those below it.
 const LAYERS: [&str; 15] = [
     "cli", "monitor", "pod", "runtime", "manifest", "vmm", "net", "volume", "jail", "process", "agent",
     "image", "store", "signals", "os",
@@ -46,7 +46,7 @@ fn named(source: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// Arrows between the modules of the smaller crates point down as well. Each list is from the top; a module may use those below it.
+/// Dependencies between the modules of the smaller crates point down as well. Each list goes from top to bottom.
 const CRATE_LAYERS: [(&str, &[&str]); 3] = [
     ("crates/platform/src", &["lock", "atomic", "signals", "os", "text"]),
     (
@@ -134,7 +134,7 @@ fn dependencies(package: &str) -> Vec<String> {
     names
 }
 
-/// Each side of the contract builds without the other, and the contract knows neither files nor an async runtime.
+/// Each side of the wire builds without the other, and the wire's crate knows neither files nor an async runtime.
 #[test]
 fn crates_depend_as_promised() {
     for (package, allowed) in CRATES {
@@ -147,7 +147,7 @@ fn crates_depend_as_promised() {
     }
 }
 
-/// What a program is made of: all packages that its crate depends on, directly or not, in a normal build of this host.
+/// All packages that a program's crate depends on, directly or indirectly, in a normal build for the host.
 fn ingredients(package: &str) -> Vec<String> {
     let tree = std::process::Command::new(env!("CARGO"))
         .args([
@@ -169,7 +169,7 @@ fn ingredients(package: &str) -> Vec<String> {
     text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
 }
 
-/// Programs are not made of what only others need: the guest knows no registry, the host makes no container.
+/// A program does not contain what only others need: the guest has no registry client, the host has no container runtime.
 #[test]
 fn programs_hold_what_they_need() {
     for (program, foreign) in [

@@ -73,7 +73,7 @@ fn a_name_that_is_taken_stays_with_its_pod() {
     let second = host.run_fake(&Pod::simple("one"), "run").arg("-d").fails(1);
     let second = second
         .complains("a pod named default/one is running")
-        .complains("Hint: remove it first: magikvm rm -f default/one");
+        .complains("Hint: remove it first with `magikvm rm -f default/one`");
     assert_eq!(second.stdout, "");
     host.assert_as_before(&before);
     assert_eq!(host.inspect("one").unwrap()["metadata"]["uid"], uid);
@@ -133,7 +133,7 @@ fn runs_and_removals_at_once_leave_nothing() {
     for _ in 0..3 {
         let run = host.run_fake(&Pod::simple("contested"), "run").arg("-d").spawn();
         let removals: Vec<Running> = (0..4).map(|_| host.cmd(["rm", "-f", "contested"]).spawn()).collect();
-        // Whoever comes first: none of them may hang or leave something that the last removal does not take away.
+        // In any order, none of them may hang or leave anything that the last removal does not remove.
         run.wait();
         removals.into_iter().for_each(|removal| drop(removal.wait()));
         host.cmd(["rm", "-f", "contested"]).run();
@@ -196,7 +196,7 @@ fn a_lost_pods_processes_are_killed_by_its_removal() {
     host.start_fake(&Pod::simple("lost"), "run");
     kill9(host.process("lost", "monitor"));
     host.wait_for_phase("lost", "Lost");
-    // A process of the pod that the end of its monitor did not take along.
+    // A process of the pod that survived the end of its monitor.
     let survivor = host.other("sleep").arg("1000").spawn();
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", survivor.pid())).unwrap();
     let started: u64 =

@@ -1,4 +1,4 @@
-//! Pods with a network, between machines that are network namespaces with real servers.
+//! Pods with a network, between network namespaces with real servers.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::layout::Tar;
@@ -14,19 +14,19 @@ use std::time::Duration;
 const ALLOW: &str = "magikvm.dev/egress-allow";
 const REACH: &str = "magikvm.dev/egress-reach";
 
-/// What a script in the pod's container prints, whatever it exits with.
+/// The output of a script in the pod's container, with any exit code.
 #[track_caller]
 fn sh(host: &VmHost, pod: &str, script: &str) -> String {
     host.sh(pod, "web", &format!("{{ {script}; }} 2>&1 || true"))
 }
 
-/// What the server at an address says to the pod, or how the pod fails to reach it.
+/// The answer of the server at an address to the pod, or the pod's error.
 #[track_caller]
 fn connect(host: &VmHost, pod: &str, to: &str, port: u16) -> String {
     sh(host, pod, &format!("{NEVER} timeout 20 nc {to} {port} <&3"))
 }
 
-/// An input that does not end: the server is to end the connection first.
+/// An endless input, so that the server ends the connection first.
 const NEVER: &str = "test -p /tmp/never || mkfifo /tmp/never; exec 3<>/tmp/never;";
 
 #[track_caller]
@@ -45,7 +45,7 @@ fn events(host: &VmHost, pod: &str) -> String {
     host.cmd(["events", pod]).ok().stdout
 }
 
-/// Waits for an event: the filter's words come to it by way of the monitor.
+/// Waits for an event, because the filter's reports reach the log through the monitor.
 #[track_caller]
 fn assert_told(host: &VmHost, pod: &str, words: &str) {
     let told = || events(host, pod).contains(words).then_some(());
@@ -56,7 +56,7 @@ fn state(host: &VmHost, pod: &str) -> Value {
     serde_json::from_slice(&fs::read(host.pod_dir(pod).join("state.json")).unwrap()).unwrap()
 }
 
-/// Numbers of the pod's processes, by name.
+/// PIDs of the pod's processes, by name.
 fn pids(host: &VmHost, pod: &str) -> Vec<(String, i32)> {
     let state = state(host, pod);
     let of = |process: &Value| {
@@ -128,8 +128,7 @@ fn a_pod_reaches_the_world_and_nothing_of_its_host() {
         "{ echo take 30000000; head -c 30000000 /dev/zero; } >&3 & timeout 60 nc 2001:db8:1::5 8090 <&3";
     assert_eq!(much(take), "[2001:db8:1::5]:8090\n30000000 bytes\n");
 
-    // Another pod is not in the same network, though it has the same addresses. It asks for names where it wants, the host's own server
-    // among them.
+    // Another pod is not in the same network, although it has the same addresses. It can query any DNS server, including the host's.
     let own = serde_json::json!({ "nameservers": ["192.0.2.1", "203.0.113.6"] });
     wire.here.start(&host, &Pod::simple("two").set("spec/dnsPolicy", "None").set("spec/dnsConfig", own));
     assert_reached(&host, "two", "four.example", "203.0.113.5");
@@ -168,7 +167,7 @@ fn a_list_leaves_nothing_else() {
     wire.there.serve(&at("203.0.113.6", 8081));
     let pod = "listed";
 
-    // Before its name was asked for, an address is nobody's.
+    // An address is closed before a DNS query for its name.
     assert_refused(&host, pod, "203.0.113.5", 8080);
     assert_reached(&host, pod, "good.example", "203.0.113.5");
     assert_reached(&host, pod, "203.0.113.5", "203.0.113.5");
@@ -209,7 +208,7 @@ fn without_passt_or_a_way_out_there_is_none_and_it_is_said() {
     let seen = "ls /sys/class/net; ip route; cat /etc/resolv.conf";
     let run = |namespace: &Namespace, pod: &Pod| namespace.cmd(&host, ["run", "-d"]).arg(host.manifest(pod));
     let asked = Pod::simple("asked").annotated(NETWORK, "passt");
-    // A machine with nothing but itself.
+    // A namespace with only a loopback device.
     let alone = Namespace::new();
     run(&alone, &Pod::simple("alone")).ok();
     assert_told(&host, "alone", "warning: the pod has no network, since the host has no default route");
@@ -264,7 +263,7 @@ fn a_paused_pods_network_is_paused_too() {
 }
 
 #[test]
-fn datagrams_come_in_by_ports_of_this_machine() {
+fn udp_packets_come_in_by_ports_of_the_host() {
     let (host, wire) = (VmHost::new(), Wire::new());
     let port = |number: u16, address: &str| serde_json::json!({ "containerPort": number, "hostPort": number, "hostIP": address, "protocol": "UDP" });
     host.import("echo:1", Tar::default().file("echo", 0o755, ECHO), &serde_json::json!({}));
@@ -274,9 +273,9 @@ fn datagrams_come_in_by_ports_of_this_machine() {
             .with("ports", serde_json::json!([port(7000, "0.0.0.0"), port(7001, "127.0.0.1")]))
     };
     wire.here.start(&host, &pod("echo"));
-    assert_eq!(wire.there.datagram("192.0.2.2:7000", "from afar").as_deref(), Some("from afar"));
-    assert_eq!(wire.here.datagram("127.0.0.1:7000", "from here").as_deref(), Some("from here"));
-    assert_eq!(wire.here.datagram("127.0.0.1:7001", "within").as_deref(), Some("within"));
+    assert_eq!(wire.there.udp_answer("192.0.2.2:7000", "from afar").as_deref(), Some("from afar"));
+    assert_eq!(wire.here.udp_answer("127.0.0.1:7000", "from here").as_deref(), Some("from here"));
+    assert_eq!(wire.here.udp_answer("127.0.0.1:7001", "within").as_deref(), Some("within"));
     let pod_now = host.inspect("echo").unwrap();
     assert_eq!(
         pod_now["metadata"]["annotations"]["magikvm.dev/ports"],

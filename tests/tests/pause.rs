@@ -1,5 +1,5 @@
-//! Pods that are paused and resumed, by their user or by a stranger's signals, with the fake guest: what is said of them, what can be done
-//! with them, how they end, and what their guests make of the time.
+//! Pods that are paused and resumed, by requests or by signals of other processes, with the fake guest: their reports, the verbs that work on
+//! them, their ends, and their guests' clocks.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::processes::{is_alive, is_stopped};
@@ -10,14 +10,14 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
-/// What no command on a paused pod may take.
+/// Time limit for a command on a paused pod.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 fn signal(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).expect("the process is there");
 }
 
-/// What `events` shows, without the times.
+/// The output of `events` without the times.
 fn events(host: &Host, pod: &str) -> Vec<String> {
     let shown = host.cmd(["events", pod]).ok().stdout;
     shown.lines().map(|line| line.split_once("  ").expect("a time and an event").1.to_owned()).collect()
@@ -74,7 +74,7 @@ fn kubernetes_is_told_in_its_words() {
         (Some("Running"), Some("Paused"))
     );
     assert!(
-        paused["status"]["message"].as_str().unwrap().ends_with("magikvm resume default/still lets it go on")
+        paused["status"]["message"].as_str().unwrap().ends_with("`magikvm resume default/still` resumes it")
     );
     assert_eq!(
         (ready(&paused)["status"].as_str(), ready(&paused)["reason"].as_str()),
@@ -128,7 +128,7 @@ fn only_a_running_pod_can_be_paused_or_resumed() {
             .complains("Hint: ");
         host.cmd([verb, "ended"]).fails(1).complains("pod default/ended is not running");
         host.cmd([verb, "lost"]).fails(1).complains("pod default/lost is lost");
-        // Each is told of its own; the others are not kept from it.
+        // Each pod has its own result, and a failure does not affect the others.
         let several = host.cmd([verb, "nobody", "ended"]).fails(1);
         several.complains("there is no pod default/nobody").complains("pod default/ended is not running");
     }
@@ -156,7 +156,7 @@ fn a_pod_that_is_being_stopped_cannot_be_paused() {
 }
 
 #[test]
-fn a_strangers_signals_are_seen() {
+fn signals_of_another_process_are_seen() {
     let host = Host::fake();
     host.start_fake(&Pod::simple("still"), "run");
     let guest = host.process("still", "fake");
@@ -167,7 +167,7 @@ fn a_strangers_signals_are_seen() {
     signal(guest, Signal::SIGCONT);
     host.wait_for_phase("still", "Running");
     host.cmd(["exec", "still", "--", "x"]).ok();
-    // And undone like one's own.
+    // `resume` undoes such a stop too.
     signal(guest, Signal::SIGSTOP);
     host.wait_for_phase("still", "Paused");
     host.cmd(["resume", "still"]).ok();
@@ -200,7 +200,7 @@ fn a_paused_pod_is_stopped_as_gently_as_any() {
     }
 }
 
-/// Somebody who stops the VM again whenever it goes on gains nothing but the end of its grace.
+/// A process that stops the VM again whenever it continues cannot extend the grace period.
 #[test]
 fn a_pod_that_is_kept_stopped_ends_by_its_deadline() {
     let host = Host::fake();
@@ -278,11 +278,11 @@ fn many_requests_at_once_are_all_answered() {
     let before = host.holdings();
     host.start_fake(&Pod::simple("contested"), "run");
     for _ in 0..3 {
-        let wishes: Vec<_> = (0..8)
+        let requests: Vec<_> = (0..8)
             .map(|n| host.cmd([if n % 2 == 0 { "pause" } else { "resume" }, "contested"]).spawn())
             .collect();
-        for wish in wishes {
-            let output = wish.wait();
+        for request in requests {
+            let output = request.wait();
             if output.code != 0 {
                 output.expect_code(1).complains("Caused by: another request came after this one");
             }
@@ -306,21 +306,21 @@ fn a_start_that_somebody_has_stopped_fails_in_its_time() {
     let output = running.wait().expect_code(70);
     let output = output
         .complains(
-            "the pod's agent did not answer within 60 s of its start; somebody has stopped its processes",
+            "the pod's agent did not answer within 60 s of its start; its processes were stopped by a signal",
         )
         .complains("(stage: boot)");
     assert!(output.took < Duration::from_secs(75), "{:?}", output.took);
     host.assert_as_before(&before);
 }
 
-/// A message must be complete within 30 s of its beginning, unless the VM stands meanwhile.
+/// A message must be complete within 30 s of its beginning, unless the VM is paused meanwhile.
 #[test]
 fn a_pause_in_the_middle_of_a_message_breaks_nothing() {
     let host = Host::fake();
     host.start_fake(&Pod::simple("still"), "slow-frame");
     host.cmd(["pause", "still"]).ok();
     assert_eq!(host.cmd(["logs", "still"]).ok().stdout, "", "it is in the middle");
-    // Not to wait for something: that nothing happens for so long is the test.
+    // This is not a wait for an event: the test is that nothing happens in this time.
     std::thread::sleep(Duration::from_secs(33));
     assert_eq!(host.phase("still"), "Paused");
     host.cmd(["resume", "still"]).ok();
@@ -344,7 +344,7 @@ fn a_clock_that_is_off_is_set_and_that_is_written_down() {
         .prints(r#""host":"clock","after":"start","offset_ms":-30012}"#);
 }
 
-/// Whatever a guest makes of the time, its pod lives on and the event says so.
+/// Whatever a guest does with the time, its pod lives on and an event reports it.
 #[test]
 fn guests_that_make_nothing_of_the_time() {
     for (manner, at_start, said) in [

@@ -1,4 +1,4 @@
-//! Ports of this machine that lead to a pod, before the fake guest, whose ports are this machine's own: conflicts, verbs, ends.
+//! Host ports that lead to a pod, with the fake guest, which shares the host's ports: conflicts, verbs, ends.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::wait::until;
@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-/// A server that says back what it was told, when it was told all. It ends with the process.
+/// A server that returns its input when the input has ended. It ends with the process.
 fn echo() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -27,7 +27,7 @@ fn echo() -> u16 {
     port
 }
 
-/// What comes back for this.
+/// The answer to this input.
 fn ask(address: &str, question: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
@@ -37,7 +37,7 @@ fn ask(address: &str, question: &str) -> std::io::Result<String> {
     stream.read_to_string(&mut answer).map(|_| answer)
 }
 
-/// A port that nobody has at this moment.
+/// A port that is free at this moment.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -48,7 +48,7 @@ fn published(name: &str, host_port: u16, port: u16) -> Pod {
 }
 
 #[test]
-fn a_port_of_this_machine_leads_to_the_pod_as_long_as_it_lives() {
+fn a_port_of_the_host_leads_to_the_pod_as_long_as_it_lives() {
     let host = Host::fake();
     let before = host.holdings();
     let (app, port) = (echo(), free_port());
@@ -62,7 +62,7 @@ fn a_port_of_this_machine_leads_to_the_pod_as_long_as_it_lives() {
     assert!(TcpStream::connect(&address).is_err());
     let ended = host.inspect("web").unwrap();
     assert_eq!(ended["metadata"].get("annotations"), None);
-    // What was shown of a pod is a manifest, too.
+    // The output of `inspect` is a valid manifest.
     host.cmd(["rm", "web"]).ok();
     std::fs::write(host.file("shown.json"), shown.to_string()).unwrap();
     host.cmd(["run", "--vmm", "fake", "-d"]).arg(host.file("shown.json")).ok();
@@ -107,7 +107,7 @@ fn who_wants_a_port_that_is_taken_is_told_who_has_it_and_nothing_is_made() {
     run.args(["-d", "-p", &format!("127.0.0.1:{taken}:80")])
         .fails(3)
         .complains(&format!("--publish 127.0.0.1:{taken}:80: cannot listen"))
-        .complains("Hint: pod default/first has it: magikvm stop default/first");
+        .complains("Hint: pod default/first uses it; stop that pod with `magikvm stop default/first`");
 }
 
 #[test]
@@ -120,9 +120,9 @@ fn what_cannot_be_published_is_refused_before_anything_is_made() {
     run(&["8080:80/sctp"]).fails(2).complains("is not a protocol that can be published");
     run(&["nobody:8080:80"]).fails(2).complains("is not an IP address");
     run(&["127.0.0.1:8081:80", "8081:81"]).fails(1).complains("are the same port of the host");
-    run(&["127.0.0.1::53/udp"]).fails(1).complains("a port of UDP has a number of its own");
+    run(&["127.0.0.1::53/udp"]).fails(1).complains("a UDP port needs a number");
     run(&["127.0.0.1:5300:53/udp"]).fails(1).complains("only the network passt carries UDP ports");
-    run(&["192.0.2.77:8080:80"]).fails(3).complains("192.0.2.77 is no address of this machine");
+    run(&["192.0.2.77:8080:80"]).fails(3).complains("192.0.2.77 is not an address of the host");
     assert_eq!(host.cmd(["ps", "-q"]).ok().stdout, "");
 }
 
@@ -137,7 +137,7 @@ fn a_killed_monitor_leaves_no_port() {
     host.cmd(["rm", "web"]).ok();
 }
 
-/// What is forwarded by a running command, to the address of each line that it has printed.
+/// The host addresses that a running command has printed.
 fn forwarded(running: &mut Running) -> Vec<String> {
     running.wait_for_stdout("Forwarding from 127.0.0.1:");
     until("all lines", || running.stdout().ends_with('\n'));

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 /// What the store adds to an image that lacks it.
 const ADDED: [&str; 8] = ["proc", "dev", "sys", "etc", "tmp", "etc/hosts", "etc/hostname", "etc/resolv.conf"];
-/// How long an image may take that is as large as real ones.
+/// Time for an image of realistic size.
 const LARGE: Duration = Duration::from_secs(300);
 const MIB: usize = 1 << 20;
 

@@ -1,5 +1,4 @@
-//! Pods whose images come from a registry when they are run: when it is asked, what is shown, and what is left when somebody gives up
-//! or one of the processes is killed.
+//! Pods whose images are pulled at the start: the requests, the progress shown, and the state after a cancelled start or a killed process.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -18,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const MIB: usize = 1 << 20;
-/// How long giving up may take.
+/// Time for a cancellation.
 const PROMPT: Duration = Duration::from_secs(3);
 
 /// Images of one layer: `one`, `other`.
@@ -55,7 +54,7 @@ fn pod(name: &str, image: &str) -> Pod {
     Pod::new(name).container_of("web", image, &["app"])
 }
 
-/// The store but for the index and the lock, which stay.
+/// The store except the index and the lock, which stay.
 fn stored(host: &Host) -> Vec<String> {
     let mut files = files(&host.root().join("data/images"));
     files.retain(|file| !["index.json", "lock"].contains(&file.as_str()));
@@ -74,7 +73,7 @@ fn layer(images: &Images, tag: &str) -> String {
     manifest["layers"][0]["digest"].as_str().unwrap().trim_start_matches("sha256:").to_owned()
 }
 
-/// The number of a process of this host by its hidden verb.
+/// The PID of a process of this host, by its hidden verb.
 #[track_caller]
 fn process(host: &Host, verb: &str) -> i32 {
     wait_for(&format!("a process {verb}"), Duration::from_secs(20), || {
@@ -109,7 +108,7 @@ fn a_policy_says_when_the_registry_is_asked() {
     }
     assert_eq!(registry.requests(), []);
 
-    // Asked each time, and nothing comes that is here.
+    // The registry is asked each time, and nothing is pulled that is in the store.
     with("Always").ok();
     assert!(registry.requests().iter().any(|one| one.path == "/v2/app/manifests/1"));
     assert_eq!(registry.fetched_blobs(), [""; 0]);
@@ -120,7 +119,7 @@ fn a_policy_says_when_the_registry_is_asked() {
     with("Always").ok();
     assert!(registry.fetched_blobs().contains(&layer(&images, "other")));
 
-    // Without the registry, those that need not ask run.
+    // Without the registry, pods that need not ask it run.
     registry.stop();
     for policy in ["IfNotPresent", "Never"] {
         with(policy).ok();
@@ -153,7 +152,7 @@ fn the_tag_latest_is_asked_for_each_time_and_others_once() {
     assert_ne!(run(&latest), old);
     assert_ne!(run(&format!("{latest}:latest")), old);
     assert_eq!(run(&one), old);
-    // What is pinned is what it is, and never asked for again.
+    // A pinned image cannot change and is never requested again.
     let host = host_of(&[registry.host()]);
     let digest = registry.push(&images.layout(), "one", "app:2");
     let pinned = pod("p", &registry.name(&format!("app@{digest}"))).with("imagePullPolicy", "Always");
@@ -187,7 +186,7 @@ fn containers_share_what_is_pulled() {
     host.cmd(["image", "verify", "--all"]).ok();
 }
 
-/// An image of which something is missing is pulled again, and of its layers only what is missing.
+/// An incomplete image is pulled again, but only its missing layers.
 #[test]
 fn a_root_file_system_that_is_gone_is_made_again() {
     let images = some_images();
@@ -245,14 +244,14 @@ fn an_image_that_is_not_there_leaves_nothing() {
         host.run_fake(&pod, "run").fails(1).complains("(stage: image)").complains("Hint: ");
         host.assert_as_before(&before);
     }
-    // One that is there beside one that is not.
+    // One image that is in the store, and one that is not.
     let both = pod("p", &registry.name("app:1")).container_of("b", &registry.name("app:missing"), &["app"]);
     host.run_fake(&both, "run").arg("-d").fails(1);
     host.assert_as_before(&before);
     host.cmd(["image", "verify", "--all"]).ok();
 }
 
-/// A registry whose layers do not come to their end.
+/// A registry whose layers stall before their end.
 struct Stalled {
     _registry: Registry,
     proxy: Proxy,
@@ -270,7 +269,7 @@ impl Stalled {
         Self { _registry: registry, proxy, host }
     }
 
-    /// Starts a pod, and waits until a part of its image's layer is in the store.
+    /// Starts a pod and waits until a part of its image's layer is in the store.
     fn start(&self, options: &[&str]) -> Running {
         self.proxy.forget();
         let running = self.host.run_fake(&pod("p", &self.proxy.name("app:1")), "run").args(options).spawn();
@@ -318,7 +317,7 @@ fn a_pull_takes_no_longer_than_it_may() {
     assert_eq!(stored(host), [""; 0]);
 }
 
-/// While a pod's image is pulled it is a pod: it has its name, is shown, and can be stopped and removed.
+/// A pod exists while its image is pulled: it has its name, is shown, and can be stopped and removed.
 #[test]
 fn a_pod_that_pulls_can_be_seen_stopped_and_removed() {
     let stalled = Stalled::new();
@@ -385,7 +384,7 @@ fn without_its_puller_a_run_fails_and_leaves_nothing() {
     }
 }
 
-/// An end that nobody has forced is a fault of ours, and its last words are passed on.
+/// An unforced end of the puller is an internal error, and its last messages are reported.
 #[test]
 fn what_a_puller_says_before_it_ends_is_told() {
     let registry = registry_with(&some_images());
@@ -424,7 +423,7 @@ fn without_its_command_line_a_pull_goes_on() {
     host.cmd(["image", "verify", "--all"]).ok();
 }
 
-/// Two runs at once bring an image once, and one that is killed does not take it from the other.
+/// Two runs at once pull an image once, and a kill of one run does not affect the other.
 #[test]
 fn runs_at_once_share_a_pull() {
     let images = some_images();

@@ -1,4 +1,4 @@
-//! Pods in machines of aarch64, whatever this machine is: software emulation runs them, slowly.
+//! Pods in VMs of aarch64 on any host: software emulation runs them slowly.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::images::Images;
@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::time::Duration;
 
-/// On a busy machine a foreign processor takes its time.
+/// On a busy host an emulated foreign processor is slow.
 const LONG: Duration = Duration::from_secs(90);
 
 #[test]
@@ -26,12 +26,12 @@ fn a_pod_of_two_containers_runs_on_aarch64() {
         let logs = host.cmd(["logs", "arm", "-c", "asks"]).ok().stdout;
         logs.contains("aarch64").then_some(logs)
     };
-    assert_eq!(wait_for("the page and the name of the machine", LONG, logs), "from the other\naarch64\n");
+    assert_eq!(wait_for("the page and the architecture", LONG, logs), "from the other\naarch64\n");
     assert_eq!(
         host.sh("arm", "answers", "uname -m; cat /proc/1/comm; echo $FROM"),
         "aarch64\nsleep\nimage\n"
     );
-    // The filter of system calls is that of the guest's architecture, where they have other numbers.
+    // The filter of system calls is for the guest's architecture, whose calls have other numbers.
     let filtered = "grep Seccomp: /proc/self/status; unshare -n true 2>&1 || true";
     let seen = host.sh("arm", "answers", filtered);
     assert!(seen.contains("Seccomp:\t2") && seen.contains("not permitted"), "{seen}");
@@ -74,7 +74,7 @@ fn the_pods_architecture_is_pulled_of_an_image_for_several() {
 }
 
 #[test]
-fn an_image_for_another_architecture_than_the_machines_is_refused() {
+fn an_image_for_another_architecture_than_the_vms_is_refused() {
     let host = VmHost::aarch64();
     let before = host.holdings();
     let config = json!({ "Env": ["PATH=/bin"], "Cmd": ["sh"] });
@@ -98,7 +98,7 @@ fn without_software_emulation_a_guest_of_another_processor_is_refused() {
     host.run(&Pod::simple("hard"))
         .args(["--accel", "kvm"])
         .fails(3)
-        .complains("is for aarch64, this machine's processor is x86_64; --accel tcg emulates it")
+        .complains("is for aarch64, the host's processor is x86_64; --accel tcg emulates it")
         .complains("Hint: name a guest image for x86_64");
     host.assert_as_before(&before);
     let doctor = host.cmd(["doctor", "--hardware"]).fails(3);

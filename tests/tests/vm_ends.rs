@@ -1,4 +1,4 @@
-//! Real VMs: what is QEMU's alone. What must be so on every driver is in the conformance list.
+//! Real VMs: behaviour of QEMU only. The conformance list has the behaviour of every driver.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::Pod;
@@ -43,17 +43,17 @@ fn a_guest_that_does_not_boot_says_why() {
     let output = run()
         .expect_code(3)
         .complains("its part vmlinux is missing or damaged")
-        .complains("Hint: make one: magikvm-image build");
+        .complains("Hint: make one with `magikvm-image build`");
     assert_eq!(output.stdout, "");
     host.assert_as_before(&before);
 
-    // The right size, and no kernel: the VMM says so.
+    // A part of the right size that is not a kernel: the VMM reports it.
     bad.damage("vmlinux", &vec![0; whole.len()]);
     let output = run().expect_code(3).complains("(stage: boot)").complains("The VM's console, last lines:");
     assert!(output.stderr.contains("kernel"), "{}", output.stderr);
     host.assert_as_before(&before);
 
-    // A kernel without an init: its own last words are shown.
+    // A kernel without an init: its last messages are shown.
     bad.damage("vmlinux", &whole);
     bad.damage("initramfs", &vec![0x55; bad.part("initramfs").len()]);
     let output = run().expect_code(70).complains("(stage: boot)").complains("Kernel panic");
@@ -61,7 +61,7 @@ fn a_guest_that_does_not_boot_says_why() {
     host.assert_as_before(&before);
 }
 
-/// Without being asked to, no pod runs without hardware virtualization; where there is some, it is used.
+/// No pod runs without hardware virtualization unless that is requested. If the host has it, it is used.
 #[test]
 fn a_class_is_never_swapped_for_a_weaker_one() {
     let host = VmHost::new();
@@ -74,6 +74,6 @@ fn a_class_is_never_swapped_for_a_weaker_one() {
     if found["hardware"] == true {
         run.expect_code(0).prints("ran");
     } else {
-        run.expect_code(3).complains("this machine cannot run the pod").complains("--accel tcg");
+        run.expect_code(3).complains("the host cannot run the pod").complains("--accel tcg");
     }
 }

@@ -1,4 +1,4 @@
-//! A real VM as the host of another magikvm: what happens when a host's clock is set.
+//! A real VM as the host of another magikvm: the behaviour when a host's clock is set.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::layout::Tar;
@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// This program, the libraries that it needs, and what is in a state root, as files of an image.
+/// The program under test, its libraries, and a state directory, as files of an image.
 fn with_magikvm(mut layer: Tar, root: &Path) -> Tar {
     let program = magikvm_tests::host::program();
     let listed = Cmd::new("ldd").env("PATH", "/usr/bin:/bin").arg(program).ok().stdout;
@@ -41,7 +41,7 @@ fn tree(mut layer: Tar, name: &str, path: &Path) -> Tar {
     layer
 }
 
-/// The host of this test is a container whose clock may be set without harm to anybody: magikvm runs in it, with the fake guest.
+/// The host of this test is a container, whose clock can be set without harm. magikvm runs in it with the fake guest.
 #[test]
 fn when_the_hosts_clock_is_set_guests_are_told() {
     let host = VmHost::new();

@@ -1,4 +1,4 @@
-//! Volumes beside what podman shows, and what becomes of secrets.
+//! Volumes in comparison with podman, and the places of secrets.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::layout::Tar;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 const SECRET: &str = "correct horse battery staple";
 
-/// Programs that busybox has not, and their libraries.
+/// Programs that busybox lacks, and their libraries.
 fn files_of(program: &str) -> Vec<PathBuf> {
     let program = fs::canonicalize(in_path(program)).unwrap();
     let said = Cmd::new("ldd").arg(&program).ok().stdout;
@@ -19,8 +19,7 @@ fn files_of(program: &str) -> Vec<PathBuf> {
     std::iter::once(program).chain(libraries).collect()
 }
 
-/// What a container sees of a directory: of each file its owner, permissions, links, size, kind and time, where links lead, and extended
-/// attributes.
+/// A directory as a container sees it: each file's owner, permissions, links, size, kind and time, link targets, and extended attributes.
 fn look(getfattr: &Path) -> String {
     format!(
         "cd /v; find . | sort | while read f; do stat -c '%n %u:%g %a %h %s %F %Y' \"$f\"; done; \
@@ -81,7 +80,7 @@ fn a_container_sees_what_podman_shows() {
         .container_of("web", "looks:1", &["sh", "-c", &look])
         .mount("v", "/v", json!({}));
     let ours = host.run(&pod).arg("--no-prefix").ok().stdout;
-    // Limits that root without CAP_SYS_RESOURCE may set; crun wants unified control groups.
+    // Limits that root without CAP_SYS_RESOURCE may set; crun needs unified control groups.
     let theirs = host
         .other("podman")
         .args([
@@ -117,7 +116,7 @@ fn a_container_sees_what_podman_shows() {
     assert_eq!(ours, theirs);
 }
 
-/// It is in the pod's own file system and in memory, and nowhere that anybody looks at.
+/// A secret is in the pod's private file system and in memory, and nowhere else.
 #[test]
 fn a_secret_is_shown_by_nothing() {
     let host = Host::fake();

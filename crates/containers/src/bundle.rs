@@ -1,5 +1,5 @@
 //! One container's OCI bundle: its overlay, and the host's `config.json` completed by what only the supervisor knows
-//! (the user's numbers, the cgroup, the shared PID namespace). Runs in forked copies of the spawner. Must not know:
+//! (user ids, the cgroup, the shared PID namespace). Runs in forked copies of the spawner. Must not know:
 //! the reactor, the wire.
 
 use crate::rootfs;
@@ -33,19 +33,18 @@ pub(crate) enum BundleError {
         #[source]
         source: Errno,
     },
-    /// The host's configuration is not JSON of the OCI specification.
+    /// The host's configuration is not valid OCI JSON.
     #[error("{} is not an OCI configuration", path.display())]
     Config {
         path: PathBuf,
         #[source]
         source: serde_json::Error,
     },
-    /// A part without which a container can't be made.
+    /// The configuration lacks something that every container needs.
     #[error("the OCI configuration has no {0}")]
     Missing(&'static str),
     #[error(transparent)]
     User(#[from] UserError),
-    /// A volume can't be seen.
     #[error(transparent)]
     Volume(#[from] VolumeError),
 }
@@ -62,7 +61,7 @@ pub(crate) fn load(path: &Path) -> Result<Spec, BundleError> {
     serde_json::from_slice(&bytes).map_err(|source| BundleError::Config { path: path.to_owned(), source })
 }
 
-/// Makes the bundle with an empty writable layer and returns its configuration. An earlier run's layer goes.
+/// Makes the bundle with an empty writable layer and returns its configuration. The layer of an earlier run is removed.
 pub(crate) fn prepare(
     site: &Site,
     plan: &ContainerPlan,
@@ -84,7 +83,7 @@ pub(crate) fn prepare(
     Ok(spec)
 }
 
-/// The writable layer is a tmpfs of its own: unmounting it frees everything at once, however deep a container
+/// The writable layer is a separate tmpfs: unmounting it frees everything at once, however deep a container
 /// nested its directories.
 fn mount_rootfs(bundle: &Path, lower: &Path) -> Result<OwnedFd, BundleError> {
     let (layer, rootfs) = (bundle.join("layer"), bundle.join("rootfs"));
@@ -109,7 +108,7 @@ fn mount_rootfs(bundle: &Path, lower: &Path) -> Result<OwnedFd, BundleError> {
     rootfs::open_root(&rootfs).map_err(file_error(&rootfs))
 }
 
-/// A path as overlayfs takes it within its options.
+/// Escapes a path for overlayfs's mount options.
 fn option_path(path: &Path) -> String {
     path.display().to_string().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,")
 }
@@ -125,8 +124,8 @@ fn patch(
         .as_mut()
         .ok_or(BundleError::Missing("root"))?
         .set_path(site.bundle(&plan.name).join("rootfs"));
-    // The pod's host name is that of the supervisor's UTS namespace, and libcontainer refuses one without a UTS namespace of
-    // its own.
+    // The pod's host name belongs to the supervisor's UTS namespace. libcontainer refuses a host name without a private UTS
+    // namespace.
     spec.set_hostname(None).set_domainname(None);
     let process = spec.process_mut().as_mut().ok_or(BundleError::Missing("process"))?;
     patch_process(process, plan, root)?;
@@ -142,7 +141,7 @@ fn patch(
     } else if !namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Pid) {
         wanted.push(LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Pid));
     }
-    // Without a mount namespace of its own a container would see, and could change, the supervisor's root.
+    // Without a private mount namespace a container could see and change the supervisor's root.
     if !namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount) {
         wanted.push(LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Mount));
     }
@@ -174,11 +173,11 @@ fn patch_process(process: &mut Process, plan: &ContainerPlan, root: &OwnedFd) ->
         env.push(format!("HOME={}", resolved.home));
     }
     process.set_terminal(Some(plan.stdio == Stdio::Terminal));
-    // The supervisor's own protection must not pass to a container.
+    // The supervisor's own OOM protection must not pass to a container.
     if process.oom_score_adj().is_none() {
         process.set_oom_score_adj(Some(0));
     }
-    // libcontainer takes a stated `false` for "after the capabilities are gone", where the kernel no longer allows
+    // libcontainer takes an explicit `false` for "after the capabilities are dropped", when the kernel no longer allows
     // a seccomp filter.
     if process.no_new_privileges() == Some(false) {
         process.set_no_new_privileges(None);

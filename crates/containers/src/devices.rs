@@ -1,5 +1,5 @@
-//! Which devices a container may open or make: a small BPF program on its control group (cgroup v2 has no other means), or the rules of its
-//! devices controller (cgroup v1). Without them a container that may `mknod` could read the whole disk, other containers' images included.
+//! Which devices a container may open or make: a small BPF program on its control group (the only means of cgroup v2), or the rules of its
+//! devices controller (cgroup v1). Without them a container with `mknod` could read the whole disk, including other containers' images.
 #![allow(unsafe_code, reason = "bpf(2) takes structures by address")]
 
 use crate::cgroup::Cgroup;
@@ -21,7 +21,7 @@ const READ: u32 = 2;
 const WRITE: u32 = 4;
 const ALL: u32 = MKNOD | READ | WRITE;
 
-/// One rule; `None` is any.
+/// One rule; `None` matches any value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Rule {
     verdict: u32,
@@ -32,7 +32,7 @@ struct Rule {
 }
 
 impl Rule {
-    /// Whether it allows, and what, in the words of cgroup v1 (`c 1:3 rwm`).
+    /// Whether the rule allows, and what, in the syntax of cgroup v1 (`c 1:3 rwm`).
     fn in_words(&self) -> (bool, String) {
         let kind = match self.kind {
             None => 'a',
@@ -51,8 +51,8 @@ const fn allow(kind: u32, access: u32, major: Option<u32>, minor: Option<u32>) -
     Rule { verdict: 1, kind: Some(kind), access, major, minor }
 }
 
-/// What every container gets (as runc's defaults): making any node, and the harmless character devices. The
-/// console never: in a VM the host reads it.
+/// What every container gets (like runc's defaults): making any node, and the harmless character devices. The
+/// console is always denied: in a VM the host reads it.
 const DEFAULTS: &[Rule] = &[
     allow(CHARACTER, MKNOD, None, None),
     allow(BLOCK, MKNOD, None, None),
@@ -68,7 +68,7 @@ const DEFAULTS: &[Rule] = &[
 ];
 
 fn wanted(number: Option<i64>) -> Option<u32> {
-    // The specification's -1 is any. A number that no device has matches none.
+    // -1 in the specification matches any number. A number that no device has matches none.
     number.filter(|&n| n >= 0).map(|n| u32::try_from(n).unwrap_or(u32::MAX))
 }
 
@@ -94,7 +94,7 @@ fn rule(device: &LinuxDeviceCgroup) -> Rule {
     }
 }
 
-/// One BPF instruction, as linux/bpf.h lays it out.
+/// One BPF instruction in the layout of linux/bpf.h.
 const fn instruction(code: u8, registers: u8, offset: i16, immediate: u32) -> u64 {
     code as u64 | (registers as u64) << 8 | (offset.cast_unsigned() as u64) << 16 | (immediate as u64) << 32
 }
@@ -114,7 +114,7 @@ fn compile_rule(rule: &Rule) -> Vec<u64> {
     let mut tests: Vec<(u8, u8, u32)> = Vec::new(); // (jump past the rule, register, operand)
     let mut before = Vec::new();
     if rule.access != ALL || rule.verdict == 0 {
-        // Allowed only when nothing beyond the rule is asked for; denied when anything of the rule is.
+        // An allow rule matches only when nothing beyond the rule is requested; a deny rule matches when any part of it is.
         let (mask, jump) =
             if rule.verdict == 1 { (ALL & !rule.access, JUMP_IF_NOT) } else { (rule.access, JUMP_IF_EQUAL) };
         before = vec![instruction(MOVE, 0x36, 0, 0), instruction(AND, 0x06, 0, mask)];
@@ -133,8 +133,8 @@ fn compile_rule(rule: &Rule) -> Vec<u64> {
     program
 }
 
-/// The whole program. A later rule overrides an earlier one, so they are tried from the last; nothing matching
-/// means no.
+/// Compiles the whole program. A later rule overrides an earlier one, so the last is tried first. Access that matches
+/// no rule is denied.
 fn compile(rules: &[Rule]) -> Vec<u64> {
     let mut program = vec![
         instruction(LOAD_WORD, 0x12, 0, 0),
@@ -184,7 +184,7 @@ fn load(program: &[u64]) -> io::Result<OwnedFd> {
         license: c"Apache-2.0".as_ptr().addr() as u64,
         ..LoadAttributes::default()
     };
-    // SAFETY: the attributes, the program and the license live through the call and are as long as they say.
+    // SAFETY: the attributes, the program and the license outlive the call and have the stated lengths.
     let fd = Errno::result(unsafe {
         libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const attributes, size_of::<LoadAttributes>())
     })?;
@@ -193,7 +193,7 @@ fn load(program: &[u64]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Puts the rules of a container's configuration, and the defaults, on its cgroup. To be done before anything of
+/// Puts the rules of a container's configuration and the defaults on its cgroup. Must run before anything of
 /// the container runs.
 pub(crate) fn restrict(cgroup: &Cgroup, configured: &[LinuxDeviceCgroup]) -> io::Result<()> {
     let rules = rules(configured)?;
@@ -225,7 +225,7 @@ fn attach(group: &Path, rules: &[Rule]) -> io::Result<()> {
         attach_type: ATTACH_CGROUP_DEVICE,
         flags: 0,
     };
-    // SAFETY: the attributes live through the call; both descriptors are open.
+    // SAFETY: the attributes outlive the call; both descriptors are open.
     Errno::result(unsafe {
         libc::syscall(libc::SYS_bpf, PROG_ATTACH, &raw const attributes, size_of::<AttachAttributes>())
     })?;
@@ -237,7 +237,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Runs a program the way the kernel would.
+    /// Interprets a program as the kernel would.
     fn run(program: &[u64], kind: u32, access: u32, major: u32, minor: u32) -> u32 {
         let context = [access << 16 | kind, major, minor];
         let mut r = [0u32; 11];

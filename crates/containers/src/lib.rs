@@ -1,8 +1,8 @@
-//! Linux containers for the pod's supervisor: its trait [`Containers`] by libcontainer. The same code makes the containers inside a VM and those
-//! of a host without one.
+//! Linux containers for the pod's supervisor: its trait [`Containers`] implemented with libcontainer. The same code makes containers inside a VM
+//! and directly on a host.
 //!
-//! Owns: every fork of the supervisor's process, the only wait for children in it, control groups, bundles, device rules. Must not know: when a
-//! container is made or ended and why, connections, how volumes and images come to be mounted.
+//! Owns: every fork of the supervisor's process, its only wait for children, control groups, bundles, device rules. Must not know: when and why a
+//! container is made or ended, connections, how volumes and images are mounted.
 //!
 //! Order matters. [`LinuxContainers::start`] forks before the first thread of the process (see [`spawner`]); everything else may come later.
 
@@ -39,7 +39,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
-/// Why there can be no containers.
+/// Why containers can't be made.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
@@ -55,13 +55,13 @@ pub struct LinuxContainers {
     spawner: Spawner,
     reaper: Arc<Reaper>,
     note: fn(&str),
-    /// Process that holds the PID namespace which all containers share, if they do.
+    /// Process that holds the PID namespace shared by all containers, if they share one.
     namespace: OnceLock<i32>,
-    /// The first process of each container that was made last.
+    /// The first process of each container's latest run.
     first: Mutex<HashMap<ContainerName, Arc<PidFd>>>,
 }
 
-/// A process by its handle, which never comes to mean another process.
+/// A pidfd: it never refers to another process, even if the process id is reused.
 #[derive(Debug)]
 struct PidFd(OwnedFd);
 
@@ -72,8 +72,8 @@ impl Process for PidFd {
 }
 
 impl LinuxContainers {
-    /// Makes the pod's control group and forks the process that all containers are made by. To be called before the first thread of the
-    /// process. `note` writes one line where it can be found; `forked` is called first in each forked copy.
+    /// Makes the pod's control group and forks the process that makes all containers. Must be called before the first thread of the
+    /// process. `note` writes one line to the log; `forked` is called first in each forked copy.
     pub fn start(site: Site, note: fn(&str), forked: fn()) -> Result<Self, StartError> {
         let tree = Tree::new(Hierarchies::detect()?, &site.cgroup);
         tree.make().map_err(|error| CgroupError::Make(site.cgroup.clone(), error))?;
@@ -88,7 +88,7 @@ impl LinuxContainers {
         })
     }
 
-    /// Makes the PID namespace that all containers share, if they are to share one. To be called at most once, before the first container is
+    /// Makes the PID namespace that all containers share, if the plan wants one. Must be called at most once, before the first container is
     /// made.
     pub fn share(&self, processes: ProcessNamespace) -> Result<(), Failure> {
         if processes == ProcessNamespace::Pod {
@@ -106,7 +106,7 @@ impl LinuxContainers {
 
     fn created(&self, pending: Pending, ended: Ended) -> (Created, Arc<PidFd>) {
         let Pending { channel, pid, pidfd, terminal } = pending;
-        // Before the order to start, so that no end is lost (see `spawner`).
+        // Watched before the order to start, so that no end is lost (see `spawner`).
         self.reaper.watch(pid, ended);
         let process = Arc::new(PidFd(pidfd));
         let start = Box::new(move || spawner::client::start(&channel));
@@ -155,7 +155,7 @@ impl Containers for LinuxContainers {
         let completely = group.wait_empty(deadline);
         let oom_killed = group.oom_kills() > 0;
         match subject {
-            // Processes of an exec may go on in the background; they go with the container.
+            // Processes that an exec left in the background end with the container.
             Subject::Exec { .. } if !completely => {}
             _ => group.remove(),
         }

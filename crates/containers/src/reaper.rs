@@ -1,5 +1,5 @@
-//! The only wait for children in this program: every process that ends below the supervisor is reaped here, known or not.
-//! Owns: who wants to hear of which.
+//! The only wait for children in this program: every process that ends below the supervisor is reaped here, even an unknown one.
+//! Owns: the callbacks for the ends of processes.
 
 use magikvm_proto::wire::ExitStatus;
 use magikvm_supervisor::Ended;
@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-/// Who wants to hear of which process.
+/// The callbacks that wait, by process id.
 #[derive(Default)]
 pub(crate) struct Reaper(Mutex<HashMap<i32, Ended>>);
 
@@ -19,7 +19,7 @@ impl std::fmt::Debug for Reaper {
     }
 }
 
-/// A wait status of wait(2) as the wire says it.
+/// Converts a wait status of wait(2) to that of the wire.
 fn exit_status(raw: i32) -> ExitStatus {
     if libc::WIFSIGNALED(raw) {
         ExitStatus::signaled(libc::WTERMSIG(raw))
@@ -29,7 +29,7 @@ fn exit_status(raw: i32) -> ExitStatus {
 }
 
 impl Reaper {
-    /// Calls back when the process ends. To be called before the process can become a child of this one (see
+    /// Calls back when the process ends. Must be called before the process can become a child of this one (see
     /// [`crate::spawner`]).
     pub(crate) fn watch(&self, pid: i32, ended: Ended) {
         lock(&self.0).insert(pid, ended);
@@ -47,7 +47,7 @@ impl Reaper {
                         }
                     }
                     Err(Errno::EINTR) => {}
-                    // The spawner is always there; when it is not, its watcher has already ended the pod.
+                    // The spawner is always a child. When it is not, its watcher has already ended the pod.
                     Err(errno) => {
                         note(&format!("reaper: {errno}"));
                         return;

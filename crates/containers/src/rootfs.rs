@@ -1,4 +1,4 @@
-//! Looking into a container's root file system without being led out of it. The image may hold any symbolic link.
+//! Access to a container's root file system without leaving it. The image may hold any symbolic link.
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
@@ -21,7 +21,7 @@ pub(crate) fn open_root(path: &Path) -> io::Result<OwnedFd> {
     Ok(nix::fcntl::open(path, flags, Mode::empty())?)
 }
 
-/// Reads a regular file beneath `root`; `None` when it does not exist. A file over the cap is an error.
+/// Reads a regular file beneath `root`; `None` when it does not exist. A file longer than the cap is an error.
 pub(crate) fn read_file(root: &impl AsFd, path: &Path, cap: u64) -> io::Result<Option<Vec<u8>>> {
     let file = match open_beneath(root, path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY) {
         Ok(file) => file,
@@ -46,7 +46,7 @@ pub fn read_capped(file: File, cap: u64) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Makes a directory and its parents beneath `root`, owned by root, mode 0755. Existing ones stay as they are.
+/// Makes a directory and its parents beneath `root`, owned by root, mode 0755. Existing ones stay unchanged.
 pub(crate) fn make_directory(root: &impl AsFd, path: &Path) -> io::Result<()> {
     let mut parent = open_beneath(root, Path::new("."), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
     let mut so_far = PathBuf::new();

@@ -18,13 +18,13 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 /// Most file descriptors that travel in one message.
 const MAX_FDS: usize = 4;
 
-/// Which side of a fork this is.
+/// Which side of a fork the caller is on.
 pub(crate) enum Fork {
     Parent { child: i32 },
     Child,
 }
 
-/// Forks. Only for processes that have a single thread: the copy may then do anything.
+/// Forks. Only for processes with a single thread: the copy may then run any code.
 pub(crate) fn fork_single_threaded() -> Result<Fork, Errno> {
     // SAFETY: the callers (main before its first thread, and the spawner, which never starts one) are
     // single-threaded, so no lock can be held by a thread that the copy does not have.
@@ -34,7 +34,7 @@ pub(crate) fn fork_single_threaded() -> Result<Fork, Errno> {
     }
 }
 
-/// Ends this process without running any exit handler: for forked copies.
+/// Ends a forked copy without running any exit handler.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` has no preconditions.
     unsafe { libc::_exit(code) }
@@ -46,13 +46,13 @@ fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// A handle of a process that never comes to mean another one.
+/// A pidfd, which never refers to another process.
 pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: the call takes two integers.
     owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
 }
 
-/// Sends a signal (1 to 64) to the process of a handle.
+/// Sends a signal (1 to 64) to the process of a pidfd.
 pub(crate) fn pidfd_signal(pidfd: &impl AsFd, signal: i32) -> Result<(), Errno> {
     let null = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: the kernel accepts a null siginfo; the descriptor is open while it is borrowed.
@@ -71,13 +71,13 @@ pub(crate) fn close_at_exec_from(first: u32) -> Result<(), Errno> {
     .map(drop)
 }
 
-/// Connects file descriptor `target` (0, 1 or 2) to what `fd` is.
+/// Makes descriptor `target` (0, 1 or 2) a copy of `fd`.
 pub(crate) fn connect_stdio(fd: &impl AsFd, target: RawFd) -> Result<(), Errno> {
     // SAFETY: dup2 closes and replaces only the standard stream `target`, which nothing owns as an `OwnedFd`.
     Errno::result(unsafe { libc::dup2(fd.as_fd().as_raw_fd(), target) }).map(drop)
 }
 
-/// Becomes `uid` and `gid` with all capabilities kept until the caller drops them.
+/// Becomes `uid` and `gid` and keeps all capabilities until the caller drops them.
 pub(crate) fn set_ids(uid: u32, gid: u32) -> Result<(), Errno> {
     // SAFETY: plain system calls on integers. Raw, because the process has one thread and libc's wrappers would
     // signal others.
@@ -90,7 +90,7 @@ pub(crate) fn set_ids(uid: u32, gid: u32) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Gives up every capability for good and becomes unreadable for other processes.
+/// Drops every capability for good and becomes unreadable for other processes.
 pub(crate) fn give_up_everything() -> Result<(), Errno> {
     #[repr(C)]
     struct Header {
@@ -100,7 +100,7 @@ pub(crate) fn give_up_everything() -> Result<(), Errno> {
     // _LINUX_CAPABILITY_VERSION_3 of capability.h: two words per set.
     let header = Header { version: 0x2008_0522, pid: 0 };
     let none = [0u32; 6];
-    // SAFETY: `header` and `none` are laid out as capset(2) says for version 3 and live through the call.
+    // SAFETY: `header` and `none` are laid out as capset(2) says for version 3 and outlive the call.
     unsafe {
         Errno::result(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
         Errno::result(libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0))?;
@@ -116,7 +116,7 @@ pub(crate) fn set_process_name(name: &std::ffi::CStr) {
     }
 }
 
-/// Default dispositions and an empty mask: what a program expects to be started with.
+/// Restores the default dispositions and an empty mask, which programs expect at their start.
 pub(crate) fn default_signals() -> Result<(), Errno> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     for signal in Signal::iterator().filter(|s| !matches!(s, Signal::SIGKILL | Signal::SIGSTOP)) {
@@ -126,10 +126,10 @@ pub(crate) fn default_signals() -> Result<(), Errno> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }
 
-/// Children that end leave no zombie behind.
+/// Makes the kernel reap children that end.
 pub(crate) fn ignore_children() -> Result<(), Errno> {
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-    // SAFETY: to ignore a signal runs no code of ours.
+    // SAFETY: ignoring a signal runs no code of ours.
     unsafe { sigaction(Signal::SIGCHLD, &ignore) }.map(drop)
 }
 
@@ -139,11 +139,11 @@ pub(crate) fn set_controlling_terminal(terminal: &impl AsFd) -> Result<(), Errno
     Errno::result(unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSCTTY, 0) }).map(drop)
 }
 
-/// Unlocks a terminal's master and opens its other end, without looking up any path.
+/// Unlocks a terminal's master and opens its other end, without a path lookup.
 pub(crate) fn terminal_peer(master: &impl AsFd) -> io::Result<OwnedFd> {
     let unlocked: libc::c_int = 0;
     let raw = master.as_fd().as_raw_fd();
-    // SAFETY: TIOCSPTLCK reads one int that lives through the call; TIOCGPTPEER takes open flags and returns a
+    // SAFETY: TIOCSPTLCK reads one int that outlives the call; TIOCGPTPEER takes open flags and returns a
     // descriptor.
     unsafe {
         Errno::result(libc::ioctl(raw, libc::TIOCSPTLCK, &raw const unlocked))?;
@@ -155,7 +155,7 @@ pub(crate) fn terminal_peer(master: &impl AsFd) -> io::Result<OwnedFd> {
     }
 }
 
-/// Two connected sockets that keep message boundaries.
+/// Two connected sockets that preserve message boundaries.
 pub(crate) fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
 }
@@ -174,7 +174,7 @@ pub(crate) fn send_message(socket: &impl AsFd, bytes: &[u8], fds: &[RawFd]) -> i
     if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
-/// Receives one message of at most `buffer.len()` bytes with its descriptors. Zero bytes: the other end is closed.
+/// Receives one message of at most `buffer.len()` bytes with its descriptors. Zero bytes mean that the other end is closed.
 pub(crate) fn receive_message(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = cmsg_space!([RawFd; MAX_FDS]);
     let mut iov = [IoSliceMut::new(buffer)];
@@ -197,17 +197,17 @@ pub(crate) fn receive_message(socket: &impl AsFd, buffer: &mut [u8]) -> io::Resu
     Ok((message.bytes, fds))
 }
 
-/// Waits for any child to end: its process id and raw wait status.
+/// Waits for any child to end and returns its process id and raw wait status.
 pub(crate) fn wait_any() -> Result<(i32, i32), Errno> {
     let mut status = 0;
-    // SAFETY: the kernel writes one int, which lives through the call.
+    // SAFETY: the kernel writes one int, which outlives the call.
     let pid = Errno::result(unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL) })?;
     Ok((pid, status))
 }
 
-/// Closes every descriptor from `first` on, for a process that will use none any more.
+/// Closes every descriptor from `first` on, for a process that uses none any more.
 pub(crate) fn close_all_from(first: u32) {
-    // SAFETY: the caller, a forked copy, goes on to nothing but pause(2); no owner of a descriptor is used again.
+    // SAFETY: the caller, a forked copy, only calls pause(2) afterwards; no owner of a descriptor is used again.
     unsafe {
         libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0);
     }

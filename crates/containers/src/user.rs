@@ -1,7 +1,7 @@
-//! Who a container runs as: an image's `User` against its own `/etc/passwd` and `/etc/group`. Pure; the files come
-//! as bytes.
+//! Who a container runs as: resolves an image's `User` with the image's `/etc/passwd` and `/etc/group`. Pure: the caller
+//! passes the files as bytes.
 
-/// Bytes of `/etc/passwd` or `/etc/group` that are looked at.
+/// Most bytes of `/etc/passwd` or `/etc/group` that are read.
 pub(crate) const MAX_USER_FILE: u64 = 1 << 20;
 /// Most supplementary groups (Linux NGROUPS_MAX).
 const MAX_GROUPS: usize = 65_536;
@@ -11,25 +11,22 @@ pub(crate) struct User {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) groups: Vec<u32>,
-    /// Home directory; `/` when the image does not say.
+    /// Home directory; `/` when the image does not define one.
     pub(crate) home: String,
 }
 
-/// Why an image's `User` means nobody.
+/// Why an image's `User` can't be resolved.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UserError {
-    /// A name that `/etc/passwd` does not have.
     #[error("user {0:?} is not in the image's /etc/passwd")]
     UnknownUser(String),
-    /// A name that `/etc/group` does not have.
     #[error("group {0:?} is not in the image's /etc/group")]
     UnknownGroup(String),
-    /// A number that is no id.
     #[error("{0} is not a user or group id (0 to 4294967294)")]
     Number(String),
 }
 
-/// Whether `user` needs no look at the files to be valid; the home directory may still be in them.
+/// Whether `user` can be resolved without the files; the home directory may still be in them.
 fn number(text: &str) -> Result<Option<u32>, UserError> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return Ok(None);
@@ -77,8 +74,8 @@ fn groups(file: &[u8]) -> impl Iterator<Item = Group<'_>> {
     })
 }
 
-/// Resolves `user`, `uid`, `user:group`, `uid:gid` and mixtures, as other runtimes do: a name wins over a number of
-/// the same text, a number needs no file, and the groups that list the user count only where no group is asked for.
+/// Resolves `user`, `uid`, `user:group`, `uid:gid` and mixtures as other runtimes do: a name wins over a number with
+/// the same text, a number needs no file, and the user's supplementary groups count only if no group is given.
 pub(crate) fn resolve(user: &str, passwd_file: &[u8], group_file: &[u8]) -> Result<User, UserError> {
     let (user_text, group_text) = user.split_once(':').unwrap_or((user, ""));
     let user_text = if user_text.is_empty() { "0" } else { user_text };

@@ -1,5 +1,5 @@
-//! What each container sees of the pod's volumes, bound anew at each of its starts. Containers are hostile and may change a volume while a
-//! path in it is looked up, so nothing is ever looked up twice: what was opened is what is bound. Must not know: how volumes are mounted, the
+//! What each container sees of the pod's volumes, bound anew at each start. Containers are hostile and may change a volume during a path
+//! lookup, so every path is looked up once and what was opened is bound. Must not know: how volumes are mounted, the
 //! wire.
 
 use libcontainer::oci_spec::runtime::{Mount, Spec};
@@ -15,34 +15,34 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// A lookup that renames and mounts elsewhere disturbed is tried so often.
+/// How often a lookup is repeated that concurrent renames or mounts disturbed.
 const LOOKUPS: u32 = 128;
 
-/// Why a container can't see what it is to see of a volume.
+/// Why a container can't see part of a volume.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VolumeError {
-    /// The part of the volume is not there, or leads out of it.
+    /// The part of the volume does not exist or leads out of the volume.
     #[error("mount at {destination}: cannot use {path:?} of its volume")]
     Part {
-        /// Where the container was to see it.
+        /// Mount point in the container.
         destination: String,
         path: String,
         #[source]
         source: io::Error,
     },
-    /// It could not be bound.
+    /// The part could not be bound.
     #[error("mount at {destination}: cannot bind {}", path.display())]
     Bind {
-        /// Where the container was to see it.
+        /// Mount point in the container.
         destination: String,
-        /// Where it was to be bound first.
+        /// Where the supervisor was about to bind it first.
         path: PathBuf,
         #[source]
         source: io::Error,
     },
 }
 
-/// Binds what a container sees of the volumes to places of its own, and adds them to its configuration. What an earlier run had goes.
+/// Binds what a container sees of the volumes to private places, and adds them to its configuration. Binds of an earlier run are removed.
 pub(crate) fn attach(site: &Site, plan: &ContainerPlan, spec: &mut Spec) -> Result<(), VolumeError> {
     let mounts = spec.mounts_mut().get_or_insert_default();
     for (number, wanted) in plan.mounts.iter().enumerate() {
@@ -108,7 +108,7 @@ fn kind(fd: &impl AsFd) -> io::Result<SFlag> {
     Ok(SFlag::from_bits_truncate(fstat(fd)?.st_mode) & SFlag::S_IFMT)
 }
 
-/// Opens what is at a path beneath a directory. A link that leads out of it is an error.
+/// Opens a path beneath a directory. A link that leads out of the directory is an error.
 fn open_beneath(root: &impl AsFd, path: &str) -> io::Result<OwnedFd> {
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
@@ -122,7 +122,7 @@ fn open_beneath(root: &impl AsFd, path: &str) -> io::Result<OwnedFd> {
     Err(Errno::EAGAIN.into())
 }
 
-/// The same; what is missing is made, directories of the volume's own mode.
+/// Like [`open_beneath`], but makes missing directories, with the mode of the volume.
 fn open_or_make(root: &impl AsFd, path: &str) -> io::Result<OwnedFd> {
     match open_beneath(root, path) {
         Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => {}
@@ -136,7 +136,7 @@ fn open_or_make(root: &impl AsFd, path: &str) -> io::Result<OwnedFd> {
         let here = so_far.to_string_lossy();
         parent = match open_beneath(root, &here) {
             Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => {
-                // Somebody else may have been faster, or a link leads to nothing: the next look says.
+                // Another process may have made it first, or a link is dangling: the next lookup tells.
                 let before = umask(Mode::empty());
                 let made = mkdirat(&parent, name, mode);
                 umask(before);
@@ -151,14 +151,14 @@ fn open_or_make(root: &impl AsFd, path: &str) -> io::Result<OwnedFd> {
     Ok(parent)
 }
 
-/// Makes something visible at a place that no container reaches.
+/// Binds something to a place that no container reaches.
 fn bind(source: &OwnedFd, place: &Path) -> io::Result<()> {
-    // One unmount for each earlier run that was not cleaned up.
+    // One unmount for each earlier run whose bind was left.
     while umount2(place, MntFlags::MNT_DETACH).is_ok() {}
     if let Some(parent) = place.parent() {
         fs::create_dir_all(parent)?;
     }
-    // A part may have become a file, or a directory, since the last run.
+    // The part may have changed between a file and a directory since the last run.
     fs::remove_dir(place).or_else(|_| fs::remove_file(place)).ok();
     if kind(source)? == SFlag::S_IFDIR {
         fs::create_dir(place)?;

@@ -1,20 +1,20 @@
-//! Lines on any byte stream, with every length capped. The same code reads on both ends.
+//! Lines on any byte stream, with a cap on every length. Both ends read with the same code.
 
 use crate::limits::MAX_LINE_LEN;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, BufRead, Read, Write};
 
-/// Why the other side's bytes are of no use. After any of these the connection is to be closed.
+/// Why the peer's bytes can't be used. The connection must be closed after any of these.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
     /// The connection failed or ran into its deadline.
     #[error("the connection failed")]
     Io(#[from] io::Error),
-    /// A line without an end.
+    /// A line is too long.
     #[error("a line is longer than {MAX_LINE_LEN} bytes")]
     LineTooLong,
-    /// A line that is not the JSON it should be.
+    /// A line is not valid JSON of the expected type.
     #[error("a line is not a valid message")]
     Json(#[source] serde_json::Error),
     /// The stream ended inside a line.

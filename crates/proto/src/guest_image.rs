@@ -1,7 +1,7 @@
 //! The `manifest.json` of a guest image: what the image builder writes and the host checks before it boots one.
 //!
-//! Owns: the manifest's types, its pure checks, and the stamp by which a guest init tells its version.
-//! Must not know: where a guest image lies, how its files are read or hashed.
+//! Owns: the manifest's types, its pure checks, and the stamp by which a guest init states its version.
+//! Must not know: where a guest image is stored, how its files are read or hashed.
 
 use crate::GENERATION;
 use serde::{Deserialize, Serialize};
@@ -11,16 +11,16 @@ use std::str::FromStr;
 
 /// Name of the manifest in a guest image's directory.
 pub const MANIFEST: &str = "manifest.json";
-/// The part with the kernel, not compressed, in the form that virtual machine monitors load on its architecture: an ELF file on x86_64, on
-/// aarch64 the raw `Image`. One name for both, so that only what loads it has to know.
+/// The part with the uncompressed kernel, in the form that virtual machine monitors load on its architecture: an ELF file on x86_64, the
+/// raw `Image` on aarch64. The name is the same for both, so that only the code that loads it must know the difference.
 pub const KERNEL: &str = "vmlinux";
 /// The part with the initial root file system: a newc cpio archive.
 pub const INITRAMFS: &str = "initramfs";
-/// Shape of `manifest.json`. Another number is refused, so that a field can change its meaning.
+/// Version of the manifest's structure. Any other number is refused, so that the meaning of a field can change.
 pub const SCHEMA: u32 = 1;
-/// Bytes of a `manifest.json`.
+/// Most bytes of a `manifest.json`.
 pub const MAX_GUEST_MANIFEST_SIZE: usize = 64 << 10;
-/// Bytes of one part.
+/// Most bytes of one part.
 pub const MAX_PART_SIZE: u64 = 512 << 20;
 
 /// Processor architecture of a guest.
@@ -35,15 +35,15 @@ pub enum Arch {
 }
 
 impl Arch {
-    /// All that there are.
+    /// All architectures.
     pub const ALL: [Self; 2] = [Self::X86_64, Self::Aarch64];
 
-    /// The one that this program was compiled for; `None` on machines that no guest can be made for.
+    /// The architecture that this program was compiled for; `None` if no guest can be built for it.
     pub fn native() -> Option<Self> {
         Self::ALL.into_iter().find(|arch| arch.as_str() == std::env::consts::ARCH)
     }
 
-    /// The name as Rust's `std::env::consts::ARCH` and `uname -m` write it.
+    /// The name as in Rust's `std::env::consts::ARCH` and `uname -m`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::X86_64 => "x86_64",
@@ -63,13 +63,13 @@ impl fmt::Display for Arch {
 #[serde(try_from = "String", into = "String")]
 pub struct Sha256Hex(String);
 
-/// A text is not 64 lowercase hexadecimal digits.
+/// The text is not 64 lowercase hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("is not a SHA-256 digest (64 lowercase hexadecimal digits)")]
 pub struct NotSha256;
 
 impl Sha256Hex {
-    /// The digest of these 32 bytes, as a hash function returns them.
+    /// Builds a digest from the 32 bytes that a hash function returns.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         use fmt::Write;
         Self(bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
@@ -123,7 +123,7 @@ pub struct GuestFile {
 /// The init program inside the initramfs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Init {
-    /// Its version, when it carries a stamp ([`init_stamp`]).
+    /// Its version, if it carries a stamp ([`init_stamp`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// Digest of the program.
@@ -136,56 +136,56 @@ pub struct GuestManifest {
     pub schema: u32,
     /// Architecture of kernel and init.
     pub arch: Arch,
-    /// Generation of the wire and of the plan that the init speaks ([`GENERATION`]).
+    /// Generation of the wire and the plan that the init speaks ([`GENERATION`]).
     pub generation: u32,
-    /// The kernel's release, as `uname -r` says it in the guest.
+    /// The kernel's release, as `uname -r` prints it in the guest.
     pub kernel_version: String,
-    /// What the kernel can do beyond starting, by the names of the image builder's feature table: "vsock", "virtio-fs"…
+    /// What the kernel supports, by the names of the image builder's feature table: "vsock", "virtio-fs"…
     pub features: BTreeSet<String>,
     pub init: Init,
-    /// The files, by their names in the image's directory.
+    /// The image's files by name.
     pub parts: BTreeMap<String, GuestFile>,
 }
 
 /// Why a `manifest.json` can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestManifestError {
-    /// It is longer than any honest one.
+    /// The manifest is longer than allowed.
     #[error("is {len} bytes long, at most {MAX_GUEST_MANIFEST_SIZE} are allowed")]
     TooLong {
         /// Bytes found.
         len: usize,
     },
-    /// It is not JSON of the right shape.
+    /// The manifest is not valid JSON of the expected type.
     #[error("is not a guest image manifest")]
     Syntax(#[source] serde_json::Error),
-    /// It has a shape of another time.
+    /// The manifest has another schema.
     #[error(
-        "has schema {found}, this program reads schema {SCHEMA}; build the guest image anew with `magikvm-image build`"
+        "has schema {found}, this program reads schema {SCHEMA}; rebuild the guest image with `magikvm-image build`"
     )]
     Schema { found: u32 },
-    /// Its init speaks another generation of the wire.
+    /// The init speaks another generation of the wire.
     #[error(
-        "is of wire generation {found}, this program speaks generation {GENERATION}; build the guest image anew with `magikvm-image build`"
+        "is of wire generation {found}, this program speaks generation {GENERATION}; rebuild the guest image with `magikvm-image build`"
     )]
     Generation { found: u32 },
-    /// A part that every guest image has is not listed.
-    #[error("lists no part {0:?}")]
+    /// The manifest lacks a part that every guest image has.
+    #[error("does not list the part {0:?}")]
     PartMissing(&'static str),
     /// A part's name is not a plain file name.
     #[error("lists a part {0:?}, which is not a plain file name")]
     PartName(String),
-    /// A part is longer than any honest one.
+    /// A part is longer than allowed.
     #[error("lists {name:?} with {size} bytes, at most {MAX_PART_SIZE} are allowed")]
     PartTooLong {
         name: String,
-        /// Bytes stated.
+        /// Stated size in bytes.
         size: u64,
     },
 }
 
 impl GuestManifest {
-    /// Reads and checks a `manifest.json`. The schema is looked at first: with another one the other fields mean nothing.
+    /// Reads and checks a `manifest.json`. The schema is checked first: with another schema the other fields have no meaning.
     pub fn parse(bytes: &[u8]) -> Result<Self, GuestManifestError> {
         #[derive(Deserialize)]
         struct OnlySchema {
@@ -221,21 +221,21 @@ impl GuestManifest {
         }
     }
 
-    /// The manifest as it is stored: the same manifest always gives the same bytes.
+    /// The manifest as it is stored: equal manifests give equal bytes.
     pub fn to_json(&self) -> Vec<u8> {
-        // Maps with text keys, text and integers: nothing that serde_json can refuse.
+        // The manifest consists of maps with text keys, texts and integers, which serde_json always accepts.
         let mut json = serde_json::to_vec_pretty(self).unwrap_or_default();
         json.push(b'\n');
         json
     }
 }
 
-/// Bytes of an init's stamp.
+/// Length of an init's stamp in bytes.
 pub const INIT_STAMP_LEN: usize = 64;
 const STAMP_MAGIC: &[u8; 24] = b"@(#) magikvm init stamp\0";
 const STAMP_VERSION: usize = STAMP_MAGIC.len() + 4;
 
-/// What an init program carries in its read-only data, so that the image builder can tell its version and generation
+/// The stamp that an init program carries in its read-only data, so that the image builder can tell its version and generation
 /// without running it: 24 bytes of magic, [`GENERATION`] as little-endian u32, the version padded with zeros.
 ///
 /// ```
@@ -265,7 +265,7 @@ pub struct InitStamp {
 }
 
 impl InitStamp {
-    /// Finds the stamp in a program's bytes. Only printable ASCII with zeros behind it counts as a version.
+    /// Finds the stamp in a program's bytes. Only printable ASCII followed by zeros counts as a version.
     pub fn find(program: &[u8]) -> Option<Self> {
         let candidates = magic_positions(program);
         candidates.filter_map(|at| program.get(at..at + INIT_STAMP_LEN)).find_map(|stamp| {

@@ -1,31 +1,31 @@
-//! Names. To have one is to know that it is valid.
+//! Names. A value of these types is always a valid name.
 
 use crate::limits::{MAX_LABEL_LEN, MAX_NAME_LEN};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// Why a text is not a name.
+/// Why a text is not a valid name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     #[error("must not be empty")]
     Empty,
-    /// The text is longer than the kind of name allows.
+    /// The text is too long for this kind of name.
     #[error("is {len} bytes long, at most {max} are allowed")]
     TooLong {
-        /// Bytes found.
+        /// Length in bytes.
         len: usize,
-        /// Bytes allowed.
+        /// Most bytes allowed.
         max: usize,
     },
-    /// A character that the kind of name does not allow.
+    /// A character that this kind of name does not allow.
     #[error("contains {found:?}; only lowercase letters, digits, '-'{} are allowed (RFC 1123)", if *.dots { " and '.'" } else { "" })]
     Character {
         found: char,
-        /// Whether dots would have been allowed.
+        /// Whether dots are allowed.
         dots: bool,
     },
-    /// A label begins or ends with something other than a letter or digit.
+    /// A label does not begin or end with a letter or digit.
     #[error("must start and end with a lowercase letter or digit (RFC 1123)")]
     Edge,
 }

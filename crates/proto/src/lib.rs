@@ -1,7 +1,7 @@
 //! The contract between the magikvm host and its guest init (`vminit`), and nothing else.
 //!
-//! Owns: names and their rules ([`id`]), hard limits ([`limits`]), the plan baked into the pod's own file system
-//! ([`plan`], [`volume`]), where both find it ([`site`], [`path`]), time budgets of both ends ([`budget`]), how text is cut ([`text`]), a
+//! Owns: names and their rules ([`id`]), hard limits ([`limits`]), the plan written to the pod's private file system
+//! ([`plan`], [`volume`]), where both ends find it ([`site`], [`path`]), time budgets ([`budget`]), how text is cut ([`text`]), a
 //! guest image's manifest ([`guest_image`]), the states of a container ([`state`]) and the wire ([`wire`], [`codec`], [`stream`],
 //! [`forward`]).
 //! Must not know: async runtimes, the file system, Kubernetes YAML, hypervisors.
@@ -21,6 +21,6 @@ pub mod text;
 pub mod volume;
 pub mod wire;
 
-/// Generation of the wire and of the plan. Both ends state it in `hello`; a guest image's `manifest.json` carries it too.
-/// A host refuses a guest of another generation before it boots it.
+/// Generation of the wire and the plan. Both ends state it in `hello`; a guest image's `manifest.json` states it too.
+/// A host refuses to boot a guest of another generation.
 pub const GENERATION: u32 = 3;

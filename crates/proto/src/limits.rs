@@ -1,4 +1,4 @@
-//! Hard limits, enforced before anything is allocated. One place for both ends.
+//! Hard limits for both ends, enforced before anything is allocated.
 
 /// Pods of one state root.
 pub const MAX_PODS: usize = 1024;
@@ -8,9 +8,9 @@ pub const MAX_CONTAINERS_PER_POD: usize = 16;
 pub const MAX_VOLUMES_PER_POD: usize = 64;
 /// Volume mounts of one container.
 pub const MAX_MOUNTS_PER_CONTAINER: usize = 64;
-/// Bytes of the paths of all volume mounts of one container: they travel in one message within the guest.
+/// Bytes of the paths of all volume mounts of one container, which travel in one message within the guest.
 pub const MAX_MOUNT_PATHS_LEN: usize = 16 << 10;
-/// Bytes of a path that a volume is mounted at, or of a path within a volume.
+/// Bytes of a volume's mount path, or of a path within a volume.
 pub const MAX_VOLUME_PATH_LEN: usize = 1024;
 /// Bytes of all data of one ConfigMap or Secret.
 pub const MAX_OBJECT_BYTES: usize = 1 << 20;
@@ -20,7 +20,7 @@ pub const MAX_MANIFEST_SIZE: usize = 1 << 20;
 pub const MAX_ENV_VARS_PER_CONTAINER: usize = 256;
 /// Longest `terminationGracePeriodSeconds`, in seconds.
 pub const MAX_GRACE_PERIOD_SECS: u64 = 300;
-/// `terminationGracePeriodSeconds` when the manifest does not say, in seconds.
+/// Default `terminationGracePeriodSeconds`, in seconds.
 pub const DEFAULT_GRACE_PERIOD_SECS: u64 = 30;
 /// Labels of one pod.
 pub const MAX_LABELS_PER_POD: usize = 64;
@@ -40,31 +40,31 @@ pub const MAX_ROOTFS_SIZE: u64 = 4 << 30;
 pub const MAX_LAYERS: usize = 128;
 /// Entries of one layer.
 pub const MAX_FILES_PER_LAYER: usize = 100_000;
-/// Bringing one image from its registry takes at most so many seconds unless asked otherwise.
+/// Default limit for pulling one image, in seconds.
 pub const IMAGE_PULL_TIMEOUT_SECS: u64 = 300;
 /// Memory of one VM, in MiB.
 pub const MAX_VM_MEMORY_MIB: u64 = 4096;
 /// Virtual processors of one VM.
 pub const MAX_VCPUS: u32 = 8;
-/// Longest run of an `exec` without a terminal unless asked otherwise, in seconds.
+/// Default limit for an `exec` without a terminal, in seconds.
 pub const EXEC_TIMEOUT_SECS: u64 = 300;
 
-/// Connections the agent serves at once.
+/// Concurrent connections of the agent.
 pub const MAX_AGENT_CONNECTIONS: usize = 16;
-/// Forwarded connections the guest serves at once.
+/// Concurrent forwarded connections of the guest.
 pub const MAX_FORWARDS: usize = 1024;
-/// A forwarded connection must be agreed upon within this many seconds: its request sent, the pod's port connected to. A server that is slow to
-/// accept lets TCP try again after one, three, seven and fifteen seconds.
+/// Limit for setting up a forwarded connection, in seconds: its request is sent and the pod's port is connected. If a server accepts slowly,
+/// TCP retries after one, three, seven and fifteen seconds.
 pub const FORWARD_TIMEOUT_SECS: u64 = 20;
-/// Bytes of one line on the wire, newline included.
+/// Bytes of one line on the wire, including the newline.
 pub const MAX_LINE_LEN: usize = 64 << 10;
 /// Arguments of one exec.
 pub const MAX_EXEC_ARGS: usize = 256;
 /// Bytes of one argument of an exec.
 pub const MAX_EXEC_ARG_LEN: usize = 4096;
-/// A request must be answered within this many seconds.
+/// Limit for answering a request, in seconds.
 pub const REQUEST_TIMEOUT_SECS: u64 = 30;
 /// Bytes of `/pod/spec.json` and of one `config.json`.
 pub const MAX_PLAN_SIZE: usize = 1 << 20;
-/// Bytes of any message text that one end shows of the other.
+/// Bytes of any message text that one end shows from the other.
 pub const MAX_MESSAGE_LEN: usize = 4096;

@@ -1,4 +1,4 @@
-//! The plan that the host bakes into `/pod/spec.json` and the guest carries out. All names are resolved, all defaults applied.
+//! The plan that the host writes to `/pod/spec.json` and the guest carries out. All names are resolved, all defaults applied.
 
 use crate::id::{ContainerName, PodId};
 use crate::limits::{MAX_CONTAINERS_PER_POD, MAX_VOLUMES_PER_POD};
@@ -10,16 +10,16 @@ use std::path::PathBuf;
 /// What happens to a container that has ended (core/v1 `PodSpec.restartPolicy`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum RestartPolicy {
-    /// Start it again, whatever its exit code.
+    /// Restart it, whatever its exit code.
     #[default]
     Always,
-    /// Start it again unless it exited with 0.
+    /// Restart it unless it exited with 0.
     OnFailure,
     Never,
 }
 
 impl RestartPolicy {
-    /// Whether a container that ended with this exit code is to be started again.
+    /// Whether a container that ended with this exit code is restarted.
     pub fn restarts(self, exit_code: i32) -> bool {
         match self {
             Self::Always => true,
@@ -33,10 +33,10 @@ impl RestartPolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProcessNamespace {
-    /// Each container is process 1 of its own PID namespace.
+    /// Each container is PID 1 of a private PID namespace.
     #[default]
     PerContainer,
-    /// All containers share one PID namespace, whose process 1 belongs to vminit and reaps.
+    /// All containers share one PID namespace, whose PID 1 is a process of vminit that reaps.
     Pod,
 }
 
@@ -54,22 +54,22 @@ pub enum Stdio {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stdin {
-    /// End of file at once.
+    /// End of file immediately.
     #[default]
     Closed,
-    /// A pipe that stays open over many attaches (core/v1 `Container.stdin`).
+    /// A pipe that stays open across attaches (core/v1 `Container.stdin`).
     Open,
     /// A pipe that ends with the first attach that ends (core/v1 `Container.stdinOnce`).
     Once,
 }
 
-/// Where a container's read-only root file system is. Its writable layer lies over it.
+/// Where a container's read-only root file system is. The writable layer is mounted over it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rootfs {
     /// In this partition of the composite disk (EROFS), 2 or more; mounted at [`crate::site::Site::image`].
     Partition(u32),
-    /// In this directory, by its absolute path.
+    /// In the directory with this absolute path.
     Path(PathBuf),
 }
 
@@ -80,19 +80,19 @@ pub struct ContainerPlan {
     pub name: ContainerName,
     /// Its read-only root file system.
     pub rootfs: Rootfs,
-    /// Who it runs as, in the form of an OCI image's `User`: empty (root), `user`, `uid`, `user:group`, `uid:gid` and mixtures.
-    /// Names are looked up in the image's own `/etc/passwd` and `/etc/group` by the guest. Numbers need neither file.
+    /// The user it runs as, in the form of an OCI image's `User`: empty (root), `user`, `uid`, `user:group`, `uid:gid` and mixtures.
+    /// The guest looks names up in the image's `/etc/passwd` and `/etc/group`. Numbers need neither file.
     pub user: String,
     /// Standard output and error.
     pub stdio: Stdio,
     pub stdin: Stdin,
-    /// What it sees of the pod's volumes, in the order they are mounted.
+    /// What it sees of the pod's volumes, in mount order.
     pub mounts: Vec<MountPlan>,
 }
 
 /// Most addresses and gateways of a pod's interface.
 pub const MAX_ADDRESSES: usize = 8;
-/// Least MTU that IPv6 takes, and the largest one.
+/// Smallest MTU for IPv6, and the largest one.
 pub const MTU: std::ops::RangeInclusive<u32> = 1280..=65_520;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -111,32 +111,32 @@ impl std::fmt::Display for MacAddress {
 #[serde(deny_unknown_fields)]
 pub struct InterfaceAddress {
     pub address: IpAddr,
-    /// Bits of its network.
+    /// Prefix length of its network.
     pub prefix: u8,
 }
 
-/// Somebody in the pod's network.
+/// A neighbour in the pod's network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Neighbour {
     pub address: IpAddr,
-    /// Its Ethernet address, where it is known beforehand.
+    /// Its Ethernet address, if known in advance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddress>,
 }
 
-/// The pod's one interface beside its loopback: all of it is said here, the guest asks nobody.
+/// The pod's only interface besides loopback. It is described completely: the guest does not use DHCP or router discovery.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkPlan {
-    /// By which the guest finds it.
+    /// MAC address by which the guest finds the interface.
     pub mac: MacAddress,
-    /// Bytes of a packet.
+    /// MTU in bytes.
     pub mtu: u32,
     pub addresses: Vec<InterfaceAddress>,
-    /// Ways to all other networks, at most one for IPv4 and one for IPv6.
+    /// Gateways to all other networks, at most one for IPv4 and one for IPv6.
     pub gateways: Vec<Neighbour>,
-    /// Others in its network that it need not look for.
+    /// Other hosts in its network that need no ARP or neighbour discovery.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub neighbours: Vec<Neighbour>,
 }
@@ -163,18 +163,18 @@ impl NetworkPlan {
         let four = self.gateways.iter().filter(|one| one.address.is_ipv4()).count();
         if four > 1 || self.gateways.len() > four + 1 || !self.gateways.iter().all(reachable) {
             return wrong(
-                "its gateways are more than one of a kind, or there is no address to reach them from",
+                "it has several gateways of one address family, or no address of a gateway's family",
             );
         }
         Ok(())
     }
 }
 
-/// The whole pod, as the guest needs it.
+/// The whole pod as the guest needs it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GuestPlan {
-    /// [`crate::GENERATION`] of the host that wrote it.
+    /// The [`crate::GENERATION`] of the host that wrote the plan.
     pub generation: u32,
     pub pod: PodId,
     /// The pod's unique id (UUID text).
@@ -183,34 +183,34 @@ pub struct GuestPlan {
     pub hostname: String,
     /// What happens to a container that has ended.
     pub restart_policy: RestartPolicy,
-    /// Whose processes a container sees.
+    /// Whether containers see each other's processes.
     pub process_namespace: ProcessNamespace,
-    /// Grace period used when the guest itself has to stop the pod (signal to PID 1), in milliseconds.
+    /// Grace period if the guest itself stops the pod (signal to PID 1), in milliseconds.
     pub grace_ms: u64,
-    /// 1 to 16 containers. None starts before all are created; a stop asks all of them at once.
+    /// 1 to 16 containers. None starts before all are created; a stop applies to all of them at once.
     pub containers: Vec<ContainerPlan>,
     /// At most 64 volumes.
     pub volumes: Vec<VolumePlan>,
-    /// Its network; without one it has only its loopback.
+    /// Its network; without one the pod has only loopback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkPlan>,
 }
 
-/// Why a plan is not to be carried out.
+/// Why a plan can't be carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// Written by a host of another generation.
+    /// A host of another generation wrote the plan.
     #[error("the plan is of generation {found}, this vminit speaks {expected}")]
     Generation {
-        /// Found in the plan.
+        /// Generation in the plan.
         found: u32,
-        /// [`crate::GENERATION`].
+        /// This program's [`crate::GENERATION`].
         expected: u32,
     },
-    /// None or too many.
-    #[error("the plan has {0} containers, 1 to {MAX_CONTAINERS_PER_POD} are possible")]
+    /// No containers, or too many.
+    #[error("the plan has {0} containers, 1 to {MAX_CONTAINERS_PER_POD} are allowed")]
     ContainerCount(usize),
-    /// Two containers of one name.
+    /// Two containers have the same name.
     #[error("the plan names container {0} twice")]
     Duplicate(ContainerName),
     /// A partition that can't hold an image.
@@ -219,18 +219,18 @@ pub enum PlanError {
     /// A directory that can't be a root file system.
     #[error("container {container} has its root file system at {}, which is not an absolute path without `..`", path.display())]
     RootfsPath { container: ContainerName, path: PathBuf },
-    #[error("the plan has {0} volumes, at most {MAX_VOLUMES_PER_POD} are possible")]
+    #[error("the plan has {0} volumes, at most {MAX_VOLUMES_PER_POD} are allowed")]
     VolumeCount(usize),
     /// A volume or a mount that can't be made.
     #[error(transparent)]
     Volume(#[from] VolumeError),
-    /// A network that can't be set up.
-    #[error("the plan's network can't be: {0}")]
+    /// The network can't be set up.
+    #[error("the plan's network is invalid: {0}")]
     Network(&'static str),
 }
 
 impl GuestPlan {
-    /// Checks what the types alone can't say. Both ends call it: the host before baking, the guest before acting.
+    /// Checks what the types can't express. Both ends call it: the host before it writes the plan, the guest before it acts.
     pub fn check(&self) -> Result<(), PlanError> {
         if self.generation != crate::GENERATION {
             return Err(PlanError::Generation { found: self.generation, expected: crate::GENERATION });
@@ -265,7 +265,7 @@ impl GuestPlan {
     }
 }
 
-/// Whether a path is absolute and has no `..` in it.
+/// Whether a path is absolute and contains no `..`.
 fn is_plain(path: &std::path::Path) -> bool {
     use std::path::Component;
     let fine = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));

@@ -1,30 +1,30 @@
-//! Where a pod's supervisor keeps what containers are made of. The host that writes a plan and the supervisor that carries it out use the same
-//! [`Site`], so no path is known to one of them only. Must not know: what is done with the paths.
+//! Where a pod's supervisor keeps what it makes containers of. The host that writes a plan and the supervisor that carries it out use the same
+//! [`Site`], so both know every path. Must not know: what the paths are used for.
 
 use crate::id::ContainerName;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// The plan, within the pod's own files.
+/// The plan, relative to the pod's own files.
 pub const SPEC_JSON: &str = "pod/spec.json";
-/// Directory of `hosts`, `hostname` and `resolv.conf`, within the pod's own files.
+/// Directory of `hosts`, `hostname` and `resolv.conf`, relative to the pod's own files.
 pub const POD_ETC: &str = "pod/etc";
 
-/// The OCI runtime configuration of a container, within the pod's own files.
+/// The OCI runtime configuration of a container, relative to the pod's own files.
 pub fn container_config(name: &ContainerName) -> String {
     format!("containers/{name}/config.json")
 }
 
-/// The files of volume N, within the pod's own files.
+/// The files of volume N, relative to the pod's own files.
 pub fn volume_files(volume: u32) -> String {
     format!("pod/volumes/{volume}")
 }
 
-/// Directories of one pod, as its supervisor sees them. All are absolute.
+/// Directories of one pod as its supervisor sees them. All paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Site {
-    /// Root of the pod's own files, which the host has written: [`SPEC_JSON`], [`POD_ETC`], [`volume_files`], [`container_config`].
+    /// Root of the pod's own files, written by the host: [`SPEC_JSON`], [`POD_ETC`], [`volume_files`], [`container_config`].
     pub files: PathBuf,
     /// Writable state that lives as long as the pod: its `/etc` files, `/dev/shm`, mounted volumes, runtime state.
     pub run: PathBuf,
@@ -32,14 +32,14 @@ pub struct Site {
     pub images: PathBuf,
     /// One OCI bundle for each container: `NAME/config.json` and `NAME/rootfs`.
     pub bundles: PathBuf,
-    /// An empty directory: the root of processes that need no file.
+    /// An empty directory: the root of processes that need no files.
     pub empty: PathBuf,
     /// Control group of the pod, as an OCI `cgroupsPath`: the group of a container is `NAME` in it.
     pub cgroup: String,
 }
 
 impl Site {
-    /// The one inside a VM, where PID 1 has made the root.
+    /// The site inside a VM, whose root PID 1 has made.
     pub fn guest() -> Self {
         Self {
             files: crate::path::COMPOSITE_MOUNT.into(),
@@ -51,7 +51,7 @@ impl Site {
         }
     }
 
-    /// One below a directory of its own.
+    /// A site below one private directory.
     pub fn beneath(dir: &Path, cgroup: impl Into<String>) -> Self {
         Self {
             files: dir.join("files"),
@@ -67,17 +67,17 @@ impl Site {
         self.files.join(SPEC_JSON)
     }
 
-    /// Directory of `hosts`, `hostname` and `resolv.conf` as the host has written them.
+    /// Directory of `hosts`, `hostname` and `resolv.conf` as written by the host.
     pub fn original_etc(&self) -> PathBuf {
         self.files.join(POD_ETC)
     }
 
-    /// The OCI runtime configuration of a container, as the host has written it.
+    /// The OCI runtime configuration of a container as written by the host.
     pub fn container_config(&self, name: &ContainerName) -> PathBuf {
         self.files.join(container_config(name))
     }
 
-    /// The files of volume N, as the host has written them.
+    /// The files of volume N as written by the host.
     pub fn volume_files(&self, volume: u32) -> PathBuf {
         self.files.join(volume_files(volume))
     }
@@ -97,12 +97,12 @@ impl Site {
         self.run.join("volumes").join(volume.to_string())
     }
 
-    /// Where the directory is mounted that the host shares.
+    /// Where the host's shared directory is mounted.
     pub fn shared(&self) -> PathBuf {
         self.run.join("volumes/shared")
     }
 
-    /// What a container sees of a volume, by the number of the mount.
+    /// Where a container's mount with this number is bound first.
     pub fn mount(&self, container: &ContainerName, number: usize) -> PathBuf {
         self.run.join("mounts").join(container.as_str()).join(number.to_string())
     }
@@ -112,7 +112,7 @@ impl Site {
         self.run.join("containers")
     }
 
-    /// The socket over which a container hands its terminal over.
+    /// The socket through which a container hands over its terminal.
     pub fn console_socket(&self, id: &str) -> PathBuf {
         self.run.join(format!("console-{id}"))
     }

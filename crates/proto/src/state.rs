@@ -1,7 +1,7 @@
-//! How a container is: core/v1 `ContainerState` and what belongs to it. One set of types for the supervisor that decides the
-//! states, the wire's `status` and the host's records. Owns: the reasons, in the kubelet's words. Must not know: who decides.
+//! The state of a container: core/v1 `ContainerState` and what belongs to it. One set of types for the supervisor that decides the
+//! states, the wire's `status` and the host's records. Owns: the reasons, named as in the kubelet. Must not know: who decides.
 //!
-//! Times are milliseconds since 1970 by the clock of the side that says them: the guest's in its status, the host's in a
+//! Times are milliseconds since 1970 by the clock of the side that states them: the guest's in its status, the host's in a
 //! pod's record.
 
 use crate::id::ContainerName;
@@ -19,11 +19,11 @@ pub const START_ERROR_CODE: i32 = 128;
 pub struct ContainerStatus {
     /// The container's name in the pod.
     pub name: ContainerName,
-    /// How often it was started again.
+    /// How often it was restarted.
     pub restart_count: u32,
     #[serde(flatten)]
     pub state: ContainerState,
-    /// The run before the present one (core/v1 `lastState`).
+    /// The previous run (core/v1 `lastState`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Terminated>,
 }
@@ -39,7 +39,7 @@ impl ContainerStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum ContainerState {
-    /// It does not run yet, or not again yet.
+    /// It does not run yet, or waits for its restart.
     Waiting {
         reason: WaitingReason,
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -48,7 +48,7 @@ pub enum ContainerState {
     Running {
         started_ms: u64,
     },
-    /// It has ended and is not started again.
+    /// It has ended and will not restart.
     Terminated(Terminated),
 }
 
@@ -58,13 +58,13 @@ impl ContainerState {
         Self::Waiting { reason: WaitingReason::ContainerCreating, message: None }
     }
 
-    /// Waiting to be started again `wait_ms` milliseconds after its end.
+    /// Waiting to restart `wait_ms` milliseconds after its end.
     pub fn back_off(wait_ms: u64) -> Self {
         let message = format!("starts again in {:.1} s", Duration::from_millis(wait_ms).as_secs_f64());
         Self::Waiting { reason: WaitingReason::CrashLoopBackOff, message: Some(message) }
     }
 
-    /// The run that has ended, if the container is not started again.
+    /// The run that has ended, if the container will not restart.
     pub fn terminated(&self) -> Option<&Terminated> {
         match self {
             Self::Terminated(run) => Some(run),
@@ -78,7 +78,7 @@ impl ContainerState {
 pub enum WaitingReason {
     /// It is being created.
     ContainerCreating,
-    /// It has ended, and is started again after a while.
+    /// It has ended and will restart after a delay.
     CrashLoopBackOff,
 }
 
@@ -96,19 +96,19 @@ impl fmt::Display for WaitingReason {
 pub struct Terminated {
     /// The exit code and the signal.
     pub exit: ExitStatus,
-    /// Why it ended, in one word.
+    /// Why it ended, as one word.
     pub reason: TerminatedReason,
     /// Details for people, at most [`MAX_MESSAGE_LEN`] bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// When its program began; absent when it never ran.
+    /// When its program started; absent if it never ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_ms: Option<u64>,
     pub finished_ms: u64,
 }
 
 impl Terminated {
-    /// A program that ran and has ended; the exit status tells the reason.
+    /// A program that ran and has ended; the exit status determines the reason.
     pub fn ended(exit: ExitStatus, started_ms: Option<u64>, finished_ms: u64) -> Self {
         let reason = match exit {
             ExitStatus { oom_killed: true, .. } => TerminatedReason::OomKilled,
@@ -125,7 +125,7 @@ impl Terminated {
         Self { exit, reason: TerminatedReason::StartError, message, started_ms: None, finished_ms }
     }
 
-    /// A run whose end nobody saw.
+    /// A run whose end was not observed.
     pub fn unknown(message: &str, started_ms: Option<u64>, finished_ms: u64) -> Self {
         let exit = ExitStatus::signaled(9);
         let message = Some(cut(message, MAX_MESSAGE_LEN).to_owned());
@@ -139,7 +139,7 @@ pub enum TerminatedReason {
     Completed,
     /// It exited with another code, or a signal ended it.
     Error,
-    /// The kernel killed a process of it because its memory was used up.
+    /// The kernel's OOM killer killed one of its processes.
     #[serde(rename = "OOMKilled")]
     OomKilled,
     /// It could not be created or started.
@@ -162,15 +162,15 @@ impl fmt::Display for TerminatedReason {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ExitStatus {
-    /// Exit code; 128 + signal when a signal ended it.
+    /// Exit code; 128 + signal if a signal ended it.
     pub code: i32,
     /// The signal that ended it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
-    /// The kernel killed a process of its cgroup for want of memory.
+    /// The kernel's OOM killer killed a process of its cgroup.
     #[serde(default, skip_serializing_if = "is_false")]
     pub oom_killed: bool,
-    /// It was killed because its time was over.
+    /// It was killed because its timeout expired.
     #[serde(default, skip_serializing_if = "is_false")]
     pub timed_out: bool,
 }
@@ -181,7 +181,7 @@ fn is_false(value: &bool) -> bool {
 }
 
 impl ExitStatus {
-    /// The status of a process that ended by itself.
+    /// The status of a process that exited.
     pub fn exited(code: i32) -> Self {
         Self { code, ..Self::default() }
     }

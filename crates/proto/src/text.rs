@@ -1,6 +1,6 @@
 //! Text of bounded length.
 
-/// The beginning of a text, at most so many bytes long and whole characters only.
+/// The longest prefix of whole characters that has at most `max_bytes` bytes.
 pub fn cut(text: &str, max_bytes: usize) -> &str {
     &text[..text.floor_char_boundary(max_bytes)]
 }

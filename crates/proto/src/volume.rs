@@ -1,27 +1,27 @@
-//! Volumes in the guest's plan: where their content is, and where containers see it.
+//! Volumes in the guest's plan: where their content is, and where containers mount them.
 
 use crate::id::ContainerName;
 use crate::limits::{MAX_MOUNT_PATHS_LEN, MAX_MOUNTS_PER_CONTAINER, MAX_VOLUME_PATH_LEN};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
-/// Whether what is seen of a volume can be changed.
+/// Whether a mount of a volume is writable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Access {
-    /// It can only be read.
+    /// Read-only.
     ReadOnly,
-    /// It can be changed.
+    /// Writable.
     #[default]
     ReadWrite,
 }
 
-/// A volume that the guest has.
+/// A volume of the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VolumePlan {
     pub source: VolumeSource,
-    /// Group that it belongs to, whose members may write (core/v1 `PodSecurityContext.fsGroup`).
+    /// Its group, whose members may write (core/v1 `PodSecurityContext.fsGroup`).
     pub group: Option<u32>,
 }
 
@@ -31,14 +31,14 @@ pub struct VolumePlan {
 pub enum VolumeSource {
     /// In the guest's memory.
     Memory {
-        /// Most bytes it may hold; none: half of the guest's memory.
+        /// Most bytes it may hold; without a limit, half of the guest's memory.
         size_bytes: Option<u64>,
     },
     /// A directory of a file system on the scratch disk.
     Disk { partition: u32 },
     /// Files in the pod's own file system ([`crate::site::volume_files`]).
     Files,
-    /// Things of the host; each mount says which.
+    /// Files of the host; each mount says which.
     Shared,
 }
 
@@ -51,7 +51,7 @@ pub struct MountPlan {
     pub part: Part,
     /// Where the container sees it: an absolute path without `..`.
     pub destination: String,
-    /// Whether it can be changed.
+    /// Whether it is writable.
     pub access: Access,
 }
 
@@ -60,46 +60,46 @@ pub struct MountPlan {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Part {
     Whole,
-    /// What is at this relative path without `..`; a missing one becomes a directory.
+    /// The entry at this relative path without `..`; a missing one becomes a directory.
     Path(String),
-    /// Entry of the directory that the host shares.
+    /// An entry of the directory that the host shares.
     Shared(u32),
 }
 
-/// Why a volume can't be made or seen.
+/// Why a volume can't be mounted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VolumeError {
-    /// More mounts than a container may have.
-    #[error("container {container} has {count} mounts, at most {MAX_MOUNTS_PER_CONTAINER} are possible")]
+    /// Too many mounts for a container.
+    #[error("container {container} has {count} mounts, at most {MAX_MOUNTS_PER_CONTAINER} are allowed")]
     MountCount { container: ContainerName, count: usize },
-    /// Longer paths than a container may have together.
+    /// The paths of a container's mounts are too long together.
     #[error(
-        "the paths of the mounts of container {container} have {len} bytes, at most {MAX_MOUNT_PATHS_LEN} are possible"
+        "the paths of the mounts of container {container} have {len} bytes, at most {MAX_MOUNT_PATHS_LEN} are allowed"
     )]
     PathsLen {
         container: ContainerName,
-        /// How many bytes.
+        /// Their length in bytes.
         len: usize,
     },
-    /// A mount of a volume that there is not.
-    #[error("container {container} mounts volume {volume}, which there is not")]
+    /// A mount of a volume that does not exist.
+    #[error("container {container} mounts volume {volume}, which does not exist")]
     Missing { container: ContainerName, volume: u32 },
-    /// A part of another kind of volume.
-    #[error("container {container} mounts a part of volume {volume} that it can't have")]
+    /// A mount of a part that this kind of volume does not have.
+    #[error("container {container} mounts a part of volume {volume} that this kind of volume does not have")]
     Part { container: ContainerName, volume: u32 },
-    /// A destination or a path that may lead anywhere.
+    /// A destination or a path that is not allowed.
     #[error("container {container}: a mount's path {path}")]
     Path {
         container: ContainerName,
-        /// What is wrong with it.
+        /// Why it is refused.
         path: PathError,
     },
-    /// Two mounts at one place.
-    #[error("container {container} has two mounts at one place")]
+    /// Two mounts have the same destination.
+    #[error("container {container} has two mounts with the same destination")]
     Twice { container: ContainerName },
 }
 
-/// Why a path is none that a mount may have.
+/// Why a path is not allowed in a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     #[error("must not be empty")]
@@ -116,7 +116,7 @@ pub enum PathError {
     Relative,
     #[error("must be a relative path")]
     Absolute,
-    /// The root, or what the kernel shows there.
+    /// The root, or a path below /proc or /sys.
     #[error("can't be mounted over: it is the root, or beneath /proc or /sys")]
     Reserved,
 }
@@ -134,13 +134,13 @@ fn plain(path: &str) -> Result<(), PathError> {
     if path.split('/').any(|name| name == "..") { Err(PathError::Back) } else { Ok(()) }
 }
 
-/// Checks a path beneath a volume: relative, and never back.
+/// Checks a path beneath a volume: relative, without `..`.
 pub fn check_sub_path(path: &str) -> Result<(), PathError> {
     plain(path)?;
     if path.starts_with('/') { Err(PathError::Absolute) } else { Ok(()) }
 }
 
-/// Checks where a volume may be mounted: absolute, never back, and not over the root, `/proc` or `/sys`.
+/// Checks a mount's destination: absolute, without `..`, and not the root or below `/proc` or `/sys`.
 pub fn check_destination(path: &str) -> Result<(), PathError> {
     plain(path)?;
     if !path.starts_with('/') {
@@ -152,7 +152,7 @@ pub fn check_destination(path: &str) -> Result<(), PathError> {
     }
 }
 
-/// The names that a path is made of.
+/// The components of a path.
 pub fn names(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').filter(|name| !name.is_empty() && *name != ".")
 }

@@ -1,6 +1,6 @@
 //! Messages of the wire: newline-delimited JSON on vsock port 1024.
 //!
-//! A connection carries requests, each one line `{"action":…}`, each answered by one line `{"status":"ok",…}` or
+//! A connection carries requests. Each is one line `{"action":…}`, answered by one line `{"status":"ok",…}` or
 //! `{"status":"error","code":…,"message":…}`. After an `ok` to `exec`, `attach`, `logs` or `events` the connection is a stream: both sides
 //! send the frames of [`crate::stream`] until the end.
 
@@ -10,22 +10,22 @@ pub use crate::state::{ContainerStatus, ExitStatus};
 use crate::text::cut;
 use serde::{Deserialize, Serialize};
 
-/// What the host asks of the guest.
+/// A request of the host to the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "snake_case", rename_all_fields = "snake_case")]
 pub enum Request {
-    /// First request of a connection that wants to know whom it talks to. Answered by [`Hello`].
+    /// First request of a connection, to learn the guest's version. Answered by [`Hello`].
     Hello {
         /// The host's [`crate::GENERATION`].
         generation: u32,
     },
-    /// Is anybody there? Answered by [`Done`].
+    /// Checks that the agent answers. Answered by [`Done`].
     Ping,
     /// State of every container. Answered by [`Status`].
     Status,
-    /// Sends a signal to process 1 of one container, or of all. Answered by [`Done`].
+    /// Sends a signal to PID 1 of one container, or of all. Answered by [`Done`].
     Signal {
-        /// Which container; all running ones when absent.
+        /// The container; all running ones when absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         container: Option<ContainerName>,
         /// Linux signal number, 1 to 64.
@@ -37,11 +37,11 @@ pub enum Request {
     /// Closing the connection kills the process.
     Exec(ExecRequest),
     /// Output of all containers from the oldest byte that no earlier reader took. Answered by [`Done`]; the connection becomes a stream.
-    /// Guest to host only: the channels of [`crate::stream::log_channel`], and the end once the guest has no more to say. Nothing is lost: a
-    /// container whose output nobody takes stops in its write. One reader at a time; a second one is refused with `busy`.
+    /// Guest to host only: the channels of [`crate::stream::log_channel`], and the end once the guest has no more to send. Nothing is lost: a
+    /// container whose output is not taken blocks in its write. One reader at a time; a second one is refused with `busy`.
     Logs,
-    /// Live output of one container from now on, and its input. Answered by [`Attached`]; the connection becomes a stream, as that of
-    /// [`Request::Exec`] is. A reader too slow for the output loses some; [`StreamMessage::Dropped`] stands where it is missing.
+    /// Live output of one container from now on, and its input. Answered by [`Attached`]; the connection becomes a stream like that of
+    /// [`Request::Exec`]. A reader that is too slow loses output; [`StreamMessage::Dropped`] stands where it is missing.
     Attach {
         container: ContainerName,
         /// Whether the caller will send input. Refused with `conflict` when the container has no open stdin.
@@ -51,16 +51,16 @@ pub enum Request {
     Stats,
     /// Events from sequence number `since` on, then live. Answered by [`Done`]; the connection becomes a stream of [`Event`] lines.
     Events {
-        /// First sequence number wanted; 0 for all that are still kept.
+        /// First sequence number wanted; 0 for all events that are still kept.
         since: u64,
     },
-    /// What time it is. A guest whose clock is off by more than [`crate::budget::CLOCK_TOLERANCE_MS`] sets it. Sent after whatever may have
-    /// held the guest's clock up or moved the host's. Answered by [`ClockSet`].
+    /// Tells the time. A guest whose clock is off by more than [`crate::budget::CLOCK_TOLERANCE_MS`] sets it. Sent after anything that may have
+    /// stopped the guest's clock or changed the host's. Answered by [`ClockSet`].
     Clock {
-        /// The host's time when it sent this, in nanoseconds since 1970.
+        /// The host's time at sending, in nanoseconds since 1970.
         realtime_ns: u64,
     },
-    /// Stops the pod: TERM to every container at once, KILL to those that are left after the grace period; hands over the last
+    /// Stops the pod: TERM to every container at once, KILL to those that remain after the grace period; hands over the last
     /// output and ends. A later request can shorten the grace period, never lengthen it. Answered by [`Done`] at once.
     Shutdown {
         /// From TERM to KILL, in milliseconds.
@@ -68,38 +68,38 @@ pub enum Request {
     },
 }
 
-/// The further process of [`Request::Exec`].
+/// The additional process of [`Request::Exec`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecRequest {
     pub container: ContainerName,
     /// Program and arguments, 1 to 256 of at most 4096 bytes.
     pub args: Vec<String>,
-    /// Variables beside the container's own, `NAME=value`.
+    /// Variables in addition to the container's, `NAME=value`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
-    /// Working directory; the container's own when absent.
+    /// Working directory; that of the container when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
     /// Terminal of this size; three pipes when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub terminal: Option<WindowSize>,
-    /// Whether the caller will send input; end of file at once otherwise.
+    /// Whether the caller will send input; otherwise the process reads end of file immediately.
     #[serde(default)]
     pub stdin: bool,
-    /// Killed after this many milliseconds (the `exit` then says `timed_out`).
+    /// It is killed after this many milliseconds (the `exit` then says `timed_out`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
 }
 
 impl ExecRequest {
-    /// Checks the caps of the wire; the message names what is too large.
+    /// Checks the caps of the wire; the message names the offending value.
     pub fn check(&self) -> Result<(), String> {
         if self.args.is_empty() {
             return Err("exec needs a program".to_owned());
         }
         if self.args.len() > MAX_EXEC_ARGS {
             return Err(format!(
-                "exec has {} arguments, at most {MAX_EXEC_ARGS} are possible",
+                "exec has {} arguments, at most {MAX_EXEC_ARGS} are allowed",
                 self.args.len()
             ));
         }
@@ -121,11 +121,11 @@ pub struct WindowSize {
     pub cols: u16,
 }
 
-/// Answer to any request: the wanted `T`, or why not.
+/// Answer to any request: the wanted `T`, or a refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub enum Reply<T> {
-    /// Done; `T`'s fields stand beside `status`.
+    /// Success; the fields of `T` stand beside `status`.
     Ok(T),
     Error(Refusal),
 }
@@ -135,12 +135,12 @@ pub enum Reply<T> {
 #[error("{message}")]
 pub struct Refusal {
     pub code: RefusalCode,
-    /// For people; at most 4096 bytes count.
+    /// For people; only the first 4096 bytes count.
     pub message: String,
 }
 
 impl Refusal {
-    /// A refusal whose message is cut to what the wire allows.
+    /// A refusal whose message is cut to the wire's limit.
     pub fn new(code: RefusalCode, message: impl Into<String>) -> Self {
         let mut message = message.into();
         message.truncate(cut(&message, MAX_MESSAGE_LEN).len());
@@ -152,21 +152,21 @@ impl Refusal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefusalCode {
-    /// Not a request of this generation, or over a limit.
+    /// Not a request of this generation, or a limit is exceeded.
     Invalid,
     /// No such container, program or process.
     NotFound,
-    /// Not in this state (the container is not running, has no stdin…).
+    /// Not possible in the present state (the container is not running, has no stdin…).
     Conflict,
     /// Too many of these at once.
     Busy,
     Internal,
-    /// A code this side does not know.
+    /// A code that this side does not know.
     #[serde(other)]
     Unknown,
 }
 
-/// Answer that has nothing to say.
+/// Answer without content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Done {}
 
@@ -176,7 +176,7 @@ pub struct Hello {
     /// The guest's [`crate::GENERATION`].
     pub generation: u32,
     pub version: String,
-    /// The pod it runs; absent while it has not read its plan.
+    /// The pod that the guest runs; absent until it has read its plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodId>,
     pub capabilities: Vec<String>,
@@ -192,7 +192,7 @@ pub struct ClockSet {
 /// Answer to [`Request::Exec`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecStarted {
-    /// Process id in the guest's first PID namespace.
+    /// Process id in the guest's root PID namespace.
     pub pid: i32,
 }
 
@@ -206,7 +206,7 @@ pub struct Attached {
 /// Answer to [`Request::Status`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// Every container of the plan, in its order.
+    /// Every container in the order of the plan.
     pub containers: Vec<ContainerStatus>,
     /// Sequence number of the newest event.
     pub last_event: u64,
@@ -221,17 +221,17 @@ pub struct Stats {
     pub guest: GuestStats,
 }
 
-/// Resource use of one container (its cgroup).
+/// Resource use of one container, as counted by its cgroup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerStats {
     pub name: ContainerName,
     /// Processor time since its start, in microseconds.
     pub cpu_usec: u64,
-    /// Memory now, in bytes.
+    /// Current memory, in bytes.
     pub memory_bytes: u64,
-    /// Highest memory, in bytes.
+    /// Peak memory, in bytes.
     pub memory_peak_bytes: u64,
-    /// Its limit, in bytes; absent without one.
+    /// Memory limit, in bytes; absent if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_limit_bytes: Option<u64>,
     pub pids: u64,
@@ -240,20 +240,20 @@ pub struct ContainerStats {
 /// Resource use of the VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct GuestStats {
-    /// Since boot, in milliseconds.
+    /// Uptime in milliseconds.
     pub uptime_ms: u64,
-    /// Memory the kernel manages, in bytes.
+    /// Memory managed by the kernel, in bytes.
     pub memory_total_bytes: u64,
-    /// Memory that could be had, in bytes.
+    /// Available memory, in bytes.
     pub memory_available_bytes: u64,
     /// Proportional set size of vminit and its helpers, in bytes.
     pub init_pss_bytes: u64,
 }
 
-/// Something that happened in the guest.
+/// An event in the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// 1, 2, 3… without gaps, unless the guest had to forget old ones.
+    /// 1, 2, 3… without gaps, unless the guest had to drop old events.
     pub seq: u64,
     #[serde(flatten)]
     pub kind: EventKind,
@@ -267,24 +267,24 @@ pub enum EventKind {
     ContainerCreated { container: ContainerName },
     ContainerStarted {
         container: ContainerName,
-        /// Process id in the guest's first PID namespace.
+        /// Process id in the guest's root PID namespace.
         pid: i32,
-        /// How often it was started again before.
+        /// How often it was restarted.
         restart_count: u32,
     },
     /// Its process has ended and was reaped.
     ContainerExited {
         container: ContainerName,
         exit: ExitStatus,
-        /// It will be started again after this many milliseconds; absent when it will not.
+        /// It will restart after this many milliseconds; absent if it will not.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         restart_in_ms: Option<u64>,
     },
-    /// A container could not be created or started. During the first start the pod has failed; nothing of it runs.
+    /// A container could not be created or started. During the first start this fails the whole pod; nothing of it runs.
     ContainerFailed {
         container: ContainerName,
         message: String,
-        /// It will be tried again after this many milliseconds (a restart); absent when it will not.
+        /// It will be tried again after this many milliseconds (a restart); absent if it will not.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         restart_in_ms: Option<u64>,
     },
@@ -292,14 +292,14 @@ pub enum EventKind {
     PodStarted,
     /// The pod as a whole could not be started: its plan or a file system is unusable.
     PodFailed { message: String },
-    /// The supervisor stops the pod.
+    /// The supervisor is stopping the pod.
     ShuttingDown,
-    /// The pod is over, and the supervisor ends without being asked: every container has ended for good, and each end was told before.
-    /// Only the end of a process that could not be killed is missing.
+    /// The pod is over, and the supervisor ends by itself: every container has ended for good, and each end was reported before,
+    /// except that of a process that could not be killed.
     PodEnded,
 }
 
-/// What the guest says on the stream of exec or attach, in order with the data.
+/// A message of the guest on the stream of exec or attach, in order with the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "message", rename_all = "snake_case")]
 pub enum StreamMessage {
@@ -308,12 +308,12 @@ pub enum StreamMessage {
     /// The caller was too slow, and bytes of an output were lost here (attach only).
     Dropped {
         channel: u16,
-        /// How many bytes.
+        /// Number of lost bytes.
         bytes: u64,
     },
 }
 
-/// What the host says on the stream of exec or attach, whatever of its data still waits.
+/// An urgent message of the host on the stream of exec or attach. It overtakes waiting data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "urgent", rename_all = "snake_case")]
 pub enum UrgentMessage {

@@ -1,5 +1,5 @@
-//! Golden file of the wire: one line per message form. A change here is a change of the contract; raise `GENERATION` with it.
-//! `MAGIKVM_BLESS=1 cargo test -p magikvm-proto --test golden` writes the file anew.
+//! Golden file of the wire: one line per message form. A change here changes the contract; raise `GENERATION` with it.
+//! `MAGIKVM_BLESS=1 cargo test -p magikvm-proto --test golden` rewrites the file.
 
 use magikvm_proto::forward::ForwardRequest;
 use magikvm_proto::id::{ContainerName, PodId};
@@ -20,7 +20,7 @@ fn web() -> ContainerName {
     "web".parse().expect("a name")
 }
 
-/// Adds one golden line and proves that it reads back as what it was.
+/// Adds one golden line and proves that reading it gives the same value.
 fn line<T: Serialize + DeserializeOwned + PartialEq + Debug>(lines: &mut Vec<String>, message: &T) {
     let text = serde_json::to_string(message).expect("serializes");
     assert_eq!(&serde_json::from_str::<T>(&text).expect("parses"), message, "{text}");

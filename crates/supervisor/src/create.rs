@@ -1,4 +1,4 @@
-//! One container from its pipes to its running program, on a thread of its own: workers answer when they are done,
+//! One container from its pipes to its running program, on a separate thread: workers answer when they are done,
 //! and several containers are made at once.
 
 use crate::interface::{CreateOrder, Created, Failure, FailureKind};
@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 #[derive(Debug)]
 pub(crate) struct Go;
 
-/// What is to be made.
+/// The container to make.
 pub(crate) struct Creation {
     pub(crate) pod: Arc<Pod>,
     pub(crate) pump: Arc<Pump>,
@@ -32,7 +32,7 @@ pub(crate) struct Creation {
 pub(crate) struct Streams {
     /// For the container: stdin, stdout, stderr.
     pub(crate) theirs: Vec<OwnedFd>,
-    /// Where its input is written; nothing when it gets none.
+    /// Where its input is written; nothing when it gets no input.
     pub(crate) stdin: Option<OwnedFd>,
     /// Where its output is read, non-blocking.
     pub(crate) outputs: Vec<(Channel, OwnedFd)>,
@@ -70,11 +70,11 @@ impl Creation {
         self.tell.send(Message::Input(input)).ok();
     }
 
-    /// Creates the container, waits for the order and starts it; tells the supervisor at each point.
+    /// Creates the container, waits for the order and starts it; reports each step to the supervisor.
     pub(crate) fn carry_out(self, order: &Receiver<Go>) {
         let result = self.create().and_then(|created| {
             self.news(News::Created { pid: created.pid });
-            // Dropped unsent: cancelled. What was made is then ended.
+            // The order was dropped, which cancels the creation: end what was made.
             order.recv().map_err(|_| Failure { kind: FailureKind::Gone, message: "cancelled".to_owned() })?;
             (created.start)()
         });
@@ -93,7 +93,7 @@ impl Creation {
         };
         let (tell, index, run) = (self.tell.clone(), self.index, self.run);
         let ended = Box::new(move |exit| drop(tell.send(Message::Reaped { index, run, exit })));
-        // The container's ends go with the order, so that they close when it ends.
+        // The order holds the container's ends of the streams, so that they close when the container ends.
         let order = CreateOrder { plan: &member.plan, run, stdio: std::mem::take(&mut streams.theirs) };
         let mut created = self.pod.containers.create(order, ended)?;
         let terminal = created.terminal.take();

@@ -1,4 +1,4 @@
-//! What happened, in order, for any number of readers. Owns: sequence numbers. Must not know: connections.
+//! The ordered log of events for any number of readers. Owns: sequence numbers. Must not know: connections.
 
 use crate::sync::{Bell, lock};
 use magikvm_proto::wire::{Event, EventKind};
@@ -7,7 +7,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
-/// Events kept for late readers; a container that restarts for ever must not eat the memory.
+/// Events kept for late readers: a container that restarts for ever must not exhaust the memory.
 const KEPT: usize = 4096;
 
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ pub(crate) struct EventLog {
 #[derive(Debug)]
 pub(crate) struct Subscription {
     bell: Bell,
-    /// Number of the newest event that it has handed on.
+    /// Number of the newest event that it has delivered.
     seen: Mutex<u64>,
 }
 
@@ -36,13 +36,13 @@ struct Inner {
     kept: VecDeque<Event>,
     last: u64,
     readers: Vec<Weak<Subscription>>,
-    /// Number of the newest event that some reader has handed on.
+    /// Number of the newest event that any reader has delivered.
     heard: u64,
     closing: bool,
 }
 
 impl EventLog {
-    /// Adds one and wakes every reader.
+    /// Adds an event and wakes every reader.
     pub(crate) fn add(&self, kind: EventKind) {
         let mut inner = lock(&self.inner);
         inner.last += 1;
@@ -54,19 +54,19 @@ impl EventLog {
         inner.readers.retain(|reader| reader.upgrade().map(|reader| reader.bell.ring()).is_some());
     }
 
-    /// Number of the newest; 0 before the first.
+    /// Number of the newest event; 0 before the first.
     pub(crate) fn last(&self) -> u64 {
         lock(&self.inner).last
     }
 
-    /// A new reader, woken at every event as long as it lives.
+    /// Adds a reader, which is woken at every event as long as it lives.
     pub(crate) fn subscribe(&self) -> io::Result<Arc<Subscription>> {
         let reader = Arc::new(Subscription { bell: Bell::new()?, seen: Mutex::new(0) });
         lock(&self.inner).readers.push(Arc::downgrade(&reader));
         Ok(reader)
     }
 
-    /// The reader has handed on every event up to this one.
+    /// Records that the reader has delivered every event up to this one.
     pub(crate) fn seen(&self, reader: &Subscription, seq: u64) {
         *lock(&reader.seen) = seq;
         let mut inner = lock(&self.inner);
@@ -75,13 +75,13 @@ impl EventLog {
         self.progress.notify_all();
     }
 
-    /// Whether the VM is about to end, so that a reader should see to it that its last bytes have left.
+    /// Whether the VM is about to end, so that a reader must make sure that its last bytes have left.
     pub(crate) fn closing(&self) -> bool {
         lock(&self.inner).closing
     }
 
-    /// Waits until some reader has handed on everything, or the deadline: there may be none yet, because the containers were
-    /// faster than the host.
+    /// Waits until some reader has delivered everything, or until the deadline. There may be no reader yet, because the containers
+    /// were faster than the host.
     pub(crate) fn wait_heard(&self, deadline: Instant) {
         let mut inner = lock(&self.inner);
         inner.closing = true;
@@ -94,7 +94,7 @@ impl EventLog {
         }
     }
 
-    /// Waits until every reader has handed on everything, or the deadline.
+    /// Waits until every reader has delivered everything, or until the deadline.
     pub(crate) fn close(&self, deadline: Instant) {
         let mut inner = lock(&self.inner);
         inner.closing = true;

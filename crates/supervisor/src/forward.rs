@@ -1,5 +1,5 @@
-//! Forwarded connections: what comes to their door goes to a port of the pod. One thread serves all of them. Owns: the connections.
-//! Must not know: containers.
+//! Forwarded connections: connections to [`Door::Forward`] go to a port of the pod. One thread serves all of them. Owns: the
+//! connections. Must not know: containers.
 
 use crate::interface::{Door, Home};
 use crate::sync::thread;
@@ -17,15 +17,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long it may take until a connection is agreed upon.
-const PATIENCE: Duration = Duration::from_secs(FORWARD_TIMEOUT_SECS);
-/// How often deadlines are looked at while there are any; a failed accept is tried again after as long.
+/// Limit for setting up a connection.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(FORWARD_TIMEOUT_SECS);
+/// How often deadlines are checked while there are any; a failed accept is retried after the same time.
 const TICK_MS: u16 = 1000;
-/// Read at once, in bytes.
+/// Most bytes of one read.
 const SCRATCH: usize = 32 << 10;
-/// Descriptors beside those of connections that the supervisor may have open.
+/// Descriptors that the supervisor may have open in addition to those of connections.
 const OTHER_FILES: u64 = 1024;
-/// In the events of the port itself.
+/// Marks epoll events of the listening socket.
 const LISTENER: u64 = u64::MAX;
 
 /// A connection to the pod's port.
@@ -53,7 +53,7 @@ impl Local for Port {
     }
 }
 
-/// How far a connection is.
+/// The stage of a connection.
 enum Stage {
     Asked(Vec<u8>),
     /// The pod's port is being connected to, at the first of these addresses.
@@ -61,7 +61,7 @@ enum Stage {
         port: TcpStream,
         address: SocketAddr,
     },
-    /// Bytes go both ways.
+    /// Bytes flow in both directions.
     Open {
         port: Port,
         link: Box<Link>,
@@ -70,16 +70,16 @@ enum Stage {
 
 /// One connection of the host.
 struct Connection {
-    /// Written to and read from like a file.
+    /// Used through the traits of a file.
     host: File,
     stage: Stage,
-    /// Until it must be agreed upon.
+    /// Deadline for the setup.
     deadline: Option<Instant>,
-    /// What of both ends is waited for now: to be read, to be written.
+    /// The events of both ends that are watched now: readable, writable.
     watched: [(bool, bool); 2],
 }
 
-/// What becomes of a connection after a step.
+/// What happens to a connection after a step.
 enum Next {
     Goes,
     Ends,
@@ -119,7 +119,7 @@ pub(crate) fn start(home: Arc<dyn Home>) -> io::Result<()> {
     })
 }
 
-/// Two for each connection. Containers are made by other processes and do not inherit it.
+/// Two for each connection. Container processes are made by other processes and do not inherit the limit.
 fn allow_files(home: &dyn Home) {
     let wanted = 2 * u64::try_from(MAX_FORWARDS).unwrap_or(0) + OTHER_FILES;
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
@@ -157,7 +157,7 @@ impl Server {
         Ok(())
     }
 
-    /// Those that are not agreed upon in time end.
+    /// Refuses those whose setup took too long.
     fn tick(&mut self) -> io::Result<()> {
         let now = Instant::now();
         for index in 0..self.connections.len() {
@@ -183,7 +183,7 @@ impl Server {
                 Ok(Some(socket)) => self.admit(socket)?,
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => return Ok(()),
-                    // It is gone already.
+                    // The peer has already gone.
                     ErrorKind::NotConnected | ErrorKind::ConnectionAborted | ErrorKind::Interrupted => {}
                     _ => {
                         self.home.note(&format!("forward: {error}"));
@@ -204,7 +204,7 @@ impl Server {
                 self.connections.len() - 1
             }
             None => {
-                let message = format!("{MAX_FORWARDS} connections are forwarded already");
+                let message = format!("the guest already forwards {MAX_FORWARDS} connections");
                 answer(&mut host, &Reply::Error(Refusal::new(RefusalCode::Busy, message)));
                 return Ok(());
             }
@@ -212,7 +212,7 @@ impl Server {
         let mut connection = Connection {
             host,
             stage: Stage::Asked(Vec::new()),
-            deadline: Some(Instant::now() + PATIENCE),
+            deadline: Some(Instant::now() + SETUP_TIMEOUT),
             watched: [(false, false); 2],
         };
         let watched = connection.watch(&self.epoll, index, Ready { peer: (true, false), ..Ready::default() });
@@ -227,13 +227,13 @@ impl Server {
     }
 
     fn on_event(&mut self, index: usize, of_port: bool, ready: (bool, bool)) {
-        // It may have ended by an earlier event of the same turn.
+        // An earlier event of the same round may have ended it.
         let Some(Some(connection)) = self.connections.get_mut(index) else { return };
         let was_young = connection.deadline.is_some();
         let next = match connection.stage {
             Stage::Asked(_) => connection.read_request(&self.epoll, index),
             Stage::Connecting { .. } if of_port => connection.on_connected(&self.epoll, index),
-            // The host has gone, or says something before it was answered.
+            // The host has gone, or sent data before the answer.
             Stage::Connecting { .. } => Ok(Next::Ends),
             Stage::Open { .. } => {
                 let ready = match of_port {
@@ -260,7 +260,7 @@ impl Server {
         self.end(index);
     }
 
-    /// Closing its descriptors takes them out of the epoll.
+    /// Closing its descriptors removes them from the epoll.
     fn end(&mut self, index: usize) {
         if let Some(connection) = self.connections[index].take() {
             if connection.deadline.is_some() {
@@ -271,7 +271,7 @@ impl Server {
     }
 }
 
-/// The host has sent one line and waits, so that there is room for the answer.
+/// The host has sent one line and waits, so the socket has room for the answer.
 fn answer(host: &mut File, reply: &Reply<Done>) -> bool {
     let Ok(mut line) = serde_json::to_vec(reply) else { return false };
     line.push(b'\n');
@@ -283,8 +283,8 @@ fn refusal(code: RefusalCode, message: impl Into<String>) -> Refusal {
 }
 
 impl Connection {
-    /// Waits for other things from now on. An end of which nothing is wanted is not watched at all: that it has been closed would be told
-    /// again and again.
+    /// Changes the watched events. An end without any is not watched at all, because epoll would report again and
+    /// again that it is closed.
     fn watch(&mut self, epoll: &Epoll, index: usize, wanted: Ready) -> io::Result<()> {
         let key = u64::try_from(index).unwrap_or(u64::MAX >> 2) << 1;
         let port = match &self.stage {
@@ -330,10 +330,10 @@ impl Connection {
             None => return Ok(Next::Goes),
         }
         let request = serde_json::from_slice(line)
-            .map_err(|error| refusal(RefusalCode::Invalid, format!("not a request: {error}")))?;
+            .map_err(|error| refusal(RefusalCode::Invalid, format!("invalid request: {error}")))?;
         let ForwardRequest::Forward { port } = request;
         if port == 0 {
-            return Err(invalid("there is no port 0"));
+            return Err(invalid("port 0 is not allowed"));
         }
         self.connect(epoll, index, SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
     }
@@ -383,13 +383,13 @@ impl Connection {
             return Ok(Next::Ends);
         }
         if let Stage::Connecting { port, .. } = std::mem::replace(&mut self.stage, Stage::Asked(Vec::new())) {
-            // What is small is not held back: who sent it waited for it.
+            // Small writes are sent at once, because the sender waited for them.
             port.set_nodelay(true).ok();
             self.stage =
                 Stage::Open { port: Port(port), link: Box::new(Link::new(Side::Guest, Traffic::PORT)) };
         }
         self.deadline = None;
-        // It may be first to speak, and may have spoken.
+        // The port may send first, and may already have sent.
         let wanted = Ready { peer: (true, false), local: (true, false) };
         self.watch(epoll, index, wanted).map_err(failed)?;
         Ok(Next::Goes)
@@ -410,7 +410,7 @@ impl Connection {
             },
             Verdict::Finished => Ok(Next::Ends),
             Verdict::Reset(_) | Verdict::Cut | Verdict::Violated(_) => {
-                // For whoever is at the other end it must not look like an orderly end.
+                // The peer must not take this for an orderly end.
                 sys::reset_on_close(&port.0);
                 Ok(Next::Ends)
             }

@@ -1,8 +1,8 @@
 //! The supervising process of a pod, whatever isolates it: a VM, namespaces or a WebAssembly sandbox.
 //!
-//! It creates containers, restarts them, keeps what they print, serves the host's requests (exec, attach, logs, events, forwarded ports,
-//! stats) and ends the pod. Everything that a Pod means is written here once. What makes a container, and what surrounds the supervisor, are
-//! two traits: [`Containers`] and [`Home`]. [`run`] is the whole life.
+//! It creates containers, restarts them, keeps their output, serves the host's requests (exec, attach, logs, events, forwarded ports,
+//! stats) and ends the pod. The semantics of a Pod are implemented here once. Two traits stand for what makes a container and for what
+//! surrounds the supervisor: [`Containers`] and [`Home`]. [`run`] is the whole life.
 //!
 //! Owns: the pod's state machine, its output, events and connections. Must not know: how containers are isolated, where the supervisor runs,
 //! which socket family its connections have.

@@ -3,19 +3,19 @@
 use crate::machine::Input;
 use magikvm_proto::wire::ExitStatus;
 
-/// What threads tell the supervisor.
+/// A message to the supervisor's main thread.
 #[derive(Debug)]
 pub(crate) enum Message {
     Input(Input),
-    /// The process 1 of a container was reaped.
+    /// The PID 1 of a container was reaped.
     Reaped {
-        /// Its place in the plan.
+        /// Its index in the plan.
         index: usize,
         run: u32,
         exit: ExitStatus,
     },
-    /// A process that nothing works without is gone.
+    /// A process ended that the supervisor can't work without.
     HelperDied(&'static str),
-    /// Somebody sent PID 1 a signal that means "end".
+    /// The supervisor received a signal that asks it to end.
     Signalled,
 }

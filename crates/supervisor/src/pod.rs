@@ -1,5 +1,5 @@
-//! The pod as the supervisor's threads share it: the plan, every container's live process, its output and state. Owns: no
-//! decision (the reactor makes them), no connection.
+//! The pod as shared by the supervisor's threads: the plan, every container's live process, its output and state. Owns: no
+//! decisions (the reactor makes them), no connections.
 
 use crate::events::EventLog;
 use crate::interface::{Containers, Home, Process};
@@ -18,14 +18,14 @@ use std::sync::{Arc, Mutex};
 
 #[derive(Debug)]
 pub(crate) struct Pod {
-    /// What the host wants; absent when it could not be read.
+    /// The plan; absent when it could not be read.
     pub(crate) plan: Option<GuestPlan>,
     /// Its containers, in the plan's order.
     pub(crate) members: Vec<Member>,
     pub(crate) events: EventLog,
     pub(crate) logs: Arc<LogBuffer>,
     pub(crate) containers: Arc<dyn Containers>,
-    /// Where all of this runs.
+    /// The surroundings of the supervisor.
     pub(crate) home: Arc<dyn Home>,
     next_exec: AtomicU64,
     status: Mutex<Vec<ContainerStatus>>,
@@ -35,12 +35,12 @@ pub(crate) struct Pod {
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) plan: ContainerPlan,
-    /// Who is attached to it.
+    /// The callers attached to it.
     pub(crate) hub: Arc<Hub>,
     live: Mutex<Option<Arc<Live>>>,
 }
 
-/// A container's process 1 from its creation to its end.
+/// A container's PID 1 from its creation to its end.
 #[derive(Debug)]
 pub(crate) struct Live {
     pub(crate) run: u32,
@@ -61,12 +61,12 @@ impl Member {
         lock(&self.live).clone()
     }
 
-    /// Its process from now on.
+    /// Sets the current process.
     pub(crate) fn set_live(&self, live: Live) {
         *lock(&self.live) = Some(Arc::new(live));
     }
 
-    /// This run's process has ended.
+    /// Forgets the process, which has ended.
     pub(crate) fn ended(&self, run: u32) {
         let mut live = lock(&self.live);
         if live.as_ref().is_some_and(|live| live.run == run) {
@@ -74,14 +74,14 @@ impl Member {
         }
     }
 
-    /// Sends a signal to its process 1; whether there was one.
+    /// Sends a signal to its PID 1; returns whether there was one.
     pub(crate) fn signal(&self, signal: i32) -> bool {
         self.live().is_some_and(|live| live.process.signal(signal).is_ok())
     }
 }
 
 impl Pod {
-    /// A pod that nothing of runs yet.
+    /// A pod without any running container.
     pub(crate) fn new(
         plan: Option<GuestPlan>,
         logs: Arc<LogBuffer>,
@@ -109,7 +109,7 @@ impl Pod {
         self.members.iter().find(|member| &member.plan.name == name).ok_or_else(missing)
     }
 
-    /// A container's process; refused when there is none.
+    /// A container's process; refused if none is running.
     pub(crate) fn running(&self, name: &ContainerName) -> Result<(&Member, Arc<Live>), Refusal> {
         let member = self.member(name)?;
         let stopped =
@@ -117,12 +117,12 @@ impl Pod {
         Ok((member, member.live().ok_or_else(stopped)?))
     }
 
-    /// A number that no other exec of this pod has.
+    /// A number that is unique among the execs of this pod.
     pub(crate) fn exec_id(&self) -> u64 {
         self.next_exec.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// What the supervisor said last.
+    /// The container states that the supervisor published last.
     pub(crate) fn status(&self) -> Vec<ContainerStatus> {
         lock(&self.status).clone()
     }
@@ -131,7 +131,7 @@ impl Pod {
         *lock(&self.status) = status;
     }
 
-    /// Tells the supervisor something. It lives as long as this process.
+    /// Sends a message to the supervisor, which lives as long as this process.
     pub(crate) fn tell(&self, message: Message) {
         lock(&self.supervisor).send(message).ok();
     }

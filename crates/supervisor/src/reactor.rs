@@ -1,5 +1,5 @@
-//! Carries out what [`machine`](crate::machine) decides. Owns: the main thread. It alone turns decisions into processes; everything that
-//! may block for long happens on a thread of its own.
+//! Carries out what [`machine`](crate::machine) decides. Owns: the main thread. It alone turns decisions into processes; everything
+//! that may block for long happens on a separate thread.
 
 use crate::interface::{Containers, Home, Subject};
 use crate::machine::{Effect, Input, Machine, News};
@@ -18,9 +18,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
-/// How long the rest of a container may take to die after its process 1, once killed.
+/// How long the killed rest of a container may take to end after its PID 1.
 const REST_WAIT: Duration = Duration::from_millis(500);
-/// How long readers of events may take for the last of them.
+/// How long readers may take for the last events.
 const EVENTS_WAIT: Duration = Duration::from_millis(200);
 
 struct Supervisor {
@@ -30,12 +30,12 @@ struct Supervisor {
     inbox: Receiver<Message>,
     tell: Sender<Message>,
     pump: Arc<Pump>,
-    /// The threads that wait to start a created container; dropping one cancels it.
+    /// The threads that wait to start a created container; dropping an entry cancels it.
     pending: Vec<Option<Sender<create::Go>>>,
 }
 
-/// Signals that mean "end". Blocks them in the calling thread and all that it starts from now on, so that only the thread that waits for
-/// them gets them. To be called before the first thread.
+/// Signals that ask the supervisor to end. They are blocked in the calling thread and in all that it starts from now on, so that only the
+/// thread that waits for them gets them. Must be called before the first thread.
 pub fn block_signals() -> io::Result<()> {
     Ok(ends().thread_block()?)
 }
@@ -44,8 +44,8 @@ fn ends() -> SigSet {
     [Signal::SIGTERM, Signal::SIGINT].into_iter().collect()
 }
 
-/// Runs a pod to its end, or reports why there is none (the error text instead of a plan), and ends the surroundings. Returns only when not
-/// even a thread can be started. [`block_signals`] must have been called.
+/// Runs a pod to its end, or reports why it can't run (the error text instead of a plan), and ends the surroundings. Returns only if no
+/// thread can be started. [`block_signals`] must have been called.
 pub fn run(
     plan: Result<GuestPlan, String>,
     containers: Arc<dyn Containers>,
@@ -95,7 +95,7 @@ impl Supervisor {
         match failure {
             None => self.step(Input::Boot),
             Some(message) => {
-                self.pod.home.note(&format!("no pod: {message}"));
+                self.pod.home.note(&format!("cannot run the pod: {message}"));
                 self.pod.events.add(EventKind::PodFailed { message });
             }
         }
@@ -113,7 +113,7 @@ impl Supervisor {
                 Ok(Message::Signalled) => self.stop("signal"),
                 Ok(Message::HelperDied(why)) => self.stop(why),
                 Err(RecvTimeoutError::Timeout) => self.step(Input::Tick),
-                // This thread holds a sender itself, so this does not happen.
+                // This thread holds a sender itself, so the channel never closes.
                 Err(RecvTimeoutError::Disconnected) => self.finish(),
             }
         }
@@ -133,7 +133,7 @@ impl Supervisor {
     fn step(&mut self, input: Input) {
         let now = self.now();
         let effects = self.machine.step(input, now);
-        // Whoever hears of an event and asks for the state gets one that is no older.
+        // A client that receives an event and then asks for the state must not get an older state.
         self.pod.set_status(self.machine.status(epoch_ms(now)));
         for effect in effects {
             self.carry_out(effect);
@@ -164,7 +164,7 @@ impl Supervisor {
         }
     }
 
-    /// Notes the few events that a host needs which never gets to the agent.
+    /// Logs the few events that a host needs even if it never reaches the agent.
     fn note(&self, kind: &EventKind) {
         if let EventKind::ContainerFailed { container, message, .. } = kind {
             self.pod.home.note(&format!("container {container}: {message}"));
@@ -190,7 +190,7 @@ impl Supervisor {
             run,
         };
         if let Err(error) = sync::thread("create", move || task.carry_out(&wait)) {
-            let news = News::Failed { message: format!("no thread: {error}") };
+            let news = News::Failed { message: format!("cannot start a thread: {error}") };
             self.tell.send(Message::Input(Input::Container { index, run, news })).ok();
         }
     }
@@ -198,7 +198,7 @@ impl Supervisor {
     /// A container counts as ended when nothing of it runs any more.
     fn reaped(&mut self, index: usize, run: u32, mut exit: ExitStatus) {
         self.pod.members[index].ended(run);
-        // A run that failed to start may be reaped when the next one is being made in the same cgroup.
+        // A run that failed to start may be reaped while the next one is being made in the same cgroup.
         if self.machine.run(index) != Some(run) {
             return;
         }
@@ -206,13 +206,13 @@ impl Supervisor {
         self.pod.containers.kill(subject);
         let gone = self.pod.containers.await_gone(subject, Instant::now() + REST_WAIT);
         if !gone.completely {
-            self.pod.home.note(&format!("container {}: a process does not die", self.name(index)));
+            self.pod.home.note(&format!("container {}: a killed process has not ended", self.name(index)));
         }
         exit.oom_killed = gone.oom_killed;
         self.step(Input::Container { index, run, news: News::Ended(exit) });
     }
 
-    /// Hands over what is left and ends the surroundings.
+    /// Hands over the remaining output and events and ends the surroundings.
     fn finish(&mut self) -> ! {
         self.pod.events.wait_heard(Instant::now() + Duration::from_millis(GUEST_HEARD_WAIT_MS));
         self.pod.logs.close();
@@ -222,7 +222,7 @@ impl Supervisor {
     }
 }
 
-/// The time since 1970, in milliseconds, at which the supervisor's clock showed 0, as long as nobody sets the clock.
+/// The time since 1970, in milliseconds, at which the supervisor's clock showed 0, unless the clock is set later.
 fn epoch_ms(now: u64) -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_sub(now)

@@ -1,4 +1,4 @@
-//! Small tools for threads: locks that survive a panic elsewhere, bells that wake a poll, threads with small
+//! Small tools for threads: locks that survive a panic of another thread, bells that wake a poll, threads with small
 //! stacks.
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 /// Stack of every thread, in bytes. The deepest work of a thread is JSON of one wire line.
 const STACK: usize = 128 << 10;
 
-/// Locks. A panic ends the VM anyway, so a poisoned lock is as good as any.
+/// Locks. A panic ends the VM anyway, so a poisoned lock is as good as any other.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts a thread that nobody joins.
+/// Starts a thread that is never joined.
 pub fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(work).map(drop)
 }
@@ -31,7 +31,7 @@ impl Bell {
 
     /// Makes its descriptor readable.
     pub fn ring(&self) {
-        // Fails only at 2^64 - 2 unheard rings, and then it is readable anyway.
+        // This fails only after 2^64 - 2 unread rings, when the descriptor is readable anyway.
         self.0.write(1).ok();
     }
 
@@ -46,7 +46,7 @@ impl AsFd for Bell {
     }
 }
 
-/// The other side has closed, or will send no more (POLLRDHUP of poll(2), which nix has no name for).
+/// The other side has closed or will send no more (POLLRDHUP of poll(2), which nix does not define).
 pub const HANG_UP: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP);
 
 /// What a poll found at one descriptor.
@@ -72,7 +72,7 @@ pub fn wait<const N: usize>(
 
 /// What [`poll_until`] found at one descriptor.
 pub fn ready(fd: &PollFd<'_>) -> Ready {
-    // Events that nix has no name for are those of HANG_UP, and hide the others: then everything is worth a try.
+    // Events that nix does not define are those of HANG_UP, and nix then hides the others. Every operation is worth a try.
     let Some(found) = fd.revents() else { return Ready { read: true, write: true, hang_up: true } };
     Ready {
         read: found.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR),
@@ -86,7 +86,7 @@ pub fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Resu
     loop {
         let timeout = match deadline.map(|at| at.saturating_duration_since(Instant::now())) {
             None => PollTimeout::NONE,
-            // Rounded up, so that a deadline has passed when the poll says so.
+            // Rounded up, so that the deadline has passed when the poll reports a timeout.
             Some(left) => {
                 PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
             }

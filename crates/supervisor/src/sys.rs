@@ -16,12 +16,12 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 /// Gives a terminal a new size.
 pub fn set_window_size(terminal: &impl AsFd, size: WindowSize) -> Result<(), Errno> {
     let size = libc::winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCSWINSZ reads one winsize, which lives through the call.
+    // SAFETY: TIOCSWINSZ reads one winsize, which outlives the call.
     Errno::result(unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &raw const size) })
         .map(drop)
 }
 
-/// Begins to connect to an address; the socket can be written to when that has come to an end.
+/// Begins to connect to an address. The socket becomes writable when the attempt has ended.
 pub fn tcp_connect(address: std::net::SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -36,16 +36,16 @@ pub fn tcp_connect(address: std::net::SocketAddr) -> io::Result<OwnedFd> {
     }
 }
 
-/// When it is closed, the other end is to see a reset and not an end.
+/// Makes the other end see a reset instead of an end when the socket is closed.
 pub fn reset_on_close(stream: &impl AsFd) {
     let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
     setsockopt(stream, sockopt::Linger, &at_once).ok();
 }
 
-/// Bytes written to a socket that have not left this machine yet; 0 where the kernel can't say.
+/// Bytes written to a socket that have not left the guest yet; 0 if the kernel can't tell.
 pub fn unsent_bytes(socket: &impl AsFd) -> i32 {
     let mut bytes: libc::c_int = 0;
-    // SAFETY: TIOCOUTQ (the same number as SIOCOUTQ) writes one int, which lives through the call.
+    // SAFETY: TIOCOUTQ (the same number as SIOCOUTQ) writes one int, which outlives the call.
     Errno::result(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) })
         .map_or(0, |_| bytes)
 }

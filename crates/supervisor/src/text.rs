@@ -1,6 +1,6 @@
 //! Errors as text for people.
 
-/// An error with all its causes on one line. A cause that the text already quotes is not repeated.
+/// An error with all its causes on one line. A cause that the text already contains is not repeated.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -1,7 +1,7 @@
 //! JSON with positions, for text that `serde_json` has found valid. It never panics on other text either.
 
-use super::node::{Cost, Entry, MAX_DEPTH, Node, Style, SyntaxError, Value, duplicate, too_deep};
-use super::problem::Mark;
+use super::node::{Cost, Entry, MAX_DEPTH, Node, Style, Value, duplicate, too_deep};
+use super::problem::{Mark, SyntaxError};
 use std::collections::HashMap;
 
 /// Parses one JSON value.

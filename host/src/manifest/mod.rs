@@ -36,7 +36,8 @@ pub use problem::{Mark, Problem, Problems};
 pub use process::{DEFAULT_PATH, MAX_PROCESS_BYTES, ResolveError, ResolvedProcess, resolve_process};
 
 use magikvm_proto::limits::MAX_MANIFEST_SIZE;
-use problem::ProblemCollector;
+use node::Node;
+use problem::{ProblemCollector, SyntaxError};
 
 /// Parses a manifest with exactly one v1 Pod and any number of ConfigMaps and Secrets, as YAML or JSON.
 ///
@@ -68,7 +69,7 @@ fn read(bytes: &[u8], report: &mut ProblemCollector) -> Option<PodPlan> {
             return None;
         }
     };
-    let documents = match node::parse(text) {
+    let documents = match documents(text) {
         Ok(documents) => documents,
         Err(error) => {
             report.syntax(error);
@@ -78,6 +79,18 @@ fn read(bytes: &[u8], report: &mut ProblemCollector) -> Option<PodPlan> {
     let (objects, root) = objects::sort(&documents, report);
     let pod = k8s::read(root?, report)?;
     build::build(&pod, &objects, report)
+}
+
+/// Reads all documents that are not empty. What is valid JSON is one document and read as JSON, everything else as YAML.
+fn documents(text: &str) -> Result<Vec<Node>, SyntaxError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    // YAML is not quite a superset of JSON: tabs and surrogate pairs differ.
+    let looks_like_json = text.trim_start().starts_with('{');
+    if looks_like_json && serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() {
+        json::parse(text).map(|node| vec![node])
+    } else {
+        yaml::parse(text)
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! The manifest as a tree with positions, the same for YAML and JSON. Must not know Kubernetes.
 
-use super::problem::Mark;
-use super::{json, yaml};
+use super::problem::{Mark, SyntaxError, quote};
 
 /// Deepest nesting of lists and mappings.
 pub(super) const MAX_DEPTH: usize = 64;
@@ -41,20 +40,6 @@ pub(super) struct Entry {
     pub(super) node: Node,
 }
 
-/// Why a text is not a tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct SyntaxError {
-    pub(super) at: Option<Mark>,
-    pub(super) message: String,
-    pub(super) hint: &'static str,
-}
-
-impl SyntaxError {
-    pub(super) fn new(at: Mark, message: impl Into<String>, hint: &'static str) -> Self {
-        Self { at: Some(at), message: message.into(), hint }
-    }
-}
-
 /// Counts the cost of a tree, so that no manifest exceeds the limits.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Cost {
@@ -90,22 +75,10 @@ pub(super) fn too_deep(at: Mark) -> SyntaxError {
 }
 
 pub(super) fn duplicate(key: &str, first: Mark, again: Mark) -> SyntaxError {
-    let key = super::problem::quote(key);
+    let key = quote(key);
     SyntaxError::new(
         again,
         format!("the key {key} is written twice, first on line {}", first.line),
         "keep one of them",
     )
-}
-
-/// Parses all documents that are not empty. Valid JSON is parsed as one JSON document, everything else as YAML.
-pub(super) fn parse(text: &str) -> Result<Vec<Node>, SyntaxError> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    // YAML is not quite a superset of JSON: tabs and surrogate pairs differ.
-    let looks_like_json = text.trim_start().starts_with('{');
-    if looks_like_json && serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() {
-        json::parse(text).map(|node| vec![node])
-    } else {
-        yaml::parse(text)
-    }
 }

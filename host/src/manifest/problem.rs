@@ -1,6 +1,5 @@
 //! Problems of a manifest with their position and a hint. Collects and shows all of them.
 
-use super::node::SyntaxError;
 use std::fmt;
 
 /// Most problems kept. A manifest with more usually has the same mistake many times.
@@ -62,6 +61,20 @@ impl fmt::Display for Problems {
             0 => Ok(()),
             more => write!(f, "\n{}: and {more} more problems", self.origin),
         }
+    }
+}
+
+/// Why a text is not a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SyntaxError {
+    pub(super) at: Option<Mark>,
+    pub(super) message: String,
+    pub(super) hint: &'static str,
+}
+
+impl SyntaxError {
+    pub(super) fn new(at: Mark, message: impl Into<String>, hint: &'static str) -> Self {
+        Self { at: Some(at), message: message.into(), hint }
     }
 }
 

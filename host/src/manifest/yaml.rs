@@ -1,7 +1,7 @@
 //! Builds trees from YAML 1.2 events. Anchors and aliases work within limits; tags and merge keys are refused.
 
-use super::node::{Cost, Entry, MAX_DEPTH, Node, Style, SyntaxError, Value, duplicate, too_deep};
-use super::problem::{Mark, quote};
+use super::node::{Cost, Entry, MAX_DEPTH, Node, Style, Value, duplicate, too_deep};
+use super::problem::{Mark, SyntaxError, quote};
 use super::scalar::{self, ScalarKind};
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
 use std::collections::HashMap;

@@ -1,8 +1,8 @@
-//! Tells the guest what time it is: when its agent answers first, and whenever it is asked to. Knows when the host's own clock jumps; that
-//! the guest was paused it is told.
+//! Tells the guest the time: at its agent's first answer, and on request. Detects jumps of the host's clock; the event loop reports
+//! pauses of the guest.
 
-use super::reactor::Message;
-use super::watchers::{Life, send, spawn};
+use super::life::Life;
+use super::message::{Message, send, spawn};
 use crate::agent::{AgentConnection, AgentError, Connector};
 use crate::os::ClockJumps;
 use crate::pod::events::{ClockReason, EventLog, HostEvent, PodEvent};
@@ -15,19 +15,20 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// How long a connection may take, and then the answer. A guest that was paused has other things to catch up with.
+/// Time for a connection, and then for the answer. A guest that was paused has other work to catch up with.
 const WAIT: Duration = Duration::from_secs(5);
-/// How often it is tried.
+/// Number of attempts.
 const ATTEMPTS: usize = 2;
-/// How long after a failure the VM's end may take to be seen, which explains it.
+/// Time between a failure and the VM's end that explains it.
 const END_WAIT: Duration = Duration::from_secs(1);
-/// Longest message of the guest's that is kept, in bytes.
+/// Longest message of the guest that is kept, in bytes.
 const MAX_MESSAGE: usize = 512;
 
-/// Whoever has the other end may have the guest told the time. One telling at a time; of those asked for meanwhile, one more.
+/// Returns a channel on which the loop requests that the guest is told the time. Requests that arrive while one is in progress become one
+/// more.
 pub(super) fn start(agent: Connector, events: EventLog, life: Arc<Life>) -> SyncSender<ClockReason> {
     let (ask, asked) = sync_channel(1);
-    // Without a thread the guest's clock is not followed up; the pod is none the worse.
+    // Without this thread the guest's clock is not corrected, but the pod can run.
     spawn("clock", move || {
         while let Ok(reason) = asked.recv() {
             if let Some(event) = tell(&agent, &life, reason) {
@@ -38,7 +39,7 @@ pub(super) fn start(agent: Connector, events: EventLog, life: Arc<Life>) -> Sync
     ask
 }
 
-/// Tells it over a connection of its own, and says what is worth writing down.
+/// Tells the guest the time on a separate connection, and returns the event to record.
 fn tell(agent: &Connector, life: &Life, after: ClockReason) -> Option<HostEvent> {
     let attempt = || agent.connect(WAIT).and_then(|mut connection| tell_over(&mut connection));
     let mut outcome = attempt();
@@ -49,14 +50,14 @@ fn tell(agent: &Connector, life: &Life, after: ClockReason) -> Option<HostEvent>
         outcome = attempt();
     }
     match outcome {
-        // It is told when it goes on, or never again.
+        // A paused guest is told when it is resumed, an ended one never.
         Err(_) if life.stands() || life.ends_within(END_WAIT) => None,
         outcome => Some(event(after, outcome)),
     }
 }
 
-/// Tells a guest that has just answered for the first time, before anybody hears that its pod runs: what it knows of the time may be as
-/// coarse as a second. False: this connection is of no use any more.
+/// Tells a guest the time after its first answer and before anybody learns that its pod runs, because its initial time may be as coarse
+/// as a second. False: this connection is broken.
 pub(super) fn tell_at_start(connection: &mut AgentConnection, hello: &Hello, events: &EventLog) -> bool {
     if !hello.capabilities.iter().any(|action| action == "clock") {
         return true;
@@ -93,7 +94,7 @@ fn tell_over(connection: &mut AgentConnection) -> Result<ClockSet, AgentError> {
     connection.request_within(&Request::Clock { realtime_ns }, WAIT)
 }
 
-/// Tells the loop whenever the host's clock was set or the host was suspended.
+/// Tells the loop when the host's clock was set or the host was suspended.
 pub(super) fn watch_host(outbox: SyncSender<Message>) -> nix::Result<()> {
     let mut jumps = ClockJumps::watch()?;
     spawn("host clock", move || {

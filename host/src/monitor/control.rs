@@ -1,6 +1,6 @@
-//! The monitor's socket: a user's requests that only it can carry out.
+//! The monitor's socket, for requests that only the monitor can carry out.
 
-use super::reactor::Message;
+use super::message::Message;
 use crate::os;
 use crate::pod::control::ControlRequest;
 use crate::store::atomic::FileError;
@@ -13,10 +13,10 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{SyncSender, channel};
 use std::time::Duration;
 
-/// How long a client may take to say what it wants.
+/// Time for a client to send its request.
 const REQUEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Listens in the pod's directory; each request goes to the reactor.
+/// Listens in the pod's directory and forwards each request to the reactor.
 pub(super) fn listen(dir: &PodDir, to_reactor: SyncSender<Message>) -> Result<(), FileError> {
     let path = dir.control_sock();
     let listener = os::bind_unix(&path).map_err(FileError::at("listen on", &path))?;
@@ -49,5 +49,5 @@ fn serve(mut stream: &UnixStream, to_reactor: &SyncSender<Message>) {
         Ok(None) => return,
         Err(error) => Reply::Error(Refusal::new(RefusalCode::Invalid, error.to_string())),
     };
-    ignore(write_message(&mut stream, &reply), "the client has gone; what it wanted was done");
+    ignore(write_message(&mut stream, &reply), "the client has gone; its request was carried out");
 }

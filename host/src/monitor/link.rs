@@ -1,4 +1,4 @@
-//! The monitor's end of the socket pair to the process that started it.
+//! The monitor's end of the socket pair to the process that started it (the client).
 
 use crate::pod::launch::{FromMonitor, ToMonitor};
 use crate::store::text::ignore;
@@ -6,7 +6,7 @@ use magikvm_proto::codec::{read_message, write_message};
 use std::io::{BufReader, Read};
 use std::os::unix::net::UnixStream;
 
-/// The monitor's end. That the other side is gone is no error: it may be killed at any time.
+/// A client that has gone is not an error, because it may be killed at any time.
 #[derive(Debug)]
 pub(super) struct Link {
     socket: UnixStream,
@@ -17,12 +17,12 @@ impl Link {
         Self { socket }
     }
 
-    /// Says something, if anybody listens.
+    /// Sends a message if the client still listens.
     pub(super) fn send(&self, message: &FromMonitor) {
-        ignore(write_message(&mut &self.socket, message), "nobody listens any more");
+        ignore(write_message(&mut &self.socket, message), "the client has gone");
     }
 
-    /// Calls `on_cancel` if the other side asks for it. Ends when the other side is gone.
+    /// Calls `on_cancel` if the client cancels. Returns when the client has gone.
     pub(super) fn watch(&self, on_cancel: impl Fn() + Send + 'static) -> std::io::Result<()> {
         let mut reader = BufReader::new(self.socket.try_clone()?);
         std::thread::spawn(move || {
@@ -33,7 +33,7 @@ impl Link {
         Ok(())
     }
 
-    /// Waits until the other side has closed its end (or died).
+    /// Waits until the client has closed its end or died.
     pub(super) fn wait_for_close(&self) {
         let mut rest = [0u8; 64];
         while matches!((&self.socket).read(&mut rest), Ok(1..)) {}

@@ -1,8 +1,11 @@
-//! The per-pod process: holds the pod's lock for life, is the only writer of its state, and sees to its end. Started by the CLI, it outlives it.
+//! The process of one pod: it holds the pod's lock for life, is the only writer of its state, and carries out its end. The CLI starts it,
+//! and it outlives the CLI.
 
 mod clock;
 mod control;
+mod life;
 mod link;
+mod message;
 mod puller;
 mod reactor;
 mod watchers;
@@ -18,11 +21,11 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
-/// Longest request on standard input: a manifest's plan, with its escapes, is far below.
+/// Longest request on standard input. The plan of a manifest, with its escapes, is far below this.
 const MAX_REQUEST: u64 = 16 << 20;
 
-/// What a monitor's process does: reads a [`RunRequest`] from standard input, answers on the socket that is its standard output, runs the
-/// pod to its end. Returns the exit code of the process, which nobody has to look at.
+/// The main function of a monitor: reads a [`RunRequest`] from standard input, answers on the socket that is its standard output, and
+/// runs the pod to its end. Returns the exit code of the process, which nobody has to read.
 pub fn main() -> i32 {
     let Ok(socket) = std::io::stdout().as_fd().try_clone_to_owned().map(UnixStream::from) else { return 70 };
     let link = Link::new(socket);
@@ -46,14 +49,14 @@ fn serve(link: &Link) -> Result<(), Failure> {
     let code = reactor.run_to_end(&mut pod);
     link.send(&FromMonitor::Ended { code });
     if request.at_end == AtEnd::Remove {
-        // Whoever shows the logs may still read them.
+        // The client may still read the logs.
         link.wait_for_close();
         pod.undo.delete().map_err(Failure::at(RunStage::Reserve, Blame::Environment))?;
     }
     Ok(())
 }
 
-/// An error before there is anything of the pod.
+/// Reports an error before anything of the pod exists.
 fn internal<E: Error + 'static>() -> impl Fn(E) -> Failure {
     Failure::at(RunStage::Plan, Blame::Internal)
 }
@@ -64,11 +67,11 @@ fn read_request() -> Result<RunRequest, Failure> {
     serde_json::from_slice(&request).map_err(internal())
 }
 
-/// A session of its own, so that no terminal's signals come here; orphans of the VMM's come here instead of to init.
+/// Starts a session, so that no signals of a terminal arrive here, and adopts orphans of the VMM instead of leaving them to init.
 fn detach() -> nix::Result<()> {
     nix::unistd::setsid()?;
     crate::os::adopt_orphans()?;
-    // Whatever it or its children make (sockets among it) is for this user only.
+    // All files and sockets of this process and its children are for this user only.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     nix::unistd::chdir("/")
 }

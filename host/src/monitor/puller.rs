@@ -1,7 +1,6 @@
-//! The process that pulls a pod's images, as its monitor has it: started, listened to, and ended.
+//! The monitor's handle on the process that pulls a pod's images.
 
-use super::reactor::Message;
-use super::watchers::spawn;
+use super::message::{Message, spawn};
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::pull::{PULLER_VERB, PullRequest, PullerEnd};
 use crate::pod::step::EndPuller;
@@ -17,12 +16,12 @@ use std::process::{ChildStderr, ChildStdout, Command, Stdio};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-/// Last lines of a puller's standard error that a failure carries: what a panic says, without its stack.
+/// Last lines of a puller's standard error that a failure carries: enough for a panic's message without its stack.
 const COMPLAINT_LINES: usize = 4;
-/// How long a puller that says nothing more may take to end.
+/// Time for a puller to end after its last message.
 const END_WAIT: Duration = Duration::from_secs(1);
 
-/// A puller that was started. Dropped, it is killed.
+/// A running puller. Dropping it kills the process.
 #[derive(Debug)]
 pub(super) struct Puller {
     process: Process,
@@ -34,7 +33,7 @@ fn failed<E: Error + 'static>() -> impl Fn(E) -> Failure {
 }
 
 impl Puller {
-    /// Starts one and says what to pull. What it says in turn goes to the loop.
+    /// Starts a puller and sends its request. Its messages go to the loop.
     pub(super) fn start(request: &PullRequest, outbox: SyncSender<Message>) -> Result<Self, Failure> {
         let program = std::env::current_exe().map_err(failed())?;
         let mut command = Command::new(program);
@@ -56,7 +55,7 @@ impl Puller {
         });
     }
 
-    /// How a puller ended that says nothing more.
+    /// The end of a puller that sends nothing more.
     pub(super) fn into_end(mut self) -> PullerEnd {
         let status = self.process.wait_or_kill(END_WAIT);
         self.complaints.wait_end(Instant::now() + END_WAIT);
@@ -68,7 +67,7 @@ impl Puller {
     }
 }
 
-/// Keeps the last lines of a puller's standard error. Without a thread nothing is kept, and the puller's writes fail.
+/// Keeps the last lines of a puller's standard error. If no thread can be started, nothing is kept and the puller's writes fail.
 fn tail(stderr: ChildStderr) -> ConsoleTail {
     let tail = ConsoleTail::default();
     let kept = tail.clone();
@@ -76,12 +75,12 @@ fn tail(stderr: ChildStderr) -> ConsoleTail {
     tail
 }
 
-/// Passes on what a puller says, and its end.
+/// Forwards a puller's messages and its end to the loop.
 fn listen(stdout: ChildStdout, outbox: SyncSender<Message>) {
     std::thread::spawn(move || {
         let mut reader = BufReader::new(stdout);
         let mut line = Vec::new();
-        // It is this program; its lines are as long as it makes them.
+        // The puller is this program, so that its lines need no length limit.
         while matches!(reader.read_until(b'\n', &mut line), Ok(1..)) {
             let Ok(said) = serde_json::from_slice(&line) else { break };
             if outbox.send(Message::Puller(Some(said))).is_err() {

@@ -1,18 +1,19 @@
-//! The event loop: feeds the pod's state machine and carries its effects out. One thread, which is also the one whose death would end
-//! the VMM.
+//! The event loop: feeds the pod's state machine and carries its effects out. It runs on the thread whose death would end the VMM.
 
 use super::clock;
 use super::control;
+use super::life::Life;
 use super::link::Link;
+use super::message::{Answer, Message};
 use super::puller::Puller;
-use super::watchers::{self, Life};
+use super::watchers;
 use crate::agent::Connector;
 use crate::net::relay::Relay;
 use crate::pod::control::ControlRequest;
 use crate::pod::events::{ClockReason, EventLog, HostEvent, PodEvent};
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::launch::FromMonitor;
-use crate::pod::pull::{FromPuller, PullRequest};
+use crate::pod::pull::PullRequest;
 use crate::pod::run::{Observer, Pod, RunRequest};
 use crate::pod::status;
 use crate::pod::step::{Effect, Input, Machine, PauseRequest};
@@ -23,51 +24,35 @@ use crate::store::sandbox::{ProcessRef, Role, SandboxFailure};
 use crate::store::text::ignore;
 use magikvm_proto::budget;
 use magikvm_proto::id::ContainerName;
-use magikvm_proto::wire::Refusal;
 use nix::sys::signal::{SigSet, Signal};
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-/// Lines of the console that a failure carries: enough for a panic of the kernel with its stack.
+/// Lines of the console that a failure carries: enough for a kernel panic with its stack.
 const CONSOLE_LINES: usize = 32;
 
-/// Messages that wait for the loop; whoever has one more waits too. A guest that sends events faster than they are written down fills no memory.
+/// Capacity of the loop's queue. Senders wait when it is full, so that a guest cannot fill memory with events.
 const MAX_WAITING: usize = 32;
 
-/// While messages come without a pause, the state is written so often.
+/// Interval for writing the state while messages arrive without a pause.
 const SAVE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What comes to the loop.
-#[derive(Debug)]
-pub(super) enum Message {
-    /// For the state machine.
-    Input(Input),
-    /// From the process that pulls images; None is its end.
-    Puller(Option<FromPuller>),
-    /// A user's request; answered through `done` when it is carried out or never will be.
-    Control { request: ControlRequest, done: Sender<Answer> },
-}
-
-/// What a user's request came to.
-pub(super) type Answer = Result<(), Refusal>;
-
-/// Somebody who waits for an answer.
+/// A client that waits for an answer.
 #[derive(Debug)]
 struct Waiter {
-    /// What for; `None` for the pod's end.
+    /// The request; `None` means the pod's end.
     request: Option<PauseRequest>,
     done: Sender<Answer>,
 }
 
 impl Waiter {
     fn answer(self, answer: Answer) {
-        ignore(self.done.send(answer), "whoever waited has gone");
+        ignore(self.done.send(answer), "the client has gone");
     }
 }
 
-/// The loop and what it owns.
 #[derive(Debug)]
 pub(super) struct Reactor<'a> {
     link: &'a Link,
@@ -76,13 +61,12 @@ pub(super) struct Reactor<'a> {
     outbox: SyncSender<Message>,
     deadline: Option<Instant>,
     waiting: Vec<Waiter>,
-    /// Until it has had its last word, or has ended without one.
+    /// Set until the puller's last message or its end.
     puller: Option<Puller>,
     sandbox: Option<SandboxView>,
-    /// Carries connections to the pod's ports.
     relay: Option<Relay>,
     is_listening: bool,
-    /// The state as it was written last, so that a flood of empty events writes nothing.
+    /// The last state written, so that a flood of events without a change writes nothing.
     written: Option<PodState>,
     saved: Option<Instant>,
 }
@@ -102,14 +86,15 @@ impl SandboxView {
             Effect::Kill => self.control.kill(),
             Effect::Pause => self.control.pause(),
             Effect::Resume => self.control.resume(),
-            Effect::TellTime(reason) => ignore(self.clock.try_send(reason), "it is about to be told anyhow"),
+            Effect::TellTime(reason) => {
+                ignore(self.clock.try_send(reason), "the guest is about to be told anyway")
+            }
             Effect::Note(event) => self.events.write(PodEvent::Host(event)),
             _ => {}
         }
     }
 }
 
-/// Why the loop was left.
 enum Outcome {
     Pulled,
     Ready,
@@ -118,7 +103,7 @@ enum Outcome {
 }
 
 impl<'a> Reactor<'a> {
-    /// Listens for signals and for the starter's change of mind from now on.
+    /// Starts to listen for signals and for the client's cancellation.
     pub(super) fn new(link: &'a Link, request: &RunRequest) -> nix::Result<Self> {
         let plan = &request.plan;
         let (outbox, inbox) = sync_channel(MAX_WAITING);
@@ -148,7 +133,7 @@ impl<'a> Reactor<'a> {
         })
     }
 
-    /// Says that the pod runs, runs the loop until it has ended, and takes away all but its record. Returns the pod's exit code.
+    /// Reports that the pod runs, runs the loop until the pod has ended, and removes all but its record. Returns the pod's exit code.
     pub(super) fn run_to_end(&mut self, pod: &mut Pod) -> i32 {
         self.link.send(&FromMonitor::Ready);
         while !matches!(self.turn(&pod.dir), Outcome::Ended | Outcome::Failed(_)) {}
@@ -158,7 +143,7 @@ impl<'a> Reactor<'a> {
         if let Err(error) = pod.undo.end_run() {
             self.machine.state.broken.get_or_insert_with(|| Broken {
                 reason: SandboxFailure::Leftover,
-                message: format!("not all of the pod could be taken away: {error}"),
+                message: format!("not all of the pod could be removed: {error}"),
             });
         }
         self.machine.state.processes.clear();
@@ -172,7 +157,7 @@ impl<'a> Reactor<'a> {
         status::exit_code(&self.machine.state)
     }
 
-    /// Takes users' requests from now on; again changes nothing.
+    /// Starts to take users' requests. A second call changes nothing.
     fn listen(&mut self, dir: &PodDir) -> Result<(), Failure> {
         if !self.is_listening {
             control::listen(dir, self.outbox.clone()).map_err(failed())?;
@@ -181,7 +166,7 @@ impl<'a> Reactor<'a> {
         Ok(())
     }
 
-    /// Takes messages until the machine wants the loop to be left.
+    /// Handles messages until the machine leaves the loop.
     fn turn(&mut self, dir: &PodDir) -> Outcome {
         loop {
             let input = match self.next(dir) {
@@ -189,7 +174,7 @@ impl<'a> Reactor<'a> {
                 Message::Puller(Some(said)) => Input::Puller(said),
                 Message::Puller(None) => match self.puller.take() {
                     Some(puller) => Input::PullerGone(puller.into_end()),
-                    // It has had its last word before.
+                    // The puller's last message came before its end.
                     None => continue,
                 },
                 Message::Control { request, done } => self.on_request(request, done),
@@ -208,11 +193,11 @@ impl<'a> Reactor<'a> {
         }
     }
 
-    /// Accepts those who have connected to the pod's ports, and all to come.
+    /// Accepts connections to the pod's ports, including those that wait already.
     fn open_ports(&mut self, pod: &mut Pod) -> Result<(), Failure> {
         let doors = std::mem::take(&mut pod.ports.doors);
         let (false, Some(sandbox)) = (doors.is_empty(), &self.sandbox) else { return Ok(()) };
-        // A connection that cannot be carried is reset, which says enough to whoever made it.
+        // A connection that cannot be carried is reset, which tells the client enough.
         let relay = Relay::start(doors, sandbox.agent.forwards(), |_| {}).map_err(failed())?;
         self.relay = Some(relay);
         Ok(())
@@ -228,7 +213,7 @@ impl<'a> Reactor<'a> {
         input
     }
 
-    /// Answers the requests that are carried out, or never will be, once that can be read in the pod's state.
+    /// Answers the requests that were carried out or never can be, after the pod's state shows that.
     fn answer_requests(&mut self, dir: &PodDir) {
         let mut is_saved = false;
         for waiter in std::mem::take(&mut self.waiting) {
@@ -245,9 +230,10 @@ impl<'a> Reactor<'a> {
         }
     }
 
-    /// The next message. The state is written when there is none at hand, and else now and then: a guest that floods events keeps no disk busy.
+    /// Returns the next message. The state is written when the queue is empty, or else at intervals, so that a flood of events does not keep
+    /// the disk busy.
     fn next(&mut self, dir: &PodDir) -> Message {
-        // Before all else: a guest that floods events keeps nobody from ending it.
+        // The deadline comes first, so that a guest cannot escape its end by a flood of events.
         if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             self.deadline = None;
             return Message::Input(Input::Deadline);
@@ -263,7 +249,7 @@ impl<'a> Reactor<'a> {
             Some(deadline) => self.inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())),
             None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
-        // The loop holds a sender itself, so the channel can't be disconnected.
+        // The loop holds a sender itself, so that the channel cannot be disconnected.
         received.unwrap_or_else(|_| {
             self.deadline = None;
             Message::Input(Input::Deadline)
@@ -302,9 +288,9 @@ impl<'a> Reactor<'a> {
         outcome
     }
 
-    /// Writes the state if it has changed. A disk that is full now may not be later, so failure to write is no reason to end the pod.
+    /// Writes the state if it has changed. A failed write does not end the pod, because a full disk may have room later.
     fn save(&mut self, dir: &PodDir) {
-        // A pod whose images are being pulled has no record yet: a state without one would outlive a crash.
+        // A pod whose images are being pulled has no record yet, and a state without a record would outlive a crash.
         let is_pulling = self.machine.state.stage == Stage::Pulling;
         if is_pulling || self.written.as_ref() == Some(&self.machine.state) {
             return;
@@ -316,7 +302,7 @@ impl<'a> Reactor<'a> {
     }
 }
 
-/// An error while the pod is made ready.
+/// Turns an error of the preparation into a failed run.
 fn failed<E: Error + 'static>() -> impl Fn(E) -> Failure {
     Failure::at(RunStage::Prepare, Blame::Environment)
 }
@@ -328,7 +314,7 @@ impl Observer for Reactor<'_> {
         let effects = self.machine.step(Input::PullBegun, record::now_ms());
         debug_assert!(effects.is_empty());
         let outcome = self.turn(dir);
-        // It has had its last word.
+        // The puller has sent its last message.
         self.puller = None;
         match outcome {
             Outcome::Pulled => Ok(()),
@@ -346,25 +332,26 @@ impl Observer for Reactor<'_> {
 
     fn await_ready(&mut self, pod: &mut Pod, mut sandbox: Box<dyn Sandbox>) -> Result<(), Failure> {
         let (agent, control, console) = (sandbox.agent().clone(), sandbox.control(), sandbox.console());
-        let walls = sandbox.layers();
+        let layers = sandbox.layers();
         let network = sandbox.network();
         let state = &mut self.machine.state;
         state.pod_ips = network.addresses;
         state.host_ip = network.host_address;
-        state.annotations.extend(status::jail_annotation(&walls));
+        state.annotations.extend(status::jail_annotation(&layers));
         state.agent = Some(agent.clone());
         state.ports.clone_from(&pod.ports.bound);
         state.processes = control.processes().to_vec();
         state.processes.extend(ProcessRef::of_this_process(Role::Monitor, "monitor"));
-        let names = state.containers.iter().map(|container| container.name.clone()).collect();
+        let names: Vec<ContainerName> =
+            state.containers.iter().map(|container| container.name.clone()).collect();
         self.deadline = Some(Instant::now() + Duration::from_millis(budget::HOST_BOOT_WAIT_MS));
         let events = EventLog::open(&pod.dir).map_err(failed())?;
         if let Some(reports) = network.reports {
             watchers::refusals(reports, events.clone());
         }
-        let life = watchers::start(sandbox, &pod.dir, names, events.clone(), self.outbox.clone())
+        let life = watchers::start(sandbox, &pod.dir, &names, events.clone(), self.outbox.clone())
             .map_err(failed())?;
-        for (process, layers) in &walls {
+        for (process, layers) in &layers {
             if !layers.missing.is_empty() {
                 let (process, missing) = (process.clone(), layers.missing.clone());
                 events.write(PodEvent::Host(HostEvent::Jail { process, missing }));
@@ -373,7 +360,7 @@ impl Observer for Reactor<'_> {
         let clock = clock::start(agent.clone(), events.clone(), Arc::clone(&life));
         ignore(
             clock::watch_host(self.outbox.clone()),
-            "a kernel that cannot say that its clock jumps: the guest's then follows only after a pause",
+            "the kernel cannot report clock jumps; the guest's clock then follows only after a pause",
         );
         self.sandbox = Some(SandboxView { agent, control, events, clock, life });
         self.listen(&pod.dir)?;
@@ -391,14 +378,14 @@ impl Observer for Reactor<'_> {
     }
 }
 
-/// The machine leaves the loop for what the flow waits for, or with a failure.
+/// The machine leaves the loop for the stage that the flow waits for, or with a failure.
 fn out_of_order() -> Failure {
     debug_assert!(false, "the machine left the loop for something else");
     Failure::message(RunStage::Boot, Blame::Internal, "the pod's monitor lost track of the pod")
 }
 
-/// TERM and INT to the monitor stop the pod with its own grace period. Must be called before any other thread is started, so that all
-/// threads have the signals blocked.
+/// TERM and INT to the monitor stop the pod with the pod's grace period. Must be called before any other thread is started, so that the
+/// signals are blocked in all threads.
 fn watch_signals(outbox: SyncSender<Message>, grace_ms: u64) -> nix::Result<()> {
     let mut set = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {

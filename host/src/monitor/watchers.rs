@@ -1,7 +1,8 @@
-//! The threads around the event loop. Each turns one thing that blocks (the agent's streams, the end of the VM) into messages.
+//! The threads around the event loop. Each turns one blocking source (the agent's streams, the end of the VM) into messages.
 
 use super::clock;
-use super::reactor::Message;
+use super::life::Life;
+use super::message::{Message, send, spawn};
 use crate::agent::{
     AgentConnection, AgentError, Connector, DeadlineExtension, EventStream, Received, StreamError,
 };
@@ -9,7 +10,6 @@ use crate::net::report;
 use crate::pod::events::{EventLog, HostEvent, PodEvent};
 use crate::pod::logs::{LogStream, LogWriter};
 use crate::pod::step::Input;
-use crate::process::Motion;
 use crate::runtime::Sandbox;
 use crate::store::atomic::FileError;
 use crate::store::layout::PodDir;
@@ -21,30 +21,26 @@ use magikvm_proto::stream::{STDERR, Traffic, log_source};
 use magikvm_proto::wire::{Done, Request};
 use std::error::Error;
 use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long the guest may take to say that its agent listens before it is tried without.
+/// Time for the guest to announce that its agent listens. After it the agent is tried all the same.
 const LISTENING_WAIT: Duration = Duration::from_secs(20);
-/// How long a connection to an agent that has answered before may take.
+/// Time for a connection to an agent that has answered before.
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
-/// Stack of a watcher. None of them recurses or holds a large buffer there.
-const STACK: usize = 256 << 10;
-/// How long after the end of a stream the end of its VM may take to be seen.
+/// Time between the end of a stream and the end of its VM that explains it.
 const VM_END_WAIT: Duration = Duration::from_secs(1);
 
-/// Starts all of them. When the sandbox has ended and the streams are drained, `SandboxGone` is the last message.
+/// Starts all watchers. The last message is `SandboxGone`, sent when the sandbox has ended and the streams are drained.
 pub(super) fn start(
     mut sandbox: Box<dyn Sandbox>,
     dir: &PodDir,
-    containers: Vec<ContainerName>,
+    containers: &[ContainerName],
     events: EventLog,
     outbox: SyncSender<Message>,
 ) -> Result<Arc<Life>, FileError> {
-    // In the order of the plan, which the guest counts by.
+    // In the order of the plan, because the guest names containers by their index in it.
     let logs = containers.iter().map(|name| LogWriter::open(&dir.container_log(name)));
     let logs = logs.collect::<Result<Vec<_>, _>>()?;
     let life = Arc::new(Life::default());
@@ -52,7 +48,7 @@ pub(super) fn start(
     let (agent, console) = (sandbox.agent().clone(), sandbox.console());
     let (to_loop, seen) = (outbox.clone(), Arc::clone(&life));
     let follower = spawn("agent", move || {
-        // Early connections can wedge a vsock device. A guest that says nothing is tried all the same.
+        // Early connections can wedge a vsock device. A guest that announces nothing is tried all the same.
         console.wait_for(AGENT_LISTENING, Instant::now() + LISTENING_WAIT);
         follow_agent(&agent, logs, &events, &to_loop, &seen);
     });
@@ -63,75 +59,21 @@ pub(super) fn start(
         });
         life.end();
         if let Some(follower) = follower {
-            ignore(follower.join(), "it panicked; what it had to say is lost, the pod's end is not");
+            ignore(follower.join(), "it panicked; its messages are lost, the pod's end is not");
         }
         send(&outbox, Input::SandboxGone { end });
     });
     Ok(shared)
 }
 
-/// Notes what the filter of the pod's network refuses, until it ends.
+/// Records the refusals of the pod's network filter until the filter ends.
 pub(super) fn refusals(reports: File, events: EventLog) {
     spawn("refusals", move || {
         report::read(reports, |refused| events.write(PodEvent::Host(HostEvent::Refused(refused))));
     });
 }
 
-pub(super) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(body).ok()
-}
-
-pub(super) fn send(outbox: &SyncSender<Message>, input: Input) {
-    ignore(outbox.send(Message::Input(input)), "the loop is over, and with it the pod");
-}
-
-/// Whether the VM stands still or has ended.
-#[derive(Debug, Default)]
-pub(super) struct Life {
-    over: Mutex<bool>,
-    changed: Condvar,
-    /// How often it was stopped or went on: odd while it stands.
-    turns: AtomicU64,
-}
-
-impl Life {
-    /// Only the thread that waits for the VM calls it.
-    fn set_motion(&self, motion: Motion) {
-        if self.stands() != (motion != Motion::Running) {
-            self.turns.fetch_add(1, Ordering::Release);
-        }
-    }
-
-    pub(super) fn stands(&self) -> bool {
-        self.turns.load(Ordering::Acquire) % 2 == 1
-    }
-
-    /// For a stream of the VM's: it may be late while it stands, and for as long again when it has stood.
-    fn deadline_extension(self: &Arc<Self>) -> DeadlineExtension {
-        let life = Arc::clone(self);
-        let mut seen = life.turns.load(Ordering::Acquire);
-        DeadlineExtension::new(move || {
-            let turns = life.turns.load(Ordering::Acquire);
-            std::mem::replace(&mut seen, turns) != turns || turns % 2 == 1
-        })
-    }
-
-    fn end(&self) {
-        *self.over.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.changed.notify_all();
-    }
-
-    fn is_over(&self) -> bool {
-        self.ends_within(Duration::ZERO)
-    }
-
-    pub(super) fn ends_within(&self, wait: Duration) -> bool {
-        let over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
-        *self.changed.wait_timeout_while(over, wait, |over| !*over).unwrap_or_else(PoisonError::into_inner).0
-    }
-}
-
-/// Reports that a stream of the agent broke off, unless that is because the VM has ended: how it ended says more.
+/// Reports that a stream of the agent broke, unless the VM has ended: then the VM's end says more.
 fn report_lost(outbox: &SyncSender<Message>, life: &Life, error: &(dyn Error + 'static)) {
     let hung_up = matches!(error.downcast_ref(), Some(AgentError::Closed | AgentError::Unreachable(_)))
         || matches!(error.downcast_ref(), Some(StreamError::Closed | StreamError::Io(_) | StreamError::Late));
@@ -144,7 +86,7 @@ fn lost(error: &(dyn Error + 'static)) -> Input {
     Input::AgentLost { why: chain(error) }
 }
 
-/// Waits for the agent, then reads events here and logs on a second thread, both to their end.
+/// Waits for the agent, then reads events on this thread and logs on another one, both to their end.
 fn follow_agent(
     connector: &Connector,
     logs: Vec<LogWriter>,
@@ -155,7 +97,7 @@ fn follow_agent(
     let deadline = Instant::now() + Duration::from_millis(budget::HOST_BOOT_WAIT_MS);
     let (mut connection, hello) = match connector.connect_when_up(deadline, &|| !life.is_over()) {
         Ok(up) => up,
-        // The VM's own end or the loop's deadline says more than the want of an answer.
+        // The VM's end or the loop's deadline says more than a missing answer.
         Err(AgentError::Unreachable(_) | AgentError::Closed | AgentError::Timeout(_)) => return,
         Err(error) => return send(outbox, lost(&error)),
     };
@@ -177,7 +119,7 @@ fn follow_agent(
         report_lost(outbox, life, &*error);
     }
     if let Some(log_thread) = log_thread {
-        ignore(log_thread.join(), "it panicked; the container's output from then on is lost");
+        ignore(log_thread.join(), "it panicked; the container's output after that is lost");
     }
 }
 
@@ -195,8 +137,8 @@ fn follow_events(
     Err(Box::new(AgentError::Closed))
 }
 
-/// Copies the pod's output to its logs until the guest says that it has ended. A log that can't be written (a full disk) is given up, not the
-/// pod: a container that blocks for ever in a write would be worse.
+/// Copies the pod's output to its logs until the guest reports the end. If a log cannot be written (a full disk), output is dropped and
+/// the pod goes on: a container that blocks for ever in a write would be worse.
 fn follow_logs(
     connector: &Connector,
     mut logs: Vec<LogWriter>,
@@ -204,7 +146,7 @@ fn follow_logs(
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let mut connection = connector.connect_extending(CONNECT_WAIT, extension)?;
     let Done {} = connection.request(&Request::Logs)?;
-    // The guest closes a connection, not the host; but the end of logs is the last that it has to say, and it waits for this.
+    // Usually the guest closes a connection. The end of the logs is its last message, and it waits until the host closes this one.
     let stream = connection.into_stream(Traffic::logs(logs.len()))?;
     while let Some(received) = stream.next()? {
         // Logs have no messages.
@@ -219,15 +161,15 @@ fn follow_logs(
     Ok(())
 }
 
-/// Asks the agent to end the pod. If it can't be asked, the loop need not wait for the deadline, unless that is because the pod is ending by
-/// itself at this moment.
+/// Asks the agent to end the pod. If that fails, the loop need not wait for the deadline, unless the pod is ending by itself at this
+/// moment.
 pub(super) fn shut_down(connector: Connector, grace_ms: u64, life: Arc<Life>, outbox: SyncSender<Message>) {
     spawn("shutdown", move || {
         let asked = connector.connect(Duration::from_secs(5)).and_then(|mut connection| {
             connection.request_within::<Done>(&Request::Shutdown { grace_ms }, Duration::from_secs(5))
         });
         match asked {
-            // A VM that ends at once may take its answer with it.
+            // A VM that ends at once may end before its answer is read.
             Ok(_) | Err(AgentError::Closed) => {}
             Err(_) if life.ends_within(VM_END_WAIT) => {}
             Err(_) => send(&outbox, Input::Deadline),

@@ -1,4 +1,4 @@
-//! What a pod's monitor may be asked over its socket, and how to ask.
+//! The requests that a pod's monitor answers on its socket, and the client side.
 
 use crate::os::connect_unix;
 use crate::store::layout::PodDir;
@@ -11,37 +11,33 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "snake_case")]
 pub enum ControlRequest {
-    /// End the pod; answered when it has ended.
+    /// Ends the pod. The answer follows when the pod has ended.
     Stop {
-        /// From TERM to KILL, in milliseconds.
+        /// Time between TERM and KILL, in milliseconds.
         grace_ms: u64,
     },
-    /// Make the sandbox stand still; answered when it does.
+    /// Pauses the sandbox. The answer follows when it is paused.
     Pause,
-    /// Let it go on; answered when all of it runs.
+    /// Resumes the sandbox. The answer follows when all of its processes run.
     Resume,
 }
 
-/// Why a request was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// Nobody behind the socket: the monitor is gone or does not listen yet.
+    /// The monitor has ended or does not listen yet.
     #[error("the pod's monitor cannot be reached")]
     Unreachable(#[source] io::Error),
-    /// It went away before it answered.
     #[error("the pod's monitor ended before it answered")]
     Gone,
-    /// It did not answer in time.
     #[error("the pod's monitor did not answer within {} s", .0.as_secs())]
     Timeout(Duration),
-    /// It said something else.
     #[error("the pod's monitor gave no valid answer")]
     Nonsense(#[source] CodecError),
     #[error(transparent)]
     Refused(Refusal),
 }
 
-/// Asks a pod's monitor, and waits at most `wait` for its answer.
+/// Sends a request to a pod's monitor and waits at most `wait` for the answer.
 pub fn ask(dir: &PodDir, request: ControlRequest, wait: Duration) -> Result<(), ControlError> {
     let stream = connect_unix(&dir.control_sock()).map_err(ControlError::Unreachable)?;
     stream.set_read_timeout(Some(wait)).map_err(ControlError::Unreachable)?;

@@ -1,5 +1,5 @@
-//! `events.jsonl`: what has happened to a pod, in the guest's words and in the monitor's own, each with the host's time. Knows how it is written
-//! and read, not what it is good for.
+//! `events.jsonl`: the events of a pod, reported by the guest or by the monitor, each with the host's time. Knows the file's format,
+//! not what the events are used for.
 
 use super::logs::format_time;
 use crate::process::Missing;
@@ -11,23 +11,22 @@ use std::fs::File;
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes that the guest's events may fill; a guest that floods them fills no disk.
+/// Bytes that the guest's events may fill, so that a guest cannot fill the disk.
 const MAX_GUEST: u64 = 4 << 20;
-/// Bytes that the monitor's own events may fill beside them, however often somebody stops and continues the VM.
+/// Bytes that the monitor's events may fill in addition. The cap holds even if somebody stops and continues the VM in a loop.
 const MAX_HOST: u64 = 256 << 10;
 
-/// Bytes that events of refused packets may fill, which are the monitor's but depend on the guest.
+/// Bytes for events about refused packets: the monitor writes them, but the guest decides how many there are.
 const MAX_REFUSED: u64 = 256 << 10;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimedEvent {
-    /// By the host's clock.
     pub time: String,
     #[serde(flatten)]
     pub what: PodEvent,
 }
 
-/// What happened, and who says so.
+/// An event and its reporter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum PodEvent {
@@ -35,47 +34,48 @@ pub enum PodEvent {
     Host(HostEvent),
 }
 
-/// What the monitor itself has seen or done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "host", rename_all = "snake_case")]
 pub enum HostEvent {
-    /// A process of the VM was stopped.
     Paused,
-    /// All of them run again.
+    /// All processes of the VM run again.
     Resumed,
-    /// The guest was told the time.
+    /// The monitor told the guest the time.
     Clock {
         after: ClockReason,
-        /// By how much it says that its own clock was ahead, in milliseconds. It set its clock if that was more than
-        /// [`magikvm_proto::budget::CLOCK_TOLERANCE_MS`] either way.
+        /// By how much the guest says its clock was ahead, in milliseconds. The guest sets its clock if the difference exceeds
+        /// [`magikvm_proto::budget::CLOCK_TOLERANCE_MS`] in either direction.
         offset_ms: i64,
     },
-    /// Something that the user should know of the pod.
-    Warning { message: String },
-    /// The filter of the pod's network refused something.
+    /// Something that the user should know about the pod.
+    Warning {
+        message: String,
+    },
+    /// The pod's network filter refused a packet.
     Refused(crate::net::report::Refused),
-    /// The machine does not give all walls for a process of the VM.
-    Jail { process: String, missing: Vec<Missing> },
-    /// The guest could not be told the time.
+    /// A process of the VM runs without some isolation layers, because the host does not offer them.
+    Jail {
+        process: String,
+        missing: Vec<Missing>,
+    },
+    /// The monitor could not tell the guest the time.
     ClockFailed {
-        /// Why it was to be told.
         after: ClockReason,
         message: String,
     },
 }
 
-/// Why a guest is told the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClockReason {
-    /// It starts. What it knows of the time may be as coarse as a second.
+    /// The guest starts, and its initial time may be as coarse as a second.
     Start,
     Pause,
-    /// The host's own clock was set, or the host was suspended.
+    /// The host's clock was set, or the host was suspended.
     HostClock,
 }
 
-/// The file, for several writers.
+/// The log of one pod, shared by several writers.
 #[derive(Debug, Clone)]
 pub struct EventLog(Arc<Mutex<Writer>>);
 
@@ -93,7 +93,7 @@ impl EventLog {
         Ok(Self(Arc::new(Mutex::new(Writer { file, by_guest: 0, by_host: 0, by_network: 0 }))))
     }
 
-    /// Adds an event. One that is too many, or that a full disk has no room for, is lost.
+    /// Appends an event. An event beyond the cap or beyond the room on the disk is lost.
     pub fn write(&self, what: PodEvent) {
         let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Writer { file, by_guest, by_host, by_network } = &mut *writer;

@@ -1,4 +1,4 @@
-//! A run that failed, in a form that survives the way from the monitor to the person who asked.
+//! A failed run, in a form that the monitor can send to the CLI.
 
 pub use crate::store::sandbox::Blame;
 use crate::store::sandbox::SandboxFailure;
@@ -10,20 +10,18 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunStage {
-    /// The plan can't be carried out here.
+    /// This host cannot carry out the plan.
     Plan,
-    /// The name, the directory or the lock.
+    /// Claiming the name, the directory and the lock.
     Reserve,
     Image,
-    /// Making the pod's file system and disk.
     Prepare,
-    /// From the start of the VMM to the agent's first answer.
+    /// From the VMM's start to the agent's first answer.
     Boot,
     /// The agent broke the contract or fell silent.
     Agent,
-    /// A container could not be created or started.
     Container,
-    /// The user changed his mind.
+    /// The user cancelled the start.
     Cancelled,
 }
 
@@ -42,30 +40,30 @@ impl fmt::Display for RunStage {
     }
 }
 
-/// Why a run failed. By the time anybody sees it, nothing of the pod is left.
+/// Why a run failed. The pod has been rolled back by the time that anybody sees this.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     pub stage: RunStage,
     pub blame: Blame,
-    /// What became of the sandbox, where it is about that.
+    /// How the sandbox ended, if that is the cause.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<SandboxFailure>,
-    /// The operating system's number, where there is one.
+    /// The operating system's error number, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errno: Option<i32>,
     pub message: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<String>,
-    /// What to do about it.
+    /// A suggestion for the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
-    /// The last lines of the VM's console, where they may tell more.
+    /// The last lines of the VM's console, if they may explain the failure.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub console: Vec<String>,
 }
 
 impl Failure {
-    /// From an error, its chain of causes and the number in it.
+    /// Built from an error, its chain of causes and the error number in it.
     pub fn new(stage: RunStage, blame: Blame, error: &(dyn Error + 'static)) -> Self {
         let number = |error: &(dyn Error + 'static)| {
             error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error)
@@ -75,7 +73,7 @@ impl Failure {
         Self { errno, causes, ..Self::message(stage, blame, error.to_string()) }
     }
 
-    /// For `map_err`: makes an error at a place of the flow a failed run.
+    /// For `map_err`: turns an error at a stage of the flow into a failed run.
     pub fn at<E: Error + 'static>(stage: RunStage, blame: Blame) -> impl Fn(E) -> Self {
         move |error| Self::new(stage, blame, &error)
     }
@@ -93,7 +91,7 @@ impl Failure {
         }
     }
 
-    /// With what became of the sandbox, and what to do about that unless something better is known.
+    /// Adds how the sandbox ended, and the hint for that unless there is a hint already.
     #[must_use]
     pub fn because(mut self, reason: SandboxFailure) -> Self {
         self.reason = Some(reason);
@@ -101,7 +99,7 @@ impl Failure {
         self
     }
 
-    /// With what to do about it.
+    /// Adds a hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

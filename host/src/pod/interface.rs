@@ -1,4 +1,5 @@
-//! The Pod Runtime Interface: `run_pod`, `stop_pod`, `pause_pod`, `resume_pod`, `delete_pod`, and what one may ask of a pod in between. The CLI is one client of it.
+//! The Pod Runtime Interface: `run_pod`, `stop_pod`, `pause_pod`, `resume_pod`, `delete_pod`, and queries about pods. The CLI is one
+//! client of it.
 #![warn(missing_docs)]
 
 use super::control::{self, ControlError, ControlRequest};
@@ -16,79 +17,79 @@ use magikvm_proto::budget::HOST_SHUTDOWN_WAIT_MS;
 use magikvm_proto::id::{ContainerName, PodId};
 use std::time::{Duration, Instant};
 
-/// How much longer than the pod may take a monitor is waited for.
+/// Time that a monitor is waited for in addition to the pod's own time.
 const MONITOR_SLACK: Duration = Duration::from_secs(10);
-/// How long the processes of a sandbox may take to be stopped or to go on.
+/// Time for the processes of a sandbox to stop or to continue.
 const MOTION_WAIT: Duration = Duration::from_secs(10);
-/// How long a connection to the agent may take.
+/// Time for a connection to the agent.
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
 
-/// Why a verb was not carried out.
+/// The reasons why a verb fails.
 #[derive(Debug, thiserror::Error)]
 pub enum PodError {
-    /// No pod of that name.
+    /// There is no pod of that name.
     #[error("there is no pod {0}")]
     NotFound(PodId),
-    /// The pod has no such container.
+    /// The pod has no container of that name.
     #[error("pod {pod} has no container {container}; it has {}", known.join(", "))]
     NoContainer {
-        /// Which pod.
+        /// The pod.
         pod: PodId,
-        /// The name asked for.
+        /// The requested name.
         container: String,
-        /// The names there are.
+        /// The names of the pod's containers.
         known: Vec<String>,
     },
-    /// A container has to be chosen.
+    /// The user has to choose one of several containers.
     #[error("pod {pod} has several containers: {}", known.join(", "))]
     ChooseContainer {
-        /// Which pod.
+        /// The pod.
         pod: PodId,
-        /// The names there are.
+        /// The names of the pod's containers.
         known: Vec<String>,
     },
     /// The verb needs a running pod.
     #[error("pod {0} is not running")]
     NotRunning(PodId),
-    /// The verb needs a pod whose containers run already.
+    /// The verb needs a pod that has started.
     #[error("pod {0} is being started")]
     Starting(PodId),
-    /// The verb needs a guest that can answer.
+    /// The verb needs a guest that can answer, and a paused one cannot.
     #[error("pod {0} is paused")]
     Paused(PodId),
     /// The verb needs a pod that does not run.
     #[error("pod {0} is running")]
     Running(PodId),
-    /// Its monitor is gone; nobody can do this any more.
+    /// The pod's monitor has ended, so that nobody can carry out the verb.
     #[error("pod {0} is lost: its monitor has ended")]
     Lost(PodId),
-    /// The monitor lives but holds on to the pod.
-    #[error("the monitor of pod {0} does not let go of it")]
+    /// The monitor runs but does not release the pod.
+    #[error("the monitor of pod {0} does not release it")]
     Stuck(PodId),
-    /// The monitor.
+    /// The monitor refused the request or could not be reached.
     #[error("pod {pod} could not be {verb}")]
     Control {
-        /// Which pod.
+        /// The pod.
         pod: PodId,
-        /// What was wanted (`stopped`).
+        /// The requested outcome (`stopped`).
         verb: &'static str,
         /// Why.
         #[source]
         source: ControlError,
     },
-    /// The agent.
+    /// The agent refused the request or could not be reached.
     #[error(transparent)]
     Agent(#[from] AgentError),
-    /// The record.
+    /// The pod's record cannot be read or written.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// A file operation.
+    /// A file operation failed.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Something of the pod could not be taken away.
-    #[error("pod {pod} could not be taken away")]
+    /// A part of the pod could not be removed.
+    #[error("pod {pod} could not be removed")]
     Undo {
-        /// Which pod.
+        /// The pod.
         pod: PodId,
         /// Why.
         #[source]
@@ -96,38 +97,38 @@ pub enum PodError {
     },
 }
 
-/// How hard to try.
+/// What to do with a pod that runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Force {
-    /// Refuse if the pod runs.
+    /// Refuse.
     No,
-    /// Kill it if it runs.
+    /// Kill it.
     Yes,
 }
 
-/// The pods of one state root.
+/// The pods of one state directory.
 #[derive(Debug, Clone)]
 pub struct PodRuntimeInterface {
     layout: Layout,
 }
 
 impl PodRuntimeInterface {
-    /// The pods below these roots.
+    /// The pods of this layout.
     pub fn new(layout: Layout) -> Self {
         Self { layout }
     }
 
-    /// Where everything is.
+    /// The layout of the state directory.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// Starts a pod's monitor; [`Launched::await_ready`] says what came of it. All containers run, or nothing is left.
+    /// Starts a pod's monitor. [`Launched::await_ready`] reports the outcome: all containers run, or nothing of the pod is left.
     pub fn run_pod(&self, request: &RunRequest) -> Result<Launched, Failure> {
         launch::launch(request)
     }
 
-    /// Stops a running pod: TERM to all containers at once, grace period, KILL. Returns when it has ended.
+    /// Stops a running pod: TERM to all containers at once, grace period, KILL. Returns when the pod has ended.
     pub fn stop_pod(&self, id: &PodId, grace: Option<Duration>) -> Result<(), PodError> {
         let found = self.find(id)?;
         if found.is_lost() {
@@ -140,19 +141,19 @@ impl PodRuntimeInterface {
         let grace = grace.unwrap_or(Duration::from_secs(default));
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         match self.ask_stop(&found, grace_ms) {
-            // It ended between our look and our question.
+            // The pod ended after the check above.
             Err(_) if self.ended(id) => Ok(()),
             Err(source) => Err(PodError::Control { pod: id.clone(), verb: "stopped", source }),
             Ok(()) => Ok(()),
         }
     }
 
-    /// Makes a pod's sandbox stand still; returns when none of its processes runs. Again changes nothing.
+    /// Pauses a pod's sandbox and returns when none of its processes runs. A second call changes nothing.
     pub fn pause_pod(&self, id: &PodId) -> Result<(), PodError> {
         self.set_in_motion(id, ControlRequest::Pause, "paused")
     }
 
-    /// Lets a pod's sandbox go on, whoever stopped it; returns when all of its processes run. The guest's clock is then set right.
+    /// Resumes a pod's sandbox, whoever stopped it, and returns when all of its processes run. The guest's clock is then corrected.
     pub fn resume_pod(&self, id: &PodId) -> Result<(), PodError> {
         self.set_in_motion(id, ControlRequest::Resume, "resumed")
     }
@@ -174,7 +175,7 @@ impl PodRuntimeInterface {
         }
     }
 
-    /// Whether processes of a pod's sandbox are stopped now.
+    /// Whether any process of a pod's sandbox is stopped now.
     pub fn is_paused(&self, id: &PodId) -> bool {
         self.find(id).is_ok_and(|found| {
             found.lock == LockState::Held && found.state.is_some_and(|state| state.paused_ms.is_some())
@@ -186,7 +187,7 @@ impl PodRuntimeInterface {
         let deadline = Instant::now() + MONITOR_SLACK;
         loop {
             match control::ask(&found.dir, ControlRequest::Stop { grace_ms }, wait) {
-                // A monitor that lives begins to listen when it has started the VM.
+                // A live monitor begins to listen when it has started the VM.
                 Err(ControlError::Unreachable(_))
                     if Instant::now() < deadline
                         && lock::state(&found.dir.lock()).is_ok_and(|state| state == LockState::Held) =>
@@ -205,8 +206,8 @@ impl PodRuntimeInterface {
         }
     }
 
-    /// Removes a pod with its record and logs. Delete is rollback: what the undo journal says is taken away, whoever wrote it and however far
-    /// it got.
+    /// Removes a pod with its record and logs. Deletion is rollback: it removes whatever the undo journal lists, no matter how far the
+    /// writer of the journal got.
     pub fn delete_pod(&self, id: &PodId, force: Force) -> Result<(), PodError> {
         let dir = self.layout.pod(id);
         let found = Found::read(dir)?.ok_or_else(|| PodError::NotFound(id.clone()))?;
@@ -221,7 +222,7 @@ impl PodRuntimeInterface {
         self.take_away(id)
     }
 
-    /// Ends a live monitor and its pod: by asking, and if that does not help, by SIGKILL (its sandbox dies with it).
+    /// Ends a live monitor and its pod: first by a request, then by SIGKILL (the sandbox dies with the monitor).
     fn end_by_force(&self, found: &Found) {
         if self.ask_stop(found, 0).is_err()
             && let Some(state) = &found.state
@@ -235,13 +236,13 @@ impl PodRuntimeInterface {
         let failed = |source| PodError::Undo { pod: id.clone(), source };
         let Some(lock) = self.take_lock(id)? else { return Ok(()) };
         Undo::open(&dir).map_err(failed)?.delete().map_err(failed)?;
-        // A start that was cut short before its first journal entry leaves a directory that no entry names.
+        // A start that was interrupted before its first journal entry leaves a directory that no entry names.
         Step::RemoveDir { path: dir.path().to_owned() }.carry_out().map_err(failed)?;
         drop(lock);
         Ok(())
     }
 
-    /// The lock of a pod whose monitor is about to end; `None` when the directory went with it.
+    /// The lock of a pod whose monitor is about to end; `None` when the monitor has removed the directory.
     fn take_lock(&self, id: &PodId) -> Result<Option<Lock>, PodError> {
         let dir = self.layout.pod(id);
         let deadline = Instant::now() + MONITOR_SLACK;
@@ -261,12 +262,12 @@ impl PodRuntimeInterface {
         Ok(record::list(&self.layout)?)
     }
 
-    /// One pod.
+    /// Finds one pod.
     pub fn find(&self, id: &PodId) -> Result<Found, PodError> {
         Found::read(self.layout.pod(id))?.ok_or_else(|| PodError::NotFound(id.clone()))
     }
 
-    /// The container a verb means: the named one, or the only one.
+    /// The container that a verb applies to: the named one, or the only one.
     pub fn container(
         &self,
         found: &Found,
@@ -283,7 +284,7 @@ impl PodRuntimeInterface {
         }
     }
 
-    /// The containers a verb means: the named one, or all.
+    /// The containers that a verb applies to: the named one, or all.
     pub fn containers(
         &self,
         found: &Found,
@@ -301,13 +302,13 @@ impl PodRuntimeInterface {
         Ok(chosen)
     }
 
-    /// For a connection that is to outlast pauses of its pod.
+    /// A connector for connections that outlast pauses of the pod.
     pub fn deadline_extension(&self, id: &PodId) -> DeadlineExtension {
         let (pods, id) = (self.clone(), id.clone());
         DeadlineExtension::new(move || pods.is_paused(&id))
     }
 
-    /// A connection to the agent of a running pod that is not paused.
+    /// Connects to the agent of a running pod that is not paused.
     pub fn agent(&self, found: &Found, id: &PodId) -> Result<AgentConnection, PodError> {
         Ok(self.connector(found, id)?.connect(CONNECT_WAIT)?)
     }
@@ -324,12 +325,12 @@ impl PodRuntimeInterface {
         state.and_then(|state| state.agent.as_ref()).ok_or_else(|| PodError::NotRunning(id.clone()))
     }
 
-    /// How connections to the ports of a running pod that is not paused are made; [`crate::net::relay::Relay`] makes them.
+    /// A connector for the ports of a running pod that is not paused, for [`crate::net::relay::Relay`].
     pub fn forward(&self, found: &Found, id: &PodId) -> Result<Connector, PodError> {
         Ok(self.connector(found, id)?.forwards())
     }
 
-    /// Readers of the logs of these containers.
+    /// Opens the logs of these containers.
     pub fn logs(&self, found: &Found, containers: Vec<ContainerName>) -> Vec<LogReader> {
         containers
             .into_iter()

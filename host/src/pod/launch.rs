@@ -1,4 +1,4 @@
-//! Starting a pod's monitor, and what the two sides say to each other (JSON lines over a socket pair).
+//! Starts a pod's monitor and defines the messages between the two sides (JSON lines over a socket pair).
 
 use super::failure::{Blame, Failure, RunStage};
 use super::run::RunRequest;
@@ -18,19 +18,19 @@ pub const MONITOR_VERB: &str = "__monitor";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromMonitor {
-    /// An image is on its way.
+    /// An image is being pulled.
     Pulling {
         image: Reference,
         progress: Progress,
     },
-    /// The user should know this.
+    /// A warning for the user.
     Warning {
         message: String,
     },
     Ready,
-    /// It does not, and nothing of it is left.
+    /// The pod does not run, and nothing of it is left.
     Failed(Box<Failure>),
-    /// It has ended; its exit code is the first non-zero one of its containers.
+    /// The pod has ended. Its exit code is the first non-zero one of its containers.
     Ended {
         code: i32,
     },
@@ -39,35 +39,34 @@ pub enum FromMonitor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToMonitor {
-    /// Give up if the pod does not run yet.
+    /// Cancels the start if the pod does not run yet.
     Cancel,
 }
 
-/// A monitor that was started.
 #[derive(Debug)]
 pub struct Launched {
     reader: BufReader<UnixStream>,
     monitor: Child,
 }
 
-/// For changing one's mind from another thread.
+/// Cancels a start from another thread.
 #[derive(Debug)]
 pub struct Canceller(UnixStream);
 
 impl Canceller {
-    /// Asks the monitor to give up if the pod does not run yet.
+    /// Asks the monitor to cancel the start if the pod does not run yet.
     pub fn cancel(&self) {
         let asked = write_message(&mut &self.0, &ToMonitor::Cancel);
-        ignore(asked, "the monitor has ended; there is nothing to give up");
+        ignore(asked, "the monitor has ended; there is nothing to cancel");
     }
 }
 
-/// Starts a monitor (this program again) for a pod. It outlives this process.
+/// Starts a monitor (this program with a hidden verb) for a pod. It outlives this process.
 pub fn launch(request: &RunRequest) -> Result<Launched, Failure> {
     let program = std::env::current_exe().map_err(Failure::at(RunStage::Reserve, Blame::Environment))?;
     let (ours, theirs) = UnixStream::pair().map_err(Failure::at(RunStage::Reserve, Blame::Environment))?;
     let mut command = Command::new(program);
-    // The monitor works in the root directory; where logins are kept may have been said relative to this one.
+    // The monitor works in the root directory, but these paths may be relative to this process's working directory.
     for variable in ["REGISTRY_AUTH_FILE", "DOCKER_CONFIG"] {
         if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
             command.env(variable, std::path::absolute(&path).unwrap_or(path.into()));
@@ -88,32 +87,31 @@ pub fn launch(request: &RunRequest) -> Result<Launched, Failure> {
 }
 
 impl Launched {
-    /// For changing one's mind.
+    /// A handle that cancels the start.
     pub fn canceller(&self) -> std::io::Result<Canceller> {
         self.reader.get_ref().try_clone().map(Canceller)
     }
 
-    /// What the monitor says next; `None` when it has ended without another word. Its lines carry whole failures, so they are as long as
-    /// it makes them: it is this program.
+    /// The monitor's next message; `None` when it has ended. Lines have no length limit, because the monitor is this program and its lines
+    /// carry whole failures.
     pub fn next_message(&mut self) -> Option<FromMonitor> {
         let mut line = Vec::new();
         self.reader.read_until(b'\n', &mut line).ok()?;
         serde_json::from_slice(&line).ok()
     }
 
-    /// After the pod's end: lets go of it, and waits until its monitor has removed it, if it is to, and has ended.
+    /// Releases a pod that has ended, and waits until its monitor has ended (and has removed the pod, if that was requested).
     pub fn finish(mut self) -> Result<(), Failure> {
         ignore(self.reader.get_ref().shutdown(Shutdown::Write), "the monitor has ended already");
         let last = self.next_message();
-        ignore(self.monitor.wait(), "somebody else has reaped it; it has ended");
+        ignore(self.monitor.wait(), "it has ended and another process has reaped it");
         match last {
             Some(FromMonitor::Failed(failure)) => Err(*failure),
             _ => Ok(()),
         }
     }
 
-    /// Waits until the pod runs, or has failed. `pulling` hears of images that come meanwhile.
-    /// `warned` of what the user should know.
+    /// Waits until the pod runs or has failed. `pulling` is called for progress of image pulls, `warned` for warnings.
     pub fn await_ready(
         &mut self,
         pulling: &mut dyn FnMut(&Reference, &Progress),
@@ -136,7 +134,7 @@ impl Launched {
                     Blame::Internal,
                     "the pod's monitor ended before the pod ran",
                 )
-                .hint("see what is left: magikvm ps; take it away: magikvm rm -f NAME")),
+                .hint("see what is left with `magikvm ps`, and remove it with `magikvm rm -f NAME`.")),
             };
         }
     }

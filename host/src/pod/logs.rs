@@ -1,7 +1,6 @@
-//! Container logs on disk, in the CRI log format (`<RFC 3339> <stream> <P|F> <content>`): written by the monitor, read by anybody.
+//! Container logs on disk, in the CRI log format (`<RFC 3339> <stream> <P|F> <content>`). The monitor writes them, anybody may read them.
 //!
-//! A piece of output that does not end in a newline is written at once as partial (`P`), so that nothing waits and the bytes can be given
-//! back exactly.
+//! Output that does not end in a newline is written at once as partial (`P`), so that nothing waits and readers get the exact bytes.
 
 use crate::store::atomic::{FileError, open_append};
 use magikvm_proto::id::ContainerName;
@@ -10,14 +9,13 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// A log file is put aside when it has grown to this many bytes.
+/// A log file is rotated when it has grown to this many bytes.
 pub const MAX_FILE: u64 = 16 << 20;
-/// So many older files are kept beside the current one: `<name>.log.1` is the newest of them.
+/// Number of older files that are kept: `<name>.log.1` is the newest of them.
 pub const KEPT_FILES: u32 = 2;
-/// Longest content of one entry, as containerd has it.
+/// Longest content of one entry, as in containerd.
 const MAX_CONTENT: usize = 16 << 10;
 
-/// Which of a process's two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogStream {
     Stdout,
@@ -33,17 +31,15 @@ impl LogStream {
     }
 }
 
-/// One entry of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// RFC 3339, UTC, nine decimals.
+    /// RFC 3339 in UTC with nine decimals.
     pub time: String,
     pub stream: LogStream,
-    /// The bytes, with the newline if the entry is a full line.
+    /// The content, including the newline if the entry is a full line.
     pub content: Vec<u8>,
 }
 
-/// Formats a time as the log has it.
 pub fn format_time(time: jiff::Timestamp) -> String {
     format!("{time:.9}")
 }
@@ -74,7 +70,7 @@ fn put(out: &mut Vec<u8>, time: &str, stream: LogStream, full: bool, content: &[
     out.push(b'\n');
 }
 
-/// Reads one line of a log (without its newline); `None` if it is no entry.
+/// Parses one line of a log (without its newline); `None` if it is not an entry.
 pub fn decode(line: &[u8]) -> Option<Entry> {
     let mut fields = line.splitn(4, |&byte| byte == b' ');
     let time = String::from_utf8(fields.next()?.to_vec()).ok()?;
@@ -101,7 +97,7 @@ fn older(path: &Path, number: u32) -> PathBuf {
     name.into()
 }
 
-/// Writes one container's log and puts full files aside.
+/// Writes one container's log and rotates full files.
 #[derive(Debug)]
 pub struct LogWriter {
     path: PathBuf,
@@ -123,7 +119,7 @@ impl LogWriter {
         Ok(Self { path: path.to_owned(), file, size, max_file, buffer: Vec::new() })
     }
 
-    /// Adds output that came now.
+    /// Appends output with the present time.
     pub fn write(&mut self, stream: LogStream, bytes: &[u8]) -> Result<(), FileError> {
         self.buffer.clear();
         encode(&mut self.buffer, &format_time(jiff::Timestamp::now()), stream, bytes);
@@ -146,13 +142,13 @@ impl LogWriter {
     }
 }
 
-/// Reads one container's log from its oldest kept entry on, across files that are put aside meanwhile.
+/// Reads one container's log from its oldest kept entry on, across files that are rotated meanwhile.
 #[derive(Debug)]
 pub struct LogReader {
     pub container: ContainerName,
     path: PathBuf,
     current: Option<(BufReader<File>, u64)>,
-    /// Older files still to be read, oldest first.
+    /// Older files that are not read yet, oldest first.
     backlog: Vec<PathBuf>,
     partial: Vec<u8>,
 }
@@ -182,7 +178,7 @@ impl LogReader {
                 }
                 continue;
             }
-            // The end for now. Another file under the name means that this one is complete.
+            // If the name now leads to another file, this one is complete.
             if !fs::metadata(&self.path).is_ok_and(|there| there.ino() != *inode) {
                 return Ok(None);
             }
@@ -206,7 +202,7 @@ impl LogReader {
         }
     }
 
-    /// Skips to the last `lines` full lines of what is there now.
+    /// Skips to the last `lines` full lines of the present content.
     pub fn tail(&mut self, lines: usize) -> Result<(), FileError> {
         let mut counter = Self::new(self.container.clone(), self.path.clone());
         let mut total = 0usize;

@@ -1,4 +1,4 @@
-//! The ports of this machine that a pod has: bound before anything of it boots, recorded, and named to whoever wants one that is taken.
+//! The host ports of a pod: bound before the pod boots, recorded, and named in the error when another pod requests a port that is taken.
 
 use super::failure::{Blame, Failure, RunStage};
 use crate::manifest::PodPlan;
@@ -11,17 +11,17 @@ use crate::store::record::{self, BoundPort, Transport};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
-/// Ports that are bound, in the plan's order.
+/// Bound ports, in the plan's order.
 #[derive(Debug, Default)]
 pub struct Published {
-    /// Those of TCP: nobody is accepted yet.
+    /// The TCP ports, which do not accept connections yet.
     pub doors: Vec<Door>,
-    /// All of them, for the pod's state.
+    /// All ports, for the pod's state.
     pub bound: Vec<BoundPort>,
 }
 
-/// Binds all ports of a plan. Those of UDP are the network's to bind when the pod starts (by passt, which takes numbers); here it is seen
-/// that they can be had.
+/// Binds all ports of a plan. passt binds the UDP ports when the pod starts, because it takes numbers; here they are only checked to be
+/// free.
 pub(super) fn bind(plan: &PodPlan, layout: &Layout) -> Result<Published, Failure> {
     let mut published = Published::default();
     for port in &plan.published {
@@ -35,9 +35,9 @@ pub(super) fn bind(plan: &PodPlan, layout: &Layout) -> Result<Published, Failure
                 (address, Transport::Tcp)
             }
             Protocol::Udp if port.host_port == 0 => {
-                let message = format!("{}: a port of UDP has a number of its own", port.origin);
+                let message = format!("{}: a UDP port needs a number", port.origin);
                 return Err(Failure::message(RunStage::Reserve, Blame::User, message)
-                    .hint("any port that is free is for TCP only: write a number"));
+                    .hint("only TCP can use any free port; write a number."));
             }
             Protocol::Udp => (try_udp(wanted).map_err(failed)?, Transport::Udp),
             Protocol::Sctp => {
@@ -62,24 +62,24 @@ fn failure(port: &PublishedPort, error: &BindError, layout: &Layout) -> Failure 
     match error.source.kind() {
         ErrorKind::AddrInUse => match holder(address, layout) {
             Some(pod) => failure.hint(format!(
-                "pod {pod} has it: magikvm stop {pod}; or take another port, or 0 for any that is free"
+                "pod {pod} uses it; stop that pod with `magikvm stop {pod}`, or choose another port, or 0 for any free one."
             )),
             None => failure.hint(format!(
-                "see who has it: ss -ltnp 'sport = :{}'; or take another port, or 0 for any that is free",
+                "see which process uses it with `ss -ltnp 'sport = :{}'`, or choose another port, or 0 for any free one.",
                 address.port()
             )),
         },
         ErrorKind::PermissionDenied => failure.hint(
-            "ports below 1024 are for root: take a higher one, or lower the bound: sysctl net.ipv4.ip_unprivileged_port_start",
+            "only root may bind ports below 1024; choose a higher one, or lower the bound with `sysctl net.ipv4.ip_unprivileged_port_start=PORT`.",
         ),
         ErrorKind::AddrNotAvailable => {
-            failure.hint(format!("{} is no address of this machine: see ip address", address.ip()))
+            failure.hint(format!("{} is not an address of the host; list the addresses with `ip address`.", address.ip()))
         }
         _ => failure,
     }
 }
 
-/// The pod that has a port of this machine, if its record says so.
+/// The pod whose record has this host port.
 fn holder(address: SocketAddr, layout: &Layout) -> Option<String> {
     let has = |port: &BoundPort| {
         port.host_port == address.port()

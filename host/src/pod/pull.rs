@@ -1,5 +1,6 @@
-//! Pulling a pod's images, in a process of its own: what talks to strangers and unpacks their archives is not the process that keeps the
-//! pod, and its memory goes back when the images are there. The monitor starts it, says what to pull, and hears of it line by line.
+//! Pulls a pod's images in a separate process: code that talks to registries and unpacks untrusted archives does not run in the monitor,
+//! and its memory is freed when the images are there. The monitor starts the puller, tells it what to pull, and reads its progress line
+//! by line.
 
 use super::failure::{Blame, Failure, RunStage};
 use crate::image::{
@@ -16,26 +17,23 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// The hidden verb that makes a process a puller.
 pub const PULLER_VERB: &str = "__pull";
 
-/// Longest request on standard input: a few references.
+/// Longest request on standard input, which holds a few references.
 const MAX_REQUEST: u64 = 1 << 20;
 
-/// What a puller is to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PullRequest {
-    /// `--root`, if given.
     pub root: Option<PathBuf>,
-    /// The images, one after the other.
+    /// The images, pulled one after the other.
     pub images: Vec<(Reference, PullPolicy)>,
-    /// What they are to run on.
+    /// The platform that the images must be for.
     pub platform: Platform,
     /// Seconds for each image.
     pub timeout_secs: u64,
 }
 
-/// From the puller, one line each; the last one is `Done` or `Failed`.
+/// The puller's messages, one line each. The last one is `Done` or `Failed`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromPuller {
@@ -48,19 +46,19 @@ pub enum FromPuller {
     Failed(Box<Failure>),
 }
 
-/// How a puller ended that had no last word.
+/// The end of a puller that sent neither `Done` nor `Failed`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PullerEnd {
-    /// The exit code, unless a signal ended it or nobody knows.
+    /// The exit code, unless a signal ended the puller or the code is unknown.
     pub code: Option<i32>,
-    /// The signal that ended it.
+    /// The signal that ended the puller.
     pub signal: Option<i32>,
-    /// The last lines of its standard error.
+    /// The last lines of the puller's standard error.
     pub complaints: Vec<String>,
 }
 
 impl PullerEnd {
-    /// The failure of the run that this is.
+    /// The failed run that this end means.
     pub fn failure(&self) -> Failure {
         let failure = match self.signal {
             Some(signal) => {
@@ -70,7 +68,7 @@ impl PullerEnd {
                 let failure = Failure::message(RunStage::Image, Blame::Environment, message);
                 match Signal::try_from(signal) {
                     Ok(Signal::SIGKILL) => {
-                        failure.hint("look with `dmesg` whether the host was out of memory.")
+                        failure.hint("check with `dmesg` whether the host was out of memory.")
                     }
                     _ => failure,
                 }
@@ -85,7 +83,8 @@ impl PullerEnd {
     }
 }
 
-/// What a puller's process does: reads a [`PullRequest`] from standard input, answers on standard output. TERM makes it give up
+/// The main function of a puller: reads a [`PullRequest`] from standard input and answers on standard output. TERM makes it give up
+/// The main function of a puller: reads a [`PullRequest`] from standard input and answers on standard output. TERM makes it give up
 /// without leaving anything half-done.
 pub fn main() -> i32 {
     let cancel = Cancel::new();
@@ -93,7 +92,7 @@ pub fn main() -> i32 {
     let out = Mutex::new(std::io::stdout());
     let say = |message: &FromPuller| {
         let mut out = out.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        ignore(write_message(&mut *out, message), "the monitor has gone, and takes this process with it");
+        ignore(write_message(&mut *out, message), "the monitor has ended, and this process ends with it");
     };
     match pull(&cancel, &say) {
         Ok(()) => {
@@ -109,10 +108,10 @@ pub fn main() -> i32 {
 
 fn watch_signals(cancel: &Cancel) {
     let mut signals = signals::ending();
-    // The monitor's word, whatever was ignored where the run was started.
+    // The monitor sends TERM, which must arrive even if the caller of `run` ignored it.
     signals.add(Signal::SIGTERM);
     if signals.thread_block().is_err() {
-        // They end the process as usual; what it leaves is swept by the next one.
+        // TERM then ends the process as usual, and the next puller removes what is left.
         return;
     }
     let cancel = cancel.clone();
@@ -149,7 +148,7 @@ fn pull(cancel: &Cancel, say: &(dyn Fn(&FromPuller) + Sync)) -> Result<(), Failu
     Ok(())
 }
 
-/// An image that cannot be had, as a failed run.
+/// Turns an image error into a failed run.
 pub fn of_image(error: &ImageError) -> Failure {
     let blame = if error.is_of_machine() { Blame::Environment } else { Blame::User };
     let failure = Failure::new(RunStage::Image, blame, error);

@@ -1,5 +1,5 @@
-//! THE flow: plan -> reserve -> resolve images -> prepare -> start -> await ready -> commit. The same for every class. No step holds clean-up
-//! code: what a step makes, it has planned the undoing of.
+//! The flow of a run: plan -> reserve -> resolve images -> prepare -> start -> await ready -> commit. It is the same for every runtime
+//! class. No step holds clean-up code: each step journals the undoing of what it makes before it makes it.
 
 use super::failure::{Blame, Failure, RunStage};
 use super::ports::{self, Published};
@@ -19,57 +19,55 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
-/// Everything that decides how a pod runs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunRequest {
     pub plan: PodPlan,
     /// `--root`, if given.
     pub root: Option<PathBuf>,
-    /// How its VM is to be made, if its class has one.
+    /// Options of the pod's VM, for classes that have one.
     pub vm: VmOptions,
-    /// Seconds that each image may take to come.
+    /// Seconds that the pull of each image may take.
     pub pull_timeout_secs: u64,
-    /// How long the start may be without progress, in milliseconds, from the agent's first answer on.
+    /// Milliseconds that the start may be without progress after the agent's first answer.
     pub ready_wait_ms: u64,
-    /// Whether to remove the pod at its end.
     pub at_end: AtEnd,
 }
 
-/// What becomes of a pod that has ended.
+/// What happens to a pod that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AtEnd {
-    /// Its record and logs stay until `rm`.
+    /// The record and the logs stay until `rm`.
     Keep,
     Remove,
 }
 
-/// A pod that exists: its directory is made and its lock held.
+/// An existing pod: its directory is made and its lock is held.
 #[derive(Debug)]
 pub struct Pod {
     pub dir: PodDir,
-    /// How to take it away.
+    /// The journal that removes the pod.
     pub undo: Undo,
-    /// Held for life; freed after all else.
+    /// Held as long as the pod lives, and freed last.
     pub lock: Lock,
-    /// Its ports of this machine. Nobody is accepted before it runs; those of TCP are then the observer's.
+    /// The pod's host ports. No connection is accepted before the pod runs; then the observer takes the TCP ports over.
     pub ports: Published,
-    /// Its images, which cannot be removed as long as these live.
+    /// Locks on the pod's images, which cannot be removed meanwhile.
     pub images: Vec<Image>,
 }
 
-/// What of the flow takes long, and listens to the user meanwhile. The monitor's event loop does it.
+/// The steps of the flow that take long and have to react to the user meanwhile. The monitor's event loop implements them.
 pub trait Observer {
-    /// Brings the images of the pod in this directory into the store.
+    /// Pulls the images of the pod in this directory into the store.
     fn pull(&mut self, dir: &PodDir, request: &PullRequest) -> Result<(), Failure>;
 
-    /// Tells the user something about the pod in this directory.
+    /// Warns the user about the pod in this directory.
     fn warn(&mut self, dir: &PodDir, message: &str);
 
-    /// Returns when all containers run (or have completed), or with why they do not.
+    /// Returns when all containers run (or have completed), or the reason why they do not.
     fn await_ready(&mut self, pod: &mut Pod, sandbox: Box<dyn Sandbox>) -> Result<(), Failure>;
 }
 
-/// Carries the flow out. On failure nothing of the pod is left.
+/// Runs the flow. On failure nothing of the pod is left.
 pub fn run_pod(request: &RunRequest, layout: &Layout, observer: &mut dyn Observer) -> Result<Pod, Failure> {
     let runtime = plan(request, layout)?;
     let mut pod = reserve(request, layout)?;
@@ -111,27 +109,27 @@ fn bring_up(
     fault("ready")
 }
 
-/// The pod's runtime class, if it can run pods here.
+/// The pod's runtime class, if this host can run it.
 fn plan(request: &RunRequest, layout: &Layout) -> Result<Box<dyn PodRuntime>, Failure> {
     let runtime = runtime::of(request.plan.runtime_class, &request.vm, layout)
         .map_err(|error| Failure::new(RunStage::Plan, Blame::User, &error).hint(error.hint()))?;
     runtime.probe().map_err(|unavailable| {
-        let message = format!("this machine cannot run the pod: {}", unavailable.reason);
+        let message = format!("the host cannot run the pod: {}", unavailable.reason);
         Failure::message(RunStage::Plan, Blame::Environment, message).hint(unavailable.remedy)
     })?;
     Ok(runtime)
 }
 
-/// An error of the name, the directory or the lock.
+/// Turns an error of the name, the directory or the lock into a failed run.
 fn failed<E: Error + 'static>() -> impl Fn(E) -> Failure {
     Failure::at(RunStage::Reserve, Blame::Environment)
 }
 
-/// Makes the pod's directory and takes its lock, or says who has the name.
+/// Makes the pod's directory and takes its lock, or reports the pod that has the name.
 fn reserve(request: &RunRequest, layout: &Layout) -> Result<Pod, Failure> {
     let pods = layout.pods();
     atomic::create_dir_all(&pods, 0o700).map_err(failed())?;
-    // One reservation at a time, so that a directory without a record can only be what a crash left.
+    // One reservation at a time, so that only a crash can leave a directory without a record.
     let _turn = lock::wait(&pods.join(".reserve")).map_err(failed())?;
     undo::sweep_trash(&pods).map_err(failed())?;
     let dir = layout.pod(&request.plan.id);
@@ -140,7 +138,7 @@ fn reserve(request: &RunRequest, layout: &Layout) -> Result<Pod, Failure> {
     if count >= MAX_PODS {
         let message = format!("there are {count} pods already, at most {MAX_PODS} are possible");
         return Err(Failure::message(RunStage::Reserve, Blame::User, message)
-            .hint("remove some: magikvm ps, magikvm rm NAME"));
+            .hint("list the pods with `magikvm ps`, and remove some with `magikvm rm NAME`."));
     }
     fs::DirBuilder::new()
         .mode(0o700)
@@ -160,7 +158,7 @@ fn reserve(request: &RunRequest, layout: &Layout) -> Result<Pod, Failure> {
         }
         Ok((None, _)) => Err(exists(request, "is being started by somebody else")),
         Err(error) => {
-            // The journal itself could not be written (a full disk): the directory is new and ours.
+            // The journal could not be written (a full disk). The directory is new and belongs to this run.
             let mut failure = failed()(error);
             if let Err(error) = (Step::RemoveDir { path: dir.path().to_owned() }).carry_out() {
                 failure.causes.push(format!("and it could not be removed again: {error}"));
@@ -170,7 +168,7 @@ fn reserve(request: &RunRequest, layout: &Layout) -> Result<Pod, Failure> {
     }
 }
 
-/// Takes away what a crash between two steps of `reserve` and `write_record` has left under this name; refuses if a pod has it.
+/// Removes what a crash between the steps of `reserve` and `write_record` has left under this name. Refuses if a pod has the name.
 fn clear_leftover(request: &RunRequest, dir: &PodDir) -> Result<(), Failure> {
     let Some(found) = Found::read(dir.clone()).map_err(failed())? else { return Ok(()) };
     let is_pod = found.record.is_ok() || found.state.is_some() || found.lock == LockState::Held;
@@ -190,10 +188,10 @@ fn clear_leftover(request: &RunRequest, dir: &PodDir) -> Result<(), Failure> {
 fn exists(request: &RunRequest, what: &str) -> Failure {
     let id = &request.plan.id;
     Failure::message(RunStage::Reserve, Blame::User, format!("a pod named {id} {what}"))
-        .hint(format!("remove it first: magikvm rm -f {id}; or change metadata.name"))
+        .hint(format!("remove it first with `magikvm rm -f {id}`, or change metadata.name."))
 }
 
-/// The pod's images, pulled where the manifest says so, in the order of its containers.
+/// Resolves the pod's images in the order of its containers, and pulls them where the manifest says so.
 fn resolve_images(
     request: &RunRequest,
     layout: &Layout,
@@ -214,7 +212,7 @@ fn resolve_images(
                 return Err(context(of_image(&why)));
             }
             (PullPolicy::Always, None) => Some(PullPolicy::Always),
-            // What is pinned cannot have changed.
+            // A pinned image cannot have changed.
             (PullPolicy::Always, Some(_)) => name.digest().is_none().then_some(PullPolicy::Always),
             (PullPolicy::IfNotPresent, None) => Some(PullPolicy::IfNotPresent),
             (PullPolicy::IfNotPresent | PullPolicy::Never, Some(_)) => None,
@@ -239,10 +237,10 @@ fn resolve_images(
         if wanted_platform.takes(&platform) {
             return Ok(image);
         }
-        let message = format!("the image {name} is for {platform}, the pod's machine is {wanted_platform}");
+        let message = format!("the image {name} is for {platform}, the pod's VM is {wanted_platform}");
         let failure = Failure::message(RunStage::Image, Blame::User, message);
-        let hint = format!("magikvm image pull --platform {wanted_platform} {}", name.familiar());
-        Err(of_container(container, failure).hint(hint))
+        let command = format!("magikvm image pull --platform {wanted_platform} {}", name.familiar());
+        Err(of_container(container, failure).hint(format!("pull the right image with `{command}`.")))
     };
     request.plan.containers.iter().map(resolve).collect()
 }
@@ -281,14 +279,16 @@ fn of_runtime(stage: RunStage) -> impl Fn(RuntimeError) -> Failure {
 fn roll_back(pod: Pod, mut failure: Failure) -> Failure {
     let Pod { undo, lock, dir, .. } = pod;
     if let Err(error) = undo.delete() {
-        failure.causes.push(format!("and not all of it could be taken away: {error}"));
-        failure.hint = Some(format!("try again: magikvm rm -f (its directory is {})", dir.path().display()));
+        failure.causes.push(format!("and not all of it could be removed: {error}"));
+        let directory = dir.path().display();
+        failure.hint =
+            Some(format!("try again with `magikvm rm -f NAME`; the pod's directory is {directory}."));
     }
     drop(lock);
     failure
 }
 
-/// Places where the tests of magikvm make a run fail (`MAGIKVM_FAULT=NAME`) or die (`MAGIKVM_FAULT=NAME=kill`).
+/// Points at which tests make a run fail (`MAGIKVM_FAULT=NAME`) or die (`MAGIKVM_FAULT=NAME=kill`).
 pub const FAULT_POINTS: [&str; 5] = ["reserve", "record", "prepare", "start", "ready"];
 
 #[cfg(feature = "testing")]
@@ -299,7 +299,7 @@ fn fault(point: &str) -> Result<(), Failure> {
             Err(Failure::message(RunStage::Prepare, Blame::Internal, format!("fault injected at {point}")))
         }
         Ok(wanted) if wanted.strip_suffix("=kill") == Some(point) => {
-            // What a crash is: no destructor, no last word.
+            // A crash: no destructor runs, and no message is sent.
             nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).ok();
             Ok(())
         }

@@ -1,4 +1,4 @@
-//! A pod as Kubernetes shows it: the manifest with a core/v1 `status`.
+//! Shows a pod as Kubernetes does: the manifest with a core/v1 `status`.
 
 use crate::manifest::fields::ANNOTATION_PORTS;
 use crate::process::Layers;
@@ -8,19 +8,19 @@ use magikvm_proto::state::{ContainerState, ContainerStatus, Terminated};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// A pod's phase, with what Kubernetes has no word for.
+/// A pod's phase, including the phases that Kubernetes does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Not all containers run yet.
     Pending,
     Running,
-    /// They would run, but processes of the VM are stopped (core/v1: phase Running, reason Paused, not ready).
+    /// Processes of the VM are stopped (core/v1: phase Running, reason Paused, not ready).
     Paused,
-    /// Ended, all with 0.
+    /// All containers ended with 0.
     Succeeded,
-    /// Ended, not all with 0, or broken.
+    /// Ended with at least one code other than 0, or broken.
     Failed,
-    /// Its monitor ended without having seen the pod's end (core/v1: phase Unknown, reason Lost).
+    /// The monitor ended before the pod did (core/v1: phase Unknown, reason Lost).
     Lost,
 }
 
@@ -37,7 +37,6 @@ impl Phase {
     }
 }
 
-/// The phase of a pod found on disk.
 pub fn phase(found: &Found) -> Phase {
     match &found.state {
         _ if found.is_lost() => Phase::Lost,
@@ -56,7 +55,7 @@ fn phase_of(state: &PodState) -> Phase {
     }
 }
 
-/// The pod's exit code: the first non-zero one of its containers, in their order; 125 when only magikvm itself failed.
+/// The pod's exit code: the first non-zero one of its containers, in their order; 125 if magikvm itself failed.
 pub fn exit_code(state: &PodState) -> i32 {
     let codes =
         state.containers.iter().filter_map(|status| status.state.terminated()).map(|run| run.exit.code);
@@ -89,12 +88,12 @@ pub fn kubernetes(found: &Found) -> Option<Value> {
     Some(pod)
 }
 
-/// The ports of this machine that it really has: those of `--publish` stand in no manifest, and others may have been any that was free.
+/// The host ports that the pod has: the manifest lacks those of `--publish`, and port 0 means any free one.
 fn show_ports(pod: &mut Value, found: &Found) {
     let ports = found.state.as_ref().map(|state| state.ports.as_slice()).unwrap_or_default();
     let annotations = &mut pod["metadata"]["annotations"];
     if let Some(annotations) = annotations.as_object_mut() {
-        // Of the pod whose description this manifest was made of.
+        // The annotation describes the pod whose output of `inspect` this manifest was made from.
         annotations.remove(ANNOTATION_PORTS);
     }
     if !ports.is_empty() {
@@ -107,7 +106,7 @@ fn show_ports(pod: &mut Value, found: &Found) {
     }
 }
 
-/// What is known of the pod's run, beside what its author has written.
+/// Adds the annotations of the pod's run to those of its author.
 fn add_annotations(pod: &mut Value, found: &Found) {
     let Some(state) = found.state.as_ref().filter(|state| !state.annotations.is_empty()) else { return };
     let Some(metadata) = pod.get_mut("metadata").and_then(Value::as_object_mut) else { return };
@@ -116,12 +115,12 @@ fn add_annotations(pod: &mut Value, found: &Found) {
     }
 }
 
-/// The annotation that shows a pod's walls: for each process of its VM those it has, and those it has not with the reason.
+/// The annotation with the isolation layers of each process of a pod's VM: those that it has, and those that it lacks with the reason.
 pub const JAIL_ANNOTATION: &str = "magikvm.dev/jail";
 
-/// [`JAIL_ANNOTATION`] for these processes.
-pub fn jail_annotation(walls: &[(String, Layers)]) -> Option<(String, String)> {
-    let all: BTreeMap<&str, &Layers> = walls.iter().map(|(name, layers)| (name.as_str(), layers)).collect();
+/// [`JAIL_ANNOTATION`] and its value for these processes.
+pub fn jail_annotation(layers: &[(String, Layers)]) -> Option<(String, String)> {
+    let all: BTreeMap<&str, &Layers> = layers.iter().map(|(name, layers)| (name.as_str(), layers)).collect();
     let text = (!all.is_empty()).then(|| serde_json::to_string(&all).ok())??;
     Some((JAIL_ANNOTATION.to_owned(), text))
 }
@@ -138,14 +137,12 @@ fn status(found: &Found, record: &PodRecord) -> Value {
     let fields = &mut status;
     if lost {
         fields["reason"] = json!("Lost");
-        fields["message"] = json!(
-            "the pod's monitor ended without having seen the pod's end; magikvm rm removes what is left"
-        );
+        fields["message"] =
+            json!("the pod's monitor ended before the pod did; `magikvm rm` removes what is left");
     } else if phase == Phase::Paused {
         fields["reason"] = json!("Paused");
         let since = time(state.and_then(|state| state.paused_ms).unwrap_or_default());
-        fields["message"] =
-            json!(format!("paused since {since}; magikvm resume {} lets it go on", record.id));
+        fields["message"] = json!(format!("paused since {since}; `magikvm resume {}` resumes it", record.id));
     } else if let Some(broken) = state.and_then(|state| state.broken.as_ref()) {
         fields["reason"] = json!(broken.reason);
         fields["message"] = json!(broken.message);

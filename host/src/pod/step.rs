@@ -12,18 +12,18 @@
 //!              or the supervisor says that the pod is over
 //! ```
 //!
-//! A pod that is `Starting` and is cancelled, fails or loses its sandbox is `Ended` at once, and the run is rolled back. Whether the sandbox
-//! stands still is beside these stages: it may in any of them that has a sandbox.
+//! A pod that is `Starting` and is cancelled, fails or loses its sandbox is `Ended` at once, and the run is rolled back. A paused sandbox
+//! is not a stage: a sandbox can be paused in any stage that has one.
 //!
-//! The supervisor alone decides which container starts again and when the pod is over (`PodEnded`); the host shows what it says, and sees to it
-//! that the sandbox is gone in time. While the pod starts, a deadline bounds the supervisor's silence, not the length of the start: every sign
-//! of progress arms it anew. What counts is that a container was created or started for the first time, so that a supervisor which repeats
-//! itself puts nothing off.
+//! The supervisor alone decides which container starts again and when the pod is over (`PodEnded`). The host shows these decisions and
+//! ends the sandbox in time. While the pod starts, a deadline bounds the supervisor's silence, not the length of the start: all progress
+//! arms it anew. Progress is a container that is created or started for the first time, so that a supervisor cannot gain time by
+//! repeating itself.
 //!
 //! The happy path: `AgentUp` arms the deadline; `ContainerCreated` and `ContainerStarted` of each container arm it anew; `PodStarted` disarms
 //! it and gives `Ready`; `ContainerExited` is shown; `PodEnded` arms the deadline of the end; `SandboxGone` gives `End`.
 //!
-//! Owns: what the host does with a sandbox and when. Must not know: what a sandbox is made of, clocks, threads and files.
+//! Owns: what the host does with a sandbox and when. Must not know: what a sandbox consists of, clocks, threads and files.
 
 mod containers;
 mod ending;
@@ -43,98 +43,96 @@ use magikvm_proto::state::ContainerStatus;
 use magikvm_proto::text;
 use magikvm_proto::wire::Event;
 
-/// What happens to a pod.
+/// The events that the machine reacts to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// A process pulls the pod's images from now on.
+    /// A puller starts to pull the pod's images.
     PullBegun,
-    /// That process says something.
+    /// The puller sent a message.
     Puller(FromPuller),
-    /// That process has ended. Its last word, if it had one, came before.
+    /// The puller has ended. Its last message, if there was one, came before.
     PullerGone(PullerEnd),
     /// The agent answered for the first time.
     AgentUp,
-    /// The supervisor in the sandbox says that something happened.
+    /// The supervisor reports an event.
     Guest(Event),
-    /// The connection for events is gone or carried nonsense, although the sandbox lives.
+    /// The connection for events broke or carried invalid data, although the sandbox lives.
     AgentLost { why: String },
-    /// The sandbox is gone, and all it had to say was read.
+    /// The sandbox has ended, and all of its output was read.
     SandboxGone { end: SandboxEnd },
-    /// A user wants it to end.
+    /// A user stops the pod.
     Stop {
-        /// From TERM to KILL, in milliseconds.
+        /// Time between TERM and KILL, in milliseconds.
         grace_ms: u64,
     },
-    /// The user who started it changed their mind before it ran.
+    /// The user cancelled the start.
     Cancel,
     /// The armed deadline has passed.
     Deadline,
-    /// A user wants it to pause or to go on.
+    /// A user pauses or resumes the pod.
     Request(PauseRequest),
-    /// Processes of the sandbox were stopped or go on, whoever did that.
+    /// Processes of the sandbox were stopped or continued, by anybody.
     Motion(Motion),
     /// The host's clock was set, or the host was suspended.
     HostClockJumped,
 }
 
-/// What a user may want of a running pod's sandbox.
+/// A user's request about a running pod's sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PauseRequest {
-    /// That it stands still.
     Pause,
-    /// That it goes on.
     Resume,
 }
 
-/// How a puller is made to end.
+/// How a puller is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndPuller {
-    /// It removes what is half-done, says so and ends.
+    /// The puller removes what is half-done, reports that and ends.
     Ask,
-    /// It ends at once; the next one removes what it has left.
+    /// The puller ends at once, and the next one removes what is left.
     Kill,
 }
 
-/// What is to be done about it, in order.
+/// The machine's commands to the event loop, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Tell whoever waits how far an image is.
+    /// Report the progress of a pull to the client.
     ShowProgress { image: Reference, progress: Progress },
-    /// Make the process that pulls end.
+    /// End the puller.
     EndPuller(EndPuller),
-    /// All images are there; the flow goes on.
+    /// All images are there. Continue the flow.
     Pulled,
-    /// Tell whoever waits that the pod runs.
+    /// Report to the client that the pod runs.
     Ready,
-    /// The run has failed; roll everything back.
+    /// The run has failed. Roll everything back.
     Fail(Box<Failure>),
     /// Ask the agent to end the pod.
     Shutdown {
-        /// From TERM to KILL, in milliseconds.
+        /// Time between TERM and KILL, in milliseconds.
         grace_ms: u64,
     },
     /// End the sandbox at once.
     Kill,
-    /// Make the sandbox stand still.
+    /// Pause the sandbox.
     Pause,
-    /// Let the sandbox go on.
+    /// Resume the sandbox.
     Resume,
-    /// Tell the guest what time it is.
+    /// Tell the guest the time.
     TellTime(ClockReason),
-    /// Write this down among the pod's events.
+    /// Write this event to the pod's log.
     Note(HostEvent),
-    /// Deliver `Deadline` after so many milliseconds, in place of any earlier one.
+    /// Deliver `Deadline` after this time. This replaces an earlier deadline.
     Arm {
         /// Milliseconds.
         after_ms: u64,
     },
-    /// The deadline is of no interest any more.
+    /// Drop the deadline.
     Disarm,
-    /// The pod has ended; keep its record, take away the rest.
+    /// The pod has ended. Keep its record and remove the rest.
     End,
 }
 
-/// How far the start of a container is, in the supervisor's words.
+/// How far the start of a container is, as the supervisor reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum StartProgress {
     None,
@@ -142,27 +140,26 @@ enum StartProgress {
     Started,
 }
 
-/// A pod's state, with what the machine needs beside what is shown.
+/// A pod's state, with the private data of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
     pub state: PodState,
-    /// Whether the process that pulls was asked to end.
+    /// Whether the puller was asked to end.
     pull_given_up: bool,
     agent_up: bool,
-    /// How long the start may be without progress, in milliseconds.
+    /// Milliseconds that the start may be without progress.
     ready_wait_ms: u64,
     /// How far the start of each container is.
     progress: Vec<StartProgress>,
-    /// When the grace period ends, once the supervisor was asked to end; milliseconds since 1970.
+    /// End of the grace period in milliseconds since 1970, set when the supervisor was asked to end.
     kill_ms: Option<u64>,
-    /// What the sandbox's processes do.
     motion: Motion,
-    /// What a user wanted of them last.
+    /// The user's last request.
     request: Option<PauseRequest>,
 }
 
 impl Machine {
-    /// A pod that is being started. Arm [`magikvm_proto::budget::HOST_BOOT_WAIT_MS`] when its sandbox is. From its agent's first answer on,
+    /// A pod that is being started. Arm [`magikvm_proto::budget::HOST_BOOT_WAIT_MS`] when its sandbox starts. After its agent's first answer,
     /// the start may be without progress for `ready_wait_ms` milliseconds.
     pub fn new(containers: &[ContainerName], ready_wait_ms: u64) -> Self {
         let state = PodState {
@@ -192,7 +189,7 @@ impl Machine {
         }
     }
 
-    /// Takes one input at a time (milliseconds since 1970) and says what to do.
+    /// Takes one input and the time (milliseconds since 1970), and returns what to do.
     pub fn step(&mut self, input: Input, now_ms: u64) -> Vec<Effect> {
         if self.state.stage == Stage::Ended {
             return Vec::new();
@@ -223,7 +220,7 @@ impl Machine {
     }
 }
 
-/// What the other end of the wire said or made us say, short enough to be kept and passed on.
+/// Caps text that the guest controls before it is stored or passed on.
 fn cut(message: &str) -> &str {
     text::cut(message, MAX_MESSAGE_LEN)
 }

@@ -1,17 +1,17 @@
-//! What can be done to a sandbox that runs, by whoever does not wait for its end.
+//! Control of a running sandbox, for threads that do not wait for its end.
 
 use crate::store::sandbox::ProcessRef;
 use std::fmt::Debug;
 
-/// A handle on a running sandbox. It stays valid when the sandbox has ended, and then does nothing.
+/// A handle on a running sandbox. After the sandbox's end it stays valid and does nothing.
 pub trait SandboxControl: Debug + Send + Sync {
-    /// The sandbox's processes, the guest's own first.
+    /// The sandbox's processes, the guest's one first.
     fn processes(&self) -> &[ProcessRef];
     /// Ends the sandbox at once.
     fn kill(&self);
-    /// Makes the sandbox stand still. That it does is told to whoever waits for its end.
+    /// Pauses the sandbox. The thread that waits for its end learns when it is paused.
     fn pause(&self);
-    /// Lets the sandbox go on, whoever stopped it.
+    /// Resumes the sandbox, whoever stopped it.
     fn resume(&self);
 }
 
@@ -29,7 +29,7 @@ impl SandboxControl for BySignals {
     }
 
     fn pause(&self) {
-        // The guest's processors stand before what serves them does.
+        // The guest's processors stop before the processes that serve them.
         self.0.iter().for_each(ProcessRef::stop);
     }
 

@@ -1,5 +1,5 @@
-//! `pod-microvm-containers`: one VM for the pod. The host bakes what the guest needs to know into a small file system, stitches it and the
-//! images into one disk, and starts a VMM. The containers are the guest's business.
+//! `pod-microvm-containers`: one VM for the pod. The host writes the pod's plan into a small file system, makes a composite disk of it and
+//! the images, and starts a VMM. The guest runs the containers.
 
 use super::control::{BySignals, SandboxControl};
 use super::volumes::{self, Volumes};
@@ -21,7 +21,7 @@ use crate::vmm::end::{self, Seen};
 use crate::vmm::report::Reports;
 use crate::vmm::scratch;
 use crate::vmm::{
-    Accel, DriverOptions, KernelChoice, Places, Unavailable, VmConfig, Vmm, VmmKind, Walls, driver,
+    Accel, DriverOptions, JailOptions, KernelChoice, Places, Unavailable, VmConfig, Vmm, VmmKind, driver,
 };
 use magikvm_proto::guest_image::{self, Arch, GuestManifest, GuestManifestError};
 use magikvm_proto::limits::MAX_PLAN_SIZE;
@@ -36,58 +36,47 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long after the end of a VMM the rest of its console may take to be read.
+/// Time for reading the rest of the console after the end of a VMM.
 const CONSOLE_END_WAIT: Duration = Duration::from_millis(500);
-/// Last lines of the console in which a panic's words are looked for.
+/// Last lines of the console that are searched for a panic.
 const CONSOLE_LINES: usize = 200;
 
-/// What the processes of a VM may take of memory beside the guest's own. QEMU keeps up to a GiB of translated code.
+/// Memory of the VM's processes in addition to the guest's memory. QEMU keeps up to a GiB of translated code.
 const VMM_MEMORY_MIB: u64 = 512;
 const EMULATOR_MEMORY_MIB: u64 = 1536;
-/// Threads and processes of a pod: far more than its VMM has, far fewer than the machine.
+/// Threads and processes of a pod: far more than its VMM needs, and far fewer than the host allows.
 const MAX_PIDS: u64 = 1024;
 
-/// What is left to a user whose host has no hardware virtualization.
+/// The alternative on hosts without hardware virtualization.
 const WITHOUT_HARDWARE: &str =
-    "; or run without hardware isolation: --accel tcg (slow, and not a security boundary)";
+    " Or run without hardware isolation with `--accel tcg` (slow, and not a security boundary).";
 
-/// Why a guest image can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
     #[error("it has no {}", guest_image::MANIFEST)]
     Missing(#[source] std::io::Error),
-    /// A manifest that says something impossible.
     #[error("its {} is not valid", guest_image::MANIFEST)]
     Manifest(#[source] GuestManifestError),
-    /// For another version of magikvm.
+    /// Built for another version of magikvm.
     #[error("it speaks generation {found} of the wire, this magikvm {expected}")]
     Generation { found: u32, expected: u32 },
-    /// Replaced by one for another processor since the pod was planned.
+    /// The image was replaced by one for another processor since the pod was planned.
     #[error("it was for {expected} a moment ago and is for {found} now")]
     Changed { expected: Arch, found: Arch },
-    /// A part that is not there or not whole.
+    /// A part is missing or incomplete.
     #[error("its part {part} is missing or damaged ({found} bytes, {expected} expected)")]
-    Part {
-        part: String,
-        /// Bytes found.
-        found: u64,
-        /// Bytes in the manifest.
-        expected: u64,
-    },
+    Part { part: String, found: u64, expected: u64 },
 }
 
-/// How a pod's VM is to be made.
+/// The options of a pod's VM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VmOptions {
     pub vmm: VmmKind,
-    /// The kernel that the guest boots.
     #[serde(default)]
     pub kernel: KernelChoice,
-    /// What executes the guest's instructions.
     pub accel: Accel,
-    /// Directory of the guest image.
     pub guest: PathBuf,
-    /// What a layer of the jail means that this host does not give.
+    /// What happens if the host does not offer an isolation layer.
     #[serde(default)]
     pub jail: Requirement,
 }
@@ -97,13 +86,13 @@ pub struct MicroVm {
     options: VmOptions,
     vmm: Box<dyn Vmm>,
     ways: Ways,
-    /// What was seen of the guest image; None for VMs that boot none.
+    /// The manifest of the guest image, or why it cannot be used; None for VMs that boot none.
     image: Option<Result<GuestManifest, GuestError>>,
     arch: Arch,
 }
 
 impl MicroVm {
-    /// The VM's architecture is that of the guest image; one that can't be read is told of by `probe`.
+    /// The VM's architecture is that of the guest image. `probe` reports an image that cannot be read.
     pub fn new(options: VmOptions, places: Places) -> Self {
         let VmOptions { vmm: kind, kernel, .. } = options;
         let image = needs_guest(kind).then(|| check_guest(&options.guest));
@@ -113,7 +102,7 @@ impl MicroVm {
         Self { ways, vmm: driver(kind, DriverOptions { guest: arch, kernel, places }), options, image, arch }
     }
 
-    /// The control group of a pod, made. Or why there is none.
+    /// Makes the control group of a pod, or returns why there is none.
     fn cgroup(
         &self,
         pod: &PodToPrepare<'_>,
@@ -139,8 +128,8 @@ impl MicroVm {
         RuntimeError::Guest { dir: self.options.guest.clone(), source }
     }
 
-    /// Paths of kernel and initramfs, after a look at what the manifest promises of them. Their digests are `magikvm-image inspect`'s
-    /// business: to read 30 MiB at each start would cost more than the rest of it.
+    /// Paths of kernel and initramfs, after a check of their sizes. `magikvm-image inspect` checks their digests: reading 30 MiB at each start
+    /// would cost more than the rest of the start.
     fn guest_parts(&self) -> Result<(PathBuf, PathBuf), RuntimeError> {
         let found = check_guest(&self.options.guest).map_err(|source| self.guest_error(source))?.arch;
         if found != self.arch {
@@ -149,7 +138,7 @@ impl MicroVm {
         Ok((self.options.guest.join(guest_image::KERNEL), self.options.guest.join(guest_image::INITRAMFS)))
     }
 
-    /// The processor can execute only its own guests.
+    /// The host's processor can execute only guests of its own architecture.
     fn check_processor(&self) -> Result<(), Unavailable> {
         if self.options.accel == Accel::Tcg || Some(self.arch) == Arch::native() {
             return Ok(());
@@ -157,14 +146,14 @@ impl MicroVm {
         let (guest, here) = (self.arch, std::env::consts::ARCH);
         Err(Unavailable {
             reason: format!(
-                "the guest image in {} is for {guest}, this machine's processor is {here}; --accel tcg emulates it",
+                "the guest image in {} is for {guest}, the host's processor is {here}; --accel tcg emulates it",
                 self.options.guest.display()
             ),
-            remedy: format!("name a guest image for {here} with --guest DIR or MAGIKVM_GUEST"),
+            remedy: format!("name a guest image for {here} with `--guest DIR` or MAGIKVM_GUEST."),
         })
     }
 
-    /// Whether all that the VM needs is here.
+    /// Checks that the host has everything that the VM needs.
     fn check(&self) -> Result<(), Unavailable> {
         self.check_processor()?;
         self.vmm.probe(self.options.accel)?;
@@ -175,8 +164,9 @@ impl MicroVm {
                     self.options.guest.display(),
                     chain(error)
                 ),
-                remedy: "make one: magikvm-image build (or name one with --guest DIR or MAGIKVM_GUEST)"
-                    .to_owned(),
+                remedy:
+                    "make one with `magikvm-image build`, or name one with `--guest DIR` or MAGIKVM_GUEST."
+                        .to_owned(),
             });
         }
         Ok(())
@@ -191,7 +181,7 @@ fn needs_guest(kind: VmmKind) -> bool {
     }
 }
 
-/// Looks whether a guest image can be used.
+/// Checks that a guest image can be used.
 pub fn check_guest(dir: &Path) -> Result<GuestManifest, GuestError> {
     let max = u64::try_from(guest_image::MAX_GUEST_MANIFEST_SIZE).unwrap_or(u64::MAX);
     let mut bytes = Vec::new();
@@ -244,11 +234,11 @@ impl PodRuntime for MicroVm {
         let volumes = volumes::plan(pod.plan)?;
         let network = network::settle(pod.plan, self.ways)?;
         let (partitions, mut images) = partitions(pod);
-        let baked = dir.join("pod.erofs");
-        let size = bake(pod, &partitions, &volumes, &network, &baked)?;
-        let mut parts = vec![Part { path: baked, size }];
+        let pod_files = dir.join("pod.erofs");
+        let size = write_pod_files(pod, &partitions, &volumes, &network, &pod_files)?;
+        let mut parts = vec![Part { path: pod_files, size }];
         parts.append(&mut images);
-        disk::stitch(&dir, &parts)?;
+        disk::compose(&dir, &parts)?;
         let scratch =
             if volumes.rooms.is_empty() { None } else { Some(make_scratch(pod, &volumes, &dir, undo)?) };
 
@@ -265,7 +255,7 @@ impl PodRuntime for MicroVm {
             scratch,
             shared: Some(volumes.shared).filter(|shared| !shared.is_empty()).map(Arc::new),
             nic: None,
-            walls: Walls { requirement: self.options.jail, cgroup },
+            jail: JailOptions { requirement: self.options.jail, cgroup },
         };
         Ok(Prepared::MicroVm { config, dir, network: Box::new(network) })
     }
@@ -279,7 +269,7 @@ impl PodRuntime for MicroVm {
         let mut child = self.vmm.spawn(&config, &dir)?;
         drop(config);
         child.processes.append(&mut net.processes);
-        // Between their start and this line the kernel's parent-death signal stands in for the journal.
+        // Until this line the kernel's parent-death signal protects the processes in place of the journal.
         for process in &child.processes {
             undo.plan(Scope::Run, process.reference.undo_step())?;
         }
@@ -291,7 +281,7 @@ impl PodRuntime for MicroVm {
                 one.push(format!("magikvm: {error}: {}\n", error.source).as_bytes());
             }
         });
-        // What the VMM has to say goes with the guest's console: on failure both are shown.
+        // The VMM's messages join the guest's console, so that a failure shows both.
         std::thread::spawn(move || two.keep_too(diagnostics));
         let references = child.processes.iter().map(|process| process.reference.clone()).collect();
         Ok(Box::new(MicroVmSandbox {
@@ -314,7 +304,7 @@ struct MicroVmSandbox {
     tail: ConsoleTail,
     network: SandboxNetwork,
     reports: Option<Reports>,
-    /// How many there were when it was started.
+    /// The count at the start of the VM.
     out_of_memory_kills: u64,
 }
 
@@ -336,14 +326,14 @@ impl Sandbox for MicroVmSandbox {
     }
 
     fn layers(&self) -> Vec<(String, Layers)> {
-        let walls = |process: &Process| Some((process.reference.name.clone(), process.layers.clone()?));
-        self.processes.iter().filter_map(walls).collect()
+        let of = |process: &Process| Some((process.reference.name.clone(), process.layers.clone()?));
+        self.processes.iter().filter_map(of).collect()
     }
 
     fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> SandboxEnd {
         let Ended { role, name, status, violation } = process::wait_first(&mut self.processes, on_motion);
         let reports = self.reports.take().map(Reports::read).unwrap_or_default();
-        // What the guest printed last may still be on its way here.
+        // The guest's last output may still be in the pipe.
         self.tail.wait_end(Instant::now() + CONSOLE_END_WAIT);
         end::of(Seen {
             role,
@@ -357,7 +347,7 @@ impl Sandbox for MicroVmSandbox {
     }
 }
 
-/// Unlike that of any other pod of this machine, of whichever state root: pods of one root have different directories.
+/// Unique among all pods of the host, of any state directory: pods of one state directory have different directories.
 fn cgroup_name(dir: &Path) -> String {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
     let root = Sha256::digest(dir.parent().unwrap_or(dir).as_os_str().as_encoded_bytes());
@@ -378,10 +368,10 @@ fn partitions(pod: &PodToPrepare<'_>) -> (Vec<u32>, Vec<Part>) {
     (numbers.collect(), parts)
 }
 
-/// Name of the scratch disk in the machine's directory: a link, since that directory may be in memory.
+/// Name of the scratch disk in the VM's directory: a link, because that directory may be in memory.
 const SCRATCH: &str = "scratch";
 
-/// Makes the scratch disk; returns its name in the machine's directory.
+/// Makes the scratch disk and returns its name in the VM's directory.
 fn make_scratch(
     pod: &PodToPrepare<'_>,
     volumes: &Volumes,
@@ -397,8 +387,8 @@ fn make_scratch(
     Ok(SCRATCH.to_owned())
 }
 
-/// Writes the pod's own file system; returns its size in bytes.
-fn bake(
+/// Writes the pod's private file system and returns its size in bytes.
+fn write_pod_files(
     pod: &PodToPrepare<'_>,
     partitions: &[u32],
     volumes: &Volumes,

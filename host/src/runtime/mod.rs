@@ -1,4 +1,4 @@
-//! Runtime classes: what differs between them is how a sandbox is prepared and started, and nothing else.
+//! Runtime classes. They differ only in how a sandbox is prepared and started.
 
 mod control;
 pub mod microvm;
@@ -28,7 +28,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A pod that is ready to be started: all its files are made.
+/// A pod that is ready to be started: all of its files exist.
 #[derive(Debug)]
 pub enum Prepared {
     /// A VM whose files are in a directory.
@@ -36,20 +36,19 @@ pub enum Prepared {
         config: VmConfig,
         /// The directory of its files.
         dir: PathBuf,
-        /// The pod's network on this host.
         network: Box<Settled>,
     },
 }
 
 impl Prepared {
-    /// What the user should know of the pod before it runs.
+    /// Warnings for the user before the pod runs.
     pub fn warnings(&self) -> Vec<String> {
         let Self::MicroVm { network, .. } = self;
         network.warning.iter().cloned().collect()
     }
 }
 
-/// A pod's runtime class, if this version has it. `vm` counts for classes with a VM only.
+/// A pod's runtime class, if this version has it. Only classes with a VM use `vm`.
 pub fn of(class: RuntimeClass, vm: &VmOptions, layout: &Layout) -> Result<Box<dyn PodRuntime>, ClassError> {
     match class {
         RuntimeClass::PodMicrovmContainers => {
@@ -59,89 +58,79 @@ pub fn of(class: RuntimeClass, vm: &VmOptions, layout: &Layout) -> Result<Box<dy
     }
 }
 
-/// A class that this version does not have. It is never replaced by another one.
+/// The class is not in this version. It is never replaced by another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("spec.runtimeClassName: {0} is not in this version of magikvm")]
 pub struct ClassError(RuntimeClass);
 
 impl ClassError {
-    /// What the user can do about it.
     pub fn hint(self) -> String {
-        format!("use {} or leave the field out", RuntimeClass::PodMicrovmContainers)
+        format!("use {}, or leave the field out.", RuntimeClass::PodMicrovmContainers)
     }
 }
 
-/// The isolation around a running pod.
+/// A running pod's isolation.
 pub trait Sandbox: Debug + Send {
-    /// How to reach its agent.
     fn agent(&self) -> &Connector;
-    /// A handle for whoever does not wait for its end.
+    /// A handle for threads that do not wait for the end.
     fn control(&self) -> Arc<dyn SandboxControl>;
-    /// Its addresses, and what the filter of its network has to tell; that can be had once.
+    /// The sandbox's addresses and the reports of its network filter. The reports can be taken once.
     fn network(&mut self) -> SandboxNetwork;
-    /// Its console, filled while it runs.
+    /// The console's last lines, filled while the sandbox runs.
     fn console(&self) -> ConsoleTail;
-    /// The isolation layers around each of its processes, by the process's name.
+    /// The isolation layers of each process, by the process's name.
     fn layers(&self) -> Vec<(String, Layers)>;
-    /// Waits for its end; then no process of it is left. Meanwhile tells `on_motion` when its processes are stopped or go on.
+    /// Waits for the sandbox's end, after which none of its processes is left. Calls `on_motion` when its processes are stopped or continued.
     fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> SandboxEnd;
 }
 
-/// What is known of a sandbox's network.
 #[derive(Debug, Default)]
 pub struct SandboxNetwork {
     pub addresses: Vec<IpAddr>,
     pub host_address: Option<IpAddr>,
-    /// Lines for [`crate::net::report::read`].
     pub reports: Option<File>,
 }
 
 pub trait PodRuntime: Debug + Send + Sync {
-    /// What the images of its containers must be for.
+    /// The platform that the containers' images must be for.
     fn platform(&self) -> Platform;
-    /// Whether it can run pods here; asked before anything is made.
+    /// Checks that this host can run pods of the class, before anything is made.
     fn probe(&self) -> Result<(), Unavailable>;
-    /// What a pod's record says of its sandbox.
+    /// The sandbox's part of a pod's record.
     fn record(&self, plan: &PodPlan) -> SandboxRecord;
-    /// Makes all files of a pod. Plans the undoing of each before it is made.
+    /// Makes all files of a pod. Journals the undoing of each file before it is made.
     fn prepare(&self, pod: &PodToPrepare<'_>, undo: &mut Undo) -> Result<Prepared, RuntimeError>;
-    /// Starts the sandbox. Call it on a thread that lives as long as the pod shall.
+    /// Starts the sandbox. The calling thread must live as long as the pod.
     fn start(&self, prepared: Prepared, undo: &mut Undo) -> Result<Box<dyn Sandbox>, RuntimeError>;
 }
 
-/// What [`PodRuntime::prepare`] works from.
+/// The input of [`PodRuntime::prepare`].
 #[derive(Debug, Clone, Copy)]
 pub struct PodToPrepare<'a> {
     pub plan: &'a PodPlan,
     pub uid: &'a str,
     /// One image per container, in their order.
     pub images: &'a [Image],
-    /// Where to make the files.
     pub dir: &'a PodDir,
-    /// A directory, not made yet, for what is too large for that one.
+    /// A directory, not made yet, for files that are too large for the other one.
     pub scratch: &'a Path,
 }
 
-/// Why a pod could not be prepared or started.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    /// A container that can't run as its manifest and image say.
+    /// A container cannot run as its manifest and image demand.
     #[error("container {container} cannot run")]
     Resolve {
         container: ContainerName,
         #[source]
         source: ResolveError,
     },
-    /// A plan that the guest would refuse.
-    #[error("the pod makes no valid plan")]
+    /// The guest would refuse the plan.
+    #[error("the pod has no valid plan")]
     Plan(#[from] magikvm_proto::plan::PlanError),
-    /// A plan or configuration over the wire's cap.
+    /// A plan or configuration exceeds the wire's cap.
     #[error("{what} has {size} bytes, at most {} are possible", magikvm_proto::limits::MAX_PLAN_SIZE)]
-    TooLarge {
-        what: String,
-        /// Its size in bytes.
-        size: usize,
-    },
+    TooLarge { what: String, size: usize },
     #[error("cannot write {what} as JSON")]
     Json {
         what: String,
@@ -155,13 +144,12 @@ pub enum RuntimeError {
         #[source]
         source: microvm::GuestError,
     },
-    /// The pod's own file system.
     #[error("cannot make the pod's file system")]
     Erofs(#[from] crate::image::erofs::ErofsError),
     #[error("cannot make the pod's disk")]
     Disk(#[from] crate::vmm::disk::DiskError),
-    /// Something of this machine that can't be a volume.
-    #[error("volume {name} cannot be had")]
+    /// A file or directory of the host cannot be a volume.
+    #[error("volume {name} cannot be provided")]
     Volume {
         name: String,
         #[source]

@@ -1,4 +1,4 @@
-//! Between a pod and [`crate::net`]: what its network is, and its processes, which are the machine's.
+//! Connects a pod to [`crate::net`]: its network settings, and its network processes, which end with the VM.
 
 use super::{RuntimeError, SandboxNetwork};
 use crate::jail::{self, Descriptor, HostNetwork, Inside, JailSpec, Limits, Procfs, SyscallFilter};
@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 
-/// What a driver can give a machine.
+/// The network devices that a driver can give a VM.
 pub(super) fn ways(kind: VmmKind, kernel: KernelChoice) -> Ways {
     match kind {
         VmmKind::Krun => Ways { nic: true, tsi: kernel == KernelChoice::Libkrunfw, user: false },
@@ -29,7 +29,7 @@ pub(super) fn ways(kind: VmmKind, kernel: KernelChoice) -> Ways {
     }
 }
 
-/// What the pod's network is on this host.
+/// The pod's network on this host.
 pub(super) fn settle(plan: &PodPlan, ways: Ways) -> Result<Settled, NetError> {
     let here = host::HostNetwork::look();
     let passt = || {
@@ -47,7 +47,7 @@ pub(super) fn settle(plan: &PodPlan, ways: Ways) -> Result<Settled, NetError> {
     }
 }
 
-/// A port as passt takes it. All addresses of IPv6 are all of IPv4 too, as with TCP.
+/// A port in passt's terms. The IPv6 wildcard address includes IPv4, as with TCP.
 fn datagrams(port: &PublishedPort) -> UdpPort {
     let every = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
     UdpPort {
@@ -57,15 +57,14 @@ fn datagrams(port: &PublishedPort) -> UdpPort {
     }
 }
 
-/// A network whose processes run.
 pub(super) struct Started {
     pub(super) nic: Option<Nic>,
-    /// To be watched with the VMM's.
+    /// To be watched together with the VMM's processes.
     pub(super) processes: Vec<Process>,
     pub(super) seen: SandboxNetwork,
 }
 
-/// Starts it. What its processes complain of goes with the console's lines.
+/// Starts the network. Its processes' error messages join the lines of the console.
 pub(super) fn start(
     network: &Settled,
     config: &VmConfig,
@@ -124,7 +123,7 @@ fn start_helper(helper: Helper, config: &VmConfig, tail: &ConsoleTail) -> Result
     Ok(process)
 }
 
-/// The filter has its descriptors and nothing else.
+/// The jail of the filter, which has its descriptors and nothing else.
 fn filter_jail(config: &VmConfig, inherits: &[(OwnedFd, i32)]) -> JailSpec {
     const LIMITS: Limits = Limits { pids: 512, open_files: 64 };
     let descriptor = |(fd, number): &(OwnedFd, i32)| Descriptor { here: fd.as_raw_fd(), there: *number };
@@ -138,8 +137,8 @@ fn filter_jail(config: &VmConfig, inherits: &[(OwnedFd, i32)]) -> JailSpec {
         identity: jail::identity(&config.id, &[]),
         filter: SyscallFilter::NetFilter,
         limits: LIMITS,
-        cgroup: config.walls.cgroup.clone(),
+        cgroup: config.jail.cgroup.clone(),
         descriptors: inherits.iter().map(descriptor).collect(),
-        requirement: config.walls.requirement,
+        requirement: config.jail.requirement,
     }
 }

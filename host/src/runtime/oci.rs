@@ -1,7 +1,7 @@
 //! The OCI runtime configuration of one container, the same for every runtime class that has Linux containers.
 //!
-//! Pure: plan in, `config.json` out. The guest adds what only it knows: the user's numbers, the terminal's size, a shared PID
-//! namespace's path, the cgroup's path.
+//! Pure: plan in, `config.json` out. The guest adds what only it knows: the user's numbers, the terminal's size, and the paths of a shared
+//! PID namespace and of the cgroup.
 
 use super::seccomp;
 use crate::manifest::ResolvedProcess;
@@ -21,15 +21,15 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-/// What a pod without a network calls itself.
+/// The address of the host name in a pod without a network.
 const NO_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 1, 1));
-/// In which a pod's full name is, as in most clusters.
+/// Domain of a pod's full name, as in most clusters.
 const CLUSTER_DOMAIN: &str = "cluster.local";
 /// Version of the runtime specification that the configuration follows.
 const OCI_VERSION: &str = "1.0.2";
-/// Processes and threads of one container. Enough for any honest program, too few to starve the VM's other containers.
+/// Processes and threads of one container: enough for any honest program, and too few to starve the VM's other containers.
 pub const PIDS_LIMIT: i64 = 4096;
-/// What containerd and Docker give every container.
+/// The capabilities that containerd and Docker give every container.
 pub const DEFAULT_CAPABILITIES: [Capability; 14] = [
     Capability::AuditWrite,
     Capability::Chown,
@@ -46,7 +46,7 @@ pub const DEFAULT_CAPABILITIES: [Capability; 14] = [
     Capability::Setuid,
     Capability::SysChroot,
 ];
-/// All that the runtime specification knows.
+/// All capabilities of the runtime specification.
 const ALL_CAPABILITIES: [Capability; 41] = [
     Capability::AuditControl,
     Capability::AuditRead,
@@ -90,7 +90,7 @@ const ALL_CAPABILITIES: [Capability; 41] = [
     Capability::Syslog,
     Capability::WakeAlarm,
 ];
-/// Read as empty (containerd's list).
+/// Paths that read as empty (containerd's list).
 const MASKED_PATHS: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
@@ -105,16 +105,16 @@ const MASKED_PATHS: [&str; 12] = [
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
 ];
-/// Can't be written (containerd's list). /proc/sys among them: the VM's kernel belongs to the pod, not to one container.
+/// Paths that are read-only (containerd's list), including /proc/sys: the VM's kernel belongs to the pod, not to one container.
 const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 /// Length of the period of a CPU limit, in microseconds (the kubelet's).
 const CPU_PERIOD_US: u64 = 100_000;
-/// Least quota the kernel takes, in microseconds.
+/// Smallest quota that the kernel takes, in microseconds.
 const MIN_CPU_QUOTA_US: u64 = 1000;
-/// Shares of a container that asks for no CPU, and most shares there are (the kubelet's).
+/// Shares of a container that requests no CPU, and the largest value (the kubelet's).
 const CPU_SHARES: RangeInclusive<u64> = 2..=262_144;
 
-/// The configuration of one container. The user is left at 0:0, for the guest to set from `ContainerPlan::user`.
+/// The configuration of one container. The user stays 0:0 until the guest sets it from `ContainerPlan::user`.
 pub fn container_config(
     plan: &PodPlan,
     container: &ContainerSpec,
@@ -144,10 +144,10 @@ pub fn container_config(
     spec
 }
 
-/// A configuration as `config.json`: equal configurations are equal bytes.
+/// Serializes a configuration so that equal configurations are equal bytes.
 pub fn to_json(spec: &Spec) -> serde_json::Result<Vec<u8>> {
     let mut json = serde_json::to_value(spec)?;
-    // The only unordered collections of a configuration that is made here.
+    // These are the only unordered collections of a configuration.
     if let Some(sets) = json.pointer_mut("/process/capabilities").and_then(serde_json::Value::as_object_mut) {
         for set in sets.values_mut().filter_map(serde_json::Value::as_array_mut) {
             set.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
@@ -176,7 +176,7 @@ pub fn pod_etc(plan: &PodPlan, network: &Settled) -> Vec<(String, Vec<u8>)> {
         None => hostname.clone(),
     };
     let own = network.addresses();
-    // Without a network the pod's name is still that of somebody.
+    // Without a network the pod's name must still resolve.
     let own = if own.is_empty() { vec![NO_ADDRESS] } else { own };
     for address in own {
         hosts += &format!("{address}\t{names}\n");
@@ -199,7 +199,7 @@ fn process(
     capabilities: &Capabilities,
 ) -> Process {
     let mut sets = LinuxCapabilities::default();
-    // Neither inheritable nor ambient: a program started as another user than root has none, as in containerd.
+    // Neither inheritable nor ambient: as in containerd, a program that runs as another user than root has no capabilities.
     sets.set_bounding(Some(capabilities.clone()))
         .set_effective(Some(capabilities.clone()))
         .set_permitted(Some(capabilities.clone()))
@@ -207,7 +207,7 @@ fn process(
         .set_ambient(None);
     let mut process = Process::default();
     let mut user = User::default();
-    // The guest adds those that the image gives the user.
+    // The guest adds the groups that the image gives the user.
     user.set_additional_gids(Some(plan.further_groups.clone()).filter(|groups| !groups.is_empty()));
     process
         .set_terminal(Some(container.stdio == Stdio::Terminal))
@@ -216,9 +216,9 @@ fn process(
         .set_env(Some(resolved.env.clone()))
         .set_cwd(PathBuf::from(&resolved.cwd))
         .set_capabilities(Some(sets))
-        // Raising a limit needs privileges that a caller may lack, so each has what its starter has.
+        // Raising a limit needs privileges that a caller may lack, so that each process inherits its starter's limits.
         .set_rlimits(None)
-        // `false` would make libcontainer load the seccomp filter as if privileges were given up already.
+        // `false` would make libcontainer load the seccomp filter as if privileges had been dropped already.
         .set_no_new_privileges(match container.security.privilege_escalation {
             PrivilegeEscalation::Denied => Some(true),
             PrivilegeEscalation::Allowed => None,
@@ -227,7 +227,7 @@ fn process(
     process
 }
 
-/// The kubelet's rule, with the VM for the node: who asked for more of its memory is killed later.
+/// The kubelet's rule with the VM as the node: a container that requested more of its memory is killed later.
 fn oom_score_adj(plan: &PodPlan, container: &ContainerSpec) -> i32 {
     match plan.qos_class() {
         QosClass::Guaranteed => -997,
@@ -257,7 +257,7 @@ fn capabilities(security: &Security) -> Capabilities {
     set
 }
 
-/// Network, IPC and UTS are the VM's own, shared by the pod. A shared PID namespace is added by the guest, with its path.
+/// The pod shares the VM's network, IPC and UTS namespaces. The guest adds a shared PID namespace with its path.
 fn namespaces(processes: ProcessNamespace) -> Vec<LinuxNamespace> {
     let own_pid = match processes {
         ProcessNamespace::PerContainer => Some(LinuxNamespaceType::Pid),
@@ -326,7 +326,7 @@ fn resources(asked: &Resources) -> LinuxResources {
     if let Some(limit) = asked.memory_limit_bytes {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let mut memory = LinuxMemory::default();
-        // Memory and swap together: there is no swap beyond the limit.
+        // The limit includes swap, so that there is no swap beyond it.
         memory.set_limit(Some(limit)).set_swap(Some(limit));
         resources.set_memory(Some(memory));
     }
@@ -345,7 +345,7 @@ fn cpu(asked: &Resources) -> LinuxCpu {
     cpu
 }
 
-/// Nothing but making device files, and using the few that every program knows.
+/// Containers may make device files, and use only the few that every program needs.
 fn devices() -> Vec<LinuxDeviceCgroup> {
     let rule = |allow, kind, major, minor, access: &str| {
         let mut rule = LinuxDeviceCgroup::default();
@@ -412,7 +412,7 @@ mod tests {
             "    resources: {limits: {cpu: 500m, memory: 64Mi}}\n    securityContext: {runAsUser: 1000}\n    env: [{name: A, value: b}]\n",
         );
         let mut json: serde_json::Value = serde_json::from_slice(&to_json(&spec).unwrap()).unwrap();
-        // The first two rules are the lists of seccomp.txt, which have their own tests.
+        // The first two rules are the lists of seccomp.txt, which other tests cover.
         for rule in 0..2 {
             json["linux"]["seccomp"]["syscalls"][rule]["names"] = serde_json::json!(["…"]);
         }

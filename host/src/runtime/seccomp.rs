@@ -1,8 +1,8 @@
 //! The default seccomp profile: a list of system calls that are allowed (`seccomp.txt`) and rules about the arguments of a few.
 //!
-//! The idea is that of containerd and Docker; what is different serves the VM: no socket family from AF_VSOCK up (only vminit
-//! talks to the host), no io_uring (it makes sockets without `socket`), the native architecture only (32-bit system calls have
-//! other numbers for the same sockets).
+//! It follows containerd and Docker, with differences for the VM: no socket family from AF_VSOCK up (only vminit talks to the host), no
+//! io_uring (it makes sockets without `socket`), and only the native architecture (32-bit system calls have other numbers for the same
+//! sockets).
 
 use oci_spec::runtime::{
     Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder,
@@ -15,18 +15,18 @@ const PROFILE: &str = include_str!("seccomp.txt");
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
 const EAFNOSUPPORT: u32 = 97;
-/// First socket family that is refused. What is above it (KCM, QIPCRTR, SMC, XDP, MCTP) is not for containers either.
+/// First socket family that is refused. The families above it (KCM, QIPCRTR, SMC, XDP, MCTP) are not for containers either.
 const AF_VSOCK: u64 = 40;
 /// Lowest of the `CLONE_NEW*` flags that matter, CLONE_NEWCGROUP. Below it is CLONE_NEWNS (0x20000), for which the kernel wants
 /// CAP_SYS_ADMIN; above it all other namespaces (CLONE_NEWUSER among them, which needs no privilege) and CLONE_IO.
 const CLONE_NEWCGROUP: u64 = 0x0200_0000;
-/// Linux, 32-bit Linux, both with UNAME26, and the question for the current one.
+/// Linux, 32-bit Linux, both with UNAME26, and the query for the current one.
 const PERSONALITIES: [u64; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
 /// The profile of a container with these capabilities (of its bounding set).
 ///
 /// Conditions are `<`, `>=` and `==` of one argument only: these compare all 64 bits, so that a value which the kernel would cut
-/// to a forbidden 32-bit one is refused; and `MASKED_EQ` has its operands the other way round in libcontainer than in runc.
+/// to a forbidden 32-bit one is refused. They avoid `MASKED_EQ`, whose operands libcontainer swaps in comparison with runc.
 pub fn profile(capabilities: &HashSet<Capability>) -> LinuxSeccomp {
     let (allow, refuse) = (LinuxSeccompAction::ScmpActAllow, LinuxSeccompAction::ScmpActErrno);
     let (less, not_less) = (LinuxSeccompOperator::ScmpCmpLt, LinuxSeccompOperator::ScmpCmpGe);
@@ -37,7 +37,7 @@ pub fn profile(capabilities: &HashSet<Capability>) -> LinuxSeccomp {
     } else {
         syscalls.push(with(rule(["clone"], allow), less, CLONE_NEWCGROUP));
         syscalls.push(with(errno(rule(["clone"], refuse), EPERM), not_less, CLONE_NEWCGROUP));
-        // The flags of clone3 are behind a pointer, so it does not exist: a C library goes back to clone.
+        // A filter cannot read the flags of clone3, which are behind a pointer. ENOSYS makes a C library fall back to clone.
     }
     for call in ["socket", "socketpair"] {
         syscalls.push(with(rule([call], allow), less, AF_VSOCK));
@@ -50,13 +50,13 @@ pub fn profile(capabilities: &HashSet<Capability>) -> LinuxSeccomp {
     profile
         .set_default_action(LinuxSeccompAction::ScmpActErrno)
         .set_default_errno_ret(Some(ENOSYS))
-        // No architectures: the guest's native one only, whatever the host's is. Calls of any other kill.
+        // An empty list of architectures means the guest's native one, whatever the host's is. A call of any other one kills.
         .set_architectures(None)
         .set_syscalls(Some(syscalls));
     profile
 }
 
-/// The names that these capabilities allow, and those of the other sections. Each once, sorted.
+/// The names that these capabilities allow, and those of the other sections, sorted and without duplicates.
 fn sort(capabilities: &HashSet<Capability>) -> (BTreeSet<&'static str>, BTreeSet<&'static str>) {
     let open = |section: &str| {
         section == "always" || capabilities.iter().any(|capability| format!("CAP_{capability}") == section)
@@ -70,7 +70,6 @@ fn sort(capabilities: &HashSet<Capability>) -> (BTreeSet<&'static str>, BTreeSet
     (allowed, refused)
 }
 
-/// Lines of the profile, each with its section.
 fn sections() -> impl Iterator<Item = (&'static str, &'static str)> {
     let mut section = "";
     PROFILE.lines().filter_map(move |line| {
@@ -95,7 +94,7 @@ fn errno(mut rule: LinuxSyscall, errno: u32) -> LinuxSyscall {
 
 /// Adds a condition about the first argument.
 fn with(mut rule: LinuxSyscall, op: LinuxSeccompOperator, value: u64) -> LinuxSyscall {
-    // Building can't fail, every field has a default; `== 0`, the default, would allow less.
+    // Building cannot fail, because every field has a default. The default condition, `== 0`, would allow less.
     let built = LinuxSeccompArgBuilder::default().index(0usize).value(value).op(op).build();
     let argument: LinuxSeccompArg = built.unwrap_or_default();
     rule.set_args(Some(vec![argument]));
@@ -110,7 +109,7 @@ mod tests {
         profile(&capabilities.iter().copied().collect())
     }
 
-    /// What the profile says about a call with this first argument: the errno, 0 for allowed.
+    /// The profile's answer to a call with this first argument: the errno, or 0 for allowed.
     fn verdict(profile: &LinuxSeccomp, name: &str, argument: u64) -> u32 {
         for rule in
             profile.syscalls().iter().flatten().filter(|rule| rule.names().iter().any(|known| known == name))

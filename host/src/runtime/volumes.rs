@@ -1,4 +1,4 @@
-//! A pod's volumes for the guest: what of them is baked into its own file system, what is on its scratch disk, and what this machine shares.
+//! A pod's volumes for the guest: which of them are in the pod's private file system, on its scratch disk, and shared by the host.
 
 use super::RuntimeError;
 use crate::image::erofs::SmallFile;
@@ -13,20 +13,18 @@ use magikvm_proto::volume::{self as guest, Access, MountPlan, Part, VolumePlan};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Permissions of the files of volumes that have a group: it may read them.
+/// Permissions of files in volumes that have a group, which may read them.
 const GROUP_READS: u16 = 0o440;
 
-/// What becomes of a pod's volumes.
 #[derive(Debug, Default)]
 pub(super) struct Volumes {
     pub(super) plans: Vec<VolumePlan>,
     pub(super) mounts: Vec<Vec<MountPlan>>,
-    /// File systems of the scratch disk, partition 1 first.
     pub(super) rooms: Vec<Room>,
     pub(super) shared: Shared,
 }
 
-/// Looks for all that is asked for of this machine. The content of volumes that are files is not in it ([`files`]).
+/// Finds everything that the volumes need from the host, except the content of volumes that are files ([`files`]).
 pub(super) fn plan(pod: &PodPlan) -> Result<Volumes, RuntimeError> {
     let mut volumes = Volumes::default();
     let mut found: Vec<Option<OpenedPath>> = Vec::with_capacity(pod.volumes.len());
@@ -58,7 +56,7 @@ pub(super) fn plan(pod: &PodPlan) -> Result<Volumes, RuntimeError> {
                 access: mount.access,
             });
         }
-        // What is mounted beneath another mount comes after it.
+        // A mount beneath another one comes after it.
         mounts.sort_by_key(|mount| guest::names(&mount.destination).count());
         volumes.mounts.push(mounts);
     }
@@ -126,9 +124,9 @@ impl Volumes {
     }
 }
 
-/// What of volumes is baked into the pod's own file system.
+/// The content of volumes in the pod's private file system.
 pub(super) fn files(pod: &PodPlan) -> Vec<(String, SmallFile)> {
-    let mut baked = Vec::new();
+    let mut built = Vec::new();
     for (index, volume) in (0..).zip(&pod.volumes) {
         let VolumeSource::Files(files) = &volume.source else { continue };
         let dir = volume_files(index);
@@ -136,12 +134,12 @@ pub(super) fn files(pod: &PodPlan) -> Vec<(String, SmallFile)> {
         for file in files {
             let mode = file.mode | group.map_or(0, |_| GROUP_READS);
             let content = file.content.bytes().to_vec();
-            baked.push((
+            built.push((
                 format!("{dir}/{}", file.path),
                 SmallFile::File { mode, gid: group.unwrap_or(0), content },
             ));
         }
-        baked.push((dir, SmallFile::Directory));
+        built.push((dir, SmallFile::Directory));
     }
-    baked
+    built
 }

@@ -1,4 +1,4 @@
-//! The VM's console on its way to disk and to whoever wants its last lines.
+//! Writes the VM's console to disk and keeps its last lines in memory.
 
 use crate::store::atomic::{FileError, open_append};
 use crate::store::text::harmless;
@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// Bytes that are kept at hand.
+/// Bytes that are kept in memory.
 const TAIL: usize = 8 << 10;
-/// The console's file is put aside at this size; one older file is kept. A guest that floods its console fills no disk.
+/// The console's file is rotated at this size, and one older file is kept, so that a guest cannot fill the disk.
 const MAX_FILE: u64 = 256 << 10;
 
 /// The last bytes of a console.
@@ -31,7 +31,7 @@ impl ConsoleTail {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds bytes, forgetting the oldest.
+    /// Appends bytes and drops the oldest ones.
     pub fn push(&self, bytes: &[u8]) {
         let mut tail = self.tail();
         tail.bytes.extend(&bytes[bytes.len().saturating_sub(TAIL)..]);
@@ -40,19 +40,19 @@ impl ConsoleTail {
         self.shared.1.notify_all();
     }
 
-    /// Nothing more will come from the guest.
+    /// Marks the end of the guest's output.
     fn end(&self) {
         self.tail().ended = true;
         self.shared.1.notify_all();
     }
 
-    /// Keeps the last bytes of a stream until it ends; then nothing more will come.
+    /// Keeps the last bytes of the console until it ends.
     pub fn keep(&self, stream: impl Read) {
         self.keep_too(stream);
         self.end();
     }
 
-    /// Keeps the last bytes of a stream that comes beside the console.
+    /// Keeps the last bytes of a stream in addition to the console.
     pub fn keep_too(&self, mut stream: impl Read) {
         let mut buffer = [0u8; 4096];
         loop {
@@ -64,7 +64,7 @@ impl ConsoleTail {
         }
     }
 
-    /// Waits until the stream has ended, or this time has come.
+    /// Waits until the console has ended, or until the deadline.
     pub fn wait_end(&self, until: Instant) {
         let mut tail = self.tail();
         while !tail.ended {
@@ -76,7 +76,7 @@ impl ConsoleTail {
         }
     }
 
-    /// Waits until this text has come, the console has ended, or this time has. Whether the text has come.
+    /// Waits until this text was printed, the console has ended, or the deadline. Returns whether the text was printed.
     pub fn wait_for(&self, text: &str, until: Instant) -> bool {
         let mut tail = self.tail();
         loop {
@@ -91,7 +91,7 @@ impl ConsoleTail {
         }
     }
 
-    /// The last lines, at most `count`, safe to print.
+    /// The last lines, at most `count`, without control characters.
     pub fn lines(&self, count: usize) -> Vec<String> {
         let bytes: Vec<u8> = self.tail().bytes.iter().copied().collect();
         let text = String::from_utf8_lossy(&bytes);

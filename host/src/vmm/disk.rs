@@ -1,4 +1,4 @@
-//! The stitched disk: one read-only GPT disk made of many files without copying any. A VMDK descriptor (createType
+//! The composite disk: one read-only GPT disk made of many files without copying any. A VMDK descriptor (createType
 //! "twoGbMaxExtentFlat") names, in order, a small head (protective MBR and GPT), each file as a partition, and the tail (backup GPT).
 
 use crate::store::atomic::FileError;
@@ -9,7 +9,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 const SECTOR: u64 = 512;
-/// Partitions start here: the usual 1 MiB.
+/// Partitions start at the usual 1 MiB.
 const HEAD_SECTORS: u64 = 2048;
 /// Backup entries (32) and header (1), padded to a multiple of 4 KiB.
 pub(super) const TAIL_SECTORS: u64 = 40;
@@ -19,22 +19,17 @@ const ENTRY_SIZE: usize = 128;
 const TYPE_LINUX: [u8; 16] =
     [0xAF, 0x3D, 0xC6, 0x0F, 0x83, 0x84, 0x72, 0x47, 0x8E, 0x79, 0x3D, 0x69, 0xD8, 0x47, 0x7D, 0xE4];
 
-/// Name of the descriptor in the machine's directory.
+/// Name of the descriptor in the VM's directory.
 pub const DESCRIPTOR: &str = "disk.vmdk";
 
-/// Why a disk could not be stitched.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
-    /// More than a GPT holds.
+    /// More partitions than a GPT holds.
     #[error("{0} partitions, a disk holds at most {ENTRY_COUNT}")]
     TooMany(usize),
-    /// A file that is empty or not made of whole blocks.
+    /// A file is empty or does not consist of whole blocks.
     #[error("{} has {size} bytes, which is not a positive multiple of 4096", path.display())]
-    Size {
-        path: PathBuf,
-        /// Its size in bytes.
-        size: u64,
-    },
+    Size { path: PathBuf, size: u64 },
     #[error(transparent)]
     File(#[from] FileError),
 }
@@ -43,13 +38,13 @@ pub enum DiskError {
 #[derive(Debug, Clone)]
 pub struct Part {
     pub path: PathBuf,
-    /// Its size in bytes, a multiple of 4096.
+    /// Size in bytes, a multiple of 4096.
     pub size: u64,
 }
 
-/// Makes the disk in `dir`: partition 1 is `parts[0]`, and so on. The files are linked to, not copied; the descriptor names only links
-/// within `dir`, so no path has to be quoted in it.
-pub fn stitch(dir: &Path, parts: &[Part]) -> Result<(), DiskError> {
+/// Makes the disk in `dir`: partition 1 is `parts[0]`, and so on. The descriptor names only links within `dir`, so that no path has to be
+/// quoted in it.
+pub fn compose(dir: &Path, parts: &[Part]) -> Result<(), DiskError> {
     if parts.len() > ENTRY_COUNT {
         return Err(DiskError::TooMany(parts.len()));
     }
@@ -84,7 +79,7 @@ pub fn stitch(dir: &Path, parts: &[Part]) -> Result<(), DiskError> {
     Ok(())
 }
 
-/// Writes a file without the zeros at its end, which cost nothing as a hole: the head of a disk is nearly all zeros, and in memory.
+/// Writes a file with a hole in place of the zeros at its end, because the head of a disk is nearly all zeros and lies in memory.
 fn write_sparse(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
     let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
@@ -125,14 +120,14 @@ fn bytes(sectors: u64) -> usize {
     usize::try_from(sectors * SECTOR).unwrap_or(usize::MAX)
 }
 
-/// Fixed GUIDs: the disk's is number 0, partition N's is number N. Nothing looks disks of different pods up together.
+/// Fixed GUIDs: the disk has number 0 and partition N has number N. Nothing ever sees the disks of several pods together.
 fn guid(number: usize) -> [u8; 16] {
     let mut guid = *b"magikvm-disk\0\0\0\0";
     guid[12] = u8::try_from(number & 0xff).unwrap_or(0);
     guid
 }
 
-/// The one entry of the protective MBR: type 0xEE over the whole disk (UEFI 2.10, 5.2.3).
+/// The only entry of the protective MBR: type 0xEE over the whole disk (UEFI 2.10, 5.2.3).
 fn protective_entry(total: u64) -> [u8; 16] {
     let sectors = u32::try_from(total - 1).unwrap_or(u32::MAX).to_le_bytes();
     let mut entry = [0u8; 16];
@@ -176,7 +171,7 @@ mod tests {
                 Part { path, size }
             })
             .collect();
-        stitch(dir.path(), &parts).unwrap();
+        compose(dir.path(), &parts).unwrap();
         let mut disk = fs::read(dir.path().join("head")).unwrap();
         for index in 1..=3 {
             disk.extend(fs::read(dir.path().join(format!("part{index}"))).unwrap());
@@ -208,9 +203,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for size in [0, 1, 4097] {
             let part = Part { path: "/x".into(), size };
-            assert!(matches!(stitch(dir.path(), &[part]), Err(DiskError::Size { .. })));
+            assert!(matches!(compose(dir.path(), &[part]), Err(DiskError::Size { .. })));
         }
         let part = Part { path: "/x".into(), size: 4096 };
-        assert!(matches!(stitch(dir.path(), &vec![part; 129]), Err(DiskError::TooMany(129))));
+        assert!(matches!(compose(dir.path(), &vec![part; 129]), Err(DiskError::TooMany(129))));
     }
 }

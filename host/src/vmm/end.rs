@@ -1,6 +1,6 @@
-//! How VMs end. Every end that nobody asked for gets a name that programs can rely on ([`SandboxFailure`]) and a sentence for people.
+//! Classifies the ends of VMs. Every unrequested end gets a name that programs can rely on ([`SandboxFailure`]) and a sentence for people.
 //!
-//! Pure: it is told what was seen. Must not know: pods, or where what was seen came from.
+//! Pure: observations in, verdict out. Must not know: pods, or the sources of the observations.
 
 use super::report::Report;
 use crate::process::Violation;
@@ -10,31 +10,31 @@ use magikvm_proto::text::cut;
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 
-/// What the guest's kernel says when it panics.
+/// Prefix of a panic message of the guest's kernel.
 const KERNEL_PANIC: &str = "Kernel panic - not syncing: ";
-/// What vminit says when it does.
+/// Prefix of a panic message of vminit.
 const INIT_PANIC: &str = "vminit: panic: ";
-/// Longest quotation of a guest.
+/// Longest quotation from a guest.
 const MAX_QUOTED: usize = 300;
 
-/// What was seen of an end.
+/// The observations of an end.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen<'a> {
-    /// What the process that ended first was for.
+    /// The role of the process that ended first.
     pub role: Role,
     pub process: &'a str,
     pub status: WaitStatus,
-    /// The system call that it was killed for.
+    /// The system call for which the process was killed.
     pub violation: Option<&'a Violation>,
-    /// What it said of itself.
+    /// The process's reports about itself.
     pub reports: &'a [Report],
     /// Last lines of the guest's console.
     pub console: &'a [String],
-    /// Whether the host's kernel has killed anything for want of memory in the machine's lifetime.
+    /// Whether the host's kernel killed any process for lack of memory during the VM's life.
     pub host_was_out_of_memory: bool,
 }
 
-/// The name of an end, by what was seen of it. What the host saw counts more than what the guest said.
+/// Classifies an end. What the host observed counts more than what the guest printed.
 pub fn of(seen: Seen<'_>) -> SandboxEnd {
     let name = seen.process;
     if let Some(Violation { call }) = seen.violation {
@@ -72,7 +72,7 @@ fn end(failure: SandboxFailure, how: String) -> SandboxEnd {
     SandboxEnd { failure, how }
 }
 
-/// The end that a report of the VMM's process tells of.
+/// The end that a report of the VMM's process describes.
 fn told(name: &str, report: &Report) -> Option<SandboxEnd> {
     match report {
         Report::NotMade { step, errno, detail } => {
@@ -81,7 +81,7 @@ fn told(name: &str, report: &Report) -> Option<SandboxEnd> {
             } else {
                 harmless(detail, &[])
             };
-            let how = format!("{name} could not make the machine: {}: {why}", harmless(step, &[]));
+            let how = format!("{name} could not make the VM: {}: {why}", harmless(step, &[]));
             Some(end(SandboxFailure::NotMade, how))
         }
         Report::TripleFault => {
@@ -113,7 +113,7 @@ fn exited(seen: Seen<'_>, code: i32) -> SandboxEnd {
     end(SandboxFailure::VmmFailed, how)
 }
 
-/// The guest's own words about its panic. A guest can print them at any time: they name an end that the host has seen, and cause none.
+/// The guest's message about its panic. A guest can print it at any time, so that it only explains an end that the host has observed.
 #[derive(Debug, PartialEq, Eq)]
 enum PanicHint<'a> {
     Kernel(&'a str),
@@ -127,7 +127,7 @@ impl<'a> PanicHint<'a> {
     }
 }
 
-/// How many processes the host's kernel has killed for want of memory since its boot, as far as can be told.
+/// Number of processes that the host's kernel has killed for lack of memory since its boot, or 0 if that is unknown.
 pub fn out_of_memory_kills() -> u64 {
     let counted = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
     let count = counted.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok());

@@ -1,5 +1,5 @@
-//! A VM that is none: a process in which the real supervisor runs over containers that are threads. For tests of the host: of its verbs, and of
-//! what it makes of a guest that lies, floods, hangs or sends garbage ([`liar`], [`forward`]). Compiled only with the feature `testing`.
+//! A fake VM: a process in which the real supervisor runs over containers that are threads. For tests of the host's verbs and of its handling of
+//! a guest that lies, floods, hangs or sends garbage ([`liar`], [`forward`]). Compiled only with the feature `testing`.
 
 mod containers;
 mod forward;
@@ -20,9 +20,8 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 
-/// The hidden verb that makes a process a guest.
 pub const GUEST_VERB: &str = "__fake-guest";
-/// The pod's own file system in the guest's working directory.
+/// The pod's private file system in the guest's working directory.
 const POD_FILES: &str = "pod.erofs";
 
 #[derive(Debug)]
@@ -50,65 +49,52 @@ impl Vmm for Fake {
     }
 }
 
-/// How the guest behaves (`MAGIKVM_FAKE`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Manner {
-    /// As a guest should; containers run until they are stopped.
+    /// Behaves. Containers run until they are stopped.
     Run,
-    /// As a guest should; containers exit at once with this code.
+    /// Behaves. Containers exit at once with this code.
     Exit(i32),
-    /// Panics on the console and ends.
     Panic,
-    /// Accepts, and never says a word.
+    /// Accepts and never answers.
     Silent,
-    /// Answers hello with bytes that are no JSON.
+    /// Answers hello with bytes that are not JSON.
     Garbage,
-    /// Answers hello with a line that never ends.
     EndlessLine,
-    /// Speaks generation 99.
     Generation,
-    /// Reports a container that the pod does not have.
     UnknownContainer,
-    /// Says that a container could not be started.
     ContainerFails,
-    /// The same at great length.
+    /// The same with a very long message.
     ContainerFailsAtLength,
-    /// Answers hello and then ends.
     Vanish,
-    /// Never starts its containers' last one.
+    /// Never starts the last container.
     NeverReady,
-    /// Prints on its console without end, and otherwise behaves.
     FloodConsole,
-    /// Sends events without end.
     FloodEvents,
-    /// Starts, and then reports restarts without end.
     FloodRestarts,
-    /// Sends a log frame that claims to be huge.
     HugeFrame,
-    /// Does not end when told to.
     Immortal,
-    /// Starts and shows its logs, and answers nothing else.
+    /// Starts and sends its logs, and answers nothing else.
     Deaf,
-    /// Has a clock that is 30 s late until it is set.
     LateClock,
-    /// Says of its clock what cannot be.
+    /// Reports an impossible clock offset.
     LyingClock,
-    /// Answers the time with bytes that are no JSON.
+    /// Answers the time with bytes that are not JSON.
     GarbageClock,
-    /// Does not know what the time is for.
+    /// Does not support setting the time.
     NoClock,
-    /// Rests for some seconds in the middle of a log frame.
+    /// Pauses for some seconds in the middle of a log frame.
     SlowFrame,
-    /// Answers forwarded connections with bytes that are no JSON.
+    /// Answers forwarded connections with bytes that are not JSON.
     ForwardGarbage,
-    /// Accepts forwarded connections, and never says a word.
+    /// Accepts forwarded connections and never answers.
     ForwardSilent,
-    /// Sends more on forwarded connections than it may.
+    /// Sends more on forwarded connections than the window allows.
     ForwardFlood,
 }
 
 impl Manner {
-    /// Whether it says anything on the agent's connections that the supervisor would not say.
+    /// Whether the guest deviates from the supervisor on the agent's connections.
     fn lies(self) -> bool {
         matches!(
             self,
@@ -162,7 +148,7 @@ fn manner() -> Manner {
     }
 }
 
-/// The guest's process. Its directory is the working directory.
+/// The guest's process. The working directory is the VM's directory.
 pub fn guest_main() -> ExitCode {
     let manner = manner();
     if manner == Manner::Panic {
@@ -197,7 +183,7 @@ fn console(text: &str) {
     }
 }
 
-/// The plan. The file system is not compressed, so the plan stands in it as it was written.
+/// Finds the plan. The file system is not compressed, so that the plan is in it verbatim.
 fn plan() -> Option<GuestPlan> {
     let bytes = std::fs::read(POD_FILES).ok()?;
     let begin = b"{\"generation\":";

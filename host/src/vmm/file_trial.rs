@@ -1,5 +1,5 @@
-//! For magikvm's own tests: a process with the identity of a server of shared directories does what such a server must be able to do in a
-//! directory, and tries what it must not, and says what came of it.
+//! For magikvm's tests: a process with the identity of a file server does what such a server must be able to do in a directory, tries what it
+//! must not be able to do, and prints the outcomes.
 
 use crate::jail::{
     self, Access, HostNetwork, Identity, Inside, JailMount, JailSpec, Limits, MountSource, Procfs,
@@ -13,14 +13,14 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 
-/// The hidden verb of whoever starts such a process: `__file_trial DIR`.
+/// The hidden verb that starts such a process: `__file_trial DIR`.
 pub const STARTER_VERB: &str = "__file_trial";
 /// The hidden verb of the process itself.
 pub const SERVER_VERB: &str = "__file_trial_inside";
-/// Where the directory is within.
+/// Path of the directory in the jail.
 const WITHIN: &str = "/shared";
 
-/// Starts it; what it says is this process's output.
+/// Starts the process and returns its output.
 pub fn start() -> ExitCode {
     let Some(dir) = std::env::args_os().nth(2).map(PathBuf::from) else { return ExitCode::from(2) };
     match run(&dir) {
@@ -116,6 +116,6 @@ pub fn serve() -> ExitCode {
 
 #[allow(unsafe_code, reason = "a descriptor by its number")]
 fn borrowed() -> std::os::fd::BorrowedFd<'static> {
-    // SAFETY: the one who started this process has handed it over by this number, and nobody closes it.
+    // SAFETY: the parent process passed the descriptor under this number, and nothing closes it.
     unsafe { std::os::fd::BorrowedFd::borrow_raw(9) }
 }

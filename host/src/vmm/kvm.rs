@@ -1,13 +1,13 @@
-//! Whether hardware virtualization works here. That /dev/kvm exists proves nothing: a nested host may emulate the guest's ring 0 one
-//! instruction at a time. So a very small machine runs a counted loop where a kernel would run, and the time it takes decides.
+//! Checks whether hardware virtualization works. The existence of /dev/kvm proves nothing: a nested host may emulate the guest's ring 0 one
+//! instruction at a time. Therefore a very small VM runs a counted loop at the kernel's privilege level, and the time that it takes decides.
 #![allow(unsafe_code, reason = "giving memory to a VM is an unsafe call of kvm-ioctls")]
 
 #[cfg(target_arch = "aarch64")]
 #[path = "kvm/aarch64.rs"]
-mod machine;
+mod arch;
 #[cfg(target_arch = "x86_64")]
 #[path = "kvm/x86_64.rs"]
-mod machine;
+mod arch;
 
 use super::Unavailable;
 use kvm_bindings::kvm_userspace_memory_region;
@@ -15,54 +15,54 @@ use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use std::time::{Duration, Instant};
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap};
 
-/// Turns of the timed loop, two instructions each.
 const TURNS: u16 = 20_000;
-/// Hardware needs about a nanosecond a turn, an emulator a thousand.
+/// Longest time of a turn. Hardware needs about a nanosecond, an emulator a thousand.
 const MAX_NS_PER_TURN: u128 = 60;
-/// The best of so many runs counts, since the machine may be busy.
+/// The best of these runs counts, because the host may be busy.
 const RUNS: usize = 3;
-/// Bytes of the machine's memory: whole pages of any host.
+/// Bytes of the VM's memory: whole pages on any host.
 const MEMORY: usize = 0x1_0000;
-/// Where in it the loop is.
+/// Address of the loop in that memory.
 const CODE: u64 = 0x4000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
-    /// Time of one turn of the loop, best run.
+    /// Time of one turn of the loop in the best run.
     pub per_turn: Duration,
 }
 
 #[derive(Debug)]
 pub struct Device(Kvm);
 
-/// Opens /dev/kvm. The error says what is wrong and what to do about it.
+/// Opens /dev/kvm. The error has the cause and a remedy.
 pub fn open() -> Result<Device, Unavailable> {
     Kvm::new().map(Device).map_err(|error| match error.errno() {
         nix::libc::ENOENT | nix::libc::ENODEV | nix::libc::ENXIO => Unavailable {
-            reason: "there is no /dev/kvm on this machine".to_owned(),
-            remedy: machine::REMEDY.to_owned(),
+            reason: "there is no /dev/kvm on this host".to_owned(),
+            remedy: arch::REMEDY.to_owned(),
         },
         nix::libc::EACCES | nix::libc::EPERM => Unavailable {
             reason: "this user may not open /dev/kvm".to_owned(),
-            remedy: "add the user to the group kvm: sudo usermod -aG kvm $USER, then log in again".to_owned(),
+            remedy: "add the user to the group kvm with `sudo usermod -aG kvm $USER`, then log in again."
+                .to_owned(),
         },
         _ => Unavailable {
             reason: format!("/dev/kvm cannot be opened: {error}"),
-            remedy: "see the kernel's messages about kvm: dmesg | grep -i kvm".to_owned(),
+            remedy: "see the kernel's messages about kvm with `dmesg | grep -i kvm`.".to_owned(),
         },
     })
 }
 
-/// Runs the loop and returns the time that it took, best run.
+/// Runs the loop and returns the time of the best run.
 pub fn measure(device: &Device) -> Result<Duration, Unavailable> {
     let failed = |step: &str, error: &dyn std::fmt::Display| Unavailable {
         reason: format!("/dev/kvm is there but cannot run a guest: {step}: {error}"),
-        remedy: "see the kernel's messages about kvm: dmesg | grep -i kvm".to_owned(),
+        remedy: "see the kernel's messages about kvm with `dmesg | grep -i kvm`.".to_owned(),
     };
     let vm = device.0.create_vm().map_err(|error| failed("creating a VM", &error))?;
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MEMORY)])
         .map_err(|error| failed("mapping guest memory", &error))?;
-    machine::load(&memory).map_err(|error| failed("writing guest memory", &error))?;
+    arch::load(&memory).map_err(|error| failed("writing guest memory", &error))?;
     let address = memory
         .get_host_address(GuestAddress(0))
         .map_err(|error| failed("finding guest memory", &error))?
@@ -77,7 +77,7 @@ pub fn measure(device: &Device) -> Result<Duration, Unavailable> {
     // SAFETY: the region lies within `memory`, which is declared before `vm`'s last use and lives until the end of this function.
     unsafe { vm.set_user_memory_region(region) }.map_err(|error| failed("giving it memory", &error))?;
     let mut vcpu = vm.create_vcpu(0).map_err(|error| failed("creating a processor", &error))?;
-    machine::start(&device.0, &vm, &vcpu).map_err(|error| failed("setting registers", &error))?;
+    arch::start(&device.0, &vm, &vcpu).map_err(|error| failed("setting registers", &error))?;
     let mut best = Duration::MAX;
     for _ in 0..RUNS {
         best = best.min(one_run(&mut vcpu).map_err(|what| failed("running its first instructions", &what))?);
@@ -85,7 +85,7 @@ pub fn measure(device: &Device) -> Result<Duration, Unavailable> {
     Ok(best)
 }
 
-/// What the best time of the loop means.
+/// The meaning of the loop's best time.
 pub fn judge(best: Duration) -> Result<Verdict, Unavailable> {
     if best.as_nanos() / u128::from(TURNS) > MAX_NS_PER_TURN {
         return Err(Unavailable {
@@ -93,7 +93,8 @@ pub fn judge(best: Duration) -> Result<Verdict, Unavailable> {
                 "/dev/kvm only emulates: {TURNS} turns of a loop took {:.1} ms, hardware takes about 0.02 ms",
                 best.as_secs_f64() * 1e3
             ),
-            remedy: "run on a machine whose host passes hardware virtualization through".to_owned(),
+            remedy: "run in a VM whose host passes hardware virtualization through, or on a physical host."
+                .to_owned(),
         });
     }
     Ok(Verdict { per_turn: best / u32::from(TURNS) })
@@ -103,7 +104,7 @@ fn one_run(vcpu: &mut VcpuFd) -> Result<Duration, String> {
     let begun = Instant::now();
     loop {
         match vcpu.run() {
-            Ok(exit) if machine::is_end(&exit) => return Ok(begun.elapsed()),
+            Ok(exit) if arch::is_end(&exit) => return Ok(begun.elapsed()),
             Ok(VcpuExit::Intr) => {}
             Ok(other) => return Err(format!("the guest stopped with {other:?}")),
             Err(error) if error.errno() == nix::libc::EINTR => {}

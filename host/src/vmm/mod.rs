@@ -1,4 +1,4 @@
-//! Virtual machine monitors behind one trait. Knows memory, processors, a kernel, a disk and a console; knows no pod and no image.
+//! Virtual machine monitors behind one trait. Knows memory, processors, a kernel, disks and a console, but neither pods nor images.
 
 pub mod console;
 pub mod disk;
@@ -7,6 +7,7 @@ pub mod end;
 pub mod fake;
 #[cfg(all(feature = "testing", target_os = "linux"))]
 pub mod file_trial;
+pub mod jails;
 pub mod krun;
 #[cfg(target_os = "linux")]
 pub mod kvm;
@@ -18,7 +19,6 @@ pub mod report;
 pub mod scratch;
 mod share;
 mod tsc;
-pub mod walls;
 
 use crate::agent::Connector;
 use crate::jail::{Cgroup, Requirement, StartError};
@@ -33,26 +33,26 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, ChildStdout};
 use std::sync::Arc;
 
-/// Which program runs the machine (`--vmm`).
+/// The program that runs the VM (`--vmm`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum VmmKind {
     /// libkrun, within this program.
     Krun,
-    /// QEMU: its machine `microvm` on x86_64, `virt` on aarch64.
+    /// QEMU: its machine type `microvm` on x86_64, `virt` on aarch64.
     Qemu,
-    /// No machine at all: a process that speaks the wire. Only in builds made for magikvm's own tests.
+    /// A process without a VM that speaks the wire. Only in builds for magikvm's tests.
     #[cfg(all(feature = "testing", target_os = "linux"))]
     Fake,
 }
 
-/// libkrun can't do what was asked of it on the command line.
+/// libkrun cannot run with `--accel tcg`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("--vmm krun runs on hardware virtualization only, it has no --accel tcg")]
+#[error("--vmm krun needs hardware virtualization and does not support --accel tcg")]
 pub struct KrunEmulatesNothing;
 
 impl VmmKind {
-    /// The one to take when the user has asked for this one, or for none: libkrun, and QEMU for what libkrun is not for.
+    /// The user's choice, or else libkrun where it can run the VM, and QEMU where it cannot.
     pub fn choose(asked: Option<Self>, accel: Accel) -> Result<Self, KrunEmulatesNothing> {
         match (asked, accel) {
             (Some(Self::Krun), Accel::Tcg) => Err(KrunEmulatesNothing),
@@ -63,163 +63,143 @@ impl VmmKind {
     }
 }
 
-/// Which kernel a guest boots (`--kernel`).
+/// The kernel that a guest boots (`--kernel`).
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, clap::ValueEnum,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum KernelChoice {
-    /// The guest image's.
+    /// The guest image's kernel.
     #[default]
     #[value(name = "guest")]
     GuestImage,
-    /// That of the system's libkrunfw.
+    /// The kernel of the system's libkrunfw.
     Libkrunfw,
 }
 
-/// Where drivers keep what outlives a machine.
+/// Directories of drivers for files that outlive a VM.
 #[derive(Debug, Clone)]
 pub struct Places {
-    /// What was found out about this host since its boot.
+    /// Measurements of the host that hold until its next boot.
     pub verdicts: PathBuf,
-    /// Kernels that were unpacked.
+    /// Unpacked kernels.
     pub kernels: PathBuf,
 }
 
 impl Places {
-    /// Those of a state root.
+    /// The directories of a layout.
     pub fn of(layout: &Layout) -> Self {
         Self { verdicts: layout.verdicts(), kernels: layout.kernels() }
     }
 }
 
-/// What executes the guest's instructions (`--accel`).
+/// The way in which the guest's instructions are executed (`--accel`).
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, clap::ValueEnum,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Accel {
-    /// The processor: through /dev/kvm, or on macOS (`hvf`) the Hypervisor framework.
+    /// Hardware virtualization: through /dev/kvm, or on macOS (`hvf`) the Hypervisor framework.
     #[default]
     #[cfg_attr(target_os = "macos", value(name = "hvf", alias = "kvm"))]
     Kvm,
-    /// QEMU's software emulation. Works anywhere, is slow, and is not a security boundary.
+    /// QEMU's software emulation. It works anywhere, is slow, and is not a security boundary.
     Tcg,
 }
 
-/// One machine.
+/// The configuration of one VM.
 #[derive(Debug, Clone)]
 pub struct VmConfig {
-    /// For people, in lists of processes.
+    /// A name for people, shown in lists of processes.
     pub name: String,
-    /// Unlike that of any other machine (the pod's UID).
+    /// Unique among all VMs (the pod's UID).
     pub id: String,
     /// Guest memory, in MiB.
     pub memory_mib: u64,
     /// Virtual processors.
     pub vcpus: u32,
-    /// Not compressed: an ELF file on x86_64, a raw `Image` on aarch64.
+    /// An uncompressed kernel: an ELF file on x86_64, a raw `Image` on aarch64.
     pub kernel: PathBuf,
-    /// The guest's init.
     pub initramfs: PathBuf,
-    /// Name of the stitched disk's descriptor within the machine's directory.
+    /// Name of the composite disk's descriptor in the VM's directory.
     pub disk: String,
-    /// What executes it.
     pub accel: Accel,
-    /// Name of a disk that can be written to, within the machine's directory.
+    /// Name of a writable disk in the VM's directory.
     pub scratch: Option<String>,
-    /// What this machine shares with it.
+    /// The directories that the host shares with the VM.
     pub shared: Option<Arc<Shared>>,
-    /// Its way to a network, if it has one.
+    /// The connection to a network, if there is one.
     pub nic: Option<nic::Nic>,
-    /// The walls around its processes.
-    pub walls: Walls,
+    pub jail: JailOptions,
 }
 
-/// What all processes of a machine have of their jails.
+/// The options of the jails of all processes of a VM.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-pub struct Walls {
-    /// What a layer that can't be had means.
+pub struct JailOptions {
+    /// What happens if the host does not offer a layer.
     pub requirement: Requirement,
-    /// The machine's control group, or why there is none.
+    /// The VM's control group, or why there is none.
     pub cgroup: Result<Cgroup, String>,
 }
 
-/// A started machine. Dropped, its processes are killed and reaped.
+/// A running VM. Dropping it kills and reaps its processes.
 #[derive(Debug)]
 pub struct VmChild {
-    /// All processes of the machine; when the first ends, the machine has ended.
+    /// All processes of the VM. When one ends, the VM has ended.
     pub processes: Vec<Process>,
-    /// How to reach the agent in it.
     pub connector: Connector,
-    /// What the guest prints on its console.
     pub console: ChildStdout,
-    /// What the VMM itself has to say.
+    /// The VMM's messages.
     pub diagnostics: ChildStderr,
-    /// What its process says of its end, if it is one of ours.
+    /// The process's reports about its end, if the process is this program.
     pub reports: Option<Reports>,
 }
 
-/// Why a driver can't run machines here, and what to do about it.
+/// The reason why a driver cannot run VMs on this host, and a remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Unavailable {
-    /// What was found.
     pub reason: String,
-    /// What to do about it.
+    /// A whole sentence that completes "Hint: ".
     pub remedy: String,
 }
 
-/// Why a machine could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum VmmError {
-    /// A program that is not there or can't be executed.
+    /// A program is missing or cannot be executed.
     #[error("cannot start {program}")]
     Start {
-        /// Which program.
         program: PathBuf,
-        /// Why.
         #[source]
         source: std::io::Error,
     },
-    /// A process of the VM.
     #[error(transparent)]
     Process(#[from] ProcessError),
-    /// A process of the VM that was to be in a jail.
     #[error(transparent)]
     Jail(#[from] StartError),
-    /// A helper that ended or stayed silent instead of serving.
+    /// A helper ended or stayed silent instead of serving.
     #[error("{program} did not begin to serve: {detail}")]
-    Helper {
-        /// Which program.
-        program: String,
-        /// What was seen of it.
-        detail: String,
-    },
-    /// The kernel of libkrunfw.
+    Helper { program: String, detail: String },
     #[error("there is no kernel from libkrunfw")]
     Firmware(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// A file of the machine.
     #[error(transparent)]
     File(#[from] FileError),
 }
 
-/// What a driver can do here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Capabilities {
-    /// Version as the program states it.
+    /// Version as the program reports it.
     pub version: String,
 }
 
-/// A driver.
 pub trait Vmm: Debug + Send + Sync {
-    /// Whether machines with this accelerator can run here.
+    /// Checks that VMs with this accelerator can run on this host.
     fn probe(&self, accel: Accel) -> Result<Capabilities, Unavailable>;
-    /// Starts a machine whose files are in `dir`.
+    /// Starts a VM whose files are in `dir`.
     fn spawn(&self, config: &VmConfig, dir: &Path) -> Result<VmChild, VmmError>;
 }
 
-/// Further kernel parameters, for magikvm's own tests (`MAGIKVM_KERNEL_PARAMETERS`, in builds with the feature `testing` only).
+/// Additional kernel parameters for magikvm's tests (`MAGIKVM_KERNEL_PARAMETERS`, only in builds with the feature `testing`).
 #[cfg(feature = "testing")]
 fn more_parameters() -> String {
     std::env::var("MAGIKVM_KERNEL_PARAMETERS").map_or_else(|_| String::new(), |more| format!(" {more}"))
@@ -230,18 +210,14 @@ fn more_parameters() -> String {
     String::new()
 }
 
-/// What a driver has to know before it knows a machine.
+/// Options of a driver that do not depend on a VM.
 #[derive(Debug, Clone)]
 pub struct DriverOptions {
-    /// The architecture of its guests.
     pub guest: Arch,
-    /// Which kernel they boot.
     pub kernel: KernelChoice,
-    /// Where it keeps what outlives a machine.
     pub places: Places,
 }
 
-/// The driver of a kind.
 pub fn driver(kind: VmmKind, options: DriverOptions) -> Box<dyn Vmm> {
     match kind {
         VmmKind::Krun => Box::new(krun::Krun::new(options)),

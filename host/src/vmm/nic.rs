@@ -1,25 +1,20 @@
-//! A machine's way to a network.
+//! A VM's connection to a network.
 
 use magikvm_proto::plan::MacAddress;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// Under this number a machine's process has its end of the connection.
+/// The descriptor of the connection in a VM's process.
 pub(super) const NIC_FD: i32 = 8;
 
 #[derive(Debug, Clone)]
 pub enum Nic {
-    /// One network device. Its frames go through a stream, each behind its length in 4 bytes, the highest first.
-    Stream {
-        mac: MacAddress,
-        /// Bytes of a packet.
-        mtu: u32,
-        socket: Arc<OwnedFd>,
-    },
-    /// One network device, with QEMU's own network behind it.
+    /// One network device, whose frames go through a stream, each behind its length in 4 big-endian bytes.
+    Stream { mac: MacAddress, mtu: u32, socket: Arc<OwnedFd> },
+    /// One network device, connected to QEMU's user network.
     User {
         mac: MacAddress,
-        /// That network's part of IPv6.
+        /// The IPv6 prefix of that network.
         network_6: String,
     },
     /// No device: libkrun makes the guest's sockets on the host (TSI), for which the guest's kernel must be libkrunfw's.
@@ -27,7 +22,7 @@ pub enum Nic {
 }
 
 impl Nic {
-    /// What a machine's process is to be given.
+    /// The descriptors that a VM's process inherits.
     pub(super) fn inherits(&self) -> Vec<(&OwnedFd, i32)> {
         match self {
             Self::Stream { socket, .. } => vec![(socket.as_ref(), NIC_FD)],

@@ -1,6 +1,5 @@
-//! What is known of this machine's hardware virtualization, kept until the next boot: to measure it takes longer than to read it.
+//! The verdict about the host's hardware virtualization, stored until the next boot because measuring takes longer than reading.
 //!
-//! Owns: the file of the verdict. Must not know: how it is measured.
 
 use super::{Unavailable, kvm};
 use crate::store::atomic;
@@ -12,20 +11,19 @@ use std::path::Path;
 use std::time::Duration;
 
 const FILE: &str = "virtualization.json";
-/// Bytes of it that are read.
+/// Bytes of the file that are read.
 const MAX_FILE: u64 = 4 << 10;
 
-/// What was measured, and in which life of the kernel.
+/// A measurement and the boot that it is valid for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Seen {
     boot: String,
-    /// Best time of the loop, in nanoseconds.
     best_ns: u64,
 }
 
-/// Whether hardware virtualization works: what was seen since boot, else a measurement, which is then kept in `dir`.
+/// Whether hardware virtualization works: the verdict since the last boot, or else a measurement, which is then stored in `dir`.
 pub fn hardware(dir: &Path) -> Result<kvm::Verdict, Unavailable> {
-    // Who may open it can change at any time.
+    // The permissions of the device can change at any time.
     let device = kvm::open()?;
     match (seen(dir), boot()) {
         (Some(seen), Some(boot)) if seen.boot == boot => kvm::judge(Duration::from_nanos(seen.best_ns)),
@@ -45,7 +43,7 @@ fn measure(device: &kvm::Device, dir: &Path) -> Result<kvm::Verdict, Unavailable
     kvm::judge(best)
 }
 
-/// The kernel's own number of this boot; none where there is no such thing, and then nothing is kept.
+/// The kernel's ID of this boot. Without one nothing is stored.
 fn boot() -> Option<String> {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(text.trim().to_owned())

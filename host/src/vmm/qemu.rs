@@ -1,8 +1,8 @@
-//! QEMU: the machine `microvm` for guests of x86_64, `virt` for those of aarch64, whatever this machine is. The agent's vsock is served by
-//! `vhost-device-vsock`, a process of its own beside QEMU, so that no kernel module and no privilege is needed on the host.
+//! QEMU: the machine type `microvm` for guests of x86_64 and `virt` for guests of aarch64, on any host. A separate process,
+//! `vhost-device-vsock`, serves the agent's vsock, so that the host needs neither a kernel module nor privileges.
 
+use super::jails::{Site, mount};
 use super::nic::{NIC_FD, Nic};
-use super::walls::{Site, mount};
 use super::{
     Accel, Capabilities, DriverOptions, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError,
     find_program, share,
@@ -19,28 +19,28 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Any number above 2; machines do not see each other.
+/// Any number above 2, because VMs do not see each other.
 const GUEST_CID: u32 = 3;
-/// How long vhost-device-vsock may take until it listens.
+/// Time for vhost-device-vsock until it listens.
 const HELPER_WAIT: Duration = Duration::from_secs(10);
-/// Kernel parameters of every guest, each with its reason: only errors, since each character costs an exit; a panic restarts at once; the
-/// processor's random numbers may be trusted, the host makes them; of the old kind of terminals there would be 512, which nothing uses, and
-/// which are a fifth of the instructions of a boot.
+/// Kernel parameters of every guest, each with its reason: only errors are printed, because each character costs an exit; a panic restarts at
+/// once; the processor's random numbers are trusted, because the host makes them; there would be 512 legacy terminals, which nothing uses and
+/// which take a fifth of the instructions of a boot.
 const CMDLINE: &str = "quiet panic=-1 random.trust_cpu=on pty.legacy_count=0 rdinit=/init";
 
-/// What of QEMU depends on the guest's architecture.
+/// The settings of QEMU that depend on the guest's architecture.
 struct Machine {
-    /// Where its messages go, and how it ends; no bus to look for that is not there.
+    /// Kernel parameters: the console, the way to restart, and no probing for a bus that is not there.
     cmdline: &'static str,
-    /// With KVM and with TCG.
+    /// The machine types with KVM and with TCG.
     types: [&'static str; 2],
-    /// Beside the common ones.
+    /// Arguments in addition to the common ones.
     arguments: &'static [&'static str],
     /// The Debian package with the program.
     package: &'static str,
 }
 
-/// A restart by triple fault is what both drivers end on. With `pit=off` the guest hangs in the calibration of its clock.
+/// With `reboot=t` a restart is a triple fault, on which both drivers end. With `pit=off` the guest hangs when it calibrates its clock.
 const MICROVM: Machine = Machine {
     cmdline: "console=ttyS0 reboot=t pci=off",
     types: ["microvm,pit=on,pic=on,rtc=on"; 2],
@@ -48,8 +48,8 @@ const MICROVM: Machine = Machine {
     package: "qemu-system-x86",
 };
 
-/// Without the translator of message-signaled interrupts, which only PCI devices send. As `virt` makes them, virtio-mmio devices are those
-/// before virtio 1.0, and vsock is not.
+/// `its=off` leaves out the translator of message-signaled interrupts, which only PCI devices send. By default `virt` makes virtio-mmio devices
+/// of the time before virtio 1.0, which vsock does not support.
 const VIRT: Machine = Machine {
     cmdline: "console=ttyAMA0",
     types: ["virt,gic-version=host,its=off", "virt,gic-version=3,its=off"],
@@ -72,7 +72,7 @@ pub struct Qemu {
 }
 
 impl Qemu {
-    /// Finds the programs: `MAGIKVM_QEMU` and `MAGIKVM_VHOST_DEVICE_VSOCK`, else `PATH` (and cargo's own directory).
+    /// Finds the programs: `MAGIKVM_QEMU` and `MAGIKVM_VHOST_DEVICE_VSOCK`, else `PATH` (and cargo's directory).
     pub fn from_environment(options: DriverOptions) -> Self {
         let named = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
         let cargo_bin = || {
@@ -97,22 +97,22 @@ impl Qemu {
         if !cfg!(target_os = "linux") {
             return Err(Unavailable {
                 reason: "the QEMU driver is for Linux: it shares the guest's memory by memfd, and looks for sockets in /proc".to_owned(),
-                remedy: "leave out --vmm qemu and --accel tcg".to_owned(),
+                remedy: "leave out `--vmm qemu` and `--accel tcg`.".to_owned(),
             });
         }
         self.qemu.as_deref().ok_or_else(|| Unavailable {
             reason: format!("qemu-system-{} is not in PATH", self.options.guest),
-            remedy: format!("install it: apt-get install {}", machine(self.options.guest).package),
+            remedy: format!("install it with `apt-get install {}`.", machine(self.options.guest).package),
         })
     }
 
     /// The program that serves the guest's vsock.
     pub fn vsock(&self) -> Result<&Path, Unavailable> {
-        let remedy = "install it: cargo install vhost-device-vsock --version 0.3.0 --locked";
+        let remedy = "install it with `cargo install vhost-device-vsock --version 0.3.0 --locked`.";
         let not = |reason: String| Unavailable { reason, remedy: remedy.to_owned() };
         let program =
             self.vhost.as_deref().ok_or_else(|| not("vhost-device-vsock is not in PATH".to_owned()))?;
-        // A bare name is looked for in PATH when it is started.
+        // A bare name is searched in PATH when the program is started.
         let is_path = program.components().count() > 1;
         match nix::unistd::access(program, nix::unistd::AccessFlags::X_OK) {
             Err(errno) if is_path => Err(not(format!("{} cannot be executed: {errno}", program.display()))),
@@ -120,14 +120,14 @@ impl Qemu {
         }
     }
 
-    /// What QEMU says of itself.
+    /// The version that QEMU prints.
     pub fn version(&self) -> Result<String, Unavailable> {
         let qemu = self.program()?;
         let said = Command::new(qemu).arg("--version").stdin(Stdio::null()).output().map_err(|error| {
             Unavailable {
                 reason: format!("{} cannot be executed: {error}", qemu.display()),
                 remedy: format!(
-                    "install it again: apt-get install --reinstall {}",
+                    "install it again with `apt-get install --reinstall {}`.",
                     machine(self.options.guest).package
                 ),
             }
@@ -145,7 +145,7 @@ impl Vmm for Qemu {
         if self.options.kernel == KernelChoice::Libkrunfw {
             return Err(Unavailable {
                 reason: "the kernel of libkrunfw runs under libkrun only".to_owned(),
-                remedy: "leave out --kernel libkrunfw, or run with --vmm krun".to_owned(),
+                remedy: "leave out `--kernel libkrunfw`, or run with `--vmm krun`.".to_owned(),
             });
         }
         Ok(Capabilities { version: self.version()? })
@@ -156,9 +156,9 @@ impl Vmm for Qemu {
             program: "qemu".to_owned(),
             detail: unavailable.reason,
         })?;
-        // The socket between QEMU and vhost-device-vsock. Its name tells it from other machines' in /proc/net/unix.
+        // The socket between QEMU and vhost-device-vsock. Its name is unique in /proc/net/unix.
         let vhost_sock = format!("vhost-{}.sock", config.id);
-        // Before the machine's directory comes to be the machine's user's.
+        // Must happen before the VM's directory is given to the VM's user.
         let listener = config.shared.as_ref().map(|_| share::listen(dir)).transpose()?;
         let site = Site::new(config, &config.kernel, dir)?;
         let mut helper = start(
@@ -179,18 +179,18 @@ impl Vmm for Qemu {
         if matches!(config.nic, Some(Nic::User { .. })) {
             spec.network = HostNetwork::Kept;
         }
-        let mut machine = start(Role::Vmm, "qemu", Stdio::piped(), &spec)?;
-        let (console, diagnostics) = machine.take_output()?;
+        let mut vm = start(Role::Vmm, "qemu", Stdio::piped(), &spec)?;
+        let (console, diagnostics) = vm.take_output()?;
         let connector = Connector {
             socket: dir.join(AGENT_SOCK),
             handshake: Handshake::Port(magikvm_proto::path::AGENT_PORT),
         };
-        let processes = [machine, helper].into_iter().chain(server).collect();
+        let processes = [vm, helper].into_iter().chain(server).collect();
         Ok(VmChild { processes, connector, console, diagnostics, reports: None })
     }
 }
 
-/// Where QEMU finds the firmware of its machines; those that are there.
+/// The existing directories in which QEMU looks for firmware.
 const FIRMWARE: [&str; 6] = [
     "/usr/share/qemu",
     "/usr/share/seabios",
@@ -207,7 +207,7 @@ fn start(role: Role, name: &str, output: Stdio, spec: &JailSpec) -> Result<Proce
     Ok(jail::spawn_jailed(role, name, &mut command, spec, &[])?)
 }
 
-/// A program as a jail has it: by its own path, however it was named.
+/// A program for a jail, by its resolved path.
 fn within(program: &Path, arguments: Vec<String>) -> Result<Inside, VmmError> {
     let found =
         if program.components().count() > 1 { None } else { find_program(&program.to_string_lossy()) };
@@ -216,14 +216,14 @@ fn within(program: &Path, arguments: Vec<String>) -> Result<Inside, VmmError> {
     Ok(Inside::Program { path, arguments })
 }
 
-/// Runs in the machine's directory with relative names, since a socket's path may have at most 107 bytes.
+/// Runs in the VM's directory with relative names, because a socket's path may have at most 107 bytes.
 fn vhost_jail(program: &Path, socket: &str, site: &Site<'_>) -> Result<JailSpec, VmmError> {
     let vm = format!("guest-cid={GUEST_CID},socket={socket},uds-path={AGENT_SOCK}");
     let inside = within(program, vec!["--vm".to_owned(), vm])?;
     Ok(site.jail(inside, SyscallFilter::Vsock, Access::ReadWrite))
 }
 
-/// It changes nothing in the machine's directory.
+/// QEMU changes nothing in the VM's directory.
 fn qemu_jail(
     program: &Path,
     guest: Arch,
@@ -243,7 +243,7 @@ fn qemu_jail(
     Ok(spec)
 }
 
-/// Waits until the helper listens (a socket file exists before that, and QEMU tries only once).
+/// Waits until the helper listens. The socket's file exists before that, and QEMU connects only once.
 fn await_listening(helper: &mut Process, socket: &str) -> Result<(), VmmError> {
     let deadline = Instant::now() + HELPER_WAIT;
     let failed = |detail: String| VmmError::Helper { program: "vhost-device-vsock".to_owned(), detail };
@@ -268,8 +268,8 @@ fn await_listening(helper: &mut Process, socket: &str) -> Result<(), VmmError> {
     }
 }
 
-/// Whether a process accepts connections on the socket that was bound by this (unique) name. `net/unix` of its network says so (flag
-/// `__SO_ACCEPTCON`) without making a connection, of which vhost-user has just one to give.
+/// Whether a process listens on the socket of this unique name. `net/unix` of its network namespace shows that (flag `__SO_ACCEPTCON`)
+/// without a connection, because vhost-user accepts only one.
 fn listens(pid: i32, socket: &str) -> bool {
     let Ok(table) = std::fs::read_to_string(format!("/proc/{pid}/net/unix")) else { return false };
     table.lines().any(|line| {
@@ -279,8 +279,8 @@ fn listens(pid: i32, socket: &str) -> bool {
 }
 
 /// The kernel's parameters. Under software emulation the time stamp counter of an x86_64 guest is the host's. The guest would calibrate it
-/// against an emulated timer, which fails when the host is busy, and then no timer of the guest ever ticks; so it is told. The counter of
-/// aarch64 says its frequency itself.
+/// against an emulated timer, which fails on a busy host, and then no timer of the guest ever ticks. Therefore the parameters give its
+/// frequency. On aarch64 the counter has a register for that.
 pub fn kernel_parameters(guest: Arch, accel: Accel) -> String {
     let cmdline = format!("{} {CMDLINE}{}", machine(guest).cmdline, super::more_parameters());
     match (guest, accel) {
@@ -319,9 +319,9 @@ fn qemu_arguments(guest: Arch, config: &VmConfig, vhost_sock: &str) -> Vec<Strin
         .args(["-chardev", &format!("socket,id=vsock,path={vhost_sock}")])
         .args(["-device", "vhost-user-vsock-device,chardev=vsock"])
         .args(["-device", "virtio-rng-device"])
-        // Memory that the guest frees goes back to the host.
+        // The balloon returns memory that the guest frees to the host.
         .args(["-device", "virtio-balloon-device,free-page-reporting=on"])
-        // QEMU's own filter: no new programs, no privileges, no resource limits from inside.
+        // QEMU's seccomp filter: no new programs, no privileges, no changes of resource limits.
         .args(["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
     if let Some(nic) = &config.nic {
         command.args(nic_arguments(nic).iter().map(String::as_str));
@@ -329,7 +329,7 @@ fn qemu_arguments(guest: Arch, config: &VmConfig, vhost_sock: &str) -> Vec<Strin
     command.0
 }
 
-/// A command line in the making.
+/// A command line that is being built.
 #[derive(Default)]
 struct Arguments(Vec<String>);
 
@@ -345,7 +345,7 @@ impl Arguments {
     }
 }
 
-/// The scratch disk, whose flushes and discards reach the file, and what is shared.
+/// The scratch disk, whose flushes and discards reach the file, and the shared directory.
 fn volumes(config: &VmConfig) -> Vec<String> {
     let mut arguments = Vec::new();
     if let Some(name) = &config.scratch {
@@ -361,7 +361,7 @@ fn volumes(config: &VmConfig) -> Vec<String> {
     arguments
 }
 
-/// What is at one end of the network device, and the device.
+/// The backend of the network device, and the device.
 fn nic_arguments(nic: &Nic) -> Vec<String> {
     let (network, device) = match nic {
         Nic::Stream { mac, mtu, .. } => (
@@ -371,7 +371,7 @@ fn nic_arguments(nic: &Nic) -> Vec<String> {
         Nic::User { mac, network_6 } => {
             (format!("user,id=net,ipv6-net={network_6}"), format!("virtio-net-device,netdev=net,mac={mac}"))
         }
-        // Only libkrun has it; who asks is told so before.
+        // Only libkrun has TSI, and the network's settings refuse it earlier.
         Nic::Tsi => return Vec::new(),
     };
     vec!["-netdev".to_owned(), network, "-device".to_owned(), device]

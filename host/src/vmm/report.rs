@@ -1,5 +1,5 @@
-//! What the process of a machine says of itself before it ends, over a pipe of its own: JSON lines. A VMM that is a library ends its process with
-//! a number; the reason would be lost.
+//! Reports of a VM's process about its end, as JSON lines over a separate pipe. A VMM that is a library ends its process with a number, so
+//! that the reason would be lost.
 #![allow(unsafe_code, reason = "taking a descriptor by its number is an unsafe call")]
 
 use crate::store::text::ignore;
@@ -11,35 +11,35 @@ use std::io::{Read, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-/// The descriptor of reports in a machine's process.
+/// The descriptor of reports in a VM's process.
 pub(super) const REPORT_FD: i32 = 3;
-/// Bytes of reports that count. A guest that makes its VMM complain without end is heard so far.
+/// Bytes of reports that are read, since a guest may make its VMM complain without end.
 const MAX_REPORTS: u64 = 16 << 10;
-/// Longest message in a report; a pipe takes lines of this length whole.
+/// Longest message in a report. A pipe takes lines of this length atomically.
 const MAX_MESSAGE: usize = 1024;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "snake_case")]
 pub enum Report {
-    /// The machine could not be made: a step of it was refused.
+    /// The VM could not be made, because a step was refused.
     NotMade {
         step: String,
         errno: i32,
-        /// What is known beyond it.
+        /// Details beyond the error number.
         detail: String,
     },
-    /// The processor of the guest gave up: an exception while an exception was handled while an exception was handled.
+    /// Triple fault: an exception during the handling of an exception during the handling of an exception.
     TripleFault,
-    /// The VMM complained of something, and may have gone on.
+    /// The VMM logged an error, and may have continued.
     Complaint { message: String },
 }
 
-/// The reading end, and the end for the machine's process.
+/// The reading end, and the end for the VM's process.
 pub(super) fn channel() -> std::io::Result<(Reports, OwnedFd)> {
     let (ours, theirs) = std::io::pipe()?;
     let (ours, theirs) = (OwnedFd::from(ours), OwnedFd::from(theirs));
     for end in [&ours, &theirs] {
-        // The writer must not wait for a reader, nor the reader for a writer that somebody inherited.
+        // The writer must not wait for a reader, nor the reader for another process that inherited the writing end.
         fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     }
     Ok((Reports(File::from(ours)), theirs))
@@ -49,7 +49,7 @@ pub(super) fn channel() -> std::io::Result<(Reports, OwnedFd)> {
 pub struct Reports(File);
 
 impl Reports {
-    /// All that was said. To be asked when the process has ended.
+    /// Reads all reports. To be called when the process has ended.
     pub fn read(self) -> Vec<Report> {
         let mut bytes = Vec::new();
         let read = self.0.take(MAX_REPORTS).read_to_end(&mut bytes);
@@ -58,7 +58,7 @@ impl Reports {
     }
 }
 
-/// Says it, from within the machine's process. What nobody can hear is dropped.
+/// Sends a report from the VM's process. A report that cannot be written is dropped.
 pub(super) fn send(report: &Report) {
     static OUT: LazyLock<Mutex<File>> = LazyLock::new(|| {
         // SAFETY: the descriptor was given to this process for this purpose, and nothing else in it uses its number.
@@ -91,7 +91,7 @@ mod tests {
         let mut out = File::from(theirs);
         out.write_all(b"nonsense\n{\"report\":\"triple_fault\"}\n\xff\n{\"report\":\"else\"}\n").unwrap();
         let line = format!("{{\"report\":\"complaint\",\"message\":\"{}\"}}\n", "x".repeat(900));
-        // Until the pipe is full: writing does not wait.
+        // Fills the pipe, which shows that writing does not wait.
         while out.write_all(line.as_bytes()).is_ok() {}
         let read = reports.read();
         assert_eq!(read[0], Report::TripleFault);

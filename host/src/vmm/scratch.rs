@@ -1,5 +1,5 @@
-//! The scratch disk: one sparse file, GPT, with an ext4 file system without a journal in each partition. It lives as long as its pod, so
-//! nothing of it must survive a crash. `mkfs.ext4` makes the file systems, in a few milliseconds each.
+//! The scratch disk: one sparse file with a GPT, and an ext4 file system without a journal in each partition. It lives as long as its pod, so
+//! that nothing of it must survive a crash. `mkfs.ext4` makes each file system in a few milliseconds.
 
 use super::disk;
 use super::find_program;
@@ -14,33 +14,31 @@ const SECTOR: u64 = 512;
 const BLOCK: u64 = 4096;
 /// Partitions begin at multiples of this many bytes.
 const ALIGNMENT: u64 = 1 << 20;
-/// Size of a file system without a limit of its own, unless the disk has less.
+/// Size of a file system without a limit, unless the host's disk has less.
 pub const SHARED_SIZE: u64 = 10 << 30;
-/// Least size of such a file system.
+/// Smallest size of such a file system.
 const MIN_SHARED_SIZE: u64 = 64 << 20;
-/// How often a size is tried until the file system has room for exactly its limit. Two are enough.
+/// Attempts to find a size with room for exactly the limit. Two are enough.
 const TRIES: u32 = 5;
-/// Blocks that it may have too many.
+/// Excess blocks that are accepted.
 const SLACK: u64 = 16;
-/// Where `mkfs.ext4` usually is, also where `PATH` of an ordinary user does not lead.
+/// The usual directories of `mkfs.ext4`, which an ordinary user's `PATH` may lack.
 const PROGRAM: &str = "mkfs.ext4";
 const SYSTEM_DIRS: [&str; 2] = ["/usr/sbin", "/sbin"];
 
-/// How much a file system can hold.
+/// The capacity of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Room {
     Shared,
-    /// This many bytes.
     Limited(u64),
 }
 
-/// Why there is no scratch disk.
+/// The reasons why a scratch disk cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ScratchError {
-    /// Without `mkfs.ext4` there is none.
+    /// `mkfs.ext4` is missing.
     #[error("emptyDir volumes on disk need {PROGRAM}, which is not installed (apt-get install e2fsprogs)")]
     NoProgram,
-    /// It could not be started.
     #[error("cannot start {}", program.display())]
     Start {
         program: PathBuf,
@@ -49,7 +47,7 @@ pub enum ScratchError {
     },
     #[error("{PROGRAM} made no file system in {}: {said}", path.display())]
     Made { path: PathBuf, said: String },
-    /// The disk of this machine has no room.
+    /// The host's disk has no room.
     #[error("{} has only {free} bytes free, emptyDir volumes on disk need {MIN_SHARED_SIZE}", path.display())]
     NoRoom { path: PathBuf, free: u64 },
     #[error(transparent)]
@@ -62,7 +60,7 @@ pub fn program() -> Option<PathBuf> {
         .or_else(|| SYSTEM_DIRS.iter().map(|dir| Path::new(dir).join(PROGRAM)).find(|path| path.is_file()))
 }
 
-/// Makes a disk with these file systems, partitions 1 and on, in a new file.
+/// Makes a disk with these file systems in a new file, from partition 1 on.
 pub fn make(path: &Path, rooms: &[Room]) -> Result<(), ScratchError> {
     let program = program().ok_or(ScratchError::NoProgram)?;
     let file = OpenOptions::new()
@@ -82,7 +80,7 @@ pub fn make(path: &Path, rooms: &[Room]) -> Result<(), ScratchError> {
     let (head, tail) = disk::tables(&ranges, next / SECTOR + disk::TAIL_SECTORS);
     let write = || {
         file.set_len(next + disk::TAIL_SECTORS * SECTOR)?;
-        // The rest of the head is the zeros that are there.
+        // The rest of the head is zeros, which the sparse file has already.
         file.write_all_at(head.get(..34 * 512).unwrap_or(&head), 0)?;
         file.write_all_at(&tail, next)
     };
@@ -108,7 +106,7 @@ fn make_file_system(
     for _ in 0..TRIES {
         run(program, path, file, at, blocks)?;
         let free = free_blocks(file, at).map_err(FileError::at("read", path))?;
-        // The directory of the volume, and what the kernel keeps for itself (`ext4_calculate_overhead`: a fiftieth, at most 4096 blocks).
+        // Blocks for the volume's directory, and those that the kernel reserves (`ext4_calculate_overhead`: a fiftieth, at most 4096 blocks).
         let wanted = limit + 1 + (blocks / 50).min(4096);
         if (wanted..=wanted + SLACK).contains(&free) {
             break;
@@ -118,7 +116,7 @@ fn make_file_system(
     Ok(blocks * BLOCK)
 }
 
-/// What is free where the file is, at most the usual size.
+/// Free bytes on the file's disk, at most the usual size.
 fn shared_size(path: &Path) -> Result<u64, ScratchError> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     let room = rustix::fs::statvfs(dir).map_err(|errno| FileError::at("measure", dir)(errno.into()))?;
@@ -130,7 +128,7 @@ fn shared_size(path: &Path) -> Result<u64, ScratchError> {
 }
 
 fn run(program: &Path, path: &Path, file: &File, at: u64, blocks: u64) -> Result<(), ScratchError> {
-    // What an earlier try has left would be read.
+    // Data of an earlier attempt would be read.
     file.set_len(at)
         .and_then(|()| file.set_len(at + blocks * BLOCK))
         .map_err(FileError::at("extend", path))?;
@@ -152,7 +150,7 @@ fn run(program: &Path, path: &Path, file: &File, at: u64, blocks: u64) -> Result
     Err(ScratchError::Made { path: path.to_owned(), said })
 }
 
-/// What the superblock (at byte 1024) says: `s_free_blocks_count_lo` and `_hi`.
+/// Free blocks according to the superblock (at byte 1024): `s_free_blocks_count_lo` and `_hi`.
 fn free_blocks(file: &File, at: u64) -> io::Result<u64> {
     let word = |offset: u64| {
         let mut bytes = [0; 4];

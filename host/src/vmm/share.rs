@@ -1,6 +1,6 @@
-//! What this machine shares with a machine: the jail of whoever serves it, and a server for VMMs that have none of their own.
+//! Directories that the host shares with a VM: the jail of the process that serves them, and a server for VMMs without one.
 
-use super::walls::Site;
+use super::jails::Site;
 use super::{VmConfig, VmmError};
 use crate::jail::{Identity, JailSpec, Procfs};
 use crate::process::Process;
@@ -9,12 +9,12 @@ use crate::volume::tree::{self, Shared};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-/// Name of the socket between a VMM and the server, in the machine's directory.
+/// Name of the socket between a VMM and the server, in the VM's directory.
 pub(super) const SOCKET: &str = "share.sock";
-/// Open files of whoever serves: each file that the guest knows is one.
+/// Open files of the serving process, which keeps one for each file that the guest knows.
 const MAX_OPEN_FILES: u64 = 1 << 20;
 
-/// Adds what is shared to a jail, and what is needed to serve it. Returns where it is there.
+/// Adds the shared directories to a jail, and what their server needs. Returns their path in the jail.
 pub(super) fn add(spec: &mut JailSpec, shared: &Shared, config: &VmConfig) -> PathBuf {
     let place = tree::place(&config.id);
     spec.mounts.extend(shared.mounts(&place));
@@ -24,8 +24,8 @@ pub(super) fn add(spec: &mut JailSpec, shared: &Shared, config: &VmConfig) -> Pa
     place
 }
 
-/// Makes the socket. It listens before there is a server, so a VMM need not wait for that. To be called before the machine's directory comes
-/// to be the machine's user's.
+/// Makes the socket. It listens before the server starts, so that a VMM need not wait. Must be called before the VM's directory is given to
+/// the VM's user.
 pub(super) fn listen(dir: &Path) -> Result<UnixListener, VmmError> {
     let socket = dir.join(SOCKET);
     Ok(crate::os::bind_unix(&socket).map_err(FileError::at("bind", &socket))?)
@@ -66,5 +66,5 @@ pub(super) fn serve(
     _config: &VmConfig,
     _site: &Site<'_>,
 ) -> Result<Process, VmmError> {
-    Err(VmmError::Helper { program: "virtiofs".to_owned(), detail: "it is for Linux".to_owned() })
+    Err(VmmError::Helper { program: "virtiofs".to_owned(), detail: "it runs only on Linux".to_owned() })
 }

@@ -1,13 +1,13 @@
 //! Frequency of this processor's time stamp counter.
 #![allow(unsafe_code, reason = "reading the counter is an intrinsic")]
 
-/// Kilohertz, measured over some milliseconds against the monotonic clock; `None` on processors without the counter. Good to some ten parts in
-/// a million, which is what a guest's clock may be off until it is set.
+/// Kilohertz, measured over some milliseconds against the monotonic clock; `None` on processors without the counter. Accurate to some ten
+/// parts in a million, which is the error that a guest's clock may have until it is set.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn khz() -> Option<u64> {
     use std::time::{Duration, Instant};
     const SPAN: Duration = Duration::from_millis(4);
-    // Both clocks at one moment; of several tries the one that was interrupted least.
+    // Reads both clocks at one moment. Of several attempts, the least interrupted one counts.
     let sample = || {
         (0..5)
             .map(|_| {

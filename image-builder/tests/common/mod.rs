@@ -1,4 +1,4 @@
-//! A small world for the real program: crafted kernels and inits, and a toolchain of shell scripts.
+//! A small environment for the real program: crafted kernels and inits, and a toolchain of shell scripts.
 #![allow(dead_code, reason = "each test program uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
@@ -41,7 +41,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// A world with a good kernel (`vmlinux`), a good init (`vminit`) and scripts for every tool that compiling needs.
+    /// An environment with a good kernel (`vmlinux`), a good init (`vminit`) and scripts for every tool that compiling needs.
     pub(crate) fn new() -> Self {
         let world = Self { dir: tempfile::tempdir().unwrap() };
         fs::write(world.path("vmlinux"), kernel(FRAGMENT)).unwrap();
@@ -68,7 +68,7 @@ impl World {
         names
     }
 
-    /// The program, with nothing of the surroundings that could matter.
+    /// The program, isolated from the test's own environment.
     pub(crate) fn program(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_magikvm-image"));
         command.current_dir(self.dir.path()).env_clear();
@@ -133,7 +133,7 @@ impl World {
             self.tool(&format!("{prefix}ld"), "echo ld of the test 1.0");
         }
         let dir = self.dir.path().display();
-        // `slow` makes it stop in the middle and wait for a word; `poor` makes it forget an option; `broken` makes it fail.
+        // `slow` makes it stop in the middle and wait for a line; `poor` makes it forget an option; `broken` makes it fail.
         let make = format!(
             r#"
             world={dir}
@@ -158,8 +158,8 @@ impl World {
         self.tool("make", &make);
     }
 
-    /// Puts a script in the place of a tool. Another process writes it: a file that this one has open for writing may be held
-    /// open by a child that another test is just starting, and what is open for writing can't be run.
+    /// Replaces a tool by a script. Another process writes it: a child that another test is just starting may hold open a file that
+    /// this process has open for writing, and such a file can't be executed.
     pub(crate) fn tool(&self, name: &str, script: &str) {
         let mut shell = Command::new("sh");
         shell
@@ -184,7 +184,7 @@ pub(crate) fn succeed(output: &Output) {
     assert!(output.status.success(), "{}\n{}", output.status, stderr(output));
 }
 
-/// The command failed with this code, saying all of these words.
+/// Checks that the command failed with this code and printed all of these texts.
 pub(crate) fn fail(output: &Output, code: i32, words: &[&str]) {
     let text = stderr(output);
     assert_eq!(output.status.code(), Some(code), "{text}");
@@ -198,18 +198,18 @@ pub(crate) fn read(path: &Path) -> Vec<u8> {
     fs::read(path).unwrap()
 }
 
-/// A pipe with a name, by which a script tells the test something or waits for it.
+/// A named pipe, by which a script sends a line to the test or waits for one.
 pub(crate) struct Fifo(fs::File);
 
 impl Fifo {
     pub(crate) fn new(world: &World, name: &str) -> Self {
         let path = world.path(name);
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        // Open at both ends, so that opening it never waits for anybody.
+        // Open at both ends, so that opening it never waits for the other end.
         Self(fs::File::options().read(true).write(true).open(path).unwrap())
     }
 
-    /// Waits until somebody writes a line.
+    /// Waits until a line is written.
     pub(crate) fn wait(&self) {
         let mut file = self.0.try_clone().unwrap();
         let (sender, receiver) = std::sync::mpsc::channel();

@@ -1,4 +1,4 @@
-//! A command to run in the lab. The lab's init gets it as a shell script in which every word is quoted.
+//! A command to run in the lab. The lab's init receives it as a shell script in which every word is quoted.
 
 use crate::LabError;
 use crate::run::OUT;
@@ -8,10 +8,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-/// Memory of a lab that asks for nothing else. Half of it is for files in `/tmp`, at most.
+/// Default memory of a lab. At most half of it is for files in `/tmp`.
 pub const MEMORY_MIB: u32 = 3072;
 const LIMIT: Duration = Duration::from_secs(180);
-/// What tests need to know of where they run; nothing else of the caller's environment goes into the lab.
+/// What tests need to know about their environment. No other variable of the caller goes into the lab.
 const PASSED: [&str; 10] = [
     "MAGIKVM_BIN",
     "MAGIKVM_TEST_GUEST",
@@ -26,7 +26,7 @@ const PASSED: [&str; 10] = [
 ];
 const PROFILE: &str = "LLVM_PROFILE_FILE";
 
-/// A command for the lab. Its standard input is empty, its user root.
+/// A command for the lab. It runs as root with empty standard input.
 #[derive(Debug, Clone)]
 pub struct LabCommand {
     pub(crate) program: PathBuf,
@@ -40,7 +40,7 @@ pub struct LabCommand {
 }
 
 impl LabCommand {
-    /// A program by its path or by a name in PATH, in the caller's working directory, with those variables of the caller's that tests need.
+    /// A program by its path or by a name in PATH, in the caller's working directory, with the caller's variables that tests need.
     pub fn new(program: impl Into<PathBuf>) -> Self {
         let mut env: BTreeMap<OsString, OsString> = [
             ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
@@ -93,28 +93,28 @@ impl LabCommand {
         self
     }
 
-    /// Other memory than [`MEMORY_MIB`].
+    /// Sets another memory size than [`MEMORY_MIB`].
     #[must_use]
     pub fn memory_mib(mut self, memory_mib: u32) -> Self {
         self.memory_mib = memory_mib;
         self
     }
 
-    /// How long it may take, boot included, before it is killed.
+    /// Sets the time limit, including the boot, after which the command is killed.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
     }
 
-    /// A path below `/tmp` that must be visible. Those in the program, its arguments, variables and working directory are so anyway.
+    /// Makes a path below `/tmp` visible. Paths in the program, its arguments, variables and working directory are visible anyway.
     #[must_use]
     pub fn needs(mut self, path: impl Into<PathBuf>) -> Self {
         self.needs.push(path.into());
         self
     }
 
-    /// Coverage profiles go to this directory of the host. Without this, to where `LLVM_PROFILE_FILE` says, if it is set.
+    /// Sets the host directory for coverage profiles. The default is that of `LLVM_PROFILE_FILE`, if it is set.
     #[must_use]
     pub fn profiles(mut self, dir: impl Into<PathBuf>) -> Self {
         self.profiles = Some(dir.into());
@@ -122,7 +122,7 @@ impl LabCommand {
         self
     }
 
-    /// The script that becomes this command. It must not be busybox's `env`, which takes its own `sh`, `ls` and so on for the machine's.
+    /// The command as a script. It must not be run by busybox's `env`, which prefers its own `sh`, `ls` and so on to those of the host.
     pub(crate) fn script(&self) -> Result<Vec<u8>, LabError> {
         let mut script = b"cd ".to_vec();
         quote(self.cwd.as_os_str(), &mut script)?;
@@ -152,7 +152,7 @@ impl LabCommand {
         Ok(script)
     }
 
-    /// The entries of the host's `/tmp` that this command names. Nothing else of it can be seen in the lab.
+    /// The entries of the host's `/tmp` that this command names. The lab sees nothing else of `/tmp`.
     pub(crate) fn temporary_names(&self, more: &[&Path]) -> Result<BTreeSet<OsString>, LabError> {
         let mut words: Vec<&OsStr> = vec![self.program.as_os_str(), self.cwd.as_os_str()];
         words.extend(self.args.iter().map(OsString::as_os_str));
@@ -176,7 +176,7 @@ impl LabCommand {
     }
 }
 
-/// A word as the shell reads it back.
+/// Quotes a word for the shell.
 pub(crate) fn quote(word: &OsStr, into: &mut Vec<u8>) -> Result<(), LabError> {
     if word.as_bytes().contains(&0) {
         return Err(LabError::BadCommand { what: format!("{word:?}"), why: "it holds a zero byte" });
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
     use std::process::Command;
 
-    /// What a real shell makes of a script.
+    /// The words that a real shell reads from a script.
     fn run(command: &LabCommand) -> std::process::Output {
         let script = String::from_utf8(command.script().unwrap()).unwrap();
         Command::new("sh").arg("-c").arg(script).env_clear().output().unwrap()

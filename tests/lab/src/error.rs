@@ -1,4 +1,4 @@
-//! Why there is no result from the lab.
+//! Why the lab gave no result.
 
 use std::fmt;
 use std::io;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 const PREPARE: &str = "ci/lab.sh and ci/test.sh prepare a lab and set MAGIKVM_LAB_DIR";
 
-/// What the lab had said when something went wrong.
+/// What the lab had printed when something went wrong.
 #[derive(Debug, Default)]
 pub struct Words {
     pub(crate) console: String,
@@ -33,57 +33,57 @@ impl fmt::Display for Words {
     }
 }
 
-/// No result from the lab, or not the one that a test needs.
+/// The lab gave no result, or not the one that a test needs.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
     /// `MAGIKVM_LAB_DIR` is not set.
-    #[error("there is no lab: {PREPARE}")]
+    #[error("the lab is not prepared: {PREPARE}")]
     NotPrepared,
-    /// A part of the prepared lab is not there.
+    /// A part of the prepared lab is missing.
     #[error("the lab has no {}: {PREPARE}", .0.display())]
     Incomplete(PathBuf),
-    /// The lab is not for labs.
-    #[error("this runs in the lab already, and there is no lab in the lab")]
+    /// A lab can't be started inside the lab.
+    #[error("this runs in the lab already, and a lab cannot start another lab")]
     Nested,
-    /// QEMU's virtiofsd opens files for the lab's overlay in a way that is allowed to their owner and to root.
+    /// QEMU's virtiofsd opens files for the lab's overlay in a way that only their owner and root may use.
     #[error(
         "the lab shares the host's files, which needs root: run this as root, or on a host with real KVM set MAGIKVM_LAB=never"
     )]
     NotRoot,
     /// A program that the lab needs is not installed.
-    #[error("{program} is not there: install the Debian package {package}, or name it in {variable}")]
+    #[error("{program} is not installed: install the Debian package {package}, or set {variable}")]
     NoProgram {
         program: &'static str,
         package: &'static str,
-        /// The variable that may name it.
+        /// The variable that can name it.
         variable: &'static str,
     },
-    /// A word of the command that the lab can't be given.
-    #[error("the lab can't be given {what}: {why}")]
+    /// A word of the command that can't be passed to the lab.
+    #[error("cannot pass {what} to the lab: {why}")]
     BadCommand {
         what: String,
-        /// What is wrong with it.
+        /// Why it is refused.
         why: &'static str,
     },
-    /// The operating system refused something.
+    /// A system call failed.
     #[error("{what}")]
     System {
         what: String,
         #[source]
         source: io::Error,
     },
-    /// All turns were taken for too long.
-    #[error("waited {} s for a turn to run a VM: {} others may exist at one time", .waited.as_secs(), .turns)]
+    /// No turn became free in time.
+    #[error("waited {} s for a turn to run a VM: at most {} may run at a time", .waited.as_secs(), .turns)]
     NoTurn {
         waited: Duration,
-        /// How many turns there are.
+        /// Number of turns.
         turns: usize,
     },
     /// The command took too long, or the lab itself hung.
-    #[error("the lab was ended after {} s without a result{words}", .limit.as_secs())]
+    #[error("the lab was killed after {} s without a result{words}", .limit.as_secs())]
     Hung {
         limit: Duration,
-        /// What had been said by then.
+        /// Output up to then.
         words: Box<Words>,
     },
     /// The lab ended before the command did: its kernel panicked, or QEMU failed.
@@ -91,7 +91,7 @@ pub enum LabError {
     Died {
         status: String,
         after: Duration,
-        /// What had been said by then.
+        /// Output up to then.
         words: Box<Words>,
     },
     /// The process that shares the host's files ended before the lab did.
@@ -100,25 +100,25 @@ pub enum LabError {
         status: String,
         after: Duration,
         log: String,
-        /// What the lab had said by then.
+        /// The lab's output up to then.
         words: Box<Words>,
     },
-    /// The command wrote more than is read.
+    /// The command wrote more than the limit.
     #[error("the command in the lab wrote {bytes} bytes to {stream}; {limit} are read")]
     TooMuch { stream: &'static str, bytes: u64, limit: u64 },
     #[error("the test `{name}` failed in the lab with exit code {code}{words}")]
     TestFailed { name: String, code: i32, words: Box<Words> },
-    /// Not exactly one test ran inside.
-    #[error("the lab ran no test, or more than one, of the name `{name}`{words}")]
+    /// Not exactly one test ran in the lab.
+    #[error("the lab ran no test, or more than one, with the name `{name}`{words}")]
     NotOneTest {
         name: String,
-        /// What the test binary said.
+        /// Output of the test binary.
         words: Box<Words>,
     },
 }
 
 impl LabError {
-    /// For `map_err`: what was attempted.
+    /// For `map_err`: adds the attempted action.
     pub(crate) fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         |source| Self::System { what, source }

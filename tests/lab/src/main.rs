@@ -1,4 +1,4 @@
-//! Runs a command in a fresh lab and passes on what it printed and its exit code. Exit code 125: there is no result.
+//! Runs a command in a fresh lab and passes on its output and exit code. Exit code 125 means that there is no result.
 
 use clap::Parser;
 use magikvm_lab::{Lab, LabCommand, LabError, LabOutput, MEMORY_MIB};
@@ -14,19 +14,19 @@ use std::time::Duration;
 #[derive(Debug, Parser)]
 #[command(name = "magikvm-lab")]
 struct Args {
-    /// Memory of the machine
+    /// Memory of the VM in MiB
     #[arg(long, value_name = "MIB", default_value_t = MEMORY_MIB)]
     memory: u32,
     /// Kill the command after this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     limit: u64,
-    /// What the command leaves in the directory $MAGIKVM_LAB_OUT is copied to this one
+    /// Copy what the command leaves in $MAGIKVM_LAB_OUT to this directory
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
-    /// A path below /tmp that must be there; those in the command and in the variables of the tests are
+    /// Make this path below /tmp visible; paths in the command and in the tests' variables are visible anyway
     #[arg(long, value_name = "PATH")]
     needs: Vec<PathBuf>,
-    /// Say how long it took
+    /// Print how long the run took
     #[arg(long)]
     timings: bool,
     /// The command and its arguments

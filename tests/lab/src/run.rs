@@ -1,4 +1,4 @@
-//! One run of the lab: its files, its two processes, its limit, its result.
+//! One run of the lab: its files, its two processes, its time limit, its result.
 
 use crate::command::LabCommand;
 use crate::error::Words;
@@ -11,19 +11,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Where the lab puts files that are to be copied out; also in its `MAGIKVM_LAB_OUT`.
+/// Where the lab puts files that are copied out; the lab's `MAGIKVM_LAB_OUT` names it.
 pub const OUT: &str = "/run/lab/out";
 const INIT: &str = include_str!("guest/init.sh");
 const SERVE: &str = include_str!("guest/serve.sh");
 const VIRTIOFSD: [&str; 3] = ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd"];
 const PAUSE: Duration = Duration::from_millis(5);
-/// QEMU's time to end without the shared files.
+/// How long QEMU may take to end once the shared files are gone.
 const LETTING_GO: Duration = Duration::from_secs(5);
-/// Of standard output, and of standard error.
+/// Limit of standard output and of standard error.
 const MAX_OUTPUT: u64 = 64 << 20;
 /// How much of each stream an error shows.
 const TAIL: u64 = 8192;
-/// Self-tests and noise generators of the outer kernel that cost a tenth of a second each under emulation, and that nobody needs here.
+/// Self-tests and noise generators of the outer kernel that each cost a tenth of a second under emulation and are not needed here.
 const SKIPPED: &str = "jent_mod_init,bpf_tcp_ca_kfunc_init,bpf_dummy_struct_ops_init";
 
 /// A prepared lab. Each run is a fresh boot.
@@ -34,14 +34,14 @@ pub struct Lab {
     virtiofsd: PathBuf,
 }
 
-/// What came of a command in the lab.
+/// The result of a command in the lab.
 #[derive(Debug)]
 pub struct LabOutput {
     /// Exit code; 128 and the number of the signal that ended it.
     pub code: i32,
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
-    /// What the outer kernel said.
+    /// Output of the outer kernel.
     pub console: String,
     /// From the start of QEMU until the command started.
     pub boot: Duration,
@@ -51,7 +51,7 @@ pub struct LabOutput {
 }
 
 impl LabOutput {
-    /// What the command left in [`OUT`]. Gone with this value.
+    /// The command's files in [`OUT`]. Dropping this value removes them.
     pub fn out_dir(&self) -> PathBuf {
         self.run.shared("out")
     }
@@ -93,7 +93,7 @@ impl Lab {
         })
     }
 
-    /// Waits for its turn, boots, runs the command, and ends the lab.
+    /// Waits for a turn, boots, runs the command, and ends the lab.
     pub fn run(&self, command: &LabCommand) -> Result<LabOutput, LabError> {
         let run = RunDir::new()?;
         run.prepare(command, &self.dir)?;
@@ -106,7 +106,7 @@ impl Lab {
             if let Some(status) = qemu.ended()? {
                 break status;
             }
-            // It also ends when QEMU lets go of it, a moment before QEMU itself does.
+            // virtiofsd also ends when QEMU disconnects, a moment before QEMU itself does.
             if share_ended.is_none() {
                 share_ended = share.ended()?.map(|status| (status, Instant::now()));
             }
@@ -148,7 +148,7 @@ impl Lab {
 
     fn qemu_args(&self, memory_mib: u32) -> Vec<String> {
         let below = |name: &str| self.dir.join(name).display().to_string();
-        // What the kernel needn't look for is quicker booted. One processor: with two, QEMU's emulation of SVM has hung.
+        // The boot is faster if the kernel probes for less. One processor: with two, QEMU's emulation of SVM has hung.
         let machine = "q35,accel=tcg,memory-backend=memory,hpet=off,smbus=off,sata=off,smm=off,usb=off";
         let kernel = format!(
             "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic nokaslr mitigations=off no_timer_check tsc=reliable \
@@ -180,10 +180,10 @@ fn first_file(mut paths: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
     paths.find(|path| path.is_file())
 }
 
-/// In a run's directory: what the lab sees and writes.
+/// The part of a run's directory that the lab sees and writes.
 const SHARED: &str = "shared";
 
-/// The files of one run. They go with the value; and with this process, however it ends, since a shell waits for that and removes them.
+/// The files of one run. They are removed with the value, or when this process ends in any way, since a shell waits for that.
 #[derive(Debug)]
 struct RunDir {
     dir: tempfile::TempDir,
@@ -211,7 +211,7 @@ impl RunDir {
         let names: Vec<u8> = names.iter().flat_map(|name| [name.as_bytes(), b"\n"].concat()).collect();
         let profiles = self.shared("out").join("profiles");
         fs::create_dir_all(&profiles).map_err(LabError::system("making a run's directories"))?;
-        // After half of its time the lab prints what is still running.
+        // After half of its time limit the lab prints which processes are still running.
         let half_time = format!("{}\n", command.limit.as_secs() / 2);
         for (name, bytes) in [
             ("lab-dir", lab.as_os_str().as_bytes()),
@@ -227,7 +227,7 @@ impl RunDir {
         Ok(())
     }
 
-    /// The command's exit code, if the lab lived to write it.
+    /// The command's exit code, if the lab lived long enough to write it.
     fn code(&self) -> Option<i32> {
         fs::read_to_string(self.shared("code")).ok()?.trim().parse().ok()
     }
@@ -242,7 +242,7 @@ impl RunDir {
         fs::read(&path).map_err(failed)
     }
 
-    /// The last lines of a file, for people.
+    /// The last lines of a file, for error messages.
     fn tail(&self, name: &str) -> String {
         let read = || {
             let mut file = File::open(self.path().join(name))?;
@@ -262,7 +262,7 @@ impl RunDir {
         Box::new(Words { console, stdout, stderr })
     }
 
-    /// Process numbers are the same in every boot: the names get the run's own name in front.
+    /// Process ids are the same in every boot, so the run's name is prefixed to the file names.
     fn copy_profiles(&self, to: &Path) -> Result<(), LabError> {
         let failed =
             |error| LabError::System { what: format!("copying profiles to {}", to.display()), source: error };
@@ -280,13 +280,13 @@ impl RunDir {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        // Its input ends, it removes the directory, and ends.
+        // The shell's input ends; it removes the directory and ends.
         drop(self.keeper.stdin.take());
         drop(self.keeper.wait());
     }
 }
 
-/// A shell in its own session, so that Ctrl-C does not reach it: once its input ends it removes the directory. The lab's processes
+/// A shell in a separate session, so that Ctrl-C does not reach it: once its input ends it removes the directory. The lab's processes
 /// die at the same moment as this one, and may still be writing.
 fn keeper(dir: &Path) -> std::io::Result<Child> {
     let script = "read -r _; for try in 1 2 3 4 5; do rm -rf -- \"$1\" && exit; sleep 1; done";

@@ -21,10 +21,10 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-/// The socket of the shared files, in the run's directory, which both programs have as their working directory: its path may be too long
-/// for a socket's address.
+/// The socket of the shared files, relative to the run's directory, which is the working directory of both programs: the full path may be
+/// too long for a socket's address.
 pub(crate) const SOCKET: &str = "share.sock";
-/// Of one file that the lab writes. Above it a write fails there.
+/// Largest file that the lab may write. Writes beyond it fail in the lab.
 const MAX_FILE_BYTES: u64 = 4 << 30;
 const SHARE_FD: i32 = 3;
 
@@ -33,7 +33,7 @@ const SHARE_FD: i32 = 3;
 pub(crate) struct Ours(Child);
 
 impl Ours {
-    /// How it ended, if it did.
+    /// Its exit status, if it has ended.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>, LabError> {
         self.0.try_wait().map_err(LabError::system("asking for the end of a process"))
     }
@@ -41,14 +41,14 @@ impl Ours {
 
 impl Drop for Ours {
     fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing to do.
+        // It may have ended by itself; then nothing is left to do.
         if self.0.kill().is_ok() {
             drop(self.0.wait());
         }
     }
 }
 
-/// Starts a program in a directory, its output going to the file `log` there, after `prepare` in the child. That must not allocate.
+/// Starts a program in a directory, with its output in the file `log` there, after `prepare` in the child, which must not allocate.
 fn start(
     mut command: Command,
     dir: &Path,
@@ -66,7 +66,7 @@ fn start(
         command.pre_exec(move || {
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
             if getppid() != parent {
-                // It died before we could ask for the signal.
+                // The parent died before the signal was requested.
                 return Err(Errno::ESRCH.into());
             }
             prepare()
@@ -81,12 +81,12 @@ pub(crate) fn qemu(program: &Path, args: &[String], dir: &Path) -> Result<Ours, 
     start(command, dir, "qemu.log", || Ok(()))
 }
 
-/// Shares the host's files as its mounts show them, all read-only, except for the directory `writable` in the place of `/run`.
+/// Shares the host's files as its mounts show them, all read-only, with the directory `writable` in place of `/run`.
 pub(crate) fn virtiofsd(program: &Path, dir: &Path, writable: &Path) -> Result<Ours, LabError> {
     let socket = listen(dir)?;
     let mut command = Command::new(program);
     command.arg(format!("--fd={SHARE_FD}"));
-    // Its own sandboxes would need a /proc and an unshared / that are not always to be had; a file limit it may not be able to raise.
+    // Its own sandboxes need a /proc and an unshared / that are not always available, and it may not be able to raise a file limit.
     command.args(["-f", "-o", "source=/,sandbox=chroot,cache=always", "--rlimit-nofile=0"]);
     let writable = CString::new(writable.as_os_str().as_bytes()).map_err(|_| LabError::BadCommand {
         what: format!("the directory {}", writable.display()),
@@ -95,7 +95,7 @@ pub(crate) fn virtiofsd(program: &Path, dir: &Path, writable: &Path) -> Result<O
     let limit =
         |resource| getrlimit(resource).map_err(|errno| LabError::system("asking for limits")(errno.into()));
     let file_bytes = limit(Resource::RLIMIT_FSIZE)?.1.min(MAX_FILE_BYTES);
-    // It has one open for each file that the lab has ever looked at.
+    // It keeps every file open that the lab has ever looked at.
     let open_files = limit(Resource::RLIMIT_NOFILE)?.1;
     start(command, dir, "virtiofsd.log", move || {
         freeze(&writable)?;
@@ -117,7 +117,7 @@ fn listen(dir: &Path) -> Result<UnixListener, LabError> {
 
 /// Gives a descriptor the number that virtiofsd expects.
 fn pass(fd: i32) -> io::Result<()> {
-    // SAFETY: plain system calls on a descriptor that this process has.
+    // SAFETY: plain system calls on a descriptor that this process owns.
     let result =
         unsafe { if fd == SHARE_FD { libc::fcntl(fd, libc::F_SETFD, 0) } else { libc::dup2(fd, SHARE_FD) } };
     Errno::result(result)?;

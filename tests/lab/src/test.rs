@@ -1,15 +1,15 @@
-//! Tests in the lab: the same test binary is run there, for one test, and its result is that test's result here.
+//! Tests in the lab: the same test binary runs there for one test, and its result becomes that test's result here.
 
 use crate::error::{Words, with_causes};
 use crate::{Lab, LabCommand, LabError, LabOutput, MEMORY_MIB};
 use std::time::Duration;
 
-/// What a test in the lab may use.
+/// The resources of a test in the lab.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
     /// Memory of the lab.
     pub memory_mib: u32,
-    /// How long all of it may take, boot included.
+    /// Time limit, including the boot.
     pub limit: Duration,
 }
 
@@ -24,10 +24,10 @@ pub fn is_inside() -> bool {
     std::env::var_os("MAGIKVM_INSIDE_LAB").is_some_and(|value| value == "1")
 }
 
-/// Whether a test for the lab is to run its body in this very process: it is in the lab, or `MAGIKVM_LAB=never` says so.
+/// Whether a test for the lab should run its body in this process: it is in the lab, or `MAGIKVM_LAB=never` is set.
 ///
 /// # Panics
-/// When `MAGIKVM_LAB` has a value that means nothing.
+/// If `MAGIKVM_LAB` has an unknown value.
 pub fn runs_here() -> bool {
     let choice = std::env::var("MAGIKVM_LAB").unwrap_or_default();
     assert!(
@@ -38,7 +38,7 @@ pub fn runs_here() -> bool {
 }
 
 /// Runs the body of a `#[test]` in the lab: `inside!(|| …)`, or `inside!(Room { … }, || …)`. The rest of the test runs in both places, so
-/// the body should be all of it. A failure there is a failure here, and shows what was printed.
+/// the body should be all of it. A failure in the lab fails the test here and shows its output.
 #[macro_export]
 macro_rules! inside {
     ($body:expr) => {
@@ -50,7 +50,7 @@ macro_rules! inside {
     }};
 }
 
-/// The name that the test harness has for the test which contains a function.
+/// The test harness's name of the test that contains a function.
 pub fn name_of<T>(_: &T) -> String {
     let path = std::any::type_name::<T>();
     let test = path.strip_suffix("::here").unwrap_or(path);
@@ -58,10 +58,10 @@ pub fn name_of<T>(_: &T) -> String {
     test.split_once("::").map_or(test, |(_, name)| name).to_owned()
 }
 
-/// What [`inside!`] stands for.
+/// The implementation of [`inside!`].
 ///
 /// # Panics
-/// When the test fails in the lab, or there is no lab.
+/// If the test fails in the lab, or the lab is not prepared.
 #[track_caller]
 pub fn run_inside(name: &str, room: &Room, body: impl FnOnce()) {
     if runs_here() {
@@ -72,13 +72,13 @@ pub fn run_inside(name: &str, room: &Room, body: impl FnOnce()) {
     }
 }
 
-/// Runs one test of this test binary in the lab, by its full name. For harnesses other than the standard one, which must know the options
+/// Runs one test of this test binary in the lab, by its full name. For harnesses other than the standard one, which must support the options
 /// `--exact`, `--nocapture` and `--test-threads` and print the same summary. Ask [`runs_here`] first.
 pub fn rerun(name: &str) -> Result<(), LabError> {
     rerun_in(&Room::default(), name)
 }
 
-/// The same with other limits.
+/// Like [`rerun`], with other limits.
 pub fn rerun_in(room: &Room, name: &str) -> Result<(), LabError> {
     let this = std::env::current_exe().map_err(LabError::system("finding this program"))?;
     let command = LabCommand::new(this)

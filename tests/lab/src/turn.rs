@@ -1,24 +1,24 @@
-//! Turns: only a fixed number of VMs may be emulated on a host at one time, regardless of who started them. Each takes a processor at least, and machines that test
-//! often have two; with more, all of them miss their deadlines.
+//! Turns: only a fixed number of VMs are emulated on a host at a time, regardless of who started them. Each needs at least one processor, and test
+//! hosts often have two; with more VMs, all of them miss their deadlines.
 
 use crate::LabError;
 use std::fs::File;
 use std::time::{Duration, Instant};
 
 const TURNS: usize = 2;
-/// How long the tests before this one may take.
+/// How long a test waits for the tests before it.
 const WAIT: Duration = Duration::from_secs(1800);
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// The right to run a VM, until it is dropped or the process ends.
+/// The right to run a VM until it is dropped or the process ends.
 #[derive(Debug)]
 pub struct Turn {
     _lock: File,
 }
 
-/// Waits for a turn. Who has one must not ask for another.
+/// Waits for a turn. The holder of a turn must not ask for another one.
 pub fn turn() -> Result<Turn, LabError> {
-    // The lab has its own /tmp, and so its own turns.
+    // The lab has a private /tmp, and thus its own turns.
     let dir = std::env::temp_dir();
     let mut files = Vec::new();
     for number in 0..TURNS {

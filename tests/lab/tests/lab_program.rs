@@ -1,4 +1,4 @@
-//! The program `magikvm-lab`, and what is left when it is killed.
+//! Tests the program `magikvm-lab`, and what remains when it is killed.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use nix::sys::signal::{Signal, kill};
@@ -18,7 +18,7 @@ fn until(what: &str, mut ask: impl FnMut() -> bool) {
     }
 }
 
-/// Processes whose standard error is a file below a directory, as that of the lab's own is.
+/// Processes whose standard error is a file below a directory, as that of the lab's processes is.
 fn logging_to(dir: &Path) -> Vec<PathBuf> {
     let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok).map(|entry| entry.path());
     let logs = |process: &PathBuf| fs::read_link(process.join("fd/2")).is_ok_and(|log| log.starts_with(dir));
@@ -53,7 +53,7 @@ fn without_a_lab_it_says_how_to_make_one() {
     assert!(stderr.contains("ci/lab.sh"), "{stderr}");
 }
 
-/// However it ends, with no chance to clean up or by Ctrl-C, there are no processes and no files of it any more.
+/// However the program ends, even without cleanup or by Ctrl-C, none of its processes and files remain.
 #[test]
 fn nothing_is_left_of_a_run_that_is_killed() {
     for signal in [Signal::SIGKILL, Signal::SIGINT] {

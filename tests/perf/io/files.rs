@@ -1,5 +1,5 @@
 //! Volumes: many small files and one long stream, on a hostPath, on an emptyDir, and on a directory that a QEMU set up by hand shares by
-//! Debian's virtiofsd, with the same kernel and busybox. `ci/bench.sh io` calls it. Never a test: machines are noisy.
+//! Debian's virtiofsd, with the same kernel and busybox. `ci/bench.sh io` calls it. Never a test, because hosts are noisy.
 
 use magikvm_tests::bench::{Bench, Result};
 use magikvm_tests::figures::{median, time_until};
@@ -15,17 +15,17 @@ use std::time::{Duration, Instant};
 
 /// Like the working tree of a large repository.
 const MOST_FILES: usize = 20_000;
-/// Open files that a server needs beside those of the guest.
+/// Open files that a server needs in addition to those of the guest.
 const SPARE_FILES: usize = 2000;
 const FILES_PER_DIRECTORY: usize = 100;
-/// Of the guest: less than the stream, so that not all of it stays in the guest's page cache.
+/// Memory of the guest: less than the stream, so that the stream does not fit into the guest's page cache.
 const MEMORY_MIB: u64 = 768;
 const ROUNDS: usize = 3;
 const VIRTIOFSD: &str = "/usr/lib/qemu/virtiofsd";
-/// How long the server of the peer may take to listen.
+/// Time for the peer's server to listen.
 const SERVER_WAIT: Duration = Duration::from_secs(10);
 
-/// What is done in the directory `/data`, and what it is called. Each prints its number when it is done.
+/// The steps in the directory `/data` and their names. Each step prints its number when it is done.
 const STEPS: [(&str, &str); 5] = [
     ("small files unpacked", "mkdir /data/out && tar -xf /in/files.tar -C /data/out && sync"),
     ("small files read", "find /data/out -type f | xargs cat >/dev/null"),
@@ -116,7 +116,7 @@ fn times(mut child: Child) -> Result<[Duration; STEPS.len()]> {
     let mut out = child.stdout.take().ok_or("no pipe")?;
     let mut seen = Vec::new();
     let mut next = |mark: &str| -> Result<Instant> {
-        // What is read together was printed together.
+        // Lines that are read together were printed together.
         if !String::from_utf8_lossy(&seen).contains(mark)
             && time_until(mark, &mut out, Instant::now(), &mut seen)?.is_none()
         {
@@ -230,7 +230,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It has ended with QEMU as a rule; an error would hide the one that led here.
+        // The server usually has ended with QEMU, and an error would hide the original one.
         self.0.kill().ok();
         self.0.wait().ok();
     }

@@ -1,8 +1,8 @@
-//! What a jail costs: a process that does nothing, started in a jail like those of machines, beside the same process started without one.
-//! `ci/bench.sh io` calls it. Never a test: machines are noisy.
+//! The cost of a jail: a process that does nothing, started in a jail like those of VMs, beside the same process started without one.
+//! `ci/bench.sh io` calls it. Never a test, because hosts are noisy.
 
 use magikvm::jail::{self, JAIL_VERB};
-use magikvm::vmm::walls::{TRIAL_VERB, trial};
+use magikvm::vmm::jails::{TRIAL_VERB, trial};
 use magikvm_tests::bench::Result;
 use magikvm_tests::figures::{row, show, warn_if_busy};
 use std::process::{Command, ExitCode, Stdio};
@@ -11,7 +11,7 @@ use std::time::Instant;
 const PAIRS: usize = 60;
 
 fn main() -> ExitCode {
-    // The process that is put into a jail is this program, as it is magikvm where it is for a machine.
+    // The process in the jail is this program, as it is magikvm for a VM.
     let mut first = std::env::args_os().nth(1);
     if first.as_deref() == Some(JAIL_VERB.as_ref()) {
         match jail::enter() {
@@ -51,7 +51,7 @@ fn measure() -> Result<()> {
         }
     }
     let layers = layers.ok_or("nothing was tried")?;
-    println!("layers that this machine has: {} ({} missing)", layers.had.len(), layers.missing.len());
+    println!("layers that this host has: {} ({} missing)", layers.had.len(), layers.missing.len());
     let within = show("a process in a jail, with its control group, from start to end", &mut within);
     let without = show("the same process without", &mut without);
     row("what a jail costs", format!("{:.1} ms", within - without), "10 ms");

@@ -1,14 +1,16 @@
-//! Figures of `port-forward`, each beside a bare socat on the same vsock: how fast a large answer comes, and how many connections one after the other
-//! are answered in a second. `ci/bench.sh io` calls it. Never a test: machines are noisy.
+//! Figures of `port-forward`, each beside a bare socat on the same vsock: the throughput of a large answer, and the number of consecutive
+//! connections in a second. `ci/bench.sh io` calls it. Never a test, because hosts are noisy.
 //!
-//! The peer is a VM of the same driver and kernel, whose init starts the same web server and `socat VSOCK-LISTEN:…,fork TCP:…`, and on this side
-//! the least that can be between a TCP connection and the VMM's socket: two threads that copy. Its socat does not wait half a second after the end of one
-//! direction, as it would by itself: vsock devices do not tell it of the other.
+//! The peer is a VM of the same driver and kernel, whose init starts the same web server and `socat VSOCK-LISTEN:…,fork TCP:…`. On the host,
+//! two threads copy between a TCP connection and the VMM's socket, which is the minimum. An option stops socat from waiting half a second after
+//! the end of one direction, because vsock devices do not report the other end.
 
 use magikvm::agent::{Connector, Handshake};
 use magikvm::jail::{JAIL_VERB, Requirement};
 use magikvm::store::layout::{Layout, Surroundings};
-use magikvm::vmm::{self, Accel, DriverOptions, KernelChoice, Places, VmChild, VmConfig, VmmKind, Walls};
+use magikvm::vmm::{
+    self, Accel, DriverOptions, JailOptions, KernelChoice, Places, VmChild, VmConfig, VmmKind,
+};
 use magikvm_proto::guest_image::Arch;
 use magikvm_proto::path::FORWARD_PORT;
 use magikvm_tests::bench::{Bench, IMAGE, Result, var};
@@ -31,7 +33,7 @@ const CONNECTIONS: u32 = 200;
 const MARK: &str = "serving";
 const MEMORY_MIB: u64 = 384;
 const VCPUS: u32 = 2;
-/// What both serve, in the busybox at this path.
+/// The web server of both, with the busybox at this path.
 fn server(busybox: &str) -> String {
     format!(
         "mkdir -p /www && echo small >/www/small && dd if=/dev/zero of=/www/large bs=1048576 count={} 2>/dev/null && {busybox}httpd -p 80 -h /www",
@@ -41,7 +43,7 @@ fn server(busybox: &str) -> String {
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    // The driver starts this program again for a machine's processes.
+    // The driver starts this program again for a VM's processes.
     match args.first().map(String::as_str) {
         Some(JAIL_VERB) => {
             std::process::exit(magikvm::jail::enter().map_or_else(|code| code, |_| vmm::krun::main()))
@@ -159,7 +161,7 @@ impl Ours {
         lines.read_line(&mut line)?;
         let address = line.strip_prefix("Forwarding from ").and_then(|rest| rest.split_once(' '));
         let address = address.ok_or("port-forward did not say where")?.0.to_owned();
-        // It says a line for each connection.
+        // `port-forward` prints a line for each connection.
         std::thread::spawn(move || io::copy(&mut lines, &mut io::sink()));
         Ok(Self { bench, forward, address })
     }
@@ -175,7 +177,7 @@ impl Drop for Ours {
 /// A VM whose init serves by socat, and copying threads before it.
 struct Bare {
     address: String,
-    _machine: VmChild,
+    _vm: VmChild,
 }
 
 impl Bare {
@@ -183,10 +185,10 @@ impl Bare {
         let dir = work.join("bare");
         fs::create_dir_all(&dir)?;
         initramfs(work, &dir.join(floor::INITRAMFS))?;
-        // It mounts no disk, but a machine has one.
+        // The init mounts no disk, but a VM needs one.
         let part = dir.join("empty");
         fs::write(&part, vec![0u8; 8192])?;
-        vmm::disk::stitch(&dir, &[vmm::disk::Part { path: part, size: 8192 }])?;
+        vmm::disk::compose(&dir, &[vmm::disk::Part { path: part, size: 8192 }])?;
         let layout = Layout::new(&Surroundings { root: Some(work.join("root")), ..Surroundings::default() })?;
         let places = Places { verdicts: layout.verdicts(), kernels: layout.kernels() };
         let options = DriverOptions { guest: Arch::X86_64, kernel: KernelChoice::GuestImage, places };
@@ -202,23 +204,26 @@ impl Bare {
             scratch: None,
             shared: None,
             nic: None,
-            walls: Walls { requirement: Requirement::Warn, cgroup: Err("a measurement has none".to_owned()) },
+            jail: JailOptions {
+                requirement: Requirement::Warn,
+                cgroup: Err("a measurement has none".to_owned()),
+            },
         };
-        let mut machine = vmm::driver(kind, options).spawn(&config, &dir)?;
+        let mut vm = vmm::driver(kind, options).spawn(&config, &dir)?;
         let mut seen = Vec::new();
-        if time_until(MARK, &mut machine.console, Instant::now(), &mut seen)?.is_none() {
+        if time_until(MARK, &mut vm.console, Instant::now(), &mut seen)?.is_none() {
             return Err(format!("the bare VM ended: {}", String::from_utf8_lossy(&seen)).into());
         }
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?.to_string();
-        let guest = machine.connector.forwards();
+        let guest = vm.connector.forwards();
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(io::Result::ok) {
                 let guest = guest.clone();
                 std::thread::spawn(move || copy(&client, &guest).ok());
             }
         });
-        Ok(Self { address, _machine: machine })
+        Ok(Self { address, _vm: vm })
     }
 }
 
@@ -249,7 +254,7 @@ fn initramfs(work: &Path, to: &Path) -> Result<()> {
     floor::archive(&tree, "{ [ -e dev/console ] || mknod dev/console c 5 1; }", to)
 }
 
-/// What a socat with the VMM's handshake would do.
+/// Does what a socat with the VMM's handshake would do.
 fn copy(client: &TcpStream, guest: &Connector) -> io::Result<()> {
     let stream = UnixStream::connect(&guest.socket)?;
     let mut to = stream.try_clone()?;

@@ -1,11 +1,11 @@
-//! What is measured in the lab: times of one fresh boot, and the memory of idle pods.
+//! The measurements in the lab: times of one fresh boot, and the memory of idle pods.
 
 use super::{Result, var};
 use magikvm::jail::Requirement;
 use magikvm::store::layout::{Layout, Surroundings};
 use magikvm::store::record::Found;
 use magikvm::store::sandbox::ProcessRef;
-use magikvm::vmm::{self, Accel, DriverOptions, KernelChoice, Places, VmConfig, VmmKind, Walls};
+use magikvm::vmm::{self, Accel, DriverOptions, JailOptions, KernelChoice, Places, VmConfig, VmmKind};
 use magikvm_proto::guest_image::Arch;
 use magikvm_tests::figures::time_until;
 use magikvm_tests::floor;
@@ -20,22 +20,22 @@ use std::time::{Duration, Instant};
 /// First arguments of this program in the lab.
 pub(super) const FIRST_BYTE: &str = "first-byte";
 pub(super) const IDLE: &str = "idle";
-/// Whose first byte it is.
+/// The subjects of the measurements.
 pub(super) const OURS: &str = "ours";
 pub(super) const FLOOR: &str = "floor";
 
-/// What container and floor print, and what the clock stops at.
+/// The text that container and floor print, which stops the clock.
 const MARK: &str = "first-byte-here";
 const IMAGE: &str = "demo/busybox:1";
 /// Size of the VM for a pod of one container without limits (SPECIFICATION.md), and so of the floor's.
-const MACHINE_MIB: u64 = 232;
-/// As many processors as the lab has: of more, one would spend its time waiting for the other to run.
+const VM_MIB: u64 = 232;
+/// The number of processors in the lab. With more, one would wait for another to run.
 const MACHINE_VCPUS: u32 = 1;
-/// Guests report free memory every two seconds. When nothing has gone for so long, nothing more will.
+/// Guests report free memory every two seconds. After this time without a change the memory is stable.
 const SETTLED_AFTER: Duration = Duration::from_secs(7);
 const SETTLING: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Changes that are no change.
+/// Changes below this size are ignored.
 const NOTHING_BYTES: u64 = 256 << 10;
 
 struct Room {
@@ -99,15 +99,15 @@ impl Room {
     }
 }
 
-/// The time of one pod or one floor. What comes before is the same for both.
+/// The time of one pod or one floor. The steps before are the same for both.
 pub(super) fn first_byte(whose: &str) -> Result<()> {
     let room = Room::new()?;
     let floor = floor::make(room.work.path(), &room.layout()?, IMAGE, MARK)?;
     let manifest = room.manifest("first", &format!("echo {MARK}"))?;
-    // The verdict on /dev/kvm is kept until the next boot, so the first pod of a boot alone waits for it. Whether a pod can run is for `run` to
-    // say.
+    // The verdict on /dev/kvm is stored until the next boot, so that only the first pod of a boot waits for it. `run` reports whether a pod can
+    // run.
     drop(room.command(&["doctor"]).output()?);
-    // From the other machine's disk into this one's memory.
+    // Copies the files from the host's disk into the lab's memory.
     for file in [&room.magikvm, &room.guest.join("vmlinux"), &room.guest.join("initramfs")] {
         fs::read(file)?;
     }
@@ -146,7 +146,7 @@ fn bare(room: &Room, dir: &Path) -> Result<Duration> {
         nic: None,
         name: "floor".to_owned(),
         id: "floor".to_owned(),
-        memory_mib: MACHINE_MIB,
+        memory_mib: VM_MIB,
         vcpus: MACHINE_VCPUS,
         kernel: room.guest.join("vmlinux"),
         initramfs: dir.join(floor::INITRAMFS),
@@ -154,34 +154,34 @@ fn bare(room: &Room, dir: &Path) -> Result<Duration> {
         accel: Accel::Kvm,
         scratch: None,
         shared: None,
-        walls: Walls { requirement: Requirement::Warn, cgroup: Err("the floor has none".to_owned()) },
+        jail: JailOptions { requirement: Requirement::Warn, cgroup: Err("the floor has none".to_owned()) },
     };
     let begun = Instant::now();
-    let mut machine = driver.spawn(&config, dir)?;
+    let mut vm = driver.spawn(&config, dir)?;
     let mut seen = Vec::new();
-    let Some(took) = time_until(MARK, &mut machine.console, begun, &mut seen)? else {
+    let Some(took) = time_until(MARK, &mut vm.console, begun, &mut seen)? else {
         let mut said = String::new();
-        machine.diagnostics.read_to_string(&mut said)?;
+        vm.diagnostics.read_to_string(&mut said)?;
         return Err(
             format!("the floor ended without {MARK}: {} {said}", String::from_utf8_lossy(&seen)).into()
         );
     };
-    // To its end: two machines at once would be slower.
-    std::io::copy(&mut machine.console, &mut std::io::sink())?;
+    // Waits for the end, because two VMs at once would be slower.
+    std::io::copy(&mut vm.console, &mut std::io::sink())?;
     Ok(took)
 }
 
-/// What one pod takes in the host's memory, in bytes.
+/// The memory of one pod on the host, in bytes.
 #[derive(Debug, Clone, Copy, Default)]
 struct Taken {
     /// The VMM's process without its guest's memory.
     vmm: u64,
-    /// What of the guest's memory is there.
+    /// The resident part of the guest's memory.
     guest: u64,
     monitor: u64,
 }
 
-/// What is taken when so many pods are there.
+/// The memory with this number of pods.
 struct Sample {
     available: u64,
     pods: Vec<Taken>,
@@ -211,7 +211,7 @@ pub(super) fn idle(pods: u64) -> Result<()> {
     let more = pods.checked_sub(1).filter(|&more| more > 0).ok_or("it takes two pods")?;
     let all = |sample: &Sample| sample.sum(|pod| pod.vmm + pod.guest + pod.monitor);
     let found = json!({
-        "machine_bytes": MACHINE_MIB << 20,
+        "vm_bytes": VM_MIB << 20,
         "vmm_bytes": last.mean(|pod| pod.vmm),
         "vmm_alone_bytes": first.mean(|pod| pod.vmm),
         "guest_bytes": last.mean(|pod| pod.guest),
@@ -223,7 +223,7 @@ pub(super) fn idle(pods: u64) -> Result<()> {
     Ok(())
 }
 
-/// Waits until guests have given back what they will give back.
+/// Waits until guests have returned their free memory.
 fn settled(room: &Room, pods: u64) -> Result<Sample> {
     let begun = Instant::now();
     let mut best = sample(room, pods)?;
@@ -266,7 +266,7 @@ fn available() -> Result<u64> {
     kib_line(line)
 }
 
-/// PSS of a VMM's process: of what is its own, and of the guest's memory. The latter is one mapping, without a file and writable, of exactly the
+/// PSS of a VMM's process, split into its private memory and the guest's memory. The latter is one anonymous writable mapping of exactly the
 /// VM's size: the guest's memory below the gap for devices.
 fn split(pid: i32) -> Result<(u64, u64)> {
     let smaps = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
@@ -278,8 +278,7 @@ fn split(pid: i32) -> Result<(u64, u64)> {
             && let Some((from, to)) = range.split_once('-')
         {
             let size = u64::from_str_radix(to, 16)? - u64::from_str_radix(from, 16)?;
-            is_guest =
-                size == MACHINE_MIB << 20 && access.starts_with("rw") && *inode == "0" && path.is_empty();
+            is_guest = size == VM_MIB << 20 && access.starts_with("rw") && *inode == "0" && path.is_empty();
         } else if line.starts_with("Pss:") {
             if is_guest {
                 guest.push(kib_line(line)?);

@@ -1,6 +1,6 @@
 //! How many instructions a guest executes from its kernel's first to "vminit: listening", under our kernel and under Debian's cloud kernel. QEMU's
 //! software emulation counts them. All clocks of the guest are derived from that count (`-icount`), random numbers come from a seed, so the same
-//! files give the same number on any machine, however busy; what is printed is the spread of some runs all the same.
+//! files give the same number on any host, however busy. The spread of some runs is printed all the same.
 //!
 //! Both kernels have the machine, the parameters and the vminit of the qemu driver, and one processor. Debian's has as modules what ours has built
 //! in: an init before vminit loads those that a pod cannot do without. It is counted with these, and with the one module without which there is
@@ -21,14 +21,14 @@ const RUNS: usize = 3;
 const MARK: &str = "vminit: listening";
 const PLUGIN: &str = include_str!("count_instructions.c");
 const LOADER: &str = include_str!("load_modules.c");
-/// What a pod's disk, file systems, agent and memory need.
+/// Modules for a pod's disk, file systems, agent and memory.
 const POD_MODULES: [&str; 6] =
     ["virtio_mmio", "virtio_blk", "virtio_balloon", "erofs", "overlay", "vmw_vsock_virtio_transport"];
 const LEAST_MODULES: [&str; 1] = ["vsock"];
 /// Nanoseconds that an instruction takes of the guest's time, as a power of two: what waits for time is then counted as on a processor with 125
 /// million instructions a second, which is little.
 const SHIFT: &str = "shift=3,sleep=off";
-/// Long enough for a busy machine.
+/// Long enough for a busy host.
 const LIMIT_SECS: &str = "300";
 
 pub(super) fn compare() -> Result<()> {
@@ -69,7 +69,7 @@ fn compile(source: &str, to: &Path, options: &[&str]) -> Result<()> {
     if status.success() { Ok(()) } else { Err(format!("cc did not compile {}", file.display()).into()) }
 }
 
-/// Behind an initramfs a second one with an init that loads modules, and becomes the first one's init.
+/// Appends to an initramfs a second one, whose init loads modules and then execs the first one's init.
 fn with_modules(initramfs: &Path, modules: &[&str], lab: &Path, tree: &Path) -> Result<PathBuf> {
     let dir = tree.join("modules");
     fs::create_dir_all(&dir)?;
@@ -136,7 +136,7 @@ impl Counter {
     }
 
     fn once(&self, kernel: &Path, initramfs: &Path, init: &str) -> Result<u64> {
-        // The driver's, without the host's clock; the later word on init counts.
+        // The driver's parameters without the host's clock. The last parameter for init counts.
         let cmdline = format!("{} rdinit={init}", kernel_parameters(Arch::X86_64, Accel::Kvm));
         let mut plugin = self.plugin.clone().into_os_string();
         plugin.push(format!(",mark={MARK}"));

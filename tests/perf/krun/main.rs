@@ -1,5 +1,5 @@
 //! Figures of pods under libkrun, each beside its aim. All but the count of instructions are measured in the lab (`magikvm-lab`), which has real
-//! KVM; this program runs itself there. `ci/bench.sh krun` calls it. Never a test: machines are noisy.
+//! KVM; this program runs itself there. `ci/bench.sh krun` calls it. Never a test, because hosts are noisy.
 
 mod inside;
 mod instructions;
@@ -16,22 +16,22 @@ use std::time::Duration;
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Pairs of a pod and a floor, each in a fresh boot of the lab and the first VM there: emulated, a boot's second VM takes twice the time and more.
-/// Which of the two comes first alternates, so that a machine that slows down favours neither.
+/// The order of the two alternates, so that a host that slows down favours neither.
 const PAIRS: usize = 5;
 /// Boots that may fail. Under this emulation a guest's timer sometimes stops, in one boot of twenty.
 const MAY_BE_LOST: u32 = 5;
 /// Idle pods in one boot of the lab, of which the first is not counted: it pays for what all share.
 const PODS: u64 = 5;
-/// Memory of the lab for that many, which none of them uses up.
+/// Memory of the lab, which is enough for all of them.
 const PODS_LAB_MIB: u32 = 4096;
 const LIMIT: Duration = Duration::from_secs(900);
-/// What idle pods are to fit into.
+/// The limit for idle pods.
 const ROOM_BYTES: u64 = 8 << 30;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        // The driver starts this program again for a machine.
+        // The driver starts this program again for a VM.
         [JAIL_VERB, ..] => {
             std::process::exit(magikvm::jail::enter().map_or_else(|code| code, |_| krun::main()))
         }
@@ -62,7 +62,7 @@ struct Labs {
 }
 
 impl Labs {
-    /// Runs this program in a fresh one; it prints what it found as one JSON value. One that fails is replaced, which is said.
+    /// Runs this program in a fresh lab, where it prints its results as one JSON value. A boot that fails is repeated with a message.
     fn run(&mut self, args: [&str; 2], memory_mib: u32) -> Result<Value> {
         loop {
             match self.run_once(args, memory_mib) {
@@ -124,8 +124,8 @@ fn first_byte(labs: &mut Labs) -> Result<()> {
 
 fn idle(labs: &mut Labs) -> Result<()> {
     let found = labs.run([inside::IDLE, &PODS.to_string()], PODS_LAB_MIB)?;
-    let machine = number(&found, "machine_bytes")?;
-    println!("idle pods in one lab, {PODS} of them, each a VM of {:.0} MiB:", mib(machine));
+    let vm = number(&found, "vm_bytes")?;
+    println!("idle pods in one lab, {PODS} of them, each a VM of {:.0} MiB:", mib(vm));
     let part = |name| number(&found, name).map(|bytes| format!("{:.1} MiB", mib(bytes)));
     row("PSS of the VMM without its guest's memory, one pod alone", part("vmm_alone_bytes")?, "8 MiB");
     println!("the same, mean of {PODS} pods that share the program: {}", part("vmm_bytes")?);

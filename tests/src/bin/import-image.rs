@@ -1,4 +1,4 @@
-//! For the tests of the image store: imports one image in a process of its own, which can be run as another user or killed.
+//! For the tests of the image store: imports one image in a separate process, which can run as another user or be killed.
 //! Usage: import-image STORE SOURCE NAME [N]: with N it kills itself when the Nth step of progress is reported.
 
 use magikvm::image::{BringOptions, ImageStore};

@@ -1,5 +1,5 @@
-//! For the tests of the directory form: unpacks the image on standard input in a process of its own, which can be run as
-//! another user; `clear` removes what was unpacked. Usage: unpack-image DIR mine|image|clear
+//! For the tests of the directory form: unpacks the image on standard input in a separate process, which can run as another user. `clear`
+//! removes the unpacked files. Usage: unpack-image DIR mine|image|clear
 
 use magikvm::image::{Cancel, Owners, clear_unpacked, unpack};
 use std::error::Error;

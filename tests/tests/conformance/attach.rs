@@ -1,4 +1,4 @@
-//! At the input and output of a container's own process.
+//! Attaching to the input and output of a container's main process.
 
 use crate::row::{Group, Pods, Row};
 use crate::subject::Subject;

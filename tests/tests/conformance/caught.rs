@@ -1,14 +1,14 @@
-//! Panics as messages that say where.
+//! Turns panics into messages with their location.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 
 thread_local! {
-    /// What this thread's last panic said, while panics are caught in it.
+    /// The message of this thread's last panic, while panics are caught in it.
     static SAID: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Keeps what caught panics say from standard error. Once, before any of them.
+/// Suppresses messages of caught panics on standard error. To be called once, before any of them.
 pub(crate) fn install() {
     let usual = take_hook();
     set_hook(Box::new(move |panic| {
@@ -25,7 +25,7 @@ pub(crate) fn install() {
     }));
 }
 
-/// Does something; its panic is the error.
+/// Runs a function and returns its panic as the error.
 pub(crate) fn caught<T>(what: impl FnOnce() -> T) -> Result<T, String> {
     let outer = SAID.replace(Some(String::new()));
     let outcome = catch_unwind(AssertUnwindSafe(what));

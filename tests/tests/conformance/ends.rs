@@ -1,4 +1,4 @@
-//! How containers and pods end by themselves, and which start again.
+//! Containers and pods that end by themselves, and restarts.
 
 use crate::row::{Group, Pods, Row};
 use crate::subject::Subject;
@@ -57,7 +57,7 @@ fn exit_codes_and_signals(subject: &Subject) {
     });
     assert_eq!(subject.phase("codes"), "Running");
     subject.cmd(["kill", "-s", "USR1", "codes", "-c", "killed"]).ok();
-    // Process 1 without a handler has no USR1.
+    // PID 1 ignores USR1 without a handler.
     subject.cmd(["kill", "-s", "KILL", "codes", "-c", "killed"]).ok();
     let output = running.wait().expect_code(7);
     assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("zero   | fine\n", "seven  | wrong\n"));
@@ -88,7 +88,7 @@ fn restarts(subject: &Subject, pod: &str) -> Vec<u64> {
     subject.statuses(pod).iter().map(|status| status["restartCount"].as_u64().unwrap()).collect()
 }
 
-/// A pod whose containers would be started again can be stopped.
+/// A pod whose containers are restarted can be stopped.
 fn stop_at_once(subject: &Subject, pod: &str) {
     subject.cmd(["stop", "--grace", "0", pod]).ok();
     assert_eq!(subject.phase(pod), "Failed");

@@ -1,4 +1,4 @@
-//! Further processes in a container that runs.
+//! Additional processes in a running container.
 
 use crate::row::{Group, Pods, Row};
 use crate::subject::Subject;
@@ -187,7 +187,7 @@ fn a_terminal_that_changes_its_size(subject: &Subject) {
     terminal.resize(50, 132);
     terminal.keys("until [ \"$(stty size)\" = '50 132' ]; do sleep 0.1; done; echo now $((49+1)) lines\n");
     terminal.wait_for("now 50 lines");
-    // Keys that would be signals here are keys here and signals there.
+    // Ctrl-C sends no signal on the host, but one in the container.
     terminal.keys("sh -c 'echo begun $((6*7)); exec sleep 1000'\n");
     terminal.wait_for("begun 42");
     terminal.keys("\x03");

@@ -1,4 +1,4 @@
-//! Machines that end otherwise than they should: each end has its name, comes in time, and leaves nothing.
+//! VMs that fail: each failure has its name, is detected in time, and leaves nothing.
 
 use crate::row::{Difference, Group, Pods, Row};
 use crate::subject::Subject;
@@ -78,7 +78,7 @@ fn status(subject: &Subject, pod: &str) -> Value {
     subject.inspect(pod).expect("the pod is there")["status"].clone()
 }
 
-/// A pod that ran has failed for this reason, and is removed with all that was its.
+/// A running pod has failed for this reason, and everything of it can be removed.
 #[track_caller]
 fn failed_while_it_ran(subject: &Subject, pod: &str, reason: &str, words: &str, within: Duration) {
     let begun = Instant::now();
@@ -99,7 +99,7 @@ fn bad_guest(subject: &Subject) -> BadGuest {
     BadGuest::copy(Path::new(&guest_image()), &dir)
 }
 
-/// `run -d` of a pod with a guest image, which does not come up; nothing is left of it.
+/// `run -d` of a pod with a guest image that does not start. Nothing is left of the pod.
 #[track_caller]
 fn does_not_boot(subject: &Subject, guest: &BadGuest) -> Output {
     let run = subject.run(&Pod::simple("bad")).arg("-d").arg("--guest").arg(guest.dir());
@@ -117,17 +117,17 @@ fn fails_for(output: Output, reason: &str) -> Output {
 
 fn vmm_killed(subject: &Subject) {
     subject.start(&Pod::simple("victim"));
-    let machine = subject.machine_process();
-    kill9(subject.process("victim", machine));
-    let words = format!("{machine} was killed by SIGKILL");
+    let vm = subject.vm_process();
+    kill9(subject.process("victim", vm));
+    let words = format!("{vm} was killed by SIGKILL");
     failed_while_it_ran(subject, "victim", "VmmKilled", &words, subject.seconds(5));
 }
 
 fn vmm_out_of_memory(subject: &Subject) {
     subject.start(&Pod::simple("hungry"));
-    let pid = subject.process("hungry", subject.machine_process());
+    let pid = subject.process("hungry", subject.vm_process());
     let limit = MemoryLimit::on(pid, &format!("magikvm-test-{pid}"), 8 << 20);
-    // More than the host lets it have, and less than its guest believes to have.
+    // More memory than the host allows, and less than the guest believes to have.
     let eats = subject.cmd([
         "exec",
         "hungry",
@@ -156,7 +156,7 @@ fn panic_at_boot(subject: &Subject) {
 }
 
 fn panic_later(subject: &Subject) {
-    // The kernel shall panic rather than kill a container that has used up its memory.
+    // Makes the kernel panic instead of killing a container that has used up its memory.
     let hungry = Pod::new("panics")
         .script("web", "sleep 1; exec tail /dev/zero")
         .with("resources/limits/memory", "24Mi");
@@ -197,17 +197,17 @@ fn kernel_missing_or_cut_short(subject: &Subject) {
         let output = does_not_boot(subject, &guest).expect_code(3);
         output
             .complains("its part vmlinux is missing or damaged")
-            .complains("Hint: make one: magikvm-image build");
+            .complains("Hint: make one with `magikvm-image build`");
     }
 }
 
 fn no_kernel(subject: &Subject) {
     let guest = bad_guest(subject);
     let whole = guest.part("vmlinux");
-    // Zeros of the right length; half a kernel whose manifest says that this is all of it.
+    // Zeros of the right length, and half a kernel with a matching manifest.
     for bytes in [vec![0; whole.len()], whole[..whole.len() / 2].to_vec()] {
         guest.replace("vmlinux", &bytes);
-        // It is the guest image's fault, which is a part of the environment.
+        // The fault lies in the guest image, which is a part of the environment.
         let output = does_not_boot(subject, &guest)
             .expect_code(3)
             .complains("(stage: boot)")

@@ -1,4 +1,4 @@
-//! The guest's kernel reads what was baked, byte for byte, compressed or not.
+//! The guest's kernel reads a built root file system byte for byte, compressed or not.
 
 use crate::row::{Group, Pods, Row};
 use crate::subject::Subject;
@@ -24,7 +24,7 @@ pub(crate) static GROUP: Group = Group {
     .of("`image import --compress`")],
 };
 
-/// Bytes that lz4 makes smaller, that it does not, and both by turns.
+/// Bytes that lz4 makes smaller, bytes that it does not, and both in turns.
 fn content(kind: usize, length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_u32.wrapping_add(u32::try_from(length).unwrap());
     let mut noise = || {
@@ -57,7 +57,7 @@ fn every_byte_with_and_without_compression(subject: &Subject) {
     let mut pod = Pod::new("reader");
     for (name, compression) in [("plain", "none"), ("small", "lz4")] {
         let (image, layout) = (format!("test/{name}:1"), subject.file(name));
-        // Images of their own: one image is kept in one form.
+        // Separate images, because an image is stored in one form only.
         write_layout(&layout, layer.clone(), &json!({ "Env": ["PATH=/bin"], "Labels": { "name": name } }));
         let source = format!("oci:{}:1", layout.display());
         subject.cmd(["image", "import", &source, "--name", &image, "--compress", compression]).ok();

@@ -82,7 +82,7 @@ fn what_came_of_rows_elsewhere_is_read() {
     let silent = outcomes[2].clone().unwrap_err();
     assert!(silent.contains("nothing was heard of it") && silent.contains("the end"), "{silent}");
     assert_eq!(outcomes_of(&["one"], 0, &one, ""), [Ok(())]);
-    // A test that ends well has something to say about each row, and one whose rows went well ends well.
+    // A successful test reports each row, and a test whose rows succeed is successful.
     let silent = outcomes_of(&["one", "three"], 0, &one, "");
     assert!(silent[0].is_ok() && silent[1].is_err(), "{silent:?}");
     let killed = outcomes_of(&["one"], 137, &one, "")[0].clone().unwrap_err();

@@ -1,4 +1,4 @@
-//! The jail around a VM, seen by a program that is in it in the VMM's place, and does what a guest would do that has taken its VMM over.
+//! The jail around a VM, tested by a program that replaces the VMM and acts like a guest that has taken its VMM over.
 
 use crate::row::{Group, Pods, Row};
 use crate::subject::Subject;
@@ -39,7 +39,7 @@ pub(crate) static GROUP: Group = Group {
     ],
 };
 
-/// Layers of one kind, of each process: those it has, or those it is without.
+/// The present or the missing isolation layers of each process.
 fn layers(pod: &Value, process: &str, kind: &str) -> BTreeSet<String> {
     let text = pod["metadata"]["annotations"]["magikvm.dev/jail"].as_str().expect("the annotation");
     let all: Value = serde_json::from_str(text).expect("JSON in the annotation");
@@ -47,7 +47,7 @@ fn layers(pod: &Value, process: &str, kind: &str) -> BTreeSet<String> {
     all[process][kind].as_array().map(|layers| layers.iter().map(name).collect()).unwrap_or_default()
 }
 
-/// What `doctor` says that there is of the jail.
+/// The isolation layers that `doctor` reports as present.
 fn given(subject: &Subject) -> BTreeSet<String> {
     let found = subject.cmd(["doctor", "-o", "json"]).run().stdout;
     let found: Value = serde_json::from_str(&found).expect("JSON of doctor");
@@ -109,13 +109,13 @@ fn of(subject: &Subject) -> Inmate {
 fn nothing_else_is_there(subject: &Subject) {
     subject.start(&Pod::simple("other"));
     let inmate = of(subject);
-    // The lists pass everything, so that what is behind them is seen.
+    // The system call lists allow everything, so that the test reaches the layers behind them.
     let lesson = subject.file("lesson");
-    let walls = inmate.walls(subject);
+    let arguments = inmate.isolation_arguments(subject);
     let run = subject
         .run(&Pod::simple("jailed"))
         .arg("-d")
-        .env("MAGIKVM_INMATE", inmate.instead_of(subject.machine_process(), &walls))
+        .env("MAGIKVM_INMATE", inmate.instead_of(subject.vm_process(), &arguments))
         .env("MAGIKVM_JAIL_LEARN", &lesson);
     let output = run.run();
     assert!(output.stderr.contains("tried, 0 open"), "{}", output.transcript());
@@ -125,20 +125,20 @@ fn nothing_else_is_there(subject: &Subject) {
         let run = subject
             .run(&Pod::simple("jailed"))
             .arg("-d")
-            .env("MAGIKVM_INMATE", inmate.instead_of("vhost-device-vsock", &walls))
+            .env("MAGIKVM_INMATE", inmate.instead_of("vhost-device-vsock", &arguments))
             .env("MAGIKVM_JAIL_LEARN", &lesson);
         let output = run.run();
         assert!(output.stderr.contains("tried, 0 open"), "{}", output.transcript());
     }
-    // The other one has heard nothing of it.
+    // The other pod is unaffected.
     assert_eq!(subject.phase("other"), "Running");
     subject.cmd(["rm", "-f", "other"]).ok();
-    // It finds what is open where something is.
+    // The program finds open doors where there are some.
     let outside = Cmd::new("setpriv")
         .env("PATH", "/usr/bin:/bin")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all", "--no-new-privs"])
         .arg(inmate.outside())
-        .args(&walls)
+        .args(&arguments)
         .run();
     for door in ["read /etc/passwd", "connect to 127.0.0.1", "execute /bin/sh", "new privileges", "no filter"]
     {
@@ -151,7 +151,7 @@ fn nothing_else_is_there(subject: &Subject) {
 
 fn calls_beyond_the_list(subject: &Subject) {
     let inmate = of(subject);
-    let process = subject.machine_process();
+    let process = subject.vm_process();
     for call in [
         "ptrace",
         "mount",
@@ -190,8 +190,8 @@ fn calls_beyond_the_list(subject: &Subject) {
 fn calls_that_are_absent(subject: &Subject) {
     let inmate = of(subject);
     for call in ["io_uring_setup", "userfaultfd", "clone3"] {
-        let instead = inmate.instead_of(subject.machine_process(), &["call".to_owned(), call.to_owned()]);
+        let instead = inmate.instead_of(subject.vm_process(), &["call".to_owned(), call.to_owned()]);
         let run = subject.run(&Pod::simple("jailed")).arg("-d").env("MAGIKVM_INMATE", instead);
-        run.run().expect_code(70).complains(&format!("{MARK}{call}: ENOSYS"));
+        run.run().expect_code(3).complains(&format!("{MARK}{call}: ENOSYS"));
     }
 }

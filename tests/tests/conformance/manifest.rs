@@ -1,4 +1,4 @@
-//! A container is what its manifest says, and may do no more.
+//! A container matches its manifest and may do no more.
 
 use crate::row::{Group, Pods, Row};
 use crate::subject::Subject;

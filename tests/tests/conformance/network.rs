@@ -1,4 +1,4 @@
-//! Pods with a network, between two machines that are network namespaces.
+//! Pods with a network, between two network namespaces.
 
 use crate::row::{Group, Pods, Row};
 use crate::subject::Subject;
@@ -32,7 +32,7 @@ pub(crate) static GROUP: Group = Group {
     ],
 };
 
-/// An input that does not end: the server ends the connection.
+/// An endless input, so that the server ends the connection.
 const NEVER: &str = "test -p /tmp/never || mkfifo /tmp/never; exec 3<>/tmp/never;";
 
 fn sh(subject: &Subject, script: &str) -> String {

@@ -1,4 +1,4 @@
-//! Pods that are paused, and the time that their guests know after it.
+//! Paused pods, and their guests' clocks afterwards.
 
 use crate::row::{Group, Pods, Row};
 use crate::subject::Subject;
@@ -46,11 +46,11 @@ fn now() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap()
 }
 
-/// The guest's time, beside ours.
+/// The guest's time in comparison with the host's.
 fn off_by(subject: &Subject, pod: &str, container: &str) -> i64 {
     let before = now();
     let guest: i64 = subject.sh(pod, container, "date +%s").trim().parse().unwrap();
-    // Whatever the exec itself takes is no difference.
+    // The duration of the exec itself does not count.
     if guest < before { guest - before } else { (guest - now()).max(0) }
 }
 
@@ -59,7 +59,7 @@ fn clocks(subject: &Subject, pod: &str) -> Vec<String> {
     shown.lines().filter_map(|line| Some(line.split_once("  clock: ")?.1.to_owned())).collect()
 }
 
-fn machine(subject: &Subject, pod: &str) -> Vec<i32> {
+fn vm(subject: &Subject, pod: &str) -> Vec<i32> {
     subject.driver().processes().iter().map(|name| subject.process(pod, name)).collect()
 }
 
@@ -69,17 +69,17 @@ fn signal(pid: i32, signal: Signal) {
 
 fn lines(subject: &Subject, pod: &str) -> Vec<u64> {
     let printed = subject.cmd(["logs", pod, "-c", "counter"]).ok().stdout;
-    // The last line may be half of one.
+    // The last line may be incomplete.
     printed.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')?.parse().ok()).collect()
 }
 
-/// A stranger's signals, as those of a debugger or of a machine that is put to sleep.
+/// Signals of other processes, such as a debugger.
 fn after_a_standstill_the_guest_goes_on_and_knows_the_time(subject: &Subject) {
     subject.start(&Pod::simple("still").script("counter", COUNTER));
     assert!(off_by(subject, "still", "web").abs() <= 1);
     let at_start = clocks(subject, "still").len();
-    let machine = machine(subject, "still");
-    machine.iter().for_each(|&pid| signal(pid, Signal::SIGSTOP));
+    let vm = vm(subject, "still");
+    vm.iter().for_each(|&pid| signal(pid, Signal::SIGSTOP));
     subject.wait_for_phase("still", "Paused");
     let begun = Instant::now();
     subject
@@ -87,11 +87,11 @@ fn after_a_standstill_the_guest_goes_on_and_knows_the_time(subject: &Subject) {
         .fails(1)
         .complains("pod default/still is paused");
     let printed = lines(subject, "still").len();
-    // Not to wait for something: that nothing happens for so long is the test.
+    // This is not a wait for an event: the test is that nothing happens in this time.
     std::thread::sleep(LONG.saturating_sub(begun.elapsed()));
     assert_eq!(subject.phase("still"), "Paused");
     assert_eq!(lines(subject, "still").len(), printed);
-    machine.iter().rev().for_each(|&pid| signal(pid, Signal::SIGCONT));
+    vm.iter().rev().for_each(|&pid| signal(pid, Signal::SIGCONT));
     subject.wait_for_phase("still", "Running");
     until("it was told the time", || clocks(subject, "still").len() > at_start);
     let off = off_by(subject, "still", "web");
@@ -111,17 +111,17 @@ fn pause_and_resume(subject: &Subject) {
         .arg("echo before; while ! [ -e /tmp/go ]; do sleep 0.05; done; echo after; exit 7")
         .spawn();
     session.wait_for_stdout("before");
-    let machine = machine(subject, "still");
+    let vm = vm(subject, "still");
     for _ in 0..3 {
         subject.cmd(["pause", "still"]).ok();
-        assert!(machine.iter().copied().all(is_stopped), "when `pause` returns, all of the machine stands");
+        assert!(vm.iter().copied().all(is_stopped), "when `pause` returns, the whole VM is paused");
         assert_eq!(subject.phase("still"), "Paused");
         subject
             .cmd(["stats", "still"])
             .fails(1)
             .complains("Hint: let it go on: magikvm resume default/still");
         subject.cmd(["resume", "still"]).ok();
-        assert!(!machine.iter().copied().any(is_stopped));
+        assert!(!vm.iter().copied().any(is_stopped));
         subject.cmd(["stats", "still"]).ok();
     }
     subject.sh("still", "web", "touch /tmp/go");
@@ -137,16 +137,16 @@ fn pause_and_resume(subject: &Subject) {
     subject.assert_as_new();
 
     subject.start(&Pod::simple("still"));
-    let machine = self::machine(subject, "still");
+    let vm = self::vm(subject, "still");
     subject.cmd(["pause", "still"]).ok();
     signal(subject.process("still", "monitor"), Signal::SIGKILL);
     subject.wait_for_phase("still", "Lost");
-    until("the machine has gone with the monitor", || !machine.iter().copied().any(is_alive));
+    until("the VM has ended with its monitor", || !vm.iter().copied().any(is_alive));
     subject.cmd(["rm", "still"]).ok();
     subject.assert_as_new();
 }
 
-/// A container that may set the clock sets its own pod's only, and no deadline depends on it. A pause sets it right.
+/// A container that may set the clock sets only that of its pod, and no deadline depends on it. A pause corrects the clock.
 fn a_guests_clock_may_jump(subject: &Subject) {
     let sets = |pod: Pod| pod.with("securityContext/capabilities/add", serde_json::json!(["SYS_TIME"]));
     let jumps = "trap '' TERM; echo up; while :; do date -s @0; date -s @4000000000; done";
@@ -158,7 +158,7 @@ fn a_guests_clock_may_jump(subject: &Subject) {
     subject.sh("jumpy", "setter", &format!("date -s @{FAR}"));
     let years = off_by(subject, "jumpy", "web");
     assert!((now() + years - FAR).abs() < 60, "the other container sees it too: {years} s");
-    // What the host writes down is by its own clock.
+    // The host's records use the host's clock.
     subject.cmd(["kill", "-s", "KILL", "jumpy", "-c", "setter"]).ok();
     until("its end was seen", || {
         subject.cmd(["events", "jumpy"]).ok().stdout.contains("setter: killed by signal 9")
@@ -174,7 +174,7 @@ fn a_guests_clock_may_jump(subject: &Subject) {
     subject.cmd(["pause", "jumpy"]).ok();
     subject.cmd(["resume", "jumpy"]).ok();
     until("the guest says that it was ahead", || {
-        clocks(subject, "jumpy").last().is_some_and(|last| last.ends_with(" s ahead; set") && last.len() > 25)
+        clocks(subject, "jumpy").last().is_some_and(|last| last.ends_with(" s ahead and has been set"))
     });
     let off = off_by(subject, "jumpy", "web");
     assert!(off.abs() <= 1, "the guest's clock is {off} s ahead: {:?}", clocks(subject, "jumpy"));

@@ -1,4 +1,4 @@
-//! Connections to ports of a pod, through ports of this machine.
+//! Connections to ports of a pod, through ports of the host.
 
 use crate::row::{Group, Pods, Row};
 use crate::subject::Subject;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 const POD: &str = "serves";
 
-/// Ports of the pod: what each connection is answered with.
+/// Ports of the pod, with the answer to each connection.
 const ECHO: u16 = 7;
 const DIGEST: u16 = 9;
 const ENDLESS: u16 = 19;
@@ -24,7 +24,7 @@ const NOBODY: u16 = 21;
 const SERVERS: &str =
     "nc -ll -p 7 -e cat & nc -ll -p 9 -e md5sum & nc -ll -p 19 -e yes & nc -ll -p 20 -e sleep 1000 & wait";
 
-/// What a monitor may have resident, whoever does not read. A debug build's own pages are most of it.
+/// Largest resident size of a monitor, whichever client does not read. Most of it are pages of the debug build.
 const MONITOR_KIB: u64 = 64 << 10;
 
 pub(crate) static GROUP: Group = Group {
@@ -101,7 +101,7 @@ fn start(subject: &Subject) {
     }
 }
 
-/// A connection to the port of this machine that leads to this one of the pod.
+/// A connection to the host port that leads to this port of the pod.
 pub(crate) fn connect(subject: &Subject, pod: &str, port: u16) -> TcpStream {
     let shown = subject.inspect(pod).unwrap();
     let ports = shown["metadata"]["annotations"]["magikvm.dev/ports"].as_str().unwrap().to_owned();
@@ -128,15 +128,15 @@ fn ask(mut stream: TcpStream, question: &[u8]) -> io::Result<String> {
     rest(stream)
 }
 
-/// What a server answers while it is asked, however much that is.
-pub(crate) fn exchange(stream: TcpStream, question: Vec<u8>) -> Vec<u8> {
+/// The answer of a server that arrives during a request of any size.
+pub(crate) fn exchange(mut stream: &TcpStream, question: Vec<u8>) -> Vec<u8> {
     let mut asked = stream.try_clone().unwrap();
     let asking = std::thread::spawn(move || {
         asked.write_all(&question).unwrap();
         asked.shutdown(Shutdown::Write).unwrap();
     });
     let mut answer = Vec::new();
-    (&stream).read_to_end(&mut answer).unwrap();
+    stream.read_to_end(&mut answer).unwrap();
     asking.join().unwrap();
     answer
 }
@@ -145,7 +145,7 @@ fn an_answer_after_the_end(subject: &Subject) {
     let stream = connect(subject, POD, DIGEST);
     assert_eq!(ask(stream, b"x").unwrap(), "9dd4e461268c8034f5c8564e155c67a6  -\n");
     let stream = connect(subject, POD, DIGEST);
-    // Of four million zeros.
+    // Digest of four million zeros.
     assert_eq!(ask(stream, &[0; 4_000_000]).unwrap(), "90b741f98410e3bb408d92fa49f9c436  -\n");
 }
 
@@ -200,7 +200,7 @@ fn who_does_not_read(subject: &Subject) {
     assert!(monitor < MONITOR_KIB, "the monitor has {monitor} KiB");
     let now = guest_available(subject);
     assert!(now + (96 << 20) > before, "the guest had {before} bytes and has {now}");
-    // They are as they were: one that begins to read gets what was sent.
+    // The connections are intact: one that begins to read gets the data.
     let mut first = [0; 4];
     for mut stream in endless {
         stream.read_exact(&mut first).unwrap();
@@ -237,7 +237,7 @@ fn port_forward(subject: &Subject) {
     assert!(TcpStream::connect(&address).is_err());
 }
 
-/// A port that nobody has at this moment.
+/// A port that is free at this moment.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -250,14 +250,14 @@ fn published(name: &str, script: &str, port: u16, host_port: u16) -> Pod {
 fn before_it_runs(subject: &Subject) {
     let port = free_port();
     let address = format!("127.0.0.1:{port}");
-    // Nobody listens yet when the container's process begins; what waits is let in when the pod runs.
+    // Nothing listens yet when the container's process begins. Waiting connections are accepted when the pod runs.
     let pod = published("early", "nc -ll -p 7 -e cat", 7, port);
     let running = subject.run(&pod).arg("-d").spawn();
     let early = wait_for("the port", Duration::from_secs(20), || TcpStream::connect(&address).ok());
     early.set_read_timeout(Some(subject.seconds(60))).unwrap();
     assert_eq!(subject.phase("early"), "Pending");
     running.wait().expect_code(0);
-    // The server may not listen yet when the pod runs: then this one is reset, and a later one is not.
+    // The server may not listen yet when the pod runs. Then this connection is reset, but a later one is not.
     if let Ok(answer) = ask(early, b"early") {
         assert_eq!(answer, "early");
     }
@@ -273,7 +273,7 @@ fn before_it_runs(subject: &Subject) {
 fn while_it_restarts(subject: &Subject) {
     let port = free_port();
     let address = format!("127.0.0.1:{port}");
-    // Serves one connection, and then is no more until it is started again.
+    // Serves one connection and then ends until it is restarted.
     let pod = published("again", "nc -l -p 7 -e cat", 7, port).set("spec/restartPolicy", "Always");
     subject.start(&pod);
     for _ in 0..2 {
@@ -281,7 +281,8 @@ fn while_it_restarts(subject: &Subject) {
             ask(to_address(subject, &address), b"hello").is_ok_and(|answer| answer == "hello")
         });
     }
-    assert_ne!(subject.statuses("again")[0]["restartCount"], 0);
+    // The answer may come before the event of the restart.
+    until("the restart is seen", || subject.statuses("again")[0]["restartCount"] != 0);
 }
 
 fn while_it_is_paused(subject: &Subject) {

@@ -92,7 +92,7 @@ fn orphans_in_a_namespace_that_is_shared(subject: &Subject) {
     assert!(seen.contains("sleep 1000") && seen.contains("sleep 77"), "they see each other: {seen}");
 }
 
-/// Process 1 of a namespace of its own has to reap its orphans itself. That this one does not must harm nobody else, and its end takes all.
+/// PID 1 of a private namespace has to reap its orphans. This one does not, which must not affect others, and its end removes the zombies.
 fn orphans_in_a_namespace_of_its_own(subject: &Subject) {
     // A child makes them, so that they become children of `sleep`.
     let script = format!("{{ {MAKE_ORPHANS}; }} & exec sleep 1000");

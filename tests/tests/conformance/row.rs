@@ -1,11 +1,11 @@
-//! What a row of the list is.
+//! The type of the list's rows.
 
 use crate::subject::Subject;
 use magikvm_tests::Pod;
 use magikvm_tests::virtual_machine::Driver;
 
-/// How many rows with pods of their own share one boot of the lab. A further VM in the same boot is slower than the first one, and a boot
-/// costs some seconds.
+/// Number of rows with separate pods that share one boot of the lab. An additional VM in the same boot is slower than the first one, and a
+/// boot costs some seconds.
 const ROWS_PER_BOOT: usize = 2;
 
 /// Rows about one thing.
@@ -14,17 +14,17 @@ pub(crate) struct Group {
     /// In the names of tests.
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
-    /// Whose pods its rows look at.
+    /// The pods that the rows use.
     pub(crate) pods: Pods,
     pub(crate) rows: &'static [Row],
 }
 
-/// Whose pods the rows of a group look at.
+/// The pods that the rows of a group use.
 #[derive(Debug)]
 pub(crate) enum Pods {
-    /// Each row starts its own ones, and may do with them what it likes.
+    /// Each row starts its own pods and may change them.
     Own,
-    /// One pod that all rows look at, one after the other, in any order, and that stays as it is.
+    /// One pod that all rows use one after the other in any order, and must not change.
     Shared { name: &'static str, start: fn(&Subject) },
 }
 
@@ -39,15 +39,15 @@ impl Group {
     }
 }
 
-/// Something that is seen of a pod, whatever runs it.
+/// A behaviour of pods that every driver must have.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) name: &'static str,
-    /// What is seen, in a plain sentence.
+    /// The behaviour in a plain sentence.
     pub(crate) what: &'static str,
-    /// Where it is promised: fields of a Pod, or verbs. May be empty.
+    /// The fields of a Pod or the verbs that promise it. May be empty.
     pub(crate) of: &'static str,
-    /// Where it is not so.
+    /// The drivers with another behaviour.
     pub(crate) differs: &'static [Difference],
     pub(crate) check: Check,
 }
@@ -61,10 +61,10 @@ pub(crate) struct Difference {
     pub(crate) says: &'static str,
 }
 
-/// How it is looked at.
+/// The way to check a row.
 #[derive(Debug)]
 pub(crate) enum Check {
-    /// Scripts in containers of the group's pod: container, script, and all that it prints.
+    /// Scripts in containers of the group's pod: container, script, and its whole output.
     Shell(&'static [(&'static str, &'static str, &'static str)]),
     /// A pod that is run in the foreground, to its end.
     Run(fn() -> Pod, Ended),
@@ -72,10 +72,10 @@ pub(crate) enum Check {
     Code(fn(&Subject)),
 }
 
-/// What is seen of a pod that was run to its end.
+/// The expected outcome of a pod that is run to its end.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    /// Further arguments of `run`.
+    /// Additional arguments of `run`.
     pub(crate) options: &'static [&'static str],
     pub(crate) code: i32,
     pub(crate) stdout: &'static str,
@@ -104,7 +104,7 @@ impl Row {
         Self { of, ..self }
     }
 
-    /// Where it is not so.
+    /// The drivers with another behaviour.
     pub(crate) const fn differs(self, differs: &'static [Difference]) -> Self {
         Self { differs, ..self }
     }
@@ -114,7 +114,7 @@ impl Row {
         self.differs.iter().find(|difference| difference.driver == driver)
     }
 
-    /// Looks; panics when something else is seen.
+    /// Checks the row. Panics if the behaviour differs.
     pub(crate) fn look(&self, subject: &Subject) {
         match &self.check {
             Check::Shell(seen) => {
@@ -134,7 +134,7 @@ impl Row {
     }
 }
 
-/// What came of a row: nothing, or what its failed check said.
+/// The outcome of a row: nothing, or the message of its failed check.
 pub(crate) type Outcome = Result<(), String>;
 
 /// The outcome of a row for which a difference may be declared.

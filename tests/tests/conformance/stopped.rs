@@ -1,4 +1,4 @@
-//! Clients that are stopped (SIGSTOP, Ctrl-Z, a pager that waits) while what they show is printed without end.
+//! Clients that are stopped (SIGSTOP, Ctrl-Z, a pager that waits) while their container prints without end.
 
 use crate::ports::{connect, exchange};
 use crate::row::{Group, Pods, Row};
@@ -13,19 +13,18 @@ use std::time::{Duration, Instant};
 const POD: &str = "prints";
 const ECHO: u16 = 7;
 
-/// How long a client stays stopped: `MAGIKVM_TEST_STOPPED_SECONDS`, or this. Whatever is held up fills all buffers on its way within a
-/// fraction of it, which is waited for besides.
+/// Seconds for which a client is stopped, unless `MAGIKVM_TEST_STOPPED_SECONDS` is set. The output fills all buffers in a fraction of this,
+/// for which the test waits in addition.
 const STOPPED_SECONDS: u64 = 10;
-/// What a process, or the guest, may have more of after that.
+/// Memory by which a process or the guest may grow in that time.
 const GROWTH_KIB: u64 = 4 << 10;
-/// How long a row's client may live.
 const LIMIT: Duration = Duration::from_secs(600);
 
 const WEB: &str = "trap 'exit 0' TERM; echo up; nc -ll -p 7 -e cat & while :; do wait; done";
 /// Numbered lines of eight thousand bytes, without end.
 const LOUD: &str = "trap 'exit 0' TERM; line=$(head -c 8000 /dev/zero | tr '\\0' x); i=0; \
     while :; do i=$((i+1)); echo \"$i $line\"; done";
-/// Lines that are some times all that can be on its way.
+/// Several times the number of lines that fit into all buffers.
 const MANY_LINES: u64 = 500;
 
 pub(crate) static GROUP: Group = Group {
@@ -57,7 +56,7 @@ pub(crate) static GROUP: Group = Group {
 fn an_exec(subject: &Subject) {
     start(subject, false);
     let client = stopped(subject, subject.cmd(["exec", POD, "-c", "web", "--", "yes"]), |subject| {
-        // Three looks, each of which takes longer than a tick.
+        // Three samples, each of which takes longer than a tick.
         let mut ticks = Vec::new();
         until("the command in the pod waits", || {
             ticks.push(processor_time(subject));
@@ -82,22 +81,22 @@ fn logs_that_are_followed(subject: &Subject) {
 }
 
 fn start(subject: &Subject, loud: bool) {
-    let pod = Pod::new(POD).script("web", WEB).with("terminationGracePeriodSeconds", 2);
+    let pod = Pod::new(POD).script("web", WEB).set("spec/terminationGracePeriodSeconds", 2);
     let pod = if loud { pod.script("loud", LOUD) } else { pod };
     subject.run(&pod).args(["-d", "-p", "127.0.0.1::7"]).ok();
     until("the server listens", || subject.sh(POD, "web", "netstat -ltn").contains(":7 "));
 }
 
-/// What the pod does for others, who need not wait for a client that is stopped.
+/// The pod's service for other clients, who need not wait for a stopped one.
 fn others(subject: &Subject) {
     assert_eq!(subject.sh(POD, "web", "echo alive"), "alive\n");
     assert_eq!(subject.sh(POD, "web", "head -c 1000000 /dev/zero").len(), 1_000_000);
     assert_eq!(subject.cmd(["logs", POD, "-c", "web"]).ok().stdout, "up\n");
     let question = vec![5; 300_000];
-    assert!(exchange(connect(subject, POD, ECHO), question.clone()) == question);
+    assert!(exchange(&connect(subject, POD, ECHO), question.clone()) == question);
 }
 
-/// The processor time that the command `yes` has had.
+/// The processor time of the command `yes`.
 fn processor_time(subject: &Subject) -> String {
     let script = "for process in /proc/[0-9]*; do
         [ \"$(cat $process/comm 2>/dev/null)\" = yes ] && cut -d ' ' -f 14,15 $process/stat; done; true";
@@ -115,12 +114,12 @@ fn many_lines(subject: &Subject) {
     wait_for("lines", Duration::from_secs(120), || (last_line(subject) > first + MANY_LINES).then_some(()));
 }
 
-/// Stops a client for a while, in which `full` says that all is full on the way to it, and lets it go on. Fails the test if others have to
-/// wait, or memory fills.
+/// Stops a client until after `full` reports that all buffers to it are full, and continues it. Fails the test if other clients have to wait or
+/// memory grows.
 fn stopped(subject: &Subject, client: Cmd, full: impl Fn(&Subject)) -> Running {
     let client = client.limit(LIMIT).spawn();
     until("the client shows something", || client.printed() > 100_000);
-    // What is used for the first time needs memory for the first time.
+    // The first use of a feature allocates memory, which does not count.
     for _ in 0..3 {
         others(subject);
     }
@@ -151,11 +150,11 @@ fn end(subject: &Subject, client: Running) {
     let stop = subject.cmd(["stop", POD]).ok();
     assert!(stop.took < subject.seconds(20), "{:?}", stop.took);
     client.signal(Signal::SIGCONT);
-    // It ends by itself, with the code of what has ended under it.
+    // The client ends by itself, with the exit code of the ended process.
     client.wait();
 }
 
-/// Memory of all that is on the way to a client, in KiB.
+/// Memory of all processes between the container and a client, in KiB.
 fn usage(subject: &Subject, client: &Running) -> Vec<(&'static str, u64)> {
     let mut all = vec![("the client", memory_kib(client.pid(), "VmRSS"))];
     for name in ["monitor"].into_iter().chain(subject.driver().processes().iter().copied()) {

@@ -1,4 +1,4 @@
-//! How pods are ended by others.
+//! Pods that are stopped.
 
 use crate::row::{Group, Pods, Row};
 use crate::subject::Subject;
@@ -8,9 +8,9 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::time::Instant;
 
-/// Says that it is up, and ends with 5 when asked to.
+/// Prints a line, and exits with 5 on TERM.
 const POLITE: &str = "trap 'echo bye; exit 5' TERM; echo up; while :; do sleep 0.05; done";
-/// Says that it is up, and does not hear.
+/// Prints a line, and ignores TERM.
 pub(crate) const STUBBORN: &str = "trap '' TERM; echo up; while :; do sleep 0.05; done";
 
 pub(crate) static GROUP: Group = Group {
@@ -37,9 +37,9 @@ pub(crate) static GROUP: Group = Group {
         )
         .of("`stop --grace`"),
         Row::code(
-            "a_second_wish_with_less_patience",
+            "a_second_request_with_a_shorter_grace_period",
             "A second stop with a shorter grace period takes effect.",
-            a_second_wish_with_less_patience,
+            a_second_request_with_a_shorter_grace_period,
         )
         .of("`stop --grace`"),
         Row::code(
@@ -86,7 +86,7 @@ fn asked_at_once(subject: &Subject) {
 
 fn the_whole_grace_for_each(subject: &Subject) {
     let (grace, needed) = (subject.seconds(10), subject.seconds(8));
-    // The sleep is the shell's child, so that only the shell hears TERM.
+    // The sleep is the shell's child, so that only the shell gets TERM.
     let slow = format!(
         "trap 'sleep {}; echo done; exit 0' TERM; echo up; while :; do sleep 0.05; done",
         needed.as_secs()
@@ -129,14 +129,14 @@ fn killed_after_their_grace(subject: &Subject) {
     subject.assert_as_new();
 }
 
-fn a_second_wish_with_less_patience(subject: &Subject) {
+fn a_second_request_with_a_shorter_grace_period(subject: &Subject) {
     subject.start(&Pod::new("hasty").script("first", STUBBORN));
     wait_for_all_up(subject, "hasty", 1);
     let begun = Instant::now();
-    let patient = subject.cmd(["stop", "--grace", "200", "hasty"]).spawn();
+    let longer = subject.cmd(["stop", "--grace", "200", "hasty"]).spawn();
     until("the pod is being stopped", || subject.cmd(["events", "hasty"]).ok().stdout.contains("stopping"));
     subject.cmd(["stop", "--grace", "0", "hasty"]).ok();
-    patient.wait().expect_code(0);
+    longer.wait().expect_code(0);
     assert!(begun.elapsed() < subject.seconds(15), "{:?}", begun.elapsed());
     assert_eq!(subject.logs("hasty", "first"), "up\n", "it is there after the pod's end");
     subject.cmd(["rm", "hasty"]).ok();
@@ -153,7 +153,7 @@ fn an_interrupted_foreground_run(subject: &Subject) {
 
 fn an_interrupted_boot(subject: &Subject) {
     let running = subject.run(&Pod::simple("fore")).spawn();
-    subject.process("fore", subject.machine_process());
+    subject.process("fore", subject.vm_process());
     running.signal(Signal::SIGINT);
     running.wait().expect_code(1).complains("cancelled");
     subject.assert_as_new();

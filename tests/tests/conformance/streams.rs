@@ -1,4 +1,4 @@
-//! What containers print.
+//! The output of containers.
 
 use crate::row::{Ended, Group, Pods, Row};
 use crate::subject::Subject;

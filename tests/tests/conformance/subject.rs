@@ -1,12 +1,12 @@
-//! A host whose pods are looked at.
+//! The host whose pods are tested.
 
 use magikvm_tests::leaks::Holdings;
 use magikvm_tests::virtual_machine::{Driver, VmHost};
-use magikvm_tests::wait::patience;
+use magikvm_tests::wait::time_factor;
 use serde_json::Value;
 use std::time::Duration;
 
-/// A host with one driver, and what the machine held of it when it was new.
+/// A host with one driver, and what the system held of it when it was new.
 #[derive(Debug)]
 pub(crate) struct Subject {
     host: VmHost,
@@ -36,14 +36,14 @@ impl Subject {
         self.pod.expect("a group whose rows share a pod")
     }
 
-    /// The process that is the VM, as the state of a pod names it.
-    pub(crate) fn machine_process(&self) -> &'static str {
+    /// The name of the VM's process in the state of a pod.
+    pub(crate) fn vm_process(&self) -> &'static str {
         self.driver().processes()[0]
     }
 
-    /// As many seconds as that, or more on a machine that is slow by design.
+    /// This number of seconds, or more on a host that is slow by design.
     pub(crate) fn seconds(&self, seconds: u64) -> Duration {
-        Duration::from_secs(seconds) * patience()
+        Duration::from_secs(seconds) * time_factor()
     }
 
     /// The statuses of a pod's containers.
@@ -59,7 +59,7 @@ impl Subject {
         self.cmd(["logs", pod, "-c", container]).ok().stdout
     }
 
-    /// Fails the test unless the machine holds of this host what it held when it was new.
+    /// Fails the test unless the system holds of this host only what it held when it was new.
     #[track_caller]
     pub(crate) fn assert_as_new(&self) {
         self.assert_as_before(&self.new);

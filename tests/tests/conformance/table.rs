@@ -39,7 +39,7 @@ fn markdown() -> String {
     page
 }
 
-/// Fails unless the page in the tree is this one.
+/// Fails unless the page in the tree is up to date.
 pub(crate) fn is_up_to_date() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/conformance.md");
     if std::env::var_os("MAGIKVM_BLESS").is_some() {

@@ -1,4 +1,4 @@
-//! How rows are run: those of a unit one after the other on one host, here or all of them in one boot of the lab.
+//! Runs rows: those of a unit one after the other on one host, either directly or together in one boot of the lab.
 
 use crate::GROUPS;
 use crate::caught::caught;
@@ -12,20 +12,19 @@ use std::error::Error;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// How long the lab's boot and the start of a shared pod may take, and each row.
+/// Time for the lab's boot and the start of a shared pod, and for each row.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 const ROW_LIMIT: Duration = Duration::from_secs(60);
 
-/// Begins the line that says what came of a row, for the one who started this program in the lab.
+/// Prefix of the line with a row's outcome, for the process that started this program in the lab.
 const MARK: &str = "@row ";
 
-/// The name of a test of one row; of the test of several rows that only the lab has.
+/// The name of the test of one row, or of several rows, which only the lab has.
 pub(crate) fn name(driver: Driver, group: &Group, rows: &[&Row]) -> String {
     let rows: Vec<&str> = rows.iter().map(|row| row.name).collect();
     format!("{}::{}::{}", driver.name(), group.name, rows.join(","))
 }
 
-/// Rows of one group that are run together.
 #[derive(Debug)]
 pub(crate) struct Unit {
     driver: Driver,
@@ -44,7 +43,7 @@ impl Unit {
         self.rows.iter().map(|row| name(self.driver, self.group, &[row])).collect()
     }
 
-    /// What came of a row. The first one to ask runs them all.
+    /// The outcome of a row. The first caller runs all rows.
     pub(crate) fn outcome(&self, number: usize) -> Outcome {
         let run = || match self.driver {
             Driver::Krun if !magikvm_lab::runs_here() => self.in_the_lab(),
@@ -53,10 +52,9 @@ impl Unit {
         self.outcomes.get_or_init(run)[number].clone()
     }
 
-    /// Under the lab's emulation of an emulated processor a timer's interrupt can get lost, and with it the guest (its kernel then complains of
-    /// stalls, up to one boot in twenty), or the lab itself (which then does not say what is still running, as it does at half of its time). Such
-    /// a unit is given two more boots, and that is said. What falls silent by a mistake of ours does so again, or under QEMU, whose rows are
-    /// run once.
+    /// Under the lab's emulation of an emulated processor a timer's interrupt can get lost, and with it the guest (its kernel then reports stalls,
+    /// in up to one boot of twenty) or the lab itself (which then does not report what is still running, as it does at half of its time). Such a
+    /// unit gets two more boots, with a message. A hang by an error of magikvm repeats, or shows under QEMU, whose rows are run once.
     fn in_the_lab(&self) -> Vec<Outcome> {
         const MORE_BOOTS: usize = 2;
         let silent = |outcome: &Outcome| {
@@ -148,8 +146,8 @@ fn with_causes(error: &LabError) -> String {
     text
 }
 
-/// What came of each of several rows that another process ran, from its exit code and what it printed. `other` are further words, which are
-/// shown when that is not clear.
+/// The outcome of each of several rows that another process ran, from its exit code and output. `other` is more output, which is shown if the
+/// outcome is unclear.
 pub(crate) fn outcomes_of(rows: &[&str], code: i32, stdout: &str, other: &str) -> Vec<Outcome> {
     let lines: Vec<Value> =
         stdout.lines().filter_map(|line| serde_json::from_str(line.strip_prefix(MARK)?).ok()).collect();
@@ -166,7 +164,7 @@ pub(crate) fn outcomes_of(rows: &[&str], code: i32, stdout: &str, other: &str) -
     outcomes
 }
 
-/// The line about a row.
+/// The line with a row's outcome.
 pub(crate) fn line_about(row: &str, outcome: &Outcome) -> String {
     format!("{MARK}{}", json!({ "row": row, "said": outcome.as_ref().err() }))
 }
@@ -181,7 +179,7 @@ fn find(name: &str) -> Option<Unit> {
     Some(Unit::new(driver, group, rows.split(',').map(row).collect::<Option<_>>()?))
 }
 
-/// In the lab: the test of all rows of a unit, which was asked for by the unit's name, and which says what came of each.
+/// In the lab: the test of all rows of a unit, requested by the unit's name, which prints the outcome of each row.
 pub(crate) fn asked_by_another(args: &Arguments) -> Option<Trial> {
     let name = args.filter.clone().filter(|_| args.exact && magikvm_lab::is_inside())?;
     let unit = find(&name)?;

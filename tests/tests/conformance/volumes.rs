@@ -1,4 +1,4 @@
-//! What containers see of volumes of every kind.
+//! Volumes of every kind as containers see them.
 
 use crate::row::{Group, Pods, Row};
 use crate::subject::Subject;
@@ -8,7 +8,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 
 const POD: &str = "volumes";
-/// Each call that a server of files has to make for its guest.
+/// Each call that a file server has to make for its guest.
 const EVERY_CALL: &str = "set -e; cd /host; mkdir -p d/e; echo one > d/f; ln d/f d/hard; ln -s f d/soft; mkfifo d/pipe; \
     cp -p d/f d/copy; echo two >> d/f; truncate -s 100000 d/f; fallocate -l 4096 d/room; chmod 640 d/f; chown 12:34 d/f; \
     touch -d 2001-02-03 d/f; mv d/copy d/e/moved; mv d/e/moved d/copy; dd if=d/f of=d/g bs=4k conv=fsync 2>/dev/null; \

@@ -96,7 +96,7 @@ fn sixty_four_volumes(subject: &Subject) {
         let image = format!("test/image{n}:1");
         let layer = busybox().file("which", 0o644, format!("image {n}\n").as_bytes());
         subject.import(&image, layer, &json!({ "Env": ["PATH=/bin"] }));
-        // Each sees its own volumes, and those of the one after it.
+        // Each container sees its volumes, and those of the next one.
         let next = (n + 1) % CONTAINERS;
         let script = format!(
             "cat /which /host/host /map/file; echo; echo c{n} > /disk/from; cat /nexthost/host; echo m > /memory/x; ls -d /disk /memory /nextdisk | wc -l; sleep 1000"
@@ -139,13 +139,13 @@ fn no_way_out_of_a_volume(subject: &Subject) {
     };
     for bad in ["up", "far", "far/passwd", "loop", "up/new"] {
         let said = subject.run(&pod(bad)).run().expect_code(1).stderr;
-        assert!(said.contains("volume v cannot be had") && said.contains(bad), "{said}");
+        assert!(said.contains("volume v cannot be provided") && said.contains(bad), "{said}");
     }
     fs::write(host.join("in/here"), "").unwrap();
     assert_eq!(subject.run(&pod("fine")).arg("--no-prefix").ok().stdout, "here\n");
     subject.cmd(["rm", "out"]).ok();
 
-    // In an emptyDir a container may lead others astray.
+    // In an emptyDir a container can redirect others with links.
     let pod = Pod::new("astray")
         .volume("v", json!({ "emptyDir": {} }))
         .script("liar", "ln -s /etc /v/etc; ln -s / /v/root; sleep 1000")
@@ -154,7 +154,7 @@ fn no_way_out_of_a_volume(subject: &Subject) {
         .set("spec/restartPolicy", "Always")
         .script("victim", "cat /lie/passwd /lie/etc/passwd; sleep 2; exit 1")
         .mount("v", "/lie", json!({ "subPath": "root/etc" }));
-    // Whichever is first: the directory that is made, or the link, which is refused.
+    // In any order: either the directory is made first, or the link is refused.
     let said = subject.run(&pod).args(["-d"]).run();
     if said.code == 0 {
         assert_eq!(subject.logs("astray", "victim"), "");
@@ -165,7 +165,7 @@ fn no_way_out_of_a_volume(subject: &Subject) {
     subject.assert_as_new();
 }
 
-/// A container swaps a directory for a link and back, as fast as it can, while another one is started again and again in what is there.
+/// A container swaps a directory for a link and back as fast as it can, while another one is restarted in that directory again and again.
 fn links_that_change_meanwhile(subject: &Subject) {
     let starts: usize = std::env::var("MAGIKVM_TEST_RACES").map_or(6, |text| text.parse().unwrap());
     let pod = Pod::new("race")
@@ -201,8 +201,8 @@ fn what_was_synced_is_there(subject: &Subject) {
     subject.start(&pod);
     until("it has written", || subject.logs("victim", "web").lines().count() == 2);
     let digest = subject.logs("victim", "web").lines().next().unwrap().to_owned();
-    let machine = subject.process("victim", subject.machine_process());
-    kill(Pid::from_raw(machine), Signal::SIGKILL).expect("the process is there");
+    let vm = subject.process("victim", subject.vm_process());
+    kill(Pid::from_raw(vm), Signal::SIGKILL).expect("the process is there");
     subject.wait_for_phase("victim", "Failed");
     let there = subject.other("sha256sum").arg(host.join("data")).ok().stdout;
     assert_eq!(there.split(' ').next(), digest.split(' ').next());
@@ -232,7 +232,7 @@ fn hosts_that_have_it_not(subject: &Subject) {
     for (path, kind, why) in cases {
         let said = subject.run(&pod(&path, kind)).run().expect_code(1).stderr;
         assert!(
-            said.contains("volume v cannot be had") && said.contains(why) && said.contains(&text(&path)),
+            said.contains("volume v cannot be provided") && said.contains(why) && said.contains(&text(&path)),
             "{said}"
         );
     }

@@ -1,4 +1,4 @@
-//! Compressed root file systems: what the kernel and `fsck.erofs` read is what the uncompressed form holds.
+//! Compressed root file systems: the kernel and `fsck.erofs` read the same content as from the uncompressed form.
 
 use crate::make::{Item, Tar};
 use crate::tools::{Mounted, assert_same, run};
@@ -50,7 +50,7 @@ impl Forms {
     }
 }
 
-/// `fsck.erofs` reads every byte as the kernel does. Its owners, times and attributes are the mount's to compare.
+/// `fsck.erofs` reads every byte as the kernel does. The mount covers owners, times and attributes.
 fn extracted_is(image: &Path, expected: &Path) {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");

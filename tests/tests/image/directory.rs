@@ -1,4 +1,4 @@
-//! The directory form: what is unpacked is what the kernel shows of the mounted image.
+//! The directory form: the unpacked files equal those of the mounted image.
 
 use crate::make::{Item, Tar};
 use crate::tools::{Mounted, Seen, assert_same, look, run};
@@ -31,7 +31,7 @@ fn unpacked(image: &tempfile::NamedTempFile, owners: Owners) -> (tempfile::TempD
     (dir, summary)
 }
 
-/// What a user without privileges has of it.
+/// The form that an unprivileged user gets.
 fn as_mine(tree: BTreeMap<PathBuf, Seen>, owner: (u32, u32)) -> BTreeMap<PathBuf, Seen> {
     let is_device = |seen: &Seen| matches!(seen.mode & 0o170_000, 0o020_000 | 0o060_000);
     let mine = |mut seen: Seen| {
@@ -64,7 +64,7 @@ fn a_tree_with_everything_in_it_is_what_the_kernel_shows() {
         let (dir, summary) = unpacked(&image, Owners::Mine);
         let mut expected = as_mine(look(mounted.path()), (0, 0));
         let mut found = look(dir.path());
-        // As root, more attributes can be set than by others; never capabilities.
+        // Root can set more attributes than others, but never capabilities.
         for seen in found.values_mut() {
             assert!(!seen.xattrs.contains_key("security.capability".as_ref() as &std::ffi::OsStr));
             seen.xattrs.retain(|name, _| name.to_string_lossy().starts_with("user."));
@@ -79,11 +79,11 @@ fn a_tree_with_everything_in_it_is_what_the_kernel_shows() {
 
 /// Runs the unpacker as a user without privileges, in `dir`.
 fn as_nobody(image: &tempfile::NamedTempFile, dir: &Path, owners: &str) -> Output {
-    // Where the other user can reach it.
+    // In a directory that the other user can reach.
     let place = tempfile::tempdir().unwrap();
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let unpacker = place.path().join("unpacker");
-    // By another process: a child of another test could have it open for writing otherwise.
+    // Copied by another process: otherwise a child of another test could have the file open for writing.
     run("cp", &[&UNPACKER, &unpacker]);
     chown(dir, Some(65_534), Some(65_534)).unwrap();
     let stdin = Stdio::from(File::open(image.path()).unwrap());
@@ -147,7 +147,7 @@ fn a_user_without_privileges_gets_all_that_he_can_have() {
 
 #[test]
 fn paths_longer_than_the_kernel_takes_and_few_open_files() {
-    // A thousand directories below each other, and longer names below them through a link.
+    // A thousand nested directories, and longer names below them through a link.
     let mut tar = Tar::default();
     let deep = "ab/".repeat(1000);
     tar = tar.item(&Item {
@@ -199,7 +199,7 @@ fn errors_name_the_file_and_leave_nothing_open() {
         );
         fs::remove_dir_all(&room).unwrap();
     }
-    // Nothing in it is open.
+    // No file in it is open to others.
     run("umount", &[&disk.path()]);
 
     let tar =

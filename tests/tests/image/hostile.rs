@@ -1,4 +1,4 @@
-//! Hostile images: each is an error that says why, and nothing of it is left in the store or elsewhere.
+//! Hostile images: each one is an error with its reason, and leaves nothing in the store or elsewhere.
 
 use crate::make::{Item, Layout, Packing, Tar, gzip};
 use crate::{Store, chain, files};
@@ -8,7 +8,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
 
-/// The import fails, says `expected`, and leaves nothing.
+/// The import fails with `expected` and leaves nothing.
 fn refused(layout: &Layout, expected: &str) {
     let store = Store::new();
     match store.import(&layout.source(), "hostile") {
@@ -154,7 +154,7 @@ fn damaged_blobs() {
     other[middle] ^= 1;
     fs::write(layout.blob_path(&digest), &other).unwrap();
     refused(&layout, "");
-    // Still gzip of the same tar, but not the blob that was promised.
+    // Still gzip of the same tar, but not the blob of the digest.
     let mut other = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     other.write_all(&tar).unwrap();
     let other = other.finish().unwrap();
@@ -251,7 +251,7 @@ fn too_many_entries_and_layers() {
     store.import(&Layout::of(Packing::Gzip, &vec![tar; 128]).source(), "x").unwrap();
 }
 
-/// Whiteouts and links that are dear to follow must not take long.
+/// Whiteouts and links that are expensive to follow must not take long.
 #[test]
 fn no_layer_takes_quadratic_time() {
     let mut base = Tar::default();

@@ -23,7 +23,7 @@ pub(crate) struct Item<'a> {
     pub(crate) mtime: u64,
     pub(crate) link: &'a [u8],
     pub(crate) data: &'a [u8],
-    /// Written in the header instead of the data's length.
+    /// Replaces the data's length in the header.
     pub(crate) size: Option<u64>,
     pub(crate) device: (u32, u32),
     pub(crate) pax: Vec<(&'a str, &'a [u8])>,

@@ -156,7 +156,7 @@ fn an_image_of_umoci_is_what_umoci_unpacks_and_the_same_from_every_transport() {
     assert_eq!(image.rootfs.size_bytes, expected.len() as u64);
     assert_eq!(image.record.rootfs_sha256, magikvm::image::Digest::of(&expected));
 
-    // The same layers give the same bytes, whatever carried them.
+    // The same layers give the same bytes, whatever their transport.
     let from = format!("oci:{}:t", layout.display());
     let archive = format!("docker-archive:{}", dir.path().join("a.tar").display());
     run("skopeo", &[&"--insecure-policy", &"copy", &from, &format!("{archive}:some/name:1")]);
@@ -216,7 +216,7 @@ fn an_archive_with_several_images_needs_a_choice() {
     assert_eq!(fs::read(mounted.path().join("file")).unwrap(), b"b");
 }
 
-/// A file system of the pod's own files, as the kernel sees it.
+/// A file system of the pod's private files, as the kernel sees it.
 #[test]
 fn small_file_systems_mount() {
     let dir = tempfile::tempdir().unwrap();

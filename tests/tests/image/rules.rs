@@ -1,4 +1,4 @@
-//! Layers written by hand: what the tools above never write, and what this store promises about it.
+//! Layers written by hand: cases that the tools never write, and the store's promises about them.
 
 use crate::make::{Item, Layout, Packing, Tar};
 use crate::tools::{Mounted, assert_same, look, run};
@@ -20,7 +20,7 @@ fn mounted(layers: &[Vec<u8>]) -> Mounted {
     Store::new().mounted(&layout.source(), "x")
 }
 
-/// Layers that umoci reads as well: both must see the same.
+/// Layers that umoci reads as well. The results must be equal.
 #[test]
 fn layers_in_every_dialect_are_what_umoci_unpacks() {
     let long = format!("long/{}/{}", "d".repeat(200), "f".repeat(200));
@@ -78,7 +78,7 @@ fn layers_in_every_dialect_are_what_umoci_unpacks() {
     assert_same(&bundle.join("rootfs"), mounted.path(), &ADDED);
 }
 
-/// What other tools write or take, and umoci does not.
+/// Layers that other tools write or read, and umoci does not.
 #[test]
 fn global_headers_are_left_out_and_contiguous_files_are_files() {
     let tar = Tar::default()
@@ -212,7 +212,7 @@ fn attributes_larger_than_a_block() {
     assert_eq!(seen[Path::new("link")].content, b"somewhere");
 }
 
-/// Replaced files leave their room to others, and nothing of them can be found in the image.
+/// The space of replaced files is reused, and nothing of them can be found in the image.
 #[test]
 fn nothing_of_a_replaced_file_is_left_in_the_image() {
     let secret = "SECRET-".repeat(100_000);
@@ -263,7 +263,7 @@ fn names_are_bytes() {
 }
 
 #[test]
-fn an_index_leads_to_this_machines_image() {
+fn an_index_leads_to_the_image_for_the_host() {
     let mut layout = Layout::new();
     layout.add(Packing::Zstd, &Tar::default().file("right", "").end());
     let mut right = layout.manifest();

@@ -121,7 +121,7 @@ fn images_with_the_same_layers_share_one_file() {
 }
 
 #[test]
-fn many_at_once_bake_once() {
+fn many_at_once_build_once() {
     let (store, layout) = (Store::new(), large(2));
     let baked = AtomicUsize::new(0);
     let results = Mutex::new(Vec::new());
@@ -146,7 +146,7 @@ fn many_at_once_bake_once() {
     assert_eq!(files(&store.root()).len(), 7, "{:?}", files(&store.root()));
 }
 
-/// Imports, removals, look-ups and openings of the same names from many processes' worth of threads.
+/// Imports, removals, look-ups and openings of the same names from many threads.
 #[test]
 fn the_store_survives_everybody_doing_everything() {
     let store = Store::new();
@@ -234,7 +234,7 @@ fn a_sweep_leaves_what_is_being_made() {
     drop(Mounted::erofs(&store.resolve("x").rootfs.path));
 }
 
-/// What a kill between two renames leaves: a root file system, a configuration or a lock that the index does not know.
+/// Remains of a kill between two renames: a root file system, a configuration or a lock that the index does not list.
 #[test]
 fn orphans_are_swept_and_damage_is_told() {
     let store = Store::new();
@@ -287,9 +287,9 @@ fn a_full_disk_is_an_error_and_leaves_nothing() {
     assert_eq!(store.list().unwrap().len(), 1);
 }
 
-/// Owners, devices and capabilities of an image need no rights of the one who imports it.
+/// Importing owners, devices and capabilities needs no privileges.
 #[test]
-fn another_user_bakes_the_same_bytes() {
+fn another_user_builds_the_same_bytes() {
     let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let item =
         |name: &'static [u8]| crate::make::Item { name, owner: (0, 5), mode: 0o4755, ..Default::default() };
@@ -303,7 +303,7 @@ fn another_user_bakes_the_same_bytes() {
     let layout = Layout::of(Packing::Zstd, &[tar]);
     let expected = Store::new().import(&layout.source(), "x").unwrap().rootfs_sha256.to_string();
 
-    // Everything where the other user can reach it.
+    // Everything in a directory that the other user can reach.
     let dir = tempfile::tempdir().unwrap();
     for path in [dir.path(), layout.dir.path()] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -356,7 +356,7 @@ fn a_directory_is_made_once_stays_while_it_is_used_and_goes_with_its_image() {
 
     assert!(matches!(store.store.remove("x"), Err(ImageError::InUse { .. })));
     drop(made);
-    // What somebody else is removing since before is not in the way.
+    // An earlier removal by another process is not in the way.
     let name = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
     let doomed = store.root().join("dirs").join(format!(".tmp-{name}"));
     fs::create_dir_all(doomed.join("rootfs/a")).unwrap();
@@ -369,7 +369,7 @@ fn a_directory_is_made_once_stays_while_it_is_used_and_goes_with_its_image() {
     assert_eq!(files(&store.root()), ["index.json", "lock"]);
 }
 
-/// A sweep that comes between two steps of who makes a directory takes nothing from him.
+/// A sweep between two steps of a process that makes a directory removes nothing of that process.
 #[test]
 fn directories_are_made_beside_sweeps() {
     let (store, layout) = (Store::new(), small("a"));
@@ -409,7 +409,7 @@ fn what_is_removed_while_it_is_verified_is_not_damaged() {
     assert_eq!(files(&store.root()), ["index.json", "lock"]);
 }
 
-/// An image whose configuration is that of another one, but whose layer is not what the configuration says.
+/// An image with the configuration of another one, but with a layer that differs from the configuration.
 #[test]
 fn layers_are_checked_also_when_their_root_file_system_is_here() {
     let store = Store::new();

@@ -1,4 +1,4 @@
-//! Everybody at once.
+//! Many verbs at once.
 
 use crate::{MIB, image, json_of, some_images, store};
 use magikvm_tests::proxy::{Action, Proxy};
@@ -15,7 +15,7 @@ fn pull(host: &Host, registry: &str, tag: &str) -> Cmd {
     image(host, &["pull", "--plain-http", "-q", &format!("{registry}/app:{tag}")])
 }
 
-/// Whatever comes of each, what the index has is whole.
+/// Whatever the outcome of each verb, all images of the index are complete.
 #[test]
 fn prunes_beside_pulls_take_nothing_that_is_needed() {
     let images = some_images(MIB / 2);
@@ -56,7 +56,7 @@ fn prunes_beside_pulls_take_nothing_that_is_needed() {
     }
 }
 
-/// That somebody is bringing the same layers does not make an image unused.
+/// A pull of the same layers does not make an image unused.
 #[test]
 fn an_image_in_use_stays_while_its_layers_are_brought_again() {
     let images = some_images(MIB);

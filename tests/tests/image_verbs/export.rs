@@ -1,4 +1,4 @@
-//! What is written out is the image: other programs and this one read it back.
+//! The exported form is the same image: other programs and this one can read it.
 
 use crate::{MIB, blob, image, import, import_from, inspect, rootfs, some_images};
 use magikvm_tests::Host;
@@ -14,7 +14,7 @@ use std::time::Instant;
 
 /// What the store adds to an image that lacks it.
 const ADDED: [&str; 8] = ["proc", "dev", "sys", "etc", "tmp", "etc/hosts", "etc/hostname", "etc/resolv.conf"];
-/// Every form, with the place behind the colon.
+/// Every form, with the path behind the colon.
 const FORMS: [&str; 5] = ["oci", "oci-archive", "docker-archive", "erofs", "dir"];
 
 /// A host with the image `team/app:1` of two gzip layers, the second of which removes, replaces and links.
@@ -42,7 +42,7 @@ fn with_image() -> (Host, Images) {
     (host, images)
 }
 
-/// `FORM:PLACE`, and what is at the place.
+/// `FORM:PATH`, and the files at the path.
 fn target(host: &Host, form: &str) -> String {
     format!("{form}:{}", host.file(form).display())
 }
@@ -51,7 +51,7 @@ fn skopeo(host: &Host, args: &[&str]) -> String {
     host.other("skopeo").arg("--insecure-policy").args(args).ok().stdout
 }
 
-/// An image brought into another store is the same one.
+/// An image that is imported into another store is the same one.
 #[track_caller]
 fn assert_comes_back(host: &Host, source: &str, with_manifest: bool) {
     let there = Host::bare();
@@ -224,7 +224,7 @@ fn a_place_that_cannot_be_is_said_so() {
     assert_eq!(files(&host.file("")), ["file"]);
 }
 
-/// Interrupted at moments spread over the whole: either all is there or nothing.
+/// Interrupted at moments spread over the whole export: either everything is there or nothing.
 #[test]
 fn an_interruption_leaves_all_or_nothing() {
     let images = some_images(8 * MIB);
@@ -240,7 +240,7 @@ fn an_interruption_leaves_all_or_nothing() {
         for moment in 1..8 {
             remove(&place);
             let running = image(&host, &["export", "a", &to]).spawn();
-            // Not a wait for anything: the moment is what is varied.
+            // This is not a wait for an event: the moment is the variable.
             std::thread::sleep(whole * moment / 8);
             running.signal(Signal::SIGINT);
             let said = running.wait();
@@ -285,7 +285,7 @@ fn a_full_disk_is_said_so_and_leaves_nothing() {
     }
 }
 
-/// Damage is not passed on.
+/// A damaged image is not exported.
 #[test]
 fn a_damaged_layer_is_not_written_out() {
     let (host, _) = with_image();

@@ -86,7 +86,7 @@ fn of_several_images_one_is_chosen() {
 fn what_is_no_archive_is_said_so_and_leaves_nothing() {
     let images = some_images(10_000);
     let host = Host::bare();
-    // The order of what skopeo writes varies, and with it what half of it is.
+    // skopeo's order of files varies, so that the half of an archive varies too.
     let file = host.file("archive");
     host.other("tar").args(["--sort=name", "-cf"]).arg(&file).arg("-C").arg(images.layout()).arg(".").ok();
     let tar = fs::read(&file).unwrap();

@@ -1,4 +1,4 @@
-//! Names and ids, tags, removal, and what is said when something is wrong.
+//! Names and IDs, tags, removal, and error messages.
 
 use crate::{image, import, inspect, listed, names, store};
 use magikvm_tests::layout::{Tar, digest, image_config};
@@ -102,7 +102,7 @@ fn a_name_is_given_to_another_image() {
     assert_eq!(inspect(&host, "other")["id"], other.as_str());
 }
 
-/// What a name meant when a pod was started stays what the pod runs.
+/// A pod keeps the image that its name meant at the start.
 #[test]
 fn a_tag_is_no_business_of_the_other_names() {
     let host = Host::bare();
@@ -147,7 +147,7 @@ fn inspect_shows_those_that_are_there_beside_an_error() {
     let said = image(&host, &["inspect", "missing:7"]).fails(1);
     assert_eq!(serde_json::from_str::<Value>(&said.stdout).unwrap(), json!([]));
 
-    // What is said of an image is so.
+    // The reported facts about an image are correct.
     let one = inspect(&host, "a");
     let path = one["rootfs"]["path"].as_str().unwrap();
     let rootfs = fs::read(path).unwrap();

@@ -1,4 +1,4 @@
-//! What `prune` takes and what not, and what `df` adds up.
+//! What `prune` removes and keeps, and the sums of `df`.
 
 use crate::{
     MIB, blob, image, import, import_from, inspect, json_of, names, on_disk, rootfs, some_images, store,
@@ -10,14 +10,14 @@ use serde_json::json;
 use std::fs::{self, File};
 use std::time::{Duration, SystemTime};
 
-/// As if the image had not been used for so many hours.
+/// Makes an image appear unused for this number of hours.
 #[track_caller]
 fn unused_for(host: &Host, name: &str, hours: u64) {
     let then = SystemTime::now() - Duration::from_secs(hours * 3600);
     File::options().write(true).open(rootfs(host, name)).unwrap().set_modified(then).unwrap();
 }
 
-/// What `prune` says it would do, and then does: the same.
+/// `prune` does what its dry run reports.
 #[track_caller]
 fn prune(host: &Host, args: &[&str]) -> String {
     let before = files(&store(host));
@@ -68,7 +68,6 @@ fn what_a_pod_uses_stays() {
     assert_eq!(names(&host), [""; 0]);
 }
 
-/// Taking up an image is a use of it.
 #[test]
 fn a_run_counts_as_use() {
     let host = Host::fake();
@@ -101,7 +100,7 @@ fn layers_that_another_image_needs_stay() {
     image(&host, &["verify", "--all"]).ok();
 }
 
-/// Two images that differ in their configuration alone have one root file system.
+/// Two images that differ only in their configuration share one root file system.
 #[test]
 fn a_root_file_system_that_another_image_needs_stays() {
     let host = Host::bare();
@@ -117,7 +116,7 @@ fn a_root_file_system_that_another_image_needs_stays() {
     assert_eq!(files(&store(&host)), ["index.json", "lock"]);
 }
 
-/// … and a pod that uses one of them keeps that one alone.
+/// A pod that uses one of them keeps only that one.
 #[test]
 fn of_two_images_with_one_root_file_system_the_used_one_stays() {
     let host = Host::fake();
@@ -127,7 +126,7 @@ fn of_two_images_with_one_root_file_system_the_used_one_stays() {
     }
     let pod = Pod::new("user").container_of("web", "a", &["app"]).with("imagePullPolicy", "Never");
     host.start_fake(&pod, "run");
-    // Bringing it again changes nothing.
+    // Another import changes nothing.
     host.import("a", layer(), &json!({ "Labels": { "name": "a" } }));
     image(&host, &["rm", "a"]).fails(1).complains("is used by a pod");
     let said = prune(&host, &["--all"]);
@@ -155,7 +154,7 @@ fn no_more_goes_than_the_storage_wants() {
     assert_eq!(names(&host), ["middle:latest", "young:latest"]);
     let two = size();
     assert!(two < all - MIB as u64 && two > all / 2, "{all} {two}");
-    // What was used lately stays whatever there is.
+    // Recently used images stay in any case.
     assert_eq!(prune(&host, &["--keep-storage", "0", "--until", "4h"]), "freed 0B\n");
     let said = prune(&host, &["--keep-storage", "3M"]);
     assert!(said.starts_with("removed middle:latest ") && said.lines().count() == 2, "{said}");
@@ -164,7 +163,7 @@ fn no_more_goes_than_the_storage_wants() {
     assert_eq!((names(&host), size()), (Vec::new(), 0));
 }
 
-/// What failed pulls and killed processes have left counts as what prune frees, and is not paid for with images.
+/// The remains of failed pulls and killed processes count towards what prune frees, so that no images are removed for them.
 #[test]
 fn leftovers_go_before_images() {
     let host = Host::bare();

@@ -1,4 +1,4 @@
-//! Every damage to a file of the store is found and told with the file's name.
+//! Every damage to a file of the store is found and reported with the file's name.
 
 use crate::{blob, image, import, inspect, rootfs, some_images, store};
 use magikvm_tests::tools::files;
@@ -59,7 +59,7 @@ fn damage_is_found_in_every_part_and_can_be_mended() {
             let path = parts(&host, "a")[part].clone();
             blow.strike(&path);
             let what = format!("{blow:?} of {}", path.display());
-            let said = image(&host, &["verify", "a"]).fails(1).complains("Hint: remove a damaged image");
+            let said = image(&host, &["verify", "a"]).fails(1).complains("Hint: Remove a damaged image");
             assert_eq!(said.stdout.lines().count(), 1, "{what}: {}", said.stdout);
             assert!(
                 said.stdout.starts_with(&format!("a: {}: it ", path.display())),
@@ -75,7 +75,7 @@ fn damage_is_found_in_every_part_and_can_be_mended() {
             assert_eq!(of("good:latest")["damages"].as_array().unwrap().len(), 0, "{what}");
             image(&host, &["verify", "good"]).ok().prints(&format!("good: unmodified ({good})\n"));
 
-            // As the hint says.
+            // The hint's command.
             image(&host, &["rm", "a"]).ok();
             assert_eq!(bring(), id);
             image(&host, &["verify", "--all"]).ok();
@@ -84,7 +84,7 @@ fn damage_is_found_in_every_part_and_can_be_mended() {
     }
 }
 
-/// What only bringing the image again mends, without removing it first.
+/// Damage that only another pull repairs, without removing the image first.
 #[test]
 fn bringing_an_image_again_replaces_damaged_layers() {
     let images = some_images(10_000);
@@ -118,7 +118,7 @@ fn an_image_that_cannot_be_looked_at_does_not_keep_others_from_it() {
     import(&host, "good", "good");
     let config = parts(&host, "bad")[0].clone();
     fs::remove_file(&config).unwrap();
-    // A loop is what root cannot open either.
+    // Not even root can open a symlink loop.
     std::os::unix::fs::symlink(&config, &config).unwrap();
     for args in [&["verify", "--all"][..], &["verify", "bad", "good"], &["verify", "good", &id]] {
         let said = image(&host, args).fails(3).complains(config.to_str().unwrap());

@@ -1,4 +1,4 @@
-//! Who is let in, by whom, and who gets to see a password.
+//! Access to registries, and which servers see a password.
 
 use crate::{layers, left, mounted, pull, pulled, refused, registry_with, some_images};
 use magikvm_tests::Host;
@@ -33,7 +33,7 @@ fn configure(host: &Host, toml: &str) {
     write(host.root().join("etc/registries.toml"), toml);
 }
 
-/// Files of a state root but the configuration that a test wrote.
+/// Files of a state directory except the configuration of the test.
 fn left_beside_configuration(host: &Host) -> Vec<String> {
     left(&host.root()).into_iter().filter(|file| !file.starts_with("etc/")).collect()
 }
@@ -88,7 +88,7 @@ fn logins_come_from_the_files_of_containers_and_docker_and_from_helpers() {
     let path = format!("{}:/usr/bin:/bin", host.file("bin").display());
     pull(&host, &name).env("PATH", path).ok();
 
-    // What a login is for: neither its host nor its path is taken for more than it says.
+    // The scope of a login: neither its host nor its path matches more than it names.
     let host = Host::bare();
     let elsewhere = json!({ "auths": { "registry.example": { "auth": "YTpi" }, format!("{}/other", registry.host()): { "auth": "YTpi" } } });
     let file = write(host.file("auth.json"), &elsewhere.to_string());
@@ -120,7 +120,7 @@ fn an_own_authority_must_be_named() {
         host.cmd(["image", "pull", &name]).ok();
         drop(mounted(&host));
     }
-    // The authority of one registry is none of another's.
+    // The private CA of one registry does not apply to another one.
     let host = Host::bare();
     let other = Registry::start(RegistryOptions { auth: None, tls: true });
     let ca = other.ca().unwrap().display().to_string();
@@ -168,7 +168,7 @@ fn a_mirror_is_asked_first_and_need_not_have_everything() {
     );
 }
 
-/// A registry whose layers lie elsewhere: whoever serves them sees no password and no cookie.
+/// A registry whose layers are on another server, which sees neither a password nor a cookie.
 #[test]
 fn logins_do_not_travel_to_another_host() {
     let images = some_images(1000);

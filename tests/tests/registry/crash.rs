@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-/// No request is stalled.
+/// Index of no request: none is stalled.
 const NONE: usize = usize::MAX;
 
 #[test]
@@ -56,7 +56,7 @@ fn assert_ends_at(signal: Signal, running: Running) {
     assert_eq!(output.stdout, "");
 }
 
-/// `nohup` and `trap '' INT` mean what they say.
+/// `nohup` and `trap '' INT` are respected.
 #[test]
 fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
     let images = some_images(MIB);
@@ -66,7 +66,7 @@ fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
         let wait = Mutex::new(wait);
         let proxy = Proxy::start(registry.port(), move |request| {
             if request.path.contains("/manifests/") {
-                // Over for all when the sender is gone.
+                // Ends all requests when the sender is dropped.
                 wait.lock().unwrap().recv().unwrap_err();
             }
             Action::Forward
@@ -84,7 +84,7 @@ fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
     }
 }
 
-/// Waiting for another process is work that can be interrupted too.
+/// Waiting for another process can be interrupted too.
 #[test]
 fn an_interruption_ends_the_wait_for_another_process() {
     let images = some_images(MIB);
@@ -99,7 +99,7 @@ fn an_interruption_ends_the_wait_for_another_process() {
     until("the first has begun", || {
         proxy.requests().iter().any(Request::is_blob) && files(&host.root()).len() > 2
     });
-    // One that wants the same image, and one that wants the same layer.
+    // One pull of the same image, and one pull of the same layer.
     for name in ["app:a", "app:b"] {
         let mut second = pull(&host, &proxy.name(name)).spawn();
         second.wait_for_stderr("another process");
@@ -154,7 +154,7 @@ fn a_killed_pull_leaves_nothing_that_stays() {
     }
 }
 
-/// Files that stay but for the index, which an empty store may have.
+/// Files that stay, except the index, which an empty store may have.
 fn without_index(host: &Host) -> Vec<String> {
     left(&host.root()).into_iter().filter(|file| file != "data/images/index.json").collect()
 }
@@ -164,7 +164,7 @@ fn names_and_ids(host: &Host) -> Vec<String> {
     list.lines().map(|line| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")).collect()
 }
 
-/// Killed at moments spread over the whole pull: between requests, in the bake, in the writing of the index.
+/// Killed at moments spread over the whole pull: between requests, while the root file system is built, and while the index is written.
 #[test]
 fn a_pull_killed_at_any_moment_can_be_done_again() {
     let images = some_images(2 * MIB);
@@ -184,7 +184,7 @@ fn a_pull_killed_at_any_moment_can_be_done_again() {
         let mut running = pull(&host, &name).into_command();
         let mut child =
             running.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
-        // Not a wait for anything: the moment is what is varied.
+        // This is not a wait for an event: the moment is the variable.
         std::thread::sleep(whole * moment / 30);
         child.kill().unwrap();
         killed += u32::from(!child.wait().unwrap().success());
@@ -204,7 +204,7 @@ fn a_pull_killed_at_any_moment_can_be_done_again() {
     assert!(killed >= 10, "{killed}");
 }
 
-/// From a disk that holds nothing up to one that holds the image.
+/// From a disk without room up to one with room for the image.
 #[test]
 fn a_full_disk_is_said_so_and_leaves_nothing() {
     let images = some_images(2 * MIB);
@@ -232,7 +232,7 @@ fn a_full_disk_is_said_so_and_leaves_nothing() {
     panic!("the image never had room");
 }
 
-/// A full disk takes nothing of what was there before.
+/// A full disk does not affect existing images.
 #[test]
 fn a_full_disk_keeps_what_it_has() {
     let images = some_images(2 * MIB);
@@ -247,7 +247,7 @@ fn a_full_disk_keeps_what_it_has() {
     at(&["image", "verify", "--all"]).ok();
 }
 
-/// What was brought before the connection was lost for good does not have to come again.
+/// Layers that were pulled before the connection was lost are not pulled again.
 #[test]
 fn layers_of_a_pull_that_failed_need_not_come_again() {
     let images = some_images(MIB);

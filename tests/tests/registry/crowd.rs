@@ -53,7 +53,7 @@ fn sixteen_processes_pull_overlapping_images_and_each_layer_comes_once() {
     host.cmd(["image", "verify", "--all"]).ok();
 }
 
-/// Who waits for a layer that another process brings does not wait for ever when that one dies.
+/// A process that waits for another one's layer does not wait for ever when that one dies.
 #[test]
 fn a_waiting_process_takes_over_from_a_killed_one() {
     let images = some_images(MIB);
@@ -79,7 +79,7 @@ fn a_waiting_process_takes_over_from_a_killed_one() {
         first.wait().expect_code(137);
         second.wait().expect_code(0);
         assert_eq!(times.load(Ordering::SeqCst), 2);
-        // What the first has left goes with the next change of the store.
+        // The next change of the store removes the first one's remains.
         host.cmd(["image", "prune"]).ok();
         drop(mounted(&host));
     }

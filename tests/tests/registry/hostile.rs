@@ -1,5 +1,5 @@
-//! A registry, or what is between, that breaks off, stalls, lies or changes its mind. Each is an error that says why and leaves nothing,
-//! or does no harm.
+//! A registry or proxy that breaks off, stalls, lies or changes its answers. Each case is an error with its reason and leaves nothing, or does
+//! no harm.
 
 use crate::{
     MIB, id, layers, left, left_but_layers, mounted, pull, pulled, refused, registry_with, some_images,
@@ -12,8 +12,8 @@ use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// The pull fails, says these texts and leaves nothing, however the registry is spoilt. Whole layers with nothing wrong may stay for
-/// another attempt until they are pruned.
+/// The pull fails with these texts and leaves nothing, whatever is wrong with the registry. Complete valid layers may stay for another attempt
+/// until they are pruned.
 #[track_caller]
 fn spoilt(registry: &Registry, texts: &[&str], rule: impl Fn(&Request) -> Action + Send + Sync + 'static) {
     let host = Host::bare();
@@ -48,7 +48,7 @@ fn a_broken_connection_goes_on_where_it_broke() {
     assert_eq!(ranges, [None, Some("bytes=1000000-"), Some("bytes=2000000-")]);
 }
 
-/// Some servers know no ranges and begin anew.
+/// Some servers do not support ranges and begin anew.
 #[test]
 fn a_server_without_ranges_may_begin_anew() {
     let images = some_images(3 * MIB);
@@ -154,13 +154,13 @@ fn other_bytes_than_announced() {
         true => Action::Answer { status: 200, headers: Vec::new(), body: vec![b' '; (1 << 20) + 1] },
         false => Action::Forward,
     });
-    // Damage in the registry's own storage.
+    // Damage in the registry's storage.
     let path = registry.blob_path(&second);
     let mut bytes = fs::read(&path).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&path, bytes).unwrap();
-    // By its digest, or by what its compression says first: either way the layer is named.
+    // The digest or the decompression fails first. Either way the error names the layer.
     spoilt(&registry, &[&second], |_| Action::Forward);
     fs::remove_file(&path).unwrap();
     spoilt(&registry, &[&second], |_| Action::Forward);
@@ -175,14 +175,14 @@ fn redirects_that_lead_nowhere() {
             false => Action::Forward,
         });
     }
-    // In a circle.
+    // A redirect in a circle.
     spoilt(&registry, &["redirect"], |request| match request.is_blob() {
         true => Action::redirect(request.path.clone()),
         false => Action::Forward,
     });
 }
 
-/// What comes is one of the two images as a whole, never a mixture, however often the tag moves.
+/// The result is one of the two images as a whole and never a mixture, however often the tag moves.
 #[test]
 fn a_tag_that_moves_between_two_requests() {
     let images = Images::new();
@@ -215,7 +215,7 @@ fn a_tag_that_moves_between_two_requests() {
     }
 }
 
-/// An index names its images by digest: another image in the place of one is found out.
+/// An index names its images by digest, so that a substituted image is detected.
 #[test]
 fn an_index_whose_image_was_exchanged() {
     let images = some_images(1000);

@@ -1,4 +1,4 @@
-//! What arrives, and what is asked for.
+//! The pulled images, and the requests for them.
 
 use crate::{
     ADDED, LARGE, MIB, id, layers, left, mounted, pull, pulled, refused, registry_with, some_images,
@@ -80,7 +80,7 @@ fn images_of_buildah_arrive_in_each_compression() {
         registry.push(&images.layout(), compression, &format!("app:{compression}"));
         let host = Host::bare();
         pulled(&host, &registry.name(&format!("app:{compression}")));
-        // umoci knows no zstd: what skopeo makes of it is the same image.
+        // umoci does not support zstd, but skopeo's conversion is the same image.
         let dir = tempfile::tempdir().unwrap();
         let (from, layout) = (images.source(compression), dir.path().join("layout"));
         let to = format!("oci:{}:gzip", layout.display());
@@ -170,7 +170,7 @@ fn a_pinned_digest_is_asked_for_once() {
     for policy in ["missing", "always", "never"] {
         assert_eq!(id(&pull(&host, &names[0]).args(["--policy", policy]).ok()), first, "{policy}");
     }
-    // The same image under one more name needs no registry either.
+    // Another name for the same image needs no registry either.
     assert_eq!(pulled(&host, &names[1]), first);
     refused(pull(&host, &registry.name(&format!("app@{other}"))), &["cannot connect"]);
 }
@@ -197,7 +197,7 @@ fn policies_say_when_the_registry_is_asked() {
     assert_eq!(registry.requests(), []);
     assert_eq!(registry.requests(), []);
 
-    // Nothing new: the manifest is looked at, and no layer is fetched.
+    // Nothing is new: the manifest is requested, and no layer is fetched.
     assert_eq!(id(&with("always").ok()), old);
     let asked = registry.requests();
     assert!(asked.iter().any(|one| one.path.ends_with("/v2/app/manifests/a")), "{asked:?}");

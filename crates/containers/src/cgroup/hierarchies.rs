@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Bytes of `/proc/self/mountinfo` that are looked at.
+/// Most bytes of `/proc/self/mountinfo` that are read.
 const MAX_MOUNTINFO: u64 = 4 << 20;
-/// Controllers of which a pod needs none: groups of `perf_event`, `net_cls` and so on limit nothing of a container.
+/// Controllers that a pod does not need: groups of `perf_event`, `net_cls` and so on limit nothing of a container.
 const WANTED: [&str; 9] =
     ["blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "pids"];
 
@@ -14,7 +14,7 @@ const WANTED: [&str; 9] =
 pub(crate) enum Hierarchies {
     /// cgroup v2: one tree, mounted here.
     Unified(PathBuf),
-    /// cgroup v1: a tree for each controller, or for several together.
+    /// cgroup v1: a tree for each controller or for several controllers together.
     Legacy(Vec<Controller>),
 }
 
@@ -25,7 +25,6 @@ pub(crate) struct Controller {
     pub(crate) root: PathBuf,
 }
 
-/// Why control groups can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     #[error("cannot read /proc/self/mountinfo")]
@@ -37,7 +36,7 @@ pub enum CgroupError {
 }
 
 impl Hierarchies {
-    /// Those of the calling process's mount namespace.
+    /// The hierarchies of the calling process's mount namespace.
     pub(crate) fn detect() -> Result<Self, CgroupError> {
         let bytes = File::open("/proc/self/mountinfo")
             .and_then(|file| crate::rootfs::read_capped(file, MAX_MOUNTINFO))
@@ -45,7 +44,7 @@ impl Hierarchies {
         Self::of_mounts(&String::from_utf8_lossy(&bytes)).ok_or(CgroupError::None)
     }
 
-    /// Reads proc_pid_mountinfo(5). A memory controller in a tree of its own means a legacy or hybrid system.
+    /// Reads proc_pid_mountinfo(5). A memory controller in a separate tree means a legacy or hybrid system.
     fn of_mounts(mountinfo: &str) -> Option<Self> {
         let mut unified = None;
         let mut legacy: Vec<Controller> = Vec::new();
@@ -74,7 +73,7 @@ impl Hierarchies {
     }
 }
 
-/// A path of mountinfo, in which blanks and the like are octal numbers.
+/// Decodes a path of mountinfo, in which blanks and other special characters are octal numbers.
 fn unescape(field: &str) -> PathBuf {
     let blanks = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
     let text = blanks.iter().fold(field.to_owned(), |text, (code, meaning)| text.replace(code, meaning));

@@ -13,12 +13,12 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// What the kernel gives for no limit at all is this or more (PAGE_COUNTER_MAX in bytes).
+/// The kernel reports this or more when there is no limit (PAGE_COUNTER_MAX in bytes).
 const NO_LIMIT: u64 = 1 << 62;
-/// How often everything is killed again that was forked meanwhile, on systems without a freezer.
+/// How often the kill is repeated on systems without a freezer, to catch processes forked meanwhile.
 const ROUNDS: u32 = 64;
 
-/// A group, by the controllers of each tree and its directory there.
+/// A group: the controllers of each tree and the group's directory there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Group(pub(crate) Vec<(Vec<String>, PathBuf)>);
 
@@ -30,7 +30,7 @@ pub(super) fn make(dir: &Path) -> io::Result<()> {
         }
         fs::create_dir(dir)?;
     }
-    // A new group of cpuset may use no processor and no memory, and can hold no process, until somebody says otherwise.
+    // A new group of cpuset has no processor and no memory, and can hold no process until both are set.
     for file in ["cpuset.cpus", "cpuset.mems"] {
         let (own, above) = (dir.join(file), dir.parent().unwrap_or(dir).join(file));
         if text(&own).is_some_and(|value| value.trim().is_empty())
@@ -63,8 +63,8 @@ impl Group {
         self.dirs().try_for_each(|dir| fs::write(dir.join("cgroup.procs"), "0"))
     }
 
-    /// The rules of `devices`: nothing but what is allowed, later rules overriding earlier ones. Each is `(allow, rule)` in the words of
-    /// `devices.allow`.
+    /// Sets the rules of `devices`: nothing but what is allowed, later rules overriding earlier ones. Each is `(allow, rule)` in the
+    /// syntax of `devices.allow`.
     pub(crate) fn restrict_devices(&self, rules: &[(bool, String)]) -> io::Result<()> {
         let dir = self.dir("devices").ok_or_else(|| {
             io::Error::new(io::ErrorKind::Unsupported, "the system has no devices controller")
@@ -75,14 +75,14 @@ impl Group {
         })
     }
 
-    /// Every process in it and below it.
+    /// Every process in the group and below it.
     fn processes(&self) -> BTreeSet<i32> {
         let mut found = BTreeSet::new();
         self.dirs().for_each(|dir| collect(dir, &mut found));
         found
     }
 
-    /// A frozen process forks no more, and dies of SIGKILL once it is thawed.
+    /// A frozen process does not fork, and dies of SIGKILL once it is thawed.
     pub(super) fn kill(&self) {
         let freezer = self.dir("freezer").map(|dir| dir.join("freezer.state"));
         if let Some(state) = &freezer {
@@ -104,11 +104,11 @@ impl Group {
         }
     }
 
-    /// The kernel tells nobody when a group becomes empty, but it tells of each process's end.
+    /// The kernel does not report that a group became empty, but it reports the end of each process.
     pub(super) fn wait_empty(&self, deadline: Instant) -> bool {
         loop {
             let Some(first) = self.processes().into_iter().next() else { return true };
-            // One that has gone in between is no error.
+            // The process may have ended since the list was read.
             let Ok(process) = sys::pidfd_open(first) else { continue };
             let mut polled = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
             if Instant::now() >= deadline || sync::poll_until(&mut polled, Some(deadline)).is_err() {
@@ -136,7 +136,7 @@ impl Group {
 
 fn collect(dir: &Path, found: &mut BTreeSet<i32>) {
     if let Some(text) = text(&dir.join("cgroup.procs")) {
-        // A process of another PID namespace is 0.
+        // The kernel shows a process of another PID namespace as 0.
         found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|&pid| pid > 0));
     }
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {

@@ -1,8 +1,8 @@
-//! Control groups of a pod: one for each container and, inside, one for each exec. Owns: every write to them that libcontainer does not make.
-//! Must not know: plans, processes' meaning.
+//! Control groups of a pod: one for each container and, inside it, one for each exec. Owns: every write to them that libcontainer does not make.
+//! Must not know: plans, what processes are for.
 //!
-//! Three arrangements exist. On a *unified* system (cgroup v2) all controllers are in one tree. On a *legacy* system (v1) each controller has a
-//! tree of its own. A *hybrid* system is a legacy one that has an additional unified tree without the controllers that matter here; it is
+//! Three arrangements exist. On a *unified* system (cgroup v2) all controllers are in one tree. On a *legacy* system (v1) each controller has
+//! a separate tree. A *hybrid* system is a legacy one with an additional unified tree that lacks the controllers that matter here; it is
 //! treated as legacy.
 
 mod hierarchies;
@@ -17,7 +17,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// Bytes of a control group's file that are looked at.
+/// Most bytes of a control group's file that are read.
 const MAX_FILE: u64 = 64 << 10;
 
 /// The control groups of one pod.
@@ -29,12 +29,12 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    /// Below this `cgroupsPath` of the OCI specification.
+    /// Uses the group with this `cgroupsPath` of the OCI specification as the pod's group.
     pub(crate) fn new(hierarchies: Hierarchies, pod: &str) -> Self {
         Self { hierarchies, pod: pod.trim_start_matches('/').to_owned() }
     }
 
-    /// Makes the pod's group and lets every controller be used in it.
+    /// Makes the pod's group and enables every controller in it.
     pub(crate) fn make(&self) -> io::Result<()> {
         match &self.hierarchies {
             Hierarchies::Unified(root) => unified::make_pod(root, &self.pod),
@@ -49,7 +49,7 @@ impl Tree {
         self.group(&[name.as_str()])
     }
 
-    /// The group of one exec in it. The container's limits and accounts cover it too.
+    /// The group of one exec in a container. The container's limits and accounts cover it too.
     pub(crate) fn exec(&self, name: &ContainerName, id: u64) -> Cgroup {
         self.group(&[name.as_str(), &format!("exec-{id}")])
     }
@@ -81,8 +81,8 @@ pub(crate) struct Usage {
 }
 
 impl Cgroup {
-    /// Makes it anew, for a container: whatever is left of an earlier run goes. When memory runs out all of the container dies where the
-    /// kernel can do that (cgroup v2), as the kubelet sets containers up.
+    /// Makes the group anew for a container and removes what an earlier run left. When memory runs out the whole container dies where the
+    /// kernel supports that (cgroup v2), as the kubelet sets containers up.
     pub(crate) fn make_for_container(&self, deadline: Instant) -> io::Result<()> {
         if self.exists() {
             self.kill();
@@ -95,7 +95,7 @@ impl Cgroup {
         }
     }
 
-    /// Makes it and moves the calling process into it.
+    /// Makes the group and moves the calling process into it.
     pub(crate) fn make_and_enter(&self) -> io::Result<()> {
         match self {
             Self::Unified(group) => group.make_and_enter(),
@@ -110,7 +110,7 @@ impl Cgroup {
         }
     }
 
-    /// Kills everything in it and below it.
+    /// Kills every process in the group and below it.
     pub(crate) fn kill(&self) {
         match self {
             Self::Unified(group) => group.kill(),
@@ -118,7 +118,7 @@ impl Cgroup {
         }
     }
 
-    /// Waits until no live process is in it or below it; whether that came true.
+    /// Waits until no live process is in the group or below it. Returns whether that happened before the deadline.
     pub(crate) fn wait_empty(&self, deadline: Instant) -> bool {
         match self {
             Self::Unified(group) => group.wait_empty(deadline),
@@ -126,7 +126,7 @@ impl Cgroup {
         }
     }
 
-    /// Removes it and the groups in it, as far as they are empty.
+    /// Removes the group and the groups in it, as far as they are empty.
     pub(crate) fn remove(&self) {
         match self {
             Self::Unified(group) => remove_tree(&group.0),
@@ -134,7 +134,7 @@ impl Cgroup {
         }
     }
 
-    /// How many of its processes the kernel has killed for want of memory.
+    /// How many of its processes the kernel's OOM killer has killed.
     pub(crate) fn oom_kills(&self) -> u64 {
         match self {
             Self::Unified(group) => group.oom_kills(),
@@ -142,7 +142,7 @@ impl Cgroup {
         }
     }
 
-    /// What it uses; `None` when it does not exist.
+    /// The group's resource use; `None` when it does not exist.
     pub(crate) fn usage(&self) -> Option<Usage> {
         match self {
             Self::Unified(group) => group.usage(),
@@ -151,7 +151,7 @@ impl Cgroup {
     }
 }
 
-/// Removes a group and those below it. Only directories can be removed, so nothing else is looked at.
+/// Removes a group and those below it. Only directories can be removed, so files are ignored.
 fn remove_tree(dir: &std::path::Path) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -170,7 +170,7 @@ fn text(path: &std::path::Path) -> Option<String> {
     read(std::fs::File::open(path).ok()?).ok()
 }
 
-/// The number in a file; `None` when it says `max` or there is none.
+/// The number in a file; `None` when it says `max` or the file does not exist.
 fn number(path: &std::path::Path) -> Option<u64> {
     text(path)?.trim().parse().ok()
 }

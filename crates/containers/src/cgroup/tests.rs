@@ -1,11 +1,11 @@
-//! Against the real control groups of this system, of whichever arrangement. They need root.
+//! Tests against the real control groups of the host, in any arrangement. They need root.
 
 use super::*;
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// A pod's tree that goes with its test.
+/// The groups of a test pod, removed with the test.
 struct Pod(Tree);
 
 impl Pod {
@@ -32,7 +32,7 @@ impl Drop for Pod {
     }
 }
 
-/// A shell in the group that says when its child runs.
+/// A shell in the group that reports when its child runs.
 fn forker(group: &Cgroup) -> Child {
     let dirs: Vec<String> = match group {
         Cgroup::Unified(group) => vec![group.0.display().to_string()],

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// A group, by its directory.
+/// A group, named by its directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Group(pub(crate) PathBuf);
 
@@ -39,7 +39,7 @@ impl Group {
         fs::write(self.0.join("memory.oom.group"), "1")
     }
 
-    /// No controller is enabled below a container's group, so its limits and accounts cover this one too.
+    /// No controller is enabled below a container's group, so the container's limits and accounts cover this group too.
     pub(super) fn make_and_enter(&self) -> io::Result<()> {
         fs::create_dir(&self.0)?;
         fs::write(self.0.join("cgroup.procs"), "0")

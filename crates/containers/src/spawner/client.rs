@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Mutex;
 
-/// The way to the spawner.
+/// The connection to the spawner.
 #[derive(Debug)]
 pub(crate) struct Spawner {
     requests: Mutex<OwnedFd>,
@@ -47,7 +47,7 @@ impl Spawner {
         self.pid
     }
 
-    /// Makes a container (its stdio belongs to it from here on) up to the point where its program would start.
+    /// Makes a container up to the point where its program would start. The container takes over its standard streams.
     pub(crate) fn create(
         &self,
         plan: &ContainerPlan,
@@ -61,7 +61,7 @@ impl Spawner {
         )
     }
 
-    /// Makes a further process in the container of `init`, up to the point where its program would start.
+    /// Makes another process in the container of `init`, up to the point where its program would start.
     pub(crate) fn exec(
         &self,
         request: &ExecRequest,
@@ -74,7 +74,7 @@ impl Spawner {
         self.request(&Job::Exec { request: request.clone(), id }, &fds)
     }
 
-    /// Makes the process that holds the pod's shared PID namespace: its process id.
+    /// Makes the process that holds the pod's shared PID namespace and returns its process id.
     pub(crate) fn namespace(&self) -> Result<i32, Failure> {
         let pending = self.request(&Job::Namespace, &[])?;
         let pid = pending.pid;
@@ -100,7 +100,7 @@ impl Spawner {
     }
 }
 
-/// Lets the program of a process start that waits, and returns when the program runs.
+/// Starts the program of a waiting process, and returns when the program runs.
 pub(crate) fn start(channel: &OwnedFd) -> Result<(), Failure> {
     send(channel, &Order::Start, &[]).map_err(|error| lost(&error))?;
     match receive::<Answer>(channel).map_err(|error| lost(&error))? {

@@ -19,10 +19,10 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How long an earlier run's processes may take to be gone.
+/// How long the processes of an earlier run may take to end.
 const LEFTOVERS: Duration = Duration::from_secs(2);
 
-/// Makes a container and starts it when told to.
+/// Makes a container and starts it on order.
 pub(super) fn create(
     channel: &OwnedFd,
     context: &Context,
@@ -62,11 +62,11 @@ pub(super) fn create(
     let built = builder.as_init(site.bundle(&plan.name)).with_systemd(false).with_detach(true).build();
     let container = match built {
         Ok(container) => container,
-        // What the executor found says more than libcontainer's account of it.
+        // The executor's failure is more precise than libcontainer's.
         Err(error) => return Err(report.outcome().err().unwrap_or_else(|| Failure::other(&error))),
     };
     if matches!(cgroup, Cgroup::Legacy(_)) {
-        // libcontainer has added its own defaults to the controller's rules. The program waits, so nothing was opened yet.
+        // libcontainer has added its own defaults to the controller's rules. The program has not started, so no device is open yet.
         devices::restrict(&cgroup, &rules)?;
     }
     let pid = container.pid().map_or(0, |pid| pid.as_raw());
@@ -87,8 +87,8 @@ pub(super) fn create(
     outcome
 }
 
-/// The socket through which the container's first process hands over the master of the terminal it opened in its
-/// own devpts.
+/// The socket through which the container's first process hands over the master of its terminal, which it opened in the
+/// container's devpts.
 struct Console {
     listener: UnixListener,
     path: PathBuf,
@@ -111,8 +111,8 @@ impl Console {
     }
 }
 
-/// What libcontainer runs as the container's first process, in place of its own executor: that one looks only at
-/// the permission of "others", demands a `PATH` and can't say why an exec failed.
+/// Runs the program as the container's first process, in place of libcontainer's executor, which looks only at
+/// the permission of "others", requires a `PATH` and can't say why an exec failed.
 #[derive(Clone)]
 struct Program {
     report: RawFd,
@@ -136,8 +136,8 @@ impl Program {
     reason = "the executor interface can carry only a copyable descriptor number over libcontainer's fork"
 )]
 fn take(fd: RawFd) -> OwnedFd {
-    // SAFETY: in the container's first process the pipe end of this number was inherited by fork and is used by
-    // nobody else; it is taken once, right before the process ends.
+    // SAFETY: the container's first process inherited the pipe end of this number by fork and nobody else uses it;
+    // it is taken once, right before the process ends.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
@@ -151,7 +151,7 @@ impl Executor for Program {
     }
 
     fn setup_envs(&self, _envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
-        // The environment goes straight to execve, in its order.
+        // The environment goes to execve unchanged and in its order.
         Ok(())
     }
 

@@ -1,5 +1,5 @@
-//! A worker that starts a further process in a running container, with everything the container's own process is
-//! bound by: namespaces, cgroup, limits, user, capabilities, seccomp.
+//! A worker that starts another process in a running container, bound by everything that binds the container's first
+//! process: namespaces, cgroup, limits, user, capabilities, seccomp.
 
 use super::{Answer, Context, DEFAULT_SIZE, await_start, program, send};
 use crate::{bundle, sys};
@@ -26,7 +26,7 @@ enum Streams {
     Terminal { master: OwnedFd, slave: OwnedFd },
 }
 
-/// Starts the process when told to.
+/// Starts the process on order.
 pub(super) fn exec(
     channel: &OwnedFd,
     context: &Context,
@@ -43,7 +43,7 @@ pub(super) fn exec(
     cgroup.make_and_enter().map_err(|error| gone_or(&error))?;
     fs::write("/proc/self/oom_score_adj", process.oom_score_adj().unwrap_or(0).to_string())?;
     set_limits(process)?;
-    // The new process is visible in the container while it still runs this program: nothing there may look into it.
+    // The container can see the new process while it still runs this program, so nothing in the container may inspect it.
     nix::sys::prctl::set_dumpable(false)?;
     let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWCGROUP;
     setns(&init, namespaces).map_err(|errno| gone_or(&errno.into()))?;
@@ -72,10 +72,10 @@ pub(super) fn exec(
             }
             send(channel, &Answer::Created { pid: child }, &to_send)?;
             drop(streams);
-            // Without the order the pipe closes unwritten, and the new process gives up.
+            // Without the order the pipe closes unwritten, and the new process exits.
             await_start(channel)?;
             nix::unistd::write(&go, b"1")?;
-            // Kept until now: the new process may have failed and ended already, and nobody must be killed for writing to it.
+            // Kept until now: the new process may have failed and ended already, and writing to it must not kill the worker.
             drop(wait);
             report.outcome()
         }
@@ -91,12 +91,12 @@ fn gone_or(error: &std::io::Error) -> Failure {
     }
 }
 
-/// The descriptor that numbers of terminals live in: linux/major.h and fs/devpts/inode.c.
+/// The descriptor that holds terminal numbers: linux/major.h and fs/devpts/inode.c.
 const PTMX: (u64, u64) = (5, 2);
 const DEVPTS: libc::c_long = 0x1cd1;
 
-/// Opens a terminal of the container's own devpts. Whatever the container put at that path instead is not taken for
-/// one.
+/// Opens a terminal of the container's devpts. Anything else that the container put at that path is
+/// refused.
 fn open_terminal(size: magikvm_proto::wire::WindowSize) -> Result<Streams, Failure> {
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let master = open("/dev/pts/ptmx", flags, Mode::empty())?;
@@ -135,7 +135,7 @@ fn set_limits(process: &Process) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Runs in the new process, which is in the container's PID namespace already. Returns only why it failed.
+/// Runs in the new process, which is already in the container's PID namespace. Returns only if it failed.
 fn become_program(
     spec: &Spec,
     process: &Process,
@@ -151,7 +151,7 @@ fn become_program(
         chdir(cwd).map_err(|errno| {
             Failure::new(FailureKind::Other, format!("cannot enter {}: {errno}", cwd.display()))
         })?;
-        // A link of /proc can lead to a directory that is not the container's; the kernel then knows no path to it.
+        // A link of /proc can lead to a directory outside the container; the kernel then knows no path to it.
         std::env::current_dir().map_err(|_| {
             Failure::new(FailureKind::Other, format!("{} is not in the container", cwd.display()))
         })?;
@@ -200,7 +200,7 @@ fn take_identity(spec: &Spec, process: &Process) -> Result<(), Failure> {
         process.user().additional_gids().iter().flatten().map(|&gid| Gid::from_raw(gid)).collect();
     setgroups(&groups)?;
     sys::set_ids(process.user().uid(), process.user().gid())?;
-    // Another user's number has cost the effective capabilities; the kernel wants them for a filter.
+    // Changing the user cleared the effective capabilities, which the kernel requires for a filter.
     let calls = create_syscall();
     reset_effective(calls.as_ref()).map_err(|error| Failure::other(&error))?;
     if !no_new_privileges {
@@ -222,7 +222,7 @@ fn filter(seccomp: Option<&LinuxSeccomp>) -> Result<(), Failure> {
     }
 }
 
-/// The container's variables, those of the request in front of them; a terminal has a `TERM`.
+/// The container's variables, preceded by those of the request; a process with a terminal gets a `TERM`.
 fn environment(process: &Process, request: &ExecRequest) -> Vec<String> {
     let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
     let own = process.env().as_deref().unwrap_or_default();

@@ -1,16 +1,16 @@
 //! Makes processes. Owns: every fork of the supervisor.
 //!
 //! libcontainer forks with a raw clone3 and then runs ordinary code in the copy, which is sound only in a process
-//! that has one thread. PID 1 has many. So one copy of it, the *spawner*, is forked before the first thread and
-//! never starts one. It knows a single trick: it receives a socket, forks, and lets the copy (a *worker*) talk
+//! that has one thread. PID 1 has many. So PID 1 forks one copy, the *spawner*, before its first thread, and the spawner
+//! never starts one. The spawner only receives a socket, forks, and lets the copy (a *worker*) talk
 //! through that socket. A worker takes one [`Job`], does it, and exits; all descriptors of a container pass from
-//! the supervisor straight to its worker, so nothing of one container is ever open in another's.
+//! the supervisor straight to its worker, so nothing of one container is ever open in another.
 //!
-//! **No exit is lost.** A container's process 1 is its worker's child until the worker exits, and only then PID
-//! 1's. The worker exits after PID 1 has taken the process id and said [`Order::Start`]; so PID 1 knows every
+//! **No exit is lost.** A container's PID 1 is a child of its worker until the worker exits, and only then of PID
+//! 1. The worker exits after PID 1 has taken the process id and sent [`Order::Start`], so PID 1 knows every
 //! process before it can reap it.
 //!
-//! **Further processes** (`exec`) do not use libcontainer's tenant builder: it drops the container's seccomp filter
+//! **Additional processes** (`exec`) do not use libcontainer's tenant builder: it drops the container's seccomp filter
 //! (libcontainer 0.7 rebuilds `linux` without it), so an exec could open the vsock that containers must not open.
 //! [`exec`] joins the namespaces itself and uses libcontainer's own capability and seccomp code.
 
@@ -31,33 +31,32 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// Bytes of one message between PID 1 and a worker: an exec of the longest wire line fits.
+/// Most bytes of one message between PID 1 and a worker: an exec of the longest wire line fits.
 const MAX_MESSAGE: usize = 160 << 10;
 
-/// Why there is no spawner.
+/// Why the spawner can't be started.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnerError {
-    /// Sockets or fork failed.
     #[error("cannot start the spawner")]
     Start(#[source] io::Error),
 }
 
-/// What a worker is to do.
+/// What a worker does.
 #[derive(Debug, Serialize, Deserialize)]
 enum Job {
-    /// Makes a container. Descriptors: stdin, stdout, stderr; only stdin's stand-in with a terminal.
+    /// Makes a container. Descriptors: stdin, stdout, stderr; with a terminal only a placeholder for stdin.
     Create {
         plan: ContainerPlan,
-        /// How often it was made before.
+        /// How often the container was made before.
         run: u32,
         /// Process that holds the pod's shared PID namespace.
         pod_namespace: Option<i32>,
     },
-    /// Starts a further process in a container. Descriptors: the container's pidfd, then stdin, stdout, stderr
+    /// Starts another process in a container. Descriptors: the container's pidfd, then stdin, stdout, stderr
     /// without a terminal.
     Exec {
         request: ExecRequest,
-        /// Unique number, names its cgroup.
+        /// Unique number that names its cgroup.
         id: u64,
     },
     /// Makes the process that holds the pod's shared PID namespace.
@@ -76,25 +75,25 @@ enum Answer {
     Failed(Failure),
 }
 
-/// What PID 1 says to a worker whose process waits.
+/// What PID 1 tells a worker whose process waits.
 #[derive(Debug, Serialize, Deserialize)]
 enum Order {
     Start,
 }
 
-/// What every forked copy needs to know, from before the fork.
+/// What every forked copy needs to know, set before the fork.
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
     pub(crate) site: Site,
     pub(crate) tree: Tree,
-    /// Writes one line where it can be found.
+    /// Writes one line to the log.
     pub(crate) note: fn(&str),
 }
 
-/// Initial size of a terminal until somebody says otherwise.
+/// Size of a terminal until it is set.
 const DEFAULT_SIZE: WindowSize = WindowSize { rows: 24, cols: 80 };
 
-/// Forks the spawner. To be called before the first thread. `forked` is called first in the copy.
+/// Forks the spawner. Must be called before the first thread. `forked` is called first in the copy.
 pub(crate) fn start(context: Context, forked: fn()) -> Result<client::Spawner, SpawnerError> {
     let (ours, theirs) = sys::message_pair().map_err(SpawnerError::Start)?;
     match sys::fork_single_threaded().map_err(|errno| SpawnerError::Start(errno.into()))? {
@@ -124,13 +123,13 @@ fn serve(requests: &OwnedFd, context: &Context) -> ! {
         match sys::fork_single_threaded() {
             Ok(sys::Fork::Child) => work(&channel, context),
             Ok(sys::Fork::Parent { .. }) => {}
-            // The closed channel tells PID 1.
+            // The closed channel tells PID 1 that there is no worker.
             Err(errno) => (context.note)(&format!("spawner: cannot fork: {errno}")),
         }
     }
 }
 
-/// The kernel opened the console as the standard streams. No process made from here may inherit it.
+/// The kernel opened the console as the standard streams of PID 1. No container process may inherit it.
 fn silence_stdio() -> io::Result<()> {
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
     for stream in 0..3 {
@@ -155,7 +154,7 @@ fn work(channel: &OwnedFd, context: &Context) -> ! {
         Ok(()) => Answer::Started,
         Err(failure) => Answer::Failed(failure),
     };
-    // PID 1 may have gone on without us; there is nobody else to tell.
+    // PID 1 may have given up on this worker; nobody else needs the answer.
     send(channel, &answer, &[]).ok();
     sys::exit_now(0)
 }
@@ -164,7 +163,7 @@ fn gone() -> Failure {
     Failure::new(FailureKind::Gone, "cancelled")
 }
 
-/// Waits until PID 1 wants the process to go on; without that it must not.
+/// Waits for PID 1's order to go on. Without the order the process must not start.
 fn await_start(channel: &OwnedFd) -> Result<(), Failure> {
     match receive::<Order>(channel)? {
         Some((Order::Start, _)) => Ok(()),

@@ -1,5 +1,5 @@
-//! The process that holds the PID namespace which the containers of a pod share (`shareProcessNamespace`). It is
-//! process 1 there and reaps by ignoring SIGCHLD. Containers see it, so it keeps nothing that is worth having: no
+//! The process that holds the PID namespace shared by a pod's containers (`shareProcessNamespace`). It is
+//! PID 1 there and reaps by ignoring SIGCHLD. Containers see it, so it keeps nothing of value: no
 //! capability, no root, no descriptor.
 
 use super::{Answer, Context, await_start, send};

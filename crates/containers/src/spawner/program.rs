@@ -1,4 +1,4 @@
-//! Finding and executing a program inside a container, with an answer either way: the kernel closes the report pipe
+//! Finds and executes a program inside a container and reports the result: the kernel closes the report pipe
 //! on success, and a failure is written to it.
 
 use magikvm_supervisor::{Failure, FailureKind};
@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-/// `PATH` where a configuration has none, as in other runtimes.
+/// `PATH` if a configuration has none, as in other runtimes.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The worker's end of the report pipe.
@@ -25,7 +25,7 @@ impl Report {
         Ok(Self { read: File::from(read), write: Some(write) })
     }
 
-    /// The number of the end that the new process writes to; the same in every copy of this process.
+    /// The descriptor number of the end that the new process writes to; the same in every copy of this process.
     pub(super) fn raw(&self) -> RawFd {
         self.write.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
@@ -99,7 +99,7 @@ fn c_string(text: &str) -> Result<CString, Failure> {
     CString::new(text).map_err(|_| Failure::new(FailureKind::Other, format!("{text:?} contains NUL")))
 }
 
-/// Becomes the program; returns only why not.
+/// Becomes the program; returns only if that failed.
 pub(super) fn execute(args: &[String], env: &[String]) -> Failure {
     let start = || -> Result<Failure, Failure> {
         let program = find(args, env)?;
@@ -110,7 +110,7 @@ pub(super) fn execute(args: &[String], env: &[String]) -> Failure {
         }
         let Err(errno) = execve(&program, &args, &env);
         let kind = if errno == Errno::ENOENT { FailureKind::NoProgram } else { FailureKind::Other };
-        // ENOENT of a file that is there: its interpreter is not.
+        // ENOENT for a file that exists: its interpreter is missing.
         let hint = if errno == Errno::ENOENT { " (does its interpreter exist in the image?)" } else { "" };
         Ok(Failure::new(kind, format!("cannot execute {program:?}: {}{hint}", errno.desc())))
     };

@@ -223,12 +223,12 @@ impl Authorizer {
             200 => read_token(&transport.document(response, MAX_TOKEN).await?)
                 .map_err(|problem| RegistryError::Token { url: shown(realm), problem }),
             401 | 403 => {
-                let message = transport.message(response).await;
+                let message = transport.message(response).await.into();
                 Err(self.denied(realm, status.as_u16(), message, found))
             }
             status => {
                 let retry_after = retry::retry_after(response.headers());
-                let message = transport.message(response).await;
+                let message = transport.message(response).await.into();
                 Err(RegistryError::Status { url: shown(realm), status, message, retry_after })
             }
         }

@@ -5,7 +5,7 @@ use super::download::Transfer;
 use super::error::RegistryError;
 use super::foreign::{neutral, shown};
 use super::retry::{self, Timing};
-use super::transport::{Answer, Origin, Transport};
+use super::transport::{Answer, Origin, Said, Transport};
 use super::{DownloadEvent, FetchedManifest, Which};
 use crate::digest::Digest;
 use crate::document::{MAX_MANIFEST, Role, role};
@@ -16,8 +16,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
-/// The longest explanation of a refusal that is kept.
-const ERROR_TYPE: &str = "application/json";
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// One endpoint of the repository.
@@ -82,10 +80,14 @@ impl Endpoint {
         let status = response.status().as_u16();
         let url = shown(response.url());
         let retry_after = retry::retry_after(response.headers());
-        let is_plain = response.url().scheme() == "http" && content_type(&response) != ERROR_TYPE;
-        let message = self.transport.message(response).await;
+        let is_plain = response.url().scheme() == "http";
+        let message = match (status, self.transport.message(response).await) {
+            (400, Said::Text(message)) if is_plain && from == Origin::Asked => {
+                return RegistryError::PlainRefused { url, message };
+            }
+            (_, said) => said.into(),
+        };
         match status {
-            400 if is_plain && from == Origin::Asked => RegistryError::PlainRefused { url, message },
             404 => RegistryError::NotFound { url, message },
             // Another login for the registry would not satisfy a server that it redirects to.
             401 | 403 if from == Origin::Asked => RegistryError::Denied {

@@ -247,7 +247,7 @@ impl Transport {
     }
 
     /// The explanation in an unsuccessful answer, made harmless. Empty if none arrives in time.
-    pub(super) async fn message(&self, mut response: Response) -> String {
+    pub(super) async fn message(&self, mut response: Response) -> Said {
         let mut bytes = Vec::new();
         let limit = self.timing.stall.min(Duration::from_secs(5));
         let read = async {
@@ -292,8 +292,24 @@ fn target(url: &Url, headers: &HeaderMap) -> Result<Url, RegistryError> {
     }
 }
 
-/// The errors of a registry (`{"errors":[{"code":…,"message":…}]}`), or the text unchanged.
-fn message_of(bytes: &[u8]) -> String {
+/// What an answer that is no success says, made harmless.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// The errors of a registry: `{"errors":[{"code":…,"message":…}]}`.
+    Errors(String),
+    /// The text of something that does not answer as a registry does.
+    Text(String),
+}
+
+impl From<Said> for String {
+    fn from(said: Said) -> Self {
+        match said {
+            Said::Errors(text) | Said::Text(text) => text,
+        }
+    }
+}
+
+fn message_of(bytes: &[u8]) -> Said {
     #[derive(serde::Deserialize)]
     struct Errors {
         errors: Vec<One>,
@@ -309,10 +325,11 @@ fn message_of(bytes: &[u8]) -> String {
             "" => error.code.clone(),
             message => format!("{}: {message}", error.code),
         });
-        return neutral(&lines.collect::<Vec<_>>().join("; "));
+        return Said::Errors(neutral(&lines.collect::<Vec<_>>().join("; ")));
     }
     let text = String::from_utf8_lossy(bytes);
-    if text.trim_start().starts_with('<') { "(a web page)".to_owned() } else { neutral(&text) }
+    let is_page = text.trim_start().starts_with('<');
+    Said::Text(if is_page { "(a web page)".to_owned() } else { neutral(&text) })
 }
 
 /// Whether an address or name certainly means this host.
@@ -353,10 +370,11 @@ mod tests {
     fn messages_of_registries_are_shown_short_and_harmless() {
         let json =
             br#"{"errors":[{"code":"DENIED","message":"no \u001b[2J access","detail":{}},{"code":"X"}]}"#;
-        assert_eq!(message_of(json), "DENIED: no  [2J access; X");
-        assert_eq!(message_of(b"<html><body>404</body></html>"), "(a web page)");
-        assert_eq!(message_of(b"gone\r\nfor good\xff"), "gone  for good\u{fffd}");
-        assert_eq!(message_of(b""), "");
+        assert_eq!(message_of(json), Said::Errors("DENIED: no  [2J access; X".to_owned()));
+        let text = |bytes: &[u8], text: &str| assert_eq!(message_of(bytes), Said::Text(text.to_owned()));
+        text(b"<html><body>404</body></html>", "(a web page)");
+        text(b"gone\r\nfor good\xff", "gone  for good\u{fffd}");
+        text(b"", "");
     }
 
     #[test]

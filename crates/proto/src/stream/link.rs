@@ -1,4 +1,4 @@
-//! One end of a stream, without any input or output.
+//! One end of a stream, without input and output.
 
 use super::traffic::{Direction, Traffic};
 use super::{FRAME_COST, HEADER_LEN, MAX_DATA, MAX_MESSAGE, MAX_URGENT, WINDOW_TO_GUEST, WINDOW_TO_HOST};
@@ -11,16 +11,16 @@ const RESET: u8 = 3;
 const MESSAGE: u8 = 4;
 const URGENT: u8 = 5;
 
-/// Bits of a data frame's number that are its length; the others are its channel.
+/// Bits of a data frame's number that hold its length; the others hold its channel.
 const LENGTH_BITS: u32 = 14;
 const _: () = assert!(MAX_DATA < 1 << LENGTH_BITS && super::MAX_CHANNELS as u32 <= 1 << (24 - LENGTH_BITS));
 
-/// Less than this is not sent until there is room for more: the next leave to send comes soon and is large. Where there is room at all there is
+/// An end with less room than this waits for more: the next window frame comes soon and is large. Where there is any room, there is
 /// room for any message.
 const LEAST_ROOM: usize = MAX_MESSAGE;
 
-/// Bytes of urgent messages that may wait to be taken. Each has cost more bytes to send than it occupies here, so an end that takes them
-/// whenever it has received something, and receives less than this at once, never meets it.
+/// Most bytes of urgent messages that wait to be taken. Sending one costs more bytes than it occupies here, so an end that takes them
+/// after each receive, and receives fewer bytes than this at once, never reaches the limit.
 const MAX_URGENT_HELD: usize = 64 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,36 +29,36 @@ pub enum Side {
     Guest,
 }
 
-/// What no honest peer sends. After any of these the connection is of no use.
+/// A violation of the protocol. The connection can't be used after any of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// A kind of frame that there is not.
+    /// An unknown kind of frame.
     #[error("a frame of the unknown kind {0}")]
     Kind(u8),
-    /// A number that the kind of frame cannot have.
+    /// A number that this kind of frame cannot have.
     #[error("a frame of kind {kind} with the number {number}")]
     Number { kind: u8, number: u32 },
-    /// Data for which there is no room.
-    #[error("more data than there is room for")]
+    /// Data that exceed the window.
+    #[error("more data than the window allows")]
     Window,
-    /// Leave to send more than can be on its way.
-    #[error("room that there cannot be")]
+    /// A window larger than anything that can be on its way.
+    #[error("a window that is too large")]
     Room,
-    /// Something after the end of its direction.
-    #[error("data after their end")]
+    /// A frame after the end of its direction.
+    #[error("a frame after the end")]
     AfterEnd,
     /// A kind of frame that this connection does not carry in this direction.
-    #[error("a frame of kind {0} where there is none")]
+    #[error("a frame of kind {0} that this connection does not carry")]
     Misplaced(u8),
-    /// More urgent messages than could have come since the last ones were taken.
+    /// More urgent messages than can have arrived since the last ones were taken.
     #[error("too many urgent messages")]
     Urgent,
 }
 
-/// What is next to be handed on to the local side.
+/// The next thing to hand on to the local side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Incoming<'a> {
-    /// Bytes of a channel, as many as have come.
+    /// The bytes of a channel that have arrived.
     Data {
         channel: u16,
         bytes: &'a [u8],
@@ -66,7 +66,7 @@ pub enum Incoming<'a> {
     Message(&'a [u8]),
 }
 
-/// What the bytes of a frame are.
+/// What the bytes of a frame mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Content {
     Data(u16),
@@ -74,7 +74,7 @@ enum Content {
     Urgent,
 }
 
-/// A frame of the peer whose bytes are not all handed on.
+/// A frame of the peer that is not handed on completely.
 #[derive(Debug, Clone, Copy)]
 struct Frame {
     content: Content,
@@ -114,7 +114,7 @@ impl Buffer {
         }
     }
 
-    /// A connection on which nothing happens holds no memory.
+    /// An idle connection holds no memory.
     fn rest(&mut self) {
         if self.is_empty() {
             *self = Self::default();
@@ -122,40 +122,40 @@ impl Buffer {
     }
 }
 
-/// What one end knows of a connection. Holds at most a window of data, one frame and the urgent messages that nobody has taken yet, and no
+/// The state of one end of a connection. Holds at most a window of data, one frame and the urgent messages that wait to be taken, and no
 /// memory while nothing waits.
 #[derive(Debug)]
 pub struct Link {
-    /// The beginning of a frame.
+    /// The received beginning of a frame.
     header: [u8; HEADER_LEN],
     header_len: usize,
-    /// What the present frame's bytes are.
+    /// What the bytes of the current frame mean.
     content: Content,
-    /// Those of them that have not come yet.
+    /// How many of them have not arrived yet.
     to_come: usize,
     /// How many frames have begun.
     begun: u64,
     /// Data frames and messages that are not delivered yet.
     frames: VecDeque<Frame>,
     inbox: Buffer,
-    /// Urgent messages, each after a byte with its length.
+    /// Urgent messages, each preceded by a byte with its length.
     urgent: Buffer,
     outbox: Buffer,
     /// What the peer may still send.
     window: u32,
-    /// All that it may have on its way.
+    /// The peer's whole window.
     full_window: u32,
-    /// Delivered, and not told to the peer.
+    /// Delivered, but not yet reported to the peer.
     owed: u32,
     /// What may still be sent to the peer.
     credit: u32,
     full_credit: u32,
     peer_ended: bool,
     peer_gone: bool,
-    /// The local side was told of that.
+    /// The local side was told about that.
     output_ended: bool,
     local_ended: bool,
-    /// How much is to be sent until the peer knows of that.
+    /// How many bytes must be sent until the peer knows about that.
     end_left: usize,
     discards: bool,
     reset: Option<Side>,
@@ -167,7 +167,7 @@ fn cost(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX).saturating_add(FRAME_COST)
 }
 
-/// A length that a frame may have.
+/// Checks the length of a frame.
 fn length(number: u32, most: usize) -> Option<usize> {
     usize::try_from(number).ok().filter(|len| (1..=most).contains(len))
 }
@@ -178,7 +178,7 @@ fn header(kind: u8, number: u32) -> [u8; HEADER_LEN] {
 }
 
 impl Link {
-    /// Of a connection that was just agreed upon.
+    /// A connection whose request was just accepted.
     pub fn new(side: Side, traffic: Traffic) -> Self {
         let (full_window, full_credit) = match side {
             Side::Host => (WINDOW_TO_HOST, WINDOW_TO_GUEST),
@@ -211,7 +211,7 @@ impl Link {
         }
     }
 
-    /// Takes bytes of the peer, whatever they are.
+    /// Takes any bytes of the peer.
     pub fn receive(&mut self, mut bytes: &[u8]) -> Result<(), Violation> {
         while !bytes.is_empty() && self.reset.is_none() {
             if self.to_come > 0 {
@@ -284,7 +284,7 @@ impl Link {
         Ok(())
     }
 
-    /// The beginning of a frame that the window counts.
+    /// Begins a frame that the window counts.
     fn begin(&mut self, content: Content, len: usize) -> Result<(), Violation> {
         if self.peer_ended {
             return Err(Violation::AfterEnd);
@@ -295,7 +295,7 @@ impl Link {
         Ok(())
     }
 
-    /// The number of the frame that has begun and of which not all has come.
+    /// The number of the current frame, which has not arrived completely.
     pub fn open_frame(&self) -> Option<u64> {
         (self.to_come > 0 || self.header_len > 0).then_some(self.begun)
     }
@@ -307,12 +307,12 @@ impl Link {
         }
     }
 
-    /// All that is to be handed on to the local side: what comes next on a connection with one channel and no messages.
+    /// Everything that can be handed on to the local side at once, on a connection with one channel and no messages.
     pub fn inbox(&self) -> &[u8] {
         self.inbox.as_slice()
     }
 
-    /// What is to be handed on to the local side next; when that is done, [`Self::delivered`] is told how many bytes it was.
+    /// What to hand on to the local side next. The caller then tells [`Self::delivered`] how many bytes it handed on.
     pub fn next(&self) -> Option<Incoming<'_>> {
         let inbox = self.inbox.as_slice();
         let first = self.frames.front()?;
@@ -326,7 +326,7 @@ impl Link {
         }
     }
 
-    /// Takes the oldest urgent message that has come.
+    /// Takes the oldest urgent message.
     pub fn take_urgent(&mut self) -> Option<Vec<u8>> {
         let (&len, rest) = self.urgent.as_slice().split_first()?;
         let message = rest.get(..usize::from(len))?.to_vec();
@@ -334,7 +334,7 @@ impl Link {
         Some(message)
     }
 
-    /// So many bytes of [`Self::next`] or [`Self::inbox`] were handed on.
+    /// Records that this many bytes of [`Self::next`] or [`Self::inbox`] were handed on.
     pub fn delivered(&mut self, mut bytes: usize) {
         self.inbox.take(bytes);
         while bytes > 0 {
@@ -350,8 +350,8 @@ impl Link {
         self.grant();
     }
 
-    /// Tells the peer what room there is again, if it is worth it. Only when nothing else waits, so that a peer that does not read cannot make
-    /// this end heap up what it is to be told.
+    /// Opens the peer's window again, if it is worth it. Only when nothing else waits, so that a peer that does not read cannot make
+    /// this end accumulate window frames.
     fn grant(&mut self) {
         let is_of_use = self.reset.is_none() && !self.peer_ended && !self.peer_gone && self.outbox.is_empty();
         if self.owed >= self.full_window / 4 && is_of_use {
@@ -361,13 +361,13 @@ impl Link {
         }
     }
 
-    /// The local side takes no more: what comes for it is dropped from now on.
+    /// The local side takes no more: data for it are dropped from now on.
     pub fn discard(&mut self) {
         self.discards = true;
         self.delivered(self.inbox.as_slice().len());
     }
 
-    /// How much may be read from the local side now; nothing while something else waits to be sent.
+    /// How much may be read from the local side now; 0 while something else waits to be sent.
     pub fn room(&self) -> usize {
         if self.local_ended || self.reset.is_some() || !self.outbox.is_empty() {
             return 0;
@@ -376,12 +376,12 @@ impl Link {
         if room < LEAST_ROOM { 0 } else { room }
     }
 
-    /// Whether a frame of so many bytes may be sent now. It will be once the peer has handed on what it has.
+    /// Whether a frame with this many bytes may be sent now. If not, it may once the peer has handed on what it has.
     pub fn has_room_for(&self, bytes: usize) -> bool {
         self.room() > 0 && cost(bytes) <= self.credit
     }
 
-    /// Sends what was read from the local side: at most [`Self::room`] bytes; nothing at all is no frame.
+    /// Sends at most [`Self::room`] bytes that were read from the local side; empty data send no frame.
     pub fn send(&mut self, channel: u16, bytes: &[u8]) {
         if let Ok(len @ 1..) = u32::try_from(bytes.len()) {
             debug_assert!(bytes.len() <= MAX_DATA);
@@ -389,7 +389,7 @@ impl Link {
         }
     }
 
-    /// Sends a message of at most [`MAX_MESSAGE`] bytes, in order with the data, when there is [`Self::room`] for anything.
+    /// Sends a message of at most [`MAX_MESSAGE`] bytes, in order with the data, if there is any [`Self::room`].
     pub fn send_message(&mut self, message: &[u8]) {
         if let Ok(len @ 1..) = u32::try_from(message.len()) {
             debug_assert!(message.len() <= MAX_MESSAGE);
@@ -404,12 +404,12 @@ impl Link {
         self.outbox.push(bytes);
     }
 
-    /// Whether an urgent message may be sent now: nothing else waits for the connection, and the peer is there.
+    /// Whether an urgent message may be sent now: nothing else waits for the connection, and the peer is connected.
     pub fn has_room_for_urgent(&self) -> bool {
         self.outbox.is_empty() && self.reset.is_none() && !self.peer_gone
     }
 
-    /// Sends a message of at most [`MAX_URGENT`] bytes that the peer is given at once, whatever it has not handed on yet.
+    /// Sends a message of at most [`MAX_URGENT`] bytes that overtakes the data which the peer has not handed on yet.
     pub fn send_urgent(&mut self, message: &[u8]) {
         if let Ok(len @ 1..) = u32::try_from(message.len()) {
             debug_assert!(message.len() <= MAX_URGENT && self.has_room_for_urgent());
@@ -436,25 +436,25 @@ impl Link {
         }
     }
 
-    /// What is to be sent to the peer.
+    /// What must be sent to the peer.
     pub fn outbox(&self) -> &[u8] {
         self.outbox.as_slice()
     }
 
-    /// So many bytes of [`Self::outbox`] were sent.
+    /// Records that this many bytes of [`Self::outbox`] were sent.
     pub fn sent(&mut self, bytes: usize) {
         self.outbox.take(bytes);
         self.end_left = self.end_left.saturating_sub(bytes);
         self.grant();
     }
 
-    /// The peer has closed its end, and takes nothing more.
+    /// The peer has closed its end and takes nothing more.
     pub fn lose_peer(&mut self) {
         self.peer_gone = true;
         self.outbox = Buffer::default();
     }
 
-    /// Whether the peer has gone, and if so, whether it had said and heard all.
+    /// Whether the peer has gone, and if so, whether it had sent and received everything.
     pub fn is_peer_gone(&self) -> Option<bool> {
         self.peer_gone.then_some(self.peer_ended && self.is_end_sent())
     }
@@ -468,14 +468,14 @@ impl Link {
         self.peer_ended && self.inbox.is_empty()
     }
 
-    /// Whether the local side is to be told now that nothing more comes for it: once, when all was handed on.
+    /// Whether to tell the local side now that nothing more follows: true once, when everything was handed on.
     pub fn take_end(&mut self) -> bool {
         let now = self.is_delivered() && self.reset.is_none() && !self.output_ended;
         self.output_ended |= now;
         now
     }
 
-    /// Whether both directions have ended and all was handed on and sent.
+    /// Whether both directions have ended and everything was handed on and sent.
     pub fn is_finished(&self) -> bool {
         self.is_delivered() && self.is_end_sent()
     }
@@ -488,7 +488,7 @@ impl Link {
         self.side
     }
 
-    /// Gives back memory that is not needed now.
+    /// Frees memory that is not needed now.
     pub fn rest(&mut self) {
         self.inbox.rest();
         self.outbox.rest();

@@ -1,18 +1,18 @@
-//! Moves bytes between a connection of the local side and its peer, as far as neither has to be waited for: for forwarded ports.
+//! Moves bytes of a forwarded port between a local connection and its peer, as far as that needs no waiting.
 
 use super::{HEADER_LEN, Link, MAX_DATA, Side, Violation};
 use std::io::{self, ErrorKind, Read, Write};
 
-/// How often one side is read at one time. A connection that has much to say is told to come again, so that others come in between.
+/// How often one side is read in a row. A busy connection is then scheduled again, so that others have their turn.
 const TURNS: usize = 8;
 
-/// A TCP connection that is never waited for.
+/// A non-blocking TCP connection.
 pub trait Local: Read + Write {
-    /// Says that nothing more will be written.
+    /// Ends the direction that is written.
     fn end_output(&mut self) -> io::Result<()>;
 }
 
-/// What there is to be read, or what one wants to be told of.
+/// The ends that are ready to be read, or that the caller must watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ready {
     /// From or to the peer.
@@ -21,26 +21,26 @@ pub struct Ready {
     pub local: (bool, bool),
 }
 
-/// What becomes of the connection.
+/// What happens to the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It goes on when something of this is ready (to be read, to be written).
+    /// It goes on when one of these is ready (to be read, to be written).
     Waits(Ready),
-    /// All was said by both, and sent.
+    /// Both sides have ended, and everything was sent.
     Finished,
-    /// It was reset; the other end knows.
+    /// It was reset; the peer knows.
     Reset(Side),
-    /// The peer went away in the middle.
+    /// The peer closed the connection before the end.
     Cut,
-    /// The peer sent what no honest peer sends.
+    /// The peer violated the protocol.
     Violated(Violation),
 }
 
-fn is_patient(error: &io::Error) -> bool {
+fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
-/// Does what can be done now. `ready` says from whom there is something to read; writing is always tried.
+/// Does what is possible now. `ready` says which sides can be read; writing is always tried.
 pub fn pump(
     link: &mut Link,
     peer: &mut (impl Read + Write),
@@ -69,7 +69,7 @@ fn turn(
                     Ok(()) => {}
                     Err(violation) => return Verdict::Violated(violation),
                 },
-                Err(error) if is_patient(&error) => {}
+                Err(error) if is_transient(&error) => {}
                 Err(_) => link.lose_peer(),
             }
             break;
@@ -91,7 +91,7 @@ fn turn(
                         continue;
                     }
                 }
-                Err(error) if is_patient(&error) => {}
+                Err(error) if is_transient(&error) => {}
                 Err(_) => link.abort(),
             }
             break;
@@ -101,27 +101,27 @@ fn turn(
     verdict(link)
 }
 
-/// Hands on what the peer has sent. A local side that takes no more may still have something to say.
+/// Hands on what the peer has sent. A local side that takes no more may still send.
 fn deliver(link: &mut Link, local: &mut impl Local) {
     while !link.inbox().is_empty() {
         match local.write(link.inbox()) {
             Ok(count @ 1..) => link.delivered(count),
-            Err(error) if is_patient(&error) => return,
+            Err(error) if is_transient(&error) => return,
             Ok(0) | Err(_) => link.discard(),
         }
     }
     if link.take_end() && local.end_output().is_err() {
-        // It was reset; reading from it will say so.
+        // The connection was reset; reading from it reports that.
     }
 }
 
-/// Sends what waits for the peer, in pieces that are one packet each.
+/// Sends what waits for the peer, in pieces of one packet each.
 fn flush(link: &mut Link, peer: &mut impl Write) {
     while !link.outbox().is_empty() {
         let piece = &link.outbox()[..link.outbox().len().min(HEADER_LEN + MAX_DATA)];
         match peer.write(piece) {
             Ok(count @ 1..) => link.sent(count),
-            Err(error) if is_patient(&error) => return,
+            Err(error) if is_transient(&error) => return,
             Ok(0) | Err(_) => link.lose_peer(),
         }
     }
@@ -208,7 +208,7 @@ mod tests {
         peer.says = [&[0, 0, 0, 6][..], b"answer", &[1, 0, 0, 0]].concat();
         peer.ended = true;
         peer.breaks = true;
-        // That it is closed is seen when it is read from again.
+        // The next read reports that it is closed.
         assert!(matches!(turn_of(&mut link, &mut peer, &mut local), Verdict::Waits(_)));
         for _ in 0..6 {
             let wanted = Ready { peer: (false, false), local: (false, true) };

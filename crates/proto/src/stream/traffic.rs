@@ -1,10 +1,10 @@
-//! What a connection may carry, by what it was opened for.
+//! What a connection may carry, depending on its request.
 
 use super::{MAX_CHANNELS, Side};
 
 /// The host's data on exec and attach: input of the process.
 pub const STDIN: u16 = 0;
-/// The guest's data on exec and attach: output of the process, all of it if it has a terminal.
+/// The guest's data on exec and attach: output of the process, or all of it if the process has a terminal.
 pub const STDOUT: u16 = 0;
 /// The guest's data on exec and attach: error output of the process.
 pub const STDERR: u16 = 1;
@@ -15,7 +15,7 @@ const OUTPUTS: u16 = 2;
 /// What may be sent in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Direction {
-    /// Data of channels below this one.
+    /// Channels below this number may carry data.
     pub(super) channels: u16,
     pub(super) messages: bool,
     pub(super) urgent: bool,
@@ -34,22 +34,22 @@ pub struct Traffic {
 impl Traffic {
     /// A forwarded port: bytes both ways.
     pub const PORT: Self = Self { to_host: BYTES, to_guest: BYTES };
-    /// Events: bytes of the guest.
+    /// Events: bytes from the guest.
     pub const EVENTS: Self = Self { to_host: BYTES, to_guest: NOTHING };
-    /// Exec and attach: the streams of one process, what the guest has to say of them, and orders of the host that must not wait.
+    /// Exec and attach: the streams of one process, the guest's messages about them, and urgent messages of the host.
     pub const PROCESS: Self = Self {
         to_host: Direction { channels: 2, messages: true, urgent: false },
         to_guest: Direction { channels: 1, messages: false, urgent: true },
     };
 
-    /// Logs of a pod with so many containers.
+    /// Logs of a pod with this many containers.
     #[must_use]
     pub fn logs(containers: usize) -> Self {
         let channels = u16::try_from(containers).unwrap_or(u16::MAX).saturating_mul(OUTPUTS);
         Self { to_host: Direction { channels: channels.min(MAX_CHANNELS), ..NOTHING }, to_guest: NOTHING }
     }
 
-    /// What may come to this side.
+    /// What this side may receive.
     pub(super) fn to(&self, side: Side) -> Direction {
         match side {
             Side::Host => self.to_host,
@@ -58,15 +58,15 @@ impl Traffic {
     }
 }
 
-/// The channel of logs for an output ([`STDOUT`] or [`STDERR`]) of the container at this index of the plan; `None` for more containers than
-/// there are channels.
+/// The channel of logs for an output ([`STDOUT`] or [`STDERR`]) of the container at this index of the plan; `None` if the index exceeds the
+/// number of channels.
 #[must_use]
 pub fn log_channel(container: usize, output: u16) -> Option<u16> {
     let channel = u16::try_from(container).ok()?.checked_mul(OUTPUTS)?.checked_add(output)?;
     (channel < MAX_CHANNELS).then_some(channel)
 }
 
-/// The container's index in the plan and the output of a channel of logs.
+/// The container's index in the plan and the output that a channel of logs carries.
 #[must_use]
 pub fn log_source(channel: u16) -> (usize, u16) {
     (usize::from(channel / OUTPUTS), channel % OUTPUTS)

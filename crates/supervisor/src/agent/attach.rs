@@ -36,7 +36,7 @@ pub(super) fn serve(pod: &Pod, mut connection: Connection, container: &Container
                 && let Ok(stream) = Stream::new(connection, Traffic::PROCESS)
             {
                 let session = Session { stream, member, live, subscriber, stdin: input, sends: stdin };
-                // An error means that the host is gone.
+                // An error means that the host has disconnected.
                 session.run().ok();
             }
         }
@@ -56,7 +56,7 @@ fn begin<'a>(pod: &'a Pod, container: &ContainerName, stdin: bool) -> Result<Beg
     }
     let subscriber =
         member.hub.subscribe().map_err(|error| Refusal::new(RefusalCode::Internal, error.to_string()))?;
-    // It may have ended between the look and the subscription, and then nobody would tell.
+    // It may have ended between the check and the subscription; then nothing would report the end.
     if member.live().is_none_or(|now| now.run != live.run) {
         return Err(Refusal::new(
             RefusalCode::Conflict,
@@ -72,14 +72,14 @@ impl Session<'_> {
     fn run(mut self) -> Result<(), Broken> {
         let exit = self.carry();
         if self.sends {
-            // What the process has not taken by now is lost with the connection.
+            // Input that the process has not taken by now is lost with the connection.
             self.stdin.feed(self.stream.link());
             self.close_once();
         }
         self.stream.finish(&StreamMessage::Exit(exit?))
     }
 
-    /// Carries both directions until the process has ended and there is room to say so.
+    /// Carries both directions until the process has ended and there is room to report that.
     fn carry(&mut self) -> Result<ExitStatus, Broken> {
         loop {
             if self.stdin.feed(self.stream.link()) && self.sends {
@@ -105,14 +105,14 @@ impl Session<'_> {
             while let Some(message) = self.stream.link().take_urgent() {
                 match serde_json::from_slice(&message).map_err(Broken::Urgent)? {
                     UrgentMessage::Resize(size) => resize(self.live.terminal.as_deref(), size),
-                    // A container's process is sent signals by a request of their own.
+                    // A separate request sends signals to a container's process.
                     UrgentMessage::Signal { .. } => {}
                 }
             }
         }
     }
 
-    /// Waits for something to do, unless there is more output to be sent already; the stream has had its turn then.
+    /// Waits for something to do, unless more output is ready; the stream has had its turn then.
     fn wait(&mut self) -> Result<(), Broken> {
         let reading = self.stream.link().room() > 0;
         let at_once = reading && self.subscriber.has_more();
@@ -120,15 +120,21 @@ impl Session<'_> {
         if reading {
             fds.push(PollFd::new(self.subscriber.bell().as_fd(), PollFlags::POLLIN));
         }
-        let stdin = self.stdin.waits_for(self.stream.link());
+        let (before, stdin) = (fds.len(), self.stdin.waits_for(self.stream.link()));
         fds.extend(stdin.map(|stdin| PollFd::new(stdin.as_fd(), PollFlags::POLLOUT)));
+        let stdin = (fds.len() > before).then_some(before);
         fds.push(PollFd::new(self.stream.as_fd(), self.stream.interest()));
         sync::poll_until(&mut fds, at_once.then(Instant::now))?;
         let host = fds.last().map(sync::ready).unwrap_or_default();
+        let unread = stdin.is_some_and(|index| sync::ready(&fds[index]).hang_up);
+        drop(fds);
+        if unread {
+            self.stdin.close();
+        }
         self.stream.turn(host)
     }
 
-    /// The caller sends no more. What that means for the container is the plan's business.
+    /// The caller sends no more. The plan decides what that means for the container.
     fn close_once(&self) {
         if self.member.plan.stdin == Stdin::Once {
             *lock(&self.live.stdin) = None;

@@ -1,4 +1,4 @@
-//! One non-blocking connection: lines in, lines out, every wait with a deadline.
+//! One non-blocking connection that reads and writes lines. Every wait has a deadline.
 
 use crate::sync;
 use magikvm_proto::codec::{CodecError, write_message};
@@ -11,25 +11,25 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// Read at once while waiting for lines, in bytes.
+/// Most bytes of one read while waiting for lines.
 const READ: usize = 4096;
-/// A line that began must end, and a reply must be taken, within this time.
-const PATIENCE: Duration = Duration::from_secs(REQUEST_TIMEOUT_SECS);
+/// Limit for the rest of a line that began, and for taking a reply.
+const TIMEOUT: Duration = Duration::from_secs(REQUEST_TIMEOUT_SECS);
 
-/// Written at once at most, in bytes. A write becomes a packet, and above about 32 KiB the kernel spreads a packet
+/// Most bytes of one write. A write becomes a packet, and above about 32 KiB the kernel spreads a packet
 /// over several buffers, which not every vsock device on the host can read (`vhost-device-vsock` 0.3 drops it, and
 /// the stream loses its middle).
 const MAX_WRITE: usize = 16 << 10;
 
-/// A connection with what was read from it and not used yet.
+/// A connection and the bytes that were read from it but not used yet.
 #[derive(Debug)]
 pub(crate) struct Connection {
     socket: OwnedFd,
     input: Vec<u8>,
-    patience: Duration,
+    timeout: Duration,
 }
 
-/// What came of a read that does not wait.
+/// Result of a read that does not wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Filled {
     /// More bytes.
@@ -46,7 +46,7 @@ fn late() -> CodecError {
 impl Connection {
     /// Takes over a connected, non-blocking socket.
     pub(crate) fn new(socket: OwnedFd) -> Self {
-        Self { socket, input: Vec::new(), patience: PATIENCE }
+        Self { socket, input: Vec::new(), timeout: TIMEOUT }
     }
 
     /// Bytes read and not used yet.
@@ -54,8 +54,8 @@ impl Connection {
         &mut self.input
     }
 
-    /// The next line without its newline; `None` at a clean end. Waits for its first byte for ever, for its last
-    /// one not.
+    /// The next line without its newline; `None` at a clean end. Waits without a limit for its first byte, but not for
+    /// its last one.
     pub(crate) fn read_line(&mut self) -> Result<Option<Vec<u8>>, CodecError> {
         let mut began = (!self.input.is_empty()).then(Instant::now);
         loop {
@@ -67,7 +67,7 @@ impl Connection {
             if self.input.len() >= MAX_LINE_LEN {
                 return Err(CodecError::LineTooLong);
             }
-            let deadline = began.map(|at| at + self.patience);
+            let deadline = began.map(|at| at + self.timeout);
             if deadline.is_some_and(|at| at <= Instant::now()) {
                 return Err(late());
             }
@@ -106,7 +106,7 @@ impl Connection {
     }
 
     fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), CodecError> {
-        let deadline = Instant::now() + self.patience;
+        let deadline = Instant::now() + self.timeout;
         while !bytes.is_empty() {
             let written = self.write_some(bytes)?;
             bytes = &bytes[written..];
@@ -130,7 +130,7 @@ impl Connection {
         self.write_all(&line)
     }
 
-    /// Sends one message if that needs no waiting.
+    /// Sends one message if that is possible without waiting.
     pub(crate) fn try_send(&mut self, message: &impl Serialize) {
         let mut line = Vec::new();
         if write_message(&mut line, message).is_ok() {
@@ -138,14 +138,14 @@ impl Connection {
         }
     }
 
-    /// Waits until all that was sent has left the guest, or the deadline.
+    /// Waits until everything sent has left the guest, or until the deadline.
     pub(crate) fn wait_sent(&self, deadline: Instant) {
         while Instant::now() < deadline && crate::sys::unsent_bytes(&self.socket) > 0 {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
-    /// Waits until the host has closed the connection, or the deadline.
+    /// Waits until the host has closed the connection, or until the deadline.
     pub(crate) fn wait_closed(&mut self, deadline: Instant) {
         while Instant::now() < deadline {
             self.input.clear();
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn a_line_that_does_not_end_in_time_is_given_up_but_silence_is_not() {
         let (mut host, mut guest) = pair();
-        guest.patience = Duration::from_millis(20);
+        guest.timeout = Duration::from_millis(20);
         let late = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(100));
             host.write_all(b"one\nhalf").unwrap();
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn a_host_that_does_not_read_is_given_up() {
         let (host, mut guest) = pair();
-        guest.patience = Duration::from_millis(20);
+        guest.timeout = Duration::from_millis(20);
         let long = "x".repeat(60_000);
         assert!((0..100).any(|_| guest.send(&long).is_err()));
         drop(host);

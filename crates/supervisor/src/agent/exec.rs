@@ -1,5 +1,5 @@
-//! `exec`: another process and its streams. Nothing here ever waits for one side only, so neither a host that
-//! does not read nor a process that does not can hold up the timeout or the kill. What one of them does not take stays in the
+//! `exec`: an additional process and its streams. Nothing here waits for one side only, so neither a host that
+//! does not read nor a process that does not read can delay the timeout or the kill. Bytes that one side does not take stay in the
 //! stream's windows.
 
 use super::connection::Connection;
@@ -24,12 +24,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// How long killed processes may take to be gone before they are left to the container's end.
+/// How long killed processes may take to end before they are left to the container's end.
 const CLEAN_UP: Duration = Duration::from_millis(200);
 /// How often one output is read before others have their turn.
 const TURNS: usize = 8;
 
-/// The end of a process, rung when it comes.
+/// The end of a process; its bell rings when the process has ended.
 struct End {
     status: Mutex<Option<ExitStatus>>,
     bell: Bell,
@@ -45,7 +45,7 @@ struct Process {
     group: Group,
 }
 
-/// The process and its descendants, to be killed and waited for.
+/// The process and its descendants, which are killed and waited for together.
 #[derive(Clone)]
 struct Group {
     containers: Arc<dyn Containers>,
@@ -58,7 +58,7 @@ impl Group {
         self.containers.kill(Subject::Exec { container: &self.container, id: self.id });
     }
 
-    /// Forgets it if it is gone in time.
+    /// Removes the group if its processes end in time.
     fn clean_up(&self) {
         let subject = Subject::Exec { container: &self.container, id: self.id };
         self.containers.await_gone(subject, Instant::now() + CLEAN_UP);
@@ -88,11 +88,11 @@ pub(super) fn serve(pod: &Pod, mut connection: Connection, request: &ExecRequest
     {
         Session { stream, process, deadline, timed_out: false }.run().ok();
     }
-    // The host closed the connection, or broke the protocol, before the end.
+    // The host closed the connection or violated the protocol before the end.
     if lock(&end.status).is_none() {
         group.kill();
     }
-    // What the process left running in the background stays, as with any exec, and goes with the container.
+    // Background processes of the exec stay, as with any exec, and end with the container.
     group.clean_up();
 }
 
@@ -112,7 +112,7 @@ fn start(pod: &Pod, request: &ExecRequest) -> Result<Process, Refusal> {
     });
     let id = pod.exec_id();
     let group = Group { containers: Arc::clone(&pod.containers), container: request.container.clone(), id };
-    // The process's ends go with the order, so that they close when it ends.
+    // The order holds the process's ends of the streams, so that they close when the process ends.
     let order = ExecOrder { request, id, stdio: std::mem::take(&mut streams.theirs) };
     let mut created = pod.containers.exec(order, ended).map_err(|failure| {
         group.clean_up();
@@ -147,7 +147,7 @@ struct Session {
     timed_out: bool,
 }
 
-/// What there is to do.
+/// What can be done now.
 struct Found {
     host: Ready,
     /// Outputs that may be read.
@@ -157,7 +157,7 @@ struct Found {
 impl Session {
     fn run(mut self) -> Result<(), Broken> {
         let mut buffer = vec![0; MAX_CHUNK];
-        // Input that nobody wants is told so at once.
+        // A closed input is reported at once to the caller.
         self.process.stdin.feed(self.stream.link());
         loop {
             let found = self.wait()?;
@@ -192,12 +192,13 @@ impl Session {
         if reading {
             fds.extend(self.process.outputs.iter().map(|(_, fd)| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
         }
-        let stdin = self.process.stdin.waits_for(self.stream.link());
+        let (before, stdin) = (fds.len(), self.process.stdin.waits_for(self.stream.link()));
         fds.extend(stdin.map(|stdin| PollFd::new(stdin.as_fd(), PollFlags::POLLOUT)));
+        let stdin = (fds.len() > before).then_some(before);
         fds.push(PollFd::new(self.process.end.bell.as_fd(), PollFlags::POLLIN));
         fds.push(PollFd::new(self.stream.as_fd(), self.stream.interest()));
         let over = lock(&self.process.end.status).is_some();
-        // After its end the process's outputs are only emptied, not waited for.
+        // After the process has ended its outputs are only drained, without waiting.
         let at_once = over && reading;
         sync::poll_until(&mut fds, if at_once { Some(Instant::now()) } else { self.deadline })?;
         let outputs = if reading {
@@ -206,6 +207,11 @@ impl Session {
             vec![false; self.process.outputs.len()]
         };
         let host = fds.last().map(sync::ready).unwrap_or_default();
+        let unread = stdin.is_some_and(|index| sync::ready(&fds[index]).hang_up);
+        drop(fds);
+        if unread {
+            self.process.stdin.close();
+        }
         Ok(Found { host, outputs })
     }
 
@@ -214,14 +220,14 @@ impl Session {
             UrgentMessage::Resize(size) => resize(self.process.terminal.as_ref(), *size),
             UrgentMessage::Signal { signal } => {
                 if check_signal(*signal).is_ok() {
-                    // Gone already is as good.
+                    // If the process has already ended, nothing is left to kill.
                     self.process.handle.signal(*signal).ok();
                 }
             }
         }
     }
 
-    /// Reads each ready output as far as the host has room. Ended ones go; after the process's end, empty ones too.
+    /// Reads each ready output as far as the host has room. Removes those that ended, and empty ones after the process's end.
     fn read_outputs(&mut self, ready: &[bool], buffer: &mut [u8]) -> Result<(), Broken> {
         let over = lock(&self.process.end.status).is_some();
         for index in (0..self.process.outputs.len()).rev() {
@@ -254,10 +260,10 @@ impl Session {
     }
 }
 
-/// Gives a terminal its caller's size; without a terminal there is nothing to do.
+/// Gives a terminal the caller's size. Does nothing without a terminal.
 pub(super) fn resize(terminal: Option<&OwnedFd>, size: WindowSize) {
     if let Some(terminal) = terminal {
-        // Fails only when the process has just gone.
+        // This fails only when the process has just ended.
         sys::set_window_size(terminal, size).ok();
     }
 }

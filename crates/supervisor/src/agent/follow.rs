@@ -11,7 +11,7 @@ use magikvm_proto::wire::{Done, Refusal, RefusalCode, Reply};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-/// Events taken in one go.
+/// Most events taken at once.
 const BATCH: usize = 64;
 /// How long the last events may take to leave the guest.
 const LEAVE: Duration = Duration::from_millis(100);
@@ -23,12 +23,12 @@ fn refuse(mut connection: Connection, code: RefusalCode, message: impl Into<Stri
 /// Serves `logs`.
 pub(super) fn logs(pod: &Pod, mut connection: Connection) {
     let Some(reader) = pod.logs.reader() else {
-        return refuse(connection, RefusalCode::Busy, "somebody else reads the logs");
+        return refuse(connection, RefusalCode::Busy, "another client already reads the logs");
     };
     if connection.send(&Reply::Ok(Done {})).is_ok()
         && let Ok(stream) = Stream::new(connection, Traffic::logs(pod.members.len()))
     {
-        // An error means that the host is gone; the next reader goes on from here.
+        // An error means that the host has disconnected; the next reader continues from here.
         send_logs(&reader, stream).ok();
     }
 }
@@ -39,7 +39,7 @@ fn send_logs(reader: &Reader<'_>, mut stream: Stream) -> Result<(), Broken> {
         match reader.take() {
             Taken::Chunk(chunk) => {
                 let Some(channel) = log_channel(chunk.container, chunk.channel.number()) else {
-                    // No pod has so many containers.
+                    // No pod has that many containers.
                     reader.delivered(chunk.bytes.len());
                     continue;
                 };
@@ -61,7 +61,7 @@ fn send_logs(reader: &Reader<'_>, mut stream: Stream) -> Result<(), Broken> {
     }
 }
 
-/// Sends a chunk, which is at most a frame; it has left this program then.
+/// Sends a chunk, which fits into a frame, and returns when it has left this program.
 fn send_chunk(stream: &mut Stream, channel: u16, bytes: &[u8]) -> Result<(), Broken> {
     stream.wait_for_room(bytes.len())?;
     stream.link().send(channel, bytes);
@@ -80,7 +80,7 @@ pub(super) fn events(pod: &Pod, mut connection: Connection, since: u64) {
             if connection.send(&Reply::Ok(Done {})).is_ok()
                 && let Ok(stream) = Stream::new(connection, Traffic::EVENTS)
             {
-                // An error means that the host is gone.
+                // An error means that the host has disconnected.
                 send_events(pod, &reader, stream, since).ok();
             }
         }
@@ -129,7 +129,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::sync::Arc;
 
-    /// Reads like a host until the guest has no more to say, and hands on at most so many bytes.
+    /// Reads like a host until the guest has no more to send, and hands on at most this many bytes.
     fn take(mut host: &UnixStream, most: usize) -> Vec<(u16, Vec<u8>)> {
         let mut link = Link::new(Side::Host, Traffic::logs(2));
         let (mut all, mut buffer) = (Vec::new(), [0; 1000]);
@@ -162,7 +162,7 @@ mod tests {
                     logs.push(1, Channel::Stderr, &vec![b'x'; room]);
                     pushed += room;
                 }
-                // Full: the window is, too.
+                // The socket is full, and so is the window.
                 None => break,
             }
         }

@@ -1,4 +1,4 @@
-//! Input of a process, from the stream of exec or attach. What the process does not take stays in the stream's window.
+//! Input of a process on exec or attach. What the process does not take stays in the stream's window.
 
 use magikvm_proto::stream::Link;
 use nix::errno::Errno;
@@ -6,15 +6,15 @@ use nix::unistd::write;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// What a terminal takes for the end of input.
+/// The byte that a terminal takes for the end of input.
 const END_OF_TRANSMISSION: &[u8] = &[4];
 
-/// What the process is given when the host has no more input.
+/// How the process learns that the host has no more input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AtEnd {
-    /// The descriptor is let go.
+    /// The descriptor is closed.
     LetGo,
-    /// A terminal's end of input, and then the same.
+    /// A terminal's end of input is written, then the descriptor is closed.
     EndOfTransmission,
 }
 
@@ -26,7 +26,7 @@ pub(super) struct Input {
 }
 
 impl Input {
-    /// Into a non-blocking descriptor; without one everything is thrown away.
+    /// Writes to a non-blocking descriptor; without one all input is discarded.
     pub(super) fn new(target: Option<Arc<OwnedFd>>, at_end: AtEnd) -> Self {
         let last = match at_end {
             AtEnd::LetGo => &[],
@@ -35,13 +35,19 @@ impl Input {
         Self { target, last, is_over: false }
     }
 
-    /// Where to wait for room; nothing when there is nothing to write.
+    /// The descriptor to poll for room; nothing when there is nothing to write.
     pub(super) fn waits_for(&self, link: &Link) -> Option<&OwnedFd> {
         let ends = link.is_delivered() && !self.last.is_empty();
         self.target.as_deref().filter(|_| !link.inbox().is_empty() || ends)
     }
 
-    /// Writes what the target takes. Whether the input has just come to its end, and all of it was written.
+    /// Throws away what still arrives, because nobody reads any more. Only this says that nobody has a terminal open: it takes no input then,
+    /// and polling for it would return at once for ever.
+    pub(super) fn close(&mut self) {
+        self.target = None;
+    }
+
+    /// Writes what the target takes. Returns whether the input has now ended and was written completely.
     pub(super) fn feed(&mut self, link: &mut Link) -> bool {
         if self.is_over {
             return false;
@@ -57,7 +63,7 @@ impl Input {
                 Ok(count) => link.delivered(count),
                 Err(Errno::EAGAIN) => return false,
                 Err(Errno::EINTR) => {}
-                // Nobody reads any more.
+                // The process has closed its input.
                 Err(_) => self.target = None,
             }
         }

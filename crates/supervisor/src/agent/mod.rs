@@ -1,4 +1,4 @@
-//! The host's way into the pod: requests on a socket. Owns: who may connect and how many. Must not know: how
+//! Serves the host's requests on a socket. Owns: who may connect and how many. Must not know: how
 //! containers are made.
 
 mod attach;
@@ -19,36 +19,36 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// After a failed accept, so that a lasting failure does not spin.
+/// Delay after a failed accept, so that a lasting failure does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Counts one served connection as long as it lives.
-struct Seat(Arc<Mutex<usize>>);
+/// Counts one served connection as long as this value lives.
+struct Slot(Arc<Mutex<usize>>);
 
-impl Seat {
-    fn take(seats: &Arc<Mutex<usize>>) -> Option<Self> {
-        let mut taken = lock(seats);
+impl Slot {
+    fn take(slots: &Arc<Mutex<usize>>) -> Option<Self> {
+        let mut taken = lock(slots);
         if *taken == MAX_AGENT_CONNECTIONS {
             return None;
         }
         *taken += 1;
-        Some(Self(Arc::clone(seats)))
+        Some(Self(Arc::clone(slots)))
     }
 }
 
-impl Drop for Seat {
+impl Drop for Slot {
     fn drop(&mut self) {
         *lock(&self.0) -= 1;
     }
 }
 
 pub(crate) fn start(pod: Arc<Pod>) -> io::Result<()> {
-    let seats = Arc::new(Mutex::new(0));
+    let slots = Arc::new(Mutex::new(0));
     thread("agent", move || {
         loop {
             match pod.home.accept(Door::Agent) {
                 Ok(None) => {}
-                Ok(Some(socket)) => admit(&pod, &seats, Connection::new(socket)),
+                Ok(Some(socket)) => admit(&pod, &slots, Connection::new(socket)),
                 Err(error) => {
                     pod.home.note(&format!("agent: {error}"));
                     std::thread::sleep(ACCEPT_PAUSE);
@@ -58,18 +58,18 @@ pub(crate) fn start(pod: Arc<Pod>) -> io::Result<()> {
     })
 }
 
-fn admit(pod: &Arc<Pod>, seats: &Arc<Mutex<usize>>, mut connection: Connection) {
-    let Some(seat) = Seat::take(seats) else {
-        let message = format!("the agent serves {MAX_AGENT_CONNECTIONS} connections already");
+fn admit(pod: &Arc<Pod>, slots: &Arc<Mutex<usize>>, mut connection: Connection) {
+    let Some(slot) = Slot::take(slots) else {
+        let message = format!("the agent already serves {MAX_AGENT_CONNECTIONS} connections");
         connection.try_send(&Reply::<Done>::Error(Refusal::new(RefusalCode::Busy, message)));
         return;
     };
     let (pod, home) = (Arc::clone(pod), Arc::clone(&pod.home));
     let served = thread("connection", move || {
         requests::serve(&pod, connection);
-        drop(seat);
+        drop(slot);
     });
     if let Err(error) = served {
-        home.note(&format!("agent: no thread: {error}"));
+        home.note(&format!("agent: cannot start a thread: {error}"));
     }
 }

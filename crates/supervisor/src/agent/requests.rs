@@ -1,4 +1,4 @@
-//! One connection's requests, one after the other, until it ends or becomes a stream.
+//! The requests of one connection, one after the other, until it ends or becomes a stream.
 
 use super::connection::Connection;
 use super::{attach, exec, follow};
@@ -11,7 +11,7 @@ use magikvm_proto::limits::MAX_GRACE_PERIOD_SECS;
 use magikvm_proto::wire::{Done, Hello, Refusal, RefusalCode, Reply, Request, Stats, Status};
 use serde::Serialize;
 
-/// What `hello` says this agent serves.
+/// What `hello` lists as supported by this agent.
 const CAPABILITIES: [&str; 11] =
     ["hello", "ping", "status", "signal", "exec", "logs", "attach", "stats", "events", "clock", "shutdown"];
 
@@ -31,7 +31,7 @@ pub(super) fn serve(pod: &Pod, mut connection: Connection) {
         let request = match serde_json::from_slice(&line) {
             Ok(request) => request,
             Err(error) => {
-                connection.try_send(&refused(&format!("not a request: {error}")));
+                connection.try_send(&refused(&format!("invalid request: {error}")));
                 return;
             }
         };
@@ -64,7 +64,7 @@ fn answer(pod: &Pod, connection: &mut Connection, request: Request) -> Result<()
     match request {
         Request::Hello { .. } => reply(connection, Ok(hello(pod))),
         Request::Status => {
-            // The number first: an event that comes in between is then asked for again, not missed.
+            // Read before the states: a client then asks again for an event in between instead of missing it.
             let last_event = pod.events.last();
             reply(connection, Ok(Status { containers: pod.status(), last_event }))
         }
@@ -101,7 +101,7 @@ fn hello(pod: &Pod) -> Hello {
     }
 }
 
-/// Whether a number is one that a process can be sent.
+/// Whether a process can be sent this signal number.
 pub(super) fn check_signal(signal: i32) -> Result<(), Refusal> {
     if (1..=64).contains(&signal) {
         Ok(())

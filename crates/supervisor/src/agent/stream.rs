@@ -1,4 +1,4 @@
-//! A connection that has become a stream. It is read whenever something has come, whatever becomes of that; only what is sent waits for the host.
+//! A connection that has become a stream. It is always read when bytes arrive; only what is sent waits for the host.
 
 use super::connection::{Connection, Filled};
 use crate::sync::{self, Ready};
@@ -9,20 +9,20 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-/// Read at once, in bytes.
+/// Most bytes of one read.
 const READ: usize = 16 << 10;
 /// How often the connection is read before others have their turn.
 const TURNS: usize = 8;
-/// How long the host may take to close a connection on which all was said. It closes it at once, unless somebody has stopped it; then it finds in
-/// its socket what was said.
+/// How long the host may take to close a connection that is complete. A running host closes it at once; one that was stopped finds the last
+/// bytes in its socket.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Why a stream ended before all was said.
+/// Why a stream ended early.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Broken {
     #[error("the connection failed")]
     Io(#[from] io::Error),
-    #[error("the host broke the rules of streams")]
+    #[error("the host violated the stream protocol")]
     Violation(#[from] Violation),
     #[error("a message cannot be written")]
     Message(#[source] serde_json::Error),
@@ -39,26 +39,26 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// After the answer that made it one.
+    /// Turns a connection into a stream, after the answer that made it one.
     pub(super) fn new(mut connection: Connection, traffic: Traffic) -> Result<Self, Broken> {
         let mut link = Link::new(Side::Guest, traffic);
         link.receive(&std::mem::take(connection.input()))?;
         Ok(Self { connection, link })
     }
 
-    /// What was said, and what there is room for.
+    /// The link: what was received, and what may be sent.
     pub(super) fn link(&mut self) -> &mut Link {
         &mut self.link
     }
 
-    /// What the connection is to be polled for.
+    /// The poll events of the connection.
     pub(super) fn interest(&self) -> PollFlags {
         let mut flags = PollFlags::POLLIN | sync::HANG_UP;
         flags.set(PollFlags::POLLOUT, !self.link.outbox().is_empty());
         flags
     }
 
-    /// Takes what has come and sends what waits, as far as that needs no waiting.
+    /// Receives what has arrived and sends what waits, without waiting.
     pub(super) fn turn(&mut self, ready: Ready) -> Result<(), Broken> {
         if ready.read || ready.hang_up {
             for _ in 0..TURNS {
@@ -76,7 +76,7 @@ impl Stream {
         self.flush()
     }
 
-    /// Sends what waits, as far as the connection takes it, in pieces that are one packet each.
+    /// Sends what waits, as far as the connection takes it, in pieces of one packet each.
     pub(super) fn flush(&mut self) -> Result<(), Broken> {
         while !self.link.outbox().is_empty() {
             let outbox = self.link.outbox();
@@ -90,7 +90,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Waits for the host, or for a bell; the stream has had its turn then.
+    /// Waits for the host or for a bell; the stream has had its turn then.
     pub(super) fn wait(&mut self, bell: Option<BorrowedFd<'_>>) -> Result<(), Broken> {
         let mut fds = vec![PollFd::new(self.connection.as_fd(), self.interest())];
         fds.extend(bell.map(|bell| PollFd::new(bell, PollFlags::POLLIN)));
@@ -99,7 +99,7 @@ impl Stream {
         self.turn(ready)
     }
 
-    /// Waits until a frame of so many bytes may be sent.
+    /// Waits until a frame with this many bytes may be sent.
     pub(super) fn wait_for_room(&mut self, bytes: usize) -> Result<(), Broken> {
         self.flush()?;
         while !self.link.has_room_for(bytes) {
@@ -108,14 +108,14 @@ impl Stream {
         Ok(())
     }
 
-    /// Sends a message, for which there must be room.
+    /// Sends a message. The caller has checked that there is room.
     pub(super) fn say(&mut self, message: &StreamMessage) -> Result<(), Broken> {
         let message = serde_json::to_vec(message).map_err(Broken::Message)?;
         self.link.send_message(&message);
         self.flush()
     }
 
-    /// Says that nothing more comes and waits, for as long as the host is there, until that is sent.
+    /// Ends the guest's direction and waits until that is sent, as long as the host is connected.
     pub(super) fn end(&mut self) -> Result<(), Broken> {
         self.link.end();
         self.flush()?;
@@ -125,13 +125,13 @@ impl Stream {
         Ok(())
     }
 
-    /// Waits until the host has closed the connection, or the deadline. vsock devices lose what they hold of a connection that is closed on
-    /// this side.
+    /// Waits until the host has closed the connection, or until the deadline. When this side closes a connection, vsock devices lose what they
+    /// still hold of it.
     pub(super) fn wait_closed(mut self, deadline: Instant) {
         self.connection.wait_closed(deadline);
     }
 
-    /// Says the last word, and gives the host time to take it.
+    /// Sends the last message, and gives the host time to take it.
     pub(super) fn finish(mut self, last: &StreamMessage) -> Result<(), Broken> {
         self.say(last)?;
         self.end()?;
@@ -139,7 +139,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Waits until all that was sent has left the guest, or the deadline.
+    /// Waits until everything sent has left the guest, or until the deadline.
     pub(super) fn wait_sent(&self, deadline: Instant) {
         self.connection.wait_sent(deadline);
     }
@@ -151,7 +151,7 @@ impl AsFd for Stream {
     }
 }
 
-/// Both ends of a connection of which this one is a stream.
+/// Both ends of a connection; this end is a stream.
 #[cfg(test)]
 pub(super) fn pair(traffic: Traffic) -> (std::os::unix::net::UnixStream, Stream) {
     let (host, guest) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");

@@ -1,5 +1,5 @@
-//! The life of one container. Pure: `(state, input, now) -> (state, effects)`. Owns: what a run goes through, when the next
-//! one begins, and what is told of both. Must not know: other containers, and why it is asked.
+//! The life of one container. Pure: `(state, input, now) -> (state, effects)`. Owns: the steps of a run, when the next
+//! run begins, and which events are reported. Must not know: other containers, and the reasons behind an input.
 //!
 //! ```text
 //!          Create             Created            Start              Started
@@ -8,17 +8,17 @@
 //!                     │ │ Failed          │ Failed, Ended   │ Failed             ▼
 //!   the wait is over, │ ▼                 ▼                 ▼                 Draining
 //!   the next run      │ ┌─────────────────────────────────────┐ Drained, or 3 s  │
-//!                     │ │ its end is told: does it restart?   │◀─────────────────┘
+//!                     │ │ its end is reported: restart?       │◀─────────────────┘
 //!                     │ └─────────────────────────────────────┘
 //!                     │     │ yes                      │ no
 //!                     │     ▼         Retire           ▼
 //!                  BackOff ─────────────────────────▶ Over
 //! ```
 //!
-//! Whether an end is told, and whether the container restarts, depends on its [`Tenure`]: a container of a pod that is still
-//! starting waits to be told to start, holds its end back until the pod runs, and fails for good; one of a running pod starts
-//! as soon as it is created and restarts as its policy says; a retired one never starts again, and one that has not begun to
-//! run is given up at once.
+//! Whether an end is reported, and whether the container restarts, depends on its [`Tenure`]. A container of a pod that is still
+//! starting waits for the order to start, holds its end back until the pod runs, and fails for good. One of a running pod starts
+//! as soon as it is created and restarts according to its policy. A retired one never starts again, and is given up at once if it
+//! has not begun to run.
 //!
 //! The happy path: [`Input::Create`] gives [`Effect::Create`]; [`News::Created`] gives `ContainerCreated`; [`Input::Start`]
 //! gives [`Effect::Start`]; [`News::Started`] gives `ContainerStarted`; [`Input::Release`] says that the pod runs;
@@ -33,27 +33,27 @@ use magikvm_proto::state::{ContainerState, ContainerStatus, ExitStatus, Terminat
 use magikvm_proto::text;
 use magikvm_proto::wire::EventKind;
 
-/// How long an ended container's output may take to be read to its end, in milliseconds. After that its end is told
+/// How long reading an ended container's output to its end may take, in milliseconds. After that the end is reported
 /// anyway.
 pub(super) const DRAIN_MS: u64 = 3_000;
-/// Bytes of a message that a container's status carries: those of sixteen containers fit on one line of the wire, however
+/// Most bytes of a message in a container's status: those of sixteen containers fit on one line of the wire, however
 /// many characters JSON has to escape. The event carries the whole message.
 const MAX_STATUS_MESSAGE_LEN: usize = 256;
 
-/// What happens to a container, or is asked of it.
+/// An input of a container's machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Input {
-    /// Be created for the first time.
+    /// Create it for the first time.
     Create,
-    /// Start, once created: everything that must be there before is there.
+    /// Start it once it is created: everything that must come before it is done.
     Start,
     Release,
     /// The pod stops or has failed.
     Retire,
-    /// Be asked to end, with TERM.
+    /// Ask it to end, with TERM.
     Terminate,
     Kill,
-    /// Wait no longer for output: an end that is known is told now.
+    /// Stop waiting for output: a known end is reported now.
     Conclude,
     /// Something happened to a run.
     News {
@@ -64,14 +64,14 @@ pub(crate) enum Input {
     Tick,
 }
 
-/// What to do about it.
+/// An action to take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Effect {
-    /// Create it for its run number `run`.
+    /// Create it for the run with this number.
     Create {
         run: u32,
     },
-    /// Let its program start.
+    /// Start its program.
     Start,
     /// Send TERM to its PID 1.
     Terminate,
@@ -94,7 +94,7 @@ enum Phase {
     Over(Terminated),
 }
 
-/// How the container stands to its pod.
+/// How the container relates to its pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tenure {
     Held,
@@ -103,7 +103,7 @@ enum Tenure {
     Retired,
 }
 
-/// The last thing it was asked, so that a program that is just being started hears it too.
+/// The last input was a stop, so a program that is just being started is asked too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asked {
     Nothing,
@@ -121,7 +121,7 @@ pub(crate) struct Container {
     run: u32,
     /// Restarts since the backoff was last reset.
     restarts: u32,
-    /// Whether the present run's output was read to its end.
+    /// Whether the current run's output was read to its end.
     drained: bool,
     last: Option<Terminated>,
 }
@@ -142,7 +142,7 @@ impl Container {
         }
     }
 
-    /// Takes one input at `now`.
+    /// Handles one input at `now`.
     pub(crate) fn step(&mut self, input: Input, now: u64) -> Vec<Effect> {
         let mut effects = Vec::new();
         match input {
@@ -163,13 +163,13 @@ impl Container {
             }
             Input::News { run, news } if run == self.run => self.news(news, now, &mut effects),
             Input::Tick => self.tick(now, &mut effects),
-            // Of a run or a state that is past.
+            // Belongs to an earlier run or state.
             Input::Create | Input::Release | Input::News { .. } => {}
         }
         effects
     }
 
-    /// The number of the present run.
+    /// The number of the current run.
     pub(crate) fn run(&self) -> u32 {
         self.run
     }
@@ -188,17 +188,17 @@ impl Container {
         matches!(self.phase, Phase::Created { .. })
     }
 
-    /// Whether its program was started, whatever has become of it since.
+    /// Whether its program was started, even if it has ended since.
     pub(crate) fn has_started(&self) -> bool {
         matches!(self.phase, Phase::Running { .. } | Phase::Draining { .. })
     }
 
-    /// Whether nothing of it runs, and nothing ever will.
+    /// Whether nothing of it runs or will ever run.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Over(_))
     }
 
-    /// What `status` tells. `epoch_ms` is the time since 1970 at which the steady clock showed 0.
+    /// The state that `status` shows. `epoch_ms` is the time since 1970 at which the steady clock showed 0.
     pub(crate) fn status(&self, epoch_ms: u64) -> ContainerStatus {
         let state = match &self.phase {
             Phase::New | Phase::Creating | Phase::Created { .. } | Phase::Starting { .. } => {
@@ -207,7 +207,7 @@ impl Container {
             Phase::Running { since } => {
                 ContainerState::Running { started_ms: since.saturating_add(epoch_ms) }
             }
-            // Its end is not told yet.
+            // Its end is not reported yet.
             Phase::Draining { run, .. } => ContainerState::Running {
                 started_ms: run.started_ms.unwrap_or(run.finished_ms).saturating_add(epoch_ms),
             },
@@ -237,11 +237,11 @@ impl Container {
         }
     }
 
-    /// From now on nothing of it begins; what has begun may go on.
+    /// From now on it begins nothing; what has begun may go on.
     fn retire(&mut self, now: u64, effects: &mut Vec<Effect>) {
         self.tenure = Tenure::Retired;
         match self.phase {
-            // Nothing of this run ran, so there is nothing to give time to, and nothing to tell.
+            // Nothing of this run ran, so there is nothing to wait for and nothing to report.
             Phase::Creating | Phase::Created { .. } => {
                 effects.push(Effect::Kill);
                 self.give_up(now);
@@ -252,7 +252,7 @@ impl Container {
         }
     }
 
-    /// Over without a further run; the one before, if there was one, is what is left to see.
+    /// Ends it without another run; the status then shows the run before, if there was one.
     fn give_up(&mut self, now: u64) {
         let never_ran = || Terminated::not_started("the pod ended before this container was started", now);
         self.phase = Phase::Over(self.last.take().unwrap_or_else(never_ran));
@@ -260,7 +260,7 @@ impl Container {
 
     fn terminate(&mut self, effects: &mut Vec<Effect>) {
         match self.phase {
-            // Before its program runs, nobody there can hear; it is asked when it does.
+            // Before its program runs, no process can receive the signal; it is sent after the start.
             Phase::Starting { .. } if self.asked == Asked::Nothing => self.asked = Asked::Terminate,
             Phase::Running { .. } => effects.push(Effect::Terminate),
             _ => {}
@@ -300,7 +300,7 @@ impl Container {
                 self.drained = true;
                 self.settle(now, effects);
             }
-            // News of a state that is past.
+            // Belongs to an earlier state.
             _ => {}
         }
     }
@@ -323,7 +323,7 @@ impl Container {
         self.settle(now, effects);
     }
 
-    /// Tells an end whose output was read, unless it is to be held back so that a host that waits for the pod's start sees
+    /// Reports an end whose output was read. The end is held back while the pod starts, so that a host that waits for the start sees
     /// both in order.
     fn settle(&mut self, now: u64, effects: &mut Vec<Effect>) {
         let Phase::Draining { run, .. } = &self.phase else { return };
@@ -351,7 +351,7 @@ impl Container {
         self.go_on(run, restart_in_ms, now, effects);
     }
 
-    /// After how long it is to be started again, if it is.
+    /// The delay before its restart, if it restarts.
     fn restart_in(&mut self, exit_code: i32, ran_ms: u64) -> Option<u64> {
         let restarts = self.tenure == Tenure::Free && self.policy.restarts(exit_code);
         restarts.then(|| self.back_off(ran_ms))
@@ -370,8 +370,8 @@ impl Container {
         }
     }
 
-    /// How long to wait before the next start, in milliseconds, as the kubelet does: not at all after a first crash, then
-    /// longer and longer, from the beginning again after a long run.
+    /// The delay before the next start, in milliseconds, as in the kubelet: none after a first crash, then
+    /// longer and longer, and none again after a long run.
     fn back_off(&mut self, ran_ms: u64) -> u64 {
         if ran_ms >= RESTART_BACKOFF_RESET_MS {
             self.restarts = 0;

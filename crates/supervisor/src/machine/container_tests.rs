@@ -17,7 +17,7 @@ fn kinds(effects: &[Effect]) -> Vec<&EventKind> {
         .collect()
 }
 
-/// A container that runs in a pod that runs.
+/// A running container of a running pod.
 fn running(policy: RestartPolicy) -> Container {
     let mut web = container(policy);
     web.step(Input::Create, 0);
@@ -181,8 +181,8 @@ fn any_input() -> impl Strategy<Value = Input> {
 }
 
 proptest! {
-    /// Whatever happens in whatever order: runs are numbered one after the other, no run begins before the last has been
-    /// told, each start is told before its end and each end once, and nothing begins once the container is retired.
+    /// Whatever happens in whatever order: runs are numbered one after the other, no run begins before the last one is
+    /// reported, each start is reported before its end, each end once, and nothing begins once the container is retired.
     #[test]
     fn any_history_is_survived(
         policy in prop_oneof![Just(RestartPolicy::Always), Just(RestartPolicy::OnFailure), Just(RestartPolicy::Never)],
@@ -197,7 +197,7 @@ proptest! {
         inputs.splice(retire_at.min(count)..retire_at.min(count), last);
         for (input, pause) in inputs {
             now += pause;
-            // The run's number as told is how late the news is.
+            // The run number tells how late the news is.
             let input = match input {
                 Input::News { run: late, news } => Input::News { run: web.run().wrapping_sub(late), news },
                 other => other,
@@ -225,7 +225,7 @@ proptest! {
                 }
             }
             prop_assert!(!(open && web.is_over()), "an end was not told");
-            // Whoever waits until the deadline and ticks gets on.
+            // A caller that waits until the deadline and ticks makes progress.
             if let Some(at) = web.deadline() {
                 let mut later = web.clone();
                 later.step(Input::Tick, at);

@@ -1,17 +1,17 @@
 //! What to do next with the pod's containers. Pure: `(state, input, now) -> (state, effects)`. Two machines, one in the other:
 //! [`container`] is the life of one container (creation, start, restarts with the kubelet's backoff, its deadlines); [`pod`]
-//! holds all of them and decides the order: the all-or-nothing start, the stop, and that the pod is over. Must not know:
+//! holds all of them and decides the order: the all-or-nothing start, the stop, and when the pod is over. Must not know:
 //! processes, threads, clocks.
 //!
-//! `now` is in milliseconds on any steady clock; every time that the machines keep is on that clock.
+//! `now` is in milliseconds on any steady clock. All times of the machines are on that clock.
 //!
 //! The happy path of a pod with two containers, `restartPolicy: Never`:
 //! 1. [`Input::Boot`]: the pod enters its first stage and answers [`Effect::Create`] for both containers.
-//! 2. [`News::Created`] of one is told to the host (`ContainerCreated`); nothing starts yet. With that of the other, all of the
+//! 2. [`News::Created`] of one is reported to the host (`ContainerCreated`); nothing starts yet. After that of the other, all of the
 //!    stage are created, and both get [`Effect::Start`].
-//! 3. [`News::Started`] of both: `ContainerStarted` twice. It was the last stage, so `PodStarted` follows; from now on ends are
-//!    told, and followed by restarts where the policy says so.
-//! 4. [`News::Ended`], then [`News::Drained`] of each: all that it printed has been read, so its end is told
+//! 3. [`News::Started`] of both: `ContainerStarted` twice. It was the last stage, so `PodStarted` follows. From now on ends are
+//!    reported, and restarts follow where the policy says so.
+//! 4. [`News::Ended`], then [`News::Drained`] of each: all its output has been read, so its end is reported
 //!    (`ContainerExited`).
 //! 5. With the second end every container is over for good: `PodEnded`, and [`Effect::Finish`].
 
@@ -28,11 +28,11 @@ pub(crate) enum Input {
     Container {
         /// The container's index in the plan.
         index: usize,
-        /// The number of the run that it happened to.
+        /// The number of the run.
         run: u32,
         news: News,
     },
-    /// The pod is to stop. Again, it can shorten the grace period only.
+    /// Stop the pod. A repeated stop can only shorten the grace period.
     Stop {
         /// From TERM to KILL, in milliseconds.
         grace_ms: u64,
@@ -53,21 +53,21 @@ pub(crate) enum News {
     Failed {
         message: String,
     },
-    /// Its PID 1 was reaped and the rest of it killed.
+    /// Its PID 1 was reaped and the rest of it was killed.
     Ended(ExitStatus),
-    /// All that it printed is in the log buffer.
+    /// All its output is in the log buffer.
     Drained,
 }
 
-/// Something to do. `index` is the container's index in the plan.
+/// An action to take. `index` is the container's index in the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Effect {
-    /// Create a container for its run number `run`.
+    /// Create a container for the run with this number.
     Create {
         index: usize,
         run: u32,
     },
-    /// Let a created container's program start.
+    /// Start the program of a created container.
     Start {
         index: usize,
     },
@@ -85,6 +85,6 @@ pub(crate) enum Effect {
         index: usize,
         exit: ExitStatus,
     },
-    /// Nothing is left to do: end the sandbox as soon as the host has heard so.
+    /// Nothing is left to do: end the sandbox as soon as the host knows.
     Finish,
 }

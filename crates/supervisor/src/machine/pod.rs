@@ -1,5 +1,5 @@
-//! The life of the pod. Pure: `(state, input, now) -> (state, effects)`. Owns: the order of the start, that all of it starts
-//! or nothing stays, the stop, and that the pod is over. Must not know: how one container gets on ([`container`] does).
+//! The life of the pod. Pure: `(state, input, now) -> (state, effects)`. Owns: the order of the start, that the pod starts
+//! completely or not at all, the stop, and when the pod is over. Must not know: the life of one container ([`container`] does).
 //!
 //! ```text
 //!         Boot             a stage is through: the next;              all are over
@@ -14,17 +14,17 @@
 //! ```
 //!
 //! **Start.** The pod starts in [`Stage`]s, one after the other. All containers of a stage are created, and none of them
-//! starts before all are; the stage is through when all have started, and the pod runs when its last stage is through. A
-//! container that fails meanwhile fails the pod: the others are killed, and the pod waits for the host's word, so that the
+//! starts before all are. The stage is through when all have started, and the pod runs when its last stage is through. A
+//! container that fails before that fails the pod: the others are killed, and the pod waits for the host's stop, so that the
 //! host can read what happened.
 //!
-//! **Stop.** Every container is sent TERM at once and has the whole grace period; KILL follows for those that are left. A
+//! **Stop.** Every container is sent TERM at once and has the whole grace period; KILL follows for those that remain. A
 //! later request can only shorten the grace period. One second after KILL the pod is over even if the kernel could not kill
-//! a process: that must not keep the sandbox.
+//! a process, which must not keep the sandbox alive.
 //!
 //! **End.** A running pod is over when every container has ended for good. It then ends by itself.
 //!
-//! The happy path stands in [`super`].
+//! The happy path is described in [`super`].
 
 use super::container::{self, Container};
 use super::{Effect, Input};
@@ -35,7 +35,7 @@ use magikvm_proto::state::ContainerStatus;
 use magikvm_proto::wire::EventKind;
 use std::ops::Range;
 
-/// From KILL to the end of waiting for it, in milliseconds.
+/// How long killed processes are waited for, in milliseconds.
 const KILL_WAIT_MS: u64 = 1_000;
 
 const _: () = assert!(KILL_WAIT_MS + GUEST_LOG_DRAIN_MS < GUEST_TEARDOWN_MS);
@@ -47,7 +47,7 @@ struct Stage {
     members: Range<usize>,
 }
 
-/// The stages of a plan, in order: its main containers are one.
+/// The stages of a plan, in order. The main containers are one stage.
 fn stages(plan: &GuestPlan) -> Vec<Stage> {
     vec![Stage { members: 0..plan.containers.len() }]
 }
@@ -55,7 +55,7 @@ fn stages(plan: &GuestPlan) -> Vec<Stage> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     New,
-    /// Up to and with which stage it was begun.
+    /// The stage up to which it was begun.
     Starting {
         stage: usize,
     },
@@ -66,12 +66,12 @@ enum Phase {
     Finished,
 }
 
-/// How far a stop is.
+/// How far a stop has got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stop {
-    /// All were sent TERM.
+    /// Every container was sent TERM.
     Grace { kill_at: u64 },
-    /// Those that were left were killed.
+    /// The remaining containers were killed.
     Killed { give_up_at: u64 },
 }
 
@@ -98,7 +98,7 @@ impl Machine {
         Self::of_stages(plan.restart_policy, names, stages(plan))
     }
 
-    /// A pod whose plan could not be read. It never begins, and ends when it is asked to.
+    /// A pod whose plan could not be read. It never begins, and ends on request.
     pub(crate) fn without_plan() -> Self {
         Self { phase: Phase::New, stages: Vec::new(), containers: Vec::new() }
     }
@@ -112,7 +112,7 @@ impl Machine {
         Self { phase: Phase::New, stages, containers }
     }
 
-    /// Takes one input at `now`.
+    /// Handles one input at `now`.
     pub(crate) fn step(&mut self, input: Input, now: u64) -> Vec<Effect> {
         let mut effects = Vec::new();
         if self.phase == Phase::Finished {
@@ -132,7 +132,7 @@ impl Machine {
         effects
     }
 
-    /// Number of a container's present run.
+    /// The number of a container's current run.
     pub(crate) fn run(&self, index: usize) -> Option<u32> {
         self.containers.get(index).map(Container::run)
     }
@@ -147,7 +147,7 @@ impl Machine {
         self.containers.iter().filter_map(Container::deadline).chain(of_pod).min()
     }
 
-    /// What `status` tells, in the plan's order. `epoch_ms` is the time since 1970 at which the steady clock showed 0.
+    /// The states that `status` shows, in the plan's order. `epoch_ms` is the time since 1970 at which the steady clock showed 0.
     pub(crate) fn status(&self, epoch_ms: u64) -> Vec<ContainerStatus> {
         self.containers.iter().map(|container| container.status(epoch_ms)).collect()
     }
@@ -168,7 +168,7 @@ impl Machine {
         (0..self.containers.len()).for_each(|index| self.ask(index, input.clone(), now, effects));
     }
 
-    /// Does what has become possible, or necessary, by the last input.
+    /// Does what the last input has made possible or necessary.
     fn advance(&mut self, now: u64, effects: &mut Vec<Effect>) {
         if let Phase::Starting { stage } = self.phase {
             self.advance_start(stage, now, effects);
@@ -178,13 +178,13 @@ impl Machine {
             Phase::Running if over => self.finish(effects),
             Phase::Stopping(_) if over => self.finish(effects),
             Phase::Stopping(Stop::Grace { kill_at }) if now >= kill_at => {
-                // Counted from now: lateness must not shorten the wait.
+                // Counted from now: a late tick must not shorten the wait.
                 let give_up_at = now.saturating_add(KILL_WAIT_MS);
                 self.phase = Phase::Stopping(Stop::Killed { give_up_at });
                 self.ask_all(&container::Input::Kill, now, effects);
             }
             Phase::Stopping(Stop::Killed { give_up_at }) if now >= give_up_at => {
-                // Output that nobody takes must not hide how its container ended.
+                // Output that is not read must not hide how its container ended.
                 self.ask_all(&container::Input::Conclude, now, effects);
                 self.finish(effects);
             }
@@ -204,7 +204,7 @@ impl Machine {
     }
 
     fn advance_start(&mut self, stage: usize, now: u64, effects: &mut Vec<Effect>) {
-        // Ends are held back while the pod starts, so whatever is over has failed.
+        // Ends are held back while the pod starts, so a container that is over has failed.
         if self.containers.iter().any(Container::is_over) {
             self.phase = Phase::Failed;
             for index in 0..self.containers.len() {

@@ -49,7 +49,7 @@ fn end(machine: &mut Machine, index: usize, run: u32, exit: ExitStatus, now: u64
     effects
 }
 
-/// What a pod that is over says last.
+/// The last events of a pod that is over.
 const OVER: [Effect; 2] = [Effect::Emit(EventKind::PodEnded), Effect::Finish];
 
 #[test]
@@ -88,7 +88,7 @@ fn one_failure_takes_everything_back() {
     machine.step(Input::Boot, 0);
     machine.step(created(0), 0);
     let effects = machine.step(news(1, 0, failed()), 0);
-    // The third is still being made; it is given up as well.
+    // The third is still being made; it is given up too.
     assert!(effects.contains(&Effect::Kill { index: 0 }) && effects.contains(&Effect::Kill { index: 2 }));
     assert!(matches!(kinds(&effects)[..], [EventKind::ContainerFailed { restart_in_ms: None, .. }]));
     assert_eq!(machine.step(created(2), 0), []);
@@ -248,13 +248,12 @@ fn the_longest_status_fits_on_a_line() {
     let message = "\x1b".repeat(10_000);
     all.for_each(|index| drop(machine.step(news(index, 1, News::Failed { message: message.clone() }), 1)));
     machine.step(Input::Stop { grace_ms: 0 }, 2);
-    for containers in [machine.status(u64::MAX / 2)] {
-        let reply = Reply::Ok(Status { containers, last_event: u64::MAX });
-        assert!(serde_json::to_vec(&reply).unwrap().len() < MAX_LINE_LEN / 2);
-    }
+    let reply = Reply::Ok(Status { containers: machine.status(u64::MAX / 2), last_event: u64::MAX });
+    let bytes = serde_json::to_vec(&reply).unwrap().len();
+    assert!(bytes < MAX_LINE_LEN, "{bytes} bytes");
 }
 
-/// A world that answers effects in a random order, with containers that may fail, end, or refuse to.
+/// Answers effects in a random order, with containers that may fail, end, or refuse to end.
 struct World {
     machine: Machine,
     now: u64,
@@ -338,7 +337,7 @@ fn any_policy() -> impl Strategy<Value = RestartPolicy> {
     prop_oneof![Just(RestartPolicy::Always), Just(RestartPolicy::OnFailure), Just(RestartPolicy::Never)]
 }
 
-/// What must hold of the end, whatever the history: it is said once, after everything else, and only of a pod that is over.
+/// What must hold of the end, whatever the history: it is reported once, after everything else, and only of a pod that is over.
 fn check_end(machine: &Machine, all: &[Effect]) -> Result<(), TestCaseError> {
     let count = |wanted: &Effect| all.iter().filter(|effect| *effect == wanted).count();
     prop_assert_eq!(count(&OVER[0]), count(&OVER[1]));
@@ -350,7 +349,7 @@ fn check_end(machine: &Machine, all: &[Effect]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Every end is of a container that was started, and was told once.
+/// Every end belongs to a container that was started, and was reported once.
 fn check_pairs(machine: &Machine, all: &[Effect]) -> Result<(), TestCaseError> {
     for status in machine.status(0) {
         let of = |kind: &EventKind| match kind {
@@ -385,7 +384,7 @@ fn any_input() -> impl Strategy<Value = Input> {
 }
 
 proptest! {
-    /// Also when the news make no sense.
+    /// Holds also if the news make no sense.
     #[test]
     fn any_history_is_survived(
         policy in any_policy(), count in 1..5usize,
@@ -397,7 +396,7 @@ proptest! {
             now += pause;
             all.extend(machine.step(input, now));
             if let Some(at) = machine.deadline().filter(|&at| at < now) {
-                // A tick that is late is not lost.
+                // A late tick is not lost.
                 all.extend(machine.step(Input::Tick, now));
                 prop_assert!(machine.deadline().is_none_or(|next| next > at));
             }
@@ -455,7 +454,7 @@ proptest! {
             let failed = matches!(choice % 5, 0 | 3 | 4);
             prop_assert!(!killed || failed || world.now >= stopped_at + grace_ms, "the grace period is whole");
         }
-        // Whatever has not been answered by now never will be; only time passes.
+        // Effects that are not answered by now never will be; only time passes.
         let mut ticks = 0;
         while !world.all.contains(&Effect::Finish) {
             world.now = world.machine.deadline().unwrap().max(world.now);
@@ -469,7 +468,7 @@ proptest! {
         let stop = &world.all[seen..];
         let makes = stop.iter().any(|e| matches!(e, Effect::Create { .. } | Effect::Start { .. }));
         prop_assert!(!makes);
-        // Later ones were being started when all were asked.
+        // Later ones were being started when all were asked to end.
         let asks = |effects: &[Effect]| effects.iter().filter(|e| matches!(e, Effect::Terminate { .. })).count();
         let starts = stop.iter().filter(|e| matches!(e, Effect::Emit(EventKind::ContainerStarted { .. })));
         prop_assert!(asks(&world.all[asked..]) <= starts.count());

@@ -1,4 +1,4 @@
-//! Copies of a container's live output for attached callers. A slow caller loses some and is told how much; it
+//! Copies of a container's live output for attached callers. A slow caller loses output and learns how much; it
 //! never slows the container.
 
 use super::Channel;
@@ -8,10 +8,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, Weak};
 
-/// Bytes that wait for one caller.
+/// Most bytes that wait for one caller.
 const QUEUE: usize = 256 << 10;
 
-/// Everybody attached to one container.
+/// All callers attached to one container.
 #[derive(Debug, Default)]
 pub(crate) struct Hub(Mutex<Vec<Weak<Subscriber>>>);
 
@@ -46,7 +46,7 @@ pub(crate) enum Next {
         channel: Channel,
         bytes: Vec<u8>,
     },
-    /// Here the caller missed so many bytes of an output.
+    /// The caller missed this many bytes of an output here.
     Dropped {
         channel: Channel,
         bytes: u64,
@@ -57,7 +57,7 @@ pub(crate) enum Next {
 }
 
 impl Hub {
-    /// A new caller, who gets everything from now on.
+    /// Adds a caller, which gets all output from now on.
     pub(crate) fn subscribe(&self) -> io::Result<Arc<Subscriber>> {
         let subscriber = Arc::new(Subscriber { queue: Mutex::default(), bell: Bell::new()? });
         lock(&self.0).push(Arc::downgrade(&subscriber));
@@ -83,7 +83,7 @@ impl Hub {
 }
 
 impl Subscriber {
-    /// Rings when there may be something.
+    /// Rings when something may be waiting.
     pub(crate) fn bell(&self) -> &Bell {
         &self.bell
     }
@@ -101,13 +101,13 @@ impl Subscriber {
         self.bell.ring();
     }
 
-    /// Whether [`Self::next`] would give something.
+    /// Whether [`Self::next`] would return something.
     pub(crate) fn has_more(&self) -> bool {
         let queue = lock(&self.queue);
         !queue.pieces.is_empty() || queue.exit.is_some()
     }
 
-    /// Takes what is next, at most so many bytes.
+    /// Takes the next item; of output, at most `limit` bytes.
     pub(crate) fn next(&self, limit: usize) -> Next {
         let mut queue = lock(&self.queue);
         let Some(piece) = queue.pieces.front_mut() else { return queue.end() };
@@ -118,7 +118,7 @@ impl Subscriber {
         let rest = &piece.bytes[piece.taken..];
         let bytes = rest[..limit.min(rest.len())].to_vec();
         piece.taken += bytes.len();
-        // What is taken in part still fills the memory of the whole.
+        // A partly taken chunk still occupies the memory of the whole.
         if piece.taken == piece.bytes.len() {
             queue.held -= piece.bytes.len();
             queue.pieces.pop_front();
@@ -128,7 +128,7 @@ impl Subscriber {
 }
 
 impl Queue {
-    /// What there is after all output.
+    /// What follows all output.
     fn end(&mut self) -> Next {
         let Some(exit) = self.exit else { return Next::Nothing };
         for channel in [Channel::Stdout, Channel::Stderr] {

@@ -1,7 +1,7 @@
 //! The pod's output between the containers and the one `logs` reader: bounded, lossless, in order.
 //!
-//! When it is full, the pump stops reading and the containers stop in their writes. A chunk that a reader took and
-//! could not deliver comes back to the front for the next reader.
+//! When it is full, the pump stops reading and the containers block in their writes. A chunk that a reader took but
+//! could not deliver returns to the front for the next reader.
 
 use super::{Channel, Chunk, MAX_CHUNK};
 use crate::sync::{Bell, lock};
@@ -10,15 +10,15 @@ use std::io;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
-/// Bytes held for all containers of the pod.
+/// Most bytes held for all containers of the pod.
 pub(crate) const CAPACITY: usize = 256 << 10;
-/// Less room than this is not worth a read.
+/// With less room than this a read is not worthwhile.
 const LEAST_ROOM: usize = 4096;
 
 #[derive(Debug)]
 pub(crate) struct LogBuffer {
     inner: Mutex<Inner>,
-    /// Something to read, or the end.
+    /// Rings for something to read, or for the end.
     reader: Bell,
     room: Bell,
     done: Condvar,
@@ -27,7 +27,7 @@ pub(crate) struct LogBuffer {
 #[derive(Debug, Default)]
 struct Inner {
     chunks: VecDeque<Chunk>,
-    /// Bytes in `chunks` and in the reader's hand.
+    /// Bytes in `chunks` and in the chunk that the reader holds.
     held: usize,
     reading: bool,
     full: bool,
@@ -48,7 +48,7 @@ impl LogBuffer {
         Ok(Self { inner: Mutex::default(), reader: Bell::new()?, room: Bell::new()?, done: Condvar::new() })
     }
 
-    /// How much may be pushed now, at most one chunk; `None` when it is full (then [`Self::room_bell`] rings once
+    /// How much may be pushed now, at most one chunk; `None` when the buffer is full (then [`Self::room_bell`] rings once
     /// there is room).
     pub(crate) fn room(&self) -> Option<usize> {
         let mut inner = lock(&self.inner);
@@ -82,7 +82,7 @@ impl LogBuffer {
         self.reader.ring();
     }
 
-    /// The one reader's place; `None` while somebody has it.
+    /// The right to read, for one reader at a time; `None` while another reader has it.
     pub(crate) fn reader(&self) -> Option<Reader<'_>> {
         let mut inner = lock(&self.inner);
         if inner.reading {
@@ -99,8 +99,8 @@ impl LogBuffer {
         self.reader.ring();
     }
 
-    /// Waits until the reader has everything and has said so, there is nothing and nobody to wait for, or the
-    /// deadline passes.
+    /// Waits until the reader has delivered everything, until there is nothing to deliver and no reader, or until the
+    /// deadline.
     pub(crate) fn wait_finished(&self, deadline: Instant) {
         let mut inner = lock(&self.inner);
         while !(inner.finished || (!inner.reading && inner.held == 0)) {
@@ -113,14 +113,14 @@ impl LogBuffer {
     }
 }
 
-/// The right to take output. Dropping it lets somebody else read on.
+/// The right to take output. Dropping it lets another reader continue.
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
     buffer: &'a LogBuffer,
 }
 
 impl Reader<'_> {
-    /// Rings when there may be something to take.
+    /// Rings when something may be waiting.
     pub(crate) fn bell(&self) -> &Bell {
         &self.buffer.reader
     }
@@ -135,7 +135,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The chunk of this many bytes is with the host.
+    /// Records that the chunk of this many bytes was delivered.
     pub(crate) fn delivered(&self, len: usize) {
         let mut inner = lock(&self.buffer.inner);
         inner.held = inner.held.saturating_sub(len);
@@ -145,12 +145,12 @@ impl Reader<'_> {
         }
     }
 
-    /// The chunk could not be delivered: the next reader gets it.
+    /// Returns a chunk that could not be delivered; the next reader gets it.
     pub(crate) fn put_back(&self, chunk: Chunk) {
         lock(&self.buffer.inner).chunks.push_front(chunk);
     }
 
-    /// The host has taken the end.
+    /// Records that the host has received the end.
     pub(crate) fn finished(&self) {
         lock(&self.buffer.inner).finished = true;
         self.buffer.done.notify_all();

@@ -1,5 +1,5 @@
-//! What containers print. [`pump`] reads every pipe and terminal; [`buffer`] holds it for the one `logs` reader,
-//! losing nothing; [`attach`] hands copies to attached callers, losing what they are too slow for. Must not know:
+//! The output of containers. [`pump`] reads every pipe and terminal; [`buffer`] holds it for the one `logs` reader
+//! and loses nothing; [`attach`] gives copies to attached callers and drops what they are too slow for. Must not know:
 //! connections, the supervisor's states.
 
 pub(crate) mod attach;
@@ -8,7 +8,7 @@ pub(crate) mod pump;
 
 use magikvm_proto::stream;
 
-/// Which output of a process.
+/// An output of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Channel {
     /// Standard output, or everything on a terminal.
@@ -29,7 +29,7 @@ impl Channel {
 /// Consecutive bytes of one output of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Chunk {
-    /// The container's place in the plan.
+    /// The container's index in the plan.
     pub(crate) container: usize,
     pub(crate) channel: Channel,
     /// The bytes, at most [`MAX_CHUNK`].

@@ -1,6 +1,6 @@
-//! The one thread that reads what containers print.
+//! The one thread that reads the output of containers.
 //!
-//! A container's runs are read strictly one after the other: what a new run prints waits until the old run's pipes
+//! A container's runs are read strictly one after the other: the output of a new run waits until the old run's pipes
 //! are empty.
 
 use super::attach::Hub;
@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
-/// The way to the pump.
+/// The handle of the pump.
 #[derive(Debug)]
 pub(crate) struct Pump {
     new: Mutex<Vec<Run>>,
@@ -24,16 +24,16 @@ pub(crate) struct Pump {
 /// One run's outputs, all of them non-blocking.
 #[derive(Debug)]
 pub(crate) struct Run {
-    /// The container's place in the plan.
+    /// The container's index in the plan.
     pub(crate) container: usize,
-    /// How often it was made before.
+    /// How often the container was made before.
     pub(crate) run: u32,
     pub(crate) sources: Vec<(Channel, OwnedFd)>,
 }
 
 impl Pump {
     /// Starts the thread. `drained(container, run)` is called once all outputs of a run have ended and are in the
-    /// buffer; `note` is told why the thread gave up.
+    /// buffer; `note` receives the reason if the thread gives up.
     pub(crate) fn start(
         logs: Arc<LogBuffer>,
         hubs: Vec<Arc<Hub>>,
@@ -112,7 +112,7 @@ impl Pump {
     }
 }
 
-/// Reads once; whether the output goes on.
+/// Reads once; returns whether the output goes on.
 fn read_once(run: &Run, index: usize, buffer: &mut [u8], logs: &LogBuffer, hub: &Hub) -> bool {
     let Some(room) = logs.room() else { return true };
     let (channel, fd) = &run.sources[index];

@@ -91,7 +91,7 @@ fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> 
     ];
     if cfg!(target_os = "linux") {
         others.extend([system::user_namespaces(host), system::subordinate_ids(host), system::cgroups(host)]);
-        others.extend(isolation::checks(crate::vmm::walls::trial().map_err(|error| chain(&error))));
+        others.extend(isolation::checks(crate::vmm::jails::trial().map_err(|error| chain(&error))));
     }
     DoctorReport::new(machines, others)
 }

@@ -1,4 +1,4 @@
-//! What the supervisor says of the pod's containers, as the host shows it.
+//! Applies the supervisor's reports about the pod's containers.
 
 use super::{Effect, Machine, StartProgress, cut};
 use crate::pod::failure::{Blame, Failure, RunStage};
@@ -47,7 +47,7 @@ impl Machine {
         }
     }
 
-    /// Changes one container; a supervisor that names one that is not there has broken the contract.
+    /// Changes one container. A supervisor that names an unknown container has broken the contract.
     fn on(
         &mut self,
         container: &ContainerName,
@@ -68,7 +68,7 @@ impl Machine {
         }
     }
 
-    /// The start has got on, so that it may take as long again to the next sign of that.
+    /// The start has made progress, so that the deadline begins anew.
     fn progressed(&self) -> Vec<Effect> {
         match self.state.stage {
             Stage::Starting if self.agent_up => vec![Effect::Arm { after_ms: self.ready_wait_ms }],
@@ -98,7 +98,7 @@ impl Machine {
     }
 }
 
-/// When the present run of a container began, if it did.
+/// Start of a container's present run, if it has started.
 pub(super) fn started_ms(status: &ContainerStatus) -> Option<u64> {
     match status.state {
         ContainerState::Running { started_ms } => Some(started_ms),

@@ -1,4 +1,4 @@
-//! How a pod comes to its end: by its user's will, by a deadline, or because its agent or its sandbox is gone.
+//! The ways in which a pod ends: by a user's request, by a deadline, or because its agent or its sandbox is gone.
 
 use super::containers::started_ms;
 use super::{Effect, Machine, PauseRequest, cut};
@@ -11,7 +11,7 @@ use magikvm_proto::state::{ContainerState, Terminated};
 use std::time::Duration;
 
 impl Machine {
-    /// A later request may shorten the grace period, never lengthen it: requests can overtake each other on their way here.
+    /// A later request may shorten the grace period but never lengthen it, because requests can overtake each other.
     pub(super) fn shut_down(&mut self, grace_ms: u64, now_ms: u64) -> Vec<Effect> {
         let Some(mut effects) = self.begin_to_stop(grace_ms, now_ms) else { return Vec::new() };
         effects.push(Effect::Shutdown { grace_ms });
@@ -19,13 +19,13 @@ impl Machine {
         effects
     }
 
-    /// The supervisor says that the pod is over. It ends by itself, so it is not asked, only waited for. In a pod that is still starting
-    /// nothing has run: there the end of the sandbox is the failure of the run.
+    /// The supervisor reports that the pod is over. It ends by itself, so the host only waits for it. In a pod that is still starting nothing
+    /// has run: there the end of the sandbox is the failure of the run.
     pub(super) fn pod_ended(&mut self, now_ms: u64) -> Vec<Effect> {
         if !matches!(self.state.stage, Stage::Running | Stage::Stopping) {
             return Vec::new();
         }
-        // What still waited for its next run has ended as its last one did.
+        // A container that waited for its next run ends with the outcome of its last one.
         for status in &mut self.state.containers {
             if matches!(status.state, ContainerState::Waiting { .. })
                 && let Some(run) = status.last.take()
@@ -38,7 +38,7 @@ impl Machine {
         effects
     }
 
-    /// `None` if the pod was to be over by then anyway.
+    /// `None` if an earlier request ends the pod by then anyway.
     fn begin_to_stop(&mut self, grace_ms: u64, now_ms: u64) -> Option<Vec<Effect>> {
         self.state.stage = Stage::Stopping;
         let kill_ms = now_ms.saturating_add(grace_ms);
@@ -46,7 +46,7 @@ impl Machine {
             return None;
         }
         self.kill_ms = Some(kill_ms);
-        // A pod that stands still can neither be asked nor end.
+        // A paused pod can neither be asked nor end.
         let stands = self.motion != Motion::Running || self.request == Some(PauseRequest::Pause);
         Some(if stands { vec![Effect::Resume] } else { Vec::new() })
     }
@@ -90,7 +90,7 @@ impl Machine {
                 self.state.broken = Some(Broken { reason: SandboxFailure::AgentBroke, message });
                 vec![Effect::Kill]
             }
-            // While it stops, silence is no news: the deadline is armed, and the sandbox's end is waited for.
+            // While the pod stops, silence means nothing: the deadline is armed, and the host waits for the sandbox's end.
             Stage::Stopping | Stage::Ended => Vec::new(),
         }
     }
@@ -132,7 +132,7 @@ impl Machine {
         let secs = |ms: u64| ms / 1000;
         let stands = match self.motion {
             Motion::Running => "",
-            Motion::PartlyStopped | Motion::Stopped => "; somebody has stopped its processes (SIGSTOP)",
+            Motion::PartlyStopped | Motion::Stopped => "; its processes were stopped by a signal (SIGSTOP)",
         };
         match (self.state.stage, self.agent_up) {
             (Stage::Starting, false) => {

@@ -1,4 +1,4 @@
-//! Pods that are paused and go on, by their user's request or by whoever else has stopped their processes, and the guest's clock after that.
+//! Pods that are paused and resumed, by a user's request or by other processes' signals, and the guest's clock after that.
 
 use super::{Effect, Machine, PauseRequest};
 use crate::pod::events::{ClockReason, HostEvent};
@@ -7,7 +7,7 @@ use crate::store::record::Stage;
 use magikvm_proto::wire::{Refusal, RefusalCode};
 
 impl Machine {
-    /// What a request has come to; `None` while that is open.
+    /// The outcome of a request; `None` while it is open.
     pub fn outcome(&self, request: PauseRequest) -> Option<Result<(), Refusal>> {
         let wanted = match request {
             PauseRequest::Pause => Motion::Stopped,
@@ -31,7 +31,7 @@ impl Machine {
             _ => return Vec::new(),
         };
         let earlier = self.request.replace(request);
-        // The effect of an earlier request may be on its way still, so that what was seen last is not to be trusted.
+        // The effect of an earlier request may still be outstanding, so that the last motion seen proves nothing.
         let may_change = earlier.is_some_and(|earlier| earlier != request);
         if self.motion != wanted || may_change { vec![effect] } else { Vec::new() }
     }
@@ -53,7 +53,7 @@ impl Machine {
         effects
     }
 
-    /// A guest that is starting is told when its agent answers first, one that stands still when it goes on.
+    /// A guest that is starting is told the time at its agent's first answer, and a paused one when it is resumed.
     pub(super) fn tell_time(&self, reason: ClockReason) -> Vec<Effect> {
         let runs = matches!(self.state.stage, Stage::Running | Stage::Stopping);
         if runs && self.motion == Motion::Running { vec![Effect::TellTime(reason)] } else { Vec::new() }

@@ -1,4 +1,4 @@
-//! Pods whose images are being pulled, by a process that is told to pull all of them and says how far it is.
+//! Pods whose images are being pulled, by a process that pulls all of them and reports its progress.
 
 use super::{Effect, EndPuller, Machine};
 use crate::pod::failure::{Blame, Failure, RunStage};
@@ -19,7 +19,7 @@ impl Machine {
         }
         match said {
             FromPuller::Progress { image, progress } => vec![Effect::ShowProgress { image, progress }],
-            // Images that came all the same stay in the store, for the next run.
+            // Images that were pulled all the same stay in the store for the next run.
             FromPuller::Done | FromPuller::Failed(_) if self.pull_given_up => self.fail(cancelled()),
             FromPuller::Done => {
                 self.state.stage = Stage::Starting;
@@ -37,7 +37,7 @@ impl Machine {
         }
     }
 
-    /// Asked for once, the puller removes what is half-done; asked for again, it is killed.
+    /// The first request makes the puller remove what is half-done, and the second one kills it.
     pub(super) fn give_up_pull(&mut self) -> Vec<Effect> {
         let how = if self.pull_given_up { EndPuller::Kill } else { EndPuller::Ask };
         self.pull_given_up = true;

@@ -45,7 +45,7 @@ fn terminated(pod: &Machine, n: usize) -> &Terminated {
     pod.state.containers[n].state.terminated().expect("it has ended")
 }
 
-/// How long the starts of these tests may be without progress.
+/// Milliseconds that the starts of these tests may be without progress.
 const READY_MS: u64 = 90_500;
 const ARM_READY: Effect = Effect::Arm { after_ms: READY_MS };
 const ARM_END: Effect = Effect::Arm { after_ms: budget::HOST_SHUTDOWN_WAIT_MS };
@@ -255,8 +255,8 @@ pub(super) fn any_input() -> impl Strategy<Value = Input> {
 }
 
 proptest! {
-    /// Whatever a guest says and in whatever order, the pod is said to be ready at most once, ends exactly once, and after its end
-    /// nothing is done any more.
+    /// Whatever a guest reports and in whatever order, the pod becomes ready at most once and ends exactly once, and after its end nothing
+    /// happens any more.
     #[test]
     fn any_history_is_survived(inputs in proptest::collection::vec(any_input(), 0..60)) {
         let mut pod = machine(3);
@@ -281,7 +281,7 @@ proptest! {
             }
             prop_assert_eq!(ends > 0, pod.state.stage == Stage::Ended);
             prop_assert!(!matches!(effects.last(), Some(Effect::Fail(_))) || ready == 0);
-            // Whoever is stopping has a deadline or a killed sandbox: nobody waits for ever.
+            // A stopping pod has a deadline or a killed sandbox, so that nobody waits for ever.
             prop_assert!(bounded || pod.state.stage != Stage::Stopping);
         }
         prop_assert!(ready <= 1 && ends <= 1);

@@ -1,4 +1,4 @@
-//! Containers that are threads of the fake guest: they print a line, echo what they are sent, and end as they are told.
+//! Containers that are threads of the fake guest: they print a line, echo their input, and end on request.
 
 use super::Manner;
 use magikvm_proto::id::ContainerName;
@@ -16,28 +16,27 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-/// The process id that every fake process has.
+/// The process ID of every fake process.
 const PID: i32 = 2;
 
-/// Whose processes they are: a container's name, and the number of an exec.
+/// The owner of a process: a container's name, and the number of an exec.
 type Key = (ContainerName, Option<u64>);
 
 /// The containers of one pod.
 #[derive(Debug)]
 pub(super) struct FakeContainers {
     manner: Manner,
-    /// The last container of the pod, which some manners do not let run.
+    /// The last container of the pod, which some manners do not start.
     last: Option<ContainerName>,
     processes: Mutex<HashMap<Key, Arc<FakeProcess>>>,
 }
 
-/// A process that is none.
+/// A fake process.
 struct FakeProcess(Mutex<Option<Alive>>);
 
-/// What a process holds until its end.
 struct Alive {
     ended: Ended,
-    /// Its output; closed at its end, so that whoever reads it sees the end.
+    /// The output, closed at the process's end so that readers see the end.
     output: Option<File>,
 }
 
@@ -80,7 +79,7 @@ impl FakeContainers {
         Self { manner, last, processes: Mutex::default() }
     }
 
-    /// A process that runs `body` with its input once it is started.
+    /// A process that runs `body` with its input when it is started.
     fn make(
         &self,
         key: Key,
@@ -103,7 +102,7 @@ impl FakeContainers {
         let start = Box::new(move || {
             std::thread::spawn(move || match body(&running, File::from(input)) {
                 Ok(Some(status)) => running.end(status),
-                // It runs until somebody ends it.
+                // The process runs until a signal ends it.
                 Ok(None) => {}
                 Err(_) => running.end(ExitStatus::exited(1)),
             });
@@ -149,7 +148,7 @@ impl Containers for FakeContainers {
         })
     }
 
-    /// `cat` of what is sent to it, then the arguments, exit code 0; `exit N` exits with N, `missing` is not there.
+    /// Prints its input and then its arguments, and exits with 0. `exit N` exits with N; the program `missing` does not exist.
     fn exec(&self, order: ExecOrder<'_>, ended: Ended) -> Result<Created, Failure> {
         let args = order.request.args.clone();
         if args[0] == "missing" {
@@ -159,10 +158,12 @@ impl Containers for FakeContainers {
         let key = (order.request.container.clone(), Some(order.id));
         self.make(key, order.stdio, ended, move |process, mut input| {
             let mut buffer = vec![0; 64 << 10];
-            while reads {
-                match input.read(&mut buffer)? {
-                    0 => break,
-                    count => process.print(&buffer[..count])?,
+            if reads {
+                loop {
+                    match input.read(&mut buffer)? {
+                        0 => break,
+                        count => process.print(&buffer[..count])?,
+                    }
                 }
             }
             process.print(format!("{}\n", args.join(" ")).as_bytes())?;

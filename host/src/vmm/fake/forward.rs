@@ -1,5 +1,4 @@
-//! What a guest may do on its port for forwarded connections that no honest one does. The honest rest is the supervisor's, whose ports are
-//! those of this host.
+//! Misbehaviour on the guest's port for forwarded connections. The supervisor handles honest manners, with the ports of the host.
 
 use super::Manner;
 use crate::store::layout::FORWARD_SOCK;
@@ -11,12 +10,12 @@ use std::io::{self, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-/// Whether it says anything there that the supervisor would not say.
+/// Whether the guest deviates from the supervisor on this port.
 pub(super) fn lies(manner: Manner) -> bool {
     matches!(manner, Manner::ForwardGarbage | Manner::ForwardSilent | Manner::ForwardFlood)
 }
 
-/// Serves it from now on.
+/// Starts to serve the port.
 pub(super) fn listen(manner: Manner) -> io::Result<()> {
     let listener = UnixListener::bind(FORWARD_SOCK)?;
     std::thread::spawn(move || {
@@ -39,7 +38,7 @@ fn serve(mut stream: UnixStream, manner: Manner) -> io::Result<()> {
         Manner::ForwardFlood => {
             read_message::<ForwardRequest>(&mut BufReader::new(&stream)).map_err(io::Error::other)?;
             write_message(&mut stream, &Reply::Ok(Done {})).map_err(io::Error::other)?;
-            // More than anybody has allowed.
+            // More than the window allows.
             loop {
                 stream.write_all(&[0, 0, 0, 1, b'x'])?;
             }

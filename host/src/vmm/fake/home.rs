@@ -1,4 +1,4 @@
-//! Where the fake guest's supervisor runs: a process whose doors are Unix sockets in its working directory.
+//! The home of the fake guest's supervisor: a process that listens on Unix sockets in its working directory.
 
 use super::{Manner, console, forward, liar};
 use crate::store::layout::{AGENT_SOCK, FORWARD_SOCK};
@@ -15,7 +15,7 @@ pub(super) struct FakeHome {
     manner: Manner,
     agent: UnixListener,
     forward: UnixListener,
-    /// By how much its clock is ahead, in milliseconds.
+    /// By how much the clock is ahead, in milliseconds.
     clock_ms: Mutex<i64>,
 }
 
@@ -24,7 +24,7 @@ impl FakeHome {
         let agent = UnixListener::bind(AGENT_SOCK)?;
         let forward = if forward::lies(manner) {
             forward::listen(manner)?;
-            // The supervisor's own door, at which nobody knocks.
+            // The supervisor's listener, to which nobody connects.
             UnixListener::bind("unused.sock")?
         } else {
             UnixListener::bind(FORWARD_SOCK)?
@@ -40,7 +40,7 @@ impl Home for FakeHome {
         console(&format!("fake: {text}\n"));
     }
 
-    /// The process has no clock of its own, so it pretends.
+    /// The process shares the host's clock, so that it simulates one.
     fn set_clock(&self, _realtime_ns: u64) -> Result<ClockSet, Refusal> {
         let offset_ms = std::mem::take(&mut *lock(&self.clock_ms));
         let lie = self.manner == Manner::LyingClock;
@@ -77,8 +77,10 @@ impl Home for FakeHome {
     }
 
     fn end(&self) -> ! {
-        while self.manner == Manner::Immortal {
-            std::thread::park();
+        if self.manner == Manner::Immortal {
+            loop {
+                std::thread::park();
+            }
         }
         std::process::exit(0)
     }

@@ -1,5 +1,4 @@
-//! What a guest may say that no honest one says: a proxy between the host and the fake guest's supervisor, which passes on what it does not
-//! lie about.
+//! A guest's lies: a proxy between the host and the fake guest's supervisor, which forwards everything that it does not lie about.
 
 use super::Manner;
 use crate::agent::{AgentStream, StreamError};
@@ -13,19 +12,19 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// As long as no test waits.
+/// Longer than any test waits.
 const FOR_EVER: Duration = Duration::from_secs(3600);
 
-/// Stands between the host and the supervisor; returns the supervisor's end.
+/// Starts the proxy and returns the supervisor's end.
 pub(super) fn between(manner: Manner, host: UnixStream) -> io::Result<UnixStream> {
     let (ours, supervisors) = UnixStream::pair()?;
     std::thread::spawn(move || {
         if serve(manner, &host, &ours).is_err() {
-            // One of them has gone.
+            // One of the two has gone.
         }
         for end in [&host, &ours] {
             if end.shutdown(Shutdown::Both).is_err() {
-                // It has gone already.
+                // The host has gone already.
             }
         }
     });
@@ -64,10 +63,10 @@ fn splice(
         scope.spawn(move || {
             let mut to_supervisor = supervisor;
             if io::copy(&mut from_host, &mut to_supervisor).is_err() {
-                // Nobody takes it any more.
+                // Nobody reads any more.
             }
             if supervisor.shutdown(Shutdown::Write).is_err() {
-                // It has gone.
+                // The other side has gone.
             }
         });
         io::copy(&mut from_supervisor, &mut host)?;
@@ -76,7 +75,7 @@ fn splice(
     })
 }
 
-/// What was said to the host in place of the supervisor's answer.
+/// What was sent to the host in place of the supervisor's answer.
 enum Said {
     Lie,
     Nothing,
@@ -117,7 +116,7 @@ fn lie(manner: Manner, request: &Request, mut host: &UnixStream) -> Result<Said,
     Ok(Said::Lie)
 }
 
-/// Tells events of its own, for as long as anybody listens.
+/// Sends made-up events as long as the host listens.
 fn lie_about_events(manner: Manner, host: &UnixStream) -> Result<(), CodecError> {
     let stream = AgentStream::new(host.try_clone()?, Side::Guest, Traffic::EVENTS, &[], None)?;
     let failed = |error: StreamError| CodecError::from(io::Error::other(error));
@@ -156,14 +155,14 @@ fn lie_about_events(manner: Manner, host: &UnixStream) -> Result<(), CodecError>
     Ok(())
 }
 
-/// Frames that no honest guest sends, in front of those of the supervisor.
+/// Frames that no honest guest sends, ahead of the supervisor's frames.
 fn lie_in_stream(manner: Manner, request: &Request, mut host: &UnixStream) -> io::Result<()> {
     match (manner, request) {
-        // Longer than any frame by one byte.
+        // One byte longer than any frame.
         (Manner::HugeFrame, Request::Logs) => host.write_all(&[0, 0, 0x3f, 0xfd]),
         (Manner::SlowFrame, Request::Logs) => {
             host.write_all(&[0, 0])?;
-            // Longer than a frame may take that has begun, if nobody excused it.
+            // Longer than a frame may take after its beginning without a deadline extension.
             std::thread::sleep(Duration::from_secs(10));
             host.write_all(&[0, 16])?;
             host.write_all(b"one half, other\n")

@@ -1,4 +1,4 @@
-//! libkrun's C interface with Rust's types. Which library it is, is decided when compiling: the crate `libkrun` (feature `krun`), or the system's
+//! libkrun's C interface with Rust's types. Features choose the library: the crate `libkrun` (feature `krun`), or the system's library
 //! (feature `system-libkrun`).
 #![allow(unsafe_code, reason = "libkrun's functions take pointers to C strings")]
 
@@ -12,7 +12,7 @@ compile_error!(
 #[cfg(has_krun)]
 pub(super) use bound::{ApiError, Context};
 
-/// Whether there is a libkrun in this program, and which.
+/// The version of the libkrun in this program, if there is one.
 pub(super) fn version() -> Result<String, Unavailable> {
     if cfg!(feature = "system-libkrun") {
         Ok("libkrun, the system's".to_owned())
@@ -21,7 +21,7 @@ pub(super) fn version() -> Result<String, Unavailable> {
     } else {
         Err(Unavailable {
             reason: "this magikvm was compiled without libkrun".to_owned(),
-            remedy: "run with --vmm qemu, or compile it with the feature `krun` (the default on Linux for x86_64 and aarch64)"
+            remedy: "run with `--vmm qemu`, or compile magikvm with the feature `krun` (the default on Linux for x86_64 and aarch64)."
                 .to_owned(),
         })
     }
@@ -43,22 +43,22 @@ mod bound {
     /// Formats of `krun_add_disk2`.
     const DISK_FORMAT_RAW: u32 = 0;
     const DISK_FORMAT_VMDK: u32 = 2;
-    /// Of `krun_add_disk3`: a flush of the guest's is one of the file.
+    /// For `krun_add_disk3`: a flush by the guest flushes the file.
     const SYNC_FULL: u32 = 2;
-    /// Of `krun_add_virtiofs4`: owners and permissions are those of this machine.
+    /// For `krun_add_virtiofs4`: owners and permissions are those of the host.
     const PERMISSIONS_COMPLETE: u32 = 0;
-    /// Of `krun_add_vsock`: sockets of IPv4 and IPv6 are made on the host.
+    /// For `krun_add_vsock`: sockets of IPv4 and IPv6 are made on the host.
     const TSI_INET: u32 = 1;
-    /// Of `krun_add_net_unixstream`: the guest may be sent whole packets of TCP (checksums, TSO for IPv4, TSO for IPv6). None ever has more than
-    /// an MTU, but without them the guest would have room for 1500 bytes only. What the guest itself sends is finished.
+    /// For `krun_add_net_unixstream`: the guest accepts large TCP packets (checksums, TSO for IPv4, TSO for IPv6). No packet exceeds the MTU,
+    /// but without these features the guest would have room for 1500 bytes only. Packets that the guest sends are complete.
     const NET_FEATURES: u32 = 1 << 1 | 1 << 7 | 1 << 8;
 
-    /// A step that libkrun refused.
+    /// libkrun refused a step.
     #[derive(Debug, thiserror::Error)]
     #[error("{call}: {}", std::io::Error::from_raw_os_error(*.errno))]
     pub(in crate::vmm::krun) struct ApiError {
         pub(in crate::vmm::krun) call: &'static str,
-        /// Its answer, as a positive number.
+        /// The positive error number.
         pub(in crate::vmm::krun) errno: i32,
     }
 
@@ -75,7 +75,7 @@ mod bound {
         c_string(call, path.as_os_str().as_bytes())
     }
 
-    /// A machine in the making.
+    /// A VM that is being configured.
     #[derive(Debug)]
     pub(in crate::vmm::krun) struct Context(u32);
 
@@ -118,7 +118,7 @@ mod bound {
             check(call, answer).map(drop)
         }
 
-        /// A raw disk that can be written to.
+        /// A writable raw disk.
         pub(in crate::vmm::krun) fn add_scratch(&self, id: &CStr, file: &str) -> Result<(), ApiError> {
             let call = "krun_add_disk3";
             let file = c_string(call, file.as_bytes())?;
@@ -137,7 +137,7 @@ mod bound {
             check(call, answer).map(drop)
         }
 
-        /// A directory that the guest mounts by this name.
+        /// A directory that the guest can mount by this name.
         pub(in crate::vmm::krun) fn add_shared(&self, tag: &str, directory: &Path) -> Result<(), ApiError> {
             let call = "krun_add_virtiofs4";
             let (tag, directory) = (c_string(call, tag.as_bytes())?, c_path(call, directory)?);
@@ -155,11 +155,11 @@ mod bound {
             check(call, answer).map(drop)
         }
 
-        /// A network device whose frames go through a stream, which then is libkrun's.
+        /// A network device whose frames go through a stream. libkrun takes the stream over.
         pub(in crate::vmm::krun) fn add_nic(&self, stream: i32, mac: [u8; 6]) -> Result<(), ApiError> {
-            // The bindings of the system's library want a pointer to something that they could change.
+            // The bindings of the system's library take a mutable pointer.
             let mut mac = mac;
-            // SAFETY: no path is given; the address has 6 bytes and outlives the call; the descriptor is not used by anybody else from here on.
+            // SAFETY: no path is given; the address has 6 bytes and outlives the call; nothing else uses the descriptor from here on.
             let answer = unsafe {
                 ffi::krun_add_net_unixstream(
                     self.0,
@@ -173,8 +173,8 @@ mod bound {
             check("krun_add_net_unixstream", answer).map(drop)
         }
 
-        /// A vsock device, with libkrun's own networking ("TSI": the guest's sockets made on the host) or without, and ports of the guest
-        /// that connections to Unix sockets lead to.
+        /// A vsock device, with or without libkrun's networking ("TSI": the guest's sockets are made on the host), and ports of the guest that
+        /// connections to Unix sockets lead to.
         pub(in crate::vmm::krun) fn add_vsock(
             &self,
             ports: &[(u32, &str)],
@@ -198,11 +198,11 @@ mod bound {
             Ok(())
         }
 
-        /// A serial port that prints on a descriptor, which then is libkrun's.
+        /// A serial port that prints on a descriptor. libkrun takes the descriptor over.
         pub(in crate::vmm::krun) fn add_serial_console(&self, output: i32) -> Result<(), ApiError> {
             self.no_default_console()?;
             #[allow(unused_unsafe, reason = "unsafe in both, in different ways")]
-            // SAFETY: it takes numbers; the descriptor is not used by anybody else from here on.
+            // SAFETY: it takes numbers; nothing else uses the descriptor from here on.
             let answer = unsafe { ffi::krun_add_serial_console_default(self.0, -1, output) };
             check("krun_add_serial_console_default", answer).map(drop)
         }
@@ -227,7 +227,7 @@ mod bound {
             check("krun_disable_implicit_console", answer).map(drop)
         }
 
-        /// Runs the machine. Returns only when it could not be made.
+        /// Runs the VM. Returns only if the VM could not be made.
         pub(in crate::vmm::krun) fn start_enter(self) -> ApiError {
             #[allow(unused_unsafe, reason = "safe in the crate, not in the bindings of the system's library")]
             // SAFETY: it takes a number.

@@ -1,5 +1,5 @@
-//! The kernel of the system's libkrunfw, which is a shared library that holds a kernel laid out as it will lie in the guest's memory. It is
-//! written down once as a file that boots with our initramfs like any other kernel: on x86-64 as an ELF file of one segment, on ARM as it is.
+//! The kernel of the system's libkrunfw, a shared library that holds a kernel in its memory layout. The kernel is written once to a file
+//! that boots with our initramfs like any other kernel: an ELF file of one segment on x86-64, and unmodified on ARM.
 #![allow(unsafe_code, reason = "a library is loaded, and hands out a pointer")]
 
 use crate::store::atomic::{self, FileError};
@@ -9,35 +9,35 @@ use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// As libkrun itself names it.
+/// The name that libkrun uses.
 const LIBRARY: &str = if cfg!(target_os = "macos") { "libkrunfw.5.dylib" } else { "libkrunfw.so.5" };
-/// Bytes that a kernel may have. The library is trusted as any that is installed; this finds broken ones.
+/// Largest size of a kernel in bytes. The library is trusted like any installed one; the cap finds broken ones.
 const MAX_KERNEL: usize = 256 << 20;
 const ELF_HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
 const MACHINE_X86_64: u16 = 62;
-/// The segment's place in the file: a page of its own.
+/// Offset of the segment in the file, on a page boundary.
 const PAGE: usize = 4096;
 
-/// Why there is no kernel to be had from libkrunfw.
+/// The reasons why libkrunfw offers no kernel.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FirmwareError {
-    /// No such library, or it can't be loaded.
+    /// The library is missing or cannot be loaded.
     #[error("{LIBRARY} cannot be loaded")]
     Load(#[source] libloading::Error),
-    /// A library of that name without a kernel.
-    #[error("{LIBRARY} holds no kernel that this magikvm knows how to start: {0}")]
+    /// The library has no kernel.
+    #[error("{LIBRARY} has no kernel that this magikvm can start: {0}")]
     NoKernel(&'static str),
-    /// It could not be written down.
+    /// The kernel's file could not be written.
     #[error(transparent)]
     File(#[from] FileError),
 }
 
-/// Whether the library is there.
+/// Checks that the library is there.
 pub(super) fn probe() -> Result<(), Unavailable> {
     load().map(drop).map_err(|error| Unavailable {
         reason: format!("{LIBRARY} cannot be loaded: {error}"),
-        remedy: "install libkrunfw, or leave out --kernel libkrunfw".to_owned(),
+        remedy: "install libkrunfw, or leave out `--kernel libkrunfw`.".to_owned(),
     })
 }
 
@@ -50,8 +50,8 @@ fn load() -> Result<libloading::Library, libloading::Error> {
 pub(super) fn kernel(dir: &Path) -> Result<PathBuf, FirmwareError> {
     let library = load().map_err(FirmwareError::Load)?;
     let (mut address, mut entry, mut size) = (0u64, 0u64, 0usize);
-    // SAFETY: libkrunfw's header declares the function so. It hands out a pointer to `size` bytes of the library's data, which are there as
-    // long as the library is loaded: until the end of this function.
+    // SAFETY: libkrunfw's header declares the function so. It returns a pointer to `size` bytes of the library's data, which stay valid while
+    // the library is loaded: until the end of this function.
     let image = unsafe {
         type GetKernel = unsafe extern "C" fn(*mut u64, *mut u64, *mut usize) -> *const u8;
         let get: libloading::Symbol<'_, GetKernel> =
@@ -63,7 +63,7 @@ pub(super) fn kernel(dir: &Path) -> Result<PathBuf, FirmwareError> {
         std::slice::from_raw_parts(start, size)
     };
     let header = match Arch::native() {
-        // A raw `Image` says itself how it is loaded.
+        // A raw `Image` has its load address in its header.
         Some(Arch::Aarch64) => Vec::new(),
         _ => elf_header(address, entry, image.len())
             .ok_or(FirmwareError::NoKernel("its addresses make no sense"))?,
@@ -79,13 +79,13 @@ pub(super) fn kernel(dir: &Path) -> Result<PathBuf, FirmwareError> {
     let path = dir.join(name);
     if !path.is_file() {
         atomic::create_dir_all(dir, 0o700)?;
-        // The VMM reads it, who is a user of its own; the directory keeps others away.
+        // The VMM, which runs as another user, reads it. The directory keeps others away.
         atomic::write(&path, &[&header, image].concat(), 0o644)?;
     }
     Ok(path)
 }
 
-/// The first page of an ELF file with one segment, which is to lie at `address` and is entered at `entry`.
+/// The first page of an ELF file with one segment, which is loaded at `address` and entered at `entry`.
 fn elf_header(address: u64, entry: u64, size: usize) -> Option<Vec<u8>> {
     let size = u64::try_from(size).ok()?;
     if !(address..address.checked_add(size)?).contains(&entry) {

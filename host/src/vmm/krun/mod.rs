@@ -1,20 +1,20 @@
-//! libkrun, compiled into this program. `krun_start_enter` takes over its process and leaves it by `_exit`, so each machine is a process of its
-//! own: this program again, with a hidden verb. Its configuration comes over an inherited descriptor, its guest's console goes to its standard
-//! output, and what went wrong with it to a descriptor for reports.
+//! libkrun, compiled into this program. `krun_start_enter` takes over its process and leaves it by `_exit`, so that each VM is a separate
+//! process: this program with a hidden verb. It reads its configuration from standard input, prints the guest's console on standard output,
+//! and writes errors to a descriptor for reports.
 //!
-//! Owns: how that process is started and what it is told. Must not know: pods and images.
+//! Owns: how that process is started and configured. Must not know: pods and images.
 
 mod api;
 #[cfg(has_krun)]
 mod firmware;
-mod machine;
+mod vm;
 
-pub use machine::{VMM_VERB, main};
+pub use vm::{VMM_VERB, main};
 
+use super::jails::Site;
 use super::nic::{NIC_FD, Nic};
 use super::report;
 use super::share;
-use super::walls::Site;
 use super::{
     Accel, Capabilities, DriverOptions, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError,
 };
@@ -29,20 +29,20 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-/// Whether this program can run machines by libkrun.
+/// Whether this program can run VMs with libkrun.
 pub const IS_COMPILED_IN: bool = cfg!(has_krun);
 
-/// Kernel parameters, each with its reason: messages go to the console; only errors, since each character costs an exit; an orderly restart
-/// goes through the keyboard controller, so that a triple fault is always a crash; a panic restarts at once; the processor's random numbers
-/// may be trusted, the host makes them; there is no PCI bus to look for; page faults are not told to the guest (libkrun's own
-/// default). The next four save many exits of a boot: of the old kind of terminals there would be 512, which nothing uses; behind the
-/// keyboard controller is neither keyboard nor mouse, and finding that out takes time; there is one serial port.
+/// Kernel parameters, each with its reason: the console shows only errors, because each character costs an exit; an orderly restart goes
+/// through the keyboard controller, so that a triple fault is always a crash; a panic restarts at once; the processor's random numbers are
+/// trusted, because the host makes them; there is no PCI bus to probe; page faults are not reported to the guest (libkrun's default). The
+/// next four save many exits of a boot: there would be 512 legacy terminals, which nothing uses; the keyboard controller has neither
+/// keyboard nor mouse, and probing for them takes time; there is one serial port.
 const CMDLINE: &str = "quiet reboot=k panic=-1 random.trust_cpu=on pci=off no-kvmapf pty.legacy_count=0 i8042.noaux \
                        i8042.nokbd 8250.nr_uarts=1 rdinit=/init";
-/// On ARM a restart is a call of the firmware, and there is neither a keyboard controller nor PCI configuration by ports.
+/// On ARM a restart is a firmware call, and there is neither a keyboard controller nor PCI configuration by ports.
 const CMDLINE_ARM: &str = "quiet panic=-1 random.trust_cpu=on pty.legacy_count=0 rdinit=/init";
 
-/// What the process of a machine is told.
+/// The settings of a VM's process.
 #[derive(Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 struct Settings {
     memory_mib: u32,
@@ -57,41 +57,41 @@ struct Settings {
     forward_port: u32,
     /// Name of the scratch disk in the working directory.
     scratch: Option<String>,
-    /// Where what is shared is.
+    /// The directory that is shared with the guest.
     shared: Option<PathBuf>,
     network: Network,
 }
 
-/// How the machine gets out.
+/// The VM's connection to a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Network {
     None,
-    /// By a device whose frames go through this descriptor.
+    /// A device whose frames go through this descriptor.
     Stream {
         mac: [u8; 6],
         fd: i32,
     },
-    /// By sockets of the host.
+    /// Sockets of the host.
     Tsi,
 }
 
-/// Lets libkrunfw's kernel hand its sockets over.
+/// Makes libkrunfw's kernel forward its sockets to the host.
 const TSI_PARAMETER: &str = " tsi_hijack";
 
-/// What the guest's kernel has for a console.
+/// The console of the guest's kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Console {
-    /// A serial port: it shows the kernel's first words, and its last ones.
+    /// A serial port, which shows the kernel's first and last messages.
     Serial,
-    /// A virtio console, for kernels without drivers of serial ports.
+    /// A virtio console, for kernels without a driver for serial ports.
     Virtio,
 }
 
 impl Console {
-    /// What guest images' kernels have. On ARM libkrun's device tree calls its serial port `arm,pl011` and not `arm,primecell`, and for that
-    /// Linux has no driver.
+    /// The console of guest images' kernels. On ARM, libkrun's device tree calls its serial port `arm,pl011` and not `arm,primecell`, and Linux
+    /// has no driver for that.
     const OF_GUEST_IMAGES: Self = if cfg!(target_arch = "aarch64") { Self::Virtio } else { Self::Serial };
 }
 
@@ -101,7 +101,6 @@ pub struct Krun {
 }
 
 impl Krun {
-    /// With the guest image's kernel or the system's libkrunfw.
     pub fn new(options: DriverOptions) -> Self {
         Self { options }
     }
@@ -135,7 +134,7 @@ impl Krun {
             Some(Nic::Stream { mac, .. }) => Network::Stream { mac: mac.0, fd: NIC_FD },
             Some(Nic::Tsi) => Network::Tsi,
             Some(Nic::User { .. }) => {
-                let detail = "it has no network of its own".to_owned();
+                let detail = "it has no user network".to_owned();
                 return Err(VmmError::Helper { program: "libkrun".to_owned(), detail });
             }
         };
@@ -163,7 +162,8 @@ impl Vmm for Krun {
         if accel == Accel::Tcg {
             return Err(Unavailable {
                 reason: "libkrun has no software emulation".to_owned(),
-                remedy: "leave out --accel tcg, or let QEMU emulate: --vmm qemu --accel tcg".to_owned(),
+                remedy: "leave out `--accel tcg`, or let QEMU emulate with `--vmm qemu --accel tcg`."
+                    .to_owned(),
             });
         }
         super::probe::hardware(&self.options.places.verdicts)?;
@@ -198,13 +198,13 @@ impl Vmm for Krun {
         }
         let mut command = jail::command().map_err(start)?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut machine =
+        let mut vm =
             jail::spawn_jailed(Role::Vmm, "krun", &mut command, &spec, &[(&theirs, report::REPORT_FD)])?;
         drop(theirs);
-        let (console, diagnostics) = machine.take_output()?;
-        process::tell(&mut machine, &settings).map_err(start)?;
+        let (console, diagnostics) = vm.take_output()?;
+        process::tell(&mut vm, &settings).map_err(start)?;
         let connector = Connector { socket, handshake: Handshake::Direct };
-        Ok(VmChild { processes: vec![machine], connector, console, diagnostics, reports: Some(reports) })
+        Ok(VmChild { processes: vec![vm], connector, console, diagnostics, reports: Some(reports) })
     }
 }
 
@@ -212,7 +212,7 @@ pub fn version() -> Result<String, Unavailable> {
     api::version()
 }
 
-/// Whether `--kernel libkrunfw` has a kernel.
+/// Checks that `--kernel libkrunfw` has a kernel.
 pub fn probe_libkrunfw() -> Result<(), Unavailable> {
     version()?;
     #[cfg(has_krun)]

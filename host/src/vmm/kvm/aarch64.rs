@@ -1,21 +1,21 @@
-//! The probe's machine on aarch64: a loop at exception level 1, as the processor comes out of its reset (no translation, interrupts masked), that
-//! ends with a write to where there is no memory.
+//! The probe's VM on aarch64: a loop at exception level 1 in the state after a reset (no translation, interrupts masked). It ends with a
+//! write to an address without memory.
 
 use super::{CODE, TURNS};
 use kvm_bindings::kvm_vcpu_init;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-/// Where there is no /dev/kvm.
-pub(super) const REMEDY: &str = "the kernel must be started at exception level 2 (by the firmware, or by a host of this VM that offers nested virtualization) and have KVM";
-/// Above the machine's memory. The code's `mov x1` has it.
+/// The hint for hosts without /dev/kvm.
+pub(super) const REMEDY: &str = "use a kernel with KVM that the firmware starts at exception level 2; in a VM, its host must offer nested virtualization.";
+/// Above the VM's memory. The code's `mov x1` has the same value.
 const NO_MEMORY: u64 = 0x10_0000;
 /// The program counter in `KVM_SET_ONE_REG`: `KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE`, and its place in `struct kvm_regs` in words.
 const PROGRAM_COUNTER: u64 = 0x6030_0000_0010_0040;
 
 pub(super) fn load(memory: &GuestMemoryMmap) -> Result<(), vm_memory::GuestMemoryError> {
     let code: [u32; 10] = [
-        // The instruction cache on, which it is not after a reset: mrs x1, sctlr_el1; orr x1, x1, #1 << 12; msr sctlr_el1, x1; isb
+        // A reset leaves the instruction cache off. Turn it on: mrs x1, sctlr_el1; orr x1, x1, #1 << 12; msr sctlr_el1, x1; isb
         0xD538_1001,
         0xB274_0021,
         0xD518_1001,
@@ -33,7 +33,7 @@ pub(super) fn load(memory: &GuestMemoryMmap) -> Result<(), vm_memory::GuestMemor
     memory.write_slice(&code.map(u32::to_le_bytes).concat(), GuestAddress(CODE))
 }
 
-/// The processor that the host has, right after its reset, at our code.
+/// The host's type of processor, right after its reset, at our code.
 pub(super) fn start(_kvm: &Kvm, vm: &VmFd, vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     let mut init = kvm_vcpu_init::default();
     vm.get_preferred_target(&mut init)?;

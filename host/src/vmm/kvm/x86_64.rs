@@ -1,12 +1,12 @@
-//! The probe's machine on x86_64: a loop in ring 0 that ends with a write to a port.
+//! The probe's VM on x86_64: a loop in ring 0 that ends with a write to a port.
 
 use super::{CODE, TURNS};
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_segment};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-/// Where there is no /dev/kvm.
-pub(super) const REMEDY: &str = "enable virtualization in the firmware (or nested virtualization on the host of this VM) and load kvm_intel or kvm_amd";
+/// The hint for hosts without /dev/kvm.
+pub(super) const REMEDY: &str = "enable virtualization in the firmware (or nested virtualization on the host of this VM), and load a module with `modprobe kvm_intel` or `modprobe kvm_amd`.";
 const PORT: u16 = 0x10;
 
 /// Page tables that map the first 2 MiB onto themselves, and the loop.
@@ -25,7 +25,7 @@ pub(super) fn load(memory: &GuestMemoryMmap) -> Result<(), vm_memory::GuestMemor
 
 /// 64-bit mode, ring 0, interrupts off.
 pub(super) fn start(kvm: &Kvm, _vm: &VmFd, vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
-    // A processor that was not told what it is has no long mode: newer kernels refuse it.
+    // A processor without CPUID entries has no long mode, and newer kernels refuse to set it.
     vcpu.set_cpuid2(&kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?)?;
     let mut sregs = vcpu.get_sregs()?;
     let flat = kvm_segment {

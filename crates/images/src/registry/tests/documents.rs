@@ -129,9 +129,7 @@ fn what_a_failure_says_is_shown_short_and_harmless() {
 /// A refusal in a registry's format is not taken for a server of HTTPS.
 #[test]
 fn a_registry_that_refuses_a_question_over_plain_http_is_one() {
-    let server = Server::start(|_, stream| {
-        reply(stream, 400, &[("Content-Type", "application/json; charset=utf-8")], b"{\"errors\":[]}")
-    });
+    let server = Server::start(|_, stream| reply(stream, 400, &[], b"{\"errors\":[]}"));
     let error = manifest(&server).unwrap_err();
     assert!(matches!(error, RegistryError::Status { status: 400, .. }), "{error}");
     assert_eq!(error.hint(), None);

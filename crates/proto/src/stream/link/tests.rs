@@ -1,9 +1,9 @@
-//! One end against the other, and against peers that do not play by the rules.
+//! Tests of one end against the other, and against peers that break the rules.
 
 use super::*;
 use proptest::prelude::*;
 
-/// Everything that one end wants to send.
+/// Everything that one end sends.
 fn take(from: &mut Link) -> Vec<u8> {
     let bytes = from.outbox().to_vec();
     from.sent(bytes.len());
@@ -180,7 +180,7 @@ enum Act {
     Read(u16, usize),
     /// Sends a message, in order or urgent.
     Say(usize),
-    /// Hands on what has come.
+    /// Hands on what has arrived.
     Write(usize),
     Carry(usize),
 }
@@ -195,7 +195,7 @@ fn act() -> impl Strategy<Value = (bool, Act)> {
     (any::<bool>(), act)
 }
 
-/// What was sent or has come: data of a channel, joined, and messages.
+/// What was sent or has arrived: data of a channel, joined, and messages.
 type Log = Vec<(Option<u16>, Vec<u8>)>;
 
 fn note(log: &mut Log, channel: u16, bytes: &[u8]) {
@@ -206,7 +206,7 @@ fn note(log: &mut Log, channel: u16, bytes: &[u8]) {
     }
 }
 
-/// Takes what is next; of data, at most so much.
+/// Takes the next item; of data, at most `most` bytes.
 fn hand_on(link: &mut Link, most: usize, log: &mut Log) {
     let count = match link.next() {
         Some(Incoming::Data { channel, bytes }) => {

@@ -1,4 +1,4 @@
-//! What a program in a container may ask of the kernel, even with every capability.
+//! The system calls that a program in a container can make, even with every capability.
 
 use crate::row::{Group, Pods, Row};
 use crate::subject::Subject;
@@ -8,11 +8,11 @@ use magikvm_tests::programs::PROBE;
 use serde_json::json;
 
 const POD: &str = "probe";
-/// One as it comes, one with all capabilities.
+/// One container with default capabilities, one with all of them.
 const CONTAINERS: [&str; 2] = ["plain", "mighty"];
 
 pub(crate) static GROUP: Group = Group {
-    name: "walls",
+    name: "isolation",
     title: "Containers can reach neither the agent nor the kernel's dangerous calls",
     pods: Pods::Shared { name: POD, start },
     rows: &[
@@ -53,7 +53,7 @@ fn start(subject: &Subject) {
     subject.run(&pod).ok();
 }
 
-/// What the probe said of ten calls, in each container.
+/// The probe's results for ten calls, in each container.
 fn said(subject: &Subject) -> [Vec<String>; 2] {
     CONTAINERS.map(|container| subject.logs(POD, container).lines().map(str::to_owned).collect())
 }

@@ -1,15 +1,15 @@
-//! The process of one machine: reads its settings, makes the machine, and becomes it.
+//! The process of one VM: reads its settings, configures the VM, and becomes it.
 
 use super::Settings;
 use crate::vmm::report::{self, Report};
 use std::io::Read;
 
-/// The hidden verb that makes a process a machine.
+/// The hidden verb that makes a process a VM.
 pub const VMM_VERB: &str = "__vmm";
-/// Longest settings; they are paths and numbers.
+/// Longest settings, which are paths and numbers.
 const MAX_SETTINGS: u64 = 256 << 10;
 
-/// What a machine's process does. Returns only when there is no machine, with the exit code of the process.
+/// The main function of a VM's process. Returns the exit code of the process, and only if the VM could not be made.
 pub fn main() -> i32 {
     let not_made = |step: &str, errno: i32, detail: String| {
         report::send(&Report::NotMade { step: step.to_owned(), errno, detail });
@@ -20,20 +20,20 @@ pub fn main() -> i32 {
         return not_made("settings", error.raw_os_error().unwrap_or(0), error.to_string());
     }
     match serde_json::from_slice::<Settings>(&bytes) {
-        Ok(settings) => become_machine(&settings),
+        Ok(settings) => become_vm(&settings),
         Err(error) => not_made("settings", nix::libc::EINVAL, error.to_string()),
     }
 }
 
 #[cfg(not(has_krun))]
-fn become_machine(_settings: &Settings) -> i32 {
+fn become_vm(_settings: &Settings) -> i32 {
     let detail = "this magikvm was compiled without libkrun".to_owned();
     report::send(&Report::NotMade { step: "libkrun".to_owned(), errno: nix::libc::ENOSYS, detail });
     1
 }
 
 #[cfg(has_krun)]
-fn become_machine(settings: &Settings) -> i32 {
+fn become_vm(settings: &Settings) -> i32 {
     complaints::listen();
     let error = match made(settings) {
         Ok(context) => context.start_enter(),
@@ -58,7 +58,7 @@ fn made(settings: &Settings) -> Result<super::api::Context, super::api::ApiError
     if let Some(shared) = &settings.shared {
         context.add_shared(magikvm_proto::path::SHARED_TAG, shared)?;
     }
-    // In the working directory: a socket's address holds 107 bytes only.
+    // Relative to the working directory, because a socket's address holds only 107 bytes.
     let is_tsi = settings.network == Network::Tsi;
     let ports = [(settings.agent_port, AGENT_SOCK), (settings.forward_port, FORWARD_SOCK)];
     context.add_vsock(&ports, is_tsi)?;
@@ -73,7 +73,7 @@ fn made(settings: &Settings) -> Result<super::api::Context, super::api::ApiError
     Ok(context)
 }
 
-/// What libkrun has to say. It is a library that logs and then returns one number for everything.
+/// libkrun's log messages. The library logs its errors and then returns one number for all of them.
 #[cfg(has_krun)]
 mod complaints {
     use crate::vmm::report::{self, Report};
@@ -81,14 +81,14 @@ mod complaints {
     use std::io::Write;
     use std::sync::{Mutex, PoisonError};
 
-    /// How libkrun says that the guest's processor gave up. Any other end of the guest goes through the keyboard controller.
+    /// libkrun's message for a triple fault. Any other end of the guest goes through the keyboard controller.
     const TRIPLE_FAULT: &str = "Received KVM_EXIT_SHUTDOWN signal";
 
     static LAST: Mutex<String> = Mutex::new(String::new());
 
     struct Listener;
 
-    /// From now on errors are reported, warnings and errors go to standard error.
+    /// Reports errors from now on, and prints warnings and errors on standard error.
     pub(super) fn listen() {
         static LISTENER: Listener = Listener;
         if log::set_logger(&LISTENER).is_ok() {

@@ -1,6 +1,6 @@
-//! The jails of a machine's processes: which files each of them has, and that all of them are the same user.
+//! The jails of a VM's processes: the files of each process, and the user that all of them share.
 
-use super::{VmConfig, VmmError, Walls};
+use super::{JailOptions, VmConfig, VmmError};
 use crate::jail::{
     self, Access, HostNetwork, Identity, Inside, JailMount, JailSpec, Limits, MountSource, Procfs,
     Requirement, Submounts, SyscallFilter,
@@ -15,27 +15,26 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-/// Threads, more than any VMM has of them.
+/// More threads than any VMM has.
 const MAX_PIDS: u64 = 512;
-/// A connection of the agent takes one, or two.
+/// A connection of the agent takes one or two.
 const MAX_OPEN_FILES: u64 = 4096;
-/// How long a process that does nothing may take.
+/// Time for a process that does nothing.
 const TRIAL_WAIT: Duration = Duration::from_secs(10);
 
-/// A machine that is about to be started.
+/// A VM that is about to be started.
 #[derive(Debug)]
 pub(super) struct Site<'a> {
     dir: &'a Path,
-    /// What is read beside the machine's directory.
+    /// Files that are read outside of the VM's directory.
     reads: Vec<PathBuf>,
     scratch: Option<PathBuf>,
     identity: Identity,
-    walls: &'a Walls,
+    options: &'a JailOptions,
 }
 
 impl<'a> Site<'a> {
-    /// With these files: a kernel, what goes with it, and the images that the machine's disk is made of. The machine's directory comes to belong
-    /// to the machine's user.
+    /// Collects the VM's files: the kernel, the initramfs, and the images of its disk. Gives the VM's directory to the VM's user.
     pub(super) fn new(config: &'a VmConfig, kernel: &Path, dir: &'a Path) -> Result<Self, VmmError> {
         let mut reads = vec![kernel.to_owned(), config.initramfs.clone()];
         reads.extend(linked(dir).map_err(FileError::at("list", dir))?);
@@ -47,10 +46,10 @@ impl<'a> Site<'a> {
         for dir in [Some(dir), scratch.as_deref().and_then(Path::parent)].into_iter().flatten() {
             jail::give(dir, &identity).map_err(FileError::at("give away", dir))?;
         }
-        Ok(Self { dir, reads, scratch, identity, walls: &config.walls })
+        Ok(Self { dir, reads, scratch, identity, options: &config.jail })
     }
 
-    /// The jail of a process that has the machine's directory and nothing else. Whoever wants more of it adds that.
+    /// The jail of a process that has the VM's directory and nothing else. Callers add what their process needs.
     pub(super) fn jail(&self, inside: Inside, filter: SyscallFilter, access: Access) -> JailSpec {
         JailSpec {
             inside,
@@ -62,20 +61,20 @@ impl<'a> Site<'a> {
             identity: self.identity.clone(),
             filter,
             limits: Limits { pids: MAX_PIDS, open_files: MAX_OPEN_FILES },
-            cgroup: self.walls.cgroup.clone(),
+            cgroup: self.options.cgroup.clone(),
             descriptors: Vec::new(),
-            requirement: self.walls.requirement,
+            requirement: self.options.requirement,
         }
     }
 
-    /// What the machine itself reads, and its scratch disk.
+    /// The files that the VM reads, and its scratch disk.
     pub(super) fn files(&self) -> impl Iterator<Item = JailMount> {
         let scratch = self.scratch.iter().map(|path| mount(path, Access::ReadWrite));
         self.reads.iter().map(|path| mount(path, Access::ReadOnly)).chain(scratch)
     }
 }
 
-/// At the path it has outside.
+/// Mounts a file at the path that it has outside.
 pub(super) fn mount(path: &Path, access: Access) -> JailMount {
     JailMount {
         source: MountSource::Path(path.to_owned()),
@@ -85,7 +84,7 @@ pub(super) fn mount(path: &Path, access: Access) -> JailMount {
     }
 }
 
-/// What the links in a machine's directory lead to, outside of it.
+/// Targets of the links in a VM's directory that are outside of it.
 fn linked(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -102,11 +101,11 @@ fn linked(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The hidden verb of a process that only tries whether it can be put into a jail.
+/// The hidden verb of a process that only checks whether a jail works.
 pub const TRIAL_VERB: &str = "__trial";
 const TRIAL_MEMORY_BYTES: u64 = 64 << 20;
 
-/// Puts a process that does nothing into a jail like those of machines. Says which walls it had.
+/// Puts a process that does nothing into a jail like those of VMs. Returns the isolation layers that it had.
 pub fn trial() -> Result<Layers, VmmError> {
     let begin = |source| VmmError::Start { program: PathBuf::from(TRIAL_VERB), source };
     let dir = tempfile::tempdir().map_err(begin)?;
@@ -116,8 +115,8 @@ pub fn trial() -> Result<Layers, VmmError> {
     let made = cgroup
         .clone()
         .and_then(|cgroup| jail::make_cgroup(&cgroup, TRIAL_MEMORY_BYTES, MAX_PIDS).map(|()| cgroup));
-    let walls = Walls { requirement: Requirement::Warn, cgroup: made };
-    let site = Site { dir: dir.path(), reads: Vec::new(), scratch: None, identity, walls: &walls };
+    let options = JailOptions { requirement: Requirement::Warn, cgroup: made };
+    let site = Site { dir: dir.path(), reads: Vec::new(), scratch: None, identity, options: &options };
     let spec = site.jail(Inside::Verb(TRIAL_VERB.to_owned()), SyscallFilter::Krun, Access::ReadWrite);
     let tried = jail::command().map_err(begin).and_then(|mut command| {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 pub(crate) static GROUP: Group = Group {
-    name: "machine",
+    name: "vm",
     title: "The VM, and the processes around it",
     pods: Pods::Own,
     rows: &[
@@ -63,7 +63,7 @@ pub(crate) static GROUP: Group = Group {
         .differs(&[Difference {
             driver: Driver::Krun,
             why: "libkrun runs on hardware virtualization only; without it, `run` refuses",
-            says: "runs on hardware virtualization only",
+            says: "needs hardware virtualization",
         }]),
     ],
 };
@@ -84,11 +84,11 @@ fn without_its_command_line(subject: &Subject) {
 fn without_its_monitor(subject: &Subject) {
     subject.start(&Pod::new("victim").script("web", STUBBORN));
     until("it is up", || subject.logs("victim", "web") == "up\n");
-    let machine: Vec<i32> =
+    let vm: Vec<i32> =
         subject.driver().processes().iter().map(|name| subject.process("victim", name)).collect();
     kill9(subject.process("victim", "monitor"));
     subject.wait_for_phase("victim", "Lost");
-    until("the machine has gone with the monitor", || !machine.iter().any(|&pid| is_alive(pid)));
+    until("the VM has ended with its monitor", || !vm.iter().any(|&pid| is_alive(pid)));
     subject.cmd(["logs", "victim"]).ok().prints("up");
     subject.cmd(["rm", "victim"]).ok();
     subject.assert_as_new();
@@ -98,18 +98,17 @@ fn freed_memory_goes_back(subject: &Subject) {
     const TAKEN: u64 = 100 << 20;
     let pod = Pod::simple("frees").annotated("magikvm.dev/memory-mib", "384");
     subject.start(&pod);
-    let pid = subject.process("frees", subject.machine_process());
+    let pid = subject.process("frees", subject.vm_process());
     let taken = || pss(pid).expect("the process is there");
     let before = taken();
-    // In memory of the guest, as all of a container's writable layer.
+    // In memory of the guest, like the whole writable layer of a container.
     subject.sh(
         "frees",
         "web",
         &format!("dd if=/dev/urandom of=/tmp/taken bs=1024 count={} 2>/dev/null", TAKEN >> 10),
     );
     let full = taken();
-    // Not all of it is new: what the guest had freed while it started, and had not given back yet,
-    // is taken again.
+    // Not all of it is new: the guest reuses memory that it freed during the start and had not returned yet.
     assert!(full > before + TAKEN / 2, "{before} bytes, then {full} bytes");
     subject.sh("frees", "web", "rm /tmp/taken");
     until(&format!("most of it is back (it was {before} bytes, then {full} bytes)"), || {
@@ -119,11 +118,11 @@ fn freed_memory_goes_back(subject: &Subject) {
 
 fn without_its_vm(subject: &Subject) {
     subject.start(&Pod::simple("victim"));
-    let machine = subject.machine_process();
-    kill9(subject.process("victim", machine));
+    let vm = subject.vm_process();
+    kill9(subject.process("victim", vm));
     subject.wait_for_phase("victim", "Failed");
     let why = subject.inspect("victim").unwrap()["status"]["message"].clone();
-    assert!(why.as_str().unwrap().contains(&format!("{machine} was killed by SIGKILL")), "{why}");
+    assert!(why.as_str().unwrap().contains(&format!("{vm} was killed by SIGKILL")), "{why}");
     subject.cmd(["rm", "victim"]).ok();
     subject.assert_as_new();
 }
