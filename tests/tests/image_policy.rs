@@ -143,7 +143,13 @@ fn a_signature_in_each_form_is_looked_for_and_found() {
         let unsigned = format!("{reference} has no signature in its registry, and the policy wants one");
         scene.refuses(
             &name,
-            &[&unsigned, &format!("Hint: cosign sign --key cosign.key {}", scene.registry.name(&repository))],
+            &[
+                &unsigned,
+                &format!(
+                    "Hint: sign it with `cosign sign --key cosign.key {}",
+                    scene.registry.name(&repository)
+                ),
+            ],
         );
         assert_eq!(stored(&scene.host), [""; 0]);
 

@@ -30,7 +30,8 @@ fn an_image_is_meant_by_its_name_its_id_and_the_beginning_of_it() {
     let unknown = format!("sha256:{}", "0".repeat(64));
     for verb in [vec!["inspect"], vec!["rm"], vec!["verify"]] {
         let said = image(&host, &verb).arg(&unknown).fails(1);
-        said.complains("there is no image with the id 0000000").complains("Hint: magikvm image ls");
+        said.complains("there is no image with the id 0000000")
+            .complains("Hint: list the ids with `magikvm image ls`");
     }
 }
 
@@ -89,7 +90,10 @@ fn a_name_is_given_to_another_image() {
     assert_eq!(listed(&host).last(), Some(&("<none>".to_owned(), short)));
     assert_eq!(inspect(&host, &used)["names"], json!([]));
     assert_eq!(inspect(&host, "test/app:1")["id"], other.as_str());
-    image(&host, &["rm", &used]).fails(1).complains("is used by a pod").complains("Hint: magikvm ps");
+    image(&host, &["rm", &used])
+        .fails(1)
+        .complains("is used by a pod")
+        .complains("Hint: find the pod with `magikvm ps`");
     assert_eq!(image(&host, &["prune"]).ok().stdout, "freed 0B\n");
     host.cmd(["rm", "-f", "user"]).ok();
     image(&host, &["rm", &used]).ok().prints(&format!("removed {used} ("));

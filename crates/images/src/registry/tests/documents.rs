@@ -140,7 +140,7 @@ fn transient_failures_get_five_attempts_and_others_one() {
     for (status, attempts) in [(500, 5), (503, 5), (429, 5), (408, 5), (404, 1), (400, 1), (403, 1)] {
         let server = Server::start(move |_, stream| {
             let body = br#"{"errors":[{"code":"WHY","message":"because"}]}"#;
-            reply(stream, status, &[("Retry-After", "0")], body)
+            reply(stream, status, &[("Retry-After", "0"), ("Content-Type", "application/json")], body)
         });
         let error = manifest(&server).unwrap_err();
         assert_eq!(server.count(), attempts, "{status}");

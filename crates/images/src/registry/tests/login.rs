@@ -142,7 +142,9 @@ fn an_identity_token_is_exchanged_by_a_form() {
 #[test]
 fn answers_that_are_no_tokens_are_refused() {
     let huge = format!("{{\"token\":\"{}\"}}", "t".repeat(70_000));
-    for (answer, wants) in [(huge.as_str(), "larger than 65536"), ("<html>", "not a token"), ("{}", "neither")] {
+    for (answer, wants) in
+        [(huge.as_str(), "larger than 65536"), ("<html>", "not a token"), ("{}", "neither")]
+    {
         let answer = answer.to_owned();
         let tokens = Server::start(move |_, stream| reply(stream, 200, &[], answer.as_bytes()));
         let server = registry(realm(&tokens));
