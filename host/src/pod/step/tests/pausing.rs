@@ -123,7 +123,7 @@ fn a_boot_that_somebody_stopped_fails_in_its_time_and_says_so() {
         match pod.step(Input::Deadline, 3).as_slice() {
             [Effect::Fail(failure)] => {
                 assert_eq!(failure.stage, stage);
-                assert!(failure.message.ends_with("somebody has stopped its processes (SIGSTOP)"));
+                assert!(failure.message.ends_with("its processes were stopped by a signal (SIGSTOP)"));
             }
             other => panic!("{other:?}"),
         }
