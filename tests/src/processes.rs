@@ -90,3 +90,58 @@ pub fn memory_kib(pid: i32, field: &str) -> u64 {
         .expect("a field of status");
     line.trim().trim_end_matches(" kB").parse().expect("a number of KiB")
 }
+
+/// Mappings of this size or more hold no data of a VMM: they are its guest's memory (which the guest accounts for), or the translated code of
+/// an emulator. Arenas of malloc are at most half of it.
+const NOT_DATA_KIB: u64 = 128 << 10;
+
+/// Memory that a process has written its own data to, in KiB: the resident part of its private, writable mappings in `/proc/PID/smaps`, without
+/// the memory of a guest and translated code.
+#[track_caller]
+pub fn data_kib(pid: i32) -> u64 {
+    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("the process is there");
+    data_of(&smaps)
+}
+
+fn data_of(smaps: &str) -> u64 {
+    let kib = |value: &str| value.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0);
+    let (mut total, mut counts, mut size) = (0, false, 0);
+    for line in smaps.lines() {
+        match line.split_once(':') {
+            Some(("Size", value)) => size = kib(value),
+            Some(("Private_Dirty", value)) if counts && size < NOT_DATA_KIB => total += kib(value),
+            _ => {
+                // The first line of a mapping: addresses, permissions, offset, device, inode, path.
+                let mut fields = line.split_ascii_whitespace();
+                if fields.next().is_some_and(|range| range.contains('-')) {
+                    counts = fields.next() == Some("rw-p");
+                }
+            }
+        }
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_private_data_counts() {
+        let mapping = |permissions: &str, size: u64, dirty: u64| {
+            format!(
+                "7f00-7f01 {permissions} 00000000 00:00 0 [heap]\nSize: {size} kB\nRss: 999 kB\nPrivate_Dirty: {dirty} kB\nVmFlags: rd\n"
+            )
+        };
+        let text = [
+            mapping("rw-p", 100, 7),
+            mapping("r-xp", 100, 20),
+            mapping("rwxp", 100, 40),
+            mapping("rw-p", 1 << 20, 80),
+            mapping("rw-s", 100, 160),
+            mapping("rw-p", 200, 3),
+        ];
+        assert_eq!(data_of(&text.concat()), 10);
+        assert!(data_kib(i32::try_from(std::process::id()).unwrap()) > 0);
+    }
+}
