@@ -284,7 +284,7 @@ fn udp_packets_come_in_by_ports_of_the_host() {
     let taken = wire.here.cmd(&host, ["run", "-d"]).arg(host.manifest(&pod("late"))).fails(3);
     taken
         .complains("spec.containers[0].ports[0].hostPort: cannot listen on 0.0.0.0:7000")
-        .complains("pod default/echo has it");
+        .complains("pod default/echo uses it");
     let none = pod("none").annotated(NETWORK, "none");
     host.cmd(["rm", "-f", "echo"]).ok();
     let refused = wire.here.cmd(&host, ["run", "-d"]).arg(host.manifest(&none)).fails(1);

@@ -83,7 +83,7 @@ fn an_image_for_another_architecture_than_the_vms_is_refused() {
     host.run(&pod)
         .fails(1)
         .complains(
-            "container bad: the image docker.io/test/intel:1 is for linux/amd64, the pod's machine is linux/arm64",
+            "container bad: the image docker.io/test/intel:1 is for linux/amd64, the pod's VM is linux/arm64",
         )
         .complains("magikvm image pull --platform linux/arm64 test/intel:1");
     assert_eq!(host.cmd(["ps", "-q"]).ok().stdout, "");
@@ -103,5 +103,5 @@ fn without_software_emulation_a_guest_of_another_processor_is_refused() {
     host.assert_as_before(&before);
     let doctor = host.cmd(["doctor", "--hardware"]).fails(3);
     doctor.prints("QEMU emulator version").prints("not this host's architecture, for --accel tcg only");
-    host.cmd(["doctor"]).ok().prints("Pods run here only by software emulation");
+    host.cmd(["doctor"]).ok().prints("Pods run on this host by software emulation only");
 }
