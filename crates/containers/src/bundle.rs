@@ -79,7 +79,9 @@ pub(crate) fn prepare(
     let config = bundle.join("config.json");
     let bytes =
         serde_json::to_vec(&spec).map_err(|source| BundleError::Config { path: config.clone(), source })?;
-    fs::write(&config, bytes).map_err(file_error(&config))?;
+    // An exec of the run before may be reading it.
+    let new = bundle.join("config.json.new");
+    fs::write(&new, bytes).and_then(|()| fs::rename(&new, &config)).map_err(file_error(&config))?;
     Ok(spec)
 }
 

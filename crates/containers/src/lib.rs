@@ -105,11 +105,11 @@ impl LinuxContainers {
     }
 
     fn created(&self, pending: Pending, ended: Ended) -> (Created, Arc<PidFd>) {
-        let Pending { channel, pid, pidfd, terminal } = pending;
+        let Pending { channel, pid, pidfd, deadline, terminal } = pending;
         // Watched before the order to start, so that no end is lost (see `spawner`).
         self.reaper.watch(pid, ended);
         let process = Arc::new(PidFd(pidfd));
-        let start = Box::new(move || spawner::client::start(&channel));
+        let start = Box::new(move || spawner::client::start(&channel, deadline));
         (Created { pid, process: Arc::clone(&process) as Arc<dyn Process>, terminal, start }, process)
     }
 }

@@ -80,7 +80,11 @@ impl Creation {
         });
         self.news(match result {
             Ok(()) => News::Started,
-            Err(failure) => News::Failed { message: failure.message },
+            Err(failure) => {
+                // Its end may have been reported before it was known as live.
+                self.pod.members[self.index].ended(self.run);
+                News::Failed { message: failure.message }
+            }
         });
     }
 

@@ -3,7 +3,9 @@
 use crate::pod::launch::{FromMonitor, ToMonitor};
 use crate::store::text::ignore;
 use magikvm_proto::codec::{read_message, write_message};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{BufReader, Read};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 /// A client that has gone is not an error, because it may be killed at any time.
@@ -20,6 +22,15 @@ impl Link {
     /// Sends a message if the client still listens.
     pub(super) fn send(&self, message: &FromMonitor) {
         ignore(write_message(&mut &self.socket, message), "the client has gone");
+    }
+
+    /// Sends a message that a later one replaces, if the client has room for it. The loop must not wait for a client that is stopped.
+    pub(super) fn send_if_room(&self, message: &FromMonitor) {
+        let mut polled = [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)];
+        // A Unix socket can be written to while three quarters of its buffer are free, which is far more than one message.
+        if poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
+            self.send(message);
+        }
     }
 
     /// Calls `on_cancel` if the client cancels. Returns when the client has gone.

@@ -261,7 +261,7 @@ impl<'a> Reactor<'a> {
         for effect in effects {
             match effect {
                 Effect::ShowProgress { image, progress } => {
-                    self.link.send(&FromMonitor::Pulling { image, progress })
+                    self.link.send_if_room(&FromMonitor::Pulling { image, progress })
                 }
                 Effect::EndPuller(how) => self.puller.iter().for_each(|puller| puller.end(how)),
                 Effect::Pulled => outcome = Some(Outcome::Pulled),

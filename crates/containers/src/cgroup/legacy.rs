@@ -28,7 +28,11 @@ pub(super) fn make(dir: &Path) -> io::Result<()> {
         if !above.exists() {
             make(above)?;
         }
-        fs::create_dir(dir)?;
+        match fs::create_dir(dir) {
+            // Another pod may make the same parent at the same time.
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
     }
     // A new group of cpuset has no processor and no memory, and can hold no process until both are set.
     for file in ["cpuset.cpus", "cpuset.mems"] {
@@ -108,10 +112,13 @@ impl Group {
     pub(super) fn wait_empty(&self, deadline: Instant) -> bool {
         loop {
             let Some(first) = self.processes().into_iter().next() else { return true };
+            if Instant::now() >= deadline {
+                return false;
+            }
             // The process may have ended since the list was read.
             let Ok(process) = sys::pidfd_open(first) else { continue };
             let mut polled = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-            if Instant::now() >= deadline || sync::poll_until(&mut polled, Some(deadline)).is_err() {
+            if sync::poll_until(&mut polled, Some(deadline)).is_err() {
                 return false;
             }
         }

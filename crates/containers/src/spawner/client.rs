@@ -4,11 +4,17 @@ use super::{Answer, Job, Order, receive, send};
 use crate::sys;
 use magikvm_proto::plan::ContainerPlan;
 use magikvm_proto::wire::ExecRequest;
-use magikvm_supervisor::sync::lock;
+use magikvm_supervisor::sync::{self, lock};
 use magikvm_supervisor::{Failure, FailureKind};
+use nix::poll::PollFlags;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// How long it may take to make and start the process of an exec. Processes of its container can stop it before its program runs, and must
+/// not keep the caller waiting for ever.
+const EXEC_LIMIT: Duration = Duration::from_secs(20);
 
 /// The connection to the spawner.
 #[derive(Debug)]
@@ -25,6 +31,8 @@ pub(crate) struct Pending {
     /// Process id in the first PID namespace.
     pub(crate) pid: i32,
     pub(crate) pidfd: OwnedFd,
+    /// Until when its program must run.
+    pub(crate) deadline: Option<Instant>,
     /// Master of its terminal, if it has one.
     pub(crate) terminal: Option<OwnedFd>,
 }
@@ -58,6 +66,7 @@ impl Spawner {
         self.request(
             &Job::Create { plan: plan.clone(), run, pod_namespace },
             &stdio.iter().collect::<Vec<_>>(),
+            None,
         )
     }
 
@@ -71,28 +80,29 @@ impl Spawner {
     ) -> Result<Pending, Failure> {
         let mut fds = vec![init];
         fds.extend(stdio);
-        self.request(&Job::Exec { request: request.clone(), id }, &fds)
+        let deadline = Instant::now() + EXEC_LIMIT;
+        self.request(&Job::Exec { request: request.clone(), id }, &fds, Some(deadline))
     }
 
     /// Makes the process that holds the pod's shared PID namespace and returns its process id.
     pub(crate) fn namespace(&self) -> Result<i32, Failure> {
-        let pending = self.request(&Job::Namespace, &[])?;
+        let pending = self.request(&Job::Namespace, &[], None)?;
         let pid = pending.pid;
-        start(&pending.channel)?;
+        start(&pending.channel, None)?;
         Ok(pid)
     }
 
-    fn request(&self, job: &Job, fds: &[&OwnedFd]) -> Result<Pending, Failure> {
+    fn request(&self, job: &Job, fds: &[&OwnedFd], deadline: Option<Instant>) -> Result<Pending, Failure> {
         let (channel, worker) = sys::message_pair().map_err(|error| lost(&error))?;
         sys::send_message(&*lock(&self.requests), &[0], &[worker.as_raw_fd()])
             .map_err(|error| lost(&error))?;
         drop(worker);
         send(&channel, job, fds).map_err(|error| lost(&error))?;
-        match receive::<Answer>(&channel).map_err(|error| lost(&error))? {
+        match answer(&channel, deadline)? {
             Some((Answer::Created { pid }, fds)) => {
                 let mut fds = fds.into_iter();
                 let pidfd = fds.next().ok_or_else(ended)?;
-                Ok(Pending { channel, pid, pidfd, terminal: fds.next() })
+                Ok(Pending { channel, pid, pidfd, deadline, terminal: fds.next() })
             }
             Some((Answer::Failed(failure), _)) => Err(failure),
             Some((Answer::Started, _)) | None => Err(ended()),
@@ -101,11 +111,42 @@ impl Spawner {
 }
 
 /// Starts the program of a waiting process, and returns when the program runs.
-pub(crate) fn start(channel: &OwnedFd) -> Result<(), Failure> {
+pub(crate) fn start(channel: &OwnedFd, deadline: Option<Instant>) -> Result<(), Failure> {
     send(channel, &Order::Start, &[]).map_err(|error| lost(&error))?;
-    match receive::<Answer>(channel).map_err(|error| lost(&error))? {
+    match answer(channel, deadline)? {
         Some((Answer::Started, _)) => Ok(()),
         Some((Answer::Failed(failure), _)) => Err(failure),
         Some((Answer::Created { .. }, _)) | None => Err(ended()),
+    }
+}
+
+/// The worker's next answer and its descriptors; `None` if the worker has gone.
+fn answer(channel: &OwnedFd, deadline: Option<Instant>) -> Result<Option<(Answer, Vec<OwnedFd>)>, Failure> {
+    if deadline.is_some() {
+        let [found] = sync::wait([(channel.as_fd(), PollFlags::POLLIN)], deadline)?;
+        if !(found.read || found.hang_up) {
+            let limit = EXEC_LIMIT.as_secs();
+            let message =
+                format!("the process did not start within {limit} s; the container may have stopped it");
+            return Err(Failure::new(FailureKind::Other, message));
+        }
+    }
+    receive::<Answer>(channel).map_err(|error| lost(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_says_nothing_is_not_waited_for_after_the_deadline() {
+        let (ours, theirs) = sys::message_pair().unwrap();
+        let failure = answer(&ours, Some(Instant::now())).unwrap_err();
+        assert!(failure.message.contains("did not start within 20 s"), "{failure}");
+        send(&theirs, &Answer::Started, &[]).unwrap();
+        let deadline = Some(Instant::now() + Duration::from_secs(60));
+        assert!(matches!(answer(&ours, deadline), Ok(Some((Answer::Started, _)))));
+        drop(theirs);
+        assert!(matches!(answer(&ours, deadline), Ok(None)));
     }
 }

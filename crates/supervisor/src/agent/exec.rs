@@ -115,6 +115,7 @@ fn start(pod: &Pod, request: &ExecRequest) -> Result<Process, Refusal> {
     // The order holds the process's ends of the streams, so that they close when the process ends.
     let order = ExecOrder { request, id, stdio: std::mem::take(&mut streams.theirs) };
     let mut created = pod.containers.exec(order, ended).map_err(|failure| {
+        group.kill();
         group.clean_up();
         refusal(failure)
     })?;
@@ -134,6 +135,7 @@ fn start(pod: &Pod, request: &ExecRequest) -> Result<Process, Refusal> {
             Ok(Process { pid, handle, terminal, outputs: streams.outputs, stdin, end, group })
         }
         Err(failure) => {
+            group.kill();
             group.clean_up();
             Err(refusal(failure))
         }
