@@ -12,7 +12,7 @@ impl Pod {
     fn new(test: &str) -> Self {
         let tree = Tree::new(
             Hierarchies::detect().unwrap(),
-            &format!("/magikvm-test-{}/{test}", std::process::id()),
+            &format!("/magikvm-test-{}-{test}", std::process::id()),
         );
         tree.make().unwrap();
         Self(tree)
