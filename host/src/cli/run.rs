@@ -55,7 +55,7 @@ pub(super) struct Args {
     /// Fail if pulling an image takes longer than this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = IMAGE_PULL_TIMEOUT_SECS, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pull_timeout: u64,
-    /// Fail if the containers have not started and there is no progress for this long (90s, 5m, 2h)
+    /// Fail if the VM has booted and the start of its containers makes no progress for this long (90s, 5m, 2h)
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = ready_timeout)]
     ready_timeout: Duration,
     /// Fail if an isolation layer of the VM's jail is missing (see `magikvm doctor`)
