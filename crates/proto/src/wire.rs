@@ -156,6 +156,8 @@ pub enum RefusalCode {
     Invalid,
     /// No such container, program or process.
     NotFound,
+    /// The program is there and may not or cannot be executed.
+    NotExecutable,
     /// Not possible in the present state (the container is not running, has no stdin…).
     Conflict,
     /// Too many of these at once.
@@ -284,6 +286,9 @@ pub enum EventKind {
     ContainerFailed {
         container: ContainerName,
         message: String,
+        /// The problem of its program, if that is the reason.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        program: Option<ProgramProblem>,
         /// It will be tried again after this many milliseconds (a restart); absent if it will not.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         restart_in_ms: Option<u64>,
@@ -297,6 +302,19 @@ pub enum EventKind {
     /// The pod is over, and the supervisor ends by itself: every container has ended for good, and each end was reported before,
     /// except that of a process that could not be killed.
     PodEnded,
+}
+
+/// Why a program does not run. Shells have an exit code for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProgramProblem {
+    /// The container has no such program.
+    Missing,
+    /// The program is there and may not or cannot be executed.
+    NotExecutable,
+    /// A problem that this side does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 /// A message of the guest on the stream of exec or attach, in order with the data.

@@ -162,7 +162,12 @@ fn the_wire_is_as_it_was() {
             restart_in_ms: Some(10_000),
         },
         EventKind::ContainerExited { container: web(), exit: ExitStatus::exited(0), restart_in_ms: None },
-        EventKind::ContainerFailed { container: web(), message: "no such file".into(), restart_in_ms: None },
+        EventKind::ContainerFailed {
+            container: web(),
+            message: "no such file".into(),
+            program: Some(ProgramProblem::Missing),
+            restart_in_ms: None,
+        },
         EventKind::PodStarted,
         EventKind::PodFailed { message: "no plan".into() },
         EventKind::ShuttingDown,

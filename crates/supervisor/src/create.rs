@@ -83,7 +83,7 @@ impl Creation {
             Err(failure) => {
                 // Its end may have been reported before it was known as live.
                 self.pod.members[self.index].ended(self.run);
-                News::Failed { message: failure.message }
+                News::Failed { program: failure.kind.program(), message: failure.message }
             }
         });
     }

@@ -1,8 +1,8 @@
 //! `magikvm exec` and `magikvm attach`: a process's streams on this terminal.
 
-use super::error::{CliError, Kind};
+use super::error::{self, CliError, Kind};
 use super::terminal::{self, Raw};
-use super::{Outcome, pod_id, ui};
+use super::{Outcome, duration, pod_id, ui};
 use crate::agent::{AgentConnection, AgentError, AgentStream, Received, StreamError};
 use crate::pod::interface::PodRuntimeInterface;
 use magikvm_proto::id::PodId;
@@ -18,8 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Our own failure, told from the program's codes; a program that is not there exits as in a shell.
-const OURS: Kind = Kind::Code(125);
-const NO_PROGRAM: Kind = Kind::Code(127);
+const OURS: Kind = Kind::Code(error::OURS);
+const NO_PROGRAM: Kind = Kind::Code(error::NO_PROGRAM);
+const NOT_EXECUTABLE: Kind = Kind::Code(error::NOT_EXECUTABLE);
 /// Ctrl-P Ctrl-Q leaves an attached terminal.
 const DETACH: [u8; 2] = [0x10, 0x11];
 
@@ -44,8 +45,8 @@ pub(super) struct ExecArgs {
     /// Directory to start in, instead of the container's own
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
-    /// Seconds after which the program is killed; 0 for never [default: 300 without -t and -i]
-    #[arg(long, value_name = "SECONDS")]
+    /// Kill the program after this time (90s, 5m, 2h); 0 for never [default: 5m without -t and -i]
+    #[arg(long, value_name = "DURATION", value_parser = duration::limit_secs, allow_hyphen_values = true)]
     timeout: Option<u64>,
     /// Program and arguments, after --
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
@@ -91,25 +92,38 @@ pub(super) fn exec(args: ExecArgs, pods: &PodRuntimeInterface) -> Outcome {
     let program = request.args.first().cloned().unwrap_or_default();
     let mut agent = pods.agent(&found, &args.pod)?;
     let ExecStarted { .. } =
-        agent.request(&Request::Exec(request)).map_err(|error| refused(&error, &program))?;
+        agent.request(&Request::Exec(request)).map_err(|error| refused(error, &program))?;
     agent.extend_deadlines(pods.deadline_extension(&args.pod));
+    if args.tty
+        && args.stdin
+        && !std::io::stdin().is_terminal()
+        && std::env::var_os("MAGIKVM_QUIET").is_none()
+    {
+        ui::note(
+            "Warning: standard input is not a terminal, so that the program's terminal has no keyboard. Omit -t to pipe data into it.",
+        );
+    }
     let exit = session(agent, args.stdin, args.tty, Detach::Never)?;
     let Some(exit) = exit else { return Ok(ExitCode::SUCCESS) };
     if exit.timed_out {
         return Err(CliError::new(Kind::Code(124), format!("{program} was killed after {timeout} s"))
-            .hint("give it longer with --timeout SECONDS (0: no limit)"));
+            .hint("Allow more time with `--timeout 10m`, or use 0 for no limit."));
     }
     Ok(code(exit))
 }
 
-fn refused(error: &AgentError, program: &str) -> CliError {
-    match error {
+fn refused(error: AgentError, program: &str) -> CliError {
+    match &error {
         AgentError::Refused(refusal) if refusal.code == RefusalCode::NotFound => {
-            CliError::of(NO_PROGRAM, error)
-                .hint(format!("is {program} in the container's image and its PATH?"))
+            CliError::of(NO_PROGRAM, &error)
+                .hint(format!("Check that {program} is in the container's image and its PATH."))
         }
-        AgentError::Refused(_) => CliError::of(Kind::User, error),
-        _ => CliError::of(OURS, error),
+        AgentError::Refused(refusal) if refusal.code == RefusalCode::NotExecutable => {
+            CliError::of(NOT_EXECUTABLE, &error)
+                .hint(format!("Check the mode and the format of {program} in the container's image."))
+        }
+        AgentError::Refused(_) => error.into(),
+        _ => CliError::from(error).code(error::OURS),
     }
 }
 

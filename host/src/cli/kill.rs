@@ -14,7 +14,7 @@ pub(super) struct Args {
     #[arg(value_parser = pod_id)]
     pod: PodId,
     /// Signal, as a name or number; the restart policy applies to containers that it ends
-    #[arg(short, long, default_value = "KILL", value_parser = signal)]
+    #[arg(short, long, default_value = "KILL", value_parser = signal, allow_hyphen_values = true)]
     signal: i32,
     /// Send the signal to this container only [default: all containers]
     #[arg(short, long, value_name = "NAME")]

@@ -8,6 +8,7 @@ mod link;
 mod message;
 mod puller;
 mod reactor;
+mod trace;
 mod watchers;
 
 use crate::pod::failure::{Blame, Failure, RunStage};

@@ -6,9 +6,10 @@ use super::life::Life;
 use super::link::Link;
 use super::message::{Answer, Message};
 use super::puller::Puller;
+use super::trace;
 use super::watchers;
 use crate::agent::Connector;
-use crate::net::relay::Relay;
+use crate::net::relay::{News, Relay};
 use crate::pod::control::ControlRequest;
 use crate::pod::events::{ClockReason, EventLog, HostEvent, PodEvent};
 use crate::pod::failure::{Blame, Failure, RunStage};
@@ -21,9 +22,11 @@ use crate::runtime::{Sandbox, SandboxControl};
 use crate::store::layout::PodDir;
 use crate::store::record::{self, Broken, PodState, Stage};
 use crate::store::sandbox::{ProcessRef, Role, SandboxFailure};
-use crate::store::text::ignore;
+use crate::store::text::{chain, ignore};
 use magikvm_proto::budget;
 use magikvm_proto::id::ContainerName;
+use magikvm_proto::limits::MAX_MESSAGE_LEN;
+use magikvm_proto::text::cut;
 use nix::sys::signal::{SigSet, Signal};
 use std::error::Error;
 use std::sync::Arc;
@@ -197,8 +200,15 @@ impl<'a> Reactor<'a> {
     fn open_ports(&mut self, pod: &mut Pod) -> Result<(), Failure> {
         let doors = std::mem::take(&mut pod.ports.doors);
         let (false, Some(sandbox)) = (doors.is_empty(), &self.sandbox) else { return Ok(()) };
-        // A connection that cannot be carried is reset, which tells the client enough.
-        let relay = Relay::start(doors, sandbox.agent.forwards(), |_| {}).map_err(failed())?;
+        // A connection that cannot be carried is reset, which tells the client enough; the user of the pod finds the reason here.
+        let events = sandbox.events.clone();
+        let tell = move |news| {
+            if let News::Failed { port, error } = news {
+                let message = cut(&chain(&error), MAX_MESSAGE_LEN).to_owned();
+                events.write(PodEvent::Host(HostEvent::Connection { port, message }));
+            }
+        };
+        let relay = Relay::start(doors, sandbox.agent.forwards(), tell).map_err(failed())?;
         self.relay = Some(relay);
         Ok(())
     }
@@ -370,6 +380,12 @@ impl Observer for Reactor<'_> {
             Outcome::Failed(mut failure) => {
                 if matches!(failure.stage, RunStage::Boot | RunStage::Agent) {
                     failure.console = console.lines(CONSOLE_LINES);
+                }
+                if failure.reason == Some(SandboxFailure::NetworkFailed) {
+                    failure.network = network.messages.lines(CONSOLE_LINES);
+                }
+                if matches!(failure.stage, RunStage::Agent | RunStage::Container) {
+                    trace::add(&mut failure, &pod.dir, &self.machine.state);
                 }
                 Err(*failure)
             }

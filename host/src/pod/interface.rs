@@ -28,8 +28,13 @@ const CONNECT_WAIT: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum PodError {
     /// There is no pod of that name.
-    #[error("there is no pod {0}")]
-    NotFound(PodId),
+    #[error("there is no pod {pod}")]
+    NotFound {
+        /// The requested pod.
+        pod: PodId,
+        /// Pods of the same name in other namespaces.
+        elsewhere: Vec<PodId>,
+    },
     /// The pod has no container of that name.
     #[error("pod {pod} has no container {container}; it has {}", known.join(", "))]
     NoContainer {
@@ -202,7 +207,7 @@ impl PodRuntimeInterface {
     fn ended(&self, id: &PodId) -> bool {
         match self.find(id) {
             Ok(found) => found.state.is_some_and(|state| state.stage == Stage::Ended),
-            Err(error) => matches!(error, PodError::NotFound(_)),
+            Err(error) => matches!(error, PodError::NotFound { .. }),
         }
     }
 
@@ -210,7 +215,7 @@ impl PodRuntimeInterface {
     /// writer of the journal got.
     pub fn delete_pod(&self, id: &PodId, force: Force) -> Result<(), PodError> {
         let dir = self.layout.pod(id);
-        let found = Found::read(dir)?.ok_or_else(|| PodError::NotFound(id.clone()))?;
+        let found = Found::read(dir)?.ok_or_else(|| self.not_found(id))?;
         if found.lock == LockState::Held {
             let ended = found.state.as_ref().is_some_and(|state| state.stage == Stage::Ended);
             match (force, ended) {
@@ -264,7 +269,13 @@ impl PodRuntimeInterface {
 
     /// Finds one pod.
     pub fn find(&self, id: &PodId) -> Result<Found, PodError> {
-        Found::read(self.layout.pod(id))?.ok_or_else(|| PodError::NotFound(id.clone()))
+        Found::read(self.layout.pod(id))?.ok_or_else(|| self.not_found(id))
+    }
+
+    fn not_found(&self, id: &PodId) -> PodError {
+        let records = self.list().unwrap_or_default().into_iter().filter_map(|found| found.record.ok());
+        let elsewhere = records.map(|record| record.id).filter(|other| other.name == id.name && other != id);
+        PodError::NotFound { pod: id.clone(), elsewhere: elsewhere.collect() }
     }
 
     /// The container that a verb applies to: the named one, or the only one.

@@ -8,6 +8,7 @@ use crate::net::ports::{BindError, Door, try_udp};
 use crate::store::layout::Layout;
 use crate::store::lock::LockState;
 use crate::store::record::{self, BoundPort, Transport};
+use magikvm_proto::id::PodId;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
@@ -59,15 +60,19 @@ fn failure(port: &PublishedPort, error: &BindError, layout: &Layout) -> Failure 
     let failure = Failure::new(RunStage::Reserve, Blame::Environment, error);
     let failure = Failure { message: format!("{}: {}", port.origin, failure.message), ..failure };
     let address = error.address;
+    let transport = if port.protocol == Protocol::Udp { Transport::Udp } else { Transport::Tcp };
     match error.source.kind() {
-        ErrorKind::AddrInUse => match holder(address, layout) {
+        ErrorKind::AddrInUse => match holder(address, transport, layout) {
             Some(pod) => failure.hint(format!(
                 "pod {pod} uses it; stop that pod with `magikvm stop {pod}`, or choose another port, or 0 for any free one."
             )),
-            None => failure.hint(format!(
-                "see which process uses it with `ss -ltnp 'sport = :{}'`, or choose another port, or 0 for any free one.",
-                address.port()
-            )),
+            None => {
+                let kind = if transport == Transport::Udp { "u" } else { "t" };
+                failure.hint(format!(
+                    "see which process uses it with `ss -l{kind}np 'sport = :{}'`, or choose another port, or 0 for any free one.",
+                    address.port()
+                ))
+            }
         },
         ErrorKind::PermissionDenied => failure.hint(
             "only root may bind ports below 1024; choose a higher one, or lower the bound with `sysctl net.ipv4.ip_unprivileged_port_start=PORT`.",
@@ -80,9 +85,10 @@ fn failure(port: &PublishedPort, error: &BindError, layout: &Layout) -> Failure 
 }
 
 /// The pod whose record has this host port.
-fn holder(address: SocketAddr, layout: &Layout) -> Option<String> {
+pub fn holder(address: SocketAddr, transport: Transport, layout: &Layout) -> Option<PodId> {
     let has = |port: &BoundPort| {
         port.host_port == address.port()
+            && port.protocol == transport
             && (port.host_ip == address.ip()
                 || port.host_ip.is_unspecified()
                 || address.ip().is_unspecified())
@@ -90,6 +96,6 @@ fn holder(address: SocketAddr, layout: &Layout) -> Option<String> {
     let pods = record::list(layout).ok()?;
     pods.into_iter().filter(|pod| pod.lock == LockState::Held).find_map(|pod| {
         let id = pod.record.ok()?.id;
-        pod.state?.ports.iter().any(has).then(|| id.to_string())
+        pod.state?.ports.iter().any(has).then_some(id)
     })
 }

@@ -264,7 +264,7 @@ impl PodRuntime for MicroVm {
         let Prepared::MicroVm { mut config, dir, network } = prepared;
         let out_of_memory_kills = end::out_of_memory_kills();
         let tail = ConsoleTail::default();
-        let mut net = network::start(&network, &config, &tail)?;
+        let mut net = network::start(&network, &config)?;
         config.nic = net.nic.take();
         let mut child = self.vmm.spawn(&config, &dir)?;
         drop(config);

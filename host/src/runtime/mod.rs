@@ -89,6 +89,8 @@ pub struct SandboxNetwork {
     pub addresses: Vec<IpAddr>,
     pub host_address: Option<IpAddr>,
     pub reports: Option<File>,
+    /// The last error messages of the network's processes.
+    pub messages: ConsoleTail,
 }
 
 pub trait PodRuntime: Debug + Send + Sync {

@@ -10,7 +10,7 @@ use super::{
 use crate::agent::{Connector, Handshake};
 use crate::jail::{self, Access, Descriptor, HostNetwork, Inside, JailSpec, SyscallFilter};
 use crate::process::Process;
-use crate::store::layout::AGENT_SOCK;
+use crate::store::layout::{AGENT_SOCK, helper};
 use crate::store::sandbox::Role;
 use magikvm_proto::guest_image::Arch;
 use std::io::Read;
@@ -72,7 +72,7 @@ pub struct Qemu {
 }
 
 impl Qemu {
-    /// Finds the programs: `MAGIKVM_QEMU` and `MAGIKVM_VHOST_DEVICE_VSOCK`, else `PATH` (and cargo's directory).
+    /// Finds the programs: `MAGIKVM_QEMU` and `MAGIKVM_VHOST_DEVICE_VSOCK`, else the installed helper, `PATH` and cargo's directory.
     pub fn from_environment(options: DriverOptions) -> Self {
         let named = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
         let cargo_bin = || {
@@ -83,6 +83,7 @@ impl Qemu {
         Self {
             qemu: named("MAGIKVM_QEMU").or_else(|| find_program(&format!("qemu-system-{}", options.guest))),
             vhost: named("MAGIKVM_VHOST_DEVICE_VSOCK")
+                .or_else(|| helper("vhost-device-vsock"))
                 .or_else(|| find_program("vhost-device-vsock"))
                 .or_else(cargo_bin),
             options,
@@ -108,7 +109,7 @@ impl Qemu {
 
     /// The program that serves the guest's vsock.
     pub fn vsock(&self) -> Result<&Path, Unavailable> {
-        let remedy = "install it with `cargo install vhost-device-vsock --version 0.3.0 --locked`.";
+        let remedy = "install it with magikvm by `ci/install.sh`, or alone by `cargo install vhost-device-vsock --version 0.3.0 --locked`.";
         let not = |reason: String| Unavailable { reason, remedy: remedy.to_owned() };
         let program =
             self.vhost.as_deref().ok_or_else(|| not("vhost-device-vsock is not in PATH".to_owned()))?;

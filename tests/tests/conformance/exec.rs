@@ -140,8 +140,8 @@ fn exit_codes(subject: &Subject) {
 fn programs_that_cannot_be_run(subject: &Subject) {
     exec(subject, &[], &["/bin/nothing"])
         .fails(127)
-        .complains("Hint: is /bin/nothing in the container's image and its PATH?");
-    exec(subject, &[], &["/etc/passwd"]).fails(127).complains("may not be executed");
+        .complains("Hint: Check that /bin/nothing is in the container's image and its PATH.");
+    exec(subject, &[], &["/etc/passwd"]).fails(126).complains("may not be executed");
 }
 
 fn a_command_with_a_deadline(subject: &Subject) {

@@ -138,7 +138,7 @@ fn no_way_out_of_a_volume(subject: &Subject) {
             .mount("v", "/v", json!({ "subPath": sub_path }))
     };
     for bad in ["up", "far", "far/passwd", "loop", "up/new"] {
-        let said = subject.run(&pod(bad)).run().expect_code(1).stderr;
+        let said = subject.run(&pod(bad)).run().expect_code(125).stderr;
         assert!(said.contains("volume v cannot be provided") && said.contains(bad), "{said}");
     }
     fs::write(host.join("in/here"), "").unwrap();
@@ -230,7 +230,7 @@ fn hosts_that_have_it_not(subject: &Subject) {
         (Path::new("/dev/null").to_owned(), "", "is a character device, not a directory or a regular file"),
     ];
     for (path, kind, why) in cases {
-        let said = subject.run(&pod(&path, kind)).run().expect_code(1).stderr;
+        let said = subject.run(&pod(&path, kind)).run().expect_code(125).stderr;
         assert!(
             said.contains("volume v cannot be provided") && said.contains(why) && said.contains(&text(&path)),
             "{said}"

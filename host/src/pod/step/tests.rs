@@ -178,6 +178,7 @@ fn each_way_to_fail_a_start_has_its_stage() {
     let missing = EventKind::ContainerFailed {
         container: names(1)[0].clone(),
         message: "x".into(),
+        program: None,
         restart_in_ms: None,
     };
     assert_eq!(fails(true, guest(missing)), RunStage::Container);
@@ -249,7 +250,7 @@ pub(super) fn any_input() -> impl Strategy<Value = Input> {
             })
         ),
         (name, proptest::option::of(any::<u64>())).prop_map(|(container, restart_in_ms)| guest(
-            EventKind::ContainerFailed { container, message: "x".into(), restart_in_ms }
+            EventKind::ContainerFailed { container, message: "x".into(), program: None, restart_in_ms }
         )),
     ]
 }

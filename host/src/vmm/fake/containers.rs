@@ -126,6 +126,10 @@ impl Containers for FakeContainers {
                 let message = format!("no such {}[31mprogram", "\x1b".repeat(times));
                 return Err(Failure { kind: FailureKind::NoProgram, message });
             }
+            Manner::ContainerDenied if is_last => {
+                let message = "program \"/app\" may not be executed".to_owned();
+                return Err(Failure { kind: FailureKind::NotExecutable, message });
+            }
             Manner::NeverReady if is_last => loop {
                 std::thread::park();
             },
