@@ -5,7 +5,7 @@ use crate::load::{self, LoadError, file_error};
 use magikvm_proto::path;
 use magikvm_proto::plan::GuestPlan;
 use magikvm_proto::site::Site;
-use magikvm_proto::volume::{VolumePlan, VolumeSource};
+use magikvm_proto::volume::{Part, VolumePlan, VolumeSource};
 use nix::mount::{MsFlags, mount};
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
@@ -33,7 +33,9 @@ pub(crate) fn mount_all(site: &Site, plan: &GuestPlan) -> Result<(), LoadError> 
         // Freed blocks go back to the host's disk.
         load::mount_device(&device, &target, "ext4", MsFlags::MS_NODEV, Some("discard"))?;
     }
-    if plan.volumes.iter().any(|volume| volume.source == VolumeSource::Shared) {
+    // The host has no device for volumes that no container mounts.
+    let mut mounts = plan.containers.iter().flat_map(|container| &container.mounts);
+    if mounts.any(|mount| matches!(mount.part, Part::Shared(_))) {
         let target = site.shared();
         make_dir(&target)?;
         mount_at(path::SHARED_TAG, &target, Some("virtiofs"), MsFlags::MS_NODEV, None)?;
