@@ -16,6 +16,7 @@ const CLUSTER_API: &str = "there is no API server behind a pod here";
 const MAC: &str = "the guest has no such security module";
 const WINDOWS: &str = "only Linux containers run here";
 const SHARED_VM: &str = "a pod has no host but its own VM";
+const HUGE_PAGES: &str = "huge pages are not supported yet";
 const POD_RESOURCES: &str = "only the disk has a limit for the whole pod; write the containers' resources";
 const SET_BY_SERVER: &str = "an API server sets it; it describes the object, not what to run";
 
@@ -151,8 +152,8 @@ const WORKLOAD: &[Field] = &[
         Shape::Quantity,
         "Bytes that changes to the root file system may take, 1Mi to 1Ti. Without it they share the pod's 10Gi.",
     ),
-    no("spec.containers[].resources.limits.hugepages-2Mi", "only cpu and memory are supported yet"),
-    no("spec.containers[].resources.limits.hugepages-1Gi", "only cpu and memory are supported yet"),
+    no("spec.containers[].resources.limits.hugepages-2Mi", HUGE_PAGES),
+    no("spec.containers[].resources.limits.hugepages-1Gi", HUGE_PAGES),
     yes(
         "spec.containers[].resources.requests",
         Shape::Object,
@@ -160,13 +161,9 @@ const WORKLOAD: &[Field] = &[
     ),
     yes("spec.containers[].resources.requests.cpu", Shape::Quantity, "Processors."),
     yes("spec.containers[].resources.requests.memory", Shape::Quantity, "Bytes."),
-    yes(
-        "spec.containers[].resources.requests.ephemeral-storage",
-        Shape::Quantity,
-        "Bytes, at most the limit. Nothing is reserved.",
-    ),
-    no("spec.containers[].resources.requests.hugepages-2Mi", "only cpu and memory are supported yet"),
-    no("spec.containers[].resources.requests.hugepages-1Gi", "only cpu and memory are supported yet"),
+    skip("spec.containers[].resources.requests.ephemeral-storage", "nothing is reserved on the disk"),
+    no("spec.containers[].resources.requests.hugepages-2Mi", HUGE_PAGES),
+    no("spec.containers[].resources.requests.hugepages-1Gi", HUGE_PAGES),
     no("spec.containers[].resources.claims", CLUSTER),
     yes(
         "spec.containers[].ports",
@@ -363,18 +360,9 @@ const PLACEMENT: &[Field] = &[
     ),
     no("spec.resources.limits.cpu", POD_RESOURCES),
     no("spec.resources.limits.memory", POD_RESOURCES),
-    no("spec.resources.limits.hugepages-2Mi", POD_RESOURCES),
-    no("spec.resources.limits.hugepages-1Gi", POD_RESOURCES),
-    yes("spec.resources.requests", Shape::Object, "Only that of the disk is supported yet."),
-    yes(
-        "spec.resources.requests.ephemeral-storage",
-        Shape::Quantity,
-        "Bytes, at most the limit. Nothing is reserved.",
-    ),
-    no("spec.resources.requests.cpu", POD_RESOURCES),
-    no("spec.resources.requests.memory", POD_RESOURCES),
-    no("spec.resources.requests.hugepages-2Mi", POD_RESOURCES),
-    no("spec.resources.requests.hugepages-1Gi", POD_RESOURCES),
+    no("spec.resources.limits.hugepages-2Mi", HUGE_PAGES),
+    no("spec.resources.limits.hugepages-1Gi", HUGE_PAGES),
+    skip("spec.resources.requests", "nothing is reserved for a pod"),
     no("spec.resources.claims", CLUSTER),
     no("spec.activeDeadlineSeconds", "deadlines are not supported yet"),
     yes("spec.dnsConfig", Shape::Object, "Put to what `dnsPolicy` gives."),

@@ -72,12 +72,8 @@ impl Build<'_> {
         }
     }
 
-    /// The limit of the disk. Its request has no effect.
     fn disk_limit(&mut self, path: &str, written: &k8s::Requirements) -> Option<u64> {
-        let (limit, request) = (&written.limits.disk, &written.requests.disk);
-        let limit_bytes = self.amounts(path, "ephemeral-storage", limit, request, Quantity::units).0?;
-        self.size_limit(&format!("{path}.limits.ephemeral-storage"), limit.as_deref()?)?;
-        Some(limit_bytes)
+        self.size_limit(&format!("{path}.limits.ephemeral-storage"), written.limits.disk.as_deref()?)
     }
 
     /// The limit of the whole pod's disk, which has room for the limits of its containers and for what has none.

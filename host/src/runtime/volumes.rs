@@ -15,6 +15,9 @@ use magikvm_proto::volume::{self as guest, Access, MountPlan, Part, VolumePlan};
 use std::collections::HashMap;
 use std::path::Path;
 
+/// Bytes of the directories that a layer consists of before its container starts: those of overlayfs, and the usual mount points. A limit is what
+/// the container has beside them.
+const EMPTY_LAYER: u64 = 24 * 4096;
 /// Permissions of files in volumes that have a group, which may read them.
 const GROUP_READS: u16 = 0o440;
 
@@ -102,7 +105,9 @@ impl Volumes {
         let limit = container.resources.disk_limit_bytes;
         let writable = container.security.root_filesystem == RootFilesystem::Writable;
         match pod.root {
-            RootPlace::Disk if scratch && writable => Layer::Disk { partition: self.partition(limit, pod) },
+            RootPlace::Disk if scratch && writable => {
+                Layer::Disk { partition: self.partition(limit.map(|bytes| bytes + EMPTY_LAYER), pod) }
+            }
             RootPlace::Disk | RootPlace::Memory => {
                 Layer::Memory { size_bytes: limit.or(pod.disk_limit_bytes) }
             }
@@ -148,8 +153,10 @@ impl Volumes {
 
 /// What the pod's limit leaves beside those of its containers.
 fn shared_room(pod: &PodPlan) -> Room {
-    let limits = pod.containers.iter().filter_map(|container| container.resources.disk_limit_bytes);
-    pod.disk_limit_bytes.map_or(Room::Shared, |all| Room::Limited(all.saturating_sub(limits.sum())))
+    let limits = || pod.containers.iter().map(|container| container.resources.disk_limit_bytes);
+    let layers = limits().filter(Option::is_none).map(|_| EMPTY_LAYER).sum::<u64>();
+    let left = |all: u64| all.saturating_sub(limits().flatten().sum());
+    pod.disk_limit_bytes.map_or(Room::Shared, |all| Room::Limited(left(all) + layers))
 }
 
 /// The content of volumes in the pod's private file system.
@@ -170,4 +177,37 @@ pub(super) fn files(pod: &PodPlan) -> Vec<(String, SmallFile)> {
         built.push((dir, SmallFile::Directory));
     }
     built
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planned(spec: &str, scratch: bool) -> Volumes {
+        let text = format!("{{apiVersion: v1, kind: Pod, metadata: {{name: a}}, spec: {{{spec}}}}}");
+        plan(&crate::manifest::parse(text.as_bytes(), "pod.yaml").unwrap(), scratch).unwrap()
+    }
+
+    const CONTAINERS: &str = "containers: [{name: a, image: x}, {name: b, image: x, resources: {limits: {ephemeral-storage: 1Gi}}}, \
+        {name: c, image: x}, {name: d, image: x, securityContext: {readOnlyRootFilesystem: true}}], volumes: [{name: v, emptyDir: {}}]";
+
+    #[test]
+    fn a_container_with_a_limit_has_a_file_system_and_the_others_share_one() {
+        let disk = |partition| Layer::Disk { partition };
+        let found = planned(CONTAINERS, true);
+        assert_eq!(found.layers, [disk(1), disk(2), disk(1), Layer::Memory { size_bytes: None }]);
+        assert_eq!(found.rooms, [Room::Shared, Room::Limited((1 << 30) + EMPTY_LAYER)]);
+        assert_eq!(found.plans[0].source, guest::VolumeSource::Disk { partition: 1 });
+        let found =
+            planned(&format!("{CONTAINERS}, resources: {{limits: {{ephemeral-storage: 3Gi}}}}"), true);
+        assert_eq!(found.rooms[0], Room::Limited((2 << 30) + 3 * EMPTY_LAYER));
+    }
+
+    #[test]
+    fn without_a_scratch_disk_limits_hold_in_memory() {
+        let memory = |size_bytes| Layer::Memory { size_bytes };
+        let found = planned(CONTAINERS, false);
+        assert_eq!(found.layers, [memory(None), memory(Some(1 << 30)), memory(None), memory(None)]);
+        assert_eq!(found.rooms, [Room::Shared], "the volume");
+    }
 }
