@@ -53,6 +53,8 @@ pub(crate) enum LoadError {
     Hostname(String, #[source] Errno),
     #[error("cannot set up the pod's network")]
     Network(#[from] crate::network::NetworkError),
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
     #[error("cannot bring up the loopback interface")]
     Loopback(#[source] io::Error),
 }

@@ -9,6 +9,7 @@
 mod bundle;
 mod cgroup;
 mod devices;
+mod layer;
 mod reaper;
 mod rootfs;
 mod spawner;

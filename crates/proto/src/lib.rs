@@ -23,4 +23,4 @@ pub mod wire;
 
 /// Generation of the wire and the plan. Both ends state it in `hello`; a guest image's `manifest.json` states it too.
 /// A host refuses to boot a guest of another generation.
-pub const GENERATION: u32 = 3;
+pub const GENERATION: u32 = 4;

@@ -66,6 +66,8 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
     let hostname = build.hostname(spec, &id.name)?;
     let containers = containers?;
     let vm = build.vm_size(&metadata.annotations, &containers)?;
+    let root = build.root_place(&metadata.annotations);
+    let disk_limit_bytes = build.pod_disk_limit(&spec.resources, &containers, &volumes);
     let published = super::ports::published(written, report);
     Some(PodPlan {
         id,
@@ -80,6 +82,8 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
         },
         grace_seconds,
         vm,
+        root,
+        disk_limit_bytes,
         containers,
         published,
         volumes,

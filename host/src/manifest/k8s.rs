@@ -76,6 +76,7 @@ pub(super) struct Spec {
     pub(super) dns_config: DnsConfig,
     pub(super) host_aliases: Vec<HostAlias>,
     pub(super) subdomain: Option<String>,
+    pub(super) resources: Requirements,
     /// Only `false` is accepted, as for the next four fields.
     #[serde(rename = "hostNetwork")]
     _host_network: bool,
@@ -275,6 +276,8 @@ pub(super) struct Requirements {
 pub(super) struct Amounts {
     pub(super) cpu: Option<String>,
     pub(super) memory: Option<String>,
+    #[serde(rename = "ephemeral-storage")]
+    pub(super) disk: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

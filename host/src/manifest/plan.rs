@@ -64,6 +64,12 @@ pub struct PodPlan {
     pub grace_seconds: u64,
     /// Size of the VM (unused by classes without a VM).
     pub vm: VmSize,
+    /// Where containers keep the changes to their root file systems.
+    #[serde(default)]
+    pub root: RootPlace,
+    /// Bytes that these changes and emptyDir volumes without a limit may take together.
+    #[serde(default)]
+    pub disk_limit_bytes: Option<u64>,
     /// 1 to 16 containers, in the order they are written.
     pub containers: Vec<ContainerSpec>,
     /// Ports of the host that lead to the pod.
@@ -130,6 +136,9 @@ pub struct Resources {
     pub memory_limit_bytes: Option<u64>,
     /// Bytes; defaults to the limit.
     pub memory_request_bytes: Option<u64>,
+    /// Bytes that the changes to the root file system may take.
+    #[serde(default)]
+    pub disk_limit_bytes: Option<u64>,
 }
 
 /// Transport protocol of a port.
@@ -192,6 +201,17 @@ pub enum RootFilesystem {
     #[default]
     Writable,
     ReadOnly,
+}
+
+/// Where containers keep the changes to their root file systems (the annotation `magikvm.dev/root`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RootPlace {
+    /// On the pod's scratch disk.
+    #[default]
+    Disk,
+    /// In the VM's memory.
+    Memory,
 }
 
 /// Whether a process may gain privileges its parent does not have (`allowPrivilegeEscalation`).

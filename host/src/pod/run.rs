@@ -273,7 +273,13 @@ fn write_record(request: &RunRequest, runtime: &dyn PodRuntime, pod: &Pod, uid: 
 }
 
 fn of_runtime(stage: RunStage) -> impl Fn(RuntimeError) -> Failure {
-    move |error| Failure::new(stage, error.blame(), &error)
+    move |error| {
+        let failure = Failure::new(stage, error.blame(), &error);
+        match error.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
 }
 
 fn roll_back(pod: Pod, mut failure: Failure) -> Failure {

@@ -14,6 +14,7 @@ fn every_supported_field_arrives_in_the_plan() {
     assert_eq!(plan.process_namespace, ProcessNamespace::Pod);
     assert_eq!(plan.grace_seconds, 5);
     assert_eq!((plan.vm.memory.get(), plan.vm.vcpus.get()), (64 + 128 + 96 + 16, 3));
+    assert_eq!(plan.disk_limit_bytes, Some(2 << 30));
     let one = &plan.containers[0];
     assert_eq!(one.pull_policy, PullPolicy::Never);
     assert_eq!(one.command, ["/bin/sh", "-c"]);
@@ -72,6 +73,7 @@ fn every_supported_field_arrives_in_the_plan() {
             cpu_request_millis: Some(1000),
             memory_limit_bytes: Some(64 << 20),
             memory_request_bytes: Some(32 << 20),
+            disk_limit_bytes: Some(512 << 20),
         }
     );
     assert_eq!((one.stdio, one.stdin), (Stdio::Terminal, Stdin::Once));
