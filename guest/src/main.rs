@@ -13,6 +13,7 @@ mod network;
 mod power;
 mod stats;
 mod sys;
+mod sysctls;
 mod volumes;
 
 use home::Vm;
