@@ -13,6 +13,7 @@ mod network;
 mod power;
 mod stats;
 mod sys;
+mod sysctls;
 mod trim;
 mod volumes;
 

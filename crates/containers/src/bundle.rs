@@ -191,6 +191,7 @@ fn patch_process(process: &mut Process, plan: &ContainerPlan, root: &OwnedFd) ->
 mod tests {
     use super::*;
     use magikvm_proto::plan::{Layer, Stdin};
+    use magikvm_proto::signal::Signal;
 
     fn plan(user: &str) -> ContainerPlan {
         ContainerPlan {
@@ -200,6 +201,7 @@ mod tests {
             user: user.to_owned(),
             stdio: Stdio::Terminal,
             stdin: Stdin::Closed,
+            stop_signal: Signal::TERM,
             mounts: Vec::new(),
         }
     }

@@ -33,7 +33,7 @@ use magikvm_supervisor::{
 };
 use reaper::Reaper;
 use spawner::Context;
-use spawner::client::{Pending, Spawner};
+use spawner::client::{Deadline, Pending, Spawner};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -110,7 +110,9 @@ impl LinuxContainers {
         // Watched before the order to start, so that no end is lost (see `spawner`).
         self.reaper.watch(pid, ended);
         let process = Arc::new(PidFd(pidfd));
-        let start = Box::new(move || spawner::client::start(&channel, deadline));
+        let start = Box::new(move || {
+            spawner::client::start(&channel, Some(deadline.unwrap_or_else(Deadline::of_start)))
+        });
         (Created { pid, process: Arc::clone(&process) as Arc<dyn Process>, terminal, start }, process)
     }
 }

@@ -9,6 +9,7 @@ use magikvm_proto::plan::{
 };
 use magikvm_proto::state::{ContainerState, Terminated};
 use magikvm_proto::stream::{Link, STDERR, Side, Traffic};
+use magikvm_proto::sysctl::Sysctl;
 use magikvm_proto::volume::{Access, MountPlan, Part, VolumePlan, VolumeSource};
 use magikvm_proto::wire::*;
 use serde::Serialize;
@@ -190,6 +191,7 @@ fn the_wire_is_as_it_was() {
             user: "1000:1000".into(),
             stdio: Stdio::Pipes,
             stdin: Stdin::Closed,
+            stop_signal: "SIGRTMIN+3".parse().unwrap(),
             mounts: vec![MountPlan {
                 volume: 0,
                 part: Part::Path("logs".into()),
@@ -208,6 +210,7 @@ fn the_wire_is_as_it_was() {
             }],
             neighbours: Vec::new(),
         }),
+        sysctls: vec![Sysctl { name: "net.core.somaxconn".into(), value: "512".into() }],
     };
     assert_eq!(plan.check(), Ok(()));
     line(&mut l, &plan);

@@ -52,6 +52,7 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
     let grace_seconds = build.grace(spec);
     let (volumes, known) = build.volumes();
     let (volume_group, further_groups) = build.groups(spec);
+    let sysctls = build.sysctls();
     let containers: Vec<Option<ContainerSpec>> = spec
         .containers
         .iter()
@@ -89,6 +90,7 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
         volumes,
         volume_group,
         further_groups,
+        sysctls,
         network,
         manifest: written.json.clone(),
     })

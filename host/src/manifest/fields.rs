@@ -340,7 +340,18 @@ const WORKLOAD: &[Field] = &[
         &["Merge"],
         "the image's groups count too",
     ),
-    no("spec.securityContext.sysctls", "kernel parameters are not supported yet"),
+    yes(
+        "spec.securityContext.sysctls",
+        Shape::Objects,
+        "At most 64. Kernel parameters of the pod, set before its containers start. Ports below 1024 and ping are open to every user unless a \
+         parameter says otherwise.",
+    ),
+    yes(
+        "spec.securityContext.sysctls[].name",
+        Shape::Text,
+        "Required. `kernel.sem`, `kernel.shm*`, `kernel.msg*`, `fs.mqueue.*` or `net.*`.",
+    ),
+    yes("spec.securityContext.sysctls[].value", Shape::Text, "Required."),
     no("spec.securityContext.appArmorProfile", MAC),
     no("spec.securityContext.seLinuxOptions", MAC),
     no("spec.securityContext.seLinuxChangePolicy", MAC),

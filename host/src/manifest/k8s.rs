@@ -120,6 +120,7 @@ pub(super) struct PodSecurity {
     pub(super) run_as_non_root: Option<bool>,
     pub(super) fs_group: Option<i64>,
     pub(super) supplemental_groups: Vec<i64>,
+    pub(super) sysctls: Vec<Sysctl>,
     /// Has no effect whatever its value, like the next field.
     #[serde(rename = "fsGroupChangePolicy")]
     _fs_group_change_policy: String,
@@ -127,6 +128,13 @@ pub(super) struct PodSecurity {
     _supplemental_groups_policy: String,
     #[serde(rename = "seccompProfile")]
     _seccomp_profile: SeccompProfile,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Sysctl {
+    pub(super) name: Option<String>,
+    pub(super) value: Option<String>,
 }
 
 /// Only `RuntimeDefault` is accepted.

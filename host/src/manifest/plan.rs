@@ -3,6 +3,7 @@
 use super::objects::Content;
 use magikvm_proto::id::{ContainerName, PodId};
 use magikvm_proto::plan::{ProcessNamespace, RestartPolicy, Stdin, Stdio};
+use magikvm_proto::sysctl::Sysctl;
 use magikvm_proto::volume::Access;
 use oci_spec::runtime::Capability;
 use serde::{Deserialize, Serialize};
@@ -80,6 +81,8 @@ pub struct PodPlan {
     pub volume_group: Option<u32>,
     /// Groups of every container in addition to its user's, including that of the volumes.
     pub further_groups: Vec<u32>,
+    /// Kernel parameters that the pod sets.
+    pub sysctls: Vec<Sysctl>,
     /// The pod's outbound network and its name resolution.
     pub network: super::network::NetworkSpec,
     /// The Pod as written, as JSON, without the fields that are safe to ignore and without nulls.

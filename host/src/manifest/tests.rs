@@ -40,6 +40,7 @@ spec:
     runAsNonRoot: true
     fsGroup: 2000
     supplementalGroups: [3000, 2000]
+    sysctls: [{name: net.core.somaxconn, value: "512"}, {name: kernel/shmmax, value: "1"}]
     seccompProfile: {type: RuntimeDefault}
   volumes:
   - {name: host, hostPath: {path: /srv/data, type: DirectoryOrCreate}}

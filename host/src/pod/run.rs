@@ -100,7 +100,7 @@ fn bring_up(
     };
     let prepared = runtime.prepare(&to_prepare, &mut pod.undo).map_err(of_runtime(RunStage::Prepare))?;
     for warning in prepared.warnings() {
-        observer.warn(&pod.dir, &warning);
+        observer.warn(&pod.dir, warning);
     }
     fault("prepare")?;
     let sandbox = runtime.start(prepared, &mut pod.undo).map_err(of_runtime(RunStage::Boot))?;

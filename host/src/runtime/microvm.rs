@@ -265,7 +265,8 @@ impl PodRuntime for MicroVm {
         let network = network::settle(pod.plan, self.ways)?;
         let (partitions, mut images) = partitions(pod);
         let pod_files = dir.join("pod.erofs");
-        let size = write_pod_files(pod, &partitions, &volumes, &network, &pod_files)?;
+        let (size, mut warnings) = write_pod_files(pod, &partitions, &volumes, &network, &pod_files)?;
+        warnings.extend(network.warning.clone());
         let mut parts = vec![Part { path: pod_files, size }];
         parts.append(&mut images);
         disk::compose(&dir, &parts)?;
@@ -287,11 +288,11 @@ impl PodRuntime for MicroVm {
             nic: None,
             jail: JailOptions { requirement: self.options.jail, cgroup },
         };
-        Ok(Prepared::MicroVm { config, dir, network: Box::new(network) })
+        Ok(Prepared::MicroVm { config, dir, network: Box::new(network), warnings })
     }
 
     fn start(&self, prepared: Prepared, undo: &mut Undo) -> Result<Box<dyn Sandbox>, RuntimeError> {
-        let Prepared::MicroVm { mut config, dir, network } = prepared;
+        let Prepared::MicroVm { mut config, dir, network, warnings: _ } = prepared;
         let out_of_memory_kills = end::out_of_memory_kills();
         let tail = ConsoleTail::default();
         let mut net = network::start(&network, &config, &tail)?;
@@ -401,15 +402,16 @@ fn partitions(pod: &PodToPrepare<'_>) -> (Vec<u32>, Vec<Part>) {
 /// Name of the scratch disk in the VM's directory: a link, because that directory may be in memory.
 const SCRATCH: &str = "scratch";
 
-/// Writes the pod's private file system and returns its size in bytes.
+/// Writes the pod's private file system and returns its size in bytes, and warnings about the images.
 fn write_pod_files(
     pod: &PodToPrepare<'_>,
     partitions: &[u32],
     volumes: &Volumes,
     network: &Settled,
     path: &Path,
-) -> Result<u64, RuntimeError> {
+) -> Result<(u64, Vec<String>), RuntimeError> {
     let plan = pod.plan;
+    let mut warnings = Vec::new();
     let mut files: Vec<(String, Vec<u8>)> = Vec::new();
     let site = Site::guest();
     let mut containers = Vec::with_capacity(plan.containers.len());
@@ -419,6 +421,7 @@ fn write_pod_files(
         let process = resolve(plan, container, image)?;
         let config = oci::container_config(plan, container, &process, &site);
         files.push(capped(&container_config(&container.name), oci::to_json(&config))?);
+        warnings.extend(process.warning);
         containers.push(ContainerPlan {
             name: container.name.clone(),
             rootfs: Rootfs::Partition(*partition),
@@ -426,6 +429,7 @@ fn write_pod_files(
             user: process.user,
             stdio: container.stdio,
             stdin: container.stdin,
+            stop_signal: process.stop_signal,
             mounts: mounts.clone(),
         });
     }
@@ -440,6 +444,7 @@ fn write_pod_files(
         containers,
         volumes: volumes.plans.clone(),
         network: network.plan.clone(),
+        sysctls: plan.sysctls.clone(),
     };
     guest.check()?;
     files.push(json(SPEC_JSON, &guest)?);
@@ -450,7 +455,7 @@ fn write_pod_files(
     let plain = |(path, content)| (path, SmallFile::File { mode: 0o644, gid: 0, content });
     erofs::write_small_tree(files.into_iter().map(plain).chain(volumes::files(plan)), &mut out)?;
     let size = out.seek(SeekFrom::End(0)).map_err(FileError::at("measure", path))?;
-    Ok(size)
+    Ok((size, warnings))
 }
 
 fn resolve(

@@ -39,14 +39,15 @@ pub enum Prepared {
         /// The directory of its files.
         dir: PathBuf,
         network: Box<Settled>,
+        warnings: Vec<String>,
     },
 }
 
 impl Prepared {
     /// Warnings for the user before the pod runs.
-    pub fn warnings(&self) -> Vec<String> {
-        let Self::MicroVm { network, .. } = self;
-        network.warning.iter().cloned().collect()
+    pub fn warnings(&self) -> &[String] {
+        let Self::MicroVm { warnings, .. } = self;
+        warnings
     }
 }
 

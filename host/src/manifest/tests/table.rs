@@ -39,6 +39,9 @@ fn every_supported_field_arrives_in_the_plan() {
             mount(2, "/conf", None, Access::ReadOnly),
         ]
     );
+    let sysctls: Vec<(&str, &str)> =
+        plan.sysctls.iter().map(|one| (one.name.as_str(), one.value.as_str())).collect();
+    assert_eq!(sysctls, [("net.core.somaxconn", "512"), ("kernel/shmmax", "1")]);
     assert_eq!((plan.volume_group, &plan.further_groups[..]), (Some(2000), &[2000, 3000][..]));
     let file = |path: &str, mode, content: &str| VolumeFile {
         path: path.to_owned(),
