@@ -356,8 +356,8 @@ impl Builder<'_> {
         )?;
         if let Some(lists) = lists {
             let listener = step("install the list of system calls", lists.install())?;
-            let number = listener.as_ref().map(std::os::fd::AsRawFd::as_raw_fd);
-            step("talk to its parent", self.channel.send(&FromInside::Filtered, number))?;
+            let listener = listener.as_ref().map(std::os::fd::AsFd::as_fd);
+            step("talk to its parent", self.channel.send(&FromInside::Filtered, listener))?;
         }
         match (program, &spec.inside) {
             (Some(program), Inside::Program { path, .. }) => at("execute", path, Err(program.execute())),
