@@ -16,6 +16,8 @@ const CLUSTER_API: &str = "there is no API server behind a pod here";
 const MAC: &str = "the guest has no such security module";
 const WINDOWS: &str = "only Linux containers run here";
 const SHARED_VM: &str = "a pod has no host but its own VM";
+const HUGE_PAGES: &str = "huge pages are not supported yet";
+const POD_RESOURCES: &str = "only the disk has a limit for the whole pod; write the containers' resources";
 const SET_BY_SERVER: &str = "an API server sets it; it describes the object, not what to run";
 
 /// Every field of a v1 Pod, in the order of the documentation.
@@ -145,9 +147,13 @@ const WORKLOAD: &[Field] = &[
         Shape::Quantity,
         "Bytes, at least 1Mi. Without it the VM has 128Mi for the container.",
     ),
-    no("spec.containers[].resources.limits.ephemeral-storage", "only cpu and memory are supported yet"),
-    no("spec.containers[].resources.limits.hugepages-2Mi", "only cpu and memory are supported yet"),
-    no("spec.containers[].resources.limits.hugepages-1Gi", "only cpu and memory are supported yet"),
+    yes(
+        "spec.containers[].resources.limits.ephemeral-storage",
+        Shape::Quantity,
+        "Bytes that changes to the root file system may take, 1Mi to 1Ti. Without it they share the pod's 10Gi.",
+    ),
+    no("spec.containers[].resources.limits.hugepages-2Mi", HUGE_PAGES),
+    no("spec.containers[].resources.limits.hugepages-1Gi", HUGE_PAGES),
     yes(
         "spec.containers[].resources.requests",
         Shape::Object,
@@ -155,9 +161,9 @@ const WORKLOAD: &[Field] = &[
     ),
     yes("spec.containers[].resources.requests.cpu", Shape::Quantity, "Processors."),
     yes("spec.containers[].resources.requests.memory", Shape::Quantity, "Bytes."),
-    no("spec.containers[].resources.requests.ephemeral-storage", "only cpu and memory are supported yet"),
-    no("spec.containers[].resources.requests.hugepages-2Mi", "only cpu and memory are supported yet"),
-    no("spec.containers[].resources.requests.hugepages-1Gi", "only cpu and memory are supported yet"),
+    skip("spec.containers[].resources.requests.ephemeral-storage", "nothing is reserved on the disk"),
+    no("spec.containers[].resources.requests.hugepages-2Mi", HUGE_PAGES),
+    no("spec.containers[].resources.requests.hugepages-1Gi", HUGE_PAGES),
     no("spec.containers[].resources.claims", CLUSTER),
     yes(
         "spec.containers[].ports",
@@ -334,7 +340,18 @@ const WORKLOAD: &[Field] = &[
         &["Merge"],
         "the image's groups count too",
     ),
-    no("spec.securityContext.sysctls", "kernel parameters are not supported yet"),
+    yes(
+        "spec.securityContext.sysctls",
+        Shape::Objects,
+        "At most 64. Kernel parameters of the pod, set before its containers start. Ports below 1024 and ping are open to every user unless a \
+         parameter says otherwise.",
+    ),
+    yes(
+        "spec.securityContext.sysctls[].name",
+        Shape::Text,
+        "Required. `kernel.sem`, `kernel.shm*`, `kernel.msg*`, `fs.mqueue.*` or `net.*`.",
+    ),
+    yes("spec.securityContext.sysctls[].value", Shape::Text, "Required."),
     no("spec.securityContext.appArmorProfile", MAC),
     no("spec.securityContext.seLinuxOptions", MAC),
     no("spec.securityContext.seLinuxChangePolicy", MAC),
@@ -345,7 +362,19 @@ const WORKLOAD: &[Field] = &[
 
 /// The fields that follow the volumes: where the Pod runs, and with what.
 const PLACEMENT: &[Field] = &[
-    no("spec.resources", "only containers' resources are supported yet"),
+    yes("spec.resources", Shape::Object, "What the pod may use in all."),
+    yes("spec.resources.limits", Shape::Object, "Only that of the disk is supported yet."),
+    yes(
+        "spec.resources.limits.ephemeral-storage",
+        Shape::Quantity,
+        "Bytes that changes to root file systems and emptyDir volumes without a limit may take together, 1Mi to 1Ti.",
+    ),
+    no("spec.resources.limits.cpu", POD_RESOURCES),
+    no("spec.resources.limits.memory", POD_RESOURCES),
+    no("spec.resources.limits.hugepages-2Mi", HUGE_PAGES),
+    no("spec.resources.limits.hugepages-1Gi", HUGE_PAGES),
+    skip("spec.resources.requests", "nothing is reserved for a pod"),
+    no("spec.resources.claims", CLUSTER),
     no("spec.activeDeadlineSeconds", "deadlines are not supported yet"),
     yes("spec.dnsConfig", Shape::Object, "Put to what `dnsPolicy` gives."),
     yes("spec.dnsConfig.nameservers", Shape::Texts, "IP addresses, at most 3."),
@@ -403,6 +432,8 @@ pub const ANNOTATION_MEMORY: &str = "magikvm.dev/memory-mib";
 pub const ANNOTATION_VCPUS: &str = "magikvm.dev/vcpus";
 /// Shows the ports of the host that lead to a pod.
 pub const ANNOTATION_PORTS: &str = "magikvm.dev/ports";
+/// Where containers keep the changes to their root file systems.
+pub const ANNOTATION_ROOT: &str = "magikvm.dev/root";
 /// How the pod is connected.
 pub const ANNOTATION_NETWORK: &str = "magikvm.dev/network";
 /// The only destinations that the pod may reach.
@@ -420,6 +451,10 @@ pub const ANNOTATIONS: &[(&str, &str)] = &[
         "Processors of the VM, 1 to 8, instead of the sum of the containers' limits rounded up.",
     ),
     (ANNOTATION_PORTS, "`inspect` shows the pod's ports of the host here. It has no effect in a manifest."),
+    (
+        ANNOTATION_ROOT,
+        "Where containers keep the changes to their root file systems: `disk` (the default) or `memory` (of the VM; each at most half of it).",
+    ),
     (
         ANNOTATION_NETWORK,
         "The pod's network: `passt` (the default where it is installed), `none`, `tsi` (with `--kernel libkrunfw`), `user` (with `--vmm qemu`).",

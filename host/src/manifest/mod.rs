@@ -27,6 +27,7 @@ pub mod quantity;
 mod resources;
 mod scalar;
 pub mod size;
+mod sysctls;
 mod volumes;
 mod yaml;
 

@@ -3,8 +3,10 @@
 use super::expand::{TooLong, expand};
 use super::names;
 use super::plan::{ContainerSpec, RootUser, Security};
+use super::problem::quote;
 use crate::image::ImageDefaults;
 use magikvm_proto::plan::Stdio;
+use magikvm_proto::signal::Signal;
 use std::collections::HashMap;
 
 /// `PATH` when neither image nor manifest has one.
@@ -24,6 +26,10 @@ pub struct ResolvedProcess {
     pub cwd: String,
     /// In the form of `ContainerPlan::user` in the guest's plan.
     pub user: String,
+    /// The signal by which a stop asks it to end.
+    pub stop_signal: Signal,
+    /// What the user has to know about the image.
+    pub warning: Option<String>,
 }
 
 /// Why image and manifest together do not give a process.
@@ -88,7 +94,8 @@ pub fn resolve_process(
     let cwd = resolve.cwd(image)?;
     let user = resolve.user(image)?;
     resolve.check_size(&args, &env)?;
-    Ok(ResolvedProcess { args, env, cwd, user })
+    let (stop_signal, warning) = resolve.stop_signal(image);
+    Ok(ResolvedProcess { args, env, cwd, user, stop_signal, warning })
 }
 
 struct OwnEnv {
@@ -231,6 +238,24 @@ impl Resolve<'_> {
             self.refuse_root(&user)?;
         }
         Ok(user)
+    }
+
+    /// The signal of a stop, and a warning if the image names an unknown one. As in Docker, that image gets TERM.
+    fn stop_signal(&self, image: &ImageDefaults) -> (Signal, Option<String>) {
+        let named = image.stop_signal.as_deref().unwrap_or_default().trim();
+        match named.parse() {
+            _ if named.is_empty() => (Signal::TERM, None),
+            Ok(signal) => (signal, None),
+            Err(_) => {
+                let warning = format!(
+                    "container {}: the stop signal {} of image {} is not a signal; a stop sends TERM",
+                    self.container(),
+                    quote(named),
+                    self.image()
+                );
+                (Signal::TERM, Some(warning))
+            }
+        }
     }
 
     fn refuse_root(&self, user: &str) -> Result<(), ResolveError> {
@@ -401,6 +426,25 @@ mod tests {
         assert_eq!(env(&spec(), &["", "novalue", "=x", "N=a\0b", "E="])[2..], ["E="]);
         let own = ContainerSpec { env: vars(&[("TERM", "vt100"), ("PATH", "/mine")]), ..tty };
         assert_eq!(env(&own, &["PATH=/x"]), ["PATH=/mine", "HOSTNAME=web", "TERM=vt100"]);
+    }
+
+    #[test]
+    fn the_image_names_the_signal_of_a_stop() {
+        let stop = |named: Option<&str>| {
+            let image = ImageDefaults { stop_signal: named.map(str::to_owned), ..image() };
+            let process = resolve_process(&spec(), &image, "h").unwrap();
+            (process.stop_signal.number(), process.warning)
+        };
+        for (named, number) in
+            [(None, 15), (Some(""), 15), (Some("SIGQUIT"), 3), (Some("28"), 28), (Some("SIGRTMIN+3"), 37)]
+        {
+            assert_eq!(stop(named), (number, None), "{named:?}");
+        }
+        let (number, warning) = stop(Some("SIGNOPE\u{1b}"));
+        let warning = warning.unwrap();
+        assert_eq!(number, 15);
+        assert!(warning.contains("container main") && warning.contains("SIGNOPE"), "{warning}");
+        assert!(!warning.contains('\u{1b}'), "{warning:?}");
     }
 
     #[test]
