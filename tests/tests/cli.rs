@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::snapshots::assert_golden;
+use magikvm_tests::terminal::Terminal;
 use magikvm_tests::wait::until;
 use magikvm_tests::{Host, Pod};
 use nix::sys::signal::Signal;
@@ -284,6 +285,17 @@ fn an_interrupted_stop_leaves_the_rest_to_the_monitors() {
         host.wait_for_phase("slow", "Failed");
         host.cmd(["rm", "slow"]).ok();
     }
+}
+
+#[test]
+fn a_terminal_shows_what_is_waited_for() {
+    let host = Host::fake();
+    host.start_fake(&Pod::simple("slow"), "immortal");
+    let mut terminal = Terminal::start(host.cmd(["stop", "--grace", "0", "slow"]), 24, 80);
+    terminal.wait_for("Stopping 1 pod (");
+    terminal.wait_for(" s): default/slow");
+    assert_eq!(terminal.wait(), 0);
+    assert!(terminal.shown().ends_with("\r\x1b[K"), "the line goes: {:?}", terminal.shown());
 }
 
 #[test]
