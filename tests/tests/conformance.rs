@@ -35,6 +35,8 @@ mod ports;
 mod processes;
 #[path = "conformance/row.rs"]
 mod row;
+#[path = "conformance/sessions.rs"]
+mod sessions;
 #[path = "conformance/stopped.rs"]
 mod stopped;
 #[path = "conformance/stops.rs"]
@@ -73,6 +75,7 @@ static GROUPS: [&Group; 20] = [
     &streams::GROUP,
     &exec::GROUP,
     &attach::GROUP,
+    &sessions::GROUP,
     &stopped::GROUP,
     &ends::GROUP,
     &stops::GROUP,

@@ -1,10 +1,8 @@
 //! `magikvm kill`.
 
-use super::error::{CliError, Kind};
 use super::{Outcome, pod_id};
 use crate::pod::interface::PodRuntimeInterface;
 use magikvm_proto::id::PodId;
-use magikvm_proto::wire::{Done, Request};
 use nix::sys::signal::Signal;
 use std::process::ExitCode;
 
@@ -38,10 +36,7 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
         Some(name) => Some(pods.container(&found, &args.pod, Some(name))?),
         None => None,
     };
-    let mut agent = pods.agent(&found, &args.pod)?;
-    let Done {} = agent
-        .request(&Request::Signal { container, signal: args.signal })
-        .map_err(|error| CliError::of(Kind::User, &error))?;
+    pods.signal(&found, &args.pod, container, args.signal)?;
     Ok(ExitCode::SUCCESS)
 }
 
