@@ -47,8 +47,8 @@ pub(super) struct ExecArgs {
     /// Directory to start in, instead of the container's own
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
-    /// Seconds after which the program is killed; 0 for never
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    /// Seconds after which the program is killed [default: never]
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, hide_default_value = true)]
     timeout: u64,
     /// Program and arguments, after --; with -t, the user's shell if there is none
     #[arg(required_unless_present = "tty", trailing_var_arg = true, value_name = "COMMAND")]
@@ -67,6 +67,11 @@ pub(super) struct AttachArgs {
     /// Do not pass standard input on
     #[arg(long)]
     no_stdin: bool,
+}
+
+/// A program has no limit unless its user sets one.
+fn limit_ms(seconds: u64) -> Option<u64> {
+    (seconds > 0).then(|| seconds.saturating_mul(1000))
 }
 
 fn variable(text: &str) -> Result<String, String> {
@@ -88,7 +93,7 @@ pub(super) fn exec(args: ExecArgs, pods: &PodRuntimeInterface) -> Outcome {
         cwd: args.workdir,
         terminal: args.tty.then(terminal::size),
         stdin: args.stdin,
-        timeout_ms: (timeout > 0).then(|| timeout.saturating_mul(1000)),
+        timeout_ms: limit_ms(timeout),
     };
     request.check().map_err(|message| CliError::new(Kind::User, message))?;
     let program = request.args.first().map_or("the shell", String::as_str).to_owned();
@@ -249,4 +254,28 @@ fn watch_size(stream: Arc<AgentStream>) {
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ExecArgs,
+    }
+
+    #[test]
+    fn nothing_but_the_option_limits_the_time_of_a_program() {
+        let limit = |options: &[&str]| {
+            let line = [&["exec", "shop"], options, &["--", "true"]].concat();
+            limit_ms(Line::parse_from(line).args.timeout)
+        };
+        for options in [&[][..], &["-t"], &["-i"], &["--timeout", "0"]] {
+            assert_eq!(limit(options), None, "{options:?}");
+        }
+        assert_eq!(limit(&["--timeout", "7"]), Some(7000));
+    }
 }
