@@ -37,6 +37,8 @@ mod processes;
 mod room;
 #[path = "conformance/row.rs"]
 mod row;
+#[path = "conformance/sessions.rs"]
+mod sessions;
 #[path = "conformance/stopped.rs"]
 mod stopped;
 #[path = "conformance/stops.rs"]
@@ -75,6 +77,7 @@ static GROUPS: [&Group; 22] = [
     &streams::GROUP,
     &exec::GROUP,
     &attach::GROUP,
+    &sessions::GROUP,
     &stopped::GROUP,
     &ends::GROUP,
     &stops::GROUP,

@@ -48,11 +48,16 @@ pub const IMAGE_PULL_TIMEOUT_SECS: u64 = 300;
 pub const MAX_VM_MEMORY_MIB: u64 = 4096;
 /// Virtual processors of one VM.
 pub const MAX_VCPUS: u32 = 8;
-/// Default limit for an `exec` without a terminal, in seconds.
+/// Default limit for a program that the agent runs by itself in a container (probes and hooks), in seconds. An `exec` of a client has none.
 pub const EXEC_TIMEOUT_SECS: u64 = 300;
 
-/// Concurrent connections of the agent.
-pub const MAX_AGENT_CONNECTIONS: usize = 16;
+/// Sessions of one pod at a time: clients of `exec` and `attach`. The pod's monitor counts them.
+pub const MAX_SESSIONS: usize = 64;
+/// Connections that the monitor keeps to the agent for itself.
+pub const MONITOR_CONNECTIONS: usize = 8;
+/// Concurrent connections of the agent. There is room for each session twice, because what a session has run is cleaned up after its
+/// connection has ended, when the next session may have begun.
+pub const MAX_AGENT_CONNECTIONS: usize = 2 * MAX_SESSIONS + MONITOR_CONNECTIONS;
 /// Concurrent forwarded connections of the guest.
 pub const MAX_FORWARDS: usize = 1024;
 /// Limit for setting up a forwarded connection, in seconds: its request is sent and the pod's port is connected. If a server accepts slowly,

@@ -130,9 +130,11 @@ impl From<PodError> for CliError {
             PodError::NotRunning(_) | PodError::NoContainer { .. } => (Kind::User, None),
             PodError::Agent(AgentError::Refused(_)) => (Kind::User, None),
             PodError::Record(_) | PodError::File(_) => (Kind::Environment, None),
-            PodError::Stuck(_) | PodError::Control { .. } | PodError::Agent(_) | PodError::Undo { .. } => {
-                (Kind::Internal, None)
-            }
+            PodError::Unanswered(_)
+            | PodError::Stuck(_)
+            | PodError::Control { .. }
+            | PodError::Agent(_)
+            | PodError::Undo { .. } => (Kind::Internal, None),
         };
         Self { hint, ..Self::of(kind, &error) }
     }

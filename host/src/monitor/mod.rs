@@ -1,9 +1,11 @@
 //! The process of one pod: it holds the pod's lock for life, is the only writer of its state, and carries out its end. The CLI starts it,
 //! and it outlives the CLI.
 
+mod broker;
 mod clock;
 mod control;
 mod life;
+mod lines;
 mod link;
 mod message;
 mod puller;

@@ -9,12 +9,14 @@ use magikvm_proto::codec::CodecError;
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::limits::MAX_GRACE_PERIOD_SECS;
 use magikvm_proto::signal::Signal;
-use magikvm_proto::wire::{Done, Hello, Refusal, RefusalCode, Reply, Request, Stats, Status};
+use magikvm_proto::wire::{Done, EXEC_USER, Hello, Refusal, RefusalCode, Reply, Request, Stats, Status};
 use serde::Serialize;
 
 /// What `hello` lists as supported by this agent.
-const CAPABILITIES: [&str; 11] =
-    ["hello", "ping", "status", "signal", "exec", "logs", "attach", "stats", "events", "clock", "shutdown"];
+const CAPABILITIES: [&str; 12] = [
+    "hello", "ping", "status", "signal", "exec", EXEC_USER, "logs", "attach", "stats", "events", "clock",
+    "shutdown",
+];
 
 /// Serves a connection to its end.
 pub(super) fn serve(pod: &Pod, mut connection: Connection) {
