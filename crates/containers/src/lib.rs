@@ -9,6 +9,8 @@
 mod bundle;
 mod cgroup;
 mod devices;
+mod mount_point;
+mod mounts;
 mod reaper;
 mod rootfs;
 mod spawner;
