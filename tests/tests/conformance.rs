@@ -9,6 +9,8 @@
 mod attach;
 #[path = "conformance/caught.rs"]
 mod caught;
+#[path = "conformance/common.rs"]
+mod common;
 #[path = "conformance/ends.rs"]
 mod ends;
 #[path = "conformance/exec.rs"]
@@ -68,12 +70,13 @@ use std::sync::Arc;
 use unit::Unit;
 
 /// The groups in the order of the table.
-static GROUPS: [&Group; 22] = [
+static GROUPS: [&Group; 23] = [
     &manifest::GROUP,
     &together::GROUP,
     &isolation::GROUP,
     &processes::GROUP,
     &images::GROUP,
+    &common::GROUP,
     &streams::GROUP,
     &exec::GROUP,
     &attach::GROUP,
