@@ -15,10 +15,10 @@ use crate::image::Reference;
 use crate::store::text::chain;
 use magikvm_proto::id::{ContainerName, Namespace, PodId, PodName};
 use magikvm_proto::limits::{
-    DEFAULT_GRACE_PERIOD_SECS, MAX_ANNOTATIONS_PER_POD, MAX_CONTAINERS_PER_POD, MAX_GRACE_PERIOD_SECS,
-    MAX_LABELS_PER_POD,
+    DEFAULT_GRACE_PERIOD_SECS, MAX_ANNOTATIONS_PER_POD, MAX_CONTAINERS_PER_POD, MAX_LABELS_PER_POD,
 };
 use magikvm_proto::plan::{ProcessNamespace, RestartPolicy, Stdin, Stdio};
+use magikvm_proto::raised;
 use oci_spec::runtime::Capability;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -148,11 +148,13 @@ impl Build<'_> {
 
     fn grace(&mut self, spec: &k8s::Spec) -> u64 {
         let Some(seconds) = spec.termination_grace_period_seconds else { return DEFAULT_GRACE_PERIOD_SECS };
-        match u64::try_from(seconds).ok().filter(|&seconds| seconds <= MAX_GRACE_PERIOD_SECS) {
+        let max = raised::in_force().grace_secs;
+        match u64::try_from(seconds).ok().filter(|&seconds| seconds <= max) {
             Some(seconds) => seconds,
             None => {
-                let message = format!("must be 0 to {MAX_GRACE_PERIOD_SECS}, not {seconds}");
-                self.problem("spec.terminationGracePeriodSeconds", message, "");
+                let message = format!("must be 0 to {max}, not {seconds}");
+                let hint = if seconds < 0 { String::new() } else { raised::remedy("grace-secs") };
+                self.problem("spec.terminationGracePeriodSeconds", message, hint);
                 DEFAULT_GRACE_PERIOD_SECS
             }
         }

@@ -6,7 +6,7 @@ use super::names;
 use super::objects::{Content, ObjectKind};
 use super::plan::EnvVar;
 use super::problem::quote;
-use magikvm_proto::limits::MAX_ENV_VARS_PER_CONTAINER;
+use magikvm_proto::raised;
 
 /// Metadata that can be the value of a variable.
 const FIELDS: &str =
@@ -37,7 +37,11 @@ impl Build<'_> {
             };
             env.extend(value.map(|value| EnvVar { name: name.to_owned(), value }));
         }
-        self.count(&format!("{at}.env"), env.len(), MAX_ENV_VARS_PER_CONTAINER);
+        let max = raised::in_force().env_vars;
+        if env.len() > max {
+            let message = format!("has {} entries, at most {max} are allowed", env.len());
+            self.problem(&format!("{at}.env"), message, raised::remedy("env-vars"));
+        }
         env
     }
 
