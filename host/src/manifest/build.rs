@@ -92,6 +92,14 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
 
 impl Build<'_> {
     fn id(&mut self, metadata: &k8s::Metadata) -> Option<PodId> {
+        if metadata.name.is_none()
+            && !self.written.has("metadata.name")
+            && self.written.has("metadata.generateName")
+        {
+            let message = "is missing, and no name is made of generateName";
+            self.problem("metadata.name", message, "write `name`: a pod is known by it");
+            return None;
+        }
         let name = self.required("metadata.name", metadata.name.as_deref());
         let name = name.and_then(|name| self.parsed::<PodName>("metadata.name", name));
         let namespace = match metadata.namespace.as_deref() {
@@ -285,7 +293,8 @@ impl Build<'_> {
                 Protocol::Tcp,
                 &[("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)],
             );
-            if let Some(name) = port.name.as_deref() {
+            let name = port.name.as_deref().filter(|name| !name.is_empty());
+            if let Some(name) = name {
                 self.check(
                     &name_path,
                     names::port_name(name).map_err(|error| format!("{} {error}", quote(name))),
@@ -304,7 +313,7 @@ impl Build<'_> {
             };
             match u16::try_from(number).ok().filter(|&number| number != 0) {
                 Some(container_port) => {
-                    ports.push(ContainerPort { name: port.name.clone(), container_port, protocol })
+                    ports.push(ContainerPort { name: name.map(str::to_owned), container_port, protocol })
                 }
                 None => self.problem(&number_path, format!("must be 1 to 65535, not {number}"), ""),
             }

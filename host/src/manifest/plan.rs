@@ -116,6 +116,40 @@ pub struct EnvVar {
     /// Not empty, printable ASCII, no `=`.
     pub name: String,
     pub value: String,
+    /// What its value is instead, once the VM is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<LateField>,
+}
+
+/// A field of the Pod that gets its value when the VM is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LateField {
+    Uid,
+    NodeName,
+    PodIp,
+    PodIps,
+    HostIp,
+    HostIps,
+}
+
+impl LateField {
+    /// Each by its path.
+    pub const TABLE: [(&str, Self); 6] = [
+        ("metadata.uid", Self::Uid),
+        ("spec.nodeName", Self::NodeName),
+        ("status.podIP", Self::PodIp),
+        ("status.podIPs", Self::PodIps),
+        ("status.hostIP", Self::HostIp),
+        ("status.hostIPs", Self::HostIps),
+    ];
+}
+
+impl fmt::Display for LateField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let found = Self::TABLE.iter().find(|(_, field)| field == self);
+        f.write_str(found.map_or("", |(path, _)| path))
+    }
 }
 
 /// Limits and requests of a container. A limit of zero is not a limit, as in Kubernetes.

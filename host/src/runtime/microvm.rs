@@ -8,7 +8,7 @@ use crate::agent::Connector;
 use crate::image::Platform;
 use crate::image::erofs::{self, SmallFile};
 use crate::jail::{self, Cgroup, Requirement};
-use crate::manifest::{ContainerSpec, PodPlan, ResolvedProcess, resolve_process};
+use crate::manifest::{PodFacts, PodPlan, resolve_process};
 use crate::net::settle::{Settled, Ways};
 use crate::process::{self, Ended, Layers, Motion, Process};
 use crate::store::atomic::{self, FileError};
@@ -398,10 +398,20 @@ fn write_pod_files(
     let plan = pod.plan;
     let mut files: Vec<(String, Vec<u8>)> = Vec::new();
     let site = Site::guest();
+    let facts = PodFacts {
+        hostname: plan.hostname.clone(),
+        uid: pod.uid.to_owned(),
+        node_name: nix::unistd::gethostname()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+        pod_ips: network.addresses(),
+        host_ip: network.host_address,
+    };
     let mut containers = Vec::with_capacity(plan.containers.len());
     let all = plan.containers.iter().zip(pod.images).zip(partitions).zip(&volumes.mounts);
     for (((container, image), partition), mounts) in all {
-        let process = resolve(plan, container, image)?;
+        let process = resolve_process(container, &image.config, &facts)
+            .map_err(|source| RuntimeError::Resolve { container: container.name.clone(), source })?;
         let config = oci::container_config(plan, container, &process, &site);
         files.push(capped(&container_config(&container.name), oci::to_json(&config))?);
         containers.push(ContainerPlan {
@@ -435,15 +445,6 @@ fn write_pod_files(
     erofs::write_small_tree(files.into_iter().map(plain).chain(volumes::files(plan)), &mut out)?;
     let size = out.seek(SeekFrom::End(0)).map_err(FileError::at("measure", path))?;
     Ok(size)
-}
-
-fn resolve(
-    plan: &PodPlan,
-    container: &ContainerSpec,
-    image: &crate::image::Image,
-) -> Result<ResolvedProcess, RuntimeError> {
-    resolve_process(container, &image.config, &plan.hostname)
-        .map_err(|source| RuntimeError::Resolve { container: container.name.clone(), source })
 }
 
 fn json<T: Serialize>(path: &str, value: &T) -> Result<(String, Vec<u8>), RuntimeError> {

@@ -1,0 +1,57 @@
+//! The rows that follow the volumes: where the Pod runs, and with what.
+
+use super::row::{Field, Shape, no, only, skip, skip_quietly, yes};
+use super::{CLAIMS, CLUSTER, CLUSTER_API, SHARED_VM, WINDOWS};
+
+/// The remaining fields of `spec`.
+pub(super) const FIELDS: &[Field] = &[
+    no("spec.resources", "only containers' resources are supported yet"),
+    no("spec.activeDeadlineSeconds", "deadlines are not supported yet"),
+    yes("spec.dnsConfig", Shape::Object, "Put to what `dnsPolicy` gives."),
+    yes("spec.dnsConfig.nameservers", Shape::Texts, "IP addresses, at most 3."),
+    yes("spec.dnsConfig.searches", Shape::Texts, "Domains, at most 32, 2048 bytes together."),
+    yes("spec.dnsConfig.options", Shape::Objects, "At most 32; one replaces the host's of its name."),
+    yes("spec.dnsConfig.options[].name", Shape::Text, "Required. As in resolv.conf(5)."),
+    yes("spec.dnsConfig.options[].value", Shape::Text, "What stands behind the colon."),
+    yes(
+        "spec.dnsPolicy",
+        Shape::Text,
+        "`Default` and `ClusterFirst`: the host's name servers; `None`: those of `dnsConfig` alone.",
+    ),
+    yes("spec.hostAliases", Shape::Objects, "Lines of /etc/hosts, at most 64."),
+    yes("spec.hostAliases[].ip", Shape::Text, "Required. An IP address."),
+    yes("spec.hostAliases[].hostnames", Shape::Texts, "Its names, at most 64."),
+    yes("spec.subdomain", Shape::Text, "An RFC 1123 label: /etc/hosts then has the pod's full name too."),
+    only(
+        "spec.setHostnameAsFQDN",
+        Shape::Bool,
+        &["false"],
+        "the host name is the short one: write `hostname`",
+    ),
+    no("spec.hostnameOverride", "write `hostname`"),
+    only("spec.hostNetwork", Shape::Bool, &["false"], SHARED_VM),
+    only("spec.hostPID", Shape::Bool, &["false"], SHARED_VM),
+    only("spec.hostIPC", Shape::Bool, &["false"], SHARED_VM),
+    skip_quietly("spec.hostUsers", &["true"], "the users of a VM are none of the host's users anyway"),
+    yes("spec.os", Shape::Object, "What the containers are made for."),
+    only("spec.os.name", Shape::Text, &["linux"], WINDOWS),
+    skip("spec.imagePullSecrets", "the logins of `podman login` and `docker login` are used"),
+    skip_quietly("spec.serviceAccountName", &["default"], CLUSTER_API),
+    skip_quietly("spec.serviceAccount", &["default"], CLUSTER_API),
+    skip_quietly("spec.automountServiceAccountToken", &["false"], CLUSTER_API),
+    skip_quietly("spec.enableServiceLinks", &["true", "false"], "there are no services to link to"),
+    skip("spec.affinity", CLUSTER),
+    skip("spec.nodeName", CLUSTER),
+    skip("spec.nodeSelector", CLUSTER),
+    skip("spec.overhead", CLUSTER),
+    skip_quietly("spec.preemptionPolicy", &["PreemptLowerPriority"], CLUSTER),
+    skip_quietly("spec.priority", &["0"], CLUSTER),
+    skip("spec.priorityClassName", CLUSTER),
+    skip("spec.readinessGates", CLUSTER_API),
+    no("spec.resourceClaims", CLAIMS),
+    skip_quietly("spec.schedulerName", &["default-scheduler"], CLUSTER),
+    skip("spec.schedulingGates", CLUSTER),
+    skip("spec.tolerations", CLUSTER),
+    skip("spec.topologySpreadConstraints", CLUSTER),
+    skip("spec.workloadRef", CLUSTER),
+];
