@@ -1,12 +1,12 @@
 //! From the Pod as written to the plan: validation beyond single values, and defaults.
 
 use super::checks::Build;
-use super::fields::{ANNOTATION_PREFIX, ANNOTATIONS};
+use super::fields::{ANNOTATION_NESTED, ANNOTATION_PREFIX, ANNOTATIONS};
 use super::k8s::{self, Written};
 use super::names;
 use super::objects::Objects;
 use super::plan::{
-    CapabilityList, ContainerPort, ContainerSpec, PodPlan, PrivilegeEscalation, Protocol, PullPolicy,
+    CapabilityList, ContainerPort, ContainerSpec, Nested, PodPlan, PrivilegeEscalation, Protocol, PullPolicy,
     RootFilesystem, RootUser, RuntimeClass, Security,
 };
 use super::problem::{ProblemCollector, path_key, quote};
@@ -60,6 +60,7 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
         .collect();
     build.container_names(&spec.containers);
     let containers: Option<Vec<ContainerSpec>> = containers.into_iter().collect();
+    let nested = build.nested(&metadata.annotations);
     let network = super::network::network(written, build.report);
     let id = id?;
     objects.check_namespace(&id.namespace, build.report);
@@ -86,6 +87,7 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
         volume_group,
         further_groups,
         network,
+        nested,
         manifest: written.json.clone(),
     })
 }
@@ -146,6 +148,13 @@ impl Build<'_> {
                 );
             }
         }
+    }
+
+    fn nested(&mut self, annotations: &BTreeMap<String, String>) -> Nested {
+        let Some(text) = annotations.get(ANNOTATION_NESTED) else { return Nested::Masked };
+        let path = format!("metadata.annotations.{ANNOTATION_NESTED}");
+        let table = [("true", Nested::Exposed), ("false", Nested::Masked)];
+        self.one_of(&path, Some(text), Nested::Masked, &table)
     }
 
     fn runtime_class(&mut self, spec: &k8s::Spec) -> RuntimeClass {

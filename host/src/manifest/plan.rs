@@ -14,6 +14,7 @@ use std::path::PathBuf;
 pub use super::size::{MiB, Vcpus, VmSize};
 pub use crate::image::PullPolicy;
 use crate::image::Reference;
+pub use crate::nested::Nested;
 pub use crate::volume::HostPathKind;
 
 /// The isolation of a pod (`spec.runtimeClassName`). The set is closed: an unknown class is an error and never replaced by another.
@@ -76,6 +77,9 @@ pub struct PodPlan {
     pub further_groups: Vec<u32>,
     /// The pod's outbound network and its name resolution.
     pub network: super::network::NetworkSpec,
+    /// Whether the VM's processor can make VMs itself.
+    #[serde(default)]
+    pub nested: Nested,
     /// The Pod as written, as JSON, without the fields that are safe to ignore and without nulls.
     pub manifest: serde_json::Value,
 }

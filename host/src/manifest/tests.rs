@@ -116,6 +116,7 @@ fn full(pod: &str) -> String {
 }
 
 mod corpus;
+mod isolation;
 mod table;
 mod volumes;
 

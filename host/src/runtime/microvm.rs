@@ -9,6 +9,7 @@ use crate::image::Platform;
 use crate::image::erofs::{self, SmallFile};
 use crate::jail::{self, Cgroup, Requirement};
 use crate::manifest::{PodFacts, PodPlan, resolve_process};
+use crate::nested::{self, Nested};
 use crate::net::settle::{Settled, Ways};
 use crate::process::{self, Ended, Layers, Motion, Process};
 use crate::store::atomic::{self, FileError};
@@ -153,6 +154,20 @@ impl MicroVm {
         })
     }
 
+    /// Checks that a guest can have what the pod asks for.
+    fn check_nested(&self, plan: &PodPlan) -> Result<(), RuntimeError> {
+        let reason = match (plan.nested, self.options.accel) {
+            (Nested::Masked, _) => return Ok(()),
+            (Nested::Exposed, _) if self.arch != Arch::X86_64 => "only guests of x86_64 can have it",
+            (Nested::Exposed, Accel::Tcg) => return Ok(()),
+            (Nested::Exposed, Accel::Kvm) if nested::is_offered() => return Ok(()),
+            (Nested::Exposed, Accel::Kvm) => {
+                "the host's KVM does not offer it: load kvm_intel or kvm_amd with nested=1, or leave it out"
+            }
+        };
+        Err(RuntimeError::NoNested { reason })
+    }
+
     /// Checks that the host has everything that the VM needs.
     fn check(&self) -> Result<(), Unavailable> {
         self.check_processor()?;
@@ -231,6 +246,7 @@ impl PodRuntime for MicroVm {
         undo.plan(Scope::Run, Step::RemoveDir { path: dir.clone() })?;
         atomic::create_dir_all(&dir, 0o700)?;
 
+        self.check_nested(pod.plan)?;
         let volumes = volumes::plan(pod.plan)?;
         let network = network::settle(pod.plan, self.ways)?;
         let (partitions, mut images) = partitions(pod);
@@ -255,6 +271,7 @@ impl PodRuntime for MicroVm {
             scratch,
             shared: Some(volumes.shared).filter(|shared| !shared.is_empty()).map(Arc::new),
             nic: None,
+            nested: pod.plan.nested,
             jail: JailOptions { requirement: self.options.jail, cgroup },
         };
         Ok(Prepared::MicroVm { config, dir, network: Box::new(network) })

@@ -16,6 +16,8 @@ pub const ANNOTATION_NETWORK: &str = "magikvm.dev/network";
 pub const ANNOTATION_EGRESS_ALLOW: &str = "magikvm.dev/egress-allow";
 /// Destinations that are open in addition to the default.
 pub const ANNOTATION_EGRESS_REACH: &str = "magikvm.dev/egress-reach";
+/// Lets the pod make VMs itself.
+pub const ANNOTATION_NESTED: &str = "magikvm.dev/nested-virtualization";
 /// Every annotation that magikvm reads, and its effect.
 pub const ANNOTATIONS: &[(&str, &str)] = &[
     (
@@ -42,5 +44,9 @@ pub const ANNOTATIONS: &[(&str, &str)] = &[
     (
         ANNOTATION_EGRESS_REACH,
         "Destinations that are open in addition to the default: `loopback`, `host`, `link-local`, `metadata`, separated by commas.",
+    ),
+    (
+        ANNOTATION_NESTED,
+        "`true`: the pod sees the processor's extension for VMs (VMX, SVM), which is hidden otherwise. More of the host's kernel can then be attacked.",
     ),
 ];
