@@ -33,6 +33,8 @@ mod pauses;
 mod ports;
 #[path = "conformance/processes.rs"]
 mod processes;
+#[path = "conformance/room.rs"]
+mod room;
 #[path = "conformance/row.rs"]
 mod row;
 #[path = "conformance/stopped.rs"]
@@ -64,7 +66,7 @@ use std::sync::Arc;
 use unit::Unit;
 
 /// The groups in the order of the table.
-static GROUPS: [&Group; 20] = [
+static GROUPS: [&Group; 22] = [
     &manifest::GROUP,
     &together::GROUP,
     &isolation::GROUP,
@@ -85,6 +87,8 @@ static GROUPS: [&Group; 20] = [
     &jail::GROUP,
     &volumes::GROUP,
     &volumes_own::GROUP,
+    &room::GROUP,
+    &room::OWN,
 ];
 
 /// The units of a group on a driver: requested rows are run together as far as the group allows.

@@ -9,6 +9,8 @@ pub const MAX_CONTAINERS_PER_POD: usize = 16;
 pub const MAX_VOLUMES_PER_POD: usize = 64;
 /// Volume mounts of one container.
 pub const MAX_MOUNTS_PER_CONTAINER: usize = 64;
+/// Kernel parameters of one pod.
+pub const MAX_SYSCTLS: usize = 64;
 /// Bytes of the paths of all volume mounts of one container, which travel in one message within the guest.
 pub const MAX_MOUNT_PATHS_LEN: usize = 16 << 10;
 /// Bytes of a volume's mount path, or of a path within a volume.

@@ -114,6 +114,9 @@ fn describe_host(event: &HostEvent) -> String {
                 .collect();
             format!("jail: {process} runs without {}", layers.join(", "))
         }
+        HostEvent::Broken { reason, message } => {
+            format!("the VM has ended: {reason}: {}", harmless(message, &['\t']))
+        }
         HostEvent::ClockFailed { message, .. } => {
             format!("clock: the guest did not get the time: {}", harmless(message, &['\t']))
         }

@@ -52,6 +52,7 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
     let grace_seconds = build.grace(spec);
     let (volumes, known) = build.volumes();
     let (volume_group, further_groups) = build.groups(spec);
+    let sysctls = build.sysctls();
     let containers: Vec<Option<ContainerSpec>> = spec
         .containers
         .iter()
@@ -67,6 +68,8 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
     let hostname = build.hostname(spec, &id.name)?;
     let containers = containers?;
     let vm = build.vm_size(&metadata.annotations, &containers)?;
+    let root = build.root_place(&metadata.annotations);
+    let disk_limit_bytes = build.pod_disk_limit(&spec.resources, &containers, &volumes);
     let published = super::ports::published(written, report);
     Some(PodPlan {
         id,
@@ -81,11 +84,14 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
         },
         grace_seconds,
         vm,
+        root,
+        disk_limit_bytes,
         containers,
         published,
         volumes,
         volume_group,
         further_groups,
+        sysctls,
         network,
         nested,
         manifest: written.json.clone(),

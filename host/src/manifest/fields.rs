@@ -26,6 +26,7 @@ const MAC: &str = "the guest has no such security module";
 const WINDOWS: &str = "only Linux containers run here";
 const SHARED_VM: &str = "a pod has no host but its own VM";
 const LABELS: &str = "the guest has no SELinux, and nodes without it ignore this too";
+const POD_RESOURCES: &str = "only the disk has a limit for the whole pod; write the containers' resources";
 const SET_BY_SERVER: &str = "what an API server keeps with the object does not say what to run";
 
 /// Every field of a v1 Pod, in the order of the documentation.
@@ -156,7 +157,11 @@ const WORKLOAD: &[Field] = &[
         Shape::Quantity,
         "Bytes, at least 1Mi. Without it the VM has 128Mi for the container.",
     ),
-    no("spec.containers[].resources.limits.ephemeral-storage", "only cpu and memory are supported yet"),
+    yes(
+        "spec.containers[].resources.limits.ephemeral-storage",
+        Shape::Quantity,
+        "Bytes that changes to the root file system may take, 1Mi to 1Ti. Without it they share the pod's 10Gi.",
+    ),
     no("spec.containers[].resources.limits.hugepages-2Mi", HUGE_PAGES),
     no("spec.containers[].resources.limits.hugepages-1Gi", HUGE_PAGES),
     yes(
@@ -166,7 +171,7 @@ const WORKLOAD: &[Field] = &[
     ),
     yes("spec.containers[].resources.requests.cpu", Shape::Quantity, "Processors."),
     yes("spec.containers[].resources.requests.memory", Shape::Quantity, "Bytes."),
-    no("spec.containers[].resources.requests.ephemeral-storage", "only cpu and memory are supported yet"),
+    skip("spec.containers[].resources.requests.ephemeral-storage", "nothing is reserved on the disk"),
     no("spec.containers[].resources.requests.hugepages-2Mi", HUGE_PAGES),
     no("spec.containers[].resources.requests.hugepages-1Gi", HUGE_PAGES),
     no("spec.containers[].resources.claims", CLAIMS),
@@ -345,7 +350,18 @@ const WORKLOAD: &[Field] = &[
         &["Merge"],
         "the image's groups count too",
     ),
-    no("spec.securityContext.sysctls", "kernel parameters are not supported yet"),
+    yes(
+        "spec.securityContext.sysctls",
+        Shape::Objects,
+        "At most 64. Kernel parameters of the pod, set before its containers start. Ports below 1024 and ping are open to every user unless a \
+         parameter says otherwise.",
+    ),
+    yes(
+        "spec.securityContext.sysctls[].name",
+        Shape::Text,
+        "Required. `kernel.sem`, `kernel.shm*`, `kernel.msg*`, `fs.mqueue.*` or `net.*`.",
+    ),
+    yes("spec.securityContext.sysctls[].value", Shape::Text, "Required."),
     no("spec.securityContext.appArmorProfile", MAC),
     skip("spec.securityContext.seLinuxOptions", LABELS),
     skip("spec.securityContext.seLinuxChangePolicy", LABELS),

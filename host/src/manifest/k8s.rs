@@ -90,6 +90,7 @@ pub(super) struct Spec {
     pub(super) dns_config: DnsConfig,
     pub(super) host_aliases: Vec<HostAlias>,
     pub(super) subdomain: Option<String>,
+    pub(super) resources: Requirements,
     /// Only `linux` is accepted.
     #[serde(rename = "os")]
     _os: Os,
@@ -141,6 +142,7 @@ pub(super) struct PodSecurity {
     pub(super) run_as_non_root: Option<bool>,
     pub(super) fs_group: Option<i64>,
     pub(super) supplemental_groups: Vec<i64>,
+    pub(super) sysctls: Vec<Sysctl>,
     /// Has no effect whatever its value, like the next field.
     #[serde(rename = "fsGroupChangePolicy")]
     _fs_group_change_policy: String,
@@ -148,6 +150,13 @@ pub(super) struct PodSecurity {
     _supplemental_groups_policy: String,
     #[serde(rename = "seccompProfile")]
     _seccomp_profile: SeccompProfile,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Sysctl {
+    pub(super) name: Option<String>,
+    pub(super) value: Option<String>,
 }
 
 /// Only `RuntimeDefault` is accepted.
@@ -297,6 +306,8 @@ pub(super) struct Requirements {
 pub(super) struct Amounts {
     pub(super) cpu: Option<String>,
     pub(super) memory: Option<String>,
+    #[serde(rename = "ephemeral-storage")]
+    pub(super) disk: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -12,6 +12,7 @@ mod build;
 mod checks;
 mod environment;
 pub mod expand;
+mod facts;
 pub mod fields;
 mod ignored;
 mod injected;
@@ -31,17 +32,17 @@ pub mod quantity;
 mod resources;
 mod scalar;
 pub mod size;
+mod sysctls;
 mod volumes;
 mod walk;
 mod yaml;
 
+pub use facts::PodFacts;
 pub use ignored::Ignored;
 pub use objects::{Content, NotBase64};
 pub use plan::{ContainerSpec, PodPlan, PullPolicy, RuntimeClass};
 pub use problem::{Mark, Problem, Problems};
-pub use process::{
-    DEFAULT_PATH, MAX_PROCESS_BYTES, PodFacts, ResolveError, ResolvedProcess, resolve_process,
-};
+pub use process::{DEFAULT_PATH, MAX_PROCESS_BYTES, ResolveError, ResolvedProcess, resolve_process};
 
 use magikvm_proto::limits::MAX_MANIFEST_SIZE;
 use node::Node;

@@ -3,6 +3,7 @@
 use super::objects::Content;
 use magikvm_proto::id::{ContainerName, PodId};
 use magikvm_proto::plan::{ProcessNamespace, RestartPolicy, Stdin, Stdio};
+use magikvm_proto::sysctl::Sysctl;
 use magikvm_proto::volume::Access;
 use oci_spec::runtime::Capability;
 use serde::{Deserialize, Serialize};
@@ -65,6 +66,12 @@ pub struct PodPlan {
     pub grace_seconds: u64,
     /// Size of the VM (unused by classes without a VM).
     pub vm: VmSize,
+    /// Where containers keep the changes to their root file systems.
+    #[serde(default)]
+    pub root: RootPlace,
+    /// Bytes that these changes and emptyDir volumes without a limit may take together.
+    #[serde(default)]
+    pub disk_limit_bytes: Option<u64>,
     /// 1 to 16 containers, in the order they are written.
     pub containers: Vec<ContainerSpec>,
     /// Ports of the host that lead to the pod.
@@ -75,6 +82,8 @@ pub struct PodPlan {
     pub volume_group: Option<u32>,
     /// Groups of every container in addition to its user's, including that of the volumes.
     pub further_groups: Vec<u32>,
+    /// Kernel parameters that the pod sets.
+    pub sysctls: Vec<Sysctl>,
     /// The pod's outbound network and its name resolution.
     pub network: super::network::NetworkSpec,
     /// Whether the VM's processor can make VMs itself.
@@ -168,6 +177,9 @@ pub struct Resources {
     pub memory_limit_bytes: Option<u64>,
     /// Bytes; defaults to the limit.
     pub memory_request_bytes: Option<u64>,
+    /// Bytes that the changes to the root file system may take.
+    #[serde(default)]
+    pub disk_limit_bytes: Option<u64>,
 }
 
 /// Transport protocol of a port.
@@ -230,6 +242,17 @@ pub enum RootFilesystem {
     #[default]
     Writable,
     ReadOnly,
+}
+
+/// Where containers keep the changes to their root file systems (the annotation `magikvm.dev/root`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RootPlace {
+    /// On the pod's scratch disk.
+    #[default]
+    Disk,
+    /// In the VM's memory.
+    Memory,
 }
 
 /// Whether a process may gain privileges its parent does not have (`allowPrivilegeEscalation`).

@@ -1,12 +1,14 @@
 //! The process that a container finally runs: manifest and image combined by the rules of Kubernetes.
 
 use super::expand::{TooLong, expand};
+use super::facts::PodFacts;
 use super::names;
 use super::plan::{ContainerSpec, LateField, RootUser, Security};
+use super::problem::quote;
 use crate::image::ImageDefaults;
 use magikvm_proto::plan::Stdio;
+use magikvm_proto::signal::Signal;
 use std::collections::HashMap;
-use std::net::IpAddr;
 
 /// `PATH` when neither image nor manifest has one.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -25,6 +27,10 @@ pub struct ResolvedProcess {
     pub cwd: String,
     /// In the form of `ContainerPlan::user` in the guest's plan.
     pub user: String,
+    /// The signal by which a stop asks it to end.
+    pub stop_signal: Signal,
+    /// What the user has to know about the image.
+    pub warning: Option<String>,
 }
 
 /// Why image and manifest together do not give a process.
@@ -78,31 +84,6 @@ pub enum ResolveError {
     InvalidUser { container: String, image: String },
 }
 
-/// What is known of a pod only when its VM is made.
-#[derive(Debug, Clone, Default)]
-pub struct PodFacts {
-    pub hostname: String,
-    pub uid: String,
-    /// The host's own name.
-    pub node_name: String,
-    pub pod_ips: Vec<IpAddr>,
-    pub host_ip: Option<IpAddr>,
-}
-
-impl PodFacts {
-    fn value(&self, field: LateField) -> Option<String> {
-        let text = |address: &IpAddr| address.to_string();
-        let text = match field {
-            LateField::Uid => self.uid.clone(),
-            LateField::NodeName => self.node_name.clone(),
-            LateField::PodIp => self.pod_ips.first().map(text)?,
-            LateField::PodIps => self.pod_ips.iter().map(text).collect::<Vec<_>>().join(","),
-            LateField::HostIp | LateField::HostIps => self.host_ip.as_ref().map(text)?,
-        };
-        Some(text).filter(|text| !text.is_empty())
-    }
-}
-
 /// The process of a container whose image has these defaults, which are untrusted, in this pod.
 ///
 /// Arguments: `command` replaces the image's entrypoint and arguments, `args` only its arguments. Environment, where later ones override
@@ -119,7 +100,8 @@ pub fn resolve_process(
     let cwd = resolve.cwd(image)?;
     let user = resolve.user(image)?;
     resolve.check_size(&args, &env)?;
-    Ok(ResolvedProcess { args, env, cwd, user })
+    let (stop_signal, warning) = resolve.stop_signal(image);
+    Ok(ResolvedProcess { args, env, cwd, user, stop_signal, warning })
 }
 
 struct OwnEnv {
@@ -270,6 +252,24 @@ impl Resolve<'_> {
             self.refuse_root(&user)?;
         }
         Ok(user)
+    }
+
+    /// The signal of a stop, and a warning if the image names an unknown one. As in Docker, that image gets TERM.
+    fn stop_signal(&self, image: &ImageDefaults) -> (Signal, Option<String>) {
+        let named = image.stop_signal.as_deref().unwrap_or_default().trim();
+        match named.parse() {
+            _ if named.is_empty() => (Signal::TERM, None),
+            Ok(signal) => (signal, None),
+            Err(_) => {
+                let warning = format!(
+                    "container {}: the stop signal {} of image {} is not a signal; a stop sends TERM",
+                    self.container(),
+                    quote(named),
+                    self.image()
+                );
+                (Signal::TERM, Some(warning))
+            }
+        }
     }
 
     fn refuse_root(&self, user: &str) -> Result<(), ResolveError> {
@@ -452,6 +452,25 @@ mod tests {
     }
 
     #[test]
+    fn the_image_names_the_signal_of_a_stop() {
+        let stop = |named: Option<&str>| {
+            let image = ImageDefaults { stop_signal: named.map(str::to_owned), ..image() };
+            let process = resolve_process(&spec(), &image, &named("h")).unwrap();
+            (process.stop_signal.number(), process.warning)
+        };
+        for (named, number) in
+            [(None, 15), (Some(""), 15), (Some("SIGQUIT"), 3), (Some("28"), 28), (Some("SIGRTMIN+3"), 37)]
+        {
+            assert_eq!(stop(named), (number, None), "{named:?}");
+        }
+        let (number, warning) = stop(Some("SIGNOPE\u{1b}"));
+        let warning = warning.unwrap();
+        assert_eq!(number, 15);
+        assert!(warning.contains("container main") && warning.contains("SIGNOPE"), "{warning}");
+        assert!(!warning.contains('\u{1b}'), "{warning:?}");
+    }
+
+    #[test]
     fn the_working_directory_is_absolute() {
         let cwd = |own: Option<&str>, image_dir: &str| {
             let spec = ContainerSpec { working_dir: own.map(str::to_owned), ..spec() };
@@ -535,38 +554,6 @@ mod tests {
         assert!(matches!(resolve_process(&spec(), &escaped, &named("h")), Err(ResolveError::TooMuch { .. })));
         let nul = ImageDefaults { cmd: texts(&["a\0b"]), ..image() };
         assert!(matches!(resolve_process(&spec(), &nul, &named("h")), Err(ResolveError::Nul { .. })));
-    }
-
-    #[test]
-    fn fields_that_are_known_late_are_values_like_others() {
-        let late =
-            |name: &str, field| EnvVar { name: name.to_owned(), value: String::new(), field: Some(field) };
-        let mut env: Vec<EnvVar> =
-            LateField::TABLE.iter().map(|(path, field)| late(&path.replace('.', "_"), *field)).collect();
-        env.push(EnvVar { name: "URL".to_owned(), value: "http://$(status_podIP)".to_owned(), field: None });
-        let spec = ContainerSpec { env, ..spec() };
-        let facts = PodFacts {
-            uid: "u-1".to_owned(),
-            node_name: "host".to_owned(),
-            pod_ips: vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
-            host_ip: Some("192.0.2.1".parse().unwrap()),
-            ..named("h")
-        };
-        let found = resolve_process(&spec, &image(), &facts).unwrap().env;
-        for expected in [
-            "metadata_uid=u-1",
-            "spec_nodeName=host",
-            "status_podIP=192.0.2.7",
-            "status_podIPs=192.0.2.7,2001:db8::7",
-            "status_hostIP=192.0.2.1",
-            "status_hostIPs=192.0.2.1",
-            "URL=http://192.0.2.7",
-        ] {
-            assert!(found.iter().any(|variable| variable == expected), "{expected}: {found:?}");
-        }
-        let without = PodFacts { pod_ips: Vec::new(), ..facts };
-        let error = resolve_process(&spec, &image(), &without).unwrap_err();
-        assert!(matches!(error, ResolveError::NoField { field: LateField::PodIp, .. }), "{error}");
     }
 
     proptest! {

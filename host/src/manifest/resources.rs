@@ -1,14 +1,15 @@
 //! The resources of the containers, and the size of the VM that follows from them.
 
 use super::checks::Build;
-use super::fields::{ANNOTATION_MEMORY, ANNOTATION_VCPUS};
+use super::fields::{ANNOTATION_MEMORY, ANNOTATION_ROOT, ANNOTATION_VCPUS};
 use super::k8s;
-use super::plan::{ContainerSpec, Resources};
+use super::plan::{ContainerSpec, Resources, RootPlace, VolumeSource, VolumeSpec};
 use super::problem::quote;
 use super::quantity::{Quantity, QuantityError};
 use super::size::{
     CONTAINER_OVERHEAD_MIB, DEFAULT_CONTAINER_MEMORY_MIB, DEFAULT_VCPUS, MiB, VM_OVERHEAD_MIB, Vcpus, VmSize,
 };
+use super::volumes::MIN_SIZE_LIMIT;
 use magikvm_proto::raised;
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -61,12 +62,49 @@ impl Build<'_> {
                 format!("did you mean {digits}Mi?"),
             );
         }
+        let disk_limit_bytes = self.disk_limit(path, written);
         Resources {
+            disk_limit_bytes,
             cpu_limit_millis: cpu.0,
             cpu_request_millis: cpu.1,
             memory_limit_bytes: memory.0,
             memory_request_bytes: memory.1,
         }
+    }
+
+    fn disk_limit(&mut self, path: &str, written: &k8s::Requirements) -> Option<u64> {
+        self.size_limit(&format!("{path}.limits.ephemeral-storage"), written.limits.disk.as_deref()?)
+    }
+
+    /// The limit of the whole pod's disk, which has room for the limits of its containers and for what has none.
+    pub(super) fn pod_disk_limit(
+        &mut self,
+        written: &k8s::Requirements,
+        containers: &[ContainerSpec],
+        volumes: &[VolumeSpec],
+    ) -> Option<u64> {
+        let all = self.disk_limit("spec.resources", written)?;
+        let limits = containers.iter().map(|container| container.resources.disk_limit_bytes);
+        let unlimited = limits.clone().any(|limit| limit.is_none())
+            || volumes.iter().any(|volume| volume.source == VolumeSource::Disk { size_bytes: None });
+        let rest = if unlimited { MIN_SIZE_LIMIT } else { 0 };
+        let needed = limits.flatten().fold(rest, u64::saturating_add);
+        if needed > all {
+            let message = format!("is {all} bytes, and the containers need {needed}");
+            self.problem(
+                "spec.resources.limits.ephemeral-storage",
+                message,
+                "it is not less than the sum of theirs",
+            );
+        }
+        Some(all)
+    }
+
+    pub(super) fn root_place(&mut self, annotations: &BTreeMap<String, String>) -> RootPlace {
+        let table = [("disk", RootPlace::Disk), ("memory", RootPlace::Memory)];
+        let path = format!("metadata.annotations.{ANNOTATION_ROOT}");
+        let text = annotations.get(ANNOTATION_ROOT).map(String::as_str);
+        self.one_of(&path, text, RootPlace::default(), &table)
     }
 
     /// Limit and request of one resource. A request defaults to the limit and cannot exceed it; a limit of zero means none.

@@ -34,12 +34,14 @@ spec:
     searches: [shops.example]
     options: [{name: ndots, value: "2"}]
   hostAliases: [{ip: 192.0.2.1, hostnames: [db, db.example]}]
+  resources: {limits: {ephemeral-storage: 2Gi}}
   securityContext:
     runAsUser: 1000
     runAsGroup: 1001
     runAsNonRoot: true
     fsGroup: 2000
     supplementalGroups: [3000, 2000]
+    sysctls: [{name: net.core.somaxconn, value: "512"}, {name: kernel/shmmax, value: "1"}]
     seccompProfile: {type: RuntimeDefault}
   volumes:
   - {name: host, hostPath: {path: /srv/data, type: DirectoryOrCreate}}
@@ -74,8 +76,8 @@ spec:
     ports:
     - {name: http, containerPort: 8080, protocol: UDP, hostPort: 18080, hostIP: 127.0.0.1}
     resources:
-      limits: {cpu: 1500m, memory: 64Mi}
-      requests: {cpu: "1", memory: 32Mi}
+      limits: {cpu: 1500m, memory: 64Mi, ephemeral-storage: 512Mi}
+      requests: {cpu: "1", memory: 32Mi, ephemeral-storage: 1Mi}
     tty: true
     stdin: true
     stdinOnce: true
@@ -284,6 +286,42 @@ fn resources_follow_the_rules_of_quantities() {
         "limits.hugepages-2Mi: is not supported: huge pages are not supported yet",
     );
     drop(plan(&container("    resources: {limits: {nvidia.com/gpu: 0, hugepages-1Gi: '0'}}\n")));
+}
+
+#[test]
+fn a_limit_of_the_disk_is_for_a_container_or_for_the_pod() {
+    let limited = |text: &str| container(&format!("    resources: {text}\n"));
+    let found = |text: &str| plan(&limited(text)).containers[0].resources.disk_limit_bytes;
+    assert_eq!(
+        found("{limits: {ephemeral-storage: 2Gi}, requests: {ephemeral-storage: 1Gi}}"),
+        Some(2 << 30)
+    );
+    assert_eq!(found("{limits: {ephemeral-storage: 0}}"), None);
+    assert_eq!(found("{requests: {ephemeral-storage: 1Gi}}"), None);
+    for (text, expected) in [
+        (
+            "{limits: {ephemeral-storage: 512}}",
+            "limits.ephemeral-storage: \"512\" is 512 bytes, 1Mi to 1Ti are possible",
+        ),
+        ("{limits: {ephemeral-storage: 2Ti}}", "1Mi to 1Ti are possible"),
+        ("{limits: {ephemeral-storage: x}}", "is not a quantity"),
+    ] {
+        assert_problem(&limited(text), expected);
+    }
+    let pod = |all: &str, own: &str| {
+        let own = format!("{{limits: {{ephemeral-storage: {own}}}}}");
+        format!("{}  resources: {{limits: {{ephemeral-storage: {all}}}}}\n", limited(&own))
+    };
+    assert_eq!(plan(&pod("30Mi", "10Mi")).disk_limit_bytes, Some(30 << 20));
+    assert_problem(&pod("9Mi", "10Mi"), "is 9437184 bytes, and the containers need 10485760");
+    assert_problem(&pod("100", "0"), "spec.resources.limits.ephemeral-storage: \"100\" is 100 bytes");
+    let annotated = |text: &str| SMALL.replace("  name: web", &format!("  name: web\n  annotations: {text}"));
+    assert_eq!(plan(SMALL).root, RootPlace::Disk);
+    assert_eq!(plan(&annotated("{magikvm.dev/root: memory}")).root, RootPlace::Memory);
+    assert_problem(
+        &annotated("{magikvm.dev/root: tape}"),
+        "magikvm.dev/root: \"tape\" is not one of disk, memory",
+    );
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 /// Default permissions of the files of a ConfigMap or Secret.
 const DEFAULT_MODE: u16 = 0o644;
 /// Least size of an emptyDir, in bytes. A smaller one is a missing suffix.
-const MIN_SIZE_LIMIT: u64 = 1 << 20;
+pub(super) const MIN_SIZE_LIMIT: u64 = 1 << 20;
 /// Largest size of an emptyDir, in bytes.
 const MAX_SIZE_LIMIT: u64 = 1 << 40;
 
@@ -127,7 +127,7 @@ impl<'a> Build<'a> {
     }
 
     /// Zero means no limit, as in Kubernetes.
-    fn size_limit(&mut self, path: &str, text: &str) -> Option<u64> {
+    pub(super) fn size_limit(&mut self, path: &str, text: &str) -> Option<u64> {
         let bytes = match Quantity::parse(text).and_then(Quantity::units) {
             Ok(bytes) => bytes,
             Err(error) => {

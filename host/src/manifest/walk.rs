@@ -232,7 +232,7 @@ fn is_empty(node: &Node) -> bool {
 /// Whether a value that is not supported asks for nothing anyway: it is empty, or none of a resource.
 fn asks_nothing(node: &Node, path: &str) -> bool {
     let none = |text: &str| Quantity::parse(text).is_ok_and(Quantity::is_zero);
-    is_empty(node) || (path.contains("].resources.") && text(node).is_some_and(none))
+    is_empty(node) || (path.contains(".resources.") && text(node).is_some_and(none))
 }
 
 /// The number that Kubernetes' YAML reader makes of `0644` and `0o644`.

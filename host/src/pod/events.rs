@@ -5,6 +5,7 @@ use super::logs::format_time;
 use crate::process::Missing;
 use crate::store::atomic::{FileError, open_append};
 use crate::store::layout::PodDir;
+use crate::store::sandbox::SandboxFailure;
 use magikvm_proto::wire::Event;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -57,6 +58,11 @@ pub enum HostEvent {
     Jail {
         process: String,
         missing: Vec<Missing>,
+    },
+    /// The VM has ended, and not as it should have.
+    Broken {
+        reason: SandboxFailure,
+        message: String,
     },
     /// The monitor could not tell the guest the time.
     ClockFailed {

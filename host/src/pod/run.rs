@@ -100,7 +100,7 @@ fn bring_up(
     };
     let prepared = runtime.prepare(&to_prepare, &mut pod.undo).map_err(of_runtime(RunStage::Prepare))?;
     for warning in prepared.warnings() {
-        observer.warn(&pod.dir, &warning);
+        observer.warn(&pod.dir, warning);
     }
     fault("prepare")?;
     let sandbox = runtime.start(prepared, &mut pod.undo).map_err(of_runtime(RunStage::Boot))?;
@@ -276,7 +276,13 @@ fn write_record(request: &RunRequest, runtime: &dyn PodRuntime, pod: &Pod, uid: 
 }
 
 fn of_runtime(stage: RunStage) -> impl Fn(RuntimeError) -> Failure {
-    move |error| Failure::new(stage, error.blame(), &error)
+    move |error| {
+        let failure = Failure::new(stage, error.blame(), &error);
+        match error.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
 }
 
 fn roll_back(pod: Pod, mut failure: Failure) -> Failure {

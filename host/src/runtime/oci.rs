@@ -375,6 +375,7 @@ mod tests {
     use crate::image::ImageDefaults;
     use crate::manifest;
     use crate::manifest::{PodFacts, resolve_process};
+    use magikvm_proto::signal::Signal;
     use proptest::prelude::*;
 
     fn pod(spec: &str, container: &str) -> PodPlan {
@@ -537,7 +538,14 @@ mod tests {
                 memory_limit_bytes: memory,
                 memory_request_bytes: memory,
             };
-            let process = ResolvedProcess { args, env: Vec::new(), cwd: "/".to_owned(), user: String::new() };
+            let process = ResolvedProcess {
+                args,
+                env: Vec::new(),
+                cwd: "/".to_owned(),
+                user: String::new(),
+                stop_signal: Signal::TERM,
+                warning: None,
+            };
             let spec = container_config(&plan, &plan.containers[0], &process, &Site::guest());
             let read: Spec = serde_json::from_slice(&to_json(&spec).unwrap()).unwrap();
             prop_assert_eq!(read, spec);

@@ -138,6 +138,11 @@ impl Layout {
         self.data.join("kernels")
     }
 
+    /// Formatted file systems that scratch disks are copied from.
+    pub fn templates(&self) -> PathBuf {
+        self.data.join("templates")
+    }
+
     /// Files of a running pod (named by UID) that must be on disk, since the pod's directory may be in memory.
     pub fn scratch(&self, uid: &str) -> PathBuf {
         self.data.join("scratch").join(uid)

@@ -19,6 +19,7 @@ mod create;
 mod exec;
 mod namespace;
 mod program;
+mod streams;
 
 use crate::cgroup::Tree;
 use crate::sys;

@@ -8,6 +8,7 @@ use crate::pod::Pod;
 use magikvm_proto::codec::CodecError;
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::limits::GRACE_PERIOD_BOUND_SECS;
+use magikvm_proto::signal::Signal;
 use magikvm_proto::wire::{Done, Hello, Refusal, RefusalCode, Reply, Request, Stats, Status};
 use serde::Serialize;
 
@@ -103,11 +104,9 @@ fn hello(pod: &Pod) -> Hello {
 
 /// Whether a process can be sent this signal number.
 pub(super) fn check_signal(signal: i32) -> Result<(), Refusal> {
-    if (1..=64).contains(&signal) {
-        Ok(())
-    } else {
-        Err(Refusal::new(RefusalCode::Invalid, format!("{signal} is not a signal number (1 to 64)")))
-    }
+    let unknown =
+        |_| Refusal::new(RefusalCode::Invalid, format!("{signal} is not a signal number (1 to 64)"));
+    Signal::try_from(signal).map(drop).map_err(unknown)
 }
 
 fn send_signal(pod: &Pod, container: Option<&ContainerName>, signal: i32) -> Result<Done, Refusal> {

@@ -8,6 +8,8 @@ pub const ANNOTATION_MEMORY: &str = "magikvm.dev/memory-mib";
 pub const ANNOTATION_VCPUS: &str = "magikvm.dev/vcpus";
 /// Shows the ports of the host that lead to a pod.
 pub const ANNOTATION_PORTS: &str = "magikvm.dev/ports";
+/// Where containers keep the changes to their root file systems.
+pub const ANNOTATION_ROOT: &str = "magikvm.dev/root";
 /// Shows the isolation layers of a pod's processes.
 pub const ANNOTATION_JAIL: &str = "magikvm.dev/jail";
 /// How the pod is connected.
@@ -29,6 +31,10 @@ pub const ANNOTATIONS: &[(&str, &str)] = &[
         "Processors of the VM, 1 to 8, instead of the sum of the containers' limits rounded up.",
     ),
     (ANNOTATION_PORTS, "`inspect` shows the pod's ports of the host here. It has no effect in a manifest."),
+    (
+        ANNOTATION_ROOT,
+        "Where containers keep the changes to their root file systems: `disk` (the default) or `memory` (of the VM; each at most half of it).",
+    ),
     (
         ANNOTATION_JAIL,
         "`inspect` shows the isolation layers of the VM's processes here. It has no effect in a manifest.",

@@ -1,11 +1,23 @@
 //! The rows that follow the volumes: where the Pod runs, and with what.
 
 use super::row::{Field, Shape, no, only, skip, skip_quietly, yes};
-use super::{CLAIMS, CLUSTER, CLUSTER_API, SHARED_VM, WINDOWS};
+use super::{CLAIMS, CLUSTER, CLUSTER_API, HUGE_PAGES, POD_RESOURCES, SHARED_VM, WINDOWS};
 
 /// The remaining fields of `spec`.
 pub(super) const FIELDS: &[Field] = &[
-    no("spec.resources", "only containers' resources are supported yet"),
+    yes("spec.resources", Shape::Object, "What the pod may use in all."),
+    yes("spec.resources.limits", Shape::Object, "Only that of the disk is supported yet."),
+    yes(
+        "spec.resources.limits.ephemeral-storage",
+        Shape::Quantity,
+        "Bytes that changes to root file systems and emptyDir volumes without a limit may take together, 1Mi to 1Ti.",
+    ),
+    no("spec.resources.limits.cpu", POD_RESOURCES),
+    no("spec.resources.limits.memory", POD_RESOURCES),
+    no("spec.resources.limits.hugepages-2Mi", HUGE_PAGES),
+    no("spec.resources.limits.hugepages-1Gi", HUGE_PAGES),
+    skip("spec.resources.requests", "nothing is reserved for a pod"),
+    no("spec.resources.claims", CLAIMS),
     no("spec.activeDeadlineSeconds", "deadlines are not supported yet"),
     yes("spec.dnsConfig", Shape::Object, "Put to what `dnsPolicy` gives."),
     yes("spec.dnsConfig.nameservers", Shape::Texts, "IP addresses, at most 3."),

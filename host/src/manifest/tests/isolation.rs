@@ -14,6 +14,7 @@ const VALUES: &[(&str, &str)] = &[
     (fields::ANNOTATION_EGRESS_ALLOW, "a.example"),
     (fields::ANNOTATION_EGRESS_REACH, "loopback,host,link-local,metadata"),
     (fields::ANNOTATION_NESTED, "true"),
+    (fields::ANNOTATION_ROOT, "memory"),
 ];
 
 /// Shown by `inspect`, and not read.

@@ -14,6 +14,7 @@ fn every_supported_field_arrives_in_the_plan() {
     assert_eq!(plan.process_namespace, ProcessNamespace::Pod);
     assert_eq!(plan.grace_seconds, 5);
     assert_eq!((plan.vm.memory.get(), plan.vm.vcpus.get()), (64 + 128 + 96 + 16, 3));
+    assert_eq!(plan.disk_limit_bytes, Some(2 << 30));
     let one = &plan.containers[0];
     assert_eq!(one.pull_policy, PullPolicy::Never);
     assert_eq!(one.command, ["/bin/sh", "-c"]);
@@ -38,6 +39,9 @@ fn every_supported_field_arrives_in_the_plan() {
             mount(2, "/conf", None, Access::ReadOnly),
         ]
     );
+    let sysctls: Vec<(&str, &str)> =
+        plan.sysctls.iter().map(|one| (one.name.as_str(), one.value.as_str())).collect();
+    assert_eq!(sysctls, [("net.core.somaxconn", "512"), ("kernel/shmmax", "1")]);
     assert_eq!((plan.volume_group, &plan.further_groups[..]), (Some(2000), &[2000, 3000][..]));
     let file = |path: &str, mode, content: &str| VolumeFile {
         path: path.to_owned(),
@@ -72,6 +76,7 @@ fn every_supported_field_arrives_in_the_plan() {
             cpu_request_millis: Some(1000),
             memory_limit_bytes: Some(64 << 20),
             memory_request_bytes: Some(32 << 20),
+            disk_limit_bytes: Some(512 << 20),
         }
     );
     assert_eq!((one.stdio, one.stdin), (Stdio::Terminal, Stdin::Once));

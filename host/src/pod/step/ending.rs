@@ -2,6 +2,7 @@
 
 use super::containers::started_ms;
 use super::{Effect, Machine, PauseRequest, cut};
+use crate::pod::events::HostEvent;
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::process::Motion;
 use crate::store::record::{Broken, Stage};
@@ -125,7 +126,11 @@ impl Machine {
         self.state.stage = Stage::Ended;
         self.state.paused_ms = None;
         self.state.ended_ms = Some(now_ms);
-        vec![Effect::End]
+        // The guest reports an orderly end itself.
+        let note = self.state.broken.as_ref().map(|broken| {
+            Effect::Note(HostEvent::Broken { reason: broken.reason, message: broken.message.clone() })
+        });
+        note.into_iter().chain([Effect::End]).collect()
     }
 
     pub(super) fn deadline(&mut self) -> Vec<Effect> {

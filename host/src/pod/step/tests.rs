@@ -203,7 +203,11 @@ fn a_sandbox_that_dies_takes_its_containers_status_with_it() {
     let mut pod = machine(1);
     pod.step(started(0), 1);
     pod.step(guest(EventKind::PodStarted), 2);
-    assert_eq!(pod.step(gone("signal 9"), 3), [Effect::End]);
+    let effects = pod.step(gone("signal 9"), 3);
+    let [Effect::Note(HostEvent::Broken { reason, message }), Effect::End] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    assert_eq!((*reason, message.contains("signal 9")), (SandboxFailure::GuestEnded, true));
     assert!(pod.state.broken.as_ref().unwrap().message.contains("signal 9"));
     let run = terminated(&pod, 0);
     assert_eq!((run.reason, run.exit.code), (TerminatedReason::ContainerStatusUnknown, 137));
