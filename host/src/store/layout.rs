@@ -112,6 +112,10 @@ impl Layout {
         self.config_file("registries.toml")
     }
 
+    pub fn limits(&self) -> PathBuf {
+        self.config_file("limits.toml")
+    }
+
     pub fn policy(&self) -> PathBuf {
         self.config_file("policy.toml")
     }

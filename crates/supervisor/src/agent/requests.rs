@@ -7,7 +7,7 @@ use crate::message::Message;
 use crate::pod::Pod;
 use magikvm_proto::codec::CodecError;
 use magikvm_proto::id::ContainerName;
-use magikvm_proto::limits::MAX_GRACE_PERIOD_SECS;
+use magikvm_proto::limits::GRACE_PERIOD_BOUND_SECS;
 use magikvm_proto::signal::Signal;
 use magikvm_proto::wire::{Done, EXEC_USER, Hello, Refusal, RefusalCode, Reply, Request, Stats, Status};
 use serde::Serialize;
@@ -83,7 +83,7 @@ fn answer(pod: &Pod, connection: &mut Connection, request: Request) -> Result<()
         Request::Clock { realtime_ns } => reply(connection, pod.home.set_clock(realtime_ns)),
         Request::Shutdown { grace_ms } => {
             let sent = reply(connection, Ok(Done {}));
-            let grace_ms = grace_ms.min(MAX_GRACE_PERIOD_SECS * 1000);
+            let grace_ms = grace_ms.min(GRACE_PERIOD_BOUND_SECS * 1000);
             pod.tell(Message::Input(Input::Stop { grace_ms }));
             sent
         }
