@@ -66,10 +66,15 @@ pub(crate) fn trim(directory: &impl AsFd, least: u64) -> io::Result<()> {
     Errno::result(said).map(drop).map_err(io::Error::from)
 }
 
+/// Connections that may wait to be accepted.
+const AGENT_BACKLOG: i32 = 256;
+const _: () = assert!(AGENT_BACKLOG as usize >= magikvm_proto::limits::MAX_AGENT_CONNECTIONS);
+
 pub(crate) fn vsock_listen(port: u32) -> io::Result<OwnedFd> {
     let listener = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     bind(listener.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, port))?;
-    listen(&listener, Backlog::new(64)?)?;
+    // All clients may come at once.
+    listen(&listener, Backlog::new(AGENT_BACKLOG)?)?;
     Ok(listener)
 }
 

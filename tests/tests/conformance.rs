@@ -9,6 +9,8 @@
 mod attach;
 #[path = "conformance/caught.rs"]
 mod caught;
+#[path = "conformance/common.rs"]
+mod common;
 #[path = "conformance/ends.rs"]
 mod ends;
 #[path = "conformance/exec.rs"]
@@ -37,6 +39,8 @@ mod processes;
 mod room;
 #[path = "conformance/row.rs"]
 mod row;
+#[path = "conformance/sessions.rs"]
+mod sessions;
 #[path = "conformance/stopped.rs"]
 mod stopped;
 #[path = "conformance/stops.rs"]
@@ -66,15 +70,17 @@ use std::sync::Arc;
 use unit::Unit;
 
 /// The groups in the order of the table.
-static GROUPS: [&Group; 22] = [
+static GROUPS: [&Group; 23] = [
     &manifest::GROUP,
     &together::GROUP,
     &isolation::GROUP,
     &processes::GROUP,
     &images::GROUP,
+    &common::GROUP,
     &streams::GROUP,
     &exec::GROUP,
     &attach::GROUP,
+    &sessions::GROUP,
     &stopped::GROUP,
     &ends::GROUP,
     &stops::GROUP,

@@ -3,9 +3,9 @@
 //! the reactor, the wire.
 
 use crate::layer::{self, LayerError, Made};
+use crate::mounts::{self, MountError};
 use crate::rootfs;
 use crate::user::{self, UserError};
-use crate::volumes::{self, VolumeError};
 use libcontainer::oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Process, Spec};
 use magikvm_proto::limits::MAX_PLAN_SIZE;
 use magikvm_proto::plan::{ContainerPlan, Rootfs, Stdio};
@@ -49,7 +49,7 @@ pub(crate) enum BundleError {
     #[error(transparent)]
     User(#[from] UserError),
     #[error(transparent)]
-    Volume(#[from] VolumeError),
+    Mounts(#[from] MountError),
 }
 
 fn file_error(path: &Path) -> impl FnOnce(io::Error) -> BundleError {
@@ -64,7 +64,8 @@ pub(crate) fn load(path: &Path) -> Result<Spec, BundleError> {
     serde_json::from_slice(&bytes).map_err(|source| BundleError::Config { path: path.to_owned(), source })
 }
 
-/// Makes the bundle with an empty writable layer and returns its configuration. The layer of an earlier run is removed.
+/// Makes the bundle with an empty writable layer and its mounts, and returns its configuration. The layer of an earlier run is removed. The
+/// calling process is in a mount namespace of its own afterwards.
 pub(crate) fn prepare(
     site: &Site,
     plan: &ContainerPlan,
@@ -78,7 +79,7 @@ pub(crate) fn prepare(
     let root = mount_rootfs(site, plan, &bundle, &lower)?;
     let mut spec = load(&site.container_config(&plan.name))?;
     patch(&mut spec, plan, site, &root, pod_namespace)?;
-    volumes::attach(site, plan, &mut spec)?;
+    mounts::make(site, plan, &mut spec, &bundle.join("rootfs"))?;
     let config = bundle.join("config.json");
     let bytes =
         serde_json::to_vec(&spec).map_err(|source| BundleError::Config { path: config.clone(), source })?;
@@ -99,16 +100,13 @@ fn mount_rootfs(
     umount2(&rootfs, MntFlags::MNT_DETACH).ok();
     fs::create_dir_all(&rootfs).map_err(file_error(&rootfs))?;
     let Made { upper, work } = layer::make(site, &plan.name, plan.layer, &bundle.join("layer"))?;
-    let [lower, upper, work] = [lower, &upper, &work].map(option_path);
-    let options = format!("lowerdir={lower},upperdir={upper},workdir={work},volatile");
+    rootfs::open_root(lower)
+        .and_then(|image| rootfs::take_attributes(&image, &upper))
+        .map_err(file_error(lower))?;
+    let options = format!("{},volatile", rootfs::overlay_options(lower, &upper, &work));
     mount(Some("overlay"), &rootfs, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
         .map_err(|source| BundleError::Mount { path: rootfs.clone(), source })?;
     rootfs::open_root(&rootfs).map_err(file_error(&rootfs))
-}
-
-/// Escapes a path for overlayfs's mount options.
-fn option_path(path: &Path) -> String {
-    path.display().to_string().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,")
 }
 
 fn patch(
@@ -180,11 +178,10 @@ fn patch_process(process: &mut Process, plan: &ContainerPlan, root: &OwnedFd) ->
     if process.no_new_privileges() == Some(false) {
         process.set_no_new_privileges(None);
     }
-    let cwd = process.cwd().clone();
-    if !cwd.is_absolute() {
+    if !process.cwd().is_absolute() {
         return Err(BundleError::Missing("absolute working directory"));
     }
-    rootfs::make_directory(root, &cwd).map_err(file_error(&cwd))
+    Ok(())
 }
 
 #[cfg(test)]
@@ -223,7 +220,7 @@ mod tests {
 
     #[test]
     fn the_supervisor_fills_in_what_only_it_knows() {
-        let (dir, root) = root();
+        let (_dir, root) = root();
         let mut spec = spec();
         patch(&mut spec, &plan("web"), &Site::guest(), &root, None).unwrap();
         let process = spec.process().as_ref().unwrap();
@@ -234,7 +231,6 @@ mod tests {
             (process.terminal(), process.oom_score_adj(), process.no_new_privileges()),
             (Some(true), Some(0), None)
         );
-        assert!(dir.path().join("srv/data").is_dir());
         let linux = spec.linux().as_ref().unwrap();
         assert_eq!(linux.cgroups_path().as_ref().unwrap(), Path::new("/pod/web"));
         let types: Vec<_> = linux.namespaces().as_ref().unwrap().iter().map(|n| n.typ()).collect();

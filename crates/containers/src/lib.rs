@@ -10,6 +10,8 @@ mod bundle;
 mod cgroup;
 mod devices;
 mod layer;
+mod mount_point;
+mod mounts;
 mod reaper;
 mod rootfs;
 mod spawner;

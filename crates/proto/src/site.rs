@@ -113,7 +113,7 @@ impl Site {
         self.scratch(partition).join("layers").join(container.as_str())
     }
 
-    /// Where a container's mount with this number is bound first.
+    /// What a container's mount with this number needs besides its volume.
     pub fn mount(&self, container: &ContainerName, number: usize) -> PathBuf {
         self.run.join("mounts").join(container.as_str()).join(number.to_string())
     }

@@ -67,6 +67,7 @@ fn the_wire_is_as_it_was() {
         &Request::Exec(ExecRequest {
             container: web(),
             args: vec!["sh".into(), "-c".into(), "id".into()],
+            user: Some("web:staff".into()),
             env: vec!["A=b".into()],
             cwd: Some("/tmp".into()),
             terminal: Some(WindowSize { rows: 24, cols: 80 }),
@@ -79,6 +80,7 @@ fn the_wire_is_as_it_was() {
         &Request::Exec(ExecRequest {
             container: web(),
             args: vec!["true".into()],
+            user: None,
             env: vec![],
             cwd: None,
             terminal: None,

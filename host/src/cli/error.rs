@@ -207,6 +207,9 @@ impl From<PodError> for CliError {
             PodError::NotRunning(id) => {
                 Some(format!("See how it ended with `magikvm inspect {id}` and `magikvm logs {id}`."))
             }
+            PodError::Unanswered(_) => {
+                Some("See with `magikvm ps` whether the pod still runs, and with `magikvm events` what happened to it.".to_owned())
+            }
             PodError::Stuck(id) => Some(format!("End it with `magikvm rm -f {id}`.")),
             PodError::Agent(AgentError::Refused(refusal)) => match refusal.code {
                 RefusalCode::Conflict => {
@@ -234,9 +237,11 @@ impl From<PodError> for CliError {
             PodError::Control { source: ControlError::Refused(_), .. } => Kind::User,
             PodError::Agent(AgentError::Refused(_)) => Kind::User,
             PodError::Record(_) | PodError::File(_) => Kind::Environment,
-            PodError::Stuck(_) | PodError::Control { .. } | PodError::Agent(_) | PodError::Undo { .. } => {
-                Kind::Internal
-            }
+            PodError::Unanswered(_)
+            | PodError::Stuck(_)
+            | PodError::Control { .. }
+            | PodError::Agent(_)
+            | PodError::Undo { .. } => Kind::Internal,
             PodError::NotFound { .. }
             | PodError::ChooseContainer { .. }
             | PodError::NoContainer { .. }

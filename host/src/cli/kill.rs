@@ -1,11 +1,9 @@
 //! `magikvm kill`.
 
-use super::error::{CliError, Kind};
 use super::{Outcome, pod_id};
 use crate::pod::interface::PodRuntimeInterface;
 use magikvm_proto::id::PodId;
 use magikvm_proto::signal::Signal;
-use magikvm_proto::wire::{Done, Request};
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -31,9 +29,6 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
         Some(name) => Some(pods.container(&found, &args.pod, Some(name))?),
         None => None,
     };
-    let mut agent = pods.agent(&found, &args.pod)?;
-    let Done {} = agent
-        .request(&Request::Signal { container, signal: args.signal.number() })
-        .map_err(|error| CliError::of(Kind::User, &error))?;
+    pods.signal(&found, &args.pod, container, args.signal.number())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -29,6 +29,7 @@ mod wait;
 
 use crate::pod::interface::PodRuntimeInterface;
 use crate::store::layout::{Layout, Surroundings};
+use crate::store::limits;
 use clap::{Parser, Subcommand, ValueEnum};
 use error::{CliError, Kind};
 use magikvm_proto::id::PodId;
@@ -122,7 +123,11 @@ pub fn main() -> ExitCode {
     }
     let words: Vec<OsString> = std::env::args_os().collect();
     match parse::arguments(&words) {
-        Ok(args) => dispatch(args).unwrap_or_else(|error| error.report()),
+        Ok(args) => {
+            let foreground = matches!(&args.verb, Verb::Run(args) if args.is_foreground());
+            let result = dispatch(args);
+            result.unwrap_or_else(|error| if foreground { error.in_foreground() } else { error }.report())
+        }
         Err(code) => code,
     }
 }
@@ -142,6 +147,11 @@ fn dispatch(args: Args) -> Outcome {
     let layout = Layout::new(&Surroundings::of_process(root.clone())).map_err(|error| {
         CliError::of(Kind::Environment, &error).hint("Choose a directory with `--root DIR`.")
     })?;
+    // Verbs that only look or remove do without, so that a mistake in the file hinders nobody to clean up.
+    let limits = limits::put_in_force(&layout.limits());
+    if let (Err(error), Verb::Run(_) | Verb::Image(_)) = (limits, &args.verb) {
+        return Err(CliError::of(Kind::Environment, &error).hint(error.hint()));
+    }
     let pods = PodRuntimeInterface::new(layout);
     match args.verb {
         Verb::Run(args) => run::main(args, root, &pods),

@@ -5,8 +5,8 @@ use super::logs::{Follow, Show};
 use super::several::code_of;
 use super::{Outcome, duration, ui};
 use crate::jail::Requirement;
-use crate::manifest;
 use crate::manifest::ports::PublishedPort;
+use crate::manifest::{self, Parsed};
 use crate::pod::interface::PodRuntimeInterface;
 use crate::pod::launch::{Canceller, FromMonitor, Launched};
 use crate::pod::run::{AtEnd, RunRequest};
@@ -67,17 +67,22 @@ pub(super) struct Args {
     no_prefix: bool,
 }
 
+impl Args {
+    /// Whether the exit code is to be the pod's.
+    pub(super) fn is_foreground(&self) -> bool {
+        !self.detach
+    }
+}
+
 pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface) -> Outcome {
-    let detach = args.detach;
-    if !detach {
+    if args.is_foreground() {
         ui::fail_with(OURS);
     }
     let caught = Arc::new(AtomicI32::new(0));
     let result = run(args, root, pods, &caught);
     result.map_err(|error| match Signal::try_from(caught.load(Ordering::Acquire)) {
         Ok(signal) if error.is_cancelled() => error.code(code_of(signal)),
-        _ if detach => error,
-        _ => error.in_foreground(),
+        _ => error,
     })
 }
 
@@ -86,8 +91,11 @@ fn run(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface, caught: &A
         CliError::of(Kind::Code(2), &error).hint("Omit either `--vmm krun` or `--accel tcg`.")
     })?;
     let (bytes, origin) = read_manifest(&args.manifest)?;
-    let mut plan = manifest::parse(&bytes, &origin)
+    let Parsed { mut plan, ignored } = manifest::parse_all(&bytes, &origin)
         .map_err(|problems| CliError::new(Kind::User, problems.to_string().trim_end().to_owned()))?;
+    for ignored in &ignored {
+        warn(&ignored.to_string());
+    }
     plan.publish(args.publish).map_err(|error| {
         CliError::of(Kind::User, &error)
             .hint("Omit one of the two ports, or choose another port of the host.")
@@ -109,8 +117,8 @@ fn run(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface, caught: &A
         ready_wait_ms: u64::try_from(args.ready_timeout.as_millis()).unwrap_or(u64::MAX),
         at_end: if args.rm { AtEnd::Remove } else { AtEnd::Keep },
     };
-    if args.accel == Accel::Tcg && std::env::var_os("MAGIKVM_QUIET").is_none() {
-        ui::note("Warning: software emulation (tcg) is slow and is not a security boundary.");
+    if args.accel == Accel::Tcg {
+        warn("software emulation (tcg) is slow and is not a security boundary");
     }
     let signals = Signals::block(Arc::clone(caught));
     let mut launched = pods.run_pod(&request).map_err(CliError::of_failure)?;
@@ -120,9 +128,7 @@ fn run(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface, caught: &A
     let mut progress = ui::PullProgress::new();
     let came =
         launched.await_ready(&mut |image, now| progress.show(&image.familiar(), now), &mut |message| {
-            if std::env::var_os("MAGIKVM_QUIET").is_none() {
-                ui::note(&format!("Warning: {message}."));
-            }
+            warn(message);
         });
     progress.end();
     came.map_err(CliError::of_failure)?;
@@ -135,6 +141,12 @@ fn run(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface, caught: &A
         return Ok(ExitCode::SUCCESS);
     }
     foreground(launched, pods, &id, args.no_prefix)
+}
+
+fn warn(message: &str) {
+    if std::env::var_os("MAGIKVM_QUIET").is_none() {
+        ui::note(&format!("Warning: {message}."));
+    }
 }
 
 /// Which ports were free.

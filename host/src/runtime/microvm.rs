@@ -8,7 +8,8 @@ use crate::agent::Connector;
 use crate::image::Platform;
 use crate::image::erofs::{self, SmallFile};
 use crate::jail::{self, Cgroup, Requirement};
-use crate::manifest::{ContainerSpec, PodPlan, ResolvedProcess, resolve_process};
+use crate::manifest::{PodFacts, PodPlan, resolve_process};
+use crate::nested::{self, Nested};
 use crate::net::settle::{Settled, Ways};
 use crate::process::{self, Ended, Layers, Motion, Process};
 use crate::store::atomic::{self, FileError};
@@ -183,6 +184,20 @@ impl MicroVm {
         })
     }
 
+    /// Checks that a guest can have what the pod asks for.
+    fn check_nested(&self, plan: &PodPlan) -> Result<(), RuntimeError> {
+        let reason = match (plan.nested, self.options.accel) {
+            (Nested::Masked, _) => return Ok(()),
+            (Nested::Exposed, _) if self.arch != Arch::X86_64 => "only guests of x86_64 can have it",
+            (Nested::Exposed, Accel::Tcg) => return Ok(()),
+            (Nested::Exposed, Accel::Kvm) if nested::is_offered() => return Ok(()),
+            (Nested::Exposed, Accel::Kvm) => {
+                "the host's KVM does not offer it: load kvm_intel or kvm_amd with nested=1, or leave it out"
+            }
+        };
+        Err(RuntimeError::NoNested { reason })
+    }
+
     /// Checks that the host has everything that the VM needs.
     fn check(&self) -> Result<(), Unavailable> {
         self.check_processor()?;
@@ -261,6 +276,7 @@ impl PodRuntime for MicroVm {
         undo.plan(Scope::Run, Step::RemoveDir { path: dir.clone() })?;
         atomic::create_dir_all(&dir, 0o700)?;
 
+        self.check_nested(pod.plan)?;
         let volumes = volumes::plan(pod.plan, self.has_scratch())?;
         let network = network::settle(pod.plan, self.ways)?;
         let (partitions, mut images) = partitions(pod);
@@ -286,6 +302,7 @@ impl PodRuntime for MicroVm {
             scratch,
             shared: Some(volumes.shared).filter(|shared| !shared.is_empty()).map(Arc::new),
             nic: None,
+            nested: pod.plan.nested,
             jail: JailOptions { requirement: self.options.jail, cgroup },
         };
         Ok(Prepared::MicroVm { config, dir, network: Box::new(network), warnings })
@@ -414,11 +431,21 @@ fn write_pod_files(
     let mut warnings = Vec::new();
     let mut files: Vec<(String, Vec<u8>)> = Vec::new();
     let site = Site::guest();
+    let facts = PodFacts {
+        hostname: plan.hostname.clone(),
+        uid: pod.uid.to_owned(),
+        node_name: nix::unistd::gethostname()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+        pod_ips: network.addresses(),
+        host_ip: network.host_address,
+    };
     let mut containers = Vec::with_capacity(plan.containers.len());
     let seen = volumes.mounts.iter().zip(&volumes.layers);
     let all = plan.containers.iter().zip(pod.images).zip(partitions).zip(seen);
     for (((container, image), partition), (mounts, layer)) in all {
-        let process = resolve(plan, container, image)?;
+        let process = resolve_process(container, &image.config, &facts)
+            .map_err(|source| RuntimeError::Resolve { container: container.name.clone(), source })?;
         let config = oci::container_config(plan, container, &process, &site);
         files.push(capped(&container_config(&container.name), oci::to_json(&config))?);
         warnings.extend(process.warning);
@@ -456,15 +483,6 @@ fn write_pod_files(
     erofs::write_small_tree(files.into_iter().map(plain).chain(volumes::files(plan)), &mut out)?;
     let size = out.seek(SeekFrom::End(0)).map_err(FileError::at("measure", path))?;
     Ok((size, warnings))
-}
-
-fn resolve(
-    plan: &PodPlan,
-    container: &ContainerSpec,
-    image: &crate::image::Image,
-) -> Result<ResolvedProcess, RuntimeError> {
-    resolve_process(container, &image.config, &plan.hostname)
-        .map_err(|source| RuntimeError::Resolve { container: container.name.clone(), source })
 }
 
 fn json<T: Serialize>(path: &str, value: &T) -> Result<(String, Vec<u8>), RuntimeError> {

@@ -12,7 +12,7 @@ pub use microvm::VmOptions;
 
 use crate::agent::Connector;
 use crate::image::{Image, Platform};
-use crate::manifest::fields::ANNOTATION_ROOT;
+use crate::manifest::fields::{ANNOTATION_NESTED, ANNOTATION_ROOT};
 use crate::manifest::{PodPlan, ResolveError, RuntimeClass};
 use crate::net::settle::{NetError, Settled};
 use crate::process::{Layers, Motion};
@@ -164,6 +164,9 @@ pub enum RuntimeError {
     Scratch(#[from] ScratchError),
     #[error(transparent)]
     Network(#[from] NetError),
+    /// The pod asks for nested virtualization.
+    #[error("metadata.annotations.{ANNOTATION_NESTED}: {reason}")]
+    NoNested { reason: &'static str },
     #[error("cannot start the VM")]
     Vmm(#[from] VmmError),
     #[error(transparent)]
@@ -194,6 +197,7 @@ impl RuntimeError {
             Self::Resolve { .. }
             | Self::Plan(_)
             | Self::TooLarge { .. }
+            | Self::NoNested { .. }
             | Self::Volume { .. }
             | Self::Network(
                 NetError::Tsi | NetError::User | NetError::NoFilter | NetError::NoDatagrams { .. },

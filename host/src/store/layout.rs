@@ -137,6 +137,10 @@ impl Layout {
         self.config_file("registries.toml")
     }
 
+    pub fn limits(&self) -> PathBuf {
+        self.config_file("limits.toml")
+    }
+
     pub fn policy(&self) -> PathBuf {
         self.config_file("policy.toml")
     }
@@ -235,6 +239,11 @@ impl PodDir {
         self.path.join(CONTROL_SOCK)
     }
 
+    /// The socket on which the monitor lends connections to the guest.
+    pub fn broker_sock(&self) -> PathBuf {
+        self.path.join(BROKER_SOCK)
+    }
+
     /// The pod's events, one JSON object a line.
     pub fn events(&self) -> PathBuf {
         self.path.join("events.jsonl")
@@ -258,6 +267,8 @@ impl PodDir {
 
 /// File name of the monitor's socket in the pod's directory.
 pub const CONTROL_SOCK: &str = "control.sock";
+/// File name of the socket on which the monitor lends connections to the guest, in the pod's directory.
+pub const BROKER_SOCK: &str = "connect.sock";
 /// File name of the agent's socket in the pod's `vm` directory.
 pub const AGENT_SOCK: &str = "agent.sock";
 /// File name of the socket for forwarded connections in the same directory, for VMMs that have one socket for each port of the guest.

@@ -132,6 +132,8 @@ pub struct VmConfig {
     pub shared: Option<Arc<Shared>>,
     /// The connection to a network, if there is one.
     pub nic: Option<nic::Nic>,
+    /// Whether the guest can make VMs itself.
+    pub nested: crate::nested::Nested,
     pub jail: JailOptions,
 }
 

@@ -205,6 +205,7 @@ impl Bare {
             scratch: None,
             shared: None,
             nic: None,
+            nested: magikvm::nested::Nested::Masked,
             jail: JailOptions {
                 requirement: Requirement::Warn,
                 cgroup: Err("a measurement has none".to_owned()),

@@ -145,6 +145,7 @@ fn bare(room: &Room, dir: &Path) -> Result<Duration> {
     let driver = vmm::driver(VmmKind::Krun, options);
     let config = VmConfig {
         nic: None,
+        nested: magikvm::nested::Nested::Masked,
         name: "floor".to_owned(),
         id: "floor".to_owned(),
         memory_mib: VM_MIB,
