@@ -66,7 +66,7 @@ use std::sync::Arc;
 use unit::Unit;
 
 /// The groups in the order of the table.
-static GROUPS: [&Group; 20] = [
+static GROUPS: [&Group; 21] = [
     &manifest::GROUP,
     &together::GROUP,
     &isolation::GROUP,
