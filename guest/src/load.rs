@@ -53,6 +53,15 @@ pub(crate) enum LoadError {
     Hostname(String, #[source] Errno),
     #[error("cannot set up the pod's network")]
     Network(#[from] crate::network::NetworkError),
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+    #[error("cannot set the kernel parameter {name} to {value:?}")]
+    Sysctl {
+        name: String,
+        value: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot bring up the loopback interface")]
     Loopback(#[source] io::Error),
 }
@@ -85,6 +94,7 @@ pub(crate) fn load(site: &Site) -> Result<GuestPlan, LoadError> {
     if let Some(network) = &plan.network {
         crate::network::set_up(network)?;
     }
+    crate::sysctls::set(&plan)?;
     share(site)?;
     crate::volumes::mount_all(site, &plan)?;
     Ok(plan)

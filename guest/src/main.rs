@@ -13,6 +13,8 @@ mod network;
 mod power;
 mod stats;
 mod sys;
+mod sysctls;
+mod trim;
 mod volumes;
 
 use home::Vm;

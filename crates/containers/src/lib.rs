@@ -9,6 +9,9 @@
 mod bundle;
 mod cgroup;
 mod devices;
+mod layer;
+mod mount_point;
+mod mounts;
 mod reaper;
 mod rootfs;
 mod spawner;
@@ -32,7 +35,7 @@ use magikvm_supervisor::{
 };
 use reaper::Reaper;
 use spawner::Context;
-use spawner::client::{Pending, Spawner};
+use spawner::client::{Deadline, Pending, Spawner};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -123,7 +126,9 @@ impl LinuxContainers {
         // Watched before the order to start, so that no end is lost (see `spawner`).
         self.reaper.watch(pid, ended);
         let process = Arc::new(PidFd(pidfd));
-        let start = Box::new(move || spawner::client::start(&channel, deadline));
+        let start = Box::new(move || {
+            spawner::client::start(&channel, Some(deadline.unwrap_or_else(Deadline::of_start)))
+        });
         (Created { pid, process: Arc::clone(&process) as Arc<dyn Process>, terminal, start }, process)
     }
 }

@@ -149,7 +149,8 @@ impl Supervisor {
                 }
             }
             Effect::Terminate { index } => {
-                self.pod.members[index].signal(libc::SIGTERM);
+                let member = &self.pod.members[index];
+                member.signal(member.plan.stop_signal.number());
             }
             Effect::Kill { index } => {
                 self.pending[index] = None;

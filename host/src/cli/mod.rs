@@ -23,6 +23,7 @@ mod wait;
 
 use crate::pod::interface::PodRuntimeInterface;
 use crate::store::layout::{Layout, Surroundings};
+use crate::store::limits;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use error::{CliError, Kind};
 use magikvm_proto::id::PodId;
@@ -120,6 +121,11 @@ fn dispatch(args: Args) -> Outcome {
     let layout = Layout::new(&Surroundings::of_process(root.clone())).map_err(|error| {
         CliError::of(Kind::Environment, &error).hint("Choose a directory with `--root DIR`.")
     })?;
+    // Verbs that only look or remove do without, so that a mistake in the file hinders nobody to clean up.
+    let limits = limits::put_in_force(&layout.limits());
+    if let (Err(error), Verb::Run(_) | Verb::Image(_)) = (limits, &args.verb) {
+        return Err(CliError::of(Kind::Environment, &error).hint(error.hint()));
+    }
     let pods = PodRuntimeInterface::new(layout);
     match args.verb {
         Verb::Run(args) => run::main(args, root, &pods),

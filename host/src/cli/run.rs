@@ -4,8 +4,8 @@ use super::error::{CliError, Kind};
 use super::logs::{Follow, Show};
 use super::{Outcome, ui};
 use crate::jail::Requirement;
-use crate::manifest;
 use crate::manifest::ports::PublishedPort;
+use crate::manifest::{self, Parsed};
 use crate::pod::interface::PodRuntimeInterface;
 use crate::pod::launch::{Canceller, FromMonitor, Launched};
 use crate::pod::run::{AtEnd, RunRequest};
@@ -72,8 +72,11 @@ pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface
         CliError::of(Kind::Code(2), &error).hint("Omit either `--vmm krun` or `--accel tcg`.")
     })?;
     let (bytes, origin) = read_manifest(&args.manifest)?;
-    let mut plan = manifest::parse(&bytes, &origin)
+    let Parsed { mut plan, ignored } = manifest::parse_all(&bytes, &origin)
         .map_err(|problems| CliError::new(Kind::User, problems.to_string().trim_end().to_owned()))?;
+    for ignored in &ignored {
+        warn(&ignored.to_string());
+    }
     plan.publish(args.publish).map_err(|error| {
         CliError::of(Kind::User, &error)
             .hint("Omit one of the two ports, or choose another port of the host.")
@@ -95,8 +98,8 @@ pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface
         ready_wait_ms: u64::try_from(args.ready_timeout.as_millis()).unwrap_or(u64::MAX),
         at_end: if args.rm { AtEnd::Remove } else { AtEnd::Keep },
     };
-    if args.accel == Accel::Tcg && std::env::var_os("MAGIKVM_QUIET").is_none() {
-        ui::note("Warning: software emulation (tcg) is slow and is not a security boundary.");
+    if args.accel == Accel::Tcg {
+        warn("software emulation (tcg) is slow and is not a security boundary");
     }
     let signals = Signals::block();
     let mut launched = pods.run_pod(&request).map_err(|failure| CliError::of_failure(failure, ours))?;
@@ -106,9 +109,7 @@ pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface
     let mut progress = ui::PullProgress::new();
     let came =
         launched.await_ready(&mut |image, now| progress.show(&image.familiar(), now), &mut |message| {
-            if std::env::var_os("MAGIKVM_QUIET").is_none() {
-                ui::note(&format!("Warning: {message}."));
-            }
+            warn(message);
         });
     progress.end();
     came.map_err(|failure| CliError::of_failure(failure, ours))?;
@@ -121,6 +122,12 @@ pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface
         return Ok(ExitCode::SUCCESS);
     }
     foreground(launched, pods, &id, args.no_prefix)
+}
+
+fn warn(message: &str) {
+    if std::env::var_os("MAGIKVM_QUIET").is_none() {
+        ui::note(&format!("Warning: {message}."));
+    }
 }
 
 /// Longest `--ready-timeout`.

@@ -330,7 +330,9 @@ impl Builder<'_> {
             step("bound its capabilities", caps::bound(keep))?;
             step("be root without rights", caps::lock_root())?;
         }
-        step("drop its capabilities", caps::permitted().and_then(|had| caps::set(keep & had)))?;
+        let kept = keep & step("count its capabilities", caps::permitted())?;
+        step("drop its capabilities", caps::set(kept))?;
+        self.layers.kept = caps::names(kept);
         step("have no new privileges", caps::no_new_privileges())?;
         self.layers.have(Layer::Capabilities);
         Ok(())

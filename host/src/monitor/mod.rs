@@ -16,6 +16,7 @@ use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::launch::FromMonitor;
 use crate::pod::run::{self, AtEnd, RunRequest};
 use crate::store::layout::{Layout, Surroundings};
+use crate::store::limits;
 use link::Link;
 use reactor::Reactor;
 use std::error::Error;
@@ -45,6 +46,7 @@ fn serve(link: &Link) -> Result<(), Failure> {
     crate::net::ports::allow_files();
     detach().map_err(internal())?;
     let layout = Layout::new(&Surroundings::of_process(request.root.clone())).map_err(internal())?;
+    limits::put_in_force(&layout.limits()).map_err(internal())?;
     let mut reactor = Reactor::new(link, &request).map_err(internal())?;
     let mut pod = run::run_pod(&request, &layout, &mut reactor)?;
     drop(request.plan);

@@ -116,7 +116,7 @@ fn add_annotations(pod: &mut Value, found: &Found) {
 }
 
 /// The annotation with the isolation layers of each process of a pod's VM: those that it has, and those that it lacks with the reason.
-pub const JAIL_ANNOTATION: &str = "magikvm.dev/jail";
+pub use crate::manifest::fields::ANNOTATION_JAIL as JAIL_ANNOTATION;
 
 /// [`JAIL_ANNOTATION`] and its value for these processes.
 pub fn jail_annotation(layers: &[(String, Layers)]) -> Option<(String, String)> {

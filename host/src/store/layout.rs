@@ -112,6 +112,10 @@ impl Layout {
         self.config_file("registries.toml")
     }
 
+    pub fn limits(&self) -> PathBuf {
+        self.config_file("limits.toml")
+    }
+
     pub fn policy(&self) -> PathBuf {
         self.config_file("policy.toml")
     }
@@ -132,6 +136,11 @@ impl Layout {
     /// Unpacked kernels for guests.
     pub fn kernels(&self) -> PathBuf {
         self.data.join("kernels")
+    }
+
+    /// Formatted file systems that scratch disks are copied from.
+    pub fn templates(&self) -> PathBuf {
+        self.data.join("templates")
     }
 
     /// Files of a running pod (named by UID) that must be on disk, since the pod's directory may be in memory.

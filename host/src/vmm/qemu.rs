@@ -9,6 +9,7 @@ use super::{
 };
 use crate::agent::{Connector, Handshake};
 use crate::jail::{self, Access, Descriptor, HostNetwork, Inside, JailSpec, SyscallFilter};
+use crate::nested::Nested;
 use crate::process::Process;
 use crate::store::layout::AGENT_SOCK;
 use crate::store::sandbox::Role;
@@ -294,16 +295,17 @@ pub fn kernel_parameters(guest: Arch, accel: Accel) -> String {
 
 fn qemu_arguments(guest: Arch, config: &VmConfig, vhost_sock: &str) -> Vec<String> {
     let Machine { types: [on_kvm, on_tcg], arguments, .. } = machine(guest);
-    let (accel, cpu, machine) = match config.accel {
+    let (accel, processor, machine) = match config.accel {
         Accel::Kvm => ("kvm", "host", on_kvm),
         Accel::Tcg => ("tcg", "max", on_tcg),
     };
+    let cpu = format!("{processor}{}", masked(guest, config.nested));
     let cmdline = kernel_parameters(guest, config.accel);
     let mut command = Arguments::default();
     command
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .args(["-name", config.name.as_str()])
-        .args(["-M", &format!("{machine},memory-backend=mem"), "-accel", accel, "-cpu", cpu])
+        .args(["-M", &format!("{machine},memory-backend=mem"), "-accel", accel, "-cpu", &cpu])
         .args(arguments.iter().copied())
         .args(["-object", &format!("memory-backend-memfd,id=mem,share=on,size={}M", config.memory_mib)])
         .args(["-m", &format!("{}M", config.memory_mib), "-smp", &config.vcpus.to_string()])
@@ -327,6 +329,14 @@ fn qemu_arguments(guest: Arch, config: &VmConfig, vhost_sock: &str) -> Vec<Strin
         command.args(nic_arguments(nic).iter().map(String::as_str));
     }
     command.0
+}
+
+/// Features that the guest's processor does not have. Machines of ARM have no nested virtualization unless they are asked for it.
+fn masked(guest: Arch, nested: Nested) -> &'static str {
+    match (guest, nested) {
+        (Arch::X86_64, Nested::Masked) => ",vmx=off,svm=off",
+        (Arch::X86_64, Nested::Exposed) | (Arch::Aarch64, _) => "",
+    }
 }
 
 /// A command line that is being built.

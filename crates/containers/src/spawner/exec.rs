@@ -1,7 +1,7 @@
 //! A worker that starts another process in a running container, bound by everything that binds the container's first
 //! process: namespaces, cgroup, limits, user, capabilities, seccomp.
 
-use super::{Answer, Context, DEFAULT_SIZE, await_start, identity, program, send};
+use super::{Answer, Context, DEFAULT_SIZE, await_start, identity, program, send, streams};
 use crate::{bundle, sys};
 use libcontainer::capabilities::{drop_privileges, reset_effective};
 use libcontainer::oci_spec::runtime::{LinuxSeccomp, PosixRlimitType, Process, Spec};
@@ -24,6 +24,15 @@ use std::os::fd::OwnedFd;
 enum Streams {
     Pipes([OwnedFd; 3]),
     Terminal { master: OwnedFd, slave: OwnedFd },
+}
+
+impl Streams {
+    fn give(&self, user: u32) -> Result<(), Failure> {
+        match self {
+            Self::Pipes(pipes) => streams::give(pipes, user),
+            Self::Terminal { slave, .. } => streams::give(std::slice::from_ref(slave), user),
+        }
+    }
 }
 
 /// Starts the process on order.
@@ -61,6 +70,7 @@ pub(super) fn exec(
         (None, Some(stdin), Some(stdout), Some(stderr)) => Streams::Pipes([stdin, stdout, stderr]),
         _ => return Err(super::gone()),
     };
+    streams.give(process.user().uid())?;
     let mut report = program::Report::new()?;
     let (wait, go) = pipe2(OFlag::O_CLOEXEC)?;
     match sys::fork_single_threaded()? {

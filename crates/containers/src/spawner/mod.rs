@@ -20,6 +20,7 @@ mod exec;
 mod identity;
 mod namespace;
 mod program;
+mod streams;
 
 use crate::cgroup::Tree;
 use crate::sys;
