@@ -70,7 +70,7 @@ use std::sync::Arc;
 use unit::Unit;
 
 /// The groups in the order of the table.
-static GROUPS: [&Group; 23] = [
+static GROUPS: [&Group; 24] = [
     &manifest::GROUP,
     &together::GROUP,
     &isolation::GROUP,
