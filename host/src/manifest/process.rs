@@ -453,8 +453,8 @@ mod tests {
 
     #[test]
     fn the_image_names_the_signal_of_a_stop() {
-        let stop = |named: Option<&str>| {
-            let image = ImageDefaults { stop_signal: named.map(str::to_owned), ..image() };
+        let stop = |signal: Option<&str>| {
+            let image = ImageDefaults { stop_signal: signal.map(str::to_owned), ..image() };
             let process = resolve_process(&spec(), &image, &named("h")).unwrap();
             (process.stop_signal.number(), process.warning)
         };
