@@ -536,6 +536,7 @@ mod tests {
                 cpu_request_millis: cpu,
                 memory_limit_bytes: memory,
                 memory_request_bytes: memory,
+                disk_limit_bytes: memory,
             };
             let process = ResolvedProcess { args, env: Vec::new(), cwd: "/".to_owned(), user: String::new() };
             let spec = container_config(&plan, &plan.containers[0], &process, &Site::guest());
