@@ -1,14 +1,12 @@
-//! The pod's volumes, each mounted once in a separate directory when the pod is loaded, and the file systems of its scratch disk.
-//! `magikvm_containers` decides what a container sees of them. Must not know: the supervisor, the wire.
+//! The pod's volumes, each mounted once in a separate directory when the pod is loaded. `magikvm_containers` decides what a container sees of
+//! them. Must not know: the supervisor, the wire.
 
-use crate::load::{self, LoadError, file_error};
-use crate::trim;
+use crate::load::{LoadError, file_error};
 use magikvm_proto::path;
-use magikvm_proto::plan::{GuestPlan, Layer};
+use magikvm_proto::plan::GuestPlan;
 use magikvm_proto::site::Site;
 use magikvm_proto::volume::{Part, VolumePlan, VolumeSource};
 use nix::mount::{MsFlags, mount};
-use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
@@ -17,7 +15,6 @@ use std::path::Path;
 const EMPTY_DIR_MODE: u32 = 0o777;
 /// Mounts every volume in a separate directory.
 pub(crate) fn mount_all(site: &Site, plan: &GuestPlan) -> Result<(), LoadError> {
-    mount_scratch(site, plan)?;
     // The host has no device for volumes that no container mounts.
     let mut mounts = plan.containers.iter().flat_map(|container| &container.mounts);
     if mounts.any(|mount| matches!(mount.part, Part::Shared(_))) {
@@ -26,29 +23,6 @@ pub(crate) fn mount_all(site: &Site, plan: &GuestPlan) -> Result<(), LoadError> 
         mount_at(path::SHARED_TAG, &target, Some("virtiofs"), MsFlags::MS_NODEV, None)?;
     }
     (0..).zip(&plan.volumes).try_for_each(|(index, volume)| mount_volume(site, index, volume))
-}
-
-/// Mounts the file systems of the scratch disk.
-fn mount_scratch(site: &Site, plan: &GuestPlan) -> Result<(), LoadError> {
-    let layers = plan.containers.iter().filter_map(|container| match container.layer {
-        Layer::Disk { partition } => Some(partition),
-        Layer::Memory { .. } => None,
-    });
-    let volumes = plan.volumes.iter().filter_map(|volume| match volume.source {
-        VolumeSource::Disk { partition } => Some(partition),
-        _ => None,
-    });
-    let partitions: BTreeSet<u32> = layers.chain(volumes).collect();
-    let mut mounted = Vec::with_capacity(partitions.len());
-    for partition in partitions {
-        let target = site.scratch(partition);
-        make_dir(&target)?;
-        let device = format!("{}{partition}", path::SCRATCH_DISK);
-        // Tables of inodes are zeros on a new disk and need no initialization.
-        load::mount_device(&device, &target, "ext4", MsFlags::MS_NODEV, Some("noinit_itable"))?;
-        mounted.push(target);
-    }
-    trim::start(mounted).map_err(LoadError::Thread)
 }
 
 fn mount_volume(site: &Site, index: u32, volume: &VolumePlan) -> Result<(), LoadError> {

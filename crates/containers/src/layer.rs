@@ -80,36 +80,36 @@ fn mount_memory(path: &Path, size_bytes: Option<u64>) -> Result<(), LayerError> 
         .map_err(|source| LayerError::Mount { path: path.to_owned(), source })
 }
 
-/// Removes a layer that a container has filled, however deep it nested its directories: every directory is first moved to the top, so that no path
-/// is ever longer than two names. Nothing is followed. What another container keeps busy stays in a directory beside the layer.
+/// Removes a layer that a container has filled, however deep it nested its directories: every directory is first moved to the top of a heap, so that
+/// no path is ever longer than two names. Nothing is followed. The heap is made with the first layer and stays, because a full file system has no
+/// room for a directory. What another container keeps busy stays in it until the next run.
 fn remove(layer: &Path) -> io::Result<()> {
     let heap = layer.with_extension("old");
     let mut count = 0_u64;
+    fs::create_dir_all(&heap)?;
     match fs::rename(layer, next(&heap, &mut count)?) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
     for _ in 0..PASSES {
-        let mut entries = fs::read_dir(&heap)?.peekable();
-        if entries.peek().is_none() {
-            break;
-        }
-        for entry in entries {
+        let mut changed = false;
+        for entry in fs::read_dir(&heap)? {
             let path = entry?.path();
             // It may be a directory or, if it was exchanged in the meantime, anything else.
-            if flatten(&path, &heap, &mut count).is_err() {
-                fs::remove_file(&path).ok();
-            }
+            changed |= match flatten(&path, &heap, &mut count) {
+                Ok(changed) => changed,
+                Err(_) => fs::remove_file(&path).is_ok(),
+            };
+        }
+        if !changed {
+            break;
         }
     }
-    // A directory that is not empty is cleared before the next run.
-    fs::remove_dir(&heap).ok();
     Ok(())
 }
 
-/// An unused name in the heap, which is made if it does not exist.
+/// An unused name in the heap.
 fn next(heap: &Path, count: &mut u64) -> io::Result<PathBuf> {
-    fs::create_dir_all(heap)?;
     loop {
         *count += 1;
         let path = heap.join(count.to_string());
@@ -121,21 +121,22 @@ fn next(heap: &Path, count: &mut u64) -> io::Result<PathBuf> {
     }
 }
 
-/// Removes the files of a directory, moves its directories into the heap, and removes it.
-fn flatten(dir: &Path, heap: &Path, count: &mut u64) -> io::Result<()> {
+/// Removes the files of a directory, moves its directories into the heap, and removes it. Returns whether any of this succeeded: on a full file
+/// system the heap may have no room for a name before files are removed.
+fn flatten(dir: &Path, heap: &Path, count: &mut u64) -> io::Result<bool> {
+    let mut changed = false;
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let path = entry.path();
-        if entry.file_type()?.is_dir() {
+        let done = if entry.file_type()?.is_dir() {
             // Most are empty.
-            if fs::remove_dir(&path).is_err() {
-                fs::rename(&path, next(heap, count)?)?;
-            }
+            fs::remove_dir(&path).or_else(|_| fs::rename(&path, next(heap, count)?))
         } else {
-            fs::remove_file(&path)?;
-        }
+            fs::remove_file(&path)
+        };
+        changed |= done.is_ok();
     }
-    fs::remove_dir(dir)
+    Ok(changed | fs::remove_dir(dir).is_ok())
 }
 
 #[cfg(test)]
@@ -186,6 +187,6 @@ mod tests {
         }
         make(&site, &name, layer, Path::new("/nowhere")).unwrap();
         assert_eq!(fs::read_dir(&made.upper).unwrap().count(), 0);
-        assert!(!made.upper.parent().unwrap().with_extension("old").exists());
+        assert_eq!(fs::read_dir(made.upper.parent().unwrap().with_extension("old")).unwrap().count(), 0);
     }
 }

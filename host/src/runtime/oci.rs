@@ -537,7 +537,7 @@ mod tests {
                 cpu_request_millis: cpu,
                 memory_limit_bytes: memory,
                 memory_request_bytes: memory,
-                disk_limit_bytes: None,
+                disk_limit_bytes: memory,
             };
             let process = ResolvedProcess {
                 args,
