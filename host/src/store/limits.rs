@@ -203,11 +203,13 @@ pub fn markdown() -> String {
     let mut page = String::from(
         "# Limits\n\n\
          Generated from the table in `host/src/store/limits.rs`.\n\n\
-         Everything that an image or a manifest can make large has a limit, which is checked before memory or disk is used. The limits below are\n\
-         defaults of the product: where a real image or pod exceeds one, an administrator raises it in `limits.toml`, and the error names that\n\
-         file. It is `/etc/magikvm/limits.toml`; for an ordinary user `~/.config/magikvm/limits.toml` (`$XDG_CONFIG_HOME`) comes first, and\n\
-         with `--root DIR` it is `DIR/etc/limits.toml`. It must belong to root or to the user who runs the pods, and nobody else may write to it.\n\
-         A file with a mistake is refused as a whole, with its line. A pod that runs keeps the limits that it was started with.\n\n\
+         Everything that an image or a manifest can make large has a limit, which is checked before memory or disk is used.\n\
+         The limits below are defaults of the product: where a real image or pod exceeds one, an administrator raises it in\n\
+         `limits.toml`, and the error names that file. It is `/etc/magikvm/limits.toml`; for an ordinary user\n\
+         `~/.config/magikvm/limits.toml` (`$XDG_CONFIG_HOME`) comes first, and with `--root DIR` it is\n\
+         `DIR/etc/limits.toml`. It must belong to root or to the user who runs the pods, and nobody else may write to it.\n\
+         A file with a mistake is refused as a whole, with its line. A pod that runs keeps the limits that it was started\n\
+         with.\n\n\
          ```toml\nlayer-mib = 4096\nrootfs-mib = 16384\n```\n\n\
          | Key | Default | At most | What it limits |\n|---|---|---|---|\n",
     );

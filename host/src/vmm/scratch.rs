@@ -22,8 +22,8 @@ const ALIGNMENT: u64 = 1 << 20;
 pub const SHARED_SIZE: u64 = 10 << 30;
 /// The host's disk must have room for this many bytes.
 pub const MIN_FREE: u64 = 64 << 20;
-/// Attempts to find a size with room for exactly the limit. Two are enough.
-const TRIES: u32 = 5;
+/// Attempts to find a size with room for exactly the limit. Two to five are enough.
+const TRIES: u32 = 10;
 /// Excess blocks that are accepted.
 const SLACK: u64 = 16;
 /// Options of `mkfs.ext4`. Nothing needs a journal or grows. Tables of inodes are zeros already.
