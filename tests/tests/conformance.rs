@@ -35,8 +35,12 @@ mod pauses;
 mod ports;
 #[path = "conformance/processes.rs"]
 mod processes;
+#[path = "conformance/room.rs"]
+mod room;
 #[path = "conformance/row.rs"]
 mod row;
+#[path = "conformance/sessions.rs"]
+mod sessions;
 #[path = "conformance/stopped.rs"]
 mod stopped;
 #[path = "conformance/stops.rs"]
@@ -66,7 +70,7 @@ use std::sync::Arc;
 use unit::Unit;
 
 /// The groups in the order of the table.
-static GROUPS: [&Group; 21] = [
+static GROUPS: [&Group; 24] = [
     &manifest::GROUP,
     &together::GROUP,
     &isolation::GROUP,
@@ -76,6 +80,7 @@ static GROUPS: [&Group; 21] = [
     &streams::GROUP,
     &exec::GROUP,
     &attach::GROUP,
+    &sessions::GROUP,
     &stopped::GROUP,
     &ends::GROUP,
     &stops::GROUP,
@@ -88,6 +93,8 @@ static GROUPS: [&Group; 21] = [
     &jail::GROUP,
     &volumes::GROUP,
     &volumes_own::GROUP,
+    &room::GROUP,
+    &room::OWN,
 ];
 
 /// The units of a group on a driver: requested rows are run together as far as the group allows.

@@ -2,6 +2,7 @@
 //! (user ids, the cgroup, the shared PID namespace). Runs in forked copies of the spawner. Must not know:
 //! the reactor, the wire.
 
+use crate::layer::{self, LayerError, Made};
 use crate::mounts::{self, MountError};
 use crate::rootfs;
 use crate::user::{self, UserError};
@@ -43,6 +44,8 @@ pub(crate) enum BundleError {
     /// The configuration lacks something that every container needs.
     #[error("the OCI configuration has no {0}")]
     Missing(&'static str),
+    #[error("the container has no writable layer")]
+    Layer(#[from] LayerError),
     #[error(transparent)]
     User(#[from] UserError),
     #[error(transparent)]
@@ -73,7 +76,7 @@ pub(crate) fn prepare(
         Rootfs::Partition(partition) => site.image(*partition),
         Rootfs::Path(path) => path.clone(),
     };
-    let root = mount_rootfs(&bundle, &lower)?;
+    let root = mount_rootfs(site, plan, &bundle, &lower)?;
     let mut spec = load(&site.container_config(&plan.name))?;
     patch(&mut spec, plan, site, &root, pod_namespace)?;
     mounts::make(site, plan, &mut spec, &bundle.join("rootfs"))?;
@@ -86,31 +89,23 @@ pub(crate) fn prepare(
     Ok(spec)
 }
 
-/// The writable layer is a separate tmpfs: unmounting it frees everything at once, however deep a container
-/// nested its directories.
-fn mount_rootfs(bundle: &Path, lower: &Path) -> Result<OwnedFd, BundleError> {
-    let (layer, rootfs) = (bundle.join("layer"), bundle.join("rootfs"));
-    for old in [&rootfs, &layer] {
-        umount2(old, MntFlags::MNT_DETACH).ok();
-        fs::create_dir_all(old).map_err(file_error(old))?;
-    }
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| BundleError::Mount { path, source }
-    };
-    mount(Some("layer"), &layer, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))
-        .map_err(failed(&layer))?;
-    for part in ["upper", "work"] {
-        let part = layer.join(part);
-        fs::create_dir(&part).map_err(file_error(&part))?;
-    }
-    let (upper, work) = (layer.join("upper"), layer.join("work"));
+/// Nothing of a layer has to survive the VM, so that nothing of it is synced (`volatile`).
+fn mount_rootfs(
+    site: &Site,
+    plan: &ContainerPlan,
+    bundle: &Path,
+    lower: &Path,
+) -> Result<OwnedFd, BundleError> {
+    let rootfs = bundle.join("rootfs");
+    umount2(&rootfs, MntFlags::MNT_DETACH).ok();
+    fs::create_dir_all(&rootfs).map_err(file_error(&rootfs))?;
+    let Made { upper, work } = layer::make(site, &plan.name, plan.layer, &bundle.join("layer"))?;
     rootfs::open_root(lower)
         .and_then(|image| rootfs::take_attributes(&image, &upper))
         .map_err(file_error(lower))?;
-    let options = rootfs::overlay_options(lower, &upper, &work);
+    let options = format!("{},volatile", rootfs::overlay_options(lower, &upper, &work));
     mount(Some("overlay"), &rootfs, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
-        .map_err(failed(&rootfs))?;
+        .map_err(|source| BundleError::Mount { path: rootfs.clone(), source })?;
     rootfs::open_root(&rootfs).map_err(file_error(&rootfs))
 }
 
@@ -192,13 +187,14 @@ fn patch_process(process: &mut Process, plan: &ContainerPlan, root: &OwnedFd) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use magikvm_proto::plan::Stdin;
+    use magikvm_proto::plan::{Layer, Stdin};
     use magikvm_proto::signal::Signal;
 
     fn plan(user: &str) -> ContainerPlan {
         ContainerPlan {
             name: "web".parse().unwrap(),
             rootfs: Rootfs::Partition(2),
+            layer: Layer::Memory { size_bytes: None },
             user: user.to_owned(),
             stdio: Stdio::Terminal,
             stdin: Stdin::Closed,

@@ -9,6 +9,7 @@
 mod bundle;
 mod cgroup;
 mod devices;
+mod layer;
 mod mount_point;
 mod mounts;
 mod reaper;
@@ -61,6 +62,8 @@ pub struct LinuxContainers {
     namespace: OnceLock<i32>,
     /// The first process of each container's latest run.
     first: Mutex<HashMap<ContainerName, Arc<PidFd>>>,
+    /// The groups of ended execs that have left processes in the background.
+    occupied: Mutex<Vec<Cgroup>>,
 }
 
 /// A pidfd: it never refers to another process, even if the process id is reused.
@@ -87,6 +90,7 @@ impl LinuxContainers {
             note,
             namespace: OnceLock::new(),
             first: Mutex::default(),
+            occupied: Mutex::default(),
         })
     }
 
@@ -104,6 +108,17 @@ impl LinuxContainers {
             Subject::Container(name) => self.tree.container(name),
             Subject::Exec { container, id } => self.tree.exec(container, id),
         }
+    }
+
+    /// Removes the groups of earlier execs whose last process has ended since.
+    fn remove_deserted(&self) {
+        lock(&self.occupied).retain(|group| {
+            let is_empty = group.wait_empty(Instant::now());
+            if is_empty {
+                group.remove();
+            }
+            !is_empty
+        });
     }
 
     fn created(&self, pending: Pending, ended: Ended) -> (Created, Arc<PidFd>) {
@@ -159,10 +174,11 @@ impl Containers for LinuxContainers {
         let completely = group.wait_empty(deadline);
         let oom_killed = group.oom_kills() > 0;
         match subject {
-            // Processes that an exec left in the background end with the container.
-            Subject::Exec { .. } if !completely => {}
+            // Processes that an exec left in the background may run until the container ends.
+            Subject::Exec { .. } if !completely => lock(&self.occupied).push(group),
             _ => group.remove(),
         }
+        self.remove_deserted();
         Gone { completely, oom_killed }
     }
 

@@ -14,6 +14,7 @@ pub mod id;
 pub mod limits;
 pub mod path;
 pub mod plan;
+pub mod raised;
 pub mod signal;
 pub mod site;
 pub mod state;

@@ -75,6 +75,19 @@ pub enum Rootfs {
     Path(PathBuf),
 }
 
+/// Where a container's changes to its root file system are kept. They live until the container is made again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Layer {
+    /// In the memory of the supervisor's host.
+    Memory {
+        /// Most bytes they may take; without a limit, half of that memory.
+        size_bytes: Option<u64>,
+    },
+    /// On a file system of the scratch disk, at [`crate::site::Site::layer`]. It is as large as the container's limit, or shared.
+    Disk { partition: u32 },
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContainerPlan {
@@ -82,6 +95,8 @@ pub struct ContainerPlan {
     pub name: ContainerName,
     /// Its read-only root file system.
     pub rootfs: Rootfs,
+    /// Its changes to that.
+    pub layer: Layer,
     /// The user it runs as, in the form of an OCI image's `User`: empty (root), `user`, `uid`, `user:group`, `uid:gid` and mixtures.
     /// The guest looks names up in the image's `/etc/passwd` and `/etc/group`. Numbers need neither file.
     pub user: String,

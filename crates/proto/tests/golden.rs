@@ -4,7 +4,7 @@
 use magikvm_proto::forward::ForwardRequest;
 use magikvm_proto::id::{ContainerName, PodId};
 use magikvm_proto::plan::{
-    ContainerPlan, GuestPlan, InterfaceAddress, MacAddress, Neighbour, NetworkPlan, ProcessNamespace,
+    ContainerPlan, GuestPlan, InterfaceAddress, Layer, MacAddress, Neighbour, NetworkPlan, ProcessNamespace,
     RestartPolicy, Rootfs, Stdin, Stdio,
 };
 use magikvm_proto::state::{ContainerState, Terminated};
@@ -67,6 +67,7 @@ fn the_wire_is_as_it_was() {
         &Request::Exec(ExecRequest {
             container: web(),
             args: vec!["sh".into(), "-c".into(), "id".into()],
+            user: Some("web:staff".into()),
             env: vec!["A=b".into()],
             cwd: Some("/tmp".into()),
             terminal: Some(WindowSize { rows: 24, cols: 80 }),
@@ -79,6 +80,7 @@ fn the_wire_is_as_it_was() {
         &Request::Exec(ExecRequest {
             container: web(),
             args: vec!["true".into()],
+            user: None,
             env: vec![],
             cwd: None,
             terminal: None,
@@ -163,7 +165,12 @@ fn the_wire_is_as_it_was() {
             restart_in_ms: Some(10_000),
         },
         EventKind::ContainerExited { container: web(), exit: ExitStatus::exited(0), restart_in_ms: None },
-        EventKind::ContainerFailed { container: web(), message: "no such file".into(), restart_in_ms: None },
+        EventKind::ContainerFailed {
+            container: web(),
+            message: "no such file".into(),
+            program: Some(ProgramProblem::Missing),
+            restart_in_ms: None,
+        },
         EventKind::PodStarted,
         EventKind::PodFailed { message: "no plan".into() },
         EventKind::ShuttingDown,
@@ -187,6 +194,7 @@ fn the_wire_is_as_it_was() {
         containers: vec![ContainerPlan {
             name: web(),
             rootfs: Rootfs::Partition(2),
+            layer: Layer::Disk { partition: 2 },
             user: "1000:1000".into(),
             stdio: Stdio::Pipes,
             stdin: Stdin::Closed,

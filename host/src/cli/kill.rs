@@ -1,11 +1,9 @@
 //! `magikvm kill`.
 
-use super::error::{CliError, Kind};
 use super::{Outcome, pod_id};
 use crate::pod::interface::PodRuntimeInterface;
 use magikvm_proto::id::PodId;
 use magikvm_proto::signal::Signal;
-use magikvm_proto::wire::{Done, Request};
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -14,7 +12,7 @@ pub(super) struct Args {
     #[arg(value_parser = pod_id)]
     pod: PodId,
     /// Signal, as a name or number; the restart policy applies to containers that it ends
-    #[arg(short, long, default_value = "KILL", value_parser = signal)]
+    #[arg(short, long, default_value = "KILL", value_parser = signal, allow_hyphen_values = true)]
     signal: Signal,
     /// Send the signal to this container only [default: all containers]
     #[arg(short, long, value_name = "NAME")]
@@ -31,9 +29,6 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
         Some(name) => Some(pods.container(&found, &args.pod, Some(name))?),
         None => None,
     };
-    let mut agent = pods.agent(&found, &args.pod)?;
-    let Done {} = agent
-        .request(&Request::Signal { container, signal: args.signal.number() })
-        .map_err(|error| CliError::of(Kind::User, &error))?;
+    pods.signal(&found, &args.pod, container, args.signal.number())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -374,7 +374,7 @@ mod tests {
     use super::*;
     use crate::image::ImageDefaults;
     use crate::manifest;
-    use crate::manifest::resolve_process;
+    use crate::manifest::{PodFacts, resolve_process};
     use magikvm_proto::signal::Signal;
     use proptest::prelude::*;
 
@@ -387,7 +387,7 @@ mod tests {
 
     fn config(plan: &PodPlan) -> Spec {
         let container = &plan.containers[0];
-        let process = resolve_process(container, &ImageDefaults::default(), &plan.hostname).unwrap();
+        let process = resolve_process(container, &ImageDefaults::default(), &PodFacts::default()).unwrap();
         container_config(plan, container, &process, &Site::guest())
     }
 
@@ -537,6 +537,7 @@ mod tests {
                 cpu_request_millis: cpu,
                 memory_limit_bytes: memory,
                 memory_request_bytes: memory,
+                disk_limit_bytes: memory,
             };
             let process = ResolvedProcess {
                 args,

@@ -200,6 +200,6 @@ fn an_interrupted_boot(subject: &Subject) {
     let running = subject.run(&Pod::simple("fore")).spawn();
     subject.process("fore", subject.vm_process());
     running.signal(Signal::SIGINT);
-    running.wait().expect_code(1).complains("cancelled");
+    running.wait().expect_code(130).complains("cancelled");
     subject.assert_as_new();
 }

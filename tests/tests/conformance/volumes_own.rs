@@ -24,6 +24,12 @@ pub(crate) static GROUP: Group = Group {
         )
         .of("`volumes[].emptyDir`"),
         Row::code(
+            "volumes_that_nobody_mounts",
+            "Volumes that no container mounts do not keep a pod from running.",
+            volumes_that_nobody_mounts,
+        )
+        .of("`spec.volumes`"),
+        Row::code(
             "sixty_four_volumes",
             "A pod may have 16 containers of 16 images with 64 volumes, 16 of them hostPaths.",
             sixty_four_volumes,
@@ -79,6 +85,16 @@ fn as_long_as_the_pod(subject: &Subject) {
     assert_eq!(subject.logs("phoenix", "web"), "kept\nkept\nkept\n");
     subject.cmd(["rm", "phoenix"]).ok();
     subject.assert_as_new();
+}
+
+fn volumes_that_nobody_mounts(subject: &Subject) {
+    let pod = Pod::new("idle")
+        .volume("host", json!({ "hostPath": { "path": "/etc" } }))
+        .volume("disk", json!({ "emptyDir": {} }))
+        .volume("memory", json!({ "emptyDir": { "medium": "Memory" } }))
+        .script("web", "echo runs");
+    subject.run(&pod).ok();
+    assert_eq!(subject.logs("idle", "web"), "runs\n");
 }
 
 fn sixty_four_volumes(subject: &Subject) {
@@ -144,7 +160,7 @@ fn no_way_out_of_a_volume(subject: &Subject) {
             .mount("v", "/v", json!({ "subPath": sub_path }))
     };
     for bad in ["up", "far", "far/passwd", "loop", "up/new"] {
-        let said = subject.run(&pod(bad)).run().expect_code(1).stderr;
+        let said = subject.run(&pod(bad)).run().expect_code(125).stderr;
         assert!(said.contains("volume v cannot be provided") && said.contains(bad), "{said}");
     }
     fs::write(host.join("in/here"), "").unwrap();
@@ -263,7 +279,7 @@ fn hosts_that_have_it_not(subject: &Subject) {
         (Path::new("/dev/null").to_owned(), "", "is a character device, not a directory or a regular file"),
     ];
     for (path, kind, why) in cases {
-        let said = subject.run(&pod(&path, kind)).run().expect_code(1).stderr;
+        let said = subject.run(&pod(&path, kind)).run().expect_code(125).stderr;
         assert!(
             said.contains("volume v cannot be provided") && said.contains(why) && said.contains(&text(&path)),
             "{said}"

@@ -17,6 +17,7 @@
 pub(crate) mod client;
 mod create;
 mod exec;
+mod identity;
 mod namespace;
 mod program;
 mod streams;

@@ -7,14 +7,16 @@ use crate::message::Message;
 use crate::pod::Pod;
 use magikvm_proto::codec::CodecError;
 use magikvm_proto::id::ContainerName;
-use magikvm_proto::limits::MAX_GRACE_PERIOD_SECS;
+use magikvm_proto::limits::GRACE_PERIOD_BOUND_SECS;
 use magikvm_proto::signal::Signal;
-use magikvm_proto::wire::{Done, Hello, Refusal, RefusalCode, Reply, Request, Stats, Status};
+use magikvm_proto::wire::{Done, EXEC_USER, Hello, Refusal, RefusalCode, Reply, Request, Stats, Status};
 use serde::Serialize;
 
 /// What `hello` lists as supported by this agent.
-const CAPABILITIES: [&str; 11] =
-    ["hello", "ping", "status", "signal", "exec", "logs", "attach", "stats", "events", "clock", "shutdown"];
+const CAPABILITIES: [&str; 12] = [
+    "hello", "ping", "status", "signal", "exec", EXEC_USER, "logs", "attach", "stats", "events", "clock",
+    "shutdown",
+];
 
 /// Serves a connection to its end.
 pub(super) fn serve(pod: &Pod, mut connection: Connection) {
@@ -81,7 +83,7 @@ fn answer(pod: &Pod, connection: &mut Connection, request: Request) -> Result<()
         Request::Clock { realtime_ns } => reply(connection, pod.home.set_clock(realtime_ns)),
         Request::Shutdown { grace_ms } => {
             let sent = reply(connection, Ok(Done {}));
-            let grace_ms = grace_ms.min(MAX_GRACE_PERIOD_SECS * 1000);
+            let grace_ms = grace_ms.min(GRACE_PERIOD_BOUND_SECS * 1000);
             pod.tell(Message::Input(Input::Stop { grace_ms }));
             sent
         }
