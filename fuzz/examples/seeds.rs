@@ -158,7 +158,7 @@ fn documents() -> Vec<(&'static str, String)> {
 fn wires() -> Result<Vec<(&'static str, Vec<u8>)>, Box<dyn Error>> {
     let mut requests = Vec::new();
     let requested: [Request; 5] = [
-        Request::Hello { generation: 3 },
+        Request::Hello { generation: 4 },
         Request::Ping,
         Request::Status,
         Request::Events { since: 7 },

@@ -5,7 +5,7 @@ use super::arrival::{Arrival, Missing};
 use super::digest::{Digest, Hasher};
 use super::document::Compression;
 use super::tar::Skip;
-use magikvm_proto::limits::MAX_LAYER_SIZE;
+use magikvm_proto::raised;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,8 +39,8 @@ pub enum BlobError {
     #[error("the unpacked layer has the digest {found}, but the image's configuration says {expected}")]
     DiffId { expected: Digest, found: Digest },
     /// The unpacked layer would be too large.
-    #[error("the layer is larger than {MAX_LAYER_SIZE} bytes when unpacked")]
-    TooLarge,
+    #[error("the layer is larger than {limit} bytes when unpacked ({remedy})")]
+    TooLarge { limit: u64, remedy: String },
     /// The thread could not be started.
     #[error("cannot start a thread that unpacks the layer")]
     Thread(#[source] io::Error),
@@ -156,8 +156,9 @@ fn unpack(
                 break;
             }
             total += buffer.len() as u64;
-            if total > MAX_LAYER_SIZE {
-                return Err(BlobError::TooLarge);
+            let limit = raised::in_force().layer_bytes;
+            if total > limit {
+                return Err(BlobError::TooLarge { limit, remedy: raised::remedy("layer-mib") });
             }
             if full.send(Ok(buffer)).is_err() {
                 return Ok(());

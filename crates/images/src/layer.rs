@@ -6,7 +6,7 @@ use super::tar::{Entry, EntryKind, Segment, Skip, TarError, TarReader};
 use super::tree::{
     Attributes, Content, Device, EntryPath, Timestamp, Tree, TreeError, TreePlace, check_target, text,
 };
-use magikvm_proto::limits::MAX_FILES_PER_LAYER;
+use magikvm_proto::raised;
 use std::io::{Seek, Write};
 
 const WHITEOUT: &[u8] = b".wh.";
@@ -29,8 +29,8 @@ pub enum LayerError {
     /// A whiteout that hides nothing, or the directory it is in.
     #[error("the entry {path:?} is a whiteout that names no file")]
     Whiteout { path: String },
-    #[error("the layer has more than {MAX_FILES_PER_LAYER} entries")]
-    TooManyEntries,
+    #[error("the layer has more than {limit} entries ({remedy})")]
+    TooManyEntries { limit: usize, remedy: String },
     /// The image could not be written.
     #[error("the file {path:?} cannot be written into the image")]
     Write {
@@ -50,8 +50,9 @@ pub(super) fn apply<R: Skip, W: Write + Seek>(
     let mut entries = 0;
     while let Some(entry) = tar.next()? {
         entries += 1;
-        if entries > MAX_FILES_PER_LAYER {
-            return Err(LayerError::TooManyEntries);
+        let limit = raised::in_force().files_per_layer;
+        if entries > limit {
+            return Err(LayerError::TooManyEntries { limit, remedy: raised::remedy("files-per-layer") });
         }
         let at_entry = |source| LayerError::Entry { path: text(&entry.path), source };
         let path = EntryPath::parse(&entry.path).map_err(at_entry)?;

@@ -14,7 +14,7 @@ use super::registry::RegistryError;
 use super::source::Source;
 use super::tar::TarError;
 use archive::Archive;
-use magikvm_proto::limits::{MAX_LAYER_SIZE, MAX_LAYERS};
+use magikvm_proto::raised;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -76,8 +76,10 @@ pub enum OpenError {
     /// The index lists several images without platforms.
     #[error("the image's index names no platforms, so there is none for {wanted} in it")]
     NoPlatforms { wanted: String },
-    #[error("the image has {layers} layers; the limit is {MAX_LAYERS}")]
-    TooManyLayers { layers: usize },
+    #[error("the image has {layers} layers; the limit is {limit} ({remedy})")]
+    TooManyLayers { layers: usize, limit: usize, remedy: String },
+    #[error("the layer {name} has {size} bytes; the limit is {limit} ({remedy})")]
+    LargeLayer { name: String, size: u64, limit: u64, remedy: String },
     /// Manifest and configuration disagree.
     #[error("the image has {layers} layers, but its configuration lists {diff_ids}")]
     LayerCount { layers: usize, diff_ids: usize },
@@ -176,8 +178,18 @@ pub(super) fn open(
 }
 
 fn check_layer_size(name: &dyn std::fmt::Display, size: u64) -> Result<(), OpenError> {
-    if size > MAX_LAYER_SIZE {
-        return Err(OpenError::TooLarge { what: format!("the layer {name}"), size, limit: MAX_LAYER_SIZE });
+    let limit = raised::in_force().layer_bytes;
+    if size > limit {
+        let remedy = raised::remedy("layer-mib");
+        return Err(OpenError::LargeLayer { name: name.to_string(), size, limit, remedy });
+    }
+    Ok(())
+}
+
+fn check_layers(layers: usize) -> Result<(), OpenError> {
+    let limit = raised::in_force().layers;
+    if layers > limit {
+        return Err(OpenError::TooManyLayers { layers, limit, remedy: raised::remedy("layers") });
     }
     Ok(())
 }

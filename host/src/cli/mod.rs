@@ -1,6 +1,8 @@
 //! The command line: one file per verb. Prints through `ui` only, fails through `error` only.
 
+mod complete;
 mod doctor;
+mod duration;
 mod error;
 mod events;
 mod exec;
@@ -10,22 +12,28 @@ mod inspect;
 mod interrupt;
 mod kill;
 mod logs;
+mod man;
+mod parse;
 mod pause;
 mod port_forward;
 mod ps;
 mod rm;
 mod run;
+mod several;
 mod stats;
 mod stop;
 mod terminal;
 mod ui;
+mod version;
 mod wait;
 
 use crate::pod::interface::PodRuntimeInterface;
 use crate::store::layout::{Layout, Surroundings};
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use crate::store::limits;
+use clap::{Parser, Subcommand, ValueEnum};
 use error::{CliError, Kind};
 use magikvm_proto::id::PodId;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -35,7 +43,7 @@ use std::process::ExitCode;
     name = "magikvm",
     version,
     max_term_width = 100,
-    after_help = "Exit codes: 1 user error, 2 usage, 3 this host cannot do it, 70 internal error.\n`run` without -d exits with the pod's code, or with 125 if magikvm failed."
+    after_help = "Exit codes: 1 user error, 2 usage, 3 this host cannot do it, 70 internal error.\n`run` without -d exits with the pod's code, with 125 if magikvm failed, 126 if a program may not be executed, 127 if it is not there, or 130 if it was cancelled."
 )]
 struct Args {
     /// Keep pods in DIR/run and images in DIR/data instead of the default directories
@@ -81,11 +89,19 @@ enum Verb {
     Image(image::Args),
     /// Check whether this host can run pods and suggest fixes
     Doctor(doctor::Args),
+    /// Show the version
+    Version(version::Args),
     /// Print a completion script for a shell
     Completions {
         /// Shell for which to print the script
         shell: clap_complete::Shell,
     },
+    /// Print the words that a shell may complete the last of these words to
+    #[command(name = "__complete", hide = true)]
+    Complete(complete::Args),
+    /// Write manual pages to a directory
+    #[command(name = "__man", hide = true)]
+    Man(man::Args),
 }
 
 /// Format of machine-readable output.
@@ -105,21 +121,37 @@ pub fn main() -> ExitCode {
     if let Some(code) = hidden::dispatch(std::env::args_os().nth(1)) {
         return code;
     }
-    let args = Args::parse();
-    dispatch(args).unwrap_or_else(|error| error.report())
+    let words: Vec<OsString> = std::env::args_os().collect();
+    match parse::arguments(&words) {
+        Ok(args) => {
+            let foreground = matches!(&args.verb, Verb::Run(args) if args.is_foreground());
+            let result = dispatch(args);
+            result.unwrap_or_else(|error| if foreground { error.in_foreground() } else { error }.report())
+        }
+        Err(code) => code,
+    }
 }
 
 fn dispatch(args: Args) -> Outcome {
     let root = args.root;
-    if let Verb::Completions { shell } = args.verb {
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut Args::command(), "magikvm", &mut script);
-        ui::bytes(&script);
-        return Ok(ExitCode::SUCCESS);
+    match &args.verb {
+        Verb::Completions { shell } => {
+            ui::bytes(complete::script(*shell).as_bytes());
+            return Ok(ExitCode::SUCCESS);
+        }
+        Verb::Complete(args) => return Ok(complete::main(args, root)),
+        Verb::Man(args) => return man::main(args),
+        Verb::Version(args) => return version::main(args),
+        _ => {}
     }
     let layout = Layout::new(&Surroundings::of_process(root.clone())).map_err(|error| {
         CliError::of(Kind::Environment, &error).hint("Choose a directory with `--root DIR`.")
     })?;
+    // Verbs that only look or remove do without, so that a mistake in the file hinders nobody to clean up.
+    let limits = limits::put_in_force(&layout.limits());
+    if let (Err(error), Verb::Run(_) | Verb::Image(_)) = (limits, &args.verb) {
+        return Err(CliError::of(Kind::Environment, &error).hint(error.hint()));
+    }
     let pods = PodRuntimeInterface::new(layout);
     match args.verb {
         Verb::Run(args) => run::main(args, root, &pods),
@@ -139,7 +171,9 @@ fn dispatch(args: Args) -> Outcome {
         Verb::Events(args) => events::main(&args, &pods),
         Verb::Image(args) => image::main(args, &pods),
         Verb::Doctor(args) => doctor::main(&args, &pods),
-        Verb::Completions { .. } => Ok(ExitCode::SUCCESS),
+        Verb::Completions { .. } | Verb::Complete(_) | Verb::Man(_) | Verb::Version(_) => {
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -163,15 +197,4 @@ fn print_as(value: &serde_json::Value, format: Format) -> Result<(), CliError> {
         }
     }
     Ok(())
-}
-
-/// Applies a verb to each pod, reports every failure, and fails if any of them failed.
-fn for_each(pods: &[PodId], mut verb: impl FnMut(&PodId) -> Result<(), CliError>) -> ExitCode {
-    let mut worst = ExitCode::SUCCESS;
-    for pod in pods {
-        if let Err(error) = verb(pod) {
-            worst = error.report();
-        }
-    }
-    worst
 }

@@ -1,30 +1,31 @@
 //! `magikvm run`.
 
-use super::error::{CliError, Kind};
+use super::error::{CliError, Kind, OURS};
 use super::logs::{Follow, Show};
-use super::{Outcome, ui};
+use super::several::code_of;
+use super::{Outcome, duration, ui};
 use crate::jail::Requirement;
-use crate::manifest;
 use crate::manifest::ports::PublishedPort;
+use crate::manifest::{self, Parsed};
 use crate::pod::interface::PodRuntimeInterface;
 use crate::pod::launch::{Canceller, FromMonitor, Launched};
 use crate::pod::run::{AtEnd, RunRequest};
+use crate::pod::status;
 use crate::runtime::VmOptions;
+use crate::store::record::Found;
 use crate::store::text::ignore;
 use crate::vmm::{Accel, KernelChoice, VmmKind};
 use magikvm_proto::id::PodId;
-use magikvm_proto::limits::{IMAGE_PULL_TIMEOUT_SECS, MAX_MANIFEST_SIZE};
-use nix::sys::signal::SigSet;
+use magikvm_proto::limits::MAX_MANIFEST_SIZE;
+use magikvm_proto::state::ContainerStatus;
+use nix::sys::signal::{SigSet, Signal};
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
-
-/// Exit code of our own failures in a foreground run, distinct from the pod's codes.
-const OURS: Kind = Kind::Code(125);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -52,11 +53,11 @@ pub(super) struct Args {
     /// Accelerator of the VM; tcg is software emulation: slow, and not a security boundary
     #[arg(long, value_enum, default_value_t, env = "MAGIKVM_ACCEL")]
     accel: Accel,
-    /// Fail if pulling an image takes longer than this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = IMAGE_PULL_TIMEOUT_SECS, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    /// Fail if pulling an image takes longer than this (90s, 5m, 2h)
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration::deadline_secs, allow_hyphen_values = true)]
     pull_timeout: u64,
     /// Fail if the VM has booted and the start of its containers makes no progress for this long (90s, 5m, 2h)
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = ready_timeout)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration::deadline, allow_hyphen_values = true)]
     ready_timeout: Duration,
     /// Fail if an isolation layer of the VM's jail is missing (see `magikvm doctor`)
     #[arg(long)]
@@ -66,14 +67,35 @@ pub(super) struct Args {
     no_prefix: bool,
 }
 
+impl Args {
+    /// Whether the exit code is to be the pod's.
+    pub(super) fn is_foreground(&self) -> bool {
+        !self.detach
+    }
+}
+
 pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface) -> Outcome {
-    let ours = if args.detach { Kind::Internal } else { OURS };
+    if args.is_foreground() {
+        ui::fail_with(OURS);
+    }
+    let caught = Arc::new(AtomicI32::new(0));
+    let result = run(args, root, pods, &caught);
+    result.map_err(|error| match Signal::try_from(caught.load(Ordering::Acquire)) {
+        Ok(signal) if error.is_cancelled() => error.code(code_of(signal)),
+        _ => error,
+    })
+}
+
+fn run(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface, caught: &Arc<AtomicI32>) -> Outcome {
     let vmm = VmmKind::choose(args.vmm, args.accel).map_err(|error| {
         CliError::of(Kind::Code(2), &error).hint("Omit either `--vmm krun` or `--accel tcg`.")
     })?;
     let (bytes, origin) = read_manifest(&args.manifest)?;
-    let mut plan = manifest::parse(&bytes, &origin)
+    let Parsed { mut plan, ignored } = manifest::parse_all(&bytes, &origin)
         .map_err(|problems| CliError::new(Kind::User, problems.to_string().trim_end().to_owned()))?;
+    for ignored in &ignored {
+        warn(&ignored.to_string());
+    }
     plan.publish(args.publish).map_err(|error| {
         CliError::of(Kind::User, &error)
             .hint("Omit one of the two ports, or choose another port of the host.")
@@ -95,23 +117,21 @@ pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface
         ready_wait_ms: u64::try_from(args.ready_timeout.as_millis()).unwrap_or(u64::MAX),
         at_end: if args.rm { AtEnd::Remove } else { AtEnd::Keep },
     };
-    if args.accel == Accel::Tcg && std::env::var_os("MAGIKVM_QUIET").is_none() {
-        ui::note("Warning: software emulation (tcg) is slow and is not a security boundary.");
+    if args.accel == Accel::Tcg {
+        warn("software emulation (tcg) is slow and is not a security boundary");
     }
-    let signals = Signals::block();
-    let mut launched = pods.run_pod(&request).map_err(|failure| CliError::of_failure(failure, ours))?;
+    let signals = Signals::block(Arc::clone(caught));
+    let mut launched = pods.run_pod(&request).map_err(CliError::of_failure)?;
     let ready = Arc::new(AtomicBool::new(false));
     let canceller = launched.canceller().map_err(|error| CliError::of(Kind::Environment, &error))?;
     signals.watch(canceller, Arc::clone(&ready), pods.clone(), id.clone());
     let mut progress = ui::PullProgress::new();
     let came =
         launched.await_ready(&mut |image, now| progress.show(&image.familiar(), now), &mut |message| {
-            if std::env::var_os("MAGIKVM_QUIET").is_none() {
-                ui::note(&format!("Warning: {message}."));
-            }
+            warn(message);
         });
     progress.end();
-    came.map_err(|failure| CliError::of_failure(failure, ours))?;
+    came.map_err(CliError::of_failure)?;
     ready.store(true, Ordering::Release);
     if finds_ports {
         show_ports(pods, &id);
@@ -123,17 +143,9 @@ pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface
     foreground(launched, pods, &id, args.no_prefix)
 }
 
-/// Longest `--ready-timeout`.
-const MAX_READY_TIMEOUT: Duration = Duration::from_secs(86_400);
-
-fn ready_timeout(text: &str) -> Result<Duration, String> {
-    let span: jiff::SignedDuration =
-        text.parse().map_err(|_| format!("{text:?} is not a duration (90s, 5m, 2h)"))?;
-    let duration = Duration::try_from(span).unwrap_or_default();
-    if (Duration::from_secs(1)..=MAX_READY_TIMEOUT).contains(&duration) {
-        Ok(duration)
-    } else {
-        Err(format!("{text:?} is not between 1s and 24h"))
+fn warn(message: &str) {
+    if std::env::var_os("MAGIKVM_QUIET").is_none() {
+        ui::note(&format!("Warning: {message}."));
     }
 }
 
@@ -190,46 +202,53 @@ fn foreground(mut launched: Launched, pods: &PodRuntimeInterface, id: &PodId, no
     let show = Show { prefix: !no_prefix, timestamps: false };
     let mut readers = pods.logs(&found, containers);
     super::logs::show(&mut readers, &found.dir, show, None, Follow::Until(&|| over.load(Ordering::Acquire)))?;
-    let (last, launched) =
-        waiter.join().map_err(|_| CliError::new(OURS, "lost the connection to the pod's monitor"))?;
+    let (last, launched) = waiter
+        .join()
+        .map_err(|_| CliError::new(Kind::Internal, "lost the connection to the pod's monitor"))?;
     match last {
         Some(FromMonitor::Ended { code }) => {
-            let broken = pods.find(id).ok().and_then(|found| found.state).and_then(|state| state.broken);
-            launched.finish().map_err(|failure| CliError::of_failure(failure, OURS))?;
-            if let Some(why) = broken {
+            let found = pods.find(id).ok();
+            launched.finish().map_err(CliError::of_failure)?;
+            for note in found.iter().flat_map(out_of_memory) {
+                ui::note(&note);
+            }
+            if let Some(why) = found.and_then(|found| found.state).and_then(|state| state.broken) {
                 let message = format!("pod {id} did not end properly: {}", why.message);
-                return Err(CliError::new(OURS, message).because(why.reason));
+                return Err(CliError::new(Kind::Internal, message).because(why.reason));
             }
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
         }
-        Some(FromMonitor::Failed(failure)) => Err(CliError::of_failure(*failure, OURS)),
+        Some(FromMonitor::Failed(failure)) => Err(CliError::of_failure(*failure)),
         Some(FromMonitor::Ready | FromMonitor::Pulling { .. } | FromMonitor::Warning { .. }) | None => {
-            Err(CliError::new(OURS, format!("the monitor of pod {id} was killed; the pod is lost"))
+            Err(CliError::new(Kind::Internal, format!("the monitor of pod {id} was killed; the pod is lost"))
                 .hint(format!("Remove what is left of it with `magikvm rm {id}`.")))
         }
     }
 }
 
 /// Signals that would end this program, blocked in all its threads.
-struct Signals(SigSet);
+struct Signals {
+    set: SigSet,
+    /// The number of the last signal, for the exit code.
+    caught: Arc<AtomicI32>,
+}
 
 impl Signals {
-    fn block() -> Self {
+    fn block(caught: Arc<AtomicI32>) -> Self {
         let set = crate::signals::ending();
         ignore(
             set.thread_block(),
             "they then end the program as usual; the pod's monitor does not depend on it",
         );
-        Self(set)
+        Self { set, caught }
     }
 
     /// First signal: gives the start up, or stops the pod with its grace period. Second: kills it. Third: leaves it.
     fn watch(self, canceller: Canceller, ready: Arc<AtomicBool>, pods: PodRuntimeInterface, id: PodId) {
         std::thread::spawn(move || {
             for count in 1.. {
-                if self.0.wait().is_err() {
-                    return;
-                }
+                let Ok(signal) = self.set.wait() else { return };
+                self.caught.store(signal as i32, Ordering::Release);
                 let grace = match count {
                     1 if !ready.load(Ordering::Acquire) => {
                         canceller.cancel();
@@ -240,7 +259,7 @@ impl Signals {
                         None
                     }
                     2 => Some(Duration::ZERO),
-                    _ => std::process::exit(130),
+                    _ => std::process::exit(code_of(signal).into()),
                 };
                 let (pods, id) = (pods.clone(), id.clone());
                 std::thread::spawn(move || {
@@ -253,21 +272,47 @@ impl Signals {
     }
 }
 
+/// A word about each container that was killed because memory ran out, which its exit code alone does not tell.
+fn out_of_memory(found: &Found) -> Vec<String> {
+    let statuses = found.state.as_ref().map(|state| state.containers.as_slice()).unwrap_or_default();
+    let killed = |status: &&ContainerStatus| {
+        let mut runs = status.state.terminated().into_iter().chain(&status.last);
+        runs.any(|run| run.exit.oom_killed)
+    };
+    statuses
+        .iter()
+        .filter(killed)
+        .map(|status| {
+            let name = &status.name;
+            match status::memory_limit(found, name) {
+                Some(limit) => format!(
+                    "Container {name} was killed: out of memory (its limit is {limit}).\nHint: Raise `resources.limits.memory` of this container in the manifest."
+                ),
+                None => format!(
+                    "Container {name} was killed: out of memory.\nHint: Set `resources.limits.memory` of this container in the manifest; without it, the VM has only its default memory."
+                ),
+            }
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
     use magikvm_proto::budget::HOST_READY_WAIT_MS;
+    use magikvm_proto::limits::IMAGE_PULL_TIMEOUT_SECS;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
 
     #[test]
-    fn a_ready_timeout_is_a_duration_of_sensible_length() {
-        assert_eq!(ready_timeout("60s"), Ok(Duration::from_millis(HOST_READY_WAIT_MS)));
-        assert_eq!(ready_timeout("1h 30m"), Ok(Duration::from_secs(5400)));
-        assert_eq!(ready_timeout("24h"), Ok(MAX_READY_TIMEOUT));
-        for text in ["", "60", "soon", "-5s x"] {
-            assert!(ready_timeout(text).unwrap_err().contains("is not a duration"), "{text}");
-        }
-        for text in ["0s", "-5s", "999ms", "25h", "9999999h"] {
-            assert!(ready_timeout(text).unwrap_err().contains("is not between"), "{text}");
-        }
+    fn the_defaults_are_those_of_the_limits() {
+        let args = Line::parse_from(["run", "pod.yaml"]).args;
+        assert_eq!(args.ready_timeout, Duration::from_millis(HOST_READY_WAIT_MS));
+        assert_eq!(args.pull_timeout, IMAGE_PULL_TIMEOUT_SECS);
     }
 }

@@ -1,8 +1,7 @@
 //! What the threads around the event loop tell it, and how they are started.
 
-use crate::pod::control::ControlRequest;
 use crate::pod::pull::FromPuller;
-use crate::pod::step::Input;
+use crate::pod::step::{Input, PauseRequest};
 use crate::store::text::ignore;
 use magikvm_proto::wire::Refusal;
 use std::sync::mpsc::{Sender, SyncSender};
@@ -19,7 +18,17 @@ pub(super) enum Message {
     /// From the process that pulls images; None is its end.
     Puller(Option<FromPuller>),
     /// A user's request; answered through `done` when it is carried out or never will be.
-    Control { request: ControlRequest, done: Sender<Answer> },
+    Control { request: LifeRequest, done: Sender<Answer> },
+}
+
+/// A request that concerns the pod's life.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum LifeRequest {
+    Stop {
+        /// Time between TERM and KILL, in milliseconds.
+        grace_ms: u64,
+    },
+    Motion(PauseRequest),
 }
 
 /// What a user's request came to.

@@ -7,7 +7,7 @@ use super::failure::Failure;
 use super::launch::{self, Launched};
 use super::logs::LogReader;
 use super::run::RunRequest;
-use crate::agent::{AgentConnection, AgentError, Connector, DeadlineExtension};
+use crate::agent::{AgentConnection, AgentError, Connector, DeadlineExtension, Destination, Handshake};
 use crate::store::atomic::FileError;
 use crate::store::layout::Layout;
 use crate::store::lock::{self, Lock, LockState};
@@ -15,12 +15,17 @@ use crate::store::record::{self, Found, RecordError, Stage};
 use crate::store::undo::{Step, Undo, UndoError};
 use magikvm_proto::budget::HOST_SHUTDOWN_WAIT_MS;
 use magikvm_proto::id::{ContainerName, PodId};
+use magikvm_proto::limits::REQUEST_TIMEOUT_SECS;
+use magikvm_proto::wire::{Done, Refusal, RefusalCode, Stats};
+use serde::de::DeserializeOwned;
 use std::time::{Duration, Instant};
 
 /// Time that a monitor is waited for in addition to the pod's own time.
 const MONITOR_SLACK: Duration = Duration::from_secs(10);
 /// Time for the processes of a sandbox to stop or to continue.
 const MOTION_WAIT: Duration = Duration::from_secs(10);
+/// Time for the monitor to ask the agent, with some for its own work.
+const AGENT_WAIT: Duration = Duration::from_secs(REQUEST_TIMEOUT_SECS + 10);
 /// Time for a connection to the agent.
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
 
@@ -28,8 +33,13 @@ const CONNECT_WAIT: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum PodError {
     /// There is no pod of that name.
-    #[error("there is no pod {0}")]
-    NotFound(PodId),
+    #[error("there is no pod {pod}")]
+    NotFound {
+        /// The requested pod.
+        pod: PodId,
+        /// Pods of the same name in other namespaces.
+        elsewhere: Vec<PodId>,
+    },
     /// The pod has no container of that name.
     #[error("pod {pod} has no container {container}; it has {}", known.join(", "))]
     NoContainer {
@@ -80,6 +90,9 @@ pub enum PodError {
     /// The agent refused the request or could not be reached.
     #[error(transparent)]
     Agent(#[from] AgentError),
+    /// The monitor had no answer of the agent to pass on, for this reason.
+    #[error("{0}")]
+    Unanswered(String),
     /// The pod's record cannot be read or written.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -150,15 +163,20 @@ impl PodRuntimeInterface {
 
     /// Pauses a pod's sandbox and returns when none of its processes runs. A second call changes nothing.
     pub fn pause_pod(&self, id: &PodId) -> Result<(), PodError> {
-        self.set_in_motion(id, ControlRequest::Pause, "paused")
+        self.set_in_motion(id, &ControlRequest::Pause, "paused")
     }
 
     /// Resumes a pod's sandbox, whoever stopped it, and returns when all of its processes run. The guest's clock is then corrected.
     pub fn resume_pod(&self, id: &PodId) -> Result<(), PodError> {
-        self.set_in_motion(id, ControlRequest::Resume, "resumed")
+        self.set_in_motion(id, &ControlRequest::Resume, "resumed")
     }
 
-    fn set_in_motion(&self, id: &PodId, request: ControlRequest, verb: &'static str) -> Result<(), PodError> {
+    fn set_in_motion(
+        &self,
+        id: &PodId,
+        request: &ControlRequest,
+        verb: &'static str,
+    ) -> Result<(), PodError> {
         let found = self.find(id)?;
         if found.is_lost() {
             return Err(PodError::Lost(id.clone()));
@@ -171,7 +189,7 @@ impl PodRuntimeInterface {
         match control::ask(&found.dir, request, MOTION_WAIT) {
             Err(_) if self.ended(id) => Err(PodError::NotRunning(id.clone())),
             Err(source) => Err(PodError::Control { pod: id.clone(), verb, source }),
-            Ok(()) => Ok(()),
+            Ok(Done {}) => Ok(()),
         }
     }
 
@@ -186,7 +204,7 @@ impl PodRuntimeInterface {
         let wait = Duration::from_millis(grace_ms.saturating_add(HOST_SHUTDOWN_WAIT_MS)) + MONITOR_SLACK;
         let deadline = Instant::now() + MONITOR_SLACK;
         loop {
-            match control::ask(&found.dir, ControlRequest::Stop { grace_ms }, wait) {
+            match control::ask(&found.dir, &ControlRequest::Stop { grace_ms }, wait) {
                 // A live monitor begins to listen when it has started the VM.
                 Err(ControlError::Unreachable(_))
                     if Instant::now() < deadline
@@ -194,7 +212,7 @@ impl PodRuntimeInterface {
                 {
                     std::thread::sleep(Duration::from_millis(5));
                 }
-                answer => return answer,
+                answer => return answer.map(|Done {}| ()),
             }
         }
     }
@@ -202,7 +220,7 @@ impl PodRuntimeInterface {
     fn ended(&self, id: &PodId) -> bool {
         match self.find(id) {
             Ok(found) => found.state.is_some_and(|state| state.stage == Stage::Ended),
-            Err(error) => matches!(error, PodError::NotFound(_)),
+            Err(error) => matches!(error, PodError::NotFound { .. }),
         }
     }
 
@@ -210,7 +228,7 @@ impl PodRuntimeInterface {
     /// writer of the journal got.
     pub fn delete_pod(&self, id: &PodId, force: Force) -> Result<(), PodError> {
         let dir = self.layout.pod(id);
-        let found = Found::read(dir)?.ok_or_else(|| PodError::NotFound(id.clone()))?;
+        let found = Found::read(dir)?.ok_or_else(|| self.not_found(id))?;
         if found.lock == LockState::Held {
             let ended = found.state.as_ref().is_some_and(|state| state.stage == Stage::Ended);
             match (force, ended) {
@@ -264,7 +282,13 @@ impl PodRuntimeInterface {
 
     /// Finds one pod.
     pub fn find(&self, id: &PodId) -> Result<Found, PodError> {
-        Found::read(self.layout.pod(id))?.ok_or_else(|| PodError::NotFound(id.clone()))
+        Found::read(self.layout.pod(id))?.ok_or_else(|| self.not_found(id))
+    }
+
+    fn not_found(&self, id: &PodId) -> PodError {
+        let records = self.list().unwrap_or_default().into_iter().filter_map(|found| found.record.ok());
+        let elsewhere = records.map(|record| record.id).filter(|other| other.name == id.name && other != id);
+        PodError::NotFound { pod: id.clone(), elsewhere: elsewhere.collect() }
     }
 
     /// The container that a verb applies to: the named one, or the only one.
@@ -308,12 +332,50 @@ impl PodRuntimeInterface {
         DeadlineExtension::new(move || pods.is_paused(&id))
     }
 
-    /// Connects to the agent of a running pod that is not paused.
+    /// Connects to the agent of a running pod that is not paused, for a session.
     pub fn agent(&self, found: &Found, id: &PodId) -> Result<AgentConnection, PodError> {
-        Ok(self.connector(found, id)?.connect(CONNECT_WAIT)?)
+        self.check_reachable(found, id)?;
+        Ok(broker(found, Destination::Agent).connect(CONNECT_WAIT)?)
     }
 
-    fn connector<'f>(&self, found: &'f Found, id: &PodId) -> Result<&'f Connector, PodError> {
+    /// Sends a signal to PID 1 of a container, or of all.
+    pub fn signal(
+        &self,
+        found: &Found,
+        id: &PodId,
+        container: Option<ContainerName>,
+        signal: i32,
+    ) -> Result<(), PodError> {
+        let Done {} =
+            self.ask_agent(found, id, &ControlRequest::Signal { container, signal }, "sent a signal")?;
+        Ok(())
+    }
+
+    /// The resource use of a running pod.
+    pub fn stats(&self, found: &Found, id: &PodId) -> Result<Stats, PodError> {
+        self.ask_agent(found, id, &ControlRequest::Stats, "asked for its resource use")
+    }
+
+    /// Has the monitor ask the agent.
+    fn ask_agent<T: DeserializeOwned>(
+        &self,
+        found: &Found,
+        id: &PodId,
+        request: &ControlRequest,
+        verb: &'static str,
+    ) -> Result<T, PodError> {
+        self.check_reachable(found, id)?;
+        control::ask(&found.dir, request, AGENT_WAIT).map_err(|error| match error {
+            ControlError::Refused(Refusal { code: RefusalCode::Internal, message }) => {
+                PodError::Unanswered(message)
+            }
+            ControlError::Refused(refusal) => AgentError::Refused(refusal).into(),
+            source => PodError::Control { pod: id.clone(), verb, source },
+        })
+    }
+
+    /// Whether the agent of a pod can be asked now.
+    fn check_reachable(&self, found: &Found, id: &PodId) -> Result<(), PodError> {
         if found.is_lost() {
             return Err(PodError::Lost(id.clone()));
         }
@@ -322,12 +384,16 @@ impl PodRuntimeInterface {
         if state.is_some_and(|state| state.paused_ms.is_some()) {
             return Err(PodError::Paused(id.clone()));
         }
-        state.and_then(|state| state.agent.as_ref()).ok_or_else(|| PodError::NotRunning(id.clone()))
+        match state.and_then(|state| state.agent.as_ref()) {
+            Some(_) => Ok(()),
+            None => Err(PodError::NotRunning(id.clone())),
+        }
     }
 
     /// A connector for the ports of a running pod that is not paused, for [`crate::net::relay::Relay`].
     pub fn forward(&self, found: &Found, id: &PodId) -> Result<Connector, PodError> {
-        Ok(self.connector(found, id)?.forwards())
+        self.check_reachable(found, id)?;
+        Ok(broker(found, Destination::Forward))
     }
 
     /// Opens the logs of these containers.
@@ -340,4 +406,9 @@ impl PodRuntimeInterface {
             })
             .collect()
     }
+}
+
+/// How to get a connection to the guest of a pod: its monitor makes it and lends it.
+fn broker(found: &Found, to: Destination) -> Connector {
+    Connector { socket: found.dir.broker_sock(), handshake: Handshake::Broker(to) }
 }

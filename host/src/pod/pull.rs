@@ -8,6 +8,7 @@ use crate::image::{
 };
 use crate::signals;
 use crate::store::layout::{Layout, Surroundings};
+use crate::store::limits;
 use crate::store::text::ignore;
 use magikvm_proto::codec::write_message;
 use nix::sys::signal::Signal;
@@ -133,6 +134,7 @@ fn pull(cancel: &Cancel, say: &(dyn Fn(&FromPuller) + Sync)) -> Result<(), Failu
         serde_json::from_slice(&request).map_err(Failure::at(STAGE, Blame::Internal))?;
     let layout =
         Layout::new(&Surroundings::of_process(request.root)).map_err(Failure::at(STAGE, Blame::Internal))?;
+    limits::put_in_force(&layout.limits()).map_err(Failure::at(STAGE, Blame::Environment))?;
     let store = ImageStore::open(&layout.images()).map_err(|error| of_image(&error))?;
     let sources =
         PullSources::load(&layout.registries(), &layout.policy()).map_err(|error| of_image(&error))?;

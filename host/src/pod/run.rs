@@ -12,7 +12,7 @@ use crate::store::layout::{Layout, PodDir};
 use crate::store::lock::{self, Lock, LockState};
 use crate::store::record::{self, ContainerRecord, Found, PodRecord, SCHEMA};
 use crate::store::undo::{self, Scope, Step, Undo};
-use magikvm_proto::limits::MAX_PODS;
+use magikvm_proto::raised;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::fs;
@@ -100,7 +100,7 @@ fn bring_up(
     };
     let prepared = runtime.prepare(&to_prepare, &mut pod.undo).map_err(of_runtime(RunStage::Prepare))?;
     for warning in prepared.warnings() {
-        observer.warn(&pod.dir, &warning);
+        observer.warn(&pod.dir, warning);
     }
     fault("prepare")?;
     let sandbox = runtime.start(prepared, &mut pod.undo).map_err(of_runtime(RunStage::Boot))?;
@@ -135,10 +135,13 @@ fn reserve(request: &RunRequest, layout: &Layout) -> Result<Pod, Failure> {
     let dir = layout.pod(&request.plan.id);
     clear_leftover(request, &dir)?;
     let count = record::list(layout).map_err(failed())?.len();
-    if count >= MAX_PODS {
-        let message = format!("there are {count} pods already, at most {MAX_PODS} are possible");
-        return Err(Failure::message(RunStage::Reserve, Blame::User, message)
-            .hint("list the pods with `magikvm ps`, and remove some with `magikvm rm NAME`."));
+    let max = raised::in_force().pods;
+    if count >= max {
+        let message = format!("there are {count} pods already, at most {max} are possible");
+        return Err(Failure::message(RunStage::Reserve, Blame::User, message).hint(format!(
+            "list the pods with `magikvm ps`, and remove some with `magikvm rm NAME`; {}.",
+            raised::remedy("pods")
+        )));
     }
     fs::DirBuilder::new()
         .mode(0o700)
@@ -273,7 +276,13 @@ fn write_record(request: &RunRequest, runtime: &dyn PodRuntime, pod: &Pod, uid: 
 }
 
 fn of_runtime(stage: RunStage) -> impl Fn(RuntimeError) -> Failure {
-    move |error| Failure::new(stage, error.blame(), &error)
+    move |error| {
+        let failure = Failure::new(stage, error.blame(), &error);
+        match error.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
 }
 
 fn roll_back(pod: Pod, mut failure: Failure) -> Failure {

@@ -3,7 +3,6 @@
 
 use super::super::document::{Config, Descriptor, Document, MAX_CONFIG, MAX_MANIFEST, Platform, Role, role};
 use super::{Layer, OpenError, Opened, check_layer_size, shorten};
-use magikvm_proto::limits::MAX_LAYERS;
 
 const MAX_NESTING: usize = 4;
 
@@ -29,9 +28,7 @@ pub(in super::super) fn walk(
         problem: "it has no configuration, so it is not a container image",
     })?;
     let layers = document.layers.unwrap_or_default();
-    if layers.len() > MAX_LAYERS {
-        return Err(OpenError::TooManyLayers { layers: layers.len() });
-    }
+    super::check_layers(layers.len())?;
     if role(&config.media_type) != Some(Role::Config) {
         return Err(wrong_type("the image's configuration", &config));
     }

@@ -10,7 +10,6 @@ use crate::image::{
 };
 use crate::store::layout::Layout;
 use clap::ValueEnum;
-use magikvm_proto::limits::IMAGE_PULL_TIMEOUT_SECS;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -26,8 +25,8 @@ pub(super) struct PullArgs {
     /// Connect to the registry without TLS
     #[arg(long)]
     plain_http: bool,
-    /// Fail if an image takes longer than this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = IMAGE_PULL_TIMEOUT_SECS, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    /// Fail if an image takes longer than this (90s, 5m, 2h)
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = super::super::duration::deadline_secs, allow_hyphen_values = true)]
     timeout: u64,
     #[command(flatten)]
     bring: BringArgs,
