@@ -155,9 +155,9 @@ impl<O: Outside> Nat<O> {
                 }
             }
             Ok(Frame::Packet(packet)) if is_guest(packet.source) => match packet.body {
-                Body::Tcp { .. } => self.tcp.from_guest(&packet, &mut work),
-                Body::Udp { .. } => self.udp.from_guest(&packet, &mut work),
-                Body::Echo => self.ping.from_guest(&packet, &mut work),
+                Body::Tcp { .. } => self.tcp.guest_sent(&packet, &mut work),
+                Body::Udp { .. } => self.udp.guest_sent(&packet, &mut work),
+                Body::Echo => self.ping.guest_sent(&packet, &mut work),
                 Body::Control | Body::Other(_) => {}
             },
             Ok(Frame::Packet(_) | Frame::Chatter) | Err(_) => {}
@@ -165,14 +165,14 @@ impl<O: Outside> Nat<O> {
     }
 
     /// Something has happened at a socket.
-    fn from_host(&mut self, ready: Ready, now: Instant, out: &mut Vec<u8>) {
+    fn host_is_ready(&mut self, ready: Ready, now: Instant, out: &mut Vec<u8>) {
         let mut work = Work { poller: &self.poller, outside: &mut self.outside, out, now };
         match Token::of(ready.token) {
             Token::Wire => {}
-            Token::Tcp(id) => self.tcp.from_host(id, ready, &mut work),
-            Token::Udp(id) => self.udp.from_host(id, &mut work),
-            Token::Published(id) => self.udp.from_published(id, &mut work),
-            Token::Ping(id) => self.ping.from_host(id, &mut work),
+            Token::Tcp(id) => self.tcp.host_is_ready(id, ready, &mut work),
+            Token::Udp(id) => self.udp.host_is_ready(id, &mut work),
+            Token::Published(id) => self.udp.published_is_ready(id, &mut work),
+            Token::Ping(id) => self.ping.host_is_ready(id, &mut work),
         }
     }
 
@@ -194,7 +194,7 @@ impl<O: Outside> Nat<O> {
         let mut ready = Vec::new();
         self.poller.wait(&mut ready, Some(std::time::Duration::ZERO))?;
         for &one in &ready {
-            self.from_host(one, now, out);
+            self.host_is_ready(one, now, out);
         }
         self.tick(now, out);
         Ok(ready.len())
@@ -214,5 +214,6 @@ fn is_guest(address: IpAddr) -> bool {
     address == GUEST_4 || address == GUEST_6
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests;

@@ -57,7 +57,7 @@ impl Pings {
     }
 
     /// A packet of the guest.
-    pub(super) fn from_guest(&mut self, packet: &Packet<'_>, work: &mut Work<'_>) {
+    pub(super) fn guest_sent(&mut self, packet: &Packet<'_>, work: &mut Work<'_>) {
         let message = if packet.source.is_ipv4() { packet.bytes.get(20..) } else { packet.bytes.get(40..) };
         let (Body::Echo, Some(message)) = (packet.body, message.filter(|message| message.len() >= HEADER))
         else {
@@ -109,7 +109,7 @@ impl Pings {
     }
 
     /// The socket of a ping is readable, or has an error.
-    pub(super) fn from_host(&mut self, id: u64, work: &mut Work<'_>) {
+    pub(super) fn host_is_ready(&mut self, id: u64, work: &mut Work<'_>) {
         let Some(ping) = self.pings.get_mut(&id) else { return };
         let Key { guest, peer, identifier } = ping.key;
         let mut space = vec![0; SPACE];

@@ -102,7 +102,7 @@ fn carry(mut nat: Nat<Host>, mut wire: FrameStream) -> Result<std::convert::Infa
         let now = Instant::now();
         wire.frames(|frame, out| nat.from_guest(frame, now, out))?;
         for &one in &ready {
-            nat.from_host(one, now, &mut wire.output);
+            nat.host_is_ready(one, now, &mut wire.output);
         }
         nat.tick(now, &mut wire.output);
         is_there &= wire.write();

@@ -138,7 +138,7 @@ impl Connections {
     }
 
     /// A packet of the guest.
-    pub(super) fn from_guest(&mut self, packet: &Packet<'_>, work: &mut Work<'_>) {
+    pub(super) fn guest_sent(&mut self, packet: &Packet<'_>, work: &mut Work<'_>) {
         let Body::Tcp { source, destination, flags, .. } = packet.body else { return };
         let key = Key {
             guest: SocketAddr::new(packet.source, source),
@@ -210,7 +210,7 @@ impl Connections {
     }
 
     /// Something has happened at the host's socket.
-    pub(super) fn from_host(&mut self, id: u64, ready: Ready, work: &mut Work<'_>) {
+    pub(super) fn host_is_ready(&mut self, id: u64, ready: Ready, work: &mut Work<'_>) {
         let is_large = self.connections.len() <= WITH_LARGE_BUFFERS;
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let Phase::Connecting { syn } = &mut connection.phase else {
@@ -392,7 +392,15 @@ fn listening(key: Key, is_large: bool) -> Open {
     ignore(socket.listen(local), "a guest that uses port 0 gets a reset");
     let mut sockets = SocketSet::new(Vec::with_capacity(1));
     let handle = sockets.add(socket);
-    Open { sockets, handle, guest_has_ended: false, is_told: false, peer_has_ended: false, has_more: false }
+    Open {
+        sockets,
+        handle,
+        guest_has_ended: false,
+        is_told: false,
+        peer_has_ended: false,
+        has_more: false,
+        packets: 0,
+    }
 }
 
 /// Bounds what the host's kernel buffers for a connection beyond the first ones.

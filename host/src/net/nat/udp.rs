@@ -110,7 +110,7 @@ impl Flows {
     }
 
     /// A packet of the guest.
-    pub(super) fn from_guest(&mut self, packet: &Packet<'_>, work: &mut Work<'_>) {
+    pub(super) fn guest_sent(&mut self, packet: &Packet<'_>, work: &mut Work<'_>) {
         let Body::Udp { source, destination, data } = packet.body else { return };
         let key = Key { guest: source, peer: SocketAddr::new(packet.destination, destination) };
         if self.answer_inbound(key, data, work.now) {
@@ -175,7 +175,7 @@ impl Flows {
     }
 
     /// The socket of a flow is readable, or has an error.
-    pub(super) fn from_host(&mut self, id: u64, work: &mut Work<'_>) {
+    pub(super) fn host_is_ready(&mut self, id: u64, work: &mut Work<'_>) {
         let Some(flow) = self.flows.get_mut(&id) else { return };
         let key = flow.key;
         let guest = key.guest();
@@ -199,7 +199,7 @@ impl Flows {
     }
 
     /// A published port is readable.
-    pub(super) fn from_published(&mut self, id: u64, work: &mut Work<'_>) {
+    pub(super) fn published_is_ready(&mut self, id: u64, work: &mut Work<'_>) {
         let Ok(port) = usize::try_from(id) else { return };
         let Some(published) = self.published.get(port) else { return };
         for _ in 0..BATCH {
