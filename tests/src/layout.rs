@@ -38,6 +38,12 @@ impl Tar {
         self
     }
 
+    /// A character device with the number 0:0.
+    pub fn null_device(mut self, name: &str) -> Self {
+        self.entry(name, 0o644, b'3', "", b"");
+        self
+    }
+
     fn entry(&mut self, name: &str, mode: u32, kind: u8, target: &str, bytes: &[u8]) {
         self.entry_of(name, mode, 0, kind, target, bytes);
     }

@@ -239,8 +239,8 @@ impl Mounts<'_> {
     }
 
     fn finish(&self) -> Result<(), MountError> {
-        let late = self.made.iter().filter(|made| made.read_only == ReadOnly::AtEnd);
-        late.map(|made| add_flags(&made.top, MsFlags::MS_RDONLY).map_err(failed(&made.path))).collect()
+        let mut late = self.made.iter().filter(|made| made.read_only == ReadOnly::AtEnd);
+        late.try_for_each(|made| add_flags(&made.top, MsFlags::MS_RDONLY).map_err(failed(&made.path)))
     }
 
     /// The place to mount at, unless nothing may be mounted there.

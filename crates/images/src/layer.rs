@@ -105,6 +105,9 @@ fn put(tree: &mut Tree, path: &EntryPath<'_>, entry: &Entry) -> Result<(), TreeE
             attributes.mode = 0o777;
             Content::Symlink(entry.link.as_slice().into())
         }
+        // To the overlay of a container this device is a whiteout, as to those of containerd and podman, which unpack it as it is: it hides
+        // what lower layers have here and is no file.
+        EntryKind::CharDevice if entry.device == (0, 0) => return tree.erase(&place),
         EntryKind::CharDevice => Content::CharDevice(Device::new(entry.device.0, entry.device.1)?),
         EntryKind::BlockDevice => Content::BlockDevice(Device::new(entry.device.0, entry.device.1)?),
         EntryKind::Fifo => Content::Fifo,
@@ -215,6 +218,29 @@ mod tests {
         assert!(size % 4096 == 0 && bytes.len() as u64 >= size);
         bytes.truncate(usize::try_from(size).unwrap());
         Ok(bytes)
+    }
+
+    #[test]
+    fn the_device_0_0_is_a_whiteout() {
+        let tree = |layers: &[Vec<u8>]| {
+            let (mut tree, mut out) = (Tree::new(), Cursor::new(Vec::new()));
+            let mut data = DataArea::in_memory(&mut out, 1 << 20, RootfsCompression::None);
+            for layer in layers {
+                apply(&mut TarReader::new(layer.as_slice()), &mut tree, &mut data).unwrap();
+            }
+            let Some((_, directory)) = tree.entries(Tree::ROOT).find(|(name, _)| *name == b"d") else {
+                return Vec::new();
+            };
+            tree.entries(directory.inode).map(|(name, _)| String::from_utf8(name.to_vec()).unwrap()).collect()
+        };
+        let file = |name: &str| entry(b'0', name, "", b"x");
+        let device = entry(b'3', "d/a", "", b"");
+        let below = [entry(b'5', "d", "", b""), file("d/a"), file("d/b")].concat();
+        assert_eq!(tree(&[below.clone(), device.clone()]), ["b"]);
+        assert_eq!(tree(&[[below.clone(), device.clone()].concat()]), ["b"]);
+        assert_eq!(tree(&[below, [device.clone(), file("d/a")].concat()]), ["a", "b"]);
+        assert_eq!(tree(&[[entry(b'5', "d/a", "", b""), file("d/a/in")].concat(), device]), [""; 0]);
+        assert!(image(&[entry(b'3', "./", "", b"")]).is_err());
     }
 
     #[test]

@@ -33,7 +33,8 @@ pub(super) struct CliError {
     causes: Vec<String>,
     hint: Option<String>,
     program: Option<ProgramProblem>,
-    trace: Trace,
+    /// Boxed, because most results have none.
+    trace: Box<Trace>,
 }
 
 /// What is known of a pod that failed to start and is gone.
@@ -64,7 +65,7 @@ impl CliError {
             causes: Vec::new(),
             hint: None,
             program: None,
-            trace: Trace::default(),
+            trace: Box::default(),
         }
     }
 
@@ -99,7 +100,7 @@ impl CliError {
         };
         let Failure { message, stage, reason, causes, hint, program, .. } = failure;
         let Failure { containers, events, network, console, .. } = failure;
-        let trace = Trace { containers, events, network, console };
+        let trace = Box::new(Trace { containers, events, network, console });
         Self { kind, message, stage: Some(stage), reason, causes, hint, program, trace }
     }
 

@@ -32,6 +32,7 @@ use crate::store::layout::{Layout, Surroundings};
 use crate::store::limits;
 use clap::{Parser, Subcommand, ValueEnum};
 use error::{CliError, Kind};
+use magikvm_platform::text::{acts, harmless_json};
 use magikvm_proto::id::PodId;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -184,16 +185,22 @@ fn pod_id(text: &str) -> Result<PodId, String> {
 
 /// Prints a value in the requested format.
 fn print_as(value: &serde_json::Value, format: Format) -> Result<(), CliError> {
+    let json = || -> Result<String, CliError> {
+        let text =
+            serde_json::to_string_pretty(value).map_err(|error| CliError::of(Kind::Internal, &error))?;
+        Ok(harmless_json(&text))
+    };
     match format {
-        Format::Json => {
-            let text =
-                serde_json::to_string_pretty(value).map_err(|error| CliError::of(Kind::Internal, &error))?;
-            ui::line(&text);
-        }
+        Format::Json => ui::line(&json()?),
         Format::Yaml => {
             let text =
                 serde_saphyr::to_string(value).map_err(|error| CliError::of(Kind::Internal, &error))?;
-            ui::bytes(text.as_bytes());
+            // Untrusted text with characters that act on a terminal: JSON is YAML too, and has escapes for all of them.
+            if text.contains(|c: char| acts(c) && c != '\n') {
+                ui::line(&json()?);
+            } else {
+                ui::bytes(text.as_bytes());
+            }
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 
 /// Why they are ignored.
 pub(super) const WHY: &str =
-    "an API server adds it for the token of a service account, and there is none here";
+    "an API server adds such volumes for the token of a service account, and there is none here";
 /// Beginnings of the names of projected volumes: Kubernetes, Amazon's two ways, Azure.
 const PROJECTED: [&str; 4] =
     ["kube-api-access-", "aws-iam-token", "eks-pod-identity-token", "azure-identity-token"];

@@ -138,7 +138,7 @@ mod tests {
             ("d: {f: 1, <<: *x}", "b=1@1 c=1@1 f=1@3"),
             ("d: {b: 1, <<: *x}", "b=1@3 c=1@1"),
             ("t: &t {<<: *x, g: 2}\nd: {<<: *t}", "b=1@1 c=1@1 g=2@3"),
-            ("m: &n {b: {p: 1, q: 1}}\nd:\n  <<: *n\n  b: {p: 2}", "b@5"),
+            ("m: &n {b: {p: 1, q: 1}}\nd:\n  <<: *n\n  b: {p: 2}", "b@6"),
             ("d: {'<<': {q: 1}}", "<<@3"),
         ] {
             assert_eq!(found(&format!("{TWO}{text}")).as_deref(), Ok(expected), "{text}");

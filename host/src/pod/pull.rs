@@ -4,7 +4,7 @@
 
 use super::failure::{Blame, Failure, RunStage};
 use crate::image::{
-    BringOptions, Cancel, ImageError, ImageStore, Platform, Progress, PullPolicy, PullSources, Reference,
+    BringOptions, Cancel, ImageError, ImageStore, Progress, PullPolicy, PullSources, Reference, Wanted,
 };
 use crate::signals;
 use crate::store::layout::{Layout, Surroundings};
@@ -29,7 +29,7 @@ pub struct PullRequest {
     /// The images, pulled one after the other.
     pub images: Vec<(Reference, PullPolicy)>,
     /// The platform that the images must be for.
-    pub platform: Platform,
+    pub platform: Wanted,
     /// Seconds for each image.
     pub timeout_secs: u64,
 }

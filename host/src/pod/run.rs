@@ -4,7 +4,7 @@
 use super::failure::{Blame, Failure, RunStage};
 use super::ports::{self, Published};
 use super::pull::{PullRequest, of_image};
-use crate::image::{Image, ImageError, ImageStore, Platform, Policy, PullPolicy, Reference};
+use crate::image::{Image, ImageError, ImageStore, Policy, PullPolicy, Reference, Wanted};
 use crate::manifest::{ContainerSpec, PodPlan};
 use crate::runtime::{self, PodRuntime, PodToPrepare, RuntimeError, Sandbox, VmOptions};
 use crate::store::atomic::{self, FileError};
@@ -199,7 +199,7 @@ fn resolve_images(
     request: &RunRequest,
     layout: &Layout,
     dir: &PodDir,
-    wanted_platform: &Platform,
+    wanted_platform: &Wanted,
     observer: &mut dyn Observer,
 ) -> Result<Vec<Image>, Failure> {
     let store = ImageStore::open(&layout.images()).map_err(|error| of_image(&error))?;
@@ -208,10 +208,11 @@ fn resolve_images(
     for container in &request.plan.containers {
         let context = |failure| of_container(container, failure);
         let name = &container.image;
-        let here = store.present(name, &policy).map_err(|error| context(of_image(&error)))?;
+        let here =
+            store.present(name, &policy, wanted_platform).map_err(|error| context(of_image(&error)))?;
         let when = match (container.pull_policy, &here) {
             (PullPolicy::Never, None) => {
-                let why = store.absent(name, &policy).unwrap_or_else(|error| error);
+                let why = store.absent(name, &policy, wanted_platform).unwrap_or_else(|error| error);
                 return Err(context(of_image(&why)));
             }
             (PullPolicy::Always, None) => Some(PullPolicy::Always),
@@ -240,7 +241,8 @@ fn resolve_images(
         if wanted_platform.takes(&platform) {
             return Ok(image);
         }
-        let message = format!("the image {name} is for {platform}, the pod's VM is {wanted_platform}");
+        let message =
+            format!("the image {name} is for {platform}, the pod's VM is {}", wanted_platform.described());
         let failure = Failure::message(RunStage::Image, Blame::User, message);
         let command = format!("magikvm image pull --platform {wanted_platform} {}", name.familiar());
         Err(of_container(container, failure).hint(format!("pull the right image with `{command}`.")))

@@ -5,8 +5,8 @@ use super::control::{BySignals, SandboxControl};
 use super::volumes::{self, Volumes};
 use super::{PodRuntime, PodToPrepare, Prepared, RuntimeError, Sandbox, SandboxNetwork, network, oci};
 use crate::agent::Connector;
-use crate::image::Platform;
 use crate::image::erofs::{self, SmallFile};
+use crate::image::{Wanted, host_processor};
 use crate::jail::{self, Cgroup, Requirement};
 use crate::manifest::{PodFacts, PodPlan, resolve_process};
 use crate::nested::{self, Nested};
@@ -81,6 +81,10 @@ pub struct VmOptions {
     #[serde(default)]
     pub jail: Requirement,
 }
+
+/// The best variant of programs that QEMU's emulation of an x86_64 processor runs (`-cpu max`): it has had AVX2 since QEMU 7.2, and no
+/// AVX-512.
+const EMULATED_X86_64: &str = "v3";
 
 #[derive(Debug)]
 pub struct MicroVm {
@@ -248,8 +252,14 @@ pub fn check_guest(dir: &Path) -> Result<GuestManifest, GuestError> {
 }
 
 impl PodRuntime for MicroVm {
-    fn platform(&self) -> Platform {
-        Platform::guest(self.arch)
+    fn platform(&self) -> Wanted {
+        let processor = match (self.arch, self.options.accel) {
+            (Arch::X86_64, Accel::Tcg) => EMULATED_X86_64,
+            // The VM has the host's processor.
+            (Arch::X86_64, Accel::Kvm) => host_processor(),
+            (Arch::Aarch64, _) => "v8",
+        };
+        Wanted::guest(self.arch, processor)
     }
 
     fn record(&self, plan: &PodPlan) -> SandboxRecord {

@@ -11,7 +11,7 @@ pub use control::SandboxControl;
 pub use microvm::VmOptions;
 
 use crate::agent::Connector;
-use crate::image::{Image, Platform};
+use crate::image::{Image, Wanted};
 use crate::manifest::fields::{ANNOTATION_NESTED, ANNOTATION_ROOT};
 use crate::manifest::{PodPlan, ResolveError, RuntimeClass};
 use crate::net::settle::{NetError, Settled};
@@ -98,7 +98,7 @@ pub struct SandboxNetwork {
 
 pub trait PodRuntime: Debug + Send + Sync {
     /// The platform that the containers' images must be for.
-    fn platform(&self) -> Platform;
+    fn platform(&self) -> Wanted;
     /// Checks that this host can run pods of the class, before anything is made.
     fn probe(&self) -> Result<(), Unavailable>;
     /// The sandbox's part of a pod's record.

@@ -387,7 +387,8 @@ mod tests {
 
     fn config(plan: &PodPlan) -> Spec {
         let container = &plan.containers[0];
-        let process = resolve_process(container, &ImageDefaults::default(), &PodFacts::default()).unwrap();
+        let facts = PodFacts { hostname: plan.hostname.clone(), ..PodFacts::default() };
+        let process = resolve_process(container, &ImageDefaults::default(), &facts).unwrap();
         container_config(plan, container, &process, &Site::guest())
     }
 

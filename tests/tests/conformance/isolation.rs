@@ -3,8 +3,9 @@
 use crate::row::{Group, Pods, Row};
 use crate::subject::Subject;
 use magikvm_tests::Pod;
-use magikvm_tests::layout::{Tar, busybox};
+use magikvm_tests::layout::Tar;
 use magikvm_tests::programs::PROBE;
+use magikvm_tests::virtual_machine::busybox;
 use serde_json::{Value, json};
 
 const POD: &str = "probe";

@@ -193,23 +193,22 @@ fn mounts_that_cannot_be_made(subject: &Subject) {
     let pod = || {
         Pod::new("unmade")
             .volume("v", json!({ "emptyDir": { "medium": "Memory" } }))
-            .volume("host", json!({ "hostPath": { "path": text(&host) } }))
-            .container("fine", &["true"])
-            .container("bad", &["true"])
+            .container("fine", &["sleep", "1000"])
+            .container("bad", &["sleep", "1000"])
     };
-    let read_only =
-        pod().mount("host", "/look", json!({ "readOnly": true })).mount("v", "/look/new", json!({}));
-    for (pod, path, at, reason) in [
-        (pod().mount("v", "/etc/passwd", json!({})), "/etc/passwd", "/etc/passwd", "Not a directory"),
-        (read_only, "/look/new", "/look/new", "Read-only file system"),
+    let read_only = pod()
+        .volume("host", json!({ "hostPath": { "path": text(&host) } }))
+        .mount("host", "/look", json!({ "readOnly": true }))
+        .mount("v", "/look/new", json!({}));
+    for (pod, path, reason) in [
+        (pod().mount("v", "/etc/passwd", json!({})), "/etc/passwd", "Not a directory"),
+        (read_only, "/look/new", "Read-only file system"),
     ] {
-        let said = subject.run(&pod).arg("-d").run();
-        let expected = format!("mount at {path}: cannot use its mount point: {at}: {reason}");
-        assert!(
-            said.code != 0 && said.stderr.contains("bad") && said.stderr.contains(&expected),
-            "{}",
-            said.transcript()
+        let said = subject.run(&pod).arg("-d").fails(1).stderr;
+        let expected = format!(
+            "container bad could not be started: mount at {path}: cannot use its mount point: {reason}"
         );
+        assert!(said.contains(&expected), "{said}");
     }
     assert_eq!(fs::read_dir(&host).unwrap().count(), 0);
     subject.assert_as_new();

@@ -4,13 +4,14 @@
 use super::super::blob::{ZSTD_WINDOW_LOG, sniff};
 use super::super::cancel::Cancel;
 use super::super::digest::Digest;
-use super::super::document::{ArchiveImage, CONFIG_TYPE, Compression, MAX_CONFIG, MAX_TOP, Platform};
+use super::super::document::{ArchiveImage, CONFIG_TYPE, Compression, MAX_CONFIG, MAX_TOP};
+use super::super::platform::Wanted;
 use super::super::reference::Reference;
 use super::super::tar::{EntryKind, Skip, TarReader};
 use super::super::tree::EntryPath;
 use super::layout::Files;
 use super::walk::read_config;
-use super::{Layer, LayerPlace, Local, OpenError, Opened, check_layer_size, shorten};
+use super::{Layer, LayerPlace, Local, OpenError, Opened, OwnNames, check_layer_size, shorten};
 use magikvm_proto::raised;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -31,7 +32,7 @@ fn max_archive() -> u64 {
 const COPY_LEN: usize = 256 << 10;
 
 /// Opens one image of an archive of `docker save`.
-pub(super) fn open(archive: &Archive, wanted: Option<&str>, platform: &Platform) -> Result<Local, OpenError> {
+pub(super) fn open(archive: &Archive, wanted: Option<&str>, platform: &Wanted) -> Result<Local, OpenError> {
     let manifest = archive.bytes(&["manifest.json"], MAX_TOP, "the archive's manifest.json")?;
     let images: Vec<ArchiveImage> = serde_json::from_slice(&manifest)
         .map_err(|source| OpenError::Json { what: "the archive's manifest.json".to_owned(), source })?;
@@ -64,7 +65,8 @@ pub(super) fn open(archive: &Archive, wanted: Option<&str>, platform: &Platform)
         manifest: None,
         layers,
     };
-    Ok(Local { opened, parts })
+    let names = OwnNames::of(image.repo_tags, |_| true);
+    Ok(Local { opened, parts, names })
 }
 
 #[derive(Debug)]
