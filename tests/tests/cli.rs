@@ -465,6 +465,7 @@ fn what_doctor_finds_can_be_read_by_programs() {
             "image policy",
             "scratch disks",
             "libkrunfw",
+            "network",
             "passt",
             "user namespaces",
             "subordinate ids",
