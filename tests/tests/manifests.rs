@@ -46,7 +46,7 @@ fn what_inspect_shows_can_be_run_again() {
     );
     let shown = host.cmd(["inspect", "web", "-o", "json"]).ok().stdout;
     host.cmd(["rm", "-f", "web"]).ok();
-    let again = host.cmd(["run", "--vmm", "fake", "-d", "-"]).input(&shown).ok();
+    let again = host.cmd(["run", "--vmm", "fake", "-d", "-"]).input(shown.as_str()).ok();
     assert_eq!(again.stdout, "default/web\n");
     let uid = |text: &str| serde_json::from_str::<Value>(text).unwrap()["metadata"]["uid"].clone();
     assert_ne!(uid(&host.cmd(["inspect", "web", "-o", "json"]).ok().stdout), uid(&shown));
