@@ -28,7 +28,7 @@ fn what_is_ignored_is_said_once_for_each_reason() {
         .with("terminationMessagePath", "/tmp/end")
         .container("side", &["app"])
         .with("terminationMessagePath", "/tmp/end");
-    let output = host.run_fake(&pod, "run").arg("-d").ok();
+    let output = host.run_fake(&pod, "run").arg("-d").env("MAGIKVM_QUIET", "").ok();
     let lines: Vec<&str> = output.stderr.lines().collect();
     let expected = [
         "Warning: ignored spec.nodeName, spec.priority, spec.tolerations: there is no scheduler and there are no nodes to choose from.",

@@ -94,7 +94,7 @@ fn run(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface, caught: &A
     let Parsed { mut plan, ignored } = manifest::parse_all(&bytes, &origin)
         .map_err(|problems| CliError::new(Kind::User, problems.to_string().trim_end().to_owned()))?;
     for ignored in &ignored {
-        warn(&ignored.to_string());
+        ui::warn(&ignored.to_string());
     }
     plan.publish(args.publish).map_err(|error| {
         CliError::of(Kind::User, &error)
@@ -118,7 +118,7 @@ fn run(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface, caught: &A
         at_end: if args.rm { AtEnd::Remove } else { AtEnd::Keep },
     };
     if args.accel == Accel::Tcg {
-        warn("software emulation (tcg) is slow and is not a security boundary");
+        ui::warn("software emulation (tcg) is slow and is not a security boundary");
     }
     let signals = Signals::block(Arc::clone(caught));
     let mut launched = pods.run_pod(&request).map_err(CliError::of_failure)?;
@@ -128,7 +128,7 @@ fn run(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface, caught: &A
     let mut progress = ui::PullProgress::new();
     let came =
         launched.await_ready(&mut |image, now| progress.show(&image.familiar(), now), &mut |message| {
-            warn(message);
+            ui::warn(message);
         });
     progress.end();
     came.map_err(CliError::of_failure)?;
@@ -141,12 +141,6 @@ fn run(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface, caught: &A
         return Ok(ExitCode::SUCCESS);
     }
     foreground(launched, pods, &id, args.no_prefix)
-}
-
-fn warn(message: &str) {
-    if std::env::var_os("MAGIKVM_QUIET").is_none() {
-        ui::note(&format!("Warning: {message}."));
-    }
 }
 
 /// Which ports were free.
