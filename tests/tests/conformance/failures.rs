@@ -144,7 +144,7 @@ fn vmm_killed_while_it_boots(subject: &Subject) {
         let vmm = subject.process("victim", subject.vm_process());
         until("the VMM has worked", || processes::processor_ticks(vmm) >= ticks);
         kill9(vmm);
-        fails_for(run.wait(), "VmmKilled");
+        run.wait().expect_code(3).complains("(stage: boot)").complains("Reason: VmmKilled\n");
         subject.assert_as_new();
     }
 }
