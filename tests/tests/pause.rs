@@ -133,7 +133,7 @@ fn only_a_running_pod_can_be_paused_or_resumed() {
         several.complains("there is no pod default/nobody").complains("pod default/ended is not running");
     }
     starting.signal(Signal::SIGINT);
-    starting.wait().expect_code(1);
+    starting.wait().expect_code(130);
 }
 
 #[test]

@@ -216,12 +216,15 @@ fn eight_at_once(subject: &Subject) {
 }
 
 fn killed_on_this_side(subject: &Subject) {
+    // Processes that other rows left in the background have ended by now, and this container's PID 1 does not wait for them.
+    let zombies = || subject.sh(POD, "web", "ps -o stat | grep -c Z; true");
+    let before = zombies();
     let mut endless = exec(subject, &[], &["sh", "-c", "echo begun; exec sleep 4321"]).spawn();
     endless.wait_for_stdout("begun");
     endless.signal(Signal::SIGKILL);
     endless.wait();
     until("it has ended over there too", || !subject.sh(POD, "web", "ps -o args").contains("4321"));
-    assert_eq!(subject.sh(POD, "web", "ps -o stat | grep -c Z; true"), "0\n");
+    assert_eq!(zombies(), before);
 }
 
 fn a_terminal_that_changes_its_size(subject: &Subject) {

@@ -56,7 +56,7 @@ const ANNOTATIONS: [(&str, &str); 4] = [
 ];
 
 /// Prints the number of processors, whether they can make VMs, whether memory is more than a GiB, and the network devices.
-const LOOK: &str = "nproc; grep -cwE 'vmx|svm' /proc/cpuinfo; awk '/MemTotal/ { print $2 > 1048576 ? \"much\" : \"little\" }' /proc/meminfo; ls /sys/class/net | grep -v sit";
+const LOOK: &str = "nproc; grep -cwE 'vmx|svm' /proc/cpuinfo; awk '/MemTotal/ { print ($2 > 1048576 ? \"much\" : \"little\") }' /proc/meminfo; ls /sys/class/net | grep -v sit";
 
 fn labels_of_an_image(subject: &Subject) {
     assert_eq!(subject.logs(POD, "labelled"), "2\n0\nlittle\nlo\n");
