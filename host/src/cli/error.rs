@@ -5,7 +5,11 @@ use crate::agent::AgentError;
 use crate::pod::control::ControlError;
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::interface::PodError;
+use crate::pod::limits;
 use crate::store::sandbox::SandboxFailure;
+use crate::store::thread::ThreadError;
+use crate::store::undo::UndoError;
+use magikvm_proto::id::PodId;
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -51,7 +55,8 @@ impl CliError {
         // Wrappers that only pass on repeat their cause.
         causes.dedup();
         causes.retain(|cause| *cause != error.to_string());
-        Self { causes, ..Self::new(kind, error.to_string()) }
+        let hint = limits::hint(error).map(str::to_owned);
+        Self { causes, hint, ..Self::new(kind, error.to_string()) }
     }
 
     /// With what to do about it.
@@ -113,6 +118,22 @@ impl CliError {
     }
 }
 
+/// How to get rid of what a removal could not remove.
+fn remedy(pod: &PodId, left: &UndoError) -> String {
+    match left {
+        UndoError::File(file) => {
+            let path = file.path.display();
+            format!(
+                "remove it with `rm -rf '{path}'`; if the pod is still there, repeat `magikvm rm -f {pod}`."
+            )
+        }
+        UndoError::StillAlive { pid, .. } | UndoError::Kill { pid, .. } => {
+            format!("end the process with `kill -KILL {pid}`, then repeat `magikvm rm -f {pod}`.")
+        }
+        UndoError::Journal { .. } | UndoError::Outside(_) => format!("repeat `magikvm rm -f {pod}`."),
+    }
+}
+
 impl From<PodError> for CliError {
     fn from(error: PodError) -> Self {
         let (kind, hint) = match &error {
@@ -121,6 +142,14 @@ impl From<PodError> for CliError {
             PodError::Running(id) => {
                 (Kind::User, Some(format!("stop it first: magikvm stop {id}; or magikvm rm -f {id}")))
             }
+            PodError::Damaged { pod, .. } => {
+                (Kind::Environment, Some(format!("remove the pod with `magikvm rm -f {pod}`.")))
+            }
+            PodError::Undo { pod, source } => (Kind::Environment, Some(remedy(pod, source))),
+            PodError::Stuck { lock, .. } => (
+                Kind::Internal,
+                Some(format!("find the process with `fuser {}`, end it, and try again.", lock.display())),
+            ),
             PodError::Lost(id) => (Kind::User, Some(format!("remove what is left of it: magikvm rm {id}"))),
             PodError::Paused(id) => (Kind::User, Some(format!("let it go on: magikvm resume {id}"))),
             PodError::Starting(_) => {
@@ -130,11 +159,16 @@ impl From<PodError> for CliError {
             PodError::NotRunning(_) | PodError::NoContainer { .. } => (Kind::User, None),
             PodError::Agent(AgentError::Refused(_)) => (Kind::User, None),
             PodError::Record(_) | PodError::File(_) => (Kind::Environment, None),
-            PodError::Stuck(_) | PodError::Control { .. } | PodError::Agent(_) | PodError::Undo { .. } => {
-                (Kind::Internal, None)
-            }
+            PodError::Control { .. } | PodError::Agent(_) => (Kind::Internal, None),
         };
-        Self { hint, ..Self::of(kind, &error) }
+        let plain = Self::of(kind, &error);
+        Self { hint: hint.or(plain.hint.clone()), ..plain }
+    }
+}
+
+impl From<ThreadError> for CliError {
+    fn from(error: ThreadError) -> Self {
+        Self::of(Kind::Environment, &error)
     }
 }
 

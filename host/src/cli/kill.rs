@@ -1,6 +1,5 @@
 //! `magikvm kill`.
 
-use super::error::{CliError, Kind};
 use super::{Outcome, pod_id};
 use crate::pod::interface::PodRuntimeInterface;
 use magikvm_proto::id::PodId;
@@ -41,7 +40,7 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     let mut agent = pods.agent(&found, &args.pod)?;
     let Done {} = agent
         .request(&Request::Signal { container, signal: args.signal })
-        .map_err(|error| CliError::of(Kind::User, &error))?;
+        .map_err(|error| pods.explain(&args.pod, error))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -23,6 +23,7 @@ mod wait;
 
 use crate::pod::interface::PodRuntimeInterface;
 use crate::store::layout::{Layout, Surroundings};
+use crate::store::trust;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use error::{CliError, Kind};
 use magikvm_proto::id::PodId;
@@ -120,6 +121,14 @@ fn dispatch(args: Args) -> Outcome {
     let layout = Layout::new(&Surroundings::of_process(root.clone())).map_err(|error| {
         CliError::of(Kind::Environment, &error).hint("Choose a directory with `--root DIR`.")
     })?;
+    if root.is_some() {
+        for dir in layout.trusted() {
+            trust::check(&dir).map_err(|error| {
+                CliError::of(Kind::User, &error)
+                    .hint("Choose a directory for `--root` that only you and root may write to, with all directories above it.")
+            })?;
+        }
+    }
     let pods = PodRuntimeInterface::new(layout);
     match args.verb {
         Verb::Run(args) => run::main(args, root, &pods),

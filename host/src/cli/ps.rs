@@ -21,10 +21,10 @@ pub(super) struct Args {
 pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     let found = pods.list()?;
     if let Some(format) = args.output {
-        let items: Vec<_> = found.iter().filter_map(status::kubernetes).collect();
+        let items: Vec<_> = found.iter().map(status::kubernetes).collect();
         print_as(&json!({ "apiVersion": "v1", "kind": "PodList", "items": items }), format)?;
     } else if args.quiet {
-        found.iter().for_each(|pod| ui::line(&name(pod)));
+        found.iter().for_each(|pod| ui::line(&pod.name()));
     } else {
         let head = ["NAME", "STATUS", "READY", "RESTARTS", "AGE", "VM"].map(str::to_owned).to_vec();
         let mut rows = vec![head];
@@ -34,28 +34,20 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `namespace/name`, or the directory's name where the record can't say.
-fn name(pod: &Found) -> String {
-    match &pod.record {
-        Ok(record) => record.id.to_string(),
-        Err(_) => pod.dir.path().file_name().unwrap_or_default().to_string_lossy().replacen('_', "/", 1),
-    }
-}
-
 fn row(pod: &Found) -> Vec<String> {
     let phase = status::phase(pod);
     let views = pod.state.as_ref().map(|state| state.containers.as_slice()).unwrap_or_default();
-    let live = !matches!(phase, Phase::Lost | Phase::Paused);
+    let live = !matches!(phase, Phase::Lost | Phase::Damaged | Phase::Paused);
     let running =
         views.iter().filter(|view| live && matches!(view.state, ContainerState::Running { .. })).count();
     let restarts: u64 = views.iter().map(|view| u64::from(view.restart_count)).sum();
     let (age, vm) = match &pod.record {
-        Ok(record) => (ui::age(now_ms().saturating_sub(record.created_ms)), record.sandbox.to_string()),
-        Err(_) => ("?".to_owned(), "?".to_owned()),
+        Some(record) => (ui::age(now_ms().saturating_sub(record.created_ms)), record.sandbox.to_string()),
+        None => ("?".to_owned(), "?".to_owned()),
     };
     let containers = pod.record.as_ref().map_or(views.len(), |record| record.containers.len());
     vec![
-        name(pod),
+        pod.name(),
         phase.as_str().to_owned(),
         format!("{running}/{containers}"),
         restarts.to_string(),

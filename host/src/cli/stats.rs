@@ -19,7 +19,8 @@ pub(super) struct Args {
 
 pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     let found = pods.find(&args.pod)?;
-    let stats: Stats = pods.agent(&found, &args.pod)?.request(&Request::Stats)?;
+    let mut agent = pods.agent(&found, &args.pod)?;
+    let stats: Stats = agent.request(&Request::Stats).map_err(|error| pods.explain(&args.pod, error))?;
     if let Some(format) = args.output {
         let value = serde_json::to_value(&stats).map_err(|error| CliError::of(Kind::Internal, &error))?;
         print_as(&value, format)?;

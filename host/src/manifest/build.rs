@@ -66,11 +66,13 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
     let hostname = build.hostname(spec, &id.name)?;
     let containers = containers?;
     let vm = build.vm_size(&metadata.annotations, &containers)?;
+    let logs = build.log_options(&metadata.annotations);
     let published = super::ports::published(written, report);
     Some(PodPlan {
         id,
         labels: metadata.labels.clone(),
         annotations: metadata.annotations.clone(),
+        logs,
         hostname,
         runtime_class,
         restart_policy,

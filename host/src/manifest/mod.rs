@@ -15,6 +15,7 @@ pub mod expand;
 pub mod fields;
 mod json;
 mod k8s;
+pub mod logs;
 mod names;
 pub mod network;
 mod node;

@@ -1,6 +1,6 @@
 //! The monitor's socket, for requests that only the monitor can carry out.
 
-use super::message::Message;
+use super::message::{Message, spawn};
 use crate::os;
 use crate::pod::control::ControlRequest;
 use crate::store::atomic::FileError;
@@ -20,12 +20,15 @@ const REQUEST_WAIT: Duration = Duration::from_secs(5);
 pub(super) fn listen(dir: &PodDir, to_reactor: SyncSender<Message>) -> Result<(), FileError> {
     let path = dir.control_sock();
     let listener = os::bind_unix(&path).map_err(FileError::at("listen on", &path))?;
-    std::thread::spawn(move || {
+    spawn("control", &to_reactor.clone(), move || {
         for stream in listener.incoming().filter_map(Result::ok) {
-            let to_reactor = to_reactor.clone();
-            std::thread::spawn(move || serve(&stream, &to_reactor));
+            let to_serve = to_reactor.clone();
+            // A client that cannot be served now sees its connection end, and may try again.
+            let served = spawn("client", &to_reactor, move || serve(&stream, &to_serve));
+            ignore(served, "the connection ended with the thread's closure");
         }
-    });
+    })
+    .map_err(|error| FileError::at("listen on", &path)(error.into()))?;
     Ok(())
 }
 

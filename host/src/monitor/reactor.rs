@@ -4,7 +4,7 @@ use super::clock;
 use super::control;
 use super::life::Life;
 use super::link::Link;
-use super::message::{Answer, Message};
+use super::message::{Answer, Message, spawn};
 use super::puller::Puller;
 use super::watchers;
 use crate::agent::Connector;
@@ -13,8 +13,9 @@ use crate::pod::control::ControlRequest;
 use crate::pod::events::{ClockReason, EventLog, HostEvent, PodEvent};
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::launch::FromMonitor;
+use crate::pod::logs::LogLimits;
 use crate::pod::pull::PullRequest;
-use crate::pod::run::{Observer, Pod, RunRequest};
+use crate::pod::run::{Observer, Pod, RunRequest, panic_message};
 use crate::pod::status;
 use crate::pod::step::{Effect, Input, Machine, PauseRequest};
 use crate::runtime::{Sandbox, SandboxControl};
@@ -26,6 +27,7 @@ use magikvm_proto::budget;
 use magikvm_proto::id::ContainerName;
 use nix::sys::signal::{SigSet, Signal};
 use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
@@ -65,7 +67,7 @@ pub(super) struct Reactor<'a> {
     puller: Option<Puller>,
     sandbox: Option<SandboxView>,
     relay: Option<Relay>,
-    is_listening: bool,
+    log_limits: LogLimits,
     /// The last state written, so that a flood of events without a change writes nothing.
     written: Option<PodState>,
     saved: Option<Instant>,
@@ -104,7 +106,7 @@ enum Outcome {
 
 impl<'a> Reactor<'a> {
     /// Starts to listen for signals and for the client's cancellation.
-    pub(super) fn new(link: &'a Link, request: &RunRequest) -> nix::Result<Self> {
+    pub(super) fn new(link: &'a Link, request: &RunRequest) -> std::io::Result<Self> {
         let plan = &request.plan;
         let (outbox, inbox) = sync_channel(MAX_WAITING);
         let names: Vec<ContainerName> =
@@ -114,8 +116,7 @@ impl<'a> Reactor<'a> {
         let cancel = outbox.clone();
         link.watch(move || {
             ignore(cancel.send(Message::Input(Input::Cancel)), "the loop is over");
-        })
-        .map_err(|error| nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
+        })?;
         let machine = Machine::new(&names, request.ready_wait_ms);
         Ok(Self {
             link,
@@ -127,7 +128,7 @@ impl<'a> Reactor<'a> {
             puller: None,
             sandbox: None,
             relay: None,
-            is_listening: false,
+            log_limits: LogLimits::of(request.logs.or(plan.logs), plan.containers.len()),
             written: None,
             saved: None,
         })
@@ -136,7 +137,12 @@ impl<'a> Reactor<'a> {
     /// Reports that the pod runs, runs the loop until the pod has ended, and removes all but its record. Returns the pod's exit code.
     pub(super) fn run_to_end(&mut self, pod: &mut Pod) -> i32 {
         self.link.send(&FromMonitor::Ready);
-        while !matches!(self.turn(&pod.dir), Outcome::Ended | Outcome::Failed(_)) {}
+        let looped = catch_unwind(AssertUnwindSafe(|| {
+            while !matches!(self.turn(&pod.dir), Outcome::Ended | Outcome::Failed(_)) {}
+        }));
+        if let Err(panic) = looped {
+            self.give_up(&panic_message(&*panic));
+        }
         if let Some(relay) = self.relay.take() {
             relay.drain();
         }
@@ -157,13 +163,12 @@ impl<'a> Reactor<'a> {
         status::exit_code(&self.machine.state)
     }
 
-    /// Starts to take users' requests. A second call changes nothing.
-    fn listen(&mut self, dir: &PodDir) -> Result<(), Failure> {
-        if !self.is_listening {
-            control::listen(dir, self.outbox.clone()).map_err(failed())?;
-            self.is_listening = true;
+    /// Ends a running pod without its guest's help. What it leaves is removed as after every end.
+    fn give_up(&mut self, why: &str) {
+        if let Some(sandbox) = &self.sandbox {
+            sandbox.control.kill();
         }
-        Ok(())
+        self.machine.end_at_once(why, record::now_ms());
     }
 
     /// Handles messages until the machine leaves the loop.
@@ -177,6 +182,16 @@ impl<'a> Reactor<'a> {
                     // The puller's last message came before its end.
                     None => continue,
                 },
+                Message::Panicked(name) => {
+                    let why = format!("its thread {name:?} panicked");
+                    if matches!(self.machine.state.stage, Stage::Starting | Stage::Pulling) {
+                        Input::MonitorFailed { why }
+                    } else {
+                        // It may be the thread that waits for the sandbox's end.
+                        self.give_up(&why);
+                        return Outcome::Ended;
+                    }
+                }
                 Message::Control { request, done } => self.on_request(request, done),
             };
             let effects = self.machine.step(input, record::now_ms());
@@ -308,8 +323,12 @@ fn failed<E: Error + 'static>() -> impl Fn(E) -> Failure {
 }
 
 impl Observer for Reactor<'_> {
+    fn reserved(&mut self, dir: &PodDir) -> Result<(), Failure> {
+        control::listen(dir, self.outbox.clone()).map_err(failed())?;
+        watchers::directory(dir, self.outbox.clone()).map_err(failed())
+    }
+
     fn pull(&mut self, dir: &PodDir, request: &PullRequest) -> Result<(), Failure> {
-        self.listen(dir)?;
         self.puller = Some(Puller::start(request, self.outbox.clone())?);
         let effects = self.machine.step(Input::PullBegun, record::now_ms());
         debug_assert!(effects.is_empty());
@@ -347,23 +366,21 @@ impl Observer for Reactor<'_> {
         self.deadline = Some(Instant::now() + Duration::from_millis(budget::HOST_BOOT_WAIT_MS));
         let events = EventLog::open(&pod.dir).map_err(failed())?;
         if let Some(reports) = network.reports {
-            watchers::refusals(reports, events.clone());
+            watchers::refusals(reports, events.clone(), &self.outbox).map_err(failed())?;
         }
-        let life = watchers::start(sandbox, &pod.dir, &names, events.clone(), self.outbox.clone())
-            .map_err(failed())?;
+        let life =
+            watchers::start(sandbox, &pod.dir, &names, self.log_limits, events.clone(), self.outbox.clone())
+                .map_err(failed())?;
         for (process, layers) in &layers {
             if !layers.missing.is_empty() {
                 let (process, missing) = (process.clone(), layers.missing.clone());
                 events.write(PodEvent::Host(HostEvent::Jail { process, missing }));
             }
         }
-        let clock = clock::start(agent.clone(), events.clone(), Arc::clone(&life));
-        ignore(
-            clock::watch_host(self.outbox.clone()),
-            "the kernel cannot report clock jumps; the guest's clock then follows only after a pause",
-        );
+        let clock = clock::start(agent.clone(), events.clone(), Arc::clone(&life), &self.outbox);
+        let clock = clock.map_err(failed())?;
+        clock::watch_host(self.outbox.clone()).map_err(failed())?;
         self.sandbox = Some(SandboxView { agent, control, events, clock, life });
-        self.listen(&pod.dir)?;
         self.save(&pod.dir);
         match self.turn(&pod.dir) {
             Outcome::Ready => self.open_ports(pod),
@@ -386,19 +403,19 @@ fn out_of_order() -> Failure {
 
 /// TERM and INT to the monitor stop the pod with the pod's grace period. Must be called before any other thread is started, so that the
 /// signals are blocked in all threads.
-fn watch_signals(outbox: SyncSender<Message>, grace_ms: u64) -> nix::Result<()> {
+fn watch_signals(outbox: SyncSender<Message>, grace_ms: u64) -> std::io::Result<()> {
     let mut set = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         set.add(signal);
     }
     set.thread_block()?;
-    std::thread::spawn(move || {
+    spawn("signals", &outbox.clone(), move || {
         while let Ok(signal) = set.wait() {
             let wanted = signal != Signal::SIGHUP;
             if wanted && outbox.send(Message::Input(Input::Stop { grace_ms })).is_err() {
                 return;
             }
         }
-    });
+    })?;
     Ok(())
 }

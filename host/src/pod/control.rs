@@ -6,6 +6,7 @@ use magikvm_proto::codec::{CodecError, read_message, write_message};
 use magikvm_proto::wire::{Done, Refusal, Reply};
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufReader};
+use std::os::unix::fs::FileTypeExt;
 use std::time::Duration;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +40,13 @@ pub enum ControlError {
 
 /// Sends a request to a pod's monitor and waits at most `wait` for the answer.
 pub fn ask(dir: &PodDir, request: ControlRequest, wait: Duration) -> Result<(), ControlError> {
-    let stream = connect_unix(&dir.control_sock()).map_err(ControlError::Unreachable)?;
+    let path = dir.control_sock();
+    let there = path.symlink_metadata().map_err(ControlError::Unreachable)?;
+    if !there.file_type().is_socket() {
+        let why = io::Error::new(io::ErrorKind::InvalidData, format!("{} is not a socket", path.display()));
+        return Err(ControlError::Unreachable(why));
+    }
+    let stream = connect_unix(&path).map_err(ControlError::Unreachable)?;
     stream.set_read_timeout(Some(wait)).map_err(ControlError::Unreachable)?;
     write_message(&mut &stream, &request).map_err(ControlError::Nonsense)?;
     match read_message::<Reply<Done>>(&mut BufReader::new(stream)) {

@@ -89,7 +89,7 @@ fn holder(address: SocketAddr, layout: &Layout) -> Option<String> {
     };
     let pods = record::list(layout).ok()?;
     pods.into_iter().filter(|pod| pod.lock == LockState::Held).find_map(|pod| {
-        let id = pod.record.ok()?.id;
+        let id = pod.record?.id;
         pod.state?.ports.iter().any(has).then(|| id.to_string())
     })
 }

@@ -93,7 +93,7 @@ impl BringArgs {
 
 pub(super) fn pull(store: &ImageStore, args: &PullArgs, layout: &Layout) -> Outcome {
     let cancel = Cancel::new();
-    let _interrupt = Interrupt::cancels(&cancel);
+    let _interrupt = Interrupt::cancels(&cancel)?;
     let mut sources = PullSources::load(&layout.registries(), &layout.policy())?;
     if args.plain_http {
         sources.registries = sources.registries.with_plain_http();
@@ -125,7 +125,7 @@ pub(super) fn import(store: &ImageStore, args: &ImportArgs, layout: &Layout) -> 
     let policy = Policy::load(&layout.policy()).map_err(ImageError::from)?;
     unsigned(&policy, &name)?;
     let cancel = Cancel::new();
-    let _interrupt = Interrupt::cancels(&cancel);
+    let _interrupt = Interrupt::cancels(&cancel)?;
     let progress = args.bring.progress();
     let record = store.import(&source, &name, &args.bring.options(cancel), &|now| progress.show(&now));
     progress.end();
@@ -163,7 +163,7 @@ pub(super) fn export(store: &ImageStore, image: &str, target: &str) -> Outcome {
     let found = store.resolve_text(image)?;
     let name = image.parse::<Reference>().ok().filter(|name| found.record.names.contains(name));
     let cancel = Cancel::new();
-    let _interrupt = Interrupt::cancels(&cancel);
+    let _interrupt = Interrupt::cancels(&cancel)?;
     store.export(&found, name.as_ref(), &target, &cancel)?;
     ui::line(&format!("{} {target}", found.id));
     Ok(ExitCode::SUCCESS)
