@@ -15,4 +15,4 @@ choose_accel
 
 say "magikvm run --rm ${ACCEL[*]} examples/hello.yaml"
 "$DIST/magikvm" run --rm "${ACCEL[@]}" examples/hello.yaml
-say "The pod has succeeded. The program is $DIST/magikvm; try it with your own pod.yaml."
+say "The pod has succeeded. The program is $DIST/magikvm; ci/install.sh installs it."

@@ -83,6 +83,25 @@ report_times() {
     [ ${#STEP_TIMES[@]} = 0 ] || printf '%s\n' "Time of each step:" "${STEP_TIMES[@]}" "$(printf '%6d s  in all' $SECONDS)"
 }
 
+# count_lab_boots FILE: tells the lab to count its boots, and the repetitions among them, in a new file.
+count_lab_boots() {
+    rm -f "$1"
+    export MAGIKVM_LAB_COUNT="$1"
+}
+
+# report_lab_boots: prints how many boots of the lab were repetitions because it, or a guest in it, had stood still. More than one in a
+# hundred is a failure.
+report_lab_boots() {
+    [ -f "${MAGIKVM_LAB_COUNT:-}" ] || return 0
+    local boots repeats allowed
+    boots="$(grep -c '^boot' "$MAGIKVM_LAB_COUNT" || true)"
+    repeats="$(grep -c '^repeat ' "$MAGIKVM_LAB_COUNT" || true)"
+    allowed=$((boots > 100 ? boots / 100 : 1))
+    say "The lab booted $boots times, $repeats times because it or a guest in it had stood still"
+    sed -n 's/^repeat /    /p' "$MAGIKVM_LAB_COUNT"
+    [ "$repeats" -le "$allowed" ] || die "the lab repeats too often: at most $allowed of $boots boots may be repetitions"
+}
+
 as_root() {
     if [ "$(id -u)" = 0 ]; then
         "$@"

@@ -20,7 +20,15 @@ check_macos() (
     cargo clippy --locked --target "$MACOS" -p magikvm-proto -p magikvm-platform -p magikvm-images -p magikvm -p magikvm-image --features magikvm/testing -- -D warnings
 )
 
-trap report_times EXIT
+# Runs at the end in any case.
+finish() {
+    local code=$?
+    report_times
+    report_lab_boots
+    if [ $code = 0 ]; then say "All checks and tests passed in $SECONDS s"; fi
+}
+
+trap finish EXIT
 need_packages "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
 need_rust
 need_aarch64
@@ -49,5 +57,5 @@ export MAGIKVM_TEST_GUEST="$DIST/guest"
 export MAGIKVM_TEST_GUEST_AARCH64="$DIST/guest-aarch64"
 export MAGIKVM_TEST_BUSYBOX_AARCH64="$ARM64_BUSYBOX"
 export MAGIKVM_TEST_USERLAND="$USERLAND"
+count_lab_boots "$DIST/lab-boots"
 step "Testing" cargo test --locked --workspace --no-fail-fast --features magikvm/testing -- "$@"
-say "All checks and tests passed in $SECONDS s"

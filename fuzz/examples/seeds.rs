@@ -106,6 +106,7 @@ fn tars() -> Vec<(&'static str, Vec<u8>)> {
             .concat(),
         ),
         ("global", [entry(b'g', "g", "", b"11 a=bcdef\n"), file("after", b"1"), vec![0; 1024]].concat()),
+        ("signed-owners", [pax(&[("uid", b"-2"), ("gid", b"4294967294")]), file("nobody", b"")].concat()),
     ]
 }
 
@@ -158,7 +159,7 @@ fn documents() -> Vec<(&'static str, String)> {
 fn wires() -> Result<Vec<(&'static str, Vec<u8>)>, Box<dyn Error>> {
     let mut requests = Vec::new();
     let requested: [Request; 5] = [
-        Request::Hello { generation: 3 },
+        Request::Hello { generation: 4 },
         Request::Ping,
         Request::Status,
         Request::Events { since: 7 },

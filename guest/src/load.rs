@@ -1,6 +1,7 @@
 //! From the composite disk to a pod that can run: the pod's own file system, its plan, the images, and what the
 //! containers share.
 
+use crate::scratch::Early;
 use crate::sys;
 use magikvm_containers::read_capped;
 use magikvm_proto::limits::MAX_PLAN_SIZE;
@@ -53,6 +54,15 @@ pub(crate) enum LoadError {
     Hostname(String, #[source] Errno),
     #[error("cannot set up the pod's network")]
     Network(#[from] crate::network::NetworkError),
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+    #[error("cannot set the kernel parameter {name} to {value:?}")]
+    Sysctl {
+        name: String,
+        value: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot bring up the loopback interface")]
     Loopback(#[source] io::Error),
 }
@@ -63,7 +73,7 @@ pub(crate) fn file_error(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Lo
 }
 
 /// Mounts everything and reads the plan.
-pub(crate) fn load(site: &Site) -> Result<GuestPlan, LoadError> {
+pub(crate) fn load(site: &Site, scratch: Early) -> Result<GuestPlan, LoadError> {
     mount_partition(path::POD_PARTITION, &site.files)?;
     let plan = read_plan(site)?;
     let partitions: BTreeSet<u32> = plan
@@ -85,7 +95,9 @@ pub(crate) fn load(site: &Site) -> Result<GuestPlan, LoadError> {
     if let Some(network) = &plan.network {
         crate::network::set_up(network)?;
     }
+    crate::sysctls::set(&plan)?;
     share(site)?;
+    scratch.finish(site, &plan)?;
     crate::volumes::mount_all(site, &plan)?;
     Ok(plan)
 }

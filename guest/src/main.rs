@@ -11,8 +11,11 @@ mod home;
 mod load;
 mod network;
 mod power;
+mod scratch;
 mod stats;
 mod sys;
+mod sysctls;
+mod trim;
 mod volumes;
 
 use home::Vm;
@@ -20,6 +23,7 @@ use magikvm_containers::LinuxContainers;
 use magikvm_proto::plan::GuestPlan;
 use magikvm_proto::site::Site;
 use magikvm_supervisor::text::chain;
+use scratch::Early;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -62,19 +66,21 @@ fn run() -> Result<(), InitError> {
     let site = Site::guest();
     boot::mount_all(&site)?;
     let containers = LinuxContainers::start(site.clone(), console::say, power::this_is_a_forked_copy)?;
+    // Every thread that is started from here on inherits this.
+    magikvm_supervisor::block_signals().map_err(InitError::Thread)?;
+    let scratch = scratch::begin(&site).map_err(InitError::Thread)?;
     let home = Arc::new(Vm::listen().map_err(InitError::Agent)?);
     // The kernel refuses a host that connects earlier, and one vsock device program even stops for good
     // when it is used before its queues are set up. This line tells a reader of the console that it may
     // connect.
     console::say(LISTENING);
-    magikvm_supervisor::block_signals().map_err(InitError::Thread)?;
-    let plan = prepare(&site, &containers);
+    let plan = prepare(&site, &containers, scratch);
     magikvm_supervisor::run(plan, Arc::new(containers), home).map_err(InitError::Thread)
 }
 
 /// The plan, once everything that its containers need is ready; or the reason why the pod can't run.
-fn prepare(site: &Site, containers: &LinuxContainers) -> Result<GuestPlan, String> {
-    let plan = load::load(site).map_err(|error| chain(&error))?;
+fn prepare(site: &Site, containers: &LinuxContainers, scratch: Early) -> Result<GuestPlan, String> {
+    let plan = load::load(site, scratch).map_err(|error| chain(&error))?;
     containers
         .share(plan.process_namespace)
         .map_err(|error| format!("cannot make the shared process namespace: {error}"))?;

@@ -49,10 +49,32 @@ pub(crate) fn loopback_up() -> io::Result<()> {
     Ok(())
 }
 
+/// Discards the free blocks of a file system in runs of at least `least` bytes, except those that were discarded before and not used since.
+pub(crate) fn trim(directory: &impl AsFd, least: u64) -> io::Result<()> {
+    /// `struct fstrim_range` of linux/fs.h.
+    #[repr(C)]
+    struct Range {
+        start: u64,
+        len: u64,
+        least: u64,
+    }
+    // _IOWR('X', 121, struct fstrim_range), which all architectures with virtual machines number alike.
+    const FITRIM: u64 = 0xC018_5879;
+    let mut range = Range { start: 0, len: u64::MAX, least };
+    // SAFETY: the request reads and writes one range of this layout, which outlives the call.
+    let said = unsafe { libc::ioctl(directory.as_fd().as_raw_fd(), FITRIM as _, &raw mut range) };
+    Errno::result(said).map(drop).map_err(io::Error::from)
+}
+
+/// Connections that may wait to be accepted.
+const AGENT_BACKLOG: i32 = 256;
+const _: () = assert!(AGENT_BACKLOG as usize >= magikvm_proto::limits::MAX_AGENT_CONNECTIONS);
+
 pub(crate) fn vsock_listen(port: u32) -> io::Result<OwnedFd> {
     let listener = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     bind(listener.as_raw_fd(), &VsockAddr::new(libc::VMADDR_CID_ANY, port))?;
-    listen(&listener, Backlog::new(64)?)?;
+    // All clients may come at once.
+    listen(&listener, Backlog::new(AGENT_BACKLOG)?)?;
     Ok(listener)
 }
 

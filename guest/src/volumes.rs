@@ -1,39 +1,23 @@
 //! The pod's volumes, each mounted once in a separate directory when the pod is loaded. `magikvm_containers` decides what a container sees of
 //! them. Must not know: the supervisor, the wire.
 
-use crate::load::{self, LoadError, file_error};
+use crate::load::{LoadError, file_error};
 use magikvm_proto::path;
 use magikvm_proto::plan::GuestPlan;
 use magikvm_proto::site::Site;
-use magikvm_proto::volume::{VolumePlan, VolumeSource};
+use magikvm_proto::volume::{Part, VolumePlan, VolumeSource};
 use nix::mount::{MsFlags, mount};
-use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
-/// Where file systems of the scratch disk are mounted, hidden from containers.
-const SCRATCH: &str = "/run/scratch";
 /// Mode of an emptyDir, as in the kubelet.
 const EMPTY_DIR_MODE: u32 = 0o777;
 /// Mounts every volume in a separate directory.
 pub(crate) fn mount_all(site: &Site, plan: &GuestPlan) -> Result<(), LoadError> {
-    let partitions: BTreeSet<u32> = plan
-        .volumes
-        .iter()
-        .filter_map(|volume| match volume.source {
-            VolumeSource::Disk { partition } => Some(partition),
-            _ => None,
-        })
-        .collect();
-    for partition in partitions {
-        let target = Path::new(SCRATCH).join(partition.to_string());
-        make_dir(&target)?;
-        let device = format!("{}{partition}", path::SCRATCH_DISK);
-        // Freed blocks go back to the host's disk.
-        load::mount_device(&device, &target, "ext4", MsFlags::MS_NODEV, Some("discard"))?;
-    }
-    if plan.volumes.iter().any(|volume| volume.source == VolumeSource::Shared) {
+    // The host has no device for volumes that no container mounts.
+    let mut mounts = plan.containers.iter().flat_map(|container| &container.mounts);
+    if mounts.any(|mount| matches!(mount.part, Part::Shared(_))) {
         let target = site.shared();
         make_dir(&target)?;
         mount_at(path::SHARED_TAG, &target, Some("virtiofs"), MsFlags::MS_NODEV, None)?;
@@ -54,7 +38,7 @@ fn mount_volume(site: &Site, index: u32, volume: &VolumePlan) -> Result<(), Load
         }
         VolumeSource::Disk { partition } => {
             make_dir(&target)?;
-            let source = Path::new(SCRATCH).join(partition.to_string()).join(index.to_string());
+            let source = site.scratch(*partition).join(index.to_string());
             make_dir(&source)?;
             fs::set_permissions(&source, Permissions::from_mode(EMPTY_DIR_MODE))
                 .map_err(file_error(&source))?;

@@ -2,7 +2,7 @@
 //!
 //! [`pod::interface::PodRuntimeInterface`] is the library's surface: run_pod, stop_pod, pause_pod, resume_pod, delete_pod. A module may
 //! use only the modules to its right:
-//! `cli`, `monitor`, `pod`, `runtime`, `manifest`, `vmm`, `net`, `volume`, `jail`, `process`, `agent`, `image`, `store`, `signals`, `os`.
+//! `cli`, `monitor`, `pod`, `runtime`, `manifest`, `vmm`, `nested`, `net`, `volume`, `jail`, `process`, `agent`, `image`, `store`, `signals`, `os`.
 //!
 //! Without the feature `vmm` only the manifest parser and the frame filter remain.
 
@@ -14,6 +14,7 @@ pub mod jail;
 pub mod manifest;
 #[cfg(feature = "vmm")]
 pub mod monitor;
+pub mod nested;
 pub mod net;
 #[cfg(feature = "vmm")]
 pub mod pod;

@@ -2,7 +2,7 @@
 //!
 //! Must not know: how a kernel is compiled, where a configuration came from.
 
-use magikvm_proto::guest_image::Arch;
+use magikvm_proto::guest_image::{Arch, FEATURE_SCRATCH};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -171,7 +171,7 @@ const FEATURES: &[Feature] = &[
     optional("ipv6", &["IPV6"], "IPv6 in pods"),
     optional("veth", &["VETH"], "network interfaces in pairs"),
     optional("tun", &["TUN"], "containers that make their own tunnels"),
-    optional("ext4", &["EXT4_FS"], "scratch disks"),
+    optional(FEATURE_SCRATCH, &["EXT4_FS"], "roots of containers and volumes on the scratch disk"),
     optional("erofs-zip", &["EROFS_FS_ZIP"], "compressed image file systems"),
     optional("tmpfs-xattr", &["TMPFS_XATTR"], "extended attributes in the writable layer"),
     optional("user-namespaces", &["USER_NS"], "user namespaces made inside containers"),

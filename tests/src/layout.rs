@@ -18,6 +18,13 @@ impl Tar {
         self
     }
 
+    /// Adds a directory that belongs to this user and group.
+    #[must_use]
+    pub fn dir_of(mut self, name: &str, mode: u32, owner: u32) -> Self {
+        self.entry_of(name, mode, owner, b'5', "", b"");
+        self
+    }
+
     #[must_use]
     pub fn file(mut self, name: &str, mode: u32, bytes: &[u8]) -> Self {
         self.entry(name, mode, b'0', "", bytes);
@@ -31,12 +38,22 @@ impl Tar {
         self
     }
 
+    /// A character device with the number 0:0.
+    pub fn null_device(mut self, name: &str) -> Self {
+        self.entry(name, 0o644, b'3', "", b"");
+        self
+    }
+
     fn entry(&mut self, name: &str, mode: u32, kind: u8, target: &str, bytes: &[u8]) {
+        self.entry_of(name, mode, 0, kind, target, bytes);
+    }
+
+    fn entry_of(&mut self, name: &str, mode: u32, owner: u32, kind: u8, target: &str, bytes: &[u8]) {
         let mut header = [0u8; BLOCK];
         let mut put = |at: usize, text: &[u8]| header[at..at + text.len()].copy_from_slice(text);
         assert!(name.len() <= 100 && target.len() <= 100);
         put(0, name.as_bytes());
-        put(100, format!("{mode:07o}\0{:07o}\0{:07o}\0", 0, 0).as_bytes());
+        put(100, format!("{mode:07o}\0{owner:07o}\0{owner:07o}\0").as_bytes());
         put(124, format!("{:011o}\0{:011o}\0        ", bytes.len(), 0).as_bytes());
         put(156, &[kind]);
         put(157, target.as_bytes());

@@ -28,6 +28,16 @@ pub fn is_stopped(pid: i32) -> bool {
     stat(pid).is_some_and(|(state, _)| state == 'T')
 }
 
+/// Processor time that a process has used, in clock ticks (hundredths of a second).
+pub fn processor_ticks(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
+    // The fields after the name: utime and stime are the 14th and 15th of all (proc_pid_stat(5)).
+    let fields = stat.rsplit_once(')').expect("a name in parentheses").1;
+    let number =
+        |field: usize| fields.split_ascii_whitespace().nth(field).and_then(|text| text.parse::<u64>().ok());
+    [11, 12].into_iter().filter_map(number).sum()
+}
+
 fn link_names(path: &str, needle: &str) -> bool {
     fs::read_link(path).is_ok_and(|target| target.to_string_lossy().contains(needle))
 }

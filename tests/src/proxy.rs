@@ -57,6 +57,8 @@ pub enum Action {
     StallAfter(u64),
     /// No answer; the connection stays open.
     Stall,
+    /// The registry's answer with its last byte changed.
+    Damaged,
     /// The registry's answer with another `Content-Length`.
     Length(u64),
     /// A custom answer.
@@ -204,6 +206,7 @@ fn serve(client: &TcpStream, shared: &Shared) -> io::Result<()> {
         Action::CutAfter(bytes) => Limit::Cut(bytes),
         Action::StallAfter(bytes) => Limit::Stall(bytes),
         Action::Length(bytes) => Limit::Length(bytes),
+        Action::Damaged => Limit::Damaged,
     };
     forward(client, shared.upstream, &request, &body, limit)?;
     if matches!(limit, Limit::Stall(_)) {
@@ -219,6 +222,7 @@ enum Limit {
     Cut(u64),
     Stall(u64),
     Length(u64),
+    Damaged,
 }
 
 fn forward(
@@ -252,9 +256,18 @@ fn forward(
     client.write_all(text.as_bytes())?;
     let most = match limit {
         Limit::Cut(bytes) | Limit::Stall(bytes) => bytes,
-        Limit::None | Limit::Length(_) => u64::MAX,
+        Limit::None | Limit::Length(_) | Limit::Damaged => u64::MAX,
     };
-    io::copy(&mut reader.take(most), &mut client)?;
+    if matches!(limit, Limit::Damaged) {
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes)?;
+        if let Some(last) = bytes.last_mut() {
+            *last ^= 1;
+        }
+        client.write_all(&bytes)?;
+    } else {
+        io::copy(&mut reader.take(most), &mut client)?;
+    }
     client.flush()
 }
 

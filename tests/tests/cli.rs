@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::snapshots::assert_golden;
+use magikvm_tests::terminal::Terminal;
 use magikvm_tests::wait::until;
 use magikvm_tests::{Host, Pod};
+use nix::sys::signal::Signal;
 
 fn two(name: &str) -> Pod {
     Pod::new(name)
@@ -32,6 +34,7 @@ fn the_life_of_a_pod() {
     let host = running();
     let shown = |args: &[&str]| host.cmd(args).run().transcript();
     assert_golden("ps", &shown(&["ps"]));
+    assert_golden("ps-wide", &shown(&["ps", "-o", "wide"]));
     assert_golden("ps-quiet", &shown(&["ps", "-q"]));
     assert_golden("ps-json", &shown(&["ps", "-o", "json"]));
     assert_golden("inspect-running", &shown(&["inspect", "shop"]));
@@ -39,7 +42,10 @@ fn the_life_of_a_pod() {
     assert_golden("stats-yaml", &shown(&["stats", "shop", "-o", "yaml"]));
     host.start_fake(&Pod::simple("solo"), "run");
     assert_golden("events", &shown(&["events", "default/solo"]));
-    assert_golden("events-json", &shown(&["events", "--json", "solo"]));
+    let json = shown(&["events", "-o", "json", "solo"]);
+    assert_golden("events-json", &json);
+    assert_eq!(shown(&["events", "--json", "solo"]), json, "the older form");
+    assert_golden("events-yaml", &shown(&["events", "-o", "yaml", "solo"]));
     host.cmd(["rm", "-f", "solo"]).ok();
     assert_golden("rm-running", &shown(&["rm", "shop"]));
     host.cmd(["pause", "shop"]).ok();
@@ -49,7 +55,7 @@ fn the_life_of_a_pod() {
     host.cmd(["resume", "shop"]).ok();
     until("the guest was told the time", || shown(&["events", "shop"]).contains("clock: "));
     assert_golden("events-resumed", &without_starts(&shown(&["events", "shop"])));
-    assert_golden("events-resumed-json", &without_starts(&shown(&["events", "--json", "shop"])));
+    assert_golden("events-resumed-json", &without_starts(&shown(&["events", "-o", "json", "shop"])));
     assert_golden("stop", &shown(&["stop", "shop"]));
     assert_golden("ps-ended", &shown(&["ps"]));
     assert_golden("inspect-ended", &shown(&["inspect", "shop"]));
@@ -124,6 +130,12 @@ fn pods_that_are_not_there_and_names_that_are_none() {
     assert_golden("bad-name", &host.cmd(["inspect", "Shop"]).run().transcript());
     assert_golden("bad-signal", &host.cmd(["kill", "-s", "NOPE", "shop"]).run().transcript());
     assert_golden("bad-grace", &host.cmd(["stop", "--grace", "301", "shop"]).run().transcript());
+    assert_golden("negative-grace", &host.cmd(["stop", "--grace", "-5", "shop"]).run().transcript());
+    assert_golden("unknown-verb", &host.cmd(["delete", "shop"]).run().transcript());
+    let usage = host.cmd(["inspect"]).env("MAGIKVM_GUEST", "/nowhere").fails(2).stderr;
+    assert!(usage.contains("\nUsage: magikvm inspect <POD>\n"), "no option of the environment: {usage}");
+    host.start_fake(&Pod::simple("web").set("metadata/namespace", "default"), "run");
+    assert_golden("other-namespace", &host.cmd(["logs", "shop/web"]).run().transcript());
 }
 
 #[test]
@@ -147,6 +159,7 @@ fn help_of_every_verb() {
         "events",
         "image",
         "doctor",
+        "version",
         "completions",
     ];
     assert_golden("help", &host.cmd(["--help"]).ok().stdout);
@@ -179,6 +192,178 @@ fn completions_for_shells() {
         assert!(host.cmd(["completions", shell]).ok().stdout.contains("magikvm"));
     }
     host.cmd(["completions", "tcsh"]).fails(2);
+    let pages = host.file("man");
+    std::fs::create_dir(&pages).unwrap();
+    host.cmd(["__man"]).arg(&pages).ok();
+    let page = std::fs::read_to_string(pages.join("magikvm-stop.1")).unwrap();
+    assert!(page.contains("\\-\\-grace") && !page.contains(&host.root().display().to_string()), "{page}");
+    assert!(!pages.join("magikvm-__man.1").exists(), "hidden verbs have no pages");
+}
+
+#[test]
+fn names_are_completed_from_what_there_is() {
+    let host = running();
+    host.start_fake(&Pod::simple("ended"), "exit=0");
+    host.wait_for_phase("ended", "Succeeded");
+    let other = Pod::simple("web").set("metadata/namespace", "team");
+    host.run_fake(&other, "run").arg("-d").ok();
+    host.other("ln").arg("-s").arg(magikvm_tests::host::program()).arg(host.file("magikvm")).ok();
+    let script = host.cmd(["completions", "bash"]).ok().stdout;
+    let path = format!("{}:/usr/bin:/bin", host.file("").display());
+    let complete = |line: &str| {
+        let words = line.split(' ').map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
+        let word = line.rsplit(' ').next().unwrap();
+        let asked = format!(
+            "{script}
+            COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); COMP_LINE='{line}'; COMP_POINT=${{#COMP_LINE}}
+            _magikvm_names magikvm '{word}' x; printf '%s\n' \"${{COMPREPLY[@]}}\""
+        );
+        let said = host.other("bash").args(["-c", &asked]).env("PATH", &path).ok().stdout;
+        said.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(complete("magikvm ru"), ["run"]);
+    assert_eq!(complete("magikvm stop "), ["shop", "team/web"]);
+    assert_eq!(complete("magikvm stop shop t"), ["team/web"]);
+    assert_eq!(complete("magikvm rm e"), ["ended"]);
+    assert_eq!(complete("magikvm inspect default/"), ["default/ended", "default/shop"]);
+    assert_eq!(complete("magikvm logs shop -c "), ["side", "web"]);
+    assert_eq!(complete("magikvm exec -it -c s"), ["side"]);
+    assert_eq!(complete("magikvm image rm te"), ["test/app:1"]);
+    // bash has split the word at the colon and replaces only what follows it.
+    assert_eq!(complete("magikvm image rm test/app:"), ["1"]);
+    assert_eq!(complete("magikvm stop --gra"), ["--grace"]);
+    // Directories with hostile names are not offered, and nothing of them is executed.
+    std::fs::create_dir(host.root().join("run/pods/default_$(touch hacked)")).unwrap();
+    assert_eq!(complete("magikvm rm "), ["ended", "shop", "team/web"]);
+    host.cmd(["__complete", "--", "stop", "$(id)"]).ok();
+    host.cmd(["__complete", "--"]).ok();
+}
+
+#[test]
+fn several_pods_at_once() {
+    let host = Host::fake();
+    let before = host.holdings();
+    let nobody = host.cmd(["stop"]).ok();
+    assert_golden("stop-nobody", &nobody.transcript());
+    assert_golden("rm-nobody", &host.cmd(["rm", "--all"]).ok().transcript());
+    host.cmd(["stop", "--all", "a"]).fails(2);
+
+    // Guests that do not end on request take the whole time that they are given. Both are waited for at once.
+    for name in ["slow-1", "slow-2"] {
+        host.start_fake(&Pod::simple(name), "immortal");
+    }
+    host.start_fake(&Pod::simple("quick"), "run");
+    let stopped =
+        host.cmd(["stop", "--grace", "0", "slow-1", "nobody", "slow-2", "nobody", "quick"]).fails(1);
+    assert_eq!(stopped.stderr.matches("there is no pod default/nobody").count(), 1, "{}", stopped.stderr);
+    assert!(stopped.took < std::time::Duration::from_secs(15), "{:?}", stopped.took);
+    assert_eq!((host.phase("quick"), host.phase("slow-1")), ("Failed".to_owned(), "Failed".to_owned()));
+
+    host.start_fake(&Pod::simple("again"), "run");
+    let left = host.cmd(["rm", "--all"]).fails(1).complains("pod default/again is running");
+    assert_eq!(left.stderr.matches("Error: ").count(), 1, "{}", left.stderr);
+    assert_eq!(host.cmd(["ps", "-q"]).ok().stdout, "default/again\n", "the others are removed");
+    host.cmd(["pause", "--all"]).ok();
+    assert_eq!(host.phase("again"), "Paused");
+    host.cmd(["resume", "-a"]).ok();
+    host.cmd(["stop", "--all", "--grace", "1s"]).ok();
+    assert_eq!(host.phase("again"), "Failed");
+    host.cmd(["rm", "-af"]).ok();
+    host.assert_as_before(&before);
+}
+
+#[test]
+fn an_interrupted_stop_leaves_the_rest_to_the_monitors() {
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let host = Host::fake();
+        host.start_fake(&Pod::simple("slow"), "immortal");
+        let running = host.cmd(["stop", "--grace", "0", "slow"]).spawn();
+        until("its monitor was asked", || host.cmd(["events", "slow"]).ok().stdout.contains("stopping"));
+        running.signal(signal);
+        let said = running.wait().expect_code(code);
+        said.complains("Interrupted: still being stopped in the background: default/slow.");
+        host.wait_for_phase("slow", "Failed");
+        host.cmd(["rm", "slow"]).ok();
+    }
+}
+
+#[test]
+fn a_terminal_shows_what_is_waited_for() {
+    let host = Host::fake();
+    host.start_fake(&Pod::simple("slow"), "immortal");
+    let mut terminal = Terminal::start(host.cmd(["stop", "--grace", "0", "slow"]), 24, 80);
+    terminal.wait_for("Stopping 1 pod (");
+    terminal.wait_for(" s): default/slow");
+    assert_eq!(terminal.wait(), 0);
+    assert!(terminal.shown().ends_with("\r\x1b[K"), "the line goes: {:?}", terminal.shown());
+}
+
+#[test]
+fn why_a_pod_is_as_it_is() {
+    let host = Host::fake();
+    host.run_fake(&two("failed"), "exit=3").fails(3);
+    host.run_fake(&Pod::simple("fine"), "exit=0").ok();
+    host.start_fake(&Pod::simple("again").set("spec/restartPolicy", "Always"), "exit=1");
+    until("it crashes", || host.cmd(["ps"]).ok().stdout.contains("CrashLoopBackOff: Error (1)"));
+    let listed = host.cmd(["ps", "-o", "wide"]).ok().stdout;
+    let row = |name: &str| listed.lines().find(|line| line.contains(name)).unwrap_or_default();
+    assert!(row("default/failed").contains("web: Error (3)"), "{listed}");
+    assert!(row("default/failed").ends_with("test/app:1,test/app:1"), "{listed}");
+    assert!(row("default/fine").contains("Succeeded") && !row("default/fine").contains("Error"), "{listed}");
+}
+
+#[test]
+fn exit_codes_of_a_foreground_run() {
+    let host = Host::fake();
+    let before = host.holdings();
+    let code = |pod: &Pod, manner: &str| host.run_fake(pod, manner).arg("--rm").run().code;
+    for own in [0, 1, 3, 42, 125] {
+        assert_eq!(code(&Pod::simple("own"), &format!("exit={own}")), own);
+    }
+    // Ours: a manifest, an image, a name, the host, the guest.
+    for text in ["", "kind: Nothing\n"] {
+        host.cmd(["run", "--vmm", "fake", "-"]).input(text).fails(125);
+        host.cmd(["run", "--vmm", "fake", "-d", "-"]).input(text).fails(1);
+    }
+    host.cmd(["run", "--vmm", "fake", "nothing.yaml"]).fails(125);
+    let absent = Pod::new("a").container_of("web", "not/there:1", &["app"]).with("imagePullPolicy", "Never");
+    assert_eq!(code(&absent, "run"), 125);
+    host.cmd(["run", "--vmm", "qemu", "--accel", "tcg", "--rm"])
+        .arg(host.manifest(&Pod::simple("b")))
+        .env("PATH", "/nowhere")
+        .env("MAGIKVM_QEMU", "/nowhere/qemu")
+        .fails(125);
+    assert_eq!(code(&Pod::simple("c"), "garbage"), 125);
+    assert_eq!(code(&two("d"), "container-fails"), 127, "the program is not there");
+    assert_eq!(code(&two("e"), "container-denied"), 126, "the program may not be executed");
+    host.cmd(["run", "--no-such-option"]).fails(2);
+    host.assert_as_before(&before);
+}
+
+#[test]
+fn a_pod_that_fails_to_start_leaves_its_story() {
+    let host = Host::fake();
+    let output = host.run_fake(&two("unready"), "never-ready").args(["-d", "--ready-timeout", "2s"]).fails(1);
+    let output = output.complains("(stage: agent)").complains("Container web: not started.\n");
+    output.complains("The pod's events:\n").complains("web: created\n");
+    let denied = host.run_fake(&two("f"), "container-denied").run().transcript();
+    assert_golden("failed-container-story", &without_created(&denied));
+}
+
+/// The other container may have been created before this one failed, or not.
+fn without_created(text: &str) -> String {
+    text.lines().filter(|line| !line.ends_with(": created")).map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn the_version_has_a_verb() {
+    let host = Host::bare();
+    let plain = host.cmd(["version"]).ok().stdout;
+    assert_eq!(plain, host.cmd(["--version"]).ok().stdout);
+    let json: serde_json::Value =
+        serde_json::from_str(&host.cmd(["version", "-o", "json"]).ok().stdout).unwrap();
+    assert_eq!(format!("magikvm {}\n", json["version"].as_str().unwrap()), plain);
+    assert!(json["guestGeneration"].is_u64() && json["os"] == "linux", "{json}");
 }
 
 #[test]

@@ -9,6 +9,8 @@
 mod attach;
 #[path = "conformance/caught.rs"]
 mod caught;
+#[path = "conformance/common.rs"]
+mod common;
 #[path = "conformance/ends.rs"]
 mod ends;
 #[path = "conformance/exec.rs"]
@@ -33,8 +35,12 @@ mod pauses;
 mod ports;
 #[path = "conformance/processes.rs"]
 mod processes;
+#[path = "conformance/room.rs"]
+mod room;
 #[path = "conformance/row.rs"]
 mod row;
+#[path = "conformance/sessions.rs"]
+mod sessions;
 #[path = "conformance/stopped.rs"]
 mod stopped;
 #[path = "conformance/stops.rs"]
@@ -64,15 +70,17 @@ use std::sync::Arc;
 use unit::Unit;
 
 /// The groups in the order of the table.
-static GROUPS: [&Group; 20] = [
+static GROUPS: [&Group; 24] = [
     &manifest::GROUP,
     &together::GROUP,
     &isolation::GROUP,
     &processes::GROUP,
     &images::GROUP,
+    &common::GROUP,
     &streams::GROUP,
     &exec::GROUP,
     &attach::GROUP,
+    &sessions::GROUP,
     &stopped::GROUP,
     &ends::GROUP,
     &stops::GROUP,
@@ -85,6 +93,8 @@ static GROUPS: [&Group; 20] = [
     &jail::GROUP,
     &volumes::GROUP,
     &volumes_own::GROUP,
+    &room::GROUP,
+    &room::OWN,
 ];
 
 /// The units of a group on a driver: requested rows are run together as far as the group allows.

@@ -189,9 +189,9 @@ fn a_signature_of_another_key_does_not_count() {
     // The images of a key that is removed from the policy are not used any more, but stay visible.
     scene.rule("\"cosign-key\"\nkeys = [\"team.pub\"]");
     for policy in ["IfNotPresent", "Always"] {
-        scene.run("team/app:1", policy).fails(1).complains("by none of the keys");
+        scene.run("team/app:1", policy).fails(125).complains("by none of the keys");
     }
-    let said = scene.run("team/app:1", "Never").fails(1).complains("container web: the image");
+    let said = scene.run("team/app:1", "Never").fails(125).complains("container web: the image");
     said.complains("is in the store, but it was imported without a signature by a key of the policy");
     scene.sign("bundle", "team/app", &digest, "team.pem");
     scene.run("team/app:1", "IfNotPresent").ok();
@@ -352,7 +352,7 @@ fn protected_names_are_not_given_away() {
     scene.pull("team/app:1").ok();
     image(&["tag", &scene.registry.name("team/app:1"), "copy"]).expect_code(0);
     image(&["rm", &scene.registry.name("team/app:1")]).expect_code(0);
-    scene.run("team/app:1", "Never").fails(1);
+    scene.run("team/app:1", "Never").fails(125);
     let said = image(&["inspect", "copy"]).expect_code(0).stdout;
     assert_eq!(serde_json::from_str::<Value>(&said).unwrap()[0]["signedBy"], json!([]));
 }
@@ -365,10 +365,10 @@ fn an_image_that_came_before_the_rule_is_not_run_under_it() {
     let id = scene.inspect("team/app:1")["id"].clone();
     scene.rule("\"cosign-key\"\nkeys = [\"team.pub\"]");
     scene.registry.forget();
-    let said = scene.run("team/app:1", "Never").fails(1).complains("container web: ").complains("Hint: ");
+    let said = scene.run("team/app:1", "Never").fails(125).complains("container web: ").complains("Hint: ");
     said.complains("is in the store, but it was imported without a signature by a key of the policy");
     assert_eq!(scene.registry.requests(), []);
-    scene.run("team/app:1", "IfNotPresent").fails(1).complains("has no signature");
+    scene.run("team/app:1", "IfNotPresent").fails(125).complains("has no signature");
     assert!(!scene.registry.requests().is_empty(), "asked again");
     scene.refuses("team/app:1", &["has no signature"]);
     // By its digest, too.
@@ -383,7 +383,7 @@ fn an_image_that_came_before_the_rule_is_not_run_under_it() {
     scene.run("team/app:1", "Never").ok();
     scene.rule("\"reject\"");
     for policy in ["Never", "IfNotPresent", "Always"] {
-        scene.run("team/app:1", policy).fails(1).complains("rejects");
+        scene.run("team/app:1", policy).fails(125).complains("rejects");
     }
 }
 

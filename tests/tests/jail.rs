@@ -162,6 +162,11 @@ fn expect_of_a_file_server(said: &str, gives_away: bool) {
     for layer in ["user", "files", "processes", "network", "capabilities", "syscalls"] {
         assert!(said.contains(&format!("\"{layer}\"")), "{layer}: {said}");
     }
+    // The first eight capabilities without CAP_KILL, as the kernel and as the jail say it.
+    assert!(said.contains("CapPrm: 00000000000000df\n"), "{said}");
+    let names = ["CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "SETGID", "SETUID"];
+    let names: Vec<String> = names.iter().map(|name| format!("CAP_{name}")).collect();
+    assert!(said.contains(&format!("\"kept\":{}", json!(names))), "{said}");
 }
 
 #[test]

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From top to bottom. A module may use those below it.
-const LAYERS: [&str; 15] = [
-    "cli", "monitor", "pod", "runtime", "manifest", "vmm", "net", "volume", "jail", "process", "agent",
-    "image", "store", "signals", "os",
+const LAYERS: [&str; 16] = [
+    "cli", "monitor", "pod", "runtime", "manifest", "vmm", "nested", "net", "volume", "jail", "process",
+    "agent", "image", "store", "signals", "os",
 ];
 
 fn row(layers: &[&str], module: &str) -> usize {

@@ -79,7 +79,7 @@ fn a_name_that_is_taken_stays_with_its_pod() {
     assert_eq!(host.inspect("one").unwrap()["metadata"]["uid"], uid);
     host.cmd(["exec", "one", "--", "x"]).ok();
     host.cmd(["stop", "one"]).ok();
-    host.run_fake(&Pod::simple("one"), "run").fails(1).complains("is there (ended)");
+    host.run_fake(&Pod::simple("one"), "run").fails(125).complains("is there (ended)");
 }
 
 fn run_at_once(host: &Host, names: &[String]) -> Vec<magikvm_tests::Output> {
@@ -183,7 +183,7 @@ fn without_its_monitor_a_pod_is_lost_and_can_be_removed() {
     }
     host.cmd(["logs", "lost"]).ok().prints("hello from web");
     host.cmd(["events", "-f", "lost"]).ok().prints("started");
-    host.run_fake(&Pod::simple("lost"), "run").fails(1).complains("is there (Lost)");
+    host.run_fake(&Pod::simple("lost"), "run").fails(125).complains("is there (Lost)");
     host.cmd(["rm", "lost"]).ok();
     host.assert_as_before(&before);
 }
@@ -219,12 +219,15 @@ fn without_its_vm_a_pod_has_failed() {
     host.wait_for_phase("dead", "Failed");
     let pod = host.inspect("dead").unwrap();
     let why = pod["status"]["message"].as_str().unwrap();
-    assert!(why.contains("the sandbox ended while the pod ran: fake was killed by SIGKILL"), "{why}");
+    assert!(why.contains("the VM ended while the pod ran: fake was killed by SIGKILL"), "{why}");
     let ended = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
     assert_eq!(
         (ended["reason"].as_str(), ended["exitCode"].as_i64()),
         (Some("ContainerStatusUnknown"), Some(137))
     );
+    let event =
+        "the VM has ended: VmmKilled: the sandbox ended while the pod ran: fake was killed by SIGKILL";
+    host.cmd(["events", "dead"]).ok().prints(event);
     host.cmd(["rm", "dead"]).ok();
     host.assert_as_before(&before);
 }
@@ -266,14 +269,20 @@ fn an_interrupted_foreground_run_stops_its_pod() {
 
 #[test]
 fn an_interrupted_start_leaves_nothing() {
-    for (manner, options) in [("never-ready", "-d"), ("silent", "--rm")] {
+    let cases = [
+        ("never-ready", "-d", Signal::SIGINT, 130),
+        ("silent", "--rm", Signal::SIGINT, 130),
+        ("never-ready", "--rm", Signal::SIGTERM, 143),
+        ("never-ready", "-d", Signal::SIGHUP, 129),
+    ];
+    for (manner, options, signal, code) in cases {
         let host = Host::fake();
         let before = host.holdings();
         let running = host.run_fake(&Pod::simple("early"), manner).arg(options).spawn();
         host.process("early", "fake");
         assert_eq!(host.phase("early"), "Pending");
-        running.signal(Signal::SIGINT);
-        let output = running.wait().expect_code(1).complains("cancelled");
+        running.signal(signal);
+        let output = running.wait().expect_code(code).complains("cancelled");
         assert!(output.took < Duration::from_secs(20));
         host.assert_as_before(&before);
     }

@@ -100,12 +100,12 @@ fn what_needs_the_guest_fails_at_once_and_what_does_not_works() {
         assert!(failed.took < AT_ONCE, "{verb:?}: {:?}", failed.took);
         failed
             .complains("Error: pod default/still is paused")
-            .complains("Hint: let it go on: magikvm resume default/still");
+            .complains("Hint: Resume it with `magikvm resume default/still`.");
     }
     host.cmd(["logs", "still"]).ok().prints("hello from web");
     host.cmd(["ps", "-o", "json"]).ok().prints("\"Paused\"");
     host.cmd(["rm", "still"]).fails(1).complains("pod default/still is running");
-    host.run_fake(&Pod::simple("still"), "run").fails(1).complains("is running");
+    host.run_fake(&Pod::simple("still"), "run").fails(125).complains("is running");
     host.cmd(["resume", "still"]).ok();
     host.cmd(["kill", "-s", "USR1", "still"]).ok();
     assert_eq!(waiter.wait().expect_code(0).stdout, "138\n");

@@ -161,6 +161,10 @@ fn port_forward_leads_to_the_pod_until_it_is_ended() {
     named.wait_for_stdout(&format!("Handling connection for {local}\n"));
     let taken = format!("{local}:{app}");
     host.cmd(["port-forward", "web", &taken]).fails(3).complains("Choose another local port");
+    let own = free_port();
+    host.run_fake(&published("holder", own, app), "run").arg("-d").ok();
+    let refused = host.cmd(["port-forward", "web", &format!("{own}:{app}")]).fails(3);
+    refused.complains("Pod default/holder has published it.");
     named.signal(Signal::SIGINT);
     named.wait().expect_code(0);
     assert!(TcpListener::bind(("127.0.0.1", local)).is_ok());

@@ -96,7 +96,7 @@ fn a_policy_says_when_the_registry_is_asked() {
         let pod = pod("p", &name).with("imagePullPolicy", policy);
         host.run_fake(&pod, "exit=0").arg("--rm")
     };
-    with("Never").fails(1).complains(&format!("container web: the image {name} is not in the store"));
+    with("Never").fails(125).complains(&format!("container web: the image {name} is not in the store"));
     assert_eq!(registry.requests(), []);
 
     let said = with("IfNotPresent").ok();
@@ -124,7 +124,7 @@ fn a_policy_says_when_the_registry_is_asked() {
     for policy in ["IfNotPresent", "Never"] {
         with(policy).ok();
     }
-    let said = with("Always").fails(1).complains(&format!("cannot pull {name}"));
+    let said = with("Always").fails(125).complains(&format!("cannot pull {name}"));
     said.complains("cannot connect").complains("Hint: ");
     let detached = host.run_fake(&pod("p", &name).with("imagePullPolicy", "Always"), "run").arg("-d");
     detached.fails(1).complains("(stage: image)");
@@ -241,7 +241,7 @@ fn an_image_that_is_not_there_leaves_nothing() {
         let pod = pod("p", &image);
         let said = host.run_fake(&pod, "run").arg("-d").fails(1).complains(text).complains(&image);
         assert_eq!(said.stdout, "");
-        host.run_fake(&pod, "run").fails(1).complains("(stage: image)").complains("Hint: ");
+        host.run_fake(&pod, "run").fails(125).complains("(stage: image)").complains("Hint: ");
         host.assert_as_before(&before);
     }
     // One image that is in the store, and one that is not.
@@ -290,9 +290,11 @@ fn giving_up_is_prompt_and_leaves_nothing() {
     let stalled = Stalled::new();
     let host = &stalled.host;
     let before = host.holdings();
-    for (signal, options, code) in
-        [(Signal::SIGINT, &["-d"][..], 1), (Signal::SIGTERM, &["-d"], 1), (Signal::SIGINT, &["--rm"], 1)]
-    {
+    for (signal, options, code) in [
+        (Signal::SIGINT, &["-d"][..], 130),
+        (Signal::SIGTERM, &["-d"], 143),
+        (Signal::SIGINT, &["--rm"], 130),
+    ] {
         let running = stalled.start(options);
         let begun = Instant::now();
         running.signal(signal);

@@ -74,7 +74,7 @@ fn a_class_is_never_swapped_for_a_weaker_one() {
     if found["hardware"] == true {
         run.expect_code(0).prints("ran");
     } else {
-        run.expect_code(3).complains("the host cannot run the pod").complains("--accel tcg");
+        run.expect_code(125).complains("the host cannot run the pod").complains("--accel tcg");
     }
 }
 

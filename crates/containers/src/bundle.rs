@@ -2,9 +2,10 @@
 //! (user ids, the cgroup, the shared PID namespace). Runs in forked copies of the spawner. Must not know:
 //! the reactor, the wire.
 
+use crate::layer::{self, LayerError, Made};
+use crate::mounts::{self, MountError};
 use crate::rootfs;
 use crate::user::{self, UserError};
-use crate::volumes::{self, VolumeError};
 use libcontainer::oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Process, Spec};
 use magikvm_proto::limits::MAX_PLAN_SIZE;
 use magikvm_proto::plan::{ContainerPlan, Rootfs, Stdio};
@@ -43,10 +44,12 @@ pub(crate) enum BundleError {
     /// The configuration lacks something that every container needs.
     #[error("the OCI configuration has no {0}")]
     Missing(&'static str),
+    #[error("the container has no writable layer")]
+    Layer(#[from] LayerError),
     #[error(transparent)]
     User(#[from] UserError),
     #[error(transparent)]
-    Volume(#[from] VolumeError),
+    Mounts(#[from] MountError),
 }
 
 fn file_error(path: &Path) -> impl FnOnce(io::Error) -> BundleError {
@@ -61,7 +64,8 @@ pub(crate) fn load(path: &Path) -> Result<Spec, BundleError> {
     serde_json::from_slice(&bytes).map_err(|source| BundleError::Config { path: path.to_owned(), source })
 }
 
-/// Makes the bundle with an empty writable layer and returns its configuration. The layer of an earlier run is removed.
+/// Makes the bundle with an empty writable layer and its mounts, and returns its configuration. The layer of an earlier run is removed. The
+/// calling process is in a mount namespace of its own afterwards.
 pub(crate) fn prepare(
     site: &Site,
     plan: &ContainerPlan,
@@ -72,10 +76,10 @@ pub(crate) fn prepare(
         Rootfs::Partition(partition) => site.image(*partition),
         Rootfs::Path(path) => path.clone(),
     };
-    let root = mount_rootfs(&bundle, &lower)?;
+    let root = mount_rootfs(site, plan, &bundle, &lower)?;
     let mut spec = load(&site.container_config(&plan.name))?;
     patch(&mut spec, plan, site, &root, pod_namespace)?;
-    volumes::attach(site, plan, &mut spec)?;
+    mounts::make(site, plan, &mut spec, &bundle.join("rootfs"))?;
     let config = bundle.join("config.json");
     let bytes =
         serde_json::to_vec(&spec).map_err(|source| BundleError::Config { path: config.clone(), source })?;
@@ -85,34 +89,24 @@ pub(crate) fn prepare(
     Ok(spec)
 }
 
-/// The writable layer is a separate tmpfs: unmounting it frees everything at once, however deep a container
-/// nested its directories.
-fn mount_rootfs(bundle: &Path, lower: &Path) -> Result<OwnedFd, BundleError> {
-    let (layer, rootfs) = (bundle.join("layer"), bundle.join("rootfs"));
-    for old in [&rootfs, &layer] {
-        umount2(old, MntFlags::MNT_DETACH).ok();
-        fs::create_dir_all(old).map_err(file_error(old))?;
-    }
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| BundleError::Mount { path, source }
-    };
-    mount(Some("layer"), &layer, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))
-        .map_err(failed(&layer))?;
-    for part in ["upper", "work"] {
-        let part = layer.join(part);
-        fs::create_dir(&part).map_err(file_error(&part))?;
-    }
-    let (lower, layer) = (option_path(lower), option_path(&layer));
-    let options = format!("lowerdir={lower},upperdir={layer}/upper,workdir={layer}/work");
+/// Nothing of a layer has to survive the VM, so that nothing of it is synced (`volatile`).
+fn mount_rootfs(
+    site: &Site,
+    plan: &ContainerPlan,
+    bundle: &Path,
+    lower: &Path,
+) -> Result<OwnedFd, BundleError> {
+    let rootfs = bundle.join("rootfs");
+    umount2(&rootfs, MntFlags::MNT_DETACH).ok();
+    fs::create_dir_all(&rootfs).map_err(file_error(&rootfs))?;
+    let Made { upper, work } = layer::make(site, &plan.name, plan.layer, &bundle.join("layer"))?;
+    rootfs::open_root(lower)
+        .and_then(|image| rootfs::take_attributes(&image, &upper))
+        .map_err(file_error(lower))?;
+    let options = format!("{},volatile", rootfs::overlay_options(lower, &upper, &work));
     mount(Some("overlay"), &rootfs, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
-        .map_err(failed(&rootfs))?;
+        .map_err(|source| BundleError::Mount { path: rootfs.clone(), source })?;
     rootfs::open_root(&rootfs).map_err(file_error(&rootfs))
-}
-
-/// Escapes a path for overlayfs's mount options.
-fn option_path(path: &Path) -> String {
-    path.display().to_string().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,")
 }
 
 fn patch(
@@ -184,25 +178,27 @@ fn patch_process(process: &mut Process, plan: &ContainerPlan, root: &OwnedFd) ->
     if process.no_new_privileges() == Some(false) {
         process.set_no_new_privileges(None);
     }
-    let cwd = process.cwd().clone();
-    if !cwd.is_absolute() {
+    if !process.cwd().is_absolute() {
         return Err(BundleError::Missing("absolute working directory"));
     }
-    rootfs::make_directory(root, &cwd).map_err(file_error(&cwd))
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use magikvm_proto::plan::Stdin;
+    use magikvm_proto::plan::{Layer, Stdin};
+    use magikvm_proto::signal::Signal;
 
     fn plan(user: &str) -> ContainerPlan {
         ContainerPlan {
             name: "web".parse().unwrap(),
             rootfs: Rootfs::Partition(2),
+            layer: Layer::Memory { size_bytes: None },
             user: user.to_owned(),
             stdio: Stdio::Terminal,
             stdin: Stdin::Closed,
+            stop_signal: Signal::TERM,
             mounts: Vec::new(),
         }
     }
@@ -224,7 +220,7 @@ mod tests {
 
     #[test]
     fn the_supervisor_fills_in_what_only_it_knows() {
-        let (dir, root) = root();
+        let (_dir, root) = root();
         let mut spec = spec();
         patch(&mut spec, &plan("web"), &Site::guest(), &root, None).unwrap();
         let process = spec.process().as_ref().unwrap();
@@ -235,7 +231,6 @@ mod tests {
             (process.terminal(), process.oom_score_adj(), process.no_new_privileges()),
             (Some(true), Some(0), None)
         );
-        assert!(dir.path().join("srv/data").is_dir());
         let linux = spec.linux().as_ref().unwrap();
         assert_eq!(linux.cgroups_path().as_ref().unwrap(), Path::new("/pod/web"));
         let types: Vec<_> = linux.namespaces().as_ref().unwrap().iter().map(|n| n.typ()).collect();

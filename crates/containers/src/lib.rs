@@ -9,6 +9,9 @@
 mod bundle;
 mod cgroup;
 mod devices;
+mod layer;
+mod mount_point;
+mod mounts;
 mod reaper;
 mod rootfs;
 mod spawner;
@@ -32,7 +35,7 @@ use magikvm_supervisor::{
 };
 use reaper::Reaper;
 use spawner::Context;
-use spawner::client::{Pending, Spawner};
+use spawner::client::{Deadline, Pending, Spawner};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -59,6 +62,8 @@ pub struct LinuxContainers {
     namespace: OnceLock<i32>,
     /// The first process of each container's latest run.
     first: Mutex<HashMap<ContainerName, Arc<PidFd>>>,
+    /// The groups of ended execs that have left processes in the background.
+    occupied: Mutex<Vec<Cgroup>>,
 }
 
 /// A pidfd: it never refers to another process, even if the process id is reused.
@@ -85,6 +90,7 @@ impl LinuxContainers {
             note,
             namespace: OnceLock::new(),
             first: Mutex::default(),
+            occupied: Mutex::default(),
         })
     }
 
@@ -104,12 +110,25 @@ impl LinuxContainers {
         }
     }
 
+    /// Removes the groups of earlier execs whose last process has ended since.
+    fn remove_deserted(&self) {
+        lock(&self.occupied).retain(|group| {
+            let is_empty = group.wait_empty(Instant::now());
+            if is_empty {
+                group.remove();
+            }
+            !is_empty
+        });
+    }
+
     fn created(&self, pending: Pending, ended: Ended) -> (Created, Arc<PidFd>) {
         let Pending { channel, pid, pidfd, deadline, terminal } = pending;
         // Watched before the order to start, so that no end is lost (see `spawner`).
         self.reaper.watch(pid, ended);
         let process = Arc::new(PidFd(pidfd));
-        let start = Box::new(move || spawner::client::start(&channel, deadline));
+        let start = Box::new(move || {
+            spawner::client::start(&channel, Some(deadline.unwrap_or_else(Deadline::of_start)))
+        });
         (Created { pid, process: Arc::clone(&process) as Arc<dyn Process>, terminal, start }, process)
     }
 }
@@ -155,10 +174,11 @@ impl Containers for LinuxContainers {
         let completely = group.wait_empty(deadline);
         let oom_killed = group.oom_kills() > 0;
         match subject {
-            // Processes that an exec left in the background end with the container.
-            Subject::Exec { .. } if !completely => {}
+            // Processes that an exec left in the background may run until the container ends.
+            Subject::Exec { .. } if !completely => lock(&self.occupied).push(group),
             _ => group.remove(),
         }
+        self.remove_deserted();
         Gone { completely, oom_killed }
     }
 

@@ -2,11 +2,12 @@
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
-use std::fs::File;
+use nix::sys::stat::{Mode, SFlag, fstat};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
 
 fn open_beneath(root: &impl AsFd, path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
     let how = OpenHow::new()
@@ -46,33 +47,25 @@ pub fn read_capped(file: File, cap: u64) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Makes a directory and its parents beneath `root`, owned by root, mode 0755. Existing ones stay unchanged.
-pub(crate) fn make_directory(root: &impl AsFd, path: &Path) -> io::Result<()> {
-    let mut parent = open_beneath(root, Path::new("."), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
-    let mut so_far = PathBuf::new();
-    for component in path.components() {
-        let name = match component {
-            Component::Normal(name) => name,
-            Component::RootDir | Component::CurDir => continue,
-            Component::ParentDir | Component::Prefix(_) => return Err(io::ErrorKind::InvalidInput.into()),
-        };
-        so_far.push(name);
-        let open = |root| open_beneath(root, &so_far, OFlag::O_PATH | OFlag::O_DIRECTORY);
-        parent = match open(root) {
-            Err(Errno::ENOENT) => {
-                mkdirat(&parent, name, Mode::from_bits_truncate(0o755))?;
-                open(root)?
-            }
-            other => other?,
-        };
-    }
-    Ok(())
+/// Gives a directory the owner and mode of another one, which overlayfs shows as those of the whole.
+pub(crate) fn take_attributes(from: &impl AsFd, to: &Path) -> io::Result<()> {
+    let stat = fstat(from)?;
+    chown(to, Some(stat.st_uid), Some(stat.st_gid))?;
+    // After the owner, whose change can clear mode bits.
+    fs::set_permissions(to, Permissions::from_mode(stat.st_mode & 0o7777))
+}
+
+/// The options of an overlay.
+pub(crate) fn overlay_options(lower: &Path, upper: &Path, work: &Path) -> String {
+    let escaped = |path: &Path| {
+        path.display().to_string().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,")
+    };
+    format!("lowerdir={},upperdir={},workdir={}", escaped(lower), escaped(upper), escaped(work))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
     use std::os::unix::fs::symlink;
 
     #[test]
@@ -92,18 +85,20 @@ mod tests {
     }
 
     #[test]
-    fn directories_are_made_inside_only() {
+    fn a_directory_takes_owner_and_mode_of_another() {
         let dir = tempfile::tempdir().unwrap();
-        let root_path = dir.path().join("root");
-        fs::create_dir_all(root_path.join("var/real")).unwrap();
-        symlink("/var/real", root_path.join("srv")).unwrap();
-        symlink("/../../../outside", root_path.join("dangling")).unwrap();
-        let root = open_root(&root_path).unwrap();
-        make_directory(&root, Path::new("/srv/a/b")).unwrap();
-        assert!(root_path.join("var/real/a/b").is_dir());
-        make_directory(&root, Path::new("/")).unwrap();
-        assert!(make_directory(&root, Path::new("/dangling/x")).is_err());
-        assert!(make_directory(&root, Path::new("/a/../../b")).is_err());
-        assert!(!dir.path().join("outside").exists());
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        for (mode, path) in [(0o1777, &from), (0o700, &to)] {
+            fs::create_dir(path).unwrap();
+            fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        }
+        take_attributes(&open_root(&from).unwrap(), &to).unwrap();
+        assert_eq!(fs::metadata(&to).unwrap().permissions().mode() & 0o7777, 0o1777);
+    }
+
+    #[test]
+    fn paths_are_escaped_in_options() {
+        let options = overlay_options(Path::new("/a:b"), Path::new("/c,d"), Path::new("/e"));
+        assert_eq!(options, "lowerdir=/a\\:b,upperdir=/c\\,d,workdir=/e");
     }
 }

@@ -42,6 +42,7 @@ struct Passwd<'a> {
     uid: u32,
     gid: u32,
     home: &'a str,
+    shell: &'a str,
 }
 
 fn lines(file: &[u8]) -> impl Iterator<Item = &str> {
@@ -55,7 +56,8 @@ fn passwd(file: &[u8]) -> impl Iterator<Item = Passwd<'_>> {
         let uid = fields.nth(1)?.parse().ok()?;
         let gid = fields.next()?.parse().ok()?;
         let home = fields.nth(1).unwrap_or_default();
-        Some(Passwd { name, uid, gid, home })
+        let shell = fields.next().unwrap_or_default();
+        Some(Passwd { name, uid, gid, home, shell })
     })
 }
 
@@ -106,6 +108,13 @@ pub(crate) fn resolve(user: &str, passwd_file: &[u8], group_file: &[u8]) -> Resu
     Ok(User { uid, gid, groups: supplementary, home: home.to_owned() })
 }
 
+/// The shell of a user who may have one.
+pub(crate) fn shell(uid: u32, passwd_file: &[u8]) -> Option<String> {
+    let shell = passwd(passwd_file).find(|entry| entry.uid == uid)?.shell;
+    let none = ["/nologin", "/false"].iter().any(|end| shell.ends_with(end));
+    (shell.starts_with('/') && !none && !shell.contains('\0')).then(|| shell.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,10 +159,21 @@ mod tests {
         assert_eq!(resolve("-1", b"", b""), Err(UserError::UnknownUser("-1".to_owned())));
     }
 
+    #[test]
+    fn the_shell_is_the_users_own_if_it_is_one() {
+        let file =
+            b"root:x:0:0::/root:/bin/zsh\nweb:x:5:5::/:/usr/sbin/nologin\nbare:x:6:6:\nodd:x:7:7::/:sh\n";
+        assert_eq!(shell(0, file).as_deref(), Some("/bin/zsh"));
+        for uid in 5..9 {
+            assert_eq!(shell(uid, file), None, "{uid}");
+        }
+    }
+
     proptest! {
         #[test]
         fn hostile_files_never_panic(user in ".{0,20}", passwd in any::<Vec<u8>>(), group in any::<Vec<u8>>()) {
             resolve(&user, &passwd, &group).ok();
+            shell(0, &passwd);
         }
     }
 }

@@ -1,18 +1,17 @@
-//! What each container sees of the pod's volumes, bound anew at each start. Containers are hostile and may change a volume during a path
-//! lookup, so every path is looked up once and what was opened is bound. Must not know: how volumes are mounted, the
+//! What each container sees of the pod's volumes, found anew at each start. Containers are hostile and may change a volume during a path
+//! lookup, so every path is looked up once and what was opened is mounted. Must not know: how volumes are mounted, the
 //! wire.
 
-use libcontainer::oci_spec::runtime::{Mount, Spec};
-use magikvm_proto::plan::ContainerPlan;
+use crate::mount_point::kind_of;
+use crate::rootfs;
 use magikvm_proto::site::Site;
-use magikvm_proto::volume::{self, Access, MountPlan, Part};
+use magikvm_proto::volume::{self, MountPlan, Part};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat, umask};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// How often a lookup is repeated that concurrent renames or mounts disturbed.
@@ -30,55 +29,14 @@ pub(crate) enum VolumeError {
         #[source]
         source: io::Error,
     },
-    /// The part could not be bound.
-    #[error("mount at {destination}: cannot bind {}", path.display())]
-    Bind {
-        /// Mount point in the container.
-        destination: String,
-        /// Where the supervisor was about to bind it first.
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
 }
 
-/// Binds what a container sees of the volumes to private places, and adds them to its configuration. Binds of an earlier run are removed.
-pub(crate) fn attach(site: &Site, plan: &ContainerPlan, spec: &mut Spec) -> Result<(), VolumeError> {
-    let mounts = spec.mounts_mut().get_or_insert_default();
-    for (number, wanted) in plan.mounts.iter().enumerate() {
-        let source = find(site, wanted)?;
-        let place = site.mount(&plan.name, number);
-        bind(&source, &place).map_err(|error| VolumeError::Bind {
-            destination: wanted.destination.clone(),
-            path: place.clone(),
-            source: error,
-        })?;
-        mounts.push(entry(wanted, place));
-    }
-    Ok(())
-}
-
-fn entry(wanted: &MountPlan, place: PathBuf) -> Mount {
-    let access = match wanted.access {
-        Access::ReadOnly => "ro",
-        Access::ReadWrite => "rw",
-    };
-    let options = ["rbind", "rprivate", "nodev", access].map(str::to_owned).to_vec();
-    let mut mount = Mount::default();
-    mount
-        .set_destination(PathBuf::from(&wanted.destination))
-        .set_typ(Some("bind".to_owned()))
-        .set_source(Some(place))
-        .set_options(Some(options));
-    mount
-}
-
-/// Opens what a mount shows.
-fn find(site: &Site, wanted: &MountPlan) -> Result<OwnedFd, VolumeError> {
+/// Opens what a mount shows. `place` is a path that no container reaches, for what the volume lacks and can't get.
+pub(crate) fn find(site: &Site, wanted: &MountPlan, place: &Path) -> Result<OwnedFd, VolumeError> {
     let volume = site.volume(wanted.volume);
     let (part, found) = match &wanted.part {
         Part::Whole => (String::new(), open_volume(&volume)),
-        Part::Path(path) => (path.clone(), open_volume(&volume).and_then(|root| open_or_make(&root, path))),
+        Part::Path(path) => (path.clone(), open_volume(&volume).and_then(|root| part(&root, path, place))),
         Part::Shared(entry) => {
             let name = entry.to_string();
             let found = open_volume(&site.shared()).and_then(|root| open_beneath(&root, &name));
@@ -92,20 +50,29 @@ fn find(site: &Site, wanted: &MountPlan) -> Result<OwnedFd, VolumeError> {
     })
 }
 
+/// Opens a part of a volume. A missing one becomes a directory, beside the volume if that is read-only.
+fn part(root: &OwnedFd, path: &str, place: &Path) -> io::Result<OwnedFd> {
+    match open_or_make(root, path) {
+        Err(error) if error.raw_os_error() == Some(Errno::EROFS as i32) => {
+            let missing = place.join("missing");
+            fs::create_dir_all(&missing)?;
+            rootfs::take_attributes(root, &missing)?;
+            open_volume(&missing)
+        }
+        other => other,
+    }
+}
+
 fn open_volume(path: &Path) -> io::Result<OwnedFd> {
     Ok(open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
 }
 
 /// Only directories and regular files are mounted.
 fn known_kind(fd: OwnedFd) -> io::Result<OwnedFd> {
-    match kind(&fd)? {
+    match kind_of(&fd)? {
         SFlag::S_IFDIR | SFlag::S_IFREG => Ok(fd),
         _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is neither a directory nor a regular file")),
     }
-}
-
-fn kind(fd: &impl AsFd) -> io::Result<SFlag> {
-    Ok(SFlag::from_bits_truncate(fstat(fd)?.st_mode) & SFlag::S_IFMT)
 }
 
 /// Opens a path beneath a directory. A link that leads out of the directory is an error.
@@ -151,25 +118,6 @@ fn open_or_make(root: &impl AsFd, path: &str) -> io::Result<OwnedFd> {
     Ok(parent)
 }
 
-/// Binds something to a place that no container reaches.
-fn bind(source: &OwnedFd, place: &Path) -> io::Result<()> {
-    // One unmount for each earlier run whose bind was left.
-    while umount2(place, MntFlags::MNT_DETACH).is_ok() {}
-    if let Some(parent) = place.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    // The part may have changed between a file and a directory since the last run.
-    fs::remove_dir(place).or_else(|_| fs::remove_file(place)).ok();
-    if kind(source)? == SFlag::S_IFDIR {
-        fs::create_dir(place)?;
-    } else {
-        File::create_new(place)?;
-    }
-    let from = format!("/proc/self/fd/{}", source.as_raw_fd());
-    mount(Some(from.as_str()), place, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,7 +140,7 @@ mod tests {
             );
         }
         fs::write(volume.join("file"), "x").unwrap();
-        assert_eq!(kind(&open_or_make(&root, "file").unwrap()).unwrap(), SFlag::S_IFREG);
+        assert_eq!(kind_of(&open_or_make(&root, "file").unwrap()).unwrap(), SFlag::S_IFREG);
         assert!(open_or_make(&root, "file/x").is_err());
     }
 

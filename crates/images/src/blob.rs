@@ -4,9 +4,9 @@
 use super::arrival::{Arrival, Missing};
 use super::digest::{Digest, Hasher};
 use super::document::Compression;
-use super::tar::Skip;
-use magikvm_proto::limits::MAX_LAYER_SIZE;
-use std::io::{self, BufRead, BufReader, Read};
+use super::tar::{BLOCK, Skip, is_header};
+use magikvm_proto::raised;
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -32,6 +32,9 @@ pub enum BlobError {
         #[source]
         source: io::Error,
     },
+    /// It is compressed in a format that images do not have.
+    #[error("the blob is compressed with {format}; layers are compressed with gzip or zstd, or not at all")]
+    Format { format: &'static str },
     /// It did not arrive in the store.
     #[error("the blob is missing")]
     Missing(#[from] Missing),
@@ -39,8 +42,8 @@ pub enum BlobError {
     #[error("the unpacked layer has the digest {found}, but the image's configuration says {expected}")]
     DiffId { expected: Digest, found: Digest },
     /// The unpacked layer would be too large.
-    #[error("the layer is larger than {MAX_LAYER_SIZE} bytes when unpacked")]
-    TooLarge,
+    #[error("the layer is larger than {limit} bytes when unpacked ({remedy})")]
+    TooLarge { limit: u64, remedy: String },
     /// The thread could not be started.
     #[error("cannot start a thread that unpacks the layer")]
     Thread(#[source] io::Error),
@@ -54,18 +57,35 @@ pub enum BlobError {
 pub(super) struct LayerBlob {
     pub(super) arrival: Arc<Arrival>,
     pub(super) length: u64,
+    /// The compression that its media type states. Its first bytes decide.
     pub(super) compression: Compression,
     pub(super) diff_id: Digest,
 }
 
 /// The compression according to a blob's first bytes.
 pub(super) fn sniff(start: &[u8]) -> Compression {
-    if start.starts_with(&[0x1f, 0x8b]) {
-        Compression::Gzip
-    } else if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-        Compression::Zstd
-    } else {
-        Compression::None
+    match start {
+        [0x1f, 0x8b, ..] => Compression::Gzip,
+        // A frame, or a skippable one in front of it.
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
+        _ => Compression::None,
+    }
+}
+
+/// The compression of a layer whose media type states `stated`. Media types and bytes differ in images of some tools, and other runtimes
+/// look at the bytes; both digests are checked anyway.
+fn compression(stated: Compression, start: &[u8]) -> Result<Compression, BlobError> {
+    match sniff(start) {
+        // A file name may begin with any bytes.
+        _ if stated == Compression::None && is_header(start) => Ok(stated),
+        Compression::None if start.is_empty() || is_header(start) => Ok(Compression::None),
+        Compression::None => match start {
+            [b'B', b'Z', b'h', ..] => Err(BlobError::Format { format: "bzip2" }),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Err(BlobError::Format { format: "xz" }),
+            // What is wrong with it is said for the stated format.
+            _ => Ok(stated),
+        },
+        found => Ok(found),
     }
 }
 
@@ -99,16 +119,23 @@ impl Read for Stored {
     }
 }
 
+/// The stored bytes behind those that were looked at.
+type Whole = io::Chain<Cursor<Vec<u8>>, Stored>;
+
 enum Decoder {
-    None(Stored),
-    Gzip(Box<flate2::bufread::MultiGzDecoder<BufReader<Stored>>>),
-    Zstd(zstd::stream::read::Decoder<'static, BufReader<Stored>>),
+    None(Whole),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<BufReader<Whole>>>),
+    Zstd(zstd::stream::read::Decoder<'static, BufReader<Whole>>),
 }
 
 impl Decoder {
-    fn new(stored: Stored) -> Result<Self, BlobError> {
+    fn new(mut stored: Stored) -> Result<Self, BlobError> {
+        let mut start = Vec::with_capacity(BLOCK);
+        stored.by_ref().take(BLOCK as u64).read_to_end(&mut start).map_err(BlobError::Read)?;
+        let compression = compression(stored.blob.compression, &start)?;
+        let stored = Cursor::new(start).chain(stored);
         let buffered = |stored| BufReader::with_capacity(CHUNK, stored);
-        Ok(match stored.blob.compression {
+        Ok(match compression {
             Compression::None => Self::None(stored),
             Compression::Gzip => Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(buffered(stored)))),
             Compression::Zstd => {
@@ -156,8 +183,9 @@ fn unpack(
                 break;
             }
             total += buffer.len() as u64;
-            if total > MAX_LAYER_SIZE {
-                return Err(BlobError::TooLarge);
+            let limit = raised::in_force().layer_bytes;
+            if total > limit {
+                return Err(BlobError::TooLarge { limit, remedy: raised::remedy("layer-mib") });
             }
             if full.send(Ok(buffer)).is_err() {
                 return Ok(());
@@ -269,3 +297,33 @@ impl BufRead for LayerStream {
 }
 
 impl Skip for LayerStream {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tar of one empty file with this name.
+    fn tar(name: &[u8]) -> Vec<u8> {
+        let mut header = ::tar::Header::new_ustar();
+        header.set_size(0);
+        header.as_mut_bytes()[..name.len()].copy_from_slice(name);
+        header.set_cksum();
+        [header.as_bytes().as_slice(), &[0; 1024]].concat()
+    }
+
+    #[test]
+    fn the_bytes_decide_what_a_layer_is() {
+        use Compression::{Gzip, None, Zstd};
+        let (gzip, zstd) = ([0x1f, 0x8b, 8, 0], [0x28, 0xb5, 0x2f, 0xfd]);
+        let skippable = [0x5a, 0x2a, 0x4d, 0x18, 0, 0, 0, 0];
+        for stated in [None, Gzip, Zstd] {
+            let of = |start: &[u8]| compression(stated, start).unwrap();
+            assert_eq!((of(&gzip), of(&zstd), of(&skippable)), (Gzip, Zstd, Zstd));
+            assert_eq!((of(&tar(b"etc/passwd")), of(b""), of(&[0; 1024])), (None, None, None));
+            assert_eq!(of(b"something else"), stated);
+            assert!(matches!(compression(stated, b"BZh91AY"), Err(BlobError::Format { format: "bzip2" })));
+        }
+        // A tar whose first file has such a name.
+        assert_eq!(compression(None, &tar(&gzip)).unwrap(), None);
+    }
+}

@@ -64,12 +64,17 @@ impl Blobs {
 
     /// Whether a blob exists with the expected size.
     pub(super) fn has(&self, part: &ImageBlob) -> bool {
-        fs::metadata(self.path(&part.digest)).is_ok_and(|metadata| metadata.len() == part.size_bytes)
+        fs::metadata(self.path(&part.digest))
+            .is_ok_and(|metadata| metadata.is_file() && metadata.len() == part.size_bytes)
     }
 
     /// Holds a blob if it exists, without checking its content.
     pub(super) fn hold(&self, digest: &Digest) -> Result<Option<HeldBlob>, FileError> {
         let path = self.path(digest);
+        // A FIFO or the like is replaced when the blob is fetched.
+        if fs::symlink_metadata(&path).is_ok_and(|there| !there.is_file()) {
+            return Ok(None);
+        }
         let Some(file) = atomic::open_if_there(&path)? else { return Ok(None) };
         // A remover holds the lock exclusively for a moment; the blob is then as good as gone.
         if !lock::lock_in_use(&file, &path, Hold::Shared)? {
@@ -162,6 +167,10 @@ impl Blobs {
 
 /// Removes a file whose first byte is unlocked. Returns the bytes freed; `None` when it is in use.
 pub(super) fn remove_unheld(path: &Path) -> Result<Option<u64>, FileError> {
+    if fs::symlink_metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+        atomic::remove(path)?;
+        return Ok(Some(0));
+    }
     let file = match OpenOptions::new().read(true).write(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(0)),
         file => file.map_err(FileError::at("open", path))?,

@@ -81,6 +81,23 @@ pub(super) enum Role {
     Layer(Compression),
 }
 
+/// Media types of configurations in images that were pushed about 2016 and by old registries: nothing else about them differs.
+const OLD_CONFIGS: [&str; 4] = ["", "application/octet-stream", "application/json", "text/html"];
+
+/// Whether a manifest's configuration is that of a container image, as far as its media type tells.
+pub(super) fn is_config(media_type: &str) -> bool {
+    role(media_type) == Some(Role::Config) || OLD_CONFIGS.contains(&media_type)
+}
+
+/// Whether a manifest is one of docker's first schema, signed or not.
+pub(super) fn is_schema_1(media_type: &str) -> bool {
+    matches!(
+        media_type,
+        "application/vnd.docker.distribution.manifest.v1+json"
+            | "application/vnd.docker.distribution.manifest.v1+prettyjws"
+    )
+}
+
 /// The role of a media type; `None` if an image has no such document.
 pub(super) fn role(media_type: &str) -> Option<Role> {
     Some(match media_type {
@@ -173,7 +190,7 @@ pub(super) struct ArchiveImage {
     pub(super) layers: Vec<String>,
 }
 
-fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+pub(super) fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
@@ -207,5 +224,11 @@ mod tests {
         assert_eq!(role("application/vnd.docker.distribution.manifest.list.v2+json"), Some(Role::Index));
         assert_eq!(role("application/vnd.oci.image.layer.v1.tar+gzip+encrypted"), None);
         assert_eq!(role("application/vnd.docker.distribution.manifest.v1+json"), None);
+        assert!(is_config("application/octet-stream") && is_config(CONFIG_TYPE));
+        for other in
+            ["application/vnd.oci.empty.v1+json", "application/vnd.cncf.helm.config.v1+json", MANIFEST_TYPE]
+        {
+            assert!(!is_config(other), "{other}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::blob::BlobError;
 use super::cancel::Stopped;
-use super::digest::Digest;
+use super::digest::{Digest, shorten};
 use super::directory::DirectoryError;
 use super::erofs::RootfsCompression;
 use super::index::SCHEMA;
@@ -32,6 +32,8 @@ pub enum ImageError {
     #[error("cannot pull {}", name.familiar())]
     Registry {
         name: Box<Reference>,
+        /// Whether the store has an image of this name that could be used instead.
+        here: bool,
         #[source]
         source: Box<RegistryError>,
     },
@@ -82,6 +84,13 @@ pub enum ImageError {
         source_name: String,
         /// Digests of the source.
         found: Vec<Digest>,
+    },
+    /// The source does not say what the image is called.
+    #[error("{source_name} does not say what the image is called{}", only(marks))]
+    Nameless {
+        source_name: String,
+        /// Marks that are not names.
+        marks: Vec<String>,
     },
     #[error("there is no image {}", name.familiar())]
     NotFound {
@@ -155,6 +164,16 @@ pub enum NotUsable {
     Form { found: RootfsCompression, wanted: RootfsCompression },
 }
 
+fn only(marks: &[String]) -> String {
+    match marks {
+        [] => String::new(),
+        marks => {
+            let marks: Vec<_> = marks.iter().take(5).map(|mark| format!("{:?}", shorten(mark))).collect();
+            format!(" (it has only {}, which is not a whole name)", marks.join(", "))
+        }
+    }
+}
+
 fn digests(found: &[Digest]) -> String {
     match found {
         [] => "an image without a manifest digest (a docker archive)".to_owned(),
@@ -193,6 +212,11 @@ impl ImageError {
         let disk = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::ReadOnlyFilesystem];
         let kind = causes(self).find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
         kind.filter(|kind| disk.contains(kind))
+    }
+
+    /// Whether it was given up, by the user or at its deadline.
+    pub(super) fn is_stopped(&self) -> bool {
+        matches!(self, Self::Stopped { .. })
     }
 
     /// Whether the user cancelled it.
@@ -241,6 +265,7 @@ impl ImageError {
                     .to_owned(),
             ),
             Self::InUse { .. } => Some("find the pod with `magikvm ps` and remove it with `magikvm rm` first.".to_owned()),
+            Self::Registry { source, here: true, .. } => Some(with_the_image_here(source.hint())),
             Self::Registry { source, .. } => source.hint(),
             Self::Registries(error) => error.hint(),
             Self::Policy(error) => error.hint(),
@@ -261,6 +286,10 @@ impl ImageError {
                 };
                 Some(format!("pull it with `magikvm image pull {how}{}`.", name.familiar()))
             }
+            Self::Nameless { source_name, .. } => {
+                Some(format!("name it with `magikvm image import {source_name} --name NAME:TAG`."))
+            }
+            Self::Open { source, .. } => source.hint(),
             Self::Pinned { name, .. } => Some(format!("import it with `--name {}`.", name.without_digest().familiar())),
             Self::Damaged { .. } => Some(
                 "find the damaged images with `magikvm image verify --all`, remove them and pull them again."
@@ -272,6 +301,12 @@ impl ImageError {
             _ => None,
         }
     }
+}
+
+/// The hint for a registry that cannot be reached while its image is in the store.
+fn with_the_image_here(hint: Option<String>) -> String {
+    let here = "the image is in the store: `imagePullPolicy: IfNotPresent` in the manifest (or `magikvm image pull --policy missing`) takes it without asking the registry.";
+    hint.map_or_else(|| here.to_owned(), |hint| format!("{here} Otherwise: {hint}"))
 }
 
 /// Why an export failed.

@@ -5,7 +5,7 @@ use super::digest::Digest;
 use super::document::{ArchiveImage, Descriptor};
 use super::erofs::{self, RootfsCompression, compare};
 use super::open::{Documents, OpenError, walk};
-use super::platform::Platform;
+use super::platform::Wanted;
 use super::rootfs::build_with_tree;
 use std::cell::RefCell;
 use std::vec::IntoIter;
@@ -84,7 +84,7 @@ pub fn documents(bytes: &[u8]) {
         let top: Descriptor = serde_json::from_value(descriptor).expect("a descriptor");
         let parts: Vec<&[u8]> = bytes.split(|byte| *byte == 0).collect();
         let parts = Parts(RefCell::new(parts.into_iter()));
-        match walk(&parts, top, &Platform::host()) {
+        match walk(&parts, top, &Wanted::host()) {
             Ok(opened) => assert_eq!(opened.layers.len(), opened.config.rootfs.diff_ids.len()),
             Err(error) => assert!(!error.to_string().is_empty()),
         }

@@ -6,7 +6,7 @@ use super::tar::{Entry, EntryKind, Segment, Skip, TarError, TarReader};
 use super::tree::{
     Attributes, Content, Device, EntryPath, Timestamp, Tree, TreeError, TreePlace, check_target, text,
 };
-use magikvm_proto::limits::MAX_FILES_PER_LAYER;
+use magikvm_proto::raised;
 use std::io::{Seek, Write};
 
 const WHITEOUT: &[u8] = b".wh.";
@@ -29,8 +29,8 @@ pub enum LayerError {
     /// A whiteout that hides nothing, or the directory it is in.
     #[error("the entry {path:?} is a whiteout that names no file")]
     Whiteout { path: String },
-    #[error("the layer has more than {MAX_FILES_PER_LAYER} entries")]
-    TooManyEntries,
+    #[error("the layer has more than {limit} entries ({remedy})")]
+    TooManyEntries { limit: usize, remedy: String },
     /// The image could not be written.
     #[error("the file {path:?} cannot be written into the image")]
     Write {
@@ -50,8 +50,9 @@ pub(super) fn apply<R: Skip, W: Write + Seek>(
     let mut entries = 0;
     while let Some(entry) = tar.next()? {
         entries += 1;
-        if entries > MAX_FILES_PER_LAYER {
-            return Err(LayerError::TooManyEntries);
+        let limit = raised::in_force().files_per_layer;
+        if entries > limit {
+            return Err(LayerError::TooManyEntries { limit, remedy: raised::remedy("files-per-layer") });
         }
         let at_entry = |source| LayerError::Entry { path: text(&entry.path), source };
         let path = EntryPath::parse(&entry.path).map_err(at_entry)?;
@@ -104,6 +105,9 @@ fn put(tree: &mut Tree, path: &EntryPath<'_>, entry: &Entry) -> Result<(), TreeE
             attributes.mode = 0o777;
             Content::Symlink(entry.link.as_slice().into())
         }
+        // To the overlay of a container this device is a whiteout, as to those of containerd and podman, which unpack it as it is: it hides
+        // what lower layers have here and is no file.
+        EntryKind::CharDevice if entry.device == (0, 0) => return tree.erase(&place),
         EntryKind::CharDevice => Content::CharDevice(Device::new(entry.device.0, entry.device.1)?),
         EntryKind::BlockDevice => Content::BlockDevice(Device::new(entry.device.0, entry.device.1)?),
         EntryKind::Fifo => Content::Fifo,
@@ -214,6 +218,29 @@ mod tests {
         assert!(size % 4096 == 0 && bytes.len() as u64 >= size);
         bytes.truncate(usize::try_from(size).unwrap());
         Ok(bytes)
+    }
+
+    #[test]
+    fn the_device_0_0_is_a_whiteout() {
+        let tree = |layers: &[Vec<u8>]| {
+            let (mut tree, mut out) = (Tree::new(), Cursor::new(Vec::new()));
+            let mut data = DataArea::in_memory(&mut out, 1 << 20, RootfsCompression::None);
+            for layer in layers {
+                apply(&mut TarReader::new(layer.as_slice()), &mut tree, &mut data).unwrap();
+            }
+            let Some((_, directory)) = tree.entries(Tree::ROOT).find(|(name, _)| *name == b"d") else {
+                return Vec::new();
+            };
+            tree.entries(directory.inode).map(|(name, _)| String::from_utf8(name.to_vec()).unwrap()).collect()
+        };
+        let file = |name: &str| entry(b'0', name, "", b"x");
+        let device = entry(b'3', "d/a", "", b"");
+        let below = [entry(b'5', "d", "", b""), file("d/a"), file("d/b")].concat();
+        assert_eq!(tree(&[below.clone(), device.clone()]), ["b"]);
+        assert_eq!(tree(&[[below.clone(), device.clone()].concat()]), ["b"]);
+        assert_eq!(tree(&[below, [device.clone(), file("d/a")].concat()]), ["a", "b"]);
+        assert_eq!(tree(&[[entry(b'5', "d/a", "", b""), file("d/a/in")].concat(), device]), [""; 0]);
+        assert!(image(&[entry(b'3', "./", "", b"")]).is_err());
     }
 
     #[test]

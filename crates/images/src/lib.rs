@@ -49,16 +49,16 @@ pub use error::{ExportError, ImageError, NotUsable};
 pub use export::{Target, TargetError};
 pub use index::{ImageBlob, ImageRecord};
 pub use layer::LayerError;
-pub use obtain::BringOptions;
+pub use obtain::{BringOptions, ImportSource};
 pub use open::OpenError;
-pub use platform::{Platform, PlatformError};
+pub use platform::{Platform, PlatformError, Wanted, host_processor};
 pub use policy::{Because, Policy, PolicyError, Requirement};
 pub use progress::{LayerInfo, LayerState, Progress};
 pub use pull::{PullPolicy, PullSources};
 pub use reference::{Reference, ReferenceError};
 pub use registry::{
-    Cause, ConnectProblem, CredentialError, Credentials, HelperError, LoginFile, Presented, RegistryConfig,
-    RegistryConfigError, RegistryError,
+    Cause, ConnectProblem, CredentialError, Credentials, HelperError, Inside, LoginFile, Presented,
+    RegistryConfig, RegistryConfigError, RegistryError,
 };
 pub use rootfs::{BuildError, PartError, build_in_memory};
 pub use signature::{

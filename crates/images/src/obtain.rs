@@ -6,12 +6,13 @@ use super::blob::LayerBlob;
 use super::blobs::HeldBlob;
 use super::cancel::Cancel;
 use super::digest::{Digest, shorten};
-use super::document::{MANIFEST_TYPE, MAX_CONFIG, Platform};
+use super::document::{MANIFEST_TYPE, MAX_CONFIG};
 use super::erofs::RootfsCompression;
 use super::error::ImageError;
 use super::index::{ImageBlob, ImageEntry, ImageRecord, Named, RootfsEntry};
 use super::lock::{BuildLock, Hold};
-use super::open::{self, OpenError, Opened};
+use super::open::{self, Local, OpenError, Opened};
+use super::platform::Wanted;
 use super::progress::{LayerInfo, Progress};
 use super::reference::Reference;
 use super::rootfs::{self, BuildError};
@@ -26,7 +27,7 @@ use std::time::SystemTime;
 /// Options of an import.
 #[derive(Debug, Clone)]
 pub struct BringOptions {
-    pub platform: Platform,
+    pub platform: Wanted,
     /// Cancels the import, on request or at a deadline.
     pub cancel: Cancel,
     /// The compression of the root file system; `None`: keep the existing one, or none for a new image.
@@ -36,7 +37,7 @@ pub struct BringOptions {
 impl Default for BringOptions {
     /// For this host's platform, without a deadline.
     fn default() -> Self {
-        Self { platform: Platform::host(), cancel: Cancel::new(), compression: None }
+        Self { platform: Wanted::host(), cancel: Cancel::new(), compression: None }
     }
 }
 
@@ -51,6 +52,26 @@ pub(super) struct Bringing<'a> {
     pub(super) progress: &'a (dyn Fn(Progress) + Sync),
 }
 
+/// An image in files, found and checked as far as that needs no unpacking.
+#[derive(Debug)]
+pub struct ImportSource {
+    source_name: String,
+    local: Local,
+}
+
+impl ImportSource {
+    /// The names that the files give the image: `RepoTags` of `docker save`, names in the annotations of a layout. At least one.
+    pub fn names(&self) -> Result<&[Reference], ImageError> {
+        match self.local.names.names.as_slice() {
+            [] => Err(ImageError::Nameless {
+                source_name: self.source_name.clone(),
+                marks: self.local.names.marks.clone(),
+            }),
+            names => Ok(names),
+        }
+    }
+}
+
 impl ImageStore {
     /// Imports an image from files under a name, which may belong to another image so far.
     pub fn import(
@@ -60,6 +81,11 @@ impl ImageStore {
         options: &BringOptions,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<ImageRecord, ImageError> {
+        self.import_found(self.find_source(source, options)?, name, options, progress)
+    }
+
+    /// Finds the image of a source that [`Self::import_found`] imports.
+    pub fn find_source(&self, source: &Source, options: &BringOptions) -> Result<ImportSource, ImageError> {
         self.tidy()?;
         let source_name = source.to_string();
         let local = open::open(source, &options.platform, &self.dir("blobs"), &options.cancel);
@@ -67,6 +93,18 @@ impl ImageStore {
             OpenError::Stopped(source) => ImageError::Stopped { source_name: source_name.clone(), source },
             error => ImageError::Open { source_name: source_name.clone(), source: Box::new(error) },
         })?;
+        Ok(ImportSource { source_name, local })
+    }
+
+    /// Imports a found image under a name, which may belong to another image so far.
+    pub fn import_found(
+        &self,
+        found: ImportSource,
+        name: &Reference,
+        options: &BringOptions,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<ImageRecord, ImageError> {
+        let ImportSource { source_name, local } = found;
         if name.digest().is_some_and(|pinned| !local.opened.digests.contains(&pinned)) {
             return Err(ImageError::Pinned {
                 name: Box::new(name.clone()),
@@ -87,7 +125,16 @@ impl ImageStore {
         ));
         let compression = self.compression(bringing)?;
         let key = rootfs::key(&opened.config.rootfs.diff_ids, compression);
-        let brought = self.bring_locked(bringing, key, compression);
+        let brought = loop {
+            let brought = self.bring_locked(bringing, key, compression);
+            match &brought {
+                // The layers that are complete are kept. Every turn has one mirror less.
+                Err(error) if bringing.fetch.take_passed_over() && !error.is_stopped() => {
+                    progress(Progress::PassedOver { reason: magikvm_platform::text::chain(error) });
+                }
+                _ => break brought,
+            }
+        };
         if let Err(error) = &brought
             && !error.may_pass()
         {
@@ -152,7 +199,8 @@ impl ImageStore {
                 }
                 None => self.build(bringing, key, compression, &arrivals),
             };
-            if built.is_err() {
+            // Whether somebody sent wrong bytes is known only when all of them are here.
+            if built.is_err() && !bringing.fetch.has_other_places() {
                 cancel.cancel();
             }
             (built, brought.join())
@@ -245,9 +293,9 @@ impl ImageStore {
         let _lock = self.lock_for(Hold::Alone, &bringing.options.cancel, &bringing.source_name)?;
         let mut index = self.read_index()?;
         let id = opened.id;
-        // Users of the image hold the existing file.
+        // Users of the image hold the existing file. What cannot be read is replaced.
         let config = self.config_path(&id);
-        if read_capped(&config, MAX_CONFIG)?.as_ref() != Some(&opened.config_bytes) {
+        if !matches!(read_capped(&config, MAX_CONFIG), Ok(Some(bytes)) if bytes == opened.config_bytes) {
             atomic::write(&config, &opened.config_bytes, 0o600)?;
         }
         let known = index.images.get(&id).map(|image| image.digests.clone()).unwrap_or_default();

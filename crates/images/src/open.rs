@@ -10,11 +10,13 @@ pub(super) use walk::{Documents, walk};
 use super::cancel::{Cancel, Stopped};
 use super::digest::{Digest, shorten};
 use super::document::{Compression, Config, Platform};
+use super::platform::Wanted;
+use super::reference::Reference;
 use super::registry::RegistryError;
 use super::source::Source;
 use super::tar::TarError;
 use archive::Archive;
-use magikvm_proto::limits::{MAX_LAYER_SIZE, MAX_LAYERS};
+use magikvm_proto::raised;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -58,6 +60,9 @@ pub enum OpenError {
     /// The media type does not belong to a container image.
     #[error("{what} has the media type {media_type:?}, which magikvm does not support")]
     MediaType { what: String, media_type: String },
+    /// A manifest of docker's first schema, whose layers have no digests that can be checked against a configuration.
+    #[error("the image has a manifest of docker's schema 1, which was given up in 2017")]
+    Schema1,
     /// Indexes are nested too deeply.
     #[error("the image's indexes are nested more than {limit} deep")]
     Nesting { limit: usize },
@@ -70,14 +75,19 @@ pub enum OpenError {
     /// There are several images and the source chooses none.
     #[error("it holds several images; choose one by adding \":NAME\" to the source: {}", list(available))]
     Ambiguous { available: Vec<String> },
+    /// The index leads to too many documents.
+    #[error("more than {limit} documents of the image's index were read, and none is for the platform")]
+    TooManyDocuments { limit: usize },
     /// There is no image for the platform.
     #[error("the image is for {}, not for {wanted}", list(available))]
     Platform { available: Vec<String>, wanted: String },
     /// The index lists several images without platforms.
     #[error("the image's index names no platforms, so there is none for {wanted} in it")]
     NoPlatforms { wanted: String },
-    #[error("the image has {layers} layers; the limit is {MAX_LAYERS}")]
-    TooManyLayers { layers: usize },
+    #[error("the image has {layers} layers; the limit is {limit} ({remedy})")]
+    TooManyLayers { layers: usize, limit: usize, remedy: String },
+    #[error("the layer {name} has {size} bytes; the limit is {limit} ({remedy})")]
+    LargeLayer { name: String, size: u64, limit: u64, remedy: String },
     /// Manifest and configuration disagree.
     #[error("the image has {layers} layers, but its configuration lists {diff_ids}")]
     LayerCount { layers: usize, diff_ids: usize },
@@ -102,6 +112,23 @@ pub enum OpenError {
     Missing { name: String },
     #[error(transparent)]
     Stopped(#[from] Stopped),
+}
+
+impl OpenError {
+    /// What the user can do about it, if anything.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Platform { .. } => Some(
+                "an image for another platform is pulled or imported with `--platform OS/ARCHITECTURE[/VARIANT]`; it does not run on this host."
+                    .to_owned(),
+            ),
+            Self::Schema1 => Some(
+                "pull it with a tool that reads the old form, and push it again, for example with `skopeo copy --format v2s2 docker://OLD docker://NEW`."
+                    .to_owned(),
+            ),
+            _ => None,
+        }
+    }
 }
 
 fn list(names: &[String]) -> String {
@@ -155,29 +182,62 @@ pub(super) struct LayerPlace {
 pub(super) struct Local {
     pub(super) opened: Opened,
     pub(super) parts: Vec<LayerPlace>,
+    pub(super) names: OwnNames,
+}
+
+/// What an image in files is called there.
+#[derive(Debug, Default)]
+pub(super) struct OwnNames {
+    pub(super) names: Vec<Reference>,
+    /// Other marks, which are not whole names: tags of a layout, or text that is not a name.
+    pub(super) marks: Vec<String>,
+}
+
+impl OwnNames {
+    fn of(texts: impl IntoIterator<Item = String>, is_name: impl Fn(&str) -> bool) -> Self {
+        let mut own = Self::default();
+        for text in texts {
+            match text.parse::<Reference>() {
+                Ok(name) if is_name(&text) && !own.names.contains(&name) => own.names.push(name),
+                Ok(_) if is_name(&text) => {}
+                _ => own.marks.push(text),
+            }
+        }
+        own
+    }
 }
 
 /// Opens an image. Archives that are compressed as a whole are unpacked into `scratch` first.
 pub(super) fn open(
     source: &Source,
-    platform: &Platform,
+    wanted: &Wanted,
     scratch: &Path,
     cancel: &Cancel,
 ) -> Result<Local, OpenError> {
     match source {
-        Source::OciLayout { dir, tag } => layout::open(dir, tag.as_deref(), platform),
+        Source::OciLayout { dir, tag } => layout::open(dir, tag.as_deref(), wanted),
         Source::OciArchive { file, tag } => {
-            layout::open_archive(&Archive::open(file, scratch, cancel)?, tag.as_deref(), platform)
+            layout::open_archive(&Archive::open(file, scratch, cancel)?, tag.as_deref(), wanted)
         }
         Source::DockerArchive { file, image } => {
-            archive::open(&Archive::open(file, scratch, cancel)?, image.as_deref(), platform)
+            archive::open(&Archive::open(file, scratch, cancel)?, image.as_deref(), wanted)
         }
     }
 }
 
 fn check_layer_size(name: &dyn std::fmt::Display, size: u64) -> Result<(), OpenError> {
-    if size > MAX_LAYER_SIZE {
-        return Err(OpenError::TooLarge { what: format!("the layer {name}"), size, limit: MAX_LAYER_SIZE });
+    let limit = raised::in_force().layer_bytes;
+    if size > limit {
+        let remedy = raised::remedy("layer-mib");
+        return Err(OpenError::LargeLayer { name: name.to_string(), size, limit, remedy });
+    }
+    Ok(())
+}
+
+fn check_layers(layers: usize) -> Result<(), OpenError> {
+    let limit = raised::in_force().layers;
+    if layers > limit {
+        return Err(OpenError::TooManyLayers { layers, limit, remedy: raised::remedy("layers") });
     }
     Ok(())
 }

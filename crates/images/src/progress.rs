@@ -25,6 +25,8 @@ pub enum Progress {
         /// The registry or mirror that answered.
         endpoint: String,
     },
+    /// A mirror sent wrong bytes; the image is pulled from the next one, or from its registry.
+    PassedOver { reason: String },
     /// Its signature was verified; the id of the key.
     Verified(Digest),
     /// The image is known: its layers, bottom first.
@@ -72,6 +74,7 @@ impl fmt::Display for Progress {
         match self {
             Self::Resolving => f.write_str("Asking for the image"),
             Self::Found { digest, endpoint } => write!(f, "{endpoint} has it as {digest}"),
+            Self::PassedOver { reason } => write!(f, "Passing over a mirror: {reason}"),
             Self::Verified(key) => write!(f, "Signed with the key {key}"),
             Self::Opened(layers) => {
                 let bytes: u64 = layers.iter().map(|layer| layer.size_bytes).sum();

@@ -8,6 +8,7 @@ use super::index::{ImageRecord, Index, Named};
 use super::lock::Hold;
 use super::obtain::{BringOptions, Bringing};
 use super::open::{self, Documents, Layer, OpenError};
+use super::platform::Wanted;
 use super::policy::Policy;
 use super::progress::{LayerState, Progress};
 use super::reference::Reference;
@@ -79,7 +80,10 @@ impl ImageStore {
         }
         self.tidy()?;
         progress(Progress::Resolving);
-        let failed = |source| ImageError::Registry { name: Box::new(name.clone()), source: Box::new(source) };
+        let failed = |source: RegistryError| {
+            let here = source.is_unreachable() && self.is_usable(name, keys, options);
+            ImageError::Registry { name: Box::new(name.clone()), here, source: Box::new(source) }
+        };
         let repository = Repository::open(&sources.registries, &sources.credentials, name, &options.cancel)
             .map_err(failed)?;
         let which = match name.digest() {
@@ -111,19 +115,29 @@ impl ImageStore {
     }
 
     /// The image of a name if it is in the store and the policy allows its use; an image that the policy rejects is an error.
-    pub fn present(&self, name: &Reference, policy: &Policy) -> Result<Option<ImageRecord>, ImageError> {
+    pub fn present(
+        &self,
+        name: &Reference,
+        policy: &Policy,
+        platform: &Wanted,
+    ) -> Result<Option<ImageRecord>, ImageError> {
         let keys = policy.requirement(name).keys(name)?;
         let _lock = self.lock(Hold::Shared)?;
         let index = self.read_index()?;
-        let usable = self.usable(&index, name, keys, &BringOptions::default(), Parts::Rootfs);
+        let usable = self.usable(&index, name, keys, &for_platform(platform), Parts::Rootfs);
         Ok(usable.and_then(|named| index.record(&named.id)))
     }
 
     /// Why [`present`](Self::present) has no result.
-    pub fn absent(&self, name: &Reference, policy: &Policy) -> Result<ImageError, ImageError> {
+    pub fn absent(
+        &self,
+        name: &Reference,
+        policy: &Policy,
+        platform: &Wanted,
+    ) -> Result<ImageError, ImageError> {
         let keys = policy.requirement(name).keys(name)?;
         let _lock = self.lock(Hold::Shared)?;
-        Ok(unusable(&self.read_index()?, name, keys, &BringOptions::default()))
+        Ok(unusable(&self.read_index()?, name, keys, &for_platform(platform)))
     }
 
     /// The present image of the name, if the registry's answer still means that image.
@@ -142,6 +156,13 @@ impl ImageStore {
         Ok(usable.filter(same).and_then(|named| index.record(&named.id)))
     }
 
+    /// Whether a pod could use the image of a name that is in the store. Failures of the store are not told here.
+    fn is_usable(&self, name: &Reference, keys: Option<&Keys>, options: &BringOptions) -> bool {
+        let Ok(_lock) = self.lock_for(Hold::Shared, &options.cancel, &name.familiar()) else { return false };
+        let usable = |index| self.usable(&index, name, keys, options, Parts::Rootfs).is_some();
+        self.read_index().is_ok_and(usable)
+    }
+
     /// The usable image of a name: for the platform, in the requested form, signed by one of the keys if required, and with these parts in
     /// the store.
     fn usable(
@@ -155,13 +176,17 @@ impl ImageStore {
         index.find_fitting(name, |named, image| {
             let form = options.compression.is_none_or(|wanted| image.rootfs.compression == wanted);
             let blobs = || image.manifest.is_some() && image.blobs().all(|part| self.blobs().has(part));
-            options.platform.takes(&image.platform())
+            options.platform.is_met_by(&image.platform())
                 && is_signed(named, keys)
                 && form
                 && self.built_for(index, &named.id).is_some()
                 && (parts == Parts::Rootfs || blobs())
         })
     }
+}
+
+fn for_platform(platform: &Wanted) -> BringOptions {
+    BringOptions { platform: platform.clone(), ..BringOptions::default() }
 }
 
 /// The parts that must exist for an image to count as present.
@@ -185,7 +210,7 @@ fn unusable(index: &Index, name: &Reference, keys: Option<&Keys>, options: &Brin
     let because = match options.compression {
         _ if !is_signed(&named, keys) => NotUsable::Unsigned,
         Some(wanted) if wanted != rootfs => NotUsable::Form { found: rootfs, wanted },
-        _ if options.platform.takes(&image.platform()) => NotUsable::Incomplete,
+        _ if options.platform.is_met_by(&image.platform()) => NotUsable::Incomplete,
         _ => {
             let (found, wanted) = (image.platform().to_string(), options.platform.to_string());
             NotUsable::Platform { found, wanted }
@@ -243,6 +268,18 @@ impl Fetch for Remote {
         self.repository
             .download(&digest, layer.size, sink, &event)
             .map_err(|error| TransferError::Registry(Box::new(error)))
+    }
+
+    fn disown(&self, wanted: &Digest, found: &Digest) -> Option<TransferError> {
+        self.repository.disown(wanted, found).map(|error| TransferError::Registry(Box::new(error)))
+    }
+
+    fn take_passed_over(&self) -> bool {
+        self.repository.take_passed_over()
+    }
+
+    fn has_other_places(&self) -> bool {
+        self.repository.has_mirrors()
     }
 }
 

@@ -12,7 +12,7 @@ use super::erofs::{self, DataArea, ErofsError, RootfsCompression, format, zero_b
 use super::layer::{self, LayerError};
 use super::tar::{Skip, TarReader};
 use super::tree::{Attributes, Content, Directory, EntryPath, Tree, TreeError};
-use magikvm_proto::limits::MAX_ROOTFS_SIZE;
+use magikvm_proto::raised;
 use std::fs::File;
 use std::io::{self, BufRead, Cursor, Read, Seek, Write};
 use tempfile::SpooledTempFile;
@@ -93,7 +93,7 @@ pub(super) fn build(
     progress: &mut dyn FnMut(usize, u64),
 ) -> Result<Built, BuildError> {
     let mut tree = Tree::new();
-    let mut data = DataArea::new(&mut *out, MAX_ROOTFS_SIZE, compression, tails, punch);
+    let mut data = DataArea::new(&mut *out, raised::in_force().rootfs_bytes, compression, tails, punch);
     for (number, blob) in (1..).zip(layers) {
         one_layer(blob, &mut tree, &mut data, &mut |done| progress(number, done)).map_err(|source| {
             BuildError::Layer { number, of: layers.len(), diff_id: blob.diff_id, source: Box::new(source) }

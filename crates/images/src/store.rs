@@ -31,6 +31,9 @@ const MIN_ID_PREFIX: usize = 4;
 /// How long complete layers of a failed pull are kept.
 const KEEP_UNUSED: Duration = Duration::from_secs(24 * 3600);
 
+/// What is wrong with anything else in the place of a file.
+pub(super) const NOT_REGULAR: &str = "it is not a regular file";
+
 /// The result of [`ImageStore::remove`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removed {
@@ -246,6 +249,7 @@ impl ImageStore {
         let Some(file) = atomic::open_if_there(&path)? else {
             return Err(ImageError::Damaged { path, problem: "it is missing" });
         };
+        check_regular(&file, &path)?;
         // An exclusive lock is taken only under the index lock, which is held here.
         if !lock::lock_in_use(&file, &path, Hold::Shared)? {
             return Err(ImageError::Damaged { path, problem: "it is locked by another program" });
@@ -320,7 +324,7 @@ impl ImageStore {
             if doomed.is_some() {
                 freed += fs::metadata(&path).map(|metadata| metadata.blocks() * 512).unwrap_or(0);
                 atomic::remove(&path)?;
-                self.remove_directories(&key)?;
+                freed += self.remove_directories(&key)?;
             }
             let needed = index.blobs();
             for blob in blobs.iter().filter(|blob| !needed.contains(blob)) {
@@ -360,8 +364,7 @@ impl ImageStore {
         }
         let Some(_build) = BuildLock::attempt(self.build_lock(key))? else { return Ok(0) };
         let freed = blobs::remove_unheld(&self.rootfs_path(key))?.unwrap_or(0);
-        self.remove_directories(key)?;
-        Ok(freed)
+        Ok(freed + self.remove_directories(key)?)
     }
 
     /// Removes the leftovers of killed processes and failed pulls, unless another process changes the store right now: incomplete files;
@@ -388,8 +391,7 @@ impl ImageStore {
             atomic::sweep(&dir)?;
         }
         let index = self.read_index()?;
-        self.sweep_directories(&index)?;
-        let mut freed = 0;
+        let mut freed = self.sweep_directories(&index)?;
         for (digest, path) in digests_in(&self.dir("configs"), ".json")? {
             if !index.images.contains_key(&digest) {
                 atomic::remove(&path)?;
@@ -502,7 +504,16 @@ pub(super) fn read_capped(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Im
     atomic::open_if_there(path)?.map(|file| read_file(&file, path, limit)).transpose()
 }
 
+/// A FIFO or a device in the place of a file has no end.
+fn check_regular(file: &File, path: &Path) -> Result<(), ImageError> {
+    match file.metadata().map_err(FileError::at("inspect", path))?.is_file() {
+        true => Ok(()),
+        false => Err(ImageError::Damaged { path: path.to_owned(), problem: NOT_REGULAR }),
+    }
+}
+
 fn read_file(file: &File, path: &Path, limit: u64) -> Result<Vec<u8>, ImageError> {
+    check_regular(file, path)?;
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes).map_err(FileError::at("read", path))?;
     if bytes.len() as u64 > limit {

@@ -15,7 +15,8 @@ use std::io::{self, BufRead, Read};
 pub const MAX_EXTENDED: u64 = 1 << 20;
 /// Most extended attributes of one entry.
 pub const MAX_XATTRS: usize = 256;
-const BLOCK: usize = 512;
+/// Bytes of a header and of the unit of data.
+pub(crate) const BLOCK: usize = 512;
 
 /// What is wrong with a tar stream.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,9 @@ pub enum TarError {
     /// A field of a header cannot be read.
     #[error("a header of the archive has a wrong {field}")]
     Field { field: &'static str },
+    /// An owner that no file can have.
+    #[error("an entry of the archive has the {field} {id}, which no file can have")]
+    Owner { field: &'static str, id: i64 },
     /// Extended headers are too large.
     #[error("the extended headers of an entry are larger than {MAX_EXTENDED} bytes")]
     ExtendedTooLarge,
@@ -313,6 +317,12 @@ impl<R: Skip> TarReader<R> {
         self.left -= length as u64;
         self.position += length as u64;
     }
+}
+
+/// Whether an archive may begin with these bytes: a header with its checksum, or its end.
+pub(crate) fn is_header(start: &[u8]) -> bool {
+    let block = start.get(..BLOCK).and_then(|block| block.try_into().ok()).map(Block::new);
+    block.is_some_and(|block| block.is_zero() || block.check_sum().is_ok())
 }
 
 fn truncated(error: io::Error) -> TarError {

@@ -57,6 +57,21 @@ pub(super) trait Fetch: Sync {
         sink: &mut Sink<'_>,
         report: &(dyn Fn(LayerState) + Sync),
     ) -> Result<(), TransferError>;
+
+    /// Tells that the fetched bytes have another digest than `wanted`; the error to report, if the source knows more about it.
+    fn disown(&self, _wanted: &Digest, _found: &Digest) -> Option<TransferError> {
+        None
+    }
+
+    /// Whether a place that sent wrong bytes was passed over since the last call, so that another attempt may get the right ones.
+    fn take_passed_over(&self) -> bool {
+        false
+    }
+
+    /// Whether several places may send a layer, so that it is worth knowing who sent wrong bytes.
+    fn has_other_places(&self) -> bool {
+        false
+    }
 }
 
 /// Layers in files of the host.
@@ -227,7 +242,8 @@ impl Transfer<'_> {
         if let Some(expected) = layer.digest
             && expected != digest
         {
-            return Err(TransferError::Digest { expected, found: digest });
+            let disowned = self.fetch.disown(&expected, &digest);
+            return Err(disowned.unwrap_or(TransferError::Digest { expected, found: digest }));
         }
         report(LayerState::Saving);
         let held = self.blobs.keep(staged, &digest)?;

@@ -219,6 +219,15 @@ impl Tree {
         }
     }
 
+    /// Leaves nothing at a place, whichever layer it is of.
+    pub fn erase(&mut self, place: &TreePlace) -> Result<(), TreeError> {
+        if place.name.is_none() {
+            return Err(TreeError::RootReplaced);
+        }
+        self.evict(place);
+        Ok(())
+    }
+
     /// Puts an entry at a place, replacing an existing one.
     pub fn insert(
         &mut self,

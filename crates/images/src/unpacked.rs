@@ -12,8 +12,10 @@ use super::store::{Image, ImageStore};
 use super::{Digest, Progress};
 use magikvm_platform::atomic::{FileError, open_if_there};
 use magikvm_platform::os;
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -97,29 +99,69 @@ impl ImageStore {
         Ok(false)
     }
 
-    /// Removes the unused directories of a root file system.
-    pub(super) fn remove_directories(&self, key: &Digest) -> Result<(), ImageError> {
+    /// Removes the unused directories of a root file system. Returns the bytes freed.
+    pub(super) fn remove_directories(&self, key: &Digest) -> Result<u64, ImageError> {
+        let mut freed = 0;
         for owners in [Owners::AsInImage, Owners::Mine] {
-            remove_unused(&self.directory_path(key, owners))?;
+            freed += remove_unused(&self.directory_path(key, owners))?;
         }
-        Ok(())
+        Ok(freed)
     }
 
-    /// Removes unused directories that are incomplete or unknown to the index. The caller holds the index lock.
-    pub(super) fn sweep_directories(&self, index: &Index) -> Result<(), ImageError> {
+    /// Bytes on disk of the unused directories of a root file system.
+    pub(super) fn directories_size(&self, key: &Digest) -> Result<u64, ImageError> {
+        let mut bytes = 0;
+        for owners in [Owners::AsInImage, Owners::Mine] {
+            let path = self.directory_path(key, owners);
+            bytes += if is_used(&path)? { 0 } else { tree_size(&path) };
+        }
+        Ok(bytes)
+    }
+
+    /// All directories, incomplete ones too: bytes on disk, whether a process uses it, and whether the index knows its root file system.
+    pub(super) fn directories(&self, index: &Index) -> Result<Vec<SeenDirectory>, ImageError> {
+        let mut found = Vec::new();
+        for (path, is_known) in self.directory_entries(index)? {
+            let is_used = is_used(&path)?;
+            found.push(SeenDirectory { bytes: tree_size(&path), is_used, is_known });
+        }
+        Ok(found)
+    }
+
+    fn directory_entries(&self, index: &Index) -> Result<Vec<(PathBuf, bool)>, ImageError> {
         let dir = self.dir("dirs");
+        let mut found = Vec::new();
         for entry in fs::read_dir(&dir).map_err(FileError::at("list", &dir))? {
             let entry = entry.map_err(FileError::at("list", &dir))?;
             let name = entry.file_name();
             let key =
                 name.to_str().and_then(|name| name.split_once('-')).map(|(key, _)| Digest::from_hex(key));
-            let known = matches!(key, Some(Ok(key)) if index.rootfs(&key).is_some());
-            if !known {
-                remove_unused(&entry.path())?;
+            let is_known = matches!(key, Some(Ok(key)) if index.rootfs(&key).is_some());
+            found.push((entry.path(), is_known));
+        }
+        Ok(found)
+    }
+
+    /// Removes unused directories that are incomplete or unknown to the index. Returns the bytes freed. The caller holds the index lock.
+    pub(super) fn sweep_directories(&self, index: &Index) -> Result<u64, ImageError> {
+        let mut freed = 0;
+        for (path, is_known) in self.directory_entries(index)? {
+            if !is_known {
+                freed += remove_unused(&path)?;
             }
         }
-        Ok(())
+        Ok(freed)
     }
+}
+
+/// An unpacked directory as found.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SeenDirectory {
+    /// Bytes on disk.
+    pub(super) bytes: u64,
+    pub(super) is_used: bool,
+    /// Whether the index knows its root file system.
+    pub(super) is_known: bool,
 }
 
 /// Creates a directory that no sweep removes.
@@ -178,13 +220,35 @@ fn lock_alone(dir: &File, key: &Digest) -> Result<bool, ImageError> {
     }
 }
 
-/// Removes a directory unless it is used.
-fn remove_unused(path: &Path) -> Result<(), ImageError> {
-    let Some(lock) = open_if_there(path)? else { return Ok(()) };
+/// Whether a process uses a directory.
+fn is_used(path: &Path) -> Result<bool, ImageError> {
+    Ok(open_if_there(path)?.is_some_and(|dir| matches!(dir.try_lock(), Err(TryLockError::WouldBlock))))
+}
+
+/// Bytes on disk of a directory with everything in it, a file with several names counted once. What vanishes meanwhile takes no space, and
+/// what cannot be listed is not counted.
+fn tree_size(path: &Path) -> u64 {
+    let (mut bytes, mut seen, mut pending) = (0, BTreeSet::new(), vec![path.to_owned()]);
+    while let Some(path) = pending.pop() {
+        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+        if metadata.is_dir() {
+            pending.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
+        } else if metadata.nlink() > 1 && !seen.insert((metadata.dev(), metadata.ino())) {
+            continue;
+        }
+        bytes += metadata.blocks() * 512;
+    }
+    bytes
+}
+
+/// Removes a directory unless it is used. Returns the bytes freed.
+fn remove_unused(path: &Path) -> Result<u64, ImageError> {
+    let Some(lock) = open_if_there(path)? else { return Ok(0) };
     // It may have got its name and been released since it was opened.
     if lock.try_lock().is_err() || !lock::is_at(&lock, path) {
-        return Ok(());
+        return Ok(0);
     }
+    let freed = tree_size(path);
     let is_staged =
         path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(STAGED.as_bytes()));
     let doomed = if is_staged {
@@ -198,7 +262,7 @@ fn remove_unused(path: &Path) -> Result<(), ImageError> {
     };
     clear(&doomed.join(ROOTFS))?;
     fs::remove_dir_all(&doomed).map_err(FileError::at("remove", &doomed))?;
-    Ok(())
+    Ok(freed)
 }
 
 /// Empties an unpacked directory, which may not exist.

@@ -8,7 +8,7 @@ use super::error::ImageError;
 use super::index::{ImageBlob, Index};
 use super::lock::Hold;
 use super::reference::Reference;
-use super::store::{ImageStore, is_in_use};
+use super::store::{ImageStore, NOT_REGULAR, is_in_use};
 use magikvm_platform::atomic::{FileError, open_if_there};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -86,12 +86,14 @@ pub struct Usage {
     pub rootfs: UsageRow,
     /// Unmodified layers and manifests.
     pub blobs: UsageRow,
+    /// Root file systems unpacked into directories, for hosts that cannot mount images.
+    pub directories: UsageRow,
 }
 
 impl Usage {
     /// Total bytes.
     pub fn size_bytes(&self) -> u64 {
-        self.rootfs.size_bytes + self.blobs.size_bytes
+        self.rootfs.size_bytes + self.blobs.size_bytes + self.directories.size_bytes
     }
 }
 
@@ -110,7 +112,8 @@ impl ImageStore {
         let mut pruned = Pruned { images: Vec::new(), freed_bytes: 0 };
         let _lock = self.lock(Hold::Alone)?;
         let mut index = self.read_index()?;
-        let mut size = disk_usage(&self.dir("rootfs"))? + disk_usage(&self.dir("blobs"))?;
+        let directories: u64 = self.directories(&index)?.iter().map(|directory| directory.bytes).sum();
+        let mut size = disk_usage(&self.dir("rootfs"))? + disk_usage(&self.dir("blobs"))? + directories;
         let leftovers = match options.really {
             Really::Do => self.sweep_locked(Duration::ZERO)?,
             Really::Say => self.leftovers(&index)?,
@@ -132,7 +135,7 @@ impl ImageStore {
                     // A pod started to use it a moment ago.
                     None => continue,
                 },
-                Really::Say => self.forget(&mut index, &id),
+                Really::Say => self.forget(&mut index, &id)?,
             };
             size = size.saturating_sub(freed);
             pruned.freed_bytes += freed;
@@ -161,8 +164,8 @@ impl ImageStore {
     }
 
     /// Removes an image from an index that is never written. Returns the bytes that only it needed.
-    fn forget(&self, index: &mut Index, id: &Digest) -> u64 {
-        let Some(entry) = index.images.remove(id) else { return 0 };
+    fn forget(&self, index: &mut Index, id: &Digest) -> Result<u64, ImageError> {
+        let Some(entry) = index.images.remove(id) else { return Ok(0) };
         index.names.retain(|_, named| named.id != *id);
         let needed = index.blobs();
         let mut files: Vec<PathBuf> = entry
@@ -170,10 +173,12 @@ impl ImageStore {
             .filter(|part| !needed.contains(&part.digest))
             .map(|part| self.blobs().path(&part.digest))
             .collect();
+        let mut directories = 0;
         if !index.shares_rootfs(&entry.rootfs.key, id) {
             files.push(self.rootfs_path(&entry.rootfs.key));
+            directories = self.directories_size(&entry.rootfs.key)?;
         }
-        files.iter().map(|path| on_disk(path)).sum()
+        Ok(files.iter().map(|path| on_disk(path)).sum::<u64>() + directories)
     }
 
     /// Bytes that a sweep would remove. The caller holds the index lock.
@@ -187,6 +192,12 @@ impl ImageStore {
         for (_, path) in self.unknown_rootfs(index)? {
             bytes += if is_in_use(&path)? { 0 } else { on_disk(&path) };
         }
+        let directories = self.directories(index)?;
+        bytes += directories
+            .iter()
+            .filter(|directory| !directory.is_known && !directory.is_used)
+            .map(|directory| directory.bytes)
+            .sum::<u64>();
         Ok(bytes)
     }
 
@@ -206,6 +217,9 @@ impl ImageStore {
         }
         for blob in self.blobs().list()? {
             usage.blobs.add(on_disk(&self.blobs().path(&blob.digest)), used_blobs.contains(&blob.digest));
+        }
+        for directory in self.directories(&index)? {
+            usage.directories.add(directory.bytes, directory.is_used);
         }
         Ok(usage)
     }
@@ -269,16 +283,21 @@ impl UsageRow {
     }
 }
 
-/// A file of an image, if it exists.
+/// A file of an image, if it is there.
 struct StoredFile {
     path: PathBuf,
     file: Option<File>,
+    /// What is wrong if there is none.
+    problem: &'static str,
 }
 
 impl StoredFile {
     fn open(path: PathBuf) -> Result<Self, FileError> {
+        if fs::metadata(&path).is_ok_and(|there| !there.is_file()) {
+            return Ok(Self { path, file: None, problem: NOT_REGULAR });
+        }
         let file = open_if_there(&path)?;
-        Ok(Self { path, file })
+        Ok(Self { path, file, problem: "it is missing" })
     }
 
     /// What is wrong with it.
@@ -288,7 +307,7 @@ impl StoredFile {
         size: Option<u64>,
         cancel: &Cancel,
     ) -> Result<Option<String>, FileError> {
-        let Some(file) = &self.file else { return Ok(Some("it is missing".to_owned())) };
+        let Some(file) = &self.file else { return Ok(Some(self.problem.to_owned())) };
         let found = file.metadata().map_err(FileError::at("inspect", &self.path))?.len();
         if let Some(size) = size.filter(|size| *size != found) {
             return Ok(Some(format!("it has {found} bytes, not {size}")));

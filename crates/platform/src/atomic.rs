@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use tempfile::SpooledTempFile;
 
@@ -94,7 +94,7 @@ pub fn sweep(dir: &Path) -> Result<usize, FileError> {
         }
         let path = entry.path();
         // Gone or busy in the meantime: not ours to remove.
-        let Ok(file) = File::open(&path) else { continue };
+        let Ok(file) = open_without_waiting(&path) else { continue };
         if file.try_lock().is_ok() {
             remove(&path)?;
             removed += 1;
@@ -103,9 +103,14 @@ pub fn sweep(dir: &Path) -> Result<usize, FileError> {
     Ok(removed)
 }
 
-/// Opens a file or directory for reading; `None` when it does not exist.
+/// Opens a file or directory for reading. Something else in its place, such as a FIFO without a writer, does not hang the caller.
+fn open_without_waiting(path: &Path) -> io::Result<File> {
+    fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY).open(path)
+}
+
+/// Opens a file or directory for reading, without waiting; `None` when it does not exist. What it is remains to be checked.
 pub fn open_if_there(path: &Path) -> Result<Option<File>, FileError> {
-    match File::open(path) {
+    match open_without_waiting(path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(FileError::at("open", path)(error)),

@@ -16,6 +16,8 @@ pub const MANIFEST: &str = "manifest.json";
 pub const KERNEL: &str = "vmlinux";
 /// The part with the initial root file system: a newc cpio archive.
 pub const INITRAMFS: &str = "initramfs";
+/// The feature of kernels that have the file system of scratch disks.
+pub const FEATURE_SCRATCH: &str = "ext4";
 /// Version of the manifest's structure. Any other number is refused, so that the meaning of a field can change.
 pub const SCHEMA: u32 = 1;
 /// Most bytes of a `manifest.json`.

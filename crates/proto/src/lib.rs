@@ -1,8 +1,8 @@
 //! The contract between the magikvm host and its guest init (`vminit`), and nothing else.
 //!
 //! Owns: names and their rules ([`id`]), hard limits ([`limits`]), the plan written to the pod's private file system
-//! ([`plan`], [`volume`]), where both ends find it ([`site`], [`path`]), time budgets ([`budget`]), how text is cut ([`text`]), a
-//! guest image's manifest ([`guest_image`]), the states of a container ([`state`]) and the wire ([`wire`], [`codec`], [`stream`],
+//! ([`plan`], [`volume`], [`sysctl`]), where both ends find it ([`site`], [`path`]), time budgets ([`budget`]), how text is cut ([`text`]), a
+//! guest image's manifest ([`guest_image`]), signals ([`signal`]), the states of a container ([`state`]) and the wire ([`wire`], [`codec`], [`stream`],
 //! [`forward`]).
 //! Must not know: async runtimes, the file system, Kubernetes YAML, hypervisors.
 
@@ -14,13 +14,16 @@ pub mod id;
 pub mod limits;
 pub mod path;
 pub mod plan;
+pub mod raised;
+pub mod signal;
 pub mod site;
 pub mod state;
 pub mod stream;
+pub mod sysctl;
 pub mod text;
 pub mod volume;
 pub mod wire;
 
 /// Generation of the wire and the plan. Both ends state it in `hello`; a guest image's `manifest.json` states it too.
 /// A host refuses to boot a guest of another generation.
-pub const GENERATION: u32 = 3;
+pub const GENERATION: u32 = 4;

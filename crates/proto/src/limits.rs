@@ -1,4 +1,5 @@
-//! Hard limits for both ends, enforced before anything is allocated.
+//! Hard limits for both ends, enforced before anything is allocated. Those that an administrator can raise are defaults: what is in force is
+//! said by [`crate::raised`].
 
 /// Pods of one state root.
 pub const MAX_PODS: usize = 1024;
@@ -8,6 +9,8 @@ pub const MAX_CONTAINERS_PER_POD: usize = 16;
 pub const MAX_VOLUMES_PER_POD: usize = 64;
 /// Volume mounts of one container.
 pub const MAX_MOUNTS_PER_CONTAINER: usize = 64;
+/// Kernel parameters of one pod.
+pub const MAX_SYSCTLS: usize = 64;
 /// Bytes of the paths of all volume mounts of one container, which travel in one message within the guest.
 pub const MAX_MOUNT_PATHS_LEN: usize = 16 << 10;
 /// Bytes of a volume's mount path, or of a path within a volume.
@@ -20,6 +23,8 @@ pub const MAX_MANIFEST_SIZE: usize = 1 << 20;
 pub const MAX_ENV_VARS_PER_CONTAINER: usize = 256;
 /// Longest `terminationGracePeriodSeconds`, in seconds.
 pub const MAX_GRACE_PERIOD_SECS: u64 = 300;
+/// The longest grace period that can be allowed by an administrator, in seconds.
+pub const GRACE_PERIOD_BOUND_SECS: u64 = 86_400;
 /// Default `terminationGracePeriodSeconds`, in seconds.
 pub const DEFAULT_GRACE_PERIOD_SECS: u64 = 30;
 /// Labels of one pod.
@@ -46,11 +51,20 @@ pub const IMAGE_PULL_TIMEOUT_SECS: u64 = 300;
 pub const MAX_VM_MEMORY_MIB: u64 = 4096;
 /// Virtual processors of one VM.
 pub const MAX_VCPUS: u32 = 8;
-/// Default limit for an `exec` without a terminal, in seconds.
+/// The most memory of one VM that can be allowed by an administrator, in MiB.
+pub const VM_MEMORY_BOUND_MIB: u64 = 1 << 20;
+/// The most virtual processors of one VM that can be allowed by an administrator.
+pub const VCPUS_BOUND: u32 = 255;
+/// Default limit for a program that the agent runs by itself in a container (probes and hooks), in seconds. An `exec` of a client has none.
 pub const EXEC_TIMEOUT_SECS: u64 = 300;
 
-/// Concurrent connections of the agent.
-pub const MAX_AGENT_CONNECTIONS: usize = 16;
+/// Sessions of one pod at a time: clients of `exec` and `attach`. The pod's monitor counts them.
+pub const MAX_SESSIONS: usize = 64;
+/// Connections that the monitor keeps to the agent for itself.
+pub const MONITOR_CONNECTIONS: usize = 8;
+/// Concurrent connections of the agent. There is room for each session twice, because what a session has run is cleaned up after its
+/// connection has ended, when the next session may have begun.
+pub const MAX_AGENT_CONNECTIONS: usize = 2 * MAX_SESSIONS + MONITOR_CONNECTIONS;
 /// Concurrent forwarded connections of the guest.
 pub const MAX_FORWARDS: usize = 1024;
 /// Limit for setting up a forwarded connection, in seconds: its request is sent and the pod's port is connected. If a server accepts slowly,

@@ -4,7 +4,7 @@
 pub const COMPOSITE_MOUNT: &str = "/composite";
 /// The composite disk; partition N is this name followed by N.
 pub const DISK: &str = "/dev/vda";
-/// The scratch disk, if the pod has one. It is the only writable disk.
+/// The scratch disk, if the pod has one. It is the only writable disk. Partition N is this name followed by N.
 pub const SCRATCH_DISK: &str = "/dev/vdb";
 /// The virtio-fs tag of the directory that the host shares with a pod, if the pod uses files of the host.
 pub const SHARED_TAG: &str = "magikvm";

@@ -2,6 +2,8 @@
 
 use crate::id::{ContainerName, PodId};
 use crate::limits::{MAX_CONTAINERS_PER_POD, MAX_VOLUMES_PER_POD};
+use crate::signal::Signal;
+use crate::sysctl::{self, Sysctl, SysctlError};
 use crate::volume::{MountPlan, VolumeError, VolumePlan};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -73,6 +75,19 @@ pub enum Rootfs {
     Path(PathBuf),
 }
 
+/// Where a container's changes to its root file system are kept. They live until the container is made again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Layer {
+    /// In the memory of the supervisor's host.
+    Memory {
+        /// Most bytes they may take; without a limit, half of that memory.
+        size_bytes: Option<u64>,
+    },
+    /// On a file system of the scratch disk, at [`crate::site::Site::layer`]. It is as large as the container's limit, or shared.
+    Disk { partition: u32 },
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContainerPlan {
@@ -80,12 +95,16 @@ pub struct ContainerPlan {
     pub name: ContainerName,
     /// Its read-only root file system.
     pub rootfs: Rootfs,
+    /// Its changes to that.
+    pub layer: Layer,
     /// The user it runs as, in the form of an OCI image's `User`: empty (root), `user`, `uid`, `user:group`, `uid:gid` and mixtures.
     /// The guest looks names up in the image's `/etc/passwd` and `/etc/group`. Numbers need neither file.
     pub user: String,
     /// Standard output and error.
     pub stdio: Stdio,
     pub stdin: Stdin,
+    /// The signal by which a stop asks it to end.
+    pub stop_signal: Signal,
     /// What it sees of the pod's volumes, in mount order.
     pub mounts: Vec<MountPlan>,
 }
@@ -194,6 +213,9 @@ pub struct GuestPlan {
     /// Its network; without one the pod has only loopback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkPlan>,
+    /// Kernel parameters that the pod sets, at most 64, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sysctls: Vec<Sysctl>,
 }
 
 /// Why a plan can't be carried out.
@@ -224,6 +246,9 @@ pub enum PlanError {
     /// A volume or a mount that can't be made.
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    /// A kernel parameter that the pod may not set.
+    #[error("the kernel parameter {name:?} {reason}")]
+    Sysctl { name: String, reason: SysctlError },
     /// The network can't be set up.
     #[error("the plan's network is invalid: {0}")]
     Network(&'static str),
@@ -261,6 +286,10 @@ impl GuestPlan {
         }
         let mounts = self.containers.iter().map(|container| (&container.name, &container.mounts[..]));
         crate::volume::check(&self.volumes, mounts)?;
+        sysctl::check(&self.sysctls).map_err(|(index, reason)| PlanError::Sysctl {
+            name: self.sysctls.get(index).map_or_else(String::new, |one| one.name.clone()),
+            reason,
+        })?;
         self.network.as_ref().map_or(Ok(()), NetworkPlan::check)
     }
 }

@@ -102,7 +102,18 @@ impl Site {
         self.run.join("volumes/shared")
     }
 
-    /// Where a container's mount with this number is bound first.
+    /// Where a file system of the scratch disk is mounted, hidden from containers.
+    pub fn scratch(&self, partition: u32) -> PathBuf {
+        self.run.join("scratch").join(partition.to_string())
+    }
+
+    /// Where a file system of the scratch disk keeps a container's changes to its root file system. Directories of volumes have numbers as
+    /// names.
+    pub fn layer(&self, partition: u32, container: &ContainerName) -> PathBuf {
+        self.scratch(partition).join("layers").join(container.as_str())
+    }
+
+    /// What a container's mount with this number needs besides its volume.
     pub fn mount(&self, container: &ContainerName, number: usize) -> PathBuf {
         self.run.join("mounts").join(container.as_str()).join(number.to_string())
     }
@@ -150,6 +161,7 @@ mod tests {
             site.shm(),
             site.volume(3),
             site.shared(),
+            site.layer(1, &name),
             site.mount(&name, 2),
             site.runtime_state(),
             site.console_socket("web-0"),

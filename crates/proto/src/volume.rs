@@ -116,8 +116,8 @@ pub enum PathError {
     Relative,
     #[error("must be a relative path")]
     Absolute,
-    /// The root, or a path below /proc or /sys.
-    #[error("can't be mounted over: it is the root, or beneath /proc or /sys")]
+    /// The root, a path below /proc or /sys, /dev, or a device that every container has.
+    #[error("can't be mounted over: it is the root, /dev, a standard device, or beneath /proc or /sys")]
     Reserved,
 }
 
@@ -140,15 +140,23 @@ pub fn check_sub_path(path: &str) -> Result<(), PathError> {
     if path.starts_with('/') { Err(PathError::Absolute) } else { Ok(()) }
 }
 
-/// Checks a mount's destination: absolute, without `..`, and not the root or below `/proc` or `/sys`.
+/// What a runtime makes in every container's `/dev`.
+const DEVICES: [&str; 13] = [
+    "null", "zero", "full", "random", "urandom", "tty", "console", "ptmx", "pts", "fd", "stdin", "stdout",
+    "stderr",
+];
+
+/// Checks a mount's destination: absolute, without `..`, and nothing that every container has in the same way.
 pub fn check_destination(path: &str) -> Result<(), PathError> {
     plain(path)?;
     if !path.starts_with('/') {
         return Err(PathError::Relative);
     }
-    match names(path).next() {
-        None | Some("proc" | "sys") => Err(PathError::Reserved),
-        Some(_) => Ok(()),
+    let mut names = names(path);
+    match (names.next(), names.next(), names.next()) {
+        (None | Some("proc" | "sys"), ..) | (Some("dev"), None, _) => Err(PathError::Reserved),
+        (Some("dev"), Some(name), _) if DEVICES.contains(&name) => Err(PathError::Reserved),
+        _ => Ok(()),
     }
 }
 
@@ -243,11 +251,16 @@ mod tests {
             ("//.", PathError::Reserved),
             ("/proc", PathError::Reserved),
             ("/./sys/fs", PathError::Reserved),
+            ("/dev/", PathError::Reserved),
+            ("/dev/null", PathError::Reserved),
+            ("/dev/pts/0", PathError::Reserved),
         ];
         for (path, error) in destinations {
             assert_eq!(check_destination(path), Err(error), "{path}");
         }
-        assert_eq!(check_destination("/etc/..x"), Ok(()));
+        for path in ["/etc/..x", "/dev/shm", "/dev/mine", "/data/dev/null"] {
+            assert_eq!(check_destination(path), Ok(()), "{path}");
+        }
         assert_eq!(check_sub_path("/a"), Err(PathError::Absolute));
         assert_eq!(check_sub_path("a/.."), Err(PathError::Back));
         assert_eq!(check_sub_path("a/b"), Ok(()));

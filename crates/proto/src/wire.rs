@@ -5,7 +5,7 @@
 //! send the frames of [`crate::stream`] until the end.
 
 use crate::id::{ContainerName, PodId};
-use crate::limits::{MAX_EXEC_ARG_LEN, MAX_EXEC_ARGS, MAX_MESSAGE_LEN};
+use crate::limits::{MAX_EXEC_ARG_LEN, MAX_EXEC_ARGS, MAX_MESSAGE_LEN, MAX_NAME_LEN};
 pub use crate::state::{ContainerStatus, ExitStatus};
 use crate::text::cut;
 use serde::{Deserialize, Serialize};
@@ -68,12 +68,18 @@ pub enum Request {
     },
 }
 
+/// The capability of an agent that runs an exec as another user, or without a program.
+pub const EXEC_USER: &str = "exec_user";
+
 /// The additional process of [`Request::Exec`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecRequest {
     pub container: ContainerName,
-    /// Program and arguments, 1 to 256 of at most 4096 bytes.
+    /// Program and arguments, at most 256 of at most 4096 bytes. With a terminal there may be none: the user's shell is run then.
     pub args: Vec<String>,
+    /// `USER[:GROUP]`, names or numbers, instead of the container's user. Agents that know this list [`EXEC_USER`] in `hello`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     /// Variables in addition to the container's, `NAME=value`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
@@ -94,7 +100,7 @@ pub struct ExecRequest {
 impl ExecRequest {
     /// Checks the caps of the wire; the message names the offending value.
     pub fn check(&self) -> Result<(), String> {
-        if self.args.is_empty() {
+        if self.args.is_empty() && self.terminal.is_none() {
             return Err("exec needs a program".to_owned());
         }
         if self.args.len() > MAX_EXEC_ARGS {
@@ -109,6 +115,9 @@ impl ExecRequest {
             return Err(format!(
                 "argument {index} of exec is longer than {MAX_EXEC_ARG_LEN} bytes or contains NUL"
             ));
+        }
+        if self.user.as_ref().is_some_and(|user| user.len() > MAX_NAME_LEN) {
+            return Err(format!("the user of exec is longer than {MAX_NAME_LEN} bytes"));
         }
         Ok(())
     }
@@ -156,6 +165,8 @@ pub enum RefusalCode {
     Invalid,
     /// No such container, program or process.
     NotFound,
+    /// The program is there and may not or cannot be executed.
+    NotExecutable,
     /// Not possible in the present state (the container is not running, has no stdin…).
     Conflict,
     /// Too many of these at once.
@@ -284,6 +295,9 @@ pub enum EventKind {
     ContainerFailed {
         container: ContainerName,
         message: String,
+        /// The problem of its program, if that is the reason.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        program: Option<ProgramProblem>,
         /// It will be tried again after this many milliseconds (a restart); absent if it will not.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         restart_in_ms: Option<u64>,
@@ -297,6 +311,19 @@ pub enum EventKind {
     /// The pod is over, and the supervisor ends by itself: every container has ended for good, and each end was reported before,
     /// except that of a process that could not be killed.
     PodEnded,
+}
+
+/// Why a program does not run. Shells have an exit code for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProgramProblem {
+    /// The container has no such program.
+    Missing,
+    /// The program is there and may not or cannot be executed.
+    NotExecutable,
+    /// A problem that this side does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 /// A message of the guest on the stream of exec or attach, in order with the data.

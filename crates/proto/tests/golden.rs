@@ -4,11 +4,12 @@
 use magikvm_proto::forward::ForwardRequest;
 use magikvm_proto::id::{ContainerName, PodId};
 use magikvm_proto::plan::{
-    ContainerPlan, GuestPlan, InterfaceAddress, MacAddress, Neighbour, NetworkPlan, ProcessNamespace,
+    ContainerPlan, GuestPlan, InterfaceAddress, Layer, MacAddress, Neighbour, NetworkPlan, ProcessNamespace,
     RestartPolicy, Rootfs, Stdin, Stdio,
 };
 use magikvm_proto::state::{ContainerState, Terminated};
 use magikvm_proto::stream::{Link, STDERR, Side, Traffic};
+use magikvm_proto::sysctl::Sysctl;
 use magikvm_proto::volume::{Access, MountPlan, Part, VolumePlan, VolumeSource};
 use magikvm_proto::wire::*;
 use serde::Serialize;
@@ -56,7 +57,7 @@ fn frames() -> Vec<String> {
 #[test]
 fn the_wire_is_as_it_was() {
     let mut l = Vec::new();
-    line(&mut l, &Request::Hello { generation: 3 });
+    line(&mut l, &Request::Hello { generation: 4 });
     line(&mut l, &Request::Ping);
     line(&mut l, &Request::Status);
     line(&mut l, &Request::Signal { container: None, signal: 15 });
@@ -66,6 +67,7 @@ fn the_wire_is_as_it_was() {
         &Request::Exec(ExecRequest {
             container: web(),
             args: vec!["sh".into(), "-c".into(), "id".into()],
+            user: Some("web:staff".into()),
             env: vec!["A=b".into()],
             cwd: Some("/tmp".into()),
             terminal: Some(WindowSize { rows: 24, cols: 80 }),
@@ -78,6 +80,7 @@ fn the_wire_is_as_it_was() {
         &Request::Exec(ExecRequest {
             container: web(),
             args: vec!["true".into()],
+            user: None,
             env: vec![],
             cwd: None,
             terminal: None,
@@ -98,7 +101,7 @@ fn the_wire_is_as_it_was() {
     let capabilities = vec!["ping".to_owned()];
     line(
         &mut l,
-        &Reply::Ok(Hello { generation: 3, version: "0.1.0".into(), pod: Some(pod.clone()), capabilities }),
+        &Reply::Ok(Hello { generation: 4, version: "0.1.0".into(), pod: Some(pod.clone()), capabilities }),
     );
     line(&mut l, &Reply::Ok(ClockSet { offset_ms: -30_012 }));
     line(&mut l, &Reply::Ok(ExecStarted { pid: 42 }));
@@ -162,7 +165,12 @@ fn the_wire_is_as_it_was() {
             restart_in_ms: Some(10_000),
         },
         EventKind::ContainerExited { container: web(), exit: ExitStatus::exited(0), restart_in_ms: None },
-        EventKind::ContainerFailed { container: web(), message: "no such file".into(), restart_in_ms: None },
+        EventKind::ContainerFailed {
+            container: web(),
+            message: "no such file".into(),
+            program: Some(ProgramProblem::Missing),
+            restart_in_ms: None,
+        },
         EventKind::PodStarted,
         EventKind::PodFailed { message: "no plan".into() },
         EventKind::ShuttingDown,
@@ -176,7 +184,7 @@ fn the_wire_is_as_it_was() {
     line(&mut l, &UrgentMessage::Signal { signal: 2 });
     line(&mut l, &frames());
     let plan = GuestPlan {
-        generation: 3,
+        generation: 4,
         pod,
         uid: "6f1f5d0e-7c5e-4a55-8a37-1f2f3f4f5f6f".into(),
         hostname: "shop".into(),
@@ -186,9 +194,11 @@ fn the_wire_is_as_it_was() {
         containers: vec![ContainerPlan {
             name: web(),
             rootfs: Rootfs::Partition(2),
+            layer: Layer::Disk { partition: 2 },
             user: "1000:1000".into(),
             stdio: Stdio::Pipes,
             stdin: Stdin::Closed,
+            stop_signal: "SIGRTMIN+3".parse().unwrap(),
             mounts: vec![MountPlan {
                 volume: 0,
                 part: Part::Path("logs".into()),
@@ -207,6 +217,7 @@ fn the_wire_is_as_it_was() {
             }],
             neighbours: Vec::new(),
         }),
+        sysctls: vec![Sysctl { name: "net.core.somaxconn".into(), value: "512".into() }],
     };
     assert_eq!(plan.check(), Ok(()));
     line(&mut l, &plan);

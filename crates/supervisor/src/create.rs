@@ -8,6 +8,7 @@ use crate::output::Channel;
 use crate::output::pump::{Pump, Run};
 use crate::pod::{Live, Pod};
 use magikvm_proto::plan::{Stdin, Stdio};
+use magikvm_proto::wire::ExitStatus;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 use std::fs::File;
@@ -15,6 +16,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex};
+
+/// What a caller that is attached to a container hears when its program cannot be started, as from Kubernetes.
+const START_FAILED: i32 = 128;
 
 #[derive(Debug)]
 pub(crate) struct Go;
@@ -81,9 +85,12 @@ impl Creation {
         self.news(match result {
             Ok(()) => News::Started,
             Err(failure) => {
+                let member = &self.pod.members[self.index];
                 // Its end may have been reported before it was known as live.
-                self.pod.members[self.index].ended(self.run);
-                News::Failed { message: failure.message }
+                member.ended(self.run);
+                // Whoever attached to it meanwhile would wait for a program that never ran.
+                member.hub.finish(ExitStatus::exited(START_FAILED));
+                News::Failed { program: failure.kind.program(), message: failure.message }
             }
         });
     }

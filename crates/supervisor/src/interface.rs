@@ -5,7 +5,7 @@ use crate::text;
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::plan::ContainerPlan;
 use magikvm_proto::wire::{
-    ClockSet, ContainerStats, ExecRequest, ExitStatus, GuestStats, Refusal, RefusalCode,
+    ClockSet, ContainerStats, ExecRequest, ExitStatus, GuestStats, ProgramProblem, Refusal, RefusalCode,
 };
 use serde::{Deserialize, Serialize};
 use std::fmt::{self, Debug};
@@ -159,6 +159,8 @@ pub struct Failure {
 pub enum FailureKind {
     /// The container has no such program.
     NoProgram,
+    /// The program is there and may not or cannot be executed.
+    NotExecutable,
     /// The container does not exist any more, or its creation was cancelled.
     Gone,
     /// Anything else.
@@ -174,6 +176,17 @@ impl Failure {
     /// Builds a failure from any error and its causes.
     pub fn other(error: &(impl std::error::Error + 'static)) -> Self {
         Self::new(FailureKind::Other, text::chain(error))
+    }
+}
+
+impl FailureKind {
+    /// The problem of the program, if that is the reason.
+    pub fn program(self) -> Option<ProgramProblem> {
+        match self {
+            Self::NoProgram => Some(ProgramProblem::Missing),
+            Self::NotExecutable => Some(ProgramProblem::NotExecutable),
+            Self::Gone | Self::Other => None,
+        }
     }
 }
 

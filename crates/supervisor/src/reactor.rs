@@ -151,7 +151,8 @@ impl Supervisor {
                 }
             }
             Effect::Terminate { index } => {
-                self.pod.members[index].signal(libc::SIGTERM);
+                let member = &self.pod.members[index];
+                member.signal(member.plan.stop_signal.number());
             }
             Effect::Kill { index } => {
                 self.pending[index] = None;
@@ -192,7 +193,7 @@ impl Supervisor {
             run,
         };
         if let Err(error) = sync::thread("create", move || task.carry_out(&wait)) {
-            let news = News::Failed { message: format!("cannot start a thread: {error}") };
+            let news = News::Failed { program: None, message: format!("cannot start a thread: {error}") };
             self.tell.send(Message::Input(Input::Container { index, run, news })).ok();
         }
     }

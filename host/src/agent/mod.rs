@@ -2,11 +2,14 @@
 //! guest says can make this side panic, wait for ever or grow.
 
 mod events;
+mod lent;
 mod stream;
 mod timed;
 
-pub use crate::store::sandbox::{Connector, Handshake};
+pub use crate::store::sandbox::{Connector, Destination, Handshake};
 pub use events::EventStream;
+pub(crate) use lent::Loan;
+pub use lent::{GuestStream, LoanError, LoanRequest, MAX_LOAN_REQUEST};
 pub use stream::{AgentStream, Received, StreamError};
 pub use timed::DeadlineExtension;
 
@@ -58,7 +61,7 @@ pub enum AgentError {
 #[derive(Debug)]
 pub struct AgentConnection {
     reader: BufReader<Timed>,
-    writer: UnixStream,
+    writer: GuestStream,
 }
 
 impl Connector {
@@ -71,6 +74,9 @@ impl Connector {
             }
             Handshake::Port(_) => {
                 Self { socket: self.socket.clone(), handshake: Handshake::Port(FORWARD_PORT) }
+            }
+            Handshake::Broker(_) => {
+                Self { socket: self.socket.clone(), handshake: Handshake::Broker(Destination::Forward) }
             }
         }
     }
@@ -96,7 +102,11 @@ impl Connector {
     ) -> Result<AgentConnection, AgentError> {
         let deadline = Instant::now() + wait;
         let stream = os::connect_unix(&self.socket).map_err(AgentError::Unreachable)?;
-        let timed = Timed::new(stream.try_clone().map_err(AgentError::Unreachable)?);
+        let stream = match self.handshake {
+            Handshake::Direct | Handshake::Port(_) => GuestStream::own(stream),
+            Handshake::Broker(to) => borrow(stream, to, deadline)?,
+        };
+        let timed = Timed::new(stream.socket().try_clone().map_err(AgentError::Unreachable)?);
         let mut connection = AgentConnection { reader: BufReader::new(timed), writer: stream };
         if let Some(extension) = extension {
             connection.extend_deadlines(extension);
@@ -198,6 +208,7 @@ impl AgentConnection {
     ) -> Result<T, AgentError> {
         self.set_deadline(Some(deadline));
         self.writer
+            .socket()
             .set_write_timeout(Some(wait.max(Duration::from_millis(1))))
             .map_err(AgentError::Unreachable)?;
         let sent = codec::write_message(&mut self.writer, request);
@@ -216,6 +227,12 @@ impl AgentConnection {
         }
     }
 
+    /// Whether the agent says that it is capable of this.
+    pub fn has(&mut self, capability: &str) -> Result<bool, AgentError> {
+        let hello = self.hello(Instant::now() + Duration::from_secs(REQUEST_TIMEOUT_SECS))?;
+        Ok(hello.capabilities.iter().any(|one| one == capability))
+    }
+
     fn hello(&mut self, deadline: Instant) -> Result<Hello, AgentError> {
         let expected = magikvm_proto::GENERATION;
         let wait = deadline.saturating_duration_since(Instant::now());
@@ -232,6 +249,25 @@ impl AgentConnection {
         let rest = self.reader.buffer().to_vec();
         let extension = self.reader.into_inner().take_extension();
         AgentStream::new(self.writer, Side::Host, traffic, &rest, extension).map_err(AgentError::Unreachable)
+    }
+}
+
+/// Waits for the monitor to lend a connection.
+fn borrow(monitor: UnixStream, to: Destination, deadline: Instant) -> Result<GuestStream, AgentError> {
+    let mut loan = Loan::ask(monitor, to).map_err(AgentError::Unreachable)?;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        loan.socket().set_read_timeout(Some(left)).map_err(AgentError::Unreachable)?;
+        match loan.go_on() {
+            Ok(Some(stream)) => return Ok(stream),
+            Ok(None) => {}
+            Err(LoanError::Io(error)) => return Err(AgentError::Unreachable(error)),
+            Err(LoanError::Refused(refusal)) => return Err(AgentError::Refused(refusal)),
+            Err(LoanError::Closed) => return Err(AgentError::Closed),
+            Err(LoanError::Nonsense) => {
+                return Err(AgentError::Unreachable(io::ErrorKind::InvalidData.into()));
+            }
+        }
     }
 }
 

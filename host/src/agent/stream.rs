@@ -4,6 +4,7 @@
 //! shows the output is blocked, and the other way round. Received data that nobody has taken stays within the window: a reader that stops
 //! reading stops the guest's sender and nothing else.
 
+use super::lent::GuestStream;
 use super::timed::DeadlineExtension;
 use magikvm_proto::limits::{MAX_LINE_LEN, REQUEST_TIMEOUT_SECS};
 use magikvm_proto::stream::{HEADER_LEN, Incoming, Link, MAX_DATA, Side, Traffic, Violation};
@@ -12,7 +13,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -62,7 +62,7 @@ pub enum Received {
 /// The stream. Dropping it closes the connection.
 #[derive(Debug)]
 pub struct AgentStream {
-    socket: UnixStream,
+    socket: GuestStream,
     state: Mutex<State>,
     /// Signalled when something was received or sent.
     changed: Condvar,
@@ -129,34 +129,39 @@ impl State {
     fn on_read(&mut self, read: io::Result<usize>, buffer: &[u8], waited: Duration) {
         self.late.1 += waited;
         match read {
-            Ok(0) => self.broken = Some(StreamError::Closed),
+            Ok(0) => self.break_by(StreamError::Closed),
             Ok(count) => {
                 if let Err(violation) = self.link.receive(&buffer[..count]) {
-                    self.broken = Some(StreamError::Violation(violation));
+                    self.break_by(StreamError::Violation(violation));
                 }
             }
             Err(error) if is_nothing(&error) => {
                 let mut waited = self.late.1;
                 if self.link.open_frame().is_some() && self.is_late(&mut waited) {
-                    self.broken = Some(StreamError::Late);
+                    self.break_by(StreamError::Late);
                 }
                 self.late.1 = waited;
             }
-            Err(error) => self.broken = Some(broken_by(error)),
+            Err(error) => self.break_by(broken_by(error)),
         }
+    }
+
+    /// The first reason stays: what follows it is a consequence.
+    fn break_by(&mut self, error: StreamError) {
+        self.broken.get_or_insert(error);
     }
 }
 
 impl AgentStream {
     /// Makes a stream of a connection, with the bytes that were read behind the answer.
     pub(crate) fn new(
-        socket: UnixStream,
+        socket: GuestStream,
         side: Side,
         traffic: Traffic,
         rest: &[u8],
         extension: Option<DeadlineExtension>,
     ) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
+        socket.socket().set_nonblocking(true)?;
         let mut link = Link::new(side, traffic);
         let broken = link.receive(rest).err().map(StreamError::Violation);
         let late = (None, Duration::ZERO);
@@ -195,7 +200,7 @@ impl AgentStream {
         drop(state);
         let waited = self.poll(PollFlags::POLLIN, limit);
         let mut buffer = [0; READ];
-        let read = (&self.socket).read(&mut buffer);
+        let read = self.socket.socket().read(&mut buffer);
         let mut state = self.lock();
         state.reads = false;
         state.on_read(read, &buffer, waited);
@@ -214,7 +219,7 @@ impl AgentStream {
             let outbox = state.link.outbox();
             let piece = outbox[..outbox.len().min(HEADER_LEN + MAX_DATA)].to_vec();
             drop(state);
-            let written = (&self.socket).write(&piece);
+            let written = self.socket.socket().write(&piece);
             if written.as_ref().is_err_and(is_nothing) {
                 waited += self.poll(PollFlags::POLLOUT, Some(SLICE));
             }
@@ -226,7 +231,9 @@ impl AgentStream {
                 }
                 Err(error) if is_nothing(&error) => {
                     if state.is_late(&mut waited) {
-                        state.broken = Some(StreamError::Late);
+                        state.break_by(StreamError::Late);
+                        // It wakes the thread that reads, which nothing else would.
+                        self.close();
                     }
                 }
                 // What it has said before may still be read.
@@ -240,7 +247,6 @@ impl AgentStream {
 
     /// The next data or message of the guest; `None` once it has said that nothing more follows. What was returned last counts as
     /// consumed: the guest may send as much again.
-    /// may send as much again.
     pub fn next(&self) -> Result<Option<Received>, StreamError> {
         let mut state = self.lock();
         let handed_on = std::mem::take(&mut state.in_hand);
@@ -331,7 +337,7 @@ impl AgentStream {
 
     /// Ends the connection, which wakes a thread that waits for it.
     pub fn close(&self) {
-        if self.socket.shutdown(Shutdown::Both).is_err() {
+        if self.socket.socket().shutdown(Shutdown::Both).is_err() {
             // It was closed from the other side.
         }
     }

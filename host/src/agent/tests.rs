@@ -128,7 +128,7 @@ fn ping_with_extensions(
     let (ours, theirs) = UnixStream::pair().unwrap();
     let served = thread::spawn(move || peer(theirs));
     let timed = Timed::new(ours.try_clone().unwrap());
-    let mut connection = AgentConnection { reader: BufReader::new(timed), writer: ours };
+    let mut connection = AgentConnection { reader: BufReader::new(timed), writer: GuestStream::own(ours) };
     let mut left = excuses;
     connection.extend_deadlines(DeadlineExtension::new(move || {
         let excused = left > 0;

@@ -3,13 +3,16 @@
 use super::ui::{self, harmless};
 use crate::agent::AgentError;
 use crate::pod::control::ControlError;
-use crate::pod::failure::{Blame, Failure, RunStage};
+use crate::pod::events::TimedEvent;
+use crate::pod::failure::{Blame, ContainerTrace, Failure, RunStage};
 use crate::pod::interface::PodError;
 use crate::pod::limits;
 use crate::store::sandbox::SandboxFailure;
 use crate::store::thread::ThreadError;
 use crate::store::undo::UndoError;
 use magikvm_proto::id::PodId;
+use magikvm_proto::text::cut;
+use magikvm_proto::wire::{ProgramProblem, RefusalCode};
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -33,8 +36,28 @@ pub(super) struct CliError {
     reason: Option<SandboxFailure>,
     causes: Vec<String>,
     hint: Option<String>,
+    program: Option<ProgramProblem>,
+    /// Boxed, because most results have none.
+    trace: Box<Trace>,
+}
+
+/// What is known of a pod that failed to start and is gone.
+#[derive(Debug, Default)]
+struct Trace {
+    containers: Vec<ContainerTrace>,
+    events: Vec<TimedEvent>,
+    network: Vec<String>,
     console: Vec<String>,
 }
+
+/// Bytes of an event's line. The message of the failure is often in its last event, too.
+const MAX_EVENT: usize = 512;
+
+/// Exit code of our failures where the other codes are a workload's.
+pub(super) const OURS: u8 = 125;
+/// Exit codes of shells for a program that does not run.
+pub(super) const NOT_EXECUTABLE: u8 = 126;
+pub(super) const NO_PROGRAM: u8 = 127;
 
 impl CliError {
     pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
@@ -45,7 +68,8 @@ impl CliError {
             reason: None,
             causes: Vec::new(),
             hint: None,
-            console: Vec::new(),
+            program: None,
+            trace: Box::default(),
         }
     }
 
@@ -66,27 +90,45 @@ impl CliError {
         self
     }
 
-    /// With what became of the sandbox, and what to do about that.
+    /// With what became of the VM, and what to do about that.
     #[must_use]
     pub(super) fn because(self, reason: SandboxFailure) -> Self {
         Self { reason: Some(reason), ..self }.hint(reason.hint())
     }
 
-    /// A failed run; `internal` is the code for what is not the user's fault.
-    pub(super) fn of_failure(failure: Failure, internal: Kind) -> Self {
+    /// A failed run.
+    pub(super) fn of_failure(failure: Failure) -> Self {
         let kind = match failure.blame {
-            Blame::User => Kind::User,
-            // In a foreground run, other codes are the containers' as soon as there is a sandbox.
-            Blame::Environment if failure.reason.is_some() => match internal {
-                Kind::Code(_) => internal,
-                _ => Kind::Environment,
-            },
+            Blame::User | Blame::Workload => Kind::User,
             Blame::Environment => Kind::Environment,
-            Blame::Workload if internal == Kind::Internal => Kind::User,
-            Blame::Internal | Blame::Workload => internal,
+            Blame::Internal => Kind::Internal,
         };
-        let Failure { message, stage, reason, causes, hint, console, .. } = failure;
-        Self { kind, message, stage: Some(stage), reason, causes, hint, console }
+        let Failure { message, stage, reason, causes, hint, program, .. } = failure;
+        let Failure { containers, events, network, console, .. } = failure;
+        let trace = Box::new(Trace { containers, events, network, console });
+        Self { kind, message, stage: Some(stage), reason, causes, hint, program, trace }
+    }
+
+    /// Whether a run was given up because the user wanted that.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.stage == Some(RunStage::Cancelled)
+    }
+
+    /// With this exit code.
+    #[must_use]
+    pub(super) fn code(self, code: u8) -> Self {
+        Self { kind: Kind::Code(code), ..self }
+    }
+
+    /// As a foreground run reports it, whose other exit codes are the workload's.
+    #[must_use]
+    pub(super) fn in_foreground(self) -> Self {
+        match (self.kind, self.program) {
+            (Kind::Code(_), _) => self,
+            (_, Some(ProgramProblem::Missing)) => self.code(NO_PROGRAM),
+            (_, Some(ProgramProblem::NotExecutable)) => self.code(NOT_EXECUTABLE),
+            (_, Some(ProgramProblem::Unknown) | None) => self.code(OURS),
+        }
     }
 
     /// Prints it and gives the exit code.
@@ -99,12 +141,7 @@ impl CliError {
         for cause in &self.causes {
             text.push_str(&format!("Caused by: {}\n", harmless(cause)));
         }
-        if !self.console.is_empty() {
-            text.push_str("The VM's console, last lines:\n");
-            for line in &self.console {
-                text.push_str(&format!("  {}\n", harmless(line)));
-            }
-        }
+        self.trace.show(&mut text);
         if let Some(hint) = &self.hint {
             text.push_str(&format!("Hint: {}\n", harmless(hint)));
         }
@@ -124,42 +161,121 @@ fn remedy(pod: &PodId, left: &UndoError) -> String {
         UndoError::File(file) => {
             let path = file.path.display();
             format!(
-                "remove it with `rm -rf '{path}'`; if the pod is still there, repeat `magikvm rm -f {pod}`."
+                "Remove it with `rm -rf '{path}'`; if the pod is still there, repeat `magikvm rm -f {pod}`."
             )
         }
         UndoError::StillAlive { pid, .. } | UndoError::Kill { pid, .. } => {
-            format!("end the process with `kill -KILL {pid}`, then repeat `magikvm rm -f {pod}`.")
+            format!("End the process with `kill -KILL {pid}`, then repeat `magikvm rm -f {pod}`.")
         }
-        UndoError::Journal { .. } | UndoError::Outside(_) => format!("repeat `magikvm rm -f {pod}`."),
+        UndoError::Journal { .. } | UndoError::Outside(_) => format!("Repeat `magikvm rm -f {pod}`."),
+    }
+}
+
+impl Trace {
+    fn show(&self, text: &mut String) {
+        for ContainerTrace { name, state, log } in &self.containers {
+            if log.is_empty() {
+                text.push_str(&format!("Container {name}: {state}.\n"));
+                continue;
+            }
+            text.push_str(&format!("Container {name}: {state}. The last lines of its log:\n"));
+            push_lines(text, log);
+        }
+        if !self.events.is_empty() {
+            text.push_str("The pod's events:\n");
+            let line = |event: &TimedEvent| cut(&super::events::line(event), MAX_EVENT).to_owned();
+            let lines: Vec<String> = self.events.iter().map(line).collect();
+            push_lines(text, &lines);
+        }
+        if !self.network.is_empty() {
+            text.push_str("The network's messages, last lines:\n");
+            push_lines(text, &self.network);
+        }
+        if !self.console.is_empty() {
+            text.push_str("The VM's console, last lines:\n");
+            push_lines(text, &self.console);
+        }
+    }
+}
+
+fn push_lines(text: &mut String, lines: &[String]) {
+    for line in lines {
+        text.push_str(&format!("  {}\n", harmless(line)));
     }
 }
 
 impl From<PodError> for CliError {
     fn from(error: PodError) -> Self {
-        let (kind, hint) = match &error {
-            PodError::NotFound(_) => (Kind::User, Some("magikvm ps lists the pods there are".to_owned())),
-            PodError::ChooseContainer { .. } => (Kind::User, Some("choose one with -c NAME".to_owned())),
+        let hint = match &error {
+            PodError::NotFound { elsewhere, .. } if elsewhere.is_empty() => {
+                Some("List the pods with `magikvm ps`.".to_owned())
+            }
+            PodError::NotFound { pod, elsewhere } => {
+                let names: Vec<String> = elsewhere.iter().map(|other| format!("`{other}`")).collect();
+                let (name, others) = (&pod.name, names.join(" or "));
+                Some(format!("There is a pod {name} in another namespace. Name it {others}."))
+            }
+            PodError::ChooseContainer { .. } | PodError::NoContainer { .. } => {
+                Some("Choose one of them with `-c NAME`.".to_owned())
+            }
             PodError::Running(id) => {
-                (Kind::User, Some(format!("stop it first: magikvm stop {id}; or magikvm rm -f {id}")))
+                Some(format!("Stop it first with `magikvm stop {id}`, or use `magikvm rm -f {id}`."))
             }
-            PodError::Damaged { pod, .. } => {
-                (Kind::Environment, Some(format!("remove the pod with `magikvm rm -f {pod}`.")))
+            PodError::Damaged { pod, .. } => Some(format!("Remove the pod with `magikvm rm -f {pod}`.")),
+            PodError::Undo { pod, source } => Some(remedy(pod, source)),
+            PodError::Stuck { lock, .. } => {
+                Some(format!("Find the process with `fuser {}`, end it, and try again.", lock.display()))
             }
-            PodError::Undo { pod, source } => (Kind::Environment, Some(remedy(pod, source))),
-            PodError::Stuck { lock, .. } => (
-                Kind::Internal,
-                Some(format!("find the process with `fuser {}`, end it, and try again.", lock.display())),
-            ),
-            PodError::Lost(id) => (Kind::User, Some(format!("remove what is left of it: magikvm rm {id}"))),
-            PodError::Paused(id) => (Kind::User, Some(format!("let it go on: magikvm resume {id}"))),
+            PodError::Lost(id) => Some(format!("Remove what is left of it with `magikvm rm {id}`.")),
+            PodError::Paused(id) => Some(format!("Resume it with `magikvm resume {id}`.")),
             PodError::Starting(_) => {
-                (Kind::User, Some("try again when all its containers run: magikvm ps".to_owned()))
+                Some("Try again when `magikvm ps` shows that all its containers run.".to_owned())
             }
-            PodError::Control { source: ControlError::Refused(_), .. } => (Kind::User, None),
-            PodError::NotRunning(_) | PodError::NoContainer { .. } => (Kind::User, None),
-            PodError::Agent(AgentError::Refused(_)) => (Kind::User, None),
-            PodError::Record(_) | PodError::File(_) => (Kind::Environment, None),
-            PodError::Control { .. } | PodError::Agent(_) => (Kind::Internal, None),
+            PodError::NotRunning(id) => {
+                Some(format!("See how it ended with `magikvm inspect {id}` and `magikvm logs {id}`."))
+            }
+            PodError::Unanswered(_) => {
+                Some("See with `magikvm ps` whether the pod still runs, and with `magikvm events` what happened to it.".to_owned())
+            }
+            PodError::Agent(AgentError::Refused(refusal)) => match refusal.code {
+                RefusalCode::Conflict => {
+                    Some("See the state of the pod's containers with `magikvm inspect`.".to_owned())
+                }
+                RefusalCode::Busy => Some("End another session of this pod, and try again.".to_owned()),
+                _ => None,
+            },
+            PodError::Control { source: ControlError::Refused(_), .. }
+            | PodError::Record(_)
+            | PodError::File(_) => None,
+            PodError::Control { pod, .. } => {
+                Some(format!("See with `magikvm ps` whether the pod still runs, or end it with `magikvm rm -f {pod}`."))
+            }
+            PodError::Agent(AgentError::Generation { .. }) => {
+                Some("Rebuild the guest image with `magikvm-image build`, and run the pod again.".to_owned())
+            }
+            PodError::Agent(_) => Some(
+                "See with `magikvm ps` whether the pod still runs, and with `magikvm events` what happened to it."
+                    .to_owned(),
+            ),
+        };
+        let kind = match &error {
+            PodError::Control { source: ControlError::Refused(_), .. } => Kind::User,
+            PodError::Agent(AgentError::Refused(_)) => Kind::User,
+            PodError::Record(_) | PodError::File(_) | PodError::Damaged { .. } | PodError::Undo { .. } => {
+                Kind::Environment
+            }
+            PodError::Unanswered(_)
+            | PodError::Stuck { .. }
+            | PodError::Control { .. }
+            | PodError::Agent(_) => Kind::Internal,
+            PodError::NotFound { .. }
+            | PodError::ChooseContainer { .. }
+            | PodError::NoContainer { .. }
+            | PodError::Running(_)
+            | PodError::Lost(_)
+            | PodError::Paused(_)
+            | PodError::Starting(_)
+            | PodError::NotRunning(_) => Kind::User,
         };
         let plain = Self::of(kind, &error);
         Self { hint: hint.or(plain.hint.clone()), ..plain }

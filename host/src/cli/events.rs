@@ -2,7 +2,7 @@
 
 use super::error::{CliError, Kind};
 use super::logs::Changes;
-use super::{Outcome, pod_id, ui};
+use super::{Format, Outcome, pod_id, print_as, ui};
 use crate::net::report::Refused;
 use crate::pod::events::{HostEvent, MAX_LINE, PodEvent, TimedEvent};
 use crate::pod::interface::PodRuntimeInterface;
@@ -24,12 +24,16 @@ pub(super) struct Args {
     /// Follow the events until the pod has ended
     #[arg(short, long)]
     follow: bool,
-    /// Print one JSON object per line
-    #[arg(long)]
+    /// Output format: one JSON object per line, or one YAML document per event
+    #[arg(short, long)]
+    output: Option<Format>,
+    /// The same as `-o json`
+    #[arg(long, hide = true, conflicts_with = "output")]
     json: bool,
 }
 
 pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
+    let format = if args.json { Some(Format::Json) } else { args.output };
     let found = pods.find(&args.pod)?;
     let path = found.dir.events();
     let failed = |error| CliError::of(Kind::Environment, &FileError::at("read", &path)(error));
@@ -45,15 +49,22 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
         let last_look =
             !args.follow || lock::state(&found.dir.lock()).is_ok_and(|state| state == LockState::Free);
         while regular::read_line(&mut reader, &mut line, MAX_LINE).map_err(failed)? {
-            if args.json {
-                line.push(b'\n');
-                ui::bytes(&line);
-            } else if let Ok(timed) = serde_json::from_slice::<TimedEvent>(&line) {
-                let what = match &timed.what {
-                    PodEvent::Guest(event) => describe(&event.kind),
-                    PodEvent::Host(event) => describe_host(event),
-                };
-                ui::line(&format!("{}  {what}", timed.time));
+            match format {
+                Some(Format::Json) => {
+                    line.push(b'\n');
+                    ui::bytes(&line);
+                }
+                Some(Format::Yaml) => {
+                    if let Ok(event) = serde_json::from_slice::<serde_json::Value>(&line) {
+                        ui::line("---");
+                        print_as(&event, Format::Yaml)?;
+                    }
+                }
+                None => {
+                    if let Ok(timed) = serde_json::from_slice::<TimedEvent>(&line) {
+                        ui::line(&self::line(&timed));
+                    }
+                }
             }
             line.clear();
         }
@@ -62,6 +73,15 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
         }
         changes.wait();
     }
+}
+
+/// An event as a line for people.
+pub(super) fn line(timed: &TimedEvent) -> String {
+    let what = match &timed.what {
+        PodEvent::Guest(event) => describe(&event.kind),
+        PodEvent::Host(event) => describe_host(event),
+    };
+    format!("{}  {what}", harmless(&timed.time, &[]))
 }
 
 fn describe(kind: &EventKind) -> String {
@@ -81,7 +101,7 @@ fn describe(kind: &EventKind) -> String {
             };
             format!("{container}: {how}{}", again(restart_in_ms))
         }
-        EventKind::ContainerFailed { container, message, restart_in_ms } => {
+        EventKind::ContainerFailed { container, message, restart_in_ms, .. } => {
             format!(
                 "{container}: could not be started: {}{}",
                 harmless(message, &['\t']),
@@ -108,12 +128,18 @@ fn describe_host(event: &HostEvent) -> String {
             let times = if *count == 1 { String::new() } else { format!(" ({count} times)") };
             format!("network: refused {what} to {to}: {why}{times}")
         }
+        HostEvent::Connection { port, message } => {
+            format!("ports: a connection to port {port} was reset: {}", harmless(message, &[]))
+        }
         HostEvent::Jail { process, missing } => {
             let layers: Vec<String> = missing
                 .iter()
                 .map(|one| format!("{} ({})", one.layer, harmless(&one.why, &['\t'])))
                 .collect();
             format!("jail: {process} runs without {}", layers.join(", "))
+        }
+        HostEvent::Broken { reason, message } => {
+            format!("the VM has ended: {reason}: {}", harmless(message, &['\t']))
         }
         HostEvent::ClockFailed { message, .. } => {
             format!("clock: the guest did not get the time: {}", harmless(message, &['\t']))

@@ -1,16 +1,16 @@
 //! `magikvm exec` and `magikvm attach`: a process's streams on this terminal.
 
-use super::error::{CliError, Kind};
+use super::error::{self, CliError, Kind};
 use super::terminal::{self, Raw};
-use super::{Outcome, pod_id, ui};
+use super::{Outcome, duration, pod_id, ui};
 use crate::agent::{AgentConnection, AgentError, AgentStream, Received, StreamError};
 use crate::pod::interface::{PodError, PodRuntimeInterface};
 use crate::store::thread::{self, ThreadError};
 use magikvm_proto::id::PodId;
-use magikvm_proto::limits::EXEC_TIMEOUT_SECS;
 use magikvm_proto::stream::{MAX_DATA, STDERR, STDIN, Traffic};
 use magikvm_proto::wire::{
-    Attached, ExecRequest, ExecStarted, ExitStatus, RefusalCode, Request, StreamMessage, UrgentMessage,
+    Attached, EXEC_USER, ExecRequest, ExecStarted, ExitStatus, RefusalCode, Request, StreamMessage,
+    UrgentMessage,
 };
 use nix::sys::signal::{SigSet, Signal};
 use std::io::{IsTerminal, Read};
@@ -19,8 +19,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Our own failure, told from the program's codes; a program that is not there exits as in a shell.
-const OURS: Kind = Kind::Code(125);
-const NO_PROGRAM: Kind = Kind::Code(127);
+const OURS: Kind = Kind::Code(error::OURS);
+const NO_PROGRAM: Kind = Kind::Code(error::NO_PROGRAM);
+const NOT_EXECUTABLE: Kind = Kind::Code(error::NOT_EXECUTABLE);
 /// Ctrl-P Ctrl-Q leaves an attached terminal.
 const DETACH: [u8; 2] = [0x10, 0x11];
 
@@ -42,14 +43,17 @@ pub(super) struct ExecArgs {
     /// Set a variable for the program
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<String>,
+    /// Run the program as this user instead of the container's, as USER[:GROUP] by name or number
+    #[arg(short, long, value_name = "USER")]
+    user: Option<String>,
     /// Directory to start in, instead of the container's own
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
-    /// Seconds after which the program is killed; 0 for never [default: 300 without -t and -i]
-    #[arg(long, value_name = "SECONDS")]
-    timeout: Option<u64>,
-    /// Program and arguments, after --
-    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    /// Kill the program after this time (90s, 5m, 2h); 0 for never [default: never]
+    #[arg(long, value_name = "DURATION", value_parser = duration::limit_secs, allow_hyphen_values = true, default_value = "0", hide_default_value = true)]
+    timeout: u64,
+    /// Program and arguments, after --; with -t, the user's shell if there is none
+    #[arg(required_unless_present = "tty", trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
 
@@ -67,6 +71,11 @@ pub(super) struct AttachArgs {
     no_stdin: bool,
 }
 
+/// A program has no limit unless its user sets one.
+fn limit_ms(seconds: u64) -> Option<u64> {
+    (seconds > 0).then(|| seconds.saturating_mul(1000))
+}
+
 fn variable(text: &str) -> Result<String, String> {
     match text.split_once('=') {
         Some((name, _)) if !name.is_empty() => Ok(text.to_owned()),
@@ -77,28 +86,44 @@ fn variable(text: &str) -> Result<String, String> {
 pub(super) fn exec(args: ExecArgs, pods: &PodRuntimeInterface) -> Outcome {
     let found = pods.find(&args.pod)?;
     let container = pods.container(&found, &args.pod, args.container.as_deref())?;
-    let interactive = args.tty || args.stdin;
-    let timeout = args.timeout.unwrap_or(if interactive { 0 } else { EXEC_TIMEOUT_SECS });
+    let timeout = args.timeout;
     let request = ExecRequest {
         container,
         args: args.command,
+        user: args.user,
         env: args.env,
         cwd: args.workdir,
         terminal: args.tty.then(terminal::size),
         stdin: args.stdin,
-        timeout_ms: (timeout > 0).then(|| timeout.saturating_mul(1000)),
+        timeout_ms: limit_ms(timeout),
     };
     request.check().map_err(|message| CliError::new(Kind::User, message))?;
-    let program = request.args.first().cloned().unwrap_or_default();
+    let program = request.args.first().map_or("the shell", String::as_str).to_owned();
     let mut agent = pods.agent(&found, &args.pod)?;
+    if (request.user.is_some() || request.args.is_empty()) && !agent.has(EXEC_USER)? {
+        return Err(CliError::new(
+            Kind::User,
+            "the pod's guest image is too old for `exec --user` and for an exec without a command",
+        )
+        .hint("build a new one with `ci/demo.sh`, and run the pod again."));
+    }
     let ExecStarted { .. } =
         agent.request(&Request::Exec(request)).map_err(|error| refused(pods, &args.pod, error, &program))?;
     agent.extend_deadlines(pods.deadline_extension(&args.pod));
+    if args.tty
+        && args.stdin
+        && !std::io::stdin().is_terminal()
+        && std::env::var_os("MAGIKVM_QUIET").is_none()
+    {
+        ui::note(
+            "Warning: standard input is not a terminal, so that the program's terminal has no keyboard. Omit -t to pipe data into it.",
+        );
+    }
     let exit = session(agent, args.stdin, args.tty, Detach::Never)?;
     let Some(exit) = exit else { return Ok(ExitCode::SUCCESS) };
     if exit.timed_out {
         return Err(CliError::new(Kind::Code(124), format!("{program} was killed after {timeout} s"))
-            .hint("give it longer with --timeout SECONDS (0: no limit)"));
+            .hint("Allow more time with `--timeout 10m`, or use 0 for no limit."));
     }
     Ok(code(exit))
 }
@@ -107,11 +132,15 @@ fn refused(pods: &PodRuntimeInterface, pod: &PodId, error: AgentError, program: 
     match &error {
         AgentError::Refused(refusal) if refusal.code == RefusalCode::NotFound => {
             CliError::of(NO_PROGRAM, &error)
-                .hint(format!("is {program} in the container's image and its PATH?"))
+                .hint(format!("Check that {program} is in the container's image and its PATH."))
         }
-        AgentError::Refused(_) => CliError::of(Kind::User, &error),
+        AgentError::Refused(refusal) if refusal.code == RefusalCode::NotExecutable => {
+            CliError::of(NOT_EXECUTABLE, &error)
+                .hint(format!("Check the mode and the format of {program} in the container's image."))
+        }
+        AgentError::Refused(_) => error.into(),
         _ => match pods.explain(pod, error) {
-            PodError::Agent(error) => CliError::of(OURS, &error),
+            PodError::Agent(error) => CliError::from(error).code(error::OURS),
             explained => explained.into(),
         },
     }
@@ -246,4 +275,28 @@ fn watch_size(stream: Arc<AgentStream>) -> Result<(), ThreadError> {
         }
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ExecArgs,
+    }
+
+    #[test]
+    fn nothing_but_the_option_limits_the_time_of_a_program() {
+        let limit = |options: &[&str]| {
+            let line = [&["exec", "shop"], options, &["--", "true"]].concat();
+            limit_ms(Line::parse_from(line).args.timeout)
+        };
+        for options in [&[][..], &["-t"], &["-i"], &["--timeout", "0"]] {
+            assert_eq!(limit(options), None, "{options:?}");
+        }
+        assert_eq!(limit(&["--timeout", "7"]), Some(7000));
+    }
 }

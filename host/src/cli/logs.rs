@@ -26,7 +26,7 @@ pub(super) struct Args {
     #[arg(short, long)]
     follow: bool,
     /// Print only the last N lines of each container
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     tail: Option<usize>,
     /// Print only lines since a time (2026-01-02T03:04:05Z) or a duration ago (90s, 5m, 2h)
     #[arg(long, value_name = "TIME", value_parser = since)]

@@ -1,6 +1,8 @@
 //! The command line: one file per verb. Prints through `ui` only, fails through `error` only.
 
+mod complete;
 mod doctor;
+mod duration;
 mod error;
 mod events;
 mod exec;
@@ -10,23 +12,29 @@ mod inspect;
 mod interrupt;
 mod kill;
 mod logs;
+mod man;
+mod parse;
 mod pause;
 mod port_forward;
 mod ps;
 mod rm;
 mod run;
+mod several;
 mod stats;
 mod stop;
 mod terminal;
 mod ui;
+mod version;
 mod wait;
 
 use crate::pod::interface::PodRuntimeInterface;
 use crate::store::layout::{Layout, Surroundings};
-use crate::store::trust;
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use crate::store::{limits, trust};
+use clap::{Parser, Subcommand, ValueEnum};
 use error::{CliError, Kind};
+use magikvm_platform::text::{acts, harmless_json};
 use magikvm_proto::id::PodId;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -36,7 +44,7 @@ use std::process::ExitCode;
     name = "magikvm",
     version,
     max_term_width = 100,
-    after_help = "Exit codes: 1 user error, 2 usage, 3 this host cannot do it, 70 internal error.\n`run` without -d exits with the pod's code, or with 125 if magikvm failed."
+    after_help = "Exit codes: 1 user error, 2 usage, 3 this host cannot do it, 70 internal error.\n`run` without -d exits with the pod's code, with 125 if magikvm failed, 126 if a program may not be executed, 127 if it is not there, or 130 if it was cancelled."
 )]
 struct Args {
     /// Keep pods in DIR/run and images in DIR/data instead of the default directories
@@ -82,11 +90,19 @@ enum Verb {
     Image(image::Args),
     /// Check whether this host can run pods and suggest fixes
     Doctor(doctor::Args),
+    /// Show the version
+    Version(version::Args),
     /// Print a completion script for a shell
     Completions {
         /// Shell for which to print the script
         shell: clap_complete::Shell,
     },
+    /// Print the words that a shell may complete the last of these words to
+    #[command(name = "__complete", hide = true)]
+    Complete(complete::Args),
+    /// Write manual pages to a directory
+    #[command(name = "__man", hide = true)]
+    Man(man::Args),
 }
 
 /// Format of machine-readable output.
@@ -106,17 +122,28 @@ pub fn main() -> ExitCode {
     if let Some(code) = hidden::dispatch(std::env::args_os().nth(1)) {
         return code;
     }
-    let args = Args::parse();
-    dispatch(args).unwrap_or_else(|error| error.report())
+    let words: Vec<OsString> = std::env::args_os().collect();
+    match parse::arguments(&words) {
+        Ok(args) => {
+            let foreground = matches!(&args.verb, Verb::Run(args) if args.is_foreground());
+            let result = dispatch(args);
+            result.unwrap_or_else(|error| if foreground { error.in_foreground() } else { error }.report())
+        }
+        Err(code) => code,
+    }
 }
 
 fn dispatch(args: Args) -> Outcome {
     let root = args.root;
-    if let Verb::Completions { shell } = args.verb {
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut Args::command(), "magikvm", &mut script);
-        ui::bytes(&script);
-        return Ok(ExitCode::SUCCESS);
+    match &args.verb {
+        Verb::Completions { shell } => {
+            ui::bytes(complete::script(*shell).as_bytes());
+            return Ok(ExitCode::SUCCESS);
+        }
+        Verb::Complete(args) => return Ok(complete::main(args, root)),
+        Verb::Man(args) => return man::main(args),
+        Verb::Version(args) => return version::main(args),
+        _ => {}
     }
     let layout = Layout::new(&Surroundings::of_process(root.clone())).map_err(|error| {
         CliError::of(Kind::Environment, &error).hint("Choose a directory with `--root DIR`.")
@@ -128,6 +155,11 @@ fn dispatch(args: Args) -> Outcome {
                     .hint("Choose a directory for `--root` that only you and root may write to, with all directories above it.")
             })?;
         }
+    }
+    // Verbs that only look or remove do without, so that a mistake in the file hinders nobody to clean up.
+    let limits = limits::put_in_force(&layout.limits());
+    if let (Err(error), Verb::Run(_) | Verb::Image(_)) = (limits, &args.verb) {
+        return Err(CliError::of(Kind::Environment, &error).hint(error.hint()));
     }
     let pods = PodRuntimeInterface::new(layout);
     match args.verb {
@@ -148,7 +180,9 @@ fn dispatch(args: Args) -> Outcome {
         Verb::Events(args) => events::main(&args, &pods),
         Verb::Image(args) => image::main(args, &pods),
         Verb::Doctor(args) => doctor::main(&args, &pods),
-        Verb::Completions { .. } => Ok(ExitCode::SUCCESS),
+        Verb::Completions { .. } | Verb::Complete(_) | Verb::Man(_) | Verb::Version(_) => {
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -159,28 +193,23 @@ fn pod_id(text: &str) -> Result<PodId, String> {
 
 /// Prints a value in the requested format.
 fn print_as(value: &serde_json::Value, format: Format) -> Result<(), CliError> {
+    let json = || -> Result<String, CliError> {
+        let text =
+            serde_json::to_string_pretty(value).map_err(|error| CliError::of(Kind::Internal, &error))?;
+        Ok(harmless_json(&text))
+    };
     match format {
-        Format::Json => {
-            let text =
-                serde_json::to_string_pretty(value).map_err(|error| CliError::of(Kind::Internal, &error))?;
-            ui::line(&text);
-        }
+        Format::Json => ui::line(&json()?),
         Format::Yaml => {
             let text =
                 serde_saphyr::to_string(value).map_err(|error| CliError::of(Kind::Internal, &error))?;
-            ui::bytes(text.as_bytes());
+            // Untrusted text with characters that act on a terminal: JSON is YAML too, and has escapes for all of them.
+            if text.contains(|c: char| acts(c) && c != '\n') {
+                ui::line(&json()?);
+            } else {
+                ui::bytes(text.as_bytes());
+            }
         }
     }
     Ok(())
-}
-
-/// Applies a verb to each pod, reports every failure, and fails if any of them failed.
-fn for_each(pods: &[PodId], mut verb: impl FnMut(&PodId) -> Result<(), CliError>) -> ExitCode {
-    let mut worst = ExitCode::SUCCESS;
-    for pod in pods {
-        if let Err(error) = verb(pod) {
-            worst = error.report();
-        }
-    }
-    worst
 }

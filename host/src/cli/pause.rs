@@ -1,21 +1,48 @@
 //! `magikvm pause` and `magikvm resume`.
 
-use super::{Outcome, for_each, pod_id};
+use super::several::{self, Interrupted, Verb};
+use super::{Outcome, pod_id};
 use crate::pod::interface::PodRuntimeInterface;
+use crate::store::lock::LockState;
+use crate::store::record::Stage;
 use magikvm_proto::id::PodId;
+
+const PAUSE: Verb = Verb { done: "paused", doing: "Pausing", interrupted: Interrupted::GoOn };
+const RESUME: Verb = Verb { done: "resumed", doing: "Resuming", interrupted: Interrupted::GoOn };
 
 /// Arguments of both.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Pods, as NAME or NAMESPACE/NAME
-    #[arg(value_parser = pod_id, required = true)]
+    #[arg(value_parser = pod_id)]
     pods: Vec<PodId>,
+    /// All running pods
+    #[arg(short, long, conflicts_with = "pods")]
+    all: bool,
+}
+
+/// The pods of the command line, or with `--all` those that run.
+fn choose(args: &Args, pods: &PodRuntimeInterface) -> Result<Vec<PodId>, super::error::CliError> {
+    several::choose(pods, &args.pods, args.all, |found| {
+        found.lock == LockState::Held
+            && found.state.as_ref().is_some_and(|state| state.stage == Stage::Running)
+    })
 }
 
 pub(super) fn pause(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
-    Ok(for_each(&args.pods, |pod| Ok(pods.pause_pod(pod)?)))
+    let chosen = choose(args, pods)?;
+    if chosen.is_empty() {
+        return Ok(several::none(PAUSE, args.all));
+    }
+    let pods = pods.clone();
+    Ok(several::for_all(PAUSE, &chosen, move |pod| Ok(pods.pause_pod(pod)?)))
 }
 
 pub(super) fn resume(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
-    Ok(for_each(&args.pods, |pod| Ok(pods.resume_pod(pod)?)))
+    let chosen = choose(args, pods)?;
+    if chosen.is_empty() {
+        return Ok(several::none(RESUME, args.all));
+    }
+    let pods = pods.clone();
+    Ok(several::for_all(RESUME, &chosen, move |pod| Ok(pods.resume_pod(pod)?)))
 }

@@ -7,7 +7,7 @@ use crate::net::relay::{News, Relay};
 use crate::pod::interface::{PodError, PodRuntimeInterface};
 use crate::signals;
 use crate::store::lock::LockState;
-use crate::store::record::Stage;
+use crate::store::record::{Stage, Transport};
 use crate::store::text::chain;
 use crate::store::text::ignore;
 use crate::store::thread;
@@ -111,7 +111,7 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     let addresses: Vec<_> = args.address.iter().flat_map(|address| address.list()).collect();
     let mut doors = Vec::new();
     for ports in &args.ports {
-        doors.extend(bind(*ports, &addresses).map_err(|error| refused(&error))?);
+        doors.extend(bind(*ports, &addresses).map_err(|error| refused(&error, pods))?);
     }
     let signals = signals::ending();
     let blocked = signals.thread_block().is_ok();
@@ -135,7 +135,8 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
             Err(RecvTimeoutError::Disconnected) => std::thread::sleep(LOOK),
         }
         if !is_there(pods, &args.pod)? {
-            break Err(CliError::new(Kind::User, format!("pod {} has ended", args.pod)));
+            let ended = CliError::new(Kind::User, format!("pod {} has ended", args.pod));
+            break Err(ended.hint(format!("See how it ended with `magikvm logs {}`.", args.pod)));
         }
     };
     drop(relay);
@@ -150,7 +151,7 @@ fn is_there(pods: &PodRuntimeInterface, id: &PodId) -> Result<bool, CliError> {
             let ended = found.state.as_ref().is_none_or(|state| state.stage == Stage::Ended);
             Ok(found.lock == LockState::Held && !ended)
         }
-        Err(PodError::NotFound(_)) => Ok(false),
+        Err(PodError::NotFound { .. }) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
@@ -196,11 +197,18 @@ fn is_not_there(error: &BindError) -> bool {
         || error.source.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
 }
 
-fn refused(error: &BindError) -> CliError {
+fn refused(error: &BindError, pods: &PodRuntimeInterface) -> CliError {
     let failed = CliError::of(Kind::Environment, error);
     match error.source.kind() {
         ErrorKind::AddrInUse => {
-            failed.hint("Choose another local port, or omit it, as in `:80`, to get any free port.")
+            let choice = "Choose another local port, or omit it, as in `:80`, to get any free port.";
+            match crate::pod::ports::holder(error.address, Transport::Tcp, pods.layout()) {
+                Some(pod) => failed.hint(format!("Pod {pod} has published it. {choice}")),
+                None => failed.hint(format!(
+                    "See which process uses it with `ss -ltnp 'sport = :{}'`. {choice}",
+                    error.address.port()
+                )),
+            }
         }
         ErrorKind::PermissionDenied => {
             failed.hint("Only root may use ports below 1024. Choose a higher local port, as in `8080:80`.")

@@ -1,37 +1,38 @@
 //! `magikvm run`.
 
-use super::error::{CliError, Kind};
+use super::error::{CliError, Kind, OURS};
 use super::logs::{Follow, Show};
-use super::{Outcome, ui};
+use super::several::code_of;
+use super::{Outcome, duration, ui};
 use crate::jail::Requirement;
-use crate::manifest;
 use crate::manifest::logs::{LogOptions, log_files, log_size};
 use crate::manifest::ports::PublishedPort;
+use crate::manifest::{self, Parsed};
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::interface::{PodError, PodRuntimeInterface};
 use crate::pod::launch::{Canceller, FromMonitor, Launched};
 use crate::pod::run::{AtEnd, RunRequest};
+use crate::pod::status;
 use crate::runtime::VmOptions;
 use crate::store::lock::LockState;
+use crate::store::record::Found;
 use crate::store::text::ignore;
 use crate::store::thread::{self, ThreadError};
 use crate::vmm::{Accel, KernelChoice, VmmKind};
 use magikvm_proto::id::PodId;
-use magikvm_proto::limits::{IMAGE_PULL_TIMEOUT_SECS, MAX_MANIFEST_SIZE};
-use nix::sys::signal::SigSet;
+use magikvm_proto::limits::MAX_MANIFEST_SIZE;
+use magikvm_proto::state::ContainerStatus;
+use nix::sys::signal::{SigSet, Signal};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-/// Exit code of our own failures in a foreground run, distinct from the pod's codes.
-const OURS: Kind = Kind::Code(125);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -59,11 +60,11 @@ pub(super) struct Args {
     /// Accelerator of the VM; tcg is software emulation: slow, and not a security boundary
     #[arg(long, value_enum, default_value_t, env = "MAGIKVM_ACCEL")]
     accel: Accel,
-    /// Fail if pulling an image takes longer than this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = IMAGE_PULL_TIMEOUT_SECS, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    /// Fail if pulling an image takes longer than this (90s, 5m, 2h)
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration::deadline_secs, allow_hyphen_values = true)]
     pull_timeout: u64,
     /// Fail if the VM has booted and the start of its containers makes no progress for this long (90s, 5m, 2h)
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = ready_timeout)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration::deadline, allow_hyphen_values = true)]
     ready_timeout: Duration,
     /// Size at which a container's log file is rotated; overrides the annotation [default: 10Mi]
     #[arg(long, value_name = "SIZE", env = "MAGIKVM_LOG_MAX_SIZE", value_parser = log_size)]
@@ -82,14 +83,35 @@ pub(super) struct Args {
     no_prefix: bool,
 }
 
+impl Args {
+    /// Whether the exit code is to be the pod's.
+    pub(super) fn is_foreground(&self) -> bool {
+        !self.detach
+    }
+}
+
 pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface) -> Outcome {
-    let ours = if args.detach { Kind::Internal } else { OURS };
+    if args.is_foreground() {
+        ui::fail_with(OURS);
+    }
+    let caught = Arc::new(AtomicI32::new(0));
+    let result = run(args, root, pods, &caught);
+    result.map_err(|error| match Signal::try_from(caught.load(Ordering::Acquire)) {
+        Ok(signal) if error.is_cancelled() => error.code(code_of(signal)),
+        _ => error,
+    })
+}
+
+fn run(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface, caught: &Arc<AtomicI32>) -> Outcome {
     let vmm = VmmKind::choose(args.vmm, args.accel).map_err(|error| {
         CliError::of(Kind::Code(2), &error).hint("Omit either `--vmm krun` or `--accel tcg`.")
     })?;
     let (bytes, origin) = read_manifest(&args.manifest)?;
-    let mut plan = manifest::parse(&bytes, &origin)
+    let Parsed { mut plan, ignored } = manifest::parse_all(&bytes, &origin)
         .map_err(|problems| CliError::new(Kind::User, problems.to_string().trim_end().to_owned()))?;
+    for ignored in &ignored {
+        warn(&ignored.to_string());
+    }
     plan.publish(args.publish).map_err(|error| {
         CliError::of(Kind::User, &error)
             .hint("Omit one of the two ports, or choose another port of the host.")
@@ -116,16 +138,16 @@ pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface
         ready_wait_ms: u64::try_from(args.ready_timeout.as_millis()).unwrap_or(u64::MAX),
         at_end: if args.rm { AtEnd::Remove } else { AtEnd::Keep },
     };
-    if args.accel == Accel::Tcg && std::env::var_os("MAGIKVM_QUIET").is_none() {
-        ui::note("Warning: software emulation (tcg) is slow and is not a security boundary.");
+    if args.accel == Accel::Tcg {
+        warn("software emulation (tcg) is slow and is not a security boundary");
     }
-    pods.check_limits(&request).map_err(|failure| CliError::of_failure(failure, ours))?;
-    let signals = Signals::block();
+    pods.check_limits(&request).map_err(CliError::of_failure)?;
+    let signals = Signals::block(Arc::clone(caught));
     let ready = Arc::new(AtomicBool::new(false));
     // Whatever can fail here fails before there is a pod.
     let canceller = signals.watch(Arc::clone(&ready), pods.clone(), id.clone())?;
     let waiter = if args.detach { None } else { Some(Waiter::start()?) };
-    let mut launched = pods.run_pod(&request).map_err(|failure| CliError::of_failure(failure, ours))?;
+    let mut launched = pods.run_pod(&request).map_err(CliError::of_failure)?;
     match launched.canceller() {
         Ok(cancels) => ignore(canceller.set(cancels), "it is set here only"),
         // Dropping `launched` would leave the pod to itself.
@@ -138,14 +160,12 @@ pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface
     let mut progress = ui::PullProgress::new();
     let came =
         launched.await_ready(&mut |image, now| progress.show(&image.familiar(), now), &mut |message| {
-            if std::env::var_os("MAGIKVM_QUIET").is_none() {
-                ui::note(&format!("Warning: {message}."));
-            }
+            warn(message);
         });
     progress.end();
     came.map_err(|failure| match failure {
-        Some(failure) => CliError::of_failure(failure, ours),
-        None => ended_early(pods, &id, ours),
+        Some(failure) => CliError::of_failure(failure),
+        None => ended_early(pods, &id),
     })?;
     ready.store(true, Ordering::Release);
     if finds_ports {
@@ -162,11 +182,11 @@ pub(super) fn main(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface
 const REMOVAL_WAIT: Duration = Duration::from_millis(500);
 
 /// Why a monitor has ended without a word: somebody removed the pod, or it was killed.
-fn ended_early(pods: &PodRuntimeInterface, id: &PodId, ours: Kind) -> CliError {
+fn ended_early(pods: &PodRuntimeInterface, id: &PodId) -> CliError {
     let deadline = Instant::now() + REMOVAL_WAIT;
     loop {
         match pods.find(id) {
-            Err(PodError::NotFound(_)) => {
+            Err(PodError::NotFound { .. }) => {
                 let message = format!("pod {id} was removed while it was being started");
                 return CliError::new(Kind::User, message);
             }
@@ -179,22 +199,13 @@ fn ended_early(pods: &PodRuntimeInterface, id: &PodId, ours: Kind) -> CliError {
     }
     CliError::of_failure(
         Failure::message(RunStage::Reserve, Blame::Internal, "the pod's monitor ended before the pod ran")
-            .hint("see what is left with `magikvm ps`, and remove it with `magikvm rm -f NAME`."),
-        ours,
+            .hint("See what is left with `magikvm ps`, and remove it with `magikvm rm -f NAME`."),
     )
 }
 
-/// Longest `--ready-timeout`.
-const MAX_READY_TIMEOUT: Duration = Duration::from_secs(86_400);
-
-fn ready_timeout(text: &str) -> Result<Duration, String> {
-    let span: jiff::SignedDuration =
-        text.parse().map_err(|_| format!("{text:?} is not a duration (90s, 5m, 2h)"))?;
-    let duration = Duration::try_from(span).unwrap_or_default();
-    if (Duration::from_secs(1)..=MAX_READY_TIMEOUT).contains(&duration) {
-        Ok(duration)
-    } else {
-        Err(format!("{text:?} is not between 1s and 24h"))
+fn warn(message: &str) {
+    if std::env::var_os("MAGIKVM_QUIET").is_none() {
+        ui::note(&format!("Warning: {message}."));
     }
 }
 
@@ -272,10 +283,10 @@ fn foreground(
     no_prefix: bool,
 ) -> Outcome {
     let gone = |error| match error {
-        PodError::NotFound(_) => removed(id),
+        PodError::NotFound { .. } => removed(id),
         error => error.into(),
     };
-    let lost = || CliError::new(OURS, "lost the connection to the pod's monitor");
+    let lost = || CliError::new(Kind::Internal, "lost the connection to the pod's monitor");
     let Waiter { give, over, thread } = waiter.ok_or_else(lost)?;
     ignore(give.send(launched), "its end is seen below");
     let found = pods.find(id).map_err(gone)?;
@@ -286,27 +297,30 @@ fn foreground(
     let (last, launched) = thread.join().ok().flatten().ok_or_else(lost)?;
     match last {
         Some(FromMonitor::Ended { code }) => {
-            let broken = pods.find(id).ok().and_then(|found| found.state).and_then(|state| state.broken);
-            launched.finish().map_err(|failure| CliError::of_failure(failure, OURS))?;
-            if let Some(why) = broken {
+            let found = pods.find(id).ok();
+            launched.finish().map_err(CliError::of_failure)?;
+            for note in found.iter().flat_map(out_of_memory) {
+                ui::note(&note);
+            }
+            if let Some(why) = found.and_then(|found| found.state).and_then(|state| state.broken) {
                 let message = format!("pod {id} did not end properly: {}", why.message);
-                return Err(CliError::new(OURS, message).because(why.reason));
+                return Err(CliError::new(Kind::Internal, message).because(why.reason));
             }
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
         }
-        Some(FromMonitor::Failed(failure)) => Err(CliError::of_failure(*failure, OURS)),
+        Some(FromMonitor::Failed(failure)) => Err(CliError::of_failure(*failure)),
         Some(FromMonitor::Ready | FromMonitor::Pulling { .. } | FromMonitor::Warning { .. }) | None => {
-            if matches!(pods.find(id), Err(PodError::NotFound(_))) {
+            if matches!(pods.find(id), Err(PodError::NotFound { .. })) {
                 return Err(removed(id));
             }
-            Err(CliError::new(OURS, format!("the monitor of pod {id} was killed; the pod is lost"))
+            Err(CliError::new(Kind::Internal, format!("the monitor of pod {id} was killed; the pod is lost"))
                 .hint(format!("Remove what is left of it with `magikvm rm {id}`.")))
         }
     }
 }
 
 fn removed(id: &PodId) -> CliError {
-    CliError::new(OURS, format!("pod {id} was removed"))
+    CliError::new(Kind::User, format!("pod {id} was removed"))
 }
 
 /// A thread that waits for the pod's end while its logs are shown.
@@ -333,16 +347,20 @@ impl Waiter {
 }
 
 /// Signals that would end this program, blocked in all its threads.
-struct Signals(SigSet);
+struct Signals {
+    set: SigSet,
+    /// The number of the last signal, for the exit code.
+    caught: Arc<AtomicI32>,
+}
 
 impl Signals {
-    fn block() -> Self {
+    fn block(caught: Arc<AtomicI32>) -> Self {
         let set = crate::signals::ending();
         ignore(
             set.thread_block(),
             "they then end the program as usual; the pod's monitor does not depend on it",
         );
-        Self(set)
+        Self { set, caught }
     }
 
     /// First signal: gives the start up, or stops the pod with its grace period. Second: kills it. Third: leaves it.
@@ -357,9 +375,8 @@ impl Signals {
         let cancels = Arc::clone(&canceller);
         thread::start("signals", move || {
             for count in 1.. {
-                if self.0.wait().is_err() {
-                    return;
-                }
+                let Ok(signal) = self.set.wait() else { return };
+                self.caught.store(signal as i32, Ordering::Release);
                 let grace = match count {
                     1 if !ready.load(Ordering::Acquire) => {
                         cancels.wait().cancel();
@@ -370,7 +387,7 @@ impl Signals {
                         None
                     }
                     2 => Some(Duration::ZERO),
-                    _ => std::process::exit(130),
+                    _ => std::process::exit(code_of(signal).into()),
                 };
                 let (pods, id) = (pods.clone(), id.clone());
                 // In a thread, so that the next signal is heard meanwhile.
@@ -388,21 +405,47 @@ impl Signals {
     }
 }
 
+/// A word about each container that was killed because memory ran out, which its exit code alone does not tell.
+fn out_of_memory(found: &Found) -> Vec<String> {
+    let statuses = found.state.as_ref().map(|state| state.containers.as_slice()).unwrap_or_default();
+    let killed = |status: &&ContainerStatus| {
+        let mut runs = status.state.terminated().into_iter().chain(&status.last);
+        runs.any(|run| run.exit.oom_killed)
+    };
+    statuses
+        .iter()
+        .filter(killed)
+        .map(|status| {
+            let name = &status.name;
+            match status::memory_limit(found, name) {
+                Some(limit) => format!(
+                    "Container {name} was killed: out of memory (its limit is {limit}).\nHint: Raise `resources.limits.memory` of this container in the manifest."
+                ),
+                None => format!(
+                    "Container {name} was killed: out of memory.\nHint: Set `resources.limits.memory` of this container in the manifest; without it, the VM has only its default memory."
+                ),
+            }
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
     use magikvm_proto::budget::HOST_READY_WAIT_MS;
+    use magikvm_proto::limits::IMAGE_PULL_TIMEOUT_SECS;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
 
     #[test]
-    fn a_ready_timeout_is_a_duration_of_sensible_length() {
-        assert_eq!(ready_timeout("60s"), Ok(Duration::from_millis(HOST_READY_WAIT_MS)));
-        assert_eq!(ready_timeout("1h 30m"), Ok(Duration::from_secs(5400)));
-        assert_eq!(ready_timeout("24h"), Ok(MAX_READY_TIMEOUT));
-        for text in ["", "60", "soon", "-5s x"] {
-            assert!(ready_timeout(text).unwrap_err().contains("is not a duration"), "{text}");
-        }
-        for text in ["0s", "-5s", "999ms", "25h", "9999999h"] {
-            assert!(ready_timeout(text).unwrap_err().contains("is not between"), "{text}");
-        }
+    fn the_defaults_are_those_of_the_limits() {
+        let args = Line::parse_from(["run", "pod.yaml"]).args;
+        assert_eq!(args.ready_timeout, Duration::from_millis(HOST_READY_WAIT_MS));
+        assert_eq!(args.pull_timeout, IMAGE_PULL_TIMEOUT_SECS);
     }
 }

@@ -4,7 +4,6 @@ use super::error::{CliError, Kind};
 use super::{Format, Outcome, pod_id, print_as, ui};
 use crate::pod::interface::PodRuntimeInterface;
 use magikvm_proto::id::PodId;
-use magikvm_proto::wire::{Request, Stats};
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -19,8 +18,7 @@ pub(super) struct Args {
 
 pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     let found = pods.find(&args.pod)?;
-    let mut agent = pods.agent(&found, &args.pod)?;
-    let stats: Stats = agent.request(&Request::Stats).map_err(|error| pods.explain(&args.pod, error))?;
+    let stats = pods.stats(&found, &args.pod)?;
     if let Some(format) = args.output {
         let value = serde_json::to_value(&stats).map_err(|error| CliError::of(Kind::Internal, &error))?;
         print_as(&value, format)?;

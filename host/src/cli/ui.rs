@@ -7,6 +7,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use magikvm_proto::limits::MAX_MESSAGE_LEN;
 use std::collections::{HashMap, HashSet};
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Colours of container prefixes on a terminal.
@@ -14,8 +15,13 @@ const COLORS: [&str; 6] = ["\x1b[36m", "\x1b[33m", "\x1b[32m", "\x1b[35m", "\x1b
 
 /// Exit code of a program that SIGPIPE has ended, as shells show it.
 const READER_GONE: i32 = 141;
-/// Exit code of what the host cannot do.
-const ENVIRONMENT: i32 = 3;
+/// Exit code when the output cannot be written: at first that of what the host cannot do.
+static FAILURE: AtomicU8 = AtomicU8::new(3);
+
+/// Sets the exit code for output that cannot be written.
+pub(super) fn fail_with(code: u8) {
+    FAILURE.store(code, Ordering::Relaxed);
+}
 
 /// Ends the program if its output cannot be written: quietly if the reader has gone, like other programs; otherwise with a message.
 fn settle(result: io::Result<()>) {
@@ -23,7 +29,7 @@ fn settle(result: io::Result<()>) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(READER_GONE),
         Err(error) => {
             note(&format!("Error: cannot write to standard output\nCaused by: {error}"));
-            std::process::exit(ENVIRONMENT);
+            std::process::exit(FAILURE.load(Ordering::Relaxed).into());
         }
         Ok(()) => {}
     }
@@ -74,6 +80,15 @@ pub(super) enum Stream {
 
 /// Prints rows in columns, the first row being the head.
 pub(super) fn table(rows: &[Vec<String>]) {
+    bytes(columns(rows).as_bytes());
+}
+
+/// The text of a table. A tab or newline in a cell would break its columns.
+fn columns(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| crate::store::text::harmless(cell, &[])).collect())
+        .collect();
     let columns = rows.first().map_or(0, Vec::len);
     let widths: Vec<usize> = (0..columns)
         .map(|column| {
@@ -81,13 +96,13 @@ pub(super) fn table(rows: &[Vec<String>]) {
         })
         .collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let cells: Vec<String> =
             row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
         text.push_str(cells.join("   ").trim_end());
         text.push('\n');
     }
-    bytes(text.as_bytes());
+    text
 }
 
 /// A length of time, short: `5s`, `3m`, `2h`, `4d`.
@@ -122,6 +137,11 @@ pub(super) fn harmless(text: &str) -> String {
 /// `1 layer`, `2 layers`.
 pub(super) fn count(number: usize, what: &str) -> String {
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
+/// `1 pod is`, `2 pods are`.
+pub(super) fn count_is(number: usize, what: &str) -> String {
+    format!("{} {}", count(number, what), if number == 1 { "is" } else { "are" })
 }
 
 /// A progress line, rewritten in place on a terminal; elsewhere one line for each step, without byte counts.
@@ -328,6 +348,15 @@ fn style(template: &str) -> ProgressStyle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_cell_breaks_the_columns() {
+        let rows = [["NAME", "AGE"], ["a\tb\nc", "5s"]].map(|row| row.map(str::to_owned).to_vec());
+        let text = columns(&rows);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2, "{text:?}");
+        assert!(!text.contains('\t') && lines[0].find("AGE").unwrap() == 8, "{text:?}");
+    }
 
     #[test]
     fn ages_and_sizes_are_short() {

@@ -1,11 +1,12 @@
 //! `magikvm wait`.
 
 use super::error::CliError;
-use super::{Outcome, for_each, pod_id, ui};
+use super::{Outcome, pod_id, ui};
 use crate::pod::interface::{PodError, PodRuntimeInterface};
 use crate::pod::status;
 use crate::store::record::Stage;
 use magikvm_proto::id::PodId;
+use std::process::ExitCode;
 use std::time::Duration;
 
 /// How often a pod is looked at. Its monitor may be killed, which nothing announces.
@@ -14,15 +15,23 @@ const LOOK: Duration = Duration::from_millis(50);
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Pods, as NAME or NAMESPACE/NAME
-    #[arg(value_parser = pod_id, required = true)]
+    #[arg(value_parser = pod_id)]
     pods: Vec<PodId>,
 }
 
 pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
-    Ok(for_each(&args.pods, |pod| {
-        ui::line(&wait(pods, pod)?.to_string());
-        Ok(())
-    }))
+    if args.pods.is_empty() {
+        ui::note("No pod was named, so there is none to wait for.");
+    }
+    // All pods run meanwhile, so that waiting for one after the other takes no longer.
+    let mut worst = ExitCode::SUCCESS;
+    for pod in &args.pods {
+        match wait(pods, pod) {
+            Ok(code) => ui::line(&code.to_string()),
+            Err(error) => worst = error.report(),
+        }
+    }
+    Ok(worst)
 }
 
 /// Waits for the end of a pod and returns its exit code.

@@ -13,9 +13,30 @@ pub(super) const SETUID: Cap = (7, "CAP_SETUID");
 pub(super) const SETPCAP: Cap = (8, "CAP_SETPCAP");
 pub(super) const SYS_ADMIN: Cap = (21, "CAP_SYS_ADMIN");
 
-/// What a file server needs: CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETGID, SETUID, MKNOD, SETFCAP.
-pub(super) const OF_FILE_SERVERS: u64 =
-    1 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 27 | 1 << 31;
+/// What a file server needs to act for the owners of files. It opens files by handles for DAC_READ_SEARCH.
+const OF_FILE_SERVERS_BY_NAME: [Cap; 7] = [
+    CHOWN,
+    (1, "CAP_DAC_OVERRIDE"),
+    (2, "CAP_DAC_READ_SEARCH"),
+    (3, "CAP_FOWNER"),
+    (4, "CAP_FSETID"),
+    SETGID,
+    SETUID,
+];
+pub(super) const OF_FILE_SERVERS: u64 = {
+    let (mut mask, mut at) = (0, 0);
+    while at < OF_FILE_SERVERS_BY_NAME.len() {
+        mask |= 1 << OF_FILE_SERVERS_BY_NAME[at].0;
+        at += 1;
+    }
+    mask
+};
+
+/// The names of those in a mask that file servers keep.
+pub(super) fn names(mask: u64) -> Vec<String> {
+    let kept = OF_FILE_SERVERS_BY_NAME.iter().filter(|(number, _)| mask & (1 << number) != 0);
+    kept.map(|(_, name)| (*name).to_owned()).collect()
+}
 
 const VERSION_3: u32 = 0x2008_0522;
 

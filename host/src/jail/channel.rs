@@ -1,19 +1,14 @@
 //! The protocol between a process that builds its jail and the process that started it: JSON lines over a socket pair, sometimes with a
 //! descriptor.
-#![allow(unsafe_code, reason = "taking a descriptor by its number is an unsafe call")]
 
+use crate::os;
 use crate::process::Layers;
-use nix::cmsg_space;
-use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
-    setsockopt, socketpair, sockopt,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 /// How long each side waits for the other. The work in between takes milliseconds.
@@ -79,23 +74,17 @@ impl Channel {
     }
 
     /// Sends a message, with a descriptor if there is one.
-    pub(super) fn send<T: Serialize>(&self, message: &T, descriptor: Option<RawFd>) -> io::Result<()> {
+    pub(super) fn send<T: Serialize>(
+        &self,
+        message: &T,
+        mut descriptor: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
         let mut line = serde_json::to_vec(message).map_err(io::Error::other)?;
         line.push(b'\n');
         let mut rest = line.as_slice();
-        let given: Vec<RawFd> = descriptor.into_iter().collect();
-        let rights = [ControlMessage::ScmRights(&given)];
-        let mut control: &[ControlMessage<'_>] = if given.is_empty() { &[] } else { &rights };
         while !rest.is_empty() {
-            let parts = [IoSlice::new(rest)];
-            match sendmsg::<()>(self.socket.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None) {
-                Ok(sent) => {
-                    rest = &rest[sent..];
-                    control = &[];
-                }
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+            let sent = os::send_with(self.socket.as_fd(), rest, descriptor.take())?;
+            rest = &rest[sent..];
         }
         Ok(())
     }
@@ -123,27 +112,10 @@ impl Channel {
 
     fn fill(&mut self) -> io::Result<usize> {
         let mut chunk = [0u8; 16 << 10];
-        let mut space = cmsg_space!([RawFd; 1]);
-        let (read, descriptors) = loop {
-            let mut parts = [IoSliceMut::new(&mut chunk)];
-            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-            match recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut space), flags) {
-                Ok(message) => {
-                    let rights = message.cmsgs()?.filter_map(|control| match control {
-                        ControlMessageOwned::ScmRights(descriptors) => Some(descriptors),
-                        _ => None,
-                    });
-                    break (message.bytes, rights.flatten().collect::<Vec<RawFd>>());
-                }
-                Err(Errno::EINTR) => {}
-                Err(Errno::ECONNRESET) => break (0, Vec::new()),
-                Err(errno) => return Err(errno.into()),
-            }
+        let read = match os::receive_with(self.socket.as_fd(), &mut chunk, &mut self.received) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
+            read => read?,
         };
-        for number in descriptors {
-            // SAFETY: the kernel has just created this descriptor for this process; nothing else owns its number.
-            self.received.push(unsafe { OwnedFd::from_raw_fd(number) });
-        }
         self.buffer.extend_from_slice(&chunk[..read]);
         Ok(read)
     }

@@ -330,7 +330,9 @@ impl Builder<'_> {
             step("bound its capabilities", caps::bound(keep))?;
             step("be root without rights", caps::lock_root())?;
         }
-        step("drop its capabilities", caps::permitted().and_then(|had| caps::set(keep & had)))?;
+        let kept = keep & step("count its capabilities", caps::permitted())?;
+        step("drop its capabilities", caps::set(kept))?;
+        self.layers.kept = caps::names(kept);
         step("have no new privileges", caps::no_new_privileges())?;
         self.layers.have(Layer::Capabilities);
         Ok(())
@@ -354,8 +356,8 @@ impl Builder<'_> {
         )?;
         if let Some(lists) = lists {
             let listener = step("install the list of system calls", lists.install())?;
-            let number = listener.as_ref().map(std::os::fd::AsRawFd::as_raw_fd);
-            step("talk to its parent", self.channel.send(&FromInside::Filtered, number))?;
+            let listener = listener.as_ref().map(std::os::fd::AsFd::as_fd);
+            step("talk to its parent", self.channel.send(&FromInside::Filtered, listener))?;
         }
         match (program, &spec.inside) {
             (Some(program), Inside::Program { path, .. }) => at("execute", path, Err(program.execute())),

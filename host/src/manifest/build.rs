@@ -1,12 +1,12 @@
 //! From the Pod as written to the plan: validation beyond single values, and defaults.
 
 use super::checks::Build;
-use super::fields::{ANNOTATION_PREFIX, ANNOTATIONS};
+use super::fields::{ANNOTATION_NESTED, ANNOTATION_PREFIX, ANNOTATIONS};
 use super::k8s::{self, Written};
 use super::names;
 use super::objects::Objects;
 use super::plan::{
-    CapabilityList, ContainerPort, ContainerSpec, PodPlan, PrivilegeEscalation, Protocol, PullPolicy,
+    CapabilityList, ContainerPort, ContainerSpec, Nested, PodPlan, PrivilegeEscalation, Protocol, PullPolicy,
     RootFilesystem, RootUser, RuntimeClass, Security,
 };
 use super::problem::{ProblemCollector, path_key, quote};
@@ -15,10 +15,10 @@ use crate::image::Reference;
 use crate::store::text::chain;
 use magikvm_proto::id::{ContainerName, Namespace, PodId, PodName};
 use magikvm_proto::limits::{
-    DEFAULT_GRACE_PERIOD_SECS, MAX_ANNOTATIONS_PER_POD, MAX_CONTAINERS_PER_POD, MAX_GRACE_PERIOD_SECS,
-    MAX_LABELS_PER_POD,
+    DEFAULT_GRACE_PERIOD_SECS, MAX_ANNOTATIONS_PER_POD, MAX_CONTAINERS_PER_POD, MAX_LABELS_PER_POD,
 };
 use magikvm_proto::plan::{ProcessNamespace, RestartPolicy, Stdin, Stdio};
+use magikvm_proto::raised;
 use oci_spec::runtime::Capability;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -52,6 +52,7 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
     let grace_seconds = build.grace(spec);
     let (volumes, known) = build.volumes();
     let (volume_group, further_groups) = build.groups(spec);
+    let sysctls = build.sysctls();
     let containers: Vec<Option<ContainerSpec>> = spec
         .containers
         .iter()
@@ -60,6 +61,7 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
         .collect();
     build.container_names(&spec.containers);
     let containers: Option<Vec<ContainerSpec>> = containers.into_iter().collect();
+    let nested = build.nested(&metadata.annotations);
     let network = super::network::network(written, build.report);
     let id = id?;
     objects.check_namespace(&id.namespace, build.report);
@@ -67,6 +69,8 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
     let containers = containers?;
     let vm = build.vm_size(&metadata.annotations, &containers)?;
     let logs = build.log_options(&metadata.annotations);
+    let root = build.root_place(&metadata.annotations);
+    let disk_limit_bytes = build.pod_disk_limit(&spec.resources, &containers, &volumes);
     let published = super::ports::published(written, report);
     Some(PodPlan {
         id,
@@ -82,18 +86,30 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
         },
         grace_seconds,
         vm,
+        root,
+        disk_limit_bytes,
         containers,
         published,
         volumes,
         volume_group,
         further_groups,
+        sysctls,
         network,
+        nested,
         manifest: written.json.clone(),
     })
 }
 
 impl Build<'_> {
     fn id(&mut self, metadata: &k8s::Metadata) -> Option<PodId> {
+        if metadata.name.is_none()
+            && !self.written.has("metadata.name")
+            && self.written.has("metadata.generateName")
+        {
+            let message = "is missing, and no name is made of generateName";
+            self.problem("metadata.name", message, "write `name`: a pod is known by it");
+            return None;
+        }
         let name = self.required("metadata.name", metadata.name.as_deref());
         let name = name.and_then(|name| self.parsed::<PodName>("metadata.name", name));
         let namespace = match metadata.namespace.as_deref() {
@@ -142,6 +158,13 @@ impl Build<'_> {
         }
     }
 
+    fn nested(&mut self, annotations: &BTreeMap<String, String>) -> Nested {
+        let Some(text) = annotations.get(ANNOTATION_NESTED) else { return Nested::Masked };
+        let path = format!("metadata.annotations.{ANNOTATION_NESTED}");
+        let table = [("true", Nested::Exposed), ("false", Nested::Masked)];
+        self.one_of(&path, Some(text), Nested::Masked, &table)
+    }
+
     fn runtime_class(&mut self, spec: &k8s::Spec) -> RuntimeClass {
         let table = RuntimeClass::ALL.map(|class| (class.as_str(), class));
         let name = spec.runtime_class_name.as_deref();
@@ -150,11 +173,13 @@ impl Build<'_> {
 
     fn grace(&mut self, spec: &k8s::Spec) -> u64 {
         let Some(seconds) = spec.termination_grace_period_seconds else { return DEFAULT_GRACE_PERIOD_SECS };
-        match u64::try_from(seconds).ok().filter(|&seconds| seconds <= MAX_GRACE_PERIOD_SECS) {
+        let max = raised::in_force().grace_secs;
+        match u64::try_from(seconds).ok().filter(|&seconds| seconds <= max) {
             Some(seconds) => seconds,
             None => {
-                let message = format!("must be 0 to {MAX_GRACE_PERIOD_SECS}, not {seconds}");
-                self.problem("spec.terminationGracePeriodSeconds", message, "");
+                let message = format!("must be 0 to {max}, not {seconds}");
+                let hint = if seconds < 0 { String::new() } else { raised::remedy("grace-secs") };
+                self.problem("spec.terminationGracePeriodSeconds", message, hint);
                 DEFAULT_GRACE_PERIOD_SECS
             }
         }
@@ -285,7 +310,8 @@ impl Build<'_> {
                 Protocol::Tcp,
                 &[("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)],
             );
-            if let Some(name) = port.name.as_deref() {
+            let name = port.name.as_deref().filter(|name| !name.is_empty());
+            if let Some(name) = name {
                 self.check(
                     &name_path,
                     names::port_name(name).map_err(|error| format!("{} {error}", quote(name))),
@@ -304,7 +330,7 @@ impl Build<'_> {
             };
             match u16::try_from(number).ok().filter(|&number| number != 0) {
                 Some(container_port) => {
-                    ports.push(ContainerPort { name: port.name.clone(), container_port, protocol })
+                    ports.push(ContainerPort { name: name.map(str::to_owned), container_port, protocol })
                 }
                 None => self.problem(&number_path, format!("must be 1 to 65535, not {number}"), ""),
             }

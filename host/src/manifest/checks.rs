@@ -1,5 +1,6 @@
 //! Shared by every part of the build: the Pod as written, and how problems of it are reported.
 
+use super::fields::did_you_mean;
 use super::k8s::Written;
 use super::objects::Objects;
 use super::problem::{ProblemCollector, quote};
@@ -48,12 +49,14 @@ impl Build<'_> {
         default: T,
         table: &[(&str, T)],
     ) -> T {
-        let Some(text) = text else { return default };
+        // The zero value of a string is how programs write that it is not set.
+        let Some(text) = text.filter(|text| !text.is_empty()) else { return default };
         if let Some(&(_, value)) = table.iter().find(|(name, _)| *name == text) {
             return value;
         }
-        let known: Vec<&str> = table.iter().map(|(name, _)| *name).collect();
-        self.problem(path, format!("{} is not one of {}", quote(text), known.join(", ")), "");
+        let known: Vec<&str> = table.iter().map(|(name, _)| *name).filter(|name| !name.is_empty()).collect();
+        let hint = did_you_mean(text, known.iter().copied());
+        self.problem(path, format!("{} is not one of {}", quote(text), known.join(", ")), hint);
         default
     }
 

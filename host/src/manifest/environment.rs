@@ -4,13 +4,12 @@ use super::checks::Build;
 use super::k8s;
 use super::names;
 use super::objects::{Content, ObjectKind};
-use super::plan::EnvVar;
+use super::plan::{EnvVar, LateField};
 use super::problem::quote;
-use magikvm_proto::limits::MAX_ENV_VARS_PER_CONTAINER;
+use magikvm_proto::raised;
 
-/// Metadata that can be the value of a variable.
-const FIELDS: &str =
-    "metadata.name, metadata.namespace, metadata.labels['KEY'] and metadata.annotations['KEY'] can be used";
+/// Fields that can be the value of a variable, beside [`LateField::TABLE`].
+const FIELDS: &str = "metadata.name, metadata.namespace, metadata.labels['KEY'], metadata.annotations['KEY'], spec.serviceAccountName";
 
 impl Build<'_> {
     /// The variables of the container at this path, those of `envFrom` first.
@@ -33,11 +32,21 @@ impl Build<'_> {
                     self.problem(&format!("{at}.valueFrom"), "can't be beside `value`", "keep one of them");
                     None
                 }
-                Some(source) => self.value_from(&format!("{at}.valueFrom"), source),
+                Some(source) => {
+                    if let Some(field) = late(source) {
+                        env.push(EnvVar { name: name.to_owned(), value: String::new(), field: Some(field) });
+                        continue;
+                    }
+                    self.value_from(&format!("{at}.valueFrom"), source)
+                }
             };
-            env.extend(value.map(|value| EnvVar { name: name.to_owned(), value }));
+            env.extend(value.map(|value| EnvVar { name: name.to_owned(), value, field: None }));
         }
-        self.count(&format!("{at}.env"), env.len(), MAX_ENV_VARS_PER_CONTAINER);
+        let max = raised::in_force().env_vars;
+        if env.len() > max {
+            let message = format!("has {} entries, at most {max} are allowed", env.len());
+            self.problem(&format!("{at}.env"), message, raised::remedy("env-vars"));
+        }
         env
     }
 
@@ -57,7 +66,7 @@ impl Build<'_> {
                 names::env_name(&name).map_err(|error| format!("the variable {} {error}", quote(&name))),
             );
             if let Some(value) = self.literal(at, key, content) {
-                env.push(EnvVar { name, value });
+                env.push(EnvVar { name, value, field: None });
             }
         }
     }
@@ -109,8 +118,14 @@ impl Build<'_> {
                     None | Some("") => "default",
                     Some(namespace) => namespace,
                 },
+                "spec.serviceAccountName" => {
+                    let written = self.written.ignored("spec.serviceAccountName");
+                    written.or_else(|| self.written.ignored("spec.serviceAccount")).unwrap_or("default")
+                }
                 _ => {
-                    self.problem(path, format!("{} is not supported", quote(field)), FIELDS);
+                    let late = LateField::TABLE.map(|(path, _)| path).join(", ");
+                    let hint = format!("{FIELDS}, {late} can be used");
+                    self.problem(path, format!("{} is not supported", quote(field)), hint);
                     return None;
                 }
             }
@@ -130,6 +145,17 @@ impl Build<'_> {
             }
         }
     }
+}
+
+/// The field whose value is known only when the VM is made.
+fn late(source: &k8s::ValueFrom) -> Option<LateField> {
+    let (None, None, Some(reference)) =
+        (&source.config_map_key_ref, &source.secret_key_ref, &source.field_ref)
+    else {
+        return None;
+    };
+    let path = reference.field_path.as_deref()?;
+    LateField::TABLE.iter().find(|(known, _)| *known == path).map(|&(_, field)| field)
 }
 
 /// The text that expands to this text.

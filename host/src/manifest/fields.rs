@@ -1,26 +1,37 @@
 //! The table of every field of a v1 Pod and what happens to it. The check of a manifest, its documentation
 //! (`docs/fields.md`, `magikvm explain`) and the hints for typing errors all come from here.
 
+mod annotations;
+mod placement;
 mod row;
 mod volumes;
 
-pub use row::{Field, Shape, Status};
-use row::{no, only, skip, yes};
+pub use annotations::*;
+pub use row::{Empty, Field, Shape, Status};
+use row::{no, no_source, only, skip, skip_quietly, yes};
 
 const RAW_DEVICES: &str = "block devices are not given to pods";
 const REFERENCE: &str = "configMapKeyRef, secretKeyRef and fieldRef are supported";
 const INIT: &str = "init and ephemeral containers are not supported yet";
 const PROBES: &str = "probes are not supported yet";
 const CLUSTER: &str = "there is no scheduler and there are no nodes to choose from";
+const CLAIMS: &str = "a claim asks for a device, and no device of the host is given to a VM";
+const HUGE_PAGES: &str = "huge pages are not supported yet";
+/// Extended resources have any name with a slash.
+const EXTENDED: &str =
+    "an extended resource is a device of a node, and no device of the host is given to a VM";
+const TERMINATION: &str = "messages of terminated containers are not kept: the logs have them";
 const CLUSTER_API: &str = "there is no API server behind a pod here";
 const MAC: &str = "the guest has no such security module";
 const WINDOWS: &str = "only Linux containers run here";
 const SHARED_VM: &str = "a pod has no host but its own VM";
-const SET_BY_SERVER: &str = "an API server sets it; it describes the object, not what to run";
+const LABELS: &str = "the guest has no SELinux, and nodes without it ignore this too";
+const POD_RESOURCES: &str = "only the disk has a limit for the whole pod; write the containers' resources";
+const SET_BY_SERVER: &str = "what an API server keeps with the object does not say what to run";
 
 /// Every field of a v1 Pod, in the order of the documentation.
 pub fn all() -> impl Iterator<Item = &'static Field> {
-    [WORKLOAD, volumes::FIELDS, PLACEMENT].into_iter().flatten()
+    [WORKLOAD, volumes::FIELDS, placement::FIELDS].into_iter().flatten()
 }
 
 /// The fields of metadata, containers, and their environment.
@@ -36,18 +47,19 @@ const WORKLOAD: &[Field] = &[
         Shape::TextMap,
         "At most 64, together at most 256 KiB. See below for those that magikvm reads.",
     ),
-    no("metadata.generateName", "a pod is known by its name: write `name`"),
-    no("metadata.finalizers", CLUSTER_API),
-    no("metadata.ownerReferences", CLUSTER_API),
-    no("metadata.deletionTimestamp", "this object is being deleted"),
-    no("metadata.deletionGracePeriodSeconds", "this object is being deleted"),
+    skip("metadata.generateName", SET_BY_SERVER),
+    skip("metadata.clusterName", SET_BY_SERVER),
+    skip("metadata.finalizers", SET_BY_SERVER),
+    skip("metadata.ownerReferences", SET_BY_SERVER),
+    skip("metadata.deletionTimestamp", SET_BY_SERVER),
+    skip("metadata.deletionGracePeriodSeconds", SET_BY_SERVER),
     skip("metadata.creationTimestamp", SET_BY_SERVER),
     skip("metadata.generation", SET_BY_SERVER),
     skip("metadata.managedFields", SET_BY_SERVER),
     skip("metadata.resourceVersion", SET_BY_SERVER),
     skip("metadata.selfLink", SET_BY_SERVER),
     skip("metadata.uid", SET_BY_SERVER),
-    skip("status", "it is what was, not what shall be"),
+    skip("status", SET_BY_SERVER),
     yes("spec", Shape::Object, "What runs."),
     yes(
         "spec.containers",
@@ -105,10 +117,10 @@ const WORKLOAD: &[Field] = &[
     yes(
         "spec.containers[].env[].valueFrom.fieldRef.fieldPath",
         Shape::Text,
-        "Required. `metadata.name`, `metadata.namespace`, `metadata.labels['KEY']` or `metadata.annotations['KEY']`.",
+        "Required. `metadata.name`, `.namespace`, `.uid`, `.labels['KEY']` or `.annotations['KEY']`; `spec.nodeName` (the host's name) or `.serviceAccountName`; `status.podIP`, `.podIPs`, `.hostIP` or `.hostIPs`.",
     ),
-    no("spec.containers[].env[].valueFrom.resourceFieldRef", REFERENCE),
-    no("spec.containers[].env[].valueFrom.fileKeyRef", REFERENCE),
+    no_source("spec.containers[].env[].valueFrom.resourceFieldRef", REFERENCE),
+    no_source("spec.containers[].env[].valueFrom.fileKeyRef", REFERENCE),
     yes(
         "spec.containers[].envFrom",
         Shape::Objects,
@@ -145,9 +157,13 @@ const WORKLOAD: &[Field] = &[
         Shape::Quantity,
         "Bytes, at least 1Mi. Without it the VM has 128Mi for the container.",
     ),
-    no("spec.containers[].resources.limits.ephemeral-storage", "only cpu and memory are supported yet"),
-    no("spec.containers[].resources.limits.hugepages-2Mi", "only cpu and memory are supported yet"),
-    no("spec.containers[].resources.limits.hugepages-1Gi", "only cpu and memory are supported yet"),
+    yes(
+        "spec.containers[].resources.limits.ephemeral-storage",
+        Shape::Quantity,
+        "Bytes that changes to the root file system may take, 1Mi to 1Ti. Without it they share the pod's 10Gi.",
+    ),
+    no("spec.containers[].resources.limits.hugepages-2Mi", HUGE_PAGES),
+    no("spec.containers[].resources.limits.hugepages-1Gi", HUGE_PAGES),
     yes(
         "spec.containers[].resources.requests",
         Shape::Object,
@@ -155,10 +171,10 @@ const WORKLOAD: &[Field] = &[
     ),
     yes("spec.containers[].resources.requests.cpu", Shape::Quantity, "Processors."),
     yes("spec.containers[].resources.requests.memory", Shape::Quantity, "Bytes."),
-    no("spec.containers[].resources.requests.ephemeral-storage", "only cpu and memory are supported yet"),
-    no("spec.containers[].resources.requests.hugepages-2Mi", "only cpu and memory are supported yet"),
-    no("spec.containers[].resources.requests.hugepages-1Gi", "only cpu and memory are supported yet"),
-    no("spec.containers[].resources.claims", CLUSTER),
+    skip("spec.containers[].resources.requests.ephemeral-storage", "nothing is reserved on the disk"),
+    no("spec.containers[].resources.requests.hugepages-2Mi", HUGE_PAGES),
+    no("spec.containers[].resources.requests.hugepages-1Gi", HUGE_PAGES),
+    no("spec.containers[].resources.claims", CLAIMS),
     yes(
         "spec.containers[].ports",
         Shape::Objects,
@@ -245,7 +261,7 @@ const WORKLOAD: &[Field] = &[
         "every container gets the default profile",
     ),
     no("spec.containers[].securityContext.appArmorProfile", MAC),
-    no("spec.containers[].securityContext.seLinuxOptions", MAC),
+    skip("spec.containers[].securityContext.seLinuxOptions", LABELS),
     no("spec.containers[].securityContext.windowsOptions", WINDOWS),
     yes("spec.containers[].volumeMounts", Shape::Objects, "What it sees of the pod's volumes. At most 64."),
     yes("spec.containers[].volumeMounts[].name", Shape::Text, "Required. Which volume."),
@@ -286,11 +302,11 @@ const WORKLOAD: &[Field] = &[
     no("spec.containers[].readinessProbe", PROBES),
     no("spec.containers[].startupProbe", PROBES),
     no("spec.containers[].lifecycle", "lifecycle hooks are not supported yet"),
-    no("spec.containers[].resizePolicy", "containers can't be resized in place"),
+    skip("spec.containers[].resizePolicy", "containers are not resized while they run"),
     no("spec.containers[].restartPolicy", "only the pod's restartPolicy is supported yet"),
     no("spec.containers[].restartPolicyRules", "only the pod's restartPolicy is supported yet"),
-    no("spec.containers[].terminationMessagePath", "termination messages are not supported yet"),
-    no("spec.containers[].terminationMessagePolicy", "termination messages are not supported yet"),
+    skip_quietly("spec.containers[].terminationMessagePath", &["/dev/termination-log"], TERMINATION),
+    skip_quietly("spec.containers[].terminationMessagePolicy", &["File"], TERMINATION),
     yes("spec.restartPolicy", Shape::Text, "`Always` (default), `OnFailure` or `Never`."),
     yes("spec.terminationGracePeriodSeconds", Shape::Int, "0 to 300. Default 30."),
     yes("spec.hostname", Shape::Text, "An RFC 1123 label. Default: the pod's name, cut to 63 characters."),
@@ -334,141 +350,54 @@ const WORKLOAD: &[Field] = &[
         &["Merge"],
         "the image's groups count too",
     ),
-    no("spec.securityContext.sysctls", "kernel parameters are not supported yet"),
+    yes(
+        "spec.securityContext.sysctls",
+        Shape::Objects,
+        "At most 64. Kernel parameters of the pod, set before its containers start. Ports below 1024 and ping are open to every user unless a \
+         parameter says otherwise.",
+    ),
+    yes(
+        "spec.securityContext.sysctls[].name",
+        Shape::Text,
+        "Required. `kernel.sem`, `kernel.shm*`, `kernel.msg*`, `fs.mqueue.*` or `net.*`.",
+    ),
+    yes("spec.securityContext.sysctls[].value", Shape::Text, "Required."),
     no("spec.securityContext.appArmorProfile", MAC),
-    no("spec.securityContext.seLinuxOptions", MAC),
-    no("spec.securityContext.seLinuxChangePolicy", MAC),
+    skip("spec.securityContext.seLinuxOptions", LABELS),
+    skip("spec.securityContext.seLinuxChangePolicy", LABELS),
     no("spec.securityContext.windowsOptions", WINDOWS),
     no("spec.initContainers", INIT),
     no("spec.ephemeralContainers", INIT),
 ];
 
-/// The fields that follow the volumes: where the Pod runs, and with what.
-const PLACEMENT: &[Field] = &[
-    no("spec.resources", "only containers' resources are supported yet"),
-    no("spec.activeDeadlineSeconds", "deadlines are not supported yet"),
-    yes("spec.dnsConfig", Shape::Object, "Put to what `dnsPolicy` gives."),
-    yes("spec.dnsConfig.nameservers", Shape::Texts, "IP addresses, at most 3."),
-    yes("spec.dnsConfig.searches", Shape::Texts, "Domains, at most 32, 2048 bytes together."),
-    yes("spec.dnsConfig.options", Shape::Objects, "At most 32; one replaces the host's of its name."),
-    yes("spec.dnsConfig.options[].name", Shape::Text, "Required. As in resolv.conf(5)."),
-    yes("spec.dnsConfig.options[].value", Shape::Text, "What stands behind the colon."),
-    yes(
-        "spec.dnsPolicy",
-        Shape::Text,
-        "`Default` and `ClusterFirst`: the host's name servers; `None`: those of `dnsConfig` alone.",
-    ),
-    yes("spec.hostAliases", Shape::Objects, "Lines of /etc/hosts, at most 64."),
-    yes("spec.hostAliases[].ip", Shape::Text, "Required. An IP address."),
-    yes("spec.hostAliases[].hostnames", Shape::Texts, "Its names, at most 64."),
-    yes("spec.subdomain", Shape::Text, "An RFC 1123 label: /etc/hosts then has the pod's full name too."),
-    no("spec.setHostnameAsFQDN", "the host name is the short one: write `hostname`"),
-    no("spec.hostnameOverride", "write `hostname`"),
-    only("spec.hostNetwork", Shape::Bool, &["false"], SHARED_VM),
-    only("spec.hostPID", Shape::Bool, &["false"], SHARED_VM),
-    only("spec.hostIPC", Shape::Bool, &["false"], SHARED_VM),
-    no("spec.hostUsers", "user namespaces are not supported yet"),
-    no("spec.os", WINDOWS),
-    no("spec.imagePullSecrets", "log in with `podman login` or `docker login`: their logins are used"),
-    no("spec.serviceAccountName", CLUSTER_API),
-    no("spec.serviceAccount", CLUSTER_API),
-    only("spec.automountServiceAccountToken", Shape::Bool, &["false"], CLUSTER_API),
-    only("spec.enableServiceLinks", Shape::Bool, &["false"], CLUSTER_API),
-    no("spec.affinity", CLUSTER),
-    no("spec.nodeName", CLUSTER),
-    no("spec.nodeSelector", CLUSTER),
-    no("spec.overhead", CLUSTER),
-    no("spec.preemptionPolicy", CLUSTER),
-    no("spec.priority", CLUSTER),
-    no("spec.priorityClassName", CLUSTER),
-    no("spec.readinessGates", CLUSTER),
-    no("spec.resourceClaims", CLUSTER),
-    no("spec.schedulerName", CLUSTER),
-    no("spec.schedulingGates", CLUSTER),
-    no("spec.tolerations", CLUSTER),
-    no("spec.topologySpreadConstraints", CLUSTER),
-    no("spec.workloadRef", CLUSTER),
-];
-
 /// Handling of the other documents of a file.
-const OBJECTS: &str = "\n## ConfigMaps and Secrets\n\nFurther documents of the same file (separated by `---`), in any order: v1, with `metadata.name`. A ConfigMap \
+const OBJECTS: &str = "\n## ConfigMaps and Secrets\n\nFurther documents of the same file (separated by `---`, or items of a `List`), in any order: v1, with `metadata.name`. A ConfigMap \
      has `data` (strings) and `binaryData` (base64), a Secret `data` (base64), `stringData` (strings, which win) and `type`; both may have `immutable`. \
      The data of one is at most 1 MiB together. In `metadata` only `name` and `namespace` count, and the namespace must be the Pod's.\n";
-
-/// Prefix of the annotations that magikvm reads. An unknown annotation with it is refused.
-pub const ANNOTATION_PREFIX: &str = "magikvm.dev/";
-/// Sets the memory of the VM, in MiB.
-pub const ANNOTATION_MEMORY: &str = "magikvm.dev/memory-mib";
-/// Sets the number of processors of the VM.
-pub const ANNOTATION_VCPUS: &str = "magikvm.dev/vcpus";
-/// Shows the ports of the host that lead to a pod.
-pub const ANNOTATION_PORTS: &str = "magikvm.dev/ports";
-/// How the pod is connected.
-pub const ANNOTATION_NETWORK: &str = "magikvm.dev/network";
-/// The only destinations that the pod may reach.
-pub const ANNOTATION_EGRESS_ALLOW: &str = "magikvm.dev/egress-allow";
-/// Destinations that are open in addition to the default.
-pub const ANNOTATION_EGRESS_REACH: &str = "magikvm.dev/egress-reach";
-/// Size at which a container's log file is rotated.
-pub const ANNOTATION_LOG_MAX_SIZE: &str = "magikvm.dev/log-max-size";
-/// Number of log files of a container.
-pub const ANNOTATION_LOG_MAX_FILES: &str = "magikvm.dev/log-max-files";
-/// Size of all log files of the pod.
-pub const ANNOTATION_LOG_MAX_POD_SIZE: &str = "magikvm.dev/log-max-pod-size";
-/// Every annotation that magikvm reads, and its effect.
-pub const ANNOTATIONS: &[(&str, &str)] = &[
-    (
-        ANNOTATION_MEMORY,
-        "Memory of the VM in MiB, 96 to 4096, instead of the sum of the containers' limits and the overhead.",
-    ),
-    (
-        ANNOTATION_VCPUS,
-        "Processors of the VM, 1 to 8, instead of the sum of the containers' limits rounded up.",
-    ),
-    (ANNOTATION_PORTS, "`inspect` shows the pod's ports of the host here. It has no effect in a manifest."),
-    (
-        ANNOTATION_NETWORK,
-        "The pod's network: `passt` (the default where it is installed), `none`, `tsi` (with `--kernel libkrunfw`), `user` (with `--vmm qemu`).",
-    ),
-    (
-        ANNOTATION_EGRESS_ALLOW,
-        "The only destinations that the pod may reach: `HOST[:PORT]`, `*.SUFFIX[:PORT]`, `NETWORK[:PORT]` (`[NETWORK]:PORT` for IPv6), separated by commas, at most 256.",
-    ),
-    (
-        ANNOTATION_EGRESS_REACH,
-        "Destinations that are open in addition to the default: `loopback`, `host`, `link-local`, `metadata`, separated by commas.",
-    ),
-    (
-        ANNOTATION_LOG_MAX_SIZE,
-        "Size at which a container's log file is rotated, 64Ki to 1Ti (kubelet `containerLogMaxSize`); default 10Mi.",
-    ),
-    (
-        ANNOTATION_LOG_MAX_FILES,
-        "Log files that are kept of a container, 2 to 1000 (kubelet `containerLogMaxFiles`); default 5.",
-    ),
-    (
-        ANNOTATION_LOG_MAX_POD_SIZE,
-        "Size of all log files of the pod, 64Ki to 1Ti; default 500Mi. Containers share it equally where it is less than they may have together.",
-    ),
-];
 
 /// The field at this path, with `[]` for every element of a list.
 pub fn find(path: &str) -> Option<&'static Field> {
     all().find(|field| field.path == path)
 }
 
+/// Why a key that is no field of the object at `parent`, but may be one elsewhere, is refused: resources have names of any kind.
+pub fn unlisted(parent: &str, key: &str) -> Option<&'static str> {
+    let resources = parent.ends_with(".resources.limits") || parent.ends_with(".resources.requests");
+    match key {
+        _ if !resources => None,
+        _ if key.starts_with("hugepages-") => Some(HUGE_PAGES),
+        _ if key.contains('/') => Some(EXTENDED),
+        _ => None,
+    }
+}
+
 /// The likely intention behind a key that is not a field of the object at `parent` (empty: the top).
 pub fn suggest(parent: &str, key: &str) -> Option<String> {
-    let lower = key.to_ascii_lowercase();
     let siblings = all().filter_map(|field| {
         let (above, name) = field.path.rsplit_once('.').unwrap_or(("", field.path));
         (above == parent).then_some(name)
     });
-    let nearest = siblings
-        .map(|name| (distance(&lower, &name.to_ascii_lowercase()), name))
-        .filter(|&(distance, name)| distance <= (name.len() / 3).max(1))
-        .min();
-    if let Some((_, name)) = nearest {
+    if let Some(name) = nearest(key, siblings) {
         return Some(format!("did you mean `{name}`?"));
     }
     let mut elsewhere = all().filter_map(|field| {
@@ -479,6 +408,21 @@ pub fn suggest(parent: &str, key: &str) -> Option<String> {
         (Some(above), None) => Some(format!("`{key}` belongs in `{above}`")),
         _ => None,
     }
+}
+
+/// The word that a mistyped one most likely stands for, whatever its case.
+fn nearest<'a>(text: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = text.to_ascii_lowercase();
+    words
+        .map(|word| (distance(&lower, &word.to_ascii_lowercase()), word))
+        .filter(|&(distance, word)| distance <= (word.len() / 3).max(1))
+        .min()
+        .map(|(_, word)| word)
+}
+
+/// The hint for a mistyped word; empty if it is like none of them.
+pub(super) fn did_you_mean<'a>(text: &str, words: impl Iterator<Item = &'a str>) -> String {
+    nearest(text, words).map(|word| format!("did you mean {word}?")).unwrap_or_default()
 }
 
 /// Edit distance (Levenshtein). Texts of very different length count as far apart without comparison.
@@ -517,18 +461,23 @@ pub fn markdown() -> String {
             page += &format!("| `{}` | `{}` | {why} |\n", field.path, values.join("`, `"));
         }
     }
-    page += "\n## Ignored\n\n| Field | Why that is safe |\n|---|---|\n";
+    page += "\n## Ignored\n\n`run` names such a field in a warning, one line for each reason, unless its value is the default of an API server.\n\n| Field | Default | Why that is safe |\n|---|---|---|\n";
     for field in all() {
-        if let Status::Ignored { why } = field.status {
+        if let Status::Ignored { why, defaults } = field.status {
+            let values: Vec<String> = defaults.iter().map(|value| format!("`{value}`")).collect();
+            page += &format!("| `{}` | {} | {why} |\n", field.path, values.join(", "));
+        }
+    }
+    page += "\nVolumes that an admission controller adds for the token of a service account, and their mounts, are ignored in the same way: \
+             projected ones named `kube-api-access-…`, `aws-iam-token…`, `eks-pod-identity-token…` and `azure-identity-token…`, \
+             and secrets named `…-token-…` that are mounted at `/var/run/secrets/kubernetes.io/serviceaccount` and not in the file.\n";
+    page += "\n## Refused\n\nAn empty value (`null`, `\"\"`, `[]`, `{}`, a resource of 0) asks for nothing and is accepted, except for a source.\n\n| Field | Why |\n|---|---|\n";
+    for field in all() {
+        if let Status::Refused { why, .. } = field.status {
             page += &format!("| `{}` | {why} |\n", field.path);
         }
     }
-    page += "\n## Refused\n\n| Field | Why |\n|---|---|\n";
-    for field in all() {
-        if let Status::Refused { why } = field.status {
-            page += &format!("| `{}` | {why} |\n", field.path);
-        }
-    }
+    page += &format!("| `spec.containers[].resources.*.DOMAIN/NAME` | {EXTENDED} |\n");
     page += OBJECTS;
     page += "\n## Annotations\n\nUnknown annotations that begin with `magikvm.dev/` are refused, all others are kept.\n\n| Annotation | What it does |\n|---|---|\n";
     for (name, about) in ANNOTATIONS {

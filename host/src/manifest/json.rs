@@ -4,10 +4,14 @@ use super::node::{Cost, Entry, MAX_DEPTH, Node, Style, Value, duplicate, too_dee
 use super::problem::{Mark, SyntaxError};
 use std::collections::HashMap;
 
-/// Parses one JSON value.
-pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
+/// Parses all JSON values of a text, one after the other.
+pub(super) fn parse(text: &str) -> Result<Vec<Node>, SyntaxError> {
     let mut reader = Reader { text, mark: Mark { line: 1, column: 1 }, cost: Cost::default() };
-    reader.value(0)
+    let mut found = Vec::new();
+    while reader.peek().is_some() {
+        found.push(reader.value(0)?);
+    }
+    Ok(found)
 }
 
 struct Reader<'a> {
@@ -144,7 +148,9 @@ mod tests {
 
     #[test]
     fn values_have_positions_and_escapes_are_resolved() {
-        let node = parse("{\n\t\"a\": [1, \"\\ud83d\\ude00\\\"\"],\n\t\"b\": null}").unwrap();
+        let [node] = &parse("{\n\t\"a\": [1, \"\\ud83d\\ude00\\\"\"],\n\t\"b\": null}").unwrap()[..] else {
+            panic!()
+        };
         let Value::Map(entries) = &node.value else { panic!("{node:?}") };
         assert_eq!((entries[1].key_mark.line, entries[1].key_mark.column), (3, 2));
         let Value::List(items) = &entries[0].node.value else { panic!("{node:?}") };

@@ -12,10 +12,15 @@ mod build;
 mod checks;
 mod environment;
 pub mod expand;
+mod facts;
 pub mod fields;
+mod ignored;
+mod injected;
 mod json;
 mod k8s;
+mod lists;
 pub mod logs;
+mod merge;
 mod names;
 pub mod network;
 mod node;
@@ -28,9 +33,13 @@ pub mod quantity;
 mod resources;
 mod scalar;
 pub mod size;
+mod sysctls;
 mod volumes;
+mod walk;
 mod yaml;
 
+pub use facts::PodFacts;
+pub use ignored::Ignored;
 pub use objects::{Content, NotBase64};
 pub use plan::{ContainerSpec, PodPlan, PullPolicy, RuntimeClass};
 pub use problem::{Mark, Problem, Problems};
@@ -44,10 +53,23 @@ use problem::{ProblemCollector, SyntaxError};
 ///
 /// `origin` is the file's name as the user wrote it (`-` for standard input); every line of an error begins with it.
 pub fn parse(bytes: &[u8], origin: &str) -> Result<PodPlan, Problems> {
+    parse_all(bytes, origin).map(|parsed| parsed.plan)
+}
+
+/// A manifest that can run.
+#[derive(Debug)]
+pub struct Parsed {
+    pub plan: PodPlan,
+    /// What it has beside, which changes nothing here.
+    pub ignored: Vec<Ignored>,
+}
+
+/// As [`parse`], with what was ignored.
+pub fn parse_all(bytes: &[u8], origin: &str) -> Result<Parsed, Problems> {
     let mut report = ProblemCollector::default();
     let plan = read(bytes, &mut report);
     match plan {
-        Some(plan) if report.is_empty() => Ok(plan),
+        Some(plan) if report.is_empty() => Ok(Parsed { plan, ignored: report.into_ignored() }),
         _ => Err(report.into_problems(origin)),
     }
 }
@@ -77,21 +99,19 @@ fn read(bytes: &[u8], report: &mut ProblemCollector) -> Option<PodPlan> {
             return None;
         }
     };
+    let documents = lists::opened(documents, report);
     let (objects, root) = objects::sort(&documents, report);
-    let pod = k8s::read(root?, report)?;
+    let pod = k8s::read(root?, &objects, report)?;
     build::build(&pod, &objects, report)
 }
 
-/// Reads all documents that are not empty. What is valid JSON is one document and read as JSON, everything else as YAML.
+/// Reads all documents that are not empty. What is valid JSON is read as JSON, one value after the other, everything else as YAML.
 fn documents(text: &str) -> Result<Vec<Node>, SyntaxError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     // YAML is not quite a superset of JSON: tabs and surrogate pairs differ.
     let looks_like_json = text.trim_start().starts_with('{');
-    if looks_like_json && serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() {
-        json::parse(text).map(|node| vec![node])
-    } else {
-        yaml::parse(text)
-    }
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<serde::de::IgnoredAny>();
+    if looks_like_json && values.all(|value| value.is_ok()) { json::parse(text) } else { yaml::parse(text) }
 }
 
 #[cfg(test)]

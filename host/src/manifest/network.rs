@@ -1,6 +1,6 @@
 //! The manifest's settings of the pod's network.
 
-use super::fields::{ANNOTATION_EGRESS_ALLOW, ANNOTATION_EGRESS_REACH, ANNOTATION_NETWORK};
+use super::fields::{ANNOTATION_EGRESS_ALLOW, ANNOTATION_EGRESS_REACH, ANNOTATION_NETWORK, did_you_mean};
 use super::k8s::{self, Written};
 use super::names;
 use super::problem::{ProblemCollector, path_key, quote};
@@ -136,7 +136,8 @@ impl<'a> Reader<'a> {
             let found = Mode::TABLE.iter().find(|(name, _)| *name == text).map(|&(_, mode)| mode);
             if found.is_none() {
                 let known = Mode::TABLE.map(|(name, _)| name).join(", ");
-                self.problem(&path, format!("{} is not one of {known}", quote(text)), "");
+                let hint = did_you_mean(text, Mode::TABLE.iter().map(|(name, _)| *name));
+                self.problem(&path, format!("{} is not one of {known}", quote(text)), hint);
             }
             found
         });
@@ -163,7 +164,8 @@ impl<'a> Reader<'a> {
                     Some(&(_, one)) => reach.push(one),
                     None => {
                         let known = Reach::TABLE.map(|(name, _)| name).join(", ");
-                        self.problem(&path, format!("{} is not one of {known}", quote(word)), "");
+                        let hint = did_you_mean(word, Reach::TABLE.iter().map(|(name, _)| *name));
+                        self.problem(&path, format!("{} is not one of {known}", quote(word)), hint);
                     }
                 }
             }
@@ -177,11 +179,12 @@ impl<'a> Reader<'a> {
     fn dns(&mut self) -> DnsSpec {
         let path = "spec.dnsPolicy";
         let policy = match self.spec().dns_policy.as_deref() {
-            None | Some("Default" | "ClusterFirst") => DnsPolicy::Host,
+            None | Some("" | "Default" | "ClusterFirst") => DnsPolicy::Host,
             Some("None") => DnsPolicy::None,
             Some(other) => {
                 let message = format!("{} is not one of Default, ClusterFirst, None", quote(other));
-                self.problem(path, message, "");
+                let hint = did_you_mean(other, ["Default", "ClusterFirst", "None"].into_iter());
+                self.problem(path, message, hint);
                 DnsPolicy::Host
             }
         };
@@ -324,6 +327,7 @@ mod tests {
         }
         let cases = [
             ("  dnsPolicy: ClusterFirstWithHostNet", "is not one of Default, ClusterFirst, None"),
+            ("  dnsPolicy: default", "is not one of Default, ClusterFirst, None (did you mean Default?)"),
             ("  dnsPolicy: None", "spec.dnsConfig.nameservers has none"),
             ("  dnsConfig: {nameservers: [x]}", "\"x\" is not an IP address"),
             ("  dnsConfig: {searches: ['a b']}", "is not a domain"),

@@ -127,7 +127,7 @@ pub(super) fn sort<'a>(documents: &'a [Node], report: &mut ProblemCollector) -> 
         match k8s::kind(other) {
             Some("Pod") => report.add(&place, "a second Pod begins here", "put it into a separate file"),
             Some(kind) => {
-                let hint = "beside its Pod a file may hold ConfigMaps and Secrets";
+                let hint = k8s::kind_hint(kind);
                 report.add(&place, format!("a document of kind {} begins here", quote(kind)), hint);
             }
             None => report.add(
@@ -161,6 +161,10 @@ fn read(
     let mut names = (None, None);
     for entry in entries {
         let place = reader.place(&entry.key, entry.key_mark);
+        let is_known = matches!(entry.key.as_str(), "apiVersion" | "kind" | "metadata");
+        if scalar::is_null(&entry.node) && !is_known {
+            continue;
+        }
         match (kind, entry.key.as_str()) {
             (_, "kind") => {}
             (_, "apiVersion") if text(&entry.node) == Some("v1") => {}
@@ -252,8 +256,20 @@ impl Reader<'_> {
             match field.key.as_str() {
                 "name" => names.0 = self.name::<PodName>(field, &place).map(|name| name.to_string()),
                 "namespace" => names.1 = self.name(field, &place).map(|namespace| (namespace, place)),
-                "labels" | "annotations" | "creationTimestamp" | "generation" | "managedFields"
-                | "resourceVersion" | "selfLink" | "uid" => {}
+                "labels" | "annotations" => {}
+                // An API server keeps these, as of a Pod.
+                "creationTimestamp"
+                | "deletionGracePeriodSeconds"
+                | "deletionTimestamp"
+                | "finalizers"
+                | "generateName"
+                | "generation"
+                | "managedFields"
+                | "ownerReferences"
+                | "resourceVersion"
+                | "selfLink"
+                | "uid" => {}
+                _ if scalar::is_null(&field.node) => {}
                 _ => self.report.add(&place, format!("is not supported in a {}", self.kind), "leave it out"),
             }
         }

@@ -3,6 +3,7 @@
 use super::objects::Content;
 use magikvm_proto::id::{ContainerName, PodId};
 use magikvm_proto::plan::{ProcessNamespace, RestartPolicy, Stdin, Stdio};
+use magikvm_proto::sysctl::Sysctl;
 use magikvm_proto::volume::Access;
 use oci_spec::runtime::Capability;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 pub use super::size::{MiB, Vcpus, VmSize};
 pub use crate::image::PullPolicy;
 use crate::image::Reference;
+pub use crate::nested::Nested;
 pub use crate::volume::HostPathKind;
 
 /// The isolation of a pod (`spec.runtimeClassName`). The set is closed: an unknown class is an error and never replaced by another.
@@ -66,6 +68,12 @@ pub struct PodPlan {
     pub grace_seconds: u64,
     /// Size of the VM (unused by classes without a VM).
     pub vm: VmSize,
+    /// Where containers keep the changes to their root file systems.
+    #[serde(default)]
+    pub root: RootPlace,
+    /// Bytes that these changes and emptyDir volumes without a limit may take together.
+    #[serde(default)]
+    pub disk_limit_bytes: Option<u64>,
     /// 1 to 16 containers, in the order they are written.
     pub containers: Vec<ContainerSpec>,
     /// Ports of the host that lead to the pod.
@@ -76,8 +84,13 @@ pub struct PodPlan {
     pub volume_group: Option<u32>,
     /// Groups of every container in addition to its user's, including that of the volumes.
     pub further_groups: Vec<u32>,
+    /// Kernel parameters that the pod sets.
+    pub sysctls: Vec<Sysctl>,
     /// The pod's outbound network and its name resolution.
     pub network: super::network::NetworkSpec,
+    /// Whether the VM's processor can make VMs itself.
+    #[serde(default)]
+    pub nested: Nested,
     /// The Pod as written, as JSON, without the fields that are safe to ignore and without nulls.
     pub manifest: serde_json::Value,
 }
@@ -118,6 +131,40 @@ pub struct EnvVar {
     /// Not empty, printable ASCII, no `=`.
     pub name: String,
     pub value: String,
+    /// What its value is instead, once the VM is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<LateField>,
+}
+
+/// A field of the Pod that gets its value when the VM is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LateField {
+    Uid,
+    NodeName,
+    PodIp,
+    PodIps,
+    HostIp,
+    HostIps,
+}
+
+impl LateField {
+    /// Each by its path.
+    pub const TABLE: [(&str, Self); 6] = [
+        ("metadata.uid", Self::Uid),
+        ("spec.nodeName", Self::NodeName),
+        ("status.podIP", Self::PodIp),
+        ("status.podIPs", Self::PodIps),
+        ("status.hostIP", Self::HostIp),
+        ("status.hostIPs", Self::HostIps),
+    ];
+}
+
+impl fmt::Display for LateField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let found = Self::TABLE.iter().find(|(_, field)| field == self);
+        f.write_str(found.map_or("", |(path, _)| path))
+    }
 }
 
 /// Limits and requests of a container. A limit of zero is not a limit, as in Kubernetes.
@@ -132,6 +179,9 @@ pub struct Resources {
     pub memory_limit_bytes: Option<u64>,
     /// Bytes; defaults to the limit.
     pub memory_request_bytes: Option<u64>,
+    /// Bytes that the changes to the root file system may take.
+    #[serde(default)]
+    pub disk_limit_bytes: Option<u64>,
 }
 
 /// Transport protocol of a port.
@@ -194,6 +244,17 @@ pub enum RootFilesystem {
     #[default]
     Writable,
     ReadOnly,
+}
+
+/// Where containers keep the changes to their root file systems (the annotation `magikvm.dev/root`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RootPlace {
+    /// On the pod's scratch disk.
+    #[default]
+    Disk,
+    /// In the VM's memory.
+    Memory,
 }
 
 /// Whether a process may gain privileges its parent does not have (`allowPrivilegeEscalation`).

@@ -115,7 +115,7 @@ pub(super) fn published(written: &Written, report: &mut ProblemCollector) -> Vec
                 continue;
             };
             let protocol = match port.protocol.as_deref() {
-                None | Some("TCP") => Protocol::Tcp,
+                None | Some("" | "TCP") => Protocol::Tcp,
                 Some("UDP") => Protocol::Udp,
                 Some(_) => {
                     problem("hostPort", "is supported for TCP and UDP only".to_owned(), "");

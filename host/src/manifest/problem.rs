@@ -1,5 +1,6 @@
 //! Problems of a manifest with their position and a hint. Collects and shows all of them.
 
+use super::ignored::{self, Ignored};
 use std::fmt;
 
 /// Most problems kept. A manifest with more usually has the same mistake many times.
@@ -89,9 +90,20 @@ pub(super) struct FieldPlace {
 pub(super) struct ProblemCollector {
     list: Vec<Problem>,
     dropped: usize,
+    ignored: Vec<Ignored>,
 }
 
 impl ProblemCollector {
+    /// Notes something that changes nothing, a field by its path in the table.
+    pub(super) fn ignore(&mut self, why: &'static str, path: &str) {
+        ignored::add(&mut self.ignored, why, path);
+    }
+
+    /// The fields that change nothing.
+    pub(super) fn into_ignored(self) -> Vec<Ignored> {
+        self.ignored
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.list.is_empty()
     }

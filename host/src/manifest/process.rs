@@ -1,10 +1,13 @@
 //! The process that a container finally runs: manifest and image combined by the rules of Kubernetes.
 
 use super::expand::{TooLong, expand};
+use super::facts::PodFacts;
 use super::names;
-use super::plan::{ContainerSpec, RootUser, Security};
+use super::plan::{ContainerSpec, LateField, RootUser, Security};
+use super::problem::quote;
 use crate::image::ImageDefaults;
 use magikvm_proto::plan::Stdio;
+use magikvm_proto::signal::Signal;
 use std::collections::HashMap;
 
 /// `PATH` when neither image nor manifest has one.
@@ -24,6 +27,10 @@ pub struct ResolvedProcess {
     pub cwd: String,
     /// In the form of `ContainerPlan::user` in the guest's plan.
     pub user: String,
+    /// The signal by which a stop asks it to end.
+    pub stop_signal: Signal,
+    /// What the user has to know about the image.
+    pub warning: Option<String>,
 }
 
 /// Why image and manifest together do not give a process.
@@ -44,6 +51,11 @@ pub enum ResolveError {
         #[source]
         source: TooLong,
     },
+    /// A variable of a field that this pod does not have.
+    #[error(
+        "container {container}: the variable {variable} is {field}, and this pod has none: it has no network"
+    )]
+    NoField { container: String, variable: String, field: LateField },
     /// The image has a text with a NUL byte.
     #[error("container {container}: {what} of image {image} contains a NUL byte")]
     Nul { container: String, what: &'static str, image: String },
@@ -72,23 +84,24 @@ pub enum ResolveError {
     InvalidUser { container: String, image: String },
 }
 
-/// The process of a container whose image has these defaults, which are untrusted, in a pod with this host name.
+/// The process of a container whose image has these defaults, which are untrusted, in this pod.
 ///
 /// Arguments: `command` replaces the image's entrypoint and arguments, `args` only its arguments. Environment, where later ones override
 /// earlier ones: `PATH`, `HOSTNAME` and `TERM` (with a terminal), the image's, the manifest's.
 pub fn resolve_process(
     spec: &ContainerSpec,
     image: &ImageDefaults,
-    hostname: &str,
+    pod: &PodFacts,
 ) -> Result<ResolvedProcess, ResolveError> {
-    let resolve = Resolve { spec };
+    let resolve = Resolve { spec, pod };
     let own = resolve.own_env()?;
     let args = resolve.args(image, &own.values)?;
-    let env = resolve.env(image, hostname, own.order);
+    let env = resolve.env(image, own.order);
     let cwd = resolve.cwd(image)?;
     let user = resolve.user(image)?;
     resolve.check_size(&args, &env)?;
-    Ok(ResolvedProcess { args, env, cwd, user })
+    let (stop_signal, warning) = resolve.stop_signal(image);
+    Ok(ResolvedProcess { args, env, cwd, user, stop_signal, warning })
 }
 
 struct OwnEnv {
@@ -99,6 +112,7 @@ struct OwnEnv {
 
 struct Resolve<'a> {
     spec: &'a ContainerSpec,
+    pod: &'a PodFacts,
 }
 
 impl Resolve<'_> {
@@ -127,8 +141,15 @@ impl Resolve<'_> {
         let mut own = OwnEnv { order: Vec::new(), values: HashMap::new() };
         let mut bytes = 0;
         for variable in &self.spec.env {
-            let value = expand(&variable.value, &own.values)
-                .map_err(self.too_long(format!("the variable {}", variable.name)))?;
+            let value = match variable.field {
+                Some(field) => self.pod.value(field).ok_or_else(|| ResolveError::NoField {
+                    container: self.container(),
+                    variable: variable.name.clone(),
+                    field,
+                })?,
+                None => expand(&variable.value, &own.values)
+                    .map_err(self.too_long(format!("the variable {}", variable.name)))?,
+            };
             bytes += variable.name.len() + value.len();
             self.check_total(bytes)?;
             own.order.push((variable.name.clone(), value.clone()));
@@ -177,10 +198,10 @@ impl Resolve<'_> {
         }
     }
 
-    fn env(&self, image: &ImageDefaults, hostname: &str, own: Vec<(String, String)>) -> Vec<String> {
+    fn env(&self, image: &ImageDefaults, own: Vec<(String, String)>) -> Vec<String> {
         let mut env = Env::default();
         env.set("PATH", DEFAULT_PATH);
-        env.set("HOSTNAME", hostname);
+        env.set("HOSTNAME", &self.pod.hostname);
         if self.spec.stdio == Stdio::Terminal {
             env.set("TERM", "xterm");
         }
@@ -231,6 +252,24 @@ impl Resolve<'_> {
             self.refuse_root(&user)?;
         }
         Ok(user)
+    }
+
+    /// The signal of a stop, and a warning if the image names an unknown one. As in Docker, that image gets TERM.
+    fn stop_signal(&self, image: &ImageDefaults) -> (Signal, Option<String>) {
+        let named = image.stop_signal.as_deref().unwrap_or_default().trim();
+        match named.parse() {
+            _ if named.is_empty() => (Signal::TERM, None),
+            Ok(signal) => (signal, None),
+            Err(_) => {
+                let warning = format!(
+                    "container {}: the stop signal {} of image {} is not a signal; a stop sends TERM",
+                    self.container(),
+                    quote(named),
+                    self.image()
+                );
+                (Signal::TERM, Some(warning))
+            }
+        }
     }
 
     fn refuse_root(&self, user: &str) -> Result<(), ResolveError> {
@@ -322,7 +361,13 @@ mod tests {
     }
 
     fn vars(list: &[(&str, &str)]) -> Vec<EnvVar> {
-        list.iter().map(|&(name, value)| EnvVar { name: name.to_owned(), value: value.to_owned() }).collect()
+        list.iter()
+            .map(|&(name, value)| EnvVar { name: name.to_owned(), value: value.to_owned(), field: None })
+            .collect()
+    }
+
+    fn named(hostname: &str) -> PodFacts {
+        PodFacts { hostname: hostname.to_owned(), ..PodFacts::default() }
     }
 
     fn image() -> ImageDefaults {
@@ -349,15 +394,18 @@ mod tests {
                 ImageDefaults { entrypoint: texts(entrypoint), cmd: texts(cmd), ..ImageDefaults::default() };
             let spec = ContainerSpec { command: texts(command), args: texts(args), ..spec() };
             assert_eq!(
-                resolve_process(&spec, &image, "h").unwrap().args,
+                resolve_process(&spec, &image, &named("h")).unwrap().args,
                 runs,
                 "{entrypoint:?} {cmd:?} {command:?} {args:?}"
             );
         }
-        let nothing = resolve_process(&spec(), &ImageDefaults::default(), "h");
+        let nothing = resolve_process(&spec(), &ImageDefaults::default(), &named("h"));
         assert!(matches!(nothing, Err(ResolveError::NoCommand { .. })), "{nothing:?}");
-        let empty =
-            resolve_process(&ContainerSpec { args: texts(&[""]), ..spec() }, &ImageDefaults::default(), "h");
+        let empty = resolve_process(
+            &ContainerSpec { args: texts(&[""]), ..spec() },
+            &ImageDefaults::default(),
+            &named("h"),
+        );
         assert!(matches!(empty, Err(ResolveError::EmptyProgram { .. })), "{empty:?}");
     }
 
@@ -375,7 +423,7 @@ mod tests {
             ..spec()
         };
         let image = ImageDefaults { env: texts(&["FROM_IMAGE=x", "B=image"]), ..image() };
-        let process = resolve_process(&spec, &image, "web").unwrap();
+        let process = resolve_process(&spec, &image, &named("web")).unwrap();
         assert_eq!(process.args, ["11", "1$(C)", "$(FROM_IMAGE)", "$(A)"]);
         assert_eq!(
             process.env,
@@ -395,7 +443,7 @@ mod tests {
     fn the_environment_has_its_defaults_and_image_and_manifest_override_them() {
         let tty = ContainerSpec { stdio: Stdio::Terminal, ..spec() };
         let env = |spec: &ContainerSpec, env: &[&str]| {
-            resolve_process(spec, &ImageDefaults { env: texts(env), ..image() }, "web").unwrap().env
+            resolve_process(spec, &ImageDefaults { env: texts(env), ..image() }, &named("web")).unwrap().env
         };
         assert_eq!(env(&tty, &["PATH=/x", "HOSTNAME=y"]), ["PATH=/x", "HOSTNAME=y", "TERM=xterm"]);
         assert_eq!(env(&spec(), &["", "novalue", "=x", "N=a\0b", "E="])[2..], ["E="]);
@@ -404,11 +452,34 @@ mod tests {
     }
 
     #[test]
+    fn the_image_names_the_signal_of_a_stop() {
+        let stop = |signal: Option<&str>| {
+            let image = ImageDefaults { stop_signal: signal.map(str::to_owned), ..image() };
+            let process = resolve_process(&spec(), &image, &named("h")).unwrap();
+            (process.stop_signal.number(), process.warning)
+        };
+        for (named, number) in
+            [(None, 15), (Some(""), 15), (Some("SIGQUIT"), 3), (Some("28"), 28), (Some("SIGRTMIN+3"), 37)]
+        {
+            assert_eq!(stop(named), (number, None), "{named:?}");
+        }
+        let (number, warning) = stop(Some("SIGNOPE\u{1b}"));
+        let warning = warning.unwrap();
+        assert_eq!(number, 15);
+        assert!(warning.contains("container main") && warning.contains("SIGNOPE"), "{warning}");
+        assert!(!warning.contains('\u{1b}'), "{warning:?}");
+    }
+
+    #[test]
     fn the_working_directory_is_absolute() {
         let cwd = |own: Option<&str>, image_dir: &str| {
             let spec = ContainerSpec { working_dir: own.map(str::to_owned), ..spec() };
-            resolve_process(&spec, &ImageDefaults { working_dir: image_dir.to_owned(), ..image() }, "h")
-                .map(|p| p.cwd)
+            resolve_process(
+                &spec,
+                &ImageDefaults { working_dir: image_dir.to_owned(), ..image() },
+                &named("h"),
+            )
+            .map(|p| p.cwd)
         };
         assert_eq!(cwd(None, "").unwrap(), "/");
         assert_eq!(cwd(None, "/srv").unwrap(), "/srv");
@@ -422,7 +493,8 @@ mod tests {
         let user = |user, group, image_user: &str| {
             let security = Security { run_as_user: user, run_as_group: group, ..Security::default() };
             let image = ImageDefaults { user: image_user.to_owned(), ..image() };
-            resolve_process(&ContainerSpec { security, ..spec() }, &image, "h").map(|process| process.user)
+            resolve_process(&ContainerSpec { security, ..spec() }, &image, &named("h"))
+                .map(|process| process.user)
         };
         let table = [
             (None, None, "", ""),
@@ -445,7 +517,8 @@ mod tests {
         let check = |uid: Option<u32>, image_user: &str| {
             let security = Security { run_as_user: uid, root_user: RootUser::Refused, ..Security::default() };
             let image = ImageDefaults { user: image_user.to_owned(), ..image() };
-            resolve_process(&ContainerSpec { security, ..spec() }, &image, "h").map(|process| process.user)
+            resolve_process(&ContainerSpec { security, ..spec() }, &image, &named("h"))
+                .map(|process| process.user)
         };
         for root in ["", "0", "0:5", "root", "root:x", "00", ":5"] {
             assert!(matches!(check(None, root), Err(ResolveError::Root { .. })), "{root}");
@@ -464,22 +537,23 @@ mod tests {
         for n in 1..64 {
             env.push((format!("V{n}"), format!("$(V{0})$(V{0})", n - 1)));
         }
-        let env: Vec<EnvVar> = env.into_iter().map(|(name, value)| EnvVar { name, value }).collect();
-        let doubled = resolve_process(&ContainerSpec { env, ..spec() }, &image(), "h");
+        let env: Vec<EnvVar> =
+            env.into_iter().map(|(name, value)| EnvVar { name, value, field: None }).collect();
+        let doubled = resolve_process(&ContainerSpec { env, ..spec() }, &image(), &named("h"));
         assert!(matches!(doubled, Err(ResolveError::TooLong { .. })), "{doubled:?}");
 
         let big = "x".repeat(100_000);
         let many = ContainerSpec { env: vars(&[("A", &big)]), args: texts(&["$(A)"; 10]), ..spec() };
-        assert!(matches!(resolve_process(&many, &image(), "h"), Err(ResolveError::TooMuch { .. })));
+        assert!(matches!(resolve_process(&many, &image(), &named("h")), Err(ResolveError::TooMuch { .. })));
 
         let huge = ImageDefaults { cmd: vec!["x".repeat(MAX_EXPANDED_LEN + 1)], ..image() };
-        assert!(matches!(resolve_process(&spec(), &huge, "h"), Err(ResolveError::TooLong { .. })));
+        assert!(matches!(resolve_process(&spec(), &huge, &named("h")), Err(ResolveError::TooLong { .. })));
         let lots = ImageDefaults { env: (0..100_000).map(|n| format!("V{n}=xxxxxx")).collect(), ..image() };
-        assert!(matches!(resolve_process(&spec(), &lots, "h"), Err(ResolveError::TooMuch { .. })));
+        assert!(matches!(resolve_process(&spec(), &lots, &named("h")), Err(ResolveError::TooMuch { .. })));
         let escaped = ImageDefaults { cmd: vec!["\u{1}".repeat(100_000)], ..image() };
-        assert!(matches!(resolve_process(&spec(), &escaped, "h"), Err(ResolveError::TooMuch { .. })));
+        assert!(matches!(resolve_process(&spec(), &escaped, &named("h")), Err(ResolveError::TooMuch { .. })));
         let nul = ImageDefaults { cmd: texts(&["a\0b"]), ..image() };
-        assert!(matches!(resolve_process(&spec(), &nul, "h"), Err(ResolveError::Nul { .. })));
+        assert!(matches!(resolve_process(&spec(), &nul, &named("h")), Err(ResolveError::Nul { .. })));
     }
 
     proptest! {
@@ -492,7 +566,7 @@ mod tests {
             user in "[0-9a:\n ]{0,6}",
         ) {
             let image = ImageDefaults { entrypoint, cmd, env, working_dir, user, ..ImageDefaults::default() };
-            if let Ok(process) = resolve_process(&spec(), &image, "h") {
+            if let Ok(process) = resolve_process(&spec(), &image, &named("h")) {
                 prop_assert!(!process.args.is_empty() && !process.args[0].is_empty());
                 prop_assert!(process.cwd.starts_with('/'));
                 for text in &process.args {

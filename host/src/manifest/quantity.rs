@@ -53,6 +53,11 @@ impl Quantity {
         Ok(Self { mantissa, ten: ten.saturating_sub(places), two })
     }
 
+    /// Whether it is nothing at all.
+    pub fn is_zero(self) -> bool {
+        self.mantissa == 0
+    }
+
     /// The value in whole units, rounded up as Kubernetes does.
     pub fn units(self) -> Result<u64, QuantityError> {
         self.scaled(0)

@@ -1,15 +1,16 @@
 //! The resources of the containers, and the size of the VM that follows from them.
 
 use super::checks::Build;
-use super::fields::{ANNOTATION_MEMORY, ANNOTATION_VCPUS};
+use super::fields::{ANNOTATION_MEMORY, ANNOTATION_ROOT, ANNOTATION_VCPUS};
 use super::k8s;
-use super::plan::{ContainerSpec, Resources};
+use super::plan::{ContainerSpec, Resources, RootPlace, VolumeSource, VolumeSpec};
 use super::problem::quote;
 use super::quantity::{Quantity, QuantityError};
 use super::size::{
     CONTAINER_OVERHEAD_MIB, DEFAULT_CONTAINER_MEMORY_MIB, DEFAULT_VCPUS, MiB, VM_OVERHEAD_MIB, Vcpus, VmSize,
 };
-use magikvm_proto::limits::{MAX_VCPUS, MAX_VM_MEMORY_MIB};
+use super::volumes::MIN_SIZE_LIMIT;
+use magikvm_proto::raised;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
@@ -61,12 +62,49 @@ impl Build<'_> {
                 format!("did you mean {digits}Mi?"),
             );
         }
+        let disk_limit_bytes = self.disk_limit(path, written);
         Resources {
+            disk_limit_bytes,
             cpu_limit_millis: cpu.0,
             cpu_request_millis: cpu.1,
             memory_limit_bytes: memory.0,
             memory_request_bytes: memory.1,
         }
+    }
+
+    fn disk_limit(&mut self, path: &str, written: &k8s::Requirements) -> Option<u64> {
+        self.size_limit(&format!("{path}.limits.ephemeral-storage"), written.limits.disk.as_deref()?)
+    }
+
+    /// The limit of the whole pod's disk, which has room for the limits of its containers and for what has none.
+    pub(super) fn pod_disk_limit(
+        &mut self,
+        written: &k8s::Requirements,
+        containers: &[ContainerSpec],
+        volumes: &[VolumeSpec],
+    ) -> Option<u64> {
+        let all = self.disk_limit("spec.resources", written)?;
+        let limits = containers.iter().map(|container| container.resources.disk_limit_bytes);
+        let unlimited = limits.clone().any(|limit| limit.is_none())
+            || volumes.iter().any(|volume| volume.source == VolumeSource::Disk { size_bytes: None });
+        let rest = if unlimited { MIN_SIZE_LIMIT } else { 0 };
+        let needed = limits.flatten().fold(rest, u64::saturating_add);
+        if needed > all {
+            let message = format!("is {all} bytes, and the containers need {needed}");
+            self.problem(
+                "spec.resources.limits.ephemeral-storage",
+                message,
+                "it is not less than the sum of theirs",
+            );
+        }
+        Some(all)
+    }
+
+    pub(super) fn root_place(&mut self, annotations: &BTreeMap<String, String>) -> RootPlace {
+        let table = [("disk", RootPlace::Disk), ("memory", RootPlace::Memory)];
+        let path = format!("metadata.annotations.{ANNOTATION_ROOT}");
+        let text = annotations.get(ANNOTATION_ROOT).map(String::as_str);
+        self.one_of(&path, text, RootPlace::default(), &table)
     }
 
     /// Limit and request of one resource. A request defaults to the limit and cannot exceed it; a limit of zero means none.
@@ -113,30 +151,39 @@ impl Build<'_> {
     ) -> Option<VmSize> {
         let need = need(containers.iter().map(|container| &container.resources));
         let memory = match annotations.get(ANNOTATION_MEMORY) {
-            Some(text) => self.annotated::<u64, MiB>(ANNOTATION_MEMORY, text),
+            Some(text) => self.annotated::<u64, MiB>(ANNOTATION_MEMORY, text, ("vm-memory-mib", raised::in_force().vm_memory_mib)),
             None => MiB::try_from(need.memory_mib).ok().or_else(|| {
                 let count = containers.len();
                 let message = format!(
                     "need a VM of {} MiB ({} MiB for the containers + {VM_OVERHEAD_MIB} + {count} x {CONTAINER_OVERHEAD_MIB} MiB overhead), \
-                     at most {MAX_VM_MEMORY_MIB} MiB are possible",
-                    need.memory_mib, need.containers_mib
+                     at most {} MiB are possible",
+                    need.memory_mib, need.containers_mib, raised::in_force().vm_memory_mib
                 );
-                self.problem("spec.containers", message, format!("lower resources.limits.memory or set the annotation {ANNOTATION_MEMORY}"));
+                self.problem("spec.containers", message, format!("lower resources.limits.memory or set the annotation {ANNOTATION_MEMORY}; {}", raised::remedy("vm-memory-mib")));
                 None
             }),
         };
         let vcpus = match annotations.get(ANNOTATION_VCPUS) {
-            Some(text) => self.annotated::<u32, Vcpus>(ANNOTATION_VCPUS, text),
+            Some(text) => self.annotated::<u32, Vcpus>(
+                ANNOTATION_VCPUS,
+                text,
+                ("vcpus", raised::in_force().vcpus.into()),
+            ),
             None => {
                 u32::try_from(need.vcpus).ok().and_then(|count| Vcpus::try_from(count).ok()).or_else(|| {
                     let message = format!(
-                        "need {} processors ({}m together), at most {MAX_VCPUS} are possible",
-                        need.vcpus, need.cpu_millis
+                        "need {} processors ({}m together), at most {} are possible",
+                        need.vcpus,
+                        need.cpu_millis,
+                        raised::in_force().vcpus
                     );
                     self.problem(
                         "spec.containers",
                         message,
-                        format!("lower resources.limits.cpu or set the annotation {ANNOTATION_VCPUS}"),
+                        format!(
+                            "lower resources.limits.cpu or set the annotation {ANNOTATION_VCPUS}; {}",
+                            raised::remedy("vcpus")
+                        ),
                     );
                     None
                 })
@@ -145,14 +192,23 @@ impl Build<'_> {
         Some(VmSize { memory: memory?, vcpus: vcpus? })
     }
 
-    fn annotated<N: FromStr, T: TryFrom<N, Error: ToString>>(&mut self, key: &str, text: &str) -> Option<T> {
+    fn annotated<N: FromStr, T: TryFrom<N, Error: ToString>>(
+        &mut self,
+        key: &str,
+        text: &str,
+        limit: (&str, u64),
+    ) -> Option<T> {
         let path = format!("metadata.annotations.{key}");
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let Some(number) = text.parse::<N>().ok().filter(|_| digits) else {
             self.problem(&path, format!("must be a whole number in quotes, not {}", quote(text)), "");
             return None;
         };
-        T::try_from(number).map_err(|error| self.problem(&path, error.to_string(), "")).ok()
+        let (limit, max) = limit;
+        // A number below the least is not too large.
+        let is_large = text.parse::<u64>().is_ok_and(|number| number > max);
+        let hint = if is_large { raised::remedy(limit) } else { String::new() };
+        T::try_from(number).map_err(|error| self.problem(&path, error.to_string(), hint)).ok()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The possible sizes of a VM.
 
-use magikvm_proto::limits::{MAX_VCPUS, MAX_VM_MEMORY_MIB};
+use magikvm_proto::limits::{VCPUS_BOUND, VM_MEMORY_BOUND_MIB};
+use magikvm_proto::raised;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -19,16 +20,16 @@ pub const DEFAULT_VCPUS: u32 = 2;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SizeError {
     /// Memory out of range.
-    #[error("a VM has {MIN_VM_MEMORY_MIB} to {MAX_VM_MEMORY_MIB} MiB of memory, not {0}")]
+    #[error("a VM has {MIN_VM_MEMORY_MIB} to {} MiB of memory, not {}", raised::in_force().vm_memory_mib, .0)]
     Memory(u64),
     /// Processors out of range.
-    #[error("a VM has 1 to {MAX_VCPUS} processors, not {0}")]
+    #[error("a VM has 1 to {} processors, not {}", raised::in_force().vcpus, .0)]
     Vcpus(u32),
 }
 
-/// Memory of a VM, in MiB: [`MIN_VM_MEMORY_MIB`] to `MAX_VM_MEMORY_MIB`.
+/// Memory of a VM, in MiB: at least [`MIN_VM_MEMORY_MIB`]. A stored one may exceed the limit in force, but not what is possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "u64", into = "u64")]
+#[serde(try_from = "StoredMiB", into = "u64")]
 pub struct MiB(u64);
 
 impl MiB {
@@ -44,7 +45,21 @@ impl MiB {
 impl TryFrom<u64> for MiB {
     type Error = SizeError;
     fn try_from(mib: u64) -> Result<Self, SizeError> {
-        if (MIN_VM_MEMORY_MIB..=MAX_VM_MEMORY_MIB).contains(&mib) {
+        if (MIN_VM_MEMORY_MIB..=raised::in_force().vm_memory_mib).contains(&mib) {
+            Ok(Self(mib))
+        } else {
+            Err(SizeError::Memory(mib))
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct StoredMiB(u64);
+
+impl TryFrom<StoredMiB> for MiB {
+    type Error = SizeError;
+    fn try_from(StoredMiB(mib): StoredMiB) -> Result<Self, SizeError> {
+        if (MIN_VM_MEMORY_MIB..=VM_MEMORY_BOUND_MIB).contains(&mib) {
             Ok(Self(mib))
         } else {
             Err(SizeError::Memory(mib))
@@ -64,9 +79,9 @@ impl fmt::Display for MiB {
     }
 }
 
-/// Processors of a VM: 1 to `MAX_VCPUS`.
+/// Processors of a VM. A stored number may exceed the limit in force, but not what is possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "u32", into = "u32")]
+#[serde(try_from = "StoredVcpus", into = "u32")]
 pub struct Vcpus(u32);
 
 impl Vcpus {
@@ -78,7 +93,18 @@ impl Vcpus {
 impl TryFrom<u32> for Vcpus {
     type Error = SizeError;
     fn try_from(count: u32) -> Result<Self, SizeError> {
-        if (1..=MAX_VCPUS).contains(&count) { Ok(Self(count)) } else { Err(SizeError::Vcpus(count)) }
+        let max = raised::in_force().vcpus;
+        if (1..=max).contains(&count) { Ok(Self(count)) } else { Err(SizeError::Vcpus(count)) }
+    }
+}
+
+#[derive(Deserialize)]
+struct StoredVcpus(u32);
+
+impl TryFrom<StoredVcpus> for Vcpus {
+    type Error = SizeError;
+    fn try_from(StoredVcpus(count): StoredVcpus) -> Result<Self, SizeError> {
+        if (1..=VCPUS_BOUND).contains(&count) { Ok(Self(count)) } else { Err(SizeError::Vcpus(count)) }
     }
 }
 

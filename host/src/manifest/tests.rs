@@ -1,6 +1,6 @@
 //! Tests of the whole path from bytes to plan.
 
-use super::fields::{self, Shape, Status};
+use super::fields::{self, Empty, Shape, Status};
 use super::plan::*;
 use super::*;
 use magikvm_proto::plan::{ProcessNamespace, RestartPolicy, Stdin, Stdio};
@@ -26,6 +26,7 @@ spec:
   runtimeClassName: pod-containers
   shareProcessNamespace: true
   hostNetwork: false
+  os: {name: linux}
   subdomain: shops
   dnsPolicy: None
   dnsConfig:
@@ -33,12 +34,14 @@ spec:
     searches: [shops.example]
     options: [{name: ndots, value: "2"}]
   hostAliases: [{ip: 192.0.2.1, hostnames: [db, db.example]}]
+  resources: {limits: {ephemeral-storage: 2Gi}}
   securityContext:
     runAsUser: 1000
     runAsGroup: 1001
     runAsNonRoot: true
     fsGroup: 2000
     supplementalGroups: [3000, 2000]
+    sysctls: [{name: net.core.somaxconn, value: "512"}, {name: kernel/shmmax, value: "1"}]
     seccompProfile: {type: RuntimeDefault}
   volumes:
   - {name: host, hostPath: {path: /srv/data, type: DirectoryOrCreate}}
@@ -73,8 +76,8 @@ spec:
     ports:
     - {name: http, containerPort: 8080, protocol: UDP, hostPort: 18080, hostIP: 127.0.0.1}
     resources:
-      limits: {cpu: 1500m, memory: 64Mi}
-      requests: {cpu: "1", memory: 32Mi}
+      limits: {cpu: 1500m, memory: 64Mi, ephemeral-storage: 512Mi}
+      requests: {cpu: "1", memory: 32Mi, ephemeral-storage: 1Mi}
     tty: true
     stdin: true
     stdinOnce: true
@@ -114,6 +117,8 @@ fn full(pod: &str) -> String {
     format!("{pod}{OBJECTS}")
 }
 
+mod corpus;
+mod isolation;
 mod table;
 mod volumes;
 
@@ -163,7 +168,7 @@ fn a_small_pod_gets_every_default() {
 
 #[test]
 fn every_problem_is_reported_with_its_place() {
-    let text = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: Web\nspec:\n  contaniers: []\n  initContainers: []\n  containers:\n  - name: a\n    imagee: x\n    ports:\n    - containerPort: 99999\n    env:\n    - name: A\n      value: 8080\n  - name: a\n    image: b\n    command: x\n";
+    let text = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: Web\nspec:\n  contaniers: []\n  initContainers: [{}]\n  containers:\n  - name: a\n    imagee: x\n    ports:\n    - containerPort: 99999\n    env:\n    - name: A\n      value: 8080\n  - name: a\n    image: b\n    command: x\n";
     assert_eq!(
         problems(text),
         "pod.yaml:4:9: metadata.name: \"Web\" contains 'W'; only lowercase letters, digits, '-' and '.' are allowed (RFC 1123)\n\
@@ -186,7 +191,12 @@ fn a_manifest_that_is_no_pod_says_what_it_is() {
     assert_problem("a: b", "kind: is missing (write `kind: Pod`)");
     assert_problem(
         "apiVersion: apps/v1\nkind: Deployment\nspec: {x: y}",
-        "must be Pod, not \"Deployment\" (make a Pod of its `spec.template`)",
+        "pod.yaml:2:7: kind: must be Pod, not \"Deployment\" (make a Pod of its `spec.template`)",
+    );
+    assert!(!problems("apiVersion: apps/v1\nkind: Deployment").contains("apiVersion"));
+    assert_problem(
+        &format!("{SMALL}---\nkind: Job"),
+        "a document of kind \"Job\" begins here (make a Pod of its",
     );
     assert_problem("apiVersion: v2\nkind: Pod", "apiVersion: must be v1, not \"v2\"");
     assert_problem("apiVersion: v1\nkind: [Pod]", "kind: must be Pod");
@@ -269,11 +279,48 @@ fn resources_follow_the_rules_of_quantities() {
     );
     assert_problem(
         &container("    resources: {limits: {nvidia.com/gpu: 1}}\n"),
-        "limits.nvidia.com/gpu: is not a field",
+        "limits.nvidia.com/gpu: is not supported: an extended resource is a device of a node",
     );
     assert_problem(
         &container("    resources: {limits: {hugepages-2Mi: 2Mi}}\n"),
-        "only cpu and memory are supported yet",
+        "limits.hugepages-2Mi: is not supported: huge pages are not supported yet",
+    );
+    drop(plan(&container("    resources: {limits: {nvidia.com/gpu: 0, hugepages-1Gi: '0'}}\n")));
+}
+
+#[test]
+fn a_limit_of_the_disk_is_for_a_container_or_for_the_pod() {
+    let limited = |text: &str| container(&format!("    resources: {text}\n"));
+    let found = |text: &str| plan(&limited(text)).containers[0].resources.disk_limit_bytes;
+    assert_eq!(
+        found("{limits: {ephemeral-storage: 2Gi}, requests: {ephemeral-storage: 1Gi}}"),
+        Some(2 << 30)
+    );
+    assert_eq!(found("{limits: {ephemeral-storage: 0}}"), None);
+    assert_eq!(found("{requests: {ephemeral-storage: 1Gi}}"), None);
+    for (text, expected) in [
+        (
+            "{limits: {ephemeral-storage: 512}}",
+            "limits.ephemeral-storage: \"512\" is 512 bytes, 1Mi to 1Ti are possible",
+        ),
+        ("{limits: {ephemeral-storage: 2Ti}}", "1Mi to 1Ti are possible"),
+        ("{limits: {ephemeral-storage: x}}", "is not a quantity"),
+    ] {
+        assert_problem(&limited(text), expected);
+    }
+    let pod = |all: &str, own: &str| {
+        let own = format!("{{limits: {{ephemeral-storage: {own}}}}}");
+        format!("{}  resources: {{limits: {{ephemeral-storage: {all}}}}}\n", limited(&own))
+    };
+    assert_eq!(plan(&pod("30Mi", "10Mi")).disk_limit_bytes, Some(30 << 20));
+    assert_problem(&pod("9Mi", "10Mi"), "is 9437184 bytes, and the containers need 10485760");
+    assert_problem(&pod("100", "0"), "spec.resources.limits.ephemeral-storage: \"100\" is 100 bytes");
+    let annotated = |text: &str| SMALL.replace("  name: web", &format!("  name: web\n  annotations: {text}"));
+    assert_eq!(plan(SMALL).root, RootPlace::Disk);
+    assert_eq!(plan(&annotated("{magikvm.dev/root: memory}")).root, RootPlace::Memory);
+    assert_problem(
+        &annotated("{magikvm.dev/root: tape}"),
+        "magikvm.dev/root: \"tape\" is not one of disk, memory",
     );
 }
 
@@ -338,7 +385,24 @@ fn names_and_words_are_checked() {
         &pod("  runtimeClassName: kata"),
         "\"kata\" is not one of pod-microvm-containers, pod-containers, pod-wasm",
     );
-    assert_problem(&pod("  restartPolicy: always"), "\"always\" is not one of Always, OnFailure, Never");
+    assert_problem(
+        &pod("  runtimeClassName: pod-micro-vm-containers"),
+        "(did you mean pod-microvm-containers?)",
+    );
+    let text = problems(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: W}\nspec:\n  runtimeClassName: gvisor\n  contaniers: []\n",
+    );
+    assert!(
+        text.contains("pod.yaml:5:21: spec.runtimeClassName: \"gvisor\" is not one of")
+            && text.contains("pod.yaml:3:18: metadata.name")
+            && text.contains("pod.yaml:6:3: spec.contaniers")
+            && text.contains("spec.containers: is missing"),
+        "{text}"
+    );
+    assert_problem(
+        &pod("  restartPolicy: always"),
+        "\"always\" is not one of Always, OnFailure, Never (did you mean Always?)",
+    );
     assert_problem(&pod("  hostname: a.b"), "spec.hostname: \"a.b\" contains '.'");
     assert_problem(
         &container("    imagePullPolicy: Sometimes\n"),
@@ -352,7 +416,7 @@ fn names_and_words_are_checked() {
     assert_problem(&container("    ports: [{}]\n"), "ports[0].containerPort: is missing");
     assert_problem(
         &container("    ports: [{containerPort: 1, protocol: tcp}]\n"),
-        "\"tcp\" is not one of TCP, UDP, SCTP",
+        "\"tcp\" is not one of TCP, UDP, SCTP (did you mean TCP?)",
     );
     assert_problem(
         &container("    ports: [{containerPort: 1, name: a}, {containerPort: 2, name: a}]\n"),

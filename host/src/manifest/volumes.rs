@@ -10,13 +10,13 @@ use super::quantity::Quantity;
 use magikvm_proto::id::Namespace;
 use magikvm_proto::limits::{MAX_MOUNTS_PER_CONTAINER, MAX_VOLUMES_PER_POD};
 use magikvm_proto::volume::{Access, PathError, check_destination, check_sub_path, names};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 
 /// Default permissions of the files of a ConfigMap or Secret.
 const DEFAULT_MODE: u16 = 0o644;
 /// Least size of an emptyDir, in bytes. A smaller one is a missing suffix.
-const MIN_SIZE_LIMIT: u64 = 1 << 20;
+pub(super) const MIN_SIZE_LIMIT: u64 = 1 << 20;
 /// Largest size of an emptyDir, in bytes.
 const MAX_SIZE_LIMIT: u64 = 1 << 40;
 
@@ -35,8 +35,12 @@ impl<'a> Build<'a> {
     pub(super) fn volumes(&mut self) -> (Vec<VolumeSpec>, Known) {
         let written: &'a [k8s::Volume] = &self.written.pod.spec.volumes;
         self.count("spec.volumes", written.len(), MAX_VOLUMES_PER_POD);
-        let (mut volumes, mut known) = (Vec::new(), Known::new());
+        let (mut volumes, mut known): (Vec<VolumeSpec>, _) = (Vec::new(), Known::new());
+        let mut seen = HashMap::new();
         for (index, volume) in written.iter().enumerate() {
+            if self.written.is_injected(volume.name.as_deref()) {
+                continue;
+            }
             let at = format!("spec.volumes[{index}]");
             let path = format!("{at}.name");
             let name = self.required(&path, volume.name.as_deref());
@@ -47,7 +51,8 @@ impl<'a> Build<'a> {
                 VolumeSource::Files(_) => Changes::Never,
                 _ => Changes::Possible,
             });
-            if let Some((first, _)) = known.insert(name.to_owned(), (index, changes)) {
+            known.insert(name.to_owned(), (volumes.len(), changes));
+            if let Some(first) = seen.insert(name, index) {
                 let message = format!("{} is also the name of spec.volumes[{first}]", quote(name));
                 self.problem(&path, message, "names are unique within a pod");
             }
@@ -70,10 +75,9 @@ impl<'a> Build<'a> {
                 self.files(&format!("{at}.secret"), "secretName", ObjectKind::Secret, written)
             }
             (None, None, None, None) => {
-                if !self.report.is_about(at) {
-                    self.problem(at, "has no source", "write for example `emptyDir: {}`");
-                }
-                None
+                // The default of an API server, unless it is only that its source is not supported.
+                let refused = self.report.is_about(at);
+                (!refused).then_some(VolumeSource::Disk { size_bytes: None })
             }
             _ => {
                 self.problem(at, "has more than one source", "keep one of them");
@@ -123,7 +127,7 @@ impl<'a> Build<'a> {
     }
 
     /// Zero means no limit, as in Kubernetes.
-    fn size_limit(&mut self, path: &str, text: &str) -> Option<u64> {
+    pub(super) fn size_limit(&mut self, path: &str, text: &str) -> Option<u64> {
         let bytes = match Quantity::parse(text).and_then(Quantity::units) {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -240,6 +244,9 @@ impl<'a> Build<'a> {
         let mut seen: HashMap<Vec<&str>, usize> = HashMap::new();
         let mut mounts = Vec::new();
         for (index, mount) in written.iter().enumerate() {
+            if self.written.is_injected(mount.name.as_deref()) {
+                continue;
+            }
             let at = format!("{list}[{index}]");
             let path_at = format!("{at}.mountPath");
             let path = self.required(&path_at, mount.mount_path.as_deref());
@@ -294,14 +301,23 @@ impl<'a> Build<'a> {
     /// Expands an expression. As in Kubernetes, an unknown variable is an error here, unlike in arguments.
     fn expanded(&mut self, path: &str, expression: &str, env: &[EnvVar]) -> Option<String> {
         let mut known: HashMap<String, String> = HashMap::new();
+        let mut late: HashSet<&str> = HashSet::new();
         for variable in env {
-            if let Ok(value) = expand(&variable.value, &known) {
+            if variable.field.is_some() {
+                late.insert(&variable.name);
+            } else if let Ok(value) = expand(&variable.value, &known) {
                 known.insert(variable.name.clone(), value);
+                late.remove(variable.name.as_str());
             }
         }
         // Text that names no variable stays unchanged.
         let references = expression.split("$(").skip(1).filter_map(|rest| rest.split_once(')'));
         for (name, _) in references {
+            if late.contains(name) {
+                let message = format!("the variable {} has its value only when the VM is made", quote(name));
+                self.problem(path, message, "name another variable");
+                return None;
+            }
             if !known.contains_key(name) && !expression.contains(&format!("$$({name})")) {
                 self.problem(path, format!("there is no variable {} in `env`", quote(name)), "");
                 return None;

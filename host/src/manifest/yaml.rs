@@ -1,5 +1,6 @@
-//! Builds trees from YAML 1.2 events. Anchors and aliases work within limits; tags and merge keys are refused.
+//! Builds trees from YAML 1.2 events. Anchors, aliases and merge keys work within limits; tags are refused.
 
+use super::merge::{self, Merge};
 use super::node::{Cost, Entry, MAX_DEPTH, Node, Style, Value, duplicate, too_deep};
 use super::problem::{Mark, SyntaxError, quote};
 use super::scalar::{self, ScalarKind};
@@ -45,7 +46,13 @@ struct Open {
 
 enum Content {
     List(Vec<Node>),
-    Map { entries: Vec<Entry>, seen: HashMap<String, Mark>, key: Option<(String, Mark)> },
+    Map { entries: Vec<Entry>, seen: HashMap<String, Mark>, key: Option<Key>, merges: Vec<Merge> },
+}
+
+enum Key {
+    Named(String, Mark),
+    /// `<<`.
+    Merge(Mark),
 }
 
 /// The value of an anchor, with the cost of each use.
@@ -84,7 +91,11 @@ impl Builder {
             }
             Event::MappingStart(anchor, tag) => {
                 refuse_tag(tag.is_some(), at)?;
-                self.open(at, anchor, Content::Map { entries: Vec::new(), seen: HashMap::new(), key: None })
+                self.open(
+                    at,
+                    anchor,
+                    Content::Map { entries: Vec::new(), seen: HashMap::new(), key: None, merges: Vec::new() },
+                )
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(at),
             Event::Alias(id) => {
@@ -119,7 +130,7 @@ impl Builder {
         };
         let value = match open.content {
             Content::List(items) => Value::List(items),
-            Content::Map { entries, .. } => Value::Map(entries),
+            Content::Map { entries, merges, .. } => Value::Map(merge::merged(entries, merges)?),
         };
         let node = Node { mark: open.mark, value };
         let height = open.deepest - self.stack.len();
@@ -146,8 +157,9 @@ impl Builder {
         parent.deepest = parent.deepest.max(level + height);
         match &mut parent.content {
             Content::List(items) => items.push(node),
-            Content::Map { entries, seen, key } => match key.take() {
-                Some((key, key_mark)) => entries.push(Entry { key, key_mark, node }),
+            Content::Map { entries, seen, key, merges } => match key.take() {
+                Some(Key::Named(key, key_mark)) => entries.push(Entry { key, key_mark, node }),
+                Some(Key::Merge(mark)) => merges.push(Merge::new(mark, entries.len(), node)?),
                 None => *key = Some(new_key(node, seen)?),
             },
         }
@@ -155,18 +167,14 @@ impl Builder {
     }
 }
 
-fn new_key(node: Node, seen: &mut HashMap<String, Mark>) -> Result<(String, Mark), SyntaxError> {
+fn new_key(node: Node, seen: &mut HashMap<String, Mark>) -> Result<Key, SyntaxError> {
     let mark = node.mark;
     let Value::Scalar { text, style } = node.value else {
         return Err(SyntaxError::new(mark, "a list or mapping can't be a key", "keys are strings"));
     };
     if style == Style::Plain {
         if text == "<<" {
-            return Err(SyntaxError::new(
-                mark,
-                "merge keys (`<<`) are not supported: YAML 1.2 has none",
-                "write the fields out, or alias a whole value",
-            ));
+            return Ok(Key::Merge(mark));
         }
         if scalar::kind(&text) != ScalarKind::Text {
             return Err(SyntaxError::new(
@@ -178,7 +186,7 @@ fn new_key(node: Node, seen: &mut HashMap<String, Mark>) -> Result<(String, Mark
     }
     match seen.insert(text.clone(), mark) {
         Some(first) => Err(duplicate(&text, first, mark)),
-        None => Ok((text, mark)),
+        None => Ok(Key::Named(text, mark)),
     }
 }
 
@@ -239,7 +247,6 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_refused_with_its_line() {
         assert!(error("a: 1\na: 2").starts_with("2:the key \"a\" is written twice"));
-        assert!(error("a: &x {b: c}\nd:\n  <<: *x").starts_with("3:merge keys"));
         assert!(error("a: !!str 8080").starts_with("1:YAML tags"));
         assert!(error("a: !secret {}").starts_with("1:YAML tags"));
         assert!(error("yes: 1").starts_with("1:the key \"yes\" is not a string"));
@@ -284,6 +291,13 @@ mod tests {
         assert!(error(&"- ".repeat(1000)).contains("nested deeper"));
         assert!(parse(&format!("{}x{}", "[".repeat(60), "]".repeat(60))).is_ok());
 
+        let mut merges = "a0: &a0 {p: 1, q: 2, r: 3}\n".to_owned();
+        for level in 1..40 {
+            let alias = format!("*a{}", level - 1);
+            merges += &format!("a{level}: &a{level} {{<<: [{}]}}\n", vec![alias; 10].join(","));
+        }
+        assert!(error(&merges).contains("more than 100000 values"), "{}", error(&merges));
+
         let copies = format!("{}{}{}", "&a [".repeat(63), "x,".repeat(90_000), "]".repeat(63));
         assert!(error(&copies).contains("more than 100000 values"), "{}", error(&copies));
     }
@@ -293,7 +307,7 @@ mod tests {
         let started = std::time::Instant::now();
         for piece in [
             "[", "{", "- ", "? ", "a: ", "a\n", "\n", " ", "\"", "'", "|\n", "&a ", "*a ", "#", "{a: ", "x,",
-            "--- \n", "%", "\t", ": ", "!t ",
+            "--- \n", "%", "\t", ": ", "!t ", "<<: ", "<<: {}\n", "? <<\n",
         ] {
             let text = piece.repeat((1 << 20) / piece.len());
             drop(parse(&text));

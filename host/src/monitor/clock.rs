@@ -2,8 +2,9 @@
 //! pauses of the guest.
 
 use super::life::Life;
+use super::lines::Lines;
 use super::message::{Message, send, spawn};
-use crate::agent::{AgentConnection, AgentError, Connector};
+use crate::agent::{AgentConnection, AgentError};
 use crate::os::ClockJumps;
 use crate::pod::events::{ClockReason, EventLog, HostEvent, PodEvent};
 use crate::pod::step::Input;
@@ -28,7 +29,7 @@ const MAX_MESSAGE: usize = 512;
 /// Returns a channel on which the loop requests that the guest is told the time. Requests that arrive while one is in progress become one
 /// more.
 pub(super) fn start(
-    agent: Connector,
+    lines: Arc<Lines>,
     events: EventLog,
     life: Arc<Life>,
     outbox: &SyncSender<Message>,
@@ -36,7 +37,7 @@ pub(super) fn start(
     let (ask, asked) = sync_channel(1);
     spawn("clock", outbox, move || {
         while let Ok(reason) = asked.recv() {
-            if let Some(event) = tell(&agent, &life, reason) {
+            if let Some(event) = tell(&lines, &life, reason) {
                 events.write(PodEvent::Host(event));
             }
         }
@@ -44,9 +45,9 @@ pub(super) fn start(
     Ok(ask)
 }
 
-/// Tells the guest the time on a separate connection, and returns the event to record.
-fn tell(agent: &Connector, life: &Life, after: ClockReason) -> Option<HostEvent> {
-    let attempt = || agent.connect(WAIT).and_then(|mut connection| tell_over(&mut connection));
+/// Tells the guest the time, and returns the event to record.
+fn tell(lines: &Lines, life: &Life, after: ClockReason) -> Option<HostEvent> {
+    let attempt = || lines.clock.ask(WAIT, the_time);
     let mut outcome = attempt();
     for _ in 1..ATTEMPTS {
         if matches!(outcome, Ok(_) | Err(AgentError::Refused(_))) || life.stands() {
@@ -94,9 +95,12 @@ fn describe(error: &AgentError) -> String {
 }
 
 fn tell_over(connection: &mut AgentConnection) -> Result<ClockSet, AgentError> {
+    connection.request_within(&the_time(), WAIT)
+}
+
+fn the_time() -> Request {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let realtime_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-    connection.request_within(&Request::Clock { realtime_ns }, WAIT)
+    Request::Clock { realtime_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX) }
 }
 
 /// Tells the loop when the host's clock was set or the host was suspended.

@@ -1,8 +1,7 @@
 //! What the threads around the event loop tell it, and how they are started.
 
-use crate::pod::control::ControlRequest;
 use crate::pod::pull::FromPuller;
-use crate::pod::step::Input;
+use crate::pod::step::{Input, PauseRequest};
 use crate::store::text::ignore;
 use crate::store::thread::{self, ThreadError};
 use magikvm_proto::wire::Refusal;
@@ -23,7 +22,17 @@ pub(super) enum Message {
     /// A thread around the loop panicked. What it would have told the loop is lost.
     Panicked(String),
     /// A user's request; answered through `done` when it is carried out or never will be.
-    Control { request: ControlRequest, done: Sender<Answer> },
+    Control { request: LifeRequest, done: Sender<Answer> },
+}
+
+/// A request that concerns the pod's life.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum LifeRequest {
+    Stop {
+        /// Time between TERM and KILL, in milliseconds.
+        grace_ms: u64,
+    },
+    Motion(PauseRequest),
 }
 
 /// What a user's request came to.

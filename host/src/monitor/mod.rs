@@ -1,19 +1,23 @@
 //! The process of one pod: it holds the pod's lock for life, is the only writer of its state, and carries out its end. The CLI starts it,
 //! and it outlives the CLI.
 
+mod broker;
 mod clock;
 mod control;
 mod life;
+mod lines;
 mod link;
 mod message;
 mod puller;
 mod reactor;
+mod trace;
 mod watchers;
 
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::launch::FromMonitor;
 use crate::pod::run::{self, AtEnd, RunRequest};
 use crate::store::layout::{Layout, Surroundings};
+use crate::store::limits;
 use link::Link;
 use reactor::Reactor;
 use std::error::Error;
@@ -43,6 +47,7 @@ fn serve(link: &Link) -> Result<(), Failure> {
     crate::net::ports::allow_files();
     detach().map_err(internal())?;
     let layout = Layout::new(&Surroundings::of_process(request.root.clone())).map_err(internal())?;
+    limits::put_in_force(&layout.limits()).map_err(internal())?;
     let failed = Failure::at(RunStage::Reserve, Blame::Environment);
     let mut reactor = Reactor::new(link, &request).map_err(failed)?;
     let mut pod = run::run_pod(&request, &layout, &mut reactor)?;

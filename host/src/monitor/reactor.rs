@@ -1,15 +1,17 @@
 //! The event loop: feeds the pod's state machine and carries its effects out. It runs on the thread whose death would end the VMM.
 
+use super::broker;
 use super::clock;
-use super::control;
+use super::control::{self, Agent};
 use super::life::Life;
+use super::lines::Lines;
 use super::link::Link;
-use super::message::{Answer, Message, spawn};
+use super::message::{Answer, LifeRequest, Message, spawn};
 use super::puller::Puller;
+use super::trace;
 use super::watchers;
 use crate::agent::Connector;
-use crate::net::relay::Relay;
-use crate::pod::control::ControlRequest;
+use crate::net::relay::{News, Relay};
 use crate::pod::events::{ClockReason, EventLog, HostEvent, PodEvent};
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::launch::FromMonitor;
@@ -22,9 +24,11 @@ use crate::runtime::{Sandbox, SandboxControl};
 use crate::store::layout::PodDir;
 use crate::store::record::{self, Broken, PodState, Stage};
 use crate::store::sandbox::{ProcessRef, Role, SandboxFailure};
-use crate::store::text::ignore;
+use crate::store::text::{chain, ignore};
 use magikvm_proto::budget;
 use magikvm_proto::id::ContainerName;
+use magikvm_proto::limits::MAX_MESSAGE_LEN;
+use magikvm_proto::text::cut;
 use nix::sys::signal::{SigSet, Signal};
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -68,6 +72,8 @@ pub(super) struct Reactor<'a> {
     sandbox: Option<SandboxView>,
     relay: Option<Relay>,
     log_limits: LogLimits,
+    /// How clients' requests for the agent reach it, once there is one.
+    agent: Agent,
     /// The last state written, so that a flood of events without a change writes nothing.
     written: Option<PodState>,
     saved: Option<Instant>,
@@ -76,6 +82,7 @@ pub(super) struct Reactor<'a> {
 #[derive(Debug)]
 struct SandboxView {
     agent: Connector,
+    lines: Arc<Lines>,
     control: Arc<dyn SandboxControl>,
     events: EventLog,
     clock: SyncSender<ClockReason>,
@@ -129,6 +136,7 @@ impl<'a> Reactor<'a> {
             sandbox: None,
             relay: None,
             log_limits: LogLimits::of(request.logs.or(plan.logs), plan.containers.len()),
+            agent: Agent::default(),
             written: None,
             saved: None,
         })
@@ -212,17 +220,23 @@ impl<'a> Reactor<'a> {
     fn open_ports(&mut self, pod: &mut Pod) -> Result<(), Failure> {
         let doors = std::mem::take(&mut pod.ports.doors);
         let (false, Some(sandbox)) = (doors.is_empty(), &self.sandbox) else { return Ok(()) };
-        // A connection that cannot be carried is reset, which tells the client enough.
-        let relay = Relay::start(doors, sandbox.agent.forwards(), |_| {}).map_err(failed())?;
+        // A connection that cannot be carried is reset, which tells the client enough; the user of the pod finds the reason here.
+        let events = sandbox.events.clone();
+        let tell = move |news| {
+            if let News::Failed { port, error } = news {
+                let message = cut(&chain(&error), MAX_MESSAGE_LEN).to_owned();
+                events.write(PodEvent::Host(HostEvent::Connection { port, message }));
+            }
+        };
+        let relay = Relay::start(doors, sandbox.agent.forwards(), tell).map_err(failed())?;
         self.relay = Some(relay);
         Ok(())
     }
 
-    fn on_request(&mut self, request: ControlRequest, done: Sender<Answer>) -> Input {
+    fn on_request(&mut self, request: LifeRequest, done: Sender<Answer>) -> Input {
         let (request, input) = match request {
-            ControlRequest::Stop { grace_ms } => (None, Input::Stop { grace_ms }),
-            ControlRequest::Pause => (Some(PauseRequest::Pause), Input::Request(PauseRequest::Pause)),
-            ControlRequest::Resume => (Some(PauseRequest::Resume), Input::Request(PauseRequest::Resume)),
+            LifeRequest::Stop { grace_ms } => (None, Input::Stop { grace_ms }),
+            LifeRequest::Motion(request) => (Some(request), Input::Request(request)),
         };
         self.waiting.push(Waiter { request, done });
         input
@@ -289,8 +303,8 @@ impl<'a> Reactor<'a> {
                 Effect::Disarm => self.deadline = None,
                 Effect::Shutdown { grace_ms } => {
                     if let Some(sandbox) = &self.sandbox {
-                        let (agent, life) = (sandbox.agent.clone(), Arc::clone(&sandbox.life));
-                        watchers::shut_down(agent, grace_ms, life, self.outbox.clone());
+                        let (lines, life) = (Arc::clone(&sandbox.lines), Arc::clone(&sandbox.life));
+                        watchers::shut_down(lines, grace_ms, life, self.outbox.clone());
                     }
                 }
                 Effect::Kill | Effect::Pause | Effect::Resume | Effect::TellTime(_) | Effect::Note(_) => {
@@ -324,7 +338,7 @@ fn failed<E: Error + 'static>() -> impl Fn(E) -> Failure {
 
 impl Observer for Reactor<'_> {
     fn reserved(&mut self, dir: &PodDir) -> Result<(), Failure> {
-        control::listen(dir, self.outbox.clone()).map_err(failed())?;
+        control::listen(dir, self.agent.clone(), self.outbox.clone()).map_err(failed())?;
         watchers::directory(dir, self.outbox.clone()).map_err(failed())
     }
 
@@ -368,25 +382,41 @@ impl Observer for Reactor<'_> {
         if let Some(reports) = network.reports {
             watchers::refusals(reports, events.clone(), &self.outbox).map_err(failed())?;
         }
-        let life =
-            watchers::start(sandbox, &pod.dir, &names, self.log_limits, events.clone(), self.outbox.clone())
-                .map_err(failed())?;
+        let lines = Lines::new(&agent);
+        let life = watchers::start(
+            sandbox,
+            &pod.dir,
+            &names,
+            self.log_limits,
+            events.clone(),
+            Arc::clone(&lines),
+            self.outbox.clone(),
+        )
+        .map_err(failed())?;
         for (process, layers) in &layers {
             if !layers.missing.is_empty() {
                 let (process, missing) = (process.clone(), layers.missing.clone());
                 events.write(PodEvent::Host(HostEvent::Jail { process, missing }));
             }
         }
-        let clock = clock::start(agent.clone(), events.clone(), Arc::clone(&life), &self.outbox);
+        let clock = clock::start(Arc::clone(&lines), events.clone(), Arc::clone(&life), &self.outbox);
         let clock = clock.map_err(failed())?;
         clock::watch_host(self.outbox.clone()).map_err(failed())?;
-        self.sandbox = Some(SandboxView { agent, control, events, clock, life });
+        broker::listen(&pod.dir, agent.clone(), Arc::clone(&life), &self.outbox).map_err(failed())?;
+        self.agent.set(Arc::clone(&lines));
+        self.sandbox = Some(SandboxView { agent, lines, control, events, clock, life });
         self.save(&pod.dir);
         match self.turn(&pod.dir) {
             Outcome::Ready => self.open_ports(pod),
             Outcome::Failed(mut failure) => {
                 if matches!(failure.stage, RunStage::Boot | RunStage::Agent) {
                     failure.console = console.lines(CONSOLE_LINES);
+                }
+                if failure.reason == Some(SandboxFailure::NetworkFailed) {
+                    failure.network = network.messages.lines(CONSOLE_LINES);
+                }
+                if matches!(failure.stage, RunStage::Agent | RunStage::Container) {
+                    trace::add(&mut failure, &pod.dir, &self.machine.state);
                 }
                 Err(*failure)
             }

@@ -2,6 +2,7 @@
 
 use super::clock;
 use super::life::Life;
+use super::lines::Lines;
 use super::message::{Message, send, spawn};
 use crate::agent::{
     AgentConnection, AgentError, Connector, DeadlineExtension, EventStream, Received, StreamError,
@@ -31,6 +32,8 @@ use std::time::{Duration, Instant};
 const LISTENING_WAIT: Duration = Duration::from_secs(20);
 /// Time for a connection to an agent that has answered before.
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
+/// Time for the agent to answer that it ends the pod.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
 /// Time between the end of a stream and the end of its VM that explains it.
 const VM_END_WAIT: Duration = Duration::from_secs(1);
 
@@ -41,6 +44,7 @@ pub(super) fn start(
     containers: &[ContainerName],
     limits: LogLimits,
     events: EventLog,
+    lines: Arc<Lines>,
     outbox: SyncSender<Message>,
 ) -> Result<Arc<Life>, FileError> {
     // In the order of the plan, because the guest names containers by their index in it.
@@ -54,7 +58,7 @@ pub(super) fn start(
     let follower = spawn("agent", &outbox, move || {
         // Early connections can wedge a vsock device. A guest that announces nothing is tried all the same.
         console.wait_for(AGENT_LISTENING, Instant::now() + LISTENING_WAIT);
-        follow_agent(&agent, logs, &events, &to_loop, &seen);
+        follow_agent(&agent, logs, &events, &lines, &to_loop, &seen);
     })
     .map_err(failed)?;
     spawn("sandbox", &outbox.clone(), move || {
@@ -123,6 +127,7 @@ fn follow_agent(
     connector: &Connector,
     logs: Vec<LogWriter>,
     events: &EventLog,
+    lines: &Arc<Lines>,
     outbox: &SyncSender<Message>,
     life: &Arc<Life>,
 ) {
@@ -134,6 +139,7 @@ fn follow_agent(
         Err(error) => return send(outbox, lost(&error)),
     };
     send(outbox, Input::AgentUp);
+    lines.open(outbox);
     connection.extend_deadlines(life.deadline_extension());
     if !clock::tell_at_start(&mut connection, &hello, events) {
         connection = match connector.connect_extending(CONNECT_WAIT, life.deadline_extension()) {
@@ -196,12 +202,10 @@ fn follow_logs(
 
 /// Asks the agent to end the pod. If that fails, the loop need not wait for the deadline, unless the pod is ending by itself at this
 /// moment.
-pub(super) fn shut_down(connector: Connector, grace_ms: u64, life: Arc<Life>, outbox: SyncSender<Message>) {
+pub(super) fn shut_down(lines: Arc<Lines>, grace_ms: u64, life: Arc<Life>, outbox: SyncSender<Message>) {
     let to_loop = outbox.clone();
     let started = spawn("shutdown", &to_loop, move || {
-        let asked = connector.connect(Duration::from_secs(5)).and_then(|mut connection| {
-            connection.request_within::<Done>(&Request::Shutdown { grace_ms }, Duration::from_secs(5))
-        });
+        let asked = lines.stop.ask::<Done>(SHUTDOWN_WAIT, || Request::Shutdown { grace_ms });
         match asked {
             // A VM that ends at once may end before its answer is read.
             Ok(_) | Err(AgentError::Closed) => {}

@@ -10,7 +10,7 @@ mod peer;
 pub use error::ForwardError;
 
 use super::ports::Door;
-use crate::agent::Connector;
+use crate::agent::{Connector, GuestStream};
 use crate::os::{Interest, Poller};
 use crate::store::text::ignore;
 use dial::{Dial, Progress};
@@ -139,9 +139,9 @@ enum ConnectionStage {
     /// The guest was asked. The dial goes on to its end even if the client has left.
     Dials(Dial, Option<Client>),
     /// Bytes flow in both directions.
-    Open { client: Client, guest: UnixStream, link: Box<Link> },
+    Open { client: Client, guest: GuestStream, link: Box<Link> },
     /// Both sides have ended; the guest closes it.
-    Lingers(UnixStream),
+    Lingers(GuestStream),
 }
 
 #[derive(Debug)]
@@ -408,6 +408,7 @@ impl Worker {
         let door = connection.door;
         match dial.go_on() {
             Progress::Waits => {}
+            Progress::Lent(lent) => self.on_lent(index, lent),
             Progress::Failed(error) => {
                 let client = client.take();
                 self.end(index);
@@ -422,11 +423,30 @@ impl Worker {
         }
     }
 
+    /// Asks the guest on a connection that the monitor has lent.
+    fn on_lent(&mut self, index: usize, lent: GuestStream) {
+        self.watch(index, [Interest::NONE; 2]);
+        let Some(Some(connection)) = self.connections.get_mut(index) else { return };
+        let ConnectionStage::Dials(dial, client) = &mut connection.stage else { return };
+        match dial.take_over(lent) {
+            Ok(()) => self.watch(index, [Interest::READ, Interest::NONE]),
+            Err(error) => {
+                let (door, client) = (connection.door, client.take());
+                self.end(index);
+                if let Some(client) = client {
+                    self.failed(door, client, error);
+                }
+            }
+        }
+    }
+
     fn open(&mut self, index: usize, client: Client, link: Box<Link>) {
         let Some(connection) = self.connections.get_mut(index).and_then(Option::take) else { return };
         let ConnectionStage::Dials(dial, _) = connection.stage else { return };
         self.dials[connection.door] -= 1;
-        let stage = ConnectionStage::Open { client, guest: dial.into_stream(), link };
+        // Only a guest can have agreed.
+        let Some(guest) = dial.into_stream() else { return self.free.push(index) };
+        let stage = ConnectionStage::Open { client, guest, link };
         self.connections[index] = Some(Connection { stage, deadline: None, ..connection });
         // The client has usually sent data by now, and what the guest sent with its answer must be forwarded too.
         self.move_bytes(index, Ready { local: (true, true), ..Ready::default() });

@@ -6,6 +6,7 @@ use crate::process::Missing;
 use crate::store::atomic::FileError;
 use crate::store::layout::PodDir;
 use crate::store::regular::{self, Access};
+use crate::store::sandbox::SandboxFailure;
 use magikvm_proto::wire::Event;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -19,7 +20,8 @@ const MAX_HOST: u64 = 256 << 10;
 
 /// Longest line of the file: a message of the guest with its escapes.
 pub const MAX_LINE: usize = 64 << 10;
-/// Bytes for events about refused packets: the monitor writes them, but the guest decides how many there are.
+/// Bytes for events about refused packets and broken connections: the monitor writes them, but the guest and the pod's clients decide how
+/// many there are.
 const MAX_REFUSED: u64 = 256 << 10;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,10 +58,21 @@ pub enum HostEvent {
     },
     /// The pod's network filter refused a packet.
     Refused(crate::net::report::Refused),
+    /// A connection to a published port could not be carried to the pod and was reset.
+    Connection {
+        /// The port of the pod.
+        port: u16,
+        message: String,
+    },
     /// A process of the VM runs without some isolation layers, because the host does not offer them.
     Jail {
         process: String,
         missing: Vec<Missing>,
+    },
+    /// The VM has ended, and not as it should have.
+    Broken {
+        reason: SandboxFailure,
+        message: String,
     },
     /// The monitor could not tell the guest the time.
     ClockFailed {
@@ -102,7 +115,7 @@ impl EventLog {
         let Writer { file, by_guest, by_host, by_network } = &mut *writer;
         let (written, max) = match what {
             PodEvent::Guest(_) => (by_guest, MAX_GUEST),
-            PodEvent::Host(HostEvent::Refused(_)) => (by_network, MAX_REFUSED),
+            PodEvent::Host(HostEvent::Refused(_) | HostEvent::Connection { .. }) => (by_network, MAX_REFUSED),
             PodEvent::Host(_) => (by_host, MAX_HOST),
         };
         if *written > max {

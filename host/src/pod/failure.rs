@@ -1,9 +1,12 @@
 //! A failed run, in a form that the monitor can send to the CLI.
 
+use super::events::TimedEvent;
 use super::limits;
 pub use crate::store::sandbox::Blame;
 use crate::store::sandbox::SandboxFailure;
 use crate::store::text::causes;
+use magikvm_proto::id::ContainerName;
+use magikvm_proto::wire::ProgramProblem;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::fmt;
@@ -61,6 +64,28 @@ pub struct Failure {
     /// The last lines of the VM's console, if they may explain the failure.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub console: Vec<String>,
+    /// The last messages of the network's processes, if they may explain the failure.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub network: Vec<String>,
+    /// The problem of a container's program, if that is the cause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<ProgramProblem>,
+    /// What was known of the containers, since nothing of the pod is left to look at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub containers: Vec<ContainerTrace>,
+    /// The pod's last events, for the same reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<TimedEvent>,
+}
+
+/// The last that was known of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerTrace {
+    pub name: ContainerName,
+    /// In a few words.
+    pub state: String,
+    /// The last lines of its log.
+    pub log: Vec<String>,
 }
 
 impl Failure {
@@ -90,6 +115,10 @@ impl Failure {
             causes: Vec::new(),
             hint: None,
             console: Vec::new(),
+            network: Vec::new(),
+            program: None,
+            containers: Vec::new(),
+            events: Vec::new(),
         }
     }
 

@@ -8,7 +8,7 @@ use super::launch::{self, Launched};
 use super::limits;
 use super::logs::LogReader;
 use super::run::RunRequest;
-use crate::agent::{AgentConnection, AgentError, Connector, DeadlineExtension};
+use crate::agent::{AgentConnection, AgentError, Connector, DeadlineExtension, Destination, Handshake};
 use crate::runtime;
 use crate::store::atomic::FileError;
 use crate::store::layout::{Layout, PodDir};
@@ -18,6 +18,9 @@ use crate::store::remove::{make_accessible, remove_tree};
 use crate::store::undo::{Step, Undo, UndoError};
 use magikvm_proto::budget::HOST_SHUTDOWN_WAIT_MS;
 use magikvm_proto::id::{ContainerName, PodId};
+use magikvm_proto::limits::REQUEST_TIMEOUT_SECS;
+use magikvm_proto::wire::{Done, Refusal, RefusalCode, Stats};
+use serde::de::DeserializeOwned;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,6 +30,8 @@ use std::time::{Duration, Instant};
 const MONITOR_SLACK: Duration = Duration::from_secs(10);
 /// Time for the processes of a sandbox to stop or to continue.
 const MOTION_WAIT: Duration = Duration::from_secs(10);
+/// Time for the monitor to ask the agent, with some for its own work.
+const AGENT_WAIT: Duration = Duration::from_secs(REQUEST_TIMEOUT_SECS + 10);
 /// Time for a connection to the agent.
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
 
@@ -34,8 +39,13 @@ const CONNECT_WAIT: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum PodError {
     /// There is no pod of that name.
-    #[error("there is no pod {0}")]
-    NotFound(PodId),
+    #[error("there is no pod {pod}")]
+    NotFound {
+        /// The requested pod.
+        pod: PodId,
+        /// Pods of the same name in other namespaces.
+        elsewhere: Vec<PodId>,
+    },
     /// The pod has no container of that name.
     #[error("pod {pod} has no container {container}; it has {}", known.join(", "))]
     NoContainer {
@@ -100,6 +110,9 @@ pub enum PodError {
     /// The agent refused the request or could not be reached.
     #[error(transparent)]
     Agent(#[from] AgentError),
+    /// The monitor had no answer of the agent to pass on, for this reason.
+    #[error("{0}")]
+    Unanswered(String),
     /// The pod's record cannot be read or written.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -184,15 +197,20 @@ impl PodRuntimeInterface {
 
     /// Pauses a pod's sandbox and returns when none of its processes runs. A second call changes nothing.
     pub fn pause_pod(&self, id: &PodId) -> Result<(), PodError> {
-        self.set_in_motion(id, ControlRequest::Pause, "paused")
+        self.set_in_motion(id, &ControlRequest::Pause, "paused")
     }
 
     /// Resumes a pod's sandbox, whoever stopped it, and returns when all of its processes run. The guest's clock is then corrected.
     pub fn resume_pod(&self, id: &PodId) -> Result<(), PodError> {
-        self.set_in_motion(id, ControlRequest::Resume, "resumed")
+        self.set_in_motion(id, &ControlRequest::Resume, "resumed")
     }
 
-    fn set_in_motion(&self, id: &PodId, request: ControlRequest, verb: &'static str) -> Result<(), PodError> {
+    fn set_in_motion(
+        &self,
+        id: &PodId,
+        request: &ControlRequest,
+        verb: &'static str,
+    ) -> Result<(), PodError> {
         let found = self.find(id)?;
         if found.is_lost() {
             return Err(lost(&found, id));
@@ -206,7 +224,7 @@ impl PodRuntimeInterface {
         match control::ask(&found.dir, request, MOTION_WAIT) {
             Err(_) if self.ended(id) => Err(PodError::NotRunning(id.clone())),
             Err(source) => Err(PodError::Control { pod: id.clone(), verb, source }),
-            Ok(()) => Ok(()),
+            Ok(Done {}) => Ok(()),
         }
     }
 
@@ -221,7 +239,7 @@ impl PodRuntimeInterface {
         let wait = Duration::from_millis(grace_ms.saturating_add(HOST_SHUTDOWN_WAIT_MS)) + MONITOR_SLACK;
         let deadline = Instant::now() + MONITOR_SLACK;
         loop {
-            match control::ask(&found.dir, ControlRequest::Stop { grace_ms }, wait) {
+            match control::ask(&found.dir, &ControlRequest::Stop { grace_ms }, wait) {
                 // A live monitor begins to listen as soon as it has its lock. What is no socket will never be one.
                 Err(ControlError::Unreachable(error))
                     if error.kind() != ErrorKind::InvalidData
@@ -230,7 +248,7 @@ impl PodRuntimeInterface {
                 {
                     std::thread::sleep(Duration::from_millis(5));
                 }
-                answer => return answer,
+                answer => return answer.map(|Done {}| ()),
             }
         }
     }
@@ -238,7 +256,7 @@ impl PodRuntimeInterface {
     fn ended(&self, id: &PodId) -> bool {
         match self.find(id) {
             Ok(found) => found.state.is_some_and(|state| state.stage == Stage::Ended),
-            Err(error) => matches!(error, PodError::NotFound(_)),
+            Err(error) => matches!(error, PodError::NotFound { .. }),
         }
     }
 
@@ -347,7 +365,13 @@ impl PodRuntimeInterface {
 
     /// Finds one pod.
     pub fn find(&self, id: &PodId) -> Result<Found, PodError> {
-        Found::read(self.layout.pod(id))?.ok_or_else(|| PodError::NotFound(id.clone()))
+        Found::read(self.layout.pod(id))?.ok_or_else(|| self.not_found(id))
+    }
+
+    fn not_found(&self, id: &PodId) -> PodError {
+        let records = self.list().unwrap_or_default().into_iter().filter_map(|found| found.record);
+        let elsewhere = records.map(|record| record.id).filter(|other| other.name == id.name && other != id);
+        PodError::NotFound { pod: id.clone(), elsewhere: elsewhere.collect() }
     }
 
     /// The container that a verb applies to: the named one, or the only one.
@@ -393,29 +417,77 @@ impl PodRuntimeInterface {
         DeadlineExtension::new(move || pods.is_paused(&id))
     }
 
-    /// Connects to the agent of a running pod that is not paused.
+    /// Connects to the agent of a running pod that is not paused, for a session.
     pub fn agent(&self, found: &Found, id: &PodId) -> Result<AgentConnection, PodError> {
-        self.connector(found, id)?.connect(CONNECT_WAIT).map_err(|error| self.explain(id, error))
+        self.check_reachable(found, id)?;
+        broker(found, Destination::Agent).connect(CONNECT_WAIT).map_err(|error| self.explain(id, error))
     }
 
     /// What a failure of a connection to the agent means, by what has become of the pod meanwhile.
     pub fn explain(&self, id: &PodId, error: AgentError) -> PodError {
-        if matches!(error, AgentError::Refused(_)) {
-            return error.into();
-        }
-        match self.find(id) {
-            Err(gone @ PodError::NotFound(_)) => gone,
-            Ok(found) if found.is_lost() => lost(&found, id),
-            Ok(found) if found.is_starting() => PodError::Starting(id.clone()),
-            Ok(found) => match found.state.map(|state| state.stage) {
-                Some(Stage::Stopping | Stage::Ended) => PodError::NotRunning(id.clone()),
-                _ => error.into(),
-            },
-            Err(_) => error.into(),
+        match error {
+            AgentError::Refused(_) => error.into(),
+            error => self.explain_by_fate(id).unwrap_or_else(|| error.into()),
         }
     }
 
-    fn connector<'f>(&self, found: &'f Found, id: &PodId) -> Result<&'f Connector, PodError> {
+    /// Why the agent of a pod cannot answer, if what has become of the pod says so.
+    fn explain_by_fate(&self, id: &PodId) -> Option<PodError> {
+        match self.find(id) {
+            Err(gone @ PodError::NotFound { .. }) => Some(gone),
+            Ok(found) if found.is_lost() => Some(lost(&found, id)),
+            Ok(found) if found.is_starting() => Some(PodError::Starting(id.clone())),
+            Ok(found) => {
+                let stage = found.state.map(|state| state.stage);
+                matches!(stage, Some(Stage::Stopping | Stage::Ended))
+                    .then(|| PodError::NotRunning(id.clone()))
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Sends a signal to PID 1 of a container, or of all.
+    pub fn signal(
+        &self,
+        found: &Found,
+        id: &PodId,
+        container: Option<ContainerName>,
+        signal: i32,
+    ) -> Result<(), PodError> {
+        let Done {} =
+            self.ask_agent(found, id, &ControlRequest::Signal { container, signal }, "sent a signal")?;
+        Ok(())
+    }
+
+    /// The resource use of a running pod.
+    pub fn stats(&self, found: &Found, id: &PodId) -> Result<Stats, PodError> {
+        self.ask_agent(found, id, &ControlRequest::Stats, "asked for its resource use")
+    }
+
+    /// Has the monitor ask the agent.
+    fn ask_agent<T: DeserializeOwned>(
+        &self,
+        found: &Found,
+        id: &PodId,
+        request: &ControlRequest,
+        verb: &'static str,
+    ) -> Result<T, PodError> {
+        self.check_reachable(found, id)?;
+        control::ask(&found.dir, request, AGENT_WAIT).map_err(|error| match error {
+            ControlError::Refused(Refusal { code: RefusalCode::Internal, message }) => {
+                self.explain_by_fate(id).unwrap_or(PodError::Unanswered(message))
+            }
+            ControlError::Refused(refusal) => AgentError::Refused(refusal).into(),
+            source => self.explain_by_fate(id).unwrap_or_else(|| PodError::Control {
+                pod: id.clone(),
+                verb,
+                source,
+            }),
+        })
+    }
+
+    /// Whether the agent of a pod can be asked now.
+    fn check_reachable(&self, found: &Found, id: &PodId) -> Result<(), PodError> {
         if found.is_lost() {
             return Err(lost(found, id));
         }
@@ -427,15 +499,17 @@ impl PodRuntimeInterface {
         if state.is_some_and(|state| state.paused_ms.is_some()) {
             return Err(PodError::Paused(id.clone()));
         }
-        let connector = state.and_then(|state| state.agent.as_ref());
-        connector.ok_or_else(|| {
-            if found.state.is_none() { lost(found, id) } else { PodError::NotRunning(id.clone()) }
-        })
+        match state.and_then(|state| state.agent.as_ref()) {
+            Some(_) => Ok(()),
+            None if found.state.is_none() => Err(lost(found, id)),
+            None => Err(PodError::NotRunning(id.clone())),
+        }
     }
 
     /// A connector for the ports of a running pod that is not paused, for [`crate::net::relay::Relay`].
     pub fn forward(&self, found: &Found, id: &PodId) -> Result<Connector, PodError> {
-        Ok(self.connector(found, id)?.forwards())
+        self.check_reachable(found, id)?;
+        Ok(broker(found, Destination::Forward))
     }
 
     /// Opens the logs of these containers.
@@ -448,4 +522,9 @@ impl PodRuntimeInterface {
             })
             .collect()
     }
+}
+
+/// How to get a connection to the guest of a pod: its monitor makes it and lends it.
+fn broker(found: &Found, to: Destination) -> Connector {
+    Connector { socket: found.dir.broker_sock(), handshake: Handshake::Broker(to) }
 }

@@ -6,6 +6,7 @@ use crate::manifest::logs::LogOptions;
 use crate::store::atomic::FileError;
 use crate::store::regular::{self, Access};
 use magikvm_proto::id::ContainerName;
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{BufReader, Write};
 use std::os::unix::fs::MetadataExt;
@@ -51,6 +52,13 @@ pub enum LogStream {
 }
 
 impl LogStream {
+    fn index(self) -> usize {
+        match self {
+            Self::Stdout => 0,
+            Self::Stderr => 1,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Stdout => "stdout",
@@ -66,6 +74,13 @@ pub struct Entry {
     pub stream: LogStream,
     /// The content, including the newline if the entry is a full line.
     pub content: Vec<u8>,
+}
+
+impl Entry {
+    /// Whether it is a line, or the last piece of one.
+    fn is_full(&self) -> bool {
+        self.content.last() == Some(&b'\n')
+    }
 }
 
 pub fn format_time(time: jiff::Timestamp) -> String {
@@ -178,6 +193,8 @@ pub struct LogReader {
     /// The file that is read and its inode. It stays open until the next one is, so that its inode is not that of a new file.
     current: Option<(BufReader<File>, u64)>,
     partial: Vec<u8>,
+    /// How many lines of each stream are still to be skipped.
+    skip: [usize; 2],
 }
 
 /// Attempts to open the next file while files are rotated.
@@ -186,7 +203,7 @@ const OPEN_TRIES: usize = 8;
 impl LogReader {
     /// Starts at the oldest entry.
     pub fn new(container: ContainerName, path: PathBuf) -> Self {
-        Self { container, path, current: None, partial: Vec::new() }
+        Self { container, path, current: None, partial: Vec::new(), skip: [0; 2] }
     }
 
     /// The next entry; `None` when there is none yet.
@@ -204,8 +221,10 @@ impl LogReader {
             }
             let entry = decode(&self.partial);
             self.partial.clear();
-            if entry.is_some() {
-                return Ok(entry);
+            let Some(entry) = entry else { continue };
+            match &mut self.skip[entry.stream.index()] {
+                0 => return Ok(Some(entry)),
+                left => *left -= usize::from(entry.is_full()),
             }
         }
     }
@@ -260,22 +279,30 @@ impl LogReader {
         older.chain([self.path.clone()]).filter_map(|path| Some((path.clone(), inode(&path)?))).collect()
     }
 
-    /// Skips to the last `lines` full lines of the present content.
+    /// Skips all but the last `lines` lines of the present content. The pieces of a line of one stream may have lines of the other one between
+    /// them, so each stream is skipped separately.
     pub fn tail(&mut self, lines: usize) -> Result<(), FileError> {
         let mut counter = Self::new(self.container.clone(), self.path.clone());
-        let mut total = 0usize;
-        let mut open_line = false;
+        let mut kept = VecDeque::new();
+        let mut open: Vec<LogStream> = Vec::new();
+        let mut keep = |kept: &mut VecDeque<LogStream>, stream| {
+            kept.push_back(stream);
+            if kept.len() > lines
+                && let Some(skipped) = kept.pop_front()
+            {
+                self.skip[skipped.index()] += 1;
+            }
+        };
         while let Some(entry) = counter.next_entry()? {
-            open_line = entry.content.last() != Some(&b'\n');
-            total += usize::from(!open_line);
-        }
-        let mut skip = (total + usize::from(open_line)).saturating_sub(lines);
-        while skip > 0 {
-            match self.next_entry()? {
-                Some(entry) => skip -= usize::from(entry.content.last() == Some(&b'\n')),
-                None => break,
+            open.retain(|stream| *stream != entry.stream);
+            if entry.is_full() {
+                keep(&mut kept, entry.stream);
+            } else {
+                open.push(entry.stream);
             }
         }
+        // Lines that are not complete yet are the last ones.
+        open.into_iter().for_each(|stream| keep(&mut kept, stream));
         Ok(())
     }
 }
@@ -372,6 +399,36 @@ mod tests {
             reader.tail(lines).unwrap();
             assert_eq!(all(&mut reader), expected.as_bytes(), "{lines}");
         }
+    }
+
+    #[test]
+    fn the_tail_has_whole_lines_where_streams_interleave() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.log");
+        let mut writer = LogWriter::open(&path, LogLimits::of(LogOptions::default(), 1)).unwrap();
+        for (stream, bytes) in [
+            (LogStream::Stdout, "out 1 begins, "),
+            (LogStream::Stderr, "error 1\nerror 2 begins, "),
+            (LogStream::Stdout, "out 1 ends\nout 2 begins, "),
+            (LogStream::Stderr, "error 2 ends\n"),
+        ] {
+            writer.write(stream, bytes.as_bytes()).unwrap();
+        }
+        let tail = |lines| {
+            let mut reader = LogReader::new("c".parse().unwrap(), path.clone());
+            reader.tail(lines).unwrap();
+            reader
+        };
+        let text = |lines| String::from_utf8(all(&mut tail(lines))).unwrap();
+        assert_eq!(text(0), "");
+        assert_eq!(text(1), "out 2 begins, ");
+        assert_eq!(text(2), "error 2 begins, out 2 begins, error 2 ends\n");
+        assert_eq!(text(3), "out 1 begins, error 2 begins, out 1 ends\nout 2 begins, error 2 ends\n");
+        assert_eq!(text(4), text(usize::MAX));
+        // What follows a skipped piece is skipped up to the end of its line.
+        let mut reader = tail(0);
+        writer.write(LogStream::Stdout, b"out 2 ends\nout 3\n").unwrap();
+        assert_eq!(all(&mut reader), b"out 3\n");
     }
 
     proptest! {

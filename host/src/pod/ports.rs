@@ -8,6 +8,7 @@ use crate::net::ports::{BindError, Door, try_udp};
 use crate::store::layout::Layout;
 use crate::store::lock::LockState;
 use crate::store::record::{self, BoundPort, Transport};
+use magikvm_proto::id::PodId;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
@@ -60,13 +61,16 @@ fn failure(port: &PublishedPort, error: &BindError, layout: &Layout) -> Failure 
     let failure = Failure { message: format!("{}: {}", port.origin, failure.message), ..failure };
     let address = error.address;
     match error.source.kind() {
-        ErrorKind::AddrInUse => match holder(address, layout) {
+        ErrorKind::AddrInUse => match holder(address, transport(port.protocol), layout) {
             Some(pod) => failure.hint(format!(
-                "pod {pod} uses it; stop that pod with `magikvm stop {pod}`, or choose another port, or 0 for any free one."
+                "pod {pod} uses it; stop that pod with `magikvm stop {pod}`, or choose another port."
             )),
             None => failure.hint(format!(
-                "see which process uses it with `ss -ltnp 'sport = :{}'`, or choose another port, or 0 for any free one.",
-                address.port()
+                "see which process uses it with `ss -l{}np 'sport = :{}'`, or choose another port{}.",
+                if port.protocol == Protocol::Udp { 'u' } else { 't' },
+                address.port(),
+                // Only TCP can use any free port.
+                if port.protocol == Protocol::Udp { "" } else { ", or 0 for any free one" }
             )),
         },
         ErrorKind::PermissionDenied => failure.hint(
@@ -79,17 +83,49 @@ fn failure(port: &PublishedPort, error: &BindError, layout: &Layout) -> Failure 
     }
 }
 
+fn transport(protocol: Protocol) -> Transport {
+    match protocol {
+        Protocol::Udp => Transport::Udp,
+        Protocol::Tcp | Protocol::Sctp => Transport::Tcp,
+    }
+}
+
+/// Whether the bound port is in the way of the other: a port of TCP is not in the way of one of UDP with the same number.
+fn is_in_the_way(port: &BoundPort, address: SocketAddr, transport: Transport) -> bool {
+    port.protocol == transport
+        && port.host_port == address.port()
+        && (port.host_ip == address.ip() || port.host_ip.is_unspecified() || address.ip().is_unspecified())
+}
+
 /// The pod whose record has this host port.
-fn holder(address: SocketAddr, layout: &Layout) -> Option<String> {
-    let has = |port: &BoundPort| {
-        port.host_port == address.port()
-            && (port.host_ip == address.ip()
-                || port.host_ip.is_unspecified()
-                || address.ip().is_unspecified())
-    };
+pub fn holder(address: SocketAddr, transport: Transport, layout: &Layout) -> Option<PodId> {
+    let has = |port: &BoundPort| is_in_the_way(port, address, transport);
     let pods = record::list(layout).ok()?;
     pods.into_iter().filter(|pod| pod.lock == LockState::Held).find_map(|pod| {
         let id = pod.record?.id;
-        pod.state?.ports.iter().any(has).then(|| id.to_string())
+        pod.state?.ports.iter().any(has).then_some(id)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_in_the_way_of_the_same_transport_only() {
+        let bound = |ip: &str, protocol| BoundPort {
+            host_ip: ip.parse().unwrap(),
+            host_port: 53,
+            container_port: 53,
+            protocol,
+        };
+        let wanted = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let tcp = bound("0.0.0.0", Transport::Tcp);
+        assert!(is_in_the_way(&tcp, wanted("127.0.0.1:53"), Transport::Tcp));
+        assert!(!is_in_the_way(&tcp, wanted("127.0.0.1:53"), Transport::Udp));
+        assert!(!is_in_the_way(&tcp, wanted("127.0.0.1:54"), Transport::Tcp));
+        let udp = bound("127.0.0.1", Transport::Udp);
+        assert!(is_in_the_way(&udp, wanted("0.0.0.0:53"), Transport::Udp));
+        assert!(!is_in_the_way(&udp, wanted("127.0.0.2:53"), Transport::Udp));
+    }
 }

@@ -4,10 +4,11 @@
 
 use super::failure::{Blame, Failure, RunStage};
 use crate::image::{
-    BringOptions, Cancel, ImageError, ImageStore, Platform, Progress, PullPolicy, PullSources, Reference,
+    BringOptions, Cancel, ImageError, ImageStore, Progress, PullPolicy, PullSources, Reference, Wanted,
 };
 use crate::signals;
 use crate::store::layout::{Layout, Surroundings};
+use crate::store::limits;
 use crate::store::text::ignore;
 use crate::store::thread::{self, ThreadError};
 use magikvm_proto::codec::write_message;
@@ -29,7 +30,7 @@ pub struct PullRequest {
     /// The images, pulled one after the other.
     pub images: Vec<(Reference, PullPolicy)>,
     /// The platform that the images must be for.
-    pub platform: Platform,
+    pub platform: Wanted,
     /// Seconds for each image.
     pub timeout_secs: u64,
 }
@@ -134,6 +135,7 @@ fn pull(cancel: &Cancel, say: &(dyn Fn(&FromPuller) + Sync)) -> Result<(), Failu
         serde_json::from_slice(&request).map_err(Failure::at(STAGE, Blame::Internal))?;
     let layout =
         Layout::new(&Surroundings::of_process(request.root)).map_err(Failure::at(STAGE, Blame::Internal))?;
+    limits::put_in_force(&layout.limits()).map_err(Failure::at(STAGE, Blame::Environment))?;
     let store = ImageStore::open(&layout.images()).map_err(|error| of_image(&error))?;
     let sources =
         PullSources::load(&layout.registries(), &layout.policy()).map_err(|error| of_image(&error))?;

@@ -5,7 +5,7 @@ use super::failure::{Blame, Failure, RunStage};
 use super::logdir;
 use super::ports::{self, Published};
 use super::pull::{PullRequest, of_image};
-use crate::image::{Image, ImageError, ImageStore, Platform, Policy, PullPolicy, Reference};
+use crate::image::{Image, ImageError, ImageStore, Policy, PullPolicy, Reference, Wanted};
 use crate::manifest::logs::LogOptions;
 use crate::manifest::{ContainerSpec, PodPlan};
 use crate::runtime::{self, PodRuntime, PodToPrepare, RuntimeError, Sandbox, VmOptions};
@@ -15,7 +15,7 @@ use crate::store::lock::{self, Lock, LockState};
 use crate::store::record::{self, ContainerRecord, Found, PodRecord, SCHEMA};
 use crate::store::sandbox::SandboxFailure;
 use crate::store::undo::{self, Scope, Step, Undo};
-use magikvm_proto::limits::MAX_PODS;
+use magikvm_proto::raised;
 use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::error::Error;
@@ -127,7 +127,7 @@ fn bring_up(
     };
     let prepared = runtime.prepare(&to_prepare, &mut pod.undo).map_err(of_runtime(RunStage::Prepare))?;
     for warning in prepared.warnings() {
-        observer.warn(&pod.dir, &warning);
+        observer.warn(&pod.dir, warning);
     }
     fault("prepare")?;
     let sandbox = runtime.start(prepared, &mut pod.undo).map_err(of_runtime(RunStage::Boot))?;
@@ -162,10 +162,13 @@ fn reserve(request: &RunRequest, layout: &Layout) -> Result<Pod, Failure> {
     let dir = layout.pod(&request.plan.id);
     clear_leftover(request, layout, &dir)?;
     let count = record::list(layout).map_err(failed())?.len();
-    if count >= MAX_PODS {
-        let message = format!("there are {count} pods already, at most {MAX_PODS} are possible");
-        return Err(Failure::message(RunStage::Reserve, Blame::User, message)
-            .hint("list the pods with `magikvm ps`, and remove some with `magikvm rm NAME`."));
+    let max = raised::in_force().pods;
+    if count >= max {
+        let message = format!("there are {count} pods already, at most {max} are possible");
+        return Err(Failure::message(RunStage::Reserve, Blame::User, message).hint(format!(
+            "list the pods with `magikvm ps`, and remove some with `magikvm rm NAME`; {}.",
+            raised::remedy("pods")
+        )));
     }
     fs::DirBuilder::new()
         .mode(0o700)
@@ -227,7 +230,7 @@ fn resolve_images(
     request: &RunRequest,
     layout: &Layout,
     dir: &PodDir,
-    wanted_platform: &Platform,
+    wanted_platform: &Wanted,
     observer: &mut dyn Observer,
 ) -> Result<Vec<Image>, Failure> {
     let store = ImageStore::open(&layout.images()).map_err(|error| of_image(&error))?;
@@ -236,10 +239,11 @@ fn resolve_images(
     for container in &request.plan.containers {
         let context = |failure| of_container(container, failure);
         let name = &container.image;
-        let here = store.present(name, &policy).map_err(|error| context(of_image(&error)))?;
+        let here =
+            store.present(name, &policy, wanted_platform).map_err(|error| context(of_image(&error)))?;
         let when = match (container.pull_policy, &here) {
             (PullPolicy::Never, None) => {
-                let why = store.absent(name, &policy).unwrap_or_else(|error| error);
+                let why = store.absent(name, &policy, wanted_platform).unwrap_or_else(|error| error);
                 return Err(context(of_image(&why)));
             }
             (PullPolicy::Always, None) => Some(PullPolicy::Always),
@@ -268,7 +272,8 @@ fn resolve_images(
         if wanted_platform.takes(&platform) {
             return Ok(image);
         }
-        let message = format!("the image {name} is for {platform}, the pod's VM is {wanted_platform}");
+        let message =
+            format!("the image {name} is for {platform}, the pod's VM is {}", wanted_platform.described());
         let failure = Failure::message(RunStage::Image, Blame::User, message);
         let command = format!("magikvm image pull --platform {wanted_platform} {}", name.familiar());
         Err(of_container(container, failure).hint(format!("pull the right image with `{command}`.")))
@@ -304,7 +309,13 @@ fn write_record(request: &RunRequest, runtime: &dyn PodRuntime, pod: &Pod) -> Re
 }
 
 fn of_runtime(stage: RunStage) -> impl Fn(RuntimeError) -> Failure {
-    move |error| Failure::new(stage, error.blame(), &error)
+    move |error| {
+        let failure = Failure::new(stage, error.blame(), &error);
+        match error.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
 }
 
 fn roll_back(pod: Pod, mut failure: Failure) -> Failure {

@@ -5,7 +5,8 @@ use crate::process::Layers;
 use crate::store::lock::LockState;
 use crate::store::record::{Found, PodRecord, PodState, Stage};
 use crate::store::text::{chain, harmless};
-use magikvm_proto::state::{ContainerState, ContainerStatus, Terminated};
+use magikvm_proto::id::ContainerName;
+use magikvm_proto::state::{ContainerState, ContainerStatus, Terminated, TerminatedReason, WaitingReason};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -66,6 +67,50 @@ pub fn exit_code(state: &PodState) -> i32 {
         state.containers.iter().filter_map(|status| status.state.terminated()).map(|run| run.exit.code);
     let code = codes.into_iter().find(|&code| code != 0).unwrap_or(0);
     if code == 0 && state.broken.is_some() { 125 } else { code }
+}
+
+/// Why a pod is as it is, in one word: the reason of the first container that does not run as it should, or what ended the pod. With several
+/// containers the reason names its container. `None` if there is nothing to explain.
+pub fn reason(found: &Found) -> Option<String> {
+    let state = found.state.as_ref()?;
+    if let Some(broken) = &state.broken {
+        return Some(broken.reason.to_string());
+    }
+    let word = |status: &ContainerStatus| match &status.state {
+        // The wait for a restart tells less than the failure before it, but it is the word that people look for.
+        ContainerState::Waiting { reason: WaitingReason::CrashLoopBackOff, .. } => {
+            let last = status.last.as_ref().and_then(failed).map(|word| format!(": {word}"));
+            Some(format!("CrashLoopBackOff{}", last.unwrap_or_default()))
+        }
+        ContainerState::Terminated(run) => failed(run),
+        ContainerState::Waiting { .. } | ContainerState::Running { .. } => None,
+    };
+    // A container that ended well explains nothing, and one that waits tells more than one that has ended.
+    let mut words: Vec<(&ContainerStatus, String)> =
+        state.containers.iter().filter_map(|status| Some((status, word(status)?))).collect();
+    words.sort_by_key(|(status, _)| status.state.terminated().is_some());
+    let (status, word) = words.into_iter().next()?;
+    Some(if state.containers.len() > 1 { format!("{}: {word}", status.name) } else { word })
+}
+
+/// The reason of a run that failed, with its exit code unless the reason is a code of its own.
+fn failed(run: &Terminated) -> Option<String> {
+    match run.reason {
+        TerminatedReason::Completed => None,
+        TerminatedReason::Error => Some(format!("Error ({})", run.exit.code)),
+        reason => Some(reason.to_string()),
+    }
+}
+
+/// The memory limit of a container as its manifest has it.
+pub fn memory_limit(found: &Found, container: &ContainerName) -> Option<String> {
+    let containers = found.record.as_ref()?.manifest.pointer("/spec/containers")?.as_array()?;
+    let container = containers.iter().find(|one| one["name"] == container.as_str())?;
+    match container.pointer("/resources/limits/memory")? {
+        Value::String(limit) => Some(limit.clone()),
+        Value::Number(limit) => Some(limit.to_string()),
+        _ => None,
+    }
 }
 
 /// The core/v1 Pod with its status. Without a record, only its name and phase are known.
@@ -132,7 +177,7 @@ fn add_annotations(pod: &mut Value, found: &Found) {
 }
 
 /// The annotation with the isolation layers of each process of a pod's VM: those that it has, and those that it lacks with the reason.
-pub const JAIL_ANNOTATION: &str = "magikvm.dev/jail";
+pub use crate::manifest::fields::ANNOTATION_JAIL as JAIL_ANNOTATION;
 
 /// [`JAIL_ANNOTATION`] and its value for these processes.
 pub fn jail_annotation(layers: &[(String, Layers)]) -> Option<(String, String)> {
@@ -270,4 +315,50 @@ fn time(ms: u64) -> String {
         .and_then(|ms| jiff::Timestamp::from_second(ms / 1000).ok())
         .unwrap_or_default()
         .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::step::Machine;
+    use crate::store::layout::PodDir;
+    use crate::store::record::Broken;
+    use crate::store::sandbox::SandboxFailure;
+    use magikvm_proto::wire::ExitStatus;
+
+    fn found(states: &[ContainerState]) -> Found {
+        let names: Vec<ContainerName> = (0..states.len()).map(|n| format!("c{n}").parse().unwrap()).collect();
+        let mut state = Machine::new(&names, 1).state;
+        state.stage = Stage::Running;
+        for (status, wanted) in state.containers.iter_mut().zip(states) {
+            status.state = wanted.clone();
+        }
+        let dir = PodDir::at("/nowhere".into());
+        Found { dir, record: None, state: Some(state), lock: LockState::Held, damage: Vec::new() }
+    }
+
+    fn over(exit: ExitStatus) -> ContainerState {
+        ContainerState::Terminated(Terminated::ended(exit, Some(1), 2))
+    }
+
+    #[test]
+    fn the_reason_is_that_of_the_container_that_needs_attention() {
+        let oom = ExitStatus { oom_killed: true, ..ExitStatus::signaled(9) };
+        let running = ContainerState::Running { started_ms: 1 };
+        let of = |states: &[ContainerState]| reason(&found(states));
+        assert_eq!(of(std::slice::from_ref(&running)), None);
+        assert_eq!(of(&[over(ExitStatus::exited(0))]), None);
+        assert_eq!(of(&[ContainerState::creating()]), None);
+        assert_eq!(of(&[over(ExitStatus::exited(3))]).unwrap(), "Error (3)");
+        assert_eq!(of(&[over(oom)]).unwrap(), "OOMKilled");
+        assert_eq!(of(&[ContainerState::back_off(1000)]).unwrap(), "CrashLoopBackOff");
+        let several = [running, over(ExitStatus::exited(3)), ContainerState::back_off(1000)];
+        assert_eq!(of(&several).unwrap(), "c2: CrashLoopBackOff");
+        let mut crashing = found(&[ContainerState::back_off(1000)]);
+        crashing.state.as_mut().unwrap().containers[0].last = Some(Terminated::ended(oom, Some(1), 2));
+        assert_eq!(reason(&crashing).unwrap(), "CrashLoopBackOff: OOMKilled");
+        let broken = Broken { reason: SandboxFailure::VmmKilled, message: "x".to_owned() };
+        crashing.state.as_mut().unwrap().broken = Some(broken);
+        assert_eq!(reason(&crashing).unwrap(), "VmmKilled");
+    }
 }

@@ -83,6 +83,9 @@ pub struct Layers {
     /// Requested layers that are not available.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
+    /// Capabilities that it keeps in its user namespace, as capabilities(7) names them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<String>,
 }
 
 impl Layers {

@@ -5,10 +5,11 @@ use super::control::{BySignals, SandboxControl};
 use super::volumes::{self, Volumes};
 use super::{PodRuntime, PodToPrepare, Prepared, RuntimeError, Sandbox, SandboxNetwork, network, oci};
 use crate::agent::Connector;
-use crate::image::Platform;
 use crate::image::erofs::{self, SmallFile};
+use crate::image::{Wanted, host_processor};
 use crate::jail::{self, Cgroup, Requirement};
-use crate::manifest::{ContainerSpec, PodPlan, ResolvedProcess, resolve_process};
+use crate::manifest::{PodFacts, PodPlan, resolve_process};
+use crate::nested::{self, Nested};
 use crate::net::settle::{Settled, Ways};
 use crate::process::{self, Ended, Layers, Motion, Process};
 use crate::store::atomic::{self, FileError};
@@ -83,11 +84,16 @@ pub struct VmOptions {
     pub jail: Requirement,
 }
 
+/// The best variant of programs that QEMU's emulation of an x86_64 processor runs (`-cpu max`): it has had AVX2 since QEMU 7.2, and no
+/// AVX-512.
+const EMULATED_X86_64: &str = "v3";
+
 #[derive(Debug)]
 pub struct MicroVm {
     options: VmOptions,
     vmm: Box<dyn Vmm>,
     ways: Ways,
+    templates: PathBuf,
     /// The manifest of the guest image, or why it cannot be used; None for VMs that boot none.
     image: Option<Result<GuestManifest, GuestError>>,
     arch: Arch,
@@ -101,7 +107,9 @@ impl MicroVm {
         let stated = image.as_ref().and_then(|image| Some(image.as_ref().ok()?.arch));
         let arch = stated.or_else(Arch::native).unwrap_or(Arch::X86_64);
         let ways = network::ways(kind, kernel);
-        Self { ways, vmm: driver(kind, DriverOptions { guest: arch, kernel, places }), options, image, arch }
+        let templates = places.templates.clone();
+        let vmm = driver(kind, DriverOptions { guest: arch, kernel, places });
+        Self { ways, templates, vmm, options, image, arch }
     }
 
     /// Makes the control group of a pod, or returns why there is none.
@@ -140,6 +148,33 @@ impl MicroVm {
         Ok((self.options.guest.join(guest_image::KERNEL), self.options.guest.join(guest_image::INITRAMFS)))
     }
 
+    /// Whether the guest's kernel has the file system of scratch disks. That of libkrunfw does.
+    fn has_scratch(&self) -> bool {
+        let has = |image: &GuestManifest| image.features.contains(guest_image::FEATURE_SCRATCH);
+        let kernel = self.options.kernel;
+        self.image
+            .as_ref()
+            .and_then(|image| image.as_ref().ok())
+            .is_some_and(|image| kernel == KernelChoice::Libkrunfw || has(image))
+    }
+
+    /// Makes the scratch disk and returns its name in the VM's directory.
+    fn make_scratch(
+        &self,
+        pod: &PodToPrepare<'_>,
+        volumes: &Volumes,
+        dir: &Path,
+        undo: &mut Undo,
+    ) -> Result<String, RuntimeError> {
+        undo.plan(Scope::Run, Step::RemoveDir { path: pod.scratch.to_owned() })?;
+        atomic::create_dir_all(pod.scratch, 0o700)?;
+        let file = pod.scratch.join("disk");
+        scratch::make(&file, &volumes.rooms, &self.templates)?;
+        let link = dir.join(SCRATCH);
+        std::os::unix::fs::symlink(&file, &link).map_err(FileError::at("link", &link))?;
+        Ok(SCRATCH.to_owned())
+    }
+
     /// The host's processor can execute only guests of its own architecture.
     fn check_processor(&self) -> Result<(), Unavailable> {
         if self.options.accel == Accel::Tcg || Some(self.arch) == Arch::native() {
@@ -153,6 +188,20 @@ impl MicroVm {
             ),
             remedy: format!("name a guest image for {here} with `--guest DIR` or MAGIKVM_GUEST."),
         })
+    }
+
+    /// Checks that a guest can have what the pod asks for.
+    fn check_nested(&self, plan: &PodPlan) -> Result<(), RuntimeError> {
+        let reason = match (plan.nested, self.options.accel) {
+            (Nested::Masked, _) => return Ok(()),
+            (Nested::Exposed, _) if self.arch != Arch::X86_64 => "only guests of x86_64 can have it",
+            (Nested::Exposed, Accel::Tcg) => return Ok(()),
+            (Nested::Exposed, Accel::Kvm) if nested::is_offered() => return Ok(()),
+            (Nested::Exposed, Accel::Kvm) => {
+                "the host's KVM does not offer it: load kvm_intel or kvm_amd with nested=1, or leave it out"
+            }
+        };
+        Err(RuntimeError::NoNested { reason })
     }
 
     /// Checks that the host has everything that the VM needs.
@@ -205,8 +254,14 @@ pub fn check_guest(dir: &Path) -> Result<GuestManifest, GuestError> {
 }
 
 impl PodRuntime for MicroVm {
-    fn platform(&self) -> Platform {
-        Platform::guest(self.arch)
+    fn platform(&self) -> Wanted {
+        let processor = match (self.arch, self.options.accel) {
+            (Arch::X86_64, Accel::Tcg) => EMULATED_X86_64,
+            // The VM has the host's processor.
+            (Arch::X86_64, Accel::Kvm) => host_processor(),
+            (Arch::Aarch64, _) => "v8",
+        };
+        Wanted::guest(self.arch, processor)
     }
 
     fn record(&self, plan: &PodPlan) -> SandboxRecord {
@@ -233,16 +288,18 @@ impl PodRuntime for MicroVm {
         undo.plan(Scope::Run, Step::RemoveDir { path: dir.clone() })?;
         atomic::create_dir_all(&dir, 0o700)?;
 
-        let volumes = volumes::plan(pod.plan)?;
+        self.check_nested(pod.plan)?;
+        let volumes = volumes::plan(pod.plan, self.has_scratch())?;
         let network = network::settle(pod.plan, self.ways)?;
         let (partitions, mut images) = partitions(pod);
         let pod_files = dir.join("pod.erofs");
-        let size = write_pod_files(pod, &partitions, &volumes, &network, &pod_files)?;
+        let (size, mut warnings) = write_pod_files(pod, &partitions, &volumes, &network, &pod_files)?;
+        warnings.extend(network.warning.clone());
         let mut parts = vec![Part { path: pod_files, size }];
         parts.append(&mut images);
         disk::compose(&dir, &parts)?;
         let scratch =
-            if volumes.rooms.is_empty() { None } else { Some(make_scratch(pod, &volumes, &dir, undo)?) };
+            if volumes.rooms.is_empty() { None } else { Some(self.make_scratch(pod, &volumes, &dir, undo)?) };
 
         let cgroup = self.cgroup(pod, undo)?;
         let config = VmConfig {
@@ -257,16 +314,17 @@ impl PodRuntime for MicroVm {
             scratch,
             shared: Some(volumes.shared).filter(|shared| !shared.is_empty()).map(Arc::new),
             nic: None,
+            nested: pod.plan.nested,
             jail: JailOptions { requirement: self.options.jail, cgroup },
         };
-        Ok(Prepared::MicroVm { config, dir, network: Box::new(network) })
+        Ok(Prepared::MicroVm { config, dir, network: Box::new(network), warnings })
     }
 
     fn start(&self, prepared: Prepared, undo: &mut Undo) -> Result<Box<dyn Sandbox>, RuntimeError> {
-        let Prepared::MicroVm { mut config, dir, network } = prepared;
+        let Prepared::MicroVm { mut config, dir, network, warnings: _ } = prepared;
         let out_of_memory_kills = end::out_of_memory_kills();
         let tail = ConsoleTail::default();
-        let mut net = network::start(&network, &config, &tail)?;
+        let mut net = network::start(&network, &config)?;
         config.nic = net.nic.take();
         let mut child = self.vmm.spawn(&config, &dir)?;
         drop(config);
@@ -379,45 +437,44 @@ fn partitions(pod: &PodToPrepare<'_>) -> (Vec<u32>, Vec<Part>) {
 /// Name of the scratch disk in the VM's directory: a link, because that directory may be in memory.
 const SCRATCH: &str = "scratch";
 
-/// Makes the scratch disk and returns its name in the VM's directory.
-fn make_scratch(
-    pod: &PodToPrepare<'_>,
-    volumes: &Volumes,
-    dir: &Path,
-    undo: &mut Undo,
-) -> Result<String, RuntimeError> {
-    undo.plan(Scope::Run, Step::RemoveDir { path: pod.scratch.to_owned() })?;
-    atomic::create_dir_all(pod.scratch, 0o700)?;
-    let file = pod.scratch.join("disk");
-    scratch::make(&file, &volumes.rooms)?;
-    let link = dir.join(SCRATCH);
-    std::os::unix::fs::symlink(&file, &link).map_err(FileError::at("link", &link))?;
-    Ok(SCRATCH.to_owned())
-}
-
-/// Writes the pod's private file system and returns its size in bytes.
+/// Writes the pod's private file system and returns its size in bytes, and warnings about the images.
 fn write_pod_files(
     pod: &PodToPrepare<'_>,
     partitions: &[u32],
     volumes: &Volumes,
     network: &Settled,
     path: &Path,
-) -> Result<u64, RuntimeError> {
+) -> Result<(u64, Vec<String>), RuntimeError> {
     let plan = pod.plan;
+    let mut warnings = Vec::new();
     let mut files: Vec<(String, Vec<u8>)> = Vec::new();
     let site = Site::guest();
+    let facts = PodFacts {
+        hostname: plan.hostname.clone(),
+        uid: pod.uid.to_owned(),
+        node_name: nix::unistd::gethostname()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+        pod_ips: network.addresses(),
+        host_ip: network.host_address,
+    };
     let mut containers = Vec::with_capacity(plan.containers.len());
-    let all = plan.containers.iter().zip(pod.images).zip(partitions).zip(&volumes.mounts);
-    for (((container, image), partition), mounts) in all {
-        let process = resolve(plan, container, image)?;
+    let seen = volumes.mounts.iter().zip(&volumes.layers);
+    let all = plan.containers.iter().zip(pod.images).zip(partitions).zip(seen);
+    for (((container, image), partition), (mounts, layer)) in all {
+        let process = resolve_process(container, &image.config, &facts)
+            .map_err(|source| RuntimeError::Resolve { container: container.name.clone(), source })?;
         let config = oci::container_config(plan, container, &process, &site);
         files.push(capped(&container_config(&container.name), oci::to_json(&config))?);
+        warnings.extend(process.warning);
         containers.push(ContainerPlan {
             name: container.name.clone(),
             rootfs: Rootfs::Partition(*partition),
+            layer: *layer,
             user: process.user,
             stdio: container.stdio,
             stdin: container.stdin,
+            stop_signal: process.stop_signal,
             mounts: mounts.clone(),
         });
     }
@@ -432,6 +489,7 @@ fn write_pod_files(
         containers,
         volumes: volumes.plans.clone(),
         network: network.plan.clone(),
+        sysctls: plan.sysctls.clone(),
     };
     guest.check()?;
     files.push(json(SPEC_JSON, &guest)?);
@@ -442,16 +500,7 @@ fn write_pod_files(
     let plain = |(path, content)| (path, SmallFile::File { mode: 0o644, gid: 0, content });
     erofs::write_small_tree(files.into_iter().map(plain).chain(volumes::files(plan)), &mut out)?;
     let size = out.seek(SeekFrom::End(0)).map_err(FileError::at("measure", path))?;
-    Ok(size)
-}
-
-fn resolve(
-    plan: &PodPlan,
-    container: &ContainerSpec,
-    image: &crate::image::Image,
-) -> Result<ResolvedProcess, RuntimeError> {
-    resolve_process(container, &image.config, &plan.hostname)
-        .map_err(|source| RuntimeError::Resolve { container: container.name.clone(), source })
+    Ok((size, warnings))
 }
 
 fn json<T: Serialize>(path: &str, value: &T) -> Result<(String, Vec<u8>), RuntimeError> {

@@ -11,7 +11,8 @@ pub use control::SandboxControl;
 pub use microvm::{VmOptions, group_step};
 
 use crate::agent::Connector;
-use crate::image::{Image, Platform};
+use crate::image::{Image, Wanted};
+use crate::manifest::fields::{ANNOTATION_NESTED, ANNOTATION_ROOT};
 use crate::manifest::{PodPlan, ResolveError, RuntimeClass};
 use crate::net::settle::{NetError, Settled};
 use crate::process::{Layers, Motion};
@@ -21,6 +22,7 @@ use crate::store::sandbox::{Blame, SandboxEnd, SandboxRecord};
 use crate::store::thread::ThreadError;
 use crate::store::undo::{Undo, UndoError};
 use crate::vmm::console::ConsoleTail;
+use crate::vmm::scratch::ScratchError;
 use crate::vmm::{Places, Unavailable, VmConfig, VmmError};
 use magikvm_proto::id::ContainerName;
 use std::fmt::Debug;
@@ -38,14 +40,15 @@ pub enum Prepared {
         /// The directory of its files.
         dir: PathBuf,
         network: Box<Settled>,
+        warnings: Vec<String>,
     },
 }
 
 impl Prepared {
     /// Warnings for the user before the pod runs.
-    pub fn warnings(&self) -> Vec<String> {
-        let Self::MicroVm { network, .. } = self;
-        network.warning.iter().cloned().collect()
+    pub fn warnings(&self) -> &[String] {
+        let Self::MicroVm { warnings, .. } = self;
+        warnings
     }
 }
 
@@ -90,11 +93,13 @@ pub struct SandboxNetwork {
     pub addresses: Vec<IpAddr>,
     pub host_address: Option<IpAddr>,
     pub reports: Option<File>,
+    /// The last error messages of the network's processes.
+    pub messages: ConsoleTail,
 }
 
 pub trait PodRuntime: Debug + Send + Sync {
     /// The platform that the containers' images must be for.
-    fn platform(&self) -> Platform;
+    fn platform(&self) -> Wanted;
     /// Checks that this host can run pods of the class, before anything is made.
     fn probe(&self) -> Result<(), Unavailable>;
     /// The sandbox's part of a pod's record.
@@ -157,9 +162,12 @@ pub enum RuntimeError {
         source: crate::volume::VolumeError,
     },
     #[error("cannot make the pod's scratch disk")]
-    Scratch(#[from] crate::vmm::scratch::ScratchError),
+    Scratch(#[from] ScratchError),
     #[error(transparent)]
     Network(#[from] NetError),
+    /// The pod asks for nested virtualization.
+    #[error("metadata.annotations.{ANNOTATION_NESTED}: {reason}")]
+    NoNested { reason: &'static str },
     #[error("cannot start the VM")]
     Vmm(#[from] VmmError),
     #[error(transparent)]
@@ -171,11 +179,28 @@ pub enum RuntimeError {
 }
 
 impl RuntimeError {
+    /// What the user can do, as a whole sentence.
+    pub fn hint(&self) -> Option<String> {
+        let in_memory = format!(
+            "keep the changes in memory with the annotation `{ANNOTATION_ROOT}: memory` (and emptyDir volumes with `medium: Memory`)."
+        );
+        match self {
+            Self::Scratch(ScratchError::NoProgram) => {
+                Some(format!("install it with `apt-get install e2fsprogs`, or {in_memory}"))
+            }
+            Self::Scratch(ScratchError::NoRoom { .. }) => Some(format!(
+                "remove images with `magikvm image prune --all`, choose another directory with `--root DIR`, or {in_memory}"
+            )),
+            _ => None,
+        }
+    }
+
     pub fn blame(&self) -> Blame {
         match self {
             Self::Resolve { .. }
             | Self::Plan(_)
             | Self::TooLarge { .. }
+            | Self::NoNested { .. }
             | Self::Volume { .. }
             | Self::Network(
                 NetError::Tsi | NetError::User | NetError::NoFilter | NetError::NoDatagrams { .. },

@@ -65,12 +65,8 @@ pub(super) struct Started {
     pub(super) seen: SandboxNetwork,
 }
 
-/// Starts the network. Its processes' error messages join the lines of the console.
-pub(super) fn start(
-    network: &Settled,
-    config: &VmConfig,
-    tail: &ConsoleTail,
-) -> Result<Started, RuntimeError> {
+/// Starts the network.
+pub(super) fn start(network: &Settled, config: &VmConfig) -> Result<Started, RuntimeError> {
     let mut started = Started {
         nic: None,
         processes: Vec::new(),
@@ -78,13 +74,14 @@ pub(super) fn start(
             addresses: network.addresses(),
             host_address: network.host_address,
             reports: None,
+            messages: ConsoleTail::default(),
         },
     };
     let nic = match (&network.chain, &network.plan, network.mode) {
         (Some((rules, wanted)), Some(plan), _) => {
             let chain = chain::make(rules, wanted).map_err(NetError::Start)?;
             for helper in chain.helpers {
-                started.processes.push(start_helper(helper, config, tail)?);
+                started.processes.push(start_helper(helper, config, &started.seen.messages)?);
             }
             started.seen.reports = Some(chain.reports);
             Nic::Stream { mac: plan.mac, mtu: plan.mtu, socket: Arc::new(chain.vmm) }

@@ -374,7 +374,8 @@ mod tests {
     use super::*;
     use crate::image::ImageDefaults;
     use crate::manifest;
-    use crate::manifest::resolve_process;
+    use crate::manifest::{PodFacts, resolve_process};
+    use magikvm_proto::signal::Signal;
     use proptest::prelude::*;
 
     fn pod(spec: &str, container: &str) -> PodPlan {
@@ -386,7 +387,8 @@ mod tests {
 
     fn config(plan: &PodPlan) -> Spec {
         let container = &plan.containers[0];
-        let process = resolve_process(container, &ImageDefaults::default(), &plan.hostname).unwrap();
+        let facts = PodFacts { hostname: plan.hostname.clone(), ..PodFacts::default() };
+        let process = resolve_process(container, &ImageDefaults::default(), &facts).unwrap();
         container_config(plan, container, &process, &Site::guest())
     }
 
@@ -536,8 +538,16 @@ mod tests {
                 cpu_request_millis: cpu,
                 memory_limit_bytes: memory,
                 memory_request_bytes: memory,
+                disk_limit_bytes: memory,
             };
-            let process = ResolvedProcess { args, env: Vec::new(), cwd: "/".to_owned(), user: String::new() };
+            let process = ResolvedProcess {
+                args,
+                env: Vec::new(),
+                cwd: "/".to_owned(),
+                user: String::new(),
+                stop_signal: Signal::TERM,
+                warning: None,
+            };
             let spec = container_config(&plan, &plan.containers[0], &process, &Site::guest());
             let read: Spec = serde_json::from_slice(&to_json(&spec).unwrap()).unwrap();
             prop_assert_eq!(read, spec);

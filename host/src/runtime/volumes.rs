@@ -1,18 +1,23 @@
-//! A pod's volumes for the guest: which of them are in the pod's private file system, on its scratch disk, and shared by the host.
+//! A pod's volumes for the guest: which of them are in the pod's private file system, on its scratch disk, and shared by the host. And where
+//! containers keep the changes to their root file systems.
 
 use super::RuntimeError;
 use crate::image::erofs::SmallFile;
-use crate::manifest::PodPlan;
-use crate::manifest::plan::{MountSpec, VolumeSource, VolumeSpec};
+use crate::manifest::plan::{MountSpec, RootFilesystem, RootPlace, VolumeSource, VolumeSpec};
+use crate::manifest::{ContainerSpec, PodPlan};
 use crate::store::atomic::FileError;
 use crate::vmm::scratch::Room;
 use crate::volume::host::OpenedPath;
 use crate::volume::tree::Shared;
+use magikvm_proto::plan::Layer;
 use magikvm_proto::site::volume_files;
 use magikvm_proto::volume::{self as guest, Access, MountPlan, Part, VolumePlan};
 use std::collections::HashMap;
 use std::path::Path;
 
+/// Bytes of the directories that a layer consists of before its container starts: those of overlayfs, and the usual mount points. A limit is what
+/// the container has beside them.
+const EMPTY_LAYER: u64 = 24 * 4096;
 /// Permissions of files in volumes that have a group, which may read them.
 const GROUP_READS: u16 = 0o440;
 
@@ -20,13 +25,22 @@ const GROUP_READS: u16 = 0o440;
 pub(super) struct Volumes {
     pub(super) plans: Vec<VolumePlan>,
     pub(super) mounts: Vec<Vec<MountPlan>>,
+    /// One for each container.
+    pub(super) layers: Vec<Layer>,
     pub(super) rooms: Vec<Room>,
+    /// Index of the room for everything without a limit.
+    shared_room: Option<usize>,
     pub(super) shared: Shared,
 }
 
-/// Finds everything that the volumes need from the host, except the content of volumes that are files ([`files`]).
-pub(super) fn plan(pod: &PodPlan) -> Result<Volumes, RuntimeError> {
+/// Finds everything that the volumes need from the host, except the content of volumes that are files ([`files`]). `scratch` tells whether the
+/// guest can keep layers of containers on a scratch disk.
+pub(super) fn plan(pod: &PodPlan, scratch: bool) -> Result<Volumes, RuntimeError> {
     let mut volumes = Volumes::default();
+    for container in &pod.containers {
+        let layer = volumes.layer(pod, container, scratch);
+        volumes.layers.push(layer);
+    }
     let mut found: Vec<Option<OpenedPath>> = Vec::with_capacity(pod.volumes.len());
     for volume in &pod.volumes {
         let of_host = match &volume.source {
@@ -36,7 +50,7 @@ pub(super) fn plan(pod: &PodPlan) -> Result<Volumes, RuntimeError> {
             _ => None,
         };
         found.push(of_host);
-        let plan = volumes.volume(volume, pod.volume_group);
+        let plan = volumes.volume(volume, pod);
         volumes.plans.push(plan);
     }
     let mut entries = HashMap::new();
@@ -72,31 +86,44 @@ fn of_volume(volume: &VolumeSpec) -> impl FnOnce(crate::volume::VolumeError) -> 
 type Entries<'a> = HashMap<(usize, Option<&'a str>, Access), u32>;
 
 impl Volumes {
-    fn volume(&mut self, volume: &VolumeSpec, group: Option<u32>) -> VolumePlan {
+    fn volume(&mut self, volume: &VolumeSpec, pod: &PodPlan) -> VolumePlan {
         let source = match &volume.source {
             VolumeSource::HostPath { .. } => {
                 return VolumePlan { source: guest::VolumeSource::Shared, group: None };
             }
             VolumeSource::Memory { size_bytes } => guest::VolumeSource::Memory { size_bytes: *size_bytes },
             VolumeSource::Disk { size_bytes } => {
-                guest::VolumeSource::Disk { partition: self.partition(*size_bytes) }
+                guest::VolumeSource::Disk { partition: self.partition(*size_bytes, pod) }
             }
             VolumeSource::Files(_) => guest::VolumeSource::Files,
         };
-        VolumePlan { source, group }
+        VolumePlan { source, group: pod.volume_group }
     }
 
-    /// One file system for each limit, and one for all volumes without.
-    fn partition(&mut self, size_bytes: Option<u64>) -> u32 {
-        let room = size_bytes.map_or(Room::Shared, Room::Limited);
-        let there = match room {
-            Room::Shared => self.rooms.iter().position(|other| *other == Room::Shared),
-            Room::Limited(_) => None,
+    /// A root file system that is read-only keeps nothing but mount points.
+    fn layer(&mut self, pod: &PodPlan, container: &ContainerSpec, scratch: bool) -> Layer {
+        let limit = container.resources.disk_limit_bytes;
+        let writable = container.security.root_filesystem == RootFilesystem::Writable;
+        match pod.root {
+            RootPlace::Disk if scratch && writable => {
+                Layer::Disk { partition: self.partition(limit.map(|bytes| bytes + EMPTY_LAYER), pod) }
+            }
+            RootPlace::Disk | RootPlace::Memory => {
+                Layer::Memory { size_bytes: limit.or(pod.disk_limit_bytes) }
+            }
+        }
+    }
+
+    /// One file system for each limit, and one for everything without.
+    fn partition(&mut self, size_bytes: Option<u64>, pod: &PodPlan) -> u32 {
+        let add = |rooms: &mut Vec<Room>, room: Room| {
+            rooms.push(room);
+            rooms.len() - 1
         };
-        let index = there.unwrap_or_else(|| {
-            self.rooms.push(room);
-            self.rooms.len() - 1
-        });
+        let index = match size_bytes {
+            Some(bytes) => add(&mut self.rooms, Room::Limited(bytes)),
+            None => *self.shared_room.get_or_insert_with(|| add(&mut self.rooms, shared_room(pod))),
+        };
         u32::try_from(index).unwrap_or(u32::MAX - 1) + 1
     }
 
@@ -124,6 +151,14 @@ impl Volumes {
     }
 }
 
+/// What the pod's limit leaves beside those of its containers.
+fn shared_room(pod: &PodPlan) -> Room {
+    let limits = || pod.containers.iter().map(|container| container.resources.disk_limit_bytes);
+    let layers = limits().filter(Option::is_none).map(|_| EMPTY_LAYER).sum::<u64>();
+    let left = |all: u64| all.saturating_sub(limits().flatten().sum());
+    pod.disk_limit_bytes.map_or(Room::Shared, |all| Room::Limited(left(all) + layers))
+}
+
 /// The content of volumes in the pod's private file system.
 pub(super) fn files(pod: &PodPlan) -> Vec<(String, SmallFile)> {
     let mut built = Vec::new();
@@ -142,4 +177,37 @@ pub(super) fn files(pod: &PodPlan) -> Vec<(String, SmallFile)> {
         built.push((dir, SmallFile::Directory));
     }
     built
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planned(spec: &str, scratch: bool) -> Volumes {
+        let text = format!("{{apiVersion: v1, kind: Pod, metadata: {{name: a}}, spec: {{{spec}}}}}");
+        plan(&crate::manifest::parse(text.as_bytes(), "pod.yaml").unwrap(), scratch).unwrap()
+    }
+
+    const CONTAINERS: &str = "containers: [{name: a, image: x}, {name: b, image: x, resources: {limits: {ephemeral-storage: 1Gi}}}, \
+        {name: c, image: x}, {name: d, image: x, securityContext: {readOnlyRootFilesystem: true}}], volumes: [{name: v, emptyDir: {}}]";
+
+    #[test]
+    fn a_container_with_a_limit_has_a_file_system_and_the_others_share_one() {
+        let disk = |partition| Layer::Disk { partition };
+        let found = planned(CONTAINERS, true);
+        assert_eq!(found.layers, [disk(1), disk(2), disk(1), Layer::Memory { size_bytes: None }]);
+        assert_eq!(found.rooms, [Room::Shared, Room::Limited((1 << 30) + EMPTY_LAYER)]);
+        assert_eq!(found.plans[0].source, guest::VolumeSource::Disk { partition: 1 });
+        let found =
+            planned(&format!("{CONTAINERS}, resources: {{limits: {{ephemeral-storage: 3Gi}}}}"), true);
+        assert_eq!(found.rooms[0], Room::Limited((2 << 30) + 3 * EMPTY_LAYER));
+    }
+
+    #[test]
+    fn without_a_scratch_disk_limits_hold_in_memory() {
+        let memory = |size_bytes| Layer::Memory { size_bytes };
+        let found = planned(CONTAINERS, false);
+        assert_eq!(found.layers, [memory(None), memory(Some(1 << 30)), memory(None), memory(None)]);
+        assert_eq!(found.rooms, [Room::Shared], "the volume");
+    }
 }

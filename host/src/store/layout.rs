@@ -36,6 +36,8 @@ pub struct Surroundings {
     pub xdg_config_home: Option<OsString>,
     /// `HOME`.
     pub home: Option<OsString>,
+    /// The file of this program.
+    pub program: Option<PathBuf>,
 }
 
 impl Surroundings {
@@ -49,6 +51,7 @@ impl Surroundings {
             xdg_data_home: var("XDG_DATA_HOME"),
             xdg_config_home: var("XDG_CONFIG_HOME"),
             home: var("HOME"),
+            program: std::env::current_exe().ok(),
         }
     }
 }
@@ -63,6 +66,24 @@ pub struct Layout {
     data: PathBuf,
     /// The first directory that has the file counts.
     config: Vec<PathBuf>,
+    /// Guest images of others, for users without one of their own. The first one that is there counts.
+    guests: Vec<PathBuf>,
+}
+
+/// The system-wide data directory.
+const SYSTEM_DATA: &str = "/var/lib/magikvm";
+
+/// The directory above the `bin` of an installed program: `/usr/local` for `/usr/local/bin/magikvm`.
+fn prefix(program: &Path) -> Option<&Path> {
+    let bin = program.parent()?;
+    (bin.file_name()? == "bin").then(|| bin.parent())?
+}
+
+/// A program that is installed only for this one, in `libexec/magikvm` of the same prefix.
+pub fn helper(name: &str) -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?;
+    let path = prefix(&program)?.join("libexec/magikvm").join(name);
+    path.is_file().then_some(path)
 }
 
 impl Layout {
@@ -70,14 +91,17 @@ impl Layout {
     /// others `$XDG_RUNTIME_DIR/magikvm`, `$XDG_DATA_HOME/magikvm` and `$XDG_CONFIG_HOME/magikvm` (with the usual fallbacks
     /// below `$HOME`), and `/etc/magikvm` for configuration files that are not there.
     pub fn new(around: &Surroundings) -> Result<Self, LayoutError> {
+        let installed =
+            around.program.as_deref().and_then(prefix).map(|prefix| prefix.join("share/magikvm/guest"));
+        let mut guests: Vec<PathBuf> = installed.into_iter().collect();
         if let Some(root) = &around.root {
             let root = std::path::absolute(root).unwrap_or_else(|_| root.clone());
             let config = vec![root.join("etc")];
-            return Ok(Self { run: root.join("run"), data: root.join("data"), config });
+            return Ok(Self { run: root.join("run"), data: root.join("data"), config, guests });
         }
         if around.uid == 0 {
             let config = vec![SYSTEM_CONFIG.into()];
-            return Ok(Self { run: os::SYSTEM_RUN.into(), data: "/var/lib/magikvm".into(), config });
+            return Ok(Self { run: os::SYSTEM_RUN.into(), data: SYSTEM_DATA.into(), config, guests });
         }
         let below_home = |rest: &str| around.home.as_ref().map(|home| Path::new(home).join(rest));
         let data = match &around.xdg_data_home {
@@ -93,7 +117,8 @@ impl Layout {
             None => below_home(".config"),
         };
         let config = own.map(|dir| dir.join("magikvm")).into_iter().chain([SYSTEM_CONFIG.into()]).collect();
-        Ok(Self { run: run.join("magikvm"), data: data.join("magikvm"), config })
+        guests.push(Path::new(SYSTEM_DATA).join("guest"));
+        Ok(Self { run: run.join("magikvm"), data: data.join("magikvm"), config, guests })
     }
 
     /// Directory of all pods.
@@ -141,6 +166,10 @@ impl Layout {
         self.config_file("registries.toml")
     }
 
+    pub fn limits(&self) -> PathBuf {
+        self.config_file("limits.toml")
+    }
+
     pub fn policy(&self) -> PathBuf {
         self.config_file("policy.toml")
     }
@@ -163,14 +192,24 @@ impl Layout {
         self.data.join("kernels")
     }
 
+    /// Formatted file systems that scratch disks are copied from.
+    pub fn templates(&self) -> PathBuf {
+        self.data.join("templates")
+    }
+
     /// Files of a running pod (named by UID) that must be on disk, since the pod's directory may be in memory.
     pub fn scratch(&self, uid: &str) -> PathBuf {
         self.data.join("scratch").join(uid)
     }
 
-    /// The guest image that is used when none is named.
+    /// The guest image that is used when none is named: the one of the data directory, or else the installed one, or for an ordinary user
+    /// the one that root has built. Where there is none, the place in the data directory, which messages then name.
     pub fn guest_image(&self) -> PathBuf {
-        self.data.join("guest")
+        let own = self.data.join("guest");
+        if own.symlink_metadata().is_ok() {
+            return own;
+        }
+        self.guests.iter().find(|guest| guest.is_dir()).cloned().unwrap_or(own)
     }
 }
 
@@ -235,6 +274,11 @@ impl PodDir {
         self.path.join(CONTROL_SOCK)
     }
 
+    /// The socket on which the monitor lends connections to the guest.
+    pub fn broker_sock(&self) -> PathBuf {
+        self.path.join(BROKER_SOCK)
+    }
+
     /// The pod's events, one JSON object a line.
     pub fn events(&self) -> PathBuf {
         self.path.join("events.jsonl")
@@ -258,6 +302,8 @@ impl PodDir {
 
 /// File name of the monitor's socket in the pod's directory.
 pub const CONTROL_SOCK: &str = "control.sock";
+/// File name of the socket on which the monitor lends connections to the guest, in the pod's directory.
+pub const BROKER_SOCK: &str = "connect.sock";
 /// File name of the agent's socket in the pod's `vm` directory.
 pub const AGENT_SOCK: &str = "agent.sock";
 /// File name of the socket for forwarded connections in the same directory, for VMMs that have one socket for each port of the guest.
@@ -283,6 +329,24 @@ mod tests {
         xdg.root = Some("/srv/m".into());
         assert_eq!(Layout::new(&xdg).unwrap().pods(), Path::new("/srv/m/run/pods"));
         assert!(Layout::new(&Surroundings { uid: 1, ..Surroundings::default() }).is_err());
+    }
+
+    #[test]
+    fn a_guest_image_of_others_serves_who_has_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, installed) = (dir.path().join("root"), dir.path().join("usr/share/magikvm/guest"));
+        let mut surroundings = Surroundings { root: Some(root.clone()), ..around(0) };
+        surroundings.program = Some(dir.path().join("usr/bin/magikvm"));
+        let layout = Layout::new(&surroundings).unwrap();
+        assert_eq!(layout.guest_image(), root.join("data/guest"), "nothing is there");
+        std::fs::create_dir_all(&installed).unwrap();
+        assert_eq!(layout.guest_image(), installed);
+        std::fs::create_dir_all(root.join("data/guest")).unwrap();
+        assert_eq!(layout.guest_image(), root.join("data/guest"));
+        surroundings.program = Some(dir.path().join("target/debug/magikvm"));
+        assert_eq!(Layout::new(&surroundings).unwrap().guests, Vec::<PathBuf>::new());
+        let user = Layout::new(&around(1000)).unwrap();
+        assert_eq!(user.guests, [Path::new("/var/lib/magikvm/guest")]);
     }
 
     #[test]

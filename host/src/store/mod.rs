@@ -1,6 +1,7 @@
 //! State on disk: where everything is, who may write it, and how it is undone.
 
 pub mod layout;
+pub mod limits;
 #[cfg(feature = "vmm")]
 pub mod record;
 pub mod remove;

@@ -50,6 +50,18 @@ pub enum Handshake {
     Direct,
     /// `CONNECT <port>\n`, answered by `OK <number>\n` (the convention of Firecracker and vhost-device-vsock).
     Port(u32),
+    /// A request to the monitor, which makes the connection and lends it to this process.
+    Broker(Destination),
+}
+
+/// What a connection to the guest is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Destination {
+    /// Requests to the agent.
+    Agent,
+    /// A connection to a port of the pod.
+    Forward,
 }
 
 /// Where an agent can be reached.

@@ -53,7 +53,7 @@ impl ConsoleTail {
         self.end();
     }
 
-    /// Keeps the last bytes of a stream in addition to the console.
+    /// Keeps the last bytes of a stream without marking its end.
     pub fn keep_too(&self, mut stream: impl Read) {
         let mut buffer = [0u8; 4096];
         loop {

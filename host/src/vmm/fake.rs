@@ -65,6 +65,7 @@ enum Manner {
     Generation,
     UnknownContainer,
     ContainerFails,
+    ContainerDenied,
     /// The same with a very long message.
     ContainerFailsAtLength,
     Vanish,
@@ -126,6 +127,7 @@ fn manner() -> Manner {
         "generation" => Manner::Generation,
         "unknown-container" => Manner::UnknownContainer,
         "container-fails" => Manner::ContainerFails,
+        "container-denied" => Manner::ContainerDenied,
         "container-fails-at-length" => Manner::ContainerFailsAtLength,
         "vanish" => Manner::Vanish,
         "never-ready" => Manner::NeverReady,

@@ -84,12 +84,14 @@ pub struct Places {
     pub verdicts: PathBuf,
     /// Unpacked kernels.
     pub kernels: PathBuf,
+    /// Formatted file systems for scratch disks.
+    pub templates: PathBuf,
 }
 
 impl Places {
     /// The directories of a layout.
     pub fn of(layout: &Layout) -> Self {
-        Self { verdicts: layout.verdicts(), kernels: layout.kernels() }
+        Self { verdicts: layout.verdicts(), kernels: layout.kernels(), templates: layout.templates() }
     }
 }
 
@@ -130,6 +132,8 @@ pub struct VmConfig {
     pub shared: Option<Arc<Shared>>,
     /// The connection to a network, if there is one.
     pub nic: Option<nic::Nic>,
+    /// Whether the guest can make VMs itself.
+    pub nested: crate::nested::Nested,
     pub jail: JailOptions,
 }
 

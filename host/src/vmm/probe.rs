@@ -1,5 +1,5 @@
-//! The verdict about the host's hardware virtualization, stored until the next boot because measuring takes longer than reading.
-//!
+//! The verdict about the host's hardware virtualization. A good one is stored until the next boot, because measuring takes longer than reading.
+//! A bad one is not: a busy host or a KVM module that is loaded later must not count until then.
 
 use super::{Unavailable, kvm};
 use crate::store::atomic;
@@ -25,9 +25,11 @@ struct Seen {
 pub fn hardware(dir: &Path) -> Result<kvm::Verdict, Unavailable> {
     // The permissions of the device can change at any time.
     let device = kvm::open()?;
-    match (seen(dir), boot()) {
-        (Some(seen), Some(boot)) if seen.boot == boot => kvm::judge(Duration::from_nanos(seen.best_ns)),
-        _ => measure(&device, dir),
+    let kept = seen(dir).filter(|seen| boot().is_some_and(|boot| seen.boot == boot));
+    match kept.map(|seen| kvm::judge(Duration::from_nanos(seen.best_ns))) {
+        Some(Ok(verdict)) => Ok(verdict),
+        // A bad verdict was stored by an earlier version.
+        Some(Err(_)) | None => measure(&device, dir),
     }
 }
 
@@ -37,10 +39,11 @@ pub fn hardware_afresh(dir: &Path) -> Result<kvm::Verdict, Unavailable> {
 
 fn measure(device: &kvm::Device, dir: &Path) -> Result<kvm::Verdict, Unavailable> {
     let best = kvm::measure(device)?;
+    let verdict = kvm::judge(best)?;
     if let Some(boot) = boot() {
         keep(dir, &Seen { boot, best_ns: u64::try_from(best.as_nanos()).unwrap_or(u64::MAX) });
     }
-    kvm::judge(best)
+    Ok(verdict)
 }
 
 /// The kernel's ID of this boot. Without one nothing is stored.

@@ -9,8 +9,9 @@ use super::{
 };
 use crate::agent::{Connector, Handshake};
 use crate::jail::{self, Access, Descriptor, HostNetwork, Inside, JailSpec, SyscallFilter};
+use crate::nested::Nested;
 use crate::process::Process;
-use crate::store::layout::AGENT_SOCK;
+use crate::store::layout::{AGENT_SOCK, helper};
 use crate::store::sandbox::Role;
 use magikvm_proto::guest_image::Arch;
 use std::io::Read;
@@ -72,7 +73,7 @@ pub struct Qemu {
 }
 
 impl Qemu {
-    /// Finds the programs: `MAGIKVM_QEMU` and `MAGIKVM_VHOST_DEVICE_VSOCK`, else `PATH` (and cargo's directory).
+    /// Finds the programs: `MAGIKVM_QEMU` and `MAGIKVM_VHOST_DEVICE_VSOCK`, else the installed helper, `PATH` and cargo's directory.
     pub fn from_environment(options: DriverOptions) -> Self {
         let named = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
         let cargo_bin = || {
@@ -83,6 +84,7 @@ impl Qemu {
         Self {
             qemu: named("MAGIKVM_QEMU").or_else(|| find_program(&format!("qemu-system-{}", options.guest))),
             vhost: named("MAGIKVM_VHOST_DEVICE_VSOCK")
+                .or_else(|| helper("vhost-device-vsock"))
                 .or_else(|| find_program("vhost-device-vsock"))
                 .or_else(cargo_bin),
             options,
@@ -108,7 +110,7 @@ impl Qemu {
 
     /// The program that serves the guest's vsock.
     pub fn vsock(&self) -> Result<&Path, Unavailable> {
-        let remedy = "install it with `cargo install vhost-device-vsock --version 0.3.0 --locked`.";
+        let remedy = "install it with magikvm by `ci/install.sh`, or alone by `cargo install vhost-device-vsock --version 0.3.0 --locked`.";
         let not = |reason: String| Unavailable { reason, remedy: remedy.to_owned() };
         let program =
             self.vhost.as_deref().ok_or_else(|| not("vhost-device-vsock is not in PATH".to_owned()))?;
@@ -294,16 +296,17 @@ pub fn kernel_parameters(guest: Arch, accel: Accel) -> String {
 
 fn qemu_arguments(guest: Arch, config: &VmConfig, vhost_sock: &str) -> Vec<String> {
     let Machine { types: [on_kvm, on_tcg], arguments, .. } = machine(guest);
-    let (accel, cpu, machine) = match config.accel {
+    let (accel, processor, machine) = match config.accel {
         Accel::Kvm => ("kvm", "host", on_kvm),
         Accel::Tcg => ("tcg", "max", on_tcg),
     };
+    let cpu = format!("{processor}{}", masked(guest, config.nested));
     let cmdline = kernel_parameters(guest, config.accel);
     let mut command = Arguments::default();
     command
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .args(["-name", config.name.as_str()])
-        .args(["-M", &format!("{machine},memory-backend=mem"), "-accel", accel, "-cpu", cpu])
+        .args(["-M", &format!("{machine},memory-backend=mem"), "-accel", accel, "-cpu", &cpu])
         .args(arguments.iter().copied())
         .args(["-object", &format!("memory-backend-memfd,id=mem,share=on,size={}M", config.memory_mib)])
         .args(["-m", &format!("{}M", config.memory_mib), "-smp", &config.vcpus.to_string()])
@@ -327,6 +330,14 @@ fn qemu_arguments(guest: Arch, config: &VmConfig, vhost_sock: &str) -> Vec<Strin
         command.args(nic_arguments(nic).iter().map(String::as_str));
     }
     command.0
+}
+
+/// Features that the guest's processor does not have. Machines of ARM have no nested virtualization unless they are asked for it.
+fn masked(guest: Arch, nested: Nested) -> &'static str {
+    match (guest, nested) {
+        (Arch::X86_64, Nested::Masked) => ",vmx=off,svm=off",
+        (Arch::X86_64, Nested::Exposed) | (Arch::Aarch64, _) => "",
+    }
 }
 
 /// A command line that is being built.

@@ -13,15 +13,21 @@ pub struct Words {
     pub(crate) console: String,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
+    /// What QEMU's monitor said about a lab that stood still.
+    pub(crate) registers: Option<String>,
 }
 
 impl fmt::Display for Words {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let registers = self.registers.as_ref().map(|text| ("the lab's processor", text));
         for (name, text) in [
             ("the lab's console", &self.console),
             ("standard output", &self.stdout),
             ("standard error", &self.stderr),
-        ] {
+        ]
+        .into_iter()
+        .chain(registers)
+        {
             let text = text.trim_end();
             if text.is_empty() {
                 write!(f, "\n--- {name}: empty")?;

@@ -2,7 +2,7 @@
 
 use crate::command::LabCommand;
 use crate::error::Words;
-use crate::{LabError, is_inside, spawn, turn};
+use crate::{LabError, count, is_inside, monitor, spawn, turn};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
@@ -98,6 +98,7 @@ impl Lab {
         let run = RunDir::new()?;
         run.prepare(command, &self.dir)?;
         let _turn = turn()?;
+        count::boot();
         let (began, began_at) = (Instant::now(), SystemTime::now());
         let mut share = spawn::virtiofsd(&self.virtiofsd, run.path(), &run.path().join(SHARED))?;
         let mut qemu = spawn::qemu(&self.qemu, &self.qemu_args(command.memory_mib), run.path())?;
@@ -121,7 +122,14 @@ impl Lab {
                 });
             }
             if began.elapsed() > command.limit {
-                return Err(LabError::Hung { limit: command.limit, words: run.words() });
+                let registers = monitor::examine(run.path());
+                // The kernel panics now and QEMU ends, unless the processor itself stands still.
+                let asked = Instant::now();
+                while qemu.ended()?.is_none() && asked.elapsed() < LETTING_GO {
+                    std::thread::sleep(PAUSE);
+                }
+                let words = Words { registers: Some(registers), ..*run.words() };
+                return Err(LabError::Hung { limit: command.limit, words: Box::new(words) });
             }
             std::thread::sleep(PAUSE);
         };
@@ -151,11 +159,12 @@ impl Lab {
         // The boot is faster if the kernel probes for less. One processor: with two, QEMU's emulation of SVM has hung.
         let machine = "q35,accel=tcg,memory-backend=memory,hpet=off,smbus=off,sata=off,smm=off,usb=off";
         let kernel = format!(
-            "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic nokaslr mitigations=off no_timer_check tsc=reliable \
+            "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic unknown_nmi_panic nokaslr mitigations=off no_timer_check tsc=reliable \
              random.trust_cpu=on cryptomgr.notests initcall_blacklist={SKIPPED}"
         );
         let memory = format!("memory-backend-memfd,id=memory,size={memory_mib}M,share=on");
         let socket = format!("socket,id=share,path={}", spawn::SOCKET);
+        let monitor = format!("socket,id=monitor,path={},server=on,wait=off", monitor::SOCKET);
         let args = [
             ["-M", machine],
             ["-cpu", "max"],
@@ -163,7 +172,8 @@ impl Lab {
             ["-m", &format!("{memory_mib}M")],
             ["-object", &memory],
             ["-display", "none"],
-            ["-monitor", "none"],
+            ["-chardev", &monitor],
+            ["-mon", "chardev=monitor,mode=readline"],
             ["-serial", "file:console"],
             ["-chardev", &socket],
             ["-device", "vhost-user-fs-pci,chardev=share,tag=lab,queue-size=1024"],
@@ -259,7 +269,7 @@ impl RunDir {
         let streams = ["stdout", "stderr"].map(|name| self.tail(&format!("{SHARED}/{name}")));
         let [stdout, stderr] = streams;
         let console = format!("{}{}", self.tail("console"), self.tail("qemu.log"));
-        Box::new(Words { console, stdout, stderr })
+        Box::new(Words { console, stdout, stderr, registers: None })
     }
 
     /// Process ids are the same in every boot, so the run's name is prefixed to the file names.

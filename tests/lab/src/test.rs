@@ -93,7 +93,7 @@ fn judge(name: &str, output: &LabOutput) -> Result<(), LabError> {
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     let one = stdout.lines().any(|line| line.contains("test result: ok. 1 passed; 0 failed; 0 ignored"));
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    let words = Box::new(Words { console: output.console.clone(), stdout, stderr });
+    let words = Box::new(Words { console: output.console.clone(), stdout, stderr, registers: None });
     let name = name.to_owned();
     match output.code {
         0 if one => Ok(()),

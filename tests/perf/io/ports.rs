@@ -190,7 +190,8 @@ impl Bare {
         fs::write(&part, vec![0u8; 8192])?;
         vmm::disk::compose(&dir, &[vmm::disk::Part { path: part, size: 8192 }])?;
         let layout = Layout::new(&Surroundings { root: Some(work.join("root")), ..Surroundings::default() })?;
-        let places = Places { verdicts: layout.verdicts(), kernels: layout.kernels() };
+        let places =
+            Places { verdicts: layout.verdicts(), kernels: layout.kernels(), templates: layout.templates() };
         let options = DriverOptions { guest: Arch::X86_64, kernel: KernelChoice::GuestImage, places };
         let config = VmConfig {
             name: "bare".to_owned(),
@@ -204,6 +205,7 @@ impl Bare {
             scratch: None,
             shared: None,
             nic: None,
+            nested: magikvm::nested::Nested::Masked,
             jail: JailOptions {
                 requirement: Requirement::Warn,
                 cgroup: Err("a measurement has none".to_owned()),

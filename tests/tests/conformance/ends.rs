@@ -128,6 +128,9 @@ fn a_program_that_is_not_there(subject: &Subject) {
     let output = subject.run(&pod).arg("-d").fails(1);
     let output = output.complains("container side could not be started").complains("(stage: container)");
     assert!(output.stderr.contains("/no/such/program"), "{}", output.stderr);
+    subject.run(&pod).fails(127).complains("/no/such/program").complains("The pod's events:");
+    let denied = Pod::simple("denied").container("side", &["/etc/passwd"]);
+    subject.run(&denied).fails(126).complains("may not be executed");
     assert_eq!(subject.cmd(["ps", "-q"]).ok().stdout, "");
     subject.assert_as_new();
 }
@@ -135,7 +138,7 @@ fn a_program_that_is_not_there(subject: &Subject) {
 fn an_image_that_is_not_there(subject: &Subject) {
     let absent = Pod::simple("absent").container_of("side", "not/there:1", &["x"]);
     let absent = absent.with("imagePullPolicy", "Never");
-    subject.run(&absent).fails(1).complains("container side: the image not/there:1 is not in the store");
+    subject.run(&absent).fails(125).complains("container side: the image not/there:1 is not in the store");
     assert_eq!(subject.cmd(["ps", "-q"]).ok().stdout, "");
     subject.assert_as_new();
 }

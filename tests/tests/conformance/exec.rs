@@ -63,6 +63,24 @@ pub(crate) static GROUP: Group = Group {
             a_directory_that_is_not_there,
         )
         .of("`exec -w`"),
+        Row::code(
+            "another_user",
+            "A command runs as another user, by number or name, with the user's groups and without capabilities; an unknown user is refused.",
+            another_user,
+        )
+        .of("`exec -u`"),
+        Row::code(
+            "a_terminal_without_a_command",
+            "With a terminal and no command, the user's shell runs.",
+            a_terminal_without_a_command,
+        )
+        .of("`exec -i -t`"),
+        Row::code(
+            "what_ends_in_the_background",
+            "Commands that leave processes in the background leave no control groups once those have ended.",
+            what_ends_in_the_background,
+        )
+        .of("`exec`"),
         Row::shell(
             "the_containers_surroundings",
             "A command sees the container's processes and its host name.",
@@ -140,8 +158,8 @@ fn exit_codes(subject: &Subject) {
 fn programs_that_cannot_be_run(subject: &Subject) {
     exec(subject, &[], &["/bin/nothing"])
         .fails(127)
-        .complains("Hint: is /bin/nothing in the container's image and its PATH?");
-    exec(subject, &[], &["/etc/passwd"]).fails(127).complains("may not be executed");
+        .complains("Hint: Check that /bin/nothing is in the container's image and its PATH.");
+    exec(subject, &[], &["/etc/passwd"]).fails(126).complains("may not be executed");
 }
 
 fn a_command_with_a_deadline(subject: &Subject) {
@@ -151,6 +169,34 @@ fn a_command_with_a_deadline(subject: &Subject) {
 fn variables_and_a_directory(subject: &Subject) {
     let shown = exec(subject, &["-e", "B=exec", "-w", "/bin"], &["sh", "-c", "echo $A $B $PWD"]).ok().stdout;
     assert_eq!(shown, "pod exec /bin\n");
+}
+
+fn another_user(subject: &Subject) {
+    let who = ["sh", "-c", "id -u; id -g; echo $HOME; grep CapEff /proc/self/status"];
+    let shown = exec(subject, &["-u", "1234:99"], &who).ok().stdout;
+    assert_eq!(shown, "1234\n99\n/\nCapEff:\t0000000000000000\n");
+    let root = exec(subject, &["-u", "0"], &["id", "-u"]).ok().stdout;
+    assert_eq!(root, "0\n");
+    exec(subject, &["-u", "nobody-knows"], &who).fails(1).complains("user \"nobody-knows\" is not in");
+}
+
+fn a_terminal_without_a_command(subject: &Subject) {
+    let mut terminal = Terminal::start(subject.cmd(["exec", "-i", "-t", POD]), 24, 80);
+    terminal.wait_for("# ");
+    terminal.keys("echo in $((40+2)) $0\n");
+    terminal.wait_for("in 42 /bin/");
+    terminal.keys("exit 6\n");
+    assert_eq!(terminal.wait(), 6);
+    subject.cmd(["exec", POD]).fails(2);
+}
+
+fn what_ends_in_the_background(subject: &Subject) {
+    for _ in 0..5 {
+        exec(subject, &[], &["sh", "-c", "sleep 0.3 >/dev/null 2>&1 &"]).ok();
+    }
+    // The group of this command itself is there. Those of the others are removed by the end of a later command.
+    let count = ["sh", "-c", "ls -d /sys/fs/cgroup/exec-* | wc -l"];
+    until("there are no other groups", || exec(subject, &[], &count).ok().stdout.trim() == "1");
 }
 
 fn a_directory_that_is_not_there(subject: &Subject) {

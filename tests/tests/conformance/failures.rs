@@ -6,11 +6,12 @@ use magikvm_tests::Pod;
 use magikvm_tests::command::Output;
 use magikvm_tests::guest::{BadGuest, initramfs, kernel_of_one_fault};
 use magikvm_tests::memory::MemoryLimit;
+use magikvm_tests::processes;
 use magikvm_tests::virtual_machine::{Driver, guest_image, in_path};
 use magikvm_tests::wait::until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,6 +22,12 @@ pub(crate) static GROUP: Group = Group {
     pods: Pods::Own,
     rows: &[
         Row::code("vmm_killed", "A VMM that is killed while its pod runs is `VmmKilled`.", vmm_killed).of("`status.reason`"),
+        Row::code(
+            "vmm_killed_while_it_boots",
+            "A VMM that is killed while its VM boots with a hostPath is `VmmKilled`.",
+            vmm_killed_while_it_boots,
+        )
+        .of("`run`"),
         Row::code(
             "vmm_out_of_memory",
             "A VMM that the host's kernel kills because memory ran out is `VmmOutOfMemory`.",
@@ -121,6 +128,25 @@ fn vmm_killed(subject: &Subject) {
     kill9(subject.process("victim", vm));
     let words = format!("{vm} was killed by SIGKILL");
     failed_while_it_ran(subject, "victim", "VmmKilled", &words, subject.seconds(5));
+}
+
+fn vmm_killed_while_it_boots(subject: &Subject) {
+    let shared = subject.file("shared");
+    fs::create_dir_all(&shared).unwrap();
+    // Each time the VM has got a little further.
+    for ticks in [0, 10, 40] {
+        let pod = Pod::simple("victim").volume("shared", json!({ "hostPath": { "path": shared } })).mount(
+            "shared",
+            "/shared",
+            json!({}),
+        );
+        let run = subject.run(&pod).arg("-d").spawn();
+        let vmm = subject.process("victim", subject.vm_process());
+        until("the VMM has worked", || processes::processor_ticks(vmm) >= ticks);
+        kill9(vmm);
+        fails_for(run.wait(), "VmmKilled");
+        subject.assert_as_new();
+    }
 }
 
 fn vmm_out_of_memory(subject: &Subject) {

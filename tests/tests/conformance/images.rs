@@ -16,12 +16,20 @@ pub(crate) static GROUP: Group = Group {
     name: "images",
     title: "Images",
     pods: Pods::Own,
-    rows: &[Row::code(
-        "every_byte_with_and_without_compression",
-        "Every byte of an image is read as it was written, whether the image is compressed or not.",
-        every_byte_with_and_without_compression,
-    )
-    .of("`image import --compress`")],
+    rows: &[
+        Row::code(
+            "every_byte_with_and_without_compression",
+            "Every byte of an image is read as it was written, whether the image is compressed or not.",
+            every_byte_with_and_without_compression,
+        )
+        .of("`image import --compress`"),
+        Row::code(
+            "the_device_0_0_is_a_whiteout",
+            "A character device 0:0 of an image is a whiteout: it is not there, its name can be used, and its directory can be removed.",
+            the_device_0_0_is_a_whiteout,
+        )
+        .of("`image import`"),
+    ],
 };
 
 /// Bytes that lz4 makes smaller, bytes that it does not, and both in turns.
@@ -41,6 +49,21 @@ fn content(kind: usize, length: usize) -> Vec<u8> {
             _ => noise(),
         })
         .collect()
+}
+
+fn the_device_0_0_is_a_whiteout(subject: &Subject) {
+    let layer = busybox().dir("d/", 0o755).file("d/kept", 0o644, b"").file("d/over", 0o644, b"");
+    let layer = ["d/over", "d/alone"].into_iter().fold(layer, |layer, name| layer.null_device(name));
+    let layout = subject.file("whiteout");
+    write_layout(&layout, layer, &json!({ "Env": ["PATH=/bin"] }));
+    let source = format!("oci:{}:1", layout.display());
+    subject.cmd(["image", "import", &source, "--name", "test/whiteout:1"]).ok();
+    let script = "ls -A /d; echo new >/d/alone && cat /d/alone; mkdir /d/over; ls -A /d; rm -r /d && ls -d /d 2>&1; true";
+    subject.run(&Pod::new("white").container_of("main", "test/whiteout:1", &["sh", "-c", script])).ok();
+    let seen = subject.logs("white", "main");
+    let lines: Vec<_> = seen.lines().collect();
+    assert_eq!(lines[..5], ["kept", "new", "alone", "kept", "over"], "{seen}");
+    assert!(lines[5].contains("No such file"), "{seen}");
 }
 
 fn every_byte_with_and_without_compression(subject: &Subject) {

@@ -5,7 +5,8 @@ use crate::subject::Subject;
 use magikvm_tests::Pod;
 use magikvm_tests::layout::Tar;
 use magikvm_tests::programs::PROBE;
-use serde_json::json;
+use magikvm_tests::virtual_machine::busybox;
+use serde_json::{Value, json};
 
 const POD: &str = "probe";
 /// One container with default capabilities, one with all of them.
@@ -34,6 +35,11 @@ pub(crate) static GROUP: Group = Group {
             no_rare_calls,
         ),
         Row::code(
+            "labels_of_an_image",
+            "Labels of an image that are named as the annotations of a Pod change nothing.",
+            labels_of_an_image,
+        ),
+        Row::code(
             "calls_nobody_knows",
             "An unknown system call returns ENOSYS, so that programs fall back to older ones.",
             calls_nobody_knows,
@@ -41,15 +47,33 @@ pub(crate) static GROUP: Group = Group {
     ],
 };
 
+/// Annotations of a Pod that change its VM.
+const ANNOTATIONS: [(&str, &str); 4] = [
+    ("magikvm.dev/memory-mib", "2048"),
+    ("magikvm.dev/vcpus", "1"),
+    ("magikvm.dev/network", "tsi"),
+    ("magikvm.dev/nested-virtualization", "true"),
+];
+
+/// Prints the number of processors, whether they can make VMs, whether memory is more than a GiB, and the network devices.
+const LOOK: &str = "nproc; grep -cwE 'vmx|svm' /proc/cpuinfo; awk '/MemTotal/ { print $2 > 1048576 ? \"much\" : \"little\" }' /proc/meminfo; ls /sys/class/net | grep -v sit";
+
+fn labels_of_an_image(subject: &Subject) {
+    assert_eq!(subject.logs(POD, "labelled"), "2\n0\nlittle\nlo\n");
+}
+
 fn start(subject: &Subject) {
     // No PATH, no /etc, no /proc, no /dev.
     subject.import("probe:1", Tar::default().file("probe", 0o755, PROBE), &json!({ "Cmd": ["/probe"] }));
+    let labels: Value = ANNOTATIONS.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+    subject.import("labelled:1", busybox(), &json!({ "Labels": labels }));
     let [plain, mighty] = CONTAINERS;
     let pod = Pod::new(POD)
         .container_of(plain, "probe:1", &["/probe"])
         .with("securityContext", json!({}))
         .container_of(mighty, "probe:1", &["/probe"])
-        .with("securityContext", json!({ "capabilities": { "add": ["ALL"] } }));
+        .with("securityContext", json!({ "capabilities": { "add": ["ALL"] } }))
+        .container_of("labelled", "labelled:1", &["sh", "-c", LOOK]);
     subject.run(&pod).ok();
 }
 

@@ -72,6 +72,18 @@ pub(crate) static GROUP: Group = Group {
             "It sees neither the VM's devices nor the pod's files.",
             devices_and_files_of_the_vm_are_hidden,
         ),
+        Row::shell(
+            "no_vm_within_the_vm",
+            "It does not see the processor's extension for VMs.",
+            &[("plain", "grep -cwE 'vmx|svm' /proc/cpuinfo; true", "0\n")],
+        )
+        .of("`magikvm.dev/nested-virtualization`"),
+        Row::code(
+            "a_pod_as_an_api_server_shows_it",
+            "A Pod with everything that an API server adds to it runs; one that asks for nested virtualization sees the processor's extension.",
+            a_pod_as_an_api_server_shows_it,
+        )
+        .of("`kubectl get pod -o yaml`"),
         Row::code(
             "what_no_container_may_do",
             "It cannot mount, change the host name, read the kernel's log or memory, set kernel parameters, restart the VM, open a disk, or relax its limits.",
@@ -98,6 +110,58 @@ fn start(subject: &Subject) {
         .container("limits", &idle)
         .with("resources/limits", json!({ "memory": "48Mi", "cpu": "500m" }));
     subject.start(&pod);
+}
+
+fn a_pod_as_an_api_server_shows_it(subject: &Subject) {
+    const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let field = |path: &str| json!({ "fieldRef": { "apiVersion": "v1", "fieldPath": path } });
+    let script = format!(
+        "echo $UID_OF_POD; echo $ACCOUNT; ls {TOKEN} 2>/dev/null; ls -d /cache; grep -qwE 'vmx|svm' /proc/cpuinfo && echo nested"
+    );
+    let token = json!({ "projected": { "defaultMode": 420, "sources": [
+        { "serviceAccountToken": { "expirationSeconds": 3607, "path": "token" } },
+        { "configMap": { "name": "kube-root-ca.crt", "items": [{ "key": "ca.crt", "path": "ca.crt" }] } },
+    ] } });
+    let pod = Pod::new("shown")
+        .annotated("magikvm.dev/nested-virtualization", "true")
+        .set("metadata/uid", "5f2c1e0a-7a43-4c84-8d0c-1e7a0f6f9b21")
+        .set("metadata/resourceVersion", "184467")
+        .set("metadata/creationTimestamp", "2026-10-01T09:00:01Z")
+        .set(
+            "metadata/ownerReferences",
+            json!([{ "kind": "ReplicaSet", "name": "shown", "apiVersion": "apps/v1" }]),
+        )
+        .set("metadata/managedFields", json!([{ "manager": "kubectl", "fieldsV1": { "f:spec": {} } }]))
+        .set("status", json!({ "phase": "Running", "podIP": "192.168.24.71" }))
+        .set("spec/nodeName", "worker-1")
+        .set("spec/serviceAccountName", "shop")
+        .set("spec/priority", 0)
+        .set("spec/enableServiceLinks", true)
+        .set("spec/dnsPolicy", "ClusterFirst")
+        .set("spec/schedulerName", "default-scheduler")
+        .set("spec/securityContext", json!({}))
+        .set("spec/tolerations", json!([{ "key": "node.kubernetes.io/not-ready", "operator": "Exists" }]))
+        .script("web", &script)
+        .with("terminationMessagePath", "/dev/termination-log")
+        .with("terminationMessagePolicy", "File")
+        .with("resources", json!({}))
+        .with(
+            "env",
+            json!([
+                { "name": "UID_OF_POD", "valueFrom": field("metadata.uid") },
+                { "name": "ACCOUNT", "valueFrom": field("spec.serviceAccountName") },
+            ]),
+        )
+        .volume("kube-api-access-9xk2p", token)
+        .mount("kube-api-access-9xk2p", TOKEN, json!({ "readOnly": true }))
+        .volume("cache", json!({}))
+        .mount("cache", "/cache", json!({}));
+    let output = subject.run(&pod).ok();
+    let uid = subject.inspect("shown").unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
+    assert_eq!(output.stdout, format!("web | {uid}\nweb | shop\nweb | /cache\nweb | nested\n"));
+    let warnings: Vec<&str> = output.stderr.lines().filter(|line| line.contains("ignored ")).collect();
+    assert_eq!(warnings.len(), 4, "{}", output.stderr);
+    subject.cmd(["rm", "shown"]).ok();
 }
 
 fn variables_and_working_directory(subject: &Subject) {

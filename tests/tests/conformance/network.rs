@@ -5,6 +5,7 @@ use crate::subject::Subject;
 use magikvm_tests::Pod;
 use magikvm_tests::net::{Wire, at};
 use magikvm_tests::wait::until;
+use serde_json::json;
 
 pub(crate) static GROUP: Group = Group {
     name: "network",
@@ -13,7 +14,7 @@ pub(crate) static GROUP: Group = Group {
     rows: &[
         Row::code(
             "the_world",
-            "With passt it reaches others by IPv4, IPv6 and the names that its host knows, in both directions of a stream, and large packets pass.",
+            "With passt it reaches others by IPv4, IPv6 and the names that its host knows, in both directions of a stream, large packets pass, and variables can have its addresses.",
             the_world,
         )
         .of("`magikvm.dev/network`"),
@@ -62,7 +63,16 @@ fn the_world(subject: &Subject) {
         .there
         .serve_names("192.0.2.1", &[("four.example", "203.0.113.5"), ("six.example", "2001:db8:1::5")]);
     wire.here.set_resolv("nameserver 192.0.2.1\n");
-    wire.here.start(subject, &Pod::simple("net"));
+    let field = |path: &str| json!({ "fieldRef": { "fieldPath": path } });
+    let variables = json!([
+        { "name": "POD_IP", "valueFrom": field("status.podIP") },
+        { "name": "POD_IPS", "valueFrom": field("status.podIPs") },
+    ]);
+    wire.here.start(subject, &Pod::simple("net").with("env", variables));
+    let address =
+        sh(subject, "ip -4 -o address show dev eth0 scope global | awk '{ print $4 }' | cut -d/ -f1");
+    assert!(sh(subject, "echo $POD_IP") == address && address.contains('.'), "{address}");
+    assert!(sh(subject, "echo $POD_IPS").starts_with(&format!("{},", address.trim())));
     for (to, server) in [
         ("203.0.113.5", "203.0.113.5"),
         ("2001:db8:1::5", "2001:db8:1::5"),

@@ -119,7 +119,7 @@ fn pause_and_resume(subject: &Subject) {
         subject
             .cmd(["stats", "still"])
             .fails(1)
-            .complains("Hint: let it go on: magikvm resume default/still");
+            .complains("Hint: Resume it with `magikvm resume default/still`.");
         subject.cmd(["resume", "still"]).ok();
         assert!(!vm.iter().copied().any(is_stopped));
         subject.cmd(["stats", "still"]).ok();

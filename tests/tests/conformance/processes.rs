@@ -111,11 +111,20 @@ fn a_container_without_memory(subject: &Subject) {
         .container("eater", &["tail", "/dev/zero"])
         .with("resources/limits/memory", "32Mi")
         .container("other", &["sleep", "1000"]);
-    subject.start(&pod);
-    until("it is killed", || subject.statuses("hungry")[0]["state"]["terminated"]["reason"] == "OOMKilled");
+    let running = subject.run(&pod).spawn();
+    let killed = || {
+        let pod = subject.inspect("hungry")?;
+        Some(pod["status"]["containerStatuses"][0]["state"]["terminated"]["reason"] == "OOMKilled")
+    };
+    until("it is killed", || killed() == Some(true));
     let statuses = subject.statuses("hungry");
     assert_eq!(statuses[0]["state"]["terminated"]["exitCode"], 137);
     assert_eq!(statuses[1]["ready"], true);
     subject.cmd(["events", "hungry"]).ok().prints("eater: killed: out of memory");
     assert_eq!(subject.sh("hungry", "other", "echo alive"), "alive\n");
+    subject.cmd(["ps"]).ok().prints(" eater: OOMKilled ");
+    subject.cmd(["stop", "--grace", "0", "hungry"]).ok();
+    let said = running.wait().expect_code(137);
+    let said = said.complains("Container eater was killed: out of memory (its limit is 32Mi).");
+    said.complains("Hint: Raise `resources.limits.memory`");
 }

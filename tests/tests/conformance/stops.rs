@@ -3,9 +3,11 @@
 use crate::row::{Group, Pods, Row};
 use crate::subject::Subject;
 use magikvm_tests::Pod;
+use magikvm_tests::layout::write_layout;
+use magikvm_tests::virtual_machine::busybox;
 use magikvm_tests::wait::until;
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::Instant;
 
 /// Prints a line, and exits with 5 on TERM.
@@ -36,6 +38,12 @@ pub(crate) static GROUP: Group = Group {
             killed_after_their_grace,
         )
         .of("`stop --grace`"),
+        Row::code(
+            "the_signal_of_the_image",
+            "A stop sends the signal that each container's image names, or TERM with a warning if it names none that exists; kill knows the same names.",
+            the_signal_of_the_image,
+        )
+        .of("`stop`, `kill --signal`, `securityContext.sysctls`"),
         Row::code(
             "a_second_request_with_a_shorter_grace_period",
             "A second stop with a shorter grace period takes effect.",
@@ -129,6 +137,43 @@ fn killed_after_their_grace(subject: &Subject) {
     subject.assert_as_new();
 }
 
+fn the_signal_of_the_image(subject: &Subject) {
+    let signals =
+        [("quit", "SIGQUIT", 3), ("number", "2", 2), ("real", "SIGRTMIN+3", 37), ("unknown", "SIGNOPE", 15)];
+    let start = json!([{ "name": "net.ipv4.ip_unprivileged_port_start", "value": "1024" }]);
+    let mut pod = Pod::new("asked").set("spec/securityContext/sysctls", start);
+    for (name, signal, number) in signals {
+        let (image, layout) = (format!("test/{name}:1"), subject.file(name));
+        let config = json!({ "Env": ["PATH=/bin"], "StopSignal": signal, "Labels": { "name": name } });
+        write_layout(&layout, busybox(), &config);
+        let source = format!("oci:{}:1", layout.display());
+        subject.cmd(["image", "import", &source, "--name", &image]).ok();
+        let other = if number == 15 { 2 } else { 15 };
+        let script = format!(
+            "trap 'echo asked; [ -e /tmp/once ] && exit 5; touch /tmp/once' {number}; trap 'exit 9' {other}; \
+             httpd -p 80 2>/dev/null || echo refused; echo up; while :; do sleep 0.05; done"
+        );
+        pod = pod.container_of(name, &image, &["sh", "-c", &script]);
+        pod = pod.with("securityContext/runAsUser", 1000);
+    }
+    subject.start(&pod);
+    let warning = "warning: container unknown: the stop signal \"SIGNOPE\"";
+    until("there is a warning", || subject.cmd(["events", "asked"]).ok().stdout.contains(warning));
+    assert_eq!(subject.cmd(["events", "asked"]).ok().stdout.matches("warning").count(), 1);
+    wait_for_all_up(subject, "asked", signals.len());
+    for (name, signal) in [("quit", "quit"), ("number", "SIGINT"), ("real", "RTMIN+3"), ("unknown", "15")] {
+        subject.cmd(["kill", "--signal", signal, "asked", "-c", name]).ok();
+        until("the signal has arrived", || subject.logs("asked", name) == "refused\nup\nasked\n");
+    }
+    subject.cmd(["stop", "asked"]).ok();
+    for (name, _, _) in signals {
+        assert_eq!(subject.logs("asked", name), "refused\nup\nasked\nasked\n", "{name}");
+    }
+    assert_eq!(subject.cmd(["wait", "asked"]).run().stdout, "5\n");
+    subject.cmd(["rm", "asked"]).ok();
+    subject.assert_as_new();
+}
+
 fn a_second_request_with_a_shorter_grace_period(subject: &Subject) {
     subject.start(&Pod::new("hasty").script("first", STUBBORN));
     wait_for_all_up(subject, "hasty", 1);
@@ -155,6 +200,6 @@ fn an_interrupted_boot(subject: &Subject) {
     let running = subject.run(&Pod::simple("fore")).spawn();
     subject.process("fore", subject.vm_process());
     running.signal(Signal::SIGINT);
-    running.wait().expect_code(1).complains("cancelled");
+    running.wait().expect_code(130).complains("cancelled");
     subject.assert_as_new();
 }

@@ -96,12 +96,14 @@ fn without_its_monitor(subject: &Subject) {
 
 fn freed_memory_goes_back(subject: &Subject) {
     const TAKEN: u64 = 100 << 20;
-    let pod = Pod::simple("frees").annotated("magikvm.dev/memory-mib", "384");
+    let pod = Pod::simple("frees")
+        .annotated("magikvm.dev/memory-mib", "384")
+        .annotated("magikvm.dev/root", "memory");
     subject.start(&pod);
     let pid = subject.process("frees", subject.vm_process());
     let taken = || pss(pid).expect("the process is there");
     let before = taken();
-    // In memory of the guest, like the whole writable layer of a container.
+    // In memory of the guest, as the pod demands of the whole writable layer of its container.
     subject.sh(
         "frees",
         "web",

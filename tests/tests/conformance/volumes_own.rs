@@ -24,6 +24,12 @@ pub(crate) static GROUP: Group = Group {
         )
         .of("`volumes[].emptyDir`"),
         Row::code(
+            "volumes_that_nobody_mounts",
+            "Volumes that no container mounts do not keep a pod from running.",
+            volumes_that_nobody_mounts,
+        )
+        .of("`spec.volumes`"),
+        Row::code(
             "sixty_four_volumes",
             "A pod may have 16 containers of 16 images with 64 volumes, 16 of them hostPaths.",
             sixty_four_volumes,
@@ -35,6 +41,12 @@ pub(crate) static GROUP: Group = Group {
             no_way_out_of_a_volume,
         )
         .of("`volumeMounts[].subPath`"),
+        Row::code(
+            "mounts_that_cannot_be_made",
+            "A mount that can't be made is reported with its container, its path and the reason; the host's files are not changed for it.",
+            mounts_that_cannot_be_made,
+        )
+        .of("`volumeMounts[].mountPath`"),
         Row::code(
             "links_that_change_meanwhile",
             "Whatever a container does to a volume while others start, they see nothing from outside the volume.",
@@ -73,6 +85,16 @@ fn as_long_as_the_pod(subject: &Subject) {
     assert_eq!(subject.logs("phoenix", "web"), "kept\nkept\nkept\n");
     subject.cmd(["rm", "phoenix"]).ok();
     subject.assert_as_new();
+}
+
+fn volumes_that_nobody_mounts(subject: &Subject) {
+    let pod = Pod::new("idle")
+        .volume("host", json!({ "hostPath": { "path": "/etc" } }))
+        .volume("disk", json!({ "emptyDir": {} }))
+        .volume("memory", json!({ "emptyDir": { "medium": "Memory" } }))
+        .script("web", "echo runs");
+    subject.run(&pod).ok();
+    assert_eq!(subject.logs("idle", "web"), "runs\n");
 }
 
 fn sixty_four_volumes(subject: &Subject) {
@@ -138,7 +160,7 @@ fn no_way_out_of_a_volume(subject: &Subject) {
             .mount("v", "/v", json!({ "subPath": sub_path }))
     };
     for bad in ["up", "far", "far/passwd", "loop", "up/new"] {
-        let said = subject.run(&pod(bad)).run().expect_code(1).stderr;
+        let said = subject.run(&pod(bad)).run().expect_code(125).stderr;
         assert!(said.contains("volume v cannot be provided") && said.contains(bad), "{said}");
     }
     fs::write(host.join("in/here"), "").unwrap();
@@ -162,6 +184,33 @@ fn no_way_out_of_a_volume(subject: &Subject) {
     } else {
         assert!(said.stderr.contains("mount at /lie"), "{}", said.stderr);
     }
+    subject.assert_as_new();
+}
+
+fn mounts_that_cannot_be_made(subject: &Subject) {
+    let host = subject.file("bare");
+    fs::create_dir(&host).unwrap();
+    let pod = || {
+        Pod::new("unmade")
+            .volume("v", json!({ "emptyDir": { "medium": "Memory" } }))
+            .container("fine", &["sleep", "1000"])
+            .container("bad", &["sleep", "1000"])
+    };
+    let read_only = pod()
+        .volume("host", json!({ "hostPath": { "path": text(&host) } }))
+        .mount("host", "/look", json!({ "readOnly": true }))
+        .mount("v", "/look/new", json!({}));
+    for (pod, path, reason) in [
+        (pod().mount("v", "/etc/passwd", json!({})), "/etc/passwd", "Not a directory"),
+        (read_only, "/look/new", "Read-only file system"),
+    ] {
+        let said = subject.run(&pod).arg("-d").fails(1).stderr;
+        let expected = format!(
+            "container bad could not be started: mount at {path}: cannot use its mount point: {reason}"
+        );
+        assert!(said.contains(&expected), "{said}");
+    }
+    assert_eq!(fs::read_dir(&host).unwrap().count(), 0);
     subject.assert_as_new();
 }
 
@@ -230,7 +279,7 @@ fn hosts_that_have_it_not(subject: &Subject) {
         (Path::new("/dev/null").to_owned(), "", "is a character device, not a directory or a regular file"),
     ];
     for (path, kind, why) in cases {
-        let said = subject.run(&pod(&path, kind)).run().expect_code(1).stderr;
+        let said = subject.run(&pod(&path, kind)).run().expect_code(125).stderr;
         assert!(
             said.contains("volume v cannot be provided") && said.contains(why) && said.contains(&text(&path)),
             "{said}"

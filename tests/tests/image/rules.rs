@@ -293,7 +293,89 @@ fn an_index_leads_to_the_image_for_the_host() {
     assert_eq!(store.import(&source, "y").unwrap().id, record.id);
     layout.save_index(layout.index(&[wrong, attestation]));
     let error = crate::chain(&store.import(&layout.source(), "x").unwrap_err());
-    assert!(error.contains("linux/s390x, unknown/unknown, not for linux/"), "{error}");
+    assert!(error.contains("is for linux/s390x, not for linux/"), "{error}");
+}
+
+/// Media types and bytes differ in images of some tools, and configurations of 2016 have no type of their own.
+#[test]
+fn the_bytes_decide_whatever_the_types_say() {
+    let tar = Tar::default().file("marker", "M").end();
+    let gzip = crate::make::gzip(&tar);
+    let zstd = zstd::encode_all(tar.as_slice(), 3).unwrap();
+    // A skippable frame in front.
+    let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4], zstd.as_slice()].concat();
+    let types = ["tar", "tar+gzip", "tar+zstd"];
+    for (number, bytes) in [&tar, &gzip, &zstd, &skippable].into_iter().enumerate() {
+        for media in types {
+            let mut layout = Layout::new();
+            let diff_id = magikvm::image::Digest::of(&tar);
+            layout.add_stored(&format!("application/vnd.oci.image.layer.v1.{media}"), bytes, &diff_id);
+            layout.save();
+            let root = Store::new().mounted(&layout.source(), "x");
+            assert_eq!(fs::read(root.path().join("marker")).unwrap(), b"M", "{number} as {media}");
+        }
+    }
+    for config in ["application/octet-stream", "application/json", "text/html"] {
+        let layout = Layout::of(Packing::Gzip, std::slice::from_ref(&tar));
+        let mut manifest: serde_json::Value = {
+            let digest: magikvm::image::Digest =
+                layout.manifest()["digest"].as_str().unwrap().parse().unwrap();
+            serde_json::from_slice(&fs::read(layout.blob_path(&digest)).unwrap()).unwrap()
+        };
+        let docker = "application/vnd.docker.distribution.manifest.v2+json";
+        manifest["mediaType"] = docker.into();
+        manifest["config"]["mediaType"] = config.into();
+        layout.save_index(layout.typed(docker, manifest.to_string().as_bytes()));
+        Store::new().mounted(&layout.source(), "x");
+    }
+}
+
+/// Without the basic variant the best one that runs is taken. Index entries that do not say what they are for are looked at.
+#[test]
+fn variants_and_nested_indexes_lead_to_an_image() {
+    use serde_json::{Value, json};
+    let mut layout = Layout::new();
+    layout.add(Packing::Zstd, &Tar::default().file("marker", "M").end());
+    let mut entry = |architecture: &str, variant: &str| -> Value {
+        layout.config["architecture"] = architecture.into();
+        // Images of their own with the same layers.
+        layout.config["comment"] = variant.into();
+        let mut entry = layout.manifest();
+        entry["platform"] = json!({ "os": "linux", "architecture": architecture, "variant": variant });
+        entry
+    };
+    let entries =
+        [("amd64", "v2"), ("amd64", "v1"), ("amd64", "v4"), ("arm", "v7"), ("arm", "v6"), ("s390x", "")];
+    let entries = entries.map(|(architecture, variant)| entry(architecture, variant));
+    let bare = entries.clone().map(|mut entry| {
+        entry.as_object_mut().unwrap().remove("platform");
+        entry
+    });
+    let [v2, v1, v4, arm_7, arm_6, other] = &entries;
+    let nested =
+        layout.index(&[layout.index(&[other.clone()]), layout.index(&[bare[5].clone(), v2.clone()])]);
+    let attested = json!({ "os": "unknown", "architecture": "unknown" });
+    let mut attestation = bare[5].clone();
+    attestation["platform"] = attested;
+    let (intel, arm) = ("linux/amd64/v3", "linux/arm");
+    let variant = |index: &[Value], wanted: &str| {
+        layout.save_index(layout.index(index));
+        let store = Store::new();
+        let platform: magikvm::image::Platform = wanted.parse().unwrap();
+        let options = magikvm::image::BringOptions { platform: platform.into(), ..Default::default() };
+        let name = "x".parse().unwrap();
+        let brought = store.store.import(&layout.source(), &name, &options, &|_| {});
+        brought.map(|record| record.variant).map_err(|error| crate::chain(&error))
+    };
+    let is = |text: &str| Ok(Some(text.to_owned()));
+    assert_eq!(variant(&[v1.clone(), v2.clone(), v4.clone()], intel), is("v2"));
+    assert_eq!(variant(&[v4.clone(), v1.clone()], intel), is("v1"));
+    assert_eq!(variant(&[arm_6.clone(), arm_7.clone()], arm), is("v7"));
+    assert_eq!(variant(&[arm_6.clone(), v2.clone()], arm), is("v6"));
+    assert_eq!(variant(&[other.clone(), nested], intel), is("v2"));
+    assert_eq!(variant(&[attestation, bare[1].clone()], intel), Ok(None));
+    let error = variant(&[v4.clone(), arm_7.clone()], intel).unwrap_err();
+    assert!(error.contains("is for linux/amd64/v4, linux/arm/v7, not for linux/amd64/v3"), "{error}");
 }
 
 /// Archives as old `docker save` wrote them: a directory for each layer, shared ones as links; and with layout blobs.

@@ -3,7 +3,7 @@
 use crate::{image, import_from, inspect, names, some_images, store};
 use magikvm_tests::Host;
 use magikvm_tests::tools::files;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -61,6 +61,48 @@ fn archives_give_the_image_of_the_layout() {
                 assert_eq!(files(&store(&there)), ["index.json", "lock"], "nothing unpacked is left");
             }
         }
+    }
+}
+
+/// Without `--name` an image has the names of its archive, and one without a whole name is refused.
+#[test]
+fn an_archive_says_what_its_image_is_called() {
+    let images = some_images(1000);
+    let host = Host::bare();
+    let file = archive(&host, "docker-archive", &[(&images.source("a"), ":team/app:1")]);
+    let output = image(&host, &["import", &format!("docker-archive:{}", file.display()), "-q"]).ok();
+    assert!(output.stdout.starts_with("team/app:1 sha256:"), "{}", output.stdout);
+    let file = archive(&host, "oci-archive", &[(&images.source("b"), ":ghcr.io/team/other:2")]);
+    image(&host, &["import", &format!("oci-archive:{}", file.display()), "-q"]).ok();
+    assert_eq!(names(&host), ["ghcr.io/team/other:2", "team/app:1"]);
+    // A layout's tag is not a name.
+    image(&host, &["import", &images.source("a")])
+        .fails(1)
+        .complains("does not say what the image is called (it has only \"a\", which is not a whole name)")
+        .complains("--name NAME:TAG");
+    // `docker save` of an image with several names, and of one with none.
+    for (tags, expected) in
+        [(json!(["x:1", "y/z:2"]), vec!["x:1", "y/z:2"]), (json!([]), vec![]), (json!(null), vec![])]
+    {
+        let there = Host::bare();
+        let dir = there.file("saved");
+        let unpacked = there.file("docker.tar");
+        fs::create_dir_all(&dir).unwrap();
+        let from = archive(&there, "docker-archive", &[(&images.source("a"), ":team/app:1")]);
+        there.other("tar").arg("-xf").arg(&from).arg("-C").arg(&dir).ok();
+        let manifest = dir.join("manifest.json");
+        let mut saved: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+        saved[0]["RepoTags"] = tags;
+        fs::remove_file(&manifest).unwrap();
+        fs::write(&manifest, saved.to_string()).unwrap();
+        there.other("tar").arg("-cf").arg(&unpacked).arg("-C").arg(&dir).arg(".").ok();
+        let import = image(&there, &["import", &format!("docker-archive:{}", unpacked.display()), "-q"]);
+        if expected.is_empty() {
+            import.fails(1).complains("does not say what the image is called");
+        } else {
+            import.ok();
+        }
+        assert_eq!(names(&there), expected);
     }
 }
 

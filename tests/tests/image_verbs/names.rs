@@ -81,7 +81,7 @@ fn a_name_is_given_to_another_image() {
     let gone = import(&host, "third", "c");
     image(&host, &["tag", "other", "third"]).ok();
     image(&host, &["inspect", &gone]).fails(1);
-    assert_eq!(names(&host), ["other:latest", "third:latest", "test/app:1"]);
+    assert_eq!(names(&host), ["other:latest", "test/app:1", "third:latest"]);
 
     // While a pod uses it, it stays without a name.
     host.start_fake(&Pod::simple("user"), "run");
@@ -97,7 +97,7 @@ fn a_name_is_given_to_another_image() {
     assert_eq!(image(&host, &["prune"]).ok().stdout, "freed 0B\n");
     host.cmd(["rm", "-f", "user"]).ok();
     image(&host, &["rm", &used]).ok().prints(&format!("removed {used} ("));
-    assert_eq!(names(&host), ["other:latest", "third:latest", "test/app:1"]);
+    assert_eq!(names(&host), ["other:latest", "test/app:1", "third:latest"]);
     image(&host, &["tag", "missing", "other"]).fails(1).complains("there is no image missing");
     assert_eq!(inspect(&host, "other")["id"], other.as_str());
 }

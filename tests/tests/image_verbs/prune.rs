@@ -207,7 +207,7 @@ fn what_df_adds_up_is_on_disk_and_what_can_be_freed_is_freed() {
     assert!(reclaimable > 0 && reclaimable < all);
     let table = image(&host, &["df"]).ok().stdout;
     let rows: Vec<&str> = table.lines().collect();
-    assert_eq!(rows.len(), 3, "{table}");
+    assert_eq!(rows.len(), 4, "{table}");
     assert!(rows[0].starts_with("KIND ") && rows[1].contains(" 3 ") && rows[2].contains(" 7 "), "{table}");
     let pruned = json_of(&host, &["prune", "--all"]);
     assert_eq!(pruned["freedBytes"].as_u64(), Some(reclaimable));

@@ -45,6 +45,55 @@ fn parts(host: &Host, name: &str) -> Vec<PathBuf> {
     parts
 }
 
+/// A FIFO without a writer or a device without an end in the place of any file hangs nothing.
+#[test]
+fn what_is_not_a_file_is_damage_and_hangs_nothing() {
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    let images = some_images(10_000);
+    let host = Host::bare();
+    let bring = || crate::import_from(&host, &images.source("a"), "a");
+    bring();
+    let parts = parts(&host, "a");
+    let device = |path: &Path| mknod(path, SFlag::S_IFCHR, Mode::S_IRWXU, makedev(1, 5)).unwrap();
+    let fifo = |path: &Path| nix::unistd::mkfifo(path, Mode::S_IRWXU).unwrap();
+    let socket = |path: &Path| mknod(path, SFlag::S_IFSOCK, Mode::S_IRWXU, 0).unwrap();
+    let directory = |path: &Path| fs::create_dir(path).unwrap();
+    let others: [&dyn Fn(&Path); 4] = [&fifo, &device, &socket, &directory];
+    for part in &parts {
+        for other in others {
+            fs::remove_file(part).unwrap();
+            other(part);
+            image(&host, &["verify", "a"])
+                .fails(1)
+                .prints(&format!("{}: it is not a regular file", part.display()));
+            if part.is_dir() {
+                fs::remove_dir(part).unwrap();
+            }
+            bring();
+            image(&host, &["verify", "a"]).ok();
+        }
+    }
+    fs::remove_file(&parts[1]).unwrap();
+    fifo(&parts[1]);
+    let leftover = store(&host).join("blobs/.tmp-x");
+    fifo(&leftover);
+    image(&host, &["export", "a", &format!("erofs:{}", host.file("out").display())])
+        .fails(3)
+        .complains("it is not a regular file");
+    image(&host, &["df"]).ok();
+    image(&host, &["prune", "--all"]).ok();
+    assert!(!leftover.exists());
+    let place = host.file("fifo");
+    fifo(&place);
+    for form in ["oci", "oci-archive", "docker-archive"] {
+        image(&host, &["import", &format!("{form}:{}", place.display()), "--name", "x"]).fails(1);
+    }
+    let index = store(&host).join("index.json");
+    fs::remove_file(&index).unwrap();
+    fifo(&index);
+    image(&host, &["ls"]).fails(3).complains("it is not a regular file");
+}
+
 #[test]
 fn damage_is_found_in_every_part_and_can_be_mended() {
     let images = some_images(10_000);

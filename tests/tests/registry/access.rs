@@ -168,6 +168,60 @@ fn a_mirror_is_asked_first_and_need_not_have_everything() {
     );
 }
 
+/// A mirror with wrong bytes is passed over, and at the end everybody is named.
+#[test]
+fn a_mirror_that_lies_is_passed_over() {
+    let images = some_images(100_000);
+    let registry = registry_with(&images, &["c"]);
+    let liar = || {
+        let layers = layers(&images, "c");
+        Proxy::start(registry.port(), move |request| {
+            match layers.iter().any(|layer| request.path.ends_with(layer)) {
+                true => Action::Damaged,
+                false => Action::Forward,
+            }
+        })
+    };
+    let mirrors = [liar(), liar()];
+    let host = Host::bare();
+    let with = |registry: &str| {
+        let names: Vec<_> = mirrors.iter().map(|mirror| format!("\"http://{}\"", mirror.host())).collect();
+        let names = names.join(", ");
+        configure(&host, &format!("[registry.\"{registry}\"]\nplain-http = true\nmirrors = [{names}]\n"));
+    };
+    with(&registry.host());
+    let output = host.cmd(["image", "pull", &registry.name("app:c")]).ok();
+    assert!(output.stderr.contains("Passing over a mirror"), "{}", output.transcript());
+    host.cmd(["image", "verify", "--all"]).ok();
+    let last = liar();
+    with(&last.host());
+    host.cmd(["image", "rm", &registry.name("app:c")]).ok();
+    host.cmd(["image", "prune"]).ok();
+    let mut output = refused(host.cmd(["image", "pull", &last.name("app:c")]), &["digest"]);
+    for place in [&mirrors[0], &mirrors[1], &last] {
+        output = output.complains(&place.host());
+    }
+}
+
+/// The image that is in the store is offered when its registry cannot be reached.
+#[test]
+fn a_registry_that_is_down_leaves_the_image_that_is_here() {
+    let images = some_images(1000);
+    let mut registry = registry_with(&images, &["c"]);
+    let host = Host::bare();
+    let name = registry.name("app:c");
+    pulled(&host, &name);
+    registry.stop();
+    refused(
+        pull(&host, &name),
+        &["cannot connect", "the image is in the store: `imagePullPolicy: IfNotPresent`"],
+    );
+    pull(&host, &name).args(["--policy", "missing"]).ok();
+    host.cmd(["image", "rm", &name]).ok();
+    let output = refused(pull(&host, &name), &["cannot connect"]);
+    assert!(!output.stderr.contains("IfNotPresent"), "{}", output.transcript());
+}
+
 /// A registry whose layers are on another server, which sees neither a password nor a cookie.
 #[test]
 fn logins_do_not_travel_to_another_host() {

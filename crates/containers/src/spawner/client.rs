@@ -15,6 +15,27 @@ use std::time::{Duration, Instant};
 /// How long it may take to make and start the process of an exec. Processes of its container can stop it before its program runs, and must
 /// not keep the caller waiting for ever.
 const EXEC_LIMIT: Duration = Duration::from_secs(20);
+/// How long a container's program may take to run once it is ordered to start. A file system that hangs must not hold the container in this
+/// state for ever.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// Until when something must have happened, and how long that was.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline {
+    at: Instant,
+    limit: Duration,
+}
+
+impl Deadline {
+    fn after(limit: Duration) -> Self {
+        Self { at: Instant::now() + limit, limit }
+    }
+
+    /// For the start of a container's program.
+    pub(crate) fn of_start() -> Self {
+        Self::after(START_LIMIT)
+    }
+}
 
 /// The connection to the spawner.
 #[derive(Debug)]
@@ -32,7 +53,7 @@ pub(crate) struct Pending {
     pub(crate) pid: i32,
     pub(crate) pidfd: OwnedFd,
     /// Until when its program must run.
-    pub(crate) deadline: Option<Instant>,
+    pub(crate) deadline: Option<Deadline>,
     /// Master of its terminal, if it has one.
     pub(crate) terminal: Option<OwnedFd>,
 }
@@ -80,7 +101,7 @@ impl Spawner {
     ) -> Result<Pending, Failure> {
         let mut fds = vec![init];
         fds.extend(stdio);
-        let deadline = Instant::now() + EXEC_LIMIT;
+        let deadline = Deadline::after(EXEC_LIMIT);
         self.request(&Job::Exec { request: request.clone(), id }, &fds, Some(deadline))
     }
 
@@ -92,7 +113,7 @@ impl Spawner {
         Ok(pid)
     }
 
-    fn request(&self, job: &Job, fds: &[&OwnedFd], deadline: Option<Instant>) -> Result<Pending, Failure> {
+    fn request(&self, job: &Job, fds: &[&OwnedFd], deadline: Option<Deadline>) -> Result<Pending, Failure> {
         let (channel, worker) = sys::message_pair().map_err(|error| lost(&error))?;
         sys::send_message(&*lock(&self.requests), &[0], &[worker.as_raw_fd()])
             .map_err(|error| lost(&error))?;
@@ -111,7 +132,7 @@ impl Spawner {
 }
 
 /// Starts the program of a waiting process, and returns when the program runs.
-pub(crate) fn start(channel: &OwnedFd, deadline: Option<Instant>) -> Result<(), Failure> {
+pub(crate) fn start(channel: &OwnedFd, deadline: Option<Deadline>) -> Result<(), Failure> {
     send(channel, &Order::Start, &[]).map_err(|error| lost(&error))?;
     match answer(channel, deadline)? {
         Some((Answer::Started, _)) => Ok(()),
@@ -121,11 +142,11 @@ pub(crate) fn start(channel: &OwnedFd, deadline: Option<Instant>) -> Result<(), 
 }
 
 /// The worker's next answer and its descriptors; `None` if the worker has gone.
-fn answer(channel: &OwnedFd, deadline: Option<Instant>) -> Result<Option<(Answer, Vec<OwnedFd>)>, Failure> {
-    if deadline.is_some() {
-        let [found] = sync::wait([(channel.as_fd(), PollFlags::POLLIN)], deadline)?;
+fn answer(channel: &OwnedFd, deadline: Option<Deadline>) -> Result<Option<(Answer, Vec<OwnedFd>)>, Failure> {
+    if let Some(Deadline { at, limit }) = deadline {
+        let [found] = sync::wait([(channel.as_fd(), PollFlags::POLLIN)], Some(at))?;
         if !(found.read || found.hang_up) {
-            let limit = EXEC_LIMIT.as_secs();
+            let limit = limit.as_secs();
             let message =
                 format!("the process did not start within {limit} s; the container may have stopped it");
             return Err(Failure::new(FailureKind::Other, message));
@@ -141,10 +162,10 @@ mod tests {
     #[test]
     fn a_worker_that_says_nothing_is_not_waited_for_after_the_deadline() {
         let (ours, theirs) = sys::message_pair().unwrap();
-        let failure = answer(&ours, Some(Instant::now())).unwrap_err();
+        let failure = answer(&ours, Some(Deadline { at: Instant::now(), limit: EXEC_LIMIT })).unwrap_err();
         assert!(failure.message.contains("did not start within 20 s"), "{failure}");
         send(&theirs, &Answer::Started, &[]).unwrap();
-        let deadline = Some(Instant::now() + Duration::from_secs(60));
+        let deadline = Some(Deadline::of_start());
         assert!(matches!(answer(&ours, deadline), Ok(Some((Answer::Started, _)))));
         drop(theirs);
         assert!(matches!(answer(&ours, deadline), Ok(None)));

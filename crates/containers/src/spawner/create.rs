@@ -1,6 +1,6 @@
 //! A worker that makes a container with libcontainer.
 
-use super::{Answer, Context, DEFAULT_SIZE, await_start, program, send};
+use super::{Answer, Context, DEFAULT_SIZE, await_start, program, send, streams};
 use crate::bundle;
 use crate::cgroup::Cgroup;
 use crate::{devices, sys};
@@ -40,6 +40,7 @@ pub(super) fn create(
     let rules = rules.unwrap_or_default();
     devices::restrict(&cgroup, &rules)?;
 
+    let user = spec.process().as_ref().map_or(0, |process| process.user().uid());
     let report = program::Report::new()?;
     let id = format!("{}-{run}", plan.name);
     let states = site.runtime_state();
@@ -53,6 +54,7 @@ pub(super) fn create(
     match &console {
         Some(console) => builder = builder.with_console_socket(Some(console.path.clone())),
         None => {
+            streams::give(&stdio, user)?;
             let mut stdio = stdio.into_iter();
             if let (Some(stdin), Some(stdout), Some(stderr)) = (stdio.next(), stdio.next(), stdio.next()) {
                 builder = builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr);
@@ -72,6 +74,9 @@ pub(super) fn create(
     let pid = container.pid().map_or(0, |pid| pid.as_raw());
     let pidfd = sys::pidfd_open(pid)?;
     let terminal = console.map(|console| console.accept()).transpose()?;
+    if let Some(master) = &terminal {
+        streams::give(&[sys::terminal_peer(master)?], user)?;
+    }
     let mut fds = vec![&pidfd];
     fds.extend(&terminal);
     send(channel, &Answer::Created { pid }, &fds)?;

@@ -1,7 +1,7 @@
 //! A worker that starts another process in a running container, bound by everything that binds the container's first
 //! process: namespaces, cgroup, limits, user, capabilities, seccomp.
 
-use super::{Answer, Context, DEFAULT_SIZE, await_start, program, send};
+use super::{Answer, Context, DEFAULT_SIZE, await_start, identity, program, send, streams};
 use crate::{bundle, sys};
 use libcontainer::capabilities::{drop_privileges, reset_effective};
 use libcontainer::oci_spec::runtime::{LinuxSeccomp, PosixRlimitType, Process, Spec};
@@ -26,6 +26,15 @@ enum Streams {
     Terminal { master: OwnedFd, slave: OwnedFd },
 }
 
+impl Streams {
+    fn give(&self, user: u32) -> Result<(), Failure> {
+        match self {
+            Self::Pipes(pipes) => streams::give(pipes, user),
+            Self::Terminal { slave, .. } => streams::give(std::slice::from_ref(slave), user),
+        }
+    }
+}
+
 /// Starts the process on order.
 pub(super) fn exec(
     channel: &OwnedFd,
@@ -47,18 +56,27 @@ pub(super) fn exec(
     nix::sys::prctl::set_dumpable(false)?;
     let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWCGROUP;
     setns(&init, namespaces).map_err(|errno| gone_or(&errno.into()))?;
+    let mut process = process.clone();
+    if let Some(user) = &request.user {
+        identity::assume(&mut process, user)?;
+    }
+    let args = match request.args.as_slice() {
+        [] => &[identity::shell(&process)?],
+        args => args,
+    };
 
     let streams = match (request.terminal, fds.next(), fds.next(), fds.next()) {
         (Some(size), ..) => open_terminal(size)?,
         (None, Some(stdin), Some(stdout), Some(stderr)) => Streams::Pipes([stdin, stdout, stderr]),
         _ => return Err(super::gone()),
     };
+    streams.give(process.user().uid())?;
     let mut report = program::Report::new()?;
     let (wait, go) = pipe2(OFlag::O_CLOEXEC)?;
     match sys::fork_single_threaded()? {
         sys::Fork::Child => {
             drop(go);
-            let failure = become_program(&spec, process, request, &streams, &wait);
+            let failure = become_program(&spec, &process, request, args, &streams, &wait);
             if let Some(writer) = report.writer() {
                 program::report(writer, &failure);
             }
@@ -140,6 +158,7 @@ fn become_program(
     spec: &Spec,
     process: &Process,
     request: &ExecRequest,
+    args: &[String],
     streams: &Streams,
     wait: &OwnedFd,
 ) -> Failure {
@@ -166,7 +185,7 @@ fn become_program(
         Ok(environment(process, request))
     };
     match prepare() {
-        Ok(env) => program::execute(&request.args, &env),
+        Ok(env) => program::execute(args, &env),
         Err(failure) => failure,
     }
 }

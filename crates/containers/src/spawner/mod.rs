@@ -17,8 +17,10 @@
 pub(crate) mod client;
 mod create;
 mod exec;
+mod identity;
 mod namespace;
 mod program;
+mod streams;
 
 use crate::cgroup::Tree;
 use crate::sys;

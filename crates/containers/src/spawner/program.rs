@@ -64,9 +64,10 @@ pub(super) fn find(args: &[String], env: &[String]) -> Result<CString, Failure> 
     if program.contains('/') {
         return match access(program.as_str(), AccessFlags::X_OK) {
             Ok(()) => c_string(program),
-            Err(Errno::EACCES) => {
-                Err(Failure::new(FailureKind::NoProgram, format!("program {program:?} may not be executed")))
-            }
+            Err(Errno::EACCES) => Err(Failure::new(
+                FailureKind::NotExecutable,
+                format!("program {program:?} may not be executed"),
+            )),
             Err(errno) => Err(missing(program, errno.desc())),
         };
     }
@@ -84,7 +85,7 @@ pub(super) fn find(args: &[String], env: &[String]) -> Result<CString, Failure> 
     }
     if denied {
         return Err(Failure::new(
-            FailureKind::NoProgram,
+            FailureKind::NotExecutable,
             format!("program {program:?} may not be executed (PATH={path})"),
         ));
     }
@@ -109,7 +110,8 @@ pub(super) fn execute(args: &[String], env: &[String]) -> Failure {
             env.push(c_string(&format!("PATH={DEFAULT_PATH}"))?);
         }
         let Err(errno) = execve(&program, &args, &env);
-        let kind = if errno == Errno::ENOENT { FailureKind::NoProgram } else { FailureKind::Other };
+        // As in shells: what is there and does not run is not executable, whatever the reason.
+        let kind = if errno == Errno::ENOENT { FailureKind::NoProgram } else { FailureKind::NotExecutable };
         // ENOENT for a file that exists: its interpreter is missing.
         let hint = if errno == Errno::ENOENT { " (does its interpreter exist in the image?)" } else { "" };
         Ok(Failure::new(kind, format!("cannot execute {program:?}: {}{hint}", errno.desc())))
@@ -146,6 +148,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let denied = find(&[file.path().display().to_string()], &[]).unwrap_err();
         assert!(denied.message.contains("may not be executed"), "{denied}");
+        assert_eq!(denied.kind, FailureKind::NotExecutable);
     }
 
     #[test]

@@ -35,7 +35,10 @@ use std::io::{self, Seek, Write};
 #[derive(Debug, thiserror::Error)]
 pub enum ErofsError {
     /// The image would be larger than its limit.
-    #[error("the file system would be larger than {limit} bytes")]
+    #[error(
+        "the file system would be larger than {limit} bytes ({})",
+        magikvm_proto::raised::remedy("rootfs-mib")
+    )]
     TooLarge { limit: u64 },
     /// A path or file that the format cannot hold.
     #[error(transparent)]

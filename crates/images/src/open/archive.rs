@@ -4,14 +4,15 @@
 use super::super::blob::{ZSTD_WINDOW_LOG, sniff};
 use super::super::cancel::Cancel;
 use super::super::digest::Digest;
-use super::super::document::{ArchiveImage, CONFIG_TYPE, Compression, MAX_CONFIG, MAX_TOP, Platform};
+use super::super::document::{ArchiveImage, CONFIG_TYPE, Compression, MAX_CONFIG, MAX_TOP};
+use super::super::platform::Wanted;
 use super::super::reference::Reference;
 use super::super::tar::{EntryKind, Skip, TarReader};
 use super::super::tree::EntryPath;
 use super::layout::Files;
 use super::walk::read_config;
-use super::{Layer, LayerPlace, Local, OpenError, Opened, check_layer_size, shorten};
-use magikvm_proto::limits::{MAX_FILES_PER_LAYER, MAX_LAYERS, MAX_ROOTFS_SIZE};
+use super::{Layer, LayerPlace, Local, OpenError, Opened, OwnNames, check_layer_size, shorten};
+use magikvm_proto::raised;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek};
@@ -24,18 +25,19 @@ const MAX_MEMBER_NAME: usize = 512;
 /// Most symbolic links from one member to the next: `docker save` writes one for a layer that two images share.
 const MAX_LINKS: usize = 4;
 /// Most bytes of a whole archive, unpacked: two root file systems of the largest size.
-const MAX_ARCHIVE: u64 = 2 * MAX_ROOTFS_SIZE;
+fn max_archive() -> u64 {
+    2 * raised::in_force().rootfs_bytes
+}
+
 const COPY_LEN: usize = 256 << 10;
 
 /// Opens one image of an archive of `docker save`.
-pub(super) fn open(archive: &Archive, wanted: Option<&str>, platform: &Platform) -> Result<Local, OpenError> {
+pub(super) fn open(archive: &Archive, wanted: Option<&str>, platform: &Wanted) -> Result<Local, OpenError> {
     let manifest = archive.bytes(&["manifest.json"], MAX_TOP, "the archive's manifest.json")?;
     let images: Vec<ArchiveImage> = serde_json::from_slice(&manifest)
         .map_err(|source| OpenError::Json { what: "the archive's manifest.json".to_owned(), source })?;
     let image = choose(images, wanted)?;
-    if image.layers.len() > MAX_LAYERS {
-        return Err(OpenError::TooManyLayers { layers: image.layers.len() });
-    }
+    super::check_layers(image.layers.len())?;
     let config_bytes = archive.bytes(&[&image.config], MAX_CONFIG, "the archive's configuration")?;
     let id = Digest::of(&config_bytes);
     if let Some(expected) = digest_in_name(&image.config)
@@ -63,7 +65,8 @@ pub(super) fn open(archive: &Archive, wanted: Option<&str>, platform: &Platform)
         manifest: None,
         layers,
     };
-    Ok(Local { opened, parts })
+    let names = OwnNames::of(image.repo_tags, |_| true);
+    Ok(Local { opened, parts, names })
 }
 
 #[derive(Debug)]
@@ -170,9 +173,13 @@ fn unpacked(file: File, compression: Compression, scratch: &Path, cancel: &Cance
         }
         _ => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
     };
-    let copied = io::copy(&mut Stoppable { inner: decoder, cancel }.take(MAX_ARCHIVE + 1), &mut out)?;
-    if copied > MAX_ARCHIVE {
-        return Err(io::Error::other(format!("unpacked it has more than {MAX_ARCHIVE} bytes")));
+    let copied = io::copy(&mut Stoppable { inner: decoder, cancel }.take(max_archive() + 1), &mut out)?;
+    if copied > max_archive() {
+        return Err(io::Error::other(format!(
+            "unpacked it has more than {} bytes ({})",
+            max_archive(),
+            raised::remedy("rootfs-mib")
+        )));
     }
     out.rewind()?;
     Ok(out)
@@ -232,7 +239,7 @@ fn members(file: File, length: u64, cancel: &Cancel) -> Result<HashMap<Vec<u8>, 
         if cancel.check().is_err() {
             break;
         }
-        if count > MAX_FILES_PER_LAYER {
+        if count > raised::in_force().files_per_layer {
             return Err(super::TarError::Field { field: "number of members: there are too many" });
         }
         let Some(name) = key(&entry.path) else { continue };

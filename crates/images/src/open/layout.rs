@@ -2,10 +2,11 @@
 //! that no layout can refer to other files of the host.
 
 use super::super::digest::Digest;
-use super::super::document::{Descriptor, Document, MAX_TOP, Platform};
+use super::super::document::{Descriptor, Document, MAX_TOP};
+use super::super::platform::Wanted;
 use super::walk::{Documents, for_platform, walk};
-use super::{LayerPlace, Local, OpenError};
-use nix::fcntl::{OFlag, openat};
+use super::{LayerPlace, Local, OpenError, OwnNames};
+use nix::fcntl::{OFlag, open as open_file, openat};
 use nix::sys::stat::Mode;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
@@ -26,17 +27,17 @@ struct Marker {
 }
 
 /// Opens one image of a layout.
-pub(super) fn open(dir: &Path, tag: Option<&str>, platform: &Platform) -> Result<Local, OpenError> {
-    choose_and_walk(&Layout::open(dir)?, tag, platform)
+pub(super) fn open(dir: &Path, tag: Option<&str>, wanted: &Wanted) -> Result<Local, OpenError> {
+    choose_and_walk(&Layout::open(dir)?, tag, wanted)
 }
 
 /// Opens one image of a layout in a tar file.
 pub(super) fn open_archive(
     file: &impl Files,
     tag: Option<&str>,
-    platform: &Platform,
+    wanted: &Wanted,
 ) -> Result<Local, OpenError> {
-    choose_and_walk(file, tag, platform)
+    choose_and_walk(file, tag, wanted)
 }
 
 /// The files of a layout: those in a directory or in an archive.
@@ -90,15 +91,15 @@ impl<F: Files> Documents for F {
     }
 }
 
-fn choose_and_walk(files: &impl Files, tag: Option<&str>, platform: &Platform) -> Result<Local, OpenError> {
+fn choose_and_walk(files: &impl Files, tag: Option<&str>, wanted: &Wanted) -> Result<Local, OpenError> {
     let not_a_layout = || OpenError::NotALayout { path: files.path().to_owned() };
     let marker: Marker = files.json(&["oci-layout"], MAX_MARKER).map_err(|_| not_a_layout())?;
     if marker.version != "1.0.0" {
         return Err(not_a_layout());
     }
     let index: Document = files.json(&["index.json"], MAX_TOP)?;
-    let top = choose(index.manifests.unwrap_or_default(), tag, platform)?;
-    let opened = walk(files, top, platform)?;
+    let (top, names) = choose(index.manifests.unwrap_or_default(), tag, wanted)?;
+    let opened = walk(files, top, wanted)?;
     let parts = opened
         .layers
         .iter()
@@ -112,7 +113,7 @@ fn choose_and_walk(files: &impl Files, tag: Option<&str>, platform: &Platform) -
             Ok(part)
         })
         .collect::<Result<_, _>>()?;
-    Ok(Local { opened, parts })
+    Ok(Local { opened, parts, names })
 }
 
 struct Layout {
@@ -122,8 +123,10 @@ struct Layout {
 
 impl Layout {
     fn open(dir: &Path) -> Result<Self, OpenError> {
-        let fd = File::open(dir).map_err(|source| OpenError::Read { path: dir.to_owned(), source })?;
-        Ok(Self { dir: dir.to_owned(), fd: fd.into() })
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = open_file(dir, flags, Mode::empty())
+            .map_err(|errno| OpenError::Read { path: dir.to_owned(), source: errno.into() })?;
+        Ok(Self { dir: dir.to_owned(), fd })
     }
 }
 
@@ -161,12 +164,26 @@ fn name(descriptor: &Descriptor) -> Option<&str> {
     [REF_NAME, CONTAINERD_NAME].iter().find_map(|key| descriptor.annotations.get(*key)).map(String::as_str)
 }
 
-/// The requested image: by its name, or the only one.
+/// The names of the entries of one image. A reference name is often only a tag; a whole name has a repository in front of it.
+fn own_names(manifests: &[Descriptor], digest: &Digest) -> OwnNames {
+    let entries = || manifests.iter().filter(|descriptor| descriptor.digest == *digest);
+    let of = |key: &'static str| entries().filter_map(move |entry| entry.annotations.get(key).cloned());
+    let mut own = OwnNames::of(of(CONTAINERD_NAME), |_| true);
+    let others = OwnNames::of(of(REF_NAME), |text| text.contains([':', '/']));
+    // A tool that writes both means the same name.
+    if own.names.is_empty() {
+        own.names = others.names;
+    }
+    own.marks.extend(others.marks);
+    own
+}
+
+/// The requested image: by its name, or the only one. With its names.
 fn choose(
     manifests: Vec<Descriptor>,
     tag: Option<&str>,
-    platform: &Platform,
-) -> Result<Descriptor, OpenError> {
+    wanted: &Wanted,
+) -> Result<(Descriptor, OwnNames), OpenError> {
     let available: BTreeSet<String> = manifests.iter().filter_map(name).map(str::to_owned).collect();
     let available: Vec<String> = available.into_iter().collect();
     let named = |descriptor: &Descriptor, wanted: &str| {
@@ -178,14 +195,42 @@ fn choose(
         Some(tag) => manifests.into_iter().filter(|descriptor| named(descriptor, tag)).collect(),
         None => manifests,
     };
+    let all = found.clone();
     found.dedup_by(|a, b| a.digest == b.digest);
-    match found.len() {
+    let chosen = match found.len() {
         0 => Err(OpenError::NoSuchImage { wanted: tag.unwrap_or("").to_owned(), available }),
         1 => Ok(found.remove(0)),
         // Several images under one name (or none): one for each platform, or an ambiguous choice.
         _ if available.len() <= 1 && found.iter().all(|descriptor| descriptor.platform.is_some()) => {
-            for_platform(found, platform)
+            for_platform(found, wanted)
         }
         _ => Err(OpenError::Ambiguous { available }),
+    }?;
+    let names = own_names(&all, &chosen.digest);
+    Ok((chosen, names))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::reference::Reference;
+    use super::*;
+
+    #[test]
+    fn an_entry_says_what_it_is_called() {
+        let digest = Digest::of(b"x");
+        let of = |annotations: serde_json::Value| {
+            let entry = serde_json::json!({ "digest": digest, "size": 1, "annotations": annotations });
+            let own = own_names(&[serde_json::from_value(entry).unwrap()], &digest);
+            (own.names.iter().map(Reference::familiar).collect::<Vec<_>>(), own.marks)
+        };
+        let name = |text: &str| (vec![text.to_owned()], Vec::new());
+        assert_eq!(of(serde_json::json!({ REF_NAME: "ghcr.io/a/b:1" })), name("ghcr.io/a/b:1"));
+        assert_eq!(of(serde_json::json!({ REF_NAME: "busybox:1.36" })), name("busybox:1.36"));
+        let both = serde_json::json!({ REF_NAME: "1.36", CONTAINERD_NAME: "docker.io/library/busybox:1.36" });
+        assert_eq!(of(both), (vec!["busybox:1.36".to_owned()], vec!["1.36".to_owned()]));
+        for mark in ["1.36", "latest", "Not A Name:1"] {
+            assert_eq!(of(serde_json::json!({ REF_NAME: mark })), (Vec::new(), vec![mark.to_owned()]));
+        }
+        assert_eq!(of(serde_json::json!({})), (Vec::new(), Vec::new()));
     }
 }

@@ -1,6 +1,7 @@
 //! Reasons why a connection to a registry fails, grouped by what the user can do about them.
 
 use super::foreign::neutral;
+use super::inward::Inward;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -104,6 +105,18 @@ pub(super) fn connect_problem(error: &reqwest::Error) -> ConnectProblem {
         error if error.is_timeout() => ConnectProblem::TimedOut,
         _ => ConnectProblem::Other,
     }
+}
+
+/// The refused address, if the name of the server was resolved to addresses inside.
+pub(super) fn inward_address(error: &reqwest::Error) -> Option<Inward> {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(inward) = error.downcast_ref::<Inward>() {
+            return Some(*inward);
+        }
+        cause = below(error);
+    }
+    None
 }
 
 #[cfg(test)]

@@ -25,6 +25,11 @@ impl Transfer {
         Self { have: Cell::new(0) }
     }
 
+    /// Bytes received so far.
+    pub(super) fn have(&self) -> u64 {
+        self.have.get()
+    }
+
     /// Retries until an attempt succeeds or fails for good, or too many in a row brought nothing new.
     pub(super) async fn retrying<T>(
         &self,

@@ -1,18 +1,20 @@
 //! One endpoint of the repository: the registry itself or a mirror. Sends single requests and checks their answers.
 
-use super::auth::Authorizer;
+use super::auth::{Authorizer, Refusal};
 use super::download::Transfer;
 use super::error::RegistryError;
 use super::foreign::{neutral, shown};
 use super::retry::{self, Timing};
 use super::transport::{Answer, Origin, Said, Transport};
 use super::{DownloadEvent, FetchedManifest, Which};
+use crate::blob::sniff;
 use crate::digest::Digest;
-use crate::document::{MAX_MANIFEST, Role, role};
+use crate::document::{Compression, MAX_MANIFEST, Role, is_schema_1, role};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RANGE};
 use reqwest::{Response, Url};
 use serde::Deserialize;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeSet;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
@@ -26,25 +28,39 @@ pub(super) struct Endpoint {
     pub(super) transport: Transport,
     authorizer: Authorizer,
     pub(super) timing: Timing,
-    /// It failed in a way that the next request would repeat.
-    condemned: AtomicBool,
+    /// Why it is asked no more: it failed in a way that the next request would repeat.
+    condemned: OnceLock<String>,
+    /// Blobs of which it sent bytes.
+    delivered: Mutex<BTreeSet<Digest>>,
 }
 
 impl Endpoint {
     pub(super) fn new(base: Url, transport: Transport, authorizer: Authorizer, timing: Timing) -> Self {
-        Self { base, transport, authorizer, timing, condemned: AtomicBool::new(false) }
+        let (condemned, delivered) = (OnceLock::new(), Mutex::default());
+        Self { base, transport, authorizer, timing, condemned, delivered }
     }
 
     pub(super) fn name(&self) -> String {
         self.base.origin().ascii_serialization()
     }
 
-    pub(super) fn condemn(&self) {
-        self.condemned.store(true, Ordering::Relaxed);
+    pub(super) fn condemn(&self, problem: &RegistryError) {
+        // The first reason stays.
+        self.condemned.get_or_init(|| problem.to_string());
     }
 
-    pub(super) fn is_condemned(&self) -> bool {
-        self.condemned.load(Ordering::Relaxed)
+    pub(super) fn condemned(&self) -> Option<&str> {
+        self.condemned.get().map(String::as_str)
+    }
+
+    /// Remembers that it sent bytes of a blob.
+    pub(super) fn delivered(&self, digest: &Digest) {
+        self.delivered.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest);
+    }
+
+    /// Whether it sent bytes of a blob since the last call.
+    pub(super) fn take_delivered(&self, digest: &Digest) -> bool {
+        self.delivered.lock().unwrap_or_else(PoisonError::into_inner).remove(digest)
     }
 
     /// The address of `kind/name` in the repository.
@@ -63,8 +79,9 @@ impl Endpoint {
         // Only the registry may ask for a login; a challenge after a redirect is a refusal.
         if answer.response.status().as_u16() == 401 && answer.from == Origin::Asked {
             let challenge = answer.response.headers().clone();
-            drop(self.transport.message(answer.response).await);
-            let renewed = self.authorizer.renew(grant.as_ref(), url, &challenge, &self.transport).await?;
+            let message = self.transport.message(answer.response).await.into();
+            let refusal = Refusal { url, headers: &challenge, message };
+            let renewed = self.authorizer.renew(grant.as_ref(), &refusal, &self.transport).await?;
             answer = self.transport.get(url, headers, Some(&renewed.header)).await?;
             grant = Some(renewed);
         }
@@ -126,7 +143,7 @@ impl Endpoint {
         response: Response,
         which: Which<'_>,
     ) -> Result<FetchedManifest, RegistryError> {
-        not_encoded(&response)?;
+        let encoded = encoding(&response);
         let url = shown(response.url());
         let content_type = content_type(&response);
         let header = response.headers().get(DOCKER_CONTENT_DIGEST).cloned();
@@ -135,6 +152,13 @@ impl Endpoint {
         }
         let bytes = self.transport.document(response, MAX_MANIFEST).await?;
         let digest = Digest::of(&bytes);
+        let is_it = match which {
+            Which::Digest(wanted) => wanted == digest,
+            Which::Tag(_) => sniff(&bytes) == Compression::None,
+        };
+        if let Some(encoding) = encoded.filter(|_| !is_it) {
+            return Err(RegistryError::Encoded { url, encoding });
+        }
         if let Which::Digest(wanted) = which
             && wanted != digest
         {
@@ -171,13 +195,16 @@ impl Endpoint {
             }
             answer => answer?,
         };
-        not_encoded(&response)?;
         let span = span(&response, start, size)?;
         let length = span.end - span.start;
-        match response.content_length() {
-            Some(promised) if promised != length => {
+        let url = || shown(response.url());
+        match (response.content_length(), encoding(&response)) {
+            (Some(promised), Some(encoding)) if promised != length => {
+                Err(RegistryError::Encoded { url: url(), encoding })
+            }
+            (Some(promised), None) if promised != length => {
                 let whole = promised.saturating_add(span.start);
-                Err(RegistryError::WrongLength { url: shown(response.url()), promised: whole, size })
+                Err(RegistryError::WrongLength { url: url(), promised: whole, size })
             }
             _ => Ok((response, span)),
         }
@@ -222,14 +249,13 @@ fn content_range(text: &str) -> Option<Span> {
     (start < end).then_some(Span { start, end })
 }
 
-fn not_encoded(response: &Response) -> Result<(), RegistryError> {
-    let header = response.headers().get(reqwest::header::CONTENT_ENCODING);
-    match header.map(|value| String::from_utf8_lossy(value.as_bytes())) {
-        Some(encoding) if !encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity") => {
-            Err(RegistryError::Encoded { url: shown(response.url()), encoding: neutral(&encoding) })
-        }
-        _ => Ok(()),
-    }
+/// The encoding that an answer claims. Servers of files also put it to blobs that are compressed themselves. The bytes are never decoded:
+/// they are the object if they have its digest.
+fn encoding(response: &Response) -> Option<String> {
+    let header = response.headers().get(reqwest::header::CONTENT_ENCODING)?;
+    let encoding = String::from_utf8_lossy(header.as_bytes());
+    let is_one = !encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity");
+    is_one.then(|| neutral(&encoding))
 }
 
 /// The media type without its parameters.
@@ -248,7 +274,9 @@ fn manifest_type(header: &str, bytes: &[u8]) -> Option<String> {
         manifests: Option<serde::de::IgnoredAny>,
         layers: Option<serde::de::IgnoredAny>,
     }
-    let fits = |text: &str| matches!(role(text), Some(Role::Index | Role::Manifest)).then(|| text.to_owned());
+    // Schema 1 is refused by its name later.
+    let is_one = |text: &str| matches!(role(text), Some(Role::Index | Role::Manifest)) || is_schema_1(text);
+    let fits = |text: &str| is_one(text).then(|| text.to_owned());
     if let Some(media_type) = fits(header) {
         return Some(media_type);
     }
@@ -289,7 +317,9 @@ mod tests {
         assert_eq!(of("", r#"{"manifests":[]}"#).as_deref(), Some("application/vnd.oci.image.index.v1+json"));
         assert_eq!(of("", r#"{"manifests":[],"layers":[]}"#), None);
         assert_eq!(of("text/plain", r#"{"mediaType":"text/html","layers":[]}"#), None);
-        assert_eq!(of("application/vnd.docker.distribution.manifest.v1+prettyjws", r#"{"layers":[]}"#), None);
+        let schema_1 = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+        assert_eq!(of(schema_1, r#"{"layers":[]}"#).as_deref(), Some(schema_1));
+        assert_eq!(of("application/vnd.oci.image.layer.v1.tar", r#"{"layers":[]}"#), None);
     }
 
     proptest! {

@@ -3,9 +3,11 @@
 use super::config::RegistryConfigError;
 use super::connect::{Cause, ConnectProblem};
 use super::credentials::CredentialError;
+use super::inward::Inside;
 use crate::cancel::Stopped;
 use crate::digest::Digest;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -80,9 +82,14 @@ pub enum RegistryError {
     /// A request over plain HTTP was refused by a server that does not answer like a registry, usually one of HTTPS.
     #[error("{url}: HTTP 400{}", says(message))]
     PlainRefused { url: String, message: String },
-    /// A challenge that magikvm does not know.
-    #[error("{url}: HTTP 401 without a challenge that magikvm knows (Bearer or Basic)")]
-    Challenge { url: String },
+    /// The registry requires a login and does not say how it wants it, or in a way that magikvm does not know.
+    #[error("{url}: HTTP 401 {}{}", challenge(offered), says(message))]
+    Challenge {
+        url: String,
+        /// The challenges as sent; empty when there are none.
+        offered: String,
+        message: String,
+    },
     /// The login must not be sent to this token server.
     #[error("{registry} names the token server {realm}, {problem}")]
     Realm { registry: String, realm: String, problem: &'static str },
@@ -92,6 +99,9 @@ pub enum RegistryError {
     /// A redirect that must not be followed.
     #[error("{url}: redirected to {target:?}: {problem}")]
     Redirect { url: String, target: String, problem: &'static str },
+    /// A redirect or a token server at an address that only this host should reach.
+    #[error("{registry} leads to {target}, but {address} is an address of {inside}")]
+    Inward { registry: String, target: String, address: IpAddr, inside: Inside },
     /// A document over its limit.
     #[error("{url}: larger than {limit} bytes")]
     TooLarge { url: String, limit: u64 },
@@ -113,8 +123,8 @@ pub enum RegistryError {
     /// The answer is not a manifest.
     #[error("{url}: neither an image manifest nor an index, but {content_type:?}")]
     NotManifest { url: String, content_type: String },
-    /// The answer is compressed without a request.
-    #[error("{url}: sent with Content-Encoding {encoding:?}, which was not asked for")]
+    /// The answer is compressed without a request, and not what was asked for.
+    #[error("{url}: the answer is changed by Content-Encoding {encoding:?}, which was not asked for")]
     Encoded { url: String, encoding: String },
     /// The answer is another part of the blob than requested.
     #[error("{url}: asked for the bytes from {start}, got Content-Range {range:?}")]
@@ -179,12 +189,21 @@ impl RegistryError {
         }
     }
 
+    /// Whether the registry cannot be reached, or cannot answer now.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Everywhere { source, .. } => source.is_unreachable(),
+            error => error.is_transient() || matches!(error, Self::Connect { .. } | Self::Tls { .. }),
+        }
+    }
+
     /// Whether this endpoint will fail the next request as well.
     pub(super) fn condemns_endpoint(&self) -> bool {
         use RegistryError as E;
         let login = matches!(self, E::Denied { .. } | E::Credentials { .. } | E::Challenge { .. });
-        let token = matches!(self, E::Realm { .. } | E::Token { .. });
-        self.is_transient() || login || token || matches!(self, E::Connect { .. } | E::Tls { .. })
+        let token = matches!(self, E::Realm { .. } | E::Token { .. } | E::Inward { .. });
+        let wrong = matches!(self, E::WrongDigest { .. } | E::DigestHeader { .. });
+        self.is_transient() || login || token || wrong || matches!(self, E::Connect { .. } | E::Tls { .. })
     }
 
     /// Whether another endpoint could help.
@@ -235,6 +254,12 @@ impl RegistryError {
                 "do not trust the registry: it, or something on the way to it, changes the data."
                     .to_owned(),
             ),
+            Self::Challenge { url, .. } => Some(format!(
+                "see the whole answer with `curl -i {url}`; who runs the registry (or the proxy in front of it) can mend it."
+            )),
+            Self::Inward { registry, .. } => Some(format!(
+                "do not trust {registry}: such addresses give out secrets. Only a registry that is there itself may lead there."
+            )),
             Self::NotManifest { .. } => {
                 Some("check that the address is that of a registry, and not of its web pages.".to_owned())
             }
@@ -292,6 +317,14 @@ fn connect_hint(problem: ConnectProblem, server: &str, registry: &str) -> Option
         ConnectProblem::HungUp if is_own => format!("if it does not speak https, write {plain}."),
         _ => return None,
     })
+}
+
+fn challenge(offered: &str) -> String {
+    match offered {
+        "" => "without WWW-Authenticate, so the registry does not say how to log in, which is a fault of the registry"
+            .to_owned(),
+        offered => format!("with the challenge {offered:?}, but magikvm knows only Bearer and Basic"),
+    }
 }
 
 fn says(message: &str) -> String {

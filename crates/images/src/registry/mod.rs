@@ -1,11 +1,12 @@
 //! A registry: the pull side of OCI's distribution-spec 1.1, bounded in everything it reads and in how long it waits.
 //!
 //! [`Repository`] is one repository at its mirrors and its registry; its calls block. Beneath it, `endpoint` is one of these places and
-//! checks answers, `download` carries a blob over broken connections, `auth` and `credentials` provide the login, `transport` speaks HTTP,
-//! and `referrers` lists what refers to a manifest. Must not know what manifests mean and where bytes are kept; the receiver checks the
-//! digest of a downloaded blob.
+//! checks answers, `download` carries a blob over broken connections, `auth`, `challenge` and `credentials` provide the login, `transport`
+//! speaks HTTP, `inward` keeps it away from addresses inside, and `referrers` lists what refers to a manifest. Must not know what manifests
+//! mean and where bytes are kept; the receiver checks the digest of a downloaded blob, and disowns wrong bytes.
 
 mod auth;
+mod challenge;
 mod config;
 mod connect;
 mod credentials;
@@ -14,6 +15,7 @@ mod endpoint;
 mod error;
 mod foreign;
 mod helper;
+mod inward;
 mod login;
 mod referrers;
 mod retry;
@@ -27,6 +29,7 @@ pub use connect::{Cause, ConnectProblem};
 pub use credentials::{CredentialError, Credentials, LoginFile};
 pub use error::{Presented, RegistryError};
 pub use helper::HelperError;
+pub use inward::Inside;
 
 use super::cancel::Cancel;
 use super::digest::Digest;
@@ -39,6 +42,7 @@ use endpoint::Endpoint;
 use reqwest::Url;
 use retry::Timing;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use transport::{Driver, Transport};
 
@@ -54,6 +58,8 @@ pub(super) struct Repository {
     timing: Timing,
     cancel: Cancel,
     driver: Driver,
+    /// A mirror was passed over for wrong bytes of a blob, which another endpoint may have.
+    passed_over: AtomicBool,
 }
 
 /// Names a manifest in its repository.
@@ -113,7 +119,7 @@ impl Repository {
             let certificates = config.certificates(name).map_err(Box::new)?;
             let mut base = root.clone();
             base.set_path(&format!("/v2/{path}"));
-            let transport = Transport::new(name, certificates, timing);
+            let transport = Transport::new(name, root, certificates, timing);
             let authorizer = Authorizer::new(credentials.clone(), root.clone(), name, path);
             endpoints.push(Endpoint::new(base, transport, authorizer, timing));
             Ok::<(), RegistryError>(())
@@ -127,7 +133,7 @@ impl Repository {
         }
         add(&home(registry, config.scheme(registry))?, registry, reference.path())?;
         let driver = Driver::start().map_err(|source| RegistryError::Thread { source })?;
-        Ok(Self { endpoints, timing, cancel: cancel.clone(), driver })
+        Ok(Self { endpoints, timing, cancel: cancel.clone(), driver, passed_over: AtomicBool::new(false) })
     }
 
     /// A manifest or an index. The answer to a request by digest has that digest.
@@ -169,8 +175,45 @@ impl Repository {
     ) -> Result<(), RegistryError> {
         let transfer = Transfer::nothing_yet();
         self.everywhere(event, async |endpoint, attempts| {
-            transfer.from(endpoint, attempts, digest, size, sink, event).await
+            let before = transfer.have();
+            let done = transfer.from(endpoint, attempts, digest, size, sink, event).await;
+            if transfer.have() > before {
+                endpoint.delivered(digest);
+            }
+            done
         })
+    }
+
+    /// Tells that the downloaded bytes of a blob have another digest. The mirrors that sent them are asked no more, and the error names
+    /// them.
+    pub(super) fn disown(&self, wanted: &Digest, found: &Digest) -> Option<RegistryError> {
+        let (registry, mirrors) = self.endpoints.split_last()?;
+        let wrong = |endpoint: &Endpoint| RegistryError::WrongDigest {
+            url: foreign::shown(&endpoint.url("blobs", &wanted.to_string())),
+            wanted: *wanted,
+            found: *found,
+        };
+        let senders: Vec<&Endpoint> = mirrors.iter().filter(|mirror| mirror.take_delivered(wanted)).collect();
+        for sender in &senders {
+            sender.condemn(&wrong(sender));
+            self.passed_over.store(true, Ordering::SeqCst);
+        }
+        let failed = failures(mirrors);
+        Some(match (senders.last(), registry.take_delivered(wanted)) {
+            (Some(sender), false) => wrong(sender),
+            _ if failed.is_empty() => wrong(registry),
+            _ => RegistryError::Everywhere { mirrors: failed, source: Box::new(wrong(registry)) },
+        })
+    }
+
+    /// Whether a mirror was passed over for wrong bytes since the last call, so that the blob may be right elsewhere.
+    pub(super) fn take_passed_over(&self) -> bool {
+        self.passed_over.swap(false, Ordering::SeqCst)
+    }
+
+    /// Whether there are mirrors, which may send other bytes than the registry.
+    pub(super) fn has_mirrors(&self) -> bool {
+        self.endpoints.len() > 1
     }
 
     /// Everything that refers to a manifest; empty if nothing does.
@@ -208,7 +251,8 @@ impl Repository {
         self.driver.run(&self.cancel, async {
             let mut failed = Vec::new();
             for (at, mirror) in mirrors.iter().enumerate() {
-                if mirror.is_condemned() {
+                if let Some(reason) = mirror.condemned() {
+                    failed.push(format!("{}: {reason}", mirror.name()));
                     continue;
                 }
                 let problem = match ask(mirror, self.timing.mirror_attempts).await {
@@ -216,7 +260,7 @@ impl Repository {
                     done => return done,
                 };
                 if problem.condemns_endpoint() {
-                    mirror.condemn();
+                    mirror.condemn(&problem);
                 }
                 let next = self.endpoints.get(at + 1).unwrap_or(registry).name();
                 event(DownloadEvent::NextEndpoint { problem: &problem, endpoint: &next });
@@ -230,6 +274,12 @@ impl Repository {
             }
         })
     }
+}
+
+/// Why mirrors are asked no more, a line for each.
+fn failures(mirrors: &[Endpoint]) -> Vec<String> {
+    let reason = |mirror: &Endpoint| Some(format!("{}: {}", mirror.name(), mirror.condemned()?));
+    mirrors.iter().filter_map(reason).collect()
 }
 
 /// The address of the registry that a reference names.

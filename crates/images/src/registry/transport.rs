@@ -1,11 +1,12 @@
 //! HTTP: the thread of the connections, the clients with their certificates, and redirects.
 //!
-//! Redirects are followed explicitly, because two rules must hold whatever the other side answers: `Authorization` is sent only to the
-//! scheme, host and port it was made for, and nothing that began as https continues as http.
+//! Redirects are followed explicitly, because three rules must hold whatever the other side answers: `Authorization` is sent only to the
+//! scheme, host and port it was made for, nothing that began as https continues as http, and nothing leads to addresses inside (`inward`).
 
-use super::connect::{Cause, connect_problem};
+use super::connect::{Cause, connect_problem, inward_address};
 use super::error::RegistryError;
 use super::foreign::{neutral, shown};
+use super::inward::{Guard, Inward};
 use super::retry::Timing;
 use crate::cancel::Cancel;
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
@@ -14,7 +15,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
@@ -80,6 +81,7 @@ pub(super) struct Transport {
     registry: String,
     certificates: Vec<Certificate>,
     timing: Timing,
+    guard: Guard,
     clients: Mutex<HashMap<ClientKind, Client>>,
 }
 
@@ -110,8 +112,10 @@ pub(super) enum Origin {
 }
 
 impl Transport {
-    pub(super) fn new(registry: &str, certificates: Vec<Certificate>, timing: Timing) -> Self {
-        Self { registry: registry.to_owned(), certificates, timing, clients: Mutex::default() }
+    /// For the registry or mirror at `home`.
+    pub(super) fn new(registry: &str, home: &Url, certificates: Vec<Certificate>, timing: Timing) -> Self {
+        let (registry, guard) = (registry.to_owned(), Guard::new(home));
+        Self { registry, certificates, timing, guard, clients: Mutex::default() }
     }
 
     pub(super) fn registry(&self) -> &str {
@@ -145,6 +149,7 @@ impl Transport {
             .retry(reqwest::retry::never())
             .referer(false)
             .http1_only()
+            .dns_resolver(Arc::new(self.guard.clone()))
             .connect_timeout(self.timing.connect);
         if kind != ClientKind::Environment {
             builder = builder.no_proxy();
@@ -177,9 +182,10 @@ impl Transport {
                 return Ok(Answer { response, from });
             }
             let next = target(&url, response.headers())?;
+            let keeps_login = next.origin() == start.origin() && (is_api(&next) || !is_api(start));
             // A short answer is read to its end, which keeps the connection usable.
             drop(self.message(response).await);
-            if next.origin() != start.origin() {
+            if !keeps_login {
                 from = Origin::Elsewhere;
             }
             url = next;
@@ -196,8 +202,16 @@ impl Transport {
     }
 
     async fn send(&self, request: reqwest::RequestBuilder, url: &Url) -> Result<Response, RegistryError> {
+        let inward = |inward: Inward| RegistryError::Inward {
+            registry: self.registry.clone(),
+            target: shown(url),
+            address: inward.address,
+            inside: inward.inside,
+        };
+        self.guard.admit(url).map_err(inward)?;
         match self.timed(url, request.send()).await? {
             Ok(response) => Ok(response),
+            Err(error) if let Some(refused) = inward_address(&error) => Err(inward(refused)),
             Err(error) if error.is_connect() => Err(RegistryError::Connect {
                 url: shown(url),
                 server: super::config::host_and_port(url).unwrap_or_default(),
@@ -264,6 +278,12 @@ impl Transport {
         drop(tokio::time::timeout(limit, read).await);
         message_of(&bytes)
     }
+}
+
+/// Whether an address is one of the registry's interface, which wants its login. A file server behind the same name, which is given
+/// another proof in the address, refuses requests with both.
+fn is_api(url: &Url) -> bool {
+    url.path().starts_with("/v2/")
 }
 
 fn leads_elsewhere(status: StatusCode) -> bool {

@@ -79,11 +79,13 @@ impl Block {
     }
 
     pub(super) fn uid(&self) -> Result<u32, TarError> {
-        self.unsigned(108..116, "uid")
+        let id = number(&self.0[108..116]).ok_or(TarError::Field { field: "uid" })?;
+        owner(id, "uid")
     }
 
     pub(super) fn gid(&self) -> Result<u32, TarError> {
-        self.unsigned(116..124, "gid")
+        let id = number(&self.0[116..124]).ok_or(TarError::Field { field: "gid" })?;
+        owner(id, "gid")
     }
 
     pub(super) fn size(&self) -> Result<u64, TarError> {
@@ -121,6 +123,16 @@ impl Block {
     ) -> Result<T, TarError> {
         number(&self.0[range]).and_then(|number| T::try_from(number).ok()).ok_or(TarError::Field { field })
     }
+}
+
+/// An owner. Systems whose ids are signed write large ones as negative numbers of 32 bits: -2 is 4294967294 (often `nobody`), as in GNU tar
+/// and podman. The largest id means "unchanged" to Linux, so no file has it.
+pub(super) fn owner(id: i64, field: &'static str) -> Result<u32, TarError> {
+    let unsigned = match id {
+        0.. => u32::try_from(id).ok(),
+        _ => i32::try_from(id).ok().map(i32::cast_unsigned),
+    };
+    unsigned.filter(|id| *id != u32::MAX).ok_or(TarError::Owner { field, id })
 }
 
 /// Sizes are limited so that no sum of them can overflow.
@@ -162,6 +174,22 @@ mod tests {
         assert_eq!(number(&[0x80, 0, 0, 1, 0]), Some(256));
         assert_eq!(number(&[0xff, 0xff, 0xff, 0xfe]), Some(-2));
         assert_eq!(number(&[0xbf; 12]), None, "overflow");
+    }
+
+    #[test]
+    fn owners_may_be_signed_numbers_of_32_bits() {
+        let of = |id| owner(id, "uid").ok();
+        assert_eq!((of(0), of(1000), of(4_294_967_294)), (Some(0), Some(1000), Some(4_294_967_294)));
+        assert_eq!((of(-2), of(i64::from(i32::MIN))), (Some(4_294_967_294), Some(1 << 31)));
+        for wrong in [-1, i64::from(u32::MAX), 1 << 32, i64::from(i32::MIN) - 1, i64::MIN, i64::MAX] {
+            let error = owner(wrong, "uid").unwrap_err().to_string();
+            assert!(error.contains(&wrong.to_string()), "{error}");
+        }
+        let mut block = [0; BLOCK];
+        block[108..116].copy_from_slice(&(-2i64).to_be_bytes());
+        block[116..124].copy_from_slice(&[0x80, 0, 0, 0, 0xff, 0xff, 0xff, 0xfe]);
+        let block = Block::new(block);
+        assert_eq!((block.uid().unwrap(), block.gid().unwrap()), (4_294_967_294, 4_294_967_294));
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! PAX extended headers: records of the form `<length> <key>=<value>\n` (POSIX.1-2001, pax).
 
 use super::super::tree::Timestamp;
-use super::header::{Block, check_size};
+use super::header::{Block, check_size, owner};
 use super::{MAX_XATTRS, Segment, TarError, sparse};
 
 /// Everything that extended headers say about the entry that follows.
@@ -52,8 +52,8 @@ impl Extended {
             b"path" => self.path = no_nul(bytes())?,
             b"linkpath" => self.linkpath = no_nul(bytes())?,
             b"size" => self.size = integer(value)?.map(check_size).transpose()?,
-            b"uid" => self.uid = integer(value)?,
-            b"gid" => self.gid = integer(value)?,
+            b"uid" => self.uid = owner_of(value, "uid")?,
+            b"gid" => self.gid = owner_of(value, "gid")?,
             b"mtime" => self.mtime = if value.is_empty() { None } else { Some(time(value)?) },
             b"GNU.sparse.major" => self.has_sparse_1 = value == b"1",
             b"GNU.sparse.name" => self.sparse_name = no_nul(bytes())?,
@@ -124,6 +124,15 @@ fn integer<T: TryFrom<u64>>(value: &[u8]) -> Result<Option<T>, TarError> {
         return Ok(None);
     }
     decimal(value).and_then(|number| T::try_from(number).ok()).map(Some).ok_or(TarError::PaxRecord)
+}
+
+fn owner_of(value: &[u8], field: &'static str) -> Result<Option<u32>, TarError> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    let (sign, digits) = value.strip_prefix(b"-").map_or((1, value), |digits| (-1, digits));
+    let id = decimal(digits).and_then(|id| i64::try_from(id).ok()).ok_or(TarError::PaxRecord)?;
+    owner(sign * id, field).map(Some)
 }
 
 /// `[-]seconds[.fraction]`; digits after the ninth are dropped.
@@ -221,7 +230,10 @@ mod tests {
         for records in wrong {
             assert!(matches!(read(records), Err(TarError::PaxRecord)), "{records:?}");
         }
-        assert!(read(b"18 uid=4294967296\n").is_err());
+        for wrong in [b"18 uid=4294967296\n".as_slice(), b"10 gid=-1\n", b"11 uid=--2\n", b"9 gid=-\n"] {
+            assert!(read(wrong).is_err(), "{wrong:?}");
+        }
+        assert_eq!(read(b"10 uid=-2\n").unwrap().uid, Some(4_294_967_294));
     }
 
     #[test]

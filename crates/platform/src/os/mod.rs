@@ -12,6 +12,7 @@ mod macos;
 #[cfg_attr(target_os = "linux", path = "poller_linux.rs")]
 #[cfg_attr(target_os = "macos", path = "poller_macos.rs")]
 mod poller;
+mod rights;
 
 pub use interest::Interest;
 #[cfg(target_os = "linux")]
@@ -19,3 +20,4 @@ pub use linux::*;
 #[cfg(target_os = "macos")]
 pub use macos::*;
 pub use poller::Poller;
+pub use rights::{receive_with, send_with};

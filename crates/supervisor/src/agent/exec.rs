@@ -68,6 +68,7 @@ impl Group {
 fn refusal(failure: Failure) -> Refusal {
     let code = match failure.kind {
         FailureKind::NoProgram => RefusalCode::NotFound,
+        FailureKind::NotExecutable => RefusalCode::NotExecutable,
         FailureKind::Gone => RefusalCode::Conflict,
         FailureKind::Other => RefusalCode::Internal,
     };

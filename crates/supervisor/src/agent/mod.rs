@@ -10,10 +10,13 @@ mod requests;
 mod stream;
 
 use crate::interface::Door;
+use crate::output::MAX_CHUNK;
+use crate::output::attach::QUEUE;
 use crate::pod::Pod;
 use crate::sync::{lock, thread};
 use connection::Connection;
-use magikvm_proto::limits::MAX_AGENT_CONNECTIONS;
+use magikvm_proto::limits::{MAX_AGENT_CONNECTIONS, MAX_LINE_LEN, MAX_SESSIONS};
+use magikvm_proto::stream::WINDOW_TO_GUEST;
 use magikvm_proto::wire::{Done, Refusal, RefusalCode, Reply};
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -21,6 +24,12 @@ use std::time::Duration;
 
 /// Delay after a failed accept, so that a lasting failure does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Memory that one session may hold beside its thread and its process: its request, what the host has sent and the process has not taken, one
+/// frame that is sent and one that is read, and for attach the output that waits.
+const SESSION_BYTES: usize = MAX_LINE_LEN + WINDOW_TO_GUEST as usize + 2 * MAX_CHUNK + QUEUE;
+/// All sessions together must fit into what a VM has in addition to the memory of its containers (96 MiB), with room for the rest.
+const _: () = assert!(MAX_SESSIONS * SESSION_BYTES <= 32 << 20);
 
 /// Counts one served connection as long as this value lives.
 struct Slot(Arc<Mutex<usize>>);

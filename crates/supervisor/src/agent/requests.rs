@@ -7,13 +7,16 @@ use crate::message::Message;
 use crate::pod::Pod;
 use magikvm_proto::codec::CodecError;
 use magikvm_proto::id::ContainerName;
-use magikvm_proto::limits::MAX_GRACE_PERIOD_SECS;
-use magikvm_proto::wire::{Done, Hello, Refusal, RefusalCode, Reply, Request, Stats, Status};
+use magikvm_proto::limits::GRACE_PERIOD_BOUND_SECS;
+use magikvm_proto::signal::Signal;
+use magikvm_proto::wire::{Done, EXEC_USER, Hello, Refusal, RefusalCode, Reply, Request, Stats, Status};
 use serde::Serialize;
 
 /// What `hello` lists as supported by this agent.
-const CAPABILITIES: [&str; 11] =
-    ["hello", "ping", "status", "signal", "exec", "logs", "attach", "stats", "events", "clock", "shutdown"];
+const CAPABILITIES: [&str; 12] = [
+    "hello", "ping", "status", "signal", "exec", EXEC_USER, "logs", "attach", "stats", "events", "clock",
+    "shutdown",
+];
 
 /// Serves a connection to its end.
 pub(super) fn serve(pod: &Pod, mut connection: Connection) {
@@ -80,7 +83,7 @@ fn answer(pod: &Pod, connection: &mut Connection, request: Request) -> Result<()
         Request::Clock { realtime_ns } => reply(connection, pod.home.set_clock(realtime_ns)),
         Request::Shutdown { grace_ms } => {
             let sent = reply(connection, Ok(Done {}));
-            let grace_ms = grace_ms.min(MAX_GRACE_PERIOD_SECS * 1000);
+            let grace_ms = grace_ms.min(GRACE_PERIOD_BOUND_SECS * 1000);
             pod.tell(Message::Input(Input::Stop { grace_ms }));
             sent
         }
@@ -103,11 +106,9 @@ fn hello(pod: &Pod) -> Hello {
 
 /// Whether a process can be sent this signal number.
 pub(super) fn check_signal(signal: i32) -> Result<(), Refusal> {
-    if (1..=64).contains(&signal) {
-        Ok(())
-    } else {
-        Err(Refusal::new(RefusalCode::Invalid, format!("{signal} is not a signal number (1 to 64)")))
-    }
+    let unknown =
+        |_| Refusal::new(RefusalCode::Invalid, format!("{signal} is not a signal number (1 to 64)"));
+    Signal::try_from(signal).map(drop).map_err(unknown)
 }
 
 fn send_signal(pod: &Pod, container: Option<&ContainerName>, signal: i32) -> Result<Done, Refusal> {

@@ -31,7 +31,7 @@ use magikvm_proto::id::ContainerName;
 use magikvm_proto::plan::RestartPolicy;
 use magikvm_proto::state::{ContainerState, ContainerStatus, ExitStatus, Terminated};
 use magikvm_proto::text;
-use magikvm_proto::wire::EventKind;
+use magikvm_proto::wire::{EventKind, ProgramProblem};
 
 /// How long reading an ended container's output to its end may take, in milliseconds. After that the end is reported
 /// anyway.
@@ -286,14 +286,17 @@ impl Container {
                 }
             }
             (News::Started, &Phase::Starting { pid, ended }) => self.started(pid, ended, now, effects),
-            (News::Failed { message }, Phase::Creating | Phase::Created { .. } | Phase::Starting { .. }) => {
-                self.failed(message, now, effects);
+            (
+                News::Failed { message, program },
+                Phase::Creating | Phase::Created { .. } | Phase::Starting { .. },
+            ) => {
+                self.failed(message, program, now, effects);
             }
             (News::Ended(exit), &Phase::Starting { pid, .. }) => {
                 self.phase = Phase::Starting { pid, ended: Some(exit) };
             }
             (News::Ended(exit), Phase::Created { .. }) => {
-                self.failed(format!("ended before it was started (code {})", exit.code), now, effects);
+                self.failed(format!("ended before it was started (code {})", exit.code), None, now, effects);
             }
             (News::Ended(exit), &Phase::Running { since }) => self.ended(exit, since, now, effects),
             (News::Drained, _) => {
@@ -339,7 +342,13 @@ impl Container {
         self.go_on(run, restart_in_ms, now, effects);
     }
 
-    fn failed(&mut self, message: String, now: u64, effects: &mut Vec<Effect>) {
+    fn failed(
+        &mut self,
+        message: String,
+        program: Option<ProgramProblem>,
+        now: u64,
+        effects: &mut Vec<Effect>,
+    ) {
         effects.push(Effect::Kill);
         if self.tenure == Tenure::Retired {
             return self.give_up(now);
@@ -347,7 +356,7 @@ impl Container {
         let run = Terminated::not_started(&message, now);
         let restart_in_ms = self.restart_in(run.exit.code, 0);
         let container = self.name.clone();
-        effects.push(Effect::Emit(EventKind::ContainerFailed { container, message, restart_in_ms }));
+        effects.push(Effect::Emit(EventKind::ContainerFailed { container, message, program, restart_in_ms }));
         self.go_on(run, restart_in_ms, now, effects);
     }
 

@@ -114,7 +114,7 @@ fn restarts_wait_longer_and_longer_and_begin_anew_after_a_long_run() {
 fn a_restart_that_fails_is_tried_again() {
     let mut web = running(RestartPolicy::Always);
     end(&mut web, 0, ExitStatus::exited(0), 0);
-    let effects = web.step(news(1, News::Failed { message: "x".to_owned() }), 5);
+    let effects = web.step(news(1, News::Failed { program: None, message: "x".to_owned() }), 5);
     assert_eq!(effects[0], Effect::Kill);
     assert!(matches!(kinds(&effects)[..], [EventKind::ContainerFailed { restart_in_ms: Some(10_000), .. }]));
     assert_eq!(web.status(0).last.unwrap().reason, TerminatedReason::StartError);
@@ -125,7 +125,7 @@ fn a_restart_that_fails_is_tried_again() {
 fn one_that_waits_for_its_restart_has_ended_as_it_did_when_it_is_retired() {
     let mut web = running(RestartPolicy::Always);
     end(&mut web, 0, ExitStatus::exited(0), 0);
-    web.step(news(1, News::Failed { message: "x".repeat(5000) }), 5);
+    web.step(news(1, News::Failed { program: None, message: "x".repeat(5000) }), 5);
     assert_eq!(web.step(Input::Retire, 6), []);
     let run = web.status(0).state.terminated().unwrap().clone();
     assert_eq!((run.reason, run.exit.code), (TerminatedReason::StartError, 128));
@@ -164,7 +164,7 @@ fn any_input() -> impl Strategy<Value = Input> {
     let told = prop_oneof![
         any::<i32>().prop_map(|pid| News::Created { pid }),
         Just(News::Started),
-        Just(News::Failed { message: "x".to_owned() }),
+        Just(News::Failed { program: None, message: "x".to_owned() }),
         (0..3i32).prop_map(|code| News::Ended(ExitStatus::exited(code))),
         Just(News::Drained),
     ];

@@ -18,7 +18,7 @@
 pub(crate) mod container;
 pub(crate) mod pod;
 
-use magikvm_proto::wire::{EventKind, ExitStatus};
+use magikvm_proto::wire::{EventKind, ExitStatus, ProgramProblem};
 pub(crate) use pod::Machine;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +52,8 @@ pub(crate) enum News {
     /// It could not be created or started.
     Failed {
         message: String,
+        /// The problem of its program, if that is the reason.
+        program: Option<ProgramProblem>,
     },
     /// Its PID 1 was reaped and the rest of it was killed.
     Ended(ExitStatus),

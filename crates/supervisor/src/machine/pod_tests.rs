@@ -23,7 +23,7 @@ fn created(index: usize) -> Input {
 }
 
 fn failed() -> News {
-    News::Failed { message: "no program".to_owned() }
+    News::Failed { program: None, message: "no program".to_owned() }
 }
 
 fn kinds(effects: &[Effect]) -> Vec<&EventKind> {
@@ -246,7 +246,9 @@ fn the_longest_status_fits_on_a_line() {
     let oom = ExitStatus { oom_killed: true, timed_out: true, ..ExitStatus::signaled(31) };
     all.clone().for_each(|index| drop(end(&mut machine, index, 0, oom, 0)));
     let message = "\x1b".repeat(10_000);
-    all.for_each(|index| drop(machine.step(news(index, 1, News::Failed { message: message.clone() }), 1)));
+    all.for_each(|index| {
+        drop(machine.step(news(index, 1, News::Failed { program: None, message: message.clone() }), 1))
+    });
     machine.step(Input::Stop { grace_ms: 0 }, 2);
     let reply = Reply::Ok(Status { containers: machine.status(u64::MAX / 2), last_event: u64::MAX });
     let bytes = serde_json::to_vec(&reply).unwrap().len();

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::{Arc, Mutex, Weak};
 
 /// Most bytes that wait for one caller.
-const QUEUE: usize = 256 << 10;
+pub(crate) const QUEUE: usize = 256 << 10;
 
 /// All callers attached to one container.
 #[derive(Debug, Default)]

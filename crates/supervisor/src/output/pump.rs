@@ -1,7 +1,7 @@
 //! The one thread that reads the output of containers.
 //!
 //! A container's runs are read strictly one after the other: the output of a new run waits until the old run's pipes
-//! are empty.
+//! are empty. They need not have ended: a process of another container may have got one, and nothing of the old run writes any more.
 
 use super::attach::Hub;
 use super::buffer::LogBuffer;
@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 /// The handle of the pump.
 #[derive(Debug)]
@@ -67,12 +68,16 @@ impl Pump {
             }
             let ready = self.wait(logs, &queues)?;
             for (container, queue) in queues.iter_mut().enumerate() {
+                let superseded = queue.len() > 1;
                 let Some(head) = queue.front_mut() else { continue };
                 for index in (0..head.sources.len()).rev() {
-                    if ready.contains(&(container, index))
-                        && !read_once(head, index, &mut buffer, logs, &hubs[container])
-                    {
-                        head.sources.remove(index);
+                    if !superseded && !ready.contains(&(container, index)) {
+                        continue;
+                    }
+                    match read_once(head, index, &mut buffer, logs, &hubs[container]) {
+                        Read::End => drop(head.sources.remove(index)),
+                        Read::Nothing if superseded => drop(head.sources.remove(index)),
+                        Read::Some | Read::Nothing | Read::NoRoom => {}
                     }
                 }
                 if head.sources.is_empty() {
@@ -90,7 +95,10 @@ impl Pump {
             PollFd::new(logs.room_bell().as_fd(), PollFlags::POLLIN),
         ];
         let mut whose = Vec::new();
+        let mut deadline = None;
         if logs.room().is_some() {
+            // What is left of an earlier run is read without waiting.
+            deadline = queues.iter().any(|queue| queue.len() > 1).then(Instant::now);
             for (container, head) in
                 queues.iter().enumerate().filter_map(|(i, queue)| Some((i, queue.front()?)))
             {
@@ -100,7 +108,7 @@ impl Pump {
                 }
             }
         }
-        sync::poll_until(&mut fds, None)?;
+        sync::poll_until(&mut fds, deadline)?;
         self.bell.hush();
         logs.room_bell().hush();
         Ok(whose
@@ -112,20 +120,29 @@ impl Pump {
     }
 }
 
-/// Reads once; returns whether the output goes on.
-fn read_once(run: &Run, index: usize, buffer: &mut [u8], logs: &LogBuffer, hub: &Hub) -> bool {
-    let Some(room) = logs.room() else { return true };
+/// What one read found.
+enum Read {
+    Some,
+    Nothing,
+    /// The log is full.
+    NoRoom,
+    End,
+}
+
+fn read_once(run: &Run, index: usize, buffer: &mut [u8], logs: &LogBuffer, hub: &Hub) -> Read {
+    let Some(room) = logs.room() else { return Read::NoRoom };
     let (channel, fd) = &run.sources[index];
     match nix::unistd::read(fd, &mut buffer[..room]) {
-        Ok(0) => false,
+        Ok(0) => Read::End,
         Ok(len) => {
             logs.push(run.container, *channel, &buffer[..len]);
             hub.publish(*channel, &buffer[..len]);
-            true
+            Read::Some
         }
-        Err(Errno::EAGAIN | Errno::EINTR) => true,
+        Err(Errno::EAGAIN) => Read::Nothing,
+        Err(Errno::EINTR) => Read::Some,
         // EIO: nobody has the other end of the terminal open.
-        Err(_) => false,
+        Err(_) => Read::End,
     }
 }
 
@@ -156,10 +173,13 @@ mod tests {
         let (new_read, new_write) = pipe();
         pump.add(Run { container: 0, run: 0, sources: vec![(Channel::Stdout, old_read)] });
         write(&new_write, b"new").unwrap();
-        pump.add(Run { container: 0, run: 1, sources: vec![(Channel::Stdout, new_read)] });
         write(&old_write, b"old").unwrap();
-        drop((old_write, new_write));
-        assert_eq!((told.recv().unwrap(), told.recv().unwrap()), (0, 1));
+        pump.add(Run { container: 0, run: 1, sources: vec![(Channel::Stdout, new_read)] });
+        // The old run's pipe is still open somewhere.
+        assert_eq!(told.recv().unwrap(), 0);
+        drop(new_write);
+        assert_eq!(told.recv().unwrap(), 1);
+        assert_eq!(write(&old_write, b"later"), Err(Errno::EPIPE), "nobody reads it any more");
         let reader = logs.reader().unwrap();
         let mut all = Vec::new();
         while let Taken::Chunk(chunk) = reader.take() {

@@ -3,10 +3,11 @@
 use super::*;
 use magikvm_proto::stream::{STDERR, STDIN, STDOUT, WINDOW_TO_GUEST, WINDOW_TO_HOST};
 use magikvm_proto::wire::{ExitStatus, WindowSize};
+use std::os::unix::net::UnixStream;
 use std::thread;
 
 fn over(socket: UnixStream, side: Side) -> AgentStream {
-    AgentStream::new(socket, side, Traffic::PROCESS, &[], None).unwrap()
+    AgentStream::new(GuestStream::own(socket), side, Traffic::PROCESS, &[], None).unwrap()
 }
 
 /// Both ends of a stream.
@@ -210,4 +211,19 @@ fn two_ends_with_two_threads_each_never_wait_for_each_other() {
         assert_eq!(drive(&host, 300 + 333 * round), 1 << 20);
         assert_eq!(other.join().unwrap(), 1 << 20);
     }
+}
+
+#[test]
+fn a_reader_is_told_when_a_writer_finds_that_the_guest_accepts_nothing() {
+    let (host, guest) = UnixStream::pair().unwrap();
+    nix::sys::socket::setsockopt(&host, nix::sys::socket::sockopt::SndBuf, &4096).unwrap();
+    let host = over(host, Side::Host);
+    host.lock().time = Duration::from_millis(50);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| host.next());
+        let sent = host.send(STDIN, &letters(60_000));
+        assert!(matches!(sent, Err(StreamError::Late)), "{sent:?}");
+        assert!(matches!(reader.join().unwrap(), Err(StreamError::Late)));
+    });
+    drop(guest);
 }

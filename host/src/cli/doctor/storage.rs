@@ -55,7 +55,7 @@ pub(super) fn directories(pods: &Path, images: &Path, user: &User) -> Check {
     judge(&[Directory::look(pods, LOW_PODS), Directory::look(images, LOW_IMAGES)], user)
 }
 
-/// Whether emptyDir volumes can be on disk.
+/// Whether root file systems and emptyDir volumes can be on disk.
 pub(super) fn scratch() -> Check {
     let name = "scratch disks";
     match crate::vmm::scratch::program() {
@@ -64,10 +64,12 @@ pub(super) fn scratch() -> Check {
             let found = "mkfs.ext4 is not installed".to_owned();
             Check::missing(
                 name,
-                "emptyDir volumes on disk",
+                "changes to root file systems, and emptyDir volumes on disk",
                 found,
-                "run `apt-get install e2fsprogs`".to_owned(),
+                "run `apt-get install e2fsprogs`, or keep them in memory with the annotation `magikvm.dev/root: memory`"
+                    .to_owned(),
             )
+            .required()
         }
     }
 }

@@ -6,11 +6,10 @@ use super::super::{Outcome, ui};
 use super::reference;
 use crate::image::{
     BringOptions, Cancel, ImageError, ImageStore, Platform, Policy, PullPolicy, PullSources, Reference,
-    RootfsCompression, Source, Target,
+    RootfsCompression, Source, Target, Wanted,
 };
 use crate::store::layout::Layout;
 use clap::ValueEnum;
-use magikvm_proto::limits::IMAGE_PULL_TIMEOUT_SECS;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -26,8 +25,8 @@ pub(super) struct PullArgs {
     /// Connect to the registry without TLS
     #[arg(long)]
     plain_http: bool,
-    /// Fail if an image takes longer than this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = IMAGE_PULL_TIMEOUT_SECS, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    /// Fail if an image takes longer than this (90s, 5m, 2h)
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = super::super::duration::deadline_secs, allow_hyphen_values = true)]
     timeout: u64,
     #[command(flatten)]
     bring: BringArgs,
@@ -38,9 +37,9 @@ pub(super) struct PullArgs {
 pub(super) struct ImportArgs {
     /// Source: oci:DIR[:TAG], oci-archive:FILE[:TAG] or docker-archive:FILE[:REF]
     source: String,
-    /// Name of the image in the store
+    /// Name of the image in the store [default: the names that the source has]
     #[arg(long, value_name = "REF")]
-    name: String,
+    name: Option<String>,
     #[command(flatten)]
     bring: BringArgs,
 }
@@ -82,7 +81,7 @@ impl From<When> for PullPolicy {
 
 impl BringArgs {
     fn options(&self, cancel: Cancel) -> BringOptions {
-        let platform = self.platform.clone().unwrap_or_else(Platform::host);
+        let platform = self.platform.clone().map_or_else(Wanted::host, Wanted::from);
         BringOptions { platform, cancel, compression: self.compress }
     }
 
@@ -121,15 +120,30 @@ pub(super) fn pull(store: &ImageStore, args: &PullArgs, layout: &Layout) -> Outc
 
 pub(super) fn import(store: &ImageStore, args: &ImportArgs, layout: &Layout) -> Outcome {
     let source: Source = args.source.parse().map_err(|error| CliError::of(Kind::User, &BadSource(error)))?;
-    let name = reference(&args.name)?;
     let policy = Policy::load(&layout.policy()).map_err(ImageError::from)?;
-    unsigned(&policy, &name)?;
+    let given = args.name.as_deref().map(reference).transpose()?;
     let cancel = Cancel::new();
     let _interrupt = Interrupt::cancels(&cancel)?;
+    let options = args.bring.options(cancel);
+    let found = store.find_source(&source, &options)?;
+    let names = match given {
+        Some(name) => vec![name],
+        None => found.names()?.to_vec(),
+    };
+    for name in &names {
+        unsigned(&policy, name)?;
+    }
+    let Some((first, others)) = names.split_first() else { return Ok(ExitCode::SUCCESS) };
     let progress = args.bring.progress();
-    let record = store.import(&source, &name, &args.bring.options(cancel), &|now| progress.show(&now));
+    let record = store.import_found(found, first, &options, &|now| progress.show(&now));
     progress.end();
-    ui::line(&format!("{} {}", name.familiar(), record?.id));
+    let id = record?.id;
+    for name in others {
+        store.tag(&id.to_string(), name)?;
+    }
+    for name in &names {
+        ui::line(&format!("{} {id}", name.familiar()));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

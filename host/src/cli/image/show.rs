@@ -28,6 +28,9 @@ pub(super) struct InspectArgs {
     output: Format,
 }
 
+/// Stands for the name of an image that lost its last one while a pod used it.
+const NO_NAME: &str = "<none>";
+
 pub(super) fn list(store: &ImageStore, args: &LsArgs) -> Outcome {
     let records = store.list()?;
     if let Some(format) = args.output {
@@ -40,13 +43,12 @@ pub(super) fn list(store: &ImageStore, args: &LsArgs) -> Outcome {
         ui::bytes(ids.concat().as_bytes());
         return Ok(ExitCode::SUCCESS);
     }
-    let mut rows =
-        vec![["NAME", "IMAGE ID", "PLATFORM", "PULLED", "ROOTFS SIZE"].map(str::to_owned).to_vec()];
+    let mut rows = Vec::new();
     let now = crate::store::record::now_ms();
     for record in &records {
         let mut names: Vec<String> = record.names.iter().map(Reference::familiar).collect();
         if names.is_empty() {
-            names.push("<none>".to_owned());
+            names.push(NO_NAME.to_owned());
         }
         let pulled = ui::age(now.saturating_sub(record.imported_unix_secs.saturating_mul(1000)));
         for name in names {
@@ -59,6 +61,10 @@ pub(super) fn list(store: &ImageStore, args: &LsArgs) -> Outcome {
             ]);
         }
     }
+    // Images without a name are last.
+    rows.sort_by(|a: &Vec<String>, b: &Vec<String>| (a[0] == NO_NAME, &a[0]).cmp(&(b[0] == NO_NAME, &b[0])));
+    let heads = ["NAME", "IMAGE ID", "PLATFORM", "PULLED", "ROOTFS SIZE"].map(str::to_owned).to_vec();
+    rows.insert(0, heads);
     ui::table(&rows);
     Ok(ExitCode::SUCCESS)
 }

@@ -198,6 +198,7 @@ pub(super) fn usage(store: &ImageStore, args: &DfArgs) -> Outcome {
         ["KIND", "COUNT", "IN USE", "SIZE", "RECLAIMABLE"].map(str::to_owned).to_vec(),
         row("root file systems", &usage.rootfs),
         row("layers and manifests", &usage.blobs),
+        row("unpacked root file systems", &usage.directories),
     ]);
     Ok(ExitCode::SUCCESS)
 }

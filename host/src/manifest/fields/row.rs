@@ -50,9 +50,18 @@ pub enum Status {
     /// Only these values are accepted, because they describe what happens in any case.
     Only { values: &'static [&'static str], why: &'static str },
     /// A manifest with it is refused.
-    Refused { why: &'static str },
-    /// It may be present and changes nothing.
-    Ignored { why: &'static str },
+    Refused { why: &'static str, empty: Empty },
+    /// It may be present and changes nothing, which is said unless it has one of these values.
+    Ignored { why: &'static str, defaults: &'static [&'static str] },
+}
+
+/// What an empty value of a refused field means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Empty {
+    /// As if the field was absent.
+    AsksNothing,
+    /// The field chooses one of several things by its mere presence.
+    Asks,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +79,13 @@ pub(super) const fn yes(path: &'static str, shape: Shape, about: &'static str) -
 }
 
 pub(super) const fn no(path: &'static str, why: &'static str) -> Field {
-    Field { path, shape: Shape::Any, status: Status::Refused { why }, about: "" }
+    let status = Status::Refused { why, empty: Empty::AsksNothing };
+    Field { path, shape: Shape::Any, status, about: "" }
+}
+
+/// A refused field that is one of several sources, so that `{}` is a choice too.
+pub(super) const fn no_source(path: &'static str, why: &'static str) -> Field {
+    Field { path, shape: Shape::Any, status: Status::Refused { why, empty: Empty::Asks }, about: "" }
 }
 
 pub(super) const fn only(
@@ -83,5 +98,14 @@ pub(super) const fn only(
 }
 
 pub(super) const fn skip(path: &'static str, why: &'static str) -> Field {
-    Field { path, shape: Shape::Any, status: Status::Ignored { why }, about: "" }
+    skip_quietly(path, &[], why)
+}
+
+/// An ignored field with the values that are not worth a word, since they are the defaults.
+pub(super) const fn skip_quietly(
+    path: &'static str,
+    defaults: &'static [&'static str],
+    why: &'static str,
+) -> Field {
+    Field { path, shape: Shape::Any, status: Status::Ignored { why, defaults }, about: "" }
 }

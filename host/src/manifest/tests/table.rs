@@ -14,6 +14,7 @@ fn every_supported_field_arrives_in_the_plan() {
     assert_eq!(plan.process_namespace, ProcessNamespace::Pod);
     assert_eq!(plan.grace_seconds, 5);
     assert_eq!((plan.vm.memory.get(), plan.vm.vcpus.get()), (64 + 128 + 96 + 16, 3));
+    assert_eq!(plan.disk_limit_bytes, Some(2 << 30));
     let one = &plan.containers[0];
     assert_eq!(one.pull_policy, PullPolicy::Never);
     assert_eq!(one.command, ["/bin/sh", "-c"]);
@@ -38,6 +39,9 @@ fn every_supported_field_arrives_in_the_plan() {
             mount(2, "/conf", None, Access::ReadOnly),
         ]
     );
+    let sysctls: Vec<(&str, &str)> =
+        plan.sysctls.iter().map(|one| (one.name.as_str(), one.value.as_str())).collect();
+    assert_eq!(sysctls, [("net.core.somaxconn", "512"), ("kernel/shmmax", "1")]);
     assert_eq!((plan.volume_group, &plan.further_groups[..]), (Some(2000), &[2000, 3000][..]));
     let file = |path: &str, mode, content: &str| VolumeFile {
         path: path.to_owned(),
@@ -72,6 +76,7 @@ fn every_supported_field_arrives_in_the_plan() {
             cpu_request_millis: Some(1000),
             memory_limit_bytes: Some(64 << 20),
             memory_request_bytes: Some(32 << 20),
+            disk_limit_bytes: Some(512 << 20),
         }
     );
     assert_eq!((one.stdio, one.stdin), (Stdio::Terminal, Stdin::Once));
@@ -144,7 +149,12 @@ fn the_table_and_the_code_agree_on_what_is_supported() {
         let without = full(&without.to_string());
         if let Ok(mut plan) = parse(without.as_bytes(), "x") {
             plan.manifest = all.manifest.clone();
-            let means_nothing = field.path.ends_with("seccompProfile");
+            // An object of nothing but fields with one possible value.
+            let inside = format!("{}.", field.path);
+            let means_nothing = fields::all().any(|other| other.path.starts_with(&inside))
+                && fields::all()
+                    .filter(|other| other.path.starts_with(&inside))
+                    .all(|other| other.status != Status::Supported);
             let same_by_pod = field.path == "spec.securityContext.runAsNonRoot"
                 || field.path.ends_with("securityContext.runAsNonRoot");
             assert!(plan != all || means_nothing || same_by_pod, "{} changes nothing", field.path);
@@ -170,18 +180,24 @@ fn every_refused_field_is_refused_with_its_place_and_reason() {
             }
         }
         match field.status {
-            Status::Refused { why } => {
+            Status::Refused { why, empty } => {
                 *at = serde_json::json!("x");
                 let path = field.path.replace("[]", "[0]");
                 assert_problem(&json.to_string(), &format!("{path}: is not supported: {why}"));
-                *at_path(&mut json, field.path) = serde_json::Value::Null;
-                let found =
-                    parse(json.to_string().as_bytes(), "x").err().map(|problems| problems.to_string());
-                assert!(
-                    !found.unwrap_or_default().contains("not supported"),
-                    "null is absent: {}",
-                    field.path
-                );
+                for (nothing, accepted) in [
+                    (serde_json::Value::Null, true),
+                    (serde_json::json!({}), empty == Empty::AsksNothing),
+                    (serde_json::json!([]), empty == Empty::AsksNothing),
+                    (serde_json::json!(""), empty == Empty::AsksNothing),
+                    (serde_json::json!({ "a": null }), empty == Empty::AsksNothing),
+                    (serde_json::json!([{}]), false),
+                ] {
+                    *at_path(&mut json, field.path) = nothing.clone();
+                    let found = parse(json.to_string().as_bytes(), "x").err();
+                    let found = found.map(|problems| problems.to_string()).unwrap_or_default();
+                    let refused = found.contains(&format!("{path}: is not supported"));
+                    assert_eq!(refused, !accepted, "{}: {nothing}: {found}", field.path);
+                }
             }
             Status::Only { values, .. } => {
                 let wrong = if field.shape == Shape::Bool {
@@ -192,9 +208,15 @@ fn every_refused_field_is_refused_with_its_place_and_reason() {
                 *at = wrong;
                 assert_problem(&json.to_string(), &format!("write {}", values[0]));
             }
-            Status::Ignored { .. } => {
+            Status::Ignored { why, defaults } => {
                 *at = serde_json::json!({"anything": [1, 2]});
-                drop(plan(&json.to_string()));
+                let parsed = parse_all(json.to_string().as_bytes(), "x").unwrap();
+                assert_eq!(parsed.ignored, [Ignored { why, paths: vec![field.path.to_owned()] }]);
+                for quiet in [&[""], defaults].concat() {
+                    *at_path(&mut json, field.path) = serde_json::json!(quiet);
+                    let parsed = parse_all(json.to_string().as_bytes(), "x").unwrap();
+                    assert_eq!(parsed.ignored, [], "{}: {quiet:?}", field.path);
+                }
             }
             Status::Supported => {}
         }

@@ -39,7 +39,6 @@ fn each_kind_of_volume_has_its_rules() {
     assert_eq!(plan(&empty("sizeLimit: 0")).volumes[0].source, VolumeSource::Disk { size_bytes: None });
     assert_problem(&volume("nfs: {server: x}"), "spec.volumes[0].nfs: is not supported: hostPath, emptyDir");
     assert_eq!(problems(&volume("nfs: {server: x}")).lines().count(), 1);
-    assert_problem(&volume("emptyDir: null"), "has no source (write for example `emptyDir: {}`)");
     assert_problem(&volume("emptyDir: {}, hostPath: {path: /a}"), "has more than one source");
     assert_problem(
         &pod(&format!("  volumes: [{{emptyDir: {{}}}}]\n{CONTAINER}")),
@@ -170,7 +169,7 @@ fn what_is_taken_of_an_object_must_be_there() {
     assert_problem(&env("configMapKeyRef: {name: a, key: bin}"), "not text that a process can be given");
     assert_problem(&env("configMapKeyRef: {name: a}"), "configMapKeyRef.key: is missing");
     assert_problem(&env(""), "must have one of configMapKeyRef, secretKeyRef and fieldRef");
-    assert_problem(&env("fieldRef: {fieldPath: status.podIP}"), "\"status.podIP\" is not supported");
+    assert_problem(&env("fieldRef: {fieldPath: status.phase}"), "\"status.phase\" is not supported");
     let both = "    env: [{name: E, value: x, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]\n";
     assert_problem(&taken(both), "valueFrom: can't be beside `value`");
     let from = |source: &str| taken(&format!("    envFrom: [{{{source}}}]\n"));
@@ -204,6 +203,7 @@ fn values_of_objects_are_not_expanded() {
         )
     );
     let plan = plan(&text);
-    let process = resolve_process(&plan.containers[0], &ImageDefaults::default(), "h").unwrap();
+    let process =
+        resolve_process(&plan.containers[0], &ImageDefaults::default(), &PodFacts::default()).unwrap();
     assert_eq!(process.args, ["$(X) $$ $"]);
 }

@@ -2,7 +2,7 @@
 //! line and receives one line.
 
 use super::error::ForwardError;
-use crate::agent::{Connector, Handshake};
+use crate::agent::{Connector, GuestStream, Handshake, Loan, LoanError};
 use crate::os;
 use magikvm_proto::codec::write_message;
 use magikvm_proto::forward::{ForwardRequest, MAX_ANSWER_LEN};
@@ -11,7 +11,6 @@ use magikvm_proto::stream::{Link, Side, Traffic};
 use magikvm_proto::wire::{Done, Reply};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 /// How long the guest may take to answer.
@@ -22,10 +21,17 @@ const MAX_HANDSHAKE: usize = 64;
 /// A connection that is being dialled.
 #[derive(Debug)]
 pub(super) struct Dial {
-    stream: UnixStream,
+    stream: Stream,
     request: Vec<u8>,
     expects: Expects,
     line: Vec<u8>,
+}
+
+/// Who the dial waits for.
+#[derive(Debug)]
+enum Stream {
+    Monitor(Loan),
+    Guest(GuestStream),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +43,8 @@ enum Expects {
 #[derive(Debug)]
 pub(super) enum Progress {
     Waits,
+    /// The monitor has lent this connection, on which the guest is to be asked.
+    Lent(GuestStream),
     Agreed(Box<Link>),
     Failed(ForwardError),
 }
@@ -48,8 +56,14 @@ impl Dial {
         let mut request = Vec::new();
         write_message(&mut request, &ForwardRequest::Forward { port }).map_err(|_| ForwardError::Nonsense)?;
         let stream = os::connect_unix_at_once(&guest.socket).map_err(failed)?;
+        let stream = match guest.handshake {
+            Handshake::Broker(to) => Stream::Monitor(Loan::ask(stream, to).map_err(failed)?),
+            Handshake::Direct | Handshake::Port(_) => Stream::Guest(GuestStream::own(stream)),
+        };
         let mut dial = Self { stream, request, expects: Expects::Answer, line: Vec::new() };
         match guest.handshake {
+            // The guest is asked when the monitor has lent a connection.
+            Handshake::Broker(_) => {}
             Handshake::Direct => dial.ask().map_err(failed)?,
             Handshake::Port(port) => {
                 dial.expects = Expects::Handshake;
@@ -60,8 +74,11 @@ impl Dial {
     }
 
     /// A new socket has room for a line.
-    fn write(&self, bytes: &[u8]) -> io::Result<()> {
-        (&self.stream).write_all(bytes)
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.stream {
+            Stream::Monitor(_) => Err(ErrorKind::NotConnected.into()),
+            Stream::Guest(stream) => stream.write_all(bytes),
+        }
     }
 
     fn ask(&mut self) -> io::Result<()> {
@@ -75,10 +92,21 @@ impl Dial {
         self.expects == Expects::Answer
     }
 
+    /// Goes on with a lent connection. Nobody may wait for the dial's socket any more.
+    pub(super) fn take_over(&mut self, lent: GuestStream) -> Result<(), ForwardError> {
+        lent.socket().set_nonblocking(true).map_err(ForwardError::Unreachable)?;
+        self.stream = Stream::Guest(lent);
+        self.ask().map_err(ForwardError::Unreachable)
+    }
+
     /// Reads the data that has arrived.
     pub(super) fn go_on(&mut self) -> Progress {
+        let stream = match &mut self.stream {
+            Stream::Guest(stream) => stream,
+            Stream::Monitor(loan) => return borrowed(loan.go_on()),
+        };
         let mut buffer = [0; 4096];
-        let count = match (&self.stream).read(&mut buffer) {
+        let count = match stream.read(&mut buffer) {
             Ok(0) => return Progress::Failed(ForwardError::Closed),
             Ok(count) => count,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
@@ -105,8 +133,21 @@ impl Dial {
         }
     }
 
-    pub(super) fn into_stream(self) -> UnixStream {
-        self.stream
+    /// The connection to the guest; `None` before there is one.
+    pub(super) fn into_stream(self) -> Option<GuestStream> {
+        match self.stream {
+            Stream::Monitor(_) => None,
+            Stream::Guest(stream) => Some(stream),
+        }
+    }
+}
+
+fn borrowed(answer: Result<Option<GuestStream>, LoanError>) -> Progress {
+    match answer {
+        Ok(None) => Progress::Waits,
+        Ok(Some(lent)) => Progress::Lent(lent),
+        Err(LoanError::Io(error)) if error.kind() == ErrorKind::WouldBlock => Progress::Waits,
+        Err(error) => Progress::Failed(error.into()),
     }
 }
 
@@ -128,6 +169,9 @@ fn answered(line: &[u8], rest: &[u8]) -> Progress {
 
 impl AsFd for Dial {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
+        match &self.stream {
+            Stream::Monitor(loan) => loan.socket().as_fd(),
+            Stream::Guest(stream) => stream.as_fd(),
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Why a connection is not carried.
 
+use crate::agent::LoanError;
 use magikvm_proto::stream::Violation;
 use magikvm_proto::wire::Refusal;
 use std::io;
@@ -10,6 +11,9 @@ pub enum ForwardError {
     /// Nobody listens behind the VMM's socket yet or any more.
     #[error("the pod cannot be reached")]
     Unreachable(#[source] io::Error),
+    /// The monitor did not lend a connection.
+    #[error(transparent)]
+    Loan(#[from] LoanError),
     /// The guest did not answer in time.
     #[error("the pod did not answer in time")]
     Timeout,

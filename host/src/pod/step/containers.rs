@@ -5,7 +5,7 @@ use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::store::record::Stage;
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::state::{ContainerState, ContainerStatus, Terminated};
-use magikvm_proto::wire::EventKind;
+use magikvm_proto::wire::{EventKind, ProgramProblem};
 
 impl Machine {
     pub(super) fn guest(&mut self, kind: EventKind, now_ms: u64) -> Vec<Effect> {
@@ -30,8 +30,14 @@ impl Machine {
                 };
                 self.on(&container, ended, None)
             }
-            EventKind::ContainerFailed { container, message, restart_in_ms } => {
-                self.container_failed(&container, cut(&message), restart_in_ms, now_ms)
+            EventKind::ContainerFailed { container, message, program, restart_in_ms } => {
+                if self.state.stage == Stage::Starting {
+                    return self.start_failed(&container, cut(&message), program);
+                }
+                let failed = |status: &mut ContainerStatus| {
+                    after_run(status, Terminated::not_started(cut(&message), now_ms), restart_in_ms);
+                };
+                self.on(&container, failed, None)
             }
             EventKind::PodStarted if self.state.stage == Stage::Starting => {
                 self.state.stage = Stage::Running;
@@ -76,25 +82,24 @@ impl Machine {
         }
     }
 
-    fn container_failed(
+    /// Nothing of a pod runs when one of its containers could not be started.
+    fn start_failed(
         &mut self,
         container: &ContainerName,
         message: &str,
-        restart_in_ms: Option<u64>,
-        now_ms: u64,
+        program: Option<ProgramProblem>,
     ) -> Vec<Effect> {
-        if self.state.stage == Stage::Starting {
-            let failure = Failure::message(
-                RunStage::Container,
-                Blame::Workload,
-                format!("container {container} could not be started: {message}"),
-            );
-            return self.fail(failure);
-        }
-        let failed = |status: &mut ContainerStatus| {
-            after_run(status, Terminated::not_started(message, now_ms), restart_in_ms);
-        };
-        self.on(container, failed, None)
+        let message = format!("container {container} could not be started: {message}");
+        let failure = Failure::message(RunStage::Container, Blame::Workload, message);
+        self.fail(match program {
+            Some(ProgramProblem::Missing) => Failure { program, ..failure }.hint(
+                "check `command` of this container in the manifest, and that its image contains the program.",
+            ),
+            Some(ProgramProblem::NotExecutable) => Failure { program, ..failure }.hint(
+                "check the mode and the format of the program in the image; a script needs an interpreter in its first line.",
+            ),
+            Some(ProgramProblem::Unknown) | None => failure,
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::containers::started_ms;
 use super::{Effect, Machine, PauseRequest, cut};
+use crate::pod::events::HostEvent;
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::process::Motion;
 use crate::store::record::{Broken, Stage};
@@ -9,6 +10,10 @@ use crate::store::sandbox::{SandboxEnd, SandboxFailure};
 use magikvm_proto::budget;
 use magikvm_proto::state::{ContainerState, Terminated};
 use std::time::Duration;
+
+/// For a VM that another process has stopped: neither time nor a quieter host would help.
+const STOPPED_HINT: &str =
+    "find out which process sent SIGSTOP, and run the pod again; `magikvm pause` is for pods that run.";
 
 impl Machine {
     /// A later request may shorten the grace period but never lengthen it, because requests can overtake each other.
@@ -155,12 +160,12 @@ impl Machine {
             } else {
                 (RunStage::Boot, "before its agent answered")
             };
-            let message = format!("the sandbox ended {when}: {}", end.how);
+            let message = format!("the VM ended {when}: {}", end.how);
             let failure = Failure::message(stage, end.blame(), message);
             return self.fail(failure.because(end.failure));
         }
         if self.state.stage == Stage::Running {
-            let message = format!("the sandbox ended while the pod ran: {}", end.how);
+            let message = format!("the VM ended while the pod ran: {}", end.how);
             self.state.broken = Some(Broken { reason: end.failure, message });
         }
         let why = self
@@ -168,7 +173,7 @@ impl Machine {
             .broken
             .as_ref()
             .map(|broken| broken.message.clone())
-            .unwrap_or_else(|| "the sandbox ended before this container's end was seen".to_owned());
+            .unwrap_or_else(|| "the VM ended before this container's end was seen".to_owned());
         for status in &mut self.state.containers {
             if status.state.terminated().is_none() {
                 let run = Terminated::unknown(&why, started_ms(status), now_ms);
@@ -178,7 +183,11 @@ impl Machine {
         self.state.stage = Stage::Ended;
         self.state.paused_ms = None;
         self.state.ended_ms = Some(now_ms);
-        vec![Effect::End]
+        // The guest reports an orderly end itself.
+        let note = self.state.broken.as_ref().map(|broken| {
+            Effect::Note(HostEvent::Broken { reason: broken.reason, message: broken.message.clone() })
+        });
+        note.into_iter().chain([Effect::End]).collect()
     }
 
     pub(super) fn deadline(&mut self) -> Vec<Effect> {
@@ -192,13 +201,22 @@ impl Machine {
                 let limit = secs(budget::HOST_BOOT_WAIT_MS);
                 let message = format!("the pod's agent did not answer within {limit} s of its start{stands}");
                 let failure = Failure::message(RunStage::Boot, Blame::Internal, message);
+                let failure = match self.motion {
+                    Motion::Running => failure,
+                    Motion::PartlyStopped | Motion::Stopped => failure.hint(STOPPED_HINT),
+                };
                 self.fail(failure.because(SandboxFailure::AgentSilent))
             }
             (Stage::Starting, true) => {
                 let limit = Duration::from_millis(self.ready_wait_ms).as_secs_f64();
                 let message = format!("not all containers ran: there was no progress for {limit} s{stands}");
-                let failure = Failure::message(RunStage::Agent, Blame::Workload, message)
-                    .hint("allow more time with `magikvm run --ready-timeout 5m` if it only needs longer.");
+                let hint = match self.motion {
+                    Motion::Running => {
+                        "allow more time with `magikvm run --ready-timeout 5m` if it only needs longer."
+                    }
+                    Motion::PartlyStopped | Motion::Stopped => STOPPED_HINT,
+                };
+                let failure = Failure::message(RunStage::Agent, Blame::Workload, message).hint(hint);
                 self.fail(failure.because(SandboxFailure::AgentSilent))
             }
             (Stage::Stopping, _) => {

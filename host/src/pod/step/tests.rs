@@ -178,6 +178,7 @@ fn each_way_to_fail_a_start_has_its_stage() {
     let missing = EventKind::ContainerFailed {
         container: names(1)[0].clone(),
         message: "x".into(),
+        program: None,
         restart_in_ms: None,
     };
     assert_eq!(fails(true, guest(missing)), RunStage::Container);
@@ -203,7 +204,11 @@ fn a_sandbox_that_dies_takes_its_containers_status_with_it() {
     let mut pod = machine(1);
     pod.step(started(0), 1);
     pod.step(guest(EventKind::PodStarted), 2);
-    assert_eq!(pod.step(gone("signal 9"), 3), [Effect::End]);
+    let effects = pod.step(gone("signal 9"), 3);
+    let [Effect::Note(HostEvent::Broken { reason, message }), Effect::End] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    assert_eq!((*reason, message.contains("signal 9")), (SandboxFailure::GuestEnded, true));
     assert!(pod.state.broken.as_ref().unwrap().message.contains("signal 9"));
     let run = terminated(&pod, 0);
     assert_eq!((run.reason, run.exit.code), (TerminatedReason::ContainerStatusUnknown, 137));
@@ -251,7 +256,7 @@ pub(super) fn any_input() -> impl Strategy<Value = Input> {
             })
         ),
         (name, proptest::option::of(any::<u64>())).prop_map(|(container, restart_in_ms)| guest(
-            EventKind::ContainerFailed { container, message: "x".into(), restart_in_ms }
+            EventKind::ContainerFailed { container, message: "x".into(), program: None, restart_in_ms }
         )),
     ]
 }

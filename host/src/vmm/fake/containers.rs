@@ -126,6 +126,10 @@ impl Containers for FakeContainers {
                 let message = format!("no such {}[31mprogram", "\x1b".repeat(times));
                 return Err(Failure { kind: FailureKind::NoProgram, message });
             }
+            Manner::ContainerDenied if is_last => {
+                let message = "program \"/app\" may not be executed".to_owned();
+                return Err(Failure { kind: FailureKind::NotExecutable, message });
+            }
             Manner::NeverReady if is_last => loop {
                 std::thread::park();
             },
@@ -151,7 +155,7 @@ impl Containers for FakeContainers {
     /// Prints its input and then its arguments, and exits with 0. `exit N` exits with N; the program `missing` does not exist.
     fn exec(&self, order: ExecOrder<'_>, ended: Ended) -> Result<Created, Failure> {
         let args = order.request.args.clone();
-        if args[0] == "missing" {
+        if args.first().is_some_and(|program| program == "missing") {
             return Err(Failure::new(FailureKind::NoProgram, "there is no program \"missing\""));
         }
         let reads = order.request.stdin;

@@ -1,7 +1,7 @@
 //! A guest's lies: a proxy between the host and the fake guest's supervisor, which forwards everything that it does not lie about.
 
 use super::Manner;
-use crate::agent::{AgentStream, StreamError};
+use crate::agent::{AgentStream, GuestStream, StreamError};
 use magikvm_proto::GENERATION;
 use magikvm_proto::codec::{CodecError, read_message, write_message};
 use magikvm_proto::id::ContainerName;
@@ -118,7 +118,8 @@ fn lie(manner: Manner, request: &Request, mut host: &UnixStream) -> Result<Said,
 
 /// Sends made-up events as long as the host listens.
 fn lie_about_events(manner: Manner, host: &UnixStream) -> Result<(), CodecError> {
-    let stream = AgentStream::new(host.try_clone()?, Side::Guest, Traffic::EVENTS, &[], None)?;
+    let stream =
+        AgentStream::new(GuestStream::own(host.try_clone()?), Side::Guest, Traffic::EVENTS, &[], None)?;
     let failed = |error: StreamError| CodecError::from(io::Error::other(error));
     let tell = |kind: EventKind| {
         let mut line = Vec::new();

@@ -29,6 +29,7 @@ pub(super) fn version() -> Result<String, Unavailable> {
 
 #[cfg(has_krun)]
 mod bound {
+    use crate::nested::Nested;
     use std::ffi::{CStr, CString};
     use std::path::Path;
 
@@ -88,6 +89,13 @@ mod bound {
             // SAFETY: it takes numbers.
             check("krun_set_vm_config", unsafe { ffi::krun_set_vm_config(id, vcpus, memory_mib) })?;
             Ok(Self(id))
+        }
+
+        /// The processor's extension for VMs, which libkrun hides unless it is told otherwise.
+        pub(in crate::vmm::krun) fn set_nested(&self, nested: Nested) -> Result<(), ApiError> {
+            // SAFETY: it takes numbers.
+            let answer = unsafe { ffi::krun_set_nested_virt(self.0, nested == Nested::Exposed) };
+            check("krun_set_nested_virt", answer).map(drop)
         }
 
         /// An uncompressed kernel: an ELF file on x86-64, an `Image` on ARM.

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::agent::{Connector, Handshake};
 use crate::jail::{self, Access, Descriptor, HostNetwork, Inside, SyscallFilter};
+use crate::nested::Nested;
 use crate::os;
 use crate::process;
 use crate::store::atomic::FileError;
@@ -60,6 +61,7 @@ struct Settings {
     /// The directory that is shared with the guest.
     shared: Option<PathBuf>,
     network: Network,
+    nested: Nested,
 }
 
 /// The VM's connection to a network.
@@ -152,6 +154,7 @@ impl Krun {
             forward_port: magikvm_proto::path::FORWARD_PORT,
             scratch: config.scratch.clone(),
             shared: None,
+            nested: config.nested,
         })
     }
 }

@@ -50,6 +50,7 @@ fn made(settings: &Settings) -> Result<super::api::Context, super::api::ApiError
     use crate::store::layout::{AGENT_SOCK, FORWARD_SOCK};
     use std::os::fd::AsRawFd;
     let context = api::Context::new(settings.vcpus, settings.memory_mib)?;
+    context.set_nested(settings.nested)?;
     context.set_kernel(&settings.kernel, &settings.initramfs, &settings.cmdline)?;
     context.add_disk(c"disk", &settings.disk)?;
     if let Some(scratch) = &settings.scratch {

@@ -25,6 +25,7 @@ command=$!
     } >/dev/console
     echo 7 >/proc/sys/kernel/printk
     echo w >/proc/sysrq-trigger
+    echo l >/proc/sysrq-trigger
 ) &
 wait $command
 echo $? >/run/lab/code.new

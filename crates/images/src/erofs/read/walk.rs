@@ -5,7 +5,7 @@ use super::super::super::tree::{MAX_DEPTH, MAX_ENTRIES, MAX_METADATA};
 use super::super::format::CHUNK_BLOCKS;
 use super::dir::Name;
 use super::{Inode, InodeKind, ReadAt, ReadError, Reader};
-use magikvm_proto::limits::MAX_ROOTFS_SIZE;
+use magikvm_proto::raised;
 use std::collections::HashMap;
 use std::vec::IntoIter;
 
@@ -92,7 +92,7 @@ impl Seen {
             names_left: HashMap::new(),
             entries: 0,
             // A block holds at most a compressed piece.
-            content_left: image_size.saturating_mul(CHUNK_BLOCKS.into()).min(MAX_ROOTFS_SIZE),
+            content_left: image_size.saturating_mul(CHUNK_BLOCKS.into()).min(raised::in_force().rootfs_bytes),
             // The writer counts without headers and padding.
             metadata_left: image_size.min(4 * MAX_METADATA as u64),
         }

@@ -1,7 +1,7 @@
 //! Manifests, small blobs and lists of referrers.
 
 use super::server::{Seen, Server, head, nobody, piece, reply};
-use super::{INDEX_TYPE, MANIFEST_TYPE, open, plain, short_timing};
+use super::{INDEX_TYPE, MANIFEST_TYPE, fetch, open, plain, short_timing};
 use crate::cancel::{Cancel, Stopped};
 use crate::digest::Digest;
 use crate::document::MAX_MANIFEST;
@@ -91,11 +91,29 @@ fn a_manifest_without_an_end_is_cut_at_the_limit() {
 }
 
 #[test]
-fn compressed_answers_are_refused() {
-    let server = Server::start(|_, stream| {
-        reply(stream, 200, &[("Content-Type", MANIFEST_TYPE), ("Content-Encoding", "gzip")], JSON)
-    });
-    assert!(matches!(manifest(&server), Err(RegistryError::Encoded { encoding, .. }) if encoding == "gzip"));
+fn the_bytes_are_taken_as_they_are_whatever_encoding_is_claimed() {
+    let headers = [("Content-Type", MANIFEST_TYPE), ("Content-Encoding", "gzip")];
+    let server = Server::start(move |_, stream| reply(stream, 200, &headers, JSON));
+    assert_eq!(manifest(&server).unwrap().bytes, JSON);
+    let changed = Server::start(move |_, stream| reply(stream, 200, &headers, b"\x1f\x8b\x08\0changed"));
+    for which in [Which::Tag("latest"), Which::Digest(Digest::of(JSON))] {
+        let answer = plain(&changed).manifest(which);
+        assert!(
+            matches!(&answer, Err(RegistryError::Encoded { encoding, .. }) if encoding == "gzip"),
+            "{answer:?}"
+        );
+    }
+    for claimed in ["gzip", "x-gzip", "aws-chunked", ""] {
+        let blobs =
+            Server::start(move |_, stream| reply(stream, 200, &[("Content-Encoding", claimed)], b"layer"));
+        let (bytes, outcome) = fetch(&plain(&blobs), &Digest::of(b"layer"), 5);
+        outcome.unwrap();
+        assert_eq!(bytes, b"layer", "{claimed}");
+    }
+    let other =
+        Server::start(|_, stream| reply(stream, 200, &[("Content-Encoding", "gzip")], b"longer than before"));
+    let (_, outcome) = fetch(&plain(&other), &Digest::of(b"layer"), 5);
+    assert!(matches!(outcome, Err(RegistryError::Encoded { .. })), "{outcome:?}");
 }
 
 #[test]

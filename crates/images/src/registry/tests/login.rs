@@ -175,7 +175,69 @@ fn a_login_goes_to_no_token_server_in_the_open_elsewhere() {
 fn a_challenge_that_is_not_known_is_said() {
     let server = Server::start(|_, stream| reply(stream, 401, &[("WWW-Authenticate", "Negotiate")], b""));
     let error = plain(&server).manifest(Which::Tag("latest")).unwrap_err();
+    assert!(error.to_string().contains("with the challenge \"Negotiate\""), "{error}");
+    let silent = Server::start(|_, stream| reply(stream, 401, &[], b"go away"));
+    let error = plain(&silent).manifest(Which::Tag("latest")).unwrap_err();
     assert!(matches!(error, RegistryError::Challenge { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("a fault of the registry") && text.contains("go away"), "{text}");
+    assert!(error.hint().unwrap().contains("`curl -i http://127.0.0.1:"));
+    assert_eq!(silent.count(), 1);
+}
+
+#[test]
+fn a_token_that_is_refused_without_a_challenge_is_renewed() {
+    let given = AtomicUsize::new(0);
+    let tokens = Server::start(move |_, stream| {
+        let token = format!("{{\"token\":\"{}\"}}", given.fetch_add(1, Ordering::SeqCst));
+        reply(stream, 200, &[], token.as_bytes())
+    });
+    let address = realm(&tokens);
+    let used = AtomicUsize::new(0);
+    let server = Server::start(move |seen, stream| match seen.header("authorization") {
+        Some("Bearer 0") if used.fetch_add(1, Ordering::SeqCst) == 0 => manifest(stream),
+        Some("Bearer 1") => manifest(stream),
+        Some(_) => reply(stream, 401, &[], b""),
+        None => bearer(stream, &address),
+    });
+    let repository = plain(&server);
+    assert!(repository.manifest(Which::Tag("latest")).is_ok());
+    assert!(repository.manifest(Which::Tag("latest")).is_ok());
+    assert_eq!((tokens.count(), server.count()), (2, 4));
+}
+
+#[test]
+fn a_registry_does_not_lead_inside() {
+    for target in
+        ["http://169.254.169.254/latest/meta-data/", "http://[fe80::1]/", "http://[::ffff:169.254.1.1]/"]
+    {
+        let redirects = Server::start(move |_, stream| reply(stream, 307, &[("Location", target)], b""));
+        let error = plain(&redirects).manifest(Which::Tag("latest")).unwrap_err();
+        assert!(matches!(error, RegistryError::Inward { .. }), "{target}: {error}");
+        let tokens = registry(target.to_owned());
+        let error = plain(&tokens).manifest(Which::Tag("latest")).unwrap_err();
+        assert!(matches!(error, RegistryError::Inward { .. }), "{target}: {error}");
+        assert!(error.hint().unwrap().contains("do not trust"));
+        assert_eq!((redirects.count(), tokens.count()), (1, 1));
+    }
+}
+
+/// A registry elsewhere that leads to this host, by its address and by a name for it.
+#[test]
+fn a_registry_elsewhere_does_not_lead_to_this_host() {
+    use super::super::inward::Inside;
+    use super::super::retry::Timing;
+    use super::super::transport::Transport;
+    let server = Server::start(|seen, stream| blob(stream, seen, b"secret"));
+    let home = reqwest::Url::parse("http://192.0.2.1/").unwrap();
+    let transport = Transport::new("192.0.2.1", &home, Vec::new(), Timing::default());
+    for host in ["127.0.0.1", "localhost", "0.0.0.0", "[::ffff:127.0.0.1]"] {
+        let target = reqwest::Url::parse(&format!("http://{host}:{}/token", server.port())).unwrap();
+        let asked = super::block_on(transport.get(&target, &reqwest::header::HeaderMap::new(), None));
+        let error = asked.unwrap_err();
+        assert!(matches!(error, RegistryError::Inward { inside: Inside::Host, .. }), "{host}: {error}");
+    }
+    assert_eq!(server.count(), 0);
 }
 
 #[test]
@@ -183,7 +245,7 @@ fn authorization_does_not_travel_to_another_port() {
     let cdn = Server::start(|seen, stream| blob(stream, seen, b"layer"));
     let target = format!("http://{}/layer?signature=x", cdn.host());
     let server = Server::start(move |seen, stream| match seen.header("authorization") {
-        Some(_) if seen.target.contains("/blobs/") => reply(stream, 307, &[("Location", "/moved")], b""),
+        Some(_) if seen.target.contains("/blobs/") => reply(stream, 307, &[("Location", "/v2/moved")], b""),
         Some(_) => reply(stream, 302, &[("Location", &target)], b""),
         None => reply(stream, 401, &[("WWW-Authenticate", "Basic realm=\"x\"")], b""),
     });
@@ -196,6 +258,25 @@ fn authorization_does_not_travel_to_another_port() {
     // On the same server it is kept: for the blob and for its redirect target.
     let with = |seen: &Seen| seen.header("authorization").is_some();
     assert_eq!(server.seen().iter().filter(|seen| with(seen)).count(), 2);
+}
+
+/// A server of files behind the registry's name has its own proof in the address, and refuses requests with two.
+#[test]
+fn authorization_does_not_leave_the_registrys_interface() {
+    const PROOF: &str =
+        "/data/x?X-Amz-Signature=a%2Fb+c~d|e&response-content-disposition=attachment%3B%20filename%3D%22x%22";
+    let server = Server::start(|seen, stream| match seen.header("authorization") {
+        None if seen.target == PROOF => blob(stream, seen, b"layer"),
+        Some(_) if seen.target.contains("/blobs/") => {
+            let location = format!("../../../../..{PROOF}");
+            reply(stream, 307, &[("Location", &location)], b"")
+        }
+        Some(_) => reply(stream, 400, &[], b"two proofs"),
+        None => reply(stream, 401, &[("WWW-Authenticate", "Basic realm=/")], b""),
+    });
+    let (bytes, outcome) = fetch(&logged_in(&server, &login_for(&server)), &Digest::of(b"layer"), 5);
+    outcome.unwrap();
+    assert_eq!(bytes, b"layer");
 }
 
 #[test]

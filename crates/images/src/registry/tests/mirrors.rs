@@ -95,6 +95,42 @@ fn a_small_blob_with_wrong_bytes_comes_from_the_next_place() {
 }
 
 #[test]
+fn a_mirror_with_wrong_bytes_is_passed_over() {
+    let right = content(10_000);
+    let (wanted, found) = (Digest::of(&right), Digest::of(b"wrong"));
+    let registry = Server::start(move |seen, stream| blob(stream, seen, &content(10_000)));
+    let liar = || Server::start(|_, stream| reply(stream, 200, &[], &[0; 10_000]));
+    // It breaks off, so that the next one sends the rest.
+    let breaks_off = Server::start(|_, stream| {
+        head(stream, 200, &[("Content-Length", "10000")])?;
+        stream.write_all(&[1; 4000])
+    });
+    let (first, second) = (liar(), liar());
+    let mirrors = [url(&breaks_off, ""), url(&first, ""), url(&second, "")];
+    let repository = with_mirrors(&registry, &mirrors, &Credentials::none());
+    assert!(repository.has_mirrors() && !repository.take_passed_over());
+    for senders in [vec![&breaks_off, &first], vec![&second]] {
+        fetch(&repository, &wanted, 10_000).1.unwrap();
+        let error = repository.disown(&wanted, &found).unwrap().to_string();
+        assert!(
+            error.contains(&senders.last().unwrap().host()) && error.contains(&found.to_string()),
+            "{error}"
+        );
+        assert!(repository.take_passed_over() && !repository.take_passed_over());
+    }
+    let (bytes, outcome) = fetch(&repository, &wanted, 10_000);
+    outcome.unwrap();
+    assert!(bytes == right && registry.count() == 1);
+    // When the registry's bytes are wrong too, everybody is named, and nobody is left to ask.
+    let error = repository.disown(&wanted, &found).unwrap();
+    let text = format!("{error}: {}", std::error::Error::source(&error).unwrap());
+    for server in [&breaks_off, &first, &second, &registry] {
+        assert!(text.contains(&server.host()), "{text}");
+    }
+    assert!(!repository.take_passed_over() && error.hint().unwrap().contains("do not trust"));
+}
+
+#[test]
 fn a_mirror_gets_its_own_login_and_not_the_registrys() {
     let wants_login =
         || Server::start(|_, stream| reply(stream, 401, &[("WWW-Authenticate", "Basic realm=\"x\"")], b""));

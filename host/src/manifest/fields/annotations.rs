@@ -1,0 +1,76 @@
+//! The annotations that magikvm reads.
+
+/// Prefix of the annotations that magikvm reads. An unknown annotation with it is refused.
+pub const ANNOTATION_PREFIX: &str = "magikvm.dev/";
+/// Sets the memory of the VM, in MiB.
+pub const ANNOTATION_MEMORY: &str = "magikvm.dev/memory-mib";
+/// Sets the number of processors of the VM.
+pub const ANNOTATION_VCPUS: &str = "magikvm.dev/vcpus";
+/// Shows the ports of the host that lead to a pod.
+pub const ANNOTATION_PORTS: &str = "magikvm.dev/ports";
+/// Where containers keep the changes to their root file systems.
+pub const ANNOTATION_ROOT: &str = "magikvm.dev/root";
+/// Shows the isolation layers of a pod's processes.
+pub const ANNOTATION_JAIL: &str = "magikvm.dev/jail";
+/// How the pod is connected.
+pub const ANNOTATION_NETWORK: &str = "magikvm.dev/network";
+/// The only destinations that the pod may reach.
+pub const ANNOTATION_EGRESS_ALLOW: &str = "magikvm.dev/egress-allow";
+/// Destinations that are open in addition to the default.
+pub const ANNOTATION_EGRESS_REACH: &str = "magikvm.dev/egress-reach";
+/// Lets the pod make VMs itself.
+pub const ANNOTATION_NESTED: &str = "magikvm.dev/nested-virtualization";
+/// Size at which a container's log file is rotated.
+pub const ANNOTATION_LOG_MAX_SIZE: &str = "magikvm.dev/log-max-size";
+/// Number of log files of a container.
+pub const ANNOTATION_LOG_MAX_FILES: &str = "magikvm.dev/log-max-files";
+/// Size of all log files of the pod.
+pub const ANNOTATION_LOG_MAX_POD_SIZE: &str = "magikvm.dev/log-max-pod-size";
+/// Every annotation that magikvm reads, and its effect.
+pub const ANNOTATIONS: &[(&str, &str)] = &[
+    (
+        ANNOTATION_MEMORY,
+        "Memory of the VM in MiB, 96 to 4096, instead of the sum of the containers' limits and the overhead.",
+    ),
+    (
+        ANNOTATION_VCPUS,
+        "Processors of the VM, 1 to 8, instead of the sum of the containers' limits rounded up.",
+    ),
+    (ANNOTATION_PORTS, "`inspect` shows the pod's ports of the host here. It has no effect in a manifest."),
+    (
+        ANNOTATION_ROOT,
+        "Where containers keep the changes to their root file systems: `disk` (the default) or `memory` (of the VM; each at most half of it).",
+    ),
+    (
+        ANNOTATION_JAIL,
+        "`inspect` shows the isolation layers of the VM's processes here. It has no effect in a manifest.",
+    ),
+    (
+        ANNOTATION_NETWORK,
+        "The pod's network: `passt` (the default where it is installed), `none`, `tsi` (with `--kernel libkrunfw`), `user` (with `--vmm qemu`).",
+    ),
+    (
+        ANNOTATION_EGRESS_ALLOW,
+        "The only destinations that the pod may reach: `HOST[:PORT]`, `*.SUFFIX[:PORT]`, `NETWORK[:PORT]` (`[NETWORK]:PORT` for IPv6), separated by commas, at most 256.",
+    ),
+    (
+        ANNOTATION_EGRESS_REACH,
+        "Destinations that are open in addition to the default: `loopback`, `host`, `link-local`, `metadata`, separated by commas.",
+    ),
+    (
+        ANNOTATION_NESTED,
+        "`true`: the pod sees the processor's extension for VMs (VMX, SVM), which is hidden otherwise. More of the host's kernel can then be attacked.",
+    ),
+    (
+        ANNOTATION_LOG_MAX_SIZE,
+        "Size at which a container's log file is rotated, 64Ki to 1Ti (kubelet `containerLogMaxSize`); default 10Mi.",
+    ),
+    (
+        ANNOTATION_LOG_MAX_FILES,
+        "Log files that are kept of a container, 2 to 1000 (kubelet `containerLogMaxFiles`); default 5.",
+    ),
+    (
+        ANNOTATION_LOG_MAX_POD_SIZE,
+        "Size of all log files of the pod, 64Ki to 1Ti; default 500Mi. Containers share it equally where it is less than they may have together.",
+    ),
+];

@@ -1,0 +1,31 @@
+//! How often a lab, or a guest in it, stood still and got another boot. The file that `MAGIKVM_LAB_COUNT` names gets a line for each boot and each
+//! repetition; `ci/lib.sh` counts them.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+
+/// Names the file. Without it nothing is counted.
+const VARIABLE: &str = "MAGIKVM_LAB_COUNT";
+
+pub(crate) fn boot() {
+    add("boot");
+}
+
+/// Records that `what` stood still in the last boot and gets another one, and prints it.
+pub fn repeats(what: &str) {
+    eprintln!("{what}: the lab or a guest in it stood still; it gets another boot");
+    add(&format!("repeat {what}"));
+}
+
+/// One write for each line: several test programs may write at the same time.
+fn add(line: &str) {
+    let Some(path) = std::env::var_os(VARIABLE) else { return };
+    let added = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+    if let Err(error) = added {
+        panic!("cannot count the lab's boots in {} ({VARIABLE}): {error}", path.display());
+    }
+}
