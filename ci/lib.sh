@@ -23,7 +23,7 @@ CARGO_DENY_VERSION=0.20.2
 # For compiling the guest's kernel and our programs.
 BUILD_PACKAGES=(gcc libc6-dev make flex bison bc tar xz-utils binutils libcap-ng-dev libelf-dev linux-source-6.12 libseccomp-dev)
 # For running pods, and building the demo's container image.
-RUN_PACKAGES=(qemu-system-x86 busybox-static e2fsprogs passt)
+RUN_PACKAGES=(qemu-system-x86 busybox-static e2fsprogs)
 # For compiling for aarch64 and running its guests on a host of another architecture. ARM64_PACKAGES are unpacked, not installed:
 # libseccomp for vminit, and a busybox for the tests' images.
 AARCH64=aarch64-unknown-linux-gnu
@@ -37,7 +37,7 @@ ZIG_DIGESTS=(ea6cc5d87b033cf0aedfbc8f9549a908cae6c50ac31f1698188fa48a74524b54
     b7c5f02fccd40f89b999ee16a1f5ddced56e6182370f8affe494bcf8a28cf07e)
 # Programs that the tests compare us with, programs that read our files, and the registry from which they pull. Where Debian starts
 # the registry as a service, that service occupies port 5000 and is not used.
-TEST_PACKAGES=(attr buildah ca-certificates cpio curl dnsmasq-base docker-registry erofs-utils fdisk iproute2 libcap2-bin mmdebstrap openssl podman
+TEST_PACKAGES=(attr buildah ca-certificates cpio curl dnsmasq-base docker-registry erofs-utils fdisk iproute2 libcap2-bin mmdebstrap openssl passt podman
     python3 python3-pip runc shellcheck skopeo socat umoci)
 # For the outer VM of the lab. Its kernel is the newest one of Debian 12, and is not installed.
 LAB_PACKAGES=(busybox-static cpio kmod qemu-system-common qemu-system-x86 xz-utils zstd)

@@ -18,6 +18,7 @@ fn rules(listed: bool) -> Rules {
     Rules {
         guest: BTreeSet::from([GUEST_4.into(), GUEST_6.into()]),
         nameservers: BTreeSet::from([DNS_4.into()]),
+        dns_by_tcp: false,
         host: BTreeSet::from([IpAddr::from([192, 0, 2, 2])]),
         reach: BTreeSet::new(),
         allow: listed.then(|| AllowList::parse(LIST).expect("a list")),

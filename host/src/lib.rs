@@ -4,7 +4,7 @@
 //! use only the modules to its right:
 //! `cli`, `monitor`, `pod`, `runtime`, `manifest`, `vmm`, `nested`, `net`, `volume`, `jail`, `process`, `agent`, `image`, `store`, `signals`, `os`.
 //!
-//! Without the feature `vmm` only the manifest parser and the frame filter remain.
+//! Without the feature `vmm` only the manifest parser, the frame filter and the NAT remain.
 
 pub mod agent;
 #[cfg(feature = "vmm")]

@@ -114,9 +114,30 @@ impl Namespace {
         })
     }
 
+    /// Sends a UDP packet.
+    pub fn send_udp(&self, to: &str, said: &'static str) {
+        let to: SocketAddr = to.parse().unwrap();
+        self.inside(move || UdpSocket::bind("0.0.0.0:0").unwrap().send_to(said.as_bytes(), to).unwrap());
+    }
+
+    /// The UDP sockets of IPv4 in it: their own addresses, and their peers', which are 0 for sockets that hear everybody.
+    pub fn udp_sockets(&self) -> Vec<(SocketAddr, SocketAddr)> {
+        let table = fs::read_to_string(format!("/proc/{}/net/udp", self.pid())).unwrap();
+        let address = |text: &str| {
+            let (ip, port) = text.split_once(':').unwrap();
+            let ip = u32::from_str_radix(ip, 16).unwrap().to_ne_bytes();
+            SocketAddr::new(IpAddr::from(ip), u16::from_str_radix(port, 16).unwrap())
+        };
+        let socket = |line: &str| {
+            let words: Vec<&str> = line.split_ascii_whitespace().collect();
+            (address(words[1]), address(words[2]))
+        };
+        table.lines().skip(1).map(socket).collect()
+    }
+
     /// A server of TCP and UDP. It sends its address to each TCP client and closes the connection. At port [`BULK_PORT`] it goes on: it answers a
     /// line `send N` with that number of bytes, and a line `take N` and that number of bytes with the count received. It returns a UDP packet
-    /// after its address. (The passt of March 2023 in Debian 12 does not forward the other side's end of a connection to the guest once the guest
+    /// after its address. (With the network passt: the passt of March 2023 in Debian 12 does not forward the other side's end of a connection to the guest once the guest
     /// has ended its side, so that the server always ends first.)
     pub fn serve(&self, address: &str) {
         let address: SocketAddr = address.parse().unwrap();

@@ -295,7 +295,8 @@ fn a_terminal_shows_what_is_waited_for() {
     terminal.wait_for("Stopping 1 pod (");
     terminal.wait_for(" s): default/slow");
     assert_eq!(terminal.wait(), 0);
-    assert!(terminal.shown().ends_with("\r\x1b[K"), "the line goes: {:?}", terminal.shown());
+    // What is on its way to the terminal is shown after the end of the program.
+    until("the line goes", || terminal.shown().ends_with("\r\x1b[K"));
 }
 
 #[test]
@@ -465,6 +466,7 @@ fn what_doctor_finds_can_be_read_by_programs() {
             "image policy",
             "scratch disks",
             "libkrunfw",
+            "network",
             "passt",
             "user namespaces",
             "subordinate ids",

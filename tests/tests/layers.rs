@@ -69,7 +69,20 @@ const CRATE_LAYERS: [(&str, &[&str]); 3] = [
     ),
     (
         "crates/containers/src",
-        &["spawner", "bundle", "devices", "cgroup", "reaper", "volumes", "user", "rootfs", "sys"],
+        &[
+            "spawner",
+            "bundle",
+            "devices",
+            "cgroup",
+            "reaper",
+            "mounts",
+            "volumes",
+            "mount_point",
+            "layer",
+            "user",
+            "rootfs",
+            "sys",
+        ],
     ),
 ];
 

@@ -225,8 +225,7 @@ fn without_its_vm_a_pod_has_failed() {
         (ended["reason"].as_str(), ended["exitCode"].as_i64()),
         (Some("ContainerStatusUnknown"), Some(137))
     );
-    let event =
-        "the VM has ended: VmmKilled: the sandbox ended while the pod ran: fake was killed by SIGKILL";
+    let event = "the VM has ended: VmmKilled: the VM ended while the pod ran: fake was killed by SIGKILL";
     host.cmd(["events", "dead"]).ok().prints(event);
     host.cmd(["rm", "dead"]).ok();
     host.assert_as_before(&before);

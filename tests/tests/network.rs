@@ -142,7 +142,7 @@ fn a_pod_reaches_the_world_and_nothing_of_its_host() {
     assert_eq!(shown["status"]["podIPs"][1]["ip"], "fd6d:616b:766d::15");
     assert_eq!(shown["status"]["hostIP"], "192.0.2.2");
     let all: Vec<_> = ["one", "two"].iter().flat_map(|pod| pids(&host, pod)).collect();
-    assert_eq!(all.iter().filter(|(name, _)| name == "passt" || name == "net-filter").count(), 4, "{all:?}");
+    assert_eq!(all.iter().filter(|(name, _)| name == "nat" || name == "net-filter").count(), 4, "{all:?}");
     host.cmd(["rm", "-f", "one", "two"]).ok();
     assert_gone(&all);
 }
@@ -203,23 +203,21 @@ fn what_is_closed_by_default_can_be_opened() {
 }
 
 #[test]
-fn without_passt_or_a_way_out_there_is_none_and_it_is_said() {
+fn without_a_way_out_there_is_none_and_it_is_said() {
     let (host, wire) = (VmHost::new(), Wire::new());
     let seen = "ls /sys/class/net; ip route; cat /etc/resolv.conf";
     let run = |namespace: &Namespace, pod: &Pod| namespace.cmd(&host, ["run", "-d"]).arg(host.manifest(pod));
-    let asked = Pod::simple("asked").annotated(NETWORK, "passt");
+    let asked = |mode: &str| Pod::simple("asked").annotated(NETWORK, mode);
     // A namespace with only a loopback device.
     let alone = Namespace::new();
     run(&alone, &Pod::simple("alone")).ok();
     assert_told(&host, "alone", "warning: the pod has no network, since the host has no default route");
     assert_eq!(sh(&host, "alone", seen), "lo\nsit0\n");
-    run(&alone, &asked).fails(3).complains("passt needs a default route");
+    run(&alone, &asked("passt")).fails(3).complains("passt needs a default route");
+    run(&alone, &asked("nat")).fails(3).complains("nat needs a default route");
 
     let without = |pod: &Pod| run(&wire.here, pod).env("MAGIKVM_PASST", "/nowhere/passt");
-    without(&Pod::simple("without")).ok();
-    assert_told(&host, "without", "warning: the pod has no network, since /nowhere/passt cannot be executed");
-    assert_eq!(sh(&host, "without", seen), "lo\nsit0\n");
-    without(&asked).fails(3).complains("passt cannot be used: install it");
+    without(&asked("passt")).fails(3).complains("passt cannot be used: install it");
     without(&Pod::simple("none").annotated(NETWORK, "none")).ok();
     assert!(!events(&host, "none").contains("warning"));
     run(&wire.here, &Pod::simple("tsi").annotated(NETWORK, "tsi"))
@@ -230,8 +228,9 @@ fn without_passt_or_a_way_out_there_is_none_and_it_is_said() {
 #[test]
 fn the_end_of_the_network_is_the_end_of_the_pod() {
     let (host, wire) = (VmHost::new(), Wire::new());
-    for victim in ["passt", "net-filter"] {
-        wire.here.start(&host, &Pod::simple(victim));
+    for (victim, mode) in [("passt", "passt"), ("nat", "nat"), ("net-filter", "nat")] {
+        wire.here.start(&host, &Pod::simple(victim).annotated(NETWORK, mode));
+        assert_reached(&host, victim, "203.0.113.5", "203.0.113.5");
         let pids = pids(&host, victim);
         let (_, pid) = pids.iter().find(|(name, _)| name == victim).unwrap();
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::Signal::SIGKILL).unwrap();
@@ -285,8 +284,13 @@ fn udp_packets_come_in_by_ports_of_the_host() {
     taken
         .complains("spec.containers[0].ports[0].hostPort: cannot listen on 0.0.0.0:7000")
         .complains("pod default/echo uses it");
+    // What the pod sends takes none of the host's ports for everybody, and a bounded number of sockets.
+    host.cmd(["exec", "echo", "--", "/echo", "flows", "203.0.113.5", "8080", "1200"]).ok();
+    let flows = || wire.here.udp_sockets().into_iter().filter(|(_, peer)| peer.port() == 8080).count();
+    wait_for("1024 flows", Duration::from_secs(20), || (flows() == 1024).then_some(()));
+    assert_eq!(wire.there.udp_answer("192.0.2.2:7000", "still").as_deref(), Some("still"));
     let none = pod("none").annotated(NETWORK, "none");
     host.cmd(["rm", "-f", "echo"]).ok();
     let refused = wire.here.cmd(&host, ["run", "-d"]).arg(host.manifest(&none)).fails(1);
-    refused.complains("spec.containers[0].ports[0].hostPort: only the network passt carries UDP ports, and the pod has the network none");
+    refused.complains("spec.containers[0].ports[0].hostPort: only the networks nat and passt carry UDP ports, and the pod has the network none");
 }

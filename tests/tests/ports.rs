@@ -121,7 +121,7 @@ fn what_cannot_be_published_is_refused_before_anything_is_made() {
     run(&["nobody:8080:80"]).fails(2).complains("is not an IP address");
     run(&["127.0.0.1:8081:80", "8081:81"]).fails(1).complains("are the same port of the host");
     run(&["127.0.0.1::53/udp"]).fails(1).complains("a UDP port needs a number");
-    run(&["127.0.0.1:5300:53/udp"]).fails(1).complains("only the network passt carries UDP ports");
+    run(&["127.0.0.1:5300:53/udp"]).fails(1).complains("only the networks nat and passt carry UDP ports");
     run(&["192.0.2.77:8080:80"]).fails(3).complains("192.0.2.77 is not an address of the host");
     assert_eq!(host.cmd(["ps", "-q"]).ok().stdout, "");
 }

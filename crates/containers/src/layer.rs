@@ -164,10 +164,12 @@ mod tests {
         }
         assert_eq!(make(&site, &name, layer, Path::new("/nowhere")).unwrap(), made);
         assert_eq!(fs::read_dir(&made.upper).unwrap().count(), 0);
+        let heap = made.upper.parent().unwrap().with_extension("old");
+        assert_eq!(fs::read_dir(&heap).unwrap().count(), 0, "nothing of the old one is left");
         assert_eq!(
             fs::read_dir(site.scratch(1).join("layers")).unwrap().count(),
-            1,
-            "nothing is left beside it"
+            2,
+            "the layer and the heap"
         );
         assert!(outside.join("kept").exists());
     }

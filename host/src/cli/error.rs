@@ -4,7 +4,7 @@ use super::ui::{self, harmless};
 use crate::agent::AgentError;
 use crate::pod::control::ControlError;
 use crate::pod::events::TimedEvent;
-use crate::pod::failure::{Blame, ContainerTrace, Failure, RunStage};
+use crate::pod::failure::{Blame, ContainerTrace, Failure, RunStage, Trace};
 use crate::pod::interface::PodError;
 use crate::pod::limits;
 use crate::store::sandbox::SandboxFailure;
@@ -37,17 +37,7 @@ pub(super) struct CliError {
     causes: Vec<String>,
     hint: Option<String>,
     program: Option<ProgramProblem>,
-    /// Boxed, because most results have none.
     trace: Box<Trace>,
-}
-
-/// What is known of a pod that failed to start and is gone.
-#[derive(Debug, Default)]
-struct Trace {
-    containers: Vec<ContainerTrace>,
-    events: Vec<TimedEvent>,
-    network: Vec<String>,
-    console: Vec<String>,
 }
 
 /// Bytes of an event's line. The message of the failure is often in its last event, too.
@@ -103,9 +93,7 @@ impl CliError {
             Blame::Environment => Kind::Environment,
             Blame::Internal => Kind::Internal,
         };
-        let Failure { message, stage, reason, causes, hint, program, .. } = failure;
-        let Failure { containers, events, network, console, .. } = failure;
-        let trace = Box::new(Trace { containers, events, network, console });
+        let Failure { message, stage, reason, causes, hint, program, trace, .. } = failure;
         Self { kind, message, stage: Some(stage), reason, causes, hint, program, trace }
     }
 
@@ -141,7 +129,7 @@ impl CliError {
         for cause in &self.causes {
             text.push_str(&format!("Caused by: {}\n", harmless(cause)));
         }
-        self.trace.show(&mut text);
+        show(&self.trace, &mut text);
         if let Some(hint) = &self.hint {
             text.push_str(&format!("Hint: {}\n", harmless(hint)));
         }
@@ -171,30 +159,29 @@ fn remedy(pod: &PodId, left: &UndoError) -> String {
     }
 }
 
-impl Trace {
-    fn show(&self, text: &mut String) {
-        for ContainerTrace { name, state, log } in &self.containers {
-            if log.is_empty() {
-                text.push_str(&format!("Container {name}: {state}.\n"));
-                continue;
-            }
-            text.push_str(&format!("Container {name}: {state}. The last lines of its log:\n"));
-            push_lines(text, log);
+/// Adds what is known of a pod that failed to start and is gone.
+fn show(trace: &Trace, text: &mut String) {
+    for ContainerTrace { name, state, log } in &trace.containers {
+        if log.is_empty() {
+            text.push_str(&format!("Container {name}: {state}.\n"));
+            continue;
         }
-        if !self.events.is_empty() {
-            text.push_str("The pod's events:\n");
-            let line = |event: &TimedEvent| cut(&super::events::line(event), MAX_EVENT).to_owned();
-            let lines: Vec<String> = self.events.iter().map(line).collect();
-            push_lines(text, &lines);
-        }
-        if !self.network.is_empty() {
-            text.push_str("The network's messages, last lines:\n");
-            push_lines(text, &self.network);
-        }
-        if !self.console.is_empty() {
-            text.push_str("The VM's console, last lines:\n");
-            push_lines(text, &self.console);
-        }
+        text.push_str(&format!("Container {name}: {state}. The last lines of its log:\n"));
+        push_lines(text, log);
+    }
+    if !trace.events.is_empty() {
+        text.push_str("The pod's events:\n");
+        let line = |event: &TimedEvent| cut(&super::events::line(event), MAX_EVENT).to_owned();
+        let lines: Vec<String> = trace.events.iter().map(line).collect();
+        push_lines(text, &lines);
+    }
+    if !trace.network.is_empty() {
+        text.push_str("The network's messages, last lines:\n");
+        push_lines(text, &trace.network);
+    }
+    if !trace.console.is_empty() {
+        text.push_str("The VM's console, last lines:\n");
+        push_lines(text, &trace.console);
     }
 }
 

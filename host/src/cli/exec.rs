@@ -110,13 +110,9 @@ pub(super) fn exec(args: ExecArgs, pods: &PodRuntimeInterface) -> Outcome {
     let ExecStarted { .. } =
         agent.request(&Request::Exec(request)).map_err(|error| refused(pods, &args.pod, error, &program))?;
     agent.extend_deadlines(pods.deadline_extension(&args.pod));
-    if args.tty
-        && args.stdin
-        && !std::io::stdin().is_terminal()
-        && std::env::var_os("MAGIKVM_QUIET").is_none()
-    {
-        ui::note(
-            "Warning: standard input is not a terminal, so that the program's terminal has no keyboard. Omit -t to pipe data into it.",
+    if args.tty && args.stdin && !std::io::stdin().is_terminal() {
+        ui::warn(
+            "standard input is not a terminal, so that the program's terminal has no keyboard. Omit -t to pipe data into it",
         );
     }
     let exit = session(agent, args.stdin, args.tty, Detach::Never)?;

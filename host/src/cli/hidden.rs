@@ -39,6 +39,7 @@ const VERBS: &[HiddenVerb] = &[
     #[cfg(target_os = "linux")]
     process(crate::volume::serve::SERVER_VERB, Lifetime::OfParent, || code(crate::volume::serve::main())),
     process(net::NET_VERB, Lifetime::OfParent, || code(net::main())),
+    process(net::NAT_VERB, Lifetime::OfParent, || code(net::nat_main())),
     process(vmm::jails::TRIAL_VERB, Lifetime::Independent, || ExitCode::SUCCESS),
     #[cfg(all(feature = "testing", target_os = "linux"))]
     process(vmm::file_trial::STARTER_VERB, Lifetime::Independent, vmm::file_trial::start),

@@ -110,7 +110,7 @@ fn run(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface, caught: &A
     let Parsed { mut plan, ignored } = manifest::parse_all(&bytes, &origin)
         .map_err(|problems| CliError::new(Kind::User, problems.to_string().trim_end().to_owned()))?;
     for ignored in &ignored {
-        warn(&ignored.to_string());
+        ui::warn(&ignored.to_string());
     }
     plan.publish(args.publish).map_err(|error| {
         CliError::of(Kind::User, &error)
@@ -139,7 +139,7 @@ fn run(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface, caught: &A
         at_end: if args.rm { AtEnd::Remove } else { AtEnd::Keep },
     };
     if args.accel == Accel::Tcg {
-        warn("software emulation (tcg) is slow and is not a security boundary");
+        ui::warn("software emulation (tcg) is slow and is not a security boundary");
     }
     pods.check_limits(&request).map_err(CliError::of_failure)?;
     let signals = Signals::block(Arc::clone(caught));
@@ -160,7 +160,7 @@ fn run(args: Args, root: Option<PathBuf>, pods: &PodRuntimeInterface, caught: &A
     let mut progress = ui::PullProgress::new();
     let came =
         launched.await_ready(&mut |image, now| progress.show(&image.familiar(), now), &mut |message| {
-            warn(message);
+            ui::warn(message);
         });
     progress.end();
     came.map_err(|failure| match failure {
@@ -201,12 +201,6 @@ fn ended_early(pods: &PodRuntimeInterface, id: &PodId) -> CliError {
         Failure::message(RunStage::Reserve, Blame::Internal, "the pod's monitor ended before the pod ran")
             .hint("See what is left with `magikvm ps`, and remove it with `magikvm rm -f NAME`."),
     )
-}
-
-fn warn(message: &str) {
-    if std::env::var_os("MAGIKVM_QUIET").is_none() {
-        ui::note(&format!("Warning: {message}."));
-    }
 }
 
 /// Which ports were free.

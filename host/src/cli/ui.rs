@@ -54,6 +54,13 @@ pub(super) fn error_bytes(bytes: &[u8]) {
     );
 }
 
+/// A warning on standard error, unless the environment asks for none (`MAGIKVM_QUIET`). `message` has no full stop.
+pub(super) fn warn(message: &str) {
+    if std::env::var_os("MAGIKVM_QUIET").is_none_or(|value| value.is_empty()) {
+        note(&format!("Warning: {message}."));
+    }
+}
+
 /// Prints a note for people.
 pub(super) fn note(text: &str) {
     error_bytes(format!("{text}\n").as_bytes());

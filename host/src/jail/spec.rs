@@ -156,6 +156,8 @@ pub enum SyscallFilter {
     FileServer,
     /// The filter of a pod's network.
     NetFilter,
+    /// The NAT of a pod's network.
+    Nat,
 }
 
 /// The limits on a process's use of the host.

@@ -142,9 +142,9 @@ impl<'a> Reader<'a> {
             found
         });
         let allow = self.annotation(ANNOTATION_EGRESS_ALLOW).and_then(|(path, text)| {
-            if let Some(mode) = mode.filter(|mode| *mode != Mode::Passt) {
-                let message = format!("only the network passt has a filter, not {}", mode.as_str());
-                self.problem(&path, message, format!("leave it out, or write {ANNOTATION_NETWORK}: passt"));
+            if let Some(mode) = mode.filter(|mode| !mode.has_filter()) {
+                let message = format!("only the networks nat and passt have a filter, not {}", mode.as_str());
+                self.problem(&path, message, format!("leave it out, or write {ANNOTATION_NETWORK}: nat"));
             }
             match AllowList::parse(text) {
                 Ok(list) => Some(list),
@@ -308,12 +308,12 @@ mod tests {
     #[test]
     fn what_can_not_be_is_told() {
         let cases = [
-            ("magikvm.dev/network: host", "\"host\" is not one of passt, none, tsi, user"),
+            ("magikvm.dev/network: host", "\"host\" is not one of nat, passt, none, tsi, user"),
             ("magikvm.dev/egress-allow: 'a b'", "is not a host name"),
             ("magikvm.dev/egress-reach: 'all'", "\"all\" is not one of loopback, host, link-local, metadata"),
             (
                 "{magikvm.dev/network: none, magikvm.dev/egress-allow: a}",
-                "only the network passt has a filter, not none",
+                "only the networks nat and passt have a filter, not none",
             ),
         ];
         for (annotation, words) in cases {

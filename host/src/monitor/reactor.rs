@@ -410,10 +410,10 @@ impl Observer for Reactor<'_> {
             Outcome::Ready => self.open_ports(pod),
             Outcome::Failed(mut failure) => {
                 if matches!(failure.stage, RunStage::Boot | RunStage::Agent) {
-                    failure.console = console.lines(CONSOLE_LINES);
+                    failure.trace.console = console.lines(CONSOLE_LINES);
                 }
                 if failure.reason == Some(SandboxFailure::NetworkFailed) {
-                    failure.network = network.messages.lines(CONSOLE_LINES);
+                    failure.trace.network = network.messages.lines(CONSOLE_LINES);
                 }
                 if matches!(failure.stage, RunStage::Agent | RunStage::Container) {
                     trace::add(&mut failure, &pod.dir, &self.machine.state);

@@ -29,9 +29,9 @@ const MAX_LOGS: usize = 12 << 10;
 
 /// Adds what is known to a failure.
 pub(super) fn add(failure: &mut Failure, dir: &PodDir, state: &PodState) {
-    failure.events = events(dir);
+    failure.trace.events = events(dir);
     let room = MAX_LOGS / state.containers.len().max(1);
-    failure.containers = state
+    failure.trace.containers = state
         .containers
         .iter()
         .map(|status| ContainerTrace {
@@ -123,9 +123,9 @@ mod tests {
         log.write(PodEvent::Host(HostEvent::Resumed));
         let mut failure = Failure::message(RunStage::Agent, Blame::Workload, "x");
         add(&mut failure, &dir, &Machine::new(&names, 1).state);
-        assert_eq!(failure.events.len(), EVENTS);
-        assert_eq!(failure.events.last().unwrap().what, PodEvent::Host(HostEvent::Resumed));
-        let [web, quiet] = failure.containers.as_slice() else { panic!("{failure:?}") };
+        assert_eq!(failure.trace.events.len(), EVENTS);
+        assert_eq!(failure.trace.events.last().unwrap().what, PodEvent::Host(HostEvent::Resumed));
+        let [web, quiet] = failure.trace.containers.as_slice() else { panic!("{failure:?}") };
         assert_eq!((web.log.len(), quiet.log.len()), (LOG_LINES, 0));
         assert!(web.log[9].starts_with("99\u{fffd}xxx") && web.log[9].len() < 600, "{:?}", web.log[9]);
         assert_eq!((web.state.as_str(), quiet.state.as_str()), ("not started", "not started"));

@@ -1,25 +1,29 @@
-//! The processes of a pod's network and the connections between them: VMM, filter, passt. This module creates the connections; the owner
-//! of the VM starts the processes, since the end of one is the end of the VM.
+//! The processes of a pod's network and the connections between them: VMM, filter, carrier (our NAT or passt). This module creates the
+//! connections; the owner of the VM starts the processes, since the end of one is the end of the VM.
 
-use super::passt::{self, Wanted};
-use super::process::FDS;
+use super::nat::handover;
+use super::nat::process::{NAT_VERB, PUBLISHED, WIRE};
+use super::passt::{self, UdpPort};
+use super::process::{FDS, NET_VERB};
 use super::rules::Rules;
+use super::settle::Carrier;
 use crate::store::sandbox::Role;
 use crate::store::text::ignore;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use std::fs::File;
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 
-/// Bytes that a connection buffers. passt drops what does not fit.
+/// Bytes that a connection buffers. passt drops what does not fit; the NAT waits.
 const BUFFER: usize = 4 << 20;
 
 /// How to start a process.
 #[derive(Debug)]
 pub enum Start {
-    /// This program with [`super::NET_VERB`], in a jail.
-    Jailed,
+    /// This program with a hidden verb, in a jail.
+    Jailed(&'static str),
     /// Another program, which confines itself.
     Itself(Command),
 }
@@ -46,26 +50,48 @@ pub struct Chain {
     pub reports: File,
 }
 
-pub fn make(rules: &Rules, wanted: &Wanted) -> io::Result<Chain> {
+pub fn make(rules: &Rules, carrier: &Carrier) -> io::Result<Chain> {
     let (vmm, guest_side) = pair()?;
-    let (passt_side, passt_end) = pair()?;
+    let (carrier_side, carrier_end) = pair()?;
     let (reports, tells) = io::pipe()?;
-    let [guest_fd, passt_fd, report_fd] = FDS;
+    let [guest_fd, carrier_fd, report_fd] = FDS;
     let filter = Helper {
         role: Role::NetFilter,
         name: "net-filter",
-        start: Start::Jailed,
-        inherits: vec![(guest_side, guest_fd), (passt_side, passt_fd), (OwnedFd::from(tells), report_fd)],
+        start: Start::Jailed(NET_VERB),
+        inherits: vec![(guest_side, guest_fd), (carrier_side, carrier_fd), (OwnedFd::from(tells), report_fd)],
         input: serde_json::to_vec(rules)?,
     };
-    let passt = Helper {
-        role: Role::Passt,
-        name: "passt",
-        start: Start::Itself(passt::command(wanted)),
-        inherits: vec![(passt_end, passt::FD)],
-        input: Vec::new(),
+    let carrier = match carrier {
+        Carrier::Passt(wanted) => Helper {
+            role: Role::Passt,
+            name: "passt",
+            start: Start::Itself(passt::command(wanted)),
+            inherits: vec![(carrier_end, passt::FD)],
+            input: Vec::new(),
+        },
+        Carrier::Nat(config, ports) => {
+            let bound: Vec<OwnedFd> = ports.iter().map(bind).collect::<io::Result<_>>()?;
+            Helper {
+                role: Role::Nat,
+                name: "nat",
+                start: Start::Jailed(NAT_VERB),
+                inherits: vec![(carrier_end, WIRE), (handover::send(&bound)?, PUBLISHED)],
+                input: serde_json::to_vec(config)?,
+            }
+        }
     };
-    Ok(Chain { helpers: vec![passt, filter], vmm, reports: File::from(OwnedFd::from(reports)) })
+    Ok(Chain { helpers: vec![carrier, filter], vmm, reports: File::from(OwnedFd::from(reports)) })
+}
+
+/// Binds a published port. Without an address, that is every address of both families, where the host has both.
+fn bind(port: &UdpPort) -> io::Result<OwnedFd> {
+    let bound = match port.host_address {
+        Some(address) => UdpSocket::bind((address, port.host)),
+        None => UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port.host))
+            .or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port.host))),
+    };
+    bound.map(OwnedFd::from)
 }
 
 fn pair() -> io::Result<(OwnedFd, OwnedFd)> {

@@ -1,4 +1,5 @@
-//! What may pass between a guest and passt. Everything the guest sends is checked; of what passt sends, only DNS answers are checked.
+//! What may pass between a guest and its carrier, our NAT or passt. Everything the guest sends is checked; of what the carrier sends, only
+//! DNS answers are checked.
 //! Pure: frames in, frames out, with the time as an argument.
 
 use super::frames;
@@ -7,6 +8,7 @@ use super::packet::{self, Body, Frame, Malformed, Packet, flags};
 use super::place::{self, Place};
 use super::report::{Refusals, Refused};
 use super::rules::Rules;
+use super::stream::push;
 use super::{DNS_4, DNS_6, GUEST_MAC, family};
 use std::collections::HashMap;
 use std::fmt;
@@ -29,12 +31,6 @@ pub struct Sink {
     pub to_passt: Vec<u8>,
 }
 
-fn push(into: &mut Vec<u8>, frame: &[u8]) {
-    let length = u32::try_from(frame.len()).unwrap_or(0);
-    into.extend(length.to_be_bytes());
-    into.extend(frame);
-}
-
 /// Why a packet is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Why {
@@ -42,8 +38,10 @@ enum Why {
     Place(Place),
     /// The allow list does not contain it.
     NotAllowed,
-    /// The pod's name server is reachable only by UDP.
-    NotByUdp,
+    /// The pod's name server answers DNS queries only.
+    NotDns {
+        by_tcp: bool,
+    },
     Protocol(u8),
 }
 
@@ -52,7 +50,8 @@ impl fmt::Display for Why {
         match self {
             Self::Place(place) => place.fmt(f),
             Self::NotAllowed => f.write_str("not in egress-allow"),
-            Self::NotByUdp => f.write_str("the pod's name server answers UDP port 53 only"),
+            Self::NotDns { by_tcp: false } => f.write_str("the pod's name server answers UDP port 53 only"),
+            Self::NotDns { by_tcp: true } => f.write_str("the pod's name server answers port 53 only"),
             Self::Protocol(number) => write!(f, "IP protocol {number}"),
         }
     }
@@ -217,7 +216,12 @@ impl Filter {
         let resolve = || if self.resolver.is_some() { PacketVerdict::Resolve } else { PacketVerdict::Pass };
         match packet.body {
             _ if is_forwarder && is_server && is_question => return resolve(),
-            _ if is_forwarder && is_server => return PacketVerdict::Refuse(Why::NotByUdp),
+            Body::Tcp { destination: DNS_PORT, .. } if is_forwarder && is_server && self.rules.dns_by_tcp => {
+                return PacketVerdict::Pass;
+            }
+            _ if is_forwarder && is_server => {
+                return PacketVerdict::Refuse(Why::NotDns { by_tcp: self.rules.dns_by_tcp });
+            }
             Body::Udp { source, destination, .. } if self.rules.published_udp.contains(&source) => {
                 let flow = Flow { is_tcp: false, other: to, other_port: destination, own_port: source };
                 if self.came_in.touch(flow, false, now) {

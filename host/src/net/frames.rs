@@ -1,10 +1,34 @@
-//! The few frames that are created here: DNS messages over UDP, and the notices that a guest's packet was refused. Pure.
+//! The frames that are created here: UDP packets, answers to `ping` and to questions for neighbours, and the notices that a guest's packet was
+//! refused or could not be delivered. Pure.
 
 use super::packet::{
-    Body, ETHERNET, ICMP, ICMPV6, IPV6, Packet, TCP, TCP_NUMBER, TYPE_4, TYPE_6, UDP, UDP_NUMBER, flags,
+    Body, ETHERNET, ICMP, ICMPV6, IPV6, Packet, TCP, TCP_NUMBER, TYPE_4, TYPE_6, TYPE_ARP, UDP, UDP_NUMBER,
+    flags,
 };
 use super::{GUEST_MAC, PASST_MAC};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+
+/// Why a packet cannot be delivered, as ICMP says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreachable {
+    Network,
+    Host,
+    Port,
+    /// "Communication administratively prohibited".
+    Prohibited,
+}
+
+impl Unreachable {
+    /// Type and code for IPv4 and for IPv6.
+    fn codes(self) -> [[u8; 2]; 2] {
+        match self {
+            Self::Network => [[3, 0], [1, 0]],
+            Self::Host => [[3, 1], [1, 3]],
+            Self::Port => [[3, 3], [1, 4]],
+            Self::Prohibited => [[3, 13], [1, 1]],
+        }
+    }
+}
 
 /// How much of a refused packet is quoted to its sender.
 const QUOTED: usize = 128;
@@ -78,7 +102,7 @@ fn frame(
     bytes
 }
 
-/// A UDP packet to the guest, or from the guest to passt.
+/// A UDP packet to the guest, or from the guest to the outside.
 pub fn udp(to_guest: bool, from: (IpAddr, u16), to: (IpAddr, u16), data: &[u8]) -> Vec<u8> {
     let length = u16::try_from(UDP + data.len()).unwrap_or(u16::MAX);
     let mut body = Vec::with_capacity(UDP + data.len());
@@ -119,12 +143,58 @@ fn reset(packet: &Packet<'_>) -> Vec<u8> {
     frame(true, packet.destination, packet.source, TCP_NUMBER, body, 16)
 }
 
-/// "Communication administratively prohibited". It comes from the gateway, since some refused destinations cannot be senders.
+/// "Communication administratively prohibited".
 fn prohibited(packet: &Packet<'_>) -> Vec<u8> {
-    let [_, gateway, _] = super::family(packet.source);
-    let (protocol, head) = if packet.source.is_ipv4() { (ICMP, [3, 13]) } else { (ICMPV6, [1, 1]) };
+    unreachable(packet.source, packet.bytes, Unreachable::Prohibited)
+}
+
+/// The notice to the guest that its packet could not be delivered. It comes from the gateway, since some destinations cannot be senders.
+pub fn unreachable(guest: IpAddr, packet: &[u8], why: Unreachable) -> Vec<u8> {
+    let [_, gateway, _] = super::family(guest);
+    let [four, six] = why.codes();
+    let (protocol, head) = if guest.is_ipv4() { (ICMP, four) } else { (ICMPV6, six) };
     let mut body = head.to_vec();
     body.extend([0; 6]);
-    body.extend(&packet.bytes[..packet.bytes.len().min(QUOTED)]);
-    frame(true, gateway, packet.source, protocol, body, 2)
+    body.extend(&packet[..packet.len().min(QUOTED)]);
+    frame(true, gateway, guest, protocol, body, 2)
+}
+
+/// The notice that an earlier UDP packet of the guest could not be delivered. Its header is quoted; its data is no longer known.
+pub fn undelivered(guest: SocketAddr, peer: SocketAddr, why: Unreachable) -> Vec<u8> {
+    let sent = udp(false, (guest.ip(), guest.port()), (peer.ip(), peer.port()), &[]);
+    unreachable(guest.ip(), &sent[ETHERNET..], why)
+}
+
+/// A message of ICMP or ICMPv6 to the guest. Its checksum is computed here.
+pub fn control(from: IpAddr, guest: IpAddr, message: Vec<u8>) -> Vec<u8> {
+    let protocol = if guest.is_ipv4() { ICMP } else { ICMPV6 };
+    frame(true, from, guest, protocol, message, 2)
+}
+
+/// The answer to the guest's question for a neighbour, by ARP or IPv6.
+pub fn neighbour(asker: IpAddr, target: IpAddr) -> Option<Vec<u8>> {
+    const SOLICITED_OVERRIDE: u8 = 0x60;
+    const HOP_LIMIT: usize = ETHERNET + 7;
+    match (asker, target) {
+        (IpAddr::V4(asker), IpAddr::V4(target)) => {
+            let mut bytes = [GUEST_MAC.0, PASST_MAC.0].concat();
+            bytes.extend(TYPE_ARP);
+            bytes.extend([0, 1, 8, 0, 6, 4, 0, 2]);
+            bytes.extend(PASST_MAC.0);
+            bytes.extend(target.octets());
+            bytes.extend(GUEST_MAC.0);
+            bytes.extend(asker.octets());
+            Some(bytes)
+        }
+        (IpAddr::V6(_), IpAddr::V6(address)) => {
+            let mut message = vec![136, 0, 0, 0, SOLICITED_OVERRIDE, 0, 0, 0];
+            message.extend(address.octets());
+            message.extend([2, 1]);
+            message.extend(PASST_MAC.0);
+            let mut bytes = control(target, asker, message);
+            bytes[HOP_LIMIT] = 255;
+            Some(bytes)
+        }
+        _ => None,
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 /// Bytes of `/etc/resolv.conf` that are read.
@@ -64,6 +65,8 @@ pub struct HostNetwork {
     pub routes_4: bool,
     /// Whether it has an IPv6 default route.
     pub routes_6: bool,
+    /// The groups whose processes may make ping sockets.
+    pub ping_groups: Option<RangeInclusive<u32>>,
     pub resolv: Resolv,
 }
 
@@ -82,6 +85,7 @@ impl HostNetwork {
             addresses: addresses(),
             routes_4: has_default_4(&read("/proc/self/net/route")),
             routes_6: has_default_6(&read("/proc/self/net/ipv6_route")),
+            ping_groups: ping_groups(&read("/proc/sys/net/ipv4/ping_group_range")),
             resolv: Resolv::parse(&read("/etc/resolv.conf")),
         }
     }
@@ -94,12 +98,12 @@ impl HostNetwork {
         })
     }
 
-    /// Whether passt can carry IPv4: it needs a default route and an address.
+    /// Whether pods can have IPv4: that needs a default route and an address.
     pub fn has_4(&self) -> bool {
         self.routes_4 && self.address(true).is_some()
     }
 
-    /// Whether passt can carry IPv6.
+    /// Whether pods can have IPv6.
     pub fn has_6(&self) -> bool {
         self.routes_6 && self.address(false).is_some()
     }
@@ -112,6 +116,11 @@ fn addresses() -> BTreeSet<IpAddr> {
         four.or_else(|| address.as_sockaddr_in6().map(|six| IpAddr::V6(six.ip())))
     })
     .collect()
+}
+
+fn ping_groups(text: &str) -> Option<RangeInclusive<u32>> {
+    let mut numbers = text.split_ascii_whitespace().map_while(|number| number.parse().ok());
+    Some(numbers.next()?..=numbers.next()?)
 }
 
 /// Whether a table like `/proc/net/route` has a default route.
@@ -150,6 +159,13 @@ mod tests {
         assert_eq!(resolv.searches, ["b.example", "c.example"]);
         assert_eq!(resolv.options, ["ndots:2", "timeout:1", "edns0"]);
         assert_eq!(Resolv::parse(&resolv.text()), resolv);
+    }
+
+    #[test]
+    fn the_range_of_groups_may_be_empty() {
+        assert_eq!(ping_groups("0\t2147483647\n"), Some(0..=2_147_483_647));
+        assert!(ping_groups("1\t0\n").unwrap().is_empty());
+        assert_eq!(ping_groups(""), None);
     }
 
     #[test]

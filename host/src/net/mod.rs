@@ -1,6 +1,6 @@
 //! The connection of a pod with the network. Inbound: ports of the host that lead to ports of the pod ([`ports`], [`relay`]). Outbound:
 //! the kind of network on this host ([`settle`]), what the pod may reach ([`rules`]), and the processes that carry its frames ([`chain`]:
-//! passt, and our [`filter`] before it).
+//! our [`nat`] or passt, and our [`filter`] before it).
 //!
 //! Owns: frames, addresses, names, and how to start and configure the two processes. Must not know: pods, VMs and what runs them.
 
@@ -10,6 +10,7 @@ pub mod filter;
 pub mod frames;
 pub mod host;
 pub mod names;
+pub mod nat;
 pub mod packet;
 pub mod passt;
 pub mod place;
@@ -19,7 +20,9 @@ pub mod relay;
 pub mod report;
 pub mod rules;
 pub mod settle;
+mod stream;
 
+pub use nat::process::{NAT_VERB, main as nat_main};
 pub use process::{NET_VERB, main};
 
 use magikvm_proto::plan::MacAddress;
@@ -41,15 +44,17 @@ pub const DNS_6: Ipv6Addr = Ipv6Addr::new(0xfd6d, 0x616b, 0x766d, 0, 0, 0, 0, 3)
 /// Prefix length of its IPv6 network.
 pub const PREFIX_6: u8 = 64;
 pub const GUEST_MAC: MacAddress = MacAddress([2, 0, 0, 0, 2, 15]);
-/// The MAC address of passt, the only other member of the network.
+/// The MAC address of the NAT or of passt, the only other member of the network.
 pub const PASST_MAC: MacAddress = MacAddress([2, 0, 0, 0, 2, 2]);
-/// The largest MTU of passt. Larger packets mean fewer of them.
+/// The largest MTU of passt and the NAT. Larger packets mean fewer of them.
 pub const MTU: u32 = 65_520;
 
 /// How a pod is connected (`magikvm.dev/network`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
+    /// Through our NAT, behind our filter.
+    Nat,
     /// Through passt, behind our filter.
     Passt,
     None,
@@ -60,11 +65,22 @@ pub enum Mode {
 
 impl Mode {
     /// Names in a manifest.
-    pub const TABLE: [(&'static str, Self); 4] =
-        [("passt", Self::Passt), ("none", Self::None), ("tsi", Self::Tsi), ("user", Self::User)];
+    pub const TABLE: [(&'static str, Self); 5] = [
+        ("nat", Self::Nat),
+        ("passt", Self::Passt),
+        ("none", Self::None),
+        ("tsi", Self::Tsi),
+        ("user", Self::User),
+    ];
+
+    /// Whether the filter stands between the pod and the network.
+    pub fn has_filter(self) -> bool {
+        matches!(self, Self::Nat | Self::Passt)
+    }
 
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Nat => "nat",
             Self::Passt => "passt",
             Self::None => "none",
             Self::Tsi => "tsi",

@@ -13,7 +13,7 @@ pub(super) const IPV6: usize = 40;
 pub(super) const TCP: usize = 20;
 pub(super) const UDP: usize = 8;
 
-const TYPE_ARP: [u8; 2] = [0x08, 0x06];
+pub(super) const TYPE_ARP: [u8; 2] = [0x08, 0x06];
 pub(super) const TYPE_4: [u8; 2] = [0x08, 0x00];
 pub(super) const TYPE_6: [u8; 2] = [0x86, 0xdd];
 
@@ -140,6 +140,15 @@ pub fn of_guest(frame: &[u8]) -> Result<Frame<'_>, Malformed> {
 /// Parses a frame of passt, whose sender addresses are trusted.
 pub fn of_passt(frame: &[u8]) -> Result<Frame<'_>, Malformed> {
     read(frame)
+}
+
+/// Parses a packet of the guest without its Ethernet header.
+pub(super) fn of_ip(packet: &[u8]) -> Option<Packet<'_>> {
+    let frame = if packet.first()? >> 4 == 4 { ipv4(packet) } else { ipv6(packet) };
+    match frame {
+        Ok(Frame::Packet(packet)) => Some(packet),
+        Ok(Frame::Who { .. } | Frame::Chatter) | Err(_) => None,
+    }
 }
 
 fn read(frame: &[u8]) -> Result<Frame<'_>, Malformed> {

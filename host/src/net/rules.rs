@@ -11,8 +11,10 @@ use std::net::IpAddr;
 #[serde(deny_unknown_fields)]
 pub struct Rules {
     pub guest: BTreeSet<IpAddr>,
-    /// The name servers of the guest: passt's forwarder, or the pod's own servers.
+    /// The name servers of the guest: its forwarders, and the pod's own servers.
     pub nameservers: BTreeSet<IpAddr>,
+    /// Whether the forwarders answer over TCP too.
+    pub dns_by_tcp: bool,
     pub host: BTreeSet<IpAddr>,
     /// Destinations that are open in addition to the default.
     pub reach: BTreeSet<Reach>,

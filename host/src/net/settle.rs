@@ -1,6 +1,7 @@
 //! Decides which network a pod has on this host, from its manifest and the host's abilities. Pure.
 
 use super::host::{HostNetwork, Resolv};
+use super::nat::NatConfig;
 use super::passt::{PasstError, UdpPort, Wanted};
 use super::rules::Rules;
 use super::{
@@ -9,7 +10,7 @@ use super::{
 };
 use magikvm_proto::plan::{InterfaceAddress, MacAddress, Neighbour, NetworkPlan};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::PathBuf;
 
 /// The MTU of QEMU's user network.
 const USER_MTU: u32 = 1500;
@@ -27,29 +28,29 @@ pub struct Ways {
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
     #[error(
-        "metadata.annotations.magikvm.dev/network: passt cannot be used: install it with `apt-get install passt`, or write none"
+        "metadata.annotations.magikvm.dev/network: passt cannot be used: install it with `apt-get install passt`, or write nat"
     )]
     Passt(#[source] PasstError),
     #[error(
-        "metadata.annotations.magikvm.dev/network: passt needs a default route, and the host has none for IPv4 or IPv6: \
-         write none"
+        "metadata.annotations.magikvm.dev/network: {} needs a default route, and the host has none for IPv4 or IPv6: \
+         write none", .0.as_str()
     )]
-    NoRoute,
+    NoRoute(Mode),
     #[error("metadata.annotations.magikvm.dev/network: this VM has no network device for {0}")]
     NoDevice(&'static str),
     #[error(
-        "metadata.annotations.magikvm.dev/network: tsi needs the kernel of libkrunfw: run with `--vmm krun --kernel libkrunfw`, or write passt"
+        "metadata.annotations.magikvm.dev/network: tsi needs the kernel of libkrunfw: run with `--vmm krun --kernel libkrunfw`, or write nat"
     )]
     Tsi,
     #[error(
-        "metadata.annotations.magikvm.dev/network: user is QEMU's own network: run with `--vmm qemu`, or write passt"
+        "metadata.annotations.magikvm.dev/network: user is QEMU's own network: run with `--vmm qemu`, or write nat"
     )]
     User,
     /// An allow list without a filter.
-    #[error("metadata.annotations.magikvm.dev/egress-allow: only the network passt has a filter")]
+    #[error("metadata.annotations.magikvm.dev/egress-allow: only the networks nat and passt have a filter")]
     NoFilter,
     /// UDP ports in a network that does not carry them.
-    #[error("{origin}: only the network passt carries UDP ports, and the pod has the network {}", .mode.as_str())]
+    #[error("{origin}: only the networks nat and passt carry UDP ports, and the pod has the network {}", .mode.as_str())]
     NoDatagrams {
         /// Where the port was requested.
         origin: String,
@@ -61,6 +62,14 @@ pub enum NetError {
     Start(#[source] std::io::Error),
 }
 
+/// Who carries the pod's packets to the host's network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Carrier {
+    /// Our NAT, and the published UDP ports that are bound for it.
+    Nat(NatConfig, Vec<UdpPort>),
+    Passt(Wanted),
+}
+
 /// The network of a pod.
 #[derive(Debug, Clone)]
 pub struct Settled {
@@ -68,11 +77,12 @@ pub struct Settled {
     /// A warning for the user.
     pub warning: Option<String>,
     pub plan: Option<NetworkPlan>,
-    /// The settings of the filter and of passt.
-    pub chain: Option<(Rules, Wanted)>,
+    /// The settings of the filter and of the carrier behind it.
+    pub chain: Option<(Rules, Carrier)>,
     /// The containers' DNS settings, before those of the manifest.
     pub resolv: Resolv,
-    /// The host's name servers behind the pod's forwarders. passt lets all their answers come from the forwarder, whichever was asked.
+    /// The host's name servers behind the pod's forwarders. The pod asks these servers through the forwarders only: they may be on the host's
+    /// loopback, and passt lets all their answers come from the forwarder, whichever was asked.
     pub forwarded: Vec<(IpAddr, IpAddr)>,
     /// An address of the host.
     pub host_address: Option<IpAddr>,
@@ -102,7 +112,7 @@ pub fn settle(
     published_udp: &[UdpPort],
     ways: Ways,
     host: &HostNetwork,
-    passt: impl FnOnce() -> Result<std::path::PathBuf, PasstError>,
+    passt: impl FnOnce() -> Result<PathBuf, PasstError>,
 ) -> Result<Settled, NetError> {
     let unfiltered = || if egress.allow.is_some() { Err(NetError::NoFilter) } else { Ok(()) };
     match egress.mode {
@@ -111,23 +121,18 @@ pub fn settle(
         Some(Mode::Tsi) => unfiltered().map(|()| tsi(host)),
         Some(Mode::User) if !ways.user => Err(NetError::User),
         Some(Mode::User) => unfiltered().map(|()| user(host)),
-        Some(Mode::Passt) if !ways.nic => Err(NetError::NoDevice("passt")),
+        Some(mode @ (Mode::Nat | Mode::Passt)) if !ways.nic => Err(NetError::NoDevice(mode.as_str())),
+        Some(Mode::Nat) => filtered(egress, published_udp, host, None).ok_or(NetError::NoRoute(Mode::Nat)),
         Some(Mode::Passt) => {
             let program = passt().map_err(NetError::Passt)?;
-            behind_passt(egress, published_udp, host, &program).ok_or(NetError::NoRoute)
+            filtered(egress, published_udp, host, Some(program)).ok_or(NetError::NoRoute(Mode::Passt))
         }
         None if !ways.nic => Ok(Settled::none(None)),
-        None => match passt() {
-            Err(error) => Ok(Settled::none(Some(format!(
-                "the pod has no network, since {error} (apt-get install passt); \
-                 the annotation magikvm.dev/network: none says that none is wanted"
-            )))),
-            Ok(program) => Ok(behind_passt(egress, published_udp, host, &program).unwrap_or_else(|| {
-                let why = "the pod has no network, since the host has no default route; \
-                           the annotation magikvm.dev/network: none says that none is wanted";
-                Settled::none(Some(why.to_owned()))
-            })),
-        },
+        None => Ok(filtered(egress, published_udp, host, None).unwrap_or_else(|| {
+            let why = "the pod has no network, since the host has no default route; \
+                       the annotation magikvm.dev/network: none says that none is wanted";
+            Settled::none(Some(why.to_owned()))
+        })),
     }
 }
 
@@ -160,44 +165,62 @@ fn forwarders(host: &HostNetwork) -> Vec<IpAddr> {
     forwarded(host).into_iter().map(|(_, forwarder)| forwarder).collect()
 }
 
-fn behind_passt(
+/// A network behind the filter, over our NAT or over this passt. `None` if the host has no default route.
+fn filtered(
     egress: &Egress,
     published_udp: &[UdpPort],
     host: &HostNetwork,
-    program: &Path,
+    passt: Option<PathBuf>,
 ) -> Option<Settled> {
-    /// Permits answers longer than 512 bytes, because the forwarder has no TCP for a retry.
+    /// Permits answers longer than 512 bytes, where the forwarder has no TCP for a retry.
     const LONG_ANSWERS: &str = "edns0";
     let plan = plan(host, MTU, Some(PASST_MAC));
     if plan.addresses.is_empty() {
         return None;
     }
+    let mode = if passt.is_some() { Mode::Passt } else { Mode::Nat };
+    // With an allow-list the filter is the resolver, and it reads UDP.
+    let dns_by_tcp = mode == Mode::Nat && egress.allow.is_none();
     let mut resolv = Resolv { nameservers: forwarders(host), ..host.resolv.clone() };
-    if !resolv.options.iter().any(|option| option == LONG_ANSWERS) {
+    if !dns_by_tcp && !resolv.options.iter().any(|option| option == LONG_ANSWERS) {
         resolv.options.push(LONG_ANSWERS.to_owned());
     }
     let nameservers = resolv.nameservers.iter().copied().chain(egress.nameservers.iter().flatten().copied());
     let rules = Rules {
         guest: plan.addresses.iter().map(|one| one.address).collect(),
         nameservers: nameservers.collect(),
+        dns_by_tcp,
         host: host.addresses.clone(),
         reach: egress.reach.iter().copied().collect(),
         allow: egress.allow.clone(),
         published_udp: published_udp.iter().map(|port| port.guest).collect(),
     };
-    let wanted = Wanted {
-        program: program.to_owned(),
-        v4: host.has_4(),
-        v6: host.has_6(),
-        // Answers to UDP packets from the host itself also return through the loopback.
-        maps_loopback: egress.reach.contains(&Reach::Loopback) || !published_udp.is_empty(),
-        published_udp: published_udp.to_vec(),
+    let carrier = match passt {
+        None => {
+            let config = NatConfig {
+                gateway_is_loopback: egress.reach.contains(&Reach::Loopback),
+                forwarders: forwarded(host)
+                    .into_iter()
+                    .map(|(server, forwarder)| (forwarder, server))
+                    .collect(),
+                published: published_udp.iter().map(|port| port.guest).collect(),
+            };
+            Carrier::Nat(config, published_udp.to_vec())
+        }
+        Some(program) => Carrier::Passt(Wanted {
+            program,
+            v4: host.has_4(),
+            v6: host.has_6(),
+            // Answers to UDP packets from the host itself also return through the loopback.
+            maps_loopback: egress.reach.contains(&Reach::Loopback) || !published_udp.is_empty(),
+            published_udp: published_udp.to_vec(),
+        }),
     };
     Some(Settled {
-        mode: Mode::Passt,
+        mode,
         warning: None,
         plan: Some(plan),
-        chain: Some((rules, wanted)),
+        chain: Some((rules, carrier)),
         resolv,
         forwarded: forwarded(host),
         host_address: host.address(true).or_else(|| host.address(false)),
@@ -245,6 +268,7 @@ mod tests {
                 .into(),
             routes_4: true,
             routes_6: true,
+            ping_groups: None,
             resolv: Resolv::parse("nameserver 127.0.0.53\nsearch lan\n"),
         }
     }
@@ -258,22 +282,37 @@ mod tests {
     }
 
     #[test]
-    fn passt_is_the_default_where_it_is_there() {
-        let settled = settle(&asking(None), &[], ALL, &host(), there).unwrap();
-        assert_eq!((settled.mode, settled.warning), (Mode::Passt, None));
-        let plan = settled.plan.unwrap();
-        assert_eq!(plan.addresses.len(), 2);
-        assert_eq!(settled.resolv.text(), "search lan\nnameserver 10.0.2.3\noptions edns0\n");
-        let (rules, wanted) = settled.chain.unwrap();
-        assert!(!wanted.maps_loopback && wanted.v4 && wanted.v6);
+    fn our_nat_is_the_default() {
+        let settled = settle(&asking(None), &[], ALL, &host(), || Err(PasstError::Missing)).unwrap();
+        assert_eq!((settled.mode, settled.warning), (Mode::Nat, None));
+        assert_eq!(settled.plan.unwrap().addresses.len(), 2);
+        assert_eq!(settled.resolv.text(), "search lan\nnameserver 10.0.2.3\n");
+        let (rules, carrier) = settled.chain.unwrap();
+        assert!(rules.dns_by_tcp);
         assert_eq!(rules.nameservers.into_iter().collect::<Vec<_>>(), [IpAddr::V4(DNS_4)]);
+        let config = NatConfig {
+            gateway_is_loopback: false,
+            forwarders: vec![(DNS_4.into(), "127.0.0.53".parse().unwrap())],
+            published: Vec::new(),
+        };
+        assert_eq!(carrier, Carrier::Nat(config, Vec::new()));
+        let listed = Egress { allow: Some(AllowList::default()), ..asking(None) };
+        let settled = settle(&listed, &[], ALL, &host(), there).unwrap();
+        assert!(settled.resolv.text().ends_with("options edns0\n") && !settled.chain.unwrap().0.dns_by_tcp);
     }
 
     #[test]
-    fn a_default_that_can_not_be_is_none_with_a_warning() {
-        let settled = settle(&asking(None), &[], ALL, &host(), || Err(PasstError::Missing)).unwrap();
-        assert_eq!(settled.mode, Mode::None);
-        assert!(settled.warning.unwrap().contains("passt is not installed"));
+    fn passt_is_there_when_asked_for() {
+        let settled = settle(&asking(Some(Mode::Passt)), &[], ALL, &host(), there).unwrap();
+        assert_eq!((settled.mode, settled.warning), (Mode::Passt, None));
+        assert_eq!(settled.resolv.text(), "search lan\nnameserver 10.0.2.3\noptions edns0\n");
+        let (rules, carrier) = settled.chain.unwrap();
+        let Carrier::Passt(wanted) = carrier else { panic!("{carrier:?}") };
+        assert!(!wanted.maps_loopback && wanted.v4 && wanted.v6 && !rules.dns_by_tcp);
+    }
+
+    #[test]
+    fn without_a_way_out_there_is_none_with_a_warning() {
         let settled = settle(&asking(None), &[], ALL, &HostNetwork::default(), there).unwrap();
         assert!(settled.plan.is_none() && settled.warning.unwrap().contains("no default route"));
     }
@@ -289,9 +328,11 @@ mod tests {
         ));
         assert!(matches!(wanted(Mode::Tsi, none), Err(NetError::Tsi)));
         assert!(matches!(wanted(Mode::User, none), Err(NetError::User)));
-        assert!(matches!(wanted(Mode::Passt, none), Err(NetError::NoDevice(_))));
-        let offline = settle(&asking(Some(Mode::Passt)), &[], ALL, &HostNetwork::default(), there);
-        assert!(matches!(offline, Err(NetError::NoRoute)));
+        for mode in [Mode::Nat, Mode::Passt] {
+            assert!(matches!(wanted(mode, none), Err(NetError::NoDevice(_))));
+            let offline = settle(&asking(Some(mode)), &[], ALL, &HostNetwork::default(), there);
+            assert!(matches!(offline, Err(NetError::NoRoute(_))));
+        }
         for mode in [Mode::Tsi, Mode::User] {
             let listed = Egress { allow: Some(AllowList::default()), ..asking(Some(mode)) };
             assert!(matches!(settle(&listed, &[], ALL, &host(), there), Err(NetError::NoFilter)));

@@ -61,21 +61,29 @@ pub struct Failure {
     /// A suggestion for the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
-    /// The last lines of the VM's console, if they may explain the failure.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub console: Vec<String>,
-    /// The last messages of the network's processes, if they may explain the failure.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub network: Vec<String>,
     /// The problem of a container's program, if that is the cause.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<ProgramProblem>,
-    /// What was known of the containers, since nothing of the pod is left to look at.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// Boxed, because most failures have none.
+    #[serde(default)]
+    pub trace: Box<Trace>,
+}
+
+/// What was known of the pod, since nothing of it is left to look at.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Trace {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub containers: Vec<ContainerTrace>,
-    /// The pod's last events, for the same reason.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// The pod's last events.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<TimedEvent>,
+    /// The last messages of the network's processes, if they may explain the failure.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub network: Vec<String>,
+    /// The last lines of the VM's console, if they may explain the failure.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub console: Vec<String>,
 }
 
 /// The last that was known of a container.
@@ -114,11 +122,8 @@ impl Failure {
             message: message.into(),
             causes: Vec::new(),
             hint: None,
-            console: Vec::new(),
-            network: Vec::new(),
             program: None,
-            containers: Vec::new(),
-            events: Vec::new(),
+            trace: Box::default(),
         }
     }
 

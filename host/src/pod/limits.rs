@@ -36,7 +36,7 @@ pub fn check(memory_mib: u64) -> Result<(), Failure> {
         && files < MIN_FILES
     {
         return Err(too_low(
-            format!("a process may open {files} files, and a pod needs {MIN_FILES}"),
+            &format!("a process may open {files} files, and a pod needs {MIN_FILES}"),
             FILES_HINT,
         ));
     }
@@ -48,7 +48,7 @@ pub fn check(memory_mib: u64) -> Result<(), Failure> {
         let have = bytes >> 20;
         let message =
             format!("a process may have {have} MiB of address space, and the pod's VM needs {space} MiB");
-        return Err(too_low(message, SPACE_HINT));
+        return Err(too_low(&message, SPACE_HINT));
     }
     #[cfg(target_os = "linux")]
     if let Some((free, whose)) = tasks::free()
@@ -56,13 +56,13 @@ pub fn check(memory_mib: u64) -> Result<(), Failure> {
     {
         let message =
             format!("{whose} may have {free} more processes and threads, and a pod needs {MIN_TASKS}");
-        return Err(too_low(message, TASKS_HINT));
+        return Err(too_low(&message, TASKS_HINT));
     }
     Ok(())
 }
 
-fn too_low(message: String, hint: &str) -> Failure {
-    let message = format!("a limit of this host is too low for a pod: {message}");
+fn too_low(what: &str, hint: &str) -> Failure {
+    let message = format!("a limit of this host is too low for a pod: {what}");
     Failure::message(RunStage::Plan, Blame::Environment, message).hint(hint)
 }
 

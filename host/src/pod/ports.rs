@@ -21,8 +21,7 @@ pub struct Published {
     pub bound: Vec<BoundPort>,
 }
 
-/// Binds all ports of a plan. passt binds the UDP ports when the pod starts, because it takes numbers; here they are only checked to be
-/// free.
+/// Binds all ports of a plan. UDP ports are bound when the pod's network starts; here they are only checked to be free.
 pub(super) fn bind(plan: &PodPlan, layout: &Layout) -> Result<Published, Failure> {
     let mut published = Published::default();
     for port in &plan.published {

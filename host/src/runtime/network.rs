@@ -8,7 +8,7 @@ use crate::manifest::ports::PublishedPort;
 use crate::net::chain::{self, Helper, Start};
 use crate::net::passt::UdpPort;
 use crate::net::settle::{NetError, Settled, Ways};
-use crate::net::{GATEWAY_6, Mode, NET_VERB, PREFIX_6, host, passt, settle};
+use crate::net::{GATEWAY_6, Mode, NAT_VERB, PREFIX_6, host, passt, settle};
 use crate::process::{self, Process};
 use crate::store::thread;
 use crate::vmm::console::ConsoleTail;
@@ -48,7 +48,7 @@ pub(super) fn settle(plan: &PodPlan, ways: Ways) -> Result<Settled, NetError> {
     }
 }
 
-/// A port in passt's terms. The IPv6 wildcard address includes IPv4, as with TCP.
+/// A port in the carrier's terms. The IPv6 wildcard address includes IPv4, as with TCP.
 fn datagrams(port: &PublishedPort) -> UdpPort {
     let every = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
     UdpPort {
@@ -78,8 +78,8 @@ pub(super) fn start(network: &Settled, config: &VmConfig) -> Result<Started, Run
         },
     };
     let nic = match (&network.chain, &network.plan, network.mode) {
-        (Some((rules, wanted)), Some(plan), _) => {
-            let chain = chain::make(rules, wanted).map_err(NetError::Start)?;
+        (Some((rules, carrier)), Some(plan), _) => {
+            let chain = chain::make(rules, carrier).map_err(NetError::Start)?;
             for helper in chain.helpers {
                 started.processes.push(start_helper(helper, config, &started.seen.messages)?);
             }
@@ -102,10 +102,10 @@ pub(super) fn start(network: &Settled, config: &VmConfig) -> Result<Started, Run
 fn start_helper(helper: Helper, config: &VmConfig, tail: &ConsoleTail) -> Result<Process, RuntimeError> {
     let Helper { role, name, start, inherits, input } = helper;
     let mut process = match start {
-        Start::Jailed => {
+        Start::Jailed(verb) => {
             let mut command = jail::command().map_err(NetError::Start)?;
             command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-            jail::spawn_jailed(role, name, &mut command, &filter_jail(config, &inherits), &[])
+            jail::spawn_jailed(role, name, &mut command, &jail_of(verb, config, &inherits), &[])
                 .map_err(VmmError::Jail)?
         }
         Start::Itself(mut command) => {
@@ -121,20 +121,26 @@ fn start_helper(helper: Helper, config: &VmConfig, tail: &ConsoleTail) -> Result
     Ok(process)
 }
 
-/// The jail of the filter, which has its descriptors and nothing else.
-fn filter_jail(config: &VmConfig, inherits: &[(OwnedFd, i32)]) -> JailSpec {
-    const LIMITS: Limits = Limits { pids: 512, open_files: 64 };
+/// The jail of the filter, which has its descriptors and nothing else, or of the NAT, which has the host's network too.
+fn jail_of(verb: &str, config: &VmConfig, inherits: &[(OwnedFd, i32)]) -> JailSpec {
+    const FILTER: Limits = Limits { pids: 512, open_files: 64 };
+    /// More than the caps of its tables together, so that a guest meets those first.
+    const NAT: Limits = Limits { pids: 512, open_files: 4096 };
     let descriptor = |(fd, number): &(OwnedFd, i32)| Descriptor { here: fd.as_raw_fd(), there: *number };
+    let (network, filter, limits) = match verb {
+        NAT_VERB => (HostNetwork::Kept, SyscallFilter::Nat, NAT),
+        _ => (HostNetwork::None, SyscallFilter::NetFilter, FILTER),
+    };
     JailSpec {
-        inside: Inside::Verb(NET_VERB.to_owned()),
+        inside: Inside::Verb(verb.to_owned()),
         mounts: Vec::new(),
         devices: Vec::new(),
         procfs: Procfs::Absent,
         working_dir: PathBuf::from("/"),
-        network: HostNetwork::None,
+        network,
         identity: jail::identity(&config.id, &[]),
-        filter: SyscallFilter::NetFilter,
-        limits: LIMITS,
+        filter,
+        limits,
         cgroup: config.jail.cgroup.clone(),
         descriptors: inherits.iter().map(descriptor).collect(),
         requirement: config.jail.requirement,

@@ -20,6 +20,8 @@ pub enum Role {
     /// Filters the pod's network traffic in both directions.
     NetFilter,
     /// Carries the pod's packets to the host's network.
+    Nat,
+    /// The same, by another program.
     Passt,
     /// Tests whether a jail can be built here and does nothing.
     Trial,
@@ -28,7 +30,7 @@ pub enum Role {
 impl Role {
     /// Whether it belongs to the pod's network.
     pub fn is_of_network(self) -> bool {
-        matches!(self, Self::NetFilter | Self::Passt)
+        matches!(self, Self::NetFilter | Self::Nat | Self::Passt)
     }
 }
 
@@ -178,7 +180,7 @@ impl SandboxFailure {
                 "see with `magikvm doctor` which isolation layers the host gives, and report the system call if you trust the workload."
             }
             Self::VmmFailed => "check the host and its VMM with `magikvm doctor`.",
-            Self::NetworkFailed => "check the host's network and its passt with `magikvm doctor`.",
+            Self::NetworkFailed => "check the host's network with `magikvm doctor`.",
             Self::GuestPanicked | Self::TripleFault | Self::GuestEnded => {
                 "check the guest image with `magikvm-image inspect`, and rebuild it with `magikvm-image build` if it is damaged."
             }

@@ -14,7 +14,7 @@ pub(crate) static GROUP: Group = Group {
     rows: &[
         Row::code(
             "the_world",
-            "With passt it reaches others by IPv4, IPv6 and the names that its host knows, in both directions of a stream, large packets pass, and variables can have its addresses.",
+            "It reaches others by IPv4, IPv6 and the names that its host knows, in both directions of a stream, large packets pass, and variables can have its addresses.",
             the_world,
         )
         .of("`magikvm.dev/network`"),
@@ -29,6 +29,11 @@ pub(crate) static GROUP: Group = Group {
             a_list,
         )
         .of("`magikvm.dev/egress-allow`"),
+        Row::code(
+            "its_own_flows",
+            "Each half of a connection ends for itself, name servers answer over TCP, the UDP ports that it uses are not taken on its host, and packets of others do not reach it.",
+            its_own_flows,
+        ),
         Row::code("none", "Without a network it has only its loopback.", none).of("`magikvm.dev/network`"),
     ],
 };
@@ -116,6 +121,36 @@ fn a_list(subject: &Subject) {
     assert!(!sh(subject, "nslookup in.good.example").contains("127.0.0.1"));
     is_told(subject, "refused name to bad.example: not in egress-allow");
     is_told(subject, "in.good.example: it stands for 127.0.0.1: the host's loopback");
+}
+
+fn its_own_flows(subject: &Subject) {
+    let wire = Wire::new();
+    let _names = wire.there.serve_names("192.0.2.1", &[("four.example", "203.0.113.5")]);
+    wire.here.set_resolv("nameserver 192.0.2.1\n");
+    wire.here.start(subject, &Pod::simple("net"));
+    // The client ends its half first, and then sees the server's end.
+    let halves = "printf 'send 1000\\n' | timeout 60 nc 203.0.113.5 8090 | wc -c";
+    assert_eq!(sh(subject, halves), format!("{}\n", 1000 + "203.0.113.5:8090\n".len()));
+    // A query for A of four.example after its length; the answer ends with the address.
+    let query = r"\0\036\0\7\1\0\0\1\0\0\0\0\0\0\4four\7example\0\0\1\0\1";
+    let over_tcp = format!("printf '{query}' | timeout 60 nc 10.0.2.3 53 | tail -c 4 | od -An -tu1");
+    assert_eq!(sh(subject, &over_tcp).split_whitespace().collect::<Vec<_>>(), ["203", "0", "113", "5"]);
+    let over_udp = sh(subject, "nslookup four.example");
+    assert!(over_udp.contains("203.0.113.5"), "{over_udp}");
+
+    let flows: Vec<_> = wire.here.udp_sockets().into_iter().filter(|(_, peer)| peer.port() == 53).collect();
+    assert!(!flows.is_empty(), "the query's socket is there for a while");
+    let open: Vec<_> = wire.here.udp_sockets().into_iter().filter(|(_, peer)| peer.port() == 0).collect();
+    assert!(open.iter().all(|(own, _)| [8080, 8090].contains(&own.port())), "{open:?}");
+    // What arrives for a closed port is counted there.
+    let strangers = "awk '/^Udp: [0-9]/ { print $3 }' /proc/net/snmp";
+    let before = sh(subject, strangers);
+    for (own, _) in &flows {
+        wire.there.send_udp(&at("192.0.2.2", own.port()), "attack");
+    }
+    // Whatever was sent before this answer has arrived.
+    reaches(subject, "203.0.113.5", "203.0.113.5");
+    assert_eq!(sh(subject, strangers), before);
 }
 
 fn none(subject: &Subject) {

@@ -33,13 +33,13 @@ pub(crate) static GROUP: Group = Group {
     rows: &[
         Row::code(
             "sixty_four_at_once",
-            "64 commands run at the same time; the next one is refused with exit code 1; stats, kill, logs and port-forward work, and stop sends TERM and waits for the grace period.",
+            "Sixty-four commands run at the same time; the next one is refused with exit code 1; stats, kill, logs and port-forward work, and stop sends TERM and waits for the grace period.",
             sixty_four_at_once,
         )
         .of("`exec`, `stop`, `stats`, `kill`"),
         Row::code(
             "clients_that_are_killed",
-            "200 clients that are killed at any moment leave no connection, no process and no session behind.",
+            "Two hundred clients that are killed at any moment leave no connection, no process and no session behind.",
             clients_that_are_killed,
         )
         .of("`exec`, `attach`, `logs -f`, `port-forward`"),

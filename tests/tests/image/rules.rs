@@ -352,8 +352,8 @@ fn variants_and_nested_indexes_lead_to_an_image() {
         entry
     });
     let [v2, v1, v4, arm_7, arm_6, other] = &entries;
-    let nested =
-        layout.index(&[layout.index(&[other.clone()]), layout.index(&[bare[5].clone(), v2.clone()])]);
+    let nested = layout
+        .index(&[layout.index(std::slice::from_ref(other)), layout.index(&[bare[5].clone(), v2.clone()])]);
     let attested = json!({ "os": "unknown", "architecture": "unknown" });
     let mut attestation = bare[5].clone();
     attestation["platform"] = attested;

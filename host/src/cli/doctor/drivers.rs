@@ -1,4 +1,4 @@
-//! Checks of the drivers, the guest image and passt.
+//! Checks of the drivers, the guest image, and the network of pods.
 
 use super::check::Check;
 use super::host::{Host, Package};
@@ -89,30 +89,44 @@ pub(super) fn libkrunfw(host: &Host, there: Result<(), Unavailable>) -> Check {
     }
 }
 
-/// The default network of pods. `version` returns the version that the program prints, if it can be used.
-pub(super) fn passt(
-    host: &Host,
-    version: impl FnOnce(&Path) -> Result<String, PasstError>,
-    network: &HostNetwork,
-) -> Check {
-    let (name, need) = ("passt", "pods with a network");
-    let Some(path) = host.find("passt") else {
-        return Check::missing(name, need, "it is not in PATH", host.install(&PASST));
-    };
-    let version = match version(&path) {
-        Ok(version) => version,
-        Err(error) => return Check::missing(name, need, chain(&error), host.install(&PASST)),
-    };
+/// The default network of pods. `group` is one that its NAT runs as.
+pub(super) fn network(network: &HostNetwork, group: u32) -> Check {
+    let name = "network";
     let families = match (network.has_4(), network.has_6()) {
         (true, true) => "IPv4 and IPv6",
         (true, false) => "IPv4 (no default route for IPv6)",
         (false, true) => "IPv6 (no default route for IPv4)",
         (false, false) => {
-            let found = format!("{} ({version}), but this host has no default route", path.display());
-            return Check::missing(name, need, found, "connect this host to a network".to_owned());
+            let found = "this host has no default route".to_owned();
+            return Check::missing(
+                name,
+                "pods with a network",
+                found,
+                "connect this host to a network".to_owned(),
+            );
         }
     };
-    Check::ok(name, format!("{} ({version}), the default network of pods: {families}", path.display()))
+    let ping = match &network.ping_groups {
+        Some(groups) if !groups.contains(&group) => {
+            "; no ping (`sysctl -w net.ipv4.ping_group_range='0 2147483647'` permits it)"
+        }
+        _ => ", and ping",
+    };
+    Check::ok(name, format!("the default network of pods (nat): {families}{ping}"))
+}
+
+/// Another carrier of the network of pods. `version` returns the version that the program prints, if it can be used.
+pub(super) fn passt(host: &Host, version: impl FnOnce(&Path) -> Result<String, PasstError>) -> Check {
+    let (name, need) = ("passt", "pods with the network passt only");
+    let Some(path) = host.find("passt") else {
+        return Check::missing(name, need, "it is not in PATH", host.install(&PASST));
+    };
+    match version(&path) {
+        Ok(version) => {
+            Check::ok(name, format!("{} ({version}), for pods with the network passt", path.display()))
+        }
+        Err(error) => Check::missing(name, need, chain(&error), host.install(&PASST)),
+    }
 }
 
 #[cfg(test)]
@@ -162,29 +176,42 @@ mod tests {
     }
 
     #[test]
-    fn what_few_pods_need_is_optional() {
-        let fake = Fake::of_user(&[("/etc/os-release", "ID=fedora\n")]);
-        let network = HostNetwork {
-            addresses: [std::net::IpAddr::from([192, 0, 2, 2])].into(),
+    fn the_network_of_pods_has_the_families_of_the_host() {
+        let address = std::net::IpAddr::from([192, 0, 2, 2]);
+        let here = HostNetwork {
+            addresses: [address].into(),
             routes_4: true,
+            ping_groups: Some(0..=1000),
             ..HostNetwork::default()
         };
+        let check = network(&here, 1000);
+        assert!(
+            check.is_ok() && check.found.ends_with("IPv4 (no default route for IPv6), and ping"),
+            "{check:?}"
+        );
+        let check = network(&here, 1001);
+        assert!(check.is_ok() && check.found.contains("no ping (`sysctl"), "{check:?}");
+        let alone = network(&HostNetwork::default(), 0);
+        assert!(!alone.is_ok() && alone.found.contains("no default route"), "{alone:?}");
+    }
+
+    #[test]
+    fn what_few_pods_need_is_optional() {
+        let fake = Fake::of_user(&[("/etc/os-release", "ID=fedora\n")]);
         let good = |_: &Path| Ok("2025".to_owned());
         let old = |path: &Path| Err(PasstError::TooOld { path: path.to_owned(), option: "--fd" });
-        let there = passt(&fake.host, good, &network);
+        let there = passt(&fake.host, good);
         assert_eq!(
             (there.state, there.remedy.as_deref()),
             (State::Warn, Some("run `sudo dnf install passt`"))
         );
         fake.program("passt");
-        let there = passt(&fake.host, good, &network);
+        let there = passt(&fake.host, good);
         assert!(
-            there.is_ok() && there.found.contains("(2025), the default network of pods: IPv4 ("),
+            there.is_ok() && there.found.contains("(2025), for pods with the network passt"),
             "{there:?}"
         );
-        assert!(passt(&fake.host, old, &network).found.contains("has no option --fd"));
-        let alone = passt(&fake.host, good, &HostNetwork::default());
-        assert!(!alone.is_ok() && alone.found.contains("no default route"), "{alone:?}");
+        assert!(passt(&fake.host, old).found.contains("has no option --fd"));
         let firmware = libkrunfw(&fake.host, missing("no library"));
         assert_eq!(
             (firmware.state, firmware.remedy.as_deref()),

@@ -56,6 +56,14 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     Ok(if enough { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
 
+/// The group that a pod's NAT runs as. Root's pods have users of their own, whose numbers are close to each other.
+fn group_of_nat() -> u32 {
+    match crate::jail::identity("doctor", &[]) {
+        crate::jail::Identity::Nobody(user) => user.id(),
+        _ => nix::unistd::getegid().as_raw(),
+    }
+}
+
 /// The version that passt prints, if it can do what pods need.
 fn passt_version(path: &std::path::Path) -> Result<String, PasstError> {
     passt::check(Some(path)).and_then(passt::version)
@@ -87,7 +95,8 @@ fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> 
         storage::policy(&layout.policy()),
         storage::scratch(),
         drivers::libkrunfw(host, krun::probe_libkrunfw()),
-        drivers::passt(host, passt_version, &HostNetwork::look()),
+        drivers::network(&HostNetwork::look(), group_of_nat()),
+        drivers::passt(host, passt_version),
     ];
     if cfg!(target_os = "linux") {
         others.extend([system::user_namespaces(host), system::subordinate_ids(host), system::cgroups(host)]);

@@ -11,6 +11,7 @@ mod file_server;
 mod krun;
 mod listen;
 mod names;
+mod nat;
 mod net_filter;
 mod qemu;
 mod vsock;
@@ -54,10 +55,17 @@ struct List {
     limited: &'static [Limited],
 }
 
-/// Sockets that reach no network, new threads, and settings of the process itself.
+/// Sockets that reach no network.
+const LOCAL: List = List {
+    calls: &[],
+    limited: &[
+        ("socket", &[&[Must::Be(0, libc::AF_UNIX as u64)]]),
+        ("socketpair", &[&[Must::Be(0, libc::AF_UNIX as u64)]]),
+    ],
+};
+
+/// New threads, and settings of the process itself.
 const SAME_FOR_ALL: &[Limited] = &[
-    ("socket", &[&[Must::Be(0, libc::AF_UNIX as u64)]]),
-    ("socketpair", &[&[Must::Be(0, libc::AF_UNIX as u64)]]),
     ("clone", &[&[Must::Have(0, NEW_NAMESPACES, 0)]]),
     // Its name, its timers' precision, the names of its memory; and calls that reduce its rights.
     (
@@ -92,6 +100,7 @@ fn lists_of(filter: SyscallFilter) -> &'static [List] {
         SyscallFilter::Vsock => &[vsock::LIST],
         SyscallFilter::FileServer => &[file_server::LIST],
         SyscallFilter::NetFilter => &[net_filter::LIST],
+        SyscallFilter::Nat => &[nat::LIST],
     }
 }
 
@@ -131,8 +140,13 @@ fn absent() -> Result<BpfProgram, seccompiler::BackendError> {
 }
 
 fn compile(spec: &JailSpec, beyond: Beyond) -> Result<BpfProgram, seccompiler::BackendError> {
-    let online: &[List] = if spec.network == HostNetwork::Kept { &[ONLINE] } else { &[] };
-    let lists: Vec<&List> = lists_of(spec.filter).iter().chain(online).collect();
+    let sockets: &[List] = match (spec.filter, spec.network) {
+        // Its own list says which: in the host's network namespace, Unix sockets reach other programs.
+        (SyscallFilter::Nat, _) => &[],
+        (_, HostNetwork::Kept) => &[LOCAL, ONLINE],
+        (_, HostNetwork::None) => &[LOCAL],
+    };
+    let lists: Vec<&List> = lists_of(spec.filter).iter().chain(sockets).collect();
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for name in lists.iter().flat_map(|list| list.calls) {
         rules.extend(names::number(name).map(|number| (number, Vec::new())));
@@ -211,12 +225,13 @@ fn set(program: &BpfProgram, flags: libc::c_ulong) -> nix::Result<i32> {
 mod tests {
     use super::*;
 
-    const ALL: [SyscallFilter; 5] = [
+    const ALL: [SyscallFilter; 6] = [
         SyscallFilter::Krun,
         SyscallFilter::Qemu,
         SyscallFilter::Vsock,
         SyscallFilter::FileServer,
         SyscallFilter::NetFilter,
+        SyscallFilter::Nat,
     ];
 
     #[test]

@@ -47,7 +47,7 @@ pub const ANNOTATIONS: &[(&str, &str)] = &[
     ),
     (
         ANNOTATION_NETWORK,
-        "The pod's network: `passt` (the default where it is installed), `none`, `tsi` (with `--kernel libkrunfw`), `user` (with `--vmm qemu`).",
+        "The pod's network: `nat` (the default), `passt`, `none`, `tsi` (with `--kernel libkrunfw`), `user` (with `--vmm qemu`).",
     ),
     (
         ANNOTATION_EGRESS_ALLOW,

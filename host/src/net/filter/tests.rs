@@ -12,6 +12,7 @@ fn rules() -> Rules {
     Rules {
         guest: BTreeSet::from([GUEST_4.into(), GUEST_6.into()]),
         nameservers: BTreeSet::from([DNS_4.into()]),
+        dns_by_tcp: false,
         host: BTreeSet::from([ip("192.0.2.2"), ip("2001:db8::2")]),
         reach: BTreeSet::new(),
         allow: None,
@@ -92,6 +93,14 @@ fn without_a_list_everything_is_open_but_what_is_closed_by_default() {
     assert_eq!(fate(&mut filter, &guest_udp(DNS_4.into(), (1, 53), b"x"), now), Fate::Passed);
     assert_eq!(fate(&mut filter, &guest_udp(DNS_4.into(), (1, 54), b"x"), now), Fate::Answered);
     assert_eq!(fate(&mut filter, &guest_syn(DNS_4.into(), (1, 53)), now), Fate::Answered);
+    let mut filter = Filter::new(Rules { dns_by_tcp: true, ..rules() });
+    assert_eq!(fate(&mut filter, &guest_syn(DNS_4.into(), (1, 53)), now), Fate::Passed);
+    assert_eq!(fate(&mut filter, &guest_syn(DNS_4.into(), (1, 80)), now), Fate::Answered);
+    assert_eq!(
+        fate(&mut filter, &guest_syn(DNS_6.into(), (1, 53)), now),
+        Fate::Answered,
+        "it is not a server"
+    );
 }
 
 #[test]
