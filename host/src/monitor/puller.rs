@@ -35,7 +35,7 @@ fn failed<E: Error + 'static>() -> impl Fn(E) -> Failure {
 
 impl Puller {
     /// Starts a puller and sends its request. Its messages go to the loop.
-    pub(super) fn start(request: &PullRequest, outbox: SyncSender<Message>) -> Result<Self, Failure> {
+    pub(super) fn start(request: &PullRequest, outbox: &SyncSender<Message>) -> Result<Self, Failure> {
         let program = std::env::current_exe().map_err(failed())?;
         let mut command = Command::new(program);
         command.arg(PULLER_VERB).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -46,7 +46,7 @@ impl Puller {
             listen(stdout, outbox.clone()).map_err(failed())?;
         }
         let complaints = match process.child.stderr.take() {
-            Some(stderr) => tail(stderr, &outbox).map_err(failed())?,
+            Some(stderr) => tail(stderr, outbox).map_err(failed())?,
             None => ConsoleTail::default(),
         };
         Ok(Self { process, complaints })

@@ -343,7 +343,7 @@ impl Observer for Reactor<'_> {
     }
 
     fn pull(&mut self, dir: &PodDir, request: &PullRequest) -> Result<(), Failure> {
-        self.puller = Some(Puller::start(request, self.outbox.clone())?);
+        self.puller = Some(Puller::start(request, &self.outbox)?);
         let effects = self.machine.step(Input::PullBegun, record::now_ms());
         debug_assert!(effects.is_empty());
         let outcome = self.turn(dir);

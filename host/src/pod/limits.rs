@@ -20,9 +20,9 @@ const MIN_SPACE_MIB: u64 = 1024;
 const MIN_TASKS: u64 = 32;
 
 const FILES_HINT: &str =
-    "raise the limit of open files with `ulimit -n 1024`, and the hard limit in /etc/security/limits.conf.";
-const SPACE_HINT: &str = "lift the limit of address space with `ulimit -v unlimited`; see with `free -m` how much memory the host has.";
-const TASKS_HINT: &str = "raise the limit of processes with `ulimit -u`, or `pids.max` of the control group (in systemd `TasksMax=`).";
+    "Raise the limit of open files with `ulimit -n 1024`, and the hard limit in /etc/security/limits.conf.";
+const SPACE_HINT: &str = "Lift the limit of address space with `ulimit -v unlimited`; see with `free -m` how much memory the host has.";
+const TASKS_HINT: &str = "Raise the limit of processes with `ulimit -u`, or `pids.max` of the control group (in systemd `TasksMax=`).";
 
 /// Checks the limits of this process, which the pod's processes inherit, and raises that of open files.
 pub fn check(memory_mib: u64) -> Result<(), Failure> {
