@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -168,6 +169,28 @@ impl Host {
         wait::until(&format!("pod {name} is {phase} (it is {:?})", self.phase(name)), || {
             self.phase(name) == phase
         });
+    }
+
+    /// Waits until the monitor of a pod has ended.
+    #[track_caller]
+    pub fn wait_for_monitor_end(&self, name: &str) {
+        let dir = self.pod_dir(name);
+        wait::until(&format!("the monitor of {name} has ended"), || {
+            !processes::of_directory(&dir).iter().any(|process| process.command.contains("__monitor"))
+        });
+    }
+
+    /// Lets an ordinary user use this host, and returns the program with these arguments as that user.
+    pub fn as_user<A: AsRef<OsStr>>(&self, uid: u32, args: impl IntoIterator<Item = A>) -> Cmd {
+        let (user, dir) = (format!("{uid}:{uid}"), self.dir.path());
+        Cmd::new("/bin/chown").args(["-R", &user]).arg(dir).ok();
+        let copy = self.file("magikvm");
+        if !copy.exists() {
+            fs::copy(program(), &copy).expect("copy the program");
+            fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let id = [format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".to_owned()];
+        self.other("/usr/bin/setpriv").args(id).arg(copy).args(args)
     }
 
     /// The PID of a pod's process, from the pod's state: `monitor`, `fake`, or one of its VMM's.

@@ -46,6 +46,8 @@ impl Holdings {
         files(&run, &run, &mut held);
         let scratch = root.join("data/scratch");
         files(&scratch, &scratch, &mut held);
+        let logs = root.join("data/logs");
+        files(&logs, &logs, &mut held);
         files(temporary, temporary, &mut held);
         Self(held)
     }

@@ -48,7 +48,7 @@ fn named(source: &str) -> Vec<(usize, String)> {
 
 /// Dependencies between the modules of the smaller crates point down as well. Each list goes from top to bottom.
 const CRATE_LAYERS: [(&str, &[&str]); 3] = [
-    ("crates/platform/src", &["lock", "atomic", "signals", "os", "text"]),
+    ("crates/platform/src", &["lock", "regular", "atomic", "signals", "os", "thread", "text"]),
     (
         "crates/supervisor/src",
         &[

@@ -77,3 +77,24 @@ fn a_class_is_never_swapped_for_a_weaker_one() {
         run.expect_code(125).complains("the host cannot run the pod").complains("--accel tcg");
     }
 }
+
+/// The fake VM's tests meet every limit; here is what QEMU, its vsock device and passt do about them.
+#[test]
+fn a_limit_that_is_too_low_is_said_and_leaves_nothing() {
+    let host = VmHost::new();
+    let before = host.holdings();
+    for (limit, hint) in
+        [("ulimit -n 100", "`ulimit -n 1024`"), ("ulimit -v 500000", "`ulimit -v unlimited`")]
+    {
+        let run = host.run(&Pod::simple("limited")).arg("-d").into_command();
+        let script = format!("{limit}; exec \"$0\" \"$@\"");
+        let mut shell = std::process::Command::new("/bin/bash");
+        shell.args(["-c", &script]).arg(run.get_program()).args(run.get_args()).env_clear();
+        shell.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = shell.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{limit}: {said}");
+        assert!(said.contains(hint), "{limit}: {said}");
+        host.assert_as_before(&before);
+    }
+}

@@ -143,16 +143,6 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     staged.commit(mode)
 }
 
-/// Opens a file for appending (0600 when it is new). For logs and journals, which grow by whole lines.
-pub fn open_append(path: &Path) -> Result<File, FileError> {
-    fs::OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(FileError::at("open", path))
-}
-
 /// Creates a directory and its parents with this mode. An existing directory is left unchanged.
 pub fn create_dir_all(path: &Path, mode: u32) -> Result<(), FileError> {
     use std::os::unix::fs::DirBuilderExt;

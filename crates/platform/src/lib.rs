@@ -6,5 +6,7 @@
 pub mod atomic;
 pub mod lock;
 pub mod os;
+pub mod regular;
 pub mod signals;
 pub mod text;
+pub mod thread;

@@ -2,8 +2,9 @@
 
 use crate::atomic::FileError;
 use crate::os;
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use crate::regular::{self, Access};
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Whether a live process holds a lock.
@@ -34,14 +35,7 @@ fn whole_file() -> nix::libc::flock {
 
 /// Opens a lock file, creating it with mode 0600.
 pub fn open(path: &Path) -> Result<File, FileError> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(FileError::at("open the lock", path))
+    regular::open(path, Access::Lock)
 }
 
 /// Takes the lock at `path`, creating its file; `None` when another process holds it. Never waits.
@@ -82,10 +76,10 @@ pub fn wait(path: &Path) -> Result<Lock, FileError> {
 
 /// Whether a process holds the lock at `path`. Does not take the lock, so asking never disturbs anybody.
 pub fn state(path: &Path) -> Result<LockState, FileError> {
-    let file = match File::open(path) {
+    let file = match regular::open(path, Access::Read) {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(LockState::Free),
-        Err(error) => return Err(FileError::at("open the lock", path)(error)),
+        Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => return Ok(LockState::Free),
+        Err(error) => return Err(error),
     };
     let mut asked = whole_file();
     os::get_lock(&file, &mut asked).map_err(|errno| FileError::at("query the lock", path)(errno.into()))?;

@@ -82,16 +82,18 @@ impl EventLog {
 
     /// Waits until some reader has delivered everything, or until the deadline. There may be no reader yet, because the containers
     /// were faster than the host.
-    pub(crate) fn wait_heard(&self, deadline: Instant) {
+    /// Returns whether everything was delivered.
+    pub(crate) fn wait_heard(&self, deadline: Instant) -> bool {
         let mut inner = lock(&self.inner);
         inner.closing = true;
         while inner.heard < inner.last {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return;
+                return false;
             }
             inner = self.progress.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+        true
     }
 
     /// Waits until every reader has delivered everything, or until the deadline.
@@ -139,15 +141,15 @@ mod tests {
     fn a_host_that_connects_late_hears_everything() {
         let log = Arc::new(EventLog::default());
         let minute = Instant::now() + std::time::Duration::from_secs(60);
-        log.wait_heard(minute);
+        assert!(log.wait_heard(minute));
         log.add(EventKind::PodEnded);
-        log.wait_heard(Instant::now() + std::time::Duration::from_millis(5));
+        assert!(!log.wait_heard(Instant::now() + std::time::Duration::from_millis(5)));
         let late = Arc::clone(&log);
         let host = std::thread::spawn(move || {
             let reader = late.subscribe().unwrap();
             late.seen(&reader, late.from(0, 9).last().unwrap().seq);
         });
-        log.wait_heard(minute);
+        assert!(log.wait_heard(minute));
         host.join().unwrap();
         assert!(Instant::now() < minute, "it was heard, and nobody waited for the deadline");
     }

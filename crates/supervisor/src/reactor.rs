@@ -20,6 +20,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// How long the killed rest of a container may take to end after its PID 1.
 const REST_WAIT: Duration = Duration::from_millis(500);
+/// How often requests to end are looked for while the host is waited for.
+const ASK_EVERY: Duration = Duration::from_millis(50);
 /// How long readers may take for the last events.
 const EVENTS_WAIT: Duration = Duration::from_millis(200);
 
@@ -213,9 +215,25 @@ impl Supervisor {
         self.step(Input::Container { index, run, news: News::Ended(exit) });
     }
 
+    /// Waits until the host has heard of the end. Whoever asks the pod to end now has heard of it, or has no need to.
+    fn await_heard(&self) {
+        let deadline = Instant::now() + Duration::from_millis(GUEST_HEARD_WAIT_MS);
+        while Instant::now() < deadline && !self.pod.events.wait_heard(Instant::now() + ASK_EVERY) {
+            let asked = |message| {
+                matches!(
+                    message,
+                    Message::Signalled | Message::HelperDied(_) | Message::Input(Input::Stop { .. })
+                )
+            };
+            if self.inbox.try_iter().any(asked) {
+                return;
+            }
+        }
+    }
+
     /// Hands over the remaining output and events and ends the surroundings.
     fn finish(&mut self) -> ! {
-        self.pod.events.wait_heard(Instant::now() + Duration::from_millis(GUEST_HEARD_WAIT_MS));
+        self.await_heard();
         self.pod.logs.close();
         self.pod.logs.wait_finished(Instant::now() + Duration::from_millis(GUEST_LOG_DRAIN_MS));
         self.pod.events.close(Instant::now() + EVENTS_WAIT);

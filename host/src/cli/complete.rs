@@ -142,7 +142,7 @@ fn names(wanted: &Wanted, word: &str, pods: &PodRuntimeInterface) -> Vec<String>
         }
         Wanted::Container { pod } => {
             let id: Option<PodId> = pod.as_ref().and_then(|pod| pod.parse().ok());
-            let records = list().into_iter().filter_map(|found| found.record.ok());
+            let records = list().into_iter().filter_map(|found| found.record);
             let mut names: Vec<String> = records
                 .filter(|record| id.as_ref().is_none_or(|id| record.id == *id))
                 .flat_map(|record| record.containers.into_iter().map(|container| container.name.to_string()))

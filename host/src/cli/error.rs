@@ -6,7 +6,11 @@ use crate::pod::control::ControlError;
 use crate::pod::events::TimedEvent;
 use crate::pod::failure::{Blame, ContainerTrace, Failure, RunStage, Trace};
 use crate::pod::interface::PodError;
+use crate::pod::limits;
 use crate::store::sandbox::SandboxFailure;
+use crate::store::thread::ThreadError;
+use crate::store::undo::UndoError;
+use magikvm_proto::id::PodId;
 use magikvm_proto::text::cut;
 use magikvm_proto::wire::{ProgramProblem, RefusalCode};
 use std::error::Error;
@@ -65,7 +69,8 @@ impl CliError {
         // Wrappers that only pass on repeat their cause.
         causes.dedup();
         causes.retain(|cause| *cause != error.to_string());
-        Self { causes, ..Self::new(kind, error.to_string()) }
+        let hint = limits::hint(error).map(str::to_owned);
+        Self { causes, hint, ..Self::new(kind, error.to_string()) }
     }
 
     /// With what to do about it.
@@ -138,6 +143,22 @@ impl CliError {
     }
 }
 
+/// How to get rid of what a removal could not remove.
+fn remedy(pod: &PodId, left: &UndoError) -> String {
+    match left {
+        UndoError::File(file) => {
+            let path = file.path.display();
+            format!(
+                "Remove it with `rm -rf '{path}'`; if the pod is still there, repeat `magikvm rm -f {pod}`."
+            )
+        }
+        UndoError::StillAlive { pid, .. } | UndoError::Kill { pid, .. } => {
+            format!("End the process with `kill -KILL {pid}`, then repeat `magikvm rm -f {pod}`.")
+        }
+        UndoError::Journal { .. } | UndoError::Outside(_) => format!("Repeat `magikvm rm -f {pod}`."),
+    }
+}
+
 /// Adds what is known of a pod that failed to start and is gone.
 fn show(trace: &Trace, text: &mut String) {
     for ContainerTrace { name, state, log } in &trace.containers {
@@ -187,6 +208,11 @@ impl From<PodError> for CliError {
             PodError::Running(id) => {
                 Some(format!("Stop it first with `magikvm stop {id}`, or use `magikvm rm -f {id}`."))
             }
+            PodError::Damaged { pod, .. } => Some(format!("Remove the pod with `magikvm rm -f {pod}`.")),
+            PodError::Undo { pod, source } => Some(remedy(pod, source)),
+            PodError::Stuck { lock, .. } => {
+                Some(format!("Find the process with `fuser {}`, end it, and try again.", lock.display()))
+            }
             PodError::Lost(id) => Some(format!("Remove what is left of it with `magikvm rm {id}`.")),
             PodError::Paused(id) => Some(format!("Resume it with `magikvm resume {id}`.")),
             PodError::Starting(_) => {
@@ -198,7 +224,6 @@ impl From<PodError> for CliError {
             PodError::Unanswered(_) => {
                 Some("See with `magikvm ps` whether the pod still runs, and with `magikvm events` what happened to it.".to_owned())
             }
-            PodError::Stuck(id) => Some(format!("End it with `magikvm rm -f {id}`.")),
             PodError::Agent(AgentError::Refused(refusal)) => match refusal.code {
                 RefusalCode::Conflict => {
                     Some("See the state of the pod's containers with `magikvm inspect`.".to_owned())
@@ -208,8 +233,7 @@ impl From<PodError> for CliError {
             },
             PodError::Control { source: ControlError::Refused(_), .. }
             | PodError::Record(_)
-            | PodError::File(_)
-            | PodError::Undo { .. } => None,
+            | PodError::File(_) => None,
             PodError::Control { pod, .. } => {
                 Some(format!("See with `magikvm ps` whether the pod still runs, or end it with `magikvm rm -f {pod}`."))
             }
@@ -224,12 +248,13 @@ impl From<PodError> for CliError {
         let kind = match &error {
             PodError::Control { source: ControlError::Refused(_), .. } => Kind::User,
             PodError::Agent(AgentError::Refused(_)) => Kind::User,
-            PodError::Record(_) | PodError::File(_) => Kind::Environment,
+            PodError::Record(_) | PodError::File(_) | PodError::Damaged { .. } | PodError::Undo { .. } => {
+                Kind::Environment
+            }
             PodError::Unanswered(_)
-            | PodError::Stuck(_)
+            | PodError::Stuck { .. }
             | PodError::Control { .. }
-            | PodError::Agent(_)
-            | PodError::Undo { .. } => Kind::Internal,
+            | PodError::Agent(_) => Kind::Internal,
             PodError::NotFound { .. }
             | PodError::ChooseContainer { .. }
             | PodError::NoContainer { .. }
@@ -239,7 +264,14 @@ impl From<PodError> for CliError {
             | PodError::Starting(_)
             | PodError::NotRunning(_) => Kind::User,
         };
-        Self { hint, ..Self::of(kind, &error) }
+        let plain = Self::of(kind, &error);
+        Self { hint: hint.or(plain.hint.clone()), ..plain }
+    }
+}
+
+impl From<ThreadError> for CliError {
+    fn from(error: ThreadError) -> Self {
+        Self::of(Kind::Environment, &error)
     }
 }
 

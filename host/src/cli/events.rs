@@ -4,16 +4,16 @@ use super::error::{CliError, Kind};
 use super::logs::Changes;
 use super::{Format, Outcome, pod_id, print_as, ui};
 use crate::net::report::Refused;
-use crate::pod::events::{HostEvent, PodEvent, TimedEvent};
+use crate::pod::events::{HostEvent, MAX_LINE, PodEvent, TimedEvent};
 use crate::pod::interface::PodRuntimeInterface;
 use crate::store::atomic::FileError;
 use crate::store::lock::{self, LockState};
+use crate::store::regular::{self, Access};
 use crate::store::text::harmless;
 use magikvm_proto::budget::CLOCK_TOLERANCE_MS;
 use magikvm_proto::id::PodId;
 use magikvm_proto::wire::EventKind;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::BufReader;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -38,19 +38,22 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     let path = found.dir.events();
     let failed = |error| CliError::of(Kind::Environment, &FileError::at("read", &path)(error));
     let changes = Changes::of(&found.dir);
-    let mut reader = match File::open(&path) {
+    let mut reader = match regular::open(&path, Access::Read) {
         Ok(file) => BufReader::new(file),
         // A pod whose VM never came so far.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(ExitCode::SUCCESS),
-        Err(error) => return Err(failed(error)),
+        Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => return Ok(ExitCode::SUCCESS),
+        Err(error) => return Err(CliError::of(Kind::Environment, &error)),
     };
     let mut line = Vec::new();
     loop {
         let last_look =
             !args.follow || lock::state(&found.dir.lock()).is_ok_and(|state| state == LockState::Free);
-        while reader.read_until(b'\n', &mut line).map_err(failed)? > 0 && line.last() == Some(&b'\n') {
+        while regular::read_line(&mut reader, &mut line, MAX_LINE).map_err(failed)? {
             match format {
-                Some(Format::Json) => ui::bytes(&line),
+                Some(Format::Json) => {
+                    line.push(b'\n');
+                    ui::bytes(&line);
+                }
                 Some(Format::Yaml) => {
                     if let Ok(event) = serde_json::from_slice::<serde_json::Value>(&line) {
                         ui::line("---");

@@ -4,7 +4,8 @@ use super::error::{self, CliError, Kind};
 use super::terminal::{self, Raw};
 use super::{Outcome, duration, pod_id, ui};
 use crate::agent::{AgentConnection, AgentError, AgentStream, Received, StreamError};
-use crate::pod::interface::PodRuntimeInterface;
+use crate::pod::interface::{PodError, PodRuntimeInterface};
+use crate::store::thread::{self, ThreadError};
 use magikvm_proto::id::PodId;
 use magikvm_proto::stream::{MAX_DATA, STDERR, STDIN, Traffic};
 use magikvm_proto::wire::{
@@ -107,7 +108,7 @@ pub(super) fn exec(args: ExecArgs, pods: &PodRuntimeInterface) -> Outcome {
         .hint("build a new one with `ci/demo.sh`, and run the pod again."));
     }
     let ExecStarted { .. } =
-        agent.request(&Request::Exec(request)).map_err(|error| refused(error, &program))?;
+        agent.request(&Request::Exec(request)).map_err(|error| refused(pods, &args.pod, error, &program))?;
     agent.extend_deadlines(pods.deadline_extension(&args.pod));
     if args.tty && args.stdin && !std::io::stdin().is_terminal() {
         ui::warn(
@@ -123,7 +124,7 @@ pub(super) fn exec(args: ExecArgs, pods: &PodRuntimeInterface) -> Outcome {
     Ok(code(exit))
 }
 
-fn refused(error: AgentError, program: &str) -> CliError {
+fn refused(pods: &PodRuntimeInterface, pod: &PodId, error: AgentError, program: &str) -> CliError {
     match &error {
         AgentError::Refused(refusal) if refusal.code == RefusalCode::NotFound => {
             CliError::of(NO_PROGRAM, &error)
@@ -134,7 +135,10 @@ fn refused(error: AgentError, program: &str) -> CliError {
                 .hint(format!("Check the mode and the format of {program} in the container's image."))
         }
         AgentError::Refused(_) => error.into(),
-        _ => CliError::from(error).code(error::OURS),
+        _ => match pods.explain(pod, error) {
+            PodError::Agent(error) => CliError::from(error).code(error::OURS),
+            explained => explained.into(),
+        },
     }
 }
 
@@ -146,7 +150,7 @@ pub(super) fn attach(args: &AttachArgs, pods: &PodRuntimeInterface) -> Outcome {
     let found = pods.find(&args.pod)?;
     let container = pods.container(&found, &args.pod, args.container.as_deref())?;
     let record =
-        found.record.as_ref().ok().and_then(|record| record.containers.iter().find(|c| c.name == container));
+        found.record.as_ref().and_then(|record| record.containers.iter().find(|c| c.name == container));
     let stdin = !args.no_stdin && record.is_some_and(|record| record.stdin);
     if !stdin && !args.no_stdin {
         ui::note(&format!(
@@ -154,7 +158,9 @@ pub(super) fn attach(args: &AttachArgs, pods: &PodRuntimeInterface) -> Outcome {
         ));
     }
     let mut agent = pods.agent(&found, &args.pod)?;
-    let attached: Attached = agent.request(&Request::Attach { container, stdin })?;
+    let attached: Attached = agent
+        .request(&Request::Attach { container, stdin })
+        .map_err(|error| pods.explain(&args.pod, error))?;
     let detach = if attached.terminal && stdin && std::io::stdin().is_terminal() {
         ui::note("Attached; Ctrl-P Ctrl-Q leaves.");
         Detach::OnKeys
@@ -185,11 +191,11 @@ fn session(
     let raw = if tty && stdin { Raw::enter() } else { None };
     let left = Arc::new(AtomicBool::new(false));
     if tty {
-        watch_size(Arc::clone(&stream));
+        watch_size(Arc::clone(&stream))?;
     }
     if stdin {
         let (stream, left) = (Arc::clone(&stream), Arc::clone(&left));
-        std::thread::spawn(move || pump_stdin(&stream, detach, &left));
+        thread::start("stdin", move || pump_stdin(&stream, detach, &left))?;
     }
     let exit = show(&stream);
     drop(raw);
@@ -251,19 +257,20 @@ fn pump_stdin(stream: &AgentStream, detach: Detach, left: &AtomicBool) {
 }
 
 /// Passes changes of the terminal's size on. Called before the other threads start, so that all of them have the signal blocked.
-fn watch_size(stream: Arc<AgentStream>) {
+fn watch_size(stream: Arc<AgentStream>) -> Result<(), ThreadError> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGWINCH);
     if set.thread_block().is_err() {
-        return;
+        return Ok(());
     }
-    std::thread::spawn(move || {
+    thread::start("size", move || {
         loop {
             if stream.send_urgent(&UrgentMessage::Resize(terminal::size())).is_err() || set.wait().is_err() {
                 return;
             }
         }
-    });
+    })?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -19,10 +19,11 @@ pub(super) struct Args {
 
 pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     let found = pods.find(&args.pod)?;
-    let value = status::kubernetes(&found).ok_or_else(|| {
-        CliError::new(Kind::User, format!("the start of pod {} was interrupted; it has no record", args.pod))
-            .hint(format!("Remove what is left of it with `magikvm rm {}`.", args.pod))
-    })?;
-    print_as(&value, args.output)?;
+    if found.is_lost() && found.record.is_none() && found.damage.is_empty() {
+        let message = format!("the start of pod {} was interrupted; it has no record", args.pod);
+        return Err(CliError::new(Kind::User, message)
+            .hint(format!("Remove what is left of it with `magikvm rm {}`.", args.pod)));
+    }
+    print_as(&status::kubernetes(&found), args.output)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,7 @@ use super::error::{CliError, Kind};
 use super::ui::Stream;
 use super::{Outcome, pod_id, ui};
 use crate::os::DirChanges;
-use crate::pod::interface::PodRuntimeInterface;
+use crate::pod::interface::{PodError, PodRuntimeInterface};
 use crate::pod::logs::{Entry, LogReader, LogStream};
 use crate::store::layout::PodDir;
 use crate::store::lock::{self, LockState};
@@ -83,7 +83,10 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     }
     let over = || lock::state(&found.dir.lock()).is_ok_and(|state| state == LockState::Free);
     let follow = if args.follow { Follow::Until(&over) } else { Follow::No };
-    show(&mut readers, &found.dir, show_as, args.since.as_deref(), follow)?;
+    let shown = show(&mut readers, &found.dir, show_as, args.since.as_deref(), follow)?;
+    if shown == Shown::Nothing && !args.follow && found.is_starting() {
+        return Err(PodError::Starting(args.pod.clone()).into());
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -94,7 +97,8 @@ pub(super) fn show(
     how: Show,
     since: Option<&str>,
     follow: Follow<'_>,
-) -> Result<(), CliError> {
+) -> Result<Shown, CliError> {
+    let mut shown = Shown::Nothing;
     let failed = |error: crate::store::atomic::FileError| CliError::of(Kind::Environment, &error);
     let changes = Changes::of(dir);
     let mut printer = Printer::new(readers, how);
@@ -120,14 +124,22 @@ pub(super) fn show(
                 && since.is_none_or(|since| entry.time.as_str() >= since)
             {
                 printer.print(index, &entry);
+                shown = Shown::Something;
             }
         }
         printer.flush();
         if last_look {
-            return Ok(());
+            return Ok(shown);
         }
         changes.wait();
     }
+}
+
+/// Whether logs had any entries to show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shown {
+    Nothing,
+    Something,
 }
 
 /// Puts prefixes where lines begin: an entry may be a piece of a line.

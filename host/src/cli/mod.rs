@@ -29,7 +29,7 @@ mod wait;
 
 use crate::pod::interface::PodRuntimeInterface;
 use crate::store::layout::{Layout, Surroundings};
-use crate::store::limits;
+use crate::store::{limits, trust};
 use clap::{Parser, Subcommand, ValueEnum};
 use error::{CliError, Kind};
 use magikvm_platform::text::{acts, harmless_json};
@@ -148,6 +148,14 @@ fn dispatch(args: Args) -> Outcome {
     let layout = Layout::new(&Surroundings::of_process(root.clone())).map_err(|error| {
         CliError::of(Kind::Environment, &error).hint("Choose a directory with `--root DIR`.")
     })?;
+    if root.is_some() {
+        for dir in layout.trusted() {
+            trust::check(&dir).map_err(|error| {
+                CliError::of(Kind::User, &error)
+                    .hint("Choose a directory for `--root` that only you and root may write to, with all directories above it.")
+            })?;
+        }
+    }
     // Verbs that only look or remove do without, so that a mistake in the file hinders nobody to clean up.
     let limits = limits::put_in_force(&layout.limits());
     if let (Err(error), Verb::Run(_) | Verb::Image(_)) = (limits, &args.verb) {

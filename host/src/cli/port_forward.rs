@@ -10,6 +10,7 @@ use crate::store::lock::LockState;
 use crate::store::record::{Stage, Transport};
 use crate::store::text::chain;
 use crate::store::text::ignore;
+use crate::store::thread;
 use magikvm_proto::id::PodId;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -120,11 +121,11 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     let relay = Relay::start(doors, guest, tell).map_err(|error| CliError::of(Kind::Environment, &error))?;
     let (interrupt, interrupted) = channel();
     if blocked {
-        std::thread::spawn(move || {
+        thread::start("signals", move || {
             if signals.wait().is_ok() {
                 ignore(interrupt.send(()), "the pod has ended at the same time");
             }
-        });
+        })?;
     }
     let outcome = loop {
         match interrupted.recv_timeout(LOOK) {

@@ -36,7 +36,7 @@ const NOTHING: &str = "-";
 pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     let found = pods.list()?;
     if args.quiet {
-        found.iter().for_each(|pod| ui::line(&name(pod)));
+        found.iter().for_each(|pod| ui::line(&pod.name()));
         return Ok(ExitCode::SUCCESS);
     }
     let (format, wide) = match args.output {
@@ -45,7 +45,7 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
         output => (None, output == Some(Output::Wide)),
     };
     if let Some(format) = format {
-        let items: Vec<_> = found.iter().filter_map(status::kubernetes).collect();
+        let items: Vec<_> = found.iter().map(status::kubernetes).collect();
         print_as(&json!({ "apiVersion": "v1", "kind": "PodList", "items": items }), format)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -76,36 +76,28 @@ fn list<T: ToString>(items: impl Iterator<Item = T>) -> String {
     if items.is_empty() { NOTHING.to_owned() } else { items.join(",") }
 }
 
-/// `namespace/name`, or the directory's name where the record can't say.
-fn name(pod: &Found) -> String {
-    match &pod.record {
-        Ok(record) => record.id.to_string(),
-        Err(_) => pod.dir.path().file_name().unwrap_or_default().to_string_lossy().replacen('_', "/", 1),
-    }
-}
-
 /// The name that a verb takes. `None` for a directory that no name leads to.
 pub(super) fn id(pod: &Found) -> Option<PodId> {
     match &pod.record {
-        Ok(record) => Some(record.id.clone()),
-        Err(_) => name(pod).parse().ok(),
+        Some(record) => Some(record.id.clone()),
+        None => pod.name().parse().ok(),
     }
 }
 
 fn row(pod: &Found) -> Vec<String> {
     let phase = status::phase(pod);
     let views = pod.state.as_ref().map(|state| state.containers.as_slice()).unwrap_or_default();
-    let live = !matches!(phase, Phase::Lost | Phase::Paused);
+    let live = !matches!(phase, Phase::Lost | Phase::Damaged | Phase::Paused);
     let running =
         views.iter().filter(|view| live && matches!(view.state, ContainerState::Running { .. })).count();
     let restarts: u64 = views.iter().map(|view| u64::from(view.restart_count)).sum();
     let (age, vm) = match &pod.record {
-        Ok(record) => (ui::age(now_ms().saturating_sub(record.created_ms)), record.sandbox.to_string()),
-        Err(_) => ("?".to_owned(), "?".to_owned()),
+        Some(record) => (ui::age(now_ms().saturating_sub(record.created_ms)), record.sandbox.to_string()),
+        None => ("?".to_owned(), "?".to_owned()),
     };
     let containers = pod.record.as_ref().map_or(views.len(), |record| record.containers.len());
     vec![
-        name(pod),
+        pod.name(),
         phase.as_str().to_owned(),
         format!("{running}/{containers}"),
         restarts.to_string(),

@@ -6,6 +6,7 @@ use crate::pod::interface::PodRuntimeInterface;
 use crate::signals;
 use crate::store::record::Found;
 use crate::store::text::ignore;
+use crate::store::thread;
 use magikvm_proto::id::PodId;
 use nix::sys::signal::Signal;
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,11 +97,19 @@ pub(super) fn for_all(
     let next = Arc::new(AtomicUsize::new(0));
     let work = Arc::new(work);
     let list: Arc<[PodId]> = pods.into();
-    let mut workers = pods.len().min(WORKERS);
-    for _ in 0..workers {
+    let mut workers = 0;
+    for _ in 0..pods.len().min(WORKERS) {
         let (tell, given_up, next) = (tell.clone(), Arc::clone(&given_up), Arc::clone(&next));
         let (work, list) = (Arc::clone(&work), Arc::clone(&list));
-        std::thread::spawn(move || worker(&list, &next, &given_up, tell, &*work));
+        match thread::start("pod", move || worker(&list, &next, &given_up, tell, &*work)) {
+            Ok(_) => workers += 1,
+            // A limit of threads keeps nobody from cleaning up: those that run do the work of the others.
+            Err(_) => break,
+        }
+    }
+    if workers == 0 {
+        workers = 1;
+        worker(&list, &next, &given_up, tell.clone(), &*work);
     }
     drop(tell);
     let mut show = Waiting::new(verb, pods);
@@ -166,13 +175,16 @@ fn watch_signals(tell: Sender<News>) {
         // They then end the program as usual.
         return;
     }
-    std::thread::spawn(move || {
+    let watching = thread::start("signals", move || {
         while let Ok(signal) = ending.wait() {
             if tell.send(News::Signal(signal)).is_err() {
                 return;
             }
         }
     });
+    if watching.is_err() {
+        ignore(signals::ending().thread_unblock(), "the program then ends with its work, not earlier");
+    }
 }
 
 fn leave(verb: Verb, pods: &[PodId], working: &BTreeSet<usize>, signal: Signal) -> ! {

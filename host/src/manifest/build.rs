@@ -68,6 +68,7 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
     let hostname = build.hostname(spec, &id.name)?;
     let containers = containers?;
     let vm = build.vm_size(&metadata.annotations, &containers)?;
+    let logs = build.log_options(&metadata.annotations);
     let root = build.root_place(&metadata.annotations);
     let disk_limit_bytes = build.pod_disk_limit(&spec.resources, &containers, &volumes);
     let published = super::ports::published(written, report);
@@ -75,6 +76,7 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
         id,
         labels: metadata.labels.clone(),
         annotations: metadata.annotations.clone(),
+        logs,
         hostname,
         runtime_class,
         restart_policy,

@@ -19,6 +19,7 @@ mod injected;
 mod json;
 mod k8s;
 mod lists;
+pub mod logs;
 mod merge;
 mod names;
 pub mod network;

@@ -56,6 +56,8 @@ pub struct PodPlan {
     pub labels: BTreeMap<String, String>,
     /// `metadata.annotations`, valid.
     pub annotations: BTreeMap<String, String>,
+    /// Limits of the logs that its annotations ask for.
+    pub logs: super::logs::LogOptions,
     /// The pod's host name: `spec.hostname`, or else the pod's name cut to 63 characters as the kubelet does.
     pub hostname: String,
     pub runtime_class: RuntimeClass,

@@ -8,7 +8,7 @@
 //! ends. A client that is only stopped keeps its socket, and with it its session, however long.
 
 use super::life::Life;
-use super::message::spawn;
+use super::message::{Message, spawn};
 use crate::agent::{Connector, Destination, Handshake, LoanRequest, MAX_LOAN_REQUEST};
 use crate::os::{self, Interest, Poller};
 use crate::store::atomic::FileError;
@@ -21,6 +21,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 /// Time for a client to send its request.
@@ -41,12 +42,18 @@ const LISTENER: u64 = 0;
 const CLIENTS: u64 = 2;
 
 /// Listens in the pod's directory.
-pub(super) fn listen(dir: &PodDir, guest: Connector, life: Arc<Life>) -> Result<(), FileError> {
+pub(super) fn listen(
+    dir: &PodDir,
+    guest: Connector,
+    life: Arc<Life>,
+    outbox: &SyncSender<Message>,
+) -> Result<(), FileError> {
     let path = dir.broker_sock();
     let failed = || FileError::at("listen on", &path);
     let listener = os::bind_unix(&path).map_err(failed())?;
     let mut broker = Broker::new(listener, guest, life).map_err(failed())?;
-    spawn("broker", move || ignore(broker.run(), "the kernel has no memory for it"));
+    spawn("broker", outbox, move || ignore(broker.run(), "the kernel has no memory for it"))
+        .map_err(|error| failed()(error.into()))?;
     Ok(())
 }
 

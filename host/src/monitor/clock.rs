@@ -9,6 +9,7 @@ use crate::os::ClockJumps;
 use crate::pod::events::{ClockReason, EventLog, HostEvent, PodEvent};
 use crate::pod::step::Input;
 use crate::store::text::chain;
+use crate::store::thread::ThreadError;
 use magikvm_proto::budget::CLOCK_TOLERANCE_MS;
 use magikvm_proto::text::cut;
 use magikvm_proto::wire::{ClockSet, Hello, RefusalCode, Request};
@@ -27,17 +28,21 @@ const MAX_MESSAGE: usize = 512;
 
 /// Returns a channel on which the loop requests that the guest is told the time. Requests that arrive while one is in progress become one
 /// more.
-pub(super) fn start(lines: Arc<Lines>, events: EventLog, life: Arc<Life>) -> SyncSender<ClockReason> {
+pub(super) fn start(
+    lines: Arc<Lines>,
+    events: EventLog,
+    life: Arc<Life>,
+    outbox: &SyncSender<Message>,
+) -> Result<SyncSender<ClockReason>, ThreadError> {
     let (ask, asked) = sync_channel(1);
-    // Without this thread the guest's clock is not corrected, but the pod can run.
-    spawn("clock", move || {
+    spawn("clock", outbox, move || {
         while let Ok(reason) = asked.recv() {
             if let Some(event) = tell(&lines, &life, reason) {
                 events.write(PodEvent::Host(event));
             }
         }
-    });
-    ask
+    })?;
+    Ok(ask)
 }
 
 /// Tells the guest the time, and returns the event to record.
@@ -99,13 +104,14 @@ fn the_time() -> Request {
 }
 
 /// Tells the loop when the host's clock was set or the host was suspended.
-pub(super) fn watch_host(outbox: SyncSender<Message>) -> nix::Result<()> {
-    let mut jumps = ClockJumps::watch()?;
-    spawn("host clock", move || {
+/// Where the kernel cannot tell, the guest's clock follows only after a pause.
+pub(super) fn watch_host(outbox: SyncSender<Message>) -> Result<(), ThreadError> {
+    let Ok(mut jumps) = ClockJumps::watch() else { return Ok(()) };
+    spawn("host clock", &outbox.clone(), move || {
         while jumps.wait().is_ok() {
             send(&outbox, Input::HostClockJumped);
         }
-    });
+    })?;
     Ok(())
 }
 

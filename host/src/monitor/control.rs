@@ -1,7 +1,7 @@
 //! The monitor's socket, for requests that only the monitor can carry out.
 
 use super::lines::Lines;
-use super::message::{LifeRequest, Message};
+use super::message::{LifeRequest, Message, spawn};
 use crate::agent::AgentError;
 use crate::os;
 use crate::pod::control::ControlRequest;
@@ -49,12 +49,15 @@ impl Agent {
 pub(super) fn listen(dir: &PodDir, agent: Agent, to_reactor: SyncSender<Message>) -> Result<(), FileError> {
     let path = dir.control_sock();
     let listener = os::bind_unix(&path).map_err(FileError::at("listen on", &path))?;
-    std::thread::spawn(move || {
+    spawn("control", &to_reactor.clone(), move || {
         for stream in listener.incoming().filter_map(Result::ok) {
-            let (agent, to_reactor) = (agent.clone(), to_reactor.clone());
-            std::thread::spawn(move || serve(&stream, &agent, &to_reactor));
+            let (agent, to_serve) = (agent.clone(), to_reactor.clone());
+            // A client that cannot be served now sees its connection end, and may try again.
+            let served = spawn("client", &to_reactor, move || serve(&stream, &agent, &to_serve));
+            ignore(served, "the connection ended with the thread's closure");
         }
-    });
+    })
+    .map_err(|error| FileError::at("listen on", &path)(error.into()))?;
     Ok(())
 }
 

@@ -1,11 +1,13 @@
 //! The connections that the monitor keeps to the agent for what must never wait behind clients. They are made at the start of the pod and
 //! used again and again.
 
-use super::message::spawn;
+use super::message::{Message, spawn};
 use crate::agent::{AgentConnection, AgentError, Connector};
+use crate::store::text::ignore;
 use magikvm_proto::limits::MONITOR_CONNECTIONS;
 use magikvm_proto::wire::Request;
 use serde::de::DeserializeOwned;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -82,8 +84,11 @@ impl Lines {
     }
 
     /// Connects on a thread, because the pod need not wait for it.
-    pub(super) fn open(self: &Arc<Self>) {
+    pub(super) fn open(self: &Arc<Self>, outbox: &SyncSender<Message>) {
         let lines = Arc::clone(self);
-        spawn("lines", move || [&lines.stop, &lines.clock, &lines.requests].into_iter().for_each(Line::open));
+        let opening = spawn("lines", outbox, move || {
+            [&lines.stop, &lines.clock, &lines.requests].into_iter().for_each(Line::open);
+        });
+        ignore(opening, "each connection is then made by its first request");
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::pod::launch::{FromMonitor, ToMonitor};
 use crate::store::text::ignore;
+use crate::store::thread;
 use magikvm_proto::codec::{read_message, write_message};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{BufReader, Read};
@@ -36,11 +37,11 @@ impl Link {
     /// Calls `on_cancel` if the client cancels. Returns when the client has gone.
     pub(super) fn watch(&self, on_cancel: impl Fn() + Send + 'static) -> std::io::Result<()> {
         let mut reader = BufReader::new(self.socket.try_clone()?);
-        std::thread::spawn(move || {
+        thread::start("link", move || {
             while let Ok(Some(ToMonitor::Cancel)) = read_message::<ToMonitor>(&mut reader) {
                 on_cancel();
             }
-        });
+        })?;
         Ok(())
     }
 

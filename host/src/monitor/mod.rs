@@ -48,12 +48,15 @@ fn serve(link: &Link) -> Result<(), Failure> {
     detach().map_err(internal())?;
     let layout = Layout::new(&Surroundings::of_process(request.root.clone())).map_err(internal())?;
     limits::put_in_force(&layout.limits()).map_err(internal())?;
-    let mut reactor = Reactor::new(link, &request).map_err(internal())?;
+    let failed = Failure::at(RunStage::Reserve, Blame::Environment);
+    let mut reactor = Reactor::new(link, &request).map_err(failed)?;
     let mut pod = run::run_pod(&request, &layout, &mut reactor)?;
     drop(request.plan);
     let code = reactor.run_to_end(&mut pod);
     link.send(&FromMonitor::Ended { code });
-    if request.at_end == AtEnd::Remove {
+    if pod.undo.is_orphaned() {
+        pod.undo.delete().map_err(Failure::at(RunStage::Reserve, Blame::Environment))?;
+    } else if request.at_end == AtEnd::Remove {
         // The client may still read the logs.
         link.wait_for_close();
         pod.undo.delete().map_err(Failure::at(RunStage::Reserve, Blame::Environment))?;

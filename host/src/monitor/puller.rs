@@ -7,6 +7,7 @@ use crate::pod::step::EndPuller;
 use crate::process::{self, Process};
 use crate::store::sandbox::Role;
 use crate::store::text::ignore;
+use crate::store::thread::ThreadError;
 use crate::vmm::console::ConsoleTail;
 use nix::sys::signal::Signal;
 use std::error::Error;
@@ -34,7 +35,7 @@ fn failed<E: Error + 'static>() -> impl Fn(E) -> Failure {
 
 impl Puller {
     /// Starts a puller and sends its request. Its messages go to the loop.
-    pub(super) fn start(request: &PullRequest, outbox: SyncSender<Message>) -> Result<Self, Failure> {
+    pub(super) fn start(request: &PullRequest, outbox: &SyncSender<Message>) -> Result<Self, Failure> {
         let program = std::env::current_exe().map_err(failed())?;
         let mut command = Command::new(program);
         command.arg(PULLER_VERB).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -42,9 +43,12 @@ impl Puller {
         let request = serde_json::to_vec(request).map_err(failed())?;
         process::tell(&mut process, &request).map_err(failed())?;
         if let Some(stdout) = process.child.stdout.take() {
-            listen(stdout, outbox);
+            listen(stdout, outbox.clone()).map_err(failed())?;
         }
-        let complaints = process.child.stderr.take().map(tail).unwrap_or_default();
+        let complaints = match process.child.stderr.take() {
+            Some(stderr) => tail(stderr, outbox).map_err(failed())?,
+            None => ConsoleTail::default(),
+        };
         Ok(Self { process, complaints })
     }
 
@@ -67,17 +71,17 @@ impl Puller {
     }
 }
 
-/// Keeps the last lines of a puller's standard error. If no thread can be started, nothing is kept and the puller's writes fail.
-fn tail(stderr: ChildStderr) -> ConsoleTail {
+/// Keeps the last lines of a puller's standard error.
+fn tail(stderr: ChildStderr, outbox: &SyncSender<Message>) -> Result<ConsoleTail, ThreadError> {
     let tail = ConsoleTail::default();
     let kept = tail.clone();
-    spawn("puller's stderr", move || kept.keep(stderr));
-    tail
+    spawn("puller's stderr", outbox, move || kept.keep(stderr))?;
+    Ok(tail)
 }
 
 /// Forwards a puller's messages and its end to the loop.
-fn listen(stdout: ChildStdout, outbox: SyncSender<Message>) {
-    std::thread::spawn(move || {
+fn listen(stdout: ChildStdout, outbox: SyncSender<Message>) -> Result<(), ThreadError> {
+    spawn("puller", &outbox.clone(), move || {
         let mut reader = BufReader::new(stdout);
         let mut line = Vec::new();
         // The puller is this program, so that its lines need no length limit.
@@ -89,5 +93,6 @@ fn listen(stdout: ChildStdout, outbox: SyncSender<Message>) {
             line.clear();
         }
         ignore(outbox.send(Message::Puller(None)), "the loop is over");
-    });
+    })?;
+    Ok(())
 }

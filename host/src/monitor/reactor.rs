@@ -6,7 +6,7 @@ use super::control::{self, Agent};
 use super::life::Life;
 use super::lines::Lines;
 use super::link::Link;
-use super::message::{Answer, LifeRequest, Message};
+use super::message::{Answer, LifeRequest, Message, spawn};
 use super::puller::Puller;
 use super::trace;
 use super::watchers;
@@ -15,8 +15,9 @@ use crate::net::relay::{News, Relay};
 use crate::pod::events::{ClockReason, EventLog, HostEvent, PodEvent};
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::launch::FromMonitor;
+use crate::pod::logs::LogLimits;
 use crate::pod::pull::PullRequest;
-use crate::pod::run::{Observer, Pod, RunRequest};
+use crate::pod::run::{Observer, Pod, RunRequest, panic_message};
 use crate::pod::status;
 use crate::pod::step::{Effect, Input, Machine, PauseRequest};
 use crate::runtime::{Sandbox, SandboxControl};
@@ -30,6 +31,7 @@ use magikvm_proto::limits::MAX_MESSAGE_LEN;
 use magikvm_proto::text::cut;
 use nix::sys::signal::{SigSet, Signal};
 use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
@@ -69,9 +71,9 @@ pub(super) struct Reactor<'a> {
     puller: Option<Puller>,
     sandbox: Option<SandboxView>,
     relay: Option<Relay>,
+    log_limits: LogLimits,
     /// How clients' requests for the agent reach it, once there is one.
     agent: Agent,
-    is_listening: bool,
     /// The last state written, so that a flood of events without a change writes nothing.
     written: Option<PodState>,
     saved: Option<Instant>,
@@ -111,7 +113,7 @@ enum Outcome {
 
 impl<'a> Reactor<'a> {
     /// Starts to listen for signals and for the client's cancellation.
-    pub(super) fn new(link: &'a Link, request: &RunRequest) -> nix::Result<Self> {
+    pub(super) fn new(link: &'a Link, request: &RunRequest) -> std::io::Result<Self> {
         let plan = &request.plan;
         let (outbox, inbox) = sync_channel(MAX_WAITING);
         let names: Vec<ContainerName> =
@@ -121,8 +123,7 @@ impl<'a> Reactor<'a> {
         let cancel = outbox.clone();
         link.watch(move || {
             ignore(cancel.send(Message::Input(Input::Cancel)), "the loop is over");
-        })
-        .map_err(|error| nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
+        })?;
         let machine = Machine::new(&names, request.ready_wait_ms);
         Ok(Self {
             link,
@@ -134,8 +135,8 @@ impl<'a> Reactor<'a> {
             puller: None,
             sandbox: None,
             relay: None,
+            log_limits: LogLimits::of(request.logs.or(plan.logs), plan.containers.len()),
             agent: Agent::default(),
-            is_listening: false,
             written: None,
             saved: None,
         })
@@ -144,7 +145,12 @@ impl<'a> Reactor<'a> {
     /// Reports that the pod runs, runs the loop until the pod has ended, and removes all but its record. Returns the pod's exit code.
     pub(super) fn run_to_end(&mut self, pod: &mut Pod) -> i32 {
         self.link.send(&FromMonitor::Ready);
-        while !matches!(self.turn(&pod.dir), Outcome::Ended | Outcome::Failed(_)) {}
+        let looped = catch_unwind(AssertUnwindSafe(|| {
+            while !matches!(self.turn(&pod.dir), Outcome::Ended | Outcome::Failed(_)) {}
+        }));
+        if let Err(panic) = looped {
+            self.give_up(&panic_message(&*panic));
+        }
         if let Some(relay) = self.relay.take() {
             relay.drain();
         }
@@ -165,13 +171,12 @@ impl<'a> Reactor<'a> {
         status::exit_code(&self.machine.state)
     }
 
-    /// Starts to take users' requests. A second call changes nothing.
-    fn listen(&mut self, dir: &PodDir) -> Result<(), Failure> {
-        if !self.is_listening {
-            control::listen(dir, self.agent.clone(), self.outbox.clone()).map_err(failed())?;
-            self.is_listening = true;
+    /// Ends a running pod without its guest's help. What it leaves is removed as after every end.
+    fn give_up(&mut self, why: &str) {
+        if let Some(sandbox) = &self.sandbox {
+            sandbox.control.kill();
         }
-        Ok(())
+        self.machine.end_at_once(why, record::now_ms());
     }
 
     /// Handles messages until the machine leaves the loop.
@@ -185,6 +190,16 @@ impl<'a> Reactor<'a> {
                     // The puller's last message came before its end.
                     None => continue,
                 },
+                Message::Panicked(name) => {
+                    let why = format!("its thread {name:?} panicked");
+                    if matches!(self.machine.state.stage, Stage::Starting | Stage::Pulling) {
+                        Input::MonitorFailed { why }
+                    } else {
+                        // It may be the thread that waits for the sandbox's end.
+                        self.give_up(&why);
+                        return Outcome::Ended;
+                    }
+                }
                 Message::Control { request, done } => self.on_request(request, done),
             };
             let effects = self.machine.step(input, record::now_ms());
@@ -322,9 +337,13 @@ fn failed<E: Error + 'static>() -> impl Fn(E) -> Failure {
 }
 
 impl Observer for Reactor<'_> {
+    fn reserved(&mut self, dir: &PodDir) -> Result<(), Failure> {
+        control::listen(dir, self.agent.clone(), self.outbox.clone()).map_err(failed())?;
+        watchers::directory(dir, self.outbox.clone()).map_err(failed())
+    }
+
     fn pull(&mut self, dir: &PodDir, request: &PullRequest) -> Result<(), Failure> {
-        self.listen(dir)?;
-        self.puller = Some(Puller::start(request, self.outbox.clone())?);
+        self.puller = Some(Puller::start(request, &self.outbox)?);
         let effects = self.machine.step(Input::PullBegun, record::now_ms());
         debug_assert!(effects.is_empty());
         let outcome = self.turn(dir);
@@ -361,28 +380,31 @@ impl Observer for Reactor<'_> {
         self.deadline = Some(Instant::now() + Duration::from_millis(budget::HOST_BOOT_WAIT_MS));
         let events = EventLog::open(&pod.dir).map_err(failed())?;
         if let Some(reports) = network.reports {
-            watchers::refusals(reports, events.clone());
+            watchers::refusals(reports, events.clone(), &self.outbox).map_err(failed())?;
         }
         let lines = Lines::new(&agent);
-        let for_watchers = Arc::clone(&lines);
-        let life =
-            watchers::start(sandbox, &pod.dir, &names, events.clone(), for_watchers, self.outbox.clone())
-                .map_err(failed())?;
+        let life = watchers::start(
+            sandbox,
+            &pod.dir,
+            &names,
+            self.log_limits,
+            events.clone(),
+            Arc::clone(&lines),
+            self.outbox.clone(),
+        )
+        .map_err(failed())?;
         for (process, layers) in &layers {
             if !layers.missing.is_empty() {
                 let (process, missing) = (process.clone(), layers.missing.clone());
                 events.write(PodEvent::Host(HostEvent::Jail { process, missing }));
             }
         }
-        let clock = clock::start(Arc::clone(&lines), events.clone(), Arc::clone(&life));
-        ignore(
-            clock::watch_host(self.outbox.clone()),
-            "the kernel cannot report clock jumps; the guest's clock then follows only after a pause",
-        );
-        broker::listen(&pod.dir, agent.clone(), Arc::clone(&life)).map_err(failed())?;
+        let clock = clock::start(Arc::clone(&lines), events.clone(), Arc::clone(&life), &self.outbox);
+        let clock = clock.map_err(failed())?;
+        clock::watch_host(self.outbox.clone()).map_err(failed())?;
+        broker::listen(&pod.dir, agent.clone(), Arc::clone(&life), &self.outbox).map_err(failed())?;
         self.agent.set(Arc::clone(&lines));
         self.sandbox = Some(SandboxView { agent, lines, control, events, clock, life });
-        self.listen(&pod.dir)?;
         self.save(&pod.dir);
         match self.turn(&pod.dir) {
             Outcome::Ready => self.open_ports(pod),
@@ -411,19 +433,19 @@ fn out_of_order() -> Failure {
 
 /// TERM and INT to the monitor stop the pod with the pod's grace period. Must be called before any other thread is started, so that the
 /// signals are blocked in all threads.
-fn watch_signals(outbox: SyncSender<Message>, grace_ms: u64) -> nix::Result<()> {
+fn watch_signals(outbox: SyncSender<Message>, grace_ms: u64) -> std::io::Result<()> {
     let mut set = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         set.add(signal);
     }
     set.thread_block()?;
-    std::thread::spawn(move || {
+    spawn("signals", &outbox.clone(), move || {
         while let Ok(signal) = set.wait() {
             let wanted = signal != Signal::SIGHUP;
             if wanted && outbox.send(Message::Input(Input::Stop { grace_ms })).is_err() {
                 return;
             }
         }
-    });
+    })?;
     Ok(())
 }

@@ -6,11 +6,11 @@ use crate::pod::failure::{ContainerTrace, Failure};
 use crate::pod::logs::LogReader;
 use crate::store::layout::PodDir;
 use crate::store::record::PodState;
+use crate::store::regular::{self, Access};
 use crate::store::text::harmless;
 use magikvm_proto::state::{ContainerState, WaitingReason};
 use magikvm_proto::text::cut;
 use serde::Serialize;
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 
 /// Lines of each container's log.
@@ -79,8 +79,9 @@ fn log(mut reader: LogReader) -> Vec<String> {
 
 fn events(dir: &PodDir) -> Vec<TimedEvent> {
     let mut bytes = Vec::new();
-    let read = File::open(dir.events()).and_then(|mut file| {
-        let length = file.metadata()?.len();
+    let Ok(mut file) = regular::open(&dir.events(), Access::Read) else { return Vec::new() };
+    let read = file.metadata().and_then(|there| {
+        let length = there.len();
         file.seek(SeekFrom::Start(length.saturating_sub(EVENT_BYTES)))?;
         file.take(EVENT_BYTES).read_to_end(&mut bytes)
     });
@@ -96,9 +97,10 @@ fn events(dir: &PodDir) -> Vec<TimedEvent> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::logs::LogOptions;
     use crate::pod::events::{EventLog, HostEvent, PodEvent};
     use crate::pod::failure::{Blame, RunStage};
-    use crate::pod::logs::{LogStream, LogWriter};
+    use crate::pod::logs::{LogLimits, LogStream, LogWriter};
     use crate::pod::step::Machine;
 
     #[test]
@@ -107,7 +109,8 @@ mod tests {
         let dir = PodDir::at(base.path().to_owned());
         std::fs::create_dir(dir.log()).unwrap();
         let names = ["web".parse().unwrap(), "quiet".parse().unwrap()];
-        let mut writer = LogWriter::open(&dir.container_log(&names[0])).unwrap();
+        let mut writer =
+            LogWriter::open(&dir.container_log(&names[0]), LogLimits::of(LogOptions::default(), 2)).unwrap();
         for number in 0..100 {
             writer
                 .write(LogStream::Stderr, format!("{number}\x1b{}\n", "x".repeat(20_000)).as_bytes())

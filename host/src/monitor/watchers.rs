@@ -8,13 +8,15 @@ use crate::agent::{
     AgentConnection, AgentError, Connector, DeadlineExtension, EventStream, Received, StreamError,
 };
 use crate::net::report;
+use crate::os::Removals;
 use crate::pod::events::{EventLog, HostEvent, PodEvent};
-use crate::pod::logs::{LogStream, LogWriter};
+use crate::pod::logs::{LogLimits, LogStream, LogWriter};
 use crate::pod::step::Input;
 use crate::runtime::Sandbox;
 use crate::store::atomic::FileError;
 use crate::store::layout::PodDir;
 use crate::store::text::{chain, ignore};
+use crate::store::thread::ThreadError;
 use magikvm_proto::budget;
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::path::AGENT_LISTENING;
@@ -40,41 +42,71 @@ pub(super) fn start(
     mut sandbox: Box<dyn Sandbox>,
     dir: &PodDir,
     containers: &[ContainerName],
+    limits: LogLimits,
     events: EventLog,
     lines: Arc<Lines>,
     outbox: SyncSender<Message>,
 ) -> Result<Arc<Life>, FileError> {
     // In the order of the plan, because the guest names containers by their index in it.
-    let logs = containers.iter().map(|name| LogWriter::open(&dir.container_log(name)));
+    let logs = containers.iter().map(|name| LogWriter::open(&dir.container_log(name), limits));
     let logs = logs.collect::<Result<Vec<_>, _>>()?;
+    let failed = |error: ThreadError| FileError::at("follow the pod in", dir.path())(error.into());
     let life = Arc::new(Life::default());
     let shared = Arc::clone(&life);
     let (agent, console) = (sandbox.agent().clone(), sandbox.console());
     let (to_loop, seen) = (outbox.clone(), Arc::clone(&life));
-    let follower = spawn("agent", move || {
+    let follower = spawn("agent", &outbox, move || {
         // Early connections can wedge a vsock device. A guest that announces nothing is tried all the same.
         console.wait_for(AGENT_LISTENING, Instant::now() + LISTENING_WAIT);
         follow_agent(&agent, logs, &events, &lines, &to_loop, &seen);
-    });
-    spawn("sandbox", move || {
+    })
+    .map_err(failed)?;
+    spawn("sandbox", &outbox.clone(), move || {
         let end = sandbox.wait(&mut |motion| {
             life.set_motion(motion);
             send(&outbox, Input::Motion(motion));
         });
         life.end();
-        if let Some(follower) = follower {
-            ignore(follower.join(), "it panicked; its messages are lost, the pod's end is not");
-        }
+        ignore(follower.join(), "the loop has learnt of a panic");
         send(&outbox, Input::SandboxGone { end });
-    });
+    })
+    .map_err(failed)?;
     Ok(shared)
 }
 
+/// How long a removed directory may go unnoticed where nothing announces it, in milliseconds.
+const DIRECTORY_LOOK_MS: u16 = 60_000;
+
+/// Tells the loop when the pod's directory is no longer in its place: then nobody can find the pod, so that it must not go on.
+pub(super) fn directory(dir: &PodDir, outbox: SyncSender<Message>) -> Result<(), FileError> {
+    let path = dir.path().to_owned();
+    let identity = dir.identity().map_err(FileError::at("look at", &path))?;
+    let changes = Removals::of(&path);
+    let dir = dir.clone();
+    spawn("directory", &outbox.clone(), move || {
+        while dir.identity().is_ok_and(|there| there == identity) {
+            match &changes {
+                Ok(changes) => changes.wait(DIRECTORY_LOOK_MS),
+                // There are no watches left (`fs.inotify.max_user_instances`).
+                Err(_) => std::thread::sleep(Duration::from_millis(DIRECTORY_LOOK_MS.into()) / 10),
+            }
+        }
+        send(&outbox, Input::DirectoryGone);
+    })
+    .map_err(|error| FileError::at("watch", &path)(error.into()))?;
+    Ok(())
+}
+
 /// Records the refusals of the pod's network filter until the filter ends.
-pub(super) fn refusals(reports: File, events: EventLog) {
-    spawn("refusals", move || {
+pub(super) fn refusals(
+    reports: File,
+    events: EventLog,
+    outbox: &SyncSender<Message>,
+) -> Result<(), ThreadError> {
+    spawn("refusals", outbox, move || {
         report::read(reports, |refused| events.write(PodEvent::Host(HostEvent::Refused(refused))));
-    });
+    })?;
+    Ok(())
 }
 
 /// Reports that a stream of the agent broke, unless the VM has ended: then the VM's end says more.
@@ -107,7 +139,7 @@ fn follow_agent(
         Err(error) => return send(outbox, lost(&error)),
     };
     send(outbox, Input::AgentUp);
-    lines.open();
+    lines.open(outbox);
     connection.extend_deadlines(life.deadline_extension());
     if !clock::tell_at_start(&mut connection, &hello, events) {
         connection = match connector.connect_extending(CONNECT_WAIT, life.deadline_extension()) {
@@ -116,17 +148,18 @@ fn follow_agent(
         };
     }
     let (for_logs, log_outbox, log_life) = (connector.clone(), outbox.clone(), Arc::clone(life));
-    let log_thread = spawn("logs", move || {
+    let log_thread = match spawn("logs", outbox, move || {
         if let Err(error) = follow_logs(&for_logs, logs, log_life.deadline_extension()) {
             report_lost(&log_outbox, &log_life, &*error);
         }
-    });
+    }) {
+        Ok(thread) => thread,
+        Err(error) => return send(outbox, Input::MonitorFailed { why: chain(&error) }),
+    };
     if let Err(error) = follow_events(connection, events, outbox) {
         report_lost(outbox, life, &*error);
     }
-    if let Some(log_thread) = log_thread {
-        ignore(log_thread.join(), "it panicked; the container's output after that is lost");
-    }
+    ignore(log_thread.join(), "the loop has learnt of a panic");
 }
 
 fn follow_events(
@@ -170,7 +203,8 @@ fn follow_logs(
 /// Asks the agent to end the pod. If that fails, the loop need not wait for the deadline, unless the pod is ending by itself at this
 /// moment.
 pub(super) fn shut_down(lines: Arc<Lines>, grace_ms: u64, life: Arc<Life>, outbox: SyncSender<Message>) {
-    spawn("shutdown", move || {
+    let to_loop = outbox.clone();
+    let started = spawn("shutdown", &to_loop, move || {
         let asked = lines.stop.ask::<Done>(SHUTDOWN_WAIT, || Request::Shutdown { grace_ms });
         match asked {
             // A VM that ends at once may end before its answer is read.
@@ -179,4 +213,8 @@ pub(super) fn shut_down(lines: Arc<Lines>, grace_ms: u64, life: Arc<Life>, outbo
             Err(_) => send(&outbox, Input::Deadline),
         }
     });
+    if started.is_err() {
+        // Nobody can ask the guest. The loop itself must not wait for room in its queue.
+        ignore(to_loop.try_send(Message::Input(Input::Deadline)), "the deadline comes later by itself");
+    }
 }

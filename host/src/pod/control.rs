@@ -8,6 +8,7 @@ use magikvm_proto::wire::{Refusal, Reply};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufReader};
+use std::os::unix::fs::FileTypeExt;
 use std::time::Duration;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +54,13 @@ pub fn ask<T: DeserializeOwned>(
     request: &ControlRequest,
     wait: Duration,
 ) -> Result<T, ControlError> {
-    let stream = connect_unix(&dir.control_sock()).map_err(ControlError::Unreachable)?;
+    let path = dir.control_sock();
+    let there = path.symlink_metadata().map_err(ControlError::Unreachable)?;
+    if !there.file_type().is_socket() {
+        let why = io::Error::new(io::ErrorKind::InvalidData, format!("{} is not a socket", path.display()));
+        return Err(ControlError::Unreachable(why));
+    }
+    let stream = connect_unix(&path).map_err(ControlError::Unreachable)?;
     stream.set_read_timeout(Some(wait)).map_err(ControlError::Unreachable)?;
     write_message(&mut &stream, request).map_err(ControlError::Nonsense)?;
     match read_message::<Reply<T>>(&mut BufReader::new(stream)) {

@@ -3,8 +3,9 @@
 
 use super::logs::format_time;
 use crate::process::Missing;
-use crate::store::atomic::{FileError, open_append};
+use crate::store::atomic::FileError;
 use crate::store::layout::PodDir;
+use crate::store::regular::{self, Access};
 use crate::store::sandbox::SandboxFailure;
 use magikvm_proto::wire::Event;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,8 @@ const MAX_GUEST: u64 = 4 << 20;
 /// Bytes that the monitor's events may fill in addition. The cap holds even if somebody stops and continues the VM in a loop.
 const MAX_HOST: u64 = 256 << 10;
 
+/// Longest line of the file: a message of the guest with its escapes.
+pub const MAX_LINE: usize = 64 << 10;
 /// Bytes for events about refused packets and broken connections: the monitor writes them, but the guest and the pod's clients decide how
 /// many there are.
 const MAX_REFUSED: u64 = 256 << 10;
@@ -102,7 +105,7 @@ struct Writer {
 
 impl EventLog {
     pub fn open(dir: &PodDir) -> Result<Self, FileError> {
-        let file = open_append(&dir.events())?;
+        let file = regular::open(&dir.events(), Access::Append)?;
         Ok(Self(Arc::new(Mutex::new(Writer { file, by_guest: 0, by_host: 0, by_network: 0 }))))
     }
 

@@ -1,6 +1,7 @@
 //! A failed run, in a form that the monitor can send to the CLI.
 
 use super::events::TimedEvent;
+use super::limits;
 pub use crate::store::sandbox::Blame;
 use crate::store::sandbox::SandboxFailure;
 use crate::store::text::causes;
@@ -103,7 +104,8 @@ impl Failure {
         };
         let errno = number(error).or_else(|| causes(error).find_map(number));
         let causes = causes(error).map(ToString::to_string).collect();
-        Self { errno, causes, ..Self::message(stage, blame, error.to_string()) }
+        let hint = limits::hint(error).map(str::to_owned);
+        Self { errno, causes, hint, ..Self::message(stage, blame, error.to_string()) }
     }
 
     /// For `map_err`: turns an error at a stage of the flow into a failed run.

@@ -5,19 +5,25 @@
 use super::control::{self, ControlError, ControlRequest};
 use super::failure::Failure;
 use super::launch::{self, Launched};
+use super::limits;
 use super::logs::LogReader;
 use super::run::RunRequest;
 use crate::agent::{AgentConnection, AgentError, Connector, DeadlineExtension, Destination, Handshake};
+use crate::runtime;
 use crate::store::atomic::FileError;
-use crate::store::layout::Layout;
+use crate::store::layout::{Layout, PodDir};
 use crate::store::lock::{self, Lock, LockState};
 use crate::store::record::{self, Found, RecordError, Stage};
+use crate::store::remove::{make_accessible, remove_tree};
 use crate::store::undo::{Step, Undo, UndoError};
 use magikvm_proto::budget::HOST_SHUTDOWN_WAIT_MS;
 use magikvm_proto::id::{ContainerName, PodId};
 use magikvm_proto::limits::REQUEST_TIMEOUT_SECS;
 use magikvm_proto::wire::{Done, Refusal, RefusalCode, Stats};
 use serde::de::DeserializeOwned;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Time that a monitor is waited for in addition to the pod's own time.
@@ -70,12 +76,26 @@ pub enum PodError {
     /// The verb needs a pod that does not run.
     #[error("pod {0} is running")]
     Running(PodId),
+    /// A file of the pod is damaged, so that the verb cannot know what it needs.
+    #[error("pod {pod} is damaged")]
+    Damaged {
+        /// The pod.
+        pod: PodId,
+        /// The file and what is wrong with it.
+        #[source]
+        source: Arc<RecordError>,
+    },
     /// The pod's monitor has ended, so that nobody can carry out the verb.
     #[error("pod {0} is lost: its monitor has ended")]
     Lost(PodId),
     /// The monitor runs but does not release the pod.
-    #[error("the monitor of pod {0} does not release it")]
-    Stuck(PodId),
+    #[error("the monitor of pod {pod} does not release it")]
+    Stuck {
+        /// The pod.
+        pod: PodId,
+        /// The file that the monitor has locked.
+        lock: PathBuf,
+    },
     /// The monitor refused the request or could not be reached.
     #[error("pod {pod} could not be {verb}")]
     Control {
@@ -119,6 +139,14 @@ pub enum Force {
     Yes,
 }
 
+/// Why nothing can be done with a pod that has no monitor or no usable record.
+fn lost(found: &Found, id: &PodId) -> PodError {
+    match found.damage.first() {
+        Some(source) => PodError::Damaged { pod: id.clone(), source: Arc::clone(source) },
+        None => PodError::Lost(id.clone()),
+    }
+}
+
 /// The pods of one state directory.
 #[derive(Debug, Clone)]
 pub struct PodRuntimeInterface {
@@ -136,6 +164,12 @@ impl PodRuntimeInterface {
         &self.layout
     }
 
+    /// Checks that the limits of this process are high enough for a pod, and raises that of open files. To be called before `run_pod`, and
+    /// before the threads of its caller are started.
+    pub fn check_limits(&self, request: &RunRequest) -> Result<(), Failure> {
+        limits::check(request.plan.vm.memory.get())
+    }
+
     /// Starts a pod's monitor. [`Launched::await_ready`] reports the outcome: all containers run, or nothing of the pod is left.
     pub fn run_pod(&self, request: &RunRequest) -> Result<Launched, Failure> {
         launch::launch(request)
@@ -145,7 +179,7 @@ impl PodRuntimeInterface {
     pub fn stop_pod(&self, id: &PodId, grace: Option<Duration>) -> Result<(), PodError> {
         let found = self.find(id)?;
         if found.is_lost() {
-            return Err(PodError::Lost(id.clone()));
+            return Err(lost(&found, id));
         }
         if found.lock == LockState::Free {
             return Ok(());
@@ -179,12 +213,13 @@ impl PodRuntimeInterface {
     ) -> Result<(), PodError> {
         let found = self.find(id)?;
         if found.is_lost() {
-            return Err(PodError::Lost(id.clone()));
+            return Err(lost(&found, id));
         }
-        match found.state.as_ref().map(|state| state.stage) {
-            Some(Stage::Ended) => return Err(PodError::NotRunning(id.clone())),
-            None | Some(Stage::Pulling | Stage::Starting) => return Err(PodError::Starting(id.clone())),
-            Some(Stage::Running | Stage::Stopping) => {}
+        if found.is_starting() {
+            return Err(PodError::Starting(id.clone()));
+        }
+        if found.state.as_ref().is_some_and(|state| state.stage == Stage::Ended) {
+            return Err(PodError::NotRunning(id.clone()));
         }
         match control::ask(&found.dir, request, MOTION_WAIT) {
             Err(_) if self.ended(id) => Err(PodError::NotRunning(id.clone())),
@@ -205,9 +240,10 @@ impl PodRuntimeInterface {
         let deadline = Instant::now() + MONITOR_SLACK;
         loop {
             match control::ask(&found.dir, &ControlRequest::Stop { grace_ms }, wait) {
-                // A live monitor begins to listen when it has started the VM.
-                Err(ControlError::Unreachable(_))
-                    if Instant::now() < deadline
+                // A live monitor begins to listen as soon as it has its lock. What is no socket will never be one.
+                Err(ControlError::Unreachable(error))
+                    if error.kind() != ErrorKind::InvalidData
+                        && Instant::now() < deadline
                         && lock::state(&found.dir.lock()).is_ok_and(|state| state == LockState::Held) =>
                 {
                     std::thread::sleep(Duration::from_millis(5));
@@ -227,17 +263,23 @@ impl PodRuntimeInterface {
     /// Removes a pod with its record and logs. Deletion is rollback: it removes whatever the undo journal lists, no matter how far the
     /// writer of the journal got.
     pub fn delete_pod(&self, id: &PodId, force: Force) -> Result<(), PodError> {
-        let dir = self.layout.pod(id);
-        let found = Found::read(dir)?.ok_or_else(|| self.not_found(id))?;
+        let mut found = self.find(id)?;
+        if found.is_empty() {
+            // A run that is making the directory at this moment is waited for.
+            let turn = lock::wait(&self.layout.reservations());
+            found = self.find(id)?;
+            drop(turn);
+        }
         if found.lock == LockState::Held {
             let ended = found.state.as_ref().is_some_and(|state| state.stage == Stage::Ended);
             match (force, ended) {
+                (Force::No, false) if found.is_starting() => return Err(PodError::Starting(id.clone())),
                 (Force::No, false) => return Err(PodError::Running(id.clone())),
                 (Force::No, true) => {}
                 (Force::Yes, _) => self.end_by_force(&found),
             }
         }
-        self.take_away(id)
+        self.take_away(&found, id)
     }
 
     /// Ends a live monitor and its pod: first by a request, then by SIGKILL (the sandbox dies with the monitor).
@@ -249,28 +291,69 @@ impl PodRuntimeInterface {
         }
     }
 
-    fn take_away(&self, id: &PodId) -> Result<(), PodError> {
-        let dir = self.layout.pod(id);
-        let failed = |source| PodError::Undo { pod: id.clone(), source };
-        let Some(lock) = self.take_lock(id)? else { return Ok(()) };
-        Undo::open(&dir).map_err(failed)?.delete().map_err(failed)?;
-        // A start that was interrupted before its first journal entry leaves a directory that no entry names.
-        Step::RemoveDir { path: dir.path().to_owned() }.carry_out().map_err(failed)?;
+    fn take_away(&self, found: &Found, id: &PodId) -> Result<(), PodError> {
+        let Some(lock) = self.take_lock(&found.dir, id)? else { return Ok(()) };
+        let mut undo = Undo::recover(&found.dir, &self.layout.removable());
+        // The journal may be damaged, or cut off.
+        self.known_effects(found).into_iter().for_each(|step| undo.assume(step));
+        undo.delete().map_err(|source| PodError::Undo { pod: id.clone(), source })?;
         drop(lock);
         Ok(())
     }
 
+    /// The effects of a pod that follow from its name, record and state, in the order in which they are made.
+    fn known_effects(&self, found: &Found) -> Vec<Step> {
+        let mut steps = Vec::new();
+        // A link that leads elsewhere is not ours.
+        let logs = std::fs::read_link(found.dir.log()).ok();
+        let all_logs = self.layout.all_logs();
+        let logs =
+            logs.filter(|logs| logs.parent() == Some(all_logs.as_path()) && logs.file_name().is_some());
+        steps.extend(logs.map(|path| Step::RemoveDir { path }));
+        if let Some(record) = &found.record
+            && uuid::Uuid::parse_str(&record.uid).is_ok()
+        {
+            steps.push(Step::RemoveDir { path: self.layout.logs(&record.uid) });
+            steps.push(Step::RemoveDir { path: self.layout.scratch(&record.uid) });
+        }
+        steps.extend(runtime::group_step(&found.dir));
+        let processes = found.state.iter().flat_map(|state| &state.processes);
+        steps.extend(processes.map(crate::store::sandbox::ProcessRef::undo_step));
+        steps
+    }
+
     /// The lock of a pod whose monitor is about to end; `None` when the monitor has removed the directory.
-    fn take_lock(&self, id: &PodId) -> Result<Option<Lock>, PodError> {
-        let dir = self.layout.pod(id);
+    fn take_lock(&self, dir: &PodDir, id: &PodId) -> Result<Option<Lock>, PodError> {
         let deadline = Instant::now() + MONITOR_SLACK;
         loop {
-            match lock::acquire(&dir.lock()) {
+            let held = match lock::acquire(&dir.lock()) {
                 Ok(Some(lock)) => return Ok(Some(lock)),
-                Ok(None) if Instant::now() > deadline => return Err(PodError::Stuck(id.clone())),
-                Ok(None) => std::thread::sleep(Duration::from_millis(5)),
-                Err(_) if !dir.path().exists() => return Ok(None),
+                Ok(None) => true,
+                Err(_) if dir.path().symlink_metadata().is_err() => return Ok(None),
+                // What is in the place of the lock guards nothing, but the monitor may hold the file that was there.
+                Err(error)
+                    if matches!(
+                        error.source.kind(),
+                        ErrorKind::InvalidData | ErrorKind::PermissionDenied
+                    ) =>
+                {
+                    // Its owner can be kept out of the directory by its mode.
+                    if error.source.kind() == ErrorKind::PermissionDenied && make_accessible(dir.path())? {
+                        continue;
+                    }
+                    let held = Found::read(dir.clone())?.is_some_and(|found| found.lock == LockState::Held);
+                    if !held {
+                        remove_tree(&dir.lock())?;
+                    }
+                    held
+                }
                 Err(error) => return Err(error.into()),
+            };
+            if held && Instant::now() > deadline {
+                return Err(PodError::Stuck { pod: id.clone(), lock: dir.lock() });
+            }
+            if held {
+                std::thread::sleep(Duration::from_millis(5));
             }
         }
     }
@@ -286,7 +369,7 @@ impl PodRuntimeInterface {
     }
 
     fn not_found(&self, id: &PodId) -> PodError {
-        let records = self.list().unwrap_or_default().into_iter().filter_map(|found| found.record.ok());
+        let records = self.list().unwrap_or_default().into_iter().filter_map(|found| found.record);
         let elsewhere = records.map(|record| record.id).filter(|other| other.name == id.name && other != id);
         PodError::NotFound { pod: id.clone(), elsewhere: elsewhere.collect() }
     }
@@ -315,7 +398,9 @@ impl PodRuntimeInterface {
         name: Option<&str>,
         id: &PodId,
     ) -> Result<Vec<ContainerName>, PodError> {
-        let Ok(record) = &found.record else { return Err(PodError::Lost(id.clone())) };
+        let Some(record) = &found.record else {
+            return Err(if found.is_starting() { PodError::Starting(id.clone()) } else { lost(found, id) });
+        };
         let all = || record.containers.iter().map(|container| container.name.clone());
         let Some(name) = name else { return Ok(all().collect()) };
         let chosen: Vec<ContainerName> = all().filter(|known| known.as_str() == name).collect();
@@ -335,7 +420,30 @@ impl PodRuntimeInterface {
     /// Connects to the agent of a running pod that is not paused, for a session.
     pub fn agent(&self, found: &Found, id: &PodId) -> Result<AgentConnection, PodError> {
         self.check_reachable(found, id)?;
-        Ok(broker(found, Destination::Agent).connect(CONNECT_WAIT)?)
+        broker(found, Destination::Agent).connect(CONNECT_WAIT).map_err(|error| self.explain(id, error))
+    }
+
+    /// What a failure of a connection to the agent means, by what has become of the pod meanwhile.
+    pub fn explain(&self, id: &PodId, error: AgentError) -> PodError {
+        match error {
+            AgentError::Refused(_) => error.into(),
+            error => self.explain_by_fate(id).unwrap_or_else(|| error.into()),
+        }
+    }
+
+    /// Why the agent of a pod cannot answer, if what has become of the pod says so.
+    fn explain_by_fate(&self, id: &PodId) -> Option<PodError> {
+        match self.find(id) {
+            Err(gone @ PodError::NotFound { .. }) => Some(gone),
+            Ok(found) if found.is_lost() => Some(lost(&found, id)),
+            Ok(found) if found.is_starting() => Some(PodError::Starting(id.clone())),
+            Ok(found) => {
+                let stage = found.state.map(|state| state.stage);
+                matches!(stage, Some(Stage::Stopping | Stage::Ended))
+                    .then(|| PodError::NotRunning(id.clone()))
+            }
+            Err(_) => None,
+        }
     }
 
     /// Sends a signal to PID 1 of a container, or of all.
@@ -367,17 +475,24 @@ impl PodRuntimeInterface {
         self.check_reachable(found, id)?;
         control::ask(&found.dir, request, AGENT_WAIT).map_err(|error| match error {
             ControlError::Refused(Refusal { code: RefusalCode::Internal, message }) => {
-                PodError::Unanswered(message)
+                self.explain_by_fate(id).unwrap_or(PodError::Unanswered(message))
             }
             ControlError::Refused(refusal) => AgentError::Refused(refusal).into(),
-            source => PodError::Control { pod: id.clone(), verb, source },
+            source => self.explain_by_fate(id).unwrap_or_else(|| PodError::Control {
+                pod: id.clone(),
+                verb,
+                source,
+            }),
         })
     }
 
     /// Whether the agent of a pod can be asked now.
     fn check_reachable(&self, found: &Found, id: &PodId) -> Result<(), PodError> {
         if found.is_lost() {
-            return Err(PodError::Lost(id.clone()));
+            return Err(lost(found, id));
+        }
+        if found.is_starting() {
+            return Err(PodError::Starting(id.clone()));
         }
         let state =
             found.state.as_ref().filter(|state| state.stage != Stage::Ended && found.lock == LockState::Held);
@@ -386,6 +501,7 @@ impl PodRuntimeInterface {
         }
         match state.and_then(|state| state.agent.as_ref()) {
             Some(_) => Ok(()),
+            None if found.state.is_none() => Err(lost(found, id)),
             None => Err(PodError::NotRunning(id.clone())),
         }
     }

@@ -3,6 +3,7 @@
 use super::failure::{Blame, Failure, RunStage};
 use super::run::RunRequest;
 use crate::image::{Progress, Reference};
+use crate::process::ProcessError;
 use crate::store::text::ignore;
 use magikvm_proto::codec::write_message;
 use serde::{Deserialize, Serialize};
@@ -78,6 +79,7 @@ pub fn launch(request: &RunRequest) -> Result<Launched, Failure> {
         .stdout(OwnedFd::from(theirs))
         .stderr(Stdio::null())
         .spawn()
+        .map_err(|source| ProcessError::Start { program: "magikvm".into(), source })
         .map_err(Failure::at(RunStage::Reserve, Blame::Environment))?;
     let request = serde_json::to_vec(request).map_err(Failure::at(RunStage::Reserve, Blame::Environment))?;
     if let Some(mut stdin) = monitor.stdin.take() {
@@ -87,6 +89,11 @@ pub fn launch(request: &RunRequest) -> Result<Launched, Failure> {
 }
 
 impl Launched {
+    /// Cancels the start.
+    pub fn cancel(&self) {
+        ignore(write_message(&mut self.reader.get_ref(), &ToMonitor::Cancel), "the monitor has ended");
+    }
+
     /// A handle that cancels the start.
     pub fn canceller(&self) -> std::io::Result<Canceller> {
         self.reader.get_ref().try_clone().map(Canceller)
@@ -111,12 +118,13 @@ impl Launched {
         }
     }
 
-    /// Waits until the pod runs or has failed. `pulling` is called for progress of image pulls, `warned` for warnings.
+    /// Waits until the pod runs or has failed. `pulling` is called for progress of image pulls, `warned` for warnings. An error without
+    /// a failure is the sudden end of the monitor.
     pub fn await_ready(
         &mut self,
         pulling: &mut dyn FnMut(&Reference, &Progress),
         warned: &mut dyn FnMut(&str),
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Option<Failure>> {
         loop {
             return match self.next_message() {
                 Some(FromMonitor::Pulling { image, progress }) => {
@@ -128,13 +136,8 @@ impl Launched {
                     continue;
                 }
                 Some(FromMonitor::Ready) => Ok(()),
-                Some(FromMonitor::Failed(failure)) => Err(*failure),
-                Some(FromMonitor::Ended { .. }) | None => Err(Failure::message(
-                    RunStage::Reserve,
-                    Blame::Internal,
-                    "the pod's monitor ended before the pod ran",
-                )
-                .hint("see what is left with `magikvm ps`, and remove it with `magikvm rm -f NAME`.")),
+                Some(FromMonitor::Failed(failure)) => Err(Some(*failure)),
+                Some(FromMonitor::Ended { .. }) | None => Err(None),
             };
         }
     }

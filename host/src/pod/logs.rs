@@ -2,20 +2,48 @@
 //!
 //! Output that does not end in a newline is written at once as partial (`P`), so that nothing waits and readers get the exact bytes.
 
-use crate::store::atomic::{FileError, open_append};
+use crate::manifest::logs::LogOptions;
+use crate::store::atomic::FileError;
+use crate::store::regular::{self, Access};
 use magikvm_proto::id::ContainerName;
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufReader, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// A log file is rotated when it has grown to this many bytes.
-pub const MAX_FILE: u64 = 16 << 20;
-/// Number of older files that are kept: `<name>.log.1` is the newest of them.
-pub const KEPT_FILES: u32 = 2;
+/// The limits of the kubelet: the size at which a log file is rotated (`containerLogMaxSize`), and the number of files of a container
+/// (`containerLogMaxFiles`).
+const DEFAULT_SIZE: u64 = 10 << 20;
+const DEFAULT_FILES: u32 = 5;
+/// Size of all log files of a pod: so that ten containers have what the kubelet gives them.
+const DEFAULT_POD_SIZE: u64 = 500 << 20;
+/// Smallest file that is rotated, however little there is for the pod.
+const MIN_SIZE: u64 = 4 << 10;
+
+/// What the logs of each container of a pod may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogLimits {
+    /// A file is rotated when it has grown to this many bytes.
+    pub max_size: u64,
+    /// Number of files, with the one that is written: `<name>.log.1` is the newest of the others.
+    pub max_files: u32,
+}
+
+impl LogLimits {
+    /// The limits of each of a pod's containers.
+    pub fn of(options: LogOptions, containers: usize) -> Self {
+        let max_files = options.max_files.unwrap_or(DEFAULT_FILES);
+        let files = u64::from(max_files) * u64::try_from(containers.max(1)).unwrap_or(u64::MAX);
+        let share = options.max_pod_bytes.unwrap_or(DEFAULT_POD_SIZE) / files;
+        Self { max_size: options.max_size_bytes.unwrap_or(DEFAULT_SIZE).min(share).max(MIN_SIZE), max_files }
+    }
+}
+
 /// Longest content of one entry, as in containerd.
 const MAX_CONTENT: usize = 16 << 10;
+/// Longest line that is read: an entry with its time and stream.
+const MAX_LINE: usize = MAX_CONTENT + 128;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogStream {
@@ -106,6 +134,10 @@ pub fn decode(line: &[u8]) -> Option<Entry> {
     Some(Entry { time, stream, content })
 }
 
+fn inode(path: &Path) -> Option<u64> {
+    path.symlink_metadata().ok().map(|there| there.ino())
+}
+
 fn older(path: &Path, number: u32) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{number}"));
@@ -118,20 +150,16 @@ pub struct LogWriter {
     path: PathBuf,
     file: File,
     size: u64,
-    max_file: u64,
+    limits: LogLimits,
     buffer: Vec<u8>,
 }
 
 impl LogWriter {
     /// Opens the log at `path` for appending.
-    pub fn open(path: &Path) -> Result<Self, FileError> {
-        Self::with_max(path, MAX_FILE)
-    }
-
-    fn with_max(path: &Path, max_file: u64) -> Result<Self, FileError> {
-        let file = open_append(path)?;
+    pub fn open(path: &Path, limits: LogLimits) -> Result<Self, FileError> {
+        let file = regular::open(path, Access::Append)?;
         let size = file.metadata().map_err(FileError::at("look at", path))?.len();
-        Ok(Self { path: path.to_owned(), file, size, max_file, buffer: Vec::new() })
+        Ok(Self { path: path.to_owned(), file, size, limits, buffer: Vec::new() })
     }
 
     /// Appends output with the present time.
@@ -140,18 +168,18 @@ impl LogWriter {
         encode(&mut self.buffer, &format_time(jiff::Timestamp::now()), stream, bytes);
         self.file.write_all(&self.buffer).map_err(FileError::at("write", &self.path))?;
         self.size += u64::try_from(self.buffer.len()).unwrap_or(u64::MAX);
-        if self.size >= self.max_file { self.rotate() } else { Ok(()) }
+        if self.size >= self.limits.max_size { self.rotate() } else { Ok(()) }
     }
 
     fn rotate(&mut self) -> Result<(), FileError> {
-        for number in (1..KEPT_FILES).rev() {
+        for number in (1..self.limits.max_files - 1).rev() {
             let from = older(&self.path, number);
-            if from.exists() {
+            if from.symlink_metadata().is_ok() {
                 fs::rename(&from, older(&self.path, number + 1)).map_err(FileError::at("rename", &from))?;
             }
         }
         fs::rename(&self.path, older(&self.path, 1)).map_err(FileError::at("rename", &self.path))?;
-        self.file = open_append(&self.path)?;
+        self.file = regular::open(&self.path, Access::Append)?;
         self.size = 0;
         Ok(())
     }
@@ -162,63 +190,93 @@ impl LogWriter {
 pub struct LogReader {
     pub container: ContainerName,
     path: PathBuf,
+    /// The file that is read and its inode. It stays open until the next one is, so that its inode is not that of a new file.
     current: Option<(BufReader<File>, u64)>,
-    /// Older files that are not read yet, oldest first.
-    backlog: Vec<PathBuf>,
     partial: Vec<u8>,
     /// How many lines of each stream are still to be skipped.
     skip: [usize; 2],
 }
 
+/// Attempts to open the next file while files are rotated.
+const OPEN_TRIES: usize = 8;
+
 impl LogReader {
     /// Starts at the oldest entry.
     pub fn new(container: ContainerName, path: PathBuf) -> Self {
-        let backlog =
-            (1..=KEPT_FILES).map(|number| older(&path, number)).filter(|older| older.exists()).collect();
-        Self { container, path, current: None, backlog, partial: Vec::new(), skip: [0; 2] }
+        Self { container, path, current: None, partial: Vec::new(), skip: [0; 2] }
     }
 
     /// The next entry; `None` when there is none yet.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, FileError> {
         loop {
-            if self.current.is_none() && !self.open_next()? {
-                return Ok(None);
-            }
-            let Some((reader, inode)) = &mut self.current else { return Ok(None) };
-            reader.read_until(b'\n', &mut self.partial).map_err(FileError::at("read", &self.path))?;
-            if self.partial.last() == Some(&b'\n') {
-                self.partial.pop();
-                let entry = decode(&self.partial);
-                self.partial.clear();
-                let Some(entry) = entry else { continue };
-                match &mut self.skip[entry.stream.index()] {
-                    0 => return Ok(Some(entry)),
-                    left => *left -= usize::from(entry.is_full()),
+            if !self.read_line()? {
+                let Some(next) = self.open_next()? else { return Ok(None) };
+                // A file that has a successor is complete. What was written to it in between comes first.
+                if !self.read_line()? {
+                    // A line that a crash cut off.
+                    self.partial.clear();
+                    self.current = Some(next);
+                    continue;
                 }
-                continue;
             }
-            // If the name now leads to another file, this one is complete.
-            if !fs::metadata(&self.path).is_ok_and(|there| there.ino() != *inode) {
-                return Ok(None);
-            }
-            reader.read_until(b'\n', &mut self.partial).map_err(FileError::at("read", &self.path))?;
-            if self.partial.is_empty() {
-                self.current = None;
+            let entry = decode(&self.partial);
+            self.partial.clear();
+            let Some(entry) = entry else { continue };
+            match &mut self.skip[entry.stream.index()] {
+                0 => return Ok(Some(entry)),
+                left => *left -= usize::from(entry.is_full()),
             }
         }
     }
 
-    fn open_next(&mut self) -> Result<bool, FileError> {
-        let path = self.backlog.pop().unwrap_or_else(|| self.path.clone());
-        match File::open(&path) {
-            Ok(file) => {
-                let inode = file.metadata().map_err(FileError::at("look at", &path))?.ino();
-                self.current = Some((BufReader::with_capacity(64 << 10, file), inode));
-                Ok(true)
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(FileError::at("open", &path)(error)),
+    /// Reads on in the line at hand; false when the file has no more of it yet. An ended line stays in `partial` until it is taken.
+    fn read_line(&mut self) -> Result<bool, FileError> {
+        let Some((reader, _)) = &mut self.current else { return Ok(false) };
+        regular::read_line(reader, &mut self.partial, MAX_LINE).map_err(FileError::at("read", &self.path))
+    }
+
+    /// Opens the file after the one that is read, or the oldest one.
+    fn open_next(&self) -> Result<Option<(BufReader<File>, u64)>, FileError> {
+        let read = self.current.as_ref().map(|(_, inode)| *inode);
+        if read.is_some() && read == inode(&self.path) {
+            return Ok(None);
         }
+        for _ in 0..OPEN_TRIES {
+            let files = self.files();
+            let next = match files.iter().position(|(_, inode)| Some(*inode) == read) {
+                Some(at) => files.get(at + 1),
+                None => files.first(),
+            };
+            let Some((path, inode)) = next else { return Ok(None) };
+            match regular::open(path, Access::Read) {
+                Ok(file) => {
+                    let there = file.metadata().map_err(FileError::at("look at", path))?;
+                    // Otherwise the files were renamed in between.
+                    if there.ino() == *inode {
+                        return Ok(Some((BufReader::with_capacity(64 << 10, file), *inode)));
+                    }
+                }
+                Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The log's files with their inodes, oldest first.
+    fn files(&self) -> Vec<(PathBuf, u64)> {
+        let mut numbers: Vec<u32> = Vec::new();
+        let (Some(dir), Some(name)) = (self.path.parent(), self.path.file_name()) else { return Vec::new() };
+        for entry in fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok) {
+            let number = entry
+                .file_name()
+                .to_str()
+                .and_then(|file| file.strip_prefix(name.to_str()?)?.strip_prefix('.')?.parse::<u32>().ok());
+            numbers.extend(number);
+        }
+        numbers.sort_unstable();
+        let older = numbers.into_iter().rev().map(|number| older(&self.path, number));
+        older.chain([self.path.clone()]).filter_map(|path| Some((path.clone(), inode(&path)?))).collect()
     }
 
     /// Skips all but the last `lines` lines of the present content. The pieces of a line of one stream may have lines of the other one between
@@ -277,7 +335,7 @@ mod tests {
     fn full_files_are_put_aside_and_a_reader_misses_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.log");
-        let mut writer = LogWriter::with_max(&path, 1000).unwrap();
+        let mut writer = LogWriter::open(&path, LogLimits { max_size: 1000, max_files: 3 }).unwrap();
         let mut reader = LogReader::new("c".parse().unwrap(), path.clone());
         let mut expected = Vec::new();
         let mut got = Vec::new();
@@ -296,10 +354,45 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_that_is_rotations_behind_misses_no_file_that_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.log");
+        let mut writer = LogWriter::open(&path, LogLimits { max_size: 200, max_files: 5 }).unwrap();
+        let mut reader = LogReader::new("c".parse().unwrap(), path);
+        let mut expected = Vec::new();
+        let mut got = Vec::new();
+        for number in 0..100 {
+            let line = format!("line {number}\n");
+            writer.write(LogStream::Stdout, line.as_bytes()).unwrap();
+            expected.extend(line.as_bytes());
+            // Some ten lines fill three files.
+            if number % 10 == 0 {
+                got.extend(all(&mut reader));
+            }
+        }
+        got.extend(all(&mut reader));
+        assert_eq!(String::from_utf8(got).unwrap(), String::from_utf8(expected).unwrap());
+    }
+
+    #[test]
+    fn a_pod_has_the_limits_of_the_kubelet_and_one_of_its_own() {
+        let none = LogOptions::default();
+        assert_eq!(LogLimits::of(none, 1), LogLimits { max_size: 10 << 20, max_files: 5 });
+        assert_eq!(LogLimits::of(none, 10), LogLimits { max_size: 10 << 20, max_files: 5 });
+        assert_eq!(LogLimits::of(none, 16), LogLimits { max_size: (500 << 20) / 80, max_files: 5 });
+        let asked =
+            LogOptions { max_size_bytes: Some(1 << 20), max_files: Some(2), max_pod_bytes: Some(3 << 20) };
+        assert_eq!(LogLimits::of(asked, 1), LogLimits { max_size: 1 << 20, max_files: 2 });
+        assert_eq!(LogLimits::of(asked, 3), LogLimits { max_size: 512 << 10, max_files: 2 });
+        let little = LogOptions { max_files: Some(1000), max_pod_bytes: Some(64 << 10), ..none };
+        assert_eq!(LogLimits::of(little, 16).max_size, MIN_SIZE);
+    }
+
+    #[test]
     fn the_tail_is_counted_in_lines() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.log");
-        let mut writer = LogWriter::open(&path).unwrap();
+        let mut writer = LogWriter::open(&path, LogLimits::of(LogOptions::default(), 1)).unwrap();
         writer.write(LogStream::Stdout, b"1\n2\n3\n4").unwrap();
         for (lines, expected) in [(0, ""), (1, "4"), (2, "3\n4"), (9, "1\n2\n3\n4")] {
             let mut reader = LogReader::new("c".parse().unwrap(), path.clone());
@@ -312,7 +405,7 @@ mod tests {
     fn the_tail_has_whole_lines_where_streams_interleave() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.log");
-        let mut writer = LogWriter::open(&path).unwrap();
+        let mut writer = LogWriter::open(&path, LogLimits::of(LogOptions::default(), 1)).unwrap();
         for (stream, bytes) in [
             (LogStream::Stdout, "out 1 begins, "),
             (LogStream::Stderr, "error 1\nerror 2 begins, "),

@@ -5,6 +5,8 @@ pub mod events;
 pub mod failure;
 pub mod interface;
 pub mod launch;
+pub mod limits;
+mod logdir;
 pub mod logs;
 pub mod ports;
 pub mod pull;

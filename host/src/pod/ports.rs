@@ -101,7 +101,7 @@ pub fn holder(address: SocketAddr, transport: Transport, layout: &Layout) -> Opt
     let has = |port: &BoundPort| is_in_the_way(port, address, transport);
     let pods = record::list(layout).ok()?;
     pods.into_iter().filter(|pod| pod.lock == LockState::Held).find_map(|pod| {
-        let id = pod.record.ok()?.id;
+        let id = pod.record?.id;
         pod.state?.ports.iter().any(has).then_some(id)
     })
 }

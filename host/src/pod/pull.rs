@@ -10,6 +10,7 @@ use crate::signals;
 use crate::store::layout::{Layout, Surroundings};
 use crate::store::limits;
 use crate::store::text::ignore;
+use crate::store::thread::{self, ThreadError};
 use magikvm_proto::codec::write_message;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
@@ -85,17 +86,16 @@ impl PullerEnd {
 }
 
 /// The main function of a puller: reads a [`PullRequest`] from standard input and answers on standard output. TERM makes it give up
-/// The main function of a puller: reads a [`PullRequest`] from standard input and answers on standard output. TERM makes it give up
 /// without leaving anything half-done.
 pub fn main() -> i32 {
     let cancel = Cancel::new();
-    watch_signals(&cancel);
+    let watched = watch_signals(&cancel).map_err(Failure::at(RunStage::Image, Blame::Environment));
     let out = Mutex::new(std::io::stdout());
     let say = |message: &FromPuller| {
         let mut out = out.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         ignore(write_message(&mut *out, message), "the monitor has ended, and this process ends with it");
     };
-    match pull(&cancel, &say) {
+    match watched.and_then(|()| pull(&cancel, &say)) {
         Ok(()) => {
             say(&FromPuller::Done);
             0
@@ -107,20 +107,21 @@ pub fn main() -> i32 {
     }
 }
 
-fn watch_signals(cancel: &Cancel) {
+fn watch_signals(cancel: &Cancel) -> Result<(), ThreadError> {
     let mut signals = signals::ending();
     // The monitor sends TERM, which must arrive even if the caller of `run` ignored it.
     signals.add(Signal::SIGTERM);
     if signals.thread_block().is_err() {
         // TERM then ends the process as usual, and the next puller removes what is left.
-        return;
+        return Ok(());
     }
     let cancel = cancel.clone();
-    std::thread::spawn(move || {
+    thread::start("signals", move || {
         if signals.wait().is_ok() {
             cancel.cancel();
         }
-    });
+    })?;
+    Ok(())
 }
 
 fn pull(cancel: &Cancel, say: &(dyn Fn(&FromPuller) + Sync)) -> Result<(), Failure> {

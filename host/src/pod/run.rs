@@ -2,21 +2,26 @@
 //! class. No step holds clean-up code: each step journals the undoing of what it makes before it makes it.
 
 use super::failure::{Blame, Failure, RunStage};
+use super::logdir;
 use super::ports::{self, Published};
 use super::pull::{PullRequest, of_image};
 use crate::image::{Image, ImageError, ImageStore, Policy, PullPolicy, Reference, Wanted};
+use crate::manifest::logs::LogOptions;
 use crate::manifest::{ContainerSpec, PodPlan};
 use crate::runtime::{self, PodRuntime, PodToPrepare, RuntimeError, Sandbox, VmOptions};
 use crate::store::atomic::{self, FileError};
 use crate::store::layout::{Layout, PodDir};
 use crate::store::lock::{self, Lock, LockState};
 use crate::store::record::{self, ContainerRecord, Found, PodRecord, SCHEMA};
+use crate::store::sandbox::SandboxFailure;
 use crate::store::undo::{self, Scope, Step, Undo};
 use magikvm_proto::raised;
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 use std::error::Error;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -28,6 +33,8 @@ pub struct RunRequest {
     pub vm: VmOptions,
     /// Seconds that the pull of each image may take.
     pub pull_timeout_secs: u64,
+    /// Limits of the logs, before those of the manifest.
+    pub logs: LogOptions,
     /// Milliseconds that the start may be without progress after the agent's first answer.
     pub ready_wait_ms: u64,
     pub at_end: AtEnd,
@@ -45,6 +52,8 @@ pub enum AtEnd {
 #[derive(Debug)]
 pub struct Pod {
     pub dir: PodDir,
+    /// UUID, as in `metadata.uid`.
+    pub uid: String,
     /// The journal that removes the pod.
     pub undo: Undo,
     /// Held as long as the pod lives, and freed last.
@@ -57,6 +66,9 @@ pub struct Pod {
 
 /// The steps of the flow that take long and have to react to the user meanwhile. The monitor's event loop implements them.
 pub trait Observer {
+    /// Begins to watch the pod in this directory, and to take requests of users.
+    fn reserved(&mut self, dir: &PodDir) -> Result<(), Failure>;
+
     /// Pulls the images of the pod in this directory into the store.
     fn pull(&mut self, dir: &PodDir, request: &PullRequest) -> Result<(), Failure>;
 
@@ -71,10 +83,24 @@ pub trait Observer {
 pub fn run_pod(request: &RunRequest, layout: &Layout, observer: &mut dyn Observer) -> Result<Pod, Failure> {
     let runtime = plan(request, layout)?;
     let mut pod = reserve(request, layout)?;
-    match bring_up(request, layout, runtime.as_ref(), &mut pod, observer) {
-        Ok(()) => Ok(pod),
-        Err(failure) => Err(roll_back(pod, failure)),
+    let brought =
+        catch_unwind(AssertUnwindSafe(|| bring_up(request, layout, runtime.as_ref(), &mut pod, observer)));
+    match brought {
+        Ok(Ok(())) => Ok(pod),
+        Ok(Err(failure)) => Err(roll_back(pod, failure)),
+        Err(panic) => {
+            let message = format!("the pod's monitor failed: {}", panic_message(&*panic));
+            let failure = Failure::message(RunStage::Prepare, Blame::Internal, message);
+            Err(roll_back(pod, failure.because(SandboxFailure::MonitorFailed)))
+        }
     }
+}
+
+/// What a panic says.
+pub fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("it panicked: {}", text.unwrap_or("without words"))
 }
 
 fn bring_up(
@@ -84,12 +110,13 @@ fn bring_up(
     pod: &mut Pod,
     observer: &mut dyn Observer,
 ) -> Result<(), Failure> {
+    observer.reserved(&pod.dir)?;
     fault("reserve")?;
     pod.ports = ports::bind(&request.plan, layout)?;
-    let uid = uuid::Uuid::new_v4().to_string();
     pod.images = resolve_images(request, layout, &pod.dir, &runtime.platform(), observer)?;
-    write_record(request, runtime, pod, &uid)?;
+    write_record(request, runtime, pod)?;
     fault("record")?;
+    let uid = pod.uid.clone();
     let scratch = layout.scratch(&uid);
     let to_prepare = PodToPrepare {
         plan: &request.plan,
@@ -130,10 +157,10 @@ fn reserve(request: &RunRequest, layout: &Layout) -> Result<Pod, Failure> {
     let pods = layout.pods();
     atomic::create_dir_all(&pods, 0o700).map_err(failed())?;
     // One reservation at a time, so that only a crash can leave a directory without a record.
-    let _turn = lock::wait(&pods.join(".reserve")).map_err(failed())?;
-    undo::sweep_trash(&pods).map_err(failed())?;
+    let _turn = lock::wait(&layout.reservations()).map_err(failed())?;
+    undo::sweep_trash(&pods);
     let dir = layout.pod(&request.plan.id);
-    clear_leftover(request, &dir)?;
+    clear_leftover(request, layout, &dir)?;
     let count = record::list(layout).map_err(failed())?.len();
     let max = raised::in_force().pods;
     if count >= max {
@@ -148,22 +175,28 @@ fn reserve(request: &RunRequest, layout: &Layout) -> Result<Pod, Failure> {
         .create(dir.path())
         .map_err(FileError::at("create directory", dir.path()))
         .map_err(failed())?;
+    let uid = uuid::Uuid::new_v4().to_string();
+    logdir::sweep(&layout.all_logs());
     let reserved = (|| {
         let lock = lock::acquire(&dir.lock())?;
         let mut undo = Undo::open(&dir)?;
         undo.plan(Scope::Record, Step::RemoveDir { path: dir.path().to_owned() })?;
-        atomic::create_dir_all(&dir.log(), 0o700)?;
+        let logs = layout.logs(&uid);
+        undo.plan(Scope::Record, Step::RemoveDir { path: logs.clone() })?;
+        logdir::make(&logs, &dir)?;
         Ok::<_, undo::UndoError>((lock, undo))
     })();
     match reserved {
         Ok((Some(lock), undo)) => {
-            Ok(Pod { dir, undo, lock, ports: Published::default(), images: Vec::new() })
+            Ok(Pod { dir, uid, undo, lock, ports: Published::default(), images: Vec::new() })
         }
         Ok((None, _)) => Err(exists(request, "is being started by somebody else")),
         Err(error) => {
             // The journal could not be written (a full disk). The directory is new and belongs to this run.
             let mut failure = failed()(error);
-            if let Err(error) = (Step::RemoveDir { path: dir.path().to_owned() }).carry_out() {
+            let left = [layout.logs(&uid), dir.path().to_owned()];
+            let removed = left.into_iter().try_for_each(|path| (Step::RemoveDir { path }).carry_out());
+            if let Err(error) = removed {
                 failure.causes.push(format!("and it could not be removed again: {error}"));
             }
             Err(failure)
@@ -172,20 +205,18 @@ fn reserve(request: &RunRequest, layout: &Layout) -> Result<Pod, Failure> {
 }
 
 /// Removes what a crash between the steps of `reserve` and `write_record` has left under this name. Refuses if a pod has the name.
-fn clear_leftover(request: &RunRequest, dir: &PodDir) -> Result<(), Failure> {
+fn clear_leftover(request: &RunRequest, layout: &Layout, dir: &PodDir) -> Result<(), Failure> {
     let Some(found) = Found::read(dir.clone()).map_err(failed())? else { return Ok(()) };
-    let is_pod = found.record.is_ok() || found.state.is_some() || found.lock == LockState::Held;
-    if is_pod {
+    if !found.is_empty() {
         let what = match (found.lock, found.is_lost()) {
             (LockState::Held, _) => "is running",
+            (LockState::Free, _) if !found.damage.is_empty() => "is there (damaged)",
             (LockState::Free, true) => "is there (Lost)",
             (LockState::Free, false) => "is there (ended)",
         };
         return Err(exists(request, what));
     }
-    let undo = Undo::open(dir).map_err(failed())?;
-    undo.delete().map_err(failed())?;
-    (Step::RemoveDir { path: dir.path().to_owned() }).carry_out().map_err(failed())
+    Undo::recover(dir, &layout.removable()).delete().map_err(failed())
 }
 
 fn exists(request: &RunRequest, what: &str) -> Failure {
@@ -254,7 +285,7 @@ fn of_container(container: &ContainerSpec, failure: Failure) -> Failure {
     Failure { message: format!("container {}: {}", container.name, failure.message), ..failure }
 }
 
-fn write_record(request: &RunRequest, runtime: &dyn PodRuntime, pod: &Pod, uid: &str) -> Result<(), Failure> {
+fn write_record(request: &RunRequest, runtime: &dyn PodRuntime, pod: &Pod) -> Result<(), Failure> {
     let plan = &request.plan;
     let containers = plan.containers.iter().zip(&pod.images).map(|(container, image)| ContainerRecord {
         name: container.name.clone(),
@@ -266,7 +297,7 @@ fn write_record(request: &RunRequest, runtime: &dyn PodRuntime, pod: &Pod, uid: 
     let record = PodRecord {
         schema: SCHEMA,
         id: plan.id.clone(),
-        uid: uid.to_owned(),
+        uid: pod.uid.clone(),
         runtime_class: plan.runtime_class.as_str().to_owned(),
         created_ms: record::now_ms(),
         manifest: plan.manifest.clone(),
@@ -299,7 +330,8 @@ fn roll_back(pod: Pod, mut failure: Failure) -> Failure {
     failure
 }
 
-/// Points at which tests make a run fail (`MAGIKVM_FAULT=NAME`) or die (`MAGIKVM_FAULT=NAME=kill`).
+/// Points at which tests make a run fail (`MAGIKVM_FAULT=NAME`), die (`NAME=kill`), panic (`NAME=panic`) or wait until the file
+/// `MAGIKVM_HOLD` is gone (`NAME=hold`; it makes a file of that name with the extension `reached`).
 pub const FAULT_POINTS: [&str; 5] = ["reserve", "record", "prepare", "start", "ready"];
 
 #[cfg(feature = "testing")]
@@ -314,6 +346,16 @@ fn fault(point: &str) -> Result<(), Failure> {
             nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).ok();
             Ok(())
         }
+        Ok(wanted) if wanted.strip_suffix("=hold") == Some(point) => {
+            let held = std::env::var_os("MAGIKVM_HOLD").map(PathBuf::from).unwrap_or_default();
+            fs::write(held.with_extension("reached"), "").ok();
+            while held.exists() {
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+            Ok(())
+        }
+        #[allow(clippy::panic, reason = "the fault that is tested")]
+        Ok(wanted) if wanted.strip_suffix("=panic") == Some(point) => panic!("fault injected at {point}"),
         _ => Ok(()),
     }
 }

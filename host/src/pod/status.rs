@@ -4,6 +4,7 @@ use crate::manifest::fields::ANNOTATION_PORTS;
 use crate::process::Layers;
 use crate::store::lock::LockState;
 use crate::store::record::{Found, PodRecord, PodState, Stage};
+use crate::store::text::{chain, harmless};
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::state::{ContainerState, ContainerStatus, Terminated, TerminatedReason, WaitingReason};
 use serde_json::{Value, json};
@@ -23,6 +24,8 @@ pub enum Phase {
     Failed,
     /// The monitor ended before the pod did (core/v1: phase Unknown, reason Lost).
     Lost,
+    /// A file of the pod cannot be used (core/v1: phase Unknown, reason Damaged).
+    Damaged,
 }
 
 impl Phase {
@@ -34,12 +37,14 @@ impl Phase {
             Self::Succeeded => "Succeeded",
             Self::Failed => "Failed",
             Self::Lost => "Lost",
+            Self::Damaged => "Damaged",
         }
     }
 }
 
 pub fn phase(found: &Found) -> Phase {
     match &found.state {
+        _ if !found.damage.is_empty() => Phase::Damaged,
         _ if found.is_lost() => Phase::Lost,
         Some(state) => phase_of(state),
         None => Phase::Pending,
@@ -99,7 +104,7 @@ fn failed(run: &Terminated) -> Option<String> {
 
 /// The memory limit of a container as its manifest has it.
 pub fn memory_limit(found: &Found, container: &ContainerName) -> Option<String> {
-    let containers = found.record.as_ref().ok()?.manifest.pointer("/spec/containers")?.as_array()?;
+    let containers = found.record.as_ref()?.manifest.pointer("/spec/containers")?.as_array()?;
     let container = containers.iter().find(|one| one["name"] == container.as_str())?;
     match container.pointer("/resources/limits/memory")? {
         Value::String(limit) => Some(limit.clone()),
@@ -108,9 +113,18 @@ pub fn memory_limit(found: &Found, container: &ContainerName) -> Option<String> 
     }
 }
 
-/// The core/v1 Pod with its status. `None` when the record can't be read.
-pub fn kubernetes(found: &Found) -> Option<Value> {
-    let record = found.record.as_ref().ok()?;
+/// The core/v1 Pod with its status. Without a record, only its name and phase are known.
+pub fn kubernetes(found: &Found) -> Value {
+    let Some(record) = &found.record else {
+        let name = found.name();
+        let (namespace, name) = name.split_once('/').unwrap_or(("", &name));
+        return json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": { "name": name, "namespace": namespace },
+            "status": outline(found),
+        });
+    };
     let mut pod = record.manifest.clone();
     let metadata = json!({
         "name": record.id.name,
@@ -129,8 +143,10 @@ pub fn kubernetes(found: &Found) -> Option<Value> {
         spec.insert("runtimeClassName".to_owned(), Value::String(record.runtime_class.clone()));
     }
     let status = status(found, record);
-    pod.as_object_mut()?.insert("status".to_owned(), status);
-    Some(pod)
+    if let Some(pod) = pod.as_object_mut() {
+        pod.insert("status".to_owned(), status);
+    }
+    pod
 }
 
 /// The host ports that the pod has: the manifest lacks those of `--publish`, and port 0 means any free one.
@@ -170,20 +186,38 @@ pub fn jail_annotation(layers: &[(String, Layers)]) -> Option<(String, String)> 
     Some((JAIL_ANNOTATION.to_owned(), text))
 }
 
-fn status(found: &Found, record: &PodRecord) -> Value {
+/// The phase, and its reason if it is one that Kubernetes does not have.
+fn outline(found: &Found) -> Value {
     let phase = phase(found);
-    let lost = phase == Phase::Lost;
     let mut status = json!({ "phase": match phase {
-        Phase::Lost => "Unknown",
+        Phase::Lost | Phase::Damaged => "Unknown",
         Phase::Paused => Phase::Running.as_str(),
         phase => phase.as_str(),
     } });
+    let name = found.name();
+    let explanation = match (phase, found.damage.first()) {
+        (Phase::Damaged, Some(damage)) => {
+            let why = harmless(&chain(&**damage), &[]);
+            format!("{why}; `magikvm rm -f {name}` removes the pod")
+        }
+        (Phase::Lost, _) => {
+            "the pod's monitor ended before the pod did; `magikvm rm` removes what is left".to_owned()
+        }
+        _ => return status,
+    };
+    status["reason"] = json!(phase.as_str());
+    status["message"] = json!(explanation);
+    status
+}
+
+fn status(found: &Found, record: &PodRecord) -> Value {
+    let phase = phase(found);
+    let lost = matches!(phase, Phase::Lost | Phase::Damaged);
+    let mut status = outline(found);
     let state = found.state.as_ref();
     let fields = &mut status;
     if lost {
-        fields["reason"] = json!("Lost");
-        fields["message"] =
-            json!("the pod's monitor ended before the pod did; `magikvm rm` removes what is left");
+        // The outline says why.
     } else if phase == Phase::Paused {
         fields["reason"] = json!("Paused");
         let since = time(state.and_then(|state| state.paused_ms).unwrap_or_default());
@@ -230,7 +264,9 @@ fn status(found: &Found, record: &PodRecord) -> Value {
 }
 
 fn container_status(view: &ContainerStatus, image: &str, image_id: &str, phase: Phase) -> Value {
-    let running = matches!(view.state, ContainerState::Running { .. }) && phase != Phase::Lost;
+    let running = matches!(view.state, ContainerState::Running { .. })
+        && phase != Phase::Lost
+        && phase != Phase::Damaged;
     let state = match &view.state {
         ContainerState::Waiting { reason, message } => {
             let mut waiting = json!({ "reason": reason });
@@ -286,7 +322,7 @@ mod tests {
     use super::*;
     use crate::pod::step::Machine;
     use crate::store::layout::PodDir;
-    use crate::store::record::{Broken, RecordError};
+    use crate::store::record::Broken;
     use crate::store::sandbox::SandboxFailure;
     use magikvm_proto::wire::ExitStatus;
 
@@ -297,9 +333,8 @@ mod tests {
         for (status, wanted) in state.containers.iter_mut().zip(states) {
             status.state = wanted.clone();
         }
-        let source = serde_json::from_str::<u8>("x").unwrap_err();
-        let record = Err(RecordError::Damaged { path: "pod.json".into(), source });
-        Found { dir: PodDir::at("/nowhere".into()), record, state: Some(state), lock: LockState::Held }
+        let dir = PodDir::at("/nowhere".into());
+        Found { dir, record: None, state: Some(state), lock: LockState::Held, damage: Vec::new() }
     }
 
     fn over(exit: ExitStatus) -> ContainerState {

@@ -75,6 +75,10 @@ pub enum Input {
     Motion(Motion),
     /// The host's clock was set, or the host was suspended.
     HostClockJumped,
+    /// Somebody removed the pod's directory.
+    DirectoryGone,
+    /// The monitor cannot do its part any more.
+    MonitorFailed { why: String },
 }
 
 /// A user's request about a running pod's sandbox.
@@ -146,6 +150,8 @@ pub struct Machine {
     pub state: PodState,
     /// Whether the puller was asked to end.
     pull_given_up: bool,
+    /// Why the start is given up, if not by the client that runs the pod.
+    given_up_for: Option<Failure>,
     agent_up: bool,
     /// Milliseconds that the start may be without progress.
     ready_wait_ms: u64,
@@ -180,6 +186,7 @@ impl Machine {
         Self {
             state,
             pull_given_up: false,
+            given_up_for: None,
             agent_up: false,
             ready_wait_ms,
             progress: vec![StartProgress::None; containers.len()],
@@ -208,6 +215,8 @@ impl Machine {
             Input::Request(request) => self.request(request),
             Input::Motion(motion) => self.motion(motion, now_ms),
             Input::HostClockJumped => self.tell_time(ClockReason::HostClock),
+            Input::DirectoryGone => self.directory_gone(),
+            Input::MonitorFailed { why } => self.monitor_failed(&why),
         }
     }
 

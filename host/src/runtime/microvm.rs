@@ -13,8 +13,10 @@ use crate::nested::{self, Nested};
 use crate::net::settle::{Settled, Ways};
 use crate::process::{self, Ended, Layers, Motion, Process};
 use crate::store::atomic::{self, FileError};
+use crate::store::layout::PodDir;
 use crate::store::sandbox::{SandboxEnd, SandboxRecord, VmRecord};
 use crate::store::text::chain;
+use crate::store::thread;
 use crate::store::undo::{Scope, Step, Undo};
 use crate::vmm::console::{self, ConsoleTail};
 use crate::vmm::disk::{self, Part};
@@ -334,13 +336,13 @@ impl PodRuntime for MicroVm {
         let (console, diagnostics) = (child.console, child.diagnostics);
         let log = dir.with_file_name("log").join("console");
         let (one, two) = (tail.clone(), tail.clone());
-        std::thread::spawn(move || {
+        thread::start("console", move || {
             if let Err(error) = console::record(console, &log, &one) {
                 one.push(format!("magikvm: {error}: {}\n", error.source).as_bytes());
             }
-        });
+        })?;
         // The VMM's messages join the guest's console, so that a failure shows both.
-        std::thread::spawn(move || two.keep_too(diagnostics));
+        thread::start("diagnostics", move || two.keep_too(diagnostics))?;
         let references = child.processes.iter().map(|process| process.reference.clone()).collect();
         Ok(Box::new(MicroVmSandbox {
             control: Arc::new(BySignals(references)),
@@ -403,6 +405,12 @@ impl Sandbox for MicroVmSandbox {
             host_was_out_of_memory: end::out_of_memory_kills() > self.out_of_memory_kills,
         })
     }
+}
+
+/// The step that undoes the control group of the pod in this directory, if this host has such groups.
+pub fn group_step(dir: &PodDir) -> Option<Step> {
+    let cgroup = jail::place_cgroup(&cgroup_name(dir.path())).ok()?;
+    Some(Step::RemoveCgroup { dirs: cgroup.dirs })
 }
 
 /// Unique among all pods of the host, of any state directory: pods of one state directory have different directories.

@@ -8,7 +8,7 @@ pub mod seccomp;
 mod volumes;
 
 pub use control::SandboxControl;
-pub use microvm::VmOptions;
+pub use microvm::{VmOptions, group_step};
 
 use crate::agent::Connector;
 use crate::image::{Image, Wanted};
@@ -19,6 +19,7 @@ use crate::process::{Layers, Motion};
 use crate::store::atomic::FileError;
 use crate::store::layout::{Layout, PodDir};
 use crate::store::sandbox::{Blame, SandboxEnd, SandboxRecord};
+use crate::store::thread::ThreadError;
 use crate::store::undo::{Undo, UndoError};
 use crate::vmm::console::ConsoleTail;
 use crate::vmm::scratch::ScratchError;
@@ -170,6 +171,8 @@ pub enum RuntimeError {
     #[error("cannot start the VM")]
     Vmm(#[from] VmmError),
     #[error(transparent)]
+    Thread(#[from] ThreadError),
+    #[error(transparent)]
     File(#[from] FileError),
     #[error("cannot write the undo journal")]
     Undo(#[from] UndoError),
@@ -209,6 +212,7 @@ impl RuntimeError {
             | Self::Scratch(_)
             | Self::Network(_)
             | Self::Vmm(_)
+            | Self::Thread(_)
             | Self::File(_)
             | Self::Undo(_) => Blame::Environment,
         }

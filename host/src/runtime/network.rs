@@ -10,6 +10,7 @@ use crate::net::passt::UdpPort;
 use crate::net::settle::{NetError, Settled, Ways};
 use crate::net::{GATEWAY_6, Mode, NAT_VERB, PREFIX_6, host, passt, settle};
 use crate::process::{self, Process};
+use crate::store::thread;
 use crate::vmm::console::ConsoleTail;
 use crate::vmm::nic::Nic;
 use crate::vmm::{KernelChoice, VmConfig, VmmError, VmmKind, find_program};
@@ -115,7 +116,7 @@ fn start_helper(helper: Helper, config: &VmConfig, tail: &ConsoleTail) -> Result
     process::tell(&mut process, &input).map_err(NetError::Start)?;
     if let Some(stderr) = process.child.stderr.take() {
         let tail = tail.clone();
-        std::thread::spawn(move || tail.keep_too(stderr));
+        thread::start("stderr", move || tail.keep_too(stderr))?;
     }
     Ok(process)
 }

@@ -5,6 +5,7 @@ use magikvm_proto::id::PodId;
 use sha2::{Digest, Sha256};
 use std::ffi::OsString;
 use std::fmt::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Longest name of a pod's directory that is written out in full; a longer one ends in a digest of the whole name.
@@ -125,6 +126,34 @@ impl Layout {
         self.run.join("pods")
     }
 
+    /// The lock that orders reservations of names.
+    pub fn reservations(&self) -> PathBuf {
+        self.pods().join(".reserve")
+    }
+
+    /// The directories beneath which the removal of a pod removes something.
+    pub fn removable(&self) -> Vec<PathBuf> {
+        vec![self.pods(), self.data.join("scratch"), self.all_logs()]
+    }
+
+    /// The directories in which nobody else may be able to replace anything.
+    pub fn trusted(&self) -> Vec<PathBuf> {
+        let mut all = self.removable();
+        all.push(self.images());
+        all.extend(self.config.iter().cloned());
+        all
+    }
+
+    /// The logs of all pods, on disk: the pods' directories may be in memory.
+    pub fn all_logs(&self) -> PathBuf {
+        self.data.join("logs")
+    }
+
+    /// The logs of the pod with this UID. `log` in the pod's directory is a link to it.
+    pub fn logs(&self, uid: &str) -> PathBuf {
+        self.all_logs().join(uid)
+    }
+
     pub fn pod(&self, id: &PodId) -> PodDir {
         PodDir { path: self.pods().join(dir_name(id)) }
     }
@@ -216,6 +245,12 @@ impl PodDir {
         &self.path
     }
 
+    /// What tells the directory from a later one of the same name: device and inode.
+    pub fn identity(&self) -> std::io::Result<(u64, u64)> {
+        let there = self.path.symlink_metadata()?;
+        Ok((there.dev(), there.ino()))
+    }
+
     /// Locked as long as the pod's monitor lives.
     pub fn lock(&self) -> PathBuf {
         self.path.join("lock")
@@ -249,7 +284,7 @@ impl PodDir {
         self.path.join("events.jsonl")
     }
 
-    /// Container logs and the VM's console.
+    /// Container logs and the VM's console: a link to the pod's directory in [`Layout::all_logs`].
     pub fn log(&self) -> PathBuf {
         self.path.join("log")
     }

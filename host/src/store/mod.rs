@@ -4,7 +4,9 @@ pub mod layout;
 pub mod limits;
 #[cfg(feature = "vmm")]
 pub mod record;
+pub mod remove;
 pub mod sandbox;
+pub mod trust;
 pub mod undo;
 
-pub use magikvm_platform::{atomic, lock, text};
+pub use magikvm_platform::{atomic, lock, regular, text, thread};

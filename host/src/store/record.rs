@@ -3,7 +3,10 @@
 use super::atomic::{self, FileError};
 use super::layout::{Layout, PodDir, TRASH_PREFIX};
 use super::lock::{self, LockState};
-use super::sandbox::{Connector, ProcessRef, SandboxFailure, SandboxRecord};
+use super::regular::{self, Access};
+use super::sandbox::{Connector, ProcessRef, Role, SandboxFailure, SandboxRecord};
+use super::text::harmless;
+use crate::os;
 use magikvm_proto::id::{ContainerName, PodId};
 use magikvm_proto::state::ContainerStatus;
 use serde::de::DeserializeOwned;
@@ -11,9 +14,12 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Schema of both files. A file of another schema can only be shown as such and removed.
 pub const SCHEMA: u32 = 2;
+/// Longest file that is read. The definition has the manifest, whose request to the monitor has the same limit.
+const MAX_RECORD: u64 = 16 << 20;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PodRecord {
@@ -151,40 +157,87 @@ pub enum RecordError {
 #[derive(Debug)]
 pub struct Found {
     pub dir: PodDir,
-    /// Its definition; an error when its start was cut short or the file is damaged.
-    pub record: Result<PodRecord, RecordError>,
+    /// Its definition; `None` before it was written, and when the file is damaged.
+    pub record: Option<PodRecord>,
     /// Its state; `None` before its monitor wrote it for the first time, and when the file is damaged.
     pub state: Option<PodState>,
     pub lock: LockState,
+    /// The files that are there and cannot be used. Damage neither hides other pods nor keeps this one from being removed.
+    pub damage: Vec<Arc<RecordError>>,
 }
 
 impl Found {
-    /// Reads the files in a pod's directory; `None` when the directory does not exist.
+    /// Reads the files in a pod's directory; `None` when there is no such directory.
     pub fn read(dir: PodDir) -> Result<Option<Self>, RecordError> {
-        if !dir.path().is_dir() {
-            return Ok(None);
+        match fs::symlink_metadata(dir.path()) {
+            Ok(there) if there.is_dir() => {}
+            Ok(_) => return Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(FileError::at("open", dir.path())(error).into()),
         }
+        let mut damage = Vec::new();
         // The lock is queried before the state is read, because a monitor writes its last state before it frees the lock.
-        let lock = lock::state(&dir.lock())?;
-        let record = read_json(&dir.pod_json());
-        let state = match read_json(&dir.state_json()) {
-            Ok(state) => Some(state),
-            Err(RecordError::File(error)) if error.source.kind() == std::io::ErrorKind::NotFound => None,
-            // Only the pod's existence is known. That must neither hide other pods nor keep this one from being removed.
-            Err(RecordError::Damaged { .. }) => None,
-            Err(error) => return Err(error),
-        };
-        Ok(Some(Self { dir, record, state, lock }))
+        let lock = kept(lock::state(&dir.lock()).map_err(RecordError::from), &mut damage);
+        let record = kept(read_json(&dir.pod_json()), &mut damage);
+        let state: Option<PodState> = kept(read_json(&dir.state_json()), &mut damage);
+        kept(regular::open(&dir.undo(), Access::Read).map_err(RecordError::from), &mut damage);
+        // A lock that cannot be asked says nothing, but the state names the monitor.
+        let lock = lock.unwrap_or_else(|| {
+            let processes = state.iter().flat_map(|state| &state.processes);
+            let mut monitors = processes.filter(|process| process.role == Role::Monitor);
+            let lives = monitors.any(|monitor| os::start_time(monitor.pid) == Some(monitor.start_time));
+            if lives { LockState::Held } else { LockState::Free }
+        });
+        Ok(Some(Self { dir, record, state, lock, damage }))
     }
 
     /// Whether its monitor ended without having seen the pod's end.
     pub fn is_lost(&self) -> bool {
         self.lock == LockState::Free && self.state.as_ref().is_none_or(|state| state.stage != Stage::Ended)
     }
+
+    /// Whether a live monitor has not brought all containers up yet. A damaged pod says nothing about that.
+    pub fn is_starting(&self) -> bool {
+        let stage = self.state.as_ref().map(|state| state.stage);
+        self.lock == LockState::Held
+            && match stage {
+                None => self.damage.is_empty(),
+                Some(stage) => matches!(stage, Stage::Pulling | Stage::Starting),
+            }
+    }
+
+    /// Whether nothing is in its directory yet, or nothing any more.
+    pub fn is_empty(&self) -> bool {
+        let has_files = self.record.is_some() || self.state.is_some() || !self.damage.is_empty();
+        self.lock == LockState::Free && !has_files
+    }
+
+    /// Namespace and name. Without a record the name of the directory has to do, which anybody may have chosen.
+    pub fn name(&self) -> String {
+        match &self.record {
+            Some(record) => record.id.to_string(),
+            None => {
+                let name = self.dir.path().file_name().unwrap_or_default().to_string_lossy();
+                harmless(&name.replacen('_', "/", 1), &[])
+            }
+        }
+    }
+}
+
+/// A file's content, unless it is missing or damaged.
+fn kept<T>(read: Result<T, RecordError>, damage: &mut Vec<Arc<RecordError>>) -> Option<T> {
+    match read {
+        Ok(value) => Some(value),
+        Err(RecordError::File(error)) if error.source.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => {
+            damage.push(Arc::new(error));
+            None
+        }
+    }
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, RecordError> {
-    let bytes = fs::read(path).map_err(FileError::at("read", path))?;
+    let bytes = regular::read(path, MAX_RECORD)?;
     serde_json::from_slice(&bytes).map_err(|source| RecordError::Damaged { path: path.to_owned(), source })
 }
 
@@ -208,7 +261,7 @@ pub fn list(layout: &Layout) -> Result<Vec<Found>, RecordError> {
     paths.sort();
     let named = |path: &PathBuf| {
         path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with(TRASH_PREFIX))
-            && path.is_dir()
+            && path.symlink_metadata().is_ok_and(|there| there.is_dir())
     };
     paths.retain(named);
     let mut found = Vec::with_capacity(paths.len());

@@ -137,6 +137,8 @@ pub enum SandboxFailure {
     AgentBroke,
     /// The guest did not end in time and was killed.
     GuestStuck,
+    /// The pod's monitor could not do its part.
+    MonitorFailed,
     /// Everything has ended, but something could not be removed.
     Leftover,
 }
@@ -157,6 +159,7 @@ impl SandboxFailure {
             | Self::TripleFault
             | Self::GuestEnded
             | Self::AgentSilent
+            | Self::MonitorFailed
             | Self::GuestStuck => Blame::Internal,
         }
     }
@@ -186,6 +189,9 @@ impl SandboxFailure {
             }
             Self::AgentBroke => {
                 "rebuild the guest image with `magikvm-image build`; if it is whole, the workload may have taken over its guest."
+            }
+            Self::MonitorFailed => {
+                "see with `ulimit -a` and `free -m` what this process may use, and run the pod again."
             }
             Self::GuestStuck => "give the containers more time to end with `magikvm stop --grace`.",
             Self::Leftover => "remove what is left with `magikvm rm -f`.",

@@ -1,8 +1,10 @@
 //! Rollback is data. Each step is written to `undo.jsonl` and synced *before* its effect, and each step is idempotent. The same list
 //! serves a failed run, the end of a pod, `rm`, and recovery after a crash: deleting is rolling back.
 
-use super::atomic::{FileError, open_append};
+use super::atomic::FileError;
 use super::layout::{PodDir, TRASH_PREFIX};
+use super::regular::{self, Access};
+use super::remove::remove_tree;
 use super::text::ignore;
 use crate::os::start_time;
 use nix::errno::Errno;
@@ -10,12 +12,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long a killed process may take to disappear.
 const KILL_WAIT: Duration = Duration::from_secs(10);
+/// Longest journal that is read. A pod has a few dozen steps.
+const MAX_JOURNAL: u64 = 1 << 20;
 
 /// How to undo one effect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +73,9 @@ pub enum UndoError {
         #[source]
         source: serde_json::Error,
     },
+    /// A step that would remove what belongs to no pod.
+    #[error("the undo journal lists {}, which is not a directory of a pod", .0.display())]
+    Outside(PathBuf),
     /// A process that did not die.
     #[error("process {pid} ({name}) is still there {} s after SIGKILL", KILL_WAIT.as_secs())]
     StillAlive { pid: i32, name: String },
@@ -82,12 +89,17 @@ pub enum UndoError {
     },
 }
 
-/// A pod's undo journal, open for adding. Its first entry is always the pod's own directory.
+/// A pod's undo journal. Its first entry is always the pod's own directory.
 #[derive(Debug)]
 pub struct Undo {
     path: PathBuf,
-    file: File,
+    /// `None`: the file cannot be used, and what is undone is not recorded.
+    file: Option<File>,
     entries: Vec<Entry>,
+    damage: Option<UndoError>,
+    /// Of the pod's directory, so that a later one in its place is left alone.
+    identity: Option<(u64, u64)>,
+    dir: PodDir,
 }
 
 #[derive(Debug)]
@@ -99,43 +111,86 @@ struct Entry {
 }
 
 impl Undo {
-    /// Opens the journal of a pod and reads it, or creates a new one. A last line that a crash cut off is dropped, since its effect had
-    /// not begun.
+    /// Creates the journal of a new pod, or opens one for adding.
     pub fn open(dir: &PodDir) -> Result<Self, UndoError> {
+        let mut undo = Self::read(dir);
+        undo.damage.take().map_or(Ok(undo), Err)
+    }
+
+    /// Reads a journal to undo what it lists, as far as it can be read: whatever is in its place must not keep the pod from being removed.
+    /// Steps that would remove a directory outside of `roots` are not taken over.
+    pub fn recover(dir: &PodDir, roots: &[PathBuf]) -> Self {
+        let mut undo = Self::read(dir);
+        let Self { entries, damage, .. } = &mut undo;
+        entries.retain(|entry| match &entry.step {
+            Step::RemoveDir { path } if !is_beneath(path, roots) => {
+                damage.get_or_insert_with(|| UndoError::Outside(path.clone()));
+                false
+            }
+            _ => true,
+        });
+        let own = Step::RemoveDir { path: dir.path().to_owned() };
+        if undo.entries.first().is_none_or(|first| first.step != own) {
+            undo.entries.insert(0, Entry { n: 0, scope: Scope::Record, step: own, done: false });
+        }
+        undo
+    }
+
+    /// Why the journal does not list everything, if it does not.
+    pub fn damage(&self) -> Option<&UndoError> {
+        self.damage.as_ref()
+    }
+
+    /// Whether somebody else has removed the pod's directory.
+    pub fn is_orphaned(&self) -> bool {
+        self.identity != self.dir.identity().ok()
+    }
+
+    /// Adds a step that a damaged journal may lack. It is undone before the others, and not recorded.
+    pub fn assume(&mut self, step: Step) {
+        if !self.entries.iter().any(|entry| entry.step == step) {
+            self.entries.push(Entry { n: 0, scope: Scope::Run, step, done: false });
+        }
+    }
+
+    /// A last line that a crash cut off is dropped, since its effect had not begun.
+    fn read(dir: &PodDir) -> Self {
         let path = dir.undo();
-        let mut entries: Vec<Entry> = Vec::new();
-        let existing = match File::open(&path) {
-            Ok(file) => Some(file),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(FileError::at("open", &path)(error).into()),
+        let (identity, dir) = (dir.identity().ok(), dir.clone());
+        let (mut entries, mut damage) = (Vec::<Entry>::new(), None);
+        let bytes = match regular::read(&path, MAX_JOURNAL) {
+            Ok(bytes) => bytes,
+            Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => {
+                return Self { path, file: None, entries, damage: Some(error.into()), identity, dir };
+            }
         };
-        let mut whole = 0;
-        if let Some(file) = existing {
-            let mut reader = BufReader::new(file);
-            let mut text = Vec::new();
-            for number in 1.. {
-                text.clear();
-                let read = reader.read_until(b'\n', &mut text).map_err(FileError::at("read", &path))?;
-                if text.last() != Some(&b'\n') {
-                    break;
+        let mut whole = 0u64;
+        for (index, text) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
+            if text.last() != Some(&b'\n') {
+                break;
+            }
+            whole += u64::try_from(text.len()).unwrap_or(u64::MAX);
+            match serde_json::from_slice(text) {
+                Ok(Line::Planned { n, scope, step }) => entries.push(Entry { n, scope, step, done: false }),
+                Ok(Line::Done { done }) => {
+                    entries.iter_mut().filter(|entry| entry.n == done).for_each(|entry| entry.done = true)
                 }
-                whole += u64::try_from(read).unwrap_or(u64::MAX);
-                let line = serde_json::from_slice(&text).map_err(|source| UndoError::Journal {
-                    path: path.clone(),
-                    line: number,
-                    source,
-                })?;
-                match line {
-                    Line::Planned { n, scope, step } => entries.push(Entry { n, scope, step, done: false }),
-                    Line::Done { done } => {
-                        entries.iter_mut().filter(|e| e.n == done).for_each(|e| e.done = true)
-                    }
+                Err(source) => {
+                    damage.get_or_insert(UndoError::Journal { path: path.clone(), line: index + 1, source });
                 }
             }
         }
-        let file = open_append(&path)?;
-        file.set_len(whole).map_err(FileError::at("truncate", &path))?;
-        Ok(Self { path, file, entries })
+        let opened = regular::open(&path, Access::Append)
+            .and_then(|file| file.set_len(whole).map(|()| file).map_err(FileError::at("truncate", &path)));
+        let file = match opened {
+            Ok(file) => Some(file),
+            Err(error) => {
+                damage.get_or_insert(error.into());
+                None
+            }
+        };
+        Self { path, file, entries, damage, identity, dir }
     }
 
     /// Records how to undo what the caller is about to do. The effect may begin once this has returned.
@@ -156,8 +211,9 @@ impl Undo {
             source,
         })?;
         text.push(b'\n');
-        self.file.write_all(&text).map_err(FileError::at("write", &self.path))?;
-        self.file.sync_data().map_err(FileError::at("sync", &self.path))?;
+        let Some(file) = &mut self.file else { return Ok(()) };
+        file.write_all(&text).map_err(FileError::at("write", &self.path))?;
+        file.sync_data().map_err(FileError::at("sync", &self.path))?;
         Ok(())
     }
 
@@ -184,6 +240,9 @@ impl Undo {
             }
             let (n, holds_journal) =
                 (entry.n, matches!(&entry.step, Step::RemoveDir { path } if self.path.starts_with(path)));
+            if holds_journal && self.is_orphaned() {
+                continue;
+            }
             match entry.step.carry_out() {
                 Ok(()) if holds_journal => {}
                 Ok(()) => {
@@ -219,27 +278,23 @@ fn remove_dir(path: &Path) -> Result<(), FileError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(FileError::at("remove", path)(error)),
     }
-    fs::remove_dir_all(&trash).map_err(FileError::at("remove", &trash))
+    remove_tree(&trash)
 }
 
-/// Removes the leftovers of interrupted removals from the directory of all pods.
-pub fn sweep_trash(pods: &Path) -> Result<(), FileError> {
-    let entries = match fs::read_dir(pods) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(FileError::at("list", pods)(error)),
-    };
-    for entry in entries.filter_map(Result::ok) {
+/// Whether a path is a place beneath one of these directories, and not one of them.
+fn is_beneath(path: &Path, roots: &[PathBuf]) -> bool {
+    let is_plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    is_plain && roots.iter().any(|root| path.starts_with(root) && path != root)
+}
+
+/// Removes the leftovers of interrupted removals from the directory of all pods. What cannot be removed was named by its removal, and
+/// hinders nobody.
+pub fn sweep_trash(pods: &Path) {
+    for entry in fs::read_dir(pods).into_iter().flatten().filter_map(Result::ok) {
         if entry.file_name().to_string_lossy().starts_with(TRASH_PREFIX) {
-            match fs::remove_dir_all(entry.path()) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(FileError::at("remove", &entry.path())(error));
-                }
-                _ => {}
-            }
+            ignore(remove_tree(&entry.path()), "it is in nobody's way");
         }
     }
-    Ok(())
 }
 
 fn kill_process(pid: i32, started: u64, name: &str) -> Result<(), UndoError> {
@@ -333,6 +388,56 @@ mod tests {
         assert_eq!(Undo::open(&dir).unwrap().entries.len(), 1);
         fs::write(dir.undo(), b"what\n").unwrap();
         assert!(matches!(Undo::open(&dir), Err(UndoError::Journal { line: 1, .. })));
+    }
+
+    #[test]
+    fn a_damaged_journal_is_followed_as_far_as_it_goes() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = pod_dir(base.path());
+        let line = |path: &Path| {
+            serde_json::to_string(&Line::Planned {
+                n: 1,
+                scope: Scope::Run,
+                step: Step::RemoveDir { path: path.to_owned() },
+            })
+            .unwrap()
+        };
+        let [listed, foreign, assumed] = ["pods/a", "etc", "pods/b"].map(|name| base.path().join(name));
+        for path in [&listed, &foreign, &assumed] {
+            fs::create_dir_all(path).unwrap();
+        }
+        let climbing = base.path().join("pods/../etc");
+        let text =
+            [line(&listed), "garbage".to_owned(), line(&foreign), line(&climbing), String::new()].join("\n");
+        fs::write(dir.undo(), text).unwrap();
+        let roots = [base.path().join("pods"), dir.path().to_owned(), base.path().to_owned()];
+        let mut undo = Undo::recover(&dir, &roots[..1]);
+        assert!(matches!(undo.damage(), Some(UndoError::Journal { line: 2, .. })));
+        undo.assume(Step::RemoveDir { path: assumed.clone() });
+        undo.delete().unwrap();
+        assert!(!dir.path().exists() && !listed.exists() && !assumed.exists());
+        assert!(foreign.exists());
+    }
+
+    #[test]
+    fn whatever_is_in_the_place_of_the_journal_can_be_removed() {
+        use nix::sys::stat::Mode;
+        let base = tempfile::tempdir().unwrap();
+        let put: [&dyn Fn(&Path); 4] = [
+            &|path| fs::create_dir(path).unwrap(),
+            &|path| nix::unistd::mkfifo(path, Mode::S_IRWXU).unwrap(),
+            &|path| drop(std::os::unix::net::UnixListener::bind(path).unwrap()),
+            &|path| File::create(path).unwrap().set_len(MAX_JOURNAL + 1).unwrap(),
+        ];
+        for put in put {
+            let dir = pod_dir(base.path());
+            put(&dir.undo());
+            assert!(Undo::open(&dir).is_err());
+            let undo = Undo::recover(&dir, &[]);
+            assert!(undo.damage().is_some());
+            undo.delete().unwrap();
+            assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
+        }
     }
 
     proptest! {

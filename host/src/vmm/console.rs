@@ -1,6 +1,7 @@
 //! Writes the VM's console to disk and keeps its last lines in memory.
 
-use crate::store::atomic::{FileError, open_append};
+use crate::store::atomic::FileError;
+use crate::store::regular::{self, Access};
 use crate::store::text::harmless;
 use std::collections::VecDeque;
 use std::fs;
@@ -112,7 +113,7 @@ pub fn record(console: impl Read, path: &Path, tail: &ConsoleTail) -> Result<(),
 }
 
 fn copy(mut console: impl Read, path: &Path, tail: &ConsoleTail) -> Result<(), FileError> {
-    let mut file = open_append(path)?;
+    let mut file = regular::open(path, Access::Append)?;
     let mut size = 0u64;
     let mut buffer = [0u8; 4096];
     loop {
@@ -128,7 +129,7 @@ fn copy(mut console: impl Read, path: &Path, tail: &ConsoleTail) -> Result<(), F
         if size > MAX_FILE {
             let older = PathBuf::from(format!("{}.1", path.display()));
             fs::rename(path, &older).map_err(FileError::at("rename", path))?;
-            file = open_append(path)?;
+            file = regular::open(path, Access::Append)?;
             size = 0;
         }
     }

@@ -11,6 +11,7 @@ use crate::agent::{Connector, Handshake};
 use crate::process;
 use crate::store::layout::AGENT_SOCK;
 use crate::store::sandbox::Role;
+use crate::store::text::ignore;
 use containers::FakeContainers;
 use home::FakeHome;
 use magikvm_proto::path::AGENT_LISTENING;
@@ -152,6 +153,11 @@ fn manner() -> Manner {
 
 /// The guest's process. The working directory is the VM's directory.
 pub fn guest_main() -> ExitCode {
+    // As in `vminit`, nothing goes on after a panic.
+    std::panic::set_hook(Box::new(|panic| {
+        ignore(writeln!(std::io::stderr(), "{panic}"), "the end of the process tells the same");
+        std::process::abort();
+    }));
     let manner = manner();
     if manner == Manner::Panic {
         console("Kernel panic - not syncing: no init \x1b[2J found\n");

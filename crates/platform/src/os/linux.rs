@@ -206,10 +206,36 @@ impl DirChanges {
 
     /// Waits for a change or for the limit.
     pub fn wait(&self, limit_ms: u16) {
-        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut fds, PollTimeout::from(limit_ms)).is_ok() {
-            while self.0.read_events().is_ok_and(|events| !events.is_empty()) {}
+        wait_for_events(&self.0, limit_ms);
+    }
+}
+
+/// The removal of a directory, or its move to another place.
+#[derive(Debug)]
+pub struct Removals(Inotify);
+
+impl Removals {
+    /// Starts watching a directory and the one that it is in.
+    pub fn of(dir: &Path) -> nix::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        let itself = AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_MOVE_SELF;
+        inotify.add_watch(dir, itself)?;
+        if let Some(parent) = dir.parent() {
+            inotify.add_watch(parent, itself | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM)?;
         }
+        Ok(Self(inotify))
+    }
+
+    /// Waits until something in or around it was removed, or for the limit.
+    pub fn wait(&self, limit_ms: u16) {
+        wait_for_events(&self.0, limit_ms);
+    }
+}
+
+fn wait_for_events(inotify: &Inotify, limit_ms: u16) {
+    let mut fds = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut fds, PollTimeout::from(limit_ms)).is_ok() {
+        while inotify.read_events().is_ok_and(|events| !events.is_empty()) {}
     }
 }
 

@@ -272,6 +272,22 @@ impl DirChanges {
     }
 }
 
+/// The removal of a directory. Callers look periodically.
+#[derive(Debug)]
+pub struct Removals;
+
+impl Removals {
+    /// Starts watching a directory.
+    pub fn of(_dir: &Path) -> nix::Result<Self> {
+        Ok(Self)
+    }
+
+    /// Waits for a part of the limit.
+    pub fn wait(&self, limit_ms: u16) {
+        std::thread::sleep(Duration::from_millis((limit_ms / 10).into()));
+    }
+}
+
 // The clock.
 
 /// How often the two clocks are compared.

@@ -92,7 +92,7 @@ impl BringArgs {
 
 pub(super) fn pull(store: &ImageStore, args: &PullArgs, layout: &Layout) -> Outcome {
     let cancel = Cancel::new();
-    let _interrupt = Interrupt::cancels(&cancel);
+    let _interrupt = Interrupt::cancels(&cancel)?;
     let mut sources = PullSources::load(&layout.registries(), &layout.policy())?;
     if args.plain_http {
         sources.registries = sources.registries.with_plain_http();
@@ -123,7 +123,7 @@ pub(super) fn import(store: &ImageStore, args: &ImportArgs, layout: &Layout) -> 
     let policy = Policy::load(&layout.policy()).map_err(ImageError::from)?;
     let given = args.name.as_deref().map(reference).transpose()?;
     let cancel = Cancel::new();
-    let _interrupt = Interrupt::cancels(&cancel);
+    let _interrupt = Interrupt::cancels(&cancel)?;
     let options = args.bring.options(cancel);
     let found = store.find_source(&source, &options)?;
     let names = match given {
@@ -177,7 +177,7 @@ pub(super) fn export(store: &ImageStore, image: &str, target: &str) -> Outcome {
     let found = store.resolve_text(image)?;
     let name = image.parse::<Reference>().ok().filter(|name| found.record.names.contains(name));
     let cancel = Cancel::new();
-    let _interrupt = Interrupt::cancels(&cancel);
+    let _interrupt = Interrupt::cancels(&cancel)?;
     store.export(&found, name.as_ref(), &target, &cancel)?;
     ui::line(&format!("{} {target}", found.id));
     Ok(ExitCode::SUCCESS)

@@ -139,7 +139,7 @@ pub(super) fn verify(store: &ImageStore, args: &VerifyArgs) -> Outcome {
         }
     }
     let cancel = Cancel::new();
-    let _interrupt = Interrupt::cancels(&cancel);
+    let _interrupt = Interrupt::cancels(&cancel)?;
     let mut values = Vec::new();
     for (name, id) in images {
         let mut progress = ui::WorkProgress::new();

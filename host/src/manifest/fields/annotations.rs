@@ -20,6 +20,12 @@ pub const ANNOTATION_EGRESS_ALLOW: &str = "magikvm.dev/egress-allow";
 pub const ANNOTATION_EGRESS_REACH: &str = "magikvm.dev/egress-reach";
 /// Lets the pod make VMs itself.
 pub const ANNOTATION_NESTED: &str = "magikvm.dev/nested-virtualization";
+/// Size at which a container's log file is rotated.
+pub const ANNOTATION_LOG_MAX_SIZE: &str = "magikvm.dev/log-max-size";
+/// Number of log files of a container.
+pub const ANNOTATION_LOG_MAX_FILES: &str = "magikvm.dev/log-max-files";
+/// Size of all log files of the pod.
+pub const ANNOTATION_LOG_MAX_POD_SIZE: &str = "magikvm.dev/log-max-pod-size";
 /// Every annotation that magikvm reads, and its effect.
 pub const ANNOTATIONS: &[(&str, &str)] = &[
     (
@@ -54,5 +60,17 @@ pub const ANNOTATIONS: &[(&str, &str)] = &[
     (
         ANNOTATION_NESTED,
         "`true`: the pod sees the processor's extension for VMs (VMX, SVM), which is hidden otherwise. More of the host's kernel can then be attacked.",
+    ),
+    (
+        ANNOTATION_LOG_MAX_SIZE,
+        "Size at which a container's log file is rotated, 64Ki to 1Ti (kubelet `containerLogMaxSize`); default 10Mi.",
+    ),
+    (
+        ANNOTATION_LOG_MAX_FILES,
+        "Log files that are kept of a container, 2 to 1000 (kubelet `containerLogMaxFiles`); default 5.",
+    ),
+    (
+        ANNOTATION_LOG_MAX_POD_SIZE,
+        "Size of all log files of the pod, 64Ki to 1Ti; default 500Mi. Containers share it equally where it is less than they may have together.",
     ),
 ];

@@ -58,7 +58,10 @@ impl Machine {
 
     pub(super) fn stop(&mut self, grace_ms: u64, now_ms: u64) -> Vec<Effect> {
         match self.state.stage {
-            Stage::Starting | Stage::Pulling => self.cancel(),
+            Stage::Starting | Stage::Pulling => {
+                let message = "the pod was stopped or removed while it was being started";
+                self.give_up(Failure::message(RunStage::Cancelled, Blame::User, message))
+            }
             Stage::Running | Stage::Stopping => self.shut_down(grace_ms, now_ms),
             Stage::Ended => Vec::new(),
         }
@@ -74,6 +77,56 @@ impl Machine {
             )),
             Stage::Running | Stage::Stopping | Stage::Ended => Vec::new(),
         }
+    }
+
+    /// Gives the start up for a reason that the client does not know.
+    fn give_up(&mut self, failure: Failure) -> Vec<Effect> {
+        match self.state.stage {
+            Stage::Pulling => {
+                self.given_up_for = Some(failure);
+                self.give_up_pull()
+            }
+            _ => self.fail(failure),
+        }
+    }
+
+    pub(super) fn directory_gone(&mut self) -> Vec<Effect> {
+        match self.state.stage {
+            Stage::Starting | Stage::Pulling => {
+                let message = "the pod's directory was removed while the pod was being started";
+                self.give_up(Failure::message(RunStage::Cancelled, Blame::User, message))
+            }
+            // The sockets went with the directory, so that the guest cannot be asked to end.
+            Stage::Running | Stage::Stopping => {
+                self.state.stage = Stage::Stopping;
+                vec![Effect::Kill]
+            }
+            Stage::Ended => Vec::new(),
+        }
+    }
+
+    pub(super) fn monitor_failed(&mut self, why: &str) -> Vec<Effect> {
+        let message = format!("the pod's monitor failed: {why}");
+        match self.state.stage {
+            // A puller ends with the run.
+            Stage::Starting | Stage::Pulling => {
+                let failure = Failure::message(RunStage::Agent, Blame::Internal, message);
+                self.fail(failure.because(SandboxFailure::MonitorFailed))
+            }
+            Stage::Running | Stage::Stopping => {
+                self.state.stage = Stage::Stopping;
+                self.state.broken = Some(Broken { reason: SandboxFailure::MonitorFailed, message });
+                vec![Effect::Kill]
+            }
+            Stage::Ended => Vec::new(),
+        }
+    }
+
+    /// The end of a pod whose loop cannot go on.
+    pub fn end_at_once(&mut self, why: &str, now_ms: u64) {
+        self.monitor_failed(why);
+        let how = "the pod's monitor failed".to_owned();
+        self.sandbox_gone(&SandboxEnd { failure: SandboxFailure::MonitorFailed, how }, now_ms);
     }
 
     pub(super) fn fail(&mut self, failure: Failure) -> Vec<Effect> {

@@ -20,7 +20,7 @@ impl Machine {
         match said {
             FromPuller::Progress { image, progress } => vec![Effect::ShowProgress { image, progress }],
             // Images that were pulled all the same stay in the store for the next run.
-            FromPuller::Done | FromPuller::Failed(_) if self.pull_given_up => self.fail(cancelled()),
+            FromPuller::Done | FromPuller::Failed(_) if self.pull_given_up => self.fail_cancelled(),
             FromPuller::Done => {
                 self.state.stage = Stage::Starting;
                 vec![Effect::Pulled]
@@ -31,7 +31,7 @@ impl Machine {
 
     pub(super) fn puller_gone(&mut self, end: &PullerEnd) -> Vec<Effect> {
         match self.state.stage {
-            Stage::Pulling if self.pull_given_up => self.fail(cancelled()),
+            Stage::Pulling if self.pull_given_up => self.fail_cancelled(),
             Stage::Pulling => self.fail(end.failure()),
             _ => Vec::new(),
         }
@@ -42,6 +42,11 @@ impl Machine {
         let how = if self.pull_given_up { EndPuller::Kill } else { EndPuller::Ask };
         self.pull_given_up = true;
         vec![Effect::EndPuller(how)]
+    }
+
+    fn fail_cancelled(&mut self) -> Vec<Effect> {
+        let failure = self.given_up_for.take().unwrap_or_else(cancelled);
+        self.fail(failure)
     }
 }
 

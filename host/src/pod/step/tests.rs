@@ -237,6 +237,8 @@ pub(super) fn any_input() -> impl Strategy<Value = Input> {
         Just(Input::Deadline),
         (0..400_000u64).prop_map(|grace_ms| Input::Stop { grace_ms }),
         Just(Input::AgentLost { why: "x".into() }),
+        Just(Input::DirectoryGone),
+        Just(Input::MonitorFailed { why: "x".into() }),
         Just(gone("x")),
         Just(guest(EventKind::PodStarted)),
         Just(guest(EventKind::ShuttingDown)),
@@ -257,6 +259,28 @@ pub(super) fn any_input() -> impl Strategy<Value = Input> {
             EventKind::ContainerFailed { container, message: "x".into(), program: None, restart_in_ms }
         )),
     ]
+}
+
+#[test]
+fn a_pod_that_nobody_can_find_or_watch_ends() {
+    for input in [Input::DirectoryGone, Input::MonitorFailed { why: "of a panic".to_owned() }] {
+        let mut pod = machine(1);
+        let effects = pod.step(input.clone(), 1);
+        assert!(matches!(&effects[..], [Effect::Fail(_)]), "{effects:?}");
+        let mut pod = machine(1);
+        pod.step(started(0), 1);
+        pod.step(guest(EventKind::PodStarted), 2);
+        assert_eq!(pod.step(input, 3), [Effect::Kill]);
+        assert_eq!(pod.step(gone("killed"), 4), [Effect::End]);
+        assert!(pod.state.containers[0].state.terminated().is_some());
+    }
+    // The thread that would report the sandbox's end may be the one that is missing.
+    let mut pod = machine(1);
+    pod.step(started(0), 1);
+    pod.step(guest(EventKind::PodStarted), 2);
+    pod.end_at_once("of a panic", 3);
+    let broken = pod.state.broken.as_ref().unwrap();
+    assert_eq!((pod.state.stage, broken.reason), (Stage::Ended, SandboxFailure::MonitorFailed));
 }
 
 proptest! {
