@@ -176,7 +176,7 @@ fn kill_one_of_each(subject: &Subject, batch: usize) {
     let mut clients: Vec<_> = (0..STATES)
         .map(|position| {
             let state = (position + batch) % STATES;
-            let signal = if (batch + state) % 2 == 0 { Signal::SIGKILL } else { Signal::SIGTERM };
+            let signal = if (batch + state).is_multiple_of(2) { Signal::SIGKILL } else { Signal::SIGTERM };
             (client(subject, state), signal)
         })
         .collect();
