@@ -18,7 +18,10 @@ const FILES: [&str; 8] =
 const DECISIVE: [&str; 4] = ["pod.json", "state.json", "lock", "undo.jsonl"];
 
 /// What may be in the place of a file.
-const KINDS: [(&str, fn(&Path)); 6] = [
+/// A name, and what puts the damage in the place of a file.
+type Damage = (&'static str, fn(&Path));
+
+const KINDS: [Damage; 6] = [
     ("a directory", |path| fs::create_dir(path).unwrap()),
     ("a FIFO", |path| nix::unistd::mkfifo(path, Mode::S_IRWXU).unwrap()),
     ("a socket", |path| drop(UnixListener::bind(path).unwrap())),
@@ -131,10 +134,10 @@ fn a_file_that_an_ordinary_user_cannot_read_is_damage_too() {
         let dir = host.pod_dir(&format!("p{index}"));
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join(file), "").unwrap();
-        fs::set_permissions(dir.join(file), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(dir.join(file), fs::Permissions::from_mode(0o0)).unwrap();
     }
     fs::create_dir_all(host.pod_dir("locked")).unwrap();
-    fs::set_permissions(host.pod_dir("locked"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(host.pod_dir("locked"), fs::Permissions::from_mode(0o0)).unwrap();
     let listed = host.as_user(61234, ["ps"]).ok().stdout;
     assert_eq!(listed.matches("Damaged").count(), 5, "{listed}");
     host.as_user(61234, ["exec", "p0", "--", "true"]).fails(3).complains("Permission denied");

@@ -64,7 +64,7 @@ mod tests {
         fs::write(at("kept/file"), "").unwrap();
         fs::write(at("tree/locked/deep/file"), "").unwrap();
         std::os::unix::fs::symlink(at("kept"), at("tree/link")).unwrap();
-        fs::set_permissions(at("tree/locked"), Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(at("tree/locked"), Permissions::from_mode(0o0)).unwrap();
         remove_tree(&at("tree")).unwrap();
         remove_tree(&at("tree")).unwrap();
         assert!(!at("tree").exists() && at("kept/file").exists());
