@@ -17,10 +17,10 @@ const FILES: [&str; 8] =
 /// Those without which `ps` cannot say what the pod is.
 const DECISIVE: [&str; 4] = ["pod.json", "state.json", "lock", "undo.jsonl"];
 
-/// What may be in the place of a file.
 /// A name, and what puts the damage in the place of a file.
 type Damage = (&'static str, fn(&Path));
 
+/// What may be in the place of a file.
 const KINDS: [Damage; 6] = [
     ("a directory", |path| fs::create_dir(path).unwrap()),
     ("a FIFO", |path| nix::unistd::mkfifo(path, Mode::S_IRWXU).unwrap()),
