@@ -173,10 +173,11 @@ impl<'a> Reactor<'a> {
 
     /// Ends a running pod without its guest's help. What it leaves is removed as after every end.
     fn give_up(&mut self, why: &str) {
+        let effects = self.machine.end_at_once(why, record::now_ms());
         if let Some(sandbox) = &self.sandbox {
             sandbox.control.kill();
+            effects.into_iter().for_each(|effect| sandbox.carry_out(effect));
         }
-        self.machine.end_at_once(why, record::now_ms());
     }
 
     /// Handles messages until the machine leaves the loop.

@@ -15,6 +15,9 @@ const VALUES: &[(&str, &str)] = &[
     (fields::ANNOTATION_EGRESS_REACH, "loopback,host,link-local,metadata"),
     (fields::ANNOTATION_NESTED, "true"),
     (fields::ANNOTATION_ROOT, "memory"),
+    (fields::ANNOTATION_LOG_MAX_SIZE, "1Mi"),
+    (fields::ANNOTATION_LOG_MAX_FILES, "7"),
+    (fields::ANNOTATION_LOG_MAX_POD_SIZE, "7Mi"),
 ];
 
 /// Shown by `inspect`, and not read.

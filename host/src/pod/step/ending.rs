@@ -123,10 +123,10 @@ impl Machine {
     }
 
     /// The end of a pod whose loop cannot go on.
-    pub fn end_at_once(&mut self, why: &str, now_ms: u64) {
+    pub fn end_at_once(&mut self, why: &str, now_ms: u64) -> Vec<Effect> {
         self.monitor_failed(why);
         let how = "the pod's monitor failed".to_owned();
-        self.sandbox_gone(&SandboxEnd { failure: SandboxFailure::MonitorFailed, how }, now_ms);
+        self.sandbox_gone(&SandboxEnd { failure: SandboxFailure::MonitorFailed, how }, now_ms)
     }
 
     pub(super) fn fail(&mut self, failure: Failure) -> Vec<Effect> {

@@ -2,6 +2,7 @@ mod pausing;
 mod pulling;
 
 use super::*;
+use crate::pod::events::HostEvent;
 use crate::pod::failure::RunStage;
 use crate::store::sandbox::SandboxFailure;
 use magikvm_proto::budget;
@@ -271,14 +272,23 @@ fn a_pod_that_nobody_can_find_or_watch_ends() {
         pod.step(started(0), 1);
         pod.step(guest(EventKind::PodStarted), 2);
         assert_eq!(pod.step(input, 3), [Effect::Kill]);
-        assert_eq!(pod.step(gone("killed"), 4), [Effect::End]);
+        let effects = pod.step(gone("killed"), 4);
+        assert_eq!(effects.last(), Some(&Effect::End));
         assert!(pod.state.containers[0].state.terminated().is_some());
+        // The end of a pod whose directory is gone is what somebody wanted.
+        let noted = pod.state.broken.as_ref().map(|broken| broken.reason);
+        let event = |effect: &Effect| match effect {
+            Effect::Note(HostEvent::Broken { reason, .. }) => Some(*reason),
+            _ => None,
+        };
+        assert_eq!(effects.iter().find_map(event), noted);
     }
     // The thread that would report the sandbox's end may be the one that is missing.
     let mut pod = machine(1);
     pod.step(started(0), 1);
     pod.step(guest(EventKind::PodStarted), 2);
-    pod.end_at_once("of a panic", 3);
+    let effects = pod.end_at_once("of a panic", 3);
+    assert!(matches!(&effects[..], [Effect::Note(_), Effect::End]), "{effects:?}");
     let broken = pod.state.broken.as_ref().unwrap();
     assert_eq!((pod.state.stage, broken.reason), (Stage::Ended, SandboxFailure::MonitorFailed));
 }
