@@ -205,6 +205,14 @@ impl Host {
         wait::wait_for(&format!("process {name} of pod {pod}"), std::time::Duration::from_secs(20), find)
     }
 
+    /// Removes a directory in which others may still make files.
+    #[track_caller]
+    pub fn remove(&self, dir: &Path) {
+        wait::until(&format!("{} is removed", dir.display()), || {
+            fs::remove_dir_all(dir).is_ok() || !dir.exists()
+        });
+    }
+
     /// Everything that the system holds of this host now.
     pub fn holdings(&self) -> Holdings {
         Holdings::of(&self.root(), &self.dir.path().join("tmp"))

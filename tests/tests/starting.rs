@@ -128,7 +128,7 @@ fn a_start_whose_directory_vanishes_leaves_nothing() {
     let before = host.holdings();
     for point in ["prepare", "start"] {
         let held = Held::at(&host, point, "run");
-        fs::remove_dir_all(host.pod_dir("pod")).unwrap();
+        host.remove(&host.pod_dir("pod"));
         let run = held.go_on().wait();
         assert!([1, 3].contains(&run.code), "{}", run.transcript());
         host.assert_as_before(&before);
