@@ -32,7 +32,7 @@ pub(crate) static GROUP: Group = Group {
         .of("`limits.ephemeral-storage`"),
         Row::shell(
             "a_limit_is_seen",
-            "`df` shows a container its limit, or what the pod has in all.",
+            "A container sees its limit by `df`, or what the pod has in all.",
             &[
                 ("limited", "df -m / | tail -1 | awk '{print ($2 >= 20 && $2 <= 22)}'", "1\n"),
                 ("large", "df -m / | tail -1 | awk '{print ($2 >= 190 && $2 <= 10240)}'", "1\n"),
