@@ -112,7 +112,7 @@ fn what_cannot_be_removed_is_named_with_what_to_do() {
     let output = output
         .complains("/busy")
         .complains("Device or resource busy")
-        .complains("Hint: remove it with `rm -rf '");
+        .complains("Hint: Remove it with `rm -rf '");
     let left = output.stderr.split('\'').find(|text| text.ends_with("/busy")).expect("the path in quotes");
     assert_eq!(host.cmd(["ps", "-q"]).ok().stdout, "", "the pod itself is gone");
     host.cmd(["rm", "pod"]).fails(1).complains("there is no pod");
@@ -219,7 +219,7 @@ fn a_fifo_is_no_manifest_and_an_open_pipe_is_one() {
     let link = host.file("link");
     symlink(&fifo, &link).unwrap();
     for path in [&fifo, &link] {
-        let output = host.cmd(["run", "--vmm", "fake"]).arg(path).fails(1);
+        let output = host.cmd(["run", "--vmm", "fake"]).arg(path).fails(125);
         output.complains("it is a FIFO").complains("or `-` for standard input");
     }
     let manifest = host.manifest(&Pod::simple("pod"));
