@@ -60,7 +60,7 @@ fn a_crash_at_any_step_leaves_what_rm_takes() {
             run.arg("-d")
                 .fails(70)
                 .complains("monitor ended before the pod ran")
-                .complains("Hint: see what is left with `magikvm ps`");
+                .complains("Hint: See what is left with `magikvm ps`");
         };
         crash();
         assert_ne!(host.holdings(), before, "{point}: something is left");
