@@ -87,8 +87,10 @@ impl Scene {
     fn refuses(&self, name: &str, texts: &[&str]) {
         self.registry.forget();
         let before = stored(&self.host);
-        for command in [self.pull(name), self.run(name, "Always"), self.run(name, "IfNotPresent")] {
-            let mut said = command.fails(1);
+        let commands =
+            [(self.pull(name), 1), (self.run(name, "Always"), 125), (self.run(name, "IfNotPresent"), 125)];
+        for (command, code) in commands {
+            let mut said = command.fails(code);
             assert_eq!(said.stdout, "");
             for text in texts {
                 said = said.complains(text);

@@ -328,7 +328,10 @@ fn a_pod_that_pulls_can_be_seen_stopped_and_removed() {
     for verb in [&["stop", "p"][..], &["rm", "-f", "p"]] {
         let running = stalled.start(&["-d"]);
         assert_eq!(host.phase("p"), "Pending");
-        host.cmd(["rm", "p"]).fails(1).complains("pod default/p is running");
+        host.cmd(["rm", "p"])
+            .fails(1)
+            .complains("pod default/p is being started")
+            .complains("`magikvm rm -f default/p`");
         let second = host.run_fake(&pod("p", &stalled.proxy.name("app:1")), "run").arg("-d").fails(1);
         second.complains("a pod named default/p is running");
         let begun = Instant::now();
@@ -375,7 +378,7 @@ fn without_its_puller_a_run_fails_and_leaves_nothing() {
     let stalled = Stalled::new();
     let host = &stalled.host;
     let before = host.holdings();
-    for (options, code) in [(&["-d"][..], 3), (&["--rm"], 3)] {
+    for (options, code) in [(&["-d"][..], 3), (&["--rm"], 125)] {
         let running = stalled.start(options);
         kill9(process(host, "__pull"));
         let said = running.wait().expect_code(code);

@@ -215,9 +215,9 @@ impl From<PodError> for CliError {
             }
             PodError::Lost(id) => Some(format!("Remove what is left of it with `magikvm rm {id}`.")),
             PodError::Paused(id) => Some(format!("Resume it with `magikvm resume {id}`.")),
-            PodError::Starting(_) => {
-                Some("Try again when `magikvm ps` shows that all its containers run.".to_owned())
-            }
+            PodError::Starting(id) => Some(format!(
+                "Try again when `magikvm ps` shows that all its containers run, or end it with `magikvm rm -f {id}`."
+            )),
             PodError::NotRunning(id) => {
                 Some(format!("See how it ended with `magikvm inspect {id}` and `magikvm logs {id}`."))
             }
