@@ -2,9 +2,11 @@
 //! after the other, which makes the removal of many small files several times slower. Here they are collected.
 
 use crate::{console, sys};
+use nix::sys::stat::{major, minor};
 use nix::sys::statvfs::fstatvfs;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,13 +17,25 @@ const LEAST: u64 = 64 << 10;
 /// The thread's stack.
 const STACK: usize = 64 << 10;
 
-/// A file system, and how many blocks of it were free when it was last looked at.
+/// The longest that freed blocks wait while files are being written or removed, in looks.
+const MOST_LOOKS: u32 = 6;
+
+/// What tells that blocks may have been freed. A file can be written and removed between two looks, so that the free blocks alone do not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Activity {
+    free_blocks: u64,
+    written_sectors: u64,
+}
+
+/// A file system, and what was seen of it.
 struct Watched {
     root: File,
     path: PathBuf,
-    free: u64,
-    /// Whether blocks have been freed since the last discard.
-    due: bool,
+    /// Statistics of its device (Documentation/block/stat.rst).
+    statistics: PathBuf,
+    last: Activity,
+    /// Looks since the first activity after the last discard.
+    waits: Option<u32>,
 }
 
 /// Starts the thread that looks after these file systems.
@@ -29,7 +43,10 @@ pub(crate) fn start(roots: Vec<PathBuf>) -> io::Result<()> {
     let mut watched = Vec::with_capacity(roots.len());
     for path in roots {
         let root = File::open(&path)?;
-        watched.push(Watched { free: free(&root)?, root, path, due: false });
+        let device = root.metadata()?.dev();
+        let statistics = format!("/sys/dev/block/{}:{}/stat", major(device), minor(device)).into();
+        let last = activity(&root, &statistics)?;
+        watched.push(Watched { root, path, statistics, last, waits: None });
     }
     if watched.is_empty() {
         return Ok(());
@@ -52,19 +69,55 @@ pub(crate) fn start(roots: Vec<PathBuf>) -> io::Result<()> {
     std::thread::Builder::new().name("trim".to_owned()).stack_size(STACK).spawn(watch).map(drop)
 }
 
-/// Discards once blocks were freed and the freeing has paused: more than one discard of the same removal helps nobody.
+/// Discards once there was activity and it has paused: more than one discard of the same removal helps nobody. The kernel passes over groups of
+/// blocks in which nothing was freed since their last discard.
 fn look(one: &mut Watched) -> io::Result<()> {
-    let now = free(&one.root)?;
-    let (grew, due) = (now > one.free, one.due);
-    one.free = now;
-    one.due = due || grew;
-    if due && !grew {
-        sys::trim(&one.root, LEAST)?;
-        one.due = false;
-    }
-    Ok(())
+    let now = activity(&one.root, &one.statistics)?;
+    let is_due = is_due(&mut one.waits, one.last != now);
+    one.last = now;
+    if is_due { sys::trim(&one.root, LEAST) } else { Ok(()) }
 }
 
-fn free(root: &File) -> io::Result<u64> {
-    Ok(fstatvfs(root)?.blocks_free())
+fn is_due(waits: &mut Option<u32>, is_active: bool) -> bool {
+    match waits {
+        None => {
+            *waits = is_active.then_some(0);
+            false
+        }
+        Some(looks) if is_active && *looks < MOST_LOOKS => {
+            *looks += 1;
+            false
+        }
+        Some(_) => {
+            *waits = None;
+            true
+        }
+    }
+}
+
+fn activity(root: &File, statistics: &PathBuf) -> io::Result<Activity> {
+    let text = fs::read_to_string(statistics)?;
+    // The seventh field is the number of sectors written.
+    let written = text.split_ascii_whitespace().nth(6).and_then(|field| field.parse().ok());
+    Ok(Activity {
+        free_blocks: fstatvfs(root)?.blocks_free(),
+        written_sectors: written.ok_or(io::ErrorKind::InvalidData)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_discard_waits_for_a_pause_but_not_for_ever() {
+        let discards = |activity: &[bool]| -> Vec<bool> {
+            let mut waits = None;
+            activity.iter().map(|&is_active| is_due(&mut waits, is_active)).collect()
+        };
+        assert_eq!(discards(&[false, true, false, false]), [false, false, true, false]);
+        assert_eq!(discards(&[true, true, true, false, false]), [false, false, false, true, false]);
+        let busy = discards(&[true; 20]);
+        assert_eq!(busy.iter().filter(|&&done| done).count(), 2, "{busy:?}");
+    }
 }
