@@ -98,3 +98,15 @@ fn a_limit_that_is_too_low_is_said_and_leaves_nothing() {
         host.assert_as_before(&before);
     }
 }
+
+/// Not a row of the conformance list: the emulator under the lab stands still when a guest of libkrun sees the extension.
+#[test]
+fn a_pod_that_asks_for_nested_virtualization_sees_the_processor_s_extension() {
+    let host = VmHost::new();
+    let pod = Pod::new("nested")
+        .annotated("magikvm.dev/nested-virtualization", "true")
+        .script("web", "grep -cwE 'vmx|svm' /proc/cpuinfo");
+    let printed = host.run(&pod).ok().stdout;
+    assert_ne!(printed, "web | 0\n");
+    host.cmd(["rm", "nested"]).ok();
+}
