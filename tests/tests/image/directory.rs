@@ -202,7 +202,7 @@ fn errors_name_the_file_and_leave_nothing_open() {
     // No file in it is open to others.
     run("umount", &[&disk.path()]);
 
-    let tar = Tar::default().file("f", 0o644, b"x").end();
+    let tar = Tar::default().file("f", "x").end();
     let damaged = image(&tar, RootfsCompression::None);
     let length = damaged.as_file().metadata().unwrap().len();
     damaged.as_file().write_all_at(&[0xff; 2000], length - 4096).unwrap();
