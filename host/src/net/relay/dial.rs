@@ -84,7 +84,11 @@ impl Dial {
     fn ask(&mut self) -> io::Result<()> {
         let request = std::mem::take(&mut self.request);
         self.expects = Expects::Answer;
-        self.write(&request)
+        match self.write(&request) {
+            // A guest that has closed the connection may have said why; that is read next.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+            written => written,
+        }
     }
 
     /// Whether it can be closed. `vhost-device-vsock` 0.3 ends, or spins, when a connection is closed before it has said OK.
@@ -173,5 +177,39 @@ impl AsFd for Dial {
             Stream::Monitor(loan) => loan.socket().as_fd(),
             Stream::Guest(stream) => stream.as_fd(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::Destination;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    /// What is made of a guest that says this and closes the connection before it is asked.
+    fn hears(said: &[u8]) -> ForwardError {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("broker.sock");
+        let _monitor = UnixListener::bind(&socket).unwrap();
+        let broker = Connector { socket, handshake: Handshake::Broker(Destination::Forward) };
+        let (mut dial, _) = Dial::start(&broker, 80).unwrap();
+        let (ours, mut guest) = UnixStream::pair().unwrap();
+        guest.write_all(said).unwrap();
+        drop(guest);
+        dial.take_over(GuestStream::own(ours)).unwrap();
+        match dial.go_on() {
+            Progress::Failed(error) => error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_a_guest_said_before_it_closed_the_connection_is_heard() {
+        assert!(matches!(hears(b"nonsense\n"), ForwardError::Nonsense));
+        assert!(matches!(hears(b""), ForwardError::Closed));
+        let refusal = magikvm_proto::wire::Refusal::new(magikvm_proto::wire::RefusalCode::Busy, "too many");
+        let mut line = Vec::new();
+        write_message(&mut line, &Reply::<Done>::Error(refusal)).unwrap();
+        assert!(matches!(hears(&line), ForwardError::Refused(_)));
     }
 }
