@@ -7,7 +7,7 @@ use super::plan::{ContainerSpec, Resources, RootPlace, VolumeSource, VolumeSpec}
 use super::problem::quote;
 use super::quantity::{Quantity, QuantityError};
 use super::size::{
-    CONTAINER_OVERHEAD_MIB, DEFAULT_CONTAINER_MEMORY_MIB, DEFAULT_VCPUS, MiB, VM_OVERHEAD_MIB, Vcpus, VmSize,
+    CONTAINER_OVERHEAD_MIB, DEFAULT_CONTAINER_MEMORY_MIB, MiB, VM_OVERHEAD_MIB, Vcpus, VmSize, default_vcpus,
 };
 use super::volumes::MIN_SIZE_LIMIT;
 use magikvm_proto::raised;
@@ -30,7 +30,7 @@ struct Need {
 }
 
 /// Adds up the needs of the containers.
-fn need<'a>(containers: impl IntoIterator<Item = &'a Resources>) -> Need {
+fn need<'a>(containers: impl IntoIterator<Item = &'a Resources>, default_vcpus: u32) -> Need {
     let (mut bytes, mut cpu_millis, mut count, mut unlimited) = (0u64, 0u64, 0u64, false);
     for resources in containers {
         let fallback = resources.memory_request_bytes.unwrap_or(0).max(DEFAULT_CONTAINER_MEMORY_MIB << 20);
@@ -44,7 +44,7 @@ fn need<'a>(containers: impl IntoIterator<Item = &'a Resources>) -> Need {
     let memory_mib = containers_mib
         .saturating_add(VM_OVERHEAD_MIB)
         .saturating_add(count.saturating_mul(CONTAINER_OVERHEAD_MIB));
-    let least = if unlimited { u64::from(DEFAULT_VCPUS) } else { 1 };
+    let least = if unlimited { u64::from(default_vcpus) } else { 1 };
     Need { containers_mib, memory_mib, cpu_millis, vcpus: cpu_millis.div_ceil(1000).max(least) }
 }
 
@@ -149,7 +149,7 @@ impl Build<'_> {
         annotations: &BTreeMap<String, String>,
         containers: &[ContainerSpec],
     ) -> Option<VmSize> {
-        let need = need(containers.iter().map(|container| &container.resources));
+        let need = need(containers.iter().map(|container| &container.resources), default_vcpus());
         let memory = match annotations.get(ANNOTATION_MEMORY) {
             Some(text) => self.annotated::<u64, MiB>(ANNOTATION_MEMORY, text, ("vm-memory-mib", raised::in_force().vm_memory_mib)),
             None => MiB::try_from(need.memory_mib).ok().or_else(|| {
@@ -226,14 +226,15 @@ mod tests {
 
     #[test]
     fn the_sum_of_the_limits_and_the_overhead_is_what_the_vm_gets() {
-        let found = need(&[resources(None, None)]);
+        let found = need(&[resources(None, None)], 2);
         assert_eq!((found.memory_mib, found.vcpus), (128 + 96 + 8, 2));
-        let found = need(&[resources(Some(256), Some(500)), resources(Some(64), Some(600))]);
+        assert_eq!(need(&[resources(None, None)], 1).vcpus, 1, "a host with one processor");
+        let found = need(&[resources(Some(256), Some(500)), resources(Some(64), Some(600))], 2);
         assert_eq!((found.memory_mib, found.vcpus), (256 + 64 + 96 + 16, 2));
-        assert_eq!(need(&[resources(Some(64), Some(100))]).vcpus, 1);
-        assert_eq!(need(&[resources(None, Some(100)), resources(None, None)]).vcpus, 2);
+        assert_eq!(need(&[resources(Some(64), Some(100))], 2).vcpus, 1);
+        assert_eq!(need(&[resources(None, Some(100)), resources(None, None)], 2).vcpus, 2);
         assert_eq!(
-            need(&[resources(None, Some(u64::MAX)), resources(Some(1 << 43), Some(1))]).vcpus,
+            need(&[resources(None, Some(u64::MAX)), resources(Some(1 << 43), Some(1))], 2).vcpus,
             u64::MAX.div_ceil(1000)
         );
     }
@@ -245,7 +246,7 @@ mod tests {
             cpu_request_millis: Some(3000),
             ..Resources::default()
         };
-        let found = need(&[asked]);
+        let found = need(&[asked], 2);
         assert_eq!((found.memory_mib, found.vcpus), (200 + 96 + 8, 3));
     }
 }

@@ -13,8 +13,15 @@ pub const VM_OVERHEAD_MIB: u64 = 96;
 pub const CONTAINER_OVERHEAD_MIB: u64 = 8;
 /// Smallest VM that boots, in MiB.
 pub const MIN_VM_MEMORY_MIB: u64 = VM_OVERHEAD_MIB;
-/// Virtual processors when a container has no CPU limit.
-pub const DEFAULT_VCPUS: u32 = 2;
+/// Virtual processors when a container has no CPU limit, unless the host has fewer.
+const DEFAULT_VCPUS: u32 = 2;
+
+/// Virtual processors when a container has no CPU limit. More than the host has would only wait for each other: one spins for a lock that
+/// another holds, which cannot run meanwhile.
+pub fn default_vcpus() -> u32 {
+    let host = std::thread::available_parallelism().map_or(1, usize::from);
+    u32::try_from(host).unwrap_or(u32::MAX).min(DEFAULT_VCPUS)
+}
 
 /// Why a VM cannot have this size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -99,8 +99,7 @@ fn volumes_that_nobody_mounts(subject: &Subject) {
 
 fn sixty_four_volumes(subject: &Subject) {
     const CONTAINERS: usize = 16;
-    let mut pod =
-        Pod::new("many").annotated("magikvm.dev/memory-mib", "512").annotated("magikvm.dev/vcpus", "2");
+    let mut pod = Pod::new("many").annotated("magikvm.dev/memory-mib", "512");
     let data: serde_json::Map<String, Value> =
         (0..16).map(|n| (format!("k{n}"), format!("value {n}").into())).collect();
     for n in 0..CONTAINERS {
