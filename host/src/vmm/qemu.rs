@@ -316,9 +316,7 @@ fn qemu_arguments(guest: Arch, config: &VmConfig, vhost_sock: &str) -> Vec<Strin
         .arg(&config.initramfs.to_string_lossy())
         .args(["-append", &cmdline])
         .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
-        .args(["-drive", &format!("if=none,id=disk,file={},format=vmdk,readonly=on", config.disk)])
-        .args(["-device", "virtio-blk-device,drive=disk"])
-        .args(volumes(config).iter().map(String::as_str))
+        .args(disks(guest, config).iter().map(String::as_str))
         .args(["-chardev", &format!("socket,id=vsock,path={vhost_sock}")])
         .args(["-device", "vhost-user-vsock-device,chardev=vsock"])
         .args(["-device", "virtio-rng-device"])
@@ -353,6 +351,17 @@ impl Arguments {
     fn args<'a>(&mut self, arguments: impl IntoIterator<Item = &'a str>) -> &mut Self {
         self.0.extend(arguments.into_iter().map(str::to_owned));
         self
+    }
+}
+
+/// The composite disk, which the guest's kernel must find first, and the devices of volumes. Kernels of ARM find the devices of QEMU's machine in
+/// the reverse order.
+fn disks(guest: Arch, config: &VmConfig) -> Vec<String> {
+    let drive = format!("if=none,id=disk,file={},format=vmdk,readonly=on", config.disk);
+    let composite = ["-drive", &drive, "-device", "virtio-blk-device,drive=disk"].map(str::to_owned).to_vec();
+    match guest {
+        Arch::X86_64 => [composite, volumes(config)].concat(),
+        Arch::Aarch64 => [volumes(config), composite].concat(),
     }
 }
 
