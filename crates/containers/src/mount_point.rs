@@ -19,7 +19,6 @@ const MAX_REPEATS: usize = 128;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Directory,
-    /// Anything else.
     File,
 }
 

@@ -100,7 +100,6 @@ enum ReadOnly {
 /// A mount that was made.
 struct Made {
     path: PathBuf,
-    /// Its root.
     top: OwnedFd,
     read_only: ReadOnly,
     /// If mount points can be made in a layer above it: the number of the mount.

@@ -41,7 +41,6 @@ pub(super) enum Interrupted {
 pub(super) struct Verb {
     /// `stopped`, for messages.
     pub(super) done: &'static str,
-    /// `Stopping`.
     pub(super) doing: &'static str,
     pub(super) interrupted: Interrupted,
 }

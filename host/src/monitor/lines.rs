@@ -67,7 +67,6 @@ fn is_usable<T>(answer: &Result<T, AgentError>) -> bool {
 pub(super) struct Lines {
     /// The pod's end.
     pub(super) stop: Line,
-    /// The time.
     pub(super) clock: Line,
     /// Requests of clients that take no time: signals and figures.
     pub(super) requests: Line,

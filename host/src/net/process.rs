@@ -1,5 +1,5 @@
 //! The filter's process. It has no network and no files, only three descriptors. It reads its rules from standard input, and then carries
-//! frames between the VMM and passt as long as both exist.
+//! frames between the VMM and the carrier (the NAT or passt) as long as both exist.
 #![allow(unsafe_code, reason = "taking descriptors by their numbers is an unsafe call")]
 
 use super::filter::{Filter, Sink};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 /// The hidden verb of the filter.
 pub const NET_VERB: &str = "__net";
-/// Its descriptors: the VMM's end, passt's end, and where refusals are reported.
+/// Its descriptors: the VMM's end, the carrier's end, and where refusals are reported.
 pub(super) const FDS: [i32; 3] = [4, 5, 6];
 const MAX_RULES: u64 = 1 << 20;
 /// Bytes that may wait to be written to one side before the other side must wait.

@@ -17,7 +17,6 @@ const MAX_FILE: u64 = 64 << 10;
 
 /// A limit of the file.
 pub struct Limit {
-    /// Its key.
     pub key: &'static str,
     /// The value without the file.
     pub default: u64,

@@ -29,7 +29,6 @@ pub enum TrustError {
     Links(PathBuf),
 }
 
-/// Who asks.
 #[derive(Debug, Clone, Copy)]
 struct Caller {
     uid: Uid,

@@ -66,7 +66,6 @@ struct Published {
 
 /// A peer that has sent something to a published port.
 struct Inbound {
-    /// Which port.
     port: usize,
     /// The peer's address in the host's world.
     real: SocketAddr,
