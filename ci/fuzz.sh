@@ -7,24 +7,43 @@
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 fuzz_one() {
-    local target="$1" seconds="$2" found="$CACHE/fuzz-found"
+    local target="$1" seconds="$2" found="$CACHE/fuzz-found" log="$WORK/$1.log"
     mkdir -p "$WORK/$target" "$found"
     cp -r "fuzz/corpus/$target/." "$WORK/$target/"
     if "$BUILT/$target" -max_total_time="$seconds" -max_len=65536 -timeout=20 -rss_limit_mb=2048 \
-        -artifact_prefix="$WORK/found-" -verbosity=0 -print_final_stats=1 "$WORK/$target" >"$WORK/log" 2>&1; then
-        grep -E 'number_of_executed_units|peak_rss_mb' "$WORK/log" || true
+        -artifact_prefix="$WORK/found-$target-" -verbosity=0 -print_final_stats=1 "$WORK/$target" >"$log" 2>&1; then
+        printf '%s: %s\n' "$target" "$(sed -nE 's/^stat::(number_of_executed_units|peak_rss_mb): */\1 /p' "$log" | paste -sd ' ')"
         return
     fi
-    cat "$WORK/log"
+    cat "$log"
     local file
-    for file in "$WORK"/found-*; do
+    for file in "$WORK/found-$target"-*; do
         [ -e "$file" ] || continue
-        mv "$file" "$found/$target-$(basename "$file")"
-        file="$found/$target-$(basename "$file")"
+        mv "$file" "$found/${file#"$WORK/found-"}"
+        file="$found/${file#"$WORK/found-"}"
         say "$file; to reproduce: $BUILT/$target $file"
         base64 -w 100 "$file"
     done
     die "the fuzz target $target failed"
+}
+
+# fuzz_all SECONDS TARGET…: as many targets at a time as there are processors. All of them run, whatever one of them finds.
+fuzz_all() {
+    local seconds="$1" running=0 failed=0 target
+    shift
+    for target in "$@"; do
+        if [ "$running" -ge "$(nproc)" ]; then
+            wait -n || failed=1
+            running=$((running - 1))
+        fi
+        fuzz_one "$target" "$seconds" &
+        running=$((running + 1))
+    done
+    while [ "$running" -gt 0 ]; do
+        wait -n || failed=1
+        running=$((running - 1))
+    done
+    return "$failed"
 }
 
 seconds="${1:-60}"
@@ -58,6 +77,4 @@ BUILT="$build_dir/$GUEST_TARGET/release"
 
 WORK="$(mktemp -d)"
 trap 'rm -rf "$WORK"' EXIT
-for target in "${targets[@]}"; do
-    step "Fuzzing $target for $seconds s" fuzz_one "$target" "$seconds"
-done
+step "Fuzzing ${#targets[@]} targets for $seconds s each" fuzz_all "$seconds" "${targets[@]}"

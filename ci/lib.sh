@@ -37,11 +37,14 @@ ZIG_DIGESTS=(ea6cc5d87b033cf0aedfbc8f9549a908cae6c50ac31f1698188fa48a74524b54
     b7c5f02fccd40f89b999ee16a1f5ddced56e6182370f8affe494bcf8a28cf07e)
 # Programs that the tests compare us with, programs that read our files, and the registry from which they pull. Where Debian starts
 # the registry as a service, that service occupies port 5000 and is not used.
-TEST_PACKAGES=(attr buildah ca-certificates cpio curl dnsmasq-base docker-registry erofs-utils fdisk iproute2 libcap2-bin mmdebstrap openssl passt podman
-    python3 python3-pip runc shellcheck skopeo socat umoci)
+TEST_PACKAGES=(attr buildah ca-certificates cpio curl dnsmasq-base docker-registry erofs-utils fdisk fish iproute2 libcap2-bin mmdebstrap openssl passt
+    podman python3 python3-pip runc shellcheck skopeo socat umoci zsh)
 # For the outer VM of the lab. Its kernel is the newest one of Debian 12, and is not installed.
 LAB_PACKAGES=(busybox-static cpio kmod qemu-system-common qemu-system-x86 xz-utils zstd)
 LAB_KERNEL=linux-image-6.12-cloud-amd64
+# The lab's own QEMU: docs/lab.md says why it is newer than that of the product. It is unpacked, not installed.
+LAB_QEMU_PACKAGES=(qemu-system-x86 qemu-system-data seabios)
+LAB_QEMU_SUITE=bookworm-backports
 # The Debian release of the large images that tests and figures use, and their packages in addition to the smallest system.
 USERLAND_SUITE=bookworm
 USERLAND_PACKAGES=python3,perl,git,iputils-ping,ca-certificates,curl
@@ -100,6 +103,42 @@ report_lab_boots() {
     say "The lab booted $boots times, $repeats times because it or a guest in it had stood still"
     sed -n 's/^repeat /    /p' "$MAGIKVM_LAB_COUNT"
     [ "$repeats" -le "$allowed" ] || die "the lab repeats too often: at most $allowed of $boots boots may be repetitions"
+}
+
+# run_tests LOG COMMAND…: runs a test command, and keeps its output in LOG for report_slow_tests.
+run_tests() {
+    local log="$1"
+    shift
+    "$@" 2>&1 | tee "$log"
+}
+
+# report_slow_tests LOG: prints the test programs, and of the conformance list the units, that took longest.
+report_slow_tests() {
+    [ -f "$1" ] || return 0
+    echo "The slowest test programs:"
+    awk '/^ +Running / { name = $2 } /^test result: .* finished in / { sub("s$", "", $NF); printf "%6d s  %s\n", $NF, name }' "$1" |
+        sort -rn | sed 8q
+    [ -f "${MAGIKVM_LAB_COUNT:-}" ] || return 0
+    echo "The conformance list, two units at a time:"
+    awk '/^took / { split($3, part, "::"); sum[part[1]] += $2 } END { for (driver in sum) printf "%6d s  %s\n", sum[driver], driver }' \
+        "$MAGIKVM_LAB_COUNT"
+    sed -n 's/^took //p' "$MAGIKVM_LAB_COUNT" | sort -rn | awk '{ printf "%6d s  %.100s\n", $1, $2 }' | sed 20q
+}
+
+# count_fresh_labs PROGRAM N DIR: runs the only test of PROGRAM, which boots a fresh lab, N times, two at a time, and prints how they ended. The
+# outputs of those that did not pass stay in DIR. Anything but N passes is a failure.
+count_fresh_labs() {
+    local program="$1" count="$2" dir="$3" passed silent still
+    rm -rf "$dir"
+    mkdir -p "$dir"
+    touch "$dir/passed"
+    # shellcheck disable=SC2016 # The variables are those of the inner shell.
+    seq "$count" | xargs -P 2 -I '{}' sh -c 'if "$1" >"$2/{}" 2>&1; then echo {} >>"$2/passed"; rm "$2/{}"; fi' count "$program" "$dir"
+    passed="$(wc -l <"$dir/passed")"
+    silent="$(find "$dir" -name '[0-9]*' -exec grep -l 'Reason: AgentSilent' {} + | wc -l)"
+    still="$(find "$dir" -name '[0-9]*' -exec grep -l 'without a result' {} + | wc -l)"
+    say "$passed of $count fresh labs ran their pod; in $silent the pod's first VM was silent, $still stood still"
+    [ "$passed" = "$count" ] || die "not all of $count fresh labs ran their pod; the outputs of the others are in $dir"
 }
 
 as_root() {
@@ -438,10 +477,47 @@ INIT
     rm -rf "$work"
 }
 
+# ensure_lab_qemu: unpacks LAB_QEMU_PACKAGES once for each of their versions, and sets MAGIKVM_LAB_QEMU to their program. The lists of the suite are
+# kept apart, so the host's packages do not change; apt checks signatures as usual.
+ensure_lab_qemu() {
+    [ -z "${MAGIKVM_LAB_QEMU:-}" ] || return 0
+    local key dir work mirror options
+    key="$({ declare -f ensure_lab_qemu; echo "${LAB_QEMU_PACKAGES[*]} $LAB_QEMU_SUITE"; cat /etc/os-release; } | sha256sum | cut -c1-16)"
+    dir="$CACHE/lab-qemu-$key"
+    if [ ! -x "$dir/qemu" ]; then
+        say "Unpacking the lab's QEMU from $LAB_QEMU_SUITE"
+        mirror="$(apt-cache policy qemu-system-x86 | sed -n 's|^ *[0-9]* \(http[^ ]*\) bookworm/main .*|\1|p' | head -n 1)"
+        [ -n "$mirror" ] || die "apt has no mirror of Debian 12 with qemu-system-x86; set MAGIKVM_LAB_QEMU to a qemu-system-x86_64 for the lab"
+        work="$(mktemp -d -p "$CACHE")"
+        mkdir -p "$work"/{lists,archives}/partial "$work"/{debs,lab}
+        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $LAB_QEMU_SUITE main" >"$work/sources.list"
+        options=(-q -o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts=/dev/null -o Dir::State::Lists="$work/lists"
+            -o Dir::Cache="$work" -o APT::Sandbox::User= -o Acquire::Languages=none -o Acquire::Retries=3)
+        apt-get "${options[@]}" update
+        (cd "$work/debs" && apt-get "${options[@]}" download "${LAB_QEMU_PACKAGES[@]}")
+        local package
+        for package in "$work"/debs/*.deb; do
+            dpkg-deb --extract "$package" "$work/lab"
+        done
+        cat >"$work/lab/qemu" <<'QEMU'
+#!/bin/sh
+here="$(dirname "$0")"
+exec "$here/usr/bin/qemu-system-x86_64" -L "$here/usr/share/qemu" -L "$here/usr/share/seabios" "$@"
+QEMU
+        chmod 755 "$work/lab/qemu"
+        "$work/lab/qemu" --version >/dev/null || die "the lab's QEMU does not start"
+        rm -rf "$dir"
+        mv "$work/lab" "$dir"
+        rm -rf "$work"
+    fi
+    export MAGIKVM_LAB_QEMU="$dir/qemu"
+}
+
 # ensure_lab: builds the outer VM of the lab once for each version of Debian's kernel, and sets MAGIKVM_LAB_DIR to it.
 ensure_lab() {
     [ "$ARCH" = x86_64 ] || die "the lab emulates an x86-64 host and runs the programs of this one, which is $ARCH"
     need_packages "${LAB_PACKAGES[@]}"
+    ensure_lab_qemu
     local package key
     apt-cache show "$LAB_KERNEL" >/dev/null 2>&1 || as_root apt-get update -q
     package="$(apt-cache depends --important "$LAB_KERNEL" | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)"

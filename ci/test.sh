@@ -24,6 +24,7 @@ check_macos() (
 finish() {
     local code=$?
     report_times
+    report_slow_tests "${TEST_LOG:-}"
     report_lab_boots
     if [ $code = 0 ]; then say "All checks and tests passed in $SECONDS s"; fi
 }
@@ -58,4 +59,5 @@ export MAGIKVM_TEST_GUEST_AARCH64="$DIST/guest-aarch64"
 export MAGIKVM_TEST_BUSYBOX_AARCH64="$ARM64_BUSYBOX"
 export MAGIKVM_TEST_USERLAND="$USERLAND"
 count_lab_boots "$DIST/lab-boots"
-step "Testing" cargo test --locked --workspace --no-fail-fast --features magikvm/testing -- "$@"
+TEST_LOG="$DIST/tests.log"
+step "Testing" run_tests "$TEST_LOG" cargo test --locked --workspace --no-fail-fast --features magikvm/testing -- "$@"

@@ -5,7 +5,7 @@ use std::env;
 use std::path::Path;
 use std::process::Command;
 
-const PROGRAMS: [&str; 3] = ["probe", "inmate", "echo"];
+const PROGRAMS: [&str; 4] = ["probe", "inmate", "echo", "client"];
 
 fn main() {
     let variable = |name: &str| env::var(name).unwrap();

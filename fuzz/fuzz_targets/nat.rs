@@ -88,7 +88,7 @@ fn check(out: &mut Vec<u8>) {
     let mut rest = &out[..];
     while let Some((header, after)) = rest.split_first_chunk::<4>() {
         let (frame, after) = after.split_at(u32::from_be_bytes(*header) as usize);
-        assert!(frame[..6] == GUEST_MAC.0 && packet::of_passt(frame).is_ok());
+        assert!(frame[..6] == GUEST_MAC.0 && packet::of_carrier(frame).is_ok());
         rest = after;
     }
     assert!(rest.is_empty());

@@ -89,7 +89,7 @@ fuzz_target!(|bytes: &[u8]| {
         rest = after;
         let mut sink = Sink::default();
         filter.from_guest(&dressed(kind, body), now, &mut sink);
-        for frame in frames(&sink.to_passt) {
+        for frame in frames(&sink.to_carrier) {
             assert!(frame[6..12] == GUEST_MAC.0);
             let Some(to) = destination(frame) else { continue };
             let is_solicitation = frame[12..14] == [0x86, 0xdd] && frame[20] == 58;
@@ -114,7 +114,7 @@ fuzz_target!(|bytes: &[u8]| {
                 answer.extend(rest.iter().take(200));
                 let frame =
                     magikvm::net::frames::udp(true, (DNS_4.into(), 53), (GUEST_4.into(), port), &answer);
-                filter.from_passt(&frame, now, &mut Sink::default());
+                filter.from_carrier(&frame, now, &mut Sink::default());
                 is_answered = true;
             }
         }

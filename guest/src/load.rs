@@ -8,6 +8,7 @@ use magikvm_proto::limits::MAX_PLAN_SIZE;
 use magikvm_proto::path;
 use magikvm_proto::plan::{GuestPlan, PlanError, Rootfs};
 use magikvm_proto::site::Site;
+use magikvm_proto::volume::VolumeSource;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use std::collections::BTreeSet;
@@ -17,9 +18,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long a partition may take to appear. Drivers are built into the kernel, so it nearly always exists already.
-const DISK_WAIT: Duration = Duration::from_secs(5);
+pub(crate) const DISK_WAIT: Duration = Duration::from_secs(5);
 /// Delay between two checks for a partition.
-const DISK_POLL: Duration = Duration::from_millis(2);
+pub(crate) const DISK_POLL: Duration = Duration::from_millis(2);
 /// Most bytes of one file of the pod's `/etc`.
 const MAX_ETC_FILE: u64 = 64 << 10;
 /// The files of the pod's `/etc`.
@@ -30,6 +31,16 @@ const ETC_FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
 pub(crate) enum LoadError {
     #[error("the disk has no partition {0}")]
     Disk(PathBuf),
+    /// A disk that outlives the pod is missing.
+    #[error("there is no disk with the GUID {0}")]
+    Lasting(String),
+    /// Its file system could not be made as large as the disk.
+    #[error("cannot enlarge the file system of the disk {disk}")]
+    Grow {
+        disk: String,
+        #[source]
+        source: io::Error,
+    },
     /// A file system could not be mounted.
     #[error("cannot mount {source_path} at {}", target.display())]
     Mount {
@@ -76,14 +87,15 @@ pub(crate) fn file_error(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Lo
 pub(crate) fn load(site: &Site, scratch: Early) -> Result<GuestPlan, LoadError> {
     mount_partition(path::POD_PARTITION, &site.files)?;
     let plan = read_plan(site)?;
-    let partitions: BTreeSet<u32> = plan
-        .containers
-        .iter()
-        .filter_map(|container| match container.rootfs {
-            Rootfs::Partition(partition) => Some(partition),
-            Rootfs::Path(_) => None,
-        })
-        .collect();
+    let roots = plan.containers.iter().filter_map(|container| match container.rootfs {
+        Rootfs::Partition(partition) => Some(partition),
+        Rootfs::Path(_) => None,
+    });
+    let volumes = plan.volumes.iter().filter_map(|volume| match volume.source {
+        VolumeSource::Image { partition } => Some(partition),
+        _ => None,
+    });
+    let partitions: BTreeSet<u32> = roots.chain(volumes).collect();
     for partition in partitions {
         let target = site.image(partition);
         fs::create_dir_all(&target).map_err(file_error(&target))?;
@@ -98,6 +110,7 @@ pub(crate) fn load(site: &Site, scratch: Early) -> Result<GuestPlan, LoadError> 
     crate::sysctls::set(&plan)?;
     share(site)?;
     scratch.finish(site, &plan)?;
+    crate::lasting::mount_all(site, &plan)?;
     crate::volumes::mount_all(site, &plan)?;
     Ok(plan)
 }

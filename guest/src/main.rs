@@ -7,7 +7,9 @@
 mod boot;
 mod clock;
 mod console;
+mod group;
 mod home;
+mod lasting;
 mod load;
 mod network;
 mod power;
@@ -84,5 +86,6 @@ fn prepare(site: &Site, containers: &LinuxContainers, scratch: Early) -> Result<
     containers
         .share(plan.process_namespace)
         .map_err(|error| format!("cannot make the shared process namespace: {error}"))?;
+    containers.limit(&plan.limits).map_err(|error| format!("cannot limit the pod: {error}"))?;
     Ok(plan)
 }

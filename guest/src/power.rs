@@ -1,6 +1,6 @@
 //! The end of the VM. Owns: the only call of reboot(2), and the effect of a panic. Must not know: pods.
 
-use crate::console;
+use crate::{console, lasting};
 use nix::sys::reboot::{RebootMode, reboot};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,6 +15,7 @@ pub(crate) fn this_is_a_forked_copy() {
 /// Ends the VM: both drivers treat a restart as the end. Never returns.
 pub(crate) fn end_vm() -> ! {
     nix::unistd::sync();
+    lasting::leave();
     let Err(errno) = reboot(RebootMode::RB_AUTOBOOT);
     console::say(&format!("reboot failed: {errno}"));
     loop {

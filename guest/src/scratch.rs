@@ -1,5 +1,6 @@
 //! The file systems of the scratch disk: mounted while the pod's plan is read, so that no container waits for them.
 
+use crate::lasting;
 use crate::load::{self, LoadError, file_error};
 use crate::trim;
 use magikvm_proto::path::SCRATCH_DISK;
@@ -25,7 +26,9 @@ pub(crate) struct Early(JoinHandle<Result<BTreeSet<u32>, LoadError>>);
 pub(crate) fn begin(site: &Site) -> io::Result<Early> {
     let site = site.clone();
     let mount = move || {
-        let there = (1..).take_while(|partition| Path::new(&device(*partition)).exists());
+        // A pod without a scratch disk may have a disk in its place that outlives it.
+        let first = if lasting::is_of_pod(SCRATCH_DISK) { 1 } else { u32::MAX };
+        let there = (first..u32::MAX).take_while(|partition| Path::new(&device(*partition)).exists());
         there.map(|partition| mount(&site, partition).map(|()| partition)).collect()
     };
     std::thread::Builder::new().name("scratch".to_owned()).spawn(mount).map(Early)

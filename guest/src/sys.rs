@@ -66,6 +66,16 @@ pub(crate) fn trim(directory: &impl AsFd, least: u64) -> io::Result<()> {
     Errno::result(said).map(drop).map_err(io::Error::from)
 }
 
+/// Enlarges the mounted ext4 file system of this directory to this many blocks.
+pub(crate) fn resize(directory: &impl AsFd, blocks: u64) -> io::Result<()> {
+    // _IOW('f', 16, __u64) of linux/ext4.h, which all architectures with virtual machines number alike.
+    const EXT4_IOC_RESIZE_FS: u64 = 0x4008_6610;
+    // SAFETY: the request reads one number, which outlives the call.
+    let said =
+        unsafe { libc::ioctl(directory.as_fd().as_raw_fd(), EXT4_IOC_RESIZE_FS as _, &raw const blocks) };
+    Errno::result(said).map(drop).map_err(io::Error::from)
+}
+
 /// Connections that may wait to be accepted.
 const AGENT_BACKLOG: i32 = 256;
 const _: () = assert!(AGENT_BACKLOG as usize >= magikvm_proto::limits::MAX_AGENT_CONNECTIONS);

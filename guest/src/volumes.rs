@@ -48,6 +48,19 @@ fn mount_volume(site: &Site, index: u32, volume: &VolumePlan) -> Result<(), Load
             make_dir(&target)?;
             return mount_at(&site.volume_files(index).to_string_lossy(), &target, None, bind, None);
         }
+        VolumeSource::Lasting { disk, .. } => {
+            make_dir(&target)?;
+            let source = site.lasting(disk).join(path::LASTING_ROOT);
+            return mount_at(&source.to_string_lossy(), &target, None, bind, None);
+        }
+        VolumeSource::Image { partition } => {
+            make_dir(&target)?;
+            mount_at(&site.image(*partition).to_string_lossy(), &target, None, bind, None)?;
+            // As in Kubernetes, its programs can't be executed. The mounts of containers are copies of this one, with its flags.
+            let flags =
+                bind | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+            return mount_at("none", &target, None, flags, None);
+        }
     }
     if let Some(group) = volume.group {
         chown(&target, None, Some(group)).map_err(file_error(&target))?;

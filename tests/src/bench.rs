@@ -1,5 +1,6 @@
 //! Shared code of the benchmarks of whole pods: how magikvm is called, and a QEMU set up by hand for comparison.
 
+use crate::net::Namespace;
 use magikvm::vmm::qemu::kernel_parameters;
 use magikvm::vmm::{Accel, VmmKind};
 use magikvm_proto::guest_image::Arch;
@@ -26,6 +27,8 @@ pub struct Bench {
     /// `--accel`.
     pub accel: String,
     vmm: VmmKind,
+    /// The program and the arguments that start magikvm in another network namespace.
+    entry: Vec<String>,
 }
 
 /// A path that `ci/bench.sh` sets in the environment.
@@ -50,6 +53,7 @@ impl Bench {
             work: work.to_owned(),
             accel: std::env::var("MAGIKVM_ACCEL").unwrap_or_else(|_| "kvm".to_owned()),
             vmm,
+            entry: Vec::new(),
         };
         let layout = var("MAGIKVM_DEMO_IMAGE")?;
         bench.run(&["image", "import", &format!("oci:{}:1", layout.display()), "--name", IMAGE])?;
@@ -57,9 +61,21 @@ impl Bench {
         Ok(bench)
     }
 
+    /// From now on magikvm runs in this namespace.
+    pub fn enter(&mut self, namespace: &Namespace) {
+        self.entry = namespace.entry().to_vec();
+    }
+
     /// magikvm with these arguments.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.magikvm);
+        let mut command = match self.entry.split_first() {
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(&self.magikvm);
+                command
+            }
+            None => Command::new(&self.magikvm),
+        };
         command
             .arg("--root")
             .arg(&self.root)
@@ -72,9 +88,14 @@ impl Bench {
 
     /// Runs a command to its end. If it fails, the error is its output.
     pub fn run(&self, args: &[&str]) -> Result<()> {
+        self.output(args).map(drop)
+    }
+
+    /// The same; returns the standard output.
+    pub fn output(&self, args: &[&str]) -> Result<String> {
         let output = self.command(args).stdin(Stdio::null()).output()?;
         if output.status.success() {
-            return Ok(());
+            return Ok(String::from_utf8(output.stdout)?);
         }
         Err(format!("magikvm {args:?}: {}", String::from_utf8_lossy(&output.stderr)).into())
     }

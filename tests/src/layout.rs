@@ -132,3 +132,32 @@ pub fn write_layout_for(architecture: &str, dir: &Path, layer: Tar, config: &Val
     fs::write(dir.join("index.json"), index.to_string()).unwrap();
     fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
 }
+
+/// Writes an OCI artifact that is not an image, tagged `1`, as a layout. Each layer has a media type, perhaps a title, and its bytes.
+pub fn write_artifact(dir: &Path, layers: &[(&str, Option<&str>, &[u8])]) {
+    const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    fs::create_dir_all(dir.join("blobs/sha256")).unwrap();
+    let put = |media_type: &str, bytes: &[u8]| {
+        let (digest, size) = put_blob(dir, bytes);
+        json!({ "mediaType": media_type, "digest": digest, "size": size })
+    };
+    let layer = |(media_type, title, bytes): &(&str, Option<&str>, &[u8])| {
+        let mut layer = put(media_type, bytes);
+        if let Some(title) = title {
+            layer["annotations"] = json!({ "org.opencontainers.image.title": title });
+        }
+        layer
+    };
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "artifactType": "application/vnd.example.model",
+        "config": put("application/vnd.oci.empty.v1+json", b"{}"),
+        "layers": layers.iter().map(layer).collect::<Vec<_>>(),
+    });
+    let mut top = put(MANIFEST, manifest.to_string().as_bytes());
+    top["annotations"] = json!({ "org.opencontainers.image.ref.name": "1" });
+    let index = json!({ "schemaVersion": 2, "manifests": [top] });
+    fs::write(dir.join("index.json"), index.to_string()).unwrap();
+    fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+}

@@ -14,14 +14,17 @@ pub mod layout;
 pub mod leaks;
 pub mod manifest;
 pub mod memory;
+pub mod mounts;
 pub mod net;
 pub mod processes;
 pub mod programs;
 pub mod proxy;
 pub mod registry;
+pub mod rootless;
 pub mod snapshots;
 pub mod terminal;
 pub mod tools;
+pub mod user;
 pub mod virtual_machine;
 pub mod wait;
 

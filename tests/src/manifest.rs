@@ -37,6 +37,30 @@ impl Pod {
         self
     }
 
+    /// One more init container of the usual image that runs a shell script; with `Always`, a sidecar.
+    #[must_use]
+    pub fn init_script(mut self, name: &str, script: &str, restart_policy: Option<&str>) -> Self {
+        let mut container =
+            json!({ "name": name, "image": crate::host::IMAGE, "command": ["sh", "-c", script] });
+        if let Some(policy) = restart_policy {
+            container["restartPolicy"] = policy.into();
+        }
+        let containers = &mut self.0["spec"]["initContainers"];
+        if containers.is_null() {
+            *containers = json!([]);
+        }
+        containers.as_array_mut().unwrap().push(container);
+        self
+    }
+
+    /// Sets a field of the init container added last, its path separated by slashes.
+    #[must_use]
+    pub fn with_init(mut self, path: &str, value: impl Into<Value>) -> Self {
+        let containers = self.0["spec"]["initContainers"].as_array_mut().expect("init containers");
+        set(containers.last_mut().unwrap(), path, value.into());
+        self
+    }
+
     /// One more container of the usual image that runs a shell script.
     #[must_use]
     pub fn script(self, name: &str, script: &str) -> Self {

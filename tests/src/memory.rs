@@ -12,8 +12,21 @@ pub fn kib_line(line: &str) -> Result<u64, Box<dyn Error>> {
 
 /// Proportional set size of a process, in bytes.
 pub fn pss(pid: i32) -> Result<u64, Box<dyn Error>> {
+    rollup(pid, &["Pss:"])
+}
+
+/// Memory that only this process has, in bytes.
+pub fn private(pid: i32) -> Result<u64, Box<dyn Error>> {
+    rollup(pid, &["Private_Clean:", "Private_Dirty:"])
+}
+
+/// The sum of these fields of `/proc/PID/smaps_rollup`.
+fn rollup(pid: i32, fields: &[&str]) -> Result<u64, Box<dyn Error>> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    kib_line(rollup.lines().find(|line| line.starts_with("Pss:")).ok_or("no Pss")?)
+    let field = |field: &&str| {
+        kib_line(rollup.lines().find(|line| line.starts_with(field)).ok_or_else(|| format!("no {field}"))?)
+    };
+    fields.iter().map(field).sum()
 }
 
 /// A cgroup with a limit, of either version. Dropping it removes the cgroup, whose processes must have ended.

@@ -23,6 +23,7 @@ pub const THERE: [&str; 6] =
 /// Port of the server for large transfers.
 pub const BULK_PORT: u16 = 8090;
 const CHUNK: usize = 1 << 16;
+const NSENTER: &str = "nsenter";
 
 /// A network namespace, and a mount namespace with a private `/etc/resolv.conf`.
 #[derive(Debug)]
@@ -62,18 +63,25 @@ impl Namespace {
 
     #[track_caller]
     pub fn run(&self, words: &str) {
-        self.enter(Cmd::new("nsenter")).args(words.split_ascii_whitespace()).ok();
+        self.enter(Cmd::new(NSENTER)).args(words.split_ascii_whitespace()).ok();
     }
 
-    fn enter(&self, nsenter: Cmd) -> Cmd {
-        let namespace = |kind: &str| format!("--{kind}=/proc/{}/ns/{}", self.pid(), &kind[..3]);
+    /// Completes a command of `nsenter`, which runs the command in its arguments.
+    pub fn enter(&self, nsenter: Cmd) -> Cmd {
         let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-        nsenter.arg(namespace("net")).arg(namespace("mount").replace("/mou", "/mnt")).env("PATH", path)
+        let [_, arguments @ ..] = self.entry();
+        nsenter.args(arguments).env("PATH", path)
+    }
+
+    /// The program and the arguments that start another program in it.
+    pub fn entry(&self) -> [String; 3] {
+        let namespace = |kind: &str, file: &str| format!("--{kind}=/proc/{}/ns/{file}", self.pid());
+        [NSENTER.to_owned(), namespace("net", "net"), namespace("mount", "mnt")]
     }
 
     /// `magikvm` in it.
     pub fn cmd<A: AsRef<OsStr>>(&self, host: &Host, args: impl IntoIterator<Item = A>) -> Cmd {
-        self.enter(host.other("nsenter")).arg(program()).args(args)
+        self.enter(host.other(NSENTER)).arg(program()).args(args)
     }
 
     /// Starts a pod in it.
@@ -110,6 +118,30 @@ impl Namespace {
                 socket.send_to(said.as_bytes(), to).unwrap();
                 let (length, _) = socket.recv_from(&mut answer).ok()?;
                 Some(String::from_utf8_lossy(&answer[..length]).into_owned())
+            })
+        })
+    }
+
+    /// What a TCP server says to a client that says nothing. The pod's server may not listen yet, so that the client tries again until it hears
+    /// something.
+    pub fn tcp_answer(&self, to: &str) -> Option<String> {
+        const TRIES: usize = 40;
+        let to: SocketAddr = to.parse().unwrap();
+        self.inside(move || {
+            (0..TRIES).find_map(|_| {
+                let mut answer = [0; 2048];
+                let heard = TcpStream::connect(to).and_then(|mut stream| {
+                    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+                    stream.read(&mut answer)
+                });
+                match heard {
+                    Ok(length) if length > 0 => Some(String::from_utf8_lossy(&answer[..length]).into_owned()),
+                    // Nobody listens yet.
+                    Ok(_) | Err(_) => {
+                        std::thread::sleep(Duration::from_millis(250));
+                        None
+                    }
+                }
             })
         })
     }
@@ -160,7 +192,7 @@ impl Namespace {
     /// A DNS server (dnsmasq) at port 53 of an address that knows only these names.
     #[track_caller]
     pub fn serve_names(&self, address: &str, names: &[(&str, &str)]) -> NameServer {
-        let mut dnsmasq = Command::new("nsenter");
+        let mut dnsmasq = Command::new(NSENTER);
         dnsmasq.arg(format!("--net=/proc/{}/ns/net", self.pid())).args([
             "dnsmasq",
             "--keep-in-foreground",

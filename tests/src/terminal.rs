@@ -74,6 +74,12 @@ impl Terminal {
         String::from_utf8_lossy(&said.stdout).into_owned()
     }
 
+    /// Sends a signal to the program. `setsid` has become the program, since it leads no group of processes.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = i32::try_from(self.child.id()).expect("a process id");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("the program is there");
+    }
+
     /// Waits for the program's end and returns its exit code.
     #[track_caller]
     pub fn wait(&mut self) -> i32 {

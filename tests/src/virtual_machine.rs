@@ -2,7 +2,7 @@
 //! the slots for VMs.
 
 use crate::Cmd;
-use crate::host::{Host, IMAGE};
+use crate::host::{FIRST_BOOT_WAIT, Host, IMAGE, NO_SECOND_BOOT};
 use crate::layout::{Tar, goarch};
 use crate::manifest::Pod;
 use serde_json::json;
@@ -64,6 +64,12 @@ impl std::ops::Deref for VmHost {
 
     fn deref(&self) -> &Host {
         &self.host
+    }
+}
+
+impl std::ops::DerefMut for VmHost {
+    fn deref_mut(&mut self) -> &mut Host {
+        &mut self.host
     }
 }
 
@@ -138,6 +144,10 @@ impl VmHost {
         host.set_env("MAGIKVM_GUEST", guest);
         host.set_env("MAGIKVM_VMM", driver.name());
         host.set_env("MAGIKVM_ACCEL", driver.accel());
+        if magikvm_lab::is_inside() {
+            // Guests that stand still there are counted, and a second boot would hide them.
+            host.set_env(FIRST_BOOT_WAIT, NO_SECOND_BOOT);
+        }
         if driver == Driver::Qemu {
             host.set_env("MAGIKVM_VHOST_DEVICE_VSOCK", in_path("vhost-device-vsock").to_string_lossy());
         }

@@ -131,7 +131,7 @@ fn pods_that_are_not_there_and_names_that_are_none() {
     assert_golden("bad-signal", &host.cmd(["kill", "-s", "NOPE", "shop"]).run().transcript());
     assert_golden("bad-grace", &host.cmd(["stop", "--grace", "301", "shop"]).run().transcript());
     assert_golden("negative-grace", &host.cmd(["stop", "--grace", "-5", "shop"]).run().transcript());
-    assert_golden("unknown-verb", &host.cmd(["delete", "shop"]).run().transcript());
+    assert_golden("unknown-verb", &host.cmd(["remove", "shop"]).run().transcript());
     let usage = host.cmd(["inspect"]).env("MAGIKVM_GUEST", "/nowhere").fails(2).stderr;
     assert!(usage.contains("\nUsage: magikvm inspect <POD>\n"), "no option of the environment: {usage}");
     host.start_fake(&Pod::simple("web").set("metadata/namespace", "default"), "run");
@@ -143,21 +143,32 @@ fn help_of_every_verb() {
     let host = Host::bare();
     let verbs = [
         "run",
+        "apply",
+        "restart",
+        "stop",
+        "rm",
+        "delete",
+        "down",
+        "validate",
+        "explain",
         "ps",
+        "get",
+        "describe",
         "inspect",
         "logs",
+        "events",
+        "stats",
+        "top",
+        "wait",
         "exec",
         "attach",
+        "cp",
         "port-forward",
-        "stop",
         "pause",
         "resume",
         "kill",
-        "rm",
-        "wait",
-        "stats",
-        "events",
         "image",
+        "volume",
         "doctor",
         "version",
         "completions",
@@ -169,74 +180,18 @@ fn help_of_every_verb() {
     for verb in ["import", "ls", "rm"] {
         assert_golden(&format!("help-image-{verb}"), &host.cmd(["image", verb, "--help"]).ok().stdout);
     }
+    for verb in ["ls", "prune", "import", "export"] {
+        assert_golden(&format!("help-volume-{verb}"), &host.cmd(["volume", verb, "--help"]).ok().stdout);
+    }
     let help = host.cmd(["--help"]).ok().stdout;
-    let listed =
-        help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    let known: Vec<&str> = listed
+    let groups =
+        help.split("\n\n").filter(|group| !group.starts_with("Options:") && !group.starts_with("Global"));
+    let lines = groups.filter(|group| group.contains(":\n  ")).flat_map(|group| group.lines().skip(1));
+    let known: Vec<&str> = lines
         .filter_map(|line| line.split_ascii_whitespace().next())
         .filter(|verb| *verb != "help")
         .collect();
     assert_eq!(known, verbs, "a verb without a golden help");
-}
-
-#[test]
-fn completions_for_shells() {
-    let host = Host::bare();
-    let script = host.cmd(["completions", "bash"]).ok().stdout;
-    host.other("bash").args(["-n", "/dev/stdin"]).input(script.clone()).ok();
-    let asked = format!(
-        "{script}\nCOMP_WORDS=(magikvm ru); COMP_CWORD=1; _magikvm magikvm ru magikvm; echo \"${{COMPREPLY[@]}}\""
-    );
-    assert_eq!(host.other("bash").args(["-c", &asked]).ok().stdout, "run\n");
-    for shell in ["zsh", "fish", "elvish", "powershell"] {
-        assert!(host.cmd(["completions", shell]).ok().stdout.contains("magikvm"));
-    }
-    host.cmd(["completions", "tcsh"]).fails(2);
-    let pages = host.file("man");
-    std::fs::create_dir(&pages).unwrap();
-    host.cmd(["__man"]).arg(&pages).ok();
-    let page = std::fs::read_to_string(pages.join("magikvm-stop.1")).unwrap();
-    assert!(page.contains("\\-\\-grace") && !page.contains(&host.root().display().to_string()), "{page}");
-    assert!(!pages.join("magikvm-__man.1").exists(), "hidden verbs have no pages");
-}
-
-#[test]
-fn names_are_completed_from_what_there_is() {
-    let host = running();
-    host.start_fake(&Pod::simple("ended"), "exit=0");
-    host.wait_for_phase("ended", "Succeeded");
-    let other = Pod::simple("web").set("metadata/namespace", "team");
-    host.run_fake(&other, "run").arg("-d").ok();
-    host.other("ln").arg("-s").arg(magikvm_tests::host::program()).arg(host.file("magikvm")).ok();
-    let script = host.cmd(["completions", "bash"]).ok().stdout;
-    let path = format!("{}:/usr/bin:/bin", host.file("").display());
-    let complete = |line: &str| {
-        let words = line.split(' ').map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
-        let word = line.rsplit(' ').next().unwrap();
-        let asked = format!(
-            "{script}
-            COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); COMP_LINE='{line}'; COMP_POINT=${{#COMP_LINE}}
-            _magikvm_names magikvm '{word}' x; printf '%s\n' \"${{COMPREPLY[@]}}\""
-        );
-        let said = host.other("bash").args(["-c", &asked]).env("PATH", &path).ok().stdout;
-        said.lines().map(str::to_owned).collect::<Vec<_>>()
-    };
-    assert_eq!(complete("magikvm ru"), ["run"]);
-    assert_eq!(complete("magikvm stop "), ["shop", "team/web"]);
-    assert_eq!(complete("magikvm stop shop t"), ["team/web"]);
-    assert_eq!(complete("magikvm rm e"), ["ended"]);
-    assert_eq!(complete("magikvm inspect default/"), ["default/ended", "default/shop"]);
-    assert_eq!(complete("magikvm logs shop -c "), ["side", "web"]);
-    assert_eq!(complete("magikvm exec -it -c s"), ["side"]);
-    assert_eq!(complete("magikvm image rm te"), ["test/app:1"]);
-    // bash has split the word at the colon and replaces only what follows it.
-    assert_eq!(complete("magikvm image rm test/app:"), ["1"]);
-    assert_eq!(complete("magikvm stop --gra"), ["--grace"]);
-    // Directories with hostile names are not offered, and nothing of them is executed.
-    std::fs::create_dir(host.root().join("run/pods/default_$(touch hacked)")).unwrap();
-    assert_eq!(complete("magikvm rm "), ["ended", "shop", "team/web"]);
-    host.cmd(["__complete", "--", "stop", "$(id)"]).ok();
-    host.cmd(["__complete", "--"]).ok();
 }
 
 #[test]

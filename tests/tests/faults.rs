@@ -1,10 +1,10 @@
 //! The leak oracle with a failure injected at every step of the flow: a failed run leaves nothing, and `rm` removes what a crash leaves.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use magikvm_tests::{Host, Pod};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use serde_json::json;
-use std::path::{Path, PathBuf};
+use magikvm_tests::mounts::Tmpfs;
+use magikvm_tests::wait::until;
+use magikvm_tests::{Cmd, Host, Pod};
+use serde_json::{Value, json};
 
 /// The points of `FAULT_POINTS` in host/src/pod/run.rs.
 fn points() -> Vec<String> {
@@ -34,12 +34,20 @@ fn doomed() -> Pod {
         .mount("host", "/host", json!({ "readOnly": true }))
 }
 
+/// A run that comes to this point: only a guest that was silent is booted again.
+fn reaching(host: &Host, point: &str) -> Cmd {
+    match point {
+        "reboot" => host.run_fake(&doomed(), "silent-once"),
+        _ => host.run_fake(&doomed(), "run"),
+    }
+}
+
 #[test]
 fn a_failure_at_any_step_leaves_nothing() {
     let host = Host::fake();
     let before = host.holdings();
     for point in points() {
-        let run = || host.run_fake(&doomed(), "run").env("MAGIKVM_FAULT", &point);
+        let run = || reaching(&host, &point).env("MAGIKVM_FAULT", &point);
         run().arg("-d").fails(70).complains(&format!("fault injected at {point}"));
         host.assert_as_before(&before);
         run().fails(125).complains(&format!("fault injected at {point}"));
@@ -56,7 +64,7 @@ fn a_crash_at_any_step_leaves_what_rm_takes() {
     let before = host.holdings();
     for point in points() {
         let crash = || {
-            let run = host.run_fake(&doomed(), "run").env("MAGIKVM_FAULT", format!("{point}=kill"));
+            let run = reaching(&host, &point).env("MAGIKVM_FAULT", format!("{point}=kill"));
             run.arg("-d")
                 .fails(70)
                 .complains("monitor ended before the pod ran")
@@ -84,33 +92,10 @@ fn a_crash_at_any_step_leaves_what_rm_takes() {
     }
 }
 
-/// A separate file system below a state directory.
-struct Mount(PathBuf);
-
-impl Mount {
-    fn tmpfs(at: &Path, options: &str) -> Self {
-        std::fs::create_dir_all(at).unwrap();
-        mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some(options))
-            .expect("mount a tmpfs (the tests need root)");
-        Self(at.to_owned())
-    }
-
-    fn make_read_only(&self) {
-        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-        mount(None::<&str>, &self.0, None::<&str>, flags, None::<&str>).expect("remount");
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        umount2(&self.0, MntFlags::MNT_DETACH).expect("unmount");
-    }
-}
-
 #[test]
 fn a_read_only_disk_is_said_to_be_one() {
     let host = Host::fake();
-    let disk = Mount::tmpfs(&host.root().join("run"), "size=1m");
+    let disk = Tmpfs::at(&host.root().join("run"), "size=1m");
     disk.make_read_only();
     let before = host.holdings();
     let output = host.run_fake(&Pod::simple("pod"), "run").arg("-d").fails(3);
@@ -126,7 +111,7 @@ fn a_full_disk_is_said_to_be_one() {
     use std::io::Write;
     let host = Host::fake();
     let mut full = 0;
-    let _disk = Mount::tmpfs(&host.root().join("run"), "size=4m");
+    let _disk = Tmpfs::at(&host.root().join("run"), "size=4m");
     // Free pages on the disk: from none to enough.
     let filler = host.root().join("run/filler");
     for free_pages in
@@ -157,18 +142,71 @@ fn a_full_disk_is_said_to_be_one() {
     host.start_fake(&Pod::simple("pod"), "run");
 }
 
-/// A disk that fills up while a pod runs costs log lines, but neither the pod nor its orderly end.
+/// A disk that fills up while a pod runs costs log lines, but neither the pod, nor its end, nor its removal.
 #[test]
 fn a_disk_that_fills_up_later_does_not_keep_a_pod_from_ending() {
-    use std::io::Write;
     let host = Host::fake();
-    let _disk = Mount::tmpfs(&host.root().join("run"), "size=4m");
+    let disk = Tmpfs::at(&host.root().join("run"), "size=4m");
+    let before = host.holdings();
     host.start_fake(&Pod::simple("pod"), "run");
-    let mut file = std::fs::File::create(host.root().join("run/filler")).unwrap();
-    while file.write_all(&[0; 4096]).is_ok() {}
-    while file.write_all(&[0]).is_ok() {}
+    let filler = disk.fill();
     host.cmd(["stop", "pod"]).ok();
-    std::fs::remove_file(host.root().join("run/filler")).unwrap();
-    host.cmd(["rm", "-f", "pod"]).ok();
+    assert_eq!(host.phase("pod"), "Failed", "its last state is written");
+    drop(filler);
+    host.start_fake(&Pod::simple("other"), "run");
+    let filler = disk.fill();
+    host.cmd(["rm", "-f", "--all"]).ok();
     assert_eq!(host.cmd(["ps", "-q"]).ok().stdout, "");
+    drop(filler);
+    host.assert_as_before(&before);
+}
+
+/// What QEMU tells of a full disk, as the fake VM tells it.
+#[test]
+fn a_vm_that_stands_still_for_want_of_room_is_shown_and_goes_on() {
+    let host = Host::fake();
+    let before = host.holdings();
+    let full = host.file("full");
+    let start =
+        || host.run_fake(&Pod::simple("pod"), "run").arg("-d").env("MAGIKVM_FAKE_DISK_FULL", &full).ok();
+    start();
+    let reason = || host.inspect("pod").unwrap()["status"]["reason"].clone();
+    assert_eq!(reason(), Value::Null);
+    std::fs::write(&full, "").unwrap();
+    until("it is seen", || reason() == "HostDiskFull");
+    let status = host.inspect("pod").unwrap()["status"].clone();
+    assert_eq!(status["phase"], "Running");
+    assert!(status["message"].as_str().unwrap().contains("goes on by itself when there is room"), "{status}");
+    let ready = |status: &Value| {
+        let conditions = status["conditions"].as_array().unwrap();
+        conditions.iter().find(|condition| condition["type"] == "Ready").unwrap().clone()
+    };
+    assert_eq!(
+        (&ready(&status)["status"], &ready(&status)["reason"]),
+        (&"False".into(), &"HostDiskFull".into())
+    );
+    let listed = host.cmd(["ps"]).ok().stdout;
+    assert!(listed.contains(" 0/1 ") && listed.contains(" HostDiskFull "), "{listed}");
+    host.cmd(["exec", "pod", "--", "x"])
+        .fails(3)
+        .complains("pod default/pod stands still because the host's disk is full")
+        .complains("Hint: Make room on the host's disk");
+    std::fs::remove_file(&full).unwrap();
+    until("it goes on", || reason() == Value::Null);
+    host.cmd(["exec", "pod", "--", "x"]).ok();
+    let events = host.cmd(["events", "pod"]).ok().stdout;
+    let (stands, goes) =
+        (events.find("the VM stands still until there is room"), events.find("has room again"));
+    assert!(stands.is_some() && stands < goes, "{events}");
+
+    // A pod without room can be stopped and removed.
+    std::fs::write(&full, "").unwrap();
+    until("it is seen again", || reason() == "HostDiskFull");
+    host.cmd(["stop", "pod", "--grace", "0"]).ok();
+    assert_eq!((host.phase("pod"), reason()), ("Failed".to_owned(), "HostDiskFull".into()));
+    host.cmd(["rm", "pod"]).ok();
+    start();
+    until("the next pod stands, too", || reason() == "HostDiskFull");
+    host.cmd(["rm", "-f", "pod"]).ok();
+    host.assert_as_before(&before);
 }

@@ -148,7 +148,7 @@ fn a_signature_in_each_form_is_looked_for_and_found() {
             &[
                 &unsigned,
                 &format!(
-                    "Hint: sign it with `cosign sign --key cosign.key {}",
+                    "Hint: Sign it with `cosign sign --key cosign.key {}",
                     scene.registry.name(&repository)
                 ),
             ],
@@ -183,7 +183,7 @@ fn a_signature_of_another_key_does_not_count() {
         scene.sign(form, "team/app", &digest, "other.pem");
         scene.refuses(
             "team/app:1",
-            &["is signed, but by none of the keys of the policy", "Hint: if that key"],
+            &["is signed, but by none of the keys of the policy", "Hint: If that key"],
         );
     }
     scene.rule("\"cosign-key\"\nkeys = [\"team.pub\", \"other.pub\"]");
@@ -259,11 +259,11 @@ fn what_is_rejected_is_not_even_asked_for() {
     let by_rule = format!("the rule for {prefix:?} in line 2");
     scene.refuses(
         "team/app:1",
-        &[&format!("the image policy {file} rejects"), &by_rule, "Hint: if it may be used"],
+        &[&format!("the image policy {file} rejects"), &by_rule, "Hint: If it may be used"],
     );
     scene.rule("\"cosign-keyless\"");
     scene
-        .refuses("team/app:1", &[&file, "does not support yet", &by_rule, "Hint: sign the image with a key"]);
+        .refuses("team/app:1", &[&file, "does not support yet", &by_rule, "Hint: Sign the image with a key"]);
     policy(&scene.host, "default = \"reject\"\n");
     scene.refuses("team/app:1", &[&file, "no rule fits, and the default is \"reject\""]);
     assert_eq!(scene.registry.requests(), []);

@@ -4,91 +4,19 @@
 use magikvm_tests::command::Cmd;
 use magikvm_tests::host::program;
 use magikvm_tests::inmate::Inmate;
-use magikvm_tests::layout::write_layout_for;
-use magikvm_tests::virtual_machine::{VmHost, busybox, guest_image, in_path};
+use magikvm_tests::user::{NO_ACCOUNT, Ordinary};
+use magikvm_tests::virtual_machine::{Driver, VmHost};
 use magikvm_tests::{Host, Pod, processes};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// A user ID without an account.
-const UNKNOWN_UID: u32 = 54_321;
-
-/// The host of an unprivileged user with a private copy of the program, a guest image and a home directory.
-struct Ordinary {
-    host: VmHost,
-    home: tempfile::TempDir,
-}
-
-fn copy(from: &Path, to: &Path, mode: u32) {
-    fs::copy(from, to).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
-    fs::set_permissions(to, fs::Permissions::from_mode(mode)).unwrap();
-}
-
-impl Ordinary {
-    fn new() -> Self {
-        let host = VmHost::new();
-        let home = tempfile::Builder::new().prefix("magikvm-test-").tempdir().unwrap();
-        let base = home.path().to_owned();
-        let at = |name: &str| base.join(name);
-        copy(program(), &at("magikvm"), 0o755);
-        copy(&in_path("vhost-device-vsock"), &at("vhost-device-vsock"), 0o755);
-        for dir in ["guest", "root", "layout"] {
-            fs::create_dir(at(dir)).unwrap();
-        }
-        for part in ["vmlinux", "initramfs", "manifest.json"] {
-            copy(&Path::new(&guest_image()).join(part), &at("guest").join(part), 0o644);
-        }
-        fs::remove_dir(at("layout")).unwrap();
-        let config = json!({ "Env": ["PATH=/bin"], "Cmd": ["sh"] });
-        write_layout_for(magikvm_tests::layout::goarch(), &at("layout"), busybox(), &config);
-        for path in [home.path(), &at("root"), &at("guest")] {
-            chown(path, Some(UNKNOWN_UID), Some(UNKNOWN_UID)).unwrap();
-        }
-        let own = Self { host, home };
-        own.cmd(&["image", "import", &format!("oci:{}:1", at("layout").display()), "--name", "test/app:1"])
-            .ok();
-        own
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.home.path().join(name)
-    }
-
-    fn cmd(&self, arguments: &[&str]) -> Cmd {
-        let path = |name: &str| self.at(name).to_string_lossy().into_owned();
-        Cmd::new("setpriv")
-            .args([format!("--reuid={UNKNOWN_UID}"), format!("--regid={UNKNOWN_UID}")])
-            .args(["--clear-groups", "--bounding-set=-all", "--inh-caps=-all"])
-            .arg(path("magikvm"))
-            .args(arguments)
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("HOME", path(""))
-            .env("MAGIKVM_ROOT", path("root"))
-            .env("MAGIKVM_GUEST", path("guest"))
-            .env("MAGIKVM_VHOST_DEVICE_VSOCK", path("vhost-device-vsock"))
-            .env("MAGIKVM_VMM", "qemu")
-            .env("MAGIKVM_ACCEL", "tcg")
-            .env("MAGIKVM_QUIET", "1")
-            .current_dir(self.home.path())
-    }
-
-    fn run(&self, pod: &Pod) -> Cmd {
-        let path = self.at(&format!("{}.yaml", pod.name()));
-        fs::write(&path, pod.text()).unwrap();
-        self.cmd(&["run"]).arg(path)
-    }
-}
 
 #[test]
 fn an_ordinary_users_pod_is_jailed_and_says_what_is_missing() {
-    let user = Ordinary::new();
+    let user = Ordinary::new(Driver::Qemu, NO_ACCOUNT);
     user.run(&Pod::simple("mine")).arg("-d").ok();
-    let pod: Value = serde_json::from_str(&user.cmd(&["inspect", "-o", "json", "mine"]).ok().stdout).unwrap();
-    let layers = pod["metadata"]["annotations"]["magikvm.dev/jail"].as_str().unwrap();
-    let layers: Value = serde_json::from_str(layers).unwrap();
+    let layers = user.layers("mine");
     for process in ["qemu", "vhost-device-vsock"] {
         let had = layers[process]["had"].as_array().unwrap();
         for layer in
@@ -98,7 +26,7 @@ fn an_ordinary_users_pod_is_jailed_and_says_what_is_missing() {
         }
         // Each missing layer is an event. An ordinary user without a delegated control group lacks that layer.
         let missing = layers[process]["missing"].as_array().cloned().unwrap_or_default();
-        let events = user.cmd(&["events", "mine"]).ok().stdout;
+        let events = user.cmd(["events", "mine"]).ok().stdout;
         for layer in &missing {
             let layer = layer["layer"].as_str().unwrap();
             assert!(["cgroup", "landlock"].contains(&layer), "{layers}");
@@ -109,38 +37,32 @@ fn an_ordinary_users_pod_is_jailed_and_says_what_is_missing() {
         }
         assert_eq!(had.len() + missing.len(), 11, "{layers}");
     }
-    user.cmd(&["rm", "-f", "mine"]).ok();
+    user.cmd(["rm", "-f", "mine"]).ok();
     if layers["qemu"].get("missing").is_some() {
         let refused = user.run(&Pod::simple("strict")).args(["-d", "--require-jail"]).run().expect_code(3);
         refused.complains("--require-jail: the host does not provide the layer `");
-        assert_eq!(user.cmd(&["ps", "-q"]).ok().stdout, "");
+        assert_eq!(user.cmd(["ps", "-q"]).ok().stdout, "");
     }
-    drop(user.host);
 }
 
 #[test]
 fn an_ordinary_users_vmm_finds_nothing_else() {
-    let user = Ordinary::new();
-    let inmate = Inmate::new(&user.host);
+    let user = Ordinary::new(Driver::Qemu, NO_ACCOUNT);
+    let inmate = Inmate::new(&user);
     let program = inmate.outside();
-    let secret = user.at("secret");
-    fs::write(&secret, "a secret").unwrap();
-    chown(&secret, Some(UNKNOWN_UID), Some(UNKNOWN_UID)).unwrap();
     user.run(&Pod::simple("other")).arg("-d").ok();
-    let mut arguments = inmate.isolation_arguments(&user.host);
-    arguments[1] = secret.to_string_lossy().into_owned();
-    arguments[2] = user.at("root/run/pods").to_string_lossy().into_owned();
-    arguments[3] = user.at("root/data/images").to_string_lossy().into_owned();
+    let mut arguments = inmate.isolation_arguments(&user);
+    arguments[1] = user.make("own secret", NO_ACCOUNT, Some("a secret")).to_string_lossy().into_owned();
     for process in ["qemu", "vhost-device-vsock"] {
         let output = user
             .run(&Pod::simple("jailed"))
             .arg("-d")
             .env("MAGIKVM_INMATE", format!("{process}|{}|{}", program.display(), arguments.join("|")))
-            .env("MAGIKVM_JAIL_LEARN", user.at("root/lesson"))
+            .env("MAGIKVM_JAIL_LEARN", user.root().join("lesson"))
             .run();
         assert!(output.stderr.contains("tried, 0 open"), "{process}: {}", output.transcript());
     }
-    user.cmd(&["rm", "-f", "other"]).ok();
+    user.cmd(["rm", "-f", "other"]).ok();
 }
 
 /// What a file server must and must not be able to do.
@@ -179,14 +101,15 @@ fn a_file_server_may_do_all_with_what_it_serves_and_nothing_else() {
     // The same for an ordinary user, who cannot change owners without subordinate IDs.
     let base = tempfile::Builder::new().prefix("magikvm-test-").tempdir().unwrap();
     let (own, its) = (base.path().join("magikvm"), base.path().join("shared"));
-    copy(program(), &own, 0o755);
+    fs::copy(program(), &own).unwrap();
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o755)).unwrap();
     fs::create_dir(&its).unwrap();
     for path in [base.path(), &its] {
-        chown(path, Some(UNKNOWN_UID), Some(UNKNOWN_UID)).unwrap();
+        chown(path, Some(NO_ACCOUNT), Some(NO_ACCOUNT)).unwrap();
     }
     let user = Cmd::new("setpriv")
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .args([format!("--reuid={UNKNOWN_UID}"), format!("--regid={UNKNOWN_UID}")])
+        .args([format!("--reuid={NO_ACCOUNT}"), format!("--regid={NO_ACCOUNT}")])
         .args(["--clear-groups", "--bounding-set=-all", "--inh-caps=-all"])
         .arg(&own)
         .arg("__file_trial")

@@ -73,7 +73,7 @@ fn a_name_that_is_taken_stays_with_its_pod() {
     let second = host.run_fake(&Pod::simple("one"), "run").arg("-d").fails(1);
     let second = second
         .complains("a pod named default/one is running")
-        .complains("Hint: remove it first with `magikvm rm -f default/one`");
+        .complains("Hint: Replace it with `--replace`, remove it first with `magikvm rm -f default/one`");
     assert_eq!(second.stdout, "");
     host.assert_as_before(&before);
     assert_eq!(host.inspect("one").unwrap()["metadata"]["uid"], uid);
@@ -177,6 +177,9 @@ fn without_its_monitor_a_pod_is_lost_and_can_be_removed() {
         (pod["status"]["phase"].as_str(), pod["status"]["reason"].as_str()),
         (Some("Unknown"), Some("Lost"))
     );
+    let ended = &pod["status"]["containerStatuses"][0];
+    assert_eq!(ended["state"]["terminated"]["reason"], "ContainerStatusUnknown", "{ended}");
+    assert_eq!((&ended["ready"], &ended["started"]), (&false.into(), &false.into()), "{ended}");
     until("the VM has gone with its monitor", || !is_alive(guest));
     for verb in ["stop", "wait", "stats", "kill"] {
         host.cmd([verb, "lost"]).fails(1).complains("is lost");

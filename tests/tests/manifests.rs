@@ -25,14 +25,14 @@ fn what_is_ignored_is_said_once_for_each_reason() {
         .set("spec/priority", 1000)
         .set("spec/tolerations", json!([{ "operator": "Exists" }]))
         .set("spec/schedulerName", "default-scheduler")
-        .with("terminationMessagePath", "/tmp/end")
+        .with("resizePolicy", json!([{ "resourceName": "cpu", "restartPolicy": "NotRequired" }]))
         .container("side", &["app"])
-        .with("terminationMessagePath", "/tmp/end");
-    let output = host.run_fake(&pod, "run").arg("-d").env("MAGIKVM_QUIET", "").ok();
+        .with("resizePolicy", json!([{ "resourceName": "cpu", "restartPolicy": "NotRequired" }]));
+    let output = host.run_fake(&pod, "run").args(["-d", "-v"]).env("MAGIKVM_QUIET", "").ok();
     let lines: Vec<&str> = output.stderr.lines().collect();
     let expected = [
         "Warning: ignored spec.nodeName, spec.priority, spec.tolerations: there is no scheduler and there are no nodes to choose from.",
-        "Warning: ignored spec.containers[].terminationMessagePath: messages of terminated containers are not kept: the logs have them.",
+        "Warning: ignored spec.containers[].resizePolicy: containers are not resized while they run.",
     ];
     assert!(lines.len() == 2 && expected.iter().all(|line| lines.contains(line)), "{lines:#?}");
 }
@@ -88,6 +88,12 @@ fn limits_are_raised_in_one_place_and_errors_name_it() {
     }
     limits(&host, "grace-secs = 900\nenv-vars = 300\nvm-memory-mib = 8192\nvcpus = 16\n");
     host.start_fake(&big("big"), "run");
+    // A stop has the same longest grace period.
+    let refused = host.cmd(["stop", "--grace", "901", "big"]).fails(2);
+    refused
+        .complains("--grace: 901s is longer than 15m")
+        .complains(&format!("raise `grace-secs` in {place}"));
+    host.cmd(["stop", "--grace", "900", "big"]).ok();
     host.cmd(["rm", "-f", "big"]).ok();
 }
 

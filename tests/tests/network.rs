@@ -283,7 +283,7 @@ fn udp_packets_come_in_by_ports_of_the_host() {
     let taken = wire.here.cmd(&host, ["run", "-d"]).arg(host.manifest(&pod("late"))).fails(3);
     taken
         .complains("spec.containers[0].ports[0].hostPort: cannot listen on 0.0.0.0:7000")
-        .complains("pod default/echo uses it");
+        .complains("Pod default/echo uses it");
     // What the pod sends takes none of the host's ports for everybody, and a bounded number of sockets.
     host.cmd(["exec", "echo", "--", "/echo", "flows", "203.0.113.5", "8080", "1200"]).ok();
     let flows = || wire.here.udp_sockets().into_iter().filter(|(_, peer)| peer.port() == 8080).count();

@@ -107,7 +107,7 @@ fn who_wants_a_port_that_is_taken_is_told_who_has_it_and_nothing_is_made() {
     run.args(["-d", "-p", &format!("127.0.0.1:{taken}:80")])
         .fails(3)
         .complains(&format!("--publish 127.0.0.1:{taken}:80: cannot listen"))
-        .complains("Hint: pod default/first uses it; stop that pod with `magikvm stop default/first`");
+        .complains("Hint: Pod default/first uses it; stop that pod with `magikvm stop default/first`");
 }
 
 #[test]

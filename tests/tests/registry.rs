@@ -6,6 +6,8 @@
 
 #[path = "registry/access.rs"]
 mod access;
+#[path = "registry/artifacts.rs"]
+mod artifacts;
 #[path = "registry/crash.rs"]
 mod crash;
 #[path = "registry/crowd.rs"]

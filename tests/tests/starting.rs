@@ -12,7 +12,12 @@ use std::fs;
 use std::time::Duration;
 
 /// The points of a start at which there is no pod yet for others.
-const POINTS: [&str; 4] = ["reserve", "record", "prepare", "start"];
+const POINTS: [&str; 5] = ["reserve", "record", "prepare", "start", "reboot"];
+
+/// How a guest has to behave so that its start comes to this point.
+fn manner(point: &str) -> &'static str {
+    if point == "reboot" { "silent-once" } else { "run" }
+}
 
 /// A run that waits at a point of its start.
 struct Held<'a> {
@@ -42,7 +47,7 @@ fn while_a_pod_starts_every_verb_says_so() {
     let host = Host::fake();
     let before = host.holdings();
     for point in POINTS {
-        let held = Held::at(&host, point, "run");
+        let held = Held::at(&host, point, manner(point));
         assert_eq!(host.phase("pod"), "Pending", "{point}");
         for verb in [
             &["exec", "pod", "--", "true"][..],
@@ -87,12 +92,12 @@ fn a_run_says_that_its_pod_was_removed_or_stopped() {
     let before = host.holdings();
     for point in POINTS {
         for verb in [&["rm", "-f", "pod"][..], &["stop", "pod"]] {
-            let held = Held::at(&host, point, "run");
+            let held = Held::at(&host, point, manner(point));
             let ending = host.cmd(verb).spawn();
             // The request waits at the monitor's socket until the start goes on.
             until("the request is at the monitor", || has_client(&host));
             let run = held.go_on().wait();
-            run.expect_code(1).complains("stopped or removed while it was being started");
+            run.expect_code(1).complains("removed while it was being started");
             ending.wait().expect_code(0);
             host.assert_as_before(&before);
         }
@@ -127,7 +132,7 @@ fn a_start_whose_directory_vanishes_leaves_nothing() {
     let host = Host::fake();
     let before = host.holdings();
     for point in ["prepare", "start"] {
-        let held = Held::at(&host, point, "run");
+        let held = Held::at(&host, point, manner(point));
         host.remove(&host.pod_dir("pod"));
         let run = held.go_on().wait();
         assert!([1, 3].contains(&run.code), "{}", run.transcript());
@@ -140,7 +145,8 @@ fn a_monitor_that_panics_leaves_nothing_of_its_pod() {
     let host = Host::fake();
     let before = host.holdings();
     for point in POINTS.into_iter().chain(["ready"]) {
-        let run = host.run_fake(&Pod::simple("pod"), "run").env("MAGIKVM_FAULT", format!("{point}=panic"));
+        let run = host.run_fake(&Pod::simple("pod"), manner(point));
+        let run = run.env("MAGIKVM_FAULT", format!("{point}=panic"));
         run.arg("-d").fails(70).complains("panicked: fault injected").complains("Reason: MonitorFailed");
         host.assert_as_before(&before);
     }
@@ -192,6 +198,75 @@ fn limits_that_are_too_low_are_said_and_leave_nothing() {
     }
 }
 
+/// The size of the released program: the one under test has its symbols and more.
+fn stripped(host: &Host) -> std::path::PathBuf {
+    let path = host.file("stripped");
+    host.other("strip").args(["--strip-all", "-o"]).arg(&path).arg(magikvm_tests::host::program()).ok();
+    path
+}
+
+/// Runs a verb under a limit of the shell. It does its work, or ends with an error. Returns the error; `None`: there was no room for the program
+/// itself, which the system's loader says.
+fn verb_under(host: &Host, program: &std::path::Path, limit: &str, words: &[&str]) -> Option<String> {
+    let script = format!("{limit}; exec \"$0\" \"$@\"");
+    let output = host.other("/bin/bash").args(["-c", &script]).arg(program).args(words).run();
+    let told = format!("{limit}, {words:?}: {}", output.transcript());
+    assert!(!output.stderr.contains("panicked"), "{told}");
+    match output.code {
+        0 => Some(String::new()),
+        127 | 134 | 139 => None,
+        _ => {
+            assert!(output.stderr.starts_with("Error: "), "{told}");
+            Some(output.stderr)
+        }
+    }
+}
+
+#[test]
+fn a_program_of_the_released_size_says_which_limit_is_too_low() {
+    let host = Host::fake();
+    host.start_fake(&Pod::simple("web"), "run");
+    let before = host.holdings();
+    let program = stripped(&host);
+    let manifest = host.manifest(&Pod::simple("other")).to_string_lossy().into_owned();
+    let verbs: [&[&str]; 7] = [
+        &["run", "--vmm", "fake", "-d", &manifest],
+        &["ps"],
+        &["inspect", "web"],
+        &["logs", "web"],
+        &["exec", "web", "--", "x"],
+        &["events", "web"],
+        &["image", "ls"],
+    ];
+    // From what the loader refuses to more than a verb takes, in steps of less than a thread's stack.
+    let worked = |verb: &[&str]| {
+        let mut loads = 0;
+        for space in (16_000..250_000).step_by(3000) {
+            match verb_under(&host, &program, &format!("ulimit -v {space}"), verb) {
+                Some(error) if error.is_empty() => return loads,
+                Some(error) => {
+                    assert!(error.contains("Hint: Lift the limit of address space with"), "{space}: {error}");
+                    loads += 1;
+                }
+                None => assert_eq!(loads, 0, "{space}: it was loaded with less"),
+            }
+        }
+        loads
+    };
+    for verb in verbs {
+        // It was refused at first, and some of them then worked.
+        let refusals = worked(verb);
+        assert!(refusals > 5, "{verb:?}: {refusals} refusals");
+        host.assert_as_before(&before);
+    }
+    for verb in &verbs[1..] {
+        for files in [4, 6, 10, 20, 100] {
+            verb_under(&host, &program, &format!("ulimit -n {files}"), verb);
+        }
+    }
+    host.assert_as_before(&before);
+}
+
 /// Without the check before the start, the limit is met at every thread and process of the start in turn.
 #[test]
 fn a_limit_of_processes_is_an_error_wherever_it_is_met() {
@@ -223,4 +298,77 @@ fn a_limit_of_processes_is_an_error_wherever_it_is_met() {
         }
     }
     assert!(ran, "the largest of these limits is enough");
+}
+
+#[test]
+fn a_foreground_run_shows_the_output_of_init_containers_as_it_comes() {
+    let host = Host::fake();
+    let before = host.holdings();
+    let pod = Pod::simple("pod").init_script("setup", "", None).init_script("slow", "", None);
+    let mut run = host.run_fake(&pod, "run").env("MAGIKVM_QUIET", "").spawn();
+    run.wait_for_stdout("setup | hello from setup");
+    run.wait_for_stdout("slow  | hello from slow");
+    host.wait_for_phase("pod", "Init:1/2");
+    run.signal(Signal::SIGINT);
+    run.wait_for_stderr("Cancelling the start of pod default/pod; interrupt again to kill it.");
+    run.wait().expect_code(130).complains("the run was cancelled before the pod was up");
+    host.assert_as_before(&before);
+    // What follows comes after it, and nothing comes twice.
+    let pod = Pod::simple("pod").init_script("setup", "", None);
+    let run = host.run_fake(&pod, "exit=0").args(["--rm", "--no-prefix"]).ok();
+    assert_eq!(run.stdout, "hello from setup\nhello from web\n");
+    let failed = host.run_fake(&Pod::simple("pod").init_script("bad", "", None), "run").fails(125);
+    // The report of the failure has its last lines in any case.
+    failed.complains("hello from bad").complains("init container bad failed with exit code 3");
+    host.assert_as_before(&before);
+}
+
+#[test]
+fn the_start_of_a_pod_is_when_it_was_accepted() {
+    let host = Host::fake();
+    let held = Held::at(&host, "reserve", "run");
+    let now = || {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        since.as_secs()
+    };
+    let accepted = now();
+    until("the next second has begun", || now() > accepted + 1);
+    held.go_on().wait().expect_code(0);
+    let pod = host.inspect("pod").unwrap();
+    let (made, started) = (&pod["metadata"]["creationTimestamp"], &pod["status"]["startTime"]);
+    let running = &pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"];
+    assert!(made == started && started.as_str() < running.as_str(), "{made} {started} {running}");
+}
+
+#[test]
+fn a_monitor_that_is_killed_says_how_far_the_start_was() {
+    for (name, stage) in [("slow", "container"), ("", "boot")] {
+        let host = Host::fake();
+        let before = host.holdings();
+        let pod =
+            if name.is_empty() { Pod::simple("pod") } else { Pod::simple("pod").init_script(name, "", None) };
+        let run = host.run_fake(&pod, if name.is_empty() { "silent" } else { "run" }).arg("-d").spawn();
+        let monitor = host.process("pod", "monitor");
+        until("it has come so far", || name.is_empty() || host.phase("pod") == "Init:0/1");
+        until("the init container runs", || {
+            name.is_empty() || host.cmd(["logs", "pod"]).run().stdout.contains("hello from slow")
+        });
+        kill(Pid::from_raw(monitor), Signal::SIGKILL).unwrap();
+        run.wait()
+            .expect_code(70)
+            .complains(&format!("the pod's monitor ended before the pod ran (stage: {stage})"));
+        host.cmd(["rm", "-f", "pod"]).ok();
+        host.assert_as_before(&before);
+    }
+}
+
+#[test]
+fn ps_shows_that_a_pod_is_being_stopped() {
+    let host = Host::fake();
+    host.start_fake(&Pod::simple("pod"), "immortal");
+    let stop = host.cmd(["stop", "--grace", "60", "pod"]).spawn();
+    host.wait_for_phase("pod", "Terminating");
+    assert_eq!(host.inspect("pod").unwrap()["status"]["phase"], "Running");
+    host.cmd(["rm", "-f", "pod"]).ok();
+    stop.wait();
 }

@@ -100,7 +100,7 @@ fn without_software_emulation_a_guest_of_another_processor_is_refused() {
         .args(["--accel", "kvm"])
         .fails(125)
         .complains("is for aarch64, the host's processor is x86_64; --accel tcg emulates it")
-        .complains("Hint: name a guest image for x86_64");
+        .complains("Hint: Name a guest image for x86_64");
     host.assert_as_before(&before);
     let doctor = host.cmd(["doctor", "--hardware"]).fails(3);
     doctor.prints("QEMU emulator version").prints("not this host's architecture, for --accel tcg only");

@@ -140,7 +140,10 @@ fn a_secret_is_shown_by_nothing() {
     {
         let bytes = fs::read(&entry).unwrap();
         let found = bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes());
-        assert!(!found, "{}", entry.display());
+        // The request is kept for `restart`, for nobody else's eyes.
+        let is_private = entry.ends_with("request.json")
+            && fs::metadata(&entry).unwrap().permissions().mode() & 0o177 == 0;
+        assert!(!found || is_private, "{}", entry.display());
     }
     let baked = fs::read(dir.join("vm/pod.erofs")).unwrap();
     assert!(baked.windows(SECRET.len()).any(|window| window == SECRET.as_bytes()), "but the guest has it");

@@ -2,13 +2,17 @@
 //! (user ids, the cgroup, the shared PID namespace). Runs in forked copies of the spawner. Must not know:
 //! the reactor, the wire.
 
+use crate::devices;
+use crate::env_file::{self, EnvFileError};
 use crate::layer::{self, LayerError, Made};
+use crate::message;
 use crate::mounts::{self, MountError};
 use crate::rootfs;
-use crate::user::{self, UserError};
+use crate::user::{self, Listed, UserError};
 use libcontainer::oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Process, Spec};
 use magikvm_proto::limits::MAX_PLAN_SIZE;
 use magikvm_proto::plan::{ContainerPlan, Rootfs, Stdio};
+use magikvm_proto::security::{ImageGroups, Privilege};
 use magikvm_proto::site::Site;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -47,6 +51,8 @@ pub(crate) enum BundleError {
     #[error("the container has no writable layer")]
     Layer(#[from] LayerError),
     #[error(transparent)]
+    EnvFile(#[from] EnvFileError),
+    #[error(transparent)]
     User(#[from] UserError),
     #[error(transparent)]
     Mounts(#[from] MountError),
@@ -79,7 +85,10 @@ pub(crate) fn prepare(
     let root = mount_rootfs(site, plan, &bundle, &lower)?;
     let mut spec = load(&site.container_config(&plan.name))?;
     patch(&mut spec, plan, site, &root, pod_namespace)?;
-    mounts::make(site, plan, &mut spec, &bundle.join("rootfs"))?;
+    // In the supervisor's mount namespace, where it is read.
+    let messages = site.messages(&plan.name);
+    let message = message::make(site, &plan.name).map_err(file_error(&messages))?;
+    mounts::make(site, plan, &mut spec, &bundle.join("rootfs"), &message)?;
     let config = bundle.join("config.json");
     let bytes =
         serde_json::to_vec(&spec).map_err(|source| BundleError::Config { path: config.clone(), source })?;
@@ -124,9 +133,13 @@ fn patch(
     // namespace.
     spec.set_hostname(None).set_domainname(None);
     let process = spec.process_mut().as_mut().ok_or(BundleError::Missing("process"))?;
+    env_file::fill(process, site, &plan.file_variables)?;
     patch_process(process, plan, root)?;
     let linux = spec.linux_mut().as_mut().ok_or(BundleError::Missing("linux"))?;
     linux.set_cgroups_path(Some(PathBuf::from(site.container_cgroup(&plan.name))));
+    if plan.privilege == Privilege::Privileged {
+        linux.set_devices(Some(devices::all()));
+    }
     let namespaces = linux.namespaces_mut().get_or_insert_default();
     let mut wanted = Vec::new();
     if let Some(pid) = pod_namespace {
@@ -154,7 +167,11 @@ fn patch_process(process: &mut Process, plan: &ContainerPlan, root: &OwnedFd) ->
             .map(Option::unwrap_or_default)
             .map_err(file_error(path))
     };
-    let resolved = user::resolve(&plan.user, &read("/etc/passwd")?, &read("/etc/group")?)?;
+    let listed = match plan.image_groups {
+        ImageGroups::Merge => Listed::Always,
+        ImageGroups::Strict => Listed::Never,
+    };
+    let resolved = user::resolve(&plan.user, &read("/etc/passwd")?, &read("/etc/group")?, listed)?;
     let mut groups = resolved.groups;
     groups.extend(process.user().additional_gids().iter().flatten());
     groups.sort_unstable();
@@ -187,6 +204,7 @@ fn patch_process(process: &mut Process, plan: &ContainerPlan, root: &OwnedFd) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use magikvm_proto::lifecycle::{Hooks, Probes, Restarts, Role, TerminationMessage};
     use magikvm_proto::plan::{Layer, Stdin};
     use magikvm_proto::signal::Signal;
 
@@ -196,10 +214,18 @@ mod tests {
             rootfs: Rootfs::Partition(2),
             layer: Layer::Memory { size_bytes: None },
             user: user.to_owned(),
+            image_groups: ImageGroups::Merge,
+            privilege: Privilege::Confined,
+            file_variables: Vec::new(),
             stdio: Stdio::Terminal,
             stdin: Stdin::Closed,
             stop_signal: Signal::TERM,
             mounts: Vec::new(),
+            role: Role::Main,
+            restarts: Restarts::default(),
+            probes: Probes::default(),
+            hooks: Hooks::default(),
+            termination_message: TerminationMessage::default(),
         }
     }
 

@@ -3,11 +3,14 @@
 #![allow(unsafe_code, reason = "bpf(2) takes structures by address")]
 
 use crate::cgroup::Cgroup;
-use libcontainer::oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
+use libcontainer::oci_spec::runtime::{LinuxDevice, LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceType};
+use magikvm_proto::security::Privilege;
 use nix::errno::Errno;
-use std::fs::File;
+use nix::sys::stat::{major, minor};
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 /// Most rules that are compiled; the program stays far below the kernel's 4096 instructions.
@@ -66,6 +69,52 @@ const DEFAULTS: &[Rule] = &[
     allow(CHARACTER, ALL, Some(136), None),  // pts
     Rule { verdict: 0, kind: Some(CHARACTER), access: READ | WRITE, major: Some(5), minor: Some(1) }, // console
 ];
+
+/// The rules of a privileged container.
+const EVERYTHING: &[Rule] = &[allow(CHARACTER, ALL, None, None), allow(BLOCK, ALL, None, None)];
+
+/// Most devices that a privileged container finds in its /dev.
+const MAX_DEVICES: usize = 512;
+/// Directories of /dev that a container has of its own, and the console, which the host reads.
+const OWN: [&str; 5] = ["pts", "shm", "mqueue", "fd", "console"];
+
+/// The device files of /dev, for a privileged container. Those that cannot be looked at are left out.
+pub(crate) fn all() -> Vec<LinuxDevice> {
+    let mut found = Vec::new();
+    collect(Path::new("/dev"), &mut found);
+    found
+}
+
+fn collect(dir: &Path, found: &mut Vec<LinuxDevice>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let is_own = OWN.iter().any(|own| name == *own) && dir == Path::new("/dev");
+        // Not through links: what they lead to is found where it is.
+        let Ok(about) = fs::symlink_metadata(&path) else { continue };
+        let kind = about.file_type();
+        if is_own || found.len() >= MAX_DEVICES {
+            continue;
+        }
+        if kind.is_dir() {
+            collect(&path, found);
+        }
+        let typ = match (kind.is_char_device(), kind.is_block_device()) {
+            (true, _) => LinuxDeviceType::C,
+            (_, true) => LinuxDeviceType::B,
+            _ => continue,
+        };
+        let number = |part: u64| i64::try_from(part).unwrap_or(i64::MAX);
+        let device = LinuxDeviceBuilder::default()
+            .path(path)
+            .typ(typ)
+            .major(number(major(about.rdev())))
+            .minor(number(minor(about.rdev())))
+            .file_mode(about.mode() & 0o777)
+            .uid(about.uid())
+            .gid(about.gid());
+        found.extend(device.build());
+    }
+}
 
 fn wanted(number: Option<i64>) -> Option<u32> {
     // -1 in the specification matches any number. A number that no device has matches none.
@@ -195,8 +244,15 @@ fn load(program: &[u64]) -> io::Result<OwnedFd> {
 
 /// Puts the rules of a container's configuration and the defaults on its cgroup. Must run before anything of
 /// the container runs.
-pub(crate) fn restrict(cgroup: &Cgroup, configured: &[LinuxDeviceCgroup]) -> io::Result<()> {
-    let rules = rules(configured)?;
+pub(crate) fn restrict(
+    cgroup: &Cgroup,
+    privilege: Privilege,
+    configured: &[LinuxDeviceCgroup],
+) -> io::Result<()> {
+    let rules = match privilege {
+        Privilege::Confined => rules(configured)?,
+        Privilege::Privileged => EVERYTHING.to_vec(),
+    };
     match cgroup {
         Cgroup::Unified(group) => attach(&group.0, &rules),
         Cgroup::Legacy(group) => {
@@ -282,6 +338,18 @@ mod tests {
         let console = Rule { verdict: 1, kind: None, access: ALL, major: Some(5), minor: Some(1) };
         let asked: Vec<Rule> = [console].into_iter().chain(DEFAULTS.iter().copied()).collect();
         assert_eq!(run(&compile(&asked), CHARACTER, WRITE, 5, 1), 0);
+    }
+
+    #[test]
+    fn a_privileged_container_opens_everything() {
+        let program = compile(EVERYTHING);
+        for (kind, major, minor) in [(BLOCK, 254, 0), (CHARACTER, 1, 1), (CHARACTER, 5, 1)] {
+            assert_eq!(run(&program, kind, ALL, major, minor), 1);
+        }
+        let all = all();
+        let null = all.iter().find(|device| device.path() == Path::new("/dev/null")).unwrap();
+        assert_eq!((null.typ(), null.major(), null.minor()), (LinuxDeviceType::C, 1, 3));
+        assert!(!all.iter().any(|device| device.path().starts_with("/dev/pts")));
     }
 
     #[test]

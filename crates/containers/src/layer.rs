@@ -86,7 +86,15 @@ fn mount_memory(path: &Path, size_bytes: Option<u64>) -> Result<(), LayerError> 
 fn remove(layer: &Path) -> io::Result<()> {
     let heap = layer.with_extension("old");
     let mut count = 0_u64;
-    fs::create_dir_all(&heap)?;
+    if let Some(parent) = heap.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match fs::create_dir(&heap) {
+        // There was no layer before.
+        Ok(()) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
     match fs::rename(layer, next(&heap, &mut count)?) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}

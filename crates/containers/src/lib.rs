@@ -9,7 +9,9 @@
 mod bundle;
 mod cgroup;
 mod devices;
+mod env_file;
 mod layer;
+mod message;
 mod mount_point;
 mod mounts;
 mod reaper;
@@ -27,6 +29,7 @@ pub use sys::exit_now;
 use cgroup::{Cgroup, Hierarchies, Tree};
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::plan::ProcessNamespace;
+use magikvm_proto::security::PodLimits;
 use magikvm_proto::site::Site;
 use magikvm_proto::wire::{ContainerStats, ExitStatus};
 use magikvm_supervisor::sync::lock;
@@ -54,6 +57,7 @@ pub enum StartError {
 /// The containers of one pod.
 #[derive(Debug)]
 pub struct LinuxContainers {
+    site: Site,
     tree: Tree,
     spawner: Spawner,
     reaper: Arc<Reaper>,
@@ -82,8 +86,9 @@ impl LinuxContainers {
     pub fn start(site: Site, note: fn(&str), forked: fn()) -> Result<Self, StartError> {
         let tree = Tree::new(Hierarchies::detect()?, &site.cgroup);
         tree.make().map_err(|error| CgroupError::Make(site.cgroup.clone(), error))?;
-        let spawner = spawner::start(&Context { site, tree: tree.clone(), note }, forked)?;
+        let spawner = spawner::start(&Context { site: site.clone(), tree: tree.clone(), note }, forked)?;
         Ok(Self {
+            site,
             tree,
             spawner,
             reaper: Arc::default(),
@@ -101,6 +106,11 @@ impl LinuxContainers {
             self.namespace.set(self.spawner.namespace()?).ok();
         }
         Ok(())
+    }
+
+    /// Limits what all containers may use together. Must be called before the first container is made.
+    pub fn limit(&self, limits: &PodLimits) -> io::Result<()> {
+        self.tree.limit(limits)
     }
 
     fn group(&self, subject: Subject<'_>) -> Cgroup {
@@ -157,10 +167,10 @@ impl Containers for LinuxContainers {
     }
 
     fn exec(&self, order: ExecOrder<'_>, ended: Ended) -> Result<Created, Failure> {
-        let ExecOrder { request, id, stdio } = order;
+        let ExecOrder { request, id, descendants, stdio } = order;
         let first = lock(&self.first).get(&request.container).cloned();
         let first = first.ok_or_else(|| Failure::new(FailureKind::Gone, "the container has just ended"))?;
-        let pending = self.spawner.exec(request, id, &first.0, &stdio)?;
+        let pending = self.spawner.exec(request, id, descendants, &first.0, &stdio)?;
         drop(stdio);
         Ok(self.created(pending, ended).0)
     }
@@ -180,6 +190,10 @@ impl Containers for LinuxContainers {
         }
         self.remove_deserted();
         Gone { completely, oom_killed }
+    }
+
+    fn termination_message(&self, container: &ContainerName) -> Option<String> {
+        message::read(&self.site, container)
     }
 
     fn stats(&self, container: &ContainerName) -> Option<ContainerStats> {

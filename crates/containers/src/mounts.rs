@@ -113,12 +113,14 @@ struct Mounts<'a> {
     made: Vec<Made>,
 }
 
-/// Makes the mounts of a configuration, except those that stay in it, and then those of the volumes.
+/// Makes the mounts of a configuration, except those that stay in it, then those of the volumes, and at last the file `message` for the
+/// container's termination message.
 pub(crate) fn make(
     site: &Site,
     plan: &ContainerPlan,
     spec: &mut Spec,
     rootfs: &Path,
+    message: &Path,
 ) -> Result<(), MountError> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(MountError::Namespace)?;
     let private = MsFlags::MS_REC | MsFlags::MS_SLAVE;
@@ -139,6 +141,7 @@ pub(crate) fn make(
         let place = site.mount(&plan.name, number);
         mounts.make(of_volume(site, number, mount, &place)?)?;
     }
+    mounts.make(of_message(plan, message)?)?;
     if let Some(process) = spec.process() {
         mounts.make_point(process.cwd(), Kind::Directory).map_err(MountError::WorkingDirectory)?;
     }
@@ -200,6 +203,15 @@ fn of_volume(site: &Site, number: usize, plan: &MountPlan, place: &Path) -> Resu
         },
         layer: (!shared).then_some(number),
     })
+}
+
+fn of_message(plan: &ContainerPlan, file: &Path) -> Result<Wanted, MountError> {
+    let destination = PathBuf::from(&plan.termination_message.path);
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let what = What::Bind(open(file, flags, Mode::empty()).map_err(failed(&destination))?);
+    let place = if destination.starts_with("/dev") { Place::Known } else { Place::Volume };
+    let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    Ok(Wanted { destination, what, flags, place, read_only: ReadOnly::No, layer: None })
 }
 
 impl Mounts<'_> {

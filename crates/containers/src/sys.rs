@@ -205,6 +205,19 @@ pub(crate) fn wait_any() -> Result<(i32, i32), Errno> {
     Ok((pid, status))
 }
 
+/// Closes every descriptor but this one, for a process that uses no other one any more.
+pub(crate) fn close_all_but(kept: &impl AsFd) {
+    let kept = kept.as_fd().as_raw_fd().cast_unsigned();
+    // SAFETY: the caller, a forked copy, only waits for children afterwards, writes to `kept` and ends; no owner of another descriptor is used
+    // again.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, kept + 1, libc::c_uint::MAX, 0);
+        if kept > 0 {
+            libc::syscall(libc::SYS_close_range, 0, kept - 1, 0);
+        }
+    }
+}
+
 /// Closes every descriptor from `first` on, for a process that uses none any more.
 pub(crate) fn close_all_from(first: u32) {
     // SAFETY: the caller, a forked copy, only calls pause(2) afterwards; no owner of a descriptor is used again.

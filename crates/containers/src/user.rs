@@ -37,6 +37,15 @@ fn number(text: &str) -> Result<Option<u32>, UserError> {
     }
 }
 
+/// Whether the groups that `/etc/group` gives a user count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Listed {
+    Always,
+    /// As in Docker: not if the user's text names a group.
+    UnlessGiven,
+    Never,
+}
+
 struct Passwd<'a> {
     name: &'a str,
     uid: u32,
@@ -77,8 +86,13 @@ fn groups(file: &[u8]) -> impl Iterator<Item = Group<'_>> {
 }
 
 /// Resolves `user`, `uid`, `user:group`, `uid:gid` and mixtures as other runtimes do: a name wins over a number with
-/// the same text, a number needs no file, and the user's supplementary groups count only if no group is given.
-pub(crate) fn resolve(user: &str, passwd_file: &[u8], group_file: &[u8]) -> Result<User, UserError> {
+/// the same text, and a number needs no file.
+pub(crate) fn resolve(
+    user: &str,
+    passwd_file: &[u8],
+    group_file: &[u8],
+    listed: Listed,
+) -> Result<User, UserError> {
     let (user_text, group_text) = user.split_once(':').unwrap_or((user, ""));
     let user_text = if user_text.is_empty() { "0" } else { user_text };
     let as_number = number(user_text)?;
@@ -90,14 +104,20 @@ pub(crate) fn resolve(user: &str, passwd_file: &[u8], group_file: &[u8]) -> Resu
         (None, None) => return Err(UserError::UnknownUser(user_text.to_owned())),
     };
     let mut supplementary = Vec::new();
-    if group_text.is_empty() {
-        let listed = |group: &Group<'_>| {
+    let counts = match listed {
+        Listed::Always => true,
+        Listed::UnlessGiven => group_text.is_empty(),
+        Listed::Never => false,
+    };
+    if counts {
+        let has = |group: &Group<'_>| {
             name.is_some_and(|name| group.members.split(',').any(|member| member.trim() == name))
         };
-        supplementary.extend(groups(group_file).filter(listed).map(|group| group.gid).take(MAX_GROUPS));
+        supplementary.extend(groups(group_file).filter(has).map(|group| group.gid).take(MAX_GROUPS));
         supplementary.sort_unstable();
         supplementary.dedup();
-    } else {
+    }
+    if !group_text.is_empty() {
         gid = match (groups(group_file).find(|group| group.name == group_text), number(group_text)?) {
             (Some(group), _) => group.gid,
             (None, Some(gid)) => gid,
@@ -144,19 +164,31 @@ mod tests {
             ("nohome", user(5, 5, &[], "/")),
         ];
         for (text, expected) in cases {
-            assert_eq!(resolve(text, PASSWD, GROUP), Ok(expected), "{text:?}");
+            assert_eq!(resolve(text, PASSWD, GROUP, Listed::UnlessGiven), Ok(expected), "{text:?}");
         }
     }
 
     #[test]
+    fn groups_of_the_image_count_as_asked() {
+        for (text, always) in [("web:staff", &[50, 60][..]), ("1000:9", &[]), ("web", &[50, 60])] {
+            assert_eq!(resolve(text, PASSWD, GROUP, Listed::Always).unwrap().groups, always, "{text}");
+            assert!(resolve(text, PASSWD, GROUP, Listed::Never).unwrap().groups.is_empty(), "{text}");
+        }
+    }
+
+    fn of_number(text: &str) -> Result<User, UserError> {
+        resolve(text, b"", b"", Listed::Always)
+    }
+
+    #[test]
     fn numbers_need_no_file_and_unknown_names_are_named() {
-        assert_eq!(resolve("1000:1000", b"", b""), Ok(user(1000, 1000, &[], "/")));
-        assert_eq!(resolve("", b"", b""), Ok(user(0, 0, &[], "/")));
-        assert_eq!(resolve("nobody", b"", b""), Err(UserError::UnknownUser("nobody".to_owned())));
-        assert_eq!(resolve("0:wheel", b"", b""), Err(UserError::UnknownGroup("wheel".to_owned())));
-        assert_eq!(resolve("4294967295", b"", b""), Err(UserError::Number("4294967295".to_owned())));
-        assert_eq!(resolve("0:99999999999", b"", b""), Err(UserError::Number("99999999999".to_owned())));
-        assert_eq!(resolve("-1", b"", b""), Err(UserError::UnknownUser("-1".to_owned())));
+        assert_eq!(of_number("1000:1000"), Ok(user(1000, 1000, &[], "/")));
+        assert_eq!(of_number(""), Ok(user(0, 0, &[], "/")));
+        assert_eq!(of_number("nobody"), Err(UserError::UnknownUser("nobody".to_owned())));
+        assert_eq!(of_number("0:wheel"), Err(UserError::UnknownGroup("wheel".to_owned())));
+        assert_eq!(of_number("4294967295"), Err(UserError::Number("4294967295".to_owned())));
+        assert_eq!(of_number("0:99999999999"), Err(UserError::Number("99999999999".to_owned())));
+        assert_eq!(of_number("-1"), Err(UserError::UnknownUser("-1".to_owned())));
     }
 
     #[test]
@@ -172,7 +204,7 @@ mod tests {
     proptest! {
         #[test]
         fn hostile_files_never_panic(user in ".{0,20}", passwd in any::<Vec<u8>>(), group in any::<Vec<u8>>()) {
-            resolve(&user, &passwd, &group).ok();
+            resolve(&user, &passwd, &group, Listed::Always).ok();
             shell(0, &passwd);
         }
     }

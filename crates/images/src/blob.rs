@@ -4,6 +4,7 @@
 use super::arrival::{Arrival, Missing};
 use super::digest::{Digest, Hasher};
 use super::document::Compression;
+use super::open::LayerContent;
 use super::tar::{BLOCK, Skip, is_header};
 use magikvm_proto::raised;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
@@ -60,6 +61,7 @@ pub(super) struct LayerBlob {
     /// The compression that its media type states. Its first bytes decide.
     pub(super) compression: Compression,
     pub(super) diff_id: Digest,
+    pub(super) content: LayerContent,
 }
 
 /// The compression according to a blob's first bytes.
@@ -132,7 +134,11 @@ impl Decoder {
     fn new(mut stored: Stored) -> Result<Self, BlobError> {
         let mut start = Vec::with_capacity(BLOCK);
         stored.by_ref().take(BLOCK as u64).read_to_end(&mut start).map_err(BlobError::Read)?;
-        let compression = compression(stored.blob.compression, &start)?;
+        let compression = match stored.blob.content {
+            // The file is what is stored, whatever that is.
+            LayerContent::File(_) => Compression::None,
+            _ => compression(stored.blob.compression, &start)?,
+        };
         let stored = Cursor::new(start).chain(stored);
         let buffered = |stored| BufReader::with_capacity(CHUNK, stored);
         Ok(match compression {
@@ -207,7 +213,8 @@ pub(super) struct LayerStream {
     at: usize,
     ended: bool,
     hasher: Hasher,
-    diff_id: Digest,
+    /// Unless only the stored bytes have a known digest.
+    diff_id: Option<Digest>,
     done: Arc<AtomicU64>,
     error: Option<BlobError>,
 }
@@ -221,7 +228,7 @@ impl LayerStream {
         let (full_in, full) = sync_channel(CHUNKS);
         let (empty, empty_out) = channel();
         let done = Arc::new(AtomicU64::new(0));
-        let diff_id = blob.diff_id;
+        let diff_id = (blob.content != LayerContent::Archive).then_some(blob.diff_id);
         let counter = Arc::clone(&done);
         std::thread::Builder::new()
             .name("unpack".to_owned())
@@ -254,7 +261,10 @@ impl LayerStream {
             }
         }
         let found = self.hasher.finish();
-        if found == self.diff_id { Ok(()) } else { Err(BlobError::DiffId { expected: self.diff_id, found }) }
+        match self.diff_id {
+            Some(expected) if expected != found => Err(BlobError::DiffId { expected, found }),
+            _ => Ok(()),
+        }
     }
 }
 

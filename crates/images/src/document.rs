@@ -44,6 +44,8 @@ pub(super) struct Document {
     pub(super) manifests: Option<Vec<Descriptor>>,
     pub(super) config: Option<Descriptor>,
     pub(super) layers: Option<Vec<Descriptor>>,
+    /// The type of an artifact that is not an image.
+    pub(super) artifact_type: Option<String>,
 }
 
 /// The compression of a layer.

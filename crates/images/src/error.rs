@@ -238,12 +238,12 @@ impl ImageError {
         match self.disk_problem() {
             Some(ErrorKind::ReadOnlyFilesystem) => {
                 return Some(
-                    "the file system is mounted read-only; choose another one with `--root DIR`.".to_owned(),
+                    "The file system is mounted read-only; choose another one with `--root DIR`.".to_owned(),
                 );
             }
             Some(_) => {
                 return Some(
-                    "free space with `magikvm image prune --all`; `df -h` shows which file system is full."
+                    "Free space with `magikvm image prune --all`; `df -h` shows which file system is full."
                         .to_owned(),
                 );
             }
@@ -253,50 +253,50 @@ impl ImageError {
             Self::NotFound { name, near } => {
                 let pull = format!("`magikvm image pull {}`", name.familiar());
                 Some(if near.is_empty() {
-                    format!("pull it with {pull}, or import it from a file with `magikvm image import SOURCE --name {}`.", name.familiar())
+                    format!("Pull it with {pull}, or import it from a file with `magikvm image import SOURCE --name {}`.", name.familiar())
                 } else {
-                    format!("did you mean {}? Otherwise pull it with {pull}.", near.join(" or "))
+                    format!("Did you mean {}? Otherwise pull it with {pull}.", near.join(" or "))
                 })
             }
-            Self::UnknownId { .. } | Self::AmbiguousId { .. } => Some("list the ids with `magikvm image ls`.".to_owned()),
+            Self::UnknownId { .. } | Self::AmbiguousId { .. } => Some("List the ids with `magikvm image ls`.".to_owned()),
             Self::Export { source, .. } => source.hint(),
             Self::NotAName { .. } => Some(
-                "use a name like `registry.example/team/app:1.0`, or an id that `magikvm image ls` shows."
+                "Use a name like `registry.example/team/app:1.0`, or an id that `magikvm image ls` shows."
                     .to_owned(),
             ),
-            Self::InUse { .. } => Some("find the pod with `magikvm ps` and remove it with `magikvm rm` first.".to_owned()),
+            Self::InUse { .. } => Some("Find the pod with `magikvm ps` and remove it with `magikvm rm` first.".to_owned()),
             Self::Registry { source, here: true, .. } => Some(with_the_image_here(source.hint())),
             Self::Registry { source, .. } => source.hint(),
             Self::Registries(error) => error.hint(),
             Self::Policy(error) => error.hint(),
             Self::Signature(error) => error.hint(),
             Self::Stopped { source: Stopped::TimedOut { .. }, .. } => {
-                Some("repeat the command, perhaps with a longer `--timeout`; the data received so far is kept for a day.".to_owned())
+                Some("Repeat the command, perhaps with a longer `--timeout`; the data received so far is kept for a day.".to_owned())
             }
             Self::Transfer { source, .. } => match &**source {
                 TransferError::Registry(error) => error.hint(),
                 _ => None,
             },
-            Self::NotHere { name } => Some(format!("pull it with `magikvm image pull {}`.", name.familiar())),
+            Self::NotHere { name } => Some(format!("Pull it with `magikvm image pull {}`.", name.familiar())),
             Self::NotUsable { name, because } => {
                 let how = match because {
                     NotUsable::Unsigned | NotUsable::Incomplete => String::new(),
                     NotUsable::Platform { wanted, .. } => format!("--platform {wanted} "),
                     NotUsable::Form { wanted, .. } => format!("--compress {wanted} "),
                 };
-                Some(format!("pull it with `magikvm image pull {how}{}`.", name.familiar()))
+                Some(format!("Pull it with `magikvm image pull {how}{}`.", name.familiar()))
             }
             Self::Nameless { source_name, .. } => {
-                Some(format!("name it with `magikvm image import {source_name} --name NAME:TAG`."))
+                Some(format!("Name it with `magikvm image import {source_name} --name NAME:TAG`."))
             }
             Self::Open { source, .. } => source.hint(),
-            Self::Pinned { name, .. } => Some(format!("import it with `--name {}`.", name.without_digest().familiar())),
+            Self::Pinned { name, .. } => Some(format!("Import it with `--name {}`.", name.without_digest().familiar())),
             Self::Damaged { .. } => Some(
-                "find the damaged images with `magikvm image verify --all`, remove them and pull them again."
+                "Find the damaged images with `magikvm image verify --all`, remove them and pull them again."
                     .to_owned(),
             ),
             Self::Index { path, .. } => {
-                Some(format!("move {} away and import the images again.", path.display()))
+                Some(format!("Move {} away and import the images again.", path.display()))
             }
             _ => None,
         }
@@ -305,7 +305,7 @@ impl ImageError {
 
 /// The hint for a registry that cannot be reached while its image is in the store.
 fn with_the_image_here(hint: Option<String>) -> String {
-    let here = "the image is in the store: `imagePullPolicy: IfNotPresent` in the manifest (or `magikvm image pull --policy missing`) takes it without asking the registry.";
+    let here = "The image is in the store: `imagePullPolicy: IfNotPresent` in the manifest (or `magikvm image pull --policy missing`) takes it without asking the registry.";
     hint.map_or_else(|| here.to_owned(), |hint| format!("{here} Otherwise: {hint}"))
 }
 
@@ -317,6 +317,9 @@ pub enum ExportError {
     /// Layers are missing: they were damaged, or the image was imported by a version that did not keep them.
     #[error("the store does not have the original layers of the image ({what})")]
     NoLayers { what: String },
+    /// Only the files of an artifact can be exported.
+    #[error("it is an artifact, not a container image")]
+    Artifact,
     /// A file of the store has changed.
     #[error("the image store is damaged: {} has the digest {found}, not {expected}", path.display())]
     Damaged { path: PathBuf, expected: Digest, found: Digest },
@@ -340,10 +343,13 @@ impl ExportError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Exists { path } => {
-                Some(format!("choose another path, for example `{}.new`.", path.display()))
+                Some(format!("Choose another path, for example `{}.new`.", path.display()))
             }
             Self::NoLayers { .. } | Self::Damaged { .. } | Self::Layer { .. } => {
-                Some("remove the image with `magikvm image rm`, then pull or import it again.".to_owned())
+                Some("Remove the image with `magikvm image rm`, then pull or import it again.".to_owned())
+            }
+            Self::Artifact => {
+                Some("Export its files with the target `dir:DIRECTORY` or `erofs:FILE`.".to_owned())
             }
             _ => None,
         }

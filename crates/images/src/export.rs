@@ -11,6 +11,7 @@ use super::document::{MAX_CONFIG, Role, role};
 use super::error::{ExportError, ImageError};
 use super::index::{ImageBlob, ImageEntry};
 use super::lock::Hold;
+use super::open::LayerContent;
 use super::platform::Platform;
 use super::reference::Reference;
 use super::store::{Image, ImageStore, read_capped};
@@ -146,6 +147,12 @@ impl ImageStore {
         let index = self.read_index()?;
         let unknown = || ImageError::UnknownId { id: image.id.to_string() };
         let entry: &ImageEntry = index.images.get(&image.id).ok_or_else(unknown)?;
+        if entry.is_artifact {
+            return Err(ImageError::Export {
+                target: image.id.to_string(),
+                source: Box::new(ExportError::Artifact),
+            });
+        }
         let hold = |part: &ImageBlob| match self.blobs().hold(&part.digest)? {
             Some(held) if held.size == part.size_bytes => Ok((part.clone(), held)),
             _ => Err(missing(&part.digest.to_string())),
@@ -401,7 +408,7 @@ fn unpack_layer(
             });
         }
     };
-    let blob = LayerBlob { arrival, length: held.size, compression, diff_id };
+    let blob = LayerBlob { arrival, length: held.size, compression, diff_id, content: LayerContent::Changes };
     std::thread::scope(|scope| {
         let mut stream = LayerStream::start(scope, blob).map_err(failed)?;
         let mut buffer = vec![0; 256 << 10];

@@ -81,6 +81,9 @@ pub(super) struct ImageEntry {
     #[serde(default)]
     pub(super) blobs: Vec<ImageBlob>,
     pub(super) rootfs: RootfsEntry,
+    /// Whether it is no container image.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_artifact: bool,
 }
 
 impl ImageEntry {
@@ -131,6 +134,9 @@ pub struct ImageRecord {
     pub size_bytes: u64,
     /// sha256 of the root file system's EROFS file, recorded when it was built.
     pub rootfs_sha256: Digest,
+    /// Whether it is no container image but an artifact, whose files can only be a volume.
+    #[serde(rename = "artifact", skip_serializing_if = "std::ops::Not::not")]
+    pub is_artifact: bool,
 }
 
 impl ImageRecord {
@@ -260,6 +266,7 @@ impl ImageEntry {
             layers: self.layers,
             size_bytes: self.rootfs.size_bytes,
             rootfs_sha256: self.rootfs.sha256,
+            is_artifact: self.is_artifact,
         }
     }
 }
@@ -302,6 +309,7 @@ mod tests {
             manifest: None,
             blobs: Vec::new(),
             rootfs,
+            is_artifact: false,
         }
     }
 

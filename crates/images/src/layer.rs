@@ -7,8 +7,10 @@ use super::tree::{
     Attributes, Content, Device, EntryPath, Timestamp, Tree, TreeError, TreePlace, check_target, text,
 };
 use magikvm_proto::raised;
-use std::io::{Seek, Write};
+use std::io::{self, BufRead, Seek, Write};
 
+/// Permissions of an artifact's files.
+const FILE_MODE: u16 = 0o644;
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Metadata of AUFS that old tools left in layers; it is skipped, as in Docker.
@@ -29,6 +31,12 @@ pub enum LayerError {
     /// A whiteout that hides nothing, or the directory it is in.
     #[error("the entry {path:?} is a whiteout that names no file")]
     Whiteout { path: String },
+    #[error("the file {path:?} cannot be read")]
+    Read {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("the layer has more than {limit} entries ({remedy})")]
     TooManyEntries { limit: usize, remedy: String },
     /// The image could not be written.
@@ -69,6 +77,38 @@ pub(super) fn apply<R: Skip, W: Write + Seek>(
         release(tree, data);
     }
     Ok(())
+}
+
+/// Puts a file of an artifact into the tree: the next `size` bytes.
+pub(super) fn add_file<W: Write + Seek>(
+    from: &mut impl BufRead,
+    title: &str,
+    size: u64,
+    tree: &mut Tree,
+    data: &mut DataArea<W>,
+) -> Result<(), LayerError> {
+    let path = || title.to_owned();
+    let at_entry = |source| LayerError::Entry { path: path(), source };
+    let at_write = |source| LayerError::Write { path: path(), source };
+    tree.begin_layer();
+    let place = EntryPath::parse(title.as_bytes()).and_then(|path| tree.locate(&path)).map_err(at_entry)?;
+    tree.evict(&place);
+    release(tree, data);
+    let attributes = Attributes::plain(FILE_MODE);
+    let mut slot = data.begin_sparse(size, 0, format::inode_len(&attributes.xattrs)).map_err(at_write)?;
+    let mut left = size;
+    while left > 0 {
+        let chunk = from.fill_buf().map_err(|source| LayerError::Read { path: path(), source })?;
+        let now = usize::try_from(left).unwrap_or(usize::MAX).min(chunk.len());
+        if now == 0 {
+            return Err(TarError::Truncated.into());
+        }
+        data.write(&mut slot, &chunk[..now]).map_err(at_write)?;
+        from.consume(now);
+        left -= now as u64;
+    }
+    let stored = data.end(slot).map_err(at_write)?;
+    tree.insert(&place, attributes, Content::File(stored)).map_err(at_entry)
 }
 
 fn release<W: Write + Seek>(tree: &mut Tree, data: &mut DataArea<W>) {

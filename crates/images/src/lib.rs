@@ -57,8 +57,8 @@ pub use progress::{LayerInfo, LayerState, Progress};
 pub use pull::{PullPolicy, PullSources};
 pub use reference::{Reference, ReferenceError};
 pub use registry::{
-    Cause, ConnectProblem, CredentialError, Credentials, HelperError, Inside, LoginFile, Presented,
-    RegistryConfig, RegistryConfigError, RegistryError,
+    Cause, ConnectProblem, CredentialError, Credentials, HelperError, Inside, LoginFile, LoginFormat,
+    Presented, RegistryConfig, RegistryConfigError, RegistryError,
 };
 pub use rootfs::{BuildError, PartError, build_in_memory};
 pub use signature::{

@@ -11,7 +11,7 @@ use super::erofs::RootfsCompression;
 use super::error::ImageError;
 use super::index::{ImageBlob, ImageEntry, ImageRecord, Named, RootfsEntry};
 use super::lock::{BuildLock, Hold};
-use super::open::{self, Local, OpenError, Opened};
+use super::open::{self, LayerContent, Local, OpenError, Opened};
 use super::platform::Wanted;
 use super::progress::{LayerInfo, Progress};
 use super::reference::Reference;
@@ -124,7 +124,7 @@ impl ImageStore {
             layers.map(|layer| LayerInfo { digest: layer.digest, size_bytes: layer.size }).collect(),
         ));
         let compression = self.compression(bringing)?;
-        let key = rootfs::key(&opened.config.rootfs.diff_ids, compression);
+        let key = rootfs::key_of(&opened.layers, compression);
         let brought = loop {
             let brought = self.bring_locked(bringing, key, compression);
             match &brought {
@@ -278,7 +278,7 @@ impl ImageStore {
                 digest: held.digest,
                 size_bytes: held.size,
                 media_type: layer.media_type.clone(),
-                diff_id: Some(layer.diff_id),
+                diff_id: (layer.content != LayerContent::Archive).then_some(layer.diff_id),
             })
             .collect();
         let (media_type, manifest) = match &opened.manifest {
@@ -310,6 +310,7 @@ impl ImageStore {
             manifest: Some(manifest),
             blobs,
             rootfs,
+            is_artifact: opened.is_artifact,
         };
         let replaced = index.images.insert(id, entry).map(|image| image.rootfs.key);
         index.names.insert(bringing.name.clone(), Named { id, key: bringing.key });
@@ -331,6 +332,7 @@ impl Bringing<'_> {
             length: layer.size,
             compression: layer.compression,
             diff_id: layer.diff_id,
+            content: layer.content.clone(),
         })
         .collect()
     }

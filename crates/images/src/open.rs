@@ -2,6 +2,7 @@
 //! `archive` reads files of `docker save`.
 
 mod archive;
+mod artifact;
 mod layout;
 mod walk;
 
@@ -60,6 +61,9 @@ pub enum OpenError {
     /// The media type does not belong to a container image.
     #[error("{what} has the media type {media_type:?}, which magikvm does not support")]
     MediaType { what: String, media_type: String },
+    /// An artifact that cannot become files.
+    #[error("it is an artifact of the type {kind:?}, and {problem}")]
+    Artifact { kind: String, problem: String },
     /// A manifest of docker's first schema, whose layers have no digests that can be checked against a configuration.
     #[error("the image has a manifest of docker's schema 1, which was given up in 2017")]
     Schema1,
@@ -119,11 +123,11 @@ impl OpenError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Platform { .. } => Some(
-                "an image for another platform is pulled or imported with `--platform OS/ARCHITECTURE[/VARIANT]`; it does not run on this host."
+                "An image for another platform is pulled or imported with `--platform OS/ARCHITECTURE[/VARIANT]`; it does not run on this host."
                     .to_owned(),
             ),
             Self::Schema1 => Some(
-                "pull it with a tool that reads the old form, and push it again, for example with `skopeo copy --format v2s2 docker://OLD docker://NEW`."
+                "Pull it with a tool that reads the old form, and push it again, for example with `skopeo copy --format v2s2 docker://OLD docker://NEW`."
                     .to_owned(),
             ),
             _ => None,
@@ -157,6 +161,19 @@ pub(super) struct Opened {
     /// Media type and bytes of the manifest; docker archives have none.
     pub(super) manifest: Option<(String, Vec<u8>)>,
     pub(super) layers: Vec<Layer>,
+    /// Whether it is no container image: its files can only be a volume.
+    pub(super) is_artifact: bool,
+}
+
+/// What a layer does to the root file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum LayerContent {
+    /// A layer of an image: an archive whose unpacked digest the configuration has.
+    Changes,
+    /// An archive of an artifact, of which only the stored digest is known.
+    Archive,
+    /// A file of this path: the stored bytes as they are.
+    File(String),
 }
 
 /// One layer, as the manifest describes it.
@@ -167,7 +184,9 @@ pub(super) struct Layer {
     pub(super) size: u64,
     pub(super) compression: Compression,
     pub(super) media_type: String,
+    /// Of its unpacked bytes; the stored ones of an artifact.
     pub(super) diff_id: Digest,
+    pub(super) content: LayerContent,
 }
 
 /// Where a layer's stored bytes are: a whole file, or a part of an archive.

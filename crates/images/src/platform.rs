@@ -133,6 +133,11 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// The platform without what its processor could do more.
+    pub(super) fn platform(&self) -> &Platform {
+        &self.platform
+    }
+
     /// A Linux guest on this host, whatever accelerates it.
     pub fn host() -> Self {
         let arch = |arch| Self::guest(arch, any_processor());

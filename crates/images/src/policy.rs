@@ -92,12 +92,12 @@ impl PolicyError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Rejected { path, reference, .. } => Some(format!(
-                "if it may be used, add this to {}: `[[rule]] prefix = \"{}\"`, `require = \"accept\"` or `\"cosign-key\"`.",
+                "If it may be used, add this to {}: `[[rule]] prefix = \"{}\"`, `require = \"accept\"` or `\"cosign-key\"`.",
                 path.display(),
                 reference.repository()
             )),
             Self::Unsupported { .. } => Some(
-                "sign the image with a key, and write `require = \"cosign-key\"` and `keys = [\"….pub\"]`."
+                "Sign the image with a key, and write `require = \"cosign-key\"` and `keys = [\"….pub\"]`."
                     .to_owned(),
             ),
             _ => None,

@@ -10,6 +10,7 @@ use super::cancel::Cancel;
 use super::digest::{Digest, Hasher};
 use super::erofs::{self, DataArea, ErofsError, RootfsCompression, format, zero_by_writing};
 use super::layer::{self, LayerError};
+use super::open::{Layer, LayerContent};
 use super::tar::{Skip, TarReader};
 use super::tree::{Attributes, Content, Directory, EntryPath, Tree, TreeError};
 use magikvm_proto::raised;
@@ -82,6 +83,24 @@ pub(super) fn key(diff_ids: &[Digest], compression: RootfsCompression) -> Digest
     hasher.finish()
 }
 
+/// The key of the root file system of these layers, whose files may have names of their own.
+pub(super) fn key_of(layers: &[Layer], compression: RootfsCompression) -> Digest {
+    let diff_ids: Vec<Digest> = layers.iter().map(|layer| layer.diff_id).collect();
+    let key = key(&diff_ids, compression);
+    if layers.iter().all(|layer| layer.content == LayerContent::Changes) {
+        return key;
+    }
+    let mut hasher = Hasher::default();
+    hasher.update(format!("artifact\n{key}").as_bytes());
+    for layer in layers {
+        match &layer.content {
+            LayerContent::File(title) => hasher.update(format!("\nfile {title}").as_bytes()),
+            LayerContent::Changes | LayerContent::Archive => hasher.update(b"\narchive"),
+        }
+    }
+    hasher.finish()
+}
+
 /// Merges the layers into `out`. `progress` gets (layer counted from 1, its stored bytes read so far).
 pub(super) fn build(
     layers: &[LayerBlob],
@@ -99,7 +118,11 @@ pub(super) fn build(
             BuildError::Layer { number, of: layers.len(), diff_id: blob.diff_id, source: Box::new(source) }
         })?;
     }
-    let size = complete(&mut tree, &mut data, key)?;
+    let is_artifact = layers.iter().any(|layer| layer.content != LayerContent::Changes);
+    if !is_artifact {
+        add_mount_points(&mut tree, &mut data)?;
+    }
+    let size = erofs::finish(&mut data, &tree, format::uuid(key))?;
     drop(data);
     let written = |action| move |source| BuildError::Erofs(ErofsError::Io { action, source });
     out.set_len(size).map_err(written("set the size of the file system image"))?;
@@ -175,6 +198,15 @@ fn one_layer(
             reported: 0,
             progress: &mut *progress,
         };
+        if let LayerContent::File(title) = &blob.content {
+            let mut stream = stream;
+            let added = layer::add_file(&mut stream, title, blob.length, tree, data);
+            let mut stream = stream.inner;
+            return match added {
+                Ok(()) => Ok(stream.finish()?),
+                Err(error) => Err(stream.take_error().map_or(PartError::Content(error), PartError::Blob)),
+            };
+        }
         let mut tar = TarReader::new(stream);
         let applied = layer::apply(&mut tar, tree, data);
         let mut stream = tar.into_inner().inner;

@@ -190,16 +190,16 @@ impl<E: std::error::Error + 'static> SignatureError<E> {
     pub fn hint(&self) -> Option<String> {
         let sign = |reference: &Reference, digest: Option<Digest>| {
             let digest = digest.map_or_else(|| "sha256:…".to_owned(), |digest| digest.to_string());
-            Some(format!("sign it with `cosign sign --key cosign.key {}@{digest}`.", reference.repository()))
+            Some(format!("Sign it with `cosign sign --key cosign.key {}@{digest}`.", reference.repository()))
         };
         match self {
             Self::Unsigned { reference, digest } => sign(reference, *digest),
             Self::OtherKey { .. } => Some(
-                "if that key may sign this image, add its public half to `keys` of the rule in policy.toml."
+                "If that key may sign this image, add its public half to `keys` of the rule in policy.toml."
                     .to_owned(),
             ),
             Self::OtherImage { reference, refused } if refused.is_copied() => Some(format!(
-                "if the image was copied from elsewhere, sign it for its new place with \
+                "If the image was copied from elsewhere, sign it for its new place with \
                  `cosign sign --key cosign.key --sign-container-identity {0} {0}@sha256:…`.",
                 reference.repository()
             )),

@@ -24,6 +24,11 @@ impl FileError {
     }
 }
 
+/// Whether an operation failed because the disk, or the user's part of it, is full.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Prefix of the names of incomplete files. [`sweep`] removes those whose writer is gone.
 const PREFIX: &str = ".tmp-";
 

@@ -1,5 +1,6 @@
-//! The differences between the supported systems, and the basic services that every part of the host uses: atomic files, locks that show
-//! which processes are alive, signals that end a process, and untrusted text made safe to show.
+//! The differences between the supported systems, and basic services of the host: atomic files, locks that show which processes are alive,
+//! signals that end a process, untrusted text made safe to show, and trees of files that are sent, which the guest's supervisor sends too
+//! ([`tree`]).
 //!
 //! Must not know: images, pods, VMs.
 
@@ -10,3 +11,4 @@ pub mod regular;
 pub mod signals;
 pub mod text;
 pub mod thread;
+pub mod tree;

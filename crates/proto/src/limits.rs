@@ -3,10 +3,14 @@
 
 /// Pods of one state root.
 pub const MAX_PODS: usize = 1024;
-/// Containers of one pod.
+/// Main containers of one pod.
 pub const MAX_CONTAINERS_PER_POD: usize = 16;
+/// Init containers and sidecars of one pod.
+pub const MAX_INIT_CONTAINERS_PER_POD: usize = 16;
 /// Volumes of one pod.
 pub const MAX_VOLUMES_PER_POD: usize = 64;
+/// Disks of a pod that outlive it: those that libkrun has interrupt lines for besides its other devices.
+pub const MAX_LASTING_DISKS: usize = 4;
 /// Volume mounts of one container.
 pub const MAX_MOUNTS_PER_CONTAINER: usize = 64;
 /// Kernel parameters of one pod.

@@ -4,8 +4,14 @@
 pub const COMPOSITE_MOUNT: &str = "/composite";
 /// The composite disk; partition N is this name followed by N.
 pub const DISK: &str = "/dev/vda";
-/// The scratch disk, if the pod has one. It is the only writable disk. Partition N is this name followed by N.
+/// The scratch disk, if the pod has one. Partition N is this name followed by N.
 pub const SCRATCH_DISK: &str = "/dev/vdb";
+/// The GUID in the partition tables of the composite disk and of the scratch disk. Disks that outlive the pod have others.
+pub const POD_DISK_GUID: [u8; 16] = *b"magikvm-disk\0\0\0\0";
+/// Where the GUID is in a disk with a GPT (UEFI 2.10, 5.3.2): in the header, which is the second sector.
+pub const DISK_GUID_AT: u64 = 512 + 56;
+/// The directory of a file system that outlives the pod that is the root of its volume. Beside it are only `mkfs`'s own files.
+pub const LASTING_ROOT: &str = "data";
 /// The virtio-fs tag of the directory that the host shares with a pod, if the pod uses files of the host.
 pub const SHARED_TAG: &str = "magikvm";
 /// Partition with the pod's private file system.

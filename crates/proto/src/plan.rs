@@ -1,9 +1,12 @@
 //! The plan that the host writes to `/pod/spec.json` and the guest carries out. All names are resolved, all defaults applied.
 
 use crate::id::{ContainerName, PodId};
-use crate::limits::{MAX_CONTAINERS_PER_POD, MAX_VOLUMES_PER_POD};
+use crate::lifecycle::{self, Hooks, LifecycleError, Probes, Restarts, Role, TerminationMessage};
+use crate::limits::{MAX_CONTAINERS_PER_POD, MAX_INIT_CONTAINERS_PER_POD, MAX_VOLUMES_PER_POD};
+use crate::security::{ImageGroups, PodLimits, Privilege};
 use crate::signal::Signal;
 use crate::sysctl::{self, Sysctl, SysctlError};
+use crate::variable::{self, FileVariable};
 use crate::volume::{MountPlan, VolumeError, VolumePlan};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -100,6 +103,13 @@ pub struct ContainerPlan {
     /// The user it runs as, in the form of an OCI image's `User`: empty (root), `user`, `uid`, `user:group`, `uid:gid` and mixtures.
     /// The guest looks names up in the image's `/etc/passwd` and `/etc/group`. Numbers need neither file.
     pub user: String,
+    #[serde(default)]
+    pub image_groups: ImageGroups,
+    #[serde(default)]
+    pub privilege: Privilege,
+    /// Variables whose values are in files of its pod's volumes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub file_variables: Vec<FileVariable>,
     /// Standard output and error.
     pub stdio: Stdio,
     pub stdin: Stdin,
@@ -107,6 +117,23 @@ pub struct ContainerPlan {
     pub stop_signal: Signal,
     /// What it sees of the pod's volumes, in mount order.
     pub mounts: Vec<MountPlan>,
+    /// When it runs in the life of the pod.
+    #[serde(default)]
+    pub role: Role,
+    #[serde(default)]
+    pub restarts: Restarts,
+    #[serde(default)]
+    pub probes: Probes,
+    #[serde(default)]
+    pub hooks: Hooks,
+    #[serde(default)]
+    pub termination_message: TerminationMessage,
+}
+
+impl ContainerPlan {
+    fn check_lifecycle(&self) -> Result<(), LifecycleError> {
+        lifecycle::check(self.role, &self.restarts, &self.probes, &self.hooks, &self.termination_message)
+    }
 }
 
 /// Most addresses and gateways of a pod's interface.
@@ -206,7 +233,11 @@ pub struct GuestPlan {
     pub process_namespace: ProcessNamespace,
     /// Grace period if the guest itself stops the pod (signal to PID 1), in milliseconds.
     pub grace_ms: u64,
-    /// 1 to 16 containers. None starts before all are created; a stop applies to all of them at once.
+    /// The longest life of the pod from its start, in milliseconds (core/v1 `PodSpec.activeDeadlineSeconds`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+    /// At most 16 init containers and sidecars in their order, then 1 to 16 main containers. No main container starts before all of them
+    /// are created; a stop applies to all of them at once.
     pub containers: Vec<ContainerPlan>,
     /// At most 64 volumes.
     pub volumes: Vec<VolumePlan>,
@@ -216,6 +247,9 @@ pub struct GuestPlan {
     /// Kernel parameters that the pod sets, at most 64, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sysctls: Vec<Sysctl>,
+    /// What all containers may use together.
+    #[serde(default, skip_serializing_if = "PodLimits::is_none")]
+    pub limits: PodLimits,
 }
 
 /// Why a plan can't be carried out.
@@ -229,9 +263,18 @@ pub enum PlanError {
         /// This program's [`crate::GENERATION`].
         expected: u32,
     },
-    /// No containers, or too many.
+    /// No main containers, or too many.
     #[error("the plan has {0} containers, 1 to {MAX_CONTAINERS_PER_POD} are allowed")]
     ContainerCount(usize),
+    /// Too many init containers and sidecars.
+    #[error("the plan has {0} init containers, at most {MAX_INIT_CONTAINERS_PER_POD} are allowed")]
+    InitContainerCount(usize),
+    /// An init container or sidecar behind a main container.
+    #[error("the plan has init container {0} behind a main container")]
+    Order(ContainerName),
+    /// A container whose restarts, probes or hooks can't be carried out.
+    #[error("container {container}: {reason}")]
+    Lifecycle { container: ContainerName, reason: LifecycleError },
     /// Two containers have the same name.
     #[error("the plan names container {0} twice")]
     Duplicate(ContainerName),
@@ -249,6 +292,12 @@ pub enum PlanError {
     /// A kernel parameter that the pod may not set.
     #[error("the kernel parameter {name:?} {reason}")]
     Sysctl { name: String, reason: SysctlError },
+    /// A variable of a file that cannot be.
+    #[error("container {0} has a variable of a file that no volume of the pod can have")]
+    FileVariable(ContainerName),
+    /// A limit of the whole pod that leaves it nothing.
+    #[error("the plan's limits of the pod leave it no processor or less than 1 MiB")]
+    Limits,
     /// The network can't be set up.
     #[error("the plan's network is invalid: {0}")]
     Network(&'static str),
@@ -260,8 +309,16 @@ impl GuestPlan {
         if self.generation != crate::GENERATION {
             return Err(PlanError::Generation { found: self.generation, expected: crate::GENERATION });
         }
-        if self.containers.is_empty() || self.containers.len() > MAX_CONTAINERS_PER_POD {
-            return Err(PlanError::ContainerCount(self.containers.len()));
+        let main = self.containers.iter().filter(|container| container.role == Role::Main).count();
+        let before = self.containers.len() - main;
+        if !(1..=MAX_CONTAINERS_PER_POD).contains(&main) {
+            return Err(PlanError::ContainerCount(main));
+        }
+        if before > MAX_INIT_CONTAINERS_PER_POD {
+            return Err(PlanError::InitContainerCount(before));
+        }
+        if let Some(late) = self.containers[before..].iter().find(|container| container.role != Role::Main) {
+            return Err(PlanError::Order(late.name.clone()));
         }
         for (index, container) in self.containers.iter().enumerate() {
             if self.containers[..index].iter().any(|earlier| earlier.name == container.name) {
@@ -280,6 +337,13 @@ impl GuestPlan {
                 }
                 Rootfs::Partition(_) | Rootfs::Path(_) => {}
             }
+            if !variable::are_possible(&container.file_variables, self.volumes.len()) {
+                return Err(PlanError::FileVariable(container.name.clone()));
+            }
+            container.check_lifecycle().map_err(|reason| {
+                let container = container.name.clone();
+                PlanError::Lifecycle { container, reason }
+            })?;
         }
         if self.volumes.len() > MAX_VOLUMES_PER_POD {
             return Err(PlanError::VolumeCount(self.volumes.len()));
@@ -290,12 +354,15 @@ impl GuestPlan {
             name: self.sysctls.get(index).map_or_else(String::new, |one| one.name.clone()),
             reason,
         })?;
+        if !self.limits.is_possible() {
+            return Err(PlanError::Limits);
+        }
         self.network.as_ref().map_or(Ok(()), NetworkPlan::check)
     }
 }
 
 /// Whether a path is absolute and contains no `..`.
-fn is_plain(path: &std::path::Path) -> bool {
+pub(crate) fn is_plain(path: &std::path::Path) -> bool {
     use std::path::Component;
     let fine = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
     path.is_absolute() && path.components().all(fine) && !path.as_os_str().as_encoded_bytes().contains(&0)

@@ -107,6 +107,11 @@ impl Site {
         self.run.join("scratch").join(partition.to_string())
     }
 
+    /// Where the file system of a disk that outlives the pod is mounted, hidden from containers.
+    pub fn lasting(&self, disk: &str) -> PathBuf {
+        self.run.join("lasting").join(disk)
+    }
+
     /// Where a file system of the scratch disk keeps a container's changes to its root file system. Directories of volumes have numbers as
     /// names.
     pub fn layer(&self, partition: u32, container: &ContainerName) -> PathBuf {
@@ -116,6 +121,11 @@ impl Site {
     /// What a container's mount with this number needs besides its volume.
     pub fn mount(&self, container: &ContainerName, number: usize) -> PathBuf {
         self.run.join("mounts").join(container.as_str()).join(number.to_string())
+    }
+
+    /// Directory of the file in which a container leaves its termination message.
+    pub fn messages(&self, container: &ContainerName) -> PathBuf {
+        self.run.join("messages").join(container.as_str())
     }
 
     /// Where the container runtime keeps its state.
@@ -163,6 +173,7 @@ mod tests {
             site.shared(),
             site.layer(1, &name),
             site.mount(&name, 2),
+            site.messages(&name),
             site.runtime_state(),
             site.console_socket("web-0"),
             site.image(2),

@@ -5,6 +5,7 @@
 //! pod's record.
 
 use crate::id::ContainerName;
+use crate::lifecycle::Role;
 use crate::limits::MAX_MESSAGE_LEN;
 use crate::text::cut;
 use serde::{Deserialize, Serialize};
@@ -19,19 +20,28 @@ pub const START_ERROR_CODE: i32 = 128;
 pub struct ContainerStatus {
     /// The container's name in the pod.
     pub name: ContainerName,
+    #[serde(default, skip_serializing_if = "Role::is_main")]
+    pub role: Role,
     /// How often it was restarted.
     pub restart_count: u32,
     #[serde(flatten)]
     pub state: ContainerState,
+    /// It runs, its postStart hook is done and its startup probe has succeeded (core/v1 `started`).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub started: bool,
+    /// It is started and its readiness probe succeeds, or it is an init container that has succeeded (core/v1 `ready`).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub ready: bool,
     /// The previous run (core/v1 `lastState`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Terminated>,
 }
 
 impl ContainerStatus {
-    /// A container that is being created for the first time.
-    pub fn creating(name: ContainerName) -> Self {
-        Self { name, restart_count: 0, state: ContainerState::creating(), last: None }
+    /// A container that was not created yet, for this reason.
+    pub fn waiting(name: ContainerName, role: Role, reason: WaitingReason) -> Self {
+        let state = ContainerState::waiting(reason);
+        Self { name, role, restart_count: 0, state, started: false, ready: false, last: None }
     }
 }
 
@@ -53,14 +63,19 @@ pub enum ContainerState {
 }
 
 impl ContainerState {
-    /// Waiting for its creation.
-    pub fn creating() -> Self {
-        Self::Waiting { reason: WaitingReason::ContainerCreating, message: None }
+    /// Waiting, without details.
+    pub fn waiting(reason: WaitingReason) -> Self {
+        Self::Waiting { reason, message: None }
     }
 
-    /// Waiting to restart `wait_ms` milliseconds after its end.
+    /// Waiting for its creation.
+    pub fn creating() -> Self {
+        Self::waiting(WaitingReason::ContainerCreating)
+    }
+
+    /// Waiting to restart `wait_ms` milliseconds after its end. In the kubelet's words, without the names of container and pod.
     pub fn back_off(wait_ms: u64) -> Self {
-        let message = format!("starts again in {:.1} s", Duration::from_millis(wait_ms).as_secs_f64());
+        let message = format!("back-off {} restarting failed container", shown(wait_ms));
         Self::Waiting { reason: WaitingReason::CrashLoopBackOff, message: Some(message) }
     }
 
@@ -73,18 +88,36 @@ impl ContainerState {
     }
 }
 
+/// A time as Go prints it: `10s`, `2m40s`, `1.5s`.
+fn shown(ms: u64) -> String {
+    let (minutes, rest) = (ms / 60_000, ms % 60_000);
+    let seconds = Duration::from_millis(rest).as_secs_f64();
+    if minutes == 0 { format!("{seconds}s") } else { format!("{minutes}m{seconds}s") }
+}
+
 /// Why a container does not run yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WaitingReason {
+    /// Init containers or sidecars have to come before it.
+    PodInitializing,
     /// It is being created.
     ContainerCreating,
     /// It has ended and will restart after a delay.
     CrashLoopBackOff,
 }
 
+impl WaitingReason {
+    /// That of the containers of a pod that has not begun, which has containers of these roles.
+    pub fn first(roles: impl IntoIterator<Item = Role>) -> Self {
+        let initializes = roles.into_iter().any(|role| role != Role::Main);
+        if initializes { Self::PodInitializing } else { Self::ContainerCreating }
+    }
+}
+
 impl fmt::Display for WaitingReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::PodInitializing => "PodInitializing",
             Self::ContainerCreating => "ContainerCreating",
             Self::CrashLoopBackOff => "CrashLoopBackOff",
         })
@@ -94,6 +127,9 @@ impl fmt::Display for WaitingReason {
 /// A run that has ended (core/v1 `ContainerStateTerminated`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terminated {
+    /// How often the container was restarted before.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub run: u32,
     /// The exit code and the signal.
     pub exit: ExitStatus,
     /// Why it ended, as one word.
@@ -115,21 +151,29 @@ impl Terminated {
             ExitStatus { code: 0, .. } => TerminatedReason::Completed,
             _ => TerminatedReason::Error,
         };
-        Self { exit, reason, message: None, started_ms, finished_ms }
+        Self { run: 0, exit, reason, message: None, started_ms, finished_ms }
     }
 
     /// A run whose program could not be started.
     pub fn not_started(message: &str, finished_ms: u64) -> Self {
         let exit = ExitStatus::exited(START_ERROR_CODE);
         let message = Some(cut(message, MAX_MESSAGE_LEN).to_owned());
-        Self { exit, reason: TerminatedReason::StartError, message, started_ms: None, finished_ms }
+        let reason = TerminatedReason::StartError;
+        Self { run: 0, exit, reason, message, started_ms: None, finished_ms }
     }
 
     /// A run whose end was not observed.
     pub fn unknown(message: &str, started_ms: Option<u64>, finished_ms: u64) -> Self {
         let exit = ExitStatus::signaled(9);
         let message = Some(cut(message, MAX_MESSAGE_LEN).to_owned());
-        Self { exit, reason: TerminatedReason::ContainerStatusUnknown, message, started_ms, finished_ms }
+        let reason = TerminatedReason::ContainerStatusUnknown;
+        Self { run: 0, exit, reason, message, started_ms, finished_ms }
+    }
+
+    /// It was this run of its container.
+    #[must_use]
+    pub fn of_run(self, run: u32) -> Self {
+        Self { run, ..self }
     }
 }
 
@@ -176,6 +220,11 @@ pub struct ExitStatus {
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+fn is_zero(value: &u32) -> bool {
+    *value == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
 fn is_false(value: &bool) -> bool {
     !*value
 }
@@ -202,9 +251,21 @@ mod tests {
         for reason in [Completed, Error, OomKilled, StartError, ContainerStatusUnknown] {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.to_string());
         }
-        for reason in [WaitingReason::ContainerCreating, WaitingReason::CrashLoopBackOff] {
+        use WaitingReason::{ContainerCreating, CrashLoopBackOff, PodInitializing};
+        for reason in [PodInitializing, ContainerCreating, CrashLoopBackOff] {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.to_string());
         }
+    }
+
+    #[test]
+    fn a_wait_is_worded_as_by_the_kubelet() {
+        let message = |ms| match ContainerState::back_off(ms) {
+            ContainerState::Waiting { message, .. } => message.unwrap(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(message(10_000), "back-off 10s restarting failed container");
+        assert_eq!(message(160_000), "back-off 2m40s restarting failed container");
+        assert_eq!(message(300_000), "back-off 5m0s restarting failed container");
     }
 
     #[test]

@@ -18,7 +18,7 @@
 //! |---|---|---|
 //! | a forwarded port | data of channel 0 | data of channel 0 |
 //! | exec, attach | data of [`STDOUT`] and [`STDERR`], messages ([`StreamMessage`](crate::wire::StreamMessage)) | data of [`STDIN`], urgent messages ([`UrgentMessage`](crate::wire::UrgentMessage)) |
-//! | logs | data of two channels for each container, see [`log_channel`] | nothing |
+//! | logs | data of two channels for each container, see [`log_channel`], messages | nothing |
 //! | events | data of channel 0: a line for each [`Event`](crate::wire::Event) | nothing |
 //!
 //! Neither end sends more than the other one has room for ([`WINDOW_TO_HOST`], [`WINDOW_TO_GUEST`]). A data frame or a message costs its bytes and

@@ -1,7 +1,8 @@
 //! Volumes in the guest's plan: where their content is, and where containers mount them.
 
 use crate::id::ContainerName;
-use crate::limits::{MAX_MOUNT_PATHS_LEN, MAX_MOUNTS_PER_CONTAINER, MAX_VOLUME_PATH_LEN};
+use crate::limits::{MAX_LASTING_DISKS, MAX_MOUNT_PATHS_LEN, MAX_MOUNTS_PER_CONTAINER, MAX_VOLUME_PATH_LEN};
+use crate::path::FIRST_IMAGE_PARTITION;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
@@ -40,6 +41,32 @@ pub enum VolumeSource {
     Files,
     /// Files of the host; each mount says which.
     Shared,
+    /// A container image, in this partition of the composite disk; nothing in it can be changed or executed.
+    Image { partition: u32 },
+    /// An ext4 file system that outlives the pod, in the only partition of a disk of its own.
+    Lasting {
+        /// The GUID in the disk's partition table: 32 lower-case hexadecimal digits. Several volumes may have the same disk.
+        disk: String,
+        /// When its files get the volume's group.
+        regroup: Regroup,
+    },
+}
+
+/// When the files of a volume that outlives the pod get its group (core/v1 `PodFSGroupChangePolicy`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Regroup {
+    #[default]
+    Always,
+    /// Only if its root directory has not got it.
+    OnRootMismatch,
+}
+
+/// Digits of a disk's GUID.
+pub const DISK_GUID_DIGITS: usize = 32;
+
+fn is_guid(text: &str) -> bool {
+    text.len() == DISK_GUID_DIGITS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// What a container sees of a volume.
@@ -94,6 +121,12 @@ pub enum VolumeError {
         /// Why it is refused.
         path: PathError,
     },
+    /// A partition that can't hold an image.
+    #[error("volume {volume} is partition {partition}, images start at {FIRST_IMAGE_PARTITION}")]
+    Partition { volume: usize, partition: u32 },
+    /// A disk that has no valid name, or more disks than a VM has slots for.
+    #[error("volume {volume} is on a disk that no VM can have")]
+    Disk { volume: usize },
     /// Two mounts have the same destination.
     #[error("container {container} has two mounts with the same destination")]
     Twice { container: ContainerName },
@@ -170,6 +203,21 @@ pub(crate) fn check<'a>(
     volumes: &[VolumePlan],
     containers: impl Iterator<Item = (&'a ContainerName, &'a [MountPlan])>,
 ) -> Result<(), VolumeError> {
+    let mut disks = HashSet::new();
+    for (index, volume) in volumes.iter().enumerate() {
+        match &volume.source {
+            VolumeSource::Image { partition: partition @ ..FIRST_IMAGE_PARTITION } => {
+                return Err(VolumeError::Partition { volume: index, partition: *partition });
+            }
+            VolumeSource::Lasting { disk, .. } => {
+                disks.insert(disk);
+                if !is_guid(disk) || disks.len() > MAX_LASTING_DISKS {
+                    return Err(VolumeError::Disk { volume: index });
+                }
+            }
+            _ => {}
+        }
+    }
     for (container, mounts) in containers {
         if mounts.len() > MAX_MOUNTS_PER_CONTAINER {
             return Err(VolumeError::MountCount { container: container.clone(), count: mounts.len() });
@@ -237,6 +285,35 @@ mod tests {
         let many: Vec<_> =
             (0..=MAX_MOUNTS_PER_CONTAINER).map(|n| mount(0, Part::Whole, &format!("/{n}"))).collect();
         assert!(matches!(checked(&many), Err(VolumeError::MountCount { .. })));
+    }
+
+    #[test]
+    fn an_image_is_not_in_the_partition_of_the_pods_own_files() {
+        let volume = |partition| VolumePlan { source: VolumeSource::Image { partition }, group: None };
+        assert_eq!(check(&[volume(FIRST_IMAGE_PARTITION)], std::iter::empty()), Ok(()));
+        assert_eq!(
+            check(&[volume(2), volume(1)], std::iter::empty()),
+            Err(VolumeError::Partition { volume: 1, partition: 1 })
+        );
+    }
+
+    #[test]
+    fn a_disk_has_a_guid_and_few_are_possible() {
+        let volume = |disk: String| {
+            let source = VolumeSource::Lasting { disk, regroup: Regroup::Always };
+            VolumePlan { source, group: None }
+        };
+        let guid = |number: usize| format!("{number:032x}");
+        let many = |count: usize| (0..count).map(|number| volume(guid(number))).collect::<Vec<_>>();
+        assert_eq!(check(&many(MAX_LASTING_DISKS), std::iter::empty()), Ok(()));
+        let same = vec![volume(guid(1)); MAX_LASTING_DISKS + 1];
+        assert_eq!(check(&same, std::iter::empty()), Ok(()), "one disk");
+        let too_many = check(&many(MAX_LASTING_DISKS + 1), std::iter::empty());
+        assert_eq!(too_many, Err(VolumeError::Disk { volume: MAX_LASTING_DISKS }));
+        for bad in ["", "../x", &"A".repeat(32), &"0".repeat(31)] {
+            let found = check(&[volume(bad.to_owned())], std::iter::empty());
+            assert_eq!(found, Err(VolumeError::Disk { volume: 0 }), "{bad}");
+        }
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //! `{"status":"error","code":…,"message":…}`. After an `ok` to `exec`, `attach`, `logs` or `events` the connection is a stream: both sides
 //! send the frames of [`crate::stream`] until the end.
 
+use crate::files::{FileTask, MAX_PATH};
 use crate::id::{ContainerName, PodId};
+use crate::lifecycle::{HookKind, ProbeKind};
 use crate::limits::{MAX_EXEC_ARG_LEN, MAX_EXEC_ARGS, MAX_MESSAGE_LEN, MAX_NAME_LEN};
 pub use crate::state::{ContainerStatus, ExitStatus};
 use crate::text::cut;
@@ -37,7 +39,7 @@ pub enum Request {
     /// Closing the connection kills the process.
     Exec(ExecRequest),
     /// Output of all containers from the oldest byte that no earlier reader took. Answered by [`Done`]; the connection becomes a stream.
-    /// Guest to host only: the channels of [`crate::stream::log_channel`], and the end once the guest has no more to send. Nothing is lost: a
+    /// Guest to host only: the channels of [`crate::stream::log_channel`], [`StreamMessage::Run`], and the end once the guest has no more to send. Nothing is lost: a
     /// container whose output is not taken blocks in its write. One reader at a time; a second one is refused with `busy`.
     Logs,
     /// Live output of one container from now on, and its input. Answered by [`Attached`]; the connection becomes a stream like that of
@@ -60,8 +62,8 @@ pub enum Request {
         /// The host's time at sending, in nanoseconds since 1970.
         realtime_ns: u64,
     },
-    /// Stops the pod: TERM to every container at once, KILL to those that remain after the grace period; hands over the last
-    /// output and ends. A later request can shorten the grace period, never lengthen it. Answered by [`Done`] at once.
+    /// Stops the pod: the preStop hook and TERM to every main container at once, then sidecars in reverse order, KILL to those that remain
+    /// after the grace period; hands over the last output and ends. A later request can shorten the grace period, never lengthen it. Answered by [`Done`] at once.
     Shutdown {
         /// From TERM to KILL, in milliseconds.
         grace_ms: u64,
@@ -95,12 +97,24 @@ pub struct ExecRequest {
     /// It is killed after this many milliseconds (the `exit` then says `timed_out`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// Instead of a program, of which there is none then: the new process copies files itself, with everything that binds a program. It says on
+    /// its standard error what was left out, and its exit code is not 0 then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<FileTask>,
 }
 
 impl ExecRequest {
     /// Checks the caps of the wire; the message names the offending value.
     pub fn check(&self) -> Result<(), String> {
-        if self.args.is_empty() && self.terminal.is_none() {
+        if let Some(task) = &self.files {
+            if !self.args.is_empty() || self.terminal.is_some() {
+                return Err("an exec that copies files has neither a program nor a terminal".to_owned());
+            }
+            let path = task.path();
+            if path.is_empty() || path.len() > MAX_PATH || path.contains('\0') {
+                return Err(format!("a path in a container has 1 to {MAX_PATH} bytes and no NUL"));
+            }
+        } else if self.args.is_empty() && self.terminal.is_none() {
             return Err("exec needs a program".to_owned());
         }
         if self.args.len() > MAX_EXEC_ARGS {
@@ -274,7 +288,7 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum EventKind {
-    /// A container exists and waits for its start. No container starts before all are created.
+    /// A container exists and waits for its start. No main container starts before all of them are created.
     ContainerCreated { container: ContainerName },
     ContainerStarted {
         container: ContainerName,
@@ -282,11 +296,39 @@ pub enum EventKind {
         pid: i32,
         /// How often it was restarted.
         restart_count: u32,
+        /// Its postStart hook runs, and it counts as running after its next [`EventKind::ContainerCondition`].
+        #[serde(default, skip_serializing_if = "is_false")]
+        post_start: bool,
+        /// It is started and ready at once: it has neither a hook nor a probe to wait for.
+        #[serde(default, skip_serializing_if = "is_false")]
+        ready: bool,
+    },
+    /// Whether it is started and ready has changed. When its end begins it is not ready, which is not reported again.
+    ContainerCondition { container: ContainerName, started: bool, ready: bool },
+    /// A probe of it has failed. Failures in a row are reported until they reach the threshold, and then fewer and fewer of them.
+    ProbeFailed {
+        container: ContainerName,
+        probe: ProbeKind,
+        /// It could not be carried out, which does not count as a failure.
+        #[serde(default, skip_serializing_if = "is_false")]
+        errored: bool,
+        message: String,
+    },
+    /// A hook of it has failed.
+    HookFailed { container: ContainerName, hook: HookKind, message: String },
+    /// Its end begins.
+    ContainerKilling {
+        container: ContainerName,
+        #[serde(flatten)]
+        reason: KillReason,
     },
     /// Its process has ended and was reaped.
     ContainerExited {
         container: ContainerName,
         exit: ExitStatus,
+        /// Its termination message, at most [`MAX_MESSAGE_LEN`] bytes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
         /// It will restart after this many milliseconds; absent if it will not.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         restart_in_ms: Option<u64>,
@@ -302,8 +344,10 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         restart_in_ms: Option<u64>,
     },
-    /// All containers were started.
+    /// All containers were started, and the init containers are through.
     PodStarted,
+    /// The pod has reached its longest life (`activeDeadlineSeconds`) and is stopped.
+    DeadlineExceeded,
     /// The pod as a whole could not be started: its plan or a file system is unusable.
     PodFailed { message: String },
     /// The supervisor is stopping the pod.
@@ -311,6 +355,31 @@ pub enum EventKind {
     /// The pod is over, and the supervisor ends by itself: every container has ended for good, and each end was reported before,
     /// except that of a process that could not be killed.
     PodEnded,
+}
+
+/// Why a container is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "snake_case", rename_all_fields = "snake_case")]
+pub enum KillReason {
+    /// The pod stops.
+    Stop,
+    /// Its startup or liveness probe has failed.
+    Probe {
+        probe: ProbeKind,
+        /// Whether it restarts then.
+        #[serde(default, skip_serializing_if = "is_false")]
+        restarts: bool,
+    },
+    /// Its postStart hook has failed.
+    PostStart,
+    /// A reason that this side does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Why a program does not run. Shells have an exit code for each.
@@ -337,6 +406,13 @@ pub enum StreamMessage {
         channel: u16,
         /// Number of lost bytes.
         bytes: u64,
+    },
+    /// The output of this container that follows is that of this run of it (logs only). Before the first one it is that of run 0.
+    Run {
+        /// Its index in the plan.
+        container: u16,
+        /// How often it was restarted before.
+        run: u32,
     },
 }
 

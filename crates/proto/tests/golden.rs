@@ -1,16 +1,20 @@
 //! Golden file of the wire: one line per message form. A change here changes the contract; raise `GENERATION` with it.
 //! `MAGIKVM_BLESS=1 cargo test -p magikvm-proto --test golden` rewrites the file.
 
+use magikvm_proto::files::FileTask;
 use magikvm_proto::forward::ForwardRequest;
 use magikvm_proto::id::{ContainerName, PodId};
+use magikvm_proto::lifecycle::*;
 use magikvm_proto::plan::{
     ContainerPlan, GuestPlan, InterfaceAddress, Layer, MacAddress, Neighbour, NetworkPlan, ProcessNamespace,
     RestartPolicy, Rootfs, Stdin, Stdio,
 };
-use magikvm_proto::state::{ContainerState, Terminated};
+use magikvm_proto::security::{ImageGroups, PodLimits, Privilege};
+use magikvm_proto::state::{ContainerState, Terminated, WaitingReason};
 use magikvm_proto::stream::{Link, STDERR, Side, Traffic};
 use magikvm_proto::sysctl::Sysctl;
-use magikvm_proto::volume::{Access, MountPlan, Part, VolumePlan, VolumeSource};
+use magikvm_proto::variable::{FileVariable, Missing};
+use magikvm_proto::volume::{Access, MountPlan, Part, Regroup, VolumePlan, VolumeSource};
 use magikvm_proto::wire::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -29,6 +33,18 @@ fn line<T: Serialize + DeserializeOwned + PartialEq + Debug>(lines: &mut Vec<Str
 }
 
 /// Frames of each kind, as hexadecimal digits.
+fn probe(handler: Handler) -> ProbePlan {
+    ProbePlan {
+        handler,
+        initial_delay_secs: 5,
+        period_secs: 10,
+        timeout_secs: 1,
+        success_threshold: 1,
+        failure_threshold: 3,
+        grace_secs: Some(7),
+    }
+}
+
 fn frames() -> Vec<String> {
     fn sent(link: &mut Link) -> String {
         let bytes = link.outbox().to_vec();
@@ -73,6 +89,7 @@ fn the_wire_is_as_it_was() {
             terminal: Some(WindowSize { rows: 24, cols: 80 }),
             stdin: true,
             timeout_ms: Some(300_000),
+            files: None,
         }),
     );
     line(
@@ -86,8 +103,27 @@ fn the_wire_is_as_it_was() {
             terminal: None,
             stdin: false,
             timeout_ms: None,
+            files: None,
         }),
     );
+    for files in
+        [FileTask::Read { path: "/etc".into() }, FileTask::Write { path: "/tmp/".into(), contents: true }]
+    {
+        line(
+            &mut l,
+            &Request::Exec(ExecRequest {
+                container: web(),
+                args: vec![],
+                user: None,
+                env: vec![],
+                cwd: None,
+                terminal: None,
+                stdin: true,
+                timeout_ms: None,
+                files: Some(files),
+            }),
+        );
+    }
     line(&mut l, &Request::Logs);
     line(&mut l, &Request::Attach { container: web(), stdin: true });
     line(&mut l, &Request::Stats);
@@ -101,7 +137,7 @@ fn the_wire_is_as_it_was() {
     let capabilities = vec!["ping".to_owned()];
     line(
         &mut l,
-        &Reply::Ok(Hello { generation: 4, version: "0.1.0".into(), pod: Some(pod.clone()), capabilities }),
+        &Reply::Ok(Hello { generation: 6, version: "0.1.0".into(), pod: Some(pod.clone()), capabilities }),
     );
     line(&mut l, &Reply::Ok(ClockSet { offset_ms: -30_012 }));
     line(&mut l, &Reply::Ok(ExecStarted { pid: 42 }));
@@ -112,27 +148,36 @@ fn the_wire_is_as_it_was() {
             containers: vec![
                 ContainerStatus {
                     name: web(),
+                    role: Role::Sidecar,
                     restart_count: 2,
                     state: ContainerState::Running { started_ms: 1_767_225_600_123 },
+                    started: true,
+                    ready: true,
                     last: Some(Terminated::ended(ExitStatus::signaled(11), Some(7), 8)),
                 },
                 ContainerStatus {
                     name: web(),
+                    role: Role::Main,
                     restart_count: 0,
                     state: ContainerState::Terminated(Terminated::ended(
                         ExitStatus { oom_killed: true, ..ExitStatus::signaled(9) },
                         Some(1),
                         2,
                     )),
+                    started: false,
+                    ready: false,
                     last: None,
                 },
                 ContainerStatus {
                     name: web(),
+                    role: Role::Main,
                     restart_count: 1,
                     state: ContainerState::back_off(10_000),
+                    started: false,
+                    ready: false,
                     last: Some(Terminated::not_started("no such file", 3)),
                 },
-                ContainerStatus::creating(web()),
+                ContainerStatus::waiting(web(), Role::Init, WaitingReason::PodInitializing),
             ],
             last_event: 9,
         }),
@@ -158,13 +203,46 @@ fn the_wire_is_as_it_was() {
     );
     for kind in [
         EventKind::ContainerCreated { container: web() },
-        EventKind::ContainerStarted { container: web(), pid: 42, restart_count: 0 },
+        EventKind::ContainerStarted {
+            container: web(),
+            pid: 42,
+            restart_count: 0,
+            post_start: false,
+            ready: true,
+        },
+        EventKind::ContainerStarted {
+            container: web(),
+            pid: 42,
+            restart_count: 1,
+            post_start: true,
+            ready: false,
+        },
+        EventKind::ContainerCondition { container: web(), started: true, ready: false },
+        EventKind::ProbeFailed {
+            container: web(),
+            probe: ProbeKind::Readiness,
+            errored: true,
+            message: "no answer".into(),
+        },
+        EventKind::HookFailed { container: web(), hook: HookKind::PreStop, message: "code 1".into() },
+        EventKind::ContainerKilling { container: web(), reason: KillReason::Stop },
+        EventKind::ContainerKilling {
+            container: web(),
+            reason: KillReason::Probe { probe: ProbeKind::Liveness, restarts: true },
+        },
+        EventKind::DeadlineExceeded,
         EventKind::ContainerExited {
             container: web(),
             exit: ExitStatus::exited(3),
+            message: Some("no such table".into()),
             restart_in_ms: Some(10_000),
         },
-        EventKind::ContainerExited { container: web(), exit: ExitStatus::exited(0), restart_in_ms: None },
+        EventKind::ContainerExited {
+            container: web(),
+            exit: ExitStatus::exited(0),
+            message: None,
+            restart_in_ms: None,
+        },
         EventKind::ContainerFailed {
             container: web(),
             message: "no such file".into(),
@@ -180,22 +258,34 @@ fn the_wire_is_as_it_was() {
     }
     line(&mut l, &StreamMessage::Exit(ExitStatus { timed_out: true, ..ExitStatus::signaled(9) }));
     line(&mut l, &StreamMessage::Dropped { channel: 1, bytes: 12 });
+    line(&mut l, &StreamMessage::Run { container: 3, run: 7 });
     line(&mut l, &UrgentMessage::Resize(WindowSize { rows: 50, cols: 132 }));
     line(&mut l, &UrgentMessage::Signal { signal: 2 });
     line(&mut l, &frames());
     let plan = GuestPlan {
-        generation: 4,
+        generation: 6,
         pod,
         uid: "6f1f5d0e-7c5e-4a55-8a37-1f2f3f4f5f6f".into(),
         hostname: "shop".into(),
         restart_policy: RestartPolicy::OnFailure,
         process_namespace: ProcessNamespace::PerContainer,
         grace_ms: 30_000,
+        deadline_ms: Some(600_000),
         containers: vec![ContainerPlan {
             name: web(),
             rootfs: Rootfs::Partition(2),
             layer: Layer::Disk { partition: 2 },
             user: "1000:1000".into(),
+            image_groups: ImageGroups::Strict,
+            privilege: Privilege::Privileged,
+            file_variables: vec![FileVariable {
+                name: "DB".into(),
+                placeholder: "6f1f5d0e:0".into(),
+                volume: 0,
+                path: "config.env".into(),
+                key: "DB_ADDRESS".into(),
+                missing: Missing::Instead(Some("localhost".into())),
+            }],
             stdio: Stdio::Pipes,
             stdin: Stdin::Closed,
             stop_signal: "SIGRTMIN+3".parse().unwrap(),
@@ -205,8 +295,42 @@ fn the_wire_is_as_it_was() {
                 destination: "/var/log".into(),
                 access: Access::ReadWrite,
             }],
+            role: Role::Main,
+            restarts: Restarts {
+                policy: Some(RestartPolicy::Never),
+                rules: vec![RestartRule::In(vec![3, 42])],
+            },
+            probes: Probes {
+                startup: Some(probe(Handler::TcpSocket { host: None, port: 8080 })),
+                liveness: Some(probe(Handler::Exec { command: vec!["/bin/true".into()] })),
+                readiness: Some(probe(Handler::HttpGet {
+                    scheme: Scheme::Https,
+                    host: Some("127.0.0.1".into()),
+                    port: 8443,
+                    path: "/ready?deep=1".into(),
+                    headers: vec![("Host".into(), "shop.example".into())],
+                })),
+            },
+            hooks: Hooks {
+                post_start: Some(Handler::Grpc { port: 9000, service: "shop".into() }),
+                pre_stop: Some(Handler::Sleep { seconds: 5 }),
+            },
+            termination_message: TerminationMessage {
+                path: "/dev/termination-log".into(),
+                fallback: MessageFallback::Logs,
+            },
         }],
-        volumes: vec![VolumePlan { source: VolumeSource::Disk { partition: 1 }, group: Some(2000) }],
+        volumes: vec![
+            VolumePlan { source: VolumeSource::Disk { partition: 1 }, group: Some(2000) },
+            VolumePlan { source: VolumeSource::Image { partition: 3 }, group: None },
+            VolumePlan {
+                source: VolumeSource::Lasting {
+                    disk: "6f1f5d0e7c5e4a558a371f2f3f4f5f6f".into(),
+                    regroup: Regroup::OnRootMismatch,
+                },
+                group: Some(2000),
+            },
+        ],
         network: Some(NetworkPlan {
             mac: MacAddress([2, 0, 0, 0, 0, 15]),
             mtu: 65_520,
@@ -218,6 +342,7 @@ fn the_wire_is_as_it_was() {
             neighbours: Vec::new(),
         }),
         sysctls: vec![Sysctl { name: "net.core.somaxconn".into(), value: "512".into() }],
+        limits: PodLimits { cpu_millis: Some(1500), memory_bytes: Some(64 << 20) },
     };
     assert_eq!(plan.check(), Ok(()));
     line(&mut l, &plan);

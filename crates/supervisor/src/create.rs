@@ -6,7 +6,9 @@ use crate::machine::{Input, News};
 use crate::message::Message;
 use crate::output::Channel;
 use crate::output::pump::{Pump, Run};
+use crate::output::tail::Tail;
 use crate::pod::{Live, Pod};
+use magikvm_proto::lifecycle::MessageFallback;
 use magikvm_proto::plan::{Stdin, Stdio};
 use magikvm_proto::wire::ExitStatus;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -121,7 +123,8 @@ impl Creation {
             terminal: terminal.map(Arc::new),
             stdin: Mutex::new(streams.stdin.map(Arc::new)),
         });
-        self.pump.add(Run { container: index, run, sources: streams.outputs });
+        let tail = (member.plan.termination_message.fallback == MessageFallback::Logs).then(Tail::default);
+        self.pump.add(Run { container: index, run, sources: streams.outputs, tail });
         Ok(created)
     }
 }

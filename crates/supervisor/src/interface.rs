@@ -37,6 +37,10 @@ pub trait Containers: Debug + Send + Sync {
     /// Waits until nothing of the subject runs, or until the deadline, and forgets what has ended.
     fn await_gone(&self, subject: Subject<'_>, deadline: Instant) -> Gone;
 
+    /// What the container's last run has left as its termination message, at most [`magikvm_proto::lifecycle::MAX_TERMINATION_MESSAGE`]
+    /// bytes. Called when nothing of the run is left. `None` if it left nothing.
+    fn termination_message(&self, container: &ContainerName) -> Option<String>;
+
     /// A container's resource use; `None` when the container does not exist now.
     fn stats(&self, container: &ContainerName) -> Option<ContainerStats>;
 
@@ -93,8 +97,20 @@ pub struct ExecOrder<'a> {
     pub request: &'a ExecRequest,
     /// Unique among the execs of this pod.
     pub id: u64,
+    /// What becomes of its descendants when it ends.
+    pub descendants: Descendants,
     /// Its standard input, output and error; empty if the request wants a terminal.
     pub stdio: Vec<OwnedFd>,
+}
+
+/// What becomes of the processes that the process of an exec leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Descendants {
+    /// They stay, and belong to the container.
+    Stay,
+    /// They are killed and, where the system allows it, reaped: a PID 1 that reaps nothing would keep them as zombies, which count as processes
+    /// of the container. The process that is made may then be an attendant of the program.
+    End,
 }
 
 /// A process that exists and waits for its start. Dropping it without calling `start` ends the process.

@@ -10,7 +10,9 @@
 mod agent;
 mod create;
 mod events;
+pub mod files;
 mod forward;
+mod handler;
 mod interface;
 mod machine;
 mod message;
@@ -22,7 +24,13 @@ pub mod sys;
 pub mod text;
 
 pub use interface::{
-    Broken, Containers, CreateOrder, Created, Door, Ended, ExecOrder, Failure, FailureKind, Gone, Home,
-    Process, Subject,
+    Broken, Containers, CreateOrder, Created, Descendants, Door, Ended, ExecOrder, Failure, FailureKind,
+    Gone, Home, Process, Subject,
 };
 pub use reactor::{block_signals, run};
+
+/// What reads the answers of probed servers, for the fuzz targets.
+#[doc(hidden)]
+pub mod parsers {
+    pub use crate::handler::{answer, h2};
+}

@@ -1,8 +1,9 @@
 //! Carries out what [`machine`](crate::machine) decides. Owns: the main thread. It alone turns decisions into processes; everything
 //! that may block for long happens on a separate thread.
 
+use crate::handler::{self, Outcome, Purpose, Target};
 use crate::interface::{Containers, Home, Subject};
-use crate::machine::{Effect, Input, Machine, News};
+use crate::machine::{Effect, Handled, Input, Machine, News, Task};
 use crate::message::Message;
 use crate::output::attach::Hub;
 use crate::output::buffer::LogBuffer;
@@ -10,9 +11,11 @@ use crate::output::pump::Pump;
 use crate::pod::Pod;
 use crate::{agent, create, forward, sync};
 use magikvm_proto::budget::{GUEST_HEARD_WAIT_MS, GUEST_LOG_DRAIN_MS};
+use magikvm_proto::lifecycle::MAX_PROBE_SECS;
 use magikvm_proto::plan::{ContainerPlan, GuestPlan};
 use magikvm_proto::wire::{EventKind, ExitStatus};
 use nix::sys::signal::{SigSet, Signal};
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -20,6 +23,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// How long the killed rest of a container may take to end after its PID 1.
 const REST_WAIT: Duration = Duration::from_millis(500);
+/// The longest time of a hook that has no other limit.
+const LONGEST_TASK: Duration = Duration::from_secs(MAX_PROBE_SECS);
 /// How often requests to end are looked for while the host is waited for.
 const ASK_EVERY: Duration = Duration::from_millis(50);
 /// How long readers may take for the last events.
@@ -34,6 +39,8 @@ struct Supervisor {
     pump: Arc<Pump>,
     /// The threads that wait to start a created container; dropping an entry cancels it.
     pending: Vec<Option<Sender<create::Go>>>,
+    /// Probes and hooks that are being run; dropping an entry cancels it.
+    tasks: HashMap<(usize, Task), handler::Running>,
 }
 
 /// Signals that ask the supervisor to end. They are blocked in the calling thread and in all that it starts from now on, so that only the
@@ -70,14 +77,23 @@ pub fn run(
         logs,
         hubs,
         move |text| noting.note(text),
-        move |index, run| {
-            drained.send(Message::Input(Input::Container { index, run, news: News::Drained })).ok();
+        move |index, run, tail| {
+            let news = News::Drained { tail };
+            drained.send(Message::Input(Input::Container { index, run, news })).ok();
         },
     )?;
     let machine = pod.plan.as_ref().map_or_else(Machine::without_plan, Machine::new);
     let pending = pod.members.iter().map(|_| None).collect();
-    let mut supervisor =
-        Supervisor { pod: Arc::clone(&pod), machine, started: Instant::now(), inbox, tell, pump, pending };
+    let mut supervisor = Supervisor {
+        pod: Arc::clone(&pod),
+        machine,
+        started: Instant::now(),
+        inbox,
+        tell,
+        pump,
+        pending,
+        tasks: HashMap::new(),
+    };
     supervisor.boot(failure);
     agent::start(pod)?;
     forward::start(home)?;
@@ -133,6 +149,9 @@ impl Supervisor {
     }
 
     fn step(&mut self, input: Input) {
+        if let Input::Container { index, news: News::Handled { task, .. }, .. } = &input {
+            self.tasks.remove(&(*index, *task));
+        }
         let now = self.now();
         let effects = self.machine.step(input, now);
         // A client that receives an event and then asks for the state must not get an older state.
@@ -150,6 +169,8 @@ impl Supervisor {
                     go.send(create::Go).ok();
                 }
             }
+            Effect::Handle { index, run, task, timeout_ms } => self.handle(index, run, task, timeout_ms),
+            Effect::Cancel { index, task } => drop(self.tasks.remove(&(index, task))),
             Effect::Terminate { index } => {
                 let member = &self.pod.members[index];
                 member.signal(member.plan.stop_signal.number());
@@ -182,6 +203,30 @@ impl Supervisor {
         &self.pod.members[index].plan
     }
 
+    /// Begins a probe or a hook.
+    fn handle(&mut self, index: usize, run: u32, task: Task, timeout_ms: u64) {
+        let plan = self.plan(index);
+        let (handler, purpose) = match task {
+            Task::Hook(kind) => (plan.hooks.get(kind), Purpose::Hook),
+            Task::Probe(kind) => (plan.probes.get(kind).map(|probe| &probe.handler), Purpose::Probe),
+        };
+        let Some(handler) = handler else { return };
+        let tell = self.tell.clone();
+        let done = move |outcome| {
+            let answer = match outcome {
+                Outcome::Success => Handled::Success,
+                Outcome::Failure(message) => Handled::Failure(message),
+                Outcome::Error(message) => Handled::Error(message),
+            };
+            let news = News::Handled { task, answer };
+            tell.send(Message::Input(Input::Container { index, run, news })).ok();
+        };
+        let target = Target { pod: &self.pod, container: &plan.name, purpose };
+        let timeout = Duration::from_millis(timeout_ms).min(LONGEST_TASK);
+        let running = handler::run(handler, target, timeout, done);
+        self.tasks.insert((index, task), running);
+    }
+
     fn create(&mut self, index: usize, run: u32) {
         let (go, wait) = channel();
         self.pending[index] = Some(go);
@@ -212,7 +257,8 @@ impl Supervisor {
             self.pod.home.note(&format!("container {}: a killed process has not ended", self.name(index)));
         }
         exit.oom_killed = gone.oom_killed;
-        self.step(Input::Container { index, run, news: News::Ended(exit) });
+        let message = self.pod.containers.termination_message(self.name(index));
+        self.step(Input::Container { index, run, news: News::Ended { exit, message } });
     }
 
     /// Waits until the host has heard of the end. Whoever asks the pod to end now has heard of it, or has no need to.

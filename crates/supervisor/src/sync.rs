@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Stack of every thread, in bytes. The deepest work of a thread is JSON of one wire line.
+/// Stack of most threads, in bytes. Their deepest work is JSON of one wire line.
 const STACK: usize = 128 << 10;
 
 /// Locks. A panic ends the VM anyway, so a poisoned lock is as good as any other.
@@ -18,7 +18,12 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Starts a thread that is never joined.
 pub fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    std::thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(work).map(drop)
+    thread_with_stack(name, STACK, work)
+}
+
+/// As [`thread`], with a stack of this many bytes, of which those that are never used take no memory.
+pub fn thread_with_stack(name: &str, stack: usize, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(work).map(drop)
 }
 
 #[derive(Debug)]

@@ -42,6 +42,14 @@ pub fn reset_on_close(stream: &impl AsFd) {
     setsockopt(stream, sockopt::Linger, &at_once).ok();
 }
 
+/// Bytes that can be read from a pipe or a terminal now; 0 if the kernel can't tell.
+pub(crate) fn unread_bytes(fd: &impl AsFd) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int, which outlives the call.
+    Errno::result(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut bytes) })
+        .map_or(0, |_| usize::try_from(bytes).unwrap_or(0))
+}
+
 /// Bytes written to a socket that have not left the guest yet; 0 if the kernel can't tell.
 pub fn unsent_bytes(socket: &impl AsFd) -> i32 {
     let mut bytes: libc::c_int = 0;

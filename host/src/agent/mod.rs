@@ -15,11 +15,12 @@ pub use timed::DeadlineExtension;
 
 use crate::os;
 use crate::store::layout::FORWARD_SOCK;
+use magikvm_proto::budget::HOST_EXEC_START_WAIT_MS;
 use magikvm_proto::codec::{self, CodecError};
 use magikvm_proto::limits::REQUEST_TIMEOUT_SECS;
 use magikvm_proto::path::FORWARD_PORT;
 use magikvm_proto::stream::{Side, Traffic};
-use magikvm_proto::wire::{Hello, Refusal, Reply, Request};
+use magikvm_proto::wire::{ExecRequest, ExecStarted, Hello, Refusal, Reply, Request};
 use serde::de::DeserializeOwned;
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -198,6 +199,11 @@ impl AgentConnection {
     /// Sends a request and waits at most the protocol's default of 30 s for the whole answer.
     pub fn request<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, AgentError> {
         self.request_within(request, Duration::from_secs(REQUEST_TIMEOUT_SECS))
+    }
+
+    /// Starts a process in a container, for which the guest may take longer than for other requests.
+    pub fn exec(&mut self, request: ExecRequest) -> Result<ExecStarted, AgentError> {
+        self.request_within(&Request::Exec(request), Duration::from_millis(HOST_EXEC_START_WAIT_MS))
     }
 
     fn ask<T: DeserializeOwned>(

@@ -6,5 +6,7 @@ function __magikvm_names
     magikvm __complete -- $words (commandline -ct) 2>/dev/null
 end
 
-complete -c magikvm -n '__fish_seen_subcommand_from inspect logs exec attach port-forward stop pause resume kill rm wait stats events' -f
+complete -c magikvm -n '__fish_seen_subcommand_from inspect logs exec attach port-forward stop pause resume kill rm wait stats events get describe delete restart top' -f
 complete -c magikvm -a '(__magikvm_names)'
+# The value of an option is completed by the option's own line.
+complete -c magikvm -n '__fish_seen_subcommand_from logs exec attach cp' -s c -l container -x -a '(__magikvm_names)'

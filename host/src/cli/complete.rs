@@ -1,4 +1,4 @@
-//! Completion of the names of pods, containers and images. The scripts of bash, zsh and fish call the hidden verb `__complete` with the words
+//! Completion of the names of pods, containers, images and volumes. The scripts of bash, zsh and fish call the hidden verb `__complete` with the words
 //! of the command line; verbs and options are completed by the scripts themselves.
 //!
 //! Only names of harmless characters are printed, one a line, so that no shell can take a name for anything else. Errors print nothing.
@@ -9,6 +9,7 @@ use crate::pod::interface::PodRuntimeInterface;
 use crate::store::layout::{Layout, Surroundings};
 use crate::store::lock::LockState;
 use crate::store::record::Found;
+use crate::volume::claims::Claims;
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 use magikvm_proto::id::PodId;
@@ -35,6 +36,9 @@ enum Wanted {
         pod: Option<String>,
     },
     Image,
+    Volume,
+    /// One of these.
+    Word(&'static [&'static str]),
 }
 
 /// The completion script of a shell.
@@ -97,18 +101,31 @@ fn wanted(before: &[String], word: &str) -> Option<(Wanted, Option<PathBuf>)> {
     let first = positional.first().cloned();
     let none_yet = positional.is_empty();
     let wanted = match (path.as_slice(), value_of.as_deref()) {
-        (["exec" | "attach" | "logs" | "kill"], Some("container")) => Wanted::Container { pod: first },
+        (["exec" | "attach" | "logs" | "kill" | "cp"], Some("container")) => Wanted::Container { pod: first },
         (_, Some(_)) => return None,
-        (["inspect" | "logs" | "events"], None) if none_yet => {
-            Wanted::Pod { running: false, named: positional }
-        }
+        (["inspect" | "events"], None) if none_yet => Wanted::Pod { running: false, named: positional },
         (["exec" | "attach" | "port-forward" | "kill" | "stats"], None) if none_yet => {
             Wanted::Pod { running: true, named: positional }
         }
         (["stop" | "pause" | "resume"], None) => Wanted::Pod { running: true, named: positional },
-        (["rm" | "wait"], None) => Wanted::Pod { running: false, named: positional },
+        (["rm" | "wait" | "logs" | "delete" | "describe" | "restart"], None) => {
+            Wanted::Pod { running: false, named: positional }
+        }
+        (["top"], None) => Wanted::Pod { running: true, named: positional },
+        // The first word says what is listed.
+        (["get"], None) => match positional.first().map(String::as_str) {
+            Some("pods" | "pod" | "po" | "events" | "event" | "ev") => {
+                Wanted::Pod { running: false, named: positional }
+            }
+            Some("images" | "image") => Wanted::Image,
+            Some("volumes" | "volume" | "pvc") => Wanted::Volume,
+            Some(_) => return None,
+            None => Wanted::Word(&["pods", "events", "volumes", "images"]),
+        },
         (["image", "rm" | "inspect" | "verify" | "pull"], None) => Wanted::Image,
         (["image", "tag" | "export"], None) if none_yet => Wanted::Image,
+        (["volume", "rm" | "inspect"], None) => Wanted::Volume,
+        (["volume", "export"], None) if none_yet => Wanted::Volume,
         _ => return None,
     };
     Some((wanted, root))
@@ -151,6 +168,7 @@ fn names(wanted: &Wanted, word: &str, pods: &PodRuntimeInterface) -> Vec<String>
             names.dedup();
             names
         }
+        Wanted::Word(words) => words.iter().map(|&word| word.to_owned()).collect(),
         Wanted::Image => {
             let dir = pods.layout().images();
             // Completion must not make the store of a user who has none.
@@ -160,6 +178,11 @@ fn names(wanted: &Wanted, word: &str, pods: &PodRuntimeInterface) -> Vec<String>
                 records.iter().flat_map(|record| record.names.iter().map(Reference::familiar)).collect();
             names.sort_unstable();
             names
+        }
+        Wanted::Volume => {
+            let dir = pods.layout().volumes();
+            let found = Claims::at(&dir).list().map(|(found, _)| found).unwrap_or_default();
+            found.iter().map(|claim| short(&claim.record.id)).collect()
         }
     }
 }
@@ -195,7 +218,13 @@ mod tests {
         assert_eq!(of("rm -f a "), pod(false, &["a"]));
         assert_eq!(of("logs --tail 5 "), pod(false, &[]));
         assert_eq!(of("logs --tail "), None);
-        assert_eq!(of("logs a "), None);
+        assert_eq!(of("logs a "), pod(false, &["a"]));
+        assert_eq!(of("inspect a "), None);
+        assert_eq!(of("delete a "), pod(false, &["a"]));
+        assert_eq!(of("get "), Some(Wanted::Word(&["pods", "events", "volumes", "images"])));
+        assert_eq!(of("get images "), Some(Wanted::Image));
+        assert_eq!(of("get -n team pods "), pod(false, &["pods"]));
+        assert_eq!(of("get -n "), None);
         assert_eq!(of("exec -it "), pod(true, &[]));
         assert_eq!(of("exec -c "), container(None));
         assert_eq!(of("exec shop -c "), container(Some("shop")));
@@ -203,6 +232,8 @@ mod tests {
         assert_eq!(of("exec shop -- "), None);
         assert_eq!(of("image rm "), Some(Wanted::Image));
         assert_eq!(of("image tag a "), None);
+        assert_eq!(of("volume rm a "), Some(Wanted::Volume));
+        assert_eq!(of("volume import "), None);
         assert_eq!(of("run "), None);
         assert_eq!(of("stop -"), None);
         assert_eq!(of(""), None);

@@ -205,6 +205,9 @@ impl From<PodError> for CliError {
             PodError::ChooseContainer { .. } | PodError::NoContainer { .. } => {
                 Some("Choose one of them with `-c NAME`.".to_owned())
             }
+            PodError::NoPrevious { .. } => {
+                Some("It has not been restarted. Leave `--previous` out to see the log of its only run.".to_owned())
+            }
             PodError::Running(id) => {
                 Some(format!("Stop it first with `magikvm stop {id}`, or use `magikvm rm -f {id}`."))
             }
@@ -215,6 +218,9 @@ impl From<PodError> for CliError {
             }
             PodError::Lost(id) => Some(format!("Remove what is left of it with `magikvm rm {id}`.")),
             PodError::Paused(id) => Some(format!("Resume it with `magikvm resume {id}`.")),
+            PodError::DiskFull(_) => Some(
+                "Make room on the host's disk, for example with `magikvm image prune --all`; the pod then goes on by itself.".to_owned(),
+            ),
             PodError::Starting(id) => Some(format!(
                 "Try again when `magikvm ps` shows that all its containers run, or end it with `magikvm rm -f {id}`."
             )),
@@ -248,9 +254,11 @@ impl From<PodError> for CliError {
         let kind = match &error {
             PodError::Control { source: ControlError::Refused(_), .. } => Kind::User,
             PodError::Agent(AgentError::Refused(_)) => Kind::User,
-            PodError::Record(_) | PodError::File(_) | PodError::Damaged { .. } | PodError::Undo { .. } => {
-                Kind::Environment
-            }
+            PodError::DiskFull(_)
+            | PodError::Record(_)
+            | PodError::File(_)
+            | PodError::Damaged { .. }
+            | PodError::Undo { .. } => Kind::Environment,
             PodError::Unanswered(_)
             | PodError::Stuck { .. }
             | PodError::Control { .. }
@@ -258,6 +266,7 @@ impl From<PodError> for CliError {
             PodError::NotFound { .. }
             | PodError::ChooseContainer { .. }
             | PodError::NoContainer { .. }
+            | PodError::NoPrevious { .. }
             | PodError::Running(_)
             | PodError::Lost(_)
             | PodError::Paused(_)

@@ -2,25 +2,22 @@
 
 use super::error::{CliError, Kind};
 use super::logs::Changes;
-use super::{Format, Outcome, pod_id, print_as, ui};
+use super::select::OnePod;
+use super::{Format, Outcome, print_as, ui};
 use crate::net::report::Refused;
-use crate::pod::events::{HostEvent, MAX_LINE, PodEvent, TimedEvent};
+use crate::pod::events::{EventReader, HostEvent, PodEvent, Repeated, TimedEvent, collapse, kubelet, pulled};
 use crate::pod::interface::PodRuntimeInterface;
 use crate::store::atomic::FileError;
 use crate::store::lock::{self, LockState};
-use crate::store::regular::{self, Access};
 use crate::store::text::harmless;
 use magikvm_proto::budget::CLOCK_TOLERANCE_MS;
-use magikvm_proto::id::PodId;
 use magikvm_proto::wire::EventKind;
-use std::io::BufReader;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Pod, as NAME or NAMESPACE/NAME
-    #[arg(value_parser = pod_id)]
-    pod: PodId,
+    #[command(flatten)]
+    target: OnePod,
     /// Follow the events until the pod has ended
     #[arg(short, long)]
     follow: bool,
@@ -34,39 +31,35 @@ pub(super) struct Args {
 
 pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     let format = if args.json { Some(Format::Json) } else { args.output };
-    let found = pods.find(&args.pod)?;
-    let path = found.dir.events();
-    let failed = |error| CliError::of(Kind::Environment, &FileError::at("read", &path)(error));
+    let found = pods.find(&args.target.id(pods)?)?;
+    let failed = |error: FileError| CliError::of(Kind::Environment, &error);
     let changes = Changes::of(&found.dir);
-    let mut reader = match regular::open(&path, Access::Read) {
-        Ok(file) => BufReader::new(file),
-        // A pod whose VM never came so far.
-        Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => return Ok(ExitCode::SUCCESS),
-        Err(error) => return Err(CliError::of(Kind::Environment, &error)),
-    };
-    let mut line = Vec::new();
+    let mut reader = EventReader::new(found.dir.events());
+    if !args.follow && format.is_none() {
+        let mut events = Vec::new();
+        while let Some((timed, _)) = reader.next_event().map_err(failed)? {
+            events.push(timed);
+        }
+        collapse(events).iter().for_each(|timed| ui::line(&line(timed)));
+        return Ok(ExitCode::SUCCESS);
+    }
     loop {
         let last_look =
             !args.follow || lock::state(&found.dir.lock()).is_ok_and(|state| state == LockState::Free);
-        while regular::read_line(&mut reader, &mut line, MAX_LINE).map_err(failed)? {
+        while let Some((timed, mut bytes)) = reader.next_event().map_err(failed)? {
             match format {
                 Some(Format::Json) => {
-                    line.push(b'\n');
-                    ui::bytes(&line);
+                    bytes.push(b'\n');
+                    ui::bytes(&bytes);
                 }
                 Some(Format::Yaml) => {
-                    if let Ok(event) = serde_json::from_slice::<serde_json::Value>(&line) {
+                    if let Ok(event) = serde_json::from_slice::<serde_json::Value>(&bytes) {
                         ui::line("---");
                         print_as(&event, Format::Yaml)?;
                     }
                 }
-                None => {
-                    if let Ok(timed) = serde_json::from_slice::<TimedEvent>(&line) {
-                        ui::line(&self::line(&timed));
-                    }
-                }
+                None => ui::line(&line(&timed)),
             }
-            line.clear();
         }
         if last_look {
             return Ok(ExitCode::SUCCESS);
@@ -77,11 +70,24 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
 
 /// An event as a line for people.
 pub(super) fn line(timed: &TimedEvent) -> String {
-    let what = match &timed.what {
+    let what = words(&timed.what);
+    let repeated = timed.repeated.as_ref().map_or(String::new(), |repeated| again(&timed.time, repeated));
+    format!("{}  {what}{repeated}", harmless(&timed.time, &[]))
+}
+
+/// What an event says.
+pub(super) fn words(what: &PodEvent) -> String {
+    match what {
         PodEvent::Guest(event) => describe(&event.kind),
         PodEvent::Host(event) => describe_host(event),
-    };
-    format!("{}  {what}", harmless(&timed.time, &[]))
+    }
+}
+
+/// How often an event has come, as kubectl shows it.
+fn again(last: &str, Repeated { count, since }: &Repeated) -> String {
+    let ms = |time: &str| time.parse::<jiff::Timestamp>().map_or(0, jiff::Timestamp::as_millisecond);
+    let span = u64::try_from(ms(last).saturating_sub(ms(since))).unwrap_or(0);
+    format!(" (x{count} over {})", ui::age(span))
 }
 
 fn describe(kind: &EventKind) -> String {
@@ -93,13 +99,14 @@ fn describe(kind: &EventKind) -> String {
         EventKind::ContainerStarted { container, restart_count, .. } => {
             format!("{container}: restarted ({restart_count})")
         }
-        EventKind::ContainerExited { container, exit, restart_in_ms } => {
+        EventKind::ContainerExited { container, exit, message, restart_in_ms } => {
             let how = match exit.signal {
                 _ if exit.oom_killed => "killed: out of memory".to_owned(),
                 Some(signal) => format!("killed by signal {signal}"),
                 None => format!("exited with {}", exit.code),
             };
-            format!("{container}: {how}{}", again(restart_in_ms))
+            let message = message.as_ref().map(|text| format!(": {}", harmless(text.trim_end(), &['\t'])));
+            format!("{container}: {how}{}{}", again(restart_in_ms), message.unwrap_or_default())
         }
         EventKind::ContainerFailed { container, message, restart_in_ms, .. } => {
             format!(
@@ -107,6 +114,21 @@ fn describe(kind: &EventKind) -> String {
                 harmless(message, &['\t']),
                 again(restart_in_ms)
             )
+        }
+        EventKind::ContainerCondition { container, started, ready } => match (started, ready) {
+            (_, true) => format!("{container}: ready"),
+            (true, false) => format!("{container}: not ready"),
+            (false, false) => format!("{container}: waits for its startup probe"),
+        },
+        EventKind::ProbeFailed { container, .. }
+        | EventKind::HookFailed { container, .. }
+        | EventKind::ContainerKilling { container, .. } => {
+            let (reason, message) = kubelet(kind, "").unwrap_or_default();
+            format!("{container}: {reason}: {}", harmless(&message, &['\t']))
+        }
+        EventKind::DeadlineExceeded => {
+            let (reason, message) = kubelet(kind, "").unwrap_or_default();
+            format!("{reason}: {message}")
         }
         EventKind::PodStarted => "all containers started".to_owned(),
         EventKind::PodFailed { message } => {
@@ -119,8 +141,20 @@ fn describe(kind: &EventKind) -> String {
 
 fn describe_host(event: &HostEvent) -> String {
     match event {
+        HostEvent::Pulled { what, image, took_ms, size_bytes } => {
+            let what = what.strip_prefix("container ").unwrap_or(what);
+            format!("{}: {}", harmless(what, &[]), pulled(image, *took_ms, *size_bytes))
+        }
         HostEvent::Paused => "paused".to_owned(),
         HostEvent::Resumed => "resumed".to_owned(),
+        HostEvent::DiskFull { dir } => {
+            let dir = harmless(&dir.display().to_string(), &[]);
+            format!("the host's disk with {dir} is full: the VM stands still until there is room")
+        }
+        HostEvent::DiskHasRoom => "the host's disk has room again: the VM goes on".to_owned(),
+        HostEvent::Rebooted { silent_ms } => {
+            format!("the VM is booted again: its agent did not answer within {} s", silent_ms / 1000)
+        }
         HostEvent::Clock { offset_ms, .. } => describe_clock(*offset_ms),
         HostEvent::Warning { message } => format!("warning: {}", harmless(message, &[])),
         HostEvent::Refused(Refused { what, to, why, count }) => {
@@ -141,6 +175,7 @@ fn describe_host(event: &HostEvent) -> String {
         HostEvent::Broken { reason, message } => {
             format!("the VM has ended: {reason}: {}", harmless(message, &['\t']))
         }
+        HostEvent::Omitted { events } => format!("{events} events are not kept"),
         HostEvent::ClockFailed { message, .. } => {
             format!("clock: the guest did not get the time: {}", harmless(message, &['\t']))
         }

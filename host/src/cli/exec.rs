@@ -1,8 +1,9 @@
 //! `magikvm exec` and `magikvm attach`: a process's streams on this terminal.
 
 use super::error::{self, CliError, Kind};
+use super::select::OnePod;
 use super::terminal::{self, Raw};
-use super::{Outcome, duration, pod_id, ui};
+use super::{Outcome, duration, ui};
 use crate::agent::{AgentConnection, AgentError, AgentStream, Received, StreamError};
 use crate::pod::interface::{PodError, PodRuntimeInterface};
 use crate::store::thread::{self, ThreadError};
@@ -28,9 +29,8 @@ const DETACH: [u8; 2] = [0x10, 0x11];
 /// Arguments of exec.
 #[derive(Debug, clap::Args)]
 pub(super) struct ExecArgs {
-    /// NAME or NAMESPACE/NAME
-    #[arg(value_parser = pod_id)]
-    pod: PodId,
+    #[command(flatten)]
+    target: OnePod,
     /// Which container; needed if there are several
     #[arg(short, long, value_name = "NAME")]
     container: Option<String>,
@@ -60,9 +60,8 @@ pub(super) struct ExecArgs {
 /// Arguments of attach.
 #[derive(Debug, clap::Args)]
 pub(super) struct AttachArgs {
-    /// NAME or NAMESPACE/NAME
-    #[arg(value_parser = pod_id)]
-    pod: PodId,
+    #[command(flatten)]
+    target: OnePod,
     /// Which container; needed if there are several
     #[arg(short, long, value_name = "NAME")]
     container: Option<String>,
@@ -84,8 +83,9 @@ fn variable(text: &str) -> Result<String, String> {
 }
 
 pub(super) fn exec(args: ExecArgs, pods: &PodRuntimeInterface) -> Outcome {
-    let found = pods.find(&args.pod)?;
-    let container = pods.container(&found, &args.pod, args.container.as_deref())?;
+    let pod = args.target.id(pods)?;
+    let found = pods.find(&pod)?;
+    let container = pods.container(&found, &pod, args.container.as_deref())?;
     let timeout = args.timeout;
     let request = ExecRequest {
         container,
@@ -96,20 +96,20 @@ pub(super) fn exec(args: ExecArgs, pods: &PodRuntimeInterface) -> Outcome {
         terminal: args.tty.then(terminal::size),
         stdin: args.stdin,
         timeout_ms: limit_ms(timeout),
+        files: None,
     };
     request.check().map_err(|message| CliError::new(Kind::User, message))?;
     let program = request.args.first().map_or("the shell", String::as_str).to_owned();
-    let mut agent = pods.agent(&found, &args.pod)?;
+    let mut agent = pods.agent(&found, &pod)?;
     if (request.user.is_some() || request.args.is_empty()) && !agent.has(EXEC_USER)? {
         return Err(CliError::new(
             Kind::User,
             "the pod's guest image is too old for `exec --user` and for an exec without a command",
         )
-        .hint("build a new one with `ci/demo.sh`, and run the pod again."));
+        .hint("Build a new one with `ci/demo.sh`, and run the pod again."));
     }
-    let ExecStarted { .. } =
-        agent.request(&Request::Exec(request)).map_err(|error| refused(pods, &args.pod, error, &program))?;
-    agent.extend_deadlines(pods.deadline_extension(&args.pod));
+    let ExecStarted { .. } = agent.exec(request).map_err(|error| refused(pods, &pod, error, &program))?;
+    agent.extend_deadlines(pods.deadline_extension(&pod));
     if args.tty && args.stdin && !std::io::stdin().is_terminal() {
         ui::warn(
             "standard input is not a terminal, so that the program's terminal has no keyboard. Omit -t to pipe data into it",
@@ -147,8 +147,9 @@ fn code(exit: ExitStatus) -> ExitCode {
 }
 
 pub(super) fn attach(args: &AttachArgs, pods: &PodRuntimeInterface) -> Outcome {
-    let found = pods.find(&args.pod)?;
-    let container = pods.container(&found, &args.pod, args.container.as_deref())?;
+    let pod = args.target.id(pods)?;
+    let found = pods.find(&pod)?;
+    let container = pods.container(&found, &pod, args.container.as_deref())?;
     let record =
         found.record.as_ref().and_then(|record| record.containers.iter().find(|c| c.name == container));
     let stdin = !args.no_stdin && record.is_some_and(|record| record.stdin);
@@ -157,17 +158,16 @@ pub(super) fn attach(args: &AttachArgs, pods: &PodRuntimeInterface) -> Outcome {
             "Container {container} has no stdin (spec.containers[].stdin); showing its output only."
         ));
     }
-    let mut agent = pods.agent(&found, &args.pod)?;
-    let attached: Attached = agent
-        .request(&Request::Attach { container, stdin })
-        .map_err(|error| pods.explain(&args.pod, error))?;
+    let mut agent = pods.agent(&found, &pod)?;
+    let attached: Attached =
+        agent.request(&Request::Attach { container, stdin }).map_err(|error| pods.explain(&pod, error))?;
     let detach = if attached.terminal && stdin && std::io::stdin().is_terminal() {
         ui::note("Attached; Ctrl-P Ctrl-Q leaves.");
         Detach::OnKeys
     } else {
         Detach::Never
     };
-    agent.extend_deadlines(pods.deadline_extension(&args.pod));
+    agent.extend_deadlines(pods.deadline_extension(&pod));
     match session(agent, stdin, attached.terminal, detach)? {
         Some(exit) => Ok(code(exit)),
         None => Ok(ExitCode::SUCCESS),
@@ -217,6 +217,8 @@ fn show(stream: &AgentStream) -> Result<Option<ExitStatus>, StreamError> {
             Received::Data { bytes, .. } => ui::bytes(&bytes),
             Received::Message(StreamMessage::Dropped { bytes, .. }) => gap(bytes),
             Received::Message(StreamMessage::Exit(exit)) => return Ok(Some(exit)),
+            // Of logs only.
+            Received::Message(StreamMessage::Run { .. }) => {}
         }
     }
     Ok(None)

@@ -1,16 +1,15 @@
 //! `magikvm kill`.
 
-use super::{Outcome, pod_id};
+use super::Outcome;
+use super::select::OnePod;
 use crate::pod::interface::PodRuntimeInterface;
-use magikvm_proto::id::PodId;
 use magikvm_proto::signal::Signal;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Pod, as NAME or NAMESPACE/NAME
-    #[arg(value_parser = pod_id)]
-    pod: PodId,
+    #[command(flatten)]
+    target: OnePod,
     /// Signal, as a name or number; the restart policy applies to containers that it ends
     #[arg(short, long, default_value = "KILL", value_parser = signal, allow_hyphen_values = true)]
     signal: Signal,
@@ -24,11 +23,12 @@ fn signal(text: &str) -> Result<Signal, String> {
 }
 
 pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
-    let found = pods.find(&args.pod)?;
+    let pod = args.target.id(pods)?;
+    let found = pods.find(&pod)?;
     let container = match &args.container {
-        Some(name) => Some(pods.container(&found, &args.pod, Some(name))?),
+        Some(name) => Some(pods.container(&found, &pod, Some(name))?),
         None => None,
     };
-    pods.signal(&found, &args.pod, container, args.signal.number())?;
+    pods.signal(&found, &pod, container, args.signal.number())?;
     Ok(ExitCode::SUCCESS)
 }

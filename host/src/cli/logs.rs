@@ -1,14 +1,17 @@
 //! `magikvm logs`, and what a foreground run shows.
 
 use super::error::{CliError, Kind};
+use super::select::{self, Filter, PodArg, pod_arg};
 use super::ui::Stream;
-use super::{Outcome, pod_id, ui};
+use super::{Outcome, ui};
 use crate::os::DirChanges;
 use crate::pod::interface::{PodError, PodRuntimeInterface};
 use crate::pod::logs::{Entry, LogReader, LogStream};
 use crate::store::layout::PodDir;
 use crate::store::lock::{self, LockState};
-use magikvm_proto::id::PodId;
+use crate::store::record::Found;
+use magikvm_proto::id::{ContainerName, PodId};
+use magikvm_proto::state::ContainerState;
 use std::process::ExitCode;
 
 /// How long to wait for a change of a file before the pod's life is looked at again, in milliseconds.
@@ -16,36 +19,62 @@ const LOOK_MS: u16 = 200;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Pod, as NAME or NAMESPACE/NAME
-    #[arg(value_parser = pod_id)]
-    pod: PodId,
+    /// Pods, as NAME or NAMESPACE/NAME
+    #[arg(value_name = "POD", value_parser = pod_arg)]
+    pods: Vec<PodArg>,
+    /// Print the logs of all pods
+    #[arg(short, long, conflicts_with = "pods")]
+    all: bool,
+    #[command(flatten)]
+    filter: Filter,
     /// Print the logs of this container only [default: all containers]
     #[arg(short, long, value_name = "NAME")]
     container: Option<String>,
-    /// Follow the logs until the pod has ended
+    /// Follow the logs until the pods have ended
     #[arg(short, long)]
     follow: bool,
-    /// Print only the last N lines of each container
-    #[arg(long, value_name = "N", allow_hyphen_values = true)]
-    tail: Option<usize>,
+    /// Print what the last run of the containers has printed, before they were restarted
+    #[arg(short, long, conflicts_with = "follow")]
+    previous: bool,
+    /// Print only the last N lines of each container; -1 for all
+    #[arg(long, value_name = "N", value_parser = tail, allow_hyphen_values = true)]
+    tail: Option<Tail>,
     /// Print only lines since a time (2026-01-02T03:04:05Z) or a duration ago (90s, 5m, 2h)
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<String>,
     /// Prefix each line with its time
-    #[arg(long)]
+    #[arg(short, long)]
     timestamps: bool,
-    /// Prefix each line with the name of its container [default with several containers]
+    /// Prefix each line with the name of its container [default with several containers], and of its pod with several pods
     #[arg(long)]
     prefix: bool,
 }
 
+/// How many lines of the end, or all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tail {
+    All,
+    Last(usize),
+}
+
+fn tail(text: &str) -> Result<Tail, String> {
+    match text {
+        "-1" => Ok(Tail::All),
+        text => text.parse().map(Tail::Last).map_err(|_| "it is a number of lines, or -1".to_owned()),
+    }
+}
+
 /// How lines look.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Show {
     /// With the container's name.
     pub(super) prefix: bool,
     /// With the time.
     pub(super) timestamps: bool,
+    /// With this before the container's name, where several pods are shown at once.
+    pub(super) pod: String,
+    /// Least width of the names.
+    pub(super) width: usize,
 }
 
 /// What to do at the end of the logs.
@@ -71,23 +100,137 @@ fn since(text: &str) -> Result<String, String> {
     Ok(crate::pod::logs::format_time(time))
 }
 
+/// Most pods whose logs are followed at once; each takes a thread.
+const MAX_FOLLOWED: usize = 64;
+
 pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
-    let found = pods.find(&args.pod)?;
-    let containers = pods.containers(&found, args.container.as_deref(), &args.pod)?;
-    let show_as = Show { prefix: args.prefix || containers.len() > 1, timestamps: args.timestamps };
-    let mut readers = pods.logs(&found, containers);
-    if let Some(lines) = args.tail {
+    let chosen = select::choose(pods, &args.pods, args.all, &args.filter, |_| true)?;
+    if let [id] = chosen.as_slice() {
+        let shown = one(args, pods, id, String::new(), 0)?;
+        if shown == Shown::Nothing && !args.follow {
+            let found = pods.find(id)?;
+            if found.is_starting() && !has_begun(&found, args.container.as_deref()) {
+                return Err(PodError::Starting(id.clone()).into());
+            }
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if chosen.is_empty() {
+        let is_search = args.all || args.filter.choice().is_some();
+        if !is_search {
+            return Err(CliError::new(Kind::Code(2), "no pod was named")
+                .hint("Name pods, or use `--all` or `-l SELECTOR`; `magikvm ps` lists the pods."));
+        }
+        ui::note("There is no such pod.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    several(args, pods, &chosen)
+}
+
+/// Whether this container, or any, has begun to run: then it has nothing to say yet.
+fn has_begun(found: &Found, container: Option<&str>) -> bool {
+    let statuses = found.state.as_ref().map(|state| state.containers.as_slice()).unwrap_or_default();
+    let mut chosen =
+        statuses.iter().filter(|status| container.is_none_or(|name| status.name.as_str() == name));
+    let waits = |state: &ContainerState| matches!(state, ContainerState::Waiting { .. });
+    chosen.any(|status| !waits(&status.state) || status.last.is_some())
+}
+
+/// Prints the logs of several pods, one after the other or all at once.
+fn several(args: &Args, pods: &PodRuntimeInterface, chosen: &[PodId]) -> Outcome {
+    let names = names(chosen.iter());
+    let longest = |(name, id): (&String, &PodId)| {
+        let record = pods.find(id).ok().and_then(|found| found.record);
+        let containers = record.map(|record| record.containers).unwrap_or_default();
+        name.len() + containers.iter().map(|container| container.name.as_str().len()).max().unwrap_or(0)
+    };
+    let width = names.iter().zip(chosen).map(longest).max().unwrap_or(0);
+    let mut worst = ExitCode::SUCCESS;
+    let mut report = |result: Result<Shown, CliError>| {
+        if let Err(error) = result {
+            worst = error.report();
+        }
+    };
+    if !args.follow {
+        for (id, name) in chosen.iter().zip(names) {
+            report(one(args, pods, id, name, width));
+        }
+        return Ok(worst);
+    }
+    if chosen.len() > MAX_FOLLOWED {
+        let message = format!(
+            "{} pods are too many to follow at once, at most {MAX_FOLLOWED} are possible",
+            chosen.len()
+        );
+        return Err(CliError::new(Kind::User, message).hint("Choose fewer pods with `-l SELECTOR`."));
+    }
+    std::thread::scope(|scope| {
+        let followers: Vec<_> = chosen
+            .iter()
+            .zip(names)
+            .map(|(id, name)| scope.spawn(move || one(args, pods, id, name, width)))
+            .collect();
+        for follower in followers {
+            report(follower.join().unwrap_or_else(|_| {
+                Err(CliError::new(Kind::Internal, "a thread that shows logs has failed"))
+            }));
+        }
+    });
+    Ok(worst)
+}
+
+/// What to call each pod before the names of its containers: its name, with the namespace where that differs.
+pub(super) fn names<'a>(ids: impl Iterator<Item = &'a PodId> + Clone) -> Vec<String> {
+    let mut namespaces = ids.clone().map(|id| &id.namespace);
+    let first = namespaces.next();
+    let is_one = namespaces.all(|namespace| Some(namespace) == first);
+    ids.map(|id| if is_one { format!("{}/", id.name) } else { format!("{id}/") }).collect()
+}
+
+/// Prints the logs of one pod, its containers behind `pod` where several pods are shown.
+fn one(
+    args: &Args,
+    pods: &PodRuntimeInterface,
+    id: &PodId,
+    pod: String,
+    width: usize,
+) -> Result<Shown, CliError> {
+    let found = pods.find(id)?;
+    let containers = pods.containers(&found, args.container.as_deref(), id)?;
+    let prefix = args.prefix || containers.len() > 1 || !pod.is_empty();
+    let show_as = Show { prefix, timestamps: args.timestamps, pod, width };
+    let mut readers = match (args.previous, args.container.is_some()) {
+        (false, _) => pods.logs(&found, containers),
+        (true, true) => pods.previous_logs(&found, id, containers)?,
+        // Of all containers, those that were restarted.
+        (true, false) => restarted(pods, &found, id, containers)?,
+    };
+    if let Some(Tail::Last(lines)) = args.tail {
         for reader in &mut readers {
             reader.tail(lines).map_err(|error| CliError::of(Kind::Environment, &error))?;
         }
     }
     let over = || lock::state(&found.dir.lock()).is_ok_and(|state| state == LockState::Free);
     let follow = if args.follow { Follow::Until(&over) } else { Follow::No };
-    let shown = show(&mut readers, &found.dir, show_as, args.since.as_deref(), follow)?;
-    if shown == Shown::Nothing && !args.follow && found.is_starting() {
-        return Err(PodError::Starting(args.pod.clone()).into());
+    show(&mut readers, &found.dir, show_as, args.since.as_deref(), follow)
+}
+
+/// The logs of the last runs of those containers that were restarted.
+fn restarted(
+    pods: &PodRuntimeInterface,
+    found: &Found,
+    id: &PodId,
+    containers: Vec<ContainerName>,
+) -> Result<Vec<LogReader>, CliError> {
+    let (mut readers, mut none) = (Vec::new(), None);
+    for container in containers {
+        match pods.previous_logs(found, id, vec![container]) {
+            Ok(some) => readers.extend(some),
+            Err(error @ PodError::NoPrevious { .. }) => none = none.or(Some(error)),
+            Err(error) => return Err(error.into()),
+        }
     }
-    Ok(ExitCode::SUCCESS)
+    none.filter(|_| readers.is_empty()).map_or(Ok(readers), |error| Err(error.into()))
 }
 
 /// Prints the entries of all readers in order of time.
@@ -154,9 +297,10 @@ struct Printer {
 
 impl Printer {
     fn new(readers: &[LogReader], how: Show) -> Self {
-        let width = readers.iter().map(|reader| reader.container.as_str().len()).max().unwrap_or(0);
+        let name = |reader: &LogReader| format!("{}{}", how.pod, reader.container);
+        let width = readers.iter().map(|reader| name(reader).len()).max().unwrap_or(0).max(how.width);
         let prefix = |index: usize, reader: &LogReader, to| {
-            if how.prefix { ui::prefix(reader.container.as_str(), index, width, to) } else { String::new() }
+            if how.prefix { ui::prefix(&name(reader), index, width, to) } else { String::new() }
         };
         let prefixes = readers
             .iter()

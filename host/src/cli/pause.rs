@@ -1,7 +1,8 @@
 //! `magikvm pause` and `magikvm resume`.
 
+use super::Outcome;
+use super::select::Several;
 use super::several::{self, Interrupted, Verb};
-use super::{Outcome, pod_id};
 use crate::pod::interface::PodRuntimeInterface;
 use crate::store::lock::LockState;
 use crate::store::record::Stage;
@@ -13,17 +14,13 @@ const RESUME: Verb = Verb { done: "resumed", doing: "Resuming", interrupted: Int
 /// Arguments of both.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Pods, as NAME or NAMESPACE/NAME
-    #[arg(value_parser = pod_id)]
-    pods: Vec<PodId>,
-    /// All running pods
-    #[arg(short, long, conflicts_with = "pods")]
-    all: bool,
+    #[command(flatten)]
+    chosen: Several,
 }
 
 /// The pods of the command line, or with `--all` those that run.
 fn choose(args: &Args, pods: &PodRuntimeInterface) -> Result<Vec<PodId>, super::error::CliError> {
-    several::choose(pods, &args.pods, args.all, |found| {
+    args.chosen.choose(pods, |found| {
         found.lock == LockState::Held
             && found.state.as_ref().is_some_and(|state| state.stage == Stage::Running)
     })
@@ -32,7 +29,7 @@ fn choose(args: &Args, pods: &PodRuntimeInterface) -> Result<Vec<PodId>, super::
 pub(super) fn pause(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     let chosen = choose(args, pods)?;
     if chosen.is_empty() {
-        return Ok(several::none(PAUSE, args.all));
+        return Ok(several::none(PAUSE, args.chosen.is_search()));
     }
     let pods = pods.clone();
     Ok(several::for_all(PAUSE, &chosen, move |pod| Ok(pods.pause_pod(pod)?)))
@@ -41,7 +38,7 @@ pub(super) fn pause(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
 pub(super) fn resume(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     let chosen = choose(args, pods)?;
     if chosen.is_empty() {
-        return Ok(several::none(RESUME, args.all));
+        return Ok(several::none(RESUME, args.chosen.is_search()));
     }
     let pods = pods.clone();
     Ok(several::for_all(RESUME, &chosen, move |pod| Ok(pods.resume_pod(pod)?)))

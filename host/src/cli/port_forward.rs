@@ -1,7 +1,8 @@
 //! `magikvm port-forward`.
 
 use super::error::{CliError, Kind};
-use super::{Outcome, pod_id, ui};
+use super::select::OnePod;
+use super::{Outcome, ui};
 use crate::net::ports::{BindError, Door, allow_files};
 use crate::net::relay::{News, Relay};
 use crate::pod::interface::{PodError, PodRuntimeInterface};
@@ -26,9 +27,8 @@ const FREE_PORT_TRIES: usize = 8;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Pod, as NAME or NAMESPACE/NAME
-    #[arg(value_parser = pod_id)]
-    pod: PodId,
+    #[command(flatten)]
+    target: OnePod,
     /// Local port and port of the pod; one number for both, or `:80` for any free local port
     #[arg(required = true, value_name = "[LOCAL:]REMOTE")]
     ports: Vec<Ports>,
@@ -105,8 +105,9 @@ enum Need {
 }
 
 pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
-    let found = pods.find(&args.pod)?;
-    let guest = pods.forward(&found, &args.pod)?;
+    let pod = args.target.id(pods)?;
+    let found = pods.find(&pod)?;
+    let guest = pods.forward(&found, &pod)?;
     allow_files();
     let addresses: Vec<_> = args.address.iter().flat_map(|address| address.list()).collect();
     let mut doors = Vec::new();
@@ -134,9 +135,9 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
             // Signals cannot be waited for: they end this program as usual.
             Err(RecvTimeoutError::Disconnected) => std::thread::sleep(LOOK),
         }
-        if !is_there(pods, &args.pod)? {
-            let ended = CliError::new(Kind::User, format!("pod {} has ended", args.pod));
-            break Err(ended.hint(format!("See how it ended with `magikvm logs {}`.", args.pod)));
+        if !is_there(pods, &pod)? {
+            let ended = CliError::new(Kind::User, format!("pod {} has ended", pod));
+            break Err(ended.hint(format!("See how it ended with `magikvm logs {}`.", pod)));
         }
     };
     drop(relay);

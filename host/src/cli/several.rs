@@ -2,9 +2,7 @@
 
 use super::error::CliError;
 use super::{terminal, ui};
-use crate::pod::interface::PodRuntimeInterface;
 use crate::signals;
-use crate::store::record::Found;
 use crate::store::text::ignore;
 use crate::store::thread;
 use magikvm_proto::id::PodId;
@@ -45,24 +43,10 @@ pub(super) struct Verb {
     pub(super) interrupted: Interrupted,
 }
 
-/// The named pods without repetitions, or with `all` those that `wanted` chooses.
-pub(super) fn choose(
-    pods: &PodRuntimeInterface,
-    named: &[PodId],
-    all: bool,
-    wanted: impl Fn(&Found) -> bool,
-) -> Result<Vec<PodId>, CliError> {
-    if all {
-        return Ok(pods.list()?.iter().filter(|found| wanted(found)).filter_map(super::ps::id).collect());
-    }
-    let mut seen = BTreeSet::new();
-    Ok(named.iter().filter(|pod| seen.insert((*pod).clone())).cloned().collect())
-}
-
 /// `stop $(magikvm ps -q)` names no pod when there is none, which is not a mistake.
-pub(super) fn none(verb: Verb, all: bool) -> ExitCode {
-    let why = if all { "There is no such pod" } else { "No pod was named" };
-    let hint = if all { "" } else { " Name pods, or use `--all`." };
+pub(super) fn none(verb: Verb, is_search: bool) -> ExitCode {
+    let why = if is_search { "There is no such pod" } else { "No pod was named" };
+    let hint = if is_search { "" } else { " Name pods, or use `--all`." };
     ui::note(&format!("{why}, so none was {}.{hint}", verb.done));
     ExitCode::SUCCESS
 }

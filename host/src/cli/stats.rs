@@ -1,24 +1,24 @@
 //! `magikvm stats`.
 
 use super::error::{CliError, Kind};
-use super::{Format, Outcome, pod_id, print_as, ui};
+use super::select::OnePod;
+use super::{Format, Outcome, print_as, ui};
 use crate::pod::interface::PodRuntimeInterface;
-use magikvm_proto::id::PodId;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Pod, as NAME or NAMESPACE/NAME
-    #[arg(value_parser = pod_id)]
-    pod: PodId,
+    #[command(flatten)]
+    target: OnePod,
     /// Output format
     #[arg(short, long)]
     output: Option<Format>,
 }
 
 pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
-    let found = pods.find(&args.pod)?;
-    let stats = pods.stats(&found, &args.pod)?;
+    let pod = args.target.id(pods)?;
+    let found = pods.find(&pod)?;
+    let stats = pods.stats(&found, &pod)?;
     if let Some(format) = args.output {
         let value = serde_json::to_value(&stats).map_err(|error| CliError::of(Kind::Internal, &error))?;
         print_as(&value, format)?;

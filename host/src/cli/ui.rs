@@ -7,6 +7,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use magikvm_proto::limits::MAX_MESSAGE_LEN;
 use std::collections::{HashMap, HashSet};
 use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -61,6 +62,46 @@ pub(super) fn warn(message: &str) {
     }
 }
 
+/// What a copy or an archive lacks, each said once and not all if it is much.
+#[derive(Debug, Default)]
+pub(super) struct LeftOut {
+    pub(super) count: u64,
+}
+
+impl LeftOut {
+    const MAX_SHOWN: u64 = 20;
+
+    /// Warns with text that others may have chosen.
+    pub(super) fn tell(&mut self, message: &str) {
+        self.count += 1;
+        match self.count {
+            ..=Self::MAX_SHOWN => warn(&format!("left out {}", harmless(message))),
+            count if count == Self::MAX_SHOWN + 1 => warn("more is left out"),
+            _ => {}
+        }
+    }
+
+    /// A failure, unless nothing is lacking.
+    pub(super) fn code(&self) -> ExitCode {
+        if self.count > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    }
+}
+
+/// Asks on a terminal; `None` if there is none. Only `y` and `yes` agree.
+pub(super) fn ask(question: &str) -> Option<bool> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return None;
+    }
+    let mut err = io::stderr();
+    ignore(
+        write!(err, "{} [y/N] ", harmless(question)).and_then(|()| err.flush()),
+        "without a question there is no answer",
+    );
+    let mut answer = String::new();
+    let read = io::stdin().read_line(&mut answer);
+    Some(read.is_ok() && ["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()))
+}
+
 /// Prints a note for people.
 pub(super) fn note(text: &str) {
     error_bytes(format!("{text}\n").as_bytes());
@@ -87,25 +128,33 @@ pub(super) enum Stream {
 
 /// Prints rows in columns, the first row being the head.
 pub(super) fn table(rows: &[Vec<String>]) {
-    bytes(columns(rows).as_bytes());
+    growing_table(rows, &mut Vec::new());
+}
+
+/// Prints rows beneath others, whose columns were this wide.
+pub(super) fn growing_table(rows: &[Vec<String>], widths: &mut Vec<usize>) {
+    bytes(columns(rows, widths).as_bytes());
 }
 
 /// The text of a table. A tab or newline in a cell would break its columns.
-fn columns(rows: &[Vec<String>]) -> String {
+pub(super) fn columns(rows: &[Vec<String>], widths: &mut Vec<usize>) -> String {
     let rows: Vec<Vec<String>> = rows
         .iter()
         .map(|row| row.iter().map(|cell| crate::store::text::harmless(cell, &[])).collect())
         .collect();
-    let columns = rows.first().map_or(0, Vec::len);
-    let widths: Vec<usize> = (0..columns)
-        .map(|column| {
-            rows.iter().map(|row| row.get(column).map_or(0, |cell| cell.chars().count())).max().unwrap_or(0)
-        })
-        .collect();
+    for row in &rows {
+        for (column, cell) in row.iter().enumerate() {
+            let width = cell.chars().count();
+            match widths.get_mut(column) {
+                Some(known) => *known = width.max(*known),
+                None => widths.push(width),
+            }
+        }
+    }
     let mut text = String::new();
     for row in &rows {
         let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+            row.iter().zip(widths.iter()).map(|(cell, &width)| format!("{cell:width$}")).collect();
         text.push_str(cells.join("   ").trim_end());
         text.push('\n');
     }
@@ -146,6 +195,11 @@ pub(super) fn count(number: usize, what: &str) -> String {
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
+/// The same for numbers that are not of things in memory.
+pub(super) fn count_of(number: u64, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
 /// `1 pod is`, `2 pods are`.
 pub(super) fn count_is(number: usize, what: &str) -> String {
     format!("{} {}", count(number, what), if number == 1 { "is" } else { "are" })
@@ -179,6 +233,39 @@ impl WorkProgress {
 
     pub(super) fn end(&mut self) {
         if self.terminal && !self.shown.is_empty() {
+            error_bytes(b"\r\x1b[K");
+        }
+    }
+}
+
+/// A line on a terminal that says what is waited for; elsewhere nothing.
+#[derive(Debug)]
+pub(super) struct WaitProgress {
+    terminal: bool,
+    began: std::time::Instant,
+    shown: String,
+}
+
+/// How long something takes before a terminal shows it.
+const SHOW_AFTER: std::time::Duration = std::time::Duration::from_millis(500);
+
+impl WaitProgress {
+    pub(super) fn new() -> Self {
+        Self { terminal: io::stderr().is_terminal(), began: std::time::Instant::now(), shown: String::new() }
+    }
+
+    pub(super) fn show(&mut self, text: &str) {
+        if !self.terminal || self.began.elapsed() < SHOW_AFTER || self.shown == text {
+            return;
+        }
+        let width = usize::from(super::terminal::size().cols).saturating_sub(1);
+        let cut: String = harmless(text).chars().take(width).collect();
+        error_bytes(format!("\r\x1b[K{cut}").as_bytes());
+        text.clone_into(&mut self.shown);
+    }
+
+    pub(super) fn end(&mut self) {
+        if !std::mem::take(&mut self.shown).is_empty() {
             error_bytes(b"\r\x1b[K");
         }
     }
@@ -359,7 +446,7 @@ mod tests {
     #[test]
     fn no_cell_breaks_the_columns() {
         let rows = [["NAME", "AGE"], ["a\tb\nc", "5s"]].map(|row| row.map(str::to_owned).to_vec());
-        let text = columns(&rows);
+        let text = columns(&rows, &mut Vec::new());
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 2, "{text:?}");
         assert!(!text.contains('\t') && lines[0].find("AGE").unwrap() == 8, "{text:?}");

@@ -2,7 +2,6 @@
 //! controllers are there.
 
 use super::spec::Cgroup;
-use crate::store::text::ignore;
 use nix::unistd::geteuid;
 use std::fs;
 use std::io;
@@ -19,7 +18,10 @@ const ATTEMPTS: usize = 20;
 pub fn place_cgroup(name: &str) -> Result<Cgroup, String> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let dirs = of_version_2(&mounts, &own).or_else(|_| of_version_1(&mounts))?;
+    let dirs = of_version_2(&mounts, &own).or_else(|why| match mounted(&mounts, "cgroup").next() {
+        Some(_) => of_version_1(&mounts),
+        None => Err(why),
+    })?;
     Ok(Cgroup { dirs: dirs.into_iter().map(|dir| dir.join(PARENT).join(name)).collect() })
 }
 
@@ -77,8 +79,9 @@ fn of_version_1(mounts: &str) -> Result<Vec<PathBuf>, String> {
 
 /// Creates a group with its limits, or says why it cannot.
 pub fn make_cgroup(cgroup: &Cgroup, memory_bytes: u64, pids: u64) -> Result<(), String> {
+    let mut refused = None;
     for dir in &cgroup.dirs {
-        make(dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
+        refused = make(dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?.or(refused);
         for (file, value) in
             [("memory.max", memory_bytes), ("memory.limit_in_bytes", memory_bytes), ("pids.max", pids)]
         {
@@ -91,38 +94,48 @@ pub fn make_cgroup(cgroup: &Cgroup, memory_bytes: u64, pids: u64) -> Result<(), 
     }
     let has = |file: &str| cgroup.dirs.iter().any(|dir| dir.join(file).exists());
     if !has("pids.max") || !(has("memory.max") || has("memory.limit_in_bytes")) {
-        return Err("the group has no limits for memory and pids".to_owned());
+        return Err(refused.unwrap_or_else(|| "the group has no limits for memory and pids".to_owned()));
     }
     Ok(())
 }
 
-fn make(dir: &Path) -> io::Result<()> {
+/// Makes a group. Says why a group above it has not handed its controllers on, which may have been unnecessary.
+fn make(dir: &Path) -> io::Result<Option<String>> {
     let parent = dir.parent().unwrap_or(dir);
     let base = parent.parent().unwrap_or(parent);
+    let mut refused = None;
     for attempt in 1.. {
-        delegate(base);
+        refused = delegate(base);
         match fs::create_dir(parent) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        delegate(parent);
+        refused = refused.or(delegate(parent));
         match fs::create_dir(dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && attempt < ATTEMPTS => {}
-            made => return made,
+            made => return made.map(|()| refused),
         }
     }
-    Ok(())
+    Ok(refused)
 }
 
-/// With unified groups, the children of a group have only the controllers that the group hands on.
-fn delegate(dir: &Path) {
+/// With unified groups, the children of a group have only the controllers that the group hands on. Says why it does not, which matters only
+/// when a child has nothing to write a limit to.
+fn delegate(dir: &Path) -> Option<String> {
     let control = dir.join("cgroup.subtree_control");
-    for controller in CONTROLLERS {
-        if control.exists() {
-            let added = fs::write(&control, format!("+{controller}"));
-            ignore(added, "what is missing is seen when there is nothing to write a limit to");
-        }
+    if !control.exists() {
+        return None;
     }
+    let hand_on = |controller| fs::write(&control, format!("+{controller}")).err();
+    let mut errors: Vec<io::Error> = CONTROLLERS.into_iter().filter_map(hand_on).collect();
+    let error = errors.pop()?;
+    let dir = dir.display();
+    Some(match error.kind() {
+        io::ErrorKind::ResourceBusy => format!(
+            "the control group {dir} has processes, so that it can have no groups with limits beneath it; start magikvm in a group beneath it: `mkdir {dir}/shell && echo $$ >{dir}/shell/cgroup.procs`"
+        ),
+        _ => format!("cannot write {}: {error}", control.display()),
+    })
 }
 
 #[cfg(test)]

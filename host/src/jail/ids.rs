@@ -2,7 +2,7 @@
 
 use super::caps;
 use super::spec::{Identity, PodUser};
-use nix::unistd::{Gid, Uid, getegid, geteuid};
+use nix::unistd::{Uid, getegid, geteuid};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
@@ -65,15 +65,19 @@ fn extents(text: &str) -> Vec<Extent> {
     text.lines().filter_map(extent).collect()
 }
 
-/// Maps the ids of a process that has just created a user namespace.
-pub(super) fn map(pid: i32, identity: &Identity) -> Result<(), String> {
+/// Maps the ids of a process that has just created a user namespace. Says why some ids are missing that its identity should have.
+pub(super) fn map(pid: i32, identity: &Identity) -> Result<Option<String>, String> {
     match identity {
         Identity::Nobody(user) => {
-            by_hand(pid, &[(user.id(), user.id(), 1)], &[(user.id(), user.id(), 1)], false)
+            let own = [(user.id(), user.id(), 1)];
+            write(pid, &USERS, &own)?;
+            write(pid, &GROUPS, &own)?;
         }
         Identity::Caller(_) => {
             let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-            by_hand(pid, &[(uid, uid, 1)], &[(gid, gid, 1)], true)
+            write(pid, &USERS, &[(uid, uid, 1)])?;
+            deny_setgroups(pid)?;
+            write(pid, &GROUPS, &[(gid, gid, 1)])?;
         }
         Identity::FileServer if geteuid().is_root() => {
             // All ids of this namespace, under the same numbers.
@@ -81,49 +85,78 @@ pub(super) fn map(pid: i32, identity: &Identity) -> Result<(), String> {
                 let here = extents(&fs::read_to_string(map).unwrap_or_default());
                 here.into_iter().map(|(inside, _, count)| (inside, inside, count)).collect()
             };
-            by_hand(pid, &all("/proc/self/uid_map"), &all("/proc/self/gid_map"), false)
+            write(pid, &USERS, &all("/proc/self/uid_map"))?;
+            write(pid, &GROUPS, &all("/proc/self/gid_map"))?;
         }
-        Identity::FileServer => {
-            let (uid, gid) = (geteuid(), getegid());
-            subordinate(pid, uid, gid)
-                .or_else(|_| by_hand(pid, &[(0, uid.as_raw(), 1)], &[(0, gid.as_raw(), 1)], true))
+        Identity::FileServer => return of_ordinary_user(pid),
+    }
+    Ok(None)
+}
+
+/// The ids of users, or those of groups.
+struct Ids {
+    map: &'static str,
+    /// The program that may map subordinate ids, and the file that grants them.
+    program: &'static str,
+    table: &'static str,
+}
+
+const USERS: Ids = Ids { map: "uid_map", program: "newuidmap", table: "/etc/subuid" };
+const GROUPS: Ids = Ids { map: "gid_map", program: "newgidmap", table: "/etc/subgid" };
+
+fn write(pid: i32, ids: &Ids, extents: &[Extent]) -> Result<(), String> {
+    let text: String =
+        extents.iter().map(|(inside, outside, count)| format!("{inside} {outside} {count}\n")).collect();
+    fs::write(format!("/proc/{pid}/{}", ids.map), text)
+        .map_err(|error| format!("cannot write {}: {error}", ids.map))
+}
+
+/// The kernel demands this before an ordinary user maps a group without the help of a program.
+fn deny_setgroups(pid: i32) -> Result<(), String> {
+    fs::write(format!("/proc/{pid}/setgroups"), "deny")
+        .map_err(|error| format!("cannot write setgroups: {error}"))
+}
+
+/// The mapping of rootless podman: the user's id becomes root, and the subordinate ids follow from 1. Where the host does not grant them, the
+/// user's id is the only one.
+fn of_ordinary_user(pid: i32) -> Result<Option<String>, String> {
+    let (uid, gid) = (geteuid(), getegid());
+    let users = subordinate(pid, uid, &USERS, uid.as_raw());
+    if users.is_err() {
+        write(pid, &USERS, &[(0, uid.as_raw(), 1)])?;
+    }
+    let groups = subordinate(pid, uid, &GROUPS, gid.as_raw());
+    if groups.is_err() {
+        deny_setgroups(pid)?;
+        write(pid, &GROUPS, &[(0, gid.as_raw(), 1)])?;
+    }
+    Ok(users.and(groups).err())
+}
+
+/// The reason of a failure ends with what mends it.
+fn subordinate(pid: i32, user: Uid, ids: &Ids, own: u32) -> Result<(), String> {
+    let Ids { program, table, .. } = ids;
+    let name = nix::unistd::User::from_uid(user).ok().flatten().map(|user| user.name).unwrap_or_default();
+    let text = fs::read_to_string(table).map_err(|error| format!("cannot read {table}: {error}; {MEND}"))?;
+    let (first, count) = range(&text, &name, user.as_raw())
+        .ok_or_else(|| format!("{table} has no ids of this user; {MEND}"))?;
+    let numbers = [pid.unsigned_abs(), 0, own, 1, 1, first, count].map(|number| number.to_string());
+    match Command::new(program).args(numbers).stdin(Stdio::null()).output() {
+        Ok(done) if done.status.success() => Ok(()),
+        Ok(done) => {
+            let said = String::from_utf8_lossy(&done.stderr);
+            Err(format!(
+                "{program} failed: {}; {MEND}",
+                said.trim().chars().take(MAX_SAID).collect::<String>()
+            ))
         }
+        Err(error) => Err(format!("cannot run {program}: {error}; {MEND}")),
     }
 }
 
-fn by_hand(pid: i32, uids: &[Extent], gids: &[Extent], deny_setgroups: bool) -> Result<(), String> {
-    let text = |extents: &[Extent]| -> String {
-        extents.iter().map(|(inside, outside, count)| format!("{inside} {outside} {count}\n")).collect()
-    };
-    let write = |name: &str, text: &str| {
-        let path = format!("/proc/{pid}/{name}");
-        fs::write(&path, text).map_err(|error| format!("cannot write {name}: {error}"))
-    };
-    if deny_setgroups {
-        write("setgroups", "deny")?;
-    }
-    write("uid_map", &text(uids))?;
-    write("gid_map", &text(gids))
-}
-
-/// The mapping of rootless podman: the user's id becomes root, and the subordinate ids follow from 1.
-fn subordinate(pid: i32, uid: Uid, gid: Gid) -> Result<(), String> {
-    let name = nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name).unwrap_or_default();
-    let run = |program: &str, table: &str, own: u32| {
-        let text = fs::read_to_string(table).map_err(|error| format!("{table}: {error}"))?;
-        let (first, count) =
-            range(&text, &name, uid.as_raw()).ok_or_else(|| format!("{table} has no ids of this user"))?;
-        let numbers = [pid.unsigned_abs(), 0, own, 1, 1, first, count].map(|number| number.to_string());
-        let done = Command::new(program).args(numbers).stdin(Stdio::null()).output();
-        match done {
-            Ok(done) if done.status.success() => Ok(()),
-            Ok(done) => Err(format!("{program}: {}", String::from_utf8_lossy(&done.stderr).trim())),
-            Err(error) => Err(format!("{program}: {error}")),
-        }
-    };
-    run("newuidmap", "/etc/subuid", uid.as_raw())?;
-    run("newgidmap", "/etc/subgid", gid.as_raw())
-}
+const MEND: &str = "`magikvm doctor` says how to get subordinate ids";
+/// Longest message of a program that is repeated.
+const MAX_SAID: usize = 300;
 
 fn range(table: &str, name: &str, uid: u32) -> Option<(u32, u32)> {
     let uid = uid.to_string();

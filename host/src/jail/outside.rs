@@ -54,6 +54,10 @@ impl Handover {
         let numbers: Vec<RawFd> =
             std::iter::once(&self.theirs).chain(&self.transfers).map(AsRawFd::as_raw_fd).collect();
         command.arg(JAIL_VERB).arg(self.theirs.as_raw_fd().to_string());
+        #[cfg(feature = "testing")]
+        if let Some(file) = std::env::var_os(filter::MEASURE) {
+            command.env(filter::MEASURE, file);
+        }
         // SAFETY: between fork and exec only fcntl is called, and the descriptors are open in this process until the child has been
         // started.
         unsafe {
@@ -93,15 +97,19 @@ fn converse(channel: &mut Channel, spec: &JailSpec, now: &mut i32) -> Result<Jai
     }
     let mut layers = None;
     let mut watch = None;
+    let mut fewer_ids = None;
     loop {
         let said = channel.receive::<FromInside>().map_err(JailError::Channel)?;
         match said {
             Some(FromInside::Forked { pid }) => *now = pid,
             Some(FromInside::Ids) => {
-                let failure = ids::map(*now, &spec.identity).err();
+                let mapped = ids::map(*now, &spec.identity);
+                let failure = mapped.as_ref().err().cloned();
+                fewer_ids = mapped.ok().flatten();
                 answer(channel, &FromOutside::Mapped { failure })?;
             }
-            Some(FromInside::Walled { layers: stand }) => {
+            Some(FromInside::Walled { layers: mut stand }) => {
+                stand.fewer_ids = fewer_ids.take();
                 if spec.requirement == Requirement::Require
                     && let Some(missing) = stand.missing.first()
                 {

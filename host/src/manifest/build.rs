@@ -1,76 +1,76 @@
 //! From the Pod as written to the plan: validation beyond single values, and defaults.
 
 use super::checks::Build;
-use super::fields::{ANNOTATION_NESTED, ANNOTATION_PREFIX, ANNOTATIONS};
+use super::fields::{self, ANNOTATION_NESTED, ANNOTATION_PREFIX, ANNOTATIONS};
 use super::k8s::{self, Written};
+use super::lifecycle::{List, POLICIES};
 use super::names;
 use super::objects::Objects;
-use super::plan::{
-    CapabilityList, ContainerPort, ContainerSpec, Nested, PodPlan, PrivilegeEscalation, Protocol, PullPolicy,
-    RootFilesystem, RootUser, RuntimeClass, Security,
-};
+use super::plan::{ContainerPort, ContainerSpec, Nested, PodPlan, Protocol, PullPolicy, RuntimeClass};
+use super::probes::Owner;
 use super::problem::{ProblemCollector, path_key, quote};
 use super::volumes;
 use crate::image::Reference;
 use crate::store::text::chain;
 use magikvm_proto::id::{ContainerName, Namespace, PodId, PodName};
+use magikvm_proto::lifecycle::Role;
 use magikvm_proto::limits::{
-    DEFAULT_GRACE_PERIOD_SECS, MAX_ANNOTATIONS_PER_POD, MAX_CONTAINERS_PER_POD, MAX_LABELS_PER_POD,
+    DEFAULT_GRACE_PERIOD_SECS, MAX_ANNOTATIONS_PER_POD, MAX_CONTAINERS_PER_POD, MAX_INIT_CONTAINERS_PER_POD,
+    MAX_LABELS_PER_POD,
 };
 use magikvm_proto::plan::{ProcessNamespace, RestartPolicy, Stdin, Stdio};
 use magikvm_proto::raised;
-use oci_spec::runtime::Capability;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Bytes of all annotations of a pod together, as in Kubernetes.
 const MAX_ANNOTATION_BYTES: usize = 256 << 10;
-/// Largest user or group id (core/v1).
-const MAX_ID: i64 = i32::MAX as i64;
-/// Most additional groups of a container.
-const MAX_GROUPS: usize = 64;
+/// Annotations that the API server takes for a container's `appArmorProfile`.
+const APPARMOR_PREFIX: &str = "container.apparmor.security.beta.kubernetes.io/";
 /// Longest host name derived from a pod's name (the kubelet's rule).
 const MAX_HOSTNAME_LEN: usize = 63;
+/// Longest host name that the kernel takes (`__NEW_UTS_LEN`).
+const MAX_KERNEL_HOSTNAME_LEN: usize = 64;
+/// The domain of full names, kubeadm's default.
+const CLUSTER_DOMAIN: &str = "cluster.local";
 
 /// Builds the plan. `None` only after a problem was reported; problems may also be reported beside `Some`.
 pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCollector) -> Option<PodPlan> {
     let (metadata, spec) = (&written.pod.metadata, &written.pod.spec);
-    let mut build = Build { written, objects, report };
+    let mut build = Build { written, objects, report, copied: 0 };
     let id = build.id(metadata);
     build.labels(&metadata.labels);
     build.annotations(&metadata.annotations);
     let runtime_class = build.runtime_class(spec);
-    let restart_policy = build.one_of(
-        "spec.restartPolicy",
-        spec.restart_policy.as_deref(),
-        RestartPolicy::Always,
-        &[
-            ("Always", RestartPolicy::Always),
-            ("OnFailure", RestartPolicy::OnFailure),
-            ("Never", RestartPolicy::Never),
-        ],
-    );
+    let restart_policy =
+        build.one_of("spec.restartPolicy", spec.restart_policy.as_deref(), RestartPolicy::Always, &POLICIES);
     let grace_seconds = build.grace(spec);
+    let deadline_seconds = build.deadline(spec);
     let (volumes, known) = build.volumes();
     let (volume_group, further_groups) = build.groups(spec);
+    let image_groups = build.image_groups(spec);
+    let volume_group_change = build.group_change(spec);
     let sysctls = build.sysctls();
-    let containers: Vec<Option<ContainerSpec>> = spec
-        .containers
-        .iter()
-        .enumerate()
-        .map(|(index, container)| build.container(index, container, &known))
+    let containers: Vec<Option<ContainerSpec>> = listed(spec)
+        .map(|(list, index, container)| build.container(list, index, container, &known, grace_seconds))
         .collect();
-    build.container_names(&spec.containers);
+    build.container_names(spec);
     let containers: Option<Vec<ContainerSpec>> = containers.into_iter().collect();
     let nested = build.nested(&metadata.annotations);
     let network = super::network::network(written, build.report);
     let id = id?;
-    objects.check_namespace(&id.namespace, build.report);
-    let hostname = build.hostname(spec, &id.name)?;
+    let label = build.label(spec, &id.name)?;
+    let full_name = network
+        .subdomain
+        .as_ref()
+        .map(|domain| format!("{label}.{domain}.{}.svc.{CLUSTER_DOMAIN}", id.namespace));
+    let hostname = build.hostname(spec, &label, full_name.as_deref())?;
     let containers = containers?;
-    let vm = build.vm_size(&metadata.annotations, &containers)?;
+    let resources = build.pod_resources(&containers);
+    let vm = build.vm_size(&metadata.annotations, &containers, &resources)?;
     let logs = build.log_options(&metadata.annotations);
     let root = build.root_place(&metadata.annotations);
-    let disk_limit_bytes = build.pod_disk_limit(&spec.resources, &containers, &volumes);
+    build.check_pod_disk_limit(&resources, &containers, &volumes);
+    let pull_secrets = build.pull_secrets();
     let published = super::ports::published(written, report);
     Some(PodPlan {
         id,
@@ -78,6 +78,8 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
         annotations: metadata.annotations.clone(),
         logs,
         hostname,
+        label,
+        full_name,
         runtime_class,
         restart_policy,
         process_namespace: match spec.share_process_namespace {
@@ -87,29 +89,34 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
         grace_seconds,
         vm,
         root,
-        disk_limit_bytes,
+        disk_limit_bytes: resources.disk_limit_bytes,
+        resources,
+        deadline_seconds,
         containers,
         published,
         volumes,
         volume_group,
+        volume_group_change,
         further_groups,
+        image_groups,
         sysctls,
         network,
         nested,
+        pull_secrets,
         manifest: written.json.clone(),
+    })
+}
+
+/// All containers in the order of the plan, with their places.
+pub(super) fn listed(spec: &k8s::Spec) -> impl Iterator<Item = (List, usize, &k8s::Container)> {
+    let lists = [(List::Init, &spec.init_containers), (List::Main, &spec.containers)];
+    lists.into_iter().flat_map(|(list, containers)| {
+        containers.iter().enumerate().map(move |(index, container)| (list, index, container))
     })
 }
 
 impl Build<'_> {
     fn id(&mut self, metadata: &k8s::Metadata) -> Option<PodId> {
-        if metadata.name.is_none()
-            && !self.written.has("metadata.name")
-            && self.written.has("metadata.generateName")
-        {
-            let message = "is missing, and no name is made of generateName";
-            self.problem("metadata.name", message, "write `name`: a pod is known by it");
-            return None;
-        }
         let name = self.required("metadata.name", metadata.name.as_deref());
         let name = name.and_then(|name| self.parsed::<PodName>("metadata.name", name));
         let namespace = match metadata.namespace.as_deref() {
@@ -146,6 +153,14 @@ impl Build<'_> {
                 &path,
                 names::qualified_name(&lower).map_err(|error| format!("is not an annotation key: {error}")),
             );
+            let profile = annotations[key].as_str();
+            if key.starts_with(APPARMOR_PREFIX) && !["runtime/default", "unconfined", ""].contains(&profile) {
+                self.problem(
+                    &path,
+                    format!("{} is not supported: {}", quote(profile), fields::security::PROFILES),
+                    "leave it out or write runtime/default",
+                );
+            }
             let known = ANNOTATIONS.iter().any(|(name, _)| name == key);
             if lower.starts_with(ANNOTATION_PREFIX) && !known {
                 let names: Vec<&str> = ANNOTATIONS.iter().map(|(name, _)| *name).collect();
@@ -167,8 +182,9 @@ impl Build<'_> {
 
     fn runtime_class(&mut self, spec: &k8s::Spec) -> RuntimeClass {
         let table = RuntimeClass::ALL.map(|class| (class.as_str(), class));
-        let name = spec.runtime_class_name.as_deref();
-        self.one_of("spec.runtimeClassName", name, RuntimeClass::default(), &table)
+        let (path, name) = ("spec.runtimeClassName", spec.runtime_class_name.as_deref());
+        let otherwise = "leave it out: each pod is in a VM of its own";
+        self.one_of_or(path, name, RuntimeClass::default(), &table, otherwise)
     }
 
     fn grace(&mut self, spec: &k8s::Spec) -> u64 {
@@ -185,7 +201,7 @@ impl Build<'_> {
         }
     }
 
-    fn hostname(&mut self, spec: &k8s::Spec, name: &PodName) -> Option<String> {
+    fn label(&mut self, spec: &k8s::Spec, name: &PodName) -> Option<String> {
         let Some(hostname) = spec.hostname.as_deref().filter(|hostname| !hostname.is_empty()) else {
             let cut = name.as_str().get(..MAX_HOSTNAME_LEN).unwrap_or(name.as_str());
             return Some(cut.trim_end_matches(['-', '.']).to_owned());
@@ -199,7 +215,46 @@ impl Build<'_> {
         }
     }
 
-    fn container_names(&mut self, containers: &[k8s::Container]) {
+    /// The host name that the kernel has.
+    fn hostname(&mut self, spec: &k8s::Spec, label: &str, full_name: Option<&str>) -> Option<String> {
+        if let Some(name) = spec.hostname_override.as_deref().filter(|name| !name.is_empty()) {
+            let path = "spec.hostnameOverride";
+            if spec.set_hostname_as_fqdn {
+                self.problem(path, "cannot be used with setHostnameAsFQDN: true", "leave out one of them");
+            }
+            match name.parse::<PodName>() {
+                Ok(_) if name.len() <= MAX_KERNEL_HOSTNAME_LEN => return Some(name.to_owned()),
+                Ok(_) => {
+                    let message = format!(
+                        "has {} characters, at most {MAX_KERNEL_HOSTNAME_LEN} are allowed",
+                        name.len()
+                    );
+                    self.problem(path, message, "");
+                }
+                Err(error) => self.problem(path, format!("{} {error}", quote(name)), ""),
+            }
+            return None;
+        }
+        match full_name.filter(|_| spec.set_hostname_as_fqdn) {
+            Some(name) if name.len() > MAX_KERNEL_HOSTNAME_LEN => {
+                let message = format!(
+                    "makes the host name {}, which has {} characters, and at most {MAX_KERNEL_HOSTNAME_LEN} are allowed",
+                    quote(name),
+                    name.len()
+                );
+                self.problem(
+                    "spec.setHostnameAsFQDN",
+                    message,
+                    "shorten hostname or subdomain, or leave it out",
+                );
+                None
+            }
+            name => Some(name.unwrap_or(label).to_owned()),
+        }
+    }
+
+    fn container_names(&mut self, spec: &k8s::Spec) {
+        let containers = &spec.containers;
         if containers.is_empty() && !self.written.has("spec.containers") {
             self.problem("spec.containers", "is missing", "a Pod has 1 to 16 containers");
         } else if containers.is_empty() || containers.len() > MAX_CONTAINERS_PER_POD {
@@ -207,33 +262,36 @@ impl Build<'_> {
                 format!("has {} entries, 1 to {MAX_CONTAINERS_PER_POD} are allowed", containers.len());
             self.problem("spec.containers", message, "");
         }
+        self.count("spec.initContainers", spec.init_containers.len(), MAX_INIT_CONTAINERS_PER_POD);
         let mut seen = HashMap::new();
-        for (index, container) in containers.iter().enumerate() {
+        for (list, index, container) in listed(spec) {
             let Some(name) = container.name.as_deref() else { continue };
-            if let Some(first) = seen.insert(name, index) {
-                let message = format!("{} is also the name of spec.containers[{first}]", quote(name));
-                self.problem(
-                    &format!("spec.containers[{index}].name"),
-                    message,
-                    "names are unique within a pod",
-                );
+            let at = list.at(index);
+            if let Some(first) = seen.get(name) {
+                let message = format!("{} is also the name of {first}", quote(name));
+                self.problem(&format!("{at}.name"), message, "names are unique within a pod");
+            } else {
+                seen.insert(name, at);
             }
         }
     }
 
     fn container(
         &mut self,
+        list: List,
         index: usize,
         written: &k8s::Container,
         volumes: &volumes::Known,
+        grace: u64,
     ) -> Option<ContainerSpec> {
-        let at = format!("spec.containers[{index}]");
+        let at = list.at(index);
         let path = |field: &str| format!("{at}.{field}");
         let name = self.required(&path("name"), written.name.as_deref());
         let name = name.and_then(|name| self.parsed::<ContainerName>(&path("name"), name));
         let image = self.required(&path("image"), written.image.as_deref());
         let reference = image.and_then(|image| self.reference(&path("image"), image));
-        let pull_policy = self.pull_policy(&path("imagePullPolicy"), written, reference.as_ref());
+        let policy = written.image_pull_policy.as_deref();
+        let pull_policy = self.pull_policy(&path("imagePullPolicy"), policy, reference.as_ref());
         self.arguments(&path("command"), &written.command);
         self.arguments(&path("args"), &written.args);
         if written.command.first().is_some_and(String::is_empty) {
@@ -243,11 +301,17 @@ impl Build<'_> {
         if let Some(dir) = working_dir {
             self.check(&path("workingDir"), names::absolute_path(dir));
         }
-        let env = self.env(&at, written);
+        let env = self.env(&at, written, volumes);
         let mounts = self.mounts(&at, &written.volume_mounts, volumes, &env);
         let resources = self.resources(&path("resources"), &written.resources);
         let ports = self.ports(&path("ports"), &written.ports);
         let security = self.security(&path("securityContext"), &written.security_context);
+        let role = list.role(written);
+        let restarts = self.restarts(&at, role, written);
+        let owner = Owner { at: &at, role, written, ports: &ports, grace };
+        let (probes, hooks) = (self.probes(&owner), self.hooks(&owner));
+        let stop_signal = if role == Role::Init { None } else { self.stop_signal(&at, written) };
+        let termination_message = self.termination_message(&at, written);
         Some(ContainerSpec {
             name: name?,
             image: reference?,
@@ -267,10 +331,16 @@ impl Build<'_> {
                 (true, true) => Stdin::Once,
             },
             mounts,
+            role,
+            restarts,
+            probes,
+            hooks,
+            stop_signal,
+            termination_message,
         })
     }
 
-    fn reference(&mut self, path: &str, text: &str) -> Option<Reference> {
+    pub(super) fn reference(&mut self, path: &str, text: &str) -> Option<Reference> {
         let wrong = match text.parse::<Reference>() {
             Ok(reference) => return Some(reference),
             Err(error) => error,
@@ -279,7 +349,12 @@ impl Build<'_> {
         None
     }
 
-    fn pull_policy(&mut self, path: &str, written: &k8s::Container, image: Option<&Reference>) -> PullPolicy {
+    pub(super) fn pull_policy(
+        &mut self,
+        path: &str,
+        written: Option<&str>,
+        image: Option<&Reference>,
+    ) -> PullPolicy {
         let default = match image {
             Some(image) if !image.is_latest() => PullPolicy::IfNotPresent,
             Some(_) | None => PullPolicy::Always,
@@ -289,7 +364,7 @@ impl Build<'_> {
             ("IfNotPresent", PullPolicy::IfNotPresent),
             ("Never", PullPolicy::Never),
         ];
-        self.one_of(path, written.image_pull_policy.as_deref(), default, &table)
+        self.one_of(path, written, default, &table)
     }
 
     fn arguments(&mut self, path: &str, arguments: &[String]) {
@@ -336,97 +411,5 @@ impl Build<'_> {
             }
         }
         ports
-    }
-
-    fn security(&mut self, path: &str, written: &k8s::ContainerSecurity) -> Security {
-        let pod = &self.written.pod.spec.security_context;
-        let (pod_user, pod_group) = (pod.run_as_user, pod.run_as_group);
-        let non_root = written.run_as_non_root.or(pod.run_as_non_root).unwrap_or(false);
-        let field = |own: bool, name: &str| match own {
-            true => format!("{path}.{name}"),
-            false => format!("spec.securityContext.{name}"),
-        };
-        let user_path = field(written.run_as_user.is_some(), "runAsUser");
-        let run_as_user = self.id_number(&user_path, written.run_as_user.or(pod_user));
-        let group_path = field(written.run_as_group.is_some(), "runAsGroup");
-        let run_as_group = self.id_number(&group_path, written.run_as_group.or(pod_group));
-        if non_root && run_as_user == Some(0) {
-            self.problem(&user_path, "is 0, which runAsNonRoot forbids", "");
-        }
-        let add_capabilities =
-            self.capabilities(&format!("{path}.capabilities.add"), &written.capabilities.add);
-        let drop_capabilities =
-            self.capabilities(&format!("{path}.capabilities.drop"), &written.capabilities.drop);
-        let sys_admin = match &add_capabilities {
-            CapabilityList::All => true,
-            CapabilityList::Only(list) => list.contains(&Capability::SysAdmin),
-        };
-        if written.allow_privilege_escalation == Some(false) && sys_admin {
-            let message = "can't be false for a container that gets CAP_SYS_ADMIN";
-            self.problem(&format!("{path}.allowPrivilegeEscalation"), message, "");
-        }
-        Security {
-            run_as_user,
-            run_as_group,
-            root_user: if non_root { RootUser::Refused } else { RootUser::Allowed },
-            root_filesystem: match written.read_only_root_filesystem {
-                true => RootFilesystem::ReadOnly,
-                false => RootFilesystem::Writable,
-            },
-            privilege_escalation: match written.allow_privilege_escalation {
-                Some(false) => PrivilegeEscalation::Denied,
-                _ => PrivilegeEscalation::Allowed,
-            },
-            add_capabilities,
-            drop_capabilities,
-        }
-    }
-
-    /// The group of the volumes, and the additional groups of all containers, including that one.
-    fn groups(&mut self, spec: &k8s::Spec) -> (Option<u32>, Vec<u32>) {
-        let written = &spec.security_context;
-        let volumes = self.id_number("spec.securityContext.fsGroup", written.fs_group);
-        let path = "spec.securityContext.supplementalGroups";
-        self.count(path, written.supplemental_groups.len(), MAX_GROUPS);
-        let additional = written.supplemental_groups.iter().take(MAX_GROUPS).enumerate();
-        let additional =
-            additional.filter_map(|(index, group)| self.id_number(&format!("{path}[{index}]"), Some(*group)));
-        let mut groups: Vec<u32> = additional.chain(volumes).collect();
-        groups.sort_unstable();
-        groups.dedup();
-        (volumes, groups)
-    }
-
-    fn id_number(&mut self, path: &str, id: Option<i64>) -> Option<u32> {
-        let id = id?;
-        match u32::try_from(id) {
-            Ok(number) if id <= MAX_ID => Some(number),
-            _ => {
-                self.problem(path, format!("must be 0 to {MAX_ID}, not {id}"), "");
-                None
-            }
-        }
-    }
-
-    fn capabilities(&mut self, path: &str, names: &[String]) -> CapabilityList {
-        let mut list = Vec::new();
-        let mut all = false;
-        for (index, name) in names.iter().enumerate() {
-            if name.eq_ignore_ascii_case("ALL") {
-                all = true;
-            } else if let Some(capability) = names::capability(name) {
-                list.push(capability);
-            } else {
-                let hint = "names are those of capabilities(7), with or without CAP_";
-                self.problem(
-                    &format!("{path}[{index}]"),
-                    format!("{} is not a capability", quote(name)),
-                    hint,
-                );
-            }
-        }
-        list.sort_by_key(Capability::to_string);
-        list.dedup();
-        if all { CapabilityList::All } else { CapabilityList::Only(list) }
     }
 }

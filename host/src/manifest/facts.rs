@@ -1,6 +1,6 @@
 //! Values of a Pod's fields that are known only when its VM is made.
 
-use super::plan::LateField;
+use super::plan::{LateField, Resource, ResourceShare};
 use std::net::IpAddr;
 
 /// What is known of a pod only when its VM is made.
@@ -12,11 +12,31 @@ pub struct PodFacts {
     pub node_name: String,
     pub pod_ips: Vec<IpAddr>,
     pub host_ip: Option<IpAddr>,
+    pub capacity: Capacity,
+}
+
+/// What a container without limits can have at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Capacity {
+    pub cpu_millis: u64,
+    pub memory_bytes: u64,
+    pub disk_bytes: u64,
+}
+
+impl Capacity {
+    fn told(self, share: ResourceShare) -> String {
+        let amount = match share.resource {
+            Resource::Cpu => self.cpu_millis,
+            Resource::Memory => self.memory_bytes,
+            Resource::Disk => self.disk_bytes,
+        };
+        amount.div_ceil(share.divisor.max(1)).to_string()
+    }
 }
 
 impl PodFacts {
     /// The value of such a field, if the pod has one.
-    pub(super) fn value(&self, field: LateField) -> Option<String> {
+    pub(crate) fn value(&self, field: LateField) -> Option<String> {
         let text = |address: &IpAddr| address.to_string();
         let text = match field {
             LateField::Uid => self.uid.clone(),
@@ -24,6 +44,7 @@ impl PodFacts {
             LateField::PodIp => self.pod_ips.first().map(text)?,
             LateField::PodIps => self.pod_ips.iter().map(text).collect::<Vec<_>>().join(","),
             LateField::HostIp | LateField::HostIps => self.host_ip.as_ref().map(text)?,
+            LateField::Limit(share) => self.capacity.told(share),
         };
         Some(text).filter(|text| !text.is_empty())
     }
@@ -48,7 +69,10 @@ mod tests {
             .collect();
         let text = format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  containers:\n  - name: a\n    image: b:1\n    command: [a]\n    \
-             env: [{variables}{{name: URL, value: 'http://$(status_podIP)'}}]\n"
+             env: [{variables}{{name: URL, value: 'http://$(status_podIP)'}}, {{name: CPU, valueFrom: {{resourceFieldRef: {{resource: limits.cpu}}}}}}, \
+             {{name: MEMORY, valueFrom: {{resourceFieldRef: {{resource: limits.memory, divisor: 1Mi}}}}}}, \
+             {{name: DISK, valueFrom: {{resourceFieldRef: {{resource: limits.ephemeral-storage, containerName: a}}}}}}, \
+             {{name: NONE, valueFrom: {{resourceFieldRef: {{resource: requests.cpu, divisor: 1m}}}}}}]\n"
         );
         let plan = parse(text.as_bytes(), "x").unwrap();
         let facts = PodFacts {
@@ -57,6 +81,7 @@ mod tests {
             node_name: "host".to_owned(),
             pod_ips: vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
             host_ip: Some("192.0.2.1".parse().unwrap()),
+            capacity: Capacity { cpu_millis: 2000, memory_bytes: (100 << 20) + 1, disk_bytes: 10 << 30 },
         };
         let process =
             |facts: &PodFacts| resolve_process(&plan.containers[0], &ImageDefaults::default(), facts);
@@ -69,6 +94,10 @@ mod tests {
             "status_hostIP=192.0.2.1",
             "status_hostIPs=192.0.2.1",
             "URL=http://192.0.2.7",
+            "CPU=2",
+            "MEMORY=101",
+            "DISK=10737418240",
+            "NONE=0",
         ] {
             assert!(found.iter().any(|variable| variable == expected), "{expected}: {found:?}");
         }

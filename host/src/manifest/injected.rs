@@ -16,6 +16,9 @@ const PROJECTED: [&str; 4] =
 /// Where Kubernetes mounts a service account. Up to version 1.20 it mounted a secret.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
+/// The lists of containers.
+const LISTS: [&str; 2] = ["initContainers", "containers"];
+
 /// Whether the elements of this list of the table name volumes.
 pub(super) fn takes_names(schema: &str) -> bool {
     matches!(schema, "spec.volumes[]" | "spec.containers[].volumeMounts[]")
@@ -64,7 +67,7 @@ fn is_projected(name: &str, volume: &[Entry]) -> bool {
 fn is_secret(name: &str, volume: &[Entry], spec: &[Entry], objects: &Objects) -> bool {
     let secret = get(map(get(volume, "secret")), "secretName").and_then(text);
     let mounts = || {
-        let containers = list(get(spec, "containers")).iter();
+        let containers = LISTS.iter().flat_map(|name| list(get(spec, name)));
         containers
             .flat_map(|container| list(get(map(Some(container)), "volumeMounts")))
             .map(|mount| map(Some(mount)))
@@ -91,7 +94,8 @@ pub(super) fn remove(pod: &mut Json, injected: &HashSet<String>) {
         return;
     }
     retain(pod.pointer_mut("/spec/volumes"));
-    for container in pod.pointer_mut("/spec/containers").and_then(Json::as_array_mut).into_iter().flatten() {
-        retain(container.get_mut("volumeMounts"));
+    for name in LISTS {
+        let containers = pod.pointer_mut(&format!("/spec/{name}")).and_then(Json::as_array_mut);
+        containers.into_iter().flatten().for_each(|container| retain(container.get_mut("volumeMounts")));
     }
 }

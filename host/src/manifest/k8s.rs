@@ -1,10 +1,18 @@
 //! The Pod as written: checked against the field table and typed, without defaults and interpretation.
 
+mod env;
+mod lifecycle;
+mod volumes;
+
+pub(super) use env::*;
+pub(super) use lifecycle::*;
+pub(super) use volumes::*;
+
 use super::injected;
 use super::node::{Entry, Node, Value};
 use super::objects::Objects;
 use super::problem::{FieldPlace, Mark, ProblemCollector, quote};
-use super::walk::{self, Check};
+use super::walk::Check;
 use serde::Deserialize;
 use serde_json::Value as Json;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -73,12 +81,17 @@ pub(super) struct Metadata {
     pub(super) namespace: Option<String>,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) annotations: BTreeMap<String, String>,
+    /// It has become the name, unless there is one.
+    #[serde(rename = "generateName")]
+    _generate_name: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(super) struct Spec {
+    pub(super) init_containers: Vec<Container>,
     pub(super) containers: Vec<Container>,
+    pub(super) active_deadline_seconds: Option<i64>,
     pub(super) restart_policy: Option<String>,
     pub(super) termination_grace_period_seconds: Option<i64>,
     pub(super) hostname: Option<String>,
@@ -91,18 +104,36 @@ pub(super) struct Spec {
     pub(super) host_aliases: Vec<HostAlias>,
     pub(super) subdomain: Option<String>,
     pub(super) resources: Requirements,
+    pub(super) image_pull_secrets: Vec<LocalReference>,
     /// Only `linux` is accepted.
     #[serde(rename = "os")]
     _os: Os,
-    /// Only `false` is accepted, as for the next three fields.
     #[serde(rename = "setHostnameAsFQDN")]
-    _set_hostname_as_fqdn: bool,
+    pub(super) set_hostname_as_fqdn: bool,
+    pub(super) hostname_override: Option<String>,
+    /// Only `false` is accepted, as for the next two fields.
     #[serde(rename = "hostNetwork")]
     _host_network: bool,
     #[serde(rename = "hostPID")]
     _host_pid: bool,
     #[serde(rename = "hostIPC")]
     _host_ipc: bool,
+}
+
+impl Spec {
+    /// The container of this name.
+    pub(super) fn container(&self, name: &str) -> Option<&Container> {
+        self.init_containers
+            .iter()
+            .chain(&self.containers)
+            .find(|container| container.name.as_deref() == Some(name))
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct LocalReference {
+    pub(super) name: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -143,13 +174,13 @@ pub(super) struct PodSecurity {
     pub(super) fs_group: Option<i64>,
     pub(super) supplemental_groups: Vec<i64>,
     pub(super) sysctls: Vec<Sysctl>,
-    /// Has no effect whatever its value, like the next field.
-    #[serde(rename = "fsGroupChangePolicy")]
-    _fs_group_change_policy: String,
-    #[serde(rename = "supplementalGroupsPolicy")]
-    _supplemental_groups_policy: String,
-    #[serde(rename = "seccompProfile")]
-    _seccomp_profile: SeccompProfile,
+    pub(super) fs_group_change_policy: Option<String>,
+    pub(super) supplemental_groups_policy: Option<String>,
+    pub(super) seccomp_profile: SeccompProfile,
+    #[serde(rename = "appArmorProfile")]
+    _app_armor_profile: AppArmorProfile,
+    #[serde(rename = "seLinuxOptions")]
+    _se_linux_options: SeLinuxOptions,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -159,13 +190,35 @@ pub(super) struct Sysctl {
     pub(super) value: Option<String>,
 }
 
-/// Only `RuntimeDefault` is accepted.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub(super) struct SeccompProfile {
+    #[serde(rename = "type")]
+    pub(super) kind: Option<String>,
+    pub(super) localhost_profile: Option<String>,
+}
+
+impl SeccompProfile {
+    /// Whether it asks for nothing, as if it was absent.
+    pub(super) fn is_empty(&self) -> bool {
+        [&self.kind, &self.localhost_profile]
+            .iter()
+            .all(|text| text.as_deref().unwrap_or_default().is_empty())
+    }
+}
+
+/// Only a profile that is nothing here is accepted.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct SeccompProfile {
+pub(super) struct AppArmorProfile {
     #[serde(rename = "type")]
     _type: String,
 }
+
+/// Only empty ones are accepted.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct SeLinuxOptions {}
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -185,112 +238,14 @@ pub(super) struct Container {
     pub(super) stdin: bool,
     pub(super) stdin_once: bool,
     pub(super) security_context: ContainerSecurity,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub(super) struct Env {
-    pub(super) name: Option<String>,
-    pub(super) value: Option<String>,
-    pub(super) value_from: Option<ValueFrom>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub(super) struct ValueFrom {
-    pub(super) config_map_key_ref: Option<KeyRef>,
-    pub(super) secret_key_ref: Option<KeyRef>,
-    pub(super) field_ref: Option<FieldRef>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct KeyRef {
-    pub(super) name: Option<String>,
-    pub(super) key: Option<String>,
-    pub(super) optional: bool,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub(super) struct FieldRef {
-    pub(super) field_path: Option<String>,
-    /// Only `v1` is accepted.
-    #[serde(rename = "apiVersion")]
-    _api_version: String,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub(super) struct EnvFrom {
-    pub(super) prefix: String,
-    pub(super) config_map_ref: Option<ObjectRef>,
-    pub(super) secret_ref: Option<ObjectRef>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct ObjectRef {
-    pub(super) name: Option<String>,
-    pub(super) optional: bool,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub(super) struct VolumeMount {
-    pub(super) name: Option<String>,
-    pub(super) mount_path: Option<String>,
-    pub(super) sub_path: Option<String>,
-    pub(super) sub_path_expr: Option<String>,
-    pub(super) read_only: bool,
-    /// Has no effect whatever its value, like the next field.
-    #[serde(rename = "recursiveReadOnly")]
-    _recursive_read_only: String,
-    #[serde(rename = "mountPropagation")]
-    _mount_propagation: String,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub(super) struct Volume {
-    pub(super) name: Option<String>,
-    pub(super) host_path: Option<HostPath>,
-    pub(super) empty_dir: Option<EmptyDir>,
-    pub(super) config_map: Option<ObjectVolume>,
-    pub(super) secret: Option<ObjectVolume>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct HostPath {
-    pub(super) path: Option<String>,
-    #[serde(rename = "type")]
-    pub(super) kind: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub(super) struct EmptyDir {
-    pub(super) medium: Option<String>,
-    pub(super) size_limit: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub(super) struct ObjectVolume {
-    #[serde(alias = "secretName")]
-    pub(super) name: Option<String>,
-    pub(super) items: Vec<Item>,
-    pub(super) default_mode: Option<i64>,
-    pub(super) optional: bool,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct Item {
-    pub(super) key: Option<String>,
-    pub(super) path: Option<String>,
-    pub(super) mode: Option<i64>,
+    pub(super) restart_policy: Option<String>,
+    pub(super) restart_policy_rules: Vec<RestartRule>,
+    pub(super) startup_probe: Option<Probe>,
+    pub(super) liveness_probe: Option<Probe>,
+    pub(super) readiness_probe: Option<Probe>,
+    pub(super) lifecycle: Option<Lifecycle>,
+    pub(super) termination_message_path: Option<String>,
+    pub(super) termination_message_policy: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -330,14 +285,13 @@ pub(super) struct ContainerSecurity {
     pub(super) read_only_root_filesystem: bool,
     pub(super) allow_privilege_escalation: Option<bool>,
     pub(super) capabilities: CapabilityChange,
-    /// Only `false` is accepted.
-    #[serde(rename = "privileged")]
-    _privileged: bool,
-    /// Only `Default` is accepted.
-    #[serde(rename = "procMount")]
-    _proc_mount: String,
-    #[serde(rename = "seccompProfile")]
-    _seccomp_profile: SeccompProfile,
+    pub(super) privileged: bool,
+    pub(super) proc_mount: Option<String>,
+    pub(super) seccomp_profile: SeccompProfile,
+    #[serde(rename = "appArmorProfile")]
+    _app_armor_profile: AppArmorProfile,
+    #[serde(rename = "seLinuxOptions")]
+    _se_linux_options: SeLinuxOptions,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -354,9 +308,9 @@ pub(super) fn read(root: &Node, objects: &Objects, report: &mut ProblemCollector
         report.add(&top, "must be a mapping", "a Pod begins with `apiVersion: v1` and `kind: Pod`");
         return None;
     };
-    let is_pod = expect(entries, &top, "kind", "Pod", kind_hint, report);
+    let is_pod = expect(entries, &top, "kind", "Pod", report);
     // Of another kind, the version says nothing more.
-    if !is_pod || !expect(entries, &top, "apiVersion", "v1", |_| "", report) {
+    if !is_pod || !expect(entries, &top, "apiVersion", "v1", report) {
         return None;
     }
     let injected = injected::volumes(entries, objects);
@@ -378,19 +332,12 @@ pub(super) fn read(root: &Node, objects: &Objects, report: &mut ProblemCollector
     }
 }
 
-/// The kind that a document claims.
-pub(super) fn kind(root: &Node) -> Option<&str> {
-    let Value::Map(entries) = &root.value else { return None };
-    walk::text(walk::get(entries, "kind")?)
-}
-
 /// Whether a field at the top has its only possible value. An absent one is reported, but does not change what the document is.
 fn expect(
     entries: &[Entry],
     top: &FieldPlace,
     key: &str,
     wanted: &str,
-    hint: fn(&str) -> &'static str,
     report: &mut ProblemCollector,
 ) -> bool {
     let Some(entry) = entries.iter().find(|entry| entry.key == key) else {
@@ -402,7 +349,7 @@ fn expect(
         Value::Scalar { text, .. } if text == wanted => true,
         Value::Scalar { text, .. } => {
             let place = FieldPlace { path: key.to_owned(), mark: entry.node.mark };
-            report.add(&place, format!("must be {wanted}, not {}", quote(text)), hint(text));
+            report.add(&place, format!("must be {wanted}, not {}", quote(text)), "");
             false
         }
         Value::List(_) | Value::Map(_) => {
@@ -413,17 +360,5 @@ fn expect(
             );
             false
         }
-    }
-}
-
-/// What to do with an object of a kind that does not run.
-pub(super) fn kind_hint(kind: &str) -> &'static str {
-    match kind {
-        "Deployment" | "DaemonSet" | "StatefulSet" | "ReplicaSet" | "ReplicationController" | "Job" => {
-            "make a Pod of its `spec.template`"
-        }
-        "CronJob" => "make a Pod of its `spec.jobTemplate.spec.template`",
-        "PodTemplate" => "make a Pod of its `template`",
-        _ => "only Pods run here, with ConfigMaps and Secrets beside them",
     }
 }

@@ -4,20 +4,26 @@
 //! the size of the VM, and what a container finally runs ([`resolve_process`]).
 //! Must not know: images on disk, runtimes, hypervisors, the state directory.
 //!
-//! The stages of a manifest: bytes -> `node` (a tree with positions) -> `k8s` (checked against the field table) -> `build` ->
-//! [`plan::PodPlan`]. ConfigMaps and Secrets in the same file (`objects`) become part of what the Pod uses of them. Every stage reports
-//! all the problems it finds.
+//! The stages of an input: the bytes of its files -> `documents` (trees with positions: `node`) -> `input` (what each document is: `kinds`) ->
+//! for each Pod `k8s` (checked against the field table) -> `build` -> [`plan::PodPlan`]. ConfigMaps and Secrets of any file (`objects`)
+//! become part of what a Pod uses of them. Every stage reports all the problems it finds.
 
 mod build;
 mod checks;
+mod documents;
+pub mod downward;
 mod environment;
 pub mod expand;
 mod facts;
 pub mod fields;
+mod generated;
 mod ignored;
 mod injected;
+pub mod input;
 mod json;
 mod k8s;
+mod kinds;
+mod lifecycle;
 mod lists;
 pub mod logs;
 mod merge;
@@ -27,91 +33,59 @@ mod node;
 mod objects;
 pub mod plan;
 pub mod ports;
+mod probes;
 mod problem;
 mod process;
+mod pull_secrets;
+mod qos;
 pub mod quantity;
 mod resources;
 mod scalar;
+mod security;
 pub mod size;
 mod sysctls;
+mod volume_files;
 mod volumes;
 mod walk;
 mod yaml;
 
-pub use facts::PodFacts;
+pub use facts::{Capacity, PodFacts};
 pub use ignored::Ignored;
-pub use objects::{Content, NotBase64};
-pub use plan::{ContainerSpec, PodPlan, PullPolicy, RuntimeClass};
+pub use input::{AllProblems, Input, Manifests, Parsed};
+pub use objects::{AccessMode, Claim, Content, NotBase64, ObjectKind, VolumeMode};
+pub use plan::{ContainerSpec, PodPlan, PullPolicy, PullSecret, RuntimeClass};
 pub use problem::{Mark, Problem, Problems};
 pub use process::{DEFAULT_PATH, MAX_PROCESS_BYTES, ResolveError, ResolvedProcess, resolve_process};
+pub use qos::{QosClass, qos_of};
 
-use magikvm_proto::limits::MAX_MANIFEST_SIZE;
-use node::Node;
-use problem::{ProblemCollector, SyntaxError};
+use input::{Accepts, Source};
+
+/// The name for a Pod with a `generateName`, from random bytes.
+pub fn generated_name(prefix: &str, random: impl Iterator<Item = u8>) -> Option<String> {
+    generated::name(prefix, random)
+}
 
 /// Parses a manifest with exactly one v1 Pod and any number of ConfigMaps and Secrets, as YAML or JSON.
 ///
 /// `origin` is the file's name as the user wrote it (`-` for standard input); every line of an error begins with it.
-pub fn parse(bytes: &[u8], origin: &str) -> Result<PodPlan, Problems> {
+pub fn parse(bytes: &[u8], origin: &str) -> Result<PodPlan, AllProblems> {
     parse_all(bytes, origin).map(|parsed| parsed.plan)
 }
 
-/// A manifest that can run.
-#[derive(Debug)]
-pub struct Parsed {
-    pub plan: PodPlan,
-    /// What it has beside, which changes nothing here.
-    pub ignored: Vec<Ignored>,
-}
-
 /// As [`parse`], with what was ignored.
-pub fn parse_all(bytes: &[u8], origin: &str) -> Result<Parsed, Problems> {
-    let mut report = ProblemCollector::default();
-    let plan = read(bytes, &mut report);
-    match plan {
-        Some(plan) if report.is_empty() => Ok(Parsed { plan, ignored: report.into_ignored() }),
-        _ => Err(report.into_problems(origin)),
+pub fn parse_all(bytes: &[u8], origin: &str) -> Result<Parsed, AllProblems> {
+    let source = Source { origin: origin.to_owned(), bytes: bytes.to_vec(), accepts: Accepts::Everything };
+    let mut read = input::read(&[source], &mut |_, _| None);
+    if let [_, second, ..] = &read.pods[..] {
+        let message = "a second Pod begins here".to_owned();
+        let hint = "put it into a separate file".to_owned();
+        let problem = Problem { path: String::new(), at: Some(second.at), message, hint };
+        read.files[0].problems.list.push(problem);
     }
-}
-
-fn read(bytes: &[u8], report: &mut ProblemCollector) -> Option<PodPlan> {
-    if bytes.len() > MAX_MANIFEST_SIZE {
-        report.whole(
-            format!("is {} bytes long, at most {MAX_MANIFEST_SIZE} are allowed", bytes.len()),
-            "keep large data out of the manifest",
-        );
-        return None;
-    }
-    let text = match std::str::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(error) => {
-            report.whole(
-                format!("is not UTF-8 text (byte {} is not)", error.valid_up_to()),
-                "save the manifest in UTF-8",
-            );
-            return None;
-        }
-    };
-    let documents = match documents(text) {
-        Ok(documents) => documents,
-        Err(error) => {
-            report.syntax(error);
-            return None;
-        }
-    };
-    let documents = lists::opened(documents, report);
-    let (objects, root) = objects::sort(&documents, report);
-    let pod = k8s::read(root?, &objects, report)?;
-    build::build(&pod, &objects, report)
-}
-
-/// Reads all documents that are not empty. What is valid JSON is read as JSON, one value after the other, everything else as YAML.
-fn documents(text: &str) -> Result<Vec<Node>, SyntaxError> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    // YAML is not quite a superset of JSON: tabs and surrogate pairs differ.
-    let looks_like_json = text.trim_start().starts_with('{');
-    let mut values = serde_json::Deserializer::from_str(text).into_iter::<serde::de::IgnoredAny>();
-    if looks_like_json && values.all(|value| value.is_ok()) { json::parse(text) } else { yaml::parse(text) }
+    let Manifests { mut pods, ignored, .. } = read.into_manifests()?;
+    let mut parsed = pods.remove(0);
+    parsed.ignored.extend(ignored);
+    Ok(parsed)
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ use crate::net::{Egress, Mode, Reach};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
+/// A VM never has the host's network, so that the third one means the same as the second.
+const DNS_POLICIES: [&str; 4] = ["Default", "ClusterFirst", "ClusterFirstWithHostNet", "None"];
 /// Limits of Kubernetes for `dnsConfig`.
 const MAX_NAMESERVERS: usize = 3;
 const MAX_SEARCHES: usize = 32;
@@ -179,11 +181,11 @@ impl<'a> Reader<'a> {
     fn dns(&mut self) -> DnsSpec {
         let path = "spec.dnsPolicy";
         let policy = match self.spec().dns_policy.as_deref() {
-            None | Some("" | "Default" | "ClusterFirst") => DnsPolicy::Host,
+            None | Some("" | "Default" | "ClusterFirst" | "ClusterFirstWithHostNet") => DnsPolicy::Host,
             Some("None") => DnsPolicy::None,
             Some(other) => {
-                let message = format!("{} is not one of Default, ClusterFirst, None", quote(other));
-                let hint = did_you_mean(other, ["Default", "ClusterFirst", "None"].into_iter());
+                let message = format!("{} is not one of {}", quote(other), DNS_POLICIES.join(", "));
+                let hint = did_you_mean(other, DNS_POLICIES.into_iter());
                 self.problem(path, message, hint);
                 DnsPolicy::Host
             }
@@ -326,8 +328,10 @@ mod tests {
             assert!(said.contains(words), "{said}");
         }
         let cases = [
-            ("  dnsPolicy: ClusterFirstWithHostNet", "is not one of Default, ClusterFirst, None"),
-            ("  dnsPolicy: default", "is not one of Default, ClusterFirst, None (did you mean Default?)"),
+            (
+                "  dnsPolicy: default",
+                "is not one of Default, ClusterFirst, ClusterFirstWithHostNet, None (did you mean Default?)",
+            ),
             ("  dnsPolicy: None", "spec.dnsConfig.nameservers has none"),
             ("  dnsConfig: {nameservers: [x]}", "\"x\" is not an IP address"),
             ("  dnsConfig: {searches: ['a b']}", "is not a domain"),

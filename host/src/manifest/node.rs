@@ -75,10 +75,12 @@ pub(super) fn too_deep(at: Mark) -> SyntaxError {
 }
 
 pub(super) fn duplicate(key: &str, first: Mark, again: Mark) -> SyntaxError {
+    let begins_a_document = ["apiVersion", "kind"].contains(&key);
     let key = quote(key);
-    SyntaxError::new(
-        again,
-        format!("the key {key} is written twice, first on line {}", first.line),
-        "keep one of them",
-    )
+    let hint = if begins_a_document {
+        "keep one of them, or write `---` on a line of its own before the next document"
+    } else {
+        "keep one of them"
+    };
+    SyntaxError::new(again, format!("the key {key} is written twice, first on line {}", first.line), hint)
 }

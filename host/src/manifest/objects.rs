@@ -1,21 +1,26 @@
-//! ConfigMaps and Secrets in the same file as their Pod. Their data is secret: it is in no message and no `Debug` output.
+//! ConfigMaps, Secrets and PersistentVolumeClaims beside their Pod. Their data is secret: it is in no message and no `Debug` output.
 
-use super::k8s;
+mod claim;
+
+pub use claim::{AccessMode, Claim, VolumeMode};
+
+use super::names;
 use super::node::{Entry, Node, Style, Value};
 use super::problem::{FieldPlace, Mark, ProblemCollector, path_key, quote};
 use super::scalar::{self, ScalarKind};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use magikvm_proto::id::{Namespace, PodName};
-use magikvm_proto::limits::{MAX_NAME_LEN, MAX_OBJECT_BYTES};
+use magikvm_proto::limits::{MAX_LABELS_PER_POD, MAX_NAME_LEN, MAX_OBJECT_BYTES};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
-/// Bytes that are shown to nobody.
+/// Bytes that are shown to nobody. Copies share them.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Content(Vec<u8>);
+pub struct Content(Arc<[u8]>);
 
 impl Content {
     pub fn bytes(&self) -> &[u8] {
@@ -25,7 +30,7 @@ impl Content {
 
 impl From<Vec<u8>> for Content {
     fn from(bytes: Vec<u8>) -> Self {
-        Self(bytes)
+        Self(bytes.into())
     }
 }
 
@@ -39,7 +44,7 @@ impl TryFrom<String> for Content {
     type Error = NotBase64;
 
     fn try_from(text: String) -> Result<Self, NotBase64> {
-        STANDARD.decode(text).map(Self).map_err(|_| NotBase64)
+        STANDARD.decode(text).map(Self::from).map_err(|_| NotBase64)
     }
 }
 
@@ -54,93 +59,96 @@ impl fmt::Debug for Content {
 #[error("is not base64")]
 pub struct NotBase64;
 
+/// The namespace of what says none.
+pub(super) const DEFAULT_NAMESPACE: &str = "default";
+
+/// Kinds of documents that Pods use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum ObjectKind {
+pub enum ObjectKind {
     ConfigMap,
     Secret,
+    PersistentVolumeClaim,
 }
 
 impl ObjectKind {
-    fn of(node: &Node) -> Option<Self> {
-        match k8s::kind(node) {
-            Some("ConfigMap") => Some(Self::ConfigMap),
-            Some("Secret") => Some(Self::Secret),
-            _ => None,
+    pub const ALL: [Self; 3] = [Self::ConfigMap, Self::Secret, Self::PersistentVolumeClaim];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ConfigMap => "ConfigMap",
+            Self::Secret => "Secret",
+            Self::PersistentVolumeClaim => "PersistentVolumeClaim",
         }
+    }
+
+    /// The kind of this name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 }
 
 impl fmt::Display for ObjectKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::ConfigMap => "ConfigMap",
-            Self::Secret => "Secret",
-        })
+        f.write_str(self.as_str())
     }
 }
 
+/// A ConfigMap, a Secret or a claim.
 #[derive(Debug)]
 pub(super) struct Object {
+    pub(super) kind: ObjectKind,
+    pub(super) name: String,
     /// The namespace, if given.
-    namespace: Option<(Namespace, FieldPlace)>,
+    pub(super) namespace: Option<(Namespace, FieldPlace)>,
+    /// Where it begins.
+    pub(super) mark: Mark,
     pub(super) data: BTreeMap<String, Content>,
+    /// The `type` of a Secret.
+    pub(super) secret_type: Option<String>,
+    /// What a claim asks for.
+    pub(super) claim: Option<Claim>,
 }
 
-/// All objects of a file.
+impl Object {
+    /// What makes it another object than others for an API server: kind, namespace and name.
+    pub(super) fn key(&self) -> (ObjectKind, &str, &str) {
+        let namespace =
+            self.namespace.as_ref().map_or(DEFAULT_NAMESPACE, |(namespace, _)| namespace.as_str());
+        (self.kind, namespace, &self.name)
+    }
+}
+
+/// The objects that a Pod can use: those of its namespace, and those that say none.
 #[derive(Debug, Default)]
-pub(super) struct Objects(BTreeMap<(ObjectKind, String), Object>);
+pub(super) struct Objects {
+    all: BTreeMap<(ObjectKind, String), Arc<Object>>,
+    /// How many files they are of.
+    files: usize,
+}
 
 impl Objects {
+    /// Chooses the objects that a Pod of this namespace can use. Of two with one name, that which says the namespace is meant.
+    pub(super) fn of<'a>(
+        namespace: &str,
+        all: impl Iterator<Item = &'a Arc<Object>> + Clone,
+        files: usize,
+    ) -> Self {
+        let silent = all.clone().filter(|object| object.namespace.is_none());
+        let here =
+            all.filter(|object| object.namespace.as_ref().is_some_and(|(own, _)| own.as_str() == namespace));
+        let keyed = |object: &Arc<Object>| ((object.kind, object.name.clone()), Arc::clone(object));
+        Self { all: silent.chain(here).map(keyed).collect(), files }
+    }
+
+    /// Where they are, in a message.
+    pub(super) fn place(&self) -> &'static str {
+        if self.files > 1 { "these files" } else { "this file" }
+    }
+
     /// The object with this name.
     pub(super) fn get(&self, kind: ObjectKind, name: &str) -> Option<&Object> {
-        self.0.get(&(kind, name.to_owned()))
+        self.all.get(&(kind, name.to_owned())).map(Arc::as_ref)
     }
-
-    /// Reports objects in another namespace than the Pod's, which the Pod could not use.
-    pub(super) fn check_namespace(&self, pod: &Namespace, report: &mut ProblemCollector) {
-        for object in self.0.values() {
-            if let Some((namespace, place)) = &object.namespace
-                && namespace != pod
-            {
-                let message =
-                    format!("is {}, and the Pod is in {}", quote(namespace.as_str()), quote(pod.as_str()));
-                report.add(place, message, "leave it out: it is the Pod's");
-            }
-        }
-    }
-}
-
-/// Sorts the documents of a file into its objects and the document that should be its Pod.
-pub(super) fn sort<'a>(documents: &'a [Node], report: &mut ProblemCollector) -> (Objects, Option<&'a Node>) {
-    let mut objects = Objects::default();
-    let mut pods: Vec<&Node> = Vec::new();
-    for document in documents {
-        match (ObjectKind::of(document), &document.value) {
-            (Some(kind), Value::Map(entries)) => read(kind, entries, document.mark, &mut objects, report),
-            _ => pods.push(document),
-        }
-    }
-    let is_pod = |node: &&&Node| k8s::kind(node) == Some("Pod");
-    let pod = pods.iter().find(is_pod).or(pods.first()).copied();
-    for other in pods.iter().filter(|other| pod.is_none_or(|pod| !std::ptr::eq(pod, **other))) {
-        let place = FieldPlace { path: String::new(), mark: other.mark };
-        match k8s::kind(other) {
-            Some("Pod") => report.add(&place, "a second Pod begins here", "put it into a separate file"),
-            Some(kind) => {
-                let hint = k8s::kind_hint(kind);
-                report.add(&place, format!("a document of kind {} begins here", quote(kind)), hint);
-            }
-            None => report.add(
-                &place,
-                "a document without a kind begins here",
-                "write `kind: ConfigMap` or `kind: Secret`",
-            ),
-        }
-    }
-    if pod.is_none() {
-        report.whole("holds no Pod: it is empty", "a Pod begins with `apiVersion: v1` and `kind: Pod`");
-    }
-    (objects, pod)
 }
 
 fn text(node: &Node) -> Option<&str> {
@@ -150,15 +158,12 @@ fn text(node: &Node) -> Option<&str> {
     }
 }
 
-fn read(
-    kind: ObjectKind,
-    entries: &[Entry],
-    mark: Mark,
-    objects: &mut Objects,
-    report: &mut ProblemCollector,
-) {
-    let mut reader = Reader { kind, report, data: BTreeMap::new(), bytes: 0 };
-    let mut names = (None, None);
+/// Reads a document of this kind. `None` only after a problem was reported.
+pub(super) fn read(kind: ObjectKind, document: &Node, report: &mut ProblemCollector) -> Option<Object> {
+    let Value::Map(entries) = &document.value else { return None };
+    let mark = document.mark;
+    let mut reader = Reader { kind, report, data: BTreeMap::new(), bytes: 0, labels: BTreeMap::new() };
+    let (mut names, mut secret_type, mut claim) = ((None, None), None, None);
     for entry in entries {
         let place = reader.place(&entry.key, entry.key_mark);
         let is_known = matches!(entry.key.as_str(), "apiVersion" | "kind" | "metadata");
@@ -170,14 +175,19 @@ fn read(
             (_, "apiVersion") if text(&entry.node) == Some("v1") => {}
             (_, "apiVersion") => reader.report.add(&place, "must be v1", ""),
             (_, "metadata") => names = reader.metadata(entry),
-            (_, "immutable") => reader.boolean(entry, &place),
+            (ObjectKind::PersistentVolumeClaim, "spec") => claim = Some(Claim::read(entry, reader.report)),
+            // What an API server keeps with it.
+            (ObjectKind::PersistentVolumeClaim, "status") => {}
+            (ObjectKind::ConfigMap | ObjectKind::Secret, "immutable") => reader.boolean(entry, &place),
             (ObjectKind::ConfigMap, "data") => reader.values(entry, Encoding::Text, Again::Refused),
             (ObjectKind::ConfigMap, "binaryData") | (ObjectKind::Secret, "data") => {
                 reader.values(entry, Encoding::Base64, Again::Refused);
             }
             // Handled below, since its values win.
             (ObjectKind::Secret, "stringData") => {}
-            (ObjectKind::Secret, "type") if text(&entry.node).is_some() => {}
+            (ObjectKind::Secret, "type") if text(&entry.node).is_some() => {
+                secret_type = text(&entry.node).map(str::to_owned);
+            }
             _ => reader.report.add(&place, format!("is not a field of a v1 {kind}"), ""),
         }
     }
@@ -188,25 +198,22 @@ fn read(
     if !entries.iter().any(|entry| entry.key == "apiVersion") {
         reader.report.add(&reader.place("apiVersion", mark), "is missing", "write `apiVersion: v1`");
     }
+    if kind == ObjectKind::PersistentVolumeClaim && claim.is_none() {
+        reader.report.add(&reader.place("spec", mark), "is missing", "");
+    }
     if reader.bytes > MAX_OBJECT_BYTES {
         let message = format!("has {} bytes of data, at most {MAX_OBJECT_BYTES} are allowed", reader.bytes);
         reader.report.add(&FieldPlace { path: kind.to_string(), mark }, message, "");
     }
-    let (Some(name), namespace) = names else {
-        if !entries.iter().any(|entry| entry.key == "metadata") {
-            reader.report.add(
-                &reader.place("metadata", mark),
-                "is missing",
-                "write `metadata: {name: NAME}`",
-            );
-        }
-        return;
-    };
-    let object = Object { namespace, data: reader.data };
-    let place = FieldPlace { path: kind.to_string(), mark };
-    if objects.0.insert((kind, name.clone()), object).is_some() {
-        report.add(&place, format!("there is another {kind} {} in this file", quote(&name)), "");
+    if !entries.iter().any(|entry| entry.key == "metadata") {
+        reader.report.add(&reader.place("metadata", mark), "is missing", "write `metadata: {name: NAME}`");
     }
+    let (name, namespace) = names;
+    let mut claim = claim.flatten();
+    if let Some(claim) = &mut claim {
+        claim.labels = std::mem::take(&mut reader.labels);
+    }
+    Some(Object { kind, name: name?, namespace, mark, data: reader.data, secret_type, claim })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -229,6 +236,8 @@ struct Reader<'a> {
     report: &'a mut ProblemCollector,
     data: BTreeMap<String, Content>,
     bytes: usize,
+    /// Those of a claim, which `magikvm volume` shows.
+    labels: BTreeMap<String, String>,
 }
 
 impl Reader<'_> {
@@ -256,6 +265,7 @@ impl Reader<'_> {
             match field.key.as_str() {
                 "name" => names.0 = self.name::<PodName>(field, &place).map(|name| name.to_string()),
                 "namespace" => names.1 = self.name(field, &place).map(|namespace| (namespace, place)),
+                "labels" if self.kind == ObjectKind::PersistentVolumeClaim => self.labels(field, &place),
                 "labels" | "annotations" => {}
                 // An API server keeps these, as of a Pod.
                 "creationTimestamp"
@@ -277,6 +287,29 @@ impl Reader<'_> {
             self.report.add(&self.place("metadata.name", place.mark), "is missing", "");
         }
         names
+    }
+
+    fn labels(&mut self, field: &Entry, place: &FieldPlace) {
+        let entries = match &field.node.value {
+            Value::Map(entries) => entries,
+            _ if scalar::is_null(&field.node) => return,
+            _ => return self.report.add(place, "must be a mapping of strings", ""),
+        };
+        if entries.len() > MAX_LABELS_PER_POD {
+            let message = format!("has {} entries, at most {MAX_LABELS_PER_POD} are allowed", entries.len());
+            return self.report.add(place, message, "");
+        }
+        for label in entries {
+            let place = self.place(&format!("metadata.labels.{}", path_key(&label.key)), label.key_mark);
+            if let Err(error) = names::qualified_name(&label.key) {
+                self.report.add(&place, format!("is not a label key: {error}"), "");
+            }
+            match text(&label.node).map(|value| (value, names::label_value(value))) {
+                Some((value, Ok(()))) => drop(self.labels.insert(label.key.clone(), value.to_owned())),
+                Some((_, Err(error))) => self.report.add(&place, error, ""),
+                None => self.report.add(&place, "must be a string", ""),
+            }
+        }
     }
 
     fn name<T: std::str::FromStr<Err: fmt::Display>>(

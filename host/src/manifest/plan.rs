@@ -1,8 +1,11 @@
 //! The Pod as meant, with every default applied and everything checked. The monitor stores it in `pod.json`.
 
-use super::objects::Content;
-use magikvm_proto::id::{ContainerName, PodId};
+use super::objects::{Claim, Content};
+use magikvm_proto::id::{ContainerName, PodId, PodName};
+use magikvm_proto::lifecycle::{Hooks, Probes, Restarts, Role, TerminationMessage};
 use magikvm_proto::plan::{ProcessNamespace, RestartPolicy, Stdin, Stdio};
+use magikvm_proto::security::{ImageGroups, Privilege};
+use magikvm_proto::signal::Signal;
 use magikvm_proto::sysctl::Sysctl;
 use magikvm_proto::volume::Access;
 use oci_spec::runtime::Capability;
@@ -12,11 +15,12 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+pub use super::qos::QosClass;
 pub use super::size::{MiB, Vcpus, VmSize};
 pub use crate::image::PullPolicy;
-use crate::image::Reference;
+use crate::image::{LoginFormat, Reference};
 pub use crate::nested::Nested;
-pub use crate::volume::HostPathKind;
+pub use crate::volume::{GroupChange, HostPathKind};
 
 /// The isolation of a pod (`spec.runtimeClassName`). The set is closed: an unknown class is an error and never replaced by another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -58,8 +62,12 @@ pub struct PodPlan {
     pub annotations: BTreeMap<String, String>,
     /// Limits of the logs that its annotations ask for.
     pub logs: super::logs::LogOptions,
-    /// The pod's host name: `spec.hostname`, or else the pod's name cut to 63 characters as the kubelet does.
+    /// The pod's host name: `label`, the full name (`spec.setHostnameAsFQDN`), or `spec.hostnameOverride`.
     pub hostname: String,
+    /// The first label of the pod's full name: `spec.hostname`, or else the pod's name cut to 63 characters as the kubelet does.
+    pub label: String,
+    /// `label.subdomain.namespace.svc.cluster.local`, if it has a subdomain.
+    pub full_name: Option<String>,
     pub runtime_class: RuntimeClass,
     pub restart_policy: RestartPolicy,
     /// Which processes a container sees.
@@ -74,7 +82,13 @@ pub struct PodPlan {
     /// Bytes that these changes and emptyDir volumes without a limit may take together.
     #[serde(default)]
     pub disk_limit_bytes: Option<u64>,
-    /// 1 to 16 containers, in the order they are written.
+    /// What the containers may use together (`spec.resources`), with the defaults of an API server.
+    #[serde(default)]
+    pub resources: Resources,
+    /// `spec.activeDeadlineSeconds`, in seconds.
+    #[serde(default)]
+    pub deadline_seconds: Option<u64>,
+    /// At most 16 init containers and sidecars, then 1 to 16 main containers, each in the order they are written.
     pub containers: Vec<ContainerSpec>,
     /// Ports of the host that lead to the pod.
     pub published: Vec<PublishedPort>,
@@ -82,8 +96,14 @@ pub struct PodPlan {
     pub volumes: Vec<VolumeSpec>,
     /// The group that volumes belong to (`fsGroup`).
     pub volume_group: Option<u32>,
+    /// When the files of a claim get that group (`fsGroupChangePolicy`).
+    #[serde(default)]
+    pub volume_group_change: GroupChange,
     /// Groups of every container in addition to its user's, including that of the volumes.
     pub further_groups: Vec<u32>,
+    /// Whether the image's groups of a user count (`supplementalGroupsPolicy`).
+    #[serde(default)]
+    pub image_groups: ImageGroups,
     /// Kernel parameters that the pod sets.
     pub sysctls: Vec<Sysctl>,
     /// The pod's outbound network and its name resolution.
@@ -91,37 +111,20 @@ pub struct PodPlan {
     /// Whether the VM's processor can make VMs itself.
     #[serde(default)]
     pub nested: Nested,
+    /// Logins for the pulls of this pod. They are passed on to the process that pulls and stored nowhere.
+    #[serde(default)]
+    pub pull_secrets: Vec<PullSecret>,
     /// The Pod as written, as JSON, without the fields that are safe to ignore and without nulls.
     pub manifest: serde_json::Value,
 }
 
-/// The priority with which a pod's containers keep their memory when it is short (core/v1 `PodStatus.qosClass`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum QosClass {
-    /// Every container has limits of CPU and memory and requests no less.
-    Guaranteed,
-    /// Some request or limit is set.
-    Burstable,
-    BestEffort,
-}
-
-impl PodPlan {
-    /// The pod's class by the rules of Kubernetes.
-    pub fn qos_class(&self) -> QosClass {
-        let amounts = |resources: &Resources| {
-            let cpu = (resources.cpu_limit_millis, resources.cpu_request_millis);
-            let memory = (resources.memory_limit_bytes, resources.memory_request_bytes);
-            [cpu, memory]
-        };
-        let mut all = self.containers.iter().flat_map(|container| amounts(&container.resources));
-        if all.clone().all(|(limit, request)| limit.is_none() && request.unwrap_or(0) == 0) {
-            QosClass::BestEffort
-        } else if all.all(|(limit, request)| limit.is_some() && limit == request) {
-            QosClass::Guaranteed
-        } else {
-            QosClass::Burstable
-        }
-    }
+/// A Secret with logins of registries (`spec.imagePullSecrets`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PullSecret {
+    pub name: String,
+    pub format: LoginFormat,
+    pub content: Content,
 }
 
 /// One environment variable with its `value` as written (references not yet expanded).
@@ -134,6 +137,50 @@ pub struct EnvVar {
     /// What its value is instead, once the VM is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<LateField>,
+    /// Where its value is instead when the container is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileKey>,
+}
+
+/// A key of a file that a container has written into an emptyDir volume (`fileKeyRef`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileKey {
+    /// Index of the volume in [`PodPlan::volumes`].
+    pub volume: usize,
+    /// Relative, without `..`.
+    pub path: String,
+    pub key: String,
+    /// Without the file or the key there is no such variable.
+    pub optional: bool,
+}
+
+/// A resource of a container that the downward API tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resource {
+    Cpu,
+    Memory,
+    Disk,
+}
+
+impl Resource {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Memory => "memory",
+            Self::Disk => "ephemeral-storage",
+        }
+    }
+}
+
+/// An amount of a resource and the unit in which it is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResourceShare {
+    pub resource: Resource,
+    /// Thousandths of a processor, or bytes.
+    pub divisor: u64,
 }
 
 /// A field of the Pod that gets its value when the VM is made.
@@ -146,6 +193,8 @@ pub enum LateField {
     PodIps,
     HostIp,
     HostIps,
+    /// What a container without such a limit can have at most.
+    Limit(ResourceShare),
 }
 
 impl LateField {
@@ -162,6 +211,9 @@ impl LateField {
 
 impl fmt::Display for LateField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Self::Limit(share) = self {
+            return write!(f, "limits.{}", share.resource.as_str());
+        }
         let found = Self::TABLE.iter().find(|(_, field)| field == self);
         f.write_str(found.map_or("", |(path, _)| path))
     }
@@ -182,6 +234,17 @@ pub struct Resources {
     /// Bytes that the changes to the root file system may take.
     #[serde(default)]
     pub disk_limit_bytes: Option<u64>,
+}
+
+impl Resources {
+    /// Whether something is said about processors or memory.
+    pub fn is_of_compute(&self) -> bool {
+        let Self { cpu_limit_millis, cpu_request_millis, memory_limit_bytes, memory_request_bytes, .. } =
+            self;
+        [cpu_limit_millis, cpu_request_millis, memory_limit_bytes, memory_request_bytes]
+            .iter()
+            .any(|amount| amount.is_some())
+    }
 }
 
 /// Transport protocol of a port.
@@ -266,6 +329,28 @@ pub enum PrivilegeEscalation {
     Denied,
 }
 
+/// What a container sees of /proc (`procMount`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProcMount {
+    /// Paths that tell or change something of the kernel are hidden or read-only.
+    #[default]
+    Masked,
+    Unmasked,
+}
+
+/// Which system calls a container may make (`seccompProfile`).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Seccomp {
+    #[default]
+    RuntimeDefault,
+    /// All of them.
+    Unconfined,
+    /// Those of a profile: its path below the directory of profiles, without `..`.
+    Localhost(String),
+}
+
 /// Capabilities in one list of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -300,6 +385,13 @@ pub struct Security {
     pub add_capabilities: CapabilityList,
     /// Removed capabilities; applied after `add_capabilities`.
     pub drop_capabilities: CapabilityList,
+    /// Whether it rules the VM.
+    #[serde(default)]
+    pub privilege: Privilege,
+    #[serde(default)]
+    pub proc_mount: ProcMount,
+    #[serde(default)]
+    pub seccomp: Seccomp,
 }
 
 /// A volume of a pod.
@@ -330,11 +422,27 @@ pub enum VolumeSource {
         /// Its capacity in bytes; without one, it shares a file system with the others.
         size_bytes: Option<u64>,
     },
-    /// Files of a ConfigMap or Secret, each with a different path.
+    /// Files of ConfigMaps, Secrets and the downward API, each with a different path.
     Files(Vec<VolumeFile>),
+    /// The root file system of a container image.
+    Image {
+        image: Reference,
+        /// The reference as written in the manifest.
+        image_text: String,
+        pull_policy: PullPolicy,
+    },
+    /// A volume that survives the pod.
+    Claim {
+        /// Of the pod's namespace.
+        name: PodName,
+        /// What to make if it does not exist.
+        make: Option<Claim>,
+        /// Whether the pod may change it at all.
+        access: Access,
+    },
 }
 
-/// A file of a ConfigMap or Secret.
+/// A file of a ConfigMap, a Secret or the downward API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VolumeFile {
@@ -342,6 +450,9 @@ pub struct VolumeFile {
     pub path: String,
     pub mode: u16,
     pub content: Content,
+    /// What its content is instead, once the VM is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late: Option<LateField>,
 }
 
 /// A mount of a volume in a container.
@@ -384,4 +495,19 @@ pub struct ContainerSpec {
     pub stdin: Stdin,
     /// Its volume mounts.
     pub mounts: Vec<MountSpec>,
+    /// When it runs in the life of the pod.
+    #[serde(default)]
+    pub role: Role,
+    #[serde(default)]
+    pub restarts: Restarts,
+    /// With ports resolved and variables expanded.
+    #[serde(default)]
+    pub probes: Probes,
+    #[serde(default)]
+    pub hooks: Hooks,
+    /// `lifecycle.stopSignal`, instead of the image's.
+    #[serde(default)]
+    pub stop_signal: Option<Signal>,
+    #[serde(default)]
+    pub termination_message: TerminationMessage,
 }

@@ -4,8 +4,12 @@ use super::k8s::Written;
 pub use super::plan::PublishedPort;
 use super::plan::{PodPlan, Protocol};
 use super::problem::{ProblemCollector, quote};
+use magikvm_proto::lifecycle::Role;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
+
+/// Why the port of an init container is not published, as in Kubernetes.
+const INIT_PORT: &str = "no port of the host leads to an init container that ends before the pod runs";
 
 /// Why a port cannot be published.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -92,9 +96,13 @@ impl PodPlan {
 /// The ports of the manifest. A `hostPort` of 0 means none, as in Kubernetes; a `hostIP` without a port has no effect.
 pub(super) fn published(written: &Written, report: &mut ProblemCollector) -> Vec<PublishedPort> {
     let mut published: Vec<PublishedPort> = Vec::new();
-    for (number, container) in written.pod.spec.containers.iter().enumerate() {
+    for (list, number, container) in super::build::listed(&written.pod.spec) {
         for (index, port) in container.ports.iter().enumerate() {
-            let at = format!("spec.containers[{number}].ports[{index}]");
+            let at = format!("{}.ports[{index}]", list.at(number));
+            if list.role(container) == Role::Init && port.host_port.is_some_and(|port| port != 0) {
+                report.ignore(INIT_PORT, "spec.initContainers[].ports[].hostPort");
+                continue;
+            }
             let mut problem = |field: &str, message: String, hint: &str| {
                 report.add(&written.place(&format!("{at}.{field}")), message, hint);
             };

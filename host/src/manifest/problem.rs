@@ -99,19 +99,18 @@ impl ProblemCollector {
         ignored::add(&mut self.ignored, why, path);
     }
 
-    /// The fields that change nothing.
-    pub(super) fn into_ignored(self) -> Vec<Ignored> {
-        self.ignored
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// Whether a problem within this field was reported.
+    /// Whether a problem of this field, or within it, was reported.
     pub(super) fn is_about(&self, path: &str) -> bool {
-        let within =
-            |problem: &Problem| problem.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'));
+        let within = |problem: &Problem| {
+            problem
+                .path
+                .strip_prefix(path)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
         self.list.iter().any(within)
     }
 
@@ -139,6 +138,22 @@ impl ProblemCollector {
         } else {
             self.dropped += 1;
         }
+    }
+
+    /// Adds the problems of a part of the same file, and returns what the part ignores.
+    pub(super) fn take_over(&mut self, part: Self) -> Vec<Ignored> {
+        self.dropped += part.dropped;
+        part.list.into_iter().for_each(|problem| self.push(problem));
+        part.ignored
+    }
+
+    /// Adds what another report of the file says of the file as a whole, such as that it cannot be read.
+    pub(super) fn take_over_syntax(&mut self, other: &Self) {
+        other
+            .list
+            .iter()
+            .filter(|problem| problem.path.is_empty())
+            .for_each(|problem| self.push(problem.clone()));
     }
 
     pub(super) fn into_problems(self, origin: &str) -> Problems {

@@ -1,14 +1,18 @@
 //! The process that a container finally runs: manifest and image combined by the rules of Kubernetes.
 
+mod variables;
+
 use super::expand::{TooLong, expand};
 use super::facts::PodFacts;
 use super::names;
-use super::plan::{ContainerSpec, LateField, RootUser, Security};
+use super::plan::{ContainerSpec, FileKey, LateField, RootUser, Security};
 use super::problem::quote;
 use crate::image::ImageDefaults;
 use magikvm_proto::plan::Stdio;
 use magikvm_proto::signal::Signal;
+use magikvm_proto::variable::{FileVariable, Missing};
 use std::collections::HashMap;
+use variables::{Env, json_len};
 
 /// `PATH` when neither image nor manifest has one.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -27,6 +31,8 @@ pub struct ResolvedProcess {
     pub cwd: String,
     /// In the form of `ContainerPlan::user` in the guest's plan.
     pub user: String,
+    /// Variables whose values are in files: placeholders stand for them.
+    pub file_variables: Vec<FileVariable>,
     /// The signal by which a stop asks it to end.
     pub stop_signal: Signal,
     /// What the user has to know about the image.
@@ -96,12 +102,12 @@ pub fn resolve_process(
     let resolve = Resolve { spec, pod };
     let own = resolve.own_env()?;
     let args = resolve.args(image, &own.values)?;
-    let env = resolve.env(image, own.order);
+    let (env, file_variables) = resolve.env(image, own.order);
     let cwd = resolve.cwd(image)?;
     let user = resolve.user(image)?;
     resolve.check_size(&args, &env)?;
     let (stop_signal, warning) = resolve.stop_signal(image);
-    Ok(ResolvedProcess { args, env, cwd, user, stop_signal, warning })
+    Ok(ResolvedProcess { args, env, cwd, user, file_variables, stop_signal, warning })
 }
 
 struct OwnEnv {
@@ -140,8 +146,9 @@ impl Resolve<'_> {
     fn own_env(&self) -> Result<OwnEnv, ResolveError> {
         let mut own = OwnEnv { order: Vec::new(), values: HashMap::new() };
         let mut bytes = 0;
-        for variable in &self.spec.env {
+        for (index, variable) in self.spec.env.iter().enumerate() {
             let value = match variable.field {
+                None if variable.file.is_some() => self.placeholder(index),
                 Some(field) => self.pod.value(field).ok_or_else(|| ResolveError::NoField {
                     container: self.container(),
                     variable: variable.name.clone(),
@@ -156,6 +163,11 @@ impl Resolve<'_> {
             own.values.insert(variable.name.clone(), value);
         }
         Ok(own)
+    }
+
+    /// What stands for the value of this variable, which no image and no manifest can know before.
+    fn placeholder(&self, index: usize) -> String {
+        format!("{}:{index}", self.pod.uid)
     }
 
     fn args(
@@ -198,7 +210,7 @@ impl Resolve<'_> {
         }
     }
 
-    fn env(&self, image: &ImageDefaults, own: Vec<(String, String)>) -> Vec<String> {
+    fn env(&self, image: &ImageDefaults, own: Vec<(String, String)>) -> (Vec<String>, Vec<FileVariable>) {
         let mut env = Env::default();
         env.set("PATH", DEFAULT_PATH);
         env.set("HOSTNAME", &self.pod.hostname);
@@ -213,10 +225,22 @@ impl Resolve<'_> {
                 env.set(name, value);
             }
         }
-        for (name, value) in own {
+        let mut files = Vec::new();
+        for (index, ((name, value), written)) in own.into_iter().zip(&self.spec.env).enumerate() {
+            if let Some(FileKey { volume, path, key, optional }) = &written.file {
+                let instead = || env.get(&name).map(str::to_owned);
+                files.push(FileVariable {
+                    name: name.clone(),
+                    placeholder: self.placeholder(index),
+                    volume: u32::try_from(*volume).unwrap_or(u32::MAX),
+                    path: path.clone(),
+                    key: key.clone(),
+                    missing: if *optional { Missing::Instead(instead()) } else { Missing::Fails },
+                });
+            }
             env.set(&name, &value);
         }
-        env.list
+        (env.list, files)
     }
 
     fn cwd(&self, image: &ImageDefaults) -> Result<String, ResolveError> {
@@ -256,6 +280,9 @@ impl Resolve<'_> {
 
     /// The signal of a stop, and a warning if the image names an unknown one. As in Docker, that image gets TERM.
     fn stop_signal(&self, image: &ImageDefaults) -> (Signal, Option<String>) {
+        if let Some(signal) = self.spec.stop_signal {
+            return (signal, None);
+        }
         let named = image.stop_signal.as_deref().unwrap_or_default().trim();
         match named.parse() {
             _ if named.is_empty() => (Signal::TERM, None),
@@ -299,41 +326,12 @@ impl Resolve<'_> {
     }
 }
 
-/// Bytes of a text as a JSON string with quotes and a comma; never too few.
-fn json_len(text: &str) -> usize {
-    let byte = |byte: u8| match byte {
-        b'"' | b'\\' => 2,
-        0..0x20 => 6,
-        _ => 1,
-    };
-    text.bytes().map(byte).sum::<usize>() + 3
-}
-
-/// Variables in the order of their first mention, each with its last value.
-#[derive(Default)]
-struct Env {
-    list: Vec<String>,
-    index: HashMap<String, usize>,
-}
-
-impl Env {
-    fn set(&mut self, name: &str, value: &str) {
-        let text = format!("{name}={value}");
-        match self.index.get(name) {
-            Some(&index) => self.list[index] = text,
-            None => {
-                self.index.insert(name.to_owned(), self.list.len());
-                self.list.push(text);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::expand::MAX_EXPANDED_LEN;
     use super::super::plan::{EnvVar, PullPolicy, Resources};
     use super::*;
+    use magikvm_proto::lifecycle::{Hooks, Probes, Restarts, Role, TerminationMessage};
     use magikvm_proto::plan::Stdin;
     use proptest::prelude::*;
 
@@ -353,6 +351,12 @@ mod tests {
             stdio: Stdio::Pipes,
             stdin: Stdin::Closed,
             mounts: Vec::new(),
+            role: Role::Main,
+            restarts: Restarts::default(),
+            probes: Probes::default(),
+            hooks: Hooks::default(),
+            stop_signal: None,
+            termination_message: TerminationMessage::default(),
         }
     }
 
@@ -362,7 +366,12 @@ mod tests {
 
     fn vars(list: &[(&str, &str)]) -> Vec<EnvVar> {
         list.iter()
-            .map(|&(name, value)| EnvVar { name: name.to_owned(), value: value.to_owned(), field: None })
+            .map(|&(name, value)| EnvVar {
+                name: name.to_owned(),
+                value: value.to_owned(),
+                field: None,
+                file: None,
+            })
             .collect()
     }
 
@@ -538,7 +547,7 @@ mod tests {
             env.push((format!("V{n}"), format!("$(V{0})$(V{0})", n - 1)));
         }
         let env: Vec<EnvVar> =
-            env.into_iter().map(|(name, value)| EnvVar { name, value, field: None }).collect();
+            env.into_iter().map(|(name, value)| EnvVar { name, value, field: None, file: None }).collect();
         let doubled = resolve_process(&ContainerSpec { env, ..spec() }, &image(), &named("h"));
         assert!(matches!(doubled, Err(ResolveError::TooLong { .. })), "{doubled:?}");
 

@@ -7,9 +7,11 @@ use super::plan::{ContainerSpec, Resources, RootPlace, VolumeSource, VolumeSpec}
 use super::problem::quote;
 use super::quantity::{Quantity, QuantityError};
 use super::size::{
-    CONTAINER_OVERHEAD_MIB, DEFAULT_CONTAINER_MEMORY_MIB, MiB, VM_OVERHEAD_MIB, Vcpus, VmSize, default_vcpus,
+    CONTAINER_OVERHEAD_MIB, DEFAULT_CONTAINER_MEMORY_MIB, DEFAULT_POD_MEMORY_MIB, MiB, VM_OVERHEAD_MIB,
+    Vcpus, VmSize, default_vcpus,
 };
 use super::volumes::MIN_SIZE_LIMIT;
+use magikvm_proto::lifecycle::Role;
 use magikvm_proto::raised;
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -17,9 +19,15 @@ use std::str::FromStr;
 /// Least memory limit. A smaller one is a missing suffix (`512` for `512Mi`).
 const MIN_MEMORY_LIMIT: u64 = 1 << 20;
 
+/// Why a part of the limits has no effect.
+const BEYOND_THE_VM: &str =
+    "together they are more than a VM can have, and the VM is as large as docs/limits.md allows";
+
 /// What the containers need together, which may exceed the size of a VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Need {
+    /// Of the containers that run at the same time.
+    count: u64,
     /// Of the containers, without overhead, in MiB.
     containers_mib: u64,
     /// With overhead, in MiB.
@@ -29,7 +37,59 @@ struct Need {
     vcpus: u64,
 }
 
-/// Adds up the needs of the containers.
+/// The containers that run at the same time, for each stage of the pod's life: each init container with the sidecars before it, and at
+/// last all sidecars with the main containers.
+fn stages(containers: &[ContainerSpec]) -> impl Iterator<Item = Vec<&Resources>> {
+    let last = containers.iter().take_while(|container| container.role != Role::Main).count();
+    let is_stage = move |&index: &usize| index == last || containers[index].role == Role::Init;
+    (0..=last).filter(is_stage).map(move |index| {
+        let sidecars = containers[..index].iter().filter(|container| container.role == Role::Sidecar);
+        let others = if index == last { &containers[last..] } else { &containers[index..=index] };
+        sidecars.chain(others).map(|container| &container.resources).collect()
+    })
+}
+
+/// The most that any stage of the pod's life needs: what the pod is limited to, or else what the containers need together.
+fn need_of_pod(containers: &[ContainerSpec], pod: &Resources, default_vcpus: u32) -> Need {
+    let needs = stages(containers).map(|stage| need(stage, default_vcpus));
+    let mut most = needs.fold(Need::default(), |most, stage| {
+        let (larger, vcpus) =
+            (if stage.memory_mib > most.memory_mib { stage } else { most }, most.vcpus.max(stage.vcpus));
+        Need { vcpus, cpu_millis: most.cpu_millis.max(stage.cpu_millis), ..larger }
+    });
+    let overhead_mib = most.memory_mib - most.containers_mib;
+    let asked_mib = pod.memory_request_bytes.unwrap_or(0).div_ceil(1 << 20).max(most.containers_mib);
+    let is_open = containers.iter().any(|container| container.resources.memory_limit_bytes.is_none());
+    let least_mib = if is_open { DEFAULT_POD_MEMORY_MIB } else { 0 };
+    most.containers_mib =
+        pod.memory_limit_bytes.map_or(asked_mib.max(least_mib), |bytes| bytes.div_ceil(1 << 20));
+    most.memory_mib = most.containers_mib.saturating_add(overhead_mib);
+    match (pod.cpu_limit_millis, pod.cpu_request_millis) {
+        (Some(limit), _) => (most.cpu_millis, most.vcpus) = (limit, limit.div_ceil(1000).max(1)),
+        (None, Some(request)) => {
+            most.cpu_millis = most.cpu_millis.max(request);
+            most.vcpus = most.vcpus.max(request.div_ceil(1000));
+        }
+        (None, None) => {}
+    }
+    most
+}
+
+/// The same when each limit is no more than what is requested: what a node must have for the pod to be placed on it.
+fn requested(containers: &[ContainerSpec], pod: &Resources, default_vcpus: u32) -> Need {
+    let of = |resources: &Resources| Resources {
+        memory_limit_bytes: resources.memory_request_bytes,
+        cpu_limit_millis: resources.cpu_request_millis,
+        ..*resources
+    };
+    let containers: Vec<ContainerSpec> = containers
+        .iter()
+        .map(|container| ContainerSpec { resources: of(&container.resources), ..container.clone() })
+        .collect();
+    need_of_pod(&containers, &of(pod), default_vcpus)
+}
+
+/// Adds up the needs of containers that run at the same time.
 fn need<'a>(containers: impl IntoIterator<Item = &'a Resources>, default_vcpus: u32) -> Need {
     let (mut bytes, mut cpu_millis, mut count, mut unlimited) = (0u64, 0u64, 0u64, false);
     for resources in containers {
@@ -45,7 +105,7 @@ fn need<'a>(containers: impl IntoIterator<Item = &'a Resources>, default_vcpus: 
         .saturating_add(VM_OVERHEAD_MIB)
         .saturating_add(count.saturating_mul(CONTAINER_OVERHEAD_MIB));
     let least = if unlimited { u64::from(default_vcpus) } else { 1 };
-    Need { containers_mib, memory_mib, cpu_millis, vcpus: cpu_millis.div_ceil(1000).max(least) }
+    Need { count, containers_mib, memory_mib, cpu_millis, vcpus: cpu_millis.div_ceil(1000).max(least) }
 }
 
 impl Build<'_> {
@@ -76,19 +136,81 @@ impl Build<'_> {
         self.size_limit(&format!("{path}.limits.ephemeral-storage"), written.limits.disk.as_deref()?)
     }
 
-    /// The limit of the whole pod's disk, which has room for the limits of its containers and for what has none.
-    pub(super) fn pod_disk_limit(
+    /// What the containers may use together, with the defaults of an API server: a request is what the containers request, or else the
+    /// limit.
+    pub(super) fn pod_resources(&mut self, containers: &[ContainerSpec]) -> Resources {
+        let spec = &self.written.pod.spec;
+        let mut pod = self.resources("spec.resources", &spec.resources);
+        let requests = &spec.resources.requests;
+        let of_cpu = |of: &Resources| (of.cpu_limit_millis, of.cpu_request_millis);
+        let of_memory = |of: &Resources| (of.memory_limit_bytes, of.memory_request_bytes);
+        let wanted = self.pod_request("cpu", "m", requests.cpu.is_some(), containers, of_cpu(&pod), of_cpu);
+        pod.cpu_request_millis = wanted;
+        let is_written = requests.memory.is_some();
+        let wanted = self.pod_request("memory", " bytes", is_written, containers, of_memory(&pod), of_memory);
+        pod.memory_request_bytes = wanted;
+        pod
+    }
+
+    /// The request of the whole pod for one resource, after a check against those of its containers.
+    fn pod_request(
         &mut self,
-        written: &k8s::Requirements,
+        resource: &str,
+        unit: &str,
+        is_written: bool,
+        containers: &[ContainerSpec],
+        (limit, request): (Option<u64>, Option<u64>),
+        amounts: impl Fn(&Resources) -> (Option<u64>, Option<u64>),
+    ) -> Option<u64> {
+        let asked = stages(containers).filter_map(|stage| {
+            let asked = stage.iter().filter_map(|resources| amounts(resources).1);
+            asked.reduce(u64::saturating_add)
+        });
+        let asked = asked.max();
+        let (limit_at, request_at) =
+            (format!("spec.resources.limits.{resource}"), format!("spec.resources.requests.{resource}"));
+        for container in containers {
+            let own = amounts(&container.resources).0;
+            if let (Some(own), Some(limit)) = (own, limit)
+                && own > limit
+            {
+                let message =
+                    format!("is {limit}{unit}, and that of container {} is {own}{unit}", container.name);
+                self.problem(&limit_at, message, "no container's limit may be more than the pod's");
+            }
+        }
+        let sum = "it is not less than what the containers request together";
+        match (asked, limit) {
+            (Some(asked), _) if is_written && request.is_some_and(|request| request < asked) => {
+                let message =
+                    format!("is {}{unit}, and the containers request {asked}{unit}", request.unwrap_or(0));
+                self.problem(&request_at, message, sum);
+            }
+            (Some(asked), Some(limit)) if !is_written && asked > limit => {
+                let message = format!("is {limit}{unit}, and the containers request {asked}{unit}");
+                self.problem(&limit_at, message, sum);
+            }
+            _ => {}
+        }
+        if is_written { request } else { limit.map(|limit| asked.unwrap_or(limit)) }
+    }
+
+    /// The limit of the whole pod's disk has room for the limits of its containers and for what has none.
+    pub(super) fn check_pod_disk_limit(
+        &mut self,
+        pod: &Resources,
         containers: &[ContainerSpec],
         volumes: &[VolumeSpec],
-    ) -> Option<u64> {
-        let all = self.disk_limit("spec.resources", written)?;
-        let limits = containers.iter().map(|container| container.resources.disk_limit_bytes);
-        let unlimited = limits.clone().any(|limit| limit.is_none())
-            || volumes.iter().any(|volume| volume.source == VolumeSource::Disk { size_bytes: None });
-        let rest = if unlimited { MIN_SIZE_LIMIT } else { 0 };
-        let needed = limits.flatten().fold(rest, u64::saturating_add);
+    ) {
+        let Some(all) = pod.disk_limit_bytes else { return };
+        let shared = volumes.iter().any(|volume| volume.source == VolumeSource::Disk { size_bytes: None });
+        let needed = stages(containers).map(|stage| {
+            let limits = stage.iter().map(|resources| resources.disk_limit_bytes);
+            let unlimited = shared || limits.clone().any(|limit| limit.is_none());
+            let rest = if unlimited { MIN_SIZE_LIMIT } else { 0 };
+            limits.flatten().fold(rest, u64::saturating_add)
+        });
+        let needed = needed.max().unwrap_or(0);
         if needed > all {
             let message = format!("is {all} bytes, and the containers need {needed}");
             self.problem(
@@ -97,7 +219,6 @@ impl Build<'_> {
                 "it is not less than the sum of theirs",
             );
         }
-        Some(all)
     }
 
     pub(super) fn root_place(&mut self, annotations: &BTreeMap<String, String>) -> RootPlace {
@@ -148,40 +269,55 @@ impl Build<'_> {
         &mut self,
         annotations: &BTreeMap<String, String>,
         containers: &[ContainerSpec],
+        pod: &Resources,
     ) -> Option<VmSize> {
-        let need = need(containers.iter().map(|container| &container.resources), default_vcpus());
+        let need = need_of_pod(containers, pod, default_vcpus());
+        let (max_mib, max_vcpus) = (raised::in_force().vm_memory_mib, raised::in_force().vcpus);
+        let fits = need.containers_mib <= max_mib && need.vcpus <= max_vcpus.into();
+        let requested = if fits { need } else { requested(containers, pod, default_vcpus()) };
         let memory = match annotations.get(ANNOTATION_MEMORY) {
-            Some(text) => self.annotated::<u64, MiB>(ANNOTATION_MEMORY, text, ("vm-memory-mib", raised::in_force().vm_memory_mib)),
-            None => MiB::try_from(need.memory_mib).ok().or_else(|| {
-                let count = containers.len();
+            Some(text) => self.annotated::<u64, MiB>(ANNOTATION_MEMORY, text, ("vm-memory-mib", max_mib)),
+            None if need.containers_mib <= max_mib => Some(MiB::with_overhead(need.memory_mib)),
+            None if requested.containers_mib <= max_mib => {
+                self.report.ignore(BEYOND_THE_VM, "a part of resources.limits.memory");
+                Some(MiB::with_overhead(max_mib + (need.memory_mib - need.containers_mib)))
+            }
+            None => {
                 let message = format!(
-                    "need a VM of {} MiB ({} MiB for the containers + {VM_OVERHEAD_MIB} + {count} x {CONTAINER_OVERHEAD_MIB} MiB overhead), \
-                     at most {} MiB are possible",
-                    need.memory_mib, need.containers_mib, raised::in_force().vm_memory_mib
+                    "need {} MiB of memory, at most {max_mib} MiB are possible",
+                    requested.containers_mib
                 );
-                self.problem("spec.containers", message, format!("lower resources.limits.memory or set the annotation {ANNOTATION_MEMORY}; {}", raised::remedy("vm-memory-mib")));
+                let hint = format!(
+                    "lower resources.requests.memory (a limit without a request is one, too) or set the annotation {ANNOTATION_MEMORY}; {}",
+                    raised::remedy("vm-memory-mib")
+                );
+                self.problem("spec.containers", message, hint);
                 None
-            }),
+            }
         };
         let vcpus = match annotations.get(ANNOTATION_VCPUS) {
             Some(text) => self.annotated::<u32, Vcpus>(
                 ANNOTATION_VCPUS,
                 text,
-                ("vcpus", raised::in_force().vcpus.into()),
+                ("vcpus", max_vcpus.into()),
             ),
+            None if need.vcpus > max_vcpus.into() && requested.vcpus <= max_vcpus.into() => {
+                self.report.ignore(BEYOND_THE_VM, "a part of resources.limits.cpu");
+                Vcpus::try_from(max_vcpus).ok()
+            }
             None => {
                 u32::try_from(need.vcpus).ok().and_then(|count| Vcpus::try_from(count).ok()).or_else(|| {
                     let message = format!(
                         "need {} processors ({}m together), at most {} are possible",
-                        need.vcpus,
-                        need.cpu_millis,
-                        raised::in_force().vcpus
+                        requested.vcpus,
+                        requested.cpu_millis,
+                        max_vcpus
                     );
                     self.problem(
                         "spec.containers",
                         message,
                         format!(
-                            "lower resources.limits.cpu or set the annotation {ANNOTATION_VCPUS}; {}",
+                            "lower resources.requests.cpu (a limit without a request is one, too) or set the annotation {ANNOTATION_VCPUS}; {}",
                             raised::remedy("vcpus")
                         ),
                     );

@@ -7,6 +7,8 @@ use std::fmt;
 
 /// Memory counted for a container without a memory limit, in MiB (or its request, if that is more).
 pub const DEFAULT_CONTAINER_MEMORY_MIB: u64 = 128;
+/// Least memory of all containers together when one of them has no memory limit, in MiB: it may use more than it asks for.
+pub const DEFAULT_POD_MEMORY_MIB: u64 = 512;
 /// Memory for the guest's kernel and vminit, in MiB.
 pub const VM_OVERHEAD_MIB: u64 = 96;
 /// Memory for each container in addition to the container's own, in MiB.
@@ -46,6 +48,11 @@ impl MiB {
 
     pub fn bytes(self) -> u64 {
         self.0 << 20
+    }
+
+    /// The memory of a VM whose containers have no more than the limit in force. What the VM needs itself is not limited.
+    pub(super) fn with_overhead(mib: u64) -> Self {
+        Self(mib.clamp(MIN_VM_MEMORY_MIB, VM_MEMORY_BOUND_MIB))
     }
 }
 

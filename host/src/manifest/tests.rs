@@ -3,122 +3,24 @@
 use super::fields::{self, Empty, Shape, Status};
 use super::plan::*;
 use super::*;
+use full::{FULL, OBJECTS};
 use magikvm_proto::plan::{ProcessNamespace, RestartPolicy, Stdin, Stdio};
+use magikvm_proto::security::{ImageGroups, Privilege};
 use magikvm_proto::volume::Access;
 use proptest::prelude::*;
 
 const SMALL: &str = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\nspec:\n  containers:\n  - name: main\n    image: busybox\n";
-
-/// Every supported field, each with a value other than its default.
-const FULL: &str = r#"apiVersion: v1
-kind: Pod
-metadata:
-  name: full
-  namespace: prod
-  labels: {app.kubernetes.io/name: "x"}
-  annotations: {example.com/note: "hello", magikvm.dev/vcpus: "3"}
-  creationTimestamp: null
-  uid: 12345678-0000
-spec:
-  restartPolicy: OnFailure
-  terminationGracePeriodSeconds: 5
-  hostname: box
-  runtimeClassName: pod-containers
-  shareProcessNamespace: true
-  hostNetwork: false
-  os: {name: linux}
-  subdomain: shops
-  dnsPolicy: None
-  dnsConfig:
-    nameservers: [192.0.2.53]
-    searches: [shops.example]
-    options: [{name: ndots, value: "2"}]
-  hostAliases: [{ip: 192.0.2.1, hostnames: [db, db.example]}]
-  resources: {limits: {ephemeral-storage: 2Gi}}
-  securityContext:
-    runAsUser: 1000
-    runAsGroup: 1001
-    runAsNonRoot: true
-    fsGroup: 2000
-    supplementalGroups: [3000, 2000]
-    sysctls: [{name: net.core.somaxconn, value: "512"}, {name: kernel/shmmax, value: "1"}]
-    seccompProfile: {type: RuntimeDefault}
-  volumes:
-  - {name: host, hostPath: {path: /srv/data, type: DirectoryOrCreate}}
-  - {name: cache, emptyDir: {medium: Memory, sizeLimit: 8Mi}}
-  - {name: conf, configMap: {name: app, defaultMode: 0440, items: [{key: a.txt, path: x/y, mode: 256}, {key: b, path: b}]}}
-  - {name: keys, secret: {secretName: keys, defaultMode: 0o400, items: [{key: k, path: k1}, {key: k, path: k2, mode: 0444}]}}
-  - {name: no-conf, configMap: {name: gone, optional: true}}
-  - {name: no-keys, secret: {secretName: gone, optional: true}}
-  containers:
-  - name: one
-    image: registry.example:5000/a/b:1.2
-    imagePullPolicy: Never
-    command: ["/bin/sh", "-c"]
-    args: ["echo $(GREETING)"]
-    workingDir: /srv
-    env:
-    - {name: GREETING, value: "hi"}
-    - {name: A, valueFrom: {configMapKeyRef: {name: app, key: b}}}
-    - {name: K, valueFrom: {secretKeyRef: {name: keys, key: k}}}
-    - {name: NS, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
-    - {name: NO_A, valueFrom: {configMapKeyRef: {name: gone, key: b, optional: true}}}
-    - {name: NO_K, valueFrom: {secretKeyRef: {name: keys, key: gone, optional: true}}}
-    envFrom:
-    - {prefix: P_, configMapRef: {name: app}}
-    - {secretRef: {name: keys}}
-    - {configMapRef: {name: gone, optional: true}}
-    - {secretRef: {name: gone, optional: true}}
-    volumeMounts:
-    - {name: host, mountPath: /data, subPath: a/./b, readOnly: true}
-    - {name: cache, mountPath: /cache, subPathExpr: "$(GREETING)/x"}
-    - {name: conf, mountPath: /conf}
-    ports:
-    - {name: http, containerPort: 8080, protocol: UDP, hostPort: 18080, hostIP: 127.0.0.1}
-    resources:
-      limits: {cpu: 1500m, memory: 64Mi, ephemeral-storage: 512Mi}
-      requests: {cpu: "1", memory: 32Mi, ephemeral-storage: 1Mi}
-    tty: true
-    stdin: true
-    stdinOnce: true
-    securityContext:
-      runAsUser: 7
-      runAsGroup: 8
-      runAsNonRoot: true
-      readOnlyRootFilesystem: true
-      allowPrivilegeEscalation: false
-      privileged: false
-      procMount: Default
-      seccompProfile: {type: RuntimeDefault}
-      capabilities: {add: [NET_ADMIN, CAP_SYS_TIME, net_admin], drop: [ALL]}
-  - name: two
-    image: busybox
-"#;
-
-/// The objects in the same file that [`FULL`] uses.
-const OBJECTS: &str = r#"
----
-apiVersion: v1
-kind: Secret
-metadata: {name: keys, namespace: prod, labels: {a: b}}
-type: Opaque
-data: {k: "b3ZlcndyaXR0ZW4=", other: "b3RoZXI="}
-stringData: {k: "top $(secret)"}
----
-apiVersion: v1
-kind: ConfigMap
-metadata: {name: app}
-immutable: true
-data: {a.txt: "hello\n"}
-binaryData: {b: "QkJCQg=="}
-"#;
 
 fn full(pod: &str) -> String {
     format!("{pod}{OBJECTS}")
 }
 
 mod corpus;
+mod documents;
+mod full;
 mod isolation;
+mod lifecycle;
+mod security;
 mod table;
 mod volumes;
 
@@ -155,7 +57,7 @@ fn a_small_pod_gets_every_default() {
     assert_eq!(plan.restart_policy, RestartPolicy::Always);
     assert_eq!(plan.process_namespace, ProcessNamespace::PerContainer);
     assert_eq!(plan.grace_seconds, 30);
-    assert_eq!((plan.vm.memory.get(), plan.vm.vcpus.get()), (232, 2));
+    assert_eq!((plan.vm.memory.get(), plan.vm.vcpus.get()), (616, 2));
     let [container] = &plan.containers[..] else { panic!() };
     assert_eq!((container.name.as_str(), container.image_text.as_str()), ("main", "busybox"));
     assert_eq!(container.image.to_string(), "docker.io/library/busybox:latest");
@@ -173,7 +75,8 @@ fn every_problem_is_reported_with_its_place() {
         problems(text),
         "pod.yaml:4:9: metadata.name: \"Web\" contains 'W'; only lowercase letters, digits, '-' and '.' are allowed (RFC 1123)\n\
          pod.yaml:6:3: spec.contaniers: is not a field of a v1 Pod (did you mean `containers`?)\n\
-         pod.yaml:7:3: spec.initContainers: is not supported: init and ephemeral containers are not supported yet\n\
+         pod.yaml:7:20: spec.initContainers[0].name: is missing\n\
+         pod.yaml:7:20: spec.initContainers[0].image: is missing\n\
          pod.yaml:9:5: spec.containers[0].image: is missing\n\
          pod.yaml:10:5: spec.containers[0].imagee: is not a field of a v1 Pod (did you mean `image`?)\n\
          pod.yaml:12:22: spec.containers[0].ports[0].containerPort: must be 1 to 65535, not 99999\n\
@@ -191,12 +94,12 @@ fn a_manifest_that_is_no_pod_says_what_it_is() {
     assert_problem("a: b", "kind: is missing (write `kind: Pod`)");
     assert_problem(
         "apiVersion: apps/v1\nkind: Deployment\nspec: {x: y}",
-        "pod.yaml:2:7: kind: must be Pod, not \"Deployment\" (make a Pod of its `spec.template`)",
+        "pod.yaml:2:7: kind: a Deployment does not run here (make a Pod of its `spec.template`: its `metadata` and `spec`, below `kind: Pod`)",
     );
     assert!(!problems("apiVersion: apps/v1\nkind: Deployment").contains("apiVersion"));
     assert_problem(
         &format!("{SMALL}---\nkind: Job"),
-        "a document of kind \"Job\" begins here (make a Pod of its",
+        "pod.yaml:10:7: kind: a Job does not run here (make a Pod of its",
     );
     assert_problem("apiVersion: v2\nkind: Pod", "apiVersion: must be v1, not \"v2\"");
     assert_problem("apiVersion: v1\nkind: [Pod]", "kind: must be Pod");
@@ -327,9 +230,22 @@ fn a_limit_of_the_disk_is_for_a_container_or_for_the_pod() {
 #[test]
 fn the_vm_is_sized_by_the_limits_or_by_annotations() {
     assert_problem(
-        &container("    resources: {limits: {memory: 4Gi}}\n"),
-        "spec.containers: need a VM of 4200 MiB (4096 MiB for the containers + 96 + 1 x 8 MiB overhead), at most 4096 MiB are possible",
+        &container("    resources: {limits: {memory: 4097Mi}}\n"),
+        "spec.containers: need 4097 MiB of memory, at most 4096 MiB are possible (lower resources.requests.memory (a limit",
     );
+    // What the VM needs itself does not count, nor does what no node needs to have.
+    let vm = |resources: &str| plan(&container(&format!("    resources: {resources}\n"))).vm;
+    assert_eq!(vm("{limits: {memory: 4Gi}}").memory.get(), 4096 + 96 + 8);
+    assert_eq!(
+        vm("{limits: {memory: 16Gi, cpu: 64}, requests: {memory: 1Gi, cpu: 1}}").memory.get(),
+        4096 + 96 + 8
+    );
+    assert_eq!(vm("{limits: {memory: 16Gi, cpu: 64}, requests: {memory: 1Gi, cpu: 1}}").vcpus.get(), 8);
+    assert_problem(&container("    resources: {requests: {memory: 10Gi}}\n"), "need 10240 MiB of memory");
+    // A container without a limit may use more than it asks for.
+    assert_eq!(vm("{}").memory.get(), 512 + 96 + 8);
+    assert_eq!(vm("{requests: {memory: 600Mi}}").memory.get(), 600 + 96 + 8);
+    assert_eq!(vm("{limits: {memory: 64Mi}}").memory.get(), 64 + 96 + 8);
     assert_problem(
         &container("    resources: {limits: {cpu: 8500m}}\n"),
         "need 9 processors (8500m together), at most 8",
@@ -404,6 +320,43 @@ fn names_and_words_are_checked() {
         "\"always\" is not one of Always, OnFailure, Never (did you mean Always?)",
     );
     assert_problem(&pod("  hostname: a.b"), "spec.hostname: \"a.b\" contains '.'");
+    assert_problem(&pod("  hostnameOverride: a_b"), "spec.hostnameOverride: \"a_b\" contains '_'");
+    let long = "a".repeat(65);
+    assert_problem(
+        &pod(&format!("  hostnameOverride: {long}")),
+        "spec.hostnameOverride: has 65 characters, at most 64",
+    );
+    assert_problem(&pod("  runtimeClassName: kata"), "(leave it out: each pod is in a VM of its own)");
+    assert_problem(
+        &pod("  nodeSelector: {kubernetes.io/os: windows}"),
+        "spec.nodeSelector.kubernetes.io/os: \"windows\" is not supported: only Linux containers run here",
+    );
+    assert_problem(
+        &pod("  resources: {limits: {pids: 100}}"),
+        "spec.resources.limits.pids: is not supported",
+    );
+    let profile = |value: &str| {
+        SMALL.replace(
+            "metadata:",
+            &format!(
+                "metadata:\n  annotations: {{container.apparmor.security.beta.kubernetes.io/main: {value}}}"
+            ),
+        )
+    };
+    assert_problem(
+        &profile("localhost/strict"),
+        "\"localhost/strict\" is not supported: the guest has no AppArmor",
+    );
+    plan(&profile("runtime/default"));
+    let again = SMALL.to_owned() + SMALL;
+    assert_problem(
+        &again,
+        "(keep one of them, or write `---` on a line of its own before the next document)",
+    );
+    let both = "  hostnameOverride: a\n  setHostnameAsFQDN: true";
+    assert_problem(&pod(both), "spec.hostnameOverride: cannot be used with setHostnameAsFQDN: true");
+    let long = format!("  subdomain: {}\n  setHostnameAsFQDN: true", "a".repeat(60));
+    assert_problem(&pod(&long), "spec.setHostnameAsFQDN: makes the host name");
     assert_problem(
         &container("    imagePullPolicy: Sometimes\n"),
         "is not one of Always, IfNotPresent, Never",
@@ -432,8 +385,8 @@ fn names_and_words_are_checked() {
         "\"NET_ADMIM\" is not a capability",
     );
     assert_problem(
-        &container("    securityContext: {privileged: true}\n"),
-        "securityContext.privileged: \"true\" is not supported",
+        &container("    securityContext: {privileged: true}\n  runtimeClassName: pod-containers\n"),
+        "securityContext.privileged: is possible only in a VM, and pods of the class pod-containers have none",
     );
     assert_problem(
         &container(

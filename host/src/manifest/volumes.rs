@@ -3,18 +3,16 @@
 use super::checks::Build;
 use super::expand::expand;
 use super::k8s;
-use super::objects::{Content, Object, ObjectKind, Objects};
-use super::plan::{EnvVar, HostPathKind, MountSpec, VolumeFile, VolumeSource, VolumeSpec};
+use super::objects::{AccessMode, Claim, Object, ObjectKind, Objects, VolumeMode};
+use super::plan::{EnvVar, GroupChange, HostPathKind, MountSpec, VolumeSource, VolumeSpec};
 use super::problem::quote;
 use super::quantity::Quantity;
-use magikvm_proto::id::Namespace;
+use magikvm_proto::id::{Namespace, PodName};
 use magikvm_proto::limits::{MAX_MOUNTS_PER_CONTAINER, MAX_VOLUMES_PER_POD};
 use magikvm_proto::volume::{Access, PathError, check_destination, check_sub_path, names};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
-/// Default permissions of the files of a ConfigMap or Secret.
-const DEFAULT_MODE: u16 = 0o644;
 /// Least size of an emptyDir, in bytes. A smaller one is a missing suffix.
 pub(super) const MIN_SIZE_LIMIT: u64 = 1 << 20;
 /// Largest size of an emptyDir, in bytes.
@@ -48,8 +46,13 @@ impl<'a> Build<'a> {
             let source = self.source(&at, volume);
             let Some(name) = name else { continue };
             let changes = source.as_ref().map(|source| match source {
-                VolumeSource::Files(_) => Changes::Never,
-                _ => Changes::Possible,
+                VolumeSource::Files(_)
+                | VolumeSource::Image { .. }
+                | VolumeSource::Claim { access: Access::ReadOnly, .. } => Changes::Never,
+                VolumeSource::HostPath { .. }
+                | VolumeSource::Memory { .. }
+                | VolumeSource::Disk { .. }
+                | VolumeSource::Claim { .. } => Changes::Possible,
             });
             known.insert(name.to_owned(), (volumes.len(), changes));
             if let Some(first) = seen.insert(name, index) {
@@ -64,26 +67,104 @@ impl<'a> Build<'a> {
     }
 
     fn source(&mut self, at: &str, written: &k8s::Volume) -> Option<VolumeSource> {
-        let k8s::Volume { host_path, empty_dir, config_map, secret, name: _ } = written;
-        match (host_path, empty_dir, config_map, secret) {
-            (Some(written), None, None, None) => self.host_path(&format!("{at}.hostPath"), written),
-            (None, Some(written), None, None) => self.empty_dir(&format!("{at}.emptyDir"), written),
-            (None, None, Some(written), None) => {
-                self.files(&format!("{at}.configMap"), "name", ObjectKind::ConfigMap, written)
-            }
-            (None, None, None, Some(written)) => {
-                self.files(&format!("{at}.secret"), "secretName", ObjectKind::Secret, written)
-            }
-            (None, None, None, None) => {
-                // The default of an API server, unless it is only that its source is not supported.
-                let refused = self.report.is_about(at);
-                (!refused).then_some(VolumeSource::Disk { size_bytes: None })
-            }
-            _ => {
-                self.problem(at, "has more than one source", "keep one of them");
+        let path = |field: &str| format!("{at}.{field}");
+        let mut given: Vec<Option<VolumeSource>> = Vec::new();
+        if let Some(written) = &written.host_path {
+            given.push(self.host_path(&path("hostPath"), written));
+        }
+        if let Some(written) = &written.empty_dir {
+            given.push(self.empty_dir(&path("emptyDir"), written));
+        }
+        if let Some(written) = &written.config_map {
+            given.push(self.config_map(&path("configMap"), written));
+        }
+        if let Some(written) = &written.secret {
+            given.push(self.secret(&path("secret"), written));
+        }
+        if let Some(written) = &written.projected {
+            given.push(self.projected(&path("projected"), written));
+        }
+        if let Some(written) = &written.downward_api {
+            given.push(self.downward_api(&path("downwardAPI"), written));
+        }
+        if let Some(written) = &written.image {
+            given.push(self.image_volume(&path("image"), written));
+        }
+        if let Some(written) = &written.persistent_volume_claim {
+            given.push(self.claim(&path("persistentVolumeClaim"), written));
+        }
+        if let Some(written) = &written.ephemeral {
+            given.push(self.ephemeral(&path("ephemeral"), written));
+        }
+        if given.len() > 1 {
+            self.problem(at, "has more than one source", "keep one of them");
+            return None;
+        }
+        given.pop().unwrap_or_else(|| {
+            // The default of an API server, unless it is only that its source is not supported.
+            let refused = self.report.is_about(at);
+            (!refused).then_some(VolumeSource::Disk { size_bytes: None })
+        })
+    }
+
+    fn image_volume(&mut self, at: &str, written: &k8s::ImageVolume) -> Option<VolumeSource> {
+        let path = format!("{at}.reference");
+        let image_text = self.required(&path, written.reference.as_deref())?;
+        let image = self.reference(&path, image_text);
+        let policy = written.pull_policy.as_deref();
+        let pull_policy = self.pull_policy(&format!("{at}.pullPolicy"), policy, image.as_ref());
+        Some(VolumeSource::Image { image: image?, image_text: image_text.to_owned(), pull_policy })
+    }
+
+    /// A claim of the file, or one that the host may have.
+    fn claim(&mut self, at: &str, written: &k8s::ClaimVolume) -> Option<VolumeSource> {
+        let path = format!("{at}.claimName");
+        let name = self.required(&path, written.claim_name.as_deref())?;
+        let name = self.parsed::<PodName>(&path, name)?;
+        let objects: &Objects = self.objects;
+        let object = objects.get(ObjectKind::PersistentVolumeClaim, name.as_str());
+        let make = object.and_then(|object| object.claim.clone());
+        if make.as_ref().is_some_and(|claim| claim.volume_mode == VolumeMode::Block) {
+            let message = format!("{name} has `volumeMode: Block`, and block devices are not given to pods");
+            self.problem(&path, message, "leave volumeMode out of the claim");
+        }
+        let only_reads =
+            |claim: &Claim| claim.access_modes.iter().all(|mode| *mode == AccessMode::ReadOnlyMany);
+        let access = match written.read_only || make.as_ref().is_some_and(only_reads) {
+            true => Access::ReadOnly,
+            false => Access::ReadWrite,
+        };
+        Some(VolumeSource::Claim { name, make, access })
+    }
+
+    /// A volume that lives as long as its pod: nothing else distinguishes it from an emptyDir with a limit.
+    fn ephemeral(&mut self, at: &str, written: &k8s::Ephemeral) -> Option<VolumeSource> {
+        let path = |field: &str| format!("{at}.volumeClaimTemplate.spec.{field}");
+        let spec = written.volume_claim_template.as_ref().and_then(|template| template.spec.as_ref());
+        let modes: &[String] = spec.map_or(&[], |spec| &spec.access_modes);
+        if modes.is_empty() {
+            self.problem(&path("accessModes"), "is missing", "write `accessModes: [ReadWriteOnce]`");
+        }
+        for (index, mode) in modes.iter().enumerate() {
+            let at = format!("{}[{index}]", path("accessModes"));
+            self.one_of(&at, Some(mode), AccessMode::ReadWriteOnce, &AccessMode::ALL);
+        }
+        let storage = spec.and_then(|spec| spec.resources.requests.storage.as_deref());
+        let at = path("resources.requests.storage");
+        let text = self.required(&at, storage)?;
+        match self.size_limit(&at, text) {
+            Some(bytes) => Some(VolumeSource::Disk { size_bytes: Some(bytes) }),
+            None => {
+                self.problem(&at, format!("{} is no size", quote(text)), "");
                 None
             }
         }
+    }
+
+    pub(super) fn group_change(&mut self, spec: &k8s::Spec) -> GroupChange {
+        let table = [("Always", GroupChange::Always), ("OnRootMismatch", GroupChange::OnRootMismatch)];
+        let written = spec.security_context.fs_group_change_policy.as_deref();
+        self.one_of("spec.securityContext.fsGroupChangePolicy", written, GroupChange::Always, &table)
     }
 
     fn host_path(&mut self, at: &str, written: &k8s::HostPath) -> Option<VolumeSource> {
@@ -98,7 +179,13 @@ impl<'a> Build<'a> {
         let type_at = format!("{at}.type");
         if let Some(kind @ ("Socket" | "CharDevice" | "BlockDevice")) = written.kind.as_deref() {
             let message = format!("{kind} is not supported: a VM can't use the host's sockets and devices");
-            self.problem(&type_at, message, "");
+            let hint = match kind {
+                "Socket" => {
+                    "reach a server of the host by its port, with the annotation magikvm.dev/egress-reach"
+                }
+                _ => "leave the volume out: a privileged container has the devices of its VM",
+            };
+            self.problem(&type_at, message, hint);
             return None;
         }
         let table = [
@@ -118,6 +205,11 @@ impl<'a> Build<'a> {
         match written.medium.as_deref() {
             None | Some("") => Some(VolumeSource::Disk { size_bytes }),
             Some("Memory") => Some(VolumeSource::Memory { size_bytes }),
+            Some(other) if other.starts_with("HugePages") => {
+                let message = format!("{} is not supported: the VM has no huge pages to give", quote(other));
+                self.problem(&format!("{at}.medium"), message, "write Memory or leave it out");
+                None
+            }
             Some(other) => {
                 let message = format!("{} is not supported", quote(other));
                 self.problem(&format!("{at}.medium"), message, "write Memory or leave it out");
@@ -155,80 +247,10 @@ impl<'a> Build<'a> {
             let hint = format!(
                 "add the {kind} as another document, after a line of three dashes, or set `optional: true`"
             );
-            self.problem(path, format!("there is no {kind} {} in this file", quote(name)), hint);
+            let message = format!("there is no {kind} {} in {}", quote(name), objects.place());
+            self.problem(path, message, hint);
         }
         found
-    }
-
-    fn files(
-        &mut self,
-        at: &str,
-        name_field: &str,
-        kind: ObjectKind,
-        written: &k8s::ObjectVolume,
-    ) -> Option<VolumeSource> {
-        let default = self.mode(&format!("{at}.defaultMode"), written.default_mode).unwrap_or(DEFAULT_MODE);
-        let path = format!("{at}.{name_field}");
-        let name = self.required(&path, written.name.as_deref())?;
-        let Some(object) = self.object(&path, kind, name, written.optional) else {
-            return written.optional.then(|| VolumeSource::Files(Vec::new()));
-        };
-        let all = || {
-            let file = |(key, content): (&String, &Content)| VolumeFile {
-                path: key.clone(),
-                mode: default,
-                content: content.clone(),
-            };
-            object.data.iter().map(file).collect()
-        };
-        if !self.written.has(&format!("{at}.items")) {
-            return Some(VolumeSource::Files(all()));
-        }
-        let mut files: BTreeMap<Vec<&str>, VolumeFile> = BTreeMap::new();
-        for (index, item) in written.items.iter().enumerate() {
-            let at = format!("{at}.items[{index}]");
-            let mode = self.mode(&format!("{at}.mode"), item.mode).unwrap_or(default);
-            let key = self.required(&format!("{at}.key"), item.key.as_deref());
-            let path_at = format!("{at}.path");
-            let file = self.required(&path_at, item.path.as_deref());
-            let (Some(key), Some(file)) = (key, file) else { continue };
-            self.check(&path_at, check_sub_path(file).map_err(|error| format!("{} {error}", quote(file))));
-            let content = match object.data.get(key) {
-                Some(content) => content.clone(),
-                None if written.optional => continue,
-                None => {
-                    self.problem(
-                        &format!("{at}.key"),
-                        format!("{kind} {} has no key {}", quote(name), quote(key)),
-                        "",
-                    );
-                    continue;
-                }
-            };
-            let parts: Vec<&str> = names(file).collect();
-            let clashes = files.keys().any(|other| other.starts_with(&parts) || parts.starts_with(other));
-            if clashes || parts.is_empty() {
-                self.problem(&path_at, format!("{} is not a separate path in this volume", quote(file)), "");
-                continue;
-            }
-            files.insert(parts.clone(), VolumeFile { path: parts.join("/"), mode, content });
-        }
-        Some(VolumeSource::Files(files.into_values().collect()))
-    }
-
-    fn mode(&mut self, path: &str, mode: Option<i64>) -> Option<u16> {
-        let mode = mode?;
-        match u16::try_from(mode).ok().filter(|&mode| mode <= 0o777) {
-            Some(mode) => Some(mode),
-            None => {
-                self.problem(
-                    path,
-                    format!("must be 0000 to 0777, not {mode}"),
-                    "octal modes begin with a zero",
-                );
-                None
-            }
-        }
     }
 
     /// The volume mounts of the container at this path.
@@ -259,6 +281,7 @@ impl<'a> Build<'a> {
                 }
             }
             let sub_path = self.sub_path(&at, mount, env);
+            self.recursive_read_only(&at, mount);
             let name_at = format!("{at}.name");
             let Some(name) = self.required(&name_at, mount.name.as_deref()) else { continue };
             let Some(&(volume, changes)) = known.get(name) else {
@@ -279,6 +302,16 @@ impl<'a> Build<'a> {
         mounts
     }
 
+    /// What is mounted beneath a read-only volume is read-only in any case, so that only Kubernetes' rule is left.
+    fn recursive_read_only(&mut self, at: &str, mount: &k8s::VolumeMount) {
+        if let Some(mode @ ("IfPossible" | "Enabled")) = mount.recursive_read_only.as_deref()
+            && !mount.read_only
+        {
+            let message = format!("{mode} is only possible for a mount that is read-only");
+            self.problem(&format!("{at}.recursiveReadOnly"), message, "set `readOnly: true`");
+        }
+    }
+
     fn sub_path(&mut self, at: &str, mount: &k8s::VolumeMount, env: &[EnvVar]) -> Option<String> {
         let plain = mount.sub_path.as_deref().filter(|path| !path.is_empty());
         let (path, field) = match (plain, mount.sub_path_expr.as_deref().filter(|path| !path.is_empty())) {
@@ -292,7 +325,13 @@ impl<'a> Build<'a> {
             }
             (None, None) => return None,
         };
-        let checked = check_sub_path(&path).map_err(|error| format!("{} {error}", quote(&path)));
+        let checked = check_sub_path(&path).map_err(|error| match mount.sub_path_expr.as_deref() {
+            // The values of its variables may be those of a Secret.
+            Some(expression) if plain.is_none() => {
+                format!("{} stands for a path that {error}", quote(expression))
+            }
+            _ => format!("{} {error}", quote(&path)),
+        });
         self.check(&format!("{at}.{field}"), checked);
         // `.` is the whole volume.
         Some(names(&path).collect::<Vec<_>>().join("/")).filter(|path| !path.is_empty())
@@ -303,7 +342,7 @@ impl<'a> Build<'a> {
         let mut known: HashMap<String, String> = HashMap::new();
         let mut late: HashSet<&str> = HashSet::new();
         for variable in env {
-            if variable.field.is_some() {
+            if variable.field.is_some() || variable.file.is_some() {
                 late.insert(&variable.name);
             } else if let Ok(value) = expand(&variable.value, &known) {
                 known.insert(variable.name.clone(), value);
@@ -314,7 +353,10 @@ impl<'a> Build<'a> {
         let references = expression.split("$(").skip(1).filter_map(|rest| rest.split_once(')'));
         for (name, _) in references {
             if late.contains(name) {
-                let message = format!("the variable {} has its value only when the VM is made", quote(name));
+                let message = format!(
+                    "the variable {} has its value only when the VM or the container is made",
+                    quote(name)
+                );
                 self.problem(path, message, "name another variable");
                 return None;
             }

@@ -1,6 +1,6 @@
 //! Compares a tree with the table of fields: the path, the position and the type of each value.
 
-use super::fields::{self, Empty, Field, Shape, Status};
+use super::fields::{self, Empty, Field, Shape, Status, WINDOWS};
 use super::injected;
 use super::node::{Entry, Node, Style, Value};
 use super::problem::{FieldPlace, Mark, ProblemCollector, path_key, quote};
@@ -54,7 +54,7 @@ impl Check<'_> {
         match field.status {
             Status::Ignored { why, defaults } => {
                 self.marks.insert(place.path.clone(), place.mark);
-                self.ignore(node, field, why, defaults);
+                self.ignore(node, field, &place, why, defaults);
                 return None;
             }
             Status::Refused { why, empty } => {
@@ -82,13 +82,38 @@ impl Check<'_> {
         Some(value)
     }
 
-    fn ignore(&mut self, node: &Node, field: &'static Field, why: &'static str, defaults: &[&str]) {
+    fn ignore(
+        &mut self,
+        node: &Node,
+        field: &'static Field,
+        place: &FieldPlace,
+        why: &'static str,
+        defaults: &[&str],
+    ) {
+        self.check_system(node, field, place);
         let text = text(node);
         if !is_empty(node) && !text.is_some_and(|text| defaults.contains(&text)) {
-            self.report.ignore(why, field.path);
+            self.report.ignore(why, &without_indexes(&place.path));
         }
         if let Some(text) = text {
             self.ignored.insert(field.path, text.to_owned());
+        }
+    }
+
+    /// A node selector chooses among the nodes of a cluster, but no host of ours runs programs of Windows.
+    fn check_system(&mut self, node: &Node, field: &Field, place: &FieldPlace) {
+        let Value::Map(labels) = &node.value else { return };
+        if field.path != "spec.nodeSelector" {
+            return;
+        }
+        let selects = |label: &&Entry| {
+            ["kubernetes.io/os", "beta.kubernetes.io/os"].contains(&label.key.as_str())
+                && text(&label.node) == Some("windows")
+        };
+        if let Some(label) = labels.iter().find(selects) {
+            let path = format!("{}.{}", place.path, path_key(&label.key));
+            let place = FieldPlace { path, mark: label.node.mark };
+            self.report.add(&place, format!("\"windows\" is not supported: {WINDOWS}"), "");
         }
     }
 
@@ -181,7 +206,8 @@ impl Check<'_> {
             (Shape::Bool, ScalarKind::MaybeBool(value)) => {
                 (format!("must be true or false, not {}", quote(text)), format!("write {value}"))
             }
-            (Shape::Int, ScalarKind::Int(value)) => return Some(Json::from(value)),
+            (Shape::Int | Shape::Port, ScalarKind::Int(value)) => return Some(Json::from(value)),
+            (Shape::Port, ScalarKind::Text) => return Some(Json::from(text)),
             (Shape::Mode, ScalarKind::Int(value)) => return Some(Json::from(value)),
             (Shape::Mode, ScalarKind::Number) if octal(text).is_some() => return octal(text).map(Json::from),
             (Shape::Int, ScalarKind::Number) => (
@@ -193,7 +219,8 @@ impl Check<'_> {
                 Err((message, hint)) => (message, hint.to_owned()),
             },
             (shape, _) => {
-                let unquoted = matches!(scalar::kind(text), ScalarKind::Int(_) | ScalarKind::Bool(_));
+                let unquoted = matches!(scalar::kind(text), ScalarKind::Int(_) | ScalarKind::Bool(_))
+                    || (shape == Shape::Mode && octal(text).is_some());
                 let hint = if unquoted && style == Style::Quoted { "write it without quotes" } else { "" };
                 (format!("must be {}, not {}", wanted(shape), quote(text)), hint.to_owned())
             }
@@ -201,6 +228,16 @@ impl Check<'_> {
         self.report.add(place, message, hint);
         None
     }
+}
+
+/// A field of every element of the lists around it.
+fn without_indexes(path: &str) -> String {
+    let mut parts = path.split('[');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |path, part| match part.split_once(']') {
+        Some((_, rest)) => format!("{path}[]{rest}"),
+        None => format!("{path}[{part}"),
+    })
 }
 
 /// The scalar's text.

@@ -1,36 +1,144 @@
-//! Builds trees from YAML 1.2 events. Anchors, aliases and merge keys work within limits; tags are refused.
+//! Builds trees from YAML 1.2 events. Anchors, aliases and merge keys work within limits. Of tags those of the core schema work; others are
+//! refused. What kubectl's reader takes beyond the specification is taken too: flow collections and quoted scalars whose lines are indented
+//! less than their key, and `\'` in double quotes.
 
 use super::merge::{self, Merge};
 use super::node::{Cost, Entry, MAX_DEPTH, Node, Style, Value, duplicate, too_deep};
 use super::problem::{Mark, SyntaxError, quote};
 use super::scalar::{self, ScalarKind};
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
+use granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, Tag};
+use std::borrow::Cow;
 use std::collections::HashMap;
+
+/// Double-quoted scalars with `\\'` that are repaired; each costs another look at the whole text.
+const MAX_REPAIRS: usize = 64;
 
 /// Parses all documents of a stream that are not empty.
 pub(super) fn parse(text: &str) -> Result<Vec<Node>, SyntaxError> {
+    let mut source = Source { text: Cow::Borrowed(text), repairs: Vec::new() };
+    for _ in 0..MAX_REPAIRS {
+        match attempt(&source) {
+            Err(Failed::Escape(at)) if source.repair(at) => {}
+            Err(Failed::Escape(at)) => return Err(unknown_escape(source.mark(at))),
+            Err(Failed::Syntax(error)) => return Err(error),
+            Ok(found) => return Ok(found),
+        }
+    }
+    attempt(&source).map_err(|failed| match failed {
+        Failed::Escape(at) => {
+            let message =
+                format!("is not valid YAML: more than {MAX_REPAIRS} texts in double quotes have `\\'`");
+            SyntaxError::new(
+                source.mark(at),
+                message,
+                "write them in single quotes, with '' for an apostrophe",
+            )
+        }
+        Failed::Syntax(error) => error,
+    })
+}
+
+/// Why a text is not taken.
+enum Failed {
+    /// The double-quoted scalar that begins here has an escape that YAML does not know.
+    Escape(Marker),
+    Syntax(SyntaxError),
+}
+
+impl From<SyntaxError> for Failed {
+    fn from(error: SyntaxError) -> Self {
+        Self::Syntax(error)
+    }
+}
+
+fn unknown_escape(at: Mark) -> SyntaxError {
+    let message = "is not valid YAML: this text in double quotes has an escape that YAML does not know";
+    SyntaxError::new(at, message, "write \\\\ for a backslash, or use single quotes")
+}
+
+/// The text that is parsed, and where it differs from the one that was written.
+struct Source<'a> {
+    text: Cow<'a, str>,
+    /// Line and column, both from 1, of each `\'` that is written as `\x27`, which is two characters longer.
+    repairs: Vec<(usize, usize)>,
+}
+
+impl Source<'_> {
+    /// The place in the text that was written.
+    fn mark(&self, marker: Marker) -> Mark {
+        let (line, column) = (marker.line().max(1), marker.col() + 1);
+        // They are in the order of the text.
+        let before = |place: (usize, usize)| self.repairs.partition_point(|repair| *repair < place);
+        Mark { line, column: column - 2 * (before((line, column)) - before((line, 0))) }
+    }
+
+    /// Rewrites each `\'` of the double-quoted scalar that begins here. False if there is none.
+    fn repair(&mut self, begin: Marker) -> bool {
+        let Some((start, _)) = self.text.char_indices().nth(begin.index()) else { return false };
+        let (mut line, mut column) = (begin.line(), begin.col() + 1);
+        let (mut repaired, before) = (String::new(), self.repairs.len());
+        let mut chars = self.text[start..].chars();
+        // The first quote does not end it.
+        repaired.extend(chars.next());
+        while let Some(c) = chars.next() {
+            column += 1;
+            match c {
+                '"' => {
+                    repaired.push(c);
+                    break;
+                }
+                '\n' => {
+                    repaired.push(c);
+                    (line, column) = (line + 1, 0);
+                }
+                '\\' if chars.as_str().starts_with('\'') => {
+                    chars.next();
+                    self.repairs.push((line, column));
+                    repaired.push_str("\\x27");
+                    column += 3;
+                }
+                '\\' if !chars.as_str().starts_with('\n') => {
+                    repaired.push(c);
+                    repaired.extend(chars.next());
+                    column += 1;
+                }
+                _ => repaired.push(c),
+            }
+        }
+        let rest = chars.as_str().len();
+        let end = self.text.len() - rest;
+        let whole = [&self.text[..start], &repaired, &self.text[end..]].concat();
+        self.text = Cow::Owned(whole);
+        self.repairs.len() > before
+    }
+}
+
+fn attempt(source: &Source<'_>) -> Result<Vec<Node>, Failed> {
+    let text = source.text.as_ref();
+    let mark = |marker| source.mark(marker);
     let mut parser = Parser::new_from_str(text);
     let mut found = Vec::new();
     let mut builder = Builder::default();
     while let Some(event) = parser.next_event() {
-        let (event, span) = event.map_err(|error| {
-            SyntaxError::new(mark(*error.marker()), format!("is not valid YAML: {}", error.info()), "")
+        let (event, span) = event.map_err(|error| match error.kind() {
+            ErrorKind::UnknownQuotedScalarEscape => Failed::Escape(*error.marker()),
+            ErrorKind::RecursionLimitExceeded => Failed::Syntax(too_deep(mark(*error.marker()))),
+            _ => {
+                let message = format!("is not valid YAML: {}", error.info());
+                Failed::Syntax(SyntaxError::new(mark(*error.marker()), message, ""))
+            }
         })?;
         let at = mark(span.start);
         match event {
-            Event::DocumentStart(_) => {
+            Event::DocumentStart(..) => {
                 builder = Builder { cost: builder.cost, kept: builder.kept, ..Builder::default() };
             }
             Event::DocumentEnd => found.extend(builder.root.take().filter(|root| !scalar::is_null(root))),
-            Event::Nothing | Event::StreamStart | Event::StreamEnd => {}
+            Event::StreamStart | Event::StreamEnd => {}
             node => builder.event(node, at)?,
         }
     }
     Ok(found)
-}
-
-fn mark(marker: Marker) -> Mark {
-    Mark { line: marker.line().max(1), column: marker.col() + 1 }
 }
 
 /// An unfinished list or mapping.
@@ -46,7 +154,27 @@ struct Open {
 
 enum Content {
     List(Vec<Node>),
-    Map { entries: Vec<Entry>, seen: HashMap<String, Mark>, key: Option<Key>, merges: Vec<Merge> },
+    Map { entries: Vec<Entry>, seen: Seen, key: Option<Key>, merges: Vec<Merge> },
+}
+
+/// The keys of a large mapping. Those of a small one are looked for in its entries, which costs less than to keep them twice.
+#[derive(Default)]
+struct Seen(HashMap<String, Mark>);
+
+impl Seen {
+    /// Entries of a small mapping.
+    const FEW: usize = 16;
+
+    /// Where the key was written before, in any of the entries.
+    fn before(&mut self, entries: &[Entry], key: &str, at: Mark) -> Option<Mark> {
+        if entries.len() < Self::FEW {
+            return entries.iter().find(|entry| entry.key == key).map(|entry| entry.key_mark);
+        }
+        if self.0.is_empty() {
+            self.0.extend(entries.iter().map(|entry| (entry.key.clone(), entry.key_mark)));
+        }
+        self.0.insert(key.to_owned(), at)
+    }
 }
 
 enum Key {
@@ -77,24 +205,29 @@ impl Builder {
     fn event(&mut self, event: Event<'_>, at: Mark) -> Result<(), SyntaxError> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
-                refuse_tag(tag.is_some(), at)?;
                 let style = if style == ScalarStyle::Plain { Style::Plain } else { Style::Quoted };
+                let style = tagged(tag.as_deref(), style, at)?;
                 let before = self.cost;
                 self.cost.add(1, text.len(), at)?;
                 let node = Node { mark: at, value: Value::Scalar { text: text.into_owned(), style } };
                 self.anchor(anchor, &node, before, 0)?;
                 self.place(node, 0)
             }
-            Event::SequenceStart(anchor, tag) => {
-                refuse_tag(tag.is_some(), at)?;
+            Event::SequenceStart(_, anchor, tag) => {
+                check_tag(tag.as_deref(), "seq", at)?;
                 self.open(at, anchor, Content::List(Vec::new()))
             }
-            Event::MappingStart(anchor, tag) => {
-                refuse_tag(tag.is_some(), at)?;
+            Event::MappingStart(_, anchor, tag) => {
+                check_tag(tag.as_deref(), "map", at)?;
                 self.open(
                     at,
                     anchor,
-                    Content::Map { entries: Vec::new(), seen: HashMap::new(), key: None, merges: Vec::new() },
+                    Content::Map {
+                        entries: Vec::new(),
+                        seen: Seen::default(),
+                        key: None,
+                        merges: Vec::new(),
+                    },
                 )
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(at),
@@ -160,14 +293,14 @@ impl Builder {
             Content::Map { entries, seen, key, merges } => match key.take() {
                 Some(Key::Named(key, key_mark)) => entries.push(Entry { key, key_mark, node }),
                 Some(Key::Merge(mark)) => merges.push(Merge::new(mark, entries.len(), node)?),
-                None => *key = Some(new_key(node, seen)?),
+                None => *key = Some(new_key(node, entries, seen)?),
             },
         }
         Ok(())
     }
 }
 
-fn new_key(node: Node, seen: &mut HashMap<String, Mark>) -> Result<Key, SyntaxError> {
+fn new_key(node: Node, entries: &[Entry], seen: &mut Seen) -> Result<Key, SyntaxError> {
     let mark = node.mark;
     let Value::Scalar { text, style } = node.value else {
         return Err(SyntaxError::new(mark, "a list or mapping can't be a key", "keys are strings"));
@@ -184,21 +317,37 @@ fn new_key(node: Node, seen: &mut HashMap<String, Mark>) -> Result<Key, SyntaxEr
             ));
         }
     }
-    match seen.insert(text.clone(), mark) {
+    match seen.before(entries, &text, mark) {
         Some(first) => Err(duplicate(&text, first, mark)),
         None => Ok(Key::Named(text, mark)),
     }
 }
 
-fn refuse_tag(tagged: bool, at: Mark) -> Result<(), SyntaxError> {
-    if tagged {
-        return Err(SyntaxError::new(
-            at,
-            "YAML tags (`!…`) are not supported",
-            "write a string in quotes instead of `!!str`",
-        ));
+/// The style of a scalar with a tag: `!!str` makes a string of it, the others of the core schema what it is without quotes.
+fn tagged(tag: Option<&Tag>, style: Style, at: Mark) -> Result<Style, SyntaxError> {
+    match tag {
+        None => Ok(style),
+        Some(tag) if tag.is_yaml_core_schema() && tag.suffix() == "str" => Ok(Style::Quoted),
+        Some(tag)
+            if tag.is_yaml_core_schema() && matches!(tag.suffix(), "int" | "bool" | "float" | "null") =>
+        {
+            Ok(Style::Plain)
+        }
+        Some(tag) => Err(refused(tag, at)),
     }
-    Ok(())
+}
+
+/// A list or mapping may have only the tag that it has anyway.
+fn check_tag(tag: Option<&Tag>, own: &str, at: Mark) -> Result<(), SyntaxError> {
+    match tag {
+        Some(tag) if !(tag.is_yaml_core_schema() && tag.suffix() == own) => Err(refused(tag, at)),
+        _ => Ok(()),
+    }
+}
+
+fn refused(tag: &Tag, at: Mark) -> SyntaxError {
+    let message = format!("the YAML tag {} is not supported", quote(&tag.to_string()));
+    SyntaxError::new(at, message, "write the value itself, a string in quotes")
 }
 
 #[cfg(test)]
@@ -239,16 +388,55 @@ mod tests {
     }
 
     #[test]
+    fn what_kubectl_reads_beyond_the_specification_is_read() {
+        let text = |node: &Node| match &node.value {
+            Value::Scalar { text, .. } => text.clone(),
+            _ => panic!("{node:?}"),
+        };
+        let node = one("a:\n  b: [\n    x,\n  y\n  ]\n  c: {\n  d: 1\n  }\ne: 2\n");
+        let Value::List(items) = &get(get(&node, "a"), "b").value else { panic!() };
+        assert_eq!(items.iter().map(text).collect::<Vec<_>>(), ["x", "y"]);
+        assert_eq!(text(get(get(get(&node, "a"), "c"), "d")), "1");
+        let node = one("a:\n  b: '[\n      {}\n  ]'\n  c: \"x\n  y\"\n");
+        assert_eq!(text(get(get(&node, "a"), "b")), "[ {} ]");
+        assert_eq!(text(get(get(&node, "a"), "c")), "x y");
+        // Places are those of the text that was written.
+        let node = one("a: [\"\\'é\\\\\\'\", \"\\'\n \\'\", b]\nc: d\n");
+        let Value::List(items) = &get(&node, "a").value else { panic!() };
+        assert_eq!(items.iter().map(text).collect::<Vec<_>>(), ["'é\\'", "' '", "b"]);
+        let places: Vec<_> = items.iter().map(|item| (item.mark.line, item.mark.column)).collect();
+        assert_eq!(places, [(1, 5), (1, 16), (2, 7)]);
+        assert!(error("a: \"\\q\"").starts_with("1:is not valid YAML: this text in double quotes"));
+        assert!(error("a: [\"\\'\", \"\\q\"]").starts_with("1:is not valid"));
+        let many = "- \"\\'\"\n".repeat(MAX_REPAIRS + 1);
+        assert!(error(&many).contains("more than 64 texts"), "{}", error(&many));
+    }
+
+    #[test]
     fn an_alias_is_the_value_it_names() {
         let node = one("a: &x {k: [v]}\nb: *x\n");
         assert_eq!(get(&node, "a"), get(&node, "b"));
     }
 
     #[test]
+    fn tags_of_the_core_schema_say_what_a_scalar_is() {
+        let node = one("a: !!str 8080\nb: !!int \"8080\"\nc: !!map {d: !!seq [x]}\n!!str e: !!null ''\n");
+        let style = |key: &str| match &get(&node, key).value {
+            Value::Scalar { text, style } => (text.clone(), *style),
+            _ => panic!(),
+        };
+        assert_eq!(style("a"), ("8080".to_owned(), Style::Quoted));
+        assert_eq!(style("b"), ("8080".to_owned(), Style::Plain));
+        assert_eq!(style("e"), (String::new(), Style::Plain));
+        assert!(matches!(get(&node, "c").value, Value::Map(_)));
+    }
+
+    #[test]
     fn what_is_not_supported_is_refused_with_its_line() {
         assert!(error("a: 1\na: 2").starts_with("2:the key \"a\" is written twice"));
-        assert!(error("a: !!str 8080").starts_with("1:YAML tags"));
-        assert!(error("a: !secret {}").starts_with("1:YAML tags"));
+        assert!(error("a: !secret {}").starts_with("1:the YAML tag \"!secret\" is not supported"));
+        assert!(error("a: !!binary AA==").contains("binary\" is not supported"));
+        assert!(error("a: !!map [x]").contains("map\" is not supported"));
         assert!(error("yes: 1").starts_with("1:the key \"yes\" is not a string"));
         assert!(error("[a]: 1").starts_with("1:a list or mapping can't be a key"));
         // Anchors are local to a document.
@@ -286,8 +474,9 @@ mod tests {
             depth += &format!("a{level}: &a{level} [*a{}]\n", level - 1);
         }
         assert!(error(&depth).contains("nested deeper"), "{}", error(&depth));
-        assert!(error(&"[".repeat(200)).contains("nested deeper"));
-        assert!(error(&"[".repeat(1000)).contains("recursion limit"));
+        let nested = |levels| format!("{}x{}", "[".repeat(levels), "]".repeat(levels));
+        assert!(error(&nested(200)).contains("nested deeper"), "{}", error(&nested(200)));
+        assert!(error(&"[".repeat(1000)).contains("nested deeper"));
         assert!(error(&"- ".repeat(1000)).contains("nested deeper"));
         assert!(parse(&format!("{}x{}", "[".repeat(60), "]".repeat(60))).is_ok());
 

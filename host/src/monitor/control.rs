@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use std::io::BufReader;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{SyncSender, channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Time for a client to send its request.
@@ -27,15 +27,22 @@ const AGENT_WAIT: Duration = Duration::from_secs(REQUEST_TIMEOUT_SECS);
 
 /// The way to the agent, for requests that clients make through the monitor, so that they never wait behind other clients.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Agent(Arc<OnceLock<Arc<Lines>>>);
+pub(super) struct Agent(Arc<Mutex<Option<Arc<Lines>>>>);
 
 impl Agent {
+    /// The lines to the present VM replace those to the one before.
     pub(super) fn set(&self, lines: Arc<Lines>) {
-        ignore(self.0.set(lines), "a pod has one VM");
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(lines);
+    }
+
+    /// From now on clients are told that the pod is being started.
+    pub(super) fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn ask(&self, request: &Request) -> Result<Value, Refusal> {
-        let Some(lines) = self.0.get() else {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(lines) = lines else {
             return Err(Refusal::new(RefusalCode::Conflict, "the pod is being started"));
         };
         lines.requests.ask(AGENT_WAIT, || request.clone()).map_err(|error| match error {

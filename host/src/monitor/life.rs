@@ -2,6 +2,7 @@
 
 use crate::agent::DeadlineExtension;
 use crate::process::Motion;
+use crate::vmm::qmp::DiskRoom;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,12 +14,35 @@ pub(super) struct Life {
     changed: Condvar,
     /// How often it was stopped or went on: odd while it stands.
     turns: AtomicU64,
+    reasons: Mutex<Reasons>,
+}
+
+/// Why it stands still.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Reasons {
+    stopped: bool,
+    disk_full: bool,
 }
 
 impl Life {
-    /// Only the thread that waits for the VM calls it.
+    /// Another VM of the pod begins. No thread of the one before is left.
+    pub(super) fn begin(&self) {
+        *self.over.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.set(|reasons| *reasons = Reasons::default());
+    }
+
     pub(super) fn set_motion(&self, motion: Motion) {
-        if self.stands() != (motion != Motion::Running) {
+        self.set(|reasons| reasons.stopped = motion != Motion::Running);
+    }
+
+    pub(super) fn set_disk(&self, room: DiskRoom) {
+        self.set(|reasons| reasons.disk_full = room == DiskRoom::None);
+    }
+
+    fn set(&self, change: impl FnOnce(&mut Reasons)) {
+        let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut reasons);
+        if self.stands() != (*reasons != Reasons::default()) {
             self.turns.fetch_add(1, Ordering::Release);
         }
     }

@@ -14,7 +14,7 @@ mod trace;
 mod watchers;
 
 use crate::pod::failure::{Blame, Failure, RunStage};
-use crate::pod::launch::FromMonitor;
+use crate::pod::launch::{FromMonitor, MAX_REQUEST};
 use crate::pod::run::{self, AtEnd, RunRequest};
 use crate::store::layout::{Layout, Surroundings};
 use crate::store::limits;
@@ -24,9 +24,6 @@ use std::error::Error;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-
-/// Longest request on standard input. The plan of a manifest, with its escapes, is far below this.
-const MAX_REQUEST: u64 = 16 << 20;
 
 /// The main function of a monitor: reads a [`RunRequest`] from standard input, answers on the socket that is its standard output, and
 /// runs the pod to its end. Returns the exit code of the process, which nobody has to read.
@@ -71,7 +68,7 @@ fn internal<E: Error + 'static>() -> impl Fn(E) -> Failure {
 
 fn read_request() -> Result<RunRequest, Failure> {
     let mut request = Vec::new();
-    std::io::stdin().take(MAX_REQUEST).read_to_end(&mut request).map_err(internal())?;
+    std::io::stdin().take(MAX_REQUEST as u64).read_to_end(&mut request).map_err(internal())?;
     serde_json::from_slice(&request).map_err(internal())
 }
 

@@ -16,19 +16,22 @@ use crate::pod::events::{ClockReason, EventLog, HostEvent, PodEvent};
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::launch::FromMonitor;
 use crate::pod::logs::LogLimits;
-use crate::pod::pull::PullRequest;
-use crate::pod::run::{Observer, Pod, RunRequest, panic_message};
+use crate::pod::pull::{Pull, PullRequest};
+use crate::pod::run::{Awaited, Observer, Pod, RunRequest, panic_message};
 use crate::pod::status;
-use crate::pod::step::{Effect, Input, Machine, PauseRequest};
+use crate::pod::step::{Effect, Input, Machine, PauseRequest, StartWaits};
 use crate::runtime::{Sandbox, SandboxControl};
+use crate::store::atomic::FileError;
 use crate::store::layout::PodDir;
 use crate::store::record::{self, Broken, PodState, Stage};
-use crate::store::sandbox::{ProcessRef, Role, SandboxFailure};
+use crate::store::sandbox::{self, ProcessRef, SandboxFailure};
 use crate::store::text::{chain, ignore};
 use magikvm_proto::budget;
 use magikvm_proto::id::ContainerName;
+use magikvm_proto::lifecycle::Role;
 use magikvm_proto::limits::MAX_MESSAGE_LEN;
 use magikvm_proto::text::cut;
+use magikvm_proto::wire::{Event, EventKind};
 use nix::sys::signal::{SigSet, Signal};
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,6 +44,9 @@ const CONSOLE_LINES: usize = 32;
 
 /// Capacity of the loop's queue. Senders wait when it is full, so that a guest cannot fill memory with events.
 const MAX_WAITING: usize = 32;
+
+/// Time after which a state that could not be written is written again.
+const SAVE_RETRY: Duration = Duration::from_secs(1);
 
 /// Interval for writing the state while messages arrive without a pause.
 const SAVE_INTERVAL: Duration = Duration::from_millis(100);
@@ -70,6 +76,11 @@ pub(super) struct Reactor<'a> {
     /// Set until the puller's last message or its end.
     puller: Option<Puller>,
     sandbox: Option<SandboxView>,
+    /// Of the present VM.
+    life: Arc<Life>,
+    first_boot: Option<Instant>,
+    /// The warnings that the client has had. The preparation of a second boot gives the same again.
+    warned: Vec<String>,
     relay: Option<Relay>,
     log_limits: LogLimits,
     /// How clients' requests for the agent reach it, once there is one.
@@ -77,6 +88,10 @@ pub(super) struct Reactor<'a> {
     /// The last state written, so that a flood of events without a change writes nothing.
     written: Option<PodState>,
     saved: Option<Instant>,
+    /// The state could not be written.
+    is_unsaved: bool,
+    /// Open from the first event on.
+    events: Option<EventLog>,
 }
 
 #[derive(Debug)]
@@ -86,7 +101,6 @@ struct SandboxView {
     control: Arc<dyn SandboxControl>,
     events: EventLog,
     clock: SyncSender<ClockReason>,
-    life: Arc<Life>,
 }
 
 impl SandboxView {
@@ -105,7 +119,8 @@ impl SandboxView {
 }
 
 enum Outcome {
-    Pulled,
+    Pulled(Vec<Pull>),
+    BootAgain,
     Ready,
     Failed(Box<Failure>),
     Ended,
@@ -116,15 +131,15 @@ impl<'a> Reactor<'a> {
     pub(super) fn new(link: &'a Link, request: &RunRequest) -> std::io::Result<Self> {
         let plan = &request.plan;
         let (outbox, inbox) = sync_channel(MAX_WAITING);
-        let names: Vec<ContainerName> =
-            plan.containers.iter().map(|container| container.name.clone()).collect();
+        let containers = plan.containers.iter().map(|container| (container.name.clone(), container.role));
         let grace_ms = plan.grace_seconds * 1000;
         watch_signals(outbox.clone(), grace_ms)?;
         let cancel = outbox.clone();
         link.watch(move || {
             ignore(cancel.send(Message::Input(Input::Cancel)), "the loop is over");
         })?;
-        let machine = Machine::new(&names, request.ready_wait_ms);
+        let waits = StartWaits { first_boot_ms: first_boot_wait_ms(), ready_ms: request.ready_wait_ms };
+        let machine = Machine::new(containers, waits, grace_ms);
         Ok(Self {
             link,
             machine,
@@ -134,11 +149,16 @@ impl<'a> Reactor<'a> {
             waiting: Vec::new(),
             puller: None,
             sandbox: None,
+            life: Arc::default(),
+            first_boot: None,
+            warned: Vec::new(),
             relay: None,
             log_limits: LogLimits::of(request.logs.or(plan.logs), plan.containers.len()),
             agent: Agent::default(),
             written: None,
             saved: None,
+            is_unsaved: false,
+            events: None,
         })
     }
 
@@ -164,6 +184,7 @@ impl<'a> Reactor<'a> {
         self.machine.state.agent = None;
         self.machine.state.ports.clear();
         self.save(&pod.dir);
+        self.events.iter().for_each(EventLog::finish);
         for waiter in std::mem::take(&mut self.waiting) {
             let answer = waiter.request.and_then(|request| self.machine.outcome(request)).unwrap_or(Ok(()));
             waiter.answer(answer);
@@ -203,6 +224,7 @@ impl<'a> Reactor<'a> {
                 }
                 Message::Control { request, done } => self.on_request(request, done),
             };
+            self.tell_client(&input);
             let effects = self.machine.step(input, record::now_ms());
             let outcome = self.carry_out(effects);
             self.answer_requests(dir);
@@ -215,6 +237,37 @@ impl<'a> Reactor<'a> {
                 Some(outcome) => return outcome,
             }
         }
+    }
+
+    /// Tells the client that waits for the start how far it is.
+    fn tell_client(&self, input: &Input) {
+        if self.machine.state.stage != Stage::Starting {
+            return;
+        }
+        if let Input::AgentUp = input {
+            self.link.send_if_room(&FromMonitor::Begun);
+        }
+        if let Input::Guest(Event {
+            kind: EventKind::ContainerStarted { container, restart_count: 0, .. },
+            ..
+        }) = input
+        {
+            let all = self.machine.state.containers.iter().filter(|one| one.role != Role::Main);
+            let (of, at) = (all.clone().count(), all.clone().position(|one| one.name == *container));
+            if let Some(number) = at.map(|at| at + 1) {
+                let container = container.clone();
+                self.link.send_if_room(&FromMonitor::Initializing { container, number, of });
+            }
+        }
+    }
+
+    /// Nothing leads to a sandbox that is gone, while the pod goes on.
+    fn forget_sandbox(&mut self, dir: &PodDir) {
+        self.sandbox = None;
+        self.agent.clear();
+        self.machine.state.agent = None;
+        self.machine.state.processes.retain(|process| process.role == sandbox::Role::Monitor);
+        self.save(dir);
     }
 
     /// Accepts connections to the pod's ports, including those that wait already.
@@ -275,15 +328,40 @@ impl<'a> Reactor<'a> {
         if let Ok(message) = at_hand {
             return message;
         }
-        let received = match self.deadline {
-            Some(deadline) => self.inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())),
-            None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
-        // The loop holds a sender itself, so that the channel cannot be disconnected.
-        received.unwrap_or_else(|_| {
-            self.deadline = None;
-            Message::Input(Input::Deadline)
-        })
+        loop {
+            let until = [self.deadline, self.chores()].into_iter().flatten().min();
+            let received = match until {
+                Some(until) => self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())),
+                None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            // The loop holds a sender itself, so that the channel cannot be disconnected.
+            if let Ok(message) = received {
+                return message;
+            }
+            if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                self.deadline = None;
+                return Message::Input(Input::Deadline);
+            }
+            self.save(dir);
+            self.events.iter().for_each(EventLog::catch_up);
+        }
+    }
+
+    /// When something has to be written although nothing happens.
+    fn chores(&self) -> Option<Instant> {
+        let save = self.is_unsaved.then(|| Instant::now() + SAVE_RETRY);
+        let events = self.events.as_ref().and_then(EventLog::due);
+        [save, events].into_iter().flatten().min()
+    }
+
+    /// The pod's events. The file has only one writer.
+    fn events(&mut self, dir: &PodDir) -> Result<EventLog, FileError> {
+        if let Some(events) = &self.events {
+            return Ok(events.clone());
+        }
+        let events = EventLog::open(dir)?;
+        self.events = Some(events.clone());
+        Ok(events)
     }
 
     fn carry_out(&mut self, effects: Vec<Effect>) -> Option<Outcome> {
@@ -294,8 +372,10 @@ impl<'a> Reactor<'a> {
                     self.link.send_if_room(&FromMonitor::Pulling { image, progress })
                 }
                 Effect::EndPuller(how) => self.puller.iter().for_each(|puller| puller.end(how)),
-                Effect::Pulled => outcome = Some(Outcome::Pulled),
+                Effect::Pulled(pulls) => outcome = Some(Outcome::Pulled(pulls)),
                 Effect::Ready => outcome = Some(Outcome::Ready),
+                Effect::BootAgain => outcome = Some(Outcome::BootAgain),
+                Effect::Warn { message } => self.link.send(&FromMonitor::Warning { message }),
                 Effect::Fail(failure) => outcome = Some(Outcome::Failed(failure)),
                 Effect::End => outcome = Some(Outcome::Ended),
                 Effect::Arm { after_ms } => {
@@ -304,7 +384,7 @@ impl<'a> Reactor<'a> {
                 Effect::Disarm => self.deadline = None,
                 Effect::Shutdown { grace_ms } => {
                     if let Some(sandbox) = &self.sandbox {
-                        let (lines, life) = (Arc::clone(&sandbox.lines), Arc::clone(&sandbox.life));
+                        let (lines, life) = (Arc::clone(&sandbox.lines), Arc::clone(&self.life));
                         watchers::shut_down(lines, grace_ms, life, self.outbox.clone());
                     }
                 }
@@ -318,7 +398,7 @@ impl<'a> Reactor<'a> {
         outcome
     }
 
-    /// Writes the state if it has changed. A failed write does not end the pod, because a full disk may have room later.
+    /// Writes the state if it has changed. A failed write does not end the pod and is repeated, because a full disk may have room later.
     fn save(&mut self, dir: &PodDir) {
         // A pod whose images are being pulled has no record yet, and a state without a record would outlive a crash.
         let is_pulling = self.machine.state.stage == Stage::Pulling;
@@ -326,7 +406,8 @@ impl<'a> Reactor<'a> {
             return;
         }
         self.saved = Some(Instant::now());
-        if record::write_json(&dir.state_json(), &self.machine.state).is_ok() {
+        self.is_unsaved = record::write_state(&dir.state_json(), &self.machine.state).is_err();
+        if !self.is_unsaved {
             self.written = Some(self.machine.state.clone());
         }
     }
@@ -343,7 +424,7 @@ impl Observer for Reactor<'_> {
         watchers::directory(dir, self.outbox.clone()).map_err(failed())
     }
 
-    fn pull(&mut self, dir: &PodDir, request: &PullRequest) -> Result<(), Failure> {
+    fn pull(&mut self, dir: &PodDir, request: &PullRequest) -> Result<Vec<Pull>, Failure> {
         self.puller = Some(Puller::start(request, &self.outbox)?);
         let effects = self.machine.step(Input::PullBegun, record::now_ms());
         debug_assert!(effects.is_empty());
@@ -351,20 +432,32 @@ impl Observer for Reactor<'_> {
         // The puller has sent its last message.
         self.puller = None;
         match outcome {
-            Outcome::Pulled => Ok(()),
+            Outcome::Pulled(pulls) => Ok(pulls),
             Outcome::Failed(failure) => Err(*failure),
-            Outcome::Ready | Outcome::Ended => Err(out_of_order()),
+            Outcome::Ready | Outcome::BootAgain | Outcome::Ended => Err(out_of_order()),
+        }
+    }
+
+    fn note(&mut self, dir: &PodDir, event: HostEvent) {
+        if let Ok(events) = self.events(dir) {
+            events.write(PodEvent::Host(event));
         }
     }
 
     fn warn(&mut self, dir: &PodDir, message: &str) {
-        self.link.send(&FromMonitor::Warning { message: message.to_owned() });
-        if let Ok(events) = EventLog::open(dir) {
-            events.write(PodEvent::Host(HostEvent::Warning { message: message.to_owned() }));
+        if self.warned.iter().any(|had| had == message) {
+            return;
         }
+        self.warned.push(message.to_owned());
+        self.link.send(&FromMonitor::Warning { message: message.to_owned() });
+        self.note(dir, HostEvent::Warning { message: message.to_owned() });
     }
 
-    fn await_ready(&mut self, pod: &mut Pod, mut sandbox: Box<dyn Sandbox>) -> Result<(), Failure> {
+    fn await_ready(&mut self, pod: &mut Pod, mut sandbox: Box<dyn Sandbox>) -> Result<Awaited, Failure> {
+        let is_first = self.first_boot.is_none();
+        let began = *self.first_boot.get_or_insert_with(Instant::now);
+        let since_first_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.life.begin();
         let (agent, control, console) = (sandbox.agent().clone(), sandbox.control(), sandbox.console());
         let layers = sandbox.layers();
         let network = sandbox.network();
@@ -375,40 +468,58 @@ impl Observer for Reactor<'_> {
         state.agent = Some(agent.clone());
         state.ports.clone_from(&pod.ports.bound);
         state.processes = control.processes().to_vec();
-        state.processes.extend(ProcessRef::of_this_process(Role::Monitor, "monitor"));
+        state.processes.extend(ProcessRef::of_this_process(sandbox::Role::Monitor, "monitor"));
         let names: Vec<ContainerName> =
             state.containers.iter().map(|container| container.name.clone()).collect();
-        self.deadline = Some(Instant::now() + Duration::from_millis(budget::HOST_BOOT_WAIT_MS));
-        let events = EventLog::open(&pod.dir).map_err(failed())?;
+        let started = self.machine.step(Input::SandboxStarted { since_first_ms }, record::now_ms());
+        debug_assert!(matches!(started[..], [Effect::Arm { .. }]));
+        self.carry_out(started);
+        let events = self.events(&pod.dir).map_err(failed())?;
         if let Some(reports) = network.reports {
             watchers::refusals(reports, events.clone(), &self.outbox).map_err(failed())?;
         }
         let lines = Lines::new(&agent);
-        let life = watchers::start(
+        let life = Arc::clone(&self.life);
+        if let Some(disk) = sandbox.disk() {
+            watchers::disk(disk, Arc::clone(&life), &self.outbox).map_err(failed())?;
+        }
+        let logs = watchers::logs(&pod.dir, &names, self.log_limits).map_err(failed())?;
+        watchers::start(
             sandbox,
             &pod.dir,
-            &names,
-            self.log_limits,
+            logs,
             events.clone(),
             Arc::clone(&lines),
+            Arc::clone(&life),
             self.outbox.clone(),
         )
         .map_err(failed())?;
         for (process, layers) in &layers {
-            if !layers.missing.is_empty() {
+            if is_first && !layers.missing.is_empty() {
                 let (process, missing) = (process.clone(), layers.missing.clone());
                 events.write(PodEvent::Host(HostEvent::Jail { process, missing }));
+            }
+            if let Some(why) = &layers.fewer_ids {
+                let message = format!("files of other users on hostPath volumes belong to nobody: {why}");
+                events.write(PodEvent::Host(HostEvent::Warning { message }));
             }
         }
         let clock = clock::start(Arc::clone(&lines), events.clone(), Arc::clone(&life), &self.outbox);
         let clock = clock.map_err(failed())?;
-        clock::watch_host(self.outbox.clone()).map_err(failed())?;
-        broker::listen(&pod.dir, agent.clone(), Arc::clone(&life), &self.outbox).map_err(failed())?;
+        if is_first {
+            clock::watch_host(self.outbox.clone()).map_err(failed())?;
+            // The way to the agent of a second VM is the same.
+            broker::listen(&pod.dir, agent.clone(), life, &self.outbox).map_err(failed())?;
+        }
         self.agent.set(Arc::clone(&lines));
-        self.sandbox = Some(SandboxView { agent, lines, control, events, clock, life });
+        self.sandbox = Some(SandboxView { agent, lines, control, events, clock });
         self.save(&pod.dir);
         match self.turn(&pod.dir) {
-            Outcome::Ready => self.open_ports(pod),
+            Outcome::Ready => self.open_ports(pod).map(|()| Awaited::Ready),
+            Outcome::BootAgain => {
+                self.forget_sandbox(&pod.dir);
+                Ok(Awaited::Silent)
+            }
             Outcome::Failed(mut failure) => {
                 if matches!(failure.stage, RunStage::Boot | RunStage::Agent) {
                     failure.trace.console = console.lines(CONSOLE_LINES);
@@ -416,14 +527,29 @@ impl Observer for Reactor<'_> {
                 if failure.reason == Some(SandboxFailure::NetworkFailed) {
                     failure.trace.network = network.messages.lines(CONSOLE_LINES);
                 }
-                if matches!(failure.stage, RunStage::Agent | RunStage::Container) {
+                let has_story = match failure.stage {
+                    RunStage::Agent | RunStage::Container => true,
+                    RunStage::Boot => self.machine.boots_again(),
+                    _ => false,
+                };
+                if has_story {
+                    self.events.iter().for_each(EventLog::finish);
                     trace::add(&mut failure, &pod.dir, &self.machine.state);
                 }
                 Err(*failure)
             }
-            Outcome::Pulled | Outcome::Ended => Err(out_of_order()),
+            Outcome::Pulled(_) | Outcome::Ended => Err(out_of_order()),
         }
     }
+}
+
+/// How long a first boot may be silent. Tests with the fake VM set less (`MAGIKVM_FIRST_BOOT_WAIT_MS`).
+fn first_boot_wait_ms() -> u64 {
+    #[cfg(feature = "testing")]
+    if let Some(set) = std::env::var("MAGIKVM_FIRST_BOOT_WAIT_MS").ok().and_then(|text| text.parse().ok()) {
+        return set;
+    }
+    budget::HOST_FIRST_BOOT_WAIT_MS
 }
 
 /// The machine leaves the loop for the stage that the flow waits for, or with a failure.

@@ -1,7 +1,7 @@
 //! What a pod that fails to start leaves behind: the last lines of its containers' logs, their states and its last events. All of it goes into
 //! the failure, because the pod is rolled back. Every length is bounded, since the guest writes most of it.
 
-use crate::pod::events::TimedEvent;
+use crate::pod::events::{HostEvent, PodEvent, TimedEvent};
 use crate::pod::failure::{ContainerTrace, Failure};
 use crate::pod::logs::LogReader;
 use crate::store::layout::PodDir;
@@ -45,7 +45,10 @@ pub(super) fn add(failure: &mut Failure, dir: &PodDir, state: &PodState) {
 /// A container's state in a few words.
 fn describe(state: &ContainerState) -> String {
     match state {
-        ContainerState::Waiting { reason: WaitingReason::ContainerCreating, .. } => "not started".to_owned(),
+        ContainerState::Waiting {
+            reason: WaitingReason::PodInitializing | WaitingReason::ContainerCreating,
+            ..
+        } => "not started".to_owned(),
         ContainerState::Waiting { reason, .. } => reason.to_string(),
         ContainerState::Running { .. } => "started".to_owned(),
         ContainerState::Terminated(run) => format!("{} (exit code {})", run.reason, run.exit.code),
@@ -90,7 +93,10 @@ fn events(dir: &PodDir) -> Vec<TimedEvent> {
     }
     // The first line may be cut, and is then not an event. The message of the failure has the long text of the event that it comes from.
     let lines = bytes.split(|&byte| byte == b'\n').filter(|line| line.len() <= MAX_EVENT);
-    let events: Vec<TimedEvent> = lines.filter_map(|line| serde_json::from_slice(line).ok()).collect();
+    let events = lines.filter_map(|line| serde_json::from_slice::<TimedEvent>(line).ok());
+    // Images that are there explain no failure.
+    let events: Vec<TimedEvent> =
+        events.filter(|event| !matches!(event.what, PodEvent::Host(HostEvent::Pulled { .. }))).collect();
     last_within(events[events.len().saturating_sub(EVENTS)..].to_vec(), MAX_EVENTS)
 }
 
@@ -98,10 +104,11 @@ fn events(dir: &PodDir) -> Vec<TimedEvent> {
 mod tests {
     use super::*;
     use crate::manifest::logs::LogOptions;
-    use crate::pod::events::{EventLog, HostEvent, PodEvent};
+    use crate::pod::events::{ClockReason, EventLog};
     use crate::pod::failure::{Blame, RunStage};
     use crate::pod::logs::{LogLimits, LogStream, LogWriter};
-    use crate::pod::step::Machine;
+    use crate::pod::step::{Machine, StartWaits};
+    use magikvm_proto::lifecycle::Role;
 
     #[test]
     fn a_failure_carries_the_ends_of_logs_and_events_and_no_more() {
@@ -117,12 +124,13 @@ mod tests {
                 .unwrap();
         }
         let log = EventLog::open(&dir).unwrap();
-        for _ in 0..2000 {
-            log.write(PodEvent::Host(HostEvent::Paused));
+        for offset_ms in 0..2000 {
+            log.write(PodEvent::Host(HostEvent::Clock { after: ClockReason::Pause, offset_ms }));
         }
         log.write(PodEvent::Host(HostEvent::Resumed));
         let mut failure = Failure::message(RunStage::Agent, Blame::Workload, "x");
-        add(&mut failure, &dir, &Machine::new(&names, 1).state);
+        let waits = StartWaits { first_boot_ms: 1, ready_ms: 1 };
+        add(&mut failure, &dir, &Machine::new(names.map(|name| (name, Role::Main)), waits, 0).state);
         assert_eq!(failure.trace.events.len(), EVENTS);
         assert_eq!(failure.trace.events.last().unwrap().what, PodEvent::Host(HostEvent::Resumed));
         let [web, quiet] = failure.trace.containers.as_slice() else { panic!("{failure:?}") };

@@ -11,17 +11,18 @@ use crate::net::report;
 use crate::os::Removals;
 use crate::pod::events::{EventLog, HostEvent, PodEvent};
 use crate::pod::logs::{LogLimits, LogStream, LogWriter};
-use crate::pod::step::Input;
+use crate::pod::step::{DiskState, Input};
 use crate::runtime::Sandbox;
 use crate::store::atomic::FileError;
 use crate::store::layout::PodDir;
 use crate::store::text::{chain, ignore};
 use crate::store::thread::ThreadError;
+use crate::vmm::qmp::{DiskRoom, DiskWatch};
 use magikvm_proto::budget;
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::path::AGENT_LISTENING;
 use magikvm_proto::stream::{STDERR, Traffic, log_source};
-use magikvm_proto::wire::{Done, Request};
+use magikvm_proto::wire::{Done, Request, StreamMessage};
 use std::error::Error;
 use std::fs::File;
 use std::sync::Arc;
@@ -37,22 +38,26 @@ const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
 /// Time between the end of a stream and the end of its VM that explains it.
 const VM_END_WAIT: Duration = Duration::from_secs(1);
 
-/// Starts all watchers. The last message is `SandboxGone`, sent when the sandbox has ended and the streams are drained.
-pub(super) fn start(
-    mut sandbox: Box<dyn Sandbox>,
+/// Opens the logs of containers, in the order of the plan, because the guest names containers by their index in it.
+pub(super) fn logs(
     dir: &PodDir,
     containers: &[ContainerName],
     limits: LogLimits,
+) -> Result<Vec<LogWriter>, FileError> {
+    containers.iter().map(|name| LogWriter::open(&dir.container_log(name), limits)).collect()
+}
+
+/// Starts all watchers. The last message is `SandboxGone`, sent when the sandbox has ended and the streams are drained; no watcher is left then.
+pub(super) fn start(
+    mut sandbox: Box<dyn Sandbox>,
+    dir: &PodDir,
+    logs: Vec<LogWriter>,
     events: EventLog,
     lines: Arc<Lines>,
+    life: Arc<Life>,
     outbox: SyncSender<Message>,
-) -> Result<Arc<Life>, FileError> {
-    // In the order of the plan, because the guest names containers by their index in it.
-    let logs = containers.iter().map(|name| LogWriter::open(&dir.container_log(name), limits));
-    let logs = logs.collect::<Result<Vec<_>, _>>()?;
+) -> Result<(), FileError> {
     let failed = |error: ThreadError| FileError::at("follow the pod in", dir.path())(error.into());
-    let life = Arc::new(Life::default());
-    let shared = Arc::clone(&life);
     let (agent, console) = (sandbox.agent().clone(), sandbox.console());
     let (to_loop, seen) = (outbox.clone(), Arc::clone(&life));
     let follower = spawn("agent", &outbox, move || {
@@ -68,10 +73,12 @@ pub(super) fn start(
         });
         life.end();
         ignore(follower.join(), "the loop has learnt of a panic");
+        // A second boot uses the same volumes.
+        drop(sandbox);
         send(&outbox, Input::SandboxGone { end });
     })
     .map_err(failed)?;
-    Ok(shared)
+    Ok(())
 }
 
 /// How long a removed directory may go unnoticed where nothing announces it, in milliseconds.
@@ -105,6 +112,27 @@ pub(super) fn refusals(
 ) -> Result<(), ThreadError> {
     spawn("refusals", outbox, move || {
         report::read(reports, |refused| events.write(PodEvent::Host(HostEvent::Refused(refused))));
+    })?;
+    Ok(())
+}
+
+/// Reports when the VM stands still because the host's disk is full, until its VMM ends.
+pub(super) fn disk(
+    watch: DiskWatch,
+    life: Arc<Life>,
+    outbox: &SyncSender<Message>,
+) -> Result<(), ThreadError> {
+    let to_loop = outbox.clone();
+    spawn("disk", outbox, move || {
+        let dir = watch.dir().to_owned();
+        watch.follow(|room| {
+            life.set_disk(room);
+            let state = match room {
+                DiskRoom::None => DiskState::Full { dir: dir.clone() },
+                DiskRoom::Enough => DiskState::HasRoom,
+            };
+            send(&to_loop, Input::Disk(state));
+        });
     })?;
     Ok(())
 }
@@ -188,8 +216,15 @@ fn follow_logs(
     // Usually the guest closes a connection. The end of the logs is its last message, and it waits until the host closes this one.
     let stream = connection.into_stream(Traffic::logs(logs.len()))?;
     while let Some(received) = stream.next()? {
-        // Logs have no messages.
-        let Received::Data { channel, bytes } = received else { continue };
+        let (channel, bytes) = match received {
+            Received::Data { channel, bytes } => (channel, bytes),
+            Received::Message(StreamMessage::Run { container, run }) => {
+                logs.get_mut(usize::from(container)).into_iter().for_each(|log| log.begin_run(run));
+                continue;
+            }
+            // Logs have no other messages.
+            Received::Message(_) => continue,
+        };
         let (container, output) = log_source(channel);
         let output = if output == STDERR { LogStream::Stderr } else { LogStream::Stdout };
         // The stream has no other channels.

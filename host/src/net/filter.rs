@@ -28,7 +28,7 @@ const NOBODY: [u8; 6] = [0; 6];
 #[derive(Debug, Default)]
 pub struct Sink {
     pub to_guest: Vec<u8>,
-    pub to_passt: Vec<u8>,
+    pub to_carrier: Vec<u8>,
 }
 
 /// Why a packet is refused.
@@ -161,7 +161,7 @@ impl Filter {
                 let [_, gateway, dns] = family(target);
                 let is_own = self.rules.guest.contains(&from) || is_link_local(from);
                 if is_own && (target == gateway || target == dns) {
-                    push(&mut sink.to_passt, &frame[..length.min(frame.len())]);
+                    push(&mut sink.to_carrier, &frame[..length.min(frame.len())]);
                 }
             }
             Ok(Frame::Packet(packet)) => self.packet(&packet, frame, now, sink),
@@ -180,7 +180,7 @@ impl Filter {
             return;
         }
         match self.verdict(packet, now) {
-            PacketVerdict::Pass => push(&mut sink.to_passt, &frame[..packet.frame_length()]),
+            PacketVerdict::Pass => push(&mut sink.to_carrier, &frame[..packet.frame_length()]),
             PacketVerdict::Resolve => self.resolve(packet, now, sink),
             PacketVerdict::Refuse(why) => {
                 // Multicast has many receivers and no sender expects an answer.
@@ -279,7 +279,7 @@ impl Filter {
             Asked::Nothing => self.note(packet, "not a DNS query", now),
             Asked::Ask { port, bytes } => {
                 push(
-                    &mut sink.to_passt,
+                    &mut sink.to_carrier,
                     &frames::udp(false, (packet.source, port), (server, DNS_PORT), &bytes),
                 );
             }
@@ -293,11 +293,11 @@ impl Filter {
         }
     }
 
-    pub fn from_passt(&mut self, frame: &[u8], now: Instant, sink: &mut Sink) {
+    pub fn from_carrier(&mut self, frame: &[u8], now: Instant, sink: &mut Sink) {
         // passt learns the guest's Ethernet address from the guest's first frame and writes none until then.
         let addressed = frame.strip_prefix(&NOBODY).map(|rest| [&GUEST_MAC.0, rest].concat());
         let frame = addressed.as_deref().unwrap_or(frame);
-        if let Ok(Frame::Packet(packet)) = packet::of_passt(frame)
+        if let Ok(Frame::Packet(packet)) = packet::of_carrier(frame)
             && let Body::Udp { source, destination, data } = packet.body
         {
             if source == DNS_PORT

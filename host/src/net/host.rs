@@ -81,10 +81,15 @@ impl HostNetwork {
                 Err(_) => String::new(),
             }
         };
+        #[cfg(target_os = "linux")]
+        let (routes_4, routes_6) =
+            (has_default_4(&read("/proc/self/net/route")), has_default_6(&read("/proc/self/net/ipv6_route")));
+        #[cfg(not(target_os = "linux"))]
+        let (routes_4, routes_6) = (has_route(PUBLIC_4), has_route(PUBLIC_6));
         Self {
             addresses: addresses(),
-            routes_4: has_default_4(&read("/proc/self/net/route")),
-            routes_6: has_default_6(&read("/proc/self/net/ipv6_route")),
+            routes_4,
+            routes_6,
             ping_groups: ping_groups(&read("/proc/sys/net/ipv4/ping_group_range")),
             resolv: Resolv::parse(&read("/etc/resolv.conf")),
         }
@@ -123,7 +128,25 @@ fn ping_groups(text: &str) -> Option<RangeInclusive<u32>> {
     Some(numbers.next()?..=numbers.next()?)
 }
 
+/// Public addresses that only a default route leads to.
+#[cfg(any(test, not(target_os = "linux")))]
+const PUBLIC_4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 41, 0, 4));
+#[cfg(any(test, not(target_os = "linux")))]
+const PUBLIC_6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0x503, 0xba3e, 0, 0, 0, 2, 0x30));
+
+/// Whether a route leads to an address: connecting a UDP socket looks for one and sends nothing.
+#[cfg(any(test, not(target_os = "linux")))]
+fn has_route(to: IpAddr) -> bool {
+    const DISCARD: u16 = 9;
+    let any: IpAddr = match to {
+        IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    std::net::UdpSocket::bind((any, 0)).and_then(|socket| socket.connect((to, DISCARD))).is_ok()
+}
+
 /// Whether a table like `/proc/net/route` has a default route.
+#[cfg(target_os = "linux")]
 fn has_default_4(table: &str) -> bool {
     table.lines().skip(1).any(|line| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
@@ -132,6 +155,7 @@ fn has_default_4(table: &str) -> bool {
 }
 
 /// Whether a table like `/proc/net/ipv6_route` has a default route that does not reject.
+#[cfg(target_os = "linux")]
 fn has_default_6(table: &str) -> bool {
     const REJECT: u32 = 0x200;
     table.lines().any(|line| {
@@ -168,6 +192,16 @@ mod tests {
         assert_eq!(ping_groups(""), None);
     }
 
+    #[test]
+    fn a_route_is_found_by_connecting() {
+        assert!(has_route(IpAddr::from([127, 0, 0, 1])));
+        // The tables and the socket agree about this host.
+        let host = HostNetwork::look();
+        assert_eq!(has_route(PUBLIC_4), host.routes_4);
+        assert!(!has_route(PUBLIC_6) || host.routes_6);
+    }
+
+    #[cfg(target_os = "linux")]
     #[test]
     fn default_routes_are_found_in_the_kernels_tables() {
         let four = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\nlo 0000007F 0 1 0 0 0 000000FF\n";

@@ -5,6 +5,7 @@
 //! Owns: frames, addresses, names, and how to start and configure the two processes. Must not know: pods, VMs and what runs them.
 
 pub mod allow;
+#[cfg(feature = "vmm")]
 pub mod chain;
 pub mod filter;
 pub mod frames;
@@ -15,6 +16,7 @@ pub mod packet;
 pub mod passt;
 pub mod place;
 pub mod ports;
+#[cfg(feature = "vmm")]
 mod process;
 pub mod relay;
 pub mod report;
@@ -22,7 +24,9 @@ pub mod rules;
 pub mod settle;
 mod stream;
 
+#[cfg(feature = "vmm")]
 pub use nat::process::{NAT_VERB, main as nat_main};
+#[cfg(feature = "vmm")]
 pub use process::{NET_VERB, main};
 
 use magikvm_proto::plan::MacAddress;

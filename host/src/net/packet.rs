@@ -137,8 +137,8 @@ pub fn of_guest(frame: &[u8]) -> Result<Frame<'_>, Malformed> {
     read(frame)
 }
 
-/// Parses a frame of passt, whose sender addresses are trusted.
-pub fn of_passt(frame: &[u8]) -> Result<Frame<'_>, Malformed> {
+/// Parses a frame of the carrier (the NAT or passt), whose sender addresses are trusted.
+pub fn of_carrier(frame: &[u8]) -> Result<Frame<'_>, Malformed> {
     read(frame)
 }
 

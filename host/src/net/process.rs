@@ -5,12 +5,13 @@
 use super::filter::{Filter, Sink};
 use super::rules::Rules;
 use super::stream::{FrameStream, TooLong};
+use crate::process::{SettingsError, serve};
 use crate::store::text::ignore;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -18,17 +19,14 @@ use std::time::{Duration, Instant};
 pub const NET_VERB: &str = "__net";
 /// Its descriptors: the VMM's end, the carrier's end, and where refusals are reported.
 pub(super) const FDS: [i32; 3] = [4, 5, 6];
-const MAX_RULES: u64 = 1 << 20;
 /// Bytes that may wait to be written to one side before the other side must wait.
 const MAX_WAITING: usize = 1 << 20;
 
 /// Why the filter cannot continue.
 #[derive(Debug, thiserror::Error)]
 enum PumpError {
-    #[error("cannot read the rules")]
-    Rules(#[source] io::Error),
-    #[error("the rules are invalid")]
-    Json(#[source] serde_json::Error),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     #[error("cannot use a descriptor")]
     Descriptor(#[source] Errno),
     #[error(transparent)]
@@ -37,26 +35,17 @@ enum PumpError {
 
 /// The main function of the filter. Returns only on failure, with an exit code.
 pub fn main() -> i32 {
-    let error = match run() {
-        Ok(never) => match never {},
-        Err(error) => error,
-    };
-    let told = writeln!(io::stderr(), "magikvm's network filter: {}", crate::store::text::chain(&error));
-    ignore(told, "nobody listens");
-    1
+    serve("magikvm's network filter", run)
 }
 
-fn run() -> Result<std::convert::Infallible, PumpError> {
-    let mut bytes = Vec::new();
-    io::stdin().take(MAX_RULES).read_to_end(&mut bytes).map_err(PumpError::Rules)?;
-    let rules: Rules = serde_json::from_slice(&bytes).map_err(PumpError::Json)?;
+fn run(rules: Rules) -> Result<(), PumpError> {
     // SAFETY: the descriptors were given to this process for this purpose, and nothing else in it uses their numbers.
-    let [vmm, passt, reports] = FDS.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    let [vmm, carrier, reports] = FDS.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
     fcntl(&reports, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(PumpError::Descriptor)?;
     let pump = Pump {
         filter: Filter::new(rules),
         vmm: FrameStream::new("the VMM", vmm).map_err(PumpError::Descriptor)?,
-        passt: FrameStream::new("the carrier", passt).map_err(PumpError::Descriptor)?,
+        carrier: FrameStream::new("the carrier", carrier).map_err(PumpError::Descriptor)?,
         reports: File::from(reports),
         sink: Sink::default(),
     };
@@ -66,15 +55,15 @@ fn run() -> Result<std::convert::Infallible, PumpError> {
 struct Pump {
     filter: Filter,
     vmm: FrameStream,
-    passt: FrameStream,
+    carrier: FrameStream,
     reports: File,
     sink: Sink,
 }
 
 impl Pump {
-    fn run(mut self) -> Result<std::convert::Infallible, PumpError> {
+    fn run(mut self) -> Result<(), PumpError> {
         loop {
-            let [vmm, passt] = self.wait().map_err(PumpError::Descriptor)?;
+            let [vmm, carrier] = self.wait().map_err(PumpError::Descriptor)?;
             let now = Instant::now();
             let mut are_there = true;
             if vmm.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR) {
@@ -82,25 +71,22 @@ impl Pump {
                 let (filter, sink) = (&mut self.filter, &mut self.sink);
                 self.vmm.frames(|frame, _| filter.from_guest(frame, now, sink))?;
             }
-            if passt.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR) {
-                are_there &= self.passt.read();
+            if carrier.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR) {
+                are_there &= self.carrier.read();
                 let (filter, sink) = (&mut self.filter, &mut self.sink);
-                self.passt.frames(|frame, _| filter.from_passt(frame, now, sink))?;
+                self.carrier.frames(|frame, _| filter.from_carrier(frame, now, sink))?;
             }
-            self.passt.output.append(&mut self.sink.to_passt);
-            // Frames for a guest that does not read are dropped; passt is then not read any more.
+            self.carrier.output.append(&mut self.sink.to_carrier);
+            // Frames for a guest that does not read are dropped; the carrier is then not read any more.
             if self.vmm.waiting() > 2 * MAX_WAITING {
                 self.sink.to_guest.clear();
             }
             self.vmm.output.append(&mut self.sink.to_guest);
-            are_there &= self.passt.write();
+            are_there &= self.carrier.write();
             are_there &= self.vmm.write();
             self.tell(now);
             if !are_there {
-                // The end of either side is the end of the pod. The monitor must see their end and not this process's.
-                loop {
-                    poll(&mut [], PollTimeout::NONE).map_err(PumpError::Descriptor)?;
-                }
+                return Ok(());
             }
         }
     }
@@ -114,8 +100,8 @@ impl Pump {
             flags
         };
         let mut fds = [
-            PollFd::new(self.vmm.as_fd(), wanted(&self.vmm, &self.passt)),
-            PollFd::new(self.passt.as_fd(), wanted(&self.passt, &self.vmm)),
+            PollFd::new(self.vmm.as_fd(), wanted(&self.vmm, &self.carrier)),
+            PollFd::new(self.carrier.as_fd(), wanted(&self.carrier, &self.vmm)),
         ];
         let timeout = match self.filter.due() {
             None => PollTimeout::NONE,
@@ -128,8 +114,8 @@ impl Pump {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
         }
-        let [vmm, passt] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
-        Ok([vmm, passt])
+        let [vmm, carrier] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        Ok([vmm, carrier])
     }
 
     fn tell(&mut self, now: Instant) {

@@ -1,34 +1,37 @@
-//! `events.jsonl`: the events of a pod, reported by the guest or by the monitor, each with the host's time. Knows the file's format,
-//! not what the events are used for.
+//! `events.jsonl`: the events of a pod, reported by the guest or by the monitor, each with the host's time. Knows the file's format, its writer
+//! ([`EventLog`]) and its reader ([`EventReader`]), not what the events are used for.
 
-use super::logs::format_time;
+mod log;
+mod reader;
+
+pub use log::{EventLog, MAX_LINE, key};
+pub use reader::{EventReader, collapse};
+
+use crate::image::Reference;
 use crate::process::Missing;
-use crate::store::atomic::FileError;
-use crate::store::layout::PodDir;
-use crate::store::regular::{self, Access};
+use crate::store::record::FailedReason;
 use crate::store::sandbox::SandboxFailure;
-use magikvm_proto::wire::Event;
+use magikvm_proto::lifecycle::{HookKind, ProbeKind};
+use magikvm_proto::wire::{Event, EventKind, KillReason};
 use serde::{Deserialize, Serialize};
-use std::fs::File;
-use std::io::Write;
-use std::sync::{Arc, Mutex, PoisonError};
-
-/// Bytes that the guest's events may fill, so that a guest cannot fill the disk.
-const MAX_GUEST: u64 = 4 << 20;
-/// Bytes that the monitor's events may fill in addition. The cap holds even if somebody stops and continues the VM in a loop.
-const MAX_HOST: u64 = 256 << 10;
-
-/// Longest line of the file: a message of the guest with its escapes.
-pub const MAX_LINE: usize = 64 << 10;
-/// Bytes for events about refused packets and broken connections: the monitor writes them, but the guest and the pod's clients decide how
-/// many there are.
-const MAX_REFUSED: u64 = 256 << 10;
+use std::path::PathBuf;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimedEvent {
     pub time: String,
     #[serde(flatten)]
     pub what: PodEvent,
+    /// For an event that has come several times: the line replaces earlier ones of the same event and the same `since`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeated: Option<Repeated>,
+}
+
+/// How often an event has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repeated {
+    pub count: u32,
+    /// When it came for the first time.
+    pub since: String,
 }
 
 /// An event and its reporter.
@@ -42,9 +45,31 @@ pub enum PodEvent {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "host", rename_all = "snake_case")]
 pub enum HostEvent {
+    /// An image is there that the pod needs.
+    Pulled {
+        /// The container or the volume that it is for, as `container web`.
+        what: String,
+        image: Reference,
+        /// How long its pull took, unless it was there before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        took_ms: Option<u64>,
+        size_bytes: u64,
+    },
     Paused,
     /// All processes of the VM run again.
     Resumed,
+    /// The host's disk has no room for what the VM writes, and the VM stands still.
+    DiskFull {
+        /// A directory on that disk.
+        dir: PathBuf,
+    },
+    /// The VM has gone on.
+    DiskHasRoom,
+    /// The VM's agent was silent, and the VM is booted once more.
+    Rebooted {
+        /// Milliseconds without an answer.
+        silent_ms: u64,
+    },
     /// The monitor told the guest the time.
     Clock {
         after: ClockReason,
@@ -74,11 +99,78 @@ pub enum HostEvent {
         reason: SandboxFailure,
         message: String,
     },
+    /// Events at this place are not kept.
+    Omitted {
+        events: u64,
+    },
     /// The monitor could not tell the guest the time.
     ClockFailed {
         after: ClockReason,
         message: String,
     },
+}
+
+/// What the kubelet says of an image that is there.
+pub fn pulled(image: &Reference, took_ms: Option<u64>, size_bytes: u64) -> String {
+    match took_ms {
+        None => format!("Container image \"{image}\" already present on machine"),
+        Some(ms) => {
+            let took = format!("{}.{:03}s", ms / 1000, ms % 1000);
+            format!(
+                "Successfully pulled image \"{image}\" in {took} ({took} including waiting). Image size: {size_bytes} bytes."
+            )
+        }
+    }
+}
+
+/// Reason and message of an event of the guest in the kubelet's words; `None` for those that the kubelet has no event for. `pod` is what the
+/// kubelet calls it: `NAME_NAMESPACE(UID)`.
+pub fn kubelet(kind: &EventKind, pod: &str) -> Option<(&'static str, String)> {
+    Some(match kind {
+        EventKind::ContainerCreated { container } => ("Created", format!("Created container: {container}")),
+        EventKind::ContainerStarted { container, .. } => {
+            ("Started", format!("Started container {container}"))
+        }
+        EventKind::ContainerExited { container, restart_in_ms: Some(wait_ms), .. } if *wait_ms > 0 => {
+            ("BackOff", format!("Back-off restarting failed container {container} in pod {pod}"))
+        }
+        EventKind::ContainerFailed { message, .. } => ("Failed", format!("Error: {message}")),
+        EventKind::ProbeFailed { probe, errored, message, .. } => {
+            let probe = match probe {
+                ProbeKind::Startup => "Startup",
+                ProbeKind::Liveness => "Liveness",
+                ProbeKind::Readiness => "Readiness",
+            };
+            let how = if *errored { "errored and resulted in unknown state" } else { "failed" };
+            ("Unhealthy", format!("{probe} probe {how}: {message}"))
+        }
+        EventKind::HookFailed { hook: HookKind::PostStart, message, .. } => {
+            ("FailedPostStartHook", format!("PostStartHook failed: {message}"))
+        }
+        EventKind::HookFailed { hook: HookKind::PreStop, message, .. } => {
+            ("FailedPreStopHook", format!("PreStopHook failed: {message}"))
+        }
+        EventKind::ContainerKilling { container, reason } => (
+            "Killing",
+            match reason {
+                KillReason::Probe { probe, restarts } => {
+                    let then = if *restarts { ", will be restarted" } else { "" };
+                    format!("Container {container} failed {probe} probe{then}")
+                }
+                KillReason::PostStart => "FailedPostStartHook".to_owned(),
+                KillReason::Stop | KillReason::Unknown => format!("Stopping container {container}"),
+            },
+        ),
+        EventKind::DeadlineExceeded => {
+            ("DeadlineExceeded", FailedReason::DeadlineExceeded.message().to_owned())
+        }
+        EventKind::ContainerExited { .. }
+        | EventKind::ContainerCondition { .. }
+        | EventKind::PodStarted
+        | EventKind::PodFailed { .. }
+        | EventKind::ShuttingDown
+        | EventKind::PodEnded => return None,
+    })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,79 +181,4 @@ pub enum ClockReason {
     Pause,
     /// The host's clock was set, or the host was suspended.
     HostClock,
-}
-
-/// The log of one pod, shared by several writers.
-#[derive(Debug, Clone)]
-pub struct EventLog(Arc<Mutex<Writer>>);
-
-#[derive(Debug)]
-struct Writer {
-    file: File,
-    by_guest: u64,
-    by_host: u64,
-    by_network: u64,
-}
-
-impl EventLog {
-    pub fn open(dir: &PodDir) -> Result<Self, FileError> {
-        let file = regular::open(&dir.events(), Access::Append)?;
-        Ok(Self(Arc::new(Mutex::new(Writer { file, by_guest: 0, by_host: 0, by_network: 0 }))))
-    }
-
-    /// Appends an event. An event beyond the cap or beyond the room on the disk is lost.
-    pub fn write(&self, what: PodEvent) {
-        let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Writer { file, by_guest, by_host, by_network } = &mut *writer;
-        let (written, max) = match what {
-            PodEvent::Guest(_) => (by_guest, MAX_GUEST),
-            PodEvent::Host(HostEvent::Refused(_) | HostEvent::Connection { .. }) => (by_network, MAX_REFUSED),
-            PodEvent::Host(_) => (by_host, MAX_HOST),
-        };
-        if *written > max {
-            return;
-        }
-        let timed = TimedEvent { time: format_time(jiff::Timestamp::now()), what };
-        let Ok(mut line) = serde_json::to_vec(&timed) else { return };
-        line.push(b'\n');
-        if file.write_all(&line).is_ok() {
-            *written += u64::try_from(line.len()).unwrap_or(0);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use magikvm_proto::wire::EventKind;
-
-    #[test]
-    fn who_says_it_can_be_read_back_and_a_flood_keeps_no_host_event_out() {
-        let base = tempfile::tempdir().unwrap();
-        let dir = PodDir::at(base.path().to_owned());
-        let log = EventLog::open(&dir).unwrap();
-        let guest =
-            PodEvent::Guest(Event { seq: 1, kind: EventKind::PodFailed { message: "x".repeat(4000) } });
-        for _ in 0..2000 {
-            log.write(guest.clone());
-        }
-        let ours = [
-            HostEvent::Paused,
-            HostEvent::Resumed,
-            HostEvent::Clock { after: ClockReason::Pause, offset_ms: i64::MIN },
-            HostEvent::ClockFailed { after: ClockReason::HostClock, message: "silence".to_owned() },
-        ];
-        for event in &ours {
-            log.write(PodEvent::Host(event.clone()));
-        }
-        let text = std::fs::read_to_string(dir.events()).unwrap();
-        assert!(text.len() < 5 << 20, "{}", text.len());
-        let mut events = text.lines().map(|line| serde_json::from_str::<TimedEvent>(line).unwrap().what);
-        assert_eq!(events.next(), Some(guest));
-        let last: Vec<PodEvent> = events.skip_while(|event| matches!(event, PodEvent::Guest(_))).collect();
-        assert_eq!(last, ours.map(PodEvent::Host));
-        assert!(
-            text.ends_with("\"host\":\"clock_failed\",\"after\":\"host_clock\",\"message\":\"silence\"}\n")
-        );
-    }
 }

@@ -7,6 +7,7 @@ use crate::store::sandbox::SandboxFailure;
 use crate::store::text::causes;
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::wire::ProgramProblem;
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::fmt;
@@ -96,6 +97,10 @@ pub struct ContainerTrace {
     pub log: Vec<String>,
 }
 
+/// What to do about a full disk.
+const NO_SPACE: &str =
+    "Free space on that disk, as with `magikvm image prune`, or choose another directory with `--root DIR`.";
+
 impl Failure {
     /// Built from an error, its chain of causes and the error number in it.
     pub fn new(stage: RunStage, blame: Blame, error: &(dyn Error + 'static)) -> Self {
@@ -104,7 +109,9 @@ impl Failure {
         };
         let errno = number(error).or_else(|| causes(error).find_map(number));
         let causes = causes(error).map(ToString::to_string).collect();
-        let hint = limits::hint(error).map(str::to_owned);
+        let full = [Errno::ENOSPC, Errno::EDQUOT].map(|full| full as i32);
+        let is_full = errno.is_some_and(|errno| full.contains(&errno));
+        let hint = limits::hint(error).or(is_full.then_some(NO_SPACE)).map(str::to_owned);
         Self { errno, causes, hint, ..Self::message(stage, blame, error.to_string()) }
     }
 
@@ -140,5 +147,21 @@ impl Failure {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_has_a_hint() {
+        let failed = |errno: Errno| {
+            Failure::new(RunStage::Reserve, Blame::Environment, &std::io::Error::from(errno)).hint
+        };
+        for full in [Errno::ENOSPC, Errno::EDQUOT] {
+            assert!(failed(full).is_some_and(|hint| hint.starts_with("Free space")), "{full}");
+        }
+        assert_eq!(failed(Errno::EACCES), None);
     }
 }

@@ -7,8 +7,11 @@ use super::failure::Failure;
 use super::launch::{self, Launched};
 use super::limits;
 use super::logs::LogReader;
+use super::replace;
+use super::restart;
 use super::run::RunRequest;
 use crate::agent::{AgentConnection, AgentError, Connector, DeadlineExtension, Destination, Handshake};
+use crate::image::{Progress, Reference};
 use crate::runtime;
 use crate::store::atomic::FileError;
 use crate::store::layout::{Layout, PodDir};
@@ -18,6 +21,7 @@ use crate::store::remove::{make_accessible, remove_tree};
 use crate::store::undo::{Step, Undo, UndoError};
 use magikvm_proto::budget::HOST_SHUTDOWN_WAIT_MS;
 use magikvm_proto::id::{ContainerName, PodId};
+use magikvm_proto::lifecycle::Role;
 use magikvm_proto::limits::REQUEST_TIMEOUT_SECS;
 use magikvm_proto::wire::{Done, Refusal, RefusalCode, Stats};
 use serde::de::DeserializeOwned;
@@ -64,6 +68,14 @@ pub enum PodError {
         /// The names of the pod's containers.
         known: Vec<String>,
     },
+    /// The container has not ended and started again.
+    #[error("previous terminated container {container:?} in pod {pod} not found")]
+    NoPrevious {
+        /// The pod.
+        pod: PodId,
+        /// The container.
+        container: ContainerName,
+    },
     /// The verb needs a running pod.
     #[error("pod {0} is not running")]
     NotRunning(PodId),
@@ -73,6 +85,9 @@ pub enum PodError {
     /// The verb needs a guest that can answer, and a paused one cannot.
     #[error("pod {0} is paused")]
     Paused(PodId),
+    /// The verb needs a guest that can answer, and this one stands still because the host's disk is full.
+    #[error("pod {0} stands still because the host's disk is full")]
+    DiskFull(PodId),
     /// The verb needs a pod that does not run.
     #[error("pod {0} is running")]
     Running(PodId),
@@ -168,6 +183,17 @@ impl PodRuntimeInterface {
     /// before the threads of its caller are started.
     pub fn check_limits(&self, request: &RunRequest) -> Result<(), Failure> {
         limits::check(request.plan.vm.memory.get())
+    }
+
+    /// Checks what can be checked of a run before an older pod of its name is removed: that this host can carry out the plan, that the images
+    /// are in the store, and that files, volumes and ports can be used. Pulls what is missing; `progress` is called meanwhile.
+    pub fn check_run(
+        &self,
+        request: &RunRequest,
+        old: &Found,
+        progress: &mut dyn FnMut(&Reference, &Progress),
+    ) -> Result<(), Failure> {
+        replace::check(request, &self.layout, old, progress)
     }
 
     /// Starts a pod's monitor. [`Launched::await_ready`] reports the outcome: all containers run, or nothing of the pod is left.
@@ -323,10 +349,10 @@ impl PodRuntimeInterface {
     }
 
     /// The lock of a pod whose monitor is about to end; `None` when the monitor has removed the directory.
-    fn take_lock(&self, dir: &PodDir, id: &PodId) -> Result<Option<Lock>, PodError> {
+    pub(super) fn take_lock(&self, dir: &PodDir, id: &PodId) -> Result<Option<Lock>, PodError> {
         let deadline = Instant::now() + MONITOR_SLACK;
         loop {
-            let held = match lock::acquire(&dir.lock()) {
+            let held = match lock::wait_for(&dir.lock(), MONITOR_SLACK) {
                 Ok(Some(lock)) => return Ok(Some(lock)),
                 Ok(None) => true,
                 Err(_) if dir.path().symlink_metadata().is_err() => return Ok(None),
@@ -360,11 +386,16 @@ impl PodRuntimeInterface {
 
     /// All pods, sorted by namespace and name.
     pub fn list(&self) -> Result<Vec<Found>, PodError> {
+        restart::recover(&self.layout);
         Ok(record::list(&self.layout)?)
     }
 
     /// Finds one pod.
     pub fn find(&self, id: &PodId) -> Result<Found, PodError> {
+        if let Some(found) = Found::read(self.layout.pod(id))? {
+            return Ok(found);
+        }
+        restart::recover(&self.layout);
         Found::read(self.layout.pod(id))?.ok_or_else(|| self.not_found(id))
     }
 
@@ -382,6 +413,8 @@ impl PodRuntimeInterface {
         name: Option<&str>,
     ) -> Result<ContainerName, PodError> {
         let names = self.containers(found, name, id)?;
+        // Init containers and sidecars have to be named.
+        let names = names.into_iter().filter(|one| name.is_some() || is_main(found, one)).collect::<Vec<_>>();
         match <[ContainerName; 1]>::try_from(names) {
             Ok([only]) => Ok(only),
             Err(names) => Err(PodError::ChooseContainer {
@@ -486,18 +519,23 @@ impl PodRuntimeInterface {
         })
     }
 
-    /// Whether the agent of a pod can be asked now.
+    /// Whether the agent of a pod can be asked now. That of a pod that is being started answers once its sandbox is up, so that its init
+    /// containers can be reached.
     fn check_reachable(&self, found: &Found, id: &PodId) -> Result<(), PodError> {
         if found.is_lost() {
             return Err(lost(found, id));
         }
-        if found.is_starting() {
+        let is_up = |state: &record::PodState| state.agent.is_some() && state.conditions.sandbox_ready.holds;
+        if found.is_starting() && !found.state.as_ref().is_some_and(is_up) {
             return Err(PodError::Starting(id.clone()));
         }
         let state =
             found.state.as_ref().filter(|state| state.stage != Stage::Ended && found.lock == LockState::Held);
         if state.is_some_and(|state| state.paused_ms.is_some()) {
             return Err(PodError::Paused(id.clone()));
+        }
+        if state.is_some_and(|state| state.disk_full.is_some()) {
+            return Err(PodError::DiskFull(id.clone()));
         }
         match state.and_then(|state| state.agent.as_ref()) {
             Some(_) => Ok(()),
@@ -509,6 +547,9 @@ impl PodRuntimeInterface {
     /// A connector for the ports of a running pod that is not paused, for [`crate::net::relay::Relay`].
     pub fn forward(&self, found: &Found, id: &PodId) -> Result<Connector, PodError> {
         self.check_reachable(found, id)?;
+        if found.is_starting() {
+            return Err(PodError::Starting(id.clone()));
+        }
         Ok(broker(found, Destination::Forward))
     }
 
@@ -522,9 +563,38 @@ impl PodRuntimeInterface {
             })
             .collect()
     }
+
+    /// Opens the logs of these containers as their last run that has ended and was followed by another one, or will be, has written them.
+    /// `found` must be up to date.
+    pub fn previous_logs(
+        &self,
+        found: &Found,
+        id: &PodId,
+        containers: Vec<ContainerName>,
+    ) -> Result<Vec<LogReader>, PodError> {
+        let statuses = found.state.as_ref().map(|state| state.containers.as_slice()).unwrap_or_default();
+        let run = |name: &ContainerName| {
+            let last = statuses.iter().find(|status| status.name == *name)?.last.as_ref()?;
+            Some(last.run)
+        };
+        let runs = containers.into_iter().map(|name| match run(&name) {
+            Some(run) => Ok((name, run)),
+            None => Err(PodError::NoPrevious { pod: id.clone(), container: name }),
+        });
+        let open = |(name, run): (ContainerName, u32)| {
+            let path = found.dir.container_log(&name);
+            LogReader::new(name, path).of_run(run)
+        };
+        runs.map(|run| run.map(open)).collect()
+    }
 }
 
 /// How to get a connection to the guest of a pod: its monitor makes it and lends it.
 fn broker(found: &Found, to: Destination) -> Connector {
     Connector { socket: found.dir.broker_sock(), handshake: Handshake::Broker(to) }
+}
+
+fn is_main(found: &Found, container: &ContainerName) -> bool {
+    let containers = found.record.as_ref().map(|record| record.containers.as_slice()).unwrap_or_default();
+    containers.iter().any(|one| one.name == *container && one.role == Role::Main)
 }

@@ -3,9 +3,12 @@
 use super::failure::{Blame, Failure, RunStage};
 use super::run::RunRequest;
 use crate::image::{Progress, Reference};
+use crate::manifest::PodPlan;
+use crate::manifest::plan::VolumeSource;
 use crate::process::ProcessError;
 use crate::store::text::ignore;
 use magikvm_proto::codec::write_message;
+use magikvm_proto::id::ContainerName;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Write};
 use std::net::Shutdown;
@@ -15,6 +18,8 @@ use std::process::{Child, Command, Stdio};
 
 /// The hidden verb that makes a process a monitor.
 pub const MONITOR_VERB: &str = "__monitor";
+/// Longest request that a monitor reads, in bytes.
+pub const MAX_REQUEST: usize = 16 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -27,6 +32,14 @@ pub enum FromMonitor {
     /// A warning for the user.
     Warning {
         message: String,
+    },
+    /// The pod's VM has answered, and its containers have logs.
+    Begun,
+    /// An init container or a sidecar runs for the first time, as this one of so many.
+    Initializing {
+        container: ContainerName,
+        number: usize,
+        of: usize,
     },
     Ready,
     /// The pod does not run, and nothing of it is left.
@@ -42,6 +55,24 @@ pub enum FromMonitor {
 pub enum ToMonitor {
     /// Cancels the start if the pod does not run yet.
     Cancel,
+}
+
+/// What happens while a pod starts.
+#[derive(Debug, Clone, Copy)]
+pub enum StartNews<'a> {
+    Pulling {
+        image: &'a Reference,
+        progress: &'a Progress,
+    },
+    Warning(&'a str),
+    /// Its containers have logs.
+    Begun,
+    /// An init container or a sidecar runs, as this one of so many.
+    Initializing {
+        container: &'a ContainerName,
+        number: usize,
+        of: usize,
+    },
 }
 
 #[derive(Debug)]
@@ -62,8 +93,47 @@ impl Canceller {
     }
 }
 
+/// The plan does not fit into what a monitor reads.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the pod's plan has {bytes} bytes, at most {MAX_REQUEST} are possible; most of it are {what} ({largest} bytes)"
+)]
+struct TooLarge {
+    bytes: usize,
+    what: String,
+    largest: usize,
+}
+
+/// What takes most bytes of a plan, and how many.
+fn largest_part(plan: &PodPlan) -> (String, usize) {
+    let files = plan.volumes.iter().filter_map(|volume| match &volume.source {
+        VolumeSource::Files(files) => {
+            let bytes = files.iter().map(|file| file.content.bytes().len()).sum();
+            Some((format!("the files of volume {}", volume.name), bytes))
+        }
+        _ => None,
+    });
+    let texts = plan.containers.iter().map(|container| {
+        let env = container.env.iter().map(|variable| variable.value.len());
+        let args = container.command.iter().chain(&container.args).map(String::len);
+        (format!("the variables and arguments of container {}", container.name), env.chain(args).sum())
+    });
+    let secrets = plan
+        .pull_secrets
+        .iter()
+        .map(|secret| (format!("the logins of the Secret {}", secret.name), secret.content.bytes().len()));
+    let manifest = ("the fields of its manifest".to_owned(), plan.manifest.to_string().len());
+    files.chain(texts).chain(secrets).chain([manifest]).max_by_key(|(_, bytes)| *bytes).unwrap_or_default()
+}
+
 /// Starts a monitor (this program with a hidden verb) for a pod. It outlives this process.
 pub fn launch(request: &RunRequest) -> Result<Launched, Failure> {
+    let bytes = serde_json::to_vec(request).map_err(Failure::at(RunStage::Reserve, Blame::Environment))?;
+    if bytes.len() > MAX_REQUEST {
+        let (what, largest) = largest_part(&request.plan);
+        let error = TooLarge { bytes: bytes.len(), what, largest };
+        return Err(Failure::at(RunStage::Plan, Blame::User)(error));
+    }
     let program = std::env::current_exe().map_err(Failure::at(RunStage::Reserve, Blame::Environment))?;
     let (ours, theirs) = UnixStream::pair().map_err(Failure::at(RunStage::Reserve, Blame::Environment))?;
     let mut command = Command::new(program);
@@ -81,9 +151,8 @@ pub fn launch(request: &RunRequest) -> Result<Launched, Failure> {
         .spawn()
         .map_err(|source| ProcessError::Start { program: "magikvm".into(), source })
         .map_err(Failure::at(RunStage::Reserve, Blame::Environment))?;
-    let request = serde_json::to_vec(request).map_err(Failure::at(RunStage::Reserve, Blame::Environment))?;
     if let Some(mut stdin) = monitor.stdin.take() {
-        stdin.write_all(&request).map_err(Failure::at(RunStage::Reserve, Blame::Environment))?;
+        stdin.write_all(&bytes).map_err(Failure::at(RunStage::Reserve, Blame::Environment))?;
     }
     Ok(Launched { reader: BufReader::new(ours), monitor })
 }
@@ -118,21 +187,25 @@ impl Launched {
         }
     }
 
-    /// Waits until the pod runs or has failed. `pulling` is called for progress of image pulls, `warned` for warnings. An error without
-    /// a failure is the sudden end of the monitor.
-    pub fn await_ready(
-        &mut self,
-        pulling: &mut dyn FnMut(&Reference, &Progress),
-        warned: &mut dyn FnMut(&str),
-    ) -> Result<(), Option<Failure>> {
+    /// Waits until the pod runs or has failed. `tell` is called for what happens meanwhile. An error without a failure is the sudden end of
+    /// the monitor.
+    pub fn await_ready(&mut self, tell: &mut dyn FnMut(StartNews<'_>)) -> Result<(), Option<Failure>> {
         loop {
             return match self.next_message() {
                 Some(FromMonitor::Pulling { image, progress }) => {
-                    pulling(&image, &progress);
+                    tell(StartNews::Pulling { image: &image, progress: &progress });
                     continue;
                 }
                 Some(FromMonitor::Warning { message }) => {
-                    warned(&message);
+                    tell(StartNews::Warning(&message));
+                    continue;
+                }
+                Some(FromMonitor::Begun) => {
+                    tell(StartNews::Begun);
+                    continue;
+                }
+                Some(FromMonitor::Initializing { container, number, of }) => {
+                    tell(StartNews::Initializing { container: &container, number, of });
                     continue;
                 }
                 Some(FromMonitor::Ready) => Ok(()),

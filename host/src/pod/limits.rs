@@ -15,6 +15,8 @@ use std::io;
 const MIN_FILES: rlim_t = 256;
 /// Address space that a VMM needs beside the VM's memory.
 const MIN_SPACE_MIB: u64 = 1024;
+/// Address space that a verb takes for its threads and their memory, beside what the program has at its start.
+const MIN_OWN_MIB: u64 = 32;
 /// Processes and threads of a pod with one container.
 #[cfg(target_os = "linux")]
 const MIN_TASKS: u64 = 32;
@@ -59,6 +61,33 @@ pub fn check(memory_mib: u64) -> Result<(), Failure> {
         return Err(too_low(&message, TASKS_HINT));
     }
     Ok(())
+}
+
+/// Checks the limit of address space for this program itself. Without room the memory allocator ends the program, and cannot say why.
+pub fn check_program() -> Result<(), (String, &'static str)> {
+    let Ok((bytes, _)) = getrlimit(Resource::RLIMIT_AS) else { return Ok(()) };
+    let needed = own_space_mib() + MIN_OWN_MIB;
+    if bytes == RLIM_INFINITY || bytes >> 20 >= needed {
+        return Ok(());
+    }
+    let have = bytes >> 20;
+    let what = format!("a process may have {have} MiB of address space, and this program needs {needed} MiB");
+    Err((format!("a limit of this host is too low: {what}"), SPACE_HINT))
+}
+
+/// The address space that this process has now.
+#[cfg(target_os = "linux")]
+fn own_space_mib() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split(' ').next().and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
+    pages.saturating_mul(page.unsigned_abs()) >> 20
+}
+
+/// The limit counts little of a process elsewhere.
+#[cfg(not(target_os = "linux"))]
+fn own_space_mib() -> u64 {
+    0
 }
 
 fn too_low(what: &str, hint: &str) -> Failure {

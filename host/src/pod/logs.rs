@@ -1,6 +1,9 @@
 //! Container logs on disk, in the CRI log format (`<RFC 3339> <stream> <P|F> <content>`). The monitor writes them, anybody may read them.
 //!
 //! Output that does not end in a newline is written at once as partial (`P`), so that nothing waits and readers get the exact bytes.
+//!
+//! A container that was restarted writes to the same log. The first entry of each run but the first one, and the first of each file, name the
+//! run in another tag (`F:run=2`), which the format allows.
 
 use crate::manifest::logs::LogOptions;
 use crate::store::atomic::FileError;
@@ -24,7 +27,7 @@ const MIN_SIZE: u64 = 4 << 10;
 /// What the logs of each container of a pod may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogLimits {
-    /// A file is rotated when it has grown to this many bytes.
+    /// A file is rotated before it grows beyond this many bytes.
     pub max_size: u64,
     /// Number of files, with the one that is written: `<name>.log.1` is the newest of the others.
     pub max_files: u32,
@@ -42,8 +45,12 @@ impl LogLimits {
 
 /// Longest content of one entry, as in containerd.
 const MAX_CONTENT: usize = 16 << 10;
-/// Longest line that is read: an entry with its time and stream.
-const MAX_LINE: usize = MAX_CONTENT + 128;
+/// More than the time and the stream of an entry take.
+const MAX_HEAD: usize = 128;
+/// Longest line that is read.
+const MAX_LINE: usize = MAX_CONTENT + MAX_HEAD;
+/// Encoded bytes that are collected before they are written. Empty lines grow to fifty times their size.
+const MAX_BUFFER: usize = 64 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogStream {
@@ -74,7 +81,12 @@ pub struct Entry {
     pub stream: LogStream,
     /// The content, including the newline if the entry is a full line.
     pub content: Vec<u8>,
+    /// How often its container was restarted before, if the entry says that. It holds for those that follow.
+    run: Option<u32>,
 }
+
+/// The tag with which an entry names its run, before the number.
+const RUN: &str = "run=";
 
 impl Entry {
     /// Whether it is a line, or the last piece of one.
@@ -87,28 +99,31 @@ pub fn format_time(time: jiff::Timestamp) -> String {
     format!("{time:.9}")
 }
 
-/// Appends `bytes` as entries to `out`.
-pub fn encode(out: &mut Vec<u8>, time: &str, stream: LogStream, bytes: &[u8]) {
-    for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+/// The entries of this output: the content of each, and whether it ends a line. No content is longer than `longest`.
+fn pieces(bytes: &[u8], longest: usize) -> impl Iterator<Item = (&[u8], bool)> {
+    bytes.split_inclusive(|&byte| byte == b'\n').flat_map(move |line| {
         let (content, full) = match line.strip_suffix(b"\n") {
             Some(content) => (content, true),
             None => (line, false),
         };
-        let mut pieces = content.chunks(MAX_CONTENT).peekable();
-        if pieces.peek().is_none() {
-            put(out, time, stream, full, b"");
-        }
-        while let Some(piece) = pieces.next() {
-            put(out, time, stream, full && pieces.peek().is_none(), piece);
-        }
-    }
+        // An empty line is an entry too.
+        let count = content.len().div_ceil(longest).max(1);
+        (1..=count).map(move |number| {
+            let piece = &content[(number - 1) * longest..content.len().min(number * longest)];
+            (piece, full && number == count)
+        })
+    })
 }
 
-fn put(out: &mut Vec<u8>, time: &str, stream: LogStream, full: bool, content: &[u8]) {
+fn put(out: &mut Vec<u8>, time: &str, stream: LogStream, full: bool, run: Option<u32>, content: &[u8]) {
     out.extend_from_slice(time.as_bytes());
     out.push(b' ');
     out.extend_from_slice(stream.name().as_bytes());
-    out.extend_from_slice(if full { b" F " } else { b" P " });
+    out.extend_from_slice(if full { b" F" } else { b" P" });
+    if let Some(run) = run {
+        out.extend_from_slice(format!(":{RUN}{run}").as_bytes());
+    }
+    out.push(b' ');
     out.extend_from_slice(content);
     out.push(b'\n');
 }
@@ -122,16 +137,22 @@ pub fn decode(line: &[u8]) -> Option<Entry> {
         b"stderr" => LogStream::Stderr,
         _ => return None,
     };
-    let full = match fields.next()? {
-        b"F" => true,
-        b"P" => false,
+    let mut tags = str::from_utf8(fields.next()?).ok()?.split(':');
+    let full = match tags.next()? {
+        "F" => true,
+        "P" => false,
         _ => return None,
     };
+    let run = tags.find_map(|tag| tag.strip_prefix(RUN)?.parse().ok());
     let mut content = fields.next()?.to_vec();
     if full {
         content.push(b'\n');
     }
-    Some(Entry { time, stream, content })
+    Some(Entry { time, stream, content, run })
+}
+
+fn size(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
 fn inode(path: &Path) -> Option<u64> {
@@ -152,6 +173,12 @@ pub struct LogWriter {
     size: u64,
     limits: LogLimits,
     buffer: Vec<u8>,
+    /// The file may end in the middle of an entry, because the disk was full.
+    is_torn: bool,
+    /// How often the container was restarted before.
+    run: u32,
+    /// Whether the file names the run, or need not.
+    is_named: bool,
 }
 
 impl LogWriter {
@@ -159,28 +186,76 @@ impl LogWriter {
     pub fn open(path: &Path, limits: LogLimits) -> Result<Self, FileError> {
         let file = regular::open(path, Access::Append)?;
         let size = file.metadata().map_err(FileError::at("look at", path))?.len();
-        Ok(Self { path: path.to_owned(), file, size, limits, buffer: Vec::new() })
+        let path = path.to_owned();
+        let buffer = Vec::new();
+        Ok(Self { path, file, size, limits, buffer, is_torn: false, run: 0, is_named: true })
     }
 
-    /// Appends output with the present time.
+    /// What follows is output of this run of the container.
+    pub fn begin_run(&mut self, run: u32) {
+        self.is_named &= self.run == run;
+        self.run = run;
+    }
+
+    /// The run, if the next entry has to name it.
+    fn name_run(&mut self) -> Option<u32> {
+        let run = (!self.is_named).then_some(self.run);
+        self.is_named = true;
+        run
+    }
+
+    /// Appends output with the present time. No file becomes larger than its limit.
     pub fn write(&mut self, stream: LogStream, bytes: &[u8]) -> Result<(), FileError> {
+        let time = format_time(jiff::Timestamp::now());
+        let room = usize::try_from(self.limits.max_size).unwrap_or(usize::MAX);
+        let longest = room.saturating_sub(MAX_HEAD).clamp(1, MAX_CONTENT);
+        for (content, full) in pieces(bytes, longest) {
+            let before = self.buffer.len();
+            let run = self.name_run();
+            put(&mut self.buffer, &time, stream, full, run, content);
+            let is_first = self.size == 0 && before == 0;
+            if !is_first && self.size + size(&self.buffer) > self.limits.max_size {
+                self.buffer.truncate(before);
+                self.flush()?;
+                self.rotate()?;
+                let run = self.name_run();
+                put(&mut self.buffer, &time, stream, full, run, content);
+            }
+            if self.buffer.len() >= MAX_BUFFER {
+                self.flush()?;
+            }
+        }
+        self.flush()
+    }
+
+    fn flush(&mut self) -> Result<(), FileError> {
+        if self.is_torn {
+            self.buffer.insert(0, b'\n');
+        }
+        let written = self.file.write_all(&self.buffer).map_err(FileError::at("write", &self.path));
+        self.is_torn = written.is_err();
+        if self.is_torn {
+            self.is_named = self.run == 0;
+        }
+        self.size += size(&self.buffer);
         self.buffer.clear();
-        encode(&mut self.buffer, &format_time(jiff::Timestamp::now()), stream, bytes);
-        self.file.write_all(&self.buffer).map_err(FileError::at("write", &self.path))?;
-        self.size += u64::try_from(self.buffer.len()).unwrap_or(u64::MAX);
-        if self.size >= self.limits.max_size { self.rotate() } else { Ok(()) }
+        written
     }
 
     fn rotate(&mut self) -> Result<(), FileError> {
-        for number in (1..self.limits.max_files - 1).rev() {
-            let from = older(&self.path, number);
-            if from.symlink_metadata().is_ok() {
-                fs::rename(&from, older(&self.path, number + 1)).map_err(FileError::at("rename", &from))?;
+        // Otherwise an earlier rotation found no room for the new file.
+        if self.path.symlink_metadata().is_ok() {
+            for number in (1..self.limits.max_files - 1).rev() {
+                let from = older(&self.path, number);
+                if from.symlink_metadata().is_ok() {
+                    fs::rename(&from, older(&self.path, number + 1))
+                        .map_err(FileError::at("rename", &from))?;
+                }
             }
+            fs::rename(&self.path, older(&self.path, 1)).map_err(FileError::at("rename", &self.path))?;
         }
-        fs::rename(&self.path, older(&self.path, 1)).map_err(FileError::at("rename", &self.path))?;
         self.file = regular::open(&self.path, Access::Append)?;
-        self.size = 0;
+        (self.size, self.is_torn, self.is_named) = (0, false, self.run == 0);
         Ok(())
     }
 }
@@ -195,6 +270,10 @@ pub struct LogReader {
     partial: Vec<u8>,
     /// How many lines of each stream are still to be skipped.
     skip: [usize; 2],
+    /// The run of the entries at hand.
+    run: u32,
+    /// The only run whose entries are wanted.
+    only: Option<u32>,
 }
 
 /// Attempts to open the next file while files are rotated.
@@ -203,7 +282,13 @@ const OPEN_TRIES: usize = 8;
 impl LogReader {
     /// Starts at the oldest entry.
     pub fn new(container: ContainerName, path: PathBuf) -> Self {
-        Self { container, path, current: None, partial: Vec::new(), skip: [0; 2] }
+        Self { container, path, current: None, partial: Vec::new(), skip: [0; 2], run: 0, only: None }
+    }
+
+    /// Reads only what was written when the container had been restarted this often.
+    #[must_use]
+    pub fn of_run(self, run: u32) -> Self {
+        Self { only: Some(run), ..self }
     }
 
     /// The next entry; `None` when there is none yet.
@@ -222,6 +307,10 @@ impl LogReader {
             let entry = decode(&self.partial);
             self.partial.clear();
             let Some(entry) = entry else { continue };
+            self.run = entry.run.unwrap_or(self.run);
+            if self.only.is_some_and(|only| only != self.run) {
+                continue;
+            }
             match &mut self.skip[entry.stream.index()] {
                 0 => return Ok(Some(entry)),
                 left => *left -= usize::from(entry.is_full()),
@@ -241,8 +330,13 @@ impl LogReader {
         if read.is_some() && read == inode(&self.path) {
             return Ok(None);
         }
+        let mut files = self.files();
         for _ in 0..OPEN_TRIES {
-            let files = self.files();
+            // Two equal lists were not read in the middle of a rotation, which would hide a file or show one twice.
+            let before = std::mem::replace(&mut files, self.files());
+            if before != files {
+                continue;
+            }
             let next = match files.iter().position(|(_, inode)| Some(*inode) == read) {
                 Some(at) => files.get(at + 1),
                 None => files.first(),
@@ -283,6 +377,7 @@ impl LogReader {
     /// them, so each stream is skipped separately.
     pub fn tail(&mut self, lines: usize) -> Result<(), FileError> {
         let mut counter = Self::new(self.container.clone(), self.path.clone());
+        counter.only = self.only;
         let mut kept = VecDeque::new();
         let mut open: Vec<LogStream> = Vec::new();
         let mut keep = |kept: &mut VecDeque<LogStream>, stream| {
@@ -308,142 +403,4 @@ impl LogReader {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn all(reader: &mut LogReader) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        while let Some(entry) = reader.next_entry().unwrap() {
-            bytes.extend(entry.content);
-        }
-        bytes
-    }
-
-    #[test]
-    fn entries_are_as_the_format_says() {
-        let mut out = Vec::new();
-        let time = format_time("2026-01-02T03:04:05.6Z".parse().unwrap());
-        encode(&mut out, &time, LogStream::Stdout, b"hello\n\nhalf");
-        let text = String::from_utf8(out).unwrap();
-        let expected = "2026-01-02T03:04:05.600000000Z stdout F hello\n2026-01-02T03:04:05.600000000Z stdout F \n\
-                        2026-01-02T03:04:05.600000000Z stdout P half\n";
-        assert_eq!(text, expected);
-    }
-
-    #[test]
-    fn full_files_are_put_aside_and_a_reader_misses_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("c.log");
-        let mut writer = LogWriter::open(&path, LogLimits { max_size: 1000, max_files: 3 }).unwrap();
-        let mut reader = LogReader::new("c".parse().unwrap(), path.clone());
-        let mut expected = Vec::new();
-        let mut got = Vec::new();
-        for number in 0..200 {
-            let line = format!("line {number}\n");
-            writer.write(LogStream::Stdout, line.as_bytes()).unwrap();
-            expected.extend(line.as_bytes());
-            got.extend(all(&mut reader));
-        }
-        assert_eq!(got, expected);
-        let files = fs::read_dir(dir.path()).unwrap().count();
-        assert_eq!(files, 3);
-        let mut late = LogReader::new("c".parse().unwrap(), path);
-        let kept = all(&mut late);
-        assert!(expected.ends_with(&kept) && kept.len() > 300, "{}", kept.len());
-    }
-
-    #[test]
-    fn a_reader_that_is_rotations_behind_misses_no_file_that_is_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("c.log");
-        let mut writer = LogWriter::open(&path, LogLimits { max_size: 200, max_files: 5 }).unwrap();
-        let mut reader = LogReader::new("c".parse().unwrap(), path);
-        let mut expected = Vec::new();
-        let mut got = Vec::new();
-        for number in 0..100 {
-            let line = format!("line {number}\n");
-            writer.write(LogStream::Stdout, line.as_bytes()).unwrap();
-            expected.extend(line.as_bytes());
-            // Some ten lines fill three files.
-            if number % 10 == 0 {
-                got.extend(all(&mut reader));
-            }
-        }
-        got.extend(all(&mut reader));
-        assert_eq!(String::from_utf8(got).unwrap(), String::from_utf8(expected).unwrap());
-    }
-
-    #[test]
-    fn a_pod_has_the_limits_of_the_kubelet_and_one_of_its_own() {
-        let none = LogOptions::default();
-        assert_eq!(LogLimits::of(none, 1), LogLimits { max_size: 10 << 20, max_files: 5 });
-        assert_eq!(LogLimits::of(none, 10), LogLimits { max_size: 10 << 20, max_files: 5 });
-        assert_eq!(LogLimits::of(none, 16), LogLimits { max_size: (500 << 20) / 80, max_files: 5 });
-        let asked =
-            LogOptions { max_size_bytes: Some(1 << 20), max_files: Some(2), max_pod_bytes: Some(3 << 20) };
-        assert_eq!(LogLimits::of(asked, 1), LogLimits { max_size: 1 << 20, max_files: 2 });
-        assert_eq!(LogLimits::of(asked, 3), LogLimits { max_size: 512 << 10, max_files: 2 });
-        let little = LogOptions { max_files: Some(1000), max_pod_bytes: Some(64 << 10), ..none };
-        assert_eq!(LogLimits::of(little, 16).max_size, MIN_SIZE);
-    }
-
-    #[test]
-    fn the_tail_is_counted_in_lines() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("c.log");
-        let mut writer = LogWriter::open(&path, LogLimits::of(LogOptions::default(), 1)).unwrap();
-        writer.write(LogStream::Stdout, b"1\n2\n3\n4").unwrap();
-        for (lines, expected) in [(0, ""), (1, "4"), (2, "3\n4"), (9, "1\n2\n3\n4")] {
-            let mut reader = LogReader::new("c".parse().unwrap(), path.clone());
-            reader.tail(lines).unwrap();
-            assert_eq!(all(&mut reader), expected.as_bytes(), "{lines}");
-        }
-    }
-
-    #[test]
-    fn the_tail_has_whole_lines_where_streams_interleave() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("c.log");
-        let mut writer = LogWriter::open(&path, LogLimits::of(LogOptions::default(), 1)).unwrap();
-        for (stream, bytes) in [
-            (LogStream::Stdout, "out 1 begins, "),
-            (LogStream::Stderr, "error 1\nerror 2 begins, "),
-            (LogStream::Stdout, "out 1 ends\nout 2 begins, "),
-            (LogStream::Stderr, "error 2 ends\n"),
-        ] {
-            writer.write(stream, bytes.as_bytes()).unwrap();
-        }
-        let tail = |lines| {
-            let mut reader = LogReader::new("c".parse().unwrap(), path.clone());
-            reader.tail(lines).unwrap();
-            reader
-        };
-        let text = |lines| String::from_utf8(all(&mut tail(lines))).unwrap();
-        assert_eq!(text(0), "");
-        assert_eq!(text(1), "out 2 begins, ");
-        assert_eq!(text(2), "error 2 begins, out 2 begins, error 2 ends\n");
-        assert_eq!(text(3), "out 1 begins, error 2 begins, out 1 ends\nout 2 begins, error 2 ends\n");
-        assert_eq!(text(4), text(usize::MAX));
-        // What follows a skipped piece is skipped up to the end of its line.
-        let mut reader = tail(0);
-        writer.write(LogStream::Stdout, b"out 2 ends\nout 3\n").unwrap();
-        assert_eq!(all(&mut reader), b"out 3\n");
-    }
-
-    proptest! {
-        #[test]
-        fn any_output_comes_back_exactly(pieces in proptest::collection::vec(proptest::collection::vec(prop_oneof![Just(b'\n'), any::<u8>()], 0..50), 0..10)) {
-            let mut out = Vec::new();
-            for piece in &pieces {
-                encode(&mut out, "2026-01-01T00:00:00.000000000Z", LogStream::Stderr, piece);
-            }
-            let mut back = Vec::new();
-            for line in out.split_inclusive(|&b| b == b'\n') {
-                let entry = decode(line.strip_suffix(b"\n").unwrap());
-                back.extend(entry.unwrap().content);
-            }
-            prop_assert_eq!(back, pieces.concat());
-        }
-    }
-}
+mod tests;

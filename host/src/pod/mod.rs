@@ -10,6 +10,8 @@ mod logdir;
 pub mod logs;
 pub mod ports;
 pub mod pull;
+mod replace;
+pub mod restart;
 pub mod run;
 pub mod status;
 pub mod step;

@@ -23,8 +23,24 @@ pub struct Published {
 
 /// Binds all ports of a plan. UDP ports are bound when the pod's network starts; here they are only checked to be free.
 pub(super) fn bind(plan: &PodPlan, layout: &Layout) -> Result<Published, Failure> {
+    bind_all(plan.published.iter(), layout)
+}
+
+/// Checks that the ports of a plan can be bound, but for those that a pod has which is about to leave.
+pub(super) fn check(plan: &PodPlan, layout: &Layout, leaving: &[BoundPort]) -> Result<(), Failure> {
+    let stays = |port: &&PublishedPort| {
+        let address = SocketAddr::new(port.host_ip, port.host_port);
+        !leaving.iter().any(|bound| is_in_the_way(bound, address, transport(port.protocol)))
+    };
+    bind_all(plan.published.iter().filter(stays), layout).map(|_| ())
+}
+
+fn bind_all<'a>(
+    ports: impl Iterator<Item = &'a PublishedPort>,
+    layout: &Layout,
+) -> Result<Published, Failure> {
     let mut published = Published::default();
-    for port in &plan.published {
+    for port in ports {
         let wanted = SocketAddr::new(port.host_ip, port.host_port);
         let failed = |error: BindError| failure(port, &error, layout);
         let (address, protocol) = match port.protocol {
@@ -37,7 +53,7 @@ pub(super) fn bind(plan: &PodPlan, layout: &Layout) -> Result<Published, Failure
             Protocol::Udp if port.host_port == 0 => {
                 let message = format!("{}: a UDP port needs a number", port.origin);
                 return Err(Failure::message(RunStage::Reserve, Blame::User, message)
-                    .hint("only TCP can use any free port; write a number."));
+                    .hint("Only TCP can use any free port; write a number."));
             }
             Protocol::Udp => (try_udp(wanted).map_err(failed)?, Transport::Udp),
             Protocol::Sctp => {
@@ -62,10 +78,10 @@ fn failure(port: &PublishedPort, error: &BindError, layout: &Layout) -> Failure 
     match error.source.kind() {
         ErrorKind::AddrInUse => match holder(address, transport(port.protocol), layout) {
             Some(pod) => failure.hint(format!(
-                "pod {pod} uses it; stop that pod with `magikvm stop {pod}`, or choose another port."
+                "Pod {pod} uses it; stop that pod with `magikvm stop {pod}`, or choose another port."
             )),
             None => failure.hint(format!(
-                "see which process uses it with `ss -l{}np 'sport = :{}'`, or choose another port{}.",
+                "See which process uses it with `ss -l{}np 'sport = :{}'`, or choose another port{}.",
                 if port.protocol == Protocol::Udp { 'u' } else { 't' },
                 address.port(),
                 // Only TCP can use any free port.
@@ -73,7 +89,7 @@ fn failure(port: &PublishedPort, error: &BindError, layout: &Layout) -> Failure 
             )),
         },
         ErrorKind::PermissionDenied => failure.hint(
-            "only root may bind ports below 1024; choose a higher one, or lower the bound with `sysctl net.ipv4.ip_unprivileged_port_start=PORT`.",
+            "Only root may bind ports below 1024; choose a higher one, or lower the bound with `sysctl net.ipv4.ip_unprivileged_port_start=PORT`.",
         ),
         ErrorKind::AddrNotAvailable => {
             failure.hint(format!("{} is not an address of the host; list the addresses with `ip address`.", address.ip()))

@@ -4,8 +4,10 @@
 
 use super::failure::{Blame, Failure, RunStage};
 use crate::image::{
-    BringOptions, Cancel, ImageError, ImageStore, Progress, PullPolicy, PullSources, Reference, Wanted,
+    BringOptions, Cancel, ImageError, ImageStore, LoginFile, Progress, PullPolicy, PullSources, Reference,
+    Wanted,
 };
+use crate::manifest::PullSecret;
 use crate::signals;
 use crate::store::layout::{Layout, Surroundings};
 use crate::store::limits;
@@ -15,14 +17,14 @@ use magikvm_proto::codec::write_message;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub const PULLER_VERB: &str = "__pull";
 
-/// Longest request on standard input, which holds a few references.
-const MAX_REQUEST: u64 = 1 << 20;
+/// Longest request on standard input, which holds a few references and at most a megabyte of logins in base64.
+const MAX_REQUEST: u64 = 4 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PullRequest {
@@ -33,6 +35,8 @@ pub struct PullRequest {
     pub platform: Wanted,
     /// Seconds for each image.
     pub timeout_secs: u64,
+    /// The pod's own logins. A request is written to a pipe and nowhere else.
+    pub logins: Vec<PullSecret>,
 }
 
 /// The puller's messages, one line each. The last one is `Done` or `Failed`.
@@ -44,8 +48,17 @@ pub enum FromPuller {
         progress: Progress,
     },
     /// All images are here.
-    Done,
+    Done {
+        pulls: Vec<Pull>,
+    },
     Failed(Box<Failure>),
+}
+
+/// An image that was pulled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pull {
+    pub image: Reference,
+    pub took_ms: u64,
 }
 
 /// The end of a puller that sent neither `Done` nor `Failed`.
@@ -70,7 +83,7 @@ impl PullerEnd {
                 let failure = Failure::message(RunStage::Image, Blame::Environment, message);
                 match Signal::try_from(signal) {
                     Ok(Signal::SIGKILL) => {
-                        failure.hint("check with `dmesg` whether the host was out of memory.")
+                        failure.hint("Check with `dmesg` whether the host was out of memory.")
                     }
                     _ => failure,
                 }
@@ -96,8 +109,8 @@ pub fn main() -> i32 {
         ignore(write_message(&mut *out, message), "the monitor has ended, and this process ends with it");
     };
     match watched.and_then(|()| pull(&cancel, &say)) {
-        Ok(()) => {
-            say(&FromPuller::Done);
+        Ok(pulls) => {
+            say(&FromPuller::Done { pulls });
             0
         }
         Err(failure) => {
@@ -124,7 +137,7 @@ fn watch_signals(cancel: &Cancel) -> Result<(), ThreadError> {
     Ok(())
 }
 
-fn pull(cancel: &Cancel, say: &(dyn Fn(&FromPuller) + Sync)) -> Result<(), Failure> {
+fn pull(cancel: &Cancel, say: &(dyn Fn(&FromPuller) + Sync)) -> Result<Vec<Pull>, Failure> {
     #[cfg(feature = "testing")]
     assert_ne!(std::env::var("MAGIKVM_FAULT").as_deref(), Ok("puller"), "fault injected in the puller");
     const STAGE: RunStage = RunStage::Image;
@@ -137,9 +150,18 @@ fn pull(cancel: &Cancel, say: &(dyn Fn(&FromPuller) + Sync)) -> Result<(), Failu
         Layout::new(&Surroundings::of_process(request.root)).map_err(Failure::at(STAGE, Blame::Internal))?;
     limits::put_in_force(&layout.limits()).map_err(Failure::at(STAGE, Blame::Environment))?;
     let store = ImageStore::open(&layout.images()).map_err(|error| of_image(&error))?;
-    let sources =
+    let mut sources =
         PullSources::load(&layout.registries(), &layout.policy()).map_err(|error| of_image(&error))?;
+    let logins = request.logins.iter().map(|login| {
+        let PullSecret { name, format, content } = login;
+        let name = format!("the Secret {name}");
+        LoginFile::of_secret(content.bytes(), *format, Path::new(&name))
+    });
+    let logins: Vec<LoginFile> = logins.collect::<Result<_, _>>().map_err(Failure::at(STAGE, Blame::User))?;
+    sources.credentials = sources.credentials.after(logins.into_iter());
+    let mut pulls = Vec::new();
     for (image, when) in &request.images {
+        let began = Instant::now();
         let options = BringOptions {
             platform: request.platform.clone(),
             cancel: cancel.with_timeout(Duration::from_secs(request.timeout_secs)),
@@ -147,8 +169,10 @@ fn pull(cancel: &Cancel, say: &(dyn Fn(&FromPuller) + Sync)) -> Result<(), Failu
         };
         let progress = |progress| say(&FromPuller::Progress { image: image.clone(), progress });
         store.pull(image, &sources, *when, &options, &progress).map_err(|error| of_image(&error))?;
+        let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        pulls.push(Pull { image: image.clone(), took_ms });
     }
-    Ok(())
+    Ok(pulls)
 }
 
 /// Turns an image error into a failed run.

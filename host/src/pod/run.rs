@@ -1,13 +1,17 @@
 //! The flow of a run: plan -> reserve -> resolve images -> prepare -> start -> await ready -> commit. It is the same for every runtime
-//! class. No step holds clean-up code: each step journals the undoing of what it makes before it makes it.
+//! class. If the sandbox stays silent, the journal undoes it, and the flow goes on once more at `prepare`. No step holds clean-up code: each
+//! step journals the undoing of what it makes before it makes it.
 
+use super::events::HostEvent;
 use super::failure::{Blame, Failure, RunStage};
 use super::logdir;
 use super::ports::{self, Published};
-use super::pull::{PullRequest, of_image};
+use super::pull::{Pull, PullRequest, of_image};
+use super::restart;
 use crate::image::{Image, ImageError, ImageStore, Policy, PullPolicy, Reference, Wanted};
+use crate::manifest::PodPlan;
 use crate::manifest::logs::LogOptions;
-use crate::manifest::{ContainerSpec, PodPlan};
+use crate::manifest::plan::VolumeSource;
 use crate::runtime::{self, PodRuntime, PodToPrepare, RuntimeError, Sandbox, VmOptions};
 use crate::store::atomic::{self, FileError};
 use crate::store::layout::{Layout, PodDir};
@@ -27,6 +31,8 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunRequest {
     pub plan: PodPlan,
+    /// The file that the manifest is in, if it is one.
+    pub source: Option<String>,
     /// `--root`, if given.
     pub root: Option<PathBuf>,
     /// Options of the pod's VM, for classes that have one.
@@ -54,6 +60,8 @@ pub struct Pod {
     pub dir: PodDir,
     /// UUID, as in `metadata.uid`.
     pub uid: String,
+    /// Milliseconds since 1970 when the run began.
+    pub accepted_ms: u64,
     /// The journal that removes the pod.
     pub undo: Undo,
     /// Held as long as the pod lives, and freed last.
@@ -70,13 +78,24 @@ pub trait Observer {
     fn reserved(&mut self, dir: &PodDir) -> Result<(), Failure>;
 
     /// Pulls the images of the pod in this directory into the store.
-    fn pull(&mut self, dir: &PodDir, request: &PullRequest) -> Result<(), Failure>;
+    fn pull(&mut self, dir: &PodDir, request: &PullRequest) -> Result<Vec<Pull>, Failure>;
+
+    /// Writes an event of the pod in this directory.
+    fn note(&mut self, dir: &PodDir, event: HostEvent);
 
     /// Warns the user about the pod in this directory.
     fn warn(&mut self, dir: &PodDir, message: &str);
 
-    /// Returns when all containers run (or have completed), or the reason why they do not.
-    fn await_ready(&mut self, pod: &mut Pod, sandbox: Box<dyn Sandbox>) -> Result<(), Failure>;
+    /// Returns when all containers run (or have completed), or the reason why they do not. Asks for at most one more boot.
+    fn await_ready(&mut self, pod: &mut Pod, sandbox: Box<dyn Sandbox>) -> Result<Awaited, Failure>;
+}
+
+/// What came of a sandbox that was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaited {
+    Ready,
+    /// Its agent was silent, and it was ended. Another one shall be started.
+    Silent,
 }
 
 /// Runs the flow. On failure nothing of the pod is left.
@@ -113,9 +132,33 @@ fn bring_up(
     observer.reserved(&pod.dir)?;
     fault("reserve")?;
     pod.ports = ports::bind(&request.plan, layout)?;
-    pod.images = resolve_images(request, layout, &pod.dir, &runtime.platform(), observer)?;
+    let dir = pod.dir.clone();
+    let mut pull = |request: &PullRequest| observer.pull(&dir, request);
+    let (images, pulls) = resolve_images(request, layout, &runtime.platform(), &mut pull)?;
+    pod.images = images;
     write_record(request, runtime, pod)?;
+    for (needed, image) in needed(&request.plan).zip(&pod.images) {
+        let took_ms = pulls.iter().find(|pull| pull.image == *needed.name).map(|pull| pull.took_ms);
+        let (name, size_bytes) = (needed.name.clone(), image.record.size_bytes);
+        observer.note(&dir, HostEvent::Pulled { what: needed.what, image: name, took_ms, size_bytes });
+    }
     fault("record")?;
+    while boot(request, layout, runtime, pod, observer)? == Awaited::Silent {
+        // The second boot begins with new files: nobody knows what the first one has written to them.
+        pod.undo.end_run().map_err(Failure::at(RunStage::Boot, Blame::Environment))?;
+        fault("reboot")?;
+    }
+    fault("ready")
+}
+
+/// Prepares and starts a sandbox, and waits until its containers run.
+fn boot(
+    request: &RunRequest,
+    layout: &Layout,
+    runtime: &dyn PodRuntime,
+    pod: &mut Pod,
+    observer: &mut dyn Observer,
+) -> Result<Awaited, Failure> {
     let uid = pod.uid.clone();
     let scratch = layout.scratch(&uid);
     let to_prepare = PodToPrepare {
@@ -124,6 +167,7 @@ fn bring_up(
         images: &pod.images,
         dir: &pod.dir,
         scratch: &scratch,
+        claims: &layout.volumes(),
     };
     let prepared = runtime.prepare(&to_prepare, &mut pod.undo).map_err(of_runtime(RunStage::Prepare))?;
     for warning in prepared.warnings() {
@@ -132,12 +176,11 @@ fn bring_up(
     fault("prepare")?;
     let sandbox = runtime.start(prepared, &mut pod.undo).map_err(of_runtime(RunStage::Boot))?;
     fault("start")?;
-    observer.await_ready(pod, sandbox)?;
-    fault("ready")
+    observer.await_ready(pod, sandbox)
 }
 
 /// The pod's runtime class, if this host can run it.
-fn plan(request: &RunRequest, layout: &Layout) -> Result<Box<dyn PodRuntime>, Failure> {
+pub(super) fn plan(request: &RunRequest, layout: &Layout) -> Result<Box<dyn PodRuntime>, Failure> {
     let runtime = runtime::of(request.plan.runtime_class, &request.vm, layout)
         .map_err(|error| Failure::new(RunStage::Plan, Blame::User, &error).hint(error.hint()))?;
     runtime.probe().map_err(|unavailable| {
@@ -166,7 +209,7 @@ fn reserve(request: &RunRequest, layout: &Layout) -> Result<Pod, Failure> {
     if count >= max {
         let message = format!("there are {count} pods already, at most {max} are possible");
         return Err(Failure::message(RunStage::Reserve, Blame::User, message).hint(format!(
-            "list the pods with `magikvm ps`, and remove some with `magikvm rm NAME`; {}.",
+            "List the pods with `magikvm ps`, and remove some with `magikvm rm NAME`; {}.",
             raised::remedy("pods")
         )));
     }
@@ -176,6 +219,7 @@ fn reserve(request: &RunRequest, layout: &Layout) -> Result<Pod, Failure> {
         .map_err(FileError::at("create directory", dir.path()))
         .map_err(failed())?;
     let uid = uuid::Uuid::new_v4().to_string();
+    let accepted_ms = record::now_ms();
     logdir::sweep(&layout.all_logs());
     let reserved = (|| {
         let lock = lock::acquire(&dir.lock())?;
@@ -188,9 +232,9 @@ fn reserve(request: &RunRequest, layout: &Layout) -> Result<Pod, Failure> {
     })();
     match reserved {
         Ok((Some(lock), undo)) => {
-            Ok(Pod { dir, uid, undo, lock, ports: Published::default(), images: Vec::new() })
+            Ok(Pod { dir, uid, accepted_ms, undo, lock, ports: Published::default(), images: Vec::new() })
         }
-        Ok((None, _)) => Err(exists(request, "is being started by somebody else")),
+        Ok((None, _)) => Err(exists(request, "is being started by somebody else", LockState::Held)),
         Err(error) => {
             // The journal could not be written (a full disk). The directory is new and belongs to this run.
             let mut failure = failed()(error);
@@ -214,34 +258,64 @@ fn clear_leftover(request: &RunRequest, layout: &Layout, dir: &PodDir) -> Result
             (LockState::Free, true) => "is there (Lost)",
             (LockState::Free, false) => "is there (ended)",
         };
-        return Err(exists(request, what));
+        return Err(exists(request, what, found.lock));
     }
     Undo::recover(dir, &layout.removable()).delete().map_err(failed())
 }
 
-fn exists(request: &RunRequest, what: &str) -> Failure {
+fn exists(request: &RunRequest, what: &str, lock: LockState) -> Failure {
     let id = &request.plan.id;
-    Failure::message(RunStage::Reserve, Blame::User, format!("a pod named {id} {what}"))
-        .hint(format!("remove it first with `magikvm rm -f {id}`, or change metadata.name."))
+    let force = if lock == LockState::Held { "-f " } else { "" };
+    Failure::message(RunStage::Reserve, Blame::User, format!("a pod named {id} {what}")).hint(format!(
+        "Replace it with `--replace`, remove it first with `magikvm rm {force}{id}`, or change metadata.name."
+    ))
 }
 
-/// Resolves the pod's images in the order of its containers, and pulls them where the manifest says so.
-fn resolve_images(
+/// An image that a pod needs, and what for.
+struct Needed<'a> {
+    what: String,
+    name: &'a Reference,
+    pull_policy: PullPolicy,
+}
+
+impl Needed<'_> {
+    fn failed(&self, failure: Failure) -> Failure {
+        Failure { message: format!("{}: {}", self.what, failure.message), ..failure }
+    }
+}
+
+/// The images of a pod's containers in their order, and then those of its volumes.
+fn needed(plan: &PodPlan) -> impl Iterator<Item = Needed<'_>> {
+    let of_containers = plan.containers.iter().map(|container| Needed {
+        what: format!("container {}", container.name),
+        name: &container.image,
+        pull_policy: container.pull_policy,
+    });
+    let of_volumes = plan.volumes.iter().filter_map(|volume| match &volume.source {
+        VolumeSource::Image { image, pull_policy, .. } => {
+            Some(Needed { what: format!("volume {}", volume.name), name: image, pull_policy: *pull_policy })
+        }
+        _ => None,
+    });
+    of_containers.chain(of_volumes)
+}
+
+/// Resolves the pod's images in the order of [`needed`], and pulls them where the manifest says so.
+pub(super) fn resolve_images(
     request: &RunRequest,
     layout: &Layout,
-    dir: &PodDir,
     wanted_platform: &Wanted,
-    observer: &mut dyn Observer,
-) -> Result<Vec<Image>, Failure> {
+    pull: &mut dyn FnMut(&PullRequest) -> Result<Vec<Pull>, Failure>,
+) -> Result<(Vec<Image>, Vec<Pull>), Failure> {
     let store = ImageStore::open(&layout.images()).map_err(|error| of_image(&error))?;
     let policy = Policy::load(&layout.policy()).map_err(|error| of_image(&error.into()))?;
     let mut images: Vec<(Reference, PullPolicy)> = Vec::new();
-    for container in &request.plan.containers {
-        let context = |failure| of_container(container, failure);
-        let name = &container.image;
+    for needed in needed(&request.plan) {
+        let context = |failure| needed.failed(failure);
+        let name = needed.name;
         let here =
             store.present(name, &policy, wanted_platform).map_err(|error| context(of_image(&error)))?;
-        let when = match (container.pull_policy, &here) {
+        let when = match (needed.pull_policy, &here) {
             (PullPolicy::Never, None) => {
                 let why = store.absent(name, &policy, wanted_platform).unwrap_or_else(|error| error);
                 return Err(context(of_image(&why)));
@@ -258,14 +332,16 @@ fn resolve_images(
             images.push((name.clone(), when));
         }
     }
+    let mut pulls = Vec::new();
     if !images.is_empty() {
         let (root, platform) = (request.root.clone(), wanted_platform.clone());
         let timeout_secs = request.pull_timeout_secs;
-        observer.pull(dir, &PullRequest { root, images, platform, timeout_secs })?;
+        let logins = request.plan.pull_secrets.clone();
+        pulls = pull(&PullRequest { root, images, platform, timeout_secs, logins })?;
     }
-    let resolve = |container: &ContainerSpec| {
-        let name = &container.image;
-        let failed = |error: ImageError| of_container(container, of_image(&error));
+    let resolve = |needed: Needed<'_>| {
+        let name = needed.name;
+        let failed = |error: ImageError| needed.failed(of_image(&error));
         let image = store.resolve(name).map_err(failed)?;
         image.mark_used().map_err(failed)?;
         let platform = image.record.platform();
@@ -276,19 +352,16 @@ fn resolve_images(
             format!("the image {name} is for {platform}, the pod's VM is {}", wanted_platform.described());
         let failure = Failure::message(RunStage::Image, Blame::User, message);
         let command = format!("magikvm image pull --platform {wanted_platform} {}", name.familiar());
-        Err(of_container(container, failure).hint(format!("pull the right image with `{command}`.")))
+        Err(needed.failed(failure).hint(format!("Pull the right image with `{command}`.")))
     };
-    request.plan.containers.iter().map(resolve).collect()
-}
-
-fn of_container(container: &ContainerSpec, failure: Failure) -> Failure {
-    Failure { message: format!("container {}: {}", container.name, failure.message), ..failure }
+    Ok((needed(&request.plan).map(resolve).collect::<Result<_, _>>()?, pulls))
 }
 
 fn write_record(request: &RunRequest, runtime: &dyn PodRuntime, pod: &Pod) -> Result<(), Failure> {
     let plan = &request.plan;
     let containers = plan.containers.iter().zip(&pod.images).map(|(container, image)| ContainerRecord {
         name: container.name.clone(),
+        role: container.role,
         image: container.image_text.clone(),
         image_id: image.id.to_string(),
         terminal: container.stdio == magikvm_proto::plan::Stdio::Terminal,
@@ -299,16 +372,18 @@ fn write_record(request: &RunRequest, runtime: &dyn PodRuntime, pod: &Pod) -> Re
         id: plan.id.clone(),
         uid: pod.uid.clone(),
         runtime_class: plan.runtime_class.as_str().to_owned(),
-        created_ms: record::now_ms(),
+        created_ms: pod.accepted_ms,
         manifest: plan.manifest.clone(),
         containers: containers.collect(),
         sandbox: runtime.record(plan),
         grace_secs: plan.grace_seconds,
+        source: request.source.clone(),
     };
+    restart::keep(request, &pod.dir).map_err(failed())?;
     record::write_json(&pod.dir.pod_json(), &record).map_err(failed())
 }
 
-fn of_runtime(stage: RunStage) -> impl Fn(RuntimeError) -> Failure {
+pub(super) fn of_runtime(stage: RunStage) -> impl Fn(RuntimeError) -> Failure {
     move |error| {
         let failure = Failure::new(stage, error.blame(), &error);
         match error.hint() {
@@ -324,7 +399,7 @@ fn roll_back(pod: Pod, mut failure: Failure) -> Failure {
         failure.causes.push(format!("and not all of it could be removed: {error}"));
         let directory = dir.path().display();
         failure.hint =
-            Some(format!("try again with `magikvm rm -f NAME`; the pod's directory is {directory}."));
+            Some(format!("Try again with `magikvm rm -f NAME`; the pod's directory is {directory}."));
     }
     drop(lock);
     failure
@@ -332,7 +407,7 @@ fn roll_back(pod: Pod, mut failure: Failure) -> Failure {
 
 /// Points at which tests make a run fail (`MAGIKVM_FAULT=NAME`), die (`NAME=kill`), panic (`NAME=panic`) or wait until the file
 /// `MAGIKVM_HOLD` is gone (`NAME=hold`; it makes a file of that name with the extension `reached`).
-pub const FAULT_POINTS: [&str; 5] = ["reserve", "record", "prepare", "start", "ready"];
+pub const FAULT_POINTS: [&str; 6] = ["reserve", "record", "prepare", "start", "reboot", "ready"];
 
 #[cfg(feature = "testing")]
 fn fault(point: &str) -> Result<(), Failure> {

@@ -3,9 +3,13 @@
 use crate::manifest::fields::ANNOTATION_PORTS;
 use crate::process::Layers;
 use crate::store::lock::LockState;
-use crate::store::record::{Found, PodRecord, PodState, Stage};
+use crate::store::record::{
+    Condition, Conditions, ContainerRecord, DiskFull, Found, PodRecord, PodState, Stage,
+};
+use crate::store::sandbox::SandboxFailure;
 use crate::store::text::{chain, harmless};
 use magikvm_proto::id::ContainerName;
+use magikvm_proto::lifecycle::Role;
 use magikvm_proto::state::{ContainerState, ContainerStatus, Terminated, TerminatedReason, WaitingReason};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -56,25 +60,90 @@ fn phase_of(state: &PodState) -> Phase {
         Stage::Pulling | Stage::Starting => Phase::Pending,
         Stage::Running if state.paused_ms.is_some() => Phase::Paused,
         Stage::Running | Stage::Stopping => Phase::Running,
-        Stage::Ended if state.broken.is_none() && exit_code(state) == 0 => Phase::Succeeded,
+        Stage::Ended if exit_code(state) == 0 => Phase::Succeeded,
         Stage::Ended => Phase::Failed,
     }
 }
 
-/// The pod's exit code: the first non-zero one of its containers, in their order; 125 if magikvm itself failed.
+/// The pod's exit code: the first non-zero one of its main containers, in their order; 125 if magikvm itself failed, or if the pod failed
+/// although they did not.
 pub fn exit_code(state: &PodState) -> i32 {
-    let codes =
-        state.containers.iter().filter_map(|status| status.state.terminated()).map(|run| run.exit.code);
-    let code = codes.into_iter().find(|&code| code != 0).unwrap_or(0);
-    if code == 0 && state.broken.is_some() { 125 } else { code }
+    let main = state.containers.iter().filter(|status| status.role == Role::Main);
+    let code = main.filter_map(|status| status.state.terminated()).map(|run| run.exit.code);
+    let code = code.into_iter().find(|&code| code != 0).unwrap_or(0);
+    if code == 0 && (state.broken.is_some() || state.failed.is_some()) { 125 } else { code }
 }
+
+/// How many containers are ready, and of how many: the main containers and the sidecars, as in kubectl.
+pub fn readiness(found: &Found) -> (usize, usize) {
+    let live =
+        !matches!(phase(found), Phase::Lost | Phase::Damaged | Phase::Paused) && disk_full(found).is_none();
+    let views = found.state.as_ref().map(|state| state.containers.as_slice()).unwrap_or_default();
+    let ready = views.iter().filter(|view| live && view.role != Role::Init && view.ready).count();
+    let counted = |record: &PodRecord| {
+        record.containers.iter().filter(|container| container.role != Role::Init).count()
+    };
+    (ready, found.record.as_ref().map_or(views.len(), counted))
+}
+
+/// The phase in the words of kubectl's column STATUS, which tells more of a pod that starts or ends.
+pub fn word(found: &Found) -> String {
+    let phase = phase(found);
+    let ends = found.state.as_ref().is_some_and(|state| state.stage == Stage::Stopping);
+    if phase == Phase::Running && ends {
+        return "Terminating".to_owned();
+    }
+    initializing(found).unwrap_or_else(|| phase.as_str().to_owned())
+}
+
+/// What the start of a pod with init containers waits for, as kubectl shows it: `Init:0/2`, `Init:CrashLoopBackOff`, `PodInitializing`.
+/// `None` for any other pod.
+fn initializing(found: &Found) -> Option<String> {
+    let state = found.state.as_ref().filter(|_| phase(found) == Phase::Pending)?;
+    let before: Vec<&ContainerStatus> =
+        state.containers.iter().filter(|status| status.role != Role::Main).collect();
+    for (index, status) in before.iter().enumerate() {
+        let through = match status.role {
+            Role::Sidecar => status.started,
+            Role::Init | Role::Main => status.state.terminated().is_some_and(|run| run.exit.code == 0),
+        };
+        if through {
+            continue;
+        }
+        return Some(match &status.state {
+            ContainerState::Terminated(run) => format!("Init:{}", run.reason),
+            ContainerState::Waiting { reason, .. } if *reason != WaitingReason::PodInitializing => {
+                format!("Init:{reason}")
+            }
+            ContainerState::Waiting { .. } | ContainerState::Running { .. } => {
+                format!("Init:{index}/{}", before.len())
+            }
+        });
+    }
+    (!before.is_empty()).then(|| WaitingReason::PodInitializing.to_string())
+}
+
+/// Why the VM of a live pod stands still although nobody has paused it.
+fn disk_full(found: &Found) -> Option<&DiskFull> {
+    let lives = found.lock == LockState::Held;
+    found.state.as_ref().filter(|_| lives).and_then(|state| state.disk_full.as_ref())
+}
+
+/// The name of that reason.
+const DISK_FULL: SandboxFailure = SandboxFailure::HostDiskFull;
 
 /// Why a pod is as it is, in one word: the reason of the first container that does not run as it should, or what ended the pod. With several
 /// containers the reason names its container. `None` if there is nothing to explain.
 pub fn reason(found: &Found) -> Option<String> {
     let state = found.state.as_ref()?;
+    if disk_full(found).is_some() {
+        return Some(DISK_FULL.to_string());
+    }
     if let Some(broken) = &state.broken {
         return Some(broken.reason.to_string());
+    }
+    if let Some(failed) = state.failed {
+        return Some(format!("{failed:?}"));
     }
     let word = |status: &ContainerStatus| match &status.state {
         // The wait for a restart tells less than the failure before it, but it is the word that people look for.
@@ -82,8 +151,11 @@ pub fn reason(found: &Found) -> Option<String> {
             let last = status.last.as_ref().and_then(failed).map(|word| format!(": {word}"));
             Some(format!("CrashLoopBackOff{}", last.unwrap_or_default()))
         }
-        ContainerState::Terminated(run) => failed(run),
-        ContainerState::Waiting { .. } | ContainerState::Running { .. } => None,
+        // Sidecars are ended with the pod, however they take it.
+        ContainerState::Terminated(run) if status.role != Role::Sidecar => failed(run),
+        ContainerState::Terminated(_) | ContainerState::Waiting { .. } | ContainerState::Running { .. } => {
+            None
+        }
     };
     // A container that ended well explains nothing, and one that waits tells more than one that has ended.
     let mut words: Vec<(&ContainerStatus, String)> =
@@ -104,8 +176,9 @@ fn failed(run: &Terminated) -> Option<String> {
 
 /// The memory limit of a container as its manifest has it.
 pub fn memory_limit(found: &Found, container: &ContainerName) -> Option<String> {
-    let containers = found.record.as_ref()?.manifest.pointer("/spec/containers")?.as_array()?;
-    let container = containers.iter().find(|one| one["name"] == container.as_str())?;
+    let spec = found.record.as_ref()?.manifest.get("spec")?;
+    let lists = ["containers", "initContainers"].into_iter().filter_map(|list| spec.get(list)?.as_array());
+    let container = lists.flatten().find(|one| one["name"] == container.as_str())?;
     match container.pointer("/resources/limits/memory")? {
         Value::String(limit) => Some(limit.clone()),
         Value::Number(limit) => Some(limit.to_string()),
@@ -222,13 +295,20 @@ fn status(found: &Found, record: &PodRecord) -> Value {
         fields["reason"] = json!("Paused");
         let since = time(state.and_then(|state| state.paused_ms).unwrap_or_default());
         fields["message"] = json!(format!("paused since {since}; `magikvm resume {}` resumes it", record.id));
+    } else if let Some(DiskFull { since_ms, dir }) = disk_full(found) {
+        fields["reason"] = json!(DISK_FULL);
+        let (dir, since) = (dir.display(), time(*since_ms));
+        fields["message"] = json!(format!(
+            "the host's disk with {dir} has been full since {since}; the VM stands still and goes on by itself when there is room"
+        ));
     } else if let Some(broken) = state.and_then(|state| state.broken.as_ref()) {
         fields["reason"] = json!(broken.reason);
         fields["message"] = json!(broken.message);
+    } else if let Some(failed) = state.and_then(|state| state.failed) {
+        fields["reason"] = json!(failed);
+        fields["message"] = json!(failed.message());
     }
-    if let Some(started) = state.and_then(|state| state.started_ms) {
-        fields["startTime"] = json!(time(started));
-    }
+    fields["startTime"] = json!(time(record.created_ms));
     if let Some(address) = state.and_then(|state| state.host_ip) {
         fields["hostIP"] = json!(address);
         fields["hostIPs"] = json!([{ "ip": address }]);
@@ -238,56 +318,147 @@ fn status(found: &Found, record: &PodRecord) -> Value {
         let all: Vec<Value> = addresses.iter().map(|address| json!({ "ip": address })).collect();
         (fields["podIP"], fields["podIPs"]) = (json!(first), json!(all));
     }
-    let running = phase == Phase::Running && found.lock == LockState::Held;
+    fields["qosClass"] = json!(crate::manifest::qos_of(&record.manifest));
+    if let Some(resources) = record.manifest.pointer("/spec/resources") {
+        fields["resources"] = resources.clone();
+    }
+    fields["conditions"] = conditions(found, phase);
     let views = state.map(|state| state.containers.as_slice()).unwrap_or_default();
-    let all_ready = running && views.iter().all(|view| matches!(view.state, ContainerState::Running { .. }));
-    let condition = |kind: &str, holds: bool| {
-        let mut condition = json!({ "type": kind, "status": if holds { "True" } else { "False" } });
-        if phase == Phase::Paused && !holds {
-            condition["reason"] = json!("Paused");
-        }
-        condition
+    let statuses = |wanted: fn(Role) -> bool| -> Value {
+        let all = views.iter().zip(&record.containers).filter(|(view, _)| wanted(view.role));
+        all.map(|(view, container)| container_status(view, container, record, phase)).collect()
     };
-    let started = state.is_some_and(|state| state.started_ms.is_some());
-    fields["conditions"] = json!([
-        condition("PodScheduled", true),
-        condition("Initialized", started),
-        condition("ContainersReady", all_ready),
-        condition("Ready", all_ready),
-    ]);
-    fields["containerStatuses"] = views
-        .iter()
-        .zip(&record.containers)
-        .map(|(view, container)| container_status(view, &container.image, &container.image_id, phase))
-        .collect();
+    if views.iter().any(|view| view.role != Role::Main) {
+        fields["initContainerStatuses"] = statuses(|role| role != Role::Main);
+    }
+    fields["containerStatuses"] = statuses(|role| role == Role::Main);
     status
 }
 
-fn container_status(view: &ContainerStatus, image: &str, image_id: &str, phase: Phase) -> Value {
-    let running = matches!(view.state, ContainerState::Running { .. })
-        && phase != Phase::Lost
-        && phase != Phase::Damaged;
+/// The conditions of a pod, with reasons as the kubelet words them.
+fn conditions(found: &Found, phase: Phase) -> Value {
+    let Some(state) = &found.state else { return json!([]) };
+    let lives = phase == Phase::Running && found.lock == LockState::Held && disk_full(found).is_none();
+    let unless = |wanted: fn(&ContainerStatus) -> bool| -> Vec<&str> {
+        let left = state.containers.iter().filter(|status| wanted(status));
+        left.map(|status| status.name.as_str()).collect()
+    };
+    let incomplete = || {
+        unless(|status| match status.role {
+            Role::Init => !status.ready,
+            Role::Sidecar => !status.started,
+            Role::Main => false,
+        })
+    };
+    let unready = || unless(|status| status.role != Role::Init && !status.ready);
+    let why = |kind: &str| match (kind, phase) {
+        (_, Phase::Paused) => Some(("Paused", None)),
+        ("Ready" | "ContainersReady", _) if disk_full(found).is_some() => Some(("HostDiskFull", None)),
+        ("Initialized", _) => Some(("ContainersNotInitialized", Some(("incomplete", incomplete())))),
+        ("Ready" | "ContainersReady", Phase::Succeeded) => Some(("PodCompleted", None)),
+        ("Ready" | "ContainersReady", Phase::Failed) => Some(("PodFailed", None)),
+        ("Ready" | "ContainersReady", _) => Some(("ContainersNotReady", Some(("unready", unready())))),
+        _ => None,
+    };
+    let condition = |kind: &str, condition: Condition, holds: bool| {
+        let mut value = json!({ "type": kind, "status": if holds { "True" } else { "False" } });
+        // A pod that stopped to be watched or is paused is not what its monitor wrote.
+        let since = match (phase, condition.holds == holds) {
+            (Phase::Paused, false) => state.paused_ms,
+            (_, false) if state.disk_full.is_some() => state.disk_full.as_ref().map(|full| full.since_ms),
+            (_, true) => Some(condition.since_ms).filter(|since| *since != 0),
+            (_, false) => None,
+        };
+        if let Some(since) = since {
+            value["lastTransitionTime"] = json!(time(since));
+        }
+        if let Some((reason, message)) = why(kind).filter(|_| !holds) {
+            value["reason"] = json!(reason);
+            if let Some((what, names)) = message.filter(|(_, names)| !names.is_empty()) {
+                value["message"] = json!(format!("containers with {what} status: [{}]", names.join(" ")));
+            }
+        }
+        value
+    };
+    let Conditions { scheduled, sandbox_ready, initialized, containers_ready, ready } = &state.conditions;
+    json!([
+        condition(
+            "PodReadyToStartContainers",
+            *sandbox_ready,
+            sandbox_ready.holds && found.lock == LockState::Held
+        ),
+        condition("Initialized", *initialized, initialized.holds),
+        condition("Ready", *ready, ready.holds && lives),
+        condition("ContainersReady", *containers_ready, containers_ready.holds && lives),
+        condition("PodScheduled", *scheduled, true),
+    ])
+}
+
+fn container_status(
+    view: &ContainerStatus,
+    container: &ContainerRecord,
+    record: &PodRecord,
+    phase: Phase,
+) -> Value {
+    let known = phase != Phase::Lost && phase != Phase::Damaged;
+    let id = |run: u32| format!("magikvm://{}/{}/{run}", record.uid, view.name);
+    let terminated = |run: &Terminated| {
+        let mut value = terminated(run);
+        value["containerID"] = json!(id(run.run));
+        value
+    };
     let state = match &view.state {
         ContainerState::Waiting { reason, message } => {
             let mut waiting = json!({ "reason": reason });
             if let Some(message) = message {
-                waiting["message"] = json!(message);
+                waiting["message"] = match reason {
+                    WaitingReason::CrashLoopBackOff => {
+                        json!(format!("{message}={} pod={}", view.name, record.kubelet_name()))
+                    }
+                    _ => json!(message),
+                };
             }
             json!({ "waiting": waiting })
         }
+        // The VM's processes end with the monitor.
+        ContainerState::Running { started_ms } if phase == Phase::Lost => json!({ "terminated": {
+            "reason": TerminatedReason::ContainerStatusUnknown,
+            "message": "the pod's monitor has ended, and the VM with it",
+            "exitCode": 137,
+            "startedAt": time(*started_ms),
+        } }),
         ContainerState::Running { started_ms } => json!({ "running": { "startedAt": time(*started_ms) } }),
         ContainerState::Terminated(run) => json!({ "terminated": terminated(run) }),
     };
-    json!({
+    let mut status = json!({
         "name": view.name,
-        "image": image,
-        "imageID": image_id,
-        "ready": running && phase != Phase::Paused,
-        "started": running,
+        "image": container.image,
+        "imageID": container.image_id,
+        "ready": view.ready && known && phase != Phase::Paused,
+        "started": view.started && known,
         "restartCount": view.restart_count,
         "state": state,
         "lastState": view.last.as_ref().map_or(json!({}), |run| json!({ "terminated": terminated(run) })),
-    })
+    });
+    let list = if view.role == Role::Main { "containers" } else { "initContainers" };
+    // The run at hand, or the one before while the next one does not run.
+    let present = match &view.state {
+        ContainerState::Waiting { .. } => view.last.as_ref().map(|run| run.run),
+        ContainerState::Running { .. } => Some(view.restart_count),
+        ContainerState::Terminated(run) => Some(run.run),
+    };
+    if let Some(run) = present {
+        status["containerID"] = json!(id(run));
+    }
+    let written = record.manifest.pointer(&format!("/spec/{list}")).and_then(Value::as_array);
+    let written = written.and_then(|all| all.iter().find(|one| one["name"] == view.name.as_str()));
+    if let Some(resources) = written.and_then(|one| one.get("resources")) {
+        status["resources"] = resources.clone();
+        if let Some(requests) = resources.get("requests") {
+            status["allocatedResources"] = requests.clone();
+        }
+    }
+    status
 }
 
 fn terminated(run: &Terminated) -> Value {
@@ -309,7 +480,7 @@ fn terminated(run: &Terminated) -> Value {
 }
 
 /// RFC 3339 in whole seconds, as `metav1.Time`.
-fn time(ms: u64) -> String {
+pub fn time(ms: u64) -> String {
     i64::try_from(ms)
         .ok()
         .and_then(|ms| jiff::Timestamp::from_second(ms / 1000).ok())
@@ -320,15 +491,15 @@ fn time(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pod::step::Machine;
+    use crate::pod::step::{Machine, StartWaits};
     use crate::store::layout::PodDir;
     use crate::store::record::Broken;
-    use crate::store::sandbox::SandboxFailure;
     use magikvm_proto::wire::ExitStatus;
 
     fn found(states: &[ContainerState]) -> Found {
         let names: Vec<ContainerName> = (0..states.len()).map(|n| format!("c{n}").parse().unwrap()).collect();
-        let mut state = Machine::new(&names, 1).state;
+        let waits = StartWaits { first_boot_ms: 1, ready_ms: 1 };
+        let mut state = Machine::new(names.into_iter().map(|name| (name, Role::Main)), waits, 0).state;
         state.stage = Stage::Running;
         for (status, wanted) in state.containers.iter_mut().zip(states) {
             status.state = wanted.clone();

@@ -86,6 +86,9 @@ pub struct Layers {
     /// Capabilities that it keeps in its user namespace, as capabilities(7) names them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<String>,
+    /// Why its user namespace has fewer ids than it should have.
+    #[serde(default, rename = "fewerIds", skip_serializing_if = "Option::is_none")]
+    pub fewer_ids: Option<String>,
 }
 
 impl Layers {

@@ -4,9 +4,11 @@
     reason = "pre_exec is the only place where a child can ask for its parent's death signal"
 )]
 
+mod helper;
 mod layers;
 mod watch;
 
+pub use helper::{SettingsError, serve};
 pub use layers::{Layer, Layers, Missing};
 pub use watch::{Violation, Watch};
 

@@ -3,12 +3,15 @@
 
 use super::control::{BySignals, SandboxControl};
 use super::volumes::{self, Volumes};
-use super::{PodRuntime, PodToPrepare, Prepared, RuntimeError, Sandbox, SandboxNetwork, network, oci};
+use super::{
+    PodRuntime, PodToPrepare, Prepared, RuntimeError, Sandbox, SandboxNetwork, check, network, oci,
+    seccomp_file,
+};
 use crate::agent::Connector;
 use crate::image::erofs::{self, SmallFile};
 use crate::image::{Wanted, host_processor};
 use crate::jail::{self, Cgroup, Requirement};
-use crate::manifest::{PodFacts, PodPlan, resolve_process};
+use crate::manifest::{PodPlan, resolve_process};
 use crate::nested::{self, Nested};
 use crate::net::settle::{Settled, Ways};
 use crate::process::{self, Ended, Layers, Motion, Process};
@@ -21,15 +24,18 @@ use crate::store::undo::{Scope, Step, Undo};
 use crate::vmm::console::{self, ConsoleTail};
 use crate::vmm::disk::{self, Part};
 use crate::vmm::end::{self, Seen};
+use crate::vmm::qmp::DiskWatch;
 use crate::vmm::report::Reports;
 use crate::vmm::scratch;
 use crate::vmm::{
     Accel, DriverOptions, JailOptions, KernelChoice, Places, Unavailable, VmConfig, Vmm, VmmKind, driver,
 };
+use crate::volume::claims::ClaimUse;
 use magikvm_proto::guest_image::{self, Arch, GuestManifest, GuestManifestError};
-use magikvm_proto::limits::MAX_PLAN_SIZE;
+use magikvm_proto::limits::{MAX_LASTING_DISKS, MAX_PLAN_SIZE};
 use magikvm_proto::path::FIRST_IMAGE_PARTITION;
 use magikvm_proto::plan::{ContainerPlan, GuestPlan, Rootfs};
+use magikvm_proto::security::PodLimits;
 use magikvm_proto::site::{POD_ETC, SPEC_JSON, Site, container_config};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -94,6 +100,7 @@ pub struct MicroVm {
     vmm: Box<dyn Vmm>,
     ways: Ways,
     templates: PathBuf,
+    profiles: Vec<PathBuf>,
     /// The manifest of the guest image, or why it cannot be used; None for VMs that boot none.
     image: Option<Result<GuestManifest, GuestError>>,
     arch: Arch,
@@ -107,9 +114,9 @@ impl MicroVm {
         let stated = image.as_ref().and_then(|image| Some(image.as_ref().ok()?.arch));
         let arch = stated.or_else(Arch::native).unwrap_or(Arch::X86_64);
         let ways = network::ways(kind, kernel);
-        let templates = places.templates.clone();
+        let (templates, profiles) = (places.templates.clone(), places.seccomp.clone());
         let vmm = driver(kind, DriverOptions { guest: arch, kernel, places });
-        Self { ways, templates, vmm, options, image, arch }
+        Self { ways, templates, profiles, vmm, options, image, arch }
     }
 
     /// Makes the control group of a pod, or returns why there is none.
@@ -175,6 +182,27 @@ impl MicroVm {
         Ok(SCRATCH.to_owned())
     }
 
+    /// Links the disks that outlive the pod into the VM's directory, and returns the names of the links.
+    fn link_disks(&self, volumes: &Volumes, dir: &Path) -> Result<Vec<String>, RuntimeError> {
+        let disks = volumes.disks();
+        if disks.len() > MAX_LASTING_DISKS {
+            return Err(RuntimeError::TooManyDisks { found: disks.len() });
+        }
+        if let Some(used) = volumes.claims.iter().find(|used| disks.contains(&used.path.as_path()))
+            && self.image.is_some()
+            && !self.has_scratch()
+        {
+            return Err(RuntimeError::NoLasting { name: used.record.id.name.to_string() });
+        }
+        let link = |(number, disk): (usize, &&Path)| {
+            let name = format!("lasting{number}");
+            let link = dir.join(&name);
+            std::os::unix::fs::symlink(disk, &link).map_err(FileError::at("link", &link))?;
+            Ok(name)
+        };
+        disks.iter().enumerate().map(link).collect()
+    }
+
     /// The host's processor can execute only guests of its own architecture.
     fn check_processor(&self) -> Result<(), Unavailable> {
         if self.options.accel == Accel::Tcg || Some(self.arch) == Arch::native() {
@@ -186,7 +214,7 @@ impl MicroVm {
                 "the guest image in {} is for {guest}, the host's processor is {here}; --accel tcg emulates it",
                 self.options.guest.display()
             ),
-            remedy: format!("name a guest image for {here} with `--guest DIR` or MAGIKVM_GUEST."),
+            remedy: format!("Name a guest image for {here} with `--guest DIR` or MAGIKVM_GUEST."),
         })
     }
 
@@ -216,7 +244,7 @@ impl MicroVm {
                     chain(error)
                 ),
                 remedy:
-                    "make one with `magikvm-image build`, or name one with `--guest DIR` or MAGIKVM_GUEST."
+                    "Make one with `magikvm-image build`, or name one with `--guest DIR` or MAGIKVM_GUEST."
                         .to_owned(),
             });
         }
@@ -282,6 +310,15 @@ impl PodRuntime for MicroVm {
         })
     }
 
+    fn check_plan(&self, pod: &PodToPrepare<'_>) -> Result<(), RuntimeError> {
+        if self.image.is_some() {
+            self.guest_parts()?;
+        }
+        self.check_nested(pod.plan)?;
+        check_artifacts(pod)?;
+        check::check(pod, &self.profiles, &network::settle(pod.plan, self.ways)?)
+    }
+
     fn prepare(&self, pod: &PodToPrepare<'_>, undo: &mut Undo) -> Result<Prepared, RuntimeError> {
         let (kernel, initramfs) = if self.image.is_some() { self.guest_parts()? } else { Default::default() };
         let dir = pod.dir.vm();
@@ -289,12 +326,17 @@ impl PodRuntime for MicroVm {
         atomic::create_dir_all(&dir, 0o700)?;
 
         self.check_nested(pod.plan)?;
-        let volumes = volumes::plan(pod.plan, self.has_scratch())?;
-        let network = network::settle(pod.plan, self.ways)?;
+        check_artifacts(pod)?;
         let (partitions, mut images) = partitions(pod);
+        let of_volumes = partitions.get(pod.plan.containers.len()..).unwrap_or_default();
+        let volumes = volumes::plan(pod, self.has_scratch(), of_volumes)?;
+        let lasting = self.link_disks(&volumes, &dir)?;
+        let network = network::settle(pod.plan, self.ways)?;
         let pod_files = dir.join("pod.erofs");
-        let (size, mut warnings) = write_pod_files(pod, &partitions, &volumes, &network, &pod_files)?;
+        let (size, mut warnings) =
+            write_pod_files(pod, &self.profiles, (&partitions, &volumes), &network, &pod_files)?;
         warnings.extend(network.warning.clone());
+        warnings.extend(volumes.warnings.iter().cloned());
         let mut parts = vec![Part { path: pod_files, size }];
         parts.append(&mut images);
         disk::compose(&dir, &parts)?;
@@ -312,16 +354,18 @@ impl PodRuntime for MicroVm {
             disk: disk::DESCRIPTOR.to_owned(),
             accel: self.options.accel,
             scratch,
+            lasting,
             shared: Some(volumes.shared).filter(|shared| !shared.is_empty()).map(Arc::new),
             nic: None,
+            held: volumes.claims.first().map(ClaimUse::lock),
             nested: pod.plan.nested,
             jail: JailOptions { requirement: self.options.jail, cgroup },
         };
-        Ok(Prepared::MicroVm { config, dir, network: Box::new(network), warnings })
+        Ok(Prepared::MicroVm { config, dir, network: Box::new(network), warnings, claims: volumes.claims })
     }
 
     fn start(&self, prepared: Prepared, undo: &mut Undo) -> Result<Box<dyn Sandbox>, RuntimeError> {
-        let Prepared::MicroVm { mut config, dir, network, warnings: _ } = prepared;
+        let Prepared::MicroVm { mut config, dir, network, warnings: _, claims } = prepared;
         let out_of_memory_kills = end::out_of_memory_kills();
         let tail = ConsoleTail::default();
         let mut net = network::start(&network, &config)?;
@@ -351,7 +395,9 @@ impl PodRuntime for MicroVm {
             tail,
             network: net.seen,
             reports: child.reports,
+            disk: child.disk,
             out_of_memory_kills,
+            _claims: claims,
         }))
     }
 }
@@ -364,8 +410,11 @@ struct MicroVmSandbox {
     tail: ConsoleTail,
     network: SandboxNetwork,
     reports: Option<Reports>,
+    disk: Option<DiskWatch>,
     /// The count at the start of the VM.
     out_of_memory_kills: u64,
+    /// Volumes that are in use as long as this value exists.
+    _claims: Vec<ClaimUse>,
 }
 
 impl Sandbox for MicroVmSandbox {
@@ -388,6 +437,10 @@ impl Sandbox for MicroVmSandbox {
     fn layers(&self) -> Vec<(String, Layers)> {
         let of = |process: &Process| Some((process.reference.name.clone(), process.layers.clone()?));
         self.processes.iter().filter_map(of).collect()
+    }
+
+    fn disk(&mut self) -> Option<DiskWatch> {
+        self.disk.take()
     }
 
     fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> SandboxEnd {
@@ -420,7 +473,16 @@ fn cgroup_name(dir: &Path) -> String {
     format!("{name}.{:02x}{:02x}{:02x}{:02x}", root[0], root[1], root[2], root[3])
 }
 
-/// The partition of each container's image, and the distinct images in partition order.
+/// Containers need images; artifacts have files only.
+fn check_artifacts(pod: &PodToPrepare<'_>) -> Result<(), RuntimeError> {
+    let all = pod.plan.containers.iter().zip(pod.images);
+    match all.into_iter().find(|(_, image)| image.record.is_artifact) {
+        Some((container, _)) => Err(RuntimeError::Artifact { container: container.name.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// The partition of each image, and the distinct images in partition order.
 fn partitions(pod: &PodToPrepare<'_>) -> (Vec<u32>, Vec<Part>) {
     let mut parts: Vec<Part> = Vec::new();
     let numbers = pod.images.iter().map(|image| {
@@ -440,8 +502,8 @@ const SCRATCH: &str = "scratch";
 /// Writes the pod's private file system and returns its size in bytes, and warnings about the images.
 fn write_pod_files(
     pod: &PodToPrepare<'_>,
-    partitions: &[u32],
-    volumes: &Volumes,
+    profiles: &[PathBuf],
+    (partitions, volumes): (&[u32], &Volumes),
     network: &Settled,
     path: &Path,
 ) -> Result<(u64, Vec<String>), RuntimeError> {
@@ -449,22 +511,15 @@ fn write_pod_files(
     let mut warnings = Vec::new();
     let mut files: Vec<(String, Vec<u8>)> = Vec::new();
     let site = Site::guest();
-    let facts = PodFacts {
-        hostname: plan.hostname.clone(),
-        uid: pod.uid.to_owned(),
-        node_name: nix::unistd::gethostname()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default(),
-        pod_ips: network.addresses(),
-        host_ip: network.host_address,
-    };
+    let facts = check::facts(pod, network);
     let mut containers = Vec::with_capacity(plan.containers.len());
     let seen = volumes.mounts.iter().zip(&volumes.layers);
     let all = plan.containers.iter().zip(pod.images).zip(partitions).zip(seen);
     for (((container, image), partition), (mounts, layer)) in all {
         let process = resolve_process(container, &image.config, &facts)
             .map_err(|source| RuntimeError::Resolve { container: container.name.clone(), source })?;
-        let config = oci::container_config(plan, container, &process, &site);
+        let profile = seccomp_file::of(container, profiles)?;
+        let config = oci::container_config(plan, container, &process, &site, profile);
         files.push(capped(&container_config(&container.name), oci::to_json(&config))?);
         warnings.extend(process.warning);
         containers.push(ContainerPlan {
@@ -472,10 +527,18 @@ fn write_pod_files(
             rootfs: Rootfs::Partition(*partition),
             layer: *layer,
             user: process.user,
+            image_groups: plan.image_groups,
+            privilege: container.security.privilege,
+            file_variables: process.file_variables,
             stdio: container.stdio,
             stdin: container.stdin,
             stop_signal: process.stop_signal,
             mounts: mounts.clone(),
+            role: container.role,
+            restarts: container.restarts.clone(),
+            probes: container.probes.clone(),
+            hooks: container.hooks.clone(),
+            termination_message: container.termination_message.clone(),
         });
     }
     let guest = GuestPlan {
@@ -486,10 +549,15 @@ fn write_pod_files(
         restart_policy: plan.restart_policy,
         process_namespace: plan.process_namespace,
         grace_ms: plan.grace_seconds * 1000,
+        deadline_ms: plan.deadline_seconds.map(|seconds| seconds.saturating_mul(1000)),
         containers,
         volumes: volumes.plans.clone(),
         network: network.plan.clone(),
         sysctls: plan.sysctls.clone(),
+        limits: PodLimits {
+            cpu_millis: plan.resources.cpu_limit_millis,
+            memory_bytes: plan.resources.memory_limit_bytes,
+        },
     };
     guest.check()?;
     files.push(json(SPEC_JSON, &guest)?);
@@ -498,7 +566,7 @@ fn write_pod_files(
     );
     let mut out = File::create_new(path).map_err(FileError::at("create", path))?;
     let plain = |(path, content)| (path, SmallFile::File { mode: 0o644, gid: 0, content });
-    erofs::write_small_tree(files.into_iter().map(plain).chain(volumes::files(plan)), &mut out)?;
+    erofs::write_small_tree(files.into_iter().map(plain).chain(volumes::files(plan, &facts)), &mut out)?;
     let size = out.seek(SeekFrom::End(0)).map_err(FileError::at("measure", path))?;
     Ok((size, warnings))
 }

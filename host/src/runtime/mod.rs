@@ -1,12 +1,16 @@
 //! Runtime classes. They differ only in how a sandbox is prepared and started.
 
+mod capabilities;
+mod check;
 mod control;
 pub mod microvm;
 mod network;
 pub mod oci;
 pub mod seccomp;
+pub mod seccomp_file;
 mod volumes;
 
+pub use check::lacking;
 pub use control::SandboxControl;
 pub use microvm::{VmOptions, group_step};
 
@@ -22,9 +26,12 @@ use crate::store::sandbox::{Blame, SandboxEnd, SandboxRecord};
 use crate::store::thread::ThreadError;
 use crate::store::undo::{Undo, UndoError};
 use crate::vmm::console::ConsoleTail;
+use crate::vmm::qmp::DiskWatch;
 use crate::vmm::scratch::ScratchError;
 use crate::vmm::{Places, Unavailable, VmConfig, VmmError};
+use crate::volume::claims::{ClaimError, ClaimUse};
 use magikvm_proto::id::ContainerName;
+use magikvm_proto::limits::MAX_LASTING_DISKS;
 use std::fmt::Debug;
 use std::fs::File;
 use std::net::IpAddr;
@@ -41,6 +48,8 @@ pub enum Prepared {
         dir: PathBuf,
         network: Box<Settled>,
         warnings: Vec<String>,
+        /// Volumes that the pod uses until it ends.
+        claims: Vec<ClaimUse>,
     },
 }
 
@@ -69,7 +78,7 @@ pub struct ClassError(RuntimeClass);
 
 impl ClassError {
     pub fn hint(self) -> String {
-        format!("use {}, or leave the field out.", RuntimeClass::PodMicrovmContainers)
+        format!("Use {}, or leave the field out.", RuntimeClass::PodMicrovmContainers)
     }
 }
 
@@ -84,6 +93,8 @@ pub trait Sandbox: Debug + Send {
     fn console(&self) -> ConsoleTail;
     /// The isolation layers of each process, by the process's name.
     fn layers(&self) -> Vec<(String, Layers)>;
+    /// Tells when the sandbox stands still because the host's disk is full, if it can. Can be taken once.
+    fn disk(&mut self) -> Option<DiskWatch>;
     /// Waits for the sandbox's end, after which none of its processes is left. Calls `on_motion` when its processes are stopped or continued.
     fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> SandboxEnd;
 }
@@ -104,6 +115,8 @@ pub trait PodRuntime: Debug + Send + Sync {
     fn probe(&self) -> Result<(), Unavailable>;
     /// The sandbox's part of a pod's record.
     fn record(&self, plan: &PodPlan) -> SandboxRecord;
+    /// Checks what can be checked of [`PodRuntime::prepare`] without making anything.
+    fn check_plan(&self, pod: &PodToPrepare<'_>) -> Result<(), RuntimeError>;
     /// Makes all files of a pod. Journals the undoing of each file before it is made.
     fn prepare(&self, pod: &PodToPrepare<'_>, undo: &mut Undo) -> Result<Prepared, RuntimeError>;
     /// Starts the sandbox. The calling thread must live as long as the pod.
@@ -115,11 +128,13 @@ pub trait PodRuntime: Debug + Send + Sync {
 pub struct PodToPrepare<'a> {
     pub plan: &'a PodPlan,
     pub uid: &'a str,
-    /// One image per container, in their order.
+    /// One image per container, in their order, and then one for each volume that is an image.
     pub images: &'a [Image],
     pub dir: &'a PodDir,
     /// A directory, not made yet, for files that are too large for the other one.
     pub scratch: &'a Path,
+    /// The directory of volumes that survive their pods.
+    pub claims: &'a Path,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -131,6 +146,18 @@ pub enum RuntimeError {
         #[source]
         source: ResolveError,
     },
+    /// A profile of the host cannot be used.
+    #[error(
+        "container {container}: the profile of securityContext.seccompProfile.localhostProfile cannot be used"
+    )]
+    Profile {
+        container: ContainerName,
+        #[source]
+        source: seccomp_file::ProfileError,
+    },
+    /// Its image has no programs to run.
+    #[error("container {container} cannot run: its image is an artifact, not a container image")]
+    Artifact { container: ContainerName },
     /// The guest would refuse the plan.
     #[error("the pod has no valid plan")]
     Plan(#[from] magikvm_proto::plan::PlanError),
@@ -161,6 +188,25 @@ pub enum RuntimeError {
         #[source]
         source: crate::volume::VolumeError,
     },
+    #[error("volume {name} cannot be provided")]
+    Claim {
+        name: String,
+        #[source]
+        source: Box<ClaimError>,
+    },
+    /// A disk that outlives the pod could not be made or enlarged.
+    #[error("volume {name} cannot be provided")]
+    Lasting {
+        name: String,
+        #[source]
+        source: ScratchError,
+    },
+    /// The guest's kernel has no file system for such disks.
+    #[error("volume {name} is a disk, and the kernel of the guest image has no ext4")]
+    NoLasting { name: String },
+    /// More disks than a VM has slots for.
+    #[error("the pod has {found} volumes that are disks, a VM has slots for {MAX_LASTING_DISKS}")]
+    TooManyDisks { found: usize },
     #[error("cannot make the pod's scratch disk")]
     Scratch(#[from] ScratchError),
     #[error(transparent)]
@@ -178,6 +224,9 @@ pub enum RuntimeError {
     Undo(#[from] UndoError),
 }
 
+/// The other form of a claim.
+const OR_DIRECTORY: &str = "make the claim a directory with `storageClassName: directory`.";
+
 impl RuntimeError {
     /// What the user can do, as a whole sentence.
     pub fn hint(&self) -> Option<String> {
@@ -186,11 +235,25 @@ impl RuntimeError {
         );
         match self {
             Self::Scratch(ScratchError::NoProgram) => {
-                Some(format!("install it with `apt-get install e2fsprogs`, or {in_memory}"))
+                Some(format!("Install it with `apt-get install e2fsprogs`, or {in_memory}"))
             }
             Self::Scratch(ScratchError::NoRoom { .. }) => Some(format!(
-                "remove images with `magikvm image prune --all`, choose another directory with `--root DIR`, or {in_memory}"
+                "Remove images with `magikvm image prune --all`, choose another directory with `--root DIR`, or {in_memory}"
             )),
+            Self::Lasting { source: ScratchError::NoProgram, .. } => {
+                Some(format!("Install it with `apt-get install e2fsprogs`, or {OR_DIRECTORY}"))
+            }
+            Self::Artifact { .. } => {
+                Some("Mount an artifact as a volume, with `image: {reference: NAME}`.".to_owned())
+            }
+            Self::NoLasting { .. } => {
+                Some(format!("Make a new guest image with `magikvm-image build`, or {OR_DIRECTORY}"))
+            }
+            Self::TooManyDisks { .. } => Some(format!("Use fewer claims in a pod, or {OR_DIRECTORY}")),
+            Self::Claim { source, .. } if matches!(**source, ClaimError::Missing(_)) => Some(
+                "List the volumes with `magikvm volume ls`, or add a PersistentVolumeClaim to the manifest as another document.".to_owned(),
+            ),
+            Self::Claim { source, .. } => source.hint(),
             _ => None,
         }
     }
@@ -198,15 +261,22 @@ impl RuntimeError {
     pub fn blame(&self) -> Blame {
         match self {
             Self::Resolve { .. }
+            | Self::Profile { .. }
             | Self::Plan(_)
             | Self::TooLarge { .. }
             | Self::NoNested { .. }
+            | Self::Artifact { .. }
+            | Self::TooManyDisks { .. }
             | Self::Volume { .. }
             | Self::Network(
                 NetError::Tsi | NetError::User | NetError::NoFilter | NetError::NoDatagrams { .. },
             ) => Blame::User,
+            Self::Claim { source, .. } if !source.is_of_host() => Blame::User,
             Self::Json { .. } => Blame::Internal,
             Self::Guest { .. }
+            | Self::Claim { .. }
+            | Self::Lasting { .. }
+            | Self::NoLasting { .. }
             | Self::Erofs(_)
             | Self::Disk(_)
             | Self::Scratch(_)

@@ -3,18 +3,20 @@
 //! Pure: plan in, `config.json` out. The guest adds what only it knows: the user's numbers, the terminal's size, and the paths of a shared
 //! PID namespace and of the cgroup.
 
+use super::capabilities::capabilities;
 use super::seccomp;
 use crate::manifest::ResolvedProcess;
 use crate::manifest::plan::{
-    CapabilityList, ContainerSpec, PodPlan, PrivilegeEscalation, QosClass, Resources, RootFilesystem,
+    ContainerSpec, PodPlan, PrivilegeEscalation, ProcMount, QosClass, Resources, RootFilesystem, Seccomp,
     Security,
 };
 use crate::net::settle::Settled;
 use magikvm_proto::plan::{ProcessNamespace, Stdio};
+use magikvm_proto::security::Privilege;
 use magikvm_proto::site::Site;
 use oci_spec::runtime::{
-    Capabilities, Capability, Linux, LinuxCapabilities, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType,
-    LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxPids, LinuxResources, Mount, Process, Root, Spec,
+    Capabilities, Linux, LinuxCapabilities, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory,
+    LinuxNamespace, LinuxNamespaceType, LinuxPids, LinuxResources, LinuxSeccomp, Mount, Process, Root, Spec,
     User,
 };
 use std::net::{IpAddr, Ipv4Addr};
@@ -23,73 +25,10 @@ use std::path::PathBuf;
 
 /// The address of the host name in a pod without a network.
 const NO_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 1, 1));
-/// Domain of a pod's full name, as in most clusters.
-const CLUSTER_DOMAIN: &str = "cluster.local";
 /// Version of the runtime specification that the configuration follows.
 const OCI_VERSION: &str = "1.0.2";
 /// Processes and threads of one container: enough for any honest program, and too few to starve the VM's other containers.
 pub const PIDS_LIMIT: i64 = 4096;
-/// The capabilities that containerd and Docker give every container.
-pub const DEFAULT_CAPABILITIES: [Capability; 14] = [
-    Capability::AuditWrite,
-    Capability::Chown,
-    Capability::DacOverride,
-    Capability::Fowner,
-    Capability::Fsetid,
-    Capability::Kill,
-    Capability::Mknod,
-    Capability::NetBindService,
-    Capability::NetRaw,
-    Capability::Setfcap,
-    Capability::Setgid,
-    Capability::Setpcap,
-    Capability::Setuid,
-    Capability::SysChroot,
-];
-/// All capabilities of the runtime specification.
-const ALL_CAPABILITIES: [Capability; 41] = [
-    Capability::AuditControl,
-    Capability::AuditRead,
-    Capability::AuditWrite,
-    Capability::BlockSuspend,
-    Capability::Bpf,
-    Capability::CheckpointRestore,
-    Capability::Chown,
-    Capability::DacOverride,
-    Capability::DacReadSearch,
-    Capability::Fowner,
-    Capability::Fsetid,
-    Capability::IpcLock,
-    Capability::IpcOwner,
-    Capability::Kill,
-    Capability::Lease,
-    Capability::LinuxImmutable,
-    Capability::MacAdmin,
-    Capability::MacOverride,
-    Capability::Mknod,
-    Capability::NetAdmin,
-    Capability::NetBindService,
-    Capability::NetBroadcast,
-    Capability::NetRaw,
-    Capability::Perfmon,
-    Capability::Setgid,
-    Capability::Setfcap,
-    Capability::Setpcap,
-    Capability::Setuid,
-    Capability::SysAdmin,
-    Capability::SysBoot,
-    Capability::SysChroot,
-    Capability::SysModule,
-    Capability::SysNice,
-    Capability::SysPacct,
-    Capability::SysPtrace,
-    Capability::SysRawio,
-    Capability::SysResource,
-    Capability::SysTime,
-    Capability::SysTtyConfig,
-    Capability::Syslog,
-    Capability::WakeAlarm,
-];
 /// Paths that read as empty (containerd's list).
 const MASKED_PATHS: [&str; 12] = [
     "/proc/acpi",
@@ -114,21 +53,32 @@ const MIN_CPU_QUOTA_US: u64 = 1000;
 /// Shares of a container that requests no CPU, and the largest value (the kubelet's).
 const CPU_SHARES: RangeInclusive<u64> = 2..=262_144;
 
-/// The configuration of one container. The user stays 0:0 until the guest sets it from `ContainerPlan::user`.
+/// The configuration of one container. The user stays 0:0 until the guest sets it from `ContainerPlan::user`. `profile` is the host's seccomp
+/// profile that it names.
 pub fn container_config(
     plan: &PodPlan,
     container: &ContainerSpec,
     process: &ResolvedProcess,
     site: &Site,
+    profile: Option<LinuxSeccomp>,
 ) -> Spec {
-    let capabilities = capabilities(&container.security);
+    let security = &container.security;
+    let is_privileged = security.privilege == Privilege::Privileged;
+    let capabilities = capabilities(security);
+    let masked = !is_privileged && security.proc_mount == ProcMount::Masked;
+    let paths = |paths: &[&str]| masked.then(|| paths.iter().map(|&path| path.to_owned()).collect());
     let mut linux = Linux::default();
     linux
         .set_namespaces(Some(namespaces(plan.process_namespace)))
         .set_resources(Some(resources(&container.resources)))
-        .set_masked_paths(Some(MASKED_PATHS.map(str::to_owned).to_vec()))
-        .set_readonly_paths(Some(READONLY_PATHS.map(str::to_owned).to_vec()))
-        .set_seccomp(Some(seccomp::profile(&capabilities)));
+        .set_masked_paths(paths(&MASKED_PATHS))
+        .set_readonly_paths(paths(&READONLY_PATHS))
+        .set_seccomp(match (&security.seccomp, profile) {
+            _ if is_privileged => None,
+            (Seccomp::Unconfined, _) => None,
+            (Seccomp::Localhost(_), Some(profile)) => Some(profile),
+            (Seccomp::Localhost(_) | Seccomp::RuntimeDefault, _) => Some(seccomp::profile(&capabilities)),
+        });
     let mut root = Root::default();
     let read_only = container.security.root_filesystem == RootFilesystem::ReadOnly;
     root.set_path(PathBuf::from("rootfs")).set_readonly(Some(read_only));
@@ -138,7 +88,7 @@ pub fn container_config(
         // The UTS namespace is the VM's, which has its host name already.
         .set_hostname(None)
         .set_annotations(None)
-        .set_mounts(Some(mounts(container.security.root_filesystem, site)))
+        .set_mounts(Some(mounts(security, site)))
         .set_process(Some(self::process(plan, container, process, &capabilities)))
         .set_linux(Some(linux));
     spec
@@ -158,7 +108,6 @@ pub fn to_json(spec: &Spec) -> serde_json::Result<Vec<u8>> {
 
 /// The files of the pod's `/etc`: name and content.
 pub fn pod_etc(plan: &PodPlan, network: &Settled) -> Vec<(String, Vec<u8>)> {
-    let hostname = &plan.hostname;
     let mut hosts = format!(
         "# Written by magikvm for the pod {}.\n\
          127.0.0.1\tlocalhost\n\
@@ -169,12 +118,13 @@ pub fn pod_etc(plan: &PodPlan, network: &Settled) -> Vec<(String, Vec<u8>)> {
          fe00::2\tip6-allrouters\n",
         plan.id
     );
-    let names = match &plan.network.subdomain {
-        Some(subdomain) => {
-            format!("{hostname}.{subdomain}.{}.svc.{CLUSTER_DOMAIN}\t{hostname}", plan.id.namespace)
-        }
-        None => hostname.clone(),
+    let mut names = match &plan.full_name {
+        Some(full_name) => format!("{full_name}\t{}", plan.label),
+        None => plan.label.clone(),
     };
+    if !names.split('\t').any(|name| name == plan.hostname) {
+        names = format!("{names}\t{}", plan.hostname);
+    }
     let own = network.addresses();
     // Without a network the pod's name must still resolve.
     let own = if own.is_empty() { vec![NO_ADDRESS] } else { own };
@@ -187,7 +137,7 @@ pub fn pod_etc(plan: &PodPlan, network: &Settled) -> Vec<(String, Vec<u8>)> {
     let resolv = plan.network.dns.merged(&network.resolv, &network.forwarded);
     vec![
         ("hosts".to_owned(), hosts.into_bytes()),
-        ("hostname".to_owned(), format!("{hostname}\n").into_bytes()),
+        ("hostname".to_owned(), format!("{}\n", plan.hostname).into_bytes()),
         ("resolv.conf".to_owned(), resolv.text().into_bytes()),
     ]
 }
@@ -234,27 +184,16 @@ fn oom_score_adj(plan: &PodPlan, container: &ContainerSpec) -> i32 {
         QosClass::BestEffort => 1000,
         QosClass::Burstable => {
             let asked = container.resources.memory_request_bytes.unwrap_or(0);
+            // What only the pod has asked for is shared equally.
+            let all = plan.containers.iter().filter_map(|one| one.resources.memory_request_bytes);
+            let rest = plan.resources.memory_request_bytes.unwrap_or(0);
+            let rest = rest.saturating_sub(all.fold(0, u64::saturating_add));
+            let count = u64::try_from(plan.containers.len()).unwrap_or(u64::MAX).max(1);
+            let asked = asked.saturating_add(rest / count);
             let share = u128::from(asked) * 1000 / u128::from(plan.vm.memory.bytes().max(1));
             1000 - i32::try_from(share).unwrap_or(1000).clamp(1, 997)
         }
     }
-}
-
-/// In containerd's order: `ALL` of add, `ALL` of drop, then the names of add, then those of drop.
-fn capabilities(security: &Security) -> Capabilities {
-    let (add, drop) = (&security.add_capabilities, &security.drop_capabilities);
-    let mut set: Capabilities = match (add, drop) {
-        (_, CapabilityList::All) => Capabilities::new(),
-        (CapabilityList::All, _) => ALL_CAPABILITIES.into(),
-        _ => DEFAULT_CAPABILITIES.into(),
-    };
-    if let CapabilityList::Only(names) = add {
-        set.extend(names);
-    }
-    if let CapabilityList::Only(names) = drop {
-        set.retain(|capability| !names.contains(capability));
-    }
-    set
 }
 
 /// The pod shares the VM's network, IPC and UTS namespaces. The guest adds a shared PID namespace with its path.
@@ -282,7 +221,13 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount
     mount
 }
 
-fn mounts(root: RootFilesystem, site: &Site) -> Vec<Mount> {
+fn mounts(security: &Security, site: &Site) -> Vec<Mount> {
+    let mut of_kernel = vec!["nosuid", "noexec", "nodev"];
+    let mut of_cgroup = vec!["nosuid", "noexec", "nodev", "relatime"];
+    if security.privilege == Privilege::Confined {
+        of_kernel.push("ro");
+        of_cgroup.push("ro");
+    }
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -299,10 +244,10 @@ fn mounts(root: RootFilesystem, site: &Site) -> Vec<Mount> {
             &["rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"],
         ),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
+        mount("/sys", "sysfs", "sysfs", &of_kernel),
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", &of_cgroup),
     ];
-    let writable = match root {
+    let writable = match security.root_filesystem {
         RootFilesystem::Writable => "rw",
         RootFilesystem::ReadOnly => "ro",
     };
@@ -371,6 +316,7 @@ fn devices() -> Vec<LinuxDeviceCgroup> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::capabilities::{ALL_CAPABILITIES, DEFAULT_CAPABILITIES};
     use super::*;
     use crate::image::ImageDefaults;
     use crate::manifest;
@@ -389,7 +335,7 @@ mod tests {
         let container = &plan.containers[0];
         let facts = PodFacts { hostname: plan.hostname.clone(), ..PodFacts::default() };
         let process = resolve_process(container, &ImageDefaults::default(), &facts).unwrap();
-        container_config(plan, container, &process, &Site::guest())
+        container_config(plan, container, &process, &Site::guest(), None)
     }
 
     fn config_of(container: &str) -> Spec {
@@ -448,12 +394,6 @@ mod tests {
     }
 
     #[test]
-    fn all_capabilities_are_all_there_are() {
-        // 41 is CAP_LAST_CAP (CAP_CHECKPOINT_RESTORE, 40) and 0.
-        assert_eq!(ALL_CAPABILITIES.into_iter().collect::<Capabilities>().len(), 41);
-    }
-
-    #[test]
     fn flags_of_the_plan_arrive() {
         let spec = config_of(
             "    tty: true\n    workingDir: /srv\n    securityContext: {readOnlyRootFilesystem: true, allowPrivilegeEscalation: false}\n",
@@ -469,6 +409,31 @@ mod tests {
         assert!(hosts.options().clone().unwrap().contains(&"ro".to_owned()));
         let json = String::from_utf8(to_json(&config_of("")).unwrap()).unwrap();
         assert!(!json.contains("noNewPrivileges") && !json.contains("rlimits"));
+    }
+
+    #[test]
+    fn a_privileged_container_has_nothing_in_its_way() {
+        let spec = config_of("    securityContext: {privileged: true, capabilities: {drop: [ALL]}}\n");
+        let linux = spec.linux().clone().unwrap();
+        assert_eq!((linux.seccomp(), linux.masked_paths(), linux.readonly_paths()), (&None, &None, &None));
+        let bounding = spec.process().clone().unwrap().capabilities().clone().unwrap().bounding().clone();
+        assert_eq!(bounding.unwrap().len(), ALL_CAPABILITIES.len());
+        let json = String::from_utf8(to_json(&spec).unwrap()).unwrap();
+        assert!(!json.contains("\"ro\""), "{json}");
+    }
+
+    #[test]
+    fn profiles_and_masks_are_as_asked() {
+        let linux =
+            |text: &str| config_of(&format!("    securityContext: {text}\n")).linux().clone().unwrap();
+        let plain = linux("{}");
+        let open = linux("{procMount: Unmasked}");
+        assert!(plain.masked_paths().is_some() && open.masked_paths().is_none());
+        assert!(open.readonly_paths().is_none() && open.seccomp().is_some());
+        assert_eq!(linux("{seccompProfile: {type: Unconfined}}").seccomp(), &None);
+        // Without the host's file it is not without a filter.
+        let local = linux("{seccompProfile: {type: Localhost, localhostProfile: a.json}}");
+        assert_eq!(local.seccomp(), plain.seccomp());
     }
 
     #[test]
@@ -509,8 +474,8 @@ mod tests {
         };
         assert_eq!(score("{}"), Some(1000));
         assert_eq!(score("{limits: {cpu: 1, memory: 64Mi}}"), Some(-997));
-        // 64 MiB of a VM of 128 + 96 + 8.
-        assert_eq!(score("{requests: {memory: 64Mi}}"), Some(1000 - 64 * 1000 / 232));
+        // 64 MiB of a VM of 512 + 96 + 8.
+        assert_eq!(score("{requests: {memory: 64Mi}}"), Some(1000 - 64 * 1000 / 616));
         assert_eq!(score("{requests: {cpu: 1}}"), Some(999));
     }
 
@@ -523,6 +488,17 @@ mod tests {
         assert!(hosts.contains("127.0.0.1\tlocalhost\n") && hosts.ends_with("127.0.1.1\tbox\n"), "{hosts}");
         assert_eq!(files[1].1, b"box\n");
         assert!(files[2].1.is_empty());
+        let of = |spec: &str| {
+            let files = pod_etc(&pod(spec, ""), &Settled::none(None));
+            files.into_iter().take(2).map(|(_, bytes)| String::from_utf8(bytes).unwrap()).collect::<Vec<_>>()
+        };
+        let whole = of("  hostname: box\n  subdomain: shelf\n  setHostnameAsFQDN: true\n");
+        assert!(whole[0].ends_with("127.0.1.1\tbox.shelf.default.svc.cluster.local\tbox\n"), "{}", whole[0]);
+        assert_eq!(whole[1], "box.shelf.default.svc.cluster.local\n");
+        assert_eq!(of("  hostname: box\n  setHostnameAsFQDN: true\n")[1], "box\n");
+        let other = of("  hostname: box\n  hostnameOverride: db.example.com\n");
+        assert!(other[0].ends_with("127.0.1.1\tbox\tdb.example.com\n"), "{}", other[0]);
+        assert_eq!(other[1], "db.example.com\n");
     }
 
     proptest! {
@@ -545,10 +521,11 @@ mod tests {
                 env: Vec::new(),
                 cwd: "/".to_owned(),
                 user: String::new(),
+                file_variables: Vec::new(),
                 stop_signal: Signal::TERM,
                 warning: None,
             };
-            let spec = container_config(&plan, &plan.containers[0], &process, &Site::guest());
+            let spec = container_config(&plan, &plan.containers[0], &process, &Site::guest(), None);
             let read: Spec = serde_json::from_slice(&to_json(&spec).unwrap()).unwrap();
             prop_assert_eq!(read, spec);
         }

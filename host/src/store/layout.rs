@@ -13,6 +13,8 @@ const MAX_DIR_NAME: usize = 200;
 
 /// Prefix of pods that are being removed: they are renamed first.
 pub const TRASH_PREFIX: &str = ".trash-";
+/// Prefix of pods that have ended and are being started again, until the new pod runs.
+pub const RESTART_PREFIX: &str = ".restart-";
 
 /// Why the place of the state directory is unknown.
 #[derive(Debug, thiserror::Error)]
@@ -140,6 +142,7 @@ impl Layout {
     pub fn trusted(&self) -> Vec<PathBuf> {
         let mut all = self.removable();
         all.push(self.images());
+        all.push(self.volumes());
         all.extend(self.config.iter().cloned());
         all
     }
@@ -162,6 +165,11 @@ impl Layout {
         self.data.join("images")
     }
 
+    /// Volumes that survive their pods.
+    pub fn volumes(&self) -> PathBuf {
+        self.data.join("volumes")
+    }
+
     pub fn registries(&self) -> PathBuf {
         self.config_file("registries.toml")
     }
@@ -172,6 +180,11 @@ impl Layout {
 
     pub fn policy(&self) -> PathBuf {
         self.config_file("policy.toml")
+    }
+
+    /// The directories of seccomp profiles for containers, in the order in which they are searched.
+    pub fn seccomp(&self) -> Vec<PathBuf> {
+        self.config.iter().map(|dir| dir.join("seccomp")).collect()
     }
 
     /// The first file that exists, or else the first candidate.
@@ -215,7 +228,7 @@ impl Layout {
 
 /// `<namespace>_<name>`; neither contains `_`, so two pods never share a directory. Long names end in a digest, since both together may
 /// exceed the length of a file name.
-fn dir_name(id: &PodId) -> String {
+pub fn dir_name(id: &PodId) -> String {
     let full = format!("{}_{}", id.namespace, id.name);
     if full.len() <= MAX_DIR_NAME {
         return full;
@@ -259,6 +272,11 @@ impl PodDir {
     /// The pod's definition, written once.
     pub fn pod_json(&self) -> PathBuf {
         self.path.join("pod.json")
+    }
+
+    /// What the pod was run with. Its variables and files may hold what is in Secrets.
+    pub fn request_json(&self) -> PathBuf {
+        self.path.join("request.json")
     }
 
     /// The pod's state; the monitor is the only writer.

@@ -70,7 +70,7 @@ pub const LIMITS: &[Limit] = &[
         "vm-memory-mib",
         4096,
         magikvm_proto::limits::VM_MEMORY_BOUND_MIB,
-        "MiB of memory of one VM",
+        "MiB of memory of the containers of one VM, or of the VM with the annotation `magikvm.dev/memory-mib`",
         |all, value| all.vm_memory_mib = value,
     ),
     limit("vcpus", 8, magikvm_proto::limits::VCPUS_BOUND as u64, "processors of one VM", |all, value| {

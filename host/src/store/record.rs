@@ -1,7 +1,7 @@
 //! The two files that describe a pod: its definition (`pod.json`, written once) and its state (`state.json`, written only by its monitor).
 
 use super::atomic::{self, FileError};
-use super::layout::{Layout, PodDir, TRASH_PREFIX};
+use super::layout::{Layout, PodDir, RESTART_PREFIX, TRASH_PREFIX};
 use super::lock::{self, LockState};
 use super::regular::{self, Access};
 use super::sandbox::{Connector, ProcessRef, Role, SandboxFailure, SandboxRecord};
@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ pub struct PodRecord {
     pub uid: String,
     /// `runtimeClassName` in effect.
     pub runtime_class: String,
-    /// Milliseconds since 1970.
+    /// Milliseconds since 1970 when its monitor accepted it.
     pub created_ms: u64,
     /// The Pod as written in the manifest, as JSON.
     pub manifest: serde_json::Value,
@@ -38,11 +39,16 @@ pub struct PodRecord {
     pub sandbox: SandboxRecord,
     /// Grace period in seconds, unless a command overrides it.
     pub grace_secs: u64,
+    /// Path of the file that the manifest was in; absent if it was in none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ContainerRecord {
     pub name: ContainerName,
+    #[serde(default)]
+    pub role: magikvm_proto::lifecycle::Role,
     pub image: String,
     /// Digest of the image that the name meant.
     pub image_id: String,
@@ -76,12 +82,21 @@ pub struct PodState {
     /// Milliseconds since 1970 since when processes of the VM are stopped; absent while all of them run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused_ms: Option<u64>,
+    /// Why the VM stands still although its processes run; absent while it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_full: Option<DiskFull>,
     /// Milliseconds since 1970 when nothing ran any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_ms: Option<u64>,
     /// The failure that ended the pod, unless its containers or the user ended it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broken: Option<Broken>,
+    /// Why the pod counts as failed, whatever the exit codes of its containers are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<FailedReason>,
+    /// The pod's conditions as the monitor saw them last.
+    #[serde(default)]
+    pub conditions: Conditions,
     /// The pod's addresses if it has a network device.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pod_ips: Vec<std::net::IpAddr>,
@@ -101,6 +116,15 @@ pub struct PodState {
     /// How to reach the agent while it exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<Connector>,
+}
+
+/// The host's disk has no room for what the VM writes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskFull {
+    /// Milliseconds since 1970 since when.
+    pub since_ms: u64,
+    /// A directory on that disk.
+    pub dir: PathBuf,
 }
 
 /// A port of the host that leads to a port of a pod.
@@ -129,6 +153,50 @@ impl std::fmt::Display for BoundPort {
             Transport::Udp => "udp",
         };
         write!(f, "{address}->{}/{protocol}", self.container_port)
+    }
+}
+
+/// Why Kubernetes counts a pod as failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailedReason {
+    /// It was active longer than `activeDeadlineSeconds`.
+    DeadlineExceeded,
+}
+
+impl FailedReason {
+    /// As the kubelet words it.
+    pub fn message(self) -> &'static str {
+        match self {
+            Self::DeadlineExceeded => "Pod was active on the node longer than the specified deadline",
+        }
+    }
+}
+
+/// The pod's conditions (core/v1 `PodCondition`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Conditions {
+    pub scheduled: Condition,
+    /// Its sandbox runs and its agent answers (core/v1 `PodReadyToStartContainers`).
+    pub sandbox_ready: Condition,
+    /// Its init containers are through, and its sidecars were started.
+    pub initialized: Condition,
+    pub containers_ready: Condition,
+    pub ready: Condition,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    pub holds: bool,
+    /// Milliseconds since 1970 since when.
+    pub since_ms: u64,
+}
+
+impl Condition {
+    pub fn set(&mut self, holds: bool, now_ms: u64) {
+        if self.holds != holds || self.since_ms == 0 {
+            *self = Self { holds, since_ms: now_ms };
+        }
     }
 }
 
@@ -164,6 +232,13 @@ pub struct Found {
     pub lock: LockState,
     /// The files that are there and cannot be used. Damage neither hides other pods nor keeps this one from being removed.
     pub damage: Vec<Arc<RecordError>>,
+}
+
+impl PodRecord {
+    /// What the kubelet calls the pod in its messages: `NAME_NAMESPACE(UID)`.
+    pub fn kubelet_name(&self) -> String {
+        format!("{}_{}({})", self.id.name, self.id.namespace, self.uid)
+    }
 }
 
 impl Found {
@@ -236,9 +311,15 @@ fn kept<T>(read: Result<T, RecordError>, damage: &mut Vec<Arc<RecordError>>) -> 
     }
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, RecordError> {
-    let bytes = regular::read(path, MAX_RECORD)?;
-    serde_json::from_slice(&bytes).map_err(|source| RecordError::Damaged { path: path.to_owned(), source })
+/// Reads a file of a pod that [`write_json`] has written.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, RecordError> {
+    let read = || {
+        let bytes = regular::read(path, MAX_RECORD)?;
+        serde_json::from_slice(&bytes)
+            .map_err(|source| RecordError::Damaged { path: path.to_owned(), source })
+    };
+    // On a full disk it may have been read while it was overwritten.
+    read().or_else(|_: RecordError| read())
 }
 
 /// Writes `pod.json` or `state.json`.
@@ -247,6 +328,35 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), RecordErro
         serde_json::to_vec(value).map_err(|source| RecordError::Damaged { path: path.to_owned(), source })?;
     atomic::write(path, &bytes, 0o600)?;
     Ok(())
+}
+
+/// `state.json` has at least this many bytes more than its content, and whole blocks.
+const STATE_SLACK: usize = 1 << 10;
+const STATE_BLOCK: usize = 4 << 10;
+
+/// Writes `state.json`. When the disk is full it is overwritten in its place, which needs no room: users have to see why a pod stands still.
+pub fn write_state(path: &Path, state: &PodState) -> Result<(), RecordError> {
+    let damaged = |source| RecordError::Damaged { path: path.to_owned(), source };
+    let mut bytes = serde_json::to_vec(state).map_err(damaged)?;
+    let padded = (bytes.len() + STATE_SLACK).next_multiple_of(STATE_BLOCK);
+    bytes.resize(padded, b' ');
+    match atomic::write(path, &bytes, 0o600) {
+        Err(error) if atomic::is_full(&error.source) => overwrite(path, &bytes).map_err(|_| error.into()),
+        written => Ok(written?),
+    }
+}
+
+/// Replaces the bytes of a file that is at least as long.
+fn overwrite(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+    let there = usize::try_from(fs::symlink_metadata(path)?.len()).map_err(|_| full())?;
+    if there < bytes.len() {
+        return Err(full());
+    }
+    let mut bytes = bytes.to_vec();
+    bytes.resize(there, b' ');
+    let file = regular::open(path, Access::Lock).map_err(|error| error.source)?;
+    file.write_all_at(&bytes, 0)
 }
 
 /// All pods by directory name, without those that vanish meanwhile.
@@ -260,8 +370,10 @@ pub fn list(layout: &Layout) -> Result<Vec<Found>, RecordError> {
     let mut paths: Vec<PathBuf> = entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
     paths.sort();
     let named = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with(TRASH_PREFIX))
-            && path.symlink_metadata().is_ok_and(|there| there.is_dir())
+        path.file_name().is_some_and(|name| {
+            let name = name.to_string_lossy();
+            !name.starts_with(TRASH_PREFIX) && !name.starts_with(RESTART_PREFIX)
+        }) && path.symlink_metadata().is_ok_and(|there| there.is_dir())
     };
     paths.retain(named);
     let mut found = Vec::with_capacity(paths.len());

@@ -137,6 +137,8 @@ pub enum SandboxFailure {
     AgentBroke,
     /// The guest did not end in time and was killed.
     GuestStuck,
+    /// The host's disk had no room for what the VM wrote, so that the VM stood still and was killed when it had to end.
+    HostDiskFull,
     /// The pod's monitor could not do its part.
     MonitorFailed,
     /// Everything has ended, but something could not be removed.
@@ -152,6 +154,7 @@ impl SandboxFailure {
             | Self::VmmOutOfMemory
             | Self::VmmFailed
             | Self::NetworkFailed
+            | Self::HostDiskFull
             | Self::Leftover => Blame::Environment,
             Self::AgentBroke => Blame::Workload,
             Self::FilterViolated
@@ -168,33 +171,36 @@ impl SandboxFailure {
     pub fn hint(self) -> &'static str {
         match self {
             Self::NotMade => {
-                "check with `magikvm doctor` that the guest image is intact, and with `free -m` that the host has the memory that the VM asks for."
+                "Check with `magikvm doctor` that the guest image is intact, and with `free -m` that the host has the memory that the VM asks for."
             }
             Self::VmmKilled => {
-                "run the pod again; if it is killed again, look for the cause with `journalctl -e`."
+                "Run the pod again; if it is killed again, look for the cause with `journalctl -e`."
             }
             Self::VmmOutOfMemory => {
-                "see with `free -m` how much memory the host has left; stop other pods with `magikvm stop`, or lower the limits of this pod's containers."
+                "See with `free -m` how much memory the host has left; stop other pods with `magikvm stop`, or lower the limits of this pod's containers."
             }
             Self::FilterViolated => {
-                "see with `magikvm doctor` which isolation layers the host gives, and report the system call if you trust the workload."
+                "See with `magikvm doctor` which isolation layers the host gives, and report the system call if you trust the workload."
             }
-            Self::VmmFailed => "check the host and its VMM with `magikvm doctor`.",
-            Self::NetworkFailed => "check the host's network with `magikvm doctor`.",
+            Self::VmmFailed => "Check the host and its VMM with `magikvm doctor`.",
+            Self::NetworkFailed => "Check the host's network with `magikvm doctor`.",
             Self::GuestPanicked | Self::TripleFault | Self::GuestEnded => {
-                "check the guest image with `magikvm-image inspect`, and rebuild it with `magikvm-image build` if it is damaged."
+                "Check the guest image with `magikvm-image inspect`, and rebuild it with `magikvm-image build` if it is damaged."
             }
             Self::AgentSilent => {
-                "see with `uptime` whether the host is too busy to run the VM, and run the pod again."
+                "See with `uptime` whether the host is too busy to run the VM, and run the pod again."
             }
             Self::AgentBroke => {
-                "rebuild the guest image with `magikvm-image build`; if it is whole, the workload may have taken over its guest."
+                "Rebuild the guest image with `magikvm-image build`; if it is whole, the workload may have taken over its guest."
             }
             Self::MonitorFailed => {
-                "see with `ulimit -a` and `free -m` what this process may use, and run the pod again."
+                "See with `ulimit -a` and `free -m` what this process may use, and run the pod again."
             }
-            Self::GuestStuck => "give the containers more time to end with `magikvm stop --grace`.",
-            Self::Leftover => "remove what is left with `magikvm rm -f`.",
+            Self::GuestStuck => "Give the containers more time to end with `magikvm stop --grace`.",
+            Self::HostDiskFull => {
+                "Make room on the host's disk, for example with `magikvm image prune --all`, or limit what the pod writes with `resources.limits.ephemeral-storage`."
+            }
+            Self::Leftover => "Remove what is left with `magikvm rm -f`.",
         }
     }
 }

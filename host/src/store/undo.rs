@@ -212,7 +212,11 @@ impl Undo {
         })?;
         text.push(b'\n');
         let Some(file) = &mut self.file else { return Ok(()) };
-        file.write_all(&text).map_err(FileError::at("write", &self.path))?;
+        let whole = file.metadata().map_err(FileError::at("look at", &self.path))?.len();
+        if let Err(error) = file.write_all(&text) {
+            ignore(file.set_len(whole), "a line that is cut off is dropped if it is the last one");
+            return Err(FileError::at("write", &self.path)(error).into());
+        }
         file.sync_data().map_err(FileError::at("sync", &self.path))?;
         Ok(())
     }
@@ -247,7 +251,9 @@ impl Undo {
                 Ok(()) if holds_journal => {}
                 Ok(()) => {
                     self.entries[index].done = true;
-                    self.append(&Line::Done { done: n })?;
+                    let noted = self.append(&Line::Done { done: n });
+                    // A full disk must not keep the rest from being undone.
+                    ignore(noted, "to undo the step again does nothing");
                 }
                 Err(error) => first_failure = first_failure.or(Some(error)),
             }

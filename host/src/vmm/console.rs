@@ -2,9 +2,9 @@
 
 use crate::store::atomic::FileError;
 use crate::store::regular::{self, Access};
-use crate::store::text::harmless;
+use crate::store::text::{harmless, ignore};
 use std::collections::VecDeque;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -105,15 +105,20 @@ impl ConsoleTail {
     }
 }
 
-/// Copies a console to a bounded file and its tail until it ends.
+/// Copies a console to a bounded file and its tail until it ends. What cannot be written is lost: the guest must never wait for the host's disk.
 pub fn record(console: impl Read, path: &Path, tail: &ConsoleTail) -> Result<(), FileError> {
-    let result = copy(console, path, tail);
+    let result = match regular::open(path, Access::Append) {
+        Ok(file) => copy(console, file, path, tail),
+        Err(error) => {
+            tail.keep_too(console);
+            Err(error)
+        }
+    };
     tail.end();
     result
 }
 
-fn copy(mut console: impl Read, path: &Path, tail: &ConsoleTail) -> Result<(), FileError> {
-    let mut file = regular::open(path, Access::Append)?;
+fn copy(mut console: impl Read, mut file: File, path: &Path, tail: &ConsoleTail) -> Result<(), FileError> {
     let mut size = 0u64;
     let mut buffer = [0u8; 4096];
     loop {
@@ -124,12 +129,15 @@ fn copy(mut console: impl Read, path: &Path, tail: &ConsoleTail) -> Result<(), F
             Err(error) => return Err(FileError::at("read the console for", path)(error)),
         };
         tail.push(&buffer[..read]);
-        file.write_all(&buffer[..read]).map_err(FileError::at("write", path))?;
+        ignore(file.write_all(&buffer[..read]), "the disk may have room for the next bytes");
         size += u64::try_from(read).unwrap_or(0);
         if size > MAX_FILE {
             let older = PathBuf::from(format!("{}.1", path.display()));
-            fs::rename(path, &older).map_err(FileError::at("rename", path))?;
-            file = regular::open(path, Access::Append)?;
+            let next = fs::rename(path, &older).map_err(FileError::at("rename", path));
+            match next.and_then(|()| regular::open(path, Access::Append)) {
+                Ok(next) => file = next,
+                Err(_) => ignore(file.set_len(0), "it grows no further than the disk allows"),
+            }
             size = 0;
         }
     }

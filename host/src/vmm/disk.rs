@@ -2,6 +2,7 @@
 //! "twoGbMaxExtentFlat") names, in order, a small head (protective MBR and GPT), each file as a partition, and the tail (backup GPT).
 
 use crate::store::atomic::FileError;
+use magikvm_proto::path::POD_DISK_GUID;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
@@ -11,10 +12,13 @@ use std::path::{Path, PathBuf};
 const SECTOR: u64 = 512;
 /// Partitions start at the usual 1 MiB.
 const HEAD_SECTORS: u64 = 2048;
-/// Backup entries (32) and header (1), padded to a multiple of 4 KiB.
+/// Backup entries (at most 32) and header (1), padded to a multiple of 4 KiB.
 pub(super) const TAIL_SECTORS: u64 = 40;
-const ENTRY_COUNT: usize = 128;
+const MAX_ENTRIES: usize = 128;
 const ENTRY_SIZE: usize = 128;
+/// Entries in a sector. The table has no more than the partitions need: the kernel reads all of it at the start of each VM, one block after the
+/// other, and the usual table of 128 entries has four blocks, twice.
+const SECTOR_ENTRIES: usize = 4;
 /// "Linux filesystem data", in the mixed byte order of GPT.
 const TYPE_LINUX: [u8; 16] =
     [0xAF, 0x3D, 0xC6, 0x0F, 0x83, 0x84, 0x72, 0x47, 0x8E, 0x79, 0x3D, 0x69, 0xD8, 0x47, 0x7D, 0xE4];
@@ -25,7 +29,7 @@ pub const DESCRIPTOR: &str = "disk.vmdk";
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
     /// More partitions than a GPT holds.
-    #[error("{0} partitions, a disk holds at most {ENTRY_COUNT}")]
+    #[error("{0} partitions, a disk holds at most {MAX_ENTRIES}")]
     TooMany(usize),
     /// A file is empty or does not consist of whole blocks.
     #[error("{} has {size} bytes, which is not a positive multiple of 4096", path.display())]
@@ -45,7 +49,7 @@ pub struct Part {
 /// Makes the disk in `dir`: partition 1 is `parts[0]`, and so on. The descriptor names only links within `dir`, so that no path has to be
 /// quoted in it.
 pub fn compose(dir: &Path, parts: &[Part]) -> Result<(), DiskError> {
-    if parts.len() > ENTRY_COUNT {
+    if parts.len() > MAX_ENTRIES {
         return Err(DiskError::TooMany(parts.len()));
     }
     let mut descriptor = String::from(
@@ -72,7 +76,7 @@ pub fn compose(dir: &Path, parts: &[Part]) -> Result<(), DiskError> {
         next += sectors;
     }
     extent(TAIL_SECTORS, "tail");
-    let (head, tail) = tables(&ranges, next + TAIL_SECTORS);
+    let (head, tail) = tables(POD_DISK_GUID, &ranges, next + TAIL_SECTORS);
     for (name, bytes) in [("head", &head), ("tail", &tail), (DESCRIPTOR, &descriptor.into_bytes())] {
         write_sparse(&dir.join(name), bytes)?;
     }
@@ -91,9 +95,9 @@ fn write_sparse(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     write().map_err(FileError::at("write", path))
 }
 
-/// Head and tail of a GPT disk of `total` sectors with these partitions (first and last sector each).
-pub(super) fn tables(ranges: &[(u64, u64)], total: u64) -> (Vec<u8>, Vec<u8>) {
-    let mut entries = vec![0u8; ENTRY_COUNT * ENTRY_SIZE];
+/// Head and tail of a GPT disk of `total` sectors with this GUID and these partitions (first and last sector each).
+pub(super) fn tables(disk: [u8; 16], ranges: &[(u64, u64)], total: u64) -> (Vec<u8>, Vec<u8>) {
+    let mut entries = vec![0u8; ranges.len().max(1).next_multiple_of(SECTOR_ENTRIES) * ENTRY_SIZE];
     for (index, (first, last)) in ranges.iter().enumerate() {
         let entry = &mut entries[index * ENTRY_SIZE..][..ENTRY_SIZE];
         entry[..16].copy_from_slice(&TYPE_LINUX);
@@ -101,17 +105,23 @@ pub(super) fn tables(ranges: &[(u64, u64)], total: u64) -> (Vec<u8>, Vec<u8>) {
         entry[32..40].copy_from_slice(&first.to_le_bytes());
         entry[40..48].copy_from_slice(&last.to_le_bytes());
     }
-    let entries_crc = crc32fast::hash(&entries);
+    let entry_sectors = u64::try_from(entries.len()).unwrap_or(u64::MAX) / SECTOR;
     let last = total - 1;
     let mut head = vec![0u8; bytes(HEAD_SECTORS)];
     head[446..462].copy_from_slice(&protective_entry(total));
     head[510..512].copy_from_slice(&[0x55, 0xAA]);
-    head[512..604].copy_from_slice(&header(1, last, 2, total, entries_crc));
+    head[512..604].copy_from_slice(&header(disk, (1, last), 2, total, &entries));
     head[1024..1024 + entries.len()].copy_from_slice(&entries);
 
     let mut tail = vec![0u8; bytes(TAIL_SECTORS)];
     let header_at = bytes(TAIL_SECTORS - 1);
-    tail[header_at..header_at + 92].copy_from_slice(&header(last, 1, last - 32, total, entries_crc));
+    tail[header_at..header_at + 92].copy_from_slice(&header(
+        disk,
+        (last, 1),
+        last - entry_sectors,
+        total,
+        &entries,
+    ));
     tail[header_at - entries.len()..header_at].copy_from_slice(&entries);
     (head, tail)
 }
@@ -120,9 +130,9 @@ fn bytes(sectors: u64) -> usize {
     usize::try_from(sectors * SECTOR).unwrap_or(usize::MAX)
 }
 
-/// Fixed GUIDs: the disk has number 0 and partition N has number N. Nothing ever sees the disks of several pods together.
+/// Fixed GUIDs: partition N has number N, and number 0 is that of the pod's disks. Nothing ever sees the disks of several pods together.
 fn guid(number: usize) -> [u8; 16] {
-    let mut guid = *b"magikvm-disk\0\0\0\0";
+    let mut guid = POD_DISK_GUID;
     guid[12] = u8::try_from(number & 0xff).unwrap_or(0);
     guid
 }
@@ -137,7 +147,14 @@ fn protective_entry(total: u64) -> [u8; 16] {
 }
 
 /// A GPT header (UEFI 2.10, 5.3.2).
-fn header(mine: u64, other: u64, entries_at: u64, total: u64, entries_crc: u32) -> [u8; 92] {
+fn header(
+    disk: [u8; 16],
+    (mine, other): (u64, u64),
+    entries_at: u64,
+    total: u64,
+    entries: &[u8],
+) -> [u8; 92] {
+    let count = u32::try_from(entries.len() / ENTRY_SIZE).unwrap_or(u32::MAX);
     let mut header = [0u8; 92];
     header[..8].copy_from_slice(b"EFI PART");
     header[8..16].copy_from_slice(&[0, 0, 1, 0, 92, 0, 0, 0]);
@@ -145,11 +162,11 @@ fn header(mine: u64, other: u64, entries_at: u64, total: u64, entries_crc: u32) 
     header[32..40].copy_from_slice(&other.to_le_bytes());
     header[40..48].copy_from_slice(&34u64.to_le_bytes());
     header[48..56].copy_from_slice(&(total - 34).to_le_bytes());
-    header[56..72].copy_from_slice(&guid(0));
+    header[56..72].copy_from_slice(&disk);
     header[72..80].copy_from_slice(&entries_at.to_le_bytes());
-    header[80..84].copy_from_slice(&128u32.to_le_bytes());
+    header[80..84].copy_from_slice(&count.to_le_bytes());
     header[84..88].copy_from_slice(&128u32.to_le_bytes());
-    header[88..92].copy_from_slice(&entries_crc.to_le_bytes());
+    header[88..92].copy_from_slice(&crc32fast::hash(entries).to_le_bytes());
     let crc = crc32fast::hash(&header);
     header[16..20].copy_from_slice(&crc.to_le_bytes());
     header

@@ -2,14 +2,16 @@
 //! a guest that lies, floods, hangs or sends garbage ([`liar`], [`forward`]). Compiled only with the feature `testing`.
 
 mod containers;
+mod disk;
 mod forward;
 mod home;
 mod liar;
 
-use super::{Accel, Capabilities, Unavailable, VmChild, VmConfig, Vmm, VmmError};
+use super::jails::HELD_FD;
+use super::{Accel, Capabilities, Unavailable, VmChild, VmConfig, Vmm, VmmError, qmp};
 use crate::agent::{Connector, Handshake};
 use crate::process;
-use crate::store::layout::AGENT_SOCK;
+use crate::store::layout::{AGENT_SOCK, PodDir};
 use crate::store::sandbox::Role;
 use crate::store::text::ignore;
 use containers::FakeContainers;
@@ -17,6 +19,7 @@ use home::FakeHome;
 use magikvm_proto::path::AGENT_LISTENING;
 use magikvm_proto::plan::GuestPlan;
 use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
@@ -33,7 +36,7 @@ impl Vmm for Fake {
         Ok(Capabilities { version: "fake".to_owned() })
     }
 
-    fn spawn(&self, _config: &VmConfig, dir: &Path) -> Result<VmChild, VmmError> {
+    fn spawn(&self, config: &VmConfig, dir: &Path) -> Result<VmChild, VmmError> {
         let program = std::env::current_exe()
             .map_err(|source| VmmError::Start { program: GUEST_VERB.into(), source })?;
         let mut command = Command::new(program);
@@ -43,10 +46,23 @@ impl Vmm for Fake {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut guest = process::spawn(Role::Vmm, "fake", &mut command)?;
+        let start = |source| VmmError::Start { program: GUEST_VERB.into(), source };
+        let (disk, theirs) = qmp::channel(dir).map_err(start)?;
+        let held = config.held.as_ref().map(|lock| lock.as_fd().try_clone_to_owned());
+        let held = held.transpose().map_err(start)?;
+        let inherits: Vec<(&OwnedFd, i32)> =
+            held.iter().map(|held| (held, HELD_FD)).chain([(&theirs, qmp::QMP_FD)]).collect();
+        let mut guest = process::spawn_with(Role::Vmm, "fake", &mut command, &inherits)?;
         let (console, diagnostics) = guest.take_output()?;
         let connector = Connector { socket: dir.join(AGENT_SOCK), handshake: Handshake::Direct };
-        Ok(VmChild { processes: vec![guest], connector, console, diagnostics, reports: None })
+        Ok(VmChild {
+            processes: vec![guest],
+            connector,
+            console,
+            diagnostics,
+            reports: None,
+            disk: Some(disk),
+        })
     }
 }
 
@@ -59,6 +75,8 @@ enum Manner {
     Panic,
     /// Accepts and never answers.
     Silent,
+    /// The same in the first boot, and behaves in the second.
+    SilentOnce,
     /// Answers hello with bytes that are not JSON.
     Garbage,
     EndlessLine,
@@ -101,6 +119,7 @@ impl Manner {
         matches!(
             self,
             Self::Silent
+                | Self::SilentOnce
                 | Self::Garbage
                 | Self::EndlessLine
                 | Self::Generation
@@ -122,6 +141,8 @@ fn manner() -> Manner {
     match text.as_str() {
         "panic" => Manner::Panic,
         "silent" => Manner::Silent,
+        "silent-once" if is_second_boot() => Manner::Run,
+        "silent-once" => Manner::SilentOnce,
         "garbage" => Manner::Garbage,
         "endless-line" => Manner::EndlessLine,
         "generation" => Manner::Generation,
@@ -151,6 +172,12 @@ fn manner() -> Manner {
     }
 }
 
+/// Whether the monitor has written down that the VM is booted again.
+fn is_second_boot() -> bool {
+    let events = PodDir::at("..".into()).events();
+    std::fs::read_to_string(events).is_ok_and(|text| text.contains("\"host\":\"rebooted\""))
+}
+
 /// The guest's process. The working directory is the VM's directory.
 pub fn guest_main() -> ExitCode {
     // As in `vminit`, nothing goes on after a panic.
@@ -177,6 +204,7 @@ pub fn guest_main() -> ExitCode {
             }
         });
     }
+    disk::play();
     let containers = Arc::new(FakeContainers::new(manner, last));
     match magikvm_supervisor::run(Ok(plan), containers, Arc::new(home)) {
         Ok(()) => ExitCode::SUCCESS,

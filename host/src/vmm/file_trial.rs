@@ -6,10 +6,11 @@ use crate::jail::{
     Requirement, Submounts, SyscallFilter,
 };
 use crate::store::sandbox::Role;
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Uid};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 
@@ -75,7 +76,11 @@ pub fn serve() -> ExitCode {
     };
     let made = Path::new("made");
     tell("make a file", fs::write(made, "x"));
-    tell("give it to 1000", chown(made, Some(1000), Some(1000)));
+    let user = (Some(Uid::from_raw(1000)), Some(Gid::from_raw(1000)));
+    tell(
+        "give it to 1000",
+        rustix::fs::chownat(CWD, made, user.0, user.1, AtFlags::empty()).map_err(Into::into),
+    );
     tell(
         "see that it is",
         fs::metadata(made).and_then(|meta| {
@@ -86,9 +91,11 @@ pub fn serve() -> ExitCode {
             }
         }),
     );
-    tell("hide it", fs::set_permissions(made, fs::Permissions::from_mode(0o0)));
+    tell("hide it", rustix::fs::chmodat(CWD, made, Mode::empty(), AtFlags::empty()).map_err(Into::into));
     tell("read what is hidden", fs::read(made).map(drop));
-    tell("make a pipe", nix::unistd::mkfifo("pipe", nix::sys::stat::Mode::S_IRWXU).map_err(Into::into));
+    let make =
+        |path, kind, device| rustix::fs::mknodat(CWD, path, kind, Mode::RWXU, device).map_err(Into::into);
+    tell("make a pipe", make("pipe", FileType::Fifo, 0));
     tell("list /proc/self/fd", fs::read_dir("/proc/self/fd").map(drop));
     tell("use the descriptor", nix::sys::stat::fstat(borrowed()).map(drop).map_err(Into::into));
     tell(
@@ -101,13 +108,7 @@ pub fn serve() -> ExitCode {
             Err(std::io::Error::other(names.join(" ")))
         }),
     );
-    let device = nix::sys::stat::mknod(
-        "device",
-        nix::sys::stat::SFlag::S_IFBLK,
-        nix::sys::stat::Mode::S_IRWXU,
-        nix::sys::stat::makedev(7, 0),
-    );
-    tell("make a device", device.map_err(Into::into));
+    tell("make a device", make("device", FileType::BlockDevice, rustix::fs::makedev(7, 0)));
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let capabilities = status.lines().filter(|line| line.starts_with("CapPrm") || line.starts_with("CapBnd"));
     capabilities.for_each(|line| said.push_str(&format!("{}\n", line.replace('\t', " "))));

@@ -27,7 +27,7 @@ pub fn hardware(_dir: &Path) -> Result<(), Unavailable> {
     if !is_there() {
         return Err(Unavailable {
             reason: "this Mac has no hardware virtualization (sysctl kern.hv_support)".to_owned(),
-            remedy: "run on a Mac with Apple silicon; in a VM, its host must offer nested virtualization."
+            remedy: "Run on a Mac with Apple silicon; in a VM, its host must offer nested virtualization."
                 .to_owned(),
         });
     }
@@ -38,7 +38,7 @@ pub fn hardware(_dir: &Path) -> Result<(), Unavailable> {
         DENIED => {
             return Err(Unavailable {
                 reason: format!("macOS refuses this program a VM: it is not signed with {ENTITLEMENT}"),
-                remedy: "sign it with `codesign --force --sign - --entitlements dist/macos/entitlements.plist PATH-OF-MAGIKVM`."
+                remedy: "Sign it with `codesign --force --sign - --entitlements dist/macos/entitlements.plist PATH-OF-MAGIKVM`."
                     .to_owned(),
             });
         }
@@ -46,7 +46,7 @@ pub fn hardware(_dir: &Path) -> Result<(), Unavailable> {
             return Err(Unavailable {
                 reason: format!("the Hypervisor framework cannot make a VM: error {other:#x}"),
                 remedy:
-                    "see the system's messages with `log show --last 5m --predicate 'sender == \"Hypervisor\"'`."
+                    "See the system's messages with `log show --last 5m --predicate 'sender == \"Hypervisor\"'`."
                         .to_owned(),
             });
         }

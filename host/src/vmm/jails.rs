@@ -2,19 +2,23 @@
 
 use super::{JailOptions, VmConfig, VmmError};
 use crate::jail::{
-    self, Access, HostNetwork, Identity, Inside, JailMount, JailSpec, Limits, MountSource, Procfs,
-    Requirement, Submounts, SyscallFilter,
+    self, Access, Descriptor, HostNetwork, Identity, Inside, JailMount, JailSpec, Limits, MountSource,
+    Procfs, Requirement, Submounts, SyscallFilter,
 };
 use crate::process::Layers;
 use crate::store::atomic::FileError;
+use crate::store::lock::Lock;
 use crate::store::sandbox::Role;
 use crate::store::text::ignore;
 use crate::store::undo;
 use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+/// The descriptor of a lock that a process only keeps.
+pub(super) const HELD_FD: i32 = 12;
 /// More threads than any VMM has.
 const MAX_PIDS: u64 = 512;
 /// A connection of the agent takes one or two.
@@ -28,9 +32,11 @@ pub(super) struct Site<'a> {
     dir: &'a Path,
     /// Files that are read outside of the VM's directory.
     reads: Vec<PathBuf>,
-    scratch: Option<PathBuf>,
+    /// Its writable disks: the scratch disk, and those that outlive the VM.
+    disks: Vec<PathBuf>,
     identity: Identity,
     options: &'a JailOptions,
+    held: Option<&'a Lock>,
 }
 
 impl<'a> Site<'a> {
@@ -38,15 +44,21 @@ impl<'a> Site<'a> {
     pub(super) fn new(config: &'a VmConfig, kernel: &Path, dir: &'a Path) -> Result<Self, VmmError> {
         let mut reads = vec![kernel.to_owned(), config.initramfs.clone()];
         reads.extend(linked(dir).map_err(FileError::at("list", dir))?);
-        let scratch = config.scratch.as_ref().map(|name| dir.join(name));
+        let links = config.scratch.iter().chain(&config.lasting).map(|name| dir.join(name));
         let read_link = |link: PathBuf| fs::read_link(&link).map_err(FileError::at("read", &link));
-        let scratch = scratch.map(read_link).transpose()?;
-        reads.retain(|path| Some(path) != scratch.as_ref());
+        let disks = links.map(read_link).collect::<Result<Vec<_>, _>>()?;
+        reads.retain(|path| !disks.contains(path));
         let identity = jail::identity(&config.id, &reads);
-        for dir in [Some(dir), scratch.as_deref().and_then(Path::parent)].into_iter().flatten() {
+        // Each disk is alone in its directory.
+        for dir in disks.iter().filter_map(|disk| disk.parent()).chain([dir]) {
             jail::give(dir, &identity).map_err(FileError::at("give away", dir))?;
         }
-        Ok(Self { dir, reads, scratch, identity, options: &config.jail })
+        Ok(Self { dir, reads, disks, identity, options: &config.jail, held: config.held.as_deref() })
+    }
+
+    /// The directory of the first writable disk.
+    pub(super) fn disk_dir(&self) -> Option<&Path> {
+        self.disks.first().and_then(|disk| disk.parent())
     }
 
     /// The jail of a process that has the VM's directory and nothing else. Callers add what their process needs.
@@ -67,10 +79,16 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// The files that the VM reads, and its scratch disk.
+    /// Lets a process keep the lock of what outlives the VM until it has ended.
+    pub(super) fn hold(&self, spec: &mut JailSpec) {
+        let held = self.held.map(|lock| Descriptor { here: lock.as_fd().as_raw_fd(), there: HELD_FD });
+        spec.descriptors.extend(held);
+    }
+
+    /// The files that the VM reads, and its writable disks.
     pub(super) fn files(&self) -> impl Iterator<Item = JailMount> {
-        let scratch = self.scratch.iter().map(|path| mount(path, Access::ReadWrite));
-        self.reads.iter().map(|path| mount(path, Access::ReadOnly)).chain(scratch)
+        let disks = self.disks.iter().map(|path| mount(path, Access::ReadWrite));
+        self.reads.iter().map(|path| mount(path, Access::ReadOnly)).chain(disks)
     }
 }
 
@@ -116,7 +134,14 @@ pub fn trial() -> Result<Layers, VmmError> {
         .clone()
         .and_then(|cgroup| jail::make_cgroup(&cgroup, TRIAL_MEMORY_BYTES, MAX_PIDS).map(|()| cgroup));
     let options = JailOptions { requirement: Requirement::Warn, cgroup: made };
-    let site = Site { dir: dir.path(), reads: Vec::new(), scratch: None, identity, options: &options };
+    let site = Site {
+        dir: dir.path(),
+        reads: Vec::new(),
+        disks: Vec::new(),
+        identity,
+        options: &options,
+        held: None,
+    };
     let spec = site.jail(Inside::Verb(TRIAL_VERB.to_owned()), SyscallFilter::Krun, Access::ReadWrite);
     let tried = jail::command().map_err(begin).and_then(|mut command| {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -50,12 +50,12 @@ pub fn open() -> Result<Device, Unavailable> {
         },
         nix::libc::EACCES | nix::libc::EPERM => Unavailable {
             reason: "this user may not open /dev/kvm".to_owned(),
-            remedy: "add the user to the group kvm with `sudo usermod -aG kvm $USER`, then log in again."
+            remedy: "Add the user to the group kvm with `sudo usermod -aG kvm $USER`, then log in again."
                 .to_owned(),
         },
         _ => Unavailable {
             reason: format!("/dev/kvm cannot be opened: {error}"),
-            remedy: "see the kernel's messages about kvm with `dmesg | grep -i kvm`.".to_owned(),
+            remedy: "See the kernel's messages about kvm with `dmesg | grep -i kvm`.".to_owned(),
         },
     })
 }
@@ -64,7 +64,7 @@ pub fn open() -> Result<Device, Unavailable> {
 pub fn measure(device: &Device) -> Result<Duration, Unavailable> {
     let failed = |step: &str, error: &dyn std::fmt::Display| Unavailable {
         reason: format!("/dev/kvm is there but cannot run a guest: {step}: {error}"),
-        remedy: "see the kernel's messages about kvm with `dmesg | grep -i kvm`.".to_owned(),
+        remedy: "See the kernel's messages about kvm with `dmesg | grep -i kvm`.".to_owned(),
     };
     let vm = device.0.create_vm().map_err(|error| failed("creating a VM", &error))?;
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MEMORY)])
@@ -115,7 +115,7 @@ pub fn judge(best: Duration) -> Result<Verdict, Unavailable> {
                 "/dev/kvm only emulates: {TURNS} turns of a loop took {:.1} ms, hardware takes about 0.02 ms",
                 best.as_secs_f64() * 1e3
             ),
-            remedy: "run in a VM whose host passes hardware virtualization through, or on a physical host."
+            remedy: "Run in a VM whose host passes hardware virtualization through, or on a physical host."
                 .to_owned(),
         });
     }

@@ -11,10 +11,12 @@ pub mod jails;
 pub mod krun;
 #[cfg(target_os = "linux")]
 pub mod kvm;
+pub mod lasting;
 pub mod nic;
 #[cfg_attr(target_os = "macos", path = "hvf.rs")]
 pub mod probe;
 pub mod qemu;
+pub mod qmp;
 pub mod report;
 pub mod scratch;
 mod share;
@@ -25,6 +27,7 @@ use crate::jail::{Cgroup, Requirement, StartError};
 use crate::process::{Process, ProcessError};
 use crate::store::atomic::FileError;
 use crate::store::layout::Layout;
+use crate::store::lock::Lock;
 use crate::volume::tree::Shared;
 use magikvm_proto::guest_image::Arch;
 use report::Reports;
@@ -86,12 +89,19 @@ pub struct Places {
     pub kernels: PathBuf,
     /// Formatted file systems for scratch disks.
     pub templates: PathBuf,
+    /// Seccomp profiles for containers; the first directory that has one counts.
+    pub seccomp: Vec<PathBuf>,
 }
 
 impl Places {
     /// The directories of a layout.
     pub fn of(layout: &Layout) -> Self {
-        Self { verdicts: layout.verdicts(), kernels: layout.kernels(), templates: layout.templates() }
+        Self {
+            verdicts: layout.verdicts(),
+            kernels: layout.kernels(),
+            templates: layout.templates(),
+            seccomp: layout.seccomp(),
+        }
     }
 }
 
@@ -128,10 +138,14 @@ pub struct VmConfig {
     pub accel: Accel,
     /// Name of a writable disk in the VM's directory.
     pub scratch: Option<String>,
+    /// Names of the links to disks that outlive the VM, in the VM's directory.
+    pub lasting: Vec<String>,
     /// The directories that the host shares with the VM.
     pub shared: Option<Arc<Shared>>,
     /// The connection to a network, if there is one.
     pub nic: Option<nic::Nic>,
+    /// A lock that the processes keep which reach the directories and disks that outlive the VM.
+    pub held: Option<Arc<Lock>>,
     /// Whether the guest can make VMs itself.
     pub nested: crate::nested::Nested,
     pub jail: JailOptions,
@@ -157,6 +171,8 @@ pub struct VmChild {
     pub diagnostics: ChildStderr,
     /// The process's reports about its end, if the process is this program.
     pub reports: Option<Reports>,
+    /// Tells when the VM stands still because the host's disk is full, if the VMM stops it then.
+    pub disk: Option<qmp::DiskWatch>,
 }
 
 /// The reason why a driver cannot run VMs on this host, and a remedy.

@@ -5,7 +5,7 @@ use super::jails::{Site, mount};
 use super::nic::{NIC_FD, Nic};
 use super::{
     Accel, Capabilities, DriverOptions, KernelChoice, Unavailable, VmChild, VmConfig, Vmm, VmmError,
-    find_program, share,
+    find_program, qmp, share,
 };
 use crate::agent::{Connector, Handshake};
 use crate::jail::{self, Access, Descriptor, HostNetwork, Inside, JailSpec, SyscallFilter};
@@ -99,18 +99,18 @@ impl Qemu {
         if !cfg!(target_os = "linux") {
             return Err(Unavailable {
                 reason: "the QEMU driver is for Linux: it shares the guest's memory by memfd, and looks for sockets in /proc".to_owned(),
-                remedy: "leave out `--vmm qemu` and `--accel tcg`.".to_owned(),
+                remedy: "Leave out `--vmm qemu` and `--accel tcg`.".to_owned(),
             });
         }
         self.qemu.as_deref().ok_or_else(|| Unavailable {
             reason: format!("qemu-system-{} is not in PATH", self.options.guest),
-            remedy: format!("install it with `apt-get install {}`.", machine(self.options.guest).package),
+            remedy: format!("Install it with `apt-get install {}`.", machine(self.options.guest).package),
         })
     }
 
     /// The program that serves the guest's vsock.
     pub fn vsock(&self) -> Result<&Path, Unavailable> {
-        let remedy = "install it with magikvm by `ci/install.sh`, or alone by `cargo install vhost-device-vsock --version 0.3.0 --locked`.";
+        let remedy = "Install it with magikvm by `ci/install.sh`, or alone by `cargo install vhost-device-vsock --version 0.3.0 --locked`.";
         let not = |reason: String| Unavailable { reason, remedy: remedy.to_owned() };
         let program =
             self.vhost.as_deref().ok_or_else(|| not("vhost-device-vsock is not in PATH".to_owned()))?;
@@ -129,7 +129,7 @@ impl Qemu {
             Unavailable {
                 reason: format!("{} cannot be executed: {error}", qemu.display()),
                 remedy: format!(
-                    "install it again with `apt-get install --reinstall {}`.",
+                    "Install it again with `apt-get install --reinstall {}`.",
                     machine(self.options.guest).package
                 ),
             }
@@ -147,7 +147,7 @@ impl Vmm for Qemu {
         if self.options.kernel == KernelChoice::Libkrunfw {
             return Err(Unavailable {
                 reason: "the kernel of libkrunfw runs under libkrun only".to_owned(),
-                remedy: "leave out `--kernel libkrunfw`, or run with `--vmm krun`.".to_owned(),
+                remedy: "Leave out `--kernel libkrunfw`, or run with `--vmm krun`.".to_owned(),
             });
         }
         Ok(Capabilities { version: self.version()? })
@@ -175,6 +175,11 @@ impl Vmm for Qemu {
             _ => None,
         };
         let mut spec = qemu_jail(qemu, self.options.guest, config, &vhost_sock, &site)?;
+        let failed = |source| VmmError::Start { program: qemu.to_owned(), source };
+        let monitor = site.disk_dir().map(qmp::channel).transpose().map_err(failed)?;
+        if let Some((_, theirs)) = &monitor {
+            spec.descriptors.push(Descriptor { here: theirs.as_raw_fd(), there: qmp::QMP_FD });
+        }
         for (socket, number) in config.nic.iter().flat_map(Nic::inherits) {
             spec.descriptors.push(Descriptor { here: socket.as_raw_fd(), there: number });
         }
@@ -182,13 +187,15 @@ impl Vmm for Qemu {
             spec.network = HostNetwork::Kept;
         }
         let mut vm = start(Role::Vmm, "qemu", Stdio::piped(), &spec)?;
+        // QEMU has its own descriptor now. Its end is seen only when this one is closed.
+        let disk = monitor.map(|(watch, _)| watch);
         let (console, diagnostics) = vm.take_output()?;
         let connector = Connector {
             socket: dir.join(AGENT_SOCK),
             handshake: Handshake::Port(magikvm_proto::path::AGENT_PORT),
         };
         let processes = [vm, helper].into_iter().chain(server).collect();
-        Ok(VmChild { processes, connector, console, diagnostics, reports: None })
+        Ok(VmChild { processes, connector, console, diagnostics, reports: None, disk })
     }
 }
 
@@ -236,6 +243,7 @@ fn qemu_jail(
     let inside = within(program, qemu_arguments(guest, config, vhost_sock))?;
     let mut spec = site.jail(inside, SyscallFilter::Qemu, Access::ReadOnly);
     spec.mounts.extend(site.files());
+    site.hold(&mut spec);
     let firmware = FIRMWARE.into_iter().map(Path::new).filter(|path| path.exists());
     spec.mounts.extend(firmware.map(|path| mount(path, Access::ReadOnly)));
     spec.devices = vec!["/dev/null".into(), "/dev/urandom".into()];
@@ -360,18 +368,28 @@ fn disks(guest: Arch, config: &VmConfig) -> Vec<String> {
     let drive = format!("if=none,id=disk,file={},format=vmdk,readonly=on", config.disk);
     let composite = ["-drive", &drive, "-device", "virtio-blk-device,drive=disk"].map(str::to_owned).to_vec();
     match guest {
-        Arch::X86_64 => [composite, volumes(config)].concat(),
-        Arch::Aarch64 => [volumes(config), composite].concat(),
+        Arch::X86_64 => [composite, volumes(guest, config)].concat(),
+        Arch::Aarch64 => [volumes(guest, config), composite].concat(),
     }
 }
 
-/// The scratch disk, whose flushes and discards reach the file, and the shared directory.
-fn volumes(config: &VmConfig) -> Vec<String> {
+/// The writable disks, whose flushes and discards reach their files, and the shared directory. QEMU stops the VM if the host has no room for a write, and
+/// tells its monitor.
+fn volumes(guest: Arch, config: &VmConfig) -> Vec<String> {
     let mut arguments = Vec::new();
-    if let Some(name) = &config.scratch {
-        let drive = format!("if=none,id=scratch,file={name},format=raw,cache=writeback,discard=unmap");
+    // Kernels of ARM find the devices in the reverse order, and expect the scratch disk before the others.
+    let mut disks: Vec<&String> = config.scratch.iter().chain(&config.lasting).collect();
+    if guest == Arch::Aarch64 {
+        disks.reverse();
+    }
+    for name in &disks {
+        let drive = format!("if=none,id={name},file={name},format=raw,cache=writeback,discard=unmap");
         arguments.extend(["-drive".to_owned(), drive]);
-        arguments.extend(["-device", "virtio-blk-device,drive=scratch"].map(str::to_owned));
+        arguments.extend(["-device".to_owned(), format!("virtio-blk-device,drive={name}")]);
+    }
+    if !disks.is_empty() {
+        arguments.extend(["-chardev".to_owned(), format!("socket,id=monitor,fd={}", qmp::QMP_FD)]);
+        arguments.extend(["-mon", "chardev=monitor,mode=control"].map(str::to_owned));
     }
     if config.shared.is_some() {
         let device = format!("vhost-user-fs-device,chardev=share,tag={}", magikvm_proto::path::SHARED_TAG);

@@ -7,6 +7,7 @@ use super::disk;
 use super::find_program;
 use crate::store::atomic::FileError;
 use crate::store::text::ignore;
+use magikvm_proto::path::POD_DISK_GUID;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -14,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use template::{Template, Templates};
 
-const SECTOR: u64 = 512;
-const BLOCK: u64 = 4096;
+pub(super) const SECTOR: u64 = 512;
+pub(super) const BLOCK: u64 = 4096;
 /// Partitions begin at multiples of this many bytes.
-const ALIGNMENT: u64 = 1 << 20;
+pub(super) const ALIGNMENT: u64 = 1 << 20;
 /// Size of a file system without a limit, unless the host's disk has less.
 pub const SHARED_SIZE: u64 = 10 << 30;
 /// The host's disk must have room for this many bytes.
@@ -94,7 +95,7 @@ pub fn make(path: &Path, rooms: &[Room], templates: &Path) -> Result<(), Scratch
         ranges.push((next / SECTOR, (next + size) / SECTOR - 1));
         next += size.next_multiple_of(ALIGNMENT);
     }
-    let (head, tail) = disk::tables(&ranges, next / SECTOR + disk::TAIL_SECTORS);
+    let (head, tail) = disk::tables(POD_DISK_GUID, &ranges, next / SECTOR + disk::TAIL_SECTORS);
     let write = || {
         file.set_len(next + disk::TAIL_SECTORS * SECTOR)?;
         // The rest of the head is zeros, which the sparse file has already.
@@ -188,27 +189,32 @@ impl Disk<'_> {
             .set_len(at)
             .and_then(|()| self.file.set_len(at + blocks * BLOCK))
             .map_err(FileError::at("extend", self.path))?;
-        let ended = Command::new(program)
-            .env_clear()
-            .env("LC_ALL", "C")
-            .args(OPTIONS)
-            .args([FEATURES, "-i", per_inode])
-            .args(["-E", &format!("offset={at},{EXTENDED}")])
-            .arg(self.path)
-            .arg(format!("{}k", blocks * (BLOCK / 1024)))
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|source| ScratchError::Start { program: program.to_owned(), source })?;
-        if ended.status.success() {
-            return Ok(());
-        }
-        let said: String = String::from_utf8_lossy(&ended.stderr).trim().chars().take(500).collect();
-        Err(ScratchError::Made { path: self.path.to_owned(), said })
+        let extended = format!("offset={at},{EXTENDED}");
+        let options = [&OPTIONS[..], &[FEATURES, "-i", per_inode, "-E", &extended]].concat();
+        mkfs(program, &options, self.path, blocks)
     }
 }
 
+/// Runs `mkfs.ext4`.
+pub(super) fn mkfs(program: &Path, options: &[&str], path: &Path, blocks: u64) -> Result<(), ScratchError> {
+    let ended = Command::new(program)
+        .env_clear()
+        .env("LC_ALL", "C")
+        .args(options)
+        .arg(path)
+        .arg(format!("{}k", blocks * (BLOCK / 1024)))
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| ScratchError::Start { program: program.to_owned(), source })?;
+    if ended.status.success() {
+        return Ok(());
+    }
+    let said: String = String::from_utf8_lossy(&ended.stderr).trim().chars().take(500).collect();
+    Err(ScratchError::Made { path: path.to_owned(), said })
+}
+
 /// Free blocks according to the superblock (at byte 1024): `s_free_blocks_count_lo` and `_hi`.
-fn free_blocks(file: &File, at: u64) -> io::Result<u64> {
+pub(super) fn free_blocks(file: &File, at: u64) -> io::Result<u64> {
     let word = |offset: u64| {
         let mut bytes = [0; 4];
         file.read_exact_at(&mut bytes, at + 1024 + offset)?;

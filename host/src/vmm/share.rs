@@ -50,6 +50,7 @@ pub(super) fn serve(
     let tree = add(&mut spec, shared, config);
     spec.working_dir = PathBuf::from("/");
     spec.descriptors = vec![Descriptor { here: listener.as_raw_fd(), there: LISTENER_FD }];
+    site.hold(&mut spec);
     let failed = |source| VmmError::Start { program: SERVER_VERB.into(), source };
     let settings = serde_json::to_vec(&Settings { tree }).map_err(|error| failed(error.into()))?;
     let mut command = crate::jail::command().map_err(failed)?;

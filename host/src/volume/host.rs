@@ -52,6 +52,15 @@ impl OpenedPath {
         Ok(Self { path: path.to_owned(), fd })
     }
 
+    /// Checks whether the path could be opened. What would be created is not.
+    pub fn check(path: &Path, wanted: HostPathKind) -> Result<(), VolumeError> {
+        let is_made = matches!(wanted, HostPathKind::DirectoryOrCreate | HostPathKind::FileOrCreate);
+        if is_made && matches!(point(path), Err(Errno::NOENT)) {
+            return Ok(());
+        }
+        Self::open(path, wanted).map(|_| ())
+    }
+
     /// Opens a path within it, which no link can lead out of. A missing one is created as a directory.
     pub fn within(&self, sub_path: &str) -> Result<Self, VolumeError> {
         let failed = |source: io::Error| VolumeError::SubPath {

@@ -2,9 +2,11 @@
 //! shared, whatever happens to its path meanwhile. All of them form one directory tree, which exists only for the process that serves it,
 //! and which the guest sees as one virtio-fs device.
 //!
-//! Owns: finding files on the host ([`host`]), the tree ([`tree`]), and serving it where the VMM does not ([`serve`]). Must not know:
+//! Owns: finding files on the host ([`host`]), the volumes that survive pods (`claims`), the tree ([`tree`]), and serving it where the VMM does not ([`serve`]). Must not know:
 //! manifests, images, VMMs.
 
+#[cfg(feature = "vmm")]
+pub mod claims;
 #[cfg(feature = "vmm")]
 #[cfg_attr(not(target_os = "linux"), path = "nowhere.rs")]
 pub mod host;
@@ -28,6 +30,56 @@ pub enum HostPathKind {
     File,
     /// A regular file, created if nothing exists.
     FileOrCreate,
+}
+
+/// Who may use a claim at a time (core/v1 `PersistentVolumeAccessMode`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum AccessMode {
+    ReadWriteOnce,
+    ReadOnlyMany,
+    ReadWriteMany,
+    ReadWriteOncePod,
+}
+
+impl AccessMode {
+    pub const ALL: [(&str, Self); 4] = [
+        ("ReadWriteOnce", Self::ReadWriteOnce),
+        ("ReadOnlyMany", Self::ReadOnlyMany),
+        ("ReadWriteMany", Self::ReadWriteMany),
+        ("ReadWriteOncePod", Self::ReadWriteOncePod),
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        Self::ALL.iter().find(|(_, mode)| *mode == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// What holds the content of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum ClaimForm {
+    /// A directory of the host, which any number of pods can share. Nothing limits its size but the host's disk.
+    #[default]
+    Directory,
+    /// A file system in a file, as large as was asked for. One VM can have it at a time.
+    Disk,
+}
+
+impl ClaimForm {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Directory => "directory",
+            Self::Disk => "disk",
+        }
+    }
+}
+
+/// When the files of a claim get the group of the volumes (core/v1 `PodFSGroupChangePolicy`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum GroupChange {
+    #[default]
+    Always,
+    /// Only if its root directory has not got it.
+    OnRootMismatch,
 }
 
 /// Why a file of the host cannot be shared as requested.

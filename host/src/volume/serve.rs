@@ -1,11 +1,11 @@
 //! The server of the shared tree for VMMs that have none built in: a process of this program with a hidden verb, in which the crate
 //! `virtiofsd` speaks vhost-user with the VMM.
 
-use crate::store::text::{chain, ignore};
+use crate::process::{self, SettingsError};
 use nix::sys::resource::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,6 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 pub const SERVER_VERB: &str = "__virtiofs";
 /// Number of the descriptor on which it listens.
 pub const LISTENER_FD: RawFd = 4;
-const MAX_SETTINGS: u64 = 64 << 10;
 /// How long the guest may cache names and attributes. Changes on the host become visible after this time at the latest.
 const CACHED_FOR: Duration = Duration::from_secs(1);
 /// Open files that the server needs in addition to the guest's.
@@ -35,10 +34,8 @@ pub struct Settings {
 /// Why the server cannot run.
 #[derive(Debug, thiserror::Error)]
 enum ServeError {
-    #[error("cannot read the settings")]
-    Settings(#[source] io::Error),
-    #[error("the settings are invalid")]
-    Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     #[error("the path of the tree, {0:?}, is not UTF-8")]
     Tree(PathBuf),
     #[error("cannot open {0}")]
@@ -51,23 +48,11 @@ enum ServeError {
 
 /// The main function of the server: it serves until it is killed. Returns an exit code when it cannot serve.
 pub fn main() -> i32 {
-    use std::io::Write;
-    match serve() {
-        // When this server is done the VM has ended, and the VMM reports how.
-        Ok(()) => loop {
-            nix::unistd::pause();
-        },
-        Err(error) => {
-            ignore(writeln!(io::stderr(), "virtiofs: {}", chain(&error)), "nobody listens");
-            1
-        }
-    }
+    process::serve("virtiofs", |settings: Settings| serve(&settings))
 }
 
-fn serve() -> Result<(), ServeError> {
-    let mut bytes = Vec::new();
-    io::stdin().take(MAX_SETTINGS).read_to_end(&mut bytes).map_err(ServeError::Settings)?;
-    let settings: Settings = serde_json::from_slice(&bytes)?;
+/// Returns when the VM has ended. The VMM reports how.
+fn serve(settings: &Settings) -> Result<(), ServeError> {
     let open_files = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
     let proc_fds = File::open("/proc/self/fd").map_err(|error| ServeError::Open("/proc/self/fd", error))?;
     let config = Config {

@@ -1,8 +1,9 @@
-//! How often a lab, or a guest in it, stood still and got another boot. The file that `MAGIKVM_LAB_COUNT` names gets a line for each boot and each
-//! repetition; `ci/lib.sh` counts them.
+//! How often a lab, or a guest in it, stood still and got another boot, and what took how long. The file that `MAGIKVM_LAB_COUNT` names gets a line
+//! for each boot, each repetition and each measured part; `ci/lib.sh` reads them.
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::time::Duration;
 
 /// Names the file. Without it nothing is counted.
 const VARIABLE: &str = "MAGIKVM_LAB_COUNT";
@@ -15,6 +16,11 @@ pub(crate) fn boot() {
 pub fn repeats(what: &str) {
     eprintln!("{what}: the lab or a guest in it stood still; it gets another boot");
     add(&format!("repeat {what}"));
+}
+
+/// Records how long `what` took.
+pub fn took(what: &str, duration: Duration) {
+    add(&format!("took {:.1} {what}", duration.as_secs_f64()));
 }
 
 /// One write for each line: several test programs may write at the same time.

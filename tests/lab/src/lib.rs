@@ -22,7 +22,7 @@ mod test;
 mod turn;
 
 pub use command::{LabCommand, MEMORY_MIB};
-pub use count::repeats;
+pub use count::{repeats, took};
 pub use error::LabError;
 pub use run::{Lab, LabOutput, OUT};
 pub use test::{Room, is_inside, name_of, rerun, rerun_in, run_inside, runs_here};

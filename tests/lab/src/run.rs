@@ -73,7 +73,7 @@ impl Lab {
             }
         }
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let named = std::env::var_os("MAGIKVM_QEMU").map(PathBuf::from);
+        let named = std::env::var_os("MAGIKVM_LAB_QEMU").map(PathBuf::from);
         let qemu =
             named.into_iter().chain(std::env::split_paths(&path).map(|dir| dir.join("qemu-system-x86_64")));
         let named = std::env::var_os("MAGIKVM_VIRTIOFSD").map(PathBuf::from);
@@ -83,7 +83,7 @@ impl Lab {
             qemu: first_file(qemu).ok_or(LabError::NoProgram {
                 program: "qemu-system-x86_64",
                 package: "qemu-system-x86",
-                variable: "MAGIKVM_QEMU",
+                variable: "MAGIKVM_LAB_QEMU",
             })?,
             virtiofsd: first_file(virtiofsd).ok_or(LabError::NoProgram {
                 program: "virtiofsd",

@@ -190,8 +190,7 @@ impl Bare {
         fs::write(&part, vec![0u8; 8192])?;
         vmm::disk::compose(&dir, &[vmm::disk::Part { path: part, size: 8192 }])?;
         let layout = Layout::new(&Surroundings { root: Some(work.join("root")), ..Surroundings::default() })?;
-        let places =
-            Places { verdicts: layout.verdicts(), kernels: layout.kernels(), templates: layout.templates() };
+        let places = Places::of(&layout);
         let options = DriverOptions { guest: Arch::X86_64, kernel: KernelChoice::GuestImage, places };
         let config = VmConfig {
             name: "bare".to_owned(),
@@ -205,6 +204,8 @@ impl Bare {
             scratch: None,
             shared: None,
             nic: None,
+            held: None,
+            lasting: Vec::new(),
             nested: magikvm::nested::Nested::Masked,
             jail: JailOptions {
                 requirement: Requirement::Warn,

@@ -139,12 +139,13 @@ fn ours(room: &Room, manifest: &str) -> Result<Duration> {
 /// The floor by the same driver, so with the same libkrun, kernel parameters and devices.
 fn bare(room: &Room, dir: &Path) -> Result<Duration> {
     let layout = room.layout()?;
-    let places =
-        Places { verdicts: layout.verdicts(), kernels: layout.kernels(), templates: layout.templates() };
+    let places = Places::of(&layout);
     let options = DriverOptions { guest: Arch::X86_64, kernel: KernelChoice::GuestImage, places };
     let driver = vmm::driver(VmmKind::Krun, options);
     let config = VmConfig {
         nic: None,
+        held: None,
+        lasting: Vec::new(),
         nested: magikvm::nested::Nested::Masked,
         name: "floor".to_owned(),
         id: "floor".to_owned(),

@@ -153,7 +153,7 @@ fn a_pod_as_an_api_server_shows_it(subject: &Subject) {
         .mount("kube-api-access-9xk2p", TOKEN, json!({ "readOnly": true }))
         .volume("cache", json!({}))
         .mount("cache", "/cache", json!({}));
-    let output = subject.run(&pod).env("MAGIKVM_QUIET", "").ok();
+    let output = subject.run(&pod).arg("-v").env("MAGIKVM_QUIET", "").ok();
     let uid = subject.inspect("shown").unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
     assert_eq!(output.stdout, format!("web | {uid}\nweb | shop\nweb | /cache\n"));
     let warnings: Vec<&str> = output.stderr.lines().filter(|line| line.contains("ignored ")).collect();

@@ -165,7 +165,12 @@ fn a_guests_clock_may_jump(subject: &Subject) {
     });
     let shown = subject.cmd(["events", "jumpy"]).ok().stdout;
     assert!(!shown.contains("2040-"), "{shown}");
-    let ended = &subject.inspect("jumpy").unwrap()["status"]["containerStatuses"][1]["state"]["terminated"];
+    let ended = || {
+        let status = subject.inspect("jumpy").unwrap()["status"].clone();
+        status["containerStatuses"][1]["state"]["terminated"].clone()
+    };
+    until("its end is in the status", || ended()["finishedAt"].is_string());
+    let ended = ended();
     assert!(!ended["finishedAt"].as_str().unwrap().starts_with("2040"), "{ended}");
     let begun = Instant::now();
     subject.cmd(["exec", "jumpy", "-c", "web", "--timeout", "1", "--", "sleep", "100"]).fails(124);

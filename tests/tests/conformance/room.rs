@@ -114,7 +114,9 @@ fn start(subject: &Subject) {
 /// Waits for the lines that a container prints at its start.
 #[track_caller]
 fn printed(subject: &Subject, container: &str, expected: &str) {
-    until(&format!("{container} has printed {expected:?}"), || subject.logs(POD, container) == expected);
+    // 200 MiB are written under emulation, and the host's disk may be busy.
+    let what = format!("{container} has printed {expected:?}");
+    wait_for(&what, Duration::from_secs(120), || (subject.logs(POD, container) == expected).then_some(()));
 }
 
 fn more_than_memory(subject: &Subject) {

@@ -3,10 +3,14 @@
 use crate::subject::Subject;
 use magikvm_tests::Pod;
 use magikvm_tests::virtual_machine::Driver;
+use std::time::Duration;
 
 /// Number of rows with separate pods that share one boot of the lab. An additional VM in the same boot is slower than the first one, and a
 /// boot costs some seconds.
 const ROWS_PER_BOOT: usize = 2;
+
+/// How long a row may take in the lab, unless it says more.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Rows about one thing.
 #[derive(Debug)]
@@ -49,6 +53,8 @@ pub(crate) struct Row {
     pub(crate) of: &'static str,
     /// The drivers with another behaviour.
     pub(crate) differs: &'static [Difference],
+    /// How long it may take in the lab.
+    pub(crate) limit: Duration,
     pub(crate) check: Check,
 }
 
@@ -89,19 +95,24 @@ impl Row {
         what: &'static str,
         seen: &'static [(&'static str, &'static str, &'static str)],
     ) -> Self {
-        Self { name, what, of: "", differs: &[], check: Check::Shell(seen) }
+        Self { name, what, of: "", differs: &[], limit: LIMIT, check: Check::Shell(seen) }
     }
 
     pub(crate) const fn run(name: &'static str, what: &'static str, pod: fn() -> Pod, seen: Ended) -> Self {
-        Self { name, what, of: "", differs: &[], check: Check::Run(pod, seen) }
+        Self { name, what, of: "", differs: &[], limit: LIMIT, check: Check::Run(pod, seen) }
     }
 
     pub(crate) const fn code(name: &'static str, what: &'static str, check: fn(&Subject)) -> Self {
-        Self { name, what, of: "", differs: &[], check: Check::Code(check) }
+        Self { name, what, of: "", differs: &[], limit: LIMIT, check: Check::Code(check) }
     }
 
     pub(crate) const fn of(self, of: &'static str) -> Self {
         Self { of, ..self }
+    }
+
+    /// A row that takes longer in the lab than others.
+    pub(crate) const fn within(self, limit: Duration) -> Self {
+        Self { limit, ..self }
     }
 
     /// The drivers with another behaviour.

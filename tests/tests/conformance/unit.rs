@@ -10,11 +10,10 @@ use magikvm_tests::virtual_machine::Driver;
 use serde_json::{Value, json};
 use std::error::Error;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Time for the lab's boot and the start of a shared pod, and for each row.
+/// Time for the lab's boot and the start of a shared pod, in addition to that of each row.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
-const ROW_LIMIT: Duration = Duration::from_secs(60);
 
 /// Prefix of the line with a row's outcome, for the process that started this program in the lab.
 const MARK: &str = "@row ";
@@ -45,9 +44,14 @@ impl Unit {
 
     /// The outcome of a row. The first caller runs all rows.
     pub(crate) fn outcome(&self, number: usize) -> Outcome {
-        let run = || match self.driver {
-            Driver::Krun if !magikvm_lab::runs_here() => self.in_the_lab(),
-            Driver::Krun | Driver::Qemu => self.here(),
+        let run = || {
+            let began = Instant::now();
+            let outcomes = match self.driver {
+                Driver::Krun if !magikvm_lab::runs_here() => self.in_the_lab(),
+                Driver::Krun | Driver::Qemu => self.here(),
+            };
+            magikvm_lab::took(&name(self.driver, self.group, &self.rows), began.elapsed());
+            outcomes
         };
         self.outcomes.get_or_init(run)[number].clone()
     }
@@ -55,7 +59,8 @@ impl Unit {
     /// Under the lab's emulation of an emulated processor a timer's interrupt can get lost, and with it the guest (its kernel then reports stalls,
     /// in up to one boot of twenty) or the lab itself (which then does not report what is still running, as it does at half of its time). Such a
     /// unit gets two more boots, which are counted: `ci/test.sh` fails if more than one boot in a hundred is a repetition. The first boot's
-    /// registers and stacks are printed. A hang by an error of magikvm repeats, or shows under QEMU, whose rows are run once.
+    /// registers and stacks are printed. VMs get no second boot there, so that each silent one is counted. A hang by an error of magikvm repeats, or
+    /// shows under QEMU, whose rows are run once.
     fn in_the_lab(&self) -> Vec<Outcome> {
         const MORE_BOOTS: usize = 2;
         let silent = |outcome: &Outcome| {
@@ -76,11 +81,11 @@ impl Unit {
 
     fn one_boot_of_the_lab(&self) -> Vec<Outcome> {
         let names: Vec<&str> = self.rows.iter().map(|row| row.name).collect();
-        let rows = u32::try_from(names.len()).unwrap_or(u32::MAX);
+        let limits: Duration = self.rows.iter().map(|row| row.limit).sum();
         let this = std::env::current_exe().expect("the path of this program");
         let command = LabCommand::new(this)
             .args([&name(self.driver, self.group, &self.rows), "--exact", "--nocapture", "--test-threads=1"])
-            .limit(BOOT_LIMIT + ROW_LIMIT * rows);
+            .limit(BOOT_LIMIT + limits);
         match Lab::from_environment().and_then(|lab| lab.run(&command)) {
             Ok(output) => {
                 let [stdout, stderr] =
@@ -171,7 +176,7 @@ fn find(name: &str) -> Option<Unit> {
     let parts: Vec<&str> = name.split("::").collect();
     let [driver, group, rows] = parts[..] else { return None };
     let driver = Driver::ALL.into_iter().find(|known| known.name() == driver)?;
-    let group = GROUPS.into_iter().find(|known| known.name == group)?;
+    let group = GROUPS.iter().copied().find(|known| known.name == group)?;
     let row = |name: &str| group.rows.iter().find(|known| known.name == name);
     Some(Unit::new(driver, group, rows.split(',').map(row).collect::<Option<_>>()?))
 }

@@ -11,6 +11,8 @@ use magikvm_tests::wait::until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+const NESTED: &str = "magikvm.dev/nested-virtualization";
+
 pub(crate) static GROUP: Group = Group {
     name: "vm",
     title: "The VM, and the processes around it",
@@ -41,6 +43,16 @@ pub(crate) static GROUP: Group = Group {
             Ended { options: &["--no-prefix"], code: 0, stdout: "2\n", stderr: "", phase: "Succeeded" },
         )
         .of("`magikvm.dev/vcpus`"),
+        Row::run(
+            "nested_virtualization",
+            "A pod that asks for nested virtualization sees the processor's extension for VMs.",
+            || {
+                let script = "grep -qwE 'vmx|svm' /proc/cpuinfo && echo nested";
+                Pod::new("nested").script("web", script).annotated(NESTED, "true")
+            },
+            Ended { options: &["--no-prefix"], code: 0, stdout: "nested\n", stderr: "", phase: "Succeeded" },
+        )
+        .of("`magikvm.dev/nested-virtualization`"),
         Row::code(
             "freed_memory_goes_back",
             "Memory that a container frees goes back to the host.",

@@ -29,7 +29,7 @@ pub(crate) static GROUP: Group = Group {
                 ("one", "ls -A /none | wc -l", "0\n"),
             ],
         )
-        .of("`volumes[].configMap`"),
+        .of("`volumes[].configMap` (Volumes: configMap)"),
         Row::shell(
             "secret",
             "Exactly the requested keys of a Secret are at their paths; the group of the volumes may read them.",
@@ -39,7 +39,7 @@ pub(crate) static GROUP: Group = Group {
                 ("one", "dmesg 2>/dev/null | grep -c 'top secret'; true", "0\n"),
             ],
         )
-        .of("`volumes[].secret`, `env[].valueFrom`, `envFrom`"),
+        .of("`volumes[].secret`, `env[].valueFrom`, `envFrom` (Secrets: Using Secrets as files from a Pod)"),
         Row::shell(
             "empty_directories",
             "An emptyDir is a directory that everybody may write to, on disk or in memory, the same for all containers.",
@@ -49,13 +49,13 @@ pub(crate) static GROUP: Group = Group {
                 ("one", "cat /disk/from/two /memory/two; rm /disk/from/two /memory/two; df /memory | grep -c tmpfs; mount | grep ' /disk ' | grep -o ext4", "disk\nmemory\n0\next4\n"),
             ],
         )
-        .of("`volumes[].emptyDir`, `fsGroup`"),
+        .of("`volumes[].emptyDir`, `fsGroup` (Volumes: emptyDir)"),
         Row::shell(
             "groups",
             "Containers have the supplemental groups and the group of the volumes, in addition to those of their users.",
             &[("two", "id -G | tr ' ' '\\n' | sort -n | tr '\\n' ' '", "0 3000 4000 ")],
         )
-        .of("`fsGroup`, `supplementalGroups`"),
+        .of("`fsGroup`, `supplementalGroups` (Configure a Security Context: Set the security context for a Pod)"),
         Row::shell(
             "limits_of_empty_directories",
             "An emptyDir holds exactly as much as its limit allows.",
@@ -66,21 +66,21 @@ pub(crate) static GROUP: Group = Group {
                  stat -c %s /disk/x; rm /disk/x", "No space left on device\n9437184\n"),
             ],
         )
-        .of("`volumes[].emptyDir.sizeLimit`"),
+        .of("`volumes[].emptyDir.sizeLimit` (Volumes: emptyDir)"),
         Row::code(
             "host_directory",
             "A hostPath shows the host's files with their owners and permissions, and changes reach the host.",
             host_directory,
         )
-        .of("`volumes[].hostPath`"),
+        .of("`volumes[].hostPath` (Volumes: hostPath)"),
         Row::code(
             "every_call",
             "Links, pipes, permissions, times, renames and syncs work on a hostPath as on any file system.",
             every_call,
         )
-        .of("`volumes[].hostPath`"),
+        .of("`volumes[].hostPath` (Volumes: hostPath)"),
         Row::code("host_read_only", "A container cannot change a hostPath that is read-only for it, but others can.", host_read_only)
-            .of("`volumeMounts[].readOnly`"),
+            .of("`volumeMounts[].readOnly` (Volumes: Read-only mounts)"),
         Row::shell(
             "host_files_and_parts",
             "A hostPath may be a file, and a subPath a directory or a file; missing ones are created.",
@@ -90,13 +90,13 @@ pub(crate) static GROUP: Group = Group {
                 ("two", "stat -c '%a %F' /expanded; ls /disk", "2777 directory\nfrom\n"),
             ],
         )
-        .of("`volumeMounts[].subPath`, `subPathExpr`"),
+        .of("`volumeMounts[].subPath`, `subPathExpr` (Volumes: Using subPath)"),
         Row::shell(
             "an_ordinary_user",
             "On a hostPath a container's user has the permissions of the host's user with the same id.",
             &[("two", "cd /host; (echo x > owned) 2>/dev/null || echo refused; echo mine > open/mine; stat -c %u:%g open/mine; cat owned; rm open/mine", "refused\n1000:0\nowned\n")],
         )
-        .of("`volumes[].hostPath`"),
+        .of("`volumes[].hostPath` (Volumes: hostPath)"),
         Row::shell(
             "no_devices",
             "A device file on a volume is not a device, and a link out of a volume leads to the container's own files.",

@@ -59,7 +59,7 @@ fn names_come_and_go_and_the_image_goes_with_its_last_one() {
     assert_eq!(missing.to_string(), "there is no image one:latest");
     assert!(missing.hint().unwrap().contains("magikvm image import SOURCE --name one:latest"), "{missing:?}");
     let near = store.store.resolve(&"ghcr.io/x/tow".parse().unwrap()).unwrap_err();
-    assert!(near.hint().unwrap().contains("did you mean ghcr.io/x/two:latest?"), "{near:?}");
+    assert!(near.hint().unwrap().contains("Did you mean ghcr.io/x/two:latest?"), "{near:?}");
 
     let image = store.resolve("ghcr.io/x/two");
     let error = remove("ghcr.io/x/two").unwrap_err();

@@ -191,7 +191,7 @@ fn what_is_there_already_is_not_touched() {
         let to = format!("{form}:{}", place.display());
         let export = || image(&host, &["export", "team/app:1", &to]).fails(1);
         fs::write(&place, "mine").unwrap();
-        export().complains("already exists").complains("Hint: choose another path, for example `");
+        export().complains("already exists").complains("Hint: Choose another path, for example `");
         assert_eq!(fs::read_to_string(&place).unwrap(), "mine");
         fs::remove_file(&place).unwrap();
 

@@ -31,7 +31,7 @@ fn an_image_is_meant_by_its_name_its_id_and_the_beginning_of_it() {
     for verb in [vec!["inspect"], vec!["rm"], vec!["verify"]] {
         let said = image(&host, &verb).arg(&unknown).fails(1);
         said.complains("there is no image with the id 0000000")
-            .complains("Hint: list the ids with `magikvm image ls`");
+            .complains("Hint: List the ids with `magikvm image ls`");
     }
 }
 
@@ -93,7 +93,7 @@ fn a_name_is_given_to_another_image() {
     image(&host, &["rm", &used])
         .fails(1)
         .complains("is used by a pod")
-        .complains("Hint: find the pod with `magikvm ps`");
+        .complains("Hint: Find the pod with `magikvm ps`");
     assert_eq!(image(&host, &["prune"]).ok().stdout, "freed 0B\n");
     host.cmd(["rm", "-f", "user"]).ok();
     image(&host, &["rm", &used]).ok().prints(&format!("removed {used} ("));

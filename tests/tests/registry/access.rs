@@ -214,7 +214,7 @@ fn a_registry_that_is_down_leaves_the_image_that_is_here() {
     registry.stop();
     refused(
         pull(&host, &name),
-        &["cannot connect", "the image is in the store: `imagePullPolicy: IfNotPresent`"],
+        &["cannot connect", "The image is in the store: `imagePullPolicy: IfNotPresent`"],
     );
     pull(&host, &name).args(["--policy", "missing"]).ok();
     host.cmd(["image", "rm", &name]).ok();

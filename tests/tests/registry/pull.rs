@@ -191,7 +191,7 @@ fn policies_say_when_the_registry_is_asked() {
         assert_eq!(id(&with(policy).ok()), old);
     }
     for (option, value) in [("--platform", "linux/riscv64"), ("--compress", "lz4")] {
-        let hint = format!("Hint: pull it with `magikvm image pull {option} {value} {name}");
+        let hint = format!("Hint: Pull it with `magikvm image pull {option} {value} {name}");
         refused(with("never").args([option, value]), &["is in the store, but ", value, &hint]);
     }
     assert_eq!(registry.requests(), []);

@@ -1,6 +1,6 @@
 //! A control group of cgroup v1 (Linux's Documentation/admin-guide/cgroup-v1): the same directory in the tree of each controller.
 
-use super::{Usage, flat_value, number, text};
+use super::{CPU_PERIOD_US, Usage, flat_value, number, text};
 use crate::sys;
 use magikvm_supervisor::sync;
 use nix::poll::{PollFd, PollFlags};
@@ -55,16 +55,30 @@ impl Group {
         self.0.iter().map(|(_, dir)| dir)
     }
 
+    pub(super) fn limit(&self, quota_us: Option<u64>, memory_bytes: Option<u64>) -> io::Result<()> {
+        let write = |controller: &str, file: &str, value: u64| match self.dir(controller) {
+            Some(dir) => fs::write(dir.join(file), value.to_string()),
+            None => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("the system has no {controller} controller"),
+            )),
+        };
+        if let Some(quota) = quota_us {
+            write("cpu", "cpu.cfs_period_us", CPU_PERIOD_US)?;
+            write("cpu", "cpu.cfs_quota_us", quota)?;
+        }
+        match memory_bytes {
+            Some(bytes) => write("memory", "memory.limit_in_bytes", bytes),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn exists(&self) -> bool {
         self.dirs().any(|dir| dir.exists())
     }
 
     pub(super) fn make(&self) -> io::Result<()> {
         self.dirs().try_for_each(|dir| make(dir))
-    }
-
-    pub(super) fn enter(&self) -> io::Result<()> {
-        self.dirs().try_for_each(|dir| fs::write(dir.join("cgroup.procs"), "0"))
     }
 
     /// Sets the rules of `devices`: nothing but what is allowed, later rules overriding earlier ones. Each is `(allow, rule)` in the

@@ -13,10 +13,17 @@ pub use hierarchies::CgroupError;
 pub(crate) use hierarchies::Hierarchies;
 
 use magikvm_proto::id::ContainerName;
-use std::io;
+use magikvm_proto::security::PodLimits;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
+/// Length of the period of a CPU limit, in microseconds (the kubelet's).
+const CPU_PERIOD_US: u64 = 100_000;
+/// Smallest quota that the kernel takes, and one that no system exceeds, in microseconds.
+const MIN_CPU_QUOTA_US: u64 = 1000;
+const MAX_CPU_QUOTA_US: u64 = 1 << 40;
 /// Most bytes of a control group's file that are read.
 const MAX_FILE: u64 = 64 << 10;
 
@@ -41,6 +48,17 @@ impl Tree {
             Hierarchies::Legacy(controllers) => {
                 controllers.iter().try_for_each(|controller| legacy::make(&controller.root.join(&self.pod)))
             }
+        }
+    }
+
+    /// Limits what all containers of the pod may use together.
+    pub(crate) fn limit(&self, limits: &PodLimits) -> io::Result<()> {
+        let quota = limits.cpu_millis.map(|millis| {
+            (millis.saturating_mul(CPU_PERIOD_US) / 1000).clamp(MIN_CPU_QUOTA_US, MAX_CPU_QUOTA_US)
+        });
+        match self.group(&[]) {
+            Cgroup::Unified(group) => group.limit(quota, limits.memory_bytes),
+            Cgroup::Legacy(group) => group.limit(quota, limits.memory_bytes),
         }
     }
 
@@ -95,11 +113,23 @@ impl Cgroup {
         }
     }
 
-    /// Makes the group and moves the calling process into it.
-    pub(crate) fn make_and_enter(&self) -> io::Result<()> {
+    /// Makes the group of an exec, empty.
+    pub(crate) fn make_for_exec(&self) -> io::Result<Entry> {
+        let open = |dir: &PathBuf, file| OpenOptions::new().write(true).open(dir.join(file));
         match self {
-            Self::Unified(group) => group.make_and_enter(),
-            Self::Legacy(group) => group.make().and_then(|()| group.enter()),
+            Self::Unified(group) => {
+                group.make()?;
+                let above = group.0.parent().unwrap_or(&group.0).to_owned();
+                let attended =
+                    Attended { procs: open(&above, "cgroup.procs")?, kill: open(&group.0, "cgroup.kill")? };
+                let procs = vec![open(&group.0, "cgroup.procs")?];
+                Ok(Entry { procs, attended: Some(attended) })
+            }
+            Self::Legacy(group) => {
+                group.make()?;
+                let procs = group.0.iter().map(|(_, dir)| open(dir, "cgroup.procs"));
+                Ok(Entry { procs: procs.collect::<io::Result<_>>()?, attended: None })
+            }
         }
     }
 
@@ -151,6 +181,42 @@ impl Cgroup {
     }
 }
 
+/// Open files of a group, for a process that cannot see them any more.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    procs: Vec<File>,
+    attended: Option<Attended>,
+}
+
+/// What an attendant of the group's processes needs.
+#[derive(Debug)]
+pub(crate) struct Attended {
+    /// Of the container's group.
+    procs: File,
+    /// Kills every process in the group when `1` is written to it.
+    pub(crate) kill: File,
+}
+
+impl Attended {
+    /// Moves the calling process into the container's group, where its limits and device rules hold, beside the group of the exec.
+    pub(crate) fn enter_beside(&self) -> io::Result<()> {
+        (&self.procs).write_all(b"0")
+    }
+}
+
+impl Entry {
+    /// Moves the calling process into the group. A fork in the group fails when the container has as many processes as it may have; this
+    /// does not.
+    pub(crate) fn enter(&self) -> io::Result<()> {
+        self.procs.iter().try_for_each(|mut procs| procs.write_all(b"0"))
+    }
+
+    /// Nothing on systems that cannot kill a group at once.
+    pub(crate) fn attended(&self) -> Option<&Attended> {
+        self.attended.as_ref()
+    }
+}
+
 /// Removes a group and those below it. Only directories can be removed, so files are ignored.
 fn remove_tree(dir: &std::path::Path) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -161,13 +227,13 @@ fn remove_tree(dir: &std::path::Path) {
     std::fs::remove_dir(dir).ok();
 }
 
-fn read(file: std::fs::File) -> io::Result<String> {
+fn read(file: File) -> io::Result<String> {
     let bytes = crate::rootfs::read_capped(file, MAX_FILE)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn text(path: &std::path::Path) -> Option<String> {
-    read(std::fs::File::open(path).ok()?).ok()
+    read(File::open(path).ok()?).ok()
 }
 
 /// The number in a file; `None` when it says `max` or the file does not exist.

@@ -2,6 +2,7 @@
 
 use super::*;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -89,6 +90,42 @@ fn an_earlier_run_goes_when_a_container_is_made_anew() {
 }
 
 #[test]
+fn a_container_that_has_no_process_left_to_give_keeps_no_exec_out() {
+    let pod = Pod::new("full");
+    let (container, exec) = (pod.0.container(&Pod::name()), pod.0.exec(&Pod::name(), 8));
+    container.make_for_container(soon()).unwrap();
+    let limit = match &container {
+        Cgroup::Unified(group) => Some(group.0.join("pids.max")),
+        Cgroup::Legacy(group) => {
+            let pids = group.0.iter().find(|(names, _)| names.iter().any(|name| name == "pids"));
+            pids.map(|(_, dir)| dir.join("pids.max"))
+        }
+    };
+    let mut full = forker(&container);
+    std::fs::write(limit.expect("the pids controller"), "2").unwrap();
+    let entry = exec.make_for_exec().unwrap();
+    let file = entry.procs.iter().map(|file| format!("/proc/self/fd/{}", file.as_raw_fd()));
+    // A child that was forked outside enters by the open files, which it has inherited.
+    let enter: String = file.map(|file| format!("echo 0 > {file}; ")).collect();
+    entry.procs.iter().for_each(|file| {
+        nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
+    });
+    let mut child = Command::new("sh")
+        .args(["-c", &format!("{enter} echo begun; read line")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = [0; 6];
+    child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+    assert!(!exec.wait_empty(Instant::now()), "it is in the group");
+    container.kill();
+    for child in [&mut child, &mut full] {
+        child.wait().unwrap();
+    }
+}
+
+#[test]
 fn use_is_counted() {
     let pod = Pod::new("usage");
     let container = pod.0.container(&Pod::name());
@@ -109,4 +146,28 @@ fn values_are_found_by_their_whole_key() {
     assert_eq!(flat_value(text, "oom_kill"), Some(3));
     assert_eq!(flat_value(text, "oom"), None);
     assert_eq!(flat_value("populated 1\nfrozen 0\n", "populated"), Some(1));
+}
+
+#[test]
+fn a_pod_has_the_limits_of_its_plan() {
+    let pod = Pod::new("limits");
+    pod.0.limit(&PodLimits::default()).unwrap();
+    pod.0.limit(&PodLimits { cpu_millis: Some(1500), memory_bytes: Some(64 << 20) }).unwrap();
+    let group = pod.0.group(&[]);
+    let read = |controller: &str, unified: &str, legacy: &str| {
+        let file = match &group {
+            Cgroup::Unified(group) => group.0.join(unified),
+            Cgroup::Legacy(group) => {
+                let has = |names: &[String]| names.iter().any(|name| name == controller);
+                group.0.iter().find(|(names, _)| has(names)).unwrap().1.join(legacy)
+            }
+        };
+        std::fs::read_to_string(file).unwrap().trim().to_owned()
+    };
+    assert_eq!(read("memory", "memory.max", "memory.limit_in_bytes"), (64 << 20).to_string());
+    let quota = read("cpu", "cpu.max", "cpu.cfs_quota_us");
+    assert_eq!(quota.split(' ').next(), Some("150000"), "{quota}");
+    // Less than the kernel takes.
+    pod.0.limit(&PodLimits { cpu_millis: Some(1), memory_bytes: None }).unwrap();
+    assert!(read("cpu", "cpu.max", "cpu.cfs_quota_us").starts_with("1000"));
 }

@@ -1,6 +1,6 @@
 //! A control group of cgroup v2 (Linux's Documentation/admin-guide/cgroup-v2.rst).
 
-use super::{Usage, flat_value, number, read, text};
+use super::{CPU_PERIOD_US, Usage, flat_value, number, read, text};
 use magikvm_supervisor::sync;
 use nix::poll::{PollFd, PollFlags};
 use std::fs::{self, File, OpenOptions};
@@ -34,15 +34,24 @@ fn enable_controllers(group: &Path) -> io::Result<()> {
 }
 
 impl Group {
+    pub(super) fn limit(&self, quota_us: Option<u64>, memory_bytes: Option<u64>) -> io::Result<()> {
+        if let Some(quota) = quota_us {
+            fs::write(self.0.join("cpu.max"), format!("{quota} {CPU_PERIOD_US}"))?;
+        }
+        match memory_bytes {
+            Some(bytes) => fs::write(self.0.join("memory.max"), bytes.to_string()),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn make_for_container(&self) -> io::Result<()> {
         fs::create_dir(&self.0)?;
         fs::write(self.0.join("memory.oom.group"), "1")
     }
 
     /// No controller is enabled below a container's group, so the container's limits and accounts cover this group too.
-    pub(super) fn make_and_enter(&self) -> io::Result<()> {
-        fs::create_dir(&self.0)?;
-        fs::write(self.0.join("cgroup.procs"), "0")
+    pub(super) fn make(&self) -> io::Result<()> {
+        fs::create_dir(&self.0)
     }
 
     pub(super) fn kill(&self) {

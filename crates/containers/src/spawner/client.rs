@@ -2,19 +2,20 @@
 
 use super::{Answer, Job, Order, receive, send};
 use crate::sys;
+use magikvm_proto::budget::GUEST_EXEC_START_MS;
 use magikvm_proto::plan::ContainerPlan;
 use magikvm_proto::wire::ExecRequest;
 use magikvm_supervisor::sync::{self, lock};
-use magikvm_supervisor::{Failure, FailureKind};
+use magikvm_supervisor::{Descendants, Failure, FailureKind};
 use nix::poll::PollFlags;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// How long it may take to make and start the process of an exec. Processes of its container can stop it before its program runs, and must
-/// not keep the caller waiting for ever.
-const EXEC_LIMIT: Duration = Duration::from_secs(20);
+const EXEC_LIMIT: Duration = Duration::from_millis(GUEST_EXEC_START_MS);
+/// How long a container may take to be made. Processes of another container can stop its first one in a PID namespace that they share.
+const CREATE_LIMIT: Duration = Duration::from_secs(300);
 /// How long a container's program may take to run once it is ordered to start. A file system that hangs must not hold the container in this
 /// state for ever.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -84,11 +85,12 @@ impl Spawner {
         pod_namespace: Option<i32>,
         stdio: &[OwnedFd],
     ) -> Result<Pending, Failure> {
-        self.request(
-            &Job::Create { plan: plan.clone(), run, pod_namespace },
+        let pending = self.request(
+            &Job::Create { plan: Box::new(plan.clone()), run, pod_namespace },
             &stdio.iter().collect::<Vec<_>>(),
-            None,
-        )
+            Some(Deadline::after(CREATE_LIMIT)),
+        )?;
+        Ok(Pending { deadline: None, ..pending })
     }
 
     /// Makes another process in the container of `init`, up to the point where its program would start.
@@ -96,13 +98,14 @@ impl Spawner {
         &self,
         request: &ExecRequest,
         id: u64,
+        descendants: Descendants,
         init: &OwnedFd,
         stdio: &[OwnedFd],
     ) -> Result<Pending, Failure> {
         let mut fds = vec![init];
         fds.extend(stdio);
         let deadline = Deadline::after(EXEC_LIMIT);
-        self.request(&Job::Exec { request: request.clone(), id }, &fds, Some(deadline))
+        self.request(&Job::Exec { request: request.clone(), id, descendants }, &fds, Some(deadline))
     }
 
     /// Makes the process that holds the pod's shared PID namespace and returns its process id.
@@ -163,7 +166,7 @@ mod tests {
     fn a_worker_that_says_nothing_is_not_waited_for_after_the_deadline() {
         let (ours, theirs) = sys::message_pair().unwrap();
         let failure = answer(&ours, Some(Deadline { at: Instant::now(), limit: EXEC_LIMIT })).unwrap_err();
-        assert!(failure.message.contains("did not start within 20 s"), "{failure}");
+        assert!(failure.message.contains("did not start within 60 s"), "{failure}");
         send(&theirs, &Answer::Started, &[]).unwrap();
         let deadline = Some(Deadline::of_start());
         assert!(matches!(answer(&ours, deadline), Ok(Some((Answer::Started, _)))));

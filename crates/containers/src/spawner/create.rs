@@ -38,7 +38,7 @@ pub(super) fn create(
     let rules =
         spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()).and_then(|r| r.devices().clone());
     let rules = rules.unwrap_or_default();
-    devices::restrict(&cgroup, &rules)?;
+    devices::restrict(&cgroup, plan.privilege, &rules)?;
 
     let user = spec.process().as_ref().map_or(0, |process| process.user().uid());
     let report = program::Report::new()?;
@@ -69,7 +69,7 @@ pub(super) fn create(
     };
     if matches!(cgroup, Cgroup::Legacy(_)) {
         // libcontainer has added its own defaults to the controller's rules. The program has not started, so no device is open yet.
-        devices::restrict(&cgroup, &rules)?;
+        devices::restrict(&cgroup, plan.privilege, &rules)?;
     }
     let pid = container.pid().map_or(0, |pid| pid.as_raw());
     let pidfd = sys::pidfd_open(pid)?;

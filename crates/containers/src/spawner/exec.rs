@@ -2,23 +2,30 @@
 //! process: namespaces, cgroup, limits, user, capabilities, seccomp.
 
 use super::{Answer, Context, DEFAULT_SIZE, await_start, identity, program, send, streams};
+use crate::cgroup::{Attended, Entry};
 use crate::{bundle, sys};
 use libcontainer::capabilities::{drop_privileges, reset_effective};
 use libcontainer::oci_spec::runtime::{LinuxSeccomp, PosixRlimitType, Process, Spec};
 use libcontainer::seccomp::initialize_seccomp;
 use libcontainer::syscall::syscall::create_syscall;
 use magikvm_proto::wire::ExecRequest;
+use magikvm_supervisor::files;
+use magikvm_supervisor::sync;
 use magikvm_supervisor::sys::set_window_size;
-use magikvm_supervisor::{Failure, FailureKind};
+use magikvm_supervisor::{Descendants, Failure, FailureKind};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::poll::PollFlags;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, fstat, major, minor, umask};
 use nix::sys::statfs::fstatfs;
-use nix::unistd::{Gid, chdir, pipe2, read, setgroups, setsid};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Gid, Pid, chdir, getuid, pipe2, read, setgroups, setsid};
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 /// What the new process gets for its standard streams.
 enum Streams {
@@ -41,6 +48,7 @@ pub(super) fn exec(
     context: &Context,
     request: &ExecRequest,
     id: u64,
+    descendants: Descendants,
     fds: Vec<OwnedFd>,
 ) -> Result<(), Failure> {
     let mut fds = fds.into_iter();
@@ -48,8 +56,7 @@ pub(super) fn exec(
     let config = context.site.bundle(&request.container).join("config.json");
     let spec = bundle::load(&config).map_err(|error| Failure::other(&error))?;
     let process = spec.process().as_ref().ok_or_else(super::gone)?;
-    let cgroup = context.tree.exec(&request.container, id);
-    cgroup.make_and_enter().map_err(|error| gone_or(&error))?;
+    let group = context.tree.exec(&request.container, id).make_for_exec().map_err(|error| gone_or(&error))?;
     fs::write("/proc/self/oom_score_adj", process.oom_score_adj().unwrap_or(0).to_string())?;
     set_limits(process)?;
     // The container can see the new process while it still runs this program, so nothing in the container may inspect it.
@@ -60,7 +67,8 @@ pub(super) fn exec(
     if let Some(user) = &request.user {
         identity::assume(&mut process, user)?;
     }
-    let args = match request.args.as_slice() {
+    let args: &[String] = match request.args.as_slice() {
+        [] if request.files.is_some() => &[],
         [] => &[identity::shell(&process)?],
         args => args,
     };
@@ -73,31 +81,61 @@ pub(super) fn exec(
     streams.give(process.user().uid())?;
     let mut report = program::Report::new()?;
     let (wait, go) = pipe2(OFlag::O_CLOEXEC)?;
+    let (entered, entry) = pipe2(OFlag::O_CLOEXEC)?;
     match sys::fork_single_threaded()? {
         sys::Fork::Child => {
-            drop(go);
-            let failure = become_program(&spec, &process, request, args, &streams, &wait);
+            drop((go, entered));
+            let new = New { spec: &spec, process: &process, request, streams, group, entry, wait };
+            let failure = new.become_program(args, descendants);
             if let Some(writer) = report.writer() {
                 program::report(writer, &failure);
             }
             sys::exit_now(127);
         }
         sys::Fork::Parent { child } => {
+            drop((entry, group));
             let pidfd = sys::pidfd_open(child)?;
+            // Until it is in its group, only this process can end it.
+            let given_up = || {
+                sys::pidfd_signal(&pidfd, libc::SIGKILL).ok();
+                super::gone()
+            };
+            if !tells(&entered, channel)? {
+                return Err(given_up());
+            }
+            // A byte of the program and one of its attendant.
+            let mut bytes = [0; 2];
+            let first = read(&entered, &mut bytes)?;
+            if first == 0 {
+                report.outcome()?;
+                return Err(given_up());
+            }
+            if first == 1 && !(tells(&entered, channel)? && read(&entered, &mut bytes)? == 1) {
+                return Err(given_up());
+            }
             let mut to_send = vec![&pidfd];
             if let Streams::Terminal { master, .. } = &streams {
                 to_send.push(master);
             }
             send(channel, &Answer::Created { pid: child }, &to_send)?;
             drop(streams);
-            // Without the order the pipe closes unwritten, and the new process exits.
-            await_start(channel)?;
+            // Without the order the pipe closes unwritten, and the new process exits, unless a process of its container has stopped it.
+            await_start(channel).inspect_err(|_| {
+                given_up();
+            })?;
             nix::unistd::write(&go, b"1")?;
             // Kept until now: the new process may have failed and ended already, and writing to it must not kill the worker.
             drop(wait);
             report.outcome()
         }
     }
+}
+
+/// Waits until the new process says something or has ended; false if nobody wants it any more.
+fn tells(entered: &OwnedFd, channel: &OwnedFd) -> Result<bool, Failure> {
+    let polled = [(entered.as_fd(), PollFlags::POLLIN), (channel.as_fd(), PollFlags::empty())];
+    let [told, left] = sync::wait(polled, None)?;
+    Ok(told.read && !left.hang_up)
 }
 
 fn gone_or(error: &std::io::Error) -> Failure {
@@ -153,20 +191,39 @@ fn set_limits(process: &Process) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Runs in the new process, which is already in the container's PID namespace. Returns only if it failed.
-fn become_program(
-    spec: &Spec,
-    process: &Process,
-    request: &ExecRequest,
-    args: &[String],
-    streams: &Streams,
-    wait: &OwnedFd,
-) -> Failure {
-    let prepare = || -> Result<Vec<String>, Failure> {
+/// The new process, which is already in the container's PID namespace.
+struct New<'a> {
+    spec: &'a Spec,
+    process: &'a Process,
+    request: &'a ExecRequest,
+    streams: Streams,
+    group: Entry,
+    /// Where it tells that it is in its group.
+    entry: OwnedFd,
+    /// Where it is told to go on.
+    wait: OwnedFd,
+}
+
+impl New<'_> {
+    /// Returns only if it failed.
+    fn become_program(self, args: &[String], descendants: Descendants) -> Failure {
+        let request = self.request;
+        match self.prepare(descendants) {
+            Ok(_) if request.files.is_some() => copy(request),
+            Ok(env) => program::execute(args, &env),
+            Err(failure) => failure,
+        }
+    }
+
+    fn prepare(self, descendants: Descendants) -> Result<Vec<String>, Failure> {
+        let Self { spec, process, request, streams, group, entry, wait } = self;
+        if descendants == Descendants::Stay {
+            group.enter().map_err(|error| gone_or(&error))?;
+        }
         setsid()?;
-        connect(streams)?;
+        connect(&streams)?;
         sys::close_at_exec_from(3)?;
-        let cwd = request.cwd.as_deref().map_or(process.cwd().as_path(), std::path::Path::new);
+        let cwd = request.cwd.as_deref().map_or(process.cwd().as_path(), Path::new);
         chdir(cwd).map_err(|errno| {
             Failure::new(FailureKind::Other, format!("cannot enter {}: {errno}", cwd.display()))
         })?;
@@ -178,16 +235,82 @@ fn become_program(
             umask(Mode::from_bits_truncate(mask));
         }
         take_identity(spec, process)?;
+        if descendants == Descendants::End {
+            let mut is_attended = false;
+            if let Some(attended) = group.attended() {
+                nix::sys::prctl::set_child_subreaper(true)?;
+                match sys::fork_single_threaded() {
+                    Ok(sys::Fork::Parent { child }) => attend(child, attended, &entry),
+                    Ok(sys::Fork::Child) => is_attended = true,
+                    // A filter, or a limit of the user, does not let it fork.
+                    Err(_) => {}
+                }
+            }
+            group.enter().map_err(|error| gone_or(&error))?;
+            if !is_attended {
+                tell(&entry)?;
+            }
+        } else {
+            tell(&entry)?;
+        }
+        tell(&entry)?;
+        drop(entry);
         let mut go = [0];
-        if read(wait, &mut go)? != 1 {
+        if read(&wait, &mut go)? != 1 {
             return Err(super::gone());
         }
         Ok(environment(process, request))
-    };
-    match prepare() {
-        Ok(env) => program::execute(args, &env),
-        Err(failure) => failure,
     }
+}
+
+fn tell(entry: &OwnedFd) -> Result<(), Failure> {
+    nix::unistd::write(entry, b"1")?;
+    Ok(())
+}
+
+/// Copies files instead of becoming a program. What the worker waits for is closed, as a program's start would close it.
+fn copy(request: &ExecRequest) -> ! {
+    sys::close_all_from(3);
+    let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(fs::File::from);
+    // A program of another user than root loses its capabilities when it starts, and this process does not start one.
+    let bound = if getuid().is_root() { Ok(()) } else { sys::give_up_everything() };
+    let done = match (&request.files, own(std::io::stdin().as_fd()), own(std::io::stdout().as_fd())) {
+        _ if bound.is_err() => Err("the capabilities of the process cannot be dropped".to_owned()),
+        (Some(task), Ok(input), Ok(output)) => files::carry_out(task, Path::new("/"), input, output),
+        (None, ..) => Ok(()),
+        (_, Err(error), _) | (.., Err(error)) => Err(error.to_string()),
+    };
+    let code = match done {
+        Ok(()) => 0,
+        Err(message) => {
+            std::io::stderr().write_all(message.as_bytes()).ok();
+            1
+        }
+    };
+    sys::exit_now(code)
+}
+
+/// Waits for the program, ends what it has left, and reaps all of it. It is in the container's control group and may do no more than the
+/// program. It was forked outside the group, as the program was, because a fork in it may fail.
+fn attend(program: i32, attended: &Attended, entry: &OwnedFd) -> ! {
+    let entered = attended.enter_beside().is_ok() && nix::unistd::write(entry, b"1").is_ok();
+    sys::close_all_but(&attended.kill);
+    let program = Pid::from_raw(program);
+    if !entered {
+        // The container is gone, and the program can't enter its group either.
+        sys::exit_now(127);
+    }
+    let code = loop {
+        match waitpid(program, None) {
+            Ok(WaitStatus::Exited(_, code)) => break code,
+            Ok(WaitStatus::Signaled(_, signal, _)) => break 128 + signal as i32,
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => break 127,
+        }
+    };
+    nix::unistd::write(&attended.kill, b"1").ok();
+    while matches!(waitpid(None, None), Ok(_) | Err(Errno::EINTR)) {}
+    sys::exit_now(code)
 }
 
 fn connect(streams: &Streams) -> Result<(), Failure> {

@@ -23,7 +23,7 @@ fn read(file: &str) -> Result<Vec<u8>, Failure> {
 /// The process as this user (`USER[:GROUP]`, names or numbers), with the groups and the home directory of that user. Capabilities stay those
 /// of the container; the kernel drops them for another user than root.
 pub(super) fn assume(process: &mut Process, text: &str) -> Result<(), Failure> {
-    let user = user::resolve(text, &read("/etc/passwd")?, &read("/etc/group")?)
+    let user = user::resolve(text, &read("/etc/passwd")?, &read("/etc/group")?, user::Listed::UnlessGiven)
         .map_err(|error| Failure::new(FailureKind::Other, error.to_string()))?;
     process
         .user_mut()

@@ -27,7 +27,7 @@ use crate::sys;
 use magikvm_proto::plan::ContainerPlan;
 use magikvm_proto::site::Site;
 use magikvm_proto::wire::{ExecRequest, WindowSize};
-use magikvm_supervisor::{Failure, FailureKind};
+use magikvm_supervisor::{Descendants, Failure, FailureKind};
 use serde::{Deserialize, Serialize};
 use std::fs::OpenOptions;
 use std::io;
@@ -48,7 +48,7 @@ pub enum SpawnerError {
 enum Job {
     /// Makes a container. Descriptors: stdin, stdout, stderr; with a terminal only a placeholder for stdin.
     Create {
-        plan: ContainerPlan,
+        plan: Box<ContainerPlan>,
         /// How often the container was made before.
         run: u32,
         /// Process that holds the pod's shared PID namespace.
@@ -60,6 +60,7 @@ enum Job {
         request: ExecRequest,
         /// Unique number that names its cgroup.
         id: u64,
+        descendants: Descendants,
     },
     /// Makes the process that holds the pod's shared PID namespace.
     Namespace,
@@ -148,7 +149,9 @@ fn work(channel: &OwnedFd, context: &Context) -> ! {
             Job::Create { plan, run, pod_namespace } => {
                 create::create(channel, context, &plan, run, pod_namespace, fds)
             }
-            Job::Exec { request, id } => exec::exec(channel, context, &request, id, fds),
+            Job::Exec { request, id, descendants } => {
+                exec::exec(channel, context, &request, id, descendants, fds)
+            }
             Job::Namespace => namespace::hold(channel, context),
         }
     });

@@ -11,7 +11,7 @@ use super::super::tar::{EntryKind, Skip, TarReader};
 use super::super::tree::EntryPath;
 use super::layout::Files;
 use super::walk::read_config;
-use super::{Layer, LayerPlace, Local, OpenError, Opened, OwnNames, check_layer_size, shorten};
+use super::{Layer, LayerContent, LayerPlace, Local, OpenError, Opened, OwnNames, check_layer_size, shorten};
 use magikvm_proto::raised;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -64,6 +64,7 @@ pub(super) fn open(archive: &Archive, wanted: Option<&str>, platform: &Wanted) -
         digests: Vec::new(),
         manifest: None,
         layers,
+        is_artifact: false,
     };
     let names = OwnNames::of(image.repo_tags, |_| true);
     Ok(Local { opened, parts, names })
@@ -144,7 +145,7 @@ impl Archive {
         let digest = digest_in_name(name).filter(|_| name.starts_with("blobs/"));
         let media_type = compression.layer_type().to_owned();
         Ok((
-            Layer { digest, size, compression, media_type, diff_id },
+            Layer { digest, size, compression, media_type, diff_id, content: LayerContent::Changes },
             LayerPlace { file: Arc::clone(&self.file), offset },
         ))
     }

@@ -5,7 +5,8 @@ use super::super::document::{
     Config, Descriptor, Document, MAX_CONFIG, MAX_MANIFEST, Platform, Role, is_config, is_schema_1, role,
 };
 use super::super::platform::Wanted;
-use super::{Layer, OpenError, Opened, check_layer_size, shorten};
+use super::artifact;
+use super::{Layer, LayerContent, OpenError, Opened, check_layer_size, shorten};
 
 /// Most indexes on the way to a manifest.
 const MAX_NESTING: usize = 4;
@@ -87,12 +88,15 @@ impl Walk<'_> {
     fn image(&self, descriptor: Descriptor, bytes: Vec<u8>, document: Document) -> Result<Opened, OpenError> {
         let config = document.config.ok_or_else(|| OpenError::Document {
             what: format!("the manifest {}", descriptor.digest),
-            problem: "it has no configuration, so it is not a container image",
+            problem: "it has no configuration, so it is neither a container image nor an artifact",
         })?;
         let layers = document.layers.unwrap_or_default();
         super::check_layers(layers.len())?;
-        if !is_config(&config.media_type) {
-            return Err(wrong_type("the image's configuration", &config));
+        let is_plain = role(&config.media_type) == Some(Role::Config);
+        if !is_config(&config.media_type) || (document.artifact_type.is_some() && !is_plain) {
+            let kind = document.artifact_type.unwrap_or(config.media_type);
+            let manifest = artifact::Manifest { descriptor, bytes, layers, kind };
+            return artifact::open(manifest, self.digests.clone(), self.wanted.platform());
         }
         let config_bytes = self.documents.document(&config, MAX_CONFIG, "the image's configuration")?;
         let read = read_config(&config_bytes, layers.len(), self.wanted)?;
@@ -106,7 +110,8 @@ impl Walk<'_> {
                 };
                 check_layer_size(&digest, descriptor.size)?;
                 let Descriptor { size, media_type, .. } = descriptor;
-                Ok(Layer { digest: Some(digest), size, compression, media_type, diff_id: *diff_id })
+                let content = LayerContent::Changes;
+                Ok(Layer { digest: Some(digest), size, compression, media_type, diff_id: *diff_id, content })
             })
             .collect::<Result<_, _>>()?;
         let platform = descriptor.platform.unwrap_or_else(|| read.platform());
@@ -119,6 +124,7 @@ impl Walk<'_> {
             digests: self.digests.clone(),
             manifest: Some((descriptor.media_type, bytes)),
             layers,
+            is_artifact: false,
         })
     }
 }

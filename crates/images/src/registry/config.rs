@@ -98,7 +98,7 @@ impl RegistryConfigError {
             Self::CaFile { path, .. } => {
                 let dir = path.parent().unwrap_or(Path::new("."));
                 Some(format!(
-                    "a relative ca-file begins at the directory of registries.toml, {}.",
+                    "A relative ca-file begins at the directory of registries.toml, {}.",
                     dir.display()
                 ))
             }

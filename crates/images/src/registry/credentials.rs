@@ -7,7 +7,8 @@ use super::foreign::neutral;
 use super::helper::{self, HelperError};
 use super::login::{BASE64, Login, Secret};
 use base64::Engine;
-use serde::{Deserialize, Deserializer};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
@@ -30,6 +31,8 @@ enum Origin {
     Environment(Environment),
     File(PathBuf),
     Data(Arc<LoginFile>),
+    /// The logins of the first, and of the second where the first has none.
+    Both(Arc<LoginFile>, Box<Origin>),
 }
 
 /// The environment variables that determine the files.
@@ -51,6 +54,15 @@ pub struct LoginFile {
     auths: BTreeMap<String, Entry>,
     helpers: BTreeMap<String, String>,
     store: Option<String>,
+}
+
+/// The format of a Kubernetes Secret with logins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LoginFormat {
+    /// The file of docker, as it is today.
+    DockerConfigJson,
+    /// Docker's older file, which is nothing but `auths`.
+    DockerCfg,
 }
 
 #[derive(Deserialize)]
@@ -115,12 +127,12 @@ impl CredentialError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Read { path, .. } | Self::Form { path, .. } | Self::TooLarge { path } => Some(format!(
-                "repair or remove {}, or name another file in $REGISTRY_AUTH_FILE.",
+                "Repair or remove {}, or name another file in $REGISTRY_AUTH_FILE.",
                 path.display()
             )),
-            Self::Auth { key, .. } => Some(format!("write it anew with `podman login {key}`.")),
+            Self::Auth { key, .. } => Some(format!("Write it anew with `podman login {key}`.")),
             Self::Helper { source: HelperError::Start { program, .. }, .. } => {
-                Some(format!("install {program}, or remove it from the file."))
+                Some(format!("Install {program}, or remove it from the file."))
             }
             Self::Helper { .. } => None,
         }
@@ -155,6 +167,13 @@ impl Credentials {
         Self(Origin::Data(Arc::new(file)))
     }
 
+    /// The logins of these files in their order, and then these.
+    #[must_use]
+    pub fn after(self, files: impl DoubleEndedIterator<Item = LoginFile>) -> Self {
+        let Self(origin) = self;
+        Self(files.rev().fold(origin, |rest, file| Origin::Both(Arc::new(file), Box::new(rest))))
+    }
+
     #[cfg(test)]
     pub(super) fn of(environment: Environment) -> Self {
         Self(Origin::Environment(environment))
@@ -167,13 +186,21 @@ impl Credentials {
         repository: &str,
     ) -> Result<LoginSearch, CredentialError> {
         let mut found = LoginSearch { login: None, place: String::new(), looked: Vec::new() };
-        let path = match &self.0 {
+        let mut origin = &self.0;
+        while let Origin::Both(file, rest) = origin {
+            found.looked.push(file.name.clone());
+            if file.look(domain, repository, &HelperPath(None), &mut found).await? {
+                return Ok(found);
+            }
+            origin = rest;
+        }
+        let path = match origin {
             Origin::Environment(environment) => environment.helper_path.clone(),
             _ => None,
         };
         let helper = HelperPath(path);
-        match &self.0 {
-            Origin::Nowhere => {}
+        match origin {
+            Origin::Nowhere | Origin::Both(..) => {}
             Origin::Data(file) => {
                 found.looked.push(file.name.clone());
                 file.look(domain, repository, &helper, &mut found).await?;
@@ -249,14 +276,21 @@ impl LoginFile {
         }
         // podman creates the file empty.
         let bytes = if bytes.iter().all(u8::is_ascii_whitespace) { b"{}" } else { bytes };
-        // The error of serde_json may quote the wrong value, so only its position is kept.
-        let raw: RawFile = serde_json::from_slice(bytes).map_err(|error| CredentialError::Form {
-            path: name.to_owned(),
-            line: error.line(),
-            column: error.column(),
-        })?;
+        let raw: RawFile = parse_json(bytes, name)?;
         let store = raw.creds_store.filter(|store| !store.is_empty());
         Ok(Self { name: name.to_owned(), auths: raw.auths, helpers: raw.cred_helpers, store })
+    }
+
+    /// Parses the content of a Secret. Only logins in it count: it comes with a manifest, which may start no program of the host.
+    pub fn of_secret(bytes: &[u8], format: LoginFormat, name: &Path) -> Result<Self, CredentialError> {
+        if bytes.len() as u64 > MAX_FILE {
+            return Err(CredentialError::TooLarge { path: name.to_owned() });
+        }
+        let auths = match format {
+            LoginFormat::DockerConfigJson => parse_json::<RawFile>(bytes, name)?.auths,
+            LoginFormat::DockerCfg => parse_json(bytes, name)?,
+        };
+        Ok(Self { name: name.to_owned(), auths, helpers: BTreeMap::new(), store: None })
     }
 
     /// Looks for a login: the helper of this registry, the closest entry, then the helper of all registries.
@@ -350,6 +384,15 @@ impl LoginFile {
             _ => Ok(None),
         }
     }
+}
+
+/// The error of serde_json may quote the wrong value, so only its position is kept.
+fn parse_json<T: DeserializeOwned>(bytes: &[u8], name: &Path) -> Result<T, CredentialError> {
+    serde_json::from_slice(bytes).map_err(|error| CredentialError::Form {
+        path: name.to_owned(),
+        line: error.line(),
+        column: error.column(),
+    })
 }
 
 /// Maps the names of docker's registry to one, and hosts to lower case.
@@ -495,6 +538,35 @@ mod tests {
         assert_eq!(place(&environment, "a.example").unwrap(), runtime.display().to_string());
         let error = place(&environment, "b.example").unwrap_err();
         assert!(error.to_string().contains("config.json") && error.hint().is_some(), "{error}");
+    }
+
+    #[test]
+    fn secrets_of_a_pod_come_first_and_start_no_program() {
+        let secret = |json: &str, format| LoginFile::of_secret(json.as_bytes(), format, Path::new("login"));
+        let config = format!(
+            r#"{{"auths":{{"a.example":{}}},"credsStore":"evil","credHelpers":{{"c.example":"evil"}}}}"#,
+            auth("pod")
+        );
+        let one = || secret(&config, LoginFormat::DockerConfigJson).unwrap();
+        assert!(one().helpers.is_empty() && one().store.is_none());
+        let old = format!(r#"{{"https://b.example/v1/":{}}}"#, auth("old"));
+        let two = || secret(&old, LoginFormat::DockerCfg).unwrap();
+        let own = file(&format!(r#"{{"auths":{{"a.example":{0},"c.example":{0}}}}}"#, auth("own")));
+        let all = Credentials::in_data(own).after([one(), two()].into_iter());
+        let user = |host: &str| match block_on(all.lookup(host, "x")).unwrap().login {
+            Some(Login::Password { user, .. }) => Some(user),
+            _ => None,
+        };
+        let found = ["a.example", "b.example", "c.example", "d.example"].map(user);
+        assert_eq!(found.each_ref().map(Option::as_deref), [Some("pod"), Some("old"), Some("own"), None]);
+        for (wrong, format) in [
+            ("[]", LoginFormat::DockerCfg),
+            ("hunter2", LoginFormat::DockerConfigJson),
+            ("", LoginFormat::DockerCfg),
+        ] {
+            let error = secret(wrong, format).unwrap_err().to_string();
+            assert!(error.contains("login") && !error.contains("hunter2"), "{error}");
+        }
     }
 
     #[test]

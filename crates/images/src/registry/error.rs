@@ -235,33 +235,33 @@ impl RegistryError {
             Self::Credentials { source, .. } => source.hint(),
             Self::Denied { registry, login, .. } => Some(denied_hint(registry, login)),
             Self::NotFound { .. } => Some(
-                "check the name and the tag; some registries also answer this when a login is missing."
+                "Check the name and the tag; some registries also answer this when a login is missing."
                     .to_owned(),
             ),
             Self::Status { status: 429, .. } => Some(
-                "the registry limits pulls: wait a while, or log in with `podman login`, which often raises the limit."
+                "The registry limits pulls: wait a while, or log in with `podman login`, which often raises the limit."
                     .to_owned(),
             ),
             Self::PlainRefused { .. } => Some(
-                "if it speaks https, remove `plain-http = true` from registries.toml, or `--plain-http`."
+                "If it speaks https, remove `plain-http = true` from registries.toml, or `--plain-http`."
                     .to_owned(),
             ),
             Self::Connect { problem, server, registry, .. } => connect_hint(*problem, server, registry),
             Self::Tls { .. } => Some(
-                "install the system's certificate authorities, on Debian with `apt install ca-certificates`.".to_owned(),
+                "Install the system's certificate authorities, on Debian with `apt install ca-certificates`.".to_owned(),
             ),
             Self::WrongDigest { .. } | Self::DigestHeader { .. } => Some(
-                "do not trust the registry: it, or something on the way to it, changes the data."
+                "Do not trust the registry: it, or something on the way to it, changes the data."
                     .to_owned(),
             ),
             Self::Challenge { url, .. } => Some(format!(
-                "see the whole answer with `curl -i {url}`; who runs the registry (or the proxy in front of it) can mend it."
+                "See the whole answer with `curl -i {url}`; who runs the registry (or the proxy in front of it) can mend it."
             )),
             Self::Inward { registry, .. } => Some(format!(
-                "do not trust {registry}: such addresses give out secrets. Only a registry that is there itself may lead there."
+                "Do not trust {registry}: such addresses give out secrets. Only a registry that is there itself may lead there."
             )),
             Self::NotManifest { .. } => {
-                Some("check that the address is that of a registry, and not of its web pages.".to_owned())
+                Some("Check that the address is that of a registry, and not of its web pages.".to_owned())
             }
             _ => None,
         }
@@ -272,18 +272,18 @@ fn denied_hint(registry: &str, login: &Presented) -> String {
     match login {
         Presented::Nothing { looked } if looked.is_empty() => {
             format!(
-                "log in with `podman login {registry}` or `docker login {registry}`, and check the name: the image may not exist."
+                "Log in with `podman login {registry}` or `docker login {registry}`, and check the name: the image may not exist."
             )
         }
         Presented::Nothing { looked } => {
             let files: Vec<_> = looked.iter().map(|file| file.display().to_string()).collect();
             format!(
-                "log in with `podman login {registry}` or `docker login {registry}`, since {} has no login for it; the image may also not exist.",
+                "Log in with `podman login {registry}` or `docker login {registry}`, since {} has no login for it; the image may also not exist.",
                 files.join(", ")
             )
         }
         Presented::From(place) => format!(
-            "the login from {place} does not suffice: log in again with `podman login {registry}`, or check the name of the image."
+            "The login from {place} does not suffice: log in again with `podman login {registry}`, or check the name of the image."
         ),
     }
 }
@@ -295,26 +295,26 @@ fn connect_hint(problem: ConnectProblem, server: &str, registry: &str) -> Option
     let is_own = server == registry;
     Some(match problem {
         ConnectProblem::Name => {
-            format!("check the name {server} and the network with `getent hosts {server}`.")
+            format!("Check the name {server} and the network with `getent hosts {server}`.")
         }
         ConnectProblem::Refused => {
             format!(
-                "nothing listens there: check the port of {server} (or of the proxy), and whether it runs."
+                "Nothing listens there: check the port of {server} (or of the proxy), and whether it runs."
             )
         }
         ConnectProblem::TimedOut => {
-            "check the network, the firewall, and HTTPS_PROXY if there is a proxy.".to_owned()
+            "Check the network, the firewall, and HTTPS_PROXY if there is a proxy.".to_owned()
         }
         ConnectProblem::UnknownAuthority => format!(
-            "if it has a private CA, write `ca-file = \"ca.pem\"` under [registry.\"{registry}\"] in registries.toml."
+            "If it has a private CA, write `ca-file = \"ca.pem\"` under [registry.\"{registry}\"] in registries.toml."
         ),
         ConnectProblem::AuthorityAsServer => format!(
             "{server} presents the certificate of an authority: give it one with basicConstraints=CA:FALSE, and name its authority (or itself) as ca-file under [registry.\"{registry}\"] in registries.toml."
         ),
         ConnectProblem::NotTls if is_own => {
-            format!("it does not speak https; if that is intended, write {plain}.")
+            format!("It does not speak https; if that is intended, write {plain}.")
         }
-        ConnectProblem::HungUp if is_own => format!("if it does not speak https, write {plain}."),
+        ConnectProblem::HungUp if is_own => format!("If it does not speak https, write {plain}."),
         _ => return None,
     })
 }

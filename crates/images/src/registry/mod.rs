@@ -26,7 +26,7 @@ mod tests;
 
 pub use config::{RegistryConfig, RegistryConfigError};
 pub use connect::{Cause, ConnectProblem};
-pub use credentials::{CredentialError, Credentials, LoginFile};
+pub use credentials::{CredentialError, Credentials, LoginFile, LoginFormat};
 pub use error::{Presented, RegistryError};
 pub use helper::HelperError;
 pub use inward::Inside;

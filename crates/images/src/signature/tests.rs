@@ -186,7 +186,7 @@ fn an_image_without_any_signature_is_unsigned() {
     assert!(matches!(error, SignatureError::Unsigned { .. }));
     assert_eq!(
         error.hint().unwrap(),
-        format!("sign it with `cosign sign --key cosign.key registry.example/team/app@{IMAGE}`.")
+        format!("Sign it with `cosign sign --key cosign.key registry.example/team/app@{IMAGE}`.")
     );
     let other = Digest::of(b"other").to_string();
     let error =

@@ -46,7 +46,8 @@ impl Traffic {
     #[must_use]
     pub fn logs(containers: usize) -> Self {
         let channels = u16::try_from(containers).unwrap_or(u16::MAX).saturating_mul(OUTPUTS);
-        Self { to_host: Direction { channels: channels.min(MAX_CHANNELS), ..NOTHING }, to_guest: NOTHING }
+        let to_host = Direction { channels: channels.min(MAX_CHANNELS), messages: true, urgent: false };
+        Self { to_host, to_guest: NOTHING }
     }
 
     /// What this side may receive.

@@ -7,7 +7,9 @@ use super::input::{AtEnd, Input};
 use super::requests::check_signal;
 use super::stream::{Broken, Stream};
 use crate::create::{Streams, non_blocking, pipes};
-use crate::interface::{Containers, ExecOrder, Failure, FailureKind, Process as Handle, Subject};
+use crate::interface::{
+    Containers, Descendants, ExecOrder, Failure, FailureKind, Process as Handle, Subject,
+};
 use crate::output::{Channel, MAX_CHUNK};
 use crate::pod::Pod;
 use crate::sync::{self, Bell, Ready, lock};
@@ -114,7 +116,8 @@ fn start(pod: &Pod, request: &ExecRequest) -> Result<Process, Refusal> {
     let id = pod.exec_id();
     let group = Group { containers: Arc::clone(&pod.containers), container: request.container.clone(), id };
     // The order holds the process's ends of the streams, so that they close when the process ends.
-    let order = ExecOrder { request, id, stdio: std::mem::take(&mut streams.theirs) };
+    let stdio = std::mem::take(&mut streams.theirs);
+    let order = ExecOrder { request, id, descendants: Descendants::Stay, stdio };
     let mut created = pod.containers.exec(order, ended).map_err(|failure| {
         group.kill();
         group.clean_up();

@@ -3,11 +3,12 @@
 use super::connection::Connection;
 use super::stream::{Broken, Stream};
 use crate::events::Subscription;
+use crate::output::Chunk;
 use crate::output::buffer::{Reader, Taken};
 use crate::pod::Pod;
 use magikvm_proto::budget::GUEST_LOG_DRAIN_MS;
-use magikvm_proto::stream::{Traffic, log_channel};
-use magikvm_proto::wire::{Done, Refusal, RefusalCode, Reply};
+use magikvm_proto::stream::{MAX_MESSAGE, Traffic, log_channel};
+use magikvm_proto::wire::{Done, Refusal, RefusalCode, Reply, StreamMessage};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -29,11 +30,13 @@ pub(super) fn logs(pod: &Pod, mut connection: Connection) {
         && let Ok(stream) = Stream::new(connection, Traffic::logs(pod.members.len()))
     {
         // An error means that the host has disconnected; the next reader continues from here.
-        send_logs(&reader, stream).ok();
+        send_logs(&reader, stream, pod.members.len()).ok();
     }
 }
 
-fn send_logs(reader: &Reader<'_>, mut stream: Stream) -> Result<(), Broken> {
+fn send_logs(reader: &Reader<'_>, mut stream: Stream, containers: usize) -> Result<(), Broken> {
+    // The run of each container that the host knows of.
+    let mut told = vec![0; containers];
     loop {
         reader.bell().hush();
         match reader.take() {
@@ -43,7 +46,8 @@ fn send_logs(reader: &Reader<'_>, mut stream: Stream) -> Result<(), Broken> {
                     reader.delivered(chunk.bytes.len());
                     continue;
                 };
-                let sent = send_chunk(&mut stream, channel, &chunk.bytes);
+                let sent = tell_run(&mut stream, &chunk, &mut told)
+                    .and_then(|()| send_chunk(&mut stream, channel, &chunk.bytes));
                 match sent {
                     Ok(()) => reader.delivered(chunk.bytes.len()),
                     Err(_) => reader.put_back(chunk),
@@ -59,6 +63,19 @@ fn send_logs(reader: &Reader<'_>, mut stream: Stream) -> Result<(), Broken> {
             }
         }
     }
+}
+
+/// Tells which run of its container a chunk belongs to, unless the host knows.
+fn tell_run(stream: &mut Stream, chunk: &Chunk, told: &mut [u32]) -> Result<(), Broken> {
+    let (Some(told), Ok(container)) = (told.get_mut(chunk.container), u16::try_from(chunk.container)) else {
+        return Ok(());
+    };
+    if *told != chunk.run {
+        stream.wait_for_room(MAX_MESSAGE)?;
+        stream.say(&StreamMessage::Run { container, run: chunk.run })?;
+        *told = chunk.run;
+    }
+    Ok(())
 }
 
 /// Sends a chunk, which fits into a frame, and returns when it has left this program.
@@ -154,12 +171,12 @@ mod tests {
         let logs = Arc::new(LogBuffer::new().unwrap());
         let (host, guest) = pair(Traffic::logs(2));
         let for_sender = Arc::clone(&logs);
-        let sender = std::thread::spawn(move || send_logs(&for_sender.reader().unwrap(), guest));
+        let sender = std::thread::spawn(move || send_logs(&for_sender.reader().unwrap(), guest, 2));
         let mut pushed = 0;
         while pushed < 1 << 20 {
             match logs.room() {
                 Some(room) => {
-                    logs.push(1, Channel::Stderr, &vec![b'x'; room]);
+                    logs.push(1, 0, Channel::Stderr, &vec![b'x'; room]);
                     pushed += room;
                 }
                 // The socket is full, and so is the window.
@@ -169,7 +186,7 @@ mod tests {
         let reader = std::thread::spawn(move || take(&host, usize::MAX));
         while pushed < 1 << 20 {
             if let Some(room) = logs.room() {
-                logs.push(1, Channel::Stderr, &vec![b'x'; room]);
+                logs.push(1, 0, Channel::Stderr, &vec![b'x'; room]);
                 pushed += room;
             } else {
                 sync::wait([(logs.room_bell().as_fd(), PollFlags::POLLIN)], None).unwrap();
@@ -184,14 +201,55 @@ mod tests {
     }
 
     #[test]
+    fn the_host_is_told_which_run_has_written_what() {
+        let logs = LogBuffer::new().unwrap();
+        for (container, run, bytes) in [(0, 0, "a"), (1, 2, "b"), (0, 0, "c"), (1, 2, "d"), (1, 3, "e")] {
+            logs.push(container, run, Channel::Stdout, bytes.as_bytes());
+        }
+        logs.close();
+        let (mut host, guest) = pair(Traffic::logs(2));
+        let mut seen = Vec::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| send_logs(&logs.reader().unwrap(), guest, 2).unwrap());
+            let (mut link, mut buffer) = (Link::new(Side::Host, Traffic::logs(2)), [0; 1000]);
+            while !link.is_delivered() {
+                let count = host.read(&mut buffer).unwrap();
+                link.receive(&buffer[..count]).unwrap();
+                while let Some(incoming) = link.next() {
+                    let count = match incoming {
+                        Incoming::Data { bytes, .. } => {
+                            seen.push(String::from_utf8_lossy(bytes).into_owned());
+                            bytes.len()
+                        }
+                        Incoming::Message(bytes) => {
+                            match serde_json::from_slice(bytes).unwrap() {
+                                StreamMessage::Run { container, run } => {
+                                    seen.push(format!("{container}:{run}"))
+                                }
+                                other => panic!("{other:?}"),
+                            }
+                            bytes.len()
+                        }
+                    };
+                    link.delivered(count);
+                }
+                host.write_all(link.outbox()).unwrap();
+                link.sent(link.outbox().len());
+            }
+            drop(host);
+        });
+        assert_eq!(seen, ["a", "1:2", "b", "c", "d", "1:3", "e"]);
+    }
+
+    #[test]
     fn the_next_reader_goes_on_behind_what_the_last_one_was_sent() {
         let logs = LogBuffer::new().unwrap();
         while let Some(room) = logs.room() {
-            logs.push(0, Channel::Stdout, &vec![b'x'; room]);
+            logs.push(0, 0, Channel::Stdout, &vec![b'x'; room]);
         }
         let (host, guest) = pair(Traffic::logs(1));
         std::thread::scope(|scope| {
-            let sender = scope.spawn(|| send_logs(&logs.reader().unwrap(), guest));
+            let sender = scope.spawn(|| send_logs(&logs.reader().unwrap(), guest, 1));
             take(&host, 20_000);
             drop(host);
             assert!(sender.join().unwrap().is_err());
@@ -203,7 +261,7 @@ mod tests {
             reader.delivered(chunk.bytes.len());
         }
         assert!(left > 0, "the window is smaller than the buffer");
-        logs.push(0, Channel::Stdout, b"more");
+        logs.push(0, 0, Channel::Stdout, b"more");
         assert!(matches!(reader.take(), Taken::Chunk(chunk) if chunk.bytes == b"more"));
     }
 }

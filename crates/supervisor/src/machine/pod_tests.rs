@@ -1,36 +1,64 @@
 use super::super::container::DRAIN_MS;
 use super::*;
 use crate::machine::News;
-use magikvm_proto::limits::{MAX_CONTAINERS_PER_POD, MAX_LINE_LEN};
+use magikvm_proto::lifecycle::{Hooks, Probes};
+use magikvm_proto::limits::{MAX_CONTAINERS_PER_POD, MAX_INIT_CONTAINERS_PER_POD, MAX_LINE_LEN};
+use magikvm_proto::plan::RestartPolicy;
+use magikvm_proto::state::WaitingReason;
 use magikvm_proto::wire::{ExitStatus, Reply, Status};
 use proptest::prelude::*;
 
-fn names(count: usize) -> impl Iterator<Item = ContainerName> {
-    (0..count).map(|index| format!("c{index}").parse().unwrap())
+pub(in crate::machine) fn rules(index: usize, role: Role, policy: RestartPolicy) -> Rules {
+    Rules {
+        name: format!("c{index}").parse().unwrap(),
+        role,
+        policy,
+        restarts: Vec::new(),
+        probes: Probes::default(),
+        hooks: Hooks::default(),
+        grace_ms: 30_000,
+        first_reason: WaitingReason::ContainerCreating,
+    }
 }
 
-/// A pod whose containers are one stage.
+/// A pod of main containers.
 fn machine(policy: RestartPolicy, count: usize) -> Machine {
-    Machine::of_stages(policy, names(count), vec![Stage { members: 0..count }])
+    Machine::of_rules((0..count).map(|index| rules(index, Role::Main, policy)), 30_000, None)
 }
 
-fn news(index: usize, run: u32, news: News) -> Input {
+pub(in crate::machine) fn news(index: usize, run: u32, news: News) -> Input {
     Input::Container { index, run, news }
 }
 
-fn created(index: usize) -> Input {
+pub(super) fn created(index: usize) -> Input {
     news(index, 0, News::Created { pid: 100 + i32::try_from(index).unwrap() })
 }
+
+pub(super) fn ended(exit: ExitStatus) -> News {
+    News::Ended { exit, message: None }
+}
+
+pub(super) const DRAINED: News = News::Drained { tail: None };
 
 fn failed() -> News {
     News::Failed { program: None, message: "no program".to_owned() }
 }
 
-fn kinds(effects: &[Effect]) -> Vec<&EventKind> {
+/// The events, without those about readiness and the beginning of an end.
+pub(in crate::machine) fn kinds(effects: &[Effect]) -> Vec<&EventKind> {
+    let aside = |kind: &&EventKind| {
+        !matches!(kind, EventKind::ContainerCondition { .. } | EventKind::ContainerKilling { .. })
+    };
     effects
         .iter()
         .filter_map(|effect| if let Effect::Emit(kind) = effect { Some(kind) } else { None })
+        .filter(aside)
         .collect()
+}
+
+/// What is done, without events.
+pub(super) fn deeds(effects: &[Effect]) -> Vec<&Effect> {
+    effects.iter().filter(|effect| !matches!(effect, Effect::Emit(_))).collect()
 }
 
 /// Creates and starts every container.
@@ -43,14 +71,14 @@ fn running(policy: RestartPolicy, count: usize) -> Machine {
     machine
 }
 
-fn end(machine: &mut Machine, index: usize, run: u32, exit: ExitStatus, now: u64) -> Vec<Effect> {
-    let mut effects = machine.step(news(index, run, News::Ended(exit)), now);
-    effects.extend(machine.step(news(index, run, News::Drained), now));
+pub(super) fn end(machine: &mut Machine, index: usize, run: u32, exit: ExitStatus, now: u64) -> Vec<Effect> {
+    let mut effects = machine.step(news(index, run, ended(exit)), now);
+    effects.extend(machine.step(news(index, run, DRAINED), now));
     effects
 }
 
 /// The last events of a pod that is over.
-const OVER: [Effect; 2] = [Effect::Emit(EventKind::PodEnded), Effect::Finish];
+pub(super) const OVER: [Effect; 2] = [Effect::Emit(EventKind::PodEnded), Effect::Finish];
 
 #[test]
 fn no_container_starts_before_all_are_created() {
@@ -62,24 +90,6 @@ fn no_container_starts_before_all_are_created() {
     assert!(!machine.step(created(1), 0).contains(&Effect::Start { index: 1 }));
     let effects = machine.step(created(0), 0);
     assert!(effects.contains(&Effect::Start { index: 0 }) && effects.contains(&Effect::Start { index: 1 }));
-}
-
-#[test]
-fn a_stage_begins_when_the_one_before_it_has_started() {
-    let stages = vec![Stage { members: 0..1 }, Stage { members: 1..1 }, Stage { members: 1..3 }];
-    let mut machine = Machine::of_stages(RestartPolicy::Never, names(3), stages);
-    assert_eq!(machine.step(Input::Boot, 0), [Effect::Create { index: 0, run: 0 }]);
-    assert!(machine.step(created(0), 0).contains(&Effect::Start { index: 0 }));
-    let effects = machine.step(news(0, 0, News::Started), 0);
-    assert_eq!(
-        effects[1..],
-        [Effect::Create { index: 1, run: 0 }, Effect::Create { index: 2, run: 0 }],
-        "and a stage without members holds nothing up"
-    );
-    machine.step(created(1), 0);
-    assert!(machine.step(created(2), 0).contains(&Effect::Start { index: 1 }));
-    machine.step(news(1, 0, News::Started), 0);
-    assert_eq!(kinds(&machine.step(news(2, 0, News::Started), 0)).last(), Some(&&EventKind::PodStarted));
 }
 
 #[test]
@@ -176,7 +186,7 @@ fn sixteen_slow_containers_have_the_whole_grace_period_each() {
     let mut machine = running(RestartPolicy::Always, count);
     let effects = machine.step(Input::Stop { grace_ms: 30_000 }, 0);
     let all: Vec<Effect> = (0..count).map(|index| Effect::Terminate { index }).collect();
-    assert_eq!(effects[1..], all, "all are asked at once");
+    assert_eq!(deeds(&effects), all.iter().collect::<Vec<_>>(), "all are asked at once");
     assert_eq!(machine.deadline(), Some(30_000));
     let mut effects = Vec::new();
     for index in 0..count {
@@ -205,7 +215,8 @@ fn those_that_are_left_after_the_grace_period_are_killed() {
 fn a_stop_without_grace_kills_at_once() {
     let mut machine = running(RestartPolicy::Always, 1);
     let effects = machine.step(Input::Stop { grace_ms: 0 }, 0);
-    assert_eq!(effects, [Effect::Emit(EventKind::ShuttingDown), Effect::Kill { index: 0 }]);
+    assert_eq!(kinds(&effects), [&EventKind::ShuttingDown]);
+    assert_eq!(deeds(&effects), [&Effect::Kill { index: 0 }]);
 }
 
 #[test]
@@ -224,7 +235,7 @@ fn a_second_stop_can_shorten_the_grace_period_only() {
 fn an_end_is_told_even_when_nobody_takes_the_last_output() {
     let mut machine = running(RestartPolicy::Always, 1);
     machine.step(Input::Stop { grace_ms: 0 }, 0);
-    assert_eq!(machine.step(news(0, 0, News::Ended(ExitStatus::signaled(9))), 1), []);
+    assert_eq!(machine.step(news(0, 0, ended(ExitStatus::signaled(9))), 1), []);
     let effects = machine.step(Input::Tick, machine.deadline().unwrap());
     assert!(matches!(
         kinds(&effects)[..],
@@ -236,13 +247,21 @@ fn an_end_is_told_even_when_nobody_takes_the_last_output() {
 #[test]
 fn the_longest_status_fits_on_a_line() {
     let longest = |index: usize| format!("{}{index:02}", "x".repeat(61)).parse().unwrap();
-    let stages = vec![Stage { members: 0..MAX_CONTAINERS_PER_POD }];
-    let containers = (0..MAX_CONTAINERS_PER_POD).map(longest);
-    let mut machine = Machine::of_stages(RestartPolicy::Always, containers, stages);
-    let all = 0..MAX_CONTAINERS_PER_POD;
+    let count = MAX_INIT_CONTAINERS_PER_POD + MAX_CONTAINERS_PER_POD;
+    let all = 0..count;
+    let rules = all.clone().map(|index| Rules {
+        name: longest(index),
+        ..rules(index, if index < 16 { Role::Sidecar } else { Role::Main }, RestartPolicy::Always)
+    });
+    let mut machine = Machine::of_rules(rules, 30_000, None);
     machine.step(Input::Boot, 0);
-    all.clone().for_each(|index| drop(machine.step(created(index), 0)));
-    all.clone().for_each(|index| drop(machine.step(news(index, 0, News::Started), 0)));
+    for _ in 0..2 {
+        all.clone().for_each(|index| drop(machine.step(created(index), 0)));
+        all.clone().for_each(|index| drop(machine.step(news(index, 0, News::Started), 0)));
+        all.clone().take(16).for_each(|index| {
+            drop((machine.step(created(index), 0), machine.step(news(index, 0, News::Started), 0)))
+        });
+    }
     let oom = ExitStatus { oom_killed: true, timed_out: true, ..ExitStatus::signaled(31) };
     all.clone().for_each(|index| drop(end(&mut machine, index, 0, oom, 0)));
     let message = "\x1b".repeat(10_000);
@@ -266,10 +285,8 @@ struct World {
 }
 
 impl World {
-    fn new(policy: RestartPolicy, count: usize, first_stage: usize) -> Self {
-        let middle = first_stage.min(count - 1);
-        let stages = vec![Stage { members: 0..middle }, Stage { members: middle..count }];
-        let machine = Machine::of_stages(policy, names(count), stages);
+    fn new(policy: RestartPolicy, count: usize) -> Self {
+        let machine = machine(policy, count);
         let mut world = Self { machine, now: 0, pending: vec![], all: vec![], alive: vec![None; count] };
         world.feed(Input::Boot, 1);
         world
@@ -309,8 +326,8 @@ impl World {
 
     fn end(&mut self, index: usize, exit: ExitStatus) {
         if let Some(run) = self.alive[index].take() {
-            self.pending.push(news(index, run, News::Ended(exit)));
-            self.pending.push(news(index, run, News::Drained));
+            self.pending.push(news(index, run, ended(exit)));
+            self.pending.push(news(index, run, DRAINED));
         }
     }
 
@@ -374,8 +391,8 @@ fn any_input() -> impl Strategy<Value = Input> {
         Just(News::Created { pid: 1 }),
         Just(News::Started),
         Just(failed()),
-        (0..2i32).prop_map(|code| News::Ended(ExitStatus::exited(code))),
-        Just(News::Drained),
+        (0..2i32).prop_map(|code| ended(ExitStatus::exited(code))),
+        Just(DRAINED),
     ];
     prop_oneof![
         1 => Just(Input::Boot),
@@ -409,21 +426,18 @@ proptest! {
 
     #[test]
     fn the_first_start_is_all_or_nothing(
-        policy in any_policy(), count in 1..5usize, first in 0..5usize,
+        policy in any_policy(), count in 1..5usize,
         turns in prop::collection::vec(any::<u8>(), 0..150),
     ) {
-        let mut world = World::new(policy, count, first);
+        let mut world = World::new(policy, count);
         turns.iter().for_each(|&choice| world.turn(choice));
         let position = |wanted: fn(&Effect) -> bool| world.all.iter().position(wanted);
         let pod_started = position(|e| matches!(e, Effect::Emit(EventKind::PodStarted)));
         let failed_for_good =
             position(|e| matches!(e, Effect::Emit(EventKind::ContainerFailed { restart_in_ms: None, .. })));
-        for stage in world.machine.stages.clone() {
-            let starts = |e: &Effect| matches!(e, Effect::Start { index } if stage.members.contains(index));
-            if let Some(start) = world.all.iter().position(starts) {
-                let created = |e: &&Effect| matches!(e, Effect::Emit(EventKind::ContainerCreated { .. }));
-                prop_assert!(world.all[..start].iter().filter(created).count() >= stage.members.end);
-            }
+        if let Some(start) = position(|e| matches!(e, Effect::Start { .. })) {
+            let created = |e: &&Effect| matches!(e, Effect::Emit(EventKind::ContainerCreated { .. }));
+            prop_assert!(world.all[..start].iter().filter(created).count() >= count);
         }
         match (pod_started, failed_for_good) {
             (None, Some(failed)) => {
@@ -443,7 +457,7 @@ proptest! {
         policy in any_policy(), count in 1..5usize, before in prop::collection::vec(any::<u8>(), 0..80),
         after in prop::collection::vec(any::<u8>(), 0..80), grace_ms in 1..5000u64,
     ) {
-        let mut world = World::new(policy, count, 1);
+        let mut world = World::new(policy, count);
         before.iter().for_each(|&choice| world.turn(choice));
         prop_assume!(world.all.last() != Some(&Effect::Finish));
         let (stopped_at, seen) = (world.now, world.all.len());
@@ -480,7 +494,7 @@ proptest! {
 #[test]
 fn a_drain_that_takes_long_does_not_hold_up_the_others() {
     let mut machine = running(RestartPolicy::Never, 2);
-    machine.step(news(0, 0, News::Ended(ExitStatus::exited(0))), 0);
+    machine.step(news(0, 0, ended(ExitStatus::exited(0))), 0);
     let effects = end(&mut machine, 1, 0, ExitStatus::exited(0), 1);
     assert!(matches!(kinds(&effects)[..], [EventKind::ContainerExited { .. }]));
     assert_eq!(machine.deadline(), Some(DRAIN_MS));

@@ -63,7 +63,7 @@ impl LogBuffer {
     }
 
     /// Adds bytes that [`Self::room`] allowed.
-    pub(crate) fn push(&self, container: usize, channel: Channel, bytes: &[u8]) {
+    pub(crate) fn push(&self, container: usize, run: u32, channel: Channel, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
@@ -71,13 +71,13 @@ impl LogBuffer {
         inner.held += bytes.len();
         // Small writes share a frame, or the headers would outweigh them.
         let joinable = |last: &&mut Chunk| {
-            last.container == container
+            (last.container, last.run) == (container, run)
                 && last.channel == channel
                 && last.bytes.len() + bytes.len() <= MAX_CHUNK
         };
         match inner.chunks.back_mut().filter(joinable) {
             Some(last) => last.bytes.extend_from_slice(bytes),
-            None => inner.chunks.push_back(Chunk { container, channel, bytes: bytes.to_vec() }),
+            None => inner.chunks.push_back(Chunk { container, run, channel, bytes: bytes.to_vec() }),
         }
         self.reader.ring();
     }
@@ -174,7 +174,7 @@ mod tests {
     fn a_full_buffer_says_so_until_bytes_are_delivered() {
         let buffer = LogBuffer::new().unwrap();
         while let Some(room) = buffer.room() {
-            buffer.push(0, Channel::Stdout, &vec![b'x'; room]);
+            buffer.push(0, 0, Channel::Stdout, &vec![b'x'; room]);
         }
         assert!(lock(&buffer.inner).held <= CAPACITY);
         let reader = buffer.reader().unwrap();
@@ -187,11 +187,11 @@ mod tests {
     #[test]
     fn there_is_one_reader_and_the_next_one_gets_what_it_could_not_deliver() {
         let buffer = LogBuffer::new().unwrap();
-        buffer.push(3, Channel::Stderr, b"first");
+        buffer.push(3, 0, Channel::Stderr, b"first");
         let reader = buffer.reader().unwrap();
         assert!(buffer.reader().is_none());
         let Taken::Chunk(chunk) = reader.take() else { panic!("nothing to take") };
-        buffer.push(3, Channel::Stderr, b"second");
+        buffer.push(3, 1, Channel::Stderr, b"second");
         reader.put_back(chunk.clone());
         drop(reader);
         let reader = buffer.reader().unwrap();
@@ -206,7 +206,7 @@ mod tests {
     fn waiting_ends_at_once_with_nothing_to_wait_for_and_at_the_deadline_otherwise() {
         let buffer = LogBuffer::new().unwrap();
         buffer.wait_finished(Instant::now() + Duration::from_secs(60));
-        buffer.push(0, Channel::Stdout, b"unread");
+        buffer.push(0, 0, Channel::Stdout, b"unread");
         buffer.wait_finished(Instant::now() + Duration::from_millis(10));
         let reader = buffer.reader().unwrap();
         reader.finished();
@@ -235,7 +235,7 @@ mod tests {
                     }
                 } else if let Some(room) = buffer.room() {
                     let bytes: Vec<u8> = (0..len.min(room)).map(|_| { next = next.wrapping_add(1); next }).collect();
-                    buffer.push(container, if error { Channel::Stderr } else { Channel::Stdout }, &bytes);
+                    buffer.push(container, 0, if error { Channel::Stderr } else { Channel::Stdout }, &bytes);
                     sent[container * 2 + usize::from(error)].extend(bytes);
                 }
                 prop_assert!(lock(&buffer.inner).held <= CAPACITY);

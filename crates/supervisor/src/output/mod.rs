@@ -1,10 +1,11 @@
 //! The output of containers. [`pump`] reads every pipe and terminal; [`buffer`] holds it for the one `logs` reader
-//! and loses nothing; [`attach`] gives copies to attached callers and drops what they are too slow for. Must not know:
+//! and loses nothing; [`attach`] gives copies to attached callers and drops what they are too slow for; [`tail`] keeps the last lines of one run. Must not know:
 //! connections, the supervisor's states.
 
 pub(crate) mod attach;
 pub(crate) mod buffer;
 pub(crate) mod pump;
+pub(crate) mod tail;
 
 use magikvm_proto::stream;
 
@@ -31,6 +32,8 @@ impl Channel {
 pub(crate) struct Chunk {
     /// The container's index in the plan.
     pub(crate) container: usize,
+    /// How often the container was made before the run that wrote it.
+    pub(crate) run: u32,
     pub(crate) channel: Channel,
     /// The bytes, at most [`MAX_CHUNK`].
     pub(crate) bytes: Vec<u8>,

@@ -1,12 +1,15 @@
 //! The one thread that reads the output of containers.
 //!
-//! A container's runs are read strictly one after the other: the output of a new run waits until the old run's pipes
-//! are empty. They need not have ended: a process of another container may have got one, and nothing of the old run writes any more.
+//! A container's runs are read strictly one after the other: the output of a new run waits until what the old run has left in its pipes is
+//! read. They need not have ended: a process of another container may have got one. Whatever that process still writes is not the old run's,
+//! and must not keep the new run's output back, so that only as much is read as was there when the new run came.
 
 use super::attach::Hub;
 use super::buffer::LogBuffer;
+use super::tail::Tail;
 use super::{Channel, MAX_CHUNK};
 use crate::sync::{self, Bell, lock};
+use crate::sys;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use std::collections::VecDeque;
@@ -30,16 +33,36 @@ pub(crate) struct Run {
     /// How often the container was made before.
     pub(crate) run: u32,
     pub(crate) sources: Vec<(Channel, OwnedFd)>,
+    /// Where its last lines are kept, if they are wanted.
+    pub(crate) tail: Option<Tail>,
 }
 
+/// A run in the queue of its container.
+struct Queued {
+    run: Run,
+    /// How many bytes of it are still read, once another run waits behind it.
+    left: Option<usize>,
+}
+
+impl Queued {
+    /// Another run waits: from now on only what is there is read. Terminals do not tell all of it.
+    fn limit(&mut self) {
+        let waiting = |(_, fd): &(Channel, OwnedFd)| sys::unread_bytes(fd).max(LEAST_LEFT);
+        self.left.get_or_insert_with(|| self.run.sources.iter().map(waiting).sum());
+    }
+}
+
+/// What is read at least of each output of an earlier run, if it is there.
+const LEAST_LEFT: usize = 64 << 10;
+
 impl Pump {
-    /// Starts the thread. `drained(container, run)` is called once all outputs of a run have ended and are in the
+    /// Starts the thread. `drained(container, run, tail)` is called once all outputs of a run have ended and are in the
     /// buffer; `note` receives the reason if the thread gives up.
     pub(crate) fn start(
         logs: Arc<LogBuffer>,
         hubs: Vec<Arc<Hub>>,
         note: impl Fn(&str) + Send + 'static,
-        drained: impl Fn(usize, u32) + Send + 'static,
+        drained: impl Fn(usize, u32, Option<String>) + Send + 'static,
     ) -> io::Result<Arc<Self>> {
         let pump = Arc::new(Self { new: Mutex::default(), bell: Bell::new()? });
         let worker = Arc::clone(&pump);
@@ -57,31 +80,39 @@ impl Pump {
         self.bell.ring();
     }
 
-    fn work(&self, logs: &LogBuffer, hubs: &[Arc<Hub>], drained: &impl Fn(usize, u32)) -> io::Result<()> {
-        let mut queues: Vec<VecDeque<Run>> = hubs.iter().map(|_| VecDeque::new()).collect();
+    fn work(
+        &self,
+        logs: &LogBuffer,
+        hubs: &[Arc<Hub>],
+        drained: &impl Fn(usize, u32, Option<String>),
+    ) -> io::Result<()> {
+        let mut queues: Vec<VecDeque<Queued>> = hubs.iter().map(|_| VecDeque::new()).collect();
         let mut buffer = vec![0; MAX_CHUNK];
         loop {
             for run in std::mem::take(&mut *lock(&self.new)) {
                 if let Some(queue) = queues.get_mut(run.container) {
-                    queue.push_back(run);
+                    queue.push_back(Queued { run, left: None });
                 }
             }
             let ready = self.wait(logs, &queues)?;
             for (container, queue) in queues.iter_mut().enumerate() {
                 let superseded = queue.len() > 1;
                 let Some(head) = queue.front_mut() else { continue };
-                for index in (0..head.sources.len()).rev() {
+                if superseded {
+                    head.limit();
+                }
+                for index in (0..head.run.sources.len()).rev() {
                     if !superseded && !ready.contains(&(container, index)) {
                         continue;
                     }
                     match read_once(head, index, &mut buffer, logs, &hubs[container]) {
-                        Read::End => drop(head.sources.remove(index)),
-                        Read::Nothing if superseded => drop(head.sources.remove(index)),
+                        Read::End => drop(head.run.sources.remove(index)),
+                        Read::Nothing if superseded => drop(head.run.sources.remove(index)),
                         Read::Some | Read::Nothing | Read::NoRoom => {}
                     }
                 }
-                if head.sources.is_empty() {
-                    drained(container, head.run);
+                if head.run.sources.is_empty() {
+                    drained(container, head.run.run, head.run.tail.take().and_then(Tail::text));
                     queue.pop_front();
                 }
             }
@@ -89,7 +120,7 @@ impl Pump {
     }
 
     /// Waits for something to do: the readable outputs, as container and source.
-    fn wait(&self, logs: &LogBuffer, queues: &[VecDeque<Run>]) -> io::Result<Vec<(usize, usize)>> {
+    fn wait(&self, logs: &LogBuffer, queues: &[VecDeque<Queued>]) -> io::Result<Vec<(usize, usize)>> {
         let mut fds = vec![
             PollFd::new(self.bell.as_fd(), PollFlags::POLLIN),
             PollFd::new(logs.room_bell().as_fd(), PollFlags::POLLIN),
@@ -102,7 +133,7 @@ impl Pump {
             for (container, head) in
                 queues.iter().enumerate().filter_map(|(i, queue)| Some((i, queue.front()?)))
             {
-                for (index, (_, fd)) in head.sources.iter().enumerate() {
+                for (index, (_, fd)) in head.run.sources.iter().enumerate() {
                     fds.push(PollFd::new(fd.as_fd(), PollFlags::POLLIN));
                     whose.push((container, index));
                 }
@@ -129,14 +160,19 @@ enum Read {
     End,
 }
 
-fn read_once(run: &Run, index: usize, buffer: &mut [u8], logs: &LogBuffer, hub: &Hub) -> Read {
+fn read_once(queued: &mut Queued, index: usize, buffer: &mut [u8], logs: &LogBuffer, hub: &Hub) -> Read {
     let Some(room) = logs.room() else { return Read::NoRoom };
+    let most = room.min(queued.left.unwrap_or(room));
+    let run = &mut queued.run;
     let (channel, fd) = &run.sources[index];
-    match nix::unistd::read(fd, &mut buffer[..room]) {
+    // With nothing left to read this finds the end.
+    match nix::unistd::read(fd, &mut buffer[..most]) {
         Ok(0) => Read::End,
         Ok(len) => {
-            logs.push(run.container, *channel, &buffer[..len]);
+            queued.left = queued.left.map(|left| left - len);
+            logs.push(run.container, run.run, *channel, &buffer[..len]);
             hub.publish(*channel, &buffer[..len]);
+            run.tail.iter_mut().for_each(|tail| tail.push(&buffer[..len]));
             Read::Some
         }
         Err(Errno::EAGAIN) => Read::Nothing,
@@ -166,15 +202,15 @@ mod tests {
             Arc::clone(&logs),
             vec![Arc::default()],
             |_| {},
-            move |_, run| tell.send(run).unwrap(),
+            move |_, run, _| tell.send(run).unwrap(),
         )
         .unwrap();
         let (old_read, old_write) = pipe();
         let (new_read, new_write) = pipe();
-        pump.add(Run { container: 0, run: 0, sources: vec![(Channel::Stdout, old_read)] });
+        pump.add(Run { container: 0, run: 0, sources: vec![(Channel::Stdout, old_read)], tail: None });
         write(&new_write, b"new").unwrap();
         write(&old_write, b"old").unwrap();
-        pump.add(Run { container: 0, run: 1, sources: vec![(Channel::Stdout, new_read)] });
+        pump.add(Run { container: 0, run: 1, sources: vec![(Channel::Stdout, new_read)], tail: None });
         // The old run's pipe is still open somewhere.
         assert_eq!(told.recv().unwrap(), 0);
         drop(new_write);
@@ -189,6 +225,45 @@ mod tests {
     }
 
     #[test]
+    fn one_that_keeps_an_old_runs_output_full_does_not_hold_the_new_one_back() {
+        let logs = Arc::new(LogBuffer::new().unwrap());
+        let (tell, told) = mpsc::channel();
+        let drained = move |_, run, _| {
+            tell.send(run).ok();
+        };
+        let pump = Pump::start(Arc::clone(&logs), vec![Arc::default()], |_| {}, drained).unwrap();
+        let (old_read, old_write) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        nix::fcntl::fcntl(&old_read, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let (new_read, new_write) = pipe();
+        pump.add(Run { container: 0, run: 0, sources: vec![(Channel::Stdout, old_read)], tail: None });
+        // It writes until nobody reads.
+        let writer = std::thread::spawn(move || while write(&old_write, &[b'x'; 4096]).is_ok() {});
+        let reader = logs.reader().unwrap();
+        let mut runs = std::collections::BTreeSet::new();
+        let mut take = |wanted: u32| {
+            while !runs.contains(&wanted) {
+                match reader.take() {
+                    Taken::Chunk(chunk) => {
+                        reader.delivered(chunk.bytes.len());
+                        runs.insert(chunk.run);
+                    }
+                    _ => {
+                        sync::wait([(reader.bell().as_fd(), PollFlags::POLLIN)], None).unwrap();
+                        reader.bell().hush();
+                    }
+                }
+            }
+        };
+        take(0);
+        write(&new_write, b"new").unwrap();
+        pump.add(Run { container: 0, run: 1, sources: vec![(Channel::Stdout, new_read)], tail: None });
+        take(1);
+        assert_eq!(told.recv().unwrap(), 0);
+        // The other end is closed: no descriptor of the old run is left.
+        writer.join().unwrap();
+    }
+
+    #[test]
     fn a_writer_faster_than_the_reader_is_held_up_and_loses_nothing() {
         let logs = Arc::new(LogBuffer::new().unwrap());
         let (tell, told) = mpsc::channel();
@@ -196,12 +271,12 @@ mod tests {
             Arc::clone(&logs),
             vec![Arc::default()],
             |_| {},
-            move |_, run| tell.send(run).unwrap(),
+            move |_, run, _| tell.send(run).unwrap(),
         )
         .unwrap();
         let (read, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
         nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-        pump.add(Run { container: 0, run: 0, sources: vec![(Channel::Stdout, read)] });
+        pump.add(Run { container: 0, run: 0, sources: vec![(Channel::Stdout, read)], tail: None });
         let sent: Vec<u8> = (0..3_000_000u32).map(|i| (i % 251) as u8).collect();
         let expected = sent.clone();
         let writing = std::thread::spawn(move || {

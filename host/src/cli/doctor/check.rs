@@ -44,7 +44,12 @@ impl Check {
 
     /// Like [`Self::missing`], from a driver.
     pub(super) fn unavailable(name: &'static str, needed_for: &'static str, why: Unavailable) -> Self {
-        Self::missing(name, needed_for, why.reason, why.remedy)
+        // A hint is a sentence, and a remedy follows "fix: ".
+        let mut remedy = why.remedy;
+        if let Some(first) = remedy.get_mut(..1) {
+            first.make_ascii_lowercase();
+        }
+        Self::missing(name, needed_for, why.reason, remedy)
     }
 
     /// The same, for what every pod needs.

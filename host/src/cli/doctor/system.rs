@@ -1,11 +1,11 @@
-//! Checks of what the kernel and the administrator allow this user: namespaces, ids, cgroups. VMs need none of it.
+//! Checks of what the kernel and the administrator allow this user: namespaces, ids, cgroups. VMs run without any of it, less isolated.
 
 use super::check::Check;
 use super::host::{Host, Package, User};
 
-/// All of these checks are for the class of containers without a VM.
-const BY_USERS: &str = "pods of the class pod-containers run by ordinary users (not in this version)";
-const LIMITS: &str = "limits of memory, processors and processes of pod-containers (not in this version)";
+const BY_USERS: &str = "the isolation of VMs of ordinary users (the layers user, files, processes, ipc, hostname and network of the jail)";
+const OWNERS: &str = "owners of files on hostPath volumes of ordinary users, apart from the user";
+const LIMITS: &str = "limits of what the processes of a VM take from the host (the layer cgroup of the jail)";
 /// Controllers that limits need.
 const WANTED: [&str; 3] = ["cpu", "memory", "pids"];
 /// Ids that a container may have.
@@ -74,14 +74,14 @@ pub(super) fn subordinate_ids(host: &Host) -> Check {
         let (first, last) = (uids.free.max(gids.free), uids.free.max(gids.free) + IDS - 1);
         return Check::missing(
             name,
-            BY_USERS,
+            OWNERS,
             format!("{user} has {} in /etc/subuid and {} in /etc/subgid, not {IDS} each", uids.own, gids.own),
             format!("run `sudo usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {user}`"),
         );
     }
     match ["newuidmap", "newgidmap"].iter().find(|program| host.find(program).is_none()) {
         Some(program) => {
-            Check::missing(name, BY_USERS, format!("{program} is not in PATH"), host.install(&UIDMAP))
+            Check::missing(name, OWNERS, format!("{program} is not in PATH"), host.install(&UIDMAP))
         }
         None => Check::ok(name, format!("{user} has {} for users and {} for groups", uids.own, gids.own)),
     }
@@ -204,7 +204,17 @@ fn unified(host: &Host, point: &str) -> Check {
     let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
     let of_manager = format!("{point}/user.slice/user-{uid}.slice/user@{uid}.service");
     let own = format!("{point}{}", own.trim_end_matches('/'));
-    let delegated = [own, of_manager].into_iter().find(|dir| host.owns(&format!("{dir}/cgroup.procs")));
+    let owns = |dir: &str| host.owns(&format!("{dir}/cgroup.procs"));
+    let delegated = [own, of_manager].into_iter().find(|dir| owns(dir)).map(|mut dir| {
+        // A group within what is delegated has only the controllers that somebody has enabled for it.
+        while let Some((above, _)) = dir.rsplit_once('/') {
+            if above.len() <= point.len() || !owns(above) {
+                break;
+            }
+            dir.truncate(above.len());
+        }
+        dir
+    });
     let found = match delegated.map(|dir| lacking(&controllers(&dir))) {
         None => format!("version 2, but no cgroup is delegated to {user}"),
         Some(lacking) if !lacking.is_empty() => {
@@ -220,7 +230,7 @@ fn unified(host: &Host, point: &str) -> Check {
             .to_owned()
     } else {
         format!(
-            "run as root `mkdir {point}/{user} && chown {user} {point}/{user} {point}/{user}/cgroup.{{procs,subtree_control}}`, and start magikvm in this cgroup"
+            "run as root `mkdir -p {point}/{user}/shell && chown {user} {point}/{user}{{,/shell}}{{,/cgroup.procs,/cgroup.subtree_control}}`, move a shell of {user} there with `echo PID >{point}/{user}/shell/cgroup.procs`, and start magikvm in it"
         )
     };
     Check::missing(name, LIMITS, found, remedy)
@@ -349,7 +359,10 @@ mod tests {
             ("/sys/fs/cgroup/mine/cgroup.controllers", "cpu memory pids"),
         ];
         assert!(cgroups(&Fake::of_user(&files).host).is_ok());
-        assert!(remedy(cgroups(&Fake::of_other_user(&files).host)).contains("chown ada /sys/fs/cgroup/ada "));
+        assert!(
+            remedy(cgroups(&Fake::of_other_user(&files).host))
+                .contains("chown ada /sys/fs/cgroup/ada{,/shell}{,/cgroup.procs")
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod upkeep;
 
 use super::Outcome;
 use super::error::{CliError, Kind};
+use super::ps::How;
 use crate::image::{ImageError, ImageStore, Reference};
 use crate::pod::interface::PodRuntimeInterface;
 
@@ -81,6 +82,11 @@ fn reference(text: &str) -> Result<Reference, CliError> {
 struct BadReference {
     text: String,
     source: crate::image::ReferenceError,
+}
+
+/// `magikvm get images`.
+pub(super) fn get(names: &[&str], how: &How, pods: &PodRuntimeInterface) -> Outcome {
+    show::get(&ImageStore::open(&pods.layout().images())?, names, how)
 }
 
 pub(super) fn main(args: Args, pods: &PodRuntimeInterface) -> Outcome {

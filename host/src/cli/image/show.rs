@@ -1,8 +1,10 @@
 //! `image ls` and `image inspect`.
 
 use super::super::error::{CliError, Kind};
+use super::super::output::{self, Shape};
+use super::super::ps::How;
 use super::super::{Format, Outcome, print_as, ui};
-use crate::image::{Image, ImageStore, Reference};
+use crate::image::{Image, ImageRecord, ImageStore, Reference};
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -43,9 +45,51 @@ pub(super) fn list(store: &ImageStore, args: &LsArgs) -> Outcome {
         ui::bytes(ids.concat().as_bytes());
         return Ok(ExitCode::SUCCESS);
     }
+    table(&records, true);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `magikvm get images`: the named images, or all.
+pub(super) fn get(store: &ImageStore, names: &[&str], how: &How) -> Outcome {
+    let (mut records, mut worst) = (Vec::new(), ExitCode::SUCCESS);
+    for name in names {
+        match store.resolve_text(name) {
+            Ok(image) => records.push(image.record),
+            Err(error) => worst = CliError::from(error).report(),
+        }
+    }
+    if names.is_empty() {
+        records = store.list()?;
+    }
+    records = how.sorted(records, object)?;
+    if let Some(output) = &how.output {
+        let items: Vec<serde_json::Value> = records.iter().map(object).collect::<Result<_, _>>()?;
+        let shape = if names.len() == 1 { Shape::One } else { Shape::List("List") };
+        if output::print(items, shape, output, !how.no_headers)? {
+            return Ok(worst);
+        }
+    }
+    match (records.is_empty(), names.is_empty()) {
+        (true, true) => ui::note("No resources found."),
+        (true, false) => {}
+        (false, _) => table(&records, !how.no_headers),
+    }
+    Ok(worst)
+}
+
+/// An image as an object with a kind and a name, as the formats of `get` want it. Kubernetes has no such kind.
+fn object(record: &ImageRecord) -> Result<serde_json::Value, CliError> {
+    let mut object = serde_json::to_value(record).map_err(|error| CliError::of(Kind::Internal, &error))?;
+    let name = record.names.first().map_or_else(|| record.id.to_string(), Reference::familiar);
+    object["kind"] = json!("Image");
+    object["metadata"] = json!({ "name": name });
+    Ok(object)
+}
+
+fn table(records: &[ImageRecord], has_heads: bool) {
     let mut rows = Vec::new();
     let now = crate::store::record::now_ms();
-    for record in &records {
+    for record in records {
         let mut names: Vec<String> = record.names.iter().map(Reference::familiar).collect();
         if names.is_empty() {
             names.push(NO_NAME.to_owned());
@@ -63,10 +107,11 @@ pub(super) fn list(store: &ImageStore, args: &LsArgs) -> Outcome {
     }
     // Images without a name are last.
     rows.sort_by(|a: &Vec<String>, b: &Vec<String>| (a[0] == NO_NAME, &a[0]).cmp(&(b[0] == NO_NAME, &b[0])));
-    let heads = ["NAME", "IMAGE ID", "PLATFORM", "PULLED", "ROOTFS SIZE"].map(str::to_owned).to_vec();
-    rows.insert(0, heads);
+    if has_heads {
+        let heads = ["NAME", "IMAGE ID", "PLATFORM", "PULLED", "ROOTFS SIZE"].map(str::to_owned).to_vec();
+        rows.insert(0, heads);
+    }
     ui::table(&rows);
-    Ok(ExitCode::SUCCESS)
 }
 
 /// The first twelve digits, which distinguish the images of one host.

@@ -1,30 +1,46 @@
-//! The list of the server of shared directories.
+//! The lists of the servers of shared directories.
 
 use super::List;
 
+/// What a server of files calls for its guest, whichever it is.
+#[rustfmt::skip]
+const FOR_THE_GUEST: &[&str] = &[
+    // Seen.
+    "dup", "fallocate", "fchmodat", "fchownat", "fgetxattr", "fstatfs", "fsync", "ftruncate", "getdents64", "getegid", "geteuid",
+    "linkat", "mkdirat", "mknodat", "openat", "readlinkat", "renameat2", "statx", "symlinkat", "umask", "unlinkat", "utimensat",
+    // The guest's other calls, with which both servers answer according to their source.
+    "copy_file_range", "fchmod", "fdatasync", "flistxattr", "fremovexattr", "fsetxattr", "newfstatat",
+    // Changes of the user for what the guest's users make, and what belongs to a change.
+    "capget", "capset", "setresgid", "setresuid",
+    // Other versions of the C library have these names for the same calls.
+    "faccessat", "faccessat2", "fchmodat2", "getgid", "getuid",
+];
+
+/// The server in this program. It is the crate `virtiofsd`, whose own list of calls names those that were not seen.
 #[rustfmt::skip]
 pub(super) const LIST: List = List {
+    calls: FOR_THE_GUEST,
+    limited: &[],
+};
+
+/// The connection of that server to the VMM, and its calls that libkrun's server does not make.
+#[rustfmt::skip]
+pub(super) const ALONE: List = List {
     calls: &[
-        "accept4", "access", "arch_prctl", "bind", "brk", "capget", "capset", "chmod", "chown",
-        "clock_gettime", "clock_nanosleep", "close", "close_range", "connect", "copy_file_range", "creat",
-        "dup", "dup3", "epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_wait", "eventfd2", "exit",
-        "exit_group", "faccessat", "faccessat2", "fadvise64", "fallocate", "fchdir", "fchmod", "fchmodat",
-        "fchmodat2", "fchown", "fchownat", "fcntl", "fdatasync", "fgetxattr", "flistxattr", "flock",
-        "fremovexattr", "fsetxattr", "fstat", "fstatfs", "fsync", "ftruncate", "futex", "futimesat",
-        "getcwd", "getdents", "getdents64", "getegid", "geteuid", "getgid", "getgroups", "getpid",
-        "getrandom", "getsockname", "getsockopt", "gettid", "gettimeofday", "getuid", "getxattr", "ioctl",
-        "lchown", "lgetxattr", "link", "linkat", "listen", "listxattr", "lremovexattr", "lseek",
-        "lsetxattr", "lstat", "madvise", "membarrier", "mkdir", "mkdirat", "mknod", "mknodat", "mmap",
-        "mprotect", "mremap", "munmap", "name_to_handle_at", "nanosleep", "newfstatat", "open",
-        "open_by_handle_at", "openat", "openat2", "pause", "pipe2", "poll", "ppoll", "pread64", "preadv",
-        "preadv2", "prlimit64", "pwrite64", "pwritev", "pwritev2", "read", "readlink", "readlinkat",
-        "readv", "recvfrom", "recvmsg", "removexattr", "rename", "renameat", "renameat2", "restart_syscall",
-        "rmdir", "rseq", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "rt_sigtimedwait",
-        "sched_getaffinity", "sched_yield", "sendmsg", "sendto", "set_robust_list", "set_tid_address",
-        "setfsgid", "setfsuid", "setgroups", "setresgid", "setresuid", "setsockopt", "setxattr", "shutdown",
-        "sigaltstack", "splice", "stat", "statfs", "statx", "symlink", "symlinkat", "sync_file_range",
-        "syncfs", "sysinfo", "tgkill", "truncate", "umask", "uname", "unlink", "unlinkat", "utime",
-        "utimensat", "utimes", "write", "writev",
+        // Seen.
+        "accept4", "epoll_create1", "epoll_ctl", "epoll_wait", "eventfd2", "openat2", "poll", "preadv2", "pwritev2", "recvmsg", "syncfs",
+        // In the crate's list.
+        "epoll_pwait", "fchdir", "flock", "getxattr", "listxattr", "name_to_handle_at", "open_by_handle_at", "pread64", "preadv", "pwrite64",
+        "pwritev", "readv", "removexattr", "renameat", "sendto", "setgroups", "setxattr", "unlink",
+        // Other processors have this name for waiting.
+        "ppoll",
     ],
+    limited: &[],
+};
+
+/// What libkrun's server of files calls beyond both, according to its source: attributes of links and of special files.
+#[rustfmt::skip]
+pub(super) const IN_KRUN: List = List {
+    calls: &["lgetxattr", "llistxattr", "lremovexattr", "lsetxattr"],
     limited: &[],
 };

@@ -1,22 +1,16 @@
-//! The list of libkrun's VM.
+//! The list of libkrun's VM. It was measured before the lists told what was seen from what is argued for, so that it has more than it needs.
 
 use super::List;
 
 #[rustfmt::skip]
 pub(super) const LIST: List = List {
     calls: &[
-        "accept", "accept4", "access", "arch_prctl", "bind", "brk", "clock_gettime", "clock_nanosleep", "close",
-        "close_range", "connect", "dup", "dup3", "epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_wait",
-        "eventfd2", "exit", "exit_group", "faccessat", "faccessat2", "fallocate", "fcntl", "fdatasync", "flock", "fstat", "fstatfs",
-        "fsync", "ftruncate",
-        "futex", "getegid", "geteuid", "getgid", "getpid", "getrandom", "getsockname", "getsockopt",
-        "gettid", "gettimeofday", "getuid", "ioctl", "listen", "lseek", "madvise", "membarrier",
-        "memfd_create", "mmap", "mprotect", "mremap", "munmap", "nanosleep", "newfstatat", "openat",
-        "pipe2", "poll", "ppoll", "pread64", "preadv", "prlimit64", "pwrite64", "pwritev", "read", "readlink", "readv",
-        "recvfrom", "recvmsg", "restart_syscall", "rseq", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn",
-        "rt_sigtimedwait", "sched_getaffinity", "sched_yield", "sendmsg", "sendto", "set_robust_list",
-        "set_tid_address", "setsockopt", "shutdown", "sigaltstack", "statx", "sysinfo", "tgkill",
-        "timerfd_create", "timerfd_settime", "uname", "write", "writev",
+        "accept", "accept4", "access", "arch_prctl", "bind", "close_range", "connect", "dup", "dup3", "epoll_create1", "epoll_ctl",
+        "epoll_pwait", "epoll_wait", "eventfd2", "faccessat", "faccessat2", "fallocate", "fdatasync", "flock", "fstatfs", "fsync",
+        "ftruncate", "getegid", "geteuid", "getgid", "getsockname", "getsockopt", "getuid", "ioctl", "listen", "memfd_create",
+        "newfstatat", "openat", "pipe2", "poll", "ppoll", "pread64", "preadv", "pwrite64", "pwritev", "readlink", "readv",
+        "recvfrom", "recvmsg", "rt_sigtimedwait", "sendto", "set_tid_address", "setsockopt", "shutdown", "statx", "sysinfo",
+        "timerfd_create", "timerfd_settime", "uname",
     ],
     limited: &[],
 };

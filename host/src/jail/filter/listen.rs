@@ -27,7 +27,16 @@ struct Judge {
     may_execute: bool,
     spec: JailSpec,
     #[cfg(feature = "testing")]
-    lesson: Option<std::fs::File>,
+    lesson: Option<Lesson>,
+}
+
+/// In builds for tests: the file that records calls, and what it has. No call is recorded twice for a process.
+#[cfg(feature = "testing")]
+struct Lesson {
+    file: std::fs::File,
+    told: std::collections::BTreeSet<String>,
+    /// Whether every call is recorded, by its name alone, and not only those beyond the list.
+    measures: bool,
 }
 
 /// Listens on a separate thread until the process has ended.
@@ -57,11 +66,15 @@ pub(in crate::jail) fn listen(listener: OwnedFd, pid: i32, spec: &JailSpec, watc
     Ok(())
 }
 
-/// In builds for tests: records calls beyond the list in the file named by `MAGIKVM_JAIL_LEARN` and lets them pass.
+/// In builds for tests: records calls beyond the list in the file named by `MAGIKVM_JAIL_LEARN`, or every call in the file named by
+/// `MAGIKVM_JAIL_MEASURE`, and lets them pass.
 #[cfg(feature = "testing")]
-fn lesson() -> Option<std::fs::File> {
-    let path = std::env::var_os("MAGIKVM_JAIL_LEARN")?;
-    std::fs::File::options().create(true).append(true).open(path).ok()
+fn lesson() -> Option<Lesson> {
+    let measured = std::env::var_os(super::MEASURE);
+    let measures = measured.is_some();
+    let path = measured.or_else(|| std::env::var_os("MAGIKVM_JAIL_LEARN"))?;
+    let file = std::fs::File::options().create(true).append(true).open(path).ok()?;
+    Some(Lesson { file, told: std::collections::BTreeSet::new(), measures })
 }
 
 impl Judge {
@@ -73,11 +86,16 @@ impl Judge {
         }
         let call = describe(&self.spec, data);
         #[cfg(feature = "testing")]
-        if let Some(file) = &mut self.lesson {
+        if let Some(lesson) = &mut self.lesson {
             use std::io::Write;
             let [a, b, c, ..] = data.args;
-            let line = format!("{:?} {call} {a:#x} {b:#x} {c:#x}\n", self.spec.filter);
-            if file.write_all(line.as_bytes()).is_ok() {
+            let line = if lesson.measures {
+                format!("{:?} {call}\n", self.spec.filter)
+            } else {
+                format!("{:?} {call} {a:#x} {b:#x} {c:#x}\n", self.spec.filter)
+            };
+            if lesson.told.contains(&line) || lesson.file.write_all(line.as_bytes()).is_ok() {
+                lesson.told.insert(line);
                 return CallVerdict::Pass;
             }
         }

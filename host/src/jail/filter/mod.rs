@@ -55,6 +55,28 @@ struct List {
     limited: &'static [Limited],
 }
 
+/// What every program calls, for its memory, its threads, the time and its end.
+#[rustfmt::skip]
+const EVERYBODY: List = List {
+    calls: &[
+        // Seen.
+        "brk", "close", "exit", "exit_group", "fcntl", "futex", "getrandom", "gettid", "lseek", "madvise", "mmap", "mprotect", "mremap",
+        "munmap", "prlimit64", "read", "rseq", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sched_getaffinity", "sendmsg",
+        "set_robust_list", "sigaltstack", "write", "writev",
+        // The kernel starts a call again by this one after `pause` and `resume`, which was seen too.
+        "restart_syscall",
+        // The time, where it cannot be read from the memory that the kernel shares, as on hosts without a stable clock.
+        "clock_gettime", "gettimeofday",
+        // Locks that are taken by two threads at once, and libraries that wait a little.
+        "clock_nanosleep", "membarrier", "nanosleep", "sched_yield",
+        // abort(3), whose signal says what went wrong.
+        "getpid", "tgkill",
+        // The C library asks for the kind of its output before the first line.
+        "fstat",
+    ],
+    limited: &[],
+};
+
 /// Sockets that reach no network.
 const LOCAL: List = List {
     calls: &[],
@@ -94,15 +116,24 @@ const ABSENT: &[&str] =
 
 fn lists_of(filter: SyscallFilter) -> &'static [List] {
     match filter {
-        SyscallFilter::Krun => &[krun::LIST],
-        SyscallFilter::KrunSharing => &[krun::LIST, file_server::LIST],
-        SyscallFilter::Qemu => &[qemu::LIST],
-        SyscallFilter::Vsock => &[vsock::LIST],
-        SyscallFilter::FileServer => &[file_server::LIST],
-        SyscallFilter::NetFilter => &[net_filter::LIST],
-        SyscallFilter::Nat => &[nat::LIST],
+        SyscallFilter::Krun => &[EVERYBODY, krun::LIST],
+        SyscallFilter::KrunSharing => &[EVERYBODY, krun::LIST, file_server::LIST, file_server::IN_KRUN],
+        SyscallFilter::Qemu => &[EVERYBODY, qemu::LIST],
+        SyscallFilter::Vsock => &[EVERYBODY, vsock::LIST],
+        SyscallFilter::FileServer => &[EVERYBODY, file_server::LIST, file_server::ALONE],
+        SyscallFilter::NetFilter => &[EVERYBODY, net_filter::LIST],
+        SyscallFilter::Nat => &[EVERYBODY, nat::LIST],
     }
 }
+
+/// In builds for tests: the variable that names the file in which every call of a jailed process is recorded. The lists are then empty, so
+/// that the listener is asked about each call.
+#[cfg(feature = "testing")]
+pub(super) const MEASURE: &str = "MAGIKVM_JAIL_MEASURE";
+
+/// The call that hands the listener over, so that nobody can be asked about it.
+#[cfg(feature = "testing")]
+const NOTHING: List = List { calls: &["sendmsg"], limited: &[] };
 
 /// What happens at a call that is not on the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +178,12 @@ fn compile(spec: &JailSpec, beyond: Beyond) -> Result<BpfProgram, seccompiler::B
         (_, HostNetwork::None) => &[LOCAL],
     };
     let lists: Vec<&List> = lists_of(spec.filter).iter().chain(sockets).collect();
+    let same = SAME_FOR_ALL;
+    #[cfg(feature = "testing")]
+    let (lists, same) = match std::env::var_os(MEASURE) {
+        Some(_) if beyond == Beyond::Tell => (vec![&NOTHING], &[][..]),
+        _ => (lists, same),
+    };
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for name in lists.iter().flat_map(|list| list.calls) {
         rules.extend(names::number(name).map(|number| (number, Vec::new())));
@@ -155,7 +192,7 @@ fn compile(spec: &JailSpec, beyond: Beyond) -> Result<BpfProgram, seccompiler::B
     if beyond == Beyond::Kill && matches!(spec.inside, Inside::Program { .. }) {
         rules.extend(names::number("execve").map(|number| (number, Vec::new())));
     }
-    for (name, alternatives) in SAME_FOR_ALL.iter().chain(lists.iter().flat_map(|list| list.limited)) {
+    for (name, alternatives) in same.iter().chain(lists.iter().flat_map(|list| list.limited)) {
         let Some(number) = names::number(name) else { continue };
         let alternatives: Result<Vec<SeccompRule>, _> = alternatives.iter().map(|all| rule(all)).collect();
         let rules = rules.entry(number);
@@ -225,8 +262,9 @@ fn set(program: &BpfProgram, flags: libc::c_ulong) -> nix::Result<i32> {
 mod tests {
     use super::*;
 
-    const ALL: [SyscallFilter; 6] = [
+    const ALL: [SyscallFilter; 7] = [
         SyscallFilter::Krun,
+        SyscallFilter::KrunSharing,
         SyscallFilter::Qemu,
         SyscallFilter::Vsock,
         SyscallFilter::FileServer,

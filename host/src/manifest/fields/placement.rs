@@ -1,24 +1,48 @@
 //! The rows that follow the volumes: where the Pod runs, and with what.
 
 use super::row::{Field, Shape, no, only, skip, skip_quietly, yes};
-use super::{CLAIMS, CLUSTER, CLUSTER_API, HUGE_PAGES, POD_RESOURCES, SHARED_VM, WINDOWS};
+use super::{CLAIMS, CLUSTER, CLUSTER_API, HUGE_PAGES, SHARED_VM, WINDOWS};
 
 /// The remaining fields of `spec`.
 pub(super) const FIELDS: &[Field] = &[
-    yes("spec.resources", Shape::Object, "What the pod may use in all."),
-    yes("spec.resources.limits", Shape::Object, "Only that of the disk is supported yet."),
+    yes("spec.resources", Shape::Object, "What the pod may use in all; the VM is sized by it."),
+    yes(
+        "spec.resources.limits",
+        Shape::Object,
+        "Enforced by the pod's cgroup, beside the containers' limits.",
+    ),
+    yes(
+        "spec.resources.limits.cpu",
+        Shape::Quantity,
+        "Processors of all containers together. No container's limit may be more.",
+    ),
+    yes(
+        "spec.resources.limits.memory",
+        Shape::Quantity,
+        "Bytes of all containers together, at least 1Mi. No container's limit may be more.",
+    ),
     yes(
         "spec.resources.limits.ephemeral-storage",
         Shape::Quantity,
         "Bytes that changes to root file systems and emptyDir volumes without a limit may take together, 1Mi to 1Ti.",
     ),
-    no("spec.resources.limits.cpu", POD_RESOURCES),
-    no("spec.resources.limits.memory", POD_RESOURCES),
     no("spec.resources.limits.hugepages-2Mi", HUGE_PAGES),
     no("spec.resources.limits.hugepages-1Gi", HUGE_PAGES),
-    skip("spec.resources.requests", "nothing is reserved for a pod"),
+    yes(
+        "spec.resources.requests",
+        Shape::Object,
+        "At least what the containers request together, and at most the limit. They decide about the QoS class.",
+    ),
+    yes(
+        "spec.resources.requests.cpu",
+        Shape::Quantity,
+        "Processors. Default with a limit: what the containers request, or else the limit.",
+    ),
+    yes("spec.resources.requests.memory", Shape::Quantity, "Bytes. Default as of `cpu`."),
+    skip("spec.resources.requests.ephemeral-storage", "nothing is reserved on the disk"),
+    no("spec.resources.requests.hugepages-2Mi", HUGE_PAGES),
+    no("spec.resources.requests.hugepages-1Gi", HUGE_PAGES),
     no("spec.resources.claims", CLAIMS),
-    no("spec.activeDeadlineSeconds", "deadlines are not supported yet"),
     yes("spec.dnsConfig", Shape::Object, "Put to what `dnsPolicy` gives."),
     yes("spec.dnsConfig.nameservers", Shape::Texts, "IP addresses, at most 3."),
     yes("spec.dnsConfig.searches", Shape::Texts, "Domains, at most 32, 2048 bytes together."),
@@ -28,26 +52,42 @@ pub(super) const FIELDS: &[Field] = &[
     yes(
         "spec.dnsPolicy",
         Shape::Text,
-        "`Default` and `ClusterFirst`: the host's name servers; `None`: those of `dnsConfig` alone.",
+        "`Default`, `ClusterFirst` and `ClusterFirstWithHostNet`: the host's name servers; `None`: those of `dnsConfig` alone.",
     ),
     yes("spec.hostAliases", Shape::Objects, "Lines of /etc/hosts, at most 64."),
     yes("spec.hostAliases[].ip", Shape::Text, "Required. An IP address."),
     yes("spec.hostAliases[].hostnames", Shape::Texts, "Its names, at most 64."),
     yes("spec.subdomain", Shape::Text, "An RFC 1123 label: /etc/hosts then has the pod's full name too."),
-    only(
+    yes(
         "spec.setHostnameAsFQDN",
         Shape::Bool,
-        &["false"],
-        "the host name is the short one: write `hostname`",
+        "With `subdomain`: the host name is the full name, at most 64 characters.",
     ),
-    no("spec.hostnameOverride", "write `hostname`"),
+    yes(
+        "spec.hostnameOverride",
+        Shape::Text,
+        "An RFC 1123 subdomain of at most 64 characters: the host name, and nothing else.",
+    ),
     only("spec.hostNetwork", Shape::Bool, &["false"], SHARED_VM),
     only("spec.hostPID", Shape::Bool, &["false"], SHARED_VM),
     only("spec.hostIPC", Shape::Bool, &["false"], SHARED_VM),
-    skip_quietly("spec.hostUsers", &["true"], "the users of a VM are none of the host's users anyway"),
+    skip_quietly(
+        "spec.hostUsers",
+        &["true", "false"],
+        "both mean the same in a VM: its users are none of the host's users, and it has a kernel of its own",
+    ),
     yes("spec.os", Shape::Object, "What the containers are made for."),
     only("spec.os.name", Shape::Text, &["linux"], WINDOWS),
-    skip("spec.imagePullSecrets", "the logins of `podman login` and `docker login` are used"),
+    yes(
+        "spec.imagePullSecrets",
+        Shape::Objects,
+        "Logins for this Pod's pulls, before those of `podman login` and `docker login`. At most 16.",
+    ),
+    yes(
+        "spec.imagePullSecrets[].name",
+        Shape::Text,
+        "Required. A Secret beside the Pod of the type `kubernetes.io/dockerconfigjson` or `kubernetes.io/dockercfg`. A missing one is ignored.",
+    ),
     skip_quietly("spec.serviceAccountName", &["default"], CLUSTER_API),
     skip_quietly("spec.serviceAccount", &["default"], CLUSTER_API),
     skip_quietly("spec.automountServiceAccountToken", &["false"], CLUSTER_API),
@@ -59,11 +99,16 @@ pub(super) const FIELDS: &[Field] = &[
     skip_quietly("spec.preemptionPolicy", &["PreemptLowerPriority"], CLUSTER),
     skip_quietly("spec.priority", &["0"], CLUSTER),
     skip("spec.priorityClassName", CLUSTER),
-    skip("spec.readinessGates", CLUSTER_API),
+    no(
+        "spec.readinessGates",
+        "nothing here sets the conditions that they wait for, so that the Pod would never be ready: write a readinessProbe",
+    ),
     no("spec.resourceClaims", CLAIMS),
     skip_quietly("spec.schedulerName", &["default-scheduler"], CLUSTER),
     skip("spec.schedulingGates", CLUSTER),
     skip("spec.tolerations", CLUSTER),
     skip("spec.topologySpreadConstraints", CLUSTER),
+    skip("spec.evictionResponders", "nothing evicts a pod from here"),
+    skip("spec.schedulingGroup", CLUSTER),
     skip("spec.workloadRef", CLUSTER),
 ];

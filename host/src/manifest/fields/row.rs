@@ -7,6 +7,8 @@ pub enum Shape {
     /// `true` or `false`.
     Bool,
     Int,
+    /// The number of a port, or its name.
+    Port,
     /// A Kubernetes quantity: a string or number like `500m`, `2`, `1.5Gi`.
     Quantity,
     Texts,
@@ -30,6 +32,7 @@ impl Shape {
             Self::Text => "string",
             Self::Bool => "true or false",
             Self::Int => "whole number",
+            Self::Port => "port number or name",
             Self::Quantity => "quantity",
             Self::Texts => "list of strings",
             Self::Ints => "list of whole numbers",

@@ -50,7 +50,7 @@ enum Fate {
 fn fate(filter: &mut Filter, frame: &[u8], now: Instant) -> Fate {
     let mut sink = Sink::default();
     filter.from_guest(frame, now, &mut sink);
-    match (frames(&sink.to_passt).as_slice(), sink.to_guest.is_empty()) {
+    match (frames(&sink.to_carrier).as_slice(), sink.to_guest.is_empty()) {
         ([passed], true) => {
             assert_eq!(passed, frame);
             Fate::Passed
@@ -162,7 +162,7 @@ fn a_list_opens_its_networks_and_ports_only() {
 fn resolved(filter: &mut Filter, name: &str, addresses: &[&str], now: Instant) -> Message {
     let mut sink = Sink::default();
     filter.from_guest(&guest_udp(DNS_4.into(), (5555, 53), &question(name)), now, &mut sink);
-    let asked = frames(&sink.to_passt);
+    let asked = frames(&sink.to_carrier);
     if asked.is_empty() {
         return heard(&sink);
     }
@@ -176,7 +176,7 @@ fn resolved(filter: &mut Filter, name: &str, addresses: &[&str], now: Instant) -
     message.insert_answers(records.collect());
     let answer = frames::udp(true, (DNS_4.into(), 53), (GUEST_4.into(), source), &message.to_vec().unwrap());
     let mut sink = Sink::default();
-    filter.from_passt(&answer, now, &mut sink);
+    filter.from_carrier(&answer, now, &mut sink);
     heard(&sink)
 }
 
@@ -190,7 +190,7 @@ fn question(name: &str) -> Vec<u8> {
 
 fn heard(sink: &Sink) -> Message {
     let answers = frames(&sink.to_guest);
-    let Ok(Frame::Packet(answer)) = packet::of_passt(&answers[0]) else { panic!() };
+    let Ok(Frame::Packet(answer)) = packet::of_carrier(&answers[0]) else { panic!() };
     let Body::Udp { source: 53, destination: 5555, data } = answer.body else { panic!() };
     Message::from_vec(data).unwrap()
 }
@@ -245,7 +245,7 @@ fn answers_go_out_to_whom_something_came_in_from_by_a_published_port() {
         let answer = guest_udp(client, (53, 4000), b"x");
         assert_eq!(fate(&mut filter, &answer, now), Fate::Answered);
         let mut sink = Sink::default();
-        filter.from_passt(&frames::udp(true, (client, 4000), (GUEST_4.into(), 53), b"q"), now, &mut sink);
+        filter.from_carrier(&frames::udp(true, (client, 4000), (GUEST_4.into(), 53), b"q"), now, &mut sink);
         assert_eq!(frames(&sink.to_guest).len(), 1);
         assert_eq!(fate(&mut filter, &answer, now), Fate::Passed);
         assert_eq!(fate(&mut filter, &guest_udp(client, (54, 4000), b"x"), now), Fate::Answered);
@@ -261,7 +261,7 @@ fn what_comes_before_passt_knows_the_guest_is_addressed_to_it() {
     let expected = frame.clone();
     frame[..6].fill(0);
     let mut sink = Sink::default();
-    filter.from_passt(&frame, Instant::now(), &mut sink);
+    filter.from_carrier(&frame, Instant::now(), &mut sink);
     assert_eq!(frames(&sink.to_guest), [expected]);
 }
 
@@ -290,7 +290,7 @@ proptest! {
             }
             let mut sink = Sink::default();
             filter.from_guest(&frame, now, &mut sink);
-            for passed in frames(&sink.to_passt) {
+            for passed in frames(&sink.to_carrier) {
                 // A changed Ethernet type or IP version makes it another kind of frame, which is parsed anew.
                 let Ok(Frame::Packet(packet)) = packet::of_guest(&passed) else { continue };
                 prop_assert!(closed_by_default(packet.destination).is_none(), "{packet:?}");

@@ -19,6 +19,7 @@ pub(super) mod handover;
 mod outside;
 mod ping;
 mod poller;
+#[cfg(feature = "vmm")]
 pub mod process;
 mod splice;
 mod tcp;

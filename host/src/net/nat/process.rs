@@ -9,11 +9,10 @@ use super::super::stream::{FrameStream, TooLong};
 use super::outside::{Host, NatConfig};
 use super::poller::{Interest, Ready};
 use super::{Nat, OUTPUT_FULL, Token, handover};
-use crate::store::text::ignore;
+use crate::process::{SettingsError, serve};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::time::Instant;
 
@@ -23,15 +22,12 @@ pub const NAT_VERB: &str = "__nat";
 pub const WIRE: i32 = 4;
 /// Its descriptor of the socket that holds those of published UDP ports.
 pub const PUBLISHED: i32 = 5;
-const MAX_CONFIG: u64 = 1 << 20;
 
 /// Why the NAT cannot continue.
 #[derive(Debug, thiserror::Error)]
 enum NatError {
-    #[error("cannot read the settings")]
-    Read(#[source] io::Error),
-    #[error("the settings are invalid")]
-    Json(#[source] serde_json::Error),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     #[error("cannot use a descriptor")]
     Descriptor(#[source] Errno),
     #[error(transparent)]
@@ -40,20 +36,11 @@ enum NatError {
 
 /// The main function of the NAT. Returns only on failure, with an exit code.
 pub fn main() -> i32 {
-    let error = match run() {
-        Ok(never) => match never {},
-        Err(error) => error,
-    };
-    let told = writeln!(io::stderr(), "magikvm's NAT: {}", crate::store::text::chain(&error));
-    ignore(told, "nobody listens");
-    1
+    keep_large_buffers_apart();
+    serve("magikvm's NAT", run)
 }
 
-fn run() -> Result<std::convert::Infallible, NatError> {
-    keep_large_buffers_apart();
-    let mut bytes = Vec::new();
-    io::stdin().take(MAX_CONFIG).read_to_end(&mut bytes).map_err(NatError::Read)?;
-    let config: NatConfig = serde_json::from_slice(&bytes).map_err(NatError::Json)?;
+fn run(config: NatConfig) -> Result<(), NatError> {
     // SAFETY: the descriptors were given to this process for this purpose, and nothing else in it uses their numbers.
     let take = |number| unsafe { OwnedFd::from_raw_fd(number) };
     let wire = FrameStream::new("the filter", take(WIRE)).map_err(NatError::Descriptor)?;
@@ -78,7 +65,8 @@ fn keep_large_buffers_apart() {
     }
 }
 
-fn carry(mut nat: Nat<Host>, mut wire: FrameStream) -> Result<std::convert::Infallible, NatError> {
+/// Returns when the filter is gone.
+fn carry(mut nat: Nat<Host>, mut wire: FrameStream) -> Result<(), NatError> {
     let token = Token::Wire.number();
     let mut watched = Interest::NONE;
     let mut ready: Vec<Ready> = Vec::new();
@@ -107,10 +95,7 @@ fn carry(mut nat: Nat<Host>, mut wire: FrameStream) -> Result<std::convert::Infa
         nat.tick(now, &mut wire.output);
         is_there &= wire.write();
         if !is_there {
-            // The end of the filter is the end of the pod. The monitor must see its end and not this process's.
-            loop {
-                poll(&mut [], PollTimeout::NONE).map_err(NatError::Descriptor)?;
-            }
+            return Ok(());
         }
         if nat.is_idle() {
             wire.rest();

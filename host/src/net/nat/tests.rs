@@ -442,7 +442,7 @@ fn published_ports_are_answered_through_themselves() {
     let frames = frames_of(&out);
     let from = client.local_addr().unwrap().port();
     assert_eq!(said(&frames[0]), format!("udp {from} 53"));
-    let Ok(Frame::Packet(packet)) = packet::of_passt(&frames[0]) else { panic!() };
+    let Ok(Frame::Packet(packet)) = packet::of_carrier(&frames[0]) else { panic!() };
     assert_eq!(packet.source, GATEWAY_4, "the host's loopback is behind the gateway");
     answers(&mut nat, &guest_udp(GATEWAY_4.into(), (53, from), b"answer"));
     let mut space = [0; 100];
@@ -533,7 +533,7 @@ proptest! {
                 }
             }
             for frame in frames_of(&out) {
-                prop_assert!(packet::of_passt(&frame).is_ok());
+                prop_assert!(packet::of_carrier(&frame).is_ok());
             }
             out.clear();
         }

@@ -162,12 +162,12 @@ fn a_reset_is_one_that_a_kernel_believes() {
         let syn = guest_syn(destination, (4000, 80));
         let answer = refusal(&packet(&syn)).unwrap();
         assert_eq!(sliced(&answer), (destination, source, 80, 4000));
-        let Ok(Frame::Packet(read)) = of_passt(&answer) else { panic!() };
+        let Ok(Frame::Packet(read)) = of_carrier(&answer) else { panic!() };
         let Body::Tcp { flags, acknowledged: 8, sequence: 0, .. } = read.body else { panic!("{read:?}") };
         assert_eq!(flags, flags::RST | flags::ACK);
         let later = guest_tcp(destination, (4000, 80), b"abc");
         let answer = refusal(&packet(&later)).unwrap();
-        let Ok(Frame::Packet(read)) = of_passt(&answer) else { panic!() };
+        let Ok(Frame::Packet(read)) = of_carrier(&answer) else { panic!() };
         let Body::Tcp { flags: flags::RST, sequence: 77, .. } = read.body else { panic!("{read:?}") };
         assert_eq!(refusal(&read), None, "a reset is not answered");
     }
@@ -239,7 +239,7 @@ proptest! {
                 prop_assert_eq!(sliced(whole), (packet.source, packet.destination, source, destination));
             }
             if let Some(answer) = refusal(&packet) {
-                let answered = matches!(of_passt(&answer), Ok(Frame::Packet(_)));
+                let answered = matches!(of_carrier(&answer), Ok(Frame::Packet(_)));
                 prop_assert!(answered);
             }
         }

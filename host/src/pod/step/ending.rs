@@ -1,27 +1,49 @@
 //! The ways in which a pod ends: by a user's request, by a deadline, or because its agent or its sandbox is gone.
 
+use super::booting::STOPPED_HINT;
 use super::containers::started_ms;
-use super::{Effect, Machine, PauseRequest, cut};
+use super::{Effect, Machine, PauseRequest, Start, StartProgress, cut};
 use crate::pod::events::HostEvent;
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::process::Motion;
-use crate::store::record::{Broken, Stage};
+use crate::store::record::{Broken, DiskFull, FailedReason, Stage};
 use crate::store::sandbox::{SandboxEnd, SandboxFailure};
 use magikvm_proto::budget;
-use magikvm_proto::state::{ContainerState, Terminated};
+use magikvm_proto::lifecycle::Role;
+use magikvm_proto::state::{ContainerState, ContainerStatus, Terminated};
 use std::time::Duration;
 
-/// For a VM that another process has stopped: neither time nor a quieter host would help.
-const STOPPED_HINT: &str =
-    "find out which process sent SIGSTOP, and run the pod again; `magikvm pause` is for pods that run.";
+/// The end of a sentence about a VM that was silent.
+pub(super) fn stands(motion: Motion, disk: Option<&DiskFull>) -> &'static str {
+    match (motion, disk) {
+        (Motion::PartlyStopped | Motion::Stopped, _) => "; its processes were stopped by a signal (SIGSTOP)",
+        (Motion::Running, Some(_)) => "; the host's disk is full",
+        (Motion::Running, None) => "",
+    }
+}
 
 impl Machine {
     /// A later request may shorten the grace period but never lengthen it, because requests can overtake each other.
     pub(super) fn shut_down(&mut self, grace_ms: u64, now_ms: u64) -> Vec<Effect> {
         let Some(mut effects) = self.begin_to_stop(grace_ms, now_ms) else { return Vec::new() };
+        if grace_ms == 0 && self.state.disk_full.is_some() {
+            effects.extend(self.end_without_room());
+            return effects;
+        }
         effects.push(Effect::Shutdown { grace_ms });
         effects.push(Effect::Arm { after_ms: grace_ms + budget::HOST_SHUTDOWN_WAIT_MS });
         effects
+    }
+
+    /// Kills a VM that stands still because the host's disk is full.
+    fn end_without_room(&mut self) -> Option<Effect> {
+        let DiskFull { dir, .. } = self.state.disk_full.as_ref()?;
+        let message = format!(
+            "the host's disk with {} was full, so that the guest stood still and was killed",
+            dir.display()
+        );
+        self.state.broken.get_or_insert(Broken { reason: SandboxFailure::HostDiskFull, message });
+        Some(Effect::Kill)
     }
 
     /// The supervisor reports that the pod is over. It ends by itself, so the host only waits for it. In a pod that is still starting nothing
@@ -51,31 +73,83 @@ impl Machine {
             return None;
         }
         self.kill_ms = Some(kill_ms);
-        // A paused pod can neither be asked nor end.
+        Some(self.resume_to_end())
+    }
+
+    /// A paused pod can neither be asked nor end.
+    fn resume_to_end(&self) -> Vec<Effect> {
         let stands = self.motion != Motion::Running || self.request == Some(PauseRequest::Pause);
-        Some(if stands { vec![Effect::Resume] } else { Vec::new() })
+        if stands { vec![Effect::Resume] } else { Vec::new() }
     }
 
     pub(super) fn stop(&mut self, grace_ms: u64, now_ms: u64) -> Vec<Effect> {
         match self.state.stage {
             Stage::Starting | Stage::Pulling => {
                 let message = "the pod was stopped or removed while it was being started";
-                self.give_up(Failure::message(RunStage::Cancelled, Blame::User, message))
+                let failure = Failure::message(RunStage::Cancelled, Blame::User, message);
+                if grace_ms > 0 && self.has_begun_to_run() {
+                    return self.begin_to_fail(failure, grace_ms, now_ms);
+                }
+                self.give_up(failure)
             }
             Stage::Running | Stage::Stopping => self.shut_down(grace_ms, now_ms),
             Stage::Ended => Vec::new(),
         }
     }
 
-    pub(super) fn cancel(&mut self) -> Vec<Effect> {
+    pub(super) fn cancel(&mut self, now_ms: u64) -> Vec<Effect> {
+        let message = "the run was cancelled before the pod was up";
+        let failure = Failure::message(RunStage::Cancelled, Blame::User, message);
         match self.state.stage {
             Stage::Pulling => self.give_up_pull(),
-            Stage::Starting => self.fail(Failure::message(
-                RunStage::Cancelled,
-                Blame::User,
-                "the run was cancelled before the pod was up",
-            )),
+            Stage::Starting if self.has_begun_to_run() && self.failing.is_none() => {
+                self.begin_to_fail(failure, self.grace_ms, now_ms)
+            }
+            Stage::Starting => self.fail(failure),
             Stage::Running | Stage::Stopping | Stage::Ended => Vec::new(),
+        }
+    }
+
+    /// Whether an init container or a sidecar runs or has run, so that the end of the pod is not that of its sandbox alone.
+    fn has_begun_to_run(&self) -> bool {
+        let begun = |(status, start): (&ContainerStatus, &Start)| {
+            status.role != Role::Main && start.progress >= StartProgress::Started
+        };
+        self.agent_up && self.state.containers.iter().zip(&self.starts).any(begun)
+    }
+
+    /// The start has failed. The supervisor is asked to end within the grace period, and the failure is reported when the sandbox is gone.
+    pub(super) fn begin_to_fail(&mut self, failure: Failure, grace_ms: u64, now_ms: u64) -> Vec<Effect> {
+        if self.state.stage != Stage::Starting {
+            return Vec::new();
+        }
+        // The first failure is the cause of the later ones.
+        self.failing.get_or_insert_with(|| Box::new(failure));
+        let kill_ms = now_ms.saturating_add(grace_ms);
+        if self.kill_ms.is_some_and(|earlier| earlier <= kill_ms) {
+            return Vec::new();
+        }
+        self.kill_ms = Some(kill_ms);
+        let after_ms = grace_ms.saturating_add(budget::HOST_SHUTDOWN_WAIT_MS);
+        let mut effects = self.resume_to_end();
+        effects.extend([Effect::Shutdown { grace_ms }, Effect::Arm { after_ms }]);
+        effects
+    }
+
+    /// The supervisor stops the pod because it has reached the end of its longest life.
+    pub(super) fn deadline_exceeded(&mut self, now_ms: u64) -> Vec<Effect> {
+        match self.state.stage {
+            Stage::Starting => {
+                let message = "the pod was active longer than its `activeDeadlineSeconds` before all of its containers ran";
+                let failure = Failure::message(RunStage::Container, Blame::Workload, message)
+                    .hint("Raise `spec.activeDeadlineSeconds` if its init containers need longer.");
+                self.begin_to_fail(failure, self.grace_ms, now_ms)
+            }
+            Stage::Running | Stage::Stopping => {
+                self.state.failed = Some(FailedReason::DeadlineExceeded);
+                self.shut_down(self.grace_ms, now_ms)
+            }
+            Stage::Pulling | Stage::Ended => Vec::new(),
         }
     }
 
@@ -131,7 +205,8 @@ impl Machine {
 
     pub(super) fn fail(&mut self, failure: Failure) -> Vec<Effect> {
         self.state.stage = Stage::Ended;
-        vec![Effect::Fail(Box::new(failure))]
+        // What has made the start fail says more than how the rest has ended.
+        vec![Effect::Fail(self.failing.take().unwrap_or_else(|| Box::new(failure)))]
     }
 
     pub(super) fn agent_lost(&mut self, why: &str) -> Vec<Effect> {
@@ -176,12 +251,14 @@ impl Machine {
             .unwrap_or_else(|| "the VM ended before this container's end was seen".to_owned());
         for status in &mut self.state.containers {
             if status.state.terminated().is_none() {
-                let run = Terminated::unknown(&why, started_ms(status), now_ms);
+                let run = Terminated::unknown(&why, started_ms(status), now_ms).of_run(status.restart_count);
                 status.state = ContainerState::Terminated(run);
             }
+            (status.ready, status.started) = (false, false);
         }
         self.state.stage = Stage::Ended;
         self.state.paused_ms = None;
+        self.state.disk_full = None;
         self.state.ended_ms = Some(now_ms);
         // The guest reports an orderly end itself.
         let note = self.state.broken.as_ref().map(|broken| {
@@ -191,33 +268,28 @@ impl Machine {
     }
 
     pub(super) fn deadline(&mut self) -> Vec<Effect> {
-        let secs = |ms: u64| ms / 1000;
-        let stands = match self.motion {
-            Motion::Running => "",
-            Motion::PartlyStopped | Motion::Stopped => "; its processes were stopped by a signal (SIGSTOP)",
-        };
         match (self.state.stage, self.agent_up) {
-            (Stage::Starting, false) => {
-                let limit = secs(budget::HOST_BOOT_WAIT_MS);
-                let message = format!("the pod's agent did not answer within {limit} s of its start{stands}");
-                let failure = Failure::message(RunStage::Boot, Blame::Internal, message);
-                let failure = match self.motion {
-                    Motion::Running => failure,
-                    Motion::PartlyStopped | Motion::Stopped => failure.hint(STOPPED_HINT),
-                };
-                self.fail(failure.because(SandboxFailure::AgentSilent))
-            }
+            (Stage::Starting, false) => self.agent_silent(),
             (Stage::Starting, true) => {
-                let limit = Duration::from_millis(self.ready_wait_ms).as_secs_f64();
+                let disk = self.state.disk_full.as_ref();
+                let stands = stands(self.motion, disk);
+                let limit = Duration::from_millis(self.waits.ready_ms).as_secs_f64();
                 let message = format!("not all containers ran: there was no progress for {limit} s{stands}");
+                if disk.is_some() && self.motion == Motion::Running {
+                    let failure = Failure::message(RunStage::Agent, Blame::Environment, message);
+                    return self.fail(failure.because(SandboxFailure::HostDiskFull));
+                }
                 let hint = match self.motion {
                     Motion::Running => {
-                        "allow more time with `magikvm run --ready-timeout 5m` if it only needs longer."
+                        "Allow more time with `magikvm run --ready-timeout 5m` if it only needs longer."
                     }
                     Motion::PartlyStopped | Motion::Stopped => STOPPED_HINT,
                 };
                 let failure = Failure::message(RunStage::Agent, Blame::Workload, message).hint(hint);
                 self.fail(failure.because(SandboxFailure::AgentSilent))
+            }
+            (Stage::Stopping, _) if self.state.disk_full.is_some() => {
+                self.end_without_room().into_iter().collect()
             }
             (Stage::Stopping, _) => {
                 self.state.broken.get_or_insert_with(|| Broken {

@@ -1,9 +1,10 @@
-//! Pods that are paused and resumed, by a user's request or by other processes' signals, and the guest's clock after that.
+//! Pods that are paused and resumed, by a user's request or by other processes' signals, or because the host's disk is full, and the guest's clock
+//! after that.
 
-use super::{Effect, Machine, PauseRequest};
+use super::{DiskState, Effect, Machine, PauseRequest};
 use crate::pod::events::{ClockReason, HostEvent};
 use crate::process::Motion;
-use crate::store::record::Stage;
+use crate::store::record::{DiskFull, Stage};
 use magikvm_proto::wire::{Refusal, RefusalCode};
 
 impl Machine {
@@ -53,9 +54,25 @@ impl Machine {
         effects
     }
 
+    /// The processes of a VM whose disk is full run, but its processors do not.
+    pub(super) fn disk(&mut self, disk: DiskState, now_ms: u64) -> Vec<Effect> {
+        match disk {
+            DiskState::Full { dir } if self.state.disk_full.is_none() => {
+                self.state.disk_full = Some(DiskFull { since_ms: now_ms, dir: dir.clone() });
+                vec![Effect::Note(HostEvent::DiskFull { dir })]
+            }
+            DiskState::HasRoom if self.state.disk_full.take().is_some() => {
+                let told = self.tell_time(ClockReason::Pause);
+                [Effect::Note(HostEvent::DiskHasRoom)].into_iter().chain(told).collect()
+            }
+            DiskState::Full { .. } | DiskState::HasRoom => Vec::new(),
+        }
+    }
+
     /// A guest that is starting is told the time at its agent's first answer, and a paused one when it is resumed.
     pub(super) fn tell_time(&self, reason: ClockReason) -> Vec<Effect> {
         let runs = matches!(self.state.stage, Stage::Running | Stage::Stopping);
-        if runs && self.motion == Motion::Running { vec![Effect::TellTime(reason)] } else { Vec::new() }
+        let stands = self.motion != Motion::Running || self.state.disk_full.is_some();
+        if runs && !stands { vec![Effect::TellTime(reason)] } else { Vec::new() }
     }
 }

@@ -1,5 +1,6 @@
 //! Pods whose images are being pulled, by a process that pulls all of them and reports its progress.
 
+use super::booting::Boot;
 use super::{Effect, EndPuller, Machine};
 use crate::pod::failure::{Blame, Failure, RunStage};
 use crate::pod::pull::{FromPuller, PullerEnd};
@@ -7,7 +8,8 @@ use crate::store::record::Stage;
 
 impl Machine {
     pub(super) fn pull_begun(&mut self) -> Vec<Effect> {
-        if self.state.stage == Stage::Starting {
+        // No sandbox was started before.
+        if self.state.stage == Stage::Starting && self.boot == Boot::First {
             self.state.stage = Stage::Pulling;
         }
         Vec::new()
@@ -20,10 +22,10 @@ impl Machine {
         match said {
             FromPuller::Progress { image, progress } => vec![Effect::ShowProgress { image, progress }],
             // Images that were pulled all the same stay in the store for the next run.
-            FromPuller::Done | FromPuller::Failed(_) if self.pull_given_up => self.fail_cancelled(),
-            FromPuller::Done => {
+            FromPuller::Done { .. } | FromPuller::Failed(_) if self.pull_given_up => self.fail_cancelled(),
+            FromPuller::Done { pulls } => {
                 self.state.stage = Stage::Starting;
-                vec![Effect::Pulled]
+                vec![Effect::Pulled(pulls)]
             }
             FromPuller::Failed(failure) => self.fail(*failure),
         }

@@ -1,3 +1,5 @@
+mod booting;
+mod initializing;
 mod pausing;
 mod pulling;
 
@@ -23,22 +25,34 @@ pub(super) fn gone(how: &str) -> Input {
 }
 
 pub(super) fn started(n: usize) -> Input {
-    guest(EventKind::ContainerStarted { container: names(n + 1)[n].clone(), pid: 7, restart_count: 0 })
+    guest(EventKind::ContainerStarted {
+        container: names(n + 1)[n].clone(),
+        pid: 7,
+        restart_count: 0,
+        post_start: false,
+        ready: false,
+    })
 }
 
-fn exited(n: usize, exit: ExitStatus, restart_in_ms: Option<u64>) -> Input {
-    guest(EventKind::ContainerExited { container: names(n + 1)[n].clone(), exit, restart_in_ms })
+pub(super) fn exited(n: usize, exit: ExitStatus, restart_in_ms: Option<u64>) -> Input {
+    guest(EventKind::ContainerExited {
+        container: names(n + 1)[n].clone(),
+        exit,
+        message: None,
+        restart_in_ms,
+    })
 }
 
 pub(super) fn machine(count: usize) -> Machine {
-    Machine::new(&names(count), READY_MS)
+    let waits = StartWaits { first_boot_ms: FIRST_MS, ready_ms: READY_MS };
+    Machine::new(names(count).into_iter().map(|name| (name, Role::Main)), waits, 30_000)
 }
 
 pub(super) fn ended() -> Input {
     guest(EventKind::PodEnded)
 }
 
-fn created(n: usize) -> Input {
+pub(super) fn created(n: usize) -> Input {
     guest(EventKind::ContainerCreated { container: names(n + 1)[n].clone() })
 }
 
@@ -47,8 +61,10 @@ fn terminated(pod: &Machine, n: usize) -> &Terminated {
 }
 
 /// Milliseconds that the starts of these tests may be without progress.
-const READY_MS: u64 = 90_500;
-const ARM_READY: Effect = Effect::Arm { after_ms: READY_MS };
+pub(super) const READY_MS: u64 = 90_500;
+/// Milliseconds that the first boots of these tests may be silent.
+pub(super) const FIRST_MS: u64 = 20_000;
+pub(super) const ARM_READY: Effect = Effect::Arm { after_ms: READY_MS };
 const ARM_END: Effect = Effect::Arm { after_ms: budget::HOST_SHUTDOWN_WAIT_MS };
 
 #[test]
@@ -136,6 +152,7 @@ fn one_that_waited_for_its_restart_when_the_pod_ended_has_ended_as_it_did() {
     assert_eq!((run.exit.code, run.reason, run.finished_ms), (3, TerminatedReason::Error, 4));
     assert_eq!(pod.state.containers[0].last, None);
     assert_eq!(terminated(&pod, 1).reason, TerminatedReason::ContainerStatusUnknown, "its end was not told");
+    assert!(pod.state.containers.iter().all(|status| !status.ready && !status.started), "nothing runs");
 }
 
 #[test]
@@ -148,14 +165,51 @@ fn a_restart_keeps_the_earlier_run_and_the_pod_alive() {
     let status = &pod.state.containers[0];
     let crash_loop = ContainerState::Waiting {
         reason: WaitingReason::CrashLoopBackOff,
-        message: Some("starts again in 10.0 s".to_owned()),
+        message: Some("back-off 10s restarting failed container".to_owned()),
     };
     assert_eq!(status.state, crash_loop);
     assert_eq!(status.last.as_ref().unwrap().reason, TerminatedReason::OomKilled);
-    let again = EventKind::ContainerStarted { container: names(1)[0].clone(), pid: 8, restart_count: 1 };
+    let again = EventKind::ContainerStarted {
+        container: names(1)[0].clone(),
+        pid: 8,
+        restart_count: 1,
+        post_start: false,
+        ready: true,
+    };
     pod.step(guest(again), 5);
     assert_eq!(pod.state.containers[0].restart_count, 1);
     assert_eq!(pod.state.containers[0].last.as_ref().unwrap().reason, TerminatedReason::OomKilled);
+}
+
+#[test]
+fn each_run_has_its_number() {
+    let mut pod = machine(1);
+    pod.step(started(0), 1);
+    pod.step(guest(EventKind::PodStarted), 2);
+    pod.step(exited(0, ExitStatus::exited(1), Some(0)), 3);
+    let status = |pod: &Machine| pod.state.containers[0].clone();
+    assert_eq!(status(&pod).state, ContainerState::creating(), "it restarts at once, and waits for nothing");
+    assert_eq!(status(&pod).last.unwrap().run, 0);
+    // A restart that cannot be started is one too.
+    let container = names(1)[0].clone();
+    let message = "no program".to_owned();
+    let failed =
+        EventKind::ContainerFailed { container, message, program: None, restart_in_ms: Some(10_000) };
+    pod.step(guest(failed), 4);
+    assert_eq!((status(&pod).restart_count, status(&pod).last.unwrap().run), (1, 1));
+    let container = names(1)[0].clone();
+    pod.step(
+        guest(EventKind::ContainerStarted {
+            container,
+            pid: 9,
+            restart_count: 2,
+            post_start: false,
+            ready: true,
+        }),
+        5,
+    );
+    pod.step(exited(0, ExitStatus::exited(0), None), 6);
+    assert_eq!((terminated(&pod, 0).run, status(&pod).last.unwrap().run), (2, 1));
 }
 
 #[test]
@@ -172,7 +226,6 @@ fn each_way_to_fail_a_start_has_its_stage() {
     };
     assert_eq!(fails(false, gone("exit 1")), RunStage::Boot);
     assert_eq!(fails(true, gone("exit 1")), RunStage::Agent);
-    assert_eq!(fails(false, Input::Deadline), RunStage::Boot);
     assert_eq!(fails(true, Input::Deadline), RunStage::Agent);
     assert_eq!(fails(true, Input::AgentLost { why: "x".into() }), RunStage::Agent);
     assert_eq!(fails(true, guest(EventKind::PodFailed { message: "x".into() })), RunStage::Boot);
@@ -221,7 +274,7 @@ pub(super) fn any_input() -> impl Strategy<Value = Input> {
     let name = (0..4usize).prop_map(|n| names(n + 1)[n].clone());
     let puller = prop_oneof![
         Just(pulling::progress()),
-        Just(FromPuller::Done),
+        Just(pulling::done()),
         Just(FromPuller::Failed(Box::new(pulling::not_there()))),
     ];
     prop_oneof![
@@ -229,6 +282,7 @@ pub(super) fn any_input() -> impl Strategy<Value = Input> {
         puller.prop_map(Input::Puller),
         Just(Input::PullerGone(pulling::without_a_word())),
         Just(Input::AgentUp),
+        (0..100_000u64).prop_map(|since_first_ms| Input::SandboxStarted { since_first_ms }),
         Just(Input::Request(PauseRequest::Pause)),
         Just(Input::Request(PauseRequest::Resume)),
         prop_oneof![Just(Motion::Running), Just(Motion::PartlyStopped), Just(Motion::Stopped)]
@@ -246,13 +300,18 @@ pub(super) fn any_input() -> impl Strategy<Value = Input> {
         Just(ended()),
         name.clone().prop_map(|container| guest(EventKind::ContainerCreated { container })),
         Just(guest(EventKind::PodFailed { message: "x".into() })),
+        Just(guest(EventKind::DeadlineExceeded)),
+        (name.clone(), any::<bool>(), any::<bool>()).prop_map(|(container, started, ready)| guest(
+            EventKind::ContainerCondition { container, started, ready }
+        )),
         (name.clone(), any::<i32>(), any::<u32>()).prop_map(|(container, pid, restart_count)| guest(
-            EventKind::ContainerStarted { container, pid, restart_count }
+            EventKind::ContainerStarted { container, pid, restart_count, post_start: false, ready: false }
         )),
         (name.clone(), exit, proptest::option::of(any::<u64>())).prop_map(
             |(container, exit, restart_in_ms)| guest(EventKind::ContainerExited {
                 container,
                 exit,
+                message: None,
                 restart_in_ms
             })
         ),
@@ -299,7 +358,7 @@ proptest! {
     #[test]
     fn any_history_is_survived(inputs in proptest::collection::vec(any_input(), 0..60)) {
         let mut pod = machine(3);
-        let (mut ready, mut ends, mut bounded, mut put_off) = (0, 0, false, 0);
+        let (mut ready, mut ends, mut bounded, mut put_off, mut again) = (0, 0, false, 0, 0);
         for (now, input) in inputs.into_iter().enumerate() {
             let ended_before = pod.state.stage == Stage::Ended;
             let first_answer = input == Input::AgentUp;
@@ -312,6 +371,10 @@ proptest! {
                         prop_assert_eq!(pod.state.stage, Stage::Starting);
                     }
                     Effect::Ready => ready += 1,
+                    Effect::BootAgain => {
+                        again += 1;
+                        prop_assert_eq!((pod.state.stage, ready), (Stage::Starting, 0));
+                    }
                     Effect::End | Effect::Fail(_) => ends += 1,
                     Effect::Arm { .. } | Effect::Kill => bounded = true,
                     Effect::Disarm => bounded = false,
@@ -323,9 +386,11 @@ proptest! {
             // A stopping pod has a deadline or a killed sandbox, so that nobody waits for ever.
             prop_assert!(bounded || pod.state.stage != Stage::Stopping);
         }
-        prop_assert!(ready <= 1 && ends <= 1);
+        prop_assert!(ready <= 1 && ends <= 1 && again <= 1);
         prop_assert!(put_off <= 6, "the start of three containers was put off {} times", put_off);
         let mut last = pod.clone();
+        // The first sandbox may have been killed for its silence.
+        last.step(gone("end"), 98);
         last.step(gone("end"), 99);
         prop_assert_eq!(last.state.stage, Stage::Ended);
         for view in &last.state.containers {

@@ -1,7 +1,9 @@
 //! Containers that are threads of the fake guest: they print a line, echo their input, and end on request.
 
 use super::Manner;
+use magikvm_proto::files::FileTask;
 use magikvm_proto::id::ContainerName;
+use magikvm_proto::lifecycle::Role;
 use magikvm_proto::wire::{ContainerStats, ExitStatus};
 use magikvm_supervisor::sync::lock;
 use magikvm_supervisor::{
@@ -13,6 +15,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -38,6 +41,7 @@ struct Alive {
     ended: Ended,
     /// The output, closed at the process's end so that readers see the end.
     output: Option<File>,
+    errors: Option<File>,
 }
 
 impl std::fmt::Debug for FakeProcess {
@@ -55,10 +59,18 @@ impl FakeProcess {
         (&output).write_all(bytes)
     }
 
+    fn print_error(&self, bytes: &[u8]) -> io::Result<()> {
+        let errors = match &*lock(&self.0) {
+            Some(Alive { errors: Some(errors), .. }) => errors.try_clone()?,
+            _ => return Ok(()),
+        };
+        (&errors).write_all(bytes)
+    }
+
     fn end(&self, status: ExitStatus) {
         let alive = lock(&self.0).take();
-        if let Some(Alive { ended, output }) = alive {
-            drop(output);
+        if let Some(Alive { ended, output, errors }) = alive {
+            drop((output, errors));
             ended(status);
         }
     }
@@ -95,7 +107,7 @@ impl FakeContainers {
                 (pair.slave.try_clone()?, pair.slave, Some(pair.master))
             }
         };
-        let alive = Alive { ended, output: Some(File::from(output)) };
+        let alive = Alive { ended, output: Some(File::from(output)), errors: stdio.next().map(File::from) };
         let process = Arc::new(FakeProcess(Mutex::new(Some(alive))));
         lock(&self.processes).insert(key, Arc::clone(&process));
         let running = Arc::clone(&process);
@@ -135,10 +147,11 @@ impl Containers for FakeContainers {
             },
             _ => {}
         }
-        let (manner, greeting) = (self.manner, format!("hello from {name}\n"));
+        let greeting = format!("hello from {name}\n");
+        let code = exit_code(self.manner, order.plan.role, &name);
         self.make((name, None), order.stdio, ended, move |process, input| {
             process.print(greeting.as_bytes())?;
-            if let Manner::Exit(code) = manner {
+            if let Some(code) = code {
                 return Ok(Some(ExitStatus::exited(code)));
             }
             for line in BufReader::new(input).lines() {
@@ -159,8 +172,12 @@ impl Containers for FakeContainers {
             return Err(Failure::new(FailureKind::NoProgram, "there is no program \"missing\""));
         }
         let reads = order.request.stdin;
+        let files = order.request.files.clone();
         let key = (order.request.container.clone(), Some(order.id));
         self.make(key, order.stdio, ended, move |process, mut input| {
+            if let Some(task) = files {
+                return Ok(Some(copy(process, &task, input)));
+            }
             let mut buffer = vec![0; 64 << 10];
             if reads {
                 loop {
@@ -191,6 +208,10 @@ impl Containers for FakeContainers {
         Gone { completely: true, oom_killed: false }
     }
 
+    fn termination_message(&self, _container: &ContainerName) -> Option<String> {
+        None
+    }
+
     fn stats(&self, container: &ContainerName) -> Option<ContainerStats> {
         Some(ContainerStats {
             name: container.clone(),
@@ -204,6 +225,47 @@ impl Containers for FakeContainers {
 
     fn helpers(&self) -> Vec<i32> {
         Vec::new()
+    }
+}
+
+/// Copies files beneath the directory `MAGIKVM_FAKE_FILES`, which stands for every container. A file `stream` in it is sent as it is in the place
+/// of a directory `hostile`.
+fn copy(process: &FakeProcess, task: &FileTask, input: File) -> ExitStatus {
+    let root = PathBuf::from(std::env::var_os("MAGIKVM_FAKE_FILES").unwrap_or_default());
+    if task.path() == "/hostile" {
+        let sent = std::fs::read(root.join("stream")).and_then(|bytes| process.print(&bytes));
+        return ExitStatus::exited(i32::from(sent.is_err()));
+    }
+    match magikvm_supervisor::files::carry_out(task, &root, input, Printer(process)) {
+        Ok(()) => ExitStatus::exited(0),
+        Err(message) => {
+            let told = process.print_error(message.as_bytes());
+            ExitStatus::exited(if told.is_ok() { 1 } else { 2 })
+        }
+    }
+}
+
+/// The output of a process.
+struct Printer<'a>(&'a FakeProcess);
+
+impl Write for Printer<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.print(bytes).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The code with which a container ends at once. Init containers succeed, unless their name begins with `bad`; one that is `slow` runs
+/// until it is stopped. The manner is that of main containers.
+fn exit_code(manner: Manner, role: Role, name: &ContainerName) -> Option<i32> {
+    match (role, manner) {
+        (Role::Init, _) if name.as_str().starts_with("slow") => None,
+        (Role::Init, _) => Some(if name.as_str().starts_with("bad") { 3 } else { 0 }),
+        (Role::Main, Manner::Exit(code)) => Some(code),
+        (Role::Main | Role::Sidecar, _) => None,
     }
 }
 

@@ -83,7 +83,7 @@ enum Said {
 
 fn lie(manner: Manner, request: &Request, mut host: &UnixStream) -> Result<Said, CodecError> {
     match (manner, request) {
-        (Manner::Silent, Request::Hello { .. }) => std::thread::sleep(FOR_EVER),
+        (Manner::Silent | Manner::SilentOnce, Request::Hello { .. }) => std::thread::sleep(FOR_EVER),
         (Manner::Garbage, Request::Hello { .. }) => host.write_all(b"\x00\xff nonsense }\n")?,
         (Manner::EndlessLine, Request::Hello { .. }) => loop {
             host.write_all(&[b'x'; 4096])?;
@@ -130,6 +130,8 @@ fn lie_about_events(manner: Manner, host: &UnixStream) -> Result<(), CodecError>
         container,
         pid: 2,
         restart_count,
+        post_start: false,
+        ready: true,
     };
     match manner {
         Manner::UnknownContainer => {

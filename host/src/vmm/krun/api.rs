@@ -21,7 +21,7 @@ pub(super) fn version() -> Result<String, Unavailable> {
     } else {
         Err(Unavailable {
             reason: "this magikvm was compiled without libkrun".to_owned(),
-            remedy: "run with `--vmm qemu`, or compile magikvm with the feature `krun` (the default on Linux for x86_64 and aarch64)."
+            remedy: "Run with `--vmm qemu`, or compile magikvm with the feature `krun` (the default on Linux for x86_64 and aarch64)."
                 .to_owned(),
         })
     }
@@ -126,15 +126,15 @@ mod bound {
             check(call, answer).map(drop)
         }
 
-        /// A writable raw disk.
-        pub(in crate::vmm::krun) fn add_scratch(&self, id: &CStr, file: &str) -> Result<(), ApiError> {
+        /// A writable raw disk, by the name of its file.
+        pub(in crate::vmm::krun) fn add_writable(&self, file: &str) -> Result<(), ApiError> {
             let call = "krun_add_disk3";
             let file = c_string(call, file.as_bytes())?;
             // SAFETY: the strings end in NUL and outlive the call.
             let answer = unsafe {
                 ffi::krun_add_disk3(
                     self.0,
-                    id.as_ptr(),
+                    file.as_ptr(),
                     file.as_ptr(),
                     DISK_FORMAT_RAW,
                     false,

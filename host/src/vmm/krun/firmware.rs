@@ -37,7 +37,7 @@ pub(super) enum FirmwareError {
 pub(super) fn probe() -> Result<(), Unavailable> {
     load().map(drop).map_err(|error| Unavailable {
         reason: format!("{LIBRARY} cannot be loaded: {error}"),
-        remedy: "install libkrunfw, or leave out `--kernel libkrunfw`.".to_owned(),
+        remedy: "Install libkrunfw, or leave out `--kernel libkrunfw`.".to_owned(),
     })
 }
 

@@ -58,6 +58,8 @@ struct Settings {
     forward_port: u32,
     /// Name of the scratch disk in the working directory.
     scratch: Option<String>,
+    /// Names of the disks that outlive the VM.
+    lasting: Vec<String>,
     /// The directory that is shared with the guest.
     shared: Option<PathBuf>,
     network: Network,
@@ -153,6 +155,7 @@ impl Krun {
             agent_port: magikvm_proto::path::AGENT_PORT,
             forward_port: magikvm_proto::path::FORWARD_PORT,
             scratch: config.scratch.clone(),
+            lasting: config.lasting.clone(),
             shared: None,
             nested: config.nested,
         })
@@ -165,7 +168,7 @@ impl Vmm for Krun {
         if accel == Accel::Tcg {
             return Err(Unavailable {
                 reason: "libkrun has no software emulation".to_owned(),
-                remedy: "leave out `--accel tcg`, or let QEMU emulate with `--vmm qemu --accel tcg`."
+                remedy: "Leave out `--accel tcg`, or let QEMU emulate with `--vmm qemu --accel tcg`."
                     .to_owned(),
             });
         }
@@ -184,6 +187,7 @@ impl Vmm for Krun {
         let site = Site::new(config, &settings.kernel, dir)?;
         let mut spec = site.jail(Inside::Verb(VMM_VERB.to_owned()), SyscallFilter::Krun, Access::ReadWrite);
         spec.mounts.extend(site.files());
+        site.hold(&mut spec);
         spec.devices = vec!["/dev/kvm".into()];
         if let Some(shared) = &config.shared {
             spec.filter = SyscallFilter::KrunSharing;
@@ -207,7 +211,14 @@ impl Vmm for Krun {
         let (console, diagnostics) = vm.take_output()?;
         process::tell(&mut vm, &settings).map_err(start)?;
         let connector = Connector { socket, handshake: Handshake::Direct };
-        Ok(VmChild { processes: vec![vm], connector, console, diagnostics, reports: Some(reports) })
+        Ok(VmChild {
+            processes: vec![vm],
+            connector,
+            console,
+            diagnostics,
+            reports: Some(reports),
+            disk: None,
+        })
     }
 }
 

@@ -53,8 +53,8 @@ fn made(settings: &Settings) -> Result<super::api::Context, super::api::ApiError
     context.set_nested(settings.nested)?;
     context.set_kernel(&settings.kernel, &settings.initramfs, &settings.cmdline)?;
     context.add_disk(c"disk", &settings.disk)?;
-    if let Some(scratch) = &settings.scratch {
-        context.add_scratch(c"scratch", scratch)?;
+    for disk in settings.scratch.iter().chain(&settings.lasting) {
+        context.add_writable(disk)?;
     }
     if let Some(shared) = &settings.shared {
         context.add_shared(magikvm_proto::path::SHARED_TAG, shared)?;

@@ -7,7 +7,7 @@ use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// The hint for hosts without /dev/kvm.
-pub(super) const REMEDY: &str = "use a kernel with KVM that the firmware starts at exception level 2; in a VM, its host must offer nested virtualization.";
+pub(super) const REMEDY: &str = "Use a kernel with KVM that the firmware starts at exception level 2; in a VM, its host must offer nested virtualization.";
 /// Above the VM's memory. The code's `mov x1` has the same value.
 const NO_MEMORY: u64 = 0x10_0000;
 /// The program counter in `KVM_SET_ONE_REG`: `KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE`, and its place in `struct kvm_regs` in words.

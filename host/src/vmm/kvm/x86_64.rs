@@ -6,7 +6,7 @@ use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// The hint for hosts without /dev/kvm.
-pub(super) const REMEDY: &str = "enable virtualization in the firmware (or nested virtualization on the host of this VM), and load a module with `modprobe kvm_intel` or `modprobe kvm_amd`.";
+pub(super) const REMEDY: &str = "Enable virtualization in the firmware (or nested virtualization on the host of this VM), and load a module with `modprobe kvm_intel` or `modprobe kvm_amd`.";
 const PORT: u16 = 0x10;
 
 /// Page tables that map the first 2 MiB onto themselves, and the loop.

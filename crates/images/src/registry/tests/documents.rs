@@ -190,7 +190,7 @@ fn nobody_there_is_said_with_a_hint() {
     let repository = Repository::open_with(&config, &none, &reference, &cancel, super::quick()).unwrap();
     let error = repository.manifest(Which::Tag("b")).unwrap_err();
     assert!(matches!(error, RegistryError::Connect { problem: ConnectProblem::Refused, .. }), "{error:?}");
-    assert!(error.hint().unwrap().contains("nothing listens there"));
+    assert!(error.hint().unwrap().contains("Nothing listens there"));
 }
 
 #[test]

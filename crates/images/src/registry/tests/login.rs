@@ -120,7 +120,7 @@ fn basic_is_answered_with_the_login() {
     assert!(error.hint().unwrap().contains(&format!("podman login {}", server.host())));
     let wrong = login_for(&server).replace(BASIC, "bWU6b3RoZXI=");
     let error = logged_in(&server, &wrong).manifest(Which::Tag("latest")).unwrap_err();
-    assert!(error.hint().unwrap().contains("the login from auth.json does not suffice"), "{error:?}");
+    assert!(error.hint().unwrap().contains("The login from auth.json does not suffice"), "{error:?}");
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn a_registry_does_not_lead_inside() {
         let tokens = registry(target.to_owned());
         let error = plain(&tokens).manifest(Which::Tag("latest")).unwrap_err();
         assert!(matches!(error, RegistryError::Inward { .. }), "{target}: {error}");
-        assert!(error.hint().unwrap().contains("do not trust"));
+        assert!(error.hint().unwrap().contains("Do not trust"));
         assert_eq!((redirects.count(), tokens.count()), (1, 1));
     }
 }

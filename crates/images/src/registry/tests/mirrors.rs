@@ -66,7 +66,7 @@ fn when_all_fail_the_registrys_answer_counts() {
     let (registry, mirror) = (missing(), missing());
     let repository = with_mirrors(&registry, &[url(&mirror, "")], &Credentials::none());
     let error = repository.manifest(Which::Tag("latest")).unwrap_err();
-    assert!(error.is_not_found() && error.hint().unwrap().contains("check the name"));
+    assert!(error.is_not_found() && error.hint().unwrap().contains("Check the name"));
     assert!(matches!(&error, RegistryError::Everywhere { .. }), "{error}");
     assert!(error.to_string().contains(&mirror.host()), "{error}");
     assert!(repository.referrers(&Digest::of(b"x"), None).unwrap().is_empty());
@@ -127,7 +127,7 @@ fn a_mirror_with_wrong_bytes_is_passed_over() {
     for server in [&breaks_off, &first, &second, &registry] {
         assert!(text.contains(&server.host()), "{text}");
     }
-    assert!(!repository.take_passed_over() && error.hint().unwrap().contains("do not trust"));
+    assert!(!repository.take_passed_over() && error.hint().unwrap().contains("Do not trust"));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::{any_input, ended, gone, guest, machine, started};
 use crate::pod::events::HostEvent;
 use crate::pod::failure::RunStage;
 use crate::pod::step::*;
+use crate::store::sandbox::SandboxFailure;
 use magikvm_proto::wire::EventKind;
 use proptest::prelude::*;
 
@@ -120,7 +121,11 @@ fn a_boot_that_somebody_stopped_fails_in_its_time_and_says_so() {
             pod.step(Input::AgentUp, 1);
         }
         assert_eq!(pod.step(ALL, 2), [Effect::Note(HostEvent::Paused)]);
-        match pod.step(Input::Deadline, 3).as_slice() {
+        if !up {
+            // Where others get a second boot.
+            assert!(matches!(pod.step(Input::Deadline, 3)[..], [Effect::Arm { .. }]));
+        }
+        match pod.step(Input::Deadline, 4).as_slice() {
             [Effect::Fail(failure)] => {
                 assert_eq!(failure.stage, stage);
                 assert!(failure.message.ends_with("its processes were stopped by a signal (SIGSTOP)"));
@@ -156,6 +161,9 @@ proptest! {
                 _ => None,
             };
             let effects = pod.step(input, u64::try_from(now).unwrap());
+            if effects.contains(&Effect::BootAgain) {
+                seen = Motion::Running;
+            }
             if pod.state.stage == Stage::Ended {
                 for request in [PauseRequest::Pause, PauseRequest::Resume] {
                     prop_assert!(matches!(pod.outcome(request), Some(Err(_))));
@@ -170,4 +178,44 @@ proptest! {
             }
         }
     }
+}
+
+fn full() -> Input {
+    Input::Disk(DiskState::Full { dir: "/disk".into() })
+}
+
+#[test]
+fn a_vm_without_room_stands_still_until_there_is_some() {
+    let mut pod = running();
+    assert_eq!(pod.step(full(), 10), [Effect::Note(HostEvent::DiskFull { dir: "/disk".into() })]);
+    assert_eq!(pod.state.disk_full.as_ref().unwrap().since_ms, 10);
+    assert!(pod.step(full(), 11).is_empty(), "again is nothing new");
+    assert!(pod.step(Input::HostClockJumped, 12).is_empty(), "it cannot be told");
+    let told = [Effect::Note(HostEvent::DiskHasRoom), Effect::TellTime(ClockReason::Pause)];
+    assert_eq!(pod.step(Input::Disk(DiskState::HasRoom), 20), told);
+    assert_eq!(pod.state.disk_full, None);
+    assert!(pod.step(Input::Disk(DiskState::HasRoom), 21).is_empty());
+}
+
+#[test]
+fn a_vm_without_room_can_be_ended() {
+    let broken = |pod: &Machine| pod.state.broken.as_ref().unwrap().reason;
+    let mut pod = running();
+    pod.step(full(), 10);
+    assert_eq!(pod.step(Input::Stop { grace_ms: 0 }, 11), [Effect::Kill]);
+    assert_eq!(broken(&pod), SandboxFailure::HostDiskFull);
+    // With a grace period it may find room.
+    let mut pod = running();
+    pod.step(full(), 10);
+    assert_eq!(pod.step(Input::Stop { grace_ms: 5000 }, 11)[0], Effect::Shutdown { grace_ms: 5000 });
+    assert_eq!(pod.step(Input::Deadline, 12), [Effect::Kill]);
+    assert_eq!(broken(&pod), SandboxFailure::HostDiskFull);
+    pod.step(gone("killed"), 13);
+    assert_eq!((pod.state.stage, pod.state.disk_full.clone()), (Stage::Ended, None));
+    let mut pod = machine(1);
+    pod.step(Input::AgentUp, 1);
+    pod.step(full(), 2);
+    let [Effect::Fail(failure)] = &pod.step(Input::Deadline, 3)[..] else { panic!("the start fails") };
+    assert!(failure.message.ends_with("; the host's disk is full"), "{}", failure.message);
+    assert_eq!(failure.reason, Some(SandboxFailure::HostDiskFull));
 }

@@ -10,6 +10,14 @@ fn image() -> Reference {
     "registry.example/app:1".parse().unwrap()
 }
 
+fn pull() -> Pull {
+    Pull { image: image(), took_ms: 1 }
+}
+
+pub(super) fn done() -> FromPuller {
+    FromPuller::Done { pulls: vec![pull()] }
+}
+
 pub(super) fn progress() -> FromPuller {
     FromPuller::Progress { image: image(), progress: Progress::Resolving }
 }
@@ -41,7 +49,7 @@ fn images_that_are_there_let_the_pod_start() {
     let mut pod = pulling();
     let shown = Effect::ShowProgress { image: image(), progress: Progress::Resolving };
     assert_eq!(pod.step(Input::Puller(progress()), 2), [shown]);
-    assert_eq!(pod.step(Input::Puller(FromPuller::Done), 3), [Effect::Pulled]);
+    assert_eq!(pod.step(Input::Puller(done()), 3), [Effect::Pulled(vec![pull()])]);
     // That the process ends after its last word is nothing new.
     assert!(pod.step(Input::PullerGone(without_a_word()), 4).is_empty());
     assert!(pod.step(Input::Puller(progress()), 5).is_empty());
@@ -65,7 +73,7 @@ fn a_pull_that_fails_is_the_failure_of_the_run() {
 #[test]
 fn a_pull_is_given_up_when_its_user_wants_that_and_at_once_when_asked_again() {
     let last_words = [
-        Input::Puller(FromPuller::Done),
+        Input::Puller(done()),
         Input::Puller(FromPuller::Failed(Box::new(not_there()))),
         Input::PullerGone(without_a_word()),
     ];
@@ -104,7 +112,7 @@ proptest! {
                         given_up = true;
                     }
                     Effect::ShowProgress { .. } => prop_assert!(was_pulling),
-                    Effect::Pulled => prop_assert!(was_pulling && !given_up),
+                    Effect::Pulled(_) => prop_assert!(was_pulling && !given_up),
                     Effect::Ready | Effect::Kill | Effect::Shutdown { .. } => prop_assert!(!given_up),
                     _ => {}
                 }

@@ -1,0 +1,115 @@
+//! The output of one pod of a foreground run: first that of its init containers and sidecars, and that of all containers once the pod runs.
+
+use super::follow::removed;
+use crate::cli::error::CliError;
+use crate::cli::logs::{self, Follow, Show};
+use crate::pod::interface::{PodError, PodRuntimeInterface};
+use crate::pod::run::RunRequest;
+use crate::store::record::Found;
+use crate::store::text::ignore;
+use crate::store::thread::{self, ThreadError};
+use magikvm_proto::id::PodId;
+use magikvm_proto::lifecycle::Role;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+/// A thread that shows a pod's logs until the pod has ended.
+pub(super) struct Viewer {
+    begun: Sender<()>,
+    ready: Sender<()>,
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<Result<(), CliError>>,
+}
+
+impl Viewer {
+    /// Waits for [`Viewer::begin`]. `over` is set when the pod has ended.
+    pub(super) fn start(
+        pods: &PodRuntimeInterface,
+        id: &PodId,
+        show: Show,
+        over: Arc<AtomicBool>,
+    ) -> Result<Self, ThreadError> {
+        let ((begun, begins), (ready, runs)) = (channel(), channel());
+        let (pods, id, ended) = (pods.clone(), id.clone(), Arc::clone(&over));
+        let thread = thread::start("logs", move || view(&pods, &id, &show, &begins, &runs, &ended))?;
+        Ok(Self { begun, ready, over, thread })
+    }
+
+    /// The pod has logs.
+    pub(super) fn begin(&self) {
+        ignore(self.begun.send(()), "it has failed, which its end tells");
+    }
+
+    /// The pod runs.
+    pub(super) fn ready(&self) {
+        self.begin();
+        ignore(self.ready.send(()), "it has failed, which its end tells");
+    }
+
+    /// Waits until all has been shown of a pod that has ended.
+    pub(super) fn end(self) -> Result<(), CliError> {
+        drop((self.begun, self.ready));
+        self.thread.join().unwrap_or(Ok(()))
+    }
+
+    /// Shows what is left of a pod that has failed to start.
+    pub(super) fn give_up(self) {
+        self.over.store(true, Ordering::Release);
+        ignore(self.end(), "the failure of the start says more");
+    }
+}
+
+fn view(
+    pods: &PodRuntimeInterface,
+    id: &PodId,
+    show: &Show,
+    begins: &Receiver<()>,
+    runs: &Receiver<()>,
+    over: &AtomicBool,
+) -> Result<(), CliError> {
+    // The other side has given up, and there is nothing to show.
+    if begins.recv().is_err() {
+        return Ok(());
+    }
+    let gone = |error| match error {
+        PodError::NotFound { .. } => removed(id),
+        error => error.into(),
+    };
+    let found = pods.find(id).map_err(gone)?;
+    let containers = pods.containers(&found, None, id).map_err(gone)?;
+    let mut readers = pods.logs(&found, containers);
+    let is_over = || over.load(Ordering::Acquire);
+    // They come before the others.
+    let first = before_main(&found);
+    if let Some(first) = readers.get_mut(..first).filter(|first| !first.is_empty()) {
+        let until = || is_over() || !pods.find(id).is_ok_and(|found| found.is_starting());
+        logs::show(first, &found.dir, show.clone(), None, Follow::Until(&until))?;
+    }
+    if runs.recv().is_err() {
+        return Ok(());
+    }
+    logs::show(&mut readers, &found.dir, show.clone(), None, Follow::Until(&is_over)).map(|_| ())
+}
+
+/// The number of containers that have to come before the main ones.
+fn before_main(found: &Found) -> usize {
+    let containers = found.record.iter().flat_map(|record| &record.containers);
+    containers.take_while(|container| container.role != Role::Main).count()
+}
+
+/// How the output of each pod looks.
+pub(super) fn shows(requests: &[RunRequest], no_prefix: bool) -> Vec<Show> {
+    let longest = |request: &RunRequest| {
+        let names = request.plan.containers.iter().map(|container| container.name.as_str().len());
+        names.max().unwrap_or(0)
+    };
+    let names = match requests {
+        [_] => vec![String::new()],
+        _ => logs::names(requests.iter().map(|request| &request.plan.id)),
+    };
+    let width = names.iter().zip(requests).map(|(name, request)| name.len() + longest(request)).max();
+    let width = width.unwrap_or(0);
+    names.into_iter().map(|pod| Show { prefix: !no_prefix, pod, width, ..Show::default() }).collect()
+}

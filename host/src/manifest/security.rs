@@ -1,0 +1,199 @@
+//! Who a container is and what it may do.
+
+use super::checks::Build;
+use super::k8s;
+use super::names;
+use super::plan::{
+    CapabilityList, PrivilegeEscalation, ProcMount, RootFilesystem, RootUser, RuntimeClass, Seccomp, Security,
+};
+use super::problem::quote;
+use magikvm_proto::security::{ImageGroups, Privilege};
+use magikvm_proto::volume::check_sub_path;
+use oci_spec::runtime::Capability;
+
+/// Largest user or group id (core/v1).
+const MAX_ID: i64 = i32::MAX as i64;
+/// Most additional groups of a container.
+const MAX_GROUPS: usize = 64;
+/// Longest path of a profile below the directory of profiles, in bytes.
+const MAX_PROFILE_PATH: usize = 255;
+
+impl Build<'_> {
+    pub(super) fn security(&mut self, path: &str, written: &k8s::ContainerSecurity) -> Security {
+        let pod = &self.written.pod.spec.security_context;
+        let (pod_user, pod_group) = (pod.run_as_user, pod.run_as_group);
+        let non_root = written.run_as_non_root.or(pod.run_as_non_root).unwrap_or(false);
+        let field = |own: bool, name: &str| match own {
+            true => format!("{path}.{name}"),
+            false => format!("spec.securityContext.{name}"),
+        };
+        let user_path = field(written.run_as_user.is_some(), "runAsUser");
+        let run_as_user = self.id_number(&user_path, written.run_as_user.or(pod_user));
+        let group_path = field(written.run_as_group.is_some(), "runAsGroup");
+        let run_as_group = self.id_number(&group_path, written.run_as_group.or(pod_group));
+        if non_root && run_as_user == Some(0) {
+            self.problem(&user_path, "is 0, which runAsNonRoot forbids", "");
+        }
+        let add_capabilities =
+            self.capabilities(&format!("{path}.capabilities.add"), &written.capabilities.add);
+        let drop_capabilities =
+            self.capabilities(&format!("{path}.capabilities.drop"), &written.capabilities.drop);
+        let sys_admin = match &add_capabilities {
+            CapabilityList::All => true,
+            CapabilityList::Only(list) => list.contains(&Capability::SysAdmin),
+        };
+        if written.allow_privilege_escalation == Some(false) && (sys_admin || written.privileged) {
+            let what = if written.privileged { "is privileged" } else { "gets CAP_SYS_ADMIN" };
+            let message = format!("can't be false for a container that {what}");
+            self.problem(&format!("{path}.allowPrivilegeEscalation"), message, "");
+        }
+        if written.privileged {
+            self.only_in_a_vm(&format!("{path}.privileged"));
+        }
+        let proc_mount = self.one_of(
+            &format!("{path}.procMount"),
+            written.proc_mount.as_deref(),
+            ProcMount::default(),
+            &[("Default", ProcMount::Masked), ("Unmasked", ProcMount::Unmasked)],
+        );
+        let own_profile = !written.seccomp_profile.is_empty();
+        Security {
+            run_as_user,
+            run_as_group,
+            root_user: if non_root { RootUser::Refused } else { RootUser::Allowed },
+            root_filesystem: match written.read_only_root_filesystem {
+                true => RootFilesystem::ReadOnly,
+                false => RootFilesystem::Writable,
+            },
+            privilege_escalation: match written.allow_privilege_escalation {
+                Some(false) => PrivilegeEscalation::Denied,
+                _ => PrivilegeEscalation::Allowed,
+            },
+            add_capabilities,
+            drop_capabilities,
+            privilege: if written.privileged { Privilege::Privileged } else { Privilege::Confined },
+            proc_mount,
+            seccomp: match own_profile {
+                true => self.seccomp(&format!("{path}.seccompProfile"), &written.seccomp_profile),
+                false => {
+                    let written = self.written;
+                    let profile = &written.pod.spec.security_context.seccomp_profile;
+                    self.seccomp("spec.securityContext.seccompProfile", profile)
+                }
+            },
+        }
+    }
+
+    /// Refuses a field that gives a container power over its kernel, unless that kernel is the pod's own.
+    fn only_in_a_vm(&mut self, path: &str) {
+        let class = self.written.pod.spec.runtime_class_name.as_deref().unwrap_or_default();
+        let vm = RuntimeClass::PodMicrovmContainers;
+        // An unknown class is reported elsewhere.
+        let shares = RuntimeClass::ALL.iter().any(|other| *other != vm && other.as_str() == class);
+        if shares {
+            let message = format!("is possible only in a VM, and pods of the class {class} have none");
+            self.problem(path, message, format!("write `runtimeClassName: {vm}`, or leave it out"));
+        }
+    }
+
+    fn seccomp(&mut self, path: &str, written: &k8s::SeccompProfile) -> Seccomp {
+        if written.is_empty() {
+            return Seccomp::default();
+        }
+        let (type_at, file_at) = (format!("{path}.type"), format!("{path}.localhostProfile"));
+        let file = written.localhost_profile.as_deref().filter(|file| !file.is_empty());
+        #[derive(Clone, Copy, PartialEq)]
+        enum Kind {
+            RuntimeDefault,
+            Localhost,
+            Unconfined,
+        }
+        let table = [
+            ("RuntimeDefault", Kind::RuntimeDefault),
+            ("Localhost", Kind::Localhost),
+            ("Unconfined", Kind::Unconfined),
+        ];
+        let kind = self.required(&type_at, written.kind.as_deref().filter(|kind| !kind.is_empty()));
+        let kind = self.one_of(&type_at, kind, Kind::RuntimeDefault, &table);
+        match (kind, file) {
+            (Kind::Localhost, Some(file)) => {
+                let long = (file.len() > MAX_PROFILE_PATH).then(|| "is too long".to_owned());
+                let checked = match long {
+                    Some(message) => Err(message),
+                    None => check_sub_path(file).map_err(|error| format!("{} {error}", quote(file))),
+                };
+                self.check(&file_at, checked);
+                return Seccomp::Localhost(file.to_owned());
+            }
+            (Kind::Localhost, None) => {
+                let hint = "it is the path of a profile below the directory `seccomp` of the configuration";
+                self.problem(&file_at, "is missing", hint);
+            }
+            (_, Some(_)) => {
+                self.problem(&file_at, "is only for the type Localhost", "leave it out");
+            }
+            (_, None) => {}
+        }
+        match kind {
+            Kind::Unconfined => {
+                self.only_in_a_vm(&type_at);
+                Seccomp::Unconfined
+            }
+            Kind::RuntimeDefault | Kind::Localhost => Seccomp::RuntimeDefault,
+        }
+    }
+
+    /// The group of the volumes, and the additional groups of all containers, including that one.
+    pub(super) fn groups(&mut self, spec: &k8s::Spec) -> (Option<u32>, Vec<u32>) {
+        let written = &spec.security_context;
+        let volumes = self.id_number("spec.securityContext.fsGroup", written.fs_group);
+        let path = "spec.securityContext.supplementalGroups";
+        self.count(path, written.supplemental_groups.len(), MAX_GROUPS);
+        let additional = written.supplemental_groups.iter().take(MAX_GROUPS).enumerate();
+        let additional =
+            additional.filter_map(|(index, group)| self.id_number(&format!("{path}[{index}]"), Some(*group)));
+        let mut groups: Vec<u32> = additional.chain(volumes).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        (volumes, groups)
+    }
+
+    pub(super) fn image_groups(&mut self, spec: &k8s::Spec) -> ImageGroups {
+        let table = [("Merge", ImageGroups::Merge), ("Strict", ImageGroups::Strict)];
+        let written = spec.security_context.supplemental_groups_policy.as_deref();
+        self.one_of("spec.securityContext.supplementalGroupsPolicy", written, ImageGroups::Merge, &table)
+    }
+
+    fn id_number(&mut self, path: &str, id: Option<i64>) -> Option<u32> {
+        let id = id?;
+        match u32::try_from(id) {
+            Ok(number) if id <= MAX_ID => Some(number),
+            _ => {
+                self.problem(path, format!("must be 0 to {MAX_ID}, not {id}"), "");
+                None
+            }
+        }
+    }
+
+    fn capabilities(&mut self, path: &str, names: &[String]) -> CapabilityList {
+        let mut list = Vec::new();
+        let mut all = false;
+        for (index, name) in names.iter().enumerate() {
+            if name.eq_ignore_ascii_case("ALL") {
+                all = true;
+            } else if let Some(capability) = names::capability(name) {
+                list.push(capability);
+            } else {
+                let hint = "names are those of capabilities(7), with or without CAP_";
+                self.problem(
+                    &format!("{path}[{index}]"),
+                    format!("{} is not a capability", quote(name)),
+                    hint,
+                );
+            }
+        }
+        list.sort_by_key(Capability::to_string);
+        list.dedup();
+        if all { CapabilityList::All } else { CapabilityList::Only(list) }
+    }
+}

@@ -1,0 +1,209 @@
+//! Security contexts, the resources of a whole pod, and how much a plan may hold.
+
+use super::*;
+
+#[test]
+fn profiles_need_what_their_type_says() {
+    let of = |profile: &str| container(&format!("    securityContext: {{seccompProfile: {profile}}}\n"));
+    let at = "spec.containers[0].securityContext.seccompProfile";
+    for (profile, expected) in [
+        ("{type: Localhost}", "localhostProfile: is missing"),
+        ("{localhostProfile: a.json}", "type: is missing"),
+        ("{type: Unconfined, localhostProfile: a.json}", "localhostProfile: is only for the type Localhost"),
+        ("{type: Localhost, localhostProfile: /etc/a.json}", "localhostProfile: \"/etc/a.json\""),
+        ("{type: Localhost, localhostProfile: a/../../b}", "localhostProfile: \"a/../../b\""),
+        ("{type: Strict}", "type: \"Strict\" is not one of RuntimeDefault, Localhost, Unconfined"),
+    ] {
+        assert_problem(&of(profile), &format!("{at}.{expected}"));
+    }
+    assert_eq!(plan(&of("{}")).containers[0].security.seccomp, Seccomp::RuntimeDefault);
+    let unconfined = format!("{}  runtimeClassName: pod-containers\n", of("{type: Unconfined}"));
+    assert_problem(&unconfined, "seccompProfile.type: is possible only in a VM");
+    // Of the pod, for containers that have none.
+    let pod = "    securityContext: {seccompProfile: {type: RuntimeDefault}}\n  - {name: b, image: b}\n  securityContext: {seccompProfile: {type: Unconfined}}\n";
+    let found = plan(&container(pod)).containers;
+    assert_eq!(found[0].security.seccomp, Seccomp::RuntimeDefault);
+    assert_eq!(found[1].security.seccomp, Seccomp::Unconfined);
+}
+
+#[test]
+fn what_no_kernel_of_ours_enforces_is_refused_by_name() {
+    for (context, expected) in [
+        ("{appArmorProfile: {type: Localhost, localhostProfile: x}}", "appArmorProfile.type: \"Localhost\""),
+        ("{seLinuxOptions: {level: \"s0:c1\"}}", "seLinuxOptions.level: is not supported"),
+        ("{windowsOptions: {runAsUserName: Me}}", "windowsOptions: is not supported"),
+        (
+            "{privileged: true, allowPrivilegeEscalation: false}",
+            "can't be false for a container that is privileged",
+        ),
+        ("{procMount: None}", "procMount: \"None\" is not one of Default, Unmasked"),
+    ] {
+        assert_problem(&container(&format!("    securityContext: {context}\n")), expected);
+    }
+    for nothing in ["{type: RuntimeDefault}", "{type: Unconfined}", "{}", "null"] {
+        let context = format!("{{appArmorProfile: {nothing}, seLinuxOptions: {{level: \"\"}}}}");
+        let parsed = parse_all(
+            container(&format!("    securityContext: {context}\n  securityContext: {context}\n")).as_bytes(),
+            "x",
+        );
+        assert_eq!(parsed.unwrap().ignored, [], "{nothing}");
+    }
+    for users in ["true", "false"] {
+        let parsed = parse_all(
+            pod(&format!("  hostUsers: {users}\n  containers: [{{name: a, image: b}}]\n")).as_bytes(),
+            "x",
+        );
+        assert_eq!(parsed.unwrap().ignored, []);
+    }
+    assert_problem(
+        &pod("  readinessGates: [{conditionType: a.example/ready}]\n  containers: [{name: a, image: b}]\n"),
+        "spec.readinessGates: is not supported: nothing here sets the conditions",
+    );
+}
+
+/// A pod with these resources and containers with those.
+fn pod_of(resources: &str, containers: &[&str]) -> String {
+    let containers: Vec<String> = containers
+        .iter()
+        .enumerate()
+        .map(|(index, resources)| format!("  - {{name: c{index}, image: b, resources: {resources}}}\n"))
+        .collect();
+    pod(&format!("  resources: {resources}\n  containers:\n{}", containers.concat()))
+}
+
+/// The rules of Kubernetes' KEP-2837.
+#[test]
+fn requests_of_a_pod_have_the_defaults_of_an_api_server() {
+    let request = |resources: &str, containers: &[&str]| {
+        let resources = plan(&pod_of(resources, containers)).resources;
+        (resources.cpu_request_millis, resources.memory_request_bytes.map(|bytes| bytes >> 20))
+    };
+    assert_eq!(request("{limits: {cpu: 2, memory: 64Mi}}", &["{}"]), (Some(2000), Some(64)));
+    let asking = "{requests: {cpu: 500m, memory: 16Mi}}";
+    assert_eq!(request("{limits: {cpu: 2, memory: 64Mi}}", &[asking, asking]), (Some(1000), Some(32)));
+    assert_eq!(request("{requests: {memory: 64Mi}}", &[asking]), (None, Some(64)));
+    assert_eq!(request("{}", &[asking]), (None, None));
+    for (resources, containers, expected) in [
+        (
+            "{limits: {memory: 64Mi}}",
+            &["{limits: {memory: 65Mi}}"][..],
+            "limits.memory: is 67108864 bytes, and that of container c0 is 68157440 bytes",
+        ),
+        (
+            "{requests: {cpu: 900m}}",
+            &[asking, asking],
+            "requests.cpu: is 900m, and the containers request 1000m",
+        ),
+        ("{limits: {cpu: 900m}}", &[asking, asking], "limits.cpu: is 900m, and the containers request 1000m"),
+        (
+            "{limits: {cpu: 1}, requests: {cpu: 2}}",
+            &["{}"],
+            "requests.cpu: \"2\" is more than the limit \"1\"",
+        ),
+        ("{limits: {memory: 64}}", &["{}"], "limits.memory: \"64\" is 64 bytes"),
+    ] {
+        assert_problem(&pod_of(resources, containers), &format!("spec.resources.{expected}"));
+    }
+}
+
+#[test]
+fn the_vm_is_as_large_as_its_pod_may_be() {
+    let size = |resources: &str, containers: &[&str]| {
+        let vm = plan(&pod_of(resources, containers)).vm;
+        (vm.memory.get(), vm.vcpus.get())
+    };
+    assert_eq!(size("{limits: {cpu: 1500m, memory: 100Mi}}", &["{}", "{}"]), (100 + 96 + 16, 2));
+    // Less than the containers' limits together.
+    let half = "{limits: {cpu: 1, memory: 80Mi}, requests: {cpu: 100m, memory: 1Mi}}";
+    assert_eq!(size("{limits: {cpu: 1, memory: 100Mi}}", &[half, half]), (100 + 96 + 16, 1));
+    assert_eq!(size("{requests: {cpu: 3, memory: 600Mi}}", &["{}"]).0, 600 + 96 + 8);
+}
+
+fn with_object(kind: &str, size: usize, spec: &str) -> String {
+    let value = "x".repeat(size);
+    format!(
+        "{}---\napiVersion: v1\nkind: {kind}\nmetadata: {{name: large}}\ndata: {{k: \"{value}\"}}\n",
+        pod(spec)
+    )
+}
+
+#[test]
+fn copies_are_counted_while_they_are_made() {
+    let variable = "{name: A, valueFrom: {configMapKeyRef: {name: large, key: k}}}";
+    let env = vec![variable; 3000].join(", ");
+    let text =
+        with_object("ConfigMap", 400_000, &format!("  containers: [{{name: a, image: b, env: [{env}]}}]\n"));
+    let found = problems(&text);
+    assert!(
+        found.contains("spec.containers[0].env[1]: brings the variables of the container to 800002 bytes, at most 524288 are possible (mount large values as files)"),
+        "{found}"
+    );
+    // Each file is a part of the plan.
+    let item = |index: usize| format!("{{key: k, path: f{index}}}");
+    let items: Vec<String> = (0..60).map(item).collect();
+    let volume = format!("{{name: v, configMap: {{name: large, items: [{}]}}}}", items.join(", "));
+    let text = with_object(
+        "ConfigMap",
+        400_000,
+        &format!("  containers: [{{name: a, image: b}}]\n  volumes: [{volume}]\n"),
+    );
+    let found = problems(&text);
+    assert!(
+        found.contains("spec.volumes[0].configMap.items[26].path: brings the files of the Pod's ConfigMaps, Secrets and downward API to 10800000 bytes"),
+        "{found}"
+    );
+    assert_eq!(found.lines().count(), 1, "{found}");
+}
+
+#[test]
+fn a_message_says_how_many_files_there_are() {
+    use crate::manifest::input::{Accepts, Source, read};
+    let pod = container("    envFrom: [{configMapRef: {name: gone}}]\n");
+    let source = |origin: &str, text: &str| Source {
+        origin: origin.to_owned(),
+        bytes: text.as_bytes().to_vec(),
+        accepts: Accepts::Everything,
+    };
+    let other = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: other}\n";
+    let found = read(&[source("a.yaml", &pod), source("b.yaml", other)], &mut |_, _| None);
+    let problem = found.problems()[0].to_string();
+    assert!(problem.contains("there is no ConfigMap \"gone\" in these files"), "{problem}");
+    assert_problem(&pod, "there is no ConfigMap \"gone\" in this file");
+}
+
+/// The Pod of Kubernetes' page, with the placeholder that the guest replaces.
+#[test]
+fn variables_of_files_are_read_in_the_guest() {
+    let of = |file: &str, volume: &str| {
+        container(&format!(
+            "    env: [{{name: A, valueFrom: {{fileKeyRef: {file}}}}}, {{name: B, value: \"is $(A)\"}}]\n    command: [echo, $(A)]\n  volumes: [{volume}]\n"
+        ))
+    };
+    let dir = "{name: config, emptyDir: {}}";
+    let key = "{volumeName: config, path: config.env, key: DB_ADDRESS}";
+    let plan = plan(&of(key, dir));
+    let facts = PodFacts { uid: "uid".to_owned(), ..PodFacts::default() };
+    let image = crate::image::ImageDefaults { env: vec!["A=image".to_owned()], ..Default::default() };
+    let process = resolve_process(&plan.containers[0], &image, &facts).unwrap();
+    assert_eq!(process.args, ["echo", "uid:0"]);
+    assert_eq!(process.env[2..], ["A=uid:0".to_owned(), "B=is uid:0".to_owned()]);
+    let variable = &process.file_variables[0];
+    assert_eq!(
+        (variable.volume, variable.path.as_str(), variable.key.as_str()),
+        (0, "config.env", "DB_ADDRESS")
+    );
+    assert_eq!(variable.missing, magikvm_proto::variable::Missing::Fails);
+    let optional = "{volumeName: config, path: config.env, key: DB_ADDRESS, optional: true}";
+    let process = resolve_process(&self::plan(&of(optional, dir)).containers[0], &image, &facts).unwrap();
+    let instead = magikvm_proto::variable::Missing::Instead(Some("image".to_owned()));
+    assert_eq!(process.file_variables[0].missing, instead);
+    for (file, volume, expected) in [
+        (key, "{name: other}", "volumeName: there is no volume \"config\""),
+        (key, "{name: config, hostPath: {path: /x}}", "volumeName: \"config\" is not an emptyDir"),
+        ("{volumeName: config, path: ../x, key: A}", dir, "path: \"../x\""),
+        ("{volumeName: config, path: x, key: A=B}", dir, "key: "),
+        ("{volumeName: config, key: A}", dir, "path: is missing"),
+    ] {
+        assert_problem(&of(file, volume), &format!("env[0].valueFrom.fileKeyRef.{expected}"));
+    }
+}

@@ -1,0 +1,153 @@
+//! An ordinary user who runs pods in real VMs: the files, the program and, in the lab, an account with subordinate ids and a delegated
+//! control group.
+
+use crate::command::Cmd;
+use crate::host::program;
+use crate::manifest::Pod;
+use crate::net::Namespace;
+use crate::virtual_machine::{Driver, VmHost, guest_image, in_path};
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+/// A user ID without an account, without subordinate ids and without a control group.
+pub const NO_ACCOUNT: u32 = 54_321;
+
+/// Where an account's subordinate ids begin, and how many there are.
+pub const SUBORDINATE: (u32, u32) = (700_000, 65_536);
+
+/// A host whose files belong to an ordinary user, who runs everything. The host's image was imported by root.
+#[derive(Debug)]
+pub struct Ordinary {
+    host: VmHost,
+    uid: u32,
+    program: PathBuf,
+    /// The control group that commands start in.
+    group: Option<PathBuf>,
+}
+
+impl std::ops::Deref for Ordinary {
+    type Target = VmHost;
+
+    fn deref(&self) -> &VmHost {
+        &self.host
+    }
+}
+
+fn copy(from: &Path, to: &Path, mode: u32) {
+    fs::copy(from, to).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+    fs::set_permissions(to, fs::Permissions::from_mode(mode)).expect("its mode");
+}
+
+impl Ordinary {
+    /// Waits for a turn.
+    pub fn new(driver: Driver, uid: u32) -> Self {
+        let mut host = VmHost::with(driver);
+        let (own, guest) = (host.file("magikvm"), host.file("guest"));
+        copy(program(), &own, 0o755);
+        fs::create_dir(&guest).expect("a new directory");
+        for part in ["vmlinux", "initramfs", "manifest.json"] {
+            copy(&Path::new(&guest_image()).join(part), &guest.join(part), 0o644);
+        }
+        host.set_env("MAGIKVM_GUEST", guest.to_string_lossy());
+        if driver == Driver::Qemu {
+            let vsock = host.file("vhost-device-vsock");
+            copy(&in_path("vhost-device-vsock"), &vsock, 0o755);
+            host.set_env("MAGIKVM_VHOST_DEVICE_VSOCK", vsock.to_string_lossy());
+        }
+        let top = host.root().parent().expect("it is in a directory").to_owned();
+        Cmd::new("/bin/chown").args(["-R", &format!("{uid}:{uid}")]).arg(top).ok();
+        Self { host, uid, program: own, group: None }
+    }
+
+    /// A user with an account, for the lab only, since it writes to `/etc`.
+    pub fn with_account(driver: Driver, name: &str, uid: u32) -> Self {
+        assert!(magikvm_lab::is_inside(), "accounts are made in the lab only");
+        let user = Self::new(driver, uid);
+        let home = user.file("home");
+        append("/etc/passwd", &format!("{name}:x:{uid}:{uid}::{}:/bin/sh\n", home.display()));
+        append("/etc/group", &format!("{name}:x:{uid}:\n"));
+        user
+    }
+
+    /// Delegates a new control group of version 2 to the user. Its commands start in a group beneath it from now on.
+    pub fn delegate(&mut self, name: &str) -> PathBuf {
+        let top = Path::new("/sys/fs/cgroup").join(name);
+        let shell = top.join("shell");
+        for dir in [&top, &shell] {
+            fs::create_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+            for file in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
+                chown(dir.join(file), Some(self.uid), Some(self.uid)).expect("change its owner");
+            }
+        }
+        self.start_in(Some(shell));
+        top
+    }
+
+    /// Lets commands start in this control group from now on.
+    pub fn start_in(&mut self, group: Option<PathBuf>) {
+        self.group = group;
+    }
+
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// A new file or directory of the test's files that belongs to these ids.
+    #[track_caller]
+    pub fn make(&self, path: &str, owner: u32, content: Option<&str>) -> PathBuf {
+        let path = self.file(path);
+        match content {
+            Some(text) => fs::write(&path, text).expect("a new file"),
+            None => fs::create_dir(&path).expect("a new directory"),
+        }
+        chown(&path, Some(owner), Some(owner)).expect("change its owner");
+        path
+    }
+
+    /// `magikvm` with these arguments, run by the user.
+    pub fn cmd<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Cmd {
+        self.become_user(self.host.other("/usr/bin/env")).args(args)
+    }
+
+    /// The same in a network namespace.
+    pub fn cmd_in<A: AsRef<OsStr>>(&self, namespace: &Namespace, args: impl IntoIterator<Item = A>) -> Cmd {
+        self.become_user(namespace.enter(self.host.other("nsenter"))).args(args)
+    }
+
+    /// Completes a command that runs the command in its arguments.
+    fn become_user(&self, start: Cmd) -> Cmd {
+        let script = "test -z \"$0\" || echo $$ >\"$0/cgroup.procs\" || exit 120; exec \"$@\"";
+        let group = self.group.as_deref().unwrap_or(Path::new(""));
+        start
+            .args(["/bin/sh", "-c", script])
+            .arg(group)
+            .arg("/usr/bin/setpriv")
+            .args([format!("--reuid={}", self.uid), format!("--regid={}", self.uid)])
+            .arg("--clear-groups")
+            .arg(&self.program)
+    }
+
+    /// `magikvm run` of a pod without a network.
+    pub fn run(&self, pod: &Pod) -> Cmd {
+        let pod = pod.clone().annotated(crate::virtual_machine::NETWORK, "none");
+        self.cmd(["run"]).arg(self.manifest(&pod))
+    }
+
+    /// The annotation with the isolation layers of each process of a pod.
+    #[track_caller]
+    pub fn layers(&self, pod: &str) -> Value {
+        let shown: Value =
+            serde_json::from_str(&self.cmd(["inspect", "-o", "json", pod]).ok().stdout).expect("JSON");
+        let layers = shown["metadata"]["annotations"]["magikvm.dev/jail"].as_str().expect("the annotation");
+        serde_json::from_str(layers).expect("JSON in the annotation")
+    }
+}
+
+fn append(path: &str, text: &str) {
+    use std::io::Write;
+    let mut file = fs::File::options().append(true).create(true).open(path).expect(path);
+    file.write_all(text.as_bytes()).expect(path);
+}

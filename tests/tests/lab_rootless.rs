@@ -1,0 +1,134 @@
+//! Pods of an ordinary user with an account, subordinate ids and a delegated control group of version 2, which only a disposable host has.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use magikvm_lab::{Room, inside};
+use magikvm_tests::Pod;
+use magikvm_tests::rootless::{Owners, whole_life};
+use magikvm_tests::user::{Ordinary, SUBORDINATE};
+use magikvm_tests::virtual_machine::Driver;
+use serde_json::{Value, json};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+const NAME: &str = "ordinary";
+const UID: u32 = 4321;
+const ROOM: Room = Room { limit: Duration::from_secs(600), memory_mib: 3072 };
+
+/// Grants subordinate ids to this name in both tables.
+fn grant(name: &str) {
+    for table in ["/etc/subuid", "/etc/subgid"] {
+        fs::write(table, format!("{name}:{}:{}\n", SUBORDINATE.0, SUBORDINATE.1)).unwrap();
+    }
+}
+
+fn user() -> Ordinary {
+    let device = "/dev/kvm";
+    fs::set_permissions(device, Permissions::from_mode(0o666)).unwrap();
+    Ordinary::with_account(Driver::Krun, NAME, UID)
+}
+
+#[test]
+fn a_user_with_all_rights_runs_a_pod_from_import_to_removal() {
+    inside!(ROOM, || {
+        let mut user = user();
+        grant(NAME);
+        let group = user.delegate(NAME);
+        whole_life(&user, Owners::Subordinate);
+        // Nothing is left in the delegated group but what the test made.
+        let left: Vec<_> = fs::read_dir(&group)
+            .unwrap()
+            .filter_map(Result::ok)
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .map(|entry| entry.file_name())
+            .collect();
+        assert_eq!(left, ["shell"]);
+        let doctor: Value = serde_json::from_str(&user.cmd(["doctor", "-o", "json"]).run().stdout).unwrap();
+        for check in doctor["checks"].as_array().unwrap() {
+            let name = check["name"].as_str().unwrap();
+            if name.starts_with("jail: ") || ["subordinate ids", "user namespaces", "cgroups"].contains(&name)
+            {
+                assert_eq!(check["state"], "ok", "{check}");
+            }
+        }
+    });
+}
+
+/// A pod with a hostPath volume, run to its end, and what it was said to lack.
+#[track_caller]
+fn lacks(user: &Ordinary, path: Option<&str>) -> (Value, String) {
+    let shared = user.file("shared");
+    if !shared.exists() {
+        user.make("shared", UID, None);
+    }
+    let pod = Pod::new("once")
+        .script("web", "stat -c %u:%g /host")
+        .volume("host", json!({ "hostPath": { "path": shared.to_str().unwrap() } }))
+        .mount("host", "/host", json!({}));
+    let run = user.run(&pod);
+    let run = if let Some(path) = path { run.env("PATH", path) } else { run };
+    assert_eq!(run.limit(Duration::from_secs(90)).ok().stdout, "web | 0:0\n");
+    let (layers, events) = (user.layers("once"), user.cmd(["events", "once"]).ok().stdout);
+    user.cmd(["rm", "once"]).ok();
+    (layers["krun"].clone(), events)
+}
+
+#[test]
+fn each_right_that_is_missing_is_said_with_what_mends_it() {
+    inside!(ROOM, || {
+        let mut user = user();
+        let top = user.delegate(NAME);
+        let before = user.holdings();
+
+        // Subordinate ids without the programs that map them, and with ids that are granted to somebody else.
+        grant(NAME);
+        let (layers, events) = lacks(&user, Some("/usr/sbin:/sbin"));
+        let why = layers["fewerIds"].as_str().unwrap_or_else(|| panic!("{layers}"));
+        assert!(why.starts_with("cannot run newuidmap: ") && why.contains("`magikvm doctor`"), "{why}");
+        assert!(events.contains(why), "{events}");
+        let doctor = user.cmd(["doctor"]).env("PATH", "/usr/sbin:/sbin").run().stdout;
+        assert!(doctor.contains("newuidmap is not in PATH") && doctor.contains("uidmap"), "{doctor}");
+        fs::write("/etc/subgid", format!("another:{}:{}\n", SUBORDINATE.0, SUBORDINATE.1)).unwrap();
+        let (layers, _) = lacks(&user, None);
+        let why = layers["fewerIds"].as_str().unwrap_or_else(|| panic!("{layers}"));
+        assert!(why.starts_with("/etc/subgid has no ids of this user; "), "{why}");
+        assert_eq!(layers.get("missing"), None, "{layers}");
+
+        // A control group that has processes of its own, and none at all.
+        grant(NAME);
+        let full = user.delegate("full");
+        user.start_in(Some(full.clone()));
+        let (layers, events) = lacks(&user, None);
+        let why = only_missing(&layers, "cgroup");
+        assert!(
+            why.contains(&format!("{} has processes", full.display())) && why.contains("`mkdir "),
+            "{why}"
+        );
+        assert!(events.contains("jail: krun runs without cgroup"), "{events}");
+        user.start_in(None);
+        let (layers, _) = lacks(&user, None);
+        let why = only_missing(&layers, "cgroup");
+        assert!(why.contains("`systemd-run --user --scope -p Delegate=yes`"), "{why}");
+        let strict = user.run(&Pod::simple("strict")).args(["-d", "--require-jail"]).fails(3);
+        strict.complains("--require-jail: the host does not provide the layer `cgroup`").complains(&why);
+        let doctor = user.cmd(["doctor"]).run().stdout;
+        assert!(doctor.contains("no cgroup is delegated to ordinary"), "{doctor}");
+        user.start_in(Some(top.join("shell")));
+        user.run(&Pod::new("strict").script("web", "echo jailed"))
+            .arg("--require-jail")
+            .ok()
+            .prints("jailed");
+        user.cmd(["rm", "strict"]).ok();
+        user.assert_as_before(&before);
+        assert!(!Path::new(&top).join("magikvm").exists());
+    });
+}
+
+/// The reason why a process lacks this layer, which must be the only one that it lacks.
+#[track_caller]
+fn only_missing(layers: &Value, layer: &str) -> String {
+    let missing = layers["missing"].as_array().unwrap_or_else(|| panic!("{layers}"));
+    assert_eq!(missing.iter().map(|one| &one["layer"]).collect::<Vec<_>>(), [layer], "{layers}");
+    missing[0]["why"].as_str().unwrap().to_owned()
+}
