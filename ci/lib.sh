@@ -112,17 +112,18 @@ run_tests() {
     "$@" 2>&1 | tee "$log"
 }
 
-# report_slow_tests LOG: prints the test programs, and of the conformance list the units, that took longest.
+# report_slow_tests LOG: prints the test programs, and of the conformance list the units, that took longest. Every reader reads to the end,
+# because a writer that gets SIGPIPE fails the script.
 report_slow_tests() {
     [ -f "$1" ] || return 0
     echo "The slowest test programs:"
     awk '/^ +Running / { name = $2 } /^test result: .* finished in / { sub("s$", "", $NF); printf "%6d s  %s\n", $NF, name }' "$1" |
-        sort -rn | sed 8q
+        sort -rn | awk 'NR <= 8'
     [ -f "${MAGIKVM_LAB_COUNT:-}" ] || return 0
     echo "The conformance list, two units at a time:"
     awk '/^took / { split($3, part, "::"); sum[part[1]] += $2 } END { for (driver in sum) printf "%6d s  %s\n", sum[driver], driver }' \
         "$MAGIKVM_LAB_COUNT"
-    sed -n 's/^took //p' "$MAGIKVM_LAB_COUNT" | sort -rn | awk '{ printf "%6d s  %.100s\n", $1, $2 }' | sed 20q
+    sed -n 's/^took //p' "$MAGIKVM_LAB_COUNT" | sort -rn | awk 'NR <= 20 { printf "%6d s  %.100s\n", $1, $2 }'
 }
 
 # count_fresh_labs PROGRAM N DIR: runs the only test of PROGRAM, which boots a fresh lab, N times, two at a time, and prints how they ended. The
@@ -229,7 +230,7 @@ need_aarch64() {
         return
     fi
     need_packages "${AARCH64_PACKAGES[@]}"
-    if ! rustup target list --installed | grep -qxF "$AARCH64"; then
+    if ! rustup target list --installed | grep -xF "$AARCH64" >/dev/null; then
         rustup target add "$AARCH64"
     fi
     export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
@@ -239,7 +240,7 @@ need_aarch64() {
 # ensure_macos_check: installs what `cargo clippy --target $MACOS` needs. Call it after need_rust.
 ensure_macos_check() {
     local key zig work
-    if ! rustup target list --installed | grep -qxF "$MACOS"; then
+    if ! rustup target list --installed | grep -xF "$MACOS" >/dev/null; then
         rustup target add "$MACOS"
     fi
     key="$({ declare -f ensure_macos_check; echo "$ARCH $ZIG_VERSION ${ZIG_DIGESTS[*]}"; } | sha256sum | cut -c1-16)"
@@ -319,7 +320,7 @@ ensure_aarch64_guest() {
 ensure_tool() {
     local program="$1" crate="$2" version="$3"
     shift 3
-    if "$CACHE/tools/bin/$program" --version 2>/dev/null | grep -qF "$version"; then
+    if "$CACHE/tools/bin/$program" --version 2>/dev/null | grep -F "$version" >/dev/null; then
         return
     fi
     say "Compiling $crate $version into $CACHE/tools"
@@ -486,7 +487,7 @@ ensure_lab_qemu() {
     dir="$CACHE/lab-qemu-$key"
     if [ ! -x "$dir/qemu" ]; then
         say "Unpacking the lab's QEMU from $LAB_QEMU_SUITE"
-        mirror="$(apt-cache policy qemu-system-x86 | sed -n 's|^ *[0-9]* \(http[^ ]*\) bookworm/main .*|\1|p' | head -n 1)"
+        mirror="$(apt-cache policy qemu-system-x86 | sed -n 's|^ *[0-9]* \(http[^ ]*\) bookworm/main .*|\1|p' | awk 'NR == 1')"
         [ -n "$mirror" ] || die "apt has no mirror of Debian 12 with qemu-system-x86; set MAGIKVM_LAB_QEMU to a qemu-system-x86_64 for the lab"
         work="$(mktemp -d -p "$CACHE")"
         mkdir -p "$work"/{lists,archives}/partial "$work"/{debs,lab}
@@ -520,7 +521,7 @@ ensure_lab() {
     ensure_lab_qemu
     local package key
     apt-cache show "$LAB_KERNEL" >/dev/null 2>&1 || as_root apt-get update -q
-    package="$(apt-cache depends --important "$LAB_KERNEL" | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)"
+    package="$(apt-cache depends --important "$LAB_KERNEL" | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | awk 'NR == 1')"
     [ -n "$package" ] || die "apt does not find Debian's package $LAB_KERNEL; it is in the security suite of Debian 12"
     key="$({
         declare -f make_lab

@@ -152,6 +152,8 @@ fn start(subject: &Subject) {
     };
     // Fails in the first run only.
     let again = "until [ -e /tmp/first ] || [ -e /tmp/again ]; do sleep 0.1; done; [ -e /tmp/again ]";
+    // Port 8004 in state LISTEN. The hook of another container asks it only once.
+    let listens = "grep -q ':1F44 .* 0A ' /proc/net/tcp /proc/net/tcp6";
     let deaf = "trap '' TERM; sleep 100000";
     let ordered = "trap 'echo usr1 >> /state/order; exit 1' USR1; trap 'echo term >> /state/order' TERM; while :; do sleep 100000 & wait; done";
     let pod = Pod::new(POD)
@@ -162,6 +164,7 @@ fn start(subject: &Subject) {
         .init_script("helper", ANSWERS, Some("Always"))
         .with_init("env", answer(8004, &ok))
         .with_init("volumeMounts", state())
+        .with_init("startupProbe", sh(listens, json!({ "periodSeconds": 1, "failureThreshold": 1000 })))
         .with_init("readinessProbe", sh("test ! -e /state/helper-unready", json!({ "failureThreshold": 1 })))
         .script("gated", WAITS)
         .with("startupProbe", sh("test -e /tmp/up", json!({ "failureThreshold": 1000 })))
@@ -232,7 +235,7 @@ fn start(subject: &Subject) {
     .with("readinessProbe", probe(json!({ "httpGet": { "port": 8002 } }), json!({ "periodSeconds": 3 })));
     let pod = answers(pod, "broken", 8003, &format!("HTTP/1.1 503 Busy\\r\\n{empty}"))
         .with("readinessProbe", probe(json!({ "httpGet": { "port": 8003 } }), json!({ "periodSeconds": 5 })));
-    // The sidecar's server is there before the container whose hook asks it.
+    // The startup probe of the sidecar has seen its server before the container starts whose hook asks it.
     let pod = pod
         .script("hooked", WAITS)
         .with("lifecycle/postStart/httpGet", json!({ "port": 8004, "path": "/warm?up=1" }));
