@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Time for the last processes of an answered request to end.
-const SETTLE: Duration = Duration::from_secs(5);
+const SETTLE: Duration = Duration::from_secs(20);
 /// Stays by design: the directory of pods, and the lock that orders their reservations.
 const FURNITURE: [&str; 4] = ["pods", "pods/.reserve", ".", "virtualization.json"];
 

@@ -163,7 +163,7 @@ fn flood(manner: &str, filled: impl Fn(&Path) -> bool) {
         let begun = Instant::now();
         host.cmd(["stats", "good"]).ok();
         host.cmd(["exec", "good", "--", "x"]).ok().prints("x");
-        assert!(begun.elapsed() < Duration::from_secs(5), "the other pod answers in {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(20), "the other pod answers in {:?}", begun.elapsed());
         assert_eq!(host.phase("flood"), "Running");
     }
     let (memory, files) = (memory_kib(monitor, "VmHWM"), bytes_below(&host.pod_dir("flood")));
@@ -266,7 +266,7 @@ fn a_guest_that_does_not_end_is_ended() {
     let begun = Instant::now();
     host.cmd(["stop", "--grace", "1", "immortal"]).ok();
     let took = begun.elapsed();
-    assert!((Duration::from_secs(8)..Duration::from_secs(15)).contains(&took), "{took:?}");
+    assert!((Duration::from_secs(8)..Duration::from_secs(35)).contains(&took), "{took:?}");
     let pod = host.inspect("immortal").unwrap();
     assert_eq!(pod["status"]["message"], "the guest did not end in time and was killed");
     assert_eq!(host.phase("immortal"), "Failed");

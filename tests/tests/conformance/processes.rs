@@ -55,7 +55,8 @@ fn sixteen_containers_of_sixteen_images(subject: &Subject) {
             .container_of(&format!("c{number:02}"), &image, &["sh", "-c", "cat /etc/which"])
             .with("resources/limits/memory", "32Mi");
     }
-    let output = subject.run(&pod).ok();
+    // Many containers start slowly on a busy host.
+    let output = subject.run(&pod).limit(Duration::from_secs(150)).ok();
     let mut lines: Vec<&str> = output.stdout.lines().collect();
     lines.sort_unstable();
     let expected: Vec<String> = (0..16).map(|number| format!("c{number:02} | image {number}")).collect();

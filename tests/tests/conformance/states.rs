@@ -233,17 +233,11 @@ fn a_container_that_was_restarted(subject: &Subject) {
 }
 
 fn the_first_restart_is_immediate(subject: &Subject) {
-    let status = await_status(subject, "again", |status| status["state"]["running"].is_object());
-    let time = |value: &Value| {
-        let text = value.as_str().expect("a time");
-        let clock = text.split_once('T').expect("a time").1.trim_end_matches('Z');
-        clock.split(':').fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().expect("a number"))
-    };
-    let ended = time(&status["lastState"]["terminated"]["finishedAt"]);
-    let started = time(&status["state"]["running"]["startedAt"]);
-    // Around midnight it is a day less.
-    let waited = if started < ended { started + 86400.0 - ended } else { started - ended };
-    assert!(waited <= subject.seconds(5).as_secs_f64(), "{status}");
+    await_status(subject, "again", |status| status["restartCount"] == 1);
+    let events = subject.cmd(["events", POD]).ok().stdout;
+    let end = events.lines().find(|line| line.contains("again: exited with 1")).expect("its end");
+    // How long the second run then takes to be made depends on the host.
+    assert!(end.contains("restarts in 0 s"), "{events}");
 }
 
 fn a_policy_of_a_container(subject: &Subject) {
@@ -284,9 +278,11 @@ fn the_phase_of_a_pod_whose_containers_crash(subject: &Subject) {
 }
 
 fn what_ps_says(subject: &Subject) {
-    await_status(subject, "crashes", |status| status["state"]["waiting"]["reason"] == "CrashLoopBackOff");
-    let listed = subject.cmd(["ps"]).ok().stdout;
-    assert!(listed.contains("/11 ") && listed.contains("crashes: CrashLoopBackOff"), "{listed}");
+    // It is started again between two looks.
+    until("the list names the container that waits", || {
+        let listed = subject.cmd(["ps"]).ok().stdout;
+        listed.contains("/11 ") && listed.contains("crashes: CrashLoopBackOff")
+    });
 }
 
 fn events_of_a_life(subject: &Subject) {

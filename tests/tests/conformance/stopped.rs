@@ -148,7 +148,7 @@ fn end(subject: &Subject, client: Running) {
     client.signal(Signal::SIGSTOP);
     until("the client is stopped again", || is_stopped(client.pid()));
     let stop = subject.cmd(["stop", POD]).ok();
-    assert!(stop.took < subject.seconds(20), "{:?}", stop.took);
+    assert!(stop.took < subject.seconds(35), "{:?}", stop.took);
     client.signal(Signal::SIGCONT);
     // The client ends by itself, with the exit code of the ended process.
     client.wait();

@@ -102,15 +102,22 @@ fn floods_within_small_limits(subject: &Subject) {
     let memory = memory_kib(subject.process("floods", "monitor"), "VmHWM");
     assert!(memory < MONITOR_KIB, "the monitor took {memory} KiB");
     let stop = subject.cmd(["stop", "--grace", "1", "floods"]).limit(subject.seconds(40)).ok();
-    assert!(stop.took < subject.seconds(20), "{:?}", stop.took);
+    assert!(stop.took < subject.seconds(35), "{:?}", stop.took);
 
     let kept = numbers(&subject.cmd(["logs", "-c", "count", "floods"]).ok().stdout);
     let gap = kept.windows(2).find(|pair| pair[0] + 1 != pair[1]);
     assert!(gap.is_none() && kept.len() > 2000, "{gap:?} in {} lines", kept.len());
     let followed = numbers(&follower.wait().expect_code(0).stdout);
-    // A follower that is slower than the flood misses files; two pieces of lines around such a gap may look like a number.
-    let back = followed.windows(2).filter(|pair| pair[0] >= pair[1]).count();
-    assert!(back <= 1, "{back} of {} lines are not after the one before", followed.len());
+    // A follower that is slower than the flood misses files, and two pieces of lines around such a gap may look like a number. A line has its
+    // neighbour beside it.
+    let is_line = |at: usize| {
+        let before = at.checked_sub(1).and_then(|before| followed.get(before));
+        before.is_some_and(|before| before + 1 == followed[at])
+            || followed.get(at + 1) == Some(&(followed[at] + 1))
+    };
+    let lines: Vec<u64> = (0..followed.len()).filter(|&at| is_line(at)).map(|at| followed[at]).collect();
+    let back = lines.windows(2).find(|pair| pair[0] >= pair[1]);
+    assert!(back.is_none() && lines.len() > 2000, "{back:?} in {} lines", lines.len());
     assert_eq!(followed.last(), kept.last());
 }
 
@@ -125,7 +132,7 @@ fn a_flood_within_the_default_limits(subject: &Subject) {
     let memory = memory_kib(subject.process("flood", "monitor"), "VmHWM");
     assert!(memory < MONITOR_KIB, "the monitor took {memory} KiB");
     let stop = subject.cmd(["stop", "--grace", "1", "flood"]).limit(subject.seconds(40)).ok();
-    assert!(stop.took < subject.seconds(20), "{:?}", stop.took);
+    assert!(stop.took < subject.seconds(35), "{:?}", stop.took);
     let last = subject.cmd(["logs", "flood", "--tail", "1"]).ok().stdout;
     assert!(last.starts_with('x') && last.trim_end().trim_matches('x').is_empty(), "{last}");
 }

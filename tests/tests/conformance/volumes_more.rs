@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 const POD: &str = "volumes-more";
 const TOOLS: &str = "test/tools:1";
@@ -153,7 +154,8 @@ pub(crate) static OWN: Group = Group {
             "A claim of a size is left in order when its pod ends, grows when more is requested, and has what was synced before the VM was killed.",
             disk_after_the_pod,
         )
-        .of("`persistentVolumeClaim` (Persistent Volumes: Expanding Persistent Volumes Claims)"),
+        .of("`persistentVolumeClaim` (Persistent Volumes: Expanding Persistent Volumes Claims)")
+        .within(Duration::from_secs(180)),
         Row::code(
             "disk_of_a_group",
             "Everything in a claim gets the group of the pod, however deep it is, unless only the root decides and has it.",

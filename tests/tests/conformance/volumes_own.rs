@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::Duration;
 
 pub(crate) static GROUP: Group = Group {
     name: "volumes_own",
@@ -52,7 +53,8 @@ pub(crate) static GROUP: Group = Group {
             "Whatever a container does to a volume while others start, they see nothing from outside the volume.",
             links_that_change_meanwhile,
         )
-        .of("`volumeMounts[].subPath`"),
+        .of("`volumeMounts[].subPath`")
+        .within(Duration::from_secs(240)),
         Row::code(
             "what_was_synced_is_there",
             "Data that was synced to a hostPath survives when the VM is killed; the pod's scratch disk does not.",
@@ -132,7 +134,8 @@ fn sixty_four_volumes(subject: &Subject) {
             .mount(&format!("memory{n}"), "/memory", json!({}));
     }
     let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "map" }, "data": data });
-    subject.start(&pod.beside(map));
+    // Many containers start slowly on a busy host.
+    subject.run(&pod.beside(map)).arg("-d").limit(Duration::from_secs(150)).ok();
     for n in 0..CONTAINERS {
         let (name, next) = (format!("c{n}"), (n + 1) % CONTAINERS);
         let expected = format!("image {n}\nhost {n}\nvalue {n}\nhost {next}\n3\n");
