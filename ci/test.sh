@@ -22,13 +22,14 @@ check_macos() (
 
 # Runs at the end in any case.
 finish() {
-    local code=$?
     report_times
     report_slow_tests "${TEST_LOG:-}"
     report_lab_boots
-    if [ $code = 0 ]; then say "All checks and tests passed in $SECONDS s"; fi
+    if [ -n "$passed" ]; then say "All checks and tests passed in $SECONDS s"; fi
 }
 
+# Not the exit code, which is 0 after an interruption.
+passed=
 trap finish EXIT
 need_packages "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
 need_rust
@@ -61,3 +62,4 @@ export MAGIKVM_TEST_USERLAND="$USERLAND"
 count_lab_boots "$DIST/lab-boots"
 TEST_LOG="$DIST/tests.log"
 step "Testing" run_tests "$TEST_LOG" cargo test --locked --workspace --no-fail-fast --features magikvm/testing -- "$@"
+passed=yes
