@@ -2,7 +2,7 @@
 //!
 //! Owns: names and their rules ([`id`]), hard limits ([`limits`]), the plan written to the pod's private file system
 //! ([`plan`], [`volume`], [`sysctl`], [`security`], [`variable`]), where both ends find it ([`site`], [`path`]), time budgets ([`budget`]), how text is cut ([`text`]), a
-//! guest image's manifest ([`guest_image`]), signals ([`signal`]), the states of a container ([`state`]) and the wire ([`wire`], [`codec`], [`stream`],
+//! guest image's manifest ([`guest_image`]), signals ([`signal`]), the settings of a sandbox of namespaces ([`sandbox`]), the states of a container ([`state`]) and the wire ([`wire`], [`codec`], [`stream`],
 //! [`forward`], [`files`]).
 //! Must not know: async runtimes, file systems, Kubernetes YAML, hypervisors.
 
@@ -17,6 +17,7 @@ pub mod limits;
 pub mod path;
 pub mod plan;
 pub mod raised;
+pub mod sandbox;
 pub mod security;
 pub mod signal;
 pub mod site;

@@ -133,6 +133,11 @@ impl Site {
         self.run.join("containers")
     }
 
+    /// The PID namespace that all containers share, if they share one.
+    pub fn pid_namespace(&self) -> PathBuf {
+        self.run.join("pid-namespace")
+    }
+
     /// The socket through which a container hands over its terminal.
     pub fn console_socket(&self, id: &str) -> PathBuf {
         self.run.join(format!("console-{id}"))
@@ -175,6 +180,7 @@ mod tests {
             site.mount(&name, 2),
             site.messages(&name),
             site.runtime_state(),
+            site.pid_namespace(),
             site.console_socket("web-0"),
             site.image(2),
             site.bundle(&name),

@@ -1,0 +1,124 @@
+//! What the host tells the sandbox of a pod in namespaces (`magikvm-containers`), on its standard input, and what they say to each other while it is
+//! made. Must not know: how namespaces and mounts are made.
+
+use crate::plan::MacAddress;
+use crate::volume::Access;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Most bytes of [`SandboxSettings`] as JSON.
+pub const MAX_SANDBOX_SETTINGS: u64 = 1 << 20;
+/// Most bytes of one message ([`FromSandbox`], [`ToSandbox`]).
+pub const MAX_SANDBOX_MESSAGE: usize = 16 << 10;
+
+/// The sandbox's descriptors: the listening socket of the agent.
+pub const AGENT_FD: i32 = 3;
+/// The listening socket for forwarded connections.
+pub const FORWARD_FD: i32 = 4;
+/// A socket that preserves message boundaries, for [`FromSandbox`] and [`ToSandbox`].
+pub const TALK_FD: i32 = 5;
+/// The first of the opened files and directories that [`Source::Descriptor`] names.
+pub const FIRST_SOURCE_FD: i32 = 6;
+/// Most opened files and directories.
+pub const MAX_SOURCES: usize = 56;
+
+/// Everything that the sandbox needs before it can read its plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SandboxSettings {
+    /// The [`crate::GENERATION`] of the host.
+    pub generation: u32,
+    /// An empty directory of the pod, on which the sandbox mounts its root.
+    pub root: PathBuf,
+    /// The pod's own files; see [`crate::site::Site::files`].
+    pub files: PathBuf,
+    pub users: Users,
+    /// The images by their partition numbers.
+    pub images: Vec<ImageMount>,
+    /// Files and directories of the host, by their numbers in [`crate::volume::Part::Shared`].
+    pub shared: Vec<SharedMount>,
+    /// The file systems for what containers write, by their numbers in [`crate::plan::Layer::Disk`].
+    pub scratch: Vec<ScratchMount>,
+    pub network: NetworkSpace,
+    /// The control group of the pod, relative to the root of each hierarchy.
+    pub cgroup: String,
+}
+
+/// The users of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Users {
+    /// Those of the host (core/v1 `PodSpec.hostUsers: true`).
+    Host,
+    /// A user namespace. The host maps the ids when it is told [`FromSandbox::Users`]; `root` is the id on the host of the pod's root.
+    Own { root: u32 },
+}
+
+/// One image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageMount {
+    pub partition: u32,
+    /// An EROFS file.
+    pub file: PathBuf,
+}
+
+/// A file or directory of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SharedMount {
+    pub entry: u32,
+    /// The number of its opened descriptor.
+    pub descriptor: i32,
+    pub access: Access,
+}
+
+/// A place for what containers write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScratchMount {
+    pub partition: u32,
+    pub place: ScratchPlace,
+}
+
+/// What it is on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScratchPlace {
+    /// A directory of the pod's root.
+    Directory(PathBuf),
+    /// A file with an ext4 file system, as large as a limit.
+    Disk(PathBuf),
+}
+
+/// The network namespace of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkSpace {
+    /// One with nothing but loopback.
+    Isolated,
+    /// One with an interface whose other end the host gets with [`FromSandbox::Tap`].
+    Tap { mac: MacAddress },
+}
+
+/// What the sandbox says while it is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FromSandbox {
+    /// The process with this id, in the host's numbers, has a user namespace without ids. It waits for [`ToSandbox::Mapped`].
+    Users { pid: i32 },
+    /// The other end of its interface: one descriptor comes with this.
+    Tap,
+    /// Its first process runs and makes containers as soon as it can.
+    Made { pid: i32 },
+    /// It cannot be made.
+    Failed { step: String, errno: Option<i32>, detail: String },
+}
+
+/// What the host answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ToSandbox {
+    /// The ids are mapped.
+    Mapped,
+}
