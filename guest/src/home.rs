@@ -1,6 +1,7 @@
 //! The VM as the supervisor's home: its console, clock, vsock and end.
 
-use crate::{clock, console, power, stats, sys};
+use crate::{clock, console, power, sys};
+use magikvm_containers::stats;
 use magikvm_proto::path::{AGENT_PORT, FORWARD_PORT, HOST_CID};
 use magikvm_proto::wire::{ClockSet, GuestStats, Refusal};
 use magikvm_supervisor::{Door, Home};
@@ -43,7 +44,7 @@ impl Home for Vm {
     }
 
     fn stats(&self, helpers: &[i32]) -> GuestStats {
-        stats::guest(helpers)
+        stats(helpers)
     }
 
     fn end(&self) -> ! {

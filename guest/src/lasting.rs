@@ -1,8 +1,9 @@
 //! Disks that outlive the pod: found by the GUID in their partition tables, which the host writes before each start, and not by their order.
 //! The kernel replays the journal of a disk that was not unmounted; a disk that the host has enlarged gets a larger file system.
 
-use crate::load::{DISK_POLL, DISK_WAIT, LoadError, file_error, mount_device};
+use crate::load::{DISK_POLL, DISK_WAIT, LoadError, mount_device};
 use crate::{console, group, sys, trim};
+use magikvm_containers::pod::{file_error, make_dir};
 use magikvm_proto::path::{DISK_GUID_AT, LASTING_ROOT, POD_DISK_GUID};
 use magikvm_proto::plan::GuestPlan;
 use magikvm_proto::site::Site;
@@ -40,7 +41,7 @@ pub(crate) fn mount_all(site: &Site, plan: &GuestPlan) -> Result<(), LoadError> 
             continue;
         }
         let partition = format!("{}1", find(disk)?);
-        fs::create_dir_all(&target).map_err(file_error(&target))?;
+        make_dir(&target)?;
         mount_device(&partition, &target, "ext4", MsFlags::MS_NODEV, Some(OPTIONS))?;
         roots.push(target.clone());
         grow(Path::new(&partition), &target)

@@ -11,17 +11,13 @@ mod group;
 mod home;
 mod lasting;
 mod load;
-mod network;
 mod power;
 mod scratch;
-mod stats;
 mod sys;
-mod sysctls;
 mod trim;
-mod volumes;
 
 use home::Vm;
-use magikvm_containers::LinuxContainers;
+use magikvm_containers::{LinuxContainers, PodCgroup};
 use magikvm_proto::plan::GuestPlan;
 use magikvm_proto::site::Site;
 use magikvm_supervisor::text::chain;
@@ -67,7 +63,8 @@ enum InitError {
 fn run() -> Result<(), InitError> {
     let site = Site::guest();
     boot::mount_all(&site)?;
-    let containers = LinuxContainers::start(site.clone(), console::say, power::this_is_a_forked_copy)?;
+    let containers =
+        LinuxContainers::start(site.clone(), PodCgroup::Make, console::say, power::this_is_a_forked_copy)?;
     // Every thread that is started from here on inherits this.
     magikvm_supervisor::block_signals().map_err(InitError::Thread)?;
     let scratch = scratch::begin(&site).map_err(InitError::Thread)?;

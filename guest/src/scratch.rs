@@ -1,8 +1,9 @@
 //! The file systems of the scratch disk: mounted while the pod's plan is read, so that no container waits for them.
 
 use crate::lasting;
-use crate::load::{self, LoadError, file_error};
+use crate::load::{self, LoadError};
 use crate::trim;
+use magikvm_containers::pod::make_dir;
 use magikvm_proto::path::SCRATCH_DISK;
 use magikvm_proto::plan::{GuestPlan, Layer};
 use magikvm_proto::site::Site;
@@ -65,6 +66,6 @@ fn device(partition: u32) -> String {
 
 fn mount(site: &Site, partition: u32) -> Result<(), LoadError> {
     let target = site.scratch(partition);
-    fs::create_dir_all(&target).map_err(file_error(&target))?;
+    make_dir(&target)?;
     load::mount_device(&device(partition), &target, "ext4", MsFlags::MS_NODEV, Some(OPTIONS))
 }

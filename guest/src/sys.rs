@@ -32,23 +32,6 @@ pub(crate) fn clear_environment() {
     }
 }
 
-/// Brings the loopback interface up.
-pub(crate) fn loopback_up() -> io::Result<()> {
-    let inet = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    // SAFETY: an all-zero ifreq is valid.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = libc::c_char::try_from(*from).unwrap_or_default();
-    }
-    // SAFETY: both requests read and write one ifreq; the flags are the union's member for them.
-    unsafe {
-        Errno::result(libc::ioctl(inet.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request))?;
-        request.ifr_ifru.ifru_flags |= libc::c_short::try_from(libc::IFF_UP).unwrap_or_default();
-        Errno::result(libc::ioctl(inet.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request))?;
-    }
-    Ok(())
-}
-
 /// Discards the free blocks of a file system in runs of at least `least` bytes, except those that were discarded before and not used since.
 pub(crate) fn trim(directory: &impl AsFd, least: u64) -> io::Result<()> {
     /// `struct fstrim_range` of linux/fs.h.

@@ -2,16 +2,20 @@
 //! (user ids, the cgroup, the shared PID namespace). Runs in forked copies of the spawner. Must not know:
 //! the reactor, the wire.
 
+use crate::cgroup::View;
 use crate::devices;
 use crate::env_file::{self, EnvFileError};
 use crate::layer::{self, LayerError, Made};
 use crate::message;
-use crate::mounts::{self, MountError};
+use crate::mounts::{self, Further, MountError};
 use crate::rootfs;
+use crate::sys::Users;
 use crate::user::{self, Listed, UserError};
-use libcontainer::oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Process, Spec};
+use libcontainer::oci_spec::runtime::{
+    LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources, Process, Spec,
+};
 use magikvm_proto::limits::MAX_PLAN_SIZE;
-use magikvm_proto::plan::{ContainerPlan, Rootfs, Stdio};
+use magikvm_proto::plan::{ContainerPlan, ProcessNamespace, Rootfs, Stdio};
 use magikvm_proto::security::{ImageGroups, Privilege};
 use magikvm_proto::site::Site;
 use nix::errno::Errno;
@@ -70,38 +74,50 @@ pub(crate) fn load(path: &Path) -> Result<Spec, BundleError> {
     serde_json::from_slice(&bytes).map_err(|source| BundleError::Config { path: path.to_owned(), source })
 }
 
-/// Makes the bundle with an empty writable layer and its mounts, and returns its configuration. The layer of an earlier run is removed. The
-/// calling process is in a mount namespace of its own afterwards.
+/// A bundle that libcontainer can make a container of, and what it does not set for it.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) spec: Spec,
+    pub(crate) resources: LinuxResources,
+}
+
+/// Makes the bundle with an empty writable layer and its mounts. The layer of an earlier run is removed. The calling process is in a mount
+/// namespace of its own afterwards.
 pub(crate) fn prepare(
     site: &Site,
     plan: &ContainerPlan,
-    pod_namespace: Option<i32>,
-) -> Result<Spec, BundleError> {
+    users: Users,
+    groups: &[View],
+    processes: ProcessNamespace,
+) -> Result<Prepared, BundleError> {
     let bundle = site.bundle(&plan.name);
     let lower = match &plan.rootfs {
         Rootfs::Partition(partition) => site.image(*partition),
         Rootfs::Path(path) => path.clone(),
     };
-    let root = mount_rootfs(site, plan, &bundle, &lower)?;
+    let root = mount_rootfs(site, plan, users, &bundle, &lower)?;
     let mut spec = load(&site.container_config(&plan.name))?;
-    patch(&mut spec, plan, site, &root, pod_namespace)?;
+    patch(&mut spec, plan, users, site, &root, processes)?;
     // In the supervisor's mount namespace, where it is read.
     let messages = site.messages(&plan.name);
     let message = message::make(site, &plan.name).map_err(file_error(&messages))?;
-    mounts::make(site, plan, &mut spec, &bundle.join("rootfs"), &message)?;
+    let further = Further { users, groups, message: &message };
+    mounts::make(site, plan, &mut spec, &bundle.join("rootfs"), further)?;
+    let resources = spec.linux_mut().as_mut().and_then(|linux| linux.resources_mut().take());
     let config = bundle.join("config.json");
     let bytes =
         serde_json::to_vec(&spec).map_err(|source| BundleError::Config { path: config.clone(), source })?;
     // An exec of the run before may be reading it.
     let new = bundle.join("config.json.new");
     fs::write(&new, bytes).and_then(|()| fs::rename(&new, &config)).map_err(file_error(&config))?;
-    Ok(spec)
+    Ok(Prepared { spec, resources: resources.unwrap_or_default() })
 }
 
 /// Nothing of a layer has to survive the VM, so that nothing of it is synced (`volatile`).
 fn mount_rootfs(
     site: &Site,
     plan: &ContainerPlan,
+    users: Users,
     bundle: &Path,
     lower: &Path,
 ) -> Result<OwnedFd, BundleError> {
@@ -112,7 +128,7 @@ fn mount_rootfs(
     rootfs::open_root(lower)
         .and_then(|image| rootfs::take_attributes(&image, &upper))
         .map_err(file_error(lower))?;
-    let options = format!("{},volatile", rootfs::overlay_options(lower, &upper, &work));
+    let options = format!("{},volatile", rootfs::overlay_options(lower, &upper, &work, users));
     mount(Some("overlay"), &rootfs, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
         .map_err(|source| BundleError::Mount { path: rootfs.clone(), source })?;
     rootfs::open_root(&rootfs).map_err(file_error(&rootfs))
@@ -121,9 +137,10 @@ fn mount_rootfs(
 fn patch(
     spec: &mut Spec,
     plan: &ContainerPlan,
+    users: Users,
     site: &Site,
     root: &OwnedFd,
-    pod_namespace: Option<i32>,
+    processes: ProcessNamespace,
 ) -> Result<(), BundleError> {
     spec.root_mut()
         .as_mut()
@@ -135,6 +152,9 @@ fn patch(
     let process = spec.process_mut().as_mut().ok_or(BundleError::Missing("process"))?;
     env_file::fill(process, site, &plan.file_variables)?;
     patch_process(process, plan, root)?;
+    if users == Users::Own {
+        keep_oom_score(process);
+    }
     let linux = spec.linux_mut().as_mut().ok_or(BundleError::Missing("linux"))?;
     linux.set_cgroups_path(Some(PathBuf::from(site.container_cgroup(&plan.name))));
     if plan.privilege == Privilege::Privileged {
@@ -142,11 +162,9 @@ fn patch(
     }
     let namespaces = linux.namespaces_mut().get_or_insert_default();
     let mut wanted = Vec::new();
-    if let Some(pid) = pod_namespace {
+    if processes == ProcessNamespace::Pod {
         namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Pid);
-        wanted.push(
-            LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Pid).path(format!("/proc/{pid}/ns/pid")),
-        );
+        wanted.push(LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Pid).path(site.pid_namespace()));
     } else if !namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Pid) {
         wanted.push(LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Pid));
     }
@@ -158,6 +176,13 @@ fn patch(
         namespaces.push(namespace.build().map_err(|_| BundleError::Missing("namespace type"))?);
     }
     Ok(())
+}
+
+/// Only root of the host may make a process less likely to be killed than its parent is.
+fn keep_oom_score(process: &mut Process) {
+    let own = fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|text| text.trim().parse().ok());
+    let wanted = process.oom_score_adj();
+    process.set_oom_score_adj(wanted.max(own));
 }
 
 fn patch_process(process: &mut Process, plan: &ContainerPlan, root: &OwnedFd) -> Result<(), BundleError> {
@@ -248,7 +273,8 @@ mod tests {
     fn the_supervisor_fills_in_what_only_it_knows() {
         let (_dir, root) = root();
         let mut spec = spec();
-        patch(&mut spec, &plan("web"), &Site::guest(), &root, None).unwrap();
+        patch(&mut spec, &plan("web"), Users::Host, &Site::guest(), &root, ProcessNamespace::PerContainer)
+            .unwrap();
         let process = spec.process().as_ref().unwrap();
         assert_eq!((process.user().uid(), process.user().gid()), (5, 6));
         assert_eq!(process.user().additional_gids(), &Some(vec![7, 9]));
@@ -267,17 +293,25 @@ mod tests {
     fn a_shared_process_namespace_is_joined_by_path() {
         let (_dir, root) = root();
         let mut spec = spec();
-        patch(&mut spec, &plan(""), &Site::guest(), &root, Some(42)).unwrap();
+        patch(&mut spec, &plan(""), Users::Host, &Site::guest(), &root, ProcessNamespace::Pod).unwrap();
         let namespaces = spec.linux().as_ref().unwrap().namespaces().clone().unwrap();
         let pids: Vec<_> = namespaces.iter().filter(|n| n.typ() == LinuxNamespaceType::Pid).collect();
         assert_eq!(pids.len(), 1);
-        assert_eq!(pids[0].path().as_deref(), Some(Path::new("/proc/42/ns/pid")));
+        assert_eq!(pids[0].path().as_deref(), Some(Path::new("/run/pid-namespace")));
     }
 
     #[test]
     fn an_unknown_user_is_named() {
         let (_dir, root) = root();
-        let error = patch(&mut spec(), &plan("ghost"), &Site::guest(), &root, None).unwrap_err();
+        let error = patch(
+            &mut spec(),
+            &plan("ghost"),
+            Users::Host,
+            &Site::guest(),
+            &root,
+            ProcessNamespace::PerContainer,
+        )
+        .unwrap_err();
         assert_eq!(error.to_string(), "user \"ghost\" is not in the image's /etc/passwd");
     }
 }

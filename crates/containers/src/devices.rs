@@ -261,6 +261,11 @@ pub(crate) fn restrict(
     }
 }
 
+/// Puts the rules that hold for every container on the group of a pod with a user namespace, whose containers cannot make devices at all.
+pub(crate) fn restrict_pod(cgroup: &Cgroup) -> io::Result<()> {
+    restrict(cgroup, Privilege::Confined, &[])
+}
+
 fn rules(configured: &[LinuxDeviceCgroup]) -> io::Result<Vec<Rule>> {
     if configured.len() > MAX_RULES {
         return Err(io::Error::new(

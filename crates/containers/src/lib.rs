@@ -8,207 +8,26 @@
 
 mod bundle;
 mod cgroup;
+mod containers;
 mod devices;
 mod env_file;
 mod layer;
 mod message;
 mod mount_point;
 mod mounts;
+pub mod pod;
 mod reaper;
 mod rootfs;
+pub mod sandbox;
 mod spawner;
+mod stats;
 mod sys;
 mod user;
 mod volumes;
 
 pub use cgroup::CgroupError;
+pub use containers::{LinuxContainers, PodCgroup, StartError};
 pub use rootfs::read_capped;
 pub use spawner::SpawnerError;
+pub use stats::stats;
 pub use sys::exit_now;
-
-use cgroup::{Cgroup, Hierarchies, Tree};
-use magikvm_proto::id::ContainerName;
-use magikvm_proto::plan::ProcessNamespace;
-use magikvm_proto::security::PodLimits;
-use magikvm_proto::site::Site;
-use magikvm_proto::wire::{ContainerStats, ExitStatus};
-use magikvm_supervisor::sync::lock;
-use magikvm_supervisor::{
-    Broken, Containers, CreateOrder, Created, Ended, ExecOrder, Failure, FailureKind, Gone, Process, Subject,
-};
-use reaper::Reaper;
-use spawner::Context;
-use spawner::client::{Deadline, Pending, Spawner};
-use std::collections::HashMap;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Instant;
-
-/// Why containers can't be made.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error(transparent)]
-    Cgroup(#[from] CgroupError),
-    #[error(transparent)]
-    Spawner(#[from] SpawnerError),
-}
-
-/// The containers of one pod.
-#[derive(Debug)]
-pub struct LinuxContainers {
-    site: Site,
-    tree: Tree,
-    spawner: Spawner,
-    reaper: Arc<Reaper>,
-    note: fn(&str),
-    /// Process that holds the PID namespace shared by all containers, if they share one.
-    namespace: OnceLock<i32>,
-    /// The first process of each container's latest run.
-    first: Mutex<HashMap<ContainerName, Arc<PidFd>>>,
-    /// The groups of ended execs that have left processes in the background.
-    occupied: Mutex<Vec<Cgroup>>,
-}
-
-/// A pidfd: it never refers to another process, even if the process id is reused.
-#[derive(Debug)]
-struct PidFd(OwnedFd);
-
-impl Process for PidFd {
-    fn signal(&self, number: i32) -> io::Result<()> {
-        Ok(sys::pidfd_signal(&self.0, number)?)
-    }
-}
-
-impl LinuxContainers {
-    /// Makes the pod's control group and forks the process that makes all containers. Must be called before the first thread of the
-    /// process. `note` writes one line to the log; `forked` is called first in each forked copy.
-    pub fn start(site: Site, note: fn(&str), forked: fn()) -> Result<Self, StartError> {
-        let tree = Tree::new(Hierarchies::detect()?, &site.cgroup);
-        tree.make().map_err(|error| CgroupError::Make(site.cgroup.clone(), error))?;
-        let spawner = spawner::start(&Context { site: site.clone(), tree: tree.clone(), note }, forked)?;
-        Ok(Self {
-            site,
-            tree,
-            spawner,
-            reaper: Arc::default(),
-            note,
-            namespace: OnceLock::new(),
-            first: Mutex::default(),
-            occupied: Mutex::default(),
-        })
-    }
-
-    /// Makes the PID namespace that all containers share, if the plan wants one. Must be called at most once, before the first container is
-    /// made.
-    pub fn share(&self, processes: ProcessNamespace) -> Result<(), Failure> {
-        if processes == ProcessNamespace::Pod {
-            self.namespace.set(self.spawner.namespace()?).ok();
-        }
-        Ok(())
-    }
-
-    /// Limits what all containers may use together. Must be called before the first container is made.
-    pub fn limit(&self, limits: &PodLimits) -> io::Result<()> {
-        self.tree.limit(limits)
-    }
-
-    fn group(&self, subject: Subject<'_>) -> Cgroup {
-        match subject {
-            Subject::Container(name) => self.tree.container(name),
-            Subject::Exec { container, id } => self.tree.exec(container, id),
-        }
-    }
-
-    /// Removes the groups of earlier execs whose last process has ended since.
-    fn remove_deserted(&self) {
-        lock(&self.occupied).retain(|group| {
-            let is_empty = group.wait_empty(Instant::now());
-            if is_empty {
-                group.remove();
-            }
-            !is_empty
-        });
-    }
-
-    fn created(&self, pending: Pending, ended: Ended) -> (Created, Arc<PidFd>) {
-        let Pending { channel, pid, pidfd, deadline, terminal } = pending;
-        // Watched before the order to start, so that no end is lost (see `spawner`).
-        self.reaper.watch(pid, ended);
-        let process = Arc::new(PidFd(pidfd));
-        let start = Box::new(move || {
-            spawner::client::start(&channel, Some(deadline.unwrap_or_else(Deadline::of_start)))
-        });
-        (Created { pid, process: Arc::clone(&process) as Arc<dyn Process>, terminal, start }, process)
-    }
-}
-
-impl Containers for LinuxContainers {
-    fn begin(&self, broken: Broken) -> io::Result<()> {
-        let broken = Arc::new(broken);
-        let watch = |pid: i32, why: &'static str| {
-            let broken = Arc::clone(&broken);
-            self.reaper.watch(pid, Box::new(move |_: ExitStatus| broken(why)));
-        };
-        watch(self.spawner.pid(), "the spawner has died");
-        if let Some(pid) = self.namespace.get() {
-            watch(*pid, "the pod's process namespace has died");
-        }
-        self.reaper.start(self.note)
-    }
-
-    fn create(&self, order: CreateOrder<'_>, ended: Ended) -> Result<Created, Failure> {
-        let CreateOrder { plan, run, stdio } = order;
-        let pending = self.spawner.create(plan, run, self.namespace.get().copied(), &stdio)?;
-        drop(stdio);
-        let (created, process) = self.created(pending, ended);
-        lock(&self.first).insert(plan.name.clone(), process);
-        Ok(created)
-    }
-
-    fn exec(&self, order: ExecOrder<'_>, ended: Ended) -> Result<Created, Failure> {
-        let ExecOrder { request, id, descendants, stdio } = order;
-        let first = lock(&self.first).get(&request.container).cloned();
-        let first = first.ok_or_else(|| Failure::new(FailureKind::Gone, "the container has just ended"))?;
-        let pending = self.spawner.exec(request, id, descendants, &first.0, &stdio)?;
-        drop(stdio);
-        Ok(self.created(pending, ended).0)
-    }
-
-    fn kill(&self, subject: Subject<'_>) {
-        self.group(subject).kill();
-    }
-
-    fn await_gone(&self, subject: Subject<'_>, deadline: Instant) -> Gone {
-        let group = self.group(subject);
-        let completely = group.wait_empty(deadline);
-        let oom_killed = group.oom_kills() > 0;
-        match subject {
-            // Processes that an exec left in the background may run until the container ends.
-            Subject::Exec { .. } if !completely => lock(&self.occupied).push(group),
-            _ => group.remove(),
-        }
-        self.remove_deserted();
-        Gone { completely, oom_killed }
-    }
-
-    fn termination_message(&self, container: &ContainerName) -> Option<String> {
-        message::read(&self.site, container)
-    }
-
-    fn stats(&self, container: &ContainerName) -> Option<ContainerStats> {
-        let usage = self.tree.container(container).usage()?;
-        Some(ContainerStats {
-            name: container.clone(),
-            cpu_usec: usage.cpu_usec,
-            memory_bytes: usage.memory_bytes,
-            memory_peak_bytes: usage.memory_peak_bytes,
-            memory_limit_bytes: usage.memory_limit_bytes,
-            pids: usage.pids,
-        })
-    }
-
-    fn helpers(&self) -> Vec<i32> {
-        std::iter::once(self.spawner.pid()).chain(self.namespace.get().copied()).collect()
-    }
-}

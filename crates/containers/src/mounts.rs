@@ -4,8 +4,10 @@
 //! Each mount point is resolved when the mounts before it are there, so a volume can be mounted within another one. Read-only volumes become
 //! read-only after all mount points have been made.
 
+use crate::cgroup::View;
 use crate::mount_point::{self, Kind, MountPoint, PointError, kind_of, open_plain};
 use crate::rootfs;
+use crate::sys::Users;
 use crate::volumes::{self, VolumeError};
 use libcontainer::oci_spec::runtime::{Mount, Spec};
 use magikvm_proto::plan::ContainerPlan;
@@ -17,7 +19,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::sys::statvfs::fstatvfs;
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -109,33 +111,55 @@ struct Made {
 struct Mounts<'a> {
     site: &'a Site,
     plan: &'a ContainerPlan,
+    users: Users,
     root: OwnedFd,
     made: Vec<Made>,
 }
 
-/// Makes the mounts of a configuration, except those that stay in it, then those of the volumes, and at last the file `message` for the
-/// container's termination message.
+/// What a container sees besides its configuration.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Further<'a> {
+    pub(crate) users: Users,
+    /// Its groups in the hierarchies of cgroup v1, if the system has those. libcontainer would mount them writable.
+    pub(crate) groups: &'a [View],
+    /// The file for its termination message.
+    pub(crate) message: &'a Path,
+}
+
+/// Makes the mounts of a configuration, except those that stay in it, then those of the volumes, and at last the container's termination
+/// message.
 pub(crate) fn make(
     site: &Site,
     plan: &ContainerPlan,
     spec: &mut Spec,
     rootfs: &Path,
-    message: &Path,
+    further: Further<'_>,
 ) -> Result<(), MountError> {
+    let Further { users, groups, message } = further;
     unshare(CloneFlags::CLONE_NEWNS).map_err(MountError::Namespace)?;
     let private = MsFlags::MS_REC | MsFlags::MS_SLAVE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>).map_err(MountError::Namespace)?;
     // Opened in the new namespace: a descriptor of the old one can't be mounted on.
     let root =
         rootfs::open_root(rootfs).map_err(|source| MountError::Root { path: rootfs.to_owned(), source })?;
-    let mut mounts = Mounts { site, plan, root, made: Vec::new() };
+    let mut mounts = Mounts { site, plan, users, root, made: Vec::new() };
     let (kept, ours): (Vec<Mount>, Vec<Mount>) =
-        spec.mounts_mut().take().unwrap_or_default().into_iter().partition(needs_namespaces);
+        spec.mounts_mut().take().unwrap_or_default().into_iter().partition(|one| {
+            match one.typ().as_deref() {
+                Some("proc") => true,
+                // The network namespace is the one of this process.
+                Some("sysfs" | "cgroup") => groups.is_empty(),
+                _ => false,
+            }
+        });
     for one in kept.iter().chain(&ours).filter(|one| one.destination().components().count() == 2) {
         mounts.check_directory(one.destination())?;
     }
     for one in &ours {
-        mounts.make(of_configuration(one)?)?;
+        match one.typ().as_deref() {
+            Some("cgroup") => mounts.make_groups(one.destination(), groups)?,
+            _ => mounts.make(of_configuration(one)?)?,
+        }
     }
     for (number, mount) in plan.mounts.iter().enumerate() {
         let place = site.mount(&plan.name, number);
@@ -148,11 +172,6 @@ pub(crate) fn make(
     mounts.finish()?;
     spec.set_mounts(Some(kept));
     Ok(())
-}
-
-/// What shows the container's own processes, network and control groups.
-fn needs_namespaces(one: &Mount) -> bool {
-    matches!(one.typ().as_deref(), Some("proc" | "sysfs" | "cgroup"))
 }
 
 fn failed(destination: &Path) -> impl FnOnce(Errno) -> MountError {
@@ -184,8 +203,13 @@ fn of_configuration(one: &Mount) -> Result<Wanted, MountError> {
     } else {
         What::New { fstype, data: data.join(",") }
     };
-    let place = if destination.starts_with("/dev") { Place::Known } else { Place::Replaced };
+    let is_known = destination.starts_with("/dev") || fstype_is_of_kernel(one);
+    let place = if is_known { Place::Known } else { Place::Replaced };
     Ok(Wanted { destination, what, flags, place, read_only, layer: None })
+}
+
+fn fstype_is_of_kernel(one: &Mount) -> bool {
+    one.typ().as_deref() == Some("sysfs")
 }
 
 fn of_volume(site: &Site, number: usize, plan: &MountPlan, place: &Path) -> Result<Wanted, MountError> {
@@ -234,7 +258,9 @@ impl Mounts<'_> {
         let target = by_number(&point.fd);
         match &what {
             What::Bind(source) => {
-                mount(Some(&by_number(source)), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+                // With what is mounted beneath it, which a user namespace may not leave out.
+                let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+                mount(Some(&by_number(source)), &target, None::<&str>, flags, None::<&str>)
             }
             What::New { fstype, data } => {
                 let data = Some(data.as_str()).filter(|data| !data.is_empty());
@@ -246,6 +272,27 @@ impl Mounts<'_> {
         let flags = if read_only == ReadOnly::AtOnce { flags | MsFlags::MS_RDONLY } else { flags };
         add_flags(&top, flags).map_err(failed)?;
         self.made.push(Made { path: point.path, top, read_only, layer });
+        Ok(())
+    }
+
+    /// Shows the groups of the container, one for each hierarchy, which it cannot change.
+    fn make_groups(&mut self, destination: &Path, groups: &[View]) -> Result<(), MountError> {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        let wanted = |destination: PathBuf, what| {
+            let (place, read_only) = (Place::Known, ReadOnly::AtEnd);
+            Wanted { destination, what, flags, place, read_only, layer: None }
+        };
+        let place = What::New { fstype: "tmpfs".to_owned(), data: "mode=0755,size=64k".to_owned() };
+        self.make(wanted(destination.to_owned(), place))?;
+        for View { name, controllers, dir } in groups {
+            let source = open(dir, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed(dir))?;
+            self.make(wanted(destination.join(name), What::Bind(source)))?;
+            // A hierarchy of several controllers has the names of each, too.
+            let place = open_plain(&self.root, destination).map_err(failed(destination))?;
+            for controller in controllers.iter().filter(|controller| *controller != name) {
+                symlinkat(name.as_str(), &place, controller.as_str()).map_err(failed(destination))?;
+            }
+        }
         Ok(())
     }
 
@@ -312,7 +359,7 @@ impl Mounts<'_> {
                 return Err(error);
             };
             let place = self.site.mount(&self.plan.name, number);
-            add_layer(&made.top, &place).map_err(|source| PointError { at: error.at, source })?;
+            add_layer(&made.top, &place, self.users).map_err(|source| PointError { at: error.at, source })?;
             made.top = open_plain(&self.root, &made.path)
                 .map_err(|errno| PointError { at: made.path.clone(), source: errno.into() })?;
         }
@@ -320,14 +367,14 @@ impl Mounts<'_> {
 }
 
 /// Mounts a writable layer over a read-only directory. The layer is kept in memory beneath `place`.
-fn add_layer(lower: &OwnedFd, place: &Path) -> io::Result<()> {
+fn add_layer(lower: &OwnedFd, place: &Path, users: Users) -> io::Result<()> {
     fs::create_dir_all(place)?;
     mount(Some("layer"), place, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))?;
     let (upper, work) = (place.join("upper"), place.join("work"));
     fs::create_dir(&upper)?;
     fs::create_dir(&work)?;
     rootfs::take_attributes(lower, &upper)?;
-    let options = rootfs::overlay_options(&by_number(lower), &upper, &work);
+    let options = rootfs::overlay_options(&by_number(lower), &upper, &work, users);
     mount(Some("volume"), &by_number(lower), Some("overlay"), MsFlags::MS_NODEV, Some(options.as_str()))?;
     Ok(())
 }

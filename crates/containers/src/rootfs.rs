@@ -1,5 +1,6 @@
 //! Access to a container's root file system without leaving it. The image may hold any symbolic link.
 
+use crate::sys::Users;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, SFlag, fstat};
@@ -55,12 +56,16 @@ pub(crate) fn take_attributes(from: &impl AsFd, to: &Path) -> io::Result<()> {
     fs::set_permissions(to, Permissions::from_mode(stat.st_mode & 0o7777))
 }
 
-/// The options of an overlay.
-pub(crate) fn overlay_options(lower: &Path, upper: &Path, work: &Path) -> String {
+/// The options of an overlay. One in a user namespace keeps its marks in attributes that users may set.
+pub(crate) fn overlay_options(lower: &Path, upper: &Path, work: &Path, users: Users) -> String {
     let escaped = |path: &Path| {
         path.display().to_string().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,")
     };
-    format!("lowerdir={},upperdir={},workdir={}", escaped(lower), escaped(upper), escaped(work))
+    let marks = match users {
+        Users::Host => "",
+        Users::Own => ",userxattr",
+    };
+    format!("lowerdir={},upperdir={},workdir={}{marks}", escaped(lower), escaped(upper), escaped(work))
 }
 
 #[cfg(test)]
@@ -98,7 +103,7 @@ mod tests {
 
     #[test]
     fn paths_are_escaped_in_options() {
-        let options = overlay_options(Path::new("/a:b"), Path::new("/c,d"), Path::new("/e"));
+        let options = overlay_options(Path::new("/a:b"), Path::new("/c,d"), Path::new("/e"), Users::Host);
         assert_eq!(options, "lowerdir=/a\\:b,upperdir=/c\\,d,workdir=/e");
     }
 }

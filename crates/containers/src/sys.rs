@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg,
-    sendmsg, socketpair,
+    sendmsg, socket, socketpair,
 };
 use nix::unistd::ForkResult;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -17,6 +17,15 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// Most file descriptors that travel in one message.
 const MAX_FDS: usize = 4;
+
+/// The users of the supervisor and of its containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Users {
+    /// Those of the system, whose root may do everything.
+    Host,
+    /// Those of a user namespace, whose root can set no rules for devices and keeps marks of overlays in attributes of users.
+    Own,
+}
 
 /// Which side of a fork the caller is on.
 pub(crate) enum Fork {
@@ -44,6 +53,19 @@ fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
     let fd = RawFd::try_from(Errno::result(fd)?).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
     // SAFETY: the kernel has just returned this descriptor; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes a descriptor that the kernel has just returned.
+pub(crate) fn adopt(fd: RawFd) -> OwnedFd {
+    // SAFETY: the callers pass what a call of nix has just returned; nobody else owns it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Whether the calling process is in a user namespace that is not the first one.
+pub(crate) fn is_in_user_namespace() -> bool {
+    // The first namespace maps every number to itself.
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    !map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// A pidfd, which never refers to another process.
@@ -220,8 +242,26 @@ pub(crate) fn close_all_but(kept: &impl AsFd) {
 
 /// Closes every descriptor from `first` on, for a process that uses none any more.
 pub(crate) fn close_all_from(first: u32) {
-    // SAFETY: the caller, a forked copy, only calls pause(2) afterwards; no owner of a descriptor is used again.
+    // SAFETY: the caller has not opened any of them yet, or is a forked copy that only calls pause(2) afterwards; no owner of a descriptor is
+    // used again.
     unsafe {
         libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0);
     }
+}
+
+/// Brings the loopback interface up.
+pub(crate) fn loopback_up() -> io::Result<()> {
+    let inet = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    // SAFETY: an all-zero ifreq is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = libc::c_char::try_from(*from).unwrap_or_default();
+    }
+    // SAFETY: both requests read and write one ifreq; the flags are the union's member for them.
+    unsafe {
+        Errno::result(libc::ioctl(inet.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request))?;
+        request.ifr_ifru.ifru_flags |= libc::c_short::try_from(libc::IFF_UP).unwrap_or_default();
+        Errno::result(libc::ioctl(inet.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request))?;
+    }
+    Ok(())
 }

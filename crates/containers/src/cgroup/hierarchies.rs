@@ -36,6 +36,14 @@ pub enum CgroupError {
 }
 
 impl Hierarchies {
+    /// Where each tree is mounted.
+    pub(crate) fn roots(&self) -> Vec<&Path> {
+        match self {
+            Self::Unified(root) => vec![root],
+            Self::Legacy(controllers) => controllers.iter().map(|one| one.root.as_path()).collect(),
+        }
+    }
+
     /// The hierarchies of the calling process's mount namespace.
     pub(crate) fn detect() -> Result<Self, CgroupError> {
         let bytes = File::open("/proc/self/mountinfo")

@@ -1,5 +1,6 @@
 //! A control group of cgroup v1 (Linux's Documentation/admin-guide/cgroup-v1): the same directory in the tree of each controller.
 
+use super::amounts::{Amounts, if_there};
 use super::{CPU_PERIOD_US, Usage, flat_value, number, text};
 use crate::sys;
 use magikvm_supervisor::sync;
@@ -73,6 +74,33 @@ impl Group {
         }
     }
 
+    pub(super) fn apply(&self, amounts: &Amounts) -> io::Result<()> {
+        let write = |controller: &str, file: &str, value: u64| match self.dir(controller) {
+            Some(dir) => fs::write(dir.join(file), value.to_string()).map_err(|error| {
+                io::Error::new(error.kind(), format!("cannot write {value} to {file}: {error}"))
+            }),
+            None => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("the system has no {controller} controller"),
+            )),
+        };
+        if let Some(bytes) = amounts.memory_bytes {
+            write("memory", "memory.limit_in_bytes", bytes)?;
+        }
+        if let Some(bytes) = amounts.with_swap_bytes {
+            // Without accounting of swap there is no such file.
+            if_there(write("memory", "memory.memsw.limit_in_bytes", bytes))?;
+        }
+        if let Some(shares) = amounts.cpu_shares {
+            write("cpu", "cpu.shares", shares)?;
+        }
+        if let Some((quota, period)) = amounts.cpu_quota {
+            write("cpu", "cpu.cfs_period_us", period)?;
+            write("cpu", "cpu.cfs_quota_us", quota)?;
+        }
+        amounts.pids.map_or(Ok(()), |pids| write("pids", "pids.max", pids))
+    }
+
     pub(super) fn exists(&self) -> bool {
         self.dirs().any(|dir| dir.exists())
     }
@@ -117,8 +145,8 @@ impl Group {
             }
             killed.extend(found);
         }
-        if let Some(state) = &freezer {
-            fs::write(state, "THAWED").ok();
+        if let Some(dir) = self.dir("freezer") {
+            thaw(dir);
         }
     }
 
@@ -153,6 +181,16 @@ impl Group {
             pids: value("pids", "pids.current").unwrap_or(0),
         })
     }
+}
+
+/// Thaws a group and those that its processes may have made in it.
+fn thaw(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            thaw(&entry.path());
+        }
+    }
+    fs::write(dir.join("freezer.state"), "THAWED").ok();
 }
 
 fn collect(dir: &Path, found: &mut BTreeSet<i32>) {

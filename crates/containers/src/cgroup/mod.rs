@@ -5,10 +5,12 @@
 //! a separate tree. A *hybrid* system is a legacy one with an additional unified tree that lacks the controllers that matter here; it is
 //! treated as legacy.
 
+mod amounts;
 mod hierarchies;
 mod legacy;
 mod unified;
 
+pub(crate) use amounts::Amounts;
 pub use hierarchies::CgroupError;
 pub(crate) use hierarchies::Hierarchies;
 
@@ -56,10 +58,38 @@ impl Tree {
         let quota = limits.cpu_millis.map(|millis| {
             (millis.saturating_mul(CPU_PERIOD_US) / 1000).clamp(MIN_CPU_QUOTA_US, MAX_CPU_QUOTA_US)
         });
-        match self.group(&[]) {
+        match self.itself() {
             Cgroup::Unified(group) => group.limit(quota, limits.memory_bytes),
             Cgroup::Legacy(group) => group.limit(quota, limits.memory_bytes),
         }
+    }
+
+    /// The pod's group.
+    pub(crate) fn itself(&self) -> Cgroup {
+        self.group(&[])
+    }
+
+    /// The directories of the pod's group, one in each hierarchy.
+    pub(crate) fn dirs(&self) -> Vec<PathBuf> {
+        match self.itself() {
+            Cgroup::Unified(group) => vec![group.0],
+            Cgroup::Legacy(group) => group.0.into_iter().map(|(_, dir)| dir).collect(),
+        }
+    }
+
+    /// The groups of a container in the hierarchies of cgroup v1; nothing on other systems.
+    pub(crate) fn views(&self, name: &ContainerName) -> Vec<View> {
+        let (Hierarchies::Legacy(controllers), Cgroup::Legacy(group)) =
+            (&self.hierarchies, self.container(name))
+        else {
+            return Vec::new();
+        };
+        let view = |(one, (_, dir)): (&hierarchies::Controller, (_, PathBuf))| View {
+            name: one.root.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            controllers: one.names.clone(),
+            dir,
+        };
+        controllers.iter().zip(group.0).map(view).collect()
     }
 
     /// The group of a container.
@@ -81,6 +111,15 @@ impl Tree {
             )),
         }
     }
+}
+
+/// A group in one hierarchy of cgroup v1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct View {
+    /// The name of the hierarchy's mount point.
+    pub(crate) name: String,
+    pub(crate) controllers: Vec<String>,
+    pub(crate) dir: PathBuf,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +149,14 @@ impl Cgroup {
         match self {
             Self::Unified(group) => group.make_for_container(),
             Self::Legacy(group) => group.make(),
+        }
+    }
+
+    /// Limits what the processes of the group may use.
+    pub(crate) fn apply(&self, amounts: &Amounts) -> io::Result<()> {
+        match self {
+            Self::Unified(group) => group.apply(amounts),
+            Self::Legacy(group) => group.apply(amounts),
         }
     }
 

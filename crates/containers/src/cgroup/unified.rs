@@ -1,5 +1,6 @@
 //! A control group of cgroup v2 (Linux's Documentation/admin-guide/cgroup-v2.rst).
 
+use super::amounts::{Amounts, if_there};
 use super::{CPU_PERIOD_US, Usage, flat_value, number, read, text};
 use magikvm_supervisor::sync;
 use nix::poll::{PollFd, PollFlags};
@@ -42,6 +43,28 @@ impl Group {
             Some(bytes) => fs::write(self.0.join("memory.max"), bytes.to_string()),
             None => Ok(()),
         }
+    }
+
+    pub(super) fn apply(&self, amounts: &Amounts) -> io::Result<()> {
+        let write = |file: &str, value: String| {
+            fs::write(self.0.join(file), &value).map_err(|error| {
+                io::Error::new(error.kind(), format!("cannot write {value} to {file}: {error}"))
+            })
+        };
+        if let Some(bytes) = amounts.swap_bytes() {
+            // Without accounting of swap there is no such file.
+            if_there(write("memory.swap.max", bytes.to_string()))?;
+        }
+        if let Some(bytes) = amounts.memory_bytes {
+            write("memory.max", bytes.to_string())?;
+        }
+        if let Some(weight) = amounts.cpu_weight() {
+            write("cpu.weight", weight.to_string())?;
+        }
+        if let Some((quota, period)) = amounts.cpu_quota {
+            write("cpu.max", format!("{quota} {period}"))?;
+        }
+        amounts.pids.map_or(Ok(()), |pids| write("pids.max", pids.to_string()))
     }
 
     pub(super) fn make_for_container(&self) -> io::Result<()> {

@@ -3,7 +3,7 @@
 use super::{Answer, Job, Order, receive, send};
 use crate::sys;
 use magikvm_proto::budget::GUEST_EXEC_START_MS;
-use magikvm_proto::plan::ContainerPlan;
+use magikvm_proto::plan::{ContainerPlan, ProcessNamespace};
 use magikvm_proto::wire::ExecRequest;
 use magikvm_supervisor::sync::{self, lock};
 use magikvm_supervisor::{Descendants, Failure, FailureKind};
@@ -82,11 +82,11 @@ impl Spawner {
         &self,
         plan: &ContainerPlan,
         run: u32,
-        pod_namespace: Option<i32>,
+        processes: ProcessNamespace,
         stdio: &[OwnedFd],
     ) -> Result<Pending, Failure> {
         let pending = self.request(
-            &Job::Create { plan: Box::new(plan.clone()), run, pod_namespace },
+            &Job::Create { plan: Box::new(plan.clone()), run, processes },
             &stdio.iter().collect::<Vec<_>>(),
             Some(Deadline::after(CREATE_LIMIT)),
         )?;

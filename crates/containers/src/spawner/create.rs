@@ -1,15 +1,16 @@
 //! A worker that makes a container with libcontainer.
 
 use super::{Answer, Context, DEFAULT_SIZE, await_start, program, send, streams};
-use crate::bundle;
-use crate::cgroup::Cgroup;
-use crate::{devices, sys};
+use crate::bundle::{self, Prepared};
+use crate::cgroup::Amounts;
+use crate::devices;
+use crate::sys::{self, Users};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::notify_socket::{NOTIFY_FILE, NotifySocket};
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
-use magikvm_proto::plan::{ContainerPlan, Stdio};
+use magikvm_proto::plan::{ContainerPlan, ProcessNamespace, Stdio};
 use magikvm_supervisor::Failure;
 use magikvm_supervisor::sys::set_window_size;
 use std::collections::HashMap;
@@ -28,17 +29,21 @@ pub(super) fn create(
     context: &Context,
     plan: &ContainerPlan,
     run: u32,
-    pod_namespace: Option<i32>,
+    processes: ProcessNamespace,
     stdio: Vec<OwnedFd>,
 ) -> Result<(), Failure> {
-    let Context { site, tree, .. } = context;
-    let spec = bundle::prepare(site, plan, pod_namespace).map_err(|error| Failure::other(&error))?;
+    let Context { site, tree, users, .. } = context;
     let cgroup = tree.container(&plan.name);
+    // Before the mounts, which may show it.
     cgroup.make_for_container(Instant::now() + LEFTOVERS)?;
-    let rules =
-        spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()).and_then(|r| r.devices().clone());
-    let rules = rules.unwrap_or_default();
-    devices::restrict(&cgroup, plan.privilege, &rules)?;
+    let Prepared { spec, resources } =
+        bundle::prepare(site, plan, *users, &tree.views(&plan.name), processes)
+            .map_err(|error| Failure::other(&error))?;
+    cgroup.apply(&Amounts::of(&resources))?;
+    // With users of its own the pod has the rules of its group, which nobody in it can change.
+    if *users == Users::Host {
+        devices::restrict(&cgroup, plan.privilege, resources.devices().as_deref().unwrap_or_default())?;
+    }
 
     let user = spec.process().as_ref().map_or(0, |process| process.user().uid());
     let report = program::Report::new()?;
@@ -67,10 +72,6 @@ pub(super) fn create(
         // The executor's failure is more precise than libcontainer's.
         Err(error) => return Err(report.outcome().err().unwrap_or_else(|| Failure::other(&error))),
     };
-    if matches!(cgroup, Cgroup::Legacy(_)) {
-        // libcontainer has added its own defaults to the controller's rules. The program has not started, so no device is open yet.
-        devices::restrict(&cgroup, plan.privilege, &rules)?;
-    }
     let pid = container.pid().map_or(0, |pid| pid.as_raw());
     let pidfd = sys::pidfd_open(pid)?;
     let terminal = console.map(|console| console.accept()).transpose()?;

@@ -217,7 +217,9 @@ impl New<'_> {
 
     fn prepare(self, descendants: Descendants) -> Result<Vec<String>, Failure> {
         let Self { spec, process, request, streams, group, entry, wait } = self;
-        if descendants == Descendants::Stay {
+        // In a user namespace with cgroup v1 only the owner of the group's open files can enter it.
+        let enters_early = descendants == Descendants::Stay || group.attended().is_none();
+        if enters_early {
             group.enter().map_err(|error| gone_or(&error))?;
         }
         setsid()?;
@@ -246,7 +248,9 @@ impl New<'_> {
                     Err(_) => {}
                 }
             }
-            group.enter().map_err(|error| gone_or(&error))?;
+            if !enters_early {
+                group.enter().map_err(|error| gone_or(&error))?;
+            }
             if !is_attended {
                 tell(&entry)?;
             }

@@ -23,8 +23,8 @@ mod program;
 mod streams;
 
 use crate::cgroup::Tree;
-use crate::sys;
-use magikvm_proto::plan::ContainerPlan;
+use crate::sys::{self, Users};
+use magikvm_proto::plan::{ContainerPlan, ProcessNamespace};
 use magikvm_proto::site::Site;
 use magikvm_proto::wire::{ExecRequest, WindowSize};
 use magikvm_supervisor::{Descendants, Failure, FailureKind};
@@ -51,8 +51,8 @@ enum Job {
         plan: Box<ContainerPlan>,
         /// How often the container was made before.
         run: u32,
-        /// Process that holds the pod's shared PID namespace.
-        pod_namespace: Option<i32>,
+        /// Whether it joins the PID namespace that the pod's containers share.
+        processes: ProcessNamespace,
     },
     /// Starts another process in a container. Descriptors: the container's pidfd, then stdin, stdout, stderr
     /// without a terminal.
@@ -89,6 +89,7 @@ enum Order {
 pub(crate) struct Context {
     pub(crate) site: Site,
     pub(crate) tree: Tree,
+    pub(crate) users: Users,
     /// Writes one line to the log.
     pub(crate) note: fn(&str),
 }
@@ -146,8 +147,8 @@ fn work(channel: &OwnedFd, context: &Context) -> ! {
     let result = sys::default_signals().map_err(Failure::from).and_then(|()| {
         let (job, fds): (Job, Vec<OwnedFd>) = receive(channel)?.ok_or_else(gone)?;
         match job {
-            Job::Create { plan, run, pod_namespace } => {
-                create::create(channel, context, &plan, run, pod_namespace, fds)
+            Job::Create { plan, run, processes } => {
+                create::create(channel, context, &plan, run, processes, fds)
             }
             Job::Exec { request, id, descendants } => {
                 exec::exec(channel, context, &request, id, descendants, fds)

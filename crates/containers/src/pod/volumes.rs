@@ -1,31 +1,25 @@
-//! The pod's volumes, each mounted once in a separate directory when the pod is loaded. `magikvm_containers` decides what a container sees of
-//! them. Must not know: the supervisor, the wire.
+//! The pod's volumes, each mounted once in a separate directory before the first container is made. Must not know: what a container sees of them,
+//! and where the shared directory comes from.
 
-use crate::load::{LoadError, file_error};
-use magikvm_proto::path;
+use super::{FurnishError, file_error, make_dir, mount_at};
+use magikvm_proto::path::LASTING_ROOT;
 use magikvm_proto::plan::GuestPlan;
 use magikvm_proto::site::Site;
-use magikvm_proto::volume::{Part, VolumePlan, VolumeSource};
-use nix::mount::{MsFlags, mount};
+use magikvm_proto::volume::{VolumePlan, VolumeSource};
+use nix::mount::MsFlags;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::Path;
 
 /// Mode of an emptyDir, as in the kubelet.
 const EMPTY_DIR_MODE: u32 = 0o777;
-/// Mounts every volume in a separate directory.
-pub(crate) fn mount_all(site: &Site, plan: &GuestPlan) -> Result<(), LoadError> {
-    // The host has no device for volumes that no container mounts.
-    let mut mounts = plan.containers.iter().flat_map(|container| &container.mounts);
-    if mounts.any(|mount| matches!(mount.part, Part::Shared(_))) {
-        let target = site.shared();
-        make_dir(&target)?;
-        mount_at(path::SHARED_TAG, &target, Some("virtiofs"), MsFlags::MS_NODEV, None)?;
-    }
+
+/// Mounts every volume in a separate directory, except those of the shared directory, which is mounted as a whole. File systems of disks must be
+/// mounted already.
+pub fn mount_volumes(site: &Site, plan: &GuestPlan) -> Result<(), FurnishError> {
     (0..).zip(&plan.volumes).try_for_each(|(index, volume)| mount_volume(site, index, volume))
 }
 
-fn mount_volume(site: &Site, index: u32, volume: &VolumePlan) -> Result<(), LoadError> {
+fn mount_volume(site: &Site, index: u32, volume: &VolumePlan) -> Result<(), FurnishError> {
     let target = site.volume(index);
     let bind = MsFlags::MS_BIND;
     match &volume.source {
@@ -50,7 +44,7 @@ fn mount_volume(site: &Site, index: u32, volume: &VolumePlan) -> Result<(), Load
         }
         VolumeSource::Lasting { disk, .. } => {
             make_dir(&target)?;
-            let source = site.lasting(disk).join(path::LASTING_ROOT);
+            let source = site.lasting(disk).join(LASTING_ROOT);
             return mount_at(&source.to_string_lossy(), &target, None, bind, None);
         }
         VolumeSource::Image { partition } => {
@@ -68,22 +62,4 @@ fn mount_volume(site: &Site, index: u32, volume: &VolumePlan) -> Result<(), Load
         fs::set_permissions(&target, mode).map_err(file_error(&target))?;
     }
     Ok(())
-}
-
-fn make_dir(path: &Path) -> Result<(), LoadError> {
-    fs::create_dir_all(path).map_err(file_error(path))
-}
-
-fn mount_at(
-    source: &str,
-    target: &Path,
-    fstype: Option<&str>,
-    flags: MsFlags,
-    data: Option<&str>,
-) -> Result<(), LoadError> {
-    mount(Some(source), target, fstype, flags, data).map_err(|errno| LoadError::Mount {
-        source_path: source.to_owned(),
-        target: target.to_owned(),
-        source: errno,
-    })
 }

@@ -30,7 +30,7 @@ const SETTINGS: [(&str, &str); 5] = [
 
 /// Why the network can't be set up.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NetworkError {
+pub enum NetworkError {
     #[error("no interface has the address {0}")]
     NoDevice(MacAddress),
     #[error("cannot {what}")]
@@ -46,7 +46,7 @@ fn refused(what: impl Into<String>) -> impl FnOnce(io::Error) -> NetworkError {
     move |source| NetworkError::Refused { what, source }
 }
 
-pub(crate) fn set_up(plan: &NetworkPlan) -> Result<(), NetworkError> {
+pub(super) fn set_up(plan: &NetworkPlan) -> Result<(), NetworkError> {
     let index = find(plan.mac)?;
     let mut link = Link { socket: open().map_err(refused("open a netlink socket"))?, index, sequence: 0 };
     for (name, value) in SETTINGS {

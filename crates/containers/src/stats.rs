@@ -1,4 +1,4 @@
-//! Resource use of the VM, from /proc. Must not know: containers, connections.
+//! Resource use of the supervisor and of the system that it sees, from /proc. Must not know: containers, connections.
 
 use magikvm_proto::wire::GuestStats;
 use std::fs::File;
@@ -6,8 +6,8 @@ use std::fs::File;
 /// Most bytes of a file of /proc that are read.
 const MAX_FILE: u64 = 64 << 10;
 
-/// Resource use of the VM; vminit consists of this process and `helpers`.
-pub(crate) fn guest(helpers: &[i32]) -> GuestStats {
+/// The supervisor consists of this process and `helpers`.
+pub fn stats(helpers: &[i32]) -> GuestStats {
     let memory = text("/proc/meminfo");
     let pss = |pid: &str| kib(&text(&format!("/proc/{pid}/smaps_rollup")), "Pss:");
     GuestStats {
@@ -20,7 +20,7 @@ pub(crate) fn guest(helpers: &[i32]) -> GuestStats {
 
 fn text(path: &str) -> String {
     let bytes =
-        File::open(path).and_then(|file| magikvm_containers::read_capped(file, MAX_FILE)).unwrap_or_default();
+        File::open(path).and_then(|file| crate::rootfs::read_capped(file, MAX_FILE)).unwrap_or_default();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 

@@ -1,0 +1,169 @@
+//! The sandbox of a pod in namespaces: the program `magikvm-containers`. The host starts it with its settings on standard input. It makes the pod's
+//! namespaces, control group and root, gives up what it does not need, and forks the pod's first process, which runs the supervisor as `vminit` does
+//! in a VM. The end of either process is the end of the pod.
+//!
+//! Everything up to the supervisor's first thread happens in processes with one thread.
+
+mod group;
+mod home;
+mod inside;
+mod loop_device;
+mod root;
+mod spaces;
+mod sys;
+mod talk;
+
+use crate::cgroup::Hierarchies;
+use crate::sys::{Fork, exit_now, fork_single_threaded, give_up_everything};
+use group::{CONTAINERS, PodGroup};
+use magikvm_proto::sandbox::{
+    AGENT_FD, FORWARD_FD, FromSandbox, MAX_SANDBOX_SETTINGS, NetworkSpace, SandboxSettings, SharedMount,
+    TALK_FD, Users,
+};
+use magikvm_proto::site::Site;
+use magikvm_supervisor::text::chain;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, umask};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Pid, getppid};
+use root::{Root, Source};
+use spaces::Spaces;
+use std::io::{self, Read, Write};
+use std::process::ExitCode;
+use talk::Talk;
+
+/// The name of the pod's interface.
+const INTERFACE: &std::ffi::CStr = c"eth0";
+
+/// A step that the sandbox cannot do.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step}")]
+struct Failed {
+    step: String,
+    #[source]
+    source: io::Error,
+}
+
+impl Failed {
+    fn of(step: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self { step: step.into(), source: source.into() }
+    }
+}
+
+fn at<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> Failed {
+    move |error| Failed::of(step, error)
+}
+
+/// The main function of the program.
+pub fn main() -> ExitCode {
+    sys::clear_environment();
+    sys::leave_keyring();
+    // Containers begin with this one.
+    umask(Mode::from_bits_truncate(0o022));
+    let Ok(talk) = sys::take(TALK_FD).map(Talk) else {
+        eprintln!("magikvm-containers is the sandbox of a pod in namespaces; magikvm starts it");
+        return ExitCode::from(2);
+    };
+    let Err(failed) = make(&talk);
+    let told = FromSandbox::Failed {
+        errno: failed.source.raw_os_error(),
+        detail: chain(&failed.source),
+        step: failed.step,
+    };
+    talk.tell(&told, &[]).ok();
+    ExitCode::FAILURE
+}
+
+/// Makes the sandbox and stays until its end.
+fn make(talk: &Talk) -> Result<std::convert::Infallible, Failed> {
+    let parent = getppid();
+    let settings = read_settings()?;
+    // What the caller of the host's program had open is nothing for a pod.
+    let given = settings.shared.iter().map(|one| one.descriptor).max().unwrap_or(TALK_FD).max(TALK_FD);
+    crate::sys::close_all_from(given.unsigned_abs() + 1);
+    let doors = inside::Doors {
+        agent: sys::take(AGENT_FD).map_err(at("use the agent's socket"))?,
+        forward: sys::take(FORWARD_FD).map_err(at("use the socket for forwarded connections"))?,
+    };
+    let shared = settings.shared.iter();
+    // Before this process has mounts of its own: what is opened belongs to those of the host.
+    let copy = |one: &SharedMount| {
+        let source = sys::take(one.descriptor).map_err(at("use a volume of the host"))?;
+        Source::of(one, &source)
+    };
+    let sources: Vec<Source> = shared.map(copy).collect::<Result<_, Failed>>()?;
+    let hierarchies =
+        Hierarchies::detect().map_err(|error| Failed::of("find control groups", io::Error::other(error)))?;
+    let owner = match settings.users {
+        Users::Host => None,
+        Users::Own { root } => Some(root),
+    };
+    let group = PodGroup::make(&hierarchies, &settings.cgroup, owner)?;
+    let site = Site { cgroup: format!("/{CONTAINERS}"), ..Site::guest() };
+    let spaces = Spaces::make(settings.users, talk)?;
+    // Before the root is made, which shows the pod's interfaces.
+    spaces.enter()?;
+    Root::make(&settings, &spaces, &site, &hierarchies, &sources)?;
+    // The pod's users cannot enter the directories above it.
+    std::env::set_current_dir(&settings.root).map_err(at("enter the sandbox's root"))?;
+    if let NetworkSpace::Tap { mac } = settings.network {
+        let tap = sys::tap(INTERFACE, mac.0).map_err(at("make the pod's network interface"))?;
+        talk.tell(&FromSandbox::Tap, &[&tap]).map_err(at("hand the pod's network interface over"))?;
+    }
+    spaces.enter_users()?;
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)
+        .map_err(at("make the pod's mount and process namespaces"))?;
+    let (waits, mut go) = io::pipe().map_err(at("make a pipe"))?;
+    let child = match fork_single_threaded().map_err(at("fork"))? {
+        Fork::Child => {
+            // The pod's processes have nothing of the host but the two doors.
+            drop((go, group, spaces, sources, settings));
+            sys::close(TALK_FD);
+            inside::main(&site, doors, waits)
+        }
+        Fork::Parent { child } => child,
+    };
+    drop((waits, doors));
+    group.add(child)?;
+    go.write_all(b"!").map_err(at("start the pod's first process"))?;
+    talk.tell(&FromSandbox::Made { pid: child }, &[]).map_err(at("tell that the sandbox is made"))?;
+    stay(child, parent)
+}
+
+fn read_settings() -> Result<SandboxSettings, Failed> {
+    let mut bytes = Vec::new();
+    io::stdin().take(MAX_SANDBOX_SETTINGS).read_to_end(&mut bytes).map_err(at("read the settings"))?;
+    let settings: SandboxSettings =
+        serde_json::from_slice(&bytes).map_err(|error| Failed::of("read the settings", error))?;
+    if settings.generation == magikvm_proto::GENERATION {
+        Ok(settings)
+    } else {
+        let why = format!(
+            "they are of generation {}, this program of {}",
+            settings.generation,
+            magikvm_proto::GENERATION
+        );
+        Err(Failed::of("use the settings", io::Error::other(why)))
+    }
+}
+
+/// Waits for the end of the pod's first process and ends in the same way. That process dies with this one, to which it must belong: the kernel sends
+/// its signal with the rights of this one. This process dies with the host's monitor, its parent.
+fn stay(child: i32, parent: Pid) -> ! {
+    crate::sys::set_process_name(c"magikvm-sandbox");
+    crate::sys::close_all_from(0);
+    let confined = sys::become_root()
+        .and_then(|()| give_up_everything().map_err(io::Error::from))
+        .and_then(|()| sys::die_with_parent());
+    if confined.is_err() || getppid() != parent {
+        exit_now(1);
+    }
+    loop {
+        match waitpid(Pid::from_raw(child), None) {
+            Ok(WaitStatus::Exited(_, code)) => exit_now(code),
+            Ok(WaitStatus::Signaled(_, signal, _)) => exit_now(128 + signal as i32),
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(_) => exit_now(1),
+        }
+    }
+}
