@@ -4,9 +4,10 @@
 use super::nat::handover;
 use super::nat::process::{NAT_VERB, PUBLISHED, WIRE};
 use super::passt::{self, UdpPort};
-use super::process::{FDS, NET_VERB};
+use super::process::{FDS, NET_VERB, Settings};
 use super::rules::Rules;
 use super::settle::Carrier;
+use super::stream::Carries;
 use crate::store::sandbox::Role;
 use crate::store::text::ignore;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
@@ -44,14 +45,29 @@ pub struct Helper {
 pub struct Chain {
     /// The processes in the order to start them.
     pub helpers: Vec<Helper>,
-    /// The VMM's end: a stream of frames, each after its length in 4 bytes, big endian.
-    pub vmm: OwnedFd,
+    /// The VMM's end: a stream of frames, each after its length in 4 bytes, big endian. `None` if the pod has an interface of the host's kernel.
+    pub vmm: Option<OwnedFd>,
     /// The filter's reports of refusals ([`super::report::read`]).
     pub reports: File,
 }
 
-pub fn make(rules: &Rules, carrier: &Carrier) -> io::Result<Chain> {
-    let (vmm, guest_side) = pair()?;
+/// The pod's side of the filter.
+#[derive(Debug)]
+pub enum PodSide {
+    /// A VMM, for which a stream is made.
+    Vmm,
+    /// The other end of an interface of the host's kernel.
+    Interface(OwnedFd),
+}
+
+pub fn make(rules: &Rules, carrier: &Carrier, pod: PodSide) -> io::Result<Chain> {
+    let (vmm, guest_side, guest) = match pod {
+        PodSide::Vmm => {
+            let (vmm, guest_side) = pair()?;
+            (Some(vmm), guest_side, Carries::Stream)
+        }
+        PodSide::Interface(interface) => (None, interface, Carries::Frames),
+    };
     let (carrier_side, carrier_end) = pair()?;
     let (reports, tells) = io::pipe()?;
     let [guest_fd, carrier_fd, report_fd] = FDS;
@@ -60,7 +76,7 @@ pub fn make(rules: &Rules, carrier: &Carrier) -> io::Result<Chain> {
         name: "net-filter",
         start: Start::Jailed(NET_VERB),
         inherits: vec![(guest_side, guest_fd), (carrier_side, carrier_fd), (OwnedFd::from(tells), report_fd)],
-        input: serde_json::to_vec(rules)?,
+        input: serde_json::to_vec(&Settings { rules: rules.clone(), guest })?,
     };
     let carrier = match carrier {
         Carrier::Passt(wanted) => Helper {

@@ -4,12 +4,13 @@
 
 use super::filter::{Filter, Sink};
 use super::rules::Rules;
-use super::stream::{FrameStream, TooLong};
+use super::stream::{Carries, FrameStream, TooLong};
 use crate::process::{SettingsError, serve};
 use crate::store::text::ignore;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
@@ -38,13 +39,21 @@ pub fn main() -> i32 {
     serve("magikvm's network filter", run)
 }
 
-fn run(rules: Rules) -> Result<(), PumpError> {
+/// What the monitor writes to the filter's standard input.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Settings {
+    pub(super) rules: Rules,
+    /// What the guest's side is.
+    pub(super) guest: Carries,
+}
+
+fn run(Settings { rules, guest }: Settings) -> Result<(), PumpError> {
     // SAFETY: the descriptors were given to this process for this purpose, and nothing else in it uses their numbers.
     let [vmm, carrier, reports] = FDS.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
     fcntl(&reports, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(PumpError::Descriptor)?;
     let pump = Pump {
         filter: Filter::new(rules),
-        vmm: FrameStream::new("the VMM", vmm).map_err(PumpError::Descriptor)?,
+        vmm: FrameStream::of("the VMM", vmm, guest).map_err(PumpError::Descriptor)?,
         carrier: FrameStream::new("the carrier", carrier).map_err(PumpError::Descriptor)?,
         reports: File::from(reports),
         sink: Sink::default(),

@@ -1,10 +1,11 @@
 //! One end of a stream of frames, each after its length in 4 bytes (big endian). The VMM, the filter, passt and our NAT exchange frames
-//! in this form.
+//! in this form. An interface of the kernel gives and takes single frames instead, and is made to look like such a stream.
 
 use super::packet::MAX_FRAME;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{MsgFlags, recv, send};
+use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Bytes of the buffer for input: several of the largest frames. Pages of it that were never written take no memory.
@@ -31,9 +32,20 @@ pub(super) fn push(into: &mut Vec<u8>, frame: &[u8]) {
     into.extend(frame);
 }
 
+/// What carries the frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Carries {
+    /// A stream socket.
+    Stream,
+    /// An interface: each read and each write is a frame.
+    Frames,
+}
+
 pub(super) struct FrameStream {
     name: &'static str,
     socket: OwnedFd,
+    carries: Carries,
     /// Bytes that were read and are not yet complete frames, up to `filled`.
     input: Vec<u8>,
     filled: usize,
@@ -47,8 +59,13 @@ pub(super) struct FrameStream {
 impl FrameStream {
     /// Takes an end of a stream and makes it non-blocking. `name` names the other end in messages.
     pub(super) fn new(name: &'static str, socket: OwnedFd) -> nix::Result<Self> {
+        Self::of(name, socket, Carries::Stream)
+    }
+
+    pub(super) fn of(name: &'static str, socket: OwnedFd, carries: Carries) -> nix::Result<Self> {
         fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok(Self { name, socket, input: vec![0; INPUT], filled: 0, used: 0, output: Vec::new(), written: 0 })
+        let input = vec![0; INPUT];
+        Ok(Self { name, socket, carries, input, filled: 0, used: 0, output: Vec::new(), written: 0 })
     }
 
     /// Bytes that wait to be written.
@@ -58,6 +75,9 @@ impl FrameStream {
 
     /// Reads available data, at most what fits. False: the other end is gone.
     pub(super) fn read(&mut self) -> bool {
+        if self.carries == Carries::Frames {
+            return self.read_frames();
+        }
         match recv(self.socket.as_raw_fd(), &mut self.input[self.filled..], MsgFlags::empty()) {
             Ok(0) => false,
             Ok(length) => {
@@ -68,6 +88,23 @@ impl FrameStream {
             Err(Errno::EAGAIN | Errno::EINTR) => true,
             Err(_) => false,
         }
+    }
+
+    fn read_frames(&mut self) -> bool {
+        while self.input.len() - self.filled >= HEADER + MAX_FRAME {
+            let (header, rest) = self.input[self.filled..].split_at_mut(HEADER);
+            match nix::unistd::read(&self.socket, &mut rest[..MAX_FRAME]) {
+                Ok(0) => return false,
+                Ok(length) => {
+                    header.copy_from_slice(&u32::try_from(length).unwrap_or(0).to_be_bytes());
+                    self.filled += HEADER + length;
+                    self.used = self.used.max(self.filled);
+                }
+                Err(Errno::EAGAIN | Errno::EINTR) => return true,
+                Err(_) => return false,
+            }
+        }
+        true
     }
 
     /// Calls `each` with every complete frame that was read, and with the output.
@@ -81,6 +118,9 @@ impl FrameStream {
 
     /// Writes as much as is accepted. False: the other end is gone.
     pub(super) fn write(&mut self) -> bool {
+        if self.carries == Carries::Frames {
+            return self.write_frames();
+        }
         while self.waiting() > 0 {
             match send(self.socket.as_raw_fd(), &self.output[self.written..], no_signal()) {
                 Ok(length) => self.written += length,
@@ -98,6 +138,24 @@ impl FrameStream {
         self.output.clear();
         self.written = 0;
         true
+    }
+
+    /// An interface that is down, or that has no room, refuses frames, which are then lost, as on any network.
+    fn write_frames(&mut self) -> bool {
+        let mut is_there = true;
+        let waiting = &self.output[self.written..];
+        let done = frames(self.name, waiting, |frame| {
+            let mut sent = Err(Errno::EINTR);
+            while sent == Err(Errno::EINTR) {
+                sent = nix::unistd::write(&self.socket, frame);
+            }
+            let lost = [Errno::EIO, Errno::EAGAIN, Errno::EINVAL, Errno::ENOBUFS, Errno::ENOMEM];
+            is_there &= sent.is_ok() || sent.is_err_and(|errno| lost.contains(&errno));
+        });
+        debug_assert!(done.is_ok_and(|length| length == waiting.len()), "frames of this process are whole");
+        self.output.clear();
+        self.written = 0;
+        is_there
     }
 
     /// Gives the memory of large buffers back, if nothing is in them.
@@ -181,5 +239,32 @@ mod tests {
         assert_eq!((one.output.capacity(), two.used), (0, 0));
         drop(one);
         assert!(!two.read());
+    }
+
+    #[test]
+    fn single_frames_look_like_a_stream() {
+        let kind = SockType::Datagram;
+        let (interface, kernel) = socketpair(AddressFamily::Unix, kind, None, SockFlag::empty()).unwrap();
+        let mut side = FrameStream::of("x", interface, Carries::Frames).unwrap();
+        for length in [60, 1514, 9000] {
+            send(kernel.as_raw_fd(), &vec![7; length], no_signal()).unwrap();
+        }
+        assert!(side.read());
+        let mut seen = Vec::new();
+        side.frames(|frame, output| {
+            seen.push(frame.len());
+            push(output, frame);
+        })
+        .unwrap();
+        assert_eq!((seen, side.filled), (vec![60, 1514, 9000], 0));
+        assert!(side.write());
+        assert_eq!(side.waiting(), 0);
+        let mut frame = [0; 16384];
+        for length in [60, 1514, 9000] {
+            assert_eq!(recv(kernel.as_raw_fd(), &mut frame, MsgFlags::empty()), Ok(length));
+        }
+        drop(kernel);
+        push(&mut side.output, &[7; 60]);
+        assert!(!side.write(), "the other end is gone");
     }
 }

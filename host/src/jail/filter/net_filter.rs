@@ -7,6 +7,8 @@ pub(super) const LIST: List = List {
     calls: &[
         // Seen.
         "poll", "recvfrom", "sendto",
+        // Frames of an interface.
+        "read", "write",
         // Other processors have this name for waiting.
         "ppoll",
     ],
