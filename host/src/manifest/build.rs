@@ -6,7 +6,9 @@ use super::k8s::{self, Written};
 use super::lifecycle::{List, POLICIES};
 use super::names;
 use super::objects::Objects;
-use super::plan::{ContainerPort, ContainerSpec, Nested, PodPlan, Protocol, PullPolicy, RuntimeClass};
+use super::plan::{
+    ContainerPort, ContainerSpec, Nested, PodPlan, PodUsers, Protocol, PullPolicy, RuntimeClass,
+};
 use super::probes::Owner;
 use super::problem::{ProblemCollector, path_key, quote};
 use super::volumes;
@@ -82,6 +84,10 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
         full_name,
         runtime_class,
         restart_policy,
+        users: match spec.host_users {
+            Some(true) => PodUsers::Host,
+            Some(false) | None => PodUsers::Own,
+        },
         process_namespace: match spec.share_process_namespace {
             true => ProcessNamespace::Pod,
             false => ProcessNamespace::PerContainer,
@@ -184,7 +190,12 @@ impl Build<'_> {
         let table = RuntimeClass::ALL.map(|class| (class.as_str(), class));
         let (path, name) = ("spec.runtimeClassName", spec.runtime_class_name.as_deref());
         let otherwise = "leave it out: each pod is in a VM of its own";
-        self.one_of_or(path, name, RuntimeClass::default(), &table, otherwise)
+        let class = self.one_of_or(path, name, RuntimeClass::default(), &table, otherwise);
+        if class == RuntimeClass::PodContainers && spec.host_users == Some(true) {
+            let message = format!("\"true\" is not supported for pods of the class {class} in this version");
+            self.problem("spec.hostUsers", message, "leave it out: the pod then has users of its own");
+        }
+        class
     }
 
     fn grace(&mut self, spec: &k8s::Spec) -> u64 {

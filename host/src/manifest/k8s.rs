@@ -111,6 +111,7 @@ pub(super) struct Spec {
     #[serde(rename = "setHostnameAsFQDN")]
     pub(super) set_hostname_as_fqdn: bool,
     pub(super) hostname_override: Option<String>,
+    pub(super) host_users: Option<bool>,
     /// Only `false` is accepted, as for the next two fields.
     #[serde(rename = "hostNetwork")]
     _host_network: bool,

@@ -46,6 +46,82 @@ impl RuntimeClass {
     }
 }
 
+/// The users of a pod in namespaces of the host (`spec.hostUsers`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PodUsers {
+    /// Those of a user namespace.
+    #[default]
+    Own,
+    Host,
+}
+
+/// There is no such class.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no runtime class {0:?}; there are {names}", names = RuntimeClass::ALL.map(RuntimeClass::as_str).join(", "))]
+pub struct UnknownClass(String);
+
+impl std::str::FromStr for RuntimeClass {
+    type Err = UnknownClass;
+
+    fn from_str(text: &str) -> Result<Self, UnknownClass> {
+        let found = Self::ALL.into_iter().find(|class| class.as_str() == text);
+        found.ok_or_else(|| UnknownClass(text.to_owned()))
+    }
+}
+
+/// A pod that cannot be of a class.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClassConflict {
+    #[error(
+        "container {container} has {field}, which is possible only in a VM, and pods of the class {class} have none"
+    )]
+    OnlyInVm { container: ContainerName, field: &'static str, class: RuntimeClass },
+    #[error("spec.hostUsers is true, which is not supported for pods of the class {class} in this version")]
+    HostUsers { class: RuntimeClass },
+    #[error(
+        "the pod has the user or group {id}, and one of the class {class} has the ids 0 to {}",
+        MAX_NAMESPACE_ID
+    )]
+    Id { id: u32, class: RuntimeClass },
+}
+
+/// The largest user or group id of a pod in namespaces, which has 65536 of each.
+pub const MAX_NAMESPACE_ID: u32 = 0xffff;
+
+impl PodPlan {
+    /// Makes it a pod of another class than that of its manifest.
+    pub fn change_class(&mut self, class: RuntimeClass) -> Result<(), ClassConflict> {
+        if class == RuntimeClass::PodContainers {
+            self.check_namespaces(class)?;
+        }
+        self.runtime_class = class;
+        Ok(())
+    }
+
+    fn check_namespaces(&self, class: RuntimeClass) -> Result<(), ClassConflict> {
+        for container in &self.containers {
+            let field = match &container.security {
+                Security { privilege: Privilege::Privileged, .. } => "securityContext.privileged",
+                Security { seccomp: Seccomp::Unconfined, .. } => "the seccomp profile Unconfined",
+                _ => continue,
+            };
+            return Err(ClassConflict::OnlyInVm { container: container.name.clone(), field, class });
+        }
+        if self.users == PodUsers::Host {
+            return Err(ClassConflict::HostUsers { class });
+        }
+        let of_containers = self.containers.iter().flat_map(|container| {
+            [container.security.run_as_user, container.security.run_as_group].into_iter().flatten()
+        });
+        let of_pod = self.volume_group.into_iter().chain(self.further_groups.iter().copied());
+        match of_containers.chain(of_pod).find(|id| *id > MAX_NAMESPACE_ID) {
+            Some(id) => Err(ClassConflict::Id { id, class }),
+            None => Ok(()),
+        }
+    }
+}
+
 impl fmt::Display for RuntimeClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -69,6 +145,9 @@ pub struct PodPlan {
     /// `label.subdomain.namespace.svc.cluster.local`, if it has a subdomain.
     pub full_name: Option<String>,
     pub runtime_class: RuntimeClass,
+    /// Whose users it has, if it shares the host's kernel.
+    #[serde(default)]
+    pub users: PodUsers,
     pub restart_policy: RestartPolicy,
     /// Which processes a container sees.
     pub process_namespace: ProcessNamespace,

@@ -4,7 +4,8 @@ use super::checks::Build;
 use super::k8s;
 use super::names;
 use super::plan::{
-    CapabilityList, PrivilegeEscalation, ProcMount, RootFilesystem, RootUser, RuntimeClass, Seccomp, Security,
+    CapabilityList, MAX_NAMESPACE_ID, PrivilegeEscalation, ProcMount, RootFilesystem, RootUser, RuntimeClass,
+    Seccomp, Security,
 };
 use super::problem::quote;
 use magikvm_proto::security::{ImageGroups, Privilege};
@@ -166,7 +167,14 @@ impl Build<'_> {
 
     fn id_number(&mut self, path: &str, id: Option<i64>) -> Option<u32> {
         let id = id?;
+        let is_in_namespaces =
+            self.written.pod.spec.runtime_class_name.as_deref() == Some(RuntimeClass::PodContainers.as_str());
         match u32::try_from(id) {
+            Ok(number) if is_in_namespaces && number > MAX_NAMESPACE_ID && id <= MAX_ID => {
+                let message = format!("must be 0 to {MAX_NAMESPACE_ID} for a pod in namespaces, not {id}");
+                self.problem(path, message, "such a pod has 65536 ids of its own");
+                None
+            }
             Ok(number) if id <= MAX_ID => Some(number),
             _ => {
                 self.problem(path, format!("must be 0 to {MAX_ID}, not {id}"), "");

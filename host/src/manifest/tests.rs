@@ -390,6 +390,16 @@ fn names_and_words_are_checked() {
     );
     assert_problem(
         &container(
+            "    securityContext: {runAsUser: 65536}\n  hostUsers: true\n  runtimeClassName: pod-containers\n",
+        ),
+        "securityContext.runAsUser: must be 0 to 65535 for a pod in namespaces, not 65536",
+    );
+    assert_problem(
+        &container("  hostUsers: true\n  runtimeClassName: pod-containers\n"),
+        "spec.hostUsers: \"true\" is not supported for pods of the class pod-containers",
+    );
+    assert_problem(
+        &container(
             "    securityContext: {allowPrivilegeEscalation: false, capabilities: {add: [SYS_ADMIN]}}\n",
         ),
         "can't be false for a container that gets CAP_SYS_ADMIN",

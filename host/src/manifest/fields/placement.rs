@@ -71,10 +71,11 @@ pub(super) const FIELDS: &[Field] = &[
     only("spec.hostNetwork", Shape::Bool, &["false"], SHARED_VM),
     only("spec.hostPID", Shape::Bool, &["false"], SHARED_VM),
     only("spec.hostIPC", Shape::Bool, &["false"], SHARED_VM),
-    skip_quietly(
+    yes(
         "spec.hostUsers",
-        &["true", "false"],
-        "both mean the same in a VM: its users are none of the host's users, and it has a kernel of its own",
+        Shape::Bool,
+        "In a VM both mean the same: its users are none of the host's users. Pods in namespaces of the host have a user namespace, whose root is \
+         an ordinary user of the host; `true` is refused for them.",
     ),
     yes("spec.os", Shape::Object, "What the containers are made for."),
     only("spec.os.name", Shape::Text, &["linux"], WINDOWS),

@@ -18,6 +18,7 @@ spec:
   hostname: box
   hostnameOverride: box.example.com
   setHostnameAsFQDN: false
+  hostUsers: true
   runtimeClassName: pod-microvm-containers
   shareProcessNamespace: true
   hostNetwork: false

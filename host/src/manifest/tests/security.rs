@@ -207,3 +207,29 @@ fn variables_of_files_are_read_in_the_guest() {
         assert_problem(&of(file, volume), &format!("env[0].valueFrom.fileKeyRef.{expected}"));
     }
 }
+
+#[test]
+fn a_change_of_the_class_refuses_what_the_class_would_have_refused() {
+    let change = |security: &str, pod_fields: &str| {
+        let container = format!("{{name: a, image: b, securityContext: {{{security}}}}}");
+        let text = pod(&format!("{pod_fields}  containers: [{container}]\n"));
+        let mut plan = parse(text.as_bytes(), "x").unwrap();
+        let changed = plan.change_class(RuntimeClass::PodContainers);
+        changed.map(|()| plan.runtime_class).map_err(|error| error.to_string())
+    };
+    assert_eq!(change("", "  hostUsers: false\n"), Ok(RuntimeClass::PodContainers));
+    for (security, pod_fields, says) in [
+        (
+            "privileged: true",
+            "",
+            "container a has securityContext.privileged, which is possible only in a VM",
+        ),
+        ("seccompProfile: {type: Unconfined}", "", "container a has the seccomp profile Unconfined"),
+        ("", "  hostUsers: true\n", "spec.hostUsers is true, which is not supported"),
+        ("runAsUser: 65536", "", "the user or group 65536"),
+        ("", "  securityContext: {fsGroup: 70000}\n", "the user or group 70000"),
+    ] {
+        let said = change(security, pod_fields).unwrap_err();
+        assert!(said.contains(says), "{said}");
+    }
+}
