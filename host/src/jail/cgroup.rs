@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The parent of all our groups.
-const PARENT: &str = "magikvm";
+pub const PARENT: &str = "magikvm";
 const CONTROLLERS: [&str; 2] = ["memory", "pids"];
 /// Attempts, since another process may remove the empty parent right before a group is made in it.
 const ATTEMPTS: usize = 20;
@@ -23,6 +23,25 @@ pub fn place_cgroup(name: &str) -> Result<Cgroup, String> {
         None => Err(why),
     })?;
     Ok(Cgroup { dirs: dirs.into_iter().map(|dir| dir.join(PARENT).join(name)).collect() })
+}
+
+/// Where the hierarchies are mounted that can hold groups of pods: the unified one, or those of version 1.
+pub fn cgroup_mounts() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let legacy: Vec<PathBuf> = mounted(&mounts, "cgroup").map(|(dir, _)| dir.to_owned()).collect();
+    let unified = mounted(&mounts, "cgroup2").map(|(dir, _)| dir.to_owned());
+    legacy.into_iter().chain(unified).collect()
+}
+
+/// Every place where a group of this name may have been made.
+pub fn all_cgroups(name: &str) -> Vec<PathBuf> {
+    let mut dirs = place_cgroup(name).map(|cgroup| cgroup.dirs).unwrap_or_default();
+    for place in cgroup_mounts().into_iter().map(|mount| mount.join(PARENT).join(name)) {
+        if !dirs.contains(&place) {
+            dirs.push(place);
+        }
+    }
+    dirs
 }
 
 /// The mounts of control groups: the directory of each and its mount options.

@@ -93,6 +93,12 @@ pub(super) fn map(pid: i32, identity: &Identity) -> Result<Option<String>, Strin
     Ok(None)
 }
 
+/// Maps the ids 0 to 65535 of a process that has just created a user namespace to a range of the host's ids. Only root can.
+pub fn map_range(pid: i32, first: u32, count: u32) -> Result<(), String> {
+    write(pid, &USERS, &[(0, first, count)])?;
+    write(pid, &GROUPS, &[(0, first, count)])
+}
+
 /// The ids of users, or those of groups.
 struct Ids {
     map: &'static str,

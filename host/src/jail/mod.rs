@@ -33,13 +33,13 @@ mod spec;
 mod start;
 
 #[cfg(target_os = "linux")]
-pub use cgroup::{make_cgroup, place_cgroup};
+pub use cgroup::{PARENT as CGROUP_PARENT, all_cgroups, cgroup_mounts, make_cgroup, place_cgroup};
 #[cfg(target_os = "linux")]
-pub use ids::{give, identity};
+pub use ids::{give, identity, map_range};
 #[cfg(target_os = "linux")]
 pub use inside::enter;
 #[cfg(not(target_os = "linux"))]
-pub use nowhere::{Handover, enter, give, identity, make_cgroup, place_cgroup};
+pub use nowhere::{Handover, all_cgroups, enter, give, identity, make_cgroup, place_cgroup};
 #[cfg(target_os = "linux")]
 pub use outside::Handover;
 pub use spec::{

@@ -458,9 +458,9 @@ impl Observer for Reactor<'_> {
         let began = *self.first_boot.get_or_insert_with(Instant::now);
         let since_first_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.life.begin();
-        let (agent, control, console) = (sandbox.agent().clone(), sandbox.control(), sandbox.console());
-        let layers = sandbox.layers();
-        let network = sandbox.network();
+        let running = sandbox.running();
+        let (agent, control, console) = (running.agent().clone(), running.control(), running.console());
+        let (layers, network) = (running.layers(), running.network());
         let state = &mut self.machine.state;
         state.pod_ips = network.addresses;
         state.host_ip = network.host_address;

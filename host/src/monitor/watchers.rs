@@ -58,7 +58,7 @@ pub(super) fn start(
     outbox: SyncSender<Message>,
 ) -> Result<(), FileError> {
     let failed = |error: ThreadError| FileError::at("follow the pod in", dir.path())(error.into());
-    let (agent, console) = (sandbox.agent().clone(), sandbox.console());
+    let (agent, console) = (sandbox.running().agent().clone(), sandbox.running().console());
     let (to_loop, seen) = (outbox.clone(), Arc::clone(&life));
     let follower = spawn("agent", &outbox, move || {
         // Early connections can wedge a vsock device. A guest that announces nothing is tried all the same.

@@ -182,7 +182,7 @@ impl PodRuntimeInterface {
     /// Checks that the limits of this process are high enough for a pod, and raises that of open files. To be called before `run_pod`, and
     /// before the threads of its caller are started.
     pub fn check_limits(&self, request: &RunRequest) -> Result<(), Failure> {
-        limits::check(request.plan.vm.memory.get())
+        limits::check(&request.plan)
     }
 
     /// Checks what can be checked of a run before an older pod of its name is removed: that this host can carry out the plan, that the images
@@ -342,7 +342,7 @@ impl PodRuntimeInterface {
             steps.push(Step::RemoveDir { path: self.layout.logs(&record.uid) });
             steps.push(Step::RemoveDir { path: self.layout.scratch(&record.uid) });
         }
-        steps.extend(runtime::group_step(&found.dir));
+        steps.push(runtime::group_step(&found.dir));
         let processes = found.state.iter().flat_map(|state| &state.processes);
         steps.extend(processes.map(crate::store::sandbox::ProcessRef::undo_step));
         steps

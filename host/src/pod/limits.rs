@@ -2,6 +2,7 @@
 //! most of what fails in the middle cannot say why. What fails for a limit all the same gets its hint here.
 
 use super::failure::{Blame, Failure, RunStage};
+use crate::manifest::{PodPlan, RuntimeClass};
 use crate::net::ports::allow_files;
 use crate::process::ProcessError;
 use crate::store::text::causes;
@@ -26,8 +27,16 @@ const FILES_HINT: &str =
 const SPACE_HINT: &str = "Lift the limit of address space with `ulimit -v unlimited`; see with `free -m` how much memory the host has.";
 const TASKS_HINT: &str = "Raise the limit of processes with `ulimit -u`, or `pids.max` of the control group (in systemd `TasksMax=`).";
 
+/// Address space of the largest process of a pod.
+fn address_space_mib(plan: &PodPlan) -> u64 {
+    match plan.runtime_class {
+        RuntimeClass::PodMicrovmContainers => plan.vm.memory.get().saturating_add(MIN_SPACE_MIB),
+        RuntimeClass::PodContainers | RuntimeClass::PodWasm => MIN_SPACE_MIB,
+    }
+}
+
 /// Checks the limits of this process, which the pod's processes inherit, and raises that of open files.
-pub fn check(memory_mib: u64) -> Result<(), Failure> {
+pub fn check(plan: &PodPlan) -> Result<(), Failure> {
     allow_files();
     // For tests of what fails in the middle.
     #[cfg(feature = "testing")]
@@ -42,14 +51,14 @@ pub fn check(memory_mib: u64) -> Result<(), Failure> {
             FILES_HINT,
         ));
     }
-    let space = memory_mib.saturating_add(MIN_SPACE_MIB);
+    let space = address_space_mib(plan);
     if let Ok((bytes, _)) = getrlimit(Resource::RLIMIT_AS)
         && bytes != RLIM_INFINITY
         && bytes >> 20 < space
     {
         let have = bytes >> 20;
         let message =
-            format!("a process may have {have} MiB of address space, and the pod's VM needs {space} MiB");
+            format!("a process may have {have} MiB of address space, and the pod needs {space} MiB");
         return Err(too_low(&message, SPACE_HINT));
     }
     #[cfg(target_os = "linux")]

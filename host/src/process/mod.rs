@@ -52,8 +52,8 @@ impl ProcessRef {
         Some(Self { role, name: name.to_owned(), pid, start_time: os::start_time(pid)? })
     }
 
-    /// A child that is already a zombie gets the start time 0, which no live process has.
-    fn of_child(role: Role, name: &str, pid: i32) -> Self {
+    /// A descendant. One that is already a zombie gets the start time 0, which no live process has.
+    pub(crate) fn of_child(role: Role, name: &str, pid: i32) -> Self {
         Self { role, name: name.to_owned(), pid, start_time: os::start_time(pid).unwrap_or(0) }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{PodToPrepare, RuntimeError, seccomp_file};
 use crate::manifest::plan::{RootPlace, VolumeSource};
-use crate::manifest::{Capacity, PodFacts, PodPlan, resolve_process};
+use crate::manifest::{Capacity, PodFacts, PodPlan, RuntimeClass, resolve_process};
 use crate::net::settle::Settled;
 use crate::store::layout::Layout;
 use crate::store::text::chain;
@@ -32,7 +32,7 @@ pub(super) fn check(
                 .map_err(|source| RuntimeError::Volume { name: name(), source })?,
             VolumeSource::Claim { name: claim, make, .. } => {
                 let id = PodId { namespace: plan.id.namespace.clone(), name: claim.clone() };
-                let terms = make.as_ref().map(super::volumes::terms);
+                let terms = make.as_ref().map(|claim| super::volumes::terms(plan, claim));
                 let failed =
                     |source: ClaimError| RuntimeError::Claim { name: name(), source: Box::new(source) };
                 Claims::at(pod.claims).check(&id, terms.as_ref(), &plan.id).map_err(failed)?;
@@ -82,14 +82,34 @@ pub(super) fn facts(pod: &PodToPrepare<'_>, network: &Settled) -> PodFacts {
 
 /// What a container without limits can have at most.
 fn capacity(plan: &PodPlan) -> Capacity {
-    let (cpu_millis, memory_bytes) = (u64::from(plan.vm.vcpus.get()) * 1000, plan.vm.memory.bytes());
+    let (cpu_millis, memory_bytes) = match plan.runtime_class {
+        RuntimeClass::PodContainers => of_host(),
+        RuntimeClass::PodMicrovmContainers | RuntimeClass::PodWasm => {
+            (u64::from(plan.vm.vcpus.get()) * 1000, plan.vm.memory.bytes())
+        }
+    };
     Capacity {
         cpu_millis: plan.resources.cpu_limit_millis.map_or(cpu_millis, |limit| limit.min(cpu_millis)),
         memory_bytes: plan.resources.memory_limit_bytes.map_or(memory_bytes, |limit| limit.min(memory_bytes)),
         disk_bytes: plan.disk_limit_bytes.unwrap_or(match plan.root {
             RootPlace::Disk => scratch::SHARED_SIZE,
             // A tmpfs has half of the memory.
-            RootPlace::Memory => plan.vm.memory.bytes() / 2,
+            RootPlace::Memory => memory_bytes / 2,
         }),
     }
+}
+
+/// The processors of the host, in thousandths, and its memory in bytes.
+fn of_host() -> (u64, u64) {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cpu_millis = u64::try_from(processors).unwrap_or(1).saturating_mul(1000);
+    #[cfg(target_os = "linux")]
+    {
+        use nix::unistd::{SysconfVar, sysconf};
+        let amount = |name| sysconf(name).ok().flatten().and_then(|value| u64::try_from(value).ok());
+        let pages = amount(SysconfVar::_PHYS_PAGES).unwrap_or(0);
+        (cpu_millis, pages.saturating_mul(amount(SysconfVar::PAGE_SIZE).unwrap_or(4096)))
+    }
+    #[cfg(not(target_os = "linux"))]
+    (cpu_millis, 0)
 }

@@ -2,18 +2,16 @@
 //! the images, and starts a VMM. The guest runs the containers.
 
 use super::control::{BySignals, SandboxControl};
+use super::files::{self, PodFiles};
 use super::volumes::{self, Volumes};
-use super::{
-    PodRuntime, PodToPrepare, Prepared, RuntimeError, Sandbox, SandboxNetwork, check, network, oci,
-    seccomp_file,
-};
+use super::{PodRuntime, PodToPrepare, Prepared, RuntimeError, Sandbox, SandboxNetwork, check, network};
 use crate::agent::Connector;
-use crate::image::erofs::{self, SmallFile};
+use crate::image::erofs;
 use crate::image::{Wanted, host_processor};
 use crate::jail::{self, Cgroup, Requirement};
-use crate::manifest::{PodPlan, resolve_process};
+use crate::manifest::PodPlan;
 use crate::nested::{self, Nested};
-use crate::net::settle::{Settled, Ways};
+use crate::net::settle::Ways;
 use crate::process::{self, Ended, Layers, Motion, Process};
 use crate::store::atomic::{self, FileError};
 use crate::store::layout::PodDir;
@@ -32,11 +30,7 @@ use crate::vmm::{
 };
 use crate::volume::claims::ClaimUse;
 use magikvm_proto::guest_image::{self, Arch, GuestManifest, GuestManifestError};
-use magikvm_proto::limits::{MAX_LASTING_DISKS, MAX_PLAN_SIZE};
-use magikvm_proto::path::FIRST_IMAGE_PARTITION;
-use magikvm_proto::plan::{ContainerPlan, GuestPlan, Rootfs};
-use magikvm_proto::security::PodLimits;
-use magikvm_proto::site::{POD_ETC, SPEC_JSON, Site, container_config};
+use magikvm_proto::limits::MAX_LASTING_DISKS;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
@@ -315,7 +309,7 @@ impl PodRuntime for MicroVm {
             self.guest_parts()?;
         }
         self.check_nested(pod.plan)?;
-        check_artifacts(pod)?;
+        files::check_artifacts(pod)?;
         check::check(pod, &self.profiles, &network::settle(pod.plan, self.ways)?)
     }
 
@@ -326,25 +320,28 @@ impl PodRuntime for MicroVm {
         atomic::create_dir_all(&dir, 0o700)?;
 
         self.check_nested(pod.plan)?;
-        check_artifacts(pod)?;
-        let (partitions, mut images) = partitions(pod);
+        files::check_artifacts(pod)?;
+        let (partitions, images) = files::partitions(pod);
         let of_volumes = partitions.get(pod.plan.containers.len()..).unwrap_or_default();
         let volumes = volumes::plan(pod, self.has_scratch(), of_volumes)?;
         let lasting = self.link_disks(&volumes, &dir)?;
         let network = network::settle(pod.plan, self.ways)?;
+        let PodFiles { files, mut warnings } =
+            files::pod_files(pod, &self.profiles, (&partitions, &volumes), &network)?;
         let pod_files = dir.join("pod.erofs");
-        let (size, mut warnings) =
-            write_pod_files(pod, &self.profiles, (&partitions, &volumes), &network, &pod_files)?;
+        let mut out = File::create_new(&pod_files).map_err(FileError::at("create", &pod_files))?;
+        erofs::write_small_tree(files, &mut out)?;
+        let size = out.seek(SeekFrom::End(0)).map_err(FileError::at("measure", &pod_files))?;
         warnings.extend(network.warning.clone());
         warnings.extend(volumes.warnings.iter().cloned());
         let mut parts = vec![Part { path: pod_files, size }];
-        parts.append(&mut images);
+        parts.extend(images.iter().map(|image| Part { path: image.path.to_owned(), size: image.size_bytes }));
         disk::compose(&dir, &parts)?;
         let scratch =
             if volumes.rooms.is_empty() { None } else { Some(self.make_scratch(pod, &volumes, &dir, undo)?) };
 
         let cgroup = self.cgroup(pod, undo)?;
-        let config = VmConfig {
+        let config = Box::new(VmConfig {
             name: format!("magikvm-{}.{}", pod.plan.id.namespace, pod.plan.id.name),
             id: pod.uid.to_owned(),
             memory_mib: pod.plan.vm.memory.get(),
@@ -360,12 +357,15 @@ impl PodRuntime for MicroVm {
             held: volumes.claims.first().map(ClaimUse::lock),
             nested: pod.plan.nested,
             jail: JailOptions { requirement: self.options.jail, cgroup },
-        };
+        });
         Ok(Prepared::MicroVm { config, dir, network: Box::new(network), warnings, claims: volumes.claims })
     }
 
     fn start(&self, prepared: Prepared, undo: &mut Undo) -> Result<Box<dyn Sandbox>, RuntimeError> {
-        let Prepared::MicroVm { mut config, dir, network, warnings: _, claims } = prepared;
+        #[allow(irrefutable_let_patterns, reason = "there are other classes on Linux")]
+        let Prepared::MicroVm { mut config, dir, network, warnings: _, claims } = prepared else {
+            return Err(RuntimeError::OtherClass);
+        };
         let out_of_memory_kills = end::out_of_memory_kills();
         let tail = ConsoleTail::default();
         let mut net = network::start(&network, &config)?;
@@ -388,55 +388,31 @@ impl PodRuntime for MicroVm {
         // The VMM's messages join the guest's console, so that a failure shows both.
         thread::start("diagnostics", move || two.keep_too(diagnostics))?;
         let references = child.processes.iter().map(|process| process.reference.clone()).collect();
-        Ok(Box::new(MicroVmSandbox {
+        let running = Running {
             control: Arc::new(BySignals(references)),
             processes: child.processes,
             connector: child.connector,
             tail,
             network: net.seen,
-            reports: child.reports,
-            disk: child.disk,
-            out_of_memory_kills,
             _claims: claims,
-        }))
+        };
+        let (reports, disk) = (child.reports, child.disk);
+        Ok(Box::new(MicroVmSandbox { running, reports, disk, out_of_memory_kills }))
     }
 }
 
 #[derive(Debug)]
 struct MicroVmSandbox {
-    control: Arc<BySignals>,
-    processes: Vec<Process>,
-    connector: Connector,
-    tail: ConsoleTail,
-    network: SandboxNetwork,
+    running: Running,
     reports: Option<Reports>,
     disk: Option<DiskWatch>,
     /// The count at the start of the VM.
     out_of_memory_kills: u64,
-    /// Volumes that are in use as long as this value exists.
-    _claims: Vec<ClaimUse>,
 }
 
 impl Sandbox for MicroVmSandbox {
-    fn agent(&self) -> &Connector {
-        &self.connector
-    }
-
-    fn control(&self) -> Arc<dyn SandboxControl> {
-        Arc::clone(&self.control) as Arc<dyn SandboxControl>
-    }
-
-    fn network(&mut self) -> SandboxNetwork {
-        std::mem::take(&mut self.network)
-    }
-
-    fn console(&self) -> ConsoleTail {
-        self.tail.clone()
-    }
-
-    fn layers(&self) -> Vec<(String, Layers)> {
-        let of = |process: &Process| Some((process.reference.name.clone(), process.layers.clone()?));
-        self.processes.iter().filter_map(of).collect()
+    fn running(&mut self) -> &mut Running {
+        &mut self.running
     }
 
     fn disk(&mut self) -> Option<DiskWatch> {
@@ -444,141 +420,44 @@ impl Sandbox for MicroVmSandbox {
     }
 
     fn wait(&mut self, on_motion: &mut dyn FnMut(Motion)) -> SandboxEnd {
-        let Ended { role, name, status, violation } = process::wait_first(&mut self.processes, on_motion);
+        let Ended { role, name, status, violation } =
+            process::wait_first(&mut self.running.processes, on_motion);
         let reports = self.reports.take().map(Reports::read).unwrap_or_default();
         // The guest's last output may still be in the pipe.
-        self.tail.wait_end(Instant::now() + CONSOLE_END_WAIT);
+        self.running.tail.wait_end(Instant::now() + CONSOLE_END_WAIT);
         end::of(Seen {
             role,
             process: &name,
             status,
             violation: violation.as_ref(),
             reports: &reports,
-            console: &self.tail.lines(CONSOLE_LINES),
+            console: &self.running.tail.lines(CONSOLE_LINES),
             host_was_out_of_memory: end::out_of_memory_kills() > self.out_of_memory_kills,
         })
     }
 }
 
-/// The step that undoes the control group of the pod in this directory, if this host has such groups.
-pub fn group_step(dir: &PodDir) -> Option<Step> {
-    let cgroup = jail::place_cgroup(&cgroup_name(dir.path())).ok()?;
-    Some(Step::RemoveCgroup { dirs: cgroup.dirs })
+/// The step that undoes the control groups of the pod in this directory, of whatever class it is. All at once, because a process that one
+/// hierarchy freezes leaves no group of the others.
+pub fn group_step(dir: &PodDir) -> Step {
+    let mut dirs = Vec::new();
+    for name in [cgroup_name(dir.path()), network_cgroup_name(dir.path())] {
+        dirs.extend(jail::all_cgroups(&name));
+    }
+    Step::RemoveCgroup { dirs }
+}
+
+/// The group of the processes that are a pod's network, where its own group belongs to the pod.
+pub(super) fn network_cgroup_name(dir: &Path) -> String {
+    format!("{}.net", cgroup_name(dir))
 }
 
 /// Unique among all pods of the host, of any state directory: pods of one state directory have different directories.
-fn cgroup_name(dir: &Path) -> String {
+pub(super) fn cgroup_name(dir: &Path) -> String {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
     let root = Sha256::digest(dir.parent().unwrap_or(dir).as_os_str().as_encoded_bytes());
     format!("{name}.{:02x}{:02x}{:02x}{:02x}", root[0], root[1], root[2], root[3])
 }
 
-/// Containers need images; artifacts have files only.
-fn check_artifacts(pod: &PodToPrepare<'_>) -> Result<(), RuntimeError> {
-    let all = pod.plan.containers.iter().zip(pod.images);
-    match all.into_iter().find(|(_, image)| image.record.is_artifact) {
-        Some((container, _)) => Err(RuntimeError::Artifact { container: container.name.clone() }),
-        None => Ok(()),
-    }
-}
-
-/// The partition of each image, and the distinct images in partition order.
-fn partitions(pod: &PodToPrepare<'_>) -> (Vec<u32>, Vec<Part>) {
-    let mut parts: Vec<Part> = Vec::new();
-    let numbers = pod.images.iter().map(|image| {
-        let path = &image.rootfs.path;
-        let index = parts.iter().position(|part| part.path == *path).unwrap_or_else(|| {
-            parts.push(Part { path: path.clone(), size: image.rootfs.size_bytes });
-            parts.len() - 1
-        });
-        FIRST_IMAGE_PARTITION + u32::try_from(index).unwrap_or(u32::MAX - FIRST_IMAGE_PARTITION)
-    });
-    (numbers.collect(), parts)
-}
-
 /// Name of the scratch disk in the VM's directory: a link, because that directory may be in memory.
 const SCRATCH: &str = "scratch";
-
-/// Writes the pod's private file system and returns its size in bytes, and warnings about the images.
-fn write_pod_files(
-    pod: &PodToPrepare<'_>,
-    profiles: &[PathBuf],
-    (partitions, volumes): (&[u32], &Volumes),
-    network: &Settled,
-    path: &Path,
-) -> Result<(u64, Vec<String>), RuntimeError> {
-    let plan = pod.plan;
-    let mut warnings = Vec::new();
-    let mut files: Vec<(String, Vec<u8>)> = Vec::new();
-    let site = Site::guest();
-    let facts = check::facts(pod, network);
-    let mut containers = Vec::with_capacity(plan.containers.len());
-    let seen = volumes.mounts.iter().zip(&volumes.layers);
-    let all = plan.containers.iter().zip(pod.images).zip(partitions).zip(seen);
-    for (((container, image), partition), (mounts, layer)) in all {
-        let process = resolve_process(container, &image.config, &facts)
-            .map_err(|source| RuntimeError::Resolve { container: container.name.clone(), source })?;
-        let profile = seccomp_file::of(container, profiles)?;
-        let config = oci::container_config(plan, container, &process, &site, profile);
-        files.push(capped(&container_config(&container.name), oci::to_json(&config))?);
-        warnings.extend(process.warning);
-        containers.push(ContainerPlan {
-            name: container.name.clone(),
-            rootfs: Rootfs::Partition(*partition),
-            layer: *layer,
-            user: process.user,
-            image_groups: plan.image_groups,
-            privilege: container.security.privilege,
-            file_variables: process.file_variables,
-            stdio: container.stdio,
-            stdin: container.stdin,
-            stop_signal: process.stop_signal,
-            mounts: mounts.clone(),
-            role: container.role,
-            restarts: container.restarts.clone(),
-            probes: container.probes.clone(),
-            hooks: container.hooks.clone(),
-            termination_message: container.termination_message.clone(),
-        });
-    }
-    let guest = GuestPlan {
-        generation: magikvm_proto::GENERATION,
-        pod: plan.id.clone(),
-        uid: pod.uid.to_owned(),
-        hostname: plan.hostname.clone(),
-        restart_policy: plan.restart_policy,
-        process_namespace: plan.process_namespace,
-        grace_ms: plan.grace_seconds * 1000,
-        deadline_ms: plan.deadline_seconds.map(|seconds| seconds.saturating_mul(1000)),
-        containers,
-        volumes: volumes.plans.clone(),
-        network: network.plan.clone(),
-        sysctls: plan.sysctls.clone(),
-        limits: PodLimits {
-            cpu_millis: plan.resources.cpu_limit_millis,
-            memory_bytes: plan.resources.memory_limit_bytes,
-        },
-    };
-    guest.check()?;
-    files.push(json(SPEC_JSON, &guest)?);
-    files.extend(
-        oci::pod_etc(plan, network).into_iter().map(|(name, bytes)| (format!("{POD_ETC}/{name}"), bytes)),
-    );
-    let mut out = File::create_new(path).map_err(FileError::at("create", path))?;
-    let plain = |(path, content)| (path, SmallFile::File { mode: 0o644, gid: 0, content });
-    erofs::write_small_tree(files.into_iter().map(plain).chain(volumes::files(plan, &facts)), &mut out)?;
-    let size = out.seek(SeekFrom::End(0)).map_err(FileError::at("measure", path))?;
-    Ok((size, warnings))
-}
-
-fn json<T: Serialize>(path: &str, value: &T) -> Result<(String, Vec<u8>), RuntimeError> {
-    capped(path, serde_json::to_vec(value))
-}
-
-fn capped(path: &str, bytes: serde_json::Result<Vec<u8>>) -> Result<(String, Vec<u8>), RuntimeError> {
-    let bytes = bytes.map_err(|source| RuntimeError::Json { what: path.to_owned(), source })?;
-    if bytes.len() > MAX_PLAN_SIZE {
-        return Err(RuntimeError::TooLarge { what: path.to_owned(), size: bytes.len() });
-    }
-    Ok((path.to_owned(), bytes))
-}

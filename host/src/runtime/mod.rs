@@ -2,7 +2,10 @@
 
 mod capabilities;
 mod check;
+#[cfg(target_os = "linux")]
+mod containers;
 mod control;
+mod files;
 pub mod microvm;
 mod network;
 pub mod oci;
@@ -19,7 +22,7 @@ use crate::image::{Image, Wanted};
 use crate::manifest::fields::{ANNOTATION_NESTED, ANNOTATION_ROOT};
 use crate::manifest::{PodPlan, ResolveError, RuntimeClass};
 use crate::net::settle::{NetError, Settled};
-use crate::process::{Layers, Motion};
+use crate::process::{Layers, Motion, Process};
 use crate::store::atomic::FileError;
 use crate::store::layout::{Layout, PodDir};
 use crate::store::sandbox::{Blame, SandboxEnd, SandboxRecord};
@@ -43,7 +46,7 @@ use std::sync::Arc;
 pub enum Prepared {
     /// A VM whose files are in a directory.
     MicroVm {
-        config: VmConfig,
+        config: Box<VmConfig>,
         /// The directory of its files.
         dir: PathBuf,
         network: Box<Settled>,
@@ -51,13 +54,19 @@ pub enum Prepared {
         /// Volumes that the pod uses until it ends.
         claims: Vec<ClaimUse>,
     },
+    /// Namespaces of the host.
+    #[cfg(target_os = "linux")]
+    Containers(Box<containers::PreparedContainers>),
 }
 
 impl Prepared {
     /// Warnings for the user before the pod runs.
     pub fn warnings(&self) -> &[String] {
-        let Self::MicroVm { warnings, .. } = self;
-        warnings
+        match self {
+            Self::MicroVm { warnings, .. } => warnings,
+            #[cfg(target_os = "linux")]
+            Self::Containers(prepared) => &prepared.warnings,
+        }
     }
 }
 
@@ -67,7 +76,11 @@ pub fn of(class: RuntimeClass, vm: &VmOptions, layout: &Layout) -> Result<Box<dy
         RuntimeClass::PodMicrovmContainers => {
             Ok(Box::new(microvm::MicroVm::new(vm.clone(), Places::of(layout))))
         }
-        RuntimeClass::PodContainers | RuntimeClass::PodWasm => Err(ClassError(class)),
+        #[cfg(target_os = "linux")]
+        RuntimeClass::PodContainers => Ok(Box::new(containers::Containers::new(layout, vm.jail))),
+        #[cfg(not(target_os = "linux"))]
+        RuntimeClass::PodContainers => Err(ClassError(class)),
+        RuntimeClass::PodWasm => Err(ClassError(class)),
     }
 }
 
@@ -82,17 +95,48 @@ impl ClassError {
     }
 }
 
+/// What sandboxes of all classes have.
+#[derive(Debug)]
+pub struct Running {
+    control: Arc<dyn SandboxControl>,
+    processes: Vec<Process>,
+    connector: Connector,
+    tail: ConsoleTail,
+    network: SandboxNetwork,
+    /// Volumes that are in use as long as this value exists.
+    _claims: Vec<ClaimUse>,
+}
+
+impl Running {
+    pub fn agent(&self) -> &Connector {
+        &self.connector
+    }
+
+    /// A handle for threads that do not wait for the end.
+    pub fn control(&self) -> Arc<dyn SandboxControl> {
+        Arc::clone(&self.control)
+    }
+
+    /// The sandbox's addresses and the reports of its network filter. The reports can be taken once.
+    pub fn network(&mut self) -> SandboxNetwork {
+        std::mem::take(&mut self.network)
+    }
+
+    /// The console's last lines, filled while the sandbox runs.
+    pub fn console(&self) -> ConsoleTail {
+        self.tail.clone()
+    }
+
+    /// The isolation layers of each process, by the process's name.
+    pub fn layers(&self) -> Vec<(String, Layers)> {
+        let of = |process: &Process| Some((process.reference.name.clone(), process.layers.clone()?));
+        self.processes.iter().filter_map(of).collect()
+    }
+}
+
 /// A running pod's isolation.
 pub trait Sandbox: Debug + Send {
-    fn agent(&self) -> &Connector;
-    /// A handle for threads that do not wait for the end.
-    fn control(&self) -> Arc<dyn SandboxControl>;
-    /// The sandbox's addresses and the reports of its network filter. The reports can be taken once.
-    fn network(&mut self) -> SandboxNetwork;
-    /// The console's last lines, filled while the sandbox runs.
-    fn console(&self) -> ConsoleTail;
-    /// The isolation layers of each process, by the process's name.
-    fn layers(&self) -> Vec<(String, Layers)>;
+    fn running(&mut self) -> &mut Running;
     /// Tells when the sandbox stands still because the host's disk is full, if it can. Can be taken once.
     fn disk(&mut self) -> Option<DiskWatch>;
     /// Waits for the sandbox's end, after which none of its processes is left. Calls `on_motion` when its processes are stopped or continued.
@@ -216,6 +260,13 @@ pub enum RuntimeError {
     NoNested { reason: &'static str },
     #[error("cannot start the VM")]
     Vmm(#[from] VmmError),
+    /// The sandbox of namespaces.
+    #[cfg(target_os = "linux")]
+    #[error("cannot start the pod's sandbox")]
+    Containers(#[from] containers::ContainersError),
+    /// Prepared for another class.
+    #[error("the pod was prepared for another runtime class")]
+    OtherClass,
     #[error(transparent)]
     Thread(#[from] ThreadError),
     #[error(transparent)]
@@ -254,6 +305,8 @@ impl RuntimeError {
                 "List the volumes with `magikvm volume ls`, or add a PersistentVolumeClaim to the manifest as another document.".to_owned(),
             ),
             Self::Claim { source, .. } => source.hint(),
+            #[cfg(target_os = "linux")]
+            Self::Containers(error) => error.hint(),
             _ => None,
         }
     }
@@ -272,7 +325,9 @@ impl RuntimeError {
                 NetError::Tsi | NetError::User | NetError::NoFilter | NetError::NoDatagrams { .. },
             ) => Blame::User,
             Self::Claim { source, .. } if !source.is_of_host() => Blame::User,
-            Self::Json { .. } => Blame::Internal,
+            Self::Json { .. } | Self::OtherClass => Blame::Internal,
+            #[cfg(target_os = "linux")]
+            Self::Containers(error) => error.blame(),
             Self::Guest { .. }
             | Self::Claim { .. }
             | Self::Lasting { .. }

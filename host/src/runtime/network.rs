@@ -1,11 +1,13 @@
 //! Connects a pod to [`crate::net`]: its network settings, and its network processes, which end with the VM.
 
 use super::{RuntimeError, SandboxNetwork};
-use crate::jail::{self, Descriptor, HostNetwork, Inside, JailSpec, Limits, Procfs, SyscallFilter};
+use crate::jail::{
+    self, Cgroup, Descriptor, HostNetwork, Inside, JailSpec, Limits, Procfs, Requirement, SyscallFilter,
+};
 use crate::manifest::PodPlan;
 use crate::manifest::plan::Protocol;
 use crate::manifest::ports::PublishedPort;
-use crate::net::chain::{self, Helper, Start};
+use crate::net::chain::{self, Helper, PodSide, Start};
 use crate::net::passt::UdpPort;
 use crate::net::settle::{NetError, Settled, Ways};
 use crate::net::{GATEWAY_6, Mode, NAT_VERB, PREFIX_6, host, passt, settle};
@@ -13,7 +15,7 @@ use crate::process::{self, Process};
 use crate::store::thread;
 use crate::vmm::console::ConsoleTail;
 use crate::vmm::nic::Nic;
-use crate::vmm::{KernelChoice, VmConfig, VmmError, VmmKind, find_program};
+use crate::vmm::{JailOptions, KernelChoice, VmConfig, VmmError, VmmKind, find_program};
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -65,9 +67,25 @@ pub(super) struct Started {
     pub(super) seen: SandboxNetwork,
 }
 
-/// Starts the network.
+/// The confinement of the network's processes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Confinement<'a> {
+    /// The pod's unique id.
+    pub(super) id: &'a str,
+    pub(super) requirement: Requirement,
+    pub(super) cgroup: &'a Result<Cgroup, String>,
+}
+
+/// Starts the network of a VM.
 pub(super) fn start(network: &Settled, config: &VmConfig) -> Result<Started, RuntimeError> {
-    let mut started = Started {
+    let JailOptions { requirement, cgroup } = &config.jail;
+    let jail = Confinement { id: &config.id, requirement: *requirement, cgroup };
+    start_for(network, jail, PodSide::Vmm)
+}
+
+/// A pod with nothing but loopback.
+pub(super) fn none(network: &Settled) -> Started {
+    Started {
         nic: None,
         processes: Vec::new(),
         seen: SandboxNetwork {
@@ -76,15 +94,25 @@ pub(super) fn start(network: &Settled, config: &VmConfig) -> Result<Started, Run
             reports: None,
             messages: ConsoleTail::default(),
         },
-    };
+    }
+}
+
+/// Starts the network of a pod with this side of the filter.
+pub(super) fn start_for(
+    network: &Settled,
+    jail: Confinement<'_>,
+    pod: PodSide,
+) -> Result<Started, RuntimeError> {
+    let mut started = none(network);
     let nic = match (&network.chain, &network.plan, network.mode) {
         (Some((rules, carrier)), Some(plan), _) => {
-            let chain = chain::make(rules, carrier).map_err(NetError::Start)?;
+            let chain = chain::make(rules, carrier, pod).map_err(NetError::Start)?;
             for helper in chain.helpers {
-                started.processes.push(start_helper(helper, config, &started.seen.messages)?);
+                started.processes.push(start_helper(helper, jail, &started.seen.messages)?);
             }
             started.seen.reports = Some(chain.reports);
-            Nic::Stream { mac: plan.mac, mtu: plan.mtu, socket: Arc::new(chain.vmm) }
+            let Some(vmm) = chain.vmm else { return Ok(started) };
+            Nic::Stream { mac: plan.mac, mtu: plan.mtu, socket: Arc::new(vmm) }
         }
         (None, Some(plan), Mode::User) => {
             let mut network = GATEWAY_6.segments();
@@ -99,13 +127,13 @@ pub(super) fn start(network: &Settled, config: &VmConfig) -> Result<Started, Run
     Ok(started)
 }
 
-fn start_helper(helper: Helper, config: &VmConfig, tail: &ConsoleTail) -> Result<Process, RuntimeError> {
+fn start_helper(helper: Helper, jail: Confinement<'_>, tail: &ConsoleTail) -> Result<Process, RuntimeError> {
     let Helper { role, name, start, inherits, input } = helper;
     let mut process = match start {
         Start::Jailed(verb) => {
             let mut command = jail::command().map_err(NetError::Start)?;
             command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-            jail::spawn_jailed(role, name, &mut command, &jail_of(verb, config, &inherits), &[])
+            jail::spawn_jailed(role, name, &mut command, &jail_of(verb, jail, &inherits), &[])
                 .map_err(VmmError::Jail)?
         }
         Start::Itself(mut command) => {
@@ -122,7 +150,7 @@ fn start_helper(helper: Helper, config: &VmConfig, tail: &ConsoleTail) -> Result
 }
 
 /// The jail of the filter, which has its descriptors and nothing else, or of the NAT, which has the host's network too.
-fn jail_of(verb: &str, config: &VmConfig, inherits: &[(OwnedFd, i32)]) -> JailSpec {
+fn jail_of(verb: &str, jail: Confinement<'_>, inherits: &[(OwnedFd, i32)]) -> JailSpec {
     const FILTER: Limits = Limits { pids: 512, open_files: 64 };
     /// More than the caps of its tables together, so that a guest meets those first.
     const NAT: Limits = Limits { pids: 512, open_files: 4096 };
@@ -138,11 +166,11 @@ fn jail_of(verb: &str, config: &VmConfig, inherits: &[(OwnedFd, i32)]) -> JailSp
         procfs: Procfs::Absent,
         working_dir: PathBuf::from("/"),
         network,
-        identity: jail::identity(&config.id, &[]),
+        identity: jail::identity(jail.id, &[]),
         filter,
         limits,
-        cgroup: config.jail.cgroup.clone(),
+        cgroup: jail.cgroup.clone(),
         descriptors: inherits.iter().map(descriptor).collect(),
-        requirement: config.jail.requirement,
+        requirement: jail.requirement,
     }
 }

@@ -4,7 +4,7 @@
 use super::{PodToPrepare, RuntimeError};
 use crate::image::erofs::SmallFile;
 use crate::manifest::plan::{MountSpec, RootFilesystem, RootPlace, VolumeSource, VolumeSpec};
-use crate::manifest::{Claim, ContainerSpec, PodFacts, PodPlan};
+use crate::manifest::{Claim, ContainerSpec, PodFacts, PodPlan, RuntimeClass};
 use crate::store::atomic::FileError;
 use crate::vmm::lasting;
 use crate::vmm::scratch::Room;
@@ -129,12 +129,15 @@ fn of_volume(volume: &VolumeSpec) -> impl FnOnce(VolumeError) -> RuntimeError {
     move |source| RuntimeError::Volume { name, source }
 }
 
-/// What a pod asks of a claim that it makes.
-pub(super) fn terms(claim: &Claim) -> Terms {
+/// What a pod asks of a claim that it makes. The host's kernel mounts no disk that a VM may have written, so that pods without one have directories.
+pub(super) fn terms(pod: &PodPlan, claim: &Claim) -> Terms {
     Terms {
         access_modes: claim.access_modes.clone(),
         storage_bytes: Some(claim.storage_bytes),
-        form: claim.form(),
+        form: match pod.runtime_class {
+            RuntimeClass::PodMicrovmContainers => claim.form(),
+            RuntimeClass::PodContainers | RuntimeClass::PodWasm => ClaimForm::Directory,
+        },
         labels: claim.labels.clone(),
     }
 }
@@ -181,7 +184,7 @@ impl Volumes {
         if let Some(used) = self.claims.iter().find(|used| used.record.id == id) {
             return Ok(place(used));
         }
-        let terms = make.map(terms);
+        let terms = make.map(|claim| terms(pod.plan, claim));
         let used = Claims::at(pod.claims)
             .attach_beside(&id, terms.as_ref(), &pod.plan.id, self.claims.first())
             .map_err(failed)?;

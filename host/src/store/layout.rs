@@ -135,7 +135,14 @@ impl Layout {
 
     /// The directories beneath which the removal of a pod removes something.
     pub fn removable(&self) -> Vec<PathBuf> {
-        vec![self.pods(), self.data.join("scratch"), self.all_logs()]
+        vec![self.pods(), self.data.join("scratch"), self.all_logs(), self.ids()]
+    }
+
+    /// The ranges of ids that pods with users of their own have: a directory for each. They are those of the whole host, whatever the state
+    /// directory is.
+    #[allow(clippy::unused_self, reason = "every path is asked of the layout")]
+    pub fn ids(&self) -> PathBuf {
+        Path::new(os::SYSTEM_RUN).join("ids")
     }
 
     /// The directories in which nobody else may be able to replace anything.
@@ -310,6 +317,11 @@ impl PodDir {
     /// A container's log in the CRI log format.
     pub fn container_log(&self, container: &magikvm_proto::id::ContainerName) -> PathBuf {
         self.log().join(format!("{container}.log"))
+    }
+
+    /// Files and sockets of a sandbox of namespaces.
+    pub fn sandbox(&self) -> PathBuf {
+        self.path.join("sandbox")
     }
 
     /// Disk, sockets and links of the VM.

@@ -13,6 +13,10 @@ pub enum Role {
     /// Pulls the pod's images before it runs.
     Puller,
     Vmm,
+    /// Makes the namespaces of a pod and waits for its end.
+    Sandbox,
+    /// The first process of a pod in namespaces.
+    Supervisor,
     /// Serves the vsock device of a VMM that has none built in.
     VsockDevice,
     /// Serves shared directories to a VMM that cannot.
@@ -79,12 +83,20 @@ pub struct Connector {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum SandboxRecord {
     Vm(VmRecord),
+    Containers(ContainersRecord),
 }
 
 impl fmt::Display for SandboxRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Vm(VmRecord { memory_mib, vcpus, driver }) = self;
-        write!(f, "{driver} {vcpus}cpu {memory_mib}MiB")
+        match self {
+            Self::Vm(VmRecord { memory_mib, vcpus, driver }) => {
+                write!(f, "{driver} {vcpus}cpu {memory_mib}MiB")
+            }
+            Self::Containers(ContainersRecord { users: UsersRecord::Host }) => f.write_str("namespaces"),
+            Self::Containers(ContainersRecord { users: UsersRecord::Own }) => {
+                f.write_str("namespaces userns")
+            }
+        }
     }
 }
 
@@ -95,6 +107,21 @@ pub struct VmRecord {
     pub memory_mib: u64,
     pub vcpus: u32,
     pub driver: String,
+}
+
+/// The namespaces of a pod in its record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainersRecord {
+    pub users: UsersRecord,
+}
+
+/// Whose users those of a pod are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UsersRecord {
+    Host,
+    /// Those of a user namespace.
+    Own,
 }
 
 /// Who is to blame for a failure; decides the exit code.
@@ -123,6 +150,10 @@ pub enum SandboxFailure {
     /// A process of the VMM made a system call that is not on its list and was killed for it.
     FilterViolated,
     VmmFailed,
+    /// The pod's sandbox was killed from outside.
+    SandboxKilled,
+    /// The pod's sandbox ended without a request.
+    SandboxFailed,
     /// A process of the pod's network ended.
     NetworkFailed,
     /// The guest's kernel or its init panicked.
@@ -153,11 +184,13 @@ impl SandboxFailure {
             | Self::VmmKilled
             | Self::VmmOutOfMemory
             | Self::VmmFailed
+            | Self::SandboxKilled
             | Self::NetworkFailed
             | Self::HostDiskFull
             | Self::Leftover => Blame::Environment,
             Self::AgentBroke => Blame::Workload,
             Self::FilterViolated
+            | Self::SandboxFailed
             | Self::GuestPanicked
             | Self::TripleFault
             | Self::GuestEnded
@@ -173,7 +206,7 @@ impl SandboxFailure {
             Self::NotMade => {
                 "Check with `magikvm doctor` that the guest image is intact, and with `free -m` that the host has the memory that the VM asks for."
             }
-            Self::VmmKilled => {
+            Self::VmmKilled | Self::SandboxKilled => {
                 "Run the pod again; if it is killed again, look for the cause with `journalctl -e`."
             }
             Self::VmmOutOfMemory => {
@@ -183,6 +216,7 @@ impl SandboxFailure {
                 "See with `magikvm doctor` which isolation layers the host gives, and report the system call if you trust the workload."
             }
             Self::VmmFailed => "Check the host and its VMM with `magikvm doctor`.",
+            Self::SandboxFailed => "See the pod's console with `magikvm logs`, and run the pod again.",
             Self::NetworkFailed => "Check the host's network with `magikvm doctor`.",
             Self::GuestPanicked | Self::TripleFault | Self::GuestEnded => {
                 "Check the guest image with `magikvm-image inspect`, and rebuild it with `magikvm-image build` if it is damaged."

@@ -269,7 +269,10 @@ impl Step {
             Self::RemoveDir { path } => remove_dir(path).map_err(UndoError::File),
             Self::KillProcess { pid, start_time, name } => kill_process(*pid, *start_time, name),
             Self::RemoveCgroup { dirs } => {
-                dirs.iter().try_for_each(|dir| remove_cgroup(dir)).map_err(UndoError::File)
+                // A process leaves no group before it has left the one that freezes it.
+                dirs.iter().for_each(|dir| kill_cgroup(dir));
+                let removed: Vec<_> = dirs.iter().map(|dir| remove_cgroup(dir)).collect();
+                removed.into_iter().collect::<Result<(), _>>().map_err(UndoError::File)
             }
         }
     }
@@ -330,17 +333,33 @@ fn remove_cgroup(dir: &Path) -> Result<(), FileError> {
             Err(error) if Instant::now() > deadline => return Err(FileError::at("remove", dir)(error)),
             Err(_) => {}
         }
-        for pid in fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
-            if let Ok(pid @ 2..) = pid.parse() {
-                ignore(kill(Pid::from_raw(pid), Signal::SIGKILL), "it has ended");
-            }
-        }
+        kill_cgroup(dir);
         std::thread::sleep(Duration::from_millis(2));
     }
     if let Some(parent) = dir.parent() {
         ignore(fs::remove_dir(parent), "others are in it");
     }
     Ok(())
+}
+
+/// Kills every process of a group and of those beneath it, and removes those that are empty. Frozen processes die once they are thawed.
+fn kill_cgroup(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            kill_cgroup(&entry.path());
+            ignore(fs::remove_dir(entry.path()), "it is not empty yet");
+        }
+    }
+    for pid in fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
+        if let Ok(pid @ 2..) = pid.parse() {
+            ignore(kill(Pid::from_raw(pid), Signal::SIGKILL), "it has ended");
+        }
+    }
+    for (file, word) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+        if dir.join(file).exists() {
+            ignore(fs::write(dir.join(file), word), "it has just been removed");
+        }
+    }
 }
 
 #[cfg(test)]

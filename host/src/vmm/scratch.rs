@@ -79,14 +79,7 @@ pub fn program() -> Option<PathBuf> {
 
 /// Makes a disk with these file systems in a new file, from partition 1 on. `templates` is a directory for what later calls can copy.
 pub fn make(path: &Path, rooms: &[Room], templates: &Path) -> Result<(), ScratchError> {
-    let free = free_bytes(path.parent().unwrap_or(Path::new("/")))?;
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(FileError::at("create", path))?;
+    let (file, free) = create(path)?;
     let disk = Disk { path, file: &file, templates: Templates(templates) };
     let mut ranges = Vec::with_capacity(rooms.len());
     let mut next = ALIGNMENT;
@@ -103,6 +96,20 @@ pub fn make(path: &Path, rooms: &[Room], templates: &Path) -> Result<(), Scratch
         file.write_all_at(&tail, next)
     };
     Ok(write().map_err(FileError::at("write", path))?)
+}
+
+/// Makes a file that is one file system, without a partition table.
+pub fn make_one(path: &Path, room: Room, templates: &Path) -> Result<(), ScratchError> {
+    let (file, free) = create(path)?;
+    let disk = Disk { path, file: &file, templates: Templates(templates) };
+    disk.add(0, Size::of(room, free)).map(drop)
+}
+
+/// Makes the file of a disk, and says how many bytes are free for it.
+fn create(path: &Path) -> Result<(File, u64), ScratchError> {
+    let free = free_bytes(path.parent().unwrap_or(Path::new("/")))?;
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
+    Ok((file.map_err(FileError::at("create", path))?, free))
 }
 
 /// Free bytes of the disk that a directory is on.

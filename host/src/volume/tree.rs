@@ -31,6 +31,11 @@ impl Shared {
         self.entries.is_empty()
     }
 
+    /// The entries in their order: a descriptor, and whether the pod may write.
+    pub fn entries(&self) -> &[(OwnedFd, Access)] {
+        &self.entries
+    }
+
     /// The mounts of the tree at this path, for a jail that is built while this value exists.
     pub fn mounts(&self, place: &Path) -> Vec<JailMount> {
         let mount = |(number, (fd, access)): (usize, &(OwnedFd, Access))| JailMount {

@@ -14,7 +14,7 @@ use super::{Outcome, duration, origin, ui};
 use crate::jail::Requirement;
 use crate::manifest::input::{self, Manifests, Parsed};
 use crate::manifest::logs::{LogOptions, log_files, log_size};
-use crate::manifest::plan::PodPlan;
+use crate::manifest::plan::{PodPlan, RuntimeClass};
 use crate::manifest::ports::PublishedPort;
 use crate::manifest::{AllProblems, generated_name};
 use crate::pod::interface::{PodError, PodRuntimeInterface};
@@ -71,6 +71,9 @@ struct How {
     /// Publish a port of the pod on the host (for a single pod); an empty or zero HOST selects any free port
     #[arg(short, long, value_name = "[IP:]HOST:CONTAINER[/PROTOCOL]")]
     publish: Vec<PublishedPort>,
+    /// Run the pods in this runtime class, whatever their manifests say: pod-microvm-containers or pod-containers
+    #[arg(long, value_name = "CLASS")]
+    class: Option<RuntimeClass>,
     /// Directory of the guest image (built with `magikvm-image build`)
     #[arg(long, value_name = "DIR", env = "MAGIKVM_GUEST")]
     guest: Option<PathBuf>,
@@ -157,6 +160,9 @@ fn read(
     drop(sources);
     // Nothing is said of pods that cannot run.
     publish(&mut read.pods, how.publish.clone())?;
+    if let Some(class) = how.class {
+        change_class(&mut read.pods, class)?;
+    }
     say_ignored(&read, how.verbose);
     let requests: Vec<RunRequest> = read
         .pods
@@ -255,6 +261,13 @@ fn say_ignored(read: &Manifests, verbose: bool) {
             ));
         }
     }
+}
+
+/// Gives all pods the class of the command line.
+fn change_class(pods: &mut [Parsed], class: RuntimeClass) -> Result<(), CliError> {
+    pods.iter_mut().try_for_each(|pod| pod.plan.change_class(class)).map_err(|error| {
+        CliError::of(Kind::User, &error).hint("Omit `--class`, or take the field out of the manifest.")
+    })
 }
 
 /// Adds the ports of the command line to the only pod.

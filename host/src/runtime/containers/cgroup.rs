@@ -1,0 +1,47 @@
+//! The place of a pod's control group on this host.
+
+use super::super::microvm::{cgroup_name, network_cgroup_name};
+use crate::jail::{self, Cgroup};
+use crate::store::layout::PodDir;
+use crate::vmm::Unavailable;
+use std::path::PathBuf;
+
+/// The group of a pod.
+pub(super) struct Place {
+    /// Its path in each hierarchy.
+    pub(super) name: String,
+    /// Its directories.
+    pub(super) dirs: Vec<PathBuf>,
+}
+
+pub(super) fn place(dir: &PodDir) -> Place {
+    let name = format!("/{}/{}", jail::CGROUP_PARENT, cgroup_name(dir.path()));
+    let dirs = jail::cgroup_mounts().iter().map(|mount| mount.join(&name[1..])).collect();
+    Place { name, dirs }
+}
+
+/// Most memory and processes of the network of a pod.
+const NETWORK_MEMORY: u64 = 256 << 20;
+const NETWORK_PIDS: u64 = 64;
+
+/// The group of the processes of a pod's network, which are paused by signals and so not in the group that is frozen.
+pub(super) fn place_of_network(dir: &PodDir) -> Result<Cgroup, String> {
+    jail::place_cgroup(&network_cgroup_name(dir.path()))
+}
+
+/// Makes that group.
+pub(super) fn of_network(place: &Result<Cgroup, String>) -> Result<Cgroup, String> {
+    let place = place.clone()?;
+    jail::make_cgroup(&place, NETWORK_MEMORY, NETWORK_PIDS).map(|()| place)
+}
+
+/// Checks that the host has control groups at all.
+pub(super) fn probe() -> Result<(), Unavailable> {
+    if jail::cgroup_mounts().is_empty() {
+        return Err(Unavailable {
+            reason: "the host has no control groups, without which nothing limits a container".to_owned(),
+            remedy: "Mount them with `mount -t cgroup2 none /sys/fs/cgroup`.".to_owned(),
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! The host's side of the conversation with a sandbox while it is made.
+
+use super::ContainersError;
+use super::ids::PodIds;
+use magikvm_proto::sandbox::{FromSandbox, MAX_SANDBOX_MESSAGE, ToSandbox};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, send, socketpair,
+};
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+/// How long the sandbox may take to be made.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A sandbox whose first process runs.
+#[derive(Debug)]
+pub(super) struct Made {
+    /// The pod's first process.
+    pub(super) pid: i32,
+    /// The other end of its interface.
+    pub(super) tap: Option<OwnedFd>,
+}
+
+#[derive(Debug)]
+pub(super) struct Talk(OwnedFd);
+
+impl Talk {
+    /// This side, and the one for the sandbox.
+    pub(super) fn pair() -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        Ok((Self(ours), theirs))
+    }
+
+    /// Answers until the sandbox is made.
+    pub(super) fn until_made(&self, ids: PodIds) -> Result<Made, ContainersError> {
+        let deadline = Instant::now() + LIMIT;
+        let mut tap = None;
+        loop {
+            let (message, descriptor) = self.receive(deadline)?;
+            match message {
+                FromSandbox::Users { pid } => {
+                    ids.map(pid).map_err(ContainersError::Ids)?;
+                    let answer = serde_json::to_vec(&ToSandbox::Mapped).map_err(ContainersError::Nonsense)?;
+                    // A sandbox that has ended says so next.
+                    send(self.0.as_raw_fd(), &answer, MsgFlags::MSG_NOSIGNAL).ok();
+                }
+                FromSandbox::Tap => tap = descriptor,
+                FromSandbox::Made { pid } => return Ok(Made { pid, tap }),
+                FromSandbox::Failed { step, errno: _, detail } => {
+                    return Err(ContainersError::Step { step, detail });
+                }
+            }
+        }
+    }
+
+    #[allow(unsafe_code, reason = "a received descriptor has no owner yet")]
+    fn receive(&self, deadline: Instant) -> Result<(FromSandbox, Option<OwnedFd>), ContainersError> {
+        let failed = ContainersError::io("hear from the sandbox");
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], timeout) {
+                Ok(0) => return Err(ContainersError::Silent(LIMIT)),
+                Ok(_) => break,
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(errno) => return Err(failed(errno.into())),
+            }
+        }
+        let mut buffer = vec![0; MAX_SANDBOX_MESSAGE];
+        let mut space = nix::cmsg_space!([RawFd; 1]);
+        let mut parts = [IoSliceMut::new(&mut buffer)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let message = recvmsg::<UnixAddr>(self.0.as_raw_fd(), &mut parts, Some(&mut space), flags)
+            .map_err(|errno| failed(errno.into()))?;
+        let mut descriptors = Vec::new();
+        for control in message.cmsgs().into_iter().flatten() {
+            if let ControlMessageOwned::ScmRights(received) = control {
+                // SAFETY: the kernel has just installed these descriptors for us; nobody else owns them.
+                descriptors.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+            }
+        }
+        let length = message.bytes;
+        if length == 0 {
+            return Err(ContainersError::Ended("it closed its connection".to_owned()));
+        }
+        let said = serde_json::from_slice(&buffer[..length]).map_err(ContainersError::Nonsense)?;
+        Ok((said, descriptors.pop()))
+    }
+}
