@@ -107,6 +107,7 @@ install_all() {
     add 755 "$from/magikvm" bin/magikvm
     add 755 "$from/magikvm-image" bin/magikvm-image
     add 755 "$from/vhost-device-vsock" libexec/magikvm/vhost-device-vsock
+    add 755 "$from/magikvm-containers" libexec/magikvm/magikvm-containers
     for index in vmlinux initramfs manifest.json; do
         add 644 "$from/guest/$index" "share/magikvm/guest/$index"
     done

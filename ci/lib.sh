@@ -206,22 +206,34 @@ choose_target_dir() {
     say "Building in $CARGO_TARGET_DIR"
 }
 
-# build_programs [CARGO OPTION…]: builds magikvm, magikvm-image and a static vminit into $DIST.
+# build_programs [CARGO OPTION…]: builds magikvm, magikvm-image and the static programs vminit and magikvm-containers into $DIST.
 build_programs() {
     cargo build --locked --release -p magikvm -p magikvm-image "$@"
     install -m 755 "$CARGO_TARGET_DIR/release/magikvm" "$CARGO_TARGET_DIR/release/magikvm-image" "$DIST/"
-    build_vminit "$GUEST_TARGET" "/usr/lib/$ARCH-linux-gnu" strip "$DIST/vminit"
+    build_static "$GUEST_TARGET" "/usr/lib/$ARCH-linux-gnu" strip vminit "$DIST/vminit" magikvm-containers "$DIST/magikvm-containers"
 }
 
-# build_vminit TARGET LIBRARIES STRIP FILE: builds a static vminit for a target, with the libseccomp of the directory LIBRARIES.
-build_vminit() {
-    local target="$1" libraries="$2" strip="$3" file="$4"
+# build_static TARGET LIBRARIES STRIP PROGRAM FILE…: builds static programs, vminit or magikvm-containers, for a target, with the libseccomp of
+# the directory LIBRARIES.
+build_static() {
+    local target="$1" libraries="$2" strip="$3" packages=() files=() program
+    shift 3
+    while [ $# -gt 0 ]; do
+        packages+=(-p "$1")
+        files+=("$1" "$2")
+        shift 2
+    done
     RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
         LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH="$libraries" \
-        cargo build --locked --profile guest -p vminit --target "$target"
-    # The initramfs takes memory in every pod's VM, so it has no symbols.
-    "$strip" --strip-all -o "$file.new" "$CARGO_TARGET_DIR/$target/guest/vminit"
-    mv "$file.new" "$file"
+        cargo build --locked --profile guest "${packages[@]}" --target "$target"
+    set -- "${files[@]}"
+    while [ $# -gt 0 ]; do
+        program="$CARGO_TARGET_DIR/$target/guest/$1"
+        # The initramfs takes memory in every pod's VM, so it has no symbols.
+        "$strip" --strip-all -o "$2.new" "$program"
+        mv "$2.new" "$2"
+        shift 2
+    done
 }
 
 # need_aarch64: installs what compiling for aarch64 needs. Call it after need_rust.
@@ -312,7 +324,7 @@ ensure_aarch64_guest() {
     fi
     ensure_arm64_packages
     ARM64_BUSYBOX="$ARM64_ROOT/bin/busybox"
-    build_vminit "$AARCH64" "$ARM64_ROOT/usr/lib/aarch64-linux-gnu" aarch64-linux-gnu-strip "$DIST/vminit-aarch64"
+    build_static "$AARCH64" "$ARM64_ROOT/usr/lib/aarch64-linux-gnu" aarch64-linux-gnu-strip vminit "$DIST/vminit-aarch64"
     "$DIST/magikvm-image" build --cache "$CACHE" --init "$DIST/vminit-aarch64" --out "$DIST/guest-aarch64"
 }
 

@@ -2,6 +2,7 @@
 //! other. Nothing exists outside of them, and all of it goes with the value.
 
 use crate::host::{Host, program};
+use crate::virtual_machine::VmHost;
 use crate::wait::wait_for;
 use crate::{Cmd, Pod};
 use nix::sched::{CloneFlags, setns};
@@ -86,8 +87,8 @@ impl Namespace {
 
     /// Starts a pod in it.
     #[track_caller]
-    pub fn start(&self, host: &Host, pod: &Pod) {
-        self.cmd(host, ["run", "-d"]).arg(host.manifest(pod)).ok();
+    pub fn start(&self, host: &VmHost, pod: &Pod) {
+        self.cmd(host, ["run", "-d", "--class", host.driver().class()]).arg(host.manifest(pod)).ok();
     }
 
     /// Replaces the content of its `/etc/resolv.conf`.

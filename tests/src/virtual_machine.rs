@@ -22,23 +22,36 @@ pub enum Driver {
     Qemu,
     /// libkrun, which needs KVM: its tests run in the lab.
     Krun,
+    /// No VM: namespaces of the host.
+    Containers,
 }
 
 impl Driver {
-    pub const ALL: [Self; 2] = [Self::Qemu, Self::Krun];
+    pub const ALL: [Self; 3] = [Self::Qemu, Self::Krun, Self::Containers];
 
-    /// As `--vmm` names it.
+    /// As `--vmm` names it, or the runtime class without `pod-`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Qemu => "qemu",
             Self::Krun => "krun",
+            Self::Containers => "containers",
         }
     }
 
-    const fn accel(self) -> &'static str {
+    /// What names its VMM and accelerator.
+    const fn variables(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::Qemu => "tcg",
-            Self::Krun => "kvm",
+            Self::Qemu => &[("MAGIKVM_VMM", "qemu"), ("MAGIKVM_ACCEL", "tcg")],
+            Self::Krun => &[("MAGIKVM_VMM", "krun"), ("MAGIKVM_ACCEL", "kvm")],
+            Self::Containers => &[],
+        }
+    }
+
+    /// The runtime class of its pods.
+    pub const fn class(self) -> &'static str {
+        match self {
+            Self::Qemu | Self::Krun => "pod-microvm-containers",
+            Self::Containers => "pod-containers",
         }
     }
 
@@ -47,6 +60,7 @@ impl Driver {
         match self {
             Self::Qemu => &["qemu", "vhost-device-vsock"],
             Self::Krun => &["krun"],
+            Self::Containers => &["sandbox", "supervisor"],
         }
     }
 }
@@ -142,8 +156,9 @@ impl VmHost {
         let turn = magikvm_lab::turn().unwrap_or_else(|error| panic!("{error}"));
         let mut host = Host::bare();
         host.set_env("MAGIKVM_GUEST", guest);
-        host.set_env("MAGIKVM_VMM", driver.name());
-        host.set_env("MAGIKVM_ACCEL", driver.accel());
+        for (name, value) in driver.variables() {
+            host.set_env(name, *value);
+        }
         if magikvm_lab::is_inside() {
             // Guests that stand still there are counted, and a second boot would hide them.
             host.set_env(FIRST_BOOT_WAIT, NO_SECOND_BOOT);
@@ -162,7 +177,11 @@ impl VmHost {
 
     /// `magikvm run` of a pod, in the foreground. The pod has no network unless it requests one, because tests must not use the host's network.
     pub fn run(&self, pod: &Pod) -> Cmd {
-        self.cmd(["run"]).arg(self.manifest(&pod.clone().annotated(NETWORK, "none")))
+        let mut pod = pod.clone().annotated(NETWORK, "none");
+        if self.driver == Driver::Containers {
+            pod = pod.set("spec/runtimeClassName", self.driver.class());
+        }
+        self.cmd(["run"]).arg(self.manifest(&pod))
     }
 
     /// Starts a pod in the background.

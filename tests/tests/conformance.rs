@@ -133,11 +133,18 @@ static GROUPS: &[&Group] = &[
 const LAB_WHEN_ASKED: [&str; 6] =
     ["lifecycle_own", "initializing", "security_own", "again", "processes", "images"];
 
+/// Groups about what only a VM has.
+const OF_VMS: [&str; 4] = ["vm", "pauses", "failures", "jail"];
+
 /// Whether the rows of a group are tests on a driver.
 fn is_run(driver: Driver, group: &Group) -> bool {
-    driver == Driver::Qemu
-        || !LAB_WHEN_ASKED.contains(&group.name)
-        || std::env::var_os("MAGIKVM_EVERY_ROW").is_some()
+    match driver {
+        Driver::Qemu => true,
+        Driver::Krun => {
+            !LAB_WHEN_ASKED.contains(&group.name) || std::env::var_os("MAGIKVM_EVERY_ROW").is_some()
+        }
+        Driver::Containers => !OF_VMS.contains(&group.name),
+    }
 }
 
 /// The units of a group on a driver: requested rows are run together as far as the group allows.

@@ -15,10 +15,11 @@ fn repository() -> PathBuf {
 /// What a build leaves: the programs and the guest image in one directory.
 fn built(dir: &Path) {
     fs::create_dir(dir).unwrap();
-    let image_builder = program().with_file_name("magikvm-image");
+    let beside = |name: &str| program().with_file_name(name);
     let programs = [
         ("magikvm", program().to_owned()),
-        ("magikvm-image", image_builder),
+        ("magikvm-image", beside("magikvm-image")),
+        ("magikvm-containers", beside("magikvm-containers")),
         ("vhost-device-vsock", in_path("vhost-device-vsock")),
         ("guest", guest_image().into()),
     ];
@@ -60,6 +61,7 @@ fn an_installation_is_complete_by_itself_and_its_removal_too() {
     for name in [
         "bin/magikvm-image",
         "libexec/magikvm/vhost-device-vsock",
+        "libexec/magikvm/magikvm-containers",
         "share/magikvm/guest/vmlinux",
         "share/man/man1/magikvm.1",
         "share/man/man1/magikvm-run.1",

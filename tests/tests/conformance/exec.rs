@@ -195,7 +195,7 @@ fn what_ends_in_the_background(subject: &Subject) {
         exec(subject, &[], &["sh", "-c", "sleep 0.3 >/dev/null 2>&1 &"]).ok();
     }
     // The group of this command itself is there. Those of the others are removed by the end of a later command.
-    let count = ["sh", "-c", "ls -d /sys/fs/cgroup/exec-* | wc -l"];
+    let count = ["sh", "-c", "ls -d /sys/fs/cgroup/exec-* /sys/fs/cgroup/memory/exec-* 2>/dev/null | wc -l"];
     until("there are no other groups", || exec(subject, &[], &count).ok().stdout.trim() == "1");
 }
 

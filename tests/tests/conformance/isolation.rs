@@ -1,11 +1,11 @@
 //! The system calls that a program in a container can make, even with every capability.
 
-use crate::row::{Group, Pods, Row};
+use crate::row::{Difference, Group, Pods, Row};
 use crate::subject::Subject;
 use magikvm_tests::Pod;
 use magikvm_tests::layout::Tar;
 use magikvm_tests::programs::PROBE;
-use magikvm_tests::virtual_machine::busybox;
+use magikvm_tests::virtual_machine::{Driver, busybox};
 use serde_json::{Value, json};
 
 const POD: &str = "probe";
@@ -38,7 +38,12 @@ pub(crate) static GROUP: Group = Group {
             "labels_of_an_image",
             "Labels of an image that are named as the annotations of a Pod change nothing.",
             labels_of_an_image,
-        ),
+        )
+        .differs(&[Difference {
+            driver: Driver::Containers,
+            why: "it sees the processors and the memory of the host",
+            says: "much",
+        }]),
         Row::code(
             "calls_nobody_knows",
             "An unknown system call returns ENOSYS, so that programs fall back to older ones.",

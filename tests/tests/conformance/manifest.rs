@@ -1,8 +1,9 @@
 //! A container matches its manifest and may do no more.
 
-use crate::row::{Group, Pods, Row};
+use crate::row::{Difference, Group, Pods, Row};
 use crate::subject::Subject;
 use magikvm_tests::Pod;
+use magikvm_tests::virtual_machine::Driver;
 use magikvm_tests::wait::until;
 use serde_json::json;
 
@@ -66,7 +67,12 @@ pub(crate) static GROUP: Group = Group {
             "Its control group has its limits of memory and processor time.",
             &[("limits", "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max", "50331648\n50000 100000\n")],
         )
-        .of("`resources.limits`"),
+        .of("`resources.limits`")
+        .differs(&[Difference {
+            driver: Driver::Containers,
+            why: "the host has cgroup v1",
+            says: "memory.max",
+        }]),
         Row::code(
             "devices_and_files_of_the_vm_are_hidden",
             "It sees neither the VM's devices nor the pod's files.",

@@ -5,6 +5,7 @@ use crate::subject::Subject;
 use magikvm_tests::Pod;
 use magikvm_tests::memory::kib_line;
 use magikvm_tests::processes::memory_kib;
+use magikvm_tests::virtual_machine::Driver;
 use magikvm_tests::wait::{until, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -204,8 +205,11 @@ fn who_does_not_read(subject: &Subject) {
     assert_eq!(copied.join().unwrap(), 32 * 65536);
     let monitor = memory_kib(subject.process(POD, "monitor"), "VmRSS");
     assert!(monitor < MONITOR_KIB, "the monitor has {monitor} KiB");
-    let now = guest_available(subject);
-    assert!(now + (96 << 20) > before, "the guest had {before} bytes and has {now}");
+    // Without a VM it is the memory of the host, of which others take some.
+    if subject.driver() != Driver::Containers {
+        let now = guest_available(subject);
+        assert!(now + (96 << 20) > before, "the guest had {before} bytes and has {now}");
+    }
     // The connections are intact: one that begins to read gets the data.
     let mut first = [0; 4];
     for mut stream in endless {

@@ -38,7 +38,7 @@ impl Group {
         match (&self.pods, driver) {
             (Pods::Shared { .. }, _) => usize::MAX,
             (Pods::Own, Driver::Krun) => ROWS_PER_BOOT,
-            (Pods::Own, Driver::Qemu) => 1,
+            (Pods::Own, Driver::Qemu | Driver::Containers) => 1,
         }
     }
 }

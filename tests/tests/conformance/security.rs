@@ -1,9 +1,9 @@
 //! Security contexts, and the limits of a whole pod.
 
-use crate::row::{Group, Pods, Row};
+use crate::row::{Difference, Group, Pods, Row};
 use crate::subject::Subject;
 use magikvm_tests::Pod;
-use magikvm_tests::virtual_machine::busybox;
+use magikvm_tests::virtual_machine::{Driver, busybox};
 use magikvm_tests::wait::until;
 use serde_json::json;
 use std::fs;
@@ -11,6 +11,12 @@ use std::fs;
 const POD: &str = "secure";
 /// The image of Kubernetes' page about supplementary groups.
 const GROUPED: &str = "grouped:1";
+
+const NO_PRIVILEGED: &[Difference] = &[Difference {
+    driver: Driver::Containers,
+    why: "a pod in namespaces has no privileged containers",
+    says: "privileged",
+}];
 
 /// Refuses directories, and the signal 10 however the upper bits of its number are set.
 const PROFILE: &str = r#"{
@@ -37,7 +43,8 @@ pub(crate) static GROUP: Group = Group {
                 ("plain", "mkdir -p /m; mount -t tmpfs none /m 2>/dev/null || echo refused", "refused\n"),
             ],
         )
-        .of("`securityContext.privileged` (Pods: Privileged mode for containers)"),
+        .of("`securityContext.privileged` (Pods: Privileged mode for containers)")
+        .differs(NO_PRIVILEGED),
         Row::shell(
             "privileged_has_the_devices_of_the_vm",
             "A privileged container finds and reads the devices of the VM; an ordinary one can read them in no way.",
@@ -47,7 +54,8 @@ pub(crate) static GROUP: Group = Group {
                 ("plain", "ls /dev/vda 2>/dev/null; mknod /odd b 254 0 && dd if=/odd bs=512 count=1 2>/dev/null | wc -c; rm /odd", "0\n"),
             ],
         )
-        .of("`securityContext.privileged` (Pods: Privileged mode for containers)"),
+        .of("`securityContext.privileged` (Pods: Privileged mode for containers)")
+        .differs(NO_PRIVILEGED),
         Row::shell(
             "privileged_writes_to_sysfs_and_cgroups",
             "In a privileged container /sys, /sys/fs/cgroup and /proc/sys can be written to; in an ordinary one they are read-only.",
@@ -56,7 +64,8 @@ pub(crate) static GROUP: Group = Group {
                 ("plain", WRITES, "sys ro\nproc ro\ncgroup ro\n"),
             ],
         )
-        .of("`securityContext.privileged` (Pods: Privileged mode for containers)"),
+        .of("`securityContext.privileged` (Pods: Privileged mode for containers)")
+        .differs(NO_PRIVILEGED),
         Row::shell(
             "unmasked_proc",
             "With `procMount: Unmasked` all of /proc is there and /proc/sys is writable, without other privileges.",
@@ -66,13 +75,23 @@ pub(crate) static GROUP: Group = Group {
                 ("plain", "head -c 4 /proc/interrupts | wc -c; echo 0 2>/dev/null > /proc/sys/kernel/panic || echo refused", "0\nrefused\n"),
             ],
         )
-        .of("`securityContext.procMount` (Configure a Security Context: Managing access to the /proc filesystem)"),
+        .of("`securityContext.procMount` (Configure a Security Context: Managing access to the /proc filesystem)")
+        .differs(&[Difference {
+            driver: Driver::Containers,
+            why: "the parameters of the kernel belong to the host, whatever is mounted",
+            says: "unmasked",
+        }]),
         Row::shell(
             "unconfined",
             "A container with the seccomp profile Unconfined has no filter, nor has a command in it; its capabilities stay.",
             &[("open", "grep -h -e CapEff -e Seccomp: /proc/1/status /proc/self/status", "CapEff:\t00000000a80425fb\nSeccomp:\t0\nCapEff:\t00000000a80425fb\nSeccomp:\t0\n")],
         )
-        .of("`seccompProfile` (Restrict a Container's Syscalls with seccomp)"),
+        .of("`seccompProfile` (Restrict a Container's Syscalls with seccomp)")
+        .differs(&[Difference {
+            driver: Driver::Containers,
+            why: "a container in namespaces always has a filter",
+            says: "open",
+        }]),
         Row::shell(
             "a_profile_of_the_host",
             "A profile of the host binds the container and the commands in it, also by masked arguments, and replaces the default one.",
@@ -100,7 +119,12 @@ pub(crate) static GROUP: Group = Group {
             "The limits of the pod make the size of its VM and its QoS class.",
             class_and_size,
         )
-        .of("`spec.resources` (Pod Quality of Service Classes)"),
+        .of("`spec.resources` (Pod Quality of Service Classes)")
+        .differs(&[Difference {
+            driver: Driver::Containers,
+            why: "there is no VM whose size could be shown",
+            says: "2cpu",
+        }]),
     ],
 };
 
@@ -119,7 +143,6 @@ fn start(subject: &Subject) {
         .set("spec/securityContext/supplementalGroups", json!([4000]))
         .set("spec/securityContext/supplementalGroupsPolicy", "Strict")
         .set("spec/securityContext/appArmorProfile", json!({ "type": "RuntimeDefault" }))
-        .set("spec/hostUsers", true)
         .container("plain", &["sleep", "1000"])
         .with(
             "env",
@@ -128,12 +151,8 @@ fn start(subject: &Subject) {
                 { "name": "CPU", "valueFrom": resource("limits.cpu", "1m") },
             ]),
         )
-        .container("privileged", &["sleep", "1000"])
-        .with("securityContext/privileged", true)
         .container("unmasked", &["sleep", "1000"])
         .with("securityContext/procMount", "Unmasked")
-        .container("open", &["sleep", "1000"])
-        .with("securityContext/seccompProfile/type", "Unconfined")
         .script("profiled", "mkdir /e 2>/said; exec sleep 1000")
         .with(
             "securityContext/seccompProfile",
@@ -141,6 +160,16 @@ fn start(subject: &Subject) {
         )
         .container_of("grouped", GROUPED, &["sleep", "1000"])
         .with("securityContext", json!({ "runAsUser": 1000, "runAsGroup": 3000 }));
+    // The kernel of a pod in namespaces is the host's.
+    let pod = match subject.driver() {
+        Driver::Containers => pod.container("more", &["sleep", "1000"]).container("most", &["sleep", "1000"]),
+        Driver::Qemu | Driver::Krun => pod
+            .set("spec/hostUsers", true)
+            .container("privileged", &["sleep", "1000"])
+            .with("securityContext/privileged", true)
+            .container("open", &["sleep", "1000"])
+            .with("securityContext/seccompProfile/type", "Unconfined"),
+    };
     subject.start(&pod);
 }
 

@@ -23,7 +23,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// Clients that are killed; the states that they are killed in take turns. In the lab a client takes more than a second.
 const fn killed(driver: Driver) -> usize {
     match driver {
-        Driver::Qemu => 200,
+        Driver::Qemu | Driver::Containers => 200,
         Driver::Krun => 40,
     }
 }
@@ -165,7 +165,7 @@ fn client(subject: &Subject, state: usize) -> (Running, Option<&'static str>) {
             (exec(subject, &["-i"], script).input(vec![b'x'; 1 << 20]), Some("begun"))
         }
         // While bytes go both ways.
-        6 => (exec(subject, &["-i"], "exec cat").input(vec![b'x'; 8 << 20]), Some("xxxx")),
+        6 => (exec(subject, &["-i"], "cat; exec sleep 4321").input(vec![b'x'; 8 << 20]), Some("xxxx")),
         7 => (subject.cmd(["attach", POD, "-c", "loud", "--no-stdin"]), Some("xxxx")),
         8 => (subject.cmd(["logs", POD, "-c", "loud", "-f"]), Some("xxxx")),
         _ => (subject.cmd(["port-forward", POD, &format!(":{ENDLESS}")]), Some(" -> ")),

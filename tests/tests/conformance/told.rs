@@ -1,10 +1,10 @@
 //! What a container is told by its manifest: variables, commands, names, files, resources. Each row names the page of Kubernetes'
 //! documentation whose rules it holds.
 
-use crate::row::{Group, Pods, Row};
+use crate::row::{Difference, Group, Pods, Row};
 use crate::subject::Subject;
 use magikvm_tests::Pod;
-use magikvm_tests::virtual_machine::busybox;
+use magikvm_tests::virtual_machine::{Driver, busybox};
 use magikvm_tests::wait::until;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -178,7 +178,12 @@ pub(crate) static GROUP: Group = Group {
             "The request of the processor is a weight, the limit a quota, and the limit of memory a bound.",
             &[("vars", "cd /sys/fs/cgroup; cat cpu.max memory.max; [ $(cat cpu.weight) -gt 1 ] && [ $(cat cpu.weight) -lt 39 ] && echo weighed", "50000 100000\n33554432\nweighed\n")],
         )
-        .of("`resources` (Resource Management for Pods and Containers: How Kubernetes applies resource requests and limits)"),
+        .of("`resources` (Resource Management for Pods and Containers: How Kubernetes applies resource requests and limits)")
+        .differs(&[Difference {
+            driver: Driver::Containers,
+            why: "the host has cgroup v1",
+            says: "cpu.max",
+        }]),
         Row::code(
             "the_class_of_the_pod",
             "A pod in which a request or limit is set, but not everywhere, is Burstable; its status has the containers' resources.",

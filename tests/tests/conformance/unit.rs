@@ -48,7 +48,7 @@ impl Unit {
             let began = Instant::now();
             let outcomes = match self.driver {
                 Driver::Krun if !magikvm_lab::runs_here() => self.in_the_lab(),
-                Driver::Krun | Driver::Qemu => self.here(),
+                Driver::Krun | Driver::Qemu | Driver::Containers => self.here(),
             };
             magikvm_lab::took(&name(self.driver, self.group, &self.rows), began.elapsed());
             outcomes

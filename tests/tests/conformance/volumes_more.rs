@@ -1,10 +1,10 @@
 //! Volumes that are projections, images or claims, and what the downward API tells.
 
-use crate::row::{Group, Pods, Row};
+use crate::row::{Difference, Group, Pods, Row};
 use crate::subject::Subject;
 use magikvm_tests::Pod;
 use magikvm_tests::layout::{Tar, write_artifact};
-use magikvm_tests::virtual_machine::busybox;
+use magikvm_tests::virtual_machine::{Driver, busybox};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -36,20 +36,32 @@ pub(crate) static GROUP: Group = Group {
             "Fields of the pod are files; labels and annotations are lines of `key=\"value\"` in Go's escapes, sorted by key.",
             &[
                 ("one", "cat /about/labels; echo; grep example.com /about/notes; cat /about/deep/name /about/label", "app=\"shop\"\ntier=\"back\"\nexample.com/note=\"one\\n\\\"two\\\"\"\nvolumes-moreshop"),
-                ("one", "[ \"$(cat /about/uid)\" = \"$POD_UID\" ] && [ ${#POD_UID} = 36 ] && echo same; cat /about/cpu; echo; cat /about/memory; echo", "same\n500\n256\n"),
+                ("one", "[ \"$(cat /about/uid)\" = \"$POD_UID\" ] && [ ${#POD_UID} = 36 ] && echo same; cat /about/cpu; echo; m=$(cat /about/memory); t=$(awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo); \
+                    [ $m -ge $t ] && [ $m -le $((t + 1)) ] && echo node || echo $m", "same\n500\n256\n"),
                 ("one", "stat -c '%a %g' /about/uid /about/labels", "444 4000\n640 4000\n"),
             ],
         )
-        .of("`volumes[].downwardAPI` (Downward API: Available fields)"),
+        .of("`volumes[].downwardAPI` (Downward API: Available fields)")
+        .differs(&[Difference {
+            driver: Driver::Containers,
+            why: "the pod has as much memory as the host",
+            says: "node",
+        }]),
         Row::shell(
             "resources_in_variables",
             "A resourceFieldRef is a limit or request in its unit, rounded up; without a limit, it is what the VM has.",
             &[
-                ("one", "echo $CPU $MEMORY $DISK $REQUEST $OTHER", "1 256 10 0 500\n"),
+                ("one", "t=$(awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo); [ $CPU = $(nproc) ] && [ $MEMORY -ge $t ] && [ $MEMORY -le $((t + 1)) ] && CPU=node MEMORY=node; \
+                    echo $CPU $MEMORY $DISK $REQUEST $OTHER", "1 256 10 0 500\n"),
                 ("two", "echo $CPU $MEMORY $DISK $REQUEST", "1 64 1 500\n"),
             ],
         )
-        .of("`env[].valueFrom.resourceFieldRef` (Downward API: Fallback information for resource limits)"),
+        .of("`env[].valueFrom.resourceFieldRef` (Downward API: Fallback information for resource limits)")
+        .differs(&[Difference {
+            driver: Driver::Containers,
+            why: "the pod has the processors and the memory of the host",
+            says: "node node 10 0 500",
+        }]),
         Row::shell(
             "image_volume",
             "The root file system of an image is a volume that nobody can change and whose programs can't be executed.",
@@ -71,16 +83,26 @@ pub(crate) static GROUP: Group = Group {
         Row::shell(
             "claim_of_a_size",
             "A claim for one node holds what it requests, and not much more.",
-            &[("two", "mount | grep ' /data ' | grep -o ext4; dd if=/dev/zero of=/data/x bs=4k 2>&1 | grep -o 'No space.*'; s=$(stat -c %s /data/x); \
+            &[("two", "mount | grep ' /data ' | grep -o ext4; dd if=/dev/zero of=/data/x bs=4k count=8192 2>&1 | grep -o 'No space.*'; s=$(stat -c %s /data/x); \
                 [ $s -ge 16777216 -a $s -le 27262976 ] || echo $s; rm /data/x; echo again > /data/x && rm /data/x", "ext4\nNo space left on device\n")],
         )
-        .of("`persistentVolumeClaim.spec.resources` (Persistent Volumes: Resources)"),
+        .of("`persistentVolumeClaim.spec.resources` (Persistent Volumes: Resources)")
+        .differs(&[Difference {
+            driver: Driver::Containers,
+            why: "a claim is a directory, whose size nothing limits",
+            says: "33554432",
+        }]),
         Row::shell(
             "shared_claim",
             "A claim that many nodes may share is a directory of the host, also for a pod that is not root there.",
             &[("two", "echo two > /shared/two; mount | grep -q ' /shared type virtiofs ' && echo shared; rm /shared/two", "shared\n")],
         )
-        .of("`persistentVolumeClaim.spec.accessModes` (Persistent Volumes: Access Modes)"),
+        .of("`persistentVolumeClaim.spec.accessModes` (Persistent Volumes: Access Modes)")
+        .differs(&[Difference {
+            driver: Driver::Containers,
+            why: "no file server is between the container and the claim",
+            says: "virtiofs",
+        }]),
         Row::shell(
             "artifact_volume",
             "The blobs of an OCI artifact are files by their titles, as they are; nobody can change or execute them.",
@@ -134,7 +156,12 @@ pub(crate) static GROUP: Group = Group {
             "What containers write to a claim is in the state directory, which nobody else can enter; `volume` shows who uses it.",
             claim_on_the_host,
         )
-        .of("`magikvm volume`"),
+        .of("`magikvm volume`")
+        .differs(&[Difference {
+            driver: Driver::Containers,
+            why: "a claim is a directory",
+            says: "NotFound",
+        }]),
     ],
 };
 
@@ -155,6 +182,11 @@ pub(crate) static OWN: Group = Group {
             disk_after_the_pod,
         )
         .of("`persistentVolumeClaim` (Persistent Volumes: Expanding Persistent Volumes Claims)")
+        .differs(&[Difference {
+            driver: Driver::Containers,
+            why: "a claim is a directory, whose size nothing limits",
+            says: "small",
+        }])
         .within(Duration::from_secs(180)),
         Row::code(
             "disk_of_a_group",

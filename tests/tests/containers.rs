@@ -1,0 +1,342 @@
+//! Pods in namespaces of the host: what the host sees of them, how they end, and what a hostile container finds. The conformance list covers what
+//! they do as any pod does.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use magikvm_tests::Pod;
+use magikvm_tests::processes::is_alive;
+use magikvm_tests::virtual_machine::{Driver, NETWORK, VmHost};
+use magikvm_tests::wait::{until, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::time::Duration;
+
+fn host() -> VmHost {
+    VmHost::with(Driver::Containers)
+}
+
+/// The first id of a pod's users, and of all pods.
+const FIRST_ID: u32 = 0x7100_0000;
+
+/// A line of `/proc/PID/status`.
+fn status(pid: i32, key: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("{key}: {text}")).trim().to_owned()
+}
+
+/// Processes of the host with this word in their command lines.
+fn processes_of(word: &str) -> Vec<i32> {
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let is_of = |pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|argument| argument == word.as_bytes())
+    };
+    pids.filter(is_of).collect()
+}
+
+fn sleeper(name: &str, seconds: &str) -> Pod {
+    Pod::new(name).container("web", &["sleep", seconds])
+}
+
+#[test]
+fn the_users_of_a_pod_are_none_of_the_hosts() {
+    let host = host();
+    let before = host.holdings();
+    host.start(
+        &sleeper("one", "43211").script("other", "exec sleep 43212").with("securityContext/runAsUser", 7),
+    );
+    host.start(&sleeper("two", "43213"));
+    let user = |seconds: &str| -> u32 {
+        let [pid] = processes_of(seconds)[..] else { panic!("one process sleeps {seconds} s") };
+        status(pid, "Uid").split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let one = user("43211");
+    assert!(one >= FIRST_ID && one.is_multiple_of(1 << 16), "{one}");
+    assert_eq!(user("43212"), one + 7);
+    let two = user("43213");
+    assert!(two >= FIRST_ID && two != one, "{one} {two}");
+    assert_eq!(host.sh("one", "web", "id -u"), "0\n");
+    // What the pod's root owns is its own in the image, too.
+    assert_eq!(
+        host.sh("one", "web", "stat -c %u:%g /bin/busybox /root /dev/null"),
+        "0:0\n0:0\n65534:65534\n"
+    );
+    for pod in ["one", "two"] {
+        host.cmd(["rm", "-f", pod]).ok();
+    }
+    host.assert_as_before(&before);
+}
+
+#[test]
+fn a_container_has_the_usual_rights_and_nothing_of_the_host_open() {
+    let host = host();
+    let before = host.holdings();
+    host.start(&sleeper("plain", "43221"));
+    let [pid] = processes_of("43221")[..] else { panic!("one process") };
+    // The default capabilities of containerd, and no more.
+    assert_eq!(status(pid, "CapEff"), "00000000a80425fb");
+    assert_eq!(status(pid, "Seccomp"), "2");
+    // Neither has the process that makes containers anything of the supervisor but its own connection.
+    let spawner = children(host.process("plain", "supervisor"))
+        .into_iter()
+        .find(|pid| command(*pid) == "spawner")
+        .expect("the spawner");
+    let open: Vec<String> = fs::read_dir(format!("/proc/{spawner}/fd"))
+        .unwrap()
+        .map(|entry| fs::read_link(entry.unwrap().path()).unwrap().display().to_string())
+        .filter(|target| target != "/dev/null")
+        .collect();
+    assert_eq!(open.len(), 1, "{open:?}");
+    assert!(open[0].starts_with("socket:"), "{open:?}");
+    host.cmd(["rm", "-f", "plain"]).ok();
+    host.assert_as_before(&before);
+}
+
+#[test]
+fn a_volume_of_the_host_has_the_same_owners_inside() {
+    let host = host();
+    let before = host.holdings();
+    let dir = host.file("shared");
+    fs::create_dir(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+    let pod = Pod::new("shares")
+        .volume("shared", json!({ "hostPath": { "path": dir } }))
+        .script("root", "echo root > /shared/root; stat -c %u /shared/root")
+        .mount("shared", "/shared", json!({}))
+        .script("user", "echo user > /shared/user; stat -c %u /shared/user")
+        .with("securityContext/runAsUser", 1234)
+        .mount("shared", "/shared", json!({}));
+    host.run(&pod).ok().prints("root | 0\n").prints("user | 1234\n");
+    let owner = |name: &str| fs::metadata(dir.join(name)).unwrap().uid();
+    assert_eq!((owner("root"), owner("user")), (0, 1234));
+    host.cmd(["rm", "shares"]).ok();
+    fs::remove_dir_all(&dir).unwrap();
+    host.assert_as_before(&before);
+}
+
+#[test]
+fn the_end_of_each_process_is_that_of_the_pod() {
+    let host = host();
+    let before = host.holdings();
+    let pod = || sleeper("victim", "43231").annotated(NETWORK, "nat");
+    let run = || {
+        let manifest = host.manifest(&pod().set("spec/runtimeClassName", "pod-containers"));
+        host.cmd(["run", "-d"]).arg(manifest).ok();
+    };
+    for (process, reason) in
+        [("sandbox", "SandboxKilled"), ("net-filter", "NetworkFailed"), ("nat", "NetworkFailed")]
+    {
+        run();
+        kill(Pid::from_raw(host.process("victim", process)), Signal::SIGKILL).unwrap();
+        host.wait_for_phase("victim", "Failed");
+        let status = host.inspect("victim").unwrap()["status"].clone();
+        assert_eq!(status["reason"], reason, "{status}");
+        until("its container has ended", || processes_of("43231").is_empty());
+        host.cmd(["rm", "victim"]).ok();
+        host.assert_as_before(&before);
+    }
+    // The pod's first process, and the one that makes its containers.
+    for name in ["magikvm-contai", "spawner"] {
+        run();
+        let sandbox = host.process("victim", "sandbox");
+        let first = children(sandbox)[0];
+        let victim = match name {
+            "spawner" => children(first).into_iter().find(|pid| command(*pid) == "spawner").unwrap(),
+            _ => first,
+        };
+        kill(Pid::from_raw(victim), Signal::SIGKILL).unwrap();
+        host.wait_for_phase("victim", "Failed");
+        until("its container has ended", || processes_of("43231").is_empty());
+        host.cmd(["rm", "victim"]).ok();
+        host.assert_as_before(&before);
+    }
+    // Nobody is left to clean up.
+    run();
+    let (monitor, sandbox) = (host.process("victim", "monitor"), host.process("victim", "sandbox"));
+    kill(Pid::from_raw(monitor), Signal::SIGKILL).unwrap();
+    until("everything ends with the monitor", || !is_alive(sandbox) && processes_of("43231").is_empty());
+    assert_eq!(host.phase("victim"), "Lost");
+    host.cmd(["rm", "victim"]).ok();
+    host.assert_as_before(&before);
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+fn command(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
+}
+
+#[test]
+fn a_failure_at_any_step_leaves_nothing() {
+    let host = host();
+    let before = host.holdings();
+    let pod = || {
+        sleeper("doomed", "43241").volume("disk", json!({ "emptyDir": {} })).mount("disk", "/disk", json!({}))
+    };
+    for point in ["reserve", "record", "prepare", "start", "ready"] {
+        let run = || host.run(&pod()).arg("-d");
+        run().env("MAGIKVM_FAULT", point).fails(70).complains(&format!("fault injected at {point}"));
+        host.assert_as_before(&before);
+        run()
+            .env("MAGIKVM_FAULT", format!("{point}=kill"))
+            .fails(70)
+            .complains("monitor ended before the pod ran");
+        until("its container has ended", || processes_of("43241").is_empty());
+        host.cmd(["rm", "-f", "doomed"]).ok();
+        host.assert_as_before(&before);
+    }
+}
+
+#[test]
+fn a_paused_pod_does_nothing_and_can_be_stopped() {
+    let host = host();
+    let before = host.holdings();
+    host.start(&Pod::new("still").script("web", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done"));
+    let lines = || host.cmd(["logs", "still"]).ok().stdout.lines().count();
+    until("it counts", || lines() > 20);
+    host.cmd(["pause", "still"]).ok();
+    assert_eq!(host.phase("still"), "Paused");
+    let frozen = lines();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(lines(), frozen);
+    host.cmd(["resume", "still"]).ok();
+    until("it goes on", || lines() > frozen + 20);
+    host.cmd(["pause", "still"]).ok();
+    host.cmd(["stop", "--grace", "1", "still"]).ok();
+    host.cmd(["rm", "still"]).ok();
+    host.start(&sleeper("still", "43251"));
+    host.cmd(["pause", "still"]).ok();
+    host.cmd(["rm", "-f", "still"]).ok();
+    host.assert_as_before(&before);
+
+    // Nobody who could continue it is left.
+    host.start(&sleeper("still", "43252"));
+    host.cmd(["pause", "still"]).ok();
+    kill(Pid::from_raw(host.process("still", "sandbox")), Signal::SIGKILL).unwrap();
+    host.wait_for_phase("still", "Failed");
+    host.cmd(["rm", "still"]).ok();
+    host.start(&sleeper("still", "43253"));
+    host.cmd(["pause", "still"]).ok();
+    kill(Pid::from_raw(host.process("still", "monitor")), Signal::SIGKILL).unwrap();
+    host.wait_for_phase("still", "Lost");
+    host.cmd(["rm", "-f", "still"]).ok();
+    assert!(processes_of("43253").is_empty());
+    host.assert_as_before(&before);
+}
+
+#[test]
+fn a_class_is_changed_only_on_request() {
+    let host = host();
+    let manifest = host.manifest(&Pod::new("asked").container("web", &["true"]).annotated(NETWORK, "none"));
+    host.cmd(["run", "--class", "pod-containers"]).arg(&manifest).ok();
+    let shown = host.inspect("asked").unwrap();
+    assert_eq!(shown["spec"]["runtimeClassName"], "pod-containers", "{shown}");
+    host.cmd(["rm", "asked"]).ok();
+    host.cmd(["run", "--class", "pod-nothing"])
+        .arg(&manifest)
+        .fails(2)
+        .complains("there are pod-microvm-containers");
+    let privileged = Pod::new("asked").container("web", &["true"]).with("securityContext/privileged", true);
+    let manifest = host.manifest(&privileged);
+    host.cmd(["run", "-d", "--class", "pod-containers"])
+        .arg(&manifest)
+        .fails(1)
+        .complains("container web has securityContext.privileged");
+}
+
+#[test]
+fn fifty_pods_at_once_leave_nothing() {
+    let host = host();
+    let before = host.holdings();
+    let runs: Vec<_> = (0..50)
+        .map(|n| {
+            host.run(&Pod::new(&format!("pod{n}")).script("web", "echo $HOSTNAME"))
+                .limit(Duration::from_secs(120))
+                .spawn()
+        })
+        .collect();
+    for (n, run) in runs.into_iter().enumerate() {
+        run.wait().expect_code(0).prints(&format!("pod{n}\n"));
+    }
+    let names: Vec<String> = (0..50).map(|n| format!("pod{n}")).collect();
+    host.cmd(["rm"]).args(&names).limit(Duration::from_secs(60)).ok();
+    host.assert_as_before(&before);
+}
+
+/// Everything that a container may try without a special program, as its root with all capabilities that the default has.
+#[test]
+fn a_hostile_container_changes_nothing_outside() {
+    let host = host();
+    let before = host.holdings();
+    let tries = [
+        // Limits and devices of its own groups.
+        (
+            "echo 1 > /sys/fs/cgroup/memory/memory.limit_in_bytes || echo 1 > /sys/fs/cgroup/memory.max",
+            "Read-only file system",
+        ),
+        (
+            "mount -o remount,rw /sys/fs/cgroup/memory || mount -o remount,rw /sys/fs/cgroup",
+            "ermission denied",
+        ),
+        ("mount -t cgroup -o memory none /mnt || mount -t cgroup2 none /mnt", "ermission denied"),
+        // Devices.
+        ("mknod /tmp/disk b 8 0", "Operation not permitted"),
+        ("mknod /tmp/mem c 1 1", "Operation not permitted"),
+        // The kernel's parameters and knobs.
+        ("echo 1 > /proc/sys/kernel/panic", "Read-only file system"),
+        // Some kernels have none.
+        ("echo c > /proc/sysrq-trigger", ""),
+        ("echo x > /sys/kernel/uevent_helper", "ead-only file system"),
+        ("cat /proc/kcore", ""),
+        // Namespaces of others.
+        ("unshare -U true", "ot permitted"),
+        ("mount --bind / /mnt", "ermission denied"),
+        ("nsenter -t 1 -m true", "ot permitted"),
+        ("umount /proc/sys", "ot permitted"),
+    ];
+    host.start(&Pod::new("evil").script("web", "mkdir /mnt; exec sleep 43261"));
+    for (script, says) in tries {
+        let output = host.cmd(["exec", "evil", "--", "sh", "-c", script]).run();
+        assert_ne!(output.code, 0, "{script}: {}", output.stdout);
+        let said = format!("{}{}", output.stdout, output.stderr);
+        assert!(said.contains(says), "{script}: {said}");
+    }
+    // Nothing of the supervisor is open, visible or reachable.
+    let open = host.sh("evil", "web", "ls -l /proc/1/fd | tail -n +2 | awk '{print $NF}' | sort -u");
+    let plain = |line: &str| line.starts_with("pipe:") || line == "/dev/null";
+    assert!(open.lines().all(plain), "{open}");
+    assert_eq!(host.sh("evil", "web", "ls -d /proc/[0-9]* | head -n 1"), "/proc/1\n");
+    assert_eq!(host.sh("evil", "web", "cat /proc/1/comm"), "sleep\n");
+    // Its supervisor has pairs of sockets in the pod's network namespace, to which nobody can connect.
+    let named = host.sh("evil", "web", "awk 'NR > 1 && NF > 7' /proc/net/unix");
+    assert_eq!(named, "", "no socket can be connected to");
+    host.cmd(["rm", "-f", "evil"]).ok();
+    host.assert_as_before(&before);
+}
+
+#[test]
+fn a_fork_bomb_stays_within_its_limit() {
+    let host = host();
+    let before = host.holdings();
+    host.start(
+        &Pod::new("bomb")
+            .script("web", "bomb() { bomb | bomb & }; bomb; sleep 100000")
+            .script("calm", "exec sleep 43271"),
+    );
+    wait_for("it has as many processes as it may", Duration::from_secs(60), || {
+        let stats = host.cmd(["stats", "bomb"]).ok().stdout;
+        let line = stats.lines().find(|line| line.starts_with("web"))?.to_owned();
+        let pids: u64 = line.split_whitespace().last()?.parse().ok()?;
+        (pids > 4000).then_some(())
+    });
+    assert_eq!(host.sh("bomb", "calm", "echo fine"), "fine\n");
+    host.cmd(["rm", "-f", "bomb"]).limit(Duration::from_secs(60)).ok();
+    host.assert_as_before(&before);
+}
