@@ -10,7 +10,6 @@ use magikvm_proto::site::Site;
 use magikvm_proto::volume::VolumeSource;
 use nix::mount::MsFlags;
 use std::collections::BTreeSet;
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::thread::JoinHandle;

@@ -1,18 +1,17 @@
 //! `pod-microvm-containers`: one VM for the pod. The host writes the pod's plan into a small file system, makes a composite disk of it and
 //! the images, and starts a VMM. The guest runs the containers.
 
-use super::control::{BySignals, SandboxControl};
+use super::control::BySignals;
 use super::files::{self, PodFiles};
 use super::volumes::{self, Volumes};
-use super::{PodRuntime, PodToPrepare, Prepared, RuntimeError, Sandbox, SandboxNetwork, check, network};
-use crate::agent::Connector;
+use super::{PodRuntime, PodToPrepare, Prepared, Running, RuntimeError, Sandbox, check, network};
 use crate::image::erofs;
 use crate::image::{Wanted, host_processor};
 use crate::jail::{self, Cgroup, Requirement};
 use crate::manifest::PodPlan;
 use crate::nested::{self, Nested};
 use crate::net::settle::Ways;
-use crate::process::{self, Ended, Layers, Motion, Process};
+use crate::process::{self, Ended, Motion};
 use crate::store::atomic::{self, FileError};
 use crate::store::layout::PodDir;
 use crate::store::sandbox::{SandboxEnd, SandboxRecord, VmRecord};

@@ -9,9 +9,7 @@ mod talk;
 
 use super::files::{self, PodFiles};
 use super::volumes;
-use super::{
-    PodRuntime, PodToPrepare, Prepared, RuntimeError, Sandbox, SandboxControl, SandboxNetwork, check, network,
-};
+use super::{PodRuntime, PodToPrepare, Prepared, Running, RuntimeError, Sandbox, check, network};
 use crate::agent::{Connector, Handshake};
 use crate::image::Wanted;
 use crate::image::erofs::SmallFile;
@@ -20,7 +18,7 @@ use crate::manifest::PodPlan;
 use crate::net::chain::PodSide;
 use crate::net::settle::{Settled, Ways};
 use crate::os;
-use crate::process::{self, Ended, Layers, Motion, Process, ProcessError};
+use crate::process::{self, Ended, Motion, ProcessError};
 use crate::store::atomic::{self, FileError};
 use crate::store::layout::{AGENT_SOCK, FORWARD_SOCK, Layout};
 use crate::store::sandbox::{
