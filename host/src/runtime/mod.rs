@@ -3,7 +3,7 @@
 mod capabilities;
 mod check;
 #[cfg(target_os = "linux")]
-mod containers;
+pub mod containers;
 mod control;
 mod files;
 pub mod microvm;

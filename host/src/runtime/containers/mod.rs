@@ -4,8 +4,9 @@
 mod cgroup;
 mod control;
 mod ids;
-mod program;
+pub mod program;
 mod talk;
+pub mod trial;
 
 use super::files::{self, PodFiles};
 use super::volumes;
@@ -75,8 +76,10 @@ pub enum ContainersError {
     Ended(String),
     #[error("the sandbox said something that is not a message")]
     Nonsense(#[source] serde_json::Error),
-    #[error("the sandbox did not answer within {} s", .0.as_secs())]
-    Silent(Duration),
+    #[error("the sandbox said something out of turn")]
+    OutOfTurn,
+    #[error("the sandbox did not answer in time")]
+    Silent,
     #[error("cannot map the pod's ids: {0}")]
     Ids(String),
     /// All ranges are in use.
@@ -89,6 +92,11 @@ pub enum ContainersError {
         "volume {name} is a disk, which the kernel of the host does not mount, because a VM may have written anything to it"
     )]
     Disk { name: String },
+    #[error(
+        "volume {volume} cannot be provided: at {} a file system of the type {file_system} is mounted, whose files cannot have other owners in a pod with users of its own",
+        path.display()
+    )]
+    Unmappable { volume: String, path: PathBuf, file_system: String },
 }
 
 impl ContainersError {
@@ -98,8 +106,8 @@ impl ContainersError {
 
     pub fn blame(&self) -> Blame {
         match self {
-            Self::Sources { .. } | Self::Disk { .. } => Blame::User,
-            Self::Nonsense(_) | Self::Silent(_) => Blame::Internal,
+            Self::Sources { .. } | Self::Disk { .. } | Self::Unmappable { .. } => Blame::User,
+            Self::Nonsense(_) | Self::OutOfTurn | Self::Silent => Blame::Internal,
             _ => Blame::Environment,
         }
     }
@@ -110,6 +118,9 @@ impl ContainersError {
             Self::Disk { .. } => Some(
                 "Copy it into a claim that is a directory with `magikvm volume export` and `magikvm volume import`, or run the pod in a VM.".to_owned(),
             ),
+            Self::Unmappable { volume, .. } => Some(format!(
+                "Let the hostPath of volume {volume} name a directory without such file systems in it; `findmnt -R DIRECTORY` lists them."
+            )),
             _ => None,
         }
     }
@@ -126,6 +137,8 @@ pub struct PreparedContainers {
     ids: PodIds,
     /// The files and directories of the host, in the order of the settings.
     sources: Vec<OwnedFd>,
+    /// The volumes that they belong to.
+    shared_names: Vec<String>,
     network: Settled,
     claims: Vec<ClaimUse>,
     cgroup: Vec<PathBuf>,
@@ -318,6 +331,7 @@ impl PodRuntime for Containers {
             ids,
             sources,
             network,
+            shared_names: volumes.shared_names,
             claims: volumes.claims,
             cgroup: place.dirs,
             network_cgroup,
@@ -357,7 +371,7 @@ impl PodRuntime for Containers {
             }
         })?;
         thread::start("diagnostics", move || two.keep_too(diagnostics))?;
-        let Made { pid, tap } = talk.until_made(prepared.ids)?;
+        let Made { pid, tap } = talk.until_made(prepared.ids, &prepared.shared_names)?;
         let supervisor = ProcessRef::of_child(Role::Supervisor, "supervisor", pid);
         undo.plan(Scope::Run, supervisor.undo_step())?;
         let group = cgroup::of_network(&prepared.network_cgroup);

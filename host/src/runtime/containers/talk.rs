@@ -2,7 +2,8 @@
 
 use super::ContainersError;
 use super::ids::PodIds;
-use magikvm_proto::sandbox::{FromSandbox, MAX_SANDBOX_MESSAGE, ToSandbox};
+use super::trial::Tried;
+use magikvm_proto::sandbox::{Feature, FromSandbox, MAX_SANDBOX_MESSAGE, ToSandbox};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, send, socketpair,
@@ -13,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// How long the sandbox may take to be made.
 const LIMIT: Duration = Duration::from_secs(60);
+/// How long a trial may take. A kernel that loads modules for it takes some time.
+const TRIAL_LIMIT: Duration = Duration::from_secs(20);
 
 /// A sandbox whose first process runs.
 #[derive(Debug)]
@@ -34,26 +37,57 @@ impl Talk {
         Ok((Self(ours), theirs))
     }
 
-    /// Answers until the sandbox is made.
-    pub(super) fn until_made(&self, ids: PodIds) -> Result<Made, ContainersError> {
+    /// Answers until the sandbox is made. `volumes` are the names of the volumes that its shared files and directories belong to.
+    pub(super) fn until_made(&self, ids: PodIds, volumes: &[String]) -> Result<Made, ContainersError> {
+        let volume = |entry: u32| {
+            let known = usize::try_from(entry).ok().and_then(|entry| volumes.get(entry));
+            known.cloned().unwrap_or_default()
+        };
         let deadline = Instant::now() + LIMIT;
         let mut tap = None;
         loop {
             let (message, descriptor) = self.receive(deadline)?;
             match message {
-                FromSandbox::Users { pid } => {
-                    ids.map(pid).map_err(ContainersError::Ids)?;
-                    let answer = serde_json::to_vec(&ToSandbox::Mapped).map_err(ContainersError::Nonsense)?;
-                    // A sandbox that has ended says so next.
-                    send(self.0.as_raw_fd(), &answer, MsgFlags::MSG_NOSIGNAL).ok();
-                }
+                FromSandbox::Users { pid } => self.map(ids, pid)?,
+                FromSandbox::Tried { .. } => return Err(ContainersError::OutOfTurn),
                 FromSandbox::Tap => tap = descriptor,
                 FromSandbox::Made { pid } => return Ok(Made { pid, tap }),
+                FromSandbox::Unmappable { entry, path, file_system } => {
+                    return Err(ContainersError::Unmappable { volume: volume(entry), path, file_system });
+                }
                 FromSandbox::Failed { step, errno: _, detail } => {
                     return Err(ContainersError::Step { step, detail });
                 }
             }
         }
+    }
+
+    /// Answers until a trial has told the outcome of each feature.
+    pub(super) fn until_tried(&self, ids: PodIds) -> Result<Vec<Tried>, ContainersError> {
+        let deadline = Instant::now() + TRIAL_LIMIT;
+        let mut tried = Vec::with_capacity(Feature::ALL.len());
+        while tried.len() < Feature::ALL.len() {
+            match self.receive(deadline)?.0 {
+                FromSandbox::Users { pid } => self.map(ids, pid)?,
+                FromSandbox::Tried { feature, error } => tried.push(Tried { feature, error }),
+                FromSandbox::Failed { step, errno: _, detail } => {
+                    return Err(ContainersError::Step { step, detail });
+                }
+                FromSandbox::Tap | FromSandbox::Made { .. } | FromSandbox::Unmappable { .. } => {
+                    return Err(ContainersError::OutOfTurn);
+                }
+            }
+        }
+        Ok(tried)
+    }
+
+    /// Maps the ids of a process of the sandbox.
+    fn map(&self, ids: PodIds, pid: i32) -> Result<(), ContainersError> {
+        ids.map(pid).map_err(ContainersError::Ids)?;
+        let answer = serde_json::to_vec(&ToSandbox::Mapped).map_err(ContainersError::Nonsense)?;
+        // A sandbox that has ended says so next.
+        send(self.0.as_raw_fd(), &answer, MsgFlags::MSG_NOSIGNAL).ok();
+        Ok(())
     }
 
     #[allow(unsafe_code, reason = "a received descriptor has no owner yet")]
@@ -63,7 +97,7 @@ impl Talk {
             let left = deadline.saturating_duration_since(Instant::now());
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
             match poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], timeout) {
-                Ok(0) => return Err(ContainersError::Silent(LIMIT)),
+                Ok(0) => return Err(ContainersError::Silent),
                 Ok(_) => break,
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(errno) => return Err(failed(errno.into())),
