@@ -409,7 +409,7 @@ fn what_is_said_of_a_vm_is_refused_and_what_the_environment_says_is_not() {
     assert!(!output.stderr.contains("tcg"), "{}", output.transcript());
     host.cmd(["rm", "small"]).ok();
     let annotated = host.manifest(&pod().annotated("magikvm.dev/vcpus", "2"));
-    host.cmd(["run", "--class", "pod-containers"])
+    host.cmd(["run", "-d", "--class", "pod-containers"])
         .arg(&annotated)
         .fails(1)
         .complains("metadata.annotations.magikvm.dev/vcpus: \"2\" is possible only in a VM");
@@ -500,7 +500,7 @@ fn a_volume_whose_owners_cannot_be_mapped_is_named() {
             .mount("of-host", "/host", json!({}));
         let output = host.run(&pod).arg("-d").fails(1).complains("volume of-host cannot be provided: at ");
         if !kind.is_empty() {
-            let says = format!("at {place} a file system of the type {kind} is mounted");
+            let says = format!("at {place} is a file system of the type {kind}");
             assert!(output.stderr.contains(&says), "{}", output.transcript());
         }
         assert!(

@@ -29,7 +29,11 @@ const QUICK: [Case; 8] = [
     },
     Case { manner: "garbage", stage: "agent", message: "sent something that is not an answer" },
     Case { manner: "endless-line", stage: "agent", message: "a line is longer than 65536 bytes" },
-    Case { manner: "generation", stage: "agent", message: "the pod's supervisor speaks generation 99 of the wire" },
+    Case {
+        manner: "generation",
+        stage: "agent",
+        message: "the pod's supervisor speaks generation 99 of the wire",
+    },
     Case {
         manner: "unknown-container",
         stage: "agent",

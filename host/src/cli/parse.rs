@@ -90,7 +90,7 @@ fn grouped(mut command: Command) -> Command {
 
 /// The arguments, or the exit code after an error, `--help` or `--version` was printed.
 pub(super) fn arguments(words: &[OsString]) -> Result<Args, ExitCode> {
-    let parse = |command: Command| {
+    let parse = |command: Command| -> Result<Args, clap::Error> {
         let matches = command.try_get_matches_from(words)?;
         let mut args = Args::from_arg_matches(&matches)?;
         args.note_origins(&matches);

@@ -41,6 +41,7 @@ pub(super) enum Pods {
     All,
     WithVms,
     /// Those of the class pod-containers.
+    #[cfg_attr(target_os = "macos", allow(dead_code, reason = "the class is one of Linux"))]
     WithoutVms,
 }
 

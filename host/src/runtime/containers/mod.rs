@@ -93,7 +93,7 @@ pub enum ContainersError {
     )]
     Disk { name: String },
     #[error(
-        "volume {volume} cannot be provided: at {} a file system of the type {file_system} is mounted, whose files cannot have other owners in a pod with users of its own",
+        "volume {volume} cannot be provided: at {} is a file system of the type {file_system}, whose files cannot have other owners in a pod with users of its own",
         path.display()
     )]
     Unmappable { volume: String, path: PathBuf, file_system: String },
