@@ -40,8 +40,11 @@ pub struct SandboxSettings {
     /// The file systems for what containers write, by their numbers in [`crate::plan::Layer::Disk`].
     pub scratch: Vec<ScratchMount>,
     pub network: NetworkSpace,
-    /// The control group of the pod, relative to the root of each hierarchy.
-    pub cgroup: String,
+    /// The control group of the pod, relative to the root of each hierarchy; without one nothing of the pod is limited.
+    pub cgroup: Option<String>,
+    /// Files of the pod whose group the host could not set.
+    #[serde(default)]
+    pub groups: Vec<GroupOfFile>,
 }
 
 /// The users of a pod.
@@ -52,6 +55,8 @@ pub enum Users {
     Host,
     /// A user namespace. The host maps the ids when it is told [`FromSandbox::Users`]; `root` is the id on the host of the pod's root.
     Own { root: u32 },
+    /// A user namespace whose root is the user that runs the sandbox and has no rights on the host. The host maps the ids likewise.
+    Caller,
 }
 
 /// One image.
@@ -59,8 +64,26 @@ pub enum Users {
 #[serde(deny_unknown_fields)]
 pub struct ImageMount {
     pub partition: u32,
+    pub place: ImagePlace,
+}
+
+/// Where an image is on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImagePlace {
     /// An EROFS file.
-    pub file: PathBuf,
+    File(PathBuf),
+    /// Its directory form, with the owners that the pod is to see.
+    Directory(PathBuf),
+}
+
+/// A file of the pod that belongs to another group than 0.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupOfFile {
+    /// Beneath [`SandboxSettings::files`].
+    pub path: PathBuf,
+    pub gid: u32,
 }
 
 /// A file or directory of the host.

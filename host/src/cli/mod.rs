@@ -159,6 +159,8 @@ type Outcome = Result<ExitCode, CliError>;
 
 /// The whole program.
 pub fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    magikvm_platform::helper::register(crate::runtime::containers::errand::remove_with_ids);
     if let Some(code) = hidden::dispatch(std::env::args_os().nth(1)) {
         return code;
     }

@@ -71,6 +71,7 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
     let vm = build.vm_size(&metadata.annotations, &containers, &resources)?;
     let logs = build.log_options(&metadata.annotations);
     let root = build.root_place(&metadata.annotations);
+    let limits_kept = build.limits_kept(&metadata.annotations);
     build.check_pod_disk_limit(&resources, &containers, &volumes);
     let pull_secrets = build.pull_secrets();
     let published = super::ports::published(written, report);
@@ -95,6 +96,7 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
         grace_seconds,
         vm,
         root,
+        limits_kept,
         disk_limit_bytes: resources.disk_limit_bytes,
         resources,
         deadline_seconds,

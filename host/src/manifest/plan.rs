@@ -158,6 +158,9 @@ pub struct PodPlan {
     /// Where containers keep the changes to their root file systems.
     #[serde(default)]
     pub root: RootPlace,
+    /// Limits that the host cannot enforce.
+    #[serde(default)]
+    pub limits_kept: LimitsKept,
     /// Bytes that these changes and emptyDir volumes without a limit may take together.
     #[serde(default)]
     pub disk_limit_bytes: Option<u64>,
@@ -386,6 +389,17 @@ pub enum RootFilesystem {
     #[default]
     Writable,
     ReadOnly,
+}
+
+/// What happens to limits that the host cannot enforce (the annotation `magikvm.dev/limits`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LimitsKept {
+    /// The pod is refused.
+    #[default]
+    Enforced,
+    /// The pod runs without them.
+    BestEffort,
 }
 
 /// Where containers keep the changes to their root file systems (the annotation `magikvm.dev/root`).

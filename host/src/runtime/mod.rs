@@ -3,7 +3,7 @@
 mod capabilities;
 mod check;
 #[cfg(target_os = "linux")]
-mod containers;
+pub mod containers;
 mod control;
 mod files;
 pub mod microvm;
@@ -18,7 +18,7 @@ pub use control::SandboxControl;
 pub use microvm::{VmOptions, group_step};
 
 use crate::agent::Connector;
-use crate::image::{Image, Wanted};
+use crate::image::{Image, RootfsDirectory, Wanted};
 use crate::manifest::fields::{ANNOTATION_NESTED, ANNOTATION_ROOT};
 use crate::manifest::{PodPlan, ResolveError, RuntimeClass};
 use crate::net::settle::{NetError, Settled};
@@ -105,6 +105,8 @@ pub struct Running {
     network: SandboxNetwork,
     /// Volumes that are in use as long as this value exists.
     _claims: Vec<ClaimUse>,
+    /// Unpacked images likewise.
+    _directories: Vec<RootfsDirectory>,
 }
 
 impl Running {

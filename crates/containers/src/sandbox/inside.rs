@@ -35,12 +35,12 @@ pub(super) struct Doors {
 }
 
 /// Runs the pod to its end. `go` says when this process is in its control group; its end without a word is that of the sandbox.
-pub(super) fn main(site: &Site, doors: Doors, mut go: impl Read) -> ! {
+pub(super) fn main(site: &Site, doors: Doors, cgroup: PodCgroup, mut go: impl Read) -> ! {
     let (mut byte, mut error) = ([0], None);
     let is_ready = go.read(&mut byte).is_ok_and(|count| count == 1);
     // Copies of this process are to have none of its descriptors.
     drop(go);
-    if is_ready && let Err(why) = run(site, doors) {
+    if is_ready && let Err(why) = run(site, doors, cgroup) {
         error = Some(why);
     }
     if let Some(error) = error {
@@ -49,7 +49,7 @@ pub(super) fn main(site: &Site, doors: Doors, mut go: impl Read) -> ! {
     exit_now(1)
 }
 
-fn run(site: &Site, doors: Doors) -> Result<(), Box<dyn Error>> {
+fn run(site: &Site, doors: Doors, cgroup: PodCgroup) -> Result<(), Box<dyn Error>> {
     sys::become_root()?;
     // After the ids, whose change clears it. A parent that has died meanwhile has closed its end of the pipe.
     sys::die_with_parent()?;
@@ -58,7 +58,7 @@ fn run(site: &Site, doors: Doors) -> Result<(), Box<dyn Error>> {
         exit_now(101);
     }));
     enter()?;
-    let containers = LinuxContainers::start(site.clone(), PodCgroup::Made, note, || {
+    let containers = LinuxContainers::start(site.clone(), cgroup, note, || {
         // Forked copies make containers, and serve nobody.
         sys::close(AGENT_FD);
         sys::close(FORWARD_FD);

@@ -14,6 +14,7 @@ mod sys;
 mod talk;
 
 use crate::cgroup::Hierarchies;
+use crate::containers::PodCgroup;
 use crate::sys::{Fork, exit_now, fork_single_threaded, give_up_everything};
 use group::{CONTAINERS, PodGroup};
 use magikvm_proto::sandbox::{
@@ -26,9 +27,10 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, getppid};
-use root::{Root, Source};
+use root::{Mounts, Root, Source};
 use spaces::Spaces;
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use talk::Talk;
 
@@ -86,21 +88,40 @@ fn make(talk: &Talk) -> Result<std::convert::Infallible, Failed> {
         forward: sys::take(FORWARD_FD).map_err(at("use the socket for forwarded connections"))?,
     };
     let shared = settings.shared.iter();
-    // Before this process has mounts of its own: what is opened belongs to those of the host.
-    let copy = |one: &SharedMount| {
-        let source = sys::take(one.descriptor).map_err(at("use a volume of the host"))?;
-        Source::of(one, &source)
+    let opened = shared.map(|one| Ok((one, sys::take(one.descriptor)?))).collect::<io::Result<Vec<_>>>();
+    let opened = opened.map_err(at("use a volume of the host"))?;
+    let copy = |all: &[(&SharedMount, OwnedFd)], mounts| {
+        all.iter().map(|(one, fd)| Source::of(one, fd, mounts)).collect::<Result<Vec<_>, Failed>>()
     };
-    let sources: Vec<Source> = shared.map(copy).collect::<Result<_, Failed>>()?;
-    let hierarchies =
-        Hierarchies::detect().map_err(|error| Failed::of("find control groups", io::Error::other(error)))?;
+    let (spaces, sources) = match settings.users {
+        // Before this process has mounts of its own: what is opened belongs to those of the host.
+        Users::Host | Users::Own { .. } => {
+            let sources = copy(&opened, Mounts::OfHost)?;
+            (None, sources)
+        }
+        // An ordinary user may copy mounts only in a namespace of its own.
+        Users::Caller => {
+            let spaces = Spaces::become_root(talk)?;
+            (Some(spaces), copy(&opened, Mounts::Own)?)
+        }
+    };
+    drop(opened);
+    let hierarchies = match &settings.cgroup {
+        Some(_) => Hierarchies::detect()
+            .map_err(|error| Failed::of("find control groups", io::Error::other(error)))?,
+        None => Hierarchies::NONE,
+    };
     let owner = match settings.users {
-        Users::Host => None,
+        Users::Host | Users::Caller => None,
         Users::Own { root } => Some(root),
     };
-    let group = PodGroup::make(&hierarchies, &settings.cgroup, owner)?;
+    let make = |name: &String| PodGroup::make(&hierarchies, name, owner);
+    let group = settings.cgroup.as_ref().map(make).transpose()?;
     let site = Site { cgroup: format!("/{CONTAINERS}"), ..Site::guest() };
-    let spaces = Spaces::make(settings.users, talk)?;
+    let spaces = match spaces {
+        Some(spaces) => spaces,
+        None => Spaces::make(settings.users, talk)?,
+    };
     // Before the root is made, which shows the pod's interfaces.
     spaces.enter()?;
     Root::make(&settings, &spaces, &site, &hierarchies, &sources)?;
@@ -117,14 +138,17 @@ fn make(talk: &Talk) -> Result<std::convert::Infallible, Failed> {
     let child = match fork_single_threaded().map_err(at("fork"))? {
         Fork::Child => {
             // The pod's processes have nothing of the host but the two doors.
+            let cgroup = if group.is_some() { PodCgroup::Made } else { PodCgroup::Absent };
             drop((go, group, spaces, sources, settings));
             sys::close(TALK_FD);
-            inside::main(&site, doors, waits)
+            inside::main(&site, doors, cgroup, waits)
         }
         Fork::Parent { child } => child,
     };
     drop((waits, doors));
-    group.add(child)?;
+    if let Some(group) = group {
+        group.add(child)?;
+    }
     go.write_all(b"!").map_err(at("start the pod's first process"))?;
     talk.tell(&FromSandbox::Made { pid: child }, &[]).map_err(at("tell that the sandbox is made"))?;
     stay(child, parent)

@@ -6,7 +6,7 @@ use super::spaces::Spaces;
 use super::sys::{self, Attributes};
 use super::{Failed, at};
 use crate::cgroup::Hierarchies;
-use magikvm_proto::sandbox::{SandboxSettings, ScratchMount, ScratchPlace, SharedMount, Users};
+use magikvm_proto::sandbox::{ImagePlace, SandboxSettings, ScratchMount, ScratchPlace, SharedMount, Users};
 use magikvm_proto::site::Site;
 use magikvm_proto::volume::Access;
 use nix::mount::{MsFlags, mount};
@@ -16,7 +16,7 @@ use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{chown, lchown};
 use std::path::{Path, PathBuf};
 
 /// Devices that every program needs and that hold nothing.
@@ -59,6 +59,7 @@ impl<'a> Root<'a> {
             &site.files,
             Attributes { read_only: true, no_suid: true, no_devices: true },
         )?;
+        root.groups()?;
         root.images()?;
         settings.scratch.iter().try_for_each(|scratch| root.scratch(scratch))?;
         sources.iter().try_for_each(|source| root.shared(source))
@@ -71,7 +72,7 @@ impl<'a> Root<'a> {
 
     fn owner(&self) -> Option<u32> {
         match self.settings.users {
-            Users::Host => None,
+            Users::Host | Users::Caller => None,
             Users::Own { root } => Some(root),
         }
     }
@@ -144,16 +145,27 @@ impl<'a> Root<'a> {
         mount(Some("sysfs"), &self.outside(Path::new("/sys")), Some("sysfs"), safe, None::<&str>)
             .map_err(at("mount the view of the pod's devices"))?;
         if let Hierarchies::Legacy(_) = hierarchies {
+            // libcontainer takes an empty one for a system without controllers.
             let target = self.outside(Path::new("/sys/fs/cgroup"));
             mount(Some("cgroup"), &target, Some("tmpfs"), safe, Some("mode=0755,size=64k"))
                 .map_err(at("mount a place for control groups"))?;
         }
+        let Some(cgroup) = &self.settings.cgroup else { return Ok(()) };
         for root in hierarchies.roots() {
             if let Hierarchies::Legacy(_) = hierarchies {
                 fs::create_dir_all(self.outside(root)).map_err(at("make a place for control groups"))?;
             }
-            let group = root.join(self.settings.cgroup.trim_start_matches('/'));
+            let group = root.join(cgroup.trim_start_matches('/'));
             self.attach_copy(&group, root, Attributes { no_suid: true, no_devices: true, read_only: false })?;
+        }
+        Ok(())
+    }
+
+    /// Sets what an ordinary user of the host could not.
+    fn groups(&self) -> Result<(), Failed> {
+        for file in &self.settings.groups {
+            let path = self.settings.files.join(&file.path);
+            lchown(path, None, Some(file.gid)).map_err(at("give a file of the pod to its group"))?;
         }
         Ok(())
     }
@@ -162,21 +174,18 @@ impl<'a> Root<'a> {
         for image in &self.settings.images {
             let target = self.site.image(image.partition);
             self.dir(&target)?;
+            let (ImagePlace::File(source) | ImagePlace::Directory(source)) = &image.place;
             let failed = |what: &'static str| {
-                let file = image.file.display().to_string();
-                move |error: io::Error| Failed::of(format!("{what} the image {file}"), error)
+                let source = source.display().to_string();
+                move |error: io::Error| Failed::of(format!("{what} the image {source}"), error)
             };
-            let mounted = match sys::new_mount(c"erofs", &image.file, &[c"ro"]) {
-                // A kernel before 6.12 mounts only block devices.
-                Err(error) if error.raw_os_error() == Some(libc::ENOTBLK) => {
-                    let device = loop_device::attach(&image.file, Use::Read);
-                    device.and_then(|device| sys::new_mount(c"erofs", &device.path, &[c"ro"]))
-                }
-                other => other,
+            let mounted = match &image.place {
+                ImagePlace::File(file) => mount_erofs(file),
+                ImagePlace::Directory(dir) => sys::copy_of_path(dir),
             };
             let mounted = mounted.map_err(failed("mount"))?;
             // Device files of an image mean nothing in a user namespace.
-            let no_devices = self.spaces.users().is_some();
+            let no_devices = self.settings.users != Users::Host;
             let attributes = Attributes { read_only: true, no_suid: false, no_devices };
             sys::change_mount(&mounted, attributes, self.spaces.users())
                 .map_err(failed("map the owners of files of"))?;
@@ -220,6 +229,26 @@ impl<'a> Root<'a> {
     }
 }
 
+fn mount_erofs(file: &Path) -> io::Result<OwnedFd> {
+    match sys::new_mount(c"erofs", file, &[c"ro"]) {
+        // A kernel before 6.12 mounts only block devices.
+        Err(error) if error.raw_os_error() == Some(libc::ENOTBLK) => {
+            let device = loop_device::attach(file, Use::Read)?;
+            sys::new_mount(c"erofs", &device.path, &[c"ro"])
+        }
+        other => other,
+    }
+}
+
+/// Whose mounts the calling process sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mounts {
+    /// Those in which files of the host were opened.
+    OfHost,
+    /// Copies of them.
+    Own,
+}
+
 /// A copy of the mount of a file or directory of the host, mounted nowhere yet.
 pub(super) struct Source {
     entry: u32,
@@ -234,13 +263,17 @@ enum Kind {
 }
 
 impl Source {
-    pub(super) fn of(shared: &SharedMount, opened: &OwnedFd) -> Result<Self, Failed> {
+    pub(super) fn of(shared: &SharedMount, opened: &OwnedFd, mounts: Mounts) -> Result<Self, Failed> {
         let found = fstat(opened).map_err(at("use a volume of the host"))?;
         let kind = match SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT {
             SFlag::S_IFDIR => Kind::Directory,
             _ => Kind::File,
         };
-        let mount = sys::copy_of_opened(opened).map_err(at("copy the mount of a volume of the host"))?;
+        let copied = match mounts {
+            Mounts::OfHost => sys::copy_of_opened(opened),
+            Mounts::Own => sys::opened_again(opened).and_then(|again| sys::copy_of_opened(&again)),
+        };
+        let mount = copied.map_err(at("copy the mount of a volume of the host"))?;
         Ok(Self { entry: shared.entry, access: shared.access, kind, mount })
     }
 }

@@ -2,7 +2,7 @@
 //! may set them up.
 
 use super::talk::Talk;
-use super::{Failed, at};
+use super::{Failed, at, sys};
 use crate::sys::{Fork, exit_now, fork_single_threaded};
 use magikvm_proto::sandbox::{FromSandbox, ToSandbox, Users};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -23,10 +23,22 @@ pub(super) struct Spaces {
 }
 
 impl Spaces {
+    /// Makes them for a user without rights on the host, who becomes root of them, and lets the calling process enter them all, with mounts of
+    /// its own.
+    pub(super) fn become_root(talk: &Talk) -> Result<Self, Failed> {
+        unshare(OWN | CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)
+            .map_err(at("make the pod's namespaces"))?;
+        let pid = std::process::id().cast_signed();
+        match talk.ask(&FromSandbox::Users { pid }).map_err(at("have the pod's ids mapped"))? {
+            ToSandbox::Mapped => sys::become_root().map_err(at("become the pod's root"))?,
+        }
+        Ok(Self { user: None, others: Vec::new() })
+    }
+
     /// Makes them. For a user namespace the host maps the ids.
     pub(super) fn make(users: Users, talk: &Talk) -> Result<Self, Failed> {
         let wanted = match users {
-            Users::Host => OWN,
+            Users::Host | Users::Caller => OWN,
             Users::Own { .. } => OWN | CloneFlags::CLONE_NEWUSER,
         };
         let (mut made, tells) = io::pipe().map_err(at("make a pipe"))?;
@@ -61,7 +73,7 @@ impl Spaces {
             File::open(format!("/proc/{child}/ns/{kind}")).map(OwnedFd::from).map_err(at("open a namespace"))
         };
         let user = match users {
-            Users::Host => None,
+            Users::Host | Users::Caller => None,
             Users::Own { .. } => {
                 match talk.ask(&FromSandbox::Users { pid: child }).map_err(at("have the pod's ids mapped"))? {
                     ToSandbox::Mapped => Some(open("user")?),

@@ -10,6 +10,8 @@ pub const ANNOTATION_VCPUS: &str = "magikvm.dev/vcpus";
 pub const ANNOTATION_PORTS: &str = "magikvm.dev/ports";
 /// Where containers keep the changes to their root file systems.
 pub const ANNOTATION_ROOT: &str = "magikvm.dev/root";
+/// Whether limits that the host cannot enforce are refused.
+pub const ANNOTATION_LIMITS: &str = "magikvm.dev/limits";
 /// Shows the isolation layers of a pod's processes.
 pub const ANNOTATION_JAIL: &str = "magikvm.dev/jail";
 /// How the pod is connected.
@@ -40,6 +42,10 @@ pub const ANNOTATIONS: &[(&str, &str)] = &[
     (
         ANNOTATION_ROOT,
         "Where containers keep the changes to their root file systems: `disk` (the default) or `memory` (of the VM; each at most half of it).",
+    ),
+    (
+        ANNOTATION_LIMITS,
+        "Limits that the host cannot enforce for a pod in namespaces: `enforced` (the default: they are refused) or `best-effort` (a warning).",
     ),
     (
         ANNOTATION_JAIL,

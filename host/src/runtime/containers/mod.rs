@@ -3,18 +3,21 @@
 
 mod cgroup;
 mod control;
+pub mod errand;
 mod ids;
+mod limits;
 mod program;
 mod talk;
+mod users;
+mod write;
 
 use super::files::{self, PodFiles};
 use super::volumes;
 use super::{PodRuntime, PodToPrepare, Prepared, Running, RuntimeError, Sandbox, check, network};
 use crate::agent::{Connector, Handshake};
-use crate::image::Wanted;
-use crate::image::erofs::SmallFile;
+use crate::image::{Image, ImageError, ImageStore, RootfsDirectory, Wanted};
 use crate::jail::{Cgroup, Requirement};
-use crate::manifest::PodPlan;
+use crate::manifest::{ContainerSpec, PodPlan};
 use crate::net::chain::PodSide;
 use crate::net::settle::{Settled, Ways};
 use crate::os;
@@ -32,22 +35,23 @@ use crate::vmm::qmp::DiskWatch;
 use crate::vmm::scratch::{self, Room};
 use crate::volume::claims::ClaimUse;
 use control::ByFreezer;
-use ids::PodIds;
+use magikvm_proto::plan::ProcessNamespace;
 use magikvm_proto::sandbox::{
-    AGENT_FD, FIRST_SOURCE_FD, FORWARD_FD, ImageMount, MAX_SOURCES, NetworkSpace, SandboxSettings,
-    ScratchMount, ScratchPlace, SharedMount, TALK_FD, Users,
+    AGENT_FD, FIRST_SOURCE_FD, FORWARD_FD, ImageMount, ImagePlace, MAX_SOURCES, NetworkSpace,
+    SandboxSettings, ScratchMount, ScratchPlace, SharedMount, TALK_FD,
 };
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use talk::{Made, Talk};
+use users::PodUsers;
 
 /// The network devices that the pod can have.
 const WAYS: Ways = Ways { nic: true, tsi: false, user: false };
@@ -82,6 +86,17 @@ pub enum ContainersError {
     /// All ranges are in use.
     #[error("no range of ids is free for the pod")]
     NoIds,
+    /// Users and groups that the host does not grant.
+    #[error("{what} {id} does not exist in the pod: {why}")]
+    NoSuchId { what: String, id: u32, why: String },
+    /// An ordinary user cannot limit anything.
+    #[error("{what} cannot be enforced: {why}")]
+    Limit { what: String, why: String },
+    /// What needs control groups.
+    #[error("spec.shareProcessNamespace is not possible without a control group: {0}")]
+    SharedProcesses(String),
+    #[error("cannot unpack an image for the pod's users")]
+    Unpack(#[source] ImageError),
     #[error("the pod has {found} files and directories of the host, at most {MAX_SOURCES} are possible")]
     Sources { found: usize },
     /// A disk that the kernel of a VM may have written.
@@ -98,7 +113,9 @@ impl ContainersError {
 
     pub fn blame(&self) -> Blame {
         match self {
-            Self::Sources { .. } | Self::Disk { .. } => Blame::User,
+            Self::Sources { .. } | Self::Disk { .. } | Self::SharedProcesses(_) | Self::Limit { .. } => {
+                Blame::User
+            }
             Self::Nonsense(_) | Self::Silent(_) => Blame::Internal,
             _ => Blame::Environment,
         }
@@ -107,6 +124,9 @@ impl ContainersError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Unavailable(unavailable) => Some(unavailable.remedy.clone()),
+            Self::NoSuchId { .. } => Some(users::Source::remedy()),
+            Self::Limit { .. } => Some(limits::remedy()),
+            Self::SharedProcesses(_) => Some("Run the pod with `sudo`, or in a VM.".to_owned()),
             Self::Disk { .. } => Some(
                 "Copy it into a claim that is a directory with `magikvm volume export` and `magikvm volume import`, or run the pod in a VM.".to_owned(),
             ),
@@ -123,11 +143,14 @@ pub struct PreparedContainers {
     id: String,
     dir: PathBuf,
     settings: SandboxSettings,
-    ids: PodIds,
+    users: PodUsers,
+    /// Directory forms of images, which nobody removes as long as these values exist.
+    directories: Vec<RootfsDirectory>,
     /// The files and directories of the host, in the order of the settings.
     sources: Vec<OwnedFd>,
     network: Settled,
     claims: Vec<ClaimUse>,
+    /// The directories of the pod's group.
     cgroup: Vec<PathBuf>,
     /// The group of the network's processes, or why there is none.
     network_cgroup: Result<Cgroup, String>,
@@ -138,51 +161,57 @@ pub(super) struct Containers {
     profiles: Vec<PathBuf>,
     templates: PathBuf,
     ids: PathBuf,
+    images: PathBuf,
+    users: users::Source,
     requirement: Requirement,
 }
 
 impl Containers {
     pub(super) fn new(layout: &Layout, requirement: Requirement) -> Self {
         let (profiles, templates) = (layout.seccomp(), layout.templates());
-        Self { profiles, templates, ids: layout.ids(), requirement }
+        let (ids, images) = (layout.ids(), layout.images());
+        Self { profiles, templates, ids, images, users: users::Source::find(), requirement }
     }
 
-    fn write_files(dir: &Path, files: Vec<(String, SmallFile)>, ids: PodIds) -> Result<(), RuntimeError> {
-        let root = ids.root();
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| RuntimeError::File(FileError::at("write", &path)(source))
-        };
-        let own = |path: &Path, gid: u32| chown(path, Some(root), Some(root.saturating_add(gid)));
-        let make_dir = |path: &Path| {
-            fs::create_dir(path)?;
-            fs::set_permissions(path, Permissions::from_mode(0o755))?;
-            own(path, 0)
-        };
-        make_dir(dir).map_err(failed(dir))?;
-        for (path, file) in files {
-            let mut so_far = dir.to_owned();
-            let parts: Vec<&str> = path.split('/').collect();
-            let dirs = match &file {
-                SmallFile::Directory => parts.len(),
-                SmallFile::File { .. } => parts.len() - 1,
-            };
-            for part in &parts[..dirs] {
-                so_far.push(part);
-                match make_dir(&so_far) {
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                    made => made.map_err(failed(&so_far))?,
-                }
-            }
-            if let SmallFile::File { mode, gid, content } = file {
-                so_far.push(parts[dirs]);
-                fs::write(&so_far, content)
-                    .and_then(|()| own(&so_far, gid))
-                    .and_then(|()| fs::set_permissions(&so_far, Permissions::from_mode(mode.into())))
-                    .map_err(failed(&so_far))?;
-            }
+    fn is_root(&self) -> bool {
+        matches!(self.users, users::Source::Root)
+    }
+
+    /// Checks what this host cannot do for the user that runs the pod. Returns what it only warns of.
+    fn check_user(&self, pod: &PodToPrepare<'_>) -> Result<Vec<String>, RuntimeError> {
+        if self.is_root() {
+            return Ok(Vec::new());
         }
-        Ok(())
+        let no_group = cgroup::place(pod.dir).err();
+        if let (ProcessNamespace::Pod, Some(why)) = (pod.plan.process_namespace, &no_group) {
+            return Err(ContainersError::SharedProcesses(why.clone()).into());
+        }
+        self.users.check(pod.plan, &numeric_users(pod))?;
+        Ok(limits::check(pod.plan, no_group.as_deref())?)
+    }
+
+    /// Where the images are for the pod's users: only root can mount the EROFS files.
+    fn places(
+        &self,
+        pod: &PodToPrepare<'_>,
+        files: &[files::ImageFile<'_>],
+        users: &PodUsers,
+    ) -> Result<(Vec<ImagePlace>, Vec<RootfsDirectory>), RuntimeError> {
+        if let PodUsers::Range(_) = users {
+            return Ok((
+                files.iter().map(|file| ImagePlace::File(file.path.to_owned())).collect(),
+                Vec::new(),
+            ));
+        }
+        let store = ImageStore::open(&self.images).map_err(ContainersError::Unpack)?;
+        let of = |file: &files::ImageFile<'_>| {
+            let image = pod.images.iter().find(|image| image.rootfs.path == file.path);
+            image.map(|image| users.directory(&store, image)).transpose()
+        };
+        let directories: Vec<RootfsDirectory> =
+            files.iter().filter_map(|file| of(file).transpose()).collect::<Result<_, _>>()?;
+        let places = directories.iter().map(|one| ImagePlace::Directory(one.path.clone())).collect();
+        Ok((places, directories))
     }
 
     /// Makes the places for what containers write: a file system for each limit, and a directory for everything else.
@@ -190,7 +219,7 @@ impl Containers {
         &self,
         pod: &PodToPrepare<'_>,
         rooms: &[Room],
-        ids: PodIds,
+        users: &PodUsers,
         undo: &mut Undo,
     ) -> Result<Vec<ScratchMount>, RuntimeError> {
         if rooms.is_empty() {
@@ -200,14 +229,18 @@ impl Containers {
         atomic::create_dir_all(pod.scratch, 0o700)?;
         let make = |(room, partition): (&Room, u32)| {
             let path = pod.scratch.join(partition.to_string());
-            let place = match room {
-                Room::Shared => {
+            let place = match (room, users.root()) {
+                // Without root a limit is only accepted by a pod for which nothing has to enforce it.
+                (Room::Shared, _) | (Room::Limited(_), None) => {
                     fs::create_dir(&path)
-                        .and_then(|()| chown(&path, Some(ids.root()), Some(ids.root())))
+                        .and_then(|()| match users.root() {
+                            Some(root) => chown(&path, Some(root), Some(root)),
+                            None => Ok(()),
+                        })
                         .map_err(FileError::at("make", &path))?;
                     ScratchPlace::Directory(path)
                 }
-                Room::Limited(_) => {
+                (Room::Limited(_), Some(_)) => {
                     scratch::make_one(&path, *room, &self.templates)?;
                     ScratchPlace::Disk(path)
                 }
@@ -216,6 +249,15 @@ impl Containers {
         };
         rooms.iter().zip(1..).map(make).collect()
     }
+}
+
+/// The containers whose user is a number, in the manifest or the image.
+fn numeric_users(pod: &PodToPrepare<'_>) -> Vec<(String, u32)> {
+    let of = |(container, image): (&ContainerSpec, &Image)| {
+        let named = image.config.user.split(':').next().unwrap_or_default().parse().ok();
+        Some((container.name.to_string(), container.security.run_as_user.or(named)?))
+    };
+    pod.plan.containers.iter().zip(pod.images).filter_map(of).collect()
 }
 
 fn space(network: &Settled) -> NetworkSpace {
@@ -241,22 +283,18 @@ impl PodRuntime for Containers {
     }
 
     fn probe(&self) -> Result<(), Unavailable> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err(Unavailable {
-                reason: "only root can run pods in namespaces with this version".to_owned(),
-                remedy: "Run it with `sudo`, or run the pod in a VM.".to_owned(),
-            });
-        }
         program::find().map(drop)?;
-        cgroup::probe()
+        if self.is_root() { cgroup::probe() } else { users::probe() }
     }
 
     fn record(&self, _plan: &PodPlan) -> SandboxRecord {
-        SandboxRecord::Containers(ContainersRecord { users: UsersRecord::Own })
+        let users = if self.is_root() { UsersRecord::Own } else { UsersRecord::Caller };
+        SandboxRecord::Containers(ContainersRecord { users })
     }
 
     fn check_plan(&self, pod: &PodToPrepare<'_>) -> Result<(), RuntimeError> {
         files::check_artifacts(pod)?;
+        self.check_user(pod)?;
         check::check(pod, &self.profiles, &network::settle(pod.plan, WAYS)?)
     }
 
@@ -266,7 +304,8 @@ impl PodRuntime for Containers {
         undo.plan(Scope::Run, Step::RemoveDir { path: dir.clone() })?;
         atomic::create_dir_all(&dir, 0o700)?;
         files::check_artifacts(pod)?;
-        let ids = PodIds::reserve(&self.ids, undo)?;
+        let unlimited = self.check_user(pod)?;
+        let users = PodUsers::reserve(&self.users, &self.ids, undo)?;
         let (partitions, images) = files::partitions(pod);
         let of_volumes = partitions.get(pod.plan.containers.len()..).unwrap_or_default();
         let volumes = volumes::plan(pod, true, of_volumes)?;
@@ -276,12 +315,15 @@ impl PodRuntime for Containers {
             files::pod_files(pod, &self.profiles, (&partitions, &volumes), &network)?;
         warnings.extend(network.warning.clone());
         warnings.extend(volumes.warnings.iter().cloned());
+        warnings.extend(unlimited);
         let (root, written) = (dir.join("root"), dir.join("files"));
         atomic::create_dir_all(&root, 0o700)?;
-        Self::write_files(&written, files, ids)?;
-        let scratch = self.make_scratch(pod, &volumes.rooms, ids, undo)?;
-        let place = cgroup::place(pod.dir);
-        undo.plan(Scope::Run, Step::RemoveCgroup { dirs: place.dirs.clone() })?;
+        let groups = write::pod_files(&written, files, users.root())?;
+        let scratch = self.make_scratch(pod, &volumes.rooms, &users, undo)?;
+        let place = cgroup::place(pod.dir).ok();
+        if let Some(place) = &place {
+            undo.plan(Scope::Run, Step::RemoveCgroup { dirs: place.dirs.clone() })?;
+        }
         let network_cgroup = cgroup::place_of_network(pod.dir);
         if let (Ok(group), NetworkSpace::Tap { .. }) = (&network_cgroup, space(&network)) {
             undo.plan(Scope::Run, Step::RemoveCgroup { dirs: group.dirs.clone() })?;
@@ -294,20 +336,19 @@ impl PodRuntime for Containers {
             descriptor: FIRST_SOURCE_FD + i32::try_from(entry).unwrap_or(i32::MAX - FIRST_SOURCE_FD),
             access: *access,
         });
-        let image = |(image, partition): (&files::ImageFile<'_>, u32)| ImageMount {
-            partition,
-            file: image.path.to_owned(),
-        };
+        let (places, directories) = self.places(pod, &images, &users)?;
+        let image = |(place, partition): (ImagePlace, u32)| ImageMount { partition, place };
         let settings = SandboxSettings {
             generation: magikvm_proto::GENERATION,
             root,
             files: written,
-            users: Users::Own { root: ids.root() },
-            images: images.iter().zip(magikvm_proto::path::FIRST_IMAGE_PARTITION..).map(image).collect(),
+            users: users.told(),
+            images: places.into_iter().zip(magikvm_proto::path::FIRST_IMAGE_PARTITION..).map(image).collect(),
             shared: shared.collect(),
             scratch,
             network: space(&network),
-            cgroup: place.name,
+            cgroup: place.as_ref().map(|place| place.name.clone()),
+            groups,
         };
         Ok(Prepared::Containers(Box::new(PreparedContainers {
             warnings,
@@ -315,11 +356,12 @@ impl PodRuntime for Containers {
             id: pod.uid.to_owned(),
             dir,
             settings,
-            ids,
+            users,
+            directories,
             sources,
             network,
             claims: volumes.claims,
-            cgroup: place.dirs,
+            cgroup: place.map(|place| place.dirs).unwrap_or_default(),
             network_cgroup,
         })))
     }
@@ -357,7 +399,7 @@ impl PodRuntime for Containers {
             }
         })?;
         thread::start("diagnostics", move || two.keep_too(diagnostics))?;
-        let Made { pid, tap } = talk.until_made(prepared.ids)?;
+        let Made { pid, tap } = talk.until_made(&prepared.users)?;
         let supervisor = ProcessRef::of_child(Role::Supervisor, "supervisor", pid);
         undo.plan(Scope::Run, supervisor.undo_step())?;
         let group = cgroup::of_network(&prepared.network_cgroup);
@@ -381,6 +423,7 @@ impl PodRuntime for Containers {
             tail,
             network: net.seen,
             _claims: prepared.claims,
+            _directories: prepared.directories,
         })))
     }
 }

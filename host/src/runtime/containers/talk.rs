@@ -1,7 +1,7 @@
 //! The host's side of the conversation with a sandbox while it is made.
 
 use super::ContainersError;
-use super::ids::PodIds;
+use super::users::PodUsers;
 use magikvm_proto::sandbox::{FromSandbox, MAX_SANDBOX_MESSAGE, ToSandbox};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -35,14 +35,14 @@ impl Talk {
     }
 
     /// Answers until the sandbox is made.
-    pub(super) fn until_made(&self, ids: PodIds) -> Result<Made, ContainersError> {
+    pub(super) fn until_made(&self, users: &PodUsers) -> Result<Made, ContainersError> {
         let deadline = Instant::now() + LIMIT;
         let mut tap = None;
         loop {
             let (message, descriptor) = self.receive(deadline)?;
             match message {
                 FromSandbox::Users { pid } => {
-                    ids.map(pid).map_err(ContainersError::Ids)?;
+                    users.map(pid).map_err(ContainersError::Ids)?;
                     let answer = serde_json::to_vec(&ToSandbox::Mapped).map_err(ContainersError::Nonsense)?;
                     // A sandbox that has ended says so next.
                     send(self.0.as_raw_fd(), &answer, MsgFlags::MSG_NOSIGNAL).ok();
