@@ -49,7 +49,7 @@ impl Ordinary {
         let mut host = VmHost::with(driver);
         let (own, guest) = (host.file("magikvm"), host.file("guest"));
         copy(program(), &own, 0o755);
-        if driver == Driver::Containers {
+        if !driver.has_vm() {
             let sandbox = "magikvm-containers";
             copy(&program().with_file_name(sandbox), &host.file(sandbox), 0o755);
         } else {
@@ -167,10 +167,8 @@ impl Ordinary {
 
     /// The pod in the runtime class of the host's driver.
     pub fn of_class(&self, pod: Pod) -> Pod {
-        match self.host.driver() {
-            Driver::Containers => pod.set("spec/runtimeClassName", Driver::Containers.class()),
-            Driver::Qemu | Driver::Krun => pod,
-        }
+        let driver = self.host.driver();
+        if driver.has_vm() { pod } else { pod.set("spec/runtimeClassName", driver.class()) }
     }
 
     /// The annotation with the isolation layers of each process of a pod.

@@ -206,7 +206,7 @@ fn who_does_not_read(subject: &Subject) {
     let monitor = memory_kib(subject.process(POD, "monitor"), "VmRSS");
     assert!(monitor < MONITOR_KIB, "the monitor has {monitor} KiB");
     // Without a VM it is the memory of the host, of which others take some.
-    if subject.driver() != Driver::Containers {
+    if subject.driver().has_vm() {
         let now = guest_available(subject);
         assert!(now + (96 << 20) > before, "the guest had {before} bytes and has {now}");
     }

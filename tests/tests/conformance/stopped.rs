@@ -162,7 +162,7 @@ fn usage(subject: &Subject, client: &Running) -> Vec<(&'static str, u64)> {
         all.push((name, data_kib(subject.process(POD, name))));
     }
     // Without a VM that would be the memory of the host.
-    if subject.driver() == Driver::Containers {
+    if !subject.driver().has_vm() {
         return all;
     }
     let [total, available] = ["MemTotal", "MemAvailable"].map(|field| {
