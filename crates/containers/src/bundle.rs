@@ -239,6 +239,7 @@ mod tests {
     use super::*;
     use magikvm_proto::lifecycle::{Hooks, Probes, Restarts, Role, TerminationMessage};
     use magikvm_proto::plan::{Layer, Stdin};
+    use magikvm_proto::service_directory::DirectoryAccess;
     use magikvm_proto::signal::Signal;
 
     fn plan(user: &str) -> ContainerPlan {
@@ -259,6 +260,8 @@ mod tests {
             probes: Probes::default(),
             hooks: Hooks::default(),
             termination_message: TerminationMessage::default(),
+            directory: DirectoryAccess::None,
+            ports: Vec::new(),
         }
     }
 

@@ -128,6 +128,16 @@ impl Site {
         self.run.join("messages").join(container.as_str())
     }
 
+    /// Where the sockets of the service directory are: a directory of [`Self::service_directory`] for each container that has one.
+    pub fn service_directories(&self) -> PathBuf {
+        self.run.join("directory")
+    }
+
+    /// What a container sees at [`crate::service_directory::MOUNT`].
+    pub fn service_directory(&self, container: &ContainerName) -> PathBuf {
+        self.service_directories().join(container.as_str())
+    }
+
     /// Where the container runtime keeps its state.
     pub fn runtime_state(&self) -> PathBuf {
         self.run.join("containers")
@@ -179,6 +189,7 @@ mod tests {
             site.layer(1, &name),
             site.mount(&name, 2),
             site.messages(&name),
+            site.service_directory(&name),
             site.runtime_state(),
             site.pid_namespace(),
             site.console_socket("web-0"),

@@ -126,9 +126,9 @@ fn describe(kind: &EventKind) -> String {
             let (reason, message) = kubelet(kind, "").unwrap_or_default();
             format!("{container}: {reason}: {}", harmless(&message, &['\t']))
         }
-        EventKind::DeadlineExceeded => {
+        EventKind::DeadlineExceeded | EventKind::ExtensionFailed { .. } => {
             let (reason, message) = kubelet(kind, "").unwrap_or_default();
-            format!("{reason}: {message}")
+            format!("{reason}: {}", harmless(&message, &['\t']))
         }
         EventKind::PodStarted => "all containers started".to_owned(),
         EventKind::PodFailed { message } => {

@@ -58,6 +58,7 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
     build.container_names(spec);
     let containers: Option<Vec<ContainerSpec>> = containers.into_iter().collect();
     let nested = build.nested(&metadata.annotations);
+    let service_directory = build.service_directory();
     let network = super::network::network(written, build.report);
     let id = id?;
     let label = build.label(spec, &id.name)?;
@@ -110,6 +111,7 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
         sysctls,
         network,
         nested,
+        service_directory,
         pull_secrets,
         manifest: written.json.clone(),
     })

@@ -193,6 +193,9 @@ pub struct PodPlan {
     /// Whether the VM's processor can make VMs itself.
     #[serde(default)]
     pub nested: Nested,
+    /// The containers that may ask the pod's service directory, each once (the annotation `magikvm.dev/service-directory`).
+    #[serde(default)]
+    pub service_directory: Vec<ContainerName>,
     /// Logins for the pulls of this pod. They are passed on to the process that pulls and stored nowhere.
     #[serde(default)]
     pub pull_secrets: Vec<PullSecret>,

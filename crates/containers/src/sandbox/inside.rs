@@ -11,6 +11,7 @@ use magikvm_proto::path::AGENT_LISTENING;
 use magikvm_proto::plan::GuestPlan;
 use magikvm_proto::sandbox::{AGENT_FD, FORWARD_FD};
 use magikvm_proto::site::Site;
+use magikvm_supervisor::extension::contains_panic;
 use magikvm_supervisor::text::chain;
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -55,7 +56,9 @@ fn run(site: &Site, doors: Doors, cgroup: PodCgroup) -> Result<(), Box<dyn Error
     sys::die_with_parent()?;
     std::panic::set_hook(Box::new(|info| {
         note(&format!("panic: {info}"));
-        exit_now(101);
+        if !contains_panic() {
+            exit_now(101);
+        }
     }));
     enter()?;
     let containers = LinuxContainers::start(site.clone(), cgroup, note, || {
@@ -67,7 +70,9 @@ fn run(site: &Site, doors: Doors, cgroup: PodCgroup) -> Result<(), Box<dyn Error
     let home = Arc::new(Namespaces::new(doors));
     note_plain(AGENT_LISTENING);
     let plan = prepare(site, &containers);
-    magikvm_supervisor::run(plan, Arc::new(containers), home)?;
+    let extensions =
+        plan.as_ref().map_or_else(|_| Vec::new(), |plan| magikvm_supervisor::extensions(site, plan));
+    magikvm_supervisor::run(plan, extensions, Arc::new(containers), home)?;
     Ok(())
 }
 

@@ -28,6 +28,8 @@ pub const ANNOTATION_LOG_MAX_SIZE: &str = "magikvm.dev/log-max-size";
 pub const ANNOTATION_LOG_MAX_FILES: &str = "magikvm.dev/log-max-files";
 /// Size of all log files of the pod.
 pub const ANNOTATION_LOG_MAX_POD_SIZE: &str = "magikvm.dev/log-max-pod-size";
+/// Containers that may ask the pod's service directory.
+pub const ANNOTATION_SERVICE_DIRECTORY: &str = "magikvm.dev/service-directory";
 /// Every annotation that magikvm reads, and its effect.
 pub const ANNOTATIONS: &[(&str, &str)] = &[
     (
@@ -78,5 +80,9 @@ pub const ANNOTATIONS: &[(&str, &str)] = &[
     (
         ANNOTATION_LOG_MAX_POD_SIZE,
         "Size of all log files of the pod, 64Ki to 1Ti; default 500Mi. Containers share it equally where it is less than they may have together.",
+    ),
+    (
+        ANNOTATION_SERVICE_DIRECTORY,
+        "Names of the containers, separated by commas, that find the pod's service directory at `/run/magikvm/directory.sock`: which containers and ports live in the pod, and whether they are ready, as HTTP and JSON.",
     ),
 ];
