@@ -64,7 +64,7 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
         if last_look {
             return Ok(ExitCode::SUCCESS);
         }
-        changes.wait();
+        changes.wait(None);
     }
 }
 

@@ -12,6 +12,7 @@ use crate::store::lock::{self, LockState};
 use crate::store::record::Found;
 use magikvm_proto::id::{ContainerName, PodId};
 use magikvm_proto::state::ContainerState;
+use std::os::fd::BorrowedFd;
 use std::process::ExitCode;
 
 /// How long to wait for a change of a file before the pod's life is looked at again, in milliseconds.
@@ -84,6 +85,17 @@ pub(super) enum Follow<'a> {
     No,
     /// Wait for more until this says that there will be none.
     Until(&'a dyn Fn() -> bool),
+    /// The same. This descriptor can be read from the moment when the answer is yes.
+    UntilTold(&'a dyn Fn() -> bool, BorrowedFd<'a>),
+}
+
+impl Follow<'_> {
+    fn bell(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::UntilTold(_, bell) => Some(*bell),
+            Self::No | Self::Until(_) => None,
+        }
+    }
 }
 
 /// A time as the log has it, so that texts compare as times do.
@@ -250,7 +262,7 @@ pub(super) fn show(
         // Asked before the last look at the files, so that what was written before the end is seen.
         let last_look = match &follow {
             Follow::No => true,
-            Follow::Until(over) => over(),
+            Follow::Until(over) | Follow::UntilTold(over, _) => over(),
         };
         loop {
             for (head, reader) in heads.iter_mut().zip(readers.iter_mut()) {
@@ -274,7 +286,7 @@ pub(super) fn show(
         if last_look {
             return Ok(shown);
         }
-        changes.wait();
+        changes.wait(follow.bell());
     }
 }
 
@@ -354,9 +366,10 @@ impl Changes {
         Self(DirChanges::of(&[&dir.log(), dir.path()]).ok())
     }
 
-    pub(super) fn wait(&self) {
+    /// Waits for a change, until `bell` can be read, or until it is time to look.
+    pub(super) fn wait(&self, bell: Option<BorrowedFd<'_>>) {
         match &self.0 {
-            Some(changes) => changes.wait(LOOK_MS),
+            Some(changes) => changes.wait(LOOK_MS, bell),
             None => std::thread::sleep(std::time::Duration::from_millis(LOOK_MS.into())),
         }
     }
