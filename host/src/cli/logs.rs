@@ -10,6 +10,8 @@ use crate::pod::logs::{Entry, LogReader, LogStream};
 use crate::store::layout::PodDir;
 use crate::store::lock::{self, LockState};
 use crate::store::record::Found;
+use crate::store::text::ignore;
+use crate::store::thread;
 use magikvm_proto::id::{ContainerName, PodId};
 use magikvm_proto::state::ContainerState;
 use std::os::fd::BorrowedFd;
@@ -255,7 +257,11 @@ pub(super) fn show(
 ) -> Result<Shown, CliError> {
     let mut shown = Shown::Nothing;
     let failed = |error: crate::store::atomic::FileError| CliError::of(Kind::Environment, &error);
-    let changes = Changes::of(dir);
+    // Before the first look at the files, so that no change is missed.
+    let changes = match follow {
+        Follow::No => None,
+        Follow::Until(_) | Follow::UntilTold(..) => Some(Changes::of(dir)),
+    };
     let mut printer = Printer::new(readers, how);
     let mut heads: Vec<Option<Entry>> = readers.iter().map(|_| None).collect();
     loop {
@@ -283,9 +289,7 @@ pub(super) fn show(
             }
         }
         printer.flush();
-        if last_look {
-            return Ok(shown);
-        }
+        let Some(changes) = changes.as_ref().filter(|_| !last_look) else { return Ok(shown) };
         changes.wait(follow.bell());
     }
 }
@@ -371,6 +375,15 @@ impl Changes {
         match &self.0 {
             Some(changes) => changes.wait(LOOK_MS, bell),
             None => std::thread::sleep(std::time::Duration::from_millis(LOOK_MS.into())),
+        }
+    }
+}
+
+impl Drop for Changes {
+    /// Linux takes some ten milliseconds to end a watch. A run has to wait for its monitor meanwhile.
+    fn drop(&mut self) {
+        if let Some(changes) = self.0.take() {
+            ignore(thread::start("changes", move || drop(changes)), "then it is ended at once");
         }
     }
 }
