@@ -187,7 +187,7 @@ fn run(args: &Args, requests: &[RunRequest], pods: &PodRuntimeInterface, caught:
     if args.is_foreground() {
         for (request, show) in requests.iter().zip(view::shows(requests, args.no_prefix)) {
             let waiter = Waiter::start()?;
-            let viewer = Viewer::start(pods, &request.plan.id, show, waiter.over())?;
+            let viewer = Viewer::start(pods, &request.plan.id, show, waiter.end())?;
             followers.push((waiter, viewer));
         }
     }
