@@ -3,7 +3,7 @@
 use super::home::Namespaces;
 use super::sys;
 use crate::containers::{LinuxContainers, PodCgroup};
-use crate::pod::{furnish, mount_volumes};
+use crate::pod::{NetworkOwner, furnish, mount_volumes};
 use crate::rootfs::read_capped;
 use crate::sys::exit_now;
 use magikvm_proto::limits::MAX_PLAN_SIZE;
@@ -35,12 +35,12 @@ pub(super) struct Doors {
 }
 
 /// Runs the pod to its end. `go` says when this process is in its control group; its end without a word is that of the sandbox.
-pub(super) fn main(site: &Site, doors: Doors, mut go: impl Read) -> ! {
+pub(super) fn main(site: &Site, network: NetworkOwner, doors: Doors, mut go: impl Read) -> ! {
     let (mut byte, mut error) = ([0], None);
     let is_ready = go.read(&mut byte).is_ok_and(|count| count == 1);
     // Copies of this process are to have none of its descriptors.
     drop(go);
-    if is_ready && let Err(why) = run(site, doors) {
+    if is_ready && let Err(why) = run(site, network, doors) {
         error = Some(why);
     }
     if let Some(error) = error {
@@ -49,7 +49,7 @@ pub(super) fn main(site: &Site, doors: Doors, mut go: impl Read) -> ! {
     exit_now(1)
 }
 
-fn run(site: &Site, doors: Doors) -> Result<(), Box<dyn Error>> {
+fn run(site: &Site, network: NetworkOwner, doors: Doors) -> Result<(), Box<dyn Error>> {
     sys::become_root()?;
     // After the ids, whose change clears it. A parent that has died meanwhile has closed its end of the pipe.
     sys::die_with_parent()?;
@@ -66,7 +66,7 @@ fn run(site: &Site, doors: Doors) -> Result<(), Box<dyn Error>> {
     magikvm_supervisor::block_signals()?;
     let home = Arc::new(Namespaces::new(doors));
     note_plain(AGENT_LISTENING);
-    let plan = prepare(site, &containers);
+    let plan = prepare(site, network, &containers);
     magikvm_supervisor::run(plan, Arc::new(containers), home)?;
     Ok(())
 }
@@ -91,9 +91,9 @@ fn enter() -> Result<(), Box<dyn Error>> {
 }
 
 /// The plan, once everything that its containers need is ready; or the reason why the pod can't run.
-fn prepare(site: &Site, containers: &LinuxContainers) -> Result<GuestPlan, String> {
+fn prepare(site: &Site, network: NetworkOwner, containers: &LinuxContainers) -> Result<GuestPlan, String> {
     let plan = read_plan(site).map_err(|error| chain(&*error))?;
-    furnish(site, &plan).and_then(|()| mount_volumes(site, &plan)).map_err(|error| chain(&error))?;
+    furnish(site, &plan, network).and_then(|()| mount_volumes(site, &plan)).map_err(|error| chain(&error))?;
     containers
         .share(plan.process_namespace)
         .map_err(|error| format!("cannot make the shared process namespace: {error}"))?;

@@ -2,8 +2,10 @@
 //! the namespaces and becomes the pod's supervisor.
 
 mod cgroup;
+mod connect;
 mod control;
 mod ids;
+mod launch;
 mod program;
 mod talk;
 
@@ -16,26 +18,26 @@ use crate::image::erofs::SmallFile;
 use crate::jail::{Cgroup, Requirement};
 use crate::manifest::PodPlan;
 use crate::net::chain::PodSide;
+use crate::net::cni::Places;
 use crate::net::settle::{Settled, Ways};
-use crate::os;
+use crate::net::{Mode, Provider};
 use crate::process::{self, Ended, Motion, ProcessError};
 use crate::store::atomic::{self, FileError};
-use crate::store::layout::{AGENT_SOCK, FORWARD_SOCK, Layout};
+use crate::store::layout::Layout;
 use crate::store::sandbox::{
     Blame, ContainersRecord, ProcessRef, Role, SandboxEnd, SandboxFailure, SandboxRecord, UsersRecord,
 };
-use crate::store::thread;
 use crate::store::undo::{Scope, Step, Undo};
 use crate::vmm::Unavailable;
-use crate::vmm::console::{self, ConsoleTail};
 use crate::vmm::qmp::DiskWatch;
 use crate::vmm::scratch::{self, Room};
 use crate::volume::claims::ClaimUse;
 use control::ByFreezer;
 use ids::PodIds;
+use launch::{Launched, ToLaunch};
 use magikvm_proto::sandbox::{
-    AGENT_FD, FIRST_SOURCE_FD, FORWARD_FD, ImageMount, MAX_SOURCES, NetworkSpace, SandboxSettings,
-    ScratchMount, ScratchPlace, SharedMount, TALK_FD, Users,
+    FIRST_SOURCE_FD, ImageMount, MAX_SOURCES, NetworkSpace, SandboxSettings, ScratchMount, ScratchPlace,
+    SharedMount, Users,
 };
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
@@ -44,10 +46,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use talk::{Made, Talk};
+use talk::Made;
 
 /// The network devices that the pod can have.
 const WAYS: Ways = Ways { nic: true, tsi: false, user: false };
@@ -73,6 +74,8 @@ pub enum ContainersError {
     /// It ended before it said anything.
     #[error("the sandbox has ended: {0}")]
     Ended(String),
+    #[error("the sandbox said something out of turn")]
+    OutOfTurn,
     #[error("the sandbox said something that is not a message")]
     Nonsense(#[source] serde_json::Error),
     #[error("the sandbox did not answer within {} s", .0.as_secs())]
@@ -99,7 +102,7 @@ impl ContainersError {
     pub fn blame(&self) -> Blame {
         match self {
             Self::Sources { .. } | Self::Disk { .. } => Blame::User,
-            Self::Nonsense(_) | Self::Silent(_) => Blame::Internal,
+            Self::Nonsense(_) | Self::OutOfTurn | Self::Silent(_) => Blame::Internal,
             _ => Blame::Environment,
         }
     }
@@ -119,18 +122,22 @@ impl ContainersError {
 #[derive(Debug)]
 pub struct PreparedContainers {
     pub(super) warnings: Vec<String>,
-    program: PathBuf,
     id: String,
-    dir: PathBuf,
-    settings: SandboxSettings,
     ids: PodIds,
-    /// The files and directories of the host, in the order of the settings.
-    sources: Vec<OwnedFd>,
+    sandbox: Launch,
     network: Settled,
     claims: Vec<ClaimUse>,
     cgroup: Vec<PathBuf>,
     /// The group of the network's processes, or why there is none.
     network_cgroup: Result<Cgroup, String>,
+}
+
+/// The process of a sandbox.
+#[derive(Debug)]
+enum Launch {
+    Later(Box<ToLaunch>),
+    /// It waits for the pod's files: what they say is known only now that the pod is connected to its network.
+    Waits(Box<Launched>),
 }
 
 #[derive(Debug)]
@@ -139,12 +146,13 @@ pub(super) struct Containers {
     templates: PathBuf,
     ids: PathBuf,
     requirement: Requirement,
+    cni: Places,
 }
 
 impl Containers {
-    pub(super) fn new(layout: &Layout, requirement: Requirement) -> Self {
+    pub(super) fn new(layout: &Layout, requirement: Requirement, cni: Places) -> Self {
         let (profiles, templates) = (layout.seccomp(), layout.templates());
-        Self { profiles, templates, ids: layout.ids(), requirement }
+        Self { profiles, templates, ids: layout.ids(), requirement, cni }
     }
 
     fn write_files(dir: &Path, files: Vec<(String, SmallFile)>, ids: PodIds) -> Result<(), RuntimeError> {
@@ -219,8 +227,10 @@ impl Containers {
 }
 
 fn space(network: &Settled) -> NetworkSpace {
-    match (&network.chain, &network.plan) {
-        (Some(_), Some(plan)) => NetworkSpace::Tap { mac: plan.mac },
+    match (network.mode, &network.chain, &network.plan) {
+        (Mode::Host, ..) => NetworkSpace::Host,
+        (Mode::Cni, ..) => NetworkSpace::Given,
+        (_, Some(_), Some(plan)) => NetworkSpace::Tap { mac: plan.mac },
         _ => NetworkSpace::Isolated,
     }
 }
@@ -257,6 +267,7 @@ impl PodRuntime for Containers {
 
     fn check_plan(&self, pod: &PodToPrepare<'_>) -> Result<(), RuntimeError> {
         files::check_artifacts(pod)?;
+        connect::check(pod.plan, &self.cni)?;
         check::check(pod, &self.profiles, &network::settle(pod.plan, WAYS)?)
     }
 
@@ -271,14 +282,9 @@ impl PodRuntime for Containers {
         let of_volumes = partitions.get(pod.plan.containers.len()..).unwrap_or_default();
         let volumes = volumes::plan(pod, true, of_volumes)?;
         check_volumes(&volumes)?;
-        let network = network::settle(pod.plan, WAYS)?;
-        let PodFiles { files, mut warnings } =
-            files::pod_files(pod, &self.profiles, (&partitions, &volumes), &network)?;
-        warnings.extend(network.warning.clone());
-        warnings.extend(volumes.warnings.iter().cloned());
+        let mut network = network::settle(pod.plan, WAYS)?;
         let (root, written) = (dir.join("root"), dir.join("files"));
         atomic::create_dir_all(&root, 0o700)?;
-        Self::write_files(&written, files, ids)?;
         let scratch = self.make_scratch(pod, &volumes.rooms, ids, undo)?;
         let place = cgroup::place(pod.dir);
         undo.plan(Scope::Run, Step::RemoveCgroup { dirs: place.dirs.clone() })?;
@@ -301,7 +307,7 @@ impl PodRuntime for Containers {
         let settings = SandboxSettings {
             generation: magikvm_proto::GENERATION,
             root,
-            files: written,
+            files: written.clone(),
             users: Users::Own { root: ids.root() },
             images: images.iter().zip(magikvm_proto::path::FIRST_IMAGE_PARTITION..).map(image).collect(),
             shared: shared.collect(),
@@ -309,14 +315,27 @@ impl PodRuntime for Containers {
             network: space(&network),
             cgroup: place.name,
         };
+        let to_launch = ToLaunch { program, dir, settings, sources };
+        let sandbox = match &pod.plan.network.provider {
+            Provider::Magikvm | Provider::Host => Launch::Later(Box::new(to_launch)),
+            Provider::Cni(name) => {
+                let joins = connect::prepare(pod, name, &self.cni)?;
+                let launched = to_launch.launch(undo)?;
+                launched.talk.until_network(ids)?;
+                network = joins.connect(launched.sandbox.reference.pid, undo)?;
+                Launch::Waits(Box::new(launched))
+            }
+        };
+        let PodFiles { files, mut warnings } =
+            files::pod_files(pod, &self.profiles, (&partitions, &volumes), &network)?;
+        warnings.extend(network.warning.clone());
+        warnings.extend(volumes.warnings.iter().cloned());
+        Self::write_files(&written, files, ids)?;
         Ok(Prepared::Containers(Box::new(PreparedContainers {
             warnings,
-            program,
             id: pod.uid.to_owned(),
-            dir,
-            settings,
             ids,
-            sources,
+            sandbox,
             network,
             claims: volumes.claims,
             cgroup: place.dirs,
@@ -326,37 +345,14 @@ impl PodRuntime for Containers {
 
     fn start(&self, prepared: Prepared, undo: &mut Undo) -> Result<Box<dyn Sandbox>, RuntimeError> {
         let Prepared::Containers(prepared) = prepared else { return Err(RuntimeError::OtherClass) };
-        let (talk, theirs) = Talk::pair().map_err(ContainersError::io("make a socket"))?;
-        let socket = prepared.dir.join(AGENT_SOCK);
-        let bind = |path: &Path| os::bind_unix(path).map(OwnedFd::from);
-        let agent = bind(&socket).map_err(ContainersError::io("make the agent's socket"))?;
-        let forward = os::bind_unix(&prepared.dir.join(FORWARD_SOCK)).and_then(|listener| {
-            listener.set_nonblocking(true)?;
-            Ok(OwnedFd::from(listener))
-        });
-        let forward = forward.map_err(ContainersError::io("make the socket for forwarded connections"))?;
-        let mut command = Command::new(&prepared.program);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).env_clear();
-        let fixed = [(&agent, AGENT_FD), (&forward, FORWARD_FD), (&theirs, TALK_FD)];
-        let inherits: Vec<(&OwnedFd, i32)> =
-            fixed.into_iter().chain(prepared.sources.iter().zip(FIRST_SOURCE_FD..)).collect();
-        let mut sandbox = process::spawn_with(Role::Sandbox, "sandbox", &mut command, &inherits)
-            .map_err(ContainersError::from)?;
-        undo.plan(Scope::Run, sandbox.reference.undo_step())?;
-        drop((agent, forward, theirs));
-        let settings = serde_json::to_vec(&prepared.settings)
-            .map_err(|source| RuntimeError::Json { what: "the sandbox's settings".to_owned(), source })?;
-        process::tell(&mut sandbox, &settings).map_err(ContainersError::io("start the sandbox"))?;
-        let tail = ConsoleTail::default();
-        let (console, diagnostics) = sandbox.take_output().map_err(ContainersError::from)?;
-        let log = prepared.dir.with_file_name("log").join("console");
-        let (one, two) = (tail.clone(), tail.clone());
-        thread::start("console", move || {
-            if let Err(error) = console::record(console, &log, &one) {
-                one.push(format!("magikvm: {error}: {}\n", error.source).as_bytes());
+        let launched = match prepared.sandbox {
+            Launch::Later(to_launch) => to_launch.launch(undo)?,
+            Launch::Waits(launched) => {
+                launched.talk.connected()?;
+                *launched
             }
-        })?;
-        thread::start("diagnostics", move || two.keep_too(diagnostics))?;
+        };
+        let Launched { sandbox, talk, socket, tail } = launched;
         let Made { pid, tap } = talk.until_made(prepared.ids)?;
         let supervisor = ProcessRef::of_child(Role::Supervisor, "supervisor", pid);
         undo.plan(Scope::Run, supervisor.undo_step())?;
