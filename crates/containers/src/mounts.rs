@@ -207,13 +207,14 @@ fn of_configuration(one: &Mount) -> Result<Wanted, MountError> {
     } else {
         What::New { fstype, data: data.join(",") }
     };
-    let is_known = destination.starts_with("/dev") || fstype_is_of_kernel(one);
+    let is_known = destination.starts_with("/dev") || is_of_kernel(one);
     let place = if is_known { Place::Known } else { Place::Replaced };
     Ok(Wanted { destination, what, flags, place, read_only, layer: None })
 }
 
-fn fstype_is_of_kernel(one: &Mount) -> bool {
-    one.typ().as_deref() == Some("sysfs")
+/// Whether it is the kernel's view of devices, which is a mount of the supervisor's where the pod has the host's network.
+fn is_of_kernel(one: &Mount) -> bool {
+    one.typ().as_deref() == Some("sysfs") || one.destination() == Path::new("/sys")
 }
 
 fn of_volume(site: &Site, number: usize, plan: &MountPlan, place: &Path) -> Result<Wanted, MountError> {

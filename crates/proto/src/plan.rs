@@ -251,6 +251,9 @@ pub struct GuestPlan {
     /// Its network; without one the pod has only loopback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkPlan>,
+    /// The first address of a pod whose interfaces others have set up: the host, or the plugins of a network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_address: Option<IpAddr>,
     /// Kernel parameters that the pod sets, at most 64, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sysctls: Vec<Sysctl>,

@@ -122,6 +122,10 @@ pub enum NetworkSpace {
     Isolated,
     /// One with an interface whose other end the host gets with [`FromSandbox::Tap`].
     Tap { mac: MacAddress },
+    /// That of the host.
+    Host,
+    /// One in which others make the interfaces, when they are told [`FromSandbox::Network`].
+    Given,
 }
 
 /// What the sandbox says while it is made.
@@ -130,6 +134,8 @@ pub enum NetworkSpace {
 pub enum FromSandbox {
     /// The process with this id, in the host's numbers, has a user namespace without ids. It waits for [`ToSandbox::Mapped`].
     Users { pid: i32 },
+    /// The network namespace of the sandbox's own process is that of the pod. It waits for [`ToSandbox::Connected`].
+    Network,
     /// The other end of its interface: one descriptor comes with this.
     Tap,
     /// Its first process runs and makes containers as soon as it can.
@@ -144,4 +150,6 @@ pub enum FromSandbox {
 pub enum ToSandbox {
     /// The ids are mapped.
     Mapped,
+    /// The pod has its network, and its files are written.
+    Connected,
 }

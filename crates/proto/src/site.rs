@@ -92,6 +92,11 @@ impl Site {
         self.run.join("pod/shm")
     }
 
+    /// A view of the kernel's devices for containers that cannot mount their own, because the network namespace is not the pod's.
+    pub fn kernel_view(&self) -> PathBuf {
+        self.run.join("sys")
+    }
+
     /// Where volume N is mounted.
     pub fn volume(&self, volume: u32) -> PathBuf {
         self.run.join("volumes").join(volume.to_string())
@@ -184,6 +189,7 @@ mod tests {
             site.volume_files(3),
             site.etc(),
             site.shm(),
+            site.kernel_view(),
             site.volume(3),
             site.shared(),
             site.layer(1, &name),

@@ -349,6 +349,7 @@ fn the_wire_is_as_it_was() {
             neighbours: Vec::new(),
         }),
         sysctls: vec![Sysctl { name: "net.core.somaxconn".into(), value: "512".into() }],
+        given_address: None,
         limits: PodLimits { cpu_millis: Some(1500), memory_bytes: Some(64 << 20) },
     };
     assert_eq!(plan.check(), Ok(()));

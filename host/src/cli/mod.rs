@@ -1,5 +1,6 @@
 //! The command line: one file per verb. Prints through `ui` only, fails through `error` only.
 
+mod cni;
 mod complete;
 mod cp;
 mod delete;

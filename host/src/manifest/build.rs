@@ -59,7 +59,7 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
     let containers: Option<Vec<ContainerSpec>> = containers.into_iter().collect();
     let nested = build.nested(&metadata.annotations);
     let service_directory = build.service_directory();
-    let network = super::network::network(written, build.report);
+    let network = super::network::network(written, runtime_class, build.report);
     let id = id?;
     let label = build.label(spec, &id.name)?;
     let full_name = network
@@ -234,6 +234,10 @@ impl Build<'_> {
     fn hostname(&mut self, spec: &k8s::Spec, label: &str, full_name: Option<&str>) -> Option<String> {
         if let Some(name) = spec.hostname_override.as_deref().filter(|name| !name.is_empty()) {
             let path = "spec.hostnameOverride";
+            if spec.host_network {
+                let hint = "leave out one of them: the pod has the host name of the host";
+                self.problem(path, "cannot be used with hostNetwork: true", hint);
+            }
             if spec.set_hostname_as_fqdn {
                 self.problem(path, "cannot be used with setHostnameAsFQDN: true", "leave out one of them");
             }

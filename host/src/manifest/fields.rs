@@ -33,7 +33,7 @@ const EXTENDED: &str =
     "an extended resource is a device of a node, and no device of the host is given to a VM";
 const CLUSTER_API: &str = "there is no API server behind a pod here";
 pub(super) const WINDOWS: &str = "only Linux containers run here";
-const SHARED_VM: &str = "a pod has no host but its own VM";
+pub(super) const SHARED_VM: &str = "a pod has no host but its own VM";
 const SET_BY_SERVER: &str = "what an API server keeps with the object does not say what to run";
 
 /// Every field of a v1 Pod, in the order of the documentation.

@@ -10,6 +10,7 @@
 
 mod build;
 mod checks;
+mod class;
 mod documents;
 pub mod downward;
 mod environment;

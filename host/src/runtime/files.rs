@@ -101,7 +101,7 @@ pub(super) fn pod_files(
         generation: magikvm_proto::GENERATION,
         pod: plan.id.clone(),
         uid: pod.uid.to_owned(),
-        hostname: plan.hostname.clone(),
+        hostname: network.hostname(&plan.hostname).to_owned(),
         restart_policy: plan.restart_policy,
         process_namespace: plan.process_namespace,
         grace_ms: plan.grace_seconds * 1000,
@@ -109,6 +109,7 @@ pub(super) fn pod_files(
         containers,
         volumes: volumes.plans.clone(),
         network: network.plan.clone(),
+        given_address: network.given.first().copied(),
         sysctls: plan.sysctls.clone(),
         limits: PodLimits {
             cpu_millis: plan.resources.cpu_limit_millis,

@@ -84,13 +84,24 @@ pub fn mount_at(
     })
 }
 
+/// Whose the network namespace of a pod is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetworkOwner {
+    Pod,
+    /// Nothing of it can or may be changed.
+    Host,
+}
+
 /// Makes everything but the volumes, in the calling process's namespaces.
-pub fn furnish(site: &Site, plan: &GuestPlan) -> Result<(), FurnishError> {
+pub fn furnish(site: &Site, plan: &GuestPlan, network: NetworkOwner) -> Result<(), FurnishError> {
     nix::unistd::sethostname(&plan.hostname)
         .map_err(|errno| FurnishError::Hostname(plan.hostname.clone(), errno))?;
-    sys::loopback_up().map_err(FurnishError::Loopback)?;
-    if let Some(network) = &plan.network {
-        network::set_up(network)?;
+    if network == NetworkOwner::Pod {
+        sys::loopback_up().map_err(FurnishError::Loopback)?;
+        if let Some(network) = &plan.network {
+            network::set_up(network)?;
+        }
+        sysctls::set_defaults()?;
     }
     sysctls::set(plan)?;
     share(site)?;

@@ -3,7 +3,7 @@
 use super::home::Namespaces;
 use super::sys;
 use crate::containers::{LinuxContainers, PodCgroup};
-use crate::pod::{furnish, mount_volumes};
+use crate::pod::{NetworkOwner, furnish, mount_volumes};
 use crate::rootfs::read_capped;
 use crate::sys::exit_now;
 use magikvm_proto::limits::MAX_PLAN_SIZE;
@@ -35,13 +35,20 @@ pub(super) struct Doors {
     pub(super) forward: OwnedFd,
 }
 
+/// What the sandbox has made, or not.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Surroundings {
+    pub(super) cgroup: PodCgroup,
+    pub(super) network: NetworkOwner,
+}
+
 /// Runs the pod to its end. `go` says when this process is in its control group; its end without a word is that of the sandbox.
-pub(super) fn main(site: &Site, doors: Doors, cgroup: PodCgroup, mut go: impl Read) -> ! {
+pub(super) fn main(site: &Site, surroundings: Surroundings, doors: Doors, mut go: impl Read) -> ! {
     let (mut byte, mut error) = ([0], None);
     let is_ready = go.read(&mut byte).is_ok_and(|count| count == 1);
     // Copies of this process are to have none of its descriptors.
     drop(go);
-    if is_ready && let Err(why) = run(site, doors, cgroup) {
+    if is_ready && let Err(why) = run(site, surroundings, doors) {
         error = Some(why);
     }
     if let Some(error) = error {
@@ -50,7 +57,7 @@ pub(super) fn main(site: &Site, doors: Doors, cgroup: PodCgroup, mut go: impl Re
     exit_now(1)
 }
 
-fn run(site: &Site, doors: Doors, cgroup: PodCgroup) -> Result<(), Box<dyn Error>> {
+fn run(site: &Site, surroundings: Surroundings, doors: Doors) -> Result<(), Box<dyn Error>> {
     sys::become_root()?;
     // After the ids, whose change clears it. A parent that has died meanwhile has closed its end of the pipe.
     sys::die_with_parent()?;
@@ -61,7 +68,7 @@ fn run(site: &Site, doors: Doors, cgroup: PodCgroup) -> Result<(), Box<dyn Error
         }
     }));
     enter()?;
-    let containers = LinuxContainers::start(site.clone(), cgroup, note, || {
+    let containers = LinuxContainers::start(site.clone(), surroundings.cgroup, note, || {
         // Forked copies make containers, and serve nobody.
         sys::close(AGENT_FD);
         sys::close(FORWARD_FD);
@@ -69,7 +76,7 @@ fn run(site: &Site, doors: Doors, cgroup: PodCgroup) -> Result<(), Box<dyn Error
     magikvm_supervisor::block_signals()?;
     let home = Arc::new(Namespaces::new(doors));
     note_plain(AGENT_LISTENING);
-    let plan = prepare(site, &containers);
+    let plan = prepare(site, surroundings.network, &containers);
     let extensions =
         plan.as_ref().map_or_else(|_| Vec::new(), |plan| magikvm_supervisor::extensions(site, plan));
     magikvm_supervisor::run(plan, extensions, Arc::new(containers), home)?;
@@ -96,9 +103,9 @@ fn enter() -> Result<(), Box<dyn Error>> {
 }
 
 /// The plan, once everything that its containers need is ready; or the reason why the pod can't run.
-fn prepare(site: &Site, containers: &LinuxContainers) -> Result<GuestPlan, String> {
+fn prepare(site: &Site, network: NetworkOwner, containers: &LinuxContainers) -> Result<GuestPlan, String> {
     let plan = read_plan(site).map_err(|error| chain(&*error))?;
-    furnish(site, &plan).and_then(|()| mount_volumes(site, &plan)).map_err(|error| chain(&error))?;
+    furnish(site, &plan, network).and_then(|()| mount_volumes(site, &plan)).map_err(|error| chain(&error))?;
     containers
         .share(plan.process_namespace)
         .map_err(|error| format!("cannot make the shared process namespace: {error}"))?;

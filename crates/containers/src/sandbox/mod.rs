@@ -15,11 +15,12 @@ mod talk;
 
 use crate::cgroup::Hierarchies;
 use crate::containers::PodCgroup;
+use crate::pod::NetworkOwner;
 use crate::sys::{Fork, exit_now, fork_single_threaded, give_up_everything};
 use group::{CONTAINERS, PodGroup};
 use magikvm_proto::sandbox::{
     AGENT_FD, FORWARD_FD, FromSandbox, MAX_SANDBOX_SETTINGS, NetworkSpace, SandboxSettings, SharedMount,
-    TALK_FD, Users,
+    TALK_FD, ToSandbox, Users,
 };
 use magikvm_proto::site::Site;
 use magikvm_supervisor::text::chain;
@@ -54,6 +55,11 @@ impl Failed {
 
 fn at<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> Failed {
     move |error| Failed::of(step, error)
+}
+
+/// For an answer that belongs to another question.
+fn unexpected(step: &'static str) -> Failed {
+    at(step)(io::Error::from(io::ErrorKind::InvalidData))
 }
 
 /// The main function of the program.
@@ -118,16 +124,24 @@ fn make(talk: &Talk) -> Result<std::convert::Infallible, Failed> {
     let make = |name: &String| PodGroup::make(&hierarchies, name, owner);
     let group = settings.cgroup.as_ref().map(make).transpose()?;
     let site = Site { cgroup: format!("/{CONTAINERS}"), ..Site::guest() };
+    let network = settings.network;
     let spaces = match spaces {
         Some(spaces) => spaces,
-        None => Spaces::make(settings.users, talk)?,
+        None => Spaces::make(settings.users, network, talk)?,
     };
     // Before the root is made, which shows the pod's interfaces.
     spaces.enter()?;
+    if network == NetworkSpace::Given {
+        let what = "have the pod's network connected";
+        match talk.ask(&FromSandbox::Network).map_err(at(what))? {
+            ToSandbox::Connected => {}
+            ToSandbox::Mapped => return Err(unexpected(what)),
+        }
+    }
     Root::make(&settings, &spaces, &site, &hierarchies, &sources)?;
     // The pod's users cannot enter the directories above it.
     std::env::set_current_dir(&settings.root).map_err(at("enter the sandbox's root"))?;
-    if let NetworkSpace::Tap { mac } = settings.network {
+    if let NetworkSpace::Tap { mac } = network {
         let tap = sys::tap(INTERFACE, mac.0).map_err(at("make the pod's network interface"))?;
         talk.tell(&FromSandbox::Tap, &[&tap]).map_err(at("hand the pod's network interface over"))?;
     }
@@ -141,7 +155,11 @@ fn make(talk: &Talk) -> Result<std::convert::Infallible, Failed> {
             let cgroup = if group.is_some() { PodCgroup::Made } else { PodCgroup::Absent };
             drop((go, group, spaces, sources, settings));
             sys::close(TALK_FD);
-            inside::main(&site, doors, cgroup, waits)
+            let network = match network {
+                NetworkSpace::Host => NetworkOwner::Host,
+                NetworkSpace::Isolated | NetworkSpace::Tap { .. } | NetworkSpace::Given => NetworkOwner::Pod,
+            };
+            inside::main(&site, inside::Surroundings { cgroup, network }, doors, waits)
         }
         Fork::Parent { child } => child,
     };

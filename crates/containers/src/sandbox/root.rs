@@ -6,7 +6,9 @@ use super::spaces::Spaces;
 use super::sys::{self, Attributes};
 use super::{Failed, at};
 use crate::cgroup::Hierarchies;
-use magikvm_proto::sandbox::{ImagePlace, SandboxSettings, ScratchMount, ScratchPlace, SharedMount, Users};
+use magikvm_proto::sandbox::{
+    ImagePlace, NetworkSpace, SandboxSettings, ScratchMount, ScratchPlace, SharedMount, Users,
+};
 use magikvm_proto::site::Site;
 use magikvm_proto::volume::Access;
 use nix::mount::{MsFlags, mount};
@@ -142,8 +144,22 @@ impl<'a> Root<'a> {
     /// The kernel's view of devices, and the pod's control group in place of the first one of each hierarchy. The sandbox mounts processes itself.
     fn kernel(&self, hierarchies: &Hierarchies) -> Result<(), Failed> {
         let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(Some("sysfs"), &self.outside(Path::new("/sys")), Some("sysfs"), safe, None::<&str>)
-            .map_err(at("mount the view of the pod's devices"))?;
+        let view = |at_path: &Path, flags: MsFlags| {
+            mount(Some("sysfs"), &self.outside(at_path), Some("sysfs"), flags, None::<&str>)
+                .map_err(at("mount the view of the pod's devices"))
+        };
+        match self.settings.network {
+            // Its containers cannot mount their own: the network namespace is not theirs. Nothing is mounted beneath the one that they get.
+            NetworkSpace::Host => {
+                let (sys, for_containers) = (Path::new("/sys"), self.site.kernel_view());
+                self.dir(&for_containers)?;
+                view(&for_containers, safe | MsFlags::MS_RDONLY)?;
+                view(sys, safe | MsFlags::MS_RDONLY)?;
+            }
+            NetworkSpace::Isolated | NetworkSpace::Tap { .. } | NetworkSpace::Given => {
+                view(Path::new("/sys"), safe)?
+            }
+        }
         if let Hierarchies::Legacy(_) = hierarchies {
             // libcontainer takes an empty one for a system without controllers.
             let target = self.outside(Path::new("/sys/fs/cgroup"));

@@ -20,6 +20,8 @@ pub const ANNOTATION_NETWORK: &str = "magikvm.dev/network";
 pub const ANNOTATION_EGRESS_ALLOW: &str = "magikvm.dev/egress-allow";
 /// Destinations that are open in addition to the default.
 pub const ANNOTATION_EGRESS_REACH: &str = "magikvm.dev/egress-reach";
+/// The network of CNI that the pod joins.
+pub const ANNOTATION_CNI: &str = "magikvm.dev/cni";
 /// Lets the pod make VMs itself.
 pub const ANNOTATION_NESTED: &str = "magikvm.dev/nested-virtualization";
 /// Size at which a container's log file is rotated.
@@ -64,6 +66,10 @@ pub const ANNOTATIONS: &[(&str, &str)] = &[
     (
         ANNOTATION_EGRESS_REACH,
         "Destinations that are open in addition to the default: `loopback`, `host`, `link-local`, `metadata`, separated by commas.",
+    ),
+    (
+        ANNOTATION_CNI,
+        "Pods of the class `pod-containers` only: the name of a network of CNI that the host has, which the pod joins with `eth0`. Its plugins decide what the pod reaches; our filter is not there.",
     ),
     (
         ANNOTATION_NESTED,

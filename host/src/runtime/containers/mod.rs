@@ -2,9 +2,11 @@
 //! the namespaces and becomes the pod's supervisor.
 
 mod cgroup;
+mod connect;
 mod control;
 pub mod errand;
 mod ids;
+mod launch;
 mod limits;
 mod program;
 mod talk;
@@ -19,26 +21,26 @@ use crate::image::{Image, ImageError, ImageStore, RootfsDirectory, Wanted};
 use crate::jail::{Cgroup, Requirement};
 use crate::manifest::{ContainerSpec, PodPlan};
 use crate::net::chain::PodSide;
+use crate::net::cni::Places;
 use crate::net::settle::{Settled, Ways};
-use crate::os;
+use crate::net::{Mode, Provider};
 use crate::process::{self, Ended, Motion, ProcessError};
 use crate::store::atomic::{self, FileError};
-use crate::store::layout::{AGENT_SOCK, FORWARD_SOCK, Layout};
+use crate::store::layout::Layout;
 use crate::store::sandbox::{
     Blame, ContainersRecord, ProcessRef, Role, SandboxEnd, SandboxFailure, SandboxRecord, UsersRecord,
 };
-use crate::store::thread;
 use crate::store::undo::{Scope, Step, Undo};
 use crate::vmm::Unavailable;
-use crate::vmm::console::{self, ConsoleTail};
 use crate::vmm::qmp::DiskWatch;
 use crate::vmm::scratch::{self, Room};
 use crate::volume::claims::ClaimUse;
 use control::ByFreezer;
+use launch::{Launched, ToLaunch};
 use magikvm_proto::plan::ProcessNamespace;
 use magikvm_proto::sandbox::{
-    AGENT_FD, FIRST_SOURCE_FD, FORWARD_FD, ImageMount, ImagePlace, MAX_SOURCES, NetworkSpace,
-    SandboxSettings, ScratchMount, ScratchPlace, SharedMount, TALK_FD,
+    FIRST_SOURCE_FD, ImageMount, ImagePlace, MAX_SOURCES, NetworkSpace, SandboxSettings, ScratchMount,
+    ScratchPlace, SharedMount,
 };
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
@@ -47,10 +49,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use talk::{Made, Talk};
+use talk::Made;
 use users::PodUsers;
 
 /// The network devices that the pod can have.
@@ -77,6 +78,8 @@ pub enum ContainersError {
     /// It ended before it said anything.
     #[error("the sandbox has ended: {0}")]
     Ended(String),
+    #[error("the sandbox said something out of turn")]
+    OutOfTurn,
     #[error("the sandbox said something that is not a message")]
     Nonsense(#[source] serde_json::Error),
     #[error("the sandbox did not answer within {} s", .0.as_secs())]
@@ -95,6 +98,9 @@ pub enum ContainersError {
     /// What needs control groups.
     #[error("spec.shareProcessNamespace is not possible without a control group: {0}")]
     SharedProcesses(String),
+    /// What an ordinary user cannot have.
+    #[error("{field} is possible only for root in this version")]
+    OnlyRoot { field: &'static str },
     #[error("cannot unpack an image for the pod's users")]
     Unpack(#[source] ImageError),
     #[error("the pod has {found} files and directories of the host, at most {MAX_SOURCES} are possible")]
@@ -113,10 +119,12 @@ impl ContainersError {
 
     pub fn blame(&self) -> Blame {
         match self {
-            Self::Sources { .. } | Self::Disk { .. } | Self::SharedProcesses(_) | Self::Limit { .. } => {
-                Blame::User
-            }
-            Self::Nonsense(_) | Self::Silent(_) => Blame::Internal,
+            Self::Sources { .. }
+            | Self::Disk { .. }
+            | Self::SharedProcesses(_)
+            | Self::OnlyRoot { .. }
+            | Self::Limit { .. } => Blame::User,
+            Self::Nonsense(_) | Self::OutOfTurn | Self::Silent(_) => Blame::Internal,
             _ => Blame::Environment,
         }
     }
@@ -126,7 +134,7 @@ impl ContainersError {
             Self::Unavailable(unavailable) => Some(unavailable.remedy.clone()),
             Self::NoSuchId { .. } => Some(users::Source::remedy()),
             Self::Limit { .. } => Some(limits::remedy()),
-            Self::SharedProcesses(_) => Some("Run the pod with `sudo`, or in a VM.".to_owned()),
+            Self::SharedProcesses(_) | Self::OnlyRoot { .. } => Some("Run the pod with `sudo`, or in a VM.".to_owned()),
             Self::Disk { .. } => Some(
                 "Copy it into a claim that is a directory with `magikvm volume export` and `magikvm volume import`, or run the pod in a VM.".to_owned(),
             ),
@@ -139,21 +147,25 @@ impl ContainersError {
 #[derive(Debug)]
 pub struct PreparedContainers {
     pub(super) warnings: Vec<String>,
-    program: PathBuf,
     id: String,
-    dir: PathBuf,
-    settings: SandboxSettings,
     users: PodUsers,
     /// Directory forms of images, which nobody removes as long as these values exist.
     directories: Vec<RootfsDirectory>,
-    /// The files and directories of the host, in the order of the settings.
-    sources: Vec<OwnedFd>,
+    sandbox: Launch,
     network: Settled,
     claims: Vec<ClaimUse>,
     /// The directories of the pod's group.
     cgroup: Vec<PathBuf>,
     /// The group of the network's processes, or why there is none.
     network_cgroup: Result<Cgroup, String>,
+}
+
+/// The process of a sandbox.
+#[derive(Debug)]
+enum Launch {
+    Later(Box<ToLaunch>),
+    /// It waits for the pod's files: what they say is known only now that the pod is connected to its network.
+    Waits(Box<Launched>),
 }
 
 #[derive(Debug)]
@@ -164,13 +176,14 @@ pub(super) struct Containers {
     images: PathBuf,
     users: users::Source,
     requirement: Requirement,
+    cni: Places,
 }
 
 impl Containers {
-    pub(super) fn new(layout: &Layout, requirement: Requirement) -> Self {
+    pub(super) fn new(layout: &Layout, requirement: Requirement, cni: Places) -> Self {
         let (profiles, templates) = (layout.seccomp(), layout.templates());
         let (ids, images) = (layout.ids(), layout.images());
-        Self { profiles, templates, ids, images, users: users::Source::find(), requirement }
+        Self { profiles, templates, ids, images, users: users::Source::find(), requirement, cni }
     }
 
     fn is_root(&self) -> bool {
@@ -185,6 +198,15 @@ impl Containers {
         let no_group = cgroup::place(pod.dir).err();
         if let (ProcessNamespace::Pod, Some(why)) = (pod.plan.process_namespace, &no_group) {
             return Err(ContainersError::SharedProcesses(why.clone()).into());
+        }
+        let network = &pod.plan.network.provider;
+        let wanted = match network {
+            Provider::Magikvm => None,
+            Provider::Host => Some("spec.hostNetwork"),
+            Provider::Cni(_) => Some(ANNOTATION_CNI_PATH),
+        };
+        if let Some(field) = wanted {
+            return Err(ContainersError::OnlyRoot { field }.into());
         }
         self.users.check(pod.plan, &numeric_users(pod))?;
         Ok(limits::check(pod.plan, no_group.as_deref())?)
@@ -260,9 +282,14 @@ fn numeric_users(pod: &PodToPrepare<'_>) -> Vec<(String, u32)> {
     pod.plan.containers.iter().zip(pod.images).filter_map(of).collect()
 }
 
+/// The annotation that names a network of CNI, with its place.
+const ANNOTATION_CNI_PATH: &str = "metadata.annotations.magikvm.dev/cni";
+
 fn space(network: &Settled) -> NetworkSpace {
-    match (&network.chain, &network.plan) {
-        (Some(_), Some(plan)) => NetworkSpace::Tap { mac: plan.mac },
+    match (network.mode, &network.chain, &network.plan) {
+        (Mode::Host, ..) => NetworkSpace::Host,
+        (Mode::Cni, ..) => NetworkSpace::Given,
+        (_, Some(_), Some(plan)) => NetworkSpace::Tap { mac: plan.mac },
         _ => NetworkSpace::Isolated,
     }
 }
@@ -295,6 +322,7 @@ impl PodRuntime for Containers {
     fn check_plan(&self, pod: &PodToPrepare<'_>) -> Result<(), RuntimeError> {
         files::check_artifacts(pod)?;
         self.check_user(pod)?;
+        connect::check(pod.plan, &self.cni)?;
         check::check(pod, &self.profiles, &network::settle(pod.plan, WAYS)?)
     }
 
@@ -310,15 +338,9 @@ impl PodRuntime for Containers {
         let of_volumes = partitions.get(pod.plan.containers.len()..).unwrap_or_default();
         let volumes = volumes::plan(pod, true, of_volumes)?;
         check_volumes(&volumes)?;
-        let network = network::settle(pod.plan, WAYS)?;
-        let PodFiles { files, mut warnings } =
-            files::pod_files(pod, &self.profiles, (&partitions, &volumes), &network)?;
-        warnings.extend(network.warning.clone());
-        warnings.extend(volumes.warnings.iter().cloned());
-        warnings.extend(unlimited);
+        let mut network = network::settle(pod.plan, WAYS)?;
         let (root, written) = (dir.join("root"), dir.join("files"));
         atomic::create_dir_all(&root, 0o700)?;
-        let groups = write::pod_files(&written, files, users.root())?;
         let scratch = self.make_scratch(pod, &volumes.rooms, &users, undo)?;
         let place = cgroup::place(pod.dir).ok();
         if let Some(place) = &place {
@@ -341,24 +363,41 @@ impl PodRuntime for Containers {
         let settings = SandboxSettings {
             generation: magikvm_proto::GENERATION,
             root,
-            files: written,
+            files: written.clone(),
             users: users.told(),
             images: places.into_iter().zip(magikvm_proto::path::FIRST_IMAGE_PARTITION..).map(image).collect(),
             shared: shared.collect(),
             scratch,
             network: space(&network),
             cgroup: place.as_ref().map(|place| place.name.clone()),
-            groups,
+            groups: Vec::new(),
         };
+        let to_launch = ToLaunch { program, dir, settings, sources };
+        let mut sandbox = match &pod.plan.network.provider {
+            Provider::Magikvm | Provider::Host => Launch::Later(Box::new(to_launch)),
+            Provider::Cni(name) => {
+                let joins = connect::prepare(pod, name, &self.cni)?;
+                let launched = to_launch.launch(undo)?;
+                launched.talk.until_network(&users)?;
+                network = joins.connect(launched.sandbox.reference.pid, undo)?;
+                Launch::Waits(Box::new(launched))
+            }
+        };
+        let PodFiles { files, mut warnings } =
+            files::pod_files(pod, &self.profiles, (&partitions, &volumes), &network)?;
+        warnings.extend(network.warning.clone());
+        warnings.extend(volumes.warnings.iter().cloned());
+        warnings.extend(unlimited);
+        let groups = write::pod_files(&written, files, users.root())?;
+        if let Launch::Later(to_launch) = &mut sandbox {
+            to_launch.settings.groups = groups;
+        }
         Ok(Prepared::Containers(Box::new(PreparedContainers {
             warnings,
-            program,
             id: pod.uid.to_owned(),
-            dir,
-            settings,
             users,
             directories,
-            sources,
+            sandbox,
             network,
             claims: volumes.claims,
             cgroup: place.map(|place| place.dirs).unwrap_or_default(),
@@ -368,37 +407,14 @@ impl PodRuntime for Containers {
 
     fn start(&self, prepared: Prepared, undo: &mut Undo) -> Result<Box<dyn Sandbox>, RuntimeError> {
         let Prepared::Containers(prepared) = prepared else { return Err(RuntimeError::OtherClass) };
-        let (talk, theirs) = Talk::pair().map_err(ContainersError::io("make a socket"))?;
-        let socket = prepared.dir.join(AGENT_SOCK);
-        let bind = |path: &Path| os::bind_unix(path).map(OwnedFd::from);
-        let agent = bind(&socket).map_err(ContainersError::io("make the agent's socket"))?;
-        let forward = os::bind_unix(&prepared.dir.join(FORWARD_SOCK)).and_then(|listener| {
-            listener.set_nonblocking(true)?;
-            Ok(OwnedFd::from(listener))
-        });
-        let forward = forward.map_err(ContainersError::io("make the socket for forwarded connections"))?;
-        let mut command = Command::new(&prepared.program);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).env_clear();
-        let fixed = [(&agent, AGENT_FD), (&forward, FORWARD_FD), (&theirs, TALK_FD)];
-        let inherits: Vec<(&OwnedFd, i32)> =
-            fixed.into_iter().chain(prepared.sources.iter().zip(FIRST_SOURCE_FD..)).collect();
-        let mut sandbox = process::spawn_with(Role::Sandbox, "sandbox", &mut command, &inherits)
-            .map_err(ContainersError::from)?;
-        undo.plan(Scope::Run, sandbox.reference.undo_step())?;
-        drop((agent, forward, theirs));
-        let settings = serde_json::to_vec(&prepared.settings)
-            .map_err(|source| RuntimeError::Json { what: "the sandbox's settings".to_owned(), source })?;
-        process::tell(&mut sandbox, &settings).map_err(ContainersError::io("start the sandbox"))?;
-        let tail = ConsoleTail::default();
-        let (console, diagnostics) = sandbox.take_output().map_err(ContainersError::from)?;
-        let log = prepared.dir.with_file_name("log").join("console");
-        let (one, two) = (tail.clone(), tail.clone());
-        thread::start("console", move || {
-            if let Err(error) = console::record(console, &log, &one) {
-                one.push(format!("magikvm: {error}: {}\n", error.source).as_bytes());
+        let launched = match prepared.sandbox {
+            Launch::Later(to_launch) => to_launch.launch(undo)?,
+            Launch::Waits(launched) => {
+                launched.talk.connected()?;
+                *launched
             }
-        })?;
-        thread::start("diagnostics", move || two.keep_too(diagnostics))?;
+        };
+        let Launched { sandbox, talk, socket, tail } = launched;
         let Made { pid, tap } = talk.until_made(&prepared.users)?;
         let supervisor = ProcessRef::of_child(Role::Supervisor, "supervisor", pid);
         undo.plan(Scope::Run, supervisor.undo_step())?;

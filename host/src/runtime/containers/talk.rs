@@ -23,6 +23,11 @@ pub(super) struct Made {
     pub(super) tap: Option<OwnedFd>,
 }
 
+enum Said {
+    Network,
+    Made(Made),
+}
+
 #[derive(Debug)]
 pub(super) struct Talk(OwnedFd);
 
@@ -34,8 +39,36 @@ impl Talk {
         Ok((Self(ours), theirs))
     }
 
+    /// Answers until the sandbox has a network namespace that others have to connect.
+    pub(super) fn until_network(&self, users: &PodUsers) -> Result<(), ContainersError> {
+        match self.listen(users)? {
+            Said::Network => Ok(()),
+            Said::Made(_) => Err(ContainersError::OutOfTurn),
+        }
+    }
+
+    /// The pod is connected, and its files are written.
+    pub(super) fn connected(&self) -> Result<(), ContainersError> {
+        self.answer(&ToSandbox::Connected)
+    }
+
     /// Answers until the sandbox is made.
     pub(super) fn until_made(&self, users: &PodUsers) -> Result<Made, ContainersError> {
+        match self.listen(users)? {
+            Said::Made(made) => Ok(made),
+            Said::Network => Err(ContainersError::OutOfTurn),
+        }
+    }
+
+    fn answer(&self, answer: &ToSandbox) -> Result<(), ContainersError> {
+        let answer = serde_json::to_vec(answer).map_err(ContainersError::Nonsense)?;
+        // A sandbox that has ended says so next.
+        send(self.0.as_raw_fd(), &answer, MsgFlags::MSG_NOSIGNAL).ok();
+        Ok(())
+    }
+
+    /// Answers what needs no one else.
+    fn listen(&self, users: &PodUsers) -> Result<Said, ContainersError> {
         let deadline = Instant::now() + LIMIT;
         let mut tap = None;
         loop {
@@ -43,12 +76,11 @@ impl Talk {
             match message {
                 FromSandbox::Users { pid } => {
                     users.map(pid).map_err(ContainersError::Ids)?;
-                    let answer = serde_json::to_vec(&ToSandbox::Mapped).map_err(ContainersError::Nonsense)?;
-                    // A sandbox that has ended says so next.
-                    send(self.0.as_raw_fd(), &answer, MsgFlags::MSG_NOSIGNAL).ok();
+                    self.answer(&ToSandbox::Mapped)?;
                 }
+                FromSandbox::Network => return Ok(Said::Network),
                 FromSandbox::Tap => tap = descriptor,
-                FromSandbox::Made { pid } => return Ok(Made { pid, tap }),
+                FromSandbox::Made { pid } => return Ok(Said::Made(Made { pid, tap })),
                 FromSandbox::Failed { step, errno: _, detail } => {
                     return Err(ContainersError::Step { step, detail });
                 }
