@@ -381,7 +381,8 @@ fn images_in_every_form() {
 #[test]
 fn doctor_says_what_is_missing() {
     let host = Host::bare();
-    let found = host.cmd(["doctor"]).env("PATH", "/nowhere").env("MAGIKVM_QEMU", "/nowhere/qemu").run();
+    let doctor = || host.cmd(["doctor"]).env("PATH", "/nowhere").env("MAGIKVM_QEMU", "/nowhere/qemu");
+    let found = doctor().env("MAGIKVM_CONTAINERS", "/nowhere/program").run();
     assert_eq!(found.code, 3, "{}", found.transcript());
     for text in [
         "] QEMU: /nowhere/qemu cannot be executed: ",
@@ -392,6 +393,10 @@ fn doctor_says_what_is_missing() {
         "[ OK ] state directories: ",
         "[ OK ] image policy: ",
         "[WARN] passt: ",
+        "[FAIL] pod-containers: program: MAGIKVM_CONTAINERS names /nowhere/program, which is not a file\n",
+        "] pod-containers: user: ",
+        "] pod-containers: cgroups: ",
+        "[WARN] pod-containers: images: it was not tried",
         "\nPods cannot run on this host. ",
     ] {
         assert!(found.stdout.contains(text), "{text}: {}", found.stdout);
@@ -402,9 +407,14 @@ fn doctor_says_what_is_missing() {
 #[test]
 fn what_doctor_finds_can_be_read_by_programs() {
     let host = Host::bare();
-    let found = host.cmd(["doctor", "-o", "json"]).env("PATH", "/nowhere").run();
+    let doctor = |format: &str| {
+        let args = ["doctor", "-o", format];
+        host.cmd(args).env("PATH", "/nowhere").env("MAGIKVM_CONTAINERS", "/nowhere/program")
+    };
+    let found = doctor("json").run();
     assert_eq!(found.code, 3, "{}", found.transcript());
     let report: serde_json::Value = serde_json::from_str(&found.stdout).unwrap();
+    assert_eq!(report["containers"], false);
     assert_eq!((report["hardware"].as_bool(), report["emulation"].as_bool()), (Some(false), Some(false)));
     assert_eq!(report["drivers"], serde_json::json!({ "krun": false, "qemu": false }));
     let checks = report["checks"].as_array().unwrap();
@@ -436,7 +446,16 @@ fn what_doctor_finds_can_be_read_by_programs() {
             "jail: capabilities",
             "jail: limits",
             "jail: landlock",
-            "jail: syscalls"
+            "jail: syscalls",
+            "pod-containers: user",
+            "pod-containers: program",
+            "pod-containers: cgroups",
+            "pod-containers: user namespaces",
+            "pod-containers: images",
+            "pod-containers: owners",
+            "pod-containers: overlays",
+            "pod-containers: storage limits",
+            "pod-containers: network"
         ]
     );
     for check in checks {
@@ -448,7 +467,7 @@ fn what_doctor_finds_can_be_read_by_programs() {
     let state = |name: &str| checks.iter().find(|check| check["name"] == name).unwrap()["state"].clone();
     assert_eq!(state("guest image"), "fail");
     assert_ne!(state("QEMU"), "ok");
-    let yaml = host.cmd(["doctor", "-o", "yaml"]).env("PATH", "/nowhere").run();
+    let yaml = doctor("yaml").run();
     assert!(yaml.code == 3 && yaml.stdout.contains("\nemulation: false\n"), "{}", yaml.transcript());
 }
 

@@ -248,7 +248,7 @@ fn a_class_is_changed_only_on_request() {
     host.cmd(["run", "-d", "--class", "pod-containers"])
         .arg(&manifest)
         .fails(1)
-        .complains("container web has securityContext.privileged");
+        .complains("spec.containers[0].securityContext.privileged: is possible only in a VM");
 }
 
 #[test]
@@ -338,5 +338,216 @@ fn a_fork_bomb_stays_within_its_limit() {
     });
     assert_eq!(host.sh("bomb", "calm", "echo fine"), "fine\n");
     host.cmd(["rm", "-f", "bomb"]).limit(Duration::from_secs(60)).ok();
+    host.assert_as_before(&before);
+}
+
+#[test]
+fn doctor_finds_what_the_class_needs_and_leaves_nothing() {
+    let host = host();
+    let before = host.holdings();
+    // No VM can run: the guest image is missing.
+    let doctor = || host.cmd(["doctor", "--guest", "/nowhere"]);
+    let found = doctor().run().expect_code(0);
+    for check in [
+        "[ OK ] pod-containers: user: root",
+        "[ OK ] pod-containers: program: ",
+        "[ OK ] pod-containers: cgroups: ",
+        "[ OK ] pod-containers: user namespaces: ",
+        "[ OK ] pod-containers: images: ",
+        "[ OK ] pod-containers: owners: ",
+        "[ OK ] pod-containers: overlays: ",
+        "[WARN] guest image: ",
+        "Pods run on this host only without a VM (--class pod-containers).",
+        "they share the kernel of this host",
+    ] {
+        assert!(found.stdout.contains(check), "{check}: {}", found.stdout);
+    }
+    assert!(!found.stdout.contains("[FAIL]"), "{}", found.stdout);
+    let json: serde_json::Value =
+        serde_json::from_str(&doctor().args(["-o", "json"]).run().expect_code(0).stdout).unwrap();
+    assert_eq!((&json["containers"], &json["emulation"]), (&json!(true), &json!(false)), "{json}");
+    doctor().arg("--hardware").fails(3);
+    host.assert_as_before(&before);
+}
+
+#[test]
+fn a_host_without_a_vm_names_the_class_without_one() {
+    let host = host();
+    let plain = host.manifest(&Pod::new("plain").container("web", &["true"]).annotated(NETWORK, "none"));
+    let run = |manifest: &std::path::Path| {
+        host.cmd(["run", "-d", "--vmm", "qemu", "--accel", "tcg"])
+            .arg(manifest)
+            .env("MAGIKVM_QEMU", "/nowhere/qemu")
+    };
+    run(&plain).fails(3).complains("--class pod-containers").complains("it shares the kernel of this host");
+    assert!(host.inspect("plain").is_none(), "nothing was chosen silently");
+    // Not where that class could not run it either.
+    let output = run(&plain).env("MAGIKVM_CONTAINERS", "/nowhere/program").fails(3);
+    assert!(!output.stderr.contains("pod-containers"), "{}", output.transcript());
+}
+
+#[test]
+fn what_is_said_of_a_vm_is_refused_and_what_the_environment_says_is_not() {
+    let host = host();
+    let before = host.holdings();
+    let pod = || Pod::new("small").container("web", &["true"]).annotated(NETWORK, "none");
+    let manifest = host.manifest(&pod());
+    let run = || host.cmd(["run", "--class", "pod-containers"]).arg(&manifest);
+    for (option, value) in [("accel", "tcg"), ("vmm", "qemu"), ("guest", "/nowhere"), ("kernel", "guest")] {
+        run()
+            .args([format!("--{option}"), value.to_owned()])
+            .fails(2)
+            .complains(&format!(
+                "--{option} is for VMs, and pod default/small of the class pod-containers has none"
+            ))
+            .complains(&format!("Hint: Omit `--{option}`"));
+    }
+    // Even what contradicts itself.
+    let output =
+        run().env("MAGIKVM_ACCEL", "tcg").env("MAGIKVM_VMM", "krun").env("MAGIKVM_GUEST", "/nowhere");
+    let output = output.env("MAGIKVM_QUIET", "").ok();
+    assert!(!output.stderr.contains("tcg"), "{}", output.transcript());
+    host.cmd(["rm", "small"]).ok();
+    let annotated = host.manifest(&pod().annotated("magikvm.dev/vcpus", "2"));
+    host.cmd(["run", "-d", "--class", "pod-containers"])
+        .arg(&annotated)
+        .fails(1)
+        .complains("metadata.annotations.magikvm.dev/vcpus: \"2\" is possible only in a VM");
+    host.assert_as_before(&before);
+}
+
+#[test]
+fn no_vm_bounds_the_limits_of_a_container() {
+    let host = host();
+    let before = host.holdings();
+    let large = Pod::new("large")
+        .container("web", &["sleep", "43281"])
+        .with("resources", json!({ "limits": { "memory": "5Gi", "cpu": "9" } }));
+    host.start(&large);
+    let limit =
+        "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max";
+    assert_eq!(host.sh("large", "web", limit).trim(), (5_u64 << 30).to_string());
+    host.cmd(["rm", "-f", "large"]).ok();
+    host.assert_as_before(&before);
+}
+
+#[test]
+fn a_container_that_is_killed_for_memory_is_a_warning_without_a_word_of_a_vm() {
+    let host = host();
+    let before = host.holdings();
+    let greedy = Pod::new("greedy")
+        .set("spec/restartPolicy", "Never")
+        .script("web", "tail /dev/zero")
+        .with("resources", json!({ "limits": { "memory": "32Mi" } }));
+    let output = host.run(&greedy).run();
+    assert_eq!(output.code, 137, "{}", output.transcript());
+    assert!(
+        output.stderr.contains("was killed: out of memory (its limit is 32Mi)"),
+        "{}",
+        output.transcript()
+    );
+    let events = host.cmd(["get", "events", "greedy", "-o", "json"]).ok().stdout;
+    let events: serde_json::Value = serde_json::from_str(&events).unwrap();
+    let all = events["items"].as_array().cloned().unwrap_or_default();
+    let killed =
+        all.iter().find(|event| event["reason"] == "ContainerExited").expect("the end of the container");
+    assert_eq!(
+        (&killed["type"], &killed["message"]),
+        (&json!("Warning"), &json!("web: killed: out of memory"))
+    );
+    let mut said = String::new();
+    for verb in [&["describe", "pod", "greedy"][..], &["events", "greedy"], &["ps"], &["inspect", "greedy"]] {
+        said.push_str(&host.cmd(verb).ok().stdout);
+    }
+    for word in ["VM", "guest", "Guest"] {
+        let told =
+            said.lines().filter(|line| line.split(|c: char| !c.is_alphabetic()).any(|one| one == word));
+        assert_eq!(told.collect::<Vec<_>>(), Vec::<&str>::new(), "{said}");
+    }
+    assert!(said.contains("SANDBOX") && said.contains("namespaces userns"), "{said}");
+    host.cmd(["rm", "greedy"]).ok();
+    host.assert_as_before(&before);
+}
+
+#[test]
+fn what_a_container_may_use_is_that_of_the_host() {
+    let host = host();
+    let before = host.holdings();
+    let pod = sleeper("tells", "43291").with(
+        "env",
+        json!([{ "name": "CPUS", "valueFrom": { "resourceFieldRef": { "resource": "limits.cpu" } } }]),
+    );
+    host.start(&pod);
+    let shown = host.cmd(["describe", "pod", "tells"]).ok().stdout;
+    assert!(shown.contains("what the host has (limits.cpu)"), "{shown}");
+    let processors = std::thread::available_parallelism().unwrap();
+    assert_eq!(host.sh("tells", "web", "echo $CPUS"), format!("{processors}\n"));
+    let stats = host.cmd(["stats", "tells"]).ok().stdout;
+    assert!(stats.lines().any(|line| line.starts_with("Host: ")) && !stats.contains("VM"), "{stats}");
+    host.cmd(["rm", "-f", "tells"]).ok();
+    host.assert_as_before(&before);
+}
+
+#[test]
+fn a_volume_whose_owners_cannot_be_mapped_is_named() {
+    let host = host();
+    let before = host.holdings();
+    for (path, place, kind) in
+        [("/proc", "/proc", "proc"), ("/sys/kernel", "/sys/kernel", "sysfs"), ("/", "/", "")]
+    {
+        let pod = sleeper("shares", "43301")
+            .volume("of-host", json!({ "hostPath": { "path": path } }))
+            .mount("of-host", "/host", json!({}));
+        let output = host.run(&pod).arg("-d").fails(1).complains("volume of-host cannot be provided: at ");
+        if !kind.is_empty() {
+            let says = format!("at {place} is a file system of the type {kind}");
+            assert!(output.stderr.contains(&says), "{}", output.transcript());
+        }
+        assert!(
+            output.stderr.contains("Hint: Let the hostPath of volume of-host name"),
+            "{}",
+            output.transcript()
+        );
+        host.assert_as_before(&before);
+    }
+}
+
+#[test]
+fn the_namespaces_of_a_pod_can_be_entered_by_their_paths() {
+    let host = host();
+    let before = host.holdings();
+    host.start(&sleeper("spaces", "43311"));
+    let annotation = |pod: &serde_json::Value| {
+        let text = pod["metadata"]["annotations"]["magikvm.dev/namespaces"].as_str()?.to_owned();
+        Some(serde_json::from_str::<serde_json::Value>(&text).unwrap())
+    };
+    let paths = annotation(&host.inspect("spaces").unwrap()).expect("the namespaces");
+    let supervisor = host.process("spaces", "supervisor");
+    for (key, file) in [
+        ("network", "net"),
+        ("ipc", "ipc"),
+        ("uts", "uts"),
+        ("pid", "pid"),
+        ("user", "user"),
+        ("mount", "mnt"),
+    ] {
+        let path = paths[key].as_str().unwrap();
+        assert_eq!(path, format!("/proc/{supervisor}/ns/{file}"));
+        assert_ne!(fs::read_link(path).unwrap(), fs::read_link(format!("/proc/self/ns/{file}")).unwrap());
+    }
+    // The container has this network and this host name, too.
+    let inside = host.sh("spaces", "web", "readlink /proc/self/ns/net");
+    assert_eq!(fs::read_link(paths["network"].as_str().unwrap()).unwrap().to_str(), Some(inside.trim()));
+    let enter = |option: &str, key: &str, program: &[&str]| {
+        let path = paths[key].as_str().unwrap();
+        host.other("nsenter").arg(format!("--{option}={path}")).args(program).ok().stdout
+    };
+    assert_eq!(enter("net", "network", &["readlink", "/proc/self/ns/net"]), inside);
+    assert_eq!(enter("uts", "uts", &["hostname"]), "spaces\n");
+    let described = host.cmd(["describe", "pod", "spaces"]).ok().stdout;
+    assert!(!described.contains("/ns/net"), "{described}");
+    host.cmd(["stop", "spaces"]).ok();
+    assert_eq!(annotation(&host.inspect("spaces").unwrap()), None, "they are gone");
+    host.cmd(["rm", "spaces"]).ok();
     host.assert_as_before(&before);
 }

@@ -25,11 +25,15 @@ const QUICK: [Case; 8] = [
     Case {
         manner: "panic",
         stage: "boot",
-        message: "the VM ended before its agent answered: the guest's kernel panicked: no init",
+        message: "the sandbox ended before its agent answered: the guest's kernel panicked: no init",
     },
     Case { manner: "garbage", stage: "agent", message: "sent something that is not an answer" },
     Case { manner: "endless-line", stage: "agent", message: "a line is longer than 65536 bytes" },
-    Case { manner: "generation", stage: "agent", message: "the guest speaks generation 99 of the wire" },
+    Case {
+        manner: "generation",
+        stage: "agent",
+        message: "the pod's supervisor speaks generation 99 of the wire",
+    },
     Case {
         manner: "unknown-container",
         stage: "agent",
@@ -48,7 +52,7 @@ const QUICK: [Case; 8] = [
     Case {
         manner: "vanish",
         stage: "agent",
-        message: "the VM ended before all containers ran: fake exited with 7",
+        message: "the sandbox ended before all containers ran: fake exited with 7",
     },
 ];
 
@@ -93,7 +97,7 @@ fn without_created(text: &str) -> String {
 }
 
 /// The event of a silent guest, which the failure tells too.
-const BOOTED_AGAIN: &str = "  the VM is booted again: its agent did not answer within 30 s";
+const BOOTED_AGAIN: &str = "  the pod's sandbox is started again: its agent did not answer within 30 s";
 
 /// All starts that end by a deadline run at once, so that they cost one minute and not three.
 #[test]
@@ -102,7 +106,7 @@ fn a_start_that_never_ends_is_given_up() {
         Case {
             manner: "silent",
             stage: "boot",
-            message: "the pod's agent did not answer within 60 s of its start, in two boots",
+            message: "the pod's agent did not answer within 60 s of its start, in two starts",
         },
         Case { manner: "never-ready", stage: "agent", message: "there was no progress for 60 s" },
         Case { manner: "flood-events", stage: "agent", message: "there was no progress for 60 s" },
@@ -268,7 +272,7 @@ fn a_guest_that_does_not_end_is_ended() {
     let took = begun.elapsed();
     assert!((Duration::from_secs(8)..Duration::from_secs(35)).contains(&took), "{took:?}");
     let pod = host.inspect("immortal").unwrap();
-    assert_eq!(pod["status"]["message"], "the guest did not end in time and was killed");
+    assert_eq!(pod["status"]["message"], "the pod did not end in time and was killed");
     assert_eq!(host.phase("immortal"), "Failed");
     host.cmd(["rm", "immortal"]).ok();
     host.assert_as_before(&before);

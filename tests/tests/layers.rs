@@ -88,6 +88,7 @@ const CRATE_LAYERS: [(&str, &[&str]); 3] = [
             "message",
             "user",
             "stats",
+            "mount_table",
             "rootfs",
             "sys",
         ],

@@ -222,13 +222,13 @@ fn without_its_vm_a_pod_has_failed() {
     host.wait_for_phase("dead", "Failed");
     let pod = host.inspect("dead").unwrap();
     let why = pod["status"]["message"].as_str().unwrap();
-    assert!(why.contains("the VM ended while the pod ran: fake was killed by SIGKILL"), "{why}");
+    assert!(why.contains("the sandbox ended while the pod ran: fake was killed by SIGKILL"), "{why}");
     let ended = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
     assert_eq!(
         (ended["reason"].as_str(), ended["exitCode"].as_i64()),
         (Some("ContainerStatusUnknown"), Some(137))
     );
-    let event = "the VM has ended: VmmKilled: the VM ended while the pod ran: fake was killed by SIGKILL";
+    let event = "the pod's sandbox has ended: VmmKilled: the sandbox ended while the pod ran: fake was killed by SIGKILL";
     host.cmd(["events", "dead"]).ok().prints(event);
     host.cmd(["rm", "dead"]).ok();
     host.assert_as_before(&before);

@@ -44,7 +44,7 @@ fn a_paused_pod_stands_still_and_says_so() {
         host.cmd(["resume", "still"]).ok();
         host.cmd(["exec", "still", "--", "x"]).ok().prints("x");
         until("the guest was told the time", || {
-            count(&host, "still", "clock: the guest's clock was right") == round
+            count(&host, "still", "clock: the pod's clock was right") == round
         });
         assert_eq!((count(&host, "still", "paused"), count(&host, "still", "resumed")), (round, round));
     }
@@ -172,7 +172,7 @@ fn signals_of_another_process_are_seen() {
     host.wait_for_phase("still", "Paused");
     host.cmd(["resume", "still"]).ok();
     assert!(!is_stopped(guest));
-    until("the guest was told the time", || count(&host, "still", "clock: the guest's clock was right") == 2);
+    until("the guest was told the time", || count(&host, "still", "clock: the pod's clock was right") == 2);
     host.cmd(["stop", "still"]).ok();
 }
 
@@ -221,7 +221,7 @@ fn a_pod_that_is_kept_stopped_ends_by_its_deadline() {
     assert_eq!(host.phase("held"), "Failed");
     assert_eq!(
         host.inspect("held").unwrap()["status"]["message"],
-        "the guest did not end in time and was killed"
+        "the pod did not end in time and was killed"
     );
     host.cmd(["rm", "held"]).ok();
     host.assert_as_before(&before);
@@ -334,11 +334,11 @@ fn a_pause_in_the_middle_of_a_message_breaks_nothing() {
 fn a_clock_that_is_off_is_set_and_that_is_written_down() {
     let host = Host::fake();
     host.start_fake(&Pod::simple("late"), "late-clock");
-    let set = "clock: the guest's clock was 30.0 s behind and has been set";
+    let set = "clock: the pod's clock was 30.0 s behind and has been set";
     assert_eq!(count(&host, "late", set), 1, "it was told the time before the pod was said to run");
     host.cmd(["pause", "late"]).ok();
     host.cmd(["resume", "late"]).ok();
-    until("and again", || count(&host, "late", "clock: the guest's clock was right") == 1);
+    until("and again", || count(&host, "late", "clock: the pod's clock was right") == 1);
     host.cmd(["events", "--json", "late"])
         .ok()
         .prints(r#""host":"clock","after":"start","offset_ms":-30012}"#);
@@ -348,7 +348,7 @@ fn a_clock_that_is_off_is_set_and_that_is_written_down() {
 #[test]
 fn guests_that_make_nothing_of_the_time() {
     for (manner, at_start, said) in [
-        ("lying-clock", 1, "clock: the guest's clock was 9223372036854775.8 s behind and has been set"),
+        ("lying-clock", 1, "clock: the pod's clock was 9223372036854775.8 s behind and has been set"),
         (
             "garbage-clock",
             1,
@@ -357,7 +357,7 @@ fn guests_that_make_nothing_of_the_time() {
         (
             "no-clock",
             0,
-            "clock: the guest did not get the time: the guest image is too old to be told the time",
+            "clock: the guest did not get the time: the pod's supervisor is too old to be told the time",
         ),
         ("deaf", 1, "clock: the guest did not get the time: the pod's agent did not answer within 5 s"),
     ] {

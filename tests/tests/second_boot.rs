@@ -11,8 +11,8 @@ use nix::unistd::Pid;
 use serde_json::json;
 use std::fs;
 
-const WARNING: &str = "the pod's agent did not answer within 0 s, so its VM is booted once more";
-const EVENT: &str = "the VM is booted again: its agent did not answer within 0 s";
+const WARNING: &str = "the pod's agent did not answer within 0 s, so its sandbox is started once more";
+const EVENT: &str = "the pod's sandbox is started again: its agent did not answer within 0 s";
 
 /// A pod with what the first boot could leave in the way of the second.
 fn pod() -> Pod {

@@ -53,7 +53,7 @@ fn a_guest_that_does_not_boot_says_why() {
 
     // A part of the right size that is not a kernel: the VMM reports it.
     bad.damage("vmlinux", &vec![0; whole.len()]);
-    let output = run().expect_code(3).complains("(stage: boot)").complains("The VM's console, last lines:");
+    let output = run().expect_code(3).complains("(stage: boot)").complains("The pod's console, last lines:");
     assert!(output.stderr.contains("kernel"), "{}", output.stderr);
     host.assert_as_before(&before);
 

@@ -14,6 +14,7 @@ mod env_file;
 mod layer;
 mod message;
 mod mount_point;
+mod mount_table;
 mod mounts;
 pub mod pod;
 mod reaper;

@@ -22,6 +22,47 @@ pub const FIRST_SOURCE_FD: i32 = 6;
 /// Most opened files and directories.
 pub const MAX_SOURCES: usize = 56;
 
+/// The argument with which the sandbox's program makes no pod. It reads [`TrialSettings`], tries each [`Feature`], and tells the outcome of each with
+/// [`FromSandbox::Tried`].
+pub const TRIAL_ARGUMENT: &str = "trial";
+
+/// What a trial needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrialSettings {
+    /// The [`crate::GENERATION`] of the host.
+    pub generation: u32,
+    /// An empty directory.
+    pub dir: PathBuf,
+    /// An EROFS file.
+    pub image: PathBuf,
+    /// The id on the host of the root of a user namespace.
+    pub root: u32,
+}
+
+/// Something that the sandbox needs of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Feature {
+    /// Namespaces with users of their own.
+    Namespaces,
+    /// Mounting the EROFS files of images.
+    Images,
+    /// Mapping the owners of the files of images to the pod's users.
+    Owners,
+    /// Overlays that the pod's root mounts.
+    Overlays,
+    /// Loop devices, which limits of storage need.
+    LoopDevices,
+    /// A network interface.
+    Interface,
+}
+
+impl Feature {
+    pub const ALL: [Self; 6] =
+        [Self::Namespaces, Self::Images, Self::Owners, Self::Overlays, Self::LoopDevices, Self::Interface];
+}
+
 /// Everything that the sandbox needs before it can read its plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -140,6 +181,11 @@ pub enum FromSandbox {
     Tap,
     /// Its first process runs and makes containers as soon as it can.
     Made { pid: i32 },
+    /// The outcome of a trial: nothing, or why the feature cannot be had.
+    Tried { feature: Feature, error: Option<String> },
+    /// It cannot be made: the owners of files of this one of [`SandboxSettings::shared`] cannot be mapped, because at this path, which is that of the
+    /// file or directory or one beneath it, a file system of this type is mounted.
+    Unmappable { entry: u32, path: PathBuf, file_system: String },
     /// It cannot be made.
     Failed { step: String, errno: Option<i32>, detail: String },
 }

@@ -204,7 +204,7 @@ impl Server {
                 self.connections.len() - 1
             }
             None => {
-                let message = format!("the guest already forwards {MAX_FORWARDS} connections");
+                let message = format!("the pod already forwards {MAX_FORWARDS} connections");
                 answer(&mut host, &Reply::Error(Refusal::new(RefusalCode::Busy, message)));
                 return Ok(());
             }

@@ -54,7 +54,7 @@ pub enum AgentError {
     #[error("the pod's agent closed the connection")]
     Closed,
     /// The guest speaks another generation of the wire protocol.
-    #[error("the guest speaks generation {found} of the wire, this magikvm {expected}")]
+    #[error("the pod's supervisor speaks generation {found} of the wire, this magikvm {expected}")]
     Generation { found: u32, expected: u32 },
 }
 

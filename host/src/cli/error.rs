@@ -184,7 +184,7 @@ fn show(trace: &Trace, text: &mut String) {
         push_lines(text, &trace.network);
     }
     if !trace.console.is_empty() {
-        text.push_str("The VM's console, last lines:\n");
+        text.push_str("The pod's console, last lines:\n");
         push_lines(text, &trace.console);
     }
 }
@@ -248,7 +248,7 @@ impl From<PodError> for CliError {
                 Some(format!("See with `magikvm ps` whether the pod still runs, or end it with `magikvm rm -f {pod}`."))
             }
             PodError::Agent(AgentError::Generation { .. }) => {
-                Some("Rebuild the guest image with `magikvm-image build`, and run the pod again.".to_owned())
+                Some("Rebuild the guest image with `magikvm-image build`, or without a VM install `magikvm-containers` of this version, and run the pod again.".to_owned())
             }
             PodError::Agent(_) => Some(
                 "See with `magikvm ps` whether the pod still runs, and with `magikvm events` what happened to it."

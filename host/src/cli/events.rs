@@ -151,7 +151,10 @@ fn describe_host(event: &HostEvent) -> String {
         }
         HostEvent::DiskHasRoom => "the host's disk has room again: the VM goes on".to_owned(),
         HostEvent::Rebooted { silent_ms } => {
-            format!("the VM is booted again: its agent did not answer within {} s", silent_ms / 1000)
+            format!(
+                "the pod's sandbox is started again: its agent did not answer within {} s",
+                silent_ms / 1000
+            )
         }
         HostEvent::Clock { offset_ms, .. } => describe_clock(*offset_ms),
         HostEvent::Warning { message } => format!("warning: {}", harmless(message, &[])),
@@ -171,11 +174,11 @@ fn describe_host(event: &HostEvent) -> String {
             format!("jail: {process} runs without {}", layers.join(", "))
         }
         HostEvent::Broken { reason, message } => {
-            format!("the VM has ended: {reason}: {}", harmless(message, &['\t']))
+            format!("the pod's sandbox has ended: {reason}: {}", harmless(message, &['\t']))
         }
         HostEvent::Omitted { events } => format!("{events} events are not kept"),
         HostEvent::ClockFailed { message, .. } => {
-            format!("clock: the guest did not get the time: {}", harmless(message, &['\t']))
+            format!("clock: the pod did not get the time: {}", harmless(message, &['\t']))
         }
     }
 }
@@ -185,9 +188,9 @@ fn describe_clock(offset_ms: i64) -> String {
     let far = if off < 1000 { format!("{off} ms") } else { format!("{}.{} s", off / 1000, off % 1000 / 100) };
     let side = if offset_ms < 0 { "behind" } else { "ahead" };
     match off {
-        0 => "clock: the guest's clock was right".to_owned(),
-        1..=CLOCK_TOLERANCE_MS => format!("clock: the guest's clock was right ({far} {side})"),
-        _ => format!("clock: the guest's clock was {far} {side} and has been set"),
+        0 => "clock: the pod's clock was right".to_owned(),
+        1..=CLOCK_TOLERANCE_MS => format!("clock: the pod's clock was right ({far} {side})"),
+        _ => format!("clock: the pod's clock was {far} {side} and has been set"),
     }
 }
 
@@ -201,12 +204,12 @@ mod tests {
         assert_eq!(
             said,
             [
-                "clock: the guest's clock was right",
-                "clock: the guest's clock was right (50 ms behind)",
-                "clock: the guest's clock was 51 ms ahead and has been set",
-                "clock: the guest's clock was 999 ms behind and has been set",
-                "clock: the guest's clock was 30.0 s ahead and has been set",
-                "clock: the guest's clock was 9223372036854775.8 s behind and has been set",
+                "clock: the pod's clock was right",
+                "clock: the pod's clock was right (50 ms behind)",
+                "clock: the pod's clock was 51 ms ahead and has been set",
+                "clock: the pod's clock was 999 ms behind and has been set",
+                "clock: the pod's clock was 30.0 s ahead and has been set",
+                "clock: the pod's clock was 9223372036854775.8 s behind and has been set",
             ]
         );
     }

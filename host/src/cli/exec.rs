@@ -104,7 +104,7 @@ pub(super) fn exec(args: ExecArgs, pods: &PodRuntimeInterface) -> Outcome {
     if (request.user.is_some() || request.args.is_empty()) && !agent.has(EXEC_USER)? {
         return Err(CliError::new(
             Kind::User,
-            "the pod's guest image is too old for `exec --user` and for an exec without a command",
+            "the pod's supervisor is too old for `exec --user` and for an exec without a command",
         )
         .hint("Build a new one with `ci/demo.sh`, and run the pod again."));
     }

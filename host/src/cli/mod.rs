@@ -73,6 +73,17 @@ struct Args {
     verb: Verb,
 }
 
+impl Args {
+    /// Tells verbs which of their options are on the command line.
+    fn note_origins(&mut self, matches: &clap::ArgMatches) {
+        match (&mut self.verb, matches.subcommand()) {
+            (Verb::Run(args), Some((_, matches))) => args.note_origins(matches),
+            (Verb::Apply(args), Some((_, matches))) => args.note_origins(matches),
+            _ => {}
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Run the pods of manifests

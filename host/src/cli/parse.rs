@@ -90,8 +90,11 @@ fn grouped(mut command: Command) -> Command {
 
 /// The arguments, or the exit code after an error, `--help` or `--version` was printed.
 pub(super) fn arguments(words: &[OsString]) -> Result<Args, ExitCode> {
-    let parse = |command: Command| {
-        command.try_get_matches_from(words).and_then(|matches| Args::from_arg_matches(&matches))
+    let parse = |command: Command| -> Result<Args, clap::Error> {
+        let matches = command.try_get_matches_from(words)?;
+        let mut args = Args::from_arg_matches(&matches)?;
+        args.note_origins(&matches);
+        Ok(args)
     };
     parse(grouped(Args::command())).map_err(|error| {
         // In its usage lines clap shows options that the environment sets as if they had been given. An error that remains without

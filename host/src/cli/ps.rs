@@ -145,7 +145,7 @@ impl Shown<'_> {
     fn table(&mut self, changed: &[&Found], gone: Vec<String>, heads: bool) {
         let wide = self.how.output == Some(Output::Wide);
         let mut rows: Vec<Vec<String>> = Vec::new();
-        let head = ["NAME", "STATUS", "READY", "RESTARTS", "AGE", "REASON", "PORTS", "VM"];
+        let head = ["NAME", "STATUS", "READY", "RESTARTS", "AGE", "REASON", "PORTS", "SANDBOX"];
         let more: &[&str] = if wide { &["IP", "IMAGES"] } else { &[] };
         if heads {
             rows.push(head.iter().chain(more).map(|&text| text.to_owned()).collect());

@@ -4,6 +4,7 @@ use super::error::{CliError, Kind};
 use super::select::OnePod;
 use super::{Format, Outcome, print_as, ui};
 use crate::pod::interface::PodRuntimeInterface;
+use crate::store::sandbox::SandboxRecord;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -38,8 +39,11 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     }));
     ui::table(&rows);
     let guest = stats.guest;
+    let has_vm = found.record.as_ref().is_none_or(|record| matches!(record.sandbox, SandboxRecord::Vm(_)));
+    // A pod without a VM has the memory of the host.
+    let [whose, first] = if has_vm { ["VM", "init"] } else { ["Host", "supervisor"] };
     ui::line(&format!(
-        "VM: {} of {} available, init {}, up {}",
+        "{whose}: {} of {} available, {first} {}, up {}",
         ui::size(guest.memory_available_bytes),
         ui::size(guest.memory_total_bytes),
         ui::size(guest.init_pss_bytes),

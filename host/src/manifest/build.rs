@@ -1,7 +1,10 @@
 //! From the Pod as written to the plan: validation beyond single values, and defaults.
 
 use super::checks::Build;
-use super::fields::{self, ANNOTATION_NESTED, ANNOTATION_PREFIX, ANNOTATIONS};
+use super::fields::{
+    self, ANNOTATION_MEMORY, ANNOTATION_NESTED, ANNOTATION_NETWORK, ANNOTATION_PREFIX, ANNOTATION_VCPUS,
+    ANNOTATIONS,
+};
 use super::k8s::{self, Written};
 use super::lifecycle::{List, POLICIES};
 use super::names;
@@ -35,14 +38,60 @@ const MAX_KERNEL_HOSTNAME_LEN: usize = 64;
 /// The domain of full names, kubeadm's default.
 const CLUSTER_DOMAIN: &str = "cluster.local";
 
-/// Builds the plan. `None` only after a problem was reported; problems may also be reported beside `Some`.
-pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCollector) -> Option<PodPlan> {
+/// An annotation that says something of a VM.
+struct OfVms {
+    key: &'static str,
+    /// Values that a pod without a VM may have, too.
+    is_harmless: fn(&str) -> bool,
+    /// What does without a VM.
+    hint: &'static str,
+}
+
+const OF_VMS: [OfVms; 4] = [
+    OfVms {
+        key: ANNOTATION_MEMORY,
+        is_harmless: |_| false,
+        hint: "leave it out: resources.limits.memory bounds what containers use",
+    },
+    OfVms {
+        key: ANNOTATION_VCPUS,
+        is_harmless: |_| false,
+        hint: "leave it out: resources.limits.cpu bounds what containers use",
+    },
+    OfVms {
+        key: ANNOTATION_NESTED,
+        is_harmless: |value| value == "false",
+        hint: "leave it out, or run the pod in a VM",
+    },
+    OfVms {
+        key: ANNOTATION_NETWORK,
+        is_harmless: |value| !["tsi", "user"].contains(&value),
+        hint: "write nat, or leave it out",
+    },
+];
+
+/// Why something about a VM cannot be had.
+pub(super) fn no_vm(class: RuntimeClass) -> String {
+    format!("is possible only in a VM, and pods of the class {class} have none")
+}
+
+/// Builds the plan, in this class or in that of the manifest. `None` only after a problem was reported; problems may also be reported beside
+/// `Some`.
+pub(super) fn build(
+    written: &Written,
+    objects: &Objects,
+    class: Option<RuntimeClass>,
+    report: &mut ProblemCollector,
+) -> Option<PodPlan> {
     let (metadata, spec) = (&written.pod.metadata, &written.pod.spec);
-    let mut build = Build { written, objects, report, copied: 0 };
+    let mut build = Build { written, objects, report, class: RuntimeClass::default(), copied: 0 };
+    let of_manifest = build.runtime_class(spec);
+    build.class = class.unwrap_or(of_manifest);
+    build.host_users(spec);
     let id = build.id(metadata);
     build.labels(&metadata.labels);
     build.annotations(&metadata.annotations);
-    let runtime_class = build.runtime_class(spec);
+    build.annotations_of_vms(&metadata.annotations);
     let restart_policy =
         build.one_of("spec.restartPolicy", spec.restart_policy.as_deref(), RestartPolicy::Always, &POLICIES);
     let grace_seconds = build.grace(spec);
@@ -84,7 +133,7 @@ pub(super) fn build(written: &Written, objects: &Objects, report: &mut ProblemCo
         hostname,
         label,
         full_name,
-        runtime_class,
+        runtime_class: build.class,
         restart_policy,
         users: match spec.host_users {
             Some(true) => PodUsers::Host,
@@ -193,13 +242,29 @@ impl Build<'_> {
     fn runtime_class(&mut self, spec: &k8s::Spec) -> RuntimeClass {
         let table = RuntimeClass::ALL.map(|class| (class.as_str(), class));
         let (path, name) = ("spec.runtimeClassName", spec.runtime_class_name.as_deref());
-        let otherwise = "leave it out: each pod is in a VM of its own";
-        let class = self.one_of_or(path, name, RuntimeClass::default(), &table, otherwise);
+        let otherwise = "leave it out: each pod is then in a VM of its own";
+        self.one_of_or(path, name, RuntimeClass::default(), &table, otherwise)
+    }
+
+    fn host_users(&mut self, spec: &k8s::Spec) {
+        let class = self.class;
         if class == RuntimeClass::PodContainers && spec.host_users == Some(true) {
             let message = format!("\"true\" is not supported for pods of the class {class} in this version");
             self.problem("spec.hostUsers", message, "leave it out: the pod then has users of its own");
         }
-        class
+    }
+
+    /// Refuses what is said of the VM of a pod that has none, unless that is what such a pod has anyway.
+    fn annotations_of_vms(&mut self, annotations: &BTreeMap<String, String>) {
+        if self.class.has_vm() {
+            return;
+        }
+        for OfVms { key, is_harmless, hint } in OF_VMS {
+            if let Some(value) = annotations.get(key).filter(|value| !is_harmless(value)) {
+                let message = format!("{} {}", quote(value), no_vm(self.class));
+                self.problem(&format!("metadata.annotations.{key}"), message, hint);
+            }
+        }
     }
 
     fn grace(&mut self, spec: &k8s::Spec) -> u64 {

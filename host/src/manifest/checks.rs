@@ -3,6 +3,7 @@
 use super::fields::did_you_mean;
 use super::k8s::Written;
 use super::objects::Objects;
+use super::plan::RuntimeClass;
 use super::problem::{ProblemCollector, quote};
 use std::str::FromStr;
 
@@ -11,6 +12,8 @@ pub(super) struct Build<'a> {
     pub(super) written: &'a Written,
     pub(super) objects: &'a Objects,
     pub(super) report: &'a mut ProblemCollector,
+    /// The class in effect.
+    pub(super) class: RuntimeClass,
     /// Bytes of files that the plan has copies of so far.
     pub(super) copied: usize,
 }

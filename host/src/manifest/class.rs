@@ -1,9 +1,5 @@
-//! The runtime class of a pod, and what a pod of each class cannot have.
+//! The runtime class of a pod.
 
-use super::plan::{PodPlan, PodUsers, Seccomp, Security};
-use crate::net::Provider;
-use magikvm_proto::id::ContainerName;
-use magikvm_proto::security::Privilege;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -29,6 +25,14 @@ impl RuntimeClass {
             Self::PodWasm => "pod-wasm",
         }
     }
+
+    /// Whether its pods have VMs. Those of the other classes share the host's kernel.
+    pub fn has_vm(self) -> bool {
+        match self {
+            Self::PodMicrovmContainers => true,
+            Self::PodContainers | Self::PodWasm => false,
+        }
+    }
 }
 
 /// There is no such class.
@@ -45,67 +49,8 @@ impl std::str::FromStr for RuntimeClass {
     }
 }
 
-/// A pod that cannot be of a class.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ClassConflict {
-    #[error(
-        "container {container} has {field}, which is possible only in a VM, and pods of the class {class} have none"
-    )]
-    OnlyInVm { container: ContainerName, field: &'static str, class: RuntimeClass },
-    #[error("spec.hostUsers is true, which is not supported for pods of the class {class} in this version")]
-    HostUsers { class: RuntimeClass },
-    #[error("spec.hostNetwork is true, which is not possible for pods of the class {class}")]
-    HostNetwork { class: RuntimeClass },
-    #[error(
-        "metadata.annotations.{} is not possible for pods of the class {class}",
-        super::fields::ANNOTATION_CNI
-    )]
-    Cni { class: RuntimeClass },
-    #[error(
-        "the pod has the user or group {id}, and one of the class {class} has the ids 0 to {}",
-        MAX_NAMESPACE_ID
-    )]
-    Id { id: u32, class: RuntimeClass },
-}
-
 /// The largest user or group id of a pod in namespaces, which has 65536 of each.
 pub const MAX_NAMESPACE_ID: u32 = 0xffff;
-
-impl PodPlan {
-    /// Makes it a pod of another class than that of its manifest.
-    pub fn change_class(&mut self, class: RuntimeClass) -> Result<(), ClassConflict> {
-        match (class, &self.network.provider) {
-            (RuntimeClass::PodContainers, _) => self.check_namespaces(class)?,
-            (_, Provider::Host) => return Err(ClassConflict::HostNetwork { class }),
-            (_, Provider::Cni(_)) => return Err(ClassConflict::Cni { class }),
-            (_, Provider::Magikvm) => {}
-        }
-        self.runtime_class = class;
-        Ok(())
-    }
-
-    fn check_namespaces(&self, class: RuntimeClass) -> Result<(), ClassConflict> {
-        for container in &self.containers {
-            let field = match &container.security {
-                Security { privilege: Privilege::Privileged, .. } => "securityContext.privileged",
-                Security { seccomp: Seccomp::Unconfined, .. } => "the seccomp profile Unconfined",
-                _ => continue,
-            };
-            return Err(ClassConflict::OnlyInVm { container: container.name.clone(), field, class });
-        }
-        if self.users == PodUsers::Host {
-            return Err(ClassConflict::HostUsers { class });
-        }
-        let of_containers = self.containers.iter().flat_map(|container| {
-            [container.security.run_as_user, container.security.run_as_group].into_iter().flatten()
-        });
-        let of_pod = self.volume_group.into_iter().chain(self.further_groups.iter().copied());
-        match of_containers.chain(of_pod).find(|id| *id > MAX_NAMESPACE_ID) {
-            Some(id) => Err(ClassConflict::Id { id, class }),
-            None => Ok(()),
-        }
-    }
-}
 
 impl fmt::Display for RuntimeClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

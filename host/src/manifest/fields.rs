@@ -26,14 +26,15 @@ pub use typing::suggest;
 
 const RAW_DEVICES: &str = "block devices are not given to pods";
 const CLUSTER: &str = "there is no scheduler and there are no nodes to choose from";
-const CLAIMS: &str = "a claim asks for a device, and no device of the host is given to a VM";
+const CLAIMS: &str = "a claim asks for a device, and no device of the host is given to a pod";
 const HUGE_PAGES: &str = "huge pages are not supported yet";
 /// Extended resources have any name with a slash.
 const EXTENDED: &str =
-    "an extended resource is a device of a node, and no device of the host is given to a VM";
+    "an extended resource is a device of a node, and no device of the host is given to a pod";
 const CLUSTER_API: &str = "there is no API server behind a pod here";
 pub(super) const WINDOWS: &str = "only Linux containers run here";
-pub(super) const SHARED_VM: &str = "a pod has no host but its own VM";
+pub(super) const NOT_SHARED: &str =
+    "a pod shares no namespace with its host: it is in a VM or in namespaces of its own";
 const SET_BY_SERVER: &str = "what an API server keeps with the object does not say what to run";
 
 /// Every field of a v1 Pod, in the order of the documentation.
@@ -93,17 +94,18 @@ const WORKLOAD: &[Field] = &[
     ),
     yes("spec.containers[].args", Shape::Texts, "Replaces the image's arguments. `$(VAR)` is expanded."),
     yes("spec.containers[].workingDir", Shape::Text, "An absolute path. Default: the image's."),
-    yes("spec.containers[].resources", Shape::Object, "What it may use; the VM is sized by it."),
+    yes("spec.containers[].resources", Shape::Object, "What it may use. A VM is sized by it."),
     yes("spec.containers[].resources.limits", Shape::Object, "Enforced by cgroups."),
     yes(
         "spec.containers[].resources.limits.cpu",
         Shape::Quantity,
-        "Processors. Default: all of the VM's (2 or more).",
+        "Processors. Default: all of the VM's (2 or more), or of the host's for a pod without a VM.",
     ),
     yes(
         "spec.containers[].resources.limits.memory",
         Shape::Quantity,
-        "Bytes, at least 1Mi. If a container has none, the VM has 128Mi or the request for it, and 512Mi or more for all containers together.",
+        "Bytes, at least 1Mi. If a container has none, a VM has 128Mi or the request for it, and 512Mi or more for all containers together. Without \
+         a VM it may use all that the host has.",
     ),
     yes(
         "spec.containers[].resources.limits.ephemeral-storage",

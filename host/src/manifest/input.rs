@@ -7,7 +7,7 @@ use super::k8s;
 use super::kinds::{self, Meaning};
 use super::node::Node;
 use super::objects::{self, Claim, DEFAULT_NAMESPACE, Object, ObjectKind, Objects};
-use super::plan::{PodPlan, VolumeSource};
+use super::plan::{PodPlan, RuntimeClass, VolumeSource};
 use super::problem::{FieldPlace, Mark, Problem, ProblemCollector, Problems, quote};
 use magikvm_proto::id::{NameError, Namespace, PodId, PodName};
 use std::collections::{BTreeMap, BTreeSet};
@@ -186,12 +186,17 @@ fn of_all<'a>(mut origins: impl ExactSizeIterator<Item = &'a str>, problem: Prob
 
 /// Reads all files of an input.
 pub fn read(sources: &[Source], new_name: &mut NewName<'_>) -> Input {
+    read_as(None, sources, new_name)
+}
+
+/// The same, with all Pods in this runtime class, if there is one, instead of those of their manifests.
+pub fn read_as(class: Option<RuntimeClass>, sources: &[Source], new_name: &mut NewName<'_>) -> Input {
     let mut reader = Reader::default();
     for source in sources {
         reader.file(source);
     }
     reader.check_names(sources);
-    reader.build(sources, new_name)
+    reader.build(class, sources, new_name)
 }
 
 /// A Pod as written.
@@ -335,7 +340,7 @@ impl Reader {
         }
     }
 
-    fn build(mut self, sources: &[Source], new_name: &mut NewName<'_>) -> Input {
+    fn build(mut self, class: Option<RuntimeClass>, sources: &[Source], new_name: &mut NewName<'_>) -> Input {
         let mut pods = Vec::new();
         let mut copied = 0;
         let mut views: BTreeMap<String, Objects> = BTreeMap::new();
@@ -355,7 +360,7 @@ impl Reader {
             let mut plan = None;
             if copied <= MAX_COPIED_BYTES {
                 plan = k8s::read(&root, objects, &mut report)
-                    .and_then(|written| super::build::build(&written, objects, &mut report));
+                    .and_then(|written| super::build::build(&written, objects, class, &mut report));
                 copied += plan.as_ref().map_or(0, weight);
             }
             let plan = plan.filter(|_| report.is_empty());

@@ -1,7 +1,7 @@
 //! The manifest's settings of the pod's network.
 
 use super::fields::{
-    ANNOTATION_CNI, ANNOTATION_EGRESS_ALLOW, ANNOTATION_EGRESS_REACH, ANNOTATION_NETWORK, SHARED_VM,
+    ANNOTATION_CNI, ANNOTATION_EGRESS_ALLOW, ANNOTATION_EGRESS_REACH, ANNOTATION_NETWORK, NOT_SHARED,
     did_you_mean,
 };
 use super::k8s::{self, Written};
@@ -153,7 +153,7 @@ impl<'a> Reader<'a> {
                 "leave it out, or write runtimeClassName: {} and run with `--allow-host-network`",
                 RuntimeClass::PodContainers
             );
-            self.problem("spec.hostNetwork", format!("\"true\" is not supported: {SHARED_VM}"), hint);
+            self.problem("spec.hostNetwork", format!("\"true\" is not supported: {NOT_SHARED}"), hint);
         }
         self.refuse_ours("hostNetwork: true");
         Provider::Host

@@ -15,7 +15,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-pub use super::class::{ClassConflict, MAX_NAMESPACE_ID, RuntimeClass, UnknownClass};
+pub use super::class::{MAX_NAMESPACE_ID, RuntimeClass, UnknownClass};
 pub use super::qos::QosClass;
 pub use super::size::{MiB, Vcpus, VmSize};
 pub use crate::image::PullPolicy;
@@ -58,7 +58,7 @@ pub struct PodPlan {
     pub process_namespace: ProcessNamespace,
     /// `spec.terminationGracePeriodSeconds`, in seconds.
     pub grace_seconds: u64,
-    /// Size of the VM (unused by classes without a VM).
+    /// Size of the VM. Of a pod without one it says nothing.
     pub vm: VmSize,
     /// Where containers keep the changes to their root file systems.
     #[serde(default)]

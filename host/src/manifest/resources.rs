@@ -7,8 +7,8 @@ use super::plan::{ContainerSpec, LimitsKept, Resources, RootPlace, VolumeSource,
 use super::problem::quote;
 use super::quantity::{Quantity, QuantityError};
 use super::size::{
-    CONTAINER_OVERHEAD_MIB, DEFAULT_CONTAINER_MEMORY_MIB, DEFAULT_POD_MEMORY_MIB, MiB, VM_OVERHEAD_MIB,
-    Vcpus, VmSize, default_vcpus,
+    CONTAINER_OVERHEAD_MIB, DEFAULT_CONTAINER_MEMORY_MIB, DEFAULT_POD_MEMORY_MIB, MAX_CPU_MILLIS,
+    MAX_MEMORY_BYTES, MiB, VM_OVERHEAD_MIB, Vcpus, VmSize, default_vcpus,
 };
 use super::volumes::MIN_SIZE_LIMIT;
 use magikvm_proto::lifecycle::Role;
@@ -21,7 +21,7 @@ const MIN_MEMORY_LIMIT: u64 = 1 << 20;
 
 /// Why a part of the limits has no effect.
 const BEYOND_THE_VM: &str =
-    "together they are more than a VM can have, and the VM is as large as docs/limits.md allows";
+    "together they are more than a VM can have, and the pod's is as large as docs/limits.md allows";
 
 /// What the containers need together, which may exceed the size of a VM.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -123,12 +123,38 @@ impl Build<'_> {
             );
         }
         let disk_limit_bytes = self.disk_limit(path, written);
-        Resources {
+        let resources = Resources {
             disk_limit_bytes,
             cpu_limit_millis: cpu.0,
             cpu_request_millis: cpu.1,
             memory_limit_bytes: memory.0,
             memory_request_bytes: memory.1,
+        };
+        self.check_possible(path, &resources);
+        resources
+    }
+
+    /// Refuses amounts that no host has, of a pod without a VM, whose size bounds those of the others.
+    fn check_possible(&mut self, path: &str, resources: &Resources) {
+        if self.class.has_vm() {
+            return;
+        }
+        let Resources {
+            cpu_limit_millis, cpu_request_millis, memory_limit_bytes, memory_request_bytes, ..
+        } = *resources;
+        let (cpu, memory) = ((MAX_CPU_MILLIS, "m"), (MAX_MEMORY_BYTES, " bytes"));
+        for (field, amount, (most, unit)) in [
+            ("limits.cpu", cpu_limit_millis, cpu),
+            ("requests.cpu", cpu_request_millis, cpu),
+            ("limits.memory", memory_limit_bytes, memory),
+            ("requests.memory", memory_request_bytes, memory),
+        ] {
+            // A request that is the default has been reported as the limit.
+            let is_written = self.written.has(&format!("{path}.{field}"));
+            if let Some(amount) = amount.filter(|amount| *amount > most && is_written) {
+                let message = format!("is {amount}{unit}, at most {most}{unit} are possible");
+                self.problem(&format!("{path}.{field}"), message, "");
+            }
         }
     }
 
@@ -278,6 +304,9 @@ impl Build<'_> {
         containers: &[ContainerSpec],
         pod: &Resources,
     ) -> Option<VmSize> {
+        if !self.class.has_vm() {
+            return Some(VmSize::least());
+        }
         let need = need_of_pod(containers, pod, default_vcpus());
         let (max_mib, max_vcpus) = (raised::in_force().vm_memory_mib, raised::in_force().vcpus);
         let fits = need.containers_mib <= max_mib && need.vcpus <= max_vcpus.into();

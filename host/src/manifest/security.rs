@@ -1,5 +1,6 @@
 //! Who a container is and what it may do.
 
+use super::build::no_vm;
 use super::checks::Build;
 use super::k8s;
 use super::names;
@@ -87,13 +88,9 @@ impl Build<'_> {
 
     /// Refuses a field that gives a container power over its kernel, unless that kernel is the pod's own.
     fn only_in_a_vm(&mut self, path: &str) {
-        let class = self.written.pod.spec.runtime_class_name.as_deref().unwrap_or_default();
-        let vm = RuntimeClass::PodMicrovmContainers;
-        // An unknown class is reported elsewhere.
-        let shares = RuntimeClass::ALL.iter().any(|other| *other != vm && other.as_str() == class);
-        if shares {
-            let message = format!("is possible only in a VM, and pods of the class {class} have none");
-            self.problem(path, message, format!("write `runtimeClassName: {vm}`, or leave it out"));
+        if !self.class.has_vm() {
+            let vm = RuntimeClass::PodMicrovmContainers;
+            self.problem(path, no_vm(self.class), format!("run the pod in the class {vm}, or leave it out"));
         }
     }
 
@@ -167,8 +164,7 @@ impl Build<'_> {
 
     fn id_number(&mut self, path: &str, id: Option<i64>) -> Option<u32> {
         let id = id?;
-        let is_in_namespaces =
-            self.written.pod.spec.runtime_class_name.as_deref() == Some(RuntimeClass::PodContainers.as_str());
+        let is_in_namespaces = self.class == RuntimeClass::PodContainers;
         match u32::try_from(id) {
             Ok(number) if is_in_namespaces && number > MAX_NAMESPACE_ID && id <= MAX_ID => {
                 let message = format!("must be 0 to {MAX_NAMESPACE_ID} for a pod in namespaces, not {id}");

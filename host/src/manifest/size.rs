@@ -1,4 +1,4 @@
-//! The possible sizes of a VM.
+//! The possible sizes of a VM, and of what a pod without one may use.
 
 use magikvm_proto::limits::{VCPUS_BOUND, VM_MEMORY_BOUND_MIB};
 use magikvm_proto::raised;
@@ -15,6 +15,10 @@ pub const VM_OVERHEAD_MIB: u64 = 96;
 pub const CONTAINER_OVERHEAD_MIB: u64 = 8;
 /// Smallest VM that boots, in MiB.
 pub const MIN_VM_MEMORY_MIB: u64 = VM_OVERHEAD_MIB;
+/// Most memory that a pod without a VM can ask for, in bytes: as much as the kernel addresses on x86-64 (64 TiB).
+pub const MAX_MEMORY_BYTES: u64 = 1 << 46;
+/// Most processors that a pod without a VM can ask for, in thousandths: as many as Linux supports (CONFIG_NR_CPUS).
+pub const MAX_CPU_MILLIS: u64 = 8192 * 1000;
 /// Virtual processors when a container has no CPU limit, unless the host has fewer.
 const DEFAULT_VCPUS: u32 = 2;
 
@@ -140,6 +144,13 @@ impl fmt::Display for Vcpus {
 pub struct VmSize {
     pub memory: MiB,
     pub vcpus: Vcpus,
+}
+
+impl VmSize {
+    /// The smallest one, for the plan of a pod without a VM.
+    pub(super) fn least() -> Self {
+        Self { memory: MiB(MIN_VM_MEMORY_MIB), vcpus: Vcpus(1) }
+    }
 }
 
 #[cfg(test)]

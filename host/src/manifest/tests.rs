@@ -345,7 +345,7 @@ fn names_and_words_are_checked() {
     };
     assert_problem(
         &profile("localhost/strict"),
-        "\"localhost/strict\" is not supported: the guest has no AppArmor",
+        "\"localhost/strict\" is not supported: no AppArmor profile is enforced in a pod",
     );
     plan(&profile("runtime/default"));
     let again = SMALL.to_owned() + SMALL;

@@ -178,12 +178,14 @@ impl<'a> Build<'a> {
         self.check(&path_at, checked);
         let type_at = format!("{at}.type");
         if let Some(kind @ ("Socket" | "CharDevice" | "BlockDevice")) = written.kind.as_deref() {
-            let message = format!("{kind} is not supported: a VM can't use the host's sockets and devices");
+            let message = format!("{kind} is not supported: a pod can't use the host's sockets and devices");
             let hint = match kind {
                 "Socket" => {
                     "reach a server of the host by its port, with the annotation magikvm.dev/egress-reach"
                 }
-                _ => "leave the volume out: a privileged container has the devices of its VM",
+                _ => {
+                    "leave the volume out: a privileged container of a pod with a VM has the devices of that VM"
+                }
             };
             self.problem(&type_at, message, hint);
             return None;
@@ -206,7 +208,7 @@ impl<'a> Build<'a> {
             None | Some("") => Some(VolumeSource::Disk { size_bytes }),
             Some("Memory") => Some(VolumeSource::Memory { size_bytes }),
             Some(other) if other.starts_with("HugePages") => {
-                let message = format!("{} is not supported: the VM has no huge pages to give", quote(other));
+                let message = format!("{} is not supported: no huge pages are given to a pod", quote(other));
                 self.problem(&format!("{at}.medium"), message, "write Memory or leave it out");
                 None
             }
@@ -354,7 +356,7 @@ impl<'a> Build<'a> {
         for (name, _) in references {
             if late.contains(name) {
                 let message = format!(
-                    "the variable {} has its value only when the VM or the container is made",
+                    "the variable {} has its value only when the pod or the container is made",
                     quote(name)
                 );
                 self.problem(path, message, "name another variable");

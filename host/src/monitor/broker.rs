@@ -322,7 +322,7 @@ impl Broker {
     }
 
     fn unreachable(&mut self, index: usize, error: &io::Error) {
-        self.refuse(index, RefusalCode::Conflict, format!("the pod's VM cannot be reached: {error}"));
+        self.refuse(index, RefusalCode::Conflict, format!("the pod's supervisor cannot be reached: {error}"));
     }
 
     fn on_handshake(&mut self, index: usize) {

@@ -87,7 +87,7 @@ fn event(after: ClockReason, outcome: Result<ClockSet, AgentError>) -> HostEvent
 fn describe(error: &AgentError) -> String {
     let message = match error {
         AgentError::Refused(refusal) if refusal.code == RefusalCode::Invalid => {
-            format!("the guest image is too old to be told the time ({refusal})")
+            format!("the pod's supervisor is too old to be told the time ({refusal})")
         }
         error => chain(error),
     };
@@ -124,7 +124,7 @@ mod tests {
     fn what_a_guest_says_instead_is_kept_short() {
         let refused = |code, message: String| AgentError::Refused(Refusal::new(code, message));
         let old = describe(&refused(RefusalCode::Invalid, "unknown variant `clock`".to_owned()));
-        assert_eq!(old, "the guest image is too old to be told the time (unknown variant `clock`)");
+        assert_eq!(old, "the pod's supervisor is too old to be told the time (unknown variant `clock`)");
         let long = describe(&refused(RefusalCode::Internal, "\u{e9}".repeat(4000)));
         assert!(long.len() <= MAX_MESSAGE && long.len() > MAX_MESSAGE - 4);
     }

@@ -56,7 +56,7 @@ pub enum HostEvent {
         size_bytes: u64,
     },
     Paused,
-    /// All processes of the VM run again.
+    /// All processes of the pod run again.
     Resumed,
     /// The host's disk has no room for what the VM writes, and the VM stands still.
     DiskFull {
@@ -65,12 +65,12 @@ pub enum HostEvent {
     },
     /// The VM has gone on.
     DiskHasRoom,
-    /// The VM's agent was silent, and the VM is booted once more.
+    /// The sandbox's agent was silent, and the sandbox is started once more.
     Rebooted {
         /// Milliseconds without an answer.
         silent_ms: u64,
     },
-    /// The monitor told the guest the time.
+    /// The monitor told the pod's supervisor the time.
     Clock {
         after: ClockReason,
         /// By how much the guest says its clock was ahead, in milliseconds. The guest sets its clock if the difference exceeds
@@ -89,12 +89,12 @@ pub enum HostEvent {
         port: u16,
         message: String,
     },
-    /// A process of the VM runs without some isolation layers, because the host does not offer them.
+    /// A process of the sandbox runs without some isolation layers, because the host does not offer them.
     Jail {
         process: String,
         missing: Vec<Missing>,
     },
-    /// The VM has ended, and not as it should have.
+    /// The sandbox has ended, and not as it should have.
     Broken {
         reason: SandboxFailure,
         message: String,

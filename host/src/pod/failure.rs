@@ -82,7 +82,7 @@ pub struct Trace {
     /// The last messages of the network's processes, if they may explain the failure.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub network: Vec<String>,
-    /// The last lines of the VM's console, if they may explain the failure.
+    /// The last lines of the sandbox's console, if they may explain the failure.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub console: Vec<String>,
 }

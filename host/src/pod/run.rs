@@ -9,9 +9,9 @@ use super::ports::{self, Published};
 use super::pull::{Pull, PullRequest, of_image};
 use super::restart;
 use crate::image::{Image, ImageError, ImageStore, Policy, PullPolicy, Reference, Wanted};
-use crate::manifest::PodPlan;
 use crate::manifest::logs::LogOptions;
 use crate::manifest::plan::VolumeSource;
+use crate::manifest::{PodPlan, RuntimeClass};
 use crate::net::Provider;
 use crate::net::cni::Places;
 use crate::runtime::{self, PodRuntime, PodToPrepare, RuntimeError, Sandbox, VmOptions};
@@ -215,9 +215,23 @@ pub(super) fn plan(request: &RunRequest, layout: &Layout) -> Result<Box<dyn PodR
         .map_err(|error| Failure::new(RunStage::Plan, Blame::User, &error).hint(error.hint()))?;
     runtime.probe().map_err(|unavailable| {
         let message = format!("the host cannot run the pod: {}", unavailable.reason);
-        Failure::message(RunStage::Plan, Blame::Environment, message).hint(unavailable.remedy)
+        let instead = without_vm(request, layout).unwrap_or_default();
+        let hint = format!("{}{instead}", unavailable.remedy);
+        Failure::message(RunStage::Plan, Blame::Environment, message).hint(hint)
     })?;
     Ok(runtime)
+}
+
+/// What to say of the class without a VM to somebody whose pod cannot have one here. Nothing, if it cannot run here either.
+fn without_vm(request: &RunRequest, layout: &Layout) -> Option<String> {
+    let class = RuntimeClass::PodContainers;
+    if !request.plan.runtime_class.has_vm() {
+        return None;
+    }
+    runtime::of(class, &request.vm, layout).ok()?.probe().ok()?;
+    Some(format!(
+        " Without a VM the pod can run here with `--class {class}`, which isolates it less: it shares the kernel of this host."
+    ))
 }
 
 /// Turns an error of the name, the directory or the lock into a failed run.
@@ -379,7 +393,7 @@ pub(super) fn resolve_images(
             return Ok(image);
         }
         let message =
-            format!("the image {name} is for {platform}, the pod's VM is {}", wanted_platform.described());
+            format!("the image {name} is for {platform}, the pod runs on {}", wanted_platform.described());
         let failure = Failure::message(RunStage::Image, Blame::User, message);
         let command = format!("magikvm image pull --platform {wanted_platform} {}", name.familiar());
         Err(needed.failed(failure).hint(format!("Pull the right image with `{command}`.")))

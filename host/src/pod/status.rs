@@ -1,6 +1,6 @@
 //! Shows a pod as Kubernetes does: the manifest with a core/v1 `status`.
 
-use crate::manifest::fields::ANNOTATION_PORTS;
+use crate::manifest::fields::{ANNOTATION_NAMESPACES, ANNOTATION_PORTS};
 use crate::process::Layers;
 use crate::store::lock::LockState;
 use crate::store::record::{
@@ -20,7 +20,7 @@ pub enum Phase {
     /// Not all containers run yet.
     Pending,
     Running,
-    /// Processes of the VM are stopped (core/v1: phase Running, reason Paused, not ready).
+    /// Processes of the pod are stopped (core/v1: phase Running, reason Paused, not ready).
     Paused,
     /// All containers ended with 0.
     Succeeded,
@@ -240,16 +240,27 @@ fn show_ports(pod: &mut Value, found: &Found) {
     }
 }
 
-/// Adds the annotations of the pod's run to those of its author.
+/// Adds the annotations of the pod's run to those of its author, and its namespaces.
 fn add_annotations(pod: &mut Value, found: &Found) {
-    let Some(state) = found.state.as_ref().filter(|state| !state.annotations.is_empty()) else { return };
     let Some(metadata) = pod.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    let of_run = found.state.iter().flat_map(|state| &state.annotations);
+    let mut added: Vec<(String, String)> =
+        of_run.map(|(name, value)| (name.clone(), value.clone())).collect();
+    let namespaces = found.namespaces().and_then(|paths| serde_json::to_string(&paths).ok());
+    added.extend(namespaces.map(|paths| (ANNOTATION_NAMESPACES.to_owned(), paths)));
+    // Those of the pod whose output of `inspect` the manifest was made from.
+    if let Some(Value::Object(annotations)) = metadata.get_mut("annotations") {
+        annotations.remove(ANNOTATION_NAMESPACES);
+    }
+    if added.is_empty() {
+        return;
+    }
     if let Value::Object(annotations) = metadata.entry("annotations").or_insert_with(|| json!({})) {
-        annotations.extend(state.annotations.iter().map(|(name, value)| (name.clone(), json!(value))));
+        annotations.extend(added.into_iter().map(|(name, value)| (name, json!(value))));
     }
 }
 
-/// The annotation with the isolation layers of each process of a pod's VM: those that it has, and those that it lacks with the reason.
+/// The annotation with the isolation layers of each process of a pod's sandbox: those that it has, and those that it lacks with the reason.
 pub use crate::manifest::fields::ANNOTATION_JAIL as JAIL_ANNOTATION;
 
 /// [`JAIL_ANNOTATION`] and its value for these processes.
@@ -420,10 +431,10 @@ fn container_status(
             }
             json!({ "waiting": waiting })
         }
-        // The VM's processes end with the monitor.
+        // The pod's processes end with the monitor.
         ContainerState::Running { started_ms } if phase == Phase::Lost => json!({ "terminated": {
             "reason": TerminatedReason::ContainerStatusUnknown,
-            "message": "the pod's monitor has ended, and the VM with it",
+            "message": "the pod's monitor has ended, and the pod's processes with it",
             "exitCode": 137,
             "startedAt": time(*started_ms),
         } }),

@@ -2,7 +2,7 @@
 
 use super::{PodToPrepare, RuntimeError, seccomp_file};
 use crate::manifest::plan::{RootPlace, VolumeSource};
-use crate::manifest::{Capacity, PodFacts, PodPlan, RuntimeClass, resolve_process};
+use crate::manifest::{Capacity, PodFacts, PodPlan, resolve_process};
 use crate::net::settle::Settled;
 use crate::store::layout::Layout;
 use crate::store::text::chain;
@@ -80,14 +80,26 @@ pub(super) fn facts(pod: &PodToPrepare<'_>, network: &Settled) -> PodFacts {
     }
 }
 
+/// What the containers of a pod run on: its VM, or the host.
+pub(super) struct Node {
+    /// Thousandths of a processor.
+    cpu_millis: u64,
+    pub(super) memory_bytes: u64,
+}
+
+/// The node of a pod.
+pub(super) fn node(plan: &PodPlan) -> Node {
+    if plan.runtime_class.has_vm() {
+        let cpu_millis = u64::from(plan.vm.vcpus.get()) * 1000;
+        Node { cpu_millis, memory_bytes: plan.vm.memory.bytes() }
+    } else {
+        of_host()
+    }
+}
+
 /// What a container without limits can have at most.
 fn capacity(plan: &PodPlan) -> Capacity {
-    let (cpu_millis, memory_bytes) = match plan.runtime_class {
-        RuntimeClass::PodContainers => of_host(),
-        RuntimeClass::PodMicrovmContainers | RuntimeClass::PodWasm => {
-            (u64::from(plan.vm.vcpus.get()) * 1000, plan.vm.memory.bytes())
-        }
-    };
+    let Node { cpu_millis, memory_bytes } = node(plan);
     Capacity {
         cpu_millis: plan.resources.cpu_limit_millis.map_or(cpu_millis, |limit| limit.min(cpu_millis)),
         memory_bytes: plan.resources.memory_limit_bytes.map_or(memory_bytes, |limit| limit.min(memory_bytes)),
@@ -99,8 +111,8 @@ fn capacity(plan: &PodPlan) -> Capacity {
     }
 }
 
-/// The processors of the host, in thousandths, and its memory in bytes.
-fn of_host() -> (u64, u64) {
+/// The processors of the host and its memory.
+fn of_host() -> Node {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let cpu_millis = u64::try_from(processors).unwrap_or(1).saturating_mul(1000);
     #[cfg(target_os = "linux")]
@@ -108,8 +120,8 @@ fn of_host() -> (u64, u64) {
         use nix::unistd::{SysconfVar, sysconf};
         let amount = |name| sysconf(name).ok().flatten().and_then(|value| u64::try_from(value).ok());
         let pages = amount(SysconfVar::_PHYS_PAGES).unwrap_or(0);
-        (cpu_millis, pages.saturating_mul(amount(SysconfVar::PAGE_SIZE).unwrap_or(4096)))
+        Node { cpu_millis, memory_bytes: pages.saturating_mul(amount(SysconfVar::PAGE_SIZE).unwrap_or(4096)) }
     }
     #[cfg(not(target_os = "linux"))]
-    (cpu_millis, 0)
+    Node { cpu_millis, memory_bytes: 0 }
 }

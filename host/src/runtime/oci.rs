@@ -4,6 +4,7 @@
 //! PID namespace and of the cgroup.
 
 use super::capabilities::capabilities;
+use super::check;
 use super::seccomp;
 use crate::manifest::ResolvedProcess;
 use crate::manifest::plan::{
@@ -185,7 +186,7 @@ fn process(
     process
 }
 
-/// The kubelet's rule with the VM as the node: a container that requested more of its memory is killed later.
+/// The kubelet's rule with the VM as the node, or the host for a pod without one: a container that requested more of its memory is killed later.
 fn oom_score_adj(plan: &PodPlan, container: &ContainerSpec) -> i32 {
     match plan.qos_class() {
         QosClass::Guaranteed => -997,
@@ -198,7 +199,7 @@ fn oom_score_adj(plan: &PodPlan, container: &ContainerSpec) -> i32 {
             let rest = rest.saturating_sub(all.fold(0, u64::saturating_add));
             let count = u64::try_from(plan.containers.len()).unwrap_or(u64::MAX).max(1);
             let asked = asked.saturating_add(rest / count);
-            let share = u128::from(asked) * 1000 / u128::from(plan.vm.memory.bytes().max(1));
+            let share = u128::from(asked) * 1000 / u128::from(check::node(plan).memory_bytes.max(1));
             1000 - i32::try_from(share).unwrap_or(1000).clamp(1, 997)
         }
     }

@@ -35,6 +35,8 @@ pub(super) struct Volumes {
     /// Index of the room for everything without a limit.
     shared_room: Option<usize>,
     pub(super) shared: Shared,
+    /// The volumes of its entries, in their order.
+    pub(super) shared_names: Vec<String>,
     /// What the pod uses until it ends.
     pub(super) claims: Vec<ClaimUse>,
     pub(super) warnings: Vec<String>,
@@ -273,6 +275,7 @@ impl Volumes {
             None => add(&mut self.shared, found)?,
             Some(path) => add(&mut self.shared, &found.within(path).map_err(of_volume(volume))?)?,
         };
+        self.shared_names.push(volume.name.clone());
         entries.insert(key, number);
         Ok(number)
     }

@@ -200,6 +200,35 @@ impl Condition {
     }
 }
 
+/// Paths of the namespaces of a pod without a VM, for programs such as `nsenter`. They lead to the pod as long as it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespacePaths {
+    pub network: PathBuf,
+    pub ipc: PathBuf,
+    pub uts: PathBuf,
+    /// That of the pod's first process. A container has one within it.
+    pub pid: PathBuf,
+    pub user: PathBuf,
+    /// That of the pod's first process, which makes those of the containers.
+    pub mount: PathBuf,
+}
+
+impl NamespacePaths {
+    /// Those of a process.
+    fn of(process: &ProcessRef) -> Self {
+        let dir = Path::new("/proc").join(process.pid.to_string()).join("ns");
+        let path = |name: &str| dir.join(name);
+        Self {
+            network: path("net"),
+            ipc: path("ipc"),
+            uts: path("uts"),
+            pid: path("pid"),
+            user: path("user"),
+            mount: path("mnt"),
+        }
+    }
+}
+
 /// The failure that ended a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Broken {
@@ -279,6 +308,13 @@ impl Found {
                 None => self.damage.is_empty(),
                 Some(stage) => matches!(stage, Stage::Pulling | Stage::Starting),
             }
+    }
+
+    /// The pod's namespaces, if it has some and its first process lives.
+    pub fn namespaces(&self) -> Option<NamespacePaths> {
+        let processes = &self.state.as_ref()?.processes;
+        let first = processes.iter().find(|process| process.role == Role::Supervisor)?;
+        (os::start_time(first.pid) == Some(first.start_time)).then(|| NamespacePaths::of(first))
     }
 
     /// Whether nothing is in its directory yet, or nothing any more.

@@ -173,8 +173,9 @@ pub enum SandboxFailure {
     AgentSilent,
     /// The pod's agent violated the protocol.
     AgentBroke,
-    /// The guest did not end in time and was killed.
-    GuestStuck,
+    /// The pod did not end in time and was killed.
+    #[serde(alias = "GuestStuck")]
+    SandboxStuck,
     /// The host's disk had no room for what the VM wrote, so that the VM stood still and was killed when it had to end.
     HostDiskFull,
     /// The pod's monitor could not do its part.
@@ -203,7 +204,7 @@ impl SandboxFailure {
             | Self::GuestEnded
             | Self::AgentSilent
             | Self::MonitorFailed
-            | Self::GuestStuck => Blame::Internal,
+            | Self::SandboxStuck => Blame::Internal,
         }
     }
 
@@ -229,15 +230,15 @@ impl SandboxFailure {
                 "Check the guest image with `magikvm-image inspect`, and rebuild it with `magikvm-image build` if it is damaged."
             }
             Self::AgentSilent => {
-                "See with `uptime` whether the host is too busy to run the VM, and run the pod again."
+                "See with `uptime` whether the host is too busy to run the pod, and run it again."
             }
             Self::AgentBroke => {
-                "Rebuild the guest image with `magikvm-image build`; if it is whole, the workload may have taken over its guest."
+                "Install `magikvm` anew, and for VMs rebuild the guest image with `magikvm-image build`; if all is whole, the workload may have taken over its sandbox."
             }
             Self::MonitorFailed => {
                 "See with `ulimit -a` and `free -m` what this process may use, and run the pod again."
             }
-            Self::GuestStuck => "Give the containers more time to end with `magikvm stop --grace`.",
+            Self::SandboxStuck => "Give the containers more time to end with `magikvm stop --grace`.",
             Self::HostDiskFull => {
                 "Make room on the host's disk, for example with `magikvm image prune --all`, or limit what the pod writes with `resources.limits.ephemeral-storage`."
             }

@@ -181,7 +181,7 @@ fn panic_at_boot(subject: &Subject) {
     let output = fails_for(does_not_boot(subject, &guest), "GuestPanicked");
     output
         .complains("the guest's kernel panicked: ")
-        .complains("The VM's console, last lines:")
+        .complains("The pod's console, last lines:")
         .complains("Kernel panic");
 }
 
@@ -289,6 +289,6 @@ fn silent_agent(subject: &Subject) {
     assert!((limit..limit + subject.seconds(45)).contains(&output.took), "{:?}", output.took);
     let output =
         fails_for(output, "AgentSilent").complains("did not answer within 60 s of its start, in two boots");
-    output.complains("the VM is booted again").complains("the guest sleeps");
+    output.complains("the pod's sandbox is started again").complains("the guest sleeps");
     until("nothing of it runs", || subject.cmd(["ps", "-q"]).ok().stdout.is_empty());
 }

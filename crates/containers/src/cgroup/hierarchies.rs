@@ -1,11 +1,9 @@
 //! Which control group hierarchies a system has mounted, and where.
 
-use std::fs::File;
+use crate::mount_table::{self, MountEntry};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Most bytes of `/proc/self/mountinfo` that are read.
-const MAX_MOUNTINFO: u64 = 4 << 20;
 /// Controllers that a pod does not need: groups of `perf_event`, `net_cls` and so on limit nothing of a container.
 const WANTED: [&str; 9] =
     ["blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "pids"];
@@ -49,27 +47,21 @@ impl Hierarchies {
 
     /// The hierarchies of the calling process's mount namespace.
     pub(crate) fn detect() -> Result<Self, CgroupError> {
-        let bytes = File::open("/proc/self/mountinfo")
-            .and_then(|file| crate::rootfs::read_capped(file, MAX_MOUNTINFO))
-            .map_err(CgroupError::Mounts)?;
-        Self::of_mounts(&String::from_utf8_lossy(&bytes)).ok_or(CgroupError::None)
+        Self::of_mounts(mount_table::read().map_err(CgroupError::Mounts)?).ok_or(CgroupError::None)
     }
 
-    /// Reads proc_pid_mountinfo(5). A memory controller in a separate tree means a legacy or hybrid system.
-    fn of_mounts(mountinfo: &str) -> Option<Self> {
+    /// A memory controller in a separate tree means a legacy or hybrid system.
+    fn of_mounts(mounts: Vec<MountEntry>) -> Option<Self> {
         let mut unified = None;
         let mut legacy: Vec<Controller> = Vec::new();
-        for line in mountinfo.lines() {
-            let Some((before, after)) = line.split_once(" - ") else { continue };
-            let Some(root) = before.split(' ').nth(4).map(unescape) else { continue };
-            let mut after = after.split(' ');
-            match (after.next(), after.nth(1)) {
-                (Some("cgroup2"), _) => unified = unified.or(Some(root)),
-                (Some("cgroup"), Some(options)) => {
+        for MountEntry { point, kind, options } in mounts {
+            match kind.as_str() {
+                "cgroup2" => unified = unified.or(Some(point)),
+                "cgroup" => {
                     let names: Vec<String> =
                         options.split(',').filter(|name| WANTED.contains(name)).map(str::to_owned).collect();
                     if !names.is_empty() && !legacy.iter().any(|known| known.names == names) {
-                        legacy.push(Controller { names, root });
+                        legacy.push(Controller { names, root: point });
                     }
                 }
                 _ => {}
@@ -82,13 +74,6 @@ impl Hierarchies {
             None => None,
         }
     }
-}
-
-/// Decodes a path of mountinfo, in which blanks and other special characters are octal numbers.
-fn unescape(field: &str) -> PathBuf {
-    let blanks = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
-    let text = blanks.iter().fold(field.to_owned(), |text, (code, meaning)| text.replace(code, meaning));
-    Path::new(&text).to_owned()
 }
 
 #[cfg(test)]
@@ -105,7 +90,8 @@ mod tests {
 
     #[test]
     fn each_arrangement_is_recognized() {
-        assert_eq!(Hierarchies::of_mounts(V2), Some(Hierarchies::Unified("/sys/fs/cgroup".into())));
+        let of = |list: &str| Hierarchies::of_mounts(mount_table::parse(list));
+        assert_eq!(of(V2), Some(Hierarchies::Unified("/sys/fs/cgroup".into())));
         let tree = |names: &[&str], root: &str| Controller {
             names: names.iter().map(|&name| name.to_owned()).collect(),
             root: root.into(),
@@ -114,8 +100,7 @@ mod tests {
             tree(&["cpu", "cpuacct"], "/sys/fs/cgroup/cpu,cpuacct"),
             tree(&["memory"], "/sys/fs/cgroup/memory"),
         ];
-        assert_eq!(Hierarchies::of_mounts(HYBRID), Some(Hierarchies::Legacy(legacy)));
-        assert_eq!(Hierarchies::of_mounts("1 0 8:1 / / rw - ext4 /dev/sda1 rw\n"), None);
-        assert_eq!(unescape("/mnt/a\\040b"), Path::new("/mnt/a b"));
+        assert_eq!(of(HYBRID), Some(Hierarchies::Legacy(legacy)));
+        assert_eq!(of("1 0 8:1 / / rw - ext4 /dev/sda1 rw\n"), None);
     }
 }

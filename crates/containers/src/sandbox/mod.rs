@@ -12,6 +12,7 @@ mod root;
 mod spaces;
 mod sys;
 mod talk;
+mod trial;
 
 use crate::cgroup::Hierarchies;
 use crate::containers::PodCgroup;
@@ -20,7 +21,7 @@ use crate::sys::{Fork, exit_now, fork_single_threaded, give_up_everything};
 use group::{CONTAINERS, PodGroup};
 use magikvm_proto::sandbox::{
     AGENT_FD, FORWARD_FD, FromSandbox, MAX_SANDBOX_SETTINGS, NetworkSpace, SandboxSettings, SharedMount,
-    TALK_FD, ToSandbox, Users,
+    TALK_FD, TRIAL_ARGUMENT, ToSandbox, Users,
 };
 use magikvm_proto::site::Site;
 use magikvm_supervisor::text::chain;
@@ -29,9 +30,11 @@ use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, getppid};
 use root::{Mounts, Root, Source};
+use serde::de::DeserializeOwned;
 use spaces::Spaces;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use talk::Talk;
 
@@ -45,11 +48,22 @@ struct Failed {
     step: String,
     #[source]
     source: io::Error,
+    /// The volume whose owners cannot be mapped, if that is the cause.
+    unmappable: Option<Unmappable>,
+}
+
+/// A file or directory of the host with a file system that cannot have other owners.
+#[derive(Debug)]
+struct Unmappable {
+    /// Its number in the settings.
+    entry: u32,
+    path: PathBuf,
+    file_system: String,
 }
 
 impl Failed {
     fn of(step: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        Self { step: step.into(), source: source.into() }
+        Self { step: step.into(), source: source.into(), unmappable: None }
     }
 }
 
@@ -72,11 +86,18 @@ pub fn main() -> ExitCode {
         eprintln!("magikvm-containers is the sandbox of a pod in namespaces; magikvm starts it");
         return ExitCode::from(2);
     };
-    let Err(failed) = make(&talk);
-    let told = FromSandbox::Failed {
-        errno: failed.source.raw_os_error(),
-        detail: chain(&failed.source),
-        step: failed.step,
+    let outcome = match std::env::args().nth(1).as_deref() {
+        Some(TRIAL_ARGUMENT) => trial::main(&talk),
+        _ => make(&talk).map(|never| match never {}),
+    };
+    let Err(failed) = outcome else { return ExitCode::SUCCESS };
+    let told = match failed.unmappable {
+        Some(Unmappable { entry, path, file_system }) => FromSandbox::Unmappable { entry, path, file_system },
+        None => FromSandbox::Failed {
+            errno: failed.source.raw_os_error(),
+            detail: chain(&failed.source),
+            step: failed.step,
+        },
     };
     talk.tell(&told, &[]).ok();
     ExitCode::FAILURE
@@ -85,7 +106,7 @@ pub fn main() -> ExitCode {
 /// Makes the sandbox and stays until its end.
 fn make(talk: &Talk) -> Result<std::convert::Infallible, Failed> {
     let parent = getppid();
-    let settings = read_settings()?;
+    let settings = read_settings(|settings: &SandboxSettings| settings.generation)?;
     // What the caller of the host's program had open is nothing for a pod.
     let given = settings.shared.iter().map(|one| one.descriptor).max().unwrap_or(TALK_FD).max(TALK_FD);
     crate::sys::close_all_from(given.unsigned_abs() + 1);
@@ -172,20 +193,18 @@ fn make(talk: &Talk) -> Result<std::convert::Infallible, Failed> {
     stay(child, parent)
 }
 
-fn read_settings() -> Result<SandboxSettings, Failed> {
+fn read_settings<Settings: DeserializeOwned>(generation: fn(&Settings) -> u32) -> Result<Settings, Failed> {
     let mut bytes = Vec::new();
     io::stdin().take(MAX_SANDBOX_SETTINGS).read_to_end(&mut bytes).map_err(at("read the settings"))?;
-    let settings: SandboxSettings =
+    let settings: Settings =
         serde_json::from_slice(&bytes).map_err(|error| Failed::of("read the settings", error))?;
-    if settings.generation == magikvm_proto::GENERATION {
-        Ok(settings)
-    } else {
-        let why = format!(
-            "they are of generation {}, this program of {}",
-            settings.generation,
-            magikvm_proto::GENERATION
-        );
-        Err(Failed::of("use the settings", io::Error::other(why)))
+    match generation(&settings) {
+        magikvm_proto::GENERATION => Ok(settings),
+        other => {
+            let why =
+                format!("they are of generation {other}, this program of {}", magikvm_proto::GENERATION);
+            Err(Failed::of("use the settings", io::Error::other(why)))
+        }
     }
 }
 

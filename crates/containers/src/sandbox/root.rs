@@ -4,8 +4,9 @@
 use super::loop_device::{self, Use};
 use super::spaces::Spaces;
 use super::sys::{self, Attributes};
-use super::{Failed, at};
+use super::{Failed, Unmappable, at};
 use crate::cgroup::Hierarchies;
+use crate::mount_table;
 use magikvm_proto::sandbox::{
     ImagePlace, NetworkSpace, SandboxSettings, ScratchMount, ScratchPlace, SharedMount, Users,
 };
@@ -17,7 +18,7 @@ use nix::sys::stat::{SFlag, fstat};
 use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{chown, lchown};
 use std::path::{Path, PathBuf};
 
@@ -196,7 +197,7 @@ impl<'a> Root<'a> {
                 move |error: io::Error| Failed::of(format!("{what} the image {source}"), error)
             };
             let mounted = match &image.place {
-                ImagePlace::File(file) => mount_erofs(file),
+                ImagePlace::File(file) => mount_image(file),
                 ImagePlace::Directory(dir) => sys::copy_of_path(dir),
             };
             let mounted = mounted.map_err(failed("mount"))?;
@@ -239,13 +240,16 @@ impl<'a> Root<'a> {
         }
         let read_only = source.access == Access::ReadOnly;
         let attributes = Attributes { read_only, no_suid: false, no_devices: true };
-        sys::change_mount(&source.mount, attributes, self.spaces.users())
-            .map_err(at("map the owners of files of a volume of the host"))?;
+        sys::change_mount(&source.mount, attributes, self.spaces.users()).map_err(|error| Failed {
+            unmappable: self.spaces.users().and_then(|users| source.unmappable(users)),
+            ..at("map the owners of files of a volume of the host")(error)
+        })?;
         sys::attach(&source.mount, &self.outside(&target)).map_err(at("mount a volume of the host"))
     }
 }
 
-fn mount_erofs(file: &Path) -> io::Result<OwnedFd> {
+/// A mount of an EROFS file, mounted nowhere yet.
+pub(super) fn mount_image(file: &Path) -> io::Result<OwnedFd> {
     match sys::new_mount(c"erofs", file, &[c"ro"]) {
         // A kernel before 6.12 mounts only block devices.
         Err(error) if error.raw_os_error() == Some(libc::ENOTBLK) => {
@@ -271,6 +275,8 @@ pub(super) struct Source {
     access: Access,
     kind: Kind,
     mount: OwnedFd,
+    /// Its path when it was opened, for messages.
+    path: PathBuf,
 }
 
 enum Kind {
@@ -290,6 +296,23 @@ impl Source {
             Mounts::Own => sys::opened_again(opened).and_then(|again| sys::copy_of_opened(&again)),
         };
         let mount = copied.map_err(at("copy the mount of a volume of the host"))?;
-        Ok(Self { entry: shared.entry, access: shared.access, kind, mount })
+        let path = fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd())).unwrap_or_default();
+        Ok(Self { entry: shared.entry, access: shared.access, kind, mount, path })
+    }
+
+    /// The first mount at or beneath it whose file system cannot have other owners.
+    fn unmappable(&self, users: BorrowedFd<'_>) -> Option<Unmappable> {
+        let mounts = mount_table::read().ok()?;
+        // Of several at one place the last one is seen, and is the one that is found.
+        let around = mounts.iter().filter(|mount| self.path.starts_with(&mount.point));
+        let own = around.max_by_key(|mount| mount.point.components().count())?;
+        let beneath =
+            mounts.iter().filter(|mount| mount.point != self.path && mount.point.starts_with(&self.path));
+        let mut places = std::iter::once((&self.path, own)).chain(beneath.map(|mount| (&mount.point, mount)));
+        let (path, mount) = places.find(|(path, _)| {
+            let copied = sys::copy_of_path(path);
+            copied.is_ok_and(|copy| sys::change_mount(&copy, Attributes::default(), Some(users)).is_err())
+        })?;
+        Some(Unmappable { entry: self.entry, path: path.clone(), file_system: mount.kind.clone() })
     }
 }

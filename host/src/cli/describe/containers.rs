@@ -1,6 +1,7 @@
 //! The containers of a described pod.
 
 use super::{NONE, Page, UNKNOWN};
+use crate::manifest::RuntimeClass;
 use serde_json::Value;
 
 pub(super) fn all(page: &mut Page, pod: &Value) {
@@ -14,12 +15,12 @@ pub(super) fn all(page: &mut Page, pod: &Value) {
         for container in containers {
             let status = pod.pointer(&format!("/status/{statuses}")).and_then(Value::as_array);
             let status = status.and_then(|all| all.iter().find(|one| one["name"] == container["name"]));
-            one(page, container, status.unwrap_or(&Value::Null));
+            one(page, pod, container, status.unwrap_or(&Value::Null));
         }
     }
 }
 
-fn one(page: &mut Page, container: &Value, status: &Value) {
+fn one(page: &mut Page, pod: &Value, container: &Value, status: &Value) {
     let text = |value: &Value, field: &str| value[field].as_str().map(str::to_owned);
     page.head(1, container["name"].as_str().unwrap_or(UNKNOWN));
     page.line(2, "Image", &text(container, "image").unwrap_or_default());
@@ -60,7 +61,7 @@ fn one(page: &mut Page, container: &Value, status: &Value) {
             page.line(2, key, &handler(&container["lifecycle"][field]));
         }
     }
-    environment(page, container);
+    environment(page, container, pod);
     mounts(page, container);
 }
 
@@ -143,7 +144,7 @@ fn handler(handler: &Value) -> String {
     UNKNOWN.to_owned()
 }
 
-fn environment(page: &mut Page, container: &Value) {
+fn environment(page: &mut Page, container: &Value, pod: &Value) {
     if let Some(all) = container["envFrom"].as_array().filter(|all| !all.is_empty()) {
         page.head(2, "Environment Variables from");
         for from in all {
@@ -161,12 +162,39 @@ fn environment(page: &mut Page, container: &Value) {
     }
     page.head(2, "Environment");
     for variable in all {
-        page.line(3, variable["name"].as_str().unwrap_or(UNKNOWN), &value_of(variable));
+        page.line(3, variable["name"].as_str().unwrap_or(UNKNOWN), &value_of(variable, container, pod));
     }
 }
 
+/// What a `resourceFieldRef` tells: the amount of its container's manifest, or that it is what the pod's node has. The node of a pod is its VM, and
+/// the host for a pod without one.
+fn amount(reference: &Value, container: &Value, pod: &Value) -> String {
+    let resource = reference["resource"].as_str().unwrap_or(UNKNOWN);
+    let lists = ["containers", "initContainers"].into_iter().filter_map(|list| pod["spec"][list].as_array());
+    let named = |name: &str| lists.flatten().find(|one| one["name"] == name);
+    let container = reference["containerName"].as_str().and_then(named).unwrap_or(container);
+    let written = |list: &str, name: &str| match &container["resources"][list][name] {
+        Value::Null => None,
+        amount => Some(scalar(amount)),
+    };
+    let amount = match resource.split_once('.') {
+        // A request defaults to the limit.
+        Some(("requests", name)) => {
+            written("requests", name).or_else(|| written("limits", name)).unwrap_or_else(|| "0".to_owned())
+        }
+        Some((list, name)) => written(list, name).unwrap_or_else(|| {
+            match pod["spec"]["runtimeClassName"].as_str().map(str::parse::<RuntimeClass>) {
+                Some(Ok(class)) if !class.has_vm() => "what the host has".to_owned(),
+                _ => "what the VM has".to_owned(),
+            }
+        }),
+        None => UNKNOWN.to_owned(),
+    };
+    format!("{amount} ({resource})")
+}
+
 /// The value of a variable, or where it comes from: what a Secret holds is not shown.
-fn value_of(variable: &Value) -> String {
+fn value_of(variable: &Value, container: &Value, pod: &Value) -> String {
     let from = &variable["valueFrom"];
     for (field, kind) in [("secretKeyRef", "secret"), ("configMapKeyRef", "config map")] {
         if let Some(reference) = from.get(field) {
@@ -182,8 +210,7 @@ fn value_of(variable: &Value) -> String {
         return format!("(v1:{path})");
     }
     if let Some(reference) = from.get("resourceFieldRef") {
-        let container = reference["containerName"].as_str().unwrap_or("node allocatable");
-        return format!("{} ({container})", scalar(&reference["resource"]));
+        return amount(reference, container, pod);
     }
     if let Some(reference) = from.get("fileKeyRef") {
         return format!("<set to the key '{}' in a file>", scalar(&reference["key"]));
@@ -220,8 +247,30 @@ mod tests {
         assert_eq!(handler(&json!({ "exec": { "command": ["cat", "/x"] } })), "exec [cat /x]");
         assert_eq!(handler(&json!({ "tcpSocket": { "port": "http" } })), "tcp-socket :http");
         assert_eq!(handler(&json!({ "sleep": { "seconds": 5 } })), "sleep 5s");
+        let value_of = |variable: &Value| value_of(variable, &Value::Null, &Value::Null);
         let secret = json!({ "name": "A", "valueFrom": { "secretKeyRef": { "name": "s", "key": "k" } } });
         assert_eq!(value_of(&secret), "<set to the key 'k' of secret 's'>  Optional: false");
         assert_eq!(value_of(&json!({ "name": "A", "value": "b" })), "b");
+    }
+    #[test]
+    fn a_resource_is_shown_with_its_amount_or_whose_it_is() {
+        let container = json!({ "name": "a", "resources": { "limits": { "memory": "64Mi" } } });
+        let other =
+            json!({ "name": "b", "resources": { "limits": { "cpu": 2 }, "requests": { "cpu": "500m" } } });
+        let shown = |class: &str, reference: Value| {
+            let spec = json!({ "runtimeClassName": class, "containers": [container, other] });
+            amount(&reference, &container, &json!({ "spec": spec }))
+        };
+        let vm = "pod-microvm-containers";
+        assert_eq!(shown(vm, json!({ "resource": "limits.memory" })), "64Mi (limits.memory)");
+        assert_eq!(shown(vm, json!({ "resource": "requests.memory" })), "64Mi (requests.memory)");
+        assert_eq!(shown(vm, json!({ "resource": "requests.cpu" })), "0 (requests.cpu)");
+        assert_eq!(shown(vm, json!({ "resource": "limits.cpu" })), "what the VM has (limits.cpu)");
+        assert_eq!(
+            shown("pod-containers", json!({ "resource": "limits.cpu" })),
+            "what the host has (limits.cpu)"
+        );
+        let of_other = json!({ "containerName": "b", "resource": "limits.cpu" });
+        assert_eq!(shown("pod-containers", of_other), "2 (limits.cpu)");
     }
 }

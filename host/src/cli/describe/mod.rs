@@ -7,7 +7,7 @@ use super::error::CliError;
 use super::happened::{self, Happened};
 use super::select::{self, Filter};
 use super::{Outcome, ps, ui};
-use crate::manifest::fields::ANNOTATION_JAIL;
+use crate::manifest::fields::{ANNOTATION_JAIL, ANNOTATION_NAMESPACES};
 use crate::pod::interface::PodRuntimeInterface;
 use crate::pod::status;
 use crate::store::record::Found;
@@ -79,7 +79,7 @@ fn one(args: &Args, pods: &PodRuntimeInterface, id: &PodId) -> Result<String, Cl
     page.line(0, "QoS Class", qos.unwrap_or(UNKNOWN));
     if let Some(record) = &found.record {
         page.line(0, "Runtime Class", &record.runtime_class);
-        page.line(0, "VM", &record.sandbox.to_string());
+        page.line(0, "Sandbox", &record.sandbox.to_string());
     }
     if !args.no_events {
         page.rows("Events", &EVENT_HEADS, &events(&happened::of(&found)?));
@@ -107,9 +107,10 @@ fn head(page: &mut Page, found: &Found, pod: &Value) {
     page.line(0, "Start Time", text("/status/startTime").unwrap_or(NONE));
     page.map(0, "Labels", pod.pointer("/metadata/labels"), "=");
     let mut annotations = pod.pointer("/metadata/annotations").cloned();
-    // `inspect` has it, and nobody wants to read it here.
+    // `inspect` has them, and nobody wants to read them here.
     if let Some(Value::Object(annotations)) = &mut annotations {
         annotations.remove(ANNOTATION_JAIL);
+        annotations.remove(ANNOTATION_NAMESPACES);
     }
     page.map(0, "Annotations", annotations.as_ref(), ": ");
     page.line(0, "Status", &ps::shown_status(found));

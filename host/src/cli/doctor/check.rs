@@ -61,6 +61,15 @@ impl Check {
         }
     }
 
+    /// The same, where other pods can run without it.
+    #[must_use]
+    pub(super) fn optional(self) -> Self {
+        match self.state {
+            State::Fail => Self { state: State::Warn, ..self },
+            State::Ok | State::Warn => self,
+        }
+    }
+
     pub(super) fn is_ok(&self) -> bool {
         self.state == State::Ok
     }

@@ -73,7 +73,7 @@ pub(super) fn guest_image(
         }
         Err(error) => Check::missing(
             name,
-            "every pod: its VM boots from it",
+            "every pod with a VM, which boots from it",
             format!("{} cannot be used: {}", dir.display(), chain(error)),
             "build one with `magikvm-image build`, or select one with `--guest DIR` or MAGIKVM_GUEST",
         )

@@ -3,6 +3,8 @@
 //! The checks are pure: they receive what the drivers report, and read files through [`host::Host`].
 
 mod check;
+#[cfg(target_os = "linux")]
+mod containers;
 mod drivers;
 mod host;
 mod isolation;
@@ -25,7 +27,7 @@ use crate::vmm::qemu::Qemu;
 use crate::vmm::{DriverOptions, KernelChoice, Places, krun};
 use host::Host;
 use magikvm_proto::guest_image::Arch;
-use report::{DoctorReport, GuestFor, Machines};
+use report::{DoctorReport, GuestFor, Machines, Pods};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -37,7 +39,7 @@ pub(super) struct Args {
     /// Directory of the guest image
     #[arg(long, value_name = "DIR", env = "MAGIKVM_GUEST")]
     guest: Option<PathBuf>,
-    /// Require hardware virtualization: exit with 3 if pods can run by software emulation only
+    /// Require hardware virtualization: exit with 3 if pods can run by software emulation or without a VM only
     #[arg(long)]
     hardware: bool,
     #[command(flatten)]
@@ -54,9 +56,9 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
         for check in &report.checks {
             ui::line(&check.lines());
         }
-        ui::line(report.summary());
+        ui::line(&report.summary());
     }
-    let enough = report.hardware || (report.emulation && !args.hardware);
+    let enough = report.hardware || ((report.emulation || report.containers) && !args.hardware);
     Ok(if enough { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
 
@@ -99,18 +101,24 @@ fn examine(
         guest_for,
     };
     let mut others = vec![
-        drivers::guest_image(guest, &image, guest_for),
-        storage::directories(&layout.pods(), &layout.images(), &host.user),
-        storage::policy(&layout.policy()),
-        storage::scratch(),
-        drivers::libkrunfw(host, krun::probe_libkrunfw()),
-        drivers::network(&HostNetwork::look(), group_of_nat()),
-        drivers::passt(host, passt_version),
+        (Pods::WithVms, drivers::guest_image(guest, &image, guest_for)),
+        (Pods::All, storage::directories(&layout.pods(), &layout.images(), &host.user)),
+        (Pods::All, storage::policy(&layout.policy())),
+        (Pods::All, storage::scratch()),
+        (Pods::WithVms, drivers::libkrunfw(host, krun::probe_libkrunfw())),
+        (Pods::All, drivers::network(&HostNetwork::look(), group_of_nat())),
+        (Pods::All, drivers::passt(host, passt_version)),
     ];
     if cfg!(target_os = "linux") {
-        others.push(networks::check(cni));
-        others.extend([system::user_namespaces(host), system::subordinate_ids(host), system::cgroups(host)]);
-        others.extend(isolation::checks(crate::vmm::jails::trial().map_err(|error| chain(&error))));
+        others.push((Pods::WithoutVms, networks::check(cni)));
+        let own = [system::user_namespaces(host), system::subordinate_ids(host), system::cgroups(host)];
+        others.extend(own.map(|check| (Pods::All, check)));
+        let jail = isolation::checks(crate::vmm::jails::trial().map_err(|error| chain(&error)));
+        others.extend(jail.into_iter().map(|check| (Pods::All, check)));
     }
+    #[cfg(target_os = "linux")]
+    others.extend(
+        containers::of_machine(host, &layout.images()).into_iter().map(|check| (Pods::WithoutVms, check)),
+    );
     DoctorReport::new(machines, others)
 }

@@ -35,44 +35,59 @@ enum Parts {
     Missing,
 }
 
-/// The result of all checks. `hardware` and `emulation` say whether pods can run in this way.
+/// The pods that need something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pods {
+    All,
+    WithVms,
+    /// Those of the class pod-containers.
+    #[cfg_attr(target_os = "macos", allow(dead_code, reason = "the class is one of Linux"))]
+    WithoutVms,
+}
+
+/// The result of all checks. `hardware`, `emulation` and `containers` say whether pods can run in this way.
 #[derive(Debug, Serialize)]
 pub(super) struct DoctorReport {
     pub(super) checks: Vec<Check>,
     pub(super) hardware: bool,
     pub(super) emulation: bool,
+    /// Without VMs, in namespaces of the host.
+    pub(super) containers: bool,
     pub(super) drivers: Drivers,
     #[serde(skip)]
     machines: Parts,
 }
 
 impl DoctorReport {
-    /// If no driver can run VMs, each missing part becomes a failure: every fix begins with one of them.
-    pub(super) fn new(machines: Machines, others: Vec<Check>) -> Self {
+    /// If no pod can run, each missing part is a failure: every fix begins with one of them. If pods can run in one way, then nothing fails that only
+    /// another way needs.
+    pub(super) fn new(machines: Machines, others: Vec<(Pods, Check)>) -> Self {
         let Machines { hardware, krun, qemu, vsock, guest_for } = machines;
         let processor = hardware.is_ok() && guest_for == GuestFor::ThisProcessor;
         let by = Drivers { krun: krun.is_ok() && processor, qemu: qemu.is_ok() && vsock.is_ok() };
+        let machines = if by.krun || by.qemu { Parts::There } else { Parts::Missing };
+        let fails = |of: Pods| others.iter().any(|(pods, check)| *pods == of && check.state == State::Fail);
+        let (base, vms) = (!fails(Pods::All), !fails(Pods::WithVms));
+        let drivers = Drivers { krun: by.krun && base && vms, qemu: by.qemu && base && vms };
+        let is_checked = others.iter().any(|(pods, _)| *pods == Pods::WithoutVms);
+        let containers = is_checked && base && !fails(Pods::WithoutVms);
+        let some = drivers.krun || drivers.qemu || containers;
         let parts = [hardware, krun, qemu, vsock];
-        let (machines, parts) = if by.krun || by.qemu {
-            (Parts::There, parts)
-        } else {
-            (Parts::Missing, parts.map(Check::required))
-        };
-        let checks: Vec<Check> = parts.into_iter().chain(others).collect();
-        let rest = checks.iter().all(|check| check.state != State::Fail);
-        let drivers = Drivers { krun: by.krun && rest, qemu: by.qemu && rest };
+        let parts = if some || machines == Parts::There { parts } else { parts.map(Check::required) };
+        let others = others.into_iter().map(|(_, check)| if some { check.optional() } else { check });
         Self {
-            checks,
+            checks: parts.into_iter().chain(others).collect(),
             hardware: drivers.krun || (drivers.qemu && processor),
             emulation: drivers.qemu,
+            containers,
             drivers,
             machines,
         }
     }
 
-    /// A sentence for people: whether pods can run, and with which drivers.
-    pub(super) fn summary(&self) -> &'static str {
-        match (self.hardware, self.drivers) {
+    /// Sentences for people: whether pods can run, and in which ways.
+    pub(super) fn summary(&self) -> String {
+        let in_vms = match (self.hardware, self.drivers) {
             (true, Drivers { krun: true, qemu: true }) => {
                 "Pods run on this host in hardware VMs, with libkrun, or with QEMU (--vmm qemu)."
             }
@@ -83,13 +98,23 @@ impl DoctorReport {
             (false, Drivers { qemu: true, .. }) => {
                 "Pods run on this host by software emulation only (--accel tcg, with QEMU). It is slow, and not a security boundary."
             }
+            (false, Drivers { qemu: false, .. }) if self.containers => {
+                "Pods run on this host only without a VM (--class pod-containers). That isolates them less, because they share the kernel of this host. VMs need either libkrun with hardware virtualization or QEMU with its vsock, and a guest image."
+            }
             (false, Drivers { qemu: false, .. }) if self.machines == Parts::Missing => {
-                "Pods cannot run on this host. They need either libkrun with hardware virtualization or QEMU with its vsock, and everything else that is marked FAIL."
+                "Pods cannot run on this host. They need either libkrun with hardware virtualization or QEMU with its vsock, or for the class pod-containers what its checks say, and everything else that is marked FAIL."
             }
             (false, Drivers { qemu: false, .. }) => {
                 "Pods cannot run on this host. They need everything that is marked FAIL."
             }
-        }
+        };
+        let without = match self.containers && (self.drivers.krun || self.drivers.qemu) {
+            true => {
+                " Without a VM they run with --class pod-containers, which isolates them less: they share the kernel of this host."
+            }
+            false => "",
+        };
+        format!("{in_vms}{without}")
     }
 }
 
@@ -107,6 +132,7 @@ mod tests {
 
     fn report(parts: [bool; 4], guest_for: GuestFor, others: Vec<Check>) -> DoctorReport {
         let [hardware, krun, qemu, vsock] = parts.map(part);
+        let others = others.into_iter().map(|check| (Pods::WithVms, check)).collect();
         DoctorReport::new(Machines { hardware, krun, qemu, vsock, guest_for }, others)
     }
 
@@ -159,5 +185,32 @@ mod tests {
         assert_eq!((all.hardware, all.emulation, all.drivers.krun), (false, true, false));
         let none = report([true, true, false, false], GuestFor::AnotherProcessor, vec![]);
         assert!(!none.hardware && !none.emulation);
+    }
+
+    #[test]
+    fn a_class_without_vms_is_a_way_of_its_own() {
+        for bits in 0..32u32 {
+            let bit = |n: u32| bits & (1 << n) != 0;
+            let of = |n: u32| part(bit(n)).required();
+            let [hardware, krun, qemu, vsock] = [bit(0); 4].map(part);
+            let machines = Machines { hardware, krun, qemu, vsock, guest_for: GuestFor::ThisProcessor };
+            let others = vec![
+                (Pods::All, of(1)),
+                (Pods::WithVms, of(2)),
+                (Pods::WithoutVms, of(3)),
+                (Pods::WithoutVms, part(bit(4))),
+            ];
+            let report = DoctorReport::new(machines, others);
+            let (vms, containers) = (bit(0) && bit(1) && bit(2), bit(1) && bit(3));
+            assert_eq!((report.hardware, report.containers), (vms, containers), "{bits:b}");
+            let fails = report.checks.iter().any(|check| check.state == State::Fail);
+            assert_eq!(fails, !vms && !containers, "{report:?}");
+            let summary = report.summary();
+            assert_eq!(summary.contains("--class pod-containers"), containers, "{summary}");
+            assert_eq!(summary.contains("only without a VM"), containers && !vms, "{summary}");
+            assert_eq!(summary.starts_with("Pods cannot run on this host"), fails, "{summary}");
+        }
+        let none = report([true; 4], GuestFor::ThisProcessor, vec![]);
+        assert!(!none.containers, "where there is no such class");
     }
 }

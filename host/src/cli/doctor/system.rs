@@ -20,12 +20,16 @@ const UIDMAP: Package = Package {
     source: "newuidmap and newgidmap of https://github.com/shadow-maint/shadow",
 };
 
-/// Whether this user may create user namespaces.
+/// Whether this user may create user namespaces, which VMs need for their isolation.
 pub(super) fn user_namespaces(host: &Host) -> Check {
-    let name = "user namespaces";
+    user_namespaces_for(host, "user namespaces", BY_USERS)
+}
+
+/// The same for another purpose.
+pub(super) fn user_namespaces_for(host: &Host, name: &'static str, needed_for: &'static str) -> Check {
     let number = |path| host.read(path).and_then(|text| text.parse::<u64>().ok());
     let sudo = host.sudo();
-    let missing = |found: &str, remedy: String| Check::missing(name, BY_USERS, found, remedy);
+    let missing = |found: &str, remedy: String| Check::missing(name, needed_for, found, remedy);
     let setting = |key: &str, value: u32| format!("run `{sudo}sysctl -w {key}={value}`");
     let Some(max) = number("/proc/sys/user/max_user_namespaces") else {
         return missing("this kernel has no user namespaces", "run a kernel with CONFIG_USER_NS".to_owned());
@@ -116,15 +120,16 @@ impl Ids {
 
 /// The hierarchies that are mounted.
 #[derive(Debug, Default)]
-struct Cgroups {
+pub(super) struct Cgroups {
     /// Version 2.
-    unified: Option<String>,
+    pub(super) unified: Option<String>,
     /// Controllers of version 1.
-    old: Vec<String>,
+    pub(super) old: Vec<String>,
 }
 
 impl Cgroups {
-    fn of(host: &Host) -> Self {
+    /// Looks for these controllers.
+    pub(super) fn of(host: &Host, controllers: &[&str]) -> Self {
         let mut found = Self::default();
         for line in host.read("/proc/self/mounts").unwrap_or_default().lines() {
             let fields: Vec<&str> = line.split_whitespace().collect();
@@ -133,7 +138,7 @@ impl Cgroups {
                     found.unified = Some(point.to_owned())
                 }
                 [_, _, "cgroup", options, ..] => {
-                    let wanted = options.split(',').filter(|option| WANTED.contains(option));
+                    let wanted = options.split(',').filter(|option| controllers.contains(option));
                     found.old.extend(wanted.map(str::to_owned));
                 }
                 _ => {}
@@ -151,7 +156,7 @@ fn lacking(controllers: &[String]) -> Vec<&'static str> {
 /// Whether this user may limit what pods use.
 pub(super) fn cgroups(host: &Host) -> Check {
     let name = "cgroups";
-    let found = Cgroups::of(host);
+    let found = Cgroups::of(host, &WANTED);
     let is_root = host.user == User::Root;
     let missing = |text: String, remedy: String| Check::missing(name, LIMITS, text, remedy);
     let boot = || "boot with systemd.unified_cgroup_hierarchy=1 on the kernel's command line".to_owned();
@@ -179,13 +184,16 @@ pub(super) fn cgroups(host: &Host) -> Check {
     }
 }
 
+/// The controllers of a group of version 2.
+pub(super) fn controllers(host: &Host, group: &str) -> Vec<String> {
+    let text = host.read(&format!("{group}/cgroup.controllers")).unwrap_or_default();
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
 /// Version 2 alone.
 fn unified(host: &Host, point: &str) -> Check {
     let name = "cgroups";
-    let controllers = |path: &str| -> Vec<String> {
-        let text = host.read(&format!("{path}/cgroup.controllers")).unwrap_or_default();
-        text.split_whitespace().map(str::to_owned).collect()
-    };
+    let controllers = |path: &str| controllers(host, path);
     let User::Ordinary { uid, name: user } = &host.user else {
         let lacking = lacking(&controllers(point));
         return if lacking.is_empty() {

@@ -36,6 +36,13 @@ pub(in crate::cli) struct Args {
     how: How,
 }
 
+impl Args {
+    /// Looks which options are on the command line.
+    pub(in crate::cli) fn note_origins(&mut self, matches: &clap::ArgMatches) {
+        self.how.note_origins(matches);
+    }
+}
+
 /// What is to be done for a pod of a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {

@@ -8,6 +8,7 @@ use crate::pod::interface::{PodError, PodRuntimeInterface};
 use crate::pod::launch::{FromMonitor, Launched};
 use crate::pod::status;
 use crate::store::record::Found;
+use crate::store::sandbox::SandboxRecord;
 use crate::store::text::ignore;
 use crate::store::thread;
 use magikvm_proto::id::PodId;
@@ -190,7 +191,11 @@ fn out_of_memory(found: &Found) -> Vec<String> {
                     "Container {name} was killed: out of memory (its limit is {limit}).\nHint: Raise `resources.limits.memory` of this container in the manifest."
                 ),
                 None => format!(
-                    "Container {name} was killed: out of memory.\nHint: Set `resources.limits.memory` of this container in the manifest; without it, the VM has only its default memory."
+                    "Container {name} was killed: out of memory.\nHint: {}",
+                    match found.record.as_ref().map(|record| &record.sandbox) {
+                        Some(SandboxRecord::Containers(_)) => "See with `free -m` how much memory the host has left, and in the manifest whether `spec.resources.limits.memory` is too low.",
+                        Some(SandboxRecord::Vm(_)) | None => "Set `resources.limits.memory` of this container in the manifest; without it, the VM has only its default memory.",
+                    }
                 ),
             }
         })

@@ -21,6 +21,8 @@ use crate::pod::interface::{PodError, PodRuntimeInterface};
 use crate::pod::run::{AtEnd, HostNetworkUse, RunRequest};
 use crate::runtime::VmOptions;
 use crate::vmm::{Accel, KernelChoice, VmmKind};
+use clap::ArgMatches;
+use clap::parser::ValueSource;
 use follow::Waiter;
 use magikvm_proto::id::PodId;
 use nix::sys::signal::Signal;
@@ -79,7 +81,7 @@ struct How {
     allow_host_network: bool,
     #[command(flatten)]
     cni: cni::Options,
-    /// Directory of the guest image (built with `magikvm-image build`)
+    /// Directory of the guest image for VMs (built with `magikvm-image build`)
     #[arg(long, value_name = "DIR", env = "MAGIKVM_GUEST")]
     guest: Option<PathBuf>,
     /// Driver that runs the VM [default: krun; with --accel tcg: qemu]
@@ -94,7 +96,7 @@ struct How {
     /// Fail if pulling an image takes longer than this (90s, 5m, 2h)
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration::deadline_secs, allow_hyphen_values = true)]
     pull_timeout: u64,
-    /// Fail if the VM has booted and the start of its containers makes no progress for this long (90s, 5m, 2h)
+    /// Fail if the pod's agent has answered and the start of its containers makes no progress for this long (90s, 5m, 2h)
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration::deadline, allow_hyphen_values = true)]
     ready_timeout: Duration,
     /// Size at which a container's log file is rotated; overrides the annotation [default: 10Mi]
@@ -106,12 +108,46 @@ struct How {
     /// Size of all log files of the pod; overrides the annotation [default: 500Mi]
     #[arg(long, value_name = "SIZE", env = "MAGIKVM_LOG_MAX_POD_SIZE", value_parser = log_size)]
     log_max_pod_size: Option<u64>,
-    /// Fail if an isolation layer of the VM's jail is missing (see `magikvm doctor`)
+    /// Fail if an isolation layer of the jail of the pod's processes is missing (see `magikvm doctor`)
     #[arg(long)]
     require_jail: bool,
+    /// Those of [`OF_VMS`] that are on the command line, not in the environment.
+    #[arg(skip)]
+    of_vms: Vec<&'static str>,
+}
+
+/// Options that only concern VMs. Set by variables, they are defaults for the pods that have one.
+const OF_VMS: [&str; 4] = ["guest", "vmm", "kernel", "accel"];
+
+impl How {
+    fn note_origins(&mut self, matches: &ArgMatches) {
+        let is_given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        self.of_vms = OF_VMS.into_iter().filter(is_given).collect();
+    }
+
+    /// Refuses options for a VM where no pod has one.
+    fn check_options(&self, pods: &[Parsed]) -> Result<(), CliError> {
+        let without = pods.iter().find(|pod| !pod.plan.runtime_class.has_vm());
+        let (Some(without), Some(option), false) = (without, self.of_vms.first(), has_vms(pods)) else {
+            return Ok(());
+        };
+        let PodPlan { id, runtime_class: class, .. } = &without.plan;
+        let message = format!("--{option} is for VMs, and pod {id} of the class {class} has none");
+        let hint = format!("Omit `--{option}`, or run the pod with `--class {}`.", RuntimeClass::default());
+        Err(CliError::new(Kind::Code(2), message).hint(hint))
+    }
+}
+
+fn has_vms(pods: &[Parsed]) -> bool {
+    pods.iter().any(|pod| pod.plan.runtime_class.has_vm())
 }
 
 impl Args {
+    /// Looks which options are on the command line.
+    pub(super) fn note_origins(&mut self, matches: &ArgMatches) {
+        self.how.note_origins(matches);
+    }
+
     /// Whether the exit code is to be the pod's.
     pub(super) fn is_foreground(&self) -> bool {
         !self.detach
@@ -153,21 +189,22 @@ fn read(
     root: Option<&Path>,
     pods: &PodRuntimeInterface,
 ) -> Result<Vec<RunRequest>, CliError> {
-    let vmm = VmmKind::choose(how.vmm, how.accel).map_err(|error| {
-        CliError::of(Kind::Code(2), &error).hint("Omit either `--vmm krun` or `--accel tcg`.")
-    })?;
     let sources = files.read_with(objects)?;
     let mut taken = BTreeSet::new();
     let mut new_name = |namespace: &str, prefix: &str| free_name(pods, namespace, prefix, &mut taken);
-    let mut read =
-        input::read(&sources, &mut new_name).into_manifests().map_err(|problems| refused(&problems))?;
+    let mut read = input::read_as(how.class, &sources, &mut new_name)
+        .into_manifests()
+        .map_err(|problems| refused(&problems))?;
     let places: Vec<Option<String>> = sources.iter().map(origin::place).collect();
     drop(sources);
+    how.check_options(&read.pods)?;
+    // What the environment says of VMs means nothing for other pods.
+    let (asked, accel) = if has_vms(&read.pods) { (how.vmm, how.accel) } else { (None, Accel::default()) };
+    let vmm = VmmKind::choose(asked, accel).map_err(|error| {
+        CliError::of(Kind::Code(2), &error).hint("Omit either `--vmm krun` or `--accel tcg`.")
+    })?;
     // Nothing is said of pods that cannot run.
     publish(&mut read.pods, how.publish.clone())?;
-    if let Some(class) = how.class {
-        change_class(&mut read.pods, class)?;
-    }
     say_ignored(&read, how.verbose);
     let requests: Vec<RunRequest> = read
         .pods
@@ -177,7 +214,7 @@ fn read(
             RunRequest { source, ..request(parsed.plan, how, at_end, vmm, root, pods) }
         })
         .collect();
-    if how.accel == Accel::Tcg {
+    if accel == Accel::Tcg {
         ui::warn("software emulation (tcg) is slow and is not a security boundary");
     }
     for request in &requests {
@@ -266,13 +303,6 @@ fn say_ignored(read: &Manifests, verbose: bool) {
             ));
         }
     }
-}
-
-/// Gives all pods the class of the command line.
-fn change_class(pods: &mut [Parsed], class: RuntimeClass) -> Result<(), CliError> {
-    pods.iter_mut().try_for_each(|pod| pod.plan.change_class(class)).map_err(|error| {
-        CliError::of(Kind::User, &error).hint("Omit `--class`, or take the field out of the manifest.")
-    })
 }
 
 /// Adds the ports of the command line to the only pod.

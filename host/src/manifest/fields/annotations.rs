@@ -14,6 +14,8 @@ pub const ANNOTATION_ROOT: &str = "magikvm.dev/root";
 pub const ANNOTATION_LIMITS: &str = "magikvm.dev/limits";
 /// Shows the isolation layers of a pod's processes.
 pub const ANNOTATION_JAIL: &str = "magikvm.dev/jail";
+/// Shows the namespaces of a pod without a VM.
+pub const ANNOTATION_NAMESPACES: &str = "magikvm.dev/namespaces";
 /// How the pod is connected.
 pub const ANNOTATION_NETWORK: &str = "magikvm.dev/network";
 /// The only destinations that the pod may reach.
@@ -36,16 +38,16 @@ pub const ANNOTATION_SERVICE_DIRECTORY: &str = "magikvm.dev/service-directory";
 pub const ANNOTATIONS: &[(&str, &str)] = &[
     (
         ANNOTATION_MEMORY,
-        "Memory of the VM in MiB, 96 to 4096, instead of the sum of the containers' limits and the overhead.",
+        "Memory of the VM in MiB, 96 to 4096, instead of the sum of the containers' limits and the overhead. Refused without a VM.",
     ),
     (
         ANNOTATION_VCPUS,
-        "Processors of the VM, 1 to 8, instead of the sum of the containers' limits rounded up.",
+        "Processors of the VM, 1 to 8, instead of the sum of the containers' limits rounded up. Refused without a VM.",
     ),
     (ANNOTATION_PORTS, "`inspect` shows the pod's ports of the host here. It has no effect in a manifest."),
     (
         ANNOTATION_ROOT,
-        "Where containers keep the changes to their root file systems: `disk` (the default) or `memory` (of the VM; each at most half of it).",
+        "Where containers keep the changes to their root file systems: `disk` (the default) or `memory` (of the VM or the host; each at most half of it).",
     ),
     (
         ANNOTATION_LIMITS,
@@ -53,11 +55,15 @@ pub const ANNOTATIONS: &[(&str, &str)] = &[
     ),
     (
         ANNOTATION_JAIL,
-        "`inspect` shows the isolation layers of the VM's processes here. It has no effect in a manifest.",
+        "`inspect` shows the isolation layers of the pod's processes here. It has no effect in a manifest.",
+    ),
+    (
+        ANNOTATION_NAMESPACES,
+        "`inspect` shows the namespaces of a pod without a VM here, as paths for `nsenter`. It has no effect in a manifest.",
     ),
     (
         ANNOTATION_NETWORK,
-        "The pod's network: `nat` (the default), `passt`, `none`, `tsi` (with `--kernel libkrunfw`), `user` (with `--vmm qemu`).",
+        "The pod's network: `nat` (the default), `passt`, `none`, and in VMs `tsi` (with `--kernel libkrunfw`) and `user` (with `--vmm qemu`).",
     ),
     (
         ANNOTATION_EGRESS_ALLOW,
@@ -73,7 +79,7 @@ pub const ANNOTATIONS: &[(&str, &str)] = &[
     ),
     (
         ANNOTATION_NESTED,
-        "`true`: the pod sees the processor's extension for VMs (VMX, SVM), which is hidden otherwise. More of the host's kernel can then be attacked.",
+        "`true`: the pod sees the processor's extension for VMs (VMX, SVM), which a VM hides otherwise. More of the host's kernel can then be attacked. Refused without a VM.",
     ),
     (
         ANNOTATION_LOG_MAX_SIZE,

@@ -49,7 +49,7 @@ pub(super) const FIELDS: &[Field] = &[
     yes(
         "spec.containers[].env[].valueFrom.resourceFieldRef.resource",
         Shape::Text,
-        "Required. `limits` or `requests` of `cpu`, `memory` or `ephemeral-storage`, as in `limits.cpu`. Without a limit: what the VM has.",
+        "Required. `limits` or `requests` of `cpu`, `memory` or `ephemeral-storage`, as in `limits.cpu`. Without a limit: what the VM or the host has.",
     ),
     yes(
         "spec.containers[].env[].valueFrom.resourceFieldRef.divisor",

@@ -1,11 +1,11 @@
 //! The rows that follow the volumes: where the Pod runs, and with what.
 
 use super::row::{Field, Shape, no, only, skip, skip_quietly, yes};
-use super::{CLAIMS, CLUSTER, CLUSTER_API, HUGE_PAGES, SHARED_VM, WINDOWS};
+use super::{CLAIMS, CLUSTER, CLUSTER_API, HUGE_PAGES, NOT_SHARED, WINDOWS};
 
 /// The remaining fields of `spec`.
 pub(super) const FIELDS: &[Field] = &[
-    yes("spec.resources", Shape::Object, "What the pod may use in all; the VM is sized by it."),
+    yes("spec.resources", Shape::Object, "What the pod may use in all. A VM is sized by it."),
     yes(
         "spec.resources.limits",
         Shape::Object,
@@ -74,8 +74,8 @@ pub(super) const FIELDS: &[Field] = &[
         "Pods of the class `pod-containers` only, with `--allow-host-network`: the pod has the network of the host, without a filter. Its ports \
          are ports of the host, so that a `hostPort` must equal its `containerPort`. A pod in a VM has no host but its VM; `true` is refused there.",
     ),
-    only("spec.hostPID", Shape::Bool, &["false"], SHARED_VM),
-    only("spec.hostIPC", Shape::Bool, &["false"], SHARED_VM),
+    only("spec.hostPID", Shape::Bool, &["false"], NOT_SHARED),
+    only("spec.hostIPC", Shape::Bool, &["false"], NOT_SHARED),
     yes(
         "spec.hostUsers",
         Shape::Bool,

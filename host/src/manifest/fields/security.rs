@@ -3,8 +3,9 @@
 use super::WINDOWS;
 use super::row::{Field, Shape, no, only, skip_quietly, yes};
 
-pub(in crate::manifest) const PROFILES: &str = "the guest has no AppArmor, so that a profile of it could not be enforced: write a seccompProfile, or leave it out";
-const LABELS: &str = "the guest has no SELinux, so that a label could not be enforced: leave it out";
+pub(in crate::manifest) const PROFILES: &str =
+    "no AppArmor profile is enforced in a pod: write a seccompProfile, or leave it out";
+const LABELS: &str = "no SELinux label is enforced in a pod: leave it out";
 
 /// Every field of `securityContext`.
 pub(super) const FIELDS: &[Field] = &[

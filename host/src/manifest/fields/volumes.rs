@@ -2,7 +2,7 @@
 
 use super::row::{Field, Shape, no, no_source, only, skip, yes};
 
-const NETWORK: &str = "a VM mounts no file system of the network; mount it on the host and use a hostPath, or use a persistentVolumeClaim";
+const NETWORK: &str = "a pod mounts no file system of the network; mount it on the host and use a hostPath, or use a persistentVolumeClaim";
 const CLOUD: &str = "there is no cloud that could attach its disk; use a persistentVolumeClaim, or mount the disk on the host and use a hostPath";
 const DRIVER: &str = "there are no drivers of volumes; use a persistentVolumeClaim, or a hostPath of what the host has mounted";
 const GIT: &str = "Kubernetes has dropped it; clone into an emptyDir, or use an image volume";
@@ -71,7 +71,7 @@ pub(super) const FIELDS: &[Field] = &[
     yes(
         "spec.volumes[].emptyDir.medium",
         Shape::Text,
-        "`Memory`: in the VM's memory. Default: on the host's disk.",
+        "`Memory`: in the memory of the VM or of the host. Default: on the host's disk.",
     ),
     no(
         "spec.volumes[].emptyDir.mode",
@@ -80,7 +80,7 @@ pub(super) const FIELDS: &[Field] = &[
     yes(
         "spec.volumes[].emptyDir.sizeLimit",
         Shape::Quantity,
-        "Bytes it can hold, at least 1Mi, at most 1Ti. Default: half of the VM's memory, or a disk that all share.",
+        "Bytes it can hold, at least 1Mi, at most 1Ti. Default: half of the memory of the VM or of the host, or a disk that all share.",
     ),
     yes("spec.volumes[].configMap", Shape::Object, "The data of a ConfigMap of the input, each key a file."),
     yes("spec.volumes[].configMap.name", Shape::Text, "Required. Which ConfigMap."),

@@ -20,7 +20,8 @@ const VALUES: &[(&str, &str)] = &[
 ];
 
 /// Shown by `inspect`, and not read.
-const WITHOUT_EFFECT: [&str; 2] = [fields::ANNOTATION_PORTS, fields::ANNOTATION_JAIL];
+const WITHOUT_EFFECT: [&str; 3] =
+    [fields::ANNOTATION_PORTS, fields::ANNOTATION_JAIL, fields::ANNOTATION_NAMESPACES];
 
 fn sources(dir: &Path, found: &mut Vec<(String, String)>) {
     for entry in std::fs::read_dir(dir).unwrap() {

@@ -208,28 +208,95 @@ fn variables_of_files_are_read_in_the_guest() {
     }
 }
 
+/// The problems of a Pod whose class is not that of its manifest.
+fn in_namespaces(text: &str) -> Result<PodPlan, String> {
+    use crate::manifest::input::{Accepts, Source, read_as};
+    let source =
+        Source { origin: "x".to_owned(), bytes: text.as_bytes().to_vec(), accepts: Accepts::Everything };
+    let read = read_as(Some(RuntimeClass::PodContainers), &[source], &mut |_, _| None);
+    read.into_manifests().map(|mut read| read.pods.remove(0).plan).map_err(|problems| problems.to_string())
+}
+
 #[test]
-fn a_change_of_the_class_refuses_what_the_class_would_have_refused() {
-    let change = |security: &str, pod_fields: &str| {
+fn another_class_than_that_of_the_manifest_has_the_rules_of_its_own() {
+    let of = |security: &str, pod_fields: &str| {
         let container = format!("{{name: a, image: b, securityContext: {{{security}}}}}");
-        let text = pod(&format!("{pod_fields}  containers: [{container}]\n"));
-        let mut plan = parse(text.as_bytes(), "x").unwrap();
-        let changed = plan.change_class(RuntimeClass::PodContainers);
-        changed.map(|()| plan.runtime_class).map_err(|error| error.to_string())
+        in_namespaces(&pod(&format!("{pod_fields}  containers: [{container}]\n")))
     };
-    assert_eq!(change("", "  hostUsers: false\n"), Ok(RuntimeClass::PodContainers));
+    let vm = "  runtimeClassName: pod-microvm-containers\n";
+    for fields in ["  hostUsers: false\n", vm] {
+        assert_eq!(of("", fields).map(|plan| plan.runtime_class), Ok(RuntimeClass::PodContainers));
+    }
     for (security, pod_fields, says) in [
         (
             "privileged: true",
             "",
-            "container a has securityContext.privileged, which is possible only in a VM",
+            "securityContext.privileged: is possible only in a VM, and pods of the class pod-containers have none",
         ),
-        ("seccompProfile: {type: Unconfined}", "", "container a has the seccomp profile Unconfined"),
-        ("", "  hostUsers: true\n", "spec.hostUsers is true, which is not supported"),
-        ("runAsUser: 65536", "", "the user or group 65536"),
-        ("", "  securityContext: {fsGroup: 70000}\n", "the user or group 70000"),
+        ("seccompProfile: {type: Unconfined}", vm, "seccompProfile.type: is possible only in a VM"),
+        ("", "  hostUsers: true\n", "spec.hostUsers: \"true\" is not supported"),
+        ("runAsUser: 65536", "", "must be 0 to 65535 for a pod in namespaces, not 65536"),
+        (
+            "",
+            "  securityContext: {fsGroup: 70000}\n",
+            "must be 0 to 65535 for a pod in namespaces, not 70000",
+        ),
     ] {
-        let said = change(security, pod_fields).unwrap_err();
+        let said = of(security, pod_fields).unwrap_err();
         assert!(said.contains(says), "{said}");
+    }
+}
+
+#[test]
+fn an_annotation_about_a_vm_is_refused_without_one() {
+    let annotated =
+        |text: &str| SMALL.replace("  name: web", &format!("  name: web\n  annotations: {{{text}}}"));
+    for (text, hint) in [
+        ("magikvm.dev/memory-mib: '512'", "resources.limits.memory bounds what containers use"),
+        ("magikvm.dev/vcpus: '1'", "resources.limits.cpu bounds what containers use"),
+        ("magikvm.dev/nested-virtualization: 'true'", "run the pod in a VM"),
+        ("magikvm.dev/network: tsi", "write nat"),
+        ("magikvm.dev/network: user", "write nat"),
+    ] {
+        let text = annotated(text);
+        assert!(parse(text.as_bytes(), "x").is_ok(), "{text}");
+        let said = in_namespaces(&text).unwrap_err();
+        assert!(said.starts_with("x:") && said.contains("metadata.annotations.magikvm.dev/"), "{said}");
+        assert!(
+            said.contains("is possible only in a VM, and pods of the class pod-containers have none"),
+            "{said}"
+        );
+        assert!(said.contains(hint), "{said}");
+    }
+    for harmless in [
+        "magikvm.dev/nested-virtualization: 'false'",
+        "magikvm.dev/network: none",
+        "magikvm.dev/root: memory",
+        "magikvm.dev/jail: x",
+    ] {
+        assert!(in_namespaces(&annotated(harmless)).is_ok(), "{harmless}");
+    }
+}
+
+#[test]
+fn the_size_of_a_vm_bounds_no_pod_without_one() {
+    let of = |resources: &str| container(&format!("    resources: {resources}\n"));
+    let large = of("{limits: {memory: 64Gi, cpu: 64}}");
+    assert!(problems(&large).contains("at most 4096 MiB are possible"));
+    let plan = in_namespaces(&large).unwrap();
+    let limits = &plan.containers[0].resources;
+    assert_eq!((limits.memory_limit_bytes, limits.cpu_limit_millis), (Some(64 << 30), Some(64_000)));
+    for (resources, says) in [
+        (
+            "{limits: {memory: 65Ti}}",
+            "resources.limits.memory: is 71468255805440 bytes, at most 70368744177664 bytes",
+        ),
+        ("{limits: {cpu: 8193}}", "resources.limits.cpu: is 8193000m, at most 8192000m are possible"),
+        ("{requests: {cpu: 8193}}", "resources.requests.cpu: is 8193000m"),
+    ] {
+        let said = in_namespaces(&of(resources)).unwrap_err();
+        assert!(said.contains(says), "{said}");
+        // What follows from the limit is not reported again.
+        assert_eq!(said.matches("at most").count(), 1, "{said}");
     }
 }

@@ -35,7 +35,7 @@ fn each_kind_of_volume_has_its_rules() {
     let empty = |fields: &str| volume(&format!("emptyDir: {{{fields}}}"));
     for medium in ["HugePages", "HugePages-2Mi"] {
         let said =
-            format!("emptyDir.medium: \"{medium}\" is not supported: the VM has no huge pages to give");
+            format!("emptyDir.medium: \"{medium}\" is not supported: no huge pages are given to a pod");
         assert_problem(&empty(&format!("medium: {medium}")), &said);
     }
     assert_problem(&empty("sizeLimit: 500"), "\"500\" is 500 bytes, 1Mi to 1Ti are possible");

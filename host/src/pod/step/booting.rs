@@ -90,8 +90,9 @@ impl Machine {
                 self.boot = Boot::Killed;
                 let silent_ms = self.waits.first_boot_ms;
                 let secs = silent_ms / 1000;
-                let message =
-                    format!("the pod's agent did not answer within {secs} s, so its VM is booted once more");
+                let message = format!(
+                    "the pod's agent did not answer within {secs} s, so its sandbox is started once more"
+                );
                 vec![
                     Effect::Note(HostEvent::Rebooted { silent_ms }),
                     Effect::Warn { message },
@@ -104,7 +105,7 @@ impl Machine {
                 vec![Effect::Arm { after_ms: HOST_BOOT_WAIT_MS.saturating_sub(self.waits.first_boot_ms) }]
             }
             (_, motion) => {
-                let boots = if self.boot == Boot::Second { ", in two boots" } else { "" };
+                let boots = if self.boot == Boot::Second { ", in two starts" } else { "" };
                 self.fail(silent(boots, motion))
             }
         }
@@ -122,7 +123,7 @@ impl Machine {
             }
             Input::Deadline => {
                 let message =
-                    "the pod's agent did not answer, and the killed processes of its VM did not end";
+                    "the pod's agent did not answer, and the killed processes of its sandbox did not end";
                 let failure = Failure::message(RunStage::Boot, Blame::Internal, message);
                 self.fail(failure.because(SandboxFailure::AgentSilent))
             }

@@ -92,7 +92,7 @@ impl Machine {
                 vec![Effect::Disarm, Effect::Ready]
             }
             EventKind::PodFailed { message } if self.state.stage == Stage::Starting => {
-                let message = format!("the guest cannot start the pod: {}", cut(&message));
+                let message = format!("the supervisor cannot start the pod: {}", cut(&message));
                 self.fail(Failure::message(RunStage::Boot, Blame::Internal, message))
             }
             EventKind::ContainerKilling { container, .. } => {

@@ -235,12 +235,12 @@ impl Machine {
             } else {
                 (RunStage::Boot, "before its agent answered")
             };
-            let message = format!("the VM ended {when}: {}", end.how);
+            let message = format!("the sandbox ended {when}: {}", end.how);
             let failure = Failure::message(stage, end.blame(), message);
             return self.fail(failure.because(end.failure));
         }
         if self.state.stage == Stage::Running {
-            let message = format!("the VM ended while the pod ran: {}", end.how);
+            let message = format!("the sandbox ended while the pod ran: {}", end.how);
             self.state.broken = Some(Broken { reason: end.failure, message });
         }
         let why = self
@@ -248,7 +248,7 @@ impl Machine {
             .broken
             .as_ref()
             .map(|broken| broken.message.clone())
-            .unwrap_or_else(|| "the VM ended before this container's end was seen".to_owned());
+            .unwrap_or_else(|| "the sandbox ended before this container's end was seen".to_owned());
         for status in &mut self.state.containers {
             if status.state.terminated().is_none() {
                 let run = Terminated::unknown(&why, started_ms(status), now_ms).of_run(status.restart_count);
@@ -293,8 +293,8 @@ impl Machine {
             }
             (Stage::Stopping, _) => {
                 self.state.broken.get_or_insert_with(|| Broken {
-                    reason: SandboxFailure::GuestStuck,
-                    message: "the guest did not end in time and was killed".to_owned(),
+                    reason: SandboxFailure::SandboxStuck,
+                    message: "the pod did not end in time and was killed".to_owned(),
                 });
                 vec![Effect::Kill]
             }

@@ -8,8 +8,9 @@ pub mod errand;
 mod ids;
 mod launch;
 mod limits;
-mod program;
+pub mod program;
 mod talk;
+pub mod trial;
 mod users;
 mod write;
 
@@ -82,8 +83,10 @@ pub enum ContainersError {
     OutOfTurn,
     #[error("the sandbox said something that is not a message")]
     Nonsense(#[source] serde_json::Error),
-    #[error("the sandbox did not answer within {} s", .0.as_secs())]
-    Silent(Duration),
+    #[error("the sandbox said something out of turn")]
+    OutOfTurn,
+    #[error("the sandbox did not answer in time")]
+    Silent,
     #[error("cannot map the pod's ids: {0}")]
     Ids(String),
     /// All ranges are in use.
@@ -110,6 +113,11 @@ pub enum ContainersError {
         "volume {name} is a disk, which the kernel of the host does not mount, because a VM may have written anything to it"
     )]
     Disk { name: String },
+    #[error(
+        "volume {volume} cannot be provided: at {} is a file system of the type {file_system}, whose files cannot have other owners in a pod with users of its own",
+        path.display()
+    )]
+    Unmappable { volume: String, path: PathBuf, file_system: String },
 }
 
 impl ContainersError {
@@ -121,10 +129,11 @@ impl ContainersError {
         match self {
             Self::Sources { .. }
             | Self::Disk { .. }
+            | Self::Unmappable { .. }
             | Self::SharedProcesses(_)
             | Self::OnlyRoot { .. }
             | Self::Limit { .. } => Blame::User,
-            Self::Nonsense(_) | Self::OutOfTurn | Self::Silent(_) => Blame::Internal,
+            Self::Nonsense(_) | Self::OutOfTurn | Self::Silent => Blame::Internal,
             _ => Blame::Environment,
         }
     }
@@ -138,6 +147,9 @@ impl ContainersError {
             Self::Disk { .. } => Some(
                 "Copy it into a claim that is a directory with `magikvm volume export` and `magikvm volume import`, or run the pod in a VM.".to_owned(),
             ),
+            Self::Unmappable { volume, .. } => Some(format!(
+                "Let the hostPath of volume {volume} name a directory without such file systems in it; `findmnt -R DIRECTORY` lists them."
+            )),
             _ => None,
         }
     }
@@ -152,6 +164,8 @@ pub struct PreparedContainers {
     /// Directory forms of images, which nobody removes as long as these values exist.
     directories: Vec<RootfsDirectory>,
     sandbox: Launch,
+    /// The volumes that the files and directories of the host belong to.
+    shared_names: Vec<String>,
     network: Settled,
     claims: Vec<ClaimUse>,
     /// The directories of the pod's group.
@@ -378,7 +392,7 @@ impl PodRuntime for Containers {
             Provider::Cni(name) => {
                 let joins = connect::prepare(pod, name, &self.cni)?;
                 let launched = to_launch.launch(undo)?;
-                launched.talk.until_network(&users)?;
+                launched.talk.until_network(&users, &volumes.shared_names)?;
                 network = joins.connect(launched.sandbox.reference.pid, undo)?;
                 Launch::Waits(Box::new(launched))
             }
@@ -399,6 +413,7 @@ impl PodRuntime for Containers {
             directories,
             sandbox,
             network,
+            shared_names: volumes.shared_names,
             claims: volumes.claims,
             cgroup: place.map(|place| place.dirs).unwrap_or_default(),
             network_cgroup,
@@ -415,7 +430,7 @@ impl PodRuntime for Containers {
             }
         };
         let Launched { sandbox, talk, socket, tail } = launched;
-        let Made { pid, tap } = talk.until_made(&prepared.users)?;
+        let Made { pid, tap } = talk.until_made(&prepared.users, &prepared.shared_names)?;
         let supervisor = ProcessRef::of_child(Role::Supervisor, "supervisor", pid);
         undo.plan(Scope::Run, supervisor.undo_step())?;
         let group = cgroup::of_network(&prepared.network_cgroup);

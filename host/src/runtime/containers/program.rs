@@ -8,7 +8,7 @@ const NAME: &str = "magikvm-containers";
 const VARIABLE: &str = "MAGIKVM_CONTAINERS";
 
 /// The program that the variable names, or the installed one, or the one beside this program.
-pub(super) fn find() -> Result<PathBuf, Unavailable> {
+pub fn find() -> Result<PathBuf, Unavailable> {
     let named = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
     if let Some(path) = named.as_ref().filter(|path| !path.is_file()) {
         return Err(Unavailable {

@@ -1,8 +1,9 @@
 //! The host's side of the conversation with a sandbox while it is made.
 
 use super::ContainersError;
+use super::trial::Tried;
 use super::users::PodUsers;
-use magikvm_proto::sandbox::{FromSandbox, MAX_SANDBOX_MESSAGE, ToSandbox};
+use magikvm_proto::sandbox::{Feature, FromSandbox, MAX_SANDBOX_MESSAGE, ToSandbox};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg, send, socketpair,
@@ -13,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// How long the sandbox may take to be made.
 const LIMIT: Duration = Duration::from_secs(60);
+/// How long a trial may take. A kernel that loads modules for it takes some time.
+const TRIAL_LIMIT: Duration = Duration::from_secs(20);
 
 /// A sandbox whose first process runs.
 #[derive(Debug)]
@@ -40,8 +43,8 @@ impl Talk {
     }
 
     /// Answers until the sandbox has a network namespace that others have to connect.
-    pub(super) fn until_network(&self, users: &PodUsers) -> Result<(), ContainersError> {
-        match self.listen(users)? {
+    pub(super) fn until_network(&self, users: &PodUsers, volumes: &[String]) -> Result<(), ContainersError> {
+        match self.listen(users, volumes)? {
             Said::Network => Ok(()),
             Said::Made(_) => Err(ContainersError::OutOfTurn),
         }
@@ -52,9 +55,9 @@ impl Talk {
         self.answer(&ToSandbox::Connected)
     }
 
-    /// Answers until the sandbox is made.
-    pub(super) fn until_made(&self, users: &PodUsers) -> Result<Made, ContainersError> {
-        match self.listen(users)? {
+    /// Answers until the sandbox is made. `volumes` are the names of the volumes that its shared files and directories belong to.
+    pub(super) fn until_made(&self, users: &PodUsers, volumes: &[String]) -> Result<Made, ContainersError> {
+        match self.listen(users, volumes)? {
             Said::Made(made) => Ok(made),
             Said::Network => Err(ContainersError::OutOfTurn),
         }
@@ -68,24 +71,57 @@ impl Talk {
     }
 
     /// Answers what needs no one else.
-    fn listen(&self, users: &PodUsers) -> Result<Said, ContainersError> {
+    fn listen(&self, users: &PodUsers, volumes: &[String]) -> Result<Said, ContainersError> {
+        let volume = |entry: u32| {
+            let known = usize::try_from(entry).ok().and_then(|entry| volumes.get(entry));
+            known.cloned().unwrap_or_default()
+        };
         let deadline = Instant::now() + LIMIT;
         let mut tap = None;
         loop {
             let (message, descriptor) = self.receive(deadline)?;
             match message {
-                FromSandbox::Users { pid } => {
-                    users.map(pid).map_err(ContainersError::Ids)?;
-                    self.answer(&ToSandbox::Mapped)?;
-                }
+                FromSandbox::Users { pid } => self.map(users, pid)?,
+                FromSandbox::Tried { .. } => return Err(ContainersError::OutOfTurn),
                 FromSandbox::Network => return Ok(Said::Network),
                 FromSandbox::Tap => tap = descriptor,
                 FromSandbox::Made { pid } => return Ok(Said::Made(Made { pid, tap })),
+                FromSandbox::Unmappable { entry, path, file_system } => {
+                    return Err(ContainersError::Unmappable { volume: volume(entry), path, file_system });
+                }
                 FromSandbox::Failed { step, errno: _, detail } => {
                     return Err(ContainersError::Step { step, detail });
                 }
             }
         }
+    }
+
+    /// Answers until a trial has told the outcome of each feature.
+    pub(super) fn until_tried(&self, users: &PodUsers) -> Result<Vec<Tried>, ContainersError> {
+        let deadline = Instant::now() + TRIAL_LIMIT;
+        let mut tried = Vec::with_capacity(Feature::ALL.len());
+        while tried.len() < Feature::ALL.len() {
+            match self.receive(deadline)?.0 {
+                FromSandbox::Users { pid } => self.map(users, pid)?,
+                FromSandbox::Tried { feature, error } => tried.push(Tried { feature, error }),
+                FromSandbox::Failed { step, errno: _, detail } => {
+                    return Err(ContainersError::Step { step, detail });
+                }
+                FromSandbox::Network
+                | FromSandbox::Tap
+                | FromSandbox::Made { .. }
+                | FromSandbox::Unmappable { .. } => {
+                    return Err(ContainersError::OutOfTurn);
+                }
+            }
+        }
+        Ok(tried)
+    }
+
+    /// Maps the ids of a process of the sandbox.
+    fn map(&self, users: &PodUsers, pid: i32) -> Result<(), ContainersError> {
+        users.map(pid).map_err(ContainersError::Ids)?;
+        self.answer(&ToSandbox::Mapped)
     }
 
     #[allow(unsafe_code, reason = "a received descriptor has no owner yet")]
@@ -95,7 +131,7 @@ impl Talk {
             let left = deadline.saturating_duration_since(Instant::now());
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
             match poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], timeout) {
-                Ok(0) => return Err(ContainersError::Silent(LIMIT)),
+                Ok(0) => return Err(ContainersError::Silent),
                 Ok(_) => break,
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(errno) => return Err(failed(errno.into())),

@@ -56,7 +56,7 @@ fn a_second_silence_fails_the_run_in_the_time_of_one() {
     let effects = pod.step(Input::Deadline, 5);
     let failure = failure(&effects);
     assert_eq!((failure.stage, failure.reason), (RunStage::Boot, Some(SandboxFailure::AgentSilent)));
-    assert_eq!(failure.message, "the pod's agent did not answer within 60 s of its start, in two boots");
+    assert_eq!(failure.message, "the pod's agent did not answer within 60 s of its start, in two starts");
     // However long the second start took.
     let mut pod = silent();
     pod.step(gone("killed"), 3);
