@@ -82,14 +82,13 @@ fn without_subordinate_ids_root_is_the_only_user_of_a_pod_in_namespaces() {
     user.assert_as_before(&before);
 
     let refused = |pod: Pod| user.run(&pod).arg("-d").fails(1);
-    let other = refused(Pod::simple("other").with("securityContext", json!({ "runAsUser": 1000 })));
-    other
-        .complains("container web: user 1000 does not exist in the pod: /etc/subuid has no ids of this user");
-    other.complains("usermod --add-subuids");
+    refused(Pod::simple("other").with("securityContext", json!({ "runAsUser": 1000 })))
+        .complains("container web: user 1000 does not exist in the pod: /etc/subuid has no ids of this user")
+        .complains("usermod --add-subuids");
     let limited = || Pod::simple("limited").with("resources", json!({ "limits": { "memory": "64Mi" } }));
-    let first = refused(limited());
-    first.complains("container web: resources.limits.memory cannot be enforced: ");
-    first.complains("`magikvm.dev/limits: best-effort`");
+    refused(limited())
+        .complains("container web: resources.limits.memory cannot be enforced: ")
+        .complains("`magikvm.dev/limits: best-effort`");
     user.run(&limited().annotated("magikvm.dev/limits", "best-effort"))
         .ok()
         .complains("container web: resources.limits.memory is not enforced: ");

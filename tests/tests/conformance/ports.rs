@@ -5,7 +5,6 @@ use crate::subject::Subject;
 use magikvm_tests::Pod;
 use magikvm_tests::memory::kib_line;
 use magikvm_tests::processes::memory_kib;
-use magikvm_tests::virtual_machine::Driver;
 use magikvm_tests::wait::{until, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::json;

@@ -5,7 +5,6 @@ use crate::row::{Group, Pods, Row};
 use crate::subject::Subject;
 use magikvm_tests::memory::kib_line;
 use magikvm_tests::processes::{data_kib, is_stopped};
-use magikvm_tests::virtual_machine::Driver;
 use magikvm_tests::wait::{until, wait_for};
 use magikvm_tests::{Cmd, Pod, Running};
 use nix::sys::signal::Signal;
