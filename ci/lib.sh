@@ -37,8 +37,11 @@ ZIG_DIGESTS=(ea6cc5d87b033cf0aedfbc8f9549a908cae6c50ac31f1698188fa48a74524b54
     b7c5f02fccd40f89b999ee16a1f5ddced56e6182370f8affe494bcf8a28cf07e)
 # Programs that the tests compare us with, programs that read our files, and the registry from which they pull. Where Debian starts
 # the registry as a service, that service occupies port 5000 and is not used.
-TEST_PACKAGES=(attr buildah ca-certificates cpio curl dnsmasq-base docker-registry erofs-utils fdisk fish iproute2 libcap2-bin mmdebstrap openssl passt
+TEST_PACKAGES=(attr buildah ca-certificates containernetworking-plugins cpio curl dnsmasq-base docker-registry erofs-utils fdisk fish iproute2 iptables libcap2-bin mmdebstrap openssl passt
     podman python3 python3-pip runc shellcheck skopeo socat umoci zsh)
+# Programs that the figures of pods in namespaces are compared with, which the host does not need otherwise: an OCI runtime, and what podman makes
+# its pause container from.
+PEER_PACKAGES=(crun libyajl2 catatonit)
 # For the outer VM of the lab. Its kernel is the newest one of Debian 12, and is not installed.
 LAB_PACKAGES=(busybox-static cpio kmod qemu-system-common qemu-system-x86 xz-utils zstd)
 LAB_KERNEL=linux-image-6.12-cloud-amd64
@@ -524,6 +527,43 @@ QEMU
         rm -rf "$work"
     fi
     export MAGIKVM_LAB_QEMU="$dir/qemu"
+}
+
+# ensure_peers: unpacks PEER_PACKAGES once for each of their versions, and sets MAGIKVM_BENCH_PEERS to their directory. They are not installed,
+# because podman chooses crun where that is installed, and crun 1.8 refuses hosts that have control groups of both versions.
+ensure_peers() {
+    local key work package
+    key="$({ declare -f ensure_peers; apt-cache policy "${PEER_PACKAGES[@]}" | grep Candidate; } | sha256sum | cut -c1-16)"
+    export MAGIKVM_BENCH_PEERS="$CACHE/peers-$key"
+    [ ! -d "$MAGIKVM_BENCH_PEERS" ] || return 0
+    say "Unpacking ${PEER_PACKAGES[*]}"
+    work="$(mktemp -d -p "$CACHE")"
+    # apt's own user may not write here, and apt would print a warning.
+    (cd "$work" && apt-get download -q -o APT::Sandbox::User=root "${PEER_PACKAGES[@]}")
+    for package in "$work"/*.deb; do
+        dpkg-deb --extract "$package" "$work/root"
+    done
+    mv "$work/root" "$MAGIKVM_BENCH_PEERS"
+    rm -rf "$work"
+}
+
+# whole_pods BENCH [ARGUMENT…]: runs a benchmark whose pods run under QEMU. Call it after build_programs.
+whole_pods() {
+    ensure_vhost_vsock
+    step "Building the guest image" ensure_guest_image "$DIST/guest"
+    make_demo_layout "$DIST/demo-image"
+    choose_accel
+    [ ${#ACCEL[@]} = 0 ] || export MAGIKVM_ACCEL=tcg
+    export MAGIKVM_TEST_GUEST="$DIST/guest"
+    run_bench "$@"
+}
+
+# run_bench BENCH [ARGUMENT…]: runs a benchmark of the programs in $DIST. Call it after build_programs, and make_demo_layout where it uses that.
+run_bench() {
+    local bench="$1"
+    shift
+    export MAGIKVM_BIN="$DIST/magikvm" MAGIKVM_DEMO_IMAGE="$DIST/demo-image"
+    cargo bench --locked -p magikvm-tests --bench "$bench" -- "$@"
 }
 
 # ensure_lab: builds the outer VM of the lab once for each version of Debian's kernel, and sets MAGIKVM_LAB_DIR to it.

@@ -202,6 +202,21 @@ fn forwards() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// Configurations of networks, and a result of a plugin.
+fn networks() -> [(&'static str, &'static str); 3] {
+    [
+        (
+            "list",
+            r#"{"cniVersion":"1.0.0","name":"web","plugins":[{"type":"bridge","ipam":{"type":"host-local"}},{"type":"portmap","capabilities":{"portMappings":true}}]}"#,
+        ),
+        ("single", r#"{"cniVersion":"0.3.1","name":"old","type":"ptp"}"#),
+        (
+            "result",
+            r#"{"cniVersion":"1.0.0","interfaces":[{"name":"br0"},{"name":"eth0","sandbox":"/x"}],"ips":[{"interface":1,"address":"10.9.0.2/24"}],"dns":{"nameservers":["10.9.0.1"],"search":["lan"],"options":["ndots:2"]}}"#,
+        ),
+    ]
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let out = std::env::args().nth(1).ok_or("usage: seeds DIR")?;
     let put = |target: &str, name: &str, bytes: &[u8]| -> Result<(), Box<dyn Error>> {
@@ -229,6 +244,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     for (name, text) in documents() {
         put("image_json", name, text.as_bytes())?;
+    }
+    for (name, text) in networks() {
+        put("cni", name, text.as_bytes())?;
     }
     for (name, lines) in wires()? {
         put("wire", name, &lines)?;

@@ -64,7 +64,7 @@ pub(crate) fn load(site: &Site, scratch: Early) -> Result<GuestPlan, LoadError> 
         pod::make_dir(&target)?;
         mount_partition(partition, &target)?;
     }
-    pod::furnish(site, &plan)?;
+    pod::furnish(site, &plan, pod::NetworkOwner::Pod)?;
     scratch.finish(site, &plan)?;
     crate::lasting::mount_all(site, &plan)?;
     mount_shared(site, &plan)?;

@@ -74,7 +74,9 @@ fn run() -> Result<(), InitError> {
     // connect.
     console::say(LISTENING);
     let plan = prepare(&site, &containers, scratch);
-    magikvm_supervisor::run(plan, Arc::new(containers), home).map_err(InitError::Thread)
+    let extensions =
+        plan.as_ref().map_or_else(|_| Vec::new(), |plan| magikvm_supervisor::extensions(&site, plan));
+    magikvm_supervisor::run(plan, extensions, Arc::new(containers), home).map_err(InitError::Thread)
 }
 
 /// The plan, once everything that its containers need is ready; or the reason why the pod can't run.

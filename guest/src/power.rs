@@ -1,6 +1,7 @@
 //! The end of the VM. Owns: the only call of reboot(2), and the effect of a panic. Must not know: pods.
 
 use crate::{console, lasting};
+use magikvm_supervisor::extension::contains_panic;
 use nix::sys::reboot::{RebootMode, reboot};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -23,13 +24,15 @@ pub(crate) fn end_vm() -> ! {
     }
 }
 
-/// Makes a panic of PID 1 end the VM in order, and a panic of a forked copy only that copy.
+/// Makes a panic of PID 1 end the VM in order, a panic of a forked copy only that copy, and a panic of an extension only the extension.
 pub(crate) fn set_panic_hook() {
     std::panic::set_hook(Box::new(|info| {
         console::say(&format!("panic: {info}"));
         if FORKED.load(Ordering::Relaxed) {
             magikvm_containers::exit_now(101);
         }
-        end_vm();
+        if !contains_panic() {
+            end_vm();
+        }
     }));
 }

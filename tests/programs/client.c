@@ -3,12 +3,14 @@
 //   upload ADDRESS PORT BYTES       a connection that sends BYTES to that server, to the server's confirmation
 //   connections ADDRESS PORT COUNT  connections one after the other, each to the end of the server's answer
 //   name ADDRESS NAME               a DNS query for an A record, to its answer
+// `ask SOCKET METHOD PATH` prints the answer to an HTTP request over a Unix socket instead.
 // `wait` does nothing until a signal ends it. Addresses are those of IPv4.
 #include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -112,7 +114,26 @@ static void ask(const char *address, const char *name) {
     close(server);
 }
 
+// An HTTP request over a Unix socket, whose answer is printed to its end.
+static void ask_socket(const char *path, const char *method, const char *target) {
+    char request[1024];
+    struct sockaddr_un there = {.sun_family = AF_UNIX};
+    int server = socket(AF_UNIX, SOCK_STREAM, 0);
+    snprintf(there.sun_path, sizeof there.sun_path, "%s", path);
+    if (server < 0 || connect(server, (struct sockaddr *)&there, sizeof there) != 0)
+        fail("connect");
+    int length = snprintf(request, sizeof request, "%s %s HTTP/1.1\r\nHost: pod\r\n\r\n", method, target);
+    send_all(server, request, (size_t)length);
+    for (ssize_t got; (got = read(server, data, sizeof data)) > 0;)
+        send_all(STDOUT_FILENO, data, (size_t)got);
+    close(server);
+}
+
 int main(int argc, char **argv) {
+    if (argc == 5 && strcmp(argv[1], "ask") == 0) {
+        ask_socket(argv[2], argv[3], argv[4]);
+        return 0;
+    }
     if (argc == 2 && strcmp(argv[1], "wait") == 0)
         return pause();
     int broken = 0;

@@ -46,10 +46,21 @@ impl Bench {
 
     /// The same with this driver.
     pub fn of_driver(work: &Path, vmm: VmmKind) -> Result<Self> {
+        let bench = Self::of_guest(work, vmm, var("MAGIKVM_TEST_GUEST")?)?;
+        println!("accelerator: {}", bench.accel);
+        Ok(bench)
+    }
+
+    /// For pods that have no VM: there is no guest image.
+    pub fn without_vm(work: &Path) -> Result<Self> {
+        Self::of_guest(work, VmmKind::Qemu, work.join("no-guest"))
+    }
+
+    fn of_guest(work: &Path, vmm: VmmKind, guest: PathBuf) -> Result<Self> {
         let bench = Self {
             magikvm: var("MAGIKVM_BIN")?,
             root: work.join("root"),
-            guest: var("MAGIKVM_TEST_GUEST")?,
+            guest,
             work: work.to_owned(),
             accel: std::env::var("MAGIKVM_ACCEL").unwrap_or_else(|_| "kvm".to_owned()),
             vmm,
@@ -57,7 +68,6 @@ impl Bench {
         };
         let layout = var("MAGIKVM_DEMO_IMAGE")?;
         bench.run(&["image", "import", &format!("oci:{}:1", layout.display()), "--name", IMAGE])?;
-        println!("accelerator: {}", bench.accel);
         Ok(bench)
     }
 

@@ -6,5 +6,5 @@ pub const PROBE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/probe"));
 pub const INMATE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/inmate"));
 /// Returns UDP packets that arrive at the ports in its arguments (`programs/echo.c`).
 pub const ECHO: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/echo"));
-/// Uses the network as a client and measures how long it takes (`programs/client.c`).
+/// Uses the network as a client and measures how long it takes, or asks over a Unix socket (`programs/client.c`).
 pub const CLIENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/client"));

@@ -60,7 +60,7 @@ pub fn whole_life(user: &Ordinary, owners: Owners) {
     user.make("shared/theirs", STRANGER, Some("theirs\n"));
     user.make("shared/second", SECOND, None);
 
-    let manifest = user.manifest(&pod(user));
+    let manifest = user.manifest(&user.of_class(pod(user)));
     user.cmd_in(&wire.here, ["run", "-d"]).arg(&manifest).ok().prints("default/web");
     volumes(user, owners);
 
@@ -69,7 +69,7 @@ pub fn whole_life(user: &Ordinary, owners: Owners) {
     assert_eq!(sh(user, "web", never), "203.0.113.5:8080\n");
     assert_eq!(wire.there.tcp_answer(&format!("{HERE_4}:{PORT}")).as_deref(), Some("from the pod\n"));
     let low = Pod::simple("low").with("ports", json!([{ "containerPort": 80, "hostPort": 80 }]));
-    let low = user.cmd_in(&wire.here, ["run", "-d"]).arg(user.manifest(&low)).fails(3);
+    let low = user.cmd_in(&wire.here, ["run", "-d"]).arg(user.manifest(&user.of_class(low))).fails(3);
     low.complains("spec.containers[0].ports[0].hostPort: cannot listen on ")
         .complains("Hint: Only root may bind ports below 1024; choose a higher one");
 

@@ -26,6 +26,8 @@ pub struct Ordinary {
     program: PathBuf,
     /// The control group that commands start in.
     group: Option<PathBuf>,
+    /// A directory with files that commands see in `/etc`.
+    etc: Option<PathBuf>,
 }
 
 impl std::ops::Deref for Ordinary {
@@ -47,11 +49,16 @@ impl Ordinary {
         let mut host = VmHost::with(driver);
         let (own, guest) = (host.file("magikvm"), host.file("guest"));
         copy(program(), &own, 0o755);
-        fs::create_dir(&guest).expect("a new directory");
-        for part in ["vmlinux", "initramfs", "manifest.json"] {
-            copy(&Path::new(&guest_image()).join(part), &guest.join(part), 0o644);
+        if !driver.has_vm() {
+            let sandbox = "magikvm-containers";
+            copy(&program().with_file_name(sandbox), &host.file(sandbox), 0o755);
+        } else {
+            fs::create_dir(&guest).expect("a new directory");
+            for part in ["vmlinux", "initramfs", "manifest.json"] {
+                copy(&Path::new(&guest_image()).join(part), &guest.join(part), 0o644);
+            }
+            host.set_env("MAGIKVM_GUEST", guest.to_string_lossy());
         }
-        host.set_env("MAGIKVM_GUEST", guest.to_string_lossy());
         if driver == Driver::Qemu {
             let vsock = host.file("vhost-device-vsock");
             copy(&in_path("vhost-device-vsock"), &vsock, 0o755);
@@ -59,7 +66,21 @@ impl Ordinary {
         }
         let top = host.root().parent().expect("it is in a directory").to_owned();
         Cmd::new("/bin/chown").args(["-R", &format!("{uid}:{uid}")]).arg(top).ok();
-        Self { host, uid, program: own, group: None }
+        Self { host, uid, program: own, group: None, etc: None }
+    }
+
+    /// Grants subordinate ids, which only the user's commands see.
+    #[must_use]
+    pub fn with_subordinate_ids(mut self) -> Self {
+        let etc = self.file("etc");
+        fs::create_dir(&etc).expect("a new directory");
+        let table = format!("{}:{}:{}\n", self.uid, SUBORDINATE.0, SUBORDINATE.1);
+        let passwd = format!("root:x:0:0::/root:/bin/sh\nordinary:x:{0}:{0}::/:/bin/sh\n", self.uid);
+        for (name, text) in [("subuid", &table), ("subgid", &table), ("passwd", &passwd)] {
+            fs::write(etc.join(name), text).expect("a new file");
+        }
+        self.etc = Some(etc);
+        self
     }
 
     /// A user with an account, for the lab only, since it writes to `/etc`.
@@ -119,11 +140,19 @@ impl Ordinary {
 
     /// Completes a command that runs the command in its arguments.
     fn become_user(&self, start: Cmd) -> Cmd {
-        let script = "test -z \"$0\" || echo $$ >\"$0/cgroup.procs\" || exit 120; exec \"$@\"";
-        let group = self.group.as_deref().unwrap_or(Path::new(""));
+        // The mounts are made in a namespace that lasts as long as the processes that the command leaves.
+        let script = "test -z \"$0\" || echo $$ >\"$0/cgroup.procs\" || exit 120; \
+            test -z \"$1\" || for file in \"$1\"/*; do mount --bind \"$file\" \"/etc/${file##*/}\" || exit 120; done; \
+            shift; exec \"$@\"";
+        let or_none = |path: &Option<PathBuf>| path.clone().unwrap_or_default();
+        let start = match &self.etc {
+            Some(_) => start.args(["/usr/bin/unshare", "--mount"]),
+            None => start,
+        };
         start
             .args(["/bin/sh", "-c", script])
-            .arg(group)
+            .arg(or_none(&self.group))
+            .arg(or_none(&self.etc))
             .arg("/usr/bin/setpriv")
             .args([format!("--reuid={}", self.uid), format!("--regid={}", self.uid)])
             .arg("--clear-groups")
@@ -133,7 +162,13 @@ impl Ordinary {
     /// `magikvm run` of a pod without a network.
     pub fn run(&self, pod: &Pod) -> Cmd {
         let pod = pod.clone().annotated(crate::virtual_machine::NETWORK, "none");
-        self.cmd(["run"]).arg(self.manifest(&pod))
+        self.cmd(["run"]).arg(self.manifest(&self.of_class(pod)))
+    }
+
+    /// The pod in the runtime class of the host's driver.
+    pub fn of_class(&self, pod: Pod) -> Pod {
+        let driver = self.host.driver();
+        if driver.has_vm() { pod } else { pod.set("spec/runtimeClassName", driver.class()) }
     }
 
     /// The annotation with the isolation layers of each process of a pod.

@@ -24,10 +24,12 @@ pub enum Driver {
     Krun,
     /// No VM: namespaces of the host.
     Containers,
+    /// The same on a host with control groups of version 2 only, which the lab is.
+    ContainersV2,
 }
 
 impl Driver {
-    pub const ALL: [Self; 3] = [Self::Qemu, Self::Krun, Self::Containers];
+    pub const ALL: [Self; 4] = [Self::Qemu, Self::Krun, Self::Containers, Self::ContainersV2];
 
     /// As `--vmm` names it, or the runtime class without `pod-`.
     pub const fn name(self) -> &'static str {
@@ -35,6 +37,7 @@ impl Driver {
             Self::Qemu => "qemu",
             Self::Krun => "krun",
             Self::Containers => "containers",
+            Self::ContainersV2 => "containers_v2",
         }
     }
 
@@ -43,7 +46,7 @@ impl Driver {
         match self {
             Self::Qemu => &[("MAGIKVM_VMM", "qemu"), ("MAGIKVM_ACCEL", "tcg")],
             Self::Krun => &[("MAGIKVM_VMM", "krun"), ("MAGIKVM_ACCEL", "kvm")],
-            Self::Containers => &[],
+            Self::Containers | Self::ContainersV2 => &[],
         }
     }
 
@@ -51,7 +54,15 @@ impl Driver {
     pub const fn class(self) -> &'static str {
         match self {
             Self::Qemu | Self::Krun => "pod-microvm-containers",
-            Self::Containers => "pod-containers",
+            Self::Containers | Self::ContainersV2 => "pod-containers",
+        }
+    }
+
+    /// Whether its pods have a VM.
+    pub const fn has_vm(self) -> bool {
+        match self {
+            Self::Qemu | Self::Krun => true,
+            Self::Containers | Self::ContainersV2 => false,
         }
     }
 
@@ -60,7 +71,7 @@ impl Driver {
         match self {
             Self::Qemu => &["qemu", "vhost-device-vsock"],
             Self::Krun => &["krun"],
-            Self::Containers => &["sandbox", "supervisor"],
+            Self::Containers | Self::ContainersV2 => &["sandbox", "supervisor"],
         }
     }
 }
@@ -178,7 +189,7 @@ impl VmHost {
     /// `magikvm run` of a pod, in the foreground. The pod has no network unless it requests one, because tests must not use the host's network.
     pub fn run(&self, pod: &Pod) -> Cmd {
         let mut pod = pod.clone().annotated(NETWORK, "none");
-        if self.driver == Driver::Containers {
+        if !self.driver.has_vm() {
             pod = pod.set("spec/runtimeClassName", self.driver.class());
         }
         self.cmd(["run"]).arg(self.manifest(&pod))

@@ -55,6 +55,45 @@ fn a_user_with_all_rights_runs_a_pod_from_import_to_removal() {
     });
 }
 
+/// Pods in namespaces, on a host with control groups of version 2.
+fn user_of_namespaces() -> Ordinary {
+    Ordinary::with_account(Driver::ContainersV2, NAME, UID)
+}
+
+#[test]
+fn a_user_with_all_rights_runs_a_pod_in_namespaces_from_import_to_removal() {
+    inside!(ROOM, || {
+        let mut user = user_of_namespaces();
+        grant(NAME);
+        let group = user.delegate(NAME);
+        whole_life(&user, Owners::Subordinate);
+        // Limits hold in the delegated group, and the end that they bring is told.
+        let before = user.holdings();
+        let pod = Pod::new("limited")
+            .set("spec/shareProcessNamespace", true)
+            .script("web", "tail /dev/zero")
+            .with("resources", json!({ "limits": { "memory": "32Mi", "cpu": "500m" } }));
+        user.run(&pod).fails(137);
+        let shown: Value =
+            serde_json::from_str(&user.cmd(["inspect", "-o", "json", "limited"]).ok().stdout).unwrap();
+        let ended = &shown["status"]["containerStatuses"][0]["state"]["terminated"];
+        assert_eq!(ended["reason"], "OOMKilled", "{shown}");
+        user.cmd(["rm", "limited"]).ok();
+        user.assert_as_before(&before);
+        // A group with processes of its own can hold no limits.
+        let full = user.delegate("full");
+        user.start_in(Some(full.clone()));
+        let limited = Pod::simple("limited").with("resources", json!({ "limits": { "memory": "32Mi" } }));
+        user.run(&limited)
+            .fails(1)
+            .complains("resources.limits.memory cannot be enforced: ")
+            .complains(&format!("{} has processes", full.display()));
+        user.start_in(Some(group.join("shell")));
+        user.assert_as_before(&before);
+        assert!(!group.join("magikvm").exists());
+    });
+}
+
 /// A pod with a hostPath volume, run to its end, and what it was said to lack.
 #[track_caller]
 fn lacks(user: &Ordinary, path: Option<&str>) -> (Value, String) {

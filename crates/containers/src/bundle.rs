@@ -151,7 +151,7 @@ fn patch(
     spec.set_hostname(None).set_domainname(None);
     let process = spec.process_mut().as_mut().ok_or(BundleError::Missing("process"))?;
     env_file::fill(process, site, &plan.file_variables)?;
-    patch_process(process, plan, root)?;
+    patch_process(process, plan, users, root)?;
     if users == Users::Own {
         keep_oom_score(process);
     }
@@ -185,7 +185,12 @@ fn keep_oom_score(process: &mut Process) {
     process.set_oom_score_adj(wanted.max(own));
 }
 
-fn patch_process(process: &mut Process, plan: &ContainerPlan, root: &OwnedFd) -> Result<(), BundleError> {
+fn patch_process(
+    process: &mut Process,
+    plan: &ContainerPlan,
+    users: Users,
+    root: &OwnedFd,
+) -> Result<(), BundleError> {
     let read = |file: &str| {
         let path = Path::new(file);
         rootfs::read_file(root, path, user::MAX_USER_FILE)
@@ -201,6 +206,9 @@ fn patch_process(process: &mut Process, plan: &ContainerPlan, root: &OwnedFd) ->
     groups.extend(process.user().additional_gids().iter().flatten());
     groups.sort_unstable();
     groups.dedup();
+    if users == Users::Own {
+        user::check_mapped(resolved.uid, groups.iter().copied().chain([resolved.gid]))?;
+    }
     process
         .user_mut()
         .set_uid(resolved.uid)
@@ -231,6 +239,7 @@ mod tests {
     use super::*;
     use magikvm_proto::lifecycle::{Hooks, Probes, Restarts, Role, TerminationMessage};
     use magikvm_proto::plan::{Layer, Stdin};
+    use magikvm_proto::service_directory::DirectoryAccess;
     use magikvm_proto::signal::Signal;
 
     fn plan(user: &str) -> ContainerPlan {
@@ -251,6 +260,8 @@ mod tests {
             probes: Probes::default(),
             hooks: Hooks::default(),
             termination_message: TerminationMessage::default(),
+            directory: DirectoryAccess::None,
+            ports: Vec::new(),
         }
     }
 

@@ -37,6 +37,8 @@ pub enum PodCgroup {
     Make,
     /// Somebody with more rights has made it and handed it over.
     Made,
+    /// Nobody: the pod has none, and nothing of it is limited.
+    Absent,
 }
 
 /// The containers of one pod.
@@ -51,6 +53,8 @@ pub struct LinuxContainers {
     namespace: OnceLock<i32>,
     /// The first process of each container's latest run.
     first: Mutex<HashMap<ContainerName, Arc<PidFd>>>,
+    /// The first process of each exec, where no group holds its processes.
+    execs: Mutex<HashMap<u64, Arc<PidFd>>>,
     /// The groups of ended execs that have left processes in the background.
     occupied: Mutex<Vec<Cgroup>>,
 }
@@ -69,7 +73,11 @@ impl LinuxContainers {
     /// Makes the pod's control group, if wanted, and forks the process that makes all containers. Must be called before the first thread of the
     /// process. `note` writes one line to the log; `forked` is called first in each forked copy.
     pub fn start(site: Site, group: PodCgroup, note: fn(&str), forked: fn()) -> Result<Self, StartError> {
-        let tree = Tree::new(Hierarchies::detect()?, &site.cgroup);
+        let hierarchies = match group {
+            PodCgroup::Make | PodCgroup::Made => Hierarchies::detect()?,
+            PodCgroup::Absent => Hierarchies::NONE,
+        };
+        let tree = Tree::new(hierarchies, &site.cgroup);
         if group == PodCgroup::Make {
             tree.make().map_err(|error| CgroupError::Make(site.cgroup.clone(), error))?;
         }
@@ -84,6 +92,7 @@ impl LinuxContainers {
             note,
             namespace: OnceLock::new(),
             first: Mutex::default(),
+            execs: Mutex::default(),
             occupied: Mutex::default(),
         })
     }
@@ -99,7 +108,7 @@ impl LinuxContainers {
 
     /// Limits what all containers may use together. Must be called before the first container is made.
     pub fn limit(&self, limits: &PodLimits) -> io::Result<()> {
-        self.tree.limit(limits)
+        if self.tree.is_there() { self.tree.limit(limits) } else { Ok(()) }
     }
 
     fn processes(&self) -> ProcessNamespace {
@@ -168,14 +177,32 @@ impl Containers for LinuxContainers {
         let first = first.ok_or_else(|| Failure::new(FailureKind::Gone, "the container has just ended"))?;
         let pending = self.spawner.exec(request, id, descendants, &first.0, &stdio)?;
         drop(stdio);
-        Ok(self.created(pending, ended).0)
+        let (created, process) = self.created(pending, ended);
+        if !self.tree.is_there() {
+            lock(&self.execs).insert(id, process);
+        }
+        Ok(created)
     }
 
     fn kill(&self, subject: Subject<'_>) {
-        self.group(subject).kill();
+        if self.tree.is_there() {
+            self.group(subject).kill();
+            return;
+        }
+        // A container's first process takes the others of its process namespace with it.
+        let process = match subject {
+            Subject::Container(name) => lock(&self.first).get(name).cloned(),
+            Subject::Exec { id, .. } => lock(&self.execs).get(&id).cloned(),
+        };
+        if let Some(process) = process {
+            process.signal(libc::SIGKILL).ok();
+        }
     }
 
     fn await_gone(&self, subject: Subject<'_>, deadline: Instant) -> Gone {
+        if let Subject::Exec { id, .. } = subject {
+            lock(&self.execs).remove(&id);
+        }
         let group = self.group(subject);
         let completely = group.wait_empty(deadline);
         let oom_killed = group.oom_kills() > 0;

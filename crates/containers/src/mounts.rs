@@ -11,6 +11,7 @@ use crate::sys::Users;
 use crate::volumes::{self, VolumeError};
 use libcontainer::oci_spec::runtime::{Mount, Spec};
 use magikvm_proto::plan::ContainerPlan;
+use magikvm_proto::service_directory::{self, DirectoryAccess};
 use magikvm_proto::site::Site;
 use magikvm_proto::volume::{Access, MountPlan, Part, PathError, check_destination};
 use nix::errno::Errno;
@@ -126,8 +127,8 @@ pub(crate) struct Further<'a> {
     pub(crate) message: &'a Path,
 }
 
-/// Makes the mounts of a configuration, except those that stay in it, then those of the volumes, and at last the container's termination
-/// message.
+/// Makes the mounts of a configuration, except those that stay in it, then those of the volumes, and at last the
+/// service directory and the container's termination message.
 pub(crate) fn make(
     site: &Site,
     plan: &ContainerPlan,
@@ -164,6 +165,9 @@ pub(crate) fn make(
     for (number, mount) in plan.mounts.iter().enumerate() {
         let place = site.mount(&plan.name, number);
         mounts.make(of_volume(site, number, mount, &place)?)?;
+    }
+    if plan.directory == DirectoryAccess::Socket {
+        mounts.make(of_service_directory(site, plan)?)?;
     }
     mounts.make(of_message(plan, message)?)?;
     if let Some(process) = spec.process() {
@@ -203,13 +207,14 @@ fn of_configuration(one: &Mount) -> Result<Wanted, MountError> {
     } else {
         What::New { fstype, data: data.join(",") }
     };
-    let is_known = destination.starts_with("/dev") || fstype_is_of_kernel(one);
+    let is_known = destination.starts_with("/dev") || is_of_kernel(one);
     let place = if is_known { Place::Known } else { Place::Replaced };
     Ok(Wanted { destination, what, flags, place, read_only, layer: None })
 }
 
-fn fstype_is_of_kernel(one: &Mount) -> bool {
-    one.typ().as_deref() == Some("sysfs")
+/// Whether it is the kernel's view of devices, which is a mount of the supervisor's where the pod has the host's network.
+fn is_of_kernel(one: &Mount) -> bool {
+    one.typ().as_deref() == Some("sysfs") || one.destination() == Path::new("/sys")
 }
 
 fn of_volume(site: &Site, number: usize, plan: &MountPlan, place: &Path) -> Result<Wanted, MountError> {
@@ -227,6 +232,17 @@ fn of_volume(site: &Site, number: usize, plan: &MountPlan, place: &Path) -> Resu
         },
         layer: (!shared).then_some(number),
     })
+}
+
+/// The directory of the container's socket of the service directory. With its mount, what is in it cannot be replaced.
+fn of_service_directory(site: &Site, plan: &ContainerPlan) -> Result<Wanted, MountError> {
+    let destination = PathBuf::from(service_directory::MOUNT);
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let source =
+        open(&site.service_directory(&plan.name), flags, Mode::empty()).map_err(failed(&destination))?;
+    let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    let (place, read_only) = (Place::Volume, ReadOnly::AtOnce);
+    Ok(Wanted { destination, what: What::Bind(source), flags, place, read_only, layer: None })
 }
 
 fn of_message(plan: &ContainerPlan, file: &Path) -> Result<Wanted, MountError> {

@@ -24,6 +24,11 @@ pub(crate) enum UserError {
     UnknownGroup(String),
     #[error("{0} is not a user or group id (0 to 4294967294)")]
     Number(String),
+    /// The user namespace of the pod lacks it.
+    #[error(
+        "the {what} {id} does not exist in the pod, because the host grants fewer ids to the user that runs it"
+    )]
+    NotMapped { what: &'static str, id: u32 },
 }
 
 /// Whether `user` can be resolved without the files; the home directory may still be in them.
@@ -135,6 +140,29 @@ pub(crate) fn shell(uid: u32, passwd_file: &[u8]) -> Option<String> {
     (shell.starts_with('/') && !none && !shell.contains('\0')).then(|| shell.to_owned())
 }
 
+/// Checks that a user and its groups exist in the user namespace of the calling process (user_namespaces(7)).
+pub(crate) fn check_mapped(uid: u32, gids: impl IntoIterator<Item = u32>) -> Result<(), UserError> {
+    let map = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    if !is_mapped(&map("/proc/self/uid_map"), uid) {
+        return Err(UserError::NotMapped { what: "user", id: uid });
+    }
+    let groups = map("/proc/self/gid_map");
+    match gids.into_iter().find(|gid| !is_mapped(&groups, *gid)) {
+        Some(id) => Err(UserError::NotMapped { what: "group", id }),
+        None => Ok(()),
+    }
+}
+
+fn is_mapped(map: &str, id: u32) -> bool {
+    map.lines().any(|line| {
+        let mut words = line.split_ascii_whitespace().map(str::parse::<u32>);
+        match (words.next(), words.next(), words.next()) {
+            (Some(Ok(first)), _, Some(Ok(count))) => id.checked_sub(first).is_some_and(|at| at < count),
+            _ => false,
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,5 +235,12 @@ mod tests {
             resolve(&user, &passwd, &group, Listed::Always).ok();
             shell(0, &passwd);
         }
+    }
+
+    #[test]
+    fn only_ids_of_the_map_exist() {
+        let map = "         0       1000          1\n         1     100000      65536\n";
+        assert!(is_mapped(map, 0) && is_mapped(map, 1) && is_mapped(map, 65_536));
+        assert!(!is_mapped(map, 65_537) && !is_mapped("", 0));
     }
 }

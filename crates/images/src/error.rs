@@ -128,6 +128,13 @@ pub enum ImageError {
         #[source]
         source: DirectoryError,
     },
+    /// A process that unpacks it for other users failed.
+    #[error("cannot unpack the root file system into {}", path.display())]
+    Helper {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("the image {name} is used by a pod")]
     InUse { name: String },
     /// A file of the store is damaged.

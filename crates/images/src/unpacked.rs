@@ -11,7 +11,7 @@ use super::lock::{self, BuildLock};
 use super::store::{Image, ImageStore};
 use super::{Digest, Progress};
 use magikvm_platform::atomic::{FileError, open_if_there};
-use magikvm_platform::os;
+use magikvm_platform::{helper, os};
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -50,7 +50,20 @@ impl ImageStore {
         cancel: &Cancel,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<RootfsDirectory, ImageError> {
-        let path = self.directory_path(&image.rootfs.key, owners);
+        let unpack = |content: &Path| unpack_into(image, content, owners, cancel);
+        self.directory_made_by(image, owners.suffix(), (cancel, progress), &unpack)
+    }
+
+    /// Likewise, unpacked by others: `unpack` fills an empty directory from the image's EROFS file. `owners` is a name for whom the files belong
+    /// to, of small letters and digits.
+    pub fn directory_made_by(
+        &self,
+        image: &Image,
+        owners: &str,
+        (cancel, progress): (&Cancel, &(dyn Fn(Progress) + Sync)),
+        unpack: &dyn Fn(&Path) -> Result<UnpackedSummary, ImageError>,
+    ) -> Result<RootfsDirectory, ImageError> {
+        let path = self.dir("dirs").join(format!("{}-{owners}", image.rootfs.key.hex()));
         if let Some(there) = hold(&path)? {
             return Ok(there);
         }
@@ -64,7 +77,7 @@ impl ImageStore {
         let (staged, lock) = staged_in(&self.dir("dirs"))?;
         let content = staged.path().join(ROOTFS);
         fs::create_dir(&content).map_err(FileError::at("create directory", &content))?;
-        let made = unpack_into(image, &content, owners, cancel).and_then(|summary| {
+        let made = unpack(&content).and_then(|summary| {
             // Data that is not yet on disk must not have a name there.
             os::sync_file_system(&lock).map_err(FileError::at("sync", &content))?;
             fs::rename(staged.path(), &path).map_err(FileError::at("rename", &path))?;
@@ -83,14 +96,24 @@ impl ImageStore {
         }
     }
 
-    fn directory_path(&self, key: &Digest, owners: Owners) -> PathBuf {
-        self.dir("dirs").join(format!("{}-{}", key.hex(), owners.suffix()))
+    /// The complete directories of a root file system, of whatever owners.
+    fn directories_of(&self, key: &Digest) -> Result<Vec<PathBuf>, ImageError> {
+        let dir = self.dir("dirs");
+        let prefix = format!("{}-", key.hex());
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(FileError::at("list", &dir))? {
+            let entry = entry.map_err(FileError::at("list", &dir))?;
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
+                found.push(entry.path());
+            }
+        }
+        Ok(found)
     }
 
     /// Whether a process uses a directory of this root file system.
     pub(super) fn directory_in_use(&self, key: &Digest) -> Result<bool, ImageError> {
-        for owners in [Owners::AsInImage, Owners::Mine] {
-            if let Some(dir) = open_if_there(&self.directory_path(key, owners))?
+        for path in self.directories_of(key)? {
+            if let Some(dir) = open_if_there(&path)?
                 && !lock_alone(&dir, key)?
             {
                 return Ok(true);
@@ -102,8 +125,8 @@ impl ImageStore {
     /// Removes the unused directories of a root file system. Returns the bytes freed.
     pub(super) fn remove_directories(&self, key: &Digest) -> Result<u64, ImageError> {
         let mut freed = 0;
-        for owners in [Owners::AsInImage, Owners::Mine] {
-            freed += remove_unused(&self.directory_path(key, owners))?;
+        for path in self.directories_of(key)? {
+            freed += remove_unused(&path)?;
         }
         Ok(freed)
     }
@@ -111,8 +134,7 @@ impl ImageStore {
     /// Bytes on disk of the unused directories of a root file system.
     pub(super) fn directories_size(&self, key: &Digest) -> Result<u64, ImageError> {
         let mut bytes = 0;
-        for owners in [Owners::AsInImage, Owners::Mine] {
-            let path = self.directory_path(key, owners);
+        for path in self.directories_of(key)? {
             bytes += if is_used(&path)? { 0 } else { tree_size(&path) };
         }
         Ok(bytes)
@@ -261,13 +283,15 @@ fn remove_unused(path: &Path) -> Result<u64, ImageError> {
         new.keep()
     };
     clear(&doomed.join(ROOTFS))?;
-    fs::remove_dir_all(&doomed).map_err(FileError::at("remove", &doomed))?;
+    fs::remove_dir_all(&doomed)
+        .or_else(|refused| helper::remove(&doomed, refused))
+        .map_err(FileError::at("remove", &doomed))?;
     Ok(freed)
 }
 
 /// Empties an unpacked directory, which may not exist.
 fn clear(content: &Path) -> Result<(), FileError> {
-    match clear_unpacked(content) {
+    match clear_unpacked(content).or_else(|refused| helper::remove(content, refused)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::at("remove", content)(error)),
         _ => Ok(()),
     }

@@ -5,6 +5,7 @@
 //! Must not know: images, pods, VMs.
 
 pub mod atomic;
+pub mod helper;
 pub mod lock;
 pub mod os;
 pub mod regular;

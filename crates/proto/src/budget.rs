@@ -5,6 +5,8 @@
 pub const GUEST_TEARDOWN_MS: u64 = 6_000;
 /// How much of the teardown the guest may spend waiting for the host to take the last log bytes, in milliseconds.
 pub const GUEST_LOG_DRAIN_MS: u64 = 2_000;
+/// How long all extensions of the supervisor together may take to stop, in milliseconds. It is part of the teardown.
+pub const EXTENSION_STOP_MS: u64 = 500;
 /// How long after the grace period the host waits for the VM to end by itself before it kills it, in milliseconds.
 pub const HOST_SHUTDOWN_WAIT_MS: u64 = 8_000;
 /// From the start of the VMM to the agent's first answer, in milliseconds. If the VM is booted again meanwhile, both boots share this time.
@@ -40,7 +42,7 @@ pub const HOST_EXEC_START_WAIT_MS: u64 = 75_000;
 
 const _: () = assert!(HOST_EXEC_START_WAIT_MS > GUEST_EXEC_START_MS);
 const _: () = assert!(HOST_SHUTDOWN_WAIT_MS > GUEST_TEARDOWN_MS);
-const _: () = assert!(GUEST_TEARDOWN_MS > GUEST_LOG_DRAIN_MS);
+const _: () = assert!(GUEST_TEARDOWN_MS > GUEST_LOG_DRAIN_MS + EXTENSION_STOP_MS);
 const _: () =
     assert!(HOST_FIRST_BOOT_WAIT_MS + HOST_BOOT_END_WAIT_MS + HOST_SECOND_BOOT_WAIT_MS <= HOST_BOOT_WAIT_MS);
 const _: () = assert!(RESTART_BACKOFF_MAX_MS > RESTART_BACKOFF_FIRST_MS);

@@ -1,7 +1,7 @@
 //! The contract between the magikvm host and its guest init (`vminit`), and nothing else.
 //!
 //! Owns: names and their rules ([`id`]), hard limits ([`limits`]), the plan written to the pod's private file system
-//! ([`plan`], [`volume`], [`sysctl`], [`security`], [`variable`]), where both ends find it ([`site`], [`path`]), time budgets ([`budget`]), how text is cut ([`text`]), a
+//! ([`plan`], [`volume`], [`sysctl`], [`security`], [`variable`], [`service_directory`]), where both ends find it ([`site`], [`path`]), time budgets ([`budget`]), how text is cut ([`text`]), a
 //! guest image's manifest ([`guest_image`]), signals ([`signal`]), the settings of a sandbox of namespaces ([`sandbox`]), the states of a container ([`state`]) and the wire ([`wire`], [`codec`], [`stream`],
 //! [`forward`], [`files`]).
 //! Must not know: async runtimes, file systems, Kubernetes YAML, hypervisors.
@@ -19,6 +19,7 @@ pub mod plan;
 pub mod raised;
 pub mod sandbox;
 pub mod security;
+pub mod service_directory;
 pub mod signal;
 pub mod site;
 pub mod state;
@@ -31,4 +32,4 @@ pub mod wire;
 
 /// Generation of the wire and the plan. Both ends state it in `hello`; a guest image's `manifest.json` states it too.
 /// A host refuses to boot a guest of another generation.
-pub const GENERATION: u32 = 6;
+pub const GENERATION: u32 = 7;

@@ -19,6 +19,10 @@ pub const MAX_SYSCTLS: usize = 64;
 pub const MAX_MOUNT_PATHS_LEN: usize = 16 << 10;
 /// Bytes of a volume's mount path, or of a path within a volume.
 pub const MAX_VOLUME_PATH_LEN: usize = 1024;
+/// Ports of one container that a pod's service directory lists.
+pub const MAX_LISTED_PORTS: usize = 64;
+/// Bytes of the name of a port (an IANA service name).
+pub const MAX_PORT_NAME_LEN: usize = 15;
 /// Bytes of all data of one ConfigMap or Secret.
 pub const MAX_OBJECT_BYTES: usize = 1 << 20;
 /// Bytes of a manifest.

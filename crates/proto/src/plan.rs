@@ -4,6 +4,7 @@ use crate::id::{ContainerName, PodId};
 use crate::lifecycle::{self, Hooks, LifecycleError, Probes, Restarts, Role, TerminationMessage};
 use crate::limits::{MAX_CONTAINERS_PER_POD, MAX_INIT_CONTAINERS_PER_POD, MAX_VOLUMES_PER_POD};
 use crate::security::{ImageGroups, PodLimits, Privilege};
+use crate::service_directory::{self, DirectoryAccess, ListedPort, ListedPortsError};
 use crate::signal::Signal;
 use crate::sysctl::{self, Sysctl, SysctlError};
 use crate::variable::{self, FileVariable};
@@ -128,6 +129,12 @@ pub struct ContainerPlan {
     pub hooks: Hooks,
     #[serde(default)]
     pub termination_message: TerminationMessage,
+    /// Whether it may ask the pod's service directory.
+    #[serde(default, skip_serializing_if = "DirectoryAccess::is_none")]
+    pub directory: DirectoryAccess,
+    /// What the service directory lists of its ports; empty in a pod that has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<ListedPort>,
 }
 
 impl ContainerPlan {
@@ -244,6 +251,9 @@ pub struct GuestPlan {
     /// Its network; without one the pod has only loopback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkPlan>,
+    /// The first address of a pod whose interfaces others have set up: the host, or the plugins of a network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_address: Option<IpAddr>,
     /// Kernel parameters that the pod sets, at most 64, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sysctls: Vec<Sysctl>,
@@ -295,6 +305,9 @@ pub enum PlanError {
     /// A variable of a file that cannot be.
     #[error("container {0} has a variable of a file that no volume of the pod can have")]
     FileVariable(ContainerName),
+    /// Ports that the service directory can't list.
+    #[error("container {container}: {reason}")]
+    Ports { container: ContainerName, reason: ListedPortsError },
     /// A limit of the whole pod that leaves it nothing.
     #[error("the plan's limits of the pod leave it no processor or less than 1 MiB")]
     Limits,
@@ -304,6 +317,11 @@ pub enum PlanError {
 }
 
 impl GuestPlan {
+    /// Whether a container of the pod may ask its service directory.
+    pub fn has_service_directory(&self) -> bool {
+        self.containers.iter().any(|container| container.directory == DirectoryAccess::Socket)
+    }
+
     /// Checks what the types can't express. Both ends call it: the host before it writes the plan, the guest before it acts.
     pub fn check(&self) -> Result<(), PlanError> {
         if self.generation != crate::GENERATION {
@@ -340,6 +358,10 @@ impl GuestPlan {
             if !variable::are_possible(&container.file_variables, self.volumes.len()) {
                 return Err(PlanError::FileVariable(container.name.clone()));
             }
+            service_directory::check(&container.ports).map_err(|reason| {
+                let container = container.name.clone();
+                PlanError::Ports { container, reason }
+            })?;
             container.check_lifecycle().map_err(|reason| {
                 let container = container.name.clone();
                 PlanError::Lifecycle { container, reason }

@@ -81,8 +81,11 @@ pub struct SandboxSettings {
     /// The file systems for what containers write, by their numbers in [`crate::plan::Layer::Disk`].
     pub scratch: Vec<ScratchMount>,
     pub network: NetworkSpace,
-    /// The control group of the pod, relative to the root of each hierarchy.
-    pub cgroup: String,
+    /// The control group of the pod, relative to the root of each hierarchy; without one nothing of the pod is limited.
+    pub cgroup: Option<String>,
+    /// Files of the pod whose group the host could not set.
+    #[serde(default)]
+    pub groups: Vec<GroupOfFile>,
 }
 
 /// The users of a pod.
@@ -93,6 +96,8 @@ pub enum Users {
     Host,
     /// A user namespace. The host maps the ids when it is told [`FromSandbox::Users`]; `root` is the id on the host of the pod's root.
     Own { root: u32 },
+    /// A user namespace whose root is the user that runs the sandbox and has no rights on the host. The host maps the ids likewise.
+    Caller,
 }
 
 /// One image.
@@ -100,8 +105,26 @@ pub enum Users {
 #[serde(deny_unknown_fields)]
 pub struct ImageMount {
     pub partition: u32,
+    pub place: ImagePlace,
+}
+
+/// Where an image is on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImagePlace {
     /// An EROFS file.
-    pub file: PathBuf,
+    File(PathBuf),
+    /// Its directory form, with the owners that the pod is to see.
+    Directory(PathBuf),
+}
+
+/// A file of the pod that belongs to another group than 0.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupOfFile {
+    /// Beneath [`SandboxSettings::files`].
+    pub path: PathBuf,
+    pub gid: u32,
 }
 
 /// A file or directory of the host.
@@ -140,6 +163,10 @@ pub enum NetworkSpace {
     Isolated,
     /// One with an interface whose other end the host gets with [`FromSandbox::Tap`].
     Tap { mac: MacAddress },
+    /// That of the host.
+    Host,
+    /// One in which others make the interfaces, when they are told [`FromSandbox::Network`].
+    Given,
 }
 
 /// What the sandbox says while it is made.
@@ -148,6 +175,8 @@ pub enum NetworkSpace {
 pub enum FromSandbox {
     /// The process with this id, in the host's numbers, has a user namespace without ids. It waits for [`ToSandbox::Mapped`].
     Users { pid: i32 },
+    /// The network namespace of the sandbox's own process is that of the pod. It waits for [`ToSandbox::Connected`].
+    Network,
     /// The other end of its interface: one descriptor comes with this.
     Tap,
     /// Its first process runs and makes containers as soon as it can.
@@ -167,4 +196,6 @@ pub enum FromSandbox {
 pub enum ToSandbox {
     /// The ids are mapped.
     Mapped,
+    /// The pod has its network, and its files are written.
+    Connected,
 }

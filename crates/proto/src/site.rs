@@ -92,6 +92,11 @@ impl Site {
         self.run.join("pod/shm")
     }
 
+    /// A view of the kernel's devices for containers that cannot mount their own, because the network namespace is not the pod's.
+    pub fn kernel_view(&self) -> PathBuf {
+        self.run.join("sys")
+    }
+
     /// Where volume N is mounted.
     pub fn volume(&self, volume: u32) -> PathBuf {
         self.run.join("volumes").join(volume.to_string())
@@ -126,6 +131,16 @@ impl Site {
     /// Directory of the file in which a container leaves its termination message.
     pub fn messages(&self, container: &ContainerName) -> PathBuf {
         self.run.join("messages").join(container.as_str())
+    }
+
+    /// Where the sockets of the service directory are: a directory of [`Self::service_directory`] for each container that has one.
+    pub fn service_directories(&self) -> PathBuf {
+        self.run.join("directory")
+    }
+
+    /// What a container sees at [`crate::service_directory::MOUNT`].
+    pub fn service_directory(&self, container: &ContainerName) -> PathBuf {
+        self.service_directories().join(container.as_str())
     }
 
     /// Where the container runtime keeps its state.
@@ -174,11 +189,13 @@ mod tests {
             site.volume_files(3),
             site.etc(),
             site.shm(),
+            site.kernel_view(),
             site.volume(3),
             site.shared(),
             site.layer(1, &name),
             site.mount(&name, 2),
             site.messages(&name),
+            site.service_directory(&name),
             site.runtime_state(),
             site.pid_namespace(),
             site.console_socket("web-0"),

@@ -344,6 +344,12 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         restart_in_ms: Option<u64>,
     },
+    /// An extension of the supervisor has failed, or has missed a deadline, and is not used any more. The pod goes on.
+    ExtensionFailed {
+        /// The extension's name.
+        extension: String,
+        message: String,
+    },
     /// All containers were started, and the init containers are through.
     PodStarted,
     /// The pod has reached its longest life (`activeDeadlineSeconds`) and is stopped.

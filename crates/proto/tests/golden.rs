@@ -10,6 +10,7 @@ use magikvm_proto::plan::{
     RestartPolicy, Rootfs, Stdin, Stdio,
 };
 use magikvm_proto::security::{ImageGroups, PodLimits, Privilege};
+use magikvm_proto::service_directory::{DirectoryAccess, ListedPort, PortProtocol};
 use magikvm_proto::state::{ContainerState, Terminated, WaitingReason};
 use magikvm_proto::stream::{Link, STDERR, Side, Traffic};
 use magikvm_proto::sysctl::Sysctl;
@@ -249,6 +250,10 @@ fn the_wire_is_as_it_was() {
             program: Some(ProgramProblem::Missing),
             restart_in_ms: None,
         },
+        EventKind::ExtensionFailed {
+            extension: "service-directory".into(),
+            message: "has panicked: x".into(),
+        },
         EventKind::PodStarted,
         EventKind::PodFailed { message: "no plan".into() },
         EventKind::ShuttingDown,
@@ -263,7 +268,7 @@ fn the_wire_is_as_it_was() {
     line(&mut l, &UrgentMessage::Signal { signal: 2 });
     line(&mut l, &frames());
     let plan = GuestPlan {
-        generation: 6,
+        generation: 7,
         pod,
         uid: "6f1f5d0e-7c5e-4a55-8a37-1f2f3f4f5f6f".into(),
         hostname: "shop".into(),
@@ -319,6 +324,8 @@ fn the_wire_is_as_it_was() {
                 path: "/dev/termination-log".into(),
                 fallback: MessageFallback::Logs,
             },
+            directory: DirectoryAccess::Socket,
+            ports: vec![ListedPort { name: Some("http".into()), port: 8080, protocol: PortProtocol::Tcp }],
         }],
         volumes: vec![
             VolumePlan { source: VolumeSource::Disk { partition: 1 }, group: Some(2000) },
@@ -342,6 +349,7 @@ fn the_wire_is_as_it_was() {
             neighbours: Vec::new(),
         }),
         sysctls: vec![Sysctl { name: "net.core.somaxconn".into(), value: "512".into() }],
+        given_address: None,
         limits: PodLimits { cpu_millis: Some(1500), memory_bytes: Some(64 << 20) },
     };
     assert_eq!(plan.check(), Ok(()));

@@ -1,6 +1,7 @@
 //! Carries out what [`machine`](crate::machine) decides. Owns: the main thread. It alone turns decisions into processes; everything
 //! that may block for long happens on a separate thread.
 
+use crate::extension::{Around, Extension, Extensions};
 use crate::handler::{self, Outcome, Purpose, Target};
 use crate::interface::{Containers, Home, Subject};
 use crate::machine::{Effect, Handled, Input, Machine, News, Task};
@@ -41,6 +42,7 @@ struct Supervisor {
     pending: Vec<Option<Sender<create::Go>>>,
     /// Probes and hooks that are being run; dropping an entry cancels it.
     tasks: HashMap<(usize, Task), handler::Running>,
+    extensions: Extensions,
 }
 
 /// Signals that ask the supervisor to end. They are blocked in the calling thread and in all that it starts from now on, so that only the
@@ -54,9 +56,10 @@ fn ends() -> SigSet {
 }
 
 /// Runs a pod to its end, or reports why it can't run (the error text instead of a plan), and ends the surroundings. Returns only if no
-/// thread can be started. [`block_signals`] must have been called.
+/// thread can be started. [`block_signals`] must have been called. The extensions are dropped if there is no plan.
 pub fn run(
     plan: Result<GuestPlan, String>,
+    extensions: Vec<Box<dyn Extension>>,
     containers: Arc<dyn Containers>,
     home: Arc<dyn Home>,
 ) -> io::Result<()> {
@@ -82,6 +85,7 @@ pub fn run(
             drained.send(Message::Input(Input::Container { index, run, news })).ok();
         },
     )?;
+    let extensions = start_extensions(extensions, &pod);
     let machine = pod.plan.as_ref().map_or_else(Machine::without_plan, Machine::new);
     let pending = pod.members.iter().map(|_| None).collect();
     let mut supervisor = Supervisor {
@@ -93,11 +97,23 @@ pub fn run(
         pump,
         pending,
         tasks: HashMap::new(),
+        extensions,
     };
     supervisor.boot(failure);
     agent::start(pod)?;
     forward::start(home)?;
     supervisor.work()
+}
+
+fn start_extensions(extensions: Vec<Box<dyn Extension>>, pod: &Arc<Pod>) -> Extensions {
+    let Some(plan) = pod.plan.clone() else { return Extensions::default() };
+    let (seen, told) = (Arc::clone(pod), Arc::clone(pod));
+    let failed = move |extension: &'static str, message: String| {
+        told.home.note(&format!("extension {extension} {message}"));
+        told.events.add(EventKind::ExtensionFailed { extension: extension.to_owned(), message });
+    };
+    let states = move || seen.status();
+    Extensions::start(extensions, Around { plan, states: Box::new(states), failed: Box::new(failed) })
 }
 
 fn forward_signals(ends: SigSet, tell: Sender<Message>) -> io::Result<()> {
@@ -181,6 +197,12 @@ impl Supervisor {
             }
             Effect::Emit(kind) => {
                 self.note(&kind);
+                // Before the last event, so that what is wrong with an extension is told.
+                if kind == EventKind::PodEnded {
+                    self.extensions.stop();
+                } else {
+                    self.extensions.tell(&kind);
+                }
                 self.pod.events.add(kind);
             }
             Effect::Ended { index, exit } => self.pod.members[index].hub.finish(exit),

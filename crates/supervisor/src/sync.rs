@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 /// Stack of most threads, in bytes. Their deepest work is JSON of one wire line.
 const STACK: usize = 128 << 10;
 
-/// Locks. A panic ends the VM anyway, so a poisoned lock is as good as any other.
+/// Locks. A panic ends the supervisor, except in the code of an extension, which runs while no lock of the supervisor is held. So a poisoned lock is as
+/// good as any other.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -155,6 +155,10 @@ fn remedy(pod: &PodId, left: &UndoError) -> String {
         UndoError::StillAlive { pid, .. } | UndoError::Kill { pid, .. } => {
             format!("End the process with `kill -KILL {pid}`, then repeat `magikvm rm -f {pod}`.")
         }
+        #[cfg(target_os = "linux")]
+        UndoError::Detach { .. } => {
+            format!("Mend what the plugin complains about, then repeat `magikvm rm -f {pod}`.")
+        }
         UndoError::Journal { .. } | UndoError::Outside(_) => format!("Repeat `magikvm rm -f {pod}`."),
     }
 }

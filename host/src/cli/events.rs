@@ -33,7 +33,7 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     let format = if args.json { Some(Format::Json) } else { args.output };
     let found = pods.find(&args.target.id(pods)?)?;
     let failed = |error: FileError| CliError::of(Kind::Environment, &error);
-    let changes = Changes::of(&found.dir);
+    let changes = args.follow.then(|| Changes::of(&found.dir));
     let mut reader = EventReader::new(found.dir.events());
     if !args.follow && format.is_none() {
         let mut events = Vec::new();
@@ -61,10 +61,8 @@ pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
                 None => ui::line(&line(&timed)),
             }
         }
-        if last_look {
-            return Ok(ExitCode::SUCCESS);
-        }
-        changes.wait();
+        let Some(changes) = changes.as_ref().filter(|_| !last_look) else { return Ok(ExitCode::SUCCESS) };
+        changes.wait(None);
     }
 }
 
@@ -126,9 +124,9 @@ fn describe(kind: &EventKind) -> String {
             let (reason, message) = kubelet(kind, "").unwrap_or_default();
             format!("{container}: {reason}: {}", harmless(&message, &['\t']))
         }
-        EventKind::DeadlineExceeded => {
+        EventKind::DeadlineExceeded | EventKind::ExtensionFailed { .. } => {
             let (reason, message) = kubelet(kind, "").unwrap_or_default();
-            format!("{reason}: {message}")
+            format!("{reason}: {}", harmless(&message, &['\t']))
         }
         EventKind::PodStarted => "all containers started".to_owned(),
         EventKind::PodFailed { message } => {

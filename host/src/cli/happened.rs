@@ -7,9 +7,16 @@ use crate::store::record::{Found, PodRecord, now_ms};
 use magikvm_proto::wire::EventKind;
 use serde_json::{Value, json};
 
-/// Reasons of the kubelet that are warnings there, too.
-const WARNINGS: [&str; 6] =
-    ["BackOff", "DeadlineExceeded", "Failed", "FailedPostStartHook", "FailedPreStopHook", "Unhealthy"];
+/// Reasons that are warnings: those of the kubelet, and the failure of an extension.
+const WARNINGS: [&str; 7] = [
+    "BackOff",
+    "DeadlineExceeded",
+    "ExtensionFailed",
+    "Failed",
+    "FailedPostStartHook",
+    "FailedPreStopHook",
+    "Unhealthy",
+];
 /// Who says so, as in core/v1 `EventSource`.
 const SOURCE: &str = "magikvm";
 
@@ -180,6 +187,10 @@ mod tests {
         };
         let back_off = "Back-off restarting failed container web in pod demo_default(1)";
         assert_eq!(of(guest(again)), said("Warning", "BackOff", back_off));
+        let failed =
+            EventKind::ExtensionFailed { extension: "x".to_owned(), message: "has panicked: oh".to_owned() };
+        let words = "Extension x has panicked: oh";
+        assert_eq!(of(guest(failed)), said("Warning", "ExtensionFailed", words));
         let pulled = |took_ms| {
             PodEvent::Host(HostEvent::Pulled {
                 what: "container web".to_owned(),

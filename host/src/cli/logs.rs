@@ -10,8 +10,11 @@ use crate::pod::logs::{Entry, LogReader, LogStream};
 use crate::store::layout::PodDir;
 use crate::store::lock::{self, LockState};
 use crate::store::record::Found;
+use crate::store::text::ignore;
+use crate::store::thread;
 use magikvm_proto::id::{ContainerName, PodId};
 use magikvm_proto::state::ContainerState;
+use std::os::fd::BorrowedFd;
 use std::process::ExitCode;
 
 /// How long to wait for a change of a file before the pod's life is looked at again, in milliseconds.
@@ -84,6 +87,17 @@ pub(super) enum Follow<'a> {
     No,
     /// Wait for more until this says that there will be none.
     Until(&'a dyn Fn() -> bool),
+    /// The same. This descriptor can be read from the moment when the answer is yes.
+    UntilTold(&'a dyn Fn() -> bool, BorrowedFd<'a>),
+}
+
+impl Follow<'_> {
+    fn bell(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::UntilTold(_, bell) => Some(*bell),
+            Self::No | Self::Until(_) => None,
+        }
+    }
 }
 
 /// A time as the log has it, so that texts compare as times do.
@@ -243,14 +257,18 @@ pub(super) fn show(
 ) -> Result<Shown, CliError> {
     let mut shown = Shown::Nothing;
     let failed = |error: crate::store::atomic::FileError| CliError::of(Kind::Environment, &error);
-    let changes = Changes::of(dir);
+    // Before the first look at the files, so that no change is missed.
+    let changes = match follow {
+        Follow::No => None,
+        Follow::Until(_) | Follow::UntilTold(..) => Some(Changes::of(dir)),
+    };
     let mut printer = Printer::new(readers, how);
     let mut heads: Vec<Option<Entry>> = readers.iter().map(|_| None).collect();
     loop {
         // Asked before the last look at the files, so that what was written before the end is seen.
         let last_look = match &follow {
             Follow::No => true,
-            Follow::Until(over) => over(),
+            Follow::Until(over) | Follow::UntilTold(over, _) => over(),
         };
         loop {
             for (head, reader) in heads.iter_mut().zip(readers.iter_mut()) {
@@ -271,10 +289,8 @@ pub(super) fn show(
             }
         }
         printer.flush();
-        if last_look {
-            return Ok(shown);
-        }
-        changes.wait();
+        let Some(changes) = changes.as_ref().filter(|_| !last_look) else { return Ok(shown) };
+        changes.wait(follow.bell());
     }
 }
 
@@ -354,10 +370,20 @@ impl Changes {
         Self(DirChanges::of(&[&dir.log(), dir.path()]).ok())
     }
 
-    pub(super) fn wait(&self) {
+    /// Waits for a change, until `bell` can be read, or until it is time to look.
+    pub(super) fn wait(&self, bell: Option<BorrowedFd<'_>>) {
         match &self.0 {
-            Some(changes) => changes.wait(LOOK_MS),
+            Some(changes) => changes.wait(LOOK_MS, bell),
             None => std::thread::sleep(std::time::Duration::from_millis(LOOK_MS.into())),
+        }
+    }
+}
+
+impl Drop for Changes {
+    /// Linux takes some ten milliseconds to end a watch. A run has to wait for its monitor meanwhile.
+    fn drop(&mut self) {
+        if let Some(changes) = self.0.take() {
+            ignore(thread::start("changes", move || drop(changes)), "then it is ended at once");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The command line: one file per verb. Prints through `ui` only, fails through `error` only.
 
+mod cni;
 mod complete;
 mod cp;
 mod delete;
@@ -170,6 +171,8 @@ type Outcome = Result<ExitCode, CliError>;
 
 /// The whole program.
 pub fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    magikvm_platform::helper::register(crate::runtime::containers::errand::remove_with_ids);
     if let Some(code) = hidden::dispatch(std::env::args_os().nth(1)) {
         return code;
     }

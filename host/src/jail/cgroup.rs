@@ -25,6 +25,19 @@ pub fn place_cgroup(name: &str) -> Result<Cgroup, String> {
     Ok(Cgroup { dirs: dirs.into_iter().map(|dir| dir.join(PARENT).join(name)).collect() })
 }
 
+/// Why no group with limits can be made at this place, as far as that can be seen without making one.
+pub fn cannot_make(cgroup: &Cgroup) -> Option<String> {
+    cgroup.dirs.iter().find_map(|dir| {
+        let base = dir.parent()?.parent()?;
+        let control = fs::read_to_string(base.join("cgroup.subtree_control")).ok()?;
+        let handed_on =
+            CONTROLLERS.iter().all(|wanted| control.split_ascii_whitespace().any(|name| name == *wanted));
+        let has_processes =
+            || fs::read_to_string(base.join("cgroup.procs")).is_ok_and(|text| !text.is_empty());
+        (!handed_on && has_processes()).then(|| occupied(base))
+    })
+}
+
 /// Where the hierarchies are mounted that can hold groups of pods: the unified one, or those of version 1.
 pub fn cgroup_mounts() -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -148,13 +161,17 @@ fn delegate(dir: &Path) -> Option<String> {
     let hand_on = |controller| fs::write(&control, format!("+{controller}")).err();
     let mut errors: Vec<io::Error> = CONTROLLERS.into_iter().filter_map(hand_on).collect();
     let error = errors.pop()?;
-    let dir = dir.display();
     Some(match error.kind() {
-        io::ErrorKind::ResourceBusy => format!(
-            "the control group {dir} has processes, so that it can have no groups with limits beneath it; start magikvm in a group beneath it: `mkdir {dir}/shell && echo $$ >{dir}/shell/cgroup.procs`"
-        ),
+        io::ErrorKind::ResourceBusy => occupied(dir),
         _ => format!("cannot write {}: {error}", control.display()),
     })
+}
+
+fn occupied(dir: &Path) -> String {
+    let dir = dir.display();
+    format!(
+        "the control group {dir} has processes, so that it can have no groups with limits beneath it; start magikvm in a group beneath it: `mkdir {dir}/shell && echo $$ >{dir}/shell/cgroup.procs`"
+    )
 }
 
 #[cfg(test)]

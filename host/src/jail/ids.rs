@@ -2,7 +2,7 @@
 
 use super::caps;
 use super::spec::{Identity, PodUser};
-use nix::unistd::{Uid, getegid, geteuid};
+use nix::unistd::{getegid, geteuid};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
@@ -105,10 +105,14 @@ struct Ids {
     /// The program that may map subordinate ids, and the file that grants them.
     program: &'static str,
     table: &'static str,
+    /// The one of this process.
+    own: fn() -> u32,
 }
 
-const USERS: Ids = Ids { map: "uid_map", program: "newuidmap", table: "/etc/subuid" };
-const GROUPS: Ids = Ids { map: "gid_map", program: "newgidmap", table: "/etc/subgid" };
+const USERS: Ids =
+    Ids { map: "uid_map", program: "newuidmap", table: "/etc/subuid", own: || geteuid().as_raw() };
+const GROUPS: Ids =
+    Ids { map: "gid_map", program: "newgidmap", table: "/etc/subgid", own: || getegid().as_raw() };
 
 fn write(pid: i32, ids: &Ids, extents: &[Extent]) -> Result<(), String> {
     let text: String =
@@ -126,27 +130,78 @@ fn deny_setgroups(pid: i32) -> Result<(), String> {
 /// The mapping of rootless podman: the user's id becomes root, and the subordinate ids follow from 1. Where the host does not grant them, the
 /// user's id is the only one.
 fn of_ordinary_user(pid: i32) -> Result<Option<String>, String> {
-    let (uid, gid) = (geteuid(), getegid());
-    let users = subordinate(pid, uid, &USERS, uid.as_raw());
+    let users = granted(&USERS).and_then(|range| subordinate(pid, &USERS, range));
     if users.is_err() {
-        write(pid, &USERS, &[(0, uid.as_raw(), 1)])?;
+        map_only(pid, &USERS)?;
     }
-    let groups = subordinate(pid, uid, &GROUPS, gid.as_raw());
+    let groups = granted(&GROUPS).and_then(|range| subordinate(pid, &GROUPS, range));
     if groups.is_err() {
         deny_setgroups(pid)?;
-        write(pid, &GROUPS, &[(0, gid.as_raw(), 1)])?;
+        map_only(pid, &GROUPS)?;
     }
     Ok(users.and(groups).err())
 }
 
-/// The reason of a failure ends with what mends it.
-fn subordinate(pid: i32, user: Uid, ids: &Ids, own: u32) -> Result<(), String> {
-    let Ids { program, table, .. } = ids;
+/// The ids that the host grants to the user of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SubordinateIds {
+    users: Range,
+    groups: Range,
+}
+
+/// The first id and how many there are.
+type Range = (u32, u32);
+
+impl SubordinateIds {
+    /// The programs that map them.
+    pub const PROGRAMS: [&'static str; 2] = [USERS.program, GROUPS.program];
+
+    /// Reads them. The reason of a failure ends with what mends it.
+    pub fn granted() -> Result<Self, String> {
+        Ok(Self { users: granted(&USERS)?, groups: granted(&GROUPS)? })
+    }
+
+    /// A name for them, of letters and digits.
+    pub fn name(&self) -> String {
+        let Self { users: (user, users), groups: (group, groups) } = self;
+        format!("u{user}n{users}g{group}n{groups}")
+    }
+
+    /// Users and groups of a namespace that [`Self::map`] has mapped: from 0 to one below these numbers.
+    pub fn counts(&self) -> (u32, u32) {
+        (self.users.1.saturating_add(1), self.groups.1.saturating_add(1))
+    }
+
+    /// Maps the ids of a process that has just created a user namespace.
+    pub fn map(&self, pid: i32) -> Result<(), String> {
+        subordinate(pid, &USERS, self.users)?;
+        subordinate(pid, &GROUPS, self.groups)
+    }
+}
+
+/// Maps the ids of a process that has just created a user namespace: its root is the user of this process, and there is no other one.
+pub fn map_caller(pid: i32) -> Result<(), String> {
+    map_only(pid, &USERS)?;
+    deny_setgroups(pid)?;
+    map_only(pid, &GROUPS)
+}
+
+fn map_only(pid: i32, ids: &Ids) -> Result<(), String> {
+    write(pid, ids, &[(0, (ids.own)(), 1)])
+}
+
+fn granted(ids: &Ids) -> Result<Range, String> {
+    let user = geteuid();
     let name = nix::unistd::User::from_uid(user).ok().flatten().map(|user| user.name).unwrap_or_default();
+    let table = ids.table;
     let text = fs::read_to_string(table).map_err(|error| format!("cannot read {table}: {error}; {MEND}"))?;
-    let (first, count) = range(&text, &name, user.as_raw())
-        .ok_or_else(|| format!("{table} has no ids of this user; {MEND}"))?;
-    let numbers = [pid.unsigned_abs(), 0, own, 1, 1, first, count].map(|number| number.to_string());
+    range(&text, &name, user.as_raw()).ok_or_else(|| format!("{table} has no ids of this user; {MEND}"))
+}
+
+/// The reason of a failure ends with what mends it.
+fn subordinate(pid: i32, ids: &Ids, (first, count): Range) -> Result<(), String> {
+    let program = ids.program;
+    let numbers = [pid.unsigned_abs(), 0, (ids.own)(), 1, 1, first, count].map(|number| number.to_string());
     match Command::new(program).args(numbers).stdin(Stdio::null()).output() {
         Ok(done) if done.status.success() => Ok(()),
         Ok(done) => {
@@ -164,7 +219,7 @@ const MEND: &str = "`magikvm doctor` says how to get subordinate ids";
 /// Longest message of a program that is repeated.
 const MAX_SAID: usize = 300;
 
-fn range(table: &str, name: &str, uid: u32) -> Option<(u32, u32)> {
+fn range(table: &str, name: &str, uid: u32) -> Option<Range> {
     let uid = uid.to_string();
     table.lines().find_map(|line| {
         let mut words = line.split(':');

@@ -33,9 +33,11 @@ mod spec;
 mod start;
 
 #[cfg(target_os = "linux")]
-pub use cgroup::{PARENT as CGROUP_PARENT, all_cgroups, cgroup_mounts, make_cgroup, place_cgroup};
+pub use cgroup::{
+    PARENT as CGROUP_PARENT, all_cgroups, cannot_make, cgroup_mounts, make_cgroup, place_cgroup,
+};
 #[cfg(target_os = "linux")]
-pub use ids::{give, identity, map_range};
+pub use ids::{SubordinateIds, give, identity, map_caller, map_range};
 #[cfg(target_os = "linux")]
 pub use inside::enter;
 #[cfg(not(target_os = "linux"))]

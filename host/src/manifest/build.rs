@@ -107,7 +107,8 @@ pub(super) fn build(
     build.container_names(spec);
     let containers: Option<Vec<ContainerSpec>> = containers.into_iter().collect();
     let nested = build.nested(&metadata.annotations);
-    let network = super::network::network(written, build.report);
+    let service_directory = build.service_directory();
+    let network = super::network::network(written, runtime_class, build.report);
     let id = id?;
     let label = build.label(spec, &id.name)?;
     let full_name = network
@@ -120,6 +121,7 @@ pub(super) fn build(
     let vm = build.vm_size(&metadata.annotations, &containers, &resources)?;
     let logs = build.log_options(&metadata.annotations);
     let root = build.root_place(&metadata.annotations);
+    let limits_kept = build.limits_kept(&metadata.annotations);
     build.check_pod_disk_limit(&resources, &containers, &volumes);
     let pull_secrets = build.pull_secrets();
     let published = super::ports::published(written, report);
@@ -144,6 +146,7 @@ pub(super) fn build(
         grace_seconds,
         vm,
         root,
+        limits_kept,
         disk_limit_bytes: resources.disk_limit_bytes,
         resources,
         deadline_seconds,
@@ -157,6 +160,7 @@ pub(super) fn build(
         sysctls,
         network,
         nested,
+        service_directory,
         pull_secrets,
         manifest: written.json.clone(),
     })
@@ -295,6 +299,10 @@ impl Build<'_> {
     fn hostname(&mut self, spec: &k8s::Spec, label: &str, full_name: Option<&str>) -> Option<String> {
         if let Some(name) = spec.hostname_override.as_deref().filter(|name| !name.is_empty()) {
             let path = "spec.hostnameOverride";
+            if spec.host_network {
+                let hint = "leave out one of them: the pod has the host name of the host";
+                self.problem(path, "cannot be used with hostNetwork: true", hint);
+            }
             if spec.set_hostname_as_fqdn {
                 self.problem(path, "cannot be used with setHostnameAsFQDN: true", "leave out one of them");
             }

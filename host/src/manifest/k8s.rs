@@ -112,9 +112,8 @@ pub(super) struct Spec {
     pub(super) set_hostname_as_fqdn: bool,
     pub(super) hostname_override: Option<String>,
     pub(super) host_users: Option<bool>,
-    /// Only `false` is accepted, as for the next two fields.
-    #[serde(rename = "hostNetwork")]
-    _host_network: bool,
+    pub(super) host_network: bool,
+    /// Only `false` is accepted, as for the next field.
     #[serde(rename = "hostPID")]
     _host_pid: bool,
     #[serde(rename = "hostIPC")]

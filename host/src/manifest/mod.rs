@@ -10,6 +10,7 @@
 
 mod build;
 mod checks;
+mod class;
 mod documents;
 pub mod downward;
 mod environment;
@@ -42,6 +43,7 @@ pub mod quantity;
 mod resources;
 mod scalar;
 mod security;
+mod service_directory;
 pub mod size;
 mod sysctls;
 mod volume_files;
@@ -53,7 +55,7 @@ pub use facts::{Capacity, PodFacts};
 pub use ignored::Ignored;
 pub use input::{AllProblems, Input, Manifests, Parsed};
 pub use objects::{AccessMode, Claim, Content, NotBase64, ObjectKind, VolumeMode};
-pub use plan::{ContainerSpec, PodPlan, PullPolicy, PullSecret, RuntimeClass};
+pub use plan::{ContainerSpec, PodPlan, Protocol, PullPolicy, PullSecret, RuntimeClass};
 pub use problem::{Mark, Problem, Problems};
 pub use process::{DEFAULT_PATH, MAX_PROCESS_BYTES, ResolveError, ResolvedProcess, resolve_process};
 pub use qos::{QosClass, qos_of};

@@ -1,11 +1,8 @@
 //! Kubernetes' rules for texts of a Pod other than the names of pods and containers. Each check returns the problem.
 
 use magikvm_proto::id::{Namespace, PodName};
-use magikvm_proto::limits::MAX_LABEL_LEN;
+use magikvm_proto::limits::{MAX_LABEL_LEN, MAX_PORT_NAME_LEN};
 use oci_spec::runtime::Capability;
-
-/// Longest name of a port (IANA service name, RFC 6335).
-const MAX_PORT_NAME_LEN: usize = 15;
 
 /// A label's or annotation's key: `[prefix/]name`.
 pub(super) fn qualified_name(key: &str) -> Result<(), String> {

@@ -1,16 +1,21 @@
 //! The manifest's settings of the pod's network.
 
-use super::fields::{ANNOTATION_EGRESS_ALLOW, ANNOTATION_EGRESS_REACH, ANNOTATION_NETWORK, did_you_mean};
+use super::fields::{
+    ANNOTATION_CNI, ANNOTATION_EGRESS_ALLOW, ANNOTATION_EGRESS_REACH, ANNOTATION_NETWORK, NOT_SHARED,
+    did_you_mean,
+};
 use super::k8s::{self, Written};
 use super::names;
+use super::plan::RuntimeClass;
 use super::problem::{ProblemCollector, path_key, quote};
 use crate::net::allow::{AllowList, HostName};
+use crate::net::cni::NetworkName;
 use crate::net::host::Resolv;
-use crate::net::{Egress, Mode, Reach};
+use crate::net::{Egress, Mode, Provider, Reach};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-/// A VM never has the host's network, so that the third one means the same as the second.
+/// There is no cluster: the first three mean the host's name servers.
 const DNS_POLICIES: [&str; 4] = ["Default", "ClusterFirst", "ClusterFirstWithHostNet", "None"];
 /// Limits of Kubernetes for `dnsConfig`.
 const MAX_NAMESERVERS: usize = 3;
@@ -24,6 +29,8 @@ const MAX_ALIAS_NAMES: usize = 64;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkSpec {
+    #[serde(default)]
+    pub provider: Provider,
     /// Outbound access.
     pub egress: Egress,
     pub dns: DnsSpec,
@@ -100,12 +107,13 @@ pub struct HostAlias {
     pub names: Vec<String>,
 }
 
-pub(super) fn network(written: &Written, report: &mut ProblemCollector) -> NetworkSpec {
+pub(super) fn network(written: &Written, class: RuntimeClass, report: &mut ProblemCollector) -> NetworkSpec {
     let mut reader = Reader { written, report };
     let (dns, aliases) = (reader.dns(), reader.aliases());
     let egress = reader.egress(&dns);
     let subdomain = reader.subdomain();
-    NetworkSpec { egress, dns, aliases, subdomain }
+    let provider = reader.provider(class);
+    NetworkSpec { provider, egress, dns, aliases, subdomain }
 }
 
 struct Reader<'a> {
@@ -130,6 +138,52 @@ impl<'a> Reader<'a> {
     fn count(&mut self, path: &str, found: usize, max: usize) {
         if found > max {
             self.problem(path, format!("has {found} entries, at most {max} are allowed"), "");
+        }
+    }
+
+    fn provider(&mut self, class: RuntimeClass) -> Provider {
+        if !self.spec().host_network {
+            return self.cni(class).map_or(Provider::Magikvm, Provider::Cni);
+        }
+        if let Some((path, _)) = self.annotation(ANNOTATION_CNI) {
+            self.problem(&path, "cannot be used with hostNetwork: true", "leave out one of them");
+        }
+        if class != RuntimeClass::PodContainers {
+            let hint = format!(
+                "leave it out, or write runtimeClassName: {} and run with `--allow-host-network`",
+                RuntimeClass::PodContainers
+            );
+            self.problem("spec.hostNetwork", format!("\"true\" is not supported: {NOT_SHARED}"), hint);
+        }
+        self.refuse_ours("hostNetwork: true");
+        Provider::Host
+    }
+
+    /// The network of CNI that the pod is to join.
+    fn cni(&mut self, class: RuntimeClass) -> Option<NetworkName> {
+        let (path, text) = self.annotation(ANNOTATION_CNI)?;
+        if class != RuntimeClass::PodContainers {
+            let hint = format!("leave it out, or write runtimeClassName: {}", RuntimeClass::PodContainers);
+            let message = format!("is not possible for pods of the class {class}, whose network is in a VM");
+            self.problem(&path, message, hint);
+        }
+        self.refuse_ours(ANNOTATION_CNI);
+        match text.parse() {
+            Ok(name) => Some(name),
+            Err(error) => {
+                self.problem(&path, format!("{} {error}", quote(text)), "");
+                None
+            }
+        }
+    }
+
+    /// Reports annotations that only our own network heeds: nothing would enforce them.
+    fn refuse_ours(&mut self, beside: &str) {
+        for name in [ANNOTATION_NETWORK, ANNOTATION_EGRESS_ALLOW, ANNOTATION_EGRESS_REACH] {
+            if let Some((path, _)) = self.annotation(name) {
+                let message = format!("has no effect with {beside}, because nothing filters such a network");
+                self.problem(&path, message, "leave out one of them");
+            }
         }
     }
 
@@ -308,6 +362,33 @@ mod tests {
     }
 
     #[test]
+    fn other_networks_than_ours_are_for_pods_in_namespaces() {
+        let containers = "  runtimeClassName: pod-containers";
+        let host = format!("{containers}\n  hostNetwork: true");
+        assert_eq!(parsed("", &host).unwrap().provider, Provider::Host);
+        let cni = |more: &str| format!("  annotations: {{magikvm.dev/cni: web{more}}}");
+        assert_eq!(parsed(&cni(""), containers).unwrap().provider, Provider::Cni("web".parse().unwrap()));
+        let says = |metadata: &str, spec: &str, words: &str| {
+            let said = parsed(metadata, spec).unwrap_err();
+            assert!(said.contains(words), "{said}");
+        };
+        says(&cni(""), "", "is not possible for pods of the class pod-microvm-containers");
+        says(&cni(""), &host, "cannot be used with hostNetwork: true");
+        says("  annotations: {magikvm.dev/cni: a/b}", containers, "\"a/b\" is not a name of a CNI network");
+        for ours in [
+            "magikvm.dev/network: nat",
+            "magikvm.dev/egress-allow: a.example",
+            "magikvm.dev/egress-reach: host",
+        ] {
+            says(&cni(&format!(", {ours}")), containers, "has no effect with magikvm.dev/cni");
+            says(&format!("  annotations: {{{ours}}}"), &host, "has no effect with hostNetwork: true");
+        }
+        let sysctl = "\n  securityContext: {sysctls: [{name: net.ipv4.ip_forward, value: '1'}]}";
+        says("", &format!("{host}{sysctl}"), "would change the network of the host");
+        says("", &format!("{host}\n  hostnameOverride: a"), "cannot be used with hostNetwork: true");
+    }
+
+    #[test]
     fn what_can_not_be_is_told() {
         let cases = [
             ("magikvm.dev/network: host", "\"host\" is not one of nat, passt, none, tsi, user"),
@@ -340,7 +421,10 @@ mod tests {
             ("  hostAliases: [{hostnames: [a]}]", "spec.hostAliases[0].ip: is missing"),
             ("  hostAliases: [{ip: 1.1.1.1, hostnames: ['a\\n']}]", "is not a host name"),
             ("  subdomain: A", "spec.subdomain"),
-            ("  hostNetwork: true", "spec.hostNetwork"),
+            (
+                "  hostNetwork: true",
+                "spec.hostNetwork: \"true\" is not supported: a pod has no host but its own VM",
+            ),
         ];
         for (spec, words) in cases {
             let said = parsed("", spec).unwrap_err();

@@ -15,44 +15,13 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+pub use super::class::{MAX_NAMESPACE_ID, RuntimeClass, UnknownClass};
 pub use super::qos::QosClass;
 pub use super::size::{MiB, Vcpus, VmSize};
 pub use crate::image::PullPolicy;
 use crate::image::{LoginFormat, Reference};
 pub use crate::nested::Nested;
 pub use crate::volume::{GroupChange, HostPathKind};
-
-/// The isolation of a pod (`spec.runtimeClassName`). The set is closed: an unknown class is an error and never replaced by another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RuntimeClass {
-    /// One hardware VM for the pod, containers inside it.
-    #[default]
-    PodMicrovmContainers,
-    /// Namespaces, cgroups and seccomp of the host.
-    PodContainers,
-    PodWasm,
-}
-
-impl RuntimeClass {
-    pub const ALL: [Self; 3] = [Self::PodMicrovmContainers, Self::PodContainers, Self::PodWasm];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::PodMicrovmContainers => "pod-microvm-containers",
-            Self::PodContainers => "pod-containers",
-            Self::PodWasm => "pod-wasm",
-        }
-    }
-
-    /// Whether its pods have VMs. Those of the other classes share the host's kernel.
-    pub fn has_vm(self) -> bool {
-        match self {
-            Self::PodMicrovmContainers => true,
-            Self::PodContainers | Self::PodWasm => false,
-        }
-    }
-}
 
 /// The users of a pod in namespaces of the host (`spec.hostUsers`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -62,29 +31,6 @@ pub enum PodUsers {
     #[default]
     Own,
     Host,
-}
-
-/// There is no such class.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no runtime class {0:?}; there are {names}", names = RuntimeClass::ALL.map(RuntimeClass::as_str).join(", "))]
-pub struct UnknownClass(String);
-
-impl std::str::FromStr for RuntimeClass {
-    type Err = UnknownClass;
-
-    fn from_str(text: &str) -> Result<Self, UnknownClass> {
-        let found = Self::ALL.into_iter().find(|class| class.as_str() == text);
-        found.ok_or_else(|| UnknownClass(text.to_owned()))
-    }
-}
-
-/// The largest user or group id of a pod in namespaces, which has 65536 of each.
-pub const MAX_NAMESPACE_ID: u32 = 0xffff;
-
-impl fmt::Display for RuntimeClass {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -117,6 +63,9 @@ pub struct PodPlan {
     /// Where containers keep the changes to their root file systems.
     #[serde(default)]
     pub root: RootPlace,
+    /// Limits that the host cannot enforce.
+    #[serde(default)]
+    pub limits_kept: LimitsKept,
     /// Bytes that these changes and emptyDir volumes without a limit may take together.
     #[serde(default)]
     pub disk_limit_bytes: Option<u64>,
@@ -149,6 +98,9 @@ pub struct PodPlan {
     /// Whether the VM's processor can make VMs itself.
     #[serde(default)]
     pub nested: Nested,
+    /// The containers that may ask the pod's service directory, each once (the annotation `magikvm.dev/service-directory`).
+    #[serde(default)]
+    pub service_directory: Vec<ContainerName>,
     /// Logins for the pulls of this pod. They are passed on to the process that pulls and stored nowhere.
     #[serde(default)]
     pub pull_secrets: Vec<PullSecret>,
@@ -345,6 +297,17 @@ pub enum RootFilesystem {
     #[default]
     Writable,
     ReadOnly,
+}
+
+/// What happens to limits that the host cannot enforce (the annotation `magikvm.dev/limits`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LimitsKept {
+    /// The pod is refused.
+    #[default]
+    Enforced,
+    /// The pod runs without them.
+    BestEffort,
 }
 
 /// Where containers keep the changes to their root file systems (the annotation `magikvm.dev/root`).

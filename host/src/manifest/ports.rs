@@ -4,6 +4,7 @@ use super::k8s::Written;
 pub use super::plan::PublishedPort;
 use super::plan::{PodPlan, Protocol};
 use super::problem::{ProblemCollector, quote};
+use crate::net::Provider;
 use magikvm_proto::lifecycle::Role;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
@@ -29,6 +30,11 @@ pub enum PublishError {
     /// The same port of the host twice.
     #[error("{0} and {1} are the same port of the host")]
     Twice(String, String),
+    /// The pod's ports are the host's already.
+    #[error(
+        "{0}: the pod has the network of the host (spec.hostNetwork), so that its ports are ports of the host"
+    )]
+    HostNetwork(String),
 }
 
 impl PublishedPort {
@@ -84,6 +90,9 @@ impl PodPlan {
     /// Adds ports of the command line to those of the manifest.
     pub fn publish(&mut self, ports: Vec<PublishedPort>) -> Result<(), PublishError> {
         for port in ports {
+            if self.network.provider == Provider::Host {
+                return Err(PublishError::HostNetwork(port.origin));
+            }
             if let Some(other) = self.published.iter().find(|other| other.clashes(&port)) {
                 return Err(PublishError::Twice(port.origin, other.origin.clone()));
             }
@@ -93,7 +102,8 @@ impl PodPlan {
     }
 }
 
-/// The ports of the manifest. A `hostPort` of 0 means none, as in Kubernetes; a `hostIP` without a port has no effect.
+/// The ports of the manifest. A `hostPort` of 0 means none, as in Kubernetes; a `hostIP` without a port has no effect. Nothing leads to a pod
+/// that has the host's network.
 pub(super) fn published(written: &Written, report: &mut ProblemCollector) -> Vec<PublishedPort> {
     let mut published: Vec<PublishedPort> = Vec::new();
     for (list, number, container) in super::build::listed(&written.pod.spec) {
@@ -133,6 +143,15 @@ pub(super) fn published(written: &Written, report: &mut ProblemCollector) -> Vec
             // Problems of the container's port are reported where that is read.
             let container_port = port.container_port.and_then(|port| u16::try_from(port).ok());
             let (Some(host_ip), Some(container_port @ 1..)) = (host_ip, container_port) else { continue };
+            if written.pod.spec.host_network {
+                if host_port != container_port {
+                    let message = format!(
+                        "is {host_port} and containerPort is {container_port}: with hostNetwork: true they are the same port"
+                    );
+                    problem("hostPort", message, "write the same number, or leave hostPort out");
+                }
+                continue;
+            }
             let new = PublishedPort {
                 host_ip,
                 host_port,
@@ -223,6 +242,25 @@ mod tests {
         );
         plan.publish(vec![port(":80"), port(":80")]).unwrap();
         assert_eq!(plan.published.len(), 4);
+    }
+
+    #[test]
+    fn ports_of_a_pod_with_the_network_of_the_host_are_the_hosts() {
+        let text = |ports: &str| {
+            pod(ports).replace("spec:\n", "spec:\n  runtimeClassName: pod-containers\n  hostNetwork: true\n")
+        };
+        let mut plan =
+            manifest::parse(text("[{containerPort: 80, hostPort: 80}, {containerPort: 81}]").as_bytes(), "-")
+                .unwrap();
+        assert!(plan.published.is_empty());
+        assert_eq!(
+            plan.publish(vec![port("8080:80")]).unwrap_err(),
+            PublishError::HostNetwork("--publish 8080:80".to_owned())
+        );
+        let other =
+            manifest::parse(text("[{containerPort: 80, hostPort: 8080}]").as_bytes(), "-").unwrap_err();
+        let said = other.to_string();
+        assert!(said.contains("ports[0].hostPort: is 8080 and containerPort is 80"), "{said}");
     }
 
     #[test]

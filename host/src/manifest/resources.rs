@@ -1,9 +1,9 @@
 //! The resources of the containers, and the size of the VM that follows from them.
 
 use super::checks::Build;
-use super::fields::{ANNOTATION_MEMORY, ANNOTATION_ROOT, ANNOTATION_VCPUS};
+use super::fields::{ANNOTATION_LIMITS, ANNOTATION_MEMORY, ANNOTATION_ROOT, ANNOTATION_VCPUS};
 use super::k8s;
-use super::plan::{ContainerSpec, Resources, RootPlace, VolumeSource, VolumeSpec};
+use super::plan::{ContainerSpec, LimitsKept, Resources, RootPlace, VolumeSource, VolumeSpec};
 use super::problem::quote;
 use super::quantity::{Quantity, QuantityError};
 use super::size::{
@@ -252,6 +252,13 @@ impl Build<'_> {
         let path = format!("metadata.annotations.{ANNOTATION_ROOT}");
         let text = annotations.get(ANNOTATION_ROOT).map(String::as_str);
         self.one_of(&path, text, RootPlace::default(), &table)
+    }
+
+    pub(super) fn limits_kept(&mut self, annotations: &BTreeMap<String, String>) -> LimitsKept {
+        let table = [("enforced", LimitsKept::Enforced), ("best-effort", LimitsKept::BestEffort)];
+        let path = format!("metadata.annotations.{ANNOTATION_LIMITS}");
+        let text = annotations.get(ANNOTATION_LIMITS).map(String::as_str);
+        self.one_of(&path, text, LimitsKept::default(), &table)
     }
 
     /// Limit and request of one resource. A request defaults to the limit and cannot exceed it; a limit of zero means none.

@@ -27,6 +27,11 @@ impl Build<'_> {
                     _ => &name_at,
                 };
                 self.problem(field, format!("{} {error}", quote(name)), "");
+            } else if self.written.pod.spec.host_network
+                && sysctl.path().is_ok_and(|path| path.starts_with("net/"))
+            {
+                let message = format!("{} would change the network of the host", quote(name));
+                self.problem(&name_at, message, "leave it out, or leave out hostNetwork");
             } else if let Some(first) = seen.insert(sysctl.path().ok(), index) {
                 self.problem(&name_at, format!("{} is also {PATH}[{first}]", quote(name)), "");
             }

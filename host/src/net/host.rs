@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-/// Bytes of `/etc/resolv.conf` that are read.
-const MAX_RESOLV: u64 = 64 << 10;
+/// Bytes of `/etc/resolv.conf` and `/etc/hosts` that are read.
+const MAX_FILE: u64 = 64 << 10;
 
 /// `/etc/resolv.conf`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,6 +68,16 @@ pub struct HostNetwork {
     /// The groups whose processes may make ping sockets.
     pub ping_groups: Option<RangeInclusive<u32>>,
     pub resolv: Resolv,
+    pub files: HostFiles,
+}
+
+/// What a pod in the host's network has of the host beside that.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostFiles {
+    /// The host's name.
+    pub hostname: String,
+    /// `/etc/hosts`.
+    pub hosts: String,
 }
 
 impl HostNetwork {
@@ -75,8 +85,7 @@ impl HostNetwork {
     pub fn look() -> Self {
         let read = |path: &str| {
             let mut text = String::new();
-            match File::open(Path::new(path)).and_then(|file| file.take(MAX_RESOLV).read_to_string(&mut text))
-            {
+            match File::open(Path::new(path)).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text)) {
                 Ok(_) => text,
                 Err(_) => String::new(),
             }
@@ -92,6 +101,12 @@ impl HostNetwork {
             routes_6,
             ping_groups: ping_groups(&read("/proc/sys/net/ipv4/ping_group_range")),
             resolv: Resolv::parse(&read("/etc/resolv.conf")),
+            files: HostFiles {
+                hostname: nix::unistd::gethostname()
+                    .map(|name| name.to_string_lossy().into_owned())
+                    .unwrap_or_default(),
+                hosts: read("/etc/hosts"),
+            },
         }
     }
 
@@ -101,6 +116,11 @@ impl HostNetwork {
             IpAddr::V4(four) => v4 && !four.is_loopback() && !four.is_link_local(),
             IpAddr::V6(six) => !v4 && !six.is_loopback() && six.segments()[0] & 0xffc0 != 0xfe80,
         })
+    }
+
+    /// Such an address, of IPv4 if there is one.
+    pub fn any_address(&self) -> Option<IpAddr> {
+        self.address(true).or_else(|| self.address(false))
     }
 
     /// Whether pods can have IPv4: that needs a default route and an address.

@@ -7,6 +7,7 @@
 pub mod allow;
 #[cfg(feature = "vmm")]
 pub mod chain;
+pub mod cni;
 pub mod filter;
 pub mod frames;
 pub mod host;
@@ -53,6 +54,19 @@ pub const PASST_MAC: MacAddress = MacAddress([2, 0, 0, 0, 2, 2]);
 /// The largest MTU of passt and the NAT. Larger packets mean fewer of them.
 pub const MTU: u32 = 65_520;
 
+/// Who provides the network of a pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Provider {
+    /// We do, as `magikvm.dev/network` says.
+    #[default]
+    Magikvm,
+    /// The pod has the host's network (core/v1 `PodSpec.hostNetwork`).
+    Host,
+    /// The plugins of this network of CNI (`magikvm.dev/cni`).
+    Cni(cni::NetworkName),
+}
+
 /// How a pod is connected (`magikvm.dev/network`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -65,6 +79,10 @@ pub enum Mode {
     /// libkrun creates the guest's sockets on the host.
     Tsi,
     User,
+    /// The pod has the host's network. `magikvm.dev/network` does not ask for this one and the next.
+    Host,
+    /// Others connect the pod.
+    Cni,
 }
 
 impl Mode {
@@ -89,6 +107,8 @@ impl Mode {
             Self::None => "none",
             Self::Tsi => "tsi",
             Self::User => "user",
+            Self::Host => "host",
+            Self::Cni => "cni",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Decides which network a pod has on this host, from its manifest and the host's abilities. Pure.
 
-use super::host::{HostNetwork, Resolv};
+use super::host::{HostFiles, HostNetwork, Resolv};
 use super::nat::NatConfig;
 use super::passt::{PasstError, UdpPort, Wanted};
 use super::rules::Rules;
@@ -77,6 +77,10 @@ pub struct Settled {
     /// A warning for the user.
     pub warning: Option<String>,
     pub plan: Option<NetworkPlan>,
+    /// The addresses of a pod whose interfaces others have set up.
+    pub given: Vec<IpAddr>,
+    /// Those of the host, for a pod in its network.
+    pub files: Option<HostFiles>,
     /// The settings of the filter and of the carrier behind it.
     pub chain: Option<(Rules, Carrier)>,
     /// The containers' DNS settings, before those of the manifest.
@@ -90,7 +94,16 @@ pub struct Settled {
 
 impl Settled {
     pub fn addresses(&self) -> Vec<IpAddr> {
-        self.plan.iter().flat_map(|plan| &plan.addresses).map(|one| one.address).collect()
+        let planned = self.plan.iter().flat_map(|plan| &plan.addresses).map(|one| one.address);
+        planned.chain(self.given.iter().copied()).collect()
+    }
+
+    /// The host name of the pod: that of its plan, unless it has the host's.
+    pub fn hostname<'a>(&'a self, planned: &'a str) -> &'a str {
+        match &self.files {
+            Some(HostFiles { hostname, .. }) if !hostname.is_empty() => hostname,
+            _ => planned,
+        }
     }
 
     pub fn none(warning: Option<String>) -> Self {
@@ -98,6 +111,8 @@ impl Settled {
             mode: Mode::None,
             warning,
             plan: None,
+            given: Vec::new(),
+            files: None,
             chain: None,
             resolv: Resolv::default(),
             forwarded: Vec::new(),
@@ -117,6 +132,8 @@ pub fn settle(
     let unfiltered = || if egress.allow.is_some() { Err(NetError::NoFilter) } else { Ok(()) };
     match egress.mode {
         Some(Mode::None) => Ok(Settled::none(None)),
+        Some(Mode::Host) => Ok(of_host(host)),
+        Some(Mode::Cni) => Ok(given(Vec::new(), Resolv::default(), host)),
         Some(Mode::Tsi) if !ways.tsi => Err(NetError::Tsi),
         Some(Mode::Tsi) => unfiltered().map(|()| tsi(host)),
         Some(Mode::User) if !ways.user => Err(NetError::User),
@@ -223,8 +240,38 @@ fn filtered(
         chain: Some((rules, carrier)),
         resolv,
         forwarded: forwarded(host),
-        host_address: host.address(true).or_else(|| host.address(false)),
+        host_address: host.any_address(),
+        ..Settled::none(None)
     })
+}
+
+/// The network of the host itself.
+pub fn of_host(host: &HostNetwork) -> Settled {
+    let warning = "spec.hostNetwork: the pod shares the network of the host: nothing filters what it sends, it reaches every service of the host, \
+                   also those on its loopback and on abstract Unix sockets, and its ports are ports of the host";
+    Settled {
+        mode: Mode::Host,
+        warning: Some(warning.to_owned()),
+        given: [true, false].into_iter().filter_map(|v4| host.address(v4)).collect(),
+        files: Some(host.files.clone()),
+        resolv: host.resolv.clone(),
+        host_address: host.any_address(),
+        ..Settled::none(None)
+    }
+}
+
+/// A network that others have set up. Without name servers of its own it has those of the host that it can reach.
+pub fn given(addresses: Vec<IpAddr>, dns: Resolv, host: &HostNetwork) -> Settled {
+    let mut of_host = host.resolv.clone();
+    of_host.nameservers.retain(|server| !server.is_loopback());
+    let resolv = if dns.nameservers.is_empty() { of_host } else { dns };
+    Settled {
+        mode: Mode::Cni,
+        given: addresses,
+        resolv,
+        host_address: host.any_address(),
+        ..Settled::none(None)
+    }
 }
 
 fn tsi(host: &HostNetwork) -> Settled {
@@ -233,7 +280,7 @@ fn tsi(host: &HostNetwork) -> Settled {
         mode: Mode::Tsi,
         warning: Some(warning.to_owned()),
         resolv: host.resolv.clone(),
-        host_address: host.address(true).or_else(|| host.address(false)),
+        host_address: host.any_address(),
         ..Settled::none(None)
     }
 }
@@ -246,10 +293,9 @@ fn user(host: &HostNetwork) -> Settled {
         mode: Mode::User,
         warning: Some(warning.to_owned()),
         plan: Some(plan(host, USER_MTU, None)),
-        chain: None,
         resolv,
-        forwarded: Vec::new(),
-        host_address: host.address(true).or_else(|| host.address(false)),
+        host_address: host.any_address(),
+        ..Settled::none(None)
     }
 }
 
@@ -270,7 +316,18 @@ mod tests {
             routes_6: true,
             ping_groups: None,
             resolv: Resolv::parse("nameserver 127.0.0.53\nsearch lan\n"),
+            files: HostFiles::default(),
         }
+    }
+
+    #[test]
+    fn the_network_of_the_host_is_shared_as_it_is() {
+        let settled = of_host(&host());
+        let addresses = ["192.0.2.2", "2001:db8::2"].map(|text| text.parse::<IpAddr>().unwrap());
+        assert_eq!((settled.mode, settled.addresses()), (Mode::Host, addresses.to_vec()));
+        assert_eq!(settled.host_address, Some(addresses[0]));
+        assert_eq!(settled.resolv.text(), "search lan\nnameserver 127.0.0.53\n");
+        assert!(settled.plan.is_none() && settled.chain.is_none() && settled.warning.is_some());
     }
 
     fn there() -> Result<PathBuf, PasstError> {
@@ -279,6 +336,16 @@ mod tests {
 
     fn asking(mode: Option<Mode>) -> Egress {
         Egress { mode, ..Egress::default() }
+    }
+
+    #[test]
+    fn a_network_of_others_has_its_name_servers_or_the_hosts() {
+        let own = Resolv::parse("nameserver 10.9.0.1\n");
+        let settled = given(vec!["10.9.0.2".parse().unwrap()], own.clone(), &host());
+        assert_eq!((settled.mode, settled.resolv), (Mode::Cni, own));
+        // The host's only server is on its loopback.
+        let settled = given(Vec::new(), Resolv::default(), &host());
+        assert_eq!(settled.resolv.text(), "search lan\n");
     }
 
     #[test]

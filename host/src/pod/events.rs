@@ -161,6 +161,9 @@ pub fn kubelet(kind: &EventKind, pod: &str) -> Option<(&'static str, String)> {
                 KillReason::Stop | KillReason::Unknown => format!("Stopping container {container}"),
             },
         ),
+        EventKind::ExtensionFailed { extension, message } => {
+            ("ExtensionFailed", format!("Extension {extension} {message}"))
+        }
         EventKind::DeadlineExceeded => {
             ("DeadlineExceeded", FailedReason::DeadlineExceeded.message().to_owned())
         }

@@ -179,9 +179,10 @@ impl PodRuntimeInterface {
         &self.layout
     }
 
-    /// Checks that the limits of this process are high enough for a pod, and raises that of open files. To be called before `run_pod`, and
+    /// Checks that the pod asks for nothing that was not allowed and that the limits of this process are high enough for it, and raises that of open files. To be called before `run_pod`, and
     /// before the threads of its caller are started.
     pub fn check_limits(&self, request: &RunRequest) -> Result<(), Failure> {
+        super::run::check_allowed(request)?;
         limits::check(&request.plan)
     }
 

@@ -4,6 +4,7 @@ use super::failure::{Blame, Failure, RunStage};
 use crate::manifest::PodPlan;
 use crate::manifest::plan::Protocol;
 use crate::manifest::ports::PublishedPort;
+use crate::net::Provider;
 use crate::net::ports::{BindError, Door, try_udp};
 use crate::store::layout::Layout;
 use crate::store::lock::LockState;
@@ -23,7 +24,7 @@ pub struct Published {
 
 /// Binds all ports of a plan. UDP ports are bound when the pod's network starts; here they are only checked to be free.
 pub(super) fn bind(plan: &PodPlan, layout: &Layout) -> Result<Published, Failure> {
-    bind_all(plan.published.iter(), layout)
+    bind_all(plan.published.iter(), carrier(plan), layout)
 }
 
 /// Checks that the ports of a plan can be bound, but for those that a pod has which is about to leave.
@@ -32,30 +33,55 @@ pub(super) fn check(plan: &PodPlan, layout: &Layout, leaving: &[BoundPort]) -> R
         let address = SocketAddr::new(port.host_ip, port.host_port);
         !leaving.iter().any(|bound| is_in_the_way(bound, address, transport(port.protocol)))
     };
-    bind_all(plan.published.iter().filter(stays), layout).map(|_| ())
+    bind_all(plan.published.iter().filter(stays), carrier(plan), layout).map(|_| ())
+}
+
+/// Who carries connections from ports of the host to the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carrier {
+    /// The monitor and the pod's network.
+    Relay,
+    /// The plugins of a CNI network.
+    Plugins,
+}
+
+fn carrier(plan: &PodPlan) -> Carrier {
+    match plan.network.provider {
+        Provider::Cni(_) => Carrier::Plugins,
+        Provider::Magikvm | Provider::Host => Carrier::Relay,
+    }
 }
 
 fn bind_all<'a>(
     ports: impl Iterator<Item = &'a PublishedPort>,
+    carrier: Carrier,
     layout: &Layout,
 ) -> Result<Published, Failure> {
     let mut published = Published::default();
     for port in ports {
         let wanted = SocketAddr::new(port.host_ip, port.host_port);
+        if carrier == Carrier::Plugins {
+            check_number(port)?;
+            // Plugins listen nowhere.
+            if let Some(pod) = holder(wanted, transport(port.protocol), layout) {
+                return Err(of_other(port, wanted, &pod));
+            }
+        }
         let failed = |error: BindError| failure(port, &error, layout);
         let (address, protocol) = match port.protocol {
             Protocol::Tcp => {
                 let door = Door::bind(wanted, port.container_port).map_err(failed)?;
                 let address = door.address;
-                published.doors.push(door);
+                // What plugins forward must not reach a socket of ours.
+                if carrier == Carrier::Relay {
+                    published.doors.push(door);
+                }
                 (address, Transport::Tcp)
             }
-            Protocol::Udp if port.host_port == 0 => {
-                let message = format!("{}: a UDP port needs a number", port.origin);
-                return Err(Failure::message(RunStage::Reserve, Blame::User, message)
-                    .hint("Only TCP can use any free port; write a number."));
+            Protocol::Udp => {
+                check_number(port)?;
+                (try_udp(wanted).map_err(failed)?, Transport::Udp)
             }
-            Protocol::Udp => (try_udp(wanted).map_err(failed)?, Transport::Udp),
             Protocol::Sctp => {
                 let message = format!("{}: SCTP is not carried", port.origin);
                 return Err(Failure::message(RunStage::Reserve, Blame::User, message));
@@ -71,15 +97,36 @@ fn bind_all<'a>(
     Ok(published)
 }
 
+/// Rejects a port of any number where nobody could find one.
+fn check_number(port: &PublishedPort) -> Result<(), Failure> {
+    if port.host_port != 0 {
+        return Ok(());
+    }
+    let (which, only) = match port.protocol {
+        Protocol::Udp => ("a UDP port", "TCP"),
+        Protocol::Tcp | Protocol::Sctp => ("a port of a CNI network", "a pod without such a network"),
+    };
+    let message = format!("{}: {which} needs a number", port.origin);
+    Err(Failure::message(RunStage::Reserve, Blame::User, message)
+        .hint(format!("Only {only} can use any free port; write a number.")))
+}
+
+fn of_other(port: &PublishedPort, address: SocketAddr, pod: &PodId) -> Failure {
+    let message = format!("{}: another pod has the port {address} of the host", port.origin);
+    Failure::message(RunStage::Reserve, Blame::Environment, message).hint(used_by(pod))
+}
+
+fn used_by(pod: &PodId) -> String {
+    format!("Pod {pod} uses it; stop that pod with `magikvm stop {pod}`, or choose another port.")
+}
+
 fn failure(port: &PublishedPort, error: &BindError, layout: &Layout) -> Failure {
     let failure = Failure::new(RunStage::Reserve, Blame::Environment, error);
     let failure = Failure { message: format!("{}: {}", port.origin, failure.message), ..failure };
     let address = error.address;
     match error.source.kind() {
         ErrorKind::AddrInUse => match holder(address, transport(port.protocol), layout) {
-            Some(pod) => failure.hint(format!(
-                "Pod {pod} uses it; stop that pod with `magikvm stop {pod}`, or choose another port."
-            )),
+            Some(pod) => failure.hint(used_by(&pod)),
             None => failure.hint(format!(
                 "See which process uses it with `ss -l{}np 'sport = :{}'`, or choose another port{}.",
                 if port.protocol == Protocol::Udp { 'u' } else { 't' },

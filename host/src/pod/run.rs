@@ -12,6 +12,8 @@ use crate::image::{Image, ImageError, ImageStore, Policy, PullPolicy, Reference,
 use crate::manifest::logs::LogOptions;
 use crate::manifest::plan::VolumeSource;
 use crate::manifest::{PodPlan, RuntimeClass};
+use crate::net::Provider;
+use crate::net::cni::Places;
 use crate::runtime::{self, PodRuntime, PodToPrepare, RuntimeError, Sandbox, VmOptions};
 use crate::store::atomic::{self, FileError};
 use crate::store::layout::{Layout, PodDir};
@@ -37,6 +39,11 @@ pub struct RunRequest {
     pub root: Option<PathBuf>,
     /// Options of the pod's VM, for classes that have one.
     pub vm: VmOptions,
+    #[serde(default)]
+    pub host_network: HostNetworkUse,
+    /// Where networks of CNI and their plugins are.
+    #[serde(default)]
+    pub cni: Places,
     /// Seconds that the pull of each image may take.
     pub pull_timeout_secs: u64,
     /// Limits of the logs, before those of the manifest.
@@ -44,6 +51,14 @@ pub struct RunRequest {
     /// Milliseconds that the start may be without progress after the agent's first answer.
     pub ready_wait_ms: u64,
     pub at_end: AtEnd,
+}
+
+/// Whether the pod may have the network of the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HostNetworkUse {
+    #[default]
+    Refused,
+    Allowed,
 }
 
 /// What happens to a pod that has ended.
@@ -179,9 +194,24 @@ fn boot(
     observer.await_ready(pod, sandbox)
 }
 
+/// Checks that the user has allowed what the manifest asks of the host.
+pub(super) fn check_allowed(request: &RunRequest) -> Result<(), Failure> {
+    match (&request.plan.network.provider, request.host_network) {
+        (Provider::Host, HostNetworkUse::Refused) => {
+            let message =
+                "spec.hostNetwork: the pod would share the network of the host, which was not allowed";
+            Err(Failure::message(RunStage::Plan, Blame::User, message.to_owned()).hint(
+                "Allow it with `--allow-host-network`, or leave the field out of the manifest.".to_owned(),
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The pod's runtime class, if this host can run it.
 pub(super) fn plan(request: &RunRequest, layout: &Layout) -> Result<Box<dyn PodRuntime>, Failure> {
-    let runtime = runtime::of(request.plan.runtime_class, &request.vm, layout)
+    check_allowed(request)?;
+    let runtime = runtime::of(request.plan.runtime_class, &request.vm, &request.cni, layout)
         .map_err(|error| Failure::new(RunStage::Plan, Blame::User, &error).hint(error.hint()))?;
     runtime.probe().map_err(|unavailable| {
         let message = format!("the host cannot run the pod: {}", unavailable.reason);

@@ -69,7 +69,7 @@ pub fn lacking(plan: &PodPlan, layout: &Layout) -> Vec<String> {
 pub(super) fn facts(pod: &PodToPrepare<'_>, network: &Settled) -> PodFacts {
     let plan = pod.plan;
     PodFacts {
-        hostname: plan.hostname.clone(),
+        hostname: network.hostname(&plan.hostname).to_owned(),
         uid: pod.uid.to_owned(),
         node_name: nix::unistd::gethostname()
             .map(|name| name.to_string_lossy().into_owned())

@@ -4,12 +4,13 @@
 use super::volumes::{self, Volumes};
 use super::{PodToPrepare, RuntimeError, check, oci, seccomp_file};
 use crate::image::erofs::SmallFile;
-use crate::manifest::resolve_process;
+use crate::manifest::{ContainerSpec, PodPlan, Protocol, resolve_process};
 use crate::net::settle::Settled;
 use magikvm_proto::limits::MAX_PLAN_SIZE;
 use magikvm_proto::path::FIRST_IMAGE_PARTITION;
 use magikvm_proto::plan::{ContainerPlan, GuestPlan, Rootfs};
 use magikvm_proto::security::PodLimits;
+use magikvm_proto::service_directory::{DirectoryAccess, ListedPort, PortProtocol};
 use magikvm_proto::site::{POD_ETC, SPEC_JSON, Site, container_config};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -89,13 +90,18 @@ pub(super) fn pod_files(
             probes: container.probes.clone(),
             hooks: container.hooks.clone(),
             termination_message: container.termination_message.clone(),
+            directory: match plan.service_directory.contains(&container.name) {
+                true => DirectoryAccess::Socket,
+                false => DirectoryAccess::None,
+            },
+            ports: listed_ports(plan, container),
         });
     }
     let guest = GuestPlan {
         generation: magikvm_proto::GENERATION,
         pod: plan.id.clone(),
         uid: pod.uid.to_owned(),
-        hostname: plan.hostname.clone(),
+        hostname: network.hostname(&plan.hostname).to_owned(),
         restart_policy: plan.restart_policy,
         process_namespace: plan.process_namespace,
         grace_ms: plan.grace_seconds * 1000,
@@ -103,6 +109,7 @@ pub(super) fn pod_files(
         containers,
         volumes: volumes.plans.clone(),
         network: network.plan.clone(),
+        given_address: network.given.first().copied(),
         sysctls: plan.sysctls.clone(),
         limits: PodLimits {
             cpu_millis: plan.resources.cpu_limit_millis,
@@ -119,6 +126,23 @@ pub(super) fn pod_files(
         files: files.into_iter().map(plain).chain(volumes::files(plan, &facts)).collect(),
         warnings,
     })
+}
+
+/// The ports that the service directory lists of a container.
+fn listed_ports(plan: &PodPlan, container: &ContainerSpec) -> Vec<ListedPort> {
+    if plan.service_directory.is_empty() {
+        return Vec::new();
+    }
+    let listed = container.ports.iter().map(|port| ListedPort {
+        name: port.name.clone(),
+        port: port.container_port,
+        protocol: match port.protocol {
+            Protocol::Tcp => PortProtocol::Tcp,
+            Protocol::Udp => PortProtocol::Udp,
+            Protocol::Sctp => PortProtocol::Sctp,
+        },
+    });
+    listed.collect()
 }
 
 fn json<T: Serialize>(path: &str, value: &T) -> Result<(String, Vec<u8>), RuntimeError> {

@@ -394,6 +394,7 @@ impl PodRuntime for MicroVm {
             tail,
             network: net.seen,
             _claims: claims,
+            _directories: Vec::new(),
         };
         let (reports, disk) = (child.reports, child.disk);
         Ok(Box::new(MicroVmSandbox { running, reports, disk, out_of_memory_kills }))

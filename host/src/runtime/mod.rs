@@ -18,9 +18,12 @@ pub use control::SandboxControl;
 pub use microvm::{VmOptions, group_step};
 
 use crate::agent::Connector;
-use crate::image::{Image, Wanted};
+use crate::image::{Image, RootfsDirectory, Wanted};
 use crate::manifest::fields::{ANNOTATION_NESTED, ANNOTATION_ROOT};
 use crate::manifest::{PodPlan, ResolveError, RuntimeClass};
+#[cfg(target_os = "linux")]
+use crate::net::cni::CniError;
+use crate::net::cni::Places;
 use crate::net::settle::{NetError, Settled};
 use crate::process::{Layers, Motion, Process};
 use crate::store::atomic::FileError;
@@ -31,7 +34,7 @@ use crate::store::undo::{Undo, UndoError};
 use crate::vmm::console::ConsoleTail;
 use crate::vmm::qmp::DiskWatch;
 use crate::vmm::scratch::ScratchError;
-use crate::vmm::{Places, Unavailable, VmConfig, VmmError};
+use crate::vmm::{self, Unavailable, VmConfig, VmmError};
 use crate::volume::claims::{ClaimError, ClaimUse};
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::limits::MAX_LASTING_DISKS;
@@ -70,16 +73,27 @@ impl Prepared {
     }
 }
 
-/// A pod's runtime class, if this version has it. Only classes with a VM use `vm`.
-pub fn of(class: RuntimeClass, vm: &VmOptions, layout: &Layout) -> Result<Box<dyn PodRuntime>, ClassError> {
+/// A pod's runtime class, if this version has it. Only classes with a VM use all of `vm`, and only pods without one networks of `cni`.
+pub fn of(
+    class: RuntimeClass,
+    vm: &VmOptions,
+    cni: &Places,
+    layout: &Layout,
+) -> Result<Box<dyn PodRuntime>, ClassError> {
     match class {
         RuntimeClass::PodMicrovmContainers => {
-            Ok(Box::new(microvm::MicroVm::new(vm.clone(), Places::of(layout))))
+            Ok(Box::new(microvm::MicroVm::new(vm.clone(), vmm::Places::of(layout))))
         }
         #[cfg(target_os = "linux")]
-        RuntimeClass::PodContainers => Ok(Box::new(containers::Containers::new(layout, vm.jail))),
+        RuntimeClass::PodContainers => {
+            Ok(Box::new(containers::Containers::new(layout, vm.jail, cni.clone())))
+        }
         #[cfg(not(target_os = "linux"))]
-        RuntimeClass::PodContainers => Err(ClassError(class)),
+        RuntimeClass::PodContainers => {
+            // Only namespaces of Linux join them.
+            let _ = cni;
+            Err(ClassError(class))
+        }
         RuntimeClass::PodWasm => Err(ClassError(class)),
     }
 }
@@ -105,6 +119,8 @@ pub struct Running {
     network: SandboxNetwork,
     /// Volumes that are in use as long as this value exists.
     _claims: Vec<ClaimUse>,
+    /// Unpacked images likewise.
+    _directories: Vec<RootfsDirectory>,
 }
 
 impl Running {
@@ -224,7 +240,7 @@ pub enum RuntimeError {
     #[error("cannot make the pod's file system")]
     Erofs(#[from] crate::image::erofs::ErofsError),
     #[error("cannot make the pod's disk")]
-    Disk(#[from] crate::vmm::disk::DiskError),
+    Disk(#[from] vmm::disk::DiskError),
     /// A file or directory of the host cannot be a volume.
     #[error("volume {name} cannot be provided")]
     Volume {
@@ -264,6 +280,10 @@ pub enum RuntimeError {
     #[cfg(target_os = "linux")]
     #[error("cannot start the pod's sandbox")]
     Containers(#[from] containers::ContainersError),
+    /// A network of CNI.
+    #[cfg(target_os = "linux")]
+    #[error(transparent)]
+    Cni(#[from] CniError),
     /// Prepared for another class.
     #[error("the pod was prepared for another runtime class")]
     OtherClass,
@@ -307,6 +327,8 @@ impl RuntimeError {
             Self::Claim { source, .. } => source.hint(),
             #[cfg(target_os = "linux")]
             Self::Containers(error) => error.hint(),
+            #[cfg(target_os = "linux")]
+            Self::Cni(error) => error.hint(),
             _ => None,
         }
     }
@@ -328,6 +350,10 @@ impl RuntimeError {
             Self::Json { .. } | Self::OtherClass => Blame::Internal,
             #[cfg(target_os = "linux")]
             Self::Containers(error) => error.blame(),
+            #[cfg(target_os = "linux")]
+            Self::Cni(error) if error.is_of_user() => Blame::User,
+            #[cfg(target_os = "linux")]
+            Self::Cni(_) => Blame::Environment,
             Self::Guest { .. }
             | Self::Claim { .. }
             | Self::Lasting { .. }

@@ -8,15 +8,16 @@ use crate::manifest::PodPlan;
 use crate::manifest::plan::Protocol;
 use crate::manifest::ports::PublishedPort;
 use crate::net::chain::{self, Helper, PodSide, Start};
+use crate::net::host::Resolv;
 use crate::net::passt::UdpPort;
 use crate::net::settle::{NetError, Settled, Ways};
-use crate::net::{GATEWAY_6, Mode, NAT_VERB, PREFIX_6, host, passt, settle};
+use crate::net::{GATEWAY_6, Mode, NAT_VERB, PREFIX_6, Provider, host, passt, settle};
 use crate::process::{self, Process};
 use crate::store::thread;
 use crate::vmm::console::ConsoleTail;
 use crate::vmm::nic::Nic;
 use crate::vmm::{JailOptions, KernelChoice, VmConfig, VmmError, VmmKind, find_program};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -35,6 +36,14 @@ pub(super) fn ways(kind: VmmKind, kernel: KernelChoice) -> Ways {
 /// The pod's network on this host.
 pub(super) fn settle(plan: &PodPlan, ways: Ways) -> Result<Settled, NetError> {
     let here = host::HostNetwork::look();
+    match plan.network.provider {
+        Provider::Host => return Ok(settle::of_host(&here)),
+        // The addresses are known once the pod is connected. Until then this one stands for them.
+        Provider::Cni(_) => {
+            return Ok(settle::given(vec![Ipv4Addr::UNSPECIFIED.into()], Resolv::default(), &here));
+        }
+        Provider::Magikvm => {}
+    }
     let passt = || {
         let named = std::env::var_os("MAGIKVM_PASST").map(PathBuf::from);
         passt::check(named.or_else(|| find_program("passt")).as_deref()).map(ToOwned::to_owned)

@@ -11,6 +11,7 @@ use crate::manifest::plan::{
     ContainerSpec, PodPlan, PrivilegeEscalation, ProcMount, QosClass, Resources, RootFilesystem, Seccomp,
     Security,
 };
+use crate::net::Provider;
 use crate::net::settle::Settled;
 use magikvm_proto::plan::{ProcessNamespace, Stdio};
 use magikvm_proto::security::Privilege;
@@ -89,7 +90,7 @@ pub fn container_config(
         // The UTS namespace is the VM's, which has its host name already.
         .set_hostname(None)
         .set_annotations(None)
-        .set_mounts(Some(mounts(security, site)))
+        .set_mounts(Some(mounts(security, site, &plan.network.provider)))
         .set_process(Some(self::process(plan, container, process, &capabilities)))
         .set_linux(Some(linux));
     spec
@@ -119,6 +120,12 @@ pub fn pod_etc(plan: &PodPlan, network: &Settled) -> Vec<(String, Vec<u8>)> {
          fe00::2\tip6-allrouters\n",
         plan.id
     );
+    if let Some(files) = &network.files {
+        hosts.clone_from(&files.hosts);
+        if !hosts.ends_with('\n') {
+            hosts.push('\n');
+        }
+    }
     let mut names = match &plan.full_name {
         Some(full_name) => format!("{full_name}\t{}", plan.label),
         None => plan.label.clone(),
@@ -129,7 +136,8 @@ pub fn pod_etc(plan: &PodPlan, network: &Settled) -> Vec<(String, Vec<u8>)> {
     let own = network.addresses();
     // Without a network the pod's name must still resolve.
     let own = if own.is_empty() { vec![NO_ADDRESS] } else { own };
-    for address in own {
+    // The host has its own names.
+    for address in own.into_iter().filter(|_| network.files.is_none()) {
         hosts += &format!("{address}\t{names}\n");
     }
     for alias in plan.network.aliases.iter().filter(|alias| !alias.names.is_empty()) {
@@ -138,7 +146,7 @@ pub fn pod_etc(plan: &PodPlan, network: &Settled) -> Vec<(String, Vec<u8>)> {
     let resolv = plan.network.dns.merged(&network.resolv, &network.forwarded);
     vec![
         ("hosts".to_owned(), hosts.into_bytes()),
-        ("hostname".to_owned(), format!("{}\n", plan.hostname).into_bytes()),
+        ("hostname".to_owned(), format!("{}\n", network.hostname(&plan.hostname)).into_bytes()),
         ("resolv.conf".to_owned(), resolv.text().into_bytes()),
     ]
 }
@@ -222,7 +230,7 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount
     mount
 }
 
-fn mounts(security: &Security, site: &Site) -> Vec<Mount> {
+fn mounts(security: &Security, site: &Site, network: &Provider) -> Vec<Mount> {
     let mut of_kernel = vec!["nosuid", "noexec", "nodev"];
     let mut of_cgroup = vec!["nosuid", "noexec", "nodev", "relatime"];
     if security.privilege == Privilege::Confined {
@@ -245,7 +253,16 @@ fn mounts(security: &Security, site: &Site) -> Vec<Mount> {
             &["rbind", "rprivate", "rw", "nosuid", "noexec", "nodev"],
         ),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        mount("/sys", "sysfs", "sysfs", &of_kernel),
+        match network {
+            // A view of the devices needs rights in the network namespace.
+            Provider::Host => mount(
+                "/sys",
+                "bind",
+                &site.kernel_view().to_string_lossy(),
+                &["rbind", "rprivate", "ro", "nosuid", "noexec", "nodev"],
+            ),
+            Provider::Magikvm | Provider::Cni(_) => mount("/sys", "sysfs", "sysfs", &of_kernel),
+        },
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &of_cgroup),
     ];
     let writable = match security.root_filesystem {

@@ -1,5 +1,7 @@
 //! State on disk: where everything is, who may write it, and how it is undone.
 
+#[cfg(target_os = "linux")]
+pub mod cni;
 pub mod layout;
 pub mod limits;
 #[cfg(feature = "vmm")]

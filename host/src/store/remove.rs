@@ -1,6 +1,7 @@
 //! Removes a directory with everything in it, and names what cannot be removed. Follows no link.
 
 use super::atomic::FileError;
+use magikvm_platform::helper;
 use std::fs::{self, Permissions};
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +20,9 @@ pub fn remove_tree(path: &Path) -> Result<(), FileError> {
     if gone(fs::remove_dir_all(path)).is_ok() {
         return Ok(());
     }
-    remove_deep(path)
+    remove_deep(path).or_else(|FileError { source, .. }| {
+        helper::remove(path, source).map_err(FileError::at("remove", path))
+    })
 }
 
 /// Removes a directory that a guest may have filled, however deep it is. Nothing may write to it any more.

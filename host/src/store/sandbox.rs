@@ -27,6 +27,8 @@ pub enum Role {
     Nat,
     /// The same, by another program.
     Passt,
+    /// Does what an ordinary user may do only as root of a user namespace.
+    Errand,
     /// Tests whether a jail can be built here and does nothing.
     Trial,
 }
@@ -96,6 +98,9 @@ impl fmt::Display for SandboxRecord {
             Self::Containers(ContainersRecord { users: UsersRecord::Own }) => {
                 f.write_str("namespaces userns")
             }
+            Self::Containers(ContainersRecord { users: UsersRecord::Caller }) => {
+                f.write_str("namespaces rootless")
+            }
         }
     }
 }
@@ -122,6 +127,8 @@ pub enum UsersRecord {
     Host,
     /// Those of a user namespace.
     Own,
+    /// Those of a user namespace whose root is the user that runs the pod.
+    Caller,
 }
 
 /// Who is to blame for a failure; decides the exit code.

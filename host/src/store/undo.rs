@@ -2,6 +2,8 @@
 //! serves a failed run, the end of a pod, `rm`, and recovery after a crash: deleting is rolling back.
 
 use super::atomic::FileError;
+#[cfg(target_os = "linux")]
+use super::cni::{Attachment, PluginError};
 use super::layout::{PodDir, TRASH_PREFIX};
 use super::regular::{self, Access};
 use super::remove::remove_tree;
@@ -39,6 +41,9 @@ pub enum Step {
         /// The directories of the group, one for each hierarchy.
         dirs: Vec<PathBuf>,
     },
+    /// Runs the plugins of a CNI network once more, and lets go of the pod's network namespace.
+    #[cfg(target_os = "linux")]
+    DetachNetwork(Box<Attachment>),
 }
 
 /// How long an effect lasts.
@@ -79,6 +84,14 @@ pub enum UndoError {
     /// A process that did not die.
     #[error("process {pid} ({name}) is still there {} s after SIGKILL", KILL_WAIT.as_secs())]
     StillAlive { pid: i32, name: String },
+    /// A plugin that has not removed what it made for the pod.
+    #[cfg(target_os = "linux")]
+    #[error("cannot disconnect the pod from the network {network}")]
+    Detach {
+        network: String,
+        #[source]
+        source: Box<PluginError>,
+    },
     /// A process that could not be signalled.
     #[error("cannot kill process {pid} ({name})")]
     Kill {
@@ -126,6 +139,16 @@ impl Undo {
             Step::RemoveDir { path } if !is_beneath(path, roots) => {
                 damage.get_or_insert_with(|| UndoError::Outside(path.clone()));
                 false
+            }
+            #[cfg(target_os = "linux")]
+            Step::DetachNetwork(attachment) => {
+                let outside = [&attachment.namespace, &attachment.result]
+                    .into_iter()
+                    .find(|path| !is_beneath(path, roots));
+                if let Some(path) = outside {
+                    damage.get_or_insert_with(|| UndoError::Outside(path.clone()));
+                }
+                outside.is_none()
             }
             _ => true,
         });
@@ -274,6 +297,11 @@ impl Step {
                 let removed: Vec<_> = dirs.iter().map(|dir| remove_cgroup(dir)).collect();
                 removed.into_iter().collect::<Result<(), _>>().map_err(UndoError::File)
             }
+            #[cfg(target_os = "linux")]
+            Self::DetachNetwork(attachment) => attachment.detach().map_err(|source| UndoError::Detach {
+                network: attachment.network.clone(),
+                source: Box::new(source),
+            }),
         }
     }
 }

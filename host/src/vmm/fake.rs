@@ -206,7 +206,7 @@ pub fn guest_main() -> ExitCode {
     }
     disk::play();
     let containers = Arc::new(FakeContainers::new(manner, last));
-    match magikvm_supervisor::run(Ok(plan), containers, Arc::new(home)) {
+    match magikvm_supervisor::run(Ok(plan), Vec::new(), containers, Arc::new(home)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }

@@ -5,7 +5,6 @@ use crate::subject::Subject;
 use magikvm_tests::Pod;
 use magikvm_tests::memory::kib_line;
 use magikvm_tests::processes::memory_kib;
-use magikvm_tests::virtual_machine::Driver;
 use magikvm_tests::wait::{until, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -206,7 +205,7 @@ fn who_does_not_read(subject: &Subject) {
     let monitor = memory_kib(subject.process(POD, "monitor"), "VmRSS");
     assert!(monitor < MONITOR_KIB, "the monitor has {monitor} KiB");
     // Without a VM it is the memory of the host, of which others take some.
-    if subject.driver() != Driver::Containers {
+    if subject.driver().has_vm() {
         let now = guest_available(subject);
         assert!(now + (96 << 20) > before, "the guest had {before} bytes and has {now}");
     }

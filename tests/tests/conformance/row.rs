@@ -39,6 +39,7 @@ impl Group {
             (Pods::Shared { .. }, _) => usize::MAX,
             (Pods::Own, Driver::Krun) => ROWS_PER_BOOT,
             (Pods::Own, Driver::Qemu | Driver::Containers) => 1,
+            (Pods::Own, Driver::ContainersV2) => usize::MAX,
         }
     }
 }
@@ -122,7 +123,12 @@ impl Row {
 
     /// The difference declared for a driver.
     pub(crate) fn difference(&self, driver: Driver) -> Option<&'static Difference> {
-        self.differs.iter().find(|difference| difference.driver == driver)
+        let of = |wanted: Driver| self.differs.iter().find(|difference| difference.driver == wanted);
+        match driver {
+            // The same program on another host.
+            Driver::ContainersV2 => of(driver).or_else(|| of(Driver::Containers)),
+            Driver::Qemu | Driver::Krun | Driver::Containers => of(driver),
+        }
     }
 
     /// Checks the row. Panics if the behaviour differs.

@@ -162,7 +162,9 @@ fn start(subject: &Subject) {
         .with("securityContext", json!({ "runAsUser": 1000, "runAsGroup": 3000 }));
     // The kernel of a pod in namespaces is the host's.
     let pod = match subject.driver() {
-        Driver::Containers => pod.container("more", &["sleep", "1000"]).container("most", &["sleep", "1000"]),
+        Driver::Containers | Driver::ContainersV2 => {
+            pod.container("more", &["sleep", "1000"]).container("most", &["sleep", "1000"])
+        }
         Driver::Qemu | Driver::Krun => pod
             .set("spec/hostUsers", true)
             .container("privileged", &["sleep", "1000"])

@@ -5,7 +5,6 @@ use crate::row::{Group, Pods, Row};
 use crate::subject::Subject;
 use magikvm_tests::memory::kib_line;
 use magikvm_tests::processes::{data_kib, is_stopped};
-use magikvm_tests::virtual_machine::Driver;
 use magikvm_tests::wait::{until, wait_for};
 use magikvm_tests::{Cmd, Pod, Running};
 use nix::sys::signal::Signal;
@@ -162,7 +161,7 @@ fn usage(subject: &Subject, client: &Running) -> Vec<(&'static str, u64)> {
         all.push((name, data_kib(subject.process(POD, name))));
     }
     // Without a VM that would be the memory of the host.
-    if subject.driver() == Driver::Containers {
+    if !subject.driver().has_vm() {
         return all;
     }
     let [total, available] = ["MemTotal", "MemAvailable"].map(|field| {

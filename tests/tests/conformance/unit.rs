@@ -47,8 +47,8 @@ impl Unit {
         let run = || {
             let began = Instant::now();
             let outcomes = match self.driver {
-                Driver::Krun if !magikvm_lab::runs_here() => self.in_the_lab(),
-                Driver::Krun | Driver::Qemu | Driver::Containers => self.here(),
+                Driver::Krun | Driver::ContainersV2 if !magikvm_lab::runs_here() => self.in_the_lab(),
+                _ => self.here(),
             };
             magikvm_lab::took(&name(self.driver, self.group, &self.rows), began.elapsed());
             outcomes

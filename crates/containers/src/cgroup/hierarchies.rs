@@ -34,6 +34,9 @@ pub enum CgroupError {
 }
 
 impl Hierarchies {
+    /// A system where this process has no control groups: all groups are empty and limit nothing.
+    pub(crate) const NONE: Self = Self::Legacy(Vec::new());
+
     /// Where each tree is mounted.
     pub(crate) fn roots(&self) -> Vec<&Path> {
         match self {

@@ -43,6 +43,11 @@ impl Tree {
         Self { hierarchies, pod: pod.trim_start_matches('/').to_owned() }
     }
 
+    /// Whether there are groups at all. Without them only namespaces hold the processes of a container together.
+    pub(crate) fn is_there(&self) -> bool {
+        self.hierarchies != Hierarchies::NONE
+    }
+
     /// Makes the pod's group and enables every controller in it.
     pub(crate) fn make(&self) -> io::Result<()> {
         match &self.hierarchies {

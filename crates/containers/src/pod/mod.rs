@@ -11,6 +11,7 @@ pub use volumes::mount_volumes;
 use crate::rootfs::read_capped;
 use crate::sys;
 use magikvm_proto::plan::GuestPlan;
+use magikvm_proto::service_directory::DirectoryAccess;
 use magikvm_proto::site::Site;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
@@ -83,16 +84,28 @@ pub fn mount_at(
     })
 }
 
+/// Whose the network namespace of a pod is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetworkOwner {
+    Pod,
+    /// Nothing of it can or may be changed.
+    Host,
+}
+
 /// Makes everything but the volumes, in the calling process's namespaces.
-pub fn furnish(site: &Site, plan: &GuestPlan) -> Result<(), FurnishError> {
+pub fn furnish(site: &Site, plan: &GuestPlan, network: NetworkOwner) -> Result<(), FurnishError> {
     nix::unistd::sethostname(&plan.hostname)
         .map_err(|errno| FurnishError::Hostname(plan.hostname.clone(), errno))?;
-    sys::loopback_up().map_err(FurnishError::Loopback)?;
-    if let Some(network) = &plan.network {
-        network::set_up(network)?;
+    if network == NetworkOwner::Pod {
+        sys::loopback_up().map_err(FurnishError::Loopback)?;
+        if let Some(network) = &plan.network {
+            network::set_up(network)?;
+        }
+        sysctls::set_defaults()?;
     }
     sysctls::set(plan)?;
-    share(site)
+    share(site)?;
+    make_service_directories(site, plan)
 }
 
 /// Makes writable copies of the pod's `/etc` files, and `/dev/shm`.
@@ -114,4 +127,18 @@ fn share(site: &Site) -> Result<(), FurnishError> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     // The same size as in other runtimes.
     mount_at("shm", &shm, Some("tmpfs"), flags, Some("mode=1777,size=64m"))
+}
+
+/// Makes the directories in which the sockets of the service directory will be. Containers can't write to them; a privileged one that does all the same
+/// fills nothing else.
+fn make_service_directories(site: &Site, plan: &GuestPlan) -> Result<(), FurnishError> {
+    if !plan.has_service_directory() {
+        return Ok(());
+    }
+    let all = site.service_directories();
+    make_dir(&all)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount_at("directory", &all, Some("tmpfs"), flags, Some("mode=0755,size=64k,nr_inodes=128"))?;
+    let members = plan.containers.iter().filter(|one| one.directory == DirectoryAccess::Socket);
+    members.map(|member| make_dir(&site.service_directory(&member.name))).collect()
 }

@@ -27,11 +27,13 @@ fn last_group() -> u32 {
     map.lines().filter_map(last).max().unwrap_or(MAX_GROUP).min(MAX_GROUP)
 }
 
-/// Sets the defaults, and then the pod's parameters in their order.
+/// Sets the defaults of a network that is the pod's own.
+pub(super) fn set_defaults() -> Result<(), FurnishError> {
+    defaults().iter().try_for_each(|(path, value)| write(path, value).map_err(failed(path, value)))
+}
+
+/// Sets the pod's parameters in their order.
 pub(super) fn set(plan: &GuestPlan) -> Result<(), FurnishError> {
-    for (path, value) in defaults() {
-        write(path, &value).map_err(failed(path, &value))?;
-    }
     for sysctl in &plan.sysctls {
         let written = sysctl.path().map_err(io::Error::other).and_then(|path| write(&path, &sysctl.value));
         written.map_err(failed(&sysctl.name, &sysctl.value))?;

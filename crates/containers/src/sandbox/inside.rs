@@ -3,7 +3,7 @@
 use super::home::Namespaces;
 use super::sys;
 use crate::containers::{LinuxContainers, PodCgroup};
-use crate::pod::{furnish, mount_volumes};
+use crate::pod::{NetworkOwner, furnish, mount_volumes};
 use crate::rootfs::read_capped;
 use crate::sys::exit_now;
 use magikvm_proto::limits::MAX_PLAN_SIZE;
@@ -11,6 +11,7 @@ use magikvm_proto::path::AGENT_LISTENING;
 use magikvm_proto::plan::GuestPlan;
 use magikvm_proto::sandbox::{AGENT_FD, FORWARD_FD};
 use magikvm_proto::site::Site;
+use magikvm_supervisor::extension::contains_panic;
 use magikvm_supervisor::text::chain;
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -34,13 +35,20 @@ pub(super) struct Doors {
     pub(super) forward: OwnedFd,
 }
 
+/// What the sandbox has made, or not.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Surroundings {
+    pub(super) cgroup: PodCgroup,
+    pub(super) network: NetworkOwner,
+}
+
 /// Runs the pod to its end. `go` says when this process is in its control group; its end without a word is that of the sandbox.
-pub(super) fn main(site: &Site, doors: Doors, mut go: impl Read) -> ! {
+pub(super) fn main(site: &Site, surroundings: Surroundings, doors: Doors, mut go: impl Read) -> ! {
     let (mut byte, mut error) = ([0], None);
     let is_ready = go.read(&mut byte).is_ok_and(|count| count == 1);
     // Copies of this process are to have none of its descriptors.
     drop(go);
-    if is_ready && let Err(why) = run(site, doors) {
+    if is_ready && let Err(why) = run(site, surroundings, doors) {
         error = Some(why);
     }
     if let Some(error) = error {
@@ -49,16 +57,18 @@ pub(super) fn main(site: &Site, doors: Doors, mut go: impl Read) -> ! {
     exit_now(1)
 }
 
-fn run(site: &Site, doors: Doors) -> Result<(), Box<dyn Error>> {
+fn run(site: &Site, surroundings: Surroundings, doors: Doors) -> Result<(), Box<dyn Error>> {
     sys::become_root()?;
     // After the ids, whose change clears it. A parent that has died meanwhile has closed its end of the pipe.
     sys::die_with_parent()?;
     std::panic::set_hook(Box::new(|info| {
         note(&format!("panic: {info}"));
-        exit_now(101);
+        if !contains_panic() {
+            exit_now(101);
+        }
     }));
     enter()?;
-    let containers = LinuxContainers::start(site.clone(), PodCgroup::Made, note, || {
+    let containers = LinuxContainers::start(site.clone(), surroundings.cgroup, note, || {
         // Forked copies make containers, and serve nobody.
         sys::close(AGENT_FD);
         sys::close(FORWARD_FD);
@@ -66,8 +76,10 @@ fn run(site: &Site, doors: Doors) -> Result<(), Box<dyn Error>> {
     magikvm_supervisor::block_signals()?;
     let home = Arc::new(Namespaces::new(doors));
     note_plain(AGENT_LISTENING);
-    let plan = prepare(site, &containers);
-    magikvm_supervisor::run(plan, Arc::new(containers), home)?;
+    let plan = prepare(site, surroundings.network, &containers);
+    let extensions =
+        plan.as_ref().map_or_else(|_| Vec::new(), |plan| magikvm_supervisor::extensions(site, plan));
+    magikvm_supervisor::run(plan, extensions, Arc::new(containers), home)?;
     Ok(())
 }
 
@@ -91,9 +103,9 @@ fn enter() -> Result<(), Box<dyn Error>> {
 }
 
 /// The plan, once everything that its containers need is ready; or the reason why the pod can't run.
-fn prepare(site: &Site, containers: &LinuxContainers) -> Result<GuestPlan, String> {
+fn prepare(site: &Site, network: NetworkOwner, containers: &LinuxContainers) -> Result<GuestPlan, String> {
     let plan = read_plan(site).map_err(|error| chain(&*error))?;
-    furnish(site, &plan).and_then(|()| mount_volumes(site, &plan)).map_err(|error| chain(&error))?;
+    furnish(site, &plan, network).and_then(|()| mount_volumes(site, &plan)).map_err(|error| chain(&error))?;
     containers
         .share(plan.process_namespace)
         .map_err(|error| format!("cannot make the shared process namespace: {error}"))?;

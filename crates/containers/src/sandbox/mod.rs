@@ -15,11 +15,13 @@ mod talk;
 mod trial;
 
 use crate::cgroup::Hierarchies;
+use crate::containers::PodCgroup;
+use crate::pod::NetworkOwner;
 use crate::sys::{Fork, exit_now, fork_single_threaded, give_up_everything};
 use group::{CONTAINERS, PodGroup};
 use magikvm_proto::sandbox::{
     AGENT_FD, FORWARD_FD, FromSandbox, MAX_SANDBOX_SETTINGS, NetworkSpace, SandboxSettings, SharedMount,
-    TALK_FD, TRIAL_ARGUMENT, Users,
+    TALK_FD, TRIAL_ARGUMENT, ToSandbox, Users,
 };
 use magikvm_proto::site::Site;
 use magikvm_supervisor::text::chain;
@@ -27,10 +29,11 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, getppid};
-use root::{Root, Source};
+use root::{Mounts, Root, Source};
 use serde::de::DeserializeOwned;
 use spaces::Spaces;
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use talk::Talk;
@@ -66,6 +69,11 @@ impl Failed {
 
 fn at<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> Failed {
     move |error| Failed::of(step, error)
+}
+
+/// For an answer that belongs to another question.
+fn unexpected(step: &'static str) -> Failed {
+    at(step)(io::Error::from(io::ErrorKind::InvalidData))
 }
 
 /// The main function of the program.
@@ -107,27 +115,54 @@ fn make(talk: &Talk) -> Result<std::convert::Infallible, Failed> {
         forward: sys::take(FORWARD_FD).map_err(at("use the socket for forwarded connections"))?,
     };
     let shared = settings.shared.iter();
-    // Before this process has mounts of its own: what is opened belongs to those of the host.
-    let copy = |one: &SharedMount| {
-        let source = sys::take(one.descriptor).map_err(at("use a volume of the host"))?;
-        Source::of(one, &source)
+    let opened = shared.map(|one| Ok((one, sys::take(one.descriptor)?))).collect::<io::Result<Vec<_>>>();
+    let opened = opened.map_err(at("use a volume of the host"))?;
+    let copy = |all: &[(&SharedMount, OwnedFd)], mounts| {
+        all.iter().map(|(one, fd)| Source::of(one, fd, mounts)).collect::<Result<Vec<_>, Failed>>()
     };
-    let sources: Vec<Source> = shared.map(copy).collect::<Result<_, Failed>>()?;
-    let hierarchies =
-        Hierarchies::detect().map_err(|error| Failed::of("find control groups", io::Error::other(error)))?;
+    let (spaces, sources) = match settings.users {
+        // Before this process has mounts of its own: what is opened belongs to those of the host.
+        Users::Host | Users::Own { .. } => {
+            let sources = copy(&opened, Mounts::OfHost)?;
+            (None, sources)
+        }
+        // An ordinary user may copy mounts only in a namespace of its own.
+        Users::Caller => {
+            let spaces = Spaces::become_root(talk)?;
+            (Some(spaces), copy(&opened, Mounts::Own)?)
+        }
+    };
+    drop(opened);
+    let hierarchies = match &settings.cgroup {
+        Some(_) => Hierarchies::detect()
+            .map_err(|error| Failed::of("find control groups", io::Error::other(error)))?,
+        None => Hierarchies::NONE,
+    };
     let owner = match settings.users {
-        Users::Host => None,
+        Users::Host | Users::Caller => None,
         Users::Own { root } => Some(root),
     };
-    let group = PodGroup::make(&hierarchies, &settings.cgroup, owner)?;
+    let make = |name: &String| PodGroup::make(&hierarchies, name, owner);
+    let group = settings.cgroup.as_ref().map(make).transpose()?;
     let site = Site { cgroup: format!("/{CONTAINERS}"), ..Site::guest() };
-    let spaces = Spaces::make(settings.users, talk)?;
+    let network = settings.network;
+    let spaces = match spaces {
+        Some(spaces) => spaces,
+        None => Spaces::make(settings.users, network, talk)?,
+    };
     // Before the root is made, which shows the pod's interfaces.
     spaces.enter()?;
+    if network == NetworkSpace::Given {
+        let what = "have the pod's network connected";
+        match talk.ask(&FromSandbox::Network).map_err(at(what))? {
+            ToSandbox::Connected => {}
+            ToSandbox::Mapped => return Err(unexpected(what)),
+        }
+    }
     Root::make(&settings, &spaces, &site, &hierarchies, &sources)?;
     // The pod's users cannot enter the directories above it.
     std::env::set_current_dir(&settings.root).map_err(at("enter the sandbox's root"))?;
-    if let NetworkSpace::Tap { mac } = settings.network {
+    if let NetworkSpace::Tap { mac } = network {
         let tap = sys::tap(INTERFACE, mac.0).map_err(at("make the pod's network interface"))?;
         talk.tell(&FromSandbox::Tap, &[&tap]).map_err(at("hand the pod's network interface over"))?;
     }
@@ -138,14 +173,21 @@ fn make(talk: &Talk) -> Result<std::convert::Infallible, Failed> {
     let child = match fork_single_threaded().map_err(at("fork"))? {
         Fork::Child => {
             // The pod's processes have nothing of the host but the two doors.
+            let cgroup = if group.is_some() { PodCgroup::Made } else { PodCgroup::Absent };
             drop((go, group, spaces, sources, settings));
             sys::close(TALK_FD);
-            inside::main(&site, doors, waits)
+            let network = match network {
+                NetworkSpace::Host => NetworkOwner::Host,
+                NetworkSpace::Isolated | NetworkSpace::Tap { .. } | NetworkSpace::Given => NetworkOwner::Pod,
+            };
+            inside::main(&site, inside::Surroundings { cgroup, network }, doors, waits)
         }
         Fork::Parent { child } => child,
     };
     drop((waits, doors));
-    group.add(child)?;
+    if let Some(group) = group {
+        group.add(child)?;
+    }
     go.write_all(b"!").map_err(at("start the pod's first process"))?;
     talk.tell(&FromSandbox::Made { pid: child }, &[]).map_err(at("tell that the sandbox is made"))?;
     stay(child, parent)

@@ -7,7 +7,9 @@ use super::sys::{self, Attributes};
 use super::{Failed, Unmappable, at};
 use crate::cgroup::Hierarchies;
 use crate::mount_table;
-use magikvm_proto::sandbox::{SandboxSettings, ScratchMount, ScratchPlace, SharedMount, Users};
+use magikvm_proto::sandbox::{
+    ImagePlace, NetworkSpace, SandboxSettings, ScratchMount, ScratchPlace, SharedMount, Users,
+};
 use magikvm_proto::site::Site;
 use magikvm_proto::volume::Access;
 use nix::mount::{MsFlags, mount};
@@ -17,7 +19,7 @@ use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{chown, lchown};
 use std::path::{Path, PathBuf};
 
 /// Devices that every program needs and that hold nothing.
@@ -60,6 +62,7 @@ impl<'a> Root<'a> {
             &site.files,
             Attributes { read_only: true, no_suid: true, no_devices: true },
         )?;
+        root.groups()?;
         root.images()?;
         settings.scratch.iter().try_for_each(|scratch| root.scratch(scratch))?;
         sources.iter().try_for_each(|source| root.shared(source))
@@ -72,7 +75,7 @@ impl<'a> Root<'a> {
 
     fn owner(&self) -> Option<u32> {
         match self.settings.users {
-            Users::Host => None,
+            Users::Host | Users::Caller => None,
             Users::Own { root } => Some(root),
         }
     }
@@ -142,19 +145,44 @@ impl<'a> Root<'a> {
     /// The kernel's view of devices, and the pod's control group in place of the first one of each hierarchy. The sandbox mounts processes itself.
     fn kernel(&self, hierarchies: &Hierarchies) -> Result<(), Failed> {
         let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(Some("sysfs"), &self.outside(Path::new("/sys")), Some("sysfs"), safe, None::<&str>)
-            .map_err(at("mount the view of the pod's devices"))?;
+        let view = |at_path: &Path, flags: MsFlags| {
+            mount(Some("sysfs"), &self.outside(at_path), Some("sysfs"), flags, None::<&str>)
+                .map_err(at("mount the view of the pod's devices"))
+        };
+        match self.settings.network {
+            // Its containers cannot mount their own: the network namespace is not theirs. Nothing is mounted beneath the one that they get.
+            NetworkSpace::Host => {
+                let (sys, for_containers) = (Path::new("/sys"), self.site.kernel_view());
+                self.dir(&for_containers)?;
+                view(&for_containers, safe | MsFlags::MS_RDONLY)?;
+                view(sys, safe | MsFlags::MS_RDONLY)?;
+            }
+            NetworkSpace::Isolated | NetworkSpace::Tap { .. } | NetworkSpace::Given => {
+                view(Path::new("/sys"), safe)?
+            }
+        }
         if let Hierarchies::Legacy(_) = hierarchies {
+            // libcontainer takes an empty one for a system without controllers.
             let target = self.outside(Path::new("/sys/fs/cgroup"));
             mount(Some("cgroup"), &target, Some("tmpfs"), safe, Some("mode=0755,size=64k"))
                 .map_err(at("mount a place for control groups"))?;
         }
+        let Some(cgroup) = &self.settings.cgroup else { return Ok(()) };
         for root in hierarchies.roots() {
             if let Hierarchies::Legacy(_) = hierarchies {
                 fs::create_dir_all(self.outside(root)).map_err(at("make a place for control groups"))?;
             }
-            let group = root.join(self.settings.cgroup.trim_start_matches('/'));
+            let group = root.join(cgroup.trim_start_matches('/'));
             self.attach_copy(&group, root, Attributes { no_suid: true, no_devices: true, read_only: false })?;
+        }
+        Ok(())
+    }
+
+    /// Sets what an ordinary user of the host could not.
+    fn groups(&self) -> Result<(), Failed> {
+        for file in &self.settings.groups {
+            let path = self.settings.files.join(&file.path);
+            lchown(path, None, Some(file.gid)).map_err(at("give a file of the pod to its group"))?;
         }
         Ok(())
     }
@@ -163,13 +191,18 @@ impl<'a> Root<'a> {
         for image in &self.settings.images {
             let target = self.site.image(image.partition);
             self.dir(&target)?;
+            let (ImagePlace::File(source) | ImagePlace::Directory(source)) = &image.place;
             let failed = |what: &'static str| {
-                let file = image.file.display().to_string();
-                move |error: io::Error| Failed::of(format!("{what} the image {file}"), error)
+                let source = source.display().to_string();
+                move |error: io::Error| Failed::of(format!("{what} the image {source}"), error)
             };
-            let mounted = mount_image(&image.file).map_err(failed("mount"))?;
+            let mounted = match &image.place {
+                ImagePlace::File(file) => mount_image(file),
+                ImagePlace::Directory(dir) => sys::copy_of_path(dir),
+            };
+            let mounted = mounted.map_err(failed("mount"))?;
             // Device files of an image mean nothing in a user namespace.
-            let no_devices = self.spaces.users().is_some();
+            let no_devices = self.settings.users != Users::Host;
             let attributes = Attributes { read_only: true, no_suid: false, no_devices };
             sys::change_mount(&mounted, attributes, self.spaces.users())
                 .map_err(failed("map the owners of files of"))?;
@@ -227,6 +260,15 @@ pub(super) fn mount_image(file: &Path) -> io::Result<OwnedFd> {
     }
 }
 
+/// Whose mounts the calling process sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mounts {
+    /// Those in which files of the host were opened.
+    OfHost,
+    /// Copies of them.
+    Own,
+}
+
 /// A copy of the mount of a file or directory of the host, mounted nowhere yet.
 pub(super) struct Source {
     entry: u32,
@@ -243,13 +285,17 @@ enum Kind {
 }
 
 impl Source {
-    pub(super) fn of(shared: &SharedMount, opened: &OwnedFd) -> Result<Self, Failed> {
+    pub(super) fn of(shared: &SharedMount, opened: &OwnedFd, mounts: Mounts) -> Result<Self, Failed> {
         let found = fstat(opened).map_err(at("use a volume of the host"))?;
         let kind = match SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT {
             SFlag::S_IFDIR => Kind::Directory,
             _ => Kind::File,
         };
-        let mount = sys::copy_of_opened(opened).map_err(at("copy the mount of a volume of the host"))?;
+        let copied = match mounts {
+            Mounts::OfHost => sys::copy_of_opened(opened),
+            Mounts::Own => sys::opened_again(opened).and_then(|again| sys::copy_of_opened(&again)),
+        };
+        let mount = copied.map_err(at("copy the mount of a volume of the host"))?;
         let path = fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd())).unwrap_or_default();
         Ok(Self { entry: shared.entry, access: shared.access, kind, mount, path })
     }

@@ -2,9 +2,9 @@
 //! may set them up.
 
 use super::talk::Talk;
-use super::{Failed, at};
+use super::{Failed, at, sys};
 use crate::sys::{Fork, exit_now, fork_single_threaded};
-use magikvm_proto::sandbox::{FromSandbox, ToSandbox, Users};
+use magikvm_proto::sandbox::{FromSandbox, NetworkSpace, ToSandbox, Users};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
@@ -12,9 +12,8 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// What the network, host name and IPC objects of a pod are in.
-const OWN: CloneFlags =
-    CloneFlags::CLONE_NEWNET.union(CloneFlags::CLONE_NEWIPC).union(CloneFlags::CLONE_NEWUTS);
+/// What the host name and IPC objects of every pod are in.
+const OWN: CloneFlags = CloneFlags::CLONE_NEWIPC.union(CloneFlags::CLONE_NEWUTS);
 
 #[derive(Debug)]
 pub(super) struct Spaces {
@@ -23,12 +22,32 @@ pub(super) struct Spaces {
 }
 
 impl Spaces {
+    /// Makes them for a user without rights on the host, who becomes root of them, and lets the calling process enter them all, with mounts of
+    /// its own.
+    pub(super) fn become_root(talk: &Talk) -> Result<Self, Failed> {
+        let wanted = OWN | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS;
+        unshare(wanted).map_err(at("make the pod's namespaces"))?;
+        let pid = std::process::id().cast_signed();
+        match talk.ask(&FromSandbox::Users { pid }).map_err(at("have the pod's ids mapped"))? {
+            ToSandbox::Mapped => sys::become_root().map_err(at("become the pod's root"))?,
+            ToSandbox::Connected => return Err(super::unexpected("have the pod's ids mapped")),
+        }
+        Ok(Self { user: None, others: Vec::new() })
+    }
+
     /// Makes them. For a user namespace the host maps the ids.
-    pub(super) fn make(users: Users, talk: &Talk) -> Result<Self, Failed> {
-        let wanted = match users {
-            Users::Host => OWN,
-            Users::Own { .. } => OWN | CloneFlags::CLONE_NEWUSER,
+    pub(super) fn make(users: Users, network: NetworkSpace, talk: &Talk) -> Result<Self, Failed> {
+        let of_users = match users {
+            Users::Host | Users::Caller => CloneFlags::empty(),
+            Users::Own { .. } => CloneFlags::CLONE_NEWUSER,
         };
+        let of_network = match network {
+            NetworkSpace::Host => CloneFlags::empty(),
+            NetworkSpace::Isolated | NetworkSpace::Tap { .. } | NetworkSpace::Given => {
+                CloneFlags::CLONE_NEWNET
+            }
+        };
+        let wanted = OWN | of_users | of_network;
         let (mut made, tells) = io::pipe().map_err(at("make a pipe"))?;
         let (waits, done) = io::pipe().map_err(at("make a pipe"))?;
         let child = match fork_single_threaded().map_err(at("fork"))? {
@@ -41,13 +60,13 @@ impl Spaces {
         drop((tells, waits));
         let mut answer = Vec::new();
         made.read_to_end(&mut answer).map_err(at("read from the process that makes namespaces"))?;
-        let spaces = Self::of(child, users, &answer, talk);
+        let spaces = Self::of(child, wanted, &answer, talk);
         drop(done);
         waitpid(Pid::from_raw(child), None).ok();
         spaces
     }
 
-    fn of(child: i32, users: Users, answer: &[u8], talk: &Talk) -> Result<Self, Failed> {
+    fn of(child: i32, made: CloneFlags, answer: &[u8], talk: &Talk) -> Result<Self, Failed> {
         match answer.try_into().map(i32::from_ne_bytes) {
             Ok(0) => {}
             Ok(errno) => {
@@ -60,15 +79,19 @@ impl Spaces {
         let open = |kind: &str| {
             File::open(format!("/proc/{child}/ns/{kind}")).map(OwnedFd::from).map_err(at("open a namespace"))
         };
-        let user = match users {
-            Users::Host => None,
-            Users::Own { .. } => {
-                match talk.ask(&FromSandbox::Users { pid: child }).map_err(at("have the pod's ids mapped"))? {
-                    ToSandbox::Mapped => Some(open("user")?),
-                }
+        let user = if made.contains(CloneFlags::CLONE_NEWUSER) {
+            match talk.ask(&FromSandbox::Users { pid: child }).map_err(at("have the pod's ids mapped"))? {
+                ToSandbox::Mapped => Some(open("user")?),
+                ToSandbox::Connected => return Err(super::unexpected("have the pod's ids mapped")),
             }
+        } else {
+            None
         };
-        Ok(Self { user, others: vec![open("net")?, open("ipc")?, open("uts")?] })
+        let mut others = vec![open("ipc")?, open("uts")?];
+        if made.contains(CloneFlags::CLONE_NEWNET) {
+            others.push(open("net")?);
+        }
+        Ok(Self { user, others })
     }
 
     /// The user namespace, if the pod has one.

@@ -88,6 +88,22 @@ pub(super) fn new_mount(kind: &CStr, source: &Path, flags: &[&CStr]) -> io::Resu
     }
 }
 
+/// Opens an opened file or directory again, in the mounts of the calling process.
+pub(super) fn opened_again(opened: &OwnedFd) -> io::Result<OwnedFd> {
+    use nix::fcntl::{OFlag, open};
+    use nix::sys::stat::{Mode, fstat};
+    let at = std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd()))?;
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let again = open(&at, flags, Mode::empty())?;
+    let (before, now) = (fstat(opened)?, fstat(&again)?);
+    // Something else may be at the path meanwhile.
+    if (before.st_dev, before.st_ino) == (now.st_dev, now.st_ino) {
+        Ok(again)
+    } else {
+        Err(io::Error::new(io::ErrorKind::NotFound, format!("{} has been replaced", at.display())))
+    }
+}
+
 /// Sets attributes of a mount that is mounted nowhere yet, and those beneath it. With `users` the ids of its files are those of that user namespace.
 pub(super) fn change_mount(
     mount: &impl AsFd,

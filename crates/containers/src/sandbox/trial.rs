@@ -8,7 +8,7 @@ use super::sys::{self, Attributes};
 use super::talk::Talk;
 use super::{Failed, INTERFACE, at, read_settings};
 use crate::sys::{Fork, exit_now, fork_single_threaded};
-use magikvm_proto::sandbox::{Feature, FromSandbox, TrialSettings, Users};
+use magikvm_proto::sandbox::{Feature, FromSandbox, NetworkSpace, TrialSettings, Users};
 use magikvm_supervisor::text::chain;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -22,7 +22,7 @@ const MAX_REASON: u64 = 4 << 10;
 
 pub(super) fn main(talk: &Talk) -> Result<(), Failed> {
     let settings = read_settings(|settings: &TrialSettings| settings.generation)?;
-    let spaces = Spaces::make(Users::Own { root: settings.root }, talk);
+    let spaces = Spaces::make(Users::Own { root: settings.root }, NetworkSpace::Isolated, talk);
     for feature in Feature::ALL {
         let error = match (&spaces, feature) {
             (Err(error), Feature::Namespaces) => Some(chain(error)),

@@ -39,7 +39,9 @@ pub(super) fn create(
     let Prepared { spec, resources } =
         bundle::prepare(site, plan, *users, &tree.views(&plan.name), processes)
             .map_err(|error| Failure::other(&error))?;
-    cgroup.apply(&Amounts::of(&resources))?;
+    if tree.is_there() {
+        cgroup.apply(&Amounts::of(&resources))?;
+    }
     // With users of its own the pod has the rules of its group, which nobody in it can change.
     if *users == Users::Host {
         devices::restrict(&cgroup, plan.privilege, resources.devices().as_deref().unwrap_or_default())?;
@@ -83,6 +85,7 @@ pub(super) fn create(
     send(channel, &Answer::Created { pid }, &fds)?;
     if let Err(failure) = await_start(channel) {
         cgroup.kill();
+        sys::pidfd_signal(&pidfd, libc::SIGKILL).ok();
         return Err(failure);
     }
     NotifySocket::new(state.join(NOTIFY_FILE))

@@ -344,7 +344,11 @@ fn take_identity(spec: &Spec, process: &Process) -> Result<(), Failure> {
     }
     let groups: Vec<Gid> =
         process.user().additional_gids().iter().flatten().map(|&gid| Gid::from_raw(gid)).collect();
-    setgroups(&groups)?;
+    match setgroups(&groups) {
+        // Where the user may not give up groups (user_namespaces(7)), nobody asks for any.
+        Err(Errno::EPERM) if groups.is_empty() => {}
+        set => set?,
+    }
     sys::set_ids(process.user().uid(), process.user().gid())?;
     // Changing the user cleared the effective capabilities, which the kernel requires for a filter.
     let calls = create_syscall();

@@ -204,9 +204,9 @@ impl DirChanges {
         Ok(Self(inotify))
     }
 
-    /// Waits for a change or for the limit.
-    pub fn wait(&self, limit_ms: u16) {
-        wait_for_events(&self.0, limit_ms);
+    /// Waits for a change, until `bell` can be read, or for the limit.
+    pub fn wait(&self, limit_ms: u16, bell: Option<BorrowedFd<'_>>) {
+        wait_for_events(&self.0, limit_ms, bell);
     }
 }
 
@@ -228,12 +228,13 @@ impl Removals {
 
     /// Waits until something in or around it was removed, or for the limit.
     pub fn wait(&self, limit_ms: u16) {
-        wait_for_events(&self.0, limit_ms);
+        wait_for_events(&self.0, limit_ms, None);
     }
 }
 
-fn wait_for_events(inotify: &Inotify, limit_ms: u16) {
-    let mut fds = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
+fn wait_for_events(inotify: &Inotify, limit_ms: u16, bell: Option<BorrowedFd<'_>>) {
+    let watched = |fd| PollFd::new(fd, PollFlags::POLLIN);
+    let mut fds: Vec<PollFd<'_>> = [Some(inotify.as_fd()), bell].into_iter().flatten().map(watched).collect();
     if poll(&mut fds, PollTimeout::from(limit_ms)).is_ok() {
         while inotify.read_events().is_ok_and(|events| !events.is_empty()) {}
     }

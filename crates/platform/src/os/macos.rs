@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "calls that only the C library has")]
 
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::event::{EvFlags, EventFilter, FilterFlag, KEvent, Kqueue};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::unistd::{Pid, getppid};
@@ -266,9 +267,12 @@ impl DirChanges {
         Ok(Self)
     }
 
-    /// Waits for a change or for the limit.
-    pub fn wait(&self, limit_ms: u16) {
-        std::thread::sleep(Duration::from_millis(limit_ms.into()));
+    /// Waits until `bell` can be read, or for the limit.
+    pub fn wait(&self, limit_ms: u16, bell: Option<BorrowedFd<'_>>) {
+        let mut fds: Vec<PollFd<'_>> =
+            bell.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        // A signal may end it early: callers look again.
+        poll(&mut fds, PollTimeout::from(limit_ms)).ok();
     }
 }
 

@@ -147,9 +147,9 @@ fn begin(
 /// The addresses at which the pod is asked, in this order: its first one, or those of its loopback interface if it has no network. The
 /// kubelet does not reach what listens on loopback only, and so a probe of a pod with a network does not.
 fn addresses(plan: Option<&GuestPlan>) -> Vec<IpAddr> {
-    let network = plan.and_then(|plan| plan.network.as_ref());
-    match network.and_then(|network| network.addresses.first()) {
-        Some(first) => vec![first.address],
+    let planned = |plan: &GuestPlan| plan.network.as_ref()?.addresses.first().map(|first| first.address);
+    match plan.and_then(|plan| planned(plan).or(plan.given_address)) {
+        Some(first) => vec![first],
         None => LOOPBACK.to_vec(),
     }
 }

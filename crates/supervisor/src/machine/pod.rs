@@ -33,7 +33,7 @@ use super::container::{self, Container};
 use super::ending::Turn;
 use super::rules::Rules;
 use super::{Effect, Input};
-use magikvm_proto::budget::{GUEST_LOG_DRAIN_MS, GUEST_TEARDOWN_MS};
+use magikvm_proto::budget::{EXTENSION_STOP_MS, GUEST_LOG_DRAIN_MS, GUEST_TEARDOWN_MS};
 use magikvm_proto::lifecycle::Role;
 use magikvm_proto::plan::GuestPlan;
 use magikvm_proto::state::ContainerStatus;
@@ -43,7 +43,9 @@ use std::ops::Range;
 /// How long killed processes are waited for, in milliseconds.
 const KILL_WAIT_MS: u64 = 1_000;
 
-const _: () = assert!(super::ending::LEAST_MS + KILL_WAIT_MS + GUEST_LOG_DRAIN_MS < GUEST_TEARDOWN_MS);
+const _: () = assert!(
+    super::ending::LEAST_MS + KILL_WAIT_MS + EXTENSION_STOP_MS + GUEST_LOG_DRAIN_MS < GUEST_TEARDOWN_MS
+);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {

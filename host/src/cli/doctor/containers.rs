@@ -36,6 +36,9 @@ fn checks(
     program: Result<PathBuf, Unavailable>,
     tried: Option<Result<Vec<Tried>, String>>,
 ) -> Vec<Check> {
+    if let User::Ordinary { .. } = host.user {
+        return vec![user(host), of_program(program), namespaces_of_user(host)];
+    }
     let mut all = vec![user(host), of_program(program), cgroups(host)];
     all.extend(Feature::ALL.map(|feature| {
         let outcome = match &tried {
@@ -56,11 +59,16 @@ fn user(host: &Host) -> Check {
     let name = "pod-containers: user";
     match &host.user {
         User::Root => Check::ok(name, "root"),
-        User::Ordinary { name: user, .. } => {
-            let found = format!("{user} is not root, and in this version only root can run such pods");
-            Check::missing(name, CLASS, found, "run magikvm with `sudo`, or run the pods in VMs").required()
-        }
+        User::Ordinary { name: user, .. } => Check::ok(name, format!("{user}, who is root of such pods")),
     }
+}
+
+/// An ordinary user's pods have directories in place of mounted images. What they lack of users and limits is told by the checks of subordinate ids
+/// and control groups.
+fn namespaces_of_user(host: &Host) -> Check {
+    let name = name(Feature::Namespaces);
+    let check = user_namespaces_for(host, name, CLASS);
+    if check.is_ok() { Check::ok(name, "ordinary users may make them") } else { check.required() }
 }
 
 fn of_program(program: Result<PathBuf, Unavailable>) -> Check {
@@ -222,16 +230,25 @@ mod tests {
     }
 
     #[test]
-    fn an_ordinary_user_and_a_missing_program_are_named_and_nothing_is_tried() {
-        let host = Fake::of_user(&[USERS]).host;
+    fn a_missing_program_is_named_and_nothing_is_tried() {
         let missing = || Unavailable { reason: "it is missing".to_owned(), remedy: "Install it.".to_owned() };
-        let checks = checks(&host, Err(missing()), None);
-        for name in ["pod-containers: user", "pod-containers: program"] {
-            assert_eq!(state(&checks, name), State::Fail);
-        }
-        let untried = checks.iter().filter(|check| check.found.starts_with("it was not tried")).count();
-        assert_eq!(untried, Feature::ALL.len());
-        assert!(checks.iter().all(|check| check.is_ok() || check.remedy.is_some()));
+        let untried = checks(&Fake::new(&[USERS]).host, Err(missing()), None);
+        assert_eq!(state(&untried, "pod-containers: program"), State::Fail);
+        let count = untried.iter().filter(|check| check.found.starts_with("it was not tried")).count();
+        assert_eq!(count, Feature::ALL.len());
+        assert!(untried.iter().all(|check| check.is_ok() || check.remedy.is_some()));
+    }
+
+    #[test]
+    fn an_ordinary_user_needs_namespaces_and_the_program_only() {
+        let of = |limit: &str| {
+            let settings = [("/proc/sys/user/max_user_namespaces", limit)];
+            checks(&Fake::of_user(&settings).host, program(), None)
+        };
+        assert!(of("63432\n").iter().all(Check::is_ok), "{:?}", of("63432\n"));
+        let forbidden = of("0\n");
+        assert_eq!(state(&forbidden, "pod-containers: user namespaces"), State::Fail);
+        assert_eq!(forbidden.iter().filter(|check| !check.is_ok()).count(), 1);
     }
 
     #[test]

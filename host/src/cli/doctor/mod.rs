@@ -8,6 +8,7 @@ mod containers;
 mod drivers;
 mod host;
 mod isolation;
+mod networks;
 mod report;
 mod storage;
 mod system;
@@ -15,7 +16,8 @@ mod system;
 mod virtualization;
 
 use super::error::Kind;
-use super::{CliError, Format, Outcome, print_as, ui};
+use super::{CliError, Format, Outcome, cni, print_as, ui};
+use crate::net::cni::Places as CniPlaces;
 use crate::net::host::HostNetwork;
 use crate::net::passt::{self, PasstError};
 use crate::pod::interface::PodRuntimeInterface;
@@ -40,11 +42,13 @@ pub(super) struct Args {
     /// Require hardware virtualization: exit with 3 if pods can run by software emulation or without a VM only
     #[arg(long)]
     hardware: bool,
+    #[command(flatten)]
+    cni: cni::Options,
 }
 
 pub(super) fn main(args: &Args, pods: &PodRuntimeInterface) -> Outcome {
     let guest = args.guest.clone().unwrap_or_else(|| pods.layout().guest_image());
-    let report = examine(&guest, pods, &Host::of_process());
+    let report = examine(&guest, &args.cni.places(), pods, &Host::of_process());
     if let Some(format) = args.output {
         let value = serde_json::to_value(&report).map_err(|error| CliError::of(Kind::Internal, &error))?;
         print_as(&value, format)?;
@@ -71,7 +75,12 @@ fn passt_version(path: &std::path::Path) -> Result<String, PasstError> {
     passt::check(Some(path)).and_then(passt::version)
 }
 
-fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> DoctorReport {
+fn examine(
+    guest: &std::path::Path,
+    cni: &CniPlaces,
+    pods: &PodRuntimeInterface,
+    host: &Host,
+) -> DoctorReport {
     let layout = pods.layout();
     let (image, places) = (check_guest(guest), Places::of(pods.layout()));
     let stated = image.as_ref().ok().map(|image| image.arch);
@@ -101,8 +110,9 @@ fn examine(guest: &std::path::Path, pods: &PodRuntimeInterface, host: &Host) -> 
         (Pods::All, drivers::passt(host, passt_version)),
     ];
     if cfg!(target_os = "linux") {
+        others.push((Pods::WithoutVms, networks::check(cni)));
         let own = [system::user_namespaces(host), system::subordinate_ids(host), system::cgroups(host)];
-        others.extend(own.map(|check| (Pods::WithVms, check)));
+        others.extend(own.map(|check| (Pods::All, check)));
         let jail = isolation::checks(crate::vmm::jails::trial().map_err(|error| chain(&error)));
         others.extend(jail.into_iter().map(|check| (Pods::All, check)));
     }

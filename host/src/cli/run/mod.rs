@@ -10,7 +10,7 @@ mod view;
 use super::error::{CliError, Kind, OURS};
 use super::input::{Files, Objects};
 use super::several::code_of;
-use super::{Outcome, duration, origin, ui};
+use super::{Outcome, cni, duration, origin, ui};
 use crate::jail::Requirement;
 use crate::manifest::input::{self, Manifests, Parsed};
 use crate::manifest::logs::{LogOptions, log_files, log_size};
@@ -18,7 +18,7 @@ use crate::manifest::plan::{PodPlan, RuntimeClass};
 use crate::manifest::ports::PublishedPort;
 use crate::manifest::{AllProblems, generated_name};
 use crate::pod::interface::{PodError, PodRuntimeInterface};
-use crate::pod::run::{AtEnd, RunRequest};
+use crate::pod::run::{AtEnd, HostNetworkUse, RunRequest};
 use crate::runtime::VmOptions;
 use crate::vmm::{Accel, KernelChoice, VmmKind};
 use clap::ArgMatches;
@@ -76,6 +76,11 @@ struct How {
     /// Run the pods in this runtime class, whatever their manifests say: pod-microvm-containers or pod-containers
     #[arg(long, value_name = "CLASS")]
     class: Option<RuntimeClass>,
+    /// Allow pods with `hostNetwork: true`, which share the network of the host without any filter
+    #[arg(long)]
+    allow_host_network: bool,
+    #[command(flatten)]
+    cni: cni::Options,
     /// Directory of the guest image for VMs (built with `magikvm-image build`)
     #[arg(long, value_name = "DIR", env = "MAGIKVM_GUEST")]
     guest: Option<PathBuf>,
@@ -224,7 +229,7 @@ fn run(args: &Args, requests: &[RunRequest], pods: &PodRuntimeInterface, caught:
     if args.is_foreground() {
         for (request, show) in requests.iter().zip(view::shows(requests, args.no_prefix)) {
             let waiter = Waiter::start()?;
-            let viewer = Viewer::start(pods, &request.plan.id, show, waiter.over())?;
+            let viewer = Viewer::start(pods, &request.plan.id, show, waiter.end())?;
             followers.push((waiter, viewer));
         }
     }
@@ -336,6 +341,11 @@ fn request(
             guest: absolute(guest),
             jail: if how.require_jail { Requirement::Require } else { Requirement::Warn },
         },
+        host_network: match how.allow_host_network {
+            true => HostNetworkUse::Allowed,
+            false => HostNetworkUse::Refused,
+        },
+        cni: how.cni.places(),
         pull_timeout_secs: how.pull_timeout,
         logs: LogOptions {
             max_size_bytes: how.log_max_size,
@@ -415,7 +425,7 @@ fn say_outcomes(requests: &[RunRequest], failed: usize) {
     }
 }
 
-fn absolute(path: PathBuf) -> PathBuf {
+pub(super) fn absolute(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 

@@ -1,6 +1,6 @@
 //! The output of one pod of a foreground run: first that of its init containers and sidecars, and that of all containers once the pod runs.
 
-use super::follow::removed;
+use super::follow::{End, removed};
 use crate::cli::error::CliError;
 use crate::cli::logs::{self, Follow, Show};
 use crate::pod::interface::{PodError, PodRuntimeInterface};
@@ -11,7 +11,6 @@ use crate::store::thread::{self, ThreadError};
 use magikvm_proto::id::PodId;
 use magikvm_proto::lifecycle::Role;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
@@ -19,22 +18,22 @@ use std::thread::JoinHandle;
 pub(super) struct Viewer {
     begun: Sender<()>,
     ready: Sender<()>,
-    over: Arc<AtomicBool>,
+    end: Arc<End>,
     thread: JoinHandle<Result<(), CliError>>,
 }
 
 impl Viewer {
-    /// Waits for [`Viewer::begin`]. `over` is set when the pod has ended.
+    /// Waits for [`Viewer::begin`].
     pub(super) fn start(
         pods: &PodRuntimeInterface,
         id: &PodId,
         show: Show,
-        over: Arc<AtomicBool>,
+        end: Arc<End>,
     ) -> Result<Self, ThreadError> {
         let ((begun, begins), (ready, runs)) = (channel(), channel());
-        let (pods, id, ended) = (pods.clone(), id.clone(), Arc::clone(&over));
+        let (pods, id, ended) = (pods.clone(), id.clone(), Arc::clone(&end));
         let thread = thread::start("logs", move || view(&pods, &id, &show, &begins, &runs, &ended))?;
-        Ok(Self { begun, ready, over, thread })
+        Ok(Self { begun, ready, end, thread })
     }
 
     /// The pod has logs.
@@ -56,7 +55,7 @@ impl Viewer {
 
     /// Shows what is left of a pod that has failed to start.
     pub(super) fn give_up(self) {
-        self.over.store(true, Ordering::Release);
+        self.end.tell();
         ignore(self.end(), "the failure of the start says more");
     }
 }
@@ -67,7 +66,7 @@ fn view(
     show: &Show,
     begins: &Receiver<()>,
     runs: &Receiver<()>,
-    over: &AtomicBool,
+    end: &End,
 ) -> Result<(), CliError> {
     // The other side has given up, and there is nothing to show.
     if begins.recv().is_err() {
@@ -80,17 +79,18 @@ fn view(
     let found = pods.find(id).map_err(gone)?;
     let containers = pods.containers(&found, None, id).map_err(gone)?;
     let mut readers = pods.logs(&found, containers);
-    let is_over = || over.load(Ordering::Acquire);
+    let is_over = || end.has_come();
     // They come before the others.
     let first = before_main(&found);
     if let Some(first) = readers.get_mut(..first).filter(|first| !first.is_empty()) {
         let until = || is_over() || !pods.find(id).is_ok_and(|found| found.is_starting());
-        logs::show(first, &found.dir, show.clone(), None, Follow::Until(&until))?;
+        logs::show(first, &found.dir, show.clone(), None, Follow::UntilTold(&until, end.bell()))?;
     }
     if runs.recv().is_err() {
         return Ok(());
     }
-    logs::show(&mut readers, &found.dir, show.clone(), None, Follow::Until(&is_over)).map(|_| ())
+    logs::show(&mut readers, &found.dir, show.clone(), None, Follow::UntilTold(&is_over, end.bell()))
+        .map(|_| ())
 }
 
 /// The number of containers that have to come before the main ones.

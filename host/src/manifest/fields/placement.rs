@@ -68,7 +68,12 @@ pub(super) const FIELDS: &[Field] = &[
         Shape::Text,
         "An RFC 1123 subdomain of at most 64 characters: the host name, and nothing else.",
     ),
-    only("spec.hostNetwork", Shape::Bool, &["false"], NOT_SHARED),
+    yes(
+        "spec.hostNetwork",
+        Shape::Bool,
+        "Pods of the class `pod-containers` only, with `--allow-host-network`: the pod has the network of the host, without a filter. Its ports \
+         are ports of the host, so that a `hostPort` must equal its `containerPort`. A pod in a VM has no host but its VM; `true` is refused there.",
+    ),
     only("spec.hostPID", Shape::Bool, &["false"], NOT_SHARED),
     only("spec.hostIPC", Shape::Bool, &["false"], NOT_SHARED),
     yes(

@@ -16,6 +16,7 @@ const VALUES: &[(&str, &str)] = &[
     (fields::ANNOTATION_LOG_MAX_SIZE, "1Mi"),
     (fields::ANNOTATION_LOG_MAX_FILES, "7"),
     (fields::ANNOTATION_LOG_MAX_POD_SIZE, "7Mi"),
+    (fields::ANNOTATION_SERVICE_DIRECTORY, "main"),
 ];
 
 /// Shown by `inspect`, and not read.

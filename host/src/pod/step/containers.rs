@@ -104,6 +104,7 @@ impl Machine {
             | EventKind::PodFailed { .. }
             | EventKind::ProbeFailed { .. }
             | EventKind::HookFailed { .. }
+            | EventKind::ExtensionFailed { .. }
             | EventKind::ShuttingDown => Vec::new(),
         }
     }

@@ -301,6 +301,7 @@ pub(super) fn any_input() -> impl Strategy<Value = Input> {
         name.clone().prop_map(|container| guest(EventKind::ContainerCreated { container })),
         Just(guest(EventKind::PodFailed { message: "x".into() })),
         Just(guest(EventKind::DeadlineExceeded)),
+        Just(guest(EventKind::ExtensionFailed { extension: "x".into(), message: "y".into() })),
         (name.clone(), any::<bool>(), any::<bool>()).prop_map(|(container, started, ready)| guest(
             EventKind::ContainerCondition { container, started, ready }
         )),

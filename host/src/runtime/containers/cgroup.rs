@@ -4,6 +4,7 @@ use super::super::microvm::{cgroup_name, network_cgroup_name};
 use crate::jail::{self, Cgroup};
 use crate::store::layout::PodDir;
 use crate::vmm::Unavailable;
+use nix::unistd::geteuid;
 use std::path::PathBuf;
 
 /// The group of a pod.
@@ -14,10 +15,24 @@ pub(super) struct Place {
     pub(super) dirs: Vec<PathBuf>,
 }
 
-pub(super) fn place(dir: &PodDir) -> Place {
-    let name = format!("/{}/{}", jail::CGROUP_PARENT, cgroup_name(dir.path()));
-    let dirs = jail::cgroup_mounts().iter().map(|mount| mount.join(&name[1..])).collect();
-    Place { name, dirs }
+/// The group of root's pods is in every hierarchy, that of other users where a part of the unified one was delegated to them. Or the reason why
+/// there is none.
+pub(super) fn place(dir: &PodDir) -> Result<Place, String> {
+    let own = cgroup_name(dir.path());
+    if geteuid().is_root() {
+        let name = format!("/{}/{own}", jail::CGROUP_PARENT);
+        let dirs = jail::cgroup_mounts().iter().map(|mount| mount.join(&name[1..])).collect();
+        return Ok(Place { name, dirs });
+    }
+    let delegated = jail::place_cgroup(&own)?;
+    if let Some(why) = jail::cannot_make(&delegated) {
+        return Err(why);
+    }
+    let within = |dir: &PathBuf| {
+        jail::cgroup_mounts().iter().find_map(|mount| Some(dir.strip_prefix(mount).ok()?.to_owned()))
+    };
+    let name = delegated.dirs.first().and_then(within).ok_or("the control group is not mounted")?;
+    Ok(Place { name: format!("/{}", name.display()), dirs: delegated.dirs })
 }
 
 /// Most memory and processes of the network of a pod.

@@ -2,53 +2,58 @@
 //! the namespaces and becomes the pod's supervisor.
 
 mod cgroup;
+mod connect;
 mod control;
+pub mod errand;
 mod ids;
+mod launch;
+mod limits;
 pub mod program;
 mod talk;
 pub mod trial;
+mod users;
+mod write;
 
 use super::files::{self, PodFiles};
 use super::volumes;
 use super::{PodRuntime, PodToPrepare, Prepared, Running, RuntimeError, Sandbox, check, network};
 use crate::agent::{Connector, Handshake};
-use crate::image::Wanted;
-use crate::image::erofs::SmallFile;
+use crate::image::{Image, ImageError, ImageStore, RootfsDirectory, Wanted};
 use crate::jail::{Cgroup, Requirement};
-use crate::manifest::PodPlan;
+use crate::manifest::{ContainerSpec, PodPlan};
 use crate::net::chain::PodSide;
+use crate::net::cni::Places;
 use crate::net::settle::{Settled, Ways};
-use crate::os;
+use crate::net::{Mode, Provider};
 use crate::process::{self, Ended, Motion, ProcessError};
 use crate::store::atomic::{self, FileError};
-use crate::store::layout::{AGENT_SOCK, FORWARD_SOCK, Layout};
+use crate::store::layout::Layout;
 use crate::store::sandbox::{
     Blame, ContainersRecord, ProcessRef, Role, SandboxEnd, SandboxFailure, SandboxRecord, UsersRecord,
 };
-use crate::store::thread;
 use crate::store::undo::{Scope, Step, Undo};
 use crate::vmm::Unavailable;
-use crate::vmm::console::{self, ConsoleTail};
 use crate::vmm::qmp::DiskWatch;
 use crate::vmm::scratch::{self, Room};
 use crate::volume::claims::ClaimUse;
 use control::ByFreezer;
-use ids::PodIds;
+use launch::{Launched, ToLaunch};
+use magikvm_proto::plan::ProcessNamespace;
 use magikvm_proto::sandbox::{
-    AGENT_FD, FIRST_SOURCE_FD, FORWARD_FD, ImageMount, MAX_SOURCES, NetworkSpace, SandboxSettings,
-    ScratchMount, ScratchPlace, SharedMount, TALK_FD, Users,
+    FIRST_SOURCE_FD, ImageMount, ImagePlace, MAX_SOURCES, NetworkSpace, SandboxSettings, ScratchMount,
+    ScratchPlace, SharedMount,
 };
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use talk::{Made, Talk};
+use talk::Made;
+use users::PodUsers;
 
 /// The network devices that the pod can have.
 const WAYS: Ways = Ways { nic: true, tsi: false, user: false };
@@ -74,6 +79,8 @@ pub enum ContainersError {
     /// It ended before it said anything.
     #[error("the sandbox has ended: {0}")]
     Ended(String),
+    #[error("the sandbox said something out of turn")]
+    OutOfTurn,
     #[error("the sandbox said something that is not a message")]
     Nonsense(#[source] serde_json::Error),
     #[error("the sandbox said something out of turn")]
@@ -85,6 +92,20 @@ pub enum ContainersError {
     /// All ranges are in use.
     #[error("no range of ids is free for the pod")]
     NoIds,
+    /// Users and groups that the host does not grant.
+    #[error("{what} {id} does not exist in the pod: {why}")]
+    NoSuchId { what: String, id: u32, why: String },
+    /// An ordinary user cannot limit anything.
+    #[error("{what} cannot be enforced: {why}")]
+    Limit { what: String, why: String },
+    /// What needs control groups.
+    #[error("spec.shareProcessNamespace is not possible without a control group: {0}")]
+    SharedProcesses(String),
+    /// What an ordinary user cannot have.
+    #[error("{field} is possible only for root in this version")]
+    OnlyRoot { field: &'static str },
+    #[error("cannot unpack an image for the pod's users")]
+    Unpack(#[source] ImageError),
     #[error("the pod has {found} files and directories of the host, at most {MAX_SOURCES} are possible")]
     Sources { found: usize },
     /// A disk that the kernel of a VM may have written.
@@ -106,7 +127,12 @@ impl ContainersError {
 
     pub fn blame(&self) -> Blame {
         match self {
-            Self::Sources { .. } | Self::Disk { .. } | Self::Unmappable { .. } => Blame::User,
+            Self::Sources { .. }
+            | Self::Disk { .. }
+            | Self::Unmappable { .. }
+            | Self::SharedProcesses(_)
+            | Self::OnlyRoot { .. }
+            | Self::Limit { .. } => Blame::User,
             Self::Nonsense(_) | Self::OutOfTurn | Self::Silent => Blame::Internal,
             _ => Blame::Environment,
         }
@@ -115,6 +141,9 @@ impl ContainersError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Unavailable(unavailable) => Some(unavailable.remedy.clone()),
+            Self::NoSuchId { .. } => Some(users::Source::remedy()),
+            Self::Limit { .. } => Some(limits::remedy()),
+            Self::SharedProcesses(_) | Self::OnlyRoot { .. } => Some("Run the pod with `sudo`, or in a VM.".to_owned()),
             Self::Disk { .. } => Some(
                 "Copy it into a claim that is a directory with `magikvm volume export` and `magikvm volume import`, or run the pod in a VM.".to_owned(),
             ),
@@ -130,20 +159,27 @@ impl ContainersError {
 #[derive(Debug)]
 pub struct PreparedContainers {
     pub(super) warnings: Vec<String>,
-    program: PathBuf,
     id: String,
-    dir: PathBuf,
-    settings: SandboxSettings,
-    ids: PodIds,
-    /// The files and directories of the host, in the order of the settings.
-    sources: Vec<OwnedFd>,
-    /// The volumes that they belong to.
+    users: PodUsers,
+    /// Directory forms of images, which nobody removes as long as these values exist.
+    directories: Vec<RootfsDirectory>,
+    sandbox: Launch,
+    /// The volumes that the files and directories of the host belong to.
     shared_names: Vec<String>,
     network: Settled,
     claims: Vec<ClaimUse>,
+    /// The directories of the pod's group.
     cgroup: Vec<PathBuf>,
     /// The group of the network's processes, or why there is none.
     network_cgroup: Result<Cgroup, String>,
+}
+
+/// The process of a sandbox.
+#[derive(Debug)]
+enum Launch {
+    Later(Box<ToLaunch>),
+    /// It waits for the pod's files: what they say is known only now that the pod is connected to its network.
+    Waits(Box<Launched>),
 }
 
 #[derive(Debug)]
@@ -151,51 +187,67 @@ pub(super) struct Containers {
     profiles: Vec<PathBuf>,
     templates: PathBuf,
     ids: PathBuf,
+    images: PathBuf,
+    users: users::Source,
     requirement: Requirement,
+    cni: Places,
 }
 
 impl Containers {
-    pub(super) fn new(layout: &Layout, requirement: Requirement) -> Self {
+    pub(super) fn new(layout: &Layout, requirement: Requirement, cni: Places) -> Self {
         let (profiles, templates) = (layout.seccomp(), layout.templates());
-        Self { profiles, templates, ids: layout.ids(), requirement }
+        let (ids, images) = (layout.ids(), layout.images());
+        Self { profiles, templates, ids, images, users: users::Source::find(), requirement, cni }
     }
 
-    fn write_files(dir: &Path, files: Vec<(String, SmallFile)>, ids: PodIds) -> Result<(), RuntimeError> {
-        let root = ids.root();
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| RuntimeError::File(FileError::at("write", &path)(source))
-        };
-        let own = |path: &Path, gid: u32| chown(path, Some(root), Some(root.saturating_add(gid)));
-        let make_dir = |path: &Path| {
-            fs::create_dir(path)?;
-            fs::set_permissions(path, Permissions::from_mode(0o755))?;
-            own(path, 0)
-        };
-        make_dir(dir).map_err(failed(dir))?;
-        for (path, file) in files {
-            let mut so_far = dir.to_owned();
-            let parts: Vec<&str> = path.split('/').collect();
-            let dirs = match &file {
-                SmallFile::Directory => parts.len(),
-                SmallFile::File { .. } => parts.len() - 1,
-            };
-            for part in &parts[..dirs] {
-                so_far.push(part);
-                match make_dir(&so_far) {
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                    made => made.map_err(failed(&so_far))?,
-                }
-            }
-            if let SmallFile::File { mode, gid, content } = file {
-                so_far.push(parts[dirs]);
-                fs::write(&so_far, content)
-                    .and_then(|()| own(&so_far, gid))
-                    .and_then(|()| fs::set_permissions(&so_far, Permissions::from_mode(mode.into())))
-                    .map_err(failed(&so_far))?;
-            }
+    fn is_root(&self) -> bool {
+        matches!(self.users, users::Source::Root)
+    }
+
+    /// Checks what this host cannot do for the user that runs the pod. Returns what it only warns of.
+    fn check_user(&self, pod: &PodToPrepare<'_>) -> Result<Vec<String>, RuntimeError> {
+        if self.is_root() {
+            return Ok(Vec::new());
         }
-        Ok(())
+        let no_group = cgroup::place(pod.dir).err();
+        if let (ProcessNamespace::Pod, Some(why)) = (pod.plan.process_namespace, &no_group) {
+            return Err(ContainersError::SharedProcesses(why.clone()).into());
+        }
+        let network = &pod.plan.network.provider;
+        let wanted = match network {
+            Provider::Magikvm => None,
+            Provider::Host => Some("spec.hostNetwork"),
+            Provider::Cni(_) => Some(ANNOTATION_CNI_PATH),
+        };
+        if let Some(field) = wanted {
+            return Err(ContainersError::OnlyRoot { field }.into());
+        }
+        self.users.check(pod.plan, &numeric_users(pod))?;
+        Ok(limits::check(pod.plan, no_group.as_deref())?)
+    }
+
+    /// Where the images are for the pod's users: only root can mount the EROFS files.
+    fn places(
+        &self,
+        pod: &PodToPrepare<'_>,
+        files: &[files::ImageFile<'_>],
+        users: &PodUsers,
+    ) -> Result<(Vec<ImagePlace>, Vec<RootfsDirectory>), RuntimeError> {
+        if let PodUsers::Range(_) = users {
+            return Ok((
+                files.iter().map(|file| ImagePlace::File(file.path.to_owned())).collect(),
+                Vec::new(),
+            ));
+        }
+        let store = ImageStore::open(&self.images).map_err(ContainersError::Unpack)?;
+        let of = |file: &files::ImageFile<'_>| {
+            let image = pod.images.iter().find(|image| image.rootfs.path == file.path);
+            image.map(|image| users.directory(&store, image)).transpose()
+        };
+        let directories: Vec<RootfsDirectory> =
+            files.iter().filter_map(|file| of(file).transpose()).collect::<Result<_, _>>()?;
+        let places = directories.iter().map(|one| ImagePlace::Directory(one.path.clone())).collect();
+        Ok((places, directories))
     }
 
     /// Makes the places for what containers write: a file system for each limit, and a directory for everything else.
@@ -203,7 +255,7 @@ impl Containers {
         &self,
         pod: &PodToPrepare<'_>,
         rooms: &[Room],
-        ids: PodIds,
+        users: &PodUsers,
         undo: &mut Undo,
     ) -> Result<Vec<ScratchMount>, RuntimeError> {
         if rooms.is_empty() {
@@ -213,14 +265,18 @@ impl Containers {
         atomic::create_dir_all(pod.scratch, 0o700)?;
         let make = |(room, partition): (&Room, u32)| {
             let path = pod.scratch.join(partition.to_string());
-            let place = match room {
-                Room::Shared => {
+            let place = match (room, users.root()) {
+                // Without root a limit is only accepted by a pod for which nothing has to enforce it.
+                (Room::Shared, _) | (Room::Limited(_), None) => {
                     fs::create_dir(&path)
-                        .and_then(|()| chown(&path, Some(ids.root()), Some(ids.root())))
+                        .and_then(|()| match users.root() {
+                            Some(root) => chown(&path, Some(root), Some(root)),
+                            None => Ok(()),
+                        })
                         .map_err(FileError::at("make", &path))?;
                     ScratchPlace::Directory(path)
                 }
-                Room::Limited(_) => {
+                (Room::Limited(_), Some(_)) => {
                     scratch::make_one(&path, *room, &self.templates)?;
                     ScratchPlace::Disk(path)
                 }
@@ -231,9 +287,23 @@ impl Containers {
     }
 }
 
+/// The containers whose user is a number, in the manifest or the image.
+fn numeric_users(pod: &PodToPrepare<'_>) -> Vec<(String, u32)> {
+    let of = |(container, image): (&ContainerSpec, &Image)| {
+        let named = image.config.user.split(':').next().unwrap_or_default().parse().ok();
+        Some((container.name.to_string(), container.security.run_as_user.or(named)?))
+    };
+    pod.plan.containers.iter().zip(pod.images).filter_map(of).collect()
+}
+
+/// The annotation that names a network of CNI, with its place.
+const ANNOTATION_CNI_PATH: &str = "metadata.annotations.magikvm.dev/cni";
+
 fn space(network: &Settled) -> NetworkSpace {
-    match (&network.chain, &network.plan) {
-        (Some(_), Some(plan)) => NetworkSpace::Tap { mac: plan.mac },
+    match (network.mode, &network.chain, &network.plan) {
+        (Mode::Host, ..) => NetworkSpace::Host,
+        (Mode::Cni, ..) => NetworkSpace::Given,
+        (_, Some(_), Some(plan)) => NetworkSpace::Tap { mac: plan.mac },
         _ => NetworkSpace::Isolated,
     }
 }
@@ -254,22 +324,19 @@ impl PodRuntime for Containers {
     }
 
     fn probe(&self) -> Result<(), Unavailable> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err(Unavailable {
-                reason: "only root can run pods in namespaces with this version".to_owned(),
-                remedy: "Run it with `sudo`, or run the pod in a VM.".to_owned(),
-            });
-        }
         program::find().map(drop)?;
-        cgroup::probe()
+        if self.is_root() { cgroup::probe() } else { users::probe() }
     }
 
     fn record(&self, _plan: &PodPlan) -> SandboxRecord {
-        SandboxRecord::Containers(ContainersRecord { users: UsersRecord::Own })
+        let users = if self.is_root() { UsersRecord::Own } else { UsersRecord::Caller };
+        SandboxRecord::Containers(ContainersRecord { users })
     }
 
     fn check_plan(&self, pod: &PodToPrepare<'_>) -> Result<(), RuntimeError> {
         files::check_artifacts(pod)?;
+        self.check_user(pod)?;
+        connect::check(pod.plan, &self.cni)?;
         check::check(pod, &self.profiles, &network::settle(pod.plan, WAYS)?)
     }
 
@@ -279,22 +346,20 @@ impl PodRuntime for Containers {
         undo.plan(Scope::Run, Step::RemoveDir { path: dir.clone() })?;
         atomic::create_dir_all(&dir, 0o700)?;
         files::check_artifacts(pod)?;
-        let ids = PodIds::reserve(&self.ids, undo)?;
+        let unlimited = self.check_user(pod)?;
+        let users = PodUsers::reserve(&self.users, &self.ids, undo)?;
         let (partitions, images) = files::partitions(pod);
         let of_volumes = partitions.get(pod.plan.containers.len()..).unwrap_or_default();
         let volumes = volumes::plan(pod, true, of_volumes)?;
         check_volumes(&volumes)?;
-        let network = network::settle(pod.plan, WAYS)?;
-        let PodFiles { files, mut warnings } =
-            files::pod_files(pod, &self.profiles, (&partitions, &volumes), &network)?;
-        warnings.extend(network.warning.clone());
-        warnings.extend(volumes.warnings.iter().cloned());
+        let mut network = network::settle(pod.plan, WAYS)?;
         let (root, written) = (dir.join("root"), dir.join("files"));
         atomic::create_dir_all(&root, 0o700)?;
-        Self::write_files(&written, files, ids)?;
-        let scratch = self.make_scratch(pod, &volumes.rooms, ids, undo)?;
-        let place = cgroup::place(pod.dir);
-        undo.plan(Scope::Run, Step::RemoveCgroup { dirs: place.dirs.clone() })?;
+        let scratch = self.make_scratch(pod, &volumes.rooms, &users, undo)?;
+        let place = cgroup::place(pod.dir).ok();
+        if let Some(place) = &place {
+            undo.plan(Scope::Run, Step::RemoveCgroup { dirs: place.dirs.clone() })?;
+        }
         let network_cgroup = cgroup::place_of_network(pod.dir);
         if let (Ok(group), NetworkSpace::Tap { .. }) = (&network_cgroup, space(&network)) {
             undo.plan(Scope::Run, Step::RemoveCgroup { dirs: group.dirs.clone() })?;
@@ -307,71 +372,65 @@ impl PodRuntime for Containers {
             descriptor: FIRST_SOURCE_FD + i32::try_from(entry).unwrap_or(i32::MAX - FIRST_SOURCE_FD),
             access: *access,
         });
-        let image = |(image, partition): (&files::ImageFile<'_>, u32)| ImageMount {
-            partition,
-            file: image.path.to_owned(),
-        };
+        let (places, directories) = self.places(pod, &images, &users)?;
+        let image = |(place, partition): (ImagePlace, u32)| ImageMount { partition, place };
         let settings = SandboxSettings {
             generation: magikvm_proto::GENERATION,
             root,
-            files: written,
-            users: Users::Own { root: ids.root() },
-            images: images.iter().zip(magikvm_proto::path::FIRST_IMAGE_PARTITION..).map(image).collect(),
+            files: written.clone(),
+            users: users.told(),
+            images: places.into_iter().zip(magikvm_proto::path::FIRST_IMAGE_PARTITION..).map(image).collect(),
             shared: shared.collect(),
             scratch,
             network: space(&network),
-            cgroup: place.name,
+            cgroup: place.as_ref().map(|place| place.name.clone()),
+            groups: Vec::new(),
         };
+        let to_launch = ToLaunch { program, dir, settings, sources };
+        let mut sandbox = match &pod.plan.network.provider {
+            Provider::Magikvm | Provider::Host => Launch::Later(Box::new(to_launch)),
+            Provider::Cni(name) => {
+                let joins = connect::prepare(pod, name, &self.cni)?;
+                let launched = to_launch.launch(undo)?;
+                launched.talk.until_network(&users, &volumes.shared_names)?;
+                network = joins.connect(launched.sandbox.reference.pid, undo)?;
+                Launch::Waits(Box::new(launched))
+            }
+        };
+        let PodFiles { files, mut warnings } =
+            files::pod_files(pod, &self.profiles, (&partitions, &volumes), &network)?;
+        warnings.extend(network.warning.clone());
+        warnings.extend(volumes.warnings.iter().cloned());
+        warnings.extend(unlimited);
+        let groups = write::pod_files(&written, files, users.root())?;
+        if let Launch::Later(to_launch) = &mut sandbox {
+            to_launch.settings.groups = groups;
+        }
         Ok(Prepared::Containers(Box::new(PreparedContainers {
             warnings,
-            program,
             id: pod.uid.to_owned(),
-            dir,
-            settings,
-            ids,
-            sources,
+            users,
+            directories,
+            sandbox,
             network,
             shared_names: volumes.shared_names,
             claims: volumes.claims,
-            cgroup: place.dirs,
+            cgroup: place.map(|place| place.dirs).unwrap_or_default(),
             network_cgroup,
         })))
     }
 
     fn start(&self, prepared: Prepared, undo: &mut Undo) -> Result<Box<dyn Sandbox>, RuntimeError> {
         let Prepared::Containers(prepared) = prepared else { return Err(RuntimeError::OtherClass) };
-        let (talk, theirs) = Talk::pair().map_err(ContainersError::io("make a socket"))?;
-        let socket = prepared.dir.join(AGENT_SOCK);
-        let bind = |path: &Path| os::bind_unix(path).map(OwnedFd::from);
-        let agent = bind(&socket).map_err(ContainersError::io("make the agent's socket"))?;
-        let forward = os::bind_unix(&prepared.dir.join(FORWARD_SOCK)).and_then(|listener| {
-            listener.set_nonblocking(true)?;
-            Ok(OwnedFd::from(listener))
-        });
-        let forward = forward.map_err(ContainersError::io("make the socket for forwarded connections"))?;
-        let mut command = Command::new(&prepared.program);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).env_clear();
-        let fixed = [(&agent, AGENT_FD), (&forward, FORWARD_FD), (&theirs, TALK_FD)];
-        let inherits: Vec<(&OwnedFd, i32)> =
-            fixed.into_iter().chain(prepared.sources.iter().zip(FIRST_SOURCE_FD..)).collect();
-        let mut sandbox = process::spawn_with(Role::Sandbox, "sandbox", &mut command, &inherits)
-            .map_err(ContainersError::from)?;
-        undo.plan(Scope::Run, sandbox.reference.undo_step())?;
-        drop((agent, forward, theirs));
-        let settings = serde_json::to_vec(&prepared.settings)
-            .map_err(|source| RuntimeError::Json { what: "the sandbox's settings".to_owned(), source })?;
-        process::tell(&mut sandbox, &settings).map_err(ContainersError::io("start the sandbox"))?;
-        let tail = ConsoleTail::default();
-        let (console, diagnostics) = sandbox.take_output().map_err(ContainersError::from)?;
-        let log = prepared.dir.with_file_name("log").join("console");
-        let (one, two) = (tail.clone(), tail.clone());
-        thread::start("console", move || {
-            if let Err(error) = console::record(console, &log, &one) {
-                one.push(format!("magikvm: {error}: {}\n", error.source).as_bytes());
+        let launched = match prepared.sandbox {
+            Launch::Later(to_launch) => to_launch.launch(undo)?,
+            Launch::Waits(launched) => {
+                launched.talk.connected()?;
+                *launched
             }
-        })?;
-        thread::start("diagnostics", move || two.keep_too(diagnostics))?;
-        let Made { pid, tap } = talk.until_made(prepared.ids, &prepared.shared_names)?;
+        };
+        let Launched { sandbox, talk, socket, tail } = launched;
+        let Made { pid, tap } = talk.until_made(&prepared.users, &prepared.shared_names)?;
         let supervisor = ProcessRef::of_child(Role::Supervisor, "supervisor", pid);
         undo.plan(Scope::Run, supervisor.undo_step())?;
         let group = cgroup::of_network(&prepared.network_cgroup);
@@ -395,6 +454,7 @@ impl PodRuntime for Containers {
             tail,
             network: net.seen,
             _claims: prepared.claims,
+            _directories: prepared.directories,
         })))
     }
 }

@@ -1,8 +1,8 @@
 //! The host's side of the conversation with a sandbox while it is made.
 
 use super::ContainersError;
-use super::ids::PodIds;
 use super::trial::Tried;
+use super::users::PodUsers;
 use magikvm_proto::sandbox::{Feature, FromSandbox, MAX_SANDBOX_MESSAGE, ToSandbox};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -26,6 +26,11 @@ pub(super) struct Made {
     pub(super) tap: Option<OwnedFd>,
 }
 
+enum Said {
+    Network,
+    Made(Made),
+}
+
 #[derive(Debug)]
 pub(super) struct Talk(OwnedFd);
 
@@ -37,8 +42,36 @@ impl Talk {
         Ok((Self(ours), theirs))
     }
 
+    /// Answers until the sandbox has a network namespace that others have to connect.
+    pub(super) fn until_network(&self, users: &PodUsers, volumes: &[String]) -> Result<(), ContainersError> {
+        match self.listen(users, volumes)? {
+            Said::Network => Ok(()),
+            Said::Made(_) => Err(ContainersError::OutOfTurn),
+        }
+    }
+
+    /// The pod is connected, and its files are written.
+    pub(super) fn connected(&self) -> Result<(), ContainersError> {
+        self.answer(&ToSandbox::Connected)
+    }
+
     /// Answers until the sandbox is made. `volumes` are the names of the volumes that its shared files and directories belong to.
-    pub(super) fn until_made(&self, ids: PodIds, volumes: &[String]) -> Result<Made, ContainersError> {
+    pub(super) fn until_made(&self, users: &PodUsers, volumes: &[String]) -> Result<Made, ContainersError> {
+        match self.listen(users, volumes)? {
+            Said::Made(made) => Ok(made),
+            Said::Network => Err(ContainersError::OutOfTurn),
+        }
+    }
+
+    fn answer(&self, answer: &ToSandbox) -> Result<(), ContainersError> {
+        let answer = serde_json::to_vec(answer).map_err(ContainersError::Nonsense)?;
+        // A sandbox that has ended says so next.
+        send(self.0.as_raw_fd(), &answer, MsgFlags::MSG_NOSIGNAL).ok();
+        Ok(())
+    }
+
+    /// Answers what needs no one else.
+    fn listen(&self, users: &PodUsers, volumes: &[String]) -> Result<Said, ContainersError> {
         let volume = |entry: u32| {
             let known = usize::try_from(entry).ok().and_then(|entry| volumes.get(entry));
             known.cloned().unwrap_or_default()
@@ -48,10 +81,11 @@ impl Talk {
         loop {
             let (message, descriptor) = self.receive(deadline)?;
             match message {
-                FromSandbox::Users { pid } => self.map(ids, pid)?,
+                FromSandbox::Users { pid } => self.map(users, pid)?,
                 FromSandbox::Tried { .. } => return Err(ContainersError::OutOfTurn),
+                FromSandbox::Network => return Ok(Said::Network),
                 FromSandbox::Tap => tap = descriptor,
-                FromSandbox::Made { pid } => return Ok(Made { pid, tap }),
+                FromSandbox::Made { pid } => return Ok(Said::Made(Made { pid, tap })),
                 FromSandbox::Unmappable { entry, path, file_system } => {
                     return Err(ContainersError::Unmappable { volume: volume(entry), path, file_system });
                 }
@@ -63,17 +97,20 @@ impl Talk {
     }
 
     /// Answers until a trial has told the outcome of each feature.
-    pub(super) fn until_tried(&self, ids: PodIds) -> Result<Vec<Tried>, ContainersError> {
+    pub(super) fn until_tried(&self, users: &PodUsers) -> Result<Vec<Tried>, ContainersError> {
         let deadline = Instant::now() + TRIAL_LIMIT;
         let mut tried = Vec::with_capacity(Feature::ALL.len());
         while tried.len() < Feature::ALL.len() {
             match self.receive(deadline)?.0 {
-                FromSandbox::Users { pid } => self.map(ids, pid)?,
+                FromSandbox::Users { pid } => self.map(users, pid)?,
                 FromSandbox::Tried { feature, error } => tried.push(Tried { feature, error }),
                 FromSandbox::Failed { step, errno: _, detail } => {
                     return Err(ContainersError::Step { step, detail });
                 }
-                FromSandbox::Tap | FromSandbox::Made { .. } | FromSandbox::Unmappable { .. } => {
+                FromSandbox::Network
+                | FromSandbox::Tap
+                | FromSandbox::Made { .. }
+                | FromSandbox::Unmappable { .. } => {
                     return Err(ContainersError::OutOfTurn);
                 }
             }
@@ -82,12 +119,9 @@ impl Talk {
     }
 
     /// Maps the ids of a process of the sandbox.
-    fn map(&self, ids: PodIds, pid: i32) -> Result<(), ContainersError> {
-        ids.map(pid).map_err(ContainersError::Ids)?;
-        let answer = serde_json::to_vec(&ToSandbox::Mapped).map_err(ContainersError::Nonsense)?;
-        // A sandbox that has ended says so next.
-        send(self.0.as_raw_fd(), &answer, MsgFlags::MSG_NOSIGNAL).ok();
-        Ok(())
+    fn map(&self, users: &PodUsers, pid: i32) -> Result<(), ContainersError> {
+        users.map(pid).map_err(ContainersError::Ids)?;
+        self.answer(&ToSandbox::Mapped)
     }
 
     #[allow(unsafe_code, reason = "a received descriptor has no owner yet")]

@@ -3,6 +3,7 @@
 
 use super::ids::PodIds;
 use super::talk::Talk;
+use super::users::PodUsers;
 use super::{ContainersError, program};
 use crate::image::erofs;
 use crate::process;
@@ -46,7 +47,7 @@ pub fn run(images: &Path) -> Result<Vec<Tried>, ContainersError> {
         TrialSettings { generation: magikvm_proto::GENERATION, dir: root, image, root: ids.root() };
     let settings = serde_json::to_vec(&settings).map_err(ContainersError::Nonsense)?;
     process::tell(&mut sandbox, &settings).map_err(ContainersError::io("start a trial"))?;
-    let tried = talk.until_tried(ids);
+    let tried = talk.until_tried(&PodUsers::Range(ids));
     sandbox.wait_or_kill(if tried.is_ok() { END_WAIT } else { Duration::ZERO });
     tried
 }

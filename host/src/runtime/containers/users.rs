@@ -1,0 +1,178 @@
+//! Who a pod's users are on the host. Root gives each pod a range of ids of its own. A pod of an ordinary user has that user as its root, and as its
+//! other users the subordinate ids that the host grants to him, or none.
+
+use super::super::RuntimeError;
+use super::ContainersError;
+use super::errand::{Errand, run};
+use super::ids::PodIds;
+use crate::image::{Cancel, Image, ImageError, ImageStore, Owners, RootfsDirectory, UnpackedSummary};
+use crate::jail::{self, SubordinateIds};
+use crate::manifest::PodPlan;
+use crate::store::undo::Undo;
+use crate::vmm::{Unavailable, find_program};
+use magikvm_proto::sandbox::Users;
+use nix::unistd::{User, geteuid};
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+/// Where the ids of a pod come from.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    /// Root, who can map any id.
+    Root,
+    /// The ids that the host grants to an ordinary user.
+    Subordinate(SubordinateIds),
+    /// The only id of an ordinary user, because of this.
+    Single(String),
+}
+
+impl Source {
+    pub(super) fn find() -> Self {
+        if geteuid().is_root() {
+            return Self::Root;
+        }
+        if let Some(missing) = SubordinateIds::PROGRAMS.into_iter().find(|name| find_program(name).is_none())
+        {
+            return Self::Single(format!("{missing} is not installed"));
+        }
+        match SubordinateIds::granted() {
+            Ok(granted) => Self::Subordinate(granted),
+            Err(why) => Self::Single(why),
+        }
+    }
+
+    /// What gives an ordinary user more ids.
+    pub(super) fn remedy() -> String {
+        let user =
+            User::from_uid(geteuid()).ok().flatten().map_or_else(|| "USER".to_owned(), |user| user.name);
+        format!(
+            "As root, install newuidmap with `apt-get install uidmap`, and grant ids with `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}`."
+        )
+    }
+
+    /// Checks that the users and groups that the plan names exist in the pod.
+    pub(super) fn check(&self, plan: &PodPlan, users: &[(String, u32)]) -> Result<(), ContainersError> {
+        let (most_users, most_groups, why) = match self {
+            Self::Root => return Ok(()),
+            Self::Subordinate(granted) => {
+                let (users, groups) = granted.counts();
+                (users, groups, None)
+            }
+            Self::Single(why) => (1, 1, Some(why.as_str())),
+        };
+        let missing = |what: String, id: u32| ContainersError::NoSuchId {
+            what,
+            id,
+            why: why.unwrap_or("the host grants fewer ids").to_owned(),
+        };
+        for (container, user) in users {
+            if *user >= most_users {
+                return Err(missing(format!("container {container}: user"), *user));
+            }
+        }
+        let groups = plan.further_groups.iter().chain(&plan.volume_group);
+        match groups.copied().find(|group| *group >= most_groups) {
+            Some(group) => Err(missing("spec.securityContext: group".to_owned(), group)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Checks that the kernel lets an ordinary user make namespaces.
+pub(super) fn probe() -> Result<(), Unavailable> {
+    const SETTINGS: [(&str, &str, &str); 3] = [
+        ("/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces=15000"),
+        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"),
+        (
+            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            "kernel.apparmor_restrict_unprivileged_userns=0",
+        ),
+    ];
+    for (file, forbids, sets) in SETTINGS {
+        if std::fs::read_to_string(file).is_ok_and(|value| value.trim() == forbids) {
+            return Err(Unavailable {
+                reason: format!(
+                    "the host forbids ordinary users to make user namespaces ({file} is {forbids})"
+                ),
+                remedy: format!(
+                    "As root, run `sysctl -w {sets}`, run the pod with `sudo`, or run it in a VM."
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The users of one pod.
+#[derive(Debug, Clone)]
+pub(super) enum PodUsers {
+    Range(PodIds),
+    Subordinate(SubordinateIds),
+    Single,
+}
+
+impl PodUsers {
+    /// `ids` is the directory in which root takes ranges.
+    pub(super) fn reserve(source: &Source, ids: &Path, undo: &mut Undo) -> Result<Self, RuntimeError> {
+        Ok(match source {
+            Source::Root => Self::Range(PodIds::reserve(ids, undo)?),
+            Source::Subordinate(granted) => Self::Subordinate(*granted),
+            Source::Single(_) => Self::Single,
+        })
+    }
+
+    pub(super) fn told(&self) -> Users {
+        match self {
+            Self::Range(ids) => Users::Own { root: ids.root() },
+            Self::Subordinate(_) | Self::Single => Users::Caller,
+        }
+    }
+
+    /// The host's id of the pod's root, where this process can give files to it.
+    pub(super) fn root(&self) -> Option<u32> {
+        match self {
+            Self::Range(ids) => Some(ids.root()),
+            Self::Subordinate(_) | Self::Single => None,
+        }
+    }
+
+    /// Maps the ids of a process that has just made a user namespace.
+    pub(super) fn map(&self, pid: i32) -> Result<(), String> {
+        match self {
+            Self::Range(ids) => ids.map(pid),
+            Self::Subordinate(granted) => granted.map(pid),
+            Self::Single => jail::map_caller(pid),
+        }
+    }
+
+    /// The directory form of an image, with the owners that these users are to see. Only root can mount its EROFS file.
+    pub(super) fn directory(
+        &self,
+        store: &ImageStore,
+        image: &Image,
+    ) -> Result<RootfsDirectory, RuntimeError> {
+        let (cancel, quiet) = (Cancel::new(), |_| ());
+        let made = match self {
+            Self::Range(_) | Self::Single => store.directory(image, Owners::Mine, &cancel, &quiet),
+            Self::Subordinate(granted) => {
+                let unpack = |content: &Path| {
+                    let errand =
+                        Errand::Unpack { image: image.rootfs.path.clone(), into: content.to_owned() };
+                    run(&errand, granted)
+                        .map(|()| UnpackedSummary::default())
+                        .map_err(|source| ImageError::Helper { path: content.to_owned(), source })
+                };
+                store.directory_made_by(image, &granted.name(), (&cancel, &quiet), &unpack)
+            }
+        };
+        Ok(made.map_err(ContainersError::Unpack)?)
+    }
+}
+
+/// Unpacks an image as root of a user namespace.
+pub(super) fn unpack(image: &Path, into: &Path) -> io::Result<()> {
+    let file = File::open(image)?;
+    crate::image::unpack(&file, into, Owners::AsInImage, &Cancel::new()).map(drop).map_err(io::Error::other)
+}
