@@ -27,21 +27,21 @@ pub(super) fn of_machine(host: &Host, images: &Path) -> Vec<Check> {
         (User::Root, Ok(_)) => Some(trial::run(images).map_err(|error| chain(&error))),
         _ => None,
     };
-    checks(host, program, tried)
+    checks(host, program, tried.as_ref())
 }
 
 /// The checks. `tried` is the outcome of a trial, unless there was none.
 fn checks(
     host: &Host,
     program: Result<PathBuf, Unavailable>,
-    tried: Option<Result<Vec<Tried>, String>>,
+    tried: Option<&Result<Vec<Tried>, String>>,
 ) -> Vec<Check> {
     if let User::Ordinary { .. } = host.user {
         return vec![user(host), of_program(program), namespaces_of_user(host)];
     }
     let mut all = vec![user(host), of_program(program), cgroups(host)];
     all.extend(Feature::ALL.map(|feature| {
-        let outcome = match &tried {
+        let outcome = match tried {
             None => Outcome::Untried,
             Some(Err(why)) => Outcome::Failed(why),
             Some(Ok(tried)) => match tried.iter().find(|one| one.feature == feature) {
@@ -216,7 +216,7 @@ mod tests {
         let host = Fake::new(&[USERS]).host;
         for feature in Feature::ALL {
             let outcome = |one| (one == feature).then(|| "Function not implemented".to_owned());
-            let checks = checks(&host, program(), tried(outcome));
+            let checks = checks(&host, program(), tried(outcome).as_ref());
             let expected = match feature {
                 Feature::LoopDevices | Feature::Interface => State::Warn,
                 _ => State::Fail,
@@ -225,7 +225,7 @@ mod tests {
             let bad = checks.iter().filter(|check| check.name != CGROUPS && !check.is_ok()).count();
             assert_eq!(bad, 1, "{checks:?}");
         }
-        let failed = checks(&host, program(), Some(Err("the sandbox did not answer in time".to_owned())));
+        let failed = checks(&host, program(), Some(&Err("the sandbox did not answer in time".to_owned())));
         assert_eq!(state(&failed, "pod-containers: images"), State::Fail);
     }
 
