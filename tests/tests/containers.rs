@@ -546,7 +546,7 @@ fn the_namespaces_of_a_pod_can_be_entered_by_their_paths() {
     assert_eq!(enter("uts", "uts", &["hostname"]), "spaces\n");
     let described = host.cmd(["describe", "pod", "spaces"]).ok().stdout;
     assert!(!described.contains("/ns/net"), "{described}");
-    host.cmd(["stop", "spaces"]).ok();
+    host.cmd(["stop", "--grace", "1", "spaces"]).ok();
     assert_eq!(annotation(&host.inspect("spaces").unwrap()), None, "they are gone");
     host.cmd(["rm", "spaces"]).ok();
     host.assert_as_before(&before);

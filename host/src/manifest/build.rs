@@ -108,7 +108,7 @@ pub(super) fn build(
     let containers: Option<Vec<ContainerSpec>> = containers.into_iter().collect();
     let nested = build.nested(&metadata.annotations);
     let service_directory = build.service_directory();
-    let network = super::network::network(written, runtime_class, build.report);
+    let network = super::network::network(written, build.class, build.report);
     let id = id?;
     let label = build.label(spec, &id.name)?;
     let full_name = network

@@ -33,8 +33,7 @@ const EXTENDED: &str =
     "an extended resource is a device of a node, and no device of the host is given to a pod";
 const CLUSTER_API: &str = "there is no API server behind a pod here";
 pub(super) const WINDOWS: &str = "only Linux containers run here";
-pub(super) const NOT_SHARED: &str =
-    "a pod shares no namespace with its host: it is in a VM or in namespaces of its own";
+pub(super) const NOT_SHARED: &str = "a pod has no processes and no IPC objects in common with its host";
 const SET_BY_SERVER: &str = "what an API server keeps with the object does not say what to run";
 
 /// Every field of a v1 Pod, in the order of the documentation.

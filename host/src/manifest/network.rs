@@ -1,8 +1,7 @@
 //! The manifest's settings of the pod's network.
 
 use super::fields::{
-    ANNOTATION_CNI, ANNOTATION_EGRESS_ALLOW, ANNOTATION_EGRESS_REACH, ANNOTATION_NETWORK, NOT_SHARED,
-    did_you_mean,
+    ANNOTATION_CNI, ANNOTATION_EGRESS_ALLOW, ANNOTATION_EGRESS_REACH, ANNOTATION_NETWORK, did_you_mean,
 };
 use super::k8s::{self, Written};
 use super::names;
@@ -15,6 +14,8 @@ use crate::net::{Egress, Mode, Provider, Reach};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
+/// Why a pod of a class with VMs cannot have the network of the host.
+const OTHER_HOST: &str = "a pod in a VM has no host but that VM";
 /// There is no cluster: the first three mean the host's name servers.
 const DNS_POLICIES: [&str; 4] = ["Default", "ClusterFirst", "ClusterFirstWithHostNet", "None"];
 /// Limits of Kubernetes for `dnsConfig`.
@@ -153,7 +154,7 @@ impl<'a> Reader<'a> {
                 "leave it out, or write runtimeClassName: {} and run with `--allow-host-network`",
                 RuntimeClass::PodContainers
             );
-            self.problem("spec.hostNetwork", format!("\"true\" is not supported: {NOT_SHARED}"), hint);
+            self.problem("spec.hostNetwork", format!("\"true\" is not supported: {OTHER_HOST}"), hint);
         }
         self.refuse_ours("hostNetwork: true");
         Provider::Host

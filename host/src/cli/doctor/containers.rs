@@ -27,21 +27,21 @@ pub(super) fn of_machine(host: &Host, images: &Path) -> Vec<Check> {
         (User::Root, Ok(_)) => Some(trial::run(images).map_err(|error| chain(&error))),
         _ => None,
     };
-    checks(host, program, tried)
+    checks(host, program, tried.as_ref())
 }
 
 /// The checks. `tried` is the outcome of a trial, unless there was none.
 fn checks(
     host: &Host,
     program: Result<PathBuf, Unavailable>,
-    tried: Option<Result<Vec<Tried>, String>>,
+    tried: Option<&Result<Vec<Tried>, String>>,
 ) -> Vec<Check> {
     if let User::Ordinary { .. } = host.user {
         return vec![user(host), of_program(program), namespaces_of_user(host)];
     }
     let mut all = vec![user(host), of_program(program), cgroups(host)];
     all.extend(Feature::ALL.map(|feature| {
-        let outcome = match &tried {
+        let outcome = match tried {
             None => Outcome::Untried,
             Some(Err(why)) => Outcome::Failed(why),
             Some(Ok(tried)) => match tried.iter().find(|one| one.feature == feature) {
@@ -213,10 +213,10 @@ mod tests {
 
     #[test]
     fn what_stops_every_pod_fails_and_the_rest_is_a_warning() {
-        let host = Fake::new(&[USERS]).host;
+        let fake = Fake::new(&[USERS]);
         for feature in Feature::ALL {
             let outcome = |one| (one == feature).then(|| "Function not implemented".to_owned());
-            let checks = checks(&host, program(), tried(outcome));
+            let checks = checks(&fake.host, program(), tried(outcome).as_ref());
             let expected = match feature {
                 Feature::LoopDevices | Feature::Interface => State::Warn,
                 _ => State::Fail,
@@ -225,7 +225,8 @@ mod tests {
             let bad = checks.iter().filter(|check| check.name != CGROUPS && !check.is_ok()).count();
             assert_eq!(bad, 1, "{checks:?}");
         }
-        let failed = checks(&host, program(), Some(Err("the sandbox did not answer in time".to_owned())));
+        let failed =
+            checks(&fake.host, program(), Some(&Err("the sandbox did not answer in time".to_owned())));
         assert_eq!(state(&failed, "pod-containers: images"), State::Fail);
     }
 
@@ -253,8 +254,8 @@ mod tests {
 
     #[test]
     fn forbidden_namespaces_have_the_remedy_of_their_setting() {
-        let host = Fake::new(&[("/proc/sys/user/max_user_namespaces", "0\n")]).host;
-        let check = of_feature(&host, Feature::Namespaces, Outcome::Failed("No space left on device"));
+        let fake = Fake::new(&[("/proc/sys/user/max_user_namespaces", "0\n")]);
+        let check = of_feature(&fake.host, Feature::Namespaces, Outcome::Failed("No space left on device"));
         assert_eq!(check.remedy.as_deref(), Some("run `sysctl -w user.max_user_namespaces=15000`"));
     }
 

@@ -79,8 +79,6 @@ pub enum ContainersError {
     /// It ended before it said anything.
     #[error("the sandbox has ended: {0}")]
     Ended(String),
-    #[error("the sandbox said something out of turn")]
-    OutOfTurn,
     #[error("the sandbox said something that is not a message")]
     Nonsense(#[source] serde_json::Error),
     #[error("the sandbox said something out of turn")]
