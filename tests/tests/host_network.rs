@@ -44,7 +44,11 @@ fn a_pod_shares_the_network_of_the_host_on_request() {
         .set("spec/dnsPolicy", "ClusterFirstWithHostNet");
     let refused = here.cmd(&host, ["run", "-d"]).arg(host.manifest(&shared)).fails(1);
     refused.complains("spec.hostNetwork: the pod would share").complains("`--allow-host-network`");
-    run(&here, &host, &shared).arg("--wait-ready").ok().complains("the pod shares the network of the host");
+    run(&here, &host, &shared)
+        .arg("--wait-ready")
+        .env("MAGIKVM_QUIET", "")
+        .ok()
+        .complains("the pod shares the network of the host");
     // Its port is the host's, with nobody in between.
     let asked = here
         .enter(Cmd::new("nsenter"))
