@@ -433,6 +433,7 @@ fn what_doctor_finds_can_be_read_by_programs() {
             "libkrunfw",
             "network",
             "passt",
+            "CNI networks",
             "user namespaces",
             "subordinate ids",
             "cgroups",

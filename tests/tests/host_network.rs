@@ -13,9 +13,10 @@ const ADDRESS: &str = "192.0.2.77";
 /// A host with one interface besides loopback.
 fn network() -> Namespace {
     let here = Namespace::new();
-    here.run("ip link add name outside type dummy");
+    here.run("ip link add name outside type veth peer name beside");
     here.run(&format!("ip address add {ADDRESS}/24 dev outside"));
     here.run("ip link set outside up");
+    here.run("ip link set beside up");
     here.set_resolv("nameserver 192.0.2.53\nsearch lan\n");
     here
 }
@@ -43,7 +44,11 @@ fn a_pod_shares_the_network_of_the_host_on_request() {
         .set("spec/dnsPolicy", "ClusterFirstWithHostNet");
     let refused = here.cmd(&host, ["run", "-d"]).arg(host.manifest(&shared)).fails(1);
     refused.complains("spec.hostNetwork: the pod would share").complains("`--allow-host-network`");
-    run(&here, &host, &shared).arg("--wait-ready").ok().complains("the pod shares the network of the host");
+    run(&here, &host, &shared)
+        .arg("--wait-ready")
+        .env("MAGIKVM_QUIET", "")
+        .ok()
+        .complains("the pod shares the network of the host");
     // Its port is the host's, with nobody in between.
     let asked = here
         .enter(Cmd::new("nsenter"))
@@ -88,7 +93,7 @@ fn a_hostile_pod_changes_nothing_of_the_network_of_the_host() {
     let tries = [
         "ip link set outside down",
         "ip address add 192.0.2.78/24 dev outside",
-        "ip link add name mine type dummy",
+        "ip link add name mine type bridge",
         "echo 1 > /proc/sys/net/ipv4/ip_forward",
         "echo 1 > /sys/class/net/outside/mtu",
         "echo x > /sys/kernel/uevent_helper",

@@ -145,20 +145,24 @@ impl<'a> Root<'a> {
     /// The kernel's view of devices, and the pod's control group in place of the first one of each hierarchy. The sandbox mounts processes itself.
     fn kernel(&self, hierarchies: &Hierarchies) -> Result<(), Failed> {
         let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        let view = |at_path: &Path, flags: MsFlags| {
-            mount(Some("sysfs"), &self.outside(at_path), Some("sysfs"), flags, None::<&str>)
-                .map_err(at("mount the view of the pod's devices"))
+        let none = None::<&str>;
+        let failed = at("mount the view of the pod's devices");
+        let view = |place: &Path| {
+            mount(Some("sysfs"), &self.outside(place), Some("sysfs"), safe, none).map_err(&failed)
         };
         match self.settings.network {
             // Its containers cannot mount their own: the network namespace is not theirs. Nothing is mounted beneath the one that they get.
             NetworkSpace::Host => {
-                let (sys, for_containers) = (Path::new("/sys"), self.site.kernel_view());
-                self.dir(&for_containers)?;
-                view(&for_containers, safe | MsFlags::MS_RDONLY)?;
-                view(sys, safe | MsFlags::MS_RDONLY)?;
+                for place in [Path::new("/sys"), self.site.kernel_view().as_path()] {
+                    self.dir(place)?;
+                    view(place)?;
+                    // The mount and not the file system, which is that of the host.
+                    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | safe;
+                    mount(none, &self.outside(place), none, flags, none).map_err(&failed)?;
+                }
             }
             NetworkSpace::Isolated | NetworkSpace::Tap { .. } | NetworkSpace::Given => {
-                view(Path::new("/sys"), safe)?
+                view(Path::new("/sys"))?;
             }
         }
         if let Hierarchies::Legacy(_) = hierarchies {

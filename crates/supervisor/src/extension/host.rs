@@ -197,8 +197,9 @@ impl Post {
         let watched = Arc::clone(&post);
         thread("deadlines", move || watched.watch())?;
         let called = Arc::clone(&post);
-        thread_with_stack(name, STACK, move || called.live(extension, deadlines))
-            .inspect_err(|_| drop(post.leave(Phase::Over)))?;
+        thread_with_stack(name, STACK, move || called.live(extension, deadlines)).inspect_err(|_| {
+            post.leave(Phase::Over);
+        })?;
         Ok(post)
     }
 
@@ -206,7 +207,9 @@ impl Post {
     fn live(self: Arc<Self>, extension: Box<dyn Extension>, deadlines: Deadlines) {
         // With the end of the extension's value, whose destructor may panic.
         match contain::caught(|| self.make_calls(extension, deadlines)) {
-            Ok(Done::Stopped) => drop(self.leave(Phase::Over)),
+            Ok(Done::Stopped) => {
+                self.leave(Phase::Over);
+            }
             Ok(Done::GivenUp) => {}
             Ok(Done::Failed(what)) => self.fail(what),
             Err(panic) => self.fail(panicked(&panic)),

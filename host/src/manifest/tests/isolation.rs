@@ -11,6 +11,7 @@ const VALUES: &[(&str, &str)] = &[
     (fields::ANNOTATION_NETWORK, "none"),
     (fields::ANNOTATION_EGRESS_ALLOW, "a.example"),
     (fields::ANNOTATION_EGRESS_REACH, "loopback,host,link-local,metadata"),
+    (fields::ANNOTATION_CNI, "web"),
     (fields::ANNOTATION_NESTED, "true"),
     (fields::ANNOTATION_ROOT, "memory"),
     (fields::ANNOTATION_LOG_MAX_SIZE, "1Mi"),
@@ -64,6 +65,8 @@ fn every_name_that_the_programs_know_is_in_the_table() {
 
 #[test]
 fn an_annotation_of_the_pod_has_its_effect_and_a_label_of_an_image_has_none() {
+    // Networks of CNI are for one class only.
+    let in_namespaces = SMALL.replace("spec:\n", "spec:\n  runtimeClassName: pod-containers\n");
     let plain = plan(SMALL);
     // The process is all that an image decides of a container's configuration.
     let process =
@@ -71,8 +74,10 @@ fn an_annotation_of_the_pod_has_its_effect_and_a_label_of_an_image_has_none() {
     let without = serde_json::json!({ "Cmd": ["/a"], "Env": ["A=b"] });
     let expected = process(&serde_json::from_value(without.clone()).unwrap());
     for (name, value) in VALUES {
+        let text = if *name == fields::ANNOTATION_CNI { in_namespaces.as_str() } else { SMALL };
+        let plain = plan(text);
         let annotated =
-            SMALL.replace("  name: web", &format!("  name: web\n  annotations: {{{name}: '{value}'}}"));
+            text.replace("  name: web", &format!("  name: web\n  annotations: {{{name}: '{value}'}}"));
         let mut with = plan(&annotated);
         with.annotations.clear();
         with.manifest = plain.manifest.clone();
