@@ -228,7 +228,7 @@ fn without_vm(request: &RunRequest, layout: &Layout) -> Option<String> {
     if !request.plan.runtime_class.has_vm() {
         return None;
     }
-    runtime::of(class, &request.vm, layout).ok()?.probe().ok()?;
+    runtime::of(class, &request.vm, &request.cni, layout).ok()?.probe().ok()?;
     Some(format!(
         " Without a VM the pod can run here with `--class {class}`, which isolates it less: it shares the kernel of this host."
     ))
