@@ -124,6 +124,7 @@ pub(super) fn build(
     let limits_kept = build.limits_kept(&metadata.annotations);
     build.check_pod_disk_limit(&resources, &containers, &volumes);
     let pull_secrets = build.pull_secrets();
+    let class = build.class;
     let published = super::ports::published(written, report);
     Some(PodPlan {
         id,
@@ -133,7 +134,7 @@ pub(super) fn build(
         hostname,
         label,
         full_name,
-        runtime_class: build.class,
+        runtime_class: class,
         restart_policy,
         users: match spec.host_users {
             Some(true) => PodUsers::Host,

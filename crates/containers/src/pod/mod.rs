@@ -139,6 +139,6 @@ fn make_service_directories(site: &Site, plan: &GuestPlan) -> Result<(), Furnish
     make_dir(&all)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount_at("directory", &all, Some("tmpfs"), flags, Some("mode=0755,size=64k,nr_inodes=128"))?;
-    let members = plan.containers.iter().filter(|one| one.directory == DirectoryAccess::Socket);
-    members.map(|member| make_dir(&site.service_directory(&member.name))).collect()
+    let mut members = plan.containers.iter().filter(|one| one.directory == DirectoryAccess::Socket);
+    members.try_for_each(|member| make_dir(&site.service_directory(&member.name)))
 }

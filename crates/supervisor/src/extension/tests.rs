@@ -76,6 +76,7 @@ fn plan() -> GuestPlan {
         containers: Vec::new(),
         volumes: Vec::new(),
         network: None,
+        given_address: None,
         sysctls: Vec::new(),
         limits: magikvm_proto::security::PodLimits::default(),
     }

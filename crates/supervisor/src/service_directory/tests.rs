@@ -63,6 +63,7 @@ fn plan() -> GuestPlan {
         ],
         volumes: Vec::new(),
         network: None,
+        given_address: None,
         sysctls: Vec::new(),
         limits: PodLimits::default(),
     }

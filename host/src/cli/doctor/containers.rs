@@ -1,7 +1,7 @@
 //! Checks of what pods of the class pod-containers need: the user, the program, control groups, and what a trial of the sandbox's program finds. None of
 //! it is needed by pods in VMs.
 
-use super::check::{Check, State};
+use super::check::Check;
 use super::host::{Host, User};
 use super::system::{Cgroups, controllers, user_namespaces_for};
 use crate::runtime::containers::program;
@@ -194,6 +194,7 @@ fn remedy(feature: Feature) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::check::State;
     use super::super::host::tests::Fake;
     use super::*;
 
