@@ -135,7 +135,12 @@ impl Layout {
 
     /// The directories beneath which the removal of a pod removes something.
     pub fn removable(&self) -> Vec<PathBuf> {
-        vec![self.pods(), self.data.join("scratch"), self.all_logs(), self.ids()]
+        let mut all = vec![self.pods(), self.data.join("scratch"), self.all_logs()];
+        // Only root gives pods ranges of ids, in a directory that nobody else can look into.
+        if nix::unistd::geteuid().is_root() {
+            all.push(self.ids());
+        }
+        all
     }
 
     /// The ranges of ids that pods with users of their own have: a directory for each. They are those of the whole host, whatever the state
