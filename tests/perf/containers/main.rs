@@ -117,7 +117,7 @@ impl Contest {
         let ours = || {
             let took = timed(|| all(pods.iter().map(start)))?;
             self.are_running(&chosen)?;
-            self.bench.run(&[&["rm", "-f"], &chosen[..]].concat())?;
+            self.bench.run(&[&["rm", "-f"][..], &chosen[..]].concat())?;
             Ok(took)
         };
         let theirs = || {

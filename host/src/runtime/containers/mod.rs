@@ -431,10 +431,14 @@ impl PodRuntime for Containers {
         let Made { pid, tap } = talk.until_made(&prepared.users, &prepared.shared_names)?;
         let supervisor = ProcessRef::of_child(Role::Supervisor, "supervisor", pid);
         undo.plan(Scope::Run, supervisor.undo_step())?;
-        let group = cgroup::of_network(&prepared.network_cgroup);
-        let jail = network::Confinement { id: &prepared.id, requirement: self.requirement, cgroup: &group };
         let net = match tap {
-            Some(tap) => network::start_for(&prepared.network, jail, PodSide::Interface(tap))?,
+            Some(tap) => {
+                // The journal knows this group only where there is an interface.
+                let group = cgroup::of_network(&prepared.network_cgroup);
+                let jail =
+                    network::Confinement { id: &prepared.id, requirement: self.requirement, cgroup: &group };
+                network::start_for(&prepared.network, jail, PodSide::Interface(tap))?
+            }
             None => network::none(&prepared.network),
         };
         for process in &net.processes {
