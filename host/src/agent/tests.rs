@@ -110,13 +110,13 @@ fn another_generation_is_refused() {
     let served = thread::spawn(move || {
         let mut stream = listener.accept().unwrap().0;
         stream
-            .write_all(b"{\"status\":\"ok\",\"generation\":7,\"version\":\"9\",\"capabilities\":[]}\n")
+            .write_all(b"{\"status\":\"ok\",\"generation\":9999,\"version\":\"9\",\"capabilities\":[]}\n")
             .unwrap();
         drain(stream);
     });
     let connector = Connector { socket, handshake: Handshake::Direct };
     let result = connector.connect_when_up(Instant::now() + Duration::from_secs(5), &|| true);
-    assert!(matches!(result, Err(AgentError::Generation { found: 7, .. })));
+    assert!(matches!(result, Err(AgentError::Generation { found: 9999, .. })));
     served.join().unwrap();
 }
 

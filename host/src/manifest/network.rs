@@ -424,7 +424,7 @@ mod tests {
             ("  subdomain: A", "spec.subdomain"),
             (
                 "  hostNetwork: true",
-                "spec.hostNetwork: \"true\" is not supported: a pod has no host but its own VM",
+                "spec.hostNetwork: \"true\" is not supported: a pod in a VM has no host but that VM",
             ),
         ];
         for (spec, words) in cases {

@@ -326,7 +326,7 @@ fn names_and_words_are_checked() {
         &pod(&format!("  hostnameOverride: {long}")),
         "spec.hostnameOverride: has 65 characters, at most 64",
     );
-    assert_problem(&pod("  runtimeClassName: kata"), "(leave it out: each pod is in a VM of its own)");
+    assert_problem(&pod("  runtimeClassName: kata"), "(leave it out: each pod is then in a VM of its own)");
     assert_problem(
         &pod("  nodeSelector: {kubernetes.io/os: windows}"),
         "spec.nodeSelector.kubernetes.io/os: \"windows\" is not supported: only Linux containers run here",

@@ -14,6 +14,7 @@ const VALUES: &[(&str, &str)] = &[
     (fields::ANNOTATION_CNI, "web"),
     (fields::ANNOTATION_NESTED, "true"),
     (fields::ANNOTATION_ROOT, "memory"),
+    (fields::ANNOTATION_LIMITS, "best-effort"),
     (fields::ANNOTATION_LOG_MAX_SIZE, "1Mi"),
     (fields::ANNOTATION_LOG_MAX_FILES, "7"),
     (fields::ANNOTATION_LOG_MAX_POD_SIZE, "7Mi"),

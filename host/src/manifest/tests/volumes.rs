@@ -43,7 +43,7 @@ fn each_kind_of_volume_has_its_rules() {
     assert_eq!(plan(&empty("sizeLimit: 0")).volumes[0].source, VolumeSource::Disk { size_bytes: None });
     assert_problem(
         &volume("nfs: {server: x}"),
-        "spec.volumes[0].nfs: is not supported: a VM mounts no file system of the network; mount it on the host and use a hostPath",
+        "spec.volumes[0].nfs: is not supported: a pod mounts no file system of the network; mount it on the host and use a hostPath",
     );
     assert_problem(
         &volume("csi: {driver: x}"),
