@@ -12,7 +12,7 @@ use crate::rootfs;
 use crate::sys::Users;
 use crate::user::{self, Listed, UserError};
 use libcontainer::oci_spec::runtime::{
-    LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources, Process, Spec,
+    LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources, Mount, Process, Spec,
 };
 use magikvm_proto::limits::MAX_PLAN_SIZE;
 use magikvm_proto::plan::{ContainerPlan, ProcessNamespace, Rootfs, Stdio};
@@ -154,6 +154,7 @@ fn patch(
     patch_process(process, plan, users, root)?;
     if users == Users::Own {
         keep_oom_score(process);
+        own_terminals(spec.mounts_mut().as_deref_mut().unwrap_or_default());
     }
     let linux = spec.linux_mut().as_mut().ok_or(BundleError::Missing("linux"))?;
     linux.set_cgroups_path(Some(PathBuf::from(site.container_cgroup(&plan.name))));
@@ -183,6 +184,18 @@ fn keep_oom_score(process: &mut Process) {
     let own = fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|text| text.trim().parse().ok());
     let wanted = process.oom_score_adj();
     process.set_oom_score_adj(wanted.max(own));
+}
+
+/// Terminals belong to a group that other users can write to (`tty`). Where it does not exist, they have the group of their user.
+fn own_terminals(mounts: &mut [Mount]) {
+    for mount in mounts.iter_mut().filter(|mount| mount.typ().as_deref() == Some("devpts")) {
+        let exists = |option: &String| match option.strip_prefix("gid=").and_then(|gid| gid.parse().ok()) {
+            Some(gid) => user::check_mapped(0, [gid]).is_ok(),
+            None => true,
+        };
+        let kept = mount.options().iter().flatten().filter(|option| exists(option)).cloned().collect();
+        mount.set_options(Some(kept));
+    }
 }
 
 fn patch_process(
