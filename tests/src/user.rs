@@ -26,8 +26,8 @@ pub struct Ordinary {
     program: PathBuf,
     /// The control group that commands start in.
     group: Option<PathBuf>,
-    /// A directory with files that commands see in `/etc`.
-    etc: Option<PathBuf>,
+    /// Files that commands see in place of others of the host.
+    seen: Vec<(PathBuf, &'static str)>,
 }
 
 impl std::ops::Deref for Ordinary {
@@ -66,20 +66,28 @@ impl Ordinary {
         }
         let top = host.root().parent().expect("it is in a directory").to_owned();
         Cmd::new("/bin/chown").args(["-R", &format!("{uid}:{uid}")]).arg(top).ok();
-        Self { host, uid, program: own, group: None, etc: None }
+        Self { host, uid, program: own, group: None, seen: Vec::new() }
     }
 
     /// Grants subordinate ids, which only the user's commands see.
     #[must_use]
     pub fn with_subordinate_ids(mut self) -> Self {
-        let etc = self.file("etc");
-        fs::create_dir(&etc).expect("a new directory");
         let table = format!("{}:{}:{}\n", self.uid, SUBORDINATE.0, SUBORDINATE.1);
         let passwd = format!("root:x:0:0::/root:/bin/sh\nordinary:x:{0}:{0}::/:/bin/sh\n", self.uid);
-        for (name, text) in [("subuid", &table), ("subgid", &table), ("passwd", &passwd)] {
-            fs::write(etc.join(name), text).expect("a new file");
+        for (path, text) in [("/etc/subuid", &table), ("/etc/subgid", &table), ("/etc/passwd", &passwd)] {
+            let own = self.file(path.trim_start_matches("/etc/"));
+            fs::write(&own, text).expect("a new file");
+            self.seen.push((own, path));
         }
-        self.etc = Some(etc);
+        self
+    }
+
+    /// Lets the user's commands see the device that makes network interfaces with these permissions.
+    #[must_use]
+    pub fn with_interfaces(mut self, mode: &str) -> Self {
+        let own = self.file("tun");
+        Cmd::new("/usr/bin/mknod").args(["-m", mode]).arg(&own).args(["c", "10", "200"]).ok();
+        self.seen.push((own, "/dev/net/tun"));
         self
     }
 
@@ -142,17 +150,13 @@ impl Ordinary {
     fn become_user(&self, start: Cmd) -> Cmd {
         // The mounts are made in a namespace that lasts as long as the processes that the command leaves.
         let script = "test -z \"$0\" || echo $$ >\"$0/cgroup.procs\" || exit 120; \
-            test -z \"$1\" || for file in \"$1\"/*; do mount --bind \"$file\" \"/etc/${file##*/}\" || exit 120; done; \
-            shift; exec \"$@\"";
-        let or_none = |path: &Option<PathBuf>| path.clone().unwrap_or_default();
-        let start = match &self.etc {
-            Some(_) => start.args(["/usr/bin/unshare", "--mount"]),
-            None => start,
-        };
+            while test \"$1\" != --; do mount --bind \"$1\" \"$2\" || exit 120; shift 2; done; shift; exec \"$@\"";
+        let group = self.group.as_deref().unwrap_or(Path::new(""));
+        let start = if self.seen.is_empty() { start } else { start.args(["/usr/bin/unshare", "--mount"]) };
+        let start = start.args(["/bin/sh", "-c", script]).arg(group);
+        let start = self.seen.iter().fold(start, |start, (own, path)| start.arg(own).arg(path));
         start
-            .args(["/bin/sh", "-c", script])
-            .arg(or_none(&self.group))
-            .arg(or_none(&self.etc))
+            .arg("--")
             .arg("/usr/bin/setpriv")
             .args([format!("--reuid={}", self.uid), format!("--regid={}", self.uid)])
             .arg("--clear-groups")

@@ -51,12 +51,12 @@ fn in_namespaces() -> Ordinary {
 
 #[test]
 fn an_ordinary_user_runs_a_pod_in_namespaces_from_import_to_removal() {
-    whole_life(&in_namespaces().with_subordinate_ids(), Owners::Subordinate);
+    whole_life(&in_namespaces().with_subordinate_ids().with_interfaces("666"), Owners::Subordinate);
 }
 
 #[test]
 fn without_subordinate_ids_root_is_the_only_user_of_a_pod_in_namespaces() {
-    let user = in_namespaces();
+    let user = in_namespaces().with_interfaces("600");
     let before = user.holdings();
     let shared = user.make("shared", NO_ACCOUNT, None);
     user.make("shared/mine", NO_ACCOUNT, Some("mine\n"));
@@ -71,7 +71,7 @@ fn without_subordinate_ids_root_is_the_only_user_of_a_pod_in_namespaces() {
     // Writable, and nobody else: ids of the image and of the host do not exist.
     assert_eq!(sh("echo x > /new && cat /new; chown 5 /new 2>/dev/null || echo not given"), "x\nnot given\n");
     // Each container has processes of its own, and what it leaves ends with it.
-    assert_eq!(sh("ps | grep -c sleep"), "1\n");
+    assert_eq!(sh("ps | grep -c '[s]leep 1000'"), "0\n");
     user.cmd(["pause", "web"]).ok();
     user.cmd(["ps"]).ok().prints("Paused");
     user.cmd(["resume", "web"]).ok();
@@ -96,6 +96,12 @@ fn without_subordinate_ids_root_is_the_only_user_of_a_pod_in_namespaces() {
     let disk =
         refused(Pod::simple("disk").with("resources", json!({ "limits": { "ephemeral-storage": "64Mi" } })));
     disk.complains("resources.limits.ephemeral-storage cannot be enforced: only root can mount the disk");
+    let wired = user.manifest(&user.of_class(Pod::simple("wired")));
+    user.cmd(["run", "-d"])
+        .arg(wired)
+        .fails(3)
+        .complains("the pod needs a network interface, and /dev/net/tun cannot be used")
+        .complains("`magikvm.dev/network: none`");
     refused(Pod::simple("shares").set("spec/shareProcessNamespace", true))
         .complains("spec.shareProcessNamespace is not possible without a control group: ");
     user.assert_as_before(&before);
@@ -115,7 +121,7 @@ fn what_users_of_a_rootless_pod_leave_is_removed() {
         .mount("data", "/data", json!({}))
         .beside(json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "data" },
             "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Mi" } } } }));
-    user.run(&pod).ok().prints("web | 77:88\n");
+    user.run(&pod).ok().prints("web    | 77:88\n");
     user.cmd(["rm", "leaves"]).ok();
     // A pod whose processes are all killed.
     user.run(&Pod::new("killed").script("web", &format!("{fill}; exec sleep 1000"))).arg("-d").ok();

@@ -20,6 +20,7 @@ use super::{PodRuntime, PodToPrepare, Prepared, Running, RuntimeError, Sandbox, 
 use crate::agent::{Connector, Handshake};
 use crate::image::{Image, ImageError, ImageStore, RootfsDirectory, Wanted};
 use crate::jail::{Cgroup, Requirement};
+use crate::manifest::fields::ANNOTATION_NETWORK;
 use crate::manifest::{ContainerSpec, PodPlan};
 use crate::net::chain::PodSide;
 use crate::net::cni::Places;
@@ -45,6 +46,7 @@ use magikvm_proto::sandbox::{
 };
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
+use nix::unistd::{AccessFlags, access};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -102,6 +104,8 @@ pub enum ContainersError {
     /// What an ordinary user cannot have.
     #[error("{field} is possible only for root in this version")]
     OnlyRoot { field: &'static str },
+    #[error("the pod needs a network interface, and {TUN} cannot be used")]
+    NoInterfaces(#[source] io::Error),
     #[error("cannot unpack an image for the pod's users")]
     Unpack(#[source] ImageError),
     #[error("the pod has {found} files and directories of the host, at most {MAX_SOURCES} are possible")]
@@ -139,6 +143,9 @@ impl ContainersError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Unavailable(unavailable) => Some(unavailable.remedy.clone()),
+            Self::NoInterfaces(_) => Some(format!(
+                "As root, run `modprobe tun && chmod 666 {TUN}`, or run the pod without a network, with the annotation `{ANNOTATION_NETWORK}: none`."
+            )),
             Self::NoSuchId { .. } => Some(users::Source::remedy()),
             Self::Limit { .. } => Some(limits::remedy()),
             Self::SharedProcesses(_) | Self::OnlyRoot { .. } => Some("Run the pod with `sudo`, or in a VM.".to_owned()),
@@ -306,6 +313,18 @@ fn space(network: &Settled) -> NetworkSpace {
     }
 }
 
+/// The device that makes network interfaces.
+const TUN: &str = "/dev/net/tun";
+
+/// Checks that this user can make the pod's interface.
+fn check_interface(network: &Settled) -> Result<(), ContainersError> {
+    match space(network) {
+        NetworkSpace::Tap { .. } => access(TUN, AccessFlags::R_OK | AccessFlags::W_OK)
+            .map_err(|errno| ContainersError::NoInterfaces(errno.into())),
+        NetworkSpace::Isolated | NetworkSpace::Host | NetworkSpace::Given => Ok(()),
+    }
+}
+
 /// Rejects what only a VM has.
 fn check_volumes(volumes: &volumes::Volumes) -> Result<(), ContainersError> {
     let disks = volumes.disks();
@@ -335,7 +354,9 @@ impl PodRuntime for Containers {
         files::check_artifacts(pod)?;
         self.check_user(pod)?;
         connect::check(pod.plan, &self.cni)?;
-        check::check(pod, &self.profiles, &network::settle(pod.plan, WAYS)?)
+        let network = network::settle(pod.plan, WAYS)?;
+        check_interface(&network)?;
+        check::check(pod, &self.profiles, &network)
     }
 
     fn prepare(&self, pod: &PodToPrepare<'_>, undo: &mut Undo) -> Result<Prepared, RuntimeError> {
@@ -351,6 +372,7 @@ impl PodRuntime for Containers {
         let volumes = volumes::plan(pod, true, of_volumes)?;
         check_volumes(&volumes)?;
         let mut network = network::settle(pod.plan, WAYS)?;
+        check_interface(&network)?;
         let (root, written) = (dir.join("root"), dir.join("files"));
         atomic::create_dir_all(&root, 0o700)?;
         let scratch = self.make_scratch(pod, &volumes.rooms, &users, undo)?;
