@@ -1,5 +1,6 @@
 //! Manifests for tests.
 
+use crate::virtual_machine::VCPUS;
 use serde_json::{Value, json};
 
 /// A Pod that is written as a file, with further documents. JSON is YAML too.
@@ -88,6 +89,15 @@ impl Pod {
         let annotation = &mut self.0["metadata"]["annotations"][name];
         if annotation.is_null() {
             *annotation = value.into();
+        }
+        self
+    }
+
+    /// Without the annotations about the size of its VM, for classes whose pods have none.
+    #[must_use]
+    pub fn without_size(mut self) -> Self {
+        if let Some(annotations) = self.0["metadata"]["annotations"].as_object_mut() {
+            annotations.retain(|name, _| !["magikvm.dev/memory-mib", VCPUS].contains(&name.as_str()));
         }
         self
     }

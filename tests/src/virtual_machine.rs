@@ -190,7 +190,7 @@ impl VmHost {
     pub fn run(&self, pod: &Pod) -> Cmd {
         let mut pod = pod.clone().annotated(NETWORK, "none");
         if !self.driver.has_vm() {
-            pod = pod.set("spec/runtimeClassName", self.driver.class());
+            pod = pod.without_size().set("spec/runtimeClassName", self.driver.class());
         }
         self.cmd(["run"]).arg(self.manifest(&pod))
     }
