@@ -93,9 +93,11 @@ fn without_subordinate_ids_root_is_the_only_user_of_a_pod_in_namespaces() {
         .complains("container web: resources.limits.memory cannot be enforced: ")
         .complains("`magikvm.dev/limits: best-effort`");
     user.run(&limited().annotated("magikvm.dev/limits", "best-effort"))
+        .arg("-d")
+        .env("MAGIKVM_QUIET", "")
         .ok()
         .complains("container web: resources.limits.memory is not enforced: ");
-    user.cmd(["rm", "limited"]).ok();
+    user.cmd(["rm", "-f", "limited"]).ok();
     let disk =
         refused(Pod::simple("disk").with("resources", json!({ "limits": { "ephemeral-storage": "64Mi" } })));
     disk.complains("resources.limits.ephemeral-storage cannot be enforced: only root can mount the disk");

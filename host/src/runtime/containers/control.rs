@@ -8,8 +8,9 @@ use crate::store::text::ignore;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 #[derive(Debug)]
@@ -84,8 +85,12 @@ impl SandboxControl for ByFreezer {
 
     fn kill(&self) {
         self.processes.iter().for_each(ProcessRef::kill);
-        // A frozen process dies once it is thawed.
-        self.write(1);
+        // A frozen process dies once it is thawed. The supervisor may have been killed while it had frozen a container.
+        if let Some((file, words)) = &self.freezer
+            && let (Some(dir), Some(name)) = (file.parent(), file.file_name())
+        {
+            write_all(dir, name, words[1]);
+        }
     }
 
     fn pause(&self) {
@@ -102,6 +107,16 @@ impl SandboxControl for ByFreezer {
         self.write(1);
         self.continue_all();
     }
+}
+
+/// Writes a word to a file of a group and of all groups in it.
+fn write_all(dir: &Path, name: &OsStr, word: &str) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            write_all(&entry.path(), name, word);
+        }
+    }
+    ignore(fs::write(dir.join(name), word), "the group has just been removed");
 }
 
 /// The processes of a tree, its root included, that neither are stopped nor have ended.

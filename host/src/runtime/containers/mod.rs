@@ -453,6 +453,11 @@ impl PodRuntime for Containers {
         let Made { pid, tap } = talk.until_made(&prepared.users, &prepared.shared_names)?;
         let supervisor = ProcessRef::of_child(Role::Supervisor, "supervisor", pid);
         undo.plan(Scope::Run, supervisor.undo_step())?;
+        if !prepared.cgroup.is_empty() {
+            // Once more, so that it comes first: the supervisor freezes a container to kill it, and if it is killed meanwhile, it does not end
+            // before that container is thawed.
+            undo.plan(Scope::Run, Step::RemoveCgroup { dirs: prepared.cgroup.clone() })?;
+        }
         let net = match tap {
             Some(tap) => {
                 // The journal knows this group only where there is an interface.
