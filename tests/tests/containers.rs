@@ -252,6 +252,26 @@ fn a_class_is_changed_only_on_request() {
 }
 
 #[test]
+fn pods_that_cannot_start_leave_nothing_however_their_supervisor_is_met() {
+    let host = host();
+    let before = host.holdings();
+    // Its containers are being killed when its sandbox is.
+    let run = |name: usize| {
+        for _ in 0..25 {
+            let pod = sleeper(&format!("missing-{name}"), "43241").container("side", &["/no/such/program"]);
+            host.run(&pod).arg("-d").fails(1).complains("container side could not be started");
+        }
+    };
+    std::thread::scope(|scope| {
+        for name in 0..4 {
+            let run = &run;
+            scope.spawn(move || run(name));
+        }
+    });
+    host.assert_as_before(&before);
+}
+
+#[test]
 fn fifty_pods_at_once_leave_nothing() {
     let host = host();
     let before = host.holdings();
