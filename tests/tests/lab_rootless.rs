@@ -85,6 +85,7 @@ fn a_user_with_all_rights_runs_a_pod_in_namespaces_from_import_to_removal() {
         user.start_in(Some(full.clone()));
         let limited = Pod::simple("limited").with("resources", json!({ "limits": { "memory": "32Mi" } }));
         user.run(&limited)
+            .arg("-d")
             .fails(1)
             .complains("resources.limits.memory cannot be enforced: ")
             .complains(&format!("{} has processes", full.display()));

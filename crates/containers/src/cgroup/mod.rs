@@ -58,6 +58,14 @@ impl Tree {
         }
     }
 
+    /// Makes the group for processes that are in none of its groups.
+    pub(crate) fn make_leaf(&self) -> io::Result<()> {
+        match &self.hierarchies {
+            Hierarchies::Unified(root) => unified::make_leaf(root, &self.pod),
+            Hierarchies::Legacy(_) => self.make(),
+        }
+    }
+
     /// Limits what all containers of the pod may use together.
     pub(crate) fn limit(&self, limits: &PodLimits) -> io::Result<()> {
         let quota = limits.cpu_millis.map(|millis| {

@@ -16,8 +16,14 @@ pub(crate) struct Group(pub(crate) PathBuf);
 
 /// Makes a pod's group, with every controller usable in it.
 pub(super) fn make_pod(root: &Path, pod: &str) -> io::Result<()> {
+    make_leaf(root, pod)?;
+    enable_controllers(&root.join(pod))
+}
+
+/// Makes a group that holds processes, so that no controller can be enabled for groups in it.
+pub(super) fn make_leaf(root: &Path, path: &str) -> io::Result<()> {
     let mut group = root.to_owned();
-    for name in Path::new(pod) {
+    for name in Path::new(path) {
         match enable_controllers(&group) {
             // The group belongs to somebody who has delegated one beneath it.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
@@ -29,7 +35,7 @@ pub(super) fn make_pod(root: &Path, pod: &str) -> io::Result<()> {
             _ => {}
         }
     }
-    enable_controllers(&group)
+    Ok(())
 }
 
 fn enable_controllers(group: &Path) -> io::Result<()> {

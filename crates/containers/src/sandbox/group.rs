@@ -22,13 +22,12 @@ pub(super) struct PodGroup {
 
 impl PodGroup {
     pub(super) fn make(hierarchies: &Hierarchies, name: &str, owner: Option<u32>) -> Result<Self, Failed> {
-        let make = |below: &str| {
-            let tree = Tree::new(hierarchies.clone(), &format!("{name}/{below}"));
-            tree.make().map_err(at("make the pod's control group"))?;
-            Ok(tree)
-        };
-        let containers: Tree = make(CONTAINERS)?;
-        let supervisor: Tree = make(SUPERVISOR)?;
+        let tree = |below: &str| Tree::new(hierarchies.clone(), &format!("{name}/{below}"));
+        let (containers, supervisor) = (tree(CONTAINERS), tree(SUPERVISOR));
+        containers
+            .make()
+            .and_then(|()| supervisor.make_leaf())
+            .map_err(at("make the pod's control group"))?;
         if let Some(owner) = owner {
             // Only root of the host can set rules for devices, so they hold for the whole pod.
             devices::restrict_pod(&containers.itself()).map_err(at("restrict the pod's devices"))?;

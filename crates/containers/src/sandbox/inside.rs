@@ -2,6 +2,7 @@
 
 use super::home::Namespaces;
 use super::sys;
+use crate::cgroup::Hierarchies;
 use crate::containers::{LinuxContainers, PodCgroup};
 use crate::pod::{NetworkOwner, furnish, mount_volumes};
 use crate::rootfs::read_capped;
@@ -98,7 +99,11 @@ fn enter() -> Result<(), Box<dyn Error>> {
     pivot_root(".", ".")?;
     umount2(".", MntFlags::MNT_DETACH)?;
     chdir("/")?;
-    unshare(CloneFlags::CLONE_NEWCGROUP)?;
+    // The kernel lets no process of such a namespace move another one to a group of version 2 outside of it (`nsdelegate`), and the containers' groups
+    // are beside that of this process. Each container has a namespace of its own.
+    if !matches!(Hierarchies::detect(), Ok(Hierarchies::Unified(_))) {
+        unshare(CloneFlags::CLONE_NEWCGROUP)?;
+    }
     Ok(())
 }
 
