@@ -1,8 +1,7 @@
 //! `cp` into containers and out of them, and verbs that run pods again.
 
-use crate::row::{Difference, Group, Pods, Row};
+use crate::row::{Difference, Group, NAMESPACES, Pods, Row};
 use crate::subject::Subject;
-use magikvm_tests::virtual_machine::Driver;
 use magikvm_tests::{Cmd, Pod};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -54,7 +53,7 @@ pub(crate) static OWN: Group = Group {
         )
         .of("`restart`")
         .differs(&[Difference {
-            driver: Driver::Containers,
+            drivers: &NAMESPACES,
             why: "it has the kernel of the host, which is not booted again",
             says: "swordfish",
         }]),

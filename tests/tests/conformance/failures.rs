@@ -45,7 +45,7 @@ pub(crate) static GROUP: Group = Group {
             .of("`status.reason`"),
         Row::code("triple_fault", "A triple fault of the guest's processor is `TripleFault`.", triple_fault).of("`run`").differs(&[
             Difference {
-                driver: Driver::Qemu,
+                drivers: &[Driver::Qemu],
                 why: "QEMU ends with 0 on a triple fault as on a restart: `GuestEnded`",
                 says: "GuestEnded",
             },

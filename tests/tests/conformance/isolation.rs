@@ -1,11 +1,11 @@
 //! The system calls that a program in a container can make, even with every capability.
 
-use crate::row::{Difference, Group, Pods, Row};
+use crate::row::{Difference, Group, NAMESPACES, Pods, Row};
 use crate::subject::Subject;
 use magikvm_tests::Pod;
 use magikvm_tests::layout::Tar;
 use magikvm_tests::programs::PROBE;
-use magikvm_tests::virtual_machine::{Driver, busybox};
+use magikvm_tests::virtual_machine::busybox;
 use serde_json::{Value, json};
 
 const POD: &str = "probe";
@@ -40,7 +40,7 @@ pub(crate) static GROUP: Group = Group {
             labels_of_an_image,
         )
         .differs(&[Difference {
-            driver: Driver::Containers,
+            drivers: &NAMESPACES,
             why: "it sees the processors and the memory of the host",
             says: "much",
         }]),

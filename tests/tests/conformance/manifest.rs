@@ -69,7 +69,7 @@ pub(crate) static GROUP: Group = Group {
         )
         .of("`resources.limits`")
         .differs(&[Difference {
-            driver: Driver::Containers,
+            drivers: &[Driver::Containers],
             why: "the host has cgroup v1",
             says: "memory.max",
         }]),

@@ -1,9 +1,8 @@
 //! The room that containers have for changes to their root file systems.
 
-use crate::row::{Difference, Group, Pods, Row};
+use crate::row::{Difference, Group, NAMESPACES, Pods, Row};
 use crate::subject::Subject;
 use magikvm_tests::Pod;
-use magikvm_tests::virtual_machine::Driver;
 use magikvm_tests::wait::{until, wait_for};
 use serde_json::json;
 use std::fs;
@@ -42,7 +41,7 @@ pub(crate) static GROUP: Group = Group {
         )
         .of("`limits.ephemeral-storage`")
         .differs(&[Difference {
-            driver: Driver::Containers,
+            drivers: &NAMESPACES,
             why: "what has no limit is in a directory of the host",
             says: "in large: df",
         }]),
@@ -56,7 +55,7 @@ pub(crate) static GROUP: Group = Group {
             ],
         )
         .differs(&[Difference {
-            driver: Driver::Containers,
+            drivers: &NAMESPACES,
             why: "no device can be made in a user namespace",
             says: "mknod",
         }]),

@@ -1,6 +1,6 @@
 //! Security contexts, and the limits of a whole pod.
 
-use crate::row::{Difference, Group, Pods, Row};
+use crate::row::{Difference, Group, NAMESPACES, Pods, Row};
 use crate::subject::Subject;
 use magikvm_tests::Pod;
 use magikvm_tests::virtual_machine::{Driver, busybox};
@@ -13,7 +13,7 @@ const POD: &str = "secure";
 const GROUPED: &str = "grouped:1";
 
 const NO_PRIVILEGED: &[Difference] = &[Difference {
-    driver: Driver::Containers,
+    drivers: &NAMESPACES,
     why: "a pod in namespaces has no privileged containers",
     says: "privileged",
 }];
@@ -77,7 +77,7 @@ pub(crate) static GROUP: Group = Group {
         )
         .of("`securityContext.procMount` (Configure a Security Context: Managing access to the /proc filesystem)")
         .differs(&[Difference {
-            driver: Driver::Containers,
+            drivers: &NAMESPACES,
             why: "the parameters of the kernel belong to the host, whatever is mounted",
             says: "unmasked",
         }]),
@@ -88,7 +88,7 @@ pub(crate) static GROUP: Group = Group {
         )
         .of("`seccompProfile` (Restrict a Container's Syscalls with seccomp)")
         .differs(&[Difference {
-            driver: Driver::Containers,
+            drivers: &NAMESPACES,
             why: "a container in namespaces always has a filter",
             says: "open",
         }]),
@@ -113,7 +113,12 @@ pub(crate) static GROUP: Group = Group {
             "A container without limits is told those of its pod.",
             &[("plain", "echo $MEMORY $CPU", "300 1500\n")],
         )
-        .of("`spec.resources` (Assign Pod-level CPU and memory resources)"),
+        .of("`spec.resources` (Assign Pod-level CPU and memory resources)")
+        .differs(&[Difference {
+            drivers: &[Driver::ContainersV2],
+            why: "the lab has one processor",
+            says: "300 1000",
+        }]),
         Row::code(
             "class_and_size",
             "The limits of the pod make the size of its VM and its QoS class.",
@@ -121,7 +126,7 @@ pub(crate) static GROUP: Group = Group {
         )
         .of("`spec.resources` (Pod Quality of Service Classes)")
         .differs(&[Difference {
-            driver: Driver::Containers,
+            drivers: &NAMESPACES,
             why: "there is no VM whose size could be shown",
             says: "2cpu",
         }]),

@@ -1,7 +1,7 @@
 //! The list as a page of the documentation.
 
 use crate::row::{Group, Row};
-use crate::{GROUPS, LAB_WHEN_ASKED, OF_CGROUPS, OF_VMS};
+use crate::{GROUPS, LAB_WHEN_ASKED, OF_CGROUPS, OF_DISKS, OF_VMS};
 use magikvm_tests::virtual_machine::Driver;
 use std::fmt::Write;
 use std::path::Path;
@@ -14,7 +14,8 @@ seen of it. Where a driver differs, the row declares the difference with a reaso
 difference disappears. The rows of krun run on hardware virtualization, in the lab; those of qemu run by software
 emulation. Rows with \"lab\" look only at the supervisor, with a VM for each row: on krun they are run by `ci/lab.sh`, and
 not by `ci/test.sh`, which would take too long. The rows of containers run in namespaces of the host, those of
-containers_v2 in the lab, whose control groups are those of version 2; sections with \"-\" are about what only a VM has.
+containers_v2 in the lab, whose control groups are those of version 2; sections with \"-\" are about what only a VM
+has, or need a disk, which the lab has not.
 
 The name of a test consists of its driver, section and row: `cargo test -p magikvm-tests --test conformance
 qemu::exec::exit_codes`, with the environment that `ci/test.sh` sets.
@@ -24,6 +25,7 @@ fn cell(group: &Group, row: &Row, driver: Driver) -> String {
     let plain = match driver {
         Driver::Krun if LAB_WHEN_ASKED.contains(&group.name) => "lab",
         Driver::Containers | Driver::ContainersV2 if OF_VMS.contains(&group.name) => "-",
+        Driver::ContainersV2 if OF_DISKS.contains(&group.name) => "-",
         Driver::ContainersV2 if !OF_CGROUPS.contains(&group.name) => "lab",
         _ => "yes",
     };

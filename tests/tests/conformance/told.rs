@@ -180,7 +180,7 @@ pub(crate) static GROUP: Group = Group {
         )
         .of("`resources` (Resource Management for Pods and Containers: How Kubernetes applies resource requests and limits)")
         .differs(&[Difference {
-            driver: Driver::Containers,
+            drivers: &[Driver::Containers],
             why: "the host has cgroup v1",
             says: "cpu.max",
         }]),

@@ -73,7 +73,7 @@ pub(crate) static GROUP: Group = Group {
         )
         .of("`run --accel tcg`")
         .differs(&[Difference {
-            driver: Driver::Krun,
+            drivers: &[Driver::Krun],
             why: "libkrun runs on hardware virtualization only; without it, `run` refuses",
             says: "needs hardware virtualization",
         }]),

@@ -1,10 +1,10 @@
 //! Volumes that are projections, images or claims, and what the downward API tells.
 
-use crate::row::{Difference, Group, Pods, Row};
+use crate::row::{Difference, Group, NAMESPACES, Pods, Row};
 use crate::subject::Subject;
 use magikvm_tests::Pod;
 use magikvm_tests::layout::{Tar, write_artifact};
-use magikvm_tests::virtual_machine::{Driver, busybox};
+use magikvm_tests::virtual_machine::busybox;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -43,7 +43,7 @@ pub(crate) static GROUP: Group = Group {
         )
         .of("`volumes[].downwardAPI` (Downward API: Available fields)")
         .differs(&[Difference {
-            driver: Driver::Containers,
+            drivers: &NAMESPACES,
             why: "the pod has as much memory as the host",
             says: "node",
         }]),
@@ -58,7 +58,7 @@ pub(crate) static GROUP: Group = Group {
         )
         .of("`env[].valueFrom.resourceFieldRef` (Downward API: Fallback information for resource limits)")
         .differs(&[Difference {
-            driver: Driver::Containers,
+            drivers: &NAMESPACES,
             why: "the pod has the processors and the memory of the host",
             says: "node node 10 0 500",
         }]),
@@ -88,7 +88,7 @@ pub(crate) static GROUP: Group = Group {
         )
         .of("`persistentVolumeClaim.spec.resources` (Persistent Volumes: Resources)")
         .differs(&[Difference {
-            driver: Driver::Containers,
+            drivers: &NAMESPACES,
             why: "a claim is a directory, whose size nothing limits",
             says: "33554432",
         }]),
@@ -99,7 +99,7 @@ pub(crate) static GROUP: Group = Group {
         )
         .of("`persistentVolumeClaim.spec.accessModes` (Persistent Volumes: Access Modes)")
         .differs(&[Difference {
-            driver: Driver::Containers,
+            drivers: &NAMESPACES,
             why: "no file server is between the container and the claim",
             says: "virtiofs",
         }]),
@@ -158,7 +158,7 @@ pub(crate) static GROUP: Group = Group {
         )
         .of("`magikvm volume`")
         .differs(&[Difference {
-            driver: Driver::Containers,
+            drivers: &NAMESPACES,
             why: "a claim is a directory",
             says: "NotFound",
         }]),
@@ -183,7 +183,7 @@ pub(crate) static OWN: Group = Group {
         )
         .of("`persistentVolumeClaim` (Persistent Volumes: Expanding Persistent Volumes Claims)")
         .differs(&[Difference {
-            driver: Driver::Containers,
+            drivers: &NAMESPACES,
             why: "a claim is a directory, whose size nothing limits",
             says: "small",
         }])
