@@ -1,7 +1,7 @@
 //! The hidden verbs: the processes that magikvm starts from its own program file. [`VERBS`] is the only place that connects a verb with its
 //! function; `docs/processes.md` describes each of these processes for people.
 
-use crate::{jail, monitor, net, os, pod, runtime, vmm};
+use crate::{jail, monitor, net, os, pod, vmm};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -39,8 +39,8 @@ const VERBS: &[HiddenVerb] = &[
     #[cfg(target_os = "linux")]
     process(crate::volume::serve::SERVER_VERB, Lifetime::OfParent, || code(crate::volume::serve::main())),
     #[cfg(target_os = "linux")]
-    process(runtime::containers::errand::ERRAND_VERB, Lifetime::OfParent, || {
-        code(runtime::containers::errand::main())
+    process(crate::runtime::containers::errand::ERRAND_VERB, Lifetime::OfParent, || {
+        code(crate::runtime::containers::errand::main())
     }),
     process(net::NET_VERB, Lifetime::OfParent, || code(net::main())),
     process(net::NAT_VERB, Lifetime::OfParent, || code(net::nat_main())),
