@@ -48,11 +48,16 @@ fn named(source: &str) -> Vec<(usize, String)> {
 
 /// Dependencies between the modules of the smaller crates point down as well. Each list goes from top to bottom.
 const CRATE_LAYERS: [(&str, &[&str]); 3] = [
-    ("crates/platform/src", &["tree", "lock", "regular", "atomic", "signals", "os", "thread", "text"]),
+    (
+        "crates/platform/src",
+        &["tree", "lock", "regular", "atomic", "signals", "os", "thread", "text", "helper"],
+    ),
     (
         "crates/supervisor/src",
         &[
             "reactor",
+            "service_directory",
+            "extension",
             "agent",
             "handler",
             "create",

@@ -3,7 +3,7 @@
 use super::answer::{MAX_HEAD, respond};
 use super::server::{MAX_CLIENTS, TIME};
 use super::*;
-use crate::extension::{Around, Extensions};
+use crate::extension::{Around, Extension, Extensions};
 use magikvm_proto::id::{Namespace, PodId};
 use magikvm_proto::lifecycle::{Hooks, Probes, Restarts, Role, TerminationMessage};
 use magikvm_proto::plan::{ContainerPlan, Layer, ProcessNamespace, RestartPolicy, Rootfs, Stdin, Stdio};
@@ -19,6 +19,11 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// As the supervisor makes it.
+fn extensions_of(site: &Site, plan: &GuestPlan) -> Vec<Box<dyn Extension>> {
+    ServiceDirectory::of(site, plan).map(|one| Box::new(one) as Box<dyn Extension>).into_iter().collect()
+}
 
 fn container(name: &str, role: Role, directory: DirectoryAccess, ports: Vec<ListedPort>) -> ContainerPlan {
     ContainerPlan {
@@ -189,7 +194,7 @@ impl Served {
             states: Box::new(move || lock(&seen).clone()),
             failed: Box::new(|name, what| panic!("{name} {what}")),
         };
-        let extensions = Extensions::start(crate::extensions(&site, &plan()), around);
+        let extensions = Extensions::start(extensions_of(&site, &plan()), around);
         Self { dir, extensions, states }
     }
 
@@ -279,7 +284,7 @@ fn a_directory_that_cannot_be_made_is_a_failure_of_the_extension() {
         failed: Box::new(move |name, what| lock(&tell).send(format!("{name} {what}")).unwrap()),
     };
     let missing = Site::beneath(dir.path(), "/x");
-    let extensions = Extensions::start(crate::extensions(&missing, &plan()), around);
+    let extensions = Extensions::start(extensions_of(&missing, &plan()), around);
     let failure = told.recv_timeout(PATIENCE).unwrap();
     assert!(failure.starts_with("service-directory has failed: cannot listen at "), "{failure}");
     assert!(failure.contains("No such file or directory"), "{failure}");

@@ -127,7 +127,8 @@ impl How {
 
     /// Refuses options for a VM where no pod has one.
     fn check_options(&self, pods: &[Parsed]) -> Result<(), CliError> {
-        let without = pods.iter().find(|pod| !pod.plan.runtime_class.has_vm());
+        // That a class is not in this version is more important.
+        let without = pods.iter().find(|pod| pod.plan.runtime_class == RuntimeClass::PodContainers);
         let (Some(without), Some(option), false) = (without, self.of_vms.first(), has_vms(pods)) else {
             return Ok(());
         };
