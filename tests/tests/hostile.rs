@@ -304,6 +304,6 @@ fn a_hanging_guest_hangs_no_command() {
     host.cmd(["logs", "frozen"]).ok();
     host.cmd(["events", "frozen"])
         .ok()
-        .prints("clock: the guest did not get the time: the pod's agent did not answer");
+        .prints("clock: the pod did not get the time: the pod's agent did not answer");
     host.cmd(["rm", "-f", "frozen"]).limit(Duration::from_secs(60)).ok();
 }

@@ -352,14 +352,14 @@ fn guests_that_make_nothing_of_the_time() {
         (
             "garbage-clock",
             1,
-            "clock: the guest did not get the time: the pod's agent sent something that is not an answer",
+            "clock: the pod did not get the time: the pod's agent sent something that is not an answer",
         ),
         (
             "no-clock",
             0,
-            "clock: the guest did not get the time: the pod's supervisor is too old to be told the time",
+            "clock: the pod did not get the time: the pod's supervisor is too old to be told the time",
         ),
-        ("deaf", 1, "clock: the guest did not get the time: the pod's agent did not answer within 5 s"),
+        ("deaf", 1, "clock: the pod did not get the time: the pod's agent did not answer within 5 s"),
     ] {
         let host = Host::fake();
         let before = host.holdings();

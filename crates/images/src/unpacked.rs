@@ -283,15 +283,17 @@ fn remove_unused(path: &Path) -> Result<u64, ImageError> {
         new.keep()
     };
     clear(&doomed.join(ROOTFS))?;
-    fs::remove_dir_all(&doomed)
-        .or_else(|refused| helper::remove(&doomed, refused))
-        .map_err(FileError::at("remove", &doomed))?;
+    match fs::remove_dir_all(&doomed) {
+        Err(refused) if helper::removes(&doomed, &refused) => {}
+        removed => removed.map_err(FileError::at("remove", &doomed))?,
+    }
     Ok(freed)
 }
 
 /// Empties an unpacked directory, which may not exist.
 fn clear(content: &Path) -> Result<(), FileError> {
-    match clear_unpacked(content).or_else(|refused| helper::remove(content, refused)) {
+    match clear_unpacked(content) {
+        Err(refused) if helper::removes(content, &refused) => Ok(()),
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::at("remove", content)(error)),
         _ => Ok(()),
     }

@@ -15,10 +15,10 @@ pub fn register(remove: Remove) {
     REMOVE.get_or_init(|| remove);
 }
 
-/// What a removal that ended with this error comes to: the same error, unless more rights would help and the registered way has them.
-pub fn remove(path: &Path, refused: io::Error) -> io::Result<()> {
+/// Whether something is gone after all that could not be removed for this reason: more rights help, and the registered way has them.
+pub fn removes(path: &Path, refused: &io::Error) -> bool {
     match REMOVE.get() {
-        Some(remove) if refused.kind() == ErrorKind::PermissionDenied => remove(path).map_err(|_| refused),
-        _ => Err(refused),
+        Some(remove) if refused.kind() == ErrorKind::PermissionDenied => remove(path).is_ok(),
+        _ => false,
     }
 }
