@@ -288,7 +288,7 @@ fn silent_agent(subject: &Subject) {
     let limit = Duration::from_secs(60);
     assert!((limit..limit + subject.seconds(45)).contains(&output.took), "{:?}", output.took);
     let output =
-        fails_for(output, "AgentSilent").complains("did not answer within 60 s of its start, in two boots");
+        fails_for(output, "AgentSilent").complains("did not answer within 60 s of its start, in two starts");
     output.complains("the pod's sandbox is started again").complains("the guest sleeps");
     until("nothing of it runs", || subject.cmd(["ps", "-q"]).ok().stdout.is_empty());
 }
