@@ -16,7 +16,6 @@ use crate::store::atomic::{self, FileError};
 use crate::store::layout::PodDir;
 use crate::store::sandbox::{SandboxEnd, SandboxRecord, VmRecord};
 use crate::store::text::chain;
-use crate::store::thread;
 use crate::store::undo::{Scope, Step, Undo};
 use crate::vmm::console::{self, ConsoleTail};
 use crate::vmm::disk::{self, Part};
@@ -376,16 +375,7 @@ impl PodRuntime for MicroVm {
         for process in &child.processes {
             undo.plan(Scope::Run, process.reference.undo_step())?;
         }
-        let (console, diagnostics) = (child.console, child.diagnostics);
-        let log = dir.with_file_name("log").join("console");
-        let (one, two) = (tail.clone(), tail.clone());
-        thread::start("console", move || {
-            if let Err(error) = console::record(console, &log, &one) {
-                one.push(format!("magikvm: {error}: {}\n", error.source).as_bytes());
-            }
-        })?;
-        // The VMM's messages join the guest's console, so that a failure shows both.
-        thread::start("diagnostics", move || two.keep_too(diagnostics))?;
+        console::follow(child.console, child.diagnostics, &dir.with_file_name("log"), &tail)?;
         let references = child.processes.iter().map(|process| process.reference.clone()).collect();
         let running = Running {
             control: Arc::new(BySignals(references)),

@@ -3,6 +3,7 @@
 use crate::store::atomic::FileError;
 use crate::store::regular::{self, Access};
 use crate::store::text::{harmless, ignore};
+use crate::store::thread::{self, ThreadError};
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -105,8 +106,25 @@ impl ConsoleTail {
     }
 }
 
+/// Follows the console and the messages of a sandbox in two threads: the console goes to the file `console` of this directory, and both to the tail,
+/// so that a failure shows both.
+pub fn follow(
+    console: impl Read + Send + 'static,
+    diagnostics: impl Read + Send + 'static,
+    log: &Path,
+    tail: &ConsoleTail,
+) -> Result<(), ThreadError> {
+    let (one, two, path) = (tail.clone(), tail.clone(), log.join("console"));
+    thread::start("console", move || {
+        if let Err(error) = record(console, &path, &one) {
+            one.push(format!("magikvm: {error}: {}\n", error.source).as_bytes());
+        }
+    })?;
+    thread::start("diagnostics", move || two.keep_too(diagnostics)).map(drop)
+}
+
 /// Copies a console to a bounded file and its tail until it ends. What cannot be written is lost: the guest must never wait for the host's disk.
-pub fn record(console: impl Read, path: &Path, tail: &ConsoleTail) -> Result<(), FileError> {
+fn record(console: impl Read, path: &Path, tail: &ConsoleTail) -> Result<(), FileError> {
     let result = match regular::open(path, Access::Append) {
         Ok(file) => copy(console, file, path, tail),
         Err(error) => {

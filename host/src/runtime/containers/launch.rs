@@ -7,7 +7,6 @@ use crate::os;
 use crate::process::{self, Process};
 use crate::store::layout::{AGENT_SOCK, FORWARD_SOCK};
 use crate::store::sandbox::Role;
-use crate::store::thread;
 use crate::store::undo::{Scope, Undo};
 use crate::vmm::console::{self, ConsoleTail};
 use magikvm_proto::sandbox::{AGENT_FD, FIRST_SOURCE_FD, FORWARD_FD, SandboxSettings, TALK_FD};
@@ -61,14 +60,7 @@ impl ToLaunch {
         process::tell(&mut sandbox, &settings).map_err(ContainersError::io("start the sandbox"))?;
         let tail = ConsoleTail::default();
         let (console, diagnostics) = sandbox.take_output().map_err(ContainersError::from)?;
-        let log = self.dir.with_file_name("log").join("console");
-        let (one, two) = (tail.clone(), tail.clone());
-        thread::start("console", move || {
-            if let Err(error) = console::record(console, &log, &one) {
-                one.push(format!("magikvm: {error}: {}\n", error.source).as_bytes());
-            }
-        })?;
-        thread::start("diagnostics", move || two.keep_too(diagnostics))?;
+        console::follow(console, diagnostics, &self.dir.with_file_name("log"), &tail)?;
         Ok(Launched { sandbox, talk, socket, tail })
     }
 }
