@@ -6,6 +6,7 @@ use magikvm_tests::Pod;
 use magikvm_tests::processes::is_alive;
 use magikvm_tests::virtual_machine::{Driver, NETWORK, VmHost};
 use magikvm_tests::wait::{until, wait_for};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -68,6 +69,59 @@ fn the_users_of_a_pod_are_none_of_the_hosts() {
     for pod in ["one", "two"] {
         host.cmd(["rm", "-f", pod]).ok();
     }
+    host.assert_as_before(&before);
+}
+
+/// With the users of the host, everything else that isolates a pod is there.
+#[test]
+fn a_pod_with_the_users_of_the_host_has_no_power_over_it() {
+    let host = host();
+    let before = host.holdings();
+    host.start(
+        &Pod::new("hosts")
+            .set("spec/hostUsers", true)
+            .script("web", "mkdir /mnt; exec sleep 43281")
+            .script("other", "exec sleep 43282")
+            .with("securityContext/runAsUser", 70_000),
+    );
+    let of = |seconds: &str| {
+        let [pid] = processes_of(seconds)[..] else { panic!("one process sleeps {seconds} s") };
+        pid
+    };
+    assert_eq!(status(of("43281"), "Uid"), "0\t0\t0\t0");
+    assert_eq!(status(of("43282"), "Uid").split('\t').next(), Some("70000"));
+    // containerd's default capabilities, whatever the user is.
+    assert_eq!(status(of("43281"), "CapBnd"), "00000000a80425fb");
+    assert_eq!(status(of("43281"), "Seccomp"), "2");
+    let supervisor = host.process("hosts", "supervisor");
+    let kept = u64::from_str_radix(&status(supervisor, "CapBnd"), 16).unwrap();
+    // CAP_SYS_MODULE, CAP_SYS_RAWIO, CAP_SYS_BOOT, CAP_SYS_TIME, CAP_MAC_ADMIN.
+    for number in [16, 17, 22, 25, 33] {
+        assert_eq!(kept & 1 << number, 0, "capability {number} of {kept:x}");
+    }
+    for (script, says) in [
+        ("mknod /tmp/mem c 1 1 && cat /tmp/mem", "Operation not permitted"),
+        ("mknod /tmp/disk b 8 0 && cat /tmp/disk", "Operation not permitted"),
+        ("echo 1 > /proc/sys/kernel/panic", "Read-only file system"),
+        ("mount -t tmpfs none /mnt", "ermission denied"),
+        ("mount -o remount,rw /proc/sys", "ermission denied"),
+        ("echo 1 > /sys/fs/cgroup/pids/pids.max || echo 1 > /sys/fs/cgroup/pids.max", "Read-only file system"),
+        ("hostname other", "ot permitted"),
+        ("reboot -f", "ot permitted"),
+        ("insmod /bin/busybox", "ot permitted"),
+        ("date -s 2030-01-01", "ot permitted"),
+        ("dmesg", "ot permitted"),
+        ("ls /proc/1/root/etc/magikvm /proc/2", "No such file"),
+    ] {
+        let output = host.cmd(["exec", "hosts", "--", "sh", "-c", script]).run();
+        let said = format!("{}{}", output.stdout, output.stderr);
+        assert!(output.code != 0 && said.contains(says), "{script}: {said}");
+    }
+    // A container can have the supervisor's program executed as an interpreter, and then open its file (CVE-2019-5736).
+    let program = fs::File::open(format!("/proc/{supervisor}/exe")).unwrap();
+    let seals = SealFlag::from_bits_truncate(fcntl(&program, FcntlArg::F_GET_SEALS).unwrap());
+    assert!(seals.contains(SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL), "{seals:?}");
+    host.cmd(["rm", "-f", "hosts"]).ok();
     host.assert_as_before(&before);
 }
 

@@ -114,20 +114,53 @@ pub(crate) fn set_ids(uid: u32, gid: u32) -> Result<(), Errno> {
 
 /// Drops every capability for good and becomes unreadable for other processes.
 pub(crate) fn give_up_everything() -> Result<(), Errno> {
-    #[repr(C)]
-    struct Header {
-        version: u32,
-        pid: i32,
-    }
-    // _LINUX_CAPABILITY_VERSION_3 of capability.h: two words per set.
-    let header = Header { version: 0x2008_0522, pid: 0 };
-    let none = [0u32; 6];
-    // SAFETY: `header` and `none` are laid out as capset(2) says for version 3 and outlive the call.
+    // SAFETY: these requests take numbers.
     unsafe {
         Errno::result(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
         Errno::result(libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0))?;
-        Errno::result(libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr())).map(drop)
     }
+    set_capabilities(0)
+}
+
+/// Drops these capabilities, a bit for each number of linux/capability.h, for the calling process and all programs that it will execute.
+pub(crate) fn drop_capabilities(dropped: u64) -> Result<(), Errno> {
+    for number in (0..u64::BITS).filter(|number| dropped & (1 << number) != 0) {
+        // SAFETY: the request takes a number.
+        match Errno::result(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) }) {
+            // An older kernel does not have it.
+            Ok(_) | Err(Errno::EINVAL) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    // The kernel ignores the bits that it does not know, and no others can be added.
+    set_capabilities(capabilities()? & !dropped)
+}
+
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+/// _LINUX_CAPABILITY_VERSION_3 of linux/capability.h: two words per set, and for each word the effective, permitted and inheritable ones.
+const CAPABILITIES: CapabilityHeader = CapabilityHeader { version: 0x2008_0522, pid: 0 };
+
+/// The permitted ones of the calling thread.
+fn capabilities() -> Result<u64, Errno> {
+    let (mut header, mut sets) = (CAPABILITIES, [0u32; 6]);
+    // SAFETY: both are laid out as capget(2) says for version 3 and outlive the call.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) })?;
+    Ok(u64::from(sets[1]) | u64::from(sets[4]) << 32)
+}
+
+/// Sets the effective and the permitted ones; none is inheritable.
+fn set_capabilities(permitted: u64) -> Result<(), Errno> {
+    let bytes = permitted.to_le_bytes();
+    let word = |from: usize| bytes[from..from + 4].iter().rev().fold(0u32, |word, byte| word << 8 | u32::from(*byte));
+    let (low, high) = (word(0), word(4));
+    let (header, sets) = (CAPABILITIES, [low, low, 0, high, high, 0]);
+    // SAFETY: both are laid out as capset(2) says for version 3 and outlive the call.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) }).map(drop)
 }
 
 /// Names the calling process, for `ps`.

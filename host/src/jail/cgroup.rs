@@ -1,6 +1,7 @@
 //! Control groups of pods: one with limits for all processes of a pod. They are unified groups, or those of version 1 where the
 //! controllers are there.
 
+use super::scope;
 use super::spec::Cgroup;
 use nix::unistd::geteuid;
 use std::fs;
@@ -46,6 +47,41 @@ pub fn cgroup_mounts() -> Vec<PathBuf> {
     legacy.into_iter().chain(unified).collect()
 }
 
+/// Whether version 2 is all that there is to limit memory with.
+pub(super) fn is_unified() -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let has_memory = |options: &str| options.split(',').any(|option| option == "memory");
+    !mounted(&mounts, "cgroup").any(|(_, options)| has_memory(options))
+        && mounted(&mounts, "cgroup2").next().is_some()
+}
+
+/// The directory of the calling process's group of version 2.
+pub(super) fn own_directory() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = own.lines().find_map(|line| line.strip_prefix("0::"))?;
+    Some(mounted(&mounts, "cgroup2").next()?.0.join(path.trim_start_matches('/')))
+}
+
+/// The controllers that a group of a pod of this user can have: those of version 1 if memory is one of them, otherwise those of the unified hierarchy.
+pub fn controllers() -> Vec<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let legacy: Vec<String> = mounted(&mounts, "cgroup")
+        .flat_map(|(_, options)| options.split(',').map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    if geteuid().is_root() && legacy.iter().any(|name| name == "memory") {
+        return legacy;
+    }
+    let base = if geteuid().is_root() {
+        mounted(&mounts, "cgroup2").next().map(|(mount, _)| mount.to_owned())
+    } else {
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        of_version_2(&mounts, &own).ok().and_then(|dirs| dirs.into_iter().next())
+    };
+    let there = base.and_then(|base| fs::read_to_string(base.join("cgroup.controllers")).ok());
+    there.unwrap_or_default().split_ascii_whitespace().map(str::to_owned).collect()
+}
+
 /// Every place where a group of this name may have been made.
 pub fn all_cgroups(name: &str) -> Vec<PathBuf> {
     let mut dirs = place_cgroup(name).map(|cgroup| cgroup.dirs).unwrap_or_default();
@@ -89,7 +125,9 @@ fn of_version_2(mounts: &str, own: &str) -> Result<Vec<PathBuf>, String> {
         let owned = |file: &str| fs::metadata(dir.join(file)).is_ok_and(|meta| meta.uid() == uid);
         owned("cgroup.procs") && owned("cgroup.subtree_control")
     };
-    let top = here.ancestors().take_while(is_ours).filter(|dir| holds_all(dir, "cgroup.controllers")).last();
+    let usable = |dir: &&Path| holds_all(dir, "cgroup.controllers");
+    let scope = here.ancestors().find(|dir| scope::is_one(dir)).filter(is_ours).filter(usable);
+    let top = scope.or_else(|| here.ancestors().take_while(is_ours).filter(usable).last());
     top.map(|dir| vec![dir.to_owned()]).ok_or_else(|| {
         "no control group with controllers for memory and pids was delegated to this user; get one with `systemd-run --user --scope -p Delegate=yes`".to_owned()
     })

@@ -29,12 +29,14 @@ mod landlock;
 mod nowhere;
 #[cfg(target_os = "linux")]
 mod outside;
+#[cfg(target_os = "linux")]
+pub mod scope;
 mod spec;
 mod start;
 
 #[cfg(target_os = "linux")]
 pub use cgroup::{
-    PARENT as CGROUP_PARENT, all_cgroups, cannot_make, cgroup_mounts, make_cgroup, place_cgroup,
+    PARENT as CGROUP_PARENT, all_cgroups, cannot_make, cgroup_mounts, controllers, make_cgroup, place_cgroup,
 };
 #[cfg(target_os = "linux")]
 pub use ids::{SubordinateIds, give, identity, map_caller, map_range};

@@ -87,7 +87,6 @@ pub(super) fn build(
     let mut build = Build { written, objects, report, class: RuntimeClass::default(), copied: 0 };
     let of_manifest = build.runtime_class(spec);
     build.class = class.unwrap_or(of_manifest);
-    build.host_users(spec);
     let id = build.id(metadata);
     build.labels(&metadata.labels);
     build.annotations(&metadata.annotations);
@@ -245,14 +244,6 @@ impl Build<'_> {
         let (path, name) = ("spec.runtimeClassName", spec.runtime_class_name.as_deref());
         let otherwise = "leave it out: each pod is then in a VM of its own";
         self.one_of_or(path, name, RuntimeClass::default(), &table, otherwise)
-    }
-
-    fn host_users(&mut self, spec: &k8s::Spec) {
-        let class = self.class;
-        if class == RuntimeClass::PodContainers && spec.host_users == Some(true) {
-            let message = format!("\"true\" is not supported for pods of the class {class} in this version");
-            self.problem("spec.hostUsers", message, "leave it out: the pod then has users of its own");
-        }
     }
 
     /// Refuses what is said of the VM of a pod that has none, unless that is what such a pod has anyway.

@@ -20,6 +20,29 @@ const MAX_GROUPS: usize = 64;
 /// Longest path of a profile below the directory of profiles, in bytes.
 const MAX_PROFILE_PATH: usize = 255;
 
+/// Capabilities that are not bounded by the namespaces of a pod, if its users are those of the host.
+const HOST_POWERS: [Capability; 19] = [
+    Capability::AuditControl,
+    Capability::AuditRead,
+    Capability::BlockSuspend,
+    Capability::Bpf,
+    Capability::CheckpointRestore,
+    Capability::DacReadSearch,
+    Capability::LinuxImmutable,
+    Capability::MacAdmin,
+    Capability::MacOverride,
+    Capability::Perfmon,
+    Capability::SysAdmin,
+    Capability::SysBoot,
+    Capability::SysModule,
+    Capability::SysPacct,
+    Capability::SysRawio,
+    Capability::SysResource,
+    Capability::SysTime,
+    Capability::Syslog,
+    Capability::WakeAlarm,
+];
+
 impl Build<'_> {
     pub(super) fn security(&mut self, path: &str, written: &k8s::ContainerSecurity) -> Security {
         let pod = &self.written.pod.spec.security_context;
@@ -58,6 +81,9 @@ impl Build<'_> {
             ProcMount::default(),
             &[("Default", ProcMount::Masked), ("Unmasked", ProcMount::Unmasked)],
         );
+        if self.has_host_users() {
+            self.powers_over_the_host(path, &add_capabilities, proc_mount);
+        }
         let own_profile = !written.seccomp_profile.is_empty();
         Security {
             run_as_user,
@@ -91,6 +117,36 @@ impl Build<'_> {
         if !self.class.has_vm() {
             let vm = RuntimeClass::PodMicrovmContainers;
             self.problem(path, no_vm(self.class), format!("run the pod in the class {vm}, or leave it out"));
+        }
+    }
+
+    /// Whether root of a container is root of the host.
+    fn has_host_users(&self) -> bool {
+        self.class == RuntimeClass::PodContainers && self.written.pod.spec.host_users == Some(true)
+    }
+
+    /// Refuses what would give a container with the users of the host power over the host.
+    fn powers_over_the_host(&mut self, path: &str, added: &CapabilityList, proc_mount: ProcMount) {
+        const HINT: &str = "leave out spec.hostUsers, so that the pod has users of its own, or run the pod in a VM";
+        let at = format!("{path}.capabilities.add");
+        let network: &[Capability] = match self.written.pod.spec.host_network {
+            true => &[Capability::NetAdmin],
+            false => &[],
+        };
+        let powers: Vec<Capability> = match added {
+            CapabilityList::All => vec![Capability::SysAdmin],
+            CapabilityList::Only(list) => {
+                let is_power = |one: &&Capability| HOST_POWERS.contains(one) || network.contains(one);
+                list.iter().filter(is_power).copied().collect()
+            }
+        };
+        for power in powers {
+            let message = format!("CAP_{power} is power over the host for a pod with its users (spec.hostUsers: true)");
+            self.problem(&at, message, HINT);
+        }
+        if proc_mount == ProcMount::Unmasked {
+            let message = "\"Unmasked\" shows the parameters of the host's kernel to a pod with its users (spec.hostUsers: true)";
+            self.problem(&format!("{path}.procMount"), message, HINT);
         }
     }
 
@@ -164,9 +220,9 @@ impl Build<'_> {
 
     fn id_number(&mut self, path: &str, id: Option<i64>) -> Option<u32> {
         let id = id?;
-        let is_in_namespaces = self.class == RuntimeClass::PodContainers;
+        let has_range = self.class == RuntimeClass::PodContainers && !self.has_host_users();
         match u32::try_from(id) {
-            Ok(number) if is_in_namespaces && number > MAX_NAMESPACE_ID && id <= MAX_ID => {
+            Ok(number) if has_range && number > MAX_NAMESPACE_ID && id <= MAX_ID => {
                 let message = format!("must be 0 to {MAX_NAMESPACE_ID} for a pod in namespaces, not {id}");
                 self.problem(path, message, "such a pod has 65536 ids of its own");
                 None

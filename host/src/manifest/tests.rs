@@ -390,13 +390,15 @@ fn names_and_words_are_checked() {
     );
     assert_problem(
         &container(
-            "    securityContext: {runAsUser: 65536}\n  hostUsers: true\n  runtimeClassName: pod-containers\n",
+            "    securityContext: {runAsUser: 65536}\n  runtimeClassName: pod-containers\n",
         ),
         "securityContext.runAsUser: must be 0 to 65535 for a pod in namespaces, not 65536",
     );
     assert_problem(
-        &container("  hostUsers: true\n  runtimeClassName: pod-containers\n"),
-        "spec.hostUsers: \"true\" is not supported for pods of the class pod-containers",
+        &container(
+            "    securityContext: {capabilities: {add: [SYS_MODULE]}}\n  hostUsers: true\n  runtimeClassName: pod-containers\n",
+        ),
+        "securityContext.capabilities.add: CAP_SYS_MODULE is power over the host",
     );
     assert_problem(
         &container(

@@ -163,7 +163,7 @@ pub fn spawn(role: Role, name: &str, command: &mut Command) -> Result<Process, P
 }
 
 /// Descriptor numbers of children are below this one.
-const FIRST_COPY: i32 = 64;
+pub(crate) const FIRST_COPY: i32 = 64;
 
 /// Like [`Process::spawn`]; the child has these descriptors, each under a number from 3 to 63.
 pub fn spawn_with(

@@ -1,7 +1,7 @@
 //! A control group of cgroup v1 (Linux's Documentation/admin-guide/cgroup-v1): the same directory in the tree of each controller.
 
 use super::amounts::{Amounts, if_there};
-use super::{CPU_PERIOD_US, Usage, flat_value, number, text};
+use super::{CPU_PERIOD_US, Usage, flat_value, number, set, text};
 use crate::sys;
 use magikvm_supervisor::sync;
 use nix::poll::{PollFd, PollFlags};
@@ -41,7 +41,7 @@ pub(super) fn make(dir: &Path) -> io::Result<()> {
         if text(&own).is_some_and(|value| value.trim().is_empty())
             && let Some(value) = text(&above)
         {
-            fs::write(own, value.trim())?;
+            set(own, value.trim())?;
         }
     }
     Ok(())
@@ -58,7 +58,7 @@ impl Group {
 
     pub(super) fn limit(&self, quota_us: Option<u64>, memory_bytes: Option<u64>) -> io::Result<()> {
         let write = |controller: &str, file: &str, value: u64| match self.dir(controller) {
-            Some(dir) => fs::write(dir.join(file), value.to_string()),
+            Some(dir) => set(dir.join(file), value.to_string()),
             None => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
                 format!("the system has no {controller} controller"),
@@ -76,13 +76,18 @@ impl Group {
 
     pub(super) fn apply(&self, amounts: &Amounts) -> io::Result<()> {
         let write = |controller: &str, file: &str, value: u64| match self.dir(controller) {
-            Some(dir) => fs::write(dir.join(file), value.to_string()).map_err(|error| {
+            Some(dir) => set(dir.join(file), value.to_string()).map_err(|error| {
                 io::Error::new(error.kind(), format!("cannot write {value} to {file}: {error}"))
             }),
             None => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
                 format!("the system has no {controller} controller"),
             )),
+        };
+        // Nobody asked for these two, and the host says where they are missing.
+        let write_if_there = |controller: &str, file: &str, value: u64| match self.dir(controller) {
+            Some(_) => write(controller, file, value),
+            None => Ok(()),
         };
         if let Some(bytes) = amounts.memory_bytes {
             write("memory", "memory.limit_in_bytes", bytes)?;
@@ -92,13 +97,13 @@ impl Group {
             if_there(write("memory", "memory.memsw.limit_in_bytes", bytes))?;
         }
         if let Some(shares) = amounts.cpu_shares {
-            write("cpu", "cpu.shares", shares)?;
+            write_if_there("cpu", "cpu.shares", shares)?;
         }
         if let Some((quota, period)) = amounts.cpu_quota {
             write("cpu", "cpu.cfs_period_us", period)?;
             write("cpu", "cpu.cfs_quota_us", quota)?;
         }
-        amounts.pids.map_or(Ok(()), |pids| write("pids", "pids.max", pids))
+        amounts.pids.map_or(Ok(()), |pids| write_if_there("pids", "pids.max", pids))
     }
 
     pub(super) fn exists(&self) -> bool {
@@ -115,9 +120,9 @@ impl Group {
         let dir = self.dir("devices").ok_or_else(|| {
             io::Error::new(io::ErrorKind::Unsupported, "the system has no devices controller")
         })?;
-        fs::write(dir.join("devices.deny"), "a")?;
+        set(dir.join("devices.deny"), "a")?;
         rules.iter().try_for_each(|(allowed, rule)| {
-            fs::write(dir.join(if *allowed { "devices.allow" } else { "devices.deny" }), rule)
+            set(dir.join(if *allowed { "devices.allow" } else { "devices.deny" }), rule)
         })
     }
 
@@ -132,7 +137,7 @@ impl Group {
     pub(super) fn kill(&self) {
         let freezer = self.dir("freezer").map(|dir| dir.join("freezer.state"));
         if let Some(state) = &freezer {
-            fs::write(state, "FROZEN").ok();
+            set(state, "FROZEN").ok();
         }
         let mut killed = BTreeSet::new();
         for _ in 0..ROUNDS {
@@ -190,7 +195,7 @@ fn thaw(dir: &Path) {
             thaw(&entry.path());
         }
     }
-    fs::write(dir.join("freezer.state"), "THAWED").ok();
+    set(dir.join("freezer.state"), "THAWED").ok();
 }
 
 fn collect(dir: &Path, found: &mut BTreeSet<i32>) {

@@ -292,6 +292,11 @@ fn read(file: File) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Writes to a file of a group. One that does not exist is not made, which the kernel would refuse as if a right were missing.
+fn set(path: impl AsRef<std::path::Path>, value: impl AsRef<[u8]>) -> io::Result<()> {
+    OpenOptions::new().write(true).open(path)?.write_all(value.as_ref())
+}
+
 fn text(path: &std::path::Path) -> Option<String> {
     read(File::open(path).ok()?).ok()
 }

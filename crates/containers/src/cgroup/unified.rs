@@ -1,7 +1,7 @@
 //! A control group of cgroup v2 (Linux's Documentation/admin-guide/cgroup-v2.rst).
 
 use super::amounts::{Amounts, if_there};
-use super::{CPU_PERIOD_US, Usage, flat_value, number, read, text};
+use super::{CPU_PERIOD_US, Usage, flat_value, number, read, set, text};
 use magikvm_supervisor::sync;
 use nix::poll::{PollFd, PollFlags};
 use std::fs::{self, File, OpenOptions};
@@ -41,23 +41,23 @@ pub(super) fn make_leaf(root: &Path, path: &str) -> io::Result<()> {
 fn enable_controllers(group: &Path) -> io::Result<()> {
     let available = fs::read_to_string(group.join("cgroup.controllers"))?;
     let all: Vec<String> = available.split_whitespace().map(|controller| format!("+{controller}")).collect();
-    fs::write(group.join("cgroup.subtree_control"), all.join(" "))
+    set(group.join("cgroup.subtree_control"), all.join(" "))
 }
 
 impl Group {
     pub(super) fn limit(&self, quota_us: Option<u64>, memory_bytes: Option<u64>) -> io::Result<()> {
         if let Some(quota) = quota_us {
-            fs::write(self.0.join("cpu.max"), format!("{quota} {CPU_PERIOD_US}"))?;
+            set(self.0.join("cpu.max"), format!("{quota} {CPU_PERIOD_US}"))?;
         }
         match memory_bytes {
-            Some(bytes) => fs::write(self.0.join("memory.max"), bytes.to_string()),
+            Some(bytes) => set(self.0.join("memory.max"), bytes.to_string()),
             None => Ok(()),
         }
     }
 
     pub(super) fn apply(&self, amounts: &Amounts) -> io::Result<()> {
         let write = |file: &str, value: String| {
-            fs::write(self.0.join(file), &value).map_err(|error| {
+            set(self.0.join(file), &value).map_err(|error| {
                 io::Error::new(error.kind(), format!("cannot write {value} to {file}: {error}"))
             })
         };
@@ -69,17 +69,18 @@ impl Group {
             write("memory.max", bytes.to_string())?;
         }
         if let Some(weight) = amounts.cpu_weight() {
-            write("cpu.weight", weight.to_string())?;
+            // Nobody asked for this and the number of processes, and the host says where they are not limited.
+            if_there(write("cpu.weight", weight.to_string()))?;
         }
         if let Some((quota, period)) = amounts.cpu_quota {
             write("cpu.max", format!("{quota} {period}"))?;
         }
-        amounts.pids.map_or(Ok(()), |pids| write("pids.max", pids.to_string()))
+        amounts.pids.map_or(Ok(()), |pids| if_there(write("pids.max", pids.to_string())))
     }
 
     pub(super) fn make_for_container(&self) -> io::Result<()> {
         fs::create_dir(&self.0)?;
-        fs::write(self.0.join("memory.oom.group"), "1")
+        if_there(set(self.0.join("memory.oom.group"), "1"))
     }
 
     /// No controller is enabled below a container's group, so the container's limits and accounts cover this group too.

@@ -6,11 +6,11 @@ use crate::cgroup::Hierarchies;
 use crate::containers::{LinuxContainers, PodCgroup};
 use crate::pod::{NetworkOwner, furnish, mount_volumes};
 use crate::rootfs::read_capped;
-use crate::sys::exit_now;
+use crate::sys::{drop_capabilities, exit_now};
 use magikvm_proto::limits::MAX_PLAN_SIZE;
 use magikvm_proto::path::AGENT_LISTENING;
 use magikvm_proto::plan::GuestPlan;
-use magikvm_proto::sandbox::{AGENT_FD, FORWARD_FD};
+use magikvm_proto::sandbox::{AGENT_FD, FORWARD_FD, Users};
 use magikvm_proto::site::Site;
 use magikvm_supervisor::extension::contains_panic;
 use magikvm_supervisor::text::chain;
@@ -29,6 +29,11 @@ use std::sync::Arc;
 /// Longest line of the log, in bytes.
 const MAX_LINE: usize = 1024;
 
+/// Capabilities over the host that a supervisor with its users does not need (numbers of linux/capability.h): CAP_DAC_READ_SEARCH,
+/// CAP_LINUX_IMMUTABLE, CAP_SYS_MODULE, CAP_SYS_RAWIO, CAP_SYS_PACCT, CAP_SYS_BOOT, CAP_SYS_TIME, CAP_AUDIT_CONTROL, CAP_MAC_OVERRIDE, CAP_MAC_ADMIN,
+/// CAP_SYSLOG, CAP_WAKE_ALARM, CAP_BLOCK_SUSPEND, CAP_AUDIT_READ, CAP_PERFMON, CAP_BPF, CAP_CHECKPOINT_RESTORE.
+const HOST_POWERS: [u32; 17] = [2, 9, 16, 17, 20, 22, 25, 30, 32, 33, 34, 35, 36, 37, 38, 39, 40];
+
 /// The pod's listening sockets.
 #[derive(Debug)]
 pub(super) struct Doors {
@@ -39,6 +44,7 @@ pub(super) struct Doors {
 /// What the sandbox has made, or not.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Surroundings {
+    pub(super) users: Users,
     pub(super) cgroup: PodCgroup,
     pub(super) network: NetworkOwner,
 }
@@ -60,6 +66,10 @@ pub(super) fn main(site: &Site, surroundings: Surroundings, doors: Doors, mut go
 
 fn run(site: &Site, surroundings: Surroundings, doors: Doors) -> Result<(), Box<dyn Error>> {
     sys::become_root()?;
+    if surroundings.users == Users::Host {
+        let dropped = HOST_POWERS.iter().fold(0, |all, number| all | 1 << number);
+        drop_capabilities(dropped)?;
+    }
     // After the ids, whose change clears it. A parent that has died meanwhile has closed its end of the pipe.
     sys::die_with_parent()?;
     std::panic::set_hook(Box::new(|info| {

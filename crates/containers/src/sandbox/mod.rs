@@ -78,6 +78,8 @@ fn unexpected(step: &'static str) -> Failed {
 
 /// The main function of the program.
 pub fn main() -> ExitCode {
+    // Executed by its descriptor it would have the descriptor's number as its name.
+    crate::sys::set_process_name(c"magikvm-contain");
     sys::clear_environment();
     sys::leave_keyring();
     // Containers begin with this one.
@@ -145,7 +147,7 @@ fn make(talk: &Talk) -> Result<std::convert::Infallible, Failed> {
     let make = |name: &String| PodGroup::make(&hierarchies, name, owner);
     let group = settings.cgroup.as_ref().map(make).transpose()?;
     let site = Site { cgroup: format!("/{CONTAINERS}"), ..Site::guest() };
-    let network = settings.network;
+    let (network, users) = (settings.network, settings.users);
     let spaces = match spaces {
         Some(spaces) => spaces,
         None => Spaces::make(settings.users, network, talk)?,
@@ -180,7 +182,7 @@ fn make(talk: &Talk) -> Result<std::convert::Infallible, Failed> {
                 NetworkSpace::Host => NetworkOwner::Host,
                 NetworkSpace::Isolated | NetworkSpace::Tap { .. } | NetworkSpace::Given => NetworkOwner::Pod,
             };
-            inside::main(&site, inside::Surroundings { cgroup, network }, doors, waits)
+            inside::main(&site, inside::Surroundings { users, cgroup, network }, doors, waits)
         }
         Fork::Parent { child } => child,
     };

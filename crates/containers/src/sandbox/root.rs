@@ -205,9 +205,7 @@ impl<'a> Root<'a> {
                 ImagePlace::Directory(dir) => sys::copy_of_path(dir),
             };
             let mounted = mounted.map_err(failed("mount"))?;
-            // Device files of an image mean nothing in a user namespace.
-            let no_devices = self.settings.users != Users::Host;
-            let attributes = Attributes { read_only: true, no_suid: false, no_devices };
+            let attributes = Attributes { read_only: true, no_suid: false, no_devices: true };
             sys::change_mount(&mounted, attributes, self.spaces.users())
                 .map_err(failed("map the owners of files of"))?;
             sys::attach(&mounted, &self.outside(&target)).map_err(failed("mount"))?;

@@ -114,6 +114,23 @@ pub fn connect_unix_at_once(path: &Path) -> io::Result<UnixStream> {
     Ok(UnixStream::from(stream))
 }
 
+/// A copy of a program in memory that nobody can change any more. Its number is at least `least`.
+pub fn sealed_copy(program: &Path, least: i32) -> io::Result<OwnedFd> {
+    use nix::fcntl::SealFlag;
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    let mut copy = File::from(memfd_create(
+        "program",
+        MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
+    )?);
+    io::copy(&mut File::open(program)?, &mut copy)?;
+    let seals = SealFlag::F_SEAL_SEAL
+        | SealFlag::F_SEAL_SHRINK
+        | SealFlag::F_SEAL_GROW
+        | SealFlag::F_SEAL_WRITE;
+    fcntl(&copy, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(rustix::io::fcntl_dupfd_cloexec(&copy, least)?)
+}
+
 /// Creates a Unix socket that only this user can connect to, in a directory that only this user can enter.
 pub fn bind_unix(socket: &Path) -> io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;

@@ -263,9 +263,23 @@ fn run(args: &Args, requests: &[RunRequest], pods: &PodRuntimeInterface, caught:
         }
     }
     if args.detach {
+        say_of_logout(requests);
         return Ok(ExitCode::SUCCESS);
     }
     follow::all(followed, pods).map(ExitCode::from)
+}
+
+/// Says what ends pods of an ordinary user for whom systemd makes control groups.
+fn say_of_logout(requests: &[RunRequest]) {
+    #[cfg(target_os = "linux")]
+    if requests.iter().any(|request| !request.plan.runtime_class.has_vm())
+        && crate::jail::scope::is_to_come()
+        && !crate::jail::scope::survives_logout()
+    {
+        ui::warn("the pod ends when you have logged out everywhere, unless you run `loginctl enable-linger`");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = requests;
 }
 
 /// From now on signals cancel the start of these pods. Whatever can fail here fails before there is a pod.

@@ -80,7 +80,8 @@ pub(super) const FIELDS: &[Field] = &[
         "spec.hostUsers",
         Shape::Bool,
         "In a VM both mean the same: its users are none of the host's users. Pods in namespaces of the host have a user namespace, whose root is \
-         an ordinary user of the host; `true` is refused for them.",
+         an ordinary user of the host. With `true`, possible only for root, the users of the pod are those of the host; capabilities and mounts of \
+         `/proc` that are power over the host are refused then.",
     ),
     yes("spec.os", Shape::Object, "What the containers are made for."),
     only("spec.os.name", Shape::Text, &["linux"], WINDOWS),

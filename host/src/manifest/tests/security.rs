@@ -234,7 +234,14 @@ fn another_class_than_that_of_the_manifest_has_the_rules_of_its_own() {
             "securityContext.privileged: is possible only in a VM, and pods of the class pod-containers have none",
         ),
         ("seccompProfile: {type: Unconfined}", vm, "seccompProfile.type: is possible only in a VM"),
-        ("", "  hostUsers: true\n", "spec.hostUsers: \"true\" is not supported"),
+        ("capabilities: {add: [CHOWN, BPF]}", "  hostUsers: true\n", "add: CAP_BPF is power over the host"),
+        ("capabilities: {add: [ALL]}", "  hostUsers: true\n", "add: CAP_SYS_ADMIN is power over the host"),
+        (
+            "capabilities: {add: [NET_ADMIN]}",
+            "  hostUsers: true\n  hostNetwork: true\n",
+            "add: CAP_NET_ADMIN is power over the host",
+        ),
+        ("procMount: Unmasked", "  hostUsers: true\n", "procMount: \"Unmasked\" shows the parameters of the host"),
         ("runAsUser: 65536", "", "must be 0 to 65535 for a pod in namespaces, not 65536"),
         (
             "",

@@ -15,6 +15,11 @@ pub(super) struct Place {
     pub(super) dirs: Vec<PathBuf>,
 }
 
+/// The name of a pod's group.
+pub(super) fn name(dir: &PodDir) -> String {
+    cgroup_name(dir.path())
+}
+
 /// The group of root's pods is in every hierarchy, that of other users where a part of the unified one was delegated to them. Or the reason why
 /// there is none.
 pub(super) fn place(dir: &PodDir) -> Result<Place, String> {

@@ -2,6 +2,7 @@
 
 use super::super::RuntimeError;
 use super::ContainersError;
+use super::program::Executable;
 use super::talk::Talk;
 use crate::os;
 use crate::process::{self, Process};
@@ -17,6 +18,8 @@ use std::process::{Command, Stdio};
 #[derive(Debug)]
 pub(super) struct ToLaunch {
     pub(super) program: PathBuf,
+    /// The host's id of the pod's root.
+    pub(super) root: u32,
     /// The directory of its files and sockets.
     pub(super) dir: PathBuf,
     pub(super) settings: SandboxSettings,
@@ -46,7 +49,9 @@ impl ToLaunch {
             Ok(OwnedFd::from(listener))
         });
         let forward = forward.map_err(ContainersError::io("make the socket for forwarded connections"))?;
-        let mut command = Command::new(&self.program);
+        let executable = Executable::of(&self.program, self.root)
+            .map_err(ContainersError::io("copy the sandbox's program"))?;
+        let mut command = Command::new(&executable.path);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).env_clear();
         let fixed = [(&agent, AGENT_FD), (&forward, FORWARD_FD), (&theirs, TALK_FD)];
         let inherits: Vec<(&OwnedFd, i32)> =

@@ -19,9 +19,9 @@ use super::volumes;
 use super::{PodRuntime, PodToPrepare, Prepared, Running, RuntimeError, Sandbox, check, network};
 use crate::agent::{Connector, Handshake};
 use crate::image::{Image, ImageError, ImageStore, RootfsDirectory, Wanted};
-use crate::jail::{Cgroup, Requirement};
+use crate::jail::{self, Cgroup, Requirement};
 use crate::manifest::fields::ANNOTATION_NETWORK;
-use crate::manifest::{ContainerSpec, PodPlan};
+use crate::manifest::{ContainerSpec, PodPlan, plan};
 use crate::net::chain::PodSide;
 use crate::net::cni::Places;
 use crate::net::settle::{Settled, Ways};
@@ -39,6 +39,7 @@ use crate::vmm::scratch::{self, Room};
 use crate::volume::claims::ClaimUse;
 use control::ByFreezer;
 use launch::{Launched, ToLaunch};
+use limits::Missing;
 use magikvm_proto::plan::ProcessNamespace;
 use magikvm_proto::sandbox::{
     FIRST_SOURCE_FD, ImageMount, ImagePlace, MAX_SOURCES, NetworkSpace, SandboxSettings, ScratchMount,
@@ -46,7 +47,7 @@ use magikvm_proto::sandbox::{
 };
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
-use nix::unistd::{AccessFlags, access};
+use nix::unistd::{AccessFlags, access, geteuid};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -147,7 +148,7 @@ impl ContainersError {
                 "As root, run `modprobe tun && chmod 666 {TUN}`, or run the pod without a network, with the annotation `{ANNOTATION_NETWORK}: none`."
             )),
             Self::NoSuchId { .. } => Some(users::Source::remedy()),
-            Self::Limit { .. } => Some(limits::remedy()),
+            Self::Limit { .. } => Some(limits::remedy(geteuid().is_root())),
             Self::SharedProcesses(_) | Self::OnlyRoot { .. } => Some("Run the pod with `sudo`, or in a VM.".to_owned()),
             Self::Disk { .. } => Some(
                 "Copy it into a claim that is a directory with `magikvm volume export` and `magikvm volume import`, or run the pod in a VM.".to_owned(),
@@ -209,17 +210,21 @@ impl Containers {
         matches!(self.users, users::Source::Root)
     }
 
-    /// Checks what this host cannot do for the user that runs the pod. Returns what it only warns of.
-    fn check_user(&self, pod: &PodToPrepare<'_>) -> Result<Vec<String>, RuntimeError> {
+    /// Checks what this host cannot do for the user that runs the pod. Returns what it only warns of, and what is not limited. `no_scope` says why the
+    /// pod has no scope, if systemd should have made one.
+    fn check_user(
+        &self,
+        pod: &PodToPrepare<'_>,
+        no_scope: Option<&str>,
+    ) -> Result<(Vec<String>, Missing), RuntimeError> {
         if self.is_root() {
-            return Ok(Vec::new());
+            let missing = Missing::of_root();
+            let mut warnings = missing.check(pod.plan)?;
+            warnings.extend(missing.implied());
+            return Ok((warnings, missing));
         }
-        let no_group = cgroup::place(pod.dir).err();
-        if let (ProcessNamespace::Pod, Some(why)) = (pod.plan.process_namespace, &no_group) {
-            return Err(ContainersError::SharedProcesses(why.clone()).into());
-        }
-        let network = &pod.plan.network.provider;
-        let wanted = match network {
+        let wanted = match &pod.plan.network.provider {
+            _ if pod.plan.users == plan::PodUsers::Host => Some("spec.hostUsers: true"),
             Provider::Magikvm => None,
             Provider::Host => Some("spec.hostNetwork"),
             Provider::Cni(_) => Some(ANNOTATION_CNI_PATH),
@@ -228,7 +233,20 @@ impl Containers {
             return Err(ContainersError::OnlyRoot { field }.into());
         }
         self.users.check(pod.plan, &numeric_users(pod))?;
-        Ok(limits::check(pod.plan, no_group.as_deref())?)
+        if jail::scope::is_to_come() {
+            // Only the pod's monitor will know.
+            return Ok((Vec::new(), Missing::default()));
+        }
+        let no_group = match (cgroup::place(pod.dir), no_scope) {
+            (Ok(_), _) => None,
+            (Err(why), None) => Some(why),
+            (Err(why), Some(no_scope)) => Some(format!("{why}; {no_scope}")),
+        };
+        if let (ProcessNamespace::Pod, Some(why)) = (pod.plan.process_namespace, &no_group) {
+            return Err(ContainersError::SharedProcesses(why.clone()).into());
+        }
+        let missing = Missing::of_user(no_group.as_deref());
+        Ok((missing.check(pod.plan)?, missing))
     }
 
     /// Where the images are for the pod's users: only root can mount the EROFS files.
@@ -238,7 +256,7 @@ impl Containers {
         files: &[files::ImageFile<'_>],
         users: &PodUsers,
     ) -> Result<(Vec<ImagePlace>, Vec<RootfsDirectory>), RuntimeError> {
-        if let PodUsers::Range(_) = users {
+        if let PodUsers::Host | PodUsers::Range(_) = users {
             return Ok((
                 files.iter().map(|file| ImagePlace::File(file.path.to_owned())).collect(),
                 Vec::new(),
@@ -345,14 +363,18 @@ impl PodRuntime for Containers {
         if self.is_root() { cgroup::probe() } else { users::probe() }
     }
 
-    fn record(&self, _plan: &PodPlan) -> SandboxRecord {
-        let users = if self.is_root() { UsersRecord::Own } else { UsersRecord::Caller };
+    fn record(&self, plan: &PodPlan) -> SandboxRecord {
+        let users = match (self.is_root(), plan.users) {
+            (true, plan::PodUsers::Host) => UsersRecord::Host,
+            (true, plan::PodUsers::Own) => UsersRecord::Own,
+            (false, _) => UsersRecord::Caller,
+        };
         SandboxRecord::Containers(ContainersRecord { users })
     }
 
     fn check_plan(&self, pod: &PodToPrepare<'_>) -> Result<(), RuntimeError> {
         files::check_artifacts(pod)?;
-        self.check_user(pod)?;
+        self.check_user(pod, None)?;
         connect::check(pod.plan, &self.cni)?;
         let network = network::settle(pod.plan, WAYS)?;
         check_interface(&network)?;
@@ -365,8 +387,12 @@ impl PodRuntime for Containers {
         undo.plan(Scope::Run, Step::RemoveDir { path: dir.clone() })?;
         atomic::create_dir_all(&dir, 0o700)?;
         files::check_artifacts(pod)?;
-        let unlimited = self.check_user(pod)?;
-        let users = PodUsers::reserve(&self.users, &self.ids, undo)?;
+        // Before anything is made that belongs to a group.
+        let no_scope = jail::scope::enter(&cgroup::name(pod.dir)).err();
+        let (unlimited, missing) = self.check_user(pod, no_scope.as_deref())?;
+        let limited = missing.without(pod.plan);
+        let pod = &PodToPrepare { plan: &limited, ..*pod };
+        let users = PodUsers::reserve(&self.users, pod.plan.users, &self.ids, undo)?;
         let (partitions, images) = files::partitions(pod);
         let of_volumes = partitions.get(pod.plan.containers.len()..).unwrap_or_default();
         let volumes = volumes::plan(pod, true, of_volumes)?;
@@ -406,7 +432,8 @@ impl PodRuntime for Containers {
             cgroup: place.as_ref().map(|place| place.name.clone()),
             groups: Vec::new(),
         };
-        let to_launch = ToLaunch { program, dir, settings, sources };
+        let root_id = users.root().unwrap_or_else(|| geteuid().as_raw());
+        let to_launch = ToLaunch { program, root: root_id, dir, settings, sources };
         let mut sandbox = match &pod.plan.network.provider {
             Provider::Magikvm | Provider::Host => Launch::Later(Box::new(to_launch)),
             Provider::Cni(name) => {

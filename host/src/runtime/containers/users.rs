@@ -8,6 +8,7 @@ use super::ids::PodIds;
 use crate::image::{Cancel, Image, ImageError, ImageStore, Owners, RootfsDirectory, UnpackedSummary};
 use crate::jail::{self, SubordinateIds};
 use crate::manifest::PodPlan;
+use crate::manifest::plan;
 use crate::store::undo::Undo;
 use crate::vmm::{Unavailable, find_program};
 use magikvm_proto::sandbox::Users;
@@ -108,6 +109,8 @@ pub(super) fn probe() -> Result<(), Unavailable> {
 /// The users of one pod.
 #[derive(Debug, Clone)]
 pub(super) enum PodUsers {
+    /// Those of the host.
+    Host,
     Range(PodIds),
     Subordinate(SubordinateIds),
     Single,
@@ -115,16 +118,23 @@ pub(super) enum PodUsers {
 
 impl PodUsers {
     /// `ids` is the directory in which root takes ranges.
-    pub(super) fn reserve(source: &Source, ids: &Path, undo: &mut Undo) -> Result<Self, RuntimeError> {
-        Ok(match source {
-            Source::Root => Self::Range(PodIds::reserve(ids, undo)?),
-            Source::Subordinate(granted) => Self::Subordinate(*granted),
-            Source::Single(_) => Self::Single,
+    pub(super) fn reserve(
+        source: &Source,
+        wanted: plan::PodUsers,
+        ids: &Path,
+        undo: &mut Undo,
+    ) -> Result<Self, RuntimeError> {
+        Ok(match (source, wanted) {
+            (Source::Root, plan::PodUsers::Host) => Self::Host,
+            (Source::Root, plan::PodUsers::Own) => Self::Range(PodIds::reserve(ids, undo)?),
+            (Source::Subordinate(granted), _) => Self::Subordinate(*granted),
+            (Source::Single(_), _) => Self::Single,
         })
     }
 
     pub(super) fn told(&self) -> Users {
         match self {
+            Self::Host => Users::Host,
             Self::Range(ids) => Users::Own { root: ids.root() },
             Self::Subordinate(_) | Self::Single => Users::Caller,
         }
@@ -133,6 +143,7 @@ impl PodUsers {
     /// The host's id of the pod's root, where this process can give files to it.
     pub(super) fn root(&self) -> Option<u32> {
         match self {
+            Self::Host => Some(0),
             Self::Range(ids) => Some(ids.root()),
             Self::Subordinate(_) | Self::Single => None,
         }
@@ -141,6 +152,7 @@ impl PodUsers {
     /// Maps the ids of a process that has just made a user namespace.
     pub(super) fn map(&self, pid: i32) -> Result<(), String> {
         match self {
+            Self::Host => Err("the pod has the users of the host".to_owned()),
             Self::Range(ids) => ids.map(pid),
             Self::Subordinate(granted) => granted.map(pid),
             Self::Single => jail::map_caller(pid),
@@ -155,7 +167,7 @@ impl PodUsers {
     ) -> Result<RootfsDirectory, RuntimeError> {
         let (cancel, quiet) = (Cancel::new(), |_| ());
         let made = match self {
-            Self::Range(_) | Self::Single => store.directory(image, Owners::Mine, &cancel, &quiet),
+            Self::Host | Self::Range(_) | Self::Single => store.directory(image, Owners::Mine, &cancel, &quiet),
             Self::Subordinate(granted) => {
                 let unpack = |content: &Path| {
                     let errand =
