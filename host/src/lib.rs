@@ -31,3 +31,11 @@ pub use magikvm_images as image;
 pub use magikvm_platform::{os, signals};
 #[cfg(feature = "vmm")]
 pub use pod::interface::PodRuntimeInterface;
+
+/// Becomes a process of a pod, if this program was started as one, and returns its exit code at its end. A program that uses the library calls this
+/// first in `main`, before it starts a thread: the monitor and other processes of its pods are copies of the same program with a hidden verb as their
+/// first argument (docs/processes.md).
+#[cfg(feature = "vmm")]
+pub fn become_pod_process() -> Option<std::process::ExitCode> {
+    cli::become_hidden_process()
+}

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::Pod;
+use magikvm_tests::host::program;
 use magikvm_tests::processes::is_alive;
 use magikvm_tests::virtual_machine::{Driver, NETWORK, VmHost};
 use magikvm_tests::wait::{until, wait_for};
@@ -105,7 +106,10 @@ fn a_pod_with_the_users_of_the_host_has_no_power_over_it() {
         ("echo 1 > /proc/sys/kernel/panic", "Read-only file system"),
         ("mount -t tmpfs none /mnt", "ermission denied"),
         ("mount -o remount,rw /proc/sys", "ermission denied"),
-        ("echo 1 > /sys/fs/cgroup/pids/pids.max || echo 1 > /sys/fs/cgroup/pids.max", "Read-only file system"),
+        (
+            "echo 1 > /sys/fs/cgroup/pids/pids.max || echo 1 > /sys/fs/cgroup/pids.max",
+            "Read-only file system",
+        ),
         ("hostname other", "ot permitted"),
         ("reboot -f", "ot permitted"),
         ("insmod /bin/busybox", "ot permitted"),
@@ -623,5 +627,65 @@ fn the_namespaces_of_a_pod_can_be_entered_by_their_paths() {
     host.cmd(["stop", "--grace", "1", "spaces"]).ok();
     assert_eq!(annotation(&host.inspect("spaces").unwrap()), None, "they are gone");
     host.cmd(["rm", "spaces"]).ok();
+    host.assert_as_before(&before);
+}
+
+/// docs/library.md is about this program.
+#[test]
+fn a_program_that_uses_the_library_runs_a_pod() {
+    let host = host();
+    let before = host.holdings();
+    let pod = sleeper("by-library", "43321").set("spec/runtimeClassName", "pod-containers");
+    let manifest = host.manifest(&pod);
+    let output = host
+        .other(env!("CARGO_BIN_EXE_library"))
+        .env("MAGIKVM_CONTAINERS", program().with_file_name("magikvm-containers").to_str().unwrap())
+        .arg(host.root())
+        .arg(&manifest)
+        .ok();
+    let network = output.stdout.strip_prefix("network /proc/").unwrap_or_else(|| panic!("{}", output.stdout));
+    assert!(network.trim_end().ends_with("/ns/net"), "{network}");
+    assert_eq!(processes_of("43321"), [0; 0]);
+    host.assert_as_before(&before);
+}
+
+/// As on a host whose kernel lacks controllers: their hierarchies are not there for the pod's monitor.
+#[test]
+fn a_limit_that_the_host_cannot_keep_is_refused_or_accepted_as_that() {
+    let host = host();
+    let before = host.holdings();
+    let limited = |name: &str| {
+        sleeper(name, "43331").with("resources", json!({ "limits": { "cpu": "500m", "memory": "64Mi" } }))
+    };
+    let without_cpu = |pod: &Pod| {
+        let manifest = host.manifest(pod);
+        host.other("unshare")
+            .args([
+                "--mount",
+                "sh",
+                "-c",
+                "umount /sys/fs/cgroup/cpu /sys/fs/cgroup/pids && exec \"$@\"",
+                "sh",
+            ])
+            .arg(program())
+            .args(["run", "-d"])
+            .arg(manifest)
+    };
+    let why = "there is no cpu controller in the control groups of the host";
+    without_cpu(&limited("strict"))
+        .fails(1)
+        .complains(&format!("container web: resources.limits.cpu cannot be enforced: {why}"))
+        .complains(
+            "Hint: Run the pod in a VM, or accept that nothing enforces the limit with the annotation",
+        );
+    host.assert_as_before(&before);
+    let loose = limited("loose").annotated("magikvm.dev/limits", "best-effort");
+    let said = without_cpu(&loose).ok().stderr;
+    assert!(said.contains(&format!("container web: resources.limits.cpu is not enforced: {why}")), "{said}");
+    assert!(said.contains("nothing limits how many processes the pod has: there is no pids"), "{said}");
+    // The other limit holds.
+    let file = "/sys/fs/cgroup/memory/memory.limit_in_bytes";
+    assert_eq!(host.sh("loose", "web", &format!("cat {file}")), "67108864\n");
+    host.cmd(["rm", "-f", "loose"]).ok();
     host.assert_as_before(&before);
 }

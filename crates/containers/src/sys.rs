@@ -156,7 +156,9 @@ fn capabilities() -> Result<u64, Errno> {
 /// Sets the effective and the permitted ones; none is inheritable.
 fn set_capabilities(permitted: u64) -> Result<(), Errno> {
     let bytes = permitted.to_le_bytes();
-    let word = |from: usize| bytes[from..from + 4].iter().rev().fold(0u32, |word, byte| word << 8 | u32::from(*byte));
+    let word = |from: usize| {
+        bytes[from..from + 4].iter().rev().fold(0u32, |word, byte| word << 8 | u32::from(*byte))
+    };
     let (low, high) = (word(0), word(4));
     let (header, sets) = (CAPABILITIES, [low, low, 0, high, high, 0]);
     // SAFETY: both are laid out as capset(2) says for version 3 and outlive the call.

@@ -169,11 +169,16 @@ enum Format {
 /// Result of a verb: an exit code or an error.
 type Outcome = Result<ExitCode, CliError>;
 
-/// The whole program.
-pub fn main() -> ExitCode {
+/// Becomes the process that the first argument of this program names, if it names one.
+pub(crate) fn become_hidden_process() -> Option<ExitCode> {
     #[cfg(target_os = "linux")]
     magikvm_platform::helper::register(crate::runtime::containers::errand::remove_with_ids);
-    if let Some(code) = hidden::dispatch(std::env::args_os().nth(1)) {
+    hidden::dispatch(std::env::args_os().nth(1))
+}
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    if let Some(code) = become_hidden_process() {
         return code;
     }
     let words: Vec<OsString> = std::env::args_os().collect();

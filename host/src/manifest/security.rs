@@ -127,7 +127,8 @@ impl Build<'_> {
 
     /// Refuses what would give a container with the users of the host power over the host.
     fn powers_over_the_host(&mut self, path: &str, added: &CapabilityList, proc_mount: ProcMount) {
-        const HINT: &str = "leave out spec.hostUsers, so that the pod has users of its own, or run the pod in a VM";
+        const HINT: &str =
+            "leave out spec.hostUsers, so that the pod has users of its own, or run the pod in a VM";
         let at = format!("{path}.capabilities.add");
         let network: &[Capability] = match self.written.pod.spec.host_network {
             true => &[Capability::NetAdmin],
@@ -141,7 +142,8 @@ impl Build<'_> {
             }
         };
         for power in powers {
-            let message = format!("CAP_{power} is power over the host for a pod with its users (spec.hostUsers: true)");
+            let message =
+                format!("CAP_{power} is power over the host for a pod with its users (spec.hostUsers: true)");
             self.problem(&at, message, HINT);
         }
         if proc_mount == ProcMount::Unmasked {

@@ -389,9 +389,7 @@ fn names_and_words_are_checked() {
         "securityContext.privileged: is possible only in a VM, and pods of the class pod-containers have none",
     );
     assert_problem(
-        &container(
-            "    securityContext: {runAsUser: 65536}\n  runtimeClassName: pod-containers\n",
-        ),
+        &container("    securityContext: {runAsUser: 65536}\n  runtimeClassName: pod-containers\n"),
         "securityContext.runAsUser: must be 0 to 65535 for a pod in namespaces, not 65536",
     );
     assert_problem(

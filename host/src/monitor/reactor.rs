@@ -34,6 +34,7 @@ use magikvm_proto::text::cut;
 use magikvm_proto::wire::{Event, EventKind};
 use nix::sys::signal::{SigSet, Signal};
 use std::error::Error;
+use std::io::PipeWriter;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, sync_channel};
@@ -92,6 +93,8 @@ pub(super) struct Reactor<'a> {
     is_unsaved: bool,
     /// Open from the first event on.
     events: Option<EventLog>,
+    /// The watch over the pod's directory, until the pod is over.
+    directory: Option<PipeWriter>,
 }
 
 #[derive(Debug)]
@@ -159,6 +162,7 @@ impl<'a> Reactor<'a> {
             saved: None,
             is_unsaved: false,
             events: None,
+            directory: None,
         })
     }
 
@@ -168,6 +172,7 @@ impl<'a> Reactor<'a> {
         let looped = catch_unwind(AssertUnwindSafe(|| {
             while !matches!(self.turn(&pod.dir), Outcome::Ended | Outcome::Failed(_)) {}
         }));
+        self.directory = None;
         if let Err(panic) = looped {
             self.give_up(&panic_message(&*panic));
         }
@@ -225,6 +230,9 @@ impl<'a> Reactor<'a> {
                 Message::Control { request, done } => self.on_request(request, done),
             };
             self.tell_client(&input);
+            if let Input::Guest(Event { kind: EventKind::PodEnded, .. }) = input {
+                self.directory = None;
+            }
             let effects = self.machine.step(input, record::now_ms());
             let outcome = self.carry_out(effects);
             self.answer_requests(dir);
@@ -421,7 +429,8 @@ fn failed<E: Error + 'static>() -> impl Fn(E) -> Failure {
 impl Observer for Reactor<'_> {
     fn reserved(&mut self, dir: &PodDir) -> Result<(), Failure> {
         control::listen(dir, self.agent.clone(), self.outbox.clone()).map_err(failed())?;
-        watchers::directory(dir, self.outbox.clone()).map_err(failed())
+        self.directory = Some(watchers::directory(dir, self.outbox.clone()).map_err(failed())?);
+        Ok(())
     }
 
     fn pull(&mut self, dir: &PodDir, request: &PullRequest) -> Result<Vec<Pull>, Failure> {

@@ -23,8 +23,11 @@ use magikvm_proto::id::ContainerName;
 use magikvm_proto::path::AGENT_LISTENING;
 use magikvm_proto::stream::{STDERR, Traffic, log_source};
 use magikvm_proto::wire::{Done, Request, StreamMessage};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::error::Error;
 use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
@@ -84,24 +87,41 @@ pub(super) fn start(
 /// How long a removed directory may go unnoticed where nothing announces it, in milliseconds.
 const DIRECTORY_LOOK_MS: u16 = 60_000;
 
-/// Tells the loop when the pod's directory is no longer in its place: then nobody can find the pod, so that it must not go on.
-pub(super) fn directory(dir: &PodDir, outbox: SyncSender<Message>) -> Result<(), FileError> {
+/// Tells the loop when the pod's directory is no longer in its place: then nobody can find the pod, so that it must not go on. Ends when what it returns is
+/// dropped. Linux takes more than ten milliseconds to end a watch, for which the end of the monitor would have to wait.
+pub(super) fn directory(dir: &PodDir, outbox: SyncSender<Message>) -> Result<PipeWriter, FileError> {
     let path = dir.path().to_owned();
     let identity = dir.identity().map_err(FileError::at("look at", &path))?;
     let changes = Removals::of(&path);
     let dir = dir.clone();
+    let (mut over, ends) = io::pipe().map_err(FileError::at("watch", &path))?;
     spawn("directory", &outbox.clone(), move || {
         while dir.identity().is_ok_and(|there| there == identity) {
             match &changes {
-                Ok(changes) => changes.wait(DIRECTORY_LOOK_MS),
+                Ok(changes) => changes.wait(DIRECTORY_LOOK_MS, Some(over.as_fd())),
                 // There are no watches left (`fs.inotify.max_user_instances`).
-                Err(_) => std::thread::sleep(Duration::from_millis(DIRECTORY_LOOK_MS.into()) / 10),
+                Err(_) => wait_readable(over.as_fd(), DIRECTORY_LOOK_MS / 10),
+            }
+            if is_over(&mut over) {
+                return;
             }
         }
         send(&outbox, Input::DirectoryGone);
     })
     .map_err(|error| FileError::at("watch", &path)(error.into()))?;
-    Ok(())
+    Ok(ends)
+}
+
+/// Waits until it can be read or is closed, or for the limit.
+fn wait_readable(pipe: BorrowedFd<'_>, limit_ms: u16) {
+    let mut polled = [PollFd::new(pipe, PollFlags::POLLIN)];
+    ignore(poll(&mut polled, PollTimeout::from(limit_ms)), "the caller looks again");
+}
+
+/// Whether the other end was closed.
+fn is_over(pipe: &mut PipeReader) -> bool {
+    let mut polled = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+    poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 /// Records the refusals of the pod's network filter until the filter ends.

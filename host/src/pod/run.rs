@@ -9,6 +9,7 @@ use super::ports::{self, Published};
 use super::pull::{Pull, PullRequest, of_image};
 use super::restart;
 use crate::image::{Image, ImageError, ImageStore, Policy, PullPolicy, Reference, Wanted};
+use crate::jail::Requirement;
 use crate::manifest::logs::LogOptions;
 use crate::manifest::plan::VolumeSource;
 use crate::manifest::{PodPlan, RuntimeClass};
@@ -21,6 +22,9 @@ use crate::store::lock::{self, Lock, LockState};
 use crate::store::record::{self, ContainerRecord, Found, PodRecord, SCHEMA};
 use crate::store::sandbox::SandboxFailure;
 use crate::store::undo::{self, Scope, Step, Undo};
+use crate::vmm::{Accel, KernelChoice, VmmKind};
+use magikvm_proto::budget::HOST_READY_WAIT_MS;
+use magikvm_proto::limits::IMAGE_PULL_TIMEOUT_SECS;
 use magikvm_proto::raised;
 use serde::{Deserialize, Serialize};
 use std::any::Any;
@@ -51,6 +55,31 @@ pub struct RunRequest {
     /// Milliseconds that the start may be without progress after the agent's first answer.
     pub ready_wait_ms: u64,
     pub at_end: AtEnd,
+}
+
+impl RunRequest {
+    /// A request with the defaults of `magikvm run`, for a pod that is kept after its end. `guest` is the guest image of a pod in a VM.
+    pub fn new(plan: PodPlan, guest: PathBuf) -> Self {
+        let vm = VmOptions {
+            vmm: VmmKind::choose(None, Accel::default()).unwrap_or(VmmKind::Qemu),
+            kernel: KernelChoice::default(),
+            accel: Accel::default(),
+            guest,
+            jail: Requirement::default(),
+        };
+        Self {
+            plan,
+            source: None,
+            root: None,
+            vm,
+            host_network: HostNetworkUse::default(),
+            cni: Places::default(),
+            pull_timeout_secs: IMAGE_PULL_TIMEOUT_SECS,
+            logs: LogOptions::default(),
+            ready_wait_ms: HOST_READY_WAIT_MS,
+            at_end: AtEnd::Keep,
+        }
+    }
 }
 
 /// Whether the pod may have the network of the host.

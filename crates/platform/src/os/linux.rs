@@ -118,15 +118,10 @@ pub fn connect_unix_at_once(path: &Path) -> io::Result<UnixStream> {
 pub fn sealed_copy(program: &Path, least: i32) -> io::Result<OwnedFd> {
     use nix::fcntl::SealFlag;
     use nix::sys::memfd::{MFdFlags, memfd_create};
-    let mut copy = File::from(memfd_create(
-        "program",
-        MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
-    )?);
+    let mut copy = File::from(memfd_create("program", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
     io::copy(&mut File::open(program)?, &mut copy)?;
-    let seals = SealFlag::F_SEAL_SEAL
-        | SealFlag::F_SEAL_SHRINK
-        | SealFlag::F_SEAL_GROW
-        | SealFlag::F_SEAL_WRITE;
+    let seals =
+        SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
     fcntl(&copy, FcntlArg::F_ADD_SEALS(seals))?;
     Ok(rustix::io::fcntl_dupfd_cloexec(&copy, least)?)
 }
@@ -243,9 +238,9 @@ impl Removals {
         Ok(Self(inotify))
     }
 
-    /// Waits until something in or around it was removed, or for the limit.
-    pub fn wait(&self, limit_ms: u16) {
-        wait_for_events(&self.0, limit_ms, None);
+    /// Waits until something in or around it was removed, until `bell` can be read, or for the limit.
+    pub fn wait(&self, limit_ms: u16, bell: Option<BorrowedFd<'_>>) {
+        wait_for_events(&self.0, limit_ms, bell);
     }
 }
 

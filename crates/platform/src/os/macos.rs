@@ -291,9 +291,12 @@ impl Removals {
         Ok(Self)
     }
 
-    /// Waits for a part of the limit.
-    pub fn wait(&self, limit_ms: u16) {
-        std::thread::sleep(Duration::from_millis((limit_ms / 10).into()));
+    /// Waits until `bell` can be read, or for a part of the limit.
+    pub fn wait(&self, limit_ms: u16, bell: Option<BorrowedFd<'_>>) {
+        let mut fds: Vec<PollFd<'_>> =
+            bell.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        // A signal may end it early: callers look again.
+        poll(&mut fds, PollTimeout::from(limit_ms / 10)).ok();
     }
 }
 

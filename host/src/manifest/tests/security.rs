@@ -241,7 +241,11 @@ fn another_class_than_that_of_the_manifest_has_the_rules_of_its_own() {
             "  hostUsers: true\n  hostNetwork: true\n",
             "add: CAP_NET_ADMIN is power over the host",
         ),
-        ("procMount: Unmasked", "  hostUsers: true\n", "procMount: \"Unmasked\" shows the parameters of the host"),
+        (
+            "procMount: Unmasked",
+            "  hostUsers: true\n",
+            "procMount: \"Unmasked\" shows the parameters of the host",
+        ),
         ("runAsUser: 65536", "", "must be 0 to 65535 for a pod in namespaces, not 65536"),
         (
             "",

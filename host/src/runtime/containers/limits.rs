@@ -39,9 +39,7 @@ impl Missing {
     pub(super) fn of_user(no_group: Option<&str>) -> Self {
         let disk = Some(NO_DISK.to_owned());
         match no_group.map(str::to_owned) {
-            Some(why) => {
-                Self { cpu: Some(why.clone()), memory: Some(why.clone()), pids: Some(why), disk }
-            }
+            Some(why) => Self { cpu: Some(why.clone()), memory: Some(why.clone()), pids: Some(why), disk },
             None => Self { disk, ..Self::of_controllers() },
         }
     }

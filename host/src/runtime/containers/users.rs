@@ -167,7 +167,9 @@ impl PodUsers {
     ) -> Result<RootfsDirectory, RuntimeError> {
         let (cancel, quiet) = (Cancel::new(), |_| ());
         let made = match self {
-            Self::Host | Self::Range(_) | Self::Single => store.directory(image, Owners::Mine, &cancel, &quiet),
+            Self::Host | Self::Range(_) | Self::Single => {
+                store.directory(image, Owners::Mine, &cancel, &quiet)
+            }
             Self::Subordinate(granted) => {
                 let unpack = |content: &Path| {
                     let errand =
