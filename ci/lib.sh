@@ -37,8 +37,8 @@ ZIG_DIGESTS=(ea6cc5d87b033cf0aedfbc8f9549a908cae6c50ac31f1698188fa48a74524b54
     b7c5f02fccd40f89b999ee16a1f5ddced56e6182370f8affe494bcf8a28cf07e)
 # Programs that the tests compare us with, programs that read our files, and the registry from which they pull. Where Debian starts
 # the registry as a service, that service occupies port 5000 and is not used.
-TEST_PACKAGES=(attr buildah ca-certificates containernetworking-plugins cpio curl dnsmasq-base docker-registry erofs-utils fdisk fish iproute2 iptables libcap2-bin mmdebstrap openssl passt
-    podman python3 python3-pip runc shellcheck skopeo socat uidmap umoci zsh)
+TEST_PACKAGES=(attr buildah ca-certificates containernetworking-plugins cpio curl dbus-user-session dnsmasq-base docker-registry erofs-utils fdisk fish iproute2 iptables libcap2-bin mmdebstrap openssl passt
+    podman python3 python3-pip runc shellcheck skopeo socat systemd uidmap umoci zsh)
 # Programs that the figures of pods in namespaces are compared with, which the host does not need otherwise: an OCI runtime, and what podman makes
 # its pause container from.
 PEER_PACKAGES=(crun libyajl2 catatonit)

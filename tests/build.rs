@@ -5,7 +5,7 @@ use std::env;
 use std::path::Path;
 use std::process::Command;
 
-const PROGRAMS: [&str; 4] = ["probe", "inmate", "echo", "client"];
+const PROGRAMS: [&str; 5] = ["probe", "inmate", "echo", "client", "escape"];
 
 fn main() {
     let variable = |name: &str| env::var(name).unwrap();

@@ -8,3 +8,5 @@ pub const INMATE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/inmate"));
 pub const ECHO: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/echo"));
 /// Uses the network as a client and measures how long it takes, or asks over a Unix socket (`programs/client.c`).
 pub const CLIENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/client"));
+/// Tries to get out of a container and prints what works (`programs/escape.c`).
+pub const ESCAPE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/escape"));

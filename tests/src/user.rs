@@ -138,16 +138,21 @@ impl Ordinary {
 
     /// `magikvm` with these arguments, run by the user.
     pub fn cmd<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Cmd {
-        self.become_user(self.host.other("/usr/bin/env")).args(args)
+        self.become_user(self.host.other("/usr/bin/env"), &self.program).args(args)
+    }
+
+    /// Another program, run by the user.
+    pub fn other_program(&self, program: &str) -> Cmd {
+        self.become_user(self.host.other("/usr/bin/env"), Path::new(program))
     }
 
     /// The same in a network namespace.
     pub fn cmd_in<A: AsRef<OsStr>>(&self, namespace: &Namespace, args: impl IntoIterator<Item = A>) -> Cmd {
-        self.become_user(namespace.enter(self.host.other("nsenter"))).args(args)
+        self.become_user(namespace.enter(self.host.other("nsenter")), &self.program).args(args)
     }
 
     /// Completes a command that runs the command in its arguments.
-    fn become_user(&self, start: Cmd) -> Cmd {
+    fn become_user(&self, start: Cmd, program: &Path) -> Cmd {
         // The mounts are made in a namespace that lasts as long as the processes that the command leaves.
         let script = "test -z \"$0\" || echo $$ >\"$0/cgroup.procs\" || exit 120; \
             while test \"$1\" != --; do mount --bind \"$1\" \"$2\" || exit 120; shift 2; done; shift; exec \"$@\"";
@@ -160,7 +165,7 @@ impl Ordinary {
             .arg("/usr/bin/setpriv")
             .args([format!("--reuid={}", self.uid), format!("--regid={}", self.uid)])
             .arg("--clear-groups")
-            .arg(&self.program)
+            .arg(program)
     }
 
     /// `magikvm run` of a pod without a network.

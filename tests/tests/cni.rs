@@ -113,6 +113,22 @@ fn two_pods_meet_on_a_bridge_and_leave_nothing() {
     let taken = place.run(&server("three").with("ports", json!([{ "containerPort": 80, "hostPort": 8080 }])));
     taken.fails(3).complains("another pod has the port 0.0.0.0:8080 of the host").complains("default/one");
     assert_eq!(place.traces().iter().filter(|trace| trace.contains("cni-namespace")).count(), 2);
+    // Doctor has the plugins look at what they have made.
+    let doctor = |says: &str| {
+        let output = place.here.cmd(&place.host, ["doctor", "-o", "json"]).run();
+        let report: Value = serde_json::from_str(&output.stdout).unwrap();
+        let checks = report["checks"].as_array().unwrap();
+        let check = checks.iter().find(|check| check["name"] == "CNI connections").expect("the check");
+        assert!(check["found"].as_str().unwrap().contains(says), "{check}");
+        check["state"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(doctor("2 connections of running pods checked by their plugins"), "ok");
+    let network =
+        place.host.inspect("two").unwrap()["metadata"]["annotations"]["magikvm.dev/namespaces"].clone();
+    let network: Value = serde_json::from_str(network.as_str().unwrap()).unwrap();
+    let own = format!("--net={}", network["network"].as_str().unwrap());
+    Cmd::new("nsenter").args([own.as_str(), "ip", "address", "flush", "dev", "eth0"]).ok();
+    assert_eq!(doctor("pod default/two, network web: the CNI plugin bridge (CHECK) failed: "), "warn");
     // The journal needs no configuration.
     fs::remove_dir_all(place.host.file("net.d")).unwrap();
     place.here.cmd(&place.host, ["rm", "-f", "one", "two"]).ok();

@@ -6,9 +6,12 @@ use magikvm_tests::Pod;
 use magikvm_tests::rootless::{Owners, whole_life};
 use magikvm_tests::user::{Ordinary, SUBORDINATE};
 use magikvm_tests::virtual_machine::Driver;
+use magikvm_tests::wait::until;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::time::Duration;
 
@@ -171,4 +174,72 @@ fn only_missing(layers: &Value, layer: &str) -> String {
     let missing = layers["missing"].as_array().unwrap_or_else(|| panic!("{layers}"));
     assert_eq!(missing.iter().map(|one| &one["layer"]).collect::<Vec<_>>(), [layer], "{layers}");
     missing[0]["why"].as_str().unwrap().to_owned()
+}
+
+/// systemd's manager for the user makes the control group of a pod: the user needs to delegate nothing.
+#[test]
+fn a_user_of_systemd_has_limits_in_a_scope() {
+    inside!(ROOM, || {
+        let mut user = user_of_namespaces();
+        grant(NAME);
+        let group = user.delegate(NAME);
+        // What systemd as the host's first process does when a user logs in.
+        fs::write(group.join("cgroup.subtree_control"), "+cpu +memory +pids").unwrap();
+        fs::create_dir_all("/run/systemd/system").unwrap();
+        let runtime = Path::new("/run/user").join(UID.to_string());
+        let of_manager = group.join("manager");
+        for dir in [&runtime, &of_manager] {
+            fs::create_dir_all(dir).unwrap();
+            fs::set_permissions(dir, Permissions::from_mode(0o700)).unwrap();
+        }
+        for path in [
+            runtime.clone(),
+            of_manager.clone(),
+            of_manager.join("cgroup.procs"),
+            of_manager.join("cgroup.subtree_control"),
+            of_manager.join("cgroup.threads"),
+        ] {
+            chown(path, Some(UID), Some(UID)).unwrap();
+        }
+        user.set_env("XDG_RUNTIME_DIR", runtime.to_str().unwrap());
+        user.start_in(Some(of_manager.clone()));
+        let manager = user.other_program("/lib/systemd/systemd").arg("--user").spawn();
+        until("the manager listens", || {
+            runtime.join("systemd/private").exists() && runtime.join("bus").exists()
+        });
+        user.start_in(Some(group.join("shell")));
+
+        let before = user.holdings();
+        let limits = json!({ "limits": { "memory": "64Mi", "cpu": "500m" } });
+        let pod = Pod::new("limited")
+            .set("spec/shareProcessNamespace", true)
+            .script("web", "exec sleep 43371")
+            .with("resources", limits);
+        let said = user.run(&pod).arg("-d").ok().stderr;
+        assert!(said.contains("unless you run `loginctl enable-linger`"), "{said}");
+        let supervisor = user.process("limited", "supervisor");
+        let own = fs::read_to_string(format!("/proc/{supervisor}/cgroup")).unwrap();
+        let path = own.trim().strip_prefix("0::/").unwrap();
+        let (above, below) = path.split_once(".scope/").expect("a scope");
+        assert!(above.contains("/magikvm-default_limited."), "{path}");
+        assert!(below.ends_with("/_supervisor"), "{path}");
+        let scope = Path::new("/sys/fs/cgroup").join(format!("{above}.scope"));
+        let limit =
+            fs::read_to_string(scope.join(below).with_file_name("pod").join("web").join("memory.max"));
+        assert_eq!(limit.unwrap(), "67108864\n");
+        user.cmd(["rm", "-f", "limited"]).ok();
+        until("systemd has removed the scope", || !scope.exists());
+        user.assert_as_before(&before);
+        // A pod whose limit is exceeded.
+        let greedy = Pod::new("greedy")
+            .script("web", "tail /dev/zero")
+            .with("resources", json!({ "limits": { "memory": "32Mi" } }));
+        user.run(&greedy).fails(137);
+        user.cmd(["rm", "greedy"]).ok();
+        user.assert_as_before(&before);
+        // Without the manager the user is told what would help.
+        kill(Pid::from_raw(manager.pid()), Signal::SIGTERM).unwrap();
+        drop(manager.wait());
+        fs::remove_dir_all(&runtime).unwrap();
+    });
 }

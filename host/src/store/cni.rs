@@ -41,6 +41,7 @@ const PROGRAMS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 pub enum Verb {
     Add,
     Del,
+    Check,
 }
 
 impl Verb {
@@ -48,6 +49,7 @@ impl Verb {
         match self {
             Self::Add => "ADD",
             Self::Del => "DEL",
+            Self::Check => "CHECK",
         }
     }
 }
@@ -78,6 +80,9 @@ pub struct Attachment {
     pub result: PathBuf,
     /// Whether the plugins want the result when the connection is undone (CNI 0.4.0 and later).
     pub tells_result: bool,
+    /// Whether the plugins can be asked if the connection is still as they made it (CNI 0.4.0 and later, unless the configuration disables it).
+    #[serde(default)]
+    pub is_checked: bool,
     /// In the order in which they made the connection.
     pub plugins: Vec<Plugin>,
 }
@@ -216,12 +221,27 @@ impl Attachment {
         }
     }
 
+    /// What the last plugin that made the connection has printed.
+    fn result(&self) -> Option<Value> {
+        let cap = u64::try_from(MAX_OUTPUT).unwrap_or(u64::MAX);
+        serde_json::from_slice(&regular::read(&self.result, cap).ok()?).ok()
+    }
+
+    /// Asks the plugins whether the connection is still as they made it (CNI specification, CHECK). Returns whether they could be asked.
+    pub fn check(&self) -> Result<bool, PluginError> {
+        let Some(result) = self.result().filter(|_| self.is_checked && self.is_pinned()) else {
+            return Ok(false);
+        };
+        self.plugins
+            .iter()
+            .try_for_each(|plugin| self.run(plugin, Verb::Check, Some(&result)).map(drop))
+            .map(|()| true)
+    }
+
     /// Undoes the connection as far as it was made, which each plugin has to bear any number of times. What no plugin has failed at is forgotten.
     pub fn detach(&self) -> Result<(), PluginError> {
-        let cap = u64::try_from(MAX_OUTPUT).unwrap_or(u64::MAX);
         // Without a result, or with half of one, the plugins find what they can.
-        let kept = || serde_json::from_slice(&regular::read(&self.result, cap).ok()?).ok();
-        let previous: Option<Value> = if self.tells_result { kept() } else { None };
+        let previous = self.result().filter(|_| self.tells_result);
         let done: Vec<_> = self
             .plugins
             .iter()

@@ -123,6 +123,58 @@ struct Entry {
     done: bool,
 }
 
+/// What a journal says.
+struct Journal {
+    entries: Vec<Entry>,
+    /// Bytes of its whole lines.
+    whole: u64,
+    damage: Option<UndoError>,
+}
+
+impl Journal {
+    /// Reads a journal, and changes nothing. One that does not exist is empty.
+    fn read(path: &Path) -> Result<Self, FileError> {
+        let bytes = match regular::read(path, MAX_JOURNAL) {
+            Ok(bytes) => bytes,
+            Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let (mut entries, mut whole, mut damage) = (Vec::<Entry>::new(), 0u64, None);
+        for (index, text) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
+            if text.last() != Some(&b'\n') {
+                break;
+            }
+            whole += u64::try_from(text.len()).unwrap_or(u64::MAX);
+            match serde_json::from_slice(text) {
+                Ok(Line::Planned { n, scope, step }) => entries.push(Entry { n, scope, step, done: false }),
+                Ok(Line::Done { done }) => {
+                    entries.iter_mut().filter(|entry| entry.n == done).for_each(|entry| entry.done = true)
+                }
+                Err(source) => {
+                    damage.get_or_insert(UndoError::Journal {
+                        path: path.to_owned(),
+                        line: index + 1,
+                        source,
+                    });
+                }
+            }
+        }
+        Ok(Self { entries, whole, damage })
+    }
+}
+
+/// The connections to networks of a pod that runs, whose monitor goes on writing its journal.
+#[cfg(target_os = "linux")]
+pub fn attachments(dir: &PodDir) -> Vec<Attachment> {
+    let entries = Journal::read(&dir.undo()).map(|journal| journal.entries).unwrap_or_default();
+    let live = entries.into_iter().filter(|entry| !entry.done);
+    live.filter_map(|entry| match entry.step {
+        Step::DetachNetwork(attachment) => Some(*attachment),
+        _ => None,
+    })
+    .collect()
+}
+
 impl Undo {
     /// Creates the journal of a new pod, or opens one for adding.
     pub fn open(dir: &PodDir) -> Result<Self, UndoError> {
@@ -180,30 +232,19 @@ impl Undo {
     fn read(dir: &PodDir) -> Self {
         let path = dir.undo();
         let (identity, dir) = (dir.identity().ok(), dir.clone());
-        let (mut entries, mut damage) = (Vec::<Entry>::new(), None);
-        let bytes = match regular::read(&path, MAX_JOURNAL) {
-            Ok(bytes) => bytes,
-            Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        let Journal { entries, whole, mut damage } = match Journal::read(&path) {
+            Ok(journal) => journal,
             Err(error) => {
-                return Self { path, file: None, entries, damage: Some(error.into()), identity, dir };
+                return Self {
+                    path,
+                    file: None,
+                    entries: Vec::new(),
+                    damage: Some(error.into()),
+                    identity,
+                    dir,
+                };
             }
         };
-        let mut whole = 0u64;
-        for (index, text) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
-            if text.last() != Some(&b'\n') {
-                break;
-            }
-            whole += u64::try_from(text.len()).unwrap_or(u64::MAX);
-            match serde_json::from_slice(text) {
-                Ok(Line::Planned { n, scope, step }) => entries.push(Entry { n, scope, step, done: false }),
-                Ok(Line::Done { done }) => {
-                    entries.iter_mut().filter(|entry| entry.n == done).for_each(|entry| entry.done = true)
-                }
-                Err(source) => {
-                    damage.get_or_insert(UndoError::Journal { path: path.clone(), line: index + 1, source });
-                }
-            }
-        }
         let opened = regular::open(&path, Access::Append)
             .and_then(|file| file.set_len(whole).map(|()| file).map_err(FileError::at("truncate", &path)));
         let file = match opened {

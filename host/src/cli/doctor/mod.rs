@@ -117,6 +117,8 @@ fn examine(
         others.extend(jail.into_iter().map(|check| (Pods::All, check)));
     }
     #[cfg(target_os = "linux")]
+    others.extend(networks::check_connections(pods).map(|check| (Pods::WithoutVms, check)));
+    #[cfg(target_os = "linux")]
     others.extend(
         containers::of_machine(host, &layout.images()).into_iter().map(|check| (Pods::WithoutVms, check)),
     );

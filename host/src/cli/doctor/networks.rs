@@ -2,7 +2,13 @@
 
 use super::check::Check;
 use crate::net::cni::Places;
+#[cfg(target_os = "linux")]
+use crate::pod::interface::PodRuntimeInterface;
+#[cfg(target_os = "linux")]
+use crate::store::lock::LockState;
 use crate::store::text::chain;
+#[cfg(target_os = "linux")]
+use crate::store::undo;
 
 const NAME: &str = "CNI networks";
 const NEEDED_FOR: &str = "pods with the annotation magikvm.dev/cni that name them";
@@ -35,6 +41,45 @@ pub(super) fn check(places: &Places) -> Check {
     let remedy =
         "correct these files; plugins are installed with `apt-get install containernetworking-plugins`";
     Check::missing(NAME, NEEDED_FOR, format!("{listed}; {}", wrong.join("; ")), remedy)
+}
+
+/// Asks the plugins of the networks of all running pods whether these are connected as the plugins have left them (CHECK). Nothing to say of pods without
+/// such a network.
+#[cfg(target_os = "linux")]
+pub(super) fn check_connections(pods: &PodRuntimeInterface) -> Option<Check> {
+    const NAME: &str = "CNI connections";
+    let (mut fine, mut wrong) = (0, Vec::new());
+    for found in pods.list().unwrap_or_default() {
+        if found.lock != LockState::Held {
+            continue;
+        }
+        for attachment in undo::attachments(&found.dir) {
+            match attachment.check() {
+                Ok(true) => fine += 1,
+                // Its version of CNI has no such question, or the pod is just starting or ending.
+                Ok(false) => {}
+                Err(error) => {
+                    wrong.push(format!(
+                        "pod {}, network {}: {}",
+                        found.name(),
+                        attachment.network,
+                        chain(&error)
+                    ));
+                }
+            }
+        }
+    }
+    match (fine, wrong.is_empty()) {
+        (0, true) => None,
+        (_, true) => {
+            let what = if fine == 1 { "connection" } else { "connections" };
+            Some(Check::ok(NAME, format!("{fine} {what} of running pods checked by their plugins")))
+        }
+        (_, false) => {
+            let remedy = "connect these pods anew with `magikvm restart POD`";
+            Some(Check::missing(NAME, "the network of pods that run", wrong.join("; "), remedy))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -65,6 +65,7 @@ pub fn attachment(
         namespace: pod.dir.join("cni-namespace"),
         result: pod.dir.join("cni-result.json"),
         tells_result: conf.tells_result_at_end(),
+        is_checked: conf.is_checked(),
         plugins: plugins.collect(),
     })
 }
@@ -115,7 +116,7 @@ mod tests {
             Joining { uid: "u-1", namespace: "shop", name: "web", ports: &ports, dir: Path::new("/run/pod") };
         let programs = vec!["/p/bridge".into(), "/p/portmap".into()];
         let made = attachment(&conf(), programs, &["/p".into(), "/q".into()], pod).unwrap();
-        assert_eq!((made.path.as_str(), made.tells_result), ("/p:/q", true));
+        assert_eq!((made.path.as_str(), made.tells_result, made.is_checked), ("/p:/q", true, true));
         assert!(made.args.contains("K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web"), "{}", made.args);
         assert_eq!(
             Value::Object(made.plugins[0].config.clone()),

@@ -101,7 +101,16 @@ pub enum ConfError {
 pub struct NetworkConf {
     pub name: NetworkName,
     pub version: String,
+    /// `disableCheck`: plugins are not asked whether a connection is still as they made it.
+    pub check: Check,
     pub plugins: Vec<PluginConf>,
+}
+
+/// Whether plugins may be asked for CHECK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    Possible,
+    Disabled,
 }
 
 /// One of its plugins.
@@ -120,6 +129,12 @@ impl PluginConf {
 }
 
 impl NetworkConf {
+    /// Whether plugins can be asked if a connection is still as they made it.
+    pub fn is_checked(&self) -> bool {
+        // CHECK and the result at the end came with the same version.
+        self.check == Check::Possible && self.tells_result_at_end()
+    }
+
     /// Whether plugins that undo a connection are told its result.
     pub fn tells_result_at_end(&self) -> bool {
         !VERSIONS[..WITHOUT_RESULT_AT_END].contains(&self.version.as_str())
@@ -132,6 +147,8 @@ struct Head {
     name: String,
     #[serde(default, rename = "cniVersion")]
     version: String,
+    #[serde(default, rename = "disableCheck")]
+    disable_check: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -178,7 +195,8 @@ pub fn parse(bytes: &[u8], form: Form) -> Result<NetworkConf, ConfError> {
         Ok(PluginConf { kind, config })
     };
     let plugins = plugins.into_iter().enumerate().map(plugin).collect::<Result<_, _>>()?;
-    Ok(NetworkConf { name, version: head.version, plugins })
+    let check = if head.disable_check { Check::Disabled } else { Check::Possible };
+    Ok(NetworkConf { name, version: head.version, check, plugins })
 }
 
 #[cfg(test)]
