@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -48,6 +48,8 @@ pub const NO_SECOND_BOOT: &str = "60000";
 pub struct Host {
     dir: tempfile::TempDir,
     environment: BTreeMap<String, String>,
+    /// A command that runs magikvm with the arguments that follow, as somebody else.
+    wrapper: Vec<OsString>,
 }
 
 impl Host {
@@ -76,7 +78,7 @@ impl Host {
         // For those who measure the lists of system calls with these tests.
         const MEASURE: &str = "MAGIKVM_JAIL_MEASURE";
         environment.extend(std::env::var(MEASURE).map(|file| (MEASURE.to_owned(), file)));
-        Self { dir, environment }
+        Self { dir, environment, wrapper: Vec::new() }
     }
 
     /// Sets a variable for all commands from now on.
@@ -100,7 +102,15 @@ impl Host {
 
     /// `magikvm` with these arguments.
     pub fn cmd<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Cmd {
-        self.other(program()).args(args)
+        match self.wrapper.is_empty() {
+            true => self.other(program()).args(args),
+            false => self.other("/usr/bin/env").args(&self.wrapper).args(args),
+        }
+    }
+
+    /// Lets this command, with its arguments, run magikvm from now on.
+    pub fn wrap(&mut self, wrapper: Vec<OsString>) {
+        self.wrapper = wrapper;
     }
 
     /// Another program in the same environment.

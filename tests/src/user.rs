@@ -7,7 +7,7 @@ use crate::manifest::Pod;
 use crate::net::Namespace;
 use crate::virtual_machine::{Driver, VmHost, guest_image, in_path};
 use serde_json::Value;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -35,6 +35,12 @@ impl std::ops::Deref for Ordinary {
 
     fn deref(&self) -> &VmHost {
         &self.host
+    }
+}
+
+impl std::ops::DerefMut for Ordinary {
+    fn deref_mut(&mut self) -> &mut VmHost {
+        &mut self.host
     }
 }
 
@@ -101,6 +107,20 @@ impl Ordinary {
         user
     }
 
+    /// A user with an account, subordinate ids and a delegated control group, who may make network interfaces; for the lab only.
+    pub fn with_everything(driver: Driver) -> Self {
+        const NAME: &str = "everyman";
+        const UID: u32 = 4322;
+        let mut user = Self::with_account(driver, NAME, UID);
+        for table in ["/etc/subuid", "/etc/subgid"] {
+            fs::write(table, format!("{NAME}:{}:{}\n", SUBORDINATE.0, SUBORDINATE.1))
+                .expect("write the table");
+        }
+        fs::set_permissions("/dev/net/tun", fs::Permissions::from_mode(0o666)).expect("its mode");
+        user.delegate(NAME);
+        user
+    }
+
     /// Delegates a new control group of version 2 to the user. Its commands start in a group beneath it from now on.
     pub fn delegate(&mut self, name: &str) -> PathBuf {
         let top = Path::new("/sys/fs/cgroup").join(name);
@@ -153,19 +173,31 @@ impl Ordinary {
 
     /// Completes a command that runs the command in its arguments.
     fn become_user(&self, start: Cmd, program: &Path) -> Cmd {
+        start.args(self.wrapper(program))
+    }
+
+    /// A command that runs a program as the user, with the arguments that follow.
+    fn wrapper(&self, program: &Path) -> Vec<OsString> {
         // The mounts are made in a namespace that lasts as long as the processes that the command leaves.
         let script = "test -z \"$0\" || echo $$ >\"$0/cgroup.procs\" || exit 120; \
             while test \"$1\" != --; do mount --bind \"$1\" \"$2\" || exit 120; shift 2; done; shift; exec \"$@\"";
-        let group = self.group.as_deref().unwrap_or(Path::new(""));
-        let start = if self.seen.is_empty() { start } else { start.args(["/usr/bin/unshare", "--mount"]) };
-        let start = start.args(["/bin/sh", "-c", script]).arg(group);
-        let start = self.seen.iter().fold(start, |start, (own, path)| start.arg(own).arg(path));
-        start
-            .arg("--")
-            .arg("/usr/bin/setpriv")
-            .args([format!("--reuid={}", self.uid), format!("--regid={}", self.uid)])
-            .arg("--clear-groups")
-            .arg(program)
+        let own_mounts: &[&str] = if self.seen.is_empty() { &[] } else { &["/usr/bin/unshare", "--mount"] };
+        let mut words: Vec<OsString> =
+            own_mounts.iter().chain(&["/bin/sh", "-c", script]).map(OsString::from).collect();
+        words.push(self.group.clone().unwrap_or_default().into());
+        words.extend(self.seen.iter().flat_map(|(own, path)| [own.clone().into(), OsString::from(path)]));
+        let ids = [format!("--reuid={}", self.uid), format!("--regid={}", self.uid)];
+        words.extend(["--", "/usr/bin/setpriv", &ids[0], &ids[1], "--clear-groups"].map(OsString::from));
+        words.push(program.into());
+        words
+    }
+
+    /// The host alone, on which the user goes on running everything.
+    pub fn into_host(self) -> VmHost {
+        let wrapper = self.wrapper(&self.program);
+        let mut host = self.host;
+        host.wrap(wrapper);
+        host
     }
 
     /// `magikvm run` of a pod without a network.

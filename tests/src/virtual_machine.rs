@@ -26,10 +26,13 @@ pub enum Driver {
     Containers,
     /// The same on a host with control groups of version 2 only, which the lab is.
     ContainersV2,
+    /// The same there, by an ordinary user with subordinate ids and a delegated control group.
+    ContainersUser,
 }
 
 impl Driver {
-    pub const ALL: [Self; 4] = [Self::Qemu, Self::Krun, Self::Containers, Self::ContainersV2];
+    pub const ALL: [Self; 5] =
+        [Self::Qemu, Self::Krun, Self::Containers, Self::ContainersV2, Self::ContainersUser];
 
     /// As `--vmm` names it, or the runtime class without `pod-`.
     pub const fn name(self) -> &'static str {
@@ -38,6 +41,7 @@ impl Driver {
             Self::Krun => "krun",
             Self::Containers => "containers",
             Self::ContainersV2 => "containers_v2",
+            Self::ContainersUser => "containers_user",
         }
     }
 
@@ -46,7 +50,7 @@ impl Driver {
         match self {
             Self::Qemu => &[("MAGIKVM_VMM", "qemu"), ("MAGIKVM_ACCEL", "tcg")],
             Self::Krun => &[("MAGIKVM_VMM", "krun"), ("MAGIKVM_ACCEL", "kvm")],
-            Self::Containers | Self::ContainersV2 => &[],
+            Self::Containers | Self::ContainersV2 | Self::ContainersUser => &[],
         }
     }
 
@@ -54,7 +58,7 @@ impl Driver {
     pub const fn class(self) -> &'static str {
         match self {
             Self::Qemu | Self::Krun => "pod-microvm-containers",
-            Self::Containers | Self::ContainersV2 => "pod-containers",
+            Self::Containers | Self::ContainersV2 | Self::ContainersUser => "pod-containers",
         }
     }
 
@@ -62,7 +66,7 @@ impl Driver {
     pub const fn has_vm(self) -> bool {
         match self {
             Self::Qemu | Self::Krun => true,
-            Self::Containers | Self::ContainersV2 => false,
+            Self::Containers | Self::ContainersV2 | Self::ContainersUser => false,
         }
     }
 
@@ -71,7 +75,7 @@ impl Driver {
         match self {
             Self::Qemu => &["qemu", "vhost-device-vsock"],
             Self::Krun => &["krun"],
-            Self::Containers | Self::ContainersV2 => &["sandbox", "supervisor"],
+            Self::Containers | Self::ContainersV2 | Self::ContainersUser => &["sandbox", "supervisor"],
         }
     }
 }

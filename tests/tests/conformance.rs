@@ -150,7 +150,7 @@ fn is_run(driver: Driver, group: &Group) -> bool {
             !LAB_WHEN_ASKED.contains(&group.name) || std::env::var_os("MAGIKVM_EVERY_ROW").is_some()
         }
         Driver::Containers => !OF_VMS.contains(&group.name),
-        Driver::ContainersV2 => {
+        Driver::ContainersV2 | Driver::ContainersUser => {
             !OF_VMS.contains(&group.name)
                 && !OF_DISKS.contains(&group.name)
                 && (OF_CGROUPS.contains(&group.name) || std::env::var_os("MAGIKVM_EVERY_ROW").is_some())

@@ -202,7 +202,7 @@ fn a_user_of_systemd_has_limits_in_a_scope() {
             chown(path, Some(UID), Some(UID)).unwrap();
         }
         user.set_env("XDG_RUNTIME_DIR", runtime.to_str().unwrap());
-        user.start_in(Some(of_manager.clone()));
+        user.start_in(Some(of_manager));
         let manager = user.other_program("/lib/systemd/systemd").arg("--user").spawn();
         until("the manager listens", || {
             runtime.join("systemd/private").exists() && runtime.join("bus").exists()

@@ -37,6 +37,7 @@ mod start;
 #[cfg(target_os = "linux")]
 pub use cgroup::{
     PARENT as CGROUP_PARENT, all_cgroups, cannot_make, cgroup_mounts, controllers, make_cgroup, place_cgroup,
+    stir,
 };
 #[cfg(target_os = "linux")]
 pub use ids::{SubordinateIds, give, identity, map_caller, map_range};

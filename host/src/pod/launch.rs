@@ -7,6 +7,8 @@ use crate::manifest::PodPlan;
 use crate::manifest::plan::VolumeSource;
 use crate::process::ProcessError;
 use crate::store::text::ignore;
+#[cfg(target_os = "linux")]
+use crate::store::thread;
 use magikvm_proto::codec::write_message;
 use magikvm_proto::id::ContainerName;
 use serde::{Deserialize, Serialize};
@@ -135,6 +137,10 @@ pub fn launch(request: &RunRequest) -> Result<Launched, Failure> {
         return Err(Failure::at(RunStage::Plan, Blame::User)(error));
     }
     let program = std::env::current_exe().map_err(Failure::at(RunStage::Reserve, Blame::Environment))?;
+    #[cfg(target_os = "linux")]
+    if !request.plan.runtime_class.has_vm() {
+        ignore(thread::start("groups", crate::jail::stir), "the pod only starts later then");
+    }
     let (ours, theirs) = UnixStream::pair().map_err(Failure::at(RunStage::Reserve, Blame::Environment))?;
     let mut command = Command::new(program);
     // The monitor works in the root directory, but these paths may be relative to this process's working directory.

@@ -39,7 +39,7 @@ impl Group {
             (Pods::Shared { .. }, _) => usize::MAX,
             (Pods::Own, Driver::Krun) => ROWS_PER_BOOT,
             (Pods::Own, Driver::Qemu | Driver::Containers) => 1,
-            (Pods::Own, Driver::ContainersV2) => usize::MAX,
+            (Pods::Own, Driver::ContainersV2 | Driver::ContainersUser) => usize::MAX,
         }
     }
 }
@@ -60,7 +60,7 @@ pub(crate) struct Row {
 }
 
 /// The drivers without VMs.
-pub(crate) const NAMESPACES: [Driver; 2] = [Driver::Containers, Driver::ContainersV2];
+pub(crate) const NAMESPACES: [Driver; 3] = [Driver::Containers, Driver::ContainersV2, Driver::ContainersUser];
 
 /// Drivers on which a row's check fails, and must.
 #[derive(Debug, Clone, Copy)]

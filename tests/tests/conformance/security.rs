@@ -115,7 +115,7 @@ pub(crate) static GROUP: Group = Group {
         )
         .of("`spec.resources` (Assign Pod-level CPU and memory resources)")
         .differs(&[Difference {
-            drivers: &[Driver::ContainersV2],
+            drivers: &[Driver::ContainersV2, Driver::ContainersUser],
             why: "the lab has one processor",
             says: "300 1000",
         }]),
@@ -167,7 +167,7 @@ fn start(subject: &Subject) {
         .with("securityContext", json!({ "runAsUser": 1000, "runAsGroup": 3000 }));
     // The kernel of a pod in namespaces is the host's.
     let pod = match subject.driver() {
-        Driver::Containers | Driver::ContainersV2 => {
+        Driver::Containers | Driver::ContainersV2 | Driver::ContainersUser => {
             pod.container("more", &["sleep", "1000"]).container("most", &["sleep", "1000"])
         }
         Driver::Qemu | Driver::Krun => pod

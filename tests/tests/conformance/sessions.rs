@@ -23,7 +23,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// Clients that are killed; the states that they are killed in take turns. In the lab a client takes more than a second.
 const fn killed(driver: Driver) -> usize {
     match driver {
-        Driver::Qemu | Driver::Containers | Driver::ContainersV2 => 200,
+        Driver::Qemu | Driver::Containers | Driver::ContainersV2 | Driver::ContainersUser => 200,
         Driver::Krun => 40,
     }
 }

@@ -1,6 +1,7 @@
 //! The host whose pods are tested.
 
 use magikvm_tests::leaks::Holdings;
+use magikvm_tests::user::Ordinary;
 use magikvm_tests::virtual_machine::{Driver, VmHost};
 use magikvm_tests::wait::time_factor;
 use serde_json::Value;
@@ -25,7 +26,10 @@ impl std::ops::Deref for Subject {
 impl Subject {
     /// Waits for its turn.
     pub(crate) fn new(driver: Driver, pod: Option<&'static str>) -> Self {
-        let host = VmHost::with(driver);
+        let host = match driver {
+            Driver::ContainersUser => Ordinary::with_everything(driver).into_host(),
+            _ => VmHost::with(driver),
+        };
         let new = host.holdings();
         Self { host, new, pod }
     }

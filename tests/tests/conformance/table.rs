@@ -24,9 +24,13 @@ qemu::exec::exit_codes`, with the environment that `ci/test.sh` sets.
 fn cell(group: &Group, row: &Row, driver: Driver) -> String {
     let plain = match driver {
         Driver::Krun if LAB_WHEN_ASKED.contains(&group.name) => "lab",
-        Driver::Containers | Driver::ContainersV2 if OF_VMS.contains(&group.name) => "-",
-        Driver::ContainersV2 if OF_DISKS.contains(&group.name) => "-",
-        Driver::ContainersV2 if !OF_CGROUPS.contains(&group.name) => "lab",
+        Driver::Containers | Driver::ContainersV2 | Driver::ContainersUser
+            if OF_VMS.contains(&group.name) =>
+        {
+            "-"
+        }
+        Driver::ContainersV2 | Driver::ContainersUser if OF_DISKS.contains(&group.name) => "-",
+        Driver::ContainersV2 | Driver::ContainersUser if !OF_CGROUPS.contains(&group.name) => "lab",
         _ => "yes",
     };
     row.difference(driver)

@@ -47,7 +47,9 @@ impl Unit {
         let run = || {
             let began = Instant::now();
             let outcomes = match self.driver {
-                Driver::Krun | Driver::ContainersV2 if !magikvm_lab::runs_here() => self.in_the_lab(),
+                Driver::Krun | Driver::ContainersV2 | Driver::ContainersUser if !magikvm_lab::runs_here() => {
+                    self.in_the_lab()
+                }
                 _ => self.here(),
             };
             magikvm_lab::took(&name(self.driver, self.group, &self.rows), began.elapsed());

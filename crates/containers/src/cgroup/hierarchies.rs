@@ -37,17 +37,6 @@ impl Hierarchies {
     /// A system where this process has no control groups: all groups are empty and limit nothing.
     pub(crate) const NONE: Self = Self::Legacy(Vec::new());
 
-    /// Without the trees of version 1 that have only controllers for which `is_needless` holds.
-    pub(crate) fn without(self, is_needless: impl Fn(&str) -> bool) -> Self {
-        match self {
-            Self::Unified(root) => Self::Unified(root),
-            Self::Legacy(mut controllers) => {
-                controllers.retain(|one| !one.names.iter().all(|name| is_needless(name)));
-                Self::Legacy(controllers)
-            }
-        }
-    }
-
     /// Where each tree is mounted.
     pub(crate) fn roots(&self) -> Vec<&Path> {
         match self {

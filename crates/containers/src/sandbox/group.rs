@@ -22,12 +22,8 @@ pub(super) struct PodGroup {
 
 impl PodGroup {
     pub(super) fn make(hierarchies: &Hierarchies, name: &str, owner: Option<u32>) -> Result<Self, Failed> {
-        let tree = |hierarchies: Hierarchies, below: &str| Tree::new(hierarchies, &format!("{name}/{below}"));
-        // A process waits for the kernel's readers when it enters a group of cpuset, and these limit nothing of the supervisor.
-        let of_supervisor =
-            hierarchies.clone().without(|controller| ["cpuset", "blkio"].contains(&controller));
-        let containers = tree(hierarchies.clone(), CONTAINERS);
-        let supervisor = tree(of_supervisor, SUPERVISOR);
+        let tree = |below: &str| Tree::new(hierarchies.clone(), &format!("{name}/{below}"));
+        let (containers, supervisor) = (tree(CONTAINERS), tree(SUPERVISOR));
         containers
             .make()
             .and_then(|()| supervisor.make_leaf())

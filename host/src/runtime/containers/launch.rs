@@ -12,6 +12,7 @@ use crate::store::undo::{Scope, Undo};
 use crate::vmm::console::{self, ConsoleTail};
 use magikvm_proto::sandbox::{AGENT_FD, FIRST_SOURCE_FD, FORWARD_FD, SandboxSettings, TALK_FD};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -52,6 +53,7 @@ impl ToLaunch {
         let executable = Executable::of(&self.program, self.root)
             .map_err(ContainersError::io("copy the sandbox's program"))?;
         let mut command = Command::new(&executable.path);
+        command.arg0(&self.program);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).env_clear();
         let fixed = [(&agent, AGENT_FD), (&forward, FORWARD_FD), (&theirs, TALK_FD)];
         let inherits: Vec<(&OwnedFd, i32)> =
