@@ -5,7 +5,7 @@ use magikvm_lab::{Room, inside};
 use magikvm_tests::Pod;
 use magikvm_tests::rootless::{Owners, whole_life};
 use magikvm_tests::user::{Ordinary, SUBORDINATE};
-use magikvm_tests::virtual_machine::Driver;
+use magikvm_tests::virtual_machine::{Driver, VmHost};
 use magikvm_tests::wait::until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -241,5 +241,32 @@ fn a_user_of_systemd_has_limits_in_a_scope() {
         kill(Pid::from_raw(manager.pid()), Signal::SIGTERM).unwrap();
         drop(manager.wait());
         fs::remove_dir_all(&runtime).unwrap();
+    });
+}
+
+/// Of root, on a kernel that lacks the file system of the images' files: they are unpacked, and the pod sees the same.
+#[test]
+fn a_kernel_without_erofs_runs_pods_from_directories() {
+    inside!(ROOM, || {
+        let host = VmHost::with(Driver::ContainersV2);
+        // No module is loaded any more.
+        fs::write("/proc/sys/kernel/modprobe", "/bin/false").unwrap();
+        let known = fs::read_to_string("/proc/filesystems").unwrap();
+        assert!(!known.contains("erofs"), "{known}");
+        let before = host.holdings();
+        let pod = Pod::new("plain")
+            .script("web", "stat -c %u:%g /bin/busybox /root; echo more > /root/more; exec sleep 43381");
+        host.start(&pod);
+        assert_eq!(host.cmd(["logs", "plain"]).ok().stdout, "0:0\n0:0\n");
+        assert_eq!(host.sh("plain", "web", "cat /root/more; grep erofs /proc/mounts || true"), "more\n");
+        host.cmd(["rm", "-f", "plain"]).ok();
+        host.assert_as_before(&before);
+        let doctor: Value = serde_json::from_str(&host.cmd(["doctor", "-o", "json"]).run().stdout).unwrap();
+        let check = |name: &str| {
+            let all = doctor["checks"].as_array().unwrap();
+            all.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("{name}")).clone()
+        };
+        assert_eq!(check("pod-containers: images")["state"], "warn", "{doctor}");
+        assert_eq!(check("pod-containers: owners")["state"], "ok", "{doctor}");
     });
 }

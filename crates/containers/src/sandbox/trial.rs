@@ -69,7 +69,9 @@ fn attempt(feature: Feature, settings: &TrialSettings, spaces: Option<&Spaces>) 
         Feature::Namespaces => Ok(()),
         Feature::Images => mount_image(&settings.image).map(drop).map_err(at("mount an image")),
         Feature::Owners => {
-            let mounted = mount_image(&settings.image).map_err(at("mount an image"))?;
+            // Without the files of images their directory form has to be mapped.
+            let mounted = mount_image(&settings.image).or_else(|_| sys::copy_of_path(&settings.dir));
+            let mounted = mounted.map_err(at("mount an image"))?;
             let attributes = Attributes { read_only: true, no_suid: false, no_devices: true };
             sys::change_mount(&mounted, attributes, spaces.and_then(Spaces::users))
                 .map_err(at("map the owners of the files of an image"))

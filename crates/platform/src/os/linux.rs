@@ -114,6 +114,16 @@ pub fn connect_unix_at_once(path: &Path) -> io::Result<UnixStream> {
     Ok(UnixStream::from(stream))
 }
 
+/// Whether the kernel knows a file system. For root it loads the module of one that it does not know yet.
+pub fn knows_file_system(name: &std::ffi::CStr) -> bool {
+    let known = || {
+        let all = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        all.lines().any(|line| line.split_whitespace().last() == name.to_str().ok())
+    };
+    // What it is opened for is not made.
+    known() || rustix::mount::fsopen(name, rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC).is_ok()
+}
+
 /// A copy of a program in memory that nobody can change any more. Its number is at least `least`.
 pub fn sealed_copy(program: &Path, least: i32) -> io::Result<OwnedFd> {
     use nix::fcntl::SealFlag;

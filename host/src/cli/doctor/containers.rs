@@ -169,7 +169,8 @@ fn found(feature: Feature) -> &'static str {
 
 fn needed_for(feature: Feature) -> &'static str {
     match feature {
-        Feature::Namespaces | Feature::Images | Feature::Owners | Feature::Overlays => CLASS,
+        Feature::Namespaces | Feature::Owners | Feature::Overlays => CLASS,
+        Feature::Images => "pods of the class pod-containers whose images are not unpacked into directories",
         Feature::LoopDevices => {
             "limits.ephemeral-storage and emptyDir.sizeLimit in pods of the class pod-containers"
         }

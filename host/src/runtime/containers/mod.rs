@@ -6,6 +6,7 @@ mod connect;
 mod control;
 pub mod errand;
 mod ids;
+mod kernel;
 mod launch;
 mod limits;
 pub mod program;
@@ -249,14 +250,14 @@ impl Containers {
         Ok((missing.check(pod.plan)?, missing))
     }
 
-    /// Where the images are for the pod's users: only root can mount the EROFS files.
+    /// Where the images are for the pod's users. Only root can mount the EROFS files, and only with a kernel that knows them.
     fn places(
         &self,
         pod: &PodToPrepare<'_>,
         files: &[files::ImageFile<'_>],
         users: &PodUsers,
     ) -> Result<(Vec<ImagePlace>, Vec<RootfsDirectory>), RuntimeError> {
-        if let PodUsers::Host | PodUsers::Range(_) = users {
+        if matches!(users, PodUsers::Host | PodUsers::Range(_)) && kernel::has_erofs() {
             return Ok((
                 files.iter().map(|file| ImagePlace::File(file.path.to_owned())).collect(),
                 Vec::new(),
@@ -360,6 +361,7 @@ impl PodRuntime for Containers {
 
     fn probe(&self) -> Result<(), Unavailable> {
         program::find().map(drop)?;
+        kernel::probe()?;
         if self.is_root() { cgroup::probe() } else { users::probe() }
     }
 

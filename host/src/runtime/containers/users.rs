@@ -159,7 +159,7 @@ impl PodUsers {
         }
     }
 
-    /// The directory form of an image, with the owners that these users are to see. Only root can mount its EROFS file.
+    /// The directory form of an image, with the owners that these users are to see, for those who cannot mount its EROFS file.
     pub(super) fn directory(
         &self,
         store: &ImageStore,
@@ -167,9 +167,9 @@ impl PodUsers {
     ) -> Result<RootfsDirectory, RuntimeError> {
         let (cancel, quiet) = (Cancel::new(), |_| ());
         let made = match self {
-            Self::Host | Self::Range(_) | Self::Single => {
-                store.directory(image, Owners::Mine, &cancel, &quiet)
-            }
+            // The sandbox maps them to the range.
+            Self::Host | Self::Range(_) => store.directory(image, Owners::AsInImage, &cancel, &quiet),
+            Self::Single => store.directory(image, Owners::Mine, &cancel, &quiet),
             Self::Subordinate(granted) => {
                 let unpack = |content: &Path| {
                     let errand =
