@@ -635,7 +635,9 @@ fn the_namespaces_of_a_pod_can_be_entered_by_their_paths() {
 fn a_program_that_uses_the_library_runs_a_pod() {
     let host = host();
     let before = host.holdings();
-    let pod = sleeper("by-library", "43321").set("spec/runtimeClassName", "pod-containers");
+    let pod = sleeper("by-library", "43321")
+        .set("spec/runtimeClassName", "pod-containers")
+        .annotated(NETWORK, "none");
     let manifest = host.manifest(&pod);
     let output = host
         .other(env!("CARGO_BIN_EXE_library"))
@@ -658,7 +660,7 @@ fn a_limit_that_the_host_cannot_keep_is_refused_or_accepted_as_that() {
         sleeper(name, "43331").with("resources", json!({ "limits": { "cpu": "500m", "memory": "64Mi" } }))
     };
     let without_cpu = |pod: &Pod| {
-        let manifest = host.manifest(pod);
+        let manifest = host.manifest(&pod.clone().set("spec/runtimeClassName", "pod-containers"));
         host.other("unshare")
             .args([
                 "--mount",
@@ -679,7 +681,7 @@ fn a_limit_that_the_host_cannot_keep_is_refused_or_accepted_as_that() {
             "Hint: Run the pod in a VM, or accept that nothing enforces the limit with the annotation",
         );
     host.assert_as_before(&before);
-    let loose = limited("loose").annotated("magikvm.dev/limits", "best-effort");
+    let loose = limited("loose").annotated("magikvm.dev/limits", "best-effort").annotated(NETWORK, "none");
     let said = without_cpu(&loose).ok().stderr;
     assert!(said.contains(&format!("container web: resources.limits.cpu is not enforced: {why}")), "{said}");
     assert!(said.contains("nothing limits how many processes the pod has: there is no pids"), "{said}");
@@ -687,5 +689,41 @@ fn a_limit_that_the_host_cannot_keep_is_refused_or_accepted_as_that() {
     let file = "/sys/fs/cgroup/memory/memory.limit_in_bytes";
     assert_eq!(host.sh("loose", "web", &format!("cat {file}")), "67108864\n");
     host.cmd(["rm", "-f", "loose"]).ok();
+    host.assert_as_before(&before);
+}
+
+/// As in a container whose control groups are read-only.
+#[test]
+fn without_a_control_group_root_has_pods_without_limits() {
+    let host = host();
+    let before = host.holdings();
+    let closed = |pod: &Pod| {
+        let script = "for dir in /sys/fs/cgroup/*; do mount -o remount,bind,ro $dir; done && exec \"$@\"";
+        host.other("unshare")
+            .args(["--mount", "sh", "-c", script, "sh"])
+            .arg(program())
+            .args(["run", "-d"])
+            .arg(host.manifest(&pod.clone().set("spec/runtimeClassName", "pod-containers")))
+    };
+    let limited = sleeper("limited", "43391").with("resources", json!({ "limits": { "memory": "64Mi" } }));
+    let why = " cannot be written to";
+    closed(&limited)
+        .fails(1)
+        .complains("resources.limits.memory cannot be enforced: /sys/fs/cgroup/")
+        .complains(why);
+    closed(&sleeper("hosts", "43391").set("spec/hostUsers", true))
+        .fails(1)
+        .complains("spec.hostUsers: true is not possible without a control group: /sys/fs/cgroup/");
+    host.assert_as_before(&before);
+    let said = closed(&sleeper("free", "43391").annotated(NETWORK, "none")).ok().stderr;
+    assert!(said.contains("nothing limits how many processes the pod has: /sys/fs/cgroup/"), "{said}");
+    assert_eq!(host.sh("free", "web", "id -u"), "0\n");
+    for (script, says) in
+        [("mknod /tmp/mem c 1 1", "Operation not permitted"), ("cat /dev/mem", "No such file")]
+    {
+        let output = host.cmd(["exec", "free", "--", "sh", "-c", script]).run();
+        assert!(output.stderr.contains(says), "{}", output.transcript());
+    }
+    host.cmd(["rm", "-f", "free"]).ok();
     host.assert_as_before(&before);
 }

@@ -4,7 +4,7 @@ use super::super::microvm::{cgroup_name, network_cgroup_name};
 use crate::jail::{self, Cgroup};
 use crate::store::layout::PodDir;
 use crate::vmm::Unavailable;
-use nix::unistd::geteuid;
+use nix::unistd::{AccessFlags, access, geteuid};
 use std::path::PathBuf;
 
 /// The group of a pod.
@@ -25,8 +25,12 @@ pub(super) fn name(dir: &PodDir) -> String {
 pub(super) fn place(dir: &PodDir) -> Result<Place, String> {
     let own = cgroup_name(dir.path());
     if geteuid().is_root() {
+        let mounts = jail::cgroup_mounts();
+        if let Some(closed) = mounts.iter().find(|mount| access(*mount, AccessFlags::W_OK).is_err()) {
+            return Err(format!("{} cannot be written to", closed.display()));
+        }
         let name = format!("/{}/{own}", jail::CGROUP_PARENT);
-        let dirs = jail::cgroup_mounts().iter().map(|mount| mount.join(&name[1..])).collect();
+        let dirs = mounts.iter().map(|mount| mount.join(&name[1..])).collect();
         return Ok(Place { name, dirs });
     }
     let delegated = jail::place_cgroup(&own)?;

@@ -30,9 +30,14 @@ pub(super) struct Missing {
 }
 
 impl Missing {
-    /// For a pod of root, whose group can be anywhere.
-    pub(super) fn of_root() -> Self {
-        Self { disk: None, ..Self::of_controllers() }
+    /// For a pod of root. `no_group` says why it has no control group.
+    pub(super) fn of_root(no_group: Option<&str>) -> Self {
+        match no_group.map(str::to_owned) {
+            Some(why) => {
+                Self { cpu: Some(why.clone()), memory: Some(why.clone()), pids: Some(why), disk: None }
+            }
+            None => Self { disk: None, ..Self::of_controllers() },
+        }
     }
 
     /// For a pod of an ordinary user. `no_group` says why it has no control group.

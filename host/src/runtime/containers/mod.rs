@@ -100,6 +100,9 @@ pub enum ContainersError {
     /// An ordinary user cannot limit anything.
     #[error("{what} cannot be enforced: {why}")]
     Limit { what: String, why: String },
+    /// Rules for devices need them.
+    #[error("spec.hostUsers: true is not possible without a control group: {0}")]
+    HostUsers(String),
     /// What needs control groups.
     #[error("spec.shareProcessNamespace is not possible without a control group: {0}")]
     SharedProcesses(String),
@@ -135,6 +138,7 @@ impl ContainersError {
             | Self::Disk { .. }
             | Self::Unmappable { .. }
             | Self::SharedProcesses(_)
+            | Self::HostUsers(_)
             | Self::OnlyRoot { .. }
             | Self::Limit { .. } => Blame::User,
             Self::Nonsense(_) | Self::OutOfTurn | Self::Silent => Blame::Internal,
@@ -150,6 +154,7 @@ impl ContainersError {
             )),
             Self::NoSuchId { .. } => Some(users::Source::remedy()),
             Self::Limit { .. } => Some(limits::remedy(geteuid().is_root())),
+            Self::HostUsers(_) => Some("Leave it out: the pod then has users of its own.".to_owned()),
             Self::SharedProcesses(_) | Self::OnlyRoot { .. } => Some("Run the pod with `sudo`, or in a VM.".to_owned()),
             Self::Disk { .. } => Some(
                 "Copy it into a claim that is a directory with `magikvm volume export` and `magikvm volume import`, or run the pod in a VM.".to_owned(),
@@ -219,7 +224,13 @@ impl Containers {
         no_scope: Option<&str>,
     ) -> Result<(Vec<String>, Missing), RuntimeError> {
         if self.is_root() {
-            let missing = Missing::of_root();
+            let no_group = cgroup::place(pod.dir).err();
+            let host_users = pod.plan.users == plan::PodUsers::Host;
+            if let Some(why) = no_group.as_ref().filter(|_| host_users) {
+                return Err(ContainersError::HostUsers(why.clone()).into());
+            }
+            check_processes(pod.plan, no_group.as_ref())?;
+            let missing = Missing::of_root(no_group.as_deref());
             let mut warnings = missing.check(pod.plan)?;
             warnings.extend(missing.implied());
             return Ok((warnings, missing));
@@ -243,9 +254,7 @@ impl Containers {
             (Err(why), None) => Some(why),
             (Err(why), Some(no_scope)) => Some(format!("{why}; {no_scope}")),
         };
-        if let (ProcessNamespace::Pod, Some(why)) = (pod.plan.process_namespace, &no_group) {
-            return Err(ContainersError::SharedProcesses(why.clone()).into());
-        }
+        check_processes(pod.plan, no_group.as_ref())?;
         let missing = Missing::of_user(no_group.as_deref());
         Ok((missing.check(pod.plan)?, missing))
     }
@@ -308,6 +317,14 @@ impl Containers {
             Ok(ScratchMount { partition, place })
         };
         rooms.iter().zip(1..).map(make).collect()
+    }
+}
+
+/// Rejects processes that nothing could tell apart.
+fn check_processes(plan: &PodPlan, no_group: Option<&String>) -> Result<(), ContainersError> {
+    match (plan.process_namespace, no_group) {
+        (ProcessNamespace::Pod, Some(why)) => Err(ContainersError::SharedProcesses(why.clone())),
+        _ => Ok(()),
     }
 }
 
