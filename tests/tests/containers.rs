@@ -113,11 +113,10 @@ fn a_pod_with_the_users_of_the_host_has_no_power_over_it() {
         ("hostname other", "ot permitted"),
         ("reboot -f", "ot permitted"),
         ("insmod /bin/busybox", "ot permitted"),
-        ("date -s 2030-01-01", "ot permitted"),
         ("dmesg", "ot permitted"),
         ("ls /proc/1/root/etc/magikvm /proc/2", "No such file"),
     ] {
-        let output = host.cmd(["exec", "hosts", "--", "sh", "-c", script]).run();
+        let output = host.cmd(["exec", "hosts", "-c", "web", "--", "sh", "-c", script]).run();
         let said = format!("{}{}", output.stdout, output.stderr);
         assert!(output.code != 0 && said.contains(says), "{script}: {said}");
     }
@@ -682,7 +681,7 @@ fn a_limit_that_the_host_cannot_keep_is_refused_or_accepted_as_that() {
         );
     host.assert_as_before(&before);
     let loose = limited("loose").annotated("magikvm.dev/limits", "best-effort").annotated(NETWORK, "none");
-    let said = without_cpu(&loose).ok().stderr;
+    let said = without_cpu(&loose).env("MAGIKVM_QUIET", "").ok().stderr;
     assert!(said.contains(&format!("container web: resources.limits.cpu is not enforced: {why}")), "{said}");
     assert!(said.contains("nothing limits how many processes the pod has: there is no pids"), "{said}");
     // The other limit holds.
@@ -715,7 +714,8 @@ fn without_a_control_group_root_has_pods_without_limits() {
         .fails(1)
         .complains("spec.hostUsers: true is not possible without a control group: /sys/fs/cgroup/");
     host.assert_as_before(&before);
-    let said = closed(&sleeper("free", "43391").annotated(NETWORK, "none")).ok().stderr;
+    let free = sleeper("free", "43391").annotated(NETWORK, "none");
+    let said = closed(&free).env("MAGIKVM_QUIET", "").ok().stderr;
     assert!(said.contains("nothing limits how many processes the pod has: /sys/fs/cgroup/"), "{said}");
     assert_eq!(host.sh("free", "web", "id -u"), "0\n");
     for (script, says) in

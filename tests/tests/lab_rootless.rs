@@ -215,7 +215,7 @@ fn a_user_of_systemd_has_limits_in_a_scope() {
             .set("spec/shareProcessNamespace", true)
             .script("web", "exec sleep 43371")
             .with("resources", limits);
-        let said = user.run(&pod).arg("-d").ok().stderr;
+        let said = user.run(&pod).arg("-d").env("MAGIKVM_QUIET", "").ok().stderr;
         assert!(said.contains("unless you run `loginctl enable-linger`"), "{said}");
         let supervisor = user.process("limited", "supervisor");
         let own = fs::read_to_string(format!("/proc/{supervisor}/cgroup")).unwrap();

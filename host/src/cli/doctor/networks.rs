@@ -72,8 +72,8 @@ pub(super) fn check_connections(pods: &PodRuntimeInterface) -> Option<Check> {
     match (fine, wrong.is_empty()) {
         (0, true) => None,
         (_, true) => {
-            let what = if fine == 1 { "connection" } else { "connections" };
-            Some(Check::ok(NAME, format!("{fine} {what} of running pods checked by their plugins")))
+            let (what, whose) = if fine == 1 { ("connection", "its") } else { ("connections", "their") };
+            Some(Check::ok(NAME, format!("{fine} {what} of running pods checked by {whose} plugins")))
         }
         (_, false) => {
             let remedy = "connect these pods anew with `magikvm restart POD`";
