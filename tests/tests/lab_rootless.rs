@@ -208,6 +208,8 @@ fn a_user_of_systemd_has_limits_in_a_scope() {
             runtime.join("systemd/private").exists() && runtime.join("bus").exists()
         });
         user.start_in(Some(group.join("shell")));
+        // The bus itself starts when it is first asked for something.
+        user.other_program("/usr/bin/busctl").args(["--user", "list"]).ok();
 
         let before = user.holdings();
         let limits = json!({ "limits": { "memory": "64Mi", "cpu": "500m" } });

@@ -220,7 +220,7 @@ mod tests {
             let outcome = |one| (one == feature).then(|| "Function not implemented".to_owned());
             let checks = checks(&fake.host, program(), tried(outcome).as_ref());
             let expected = match feature {
-                Feature::LoopDevices | Feature::Interface => State::Warn,
+                Feature::Images | Feature::LoopDevices | Feature::Interface => State::Warn,
                 _ => State::Fail,
             };
             assert_eq!(state(&checks, name(feature)), expected);
@@ -229,7 +229,7 @@ mod tests {
         }
         let failed =
             checks(&fake.host, program(), Some(&Err("the sandbox did not answer in time".to_owned())));
-        assert_eq!(state(&failed, "pod-containers: images"), State::Fail);
+        assert_eq!(state(&failed, "pod-containers: owners"), State::Fail);
     }
 
     #[test]
