@@ -167,7 +167,7 @@ pub fn knows_file_system(_name: &std::ffi::CStr) -> bool {
 }
 
 /// A copy of a program that nobody can change: there is none on this system.
-pub fn sealed_copy(_program: &Path, _least: i32) -> io::Result<std::os::fd::OwnedFd> {
+pub fn sealed_copy(_program: &Path, _least: i32) -> io::Result<OwnedFd> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
