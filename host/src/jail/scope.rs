@@ -58,6 +58,15 @@ pub fn enter(name: &str) -> Result<(), String> {
     let Some(runtime) = found else { return Ok(()) };
     let pid = std::process::id().to_string();
     let scope = format!("{PREFIX}{}-{pid}.scope", unit_name(name));
+    let own = || {
+        let dir = cgroup::own_directory()?;
+        dir.ancestors()
+            .find(|dir| dir.file_name().is_some_and(|name| name == scope.as_str()))
+            .map(Path::to_owned)
+    };
+    if own().is_some() {
+        return Ok(());
+    }
     let mut call = Command::new("busctl");
     call.args(["--user", "--quiet", &format!("--timeout={}", ANSWER.as_secs()), "call"])
         .args(["org.freedesktop.systemd1", "/org/freedesktop/systemd1"])
@@ -66,10 +75,8 @@ pub fn enter(name: &str) -> Result<(), String> {
         .args(["PIDs", "au", "1", &pid])
         .args(["Delegate", "b", "true"])
         .args(["CollectMode", "s", "inactive-or-failed"])
-        .arg("0");
-    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
-        call.env("XDG_RUNTIME_DIR", &runtime);
-    }
+        .arg("0")
+        .env("XDG_RUNTIME_DIR", &runtime);
     let said = call.stdin(Stdio::null()).output().map_err(|error| format!("cannot start busctl: {error}"))?;
     if !said.status.success() {
         let text = String::from_utf8_lossy(&said.stderr);
@@ -77,7 +84,7 @@ pub fn enter(name: &str) -> Result<(), String> {
     }
     let deadline = Instant::now() + ANSWER;
     let dir = loop {
-        match cgroup::own_directory().filter(|dir| is_one(dir)) {
+        match own() {
             Some(dir) => break dir,
             None if Instant::now() > deadline => {
                 return Err(format!("systemd did not move the monitor into {scope}"));

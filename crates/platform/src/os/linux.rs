@@ -127,8 +127,14 @@ pub fn knows_file_system(name: &std::ffi::CStr) -> bool {
 /// A copy of a program in memory that nobody can change any more. Its number is at least `least`.
 pub fn sealed_copy(program: &Path, least: i32) -> io::Result<OwnedFd> {
     use nix::fcntl::SealFlag;
-    use nix::sys::memfd::{MFdFlags, memfd_create};
-    let mut copy = File::from(memfd_create("program", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+    use rustix::fs::{MemfdFlags, memfd_create};
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let made = match memfd_create("program", flags | MemfdFlags::EXEC) {
+        // Linux before 6.3 executes every one.
+        Err(Errno::INVAL) => memfd_create("program", flags),
+        made => made,
+    };
+    let mut copy = File::from(made?);
     io::copy(&mut File::open(program)?, &mut copy)?;
     let seals =
         SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
