@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
@@ -142,6 +143,8 @@ static void kernel(void) {
     struct perf_event_attr counted = {.type = PERF_TYPE_SOFTWARE, .size = sizeof counted};
     try("measure", "all processes", syscall(SYS_perf_event_open, &counted, -1, 0, -1, 0));
     try("be", "less nice", setpriority(PRIO_PROCESS, 0, -20));
+    void *huge = mmap(0, 2 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+    try("map", "a huge page", huge == MAP_FAILED ? -1 : 0);
     try("read", "the keyring of the user's session", syscall(SYS_keyctl, KEYCTL_READ, KEY_SPEC_USER_SESSION_KEYRING, 0, 0, 0));
 }
 

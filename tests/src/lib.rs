@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod command;
+pub mod escape;
 pub mod figures;
 pub mod floor;
 pub mod guest;

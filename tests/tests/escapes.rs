@@ -3,76 +3,21 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::Pod;
-use magikvm_tests::programs::ESCAPE;
-use magikvm_tests::virtual_machine::{Driver, VmHost, busybox};
+use magikvm_tests::escape::{IMAGE, import, none_is_open, prisoner};
+use magikvm_tests::virtual_machine::{Driver, VmHost};
 use magikvm_tests::wait::until;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use serde_json::json;
 use std::fs::{self, File};
-use std::net::TcpListener;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
-
-const IMAGE: &str = "escape:1";
 
 fn host() -> VmHost {
     let host = VmHost::with(Driver::Containers);
-    let image = busybox()
-        .file("escape", 0o755, ESCAPE)
-        // Whoever executes this executes the program of the process that calls execve.
-        .file("lure", 0o755, b"#!/proc/self/exe\n");
-    host.import(IMAGE, image, &json!({}));
+    import(&host);
     host
-}
-
-/// An abstract socket of the host, whose name ends with a number that nothing else has.
-fn door() -> (UnixListener, u16) {
-    let number = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let address = SocketAddr::from_abstract_name(format!("magikvm-{number}")).unwrap();
-    (UnixListener::bind_addr(&address).unwrap(), number)
-}
-
-fn prisoner(name: &str) -> Pod {
-    Pod::new(name).container_of("web", IMAGE, &["sleep", "43351"])
-}
-
-/// Everything that worked, and how much was tried.
-fn attempts(host: &VmHost, pod: &str) -> (Vec<String>, u32) {
-    let (_door, number) = door();
-    let supervisor = host.process(pod, "supervisor");
-    let sandbox = host.process(pod, "sandbox");
-    let pids = format!("{supervisor},{sandbox},{}", std::process::id());
-    let output = host.cmd(["exec", pod, "--", "/escape", &pids, &number.to_string()]).run();
-    assert_eq!(output.code, 7, "{}", output.transcript());
-    let (mut open, mut tried) = (Vec::new(), 0);
-    for line in output.stdout.lines() {
-        match line.strip_suffix(" tried") {
-            Some(count) => tried = count.parse().unwrap(),
-            None => open.push(line.to_owned()),
-        }
-    }
-    (open, tried)
 }
 
 #[test]
 fn no_way_out_is_open() {
-    let host = host();
-    let before = host.holdings();
-    let all = json!({ "capabilities": { "add": ["ALL"] } });
-    let pods = [
-        prisoner("usual"),
-        prisoner("mighty").with("securityContext", all),
-        prisoner("hosts").set("spec/hostUsers", true),
-        prisoner("shared").set("spec/shareProcessNamespace", true),
-    ];
-    for pod in &pods {
-        host.start(pod);
-        let (open, tried) = attempts(&host, pod.name());
-        assert!(tried > 90, "{}: {tried}", pod.name());
-        assert_eq!(open, Vec::<String>::new(), "{}", pod.name());
-        host.cmd(["rm", "-f", pod.name()]).ok();
-        host.assert_as_before(&before);
-    }
+    none_is_open(&host());
 }
 
 /// CVE-2019-5736: a container has the program that enters it executed as an interpreter, and writes to it.

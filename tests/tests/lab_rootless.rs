@@ -2,11 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_lab::{Room, inside};
-use magikvm_tests::Pod;
 use magikvm_tests::rootless::{Owners, whole_life};
 use magikvm_tests::user::{Ordinary, SUBORDINATE};
 use magikvm_tests::virtual_machine::{Driver, VmHost};
 use magikvm_tests::wait::until;
+use magikvm_tests::{Pod, escape};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -270,5 +270,17 @@ fn a_kernel_without_erofs_runs_pods_from_directories() {
         };
         assert_eq!(check("pod-containers: images")["state"], "warn", "{doctor}");
         assert_eq!(check("pod-containers: owners")["state"], "ok", "{doctor}");
+    });
+}
+
+/// Of root, with control groups of version 2, and with huge pages that the host has for others.
+#[test]
+fn no_way_out_of_namespaces_is_open() {
+    inside!(ROOM, || {
+        fs::write("/proc/sys/vm/nr_hugepages", "8").unwrap();
+        let host = VmHost::with(Driver::ContainersV2);
+        escape::import(&host);
+        escape::none_is_open(&host);
+        assert_eq!(fs::read_to_string("/proc/sys/vm/nr_hugepages").unwrap(), "8\n", "there were none");
     });
 }

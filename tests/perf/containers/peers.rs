@@ -140,7 +140,10 @@ impl Podman {
             ),
         )?;
         let layout = var("MAGIKVM_DEMO_IMAGE")?;
-        let pulled = podman.output(&["pull", "--quiet", &format!("oci:{}:1", layout.display())])?;
+        // podman makes a name of the path, in which no part may begin with a dot.
+        let (above, name) = (layout.parent(), layout.file_name().unwrap_or_default());
+        let mut pull = podman.command(&["pull", "--quiet", &format!("oci:{}:1", name.display())]);
+        let pulled = Self::printed(pull.current_dir(above.unwrap_or(Path::new("/"))))?;
         podman.run(&["tag", pulled.trim(), IMAGE])?;
         let version = podman.output(&["version", "--format", "{{.Client.Version}}"])?;
         println!("podman {}, storage driver {DRIVER}, runtime runc", version.trim());
@@ -165,11 +168,15 @@ impl Podman {
     }
 
     pub(super) fn output(&self, args: &[&str]) -> Result<String> {
-        let output = self.command(args).output()?;
+        Self::printed(&mut self.command(args))
+    }
+
+    fn printed(command: &mut Command) -> Result<String> {
+        let output = command.output()?;
         if output.status.success() {
             return Ok(String::from_utf8(output.stdout)?);
         }
-        Err(format!("podman {args:?}: {}", String::from_utf8_lossy(&output.stderr)).into())
+        Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)).into())
     }
 }
 

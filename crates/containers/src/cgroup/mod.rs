@@ -77,6 +77,23 @@ impl Tree {
         }
     }
 
+    /// Lets nothing in the pod's group use huge pages (the controller `hugetlb`), which are the host's and which no pod can ask for.
+    pub(crate) fn forbid_huge_pages(&self) -> io::Result<()> {
+        let is_limit = |name: &str| {
+            name.starts_with("hugetlb.") && (name.ends_with(".max") || name.ends_with(".limit_in_bytes"))
+        };
+        for dir in self.dirs() {
+            for entry in std::fs::read_dir(dir)? {
+                let entry = entry?;
+                // `rsvd` is what was reserved and not yet used.
+                if entry.file_name().to_str().is_some_and(is_limit) {
+                    set(entry.path(), "0")?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The pod's group.
     pub(crate) fn itself(&self) -> Cgroup {
         self.group(&[])

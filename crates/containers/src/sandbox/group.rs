@@ -28,6 +28,7 @@ impl PodGroup {
             .make()
             .and_then(|()| supervisor.make_leaf())
             .map_err(at("make the pod's control group"))?;
+        containers.forbid_huge_pages().map_err(at("keep the pod from huge pages"))?;
         if let Some(owner) = owner {
             // Only root of the host can set rules for devices, so they hold for the whole pod.
             devices::restrict_pod(&containers.itself()).map_err(at("restrict the pod's devices"))?;
