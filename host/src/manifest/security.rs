@@ -20,8 +20,9 @@ const MAX_GROUPS: usize = 64;
 /// Longest path of a profile below the directory of profiles, in bytes.
 const MAX_PROFILE_PATH: usize = 255;
 
-/// Capabilities that are not bounded by the namespaces of a pod, if its users are those of the host.
-const HOST_POWERS: [Capability; 19] = [
+/// Capabilities that are not bounded by the namespaces of a pod, if its users are those of the host. With CAP_SYS_PTRACE a container takes over the
+/// process that enters it for an exec or a probe, which still has the rights of the supervisor.
+const HOST_POWERS: [Capability; 20] = [
     Capability::AuditControl,
     Capability::AuditRead,
     Capability::BlockSuspend,
@@ -36,6 +37,7 @@ const HOST_POWERS: [Capability; 19] = [
     Capability::SysBoot,
     Capability::SysModule,
     Capability::SysPacct,
+    Capability::SysPtrace,
     Capability::SysRawio,
     Capability::SysResource,
     Capability::SysTime,

@@ -237,6 +237,11 @@ fn another_class_than_that_of_the_manifest_has_the_rules_of_its_own() {
         ("capabilities: {add: [CHOWN, BPF]}", "  hostUsers: true\n", "add: CAP_BPF is power over the host"),
         ("capabilities: {add: [ALL]}", "  hostUsers: true\n", "add: CAP_SYS_ADMIN is power over the host"),
         (
+            "capabilities: {add: [SYS_PTRACE]}",
+            "  hostUsers: true\n",
+            "add: CAP_SYS_PTRACE is power over the host",
+        ),
+        (
             "capabilities: {add: [NET_ADMIN]}",
             "  hostUsers: true\n  hostNetwork: true\n",
             "add: CAP_NET_ADMIN is power over the host",
