@@ -129,8 +129,12 @@ fn two_pods_meet_on_a_bridge_and_leave_nothing() {
         place.host.inspect("two").unwrap()["metadata"]["annotations"]["magikvm.dev/namespaces"].clone();
     let network: Value = serde_json::from_str(network.as_str().unwrap()).unwrap();
     let own = format!("--net={}", network["network"].as_str().unwrap());
-    Cmd::new("nsenter").args([own.as_str(), "ip", "address", "flush", "dev", "eth0"]).ok();
+    let address = format!("{two}/24");
+    let change = |what| Cmd::new("nsenter").args([&own, "ip", "address", what, &address, "dev", "eth0"]).ok();
+    change("del");
     assert_eq!(doctor("pod default/two, network web: the CNI plugin bridge (CHECK) failed: "), "warn");
+    // By the address the plugin finds the rules that it removes.
+    change("add");
     // The journal needs no configuration.
     fs::remove_dir_all(place.host.file("net.d")).unwrap();
     place.here.cmd(&place.host, ["rm", "-f", "two"]).ok();
