@@ -115,7 +115,6 @@ static void kernel(void) {
                                   "/proc/sys/fs/binfmt_misc/register",
                                   "/proc/sysrq-trigger",
                                   "/proc/irq/default_smp_affinity",
-                                  "/proc/kcore",
                                   "/proc/kmsg",
                                   "/proc/scsi/scsi",
                                   "/sys/kernel/uevent_helper",
