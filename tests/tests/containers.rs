@@ -2,11 +2,11 @@
 //! they do as any pod does.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use magikvm_tests::Pod;
 use magikvm_tests::host::program;
 use magikvm_tests::processes::is_alive;
 use magikvm_tests::virtual_machine::{Driver, NETWORK, VmHost};
 use magikvm_tests::wait::{until, wait_for};
+use magikvm_tests::{Cmd, Pod};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -650,6 +650,16 @@ fn a_program_that_uses_the_library_runs_a_pod() {
     host.assert_as_before(&before);
 }
 
+/// Runs a pod in the background with mounts of its monitor's own, which this script has changed before.
+fn run_after(host: &VmHost, script: &str, pod: &Pod) -> Cmd {
+    let script = format!("{script} && exec \"$@\"");
+    host.other("unshare")
+        .args(["--mount", "sh", "-c", script.as_str(), "sh"])
+        .arg(program())
+        .args(["run", "-d"])
+        .arg(host.manifest(&pod.clone().set("spec/runtimeClassName", "pod-containers")))
+}
+
 /// As on a host whose kernel lacks controllers: their hierarchies are not there for the pod's monitor.
 #[test]
 fn a_limit_that_the_host_cannot_keep_is_refused_or_accepted_as_that() {
@@ -658,20 +668,7 @@ fn a_limit_that_the_host_cannot_keep_is_refused_or_accepted_as_that() {
     let limited = |name: &str| {
         sleeper(name, "43331").with("resources", json!({ "limits": { "cpu": "500m", "memory": "64Mi" } }))
     };
-    let without_cpu = |pod: &Pod| {
-        let manifest = host.manifest(&pod.clone().set("spec/runtimeClassName", "pod-containers"));
-        host.other("unshare")
-            .args([
-                "--mount",
-                "sh",
-                "-c",
-                "umount /sys/fs/cgroup/cpu /sys/fs/cgroup/pids && exec \"$@\"",
-                "sh",
-            ])
-            .arg(program())
-            .args(["run", "-d"])
-            .arg(manifest)
-    };
+    let without_cpu = |pod: &Pod| run_after(&host, "umount /sys/fs/cgroup/cpu /sys/fs/cgroup/pids", pod);
     let why = "there is no cpu controller in the control groups of the host";
     without_cpu(&limited("strict"))
         .fails(1)
@@ -696,14 +693,8 @@ fn a_limit_that_the_host_cannot_keep_is_refused_or_accepted_as_that() {
 fn without_a_control_group_root_has_pods_without_limits() {
     let host = host();
     let before = host.holdings();
-    let closed = |pod: &Pod| {
-        let script = "for dir in /sys/fs/cgroup/*; do mount -o remount,bind,ro $dir; done && exec \"$@\"";
-        host.other("unshare")
-            .args(["--mount", "sh", "-c", script, "sh"])
-            .arg(program())
-            .args(["run", "-d"])
-            .arg(host.manifest(&pod.clone().set("spec/runtimeClassName", "pod-containers")))
-    };
+    let read_only = "for dir in /sys/fs/cgroup/*; do mount -o remount,bind,ro $dir; done";
+    let closed = |pod: &Pod| run_after(&host, read_only, pod);
     let limited = sleeper("limited", "43391").with("resources", json!({ "limits": { "memory": "64Mi" } }));
     let why = " cannot be written to";
     closed(&limited)
