@@ -102,10 +102,13 @@ impl Host {
 
     /// `magikvm` with these arguments.
     pub fn cmd<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Cmd {
-        match self.wrapper.is_empty() {
-            true => self.other(program()).args(args),
-            false => self.other("/usr/bin/env").args(&self.wrapper).args(args),
-        }
+        let words = self.words();
+        self.other(&words[0]).args(&words[1..]).args(args)
+    }
+
+    /// What runs `magikvm` with the arguments that follow.
+    pub fn words(&self) -> Vec<OsString> {
+        if self.wrapper.is_empty() { vec![program().into()] } else { self.wrapper.clone() }
     }
 
     /// Lets this command, with its arguments, run magikvm from now on.

@@ -1,7 +1,7 @@
 //! Networks for tests: namespaces with an address each and a virtual link between them, real servers in one and a separate resolver in the
 //! other. Nothing exists outside of them, and all of it goes with the value.
 
-use crate::host::{Host, program};
+use crate::host::Host;
 use crate::virtual_machine::VmHost;
 use crate::wait::wait_for;
 use crate::{Cmd, Pod};
@@ -82,7 +82,7 @@ impl Namespace {
 
     /// `magikvm` in it.
     pub fn cmd<A: AsRef<OsStr>>(&self, host: &Host, args: impl IntoIterator<Item = A>) -> Cmd {
-        self.enter(host.other(NSENTER)).arg(program()).args(args)
+        self.enter(host.other(NSENTER)).args(host.words()).args(args)
     }
 
     /// Starts a pod in it.

@@ -126,7 +126,8 @@ impl Ordinary {
         let top = Path::new("/sys/fs/cgroup").join(name);
         let shell = top.join("shell");
         for dir in [&top, &shell] {
-            fs::create_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+            // The hosts of one lab share it.
+            fs::create_dir_all(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
             for file in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
                 chown(dir.join(file), Some(self.uid), Some(self.uid)).expect("change its owner");
             }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_tests::net::Namespace;
+use magikvm_tests::user::{NO_ACCOUNT, Ordinary};
 use magikvm_tests::virtual_machine::{Driver, VmHost};
 use magikvm_tests::wait::until;
 use magikvm_tests::{Cmd, Pod};
@@ -31,7 +32,16 @@ fn run(here: &Namespace, host: &VmHost, pod: &Pod) -> Cmd {
 
 #[test]
 fn a_pod_shares_the_network_of_the_host_on_request() {
-    let (host, here) = (VmHost::with(Driver::Containers), network());
+    shares_on_request(&VmHost::with(Driver::Containers));
+}
+
+#[test]
+fn an_ordinary_users_pod_shares_the_network_of_the_host_on_request() {
+    shares_on_request(&Ordinary::new(Driver::Containers, NO_ACCOUNT).with_subordinate_ids().into_host());
+}
+
+fn shares_on_request(host: &VmHost) {
+    let here = network();
     let before = host.holdings();
     let script = "mkdir -p /www && echo hello > /www/index.html && exec httpd -f -p 8080 -h /www";
     let shared = pod("shared", script)
@@ -42,9 +52,9 @@ fn a_pod_shares_the_network_of_the_host_on_request() {
             json!({ "httpGet": { "port": 8080, "path": "/index.html" }, "periodSeconds": 1 }),
         )
         .set("spec/dnsPolicy", "ClusterFirstWithHostNet");
-    let refused = here.cmd(&host, ["run", "-d"]).arg(host.manifest(&shared)).fails(1);
+    let refused = here.cmd(host, ["run", "-d"]).arg(host.manifest(&shared)).fails(1);
     refused.complains("spec.hostNetwork: the pod would share").complains("`--allow-host-network`");
-    run(&here, &host, &shared)
+    run(&here, host, &shared)
         .arg("--wait-ready")
         .env("MAGIKVM_QUIET", "")
         .ok()
@@ -55,7 +65,7 @@ fn a_pod_shares_the_network_of_the_host_on_request() {
         .args(["curl", "-sS", "--max-time", "10", "http://192.0.2.77:8080/index.html"])
         .ok();
     assert_eq!(asked.stdout, "hello\n");
-    let sh = |script: &str| here.cmd(&host, ["exec", "shared", "--", "sh", "-c", script]).ok().stdout;
+    let sh = |script: &str| here.cmd(host, ["exec", "shared", "--", "sh", "-c", script]).ok().stdout;
     assert!(sh("ls /sys/class/net").contains("outside"));
     assert_eq!(sh("cat /etc/resolv.conf"), "search lan\nnameserver 192.0.2.53\n");
     assert_eq!(sh("hostname"), nix::unistd::gethostname().unwrap().to_string_lossy().into_owned() + "\n");
@@ -63,17 +73,17 @@ fn a_pod_shares_the_network_of_the_host_on_request() {
     let status = host.inspect("shared").unwrap()["status"].clone();
     assert_eq!((&status["podIP"], &status["hostIP"]), (&json!(ADDRESS), &json!(ADDRESS)), "{status}");
     // A forwarded port leads to the same server.
-    let forward = here.cmd(&host, ["port-forward", "shared", "18080:8080"]).spawn();
+    let forward = here.cmd(host, ["port-forward", "shared", "18080:8080"]).spawn();
     until("the port is forwarded", || forward.stdout().contains("18080"));
     let asked = here
         .enter(Cmd::new("nsenter"))
         .args(["curl", "-sS", "--max-time", "10", "http://127.0.0.1:18080/index.html"])
         .ok();
     assert_eq!(asked.stdout, "hello\n");
-    here.cmd(&host, ["cp", "shared:/www/index.html"]).arg(host.file("copied")).ok();
+    here.cmd(host, ["cp", "shared:/www/index.html"]).arg(host.file("copied")).ok();
     assert_eq!(std::fs::read_to_string(host.file("copied")).unwrap(), "hello\n");
     drop(forward);
-    here.cmd(&host, ["rm", "-f", "shared"]).ok();
+    here.cmd(host, ["rm", "-f", "shared"]).ok();
     std::fs::remove_file(host.file("copied")).unwrap();
     host.assert_as_before(&before);
 }

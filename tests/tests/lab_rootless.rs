@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use magikvm_lab::{Room, inside};
+use magikvm_tests::command::{Cmd, Running};
 use magikvm_tests::rootless::{Owners, whole_life};
 use magikvm_tests::user::{Ordinary, SUBORDINATE};
 use magikvm_tests::virtual_machine::{Driver, VmHost};
@@ -270,7 +271,31 @@ fn a_kernel_without_erofs_runs_pods_from_directories() {
         };
         assert_eq!(check("pod-containers: images")["state"], "warn", "{doctor}");
         assert_eq!(check("pod-containers: owners")["state"], "ok", "{doctor}");
+        a_host_without_user_namespaces_says_so(&host);
     });
+}
+
+fn a_host_without_user_namespaces_says_so(host: &VmHost) {
+    const SETTING: &str = "/proc/sys/user/max_user_namespaces";
+    let before = host.holdings();
+    let most = fs::read_to_string(SETTING).unwrap();
+    fs::write(SETTING, "0").unwrap();
+    let refused = host.run(&Pod::simple("forbidden")).arg("-d").fails(3);
+    refused
+        .complains("the host forbids user namespaces (/proc/sys/user/max_user_namespaces is 0)")
+        .complains("`sysctl -w user.max_user_namespaces=15000`");
+    host.assert_as_before(&before);
+    let user = user_of_namespaces();
+    user.run(&Pod::simple("forbidden"))
+        .arg("-d")
+        .fails(3)
+        .complains("the host forbids ordinary users to make user namespaces");
+    assert!(!user.pod_dir("forbidden").exists());
+    let pod = Pod::simple("hosts").set("spec/hostUsers", true);
+    host.start(&pod);
+    host.cmd(["rm", "-f", "hosts"]).ok();
+    fs::write(SETTING, most).unwrap();
+    host.assert_as_before(&before);
 }
 
 /// Of root, with control groups of version 2, and with huge pages that the host has for others.
@@ -282,5 +307,134 @@ fn no_way_out_of_namespaces_is_open() {
         escape::import(&host);
         escape::none_is_open(&host);
         assert_eq!(fs::read_to_string("/proc/sys/vm/nr_hugepages").unwrap(), "8\n", "there were none");
+        huge_pages_are_those_of_the_manifest(&host);
+    });
+}
+
+/// Of the eight that the host has.
+fn huge_pages_are_those_of_the_manifest(host: &VmHost) {
+    let before = host.holdings();
+    let of = |name: &str, size: &str| {
+        escape::prisoner(name)
+            .with("resources", json!({ "limits": { "memory": "64Mi", "hugepages-2Mi": size } }))
+    };
+    let pod = of("pages", "6Mi").container_of("none", escape::IMAGE, &["sleep", "43391"]);
+    host.start(&pod);
+    let limit = "cat /sys/fs/cgroup/hugetlb.2MB.max /sys/fs/cgroup/hugetlb.2MB.rsvd.max; /escape pages";
+    assert_eq!(host.sh("pages", "web", limit), "6291456\n6291456\n3\n");
+    assert_eq!(host.sh("pages", "none", limit), "0\n0\n0\n");
+    host.cmd(["rm", "-f", "pages"]).ok();
+    host.run(&of("more", "18Mi"))
+        .fails(1)
+        .complains("resources.limits.hugepages-2Mi: the host has 8 huge pages of 2Mi, and the pod needs 9");
+    host.assert_as_before(&before);
+}
+
+/// A program in the namespaces of a systemd that is their first process, as on a host that it has booted.
+struct Booted {
+    systemd: Running,
+    /// Of the first process, seen from outside.
+    pid: i32,
+}
+
+impl Booted {
+    /// With its bus and nothing else: units of the same names take the place of Debian's.
+    fn new() -> Self {
+        let units = Path::new("/run/systemd/system");
+        fs::create_dir_all(units).unwrap();
+        for (name, text) in [
+            (
+                "dbus.socket",
+                "[Unit]\nDefaultDependencies=no\n[Socket]\nListenStream=/run/dbus/system_bus_socket\n",
+            ),
+            (
+                "dbus.service",
+                "[Unit]\nDefaultDependencies=no\nRequires=dbus.socket\n[Service]\nType=notify\nNotifyAccess=main\n\
+                 ExecStart=/usr/bin/dbus-daemon --system --address=systemd: --nofork --nopidfile --systemd-activation\n",
+            ),
+        ] {
+            fs::write(units.join(name), text).unwrap();
+        }
+        let script = "set -e; mkdir /sys/fs/cgroup/host; echo $$ > /sys/fs/cgroup/host/cgroup.procs; \
+             echo '+cpu +memory +pids' > /sys/fs/cgroup/cgroup.subtree_control; \
+             exec unshare --cgroup --mount --pid --fork --kill-child --mount-proc sh -c \
+             'umount /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; \
+              exec env container=other /lib/systemd/systemd --system --unit=dbus.service'";
+        let systemd = Cmd::new("/bin/sh").args(["-c", script]).spawn();
+        let child = || {
+            let of =
+                |pid: i32| fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+            of(systemd.pid()).trim().parse::<i32>().ok()
+        };
+        until("systemd is the first process of its namespace", || {
+            child().is_some_and(|pid| {
+                fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "systemd\n")
+            })
+        });
+        let booted = Self { pid: child().unwrap(), systemd };
+        until("the bus answers", || {
+            let names = booted
+                .enter(Cmd::new("/usr/bin/nsenter"), "/usr/bin/busctl")
+                .args(["--system", "list"])
+                .run();
+            names.stdout.contains("org.freedesktop.systemd1")
+        });
+        booted
+    }
+
+    /// Completes the command `nsenter`.
+    fn enter(&self, nsenter: Cmd, program: &str) -> Cmd {
+        let pid = self.pid.to_string();
+        // Where an administrator's commands are.
+        let script =
+            "dir=/sys/fs/cgroup/shell; test -d $dir || mkdir $dir; echo 0 > $dir/cgroup.procs; exec \"$@\"";
+        nsenter.args(["-t", &pid, "--mount", "--pid", "--cgroup", "/bin/sh", "-c", script, "sh", program])
+    }
+}
+
+/// systemd makes the control group of a pod of root where it manages the groups, as the first process of the host does.
+#[test]
+fn a_pod_of_root_has_a_scope_of_systemd() {
+    inside!(ROOM, || {
+        let host = VmHost::with(Driver::ContainersV2);
+        let booted = Booted::new();
+        let magikvm = |args: &[&str]| {
+            booted
+                .enter(host.other("/usr/bin/nsenter"), magikvm_tests::host::program().to_str().unwrap())
+                .args(args)
+        };
+        let pod = Pod::new("limited")
+            .set("spec/runtimeClassName", "pod-containers")
+            .annotated("magikvm.dev/network", "none")
+            .script("web", "exec sleep 43401")
+            .with("resources", json!({ "limits": { "memory": "64Mi" } }));
+        let manifest = host.manifest(&pod);
+        magikvm(&["run", "-d", "--wait-ready", manifest.to_str().unwrap()]).ok();
+        let supervisor = magikvm(&["inspect", "-o", "json", "limited"]).ok().stdout;
+        assert!(supervisor.contains("\"Running\""), "{supervisor}");
+        let slice = Path::new("/sys/fs/cgroup/host/machine.slice");
+        let scopes = || -> Vec<_> {
+            let all = fs::read_dir(slice).into_iter().flatten().flatten().map(|entry| entry.path());
+            all.filter(|path| path.extension().is_some_and(|ending| ending == "scope")).collect()
+        };
+        let found = scopes();
+        let [scope] = &found[..] else { panic!("{found:?}") };
+        let name = scope.file_name().unwrap().to_str().unwrap();
+        assert!(name.starts_with("magikvm-default_limited."), "{name}");
+        let groups = fs::read_dir(scope.join("magikvm")).unwrap();
+        let limits: Vec<_> = groups
+            .map(|group| fs::read_to_string(group.unwrap().path().join("pod/web/memory.max")).ok())
+            .collect();
+        assert_eq!(limits, [Some("67108864\n".to_owned())]);
+        assert!(!Path::new("/sys/fs/cgroup/host/magikvm").exists(), "a group beside those of systemd");
+        // The end of the monitor is the end of the pod, and what it leaves goes with the pod.
+        let units = ["--no-legend", "list-units", "magikvm-*"];
+        let listed =
+            || booted.enter(Cmd::new("/usr/bin/nsenter"), "/usr/bin/systemctl").args(units).ok().stdout;
+        assert!(listed().contains(name), "{}", listed());
+        magikvm(&["rm", "-f", "limited"]).ok();
+        until("systemd has removed the scope", || scopes().is_empty());
+        assert_eq!(listed(), "");
+        drop(booted.systemd);
     });
 }

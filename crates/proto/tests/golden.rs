@@ -350,7 +350,7 @@ fn the_wire_is_as_it_was() {
         }),
         sysctls: vec![Sysctl { name: "net.core.somaxconn".into(), value: "512".into() }],
         given_address: None,
-        limits: PodLimits { cpu_millis: Some(1500), memory_bytes: Some(64 << 20) },
+        limits: PodLimits { cpu_millis: Some(1500), memory_bytes: Some(64 << 20), ..PodLimits::default() },
     };
     assert_eq!(plan.check(), Ok(()));
     line(&mut l, &plan);

@@ -18,7 +18,7 @@ const ATTEMPTS: usize = 20;
 
 /// The place of the group with this name, or the reason why none is possible. Creates nothing.
 pub fn place_cgroup(name: &str) -> Result<Cgroup, String> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = mount_table();
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let dirs = of_version_2(&mounts, &own).or_else(|why| match mounted(&mounts, "cgroup").next() {
         Some(_) => of_version_1(&mounts),
@@ -42,7 +42,7 @@ pub fn cannot_make(cgroup: &Cgroup) -> Option<String> {
 
 /// Where the hierarchies are mounted that can hold groups of pods: the unified one, or those of version 1.
 pub fn cgroup_mounts() -> Vec<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = mount_table();
     let legacy: Vec<PathBuf> = mounted(&mounts, "cgroup").map(|(dir, _)| dir.to_owned()).collect();
     let unified = mounted(&mounts, "cgroup2").map(|(dir, _)| dir.to_owned());
     legacy.into_iter().chain(unified).collect()
@@ -50,7 +50,7 @@ pub fn cgroup_mounts() -> Vec<PathBuf> {
 
 /// Whether version 2 is all that there is to limit memory with.
 pub(super) fn is_unified() -> bool {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = mount_table();
     let has_memory = |options: &str| options.split(',').any(|option| option == "memory");
     !mounted(&mounts, "cgroup").any(|(_, options)| has_memory(options))
         && mounted(&mounts, "cgroup2").next().is_some()
@@ -59,29 +59,33 @@ pub(super) fn is_unified() -> bool {
 /// Moves the calling process from its group of one hierarchy to that same group. The kernel lets the first process that enters a group wait for all readers
 /// of a lock (14 ms on a host with two processors), and for some time no other one: what follows soon does not wait. Nothing depends on whether it succeeds.
 pub fn stir() {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let within = |mount: &Path, path: &str| mount.join(path.trim_start_matches('/')).join("cgroup.procs");
-    let is_freezer = |options: &str| options.split(',').any(|option| option == "freezer");
-    let legacy =
-        mounted(&mounts, "cgroup").find(|(_, options)| is_freezer(options)).and_then(|(mount, _)| {
-            let path = own.lines().find_map(|line| line.split_once(":freezer:").map(|(_, path)| path))?;
-            Some(within(mount, path))
-        });
-    let unified = || {
-        let path = own.lines().find_map(|line| line.strip_prefix("0::"))?;
-        Some(within(mounted(&mounts, "cgroup2").next()?.0, path))
+    let legacy = || {
+        let mounts = mount_table();
+        let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let is_freezer = |options: &str| options.split(',').any(|option| option == "freezer");
+        let (mount, _) = mounted(&mounts, "cgroup").find(|(_, options)| is_freezer(options))?;
+        let path = own.lines().find_map(|line| line.split_once(":freezer:").map(|(_, path)| path))?;
+        Some(mount.join(path.trim_start_matches('/')))
     };
-    if let Some(file) = legacy.or_else(unified)
-        && let Ok(mut procs) = fs::OpenOptions::new().write(true).open(file)
-    {
-        ignore(io::Write::write_all(&mut procs, b"0"), "it only takes longer then");
+    if let Some(dir) = legacy().or_else(own_directory) {
+        ignore(enter(&dir), "it only takes longer then");
     }
+}
+
+/// Moves the calling process to the group of this directory.
+pub(super) fn enter(dir: &Path) -> io::Result<()> {
+    let mut procs = fs::OpenOptions::new().write(true).open(dir.join("cgroup.procs"))?;
+    io::Write::write_all(&mut procs, b"0")
+}
+
+/// What is mounted (proc_pid_mountinfo(5)), or nothing.
+fn mount_table() -> String {
+    fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()
 }
 
 /// The directory of the calling process's group of version 2.
 pub(super) fn own_directory() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mounts = mount_table();
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = own.lines().find_map(|line| line.strip_prefix("0::"))?;
     Some(mounted(&mounts, "cgroup2").next()?.0.join(path.trim_start_matches('/')))
@@ -89,7 +93,7 @@ pub(super) fn own_directory() -> Option<PathBuf> {
 
 /// The controllers that a group of a pod of this user can have: those of version 1 if memory is one of them, otherwise those of the unified hierarchy.
 pub fn controllers() -> Vec<String> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = mount_table();
     let legacy: Vec<String> = mounted(&mounts, "cgroup")
         .flat_map(|(_, options)| options.split(',').map(str::to_owned).collect::<Vec<_>>())
         .collect();
@@ -134,14 +138,6 @@ fn of_version_2(mounts: &str, own: &str) -> Result<Vec<PathBuf>, String> {
         let there = fs::read_to_string(dir.join(file)).unwrap_or_default();
         CONTROLLERS.iter().all(|wanted| there.split_ascii_whitespace().any(|name| name == *wanted))
     };
-    if geteuid().is_root() {
-        return if holds_all(mount, "cgroup.controllers") {
-            Ok(vec![mount.to_owned()])
-        } else {
-            Err(format!("{} has no controllers for memory and pids", mount.display()))
-        };
-    }
-    // The part of the tree that was delegated to this user, if there is one: the user's topmost group above the current one.
     let path = own.lines().find_map(|line| line.strip_prefix("0::")).ok_or_else(none)?;
     let here = mount.join(path.trim_start_matches('/'));
     let uid = geteuid().as_raw();
@@ -151,6 +147,14 @@ fn of_version_2(mounts: &str, own: &str) -> Result<Vec<PathBuf>, String> {
     };
     let usable = |dir: &&Path| holds_all(dir, "cgroup.controllers");
     let scope = here.ancestors().find(|dir| scope::is_one(dir)).filter(is_ours).filter(usable);
+    if geteuid().is_root() {
+        // The whole tree is root's.
+        return match scope.or_else(|| Some(mount).filter(usable)) {
+            Some(dir) => Ok(vec![dir.to_owned()]),
+            None => Err(format!("{} has no controllers for memory and pids", mount.display())),
+        };
+    }
+    // The part of the tree that was delegated to this user, if there is one: the user's topmost group above the current one.
     let top = scope.or_else(|| here.ancestors().take_while(is_ours).filter(usable).last());
     top.map(|dir| vec![dir.to_owned()]).ok_or_else(|| {
         "no control group with controllers for memory and pids was delegated to this user; get one with `systemd-run --user --scope -p Delegate=yes`".to_owned()

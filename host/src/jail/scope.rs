@@ -1,6 +1,6 @@
-//! A control group of its own for the pod of an ordinary user, where systemd manages the groups: a transient scope of the user's service manager,
-//! with delegation (org.freedesktop.systemd1(5), `StartTransientUnit`). The monitor moves itself there before it makes anything. systemd removes the
-//! scope when its last process has ended.
+//! A control group of its own for a pod, where systemd manages the groups: a transient scope with delegation (org.freedesktop.systemd1(5),
+//! `StartTransientUnit`) of the system's manager, or of an ordinary user's. The monitor moves itself there before it makes anything. systemd removes
+//! the scope when its last process has ended. Only with groups of version 2: those of version 1 are made beside systemd's.
 
 use super::cgroup;
 use std::fs;
@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 const PREFIX: &str = "magikvm-";
 /// The group of the monitor in its scope. One that holds processes can have no groups with limits beneath it.
 const OWN_LEAF: &str = "monitor";
+/// D-Bus Specification, "System message bus".
+const SYSTEM_BUS: &str = "/run/dbus/system_bus_socket";
 /// Time for systemd to answer, and then to move the monitor.
 const ANSWER: Duration = Duration::from_secs(5);
 /// How often to look whether it has moved it.
@@ -28,9 +30,26 @@ pub(super) fn is_one(dir: &Path) -> bool {
     name.starts_with(PREFIX) && name.ends_with(".scope")
 }
 
-/// Whether a monitor of this user will ask for a scope, so that the group of the calling process says nothing about that of a pod.
+/// The slice of root's pods, as of other VMs and containers (systemd.special(7)).
+const SLICE: &str = "machine.slice";
+
+/// A manager of groups.
+enum Manager {
+    /// The host's first process.
+    System,
+    /// An ordinary user's, by the user's runtime directory.
+    User(PathBuf),
+}
+
+/// Whether a monitor of this ordinary user will ask for a scope, so that the group of the calling process says nothing about that of a pod.
 pub fn is_to_come() -> bool {
-    !TRIED.load(Ordering::Relaxed) && manager().is_some()
+    !TRIED.load(Ordering::Relaxed) && matches!(manager(), Some(Manager::User(_)))
+}
+
+/// The directory of the scope that this process is in, if there is one.
+pub fn of_this_process() -> Option<PathBuf> {
+    let dir = cgroup::is_unified().then(cgroup::own_directory)??;
+    dir.ancestors().find(|dir| is_one(dir)).map(Path::to_owned)
 }
 
 /// Whether the scopes of this user outlive their logins (loginctl(1), `enable-linger`).
@@ -39,23 +58,28 @@ pub fn survives_logout() -> bool {
     name.is_some_and(|name| Path::new("/var/lib/systemd/linger").join(name).exists())
 }
 
-/// The runtime directory of the user's service manager, where it manages groups that can have limits.
-fn manager() -> Option<PathBuf> {
+/// Who manages groups that can have limits, and takes calls.
+fn manager() -> Option<Manager> {
     let uid = nix::unistd::geteuid();
-    if uid.is_root() || !cgroup::is_unified() {
+    if !cgroup::is_unified() {
         return None;
+    }
+    let is_socket = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if uid.is_root() {
+        // sd_booted(3), and the bus that calls go through.
+        let booted = fs::symlink_metadata("/run/systemd/system").is_ok_and(|found| found.is_dir());
+        return (booted && is_socket(Path::new(SYSTEM_BUS))).then_some(Manager::System);
     }
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
     let runtime = runtime.map_or_else(|| PathBuf::from(format!("/run/user/{uid}")), PathBuf::from);
-    let socket = runtime.join("systemd/private");
-    fs::symlink_metadata(&socket).is_ok_and(|found| found.file_type().is_socket()).then_some(runtime)
+    is_socket(&runtime.join("systemd/private")).then_some(Manager::User(runtime))
 }
 
 /// Moves the calling process into a scope of its own, whose name has this in it. Says why not, if there is a manager that should have made it.
 pub fn enter(name: &str) -> Result<(), String> {
     let found = manager();
     TRIED.store(true, Ordering::Relaxed);
-    let Some(runtime) = found else { return Ok(()) };
+    let Some(manager) = found else { return Ok(()) };
     let pid = std::process::id().to_string();
     let scope = format!("{PREFIX}{}-{pid}.scope", unit_name(name));
     let own = || {
@@ -68,15 +92,26 @@ pub fn enter(name: &str) -> Result<(), String> {
         return Ok(());
     }
     let mut call = Command::new("busctl");
-    call.args(["--user", "--quiet", &format!("--timeout={}", ANSWER.as_secs()), "call"])
+    let slice: &[&str] = match &manager {
+        Manager::System => {
+            call.arg("--system");
+            &["Slice", "s", SLICE]
+        }
+        Manager::User(runtime) => {
+            call.arg("--user").env("XDG_RUNTIME_DIR", runtime);
+            &[]
+        }
+    };
+    let properties = 3 + slice.len() / 3;
+    call.args(["--quiet", &format!("--timeout={}", ANSWER.as_secs()), "call"])
         .args(["org.freedesktop.systemd1", "/org/freedesktop/systemd1"])
         .args(["org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))"])
-        .args([scope.as_str(), "fail", "3"])
+        .args([scope.as_str(), "fail", &properties.to_string()])
+        .args(slice)
         .args(["PIDs", "au", "1", &pid])
         .args(["Delegate", "b", "true"])
         .args(["CollectMode", "s", "inactive-or-failed"])
-        .arg("0")
-        .env("XDG_RUNTIME_DIR", &runtime);
+        .arg("0");
     let said = call.stdin(Stdio::null()).output().map_err(|error| format!("cannot start busctl: {error}"))?;
     if !said.status.success() {
         let text = String::from_utf8_lossy(&said.stderr);
@@ -99,10 +134,7 @@ pub fn enter(name: &str) -> Result<(), String> {
 fn leave_top(scope: &Path) -> io::Result<()> {
     let leaf = scope.join(OWN_LEAF);
     fs::create_dir(&leaf)?;
-    fs::OpenOptions::new()
-        .write(true)
-        .open(leaf.join("cgroup.procs"))
-        .and_then(|mut procs| io::Write::write_all(&mut procs, b"0"))
+    cgroup::enter(&leaf)
 }
 
 /// What a unit can be named (systemd.unit(5)): other characters become `_`.

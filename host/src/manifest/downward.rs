@@ -15,7 +15,8 @@ const OF_VARIABLES: &str = "metadata.name, metadata.namespace, metadata.uid, met
 /// Fields that can be the content of a file. As in Kubernetes, addresses can't.
 const OF_FILES: &str = "metadata.name, metadata.namespace, metadata.uid, metadata.labels, metadata.annotations, metadata.labels['KEY'] and \
      metadata.annotations['KEY'] can be used";
-const OF_RESOURCES: &str = "limits and requests of cpu, memory and ephemeral-storage can be used";
+const OF_RESOURCES: &str =
+    "limits and requests of cpu, memory, ephemeral-storage, hugepages-2Mi and hugepages-1Gi can be used";
 /// Divisors of processors, and those of bytes.
 const CPU_DIVISORS: [&str; 2] = ["1m", "1"];
 const BYTE_DIVISORS: [&str; 13] =
@@ -175,8 +176,7 @@ impl Build<'_> {
             _ => ("", None),
         };
         let Some(resource) = resource else {
-            let why = if text.contains(".hugepages-") { ": there are no huge pages" } else { "" };
-            self.problem(&path("resource"), format!("{} is not supported{why}", quote(text)), OF_RESOURCES);
+            self.problem(&path("resource"), format!("{} is not supported", quote(text)), OF_RESOURCES);
             return None;
         };
         let divisor = self.divisor(&path("divisor"), resource, reference.divisor.as_deref())?;
@@ -185,6 +185,8 @@ impl Build<'_> {
                 Resource::Cpu => &amounts.cpu,
                 Resource::Memory => &amounts.memory,
                 Resource::Disk => &amounts.disk,
+                Resource::HugePages2Mi => &amounts.huge_pages_2mi,
+                Resource::HugePages1Gi => &amounts.huge_pages_1gi,
             };
             // What is not a quantity was reported where it stands.
             resource.amount(text.as_deref()?)
@@ -220,7 +222,9 @@ impl Build<'_> {
 
 impl Resource {
     fn named(name: &str) -> Option<Self> {
-        [Self::Cpu, Self::Memory, Self::Disk].into_iter().find(|resource| resource.as_str() == name)
+        [Self::Cpu, Self::Memory, Self::Disk, Self::HugePages2Mi, Self::HugePages1Gi]
+            .into_iter()
+            .find(|resource| resource.as_str() == name)
     }
 
     /// Thousandths of a processor, or bytes.

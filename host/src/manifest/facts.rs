@@ -29,6 +29,7 @@ impl Capacity {
             Resource::Cpu => self.cpu_millis,
             Resource::Memory => self.memory_bytes,
             Resource::Disk => self.disk_bytes,
+            Resource::HugePages2Mi | Resource::HugePages1Gi => 0,
         };
         amount.div_ceil(share.divisor.max(1)).to_string()
     }

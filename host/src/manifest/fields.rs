@@ -27,7 +27,9 @@ pub use typing::suggest;
 const RAW_DEVICES: &str = "block devices are not given to pods";
 const CLUSTER: &str = "there is no scheduler and there are no nodes to choose from";
 const CLAIMS: &str = "a claim asks for a device, and no device of the host is given to a pod";
-const HUGE_PAGES: &str = "huge pages are not supported yet";
+const HUGE_PAGES: &str = "huge pages are given to single containers, and only those of 2Mi and of 1Gi";
+const OF_HUGE_PAGES: &str = "Bytes of the host's huge pages, whole pages, for a pod without a VM. Default: none. The container also has a limit or \
+     request of cpu or memory.";
 /// Extended resources have any name with a slash.
 const EXTENDED: &str =
     "an extended resource is a device of a node, and no device of the host is given to a pod";
@@ -111,8 +113,8 @@ const WORKLOAD: &[Field] = &[
         Shape::Quantity,
         "Bytes that changes to the root file system may take, 1Mi to 1Ti. Without it they share the pod's 10Gi.",
     ),
-    no("spec.containers[].resources.limits.hugepages-2Mi", HUGE_PAGES),
-    no("spec.containers[].resources.limits.hugepages-1Gi", HUGE_PAGES),
+    yes("spec.containers[].resources.limits.hugepages-2Mi", Shape::Quantity, OF_HUGE_PAGES),
+    yes("spec.containers[].resources.limits.hugepages-1Gi", Shape::Quantity, OF_HUGE_PAGES),
     yes(
         "spec.containers[].resources.requests",
         Shape::Object,
@@ -125,8 +127,16 @@ const WORKLOAD: &[Field] = &[
         Shape::Quantity,
         "Bytes. Nothing is reserved on the disk; a `resourceFieldRef` tells them.",
     ),
-    no("spec.containers[].resources.requests.hugepages-2Mi", HUGE_PAGES),
-    no("spec.containers[].resources.requests.hugepages-1Gi", HUGE_PAGES),
+    yes(
+        "spec.containers[].resources.requests.hugepages-2Mi",
+        Shape::Quantity,
+        "The limit, which is the default.",
+    ),
+    yes(
+        "spec.containers[].resources.requests.hugepages-1Gi",
+        Shape::Quantity,
+        "The limit, which is the default.",
+    ),
     no("spec.containers[].resources.claims", CLAIMS),
     yes(
         "spec.containers[].ports",

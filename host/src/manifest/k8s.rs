@@ -263,6 +263,10 @@ pub(super) struct Amounts {
     pub(super) memory: Option<String>,
     #[serde(rename = "ephemeral-storage")]
     pub(super) disk: Option<String>,
+    #[serde(rename = "hugepages-2Mi")]
+    pub(super) huge_pages_2mi: Option<String>,
+    #[serde(rename = "hugepages-1Gi")]
+    pub(super) huge_pages_1gi: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -59,6 +59,7 @@ pub use plan::{ContainerSpec, PodPlan, Protocol, PullPolicy, PullSecret, Runtime
 pub use problem::{Mark, Problem, Problems};
 pub use process::{DEFAULT_PATH, MAX_PROCESS_BYTES, ResolveError, ResolvedProcess, resolve_process};
 pub use qos::{QosClass, qos_of};
+pub(crate) use resources::huge_pages;
 
 use input::{Accepts, Source};
 

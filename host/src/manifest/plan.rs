@@ -4,7 +4,7 @@ use super::objects::{Claim, Content};
 use magikvm_proto::id::{ContainerName, PodId, PodName};
 use magikvm_proto::lifecycle::{Hooks, Probes, Restarts, Role, TerminationMessage};
 use magikvm_proto::plan::{ProcessNamespace, RestartPolicy, Stdin, Stdio};
-use magikvm_proto::security::{ImageGroups, Privilege};
+use magikvm_proto::security::{HugePages, ImageGroups, Privilege};
 use magikvm_proto::signal::Signal;
 use magikvm_proto::sysctl::Sysctl;
 use magikvm_proto::volume::Access;
@@ -152,6 +152,8 @@ pub enum Resource {
     Cpu,
     Memory,
     Disk,
+    HugePages2Mi,
+    HugePages1Gi,
 }
 
 impl Resource {
@@ -160,6 +162,8 @@ impl Resource {
             Self::Cpu => "cpu",
             Self::Memory => "memory",
             Self::Disk => "ephemeral-storage",
+            Self::HugePages2Mi => "hugepages-2Mi",
+            Self::HugePages1Gi => "hugepages-1Gi",
         }
     }
 }
@@ -224,6 +228,8 @@ pub struct Resources {
     /// Bytes that the changes to the root file system may take.
     #[serde(default)]
     pub disk_limit_bytes: Option<u64>,
+    #[serde(default)]
+    pub huge_pages: HugePages,
 }
 
 impl Resources {

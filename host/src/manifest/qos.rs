@@ -74,7 +74,7 @@ fn of_json(resources: &Value) -> Resources {
         cpu_request_millis: amount("requests", "cpu", Quantity::millis).or(cpu),
         memory_limit_bytes: memory,
         memory_request_bytes: amount("requests", "memory", Quantity::units).or(memory),
-        disk_limit_bytes: None,
+        ..Resources::default()
     }
 }
 
@@ -95,7 +95,7 @@ mod tests {
             cpu_request_millis: cpu.1,
             memory_limit_bytes: memory.0,
             memory_request_bytes: memory.1,
-            disk_limit_bytes: None,
+            ..Resources::default()
         }
     }
 

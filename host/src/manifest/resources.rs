@@ -3,7 +3,7 @@
 use super::checks::Build;
 use super::fields::{ANNOTATION_LIMITS, ANNOTATION_MEMORY, ANNOTATION_ROOT, ANNOTATION_VCPUS};
 use super::k8s;
-use super::plan::{ContainerSpec, LimitsKept, Resources, RootPlace, VolumeSource, VolumeSpec};
+use super::plan::{ContainerSpec, LimitsKept, Resources, RootPlace, RuntimeClass, VolumeSource, VolumeSpec};
 use super::problem::quote;
 use super::quantity::{Quantity, QuantityError};
 use super::size::{
@@ -13,6 +13,7 @@ use super::size::{
 use super::volumes::MIN_SIZE_LIMIT;
 use magikvm_proto::lifecycle::Role;
 use magikvm_proto::raised;
+use magikvm_proto::security::{HugePageSize, HugePages, ONE_GIB, TWO_MIB};
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
@@ -47,6 +48,13 @@ fn stages(containers: &[ContainerSpec]) -> impl Iterator<Item = Vec<&Resources>>
         let others = if index == last { &containers[last..] } else { &containers[index..=index] };
         sidecars.chain(others).map(|container| &container.resources).collect()
     })
+}
+
+/// The huge pages that the containers may use at the same time.
+pub(crate) fn huge_pages(containers: &[ContainerSpec]) -> HugePages {
+    let of_stage =
+        |stage: Vec<&Resources>| stage.iter().fold(HugePages::default(), |sum, one| sum.plus(one.huge_pages));
+    stages(containers).map(of_stage).fold(HugePages::default(), HugePages::or_more)
 }
 
 /// The most that any stage of the pod's life needs: what the pod is limited to, or else what the containers need together.
@@ -125,6 +133,7 @@ impl Build<'_> {
         let disk_limit_bytes = self.disk_limit(path, written);
         let resources = Resources {
             disk_limit_bytes,
+            huge_pages: self.huge_pages(path, written),
             cpu_limit_millis: cpu.0,
             cpu_request_millis: cpu.1,
             memory_limit_bytes: memory.0,
@@ -132,6 +141,43 @@ impl Build<'_> {
         };
         self.check_possible(path, &resources);
         resources
+    }
+
+    /// By the rules of an API server: what is requested is what may be used, and programs need something else too.
+    fn huge_pages(&mut self, path: &str, written: &k8s::Requirements) -> HugePages {
+        let k8s::Requirements { limits, requests, .. } = written;
+        let mut read = |size: HugePageSize, limit: &Option<String>, request: &Option<String>| {
+            let resource = format!("hugepages-{}", size.in_kubernetes);
+            let (limit, request) = self.amounts(path, &resource, limit, request, Quantity::units);
+            let (limit_at, request_at) =
+                (format!("{path}.limits.{resource}"), format!("{path}.requests.{resource}"));
+            let bytes = limit.unwrap_or(0);
+            if request.is_some_and(|request| request < bytes || limit.is_none() && request > 0) {
+                self.problem(&request_at, "is not the limit", "leave it out: it is the limit then");
+            }
+            if bytes == 0 {
+                return 0;
+            }
+            if self.class.has_vm() {
+                let message = "is not possible in a VM: the huge pages are the host's";
+                let class = RuntimeClass::PodContainers.as_str();
+                let hint = format!("leave it out, or write `runtimeClassName: {class}`");
+                self.problem(&limit_at, message, hint);
+            }
+            if bytes % size.bytes != 0 {
+                self.problem(&limit_at, format!("is {bytes} bytes, no number of whole pages"), "");
+            }
+            let others = [&limits.cpu, &limits.memory, &requests.cpu, &requests.memory];
+            if others.iter().all(|amount| amount.is_none()) {
+                let hint = "add a limit or a request of one of them, as Kubernetes demands";
+                self.problem(&limit_at, "is alone, without cpu and memory", hint);
+            }
+            bytes
+        };
+        HugePages {
+            two_mib: read(TWO_MIB, &limits.huge_pages_2mi, &requests.huge_pages_2mi),
+            one_gib: read(ONE_GIB, &limits.huge_pages_1gi, &requests.huge_pages_1gi),
+        }
     }
 
     /// Refuses amounts that no host has, of a pod without a VM, whose size bounds those of the others.

@@ -185,8 +185,8 @@ fn resources_follow_the_rules_of_quantities() {
         "limits.nvidia.com/gpu: is not supported: an extended resource is a device of a node",
     );
     assert_problem(
-        &container("    resources: {limits: {hugepages-2Mi: 2Mi}}\n"),
-        "limits.hugepages-2Mi: is not supported: huge pages are not supported yet",
+        &container("    resources: {limits: {hugepages-64Ki: 2Mi}}\n"),
+        "limits.hugepages-64Ki: is not supported: huge pages are given to single containers, and only those of 2Mi and of 1Gi",
     );
     drop(plan(&container("    resources: {limits: {nvidia.com/gpu: 0, hugepages-1Gi: '0'}}\n")));
 }

@@ -208,7 +208,10 @@ impl<'a> Build<'a> {
             None | Some("") => Some(VolumeSource::Disk { size_bytes }),
             Some("Memory") => Some(VolumeSource::Memory { size_bytes }),
             Some(other) if other.starts_with("HugePages") => {
-                let message = format!("{} is not supported: no huge pages are given to a pod", quote(other));
+                let message = format!(
+                    "{} is not supported: a container uses huge pages by mmap(2) with MAP_HUGETLB",
+                    quote(other)
+                );
                 self.problem(&format!("{at}.medium"), message, "write Memory or leave it out");
                 None
             }

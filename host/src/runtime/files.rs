@@ -4,7 +4,7 @@
 use super::volumes::{self, Volumes};
 use super::{PodToPrepare, RuntimeError, check, oci, seccomp_file};
 use crate::image::erofs::SmallFile;
-use crate::manifest::{ContainerSpec, PodPlan, Protocol, resolve_process};
+use crate::manifest::{ContainerSpec, PodPlan, Protocol, huge_pages, resolve_process};
 use crate::net::settle::Settled;
 use magikvm_proto::limits::MAX_PLAN_SIZE;
 use magikvm_proto::path::FIRST_IMAGE_PARTITION;
@@ -114,6 +114,7 @@ pub(super) fn pod_files(
         limits: PodLimits {
             cpu_millis: plan.resources.cpu_limit_millis,
             memory_bytes: plan.resources.memory_limit_bytes,
+            huge_pages: huge_pages(&plan.containers),
         },
     };
     guest.check()?;

@@ -17,9 +17,9 @@ use magikvm_proto::plan::{ProcessNamespace, Stdio};
 use magikvm_proto::security::Privilege;
 use magikvm_proto::site::Site;
 use oci_spec::runtime::{
-    Capabilities, Linux, LinuxCapabilities, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory,
-    LinuxNamespace, LinuxNamespaceType, LinuxPids, LinuxResources, LinuxSeccomp, Mount, Process, Root, Spec,
-    User,
+    Capabilities, Linux, LinuxCapabilities, LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxHugepageLimit,
+    LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxPids, LinuxResources, LinuxSeccomp, Mount, Process,
+    Root, Spec, User,
 };
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
@@ -293,6 +293,17 @@ fn resources(asked: &Resources) -> LinuxResources {
         memory.set_limit(Some(limit)).set_swap(Some(limit));
         resources.set_memory(Some(memory));
     }
+    let huge_pages = asked.huge_pages.each().into_iter().filter(|(_, bytes)| *bytes > 0);
+    let huge_pages: Vec<LinuxHugepageLimit> = huge_pages
+        .map(|(size, bytes)| {
+            let mut limit = LinuxHugepageLimit::default();
+            limit
+                .set_page_size(size.in_cgroups.to_owned())
+                .set_limit(i64::try_from(bytes).unwrap_or(i64::MAX));
+            limit
+        })
+        .collect();
+    resources.set_hugepage_limits((!huge_pages.is_empty()).then_some(huge_pages));
     resources
 }
 
@@ -533,6 +544,7 @@ mod tests {
                 memory_limit_bytes: memory,
                 memory_request_bytes: memory,
                 disk_limit_bytes: memory,
+                ..Resources::default()
             };
             let process = ResolvedProcess {
                 args,

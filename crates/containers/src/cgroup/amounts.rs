@@ -2,6 +2,7 @@
 //! only root of the host may set, and would overwrite ours.
 
 use libcontainer::oci_spec::runtime::LinuxResources;
+use magikvm_proto::security::{HugePageSize, HugePages, ONE_GIB, TWO_MIB};
 use std::io;
 
 /// Amounts in the terms of cgroup v1.
@@ -14,6 +15,7 @@ pub(crate) struct Amounts {
     /// Quota and period, in microseconds.
     pub(crate) cpu_quota: Option<(u64, u64)>,
     pub(crate) pids: Option<u64>,
+    pub(crate) huge_pages: HugePages,
 }
 
 impl Amounts {
@@ -21,12 +23,20 @@ impl Amounts {
         let amount = |value: i64| u64::try_from(value).ok();
         let memory = resources.memory().as_ref();
         let cpu = resources.cpu().as_ref();
+        let huge_pages = |size: HugePageSize| {
+            let all = resources.hugepage_limits().iter().flatten();
+            let found = all
+                .filter(|limit| limit.page_size() == size.in_cgroups)
+                .find_map(|limit| amount(limit.limit()));
+            found.unwrap_or(0)
+        };
         Self {
             memory_bytes: memory.and_then(|memory| memory.limit().and_then(amount)),
             with_swap_bytes: memory.and_then(|memory| memory.swap().and_then(amount)),
             cpu_shares: cpu.and_then(|cpu| cpu.shares()),
             cpu_quota: cpu.and_then(|cpu| Some((amount(cpu.quota()?)?, cpu.period()?))),
             pids: resources.pids().as_ref().and_then(|pids| amount(pids.limit())),
+            huge_pages: HugePages { two_mib: huge_pages(TWO_MIB), one_gib: huge_pages(ONE_GIB) },
         }
     }
 
@@ -75,7 +85,7 @@ mod tests {
 
     #[test]
     fn amounts_are_those_of_the_configuration() {
-        let text = r#"{"memory":{"limit":64,"swap":64},"cpu":{"shares":512,"quota":50,"period":100},"pids":{"limit":9}}"#;
+        let text = r#"{"memory":{"limit":64,"swap":64},"cpu":{"shares":512,"quota":50,"period":100},"pids":{"limit":9},"hugepageLimits":[{"pageSize":"2MB","limit":4194304}]}"#;
         let amounts = Amounts::of(&serde_json::from_str(text).unwrap());
         let wanted = Amounts {
             memory_bytes: Some(64),
@@ -83,6 +93,7 @@ mod tests {
             cpu_shares: Some(512),
             cpu_quota: Some((50, 100)),
             pids: Some(9),
+            huge_pages: HugePages { two_mib: 4 << 20, one_gib: 0 },
         };
         assert_eq!((amounts, amounts.swap_bytes()), (wanted, Some(0)));
         assert_eq!(Amounts::of(&LinuxResources::default()), Amounts::default());

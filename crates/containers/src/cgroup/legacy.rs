@@ -1,7 +1,7 @@
 //! A control group of cgroup v1 (Linux's Documentation/admin-guide/cgroup-v1): the same directory in the tree of each controller.
 
 use super::amounts::{Amounts, if_there};
-use super::{CPU_PERIOD_US, Usage, flat_value, number, set, text};
+use super::{CPU_PERIOD_US, Usage, flat_value, huge_pages, number, set, text};
 use crate::sys;
 use magikvm_supervisor::sync;
 use nix::poll::{PollFd, PollFlags};
@@ -103,7 +103,8 @@ impl Group {
             write("cpu", "cpu.cfs_period_us", period)?;
             write("cpu", "cpu.cfs_quota_us", quota)?;
         }
-        amounts.pids.map_or(Ok(()), |pids| write_if_there("pids", "pids.max", pids))
+        amounts.pids.map_or(Ok(()), |pids| write_if_there("pids", "pids.max", pids))?;
+        self.dir("hugetlb").map_or(Ok(()), |dir| huge_pages::limit(dir, amounts.huge_pages))
     }
 
     pub(super) fn exists(&self) -> bool {

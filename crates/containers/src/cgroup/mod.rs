@@ -7,6 +7,7 @@
 
 mod amounts;
 mod hierarchies;
+mod huge_pages;
 mod legacy;
 mod unified;
 
@@ -15,7 +16,7 @@ pub use hierarchies::CgroupError;
 pub(crate) use hierarchies::Hierarchies;
 
 use magikvm_proto::id::ContainerName;
-use magikvm_proto::security::PodLimits;
+use magikvm_proto::security::{HugePages, PodLimits};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -74,24 +75,14 @@ impl Tree {
         match self.itself() {
             Cgroup::Unified(group) => group.limit(quota, limits.memory_bytes),
             Cgroup::Legacy(group) => group.limit(quota, limits.memory_bytes),
-        }
+        }?;
+        // Without the controller nothing forbids them either, and the host has told so.
+        self.dirs().iter().try_for_each(|dir| huge_pages::limit(dir, limits.huge_pages))
     }
 
-    /// Lets nothing in the pod's group use huge pages (the controller `hugetlb`), which are the host's and which no pod can ask for.
+    /// Lets nothing in the pod's group use the host's huge pages until the limits of its plan are known.
     pub(crate) fn forbid_huge_pages(&self) -> io::Result<()> {
-        let is_limit = |name: &str| {
-            name.starts_with("hugetlb.") && (name.ends_with(".max") || name.ends_with(".limit_in_bytes"))
-        };
-        for dir in self.dirs() {
-            for entry in std::fs::read_dir(dir)? {
-                let entry = entry?;
-                // `rsvd` is what was reserved and not yet used.
-                if entry.file_name().to_str().is_some_and(is_limit) {
-                    set(entry.path(), "0")?;
-                }
-            }
-        }
-        Ok(())
+        self.dirs().iter().try_for_each(|dir| huge_pages::limit(dir, HugePages::default()))
     }
 
     /// The pod's group.

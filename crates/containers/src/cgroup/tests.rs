@@ -152,7 +152,9 @@ fn values_are_found_by_their_whole_key() {
 fn a_pod_has_the_limits_of_its_plan() {
     let pod = Pod::new("limits");
     pod.0.limit(&PodLimits::default()).unwrap();
-    pod.0.limit(&PodLimits { cpu_millis: Some(1500), memory_bytes: Some(64 << 20) }).unwrap();
+    pod.0
+        .limit(&PodLimits { cpu_millis: Some(1500), memory_bytes: Some(64 << 20), ..PodLimits::default() })
+        .unwrap();
     let group = pod.0.group(&[]);
     let read = |controller: &str, unified: &str, legacy: &str| {
         let file = match &group {
@@ -168,6 +170,6 @@ fn a_pod_has_the_limits_of_its_plan() {
     let quota = read("cpu", "cpu.max", "cpu.cfs_quota_us");
     assert_eq!(quota.split(' ').next(), Some("150000"), "{quota}");
     // Less than the kernel takes.
-    pod.0.limit(&PodLimits { cpu_millis: Some(1), memory_bytes: None }).unwrap();
+    pod.0.limit(&PodLimits { cpu_millis: Some(1), ..PodLimits::default() }).unwrap();
     assert!(read("cpu", "cpu.max", "cpu.cfs_quota_us").starts_with("1000"));
 }

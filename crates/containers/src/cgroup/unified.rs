@@ -1,7 +1,7 @@
 //! A control group of cgroup v2 (Linux's Documentation/admin-guide/cgroup-v2.rst).
 
 use super::amounts::{Amounts, if_there};
-use super::{CPU_PERIOD_US, Usage, flat_value, number, read, set, text};
+use super::{CPU_PERIOD_US, Usage, flat_value, huge_pages, number, read, set, text};
 use magikvm_supervisor::sync;
 use nix::poll::{PollFd, PollFlags};
 use std::fs::{self, File, OpenOptions};
@@ -75,7 +75,8 @@ impl Group {
         if let Some((quota, period)) = amounts.cpu_quota {
             write("cpu.max", format!("{quota} {period}"))?;
         }
-        amounts.pids.map_or(Ok(()), |pids| if_there(write("pids.max", pids.to_string())))
+        amounts.pids.map_or(Ok(()), |pids| if_there(write("pids.max", pids.to_string())))?;
+        huge_pages::limit(&self.0, amounts.huge_pages)
     }
 
     pub(super) fn make_for_container(&self) -> io::Result<()> {

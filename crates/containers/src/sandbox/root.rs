@@ -155,6 +155,12 @@ impl<'a> Root<'a> {
             NetworkSpace::Host => {
                 for place in [Path::new("/sys"), self.site.kernel_view().as_path()] {
                     self.dir(place)?;
+                    if self.settings.users == Users::Caller {
+                        // Who does not own the network namespace gets a copy of what the user sees, with all that is mounted beneath it.
+                        let attributes = Attributes { read_only: true, no_suid: true, no_devices: true };
+                        self.attach_copy(Path::new("/sys"), place, attributes)?;
+                        continue;
+                    }
                     view(place)?;
                     // The mount and not the file system, which is that of the host.
                     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | safe;

@@ -1,6 +1,7 @@
 //! Security contexts, the resources of a whole pod, and how much a plan may hold.
 
 use super::*;
+use magikvm_proto::security::HugePages;
 
 #[test]
 fn profiles_need_what_their_type_says() {
@@ -315,4 +316,42 @@ fn the_size_of_a_vm_bounds_no_pod_without_one() {
         // What follows from the limit is not reported again.
         assert_eq!(said.matches("at most").count(), 1, "{said}");
     }
+}
+
+#[test]
+fn huge_pages_are_asked_for_as_in_kubernetes() {
+    let of = |resources: &str| container(&format!("    resources: {resources}\n"));
+    let found = in_namespaces(&of("{limits: {cpu: 1, hugepages-2Mi: 4Mi, hugepages-1Gi: 1Gi}}")).unwrap();
+    assert_eq!(found.containers[0].resources.huge_pages, HugePages { two_mib: 4 << 20, one_gib: 1 << 30 });
+    let none = in_namespaces(&of("{limits: {hugepages-2Mi: 0}, requests: {hugepages-1Gi: 0}}")).unwrap();
+    assert_eq!(none.containers[0].resources.huge_pages, HugePages::default());
+    let equal = "{limits: {hugepages-2Mi: 2Mi}, requests: {memory: 1Mi, hugepages-2Mi: 2Mi}}";
+    assert!(in_namespaces(&of(equal)).is_ok());
+    for (resources, says) in [
+        (
+            "{limits: {cpu: 1, hugepages-2Mi: 3Mi}}",
+            "limits.hugepages-2Mi: is 3145728 bytes, no number of whole pages",
+        ),
+        ("{limits: {hugepages-2Mi: 2Mi}}", "limits.hugepages-2Mi: is alone, without cpu and memory"),
+        (
+            "{limits: {cpu: 1, hugepages-2Mi: 4Mi}, requests: {hugepages-2Mi: 2Mi}}",
+            "requests.hugepages-2Mi: is not the limit",
+        ),
+        ("{requests: {cpu: 1, hugepages-1Gi: 1Gi}}", "requests.hugepages-1Gi: is not the limit"),
+        ("{limits: {cpu: 1, hugepages-2Mi: x}}", "limits.hugepages-2Mi: \"x\" is not a quantity"),
+    ] {
+        let said = in_namespaces(&of(resources)).unwrap_err();
+        assert!(said.contains(says), "{resources}: {said}");
+    }
+    assert_problem(
+        &of("{limits: {cpu: 1, hugepages-2Mi: 2Mi}}"),
+        "limits.hugepages-2Mi: is not possible in a VM: the huge pages are the host's",
+    );
+    // Those of init containers are free when the main ones run.
+    let spec = "  initContainers: [{name: i, image: x, resources: {limits: {cpu: 1, hugepages-2Mi: 6Mi}}}]\n  containers:\n";
+    let main = |name: &str| {
+        format!("  - {{name: {name}, image: x, resources: {{limits: {{cpu: 1, hugepages-2Mi: 2Mi}}}}}}\n")
+    };
+    let plan = in_namespaces(&pod(&format!("{spec}{}{}", main("a"), main("b")))).unwrap();
+    assert_eq!(huge_pages(&plan.containers), HugePages { two_mib: 6 << 20, one_gib: 0 });
 }

@@ -21,6 +21,7 @@ fn every_supported_field_arrives_in_the_plan() {
         memory_limit_bytes: Some(512 << 20),
         memory_request_bytes: Some(256 << 20),
         disk_limit_bytes: Some(2 << 30),
+        ..Resources::default()
     };
     assert_eq!(plan.resources, compute);
     assert_eq!(plan.qos_class(), QosClass::Burstable);
@@ -129,6 +130,7 @@ fn every_supported_field_arrives_in_the_plan() {
             memory_limit_bytes: Some(64 << 20),
             memory_request_bytes: Some(32 << 20),
             disk_limit_bytes: Some(512 << 20),
+            ..Resources::default()
         }
     );
     assert_eq!((one.stdio, one.stdin), (Stdio::Terminal, Stdin::Once));

@@ -34,8 +34,9 @@ fn each_kind_of_volume_has_its_rules() {
     drop(plan(&host("path: /proc/1")));
     let empty = |fields: &str| volume(&format!("emptyDir: {{{fields}}}"));
     for medium in ["HugePages", "HugePages-2Mi"] {
-        let said =
-            format!("emptyDir.medium: \"{medium}\" is not supported: no huge pages are given to a pod");
+        let said = format!(
+            "emptyDir.medium: \"{medium}\" is not supported: a container uses huge pages by mmap(2) with MAP_HUGETLB"
+        );
         assert_problem(&empty(&format!("medium: {medium}")), &said);
     }
     assert_problem(&empty("sizeLimit: 500"), "\"500\" is 500 bytes, 1Mi to 1Ti are possible");
@@ -372,9 +373,10 @@ fn the_downward_api_tells_what_kubernetes_tells() {
     );
     assert_problem(&resource("containerName: main"), "resourceFieldRef.resource: is missing");
     assert_problem(&resource("containerName: main, resource: limits.gpu"), "\"limits.gpu\" is not supported");
+    assert_eq!(of_main("limits.hugepages-2Mi, divisor: 1Mi"), "0");
     assert_problem(
-        &resource("containerName: main, resource: limits.hugepages-2Mi"),
-        "is not supported: there are no huge pages",
+        &resource("containerName: main, resource: limits.hugepages-64Ki"),
+        "\"limits.hugepages-64Ki\" is not supported",
     );
     assert_problem(
         &resource("containerName: main, resource: limits.cpu, divisor: 1Mi"),

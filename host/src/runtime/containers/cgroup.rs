@@ -5,7 +5,7 @@ use crate::jail::{self, Cgroup};
 use crate::store::layout::PodDir;
 use crate::vmm::Unavailable;
 use nix::unistd::{AccessFlags, access, geteuid};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The group of a pod.
 pub(super) struct Place {
@@ -20,7 +20,7 @@ pub(super) fn name(dir: &PodDir) -> String {
     cgroup_name(dir.path())
 }
 
-/// The group of root's pods is in every hierarchy, that of other users where a part of the unified one was delegated to them. Or the reason why
+/// The group of root's pods is in every hierarchy, or in the scope that systemd has made; that of other users where a part of the unified one was delegated to them. Or the reason why
 /// there is none.
 pub(super) fn place(dir: &PodDir) -> Result<Place, String> {
     let own = cgroup_name(dir.path());
@@ -29,19 +29,23 @@ pub(super) fn place(dir: &PodDir) -> Result<Place, String> {
         if let Some(closed) = mounts.iter().find(|mount| access(*mount, AccessFlags::W_OK).is_err()) {
             return Err(format!("{} cannot be written to", closed.display()));
         }
-        let name = format!("/{}/{own}", jail::CGROUP_PARENT);
-        let dirs = mounts.iter().map(|mount| mount.join(&name[1..])).collect();
-        return Ok(Place { name, dirs });
+        let above = jail::scope::of_this_process().as_ref().and_then(|dir| within(dir)).unwrap_or_default();
+        let name = above.join(jail::CGROUP_PARENT).join(own);
+        let dirs = mounts.iter().map(|mount| mount.join(&name)).collect();
+        return Ok(Place { name: format!("/{}", name.display()), dirs });
     }
     let delegated = jail::place_cgroup(&own)?;
     if let Some(why) = jail::cannot_make(&delegated) {
         return Err(why);
     }
-    let within = |dir: &PathBuf| {
-        jail::cgroup_mounts().iter().find_map(|mount| Some(dir.strip_prefix(mount).ok()?.to_owned()))
-    };
-    let name = delegated.dirs.first().and_then(within).ok_or("the control group is not mounted")?;
+    let name =
+        delegated.dirs.first().and_then(|dir| within(dir)).ok_or("the control group is not mounted")?;
     Ok(Place { name: format!("/{}", name.display()), dirs: delegated.dirs })
+}
+
+/// The path of a group's directory within its hierarchy.
+fn within(dir: &Path) -> Option<PathBuf> {
+    jail::cgroup_mounts().iter().find_map(|mount| Some(dir.strip_prefix(mount).ok()?.to_owned()))
 }
 
 /// Most memory and processes of the network of a pod.

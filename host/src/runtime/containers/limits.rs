@@ -2,10 +2,12 @@
 
 use super::ContainersError;
 use crate::jail;
-use crate::manifest::PodPlan;
 use crate::manifest::fields::ANNOTATION_LIMITS;
 use crate::manifest::plan::{LimitsKept, Resources, VolumeSource};
+use crate::manifest::{self, PodPlan};
 use std::borrow::Cow;
+use std::fs;
+use std::path::Path;
 
 const NO_DISK: &str = "only root can mount the disk that it needs";
 
@@ -19,6 +21,34 @@ pub(super) fn remedy(is_root: bool) -> String {
     }
 }
 
+/// What the host has set aside of each size (Linux's Documentation/admin-guide/mm/hugetlbpage.rst).
+const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages";
+
+/// Refuses a pod that may use more huge pages than the host has in all, which no node could run.
+pub(super) fn check_huge_pages(plan: &PodPlan) -> Result<(), ContainersError> {
+    check_huge_pages_of(plan, Path::new(HUGE_PAGES))
+}
+
+fn check_huge_pages_of(plan: &PodPlan, pages: &Path) -> Result<(), ContainersError> {
+    for (size, bytes) in manifest::huge_pages(&plan.containers).each() {
+        let needed = bytes / size.bytes;
+        let dir = pages.join(format!("hugepages-{}kB", size.bytes >> 10));
+        let number = |file| fs::read_to_string(dir.join(file)).ok()?.trim().parse::<u64>().ok();
+        // The kernel makes the latter when they are used.
+        let there = ["nr_hugepages", "nr_overcommit_hugepages"].into_iter().filter_map(number).sum::<u64>();
+        if needed > there {
+            return Err(ContainersError::HugePages { size: size.in_kubernetes, there, needed });
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn huge_pages_remedy(size: &str) -> String {
+    format!(
+        "As root, set some aside by {HUGE_PAGES}/…/nr_hugepages (those of 2Mi also by `sysctl -w vm.nr_hugepages=N`), or ask for less of {size}."
+    )
+}
+
 /// Why amounts cannot be limited.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Missing {
@@ -27,26 +57,24 @@ pub(super) struct Missing {
     /// Of processes.
     pids: Option<String>,
     disk: Option<String>,
+    huge_pages: Option<String>,
 }
 
 impl Missing {
     /// For a pod of root. `no_group` says why it has no control group.
     pub(super) fn of_root(no_group: Option<&str>) -> Self {
-        match no_group.map(str::to_owned) {
-            Some(why) => {
-                Self { cpu: Some(why.clone()), memory: Some(why.clone()), pids: Some(why), disk: None }
-            }
-            None => Self { disk: None, ..Self::of_controllers() },
-        }
+        no_group.map_or_else(Self::of_controllers, Self::of_everything)
     }
 
     /// For a pod of an ordinary user. `no_group` says why it has no control group.
     pub(super) fn of_user(no_group: Option<&str>) -> Self {
-        let disk = Some(NO_DISK.to_owned());
-        match no_group.map(str::to_owned) {
-            Some(why) => Self { cpu: Some(why.clone()), memory: Some(why.clone()), pids: Some(why), disk },
-            None => Self { disk, ..Self::of_controllers() },
-        }
+        Self { disk: Some(NO_DISK.to_owned()), ..Self::of_root(no_group) }
+    }
+
+    /// Of everything that control groups limit.
+    fn of_everything(why: &str) -> Self {
+        let why = Some(why.to_owned());
+        Self { cpu: why.clone(), memory: why.clone(), pids: why.clone(), disk: None, huge_pages: why }
     }
 
     fn of_controllers() -> Self {
@@ -55,7 +83,13 @@ impl Missing {
             let is_there = there.iter().any(|one| one == name);
             (!is_there).then(|| format!("there is no {name} controller in the control groups of the host"))
         };
-        Self { cpu: why("cpu"), memory: why("memory"), pids: why("pids"), disk: None }
+        Self {
+            cpu: why("cpu"),
+            memory: why("memory"),
+            pids: why("pids"),
+            disk: None,
+            huge_pages: why("hugetlb"),
+        }
     }
 
     /// Refuses limits, or returns a warning for each if the pod accepts that.
@@ -70,6 +104,11 @@ impl Missing {
             for (name, amount, why) in amounts {
                 if let (Some(_), Some(why)) = (amount, why) {
                     found.push((format!("{whose}resources.limits.{name}"), why));
+                }
+            }
+            for (size, _) in resources.huge_pages.each().iter().filter(|(_, bytes)| *bytes > 0) {
+                if let Some(why) = &self.huge_pages {
+                    found.push((format!("{whose}resources.limits.hugepages-{}", size.in_kubernetes), why));
                 }
             }
         };
@@ -115,5 +154,28 @@ impl Missing {
             }
         }
         Cow::Owned(plan)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest;
+
+    #[test]
+    fn a_pod_has_no_more_huge_pages_than_the_host() {
+        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  runtimeClassName: pod-containers\n  containers:\n  \
+                    - {name: a, image: b, resources: {limits: {cpu: 1, hugepages-2Mi: 6Mi}}}\n";
+        let plan = manifest::parse(text.as_bytes(), "x").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let said = check_huge_pages_of(&plan, dir.path()).unwrap_err().to_string();
+        assert!(said.contains("the host has 0 huge pages of 2Mi, and the pod needs 3"), "{said}");
+        let of_size = dir.path().join("hugepages-2048kB");
+        fs::create_dir(&of_size).unwrap();
+        fs::write(of_size.join("nr_hugepages"), "2\n").unwrap();
+        let said = check_huge_pages_of(&plan, dir.path()).unwrap_err().to_string();
+        assert!(said.contains("the host has 2 huge pages"), "{said}");
+        fs::write(of_size.join("nr_overcommit_hugepages"), "1\n").unwrap();
+        check_huge_pages_of(&plan, dir.path()).unwrap();
     }
 }

@@ -100,6 +100,11 @@ pub enum ContainersError {
     /// An ordinary user cannot limit anything.
     #[error("{what} cannot be enforced: {why}")]
     Limit { what: String, why: String },
+    /// Nobody has set them aside.
+    #[error(
+        "resources.limits.hugepages-{size}: the host has {there} huge pages of {size}, and the pod needs {needed}"
+    )]
+    HugePages { size: &'static str, there: u64, needed: u64 },
     /// Rules for devices need them.
     #[error("spec.hostUsers: true is not possible without a control group: {0}")]
     HostUsers(String),
@@ -140,6 +145,7 @@ impl ContainersError {
             | Self::SharedProcesses(_)
             | Self::HostUsers(_)
             | Self::OnlyRoot { .. }
+            | Self::HugePages { .. }
             | Self::Limit { .. } => Blame::User,
             Self::Nonsense(_) | Self::OutOfTurn | Self::Silent => Blame::Internal,
             _ => Blame::Environment,
@@ -154,6 +160,7 @@ impl ContainersError {
             )),
             Self::NoSuchId { .. } => Some(users::Source::remedy()),
             Self::Limit { .. } => Some(limits::remedy(geteuid().is_root())),
+            Self::HugePages { size, .. } => Some(limits::huge_pages_remedy(size)),
             Self::HostUsers(_) => Some("Leave it out: the pod then has users of its own.".to_owned()),
             Self::SharedProcesses(_) | Self::OnlyRoot { .. } => Some("Run the pod with `sudo`, or in a VM.".to_owned()),
             Self::Disk { .. } => Some(
@@ -223,22 +230,28 @@ impl Containers {
         pod: &PodToPrepare<'_>,
         no_scope: Option<&str>,
     ) -> Result<(Vec<String>, Missing), RuntimeError> {
+        limits::check_huge_pages(pod.plan)?;
         if self.is_root() {
             let no_group = cgroup::place(pod.dir).err();
             let host_users = pod.plan.users == plan::PodUsers::Host;
             if let Some(why) = no_group.as_ref().filter(|_| host_users) {
                 return Err(ContainersError::HostUsers(why.clone()).into());
             }
+            if !host_users {
+                users::probe_root().map_err(ContainersError::Unavailable)?;
+            }
             check_processes(pod.plan, no_group.as_ref())?;
             let missing = Missing::of_root(no_group.as_deref());
             let mut warnings = missing.check(pod.plan)?;
             warnings.extend(missing.implied());
+            warnings.extend(
+                no_scope.map(|why| format!("the pod has its control group beside those of systemd: {why}")),
+            );
             return Ok((warnings, missing));
         }
         let wanted = match &pod.plan.network.provider {
             _ if pod.plan.users == plan::PodUsers::Host => Some("spec.hostUsers: true"),
-            Provider::Magikvm => None,
-            Provider::Host => Some("spec.hostNetwork"),
+            Provider::Magikvm | Provider::Host => None,
             Provider::Cni(_) => Some(ANNOTATION_CNI_PATH),
         };
         if let Some(field) = wanted {

@@ -80,10 +80,32 @@ impl Source {
     }
 }
 
+/// The setting that forbids everybody to make user namespaces: its file, the value that does so, and what sets another one.
+const FOR_ALL: (&str, &str, &str) =
+    ("/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces=15000");
+
+fn forbids((file, value, _): (&str, &str, &str)) -> bool {
+    std::fs::read_to_string(file).is_ok_and(|found| found.trim() == value)
+}
+
+/// Checks that the kernel lets root make namespaces for pods with users of their own.
+pub(super) fn probe_root() -> Result<(), Unavailable> {
+    let (file, value, sets) = FOR_ALL;
+    if !forbids(FOR_ALL) {
+        return Ok(());
+    }
+    Err(Unavailable {
+        reason: format!(
+            "the host forbids user namespaces ({file} is {value}), and the pod has users of its own"
+        ),
+        remedy: format!("Run `sysctl -w {sets}`, or run the pod in a VM."),
+    })
+}
+
 /// Checks that the kernel lets an ordinary user make namespaces.
 pub(super) fn probe() -> Result<(), Unavailable> {
     const SETTINGS: [(&str, &str, &str); 3] = [
-        ("/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces=15000"),
+        FOR_ALL,
         ("/proc/sys/kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"),
         (
             "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
@@ -91,11 +113,12 @@ pub(super) fn probe() -> Result<(), Unavailable> {
             "kernel.apparmor_restrict_unprivileged_userns=0",
         ),
     ];
-    for (file, forbids, sets) in SETTINGS {
-        if std::fs::read_to_string(file).is_ok_and(|value| value.trim() == forbids) {
+    for setting in SETTINGS {
+        let (file, value, sets) = setting;
+        if forbids(setting) {
             return Err(Unavailable {
                 reason: format!(
-                    "the host forbids ordinary users to make user namespaces ({file} is {forbids})"
+                    "the host forbids ordinary users to make user namespaces ({file} is {value})"
                 ),
                 remedy: format!(
                     "As root, run `sysctl -w {sets}`, run the pod with `sudo`, or run it in a VM."
