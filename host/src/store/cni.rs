@@ -113,8 +113,8 @@ pub enum PluginError {
         #[source]
         source: io::Error,
     },
-    #[error("the CNI plugin {kind} ({verb}) has not ended within {} s and was killed", LIMIT.as_secs())]
-    Silent { kind: String, verb: Verb },
+    #[error("the CNI plugin {kind} ({verb}) has not ended within {limit:?} and was killed")]
+    Silent { kind: String, verb: Verb, limit: Duration },
     #[error("the CNI plugin {kind} ({verb}) has printed more than {MAX_OUTPUT} bytes and was killed")]
     TooMuch { kind: String, verb: Verb },
     #[error("the CNI plugin {kind} ({verb}) failed: {message}")]
@@ -167,6 +167,17 @@ impl Attachment {
 
     /// Runs one of its plugins, and returns what that has printed.
     pub fn run(&self, plugin: &Plugin, verb: Verb, previous: Option<&Value>) -> Result<Vec<u8>, PluginError> {
+        self.run_within(plugin, verb, previous, LIMIT)
+    }
+
+    /// The same with another limit of its time.
+    pub(crate) fn run_within(
+        &self,
+        plugin: &Plugin,
+        verb: Verb,
+        previous: Option<&Value>,
+        limit: Duration,
+    ) -> Result<Vec<u8>, PluginError> {
         let kind = || plugin.kind.clone();
         let io_failed = |source: io::Error| PluginError::Io { kind: kind(), verb, source };
         let mut config = plugin.config.clone();
@@ -205,13 +216,13 @@ impl Attachment {
         let mut child = command
             .spawn()
             .map_err(|source| PluginError::Start { program: plugin.program.clone(), source })?;
-        let ended = collect(&mut child, Instant::now() + LIMIT);
+        let ended = collect(&mut child, Instant::now() + limit);
         if !matches!(ended, Ok(Collected::Ended { .. })) {
             ignore(killpg(pid_of(&child), Signal::SIGKILL), "it has just ended");
             ignore(child.wait(), "somebody else has reaped it");
         }
         match ended.map_err(io_failed)? {
-            Collected::Late => Err(PluginError::Silent { kind: kind(), verb }),
+            Collected::Late => Err(PluginError::Silent { kind: kind(), verb, limit }),
             Collected::TooMuch => Err(PluginError::TooMuch { kind: kind(), verb }),
             Collected::Ended { status, output, .. } if status.success() => Ok(output),
             Collected::Ended { status, output, messages } => {

@@ -143,7 +143,7 @@ impl Layout {
         all
     }
 
-    /// The ranges of ids that pods with users of their own have: a directory for each. They are those of the whole host, whatever the state
+    /// The ranges of ids that pods with users of their own have: a link for each. They are those of the whole host, whatever the state
     /// directory is.
     #[allow(clippy::unused_self, reason = "every path is asked of the layout")]
     pub fn ids(&self) -> PathBuf {

@@ -1,5 +1,6 @@
 //! The host whose pods are tested.
 
+use magikvm_tests::Pod;
 use magikvm_tests::leaks::Holdings;
 use magikvm_tests::user::Ordinary;
 use magikvm_tests::virtual_machine::{Driver, VmHost};
@@ -38,6 +39,16 @@ impl Subject {
     #[track_caller]
     pub(crate) fn pod(&self) -> &'static str {
         self.pod.expect("a group whose rows share a pod")
+    }
+
+    /// Starts a pod with limits of disks, which an ordinary user has to do without.
+    #[track_caller]
+    pub(crate) fn start_with_disks(&self, pod: Pod) {
+        let pod = match self.driver() {
+            Driver::ContainersUser => pod.annotated("magikvm.dev/limits", "best-effort"),
+            _ => pod,
+        };
+        self.start(&pod);
     }
 
     /// The name of the VM's process in the state of a pod.

@@ -164,7 +164,7 @@ fn start(subject: &Subject) {
             "data": { "text": "hello\n" }, "binaryData": { "bytes": "AQ==" } }))
         .beside(json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "keys" },
             "stringData": { "password": "top secret" } }));
-    subject.start(&pod);
+    subject.start_with_disks(pod);
     subject.sh(POD, "one", "echo alone > /single");
 }
 

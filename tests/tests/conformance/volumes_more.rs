@@ -421,7 +421,7 @@ fn start(subject: &Subject) {
         .beside(config("more", json!({ "same": "second\n" })))
         .beside(json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "keys" },
             "stringData": { "password": "top secret" } }));
-    subject.start(&pod);
+    subject.start_with_disks(pod);
     // The pod has its own mounts of what was there when it started.
     nix::mount::umount2(&below, nix::mount::MntFlags::MNT_DETACH).unwrap();
 }

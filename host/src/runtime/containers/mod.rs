@@ -424,7 +424,7 @@ impl PodRuntime for Containers {
         let (unlimited, missing) = self.check_user(pod, no_scope.as_deref())?;
         let limited = missing.without(pod.plan);
         let pod = &PodToPrepare { plan: &limited, ..*pod };
-        let users = PodUsers::reserve(&self.users, pod.plan.users, &self.ids, undo)?;
+        let users = PodUsers::reserve(&self.users, pod.plan.users, &self.ids, pod.dir, undo)?;
         let (partitions, images) = files::partitions(pod);
         let of_volumes = partitions.get(pod.plan.containers.len()..).unwrap_or_default();
         let volumes = volumes::plan(pod, true, of_volumes)?;

@@ -9,6 +9,7 @@ use crate::image::{Cancel, Image, ImageError, ImageStore, Owners, RootfsDirector
 use crate::jail::{self, SubordinateIds};
 use crate::manifest::PodPlan;
 use crate::manifest::plan;
+use crate::store::layout::PodDir;
 use crate::store::undo::Undo;
 use crate::vmm::{Unavailable, find_program};
 use magikvm_proto::sandbox::Users;
@@ -145,11 +146,12 @@ impl PodUsers {
         source: &Source,
         wanted: plan::PodUsers,
         ids: &Path,
+        pod: &PodDir,
         undo: &mut Undo,
     ) -> Result<Self, RuntimeError> {
         Ok(match (source, wanted) {
             (Source::Root, plan::PodUsers::Host) => Self::Host,
-            (Source::Root, plan::PodUsers::Own) => Self::Range(PodIds::reserve(ids, undo)?),
+            (Source::Root, plan::PodUsers::Own) => Self::Range(PodIds::reserve(ids, pod.path(), undo)?),
             (Source::Subordinate(granted), _) => Self::Subordinate(*granted),
             (Source::Single(_), _) => Self::Single,
         })

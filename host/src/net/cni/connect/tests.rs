@@ -10,6 +10,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// A directory with plugins, a network of two of them, and the directory of a pod.
 struct Place {
@@ -182,4 +183,27 @@ fn a_journal_does_not_reach_beyond_the_pods() {
     assert!(matches!(undo.damage(), Some(UndoError::Outside(path)) if path == Path::new("/etc/hosts")));
     undo.delete().unwrap();
     assert!(!place.at("calls").exists());
+}
+
+#[test]
+fn a_plugin_that_hangs_is_killed_with_what_it_has_started() {
+    const CHILD: &str = "43421";
+    let place = Place::new();
+    place.plugin("first", &format!("echo '{{'; sleep {CHILD} & : > \"$HERE/begun\"; sleep 43422"));
+    let attachment = place.attachment();
+    let error =
+        attachment.run_within(&attachment.plugins[0], Verb::Add, None, Duration::from_secs(2)).unwrap_err();
+    assert_eq!(error.to_string(), "the CNI plugin first (ADD) has not ended within 2s and was killed");
+    let is_there = || {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let line =
+            |process: fs::DirEntry| fs::read_to_string(process.path().join("cmdline")).unwrap_or_default();
+        processes.map(line).any(|line| line == format!("sleep\0{CHILD}\0"))
+    };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while is_there() {
+        assert!(Instant::now() < deadline, "a child of the plugin is still there");
+        std::thread::yield_now();
+    }
+    assert!(place.at("begun").exists(), "the plugin had no time to begin");
 }
