@@ -6,6 +6,7 @@ use crate::reaper::Reaper;
 use crate::spawner::client::{Deadline, Pending, Spawner};
 use crate::spawner::{self, Context, SpawnerError};
 use crate::sys::{self, Users};
+use crate::user::IdMaps;
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::plan::ProcessNamespace;
 use magikvm_proto::security::PodLimits;
@@ -82,7 +83,8 @@ impl LinuxContainers {
             tree.make().map_err(|error| CgroupError::Make(site.cgroup.clone(), error))?;
         }
         let users = if sys::is_in_user_namespace() { Users::Own } else { Users::Host };
-        let context = Context { site: site.clone(), tree: tree.clone(), users, note };
+        let ids = IdMaps::of_this_process();
+        let context = Context { site: site.clone(), tree: tree.clone(), users, ids, note };
         let spawner = spawner::start(&context, forked)?;
         Ok(Self {
             site,

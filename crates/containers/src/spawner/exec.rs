@@ -62,10 +62,10 @@ pub(super) fn exec(
     // The container can see the new process while it still runs this program, so nothing in the container may inspect it.
     nix::sys::prctl::set_dumpable(false)?;
     let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWCGROUP;
-    setns(&init, namespaces).map_err(|errno| gone_or(&errno.into()))?;
+    setns(init, namespaces).map_err(|errno| gone_or(&errno.into()))?;
     let mut process = process.clone();
     if let Some(user) = &request.user {
-        identity::assume(&mut process, user)?;
+        identity::assume(&mut process, user, &context.ids)?;
     }
     let args: &[String] = match request.args.as_slice() {
         [] if request.files.is_some() => &[],
