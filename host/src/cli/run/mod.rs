@@ -1,6 +1,7 @@
 //! `magikvm run`: reads manifests and runs their Pods one after the other.
 
 pub(super) mod apply;
+mod end;
 mod follow;
 pub(super) mod restart;
 mod signals;
