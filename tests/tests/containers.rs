@@ -207,6 +207,15 @@ fn the_end_of_each_process_is_that_of_the_pod() {
         };
         kill(Pid::from_raw(victim), Signal::SIGKILL).unwrap();
         host.wait_for_phase("victim", "Failed");
+        let status = host.inspect("victim").unwrap()["status"].clone();
+        assert_eq!(status["reason"], "SandboxKilled", "{name}: {status}");
+        if name == "spawner" {
+            let message = status["message"].as_str().unwrap_or_default();
+            assert!(message.contains("(spawner) was killed by SIGKILL"), "{status}");
+        }
+        let events = host.cmd(["events", "victim"]).ok().stdout;
+        assert!(events.contains("SandboxKilled"), "{events}");
+        host.cmd(["exec", "victim", "--", "true"]).fails(1).complains("victim");
         until("its container has ended", || processes_of("43231").is_empty());
         host.cmd(["rm", "victim"]).ok();
         host.assert_as_before(&before);
@@ -228,6 +237,33 @@ fn children(pid: i32) -> Vec<i32> {
 
 fn command(pid: i32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
+}
+
+#[test]
+fn an_exec_that_cannot_be_says_why_and_where() {
+    let host = host();
+    let before = host.holdings();
+    host.start(&sleeper("ids", "43271"));
+    let exec = |user: &str| host.cmd(["exec", "--user", user, "ids", "--", "id"]).fails(1);
+    exec("70000")
+        .complains("cannot run id in container web of pod default/ids")
+        .complains("--user 70000: user 70000 does not exist in the pod, whose users are 0 to 65535");
+    exec("0:70000").complains("group 70000 does not exist in the pod, whose groups are 0 to 65535");
+    host.cmd(["exec", "--user", "65535:65535", "ids", "--", "id", "-u"]).ok().prints("65535");
+    host.cmd(["rm", "-f", "ids"]).ok();
+
+    host.start(&Pod::new("crashes").set("spec/restartPolicy", "Always").script("web", "sleep 1; exit 3"));
+    until("it waits for its restart", || {
+        let status = &host.inspect("crashes").unwrap()["status"]["containerStatuses"][0];
+        status["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+    });
+    host.cmd(["exec", "crashes", "--", "true"])
+        .fails(1)
+        .complains("cannot run true in container web of pod default/crashes")
+        .complains("container \"web\" is not running: it waits for its restart (CrashLoopBackOff: ")
+        .complains("`magikvm logs default/crashes -c web`");
+    host.cmd(["rm", "-f", "crashes"]).ok();
+    host.assert_as_before(&before);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::message;
 use crate::mounts::{self, Further, MountError};
 use crate::rootfs;
 use crate::sys::Users;
-use crate::user::{self, Listed, UserError};
+use crate::user::{self, IdMaps, Listed, UserError};
 use libcontainer::oci_spec::runtime::{
     LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources, Mount, Process, Spec,
 };
@@ -188,9 +188,10 @@ fn keep_oom_score(process: &mut Process) {
 
 /// Terminals belong to a group that other users can write to (`tty`). Where it does not exist, they have the group of their user.
 fn own_terminals(mounts: &mut [Mount]) {
+    let maps = IdMaps::of_this_process();
     for mount in mounts.iter_mut().filter(|mount| mount.typ().as_deref() == Some("devpts")) {
         let exists = |option: &String| match option.strip_prefix("gid=").and_then(|gid| gid.parse().ok()) {
-            Some(gid) => user::check_mapped(0, [gid]).is_ok(),
+            Some(gid) => maps.check(0, [gid]).is_ok(),
             None => true,
         };
         let kept = mount.options().iter().flatten().filter(|option| exists(option)).cloned().collect();
@@ -220,7 +221,7 @@ fn patch_process(
     groups.sort_unstable();
     groups.dedup();
     if users == Users::Own {
-        user::check_mapped(resolved.uid, groups.iter().copied().chain([resolved.gid]))?;
+        IdMaps::of_this_process().check(resolved.uid, groups.iter().copied().chain([resolved.gid]))?;
     }
     process
         .user_mut()

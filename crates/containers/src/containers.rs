@@ -6,6 +6,7 @@ use crate::reaper::Reaper;
 use crate::spawner::client::{Deadline, Pending, Spawner};
 use crate::spawner::{self, Context, SpawnerError};
 use crate::sys::{self, Users};
+use crate::user::IdMaps;
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::plan::ProcessNamespace;
 use magikvm_proto::security::PodLimits;
@@ -16,6 +17,7 @@ use magikvm_supervisor::{
     Broken, Containers, CreateOrder, Created, Ended, ExecOrder, Failure, FailureKind, Gone, Process, Subject,
 };
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -30,6 +32,10 @@ pub enum StartError {
     Spawner(#[from] SpawnerError),
 }
 
+/// The helpers of the supervisor, as it names them to users.
+const SPAWNER: &str = "the process that makes containers (spawner)";
+const NAMESPACE: &str = "the process that holds the pod's process namespace";
+
 /// Who makes the pod's control group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PodCgroup {
@@ -42,7 +48,6 @@ pub enum PodCgroup {
 }
 
 /// The containers of one pod.
-#[derive(Debug)]
 pub struct LinuxContainers {
     site: Site,
     tree: Tree,
@@ -51,6 +56,7 @@ pub struct LinuxContainers {
     note: fn(&str),
     /// Process that holds the PID namespace shared by all containers, if they share one.
     namespace: OnceLock<i32>,
+    broken: OnceLock<Arc<Broken>>,
     /// The first process of each container's latest run.
     first: Mutex<HashMap<ContainerName, Arc<PidFd>>>,
     /// The first process of each exec, where no group holds its processes.
@@ -69,6 +75,15 @@ impl Process for PidFd {
     }
 }
 
+impl fmt::Debug for LinuxContainers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LinuxContainers")
+            .field("site", &self.site)
+            .field("reaper", &self.reaper)
+            .finish_non_exhaustive()
+    }
+}
+
 impl LinuxContainers {
     /// Makes the pod's control group, if wanted, and forks the process that makes all containers. Must be called before the first thread of the
     /// process. `note` writes one line to the log; `forked` is called first in each forked copy.
@@ -82,7 +97,8 @@ impl LinuxContainers {
             tree.make().map_err(|error| CgroupError::Make(site.cgroup.clone(), error))?;
         }
         let users = if sys::is_in_user_namespace() { Users::Own } else { Users::Host };
-        let context = Context { site: site.clone(), tree: tree.clone(), users, note };
+        let ids = IdMaps::of_this_process();
+        let context = Context { site: site.clone(), tree: tree.clone(), users, ids, note };
         let spawner = spawner::start(&context, forked)?;
         Ok(Self {
             site,
@@ -91,6 +107,7 @@ impl LinuxContainers {
             reaper: Arc::default(),
             note,
             namespace: OnceLock::new(),
+            broken: OnceLock::new(),
             first: Mutex::default(),
             execs: Mutex::default(),
             occupied: Mutex::default(),
@@ -136,10 +153,24 @@ impl LinuxContainers {
         });
     }
 
+    /// If the holder of the shared process namespace is killed, then the kernel kills all processes in it, and the holder ends last. Its death is the
+    /// cause of theirs, so that it is told first.
+    fn after_namespace(&self, ended: Ended) -> Ended {
+        let (Some(&pid), Some(broken)) = (self.namespace.get(), self.broken.get().cloned()) else {
+            return ended;
+        };
+        Box::new(move |exit| {
+            if exit.signal == Some(libc::SIGKILL) && sys::is_ending(pid) {
+                broken(NAMESPACE, exit);
+            }
+            ended(exit);
+        })
+    }
+
     fn created(&self, pending: Pending, ended: Ended) -> (Created, Arc<PidFd>) {
         let Pending { channel, pid, pidfd, deadline, terminal } = pending;
         // Watched before the order to start, so that no end is lost (see `spawner`).
-        self.reaper.watch(pid, ended);
+        self.reaper.watch(pid, self.after_namespace(ended));
         let process = Arc::new(PidFd(pidfd));
         let start = Box::new(move || {
             spawner::client::start(&channel, Some(deadline.unwrap_or_else(Deadline::of_start)))
@@ -150,14 +181,14 @@ impl LinuxContainers {
 
 impl Containers for LinuxContainers {
     fn begin(&self, broken: Broken) -> io::Result<()> {
-        let broken = Arc::new(broken);
-        let watch = |pid: i32, why: &'static str| {
-            let broken = Arc::clone(&broken);
-            self.reaper.watch(pid, Box::new(move |_: ExitStatus| broken(why)));
+        let broken = self.broken.get_or_init(|| Arc::new(broken));
+        let watch = |pid: i32, what: &'static str| {
+            let broken = Arc::clone(broken);
+            self.reaper.watch(pid, Box::new(move |exit: ExitStatus| broken(what, exit)));
         };
-        watch(self.spawner.pid(), "the spawner has died");
+        watch(self.spawner.pid(), SPAWNER);
         if let Some(pid) = self.namespace.get() {
-            watch(*pid, "the pod's process namespace has died");
+            watch(*pid, NAMESPACE);
         }
         self.reaper.start(self.note)
     }

@@ -68,6 +68,21 @@ pub(crate) fn is_in_user_namespace() -> bool {
     !map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
 }
 
+/// The bit of a process that has begun to end, in its flags of proc_pid_stat(5): PF_EXITING of linux/sched.h.
+const EXITING: u32 = 4;
+
+/// Whether a process has begun to end, or has ended. Its parent may hear of that much later.
+pub(crate) fn is_ending(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| has_begun_to_end(&stat))
+}
+
+fn has_begun_to_end(stat: &str) -> bool {
+    // The name of the program may contain anything. After it come state, ppid, pgrp, session, tty_nr, tpgid, flags.
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let flags = after_name.split_ascii_whitespace().nth(6).and_then(|word| word.parse::<u32>().ok());
+    flags.is_some_and(|flags| flags & EXITING != 0)
+}
+
 /// A pidfd, which never refers to another process.
 pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: the call takes two integers.
@@ -299,4 +314,18 @@ pub(crate) fn loopback_up() -> io::Result<()> {
         Errno::result(libc::ioctl(inet.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_beginning_of_an_end_is_read_whatever_the_program_is_called() {
+        let stat = |flags: u32| format!("7 (a) b (c)) S 1 7 7 0 -1 {flags} 1 0 0");
+        assert!(has_begun_to_end(&stat(0x40_0104)));
+        assert!(!has_begun_to_end(&stat(0x40_0100)));
+        assert!(!has_begun_to_end("") && !has_begun_to_end("7 (x"));
+        assert!(!is_ending(std::process::id().cast_signed()));
+    }
 }

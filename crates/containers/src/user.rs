@@ -25,10 +25,8 @@ pub(crate) enum UserError {
     #[error("{0} is not a user or group id (0 to 4294967294)")]
     Number(String),
     /// The user namespace of the pod lacks it.
-    #[error(
-        "the {what} {id} does not exist in the pod, because the host grants fewer ids to the user that runs it"
-    )]
-    NotMapped { what: &'static str, id: u32 },
+    #[error("{what} {id} does not exist in the pod, whose {what}s are {range}")]
+    NotMapped { what: &'static str, id: u32, range: String },
 }
 
 /// Whether `user` can be resolved without the files; the home directory may still be in them.
@@ -140,27 +138,68 @@ pub(crate) fn shell(uid: u32, passwd_file: &[u8]) -> Option<String> {
     (shell.starts_with('/') && !none && !shell.contains('\0')).then(|| shell.to_owned())
 }
 
-/// Checks that a user and its groups exist in the user namespace of the calling process (user_namespaces(7)).
-pub(crate) fn check_mapped(uid: u32, gids: impl IntoIterator<Item = u32>) -> Result<(), UserError> {
-    let map = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
-    if !is_mapped(&map("/proc/self/uid_map"), uid) {
-        return Err(UserError::NotMapped { what: "user", id: uid });
+/// The users and groups of a user namespace (user_namespaces(7)).
+#[derive(Debug, Clone, Default)]
+pub(crate) struct IdMaps {
+    users: String,
+    groups: String,
+}
+
+impl IdMaps {
+    /// Those of the calling process. `/proc` must be the supervisor's: that of a container is what the container has made of it.
+    pub(crate) fn of_this_process() -> Self {
+        let map = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+        Self { users: map("/proc/self/uid_map"), groups: map("/proc/self/gid_map") }
     }
-    let groups = map("/proc/self/gid_map");
-    match gids.into_iter().find(|gid| !is_mapped(&groups, *gid)) {
-        Some(id) => Err(UserError::NotMapped { what: "group", id }),
-        None => Ok(()),
+
+    #[cfg(test)]
+    pub(crate) fn of_text(map: &str) -> Self {
+        Self { users: map.to_owned(), groups: map.to_owned() }
+    }
+
+    /// Checks that a user and its groups exist.
+    pub(crate) fn check(&self, uid: u32, gids: impl IntoIterator<Item = u32>) -> Result<(), UserError> {
+        let check = |what, map: &str, id| match is_mapped(map, id) {
+            true => Ok(()),
+            false => Err(UserError::NotMapped { what, id, range: ranges(map) }),
+        };
+        check("user", &self.users, uid)?;
+        gids.into_iter().try_for_each(|gid| check("group", &self.groups, gid))
     }
 }
 
-fn is_mapped(map: &str, id: u32) -> bool {
-    map.lines().any(|line| {
+/// The first id of each range, and how many it has.
+fn parsed(map: &str) -> impl Iterator<Item = (u32, u32)> {
+    map.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace().map(str::parse::<u32>);
         match (words.next(), words.next(), words.next()) {
-            (Some(Ok(first)), _, Some(Ok(count))) => id.checked_sub(first).is_some_and(|at| at < count),
-            _ => false,
+            (Some(Ok(first)), _, Some(Ok(count))) => Some((first, count)),
+            _ => None,
         }
     })
+}
+
+fn is_mapped(map: &str, id: u32) -> bool {
+    parsed(map).any(|(first, count)| id.checked_sub(first).is_some_and(|at| at < count))
+}
+
+/// The ids of a map, for people.
+fn ranges(map: &str) -> String {
+    let mut all: Vec<(u64, u64)> =
+        parsed(map).map(|(first, count)| (first.into(), u64::from(first) + u64::from(count))).collect();
+    all.sort_unstable();
+    all.dedup_by(|next, before| {
+        let follows = next.0 <= before.1;
+        if follows {
+            before.1 = before.1.max(next.1);
+        }
+        follows
+    });
+    let shown = |&(first, end): &(u64, u64)| match end.saturating_sub(first) {
+        0 | 1 => format!("{first} only"),
+        _ => format!("{first} to {}", end - 1),
+    };
+    all.iter().map(shown).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -242,5 +281,25 @@ mod tests {
         let map = "         0       1000          1\n         1     100000      65536\n";
         assert!(is_mapped(map, 0) && is_mapped(map, 1) && is_mapped(map, 65_536));
         assert!(!is_mapped(map, 65_537) && !is_mapped("", 0));
+    }
+
+    #[test]
+    fn an_id_that_does_not_exist_is_named_with_those_that_do() {
+        let maps = IdMaps::of_text("0 1895825408 65536\n");
+        assert_eq!(maps.check(65_535, [0, 65_535]), Ok(()));
+        let says = |error: Result<(), UserError>| error.unwrap_err().to_string();
+        assert_eq!(
+            says(maps.check(70_000, [0])),
+            "user 70000 does not exist in the pod, whose users are 0 to 65535"
+        );
+        assert_eq!(
+            says(maps.check(0, [5, 70_001])),
+            "group 70001 does not exist in the pod, whose groups are 0 to 65535"
+        );
+        let ordinary =
+            IdMaps { users: "0 1000 1\n".to_owned(), groups: "0 1000 1\n1 100000 65536\n".to_owned() };
+        assert!(says(ordinary.check(7, [])).ends_with("whose users are 0 only"));
+        assert!(says(ordinary.check(0, [65_537])).ends_with("whose groups are 0 to 65536"));
+        assert_eq!(ranges("10 1 5\n0 1 2\n"), "0 to 1, 10 to 14");
     }
 }

@@ -20,7 +20,12 @@ const LOOKUPS: u32 = 128;
 /// Why a container can't see part of a volume.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VolumeError {
-    /// The part of the volume does not exist or leads out of the volume.
+    /// openat2(2) says so by EXDEV.
+    #[error(
+        "mount at {destination}: subPath {path:?} leaves its volume: a link on the way leads out of it; links within the volume have to be relative"
+    )]
+    Outside { destination: String, path: String },
+    /// The part of the volume cannot be opened or made.
     #[error("mount at {destination}: cannot use {path:?} of its volume")]
     Part {
         /// Mount point in the container.
@@ -43,11 +48,14 @@ pub(crate) fn find(site: &Site, wanted: &MountPlan, place: &Path) -> Result<Owne
             (name, found)
         }
     };
-    found.and_then(known_kind).map_err(|source| VolumeError::Part {
-        destination: wanted.destination.clone(),
-        path: part,
-        source,
-    })
+    found.and_then(known_kind).map_err(|source| part_error(wanted.destination.clone(), part, source))
+}
+
+fn part_error(destination: String, path: String, source: io::Error) -> VolumeError {
+    match source.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EXDEV) => VolumeError::Outside { destination, path },
+        _ => VolumeError::Part { destination, path, source },
+    }
 }
 
 /// Opens a part of a volume. A missing one becomes a directory, beside the volume if that is read-only.
@@ -157,7 +165,12 @@ mod tests {
         symlink("inside", volume.join("fine")).unwrap();
         let root = open_volume(&volume).unwrap();
         for bad in ["up", "up/new", "absolute", "absolute/new", "dangling", "dangling/new"] {
-            assert!(open_or_make(&root, bad).is_err(), "{bad}");
+            let error = open_or_make(&root, bad).unwrap_err();
+            let told = part_error("/data".to_owned(), bad.to_owned(), error).to_string();
+            assert!(
+                told.starts_with(&format!("mount at /data: subPath {bad:?} leaves its volume")),
+                "{told}"
+            );
         }
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
         open_or_make(&root, "fine/new").unwrap();

@@ -354,8 +354,14 @@ pub enum EventKind {
     PodStarted,
     /// The pod has reached its longest life (`activeDeadlineSeconds`) and is stopped.
     DeadlineExceeded,
-    /// The pod as a whole could not be started: its plan or a file system is unusable.
-    PodFailed { message: String },
+    /// The pod as a whole could not be started, because its plan or a file system is unusable, or it can't go on, because a process has ended that
+    /// the supervisor can't work without. In the second case the supervisor stops the pod.
+    PodFailed {
+        message: String,
+        /// That process was killed.
+        #[serde(default, skip_serializing_if = "is_false")]
+        killed: bool,
+    },
     /// The supervisor is stopping the pod.
     ShuttingDown,
     /// The pod is over, and the supervisor ends by itself: every container has ended for good, and each end was reported before,

@@ -255,7 +255,8 @@ fn the_wire_is_as_it_was() {
             message: "has panicked: x".into(),
         },
         EventKind::PodStarted,
-        EventKind::PodFailed { message: "no plan".into() },
+        EventKind::PodFailed { message: "no plan".into(), killed: false },
+        EventKind::PodFailed { message: "the spawner was killed by SIGKILL".into(), killed: true },
         EventKind::ShuttingDown,
         EventKind::PodEnded,
     ] {

@@ -17,8 +17,9 @@ use std::time::Instant;
 /// Called once with a process's exit status, after the process was reaped, possibly before the call that made the process returns.
 pub type Ended = Box<dyn FnOnce(ExitStatus) + Send>;
 
-/// Called with a reason when something ends that making or reaping containers depends on.
-pub type Broken = Box<dyn Fn(&'static str) + Send + Sync>;
+/// Called when a process ends that making or reaping containers depends on: with what it is, as the subject of a sentence, and how it ended. May
+/// be called more than once.
+pub type Broken = Box<dyn Fn(&'static str, ExitStatus) + Send + Sync>;
 
 /// Makes containers and additional processes in them, and ends them. Calls may block; the supervisor chooses the thread.
 pub trait Containers: Debug + Send + Sync {

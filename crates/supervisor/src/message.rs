@@ -15,7 +15,11 @@ pub(crate) enum Message {
         exit: ExitStatus,
     },
     /// A process ended that the supervisor can't work without.
-    HelperDied(&'static str),
+    HelperDied {
+        /// The subject of a sentence.
+        what: &'static str,
+        exit: ExitStatus,
+    },
     /// The supervisor received a signal that asks it to end.
     Signalled,
 }

@@ -9,7 +9,7 @@ use crate::output::buffer::LogBuffer;
 use crate::sync::lock;
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::plan::{ContainerPlan, GuestPlan};
-use magikvm_proto::state::ContainerStatus;
+use magikvm_proto::state::{ContainerState, ContainerStatus, Terminated, WaitingReason};
 use magikvm_proto::wire::{Refusal, RefusalCode};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -112,9 +112,15 @@ impl Pod {
     /// A container's process; refused if none is running.
     pub(crate) fn running(&self, name: &ContainerName) -> Result<(&Member, Arc<Live>), Refusal> {
         let member = self.member(name)?;
-        let stopped =
-            || Refusal::new(RefusalCode::Conflict, format!("container {:?} is not running", name.as_str()));
-        Ok((member, member.live().ok_or_else(stopped)?))
+        Ok((member, member.live().ok_or_else(|| self.not_running(name))?))
+    }
+
+    /// Why a container without a process has none.
+    pub(crate) fn not_running(&self, name: &ContainerName) -> Refusal {
+        let status = self.status().into_iter().find(|status| status.name == *name);
+        let why =
+            status.map_or_else(|| "it was not created yet".to_owned(), |status| why_not_running(&status));
+        Refusal::new(RefusalCode::Conflict, format!("container {:?} is not running: {why}", name.as_str()))
     }
 
     /// A number that is unique among the execs of this pod.
@@ -134,5 +140,59 @@ impl Pod {
     /// Sends a message to the supervisor, which lives as long as this process.
     pub(crate) fn tell(&self, message: Message) {
         lock(&self.supervisor).send(message).ok();
+    }
+}
+
+/// What a container does instead of running.
+fn why_not_running(status: &ContainerStatus) -> String {
+    match &status.state {
+        ContainerState::Waiting { reason, message } => {
+            let message = message.as_deref().map_or(String::new(), |message| format!(": {message}"));
+            let what = match reason {
+                WaitingReason::PodInitializing => "its init containers and sidecars come first",
+                WaitingReason::ContainerCreating => "it is being created",
+                WaitingReason::CrashLoopBackOff => "it waits for its restart",
+            };
+            let last = status.last.as_ref().map_or(String::new(), |run| format!("; {}", ended(run)));
+            format!("{what} ({reason}{message}){last}")
+        }
+        ContainerState::Terminated(run) => ended(run),
+        // The end of its process is known, and that of the container is not yet.
+        ContainerState::Running { .. } => "it has just ended".to_owned(),
+    }
+}
+
+fn ended(run: &Terminated) -> String {
+    format!("its last run ended with exit code {} ({})", run.exit.code, run.reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use magikvm_proto::lifecycle::Role;
+    use magikvm_proto::wire::ExitStatus;
+
+    #[test]
+    fn a_container_that_does_not_run_says_what_it_does_instead() {
+        let name: ContainerName = "web".parse().unwrap();
+        let waiting = |reason| ContainerStatus::waiting(name.clone(), Role::Main, reason);
+        let first = waiting(WaitingReason::PodInitializing);
+        assert_eq!(why_not_running(&first), "its init containers and sidecars come first (PodInitializing)");
+        let run = Terminated::ended(ExitStatus::exited(3), Some(1), 2);
+        let creating = waiting(WaitingReason::ContainerCreating);
+        let back_off = ContainerStatus {
+            state: ContainerState::back_off(20_000),
+            last: Some(run.clone()),
+            ..creating.clone()
+        };
+        assert_eq!(
+            why_not_running(&back_off),
+            "it waits for its restart (CrashLoopBackOff: back-off 20s restarting failed container); \
+             its last run ended with exit code 3 (Error)"
+        );
+        let over = ContainerStatus { state: ContainerState::Terminated(run), ..creating.clone() };
+        assert_eq!(why_not_running(&over), "its last run ended with exit code 3 (Error)");
+        let just = ContainerStatus { state: ContainerState::Running { started_ms: 1 }, ..creating };
+        assert_eq!(why_not_running(&just), "it has just ended");
     }
 }

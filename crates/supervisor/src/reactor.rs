@@ -43,6 +43,8 @@ struct Supervisor {
     /// Probes and hooks that are being run; dropping an entry cancels it.
     tasks: HashMap<(usize, Task), handler::Running>,
     extensions: Extensions,
+    /// A process that it can't work without has died.
+    is_broken: bool,
 }
 
 /// Signals that ask the supervisor to end. They are blocked in the calling thread and in all that it starts from now on, so that only the
@@ -66,7 +68,7 @@ pub fn run(
     let (tell, inbox) = channel();
     forward_signals(ends(), tell.clone())?;
     let died = tell.clone();
-    containers.begin(Box::new(move |why| drop(died.send(Message::HelperDied(why)))))?;
+    containers.begin(Box::new(move |what, exit| drop(died.send(Message::HelperDied { what, exit }))))?;
     let (plan, failure) = match plan {
         Ok(plan) => (Some(plan), None),
         Err(failure) => (None, Some(failure)),
@@ -98,6 +100,7 @@ pub fn run(
         pending,
         tasks: HashMap::new(),
         extensions,
+        is_broken: false,
     };
     supervisor.boot(failure);
     agent::start(pod)?;
@@ -130,7 +133,7 @@ impl Supervisor {
             None => self.step(Input::Boot),
             Some(message) => {
                 self.pod.home.note(&format!("cannot run the pod: {message}"));
-                self.pod.events.add(EventKind::PodFailed { message });
+                self.pod.events.add(EventKind::PodFailed { message, killed: false });
             }
         }
     }
@@ -145,7 +148,7 @@ impl Supervisor {
                 Ok(Message::Input(input)) => self.step(input),
                 Ok(Message::Reaped { index, run, exit }) => self.reaped(index, run, exit),
                 Ok(Message::Signalled) => self.stop("signal"),
-                Ok(Message::HelperDied(why)) => self.stop(why),
+                Ok(Message::HelperDied { what, exit }) => self.broken(what, exit),
                 Err(RecvTimeoutError::Timeout) => self.step(Input::Tick),
                 // This thread holds a sender itself, so the channel never closes.
                 Err(RecvTimeoutError::Disconnected) => self.finish(),
@@ -162,6 +165,17 @@ impl Supervisor {
         self.pod.home.note(&format!("stopping: {why}"));
         let grace_ms = self.pod.plan.as_ref().map_or(0, |plan| plan.grace_ms);
         self.step(Input::Stop { grace_ms });
+    }
+
+    /// Without this process no container can be made and no end be seen, so that the pod ends. The first such death is told, because it may be the
+    /// cause of the others.
+    fn broken(&mut self, what: &str, exit: ExitStatus) {
+        let message = how_ended(what, exit);
+        if !std::mem::replace(&mut self.is_broken, true) {
+            let killed = exit.signal.is_some();
+            self.pod.events.add(EventKind::PodFailed { message: message.clone(), killed });
+        }
+        self.stop(&message);
     }
 
     fn step(&mut self, input: Input) {
@@ -290,7 +304,7 @@ impl Supervisor {
             let asked = |message| {
                 matches!(
                     message,
-                    Message::Signalled | Message::HelperDied(_) | Message::Input(Input::Stop { .. })
+                    Message::Signalled | Message::HelperDied { .. } | Message::Input(Input::Stop { .. })
                 )
             };
             if self.inbox.try_iter().any(asked) {
@@ -313,4 +327,25 @@ impl Supervisor {
 fn epoch_ms(now: u64) -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_sub(now)
+}
+
+fn how_ended(what: &str, exit: ExitStatus) -> String {
+    match exit.signal {
+        Some(number) => match Signal::try_from(number) {
+            Ok(signal) => format!("{what} was killed by {signal}"),
+            Err(_) => format!("{what} was killed by signal {number}"),
+        },
+        None => format!("{what} exited with {}", exit.code),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_helper_is_told_in_words() {
+        assert_eq!(how_ended("the spawner", ExitStatus::signaled(9)), "the spawner was killed by SIGKILL");
+        assert_eq!(how_ended("the spawner", ExitStatus::exited(1)), "the spawner exited with 1");
+    }
 }

@@ -73,6 +73,13 @@ impl CliError {
         Self { causes, hint, ..Self::new(kind, error.to_string()) }
     }
 
+    /// With one more cause.
+    #[must_use]
+    pub(super) fn caused_by(mut self, cause: impl Into<String>) -> Self {
+        self.causes.push(cause.into());
+        self
+    }
+
     /// With what to do about it.
     #[must_use]
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -121,6 +128,16 @@ impl CliError {
 
     /// Prints it and gives the exit code.
     pub(super) fn report(&self) -> ExitCode {
+        ui::error_bytes(self.text().as_bytes());
+        ExitCode::from(match self.kind {
+            Kind::User => 1,
+            Kind::Environment => 3,
+            Kind::Internal => 70,
+            Kind::Code(code) => code,
+        })
+    }
+
+    pub(super) fn text(&self) -> String {
         let stage = self.stage.map_or(String::new(), |stage| format!(" (stage: {stage})"));
         let mut text = format!("Error: {}{stage}\n", harmless(&self.message));
         if let Some(reason) = self.reason {
@@ -133,13 +150,7 @@ impl CliError {
         if let Some(hint) = &self.hint {
             text.push_str(&format!("Hint: {}\n", harmless(hint)));
         }
-        ui::error_bytes(text.as_bytes());
-        ExitCode::from(match self.kind {
-            Kind::User => 1,
-            Kind::Environment => 3,
-            Kind::Internal => 70,
-            Kind::Code(code) => code,
-        })
+        text
     }
 }
 

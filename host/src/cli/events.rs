@@ -129,8 +129,8 @@ fn describe(kind: &EventKind) -> String {
             format!("{reason}: {}", harmless(&message, &['\t']))
         }
         EventKind::PodStarted => "all containers started".to_owned(),
-        EventKind::PodFailed { message } => {
-            format!("the pod could not be started: {}", harmless(message, &['\t']))
+        EventKind::PodFailed { message, .. } => {
+            format!("the pod cannot run: {}", harmless(message, &['\t']))
         }
         EventKind::ShuttingDown => "stopping".to_owned(),
         EventKind::PodEnded => "the pod has ended".to_owned(),

@@ -7,10 +7,10 @@ use super::{Outcome, duration, ui};
 use crate::agent::{AgentConnection, AgentError, AgentStream, Received, StreamError};
 use crate::pod::interface::{PodError, PodRuntimeInterface};
 use crate::store::thread::{self, ThreadError};
-use magikvm_proto::id::PodId;
+use magikvm_proto::id::{ContainerName, PodId};
 use magikvm_proto::stream::{MAX_DATA, STDERR, STDIN, Traffic};
 use magikvm_proto::wire::{
-    Attached, EXEC_USER, ExecRequest, ExecStarted, ExitStatus, RefusalCode, Request, StreamMessage,
+    Attached, EXEC_USER, ExecRequest, ExecStarted, ExitStatus, Refusal, RefusalCode, Request, StreamMessage,
     UrgentMessage,
 };
 use nix::sys::signal::{SigSet, Signal};
@@ -88,7 +88,7 @@ pub(super) fn exec(args: ExecArgs, pods: &PodRuntimeInterface) -> Outcome {
     let container = pods.container(&found, &pod, args.container.as_deref())?;
     let timeout = args.timeout;
     let request = ExecRequest {
-        container,
+        container: container.clone(),
         args: args.command,
         user: args.user,
         env: args.env,
@@ -108,14 +108,15 @@ pub(super) fn exec(args: ExecArgs, pods: &PodRuntimeInterface) -> Outcome {
         )
         .hint("Build a new one with `ci/demo.sh`, and run the pod again."));
     }
-    let ExecStarted { .. } = agent.exec(request).map_err(|error| refused(pods, &pod, error, &program))?;
+    let ExecStarted { .. } =
+        agent.exec(request).map_err(|error| refused(pods, &pod, &container, error, &program))?;
     agent.extend_deadlines(pods.deadline_extension(&pod));
     if args.tty && args.stdin && !std::io::stdin().is_terminal() {
         ui::warn(
             "standard input is not a terminal, so that the program's terminal has no keyboard. Omit -t to pipe data into it",
         );
     }
-    let exit = session(agent, args.stdin, args.tty, Detach::Never)?;
+    let exit = session(agent, &pod, args.stdin, args.tty, Detach::Never)?;
     let Some(exit) = exit else { return Ok(ExitCode::SUCCESS) };
     if exit.timed_out {
         return Err(CliError::new(Kind::Code(124), format!("{program} was killed after {timeout} s"))
@@ -124,21 +125,46 @@ pub(super) fn exec(args: ExecArgs, pods: &PodRuntimeInterface) -> Outcome {
     Ok(code(exit))
 }
 
-fn refused(pods: &PodRuntimeInterface, pod: &PodId, error: AgentError, program: &str) -> CliError {
-    match &error {
-        AgentError::Refused(refusal) if refusal.code == RefusalCode::NotFound => {
-            CliError::of(NO_PROGRAM, &error)
-                .hint(format!("Check that {program} is in the container's image and its PATH."))
-        }
-        AgentError::Refused(refusal) if refusal.code == RefusalCode::NotExecutable => {
-            CliError::of(NOT_EXECUTABLE, &error)
-                .hint(format!("Check the mode and the format of {program} in the container's image."))
-        }
-        AgentError::Refused(_) => error.into(),
-        _ => match pods.explain(pod, error) {
+fn refused(
+    pods: &PodRuntimeInterface,
+    pod: &PodId,
+    container: &ContainerName,
+    error: AgentError,
+    program: &str,
+) -> CliError {
+    let AgentError::Refused(refusal) = error else {
+        return match pods.explain(pod, error) {
             PodError::Agent(error) => CliError::from(error).code(error::OURS),
             explained => explained.into(),
-        },
+        };
+    };
+    refusal_of(pod, container, &refusal, program)
+}
+
+/// What the pod's supervisor says to an exec.
+fn refusal_of(pod: &PodId, container: &ContainerName, refusal: &Refusal, program: &str) -> CliError {
+    let (kind, hint) = match refusal.code {
+        RefusalCode::NotFound => {
+            (NO_PROGRAM, Some(format!("Check that {program} is in the container's image and its PATH.")))
+        }
+        RefusalCode::NotExecutable => (
+            NOT_EXECUTABLE,
+            Some(format!("Check the mode and the format of {program} in the container's image.")),
+        ),
+        RefusalCode::Busy => (Kind::User, Some("End another session of this pod, and try again.".to_owned())),
+        RefusalCode::Conflict => (
+            Kind::User,
+            Some(format!(
+                "An exec needs a running container: see its state with `magikvm describe {pod}`, and why its last run ended with `magikvm logs {pod} -c {container}`."
+            )),
+        ),
+        RefusalCode::Invalid | RefusalCode::Internal | RefusalCode::Unknown => (Kind::User, None),
+    };
+    let message = format!("cannot run {program} in container {container} of pod {pod}");
+    let error = CliError::new(kind, message).caused_by(refusal.message.clone());
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
     }
 }
 
@@ -168,7 +194,7 @@ pub(super) fn attach(args: &AttachArgs, pods: &PodRuntimeInterface) -> Outcome {
         Detach::Never
     };
     agent.extend_deadlines(pods.deadline_extension(&pod));
-    match session(agent, stdin, attached.terminal, detach)? {
+    match session(agent, &pod, stdin, attached.terminal, detach)? {
         Some(exit) => Ok(code(exit)),
         None => Ok(ExitCode::SUCCESS),
     }
@@ -183,6 +209,7 @@ enum Detach {
 /// Shows a process's streams until it ends; `None` when the user left it.
 fn session(
     agent: AgentConnection,
+    pod: &PodId,
     stdin: bool,
     tty: bool,
     detach: Detach,
@@ -203,7 +230,9 @@ fn session(
         Ok(Some(exit)) => Ok(Some(exit)),
         Ok(None) | Err(_) if left.load(Ordering::Acquire) => Ok(None),
         Ok(None) | Err(StreamError::Closed) => {
-            Err(CliError::new(OURS, "the pod ended before the program's exit code was known"))
+            let message = format!("pod {pod} ended before the program's exit code was known");
+            Err(CliError::new(OURS, message)
+                .hint(format!("See how it ended with `magikvm inspect {pod}` and `magikvm events {pod}`.")))
         }
         Err(error) => Err(CliError::of(OURS, &error)),
     }
@@ -296,5 +325,24 @@ mod tests {
             assert_eq!(limit(options), None, "{options:?}");
         }
         assert_eq!(limit(&["--timeout", "7"]), Some(7000));
+    }
+
+    #[test]
+    fn a_refused_exec_names_pod_container_and_what_to_do() {
+        let (pod, container) = ("default/shop".parse().unwrap(), "web".parse().unwrap());
+        let says = "container \"web\" is not running: it waits for its restart (CrashLoopBackOff)";
+        let refusal = Refusal::new(RefusalCode::Conflict, says);
+        let text = refusal_of(&pod, &container, &refusal, "id").text();
+        assert_eq!(
+            text,
+            "Error: cannot run id in container web of pod default/shop\n\
+             Caused by: container \"web\" is not running: it waits for its restart (CrashLoopBackOff)\n\
+             Hint: An exec needs a running container: see its state with `magikvm describe default/shop`, and why its last run ended with \
+             `magikvm logs default/shop -c web`.\n"
+        );
+        for code in [RefusalCode::NotFound, RefusalCode::Internal, RefusalCode::Busy, RefusalCode::Unknown] {
+            let text = refusal_of(&pod, &container, &Refusal::new(code, "x"), "id").text();
+            assert!(text.contains("container web of pod default/shop\nCaused by: x\n"), "{text}");
+        }
     }
 }

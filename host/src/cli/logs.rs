@@ -7,6 +7,7 @@ use super::{Outcome, ui};
 use crate::os::DirChanges;
 use crate::pod::interface::{PodError, PodRuntimeInterface};
 use crate::pod::logs::{Entry, LogReader, LogStream};
+use crate::store::atomic::FileError;
 use crate::store::layout::PodDir;
 use crate::store::lock::{self, LockState};
 use crate::store::record::Found;
@@ -14,6 +15,7 @@ use crate::store::text::ignore;
 use crate::store::thread;
 use magikvm_proto::id::{ContainerName, PodId};
 use magikvm_proto::state::ContainerState;
+use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::process::ExitCode;
 
@@ -87,14 +89,26 @@ pub(super) enum Follow<'a> {
     No,
     /// Wait for more until this says that there will be none.
     Until(&'a dyn Fn() -> bool),
-    /// The same. This descriptor can be read from the moment when the answer is yes.
-    UntilTold(&'a dyn Fn() -> bool, BorrowedFd<'a>),
+    /// The same, with output that the logs do not have.
+    UntilTold(&'a dyn Told),
+}
+
+/// What is known of a pod beside its logs.
+pub(super) trait Told {
+    /// There will be no more.
+    fn is_over(&self) -> bool;
+
+    /// Can be read from the moment when it is over, or when there is output that the logs do not have.
+    fn bell(&self) -> BorrowedFd<'_>;
+
+    /// Output of these containers that their logs do not have. All of the logs that is older can be read before this is.
+    fn unwritten(&self, wanted: &dyn Fn(&ContainerName) -> bool) -> Vec<(ContainerName, Entry)>;
 }
 
 impl Follow<'_> {
     fn bell(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::UntilTold(_, bell) => Some(*bell),
+            Self::UntilTold(told) => Some(told.bell()),
             Self::No | Self::Until(_) => None,
         }
     }
@@ -256,34 +270,23 @@ pub(super) fn show(
     follow: Follow<'_>,
 ) -> Result<Shown, CliError> {
     let mut shown = Shown::Nothing;
-    let failed = |error: crate::store::atomic::FileError| CliError::of(Kind::Environment, &error);
+    let failed = |error: FileError| CliError::of(Kind::Environment, &error);
     // Before the first look at the files, so that no change is missed.
     let changes = match follow {
         Follow::No => None,
         Follow::Until(_) | Follow::UntilTold(..) => Some(Changes::of(dir)),
     };
     let mut printer = Printer::new(readers, how);
-    let mut heads: Vec<Option<Entry>> = readers.iter().map(|_| None).collect();
+    let mut heads = Heads::of(readers);
     loop {
         // Asked before the last look at the files, so that what was written before the end is seen.
         let last_look = match &follow {
             Follow::No => true,
-            Follow::Until(over) | Follow::UntilTold(over, _) => over(),
+            Follow::Until(over) => over(),
+            Follow::UntilTold(told) => told.is_over(),
         };
-        loop {
-            for (head, reader) in heads.iter_mut().zip(readers.iter_mut()) {
-                if head.is_none() {
-                    *head = reader.next_entry().map_err(failed)?;
-                }
-            }
-            let first = heads
-                .iter()
-                .enumerate()
-                .filter_map(|(index, head)| head.as_ref().map(|entry| (&entry.time, index)));
-            let Some((_, index)) = first.min() else { break };
-            if let Some(entry) = heads[index].take()
-                && since.is_none_or(|since| entry.time.as_str() >= since)
-            {
+        while let Some((index, entry)) = heads.next(readers, &follow).map_err(failed)? {
+            if since.is_none_or(|since| entry.time.as_str() >= since) {
                 printer.print(index, &entry);
                 shown = Shown::Something;
             }
@@ -291,6 +294,50 @@ pub(super) fn show(
         printer.flush();
         let Some(changes) = changes.as_ref().filter(|_| !last_look) else { return Ok(shown) };
         changes.wait(follow.bell());
+    }
+}
+
+/// The next entry of each log, and of the output that no log has.
+struct Heads {
+    written: Vec<Option<Entry>>,
+    unwritten: Vec<VecDeque<Entry>>,
+}
+
+impl Heads {
+    fn of(readers: &[LogReader]) -> Self {
+        let unwritten = readers.iter().map(|_| VecDeque::new()).collect();
+        Self { written: readers.iter().map(|_| None).collect(), unwritten }
+    }
+
+    /// Takes the earliest entry, with the number of its reader. At the same time what is in a log was first.
+    fn next(
+        &mut self,
+        readers: &mut [LogReader],
+        follow: &Follow<'_>,
+    ) -> Result<Option<(usize, Entry)>, FileError> {
+        if let Follow::UntilTold(told) = follow {
+            let place = |name: &ContainerName| readers.iter().position(|reader| reader.container == *name);
+            for (name, entry) in told.unwritten(&|name| place(name).is_some()) {
+                if let Some(index) = place(&name) {
+                    self.unwritten[index].push_back(entry);
+                }
+            }
+        }
+        for (head, reader) in self.written.iter_mut().zip(readers) {
+            if head.is_none() {
+                *head = reader.next_entry()?;
+            }
+        }
+        let written =
+            self.written.iter().enumerate().filter_map(|(index, head)| Some((head.as_ref()?, 0, index)));
+        let unwritten =
+            self.unwritten.iter().enumerate().filter_map(|(index, queue)| Some((queue.front()?, 1, index)));
+        let first = written.chain(unwritten).map(|(entry, rank, index)| (&entry.time, rank, index)).min();
+        Ok(match first.map(|(_, rank, index)| (rank, index)) {
+            Some((0, index)) => self.written[index].take().map(|entry| (index, entry)),
+            Some((_, index)) => self.unwritten[index].pop_front().map(|entry| (index, entry)),
+            None => None,
+        })
     }
 }
 

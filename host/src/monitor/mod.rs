@@ -11,6 +11,7 @@ mod message;
 mod puller;
 mod reactor;
 mod trace;
+mod unwritten;
 mod watchers;
 
 use crate::pod::failure::{Blame, Failure, RunStage};

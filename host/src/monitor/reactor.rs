@@ -9,6 +9,7 @@ use super::link::Link;
 use super::message::{Answer, LifeRequest, Message, spawn};
 use super::puller::Puller;
 use super::trace;
+use super::unwritten::Overflow;
 use super::watchers;
 use crate::agent::Connector;
 use crate::net::relay::{News, Relay};
@@ -492,7 +493,15 @@ impl Observer for Reactor<'_> {
         if let Some(disk) = sandbox.disk() {
             watchers::disk(disk, Arc::clone(&life), &self.outbox).map_err(failed())?;
         }
-        let logs = watchers::logs(&pod.dir, &names, self.log_limits).map_err(failed())?;
+        let writers = watchers::logs(&pod.dir, &names, self.log_limits).map_err(failed())?;
+        let overflow = Overflow {
+            link: self.link.clone(),
+            events: events.clone(),
+            names,
+            told: Vec::new(),
+            is_stalled: false,
+        };
+        let logs = watchers::Logs { writers, overflow };
         watchers::start(
             sandbox,
             &pod.dir,

@@ -4,6 +4,7 @@ use super::clock;
 use super::life::Life;
 use super::lines::Lines;
 use super::message::{Message, send, spawn};
+use super::unwritten::Overflow;
 use crate::agent::{
     AgentConnection, AgentError, Connector, DeadlineExtension, EventStream, Received, StreamError,
 };
@@ -41,6 +42,13 @@ const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
 /// Time between the end of a stream and the end of its VM that explains it.
 const VM_END_WAIT: Duration = Duration::from_secs(1);
 
+/// Where the output of the containers goes.
+#[derive(Debug)]
+pub(super) struct Logs {
+    pub(super) writers: Vec<LogWriter>,
+    pub(super) overflow: Overflow,
+}
+
 /// Opens the logs of containers, in the order of the plan, because the guest names containers by their index in it.
 pub(super) fn logs(
     dir: &PodDir,
@@ -54,7 +62,7 @@ pub(super) fn logs(
 pub(super) fn start(
     mut sandbox: Box<dyn Sandbox>,
     dir: &PodDir,
-    logs: Vec<LogWriter>,
+    logs: Logs,
     events: EventLog,
     lines: Arc<Lines>,
     life: Arc<Life>,
@@ -173,7 +181,7 @@ fn lost(error: &(dyn Error + 'static)) -> Input {
 /// Waits for the agent, then reads events on this thread and logs on another one, both to their end.
 fn follow_agent(
     connector: &Connector,
-    logs: Vec<LogWriter>,
+    logs: Logs,
     events: &EventLog,
     lines: &Arc<Lines>,
     outbox: &SyncSender<Message>,
@@ -224,22 +232,23 @@ fn follow_events(
     Err(Box::new(AgentError::Closed))
 }
 
-/// Copies the pod's output to its logs until the guest reports the end. If a log cannot be written (a full disk), output is dropped and
-/// the pod goes on: a container that blocks for ever in a write would be worse.
+/// Copies the pod's output to its logs until the guest reports the end. If a log cannot be written (a full disk), only a client in the foreground gets
+/// this output, and the pod goes on: a container that blocks for ever in a write would be worse.
 fn follow_logs(
     connector: &Connector,
-    mut logs: Vec<LogWriter>,
+    logs: Logs,
     extension: DeadlineExtension,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let Logs { mut writers, mut overflow } = logs;
     let mut connection = connector.connect_extending(CONNECT_WAIT, extension)?;
     let Done {} = connection.request(&Request::Logs)?;
     // Usually the guest closes a connection. The end of the logs is its last message, and it waits until the host closes this one.
-    let stream = connection.into_stream(Traffic::logs(logs.len()))?;
+    let stream = connection.into_stream(Traffic::logs(writers.len()))?;
     while let Some(received) = stream.next()? {
         let (channel, bytes) = match received {
             Received::Data { channel, bytes } => (channel, bytes),
             Received::Message(StreamMessage::Run { container, run }) => {
-                logs.get_mut(usize::from(container)).into_iter().for_each(|log| log.begin_run(run));
+                writers.get_mut(usize::from(container)).into_iter().for_each(|log| log.begin_run(run));
                 continue;
             }
             // Logs have no other messages.
@@ -248,8 +257,11 @@ fn follow_logs(
         let (container, output) = log_source(channel);
         let output = if output == STDERR { LogStream::Stderr } else { LogStream::Stdout };
         // The stream has no other channels.
-        let Some(log) = logs.get_mut(container) else { continue };
-        ignore(log.write(output, &bytes), "nothing to be done here; the next write may succeed");
+        let Some(log) = writers.get_mut(container) else { continue };
+        // The next write may succeed.
+        if let Err(lost) = log.write(output, &bytes) {
+            overflow.take(container, &lost);
+        }
     }
     stream.close();
     Ok(())

@@ -12,13 +12,12 @@ use super::restart;
 use super::run::RunRequest;
 use crate::agent::{AgentConnection, AgentError, Connector, DeadlineExtension, Destination, Handshake};
 use crate::image::{Progress, Reference};
-use crate::runtime;
 use crate::store::atomic::FileError;
 use crate::store::layout::{Layout, PodDir};
 use crate::store::lock::{self, Lock, LockState};
 use crate::store::record::{self, Found, RecordError, Stage};
 use crate::store::remove::{make_accessible, remove_tree};
-use crate::store::undo::{Step, Undo, UndoError};
+use crate::store::undo::UndoError;
 use magikvm_proto::budget::HOST_SHUTDOWN_WAIT_MS;
 use magikvm_proto::id::{ContainerName, PodId};
 use magikvm_proto::lifecycle::Role;
@@ -31,7 +30,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Time that a monitor is waited for in addition to the pod's own time.
-const MONITOR_SLACK: Duration = Duration::from_secs(10);
+pub(super) const MONITOR_SLACK: Duration = Duration::from_secs(10);
 /// Time for the processes of a sandbox to stop or to continue.
 const MOTION_WAIT: Duration = Duration::from_secs(10);
 /// Time for the monitor to ask the agent, with some for its own work.
@@ -262,7 +261,7 @@ impl PodRuntimeInterface {
         })
     }
 
-    fn ask_stop(&self, found: &Found, grace_ms: u64) -> Result<(), ControlError> {
+    pub(super) fn ask_stop(&self, found: &Found, grace_ms: u64) -> Result<(), ControlError> {
         let wait = Duration::from_millis(grace_ms.saturating_add(HOST_SHUTDOWN_WAIT_MS)) + MONITOR_SLACK;
         let deadline = Instant::now() + MONITOR_SLACK;
         loop {
@@ -285,68 +284,6 @@ impl PodRuntimeInterface {
             Ok(found) => found.state.is_some_and(|state| state.stage == Stage::Ended),
             Err(error) => matches!(error, PodError::NotFound { .. }),
         }
-    }
-
-    /// Removes a pod with its record and logs. Deletion is rollback: it removes whatever the undo journal lists, no matter how far the
-    /// writer of the journal got.
-    pub fn delete_pod(&self, id: &PodId, force: Force) -> Result<(), PodError> {
-        let mut found = self.find(id)?;
-        if found.is_empty() {
-            // A run that is making the directory at this moment is waited for.
-            let turn = lock::wait(&self.layout.reservations());
-            found = self.find(id)?;
-            drop(turn);
-        }
-        if found.lock == LockState::Held {
-            let ended = found.state.as_ref().is_some_and(|state| state.stage == Stage::Ended);
-            match (force, ended) {
-                (Force::No, false) if found.is_starting() => return Err(PodError::Starting(id.clone())),
-                (Force::No, false) => return Err(PodError::Running(id.clone())),
-                (Force::No, true) => {}
-                (Force::Yes, _) => self.end_by_force(&found),
-            }
-        }
-        self.take_away(&found, id)
-    }
-
-    /// Ends a live monitor and its pod: first by a request, then by SIGKILL (the sandbox dies with the monitor).
-    fn end_by_force(&self, found: &Found) {
-        if self.ask_stop(found, 0).is_err()
-            && let Some(state) = &found.state
-        {
-            state.processes.iter().for_each(crate::store::sandbox::ProcessRef::kill);
-        }
-    }
-
-    fn take_away(&self, found: &Found, id: &PodId) -> Result<(), PodError> {
-        let Some(lock) = self.take_lock(&found.dir, id)? else { return Ok(()) };
-        let mut undo = Undo::recover(&found.dir, &self.layout.removable());
-        // The journal may be damaged, or cut off.
-        self.known_effects(found).into_iter().for_each(|step| undo.assume(step));
-        undo.delete().map_err(|source| PodError::Undo { pod: id.clone(), source })?;
-        drop(lock);
-        Ok(())
-    }
-
-    /// The effects of a pod that follow from its name, record and state, in the order in which they are made.
-    fn known_effects(&self, found: &Found) -> Vec<Step> {
-        let mut steps = Vec::new();
-        // A link that leads elsewhere is not ours.
-        let logs = std::fs::read_link(found.dir.log()).ok();
-        let all_logs = self.layout.all_logs();
-        let logs =
-            logs.filter(|logs| logs.parent() == Some(all_logs.as_path()) && logs.file_name().is_some());
-        steps.extend(logs.map(|path| Step::RemoveDir { path }));
-        if let Some(record) = &found.record
-            && uuid::Uuid::parse_str(&record.uid).is_ok()
-        {
-            steps.push(Step::RemoveDir { path: self.layout.logs(&record.uid) });
-            steps.push(Step::RemoveDir { path: self.layout.scratch(&record.uid) });
-        }
-        steps.push(runtime::group_step(&found.dir));
-        let processes = found.state.iter().flat_map(|state| &state.processes);
-        steps.extend(processes.map(crate::store::sandbox::ProcessRef::undo_step));
-        steps
     }
 
     /// The lock of a pod whose monitor is about to end; `None` when the monitor has removed the directory.

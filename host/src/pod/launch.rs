@@ -1,6 +1,7 @@
 //! Starts a pod's monitor and defines the messages between the two sides (JSON lines over a socket pair).
 
 use super::failure::{Blame, Failure, RunStage};
+use super::logs::{self, Entry};
 use super::run::RunRequest;
 use crate::image::{Progress, Reference};
 use crate::manifest::PodPlan;
@@ -9,6 +10,8 @@ use crate::process::ProcessError;
 use crate::store::text::ignore;
 #[cfg(target_os = "linux")]
 use crate::store::thread;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use magikvm_proto::codec::write_message;
 use magikvm_proto::id::ContainerName;
 use serde::{Deserialize, Serialize};
@@ -35,6 +38,12 @@ pub enum FromMonitor {
     Warning {
         message: String,
     },
+    /// Output that a container's log does not have, because the log could not be written.
+    Unwritten {
+        container: ContainerName,
+        /// Entries as in the log, in base64. See [`FromMonitor::entries`].
+        entries: String,
+    },
     /// The pod's VM has answered, and its containers have logs.
     Begun,
     /// An init container or a sidecar runs for the first time, as this one of so many.
@@ -52,6 +61,38 @@ pub enum FromMonitor {
     },
 }
 
+/// Most bytes of entries in a message, unless one entry is longer.
+const MAX_PART: usize = 16 << 10;
+
+impl FromMonitor {
+    /// Entries of a log, cut into parts that are short enough for a message.
+    pub fn parts(entries: &[u8]) -> Vec<&[u8]> {
+        let (mut parts, mut from, mut end) = (Vec::new(), 0, 0);
+        for entry in entries.split_inclusive(|&byte| byte == b'\n') {
+            if end > from && end + entry.len() - from > MAX_PART {
+                parts.push(&entries[from..end]);
+                from = end;
+            }
+            end += entry.len();
+        }
+        if end > from {
+            parts.push(&entries[from..end]);
+        }
+        parts
+    }
+
+    pub fn unwritten(container: ContainerName, entries: &[u8]) -> Self {
+        Self::Unwritten { container, entries: STANDARD.encode(entries) }
+    }
+
+    /// The entries of [`FromMonitor::Unwritten`].
+    pub fn entries(text: &str) -> Vec<Entry> {
+        let bytes = STANDARD.decode(text).unwrap_or_default();
+        let lines = bytes.split_inclusive(|&byte| byte == b'\n');
+        lines.filter_map(|line| logs::decode(line.strip_suffix(b"\n")?)).collect()
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToMonitor {
@@ -67,6 +108,11 @@ pub enum StartNews<'a> {
         progress: &'a Progress,
     },
     Warning(&'a str),
+    /// Output that a container's log does not have, because the log could not be written.
+    Unwritten {
+        container: &'a ContainerName,
+        entries: &'a [Entry],
+    },
     /// Its containers have logs.
     Begun,
     /// An init container or a sidecar runs, as this one of so many.
@@ -206,6 +252,11 @@ impl Launched {
                     tell(StartNews::Warning(&message));
                     continue;
                 }
+                Some(FromMonitor::Unwritten { container, entries }) => {
+                    let entries = FromMonitor::entries(&entries);
+                    tell(StartNews::Unwritten { container: &container, entries: &entries });
+                    continue;
+                }
                 Some(FromMonitor::Begun) => {
                     tell(StartNews::Begun);
                     continue;
@@ -219,5 +270,35 @@ impl Launched {
                 Some(FromMonitor::Ended { .. }) | None => Err(None),
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_that_are_passed_on_arrive_whole_and_in_order() {
+        let entry = |n: usize| {
+            let content = vec![0xff; n * 100];
+            [b"2026-01-01T00:00:00.000000000Z stderr P ", &content[..], b"\n"].concat()
+        };
+        let all: Vec<u8> = (0..165).flat_map(entry).collect();
+        let parts = FromMonitor::parts(&all);
+        assert!(parts.len() > 10 && parts.iter().all(|part| part.len() < 17 << 10));
+        assert_eq!(parts.concat(), all);
+        let mut lengths = Vec::new();
+        for part in parts {
+            let message = FromMonitor::unwritten("web".parse().unwrap(), part);
+            let text = serde_json::to_vec(&message).unwrap();
+            assert!(text.len() < 32 << 10);
+            let FromMonitor::Unwritten { entries, .. } = serde_json::from_slice(&text).unwrap() else {
+                panic!()
+            };
+            lengths.extend(FromMonitor::entries(&entries).iter().map(|entry| entry.content.len()));
+        }
+        assert_eq!(lengths, (0..165).map(|n| n * 100).collect::<Vec<_>>());
+        assert!(FromMonitor::parts(b"").is_empty());
+        assert!(FromMonitor::entries("no base64").is_empty());
     }
 }

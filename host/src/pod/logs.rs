@@ -11,7 +11,7 @@ use crate::store::regular::{self, Access};
 use magikvm_proto::id::ContainerName;
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::{BufReader, Write};
+use std::io::{self, BufReader, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -165,15 +165,80 @@ fn older(path: &Path, number: u32) -> PathBuf {
     name.into()
 }
 
+/// Output that could not be written. The log has everything before it.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write the log")]
+pub struct Unwritten {
+    /// As the log would have it.
+    pub entries: Vec<u8>,
+    #[source]
+    pub source: FileError,
+}
+
+impl Unwritten {
+    fn because(source: FileError) -> Self {
+        Self { entries: Vec::new(), source }
+    }
+}
+
+/// A log file that is written.
+#[derive(Debug)]
+struct Target {
+    file: File,
+    /// How many bytes a test lets it grow.
+    #[cfg(test)]
+    room: Option<usize>,
+}
+
+impl Target {
+    fn new(file: File) -> Self {
+        Self {
+            file,
+            #[cfg(test)]
+            room: None,
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        #[cfg(test)]
+        if let Some(room) = &mut self.room {
+            let taken = self.file.write(&bytes[..bytes.len().min(*room)])?;
+            *room -= taken;
+            return if taken == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(taken) };
+        }
+        self.file.write(bytes)
+    }
+
+    /// Writes as much as there is room for, and returns how much that was.
+    fn write_most(&mut self, bytes: &[u8]) -> (usize, io::Result<()>) {
+        let mut written = 0;
+        while written < bytes.len() {
+            match self.write(&bytes[written..]) {
+                Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return (written, Err(error)),
+            }
+        }
+        (written, Ok(()))
+    }
+
+    /// Takes the last bytes away again.
+    fn shorten(&self, count: usize) -> io::Result<()> {
+        let length = self.file.metadata()?.len();
+        self.file.set_len(length.saturating_sub(u64::try_from(count).unwrap_or(u64::MAX)))
+    }
+}
+
 /// Writes one container's log and rotates full files.
 #[derive(Debug)]
 pub struct LogWriter {
     path: PathBuf,
-    file: File,
+    file: Target,
     size: u64,
     limits: LogLimits,
     buffer: Vec<u8>,
-    /// The file may end in the middle of an entry, because the disk was full.
+    /// The file ends in the middle of an entry, because the disk was full and the piece could not be taken away.
     is_torn: bool,
     /// How often the container was restarted before.
     run: u32,
@@ -186,9 +251,16 @@ impl LogWriter {
     pub fn open(path: &Path, limits: LogLimits) -> Result<Self, FileError> {
         let file = regular::open(path, Access::Append)?;
         let size = file.metadata().map_err(FileError::at("look at", path))?.len();
-        let path = path.to_owned();
-        let buffer = Vec::new();
-        Ok(Self { path, file, size, limits, buffer, is_torn: false, run: 0, is_named: true })
+        Ok(Self {
+            path: path.to_owned(),
+            file: Target::new(file),
+            size,
+            limits,
+            buffer: Vec::new(),
+            is_torn: false,
+            run: 0,
+            is_named: true,
+        })
     }
 
     /// What follows is output of this run of the container.
@@ -204,42 +276,70 @@ impl LogWriter {
         run
     }
 
-    /// Appends output with the present time. No file becomes larger than its limit.
-    pub fn write(&mut self, stream: LogStream, bytes: &[u8]) -> Result<(), FileError> {
+    /// Appends output with the present time. No file becomes larger than its limit. After the first entry that cannot be written none is, so that
+    /// those of the error are the last ones.
+    pub fn write(&mut self, stream: LogStream, bytes: &[u8]) -> Result<(), Unwritten> {
         let time = format_time(jiff::Timestamp::now());
         let room = usize::try_from(self.limits.max_size).unwrap_or(usize::MAX);
         let longest = room.saturating_sub(MAX_HEAD).clamp(1, MAX_CONTENT);
+        let mut lost: Option<Unwritten> = None;
         for (content, full) in pieces(bytes, longest) {
-            let before = self.buffer.len();
-            let run = self.name_run();
-            put(&mut self.buffer, &time, stream, full, run, content);
-            let is_first = self.size == 0 && before == 0;
-            if !is_first && self.size + size(&self.buffer) > self.limits.max_size {
-                self.buffer.truncate(before);
-                self.flush()?;
-                self.rotate()?;
-                let run = self.name_run();
-                put(&mut self.buffer, &time, stream, full, run, content);
-            }
-            if self.buffer.len() >= MAX_BUFFER {
-                self.flush()?;
+            let entry = |out: &mut Vec<u8>, run| put(out, &time, stream, full, run, content);
+            match &mut lost {
+                Some(lost) => entry(&mut lost.entries, None),
+                None => lost = self.append(&entry).err(),
             }
         }
-        self.flush()
-    }
-
-    fn flush(&mut self) -> Result<(), FileError> {
-        if self.is_torn {
-            self.buffer.insert(0, b'\n');
-        }
-        let written = self.file.write_all(&self.buffer).map_err(FileError::at("write", &self.path));
-        self.is_torn = written.is_err();
-        if self.is_torn {
+        let written = match lost {
+            Some(lost) => Err(lost),
+            None => self.flush(),
+        };
+        if written.is_err() {
+            // What names it may be lost.
             self.is_named = self.run == 0;
         }
-        self.size += size(&self.buffer);
-        self.buffer.clear();
         written
+    }
+
+    /// Collects an entry, and writes when there is enough.
+    fn append(&mut self, entry: &impl Fn(&mut Vec<u8>, Option<u32>)) -> Result<(), Unwritten> {
+        let before = self.buffer.len();
+        let run = self.name_run();
+        entry(&mut self.buffer, run);
+        let is_first = self.size == 0 && before == 0;
+        if !is_first && self.size + size(&self.buffer) > self.limits.max_size {
+            self.buffer.truncate(before);
+            let turned = self.flush().and_then(|()| self.rotate().map_err(Unwritten::because));
+            turned.map_err(|mut lost| {
+                entry(&mut lost.entries, None);
+                lost
+            })?;
+            let run = self.name_run();
+            entry(&mut self.buffer, run);
+        }
+        if self.buffer.len() >= MAX_BUFFER { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes what was collected. Of what has no room, whole entries are written only.
+    fn flush(&mut self) -> Result<(), Unwritten> {
+        let was_torn = self.is_torn;
+        if was_torn {
+            self.buffer.insert(0, b'\n');
+        }
+        let (written, outcome) = self.file.write_most(&self.buffer);
+        let ends = |bytes: &[u8]| bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        let whole = ends(&self.buffer[..written]);
+        let is_cut = whole < written && self.file.shorten(written - whole).is_err();
+        self.is_torn = is_cut || (was_torn && whole == 0);
+        self.size += size(&self.buffer[..if is_cut { written } else { whole }]);
+        let mut entries = std::mem::take(&mut self.buffer);
+        let Err(source) = outcome else {
+            entries.clear();
+            self.buffer = entries;
+            return Ok(());
+        };
+        entries.drain(..whole.max(usize::from(was_torn)));
+        Err(Unwritten { entries, source: FileError::at("write", &self.path)(source) })
     }
 
     fn rotate(&mut self) -> Result<(), FileError> {
@@ -254,7 +354,7 @@ impl LogWriter {
             }
             fs::rename(&self.path, older(&self.path, 1)).map_err(FileError::at("rename", &self.path))?;
         }
-        self.file = regular::open(&self.path, Access::Append)?;
+        self.file = Target::new(regular::open(&self.path, Access::Append)?);
         (self.size, self.is_torn, self.is_named) = (0, false, self.run == 0);
         Ok(())
     }
@@ -318,10 +418,22 @@ impl LogReader {
         }
     }
 
-    /// Reads on in the line at hand; false when the file has no more of it yet. An ended line stays in `partial` until it is taken.
+    /// Reads a line; false when the file does not have all of it yet. An ended line stays in `partial` until it is taken. A piece of a line is read
+    /// anew the next time, because the writer takes it away if the disk has no room for the rest.
     fn read_line(&mut self) -> Result<bool, FileError> {
         let Some((reader, _)) = &mut self.current else { return Ok(false) };
-        regular::read_line(reader, &mut self.partial, MAX_LINE).map_err(FileError::at("read", &self.path))
+        let failed = FileError::at("read", &self.path);
+        let is_whole = match regular::read_line(reader, &mut self.partial, MAX_LINE) {
+            Ok(is_whole) => is_whole,
+            Err(error) => return Err(failed(error)),
+        };
+        // Of a line that is too long for an entry not all bytes are kept.
+        if !is_whole && (1..MAX_LINE).contains(&self.partial.len()) {
+            let back = i64::try_from(self.partial.len()).unwrap_or(i64::MAX);
+            self.partial.clear();
+            reader.seek(SeekFrom::Current(-back)).map_err(failed)?;
+        }
+        Ok(is_whole)
     }
 
     /// Opens the file after the one that is read, or the oldest one.
@@ -350,7 +462,7 @@ impl LogReader {
                         return Ok(Some((BufReader::with_capacity(64 << 10, file), *inode)));
                     }
                 }
-                Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
         }

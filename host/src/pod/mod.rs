@@ -1,6 +1,7 @@
 //! The life of a pod: one flow, one table of legality, one state machine, the same for every runtime class.
 
 pub mod control;
+mod delete;
 pub mod events;
 pub mod failure;
 pub mod interface;

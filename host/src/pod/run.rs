@@ -55,6 +55,16 @@ pub struct RunRequest {
     /// Milliseconds that the start may be without progress after the agent's first answer.
     pub ready_wait_ms: u64,
     pub at_end: AtEnd,
+    #[serde(default)]
+    pub replaces: Replaces,
+}
+
+/// Whether the caller removes or puts aside a pod of this name before the run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Replaces {
+    #[default]
+    Nothing,
+    OldPod,
 }
 
 impl RunRequest {
@@ -78,6 +88,7 @@ impl RunRequest {
             logs: LogOptions::default(),
             ready_wait_ms: HOST_READY_WAIT_MS,
             at_end: AtEnd::Keep,
+            replaces: Replaces::Nothing,
         }
     }
 }
@@ -325,19 +336,29 @@ fn reserve(request: &RunRequest, layout: &Layout) -> Result<Pod, Failure> {
 fn clear_leftover(request: &RunRequest, layout: &Layout, dir: &PodDir) -> Result<(), Failure> {
     let Some(found) = Found::read(dir.clone()).map_err(failed())? else { return Ok(()) };
     if !found.is_empty() {
-        let what = match (found.lock, found.is_lost()) {
+        // Its monitor has only to see the end of its sandbox.
+        let lock = if found.all_have_ended() { LockState::Free } else { found.lock };
+        let what = match (lock, found.is_lost()) {
             (LockState::Held, _) => "is running",
             (LockState::Free, _) if !found.damage.is_empty() => "is there (damaged)",
             (LockState::Free, true) => "is there (Lost)",
             (LockState::Free, false) => "is there (ended)",
         };
-        return Err(exists(request, what, found.lock));
+        return Err(exists(request, what, lock));
     }
     Undo::recover(dir, &layout.removable()).delete().map_err(failed())
 }
 
 fn exists(request: &RunRequest, what: &str, lock: LockState) -> Failure {
     let id = &request.plan.id;
+    if request.replaces == Replaces::OldPod {
+        let message = format!(
+            "a pod named {id} {what}: another run has taken the name while this one was replacing the pod"
+        );
+        return Failure::message(RunStage::Reserve, Blame::User, message).hint(format!(
+            "See what runs now with `magikvm inspect {id}`. Repeat this run if it is to replace that pod, too."
+        ));
+    }
     let force = if lock == LockState::Held { "-f " } else { "" };
     Failure::message(RunStage::Reserve, Blame::User, format!("a pod named {id} {what}")).hint(format!(
         "Replace it with `--replace`, remove it first with `magikvm rm {force}{id}`, or change metadata.name."
@@ -512,4 +533,36 @@ fn fault(point: &str) -> Result<(), Failure> {
 #[allow(clippy::unnecessary_wraps, reason = "the form that the testing build needs")]
 fn fault(_point: &str) -> Result<(), Failure> {
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::input::{Accepts, Source, read};
+
+    fn request(replaces: Replaces) -> RunRequest {
+        let text =
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: a, image: b}]}\n";
+        let source =
+            Source { origin: "x".to_owned(), bytes: text.as_bytes().to_vec(), accepts: Accepts::Everything };
+        let plan = read(&[source], &mut |_, _| None).into_manifests().unwrap().pods.remove(0).plan;
+        RunRequest { replaces, ..RunRequest::new(plan, PathBuf::new()) }
+    }
+
+    #[test]
+    fn a_run_that_replaces_is_not_told_to_replace() {
+        let says = |replaces| {
+            let failure = exists(&request(replaces), "is running", LockState::Held);
+            format!("{}. {}", failure.message, failure.hint.unwrap_or_default())
+        };
+        assert_eq!(
+            says(Replaces::Nothing),
+            "a pod named default/web is running. Replace it with `--replace`, remove it first with `magikvm rm -f default/web`, or change metadata.name."
+        );
+        assert_eq!(
+            says(Replaces::OldPod),
+            "a pod named default/web is running: another run has taken the name while this one was replacing the pod. \
+             See what runs now with `magikvm inspect default/web`. Repeat this run if it is to replace that pod, too."
+        );
+    }
 }

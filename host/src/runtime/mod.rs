@@ -35,6 +35,7 @@ use crate::vmm::console::ConsoleTail;
 use crate::vmm::qmp::DiskWatch;
 use crate::vmm::scratch::ScratchError;
 use crate::vmm::{self, Unavailable, VmConfig, VmmError};
+use crate::volume::VolumeError;
 use crate::volume::claims::{ClaimError, ClaimUse};
 use magikvm_proto::id::ContainerName;
 use magikvm_proto::limits::MAX_LASTING_DISKS;
@@ -246,7 +247,7 @@ pub enum RuntimeError {
     Volume {
         name: String,
         #[source]
-        source: crate::volume::VolumeError,
+        source: VolumeError,
     },
     #[error("volume {name} cannot be provided")]
     Claim {
@@ -321,6 +322,10 @@ impl RuntimeError {
                 Some(format!("Make a new guest image with `magikvm-image build`, or {OR_DIRECTORY}"))
             }
             Self::TooManyDisks { .. } => Some(format!("Use fewer claims in a pod, or {OR_DIRECTORY}")),
+            Self::Volume { source: VolumeError::Outside { path, sub_path }, .. } => Some(format!(
+                "Find where it leads with `realpath '{}'`, and let the hostPath of another volume name that place.",
+                path.join(sub_path).display()
+            )),
             Self::Claim { source, .. } if matches!(**source, ClaimError::Missing(_)) => Some(
                 "List the volumes with `magikvm volume ls`, or add a PersistentVolumeClaim to the manifest as another document.".to_owned(),
             ),

@@ -300,6 +300,16 @@ impl Found {
         self.lock == LockState::Free && self.state.as_ref().is_none_or(|state| state.stage != Stage::Ended)
     }
 
+    /// Whether every container has ended for good, as the supervisor of a pod that ran has reported it. The end of its sandbox follows by itself, and
+    /// the monitor may not have seen it yet.
+    pub fn all_have_ended(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| {
+            let has_run = matches!(state.stage, Stage::Running | Stage::Stopping | Stage::Ended);
+            let mut all = state.containers.iter();
+            has_run && !state.containers.is_empty() && all.all(|status| status.state.terminated().is_some())
+        })
+    }
+
     /// Whether a live monitor has not brought all containers up yet. A damaged pod says nothing about that.
     pub fn is_starting(&self) -> bool {
         let stage = self.state.as_ref().map(|state| state.stage);

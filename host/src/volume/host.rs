@@ -68,7 +68,11 @@ impl OpenedPath {
             sub_path: sub_path.to_owned(),
             source,
         };
-        let fd = open_or_make(&self.fd, Path::new(sub_path)).map_err(|errno| failed(errno.into()))?;
+        let fd = open_or_make(&self.fd, Path::new(sub_path)).map_err(|errno| match errno {
+            // openat2(2) tells so that a link leads out of the root.
+            Errno::XDEV => VolumeError::Outside { path: self.path.clone(), sub_path: sub_path.to_owned() },
+            errno => failed(errno.into()),
+        })?;
         let found = file_type(&fd).map_err(failed)?;
         let path = self.path.join(sub_path);
         if !is_shared(found) {
@@ -251,9 +255,13 @@ mod tests {
         }
         symlink(&outside, root.join("far")).unwrap();
         let volume = OpenedPath::open(&root, HostPathKind::Directory).unwrap();
-        for bad in ["up", "up/new", "far", "far/new", "dangling", "dangling/new", "file/x"] {
-            assert!(matches!(volume.within(bad), Err(VolumeError::SubPath { .. })), "{bad}");
+        for bad in ["up", "up/new", "far", "far/new", "dangling", "dangling/new"] {
+            let error = volume.within(bad).unwrap_err();
+            let says = format!("subPath {bad:?} leaves hostPath {}: a link on the way", root.display());
+            assert!(error.to_string().starts_with(&says), "{error}");
+            assert!(std::error::Error::source(&error).is_none(), "no number of the kernel says more");
         }
+        assert!(matches!(volume.within("file/x"), Err(VolumeError::SubPath { .. })));
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
         assert_eq!(ino(&volume.within("fine").unwrap()), fs::metadata(root.join("in/deep")).unwrap().ino());
         assert_eq!(ino(&volume.within("file").unwrap()), fs::metadata(root.join("file")).unwrap().ino());

@@ -102,7 +102,10 @@ pub enum VolumeError {
     /// The path has another type than requested.
     #[error("hostPath {} is {found}, not {wanted}", path.display())]
     Kind { path: PathBuf, found: &'static str, wanted: &'static str },
-    /// A path within it does not exist, or leads out of it.
+    /// A link on the way leads out of it, perhaps to another file system. What is mounted beneath it is part of it.
+    #[error("subPath {sub_path:?} leaves hostPath {}: a link on the way leads out of it", path.display())]
+    Outside { path: PathBuf, sub_path: String },
+    /// A path within it cannot be opened or made.
     #[error("cannot use subPath {sub_path:?} of hostPath {}", path.display())]
     SubPath {
         path: PathBuf,

@@ -60,7 +60,17 @@ pub(crate) struct Pending {
 }
 
 fn lost(error: &io::Error) -> Failure {
-    Failure::new(FailureKind::Other, format!("the spawner does not answer: {error}"))
+    Failure::new(FailureKind::Other, format!("the worker that makes the process does not answer: {error}"))
+}
+
+fn unheard(error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Failure::new(
+            FailureKind::Gone,
+            "the process that makes containers (spawner) has ended, and the pod ends with it",
+        ),
+        _ => Failure::new(FailureKind::Other, format!("the spawner does not answer: {error}")),
+    }
 }
 
 fn ended() -> Failure {
@@ -119,7 +129,7 @@ impl Spawner {
     fn request(&self, job: &Job, fds: &[&OwnedFd], deadline: Option<Deadline>) -> Result<Pending, Failure> {
         let (channel, worker) = sys::message_pair().map_err(|error| lost(&error))?;
         sys::send_message(&*lock(&self.requests), &[0], &[worker.as_raw_fd()])
-            .map_err(|error| lost(&error))?;
+            .map_err(|error| unheard(&error))?;
         drop(worker);
         send(&channel, job, fds).map_err(|error| lost(&error))?;
         match answer(&channel, deadline)? {
@@ -161,6 +171,15 @@ fn answer(channel: &OwnedFd, deadline: Option<Deadline>) -> Result<Option<(Answe
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_spawner_nothing_is_made_and_the_error_says_so() {
+        let (ours, theirs) = sys::message_pair().unwrap();
+        drop(theirs);
+        let failure = Spawner::new(ours, 1).namespace().unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Gone);
+        assert!(failure.message.contains("(spawner) has ended"), "{failure}");
+    }
 
     #[test]
     fn a_worker_that_says_nothing_is_not_waited_for_after_the_deadline() {

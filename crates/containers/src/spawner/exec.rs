@@ -10,7 +10,7 @@ use libcontainer::seccomp::initialize_seccomp;
 use libcontainer::syscall::syscall::create_syscall;
 use magikvm_proto::wire::ExecRequest;
 use magikvm_supervisor::files;
-use magikvm_supervisor::sync;
+use magikvm_supervisor::sync::{self, Ready};
 use magikvm_supervisor::sys::set_window_size;
 use magikvm_supervisor::{Descendants, Failure, FailureKind};
 use nix::errno::Errno;
@@ -26,6 +26,7 @@ use std::fs;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Instant;
 
 /// What the new process gets for its standard streams.
 enum Streams {
@@ -53,6 +54,32 @@ pub(super) fn exec(
 ) -> Result<(), Failure> {
     let mut fds = fds.into_iter();
     let init = fds.next().ok_or_else(super::gone)?;
+    enter(channel, context, request, (id, descendants), &init, fds)
+        .map_err(|failure| or_container_ended(failure, &init))
+}
+
+/// A container that ends takes the new process with it at any point, and what then fails says little: no memory for a process of a process
+/// namespace that ends, no answer from a killed process.
+fn or_container_ended(failure: Failure, init: &OwnedFd) -> Failure {
+    let now = Some(Instant::now());
+    match sync::wait([(init.as_fd(), PollFlags::POLLIN)], now) {
+        Ok([Ready { read: true, .. }]) => container_ended(),
+        _ => failure,
+    }
+}
+
+fn container_ended() -> Failure {
+    Failure::new(FailureKind::Gone, "the container has just ended")
+}
+
+fn enter(
+    channel: &OwnedFd,
+    context: &Context,
+    request: &ExecRequest,
+    (id, descendants): (u64, Descendants),
+    init: &OwnedFd,
+    mut fds: impl Iterator<Item = OwnedFd>,
+) -> Result<(), Failure> {
     let config = context.site.bundle(&request.container).join("config.json");
     let spec = bundle::load(&config).map_err(|error| Failure::other(&error))?;
     let process = spec.process().as_ref().ok_or_else(super::gone)?;
@@ -62,10 +89,10 @@ pub(super) fn exec(
     // The container can see the new process while it still runs this program, so nothing in the container may inspect it.
     nix::sys::prctl::set_dumpable(false)?;
     let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWCGROUP;
-    setns(&init, namespaces).map_err(|errno| gone_or(&errno.into()))?;
+    setns(init, namespaces).map_err(|errno| gone_or(&errno.into()))?;
     let mut process = process.clone();
     if let Some(user) = &request.user {
-        identity::assume(&mut process, user)?;
+        identity::assume(&mut process, user, &context.ids)?;
     }
     let args: &[String] = match request.args.as_slice() {
         [] if request.files.is_some() => &[],
@@ -96,22 +123,25 @@ pub(super) fn exec(
             drop((entry, group));
             let pidfd = sys::pidfd_open(child)?;
             // Until it is in its group, only this process can end it.
-            let given_up = || {
+            let give_up = |failure| {
                 sys::pidfd_signal(&pidfd, libc::SIGKILL).ok();
-                super::gone()
+                failure
             };
             if !tells(&entered, channel)? {
-                return Err(given_up());
+                return Err(give_up(super::gone()));
             }
             // A byte of the program and one of its attendant.
             let mut bytes = [0; 2];
             let first = read(&entered, &mut bytes)?;
             if first == 0 {
                 report.outcome()?;
-                return Err(given_up());
+                return Err(give_up(killed()));
             }
-            if first == 1 && !(tells(&entered, channel)? && read(&entered, &mut bytes)? == 1) {
-                return Err(given_up());
+            if first == 1 && !tells(&entered, channel)? {
+                return Err(give_up(super::gone()));
+            }
+            if first == 1 && read(&entered, &mut bytes)? != 1 {
+                return Err(give_up(killed()));
             }
             let mut to_send = vec![&pidfd];
             if let Streams::Terminal { master, .. } = &streams {
@@ -120,15 +150,21 @@ pub(super) fn exec(
             send(channel, &Answer::Created { pid: child }, &to_send)?;
             drop(streams);
             // Without the order the pipe closes unwritten, and the new process exits, unless a process of its container has stopped it.
-            await_start(channel).inspect_err(|_| {
-                given_up();
-            })?;
+            await_start(channel).map_err(give_up)?;
             nix::unistd::write(&go, b"1")?;
             // Kept until now: the new process may have failed and ended already, and writing to it must not kill the worker.
             drop(wait);
             report.outcome()
         }
     }
+}
+
+/// The new process has ended without a word: with its container, or because somebody killed it.
+fn killed() -> Failure {
+    Failure::new(
+        FailureKind::Gone,
+        "the process was killed before its program started; its container may have ended",
+    )
 }
 
 /// Waits until the new process says something or has ended; false if nobody wants it any more.
@@ -140,9 +176,7 @@ fn tells(entered: &OwnedFd, channel: &OwnedFd) -> Result<bool, Failure> {
 
 fn gone_or(error: &std::io::Error) -> Failure {
     match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::ESRCH | Errno::ENOENT | Errno::ENODEV) => {
-            Failure::new(FailureKind::Gone, "the container has just ended")
-        }
+        Some(Errno::ESRCH | Errno::ENOENT | Errno::ENODEV) => container_ended(),
         _ => Failure::other(error),
     }
 }
@@ -383,4 +417,26 @@ fn environment(process: &Process, request: &ExecRequest) -> Vec<String> {
         env.push("TERM=xterm".to_owned());
     }
     env
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn what_fails_after_the_end_of_a_container_is_told_as_that() {
+        let mut container = Command::new("sleep").arg("60").spawn().unwrap();
+        let init = sys::pidfd_open(container.id().cast_signed()).unwrap();
+        let no_memory = || Failure::from(Errno::ENOMEM);
+        assert_eq!(or_container_ended(no_memory(), &init), no_memory());
+        container.kill().unwrap();
+        // Nobody has reaped it when its end can be seen.
+        sync::wait([(init.as_fd(), PollFlags::POLLIN)], None).unwrap();
+        for failure in [no_memory(), super::super::gone(), killed()] {
+            assert_eq!(or_container_ended(failure, &init), container_ended());
+        }
+        container.wait().unwrap();
+        assert_eq!(or_container_ended(no_memory(), &init), container_ended());
+    }
 }

@@ -24,6 +24,7 @@ mod streams;
 
 use crate::cgroup::Tree;
 use crate::sys::{self, Users};
+use crate::user::IdMaps;
 use magikvm_proto::plan::{ContainerPlan, ProcessNamespace};
 use magikvm_proto::site::Site;
 use magikvm_proto::wire::{ExecRequest, WindowSize};
@@ -90,6 +91,8 @@ pub(crate) struct Context {
     pub(crate) site: Site,
     pub(crate) tree: Tree,
     pub(crate) users: Users,
+    /// The ids of the pod's users.
+    pub(crate) ids: IdMaps,
     /// Writes one line to the log.
     pub(crate) note: fn(&str),
 }

@@ -67,11 +67,15 @@ impl Group {
     }
 }
 
-fn refusal(failure: Failure) -> Refusal {
+/// What the caller hears. If the container has ended meanwhile, its state says more than what the exec found.
+fn refusal(pod: &Pod, container: &ContainerName, failure: Failure) -> Refusal {
     let code = match failure.kind {
         FailureKind::NoProgram => RefusalCode::NotFound,
         FailureKind::NotExecutable => RefusalCode::NotExecutable,
-        FailureKind::Gone => RefusalCode::Conflict,
+        FailureKind::Gone => match pod.running(container) {
+            Ok(_) => RefusalCode::Conflict,
+            Err(not_running) => return not_running,
+        },
         FailureKind::Other => RefusalCode::Internal,
     };
     Refusal::new(code, failure.message)
@@ -121,7 +125,7 @@ fn start(pod: &Pod, request: &ExecRequest) -> Result<Process, Refusal> {
     let mut created = pod.containers.exec(order, ended).map_err(|failure| {
         group.kill();
         group.clean_up();
-        refusal(failure)
+        refusal(pod, &request.container, failure)
     })?;
     let terminal = created.terminal.take();
     if let Some(master) = &terminal {
@@ -141,7 +145,7 @@ fn start(pod: &Pod, request: &ExecRequest) -> Result<Process, Refusal> {
         Err(failure) => {
             group.kill();
             group.clean_up();
-            Err(refusal(failure))
+            Err(refusal(pod, &request.container, failure))
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::cli::input::{Files, Objects};
 use crate::cli::{Outcome, duration, ui};
 use crate::manifest::plan::PodPlan;
 use crate::pod::interface::PodRuntimeInterface;
-use crate::pod::run::{AtEnd, RunRequest};
+use crate::pod::run::{AtEnd, Replaces, RunRequest};
 use crate::pod::status::{self, Phase};
 use std::path::Path;
 use std::process::ExitCode;
@@ -58,7 +58,7 @@ pub(in crate::cli) fn main(args: &Args, root: Option<&Path>, pods: &PodRuntimeIn
         let mut todo = Vec::new();
         let mut replaced = Vec::new();
         let mut unchanged = Vec::new();
-        for request in requests {
+        for mut request in requests {
             let id = &request.plan.id;
             match standing(pods, &request, args.how.publish.is_empty()) {
                 Standing::Missing => {
@@ -71,6 +71,7 @@ pub(in crate::cli) fn main(args: &Args, root: Option<&Path>, pods: &PodRuntimeIn
                 Standing::Other if !args.replace => return Err(changed(pods, &request)),
                 Standing::Same(_) | Standing::Other => {
                     super::check_replacement(pods, &request)?;
+                    request.replaces = Replaces::OldPod;
                     replaced.push(true);
                     todo.push(request);
                 }

@@ -1,5 +1,6 @@
 //! A foreground run: the ends of its pods.
 
+use super::end::{End, NoPipe, Patience};
 use super::start::Started;
 use super::view::Viewer;
 use crate::cli::error::{CliError, Kind};
@@ -13,11 +14,8 @@ use crate::store::text::ignore;
 use crate::store::thread;
 use magikvm_proto::id::PodId;
 use magikvm_proto::state::ContainerStatus;
-use std::io::{self, PipeReader, PipeWriter};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// Waits until all pods have ended and all of their output has been shown. The first exit code that is not zero counts, in the order of the pods.
@@ -92,6 +90,7 @@ fn one(started: Started, waiter: Waiter, viewer: Viewer, pods: &PodRuntimeInterf
             | FromMonitor::Begun
             | FromMonitor::Initializing { .. }
             | FromMonitor::Pulling { .. }
+            | FromMonitor::Unwritten { .. }
             | FromMonitor::Warning { .. },
         )
         | None => {
@@ -106,44 +105,6 @@ fn one(started: Started, waiter: Waiter, viewer: Viewer, pods: &PodRuntimeInterf
 
 pub(super) fn removed(id: &PodId) -> CliError {
     CliError::new(Kind::User, format!("pod {id} was removed"))
-}
-
-/// What tells of a pod's end cannot be made.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot make a pipe")]
-struct NoPipe {
-    source: io::Error,
-}
-
-/// The end of a pod, for the thread that shows its logs. That thread sleeps until the pod's files change, and these do not change any more when it
-/// is told.
-#[derive(Debug)]
-pub(super) struct End {
-    has_come: AtomicBool,
-    /// Can be read once the other end of the pipe is closed.
-    bell: PipeReader,
-    ringer: Mutex<Option<PipeWriter>>,
-}
-
-impl End {
-    fn new() -> io::Result<Self> {
-        let (bell, ringer) = io::pipe()?;
-        Ok(Self { has_come: AtomicBool::new(false), bell, ringer: Mutex::new(Some(ringer)) })
-    }
-
-    pub(super) fn tell(&self) {
-        self.has_come.store(true, Ordering::Release);
-        drop(self.ringer.lock().unwrap_or_else(PoisonError::into_inner).take());
-    }
-
-    pub(super) fn has_come(&self) -> bool {
-        self.has_come.load(Ordering::Acquire)
-    }
-
-    /// Can be read once the end has come.
-    pub(super) fn bell(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
-    }
 }
 
 /// A thread that waits for the pod's end while its logs are shown.
@@ -162,7 +123,15 @@ impl Waiter {
         let ended = Arc::clone(&end);
         let thread = thread::start("end", move || {
             let mut launched = given.recv().ok()?;
-            let last = launched.next_message();
+            let last = loop {
+                match launched.next_message() {
+                    Some(FromMonitor::Unwritten { container, entries }) => {
+                        ended.add(&container, FromMonitor::entries(&entries), Patience::Waits);
+                    }
+                    Some(FromMonitor::Warning { message }) => ui::warn(&message),
+                    last => break last,
+                }
+            };
             ended.tell();
             Some((last, launched))
         })?;
@@ -200,25 +169,4 @@ fn out_of_memory(found: &Found) -> Vec<String> {
             }
         })
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::os::DirChanges;
-    use std::time::{Duration, Instant};
-
-    #[test]
-    fn who_waits_for_changes_hears_of_the_end_at_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let (changes, end) = (DirChanges::of(&[dir.path()]).unwrap(), End::new().unwrap());
-        let begun = Instant::now();
-        std::thread::scope(|scope| {
-            let waiter = scope.spawn(|| changes.wait(60_000, Some(end.bell())));
-            assert!(!end.has_come());
-            end.tell();
-            waiter.join().unwrap();
-        });
-        assert!(end.has_come() && begun.elapsed() < Duration::from_secs(30));
-    }
 }

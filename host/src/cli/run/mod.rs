@@ -1,6 +1,7 @@
 //! `magikvm run`: reads manifests and runs their Pods one after the other.
 
 pub(super) mod apply;
+mod end;
 mod follow;
 pub(super) mod restart;
 mod signals;
@@ -18,7 +19,7 @@ use crate::manifest::plan::{PodPlan, RuntimeClass};
 use crate::manifest::ports::PublishedPort;
 use crate::manifest::{AllProblems, generated_name};
 use crate::pod::interface::{PodError, PodRuntimeInterface};
-use crate::pod::run::{AtEnd, HostNetworkUse, RunRequest};
+use crate::pod::run::{AtEnd, HostNetworkUse, Replaces, RunRequest};
 use crate::runtime::VmOptions;
 use crate::vmm::{Accel, KernelChoice, VmmKind};
 use clap::ArgMatches;
@@ -161,9 +162,10 @@ pub(super) fn main(args: &Args, root: Option<&Path>, pods: &PodRuntimeInterface)
     }
     let at_end = if args.rm { AtEnd::Remove } else { AtEnd::Keep };
     coded(|caught| {
-        let requests = read(&args.files, &args.objects, &args.how, at_end, root, pods)?;
+        let mut requests = read(&args.files, &args.objects, &args.how, at_end, root, pods)?;
         if args.replace {
-            for request in &requests {
+            for request in &mut requests {
+                request.replaces = Replaces::OldPod;
                 check_replacement(pods, request)?;
             }
         }
@@ -369,6 +371,7 @@ fn request(
         },
         ready_wait_ms: u64::try_from(how.ready_timeout.as_millis()).unwrap_or(u64::MAX),
         at_end,
+        replaces: Replaces::Nothing,
     }
 }
 

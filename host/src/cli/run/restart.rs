@@ -5,7 +5,7 @@ use crate::cli::error::{CliError, Kind};
 use crate::cli::select::Several;
 use crate::cli::{Outcome, stop, ui};
 use crate::pod::interface::{PodError, PodRuntimeInterface};
-use crate::pod::run::RunRequest;
+use crate::pod::run::{Replaces, RunRequest};
 use crate::store::text::chain;
 use magikvm_proto::id::PodId;
 use std::process::ExitCode;
@@ -60,11 +60,12 @@ fn request(pods: &PodRuntimeInterface, id: &PodId) -> Result<RunRequest, CliErro
     if found.is_starting() {
         return Err(PodError::Starting(id.clone()).into());
     }
-    pods.run_request(&found).map_err(|error| {
+    let request = pods.run_request(&found).map_err(|error| {
         let message = format!("it is not known how pod {id} was run: {}", chain(&error));
         CliError::new(Kind::User, message)
             .hint("Run it from its manifest with `magikvm run -d --replace FILE`.")
-    })
+    })?;
+    Ok(RunRequest { replaces: Replaces::OldPod, ..request })
 }
 
 fn again(

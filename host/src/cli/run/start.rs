@@ -48,6 +48,9 @@ pub(super) fn start(
         StartNews::Pulling { image, progress: now } => progress.show(&image.familiar(), now),
         StartNews::Warning(message) => ui::warn(message),
         StartNews::Begun => viewer.into_iter().for_each(Viewer::begin),
+        StartNews::Unwritten { container, entries } => {
+            viewer.into_iter().for_each(|viewer| viewer.unwritten(container, entries));
+        }
         StartNews::Initializing { container, number, of } if std::io::stderr().is_terminal() => {
             ui::note(&format!("Running init container {container} ({number}/{of})"));
         }

@@ -1,15 +1,18 @@
 //! The output of one pod of a foreground run: first that of its init containers and sidecars, and that of all containers once the pod runs.
 
-use super::follow::{End, removed};
+use super::end::{End, Patience};
+use super::follow::removed;
 use crate::cli::error::CliError;
-use crate::cli::logs::{self, Follow, Show};
+use crate::cli::logs::{self, Follow, Show, Told};
 use crate::pod::interface::{PodError, PodRuntimeInterface};
+use crate::pod::logs::Entry;
 use crate::pod::run::RunRequest;
 use crate::store::record::Found;
 use crate::store::text::ignore;
 use crate::store::thread::{self, ThreadError};
-use magikvm_proto::id::PodId;
+use magikvm_proto::id::{ContainerName, PodId};
 use magikvm_proto::lifecycle::Role;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -32,13 +35,23 @@ impl Viewer {
     ) -> Result<Self, ThreadError> {
         let ((begun, begins), (ready, runs)) = (channel(), channel());
         let (pods, id, ended) = (pods.clone(), id.clone(), Arc::clone(&end));
-        let thread = thread::start("logs", move || view(&pods, &id, &show, &begins, &runs, &ended))?;
+        let thread = thread::start("logs", move || {
+            let viewed = view(&pods, &id, &show, &begins, &runs, &ended);
+            ended.close();
+            viewed
+        })?;
         Ok(Self { begun, ready, end, thread })
     }
 
     /// The pod has logs.
     pub(super) fn begin(&self) {
         ignore(self.begun.send(()), "it has failed, which its end tells");
+    }
+
+    /// Output of a pod that starts, which its logs do not have.
+    pub(super) fn unwritten(&self, container: &ContainerName, entries: &[Entry]) {
+        // Whoever waited here could not begin to show it.
+        self.end.add(container, entries.to_vec(), Patience::None);
     }
 
     /// The pod runs.
@@ -84,13 +97,34 @@ fn view(
     let first = before_main(&found);
     if let Some(first) = readers.get_mut(..first).filter(|first| !first.is_empty()) {
         let until = || is_over() || !pods.find(id).is_ok_and(|found| found.is_starting());
-        logs::show(first, &found.dir, show.clone(), None, Follow::UntilTold(&until, end.bell()))?;
+        let told = Phase { end, is_over: &until };
+        logs::show(first, &found.dir, show.clone(), None, Follow::UntilTold(&told))?;
     }
     if runs.recv().is_err() {
         return Ok(());
     }
-    logs::show(&mut readers, &found.dir, show.clone(), None, Follow::UntilTold(&is_over, end.bell()))
-        .map(|_| ())
+    let told = Phase { end, is_over: &is_over };
+    logs::show(&mut readers, &found.dir, show.clone(), None, Follow::UntilTold(&told)).map(|_| ())
+}
+
+/// A part of a pod's life whose output is shown.
+struct Phase<'a> {
+    end: &'a End,
+    is_over: &'a dyn Fn() -> bool,
+}
+
+impl Told for Phase<'_> {
+    fn is_over(&self) -> bool {
+        (self.is_over)()
+    }
+
+    fn bell(&self) -> BorrowedFd<'_> {
+        self.end.bell()
+    }
+
+    fn unwritten(&self, wanted: &dyn Fn(&ContainerName) -> bool) -> Vec<(ContainerName, Entry)> {
+        self.end.take(wanted)
+    }
 }
 
 /// The number of containers that have to come before the main ones.

@@ -253,6 +253,12 @@ fn another_class_than_that_of_the_manifest_has_the_rules_of_its_own() {
             "procMount: \"Unmasked\" shows the parameters of the host",
         ),
         ("runAsUser: 65536", "", "must be 0 to 65535 for a pod in namespaces, not 65536"),
+        ("runAsGroup: 65536", "", "must be 0 to 65535 for a pod in namespaces, not 65536"),
+        (
+            "",
+            "  securityContext: {supplementalGroups: [5, 70000]}\n",
+            "supplementalGroups[1]: must be 0 to 65535 for a pod in namespaces, not 70000",
+        ),
         (
             "",
             "  securityContext: {fsGroup: 70000}\n",

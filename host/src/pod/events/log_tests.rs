@@ -12,7 +12,7 @@ fn guest(kind: EventKind) -> PodEvent {
 }
 
 fn long(text: &str) -> PodEvent {
-    guest(EventKind::PodFailed { message: text.repeat(4000 / text.len()) })
+    guest(EventKind::PodFailed { message: text.repeat(4000 / text.len()), killed: false })
 }
 
 fn probe(message: &str) -> PodEvent {

@@ -124,6 +124,58 @@ fn a_reader_beside_a_flood_misses_nothing_and_reads_nothing_twice() {
     });
 }
 
+/// Whatever the disk has room for, each entry is either in the log or handed back, in order, and the log has no piece of one.
+#[test]
+fn what_has_no_room_is_handed_back_and_nothing_is_lost_or_there_twice() {
+    let lines = |from: usize| (from..from + 5).map(|n| format!("line {n}\n")).collect::<String>();
+    let contents = |entries: &[u8]| -> String {
+        let lines = entries.split_inclusive(|&byte| byte == b'\n');
+        let decoded = lines.map(|line| decode(line.strip_suffix(b"\n").unwrap()).unwrap());
+        decoded.map(|entry| String::from_utf8(entry.content).unwrap()).collect()
+    };
+    for room in 0..400 {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.log");
+        let mut writer = LogWriter::open(&path, LogLimits::of(LogOptions::default(), 1)).unwrap();
+        let mut reader = LogReader::new("c".parse().unwrap(), path.clone());
+        writer.begin_run(3);
+        writer.file.room = Some(room);
+        let (mut shown, mut lost) = (String::new(), String::new());
+        for round in 0..3 {
+            if let Err(unwritten) = writer.write(LogStream::Stdout, lines(5 * round).as_bytes()) {
+                assert!(!unwritten.entries.is_empty());
+                lost.push_str(&contents(&unwritten.entries));
+            }
+            shown.push_str(&String::from_utf8(all(&mut reader)).unwrap());
+            assert_eq!(fs::metadata(&path).unwrap().len(), writer.size);
+        }
+        assert_eq!(format!("{shown}{lost}"), lines(0) + &lines(5) + &lines(10), "{room}");
+        writer.file.room = None;
+        writer.write(LogStream::Stdout, b"later\n").unwrap();
+        assert_eq!(all(&mut reader), b"later\n");
+        let again = all(&mut LogReader::new("c".parse().unwrap(), path.clone()));
+        assert_eq!(String::from_utf8(again).unwrap(), format!("{shown}later\n"));
+        // What comes after a gap names its run again.
+        let of_run = all(&mut LogReader::new("c".parse().unwrap(), path).of_run(3));
+        assert_eq!(String::from_utf8(of_run).unwrap(), format!("{shown}later\n"));
+    }
+}
+
+/// The reader has seen a piece of an entry that is taken away.
+#[test]
+fn a_piece_that_is_taken_away_spoils_no_later_entry() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.log");
+    let whole = encoded("2026-01-01T00:00:00.000000000Z", LogStream::Stdout, b"one\n");
+    let piece = &encoded("2026-01-01T00:00:01.000000000Z", LogStream::Stdout, b"two, longer\n")[..40];
+    fs::write(&path, [&whole, piece].concat()).unwrap();
+    let mut reader = LogReader::new("c".parse().unwrap(), path.clone());
+    assert_eq!(all(&mut reader), b"one\n");
+    let next = encoded("2026-01-01T00:00:02.000000000Z", LogStream::Stdout, b"three\n");
+    fs::write(&path, [&whole[..], &next].concat()).unwrap();
+    assert_eq!(all(&mut reader), b"three\n");
+}
+
 #[test]
 fn a_pod_has_the_limits_of_the_kubelet_and_one_of_its_own() {
     let none = LogOptions::default();

@@ -91,17 +91,13 @@ impl Machine {
                 self.state.started_ms = Some(now_ms);
                 vec![Effect::Disarm, Effect::Ready]
             }
-            EventKind::PodFailed { message } if self.state.stage == Stage::Starting => {
-                let message = format!("the supervisor cannot start the pod: {}", cut(&message));
-                self.fail(Failure::message(RunStage::Boot, Blame::Internal, message))
-            }
+            EventKind::PodFailed { message, killed } => self.supervisor_failed(cut(&message), killed, now_ms),
             EventKind::ContainerKilling { container, .. } => {
                 self.on(&container, |status, _| status.ready = false, None)
             }
             EventKind::DeadlineExceeded => self.deadline_exceeded(now_ms),
             EventKind::PodEnded => self.pod_ended(now_ms),
             EventKind::PodStarted
-            | EventKind::PodFailed { .. }
             | EventKind::ProbeFailed { .. }
             | EventKind::HookFailed { .. }
             | EventKind::ExtensionFailed { .. }

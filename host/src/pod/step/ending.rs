@@ -228,6 +228,24 @@ impl Machine {
         }
     }
 
+    /// The supervisor cannot start the pod, or cannot go on and stops it.
+    pub(super) fn supervisor_failed(&mut self, why: &str, killed: bool, now_ms: u64) -> Vec<Effect> {
+        let reason = if killed { SandboxFailure::SandboxKilled } else { SandboxFailure::SandboxFailed };
+        match self.state.stage {
+            Stage::Starting => {
+                let message = format!("the supervisor cannot start the pod: {why}");
+                let failure = Failure::message(RunStage::Boot, reason.blame(), message);
+                self.fail(if killed { failure.because(reason) } else { failure })
+            }
+            Stage::Running => {
+                let message = format!("the sandbox failed while the pod ran: {why}");
+                self.state.broken = Some(Broken { reason, message });
+                self.shut_down(self.grace_ms, now_ms)
+            }
+            Stage::Pulling | Stage::Stopping | Stage::Ended => Vec::new(),
+        }
+    }
+
     pub(super) fn sandbox_gone(&mut self, end: &SandboxEnd, now_ms: u64) -> Vec<Effect> {
         if matches!(self.state.stage, Stage::Starting | Stage::Pulling) {
             let (stage, when) = if self.agent_up {

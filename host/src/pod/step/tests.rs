@@ -228,7 +228,10 @@ fn each_way_to_fail_a_start_has_its_stage() {
     assert_eq!(fails(true, gone("exit 1")), RunStage::Agent);
     assert_eq!(fails(true, Input::Deadline), RunStage::Agent);
     assert_eq!(fails(true, Input::AgentLost { why: "x".into() }), RunStage::Agent);
-    assert_eq!(fails(true, guest(EventKind::PodFailed { message: "x".into() })), RunStage::Boot);
+    assert_eq!(
+        fails(true, guest(EventKind::PodFailed { message: "x".into(), killed: false })),
+        RunStage::Boot
+    );
     let missing = EventKind::ContainerFailed {
         container: names(1)[0].clone(),
         message: "x".into(),
@@ -268,6 +271,42 @@ fn a_sandbox_that_dies_takes_its_containers_status_with_it() {
     assert_eq!((run.reason, run.exit.code), (TerminatedReason::ContainerStatusUnknown, 137));
 }
 
+#[test]
+fn a_supervisor_that_cannot_go_on_ends_the_pod_as_its_sandbox_does() {
+    let lost = |killed| guest(EventKind::PodFailed { message: "the spawner was killed".into(), killed });
+    let mut starting = machine(1);
+    starting.step(Input::AgentUp, 1);
+    let effects = starting.step(lost(true), 2);
+    let [Effect::Fail(failure)] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!(failure.reason, Some(SandboxFailure::SandboxKilled));
+
+    for (killed, reason) in [(true, SandboxFailure::SandboxKilled), (false, SandboxFailure::SandboxFailed)] {
+        let mut pod = machine(1);
+        pod.step(Input::AgentUp, 1);
+        pod.step(started(0), 1);
+        pod.step(guest(EventKind::PodStarted), 2);
+        let effects = pod.step(lost(killed), 3);
+        assert_eq!(effects[0], Effect::Shutdown { grace_ms: 30_000 });
+        pod.step(exited(0, ExitStatus::signaled(9), None), 4);
+        pod.step(ended(), 5);
+        let effects = pod.step(gone("exit 0"), 6);
+        let [Effect::Note(HostEvent::Broken { reason: told, message }), Effect::End] = effects.as_slice()
+        else {
+            panic!("{effects:?}")
+        };
+        assert_eq!(*told, reason);
+        assert!(message.contains("while the pod ran: the spawner was killed"), "{message}");
+        assert_eq!(pod.state.broken.as_ref().unwrap().reason, reason);
+    }
+    // What ends a pod that ends anyway is nobody's failure.
+    let mut pod = machine(1);
+    pod.step(started(0), 1);
+    pod.step(guest(EventKind::PodStarted), 2);
+    pod.step(Input::Stop { grace_ms: 5 }, 3);
+    assert!(pod.step(lost(true), 4).is_empty());
+    assert_eq!(pod.state.broken, None);
+}
+
 pub(super) fn any_input() -> impl Strategy<Value = Input> {
     let exit =
         prop_oneof![(0..256i32).prop_map(ExitStatus::exited), (1..64i32).prop_map(ExitStatus::signaled)];
@@ -299,7 +338,7 @@ pub(super) fn any_input() -> impl Strategy<Value = Input> {
         Just(guest(EventKind::ShuttingDown)),
         Just(ended()),
         name.clone().prop_map(|container| guest(EventKind::ContainerCreated { container })),
-        Just(guest(EventKind::PodFailed { message: "x".into() })),
+        any::<bool>().prop_map(|killed| guest(EventKind::PodFailed { message: "x".into(), killed })),
         Just(guest(EventKind::DeadlineExceeded)),
         Just(guest(EventKind::ExtensionFailed { extension: "x".into(), message: "y".into() })),
         (name.clone(), any::<bool>(), any::<bool>()).prop_map(|(container, started, ready)| guest(

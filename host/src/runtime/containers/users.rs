@@ -73,6 +73,11 @@ impl Source {
                 return Err(missing(format!("container {container}: user"), *user));
             }
         }
+        for container in &plan.containers {
+            if let Some(group) = container.security.run_as_group.filter(|group| *group >= most_groups) {
+                return Err(missing(format!("container {}: group", container.name), group));
+            }
+        }
         let groups = plan.further_groups.iter().chain(&plan.volume_group);
         match groups.copied().find(|group| *group >= most_groups) {
             Some(group) => Err(missing("spec.securityContext: group".to_owned(), group)),

@@ -107,7 +107,7 @@ fn the_last_words_of_a_killed_sandbox_are_not_heard() {
         created(0),
         started(0),
         guest(EventKind::PodStarted),
-        guest(EventKind::PodFailed { message: "x".into() }),
+        guest(EventKind::PodFailed { message: "x".into(), killed: false }),
         Input::AgentLost { why: "x".into() },
         Input::PullBegun,
         Input::Request(PauseRequest::Pause),
