@@ -69,6 +69,7 @@ step "Building the programs" build_programs --features magikvm/testing
 ensure_vhost_vsock
 step "Building the guest image" ensure_guest_image "$DIST/guest"
 ensure_lab
+ensure_apparmor
 unset MAGIKVM_ROOT MAGIKVM_GUEST MAGIKVM_ACCEL MAGIKVM_VMM
 export MAGIKVM_BIN="$DIST/magikvm"
 export MAGIKVM_TEST_GUEST="$DIST/guest"

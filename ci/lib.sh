@@ -42,6 +42,8 @@ TEST_PACKAGES=(attr buildah ca-certificates containernetworking-plugins cpio cur
 # Programs that the figures of pods in namespaces are compared with, which the host does not need otherwise: an OCI runtime, and what podman makes
 # its pause container from.
 PEER_PACKAGES=(crun libyajl2 catatonit)
+# The loader of AppArmor profiles, for tests in the lab. It is unpacked, not installed: the host's programs would get profiles.
+APPARMOR_PACKAGES=(apparmor)
 # For the outer VM of the lab. Its kernel is the newest one of Debian 12, and is not installed.
 LAB_PACKAGES=(busybox-static cpio kmod qemu-system-common qemu-system-x86 xz-utils zstd)
 LAB_KERNEL=linux-image-6.12-cloud-amd64
@@ -544,6 +546,23 @@ ensure_peers() {
         dpkg-deb --extract "$package" "$work/root"
     done
     mv "$work/root" "$MAGIKVM_BENCH_PEERS"
+    rm -rf "$work"
+}
+
+# ensure_apparmor: unpacks APPARMOR_PACKAGES once for each of their versions, and sets MAGIKVM_TEST_APPARMOR to their directory.
+ensure_apparmor() {
+    local key work package
+    key="$({ declare -f ensure_apparmor; apt-cache policy "${APPARMOR_PACKAGES[@]}" | grep Candidate; } | sha256sum | cut -c1-16)"
+    export MAGIKVM_TEST_APPARMOR="$CACHE/apparmor-$key"
+    [ ! -d "$MAGIKVM_TEST_APPARMOR" ] || return 0
+    say "Unpacking ${APPARMOR_PACKAGES[*]}"
+    work="$(mktemp -d -p "$CACHE")"
+    # apt's own user may not write here, and apt would print a warning.
+    (cd "$work" && apt-get download -q -o APT::Sandbox::User=root "${APPARMOR_PACKAGES[@]}")
+    for package in "$work"/*.deb; do
+        dpkg-deb --extract "$package" "$work/root"
+    done
+    mv "$work/root" "$MAGIKVM_TEST_APPARMOR"
     rm -rf "$work"
 }
 

@@ -51,6 +51,7 @@ step "Building the guest image" ensure_guest_image "$DIST/guest"
 step "Building the guest image for aarch64" ensure_aarch64_guest
 ensure_debian_userland
 ensure_lab
+ensure_apparmor
 
 # The tests must not see what a user has set for their own pods.
 unset MAGIKVM_ROOT MAGIKVM_GUEST MAGIKVM_ACCEL MAGIKVM_VMM

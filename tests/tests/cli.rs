@@ -456,7 +456,8 @@ fn what_doctor_finds_can_be_read_by_programs() {
             "pod-containers: owners",
             "pod-containers: overlays",
             "pod-containers: storage limits",
-            "pod-containers: network"
+            "pod-containers: network",
+            "pod-containers: AppArmor"
         ]
     );
     for check in checks {

@@ -2,7 +2,7 @@
 
 use super::checks::Build;
 use super::fields::{
-    self, ANNOTATION_MEMORY, ANNOTATION_NESTED, ANNOTATION_NETWORK, ANNOTATION_PREFIX, ANNOTATION_VCPUS,
+    ANNOTATION_MEMORY, ANNOTATION_NESTED, ANNOTATION_NETWORK, ANNOTATION_PREFIX, ANNOTATION_VCPUS,
     ANNOTATIONS,
 };
 use super::k8s::{self, Written};
@@ -14,6 +14,7 @@ use super::plan::{
 };
 use super::probes::Owner;
 use super::problem::{ProblemCollector, path_key, quote};
+use super::profiles::APPARMOR_PREFIX;
 use super::volumes;
 use crate::image::Reference;
 use crate::store::text::chain;
@@ -29,8 +30,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Bytes of all annotations of a pod together, as in Kubernetes.
 const MAX_ANNOTATION_BYTES: usize = 256 << 10;
-/// Annotations that the API server takes for a container's `appArmorProfile`.
-const APPARMOR_PREFIX: &str = "container.apparmor.security.beta.kubernetes.io/";
 /// Longest host name derived from a pod's name (the kubelet's rule).
 const MAX_HOSTNAME_LEN: usize = 63;
 /// Longest host name that the kernel takes (`__NEW_UTS_LEN`).
@@ -212,13 +211,8 @@ impl Build<'_> {
                 &path,
                 names::qualified_name(&lower).map_err(|error| format!("is not an annotation key: {error}")),
             );
-            let profile = annotations[key].as_str();
-            if key.starts_with(APPARMOR_PREFIX) && !["runtime/default", "unconfined", ""].contains(&profile) {
-                self.problem(
-                    &path,
-                    format!("{} is not supported: {}", quote(profile), fields::security::PROFILES),
-                    "leave it out or write runtime/default",
-                );
+            if key.starts_with(APPARMOR_PREFIX) {
+                self.check_app_armor_annotation(&path, &annotations[key]);
             }
             let known = ANNOTATIONS.iter().any(|(name, _)| name == key);
             if lower.starts_with(ANNOTATION_PREFIX) && !known {
@@ -381,7 +375,8 @@ impl Build<'_> {
         let mounts = self.mounts(&at, &written.volume_mounts, volumes, &env);
         let resources = self.resources(&path("resources"), &written.resources);
         let ports = self.ports(&path("ports"), &written.ports);
-        let security = self.security(&path("securityContext"), &written.security_context);
+        let security =
+            self.security(&path("securityContext"), written.name.as_deref(), &written.security_context);
         let role = list.role(written);
         let restarts = self.restarts(&at, role, written);
         let owner = Owner { at: &at, role, written, ports: &ports, grace };

@@ -8,7 +8,7 @@ mod lifecycle;
 mod page;
 mod placement;
 mod row;
-pub(super) mod security;
+mod security;
 mod topic;
 mod typing;
 mod volumes;

@@ -176,9 +176,8 @@ pub(super) struct PodSecurity {
     pub(super) sysctls: Vec<Sysctl>,
     pub(super) fs_group_change_policy: Option<String>,
     pub(super) supplemental_groups_policy: Option<String>,
-    pub(super) seccomp_profile: SeccompProfile,
-    #[serde(rename = "appArmorProfile")]
-    _app_armor_profile: AppArmorProfile,
+    pub(super) seccomp_profile: Profile,
+    pub(super) app_armor_profile: Profile,
     #[serde(rename = "seLinuxOptions")]
     _se_linux_options: SeLinuxOptions,
 }
@@ -190,29 +189,22 @@ pub(super) struct Sysctl {
     pub(super) value: Option<String>,
 }
 
+/// A profile of seccomp or AppArmor.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub(super) struct SeccompProfile {
+pub(super) struct Profile {
     #[serde(rename = "type")]
     pub(super) kind: Option<String>,
     pub(super) localhost_profile: Option<String>,
 }
 
-impl SeccompProfile {
+impl Profile {
     /// Whether it asks for nothing, as if it was absent.
     pub(super) fn is_empty(&self) -> bool {
         [&self.kind, &self.localhost_profile]
             .iter()
             .all(|text| text.as_deref().unwrap_or_default().is_empty())
     }
-}
-
-/// Only a profile that is nothing here is accepted.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct AppArmorProfile {
-    #[serde(rename = "type")]
-    _type: String,
 }
 
 /// Only empty ones are accepted.
@@ -291,9 +283,8 @@ pub(super) struct ContainerSecurity {
     pub(super) capabilities: CapabilityChange,
     pub(super) privileged: bool,
     pub(super) proc_mount: Option<String>,
-    pub(super) seccomp_profile: SeccompProfile,
-    #[serde(rename = "appArmorProfile")]
-    _app_armor_profile: AppArmorProfile,
+    pub(super) seccomp_profile: Profile,
+    pub(super) app_armor_profile: Profile,
     #[serde(rename = "seLinuxOptions")]
     _se_linux_options: SeLinuxOptions,
 }

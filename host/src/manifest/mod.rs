@@ -37,6 +37,7 @@ pub mod ports;
 mod probes;
 mod problem;
 mod process;
+mod profiles;
 mod pull_secrets;
 mod qos;
 pub mod quantity;

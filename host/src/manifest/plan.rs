@@ -358,6 +358,19 @@ pub enum Seccomp {
     Localhost(String),
 }
 
+/// The AppArmor profile of a container (`appArmorProfile`).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AppArmor {
+    /// Nothing is asked for: the default profile where the host can have it.
+    #[default]
+    Unset,
+    RuntimeDefault,
+    Unconfined,
+    /// A profile by the name under which the host has loaded it.
+    Localhost(String),
+}
+
 /// Capabilities in one list of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -399,6 +412,8 @@ pub struct Security {
     pub proc_mount: ProcMount,
     #[serde(default)]
     pub seccomp: Seccomp,
+    #[serde(default)]
+    pub app_armor: AppArmor,
 }
 
 /// A volume of a pod.

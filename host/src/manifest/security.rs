@@ -6,19 +6,16 @@ use super::k8s;
 use super::names;
 use super::plan::{
     CapabilityList, MAX_NAMESPACE_ID, PrivilegeEscalation, ProcMount, RootFilesystem, RootUser, RuntimeClass,
-    Seccomp, Security,
+    Security,
 };
 use super::problem::quote;
 use magikvm_proto::security::{ImageGroups, Privilege};
-use magikvm_proto::volume::check_sub_path;
 use oci_spec::runtime::Capability;
 
 /// Largest user or group id (core/v1).
 const MAX_ID: i64 = i32::MAX as i64;
 /// Most additional groups of a container.
 const MAX_GROUPS: usize = 64;
-/// Longest path of a profile below the directory of profiles, in bytes.
-const MAX_PROFILE_PATH: usize = 255;
 
 /// Capabilities that are not bounded by the namespaces of a pod, if its users are those of the host. With CAP_SYS_PTRACE a container takes over the
 /// process that enters it for an exec or a probe, which still has the rights of the supervisor.
@@ -46,7 +43,13 @@ const HOST_POWERS: [Capability; 20] = [
 ];
 
 impl Build<'_> {
-    pub(super) fn security(&mut self, path: &str, written: &k8s::ContainerSecurity) -> Security {
+    /// `path` is that of the security context, `name` that of the container as written.
+    pub(super) fn security(
+        &mut self,
+        path: &str,
+        name: Option<&str>,
+        written: &k8s::ContainerSecurity,
+    ) -> Security {
         let pod = &self.written.pod.spec.security_context;
         let (pod_user, pod_group) = (pod.run_as_user, pod.run_as_group);
         let non_root = written.run_as_non_root.or(pod.run_as_non_root).unwrap_or(false);
@@ -86,7 +89,6 @@ impl Build<'_> {
         if self.has_host_users() {
             self.powers_over_the_host(path, &add_capabilities, proc_mount);
         }
-        let own_profile = !written.seccomp_profile.is_empty();
         Security {
             run_as_user,
             run_as_group,
@@ -103,19 +105,13 @@ impl Build<'_> {
             drop_capabilities,
             privilege: if written.privileged { Privilege::Privileged } else { Privilege::Confined },
             proc_mount,
-            seccomp: match own_profile {
-                true => self.seccomp(&format!("{path}.seccompProfile"), &written.seccomp_profile),
-                false => {
-                    let written = self.written;
-                    let profile = &written.pod.spec.security_context.seccomp_profile;
-                    self.seccomp("spec.securityContext.seccompProfile", profile)
-                }
-            },
+            seccomp: self.seccomp_of(path, &written.seccomp_profile),
+            app_armor: self.app_armor_of(name, path, &written.app_armor_profile),
         }
     }
 
     /// Refuses a field that gives a container power over its kernel, unless that kernel is the pod's own.
-    fn only_in_a_vm(&mut self, path: &str) {
+    pub(super) fn only_in_a_vm(&mut self, path: &str) {
         if !self.class.has_vm() {
             let vm = RuntimeClass::PodMicrovmContainers;
             self.problem(path, no_vm(self.class), format!("run the pod in the class {vm}, or leave it out"));
@@ -151,53 +147,6 @@ impl Build<'_> {
         if proc_mount == ProcMount::Unmasked {
             let message = "\"Unmasked\" shows the parameters of the host's kernel to a pod with its users (spec.hostUsers: true)";
             self.problem(&format!("{path}.procMount"), message, HINT);
-        }
-    }
-
-    fn seccomp(&mut self, path: &str, written: &k8s::SeccompProfile) -> Seccomp {
-        if written.is_empty() {
-            return Seccomp::default();
-        }
-        let (type_at, file_at) = (format!("{path}.type"), format!("{path}.localhostProfile"));
-        let file = written.localhost_profile.as_deref().filter(|file| !file.is_empty());
-        #[derive(Clone, Copy, PartialEq)]
-        enum Kind {
-            RuntimeDefault,
-            Localhost,
-            Unconfined,
-        }
-        let table = [
-            ("RuntimeDefault", Kind::RuntimeDefault),
-            ("Localhost", Kind::Localhost),
-            ("Unconfined", Kind::Unconfined),
-        ];
-        let kind = self.required(&type_at, written.kind.as_deref().filter(|kind| !kind.is_empty()));
-        let kind = self.one_of(&type_at, kind, Kind::RuntimeDefault, &table);
-        match (kind, file) {
-            (Kind::Localhost, Some(file)) => {
-                let long = (file.len() > MAX_PROFILE_PATH).then(|| "is too long".to_owned());
-                let checked = match long {
-                    Some(message) => Err(message),
-                    None => check_sub_path(file).map_err(|error| format!("{} {error}", quote(file))),
-                };
-                self.check(&file_at, checked);
-                return Seccomp::Localhost(file.to_owned());
-            }
-            (Kind::Localhost, None) => {
-                let hint = "it is the path of a profile below the directory `seccomp` of the configuration";
-                self.problem(&file_at, "is missing", hint);
-            }
-            (_, Some(_)) => {
-                self.problem(&file_at, "is only for the type Localhost", "leave it out");
-            }
-            (_, None) => {}
-        }
-        match kind {
-            Kind::Unconfined => {
-                self.only_in_a_vm(&type_at);
-                Seccomp::Unconfined
-            }
-            Kind::RuntimeDefault | Kind::Localhost => Seccomp::RuntimeDefault,
         }
     }
 

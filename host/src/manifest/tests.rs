@@ -345,8 +345,9 @@ fn names_and_words_are_checked() {
     };
     assert_problem(
         &profile("localhost/strict"),
-        "\"localhost/strict\" is not supported: no AppArmor profile is enforced in a pod",
+        "\"localhost/strict\" is not supported: no AppArmor profile is enforced in a VM",
     );
+    assert_problem(&profile("strict"), "is not one of runtime/default, unconfined, localhost/NAME");
     plan(&profile("runtime/default"));
     let again = SMALL.to_owned() + SMALL;
     assert_problem(

@@ -62,7 +62,23 @@ pub fn lacking(plan: &PodPlan, layout: &Layout) -> Vec<String> {
         }
         _ => None,
     });
-    profiles.chain(claims).collect()
+    profiles.chain(app_armor(plan)).chain(claims).collect()
+}
+
+/// What the host lacks of the AppArmor profiles that containers without a VM name.
+#[cfg(target_os = "linux")]
+fn app_armor(plan: &PodPlan) -> Option<String> {
+    use super::containers::apparmor::{self, Support};
+    use crate::manifest::RuntimeClass;
+    if plan.runtime_class != RuntimeClass::PodContainers {
+        return None;
+    }
+    apparmor::check(plan, &Support::of_host()).err().map(|error| error.to_string())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn app_armor(_plan: &PodPlan) -> Option<String> {
+    None
 }
 
 /// What containers can be told about their pod.

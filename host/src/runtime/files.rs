@@ -1,8 +1,9 @@
 //! What a pod consists of besides its images: its plan, the configurations of its containers, and the content of its volumes that are files. The same
 //! for every class that has Linux containers. Must not know: where the files go.
 
+use super::oci::{self, Profiles};
 use super::volumes::{self, Volumes};
-use super::{PodToPrepare, RuntimeError, check, oci, seccomp_file};
+use super::{PodToPrepare, RuntimeError, check, seccomp_file};
 use crate::image::erofs::SmallFile;
 use crate::manifest::{ContainerSpec, PodPlan, Protocol, huge_pages, resolve_process};
 use crate::net::settle::Settled;
@@ -51,10 +52,19 @@ pub(super) struct PodFiles {
     pub(super) warnings: Vec<String>,
 }
 
+/// Where the profiles of containers come from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ProfileSources<'a> {
+    /// The directories of seccomp profiles.
+    pub(super) seccomp: &'a [PathBuf],
+    /// The names of AppArmor profiles in the order of the containers; fewer, if the others have none.
+    pub(super) app_armor: &'a [Option<String>],
+}
+
 /// Makes the files of a pod in memory. `partitions` are those of its images.
 pub(super) fn pod_files(
     pod: &PodToPrepare<'_>,
-    profiles: &[PathBuf],
+    sources: ProfileSources<'_>,
     (partitions, volumes): (&[u32], &Volumes),
     network: &Settled,
 ) -> Result<PodFiles, RuntimeError> {
@@ -66,11 +76,15 @@ pub(super) fn pod_files(
     let mut containers = Vec::with_capacity(plan.containers.len());
     let seen = volumes.mounts.iter().zip(&volumes.layers);
     let all = plan.containers.iter().zip(pod.images).zip(partitions).zip(seen);
+    let mut app_armor = sources.app_armor.iter();
     for (((container, image), partition), (mounts, layer)) in all {
         let process = resolve_process(container, &image.config, &facts)
             .map_err(|source| RuntimeError::Resolve { container: container.name.clone(), source })?;
-        let profile = seccomp_file::of(container, profiles)?;
-        let config = oci::container_config(plan, container, &process, &site, profile);
+        let profiles = Profiles {
+            seccomp: seccomp_file::of(container, sources.seccomp)?,
+            app_armor: app_armor.next().cloned().flatten(),
+        };
+        let config = oci::container_config(plan, container, &process, &site, profiles);
         files.push(capped(&container_config(&container.name), oci::to_json(&config))?);
         warnings.extend(process.warning);
         containers.push(ContainerPlan {

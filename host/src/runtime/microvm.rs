@@ -2,7 +2,7 @@
 //! the images, and starts a VMM. The guest runs the containers.
 
 use super::control::BySignals;
-use super::files::{self, PodFiles};
+use super::files::{self, PodFiles, ProfileSources};
 use super::volumes::{self, Volumes};
 use super::{PodRuntime, PodToPrepare, Prepared, Running, RuntimeError, Sandbox, check, network};
 use crate::image::erofs;
@@ -324,8 +324,9 @@ impl PodRuntime for MicroVm {
         let volumes = volumes::plan(pod, self.has_scratch(), of_volumes)?;
         let lasting = self.link_disks(&volumes, &dir)?;
         let network = network::settle(pod.plan, self.ways)?;
+        let sources = ProfileSources { seccomp: &self.profiles, app_armor: &[] };
         let PodFiles { files, mut warnings } =
-            files::pod_files(pod, &self.profiles, (&partitions, &volumes), &network)?;
+            files::pod_files(pod, sources, (&partitions, &volumes), &network)?;
         let pod_files = dir.join("pod.erofs");
         let mut out = File::create_new(&pod_files).map_err(FileError::at("create", &pod_files))?;
         erofs::write_small_tree(files, &mut out)?;

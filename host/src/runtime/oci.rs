@@ -55,14 +55,22 @@ const MIN_CPU_QUOTA_US: u64 = 1000;
 /// Shares of a container that requests no CPU, and the largest value (the kubelet's).
 const CPU_SHARES: RangeInclusive<u64> = 2..=262_144;
 
-/// The configuration of one container. The user stays 0:0 until the guest sets it from `ContainerPlan::user`. `profile` is the host's seccomp
-/// profile that it names.
+/// The profiles of the host that a container has.
+#[derive(Debug, Default)]
+pub struct Profiles {
+    /// The seccomp profile that it names.
+    pub seccomp: Option<LinuxSeccomp>,
+    /// The name of its AppArmor profile, which is loaded.
+    pub app_armor: Option<String>,
+}
+
+/// The configuration of one container. The user stays 0:0 until the guest sets it from `ContainerPlan::user`.
 pub fn container_config(
     plan: &PodPlan,
     container: &ContainerSpec,
     process: &ResolvedProcess,
     site: &Site,
-    profile: Option<LinuxSeccomp>,
+    profiles: Profiles,
 ) -> Spec {
     let security = &container.security;
     let is_privileged = security.privilege == Privilege::Privileged;
@@ -75,12 +83,14 @@ pub fn container_config(
         .set_resources(Some(resources(&container.resources)))
         .set_masked_paths(paths(&MASKED_PATHS))
         .set_readonly_paths(paths(&READONLY_PATHS))
-        .set_seccomp(match (&security.seccomp, profile) {
+        .set_seccomp(match (&security.seccomp, profiles.seccomp) {
             _ if is_privileged => None,
             (Seccomp::Unconfined, _) => None,
             (Seccomp::Localhost(_), Some(profile)) => Some(profile),
             (Seccomp::Localhost(_) | Seccomp::RuntimeDefault, _) => Some(seccomp::profile(&capabilities)),
         });
+    let mut process = self::process(plan, container, process, &capabilities);
+    process.set_apparmor_profile(profiles.app_armor);
     let mut root = Root::default();
     let read_only = container.security.root_filesystem == RootFilesystem::ReadOnly;
     root.set_path(PathBuf::from("rootfs")).set_readonly(Some(read_only));
@@ -91,7 +101,7 @@ pub fn container_config(
         .set_hostname(None)
         .set_annotations(None)
         .set_mounts(Some(mounts(security, site, &plan.network.provider)))
-        .set_process(Some(self::process(plan, container, process, &capabilities)))
+        .set_process(Some(process))
         .set_linux(Some(linux));
     spec
 }
@@ -364,7 +374,7 @@ mod tests {
         let container = &plan.containers[0];
         let facts = PodFacts { hostname: plan.hostname.clone(), ..PodFacts::default() };
         let process = resolve_process(container, &ImageDefaults::default(), &facts).unwrap();
-        container_config(plan, container, &process, &Site::guest(), None)
+        container_config(plan, container, &process, &Site::guest(), Profiles::default())
     }
 
     fn config_of(container: &str) -> Spec {
@@ -555,7 +565,7 @@ mod tests {
                 stop_signal: Signal::TERM,
                 warning: None,
             };
-            let spec = container_config(&plan, &plan.containers[0], &process, &Site::guest(), None);
+            let spec = container_config(&plan, &plan.containers[0], &process, &Site::guest(), Profiles::default());
             let read: Spec = serde_json::from_slice(&to_json(&spec).unwrap()).unwrap();
             prop_assert_eq!(read, spec);
         }

@@ -29,6 +29,8 @@ pub enum Role {
     Passt,
     /// Does what an ordinary user may do only as root of a user namespace.
     Errand,
+    /// Loads a profile into the kernel of the host.
+    Loader,
     /// Tests whether a jail can be built here and does nothing.
     Trial,
 }

@@ -1,6 +1,7 @@
 //! A worker that starts another process in a running container, bound by everything that binds the container's first
-//! process: namespaces, cgroup, limits, user, capabilities, seccomp.
+//! process: namespaces, cgroup, limits, user, capabilities, seccomp, the AppArmor profile.
 
+use super::confine::{Processes, Profile};
 use super::{Answer, Context, DEFAULT_SIZE, await_start, identity, program, send, streams};
 use crate::cgroup::{Attended, Entry};
 use crate::{bundle, sys};
@@ -86,6 +87,10 @@ fn enter(
     let group = context.tree.exec(&request.container, id).make_for_exec().map_err(|error| gone_or(&error))?;
     fs::write("/proc/self/oom_score_adj", process.oom_score_adj().unwrap_or(0).to_string())?;
     set_limits(process)?;
+    // The container may have mounted something else at its own /proc.
+    let profile = process.apparmor_profile().as_deref();
+    let profile =
+        profile.map(|name| Ok::<_, Failure>(Profile { name, processes: Processes::open()? })).transpose()?;
     // The container can see the new process while it still runs this program, so nothing in the container may inspect it.
     nix::sys::prctl::set_dumpable(false)?;
     let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWCGROUP;
@@ -112,7 +117,7 @@ fn enter(
     match sys::fork_single_threaded()? {
         sys::Fork::Child => {
             drop((go, entered));
-            let new = New { spec: &spec, process: &process, request, streams, group, entry, wait };
+            let new = New { spec: &spec, process: &process, request, profile, streams, group, entry, wait };
             let failure = new.become_program(args, descendants);
             if let Some(writer) = report.writer() {
                 program::report(writer, &failure);
@@ -120,7 +125,7 @@ fn enter(
             sys::exit_now(127);
         }
         sys::Fork::Parent { child } => {
-            drop((entry, group));
+            drop((entry, group, profile));
             let pidfd = sys::pidfd_open(child)?;
             // Until it is in its group, only this process can end it.
             let give_up = |failure| {
@@ -230,6 +235,8 @@ struct New<'a> {
     spec: &'a Spec,
     process: &'a Process,
     request: &'a ExecRequest,
+    /// The AppArmor profile of the container.
+    profile: Option<Profile<'a>>,
     streams: Streams,
     group: Entry,
     /// Where it tells that it is in its group.
@@ -250,7 +257,7 @@ impl New<'_> {
     }
 
     fn prepare(self, descendants: Descendants) -> Result<Vec<String>, Failure> {
-        let Self { spec, process, request, streams, group, entry, wait } = self;
+        let Self { spec, process, request, profile, streams, group, entry, wait } = self;
         // In a user namespace with cgroup v1 only the owner of the group's open files can enter it.
         let enters_early = descendants == Descendants::Stay || group.attended().is_none();
         if enters_early {
@@ -270,6 +277,14 @@ impl New<'_> {
         if let Some(mask) = process.user().umask() {
             umask(Mode::from_bits_truncate(mask));
         }
+        // A copy of files is made by this process itself, which the profile binds only when it has become the container's user.
+        let to_enter = match profile {
+            Some(profile) if request.files.is_none() => {
+                profile.enter_with_program()?;
+                None
+            }
+            profile => profile,
+        };
         take_identity(spec, process)?;
         if descendants == Descendants::End {
             let mut is_attended = false;
@@ -296,6 +311,9 @@ impl New<'_> {
         let mut go = [0];
         if read(&wait, &mut go)? != 1 {
             return Err(super::gone());
+        }
+        if let Some(profile) = to_enter {
+            profile.enter_now()?;
         }
         Ok(environment(process, request))
     }

@@ -15,6 +15,7 @@
 //! [`exec`] joins the namespaces itself and uses libcontainer's own capability and seccomp code.
 
 pub(crate) mod client;
+mod confine;
 mod create;
 mod exec;
 mod identity;

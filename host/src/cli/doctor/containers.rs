@@ -2,8 +2,9 @@
 //! it is needed by pods in VMs.
 
 use super::check::Check;
-use super::host::{Host, User};
+use super::host::{Host, Package, User};
 use super::system::{Cgroups, controllers, user_namespaces_for};
+use crate::runtime::containers::apparmor::{self, Caller, Support};
 use crate::runtime::containers::program;
 use crate::runtime::containers::trial::{self, Tried};
 use crate::store::text::chain;
@@ -13,6 +14,15 @@ use std::path::{Path, PathBuf};
 
 const CLASS: &str = "pods of the class pod-containers, which run without a VM";
 const CGROUPS: &str = "pod-containers: cgroups";
+const APPARMOR: &str = "pod-containers: AppArmor";
+const PROFILES: &str = "AppArmor profiles of containers in pods of the class pod-containers";
+const PARSER: Package = Package {
+    name: apparmor::PARSER,
+    debian: Some("apparmor"),
+    fedora: None,
+    arch: Some("apparmor"),
+    source: "https://gitlab.com/apparmor/apparmor",
+};
 /// Without these of version 1, no pod is made: what it uses has no limit, or it could use any device.
 const REQUIRED: [&str; 2] = ["memory", "devices"];
 /// Without these, limits of processors and processes fail, and pods cannot be paused.
@@ -36,8 +46,11 @@ fn checks(
     program: Result<PathBuf, Unavailable>,
     tried: Option<&Result<Vec<Tried>, String>>,
 ) -> Vec<Check> {
-    if let User::Ordinary { .. } = host.user {
-        return vec![user(host), of_program(program), namespaces_of_user(host)];
+    let is_root = host.user == User::Root;
+    let caller = Caller::of(&host.root, is_root, host.find(apparmor::PARSER));
+    let app_armor = of_app_armor(host, &Support::of(&host.root, &caller));
+    if !is_root {
+        return vec![user(host), of_program(program), namespaces_of_user(host), app_armor];
     }
     let mut all = vec![user(host), of_program(program), cgroups(host)];
     all.extend(Feature::ALL.map(|feature| {
@@ -52,6 +65,7 @@ fn checks(
         };
         of_feature(host, feature, outcome)
     }));
+    all.push(app_armor);
     all
 }
 
@@ -109,6 +123,28 @@ fn cgroups(host: &Host) -> Check {
         let needed_for =
             "limits of processors and processes, and pauses, of pods of the class pod-containers";
         Check::missing(CGROUPS, needed_for, text, remedy)
+    }
+}
+
+/// Whether containers have AppArmor profiles. Without one they are confined by everything else.
+fn of_app_armor(host: &Host, support: &Support) -> Check {
+    let enabled = match support {
+        Support::Absent => {
+            let found = "the kernel has none, or it is switched off";
+            return Check::missing(APPARMOR, PROFILES, found, apparmor::KERNEL_REMEDY);
+        }
+        Support::Enabled(enabled) => enabled,
+    };
+    match enabled.check_default() {
+        Ok(()) if enabled.has_default() => {
+            Check::ok(APPARMOR, format!("the default profile {} is loaded", enabled.default_name()))
+        }
+        Ok(()) => Check::ok(APPARMOR, "the default profile is loaded with the first pod that has it"),
+        // What root lacks is the program.
+        Err(why) if host.user == User::Root && host.find(apparmor::PARSER).is_none() => {
+            Check::missing(APPARMOR, PROFILES, why.reason, host.install(&PARSER))
+        }
+        Err(why) => Check::unavailable(APPARMOR, PROFILES, why),
     }
 }
 
@@ -209,13 +245,26 @@ mod tests {
         Ok(PathBuf::from("/usr/libexec/magikvm/magikvm-containers"))
     }
 
+    /// A host that has AppArmor, whose root may load profiles.
+    const ENABLED: [(&str, &str); 3] = [
+        ("/sys/module/apparmor/parameters/enabled", "Y\n"),
+        ("/sys/kernel/security/apparmor/profiles", "docker-default (enforce)\n"),
+        ("/proc/self/status", "CapEff:\t000001ffffffffff\n"),
+    ];
+
+    fn host(files: &[(&str, &str)]) -> Fake {
+        let fake = Fake::new(&[files, &ENABLED].concat());
+        fake.program(apparmor::PARSER);
+        fake
+    }
+
     fn state(checks: &[Check], name: &str) -> State {
         checks.iter().find(|check| check.name == name).unwrap().state
     }
 
     #[test]
     fn what_stops_every_pod_fails_and_the_rest_is_a_warning() {
-        let fake = Fake::new(&[USERS]);
+        let fake = host(&[USERS]);
         for feature in Feature::ALL {
             let outcome = |one| (one == feature).then(|| "Function not implemented".to_owned());
             let checks = checks(&fake.host, program(), tried(outcome).as_ref());
@@ -246,12 +295,36 @@ mod tests {
     fn an_ordinary_user_needs_namespaces_and_the_program_only() {
         let of = |limit: &str| {
             let settings = [("/proc/sys/user/max_user_namespaces", limit)];
-            checks(&Fake::of_user(&settings).host, program(), None)
+            let all = checks(&Fake::of_user(&settings).host, program(), None);
+            all.into_iter().filter(|check| check.name != APPARMOR).collect::<Vec<_>>()
         };
         assert!(of("63432\n").iter().all(Check::is_ok), "{:?}", of("63432\n"));
         let forbidden = of("0\n");
         assert_eq!(state(&forbidden, "pod-containers: user namespaces"), State::Fail);
         assert_eq!(forbidden.iter().filter(|check| !check.is_ok()).count(), 1);
+    }
+
+    #[test]
+    fn apparmor_is_there_or_has_a_remedy() {
+        let of = |host: &Host| {
+            let all = checks(host, program(), None);
+            all.into_iter().find(|check| check.name == APPARMOR).unwrap()
+        };
+        assert!(of(&host(&[]).host).is_ok());
+        let remedy = |host: &Host, says: &str| {
+            let check = of(host);
+            assert_eq!(check.state, State::Warn);
+            assert!(check.remedy.as_deref().is_some_and(|remedy| remedy.contains(says)), "{check:?}");
+        };
+        remedy(&Fake::new(&[]).host, "lsm=");
+        let debian = ("/etc/os-release", "ID=debian");
+        remedy(&Fake::new(&[&ENABLED[..], &[debian]].concat()).host, "run `apt-get install apparmor`");
+        remedy(&Fake::new(&ENABLED[..1]).host, "mount -t securityfs");
+        remedy(&Fake::of_user(&ENABLED).host, "with `sudo` once");
+        // Root of a container that has all ids and lacks rights.
+        let weak = host(&[]);
+        weak.put("/proc/self/status", "CapEff:\t00000000a80425fb\n");
+        remedy(&weak.host, "with `sudo` once");
     }
 
     #[test]

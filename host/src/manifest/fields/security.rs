@@ -1,10 +1,8 @@
 //! The rows of `securityContext`, of containers and of the Pod.
 
 use super::WINDOWS;
-use super::row::{Field, Shape, no, only, skip_quietly, yes};
+use super::row::{Field, Shape, no, skip_quietly, yes};
 
-pub(in crate::manifest) const PROFILES: &str =
-    "no AppArmor profile is enforced in a pod: write a seccompProfile, or leave it out";
 const LABELS: &str = "no SELinux label is enforced in a pod: leave it out";
 
 /// Every field of `securityContext`.
@@ -74,15 +72,20 @@ pub(super) const FIELDS: &[Field] = &[
     yes(
         "spec.containers[].securityContext.appArmorProfile",
         Shape::Object,
-        "Accepted if it asks for nothing.",
+        "What its programs may do beside what their user and capabilities allow. Without it a container of the class `pod-containers` has the \
+         default profile where the host can have one. A VM has no AppArmor.",
     ),
-    only(
+    yes(
         "spec.containers[].securityContext.appArmorProfile.type",
         Shape::Text,
-        &["RuntimeDefault", "Unconfined"],
-        PROFILES,
+        "Required. `RuntimeDefault`; `Unconfined`; or, only for the class `pod-containers`, `Localhost`.",
     ),
-    no("spec.containers[].securityContext.appArmorProfile.localhostProfile", PROFILES),
+    yes(
+        "spec.containers[].securityContext.appArmorProfile.localhostProfile",
+        Shape::Text,
+        "Required for `Localhost`, and only there: the name of a profile that the host has loaded, at most 255 letters, digits and \
+         characters of `._-+@%/`.",
+    ),
     yes("spec.containers[].securityContext.seLinuxOptions", Shape::Object, "Accepted if it is empty."),
     no("spec.containers[].securityContext.seLinuxOptions.level", LABELS),
     no("spec.containers[].securityContext.seLinuxOptions.role", LABELS),

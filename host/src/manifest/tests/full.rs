@@ -128,7 +128,7 @@ spec:
       allowPrivilegeEscalation: false
       procMount: Unmasked
       seccompProfile: {type: Localhost, localhostProfile: profiles/audit.json}
-      appArmorProfile: {type: RuntimeDefault}
+      appArmorProfile: {type: RuntimeDefault, localhostProfile: ""}
       seLinuxOptions: {}
       capabilities: {add: [NET_ADMIN, CAP_SYS_TIME, net_admin], drop: [ALL]}
     livenessProbe:

@@ -30,7 +30,10 @@ fn profiles_need_what_their_type_says() {
 #[test]
 fn what_no_kernel_of_ours_enforces_is_refused_by_name() {
     for (context, expected) in [
-        ("{appArmorProfile: {type: Localhost, localhostProfile: x}}", "appArmorProfile.type: \"Localhost\""),
+        (
+            "{appArmorProfile: {type: Localhost, localhostProfile: x}}",
+            "appArmorProfile.type: \"Localhost\" is not supported: no AppArmor profile is enforced in a VM",
+        ),
         ("{seLinuxOptions: {level: \"s0:c1\"}}", "seLinuxOptions.level: is not supported"),
         ("{windowsOptions: {runAsUserName: Me}}", "windowsOptions: is not supported"),
         (
@@ -60,6 +63,86 @@ fn what_no_kernel_of_ours_enforces_is_refused_by_name() {
         &pod("  readinessGates: [{conditionType: a.example/ready}]\n  containers: [{name: a, image: b}]\n"),
         "spec.readinessGates: is not supported: nothing here sets the conditions",
     );
+}
+
+/// The AppArmor profiles of a pod of the class pod-containers with these annotations, fields and security contexts of containers a, b…
+fn app_armor(annotations: &str, pod_field: &str, containers: &[&str]) -> Result<Vec<AppArmor>, String> {
+    let container = |(security, name): (&&str, char)| {
+        format!("  - {{name: {name}, image: b, securityContext: {security}}}\n")
+    };
+    let containers: String = containers.iter().zip('a'..).map(container).collect();
+    let text = pod(&format!("  securityContext: {{{pod_field}}}\n  containers:\n{containers}"));
+    let text = text.replace("{name: web}", &format!("{{name: web, annotations: {{{annotations}}}}}"));
+    in_namespaces(&text).map(|plan| plan.containers.into_iter().map(|one| one.security.app_armor).collect())
+}
+
+#[test]
+fn a_profile_of_apparmor_is_that_of_the_field_or_the_annotation() {
+    let local = |name: &str| AppArmor::Localhost(name.to_owned());
+    let of = |name: &str| format!("{{appArmorProfile: {{type: Localhost, localhostProfile: {name}}}}}");
+    let key = "container.apparmor.security.beta.kubernetes.io/";
+    let annotations = format!(
+        "{key}b: localhost/k8s-x, {key}c: unconfined, {key}d: runtime/default, {key}e: '', {key}other: localhost/y"
+    );
+    let names = ["/usr/sbin/x", "a//hat", "a.b_c-d+e@f%g"];
+    let [first, second, third] = names.map(of);
+    assert_eq!(
+        app_armor("", "", &["{}", &first, &second, &third, "{appArmorProfile: {type: Unconfined}}"]),
+        Ok(vec![AppArmor::Unset, local(names[0]), local(names[1]), local(names[2]), AppArmor::Unconfined])
+    );
+    // The container's own field, its annotation, and the field of the pod.
+    let of_pod = "appArmorProfile: {type: Localhost, localhostProfile: of-pod}";
+    assert_eq!(
+        app_armor(&annotations, of_pod, &["{}", "{}", "{}", &of("own"), "{}"]),
+        Ok(vec![local("of-pod"), local("k8s-x"), AppArmor::Unconfined, local("own"), local("of-pod")])
+    );
+    assert_eq!(
+        app_armor(&annotations, "", &["{}", "{}", "{}", "{}", "{}"]),
+        Ok(vec![
+            AppArmor::Unset,
+            local("k8s-x"),
+            AppArmor::Unconfined,
+            AppArmor::RuntimeDefault,
+            AppArmor::Unset
+        ])
+    );
+}
+
+#[test]
+fn a_profile_of_apparmor_has_a_plain_name() {
+    let at = "spec.containers[0].securityContext.appArmorProfile";
+    let long = "x".repeat(256);
+    for (profile, says) in [
+        ("{type: Localhost}", "localhostProfile: is missing".to_owned()),
+        ("{localhostProfile: x}", "type: is missing".to_owned()),
+        ("{type: RuntimeDefault, localhostProfile: x}", "localhostProfile: is only for the type".to_owned()),
+        ("{type: Strict}", "type: \"Strict\" is not one of RuntimeDefault, Localhost, Unconfined".to_owned()),
+        (
+            "{type: Localhost, localhostProfile: 'a b'}",
+            "localhostProfile: \"a b\" is not the name".to_owned(),
+        ),
+        ("{type: Localhost, localhostProfile: ':ns:x'}", "it contains ':'".to_owned()),
+        ("{type: Localhost, localhostProfile: 'a//&b'}", "it contains '&'".to_owned()),
+        ("{type: Localhost, localhostProfile: \"a\\nb\"}", "it contains '\\n'".to_owned()),
+        ("{type: Localhost, localhostProfile: é}", "it contains 'é'".to_owned()),
+        ("{type: Localhost, localhostProfile: unconfined}", "is the type Unconfined".to_owned()),
+        (
+            &format!("{{type: Localhost, localhostProfile: {long}}}"),
+            "has 256 characters, at most 255".to_owned(),
+        ),
+    ] {
+        let said = app_armor("", "", &[&format!("{{appArmorProfile: {profile}}}")]).unwrap_err();
+        assert!(said.contains(at) && said.contains(&says), "{profile}: {said}");
+    }
+    for (value, says) in [
+        ("localhost/", "names no profile"),
+        ("localhost/a b", "is not the name of a profile"),
+        ("strict", "is not one of runtime/default, unconfined, localhost/NAME"),
+    ] {
+        let annotation = format!("container.apparmor.security.beta.kubernetes.io/a: {value}");
+        let said = app_armor(&annotation, "", &["{}"]).unwrap_err();
+        assert!(said.contains("metadata.annotations.container.apparmor") && said.contains(says), "{said}");
+    }
 }
 
 /// A pod with these resources and containers with those.

@@ -220,6 +220,7 @@ fn the_table_and_the_code_agree_on_what_is_supported() {
             let one_value = field.path == "spec.containers[].livenessProbe.successThreshold";
             // FULL has a name, what only the default class can run, and a host name of its own.
             let of_others = [
+                "spec.containers[].securityContext.appArmorProfile.localhostProfile",
                 "metadata.generateName",
                 "spec.runtimeClassName",
                 "spec.setHostnameAsFQDN",

@@ -1,6 +1,7 @@
 //! `pod-containers`: the pod in namespaces of the host. The host writes the pod's files into a directory and starts `magikvm-containers`, which makes
 //! the namespaces and becomes the pod's supervisor.
 
+pub mod apparmor;
 mod cgroup;
 mod connect;
 mod control;
@@ -15,7 +16,7 @@ pub mod trial;
 mod users;
 mod write;
 
-use super::files::{self, PodFiles};
+use super::files::{self, PodFiles, ProfileSources};
 use super::volumes;
 use super::{PodRuntime, PodToPrepare, Prepared, Running, RuntimeError, Sandbox, check, network};
 use crate::agent::{Connector, Handshake};
@@ -38,6 +39,7 @@ use crate::vmm::Unavailable;
 use crate::vmm::qmp::DiskWatch;
 use crate::vmm::scratch::{self, Room};
 use crate::volume::claims::ClaimUse;
+use apparmor::{NoProfile, Support as AppArmorSupport};
 use control::ByFreezer;
 use launch::{Launched, ToLaunch};
 use limits::Missing;
@@ -108,6 +110,8 @@ pub enum ContainersError {
     /// Rules for devices need them.
     #[error("spec.hostUsers: true is not possible without a control group: {0}")]
     HostUsers(String),
+    #[error(transparent)]
+    AppArmor(Box<NoProfile>),
     /// What needs control groups.
     #[error("spec.shareProcessNamespace is not possible without a control group: {0}")]
     SharedProcesses(String),
@@ -144,6 +148,7 @@ impl ContainersError {
             | Self::Unmappable { .. }
             | Self::SharedProcesses(_)
             | Self::HostUsers(_)
+            | Self::AppArmor(_)
             | Self::OnlyRoot { .. }
             | Self::HugePages { .. }
             | Self::Limit { .. } => Blame::User,
@@ -159,6 +164,7 @@ impl ContainersError {
                 "As root, run `modprobe tun && chmod 666 {TUN}`, or run the pod without a network, with the annotation `{ANNOTATION_NETWORK}: none`."
             )),
             Self::NoSuchId { .. } => Some(users::Source::remedy()),
+            Self::AppArmor(error) => Some(error.why.remedy.clone()),
             Self::Limit { .. } => Some(limits::remedy(geteuid().is_root())),
             Self::HugePages { size, .. } => Some(limits::huge_pages_remedy(size)),
             Self::HostUsers(_) => Some("Leave it out: the pod then has users of its own.".to_owned()),
@@ -407,6 +413,8 @@ impl PodRuntime for Containers {
     fn check_plan(&self, pod: &PodToPrepare<'_>) -> Result<(), RuntimeError> {
         files::check_artifacts(pod)?;
         self.check_user(pod, None)?;
+        apparmor::check(pod.plan, &AppArmorSupport::of_host())
+            .map_err(|error| ContainersError::AppArmor(Box::new(error)))?;
         connect::check(pod.plan, &self.cni)?;
         let network = network::settle(pod.plan, WAYS)?;
         check_interface(&network)?;
@@ -476,8 +484,12 @@ impl PodRuntime for Containers {
                 Launch::Waits(Box::new(launched))
             }
         };
+        let app_armor = apparmor::prepare(pod.plan, &AppArmorSupport::of_host());
+        let app_armor = app_armor.map_err(|error| ContainersError::AppArmor(Box::new(error)))?;
+        let profiles = ProfileSources { seccomp: &self.profiles, app_armor: &app_armor.names };
         let PodFiles { files, mut warnings } =
-            files::pod_files(pod, &self.profiles, (&partitions, &volumes), &network)?;
+            files::pod_files(pod, profiles, (&partitions, &volumes), &network)?;
+        warnings.extend(app_armor.warning);
         warnings.extend(network.warning.clone());
         warnings.extend(volumes.warnings.iter().cloned());
         warnings.extend(unlimited);
