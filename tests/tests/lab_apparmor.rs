@@ -157,7 +157,7 @@ fn processes_of_others_are_out_of_reach(host: &VmHost) {
         .container("beside", &["sleep", "43393"]);
     host.start(&pod);
     let kill = |from: &str, what: &str| {
-        let script = format!("kill -0 $(pgrep -f 'sleep {what}') 2>/dev/null && echo yes || echo no");
+        let script = format!("kill -0 $(pgrep -f '[s]leep {what}') 2>/dev/null && echo yes || echo no");
         host.sh("shared", from, &script)
     };
     assert_eq!(kill("bound", "43391"), "no\n");

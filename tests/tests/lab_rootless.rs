@@ -355,11 +355,13 @@ impl Booted {
         ] {
             fs::write(units.join(name), text).unwrap();
         }
-        let script = "set -e; mkdir /sys/fs/cgroup/host; echo $$ > /sys/fs/cgroup/host/cgroup.procs; \
+        // Only systemd itself is in the group that it manages, or it could have no groups with limits.
+        let script = "set -e; mkdir -p /sys/fs/cgroup/host/shell; \
              echo '+cpu +memory +pids' > /sys/fs/cgroup/cgroup.subtree_control; \
-             exec unshare --cgroup --mount --pid --fork --kill-child --mount-proc sh -c \
-             'umount /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; \
-              exec env container=other /lib/systemd/systemd --system --unit=dbus.service'";
+             exec unshare --mount --pid --fork --kill-child --mount-proc sh -ec \
+             'echo 0 > /sys/fs/cgroup/host/cgroup.procs; exec unshare --cgroup sh -ec \"\
+              umount /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; \
+              exec env container=other /lib/systemd/systemd --system --unit=dbus.service\"'";
         let systemd = Cmd::new("/bin/sh").args(["-c", script]).spawn();
         let child = || {
             let of =
@@ -382,13 +384,11 @@ impl Booted {
         booted
     }
 
-    /// Completes the command `nsenter`.
-    fn enter(&self, nsenter: Cmd, program: &str) -> Cmd {
+    /// Completes the command `sh`, which then runs a program there, in a group of its own as an administrator's commands are.
+    fn enter(&self, sh: Cmd, program: &str) -> Cmd {
         let pid = self.pid.to_string();
-        // Where an administrator's commands are.
-        let script =
-            "dir=/sys/fs/cgroup/shell; test -d $dir || mkdir $dir; echo 0 > $dir/cgroup.procs; exec \"$@\"";
-        nsenter.args(["-t", &pid, "--mount", "--pid", "--cgroup", "/bin/sh", "-c", script, "sh", program])
+        let script = "echo 0 > /sys/fs/cgroup/host/shell/cgroup.procs; exec nsenter -t \"$@\"";
+        sh.args(["-ec", script, "sh", &pid, "--mount", "--pid", "--cgroup", program])
     }
 }
 
@@ -430,7 +430,7 @@ fn a_pod_of_root_has_a_scope_of_systemd() {
         // The end of the monitor is the end of the pod, and what it leaves goes with the pod.
         let units = ["--no-legend", "list-units", "magikvm-*"];
         let listed =
-            || booted.enter(Cmd::new("/usr/bin/nsenter"), "/usr/bin/systemctl").args(units).ok().stdout;
+            || booted.enter(Cmd::new("/bin/sh"), "/usr/bin/systemctl").args(units).ok().stdout;
         assert!(listed().contains(name), "{}", listed());
         magikvm(&["rm", "-f", "limited"]).ok();
         until("systemd has removed the scope", || scopes().is_empty());

@@ -194,6 +194,10 @@ impl Build<'_> {
         // A limit of zero is not a limit.
         let limit = amount(&of.limits).filter(|&amount| amount > 0);
         let amount = match list {
+            // Without a limit there are none of them.
+            "limits" if matches!(resource, Resource::HugePages2Mi | Resource::HugePages1Gi) => {
+                limit.or(Some(0))
+            }
             "limits" => limit,
             // An API server makes the limit the default of the request.
             _ => amount(&of.requests).or(limit).or(Some(0)),

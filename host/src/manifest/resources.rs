@@ -163,6 +163,7 @@ impl Build<'_> {
                 let class = RuntimeClass::PodContainers.as_str();
                 let hint = format!("leave it out, or write `runtimeClassName: {class}`");
                 self.problem(&limit_at, message, hint);
+                return 0;
             }
             if bytes % size.bytes != 0 {
                 self.problem(&limit_at, format!("is {bytes} bytes, no number of whole pages"), "");

@@ -141,7 +141,9 @@ fn of_app_armor(host: &Host, support: &Support) -> Check {
         }
         Ok(()) => Check::ok(APPARMOR, "the default profile is loaded with the first pod that has it"),
         // What root lacks is the program.
-        Err(why) if host.user == User::Root && host.find(apparmor::PARSER).is_none() => {
+        Err(why)
+            if host.user == User::Root && enabled.has_list() && host.find(apparmor::PARSER).is_none() =>
+        {
             Check::missing(APPARMOR, PROFILES, why.reason, host.install(&PARSER))
         }
         Err(why) => Check::unavailable(APPARMOR, PROFILES, why),

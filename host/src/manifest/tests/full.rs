@@ -115,8 +115,8 @@ spec:
     ports:
     - {name: http, containerPort: 8080, protocol: UDP, hostPort: 18080, hostIP: 127.0.0.1}
     resources:
-      limits: {cpu: 1500m, memory: 64Mi, ephemeral-storage: 512Mi}
-      requests: {cpu: "1", memory: 32Mi, ephemeral-storage: 1Mi}
+      limits: {cpu: 1500m, memory: 64Mi, ephemeral-storage: 512Mi, hugepages-2Mi: "0", hugepages-1Gi: "0"}
+      requests: {cpu: "1", memory: 32Mi, ephemeral-storage: 1Mi, hugepages-2Mi: "0", hugepages-1Gi: "0"}
     tty: true
     stdin: true
     stdinOnce: true

@@ -221,6 +221,10 @@ fn the_table_and_the_code_agree_on_what_is_supported() {
             // FULL has a name, what only the default class can run, and a host name of its own.
             let of_others = [
                 "spec.containers[].securityContext.appArmorProfile.localhostProfile",
+                "spec.containers[].resources.limits.hugepages-2Mi",
+                "spec.containers[].resources.limits.hugepages-1Gi",
+                "spec.containers[].resources.requests.hugepages-2Mi",
+                "spec.containers[].resources.requests.hugepages-1Gi",
                 "metadata.generateName",
                 "spec.runtimeClassName",
                 "spec.setHostnameAsFQDN",
