@@ -23,7 +23,7 @@ fn the_terminal_misses_nothing_and_the_gap_in_the_log_is_told_once() {
         .volume("flags", json!({ "hostPath": { "path": flags } }))
         .script("web", script)
         .mount("flags", "/flags", json!({}));
-    let mut run = host.run(&pod).arg("--no-prefix").spawn();
+    let mut run = host.run(&pod).arg("--no-prefix").env("MAGIKVM_QUIET", "").spawn();
     run.wait_for_stdout("begun");
     let filler = disk.fill();
     fs::write(flags.join("full"), "").unwrap();

@@ -66,7 +66,8 @@ fn shares_on_request(host: &VmHost) {
         .ok();
     assert_eq!(asked.stdout, "hello\n");
     let sh = |script: &str| here.cmd(host, ["exec", "shared", "--", "sh", "-c", script]).ok().stdout;
-    assert!(sh("ls /sys/class/net").contains("outside"));
+    assert!(sh("ip link show outside").contains("outside"));
+    assert!(sh("ls /sys/class/net").contains("lo"));
     assert_eq!(sh("cat /etc/resolv.conf"), "search lan\nnameserver 192.0.2.53\n");
     assert_eq!(sh("hostname"), nix::unistd::gethostname().unwrap().to_string_lossy().into_owned() + "\n");
     assert_eq!(sh("echo $IP"), format!("{ADDRESS}\n"));

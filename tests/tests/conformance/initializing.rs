@@ -1,6 +1,6 @@
 //! What can be done with a pod while its init containers work, and what neither its containers nor its clients can keep a probe from.
 
-use crate::row::{Difference, Group, NAMESPACES, Pods, Row};
+use crate::row::{Difference, Group, Pods, Row};
 use crate::subject::Subject;
 use magikvm_tests::virtual_machine::Driver;
 use magikvm_tests::wait::{until, wait_for};
@@ -54,7 +54,7 @@ pub(crate) static GROUP: Group = Group {
         )
         .of("`exec` (Configure Liveness, Readiness and Startup Probes: Define a liveness command)")
         .differs(&[Difference {
-            drivers: &NAMESPACES,
+            drivers: &[Driver::Containers],
             why: "with cgroup v1, which cannot end a group at once, PID 1 of the container has to reap what a probe leaves",
             says: "nothing of that is left",
         }]),

@@ -130,7 +130,7 @@ fn make(talk: &Talk) -> Result<std::convert::Infallible, Failed> {
         }
         // An ordinary user may copy mounts only in a namespace of its own.
         Users::Caller => {
-            let spaces = Spaces::become_root(talk)?;
+            let spaces = Spaces::become_root(settings.network, talk)?;
             (Some(spaces), copy(&opened, Mounts::Own)?)
         }
     };

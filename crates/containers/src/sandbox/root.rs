@@ -19,11 +19,13 @@ use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{chown, lchown};
+use std::os::unix::fs::{MetadataExt, chown, lchown};
 use std::path::{Path, PathBuf};
 
 /// Devices that every program needs and that hold nothing.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+/// Other file systems are mounted in directories of `/sys` and in those of these, not deeper.
+const DEPTH_OF_VIEW: u32 = 2;
 /// As for the disks of VMs: tables of inodes are zeros on a new disk, and bitmaps are read when they are needed.
 const SCRATCH_OPTIONS: [&CStr; 2] = [c"noinit_itable", c"no_prefetch_block_bitmaps"];
 
@@ -156,9 +158,8 @@ impl<'a> Root<'a> {
                 for place in [Path::new("/sys"), self.site.kernel_view().as_path()] {
                     self.dir(place)?;
                     if self.settings.users == Users::Caller {
-                        // Who does not own the network namespace gets a copy of what the user sees, with all that is mounted beneath it.
-                        let attributes = Attributes { read_only: true, no_suid: true, no_devices: true };
-                        self.attach_copy(Path::new("/sys"), place, attributes)?;
+                        // Who does not own the network namespace gets what the user sees.
+                        self.parts_of_view(place)?;
                         continue;
                     }
                     view(place)?;
@@ -186,6 +187,20 @@ impl<'a> Root<'a> {
             self.attach_copy(&group, root, Attributes { no_suid: true, no_devices: true, read_only: false })?;
         }
         Ok(())
+    }
+
+    /// The parts of the host's `/sys`, without what is mounted beneath it: the kernel lets nobody take the whole without that who has not mounted it.
+    fn parts_of_view(&self, place: &Path) -> Result<(), Failed> {
+        let target = self.outside(place);
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        let options = Some("mode=0755,size=1m");
+        let failed = at("mount the view of the host's devices");
+        mount(Some("sysfs"), &target, Some("tmpfs"), flags, options).map_err(&failed)?;
+        attach_parts(Path::new("/sys"), &target, DEPTH_OF_VIEW)
+            .and_then(|()| fs::create_dir_all(target.join("fs/cgroup")))
+            .map_err(at("copy the view of the host's devices"))?;
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | flags;
+        mount(None::<&str>, &target, None::<&str>, flags, None::<&str>).map_err(&failed)
     }
 
     /// Sets what an ordinary user of the host could not.
@@ -254,6 +269,38 @@ impl<'a> Root<'a> {
         })?;
         sys::attach(&source.mount, &self.outside(&target)).map_err(at("mount a volume of the host"))
     }
+}
+
+/// Attaches copies of the directories in a directory of the host, read-only. One with mounts beneath it cannot be copied without them; of it the
+/// directories are, and so on.
+fn attach_parts(source: &Path, target: &Path, depth: u32) -> io::Result<()> {
+    let attributes = Attributes { read_only: true, no_suid: true, no_devices: true };
+    let device = fs::metadata(source)?.dev();
+    for entry in fs::read_dir(source)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            continue;
+        }
+        let (from, to) = (entry.path(), target.join(entry.file_name()));
+        fs::create_dir(&to)?;
+        if fs::metadata(&from)?.dev() != device {
+            // Another file system is mounted here.
+            continue;
+        }
+        match sys::copy_of_path(&from) {
+            Ok(copy) => {
+                sys::change_mount(&copy, attributes, None)?;
+                sys::attach(&copy, &to)?;
+            }
+            // What the user cannot look into stays empty.
+            Err(_) if depth > 0 => match attach_parts(&from, &to, depth - 1) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                other => other?,
+            },
+            Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// A mount of an EROFS file, mounted nowhere yet.

@@ -15,6 +15,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// What the host name and IPC objects of every pod are in.
 const OWN: CloneFlags = CloneFlags::CLONE_NEWIPC.union(CloneFlags::CLONE_NEWUTS);
 
+fn of_network(network: NetworkSpace) -> CloneFlags {
+    match network {
+        NetworkSpace::Host => CloneFlags::empty(),
+        NetworkSpace::Isolated | NetworkSpace::Tap { .. } | NetworkSpace::Given => CloneFlags::CLONE_NEWNET,
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Spaces {
     user: Option<OwnedFd>,
@@ -24,8 +31,8 @@ pub(super) struct Spaces {
 impl Spaces {
     /// Makes them for a user without rights on the host, who becomes root of them, and lets the calling process enter them all, with mounts of
     /// its own.
-    pub(super) fn become_root(talk: &Talk) -> Result<Self, Failed> {
-        let wanted = OWN | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS;
+    pub(super) fn become_root(network: NetworkSpace, talk: &Talk) -> Result<Self, Failed> {
+        let wanted = OWN | of_network(network) | CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS;
         unshare(wanted).map_err(at("make the pod's namespaces"))?;
         let pid = std::process::id().cast_signed();
         match talk.ask(&FromSandbox::Users { pid }).map_err(at("have the pod's ids mapped"))? {
@@ -41,13 +48,7 @@ impl Spaces {
             Users::Host | Users::Caller => CloneFlags::empty(),
             Users::Own { .. } => CloneFlags::CLONE_NEWUSER,
         };
-        let of_network = match network {
-            NetworkSpace::Host => CloneFlags::empty(),
-            NetworkSpace::Isolated | NetworkSpace::Tap { .. } | NetworkSpace::Given => {
-                CloneFlags::CLONE_NEWNET
-            }
-        };
-        let wanted = OWN | of_users | of_network;
+        let wanted = OWN | of_users | of_network(network);
         let (mut made, tells) = io::pipe().map_err(at("make a pipe"))?;
         let (waits, done) = io::pipe().map_err(at("make a pipe"))?;
         let child = match fork_single_threaded().map_err(at("fork"))? {

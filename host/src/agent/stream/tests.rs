@@ -159,13 +159,13 @@ fn silence_is_waited_for_and_half_a_frame_is_not() {
                 left >= 0
             }));
         }
+        let begun = Instant::now();
         let silent = thread::spawn(move || {
             thread::sleep(Duration::from_millis(300));
             guest.write_all(half).unwrap();
             // Sending a byte of a frame now and then gains nothing.
             guest
         });
-        let begun = Instant::now();
         assert!(matches!(host.next(), Err(StreamError::Late)));
         let least = Duration::from_millis(300 + 100 * u64::try_from(excuses + 1).unwrap());
         assert!((least..Duration::from_secs(20)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
