@@ -6,6 +6,9 @@ use magikvm_tests::user::Ordinary;
 use magikvm_tests::virtual_machine::{Driver, VmHost};
 use magikvm_tests::wait::time_factor;
 use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::Path;
 use std::time::Duration;
 
 /// A host with one driver, and what the system held of it when it was new.
@@ -49,6 +52,13 @@ impl Subject {
             _ => pod,
         };
         self.start(&pod);
+    }
+
+    /// Gives a file or directory, but not what is in it, to the user who runs the pods.
+    #[track_caller]
+    pub(crate) fn give(&self, path: &Path) {
+        let owner = fs::metadata(self.root()).expect("the state directory");
+        chown(path, Some(owner.uid()), Some(owner.gid())).expect("change its owner");
     }
 
     /// The name of the VM's process in the state of a pod.

@@ -117,6 +117,8 @@ fn start(subject: &Subject) {
     chown(host.join("owned"), Some(1001), Some(1002)).unwrap();
     fs::set_permissions(host.join("open"), Permissions::from_mode(0o777)).unwrap();
     symlink("/etc/passwd", host.join("passwd")).unwrap();
+    subject.give(&host);
+    subject.give(&host.join("sub"));
     let single = subject.file("single");
     let path = |path: &std::path::Path| path.to_str().unwrap().to_owned();
     let secret = json!({ "secretName": "keys", "defaultMode": 0o600, "items": [

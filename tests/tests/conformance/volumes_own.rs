@@ -241,8 +241,9 @@ fn links_that_change_meanwhile(subject: &Subject) {
 }
 
 fn what_was_synced_is_there(subject: &Subject) {
-    let host = subject.file("host");
+    let host = subject.file("synced");
     fs::create_dir(&host).unwrap();
+    subject.give(&host);
     let pod = Pod::new("victim")
         .volume("host", json!({ "hostPath": { "path": text(&host) } }))
         .volume("disk", json!({ "emptyDir": {} }))

@@ -7,6 +7,7 @@ use magikvm_proto::plan::GuestPlan;
 use magikvm_proto::site::Site;
 use magikvm_proto::volume::{VolumePlan, VolumeSource};
 use nix::mount::MsFlags;
+use nix::sys::statvfs::{FsFlags, statvfs};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 
@@ -53,6 +54,10 @@ fn mount_volume(site: &Site, index: u32, volume: &VolumePlan) -> Result<(), Furn
             // As in Kubernetes, its programs can't be executed. The mounts of containers are copies of this one, with its flags.
             let flags =
                 bind | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+            // Where the image is on a file system without it, root of a user namespace must not take that back (mount_namespaces(7)).
+            let found = statvfs(&target).map_err(|errno| file_error(&target)(errno.into()))?;
+            let no_suid = found.flags().contains(FsFlags::ST_NOSUID);
+            let flags = flags | if no_suid { MsFlags::MS_NOSUID } else { MsFlags::empty() };
             return mount_at("none", &target, None, flags, None);
         }
     }
