@@ -76,6 +76,7 @@ fn containers_of_root_have_the_default_profile_and_what_they_ask_for() {
         the_profile_denies_what_capabilities_allow(&host);
         processes_of_others_are_out_of_reach(&host);
         profiles_of_the_host(&host);
+        where_the_kernel_joins_profiles(&host);
         // Nothing but the profiles is left.
         host.assert_as_before(&before);
         assert_eq!(defaults().len(), 1);
@@ -156,13 +157,17 @@ fn processes_of_others_are_out_of_reach(host: &VmHost) {
         .container("bound", &["sleep", "43392"])
         .container("beside", &["sleep", "43393"]);
     host.start(&pod);
-    let kill = |from: &str, what: &str| {
-        let script = format!("kill -0 $(pgrep -f 'sleep {what}') 2>/dev/null && echo yes || echo no");
-        host.sh("shared", from, &script)
+    let pid = |seconds: &str| {
+        let found =
+            host.sh("shared", "free", &format!("ps -o pid,args | awk '/[s]leep {seconds}/ {{ print $1 }}'"));
+        found.trim().parse::<i32>().unwrap_or_else(|_| panic!("{found:?}"))
     };
-    assert_eq!(kill("bound", "43391"), "no\n");
-    assert_eq!(kill("bound", "43393"), "yes\n");
-    assert_eq!(kill("free", "43392"), "yes\n");
+    let reaches = |from: &str, pid: i32| {
+        host.sh("shared", from, &format!("kill -0 {pid} 2>/dev/null && echo yes || echo no"))
+    };
+    let [free, bound, beside] = ["43391", "43392", "43393"].map(pid);
+    assert_eq!((reaches("bound", free), reaches("bound", beside)), ("no\n".to_owned(), "yes\n".to_owned()));
+    assert_eq!((reaches("free", bound), reaches("free", beside)), ("yes\n".to_owned(), "yes\n".to_owned()));
     // The supervisor stops it with a signal.
     let began = std::time::Instant::now();
     host.cmd(["stop", "shared"]).ok();
@@ -201,6 +206,20 @@ fn profiles_of_the_host(host: &VmHost) {
         .script("web", LABEL);
     host.run(&annotated).ok().prints("k8s-strict (enforce)");
     host.cmd(["rm", "old"]).ok();
+}
+
+/// Where ordinary users may not leave what confines them, which is nothing here, the kernel adds the profile to that instead.
+fn where_the_kernel_joins_profiles(host: &VmHost) {
+    let setting = "/proc/sys/kernel/apparmor_restrict_unprivileged_unconfined";
+    fs::write(setting, "1").unwrap();
+    host.start(&Pod::simple("joined"));
+    let joined = format!("{}//&unconfined (enforce)\n", defaults()[0]);
+    for script in [LABEL, LABEL_OF_FIRST] {
+        assert_eq!(host.sh("joined", "web", script), joined);
+    }
+    assert_eq!(host.sh("joined", "web", "sleep 43394 & kill $! && echo yes"), "yes\n");
+    host.cmd(["rm", "-f", "joined"]).ok();
+    fs::write(setting, "0").unwrap();
 }
 
 #[test]
