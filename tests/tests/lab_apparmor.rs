@@ -158,7 +158,8 @@ fn processes_of_others_are_out_of_reach(host: &VmHost) {
         .container("beside", &["sleep", "43393"]);
     host.start(&pod);
     let pid = |seconds: &str| {
-        let found = host.sh("shared", "free", &format!("pgrep -f '[s]leep {seconds}'"));
+        let found =
+            host.sh("shared", "free", &format!("ps -o pid,args | awk '/[s]leep {seconds}/ {{ print $1 }}'"));
         found.trim().parse::<i32>().unwrap_or_else(|_| panic!("{found:?}"))
     };
     let reaches = |from: &str, pid: i32| {

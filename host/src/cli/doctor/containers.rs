@@ -140,10 +140,7 @@ fn of_app_armor(host: &Host, support: &Support) -> Check {
             Check::ok(APPARMOR, format!("the default profile {} is loaded", enabled.default_name()))
         }
         Ok(()) => Check::ok(APPARMOR, "the default profile is loaded with the first pod that has it"),
-        // What root lacks is the program.
-        Err(why)
-            if host.user == User::Root && enabled.has_list() && host.find(apparmor::PARSER).is_none() =>
-        {
+        Err(why) if enabled.lacks_parser() => {
             Check::missing(APPARMOR, PROFILES, why.reason, host.install(&PARSER))
         }
         Err(why) => Check::unavailable(APPARMOR, PROFILES, why),

@@ -72,7 +72,7 @@ pub(super) const FIELDS: &[Field] = &[
     yes(
         "spec.containers[].securityContext.appArmorProfile",
         Shape::Object,
-        "What its programs may do beside what their user and capabilities allow. Without it a container of the class `pod-containers` has the \
+        "What its programs may not do although their user and capabilities allow it. Without it a container of the class `pod-containers` has the \
          default profile where the host can have one. A VM has no AppArmor.",
     ),
     yes(

@@ -146,15 +146,19 @@ impl Support {
                 reason: "only root can load profiles, with CAP_MAC_ADMIN".to_owned(),
                 remedy: "Run a pod of the class pod-containers with `sudo` once, which loads the profile until the next boot.".to_owned(),
             }),
-            (Ok(_), true, None) => Err(Unavailable {
-                reason: format!("{PARSER} is not installed"),
-                remedy: "Install it with `apt-get install apparmor`.".to_owned(),
-            }),
+            (Ok(_), true, None) => Err(no_parser()),
             (Ok(_), true, Some(parser)) => Ok(parser.clone()),
         };
         let knows_abi = root.join(PARSER_FILES).join(profile::ABI).is_file();
         let default = Profile::new(&label_of(&caller.label), knows_abi);
         Self::Enabled(Box::new(Enabled { loaded, default, parser, bound: caller.bound() }))
+    }
+}
+
+fn no_parser() -> Unavailable {
+    Unavailable {
+        reason: format!("{PARSER} is not installed"),
+        remedy: "Install it with `apt-get install apparmor`.".to_owned(),
     }
 }
 
@@ -321,6 +325,11 @@ impl Enabled {
     /// Whether the default profile is loaded.
     pub fn has_default(&self) -> bool {
         self.loaded.as_ref().is_ok_and(|loaded| loaded.contains(&self.default.name))
+    }
+
+    /// Whether a process that could load profiles lacks only the program for it.
+    pub fn lacks_parser(&self) -> bool {
+        self.parser == Err(no_parser())
     }
 
     /// Why the default profile can be neither used nor loaded.
