@@ -317,11 +317,6 @@ impl Enabled {
         &self.default.name
     }
 
-    /// Whether it can be told which profiles are loaded.
-    pub fn has_list(&self) -> bool {
-        self.loaded.is_ok()
-    }
-
     /// Whether the default profile is loaded.
     pub fn has_default(&self) -> bool {
         self.loaded.as_ref().is_ok_and(|loaded| loaded.contains(&self.default.name))
