@@ -87,7 +87,7 @@ pub(crate) fn prepare(
     site: &Site,
     plan: &ContainerPlan,
     users: Users,
-    groups: &[View],
+    groups: Option<&[View]>,
     processes: ProcessNamespace,
 ) -> Result<Prepared, BundleError> {
     let bundle = site.bundle(&plan.name);

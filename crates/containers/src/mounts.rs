@@ -121,8 +121,9 @@ struct Mounts<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Further<'a> {
     pub(crate) users: Users,
-    /// Its groups in the hierarchies of cgroup v1, if the system has those. libcontainer would mount them writable.
-    pub(crate) groups: &'a [View],
+    /// Its groups in the hierarchies of cgroup v1, or none without groups; `None` with version 2. libcontainer would mount them, and the place for
+    /// them, writable.
+    pub(crate) groups: Option<&'a [View]>,
     /// The file for its termination message.
     pub(crate) message: &'a Path,
 }
@@ -149,7 +150,7 @@ pub(crate) fn make(
             match one.typ().as_deref() {
                 Some("proc") => true,
                 // The network namespace is the one of this process.
-                Some("sysfs" | "cgroup") => groups.is_empty(),
+                Some("sysfs" | "cgroup") => groups.is_none(),
                 _ => false,
             }
         });
@@ -158,7 +159,7 @@ pub(crate) fn make(
     }
     for one in &ours {
         match one.typ().as_deref() {
-            Some("cgroup") => mounts.make_groups(one.destination(), groups)?,
+            Some("cgroup") => mounts.make_groups(one.destination(), groups.unwrap_or_default())?,
             _ => mounts.make(of_configuration(one)?)?,
         }
     }

@@ -157,6 +157,9 @@ impl<'a> Reader<'a> {
             self.problem("spec.hostNetwork", format!("\"true\" is not supported: {OTHER_HOST}"), hint);
         }
         self.refuse_ours("hostNetwork: true");
+        if self.spec().hostname.as_deref().is_some_and(|name| !name.is_empty()) {
+            self.report.ignore("with the network of its host a pod has the host's name too", "spec.hostname");
+        }
         Provider::Host
     }
 

@@ -37,6 +37,16 @@ pub enum PublishError {
     HostNetwork(String),
 }
 
+impl PublishError {
+    /// What to do about a port that cannot be added to a pod.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::HostNetwork(_) => "Leave it out: the pod's ports are open on the host without it.",
+            _ => "Omit one of the two ports, or choose another port of the host.",
+        }
+    }
+}
+
 impl PublishedPort {
     /// Whether the two conflict: the same port at the same address, or one of them at all addresses.
     fn clashes(&self, other: &Self) -> bool {

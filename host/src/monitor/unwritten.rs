@@ -47,7 +47,7 @@ impl Overflow {
 
 fn warning(container: &ContainerName, lost: &Unwritten) -> String {
     format!(
-        "container {container}: output is missing in its log, which could not be written: {}. Make room on the host's disk, for example with `magikvm image prune --all`; a run in the foreground shows this output nevertheless",
+        "container {container}: output is missing in its log, which could not be written: {}. Make room on the host's disk, for example with `magikvm image prune --all`; a run in the foreground that is not stopped shows this output nevertheless",
         chain(&lost.source)
     )
 }

@@ -98,19 +98,19 @@ impl Tree {
         }
     }
 
-    /// The groups of a container in the hierarchies of cgroup v1; nothing on other systems.
-    pub(crate) fn views(&self, name: &ContainerName) -> Vec<View> {
+    /// The groups of a container in the hierarchies of cgroup v1, which are none without groups; `None` with version 2.
+    pub(crate) fn views(&self, name: &ContainerName) -> Option<Vec<View>> {
         let (Hierarchies::Legacy(controllers), Cgroup::Legacy(group)) =
             (&self.hierarchies, self.container(name))
         else {
-            return Vec::new();
+            return None;
         };
         let view = |(one, (_, dir)): (&hierarchies::Controller, (_, PathBuf))| View {
             name: one.root.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             controllers: one.names.clone(),
             dir,
         };
-        controllers.iter().zip(group.0).map(view).collect()
+        Some(controllers.iter().zip(group.0).map(view).collect())
     }
 
     /// The group of a container.

@@ -37,7 +37,7 @@ pub(super) fn create(
     // Before the mounts, which may show it.
     cgroup.make_for_container(Instant::now() + LEFTOVERS)?;
     let Prepared { spec, resources } =
-        bundle::prepare(site, plan, *users, &tree.views(&plan.name), processes)
+        bundle::prepare(site, plan, *users, tree.views(&plan.name).as_deref(), processes)
             .map_err(|error| Failure::other(&error))?;
     if tree.is_there() {
         cgroup.apply(&Amounts::of(&resources))?;

@@ -326,8 +326,8 @@ fn say_ignored(read: &Manifests, verbose: bool) {
 fn publish(pods: &mut [Parsed], ports: Vec<PublishedPort>) -> Result<(), CliError> {
     match pods {
         [pod] => pod.plan.publish(ports).map_err(|error| {
-            CliError::of(Kind::User, &error)
-                .hint("Omit one of the two ports, or choose another port of the host.")
+            let hint = error.hint();
+            CliError::of(Kind::User, &error).hint(hint)
         }),
         _ if ports.is_empty() => Ok(()),
         _ => {
