@@ -325,6 +325,7 @@ fn huge_pages_are_those_of_the_manifest(host: &VmHost) {
     assert_eq!(host.sh("pages", "none", limit), "0\n0\n0\n");
     host.cmd(["rm", "-f", "pages"]).ok();
     host.run(&of("more", "18Mi"))
+        .arg("-d")
         .fails(1)
         .complains("resources.limits.hugepages-2Mi: the host has 8 huge pages of 2Mi, and the pod needs 9");
     host.assert_as_before(&before);
