@@ -111,34 +111,6 @@ fn of_sixteen_runs_of_one_name_one_wins() {
 }
 
 #[test]
-fn runs_that_replace_one_pod_at_once_are_told_of_each_other() {
-    let host = Host::fake();
-    let before = host.holdings();
-    for _ in 0..3 {
-        let replace = || {
-            let run = host.cmd(["run", "--vmm", "fake", "-d", "--replace", "-"]);
-            run.input(Pod::simple("same").text()).spawn()
-        };
-        let running: Vec<Running> = (0..3).map(|_| replace()).collect();
-        let outputs: Vec<_> = running.into_iter().map(Running::wait).collect();
-        assert!(outputs.iter().any(|output| output.code == 0), "{}", outputs[0].transcript());
-        for output in outputs.iter().filter(|output| output.code != 0) {
-            let said = output.transcript();
-            assert!(!said.contains("Replace it with"), "{said}");
-            // One that has lost the name, and one whose pod another has replaced already.
-            assert!(
-                said.contains("another run has taken the name while this one was replacing the pod")
-                    || said.contains("removed while it was being started")
-                    || said.contains("monitor ended before the pod ran"),
-                "{said}"
-            );
-        }
-    }
-    host.cmd(["rm", "-f", "same"]).ok();
-    host.assert_as_before(&before);
-}
-
-#[test]
 fn sixteen_runs_of_sixteen_names_all_win() {
     let host = Host::fake();
     let before = host.holdings();
